@@ -1,0 +1,88 @@
+"""Every domain error: it knows its code and its facts, never HTTP. Codes are not renamed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One thing wrong with a request."""
+
+    pointer: str
+    """JSON Pointer (RFC 6901) into the request body, or a file path for uploaded files."""
+    code: str
+    message: str
+
+
+class DomainError(Exception):
+    """Something in the rules of the service forbids this."""
+
+    code = "domain_error"
+
+
+class IllegalMoveError(DomainError):
+    """A run cannot go from where it stands to where it was sent."""
+
+    code = "illegal_move"
+
+    def __init__(self, *, here: str, there: str) -> None:
+        super().__init__(f"a run that is {here} cannot become {there}")
+        self.here, self.there = here, there
+
+
+class NotFoundError(DomainError):
+    """No such thing, or it belongs to another tenant: the two look alike on purpose."""
+
+    code = "not_found"
+
+    def __init__(self, kind: str, id_: str) -> None:
+        super().__init__(f"no {kind} {id_}")
+        self.kind, self.id = kind, id_
+
+
+class LeaseLostError(DomainError):
+    """Another attempt holds the run now, or it is over; stop at once and write nothing more."""
+
+    code = "lease_lost"
+
+    def __init__(self, *, run_id: str, fence: int) -> None:
+        super().__init__(f"run {run_id} is no longer held under fence {fence}")
+        self.run_id, self.fence = run_id, fence
+
+
+class InvalidRequestError(DomainError):
+    """The request is understood and wrong; ``problems`` lists everything that is."""
+
+    code = "invalid_request"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(p.message for p in problems))
+        self.problems = tuple(problems)
+
+
+class IdempotencyMismatchError(DomainError):
+    """The Idempotency-Key was used before with another body."""
+
+    code = "idempotency_key_reused"
+
+
+class IdempotencyInFlightError(DomainError):
+    """A request with this Idempotency-Key is still being worked on."""
+
+    code = "idempotency_in_flight"
+
+
+class DatasetNotOpenError(DomainError):
+    """Files can be added to a dataset only until it is completed."""
+
+    code = "dataset_not_open"
+
+
+class DatasetIncompleteError(DomainError):
+    """Files that were declared are not stored yet; ``problems`` names the first hundred."""
+
+    code = "dataset_incomplete"
+
+    def __init__(self, num_missing: int, problems: Sequence[Problem]) -> None:
+        super().__init__(f"{num_missing} of the declared files were not uploaded")
+        self.problems = tuple(problems)

@@ -1,0 +1,52 @@
+"""Where a run may stand and where it may go next: a table and one function, without a clock."""
+
+from enum import StrEnum
+from typing import Final
+
+from services.domain.errors import IllegalMoveError
+
+
+class RunStatus(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    CANCELING = "canceling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class Stage(StrEnum):
+    ADMISSION = "admission"
+    QUOTA = "quota"
+    CAPACITY = "capacity"
+    VALIDATING = "validating"
+    CACHING = "caching"
+    PROVISIONING = "provisioning"
+    TRAINING = "training"
+    SAMPLING = "sampling"
+    CHECKPOINTING = "checkpointing"
+    FINALIZING = "finalizing"
+    STOPPING = "stopping"
+
+
+_S = RunStatus
+MOVES: Final[dict[RunStatus, frozenset[RunStatus]]] = {
+    _S.QUEUED: frozenset({_S.RUNNING, _S.PAUSED, _S.CANCELING, _S.FAILED}),
+    _S.RUNNING: frozenset({_S.PAUSING, _S.CANCELING, _S.QUEUED, _S.SUCCEEDED, _S.FAILED}),
+    # A run may reach its last step before it reads that it was to pause.
+    _S.PAUSING: frozenset({_S.PAUSED, _S.QUEUED, _S.CANCELING, _S.SUCCEEDED, _S.FAILED}),
+    _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELING, _S.FAILED}),
+    _S.CANCELING: frozenset({_S.CANCELED}),
+    _S.SUCCEEDED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.CANCELED: frozenset(),
+}
+OVER: Final = frozenset(status for status, next_ in MOVES.items() if not next_)
+
+
+def check_move(here: RunStatus, there: RunStatus) -> None:
+    """Raise IllegalMoveError where the table has no arrow from ``here`` to ``there``."""
+    if there not in MOVES[here]:
+        raise IllegalMoveError(here=here, there=there)

@@ -1,0 +1,65 @@
+"""Structured logs to standard error, with secrets taken out on the way."""
+
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+_SECRET_NAME: Final = re.compile(
+    r"(^|_)(token|key|secret|password|authorization|signature|credential)s?$", re.IGNORECASE
+)
+_SIGNED_URL: Final = re.compile(r"(https?://[^\s?#]+)\?\S*signature\S*", re.IGNORECASE)
+_USERINFO: Final = re.compile(r"(\w+://)[^\s/@]+@")
+_API_KEY: Final = re.compile(r"\brv_[A-Za-z0-9_-]{8,}")
+_GONE: Final = "[redacted]"
+
+
+def configure(service: str, fmt: str) -> None:
+    """Set up structlog, and standard logging at WARNING, for this process.
+
+    Args:
+        service: stands in every line, such as ``dispatcher``.
+        fmt: ``console`` or ``json``.
+    """
+    renderer: Processor = (
+        structlog.processors.JSONRenderer()
+        if fmt == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            redact,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replace values that are secret by their name or by their looks, at any depth."""
+    return {name: _clean(name, value) for name, value in event.items()}
+
+
+def _clean(name: str, value: Any) -> Any:
+    if _SECRET_NAME.search(name):
+        return _GONE
+    if isinstance(value, str):
+        text = _SIGNED_URL.sub(rf"\1?{_GONE}", value)
+        return _API_KEY.sub(_GONE, _USERINFO.sub(rf"\1{_GONE}@", text))
+    if isinstance(value, Mapping):
+        return {key: _clean(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean("", inner) for inner in value]
+    return value

@@ -1,0 +1,163 @@
+"""Everything an operator sets, read once at the edge of a process from its environment.
+
+Times are in seconds and sizes in bytes, as their names say. HF_TOKEN, HF_ENDPOINT and the standard
+AWS_* variables are not here: their libraries read them, in the one process that uses them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, Self, cast
+
+LogFormat = Literal["console", "json"]
+Environment = Literal["production", "test"]
+
+
+class SettingsError(Exception):
+    """A setting is missing or cannot be what it says; the message names the variable."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What has a sensible default is a field; what has none is a property that raises."""
+
+    home: Path
+    """REVERIE_HOME: models, publications and scratch lie below it unless set on their own."""
+    models_dir: Path
+    """REVERIE_MODELS_DIR: the operator's list of base models, one sub-folder each."""
+    publications_dir: Path
+    """REVERIE_PUBLICATIONS_DIR: where results of the target ``folder`` go."""
+    scratch_dir: Path
+    """REVERIE_SCRATCH_DIR: local disk for attempts; nothing in it is worth keeping."""
+    scratch_bytes: int = 8 << 30
+    """REVERIE_SCRATCH_BYTES: bound of one attempt's folder of shards."""
+    api_url: str = "http://127.0.0.1:8484"
+    """REVERIE_API_URL: the public base URL, without a slash at its end."""
+    gpu_class: str = "cpu"
+    """REVERIE_GPU_CLASS: what this worker has, and what a new run asks for."""
+    lease_s: float = 60
+    """REVERIE_LEASE_S: a run whose holder is silent this long is taken back."""
+    renew_s: float = 15
+    """REVERIE_RENEW_S: period of renewals; at most a third of the lease."""
+    heartbeat_s: float = 10
+    """REVERIE_HEARTBEAT_S: period of a worker's sign of life."""
+    offer_s: float = 10
+    """REVERIE_OFFER_S: a run that was rung for and not claimed is rung for again after this."""
+    poll_s: float = 1
+    """REVERIE_POLL_S: how often the dispatcher looks without being told to."""
+    stall_s: float = 600
+    """REVERIE_STALL_S: a training process without any event for this long is ended."""
+    orphan_s: float = 900
+    """REVERIE_ORPHAN_S: a holder that cannot renew for this long gives up by itself."""
+    max_attempts: int = 5
+    """REVERIE_MAX_ATTEMPTS: attempts in a row without a new checkpoint before a run fails."""
+    log_format: LogFormat = "console"
+    """REVERIE_LOG_FORMAT."""
+    single_tenant: bool = False
+    """REVERIE_SINGLE_TENANT: the operator's own machine; only there may runs name a Hub repository,
+    since the service holds one Hub token, the operator's."""
+    environment: Environment = "production"
+    """REVERIE_ENV: ``test`` allows fault points."""
+    _given: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Settings without a default, as given; may hold credentials."""
+
+    def __post_init__(self) -> None:
+        if self.renew_s * 3 > self.lease_s:
+            raise SettingsError(
+                f"REVERIE_RENEW_S is {self.renew_s:g}: more than a third of REVERIE_LEASE_S "
+                f"({self.lease_s:g}), so that two lost renewals would cost the run"
+            )
+        if self.poll_s * 6 > self.lease_s:
+            raise SettingsError(
+                f"REVERIE_POLL_S is {self.poll_s:g}: more than a sixth of REVERIE_LEASE_S "
+                f"({self.lease_s:g}), so that the dispatcher could not tell a pause from a fault"
+            )
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Read the REVERIE_* variables; an empty one counts as not set. Raises SettingsError."""
+        given = {k: value for k, value in env.items() if k.startswith("REVERIE_") and value}
+        home = Path(given.get("REVERIE_HOME", "~/.reverie")).expanduser()
+        return cls(
+            home=home,
+            models_dir=Path(given.get("REVERIE_MODELS_DIR", home / "models")),
+            publications_dir=Path(given.get("REVERIE_PUBLICATIONS_DIR", home / "publications")),
+            scratch_dir=Path(given.get("REVERIE_SCRATCH_DIR", home / "scratch")),
+            scratch_bytes=int(_number(given, "REVERIE_SCRATCH_BYTES", 8 << 30)),
+            api_url=given.get("REVERIE_API_URL", "http://127.0.0.1:8484").rstrip("/"),
+            gpu_class=given.get("REVERIE_GPU_CLASS", "cpu"),
+            lease_s=_number(given, "REVERIE_LEASE_S", 60),
+            renew_s=_number(given, "REVERIE_RENEW_S", 15),
+            heartbeat_s=_number(given, "REVERIE_HEARTBEAT_S", 10),
+            offer_s=_number(given, "REVERIE_OFFER_S", 10),
+            poll_s=_number(given, "REVERIE_POLL_S", 1),
+            stall_s=_number(given, "REVERIE_STALL_S", 600),
+            orphan_s=_number(given, "REVERIE_ORPHAN_S", 900),
+            max_attempts=int(_number(given, "REVERIE_MAX_ATTEMPTS", 5)),
+            log_format=cast(LogFormat, _one_of(given, "REVERIE_LOG_FORMAT", ("console", "json"))),
+            single_tenant=_one_of(given, "REVERIE_SINGLE_TENANT", ("false", "true")) == "true",
+            environment=cast(Environment, _one_of(given, "REVERIE_ENV", ("production", "test"))),
+            _given={name: given[name] for name in _WITHOUT_DEFAULT if name in given},
+        )
+
+    @property
+    def database_url(self) -> str:
+        """REVERIE_DATABASE_URL, such as ``postgresql://user:password@host:5432/reverie``."""
+        return self._required("REVERIE_DATABASE_URL")
+
+    @property
+    def broker_url(self) -> str:
+        """REVERIE_BROKER_URL, such as ``redis://host:6379/0``."""
+        return self._required("REVERIE_BROKER_URL")
+
+    @property
+    def objects_url(self) -> str:
+        """REVERIE_OBJECTS_URL: ``file:///folder`` or ``s3://bucket?endpoint=…&region=…``."""
+        return self._required("REVERIE_OBJECTS_URL")
+
+    @property
+    def signing_key(self) -> bytes:
+        """REVERIE_SIGNING_KEY, given in hex, at least 128 bits: signs URLs of the folder store."""
+        text = self._required("REVERIE_SIGNING_KEY")
+        try:
+            key = bytes.fromhex(text)
+        except ValueError:
+            raise SettingsError("REVERIE_SIGNING_KEY is not hex") from None
+        if len(key) < 16:
+            raise SettingsError("REVERIE_SIGNING_KEY has fewer than 32 hex digits")
+        return key
+
+    def _required(self, name: str) -> str:
+        try:
+            return self._given[name]
+        except KeyError:
+            raise SettingsError(f"{name} is not set") from None
+
+
+_WITHOUT_DEFAULT: Final = (
+    "REVERIE_DATABASE_URL",
+    "REVERIE_BROKER_URL",
+    "REVERIE_OBJECTS_URL",
+    "REVERIE_SIGNING_KEY",
+)
+
+
+def _number(given: Mapping[str, str], name: str, default: float) -> float:
+    text = given.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        raise SettingsError(f"{name} is not a number: {text}") from None
+    if not 0 < value < float("inf"):
+        raise SettingsError(f"{name} has to be above zero: {text}")
+    return value
+
+
+def _one_of(given: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
+    """The value, or the first allowed one where it is not set."""
+    value = given.get(name, allowed[0])
+    if value not in allowed:
+        raise SettingsError(f"{name} is {value}; it can be {' or '.join(allowed)}")
+    return value
