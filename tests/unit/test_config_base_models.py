@@ -1,0 +1,50 @@
+"""The operator's list of base models."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trainer_core.config.base_models import describe_base, read_base_models
+from trainer_core.errors import BaseModelError
+
+
+def made(folder: Path, weights: bytes = b"w") -> Path:
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "transformer" / "config.json").write_text(json.dumps({"max_resolution": [32, 32]}))
+    (folder / "transformer" / "weights.safetensors").write_bytes(weights)
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "left.over").write_text("x")
+    return folder
+
+
+def test_a_described_folder_is_listed(tmp_path: Path) -> None:
+    described = describe_base(made(tmp_path / "tiny"), "hidream-tiny")
+    (tmp_path / "undescribed").mkdir()
+
+    listed = read_base_models(tmp_path)
+
+    assert listed == {"hidream-tiny": described}
+    assert described.max_area_px == 256 * 256
+    files = json.loads((tmp_path / "tiny" / "reverie-base.json").read_text())["files"]
+    assert sorted(files) == ["transformer/config.json", "transformer/weights.safetensors"]
+
+
+def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
+    one = describe_base(made(tmp_path / "one"), "a")
+    same = describe_base(made(tmp_path / "same"), "b")
+    other = describe_base(made(tmp_path / "other", b"v"), "a")
+
+    assert one.digest == same.digest != other.digest
+    assert describe_base(tmp_path / "one", "a").digest == one.digest
+    with pytest.raises(BaseModelError, match="share a name"):
+        read_base_models(tmp_path)
+
+
+def test_a_broken_description_is_named(tmp_path: Path) -> None:
+    (made(tmp_path / "tiny") / "reverie-base.json").write_text("{")
+
+    with pytest.raises(BaseModelError, match="tiny"):
+        read_base_models(tmp_path)
+    with pytest.raises(BaseModelError, match="nowhere"):
+        read_base_models(tmp_path / "nowhere")

@@ -1,0 +1,257 @@
+"""SimpleTuner's files become a plan, or a list of everything that is wrong with them."""
+
+from typing import Any
+
+import pytest
+
+from tests.unit.config_examples import (
+    BASE_MODELS,
+    CONFIG_TEXT,
+    LYCORIS_TEXT,
+    NAMED_PRESET,
+    REGULARISATION,
+    SUBJECT,
+    TEXT_EMBEDS,
+    TRUE_CONFIG,
+    import_small,
+)
+from trainer_core.config.files import parse_document
+from trainer_core.config.importer import Imported, import_run
+from trainer_core.config.plan import Clip, Plan
+from trainer_core.config.problems import PlanError, ProblemCode
+from trainer_core.config.reading import Source
+from trainer_core.config.shapes import hidream_linears, lokr_parameters
+
+
+def published(source: Source, backends: list[Any], **lycoris: Any) -> Imported:
+    config, adapter = parse_document(CONFIG_TEXT, name="c"), parse_document(LYCORIS_TEXT, name="l")
+    assert isinstance(config, dict)
+    assert isinstance(adapter, dict)
+    return import_run(
+        config=config,
+        lycoris_config={**adapter, **lycoris},
+        data_backends=backends,
+        prompt_library={"anime_<token>": "a portrait of <token>"},
+        base_models=BASE_MODELS,
+        source=source,
+    )
+
+
+def problems_of(*args: Any, **kwargs: Any) -> list[tuple[str, ProblemCode]]:
+    with pytest.raises(PlanError) as caught:
+        import_small(*args, **kwargs)
+    return [(problem.pointer, problem.code) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("source", ["http", "local"])
+def test_the_published_example_is_read_as_it_stands(source: Source) -> None:
+    plan = published(source, [SUBJECT, TEXT_EMBEDS]).plan
+
+    identity, operation = plan.identity, plan.operation
+    assert identity.adapter is not None
+    assert len(identity.adapter.modules) == 256
+    assert identity.optimizer.name == "optimi-lion"
+    assert identity.optimizer.learning_rate == 4e-5
+    assert identity.clip == Clip(method="value", limit=0.01)
+    assert identity.precision.base == "int8-quanto"
+    assert identity.schedule.warmup_steps == 100
+    assert [backend.repeats for backend in identity.backends] == [1000]
+    assert operation.gradient_checkpointing
+    assert (operation.sample_steps, operation.sample_width_px) == (20, 1024)
+    assert plan.deferred["report_to"] == "tensorboard"
+    assert plan.deferred["prompt_library"] == {"anime_<token>": "a portrait of <token>"}
+    assert operation.output_dir == ("output/models-hidream" if source == "local" else None)
+    assert operation.data_dirs == (
+        {"dreambooth-subject": "datasets/dreambooth-subject"} if source == "local" else {}
+    )
+
+
+def test_only_regularisation_data_is_missing_from_the_published_backends() -> None:
+    with pytest.raises(PlanError) as caught:
+        published("http", [REGULARISATION, SUBJECT, TEXT_EMBEDS])
+
+    (problem,) = caught.value.problems
+    assert problem.pointer == "/data_backends/0/is_regularisation_data"
+    assert problem.code == "not_implemented"
+    published("http", [{**REGULARISATION, "is_regularisation_data": "false"}, SUBJECT])
+    published("http", [{**REGULARISATION, "disabled": True}, SUBJECT])
+
+
+def test_the_published_presets_have_their_sizes() -> None:
+    linears = hidream_linears(TRUE_CONFIG)
+
+    by_class = published("http", [SUBJECT]).plan.identity.adapter
+    by_name = published("http", [SUBJECT], apply_preset=NAMED_PRESET).plan.identity.adapter
+
+    assert by_class is not None
+    assert by_name is not None
+    assert (len(by_class.modules), lokr_parameters(by_class, linears)) == (256, 6_619_392)
+    assert (len(by_name.modules), lokr_parameters(by_name, linears)) == (448, 15_147_456)
+
+
+def test_a_plan_survives_json() -> None:
+    plan = published("local", [SUBJECT]).plan
+
+    again = Plan.model_validate(plan.model_dump(mode="json"))
+
+    assert again == plan
+    assert again.identity_digest() == plan.identity_digest()
+
+
+def test_the_digest_guards_the_numbers_and_nothing_else() -> None:
+    digest = import_small({"seed": 1}).plan.identity_digest()
+
+    assert import_small({"seed": 2}).plan.identity_digest() != digest
+    assert import_small({"seed": 1, "max_train_steps": 99}).plan.identity_digest() == digest
+    assert import_small({"seed": 1, "checkpointing_steps": 7}).plan.identity_digest() == digest
+
+
+def test_text_dashes_and_null_are_read_as_simpletuner_reads_them() -> None:
+    plan = import_small(
+        {"--gradient_checkpointing": "false", "train_batch_size": "2", "seed": None}
+    ).plan
+
+    assert not plan.operation.gradient_checkpointing
+    assert plan.identity.micro_batch_size == 2
+    assert plan.identity.seed == 42
+
+
+def test_all_problems_are_told_at_once() -> None:
+    problems = problems_of(
+        {"optimiser": "x", "use_ema": True, "train_batch_size": "two", "seed": 1, "--seed": 2},
+        backends=[{"id": "a", "caption_strategy": "filename", "probability": 0.5, "crops": 1}],
+    )
+
+    assert problems == [
+        ("/config/optimiser", "unknown_option"),
+        ("/config/use_ema", "not_implemented"),
+        ("/config/train_batch_size", "bad_value"),
+        ("/config/--seed", "conflict"),
+        ("/data_backends/0/probability", "not_implemented"),
+        ("/data_backends/0/crops", "unknown_option"),
+    ]
+
+
+def test_an_unknown_option_tells_the_nearest_name() -> None:
+    with pytest.raises(PlanError, match="Did you mean optimizer"):
+        import_small({"optimiser": "optimi-lion"})
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"use_ema": False},
+        {"use_ema": "false"},
+        {"caption_dropout_probability": 0.0},
+        {"gradient_accumulation_steps": 1},
+        {"push_to_hub": False},
+        {"scheduled_sampling_max_step_offset": "0"},
+        {"loss_type": "l2"},
+        {"init_lora": ""},
+        {"lora_rank": 16},
+        {"flow_schedule_auto_shift": "false"},
+        {"base_model_precision": "no_change"},
+    ],
+)
+def test_what_asks_for_nothing_is_accepted(harmless: dict[str, Any]) -> None:
+    import_small(harmless)
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "code"),
+    [
+        ({"model_family": "flux"}, "/config/model_family", "bad_value"),
+        ({"lora_type": "standard"}, "/config/lora_type", "not_implemented"),
+        ({"num_train_epochs": 2}, "/config/num_train_epochs", "conflict"),
+        ({"max_train_steps": 0}, "/config/max_train_steps", "missing"),
+        ({"lr_scheduler": "cosine"}, "/config/lr_scheduler", "not_implemented"),
+        ({"lr_scheduler": "cosinus"}, "/config/lr_scheduler", "bad_value"),
+        ({"optimizer": "prodigy"}, "/config/optimizer", "not_implemented"),
+        ({"learning_rate": "1e999"}, "/config/learning_rate", "bad_value"),
+        ({"learning_rate": True}, "/config/learning_rate", "bad_value"),
+        ({"seed": 2**60}, "/config/seed", "bad_value"),
+        ({"text_encoder_1_precision": "int8-quanto"}, "/config/text_encoder_1_precision",
+         "not_implemented"),
+        ({"pretrained_model_name_or_path": "/etc"}, "/config/pretrained_model_name_or_path",
+         "refused"),
+        ({"pretrained_model_name_or_path": "other"}, "/config/pretrained_model_name_or_path",
+         "bad_value"),
+        ({"init_lora": "a.safetensors"}, "/config/init_lora", "refused"),
+        ({"resume_from_checkpoint": "/x/checkpoint-5"}, "/config/resume_from_checkpoint",
+         "refused"),
+        ({"push_to_hub": True}, "/config/hub_model_id", "missing"),
+        ({"push_to_hub": True, "hub_model_id": "a/../b"}, "/config/hub_model_id", "bad_value"),
+        ({"zero_stage": 2}, "/config/zero_stage", "conflict"),
+        ({"world_size": 2}, "/config/world_size", "not_implemented"),
+        ({"validation_resolution": "big"}, "/config/validation_resolution", "bad_value"),
+        ({"resolution_type": "pixel"}, "/config/resolution_type", "not_implemented"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_is_named(change: dict[str, Any], pointer: str, code: ProblemCode) -> None:
+    assert (pointer, code) in problems_of(change)
+
+
+def test_full_rank_has_rules_of_its_own() -> None:
+    plan = import_small({"model_type": "full", "world_size": 2}, without=("lora_type",)).plan
+
+    assert plan.identity.adapter is None
+    assert plan.operation.zero_stage == 2
+    assert plan.identity.clip == Clip(method="norm", limit=2.0)
+    wrong = {"base_model_precision": "int8-quanto", "grad_clip_method": "value", "zero_stage": 4}
+    assert problems_of({"model_type": "full", **wrong}) == [
+        ("/config/zero_stage", "bad_value"),
+        ("/config/base_model_precision", "conflict"),
+        ("/config/grad_clip_method", "conflict"),
+    ]
+
+
+def test_sizes_beyond_the_base_model_are_lowered_with_a_warning() -> None:
+    imported = import_small({"resolution": 1024, "validation_resolution": "1024x512"})
+
+    (backend,) = imported.plan.identity.backends
+    assert backend.resolution_px == 256
+    width, height = (
+        imported.plan.operation.sample_width_px,
+        imported.plan.operation.sample_height_px,
+    )
+    assert (width, height) == (352, 176)
+    assert sum("lowered" in warning for warning in imported.warnings) == 2
+
+
+@pytest.mark.parametrize(
+    ("backend", "pointer", "code"),
+    [
+        ({}, "/data_backends/0/id", "missing"),
+        ({"id": "../x"}, "/data_backends/0/id", "bad_value"),
+        ({"id": "a", "type": "aws"}, "/data_backends/0/type", "not_implemented"),
+        ({"id": "a", "aws_access_key_id": "x"}, "/data_backends/0/aws_access_key_id", "refused"),
+        ({"id": "a", "crop": True, "crop_style": "random"}, "/data_backends/0/crop_style",
+         "not_implemented"),
+        ({"id": "a", "maximum_image_size": 99}, "/data_backends/0/maximum_image_size", "conflict"),
+        ({"id": "a", "caption_strategy": "instanceprompt"}, "/data_backends/0/instance_prompt",
+         "missing"),
+        ({"id": "a", "resolution": 10}, "/data_backends/0/resolution", "bad_value"),
+        ("no object", "/data_backends/0", "bad_value"),
+    ],
+)  # fmt: skip
+def test_a_wrong_backend_is_named(backend: Any, pointer: str, code: ProblemCode) -> None:
+    config = {"caption_strategy": "filename"}
+    assert (pointer, code) in problems_of(config, backends=[backend])
+
+
+def test_two_backends_of_one_name_and_none_to_train_on_are_problems() -> None:
+    twice = [{"id": "a", "caption_strategy": "filename"}] * 2
+    held_out = [{"id": "a", "caption_strategy": "filename", "dataset_type": "eval"}]
+
+    assert problems_of(backends=twice) == [("/data_backends/1/id", "conflict")]
+    assert problems_of(backends=held_out) == [("/data_backends", "missing")]
+    assert problems_of(backends=[]) == [("/data_backends", "missing")]
+
+
+def test_text_that_no_database_takes_is_a_problem() -> None:
+    assert problems_of({"validation_prompt": "a\0b"}) == [
+        ("/config/validation_prompt", "bad_value")
+    ]
+    assert problems_of({"validation_prompt": "\ud800"}) == [
+        ("/config/validation_prompt", "bad_value")
+    ]

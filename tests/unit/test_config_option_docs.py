@@ -1,0 +1,20 @@
+"""The page of options is what the tables say."""
+
+from pathlib import Path
+
+from trainer_core.config.option_docs import PAGE, page
+from trainer_core.config.options import OPTIONS
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_is_current() -> None:
+    written = (ROOT / PAGE).read_text(encoding="utf-8")
+
+    assert written == page(), "run: python -m trainer_core.config.option_docs"
+
+
+def test_every_alias_leads_to_an_option() -> None:
+    targets = {verdict.alias_of for verdict in OPTIONS.values() if verdict.alias_of}
+
+    assert targets <= OPTIONS.keys()

@@ -1,0 +1,98 @@
+"""The operator's list of base models: one folder each, described by ``reverie-base.json``."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import JsonValue
+
+from trainer_core.config.frozen import digest_of
+from trainer_core.config.shapes import max_area_px
+from trainer_core.errors import BaseModelError
+
+DESCRIPTION_NAME: Final = "reverie-base.json"
+DEFAULT_BASE_MODEL: Final = "HiDream-ai/HiDream-I1-Full"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseModel:
+    """A base model that is there; reading it looks at its description, not at its weights."""
+
+    name: str
+    folder: Path
+    digest: str
+    """SHA-256 over name, size and SHA-256 of every file."""
+    transformer_config: Mapping[str, Any]
+    """``transformer/config.json`` as diffusers wrote it."""
+
+    @property
+    def max_area_px(self) -> int:
+        """The largest image that the transformer takes, by area (real HiDream: 1024²)."""
+        return max_area_px(self.transformer_config)
+
+
+def read_base_models(models_dir: Path) -> dict[str, BaseModel]:
+    """Name → base model for every described sub-folder of ``models_dir``.
+
+    Sub-folders without a description are passed over. Raises BaseModelError where a description
+    cannot be read, where two folders claim one name, or where ``models_dir`` does not exist.
+    """
+    if not models_dir.is_dir():
+        raise BaseModelError(f"there is no folder of base models at {models_dir}")
+    found: dict[str, BaseModel] = {}
+    for folder in sorted(path for path in models_dir.iterdir() if path.is_dir()):
+        if not (folder / DESCRIPTION_NAME).is_file():
+            continue
+        model = read_base_model(folder)
+        if model.name in found:
+            raise BaseModelError(f"{model.folder} and {found[model.name].folder} share a name")
+        found[model.name] = model
+    return found
+
+
+def read_base_model(folder: Path) -> BaseModel:
+    """The one base model in ``folder``; raises BaseModelError where it is not described."""
+    try:
+        description = json.loads((folder / DESCRIPTION_NAME).read_bytes())
+        config = json.loads((folder / "transformer" / "config.json").read_bytes())
+        name, digest = description["name"], description["digest"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BaseModelError(f"{folder}: the base model cannot be read: {error}") from error
+    if not (isinstance(name, str) and isinstance(digest, str) and isinstance(config, dict)):
+        raise BaseModelError(f"{folder / DESCRIPTION_NAME}: name and digest have to be text")
+    return BaseModel(name=name, folder=folder, digest=digest, transformer_config=config)
+
+
+def describe_base(folder: Path, name: str) -> BaseModel:
+    """Hash every file under ``folder``, write ``reverie-base.json`` and return the base model."""
+    files: dict[str, JsonValue] = {
+        path.relative_to(folder).as_posix(): {
+            "size_bytes": path.stat().st_size,
+            "sha256": _sha256_of(path),
+        }
+        for path in _content_of(folder)
+    }
+    description = {"name": name, "digest": digest_of(files), "files": files}
+    body = json.dumps(description, indent=2, sort_keys=True) + "\n"
+    temporary = folder / f".{DESCRIPTION_NAME}.tmp"
+    temporary.write_text(body, encoding="utf-8")
+    os.replace(temporary, folder / DESCRIPTION_NAME)  # noqa: PTH105 - says what matters
+    return read_base_model(folder)
+
+
+def _content_of(folder: Path) -> Iterator[Path]:
+    """The files that make the model; what a download tool leaves in hidden folders is not one."""
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if path.is_file() and not hidden and parts != (DESCRIPTION_NAME,):
+            yield path
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

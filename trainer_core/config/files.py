@@ -1,0 +1,118 @@
+"""Configuration files as people write them: JSON with comments and trailing commas."""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import json5
+from pydantic import JsonValue
+
+from trainer_core.errors import DocumentError
+
+MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
+MAX_LENIENT_BYTES: Final = 256 * 1024
+"""Bound of what is not plain JSON: the json5 library reads about 60 KB a second."""
+
+_JSON5_POSITION: Final = re.compile(r"^<string>:(\d+) (.*?)(?: at column (\d+))?$", re.DOTALL)
+
+
+class _DuplicateKeyError(Exception):
+    """Two keys of one object are the same."""
+
+
+def parse_document(text: str, *, name: str) -> JsonValue:
+    """The value in ``text``: JSON, or JSON5 (comments, trailing commas, a byte-order mark).
+
+    Raises DocumentError, which calls the file ``name`` and tells the line: not JSON5, a key twice
+    in one object, a number that is not finite, nested too deep, more than 4 MiB (256 KiB where it
+    is not plain JSON).
+    """
+    size_bytes = len(text.encode("utf-8", "surrogatepass"))
+    if size_bytes > MAX_DOCUMENT_BYTES:
+        raise DocumentError(f"{name}: {size_bytes} bytes, more than {MAX_DOCUMENT_BYTES}")
+    text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
+    try:
+        return _parse_plain(text)
+    except _DuplicateKeyError as error:
+        raise DocumentError(_duplicate_message(text, name, str(error))) from error
+    except RecursionError as error:
+        raise DocumentError(f"{name}: nested too deep") from error
+    except json.JSONDecodeError:
+        if size_bytes > MAX_LENIENT_BYTES:
+            raise DocumentError(
+                f"{name}: with comments or trailing commas a file has at most {MAX_LENIENT_BYTES} "
+                f"bytes, this has {size_bytes}"
+            ) from None
+        return _parse_lenient(text, name)
+    except ValueError as error:
+        raise DocumentError(f"{name}: {error}") from error
+
+
+def load_document(path: Path) -> JsonValue:
+    """The value in a file; raises DocumentError also where it cannot be read or is not UTF-8."""
+    try:
+        if path.stat().st_size > MAX_DOCUMENT_BYTES:
+            raise DocumentError(f"{path}: more than {MAX_DOCUMENT_BYTES} bytes")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DocumentError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    return parse_document(text, name=str(path))
+
+
+def _parse_plain(text: str) -> JsonValue:
+    value: JsonValue = json.loads(
+        text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite
+    )
+    return value
+
+
+def _parse_lenient(text: str, name: str) -> JsonValue:
+    try:
+        value: JsonValue = json5.loads(
+            text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite
+        )
+    except _DuplicateKeyError as error:
+        raise DocumentError(_duplicate_message(text, name, str(error))) from error
+    except RecursionError as error:
+        raise DocumentError(f"{name}: nested too deep") from error
+    except ValueError as error:
+        found = _JSON5_POSITION.match(str(error))
+        if found is None:
+            raise DocumentError(f"{name}: {error}") from error
+        line, what, column = found.groups()
+        where = f"line {line}" + (f", column {column}" if column else "")
+        raise DocumentError(f"{name}, {where}: {what}") from error
+    return value
+
+
+def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    built: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in built:
+            raise _DuplicateKeyError(key)
+        built[key] = value
+    return built
+
+
+def _duplicate_message(text: str, name: str, key: str) -> str:
+    """Parsers do not tell where a key stood, so name every line that has it."""
+    wanted = re.compile(rf"""["']?{re.escape(key)}["']?\s*:""")
+    lines = [str(n) for n, line in enumerate(text.splitlines(), 1) if wanted.search(line)]
+    where = f" (it stands on line {', '.join(lines)})" if lines else ""
+    return f"{name}: {json.dumps(key)} is given twice in one object{where}"
+
+
+def _no_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number that an option can have")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is not a number that an option can have")
+    return value

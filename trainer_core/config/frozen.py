@@ -1,0 +1,27 @@
+"""The base of every document that is written down and read again: frozen, strict, digested."""
+
+import hashlib
+import json
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+Item = TypeVar("Item")
+
+Many = Annotated[tuple[Item, ...], Field(strict=False)]
+"""A tuple that also takes the list that JSON makes of it; the items stay strict."""
+
+
+class Frozen(BaseModel):
+    """Immutable, no unknown fields, no silent conversions, finite numbers only.
+
+    ``model_dump(mode="json")`` gives plain JSON and ``model_validate`` takes it back unchanged.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def digest_of(value: JsonValue) -> str:
+    """SHA-256 (64 hex digits) of a JSON value in canonical form: sorted keys, no spaces."""
+    body = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(body.encode()).hexdigest()

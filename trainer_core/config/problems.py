@@ -1,0 +1,39 @@
+"""What is wrong with a request, all of it at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from trainer_core.errors import Category, TrainerError
+
+ProblemCode = Literal[
+    "unknown_option",
+    "not_implemented",
+    "refused",
+    "bad_value",
+    "missing",
+    "conflict",
+    "no_modules",
+    "empty_dataset",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One thing wrong with a request."""
+
+    pointer: str
+    """JSON Pointer (RFC 6901) into the request, such as ``/data_backends/0/crop``."""
+    code: ProblemCode
+    message: str
+
+
+class PlanError(TrainerError):
+    """No plan can be made of this; ``problems`` lists everything that is wrong."""
+
+    code = "invalid_plan"
+    category: Category = "user"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(f"{p.pointer}: {p.message}" for p in problems))
+        self.problems = tuple(problems)

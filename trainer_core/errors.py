@@ -1,0 +1,99 @@
+"""What can go wrong in training, with the facts a service needs to act on it.
+
+``code`` is public and is not renamed; ``category`` says who has to act; ``retryable`` whether the
+same work may succeed unchanged.
+"""
+
+from typing import Literal
+
+Category = Literal["user", "infra", "platform"]
+
+
+class TrainerError(Exception):
+    """The base of every error that trainer_core raises on purpose."""
+
+    code: str = "trainer_error"
+    category: Category = "platform"
+    retryable: bool = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class DocumentError(TrainerError):
+    """A configuration file that cannot be read; the message names the file and the line."""
+
+    code = "bad_document"
+    category: Category = "user"
+
+
+class BadImageError(TrainerError):
+    """A picture that cannot be decoded or is not accepted; the message names the file."""
+
+    code = "bad_image"
+    category: Category = "user"
+
+
+class BadCaptionError(TrainerError):
+    """A caption file that is not text, or is too long; the message names the file."""
+
+    code = "bad_caption"
+    category: Category = "user"
+
+
+class BaseModelError(TrainerError):
+    """A base model's folder is missing, incomplete or not what its description says."""
+
+    code = "bad_base_model"
+
+
+class ShardMissingError(TrainerError):
+    """A cache shard did not arrive in time."""
+
+    code = "shard_missing"
+    category: Category = "infra"
+    retryable = True
+
+
+class ShardCorruptError(TrainerError):
+    """A cache shard is not what its manifest or its spec says."""
+
+    code = "shard_corrupt"
+    category: Category = "infra"
+    retryable = True
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint is torn, or belongs to another plan, data set or base model."""
+
+    code = "bad_checkpoint"
+
+
+class NonFiniteLossError(TrainerError):
+    """Loss or gradient is not a number; no update was made from it."""
+
+    code = "non_finite_loss"
+    category: Category = "user"
+
+
+class OutOfMemoryError(TrainerError):
+    """The accelerator cannot hold the run with these options."""
+
+    code = "out_of_memory"
+    category: Category = "user"
+
+
+class DeviceError(TrainerError):
+    """The asked device is not there or not supported."""
+
+    code = "bad_device"
+    category: Category = "infra"
+
+
+class InjectedFaultError(TrainerError):
+    """Raised by a fault point on request of a test."""
+
+    code = "injected_fault"
+    category: Category = "infra"
+    retryable = True

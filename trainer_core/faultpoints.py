@@ -1,0 +1,93 @@
+"""Named places where a test may make a process die, hang or raise.
+
+``FAULT_AT="checkpoint.before_rename=kill"`` acts at every pass of that place, ``name@3=kill`` at
+the third one only. With ``FAULT_ONCE=/path`` the fault happens once over all processes that share
+the path: the file is created by the first. Refused unless ``REVERIE_ENV=test``; unset, a fault
+point costs one look at the environment.
+"""
+
+import os
+import signal
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from trainer_core.errors import InjectedFaultError
+
+ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
+    # the training process and the encoder
+    "encode.before_write",
+    "encode.before_rename",
+    "encode.after_rename",
+    "train.loaded",
+    "train.before_step",
+    "train.after_step",
+    "checkpoint.before_state",
+    "checkpoint.before_manifest",
+    "checkpoint.before_rename",
+    "checkpoint.after_rename",
+    "checkpoint.before_event",
+    "result.before_adapter",
+    "result.before_manifest",
+    "result.before_rename",
+    "result.before_event",
+    "train.before_finished",
+    # their supervisors in the service
+    "shard.uploaded",
+    "attempt.claimed",
+    "attempt.child_started",
+    "checkpoint.uploaded",
+    "checkpoint.committed",
+    "result.uploaded",
+    "result.committed",
+)
+"""Every name that ``fault_point`` accepts; a process meets its own in this order."""
+
+_passes: Counter[str] = Counter()
+
+
+def fault_point(name: str) -> None:
+    """Die, hang or raise here where ``FAULT_AT`` asks for it; otherwise do nothing.
+
+    Raises:
+        ValueError: the name is not in ``ALL_FAULT_POINTS``.
+        PermissionError: ``FAULT_AT`` is set outside ``REVERIE_ENV=test``.
+        InjectedFaultError: the fault asked for is ``raise``.
+    """
+    if name not in ALL_FAULT_POINTS:
+        raise ValueError(f"{name} is not in ALL_FAULT_POINTS")
+    wish = os.environ.get("FAULT_AT")
+    if not wish:
+        return
+    if os.environ.get("REVERIE_ENV") != "test":
+        raise PermissionError("FAULT_AT is for tests: it needs REVERIE_ENV=test")
+    _passes[name] += 1
+    place, _, action = wish.partition("=")
+    wanted, _, nth = place.partition("@")
+    if wanted != name or (nth and int(nth) != _passes[name]) or not _first_of_all():
+        return
+    _act(name, action)
+
+
+def _first_of_all() -> bool:
+    marker = os.environ.get("FAULT_ONCE")
+    if not marker:
+        return True
+    try:
+        Path(marker).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _act(name: str, action: str) -> None:
+    match action:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stall":
+            threading.Event().wait()  # until a signal ends the process
+        case "raise":
+            raise InjectedFaultError(f"fault injected at {name}")
+        case _:
+            raise ValueError(f"FAULT_AT knows kill, stall and raise, not {action!r}")
