@@ -1,0 +1,136 @@
+"""Pictures from strangers are decoded in full, or refused by name."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.unit.config_examples import import_small
+from trainer_core.data.buckets import Geometry, geometry_of
+from trainer_core.data.images import ImageFacts, inspect_image, load_rgb
+from trainer_core.errors import BadImageError
+
+
+def saved(tmp_path: Path, image: Image.Image, form: str, **options: object) -> Path:
+    path = tmp_path / "picture"
+    image.save(path, form, **options)
+    return path
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_three_formats_are_read(tmp_path: Path, form: str) -> None:
+    path = saved(tmp_path, Image.new("RGB", (30, 20), "red"), form)
+
+    assert inspect_image(path, name="a") == ImageFacts(width_px=30, height_px=20)
+
+
+def test_the_exif_turn_is_made(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    image = Image.new("RGB", (30, 20), "white")
+    image.paste((255, 0, 0), (0, 0, 30, 10))
+    path = saved(tmp_path, image, "JPEG", exif=exif, quality=100)
+    whole = Geometry(resize_w=20, resize_h=30, crop_x=0, crop_y=0, width_px=20, height_px=30)
+
+    assert inspect_image(path, name="a") == ImageFacts(width_px=20, height_px=30)
+    shown = load_rgb(path, whole)
+    left, right = shown.getpixel((1, 15)), shown.getpixel((18, 15))
+    assert isinstance(left, tuple)
+    assert isinstance(right, tuple)
+    assert left[1] > 200  # white: the red upper half has turned to the right
+    assert right[1] < 60
+
+
+def test_the_centre_is_cut(tmp_path: Path) -> None:
+    image = Image.new("RGB", (300, 100), "white")
+    image.paste((255, 0, 0), (100, 0, 200, 100))
+    path = saved(tmp_path, image, "PNG")
+    centre = Geometry(resize_w=192, resize_h=64, crop_x=64, crop_y=0, width_px=64, height_px=64)
+
+    shown = load_rgb(path, centre)
+
+    assert shown.size == (64, 64)
+    assert shown.mode == "RGB"
+    assert shown.getpixel((32, 32)) == (255, 0, 0)
+
+
+def test_a_cut_equals_scaling_everything_and_cutting_then(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.effect_noise((500, 300), 80).convert("RGB"), "PNG")
+    whole = Geometry(resize_w=250, resize_h=150, crop_x=0, crop_y=0, width_px=250, height_px=150)
+    part = Geometry(resize_w=250, resize_h=150, crop_x=61, crop_y=43, width_px=128, height_px=64)
+
+    cut = load_rgb(path, whole).crop((61, 43, 61 + 128, 43 + 64))
+
+    assert load_rgb(path, part).tobytes() == cut.tobytes()
+
+
+def test_a_very_long_picture_costs_little(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.new("L", (1, 60_000)), "PNG")
+    geometry = geometry_of(1, 60_000, BACKEND, 1024 * 1024)
+
+    assert load_rgb(path, geometry).size == (geometry.width_px, geometry.height_px)
+
+
+BACKEND = import_small().plan.identity.backends[0]
+
+
+@pytest.mark.parametrize(
+    ("image", "pixel"),
+    [
+        (Image.new("RGBA", (64, 64), (255, 0, 0, 0)), (255, 255, 255)),
+        (Image.new("LA", (64, 64), (0, 255)), (0, 0, 0)),
+        (Image.new("1", (64, 64), 1), (255, 255, 255)),
+        (Image.new("P", (64, 64), 0), (0, 0, 0)),
+        (Image.new("I;16", (64, 64), 32768), (128, 128, 128)),
+    ],
+)
+def test_every_mode_becomes_rgb(
+    tmp_path: Path, image: Image.Image, pixel: tuple[int, int, int]
+) -> None:
+    path = saved(tmp_path, image, "PNG")
+    whole = Geometry(resize_w=64, resize_h=64, crop_x=0, crop_y=0, width_px=64, height_px=64)
+
+    assert load_rgb(path, whole).getpixel((32, 32)) == pixel
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def cut_jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((200, 200), 100).save(buffer, "JPEG")
+    return buffer.getvalue()[:2000]
+
+
+def gif() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("P", (8, 8)).save(buffer, "GIF")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"not a picture", cut_jpeg(), gif(), png_that_claims(10, 10),
+     png_that_claims(20_000, 20_000), png_that_claims(9_000, 9_000)],
+    ids=["empty", "text", "cut", "gif", "hollow", "bomb", "over the cap"],
+)  # fmt: skip
+def test_what_is_no_picture_is_named(tmp_path: Path, body: bytes) -> None:
+    path = tmp_path / "secret-place.png"
+    path.write_bytes(body)
+
+    with pytest.raises(BadImageError, match=r"cats/1\.png") as caught:
+        inspect_image(path, name="cats/1.png")
+
+    assert caught.value.code == "bad_image"
+    assert caught.value.category == "user"
+    assert "secret-place" not in caught.value.message

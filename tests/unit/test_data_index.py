@@ -1,0 +1,194 @@
+"""Images become buckets, shards and one index."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.config_examples import TINY_CONFIG, import_small
+from trainer_core.config.plan import Backend, Plan
+from trainer_core.config.problems import PlanError
+from trainer_core.data.buckets import geometry_of
+from trainer_core.data.captions import caption_path, captions_of, decode_caption
+from trainer_core.data.index import (
+    LATENTS_PER_SHARD,
+    TEXTS_PER_SHARD,
+    DataIndex,
+    FileItem,
+    LatentEntry,
+    build_index,
+)
+from trainer_core.errors import BadCaptionError
+
+TRUE_MAX_PX = 1024 * 1024
+
+
+def plan_of(*backends: dict[str, Any], **config: Any) -> Plan:
+    named = [{"caption_strategy": "filename", **backend} for backend in backends]
+    return import_small(config, backends=named).plan
+
+
+def backend_of(**options: Any) -> Backend:
+    big = {"resolution_px": 1024} if options.pop("true_size", False) else {}
+    (backend,) = plan_of({"id": "a", **options}).identity.backends
+    return backend.model_copy(update=big)
+
+
+def item(path: str, size: tuple[int, int] = (256, 256), *captions: str, to: str = "a") -> FileItem:
+    return FileItem(
+        backend=to,
+        path=path,
+        sha256=path.encode().hex().ljust(64, "0")[:64],
+        width_px=size[0],
+        height_px=size[1],
+        captions=captions or (path,),
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket"),
+    [
+        ((3000, 3000), (1024, 1024)),
+        ((3000, 2000), (1216, 832)),
+        ((2000, 3000), (832, 1216)),
+        ((1920, 1080), (1344, 768)),
+        ((100_000, 10), (16_384, 64)),
+    ],
+)
+def test_buckets_keep_the_area_and_never_exceed_the_model(
+    size: tuple[int, int], bucket: tuple[int, int]
+) -> None:
+    geometry = geometry_of(*size, backend_of(true_size=True), TRUE_MAX_PX)
+
+    assert (geometry.width_px, geometry.height_px) == bucket
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 20_000),
+    st.integers(1, 20_000),
+    st.booleans(),
+    st.sampled_from(["square", "preserve"]),
+    st.integers(64, 1024),
+)
+def test_every_image_is_covered_by_what_it_is_scaled_to(
+    width: int, height: int, crop: bool, aspect: str, resolution: int
+) -> None:
+    backend = BACKEND.model_copy(
+        update={"crop": crop, "crop_aspect": aspect, "resolution_px": resolution}
+    )
+
+    g = geometry_of(width, height, backend, TRUE_MAX_PX)
+
+    assert g.width_px % 64 == g.height_px % 64 == 0
+    assert 64 * 64 <= g.width_px * g.height_px <= TRUE_MAX_PX
+    assert 0 <= g.crop_x <= g.resize_w - g.width_px
+    assert 0 <= g.crop_y <= g.resize_h - g.height_px
+    if not crop:
+        assert g.resize_w == g.width_px or g.resize_h == g.height_px
+
+
+BACKEND = backend_of()
+
+
+def test_a_crop_is_cut_from_the_image_as_it_is_or_downsampled() -> None:
+    square = {"crop": True, "crop_style": "center"}
+    as_it_is = geometry_of(4096, 2048, backend_of(true_size=True, **square), TRUE_MAX_PX)
+    sizes = {"maximum_image_size": 1024, "target_downsample_size": 2048}
+    smaller = geometry_of(4096, 2048, backend_of(true_size=True, **square, **sizes), TRUE_MAX_PX)
+
+    assert (as_it_is.resize_w, as_it_is.resize_h) == (4096, 2048)
+    assert (as_it_is.crop_x, as_it_is.crop_y) == (1536, 512)
+    assert math.isclose(smaller.resize_w * smaller.resize_h, 2048**2, rel_tol=1e-3)
+    assert (smaller.width_px, smaller.height_px) == (1024, 1024)
+
+
+def test_the_order_of_files_does_not_matter() -> None:
+    plan = plan_of({"id": "a"}, {"id": "b", "dataset_type": "eval"})
+    items = [item(f"{n}.png", to="ab"[n % 2]) for n in range(40)]
+
+    forward, backward = (build_index(plan, order, TINY_CONFIG) for order in (items, items[::-1]))
+
+    assert forward == backward
+    assert DataIndex.model_validate(forward.model_dump(mode="json")).digest() == backward.digest()
+    assert [s.held_out for s in forward.samples] == [False] * 20 + [True] * 20
+
+
+def test_shards_hold_one_bucket_and_every_caption_once() -> None:
+    sizes = [(256, 256), (300, 200), (200, 300)]
+    items = [item(f"{n}.png", sizes[n % 3], f"caption {n % 30}", "both") for n in range(100)]
+
+    index = build_index(plan_of({"id": "a"}, validation_prompt="a cat"), items, TINY_CONFIG)
+
+    texts = []
+    for shard in index.shards:
+        assert shard.digest == shard.spec.digest()
+        if shard.kind == "text":
+            assert len(shard.spec.entries) <= TEXTS_PER_SHARD
+            texts += [getattr(entry, "text", None) for entry in shard.spec.entries]
+            continue
+        assert len(shard.spec.entries) <= LATENTS_PER_SHARD
+        geometries = [e.geometry for e in shard.spec.entries if isinstance(e, LatentEntry)]
+        assert len({(g.width_px, g.height_px) for g in geometries}) == 1
+    assert sorted(map(str, texts)) == sorted(
+        ["", "a cat", "both", *(f"caption {n}" for n in range(30))]
+    )
+    assert set(index.prompts) == {"", "a cat"}
+    for sample, file in zip(index.samples, sorted(items, key=lambda i: i.path), strict=True):
+        entry = index.shards[sample.latents.shard].spec.entries[sample.latents.row]
+        assert isinstance(entry, LatentEntry)
+        assert (entry.path, entry.sha256) == (file.path, file.sha256)
+        read = [index.shards[ref.shard].spec.entries[ref.row] for ref in sample.texts]
+        assert [getattr(text, "text", None) for text in read] == list(file.captions)
+
+
+def test_another_prompt_leaves_the_other_shards_alone() -> None:
+    items = [item(f"{n}.png") for n in range(20)]
+
+    one, other = (
+        build_index(plan_of({"id": "a"}, validation_prompt=prompt), items, TINY_CONFIG)
+        for prompt in ("a cat", "a dog")
+    )
+
+    assert len({s.digest for s in one.shards} ^ {s.digest for s in other.shards}) == 2
+
+
+def test_small_and_silent_images_are_left_out_with_a_warning() -> None:
+    plan = plan_of({"id": "a", "minimum_image_size": 256})
+    silent = FileItem.model_validate({**item("c.png").model_dump(), "captions": []})
+
+    index = build_index(plan, [item("a.png"), item("b.png", (100, 100)), silent], TINY_CONFIG)
+
+    assert [sample.path for sample in index.samples] == ["a.png"]
+    assert "first: b.png" in index.warnings[0]
+    assert "first: c.png" in index.warnings[1]
+    assert index.digest() == build_index(plan, [item("a.png")], TINY_CONFIG).digest()
+
+
+def test_a_backend_without_images_is_a_problem() -> None:
+    plan = plan_of({"id": "a", "minimum_image_size": 256}, {"id": "b"})
+
+    with pytest.raises(PlanError) as caught:
+        build_index(plan, [item("a.png", (64, 64))], TINY_CONFIG)
+
+    told = [(problem.pointer, problem.code) for problem in caught.value.problems]
+    assert told == [("/data_backends/0", "empty_dataset"), ("/data_backends/1", "empty_dataset")]
+
+
+def test_captions_come_from_names_files_or_the_prompt() -> None:
+    prompt = backend_of(caption_strategy="instanceprompt", instance_prompt="a cat")
+    lines = backend_of(caption_strategy="textfile")
+
+    assert captions_of(backend_of(), "in/a_black__cat.png", None) == ("a black cat",)
+    assert captions_of(prompt, "x.png", None) == ("a cat",)
+    assert captions_of(lines, "x.png", " one \n\ntwo\r\none\n") == ("one", "two")
+    assert captions_of(lines, "x.png", None) == ()
+    assert caption_path("in/x.y.png") == "in/x.y.txt"
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe", b"a\0b", b"x" * 20_001])
+def test_a_bad_caption_file_is_named(body: bytes) -> None:
+    with pytest.raises(BadCaptionError, match=r"in/x\.txt"):
+        decode_caption(body, name="in/x.txt")

@@ -1,0 +1,94 @@
+"""How an image becomes a rectangle that the model takes: scale, then cut at the centre."""
+
+import math
+from typing import Final
+
+from trainer_core.config.frozen import Frozen
+from trainer_core.config.plan import Backend
+
+SIDE_MULTIPLE_PX: Final = 64
+
+
+class Geometry(Frozen):
+    """Scale the displayed image to ``resize_w × resize_h``, then cut the bucket out of it."""
+
+    resize_w: int
+    resize_h: int
+    crop_x: int
+    """Left edge of the cut, in pixels of the scaled image."""
+    crop_y: int
+    width_px: int
+    """Of the bucket; a multiple of 64."""
+    height_px: int
+
+
+def bucket_of(aspect: float, area_px: int, max_px: int) -> tuple[int, int]:
+    """Width and height of the bucket for an aspect ratio (width / height).
+
+    Each side is the nearest multiple of 64; where that has more area than the model takes, the best
+    of the neighbouring multiples that has not.
+    """
+    ideal_w, ideal_h = math.sqrt(area_px * aspect), math.sqrt(area_px / aspect)
+    nearest = (_side(round(ideal_w / SIDE_MULTIPLE_PX)), _side(round(ideal_h / SIDE_MULTIPLE_PX)))
+    if nearest[0] * nearest[1] <= max_px:
+        return nearest
+    allowed = [
+        (w, h)
+        for w in _neighbours(ideal_w, max_px)
+        for h in _neighbours(ideal_h, max_px)
+        if w * h <= max_px
+    ]
+    if not allowed:  # one side is 64 and the other would still be too long
+        longest = _side(max_px // SIDE_MULTIPLE_PX // SIDE_MULTIPLE_PX)
+        return (longest, SIDE_MULTIPLE_PX) if aspect > 1 else (SIDE_MULTIPLE_PX, longest)
+    return min(allowed, key=lambda side: (abs(math.log(side[0] / side[1] / aspect)), -side[0]))
+
+
+def _side(cells: int) -> int:
+    return max(1, cells) * SIDE_MULTIPLE_PX
+
+
+def _neighbours(side_px: float, max_px: int) -> tuple[int, ...]:
+    below = _side(math.floor(side_px / SIDE_MULTIPLE_PX))
+    above = _side(math.ceil(side_px / SIDE_MULTIPLE_PX))
+    return tuple(side for side in {below, above} if side * SIDE_MULTIPLE_PX <= max_px)
+
+
+def is_too_small(width_px: int, height_px: int, backend: Backend) -> bool:
+    """Whether the backend's ``minimum_image_size`` leaves this image out (by area)."""
+    return width_px * height_px < backend.minimum_image_size_px**2
+
+
+def geometry_of(width_px: int, height_px: int, backend: Backend, max_px: int) -> Geometry:
+    """How an image of this size (as displayed) is scaled and cut for a backend.
+
+    Without ``crop`` the image is scaled to cover its bucket and trimmed. With ``crop`` it is cut as
+    it is, after a downsample where the backend's two sizes ask for one, and only scaled up where it
+    is smaller than the bucket.
+    """
+    area_px = min(backend.resolution_px**2, max_px)
+    square = backend.crop and backend.crop_aspect == "square"
+    aspect = 1.0 if square else round(width_px / height_px, backend.aspect_bucket_rounding)
+    smallest_aspect = 10.0**-backend.aspect_bucket_rounding
+    bucket_w, bucket_h = bucket_of(max(aspect, smallest_aspect), area_px, max_px)
+    cover = max(bucket_w / width_px, bucket_h / height_px)
+    scale = max(cover, _downsample(width_px, height_px, backend)) if backend.crop else cover
+    resize_w = max(bucket_w, round(width_px * scale))
+    resize_h = max(bucket_h, round(height_px * scale))
+    return Geometry(
+        resize_w=resize_w,
+        resize_h=resize_h,
+        crop_x=(resize_w - bucket_w) // 2,
+        crop_y=(resize_h - bucket_h) // 2,
+        width_px=bucket_w,
+        height_px=bucket_h,
+    )
+
+
+def _downsample(width_px: int, height_px: int, backend: Backend) -> float:
+    """The scale asked for before a crop: 1 where the image is not above the maximum."""
+    largest, target = backend.maximum_image_size_px, backend.target_downsample_size_px
+    area_px = width_px * height_px
+    if largest is None or target is None or area_px <= largest**2:
+        return 1.0
+    return min(1.0, target / math.sqrt(area_px))

@@ -1,0 +1,52 @@
+"""The captions of an image: from its name, from a text file beside it, or one for all."""
+
+from pathlib import PurePosixPath
+from typing import Final
+
+from trainer_core.config.plan import Backend
+from trainer_core.errors import BadCaptionError
+
+MAX_CAPTION_CHARACTERS: Final = 20_000
+
+
+def captions_of(backend: Backend, path: str, text: str | None) -> tuple[str, ...]:
+    """The captions of the image at ``path``; one is drawn at each visit.
+
+    Args:
+        path: of the image, relative, ``/`` separated.
+        text: content of the caption file beside it (see ``caption_path``), or None.
+
+    Returns:
+        ``textfile``: one for each line that is not blank, and none without a file.
+        ``filename``: the stem with underscores as spaces. ``instanceprompt``: the prompt.
+    """
+    match backend.caption_strategy:
+        case "textfile":
+            lines = () if text is None else text.splitlines()
+            return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        case "filename":
+            words = PurePosixPath(path).stem.replace("_", " ").split()
+            return (" ".join(words),) if words else ()
+        case "instanceprompt":
+            return (backend.instance_prompt,) if backend.instance_prompt else ()
+
+
+def caption_path(image_path: str) -> str:
+    """Where the caption file of an image lies: the same name, ending in ``.txt``."""
+    return str(PurePosixPath(image_path).with_suffix(".txt"))
+
+
+def decode_caption(body: bytes, *, name: str) -> str:
+    """The text of a caption file; raises BadCaptionError naming the file.
+
+    UTF-8 with or without a byte-order mark; no NUL, which neither a database nor a tokenizer takes.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadCaptionError(f"{name}: not UTF-8 text (byte {error.start})") from error
+    if "\0" in text:
+        raise BadCaptionError(f"{name}: holds a NUL character")
+    if len(text) > MAX_CAPTION_CHARACTERS:
+        raise BadCaptionError(f"{name}: {len(text)} characters, more than {MAX_CAPTION_CHARACTERS}")
+    return text

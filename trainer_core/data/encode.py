@@ -1,0 +1,94 @@
+"""From a shard's spec and local files to the shard. What encodes is handed in."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import JsonValue
+
+from trainer_core.data.images import load_rgb
+from trainer_core.data.index import LatentEntry, ShardSpec, TextEntry
+from trainer_core.data.shards import write_shard
+from trainer_core.errors import ShardCorruptError
+
+
+class Encoders(Protocol):
+    """A base model's VAE and text encoders, loaded when first asked for."""
+
+    def check(self, encoder: Mapping[str, JsonValue]) -> None:
+        """Raise BaseModelError where these encoders are not the ones that a spec means."""
+
+    def latents(
+        self, encoder: Mapping[str, JsonValue], images_1CHW: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """`mean` and `std` of one picture [1, 3, H, W] with values in [-1, 1]."""
+
+    def text(self, encoder: Mapping[str, JsonValue], text: str) -> dict[str, torch.Tensor]:
+        """`t5`, `llama` and `pooled` of one caption, batch first."""
+
+
+class WrittenShard(NamedTuple):
+    """A shard that stands under its final name."""
+
+    size_bytes: int
+    sha256: str
+
+
+def encode_shard(
+    models: Encoders, spec: ShardSpec, inputs: Mapping[str, Path], output: Path
+) -> WrittenShard:
+    """Encode every entry of the spec and write the shard to ``output``.
+
+    Entries are encoded one at a time, so that a row depends on its entry alone: the same caption
+    gives the same bits whatever stands beside it, and memory is bounded.
+
+    Args:
+        models: what encodes.
+        spec: what goes in.
+        inputs: SHA-256 of a picture → where it lies; not needed for text.
+        output: the file to write; replaced where it exists.
+
+    Raises:
+        BadImageError: a picture cannot be decoded; names the entry's path.
+        BaseModelError: the spec belongs to another base model.
+        ShardCorruptError: a picture is not given, or is not the one the spec names.
+    """
+    models.check(spec.encoder)
+    rows = [_encode_entry(models, spec, entry, inputs) for entry in spec.entries]
+    tensors = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    size_bytes = write_shard(output, spec.kind, tensors)
+    with output.open("rb") as file:
+        return WrittenShard(size_bytes, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _encode_entry(
+    models: Encoders, spec: ShardSpec, entry: LatentEntry | TextEntry, inputs: Mapping[str, Path]
+) -> dict[str, torch.Tensor]:
+    if isinstance(entry, TextEntry):
+        return models.text(spec.encoder, entry.text)
+    if entry.sha256 not in inputs:
+        raise ShardCorruptError(f"{entry.path}: the picture was not handed in")
+    picture = inputs[entry.sha256]
+    _check_content(picture, entry)
+    return models.latents(spec.encoder, pixels(load_rgb(picture, entry.geometry, name=entry.path)))
+
+
+def pixels(image: Image.Image) -> torch.Tensor:
+    """An RGB picture as [1, 3, H, W], fp32, 0..255 mapped to [-1, 1]."""
+    levels = torch.from_numpy(np.asarray(image, dtype=np.float32))
+    return (levels / 127.5 - 1).permute(2, 0, 1).unsqueeze(0).contiguous()
+
+
+def _check_content(path: Path, entry: LatentEntry) -> None:
+    """A latent under the wrong picture's name would be shared by every run that has the picture."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ShardCorruptError(f"{entry.path}: {error.strerror}") from error
+    if found != entry.sha256:
+        raise ShardCorruptError(f"{entry.path}: content has SHA-256 {found}, not {entry.sha256}")

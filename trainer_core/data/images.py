@@ -1,0 +1,91 @@
+"""Pictures from strangers: few formats, a bound on pixels, everything decoded, errors by name."""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageOps
+
+from trainer_core.data.buckets import Geometry
+from trainer_core.errors import BadImageError
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP")
+SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+"""File names, in lower case, that are taken for pictures."""
+MAX_PIXELS: Final = 64_000_000
+
+_DECODING_ERRORS: Final = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow's decoders are known to raise on broken files (they promise nothing)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageFacts:
+    """The size of a picture as displayed, that is after the EXIF turn."""
+
+    width_px: int
+    height_px: int
+
+
+def inspect_image(path: Path, *, name: str) -> ImageFacts:
+    """Decode the whole picture and tell its size.
+
+    Raises BadImageError, whose message calls the file ``name``: another format than JPEG, PNG or
+    WebP, more than 64 million pixels, or content that does not decode.
+    """
+    image = _displayed(path, name)
+    return ImageFacts(width_px=image.width, height_px=image.height)
+
+
+def load_rgb(path: Path, geometry: Geometry, *, name: str | None = None) -> Image.Image:
+    """The picture scaled and cut to its bucket: RGB, 8 bit, ``width_px × height_px``.
+
+    Transparency is laid over white. Raises BadImageError as ``inspect_image`` does.
+    """
+    image = _rgb(_displayed(path, name or path.name))
+    # Only what stays is scaled: a very long picture would make a huge one in between.
+    across, down = image.width / geometry.resize_w, image.height / geometry.resize_h
+    left, top = geometry.crop_x * across, geometry.crop_y * down
+    right = min(image.width, (geometry.crop_x + geometry.width_px) * across)
+    bottom = min(image.height, (geometry.crop_y + geometry.height_px) * down)
+    return image.resize(
+        (geometry.width_px, geometry.height_px),
+        Image.Resampling.LANCZOS,
+        box=(left, top, right, bottom),
+    )
+
+
+def _displayed(path: Path, name: str) -> Image.Image:
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadImageError(
+                    f"{name}: {image.width} x {image.height} is more than {MAX_PIXELS} pixels"
+                )
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except _DECODING_ERRORS as error:
+        why = str(error).replace(str(path), name)
+        raise BadImageError(f"{name}: not a readable JPEG, PNG or WebP picture ({why})") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit greys: convert() would cut them off at 255
+        image = image.convert("I").point(lambda grey: grey * (1 / 256)).convert("L")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        image = Image.alpha_composite(white, layer)
+    return image.convert("RGB")

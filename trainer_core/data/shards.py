@@ -1,0 +1,154 @@
+"""Cache shards: one safetensors file named by the digest of its spec.
+
+A latents shard holds `mean` and `std` [N, C, h, w] (fp32, before shift and scale), a text shard
+`t5` [N, T, D], `llama` [N, L, T, D] and `pooled` [N, P]; row r belongs to entry r of the spec.
+"""
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from trainer_core.data.index import ShardDescription
+from trainer_core.errors import ShardCorruptError, ShardMissingError
+from trainer_core.faultpoints import fault_point
+
+TENSORS: Final[Mapping[str, Mapping[str, int]]] = {
+    "latents": {"mean": 4, "std": 4},
+    "text": {"t5": 3, "llama": 4, "pooled": 2},
+}
+"""Kind of shard → its tensors and their numbers of dimensions."""
+
+_WAIT_LOOK_S: Final = 0.05
+_OPEN_SHARDS: Final = 64
+
+
+def shard_name(digest: str) -> str:
+    """The file name of a shard."""
+    return f"{digest}.safetensors"
+
+
+def write_shard(path: Path, kind: str, tensors: Mapping[str, torch.Tensor]) -> int:
+    """Write a shard and return its size in bytes; the file appears complete or not at all.
+
+    Raises ValueError where the tensors are not those of ``kind``, or disagree on their rows.
+    """
+    _check_tensors(kind, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        fault_point("encode.before_write")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        fault_point("encode.before_rename")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fault_point("encode.after_rename")
+    return path.stat().st_size
+
+
+def _check_tensors(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The number of rows; ValueError in words where the shapes are not those of the kind."""
+    expected = TENSORS[kind]
+    if shapes.keys() != expected.keys():
+        raise ValueError(f"a {kind} shard holds {sorted(expected)}, not {sorted(shapes)}")
+    for name, shape in shapes.items():
+        if len(shape) != expected[name]:
+            raise ValueError(f"{name} has shape {shape}, not {expected[name]} dimensions")
+    rows = {shape[0] for shape in shapes.values()}
+    if len(rows) != 1:
+        raise ValueError(f"tensors disagree on the rows: {dict(shapes)}")
+    return rows.pop()
+
+
+class ShardFolder:
+    """Shards in a local folder that somebody else fills, read row by row from mapped files.
+
+    A file counts as there when its final name is: whoever puts it there renames it. At most 64
+    files are kept open.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        wait_s: float = 600.0,
+        while_waiting: Callable[[ShardDescription], None] | None = None,
+    ) -> None:
+        """``while_waiting`` is called about 20 times a second with the shard that is missed.
+
+        It may raise to give up early (a stop was asked for). ``wait_s`` bounds the wait for one
+        shard.
+        """
+        self._folder = folder
+        self._wait_s = wait_s
+        self._while_waiting = while_waiting
+        self._open: OrderedDict[str, Any] = OrderedDict()
+
+    def read_row(self, shard: ShardDescription, row: int) -> dict[str, torch.Tensor]:
+        """The tensors of one entry, each with a leading dimension of 1; copies, not views.
+
+        Raises:
+            IndexError: the spec has no such row.
+            ShardMissingError: the file did not appear in time.
+            ShardCorruptError: the file is not a shard of this description.
+        """
+        if not 0 <= row < len(shard.spec.entries):
+            raise IndexError(f"shard {shard.digest} has {len(shard.spec.entries)} rows, not {row}")
+        file = self._opened(shard)
+        try:
+            return {name: file.get_slice(name)[row : row + 1] for name in TENSORS[shard.kind]}
+        except SafetensorError as error:
+            raise ShardCorruptError(f"shard {shard.digest}, row {row}: {error}") from error
+
+    def is_there(self, shard: ShardDescription) -> bool:
+        """Whether reading would not wait."""
+        return self._path(shard).is_file()
+
+    def _path(self, shard: ShardDescription) -> Path:
+        return self._folder / shard_name(shard.digest)
+
+    def _opened(self, shard: ShardDescription) -> Any:
+        if shard.digest in self._open:
+            self._open.move_to_end(shard.digest)
+            return self._open[shard.digest]
+        self._await(shard)
+        file = _open_checked(self._path(shard), shard)
+        self._open[shard.digest] = file
+        if len(self._open) > _OPEN_SHARDS:
+            self._open.popitem(last=False)
+        return file
+
+    def _await(self, shard: ShardDescription) -> None:
+        deadline = time.monotonic() + self._wait_s
+        while not self.is_there(shard):
+            if time.monotonic() >= deadline:
+                raise ShardMissingError(
+                    f"{shard.kind} shard {shard.digest} did not arrive in {self._wait_s:g} s"
+                )
+            if self._while_waiting is not None:
+                self._while_waiting(shard)
+            time.sleep(_WAIT_LOOK_S)
+
+
+def _open_checked(path: Path, shard: ShardDescription) -> Any:
+    """The mapped file, once its header says what the description says."""
+    try:
+        file: Any = safe_open(path, framework="pt")
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
+        rows = _check_tensors(shard.kind, shapes)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ShardCorruptError(f"shard {shard.digest}: {error}") from error
+    if rows != len(shard.spec.entries):
+        raise ShardCorruptError(
+            f"shard {shard.digest} has {rows} rows, its spec {len(shard.spec.entries)}"
+        )
+    return file
