@@ -1,0 +1,290 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import HiDreamImagePipeline, HiDreamImageTransformer2DModel
+
+from trainer_core.hidream.loading import load_scheduler, load_transformer, load_vae
+from trainer_core.hidream.objective import (
+    _sequence,
+    flow_loss,
+    noisy_latents,
+    predict_velocity,
+    velocity_target,
+)
+from trainer_core.hidream.sampling import pipeline_for_sampling, sample_image
+from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.hidream.vae import Moments, decode, draw_latents, encode_images
+
+LAYERS = 3
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def text_of(batch: int, seed: int = 1) -> TextEmbeddings:
+    return TextEmbeddings(
+        draw(batch, 128, 48, seed=seed),
+        draw(batch, LAYERS, 128, 64, seed=seed + 1),
+        draw(batch, 64, seed=seed + 2),
+    )
+
+
+@pytest.fixture(scope="module")
+def transformer(tiny_folder: Path) -> HiDreamImageTransformer2DModel:
+    return load_transformer(tiny_folder, torch.float32)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 12), (12, 6)])
+def test_train_mode_gives_exactly_what_eval_mode_gives(
+    transformer: HiDreamImageTransformer2DModel, size: tuple[int, int]
+) -> None:
+    noisy, timesteps, text = draw(2, 16, *size), torch.tensor([300.0, 700.5]), text_of(2)
+    with torch.no_grad():
+        trained = predict_velocity(transformer.train(), noisy, timesteps, text)
+        evaluated = predict_velocity(transformer.eval(), noisy, timesteps, text)
+
+    assert trained.shape == noisy.shape
+    assert torch.equal(trained, evaluated)
+
+
+def test_the_stock_call_has_the_opposite_sign(transformer: HiDreamImageTransformer2DModel) -> None:
+    noisy, timesteps, text = draw(1, 16, 8, 8), torch.tensor([500.0]), text_of(1)
+    with torch.no_grad():
+        stock = transformer.eval()(
+            hidden_states=noisy,
+            timesteps=timesteps,
+            encoder_hidden_states_t5=text.t5,
+            encoder_hidden_states_llama3=text.llama.transpose(0, 1),
+            pooled_embeds=text.pooled,
+        ).sample
+        ours = predict_velocity(transformer, noisy, timesteps, text)
+
+    assert torch.equal(ours, -stock)
+
+
+def test_a_square_sequence_of_exact_length_equals_the_stock_call(
+    transformer: HiDreamImageTransformer2DModel,
+) -> None:
+    noisy, timesteps, text = draw(2, 16, 8, 8), torch.tensor([100.0, 900.0]), text_of(2)
+    arguments = {
+        "timesteps": timesteps,
+        "encoder_hidden_states_t5": text.t5,
+        "encoder_hidden_states_llama3": text.llama.transpose(0, 1),
+        "pooled_embeds": text.pooled,
+    }
+    with torch.no_grad():
+        four_d = transformer.eval()(hidden_states=noisy, **arguments).sample
+        three_d = transformer(**_sequence(noisy, 2), **arguments).sample
+
+    assert torch.equal(three_d, four_d)
+
+
+def test_a_batch_as_large_as_the_layers_keeps_samples_apart(
+    transformer: HiDreamImageTransformer2DModel,
+) -> None:
+    noisy, text = draw(LAYERS, 16, 8, 12), text_of(LAYERS)
+    timesteps = torch.tensor([200.0, 500.0, 800.0])
+    with torch.no_grad():
+        together = predict_velocity(transformer.train(), noisy, timesteps, text)
+        alone = [
+            predict_velocity(transformer, noisy[i : i + 1], timesteps[i : i + 1], text.row(i))
+            for i in range(LAYERS)
+        ]
+
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 12)])
+def test_gradient_reaches_routed_experts_and_gates(
+    transformer: HiDreamImageTransformer2DModel, size: tuple[int, int]
+) -> None:
+    transformer.train().requires_grad_(True)
+    transformer.zero_grad()
+
+    prediction = predict_velocity(
+        transformer, draw(1, 16, *size), torch.tensor([500.0]), text_of(1)
+    )
+    flow_loss(prediction, draw(1, 16, *size, seed=9)).mean().backward()
+
+    without = [n for n, p in transformer.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not [name for name in without if "experts" in name or "gate" in name]
+
+
+def test_the_exact_velocity_leads_from_noise_to_data_in_one_stride() -> None:
+    latents, noise = draw(1, 16, 4, 4).double(), draw(1, 16, 4, 4, seed=5).double()
+    sigma = torch.tensor([0.7], dtype=torch.float64)
+
+    point = noisy_latents(latents, noise, sigma)
+
+    arrived = point - 0.7 * velocity_target(latents, noise)
+    torch.testing.assert_close(arrived, latents, atol=1e-14, rtol=0)
+    assert flow_loss(velocity_target(latents, noise), noise - latents).item() == 0.0
+
+
+def test_the_stock_sampler_follows_our_velocity_to_the_data(
+    transformer: HiDreamImageTransformer2DModel, tiny_folder: Path
+) -> None:
+    """A network that knew the picture would make the stock pipeline draw it."""
+    latents, text = draw(1, 16, 8, 8, seed=3).double(), text_of(1)
+    scheduler, vae = load_scheduler(tiny_folder), load_vae(tiny_folder, torch.float32)
+    pipeline = pipeline_for_sampling(transformer.eval(), vae, scheduler)
+    pipeline.default_sample_size = 8
+    start = draw(1, 16, 8, 8, seed=4).double()
+
+    class Oracle(torch.nn.Module):
+        config = transformer.config
+        max_seq = transformer.max_seq
+        dtype = torch.float64
+        device = torch.device("cpu")
+
+        def forward(self, hidden_states: torch.Tensor, timesteps: torch.Tensor, **_: object):
+            sigma = timesteps.view(-1, 1, 1, 1).double() / 1000
+            velocity = (hidden_states - latents) / sigma  # noise - latents on the line
+            return (-velocity,)  # the network's own sign
+
+    pipeline.transformer = Oracle()
+    result = pipeline(
+        height=64,
+        width=64,
+        num_inference_steps=4,
+        guidance_scale=1.0,
+        latents=start,
+        prompt_embeds_t5=text.t5,
+        prompt_embeds_llama3=text.llama.transpose(0, 1),
+        pooled_prompt_embeds=text.pooled,
+        output_type="latent",
+    ).images
+
+    torch.testing.assert_close(result.double(), latents, atol=1e-5, rtol=0)
+
+
+def test_wrong_batches_and_odd_sides_are_refused(
+    transformer: HiDreamImageTransformer2DModel,
+) -> None:
+    with pytest.raises(ValueError, match="2 texts"):
+        predict_velocity(transformer, draw(1, 16, 8, 8), torch.tensor([5.0]), text_of(2))
+    with pytest.raises(ValueError, match="patches of 2"):
+        predict_velocity(transformer, draw(1, 16, 7, 8), torch.tensor([5.0]), text_of(1))
+
+
+@pytest.mark.parametrize("size", [(256, 256), (192, 320), (64, 128), (320, 192)])
+def test_a_sample_has_the_asked_size_and_leaves_the_mode(
+    transformer: HiDreamImageTransformer2DModel, tiny_folder: Path, size: tuple[int, int]
+) -> None:
+    transformer.train()
+    transformer.final_layer.eval()
+    vae, scheduler = load_vae(tiny_folder, torch.float32), load_scheduler(tiny_folder)
+
+    picture = sample_image(
+        transformer,
+        vae,
+        scheduler,
+        text_of(1),
+        text_of(1, seed=20),
+        width_px=size[0],
+        height_px=size[1],
+        steps=2,
+        guidance=4.0,
+        seed=11,
+    )
+
+    assert picture.size == size
+    assert transformer.training
+    assert not transformer.final_layer.training
+    transformer.train()
+
+
+def test_a_sample_equals_the_stock_pipelines_picture(
+    transformer: HiDreamImageTransformer2DModel, tiny_folder: Path
+) -> None:
+    text, negative = text_of(1), text_of(1, seed=20)
+    ours = sample_image(
+        transformer,
+        load_vae(tiny_folder, torch.float32),
+        load_scheduler(tiny_folder),
+        text,
+        negative,
+        width_px=256,
+        height_px=256,
+        steps=2,
+        guidance=3.0,
+        seed=5,
+    )
+    stock = HiDreamImagePipeline.from_pretrained(tiny_folder, local_files_only=True)
+    stock.default_sample_size = 32
+    expected = stock(
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(5),
+        prompt_embeds_t5=text.t5,
+        prompt_embeds_llama3=text.llama.transpose(0, 1),
+        pooled_prompt_embeds=text.pooled,
+        negative_prompt_embeds_t5=negative.t5,
+        negative_prompt_embeds_llama3=negative.llama.transpose(0, 1),
+        negative_pooled_prompt_embeds=negative.pooled,
+    ).images[0]
+
+    assert ours.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 12)])
+@pytest.mark.parametrize("how", ["weights", "autocast"])
+def test_bf16_is_near_fp32_and_samples_with_an_fp32_vae(
+    transformer: HiDreamImageTransformer2DModel, tiny_folder: Path, size: tuple[int, int], how: str
+) -> None:
+    noisy, timesteps, text = draw(2, 16, *size), torch.tensor([300.0, 700.5]), text_of(2)
+    with torch.no_grad():
+        exact = predict_velocity(transformer.train(), noisy, timesteps, text)
+    autocast = how == "autocast"
+    kind = torch.float32 if autocast else torch.bfloat16
+    model = transformer if autocast else load_transformer(tiny_folder, kind).train()
+    given = text.to(device=torch.device("cpu"), dtype=kind)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        rounded = predict_velocity(model, noisy.to(kind), timesteps, given)
+        picture = sample_image(
+            model,
+            load_vae(tiny_folder, torch.float32),
+            load_scheduler(tiny_folder),
+            given.row(0),
+            given.row(1),
+            width_px=64,
+            height_px=128,
+            steps=1,
+            guidance=2.0,
+            seed=1,
+        )
+
+    assert float((rounded.float() - exact).abs().mean()) < 0.05
+    assert picture.size == (64, 128)
+
+
+def test_every_size_on_the_grid_survives_the_pipelines_rounding(tiny_folder: Path) -> None:
+    for width in range(64, 2049, 16):
+        for height in range(64, 2049, 16):
+            side = math.sqrt(width * height) * (1 + 1e-9) / 8
+            scale = math.sqrt((side * 8) ** 2 / (width * height))
+            assert (int(width * scale // 16 * 16), int(height * scale // 16 * 16)) == (
+                width,
+                height,
+            )
+
+
+def test_latents_are_drawn_from_the_posterior_and_scaled_and_come_back(tiny_folder: Path) -> None:
+    vae = load_vae(tiny_folder, torch.float32)
+    moments = encode_images(vae, draw(2, 3, 64, 96).clamp(-1, 1))
+    assert isinstance(moments, Moments)
+    assert moments.mean.shape == moments.std.shape == (2, 16, 8, 12)
+
+    first = draw_latents(vae, *moments, torch.Generator().manual_seed(1))
+    again = draw_latents(vae, *moments, torch.Generator().manual_seed(1))
+    other = draw_latents(vae, *moments, torch.Generator().manual_seed(2))
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    mean = draw_latents(vae, moments.mean, torch.zeros_like(moments.std), torch.Generator())
+    with torch.no_grad():
+        expected = vae.decode(moments.mean).sample
+    torch.testing.assert_close(decode(vae, mean), expected, atol=1e-4, rtol=1e-4)

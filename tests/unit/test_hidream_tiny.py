@@ -1,0 +1,115 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import HiDreamImagePipeline
+
+from trainer_core.config.base_models import DESCRIPTION_NAME, read_base_models
+from trainer_core.errors import BaseModelError
+from trainer_core.hidream.loading import (
+    load_scheduler,
+    load_text_encoders,
+    load_transformer,
+    load_vae,
+)
+from trainer_core.hidream.tiny import TINY_NAME, make_tiny
+
+MODEL_CLASSES = {
+    "scheduler": "FlowMatchEulerDiscreteScheduler",
+    "text_encoder": "CLIPTextModelWithProjection",
+    "text_encoder_2": "CLIPTextModelWithProjection",
+    "text_encoder_3": "T5EncoderModel",
+    "text_encoder_4": "LlamaForCausalLM",
+    "tokenizer": "CLIPTokenizer",
+    "tokenizer_2": "CLIPTokenizer",
+    "tokenizer_3": "T5Tokenizer",
+    "transformer": "HiDreamImageTransformer2DModel",
+    "vae": "AutoencoderKL",
+}
+
+
+def test_it_has_the_parts_and_the_classes_of_the_real_model(tiny_folder: Path) -> None:
+    index = json.loads((tiny_folder / "model_index.json").read_text())
+
+    assert index["_class_name"] == "HiDreamImagePipeline"
+    assert {name: index[name][1] for name in MODEL_CLASSES} == MODEL_CLASSES
+    assert "tokenizer_4" in index
+    HiDreamImagePipeline.from_pretrained(tiny_folder, local_files_only=True)
+
+
+def test_making_it_twice_gives_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+
+    make_tiny(tmp_path / "again")
+
+    first = (tiny_folder / DESCRIPTION_NAME).read_bytes()
+    assert (tmp_path / "again" / DESCRIPTION_NAME).read_bytes() == first
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
+
+
+def test_it_is_on_the_operators_list(tiny_models_dir: Path) -> None:
+    base = read_base_models(tiny_models_dir)[TINY_NAME]
+
+    assert base.transformer_config["llama_layers"] == [0, 1, 2, 2]
+
+
+def test_a_strangers_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("mine")
+
+    with pytest.raises(BaseModelError, match="not empty"):
+        make_tiny(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_parts_load_in_the_asked_type_frozen_where_nothing_trains_them(tiny_folder: Path) -> None:
+    transformer = load_transformer(tiny_folder, torch.bfloat16)
+    vae = load_vae(tiny_folder, torch.float32)
+    encoders = load_text_encoders(tiny_folder, torch.float32, text_encoder_4="int8-quanto")
+
+    assert {p.dtype for p in transformer.parameters()} == {torch.bfloat16}
+    assert not any(p.requires_grad for p in vae.parameters())
+    assert not vae.training
+    assert load_scheduler(tiny_folder).config.shift == 3.0
+    assert not any(m.training for m in (encoders.clip_l, encoders.t5, encoders.llama))
+    assert type(encoders.llama.model.layers[0].self_attn.q_proj).__name__ == "QLinear"
+    assert type(encoders.t5.encoder.block[0].layer[0].SelfAttention.q).__name__ == "Linear"
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "scheduler", "tokenizer_3"])
+def test_a_folder_without_a_part_is_named(tiny_folder: Path, tmp_path: Path, part: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder, ignore=shutil.ignore_patterns(part))
+    load = {
+        "transformer": lambda: load_transformer(folder, torch.float32),
+        "vae": lambda: load_vae(folder, torch.float32),
+        "scheduler": lambda: load_scheduler(folder),
+        "tokenizer_3": lambda: load_text_encoders(folder, torch.float32),
+    }[part]
+
+    with pytest.raises(BaseModelError, match=f"lacks the folder '{part}'"):
+        load()
+
+
+def test_a_torn_weight_file_is_a_base_model_error(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder / "transformer", tmp_path / "transformer")
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+    with pytest.raises(BaseModelError, match="transformer"):
+        load_transformer(tmp_path, torch.float32)
+
+
+def test_a_model_built_for_inference_output_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder / "transformer", tmp_path / "transformer")
+    config = tmp_path / "transformer" / "config.json"
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "force_inference_output": True})
+    )
+
+    with pytest.raises(BaseModelError, match="force_inference_output"):
+        load_transformer(tmp_path, torch.float32)

@@ -1,0 +1,115 @@
+"""`python -m trainer_core COMMAND`: the training library as processes of its own.
+
+Exit status: 0 done; 2 wrong usage; 70 the supervisor died; 75 (train) stopped on request.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer_core.supervision import (
+    EXIT_ORPHANED,
+    SupervisorGoneError,
+    parse_supervisor,
+    start_watch,
+)
+
+_DEFAULT_INSPECT_BYTES = 2 << 30
+"""Four copies of the largest picture allowed, and the interpreter."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command. Each imports what it needs itself: ``inspect`` never sees torch."""
+    if argv[:1] == ["train"]:
+        from trainer_core.engine.command import main as train  # noqa: PLC0415 - imports torch
+
+        return train(argv[1:])
+    args = _parser().parse_args(argv)
+    if "supervisor" in args and args.supervisor is not None:
+        try:
+            start_watch(*args.supervisor)
+        except SupervisorGoneError as error:
+            print(error.message, file=sys.stderr)  # noqa: T201 - nobody reads events here
+            return EXIT_ORPHANED
+    match args.command:
+        case "make-tiny":
+            return _make_tiny(args.folder)
+        case "inspect":
+            from trainer_core.data import inspect_command  # noqa: PLC0415
+
+            return inspect_command.serve(reply_fd=args.reply_fd, memory_bytes=args.memory_bytes)
+        case "encode":
+            from trainer_core.hidream import encode_command  # noqa: PLC0415 - imports torch
+
+            return encode_command.serve(
+                models_dir=args.models_dir, reply_fd=args.reply_fd, device=args.device
+            )
+    raise AssertionError(args.command)
+
+
+def _make_tiny(folder: Path) -> int:
+    from trainer_core.config.base_models import read_base_model  # noqa: PLC0415
+    from trainer_core.hidream.tiny import make_tiny  # noqa: PLC0415 - imports torch
+
+    make_tiny(folder)
+    print(read_base_model(folder).digest)  # noqa: T201 - the command's output
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainer_core", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    # Only here to be listed: its arguments are parsed where the engine is.
+    commands.add_parser("train", help="train one run as its job file says", add_help=False)
+    encode = _server(commands, "encode", "encode pictures and captions into cache shards")
+    encode.add_argument(
+        "--models-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of base models, each with its reverie-base.json",
+    )
+    encode.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is"
+    )
+    inspect = _server(commands, "inspect", "decode pictures and tell their sizes")
+    inspect.add_argument(
+        "--memory-bytes",
+        type=int,
+        default=_DEFAULT_INSPECT_BYTES,
+        metavar="N",
+        help="address space of the process (default: 2 GiB)",
+    )
+    tiny = commands.add_parser("make-tiny", help="write a tiny random base model")
+    tiny.add_argument("folder", type=Path, metavar="DIR", help="where to; nothing may be there yet")
+    return parser
+
+
+def _server(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, what: str
+) -> argparse.ArgumentParser:
+    """A command that answers JSON lines on stdin until it is closed."""
+    parser = commands.add_parser(
+        name,
+        help=what,
+        description=f"Answers requests (one JSON object a line on stdin) to {what}.",
+    )
+    parser.add_argument(
+        "--reply-fd",
+        type=int,
+        required=True,
+        metavar="N",
+        help="open descriptor for the replies, one JSON object a line",
+    )
+    parser.add_argument(
+        "--supervisor",
+        type=parse_supervisor,
+        metavar="PID:START_TICKS",
+        help="process to end with; start time as in field 22 of /proc/PID/stat",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

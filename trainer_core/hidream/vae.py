@@ -1,0 +1,49 @@
+"""Pictures to latents and back. Letters: N pictures, C channels (16), h × w cells of 8 px."""
+
+from typing import NamedTuple
+
+import torch
+from diffusers import AutoencoderKL
+
+
+class Moments(NamedTuple):
+    """The posterior of N pictures: what is cached, so that each visit may draw anew."""
+
+    mean: torch.Tensor
+    """[N, C, h, w], fp32, before shift and scale."""
+    std: torch.Tensor
+    """[N, C, h, w], fp32."""
+
+
+@torch.no_grad()
+def encode_images(vae: AutoencoderKL, images: torch.Tensor) -> Moments:
+    """Posterior moments of pictures [N, 3, H, W] with values in [-1, 1], sides multiples of 8.
+
+    Whole pictures, never tiles: blended tiles give other latents. Computed in the VAE's dtype on
+    its device; returned as fp32 on the CPU.
+    """
+    posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
+    return Moments(posterior.mean.float().cpu(), posterior.std.float().cpu())
+
+
+def draw_latents(
+    vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Latents [N, C, h, w] in the transformer's convention, drawn on the CPU by ``generator``."""
+    shift, scale = latent_shift_and_scale(vae)
+    noise = torch.randn(mean.shape, generator=generator, dtype=torch.float32)
+    return (mean + std * noise - shift) * scale
+
+
+def latent_shift_and_scale(vae: AutoencoderKL) -> tuple[float, float]:
+    """(latents - shift) * scale is what the transformer sees; from the VAE's config."""
+    return float(vae.config.shift_factor), float(vae.config.scaling_factor)
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+    """Pictures [N, 3, H, W] in about [-1, 1], fp32, of latents in the transformer's convention."""
+    shift, scale = latent_shift_and_scale(vae)
+    unscaled = (latents / scale + shift).to(vae.device, vae.dtype)
+    pictures: torch.Tensor = vae.decode(unscaled, return_dict=False)[0]
+    return pictures.float()
