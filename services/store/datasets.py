@@ -1,0 +1,227 @@
+"""Datasets: declared, uploaded, verified; immutable once completed."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+from psycopg.types.json import Jsonb
+
+from services.domain.errors import NotFoundError, Problem
+from services.domain.ids import new_id
+from services.store.database import WORK, Connection, columns_of, notify
+
+Media = Literal["image", "caption"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """One row of ``datasets``."""
+
+    dataset_id: str
+    tenant_id: str
+    name: str
+    status: str
+    """``uploading``, ``verifying``, ``ready`` or ``rejected``."""
+    errors: list[dict[str, Any]]
+    """Problems as ``{pointer, code, message}``; the pointer is a file's path."""
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewFile:
+    """A file that the tenant says it will upload."""
+
+    path: str
+    """Relative, ``/`` separated."""
+    media: Media
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetFile:
+    """One row of ``dataset_files``."""
+
+    path: str
+    media: Media
+    size_bytes: int
+    sha256: str
+    width_px: int | None
+    """As displayed (EXIF turned); None until verified, and for captions."""
+    height_px: int | None
+    text: str | None
+    """Content of a caption file; None until verified, and for images."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileFacts:
+    """What verification found out about one file."""
+
+    path: str
+    width_px: int | None = None
+    height_px: int | None = None
+    text: str | None = None
+
+
+_CREATE: Final = SQL("""
+INSERT INTO datasets (dataset_id, tenant_id, name, status)
+VALUES (%s, %s, %s, 'uploading')
+RETURNING {columns}
+""").format(columns=columns_of(Dataset))
+_ADD_FILE: Final = """
+INSERT INTO dataset_files (dataset_id, tenant_id, path, media, size_bytes, sha256)
+VALUES (%s, %s, %s, %s, %s, %s)
+"""
+
+
+def create(conn: Connection, tenant_id: str, name: str, files: Sequence[NewFile]) -> Dataset:
+    """A new dataset of these files, open for uploads; paths are unique among them."""
+    with conn.cursor(row_factory=class_row(Dataset)) as cursor:
+        dataset = cursor.execute(_CREATE, (new_id("ds"), tenant_id, name)).fetchone()
+        assert dataset is not None
+        cursor.executemany(
+            _ADD_FILE,
+            [
+                (dataset.dataset_id, tenant_id, f.path, f.media, f.size_bytes, f.sha256)
+                for f in files
+            ],
+        )
+    return dataset
+
+
+_GET: Final = SQL("""
+SELECT {columns} FROM datasets WHERE tenant_id = %s AND dataset_id = %s
+""").format(columns=columns_of(Dataset))
+
+
+def get(conn: Connection, tenant_id: str, dataset_id: str) -> Dataset:
+    """Raises NotFoundError."""
+    with conn.cursor(row_factory=class_row(Dataset)) as cursor:
+        dataset = cursor.execute(_GET, (tenant_id, dataset_id)).fetchone()
+    if dataset is None:
+        raise NotFoundError("dataset", dataset_id)
+    return dataset
+
+
+_LIST: Final = SQL("""
+SELECT {columns} FROM datasets
+WHERE tenant_id = %(tenant_id)s AND (%(after)s::text IS NULL OR dataset_id < %(after)s)
+ORDER BY dataset_id DESC LIMIT %(limit)s
+""").format(columns=columns_of(Dataset))
+
+
+def list_page(
+    conn: Connection, tenant_id: str, limit: int, after: str | None = None
+) -> list[Dataset]:
+    """Newest first; ``after`` is the last id of the page before."""
+    facts = {"tenant_id": tenant_id, "limit": limit, "after": after}
+    with conn.cursor(row_factory=class_row(Dataset)) as cursor:
+        return cursor.execute(_LIST, facts).fetchall()
+
+
+_FILES: Final = SQL("""
+SELECT {columns} FROM dataset_files WHERE tenant_id = %s AND dataset_id = %s
+ORDER BY path COLLATE "C"
+""").format(columns=columns_of(DatasetFile))
+
+
+def files(conn: Connection, tenant_id: str, dataset_id: str) -> list[DatasetFile]:
+    """The files of a dataset by path; raises NotFoundError where there is no such dataset."""
+    with conn.cursor(row_factory=class_row(DatasetFile)) as cursor:
+        found = cursor.execute(_FILES, (tenant_id, dataset_id)).fetchall()
+    if not found:
+        get(conn, tenant_id, dataset_id)
+    return found
+
+
+_COMPLETE: Final = """
+UPDATE datasets SET status = 'verifying', ring_after = clock_timestamp(),
+    updated_at = clock_timestamp()
+WHERE tenant_id = %s AND dataset_id = %s AND status = 'uploading'
+RETURNING true
+"""
+
+
+def complete(conn: Connection, tenant_id: str, dataset_id: str) -> Dataset:
+    """No more files: verification begins. Doing it twice changes nothing. Raises NotFoundError."""
+    if conn.execute(_COMPLETE, (tenant_id, dataset_id)).fetchone() is not None:
+        notify(conn, WORK)
+    return get(conn, tenant_id, dataset_id)
+
+
+_TO_VERIFY: Final = SQL("""
+UPDATE datasets SET ring_after = clock_timestamp() + interval '1 minute'
+WHERE tenant_id = %s AND dataset_id = %s AND status = 'verifying'
+RETURNING {columns}
+""").format(columns=columns_of(Dataset))
+
+
+def to_verify(conn: Connection, tenant_id: str, dataset_id: str) -> Dataset | None:
+    """The dataset, if it waits for verification; it is not rung for again for a minute.
+
+    Two may verify the same dataset; both find the same.
+    """
+    with conn.cursor(row_factory=class_row(Dataset)) as cursor:
+        return cursor.execute(_TO_VERIFY, (tenant_id, dataset_id)).fetchone()
+
+
+_VERIFY_LATER: Final = """
+UPDATE datasets SET ring_after = clock_timestamp() + make_interval(secs => %s)
+WHERE tenant_id = %s AND dataset_id = %s AND status = 'verifying'
+"""
+
+
+def verify_later(conn: Connection, tenant_id: str, dataset_id: str, *, after_s: float) -> None:
+    """Verification could not be done now (the object store is away): ring again after a while."""
+    conn.execute(_VERIFY_LATER, (after_s, tenant_id, dataset_id))
+
+
+_LOCK_VERIFYING: Final = """
+SELECT true FROM datasets
+WHERE tenant_id = %s AND dataset_id = %s AND status = 'verifying' FOR UPDATE
+"""
+_SET_FACTS: Final = """
+UPDATE dataset_files SET width_px = %s, height_px = %s, text = %s
+WHERE tenant_id = %s AND dataset_id = %s AND path = %s
+"""
+_END: Final = """
+UPDATE datasets SET status = %s, errors = %s, ring_after = NULL, updated_at = clock_timestamp()
+WHERE tenant_id = %s AND dataset_id = %s
+"""
+_WAKE_RUNS: Final = """
+UPDATE runs SET ring_after = clock_timestamp()
+WHERE tenant_id = %s AND status = 'queued' AND stage = 'admission'
+    AND EXISTS (SELECT FROM jsonb_each_text(datasets) WHERE value = %s)
+"""
+
+
+def record_verified(
+    conn: Connection, tenant_id: str, dataset_id: str, facts: Sequence[FileFacts]
+) -> None:
+    """All files are as declared: ``ready``. Changes nothing where that is decided already."""
+    if conn.execute(_LOCK_VERIFYING, (tenant_id, dataset_id)).fetchone() is None:
+        return
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            _SET_FACTS,
+            [(f.width_px, f.height_px, f.text, tenant_id, dataset_id, f.path) for f in facts],
+        )
+    _end(conn, tenant_id, dataset_id, "ready", [])
+
+
+def reject(conn: Connection, tenant_id: str, dataset_id: str, errors: Sequence[Problem]) -> None:
+    """Some files cannot be used: ``rejected``. Changes nothing where that is decided already."""
+    if conn.execute(_LOCK_VERIFYING, (tenant_id, dataset_id)).fetchone() is not None:
+        _end(conn, tenant_id, dataset_id, "rejected", [asdict(error) for error in errors])
+
+
+def _end(
+    conn: Connection, tenant_id: str, dataset_id: str, status: str, errors: list[dict[str, Any]]
+) -> None:
+    conn.execute(_END, (status, Jsonb(errors), tenant_id, dataset_id))
+    conn.execute(_WAKE_RUNS, (tenant_id, dataset_id))
+    notify(conn, WORK)

@@ -1,0 +1,104 @@
+"""Idempotency keys, written in the same transaction as the row that they protect."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from psycopg.errors import LockNotAvailable
+from psycopg.types.json import Jsonb
+
+from services.domain.errors import IdempotencyInFlightError, IdempotencyMismatchError
+from services.store.database import Connection
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replay:
+    """The answer that was given to the first request with this key."""
+
+    status: int
+    body: dict[str, Any]
+
+
+_BEGIN: Final = """
+INSERT INTO idempotency_keys (tenant_id, method, path, key, fingerprint)
+VALUES (%(tenant_id)s, %(method)s, %(path)s, %(key)s, %(fingerprint)s)
+ON CONFLICT (tenant_id, method, path, key) DO UPDATE
+    SET fingerprint = excluded.fingerprint, status = NULL, body = NULL,
+        created_at = clock_timestamp()
+    WHERE idempotency_keys.created_at < clock_timestamp() - interval '7 days'
+RETURNING true
+"""
+_GET: Final = """
+SELECT fingerprint, status, body FROM idempotency_keys
+WHERE tenant_id = %(tenant_id)s AND method = %(method)s AND path = %(path)s AND key = %(key)s
+"""
+# A second request waits here while the first one's transaction runs; it must not wait for long.
+_PATIENCE: Final = "SET LOCAL lock_timeout = '2s'"
+_PATIENCE_OVER: Final = "SET LOCAL lock_timeout = 0"
+
+
+def begin(  # noqa: PLR0917 - the scope of a key, in the order in which it is written
+    conn: Connection, tenant_id: str, method: str, path: str, key: str, fingerprint: str
+) -> Replay | None:
+    """Take the key for this request, or find the answer that was given before.
+
+    Args:
+        fingerprint: SHA-256 of the request body.
+
+    Returns:
+        None where the request is to be worked on now, in this transaction; call ``finish`` then.
+
+    Raises:
+        IdempotencyMismatchError: the key was used with another body.
+        IdempotencyInFlightError: the first request with this key is not answered yet.
+    """
+    facts = {
+        "tenant_id": tenant_id,
+        "method": method,
+        "path": path,
+        "key": key,
+        "fingerprint": fingerprint,
+    }
+    if _take(conn, facts):
+        return None
+    row = conn.execute(_GET, facts).fetchone()
+    if row is None:
+        raise IdempotencyInFlightError(f"the first request with key {key} is just ending")
+    known_fingerprint, status, body = row
+    if known_fingerprint != fingerprint:
+        raise IdempotencyMismatchError(f"key {key} was used with another body")
+    if status is None:
+        raise IdempotencyInFlightError(f"the first request with key {key} is still at work")
+    return Replay(status=status, body=body)
+
+
+_FINISH: Final = """
+UPDATE idempotency_keys SET status = %s, body = %s
+WHERE tenant_id = %s AND method = %s AND path = %s AND key = %s
+"""
+
+
+def finish(
+    conn: Connection,
+    tenant_id: str,
+    method: str,
+    path: str,
+    key: str,
+    *,
+    status: int,
+    body: dict[str, Any],
+) -> None:
+    """Keep the answer for later requests with this key."""
+    conn.execute(_FINISH, (status, Jsonb(body), tenant_id, method, path, key))
+
+
+def _take(conn: Connection, facts: dict[str, str]) -> bool:
+    conn.execute(_PATIENCE)
+    try:
+        with conn.transaction():
+            taken = conn.execute(_BEGIN, facts).fetchone()
+    except LockNotAvailable:
+        raise IdempotencyInFlightError(
+            f"the first request with key {facts['key']} is still at work"
+        ) from None
+    conn.execute(_PATIENCE_OVER)
+    return taken is not None

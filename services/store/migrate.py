@@ -1,0 +1,36 @@
+"""Bring the schema up to date: ``python -m services.store.migrate``; safe to run many at once."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine, pool
+
+from services.settings.env import Settings
+
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_LOCK: Final = 0x7265766572696500
+"""Advisory lock of this service's migrations: "reverie" in ASCII."""
+
+
+def migrate(url: str) -> None:
+    """Run the migrations that are missing, all in one transaction; whoever comes second waits."""
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    engine = create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(url, connect_timeout=5),
+        poolclass=pool.NullPool,
+    )
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    migrate(Settings.from_env(os.environ).database_url)

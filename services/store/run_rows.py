@@ -1,0 +1,57 @@
+"""The row of a run, shared by the tenant's view of it and the ledger's."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from services.domain.states import OVER, RunStatus
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One row of ``runs``; see the schema for what each column means."""
+
+    run_id: str
+    tenant_id: str
+    request: dict[str, Any]
+    plan: dict[str, Any]
+    plan_digest: str
+    warnings: list[str]
+    base_model: str
+    datasets: dict[str, str]
+    data_index: dict[str, Any] | None
+    metadata: dict[str, Any]
+    gpu_class: str
+    priority: int
+    status: str
+    """A ``services.domain.states.RunStatus``."""
+    stage: str | None
+    status_reason: dict[str, Any] | None
+    version: int
+    event_seq: int
+    fence: int
+    worker_id: str | None
+    lease_until: datetime | None
+    offered_until: datetime | None
+    ring_after: datetime | None
+    attempts_without_progress: int
+    step: int
+    max_steps: int
+    checkpoint_step: int
+    result_step: int | None
+    result_key_prefix: str | None
+    result_manifest_sha256: str | None
+    result_size_bytes: int | None
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether an attempt is under way; its lease may have run out and wait for the sweep."""
+        return self.lease_until is not None
+
+    @property
+    def is_over(self) -> bool:
+        return RunStatus(self.status) in OVER

@@ -1,0 +1,226 @@
+"""Runs as their tenants see them: created, read, canceled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+from psycopg.types.json import Jsonb
+
+from services.domain.errors import NotFoundError
+from services.domain.ids import new_id
+from services.domain.ledger import ChildEvent
+from services.domain.states import RunStatus, Stage
+from services.store import journal, moves
+from services.store.database import WORK, Connection, columns_of, notify
+from services.store.run_rows import Run
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewRun:
+    """What a request becomes once it is understood."""
+
+    request: dict[str, Any]
+    """As sent."""
+    plan: dict[str, Any]
+    """``trainer_core.config.plan.Plan`` as JSON."""
+    plan_digest: str
+    warnings: list[str] = field(default_factory=list)
+    base_model: str
+    """Name on the operator's list."""
+    datasets: dict[str, str]
+    """Backend id → dataset id."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    gpu_class: str
+    priority: int = 0
+    """Higher goes first."""
+    max_steps: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One row of ``events``."""
+
+    run_id: str
+    seq: int
+    """From 1, without gaps."""
+    fence: int
+    type: str
+    step: int
+    data: dict[str, Any]
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """One row of ``checkpoints``: a checkpoint that stands."""
+
+    run_id: str
+    step: int
+    fence: int
+    key_prefix: str
+    manifest_sha256: str
+    size_bytes: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One row of ``attempts``."""
+
+    attempt_id: str
+    run_id: str
+    fence: int
+    worker_id: str
+    from_step: int
+    """Of the checkpoint that it started from."""
+    last_step: int
+    """The last that it reported."""
+    outcome: str | None
+    """None while held; ``finished``, ``stopped``, ``failed``, ``lost``."""
+    reason: dict[str, Any] | None
+    started_at: datetime
+    ended_at: datetime | None
+
+
+_MISSING_DATASET: Final = """
+SELECT wanted FROM unnest(%s::text[]) AS wanted
+WHERE NOT EXISTS (SELECT FROM datasets WHERE tenant_id = %s AND dataset_id = wanted)
+"""
+_CREATE: Final = SQL("""
+INSERT INTO runs (run_id, tenant_id, request, plan, plan_digest, warnings, base_model, datasets,
+    metadata, gpu_class, priority, max_steps, status, stage, ring_after)
+VALUES (%(run_id)s, %(tenant_id)s, %(request)s, %(plan)s, %(plan_digest)s, %(warnings)s,
+    %(base_model)s, %(datasets)s, %(metadata)s, %(gpu_class)s, %(priority)s, %(max_steps)s,
+    'queued', 'admission', clock_timestamp())
+RETURNING {columns}
+""").format(columns=columns_of(Run))
+
+
+def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
+    """A new run, ``queued/admission``, with its event; NotFoundError names a missing dataset."""
+    missing = conn.execute(_MISSING_DATASET, (list(new.datasets.values()), tenant_id)).fetchone()
+    if missing is not None:
+        raise NotFoundError("dataset", missing[0])
+    facts = {
+        "run_id": new_id("run"),
+        "tenant_id": tenant_id,
+        "request": Jsonb(new.request),
+        "plan": Jsonb(new.plan),
+        "plan_digest": new.plan_digest,
+        "warnings": Jsonb(new.warnings),
+        "base_model": new.base_model,
+        "datasets": Jsonb(new.datasets),
+        "metadata": Jsonb(new.metadata),
+        "gpu_class": new.gpu_class,
+        "priority": new.priority,
+        "max_steps": new.max_steps,
+    }
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        run = cursor.execute(_CREATE, facts).fetchone()
+    assert run is not None
+    first = ChildEvent(type="run.queued", step=0, data={"stage": Stage.ADMISSION, "reason": None})
+    journal.append(conn, run.run_id, [first])
+    notify(conn, WORK)
+    return run
+
+
+_GET: Final = SQL("SELECT {columns} FROM runs WHERE tenant_id = %s AND run_id = %s").format(
+    columns=columns_of(Run)
+)
+
+
+def get(conn: Connection, tenant_id: str, run_id: str) -> Run:
+    """Raises NotFoundError."""
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        run = cursor.execute(_GET, (tenant_id, run_id)).fetchone()
+    if run is None:
+        raise NotFoundError("run", run_id)
+    return run
+
+
+_LIST: Final = SQL("""
+SELECT {columns} FROM runs
+WHERE tenant_id = %(tenant_id)s AND (%(after)s::text IS NULL OR run_id < %(after)s)
+ORDER BY run_id DESC LIMIT %(limit)s
+""").format(columns=columns_of(Run))
+
+
+def list_page(conn: Connection, tenant_id: str, limit: int, after: str | None = None) -> list[Run]:
+    """Newest first; ``after`` is the last id of the page before."""
+    facts = {"tenant_id": tenant_id, "limit": limit, "after": after}
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        return cursor.execute(_LIST, facts).fetchall()
+
+
+_LOCK: Final = SQL(
+    "SELECT {columns} FROM runs WHERE tenant_id = %s AND run_id = %s FOR UPDATE"
+).format(columns=columns_of(Run))
+
+
+def cancel(conn: Connection, tenant_id: str, run_id: str) -> Run:
+    """Ask for its end: at once where nobody holds it, else the holder is told at its next renewal.
+
+    Canceling what is being canceled, or was, changes nothing. Raises NotFoundError, and
+    IllegalMoveError where the run succeeded or failed before.
+    """
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        run = cursor.execute(_LOCK, (tenant_id, run_id)).fetchone()
+    if run is None:
+        raise NotFoundError("run", run_id)
+    if run.status in {RunStatus.CANCELING, RunStatus.CANCELED}:
+        return run
+    run = moves.move(conn, run, RunStatus.CANCELING, stage=Stage.STOPPING)
+    if not run.is_held:
+        run = moves.move(conn, run, RunStatus.CANCELED)
+    return run
+
+
+_EVENTS: Final = SQL("""
+SELECT {columns} FROM events
+WHERE tenant_id = %s AND run_id = %s AND seq > %s ORDER BY seq LIMIT %s
+""").format(columns=columns_of(Event))
+
+
+def events(
+    conn: Connection, tenant_id: str, run_id: str, after_seq: int, limit: int
+) -> list[Event]:
+    """Oldest first, beginning behind ``after_seq`` (0 for all); NotFoundError for no such run."""
+    with conn.cursor(row_factory=class_row(Event)) as cursor:
+        found = cursor.execute(_EVENTS, (tenant_id, run_id, after_seq, limit)).fetchall()
+    return _of_existing(conn, tenant_id, run_id, found)
+
+
+_CHECKPOINTS: Final = SQL("""
+SELECT {columns} FROM checkpoints WHERE tenant_id = %s AND run_id = %s ORDER BY step DESC
+""").format(columns=columns_of(Checkpoint))
+
+
+def checkpoints(conn: Connection, tenant_id: str, run_id: str) -> list[Checkpoint]:
+    """Those that stand, newest first; NotFoundError where there is no such run."""
+    with conn.cursor(row_factory=class_row(Checkpoint)) as cursor:
+        found = cursor.execute(_CHECKPOINTS, (tenant_id, run_id)).fetchall()
+    return _of_existing(conn, tenant_id, run_id, found)
+
+
+_ATTEMPTS: Final = SQL("""
+SELECT {columns} FROM attempts WHERE tenant_id = %s AND run_id = %s ORDER BY fence
+""").format(columns=columns_of(Attempt))
+
+
+def attempts(conn: Connection, tenant_id: str, run_id: str) -> list[Attempt]:
+    """Oldest first; NotFoundError where there is no such run."""
+    with conn.cursor(row_factory=class_row(Attempt)) as cursor:
+        found = cursor.execute(_ATTEMPTS, (tenant_id, run_id)).fetchall()
+    return _of_existing(conn, tenant_id, run_id, found)
+
+
+def _of_existing(conn: Connection, tenant_id: str, run_id: str, found: Sequence[T]) -> list[T]:
+    """``found``; where that is empty, the run at least has to exist."""
+    if not found:
+        get(conn, tenant_id, run_id)
+    return list(found)

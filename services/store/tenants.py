@@ -1,0 +1,44 @@
+"""Tenants and their API keys. A key is shown once; the database keeps its SHA-256."""
+
+import hashlib
+import secrets
+from typing import Final
+
+from services.domain.ids import new_id
+from services.store.database import Connection
+
+_CREATE_TENANT: Final = "INSERT INTO tenants (tenant_id, name) VALUES (%s, %s)"
+
+
+def create_tenant(conn: Connection, name: str) -> str:
+    """A new tenant; returns its id."""
+    tenant_id = new_id("ten")
+    conn.execute(_CREATE_TENANT, (tenant_id, name))
+    return tenant_id
+
+
+_CREATE_KEY: Final = """
+INSERT INTO api_keys (key_id, tenant_id, key_sha256, name) VALUES (%s, %s, %s, %s)
+"""
+
+
+def create_api_key(conn: Connection, tenant_id: str, name: str) -> tuple[str, str]:
+    """A new key of 256 random bits; returns its id and the key itself, ``rv_…``."""
+    key_id, plaintext = new_id("key"), f"rv_{secrets.token_urlsafe(32)}"
+    conn.execute(_CREATE_KEY, (key_id, tenant_id, _digest(plaintext), name))
+    return key_id, plaintext
+
+
+_TENANT_OF_KEY: Final = """
+SELECT tenant_id FROM api_keys WHERE key_sha256 = %s AND revoked_at IS NULL
+"""
+
+
+def tenant_of_key(conn: Connection, plaintext: str) -> str | None:
+    """The tenant whose key this is; None for a key that is unknown or revoked."""
+    row = conn.execute(_TENANT_OF_KEY, (_digest(plaintext),)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _digest(plaintext: str) -> str:
+    return hashlib.sha256(plaintext.encode()).hexdigest()

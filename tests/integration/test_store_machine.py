@@ -1,0 +1,139 @@
+"""Any order of what can happen to a run leaves it where a simple model of the ledger says."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.domain.errors import IllegalMoveError, LeaseLostError
+from services.domain.ledger import ChildEvent, Claim, Outcome, Wish
+from services.domain.states import OVER, RunStatus
+from services.store import dispatch, publications, runs
+from services.store.database import Database
+from tests.support.runs import LEASE, Ground, checkpoint_at, failure, result_of
+
+MAX_ATTEMPTS = 3
+ACTIONS = ("claim", "renew", "event", "checkpoint", "result", "stop", "fail", "lose", "cancel")
+
+
+@dataclass
+class Model:
+    """What we expect of the row."""
+
+    status: str = "queued"
+    fence: int = 0
+    holder: Claim | None = None
+    without_progress: int = 0
+    has_progress: bool = False
+    checkpoint_step: int = 0
+    old: list[Claim] = field(default_factory=list)
+
+    def let_go(self, status: str) -> None:
+        assert self.holder is not None
+        self.old.append(self.holder)
+        self.holder = None
+        self.status = "canceled" if self.status == "canceling" else status
+
+    def lose_attempt(self) -> None:
+        self.without_progress = 0 if self.has_progress else self.without_progress + 1
+        exhausted = self.without_progress >= MAX_ATTEMPTS
+        self.let_go("failed" if exhausted else "queued")
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.sampled_from(ACTIONS), max_size=25))
+def test_the_ledger_follows_the_model(database: Database, actions: list[str]) -> None:
+    ground = Ground.new(database, max_attempts=MAX_ATTEMPTS)
+    run_id = ground.claimable().run_id
+    model = Model()
+    for step, action in enumerate(actions, start=1):
+        act(ground, run_id, model, action, step)
+        run = ground.run(run_id)
+        assert (run.status, run.fence, run.is_held, run.checkpoint_step) == (
+            model.status,
+            model.fence,
+            model.holder is not None,
+            model.checkpoint_step,
+        )
+        for stale in model.old:
+            assert_refused(ground, stale, step)
+    check_records(ground, run_id, model)
+
+
+def act(ground: Ground, run_id: str, model: Model, action: str, step: int) -> None:
+    held = model.holder
+    if action == "claim":
+        ground.due_now(run_id)
+        claim = ground.ledger.claim(run_id, worker_id="w", lease=LEASE)
+        assert (claim is not None) == (model.status == "queued")
+        if claim is not None:
+            model.status, model.fence, model.holder = "running", model.fence + 1, claim
+            model.has_progress = False
+    elif action == "cancel":
+        cancel(ground, run_id, model)
+    elif held is not None:
+        act_as_holder(ground, held, model, action, step)
+
+
+def cancel(ground: Ground, run_id: str, model: Model) -> None:
+    try:
+        with ground.database.transaction() as conn:
+            runs.cancel(conn, ground.tenant_id, run_id)
+    except IllegalMoveError:
+        assert model.status in {"succeeded", "failed"}
+    else:
+        if model.status != "canceled":
+            model.status = "canceled" if model.holder is None else "canceling"
+
+
+def act_as_holder(ground: Ground, held: Claim, model: Model, action: str, step: int) -> None:
+    ledger, run_id, fence = ground.ledger, held.run_id, held.fence
+    if action == "renew":
+        wish = Wish.CANCEL if model.status == "canceling" else Wish.RUN
+        assert ledger.renew(run_id, fence, lease=LEASE) is wish
+    elif action == "event":
+        ledger.event(run_id, fence, [ChildEvent(type="step", step=step, data={})])
+    elif action == "checkpoint":
+        ledger.commit_checkpoint(run_id, fence, checkpoint_at(held, step))
+        model.checkpoint_step, model.has_progress, model.without_progress = step, True, 0
+    elif action == "result":
+        ledger.commit_result(run_id, fence, result_of(held), step=step)
+        ledger.commit_result(run_id, fence, result_of(held), step=step)
+        model.let_go("succeeded")
+        model.old.pop()  # it may say this one thing again
+    elif action == "stop":
+        ledger.hand_back(run_id, fence, Outcome.STOPPED, None)
+        model.let_go("queued")
+    elif action == "fail":
+        ledger.hand_back(run_id, fence, Outcome.FAILED, failure())
+        model.lose_attempt()
+    elif action == "lose":
+        ground.let_lease_run_out(run_id)
+        with ground.database.transaction() as conn:
+            dead = dispatch.sweep_one_dead(conn, max_attempts=MAX_ATTEMPTS)
+        assert dead is not None
+        model.lose_attempt()
+
+
+def assert_refused(ground: Ground, stale: Claim, step: int) -> None:
+    with pytest.raises(LeaseLostError):
+        ground.ledger.commit_checkpoint(stale.run_id, stale.fence, checkpoint_at(stale, step + 1))
+    with pytest.raises(LeaseLostError):
+        ground.ledger.commit_result(stale.run_id, stale.fence, result_of(stale), step=step)
+
+
+def check_records(ground: Ground, run_id: str, model: Model) -> None:
+    events = ground.events(run_id)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    types = [event.type for event in events]
+    ends = [t for t in types if t in {f"run.{status}" for status in OVER}]
+    assert ends == ([f"run.{model.status}"] if RunStatus(model.status) in OVER else [])
+    attempts = ground.attempts(run_id)
+    assert [a.fence for a in attempts] == list(range(1, model.fence + 1))
+    assert sum(a.outcome is None for a in attempts) == (model.holder is not None)
+    with ground.database.transaction() as conn:
+        published = publications.list_page(conn, ground.tenant_id, 10, run_id=run_id)
+    assert len(published) == (model.status == "succeeded")

@@ -1,0 +1,336 @@
+"""Tenants' rows on a real PostgreSQL: isolation, cancel at each state, idempotency, migrations."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from services.domain.errors import (
+    IdempotencyInFlightError,
+    IdempotencyMismatchError,
+    IllegalMoveError,
+    InvalidRequestError,
+    LeaseLostError,
+    NotFoundError,
+    Problem,
+)
+from services.domain.ids import new_id
+from services.domain.ledger import Outcome
+from services.store import (
+    datasets,
+    garbage,
+    idempotency,
+    publications,
+    runs,
+    shards,
+    tenants,
+)
+from services.store.database import EVENTS, WORK, Connection, Database, DatabaseDownError
+from services.store.migrate import migrate
+from services.store.run_rows import Run
+from tests.support.postgres import PostgresServer
+from tests.support.runs import (
+    LEASE,
+    Ground,
+    checkpoint_at,
+    failure,
+    plan,
+    result_of,
+    shard_digest,
+)
+
+
+@pytest.fixture
+def ground(database: Database) -> Ground:
+    return Ground.new(database)
+
+
+def finished(ground: Ground) -> Run:
+    claim = ground.held()
+    ground.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 50))
+    ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+    return ground.run(claim.run_id)
+
+
+READS: dict[str, Callable[[Connection, str, Run, str], Any]] = {
+    "run": lambda c, t, run, pub: runs.get(c, t, run.run_id),
+    "cancel": lambda c, t, run, pub: runs.cancel(c, t, run.run_id),
+    "events": lambda c, t, run, pub: runs.events(c, t, run.run_id, 0, 100),
+    "checkpoints": lambda c, t, run, pub: runs.checkpoints(c, t, run.run_id),
+    "attempts": lambda c, t, run, pub: runs.attempts(c, t, run.run_id),
+    "dataset": lambda c, t, run, pub: datasets.get(c, t, run.datasets["photos"]),
+    "files": lambda c, t, run, pub: datasets.files(c, t, run.datasets["photos"]),
+    "complete": lambda c, t, run, pub: datasets.complete(c, t, run.datasets["photos"]),
+    "publication": lambda c, t, run, pub: publications.get(c, t, pub),
+    "publish": lambda c, t, run, pub: publications.create(c, t, run.run_id, {"kind": "folder"}),
+    "use of a dataset": lambda c, t, run, pub: runs.create(
+        c,
+        t,
+        runs.NewRun(
+            request={},
+            plan=plan(),
+            plan_digest="",
+            base_model="m",
+            datasets=run.datasets,
+            gpu_class="cpu",
+            max_steps=1,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_another_tenants_rows_are_not_there(
+    ground: Ground, read: Callable[[Connection, str, Run, str], Any]
+) -> None:
+    run = finished(ground)
+    with ground.database.transaction() as conn:
+        (publication,) = publications.list_page(conn, ground.tenant_id, 10)
+        other = tenants.create_tenant(conn, "eve")
+    with pytest.raises(NotFoundError), ground.database.transaction() as conn:
+        read(conn, other, run, publication.publication_id)
+    with ground.database.transaction() as conn:
+        assert runs.list_page(conn, other, 10) == []
+        assert datasets.list_page(conn, other, 10) == []
+        assert publications.list_page(conn, other, 10) == []
+        assert publications.list_page(conn, other, 10, run_id=run.run_id) == []
+        assert shards.to_build(conn, other, shard_digest()) is None
+    assert ground.run(run.run_id) == run
+
+
+def test_pages_go_from_new_to_old_without_repeats(ground: Ground) -> None:
+    made = [ground.queued().run_id for _ in range(5)]
+    seen: list[str] = []
+    with ground.database.transaction() as conn:
+        while page := runs.list_page(conn, ground.tenant_id, 2, seen[-1] if seen else None):
+            seen += [run.run_id for run in page]
+    assert seen == sorted(made, reverse=True)
+
+
+@pytest.mark.parametrize("state", ["queued", "caching", "claimable"])
+def test_what_nobody_holds_is_canceled_at_once(ground: Ground, state: str) -> None:
+    run = getattr(ground, state)()
+    with ground.database.transaction() as conn:
+        canceled = runs.cancel(conn, ground.tenant_id, run.run_id)
+    assert canceled.status == "canceled"
+    assert canceled == ground.run(run.run_id)
+    assert canceled.finished_at is not None
+    assert ground.event_types(run.run_id)[-2:] == ["run.canceling", "run.canceled"]
+    assert ground.ledger.claim(run.run_id, worker_id="w", lease=LEASE) is None
+
+
+def test_what_is_held_is_canceled_by_its_holder(ground: Ground) -> None:
+    claim = ground.held()
+    for _ in range(2):  # asking twice changes nothing
+        with ground.database.transaction() as conn:
+            asked = runs.cancel(conn, ground.tenant_id, claim.run_id)
+        assert (asked.status, asked.is_held) == ("canceling", True)
+    assert ground.event_types(claim.run_id).count("run.canceling") == 1
+    ground.ledger.hand_back(claim.run_id, claim.fence, Outcome.STOPPED, None)
+    assert ground.run(claim.run_id).status == "canceled"
+
+
+def test_a_run_that_finishes_while_canceling_is_canceled_and_not_published(ground: Ground) -> None:
+    claim = ground.held()
+    with ground.database.transaction() as conn:
+        runs.cancel(conn, ground.tenant_id, claim.run_id)
+    ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+    run = ground.run(claim.run_id)
+    assert (run.status, run.result_step) == ("canceled", 100)
+    with ground.database.transaction() as conn:
+        assert publications.list_page(conn, ground.tenant_id, 10) == []
+
+
+def test_what_is_over_cannot_be_canceled(ground: Ground) -> None:
+    run = finished(ground)
+    with pytest.raises(IllegalMoveError), ground.database.transaction() as conn:
+        runs.cancel(conn, ground.tenant_id, run.run_id)
+
+
+def test_a_cancel_and_a_result_at_once_leave_one_end(ground: Ground) -> None:
+    for _ in range(10):
+        claim = ground.held()
+        start = threading.Barrier(2)
+
+        def cancel(run_id: str = claim.run_id, start: threading.Barrier = start) -> None:
+            start.wait()
+            try:
+                with ground.database.transaction() as conn:
+                    runs.cancel(conn, ground.tenant_id, run_id)
+            except IllegalMoveError:
+                pass  # the result was first
+
+        with ThreadPoolExecutor(1) as pool:
+            canceling = pool.submit(cancel)
+            start.wait()
+            ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+            canceling.result()
+        ends = {"run.succeeded", "run.canceled"} & set(ground.event_types(claim.run_id))
+        assert ends == {f"run.{ground.run(claim.run_id).status}"}
+
+
+def test_idempotency_keys(ground: Ground) -> None:
+    scope = (ground.tenant_id, "POST", "/v1/runs", "key-1")
+    with ground.database.transaction() as conn:
+        assert idempotency.begin(conn, *scope, "f1") is None
+        with pytest.raises(IdempotencyInFlightError), ground.database.transaction() as second:
+            idempotency.begin(second, *scope, "f1")
+        idempotency.finish(conn, *scope, status=201, body={"id": "run_x"})
+    with ground.database.transaction() as conn:
+        replay = idempotency.begin(conn, *scope, "f1")
+        assert replay == idempotency.Replay(status=201, body={"id": "run_x"})
+        with pytest.raises(IdempotencyMismatchError):
+            idempotency.begin(conn, *scope, "f2")
+        other = tenants.create_tenant(conn, "eve")
+        assert idempotency.begin(conn, other, *scope[1:], "f2") is None
+
+
+def test_a_request_that_fails_leaves_no_key(ground: Ground) -> None:
+    scope = (ground.tenant_id, "POST", "/v1/runs", "key-1")
+
+    def refused_request() -> None:
+        with ground.database.transaction() as conn:
+            assert idempotency.begin(conn, *scope, "f1") is None
+            raise NotFoundError("dataset", "ds_x")
+
+    with pytest.raises(NotFoundError):
+        refused_request()
+
+    with ground.database.transaction() as conn:
+        assert idempotency.begin(conn, *scope, "f1") is None
+
+
+def test_keys_of_the_api(ground: Ground) -> None:
+    with ground.database.transaction() as conn:
+        key_id, plaintext = tenants.create_api_key(conn, ground.tenant_id, "laptop")
+        assert plaintext.startswith("rv_")
+        assert tenants.tenant_of_key(conn, plaintext) == ground.tenant_id
+        assert tenants.tenant_of_key(conn, plaintext + "x") is None
+        conn.execute("UPDATE api_keys SET revoked_at = now() WHERE key_id = %s", (key_id,))
+        assert tenants.tenant_of_key(conn, plaintext) is None
+
+
+def test_a_dataset_is_verified_once(ground: Ground) -> None:
+    with ground.database.transaction() as conn:
+        dataset = ground.dataset(conn, ready=False)
+        scope = (ground.tenant_id, dataset.dataset_id)
+        assert datasets.to_verify(conn, *scope) is None  # still open
+        for _ in range(2):
+            assert datasets.complete(conn, *scope).status == "verifying"
+        assert datasets.to_verify(conn, *scope) is not None
+        wrong = Problem(pointer="a.png", code="bad_image", message="a.png is torn.")
+        datasets.reject(conn, *scope, [wrong])
+        datasets.record_verified(conn, *scope, [])  # too late
+        rejected = datasets.get(conn, *scope)
+        assert rejected.status == "rejected"
+        assert rejected.errors == [
+            {"pointer": "a.png", "code": "bad_image", "message": "a.png is torn."}
+        ]
+
+
+def test_a_publication_is_held_by_one_and_tried_again(ground: Ground) -> None:
+    finished(ground)
+    with ground.database.transaction() as conn:
+        (publication,) = publications.list_page(conn, ground.tenant_id, 10)
+        id_ = publication.publication_id
+        work = publications.claim(conn, id_, LEASE)
+        assert work is not None
+        assert work.result.size_bytes == 10
+        assert publications.claim(conn, id_, LEASE) is None
+        publications.fail(conn, id_, work.fence, failure(), timedelta(0))
+        again = publications.claim(conn, id_, LEASE)
+        assert again is not None
+        assert (again.fence, again.attempts) == (2, 2)
+        with pytest.raises(LeaseLostError):
+            publications.succeed(conn, id_, work.fence, "/stale", None)
+        publications.succeed(conn, id_, again.fence, "/there", "r1")
+        assert publications.get(conn, ground.tenant_id, id_).location == "/there"
+        with pytest.raises(LeaseLostError):
+            publications.fail(conn, id_, again.fence, failure(), None)
+
+
+def test_only_a_result_can_be_published(ground: Ground) -> None:
+    run = ground.queued()
+    with pytest.raises(InvalidRequestError), ground.database.transaction() as conn:
+        publications.create(conn, ground.tenant_id, run.run_id, {"kind": "folder"})
+
+
+def test_a_shard_is_tried_so_often_and_no_oftener(ground: Ground) -> None:
+    ground.caching()
+    with ground.database.transaction() as conn:
+        for tries in range(shards.MAX_TRIES):
+            work = shards.to_build(conn, ground.tenant_id, shard_digest())
+            assert work is not None
+            assert work.attempts == tries
+            shards.failed(conn, ground.tenant_id, shard_digest(), failure())
+        assert shards.to_build(conn, ground.tenant_id, shard_digest()) is None
+
+
+def test_what_no_row_names_is_garbage(ground: Ground) -> None:
+    claim = ground.held()
+    kept = [checkpoint_at(claim, step).files.key_prefix for step in (20, 30)]
+    for step in (10, 20, 30):
+        ground.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, step))
+    with ground.database.transaction() as conn:
+        (due,) = garbage.runs_to_sweep(conn)  # the first one was retired
+        assert (due.run_id, due.is_held, due.checkpoint_step) == (claim.run_id, True, 30)
+        assert garbage.live_prefixes(conn, claim.run_id) == set(kept)
+        garbage.swept(conn, due)
+        assert garbage.runs_to_sweep(conn) == []
+    ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+    with ground.database.transaction() as conn:
+        assert garbage.runs_to_sweep(conn) == []  # only once a holder cut off has given up
+        conn.execute("UPDATE runs SET sweep_after = now() - interval '1 second'")
+        (due,) = garbage.runs_to_sweep(conn)
+        assert not due.is_held
+        live = garbage.live_prefixes(conn, claim.run_id)
+        assert live == {*kept, result_of(claim).key_prefix}
+
+
+def test_notices_tell_of_work_and_of_events(ground: Ground) -> None:
+    work, events = ground.database.listen(WORK), ground.database.listen(EVENTS)
+    assert next(work) is None
+    assert next(events) is None
+    run = ground.queued()
+    assert next(work) == ""
+    assert next(events) == run.run_id
+    work.close()
+    events.close()
+
+
+def test_migrations_at_once_are_safe_and_change_nothing_twice(
+    postgres_server: PostgresServer,
+) -> None:
+    with psycopg.connect(postgres_server.url(), autocommit=True) as conn:
+        conn.execute("CREATE DATABASE empty_at_first")
+    url = postgres_server.url("empty_at_first")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrate, [url] * 4))
+    migrate(url)
+    with psycopg.connect(url) as conn:
+        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+
+
+def test_a_crash_of_the_server_loses_nothing_and_the_pool_recovers(
+    postgres_server: PostgresServer, ground: Ground
+) -> None:
+    claim = ground.held()
+    ground.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 10))
+    postgres_server.stop("immediate")
+    try:
+        with pytest.raises(DatabaseDownError):
+            ground.ledger.renew(claim.run_id, claim.fence, lease=LEASE)
+    finally:
+        postgres_server.start()
+    ground.ledger.renew(claim.run_id, claim.fence, lease=LEASE)
+    assert ground.run(claim.run_id).checkpoint_step == 10
+
+
+def test_an_unknown_run_is_named(ground: Ground) -> None:
+    run_id = new_id("run")
+    with pytest.raises(NotFoundError, match=run_id), ground.database.transaction() as conn:
+        runs.get(conn, ground.tenant_id, run_id)

@@ -1,0 +1,175 @@
+"""Rows for tests of the ledger and the dispatcher, made through the store's own functions."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from services.domain.ids import new_id
+from services.domain.ledger import (
+    CachedShard,
+    Category,
+    Claim,
+    Failure,
+    StoredCheckpoint,
+    StoredFiles,
+    Worker,
+)
+from services.store import admission, datasets, runs, shards, tenants
+from services.store.admission import NeededShard
+from services.store.database import Connection, Database
+from services.store.datasets import Dataset, FileFacts, NewFile
+from services.store.ledger import PostgresLedger
+from services.store.run_rows import Run
+
+LEASE = timedelta(seconds=60)
+
+
+def plan(*, checkpoints: int = 2, hub_model_id: str | None = None) -> dict[str, Any]:
+    """As much of a plan as the store reads."""
+    operation = {
+        "checkpoints_total_limit": checkpoints,
+        "publication": {"hub_model_id": hub_model_id},
+    }
+    return {"operation": operation}
+
+
+def shard_digest(number: int = 0) -> str:
+    return f"{number:064x}"
+
+
+def files_at(key_prefix: str, manifest: str = "aa") -> StoredFiles:
+    return StoredFiles(key_prefix=key_prefix, manifest_sha256=manifest * 32, size_bytes=10)
+
+
+def checkpoint_at(claim: Claim, step: int, manifest: str = "aa") -> StoredCheckpoint:
+    prefix = f"tenants/{claim.tenant_id}/runs/{claim.run_id}/attempts/{claim.fence}/"
+    return StoredCheckpoint(
+        step=step, files=files_at(f"{prefix}checkpoints/step-{step:08d}/", manifest)
+    )
+
+
+def result_of(claim: Claim, manifest: str = "bb") -> StoredFiles:
+    prefix = f"tenants/{claim.tenant_id}/runs/{claim.run_id}/attempts/{claim.fence}/"
+    return files_at(f"{prefix}result/", manifest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """One tenant in one fresh database."""
+
+    database: Database
+    tenant_id: str
+    ledger: PostgresLedger
+
+    @classmethod
+    def new(cls, database: Database, *, max_attempts: int = 3) -> "Ground":
+        with database.transaction() as conn:
+            tenant_id = tenants.create_tenant(conn, "ada")
+        ledger = PostgresLedger(database, max_attempts=max_attempts)
+        return cls(database=database, tenant_id=tenant_id, ledger=ledger)
+
+    def dataset(self, conn: Connection, *, ready: bool = True) -> Dataset:
+        """Two pictures with a caption each."""
+        files = []
+        facts = []
+        for stem in ("a", "b"):
+            image, text = f"{stem}.png", f"{stem}.txt"
+            files += [
+                NewFile(path=image, media="image", size_bytes=9, sha256=stem * 64),
+                NewFile(path=text, media="caption", size_bytes=5, sha256="c" * 64),
+            ]
+            facts += [
+                FileFacts(path=image, width_px=128, height_px=128),
+                FileFacts(path=text, text=f"picture {stem}"),
+            ]
+        dataset = datasets.create(conn, self.tenant_id, "photos", files)
+        if ready:
+            datasets.complete(conn, self.tenant_id, dataset.dataset_id)
+            datasets.record_verified(conn, self.tenant_id, dataset.dataset_id, facts)
+        return datasets.get(conn, self.tenant_id, dataset.dataset_id)
+
+    def queued(self, **changes: Any) -> Run:
+        """A run in ``queued/admission`` on a ready dataset."""
+        with self.database.transaction() as conn:
+            dataset = self.dataset(conn)
+            facts: dict[str, Any] = {
+                "request": {},
+                "plan": plan(),
+                "plan_digest": "d" * 64,
+                "base_model": "hidream-tiny",
+                "datasets": {"photos": dataset.dataset_id},
+                "gpu_class": "cpu",
+                "max_steps": 100,
+                **changes,
+            }
+            return runs.create(conn, self.tenant_id, runs.NewRun(**facts))
+
+    def caching(self, **changes: Any) -> Run:
+        """A run that needs one shard: ``running/caching`` unless an earlier run had it built."""
+        run = self.queued(**changes)
+        needed = NeededShard(digest=shard_digest(), kind="text", spec={})
+        with self.database.transaction() as conn:
+            assert admission.admit(conn, run.run_id, {"version": 1}, [needed], [])
+        return self.run(run.run_id)
+
+    def shard_stands(self) -> None:
+        stored = CachedShard(
+            digest=shard_digest(), kind="text", manifest_sha256="e" * 64, size_bytes=3
+        )
+        with self.database.transaction() as conn:
+            shards.done(conn, self.tenant_id, stored.digest, stored)
+
+    def claimable(self, **changes: Any) -> Run:
+        """A run in ``queued/capacity`` whose shard stands."""
+        run = self.caching(**changes)
+        if run.stage == "capacity":
+            return run
+        self.shard_stands()
+        with self.database.transaction() as conn:
+            admission.end_caching(conn, run.run_id)
+        return self.run(run.run_id)
+
+    def held(self, *, lease: timedelta = LEASE, **changes: Any) -> Claim:
+        """A run that a worker has just claimed."""
+        run = self.claimable(**changes)
+        claim = self.ledger.claim(run.run_id, worker_id=self.worker(), lease=lease)
+        assert claim is not None
+        return claim
+
+    def worker(self, *, draining: bool = False, gpu_class: str = "cpu") -> str:
+        worker = Worker(worker_id=new_id("wrk"), kind="trainer", gpu_class=gpu_class, version="0")
+        self.ledger.register(worker, draining=draining, run_id=None)
+        return worker.worker_id
+
+    def run(self, run_id: str) -> Run:
+        with self.database.transaction() as conn:
+            return runs.get(conn, self.tenant_id, run_id)
+
+    def events(self, run_id: str) -> list[runs.Event]:
+        with self.database.transaction() as conn:
+            return runs.events(conn, self.tenant_id, run_id, 0, 1000)
+
+    def event_types(self, run_id: str) -> list[str]:
+        return [event.type for event in self.events(run_id)]
+
+    def attempts(self, run_id: str) -> list[runs.Attempt]:
+        with self.database.transaction() as conn:
+            return runs.attempts(conn, self.tenant_id, run_id)
+
+    def due_now(self, run_id: str) -> None:
+        """Let the pause after a failure be over."""
+        with self.database.transaction() as conn:
+            conn.execute("UPDATE runs SET ring_after = NULL WHERE run_id = %s", (run_id,))
+
+    def let_lease_run_out(self, run_id: str) -> None:
+        with self.database.transaction() as conn:
+            conn.execute(
+                "UPDATE runs SET lease_until = clock_timestamp() - interval '1 second'"
+                " WHERE run_id = %s",
+                (run_id,),
+            )
+
+
+def failure(*, retryable: bool = True, code: str = "child_died") -> Failure:
+    category = Category.INFRA if retryable else Category.USER
+    return Failure(code=code, category=category, message=f"{code}.", retryable=retryable)

@@ -1,0 +1,58 @@
+"""Settings come from the environment once, and wrong ones are named."""
+
+from pathlib import Path
+
+import pytest
+
+from services.settings.env import Settings, SettingsError
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    settings = Settings.from_env({"REVERIE_HOME": "/srv/reverie", "REVERIE_GPU_CLASS": ""})
+    assert settings.models_dir == Path("/srv/reverie/models")
+    assert (settings.lease_s, settings.renew_s, settings.gpu_class) == (60, 15, "cpu")
+
+
+def test_what_is_given_is_read() -> None:
+    settings = Settings.from_env(
+        {
+            "REVERIE_DATABASE_URL": "postgresql://u:secret@db/reverie",
+            "REVERIE_LEASE_S": "3",
+            "REVERIE_RENEW_S": "0.5",
+            "REVERIE_POLL_S": "0.2",
+            "REVERIE_API_URL": "https://reverie.example/",
+            "REVERIE_SIGNING_KEY": "5f" * 32,
+        }
+    )
+    assert settings.database_url == "postgresql://u:secret@db/reverie"
+    assert settings.api_url == "https://reverie.example"
+    assert settings.signing_key == b"\x5f" * 32
+    assert "secret" not in repr(settings)
+
+
+def test_a_missing_setting_is_named_where_it_is_needed() -> None:
+    with pytest.raises(SettingsError, match="REVERIE_BROKER_URL is not set"):
+        _ = Settings.from_env({}).broker_url
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REVERIE_LEASE_S", "soon"),
+        ("REVERIE_LEASE_S", "-1"),
+        ("REVERIE_LEASE_S", "nan"),
+        ("REVERIE_RENEW_S", "59"),
+        ("REVERIE_POLL_S", "30"),
+        ("REVERIE_LOG_FORMAT", "xml"),
+        ("REVERIE_ENV", "prod"),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_env({name: value})
+
+
+@pytest.mark.parametrize("value", ["xyz", "5f"])
+def test_a_weak_signing_key_is_refused(value: str) -> None:
+    with pytest.raises(SettingsError, match="REVERIE_SIGNING_KEY"):
+        _ = Settings.from_env({"REVERIE_SIGNING_KEY": value}).signing_key
