@@ -1,0 +1,90 @@
+"""The data of a run: from the files of its datasets to an index, or why there is none."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from services.domain.ledger import Category, Failure
+from services.store.admission import BackendData
+from trainer_core.config.plan import Plan
+from trainer_core.data.captions import caption_path, captions_of
+from trainer_core.data.index import DataIndex, FileItem, build_index
+from trainer_core.errors import TrainerError
+
+_ERRORS_SHOWN: Final = 20
+
+
+class UnusableDataError(Exception):
+    """No index can be made; ``failure`` names the files."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def index_of(
+    plan_json: Mapping[str, Any],
+    backends: Sequence[BackendData],
+    transformer_config: Mapping[str, Any],
+) -> DataIndex:
+    """Pair images with captions and deal them to shards; raises UnusableDataError."""
+    try:
+        plan = Plan.model_validate(plan_json)
+        items = [item for backend in backends for item in _items_of(plan, backend)]
+        return build_index(plan, items, transformer_config)
+    except TrainerError as error:
+        problems = getattr(error, "problems", ())
+        failure = Failure(
+            code=problems[0].code if problems else error.code,
+            category=Category(error.category),
+            message=error.message,
+            retryable=False,
+        )
+        raise UnusableDataError(failure) from error
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+        # Ours to mend; but one tenant's run must not stop the dispatcher for all others.
+        failure = Failure(
+            code="admission_failed",
+            category=Category.PLATFORM,
+            message="The run's data could not be prepared; this is a fault of the service.",
+            retryable=False,
+        )
+        raise UnusableDataError(failure) from error
+
+
+def rejection_of(backends: Sequence[BackendData]) -> Failure | None:
+    """Why the run fails, where one of its datasets was rejected; it names the files."""
+    rejected = [b.dataset for b in backends if b.dataset.status == "rejected"]
+    if not rejected:
+        return None
+    errors = [error for dataset in rejected for error in dataset.errors]
+    told = [error["message"] for error in errors[:_ERRORS_SHOWN]]
+    if len(errors) > _ERRORS_SHOWN:
+        told.append(f"and {len(errors) - _ERRORS_SHOWN} more")
+    return Failure(
+        code=errors[0]["code"] if errors else "dataset_rejected",
+        category=Category.USER,
+        message="; ".join(told) or f"Dataset {rejected[0].dataset_id} was rejected.",
+        retryable=False,
+    )
+
+
+def _items_of(plan: Plan, data: BackendData) -> list[FileItem]:
+    (backend,) = [b for b in plan.identity.backends if b.id == data.backend]
+    texts = {file.path: file.text for file in data.files if file.media == "caption"}
+    items = []
+    for file in data.files:
+        if file.media != "image":
+            continue
+        assert file.width_px is not None  # verified, or the dataset were not ready
+        assert file.height_px is not None
+        text = texts.get(caption_path(file.path))
+        item = FileItem(
+            backend=backend.id,
+            path=file.path,
+            sha256=file.sha256,
+            width_px=file.width_px,
+            height_px=file.height_px,
+            captions=captions_of(backend, file.path, text),
+        )
+        items.append(item)
+    return items

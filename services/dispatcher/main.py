@@ -1,0 +1,75 @@
+"""The dispatcher process: a round every REVERIE_POLL_S, and at once where there is work."""
+
+import os
+import signal
+import threading
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from services.dispatcher.health import Health
+from services.dispatcher.loop import Dispatcher
+from services.logs.setup import configure
+from services.queue.rings import Rings
+from services.settings.env import Settings
+from services.store.database import WORK, Database, DatabaseDownError
+
+log = structlog.get_logger(__name__)
+
+_BREATH_S: Final = 0.02
+"""At least this long between rounds, however many notices come in."""
+
+
+def main() -> int:
+    """Work until SIGTERM or SIGINT; 0 after a clean end."""
+    settings = Settings.from_env(os.environ)
+    configure("dispatcher", settings.log_format)
+    stopping, work = threading.Event(), threading.Event()
+
+    def stop(_number: int, _frame: object) -> None:
+        stopping.set()
+        work.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    database = Database(settings.database_url, max_size=2)
+    listener = threading.Thread(
+        target=_listen, args=(database, work, stopping), name="listener", daemon=True
+    )
+    listener.start()
+    with Rings(settings.broker_url) as rings:
+        dispatcher = Dispatcher(
+            database=database,
+            rings=rings,
+            health=Health(settings.lease_s),
+            models_dir=settings.models_dir,
+            offer=timedelta(seconds=settings.offer_s),
+            heartbeat=timedelta(seconds=settings.heartbeat_s),
+            max_attempts=settings.max_attempts,
+        )
+        log.info("dispatcher_up")
+        while not stopping.is_set():
+            work.clear()
+            try:
+                dispatcher.round()
+            except DatabaseDownError as error:
+                log.warning("database_down", error=str(error))
+            stopping.wait(_BREATH_S)
+            work.wait(settings.poll_s)
+    database.close()
+    log.info("dispatcher_down")
+    return 0
+
+
+def _listen(database: Database, work: threading.Event, stopping: threading.Event) -> None:
+    while not stopping.is_set():
+        try:
+            for notice in database.listen(WORK):
+                if notice is not None:
+                    work.set()
+                if stopping.is_set():
+                    return
+        except DatabaseDownError as error:
+            log.warning("listening_interrupted", error=str(error))
+            stopping.wait(1)  # the rounds go on by the clock

@@ -1,0 +1,423 @@
+"""The dispatcher on a real PostgreSQL and a real Redis: admission, rings, offers, sweeps."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from services.dispatcher.health import Health
+from services.dispatcher.loop import Dispatcher
+from services.domain.errors import Problem
+from services.domain.ledger import CachedShard, Category, Failure
+from services.queue.app import CACHE_QUEUE, CONTROL_QUEUE, NOTIFY_QUEUE, trainer_queue
+from services.queue.rings import Rings
+from services.store import datasets, dispatch, publications, runs, shards, tenants
+from services.store.database import Database, DatabaseDownError
+from tests.support.postgres import PostgresServer
+from tests.support.redis import RedisServer
+from tests.support.runs import LEASE, Ground, result_of
+from tests.unit.config_examples import TINY_CONFIG, import_small
+from trainer_core.config.base_models import describe_base
+
+TRAIN = trainer_queue("cpu")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.jumps_s: list[float] = []
+        """What passes before each of the next readings."""
+
+    def __call__(self) -> float:
+        if self.jumps_s:
+            self.now_s += self.jumps_s.pop(0)
+        return self.now_s
+
+
+@pytest.fixture
+def ground(database: Database) -> Ground:
+    return Ground.new(database)
+
+
+@pytest.fixture(scope="module")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The operator's list as the dispatcher sees it: descriptions, no weights."""
+    folder = tmp_path_factory.mktemp("models")
+    transformer = folder / "hidream-tiny" / "transformer"
+    transformer.mkdir(parents=True)
+    (transformer / "config.json").write_text(json.dumps(TINY_CONFIG))
+    describe_base(folder / "hidream-tiny", "hidream-tiny")
+    return folder
+
+
+@pytest.fixture
+def queues(redis_server: RedisServer) -> Iterator[Callable[[str], int]]:
+    """Number of messages that wait in a queue."""
+    client = redis.Redis.from_url(redis_server.url)
+    client.flushall()
+    yield lambda name: int(client.llen(name))
+    client.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def dispatcher(
+    ground: Ground, redis_server: RedisServer, models_dir: Path, clock: Clock
+) -> Iterator[Dispatcher]:
+    with Rings(redis_server.url) as rings:
+        yield dispatcher_of(ground, rings, models_dir, clock)
+
+
+def dispatcher_of(ground: Ground, rings: Rings, models_dir: Path, clock: Clock) -> Dispatcher:
+    return Dispatcher(
+        database=ground.database,
+        rings=rings,
+        health=Health(60, clock),
+        models_dir=models_dir,
+        offer=timedelta(seconds=10),
+        heartbeat=timedelta(seconds=10),
+        max_attempts=3,
+    )
+
+
+def real_plan(**backend: Any) -> dict[str, Any]:
+    options = {"id": "photos", "caption_strategy": "textfile", "minimum_image_size": 0, **backend}
+    return import_small(backends=[options]).plan.model_dump(mode="json")
+
+
+def let_health_recover(dispatcher: Dispatcher, clock: Clock) -> None:
+    for _ in range(61):
+        clock.now_s += 1
+        dispatcher.health.note_answer()
+
+
+def build_all_shards(ground: Ground) -> list[str]:
+    with ground.database.transaction() as conn:
+        rows = conn.execute("SELECT digest, kind FROM cache_shards ORDER BY digest").fetchall()
+        for digest, kind in rows:
+            stored = CachedShard(digest=digest, kind=kind, manifest_sha256="e" * 64, size_bytes=1)
+            shards.done(conn, ground.tenant_id, digest, stored)
+    return [digest for digest, _ in rows]
+
+
+def test_a_run_goes_from_admission_to_an_offer(
+    ground: Ground, dispatcher: Dispatcher, queues: Callable[[str], int]
+) -> None:
+    run_id = ground.queued(plan=real_plan()).run_id
+    ground.worker()
+
+    dispatcher.round()
+    run = ground.run(run_id)
+    assert (run.status, run.stage) == ("running", "caching")
+    assert run.data_index is not None
+    num_shards = len(run.data_index["shards"])
+    assert queues(CACHE_QUEUE) == num_shards > 0
+    assert queues(TRAIN) == 0
+
+    assert len(build_all_shards(ground)) == num_shards
+    dispatcher.round()
+    run = ground.run(run_id)
+    assert (run.status, run.stage) == ("queued", "capacity")
+    assert run.offered_until is not None
+    assert queues(TRAIN) == 1
+    for _ in range(3):
+        dispatcher.round()
+    assert (queues(CACHE_QUEUE), queues(TRAIN)) == (num_shards, 1)
+    assert ground.ledger.claim(run_id, worker_id="w", lease=LEASE) is not None
+
+
+def test_the_same_data_needs_no_second_build(
+    ground: Ground, dispatcher: Dispatcher, queues: Callable[[str], int]
+) -> None:
+    first = ground.queued(plan=real_plan())
+    dispatcher.round()
+    num_shards = len(build_all_shards(ground))
+    second = ground.queued(plan=real_plan(), datasets=first.datasets)
+    dispatcher.round()
+    assert ground.event_types(second.run_id) == ["run.queued", "run.queued"]  # nothing to cache
+    assert queues(CACHE_QUEUE) == num_shards
+    with ground.database.transaction() as conn:
+        states = {(r.status, r.stage) for r in runs.list_page(conn, ground.tenant_id, 10)}
+    assert states == {("queued", "capacity")}
+
+
+def test_a_run_waits_for_its_dataset(
+    ground: Ground, dispatcher: Dispatcher, queues: Callable[[str], int]
+) -> None:
+    with ground.database.transaction() as conn:
+        dataset = ground.dataset(conn, ready=False)
+        datasets.complete(conn, ground.tenant_id, dataset.dataset_id)
+    run_id = ground.queued(plan=real_plan(), datasets={"photos": dataset.dataset_id}).run_id
+    dispatcher.round()
+    assert queues(CONTROL_QUEUE) == 1
+    assert ground.run(run_id).stage == "admission"
+    wrong = Problem(pointer="b.png", code="bad_image", message="b.png is torn.")
+    with ground.database.transaction() as conn:
+        datasets.reject(conn, ground.tenant_id, dataset.dataset_id, [wrong])
+    dispatcher.round()
+    run = ground.run(run_id)
+    assert run.status == "failed"
+    assert run.status_reason == {
+        "code": "bad_image",
+        "category": "user",
+        "message": "b.png is torn.",
+        "retryable": False,
+    }
+
+
+def test_data_that_leaves_nothing_fails_the_run_with_the_reason(
+    ground: Ground, dispatcher: Dispatcher
+) -> None:
+    run_id = ground.queued(plan=real_plan(minimum_image_size=200)).run_id
+    dispatcher.round()
+    run = ground.run(run_id)
+    assert run.status == "failed"
+    assert run.status_reason is not None
+    assert (run.status_reason["code"], run.status_reason["category"]) == ("empty_dataset", "user")
+    assert "a.png" in run.status_reason["message"]
+
+
+def test_a_run_that_cannot_be_read_stops_no_other(ground: Ground, dispatcher: Dispatcher) -> None:
+    broken, good = ground.queued(plan={"nonsense": True}), ground.queued(plan=real_plan())
+    dispatcher.round()
+    assert ground.run(broken.run_id).status == "failed"
+    assert ground.run(good.run_id).stage == "caching"
+
+
+def test_a_missing_base_model_makes_a_run_wait(ground: Ground, dispatcher: Dispatcher) -> None:
+    run_id = ground.queued(plan=real_plan(), base_model="elsewhere").run_id
+    dispatcher.round()
+    run = ground.run(run_id)
+    assert (run.status, run.stage) == ("queued", "admission")
+    assert run.status_reason is not None
+    assert run.status_reason["code"] == "base_model_missing"
+
+
+def test_a_shard_that_cannot_be_built_fails_its_runs_and_is_tried_for_the_next(
+    ground: Ground, dispatcher: Dispatcher
+) -> None:
+    first = ground.queued(plan=real_plan())
+    dispatcher.round()
+    wrong = Failure(
+        code="bad_image", category=Category.USER, message="a.png is torn.", retryable=False
+    )
+    with ground.database.transaction() as conn:
+        digest = conn.execute("SELECT digest FROM cache_shards LIMIT 1").fetchall()[0][0]
+        shards.failed(conn, ground.tenant_id, digest, wrong)
+    dispatcher.round()
+    failed = ground.run(first.run_id)
+    assert failed.status == "failed"
+    assert failed.status_reason is not None
+    assert failed.status_reason["message"] == "a.png is torn."
+
+    ground.queued(plan=real_plan(), datasets=first.datasets)
+    dispatcher.round()
+    with ground.database.transaction() as conn:
+        assert shards.to_build(conn, ground.tenant_id, digest) is not None
+
+
+def test_no_more_offers_than_free_workers(
+    ground: Ground, dispatcher: Dispatcher, queues: Callable[[str], int]
+) -> None:
+    for _ in range(5):
+        ground.claimable()
+    dispatcher.round()
+    assert queues(TRAIN) == 0
+    ground.worker()
+    ground.worker()
+    ground.worker(draining=True)
+    ground.worker(gpu_class="h200")
+    silent = ground.worker()
+    with ground.database.transaction() as conn:
+        conn.execute(
+            "UPDATE workers SET heartbeat_at = now() - interval '31 s' WHERE worker_id = %s",
+            (silent,),
+        )
+    for _ in range(3):
+        dispatcher.round()
+    assert queues(TRAIN) == 2
+
+
+def test_who_waits_goes_by_priority_then_share_then_age(ground: Ground) -> None:
+    with ground.database.transaction() as conn:
+        other_id = tenants.create_tenant(conn, "bob")
+    other = Ground(database=ground.database, tenant_id=other_id, ledger=ground.ledger)
+    ground.held()  # ada holds one already
+    first, second = ground.claimable(), ground.claimable()
+    late, later = other.claimable(), other.claimable()
+    urgent = ground.claimable(priority=1)
+    order = []
+    for _ in range(5):
+        worker_id = ground.worker()
+        with ground.database.transaction() as conn:
+            (offer,) = dispatch.take_offers(
+                conn, offer=timedelta(seconds=60), silence=timedelta(seconds=60)
+            )
+        assert ground.ledger.claim(offer.run_id, worker_id=worker_id, lease=LEASE) is not None
+        order.append(offer.run_id)
+    # ada holds 1, then 2 (urgent); bob 0, 1, 2; then the oldest of those with equal shares.
+    assert order == [r.run_id for r in (urgent, late, later, first, second)]
+
+
+def test_an_offer_that_nobody_took_is_made_again(
+    ground: Ground, dispatcher: Dispatcher, queues: Callable[[str], int]
+) -> None:
+    ground.claimable()
+    ground.worker()
+    dispatcher.round()
+    with ground.database.transaction() as conn:
+        conn.execute("UPDATE runs SET offered_until = now() - interval '1 second'")
+    dispatcher.round()
+    assert queues(TRAIN) == 2
+
+
+def test_publications_are_rung_for(
+    ground: Ground, dispatcher: Dispatcher, queues: Callable[[str], int]
+) -> None:
+    claim = ground.held()
+    ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+    for _ in range(3):
+        dispatcher.round()
+    assert queues(NOTIFY_QUEUE) == 1
+    with ground.database.transaction() as conn:
+        (publication,) = publications.list_page(conn, ground.tenant_id, 10)
+        assert publications.claim(conn, publication.publication_id, LEASE) is not None
+
+
+def test_with_the_broker_down_rows_stay_due(
+    ground: Ground,
+    dispatcher: Dispatcher,
+    redis_server: RedisServer,
+    queues: Callable[[str], int],
+) -> None:
+    claim = ground.held()
+    ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+    ground.worker()
+    waiting = ground.claimable()
+    ground.queued(plan=real_plan())
+    redis_server.kill()
+    try:
+        dispatcher.round()  # does not raise
+        run = ground.run(waiting.run_id)
+        assert run.offered_until is None
+    finally:
+        redis_server.start()
+    dispatcher.round()
+    assert queues(TRAIN) == 1
+    assert queues(NOTIFY_QUEUE) == 1
+    assert queues(CACHE_QUEUE) > 0
+
+
+def test_a_dead_lease_is_swept_only_by_a_dispatcher_that_was_well(
+    ground: Ground, dispatcher: Dispatcher, clock: Clock
+) -> None:
+    claim = ground.held()
+    ground.let_lease_run_out(claim.run_id)
+    dispatcher.round()
+    assert ground.run(claim.run_id).is_held
+    let_health_recover(dispatcher, clock)
+    dispatcher.round()
+    assert not ground.run(claim.run_id).is_held
+    assert ground.attempts(claim.run_id)[0].outcome == "lost"
+
+
+def test_a_sweep_during_which_the_database_stood_still_is_taken_back(
+    ground: Ground, dispatcher: Dispatcher, clock: Clock
+) -> None:
+    claim = ground.held()
+    let_health_recover(dispatcher, clock)
+    ground.let_lease_run_out(claim.run_id)
+    # Read after the first statement, before the sweep, and before its commit.
+    clock.jumps_s = [0, 0, 40]
+    dispatcher.sweep()
+    assert clock.jumps_s == []
+    assert ground.run(claim.run_id).is_held
+    assert ground.attempts(claim.run_id)[0].outcome is None
+
+
+def test_after_an_outage_holders_get_a_fresh_lease(
+    postgres_server: PostgresServer, ground: Ground, dispatcher: Dispatcher, clock: Clock
+) -> None:
+    claim = ground.held()
+    let_health_recover(dispatcher, clock)
+    ground.let_lease_run_out(claim.run_id)
+    postgres_server.stop("immediate")
+    try:
+        with pytest.raises(DatabaseDownError):
+            dispatcher.round()
+    finally:
+        postgres_server.start()
+    dispatcher.round()
+    assert ground.run(claim.run_id).is_held
+    ground.ledger.renew(claim.run_id, claim.fence, lease=LEASE)
+    let_health_recover(dispatcher, clock)
+    dispatcher.round()
+    assert ground.run(claim.run_id).is_held
+
+
+def wait_until(ask: Callable[[], object], *, what: str, deadline_s: float = 30) -> None:
+    end = time.monotonic() + deadline_s
+    while not ask():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.05)
+
+
+def test_two_dispatchers_do_the_work_of_one(
+    ground: Ground,
+    database_url: str,
+    redis_server: RedisServer,
+    models_dir: Path,
+    queues: Callable[[str], int],
+) -> None:
+    env = {
+        **os.environ,
+        "REVERIE_DATABASE_URL": database_url,
+        "REVERIE_BROKER_URL": redis_server.url,
+        "REVERIE_MODELS_DIR": str(models_dir),
+        "REVERIE_POLL_S": "0.05",
+        "REVERIE_OFFER_S": "60",
+        "REVERIE_LOG_FORMAT": "json",
+    }
+    command = [sys.executable, "-m", "services.dispatcher"]
+    both = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE) for _ in range(2)]
+    try:
+        held = ground.held()
+        waiting = [ground.queued(plan=real_plan()) for _ in range(3)]
+
+        def all_at(stage: str) -> bool:
+            return all(ground.run(run.run_id).stage == stage for run in waiting)
+
+        wait_until(lambda: all_at("caching"), what="admission")
+        num_shards = len(ground.run(waiting[0].run_id).data_index["shards"])
+        wait_until(lambda: queues(CACHE_QUEUE) == num_shards, what="rings for shards")
+        build_all_shards(ground)
+        wait_until(lambda: all_at("capacity"), what="the end of caching")
+        for _ in waiting:
+            ground.worker()
+        wait_until(lambda: queues(TRAIN) == len(waiting), what="offers")
+        for run in waiting:
+            types = ground.event_types(run.run_id)
+            assert types == ["run.queued", "run.running", "run.queued"]
+        assert queues(CACHE_QUEUE) == num_shards
+        assert ground.run(held.run_id).is_held
+    finally:
+        for process in both:
+            process.send_signal(signal.SIGTERM)
+        logs = [process.communicate(timeout=20)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], logs
+    lines = [json.loads(line) for log in logs for line in log.splitlines()]
+    assert all(line["service"] == "dispatcher" for line in lines)
+    assert queues(TRAIN) == len(waiting)
