@@ -1,0 +1,60 @@
+"""Ringing: tell whoever listens that a row may have work. A lost ring is rung again later."""
+
+from types import TracebackType
+from typing import Self
+
+from kombu.exceptions import OperationalError
+
+from services.queue import app as apps
+
+
+class BrokerDownError(Exception):
+    """The broker took no message; the row still says what is to be done, so log and go on."""
+
+
+class Rings:
+    """Sends rings; safe to share among threads.
+
+    Every method raises BrokerDownError within 3 s when the broker cannot be reached.
+    """
+
+    def __init__(self, broker_url: str) -> None:
+        self._app = apps.publisher_app(broker_url)
+
+    def trainer(self, gpu_class: str, run_id: str) -> None:
+        """A run may be claimable by a trainer of this GPU class."""
+        self._ring(apps.TRAINER_TASK, apps.trainer_queue(gpu_class), run_id)
+
+    def shard(self, tenant_id: str, digest: str) -> None:
+        """A cache shard may be missing."""
+        self._ring(apps.SHARD_TASK, apps.CACHE_QUEUE, tenant_id, digest)
+
+    def dataset(self, tenant_id: str, dataset_id: str) -> None:
+        """The files of a dataset may be waiting for verification."""
+        self._ring(apps.DATASET_TASK, apps.CONTROL_QUEUE, tenant_id, dataset_id)
+
+    def publication(self, tenant_id: str, publication_id: str) -> None:
+        """A publication may be due."""
+        self._ring(apps.PUBLICATION_TASK, apps.NOTIFY_QUEUE, tenant_id, publication_id)
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._app.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ring(self, task: str, queue: str, *ids: str) -> None:
+        try:
+            # No expiry: it would compare this machine's clock with the worker's.
+            self._app.send_task(task, args=ids, queue=queue, retry=False, ignore_result=True)
+        except (OperationalError, ConnectionError, TimeoutError) as error:
+            raise BrokerDownError(f"{task} was not rung: {type(error).__name__}") from error

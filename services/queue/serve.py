@@ -1,0 +1,148 @@
+"""Answer rings: a Celery worker in the foreground of this process, one handler at a time."""
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+from celery import Celery, signals
+from celery.platforms import SecurityWarning
+
+from services.domain.ids import is_id
+from services.queue import app as apps
+
+log = structlog.get_logger(__name__)
+
+_HEX_DIGITS: Final = frozenset("0123456789abcdef")
+
+
+def serve(
+    broker_url: str,
+    queues: Sequence[str],
+    handlers: Mapping[str, Callable[..., None]],
+    *,
+    acks_late: bool,
+    on_shutdown: Callable[[], None],
+) -> None:
+    """Handle messages of ``queues`` until SIGTERM or SIGINT; returns when the last one is done.
+
+    Must run in the main thread. A broker that goes away is waited for, however long. A message
+    that is malformed is dropped with one log line; what a handler raises is logged with its
+    traceback and the message is dropped, because the row that it points at stays due.
+
+    Args:
+        handlers: by task name (see services.queue.app); called with the ids as text, in a thread.
+        acks_late: False for training, whose lease outlives any message; True for short work.
+        on_shutdown: called at once when the process is told to stop, in the signal handler: it
+            may set a flag or an event, and must neither block nor raise.
+    """
+    app = apps.worker_app(broker_url, tuple(queues), acks_late=acks_late)
+    for name, handler in handlers.items():
+        app.task(name=name)(_answer(name, handler))
+
+    def shutting_down(**_: object) -> None:
+        on_shutdown()
+
+    signals.worker_shutting_down.connect(shutting_down, weak=False)
+    signals.setup_logging.connect(_leave_logging_alone)
+    tracer_log, unreadable = logging.getLogger("celery.app.trace"), _Unreadable()
+    tracer_log.addFilter(unreadable)
+    try:
+        with warnings.catch_warnings():
+            # It warns of pickle under root; we take JSON only.
+            warnings.simplefilter("ignore", SecurityWarning)
+            _run_worker(app)
+    finally:
+        tracer_log.removeFilter(unreadable)
+        signals.worker_shutting_down.disconnect(shutting_down)
+        signals.setup_logging.disconnect(_leave_logging_alone)
+
+
+def _run_worker(app: Celery) -> None:
+    worker = app.Worker(
+        hostname=f"{os.getpid()}@{socket.gethostname()}",
+        pool_cls="threads",
+        concurrency=1,
+        quiet=True,
+        # Each of the three is chatter among workers over the broker; the database knows them all.
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    worker.start()
+
+
+def _answer(name: str, handler: Callable[..., None]) -> Callable[..., None]:
+    """The Celery task for ``handler``: check the ids, delegate, log."""
+
+    def answer(*args: object, **kwargs: object) -> None:
+        ids = _ids_of(name, args)
+        if ids is None or kwargs:
+            log.warning("ring_dropped", reason="malformed", task=name)
+            return
+        log.debug("ring_heard", task=name, ids=ids)
+        try:
+            handler(*ids)
+        except Exception:  # the outermost loop: one bad row must not end the worker
+            log.exception("ring_failed", task=name, ids=ids)
+
+    answer.__name__ = name.replace(".", "_")
+    return answer
+
+
+def _ids_of(name: str, args: Sequence[Any]) -> tuple[str, ...] | None:
+    """The arguments as text where they are what this task takes, else None."""
+    checks = _ARGUMENTS.get(name)
+    if checks is None or len(checks) != len(args):
+        return None
+    if not all(
+        isinstance(arg, str) and check(arg) for check, arg in zip(checks, args, strict=True)
+    ):
+        return None
+    return tuple(args)
+
+
+def _is_run(text: str) -> bool:
+    return is_id(text, "run")
+
+
+def _is_tenant(text: str) -> bool:
+    return is_id(text, "ten")
+
+
+def _is_dataset(text: str) -> bool:
+    return is_id(text, "ds")
+
+
+def _is_publication(text: str) -> bool:
+    return is_id(text, "pub")
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and set(text) <= _HEX_DIGITS  # SHA-256 in lower-case hex
+
+
+_ARGUMENTS: Final[Mapping[str, tuple[Callable[[str], bool], ...]]] = {
+    apps.TRAINER_TASK: (_is_run,),
+    apps.SHARD_TASK: (_is_tenant, _is_digest),
+    apps.DATASET_TASK: (_is_tenant, _is_dataset),
+    apps.PUBLICATION_TASK: (_is_tenant, _is_publication),
+}
+
+
+class _Unreadable(logging.Filter):
+    """Our tasks never raise, so an error of Celery's tracer is a message it could not unpack."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """One line of ours instead of its traceback."""
+        if record.levelno < logging.ERROR:
+            return True
+        log.warning("ring_dropped", reason="not_unpackable")
+        return False
+
+
+def _leave_logging_alone(**_: object) -> None:
+    """Having a receiver for ``setup_logging`` is what keeps Celery from configuring logging."""
