@@ -1,0 +1,74 @@
+"""What can go wrong with the object store, each with a code and whether trying again can help."""
+
+from typing import Final
+
+
+class ObjectStoreError(Exception):
+    """The object store did not do what was asked."""
+
+    code = "object_store_error"
+    retryable = False
+
+
+class ObjectMissingError(ObjectStoreError):
+    """No object lies at this key."""
+
+    code = "object_missing"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"no object at {key}")
+        self.key: Final = key
+
+
+class ObjectCorruptError(ObjectStoreError):
+    """The object is not what its manifest or its signed request says."""
+
+    code = "object_corrupt"
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key: Final = key
+
+
+class ObjectTooBigError(ObjectStoreError):
+    """The object is larger than the reader is willing to hold in memory."""
+
+    code = "object_too_big"
+
+    def __init__(self, key: str, *, limit_bytes: int) -> None:
+        super().__init__(f"{key} is larger than {limit_bytes} bytes")
+        self.key: Final = key
+
+
+class ObjectStoreDownError(ObjectStoreError):
+    """The store does not answer, or answers that it cannot now."""
+
+    code = "object_store_down"
+    retryable = True
+
+
+class ObjectStoreRefusedError(ObjectStoreError):
+    """The store answers, and says no: credentials, rights, a bucket that is not there."""
+
+    code = "object_store_refused"
+
+
+class ConditionalWritesError(ObjectStoreError):
+    """The store ignores If-None-Match, so two writers could both believe that they committed."""
+
+    code = "no_conditional_writes"
+
+
+class InvalidKeyError(ObjectStoreError, ValueError):
+    """The key is not one that this project may use."""
+
+    code = "invalid_key"
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"key {key[:200]!r}: {problem}")
+
+
+class BadSignatureError(ObjectStoreError):
+    """A signed URL that was altered, has expired, or is for another method or key."""
+
+    code = "bad_signature"

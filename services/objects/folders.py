@@ -1,0 +1,166 @@
+"""Folders in the object store, closed by a manifest that names every file's size and SHA-256.
+
+Content goes first, the manifest last and only if none stands; so a folder with a manifest is whole.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from services.domain.ledger import CachedShard, StoredFiles
+from services.objects.errors import InvalidKeyError, ObjectCorruptError
+from services.objects.keys import MANIFEST_NAME, check_key, shard_prefix
+from services.objects.local_files import sha256_of
+from services.objects.port import ObjectStore
+
+MANIFEST_LIMIT_BYTES: Final = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _FileFacts:
+    size_bytes: int
+    sha256: str
+
+
+def put_folder(store: ObjectStore, key_prefix: str, local_dir: Path) -> StoredFiles:
+    """Upload the files that ``local_dir/manifest.json`` names, then the manifest, which commits.
+
+    Doing it again after an error is harmless.
+
+    Raises:
+        FileNotFoundError: the manifest or a file that it names is not in ``local_dir``.
+        ObjectCorruptError: a local file is not what the manifest says, or another manifest stands.
+    """
+    manifest = (local_dir / MANIFEST_NAME).read_bytes()
+    manifest_key = key_prefix + MANIFEST_NAME
+    files = _files_of(manifest, manifest_key)
+    for name, facts in files.items():
+        _check_file(local_dir / name, facts, name)
+        store.put_file(key_prefix + name, local_dir / name)
+    if not store.commit_once(manifest_key, manifest):
+        raise ObjectCorruptError(manifest_key, "another manifest stands here")
+    return StoredFiles(
+        key_prefix=key_prefix,
+        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
+        size_bytes=sum(facts.size_bytes for facts in files.values()),
+    )
+
+
+def get_folder(store: ObjectStore, stored: StoredFiles, local_dir: Path) -> None:
+    """Fetch a stored folder into ``local_dir``; the manifest is written last.
+
+    Raises:
+        ObjectMissingError: the manifest or a file that it names is gone.
+        ObjectCorruptError: something is not what its row or its manifest says.
+    """
+    manifest = _get_manifest(store, stored.key_prefix, stored.manifest_sha256)
+    for name, facts in _files_of(manifest, stored.key_prefix + MANIFEST_NAME).items():
+        path = local_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.get_to(stored.key_prefix + name, path)
+        _check_file(path, facts, stored.key_prefix + name)
+    (local_dir / MANIFEST_NAME).write_bytes(manifest)
+
+
+def put_shard(
+    store: ObjectStore, tenant_id: str, digest: str, kind: str, local_file: Path
+) -> CachedShard:
+    """Store a cache shard; the loser of a race adopts the manifest that stands.
+
+    Args:
+        digest: of the shard's spec; what goes in decides the name.
+        kind: ``latents`` or ``text``.
+
+    Raises:
+        ObjectCorruptError: the manifest that stands names content that is not there.
+    """
+    prefix = shard_prefix(tenant_id, digest)
+    facts = _FileFacts(size_bytes=local_file.stat().st_size, sha256=sha256_of(local_file))
+    content_key = prefix + _shard_name(facts)
+    store.put_file(content_key, local_file)
+    manifest = json.dumps(
+        {
+            "version": 1,
+            "kind": kind,
+            "digest": digest,
+            "files": {_shard_name(facts): {"size_bytes": facts.size_bytes, "sha256": facts.sha256}},
+        },
+        sort_keys=True,
+    ).encode()
+    if not store.commit_once(prefix + MANIFEST_NAME, manifest):
+        manifest = store.get_bytes(prefix + MANIFEST_NAME, limit_bytes=MANIFEST_LIMIT_BYTES)
+        standing_key, facts = _shard_content(manifest, prefix)
+        if store.size(standing_key) != facts.size_bytes:
+            raise ObjectCorruptError(standing_key, "missing, though a manifest names it")
+        if standing_key != content_key:
+            store.delete(content_key)  # a manifest never changes, so nobody will name it
+    return CachedShard(
+        digest=digest,
+        kind=kind,
+        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
+        size_bytes=facts.size_bytes,
+    )
+
+
+def get_shard(store: ObjectStore, tenant_id: str, shard: CachedShard, dest: Path) -> None:
+    """Fetch a shard's content to ``dest``; raises as ``get_folder``, and leaves nothing then."""
+    prefix = shard_prefix(tenant_id, shard.digest)
+    manifest = _get_manifest(store, prefix, shard.manifest_sha256)
+    key, facts = _shard_content(manifest, prefix)
+    # Under another name until checked: whoever waits for ``dest`` must never map a bad one.
+    unchecked = dest.with_name(f"{dest.name}.unchecked")
+    try:
+        store.get_to(key, unchecked)
+        _check_file(unchecked, facts, key)
+        unchecked.replace(dest)
+    finally:
+        unchecked.unlink(missing_ok=True)
+
+
+def _shard_name(facts: _FileFacts) -> str:
+    return f"{facts.sha256}.safetensors"
+
+
+def _shard_content(manifest: bytes, prefix: str) -> tuple[str, _FileFacts]:
+    """Key and facts of the one file that a shard's manifest names."""
+    files = _files_of(manifest, prefix + MANIFEST_NAME)
+    if len(files) != 1:
+        raise ObjectCorruptError(prefix + MANIFEST_NAME, f"names {len(files)} files, not one")
+    name, facts = next(iter(files.items()))
+    return prefix + name, facts
+
+
+def _get_manifest(store: ObjectStore, prefix: str, sha256: str) -> bytes:
+    key = prefix + MANIFEST_NAME
+    manifest = store.get_bytes(key, limit_bytes=MANIFEST_LIMIT_BYTES)
+    if hashlib.sha256(manifest).hexdigest() != sha256:
+        raise ObjectCorruptError(key, "is not the manifest that was committed")
+    return manifest
+
+
+def _files_of(manifest: bytes, key: str) -> dict[str, _FileFacts]:
+    """The files that a manifest names; their names are safe to use as keys and as paths."""
+    try:
+        files: Mapping[str, Any] = json.loads(manifest)["files"]
+        named = {
+            name: _FileFacts(size_bytes=int(each["size_bytes"]), sha256=str(each["sha256"]))
+            for name, each in files.items()
+        }
+        for name in named:
+            check_key(name)
+    except (ValueError, KeyError, TypeError, AttributeError, InvalidKeyError) as error:
+        raise ObjectCorruptError(key, f"is not a manifest: {error!r}") from error
+    if MANIFEST_NAME in named:
+        raise ObjectCorruptError(key, "names itself")
+    return named
+
+
+def _check_file(path: Path, facts: _FileFacts, name: str) -> None:
+    size_bytes = path.stat().st_size
+    if size_bytes != facts.size_bytes:
+        raise ObjectCorruptError(name, f"has {size_bytes} bytes, not {facts.size_bytes}")
+    if sha256_of(path) != facts.sha256:
+        raise ObjectCorruptError(name, "has another SHA-256 than its manifest says")

@@ -1,0 +1,102 @@
+"""Object keys: the only place that builds them, and the check that all of them pass.
+
+tenants/<tenant_id>/uploads/<sha256>                                    what a tenant sent
+tenants/<tenant_id>/cache/<digest>/                                     a shard and its manifest
+tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/checkpoints/step-00000100/
+tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/result/
+"""
+
+import re
+from typing import Final
+
+from services.domain.ids import is_id
+from services.objects.errors import InvalidKeyError
+
+MANIFEST_NAME: Final = "manifest.json"
+"""Closes a folder: written last, it names every other file with its size and SHA-256."""
+
+PROBE_PREFIX: Final = "probe/"
+
+MAX_KEY_BYTES: Final = 1024  # S3's own limit
+MAX_PART_BYTES: Final = 255  # a file name's limit on Linux
+
+# The first character is never a dot: "." and ".." cannot be spelled, and names with a leading dot
+# are the folder store's own.
+_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def check_key(key: str) -> tuple[str, ...]:
+    """The key's parts; raises InvalidKeyError for anything that is not a plain relative path."""
+    if not key or len(key) > MAX_KEY_BYTES:
+        raise InvalidKeyError(key, f"must be 1 to {MAX_KEY_BYTES} characters long")
+    parts = tuple(key.split("/"))
+    for part in parts:
+        if len(part) > MAX_PART_BYTES:
+            raise InvalidKeyError(key, f"a part is longer than {MAX_PART_BYTES} characters")
+        if _PART.fullmatch(part) is None:
+            raise InvalidKeyError(
+                key,
+                "parts hold letters, digits and ._- only, and start with neither a dot nor a dash",
+            )
+    return parts
+
+
+def check_prefix(prefix: str) -> tuple[str, ...]:
+    """The parts of a prefix, which ends in ``/`` so that ``runs/a`` never means ``runs/ab``."""
+    if not prefix.endswith("/"):
+        raise InvalidKeyError(prefix, "a prefix ends in /")
+    return check_key(prefix[:-1])
+
+
+def upload_key(tenant_id: str, sha256: str) -> str:
+    """Where an uploaded file lies; its content is its name, so sending it again is harmless."""
+    return f"{_tenant(tenant_id)}/uploads/{_digest(sha256)}"
+
+
+def shard_prefix(tenant_id: str, digest: str) -> str:
+    """Folder of one cache shard; ends in ``/``."""
+    return f"{_tenant(tenant_id)}/cache/{_digest(digest)}/"
+
+
+def runs_prefix(tenant_id: str) -> str:
+    """Folder of all runs of a tenant; ends in ``/``."""
+    return f"{_tenant(tenant_id)}/runs/"
+
+
+def attempts_prefix(tenant_id: str, run_id: str) -> str:
+    """Folder of all attempts of a run; ends in ``/``."""
+    if not is_id(run_id, "run"):
+        raise InvalidKeyError(run_id, "not the id of a run")
+    return f"{runs_prefix(tenant_id)}{run_id}/attempts/"
+
+
+def attempt_prefix(tenant_id: str, run_id: str, fence: int) -> str:
+    """Folder of what one attempt wrote; ends in ``/``. The fence keeps two attempts apart."""
+    if fence < 1:
+        raise InvalidKeyError(str(fence), "a fence starts at 1")
+    return f"{attempts_prefix(tenant_id, run_id)}{fence}/"
+
+
+def checkpoint_prefix(tenant_id: str, run_id: str, fence: int, step: int) -> str:
+    """Folder of one checkpoint; ends in ``/``. ``step`` is the optimizer step, from 1."""
+    if step < 1:
+        raise InvalidKeyError(str(step), "a step starts at 1")
+    return f"{attempt_prefix(tenant_id, run_id, fence)}checkpoints/step-{step:08d}/"
+
+
+def result_prefix(tenant_id: str, run_id: str, fence: int) -> str:
+    """Folder of a run's result; ends in ``/``."""
+    return f"{attempt_prefix(tenant_id, run_id, fence)}result/"
+
+
+def _tenant(tenant_id: str) -> str:
+    if not is_id(tenant_id, "ten"):
+        raise InvalidKeyError(tenant_id, "not the id of a tenant")
+    return f"tenants/{tenant_id}"
+
+
+def _digest(sha256: str) -> str:
+    if _SHA256.fullmatch(sha256) is None:
+        raise InvalidKeyError(sha256, "not a SHA-256 in lower-case hex")
+    return sha256

@@ -1,0 +1,232 @@
+"""The object store as an S3 bucket, through boto3."""
+
+import base64
+import contextlib
+import random
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+from boto3.exceptions import RetriesExceededError
+from boto3.s3.transfer import TransferConfig
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NoConnectionError
+
+from services.objects.errors import (
+    ConditionalWritesError,
+    ObjectMissingError,
+    ObjectStoreDownError,
+    ObjectStoreError,
+    ObjectStoreRefusedError,
+    ObjectTooBigError,
+)
+from services.objects.keys import PROBE_PREFIX, check_key, check_prefix
+from services.objects.local_files import COPY_BYTES, appearing_whole
+from services.objects.port import SignedRequest
+
+_CONFIG: Final = {
+    "signature_version": "s3v4",
+    "connect_timeout": 5,
+    "read_timeout": 60,
+    # botocore's are the only retries of a request; callers try again later, as a whole.
+    "retries": {"mode": "standard", "max_attempts": 3},
+    # Ranged reads of some stores carry the checksum of the whole object; we check SHA-256 anyway.
+    "response_checksum_validation": "when_required",
+}
+_TRANSFER: Final = {
+    "multipart_threshold": 64 << 20,
+    "multipart_chunksize": 64 << 20,  # S3 allows 10,000 parts: objects up to 640 GB
+    "max_concurrency": 4,
+}
+_CONFLICT_ATTEMPTS: Final = 6
+_CONFLICT_WAIT_S: Final = 0.2
+
+
+class S3Store:
+    """An ``ObjectStore`` over one bucket; credentials come from the standard AWS_* variables."""
+
+    def __init__(self, bucket: str, *, endpoint: str | None, region: str | None) -> None:
+        self._bucket = bucket
+        self._region = region or "us-east-1"
+        self._session = boto3.Session(region_name=self._region)
+        # A store of one's own rarely has a DNS name for every bucket.
+        addressing = {"addressing_style": "path" if endpoint else "auto"}
+        self._client: Any = self._session.client(
+            "s3", endpoint_url=endpoint, config=Config(s3=addressing, **_CONFIG)
+        )
+        self._transfer = TransferConfig(**_TRANSFER)
+
+    def put_file(self, key: str, path: Path) -> None:
+        check_key(key)
+        with path.open("rb") as source, _translated(key):
+            self._client.upload_fileobj(source, self._bucket, key, Config=self._transfer)
+
+    def put_bytes(self, key: str, body: bytes) -> None:
+        check_key(key)
+        with _translated(key):
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=body)
+
+    def get_bytes(self, key: str, *, limit_bytes: int) -> bytes:
+        check_key(key)
+        with _translated(key), self._open(key) as source:
+            body: bytes = source.read(limit_bytes + 1)
+        if len(body) > limit_bytes:
+            raise ObjectTooBigError(key, limit_bytes=limit_bytes)
+        return body
+
+    def get_to(self, key: str, path: Path) -> None:
+        check_key(key)
+        with appearing_whole(path) as target, _translated(key):
+            if (self.size(key) or 0) < _TRANSFER["multipart_threshold"]:
+                with self._open(key) as source:
+                    shutil.copyfileobj(source, target, COPY_BYTES)
+            else:
+                self._client.download_fileobj(self._bucket, key, target, Config=self._transfer)
+
+    def size(self, key: str) -> int | None:
+        check_key(key)
+        try:
+            with _translated(key):
+                head = self._client.head_object(Bucket=self._bucket, Key=key)
+        except ObjectMissingError:
+            return None
+        return int(head["ContentLength"])
+
+    def commit_once(self, key: str, body: bytes) -> bool:
+        """Create the object unless one is there; True where ours is the one that stands.
+
+        A reply may be lost after S3 has stored the object, and botocore's retry then meets 412. So
+        412 is a question, not an answer: read the object and see whose it is. 409 says that
+        another conditional write is under way, perhaps one that will fail: put again.
+        """
+        check_key(key)
+        for attempt in range(_CONFLICT_ATTEMPTS):
+            with _translated(key):
+                status = self._put_if_absent(key, body)
+            if status == 200:
+                return True
+            if status == 412:
+                with (
+                    contextlib.suppress(ObjectMissingError),
+                    _translated(key),
+                    self._open(key) as standing,
+                ):
+                    return bool(standing.read(len(body) + 1) == body)
+            time.sleep(random.uniform(0.5, 1) * _CONFLICT_WAIT_S * 2**attempt)  # noqa: S311
+        raise ObjectStoreDownError(f"{key}: conflicting writes for {_CONFLICT_ATTEMPTS} attempts")
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        with _translated(key):
+            self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def list_keys(self, prefix: str) -> Iterator[str]:
+        check_prefix(prefix)
+        pages = self._client.get_paginator("list_objects_v2")
+        with _translated(prefix):
+            for page in pages.paginate(Bucket=self._bucket, Prefix=prefix):
+                yield from (each["Key"] for each in page.get("Contents", ()))
+
+    def sign_put(self, key: str, *, size_bytes: int, sha256: str, expires_s: int) -> SignedRequest:
+        """A PUT bound to its bytes by three signed headers.
+
+        ``generate_presigned_url`` signs "any payload" and moves the checksum into the query, where
+        Ceph RGW does not look: it took any bytes. With the payload's own hash signed as
+        x-amz-content-sha256, RGW 16.2 answers 400 to other bytes and 403 to another length; AWS
+        does the same, and checks x-amz-checksum-sha256 as well.
+        """
+        check_key(key)
+        headers = {
+            "x-amz-content-sha256": sha256,
+            "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode(),
+        }
+        request = AWSRequest("PUT", self._object_url(key), headers=dict(headers))
+        request.headers["content-length"] = str(size_bytes)
+        with _translated(key):
+            credentials = self._session.get_credentials()
+            if credentials is None:
+                raise ObjectStoreRefusedError("no credentials: AWS_ACCESS_KEY_ID is not set")
+            frozen = credentials.get_frozen_credentials()
+        _SignedPayload(frozen, "s3", self._region, expires=expires_s).add_auth(request)
+        return SignedRequest(method="PUT", url=request.url, headers=headers)
+
+    def sign_get(self, key: str, *, expires_s: int) -> str:
+        check_key(key)
+        with _translated(key):
+            return str(
+                self._client.generate_presigned_url(
+                    "get_object",
+                    Params={"Bucket": self._bucket, "Key": key},
+                    ExpiresIn=expires_s,
+                )
+            )
+
+    def prove_conditional_writes(self) -> None:
+        # In a versioned bucket Ceph RGW lets every conditional write through.
+        key = f"{PROBE_PREFIX}{secrets.token_hex(16)}"
+        try:
+            if not self.commit_once(key, b"first") or self.commit_once(key, b"second"):
+                raise ConditionalWritesError(
+                    f"bucket {self._bucket} ignores If-None-Match on PUT (is it versioned?)"
+                )
+        finally:
+            self.delete(key)
+
+    def _put_if_absent(self, key: str, body: bytes) -> int:
+        try:
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*")
+        except ClientError as error:
+            status = _status(error)
+            if status not in (409, 412):
+                raise
+            return status
+        return 200
+
+    def _open(self, key: str) -> Any:
+        """The object's body as a stream to close."""
+        body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
+        return contextlib.closing(body)
+
+    def _object_url(self, key: str) -> str:
+        """The object's address as botocore resolves it (endpoint, region, addressing style)."""
+        return self.sign_get(key, expires_s=1).partition("?")[0]
+
+
+class _SignedPayload(S3SigV4QueryAuth):  # type: ignore[misc]  # botocore has no types
+    """Query signing over the hash of the payload; botocore's own signs "any payload"."""
+
+    def payload(self, request: AWSRequest) -> str:
+        return str(request.headers["x-amz-content-sha256"])
+
+
+@contextlib.contextmanager
+def _translated(key: str) -> Iterator[None]:
+    """Turn what boto3 raises into the port's errors."""
+    try:
+        yield
+    except ClientError as error:
+        raise _answered(error, key) from error
+    except (NoConnectionError, HTTPClientError, RetriesExceededError) as error:
+        raise ObjectStoreDownError(f"{key}: {error}") from error
+    except BotoCoreError as error:  # no credentials, a parameter that botocore refuses
+        raise ObjectStoreRefusedError(f"{key}: {error}") from error
+
+
+def _answered(error: ClientError, key: str) -> ObjectStoreError:
+    code, status = str(error.response["Error"].get("Code")), _status(error)
+    if code == "NoSuchKey" or (status == 404 and code == "404"):  # a HEAD has no body, so no code
+        return ObjectMissingError(key)
+    if status >= 500 or status == 429 or code in ("RequestTimeout", "SlowDown"):
+        return ObjectStoreDownError(f"{key}: the store answered {status} {code}")
+    return ObjectStoreRefusedError(f"{key}: the store answered {status} {code}")
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])

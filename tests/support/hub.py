@@ -1,0 +1,306 @@
+"""A local server that speaks the Hugging Face Hub's commit protocol, with checkable state.
+
+What huggingface_hub 2.4 sends to publish: create the repository, validate the card, preupload (how
+each file goes up), Git LFS batch, upload and verify for binary files, then one commit as NDJSON.
+Big files take Git LFS because the server knows no Xet: set HF_HUB_DISABLE_XET=1.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
+
+USER = "tester"
+ORGANIZATIONS = ("acme",)
+_LFS_SUFFIXES = (".safetensors", ".bin", ".png", ".zip")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubCommit:
+    oid: str
+    summary: str
+    changed: tuple[str, ...]
+
+
+@dataclass(kw_only=True, slots=True)
+class HubRepo:
+    """A model repository on its main branch."""
+
+    private: bool
+    files: dict[str, bytes] = field(default_factory=dict)
+    commits: list[HubCommit] = field(default_factory=list)
+
+    @property
+    def revision(self) -> str:
+        return self.commits[-1].oid if self.commits else "0" * 40
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Reply:
+    status: int = 200
+    body: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+class HubServer:
+    """The server, in threads of this process; ``repos`` is what it holds."""
+
+    def __init__(self) -> None:
+        self.token = f"hf_{secrets.token_hex(17)}"
+        self.repos: dict[str, HubRepo] = {}
+        self.requests: list[str] = []
+        """Method and path of every request, in order."""
+        self.failing_with: int | None = None
+        """While set, every request below ``failing_below`` is answered with this status."""
+        self.failing_below = "/"
+        self._blobs: dict[str, bytes] = {}
+        self._lock = threading.RLock()
+        self._lfs_secret = secrets.token_hex(16)
+        hub = self
+
+        class Handler(_Handler):
+            def answer(self) -> _Reply:
+                return hub.answer(self)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def answer(self, request: "_Handler") -> _Reply:
+        """Find the route, check the token, do it; one request at a time."""
+        path = unquote(urlsplit(request.path).path)
+        body = request.body()
+        with self._lock:
+            self.requests.append(f"{request.command} {path}")
+            if self.failing_with is not None and path.startswith(self.failing_below):
+                return _Reply(status=self.failing_with, body=b"<html>out of order</html>")
+            for method, pattern, route, needs_token in self._routes():
+                match = re.fullmatch(pattern, path)
+                if match is None or method != request.command:
+                    continue
+                if needs_token and request.headers.get("Authorization") != f"Bearer {self.token}":
+                    error = "Invalid user token."
+                    return _Reply(status=401, body={"error": error}, headers=_said(error))
+                try:
+                    return route(body, **match.groupdict())
+                except _RefusedError as error:
+                    return _Reply(
+                        status=error.status,
+                        body={"error": error.message},
+                        headers=_said(error.message),
+                    )
+        return _Reply(status=404, body={"error": "no such route"})
+
+    def _routes(self) -> tuple[tuple[str, str, Callable[..., _Reply], bool], ...]:
+        repo, branch = r"(?P<name>[\w.-]+/[\w.-]+)", r"(?:main|[0-9a-f]{40})"
+        return (
+            ("GET", "/api/whoami-v2", self._whoami, True),
+            ("POST", "/api/validate-yaml", self._validate_card, False),
+            ("POST", "/api/repos/create", self._create, True),
+            ("GET", rf"/api/models/{repo}(?:/revision/{branch})?", self._info, True),
+            ("GET", rf"/api/models/{repo}/tree/{branch}", self._tree, True),
+            ("POST", rf"/api/models/{repo}/preupload/main", self._preupload, True),
+            ("POST", rf"/{repo}\.git/info/lfs/objects/batch", self._lfs_batch, True),
+            ("PUT", rf"/lfs/{self._lfs_secret}/(?P<oid>[0-9a-f]{{64}})", self._lfs_put, False),
+            ("POST", rf"/lfs/{repo}/verify", self._lfs_verify, True),
+            ("POST", rf"/api/models/{repo}/commit/main", self._commit, True),
+            ("GET", rf"/{repo}/resolve/{branch}/(?P<path>.+)", self._resolve, True),
+            ("HEAD", rf"/{repo}/resolve/{branch}/(?P<path>.+)", self._resolve, True),
+        )
+
+    def _whoami(self, _: bytes) -> _Reply:
+        orgs = [{"name": name, "type": "org"} for name in ORGANIZATIONS]
+        return _Reply(body={"name": USER, "type": "user", "orgs": orgs})
+
+    def _validate_card(self, body: bytes) -> _Reply:
+        """The Hub wants a card's metadata between two lines of dashes."""
+        content = json.loads(body)["content"]
+        if content.startswith("---\n") and "\n---" not in content[4:]:
+            errors = [{"message": "the metadata does not end"}]
+            return _Reply(status=400, body={"errors": errors, "warnings": []})
+        return _Reply(body={"errors": [], "warnings": []})
+
+    def _create(self, body: bytes) -> _Reply:
+        wish = json.loads(body)
+        owner = wish.get("organization") or USER
+        name = f"{owner}/{wish['name']}"
+        if owner not in (USER, *ORGANIZATIONS):
+            raise _RefusedError(403, f"You don't have the rights to create a model under {owner}")
+        if name in self.repos:
+            error = "You already created this model repo"
+            return _Reply(status=409, body={"error": error, "url": f"{self.url}/{name}"})
+        private = wish.get("visibility") == "private" or wish.get("private") is True
+        self.repos[name] = HubRepo(private=private)
+        return _Reply(body={"url": f"{self.url}/{name}", "name": name, "id": secrets.token_hex(12)})
+
+    def _info(self, _: bytes, *, name: str) -> _Reply:
+        repo = self._repo(name)
+        siblings = [{"rfilename": path} for path in sorted(repo.files)]
+        facts = {"id": name, "modelId": name, "sha": repo.revision, "private": repo.private}
+        return _Reply(body={**facts, "siblings": siblings, "tags": []})
+
+    def _tree(self, _: bytes, *, name: str) -> _Reply:
+        files = sorted(self._repo(name).files.items())
+        return _Reply(body=[_entry(path, content) for path, content in files])
+
+    def _preupload(self, body: bytes, *, name: str) -> _Reply:
+        repo = self._repo(name)
+        files = []
+        for each in json.loads(body)["files"]:
+            path, standing = each["path"], repo.files.get(each["path"])
+            is_lfs = path.endswith(_LFS_SUFFIXES)
+            mode = "lfs" if is_lfs else "regular"
+            known = {} if standing is None else {"oid": _oid(standing, is_lfs=is_lfs)}
+            files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **known})
+        return _Reply(body={"files": files})
+
+    def _lfs_batch(self, body: bytes, *, name: str) -> _Reply:
+        self._repo(name)
+        objects = []
+        for each in json.loads(body)["objects"]:
+            entry = {"oid": each["oid"], "size": each["size"]}
+            if each["oid"] not in self._blobs:
+                entry["actions"] = {
+                    "upload": {"href": f"{self.url}/lfs/{self._lfs_secret}/{each['oid']}"},
+                    "verify": {"href": f"{self.url}/lfs/{name}/verify"},
+                }
+            objects.append(entry)
+        return _Reply(body={"transfer": "basic", "objects": objects})
+
+    def _lfs_put(self, body: bytes, *, oid: str) -> _Reply:
+        if hashlib.sha256(body).hexdigest() != oid:
+            raise _RefusedError(400, "the content is not what its name says")
+        self._blobs[oid] = body
+        return _Reply()
+
+    def _lfs_verify(self, body: bytes, *, name: str) -> _Reply:
+        wish = json.loads(body)
+        blob = self._blobs.get(wish["oid"])
+        if blob is None or len(blob) != wish["size"]:
+            raise _RefusedError(422, f"{wish['oid']} was not uploaded to {name}")
+        return _Reply(body={})
+
+    def _commit(self, body: bytes, *, name: str) -> _Reply:
+        repo = self._repo(name)
+        header, *operations = (json.loads(line) for line in body.splitlines())
+        files = dict(repo.files)
+        for operation in operations:
+            value = operation["value"]
+            match operation["key"]:
+                case "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                case "lfsFile" if value["oid"] in self._blobs:
+                    files[value["path"]] = self._blobs[value["oid"]]
+                case "deletedFile":
+                    del files[value["path"]]
+                case other:
+                    raise _RefusedError(400, f"cannot commit {other} {value}")
+        changed = tuple(operation["value"]["path"] for operation in operations)
+        seed = json.dumps([repo.revision, header, [_entry(*each) for each in files.items()]])
+        oid = hashlib.sha1(seed.encode()).hexdigest()
+        repo.files = files
+        repo.commits.append(HubCommit(oid=oid, summary=header["value"]["summary"], changed=changed))
+        url = f"{self.url}/{name}/commit/{oid}"
+        return _Reply(body={"success": True, "commitUrl": url, "commitOid": oid, "hookOutput": ""})
+
+    def _resolve(self, _: bytes, *, name: str, path: str) -> _Reply:
+        repo = self._repo(name)
+        content = repo.files.get(path)
+        if content is None:
+            raise _RefusedError(404, "Entry not found")
+        etag = _oid(content, is_lfs=path.endswith(_LFS_SUFFIXES))
+        return _Reply(body=content, headers={"ETag": f'"{etag}"', "X-Repo-Commit": repo.revision})
+
+    def _repo(self, name: str) -> HubRepo:
+        if name not in self.repos:
+            raise _RefusedError(404, "Repository not found")
+        return self.repos[name]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self) -> _Reply:
+        raise NotImplementedError
+
+    def body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        chunks = []
+        while size_bytes := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size_bytes))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def log_message(self, *args: Any) -> None:
+        """Quiet: the state is what tests look at."""
+
+    def _handle(self) -> None:
+        reply = self.answer()
+        body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+        self.send_response(HTTPStatus(reply.status))
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Request-Id", secrets.token_hex(8))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815  # http.server wants these names
+
+
+def _entry(path: str, content: bytes) -> dict[str, Any]:
+    is_lfs = path.endswith(_LFS_SUFFIXES)
+    lfs = {"lfs": {"oid": _oid(content, is_lfs=True), "size": len(content), "pointerSize": 130}}
+    facts = {"type": "file", "path": path, "size": len(content)}
+    return {**facts, "oid": _oid(content, is_lfs=False), **(lfs if is_lfs else {})}
+
+
+def _oid(content: bytes, *, is_lfs: bool) -> str:
+    """Git LFS names content by SHA-256, git itself by the SHA-1 of a blob."""
+    if is_lfs:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _said(message: str) -> dict[str, str]:
+    return {"X-Error-Message": message}
+
+
+@pytest.fixture
+def hub_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """An empty Hub of this test's own; processes that the test starts speak Git LFS to it too."""
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    server = HubServer()
+    server.start()
+    yield server
+    server.stop()
