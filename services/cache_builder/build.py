@@ -1,0 +1,140 @@
+"""Building one cache shard: bring its inputs, encode them in the warm child, store the outcome.
+
+A shard is named by what goes into it, so a duplicate ring or a second builder is harmless: content
+first, the manifest once, then one row.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from services.cache_builder.encoder_child import ChildLostError, EncoderChild
+from services.domain.ledger import Category, Failure
+from services.objects.errors import ObjectMissingError, ObjectStoreDownError
+from services.objects.folders import put_shard
+from services.objects.keys import upload_key
+from services.objects.port import ObjectStore
+from services.workers.scratch import Scratch
+from services.store import shards
+from services.store.database import Database, DatabaseDownError
+from services.store.shards import ShardWork
+from trainer_core.data.index import LatentEntry, ShardSpec
+from trainer_core.faultpoints import fault_point
+
+log = structlog.get_logger(__name__)
+
+_LATER: Final = timedelta(seconds=10)
+
+
+class BuildFailedError(Exception):
+    """The shard was not built; ``failure`` says why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Builder:
+    """Handles ``cache.build``."""
+
+    database: Database
+    objects: ObjectStore
+    encoder: EncoderChild
+    """A child of ``trainer_core encode``; its models stay warm from shard to shard."""
+    scratch: Scratch
+
+    def answer_ring(self, tenant_id: str, digest: str) -> None:
+        """Build the shard if it is missing; where a server is away, the row stays due."""
+        try:
+            with self.database.transaction() as conn:
+                work = shards.to_build(conn, tenant_id, digest)
+            if work is None:
+                return  # a ring too many
+            try:
+                self._build(tenant_id, work)
+            except ObjectStoreDownError as error:
+                log.warning("build_put_off", digest=digest, error=type(error).__name__)
+                with self.database.transaction() as conn:
+                    shards.retry_later(conn, tenant_id, digest, after=_LATER)
+        except DatabaseDownError as error:
+            log.warning("build_put_off", digest=digest, error=type(error).__name__)
+
+    def _build(self, tenant_id: str, work: ShardWork) -> None:
+        with self.scratch.room("build") as folder:
+            try:
+                content = self._encode(tenant_id, work, folder)
+            except BuildFailedError as error:
+                self._record_failure(tenant_id, work.digest, error.failure)
+                return
+            shard = put_shard(self.objects, tenant_id, work.digest, work.kind, content)
+        fault_point("shard.uploaded")
+        with self.database.transaction() as conn:
+            shards.done(conn, tenant_id, work.digest, shard)
+        log.info("shard_built", digest=work.digest, kind=work.kind, size_bytes=shard.size_bytes)
+
+    def _encode(self, tenant_id: str, work: ShardWork, folder: Path) -> Path:
+        """The shard's file in ``folder``; raises BuildFailedError."""
+        spec = ShardSpec.model_validate(work.spec)
+        output = folder / "shard.safetensors"
+        request = {
+            "base_model": work.base_model,
+            "spec": work.spec,
+            "inputs": self._bring_inputs(tenant_id, spec, folder),
+            "output": str(output),
+        }
+        try:
+            reply = self.encoder.ask(request)
+        except ChildLostError as error:
+            raise BuildFailedError(
+                _infra("encoder_died", f"The encoder failed: {error}.")
+            ) from error
+        if not reply["ok"]:
+            raise BuildFailedError(_failure_of(reply["error"]))
+        if output.stat().st_size != reply["size_bytes"]:
+            raise BuildFailedError(_infra("shard_torn", "The encoded shard is not whole."))
+        return output
+
+    def _bring_inputs(self, tenant_id: str, spec: ShardSpec, folder: Path) -> dict[str, str]:
+        inputs: dict[str, str] = {}
+        for entry in spec.entries:
+            if not isinstance(entry, LatentEntry) or entry.sha256 in inputs:
+                continue
+            local = folder / entry.sha256
+            try:
+                self.objects.get_to(upload_key(tenant_id, entry.sha256), local)
+            except ObjectMissingError as error:
+                message = f"{entry.path} is no longer in the store."
+                raise BuildFailedError(_infra("input_missing", message)) from error
+            with local.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != entry.sha256:
+                message = f"{entry.path} is not what was verified."
+                raise BuildFailedError(_infra("input_corrupt", message))
+            inputs[entry.sha256] = str(local)
+        return inputs
+
+    def _record_failure(self, tenant_id: str, digest: str, failure: Failure) -> None:
+        log.warning("shard_not_built", digest=digest, code=failure.code, reason=failure.message)
+        with self.database.transaction() as conn:
+            shards.failed(conn, tenant_id, digest, failure)
+
+
+def _failure_of(error: Mapping[str, Any]) -> Failure:
+    category = Category(error["category"])
+    return Failure(
+        code=str(error["code"]),
+        category=category,
+        message=str(error["message"]),
+        # A user's error stays one, whatever is said of it.
+        retryable=bool(error["retryable"]) and category is not Category.USER,
+    )
+
+
+def _infra(code: str, message: str) -> Failure:
+    return Failure(code=code, category=Category.INFRA, message=message, retryable=True)

@@ -1,0 +1,79 @@
+"""The cache builder process: verifies datasets and builds cache shards, one ring at a time."""
+
+import os
+import threading
+from importlib.metadata import version
+
+import structlog
+
+from services.cache_builder.build import Builder
+from services.cache_builder.encoder_child import EncoderChild
+from services.cache_builder.verify import Verifier
+from services.domain.ids import new_id
+from services.domain.ledger import Worker
+from services.workers.heartbeat import Heartbeat
+from services.logs.setup import configure
+from services.objects.open import open_store
+from services.queue.app import CACHE_QUEUE, CONTROL_QUEUE, DATASET_TASK, SHARD_TASK
+from services.queue.serve import serve
+from services.workers.scratch import Scratch
+from services.settings.env import Settings
+from services.store.database import Database
+from services.store.ledger import PostgresLedger
+
+log = structlog.get_logger(__name__)
+
+
+def main() -> int:
+    """Work until SIGTERM or SIGINT; 0 after a clean end, with the running ring answered.
+
+    Exits with a traceback where the settings are wrong, or where the object store does not honour
+    conditional writes.
+    """
+    settings = Settings.from_env(os.environ)
+    configure("cache_builder", settings.log_format)
+    worker = Worker(
+        worker_id=new_id("wrk"),
+        kind="cache_builder",
+        gpu_class=settings.gpu_class,
+        version=version("reverie"),
+    )
+    objects = open_store(settings)
+    objects.prove_conditional_writes()
+    database = Database(settings.database_url, max_size=3)
+    stopping = threading.Event()
+    heartbeat = Heartbeat(
+        PostgresLedger(database),
+        worker,
+        every_s=settings.heartbeat_s,
+        is_draining=stopping.is_set,
+        run_id=lambda: None,
+    )
+
+    def drain() -> None:
+        stopping.set()
+        heartbeat.wake()
+
+    with (
+        Scratch(settings.scratch_dir, worker.worker_id) as scratch,
+        EncoderChild(
+            ("encode", "--models-dir", str(settings.models_dir)), env=os.environ
+        ) as encoder,
+        EncoderChild(("inspect",), env=os.environ) as inspector,
+        heartbeat,
+    ):
+        verifier = Verifier(
+            database=database, objects=objects, inspector=inspector, scratch=scratch
+        )
+        builder = Builder(database=database, objects=objects, encoder=encoder, scratch=scratch)
+        log.info("worker_up", worker_id=worker.worker_id)
+        serve(
+            settings.broker_url,
+            [CONTROL_QUEUE, CACHE_QUEUE],
+            {DATASET_TASK: verifier.answer_ring, SHARD_TASK: builder.answer_ring},
+            acks_late=True,
+            on_shutdown=drain,
+        )
+    database.close()
+    log.info("worker_down", worker_id=worker.worker_id)
+    return 0

@@ -1,0 +1,178 @@
+"""What the child wrote becomes the service's: content, manifest, then one guarded row.
+
+One thing at a time, in the order given, in a thread of its own so that renewals go on; therefore a
+checkpoint stands before the result of the same attempt.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from services.domain.ledger import Category, Claim, Failure, Ledger, StoredCheckpoint, StoredFiles
+from services.objects.errors import ObjectStoreError
+from services.objects.folders import put_folder
+from services.objects.keys import checkpoint_prefix, result_prefix
+from services.objects.port import ObjectStore
+from services.trainer.child import Event
+from services.trainer.lease import GivenUpError, Lease
+from trainer_core.faultpoints import fault_point
+
+log = structlog.get_logger(__name__)
+
+_LOOK_EVERY_S: Final = 0.1
+
+
+class AttemptFailedError(Exception):
+    """The attempt cannot go on; ``failure`` says why in words for the tenant."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Committer:
+    """Uploads and commits for one claim."""
+
+    def __init__(
+        self, objects: ObjectStore, ledger: Ledger, claim: Claim, lease: Lease, output_dir: Path
+    ) -> None:
+        """``output_dir``: where the child writes; event paths may be relative to it."""
+        self._objects = objects
+        self._ledger = ledger
+        self._claim = claim
+        self._lease = lease
+        self._output_dir = output_dir
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="committer")
+        self._pending: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Not waited for: an upload that hangs commits nothing once the lease is gone.
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def checkpoint(self, event: Event) -> None:
+        """Begin to upload and commit the checkpoint that this event names."""
+        self._pending.append(self._begin(self._commit_checkpoint, event))
+
+    def check(self) -> None:
+        """Raise what went wrong in what is done so far."""
+        for future in [each for each in self._pending if each.done()]:
+            self._pending.remove(future)
+            future.result()
+
+    def wait(self) -> None:
+        """Wait until all that was begun stands; raises AttemptFailedError or GivenUpError."""
+        for future in self._pending:
+            _result_of(future, self._lease)
+        self._pending.clear()
+
+    def result(self, event: Event) -> None:
+        """Upload the result and commit it: from then on the run has succeeded."""
+        self.wait()
+        _result_of(self._begin(self._commit_result, event), self._lease)
+
+    def _begin(self, commit: Callable[[Event], None], event: Event) -> Future[None]:
+        # Log lines of the thread name the run.
+        return self._thread.submit(copy_context().run, commit, event)
+
+    def _commit_checkpoint(self, event: Event) -> None:
+        claim, folder = self._claim, self._folder_of(event)
+        try:
+            stored = self._upload(
+                checkpoint_prefix(claim.tenant_id, claim.run_id, claim.fence, event.step),
+                folder,
+                event,
+            )
+        except FileNotFoundError:
+            # Retention in the child keeps the newest few; a slow store may come too late for one.
+            log.warning("checkpoint_gone_before_upload", step=event.step)
+            return
+        fault_point("checkpoint.uploaded")
+        checkpoint = StoredCheckpoint(step=event.step, files=stored)
+        self._lease.until_answered(
+            lambda: self._ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint),
+            doing="commit_checkpoint",
+        )
+        fault_point("checkpoint.committed")
+        log.info("checkpoint_committed", step=event.step, size_bytes=stored.size_bytes)
+
+    def _commit_result(self, event: Event) -> None:
+        claim = self._claim
+        prefix = result_prefix(claim.tenant_id, claim.run_id, claim.fence)
+        try:
+            stored = self._upload(prefix, self._folder_of(event), event)
+        except FileNotFoundError as error:
+            raise AttemptFailedError(
+                Failure(
+                    code="result_missing",
+                    category=Category.PLATFORM,
+                    message="The training process named a result that is not there.",
+                    retryable=False,
+                )
+            ) from error
+        fault_point("result.uploaded")
+        self._lease.until_answered(
+            lambda: self._ledger.commit_result(claim.run_id, claim.fence, stored, step=event.step),
+            doing="commit_result",
+        )
+        fault_point("result.committed")
+        log.info("result_committed", step=event.step, size_bytes=stored.size_bytes)
+
+    def _upload(self, prefix: str, folder: Path, event: Event) -> StoredFiles:
+        try:
+            stored = self._lease.until_answered(
+                lambda: put_folder(self._objects, prefix, folder), doing="upload"
+            )
+        except ObjectStoreError as error:
+            log.error("upload_refused", code=error.code, reason=str(error))
+            message = f"The {event.type} could not be stored ({error.code})."
+            raise AttemptFailedError(
+                Failure(code=error.code, category=Category.INFRA, message=message, retryable=True)
+            ) from error
+        if stored.manifest_sha256 != event.data.get("manifest_sha256"):
+            raise AttemptFailedError(
+                Failure(
+                    code="output_changed",
+                    category=Category.INFRA,
+                    message=f"The {event.type} is not what the training process reported.",
+                    retryable=True,
+                )
+            )
+        return stored
+
+    def _folder_of(self, event: Event) -> Path:
+        folder = (self._output_dir / str(event.data["path"])).resolve()
+        if not folder.is_relative_to(self._output_dir.resolve()):
+            raise AttemptFailedError(
+                Failure(
+                    code="bad_event",
+                    category=Category.PLATFORM,
+                    message="The training process named a folder that is not its own.",
+                    retryable=False,
+                )
+            )
+        return folder
+
+
+def _result_of(future: Future[None], lease: Lease) -> None:
+    """The future's end, without waiting longer than the run is ours."""
+    while True:
+        try:
+            return future.result(timeout=_LOOK_EVERY_S)
+        except TimeoutError:
+            if future.done():
+                raise
+        if lease.is_given_up:
+            raise GivenUpError

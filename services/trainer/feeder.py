@@ -1,0 +1,204 @@
+"""Shards come in ahead of the step, in the order in which the sampler will ask for them.
+
+The folder is bounded: when it is full, what is not needed soon leaves. The training process maps
+files, so removing one that it still reads is harmless on Linux; one that it waits for it names by
+an empty file ``<digest>.wanted`` beside it, and that one is fetched next.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from services.domain.ledger import CachedShard, Category, Failure
+from services.trainer.lease import GivenUpError
+from trainer_core.data.index import DataIndex
+from trainer_core.data.sampler import Sampler
+
+log = structlog.get_logger(__name__)
+
+_LOOKAHEAD_MICRO_BATCHES: Final = 2000
+_LOOK_EVERY_S: Final = 0.5
+
+
+class FetchFailedError(Exception):
+    """A shard is not to be had; ``failure`` names it."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeedOrder:
+    """Which shard is needed when."""
+
+    index: DataIndex
+    sampler: Sampler
+    micro_batches_per_step: int
+
+    def digests_from(self, step: int) -> Iterator[str]:
+        """Shards by first need after ``step`` steps, each once; all of them in the end."""
+        seen: set[int] = set()
+        for position in self._positions_from(step):
+            if position not in seen:
+                seen.add(position)
+                yield self.index.shards[position].digest
+
+    def _positions_from(self, step: int) -> Iterator[int]:
+        for ref in self.index.prompts.values():
+            yield ref.shard
+        if step == 0:
+            # The first measurement, before any step, looks at held-out samples.
+            yield from self._held_out()
+        first = step * self.micro_batches_per_step
+        for i in range(first, first + _LOOKAHEAD_MICRO_BATCHES):
+            batch = self.sampler.micro_batch(i)
+            for position, caption in zip(batch.samples, batch.captions, strict=True):
+                sample = self.index.samples[position]
+                yield sample.latents.shard
+                yield sample.texts[caption].shard
+        yield from self._held_out()
+        yield from range(len(self.index.shards))
+
+    def _held_out(self) -> Iterator[int]:
+        for sample in self.index.samples:
+            if sample.held_out:
+                yield sample.latents.shard
+                yield from (text.shard for text in sample.texts)
+
+
+class Feeder:
+    """Fills ``folder`` with ``<digest>.safetensors`` in a thread of its own."""
+
+    def __init__(
+        self,
+        order: FeedOrder,
+        shards: Sequence[CachedShard],
+        folder: Path,
+        *,
+        limit_bytes: int,
+        from_step: int,
+        fetch: Callable[[CachedShard, Path], None],
+    ) -> None:
+        """
+        Args:
+            shards: all of the run, by any order.
+            limit_bytes: what the folder may hold; one shard is always allowed.
+            fetch: download to a path and check size and SHA-256; waits out a store that is away.
+                Raises FetchFailedError or GivenUpError.
+        """
+        self._order = order
+        self._shards: Mapping[str, CachedShard] = {shard.digest: shard for shard in shards}
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._step = from_step
+        self._wishes: list[str] = []
+        self._wished_at_step = from_step
+        self._fetch = fetch
+        self._moved = threading.Event()
+        self._closing = threading.Event()
+        context = copy_context()  # log lines of the thread name the run
+        self._thread = threading.Thread(
+            target=context.run, args=(self._feed_until_closed,), name="feeder", daemon=True
+        )
+        self.failure: Failure | None = None
+        """Why the training cannot go on; None while all is well."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        self._moved.set()
+
+    def reached(self, step: int) -> None:
+        """So many optimizer steps are done."""
+        if step > self._step:
+            self._step = step
+            self._moved.set()
+
+    def _feed_until_closed(self) -> None:
+        try:
+            while not self._closing.is_set():
+                shard = self._next_missing()
+                if shard is None:
+                    self._moved.wait(_LOOK_EVERY_S)
+                    self._moved.clear()
+                else:
+                    self._bring(shard)
+        except FetchFailedError as error:
+            self.failure = error.failure
+        except GivenUpError:
+            pass  # whoever asks the lease learns it
+        except Exception:  # the thread's outermost loop: a full disk, or a fault of ours
+            log.exception("feeder_broke")
+            self.failure = Failure(
+                code="feeder_broke",
+                category=Category.INFRA,
+                message="The worker could not bring the cached data to the training process.",
+                retryable=True,
+            )
+
+    def _next_missing(self) -> CachedShard | None:
+        """The shard to fetch now; makes room for it."""
+        present = {path.stem for path in self._folder.glob("*.safetensors")}
+        self._note_wishes(present)
+        if len(present) == len(self._shards):
+            return None
+        soon = self._soon()
+        missing = next((digest for digest in soon if digest not in present), None)
+        if missing is None:
+            return None
+        self._make_room(present, set(soon), self._shards[missing].size_bytes)
+        return self._shards[missing]
+
+    def _note_wishes(self, present: set[str]) -> None:
+        """What was asked for by name stays until the step moves on, the newest wish first."""
+        if self._wished_at_step != self._step:
+            self._wishes, self._wished_at_step = [], self._step
+        for path in self._folder.glob("*.wanted"):
+            if path.stem in self._shards and path.stem not in self._wishes:
+                self._wishes.insert(0, path.stem)
+            if path.stem in present:
+                path.unlink()
+
+    def _soon(self) -> list[str]:
+        """What the folder should hold, first need first, within the limit; at least one."""
+        soon: dict[str, None] = {}
+        room_bytes = self._limit_bytes
+        for digest in chain(self._wishes, self._order.digests_from(self._step)):
+            if digest in soon:
+                continue
+            room_bytes -= self._shards[digest].size_bytes
+            if room_bytes < 0 and soon:
+                break
+            soon[digest] = None
+        return list(soon)
+
+    def _make_room(self, present: set[str], soon: set[str], size_bytes: int) -> None:
+        held_bytes = sum(self._shards[digest].size_bytes for digest in present)
+        for digest in present - soon:
+            if held_bytes + size_bytes <= self._limit_bytes:
+                return
+            (self._folder / f"{digest}.safetensors").unlink(missing_ok=True)
+            held_bytes -= self._shards[digest].size_bytes
+            log.debug("shard_evicted", digest=digest)
+
+    def _bring(self, shard: CachedShard) -> None:
+        draft = self._folder / f"{shard.digest}.part"
+        self._fetch(shard, draft)
+        draft.replace(self._folder / f"{shard.digest}.safetensors")
+        log.debug("shard_fetched", digest=shard.digest, size_bytes=shard.size_bytes)

@@ -1,0 +1,147 @@
+"""Holding a run: a thread renews the lease, everyone else asks here how things stand.
+
+Renewals have a thread of their own because a database that hangs must not stop the reading of
+events, nor an upload the renewals.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import structlog
+
+from services.domain.errors import LeaseLostError
+from services.domain.ledger import Ledger, Wish
+from services.objects.errors import ObjectStoreDownError
+from services.store.database import DatabaseDownError
+
+log = structlog.get_logger(__name__)
+
+AWAY: Final = (DatabaseDownError, ObjectStoreDownError)
+"""The other side cannot be reached; the same call may succeed later."""
+
+_LONGEST_PAUSE_S: Final = 5.0
+
+Answer = TypeVar("Answer")
+
+
+class GivenUpError(Exception):
+    """The run is not ours any more, or cannot be shown to be: stop at once, write nothing more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeaseTimes:
+    """All in seconds."""
+
+    lease_s: float
+    """A run whose holder is silent this long is taken back."""
+    renew_s: float
+    orphan_s: float
+    """Without any renewal for this long the holder gives the run up by itself."""
+
+
+class Lease:
+    """One claim's lease, counted on this machine's monotonic clock from before each request."""
+
+    def __init__(self, ledger: Ledger, run_id: str, fence: int, times: LeaseTimes) -> None:
+        """The claim was made just now."""
+        self._ledger = ledger
+        self._run_id = run_id
+        self._fence = fence
+        self._times = times
+        self._renewed_at_s = time.monotonic()
+        self._wish = Wish.RUN
+        self._is_lost = False
+        self._closing = threading.Event()
+        context = copy_context()  # log lines of the thread name the run
+        self._thread = threading.Thread(
+            target=context.run, args=(self._renew_until_closed,), name="lease", daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Not joined: a renewal that hangs in the database changes nothing any more.
+        self.stop_renewing()
+
+    @property
+    def wish(self) -> Wish:
+        """What the service wanted at the last renewal."""
+        return self._wish
+
+    @property
+    def is_given_up(self) -> bool:
+        """Lost for certain, or silent for so long that we stop on our own."""
+        return self._is_lost or self._silent_s() > self._times.orphan_s
+
+    @property
+    def may_have_run_out(self) -> bool:
+        """Nobody confirmed the lease for its whole length: another holder may exist."""
+        return self._silent_s() > self._times.lease_s
+
+    def stop_renewing(self) -> None:
+        """From now on the lease runs out by itself."""
+        self._closing.set()
+
+    def mark_lost(self) -> None:
+        """A write under our fence was refused."""
+        self._is_lost = True
+
+    def check(self) -> None:
+        """Raise GivenUpError where the run is no longer ours."""
+        if self.is_given_up:
+            raise GivenUpError
+
+    def until_answered(self, call: Callable[[], Answer], *, doing: str) -> Answer:
+        """``call()``, again with growing pauses and jitter while the other side is away.
+
+        Bounded by the lease: raises GivenUpError once that is lost or given up. ``call`` has to
+        be safe to repeat.
+        """
+        pause_s = 0.1
+        while True:
+            self.check()
+            try:
+                return call()
+            except LeaseLostError:
+                self.mark_lost()
+                raise GivenUpError from None
+            except AWAY as error:
+                log.warning("attempt_waits", doing=doing, error=type(error).__name__)
+            time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+            pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+
+    def _silent_s(self) -> float:
+        return time.monotonic() - self._renewed_at_s
+
+    def _renew_until_closed(self) -> None:
+        wait_s = self._times.renew_s
+        while not self._closing.wait(wait_s) and not self.is_given_up:
+            asked_at_s = time.monotonic()
+            try:
+                self._wish = self._ledger.renew(
+                    self._run_id, self._fence, lease=timedelta(seconds=self._times.lease_s)
+                )
+            except LeaseLostError:
+                self._is_lost = True
+            except AWAY as error:
+                log.warning("renewal_failed", error=type(error).__name__)
+                wait_s = min(self._times.renew_s, 1.0)
+            except Exception:  # the thread's outermost loop: an answer we do not know is no renewal
+                log.exception("renewal_broke")
+            else:
+                self._renewed_at_s = asked_at_s
+                wait_s = self._times.renew_s

@@ -1,0 +1,81 @@
+"""The trainer process: hears rings, trains one run at a time in a child process."""
+
+import os
+import threading
+from importlib.metadata import version
+
+import structlog
+
+from services.domain.ids import new_id
+from services.domain.ledger import Worker
+from services.workers.heartbeat import Heartbeat
+from services.logs.setup import configure
+from services.objects.open import open_store
+from services.queue.app import TRAINER_TASK, trainer_queue
+from services.queue.serve import serve
+from services.workers.scratch import Scratch
+from services.settings.env import Settings
+from services.store.database import Database
+from services.store.ledger import PostgresLedger
+from services.trainer.attempt import Bench, Duty, answer_ring
+from services.trainer.lease import LeaseTimes
+
+log = structlog.get_logger(__name__)
+
+
+def main() -> int:
+    """Work until SIGTERM or SIGINT; 0 after a clean end, with the running attempt handed back.
+
+    Exits with a traceback where the settings are wrong, or where the object store does not honour
+    conditional writes.
+    """
+    settings = Settings.from_env(os.environ)
+    configure("trainer", settings.log_format)
+    worker = Worker(
+        worker_id=new_id("wrk"),
+        kind="trainer",
+        gpu_class=settings.gpu_class,
+        version=version("reverie"),
+    )
+    objects = open_store(settings)
+    objects.prove_conditional_writes()
+    database = Database(settings.database_url, max_size=4)
+    stopping, duty = threading.Event(), Duty()
+    ledger = PostgresLedger(database, max_attempts=settings.max_attempts)
+    heartbeat = Heartbeat(
+        ledger,
+        worker,
+        every_s=settings.heartbeat_s,
+        is_draining=stopping.is_set,
+        run_id=lambda: duty.run_id,
+    )
+
+    def drain() -> None:
+        stopping.set()
+        heartbeat.wake()
+
+    with Scratch(settings.scratch_dir, worker.worker_id) as scratch, heartbeat:
+        bench = Bench(
+            ledger=ledger,
+            objects=objects,
+            worker_id=worker.worker_id,
+            scratch=scratch,
+            models_dir=settings.models_dir,
+            scratch_bytes=settings.scratch_bytes,
+            times=LeaseTimes(
+                lease_s=settings.lease_s, renew_s=settings.renew_s, orphan_s=settings.orphan_s
+            ),
+            stall_s=settings.stall_s,
+            stopping=stopping,
+        )
+        log.info("worker_up", worker_id=worker.worker_id, gpu_class=worker.gpu_class)
+        serve(
+            settings.broker_url,
+            [trainer_queue(settings.gpu_class)],
+            {TRAINER_TASK: lambda run_id: answer_ring(bench, duty, run_id)},
+            acks_late=False,
+            on_shutdown=drain,
+        )
+    database.close()
+    log.info("worker_down", worker_id=worker.worker_id)
+    return 0

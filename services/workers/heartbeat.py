@@ -1,0 +1,72 @@
+"""Tells the ledger that this worker lives, whether it drains, and which run it holds."""
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from services.domain.ledger import Ledger, Worker
+from services.store.database import DatabaseDownError
+
+log = structlog.get_logger(__name__)
+
+_LAST_BEAT_S: Final = 3.0
+
+
+class Heartbeat:
+    """A thread that registers the worker every ``every_s`` seconds, the first time at once."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        worker: Worker,
+        *,
+        every_s: float,
+        is_draining: Callable[[], bool],
+        run_id: Callable[[], str | None],
+    ) -> None:
+        self._ledger = ledger
+        self._worker = worker
+        self._every_s = every_s
+        self._is_draining = is_draining
+        self._run_id = run_id
+        self._is_closing = False
+        self._awake = threading.Event()
+        self._thread = threading.Thread(
+            target=self._beat_until_closed, name="heartbeat", daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """One last beat says that it drains: nothing is to be offered to a worker that is gone."""
+        self._is_closing = True
+        self._awake.set()
+        self._thread.join(_LAST_BEAT_S)
+
+    def wake(self) -> None:
+        """Beat at once, because something changed; may be called in a signal handler."""
+        self._awake.set()
+
+    def _beat_until_closed(self) -> None:
+        while True:
+            is_last = self._is_closing
+            try:
+                self._ledger.register(
+                    self._worker, draining=is_last or self._is_draining(), run_id=self._run_id()
+                )
+            except DatabaseDownError as error:
+                log.warning("heartbeat_failed", error=type(error).__name__)
+            if is_last:
+                return
+            self._awake.wait(self._every_s)
+            self._awake.clear()

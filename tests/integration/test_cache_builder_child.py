@@ -1,0 +1,86 @@
+"""The warm child: asked, killed, hung, restarted; a scripted program stands at its place."""
+
+import os
+import signal
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from services.cache_builder.encoder_child import ChildLostError, EncoderChild
+
+PROGRAM = textwrap.dedent(
+    """
+    import json, os, sys, time
+    reply_fd = int(sys.argv[sys.argv.index("--reply-fd") + 1])
+    print("libraries chatter")
+    for line in sys.stdin:
+        request = json.loads(line)
+        do = request.get("do")
+        if do == "die":
+            os._exit(3)
+        if do == "hang":
+            time.sleep(600)
+        reply = {"id": request["id"], "ok": True, "pid": os.getpid(), "env": dict(os.environ)}
+        reply["size"] = len(line)
+        os.write(reply_fd, json.dumps(reply).encode() + b"\\n")
+    """
+)
+
+
+def child(*, deadline_s: float = 30.0, idle_end_s: float = 600.0, **env: str) -> EncoderChild:
+    return EncoderChild(
+        ("encode",),
+        env={**os.environ, **env},
+        deadline_s=deadline_s,
+        idle_end_s=idle_end_s,
+        program=(sys.executable, "-c", PROGRAM),
+    )
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def test_it_stays_warm_and_sees_no_secret() -> None:
+    secrets = {"AWS_SECRET_ACCESS_KEY": "s", "REVERIE_DATABASE_URL": "s", "HF_TOKEN": "s"}
+    with child(**secrets) as it:
+        first, second = it.ask({}), it.ask({"padding": "x" * 300_000})
+        assert first["pid"] == second["pid"]
+        assert second["size"] > 300_000
+        assert not secrets.keys() & first["env"].keys()
+        assert first["env"]["HF_HUB_OFFLINE"] == "1"
+    assert not is_alive(first["pid"])
+
+
+def test_it_comes_back_after_it_died() -> None:
+    with child() as it:
+        first = it.ask({})
+        with pytest.raises(ChildLostError):
+            it.ask({"do": "die"})
+        second = it.ask({})
+        assert second["pid"] != first["pid"]
+        os.kill(second["pid"], signal.SIGKILL)
+        with pytest.raises(ChildLostError):
+            it.ask({"do": "die"})
+        assert it.ask({})["ok"]
+
+
+def test_a_hung_one_is_ended_at_the_deadline() -> None:
+    with child(deadline_s=1.0) as it:
+        pid = it.ask({})["pid"]
+        with pytest.raises(ChildLostError, match="no reply"):
+            it.ask({"do": "hang"})
+        assert not is_alive(pid)
+
+
+def test_an_idle_one_is_ended() -> None:
+    with child(idle_end_s=0.1) as it:
+        pid = it.ask({})["pid"]
+        deadline = time.monotonic() + 10
+        while is_alive(pid):
+            assert time.monotonic() < deadline, "still there"
+            time.sleep(0.02)
+        assert it.ask({})["pid"] != pid

@@ -1,0 +1,266 @@
+"""The cache builder as a process, over real servers and with the encoders of the tiny model."""
+
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from PIL import Image
+from psycopg.types.json import Jsonb
+
+from services.domain.ids import new_id
+from services.domain.ledger import CachedShard
+from services.objects.folders import get_shard
+from services.objects.keys import upload_key
+from services.objects.open import open_store
+from services.objects.port import ObjectStore
+from services.queue.rings import Rings
+from services.settings.env import Settings
+from services.store import datasets
+from services.store.database import Database
+from services.store.datasets import NewFile
+from tests.support.redis import RedisServer
+from tests.unit.config_examples import import_small
+from trainer_core.config.base_models import read_base_models
+from trainer_core.data.index import DataIndex, FileItem, build_index
+
+DEADLINE_S = 60.0
+
+
+def wait_until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {DEADLINE_S} s: {what()}"
+        time.sleep(0.05)
+
+
+def picture(width_px: int, height_px: int) -> bytes:
+    body = io.BytesIO()
+    Image.new("RGB", (width_px, height_px), (200, 90, 40)).save(body, "JPEG")
+    return body.getvalue()
+
+
+@dataclass
+class Service:
+    database: Database
+    store: ObjectStore
+    rings: Rings
+    tenant_id: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def upload(self, body: bytes) -> str:
+        sha256 = hashlib.sha256(body).hexdigest()
+        self.store.put_bytes(upload_key(self.tenant_id, sha256), body)
+        return sha256
+
+    def dataset_of(self, files: dict[str, NewFile]) -> str:
+        """Declare, complete and ring; returns the id."""
+        with self.database.transaction() as conn:
+            dataset = datasets.create(conn, self.tenant_id, "photos", list(files.values()))
+            datasets.complete(conn, self.tenant_id, dataset.dataset_id)
+        self.rings.dataset(self.tenant_id, dataset.dataset_id)
+        return dataset.dataset_id
+
+    def dataset(self, dataset_id: str) -> datasets.Dataset:
+        with self.database.transaction() as conn:
+            return datasets.get(conn, self.tenant_id, dataset_id)
+
+    def wait_decided(self, dataset_id: str) -> datasets.Dataset:
+        wait_until(lambda: self.dataset(dataset_id).status != "verifying", self.log.read_text)
+        return self.dataset(dataset_id)
+
+    def shard(self, digest: str) -> dict[str, Any]:
+        columns = "status, attempts, error, kind, manifest_sha256, size_bytes"
+        with self.database.transaction() as conn:
+            query = f"SELECT {columns} FROM cache_shards WHERE tenant_id = %s AND digest = %s"
+            row = conn.execute(query, (self.tenant_id, digest)).fetchone()
+        assert row is not None
+        return dict(zip(columns.split(", "), row, strict=True))
+
+    def want(self, index: DataIndex) -> list[str]:
+        digests = []
+        with self.database.transaction() as conn:
+            for shard in index.shards:
+                spec = Jsonb(shard.spec.model_dump(mode="json"))
+                conn.execute(
+                    """INSERT INTO cache_shards (tenant_id, digest, kind, spec, base_model)
+                       VALUES (%s, %s, %s, %s, 'hidream-tiny')""",
+                    (self.tenant_id, shard.digest, shard.kind, spec),
+                )
+                digests.append(shard.digest)
+        for digest in digests:
+            self.rings.shard(self.tenant_id, digest)
+        return digests
+
+
+@pytest.fixture(scope="module")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make = ["-m", "trainer_core", "make-tiny", str(folder / "hidream-tiny")]
+    subprocess.run([sys.executable, *make], check=True)
+    return folder
+
+
+@pytest.fixture
+def service(
+    tmp_path: Path,
+    database_url: str,
+    database: Database,
+    redis_server: RedisServer,
+    models_dir: Path,
+) -> Iterator[Service]:
+    env = {
+        "REVERIE_DATABASE_URL": database_url,
+        "REVERIE_BROKER_URL": redis_server.url,
+        "REVERIE_OBJECTS_URL": f"file://{tmp_path}/objects",
+        "REVERIE_SIGNING_KEY": "5f" * 32,
+        "REVERIE_SCRATCH_DIR": str(tmp_path / "scratch"),
+        "REVERIE_MODELS_DIR": str(models_dir),
+        "REVERIE_HEARTBEAT_S": "0.5",
+        "OMP_NUM_THREADS": "1",
+    }
+    tenant_id = new_id("ten")
+    with psycopg.connect(database_url) as conn:
+        conn.execute("INSERT INTO tenants (tenant_id, name) VALUES (%s, 'ada')", (tenant_id,))
+    log = tmp_path / "log"
+    with log.open("wb") as output, Rings(redis_server.url) as rings:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.cache_builder"],
+            env={**os.environ, **env},
+            stdout=output,
+            stderr=output,
+        )
+        store = open_store(Settings.from_env(env))
+        yield Service(database, store, rings, tenant_id, process, log)
+    process.kill()
+    process.wait()
+
+
+def image_of(path: str, body: bytes) -> NewFile:
+    sha256 = hashlib.sha256(body).hexdigest()
+    return NewFile(path=path, media="image", size_bytes=len(body), sha256=sha256)
+
+
+def test_a_good_dataset_becomes_ready(service: Service) -> None:
+    body, words = picture(300, 200), b"a brick wall\n"
+    service.upload(body)
+    caption = NewFile(
+        path="a.txt", media="caption", size_bytes=len(words), sha256=service.upload(words)
+    )
+
+    dataset_id = service.dataset_of({"a": image_of("a.jpg", body), "t": caption})
+
+    decided = service.wait_decided(dataset_id)
+    assert (decided.status, decided.errors) == ("ready", []), service.log.read_text()
+    with service.database.transaction() as conn:
+        image, text = datasets.files(conn, service.tenant_id, dataset_id)
+    assert (image.width_px, image.height_px) == (300, 200)
+    assert text.text == "a brick wall\n"
+
+
+def test_everything_that_is_wrong_is_named_at_once(service: Service) -> None:
+    good, torn, missing = picture(64, 64), picture(640, 480)[:-900], picture(80, 80)
+    other, binary = picture(96, 96), b"\xff\xfe\x00caption"
+    for body in (good, torn, binary):
+        service.upload(body)
+    # Under the name of another content, as only a fault of the store or of ours could put it.
+    swapped = hashlib.sha256(other).hexdigest()
+    service.store.put_bytes(upload_key(service.tenant_id, swapped), other[:-1] + b"x")
+    caption = NewFile(
+        path="bad.txt", media="caption", size_bytes=len(binary), sha256=service.upload(binary)
+    )
+
+    dataset_id = service.dataset_of(
+        {
+            "1": image_of("good.jpg", good),
+            "2": image_of("torn.jpg", torn),
+            "3": image_of("missing.jpg", missing),
+            "4": image_of("swapped.jpg", other),
+            "5": caption,
+        }
+    )
+
+    decided = service.wait_decided(dataset_id)
+    assert decided.status == "rejected"
+    assert {error["pointer"]: error["code"] for error in decided.errors} == {
+        "torn.jpg": "bad_image",
+        "missing.jpg": "not_uploaded",
+        "swapped.jpg": "sha256_mismatch",
+        "bad.txt": "bad_caption",
+    }
+
+
+def index_of(models_dir: Path, bodies: dict[str, bytes]) -> DataIndex:
+    model = read_base_models(models_dir)["hidream-tiny"]
+    plan = import_small({}, backends=[{"id": "a", "caption_strategy": "filename"}]).plan
+    base = plan.identity.base.model_copy(update={"digest": model.digest})
+    identity = plan.identity.model_copy(update={"base": base})
+    plan = plan.model_copy(update={"identity": identity})
+    items = [
+        FileItem(
+            backend="a",
+            path=path,
+            sha256=hashlib.sha256(body).hexdigest(),
+            width_px=256,
+            height_px=256,
+            captions=("a wall",),
+        )
+        for path, body in bodies.items()
+    ]
+    return build_index(plan, items, model.transformer_config)
+
+
+def test_shards_are_built_once_and_a_second_ring_is_harmless(
+    service: Service, models_dir: Path, tmp_path: Path
+) -> None:
+    body = picture(256, 256)
+    service.upload(body)
+
+    digests = service.want(index_of(models_dir, {"a.jpg": body}))
+
+    for digest in digests:
+        wait_until(lambda: service.shard(digest)["status"] == "done", service.log.read_text)  # noqa: B023
+    row = service.shard(digests[0])
+    for digest in digests:
+        service.rings.shard(service.tenant_id, digest)
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(DEADLINE_S) == 0
+    assert service.shard(digests[0]) == row
+    shard = CachedShard(
+        digest=digests[0],
+        kind=row["kind"],
+        manifest_sha256=row["manifest_sha256"],
+        size_bytes=row["size_bytes"],
+    )
+    get_shard(service.store, service.tenant_id, shard, tmp_path / "shard")
+    assert (tmp_path / "shard").stat().st_size == row["size_bytes"]
+    with service.database.transaction() as conn:
+        assert conn.execute("SELECT kind, draining FROM workers").fetchall() == [
+            ("cache_builder", True)
+        ]
+
+
+def test_a_users_error_names_the_file_and_is_not_tried_again(
+    service: Service, models_dir: Path
+) -> None:
+    body = picture(256, 256)[:-600]
+    service.upload(body)
+
+    index = index_of(models_dir, {"torn.jpg": body})
+    service.want(index)
+
+    (latents,) = [shard.digest for shard in index.shards if shard.kind == "latents"]
+    wait_until(lambda: service.shard(latents)["status"] == "failed", service.log.read_text)
+    error = service.shard(latents)["error"]
+    assert error["code"] == "bad_image"
+    assert "torn.jpg" in error["message"]

@@ -1,0 +1,131 @@
+"""Shards arrive ahead of the step, within the bound, and what is waited for comes next."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from services.domain.ledger import CachedShard, Category, Failure
+from services.trainer.feeder import Feeder, FeedOrder, FetchFailedError
+from trainer_core.data.index import (
+    DataIndex,
+    Sample,
+    ShardDescription,
+    ShardRef,
+    ShardSpec,
+    TextEntry,
+)
+from trainer_core.data.sampler import Sampler
+
+SIZE_BYTES = 100
+
+
+def index_of(num_samples: int) -> DataIndex:
+    """One shard of latents a sample, then one of text for all; row contents do not matter here."""
+    kinds = ["latents"] * num_samples + ["text"]
+    specs = [
+        ShardSpec(kind="text", encoder={}, entries=(TextEntry(text=f"{kind} {n}"),))
+        for n, kind in enumerate(kinds)
+    ]
+    text = ShardRef(shard=num_samples, row=0)
+    return DataIndex(
+        samples=tuple(
+            Sample(
+                backend="photos",
+                path=f"{n}.png",
+                held_out=False,
+                width_px=64,
+                height_px=64,
+                repeats=0,
+                latents=ShardRef(shard=n, row=0),
+                texts=(text,),
+            )
+            for n in range(num_samples)
+        ),
+        shards=tuple(ShardDescription(digest=s.digest(), kind="text", spec=s) for s in specs),
+        prompts={"": text},
+    )
+
+
+class Source:
+    """Where shards come from; remembers the order of asking."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, shard: CachedShard, dest: Path) -> None:
+        self.asked.append(shard.digest)
+        dest.write_bytes(b"x" * shard.size_bytes)
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def feeder_of(
+    index: DataIndex, folder: Path, fetch: Callable[[CachedShard, Path], None], limit_bytes: int
+) -> tuple[Feeder, FeedOrder]:
+    order = FeedOrder(index=index, sampler=Sampler(index, 7, 1), micro_batches_per_step=1)
+    shards = [
+        CachedShard(digest=s.digest, kind=s.kind, manifest_sha256="", size_bytes=SIZE_BYTES)
+        for s in index.shards
+    ]
+    return Feeder(order, shards, folder, limit_bytes=limit_bytes, from_step=0, fetch=fetch), order
+
+
+def held(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("*.safetensors")}
+
+
+def test_all_come_in_sampler_order_where_there_is_room(tmp_path: Path) -> None:
+    index, source = index_of(12), Source()
+    feeder, order = feeder_of(index, tmp_path, source, limit_bytes=1 << 20)
+    with feeder:
+        wait_until(lambda: len(held(tmp_path)) == 13, "all shards")
+    first = [
+        index.samples[order.sampler.micro_batch(i).samples[0]].latents.shard for i in range(12)
+    ]
+    assert source.asked[0] == index.shards[12].digest  # the prompts
+    assert source.asked[1:] == [index.shards[shard].digest for shard in first]
+
+
+def test_the_folder_stays_within_its_bound_and_follows_the_step(tmp_path: Path) -> None:
+    index, source = index_of(40), Source()
+    feeder, order = feeder_of(index, tmp_path, source, limit_bytes=5 * SIZE_BYTES)
+    with feeder:
+        for step in range(0, 40, 2):
+            feeder.reached(step)
+            needed = index.samples[order.sampler.micro_batch(step).samples[0]].latents.shard
+            wait_until(lambda: index.shards[needed].digest in held(tmp_path), f"step {step}")  # noqa: B023
+            assert len(held(tmp_path)) <= 5
+
+
+def test_what_is_waited_for_comes_next(tmp_path: Path) -> None:
+    index, source = index_of(40), Source()
+    feeder, _ = feeder_of(index, tmp_path, source, limit_bytes=5 * SIZE_BYTES)
+    with feeder:
+        wait_until(lambda: len(held(tmp_path)) == 5, "a full folder")
+        missing = next(s.digest for s in index.shards if s.digest not in held(tmp_path))
+        (tmp_path / f"{missing}.wanted").touch()
+        wait_until(lambda: missing in held(tmp_path), "the wanted shard")
+        wait_until(lambda: not list(tmp_path.glob("*.wanted")), "an answered wish")
+        assert len(held(tmp_path)) <= 5
+
+
+def test_a_shard_that_is_not_to_be_had_is_named(tmp_path: Path) -> None:
+    failure = Failure(code="shard_corrupt", category=Category.INFRA, message="m", retryable=True)
+
+    def fetch(shard: CachedShard, dest: Path) -> None:
+        raise FetchFailedError(failure)
+
+    feeder, _ = feeder_of(index_of(2), tmp_path, fetch, limit_bytes=1 << 20)
+    with feeder:
+        wait_until(lambda: feeder.failure == failure, "the failure")
+
+
+def test_a_fault_of_the_feeder_is_a_failure_too(tmp_path: Path) -> None:
+    feeder, _ = feeder_of(index_of(2), tmp_path / "not there", Source(), limit_bytes=1 << 20)
+    with feeder:
+        wait_until(lambda: feeder.failure is not None, "the failure")

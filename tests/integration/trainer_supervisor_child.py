@@ -1,0 +1,118 @@
+"""A training process without training: it speaks the event protocol and behaves as it is told.
+
+``python trainer_supervisor_child.py BEHAVIOUR train --job … --events … --control … --supervisor …``
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from trainer_core.supervision import parse_supervisor, start_watch
+
+STEPS = 10
+INTERVAL = 2
+
+
+class Training:
+    def __init__(self, behaviour: str, args: argparse.Namespace) -> None:
+        self.behaviour = behaviour
+        self.job = json.loads(args.job.read_text())
+        self.events, self.control = args.events, args.control
+        self.output = Path(self.job["output_dir"])
+        self.seq = 0
+
+    def emit(self, event: str, step: int, **data: Any) -> None:
+        self.seq += 1
+        line = json.dumps(
+            {"v": 1, "seq": self.seq, "event": event, "step": step, "t_s": 0.0, **data}
+        )
+        with self.events.open("a") as file:
+            half = len(line) // 2
+            file.write(line[:half])
+            file.flush()  # a reader may see a torn line
+            file.write(line[half:] + "\n")
+
+    def folder(self, name: str, kind: str, step: int) -> dict[str, Any]:
+        folder = self.output / name
+        folder.mkdir(parents=True)
+        body = f"state after {step}".encode()
+        (folder / "state.bin").write_bytes(body)
+        sha256 = hashlib.sha256(body).hexdigest()
+        files = {"state.bin": {"size_bytes": len(body), "sha256": sha256}}
+        manifest = json.dumps({"version": 1, "kind": kind, "step": step, "files": files}).encode()
+        (folder / "manifest.json").write_bytes(manifest)
+        digest = hashlib.sha256(manifest).hexdigest()
+        size_bytes = len(body) + len(manifest)
+        return {"path": str(folder), "manifest_sha256": digest, "size_bytes": size_bytes}
+
+    def checkpoint(self, step: int) -> None:
+        name = f"checkpoints/step-{step:08d}"
+        if not (self.output / name).exists():
+            self.emit("checkpoint", step, **self.folder(name, "checkpoint", step))
+
+    def word(self) -> str:
+        return self.control.read_text() if self.control.exists() else "run"
+
+    def first_step(self) -> int:
+        if self.job["resume_from"] is None:
+            return 0
+        return int(
+            json.loads((Path(self.job["resume_from"]) / "manifest.json").read_text())["step"]
+        )
+
+    def run(self) -> int:
+        step = self.first_step()
+        self.emit("stage", step, stage="training", environment=dict(os.environ))
+        while step < STEPS or self.behaviour == "endless":
+            if self.word() == "pause":
+                self.emit("stage", step, stage="paused")
+                while self.word() == "pause":
+                    time.sleep(0.02)
+                self.emit("stage", step, stage="training")
+            if self.word() == "stop":
+                self.checkpoint(step)
+                self.emit("stopped", step)
+                return 75
+            step += 1
+            time.sleep(0.05)
+            self.emit("step", step, loss=1.0 / step)
+            if step % INTERVAL == 0:
+                self.checkpoint(step)
+            if step == 5:
+                self.at_step_5()
+        self.emit("finished", step, **self.folder("result", "result", step))
+        return 0
+
+    def at_step_5(self) -> None:
+        match self.behaviour:
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                time.sleep(600)
+            case "fail":
+                failure = {"category": "user", "message": "loss is nan", "retryable": False}
+                self.emit("failed", 5, code="non_finite_loss", **failure)
+                sys.exit(1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("behaviour")
+    parser.add_argument("train")
+    for name in ("--job", "--events", "--control"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--supervisor")
+    args = parser.parse_args()
+    start_watch(*parse_supervisor(args.supervisor))
+    print("libraries print what they like")
+    return Training(args.behaviour, args).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

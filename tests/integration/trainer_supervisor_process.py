@@ -1,0 +1,49 @@
+"""A trainer without a queue: one ring, answered in a process of its own, with a scripted child.
+
+``python trainer_supervisor_process.py '{"run_id": …, "env": {…}, "child_command": […]}'``
+"""
+
+import json
+import signal
+import sys
+import threading
+
+from services.store.ledger import PostgresLedger
+
+from services.domain.ids import new_id
+from services.objects.open import open_store
+from services.workers.scratch import Scratch
+from services.settings.env import Settings
+from services.store.database import Database
+from services.trainer.attempt import Bench, Duty, answer_ring
+from services.trainer.lease import LeaseTimes
+
+
+def main() -> None:
+    told = json.loads(sys.argv[1])
+    settings = Settings.from_env(told["env"])
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    database = Database(settings.database_url, max_size=4)
+    worker_id = new_id("wrk")
+    with Scratch(settings.scratch_dir, worker_id) as scratch:
+        bench = Bench(
+            ledger=PostgresLedger(database),
+            objects=open_store(settings),
+            worker_id=worker_id,
+            scratch=scratch,
+            models_dir=settings.models_dir,
+            scratch_bytes=1 << 30,
+            times=LeaseTimes(
+                lease_s=settings.lease_s, renew_s=settings.renew_s, orphan_s=settings.orphan_s
+            ),
+            stall_s=settings.stall_s,
+            stopping=stopping,
+            child_command=told["child_command"],
+        )
+        answer_ring(bench, Duty(), told["run_id"])
+    database.close()
+
+
+if __name__ == "__main__":
+    main()
