@@ -1,0 +1,62 @@
+"""The results process: publishes what runs made, and deletes what no row names."""
+
+import os
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from services.domain.ids import new_id
+from services.logs.setup import configure
+from services.objects.open import open_store
+from services.queue.app import NOTIFY_QUEUE, PUBLICATION_TASK
+from services.queue.serve import serve
+from services.results.publish import Publisher
+from services.results.sweep import Sweeper
+from services.results.targets.folder import FolderTarget
+from services.results.targets.hub import HubAccess, HubTarget
+from services.workers.scratch import Scratch
+from services.settings.env import Settings
+from services.store.database import Database
+
+log = structlog.get_logger(__name__)
+
+_LEASES_A_TRY: Final = 10
+"""A publication is not renewed, and an upload takes minutes."""
+
+
+def main() -> int:
+    """Work until SIGTERM or SIGINT; 0 after a clean end, with the running ring answered.
+
+    Exits with a traceback where the settings are wrong.
+    """
+    settings = Settings.from_env(os.environ)
+    configure("results", settings.log_format)
+    disable_progress_bars()
+    database = Database(settings.database_url, max_size=3)
+    objects = open_store(settings)
+    with (
+        Scratch(settings.scratch_dir, new_id("wrk")) as scratch,
+        Sweeper(database, objects),
+    ):
+        publisher = Publisher(
+            database=database,
+            objects=objects,
+            targets={
+                "folder": FolderTarget(settings.publications_dir),
+                "hub": HubTarget(HubAccess.from_env(os.environ)),
+            },
+            scratch=scratch,
+            lease=timedelta(seconds=_LEASES_A_TRY * settings.lease_s),
+        )
+        log.info("worker_up")
+        serve(
+            settings.broker_url,
+            [NOTIFY_QUEUE],
+            {PUBLICATION_TASK: publisher.answer_ring},
+            acks_late=True,
+            on_shutdown=lambda: log.info("worker_stopping"),
+        )
+    database.close()
+    return 0

@@ -1,0 +1,162 @@
+"""Publish one result: claim the row, fetch, lay out, hand to the target, say how it went.
+
+A publication has retries of its own and never touches its run.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+
+from services.domain.errors import LeaseLostError
+from services.domain.failures import backoff
+from services.domain.ledger import Category, Failure
+from services.objects.errors import ObjectStoreError
+from services.objects.folders import get_folder
+from services.objects.port import ObjectStore
+from services.results.layout import lay_out
+from services.results.targets.port import (
+    PublicationError,
+    PublicationRefusedError,
+    PublicationRepo,
+    PublicationTarget,
+    Published,
+)
+from services.workers.scratch import Scratch
+from services.store import publications
+from services.store.database import Database
+from services.store.publications import PublicationWork
+
+log = structlog.get_logger(__name__)
+
+FIRST_RETRY: Final = timedelta(seconds=5)
+LONGEST_RETRY: Final = timedelta(hours=1)
+MAX_ATTEMPTS: Final = 24
+"""Some 15 hours of trying: a night's outage of the Hub costs nobody a publication."""
+
+
+class Publisher:
+    """Answers rings for publications."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        objects: ObjectStore,
+        targets: Mapping[str, PublicationTarget],
+        scratch: Scratch,
+        lease: timedelta,
+    ) -> None:
+        """``targets``: by kind (``folder``, ``hub``). ``lease``: covers one try; not renewed."""
+        self._database = database
+        self._objects = objects
+        self._targets = targets
+        self._scratch = scratch
+        self._lease = lease
+
+    def answer_ring(self, tenant_id: str, publication_id: str) -> None:
+        """Publish it if it is due; a ring too many changes nothing.
+
+        Raises DatabaseDownError: then the row stays due and the dispatcher rings again.
+        """
+        with structlog.contextvars.bound_contextvars(
+            tenant_id=tenant_id, publication_id=publication_id
+        ):
+            with self._database.transaction() as conn:
+                work = publications.claim(conn, publication_id, self._lease, tenant_id=tenant_id)
+            if work is None:
+                log.info("publication_not_due")
+                return
+            with structlog.contextvars.bound_contextvars(run_id=work.run_id, fence=work.fence):
+                self._answer(work)
+
+    def _answer(self, work: PublicationWork) -> None:
+        try:
+            published = self._publish(work)
+        except PublicationError as error:
+            self._say_failed(work, error.failure)
+        except ObjectStoreError as error:
+            log.warning("result_not_fetched", code=error.code, error=str(error))
+            self._say_failed(work, _not_fetched(retryable=error.retryable))
+        else:
+            self._say_succeeded(work, published)
+
+    def _publish(self, work: PublicationWork) -> Published:
+        kind = str(work.target.get("kind"))
+        target = self._targets.get(kind)
+        if target is None:
+            raise PublicationRefusedError(
+                Failure(
+                    code="unknown_target",
+                    category=Category.USER,
+                    message=f"There is no target of kind {kind}.",
+                    retryable=False,
+                )
+            )
+        with self._scratch.room("publication") as room:
+            get_folder(self._objects, work.result, room / "result")
+            try:
+                lay_out(room / "result", room / "repo")
+            except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+                log.error("result_has_no_card", error=repr(error))
+                raise PublicationRefusedError(_no_card()) from error
+            return target.publish(
+                _repo_of(work), room / "repo", f"Result of {work.run_id} at step {work.result_step}"
+            )
+
+    def _say_succeeded(self, work: PublicationWork, published: Published) -> None:
+        try:
+            with self._database.transaction() as conn:
+                publications.succeed(
+                    conn, work.publication_id, work.fence, published.location, published.revision
+                )
+        except LeaseLostError:
+            log.warning("publication_taken_over")  # it published the same content
+            return
+        log.info("publication_succeeded", location=published.location, revision=published.revision)
+
+    def _say_failed(self, work: PublicationWork, failure: Failure) -> None:
+        again_after = retry_after(work.attempts) if failure.retryable else None
+        try:
+            with self._database.transaction() as conn:
+                publications.fail(conn, work.publication_id, work.fence, failure, again_after)
+        except LeaseLostError:
+            log.warning("publication_taken_over")
+            return
+        again_s = None if again_after is None else round(again_after.total_seconds(), 1)
+        log.warning("publication_failed", code=failure.code, again_s=again_s)
+
+
+def retry_after(attempts: int) -> timedelta | None:
+    """When to try again after the ``attempts``-th try; None when that was the last one."""
+    if attempts >= MAX_ATTEMPTS:
+        return None
+    return backoff(attempts - 1, first=FIRST_RETRY, limit=LONGEST_RETRY)
+
+
+def _repo_of(work: PublicationWork) -> PublicationRepo:
+    target: Mapping[str, Any] = work.target
+    if target["kind"] == "hub":
+        return PublicationRepo(
+            name=str(target["repo_id"]), private=bool(target.get("private", True))
+        )
+    return PublicationRepo(name=f"{work.tenant_id}/{work.run_id}", private=True)
+
+
+def _not_fetched(*, retryable: bool) -> Failure:
+    return Failure(
+        code="result_unavailable",
+        category=Category.INFRA if retryable else Category.PLATFORM,
+        message="The result could not be read from the object store.",
+        retryable=retryable,
+    )
+
+
+def _no_card() -> Failure:
+    return Failure(
+        code="result_without_card",
+        category=Category.PLATFORM,
+        message="The result holds no facts for a model card.",
+        retryable=False,
+    )

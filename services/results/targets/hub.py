@@ -1,0 +1,118 @@
+"""Publish to the Hugging Face Hub, or to a server that speaks its protocol, in one commit.
+
+huggingface_hub asks for each file's upload mode (preupload), sends big and binary files through Xet
+or, with HF_HUB_DISABLE_XET=1, through Git LFS, and then posts the commit. Files that stand there
+already are left out, and a commit without any is not made; so publishing twice is harmless.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+import httpx2  # what huggingface_hub speaks HTTP with
+import structlog
+from huggingface_hub import CommitOperationAdd, HfApi, set_client_factory
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from services.domain.ledger import Category, Failure
+from services.results.targets.port import (
+    PublicationRefusedError,
+    PublicationRepo,
+    Published,
+    TargetDownError,
+)
+
+log = structlog.get_logger(__name__)
+
+_TRY_LATER: Final = frozenset({408, 409, 412, 423, 425, 429})  # besides all of 5xx
+_REASONS: Final = {
+    401: ("hub_token_refused", "The Hub does not accept this service's token."),
+    403: ("hub_forbidden", "This service's token has no right to write to {name}."),
+    404: ("hub_repo_missing", "{name} is not there, or this service's token must not see it."),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubAccess:
+    """How the results process reaches the Hub."""
+
+    token: str | None = field(repr=False)
+    endpoint: str | None
+    """None: the public Hub."""
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Read HF_TOKEN and HF_ENDPOINT; an empty one counts as not set."""
+        return cls(token=env.get("HF_TOKEN") or None, endpoint=env.get("HF_ENDPOINT") or None)
+
+
+class HubTarget:
+    """A ``PublicationTarget`` that writes with one token; one for a process."""
+
+    def __init__(self, access: HubAccess, *, timeout_s: float = 120) -> None:
+        """``timeout_s``: longest silence of the Hub; a big commit takes it a while."""
+        # The library's own client waits for ever. It keeps one client for the whole process.
+        timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, 10))
+        set_client_factory(lambda: httpx2.Client(follow_redirects=True, timeout=timeout))
+        self._has_token = access.token is not None
+        # False, not None: else the library looks for a token of whoever is logged in here.
+        self._api = HfApi(endpoint=access.endpoint, token=access.token or False)
+
+    def publish(self, repo: PublicationRepo, files: Path, message: str) -> Published:
+        """As the protocol says; the revision is the Hub's commit."""
+        if not self._has_token:
+            raise PublicationRefusedError(
+                _failure("hub_token_missing", "This service has no token for the Hub (HF_TOKEN).")
+            )
+        additions = [
+            CommitOperationAdd(path_in_repo=str(path.relative_to(files)), path_or_fileobj=path)
+            for path in sorted(files.rglob("*"))
+            if path.is_file()
+        ]
+        try:
+            self._api.create_repo(repo.name, private=repo.private, exist_ok=True)
+            commit = self._api.create_commit(
+                repo.name, operations=additions, commit_message=message
+            )
+        except RuntimeError as error:
+            # How the library wraps what an upload met. A 403 of the storage behind the Hub is not
+            # the Hub's no: its links expire.
+            log.warning("hub_upload_broke_off", error=type(error.__cause__ or error).__name__)
+            raise TargetDownError(_down("The upload to the Hub broke off.")) from error
+        except (httpx2.HTTPError, ValueError, OSError) as error:
+            raise _classified(error, repo.name) from error
+        return Published(location=f"{self._api.endpoint}/{repo.name}", revision=commit.oid)
+
+
+def _classified(error: Exception, name: str) -> PublicationRefusedError | TargetDownError:
+    if isinstance(error, HfHubHTTPError):
+        return _answered(error, name)
+    if isinstance(error, HFValidationError):
+        message = f"{name} cannot be the name of a repository on the Hub."
+        return PublicationRefusedError(_failure("hub_bad_name", message))
+    # A gateway's page in place of JSON is a Hub that is down.
+    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+        # The Hub's word on the card's metadata.
+        return PublicationRefusedError(_failure("hub_refused", f"The Hub refused: {error}"))
+    log.warning("hub_unreachable", error=type(error).__name__)
+    return TargetDownError(_down("The Hub cannot be reached."))
+
+
+def _answered(error: HfHubHTTPError, name: str) -> PublicationRefusedError | TargetDownError:
+    status = error.response.status_code
+    log.warning("hub_refused", status=status, repo=name, request=error.request_id)
+    if status >= 500 or status in _TRY_LATER:
+        return TargetDownError(_down(f"The Hub answered {status}."))
+    said = (error.server_message or "no reason given").strip()[:500]
+    code, message = _REASONS.get(status, ("hub_refused", f"The Hub refused ({status}): {said}"))
+    return PublicationRefusedError(_failure(code, message.format(name=name)))
+
+
+def _failure(code: str, message: str) -> Failure:
+    return Failure(code=code, category=Category.USER, message=message, retryable=False)
+
+
+def _down(message: str) -> Failure:
+    return Failure(code="hub_down", category=Category.INFRA, message=message, retryable=True)

@@ -1,0 +1,51 @@
+"""Where results are published to: a folder or the Hub, under one contract test."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from services.domain.ledger import Failure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublicationRepo:
+    """The place within a target."""
+
+    name: str
+    """``owner/name``; the owner is a tenant in the folder, a user or organization on the Hub."""
+    private: bool
+    """Who may read a repository that is made new; one that exists stays as it is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """What stands at the target now."""
+
+    location: str
+    """A folder's path or a web address."""
+    revision: str
+    """Changes with the content: equal content published again gives the same one."""
+
+
+class PublicationError(Exception):
+    """The target does not take the result; ``failure`` says why in words for the tenant."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class PublicationRefusedError(PublicationError):
+    """The target said no, and will say so again: token, rights, name, content."""
+
+
+class TargetDownError(PublicationError):
+    """The target does not answer, or cannot now; the same try may succeed later."""
+
+
+class PublicationTarget(Protocol):
+    def publish(self, repo: PublicationRepo, files: Path, message: str) -> Published:
+        """Make ``repo`` hold the files of the folder ``files``; once or again, to the same end.
+
+        Raises PublicationRefusedError or TargetDownError.
+        """

@@ -1,0 +1,347 @@
+"""Publishing over a real database, a real object store and a real process."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.domain.errors import LeaseLostError
+from services.domain.ids import new_id
+from services.domain.ledger import StoredFiles
+from services.objects.folder_store import FolderStore
+from services.objects.folders import put_folder
+from services.objects.keys import result_prefix
+from services.objects.signing import UrlSigner
+from services.queue.rings import Rings
+from services.results.publish import MAX_ATTEMPTS, Publisher, retry_after
+from services.results.targets.folder import FolderTarget
+from services.results.targets.hub import HubAccess, HubTarget
+from services.workers.scratch import Scratch
+from services.store import publications
+from services.store.database import Database
+from services.store.publications import Publication
+from tests.support.hub import HubServer
+from tests.support.redis import RedisServer
+from tests.support.runs import Ground, plan
+from tests.unit.config_examples import import_small
+from trainer_core.export.card import card_facts
+
+_LOSS = {"mean": 0.5, "held_out_mean": 0.6}
+_HUB = {"kind": "hub", "repo_id": "tester/moon", "private": True}
+_PUBLISHED = {
+    "README.md",
+    "lycoris_config.json",
+    "pytorch_lora_weights.safetensors",
+    "samples/0.png",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    """A run that succeeded, and a publisher."""
+
+    ground: Ground
+    objects: FolderStore
+    run_id: str
+    stored: StoredFiles
+    result: Path
+    publications_dir: Path
+    scratch_dir: Path
+    publisher: Publisher
+
+    def asked(self, target: dict[str, Any]) -> str:
+        with self.ground.database.transaction() as conn:
+            return publications.create(
+                conn, self.ground.tenant_id, self.run_id, target
+            ).publication_id
+
+    def first(self) -> str:
+        """The publication that came with the run."""
+        return self.all()[0].publication_id
+
+    def all(self) -> list[Publication]:
+        with self.ground.database.transaction() as conn:
+            return publications.list_page(conn, self.ground.tenant_id, 10, None)
+
+    def row(self, publication_id: str) -> Publication:
+        with self.ground.database.transaction() as conn:
+            return publications.get(conn, self.ground.tenant_id, publication_id)
+
+    def ring(self, publication_id: str) -> Publication:
+        self.publisher.answer_ring(self.ground.tenant_id, publication_id)
+        return self.row(publication_id)
+
+
+@pytest.fixture
+def desk(database: Database, tmp_path: Path, hub_server: HubServer) -> Iterator[Desk]:
+    signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
+    objects = FolderStore(tmp_path / "objects", signer)
+    ground = Ground.new(database)
+    claim = ground.held(plan=plan())
+    result = tmp_path / "result"
+    _write_result(result)
+    stored = put_folder(objects, result_prefix(claim.tenant_id, claim.run_id, claim.fence), result)
+    ground.ledger.commit_result(claim.run_id, claim.fence, stored, step=10)
+    with Scratch(tmp_path / "scratch", new_id("wrk")) as scratch:
+        publisher = Publisher(
+            database=database,
+            objects=objects,
+            targets={
+                "folder": FolderTarget(tmp_path / "publications"),
+                "hub": HubTarget(HubAccess(token=hub_server.token, endpoint=hub_server.url)),
+            },
+            scratch=scratch,
+            lease=timedelta(seconds=60),
+        )
+        yield Desk(
+            ground=ground,
+            objects=objects,
+            run_id=claim.run_id,
+            stored=stored,
+            result=result,
+            publications_dir=tmp_path / "publications",
+            scratch_dir=scratch.folder,
+            publisher=publisher,
+        )
+
+
+def _write_result(folder: Path) -> None:
+    """As training writes it: weights, config, sample, facts for the card, manifest."""
+    (folder / "samples").mkdir(parents=True)
+    (folder / "pytorch_lora_weights.safetensors").write_bytes(os.urandom(50_000))
+    (folder / "lycoris_config.json").write_text("{}")
+    (folder / "samples" / "0.png").write_bytes(os.urandom(2_000))
+    facts = card_facts(
+        import_small().plan,
+        loss_before=_LOSS,
+        loss_after=_LOSS,
+        trainable_parameters=1000,
+        trainable_modules=4,
+    )
+    (folder / "card.json").write_text(json.dumps(facts))
+    files = {
+        str(path.relative_to(folder)): {
+            "size_bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    manifest = {"version": 1, "kind": "result", "step": 10, "files": files}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _read(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def _assert_is_the_result(files: dict[str, bytes], desk: Desk) -> None:
+    assert set(files) == _PUBLISHED
+    for name in _PUBLISHED - {"README.md"}:
+        assert files[name] == (desk.result / name).read_bytes()
+    assert b"LoKr adapter of" in files["README.md"]
+
+
+def test_a_result_goes_to_its_folder(desk: Desk) -> None:
+    row = desk.ring(desk.first())
+
+    assert (row.status, row.attempts, row.error) == ("succeeded", 1, None)
+    place = desk.publications_dir / desk.ground.tenant_id / desk.run_id
+    assert row.location == str(place)
+    assert row.revision
+    _assert_is_the_result(_read(place), desk)
+    assert [path.name for path in desk.scratch_dir.iterdir()] == ["lock"]
+
+
+def test_a_result_goes_to_the_hub(desk: Desk, hub_server: HubServer) -> None:
+    row = desk.ring(desk.asked(_HUB))
+
+    repo = hub_server.repos["tester/moon"]
+    assert (row.status, row.location) == ("succeeded", f"{hub_server.url}/tester/moon")
+    assert row.revision == repo.revision
+    _assert_is_the_result(repo.files, desk)
+
+
+def test_a_ring_too_many_changes_nothing(desk: Desk, hub_server: HubServer) -> None:
+    publication_id = desk.asked(_HUB)
+    first = desk.ring(publication_id)
+
+    assert desk.ring(publication_id) == first
+    assert len(hub_server.repos["tester/moon"].commits) == 1
+    desk.publisher.answer_ring(desk.ground.tenant_id, new_id("pub"))
+
+
+def test_a_ring_for_another_tenant_does_nothing(desk: Desk) -> None:
+    desk.publisher.answer_ring(new_id("ten"), desk.first())
+
+    assert desk.row(desk.first()).status == "pending"
+
+
+def test_a_hub_that_is_down_is_tried_again_and_then_has_it(
+    desk: Desk, hub_server: HubServer
+) -> None:
+    publication_id = desk.asked(_HUB)
+    hub_server.failing_with = 503
+    row = desk.ring(publication_id)
+    assert (row.status, row.attempts) == ("pending", 1)
+    assert row.error is not None
+    assert row.error["code"] == "hub_down"
+
+    hub_server.failing_with = None
+    row = desk.ring(publication_id)
+
+    assert (row.status, row.attempts, row.error) == ("succeeded", 2, None)
+    assert desk.ground.run(desk.run_id).status == "succeeded"
+
+
+def test_a_refusal_is_final_and_the_run_stays_good(desk: Desk, hub_server: HubServer) -> None:
+    hub_server.token = "hf_another"  # ours was revoked
+    row = desk.ring(desk.asked(_HUB))
+
+    assert row.status == "failed"
+    assert row.error is not None
+    assert (row.error["code"], row.error["retryable"]) == ("hub_token_refused", False)
+    assert desk.ground.run(desk.run_id).status == "succeeded"
+
+
+def test_a_target_of_no_known_kind_is_final(desk: Desk) -> None:
+    row = desk.ring(desk.asked({"kind": "floppy"}))
+
+    assert row.status == "failed"
+    assert row.error is not None
+    assert row.error["code"] == "unknown_target"
+
+
+def test_a_damaged_result_is_never_published(desk: Desk) -> None:
+    desk.objects.put_bytes(desk.stored.key_prefix + "lycoris_config.json", b"[]")
+    row = desk.ring(desk.first())
+
+    assert row.status == "failed"
+    assert row.error is not None
+    assert row.error["code"] == "result_unavailable"
+    assert not desk.publications_dir.exists()
+
+
+def test_an_old_fence_writes_nothing(desk: Desk) -> None:
+    """Somebody slow, whose lease ran out, comes back after another one has published."""
+    publication_id = desk.first()
+    with desk.ground.database.transaction() as conn:
+        slow = publications.claim(conn, publication_id, timedelta(seconds=-1))
+    assert slow is not None
+    row = desk.ring(publication_id)
+    assert row.status == "succeeded"
+
+    with pytest.raises(LeaseLostError), desk.ground.database.transaction() as conn:
+        publications.succeed(conn, publication_id, slow.fence, "elsewhere", "0")
+    assert desk.row(publication_id) == row
+
+
+def test_tries_wait_longer_and_longer_and_then_end() -> None:
+    waits = [retry_after(attempts) for attempts in range(1, MAX_ATTEMPTS + 1)]
+
+    assert waits[-1] is None
+    seconds = [wait.total_seconds() for wait in waits if wait is not None]
+    assert len(seconds) == MAX_ATTEMPTS - 1
+    assert 2.5 <= seconds[0] <= 5
+    assert max(seconds) <= 3600
+    assert sum(seconds) > 6 * 3600
+
+
+# --- the process
+
+
+@pytest.fixture
+def start_process(
+    desk: Desk, database_url: str, redis_server: RedisServer, tmp_path: Path, hub_server: HubServer
+) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        env = {
+            **os.environ,
+            "REVERIE_DATABASE_URL": database_url,
+            "REVERIE_BROKER_URL": redis_server.url,
+            "REVERIE_OBJECTS_URL": f"file://{tmp_path}/objects",
+            "REVERIE_PUBLICATIONS_DIR": str(desk.publications_dir),
+            "REVERIE_SCRATCH_DIR": str(tmp_path / "scratch-of-process"),
+            "REVERIE_SIGNING_KEY": "5f" * 32,
+            "REVERIE_LOG_FORMAT": "json",
+            "HF_TOKEN": hub_server.token,
+            "HF_ENDPOINT": hub_server.url,
+        }
+        with (tmp_path / "results.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "services.results"], env=env, stdout=log, stderr=log
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def _wait_for(desk: Desk, publication_id: str, status: str, log: Path) -> Publication:
+    deadline = time.monotonic() + 60
+    while (row := desk.row(publication_id)).status != status:
+        assert time.monotonic() < deadline, f"{row}\n{log.read_text()}"
+        time.sleep(0.05)
+    return row
+
+
+def test_the_process_publishes_when_rung_and_ends_cleanly(
+    desk: Desk,
+    start_process: Callable[[], subprocess.Popen[bytes]],
+    redis_server: RedisServer,
+    hub_server: HubServer,
+    tmp_path: Path,
+) -> None:
+    process, log = start_process(), tmp_path / "results.log"
+    to_folder, to_hub = desk.first(), desk.asked(_HUB)
+    with Rings(redis_server.url) as rings:
+        for publication_id in (to_folder, to_hub):
+            rings.publication(desk.ground.tenant_id, publication_id)
+    folder_row = _wait_for(desk, to_folder, "succeeded", log)
+    _wait_for(desk, to_hub, "succeeded", log)
+
+    assert folder_row.location is not None
+    _assert_is_the_result(_read(Path(folder_row.location)), desk)
+    _assert_is_the_result(hub_server.repos["tester/moon"].files, desk)
+
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0, log.read_text()
+    assert list((tmp_path / "scratch-of-process").glob("wrk_*")) == []
+    assert hub_server.token not in log.read_text()
+    assert "publication_succeeded" in log.read_text()
+
+
+def test_a_killed_process_costs_a_lease_and_no_publication(
+    desk: Desk, hub_server: HubServer
+) -> None:
+    """The claim of a process that died: once its lease is over, the next ring has it."""
+    publication_id = desk.asked(_HUB)
+    with desk.ground.database.transaction() as conn:
+        dead = publications.claim(conn, publication_id, timedelta(seconds=0.2))
+    assert dead is not None
+    assert desk.ring(publication_id).status == "running"
+
+    deadline = time.monotonic() + 10
+    while (row := desk.ring(publication_id)).status == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (row.status, row.attempts) == ("succeeded", 2)

@@ -1,0 +1,137 @@
+"""The sweep deletes what no row names, and only that."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.domain.ledger import Claim, Outcome, StoredCheckpoint, StoredFiles
+from services.objects.folder_store import FolderStore
+from services.objects.keys import (
+    attempts_prefix,
+    checkpoint_prefix,
+    result_prefix,
+    shard_prefix,
+    upload_key,
+)
+from services.objects.signing import UrlSigner
+from services.results.sweep import Sweeper
+from services.store.database import Database
+from tests.support.runs import LEASE, Ground, plan
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> FolderStore:
+    signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
+    return FolderStore(tmp_path / "objects", signer)
+
+
+@pytest.fixture
+def ground(database: Database) -> Ground:
+    return Ground.new(database)
+
+
+def _upload(objects: FolderStore, prefix: str) -> StoredFiles:
+    objects.put_bytes(f"{prefix}state.safetensors", b"numbers")
+    objects.put_bytes(f"{prefix}manifest.json", b"{}")
+    return StoredFiles(key_prefix=prefix, manifest_sha256="aa" * 32, size_bytes=7)
+
+
+def _checkpoint(objects: FolderStore, claim: Claim, step: int) -> StoredCheckpoint:
+    prefix = checkpoint_prefix(claim.tenant_id, claim.run_id, claim.fence, step)
+    return StoredCheckpoint(step=step, files=_upload(objects, prefix))
+
+
+def _result(objects: FolderStore, claim: Claim) -> StoredFiles:
+    return _upload(objects, result_prefix(claim.tenant_id, claim.run_id, claim.fence))
+
+
+def _folders(objects: FolderStore, claim: Claim) -> set[str]:
+    """Folders below ``attempts/`` that still hold anything."""
+    prefix = attempts_prefix(claim.tenant_id, claim.run_id)
+    keys = objects.list_keys(prefix)
+    return {key.removeprefix(prefix).rpartition("/")[0] for key in keys}
+
+
+def _let_it_be_due(ground: Ground) -> None:
+    with ground.database.transaction() as conn:
+        conn.execute(
+            "UPDATE runs SET sweep_after = clock_timestamp() - interval '1 second'"
+            " WHERE sweep_after IS NOT NULL"
+        )
+
+
+def test_nothing_is_swept_before_its_time(ground: Ground, objects: FolderStore) -> None:
+    claim = ground.held()
+    _checkpoint(objects, claim, 10)  # a holder that was cut off may still be writing
+    ground.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=20)
+
+    assert Sweeper(ground.database, objects).sweep() == 0
+
+
+def test_what_a_finished_run_does_not_name_goes(ground: Ground, objects: FolderStore) -> None:
+    lost = ground.held(plan=plan(checkpoints=2))
+    ground.ledger.commit_checkpoint(lost.run_id, lost.fence, _checkpoint(objects, lost, 10))
+    _checkpoint(objects, lost, 20)  # uploaded, never committed
+    _result(objects, lost)
+    ground.ledger.hand_back(lost.run_id, lost.fence, Outcome.STOPPED, None)
+    ground.due_now(lost.run_id)
+    claim = ground.ledger.claim(lost.run_id, worker_id=ground.worker(), lease=LEASE)
+    assert claim is not None
+    ground.ledger.commit_checkpoint(claim.run_id, claim.fence, _checkpoint(objects, claim, 20))
+    ground.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=30)
+    others = _neighbours(objects, claim)
+    _let_it_be_due(ground)
+
+    assert Sweeper(ground.database, objects).sweep() == 4
+    assert _folders(objects, claim) == {
+        "1/checkpoints/step-00000010",
+        "2/checkpoints/step-00000020",
+        "2/result",
+    }
+    assert all(objects.size(key) is not None for key in others)
+    assert Sweeper(ground.database, objects).sweep() == 0
+
+
+def test_a_holder_keeps_what_it_is_writing(ground: Ground, objects: FolderStore) -> None:
+    claim = ground.held(plan=plan(checkpoints=1))
+    for step in (10, 20):
+        ground.ledger.commit_checkpoint(
+            claim.run_id, claim.fence, _checkpoint(objects, claim, step)
+        )
+    _checkpoint(objects, claim, 30)  # on its way
+    _result(objects, claim)
+    _let_it_be_due(ground)
+
+    Sweeper(ground.database, objects).sweep()
+
+    assert _folders(objects, claim) == {
+        "1/checkpoints/step-00000020",
+        "1/checkpoints/step-00000030",
+        "1/result",
+    }
+
+
+def test_the_thread_sweeps_by_itself_and_ends(ground: Ground, objects: FolderStore) -> None:
+    claim = ground.held()
+    _checkpoint(objects, claim, 10)
+    ground.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=20)
+    _let_it_be_due(ground)
+
+    with Sweeper(ground.database, objects, every_s=3600):
+        deadline = time.monotonic() + 20
+        while _folders(objects, claim) != {"1/result"}:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def _neighbours(objects: FolderStore, claim: Claim) -> list[str]:
+    """Things of the same tenant and of a run with a longer name that a sweep must not touch."""
+    upload = upload_key(claim.tenant_id, "ab" * 32)
+    shard = f"{shard_prefix(claim.tenant_id, 'ab' * 32)}manifest.json"
+    other = replace(claim, run_id=claim.run_id[:-1] + ("0" if claim.run_id[-1] != "0" else "1"))
+    objects.put_bytes(upload, b"1")
+    objects.put_bytes(shard, b"1")
+    prefix = _result(objects, other).key_prefix
+    return [upload, shard, f"{prefix}manifest.json", f"{prefix}state.safetensors"]
