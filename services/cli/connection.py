@@ -1,0 +1,80 @@
+"""Where the service is and which key opens it: options, the environment, or the stack at home."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from services.client.client import Client
+
+_DEFAULT_HOME: Final = "~/.reverie"
+_HELP: Final = (
+    "start one on this machine with `reverie up`, or name it with --url and --api-key "
+    "(or REVERIE_URL and REVERIE_API_KEY)"
+)
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked to; the message says why and what would help."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Address:
+    """A service and the key of a tenant in it."""
+
+    url: str
+    api_key: str
+
+
+@dataclass(slots=True)
+class Invocation:
+    """What stood before the command's name; filled in by the root of the command line."""
+
+    env: Mapping[str, str]
+    url: str | None = None
+    api_key: str | None = None
+    is_debugging: bool = False
+
+    def connect(self) -> "Client":
+        """A client for the service that is meant; raises CommandError where none is known."""
+        # Only here: `reverie --help` does not pay for an HTTP library.
+        from services.client.client import Client  # noqa: PLC0415
+
+        address = find_address(url=self.url, api_key=self.api_key, env=self.env)
+        return Client(address.url, address.api_key)
+
+
+def find_address(*, url: str | None, api_key: str | None, env: Mapping[str, str]) -> Address:
+    """Options first, then REVERIE_URL and REVERIE_API_KEY, then ``$REVERIE_HOME/stack.json``.
+
+    The key of the stack at home goes to that stack only, never to an address given elsewhere.
+
+    Raises:
+        CommandError: no address, or no key for it.
+    """
+    url = url or env.get("REVERIE_URL") or None
+    api_key = api_key or env.get("REVERIE_API_KEY") or None
+    if url is not None and api_key is not None:
+        return Address(url=url, api_key=api_key)
+    file = Path(env.get("REVERIE_HOME") or _DEFAULT_HOME).expanduser() / "stack.json"
+    stack = _read_stack(file)
+    if url is None and stack is None:
+        raise CommandError(f"no service is known: {file} does not exist; {_HELP}")
+    if url is not None and (stack is None or stack.url.rstrip("/") != url.rstrip("/")):
+        raise CommandError(f"there is no key for {url}: give --api-key or set REVERIE_API_KEY")
+    assert stack is not None
+    return Address(url=stack.url, api_key=api_key or stack.api_key)
+
+
+def _read_stack(file: Path) -> Address | None:
+    try:
+        body = json.loads(file.read_text(encoding="utf-8"))
+        return Address(url=body["url"], api_key=body["api_key"])
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CommandError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CommandError(f"{file} is not what `reverie up` writes; {_HELP}") from error

@@ -1,0 +1,107 @@
+"""`reverie datasets`: push folders of pictures and captions, and look at them."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.cli import output
+from services.cli.connection import Invocation
+
+if TYPE_CHECKING:
+    from services.client.client import Client
+    from services.client.shapes import Dataset
+
+app = typer.Typer(no_args_is_help=True, help="Folders of pictures and captions.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+_NAMED_AT_MOST = 5
+
+
+@app.command("push")
+def push(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, metavar="DIR")],
+    name: Annotated[str | None, typer.Option(help="Default: the folder's own name.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Upload a folder (.jpg, .png, .webp, .txt) and wait until the service has checked it."""
+    invocation: Invocation = ctx.obj
+    with invocation.connect() as client:
+        dataset = push_shown(client, folder, name)
+    if as_json:
+        output.print_json(dataset)
+    else:
+        output.print_facts({"dataset": dataset["id"], "status": dataset["status"]})
+
+
+@app.command("list")
+def list_datasets(
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    after: Annotated[str | None, typer.Option(help="Go on behind this id.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show datasets, newest first."""
+    invocation: Invocation = ctx.obj
+    with invocation.connect() as client:
+        page = client.list_datasets(limit=limit, after=after)
+    if as_json:
+        output.print_json(asdict(page))
+        return
+    rows = [(d["id"], d["status"], output.when(d["created_at"]), d["name"]) for d in page.data]
+    output.print_table(("ID", "STATUS", "CREATED", "NAME"), rows)
+    if page.has_more:
+        output.print_note(f"more: reverie datasets list --after {page.next_cursor}")
+
+
+@app.command("show")
+def show(
+    ctx: typer.Context, dataset_id: Annotated[str, typer.Argument()], as_json: Json = False
+) -> None:
+    """Show one dataset and, where it was rejected, what is wrong with which file."""
+    invocation: Invocation = ctx.obj
+    with invocation.connect() as client:
+        dataset = client.get_dataset(dataset_id)
+    if as_json:
+        output.print_json(dataset)
+        return
+    output.print_facts(
+        {
+            "dataset": dataset["id"],
+            "name": dataset["name"],
+            "status": dataset["status"],
+            "created": output.when(dataset["created_at"]),
+        }
+    )
+    for error in dataset["errors"]:
+        output.print_note(f"  {error['pointer']}: {error['message']} [{error['code']}]")
+
+
+def push_shown(client: "Client", folder: Path, name: str | None) -> "Dataset":
+    """Push a folder with a progress bar on stderr; raises as ``push_folder`` does."""
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+    )
+
+    from services.client.push import PushProgress, list_folder, push_folder  # noqa: PLC0415
+
+    passed_over = list_folder(folder).passed_over
+    if passed_over:
+        named = ", ".join(str(path) for path in passed_over[:_NAMED_AT_MOST])
+        more = f" and {len(passed_over) - _NAMED_AT_MOST} more"
+        rest = more if len(passed_over) > _NAMED_AT_MOST else ""
+        output.print_note(f"passed over, neither pictures nor captions: {named}{rest}")
+    _, err = output.consoles()
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("hashing", total=None)
+
+        def show_progress(now: PushProgress) -> None:
+            progress.update(task, description=now.stage, completed=now.done, total=now.total)
+
+        return push_folder(client, folder, name, show_progress)

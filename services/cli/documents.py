@@ -1,0 +1,135 @@
+"""SimpleTuner's files, found the way people keep them, as the body of a submission."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from services.cli.connection import CommandError
+from trainer_core.config.files import load_document
+
+_CONFIG_NAME: Final = "config.json"
+_FIELDS: Final = {
+    "lycoris_config": "lycoris_config",
+    "data_backend_config": "data_backends",
+    "user_prompt_library": "prompt_library",
+}
+"""The option in config.json that names a file, and the field that its content becomes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UsedFile:
+    """A file that was read, and the option that named it."""
+
+    option: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Documents:
+    """Everything of a submission but its datasets."""
+
+    body: dict[str, Any]
+    """``config``, ``data_backends`` and, where named, ``lycoris_config``, ``prompt_library``."""
+    used: tuple[UsedFile, ...]
+
+
+def read_documents(config: Path, settings: Mapping[str, Any], working_dir: Path) -> Documents:
+    """Read config.json and the files that it names.
+
+    A relative name is tried against the parent of the configuration's folder, that folder, and the
+    working directory; at last by its base name in that folder.
+
+    Args:
+        config: the folder that holds config.json, or the file itself.
+        settings: options that replace those of the file.
+
+    Raises:
+        CommandError: a file is missing (with every place that was tried) or holds something else.
+        DocumentError: a file cannot be read; the message names its line.
+    """
+    file = config / _CONFIG_NAME if config.is_dir() else config
+    if not file.is_file():
+        raise CommandError(f"there is no {file}")
+    options = load_document(file)
+    if not isinstance(options, dict):
+        raise CommandError(f"{file} has to hold an object of options")
+    options = with_settings(options, settings)
+    body: dict[str, Any] = {"config": options}
+    used = [UsedFile(option="config", path=file)]
+    for option, field in _FIELDS.items():
+        name = _value_of(options, option)
+        if name is None:
+            continue
+        found = find_file(name, option, folder=file.resolve().parent, working_dir=working_dir)
+        body[field] = load_document(found)
+        used.append(UsedFile(option=option, path=found))
+    _check_kinds(body, used)
+    return Documents(body=body, used=tuple(used))
+
+
+def find_file(name: str, option: str, *, folder: Path, working_dir: Path) -> Path:
+    """The file that an option names; raises CommandError with every place that was tried."""
+    given = Path(name).expanduser()
+    tried = [folder.parent / given, folder / given, working_dir / given, folder / given.name]
+    for place in tried:
+        if place.is_file():
+            return place
+    places = ", ".join(dict.fromkeys(str(place) for place in tried))
+    raise CommandError(f"{option} names {name}, which is in none of these places: {places}")
+
+
+def with_settings(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with some replaced, whether or not the file writes them with dashes."""
+    names = {_plain(name) for name in settings}
+    kept = {name: value for name, value in options.items() if _plain(name) not in names}
+    return {**kept, **{_plain(name): value for name, value in settings.items()}}
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` texts as options; a value is JSON where it reads as such, else text.
+
+    Raises:
+        ValueError: a text without ``=``.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not _plain(key):
+            raise ValueError(f"{pair!r} is not key=value")
+        settings[_plain(key)] = _json_or_text(value)
+    return settings
+
+
+def _json_or_text(text: str) -> Any:
+    """Keep text what JSON lacks a number for: NaN and infinity are refused by the service."""
+    try:
+        return json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+
+
+def _plain(name: str) -> str:
+    return name.strip().lstrip("-")
+
+
+def _value_of(options: Mapping[str, Any], name: str) -> str | None:
+    """The path that an option holds; None where it is absent, empty or switched off."""
+    for key, value in options.items():
+        if _plain(key) == name and isinstance(value, str) and value.lower() not in {"", "none"}:
+            return value
+    return None
+
+
+def _check_kinds(body: Mapping[str, Any], used: Sequence[UsedFile]) -> None:
+    paths = {_FIELDS.get(file.option, file.option): file.path for file in used}
+    for field, path in paths.items():
+        wanted: type = list if field == "data_backends" else dict
+        if not isinstance(body[field], wanted):
+            kind = "a list of backends" if wanted is list else "an object"
+            raise CommandError(f"{path} has to hold {kind}")
+    if "data_backends" not in body:
+        raise CommandError(
+            f"{paths['config']} names no data_backend_config, so no backend would be trained on"
+        )

@@ -1,0 +1,93 @@
+"""`reverie`: the command line. Commands import what they need themselves, so that help is quick.
+
+Exit status: 0 done, 1 something is wrong (said in words), 2 wrong usage, 130 interrupted.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from services.cli import datasets, models, output, runs, train
+from services.cli.connection import CommandError, Invocation
+
+app = typer.Typer(
+    name="reverie",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(datasets.app, name="datasets")
+app.add_typer(runs.app, name="runs")
+app.add_typer(models.app, name="models")
+app.command("train")(train.train)
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    url: Annotated[
+        str | None, typer.Option(help="Address of the service (REVERIE_URL).", show_default=False)
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="A tenant's key (REVERIE_API_KEY).", show_default=False)
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Fine-tune HiDream-I1: push pictures, submit runs, watch them.
+
+    Without --url and --api-key the service that `reverie up` runs on this machine is meant.
+    """
+    invocation: Invocation = ctx.obj
+    invocation.url, invocation.api_key, invocation.is_debugging = url, api_key, debug
+
+
+@app.command(
+    "up",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def start_stack(ctx: typer.Context) -> None:
+    """Run the whole service on this machine until Ctrl-C."""
+    from services.cli.up import up  # noqa: PLC0415 - brings the whole service with it
+
+    command = typer.Typer(
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        add_completion=False,
+    )
+    command.command("up")(up)
+    command(ctx.args, prog_name="reverie up")
+
+
+def main() -> None:
+    """Run one command; every expected error becomes lines on stderr, never a traceback."""
+    invocation = Invocation(env=os.environ)
+    try:
+        app(obj=invocation)
+    except Exception as error:
+        if invocation.is_debugging or not _is_expected(error):
+            raise
+        output.print_error(str(error))
+        sys.exit(1)
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether its text is written for the one who typed the command."""
+    if isinstance(error, CommandError | OSError):
+        return True
+    # Whoever raised one of these has imported its module; importing all of them here would cost
+    # the time that lazy commands save.
+    named = (
+        ("services.client.errors", "ClientError"),
+        ("services.stack.errors", "StackError"),
+        ("services.settings.env", "SettingsError"),
+        ("trainer_core.errors", "TrainerError"),
+    )
+    kinds = [getattr(sys.modules[room], name) for room, name in named if room in sys.modules]
+    return isinstance(error, tuple(kinds))
+
+
+if __name__ == "__main__":
+    main()

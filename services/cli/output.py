@@ -1,0 +1,91 @@
+"""What commands print: JSON for programs, tables for people, one line for each problem."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_COLOURS = {
+    "succeeded": "green",
+    "ready": "green",
+    "failed": "red",
+    "rejected": "red",
+    "canceled": "yellow",
+    "canceling": "yellow",
+    "running": "cyan",
+}
+
+
+def consoles() -> "tuple[Console, Console]":
+    """For results (stdout) and for everything else (stderr)."""
+    from rich.console import Console  # noqa: PLC0415 - not before something is printed
+
+    return Console(soft_wrap=True, highlight=False), Console(
+        stderr=True, soft_wrap=True, highlight=False
+    )
+
+
+def print_json(body: Any) -> None:
+    """One JSON document on stdout and nothing else."""
+    sys.stdout.write(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_error(text: str) -> None:
+    """Plain text on stderr: it may quote what a tenant wrote."""
+    sys.stderr.write(f"error: {text}\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Columns that no terminal width shortens: ids are there to be copied."""
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    out, _ = consoles()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True, overflow="ignore")
+    for row in rows:
+        table.add_row(*(Text(str(cell), style=_COLOURS.get(str(cell), "")) for cell in row))
+    wide = max(out.width, 200) if not out.is_terminal else out.width
+    out.print(table, width=wide, crop=False, no_wrap=True)
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """Names and values, one a line; a fact that is None is left out."""
+    from rich.text import Text  # noqa: PLC0415
+
+    out, _ = consoles()
+    wide = max(len(name) for name in facts)
+    for name, value in facts.items():
+        if value is not None:
+            line = Text(f"{name:<{wide}}  ", style="dim")
+            line.append(str(value), style=_COLOURS.get(str(value).partition(" ")[0], "not dim"))
+            out.print(line)
+
+
+def print_note(text: str) -> None:
+    """Something worth knowing, on stderr, so that it never mixes with a result."""
+    from rich.text import Text  # noqa: PLC0415
+
+    _, err = consoles()
+    err.print(Text(text))
+
+
+def when(stamp: str | None) -> str | None:
+    """A time of the service in local time, to the second."""
+    if stamp is None:
+        return None
+    return datetime.fromisoformat(stamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def size(size_bytes: float) -> str:
+    """``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} TiB"

@@ -1,0 +1,92 @@
+"""``reverie up``: the whole service on this machine, until Ctrl-C."""
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from services.stack.console import LogFollower
+from services.stack.home import DEFAULT_HOME
+from services.stack.stack import Stack
+
+_WELCOME = """
+[bold]Reverie is up[/bold] at [link={url}]{url}[/link]
+
+  key       in {home}/stack.json (only you can read it); the commands find it there
+  logs      {home}/logs
+  next      reverie datasets push examples/photos/train
+            reverie runs submit --help
+  stop      Ctrl-C: the trainer writes a checkpoint first; press it again to force
+"""
+
+
+def up(
+    trainers: Annotated[int, typer.Option(min=1, help="Trainer processes on this machine.")] = 1,
+    port: Annotated[
+        int | None, typer.Option(help="Port of the API; 8484, or a free one where it is taken.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Logs to files only.")] = False,
+) -> None:
+    """Run the whole service on this machine until Ctrl-C: servers, API and workers.
+
+    Everything is kept under REVERIE_HOME (~/.reverie). REVERIE_DATABASE_URL, REVERIE_BROKER_URL and
+    REVERIE_OBJECTS_URL name servers of your own instead of the embedded ones.
+    """
+    console = Console(stderr=True)
+    home = Path(os.environ.get("REVERIE_HOME") or DEFAULT_HOME).expanduser()
+    stack = Stack(
+        home, port=port, trainers=trainers, say=lambda text: console.print(f"[yellow]up[/] {text}")
+    )
+    raise typer.Exit(run_until_signal(stack, console, show_logs=not quiet))
+
+
+def run_until_signal(stack: Stack, console: Console, *, show_logs: bool) -> int:
+    """Bring the stack up, serve SIGINT and SIGTERM, and stop it; 0, or 1 where it failed."""
+    asked = 0
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            stack.ask_to_stop()
+        else:
+            stack.force()
+
+    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+    follower = LogFollower(console, stack.home.logs) if show_logs else None
+    console.print(f"starting Reverie in {stack.home.path} …")
+    stack.begin()
+    try:
+        _serve(stack, console, follower)
+    finally:
+        stack.stop()
+        if follower is not None and stack.has_fresh_logs():
+            follower.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stack.failure is not None and asked == 0:
+        console.print(f"[red]up[/] {stack.failure}", markup=True, highlight=False)
+        return 1
+    console.print("stopped")
+    return 0
+
+
+def _serve(stack: Stack, console: Console, follower: LogFollower | None) -> None:
+    """Wait for the end, in slices short enough for signals to be served."""
+    followed = welcomed = stopping = False
+    while stack.is_running():
+        stack.wait(0.2)
+        if follower is not None and not followed and stack.has_fresh_logs():
+            followed = True
+            follower.start()
+        if stack.is_up() and not welcomed:
+            welcomed = True
+            text = _WELCOME.format(url=stack.url, home=stack.home.path)
+            console.print(text, highlight=False, soft_wrap=True)
+        if stack.is_stopping() and not stopping:
+            stopping = True
+            console.print("stopping: trainers first, for their checkpoint …")

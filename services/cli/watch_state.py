@@ -1,0 +1,140 @@
+"""What is known of a run while it is watched: events in, facts out; no clock, no terminal."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from services.client.shapes import Event, Run
+
+OVER: Final = frozenset({"succeeded", "failed", "canceled"})
+_SMOOTHING: Final = 0.95
+"""Weight of the past in the smoothed loss: about the last twenty steps."""
+_WARNINGS_KEPT: Final = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """The loss over the fixed triples of image, noise and sigma."""
+
+    step: int
+    mean: float
+    held_out_mean: float | None
+
+
+@dataclass(slots=True)
+class WatchState:
+    """A run as its events tell it."""
+
+    run_id: str
+    max_steps: int
+    status: str = "queued"
+    stage: str | None = None
+    reason: str | None = None
+    step: int = 0
+    attempt: int = 0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    """(step, loss) of what was reported, in order of steps."""
+    steps_per_s: float | None = None
+    eta_s: float | None = None
+    checkpoint_step: int | None = None
+    probes: list[Probe] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in OVER
+
+    def apply(self, event: "Event") -> None:
+        """Take one event in; kinds that are not known change nothing."""
+        data = event.data
+        match event.type:
+            case "run.started":
+                self._begin_attempt(data)
+            case "run.checkpoint":
+                self.checkpoint_step = event.step
+            case str(type_) if type_.startswith("run."):
+                self._move(type_.removeprefix("run."), data)
+            case "plan":
+                for warning in data.get("warnings") or ():
+                    self.warn(_text(warning))
+            case "stage":
+                self.stage = data.get("stage") or self.stage
+            case "step":
+                self._take_step(event.step, data)
+            case "eval" if data.get("name") == "probe":
+                self._take_probe(event.step, data)
+            case "warning":
+                self.warn(_text(data))
+
+    def settle(self, run: "Run") -> None:
+        """Take over what the service says of the run itself."""
+        self._move(run["status"], {"stage": run["stage"], "reason": run["status_reason"]})
+        self.step, self.max_steps = run["step"], run["max_steps"]
+        self.checkpoint_step = run["checkpoint_step"] or None
+        for warning in run["warnings"]:
+            self.warn(_text(warning))
+
+    def warn(self, text: str) -> None:
+        """Keep a warning once."""
+        if text and text not in self.warnings and len(self.warnings) < _WARNINGS_KEPT:
+            self.warnings.append(text)
+
+    def _move(self, status: str, data: Mapping[str, Any]) -> None:
+        self.status = status
+        self.stage = data.get("stage")
+        reason = data.get("reason")
+        self.reason = _text(reason) if reason else None
+        if status != "running":
+            self.steps_per_s = self.eta_s = None
+
+    def _begin_attempt(self, data: Mapping[str, Any]) -> None:
+        """An attempt goes on from a checkpoint; what an earlier one did behind it is gone."""
+        self._move("running", data)
+        self.attempt = int(data.get("attempt") or self.attempt + 1)
+        self.step = self.checkpoint_step or 0
+        self._forget_from(self.step + 1)
+
+    def _take_step(self, step: int, data: Mapping[str, Any]) -> None:
+        self._forget_from(step)
+        self.step = step
+        self.steps_per_s = _number(data.get("steps_per_s"))
+        self.eta_s = _number(data.get("eta_s"))
+        if (loss := _number(data.get("loss"))) is not None:
+            self.losses.append((step, loss))
+
+    def _forget_from(self, step: int) -> None:
+        while self.losses and self.losses[-1][0] >= step:
+            self.losses.pop()
+
+    def _take_probe(self, step: int, data: Mapping[str, Any]) -> None:
+        mean = _number(data.get("mean"))
+        if mean is None:
+            return
+        self.probes = [probe for probe in self.probes if probe.step < step]
+        held_out_mean = _number(data.get("held_out_mean"))
+        self.probes.append(Probe(step=step, mean=mean, held_out_mean=held_out_mean))
+
+
+def smoothed(losses: Sequence[float]) -> float:
+    """Exponential mean of at least one value, corrected for its start (as Adam does)."""
+    mean = weight = 0.0
+    for loss in losses:
+        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
+        weight = _SMOOTHING * weight + (1 - _SMOOTHING)
+    return mean / weight
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def _text(body: object) -> str:
+    """The message of a warning or a reason, with its code where it has one."""
+    if not isinstance(body, Mapping):
+        return str(body)
+    code = f" [{body['code']}]" if body.get("code") else ""
+    return f"{body.get('message') or ''}{code}".strip()

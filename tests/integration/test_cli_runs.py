@@ -1,0 +1,187 @@
+"""The command line against the real service: API, dispatcher and cache builder; nobody trains."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from services.client.client import Client
+from services.client.errors import DatasetRejectedError
+from services.client.push import PushProgress, list_folder, push_folder
+from tests.support.fleet import Fleet, wait_until
+from tests.support.service import new_tenant
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+class CommandLine:
+    """`reverie` as a process, for one tenant of a fleet."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        tenant = new_tenant(fleet, "cli")
+        self.url = fleet.url
+        self.api_key = tenant.http.headers["Authorization"].removeprefix("Bearer ")
+        self.env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("REVERIE_")},
+            "REVERIE_URL": self.url,
+            "REVERIE_API_KEY": self.api_key,
+        }
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "services.cli.main", *args],
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def __call__(self, *args: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        process = self.start(*args)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == status, f"{args}: {process.returncode}\n{out}\n{err}"
+        return subprocess.CompletedProcess(args, process.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
+    fleet = fleet_of()
+    for name in ("api", "dispatcher", "cache_builder"):
+        fleet.start(name)
+    wait_until(fleet.is_ready, deadline_s=60, what="the API to be ready")
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def reverie(fleet: Fleet) -> CommandLine:
+    return CommandLine(fleet)
+
+
+@pytest.fixture
+def client(reverie: CommandLine) -> Iterator[Client]:
+    with Client(reverie.url, reverie.api_key) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def run_id(reverie: CommandLine) -> str:
+    """A run that was submitted the way the README shows."""
+    photos = EXAMPLES / "photos"
+    submitted = reverie(
+        "runs",
+        "submit",
+        f"--config={EXAMPLES / 'demo'}",
+        f"--dataset=photos={photos / 'train'}",
+        f"--dataset=held-out={photos / 'held_out'}",
+        "--set=max_train_steps=7",
+        "--json",
+    )
+    run = json.loads(submitted.stdout)
+    assert (run["status"], run["max_steps"]) == ("queued", 7)
+    assert str(EXAMPLES / "demo" / "multidatabackend.json") in submitted.stderr
+    return str(run["id"])
+
+
+def test_submitted_runs_are_listed_and_shown(reverie: CommandLine, run_id: str) -> None:
+    listed = json.loads(reverie("runs", "list", "--json").stdout)
+    assert run_id in [run["id"] for run in listed["data"]]
+    assert run_id in reverie("runs", "list").stdout
+    assert json.loads(reverie("runs", "show", run_id, "--json").stdout)["id"] == run_id
+    shown = reverie("runs", "show", run_id)
+    assert "hidream-tiny" in shown.stdout
+    names = json.loads(reverie("datasets", "list", "--json").stdout)["data"]
+    assert {dataset["name"] for dataset in names} >= {"train", "held_out"}
+
+
+def test_ctrl_c_leaves_the_run_and_says_how_to_come_back(reverie: CommandLine, run_id: str) -> None:
+    watching = reverie.start("runs", "watch", run_id)
+    assert watching.stdout is not None
+    for line in watching.stdout:
+        if line.startswith("queued"):
+            break
+    watching.send_signal(signal.SIGINT)
+    out, err = watching.communicate(timeout=30)
+    assert watching.returncode == 130
+    assert f"reverie runs watch {run_id}" in out
+    assert "Traceback" not in err
+
+
+def test_a_canceled_run_is_watched_to_its_end(reverie: CommandLine, client: Client) -> None:
+    photos = EXAMPLES / "photos"
+    submitted = reverie(
+        "runs",
+        "submit",
+        f"--config={EXAMPLES / 'demo' / 'config.json'}",
+        f"--dataset=photos={photos / 'train'}",
+        f"--dataset=held-out={photos / 'held_out'}",
+        "--json",
+    )
+    run_id = json.loads(submitted.stdout)["id"]
+    watching = reverie.start("runs", "watch", run_id)
+    reverie("runs", "cancel", run_id)
+    out, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 1
+    assert out.splitlines()[-1] == "canceled"
+    assert [event.type for event in client.stream_events(run_id)][-1] == "run.canceled"
+    assert "canceled" in reverie("runs", "watch", run_id, status=1).stdout
+
+
+def test_everything_wrong_with_a_run_is_told_at_once(
+    reverie: CommandLine, client: Client, run_id: str
+) -> None:
+    datasets = client.get_run(run_id)["datasets"]
+    refused = reverie(
+        "runs",
+        "submit",
+        f"--config={EXAMPLES / 'demo'}",
+        *(f"--dataset={backend}={dataset_id}" for backend, dataset_id in datasets.items()),
+        "--set=optimiser=adam",
+        "--set=max_train_steps=many",
+        status=1,
+    )
+    assert "/config/optimiser: " in refused.stderr
+    assert "/config/max_train_steps: " in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert refused.stdout == ""
+
+
+def test_strange_keys_and_ids_are_refused_in_one_line(reverie: CommandLine) -> None:
+    refused = reverie("--api-key", "rv_wrong", "runs", "list", status=1)
+    assert "unauthenticated" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    missing = reverie("runs", "show", "run_" + "0" * 32, status=1)
+    assert "not_found" in missing.stderr
+    reverie("runs", "submit", "--config=.", "--dataset=nonsense", status=2)
+
+
+def test_a_torn_picture_is_named(client: Client, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
+    with pytest.raises(DatasetRejectedError) as caught:
+        push_folder(client, tmp_path, "torn")
+    assert [error.pointer for error in caught.value.errors] == ["torn.png"]
+    assert "torn.png" in str(caught.value)
+
+
+def test_a_folder_is_pushed_once_however_often_a_content_lies_in_it(
+    client: Client, tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
+    (tmp_path / "a.txt").write_text("a red square")
+    (tmp_path / "notes.md").write_text("not a caption")
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    told: list[PushProgress] = []
+    dataset = push_folder(client, tmp_path, "squares", told.append)
+    assert dataset["status"] == "ready"
+    assert (told[-1].stage, told[-1].done, told[-1].total) == ("verifying", 3, 3)
+    assert list_folder(tmp_path).passed_over == (Path("notes.md"),)
+    again = push_folder(client, tmp_path)
+    assert again["id"] != dataset["id"]

@@ -1,0 +1,137 @@
+"""What `reverie runs watch` shows, from events alone."""
+
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from services.cli.watch import duration, plain_line, render, sparkline
+from services.cli.watch_state import WatchState, smoothed
+from services.client.shapes import Event
+
+
+def event(type_: str, step: int = 0, **data: Any) -> Event:
+    return Event(id=1, type=type_, step=step, data=data, created_at="")
+
+
+def state_after(*events: Event, max_steps: int = 100) -> WatchState:
+    state = WatchState(run_id="run_" + "0" * 32, max_steps=max_steps)
+    for each in events:
+        state.apply(each)
+    return state
+
+
+def shown(state: WatchState) -> str:
+    screen = StringIO()
+    Console(file=screen, width=90).print(render(state))
+    return screen.getvalue()
+
+
+TRAINING = (
+    event("run.queued", stage="admission", reason=None),
+    event("run.running", stage="caching", reason=None),
+    event("run.queued", stage="capacity", reason=None),
+    event("run.started", stage="provisioning", reason=None, attempt=1),
+    event("stage", stage="training"),
+    event("eval", 0, name="probe", mean=0.5, held_out_mean=0.6, losses=[0.5]),
+    event("step", 1, loss=0.9, steps_per_s=2.0, eta_s=200.0),
+    event("step", 2, loss=0.7, steps_per_s=2.0, eta_s=199.0),
+    event("run.checkpoint", 2),
+    event("step", 3, loss=0.5, steps_per_s=4.0, eta_s=98.0),
+)
+
+
+def test_panel_shows_what_the_events_said() -> None:
+    text = shown(state_after(*TRAINING))
+    for fact in ("running/training", "3/100", "0.5000", "4.00 steps/s", "1 min 38 s left"):
+        assert fact in text
+    assert "step 2" in text
+    assert "0.5000, held out 0.6000" in text
+
+
+def test_panel_of_an_end_compares_the_probes() -> None:
+    end = (
+        event("eval", 100, name="probe", mean=0.4, held_out_mean=0.6, losses=[0.4]),
+        event("run.succeeded", 100, stage=None, reason=None),
+    )
+    text = shown(state_after(*TRAINING, *end))
+    assert "0.5000 → 0.4000 (-20.0 %)" in text
+    assert "steps/s" not in text
+
+
+def test_panel_tells_why_a_run_failed_and_escapes_what_tenants_wrote() -> None:
+    reason = {"code": "bad_image", "category": "user", "message": "[red]a.jpg[/] is torn"}
+    text = shown(state_after(event("run.failed", stage=None, reason=reason)))
+    assert "[red]a.jpg[/] is torn [bad_image]" in text
+
+
+def test_a_new_attempt_goes_on_from_the_checkpoint() -> None:
+    lost = {"code": "worker_lost", "message": "The worker that held the run was lost."}
+    state = state_after(
+        *TRAINING,
+        event("run.queued", stage="capacity", reason=lost),
+        event("run.started", stage="provisioning", reason=None, attempt=2),
+    )
+    assert (state.attempt, state.step) == (2, 2)
+    assert [step for step, _ in state.losses] == [1, 2]
+    assert "attempt 2" in shown(state)
+
+
+def test_numbers_that_are_missing_change_nothing() -> None:
+    state = state_after(event("step", 1, loss=None, steps_per_s=None, eta_s=None))
+    assert state.step == 1
+    assert state.losses == []
+    shown(state)
+
+
+def test_warnings_are_told_once() -> None:
+    state = state_after(
+        event("plan", warnings=["cache_dir is ours"]),
+        event("warning", code="slow", message="This is slow."),
+        event("warning", code="slow", message="This is slow."),
+    )
+    assert state.warnings == ["cache_dir is ours", "This is slow. [slow]"]
+
+
+def test_plain_lines_thin_out_steps() -> None:
+    state = WatchState(run_id="run_" + "0" * 32, max_steps=100)
+    told = []
+    for step in range(1, 101):
+        before = state.step
+        each = event("step", step, loss=1.0, steps_per_s=1.0, eta_s=1.0)
+        state.apply(each)
+        if plain_line(state, each, before) is not None:
+            told.append(step)
+    assert told == [1, *range(10, 101, 10)]
+
+
+def test_plain_line_of_a_stage_and_a_checkpoint() -> None:
+    state = state_after(*TRAINING)
+    assert plain_line(state, event("stage", stage="training"), 3) == "running/training"
+    assert plain_line(state, event("run.checkpoint", 2), 3) == "step 2/100: checkpoint saved"
+    assert plain_line(state, event("sample"), 3) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "blocks"), [([], ""), ([1, 1], "▁▁"), ([0, 1], "▁█"), ([0, 7, 3.5], "▁█▅")]
+)
+def test_sparkline(values: list[float], blocks: str) -> None:
+    assert sparkline(values) == blocks
+
+
+def test_sparkline_fits_its_width() -> None:
+    line = sparkline([float(n) for n in range(1000)], width=8)
+    assert line == "▁▂▃▄▅▆▇█"
+
+
+def test_smoothed_loss_is_a_mean_of_what_it_saw() -> None:
+    assert smoothed([0.5]) == pytest.approx(0.5)
+    assert 0.5 < smoothed([0.9, 0.5]) < 0.9
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(12.4, "12 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,190 @@
+"""What the client tries again, against a real HTTP server that misbehaves as told."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from services.client.client import Client
+from services.client.errors import ProblemError, ServiceUnreachableError
+from services.client.retry import Retry
+from services.client.shapes import RunRequest
+from services.client.stream import messages
+
+QUICK = Retry(tries=5, first_wait_s=0.01, limit_s=0.05)
+
+
+@dataclass
+class Script:
+    """Answers in order, the last one for ever: (status, headers, body); and what was asked."""
+
+    answers: list[tuple[int, dict[str, str], bytes]]
+    asked: list[dict[str, str]] = field(default_factory=list)
+
+    def next(self, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+        self.asked.append(headers)
+        return self.answers[min(len(self.asked), len(self.answers)) - 1]
+
+
+class Scripted:
+    """A server on a free port that follows a script; status 0 hangs up without an answer."""
+
+    def __init__(self) -> None:
+        self.script = Script([])
+        scripted = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status, headers, body = scripted.script.next(dict(self.headers))
+                if status == 0:
+                    self.close_connection = True
+                    return
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                if status != 204:
+                    self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = handle_any  # noqa: N815 - the library's names
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    server = Scripted()
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+REQUEST: RunRequest = {"config": {}, "data_backends": [], "datasets": {}}
+JSON = {"Content-Type": "application/json"}
+NOW = "2026-01-01T00:00:00Z"
+RUN = (200, JSON, b'{"id": "run_1", "status": "queued"}')
+
+
+def test_a_post_is_repeated_under_one_key(scripted: Scripted) -> None:
+    scripted.script = Script([(503, {}, b""), (0, {}, b""), (429, {}, b""), RUN])
+    with Client(scripted.url, "rv_k", retry=QUICK) as client:
+        assert client.submit_run(REQUEST)["id"] == "run_1"
+    keys = {headers["Idempotency-Key"] for headers in scripted.script.asked}
+    assert (len(scripted.script.asked), len(keys)) == (4, 1)
+    assert scripted.script.asked[0]["Authorization"] == "Bearer rv_k"
+
+
+def test_two_calls_have_two_keys(scripted: Scripted) -> None:
+    scripted.script = Script([RUN])
+    with Client(scripted.url, "rv_k", retry=QUICK) as client:
+        client.submit_run(REQUEST)
+        client.submit_run(REQUEST)
+    assert len({headers["Idempotency-Key"] for headers in scripted.script.asked}) == 2
+
+
+def test_retry_after_is_honoured(scripted: Scripted) -> None:
+    scripted.script = Script([(503, {"Retry-After": "1"}, b""), RUN])
+    began_s = time.monotonic()
+    with Client(scripted.url, "rv_k", retry=QUICK) as client:
+        client.get_run("run_1")
+    assert time.monotonic() - began_s >= 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 500])
+def test_other_refusals_are_told_at_once(scripted: Scripted, status: int) -> None:
+    body = {
+        "code": "invalid_plan",
+        "detail": "Two things.",
+        "errors": [{"pointer": "/config/x", "code": "unknown_option", "message": "No such option"}],
+    }
+    scripted.script = Script([(status, JSON, json.dumps(body).encode()), RUN])
+    with Client(scripted.url, "rv_k", retry=QUICK) as client, pytest.raises(ProblemError) as caught:
+        client.get_run("run_1")
+    assert len(scripted.script.asked) == 1
+    assert (caught.value.status, caught.value.code) == (status, "invalid_plan")
+    assert str(caught.value).splitlines() == [
+        f"Two things. [{status} invalid_plan]",
+        "  /config/x: No such option [unknown_option]",
+    ]
+
+
+def test_our_own_request_in_flight_is_waited_for(scripted: Scripted) -> None:
+    busy = json.dumps({"code": "idempotency_in_flight"}).encode()
+    scripted.script = Script([(0, {}, b""), (409, JSON, busy), RUN])
+    with Client(scripted.url, "rv_k", retry=QUICK) as client:
+        assert client.submit_run(REQUEST)["id"] == "run_1"
+
+
+def test_tries_are_bounded(scripted: Scripted) -> None:
+    scripted.script = Script([(502, {}, b"<html>bad gateway")])
+    with Client(scripted.url, "rv_k", retry=QUICK) as client, pytest.raises(ProblemError) as caught:
+        client.get_run("run_1")
+    assert (caught.value.code, len(scripted.script.asked)) == ("http_502", QUICK.tries)
+
+
+def test_nobody_there_is_said_with_the_address() -> None:
+    url = "http://127.0.0.1:9"
+    with (
+        Client(url, "rv_k", retry=QUICK) as client,
+        pytest.raises(ServiceUnreachableError, match=url),
+    ):
+        client.get_run("run_1")
+
+
+def sse(*ids: int) -> bytes:
+    facts = {"type": "step", "step": 1, "data": {}, "created_at": NOW}
+    return b"".join(
+        f"id: {n}\nevent: step\ndata: {json.dumps({'id': n, **facts})}\n\n".encode() for n in ids
+    )
+
+
+def test_a_stream_goes_on_where_it_was_cut(scripted: Scripted) -> None:
+    stream = {"Content-Type": "text/event-stream"}
+    torn = sse(1, 2) + b'id: 3\ndata: {"id": 3'
+    scripted.script = Script(
+        [
+            (200, stream, torn),
+            (503, {}, b""),
+            (0, {}, b""),
+            (200, stream, sse(2, 3)),
+            (204, {}, b""),
+        ]
+    )
+    with Client(scripted.url, "rv_k", retry=QUICK) as client:
+        assert [event.id for event in client.stream_events("run_1")] == [1, 2, 3]
+    asked = [headers["Last-Event-ID"] for headers in scripted.script.asked]
+    assert asked == ["0", "2", "2", "2", "3"]
+
+
+def test_a_stream_that_is_refused_ends_with_the_problem(scripted: Scripted) -> None:
+    scripted.script = Script([(404, JSON, b'{"code": "not_found", "detail": "no run"}')])
+    with Client(scripted.url, "rv_k", retry=QUICK) as client, pytest.raises(ProblemError):
+        next(client.stream_events("run_1"))
+
+
+def test_messages_join_lines_and_pass_comments_over() -> None:
+    lines = [": hello", "", "data: a", "data:b", "", "retry: 10", "data: cut off"]
+    assert list(messages(lines)) == ["a\nb"]
+
+
+@pytest.mark.parametrize(("header", "wait_s"), [("3", 3.0), ("9999", 60.0)])
+def test_wait_asked_for_is_bounded(header: str, wait_s: float) -> None:
+    assert Retry().wait_s(1, header) == wait_s
+
+
+@pytest.mark.parametrize("header", [None, "soon", "Wed, 21 Oct 2099 07:28:00 GMT"])
+def test_waits_double_with_jitter(header: str | None) -> None:
+    retry = Retry(tries=5, first_wait_s=1, limit_s=4)
+    for failed, most_s in ((1, 1), (2, 2), (3, 4), (9, 4)):
+        assert most_s / 2 <= retry.wait_s(failed, header) <= most_s
