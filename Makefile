@@ -1,0 +1,37 @@
+# Targets of this project; `make help` lists them.
+
+PYTHON := .venv/bin/python
+STAMP := .venv/.deps-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
+PYTEST := $(PYTHON) -m pytest -p tests.support.tiers
+TIERS := tests/unit tests/contract tests/integration tests/e2e tests/faults
+
+.DEFAULT_GOAL := help
+.PHONY: help deps demo check test test-deep up
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+# The stamp is named by the digest of what it was made from, so a changed lock or pyproject makes it anew.
+$(STAMP):
+	@deploy/deps.sh
+	@rm -f .venv/.deps-* && touch $@
+
+deps: $(STAMP) ## Make .venv from the lock; as root also install the test servers
+
+demo: $(STAMP) ## Train the tiny model on real photographs through the whole service
+	@$(PYTHON) -m services.stack.demo
+
+up: $(STAMP) ## Run the service on this machine until Ctrl-C
+	@.venv/bin/reverie up
+
+check: $(STAMP) ## Formatting, lint, types, import contracts
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+test: $(STAMP) ## Unit, contract, integration, end-to-end and fault tests (the gate)
+	@$(PYTEST) -m "not deep" $(TIERS)
+
+test-deep: $(STAMP) ## Longer tests: random faults and large inputs
+	@$(PYTEST) -m deep $(TIERS)

@@ -1,0 +1,74 @@
+"""The demo's closing line: what the run measured, and where its files lie."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.client.shapes import Event
+
+_LENGTH_BYTES = 8
+"""A safetensors file begins with the size of its JSON header. Source: the format's own page."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossDrop:
+    """The probe's loss before and after, over the same 64 triples of image, noise and sigma."""
+
+    before: float
+    after: float
+    drop_pct: float
+    drop_sigma: float
+    """Mean of the paired differences over its standard error."""
+
+
+def loss_drop(before: Sequence[float], after: Sequence[float]) -> LossDrop:
+    """Compare two probes triple by triple; raises ValueError when they do not pair up."""
+    differences = [b - a for b, a in zip(before, after, strict=True)]
+    mean = statistics.fmean(differences)
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    first = statistics.fmean(before)
+    return LossDrop(
+        before=first,
+        after=statistics.fmean(after),
+        drop_pct=100 * mean / first,
+        drop_sigma=mean / error if error > 0 else 0.0,
+    )
+
+
+def probes(events: Sequence[Event]) -> tuple[list[float], list[float]]:
+    """The losses of the first and the last probe among a run's events, in order.
+
+    Raises ValueError when there are not two.
+    """
+    found = [e for e in events if e.type == "eval" and e.data.get("name") == "probe"]
+    if len(found) < 2:
+        raise ValueError(f"the run reported {len(found)} probes; two are needed")
+    return list(found[0].data["losses"]), list(found[-1].data["losses"])
+
+
+def cached_rows(objects: Path, kind: str) -> int:
+    """How many pictures (``latents``) or texts (``text``) the cache of a folder store holds."""
+    field = {"latents": "mean", "text": "pooled"}[kind]
+    return sum(_rows(file, field) for file in objects.glob("tenants/*/cache/*/*.safetensors"))
+
+
+def _rows(file: Path, field: str) -> int:
+    """The first dimension of a tensor, read from the file's header; 0 where it has none such."""
+    with file.open("rb") as stream:
+        size_bytes = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
+        header = json.loads(stream.read(size_bytes))
+    return int(header[field]["shape"][0]) if field in header else 0
+
+
+def newest_checkpoint(objects: Path, run_id: str) -> Path:
+    """The folder of the last committed checkpoint: the highest step whose manifest stands.
+
+    Raises FileNotFoundError when there is none.
+    """
+    pattern = f"tenants/*/runs/{run_id}/attempts/*/checkpoints/*/manifest.json"
+    found = sorted(objects.glob(pattern), key=lambda file: file.parent.name)
+    if not found:
+        raise FileNotFoundError(f"no checkpoint of {run_id} under {objects}")
+    return found[-1].parent

@@ -1,0 +1,35 @@
+"""Become another program that dies with its parent.
+
+``python -I -S launch.py SIGNAL PARENT_PID UID GID COMMAND…`` gives up root where a UID is named
+(-1: stay), asks the kernel for SIGNAL when the parent ends, and executes the command in its place,
+under the same pid. A script of its own and not a ``preexec_fn``, because code between fork and exec
+may deadlock in a process with threads; and in this order, because changing the user clears the
+request. Source: prctl(2), PR_SET_PDEATHSIG.
+"""
+
+import ctypes
+import os
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(argv: list[str]) -> None:
+    """Never returns where all goes well; exits when the parent is gone already."""
+    death_signal, parent_pid, uid, gid = (int(text) for text in argv[:4])
+    command = argv[4:]
+    if uid >= 0:
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(uid)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent_pid:
+        sys.exit(1)  # it died before we asked: nobody would tell us
+    os.umask(0o077)
+    os.execv(command[0], command)  # noqa: S606  # a shell would only stand in between
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

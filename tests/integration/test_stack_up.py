@@ -1,0 +1,178 @@
+"""`reverie up` as a whole: it comes up, heals, refuses a second one, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+import httpx
+import pytest
+
+from services.stack.errors import HomeInUseError, StackError
+from services.stack.owner import server_owner, servers_folder
+from services.stack.processes import ProcessId, descendants, identify, is_alive
+from services.stack.servers import free_port
+from services.stack.stack import Stack
+from tests.support.fleet import children_of, wait_until
+
+PARTS = {"postgres", "valkey", "api", "dispatcher", "cache-builder", "results", "trainer"}
+UP = [sys.executable, "-m", "services.cli.main", "up"]
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """One home for the module, so that its base model and its database are made once."""
+    with tempfile.TemporaryDirectory(prefix="reverie-") as folder:
+        # As root the servers run as another user, who has to get through to the home.
+        Path(folder).chmod(0o711)
+        yield Path(folder) / "home"
+
+
+@pytest.fixture
+def stack(home: Path) -> Iterator[Stack]:
+    with Stack(home, port=free_port()) as running:
+        yield running
+
+
+def pids_of(stack: Stack) -> list[ProcessId]:
+    """Every process of a running stack, with children of children."""
+    found = [identify(pid) for pid in stack.processes.values()]
+    return [p for p in found if p is not None] + descendants(stack.processes.values())
+
+
+def wait_gone(processes: list[ProcessId], *, deadline_s: float = 20) -> None:
+    wait_until(
+        lambda: not any(is_alive(p) for p in processes),
+        deadline_s=deadline_s,
+        what="every process of the stack to be gone",
+    )
+
+
+def facts_of(home: Path) -> dict[str, Any]:
+    return dict(json.loads((home / "stack.json").read_text()))
+
+
+def begin_up(home: Path, *options: str) -> subprocess.Popen[bytes]:
+    """``reverie up`` as a command of its own."""
+    env = {**os.environ, "REVERIE_HOME": str(home)}
+    command = [*UP, "--port", str(free_port()), *options]
+    with (home.parent / "up.log").open("wb") as log:
+        return subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+
+
+def start_up(home: Path, *options: str) -> subprocess.Popen[bytes]:
+    """``reverie up``, and wait until it says that it is up."""
+    process = begin_up(home, *options)
+
+    def is_up() -> bool:
+        assert process.poll() is None, (home.parent / "up.log").read_text()
+        return (home / "stack.json").exists() and facts_of(home)["pid"] == process.pid
+
+    wait_until(is_up, deadline_s=120, what="`reverie up` to be up")
+    return process
+
+
+def test_it_comes_up_heals_and_leaves_nothing(home: Path, stack: Stack) -> None:
+    assert set(stack.processes) == PARTS
+    key = {"Authorization": f"Bearer {stack.api_key}"}
+    assert httpx.get(f"{stack.url}/v1/runs", headers=key, timeout=10).status_code == 200
+    assert httpx.get(f"{stack.url}/v1/runs", timeout=10).status_code == 401
+    assert facts_of(home)["url"] == stack.url
+    for name in ("stack.json", "secrets.json"):
+        assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
+
+    with pytest.raises(HomeInUseError):
+        Stack(home).start()
+
+    old = stack.processes["results"]
+    os.kill(old, signal.SIGKILL)
+    wait_until(
+        lambda: stack.processes.get("results", old) != old,
+        deadline_s=30,
+        what="results to be started again",
+    )
+
+    everyone = pids_of(stack)
+    stack.stop()
+    assert [p for p in everyone if is_alive(p)] == []
+    assert not (home / "stack.json").exists()
+
+
+def test_the_end_of_a_server_ends_the_stack(home: Path, stack: Stack) -> None:
+    everyone = pids_of(stack)
+
+    os.kill(stack.processes["valkey"], signal.SIGKILL)
+
+    wait_until(lambda: not stack.is_running(), deadline_s=60, what="the stack to end by itself")
+    assert "valkey" in str(stack.failure)
+    assert [p for p in everyone if is_alive(p)] == []
+
+
+def test_a_killed_up_takes_everything_along_and_the_next_one_starts(home: Path) -> None:
+    first = start_up(home, "--quiet")
+    key = facts_of(home)["api_key"]
+    everyone = descendants([first.pid])
+    assert len(everyone) >= len(PARTS)
+
+    first.kill()
+    first.wait()
+
+    wait_gone(everyone)
+    second = start_up(home, "--quiet")
+    assert facts_of(home)["api_key"] == key
+    everyone = descendants([second.pid])
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(timeout=60) == 0
+    assert [p for p in everyone if is_alive(p)] == []
+
+
+def test_a_taken_port_is_refused_by_name(tmp_path: Path) -> None:
+    with socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+
+        with pytest.raises(StackError, match=f"port {taken} is taken"):
+            Stack(tmp_path / "home", port=taken).start()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the servers as another user")
+def test_a_home_that_others_cannot_reach_stays_closed(tmp_path: Path) -> None:
+    home = tmp_path / "closed" / "home"
+    home.mkdir(parents=True)
+    home.parent.chmod(0o700)
+    owner = server_owner()
+
+    folder = servers_folder(home, owner)
+
+    try:
+        assert not folder.is_relative_to(tmp_path)
+        assert owner.can_enter(folder)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE(home.parent.stat().st_mode) == 0o700
+        assert home.parent.stat().st_uid == 0
+    finally:
+        folder.rmdir()
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("children", range(1, len(PARTS) + 1))
+def test_killed_while_it_starts_nothing_stays(home: Path, children: int) -> None:
+    """SIGKILL the moment when so many children run: each is gone soon after."""
+    up = begin_up(home, "--quiet")
+
+    def born() -> list[ProcessId] | None:
+        return descendants([up.pid]) if len(children_of(up.pid)) >= children else None
+
+    everyone = wait_until(born, deadline_s=120, what=f"{children} children", every_s=0.02)
+    up.kill()
+    up.wait()
+
+    wait_gone(everyone)

@@ -1,0 +1,129 @@
+"""The chart: strict lint, and manifests that start the same processes with the same settings."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm" / "reverie"
+HELM = ROOT / ".cache" / "helm" / "helm"
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run helm on the chart; a missing helm fails in CI and skips elsewhere."""
+    if not HELM.exists():
+        reason = f"{HELM} is missing; `make deps` fetches it"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return subprocess.run(
+        [HELM, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def render(*arguments: str) -> list[dict[str, Any]]:
+    done = helm("template", "r", str(CHART), "--kube-version", "1.35.0", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def pods(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Pod specs of Deployments and Jobs by the object's name."""
+    return {
+        d["metadata"]["name"]: d["spec"]["template"]["spec"]
+        for d in documents
+        if d["kind"] in ("Deployment", "Job")
+    }
+
+
+def test_lint_finds_nothing() -> None:
+    done = helm("lint", "--strict", str(CHART))
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_one_workload_for_each_process() -> None:
+    commands = {name: pod["containers"][0]["command"][2] for name, pod in pods(render()).items()}
+
+    assert commands == {
+        "r-migrate": "services.store.migrate",
+        "r-api": "services.api",
+        "r-dispatcher": "services.dispatcher",
+        "r-cache-builder": "services.cache_builder",
+        "r-trainer-h200": "services.trainer",
+        "r-results": "services.results",
+    }
+
+
+def test_every_pod_meets_the_restricted_standard_and_holds_no_cluster_token() -> None:
+    for name, pod in pods(render()).items():
+        assert pod["automountServiceAccountToken"] is False, name
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in pod["containers"]:
+            limits = container["securityContext"]
+            assert limits["allowPrivilegeEscalation"] is False, name
+            assert limits["capabilities"] == {"drop": ["ALL"]}, name
+            assert limits["readOnlyRootFilesystem"] is True, name
+
+
+def test_only_results_sees_the_hub_token_and_the_api_no_broker() -> None:
+    environment = {
+        name: {entry["name"] for entry in pod["containers"][0]["env"]}
+        for name, pod in pods(render("--set", "secrets.hub.name=hub")).items()
+    }
+
+    assert {name for name, env in environment.items() if "HF_TOKEN" in env} == {"r-results"}
+    assert "REVERIE_BROKER_URL" not in environment["r-api"]
+    assert all("REVERIE_BROKER_URL" in env for name, env in environment.items() if name != "r-api")
+
+
+def test_urls_with_passwords_come_from_secrets_only() -> None:
+    for name, pod in pods(render()).items():
+        for entry in pod["containers"][0]["env"]:
+            if entry["name"] in ("REVERIE_DATABASE_URL", "REVERIE_BROKER_URL"):
+                assert "secretKeyRef" in entry["valueFrom"], name
+
+
+def test_a_trainer_gets_the_time_for_a_checkpoint() -> None:
+    assert pods(render())["r-trainer-h200"]["terminationGracePeriodSeconds"] >= 120
+
+
+def test_each_gpu_class_is_a_deployment_of_its_own() -> None:
+    two = [{"gpuClass": name, "replicas": 2, "scratch": "10Gi"} for name in ("h200", "l40s")]
+
+    trainers = pods(render("--set-json", f"trainers={json.dumps(two)}"))
+
+    assert {"r-trainer-h200", "r-trainer-l40s"} <= trainers.keys()
+
+
+def test_traffic_is_denied_unless_named() -> None:
+    policies = {d["metadata"]["name"]: d for d in render() if d["kind"] == "NetworkPolicy"}
+
+    deny = policies["r-default-deny"]["spec"]
+    assert deny["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in deny
+    assert "egress" not in deny
+    assert "r-hub" not in policies  # no token, no way out to the Hub
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "api.replicas=two",
+        "api.url=ftp://x",
+        "trainers[0].gpuClass=H 200",
+        "settings.LEASE=1",
+        "x=1",
+    ],
+)
+def test_the_schema_refuses_wrong_values(wrong: str) -> None:
+    done = helm("template", "r", str(CHART), "--set", wrong)
+
+    assert done.returncode != 0
+    assert "schema" in done.stderr

@@ -1,0 +1,135 @@
+"""What is shipped beside the code agrees with it: settings, process modules, lock, examples."""
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from trainer_core.config.files import load_document
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "deploy" / "compose.yaml"
+CHART = ROOT / "helm" / "reverie"
+SHIPPED = [
+    COMPOSE,
+    *(ROOT / "deploy").glob("*.env.example"),
+    *CHART.rglob("*.tpl"),
+    *CHART.rglob("*.yaml"),
+]
+PHOTOS = ROOT / "examples" / "photos"
+
+
+def names_in(files: list[Path]) -> set[str]:
+    return {
+        name for file in files for name in re.findall(r"\bREVERIE_[A-Z0-9_]+\b", file.read_text())
+    }
+
+
+def test_every_shipped_setting_exists() -> None:
+    known = names_in([ROOT / "services" / "settings" / "env.py"])
+
+    assert names_in(SHIPPED) <= known
+
+
+def test_the_example_lists_every_setting() -> None:
+    known = names_in([ROOT / "services" / "settings" / "env.py"])
+
+    assert names_in([ROOT / "deploy" / "reverie.env.example"]) == known
+
+
+def test_every_shipped_process_exists() -> None:
+    modules = {
+        module
+        for file in SHIPPED
+        for module in re.findall(r"\[python, -m, (services\.[a-z_.]+)", file.read_text())
+    }
+
+    assert len(modules) == 6
+    for module in modules:
+        found = importlib.util.find_spec(module)
+        assert found is not None, module
+        if found.submodule_search_locations is not None:
+            assert importlib.util.find_spec(f"{module}.__main__") is not None, module
+
+
+def test_compose_starts_each_process_once() -> None:
+    services: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
+
+    commands = sorted(
+        s["command"][2] for s in services.values() if s.get("command", [""])[0] == "python"
+    )
+
+    assert commands == [
+        "services.api",
+        "services.cache_builder",
+        "services.dispatcher",
+        "services.results",
+        "services.store.migrate",
+        "services.trainer",
+    ]
+    assert "REVERIE_BROKER_URL" not in services["api"]["environment"]
+    assert [name for name, s in services.items() if "HF_TOKEN" in s.get("environment", {})] == [
+        "results"
+    ]
+
+
+def test_the_lock_pins_every_dependency_and_torch_first() -> None:
+    pins = [
+        line
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(name for extra in extras for name in extra)]
+
+    assert pins[0].startswith("torch==")
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+", pin) for pin in pins)
+    pinned = {canonical(pin.partition("==")[0]) for pin in pins}
+    assert {canonical(re.split(r"[\[=<>~! ]", want)[0]) for want in wanted} <= pinned
+
+
+def canonical(name: str) -> str:
+    """As package indexes compare names (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize(("folder", "least"), [("train", 12), ("held_out", 4)])
+def test_photographs_have_captions_size_and_a_licence(folder: str, least: int) -> None:
+    licences = (PHOTOS / "LICENSES.md").read_text()
+    photos = sorted((PHOTOS / folder).glob("*.jpg"))
+
+    assert len(photos) >= least
+    for photo in photos:
+        with Image.open(photo) as image:
+            assert min(image.size) >= 320, photo.name
+        assert photo.stat().st_size <= 150_000
+        assert len(photo.with_suffix(".txt").read_text().split()) >= 5
+        assert f"{folder}/{photo.name}" in licences
+
+
+def test_the_photographs_come_in_three_aspects() -> None:
+    aspects = set()
+    for photo in PHOTOS.rglob("*.jpg"):
+        with Image.open(photo) as image:
+            aspects.add(round(image.width / image.height, 1))
+
+    assert aspects == {0.7, 1.0, 1.5}
+
+
+def test_the_demo_documents_are_readable_as_users_write_them() -> None:
+    demo = ROOT / "examples" / "demo"
+
+    assert load_document(demo / "config.json")["pretrained_model_name_or_path"] == "hidream-tiny"
+    assert "},\n        }" in (demo / "lycoris_config.json").read_text()  # the trailing commas stay
+    assert load_document(demo / "lycoris_config.json")["algo"] == "lokr"
+    roles = {
+        b["id"]: b.get("dataset_type", "image")
+        for b in load_document(demo / "multidatabackend.json")
+    }
+    assert roles == {"photos": "image", "held-out": "eval", "text-embeds": "text_embeds"}
