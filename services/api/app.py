@@ -1,0 +1,104 @@
+"""The API as an ASGI application."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.concurrency import run_in_threadpool
+
+from services.api.base_models import BaseModels
+from services.api.edge import RequestEdge
+from services.api.event_hub import EventHub
+from services.api.problems import MEDIA_TYPE, install_handlers
+from services.api.routes import datasets, health, publications, runs
+from services.api.routes.objects import objects_router
+from services.api.service import Service
+from services.api.shapes import ProblemDocument
+from services.objects.folder_store import FolderStore
+from services.objects.open import open_store
+from services.settings.env import Settings
+from services.store.database import Database
+
+log = structlog.get_logger(__name__)
+
+_CONNECTIONS: Final = 16
+_LOOKUPS: Final = 16
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; connects to nothing until it starts. Raises SettingsError."""
+    database = Database(settings.database_url, max_size=_CONNECTIONS)
+    service = Service(
+        settings=settings,
+        database=database,
+        objects=open_store(settings),
+        base_models=BaseModels(settings.models_dir),
+        events=EventHub(database),
+        lookups=ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup"),
+    )
+    app = FastAPI(
+        title="Reverie",
+        version="1",
+        lifespan=_lifespan,
+        docs_url=None,  # the page would load its scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.add_middleware(RequestEdge)
+    install_handlers(app)
+    for router in (health.router, datasets.router, runs.router, publications.router):
+        app.include_router(router)
+    if isinstance(service.objects, FolderStore):
+        app.include_router(objects_router(service.objects))
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Refuses to start on an object store where two writers could both believe they committed."""
+    service: Service = app.state.service
+    try:
+        await run_in_threadpool(service.objects.prove_conditional_writes)
+        service.events.start()
+        log.info("api_started", api_url=service.settings.api_url)
+        yield
+    finally:
+        service.events.close()
+        service.lookups.shutdown(wait=False, cancel_futures=True)
+        await run_in_threadpool(service.database.close)
+        log.info("api_stopped")
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI 3.1, with the key and the problem document that every route may answer."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        schemas = document["components"]["schemas"]
+        problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(problem.pop("$defs", {}))
+        schemas["ProblemDocument"] = problem
+        schemas.pop("HTTPValidationError", None)
+        schemas.pop("ValidationError", None)
+        document["components"]["securitySchemes"] = {
+            "api_key": {"type": "http", "scheme": "bearer", "bearerFormat": "rv_…"}
+        }
+        for path, item in document["paths"].items():
+            for operation in item.values():
+                operation["responses"].pop("422", None)
+                operation["responses"]["default"] = _PROBLEM_RESPONSE
+                if path.startswith("/v1/"):
+                    operation["security"] = [{"api_key": []}]
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+_PROBLEM_RESPONSE: Final = {
+    "description": "A problem (RFC 9457).",
+    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+}

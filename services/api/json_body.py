@@ -1,0 +1,86 @@
+"""JSON as requests may have it: UTF-8, no key twice, finite numbers, bounded depth."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from services.api.errors import InvalidJsonError
+from services.domain.errors import InvalidRequestError, Problem
+
+MAX_DEPTH: Final = 32
+_SHOWN_PARTS: Final = 4
+
+
+def parse_body(body: bytes) -> Any:
+    """The value in ``body``.
+
+    Raises InvalidJsonError, which tells line and column where the parser knows them, and
+    InvalidRequestError for text and numbers that a database cannot store.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidJsonError(f"The body is not UTF-8 (byte {error.start}).") from None
+    try:
+        value = json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InvalidJsonError(f"The body is not JSON at {where}: {error.msg}.") from None
+    except RecursionError:
+        raise InvalidJsonError(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
+    except ValueError as error:  # an integer of more digits than Python reads
+        raise InvalidJsonError(f"The body is not JSON: {error}.") from None
+    if problems := list(_unstorable(value, (), 1)):
+        raise InvalidRequestError(problems)
+    return value
+
+
+def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    built: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in built:
+            raise InvalidJsonError(f"The key {json.dumps(key)} is given twice in one object.")
+        built[key] = value
+    return built
+
+
+def _unstorable(value: Any, path: tuple[str, ...], depth: int) -> Iterator[Problem]:
+    """Text with a NUL or half a surrogate pair, and numbers that are none.
+
+    Raises InvalidJsonError where it is nested too deep.
+    """
+    if depth > MAX_DEPTH:
+        at = _pointer(path[:_SHOWN_PARTS])
+        raise InvalidJsonError(f"The body is nested deeper than {MAX_DEPTH} levels at {at}.")
+    if isinstance(value, str):
+        if not _is_storable(value):
+            yield _bad_text(path)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            message = "NaN and infinities are no numbers of JSON."
+            yield Problem(pointer=_pointer(path), code="bad_value", message=message)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if _is_storable(key):
+                yield from _unstorable(item, (*path, key), depth + 1)
+            else:
+                yield _bad_text(path)
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _unstorable(item, (*path, str(position)), depth + 1)
+
+
+def _bad_text(path: tuple[str, ...]) -> Problem:
+    message = "The text has a character that cannot be stored."
+    return Problem(pointer=_pointer(path), code="bad_value", message=message)
+
+
+def _pointer(path: tuple[str, ...]) -> str:
+    return "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in path)
+
+
+def _is_storable(text: str) -> bool:
+    if text.isascii():
+        return "\0" not in text
+    return "\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text)

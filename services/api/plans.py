@@ -1,0 +1,118 @@
+"""From a request to a plan and its datasets, or to everything that is wrong with it at once."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from services.api.errors import DatasetRejectedError, InvalidPlanError
+from services.api.requests import RunRequest
+from services.domain.errors import NotFoundError, Problem
+from services.domain.ids import is_id
+from services.settings.env import Settings
+from services.store import datasets
+from services.store.database import Connection
+from services.store.runs import NewRun
+from trainer_core.config.base_models import BaseModel
+from trainer_core.config.importer import Imported, import_run
+from trainer_core.config.problems import PlanError
+
+_MAX_BAD_FILES: Final = 20
+_REJECTED: Final = "dataset_rejected"
+
+HUB_REFUSED: Final = (
+    "Publishing to the Hub uses this service's own token, so it is allowed only where the service "
+    "has a single tenant. Leave it away and download the result."
+)
+
+
+def plan_run(
+    conn: Connection,
+    tenant_id: str,
+    request: RunRequest,
+    base_models: Mapping[str, BaseModel],
+    settings: Settings,
+) -> NewRun:
+    """Resolve a request; raises InvalidPlanError or, if it is only that, DatasetRejectedError."""
+    imported, problems = _import(request, base_models)
+    if imported is not None:
+        problems += _about_target(request, imported, settings)
+        problems += _about_assignment(request, imported)
+    problems += _about_datasets(conn, tenant_id, request.datasets)
+    if problems and all(problem.code == _REJECTED for problem in problems):
+        raise DatasetRejectedError(problems)
+    if problems or imported is None:
+        raise InvalidPlanError(problems)
+    plan = imported.plan
+    return NewRun(
+        request=request.model_dump(mode="json"),
+        plan=plan.model_dump(mode="json"),
+        plan_digest=plan.identity_digest(),
+        warnings=list(imported.warnings),
+        base_model=plan.identity.base.name,
+        datasets=dict(request.datasets),
+        metadata=dict(request.metadata),
+        gpu_class=settings.gpu_class,
+        max_steps=plan.identity.max_train_steps,
+    )
+
+
+def _import(
+    request: RunRequest, base_models: Mapping[str, BaseModel]
+) -> tuple[Imported | None, list[Problem]]:
+    try:
+        imported = import_run(
+            config=request.config,
+            lycoris_config=request.lycoris_config,
+            data_backends=request.data_backends,
+            prompt_library=request.prompt_library,
+            base_models=base_models,
+            source="http",
+        )
+    except PlanError as error:
+        found = (Problem(pointer=p.pointer, code=p.code, message=p.message) for p in error.problems)
+        return None, list(found)
+    return imported, []
+
+
+def _about_target(request: RunRequest, imported: Imported, settings: Settings) -> Iterator[Problem]:
+    if imported.plan.operation.publication.hub_model_id is None or settings.single_tenant:
+        return
+    written = next(
+        (name for name in request.config if name.lstrip("-") == "hub_model_id"), "hub_model_id"
+    )
+    yield Problem(pointer=f"/config/{_escaped(written)}", code="refused", message=HUB_REFUSED)
+
+
+def _about_assignment(request: RunRequest, imported: Imported) -> Iterator[Problem]:
+    wanted = {backend.id for backend in imported.plan.identity.backends}
+    for backend_id in sorted(wanted - request.datasets.keys()):
+        message = f"No dataset is named for the backend {backend_id}."
+        yield Problem(pointer=_at(backend_id), code="missing", message=message)
+    for backend_id in sorted(request.datasets.keys() - wanted):
+        message = f"{backend_id} is no image backend of this run; those are {sorted(wanted)}."
+        yield Problem(pointer=_at(backend_id), code="bad_value", message=message)
+
+
+def _about_datasets(
+    conn: Connection, tenant_id: str, chosen: Mapping[str, str]
+) -> Iterator[Problem]:
+    for backend_id, dataset_id in chosen.items():
+        try:
+            if not is_id(dataset_id, "ds"):
+                raise NotFoundError("dataset", dataset_id)
+            dataset = datasets.get(conn, tenant_id, dataset_id)
+        except NotFoundError:
+            message = f"There is no dataset {dataset_id[:64]}."
+            yield Problem(pointer=_at(backend_id), code="not_found", message=message)
+            continue
+        if dataset.status == "rejected":
+            for error in dataset.errors[:_MAX_BAD_FILES]:
+                message = f"{dataset_id} was rejected: {error['pointer']}: {error['message']}"
+                yield Problem(pointer=_at(backend_id), code=_REJECTED, message=message)
+
+
+def _at(backend_id: str) -> str:
+    return f"/datasets/{_escaped(backend_id)}"
+
+
+def _escaped(part: str) -> str:
+    return part.replace("~", "~0").replace("/", "~1")

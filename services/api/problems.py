@@ -1,0 +1,169 @@
+"""Every error as ``application/problem+json`` (RFC 9457), and the one place that picks a status."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from services.api import errors as api
+from services.api.shapes import ProblemDocument
+from services.domain import errors as domain
+from services.domain.errors import DomainError, Problem
+from services.objects import errors as objects
+from services.store.database import DatabaseDownError
+from trainer_core.errors import BaseModelError
+
+log = structlog.get_logger(__name__)
+
+STATUS: Final[dict[type[DomainError], int]] = {
+    api.BodyMismatchError: 400,
+    api.InvalidJsonError: 400,
+    api.UnauthenticatedError: 401,
+    api.SignatureRefusedError: 403,
+    api.NoResultError: 404,
+    domain.NotFoundError: 404,
+    domain.DatasetIncompleteError: 409,
+    domain.DatasetNotOpenError: 409,
+    domain.IdempotencyInFlightError: 409,
+    domain.IllegalMoveError: 409,
+    domain.LeaseLostError: 409,
+    api.BodyTooLargeError: 413,
+    api.UnsupportedMediaTypeError: 415,
+    api.DatasetRejectedError: 422,
+    api.InvalidPlanError: 422,
+    domain.IdempotencyMismatchError: 422,
+    domain.InvalidRequestError: 422,
+}
+_RETRYABLE: Final = frozenset({domain.IdempotencyInFlightError})
+_HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
+_MAX_ERRORS: Final = 1000
+_RETRY_AFTER_S: Final = 2
+MEDIA_TYPE: Final = "application/problem+json"
+
+
+def problem_response(
+    request: Request,
+    *,
+    status: int,
+    code: str,
+    detail: str,
+    errors: Sequence[Problem] = (),
+    retryable: bool = False,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """One problem document; ``errors`` lists everything that is wrong with the request."""
+    body = ProblemDocument(
+        type=f"urn:reverie:problem:{code}",
+        title=code.replace("_", " ").capitalize(),
+        status=status,
+        detail=detail,
+        instance=request.url.path,
+        code=code,
+        request_id=request.state.request_id,
+        retryable=retryable,
+        errors=[
+            {"pointer": each.pointer, "code": each.code, "message": each.message}
+            for each in errors[:_MAX_ERRORS]
+        ],
+    )
+    return JSONResponse(
+        body.model_dump(mode="json"), status, headers=dict(headers or {}), media_type=MEDIA_TYPE
+    )
+
+
+def internal_problem(request: Request) -> JSONResponse:
+    """500: the log has the reason under the request's id, the answer has only the id."""
+    detail = "Something failed on our side; please name the request_id when you report it."
+    return problem_response(
+        request, status=500, code="internal_error", detail=detail, retryable=True
+    )
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Answer every known error with its problem document."""
+    app.add_exception_handler(DomainError, _on_domain_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_shape)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(DatabaseDownError, _on_unavailable)
+    app.add_exception_handler(objects.ObjectStoreDownError, _on_unavailable)
+    app.add_exception_handler(BaseModelError, _on_unavailable)
+
+
+async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DomainError)
+    kind = type(error)
+    status = next(STATUS[each] for each in kind.__mro__ if each in STATUS)
+    problems: tuple[Problem, ...] = getattr(error, "problems", ())
+    return problem_response(
+        request,
+        status=status,
+        code=kind.code,
+        detail=_detail(error, problems),
+        errors=problems,
+        retryable=kind in _RETRYABLE,
+        headers={"WWW-Authenticate": "Bearer"} if status == 401 else None,
+    )
+
+
+def _detail(error: DomainError, problems: Sequence[Problem]) -> str:
+    if isinstance(error, domain.InvalidRequestError):
+        number = len(problems)
+        return f"{number} problem{'s' if number != 1 else ''}; see errors."
+    return str(error) or (type(error).__doc__ or "").partition("\n")[0]
+
+
+async def _on_invalid_shape(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = [_shape_problem(each) for each in error.errors()]
+    detail = _detail(domain.InvalidRequestError(found), found)
+    return problem_response(
+        request, status=422, code="invalid_request", detail=detail, errors=found
+    )
+
+
+_SHAPE_CODES: Final = {"missing": "missing", "extra_forbidden": "unknown_field"}
+
+
+def _shape_problem(raw: Mapping[str, Any]) -> Problem:
+    """From pydantic's words; what was sent is not repeated, it may be long or private."""
+    where, *inner = raw["loc"]
+    if where == "body":
+        pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in inner)
+    else:
+        pointer = f"{where}:{'.'.join(str(part) for part in inner)}"
+    code = _SHAPE_CODES.get(raw["type"], "bad_value")
+    return Problem(pointer=pointer, code=code, message=f"{raw['msg']}.")
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = _HTTP_CODES.get(error.status_code, f"http_{error.status_code}")
+    return problem_response(
+        request,
+        status=error.status_code,
+        code=code,
+        detail=str(error.detail),
+        headers=error.headers,
+    )
+
+
+async def _on_unavailable(request: Request, error: Exception) -> JSONResponse:
+    """503: a server behind this one is away; the same request may succeed soon."""
+    code = {
+        DatabaseDownError: "database_unavailable",
+        objects.ObjectStoreDownError: "object_store_unavailable",
+        BaseModelError: "base_models_unavailable",
+    }[type(error)]
+    log.warning("dependency_unavailable", code=code, reason=str(error))
+    return problem_response(
+        request,
+        status=503,
+        code=code,
+        detail="A part of the service is away; try again in a moment.",
+        retryable=True,
+        headers={"Retry-After": str(_RETRY_AFTER_S)},
+    )

@@ -1,0 +1,147 @@
+"""/v1/datasets and /v1/uploads: list the files, send what is missing, complete."""
+
+from typing import Final
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from services.api.dataset_files import check_files
+from services.api.idempotency import IdempotencyKey, create_once
+from services.api.presenting import dataset_shape, page_of
+from services.api.requests import DatasetRequest, UploadsRequest
+from services.api.routes.paging import After, Limit, check_cursor
+from services.api.routing import TenantRoute
+from services.api.service import Service, ServiceDep, TenantDep
+from services.api.shapes import Dataset, Page, Upload
+from services.domain.errors import (
+    DatasetIncompleteError,
+    DatasetNotOpenError,
+    NotFoundError,
+    Problem,
+)
+from services.domain.ids import is_id
+from services.objects.keys import upload_key
+from services.store import datasets
+from services.store.database import Connection
+from services.store.datasets import DatasetFile
+
+router = APIRouter(prefix="/v1", tags=["datasets"], route_class=TenantRoute)
+
+_UPLOAD_EXPIRES_S: Final = 3600
+_MAX_NAMED: Final = 100
+
+
+@router.post("/datasets", status_code=201, response_model=Dataset)
+def create_dataset(
+    body: DatasetRequest,
+    request: Request,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """A new dataset of these files: 201; 422 names every file that cannot be taken."""
+    files = check_files(body.files)
+    return create_once(
+        service,
+        request,
+        tenant_id,
+        idempotency_key,
+        lambda conn: dataset_shape(datasets.create(conn, tenant_id, body.name, files)),
+    )
+
+
+@router.get("/datasets")
+def list_datasets(
+    service: ServiceDep, tenant_id: TenantDep, limit: Limit = 20, after: After = None
+) -> Page[Dataset]:
+    """Newest first."""
+    cursor = check_cursor(after, "ds")
+    with service.database.transaction() as conn:
+        rows = datasets.list_page(conn, tenant_id, limit + 1, cursor)
+    return page_of(rows, limit, dataset_shape, lambda row: row.dataset_id)
+
+
+@router.get("/datasets/{dataset_id}")
+def get_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep) -> Dataset:
+    """404 where there is none, or it is another tenant's."""
+    with service.database.transaction() as conn:
+        return dataset_shape(_get(conn, tenant_id, dataset_id))
+
+
+@router.post("/uploads")
+def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep) -> Page[Upload]:
+    """The dataset's files in order of their paths, each stored already or with a signed PUT.
+
+    409 where the dataset is completed.
+    """
+    with service.database.transaction() as conn:
+        dataset = _get(conn, tenant_id, body.dataset_id)
+        if dataset.status != "uploading":
+            raise DatasetNotOpenError(f"The dataset is {dataset.status}; it takes no more files.")
+        found = datasets.files(conn, tenant_id, body.dataset_id)
+    # By code point, as the cursor compares, whatever the database's collation says.
+    files = sorted(found, key=lambda file: file.path)
+    after = body.after or ""
+    rows = [file for file in files if file.path > after][: body.limit + 1]
+    shown = rows[: body.limit]
+    present = dict(zip(shown, _are_stored(service, tenant_id, shown), strict=True))
+    return page_of(
+        rows,
+        body.limit,
+        lambda file: _upload(service, tenant_id, file, is_stored=present[file]),
+        lambda file: file.path,
+    )
+
+
+@router.post("/datasets/{dataset_id}:complete", status_code=202)
+def complete_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep) -> Dataset:
+    """No more files: 202, and verification begins. 409 names files that are not uploaded.
+
+    Doing it twice is harmless.
+    """
+    with service.database.transaction() as conn:
+        dataset = _get(conn, tenant_id, dataset_id)
+        if dataset.status != "uploading":
+            return dataset_shape(dataset)
+        files = datasets.files(conn, tenant_id, dataset_id)
+    stored = _are_stored(service, tenant_id, files)
+    missing = [file.path for file, there in zip(files, stored, strict=True) if not there]
+    if missing:
+        problems = [
+            Problem(pointer=path, code="missing", message=f"{path} is not uploaded.")
+            for path in missing[:_MAX_NAMED]
+        ]
+        raise DatasetIncompleteError(len(missing), problems)
+    with service.database.transaction() as conn:
+        return dataset_shape(datasets.complete(conn, tenant_id, dataset_id))
+
+
+def _get(conn: Connection, tenant_id: str, dataset_id: str) -> datasets.Dataset:
+    if not is_id(dataset_id, "ds"):
+        raise NotFoundError("dataset", dataset_id)
+    return datasets.get(conn, tenant_id, dataset_id)
+
+
+def _are_stored(service: Service, tenant_id: str, files: list[DatasetFile]) -> list[bool]:
+    sizes = service.sizes([upload_key(tenant_id, file.sha256) for file in files])
+    return [size == file.size_bytes for size, file in zip(sizes, files, strict=True)]
+
+
+def _upload(service: Service, tenant_id: str, file: DatasetFile, *, is_stored: bool) -> Upload:
+    signed = None
+    if not is_stored:
+        signed = service.objects.sign_put(
+            upload_key(tenant_id, file.sha256),
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            expires_s=_UPLOAD_EXPIRES_S,
+        )
+    return Upload(
+        path=file.path,
+        sha256=file.sha256,
+        size_bytes=file.size_bytes,
+        present=is_stored,
+        method=signed.method if signed else None,
+        url=signed.url if signed else None,
+        headers=signed.headers if signed else {},
+    )

@@ -1,0 +1,107 @@
+"""/objects/…: the folder store's signed URLs. The signature is the grant; there is no API key."""
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import BinaryIO, Final, TypeVar
+
+import anyio.from_thread
+import anyio.to_thread
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from services.api.errors import BodyMismatchError, SignatureRefusedError
+from services.api.service import Service, ServiceDep
+from services.domain.errors import NotFoundError
+from services.objects.errors import (
+    BadSignatureError,
+    InvalidKeyError,
+    ObjectCorruptError,
+    ObjectMissingError,
+)
+from services.objects.folder_store import FolderStore
+from services.objects.local_files import COPY_BYTES
+from services.objects.signing import SignedGrant, verify_signed
+
+T = TypeVar("T")
+
+_CONCURRENT_UPLOADS: Final = 16
+"""Of their own, so that slow senders do not take the threads that other routes run in."""
+
+
+def objects_router(store: FolderStore) -> APIRouter:
+    """Routes over this store; only a folder needs them, S3 serves its own URLs."""
+    router = APIRouter(tags=["objects"], include_in_schema=False)
+    uploads = anyio.CapacityLimiter(_CONCURRENT_UPLOADS)
+
+    @router.put("/objects/{key:path}")
+    async def put_object(key: str, request: Request, service: ServiceDep) -> Response:
+        """Store the bytes that were signed for; 400 where these are others."""
+        grant = _grant(service, request, key, "PUT")
+        if grant.size_bytes is None or grant.sha256 is None:
+            raise BodyMismatchError("The URL names no length and no SHA-256.")
+        size_bytes, sha256 = grant.size_bytes, grant.sha256
+        body = request.stream()
+
+        def receive() -> None:
+            store.receive(key, _chunks(body), size_bytes=size_bytes, sha256=sha256)
+
+        try:
+            await _in_thread(receive, uploads)
+        except ObjectCorruptError as error:
+            raise BodyMismatchError(str(error)) from error
+        return Response(status_code=200)
+
+    @router.get("/objects/{key:path}")
+    def get_object(key: str, request: Request, service: ServiceDep) -> StreamingResponse:
+        """The object as a download."""
+        _grant(service, request, key, "GET")
+        try:
+            source = store.open_read(key)
+        except ObjectMissingError:
+            raise NotFoundError("object", key) from None
+        name = key.rpartition("/")[2]
+        headers = {
+            "Content-Length": str(os.fstat(source.fileno()).st_size),
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "private, no-store",
+        }
+        return StreamingResponse(
+            _pieces(source), media_type="application/octet-stream", headers=headers
+        )
+
+    return router
+
+
+def _grant(service: Service, request: Request, key: str, method: str) -> SignedGrant:
+    """What the URL allows; raises SignatureRefusedError and NotFoundError."""
+    signing_key = service.settings.signing_key
+    try:
+        return verify_signed(key, request.query_params, signing_key, datetime.now(UTC), method)
+    except BadSignatureError as error:
+        raise SignatureRefusedError(f"{error}.") from None
+    except InvalidKeyError:
+        raise NotFoundError("object", key[:200]) from None
+
+
+async def _in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
+    return await anyio.to_thread.run_sync(work, limiter=limiter)
+
+
+def _chunks(body: AsyncIterator[bytes]) -> Iterator[bytes]:
+    """The body for a thread that writes it: one chunk in memory at a time."""
+
+    async def next_chunk() -> bytes | None:
+        with suppress(StopAsyncIteration):
+            return await anext(body)
+        return None
+
+    while (chunk := anyio.from_thread.run(next_chunk)) is not None:
+        yield chunk
+
+
+def _pieces(source: BinaryIO) -> Iterator[bytes]:
+    with source:
+        while piece := source.read(COPY_BYTES):
+            yield piece

@@ -1,0 +1,70 @@
+"""/v1/publications: where results go."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from services.api.idempotency import IdempotencyKey, create_once
+from services.api.plans import HUB_REFUSED
+from services.api.presenting import page_of, publication_shape
+from services.api.requests import HubTarget, PublicationRequest
+from services.api.routes.paging import After, Limit, check_cursor
+from services.api.routing import TenantRoute
+from services.api.service import ServiceDep, TenantDep
+from services.api.shapes import Page, Publication
+from services.domain.errors import InvalidRequestError, NotFoundError, Problem
+from services.domain.ids import is_id
+from services.store import publications
+
+router = APIRouter(prefix="/v1", tags=["publications"], route_class=TenantRoute)
+
+
+@router.post("/publications", status_code=201, response_model=Publication)
+def create_publication(
+    body: PublicationRequest,
+    request: Request,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """Publish a run's result once more: 201; 422 where it has none."""
+    if isinstance(body.target, HubTarget) and not service.settings.single_tenant:
+        problem = Problem(pointer="/target/kind", code="refused", message=HUB_REFUSED)
+        raise InvalidRequestError([problem])
+    if not is_id(body.run_id, "run"):
+        raise NotFoundError("run", body.run_id)
+    target = body.target.model_dump(mode="json")
+    return create_once(
+        service,
+        request,
+        tenant_id,
+        idempotency_key,
+        lambda conn: publication_shape(publications.create(conn, tenant_id, body.run_id, target)),
+    )
+
+
+@router.get("/publications")
+def list_publications(
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    limit: Limit = 20,
+    after: After = None,
+    run_id: Annotated[str | None, Query(description="Only those of this run.")] = None,
+) -> Page[Publication]:
+    """Newest first."""
+    cursor = check_cursor(after, "pub")
+    if run_id is not None and not is_id(run_id, "run"):
+        return Page(data=[], has_more=False, next_cursor=None)
+    with service.database.transaction() as conn:
+        rows = publications.list_page(conn, tenant_id, limit + 1, cursor, run_id=run_id)
+    return page_of(rows, limit, publication_shape, lambda row: row.publication_id)
+
+
+@router.get("/publications/{publication_id}")
+def get_publication(publication_id: str, service: ServiceDep, tenant_id: TenantDep) -> Publication:
+    """404 where there is none, or it is another tenant's."""
+    if not is_id(publication_id, "pub"):
+        raise NotFoundError("publication", publication_id)
+    with service.database.transaction() as conn:
+        return publication_shape(publications.get(conn, tenant_id, publication_id))

@@ -1,0 +1,178 @@
+"""/v1/runs: submit, look, follow, cancel, download."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from services.api.downloads import files_of
+from services.api.errors import NoResultError
+from services.api.event_stream import event_stream
+from services.api.idempotency import IdempotencyKey, create_once
+from services.api.plans import plan_run
+from services.api.presenting import event_shape, page_of, run_shape
+from services.api.requests import RunRequest
+from services.api.routes.paging import After, Limit, check_cursor
+from services.api.routing import TenantRoute
+from services.api.service import Service, ServiceDep, TenantDep
+from services.api.shapes import Checkpoint, Event, Page, Result, Run
+from services.domain.errors import NotFoundError
+from services.domain.ids import is_id
+from services.store import runs
+from services.store.database import Connection
+from services.store.run_rows import Run as RunRow
+
+router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
+
+_EVENT_STREAM: Final = "text/event-stream"
+EventId = Annotated[int | None, Query(ge=0, lt=2**63, description="Events behind this id.")]
+LastEventId = Annotated[int | None, Header(alias="Last-Event-ID", ge=0, lt=2**63)]
+
+
+@router.post("/runs", status_code=201, response_model=Run)
+def create_run(
+    body: RunRequest,
+    request: Request,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """A new run: 201, and it waits in the queue; 422 lists everything that is wrong with it."""
+    base_models = service.base_models.read()
+
+    def create(conn: Connection) -> Run:
+        new = plan_run(conn, tenant_id, body, base_models, service.settings)
+        return run_shape(runs.create(conn, tenant_id, new), [])
+
+    return create_once(service, request, tenant_id, idempotency_key, create)
+
+
+@router.get("/runs")
+def list_runs(
+    service: ServiceDep, tenant_id: TenantDep, limit: Limit = 20, after: After = None
+) -> Page[Run]:
+    """Newest first."""
+    cursor = check_cursor(after, "run")
+    with service.database.transaction() as conn:
+        rows = runs.list_page(conn, tenant_id, limit + 1, cursor)
+        attempts = {row.run_id: runs.attempts(conn, tenant_id, row.run_id) for row in rows[:limit]}
+    return page_of(
+        rows, limit, lambda row: run_shape(row, attempts[row.run_id]), lambda row: row.run_id
+    )
+
+
+@router.get("/runs/{run_id}")
+def get_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
+    """404 where there is none, or it is another tenant's."""
+    with service.database.transaction() as conn:
+        row = _get(conn, tenant_id, run_id)
+        return run_shape(row, runs.attempts(conn, tenant_id, run_id))
+
+
+@router.post("/runs/{run_id}:cancel", status_code=202)
+def cancel_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
+    """202 and the run, canceling or canceled; 409 where it succeeded or failed before."""
+    with service.database.transaction() as conn:
+        _get(conn, tenant_id, run_id)
+        row = runs.cancel(conn, tenant_id, run_id)
+        return run_shape(row, runs.attempts(conn, tenant_id, run_id))
+
+
+@router.get(
+    "/runs/{run_id}/events",
+    response_model=Page[Event],
+    responses={
+        200: {"content": {_EVENT_STREAM: {"schema": {"type": "string"}}}},
+        204: {"description": "A stream that is over and told in full."},
+    },
+)
+async def list_events(  # noqa: PLR0917 - a route is called by name
+    run_id: str,
+    request: Request,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    limit: Limit = 20,
+    after: EventId = None,
+    last_event_id: LastEventId = None,
+) -> Response | Page[Event]:
+    """Oldest first: a page, or with ``Accept: text/event-stream`` all of them as they come.
+
+    A stream goes on behind Last-Event-ID, ends with the run's last event, and is answered with 204
+    where that was told already.
+    """
+    after_seq = last_event_id if last_event_id is not None else after or 0
+    if _EVENT_STREAM not in request.headers.get("accept", ""):
+        return await run_in_threadpool(_events_page, service, tenant_id, run_id, after_seq, limit)
+    if await run_in_threadpool(_is_told, service, tenant_id, run_id, after_seq):
+        return Response(status_code=204)
+    return StreamingResponse(
+        event_stream(service, tenant_id, run_id, after_seq),
+        media_type=_EVENT_STREAM,
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+@router.get("/runs/{run_id}/checkpoints")
+def list_checkpoints(
+    run_id: str,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    limit: Limit = 20,
+    after: Annotated[int | None, Query(ge=0, description="next_cursor: a step.")] = None,
+) -> Page[Checkpoint]:
+    """Those that stand, newest first, with a link for each file."""
+    with service.database.transaction() as conn:
+        _get(conn, tenant_id, run_id)
+        found = runs.checkpoints(conn, tenant_id, run_id)
+    rows = [row for row in found if after is None or row.step < after][: limit + 1]
+    return page_of(rows, limit, lambda row: _checkpoint(service, row), lambda row: str(row.step))
+
+
+@router.get("/runs/{run_id}/result")
+def get_result(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Result:
+    """What the run made, with a link for each file; 404 ``no_result`` until it succeeded."""
+    with service.database.transaction() as conn:
+        row = _get(conn, tenant_id, run_id)
+    if row.result_key_prefix is None or row.result_manifest_sha256 is None:
+        raise NoResultError(f"The run is {row.status} and has no result.")
+    return Result(
+        run_id=run_id,
+        step=row.result_step or row.step,
+        size_bytes=row.result_size_bytes or 0,
+        manifest_sha256=row.result_manifest_sha256,
+        files=files_of(service.objects, row.result_key_prefix, row.result_manifest_sha256),
+    )
+
+
+def _get(conn: Connection, tenant_id: str, run_id: str) -> RunRow:
+    if not is_id(run_id, "run"):
+        raise NotFoundError("run", run_id)
+    return runs.get(conn, tenant_id, run_id)
+
+
+def _events_page(
+    service: Service, tenant_id: str, run_id: str, after_seq: int, limit: int
+) -> Page[Event]:
+    with service.database.transaction() as conn:
+        _get(conn, tenant_id, run_id)
+        rows = runs.events(conn, tenant_id, run_id, after_seq, limit + 1)
+    return page_of(rows, limit, event_shape, lambda row: str(row.seq))
+
+
+def _is_told(service: Service, tenant_id: str, run_id: str, after_seq: int) -> bool:
+    """Whether nothing comes behind this event any more; raises NotFoundError."""
+    with service.database.transaction() as conn:
+        row = _get(conn, tenant_id, run_id)
+        return row.is_over and row.event_seq <= after_seq
+
+
+def _checkpoint(service: Service, row: runs.Checkpoint) -> Checkpoint:
+    return Checkpoint(
+        run_id=row.run_id,
+        step=row.step,
+        size_bytes=row.size_bytes,
+        manifest_sha256=row.manifest_sha256,
+        files=files_of(service.objects, row.key_prefix, row.manifest_sha256),
+        created_at=row.created_at,
+    )

@@ -1,0 +1,97 @@
+"""Routes of tenants: the key is checked first, then the body is read within bounds, once."""
+
+import hashlib
+import re
+from collections.abc import Callable, Coroutine
+from email.message import Message
+from typing import Any, Final
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+
+from services.api.errors import BodyTooLargeError, UnauthenticatedError, UnsupportedMediaTypeError
+from services.api.json_body import parse_body
+from services.api.service import Service
+from services.store import tenants
+
+BODY_LIMIT_BYTES: Final = 4 << 20
+DATASET_BODY_LIMIT_BYTES: Final = 32 << 20
+"""A list of 100,000 files does not fit into less."""
+_DRAIN_BYTES: Final = 64 << 20
+
+_API_KEY: Final = re.compile(r"rv_[A-Za-z0-9_-]{16,128}")
+_BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
+
+
+class JsonRequest(Request):
+    """A request whose JSON body is already read and checked."""
+
+    checked: Any = None
+
+    async def json(self) -> Any:
+        return self.checked
+
+
+class TenantRoute(APIRoute):
+    """Puts ``tenant_id`` and ``fingerprint`` (SHA-256 of the body) into the request's state."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        limit_bytes = DATASET_BODY_LIMIT_BYTES if self.path == "/v1/datasets" else BODY_LIMIT_BYTES
+
+        async def handle_of_tenant(request: Request) -> Response:
+            known = JsonRequest(request.scope, request.receive)
+            known.state.tenant_id = await run_in_threadpool(_tenant_of, known)
+            if known.method in _BODY_METHODS:
+                body = await _read_body(known, limit_bytes)
+                known.state.fingerprint = hashlib.sha256(body).hexdigest()
+                if body:
+                    _check_media_type(known)
+                    known.checked = await run_in_threadpool(parse_body, body)
+            return await handle(known)
+
+        return handle_of_tenant
+
+
+def _tenant_of(request: Request) -> str:
+    """The tenant whose key the request carries; raises UnauthenticatedError."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or _API_KEY.fullmatch(key) is None:
+        raise UnauthenticatedError("Send an API key: Authorization: Bearer rv_…")
+    service: Service = request.app.state.service
+    with service.database.transaction() as conn:
+        tenant_id = tenants.tenant_of_key(conn, key)
+    if tenant_id is None:
+        raise UnauthenticatedError("This API key is not known, or was revoked.")
+    return tenant_id
+
+
+async def _read_body(request: JsonRequest, limit_bytes: int) -> bytes:
+    """The whole body; BodyTooLargeError where it is longer.
+
+    What is too long is still read for a while: a client that is busy sending would otherwise see
+    its connection reset, and not the answer.
+    """
+    chunks: list[bytes] = []
+    size_bytes = 0
+    async for chunk in request.stream():
+        size_bytes += len(chunk)
+        if size_bytes <= limit_bytes:
+            chunks.append(chunk)
+        else:
+            chunks.clear()
+            if size_bytes > _DRAIN_BYTES:
+                break
+    if size_bytes > limit_bytes:
+        raise BodyTooLargeError(limit_bytes=limit_bytes)
+    body = b"".join(chunks)
+    request._body = body
+    return body
+
+
+def _check_media_type(request: Request) -> None:
+    header = Message()
+    header["content-type"] = request.headers.get("content-type", "")
+    if header.get_content_type() != "application/json":
+        raise UnsupportedMediaTypeError("Send the body with Content-Type: application/json.")

@@ -1,0 +1,45 @@
+"""What the routes work with: opened once a process, found by every request."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from services.api.base_models import BaseModels
+from services.api.event_hub import EventHub
+from services.objects.port import ObjectStore
+from services.settings.env import Settings
+from services.store.database import Database
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Service:
+    settings: Settings
+    database: Database
+    objects: ObjectStore
+    base_models: BaseModels
+    events: EventHub
+    lookups: ThreadPoolExecutor
+    """For many small questions to the object store at once."""
+
+    def sizes(self, keys: list[str]) -> Iterator[int | None]:
+        """Length in bytes of each object, in order; None where there is none."""
+        return self.lookups.map(self.objects.size, keys)
+
+
+async def service_of(request: Request) -> Service:
+    """Dependency: the service of this process."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def tenant_of(request: Request) -> str:
+    """Dependency: the tenant that TenantRoute found."""
+    tenant_id: str = request.state.tenant_id
+    return tenant_id
+
+
+ServiceDep = Annotated[Service, Depends(service_of)]
+TenantDep = Annotated[str, Depends(tenant_of)]

@@ -1,0 +1,10 @@
+"""Real servers for the tests: each plugin owns one kind of process."""
+
+pytest_plugins = [
+    "tests.support.postgres",
+    "tests.support.redis",
+    "tests.support.rgw",
+    "tests.support.hub",
+    "tests.support.service",
+    "tests.support.tiny",
+]

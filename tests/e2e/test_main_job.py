@@ -1,0 +1,191 @@
+"""The main job over HTTP: photographs in, an adapter out, on each object store and each backend."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lycoris import create_lycoris_from_weights
+from PIL import Image
+
+from tests.support.fleet import Fleet
+from tests.support.rgw import Bucket
+from tests.support.service import EXAMPLES, new_tenant, run_request
+from tests.support.tenant import Tenant
+
+
+@pytest.fixture(scope="module")
+def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
+    fleet = fleet_of()
+    fleet.start_all(trainers=1)
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def tenant(fleet: Fleet) -> Tenant:
+    return new_tenant(fleet, "ada")
+
+
+@pytest.fixture(scope="module")
+def datasets(tenant: Tenant) -> dict[str, str]:
+    return push_photos(tenant)
+
+
+def push_photos(tenant: Tenant) -> dict[str, str]:
+    photos = EXAMPLES / "photos"
+    return {
+        "photos": tenant.push_folder(photos / "train"),
+        "held-out": tenant.push_folder(photos / "held_out"),
+    }
+
+
+def probes(tenant: Tenant, run_id: str) -> tuple[list[float], list[float]]:
+    first, last = [e["data"]["losses"] for e in tenant.events(run_id, "eval")]
+    return first, last
+
+
+def render(folder: Path, adapter: Path | None, multiplier: float) -> np.ndarray:
+    """A 128-px float image of the stock pipeline, with the adapter patched on where one is given."""
+    from diffusers import HiDreamImagePipeline
+
+    pipe = HiDreamImagePipeline.from_pretrained(folder, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.transformer.eval()
+    pipe.default_sample_size = 128 // 8
+    if adapter is not None:
+        network, _ = create_lycoris_from_weights(multiplier, str(adapter), pipe.transformer)
+        network.apply_to()
+        network.eval()
+    images = pipe(
+        "a photograph of a cat",
+        height=128,
+        width=128,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).images
+    return np.asarray(images[0], dtype=np.float64)
+
+
+def test_a_run_goes_all_the_way_and_learns(
+    fleet: Fleet, tenant: Tenant, datasets: dict[str, str], models_dir: Path
+) -> None:
+    run_id = tenant.submit(run_request(datasets))
+
+    run = tenant.wait_over(run_id, deadline_s=240)
+    publication = tenant.wait_published(run_id)
+
+    assert run["status"] == "succeeded", run["status_reason"]
+    before, after = probes(tenant, run_id)
+    assert len(before) == len(after) == 64
+    drops = [a - b for a, b in zip(before, after, strict=True)]
+    mean = sum(drops) / 64
+    sigma = math.sqrt(sum((d - mean) ** 2 for d in drops) / 63 / 64)
+    assert mean / sigma >= 3
+    steps = [e["step"] for e in tenant.events(run_id, "step")]
+    assert steps == sorted(set(steps))
+    assert [c["step"] for c in tenant.get(f"/v1/runs/{run_id}/checkpoints")["data"]][0] == 30
+    assert publication["status"] == "succeeded", publication["error"]
+    folder = Path(publication["location"])
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "lokr" in card.lower()
+    with Image.open(folder / "samples" / "0.png") as sample:
+        assert sample.size == (128, 128)
+        assert len(sample.convert("RGB").getcolors(1 << 20) or []) > 100  # not a blank picture
+    base = render(models_dir / "hidream-tiny", None, 0)
+    adapter = folder / "pytorch_lora_weights.safetensors"
+    moved = render(models_dir / "hidream-tiny", adapter, 1.0)
+    unmoved = render(models_dir / "hidream-tiny", adapter, 0.0)
+    assert np.abs(moved - base).mean() >= 1e-3
+    assert np.abs(unmoved - base).max() == 0
+
+
+def test_the_same_photos_are_cached_once(tenant: Tenant, datasets: dict[str, str]) -> None:
+    run_id = tenant.submit(run_request(datasets, max_train_steps=2, seed=7))
+
+    run = tenant.wait_over(run_id)
+
+    assert run["status"] == "succeeded", run["status_reason"]
+    stages = [e["data"].get("stage") for e in tenant.events(run_id, "run.running")]
+    assert "caching" not in stages
+
+
+def test_sse_replays_without_gap_or_duplicate(tenant: Tenant, datasets: dict[str, str]) -> None:
+    run_id = tenant.submit(run_request(datasets, max_train_steps=4))
+    seen: list[int] = []
+    last_id: str | None = None
+    while not seen or last_id is not None:
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
+        with tenant.http.stream(
+            "GET", f"/v1/runs/{run_id}/events", headers=headers, timeout=180
+        ) as stream:
+            if stream.status_code == 204:
+                break
+            for count, line in enumerate(stream.iter_lines()):
+                if line.startswith("id:"):
+                    last_id = line.removeprefix("id:").strip()
+                    seen.append(int(last_id))
+                if count > 12:
+                    break  # hang up in mid-stream, as a browser does, and come back
+    assert seen == list(range(1, len(seen) + 1))
+    assert seen == [int(e["id"]) for e in tenant.events(run_id)]
+
+
+def test_a_canceled_run_stops_and_publishes_nothing(
+    tenant: Tenant, datasets: dict[str, str]
+) -> None:
+    run_id = tenant.submit(run_request(datasets, max_train_steps=5000))
+    tenant.wait_for(run_id, lambda run: run["step"] >= 2, deadline_s=120, what="two steps")
+
+    tenant.post(f"/v1/runs/{run_id}:cancel", {})
+
+    run = tenant.wait_over(run_id, deadline_s=60)
+    assert run["status"] == "canceled"
+    assert tenant.get(f"/v1/publications?run_id={run_id}")["data"] == []
+
+
+def test_a_full_rank_run_goes_through_the_same_queue(
+    tenant: Tenant, datasets: dict[str, str]
+) -> None:
+    request = run_request(
+        datasets,
+        model_type="full",
+        base_model_precision="no_change",
+        grad_clip_method="norm",
+        max_grad_norm=1.0,
+        learning_rate=1e-4,
+        max_train_steps=4,
+        checkpoint_step_interval=2,
+        zero_stage=2,
+    )
+    for only_lora in ("lora_type", "lycoris_config"):
+        request["config"].pop(only_lora)
+    del request["lycoris_config"]
+
+    run_id = tenant.submit(request)
+    run = tenant.wait_over(run_id, deadline_s=240)
+
+    assert run["status"] == "succeeded", run["status_reason"]
+    assert run["step"] == 4
+    folder = Path(tenant.wait_published(run_id)["location"])
+    assert (folder / "transformer" / "config.json").exists()
+    assert json.loads((folder / "transformer" / "config.json").read_text())["num_layers"] == 2
+
+
+def test_a_run_over_ceph_rgw(fleet_of: Callable[..., Fleet], rgw_bucket: Bucket) -> None:
+    fleet = fleet_of(REVERIE_OBJECTS_URL=rgw_bucket.url, **rgw_bucket.env)
+    fleet.start_all(trainers=1)
+    tenant = new_tenant(fleet, "ada")
+    run_id = tenant.submit(run_request(push_photos(tenant), max_train_steps=10))
+
+    run = tenant.wait_over(run_id, deadline_s=240)
+
+    assert run["status"] == "succeeded", run["status_reason"]
+    assert tenant.wait_published(run_id)["status"] == "succeeded"
+    download = tenant.get(f"/v1/runs/{run_id}/checkpoints")["data"][0]
+    assert download["step"] == 10

@@ -1,0 +1,151 @@
+"""A trainer's supervisor, or its child, is killed in mid-run: the run goes on and ends once."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.fleet import Fleet, children_of, command_of, training_children, wait_until
+from tests.support.service import EXAMPLES, new_tenant, run_request
+from tests.support.tenant import Json, Tenant
+
+INTERVAL = 5  # checkpoint_step_interval of run_request
+
+
+@pytest.fixture(scope="module")
+def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
+    fleet = fleet_of()
+    fleet.start_all(trainers=1)
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def tenant(fleet: Fleet) -> Tenant:
+    return new_tenant(fleet, "ada")
+
+
+@pytest.fixture(scope="module")
+def datasets(tenant: Tenant) -> dict[str, str]:
+    photos = EXAMPLES / "photos"
+    return {
+        "photos": tenant.push_folder(photos / "train"),
+        "held-out": tenant.push_folder(photos / "held_out"),
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(fleet: Fleet) -> Iterator[None]:
+    yield
+    wait_until(
+        lambda: not training_children(fleet.home) or None,
+        deadline_s=30,
+        what="every training process to be gone",
+    )
+
+
+def child_of(fleet: Fleet, name: str) -> int:
+    """Pid of the training process under this trainer."""
+    (pid,) = [
+        p for p in children_of(fleet.processes[name].pid) if "trainer_core train" in command_of(p)
+    ]
+    return pid
+
+
+def in_mid_run(tenant: Tenant, run_id: str) -> Json:
+    """Wait until the run has a committed checkpoint and has trained beyond it, far from its end."""
+    return tenant.wait_for(
+        run_id,
+        lambda run: run["checkpoint_step"] >= INTERVAL and run["step"] > run["checkpoint_step"],
+        deadline_s=180,
+        what="a step beyond the first checkpoint",
+    )
+
+
+def assert_ended_once(tenant: Tenant, run_id: str, *, attempts: int) -> list[Json]:
+    run = tenant.wait_over(run_id, deadline_s=240)
+    assert run["status"] == "succeeded", run["status_reason"]
+    assert run["step"] == run["max_steps"]
+    assert len(tenant.events(run_id, "run.succeeded")) == 1
+    assert len(tenant.get(f"/v1/publications?run_id={run_id}")["data"]) == 1
+    attempts_made = sorted(run["attempts"], key=lambda a: a["fence"])
+    assert [a["fence"] for a in attempts_made] == list(range(1, attempts + 1))
+    assert attempts_made[-1]["outcome"] == "finished"
+    return attempts_made
+
+
+def test_sigkill_of_the_supervisor_costs_at_most_one_interval(
+    fleet: Fleet, tenant: Tenant, datasets: dict[str, str]
+) -> None:
+    run_id = tenant.submit(run_request(datasets))
+    before = in_mid_run(tenant, run_id)
+    orphan = child_of(fleet, "trainer-1")
+
+    fleet.signal("trainer-1", signal.SIGKILL)
+    assert fleet.wait("trainer-1") == -signal.SIGKILL
+    wait_until(
+        lambda: orphan not in training_children(fleet.home) or None,
+        deadline_s=10,
+        what="the orphan to exit",
+    )
+    fleet.start("trainer-2")
+
+    first, second = assert_ended_once(tenant, run_id, attempts=2)
+    assert first["outcome"] == "lost"
+    assert second["from_step"] >= before["checkpoint_step"] >= INTERVAL
+    steps_lost = first["last_step"] - second["from_step"]
+    assert 0 <= steps_lost <= INTERVAL
+
+
+def test_sigkill_of_the_child_costs_at_most_one_interval(
+    fleet: Fleet, tenant: Tenant, datasets: dict[str, str]
+) -> None:
+    run_id = tenant.submit(run_request(datasets))
+    before = in_mid_run(tenant, run_id)
+
+    os.kill(child_of(fleet, "trainer-2"), signal.SIGKILL)
+
+    first, second = assert_ended_once(tenant, run_id, attempts=2)
+    assert first["outcome"] == "failed"
+    assert first["reason"]["code"] == "child_died"
+    assert second["from_step"] >= before["checkpoint_step"]
+    assert 0 <= first["last_step"] - second["from_step"] <= INTERVAL
+
+
+def test_sigterm_costs_at_most_one_step(
+    fleet: Fleet, tenant: Tenant, datasets: dict[str, str]
+) -> None:
+    run_id = tenant.submit(run_request(datasets))
+    in_mid_run(tenant, run_id)
+
+    fleet.signal("trainer-2", signal.SIGTERM)
+    fleet.start("trainer-3")
+    assert fleet.wait("trainer-2", deadline_s=90) == 0
+
+    first, second = assert_ended_once(tenant, run_id, attempts=2)
+    assert first["outcome"] == "stopped"
+    assert 0 <= first["last_step"] - second["from_step"] <= 1
+
+
+def test_a_frozen_holder_is_fenced_off_and_stops(
+    fleet: Fleet, tenant: Tenant, datasets: dict[str, str]
+) -> None:
+    run_id = tenant.submit(run_request(datasets))
+    in_mid_run(tenant, run_id)
+    frozen_child = child_of(fleet, "trainer-3")
+
+    fleet.signal("trainer-3", signal.SIGSTOP)
+    fleet.start("trainer-4")
+    tenant.wait_for(
+        run_id, lambda run: len(run["attempts"]) == 2, deadline_s=60, what="the second attempt"
+    )
+    fleet.signal("trainer-3", signal.SIGCONT)
+
+    wait_until(
+        lambda: frozen_child not in training_children(fleet.home) or None,
+        deadline_s=20,
+        what="the fenced-off child to be ended",
+    )
+    first, second = assert_ended_once(tenant, run_id, attempts=2)
+    assert first["outcome"] == "lost"
+    assert second["from_step"] >= INTERVAL

@@ -1,0 +1,162 @@
+"""The Python client against the service: every call is documented, downloads work."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import httpx
+import pytest
+
+from services.client import shapes
+from services.client.client import Client
+from services.client.errors import ProblemError
+from services.client.retry import Retry
+from services.domain.ledger import StoredCheckpoint
+from services.objects.folders import put_folder
+from services.objects.keys import checkpoint_prefix, result_prefix
+from services.objects.open import open_store
+from services.settings.env import Settings
+from services.store import tenants
+from services.store.database import Database
+from services.store.ledger import PostgresLedger
+from tests.support.fleet import Fleet, wait_until
+from tests.support.runs import Ground, plan
+from tests.support.service import run_request
+
+
+@pytest.fixture(scope="module")
+def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
+    fleet = fleet_of()
+    fleet.start("api")
+    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    return fleet
+
+
+@pytest.fixture
+def ground(fleet: Fleet) -> Iterator[Ground]:
+    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
+    with database.transaction() as conn:
+        tenant_id = tenants.create_tenant(conn, "ada")
+    ledger = PostgresLedger(database, max_attempts=3)
+    yield Ground(database=database, tenant_id=tenant_id, ledger=ledger)
+    database.close()
+
+
+@pytest.fixture
+def client(fleet: Fleet, ground: Ground) -> Iterator[Client]:
+    with ground.database.transaction() as conn:
+        _, api_key = tenants.create_api_key(conn, ground.tenant_id, "tests")
+    with Client(fleet.url, api_key, retry=Retry(tries=1)) as client:
+        yield client
+
+
+def stored_folder(folder: Path, files: dict[str, bytes]) -> Path:
+    """A folder closed by a manifest, as training writes it."""
+    folder.mkdir()
+    facts = {}
+    for name, body in files.items():
+        (folder / name).write_bytes(body)
+        facts[name] = {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps({"version": 1, "files": facts}))
+    return folder
+
+
+def is_shape(body: dict[str, Any], shape: type) -> bool:
+    """Whether an answer has every field that the client's types promise."""
+    return get_type_hints(shape).keys() <= body.keys()
+
+
+def test_every_call_of_the_client_is_documented(fleet: Fleet, client: Client) -> None:
+    document = httpx.get(f"{fleet.url}/openapi.json").json()
+    documented = [
+        (method.upper(), re.compile(re.sub(r"\{[^}]*\}", "[^/:]+", path)))
+        for path, item in document["paths"].items()
+        for method in item
+    ]
+    made: list[tuple[str, str]] = []
+    transport = client._transport.http
+    transport.event_hooks["request"] = [lambda r: made.append((r.method, r.url.path))]
+
+    sha256 = hashlib.sha256(b"x").hexdigest()
+    dataset = client.create_dataset("a", [{"path": "a.jpg", "size_bytes": 1, "sha256": sha256}])
+    (upload,) = client.sign_uploads(dataset["id"])["data"]
+    assert upload["url"]
+    httpx.put(upload["url"], content=b"x").raise_for_status()
+    client.complete_dataset(dataset["id"])
+    request: Any = run_request({"photos": dataset["id"], "held-out": dataset["id"]})
+    run = client.submit_run(request)
+    seen = []
+    for event in client.stream_events(run["id"]):
+        seen.append(event)
+        if len(seen) == 1:
+            client.cancel_run(run["id"])
+    shown = [
+        (dataset, shapes.Dataset),
+        (client.get_dataset(dataset["id"]), shapes.Dataset),
+        (client.list_datasets().data[0], shapes.Dataset),
+        (upload, shapes.Upload),
+        (run, shapes.Run),
+        (client.get_run(run["id"]), shapes.Run),
+        (client.list_runs().data[0], shapes.Run),
+    ]
+    assert client.list_events(run["id"]).data == seen
+    assert client.list_checkpoints(run["id"]) == []
+    assert client.list_publications(run_id=run["id"]).data == []
+    with pytest.raises(ProblemError):
+        client.get_publication("pub_" + "0" * 32)
+
+    for body, shape in shown:
+        assert is_shape(dict(body), shape), shape
+    for method, path in made:
+        assert any(m == method and p.fullmatch(path) for m, p in documented), (method, path)
+    assert document["openapi"].startswith("3.1")
+    assert document["paths"]["/v1/runs"]["post"]["security"] == [{"api_key": []}]
+
+
+def test_results_and_checkpoints_are_downloaded_by_signed_links(
+    fleet: Fleet, client: Client, ground: Ground, tmp_path: Path
+) -> None:
+    store = open_store(Settings.from_env(fleet.env))
+    whole_plan = plan()
+    claim = ground.held(plan=whole_plan)
+    scope = (claim.tenant_id, claim.run_id, claim.fence)
+    early = client._transport.http.get(f"/v1/runs/{claim.run_id}/result")
+    assert (early.status_code, early.json()["code"]) == (404, "no_result")
+    state = stored_folder(tmp_path / "state", {"state.safetensors": b"weights" * 1000})
+    result = stored_folder(tmp_path / "result", {"card.json": b"{}", "adapter.safetensors": b"a"})
+    for step in (10, 20):
+        files = put_folder(store, checkpoint_prefix(*scope, step), state)
+        checkpoint = StoredCheckpoint(step=step, files=files)
+        ground.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint)
+    files = put_folder(store, result_prefix(*scope), result)
+    ground.ledger.commit_result(claim.run_id, claim.fence, files, step=20)
+
+    run = client.get_run(claim.run_id)
+    checkpoints = client.list_checkpoints(claim.run_id)
+    page = client._transport.get(f"/v1/runs/{claim.run_id}/checkpoints", {"limit": 1})
+    made = client._transport.get(run["links"]["result"])
+
+    assert (run["status"], [a["outcome"] for a in run["attempts"]]) == ("succeeded", ["finished"])
+    assert [c["step"] for c in checkpoints] == [20, 10]
+    assert (page["has_more"], page["next_cursor"]) == (True, "20")
+    assert is_shape(dict(checkpoints[0]), shapes.Checkpoint)
+    (file,) = checkpoints[0]["files"]
+    download = httpx.get(file["url"])  # without a key
+    assert download.content == b"weights" * 1000
+    assert download.headers["Content-Length"] == "7000"
+    assert [f["path"] for f in made["files"]] == ["adapter.safetensors", "card.json"]
+    assert httpx.get(made["files"][1]["url"]).content == b"{}"
+    key = file["url"].partition("?")[0]
+    assert httpx.get(key).status_code == 403
+    body = {"run_id": claim.run_id, "target": {"kind": "folder"}}
+    publication = client._transport.post("/v1/publications", body)
+    assert publication["status"] == "pending"
+    assert client.get_publication(publication["id"])["run_id"] == claim.run_id
+    listed = client.list_publications(run_id=claim.run_id).data
+    assert publication["id"] in [p["id"] for p in listed]
+    with pytest.raises(ProblemError) as caught:
+        client.cancel_run(claim.run_id)
+    assert (caught.value.status, caught.value.code) == (409, "illegal_move")

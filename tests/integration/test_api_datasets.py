@@ -1,0 +1,214 @@
+"""Datasets and signed uploads over real PostgreSQL and the folder store."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import httpx
+import pytest
+
+from services.store import datasets
+from services.store.database import Database
+from services.store.datasets import FileFacts
+from tests.support.fleet import Fleet, wait_until
+from tests.support.service import new_tenant, run_request
+from tests.support.tenant import Json, Tenant
+
+
+@pytest.fixture(scope="module")
+def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
+    fleet = fleet_of()
+    fleet.start("api")
+    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def tenant(fleet: Fleet) -> Tenant:
+    return new_tenant(fleet, "ada")
+
+
+@pytest.fixture
+def store(fleet: Fleet) -> Iterator[Database]:
+    """The fleet's database, to play the part of the processes that are not started here."""
+    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
+    yield database
+    database.close()
+
+
+def listed(files: dict[str, bytes]) -> list[Json]:
+    return [
+        {"path": path, "size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+        for path, body in files.items()
+    ]
+
+
+def uploads_of(tenant: Tenant, dataset_id: str, **more: object) -> Json:
+    return tenant.post("/v1/uploads", {"dataset_id": dataset_id, **more})
+
+
+def test_a_dataset_is_declared_sent_and_completed(fleet: Fleet, tenant: Tenant) -> None:
+    files = {f"{n}.jpg": os.urandom(100 + n) for n in range(3)} | {"0.txt": b"a caption"}
+    dataset = tenant.post("/v1/datasets", {"name": "photos", "files": listed(files)})
+    assert (dataset["object"], dataset["status"], dataset["errors"]) == ("dataset", "uploading", [])
+
+    early = tenant.http.post(f"/v1/datasets/{dataset['id']}:complete", json={})
+    assert (early.status_code, early.json()["code"]) == (409, "dataset_incomplete")
+    assert {e["pointer"] for e in early.json()["errors"]} == set(files)
+
+    first = uploads_of(tenant, dataset["id"], limit=3)
+    second = uploads_of(tenant, dataset["id"], limit=3, after=first["next_cursor"])
+    assert (first["has_more"], second["has_more"]) == (True, False)
+    uploads = first["data"] + second["data"]
+    assert [u["path"] for u in uploads] == sorted(files)
+    for upload in uploads:
+        assert not upload["present"]
+        sent = httpx.put(upload["url"], headers=upload["headers"], content=files[upload["path"]])
+        assert sent.status_code == 200, sent.text
+        assert upload["url"].startswith(f"{fleet.url}/objects/tenants/ten_")
+    assert all(u["present"] and u["url"] is None for u in uploads_of(tenant, dataset["id"])["data"])
+
+    for _ in range(2):  # completing twice is harmless
+        answer = tenant.http.post(f"/v1/datasets/{dataset['id']}:complete")
+        assert (answer.status_code, answer.json()["status"]) == (202, "verifying")
+    late = tenant.http.post("/v1/uploads", json={"dataset_id": dataset["id"]})
+    assert (late.status_code, late.json()["code"]) == (409, "dataset_not_open")
+    again = tenant.post("/v1/datasets", {"name": "more", "files": listed(files)})
+    assert all(u["present"] for u in uploads_of(tenant, again["id"])["data"])
+
+
+def test_a_signed_url_takes_its_own_bytes_only(fleet: Fleet, tenant: Tenant) -> None:
+    body = os.urandom(5000)
+    dataset = tenant.post("/v1/datasets", {"name": "one", "files": listed({"a.jpg": body})})
+    (upload,) = uploads_of(tenant, dataset["id"])["data"]
+    url = upload["url"]
+
+    for wrong in (body[::-1], body + b"x", body[:-1], b""):
+        answer = httpx.put(url, content=wrong)
+        assert (answer.status_code, answer.json()["code"]) == (400, "body_mismatch")
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name, value in (
+        ("size", "6000"),
+        ("sha256", "0" * 64),
+        ("expires", "99999999999"),
+        ("method", "GET"),
+        ("signature", "0" * 64),
+        ("signature", "ü"),
+    ):
+        forged = parts._replace(query=urlencode({**query, name: value})).geturl()
+        assert httpx.put(forged, content=body).status_code == 403, name
+    elsewhere = url.replace("/uploads/", "/runs/")
+    assert httpx.put(elsewhere, content=body).status_code == 403
+    assert httpx.put(f"{fleet.url}/objects/..%2f..%2fetc?signature=x").status_code == 404
+    assert httpx.get(url).status_code == 403
+    assert httpx.put(f"{fleet.url}/objects/tenants/x", content=body).status_code == 403
+    (still,) = uploads_of(tenant, dataset["id"])["data"]
+    assert not still["present"]
+    objects = Path(fleet.env["REVERIE_OBJECTS_URL"].removeprefix("file://"))
+    assert list((objects / ".incoming").iterdir()) == []
+    assert httpx.put(still["url"], content=iter([body[:99], body[99:]])).status_code == 200
+
+
+def test_a_large_upload_is_not_held_in_memory(fleet: Fleet, tenant: Tenant) -> None:
+    body = os.urandom(1 << 20) * 96
+    dataset = tenant.post("/v1/datasets", {"name": "big", "files": listed({"a.png": body})})
+    (upload,) = uploads_of(tenant, dataset["id"])["data"]
+    status = Path(f"/proc/{fleet.processes['api'].pid}/status")
+
+    def peak_kib() -> int:
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        assert found
+        return int(found[1])
+
+    before = peak_kib()
+    assert httpx.put(upload["url"], content=body, timeout=60).status_code == 200
+    assert peak_kib() - before < 32 << 10
+
+
+def test_a_rejected_dataset_is_refused_with_its_bad_files(tenant: Tenant, store: Database) -> None:
+    from services.domain.errors import Problem
+
+    bad = tenant.push({"a.jpg": b"no picture"})
+    good = tenant.push({"b.jpg": b"looked at"})
+    tenant_id = _tenant_id(store, tenant)
+    with store.transaction() as conn:
+        problem = Problem(pointer="a.jpg", code="bad_image", message="It is no picture.")
+        datasets.reject(conn, tenant_id, bad, [problem])
+        datasets.record_verified(
+            conn, tenant_id, good, [FileFacts(path="b.jpg", width_px=64, height_px=64)]
+        )
+
+    answer = tenant.http.post("/v1/runs", json=run_request({"photos": bad, "held-out": good}))
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "dataset_rejected")
+    (error,) = answer.json()["errors"]
+    assert error["pointer"] == "/datasets/photos"
+    assert "a.jpg: It is no picture." in error["message"]
+    assert tenant.get(f"/v1/datasets/{bad}")["errors"][0]["pointer"] == "a.jpg"
+    assert tenant.get(f"/v1/datasets/{good}")["status"] == "ready"
+
+
+def _tenant_id(store: Database, tenant: Tenant) -> str:
+    from services.store import tenants
+
+    key = tenant.http.headers["Authorization"].removeprefix("Bearer ")
+    with store.transaction() as conn:
+        found = tenants.tenant_of_key(conn, key)
+    assert found is not None
+    return found
+
+
+def test_a_long_list_of_files_is_taken(tenant: Tenant) -> None:
+    files = [
+        {"path": f"folder/picture-{n:06d}.jpg", "size_bytes": 1000 + n, "sha256": f"{n:064x}"}
+        for n in range(40_000)  # over 4 MiB of JSON
+    ]
+    dataset = tenant.post("/v1/datasets", {"name": "many", "files": files})
+
+    page = uploads_of(tenant, dataset["id"])
+
+    assert (len(page["data"]), page["has_more"]) == (1000, True)
+    missing = tenant.http.post(f"/v1/datasets/{dataset['id']}:complete", json={}, timeout=60)
+    assert missing.status_code == 409
+    assert len(missing.json()["errors"]) == 100
+    assert "40000" in missing.json()["detail"]
+
+
+def test_lists_are_read_page_by_page(fleet: Fleet) -> None:
+    tenant = new_tenant(fleet, "pages")
+    made = [
+        tenant.post("/v1/datasets", {"name": f"{n}", "files": listed({"a.jpg": b"x"})})["id"]
+        for n in range(5)
+    ]
+    seen, path = [], "/v1/datasets?limit=2"
+    while True:
+        page = tenant.get(path)
+        seen += [dataset["id"] for dataset in page["data"]]
+        if not page["has_more"]:
+            break
+        path = f"/v1/datasets?limit=2&after={page['next_cursor']}"
+    assert seen == made[::-1]
+    assert page["next_cursor"] is None
+    for bad in ("x", "run_" + "0" * 32, "%00"):
+        answer = tenant.http.get(f"/v1/datasets?after={bad}")
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "query:after")
+
+
+def test_creating_a_dataset_twice_with_one_key_makes_one(tenant: Tenant) -> None:
+    body = {"name": "once", "files": listed({"a.jpg": b"x"})}
+    headers = {"Idempotency-Key": "once"}
+    first, second = (tenant.http.post("/v1/datasets", json=body, headers=headers) for _ in "ab")
+    assert first.json() == second.json()
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert first.headers["Location"] == f"/v1/datasets/{first.json()['id']}"
+    other = tenant.http.post("/v1/datasets", json={**body, "name": "two"}, headers=headers)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    without = tenant.http.post("/v1/datasets", json=body)
+    assert without.headers["Idempotency-Key-Missing"] == "true"
+    long = tenant.http.post("/v1/datasets", json=body, headers={"Idempotency-Key": "k" * 256})
+    assert long.status_code == 422
+    assert long.json()["errors"][0]["pointer"] == "header:Idempotency-Key"

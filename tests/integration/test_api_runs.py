@@ -1,0 +1,162 @@
+"""The API over real PostgreSQL and the folder store, in a process of its own."""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.support.fleet import Fleet, wait_until
+from tests.support.service import new_tenant, run_request
+from tests.support.tenant import Json, Tenant
+
+
+@pytest.fixture(scope="module")
+def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
+    """The API alone: what it answers rests on the database, on no other process."""
+    fleet = fleet_of()
+    fleet.start("api")
+    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def tenant(fleet: Fleet) -> Tenant:
+    return new_tenant(fleet, "ada")
+
+
+@pytest.fixture(scope="module")
+def datasets(tenant: Tenant) -> dict[str, str]:
+    dataset = tenant.push({"a.jpg": b"not looked at here", "a.txt": b"a caption"})
+    return {"photos": dataset, "held-out": dataset}
+
+
+def test_a_run_is_created_with_its_resolved_plan(tenant: Tenant, datasets: dict[str, str]) -> None:
+    run = tenant.post("/v1/runs", run_request(datasets))
+
+    assert run["object"] == "run"
+    assert (run["status"], run["stage"]) == ("queued", "admission")
+    assert run["plan"]["identity"]["adapter"]["factor"] == 16
+    assert tenant.run(run["id"])["plan_digest"] == run["plan_digest"]
+    assert tenant.get("/v1/runs?limit=1")["data"][0]["id"] == run["id"]
+    assert [e["type"] for e in tenant.events(run["id"])] == ["run.queued"]
+
+
+def test_the_same_key_gives_the_same_run_even_at_once(
+    tenant: Tenant, datasets: dict[str, str]
+) -> None:
+    body = run_request(datasets)
+
+    def submit(_: int) -> httpx.Response:
+        return tenant.http.post("/v1/runs", json=body, headers={"Idempotency-Key": "twice"})
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(submit, range(6)))
+
+    created = [a for a in answers if a.status_code == 201]
+    assert {a.status_code for a in answers} <= {201, 409}
+    assert len({a.json()["id"] for a in created}) == 1
+    assert sum("Idempotent-Replayed" not in a.headers for a in created) == 1
+    other = tenant.http.post(
+        "/v1/runs", json={**body, "metadata": {"a": "b"}}, headers={"Idempotency-Key": "twice"}
+    )
+    assert other.status_code == 422
+    assert other.json()["code"] == "idempotency_key_reused"
+
+
+def test_a_refused_request_leaves_its_key_free(tenant: Tenant, datasets: dict[str, str]) -> None:
+    headers = {"Idempotency-Key": "mended"}
+    wrong = tenant.http.post("/v1/runs", json=run_request({}), headers=headers)
+    right = tenant.http.post("/v1/runs", json=run_request(datasets), headers=headers)
+    assert (wrong.status_code, right.status_code) == (422, 201)
+
+
+def test_a_queued_run_is_canceled_at_once(tenant: Tenant, datasets: dict[str, str]) -> None:
+    run_id = tenant.submit(run_request(datasets))
+
+    assert tenant.post(f"/v1/runs/{run_id}:cancel", {})["status"] == "canceled"
+
+    types = [e["type"] for e in tenant.events(run_id)]
+    assert types == ["run.queued", "run.canceling", "run.canceled"]
+    stream = tenant.http.get(
+        f"/v1/runs/{run_id}/events", headers={"Accept": "text/event-stream"}, timeout=10
+    )
+    ids = [line[4:] for line in stream.text.splitlines() if line.startswith("id: ")]
+    assert ids == ["1", "2", "3"]
+    again = tenant.http.get(
+        f"/v1/runs/{run_id}/events",
+        headers={"Accept": "text/event-stream", "Last-Event-ID": "3"},
+    )
+    assert again.status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/v1/nothing", None, 404, "not_found"),
+        ("DELETE", "/v1/runs", None, 405, "method_not_allowed"),
+        ("POST", "/v1/runs", b"{", 400, "invalid_json"),
+        ("POST", "/v1/runs", b"[]", 422, "invalid_request"),
+        ("POST", "/v1/runs", b'{"config": {}, "surprise": 1}', 422, "invalid_request"),
+        ("POST", "/v1/runs", b" " * (5 << 20), 413, "body_too_large"),
+        ("GET", "/v1/runs/run_" + "0" * 32, None, 404, "not_found"),
+        ("GET", "/v1/runs/..%2f..", None, 404, "not_found"),
+        ("GET", "/v1/runs?limit=1000", None, 422, "invalid_request"),
+        ("GET", "/v1/runs/run_" + "0" * 32 + "/events?after=-1", None, 422, "invalid_request"),
+        ("POST", "/v1/uploads", b'{"dataset_id": "ds_x"}', 404, "not_found"),
+    ],
+)
+def test_every_wrong_request_is_a_problem(
+    *, tenant: Tenant, method: str, path: str, body: bytes | None, status: int, code: str
+) -> None:
+    headers = {"Content-Type": "application/json"} if body else {}
+    answer = tenant.http.request(method, path, content=body, headers=headers)
+
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem: Json = answer.json()
+    assert problem["code"] == code
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert problem["status"] == status
+
+
+def test_what_cannot_be_stored_is_refused_by_place(
+    tenant: Tenant, datasets: dict[str, str]
+) -> None:
+    body = json.dumps(run_request(datasets))
+    for spoiled in (
+        body.replace('"seed": 42', '"seed": NaN'),
+        body.replace('"seed": 42', '"seed": "\\u0000"'),
+        body.replace('"seed": 42', '"seed": "\\ud800"'),
+        body.replace('"seed": 42', '"seed": ' + "[" * 60 + "]" * 60),
+    ):
+        assert spoiled != body
+        answer = tenant.http.post(
+            "/v1/runs", content=spoiled, headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code in (400, 422), answer.text
+        assert "seed" in answer.text
+
+
+@pytest.mark.parametrize(
+    "path", ["../a.jpg", "/a.jpg", "a\\b.jpg", "a//b.jpg", "a\n.jpg", "virus.exe", "a.svg"]
+)
+def test_unsafe_paths_are_refused(tenant: Tenant, path: str) -> None:
+    listed = [{"path": path, "size_bytes": 3, "sha256": "0" * 64}]
+    answer = tenant.http.post("/v1/datasets", json={"name": "bad", "files": listed})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/files/0/path"
+
+
+def test_openapi_names_every_route_and_is_3_1(tenant: Tenant) -> None:
+    document = tenant.get("/openapi.json")
+    assert document["openapi"].startswith("3.1")
+    assert {"/v1/runs", "/v1/datasets", "/v1/uploads", "/v1/publications", "/healthz"} <= set(
+        document["paths"]
+    )
+
+
+def test_health_says_so_without_a_key(fleet: Fleet) -> None:
+    assert httpx.get(f"{fleet.url}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{fleet.url}/readyz").status_code == 200

@@ -1,0 +1,253 @@
+"""`python -m trainer_core train` from job file to result, as its supervisor sees it."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.support.jobs import Event, events_in, make_job, start_train, train, wait_for_event
+from trainer_core.data.index import DataIndex, ShardSpec
+from trainer_core.data.shards import shard_name
+from trainer_core.supervision import EXIT_ORPHANED
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shards")
+
+
+def small_job(tiny: Path, shards: Path, folder: Path, **options: Any) -> dict[str, Any]:
+    few = {"max_train_steps": STEPS, "checkpoint_step_interval": 2, "lr_warmup_steps": 2}
+    return make_job(tiny, shards, folder, edge_px=64, count=2, **{**few, **options})
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny_folder: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Event]]:
+    folder = tmp_path_factory.mktemp("finished")
+    status, events = train(small_job(tiny_folder, shards, folder), folder)
+    assert status == 0, (folder / "output.log").read_text()
+    return folder / "output", events
+
+
+def named(events: list[Event], name: str) -> list[Event]:
+    return [event for event in events if event["event"] == name]
+
+
+def test_events_tell_the_run_in_order(finished: tuple[Path, list[Event]]) -> None:
+    _, events = finished
+
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    (plan,) = named(events, "plan")
+    assert plan["trainable_modules"] == 24
+    assert plan["trainable_parameters"] == 7704
+    assert plan["steps"] == STEPS
+    assert [event["step"] for event in named(events, "step")] == [1, 2, 3]
+    assert [event["learning_rate"] for event in named(events, "step")] == [0.005, 0.01, 0.01]
+    before, after = named(events, "eval")
+    assert (before["step"], after["step"]) == (0, STEPS)
+    assert len(before["losses"]) == len(after["losses"]) == 64
+    assert before["losses"] != after["losses"]
+    assert [event["step"] for event in named(events, "checkpoint")] == [2, 3]
+    stages = [event["stage"] for event in named(events, "stage")]
+    assert stages[0] == "loading"
+    assert stages[-2:] == ["sampling", "finalizing"]
+    assert events[-1]["event"] == "finished"
+
+
+def test_folders_are_what_events_and_manifests_say(finished: tuple[Path, list[Event]]) -> None:
+    output, events = finished
+
+    for event in (*named(events, "checkpoint"), events[-1]):
+        folder = output / event["path"]
+        body = (folder / "manifest.json").read_bytes()
+        assert hashlib.sha256(body).hexdigest() == event["manifest_sha256"]
+        files = json.loads(body)["files"]
+        size = sum(facts["size_bytes"] for facts in files.values()) + len(body)
+        assert size == event["size_bytes"]
+        for name, facts in files.items():
+            content = (folder / name).read_bytes()
+            assert facts["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_the_result_has_adapter_picture_and_card(finished: tuple[Path, list[Event]]) -> None:
+    output, events = finished
+    result = output / "result"
+
+    names = {p.relative_to(result).as_posix() for p in result.rglob("*") if p.is_file()}
+    assert names == {
+        "manifest.json",
+        "pytorch_lora_weights.safetensors",
+        "lycoris_config.json",
+        "samples/0.png",
+        "card.json",
+    }
+    with Image.open(result / "samples" / "0.png") as picture:
+        assert picture.size == (64, 64)
+    card = json.loads((result / "card.json").read_text())
+    assert card["steps"] == STEPS
+    assert card["loss"]["before"]["mean"] == named(events, "eval")[0]["mean"]
+    assert card["loss"]["after"]["held_out_mean"] == named(events, "eval")[1]["held_out_mean"]
+
+
+def test_sigterm_checkpoints_and_a_resume_finishes(
+    tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    job = small_job(
+        tiny_folder, shards, tmp_path, max_train_steps=500, checkpoint_step_interval=500
+    )
+    process = start_train(job, tmp_path)
+    wait_for_event(process, tmp_path, lambda e: e["event"] == "step" and e["step"] >= 2)
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=60) == 75
+    events = events_in(tmp_path)
+    assert events[-1]["event"] == "stopped"
+    (checkpoint,) = named(events, "checkpoint")
+    assert checkpoint["step"] == events[-1]["step"] == named(events, "step")[-1]["step"]
+    last = checkpoint["step"]
+    resumed = small_job(tiny_folder, shards, tmp_path, max_train_steps=last + 1)
+    resumed["resume_from"] = str(tmp_path / "output" / checkpoint["path"])
+    resumed["plan"]["operation"]["checkpoint_step_interval"] = 500
+    status, after = train(resumed, tmp_path / "again")
+    assert status == 0
+    assert [event["step"] for event in named(after, "step")] == [last + 1]
+    assert [event["step"] for event in named(after, "eval")] == [last + 1]
+
+
+def test_the_control_file_pauses_and_stops(tiny_folder: Path, shards: Path, tmp_path: Path) -> None:
+    job = small_job(tiny_folder, shards, tmp_path, max_train_steps=500)
+    control = tmp_path / "control"
+    control.write_text("pause")
+    process = start_train(job, tmp_path)
+    wait_for_event(process, tmp_path, lambda e: e.get("stage") == "paused")
+    assert not named(events_in(tmp_path), "step")
+
+    _say(control, "run")
+    wait_for_event(process, tmp_path, lambda e: e["event"] == "step")
+    _say(control, "stop")
+
+    assert process.wait(timeout=60) == 75
+    events = events_in(tmp_path)
+    assert sum(event.get("stage") == "paused" for event in events) == 1
+    assert events[-1]["event"] == "stopped"
+
+
+def _say(control: Path, word: str) -> None:
+    draft = control.with_suffix(".new")
+    draft.write_text(word)
+    draft.replace(control)
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_without_an_update(
+    tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    job = small_job(tiny_folder, shards, tmp_path)
+    index = DataIndex.model_validate(job["index"])
+    poisoned = tmp_path / "poisoned"
+    poisoned.mkdir()
+    for shard in index.shards:
+        _copy(shards, poisoned, shard.spec, poison=shard.kind == "latents")
+    job["shards_dir"] = str(poisoned)
+
+    status, events = train(job, tmp_path)
+
+    assert status == 1
+    assert events[-1]["event"] == "failed"
+    assert events[-1]["code"] == "non_finite_loss"
+    assert "step 1" in events[-1]["message"]
+    assert named(events, "eval")[0]["mean"] is None
+    assert not (tmp_path / "output" / "checkpoints").exists()
+
+
+def _copy(shards: Path, to: Path, spec: ShardSpec, *, poison: bool) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(shards / shard_name(spec.digest()))
+    if poison:
+        tensors["mean"] = torch.full_like(tensors["mean"], float("nan"))
+    save_file(tensors, to / shard_name(spec.digest()))
+
+
+def test_a_shard_that_does_not_come_is_asked_for_and_then_named(
+    tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    job = small_job(tiny_folder, shards, tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    job |= {"shards_dir": str(empty), "shard_wait_s": 0.2}
+
+    status, events = train(job, tmp_path)
+
+    assert status == 1
+    assert events[-1].items() >= {"code": "shard_missing", "retryable": True}.items()
+    assert len(list(empty.glob("*.wanted"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"base_model_dir": "/nowhere"}, "bad_base_model"),
+        ({"resume_from": "/nowhere"}, "bad_checkpoint"),
+        ({"shard_wait_s": -1}, "bad_job"),
+    ],
+)
+def test_what_is_wrong_with_a_job_is_the_last_event(
+    tiny_folder: Path, shards: Path, tmp_path: Path, change: dict[str, Any], code: str
+) -> None:
+    status, events = train(small_job(tiny_folder, shards, tmp_path) | change, tmp_path)
+
+    assert status == 1
+    assert events[-1]["event"] == "failed"
+    assert events[-1]["code"] == code
+
+
+def test_the_child_ends_with_its_supervisor(
+    tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    """A supervisor of its own starts the child and is killed."""
+    job = small_job(tiny_folder, shards, tmp_path, max_train_steps=5000)
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    script = (
+        "import subprocess, sys, time\n"
+        "from trainer_core.supervision import current_process_token as token\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'trainer_core', 'train',\n"
+        "    '--job', 'job.json', '--events', 'events.jsonl', '--supervisor', token()])\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert supervisor.stdout is not None
+    pidfd = os.pidfd_open(int(supervisor.stdout.readline()))
+    try:
+        (tmp_path / "output.log").touch()
+        wait_for_event(supervisor, tmp_path, lambda e: e["event"] == "stage")
+
+        supervisor.kill()
+        supervisor.wait()
+
+        import select
+
+        assert select.select([pidfd], [], [], 30)[0], "the child outlived its supervisor"
+    finally:
+        os.close(pidfd)
+    assert EXIT_ORPHANED == 70

@@ -1,0 +1,123 @@
+"""Full-rank training under DeepSpeed: one process, resume, another stage, two ranks."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support.jobs import events_in, make_job, start_train, train
+from trainer_core.hidream.loading import load_transformer
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shards")
+
+
+def full_job(tiny: Path, shards: Path, folder: Path, **options: Any) -> dict[str, Any]:
+    full: dict[str, Any] = {
+        "model_type": "full",
+        "lora_type": None,
+        "lycoris_config": None,
+        "base_model_precision": "no_change",
+        "mixed_precision": "no",
+        "optimizer": "adamw_bf16",
+        "grad_clip_method": "norm",
+        "max_grad_norm": 1.0,
+        "learning_rate": 1e-4,
+        "max_train_steps": STEPS,
+        "checkpoint_step_interval": 2,
+        "lr_warmup_steps": 2,
+        "gradient_accumulation_steps": 2,
+        "zero_stage": 2,
+    }
+    return make_job(tiny, shards, folder, edge_px=64, count=2, **{**full, **options})
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"output/checkpoints/step-{STEPS:08d}/state.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_folder: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    status, events = train(full_job(tiny_folder, shards, folder), folder)
+    assert status == 0, (folder / "output.log").read_text()
+    assert [e["step"] for e in events if e["event"] == "step"] == [1, 2, 3, 4]
+    assert [e["step"] for e in events if e["event"] == "checkpoint"] == [2, 4]
+    return folder
+
+
+def test_the_result_is_a_transformer_that_learned(whole: Path, tiny_folder: Path) -> None:
+    result = whole / "output" / "result"
+
+    trained = load_transformer(result, torch.float32)
+
+    base = load_transformer(tiny_folder, torch.float32)
+    moved = [
+        not torch.equal(a, b) for a, b in zip(trained.parameters(), base.parameters(), strict=True)
+    ]
+    assert all(moved)
+    card = json.loads((result / "card.json").read_text())
+    assert card["model_type"] == "full"
+    assert card["loss"]["after"]["mean"] < card["loss"]["before"]["mean"]
+
+
+def test_the_checkpoint_is_whole_and_by_name(whole: Path, tiny_folder: Path) -> None:
+    names = dict(load_transformer(tiny_folder, torch.float32).named_parameters())
+
+    state = state_of(whole)
+
+    fields = ("exp_avg", "exp_avg_sq", "step")
+    expected = {f"param/{n}" for n in names} | {f"optim/{n}/{f}" for n in names for f in fields}
+    assert state.keys() == expected
+    assert {state[f"optim/{n}/step"].item() for n in names} == {float(STEPS)}
+    assert all(state[f"param/{n}"].shape == p.shape for n, p in names.items())
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_resumed_run_ends_with_the_same_weights(
+    whole: Path, tiny_folder: Path, shards: Path, tmp_path: Path, stage: int
+) -> None:
+    job = full_job(tiny_folder, shards, tmp_path, zero_stage=stage)
+    job["resume_from"] = str(whole / "output/checkpoints/step-00000002")
+
+    status, events = train(job, tmp_path)
+
+    assert status == 0, (tmp_path / "output.log").read_text()
+    assert [e["step"] for e in events if e["event"] == "step"] == [3, 4]
+    assert_close(state_of(whole), state_of(tmp_path), exact=stage == 2)
+
+
+def test_two_ranks_take_the_same_steps(
+    whole: Path, tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    launcher = (
+        str(Path(sys.executable).parent / "torchrun"),
+        *("--nproc-per-node", "2", "--max-restarts", "0"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
+    )
+    job = full_job(tiny_folder, shards, tmp_path)
+    process = start_train(job, tmp_path, launcher=launcher)
+
+    assert process.wait(timeout=300) == 0, (tmp_path / "output.log").read_text()
+
+    assert events_in(tmp_path)[-1]["event"] == "finished"
+    assert_close(state_of(whole), state_of(tmp_path), exact=False)
+
+
+def assert_close(
+    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], *, exact: bool
+) -> None:
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        if exact:
+            assert torch.equal(value, found[name]), name
+        else:
+            torch.testing.assert_close(value, found[name], atol=2e-5, rtol=1e-2, msg=name)

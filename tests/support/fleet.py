@@ -1,0 +1,156 @@
+"""A whole Reverie of real processes, one by one: started, killed, frozen and replaced by tests.
+
+Every process runs ``python -m services.<name>`` with short leases, as an operator would run it; the
+servers under it are Debian's PostgreSQL and Redis and whichever object store the test names.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from socket import socket
+from typing import TypeVar
+
+import httpx
+
+T = TypeVar("T")
+
+FAST = {
+    "REVERIE_ENV": "test",
+    "REVERIE_LEASE_S": "3",
+    "REVERIE_RENEW_S": "0.5",
+    "REVERIE_HEARTBEAT_S": "0.5",
+    "REVERIE_OFFER_S": "2",
+    "REVERIE_POLL_S": "0.2",
+    "REVERIE_STALL_S": "120",
+    "REVERIE_SINGLE_TENANT": "true",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def free_port() -> int:
+    with closing(socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(
+    ask: Callable[[], T | None], *, deadline_s: float, what: str, every_s: float = 0.1
+) -> T:
+    """Ask until the answer is truthy; else fail with a sentence that names what was waited for."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        if answer := ask():
+            return answer
+        time.sleep(every_s)
+    raise AssertionError(f"waited {deadline_s:g} s in vain for {what}")
+
+
+def children_of(pid: int) -> list[int]:
+    """Pids of the living direct children of a process, from /proc."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended while we looked
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def training_children(home: Path) -> dict[int, str]:
+    """Every living training process that works below ``home``: pid to command line."""
+    commands = {
+        int(p.name): command_of(int(p.name)) for p in Path("/proc").iterdir() if p.name.isdigit()
+    }
+    mark = f"--job {home}/"
+    return {pid: line for pid, line in commands.items() if mark in line}
+
+
+class Fleet:
+    """Processes by name (``api``, ``dispatcher``, ``trainer-1``, …) over given servers."""
+
+    def __init__(self, home: Path, env: Mapping[str, str]) -> None:
+        self.home = home
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        home.mkdir(parents=True, exist_ok=True)
+        self.env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("REVERIE_")},
+            **FAST,
+            "REVERIE_HOME": str(home),
+            "REVERIE_API_URL": self.url,
+            "REVERIE_SCRATCH_DIR": str(home / "scratch"),
+            "REVERIE_PUBLICATIONS_DIR": str(home / "publications"),
+            "REVERIE_SIGNING_KEY": "5f" * 32,
+            **env,
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start ``python -m services.<name without -n>``; its log lies at ``<home>/<name>.log``."""
+        module = name.partition("-")[0]
+        command = [sys.executable, "-m", f"services.{module}"]
+        if module == "api":
+            command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        with (self.home / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command, env={**self.env, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        return self.processes[name]
+
+    def start_all(self, trainers: int = 1) -> None:
+        for name in ("api", "dispatcher", "cache_builder", "results"):
+            self.start(name)
+        for n in range(1, trainers + 1):
+            self.start(f"trainer-{n}")
+        wait_until(self.is_ready, deadline_s=60, what="the API to be ready")
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a process that is known to live; the test fails when it does not."""
+        process = self.processes[name]
+        assert process.poll() is None, (
+            f"{name} was gone before the {number.name}: {self.tail(name)}"
+        )
+        process.send_signal(number)
+
+    def wait(self, name: str, *, deadline_s: float = 60) -> int:
+        return self.processes[name].wait(timeout=deadline_s)
+
+    def tail(self, name: str, size: int = 4000) -> str:
+        log = self.home / f"{name}.log"
+        return log.read_text(errors="replace")[-size:] if log.exists() else ""
+
+    def stop(self) -> None:
+        """End every process: SIGTERM, then SIGKILL for what stays."""
+        living = [p for p in self.processes.values() if p.poll() is None]
+        for process in living:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        end = time.monotonic() + 30
+        for process in living:
+            try:
+                process.wait(timeout=max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -1,0 +1,172 @@
+"""Training jobs on the tiny model with real photographs, their shards already encoded."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from trainer_core.config.base_models import BaseModel, read_base_model
+from trainer_core.config.files import load_document
+from trainer_core.config.importer import import_run
+from trainer_core.config.plan import Plan
+from trainer_core.data.captions import caption_path, captions_of
+from trainer_core.data.images import inspect_image
+from trainer_core.data.index import DataIndex, FileItem, build_index
+from trainer_core.data.shards import shard_name
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+_PHOTOS = {"photos": EXAMPLES / "photos" / "train", "held-out": EXAMPLES / "photos" / "held_out"}
+_SIZES = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
+
+Event = dict[str, Any]
+
+
+def demo_plan(base: BaseModel, *, edge_px: int, **options: JsonValue) -> Plan:
+    """The demo's plan; ``options`` replace entries of its config, None takes one out."""
+    demo = EXAMPLES / "demo"
+    backends: Any = load_document(demo / "multidatabackend.json")
+    for backend in backends:
+        backend.update({key: edge_px for key in _SIZES if key in backend})
+    small = {
+        "resolution": edge_px,
+        "validation_resolution": f"{edge_px}x{edge_px}",
+        "validation_num_inference_steps": 2,
+    }
+    raw: Any = load_document(demo / "config.json")
+    config = {k: v for k, v in {**raw, **small, **options}.items() if v is not None}
+    lycoris: Any = load_document(demo / "lycoris_config.json")
+    return import_run(
+        config=config,
+        lycoris_config=None if config["model_type"] == "full" else lycoris,
+        data_backends=backends,
+        prompt_library=None,
+        base_models={base.name: base},
+        source="http",
+    ).plan
+
+
+def photo_items(plan: Plan, count: int | None = None) -> list[FileItem]:
+    """The example photographs; ``count`` of each backend."""
+    items = []
+    for backend in plan.identity.backends:
+        folder = _PHOTOS[backend.id]
+        for path in sorted(folder.glob("*.jpg"))[:count]:
+            facts = inspect_image(path, name=path.name)
+            text = (folder / caption_path(path.name)).read_text(encoding="utf-8")
+            items.append(
+                FileItem(
+                    backend=backend.id,
+                    path=path.name,
+                    sha256=_sha256(path),
+                    width_px=facts.width_px,
+                    height_px=facts.height_px,
+                    captions=captions_of(backend, path.name, text),
+                )
+            )
+    return items
+
+
+def write_shards(index: DataIndex, base: BaseModel, folder: Path) -> None:
+    """Encode what is not there yet."""
+    import torch
+
+    from trainer_core.data.encode import encode_shard
+    from trainer_core.hidream.warm import WarmEncoders
+
+    encoders = WarmEncoders(base, torch.device("cpu"))
+    pictures = {_sha256(p): p for place in _PHOTOS.values() for p in place.glob("*.jpg")}
+    for shard in index.shards:
+        path = folder / shard_name(shard.digest)
+        if not path.exists():
+            encode_shard(encoders, shard.spec, pictures, path)
+
+
+def make_job(
+    tiny: Path,
+    shards: Path,
+    folder: Path,
+    *,
+    edge_px: int = 128,
+    count: int | None = None,
+    **options: JsonValue,
+) -> dict[str, Any]:
+    """A job, complete with its shards; ``options`` as in ``demo_plan``."""
+    base = read_base_model(tiny)
+    plan = demo_plan(base, edge_px=edge_px, **options)
+    index = build_index(plan, photo_items(plan, count), base.transformer_config)
+    write_shards(index, base, shards)
+    return {
+        "plan": plan.model_dump(mode="json"),
+        "index": index.model_dump(mode="json"),
+        "base_model_dir": str(tiny),
+        "shards_dir": str(shards),
+        "output_dir": str(folder / "output"),
+        "resume_from": None,
+        "shard_wait_s": 30,
+    }
+
+
+def start_train(
+    job: Mapping[str, Any],
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    launcher: tuple[str, ...] = (),
+) -> "subprocess.Popen[bytes]":
+    """The train command as a process of its own; events, control and output lie in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "job.json").write_text(json.dumps(job))
+    command = [*(launcher or (sys.executable,)), "-m", "trainer_core", "train"]
+    command += ["--job", str(folder / "job.json"), "--events", str(folder / "events.jsonl")]
+    command += ["--control", str(folder / "control")]
+    with (folder / "output.log").open("wb") as output:
+        return subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "REVERIE_ENV": "test", **(env or {})},
+        )
+
+
+def train(
+    job: Mapping[str, Any], folder: Path, env: Mapping[str, str] | None = None
+) -> tuple[int, list[Event]]:
+    """Run to the end: exit status and events."""
+    process = start_train(job, folder, env)
+    status = process.wait(timeout=240)
+    return status, events_in(folder)
+
+
+def events_in(folder: Path) -> list[Event]:
+    """All whole lines so far."""
+    path = folder / "events.jsonl"
+    body = path.read_bytes() if path.exists() else b""
+    return [json.loads(line) for line in body[: body.rfind(b"\n") + 1].splitlines()]
+
+
+def wait_for_event(
+    process: "subprocess.Popen[bytes]", folder: Path, wanted: Callable[[Event], bool]
+) -> Event:
+    """The first event that is wanted; fails when the process ends without it."""
+    import time
+
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        is_over = process.poll() is not None
+        for event in events_in(folder):
+            if wanted(event):
+                return event
+        if is_over:
+            break
+        time.sleep(0.02)
+    raise AssertionError((folder / "output.log").read_text(errors="replace")[-2000:])
+
+
+def _sha256(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()

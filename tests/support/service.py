@@ -1,0 +1,100 @@
+"""Fixtures for tests that drive the whole service: one fleet a module, photographs, tenants."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.store import tenants
+from services.store.database import Database
+from tests.support.fleet import Fleet
+from tests.support.postgres import PostgresServer
+from tests.support.redis import RedisServer
+from tests.support.tenant import Json, Tenant
+from trainer_core.config.files import load_document
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The operator's folder of base models, with ``hidream-tiny`` in it."""
+    folder = tmp_path_factory.mktemp("models")
+    subprocess.run(
+        [sys.executable, "-m", "trainer_core", "make-tiny", str(folder / "hidream-tiny")],
+        check=True,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fleet_of(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: PostgresServer,
+    shared_redis_server: RedisServer,
+    models_dir: Path,
+) -> Iterator[Callable[..., Fleet]]:
+    """Make a fleet over a fresh database: ``fleet_of(REVERIE_OBJECTS_URL=…)``; stopped at the end."""
+    fleets: list[Fleet] = []
+
+    def make(**env: str) -> Fleet:
+        home = tmp_path_factory.mktemp("fleet")
+        fleet = Fleet(
+            home,
+            {
+                "REVERIE_DATABASE_URL": postgres_server.create_database(),
+                "REVERIE_BROKER_URL": shared_redis_server.url,
+                "REVERIE_OBJECTS_URL": f"file://{home}/objects",
+                "REVERIE_MODELS_DIR": str(models_dir),
+                **env,
+            },
+        )
+        fleets.append(fleet)
+        return fleet
+
+    yield make
+    for fleet in fleets:
+        fleet.stop()
+
+
+def new_tenant(fleet: Fleet, name: str) -> Tenant:
+    """A tenant with a fresh key, made by the operator's own functions."""
+    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=1)
+    try:
+        with database.transaction() as conn:
+            tenant_id = tenants.create_tenant(conn, name)
+            _, api_key = tenants.create_api_key(conn, tenant_id, "tests")
+    finally:
+        database.close()
+    return Tenant(fleet.url, api_key)
+
+
+def run_request(datasets: dict[str, str], **config: Any) -> Json:
+    """The demo's request, smaller: 128 px, 30 steps, a checkpoint every 5; ``config`` overrides."""
+    demo = EXAMPLES / "demo"
+    backends = load_document(demo / "multidatabackend.json")
+    for backend in backends:
+        if "resolution" in backend:
+            sizes = (
+                "resolution",
+                "minimum_image_size",
+                "maximum_image_size",
+                "target_downsample_size",
+            )
+            backend.update({key: 128 for key in sizes if key in backend})
+    small = {
+        "resolution": 128,
+        "max_train_steps": 30,
+        "checkpoint_step_interval": 5,
+        "validation_num_inference_steps": 2,
+        "validation_resolution": "128x128",
+    }
+    return {
+        "config": {**load_document(demo / "config.json"), **small, **config},
+        "lycoris_config": load_document(demo / "lycoris_config.json"),
+        "data_backends": backends,
+        "datasets": datasets,
+    }

@@ -1,0 +1,140 @@
+"""Every error has a status; bodies and file lists tell everything that is wrong with them."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from services.api.dataset_files import check_files
+from services.api.edge import RequestEdge
+from services.api.errors import InvalidJsonError
+from services.api.json_body import parse_body
+from services.api.problems import STATUS
+from services.api.requests import FileDeclaration
+from services.domain.errors import DomainError, InvalidRequestError
+
+
+def _kinds(kind: type[DomainError]) -> Iterator[type[DomainError]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _kinds(below)
+
+
+def test_every_domain_error_has_a_status_and_a_code_of_its_own() -> None:
+    kinds = set(_kinds(DomainError))
+    assert set(STATUS) == kinds
+    assert len({kind.code for kind in kinds}) == len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"a": 1,}', "line 1, column 9"),
+        (b'{"a":\n  nope}', "line 2, column 3"),
+        (b'{"a": 1, "a": 2}', '"a" is given twice'),
+        (b'{"a": "\xff"}', "UTF-8 (byte 7)"),
+        (b"[" * 33 + b"]" * 33, "nested deeper"),
+        (b"[" * 200_000, "nested deeper"),
+        (b"1" * 5000, "digits"),
+    ],
+)
+def test_what_is_no_json_is_refused_with_its_place(body: bytes, words: str) -> None:
+    with pytest.raises(InvalidJsonError, match=r".") as caught:
+        parse_body(body)
+    assert words in str(caught.value)
+
+
+def test_what_cannot_be_stored_is_refused_with_pointers() -> None:
+    body = rb"""{"a": "\u0000", "b": [1, "\ud800"], "c/d": {"e": "\u0000"}, "fine": "\ud83d\ude00",
+        "f": NaN, "g": [-Infinity], "h": 1e999}"""
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_body(body)
+    assert [p.pointer for p in caught.value.problems] == [
+        "/a",
+        "/b/1",
+        "/c~1d/e",
+        "/f",
+        "/g/0",
+        "/h",
+    ]
+
+
+def _file(path: str, size_bytes: int = 3, sha256: str = "0" * 64) -> FileDeclaration:
+    return FileDeclaration(path=path, size_bytes=size_bytes, sha256=sha256)
+
+
+def test_good_files_become_rows() -> None:
+    rows = check_files([_file("a/é.JPEG"), _file("a/é.txt", 0), _file("b.webp")])
+    assert [(row.path, row.media) for row in rows] == [
+        ("a/é.JPEG", "image"),
+        ("a/é.txt", "caption"),
+        ("b.webp", "image"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "at"),
+    [
+        (_file("/etc/passwd.txt"), "/files/0/path"),
+        (_file("../a.jpg"), "/files/0/path"),
+        (_file("a/./b.jpg"), "/files/0/path"),
+        (_file("a//b.jpg"), "/files/0/path"),
+        (_file("a\\b.jpg"), "/files/0/path"),
+        (_file("a\nb.jpg"), "/files/0/path"),
+        (_file("a" * 509 + ".jpg"), "/files/0/path"),
+        (_file("e\u0301.jpg"), "/files/0/path"),  # decomposed: e and a combining accent
+        (_file("a.svg"), "/files/0/path"),
+        (_file("a"), "/files/0/path"),
+        (_file(""), "/files/0/path"),
+        (_file("a.jpg", 0), "/files/0/size_bytes"),
+        (_file("a.jpg", (100 << 20) + 1), "/files/0/size_bytes"),
+        (_file("a.txt", (1 << 20) + 1), "/files/0/size_bytes"),
+        (_file("a.txt", -1), "/files/0/size_bytes"),
+        (_file("a.jpg", sha256="A" * 64), "/files/0/sha256"),
+        (_file("a.jpg", sha256="../x"), "/files/0/sha256"),
+    ],
+)
+def test_a_bad_file_is_refused_by_pointer(file: FileDeclaration, at: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        check_files([file])
+    assert at in {problem.pointer for problem in caught.value.problems}
+
+
+def test_every_bad_file_is_named_at_once() -> None:
+    files = [_file("a.jpg"), _file("A.JPG"), _file("../b.jpg"), _file("c.exe", sha256="x")]
+    with pytest.raises(InvalidRequestError) as caught:
+        check_files(files)
+    assert [(p.pointer, p.code) for p in caught.value.problems] == [
+        ("/files/1/path", "conflict"),
+        ("/files/2/path", "bad_value"),
+        ("/files/3/path", "bad_value"),
+        ("/files/3/sha256", "bad_value"),
+    ]
+
+
+def test_what_nobody_expected_is_a_500_that_tells_only_its_id() -> None:
+    async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise RuntimeError("the password is hunter2")
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(RequestEdge(broken))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            return await http.get("/v1/runs")
+
+    answer = asyncio.run(ask())
+
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["code"] == "internal_error"
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert "hunter2" not in answer.text
+    assert "Traceback" not in answer.text
+
+
+def test_every_code_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "http.md").read_text()
+    codes = {kind.code for kind in STATUS}
+    assert {code for code in codes if f"`{code}`" not in page} == set()

@@ -1,0 +1,247 @@
+"""The exported file in LyCORIS' hands, and the card."""
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import HiDreamImagePipeline, HiDreamImageTransformer2DModel
+from lycoris import LycorisNetwork, create_lycoris, create_lycoris_from_weights
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from tests.support.jobs import demo_plan
+from trainer_core.adapters.lokr import LokrNetwork, attach_lokr
+from trainer_core.config.base_models import read_base_model
+from trainer_core.config.plan import LokrAdapter, Plan
+from trainer_core.export.card import card_facts, render_card
+from trainer_core.export.full_rank import write_transformer
+from trainer_core.export.lycoris_file import lycoris_config, write_lycoris_files
+from trainer_core.hidream.loading import load_text_encoders, load_transformer
+from trainer_core.hidream.sampling import pipeline_for_sampling
+from trainer_core.hidream.text import encode_texts
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_folder: Path) -> Plan:
+    return demo_plan(read_base_model(tiny_folder), edge_px=128)
+
+
+@pytest.fixture(scope="module")
+def adapter(plan: Plan) -> LokrAdapter:
+    assert plan.identity.adapter is not None
+    return plan.identity.adapter
+
+
+def adapted(tiny: Path, adapter: LokrAdapter) -> tuple[HiDreamImageTransformer2DModel, LokrNetwork]:
+    """Our adapter on a fresh transformer, all of it random and not zero."""
+    transformer = load_transformer(tiny, torch.float32)
+    network = attach_lokr(transformer, adapter, seed=11)
+    draw = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in network.parameters().values():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.3)
+    return transformer.eval(), network
+
+
+@pytest.fixture(scope="module")
+def exported(
+    tiny_folder: Path, adapter: LokrAdapter, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    _, network = adapted(tiny_folder, adapter)
+    write_lycoris_files(folder, network, adapter, base_model="hidream-tiny", step=7)
+    return folder / "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def text(tiny_folder: Path) -> dict[str, torch.Tensor]:
+    embeddings = encode_texts(load_text_encoders(tiny_folder, torch.float32), ["a cat"])
+    return {
+        "prompt_embeds_t5": embeddings.t5,
+        "prompt_embeds_llama3": embeddings.llama.transpose(0, 1),
+        "pooled_prompt_embeds": embeddings.pooled,
+    }
+
+
+def render(
+    transformer: HiDreamImageTransformer2DModel, tiny: Path, text: dict[str, torch.Tensor]
+) -> Any:
+    """A float picture of 128 px after two steps with the stock pipeline."""
+    stock = HiDreamImagePipeline.from_pretrained(
+        tiny, transformer=None, text_encoder=None, text_encoder_2=None, text_encoder_3=None,
+        text_encoder_4=None,
+    )  # fmt: skip
+    pipeline = pipeline_for_sampling(transformer.eval(), stock.vae, stock.scheduler)
+    pipeline.default_sample_size = 16
+    return pipeline(
+        height=128, width=128, num_inference_steps=2, guidance_scale=1.0, output_type="np",
+        generator=torch.Generator().manual_seed(0), **text,
+    ).images[0]  # fmt: skip
+
+
+def loaded_by_lycoris(
+    tiny: Path, file: Path, multiplier: float
+) -> tuple[HiDreamImageTransformer2DModel, LycorisNetwork]:
+    transformer = load_transformer(tiny, torch.float32)
+    with torch.no_grad():
+        network, _ = create_lycoris_from_weights(multiplier, str(file), transformer)
+    network.apply_to()
+    return transformer, network.eval()
+
+
+def test_lycoris_paints_what_we_paint(
+    tiny_folder: Path, adapter: LokrAdapter, exported: Path, text: dict[str, torch.Tensor]
+) -> None:
+    ours, network = adapted(tiny_folder, adapter)
+    theirs, loaded = loaded_by_lycoris(tiny_folder, exported, 1.0)
+    base = render(load_transformer(tiny_folder, torch.float32), tiny_folder, text)
+
+    picture = render(theirs, tiny_folder, text)
+
+    assert len(loaded.loras) == len(network.linears) == len(adapter.modules)
+    assert np.abs(picture - base).mean() >= 1e-3
+    assert np.abs(picture - render(ours, tiny_folder, text)).max() < 1e-4
+
+
+def test_multiplier_zero_is_exactly_the_base(
+    tiny_folder: Path, exported: Path, text: dict[str, torch.Tensor]
+) -> None:
+    base = render(load_transformer(tiny_folder, torch.float32), tiny_folder, text)
+    off, _ = loaded_by_lycoris(tiny_folder, exported, 0.0)
+
+    assert np.abs(render(off, tiny_folder, text) - base).max() == 0
+
+
+def test_merging_works_as_the_card_says(
+    tiny_folder: Path, adapter: LokrAdapter, exported: Path, text: dict[str, torch.Tensor]
+) -> None:
+    ours, _ = adapted(tiny_folder, adapter)
+    merged = load_transformer(tiny_folder, torch.float32)
+    with torch.no_grad():
+        network, _ = create_lycoris_from_weights(1.0, str(exported), merged)
+    network.merge_to()
+
+    difference = np.abs(render(merged, tiny_folder, text) - render(ours, tiny_folder, text))
+    assert difference.max() < 1e-4
+
+
+def test_keys_and_metadata(exported: Path, adapter: LokrAdapter) -> None:
+    tensors = load_file(exported)
+    key = "lycoris_" + adapter.modules[0].path.replace(".", "_")
+
+    assert len(tensors) == 3 * len(adapter.modules)
+    assert {f"{key}.lokr_w1", f"{key}.lokr_w2", f"{key}.alpha"} <= tensors.keys()
+    with safe_open(exported, framework="pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["lycoris_config"])["algo"] == "lokr"
+    assert (exported.parent / "lycoris_config.json").is_file()
+
+
+def test_the_written_config_makes_the_same_modules(tiny_folder: Path, adapter: LokrAdapter) -> None:
+    config: dict[str, Any] = dict(lycoris_config(adapter))
+    preset = config.pop("apply_preset")
+    defaults = {
+        name: getattr(LycorisNetwork, name)
+        for name in ("TARGET_REPLACE_MODULE", "TARGET_REPLACE_NAME", "NAME_ALGO_MAP")
+    }
+    try:
+        LycorisNetwork.apply_preset(preset)
+        network = create_lycoris(load_transformer(tiny_folder, torch.float32), **config)
+    finally:
+        for name, value in defaults.items():
+            setattr(LycorisNetwork, name, value)
+
+    names = {f"lycoris_{module.path.replace('.', '_')}" for module in adapter.modules}
+    assert {lora.lora_name for lora in network.loras} == names
+
+
+def test_a_full_transformer_loads_in_diffusers(tiny_folder: Path, tmp_path: Path) -> None:
+    transformer = load_transformer(tiny_folder, torch.float32)
+    weights = dict(transformer.named_parameters())
+
+    write_transformer(tmp_path / "transformer", transformer.config, weights)
+
+    again = load_transformer(tmp_path, torch.float32)
+    assert dict(again.config)["num_layers"] == 2
+    assert all(torch.equal(p, dict(again.named_parameters())[n]) for n, p in weights.items())
+
+
+def facts(plan: Plan, prompt: str = "a cat") -> dict[str, Any]:
+    operation = plan.operation.model_copy(update={"sample_prompt": prompt})
+    probe: dict[str, Any] = {"mean": 0.5, "held_out_mean": 0.25, "losses": [0.5] * 64}
+    return card_facts(
+        plan.model_copy(update={"operation": operation}),
+        loss_before=probe,
+        loss_after=probe,
+        trainable_parameters=7704,
+        trainable_modules=24,
+    )
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    assert match is not None
+    loaded = yaml.safe_load(match[1])
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def test_the_card_tells_the_run(plan: Plan) -> None:
+    card = render_card(json.loads(json.dumps(facts(plan))))
+
+    head = front_matter(card)
+    assert {"lokr", "lycoris"} <= set(head["tags"])
+    assert head["widget"][0]["output"]["url"] == "samples/0.png"
+    assert "base_model" not in head  # the tiny model is on no Hub
+    assert "| all 64 fixed samples | 0.500000 | 0.500000 |" in card
+    assert "optimi-lion" in card
+    assert "Llama 3.1 Community License" in card
+
+
+def test_the_real_base_model_is_linked(plan: Plan) -> None:
+    told = facts(plan) | {"base_model": {"name": "HiDream-ai/HiDream-I1-Full", "digest": "0"}}
+
+    assert front_matter(render_card(told))["base_model"] == "HiDream-ai/HiDream-I1-Full"
+
+
+@pytest.mark.parametrize("kind", ["lokr", "full"])
+def test_the_code_on_the_card_is_python(plan: Plan, kind: str) -> None:
+    card = render_card(facts(plan, prompt='say "hi"\n') | {"model_type": kind})
+
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    compile(code, "card", "exec")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "---\nlicense: other",
+        "`a` | **b** ```\n# c",
+        '"; import os #',
+        "日本語 {x} \U0001f600\u2028",
+    ],
+)
+def test_a_prompt_cannot_write_the_card(plan: Plan, prompt: str) -> None:
+    card = render_card(facts(plan, prompt=prompt))
+
+    head = front_matter(card)
+    assert head["license"] == "mit"
+    assert head["widget"][0]["text"] == prompt
+    assert card.split("## Use")[0].count("\n# ") == 1
+    assert card.count("```") == 2
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    (call,) = [
+        n
+        for n in ast.walk(ast.parse(code))
+        if isinstance(n, ast.Call)
+        and n.args
+        and isinstance(n.func, ast.Name)
+        and n.func.id == "pipe"
+    ]
+    assert ast.literal_eval(call.args[0]) == prompt

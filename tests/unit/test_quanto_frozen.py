@@ -1,0 +1,101 @@
+"""int8 base weights: what is quantised, and why the order of calls matters."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from optimum.quanto import QLinear, freeze, qint8, quantize
+from torch import nn
+
+from tests.unit.test_lokr_adapter import adapter
+from trainer_core.adapters.lokr import attach_lokr
+from trainer_core.config.plan import Precision
+from trainer_core.hidream.loading import load_transformer
+from trainer_core.precision.compute import choose_compute
+from trainer_core.precision.quanto import quantize_frozen
+
+
+def two_linears() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64))
+
+
+def test_every_linear_of_the_transformer_is_quantised(tiny_folder: Path) -> None:
+    transformer = load_transformer(tiny_folder, torch.float32)
+    linears = [n for n, part in transformer.named_modules() if isinstance(part, nn.Linear)]
+
+    quantised = quantize_frozen(transformer, "int8-quanto")
+
+    assert list(quantised) == linears
+    assert len(quantised) == 106
+    assert not any(parameter.requires_grad for parameter in transformer.parameters())
+
+
+def test_no_change_only_freezes() -> None:
+    model = two_linears()
+
+    assert quantize_frozen(model, "no_change") == ()
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_an_adapter_on_an_int8_base_learns() -> None:
+    model, x = two_linears(), torch.randn(5, 64)
+    exact = model(x)
+    quantize_frozen(model, "int8-quanto")
+    network = attach_lokr(model, adapter("0", "2", use_scalar=False), seed=1)
+
+    output = model(x)
+    output.square().mean().backward()
+
+    assert isinstance(network.linears["0"].base, QLinear)
+    assert 0 < (output - exact).abs().max() < 0.05
+    for name in ("0.w2", "2.w2"):
+        gradient = network.parameters()[name].grad
+        assert gradient is not None
+        assert gradient.abs().max() > 0
+
+
+def test_freezing_after_requires_grad_would_train_the_base() -> None:
+    model = two_linears()
+
+    quantize(model, weights=qint8)
+    model.requires_grad_(False)
+    freeze(model)
+
+    assert any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_quantising_after_the_adapter_would_break_it() -> None:
+    """The order of ``quantize_frozen`` first is not a matter of taste."""
+    model, x = two_linears(), torch.randn(5, 64)
+    attach_lokr(model, adapter("0", "2"), seed=1)
+
+    quantize_frozen(model, "int8-quanto")
+
+    assert not model(x).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("base", "compute", "autocast"),
+    [
+        ("no_change", "bf16", True),
+        ("no_change", "fp32", False),
+        ("int8-quanto", "bf16", False),
+    ],
+)
+def test_bf16_on_a_cpu_is_autocast_but_not_over_int8(
+    base: str, compute: str, autocast: bool
+) -> None:
+    precision = Precision.model_validate(
+        {
+            "base": base,
+            "compute": compute,
+            "text_encoder_3": "no_change",
+            "text_encoder_4": "no_change",
+        }
+    )
+
+    chosen = choose_compute("cpu", precision)
+
+    assert chosen.weights is torch.float32
+    assert chosen.is_autocast is autocast
