@@ -19,7 +19,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 _NAMED_AT_MOST = 5
 
 
-@app.command("push")
+@app.command("push", epilog="Example: reverie datasets push examples/photos/train --name photos")
 def push(
     ctx: typer.Context,
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, metavar="DIR")],

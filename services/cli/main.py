@@ -5,18 +5,27 @@ Exit status: 0 done, 1 something is wrong (said in words), 2 wrong usage, 130 in
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from services.cli import datasets, models, output, runs, train
 from services.cli.connection import CommandError, Invocation
 
+_EXAMPLES: Final = """Examples:
+
+reverie up
+
+reverie datasets push examples/photos/train
+
+reverie runs submit --help"""
+
 app = typer.Typer(
     name="reverie",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EXAMPLES,
 )
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(runs.app, name="runs")

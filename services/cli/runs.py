@@ -22,7 +22,15 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="run_…")]
 _DATASET_ID: Final = re.compile(r"ds_[0-9a-f]{32}")
 
 
-@app.command("submit")
+_SUBMIT_EXAMPLES: Final = """Examples:
+
+reverie runs submit --config examples/demo --dataset photos=examples/photos/train --dataset
+held-out=examples/photos/held_out --watch
+
+reverie runs submit --config my/config.json --dataset photos=ds_… --set max_train_steps=500"""
+
+
+@app.command("submit", epilog=_SUBMIT_EXAMPLES)
 def submit(
     ctx: typer.Context,
     *,

@@ -1,0 +1,147 @@
+"""Folders that appear complete or not at all."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import JsonValue
+from safetensors.torch import save_file
+
+from trainer_core.checkpoint.layout import (
+    MANIFEST_NAME,
+    STATE_NAME,
+    CheckpointManifest,
+    FileFacts,
+    ResultManifest,
+    folder_name,
+)
+from trainer_core.faultpoints import fault_point
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenFolder:
+    """A folder that stands under its final name."""
+
+    path: Path
+    manifest_sha256: str
+    """Of the bytes of manifest.json."""
+    size_bytes: int
+    """Of all files, the manifest among them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointFacts:
+    """What a checkpoint belongs to and how far it is; see ``CheckpointManifest``."""
+
+    step: int
+    cursor: int
+    identity_digest: str
+    data_digest: str
+    base_digest: str
+    scalars: Mapping[str, JsonValue]
+
+
+def write_checkpoint(
+    checkpoints_dir: Path,
+    facts: CheckpointFacts,
+    parameters: Mapping[str, torch.Tensor],
+    optimizer_state: Mapping[str, torch.Tensor],
+) -> WrittenFolder:
+    """Write ``checkpoints_dir/step-…`` and return it once it is durable."""
+    fault_point("checkpoint.before_state")
+    final = checkpoints_dir / folder_name(facts.step)
+    draft = _draft_of(final)
+    tensors = {f"param/{name}": tensor for name, tensor in parameters.items()}
+    tensors |= {f"optim/{name}": tensor for name, tensor in optimizer_state.items()}
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        draft / STATE_NAME,
+    )
+    fault_point("checkpoint.before_manifest")
+    manifest = CheckpointManifest(
+        step=facts.step,
+        cursor=facts.cursor,
+        identity_digest=facts.identity_digest,
+        data_digest=facts.data_digest,
+        base_digest=facts.base_digest,
+        scalars=dict(facts.scalars),
+        files=_files_of(draft),
+    )
+    return _close(draft, final, manifest, "checkpoint")
+
+
+def write_result(final: Path, step: int, fill: Callable[[Path], None]) -> WrittenFolder:
+    """Let ``fill`` write files into a new folder, and put it at ``final`` once it is durable."""
+    fault_point("result.before_adapter")
+    draft = _draft_of(final)
+    fill(draft)
+    fault_point("result.before_manifest")
+    return _close(draft, final, ResultManifest(step=step, files=_files_of(draft)), "result")
+
+
+def keep_newest(checkpoints_dir: Path, count: int) -> None:
+    """Delete all checkpoints but the newest ``count``, and drafts that a killed process left."""
+    folders = sorted(path for path in checkpoints_dir.iterdir() if path.is_dir())
+    drafts = [path for path in folders if path.name.startswith(".")]
+    standing = [path for path in folders if path not in drafts]
+    for path in (*drafts, *standing[: max(0, len(standing) - count)]):
+        shutil.rmtree(path)
+
+
+def _draft_of(final: Path) -> Path:
+    """An empty folder beside the final one; a killed process may have left an old draft there."""
+    draft = final.with_name(f".{final.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    return draft
+
+
+def _close(
+    draft: Path,
+    final: Path,
+    manifest: CheckpointManifest | ResultManifest,
+    kind: Literal["checkpoint", "result"],
+) -> WrittenFolder:
+    body = (manifest.model_dump_json(indent=2) + "\n").encode()
+    (draft / MANIFEST_NAME).write_bytes(body)
+    for path in draft.rglob("*"):
+        _fsync(path)
+    _fsync(draft)
+    fault_point(f"{kind}.before_rename")
+    # A run that died after its rename writes the same step again; the new folder takes the place.
+    shutil.rmtree(final, ignore_errors=True)
+    draft.rename(final)
+    _fsync(final.parent)
+    return WrittenFolder(
+        path=final,
+        manifest_sha256=hashlib.sha256(body).hexdigest(),
+        size_bytes=len(body) + sum(facts.size_bytes for facts in manifest.files.values()),
+    )
+
+
+def _files_of(folder: Path) -> dict[str, FileFacts]:
+    return {
+        path.relative_to(folder).as_posix(): facts_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def facts_of(path: Path) -> FileFacts:
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileFacts(size_bytes=path.stat().st_size, sha256=digest)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,303 @@
+"""A run from its first step to its result."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from pydantic import JsonValue
+
+from trainer_core.checkpoint.read import Belongs, read_checkpoint
+from trainer_core.checkpoint.write import (
+    CheckpointFacts,
+    WrittenFolder,
+    keep_newest,
+    write_checkpoint,
+)
+from trainer_core.data.sampler import Sampler
+from trainer_core.engine.batch import Batch, Draw
+from trainer_core.engine.control import Control, StopRequestedError, Word
+from trainer_core.engine.events import EventName, EventWriter
+from trainer_core.engine.job import Job
+from trainer_core.engine.pace import Pace
+from trainer_core.engine.result import SAMPLE_NAME, write_run_result
+from trainer_core.engine.setup import Parts, load_parts, surroundings
+from trainer_core.engine.step import StepScalars
+from trainer_core.errors import CheckpointError, DeviceError, NonFiniteLossError
+from trainer_core.export.card import card_facts
+from trainer_core.faultpoints import fault_point
+from trainer_core.optim.schedule import learning_rate_at
+from trainer_core.validation.probe import ProbeResult, Triple, measure, probe_triples
+from trainer_core.validation.sample import sample_for_result
+
+_CHECKPOINTS_KEPT: Final = 2
+"""On local disk; the supervisor copies each one away as it is written."""
+
+
+def run_job(job: Job, events: EventWriter, control: Control) -> bool:
+    """Train; True where the run finished, False where it stopped on request.
+
+    The last event (``finished`` or ``stopped``) is written here; failures are raised.
+    """
+    events.emit("stage", 0, {"stage": "loading"})
+    parts = load_parts(job, control)
+    fault_point("train.loaded")
+    return Run(job, parts, events, control).go()
+
+
+class Run:
+    """One attempt at a run. Its state is a step, and what the backend holds."""
+
+    def __init__(self, job: Job, parts: Parts, events: EventWriter, control: Control) -> None:
+        """Raises DeviceError where the ranks that are there cannot share a step evenly."""
+        identity = job.plan.identity
+        self._job = job
+        self._plan = job.plan
+        self._parts = parts
+        self._backend = parts.backend
+        self._events = events
+        self._control = control
+        self._sampler = Sampler(job.index, identity.seed, identity.micro_batch_size)
+        self._micro_per_step = identity.accumulation_steps * identity.world_size
+        if self._micro_per_step % self._backend.ranks:
+            raise DeviceError(
+                f"a step takes {self._micro_per_step} micro-batches, which {self._backend.ranks} "
+                "ranks cannot share evenly"
+            )
+        self._triples = probe_triples(job.index, identity.seed)
+        self._before: dict[str, JsonValue] | None = None
+        self._step = 0
+        self._saved_at = 0
+        self._unread: tuple[int, StepScalars, float] | None = None
+        self._last_loss: float | None = None
+        self._pace = Pace(identity.max_train_steps)
+
+    @property
+    def _last_step(self) -> int:
+        return self._plan.identity.max_train_steps
+
+    def go(self) -> bool:
+        """As ``run_job``."""
+        self._announce()
+        if self._job.resume_from is not None:
+            self._resume()
+        try:
+            if self._step == 0:
+                self._before = self._probe().as_json()
+            self._stage("training")
+            self._train()
+            after = self._probe()
+            self._write_result(after)
+        except StopRequestedError:
+            self._backend.forget_gradients()
+            if self._step > self._saved_at:
+                self._checkpoint()
+            self._emit("stopped", {})
+            return False
+        return True
+
+    def _train(self) -> None:
+        self._pace.start(self._step)
+        while self._step < self._last_step:
+            self._heed()
+            self._take_step(self._step + 1)
+            if self._step % self._plan.operation.checkpoint_step_interval == 0:
+                self._checkpoint()
+                self._stage("training")
+        if self._step > self._saved_at:
+            self._checkpoint()
+
+    def _heed(self) -> None:
+        """Do as the supervisor says, all ranks alike: wait while paused, raise to stop."""
+        word = self._agreed_word()
+        if word is Word.PAUSE:
+            self._stage("paused")
+            while word is Word.PAUSE:
+                self._control.wait()
+                word = self._agreed_word()
+            self._pace.start(self._step)
+            self._stage("training")
+        if word is Word.STOP:
+            raise StopRequestedError("a stop was asked for")
+
+    def _agreed_word(self) -> Word:
+        words = list(Word)  # in the order of urgency
+        return words[self._backend.latest_of(words.index(self._control.word()))]
+
+    def _take_step(self, step: int) -> None:
+        identity = self._plan.identity
+        rate = learning_rate_at(step, identity.schedule, identity.optimizer.learning_rate)
+        scalars = self._backend.update(
+            self._share(step), count=self._micro_per_step, step=step, learning_rate=rate
+        )
+        # The step before has certainly ended by now: reading its numbers does not hold the device.
+        self._read_scalars()
+        self._unread = step, scalars, rate
+        self._step = step
+        fault_point("train.after_step")
+        if self._parts.compute.device.type == "cpu":
+            self._read_scalars()
+
+    def _share(self, step: int) -> Iterator[Batch]:
+        """This rank's micro-batches of one step, made when they are asked for."""
+        first = (step - 1) * self._micro_per_step
+        for i in range(
+            first + self._backend.rank, first + self._micro_per_step, self._backend.ranks
+        ):
+            yield self._parts.batches.training(self._sampler.micro_batch(i))
+
+    def _read_scalars(self) -> None:
+        if self._unread is None:
+            return
+        step, scalars, rate = self._unread
+        self._unread = None
+        loss, grad_max = scalars.check(step)
+        self._last_loss = loss
+        if not self._pace.is_due(step):
+            return
+        speed = self._pace.steps_per_s(step)
+        epoch = self._sampler.micro_batch(step * self._micro_per_step - 1).epoch
+        self._emit(
+            "step",
+            {
+                "loss": loss,
+                "learning_rate": rate,
+                "grad_max": grad_max,
+                "steps_per_s": speed,
+                "eta_s": (self._last_step - step) / speed if speed else None,
+                "epoch": epoch,
+            },
+            step=step,
+        )
+
+    def _probe(self) -> ProbeResult:
+        def losses(triples: Sequence[Triple]) -> torch.Tensor:
+            draws = [
+                Draw(sample=t.sample, text=t.text, purpose="probe", i=t.i, slot=0) for t in triples
+            ]
+            return self._backend.losses(self._parts.batches.batch(draws))
+
+        result = measure(self._triples, self._job.index, losses, between=self._heed_in_probe)
+        self._emit("eval", {"name": "probe", **result.as_json()})
+        if self._step > 0 and not math.isfinite(result.mean):
+            raise NonFiniteLossError(f"the loss measured after step {self._step} is not a number")
+        return result
+
+    def _heed_in_probe(self) -> None:
+        if self._agreed_word() is Word.STOP:
+            raise StopRequestedError("a stop was asked for")
+
+    def _checkpoint(self) -> None:
+        """Write the state after the current step; nothing of a bad step gets here."""
+        self._read_scalars()
+        self._stage("checkpointing")
+        parameters, optimizer_state = self._backend.tensors()
+        self._saved_at = self._step
+        if self._backend.rank != 0:
+            return
+        belongs = self._belongs()
+        facts = CheckpointFacts(
+            step=self._step,
+            cursor=self._step * self._micro_per_step,
+            identity_digest=belongs.identity_digest,
+            data_digest=belongs.data_digest,
+            base_digest=belongs.base_digest,
+            scalars={"probe_before": self._before, "loss": self._last_loss, **surroundings()},
+        )
+        folder = self._job.checkpoints_dir
+        written = write_checkpoint(folder, facts, parameters, optimizer_state)
+        fault_point("checkpoint.after_rename")
+        keep_newest(folder, _CHECKPOINTS_KEPT)
+        fault_point("checkpoint.before_event")
+        self._emit("checkpoint", self._facts_of(written))
+
+    def _belongs(self) -> Belongs:
+        return Belongs(
+            identity_digest=self._plan.identity_digest(),
+            data_digest=self._job.index.digest(),
+            base_digest=self._plan.identity.base.digest,
+        )
+
+    def _resume(self) -> None:
+        checkpoint = read_checkpoint(Path(str(self._job.resume_from)), self._belongs())
+        manifest = checkpoint.manifest
+        if manifest.step > self._last_step:
+            raise CheckpointError(
+                f"the checkpoint is at step {manifest.step}, the plan ends at {self._last_step}"
+            )
+        for name, value in surroundings().items():
+            if manifest.scalars.get(name) != value:
+                # Not refused: the run is as good, only not the same bit for bit.
+                message = f"The run goes on with {name} {value}, not {manifest.scalars.get(name)}."
+                self._emit("warning", {"code": "other_surroundings", "message": message})
+        self._backend.load(checkpoint)
+        self._step = self._saved_at = manifest.step
+        before = manifest.scalars.get("probe_before")
+        self._before = before if isinstance(before, dict) else None
+        loss = manifest.scalars.get("loss")
+        self._last_loss = loss if isinstance(loss, float) else None
+
+    def _write_result(self, after: ProbeResult) -> None:
+        self._stage("sampling")
+        parts, operation = self._parts, self._plan.operation
+        with self._backend.gathered():
+            sample = sample_for_result(
+                parts.transformer,
+                parts.vae,
+                Path(self._job.base_model_dir),
+                operation=operation,
+                index=self._job.index,
+                read_text=parts.batches.text,
+                compute=parts.compute,
+            )
+        self._stage("finalizing")
+        parameters, _ = self._backend.tensors()
+        if self._backend.rank != 0:
+            return
+        facts = card_facts(
+            self._plan,
+            loss_before=self._before,
+            loss_after=after.as_json(),
+            trainable_parameters=parts.trainable_parameters,
+            trainable_modules=parts.trainable_modules,
+        )
+        written = write_run_result(
+            self._job.result_dir,
+            plan=self._plan,
+            parts=parts,
+            parameters=parameters,
+            sample=sample,
+            facts=facts,
+        )
+        fault_point("result.before_event")
+        sample_facts = {"path": f"result/{SAMPLE_NAME}", "prompt": operation.sample_prompt}
+        self._emit("sample", dict(sample_facts))
+        fault_point("train.before_finished")
+        self._emit("finished", self._facts_of(written))
+
+    def _announce(self) -> None:
+        self._emit(
+            "plan",
+            {
+                "trainable_modules": self._parts.trainable_modules,
+                "trainable_parameters": self._parts.trainable_parameters,
+                "steps": self._last_step,
+                "warnings": list(self._job.index.warnings),
+            },
+        )
+
+    def _facts_of(self, written: WrittenFolder) -> dict[str, JsonValue]:
+        return {
+            "path": written.path.relative_to(self._job.output_dir).as_posix(),
+            "manifest_sha256": written.manifest_sha256,
+            "size_bytes": written.size_bytes,
+        }
+
+    def _stage(self, stage: str) -> None:
+        self._emit("stage", {"stage": stage})
+
+    def _emit(
+        self, event: EventName, fields: dict[str, JsonValue], *, step: int | None = None
+    ) -> None:
+        self._events.emit(event, self._step if step is None else step, fields)

@@ -1,0 +1,125 @@
+"""From a job to everything that a run needs in memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, HiDreamImageTransformer2DModel
+from pydantic import JsonValue
+
+from trainer_core.adapters.lokr import LokrNetwork, attach_lokr
+from trainer_core.config.base_models import read_base_model
+from trainer_core.data.index import ShardDescription
+from trainer_core.data.shards import ShardFolder
+from trainer_core.engine.batch import BatchMaker
+from trainer_core.engine.control import Control
+from trainer_core.engine.job import Job
+from trainer_core.engine.step import Backend, SingleProcess
+from trainer_core.errors import BaseModelError
+from trainer_core.hidream.loading import load_transformer, load_vae
+from trainer_core.precision.compute import Compute, choose_compute
+from trainer_core.precision.quanto import quantize_frozen
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """A run in memory."""
+
+    transformer: HiDreamImageTransformer2DModel
+    vae: AutoencoderKL
+    network: LokrNetwork | None
+    """None where every weight is trained."""
+    backend: Backend
+    batches: BatchMaker
+    compute: Compute
+    trainable_modules: int
+    trainable_parameters: int
+
+
+def make_deterministic(env: Mapping[str, str]) -> None:
+    """Fix the thread count and ask torch for deterministic kernels.
+
+    The bits of a sum on a CPU depend on how many threads share it.
+    """
+    threads = env.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and int(threads) > 0:
+        torch.set_num_threads(int(threads))
+    # On cuda a few backward kernels have no deterministic form; they warn instead of failing.
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+
+
+def surroundings() -> dict[str, JsonValue]:
+    """What bits depend on beside the plan; goes into each checkpoint's scalars."""
+    return {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def load_parts(job: Job, control: Control) -> Parts:
+    """Load, quantise and adapt the base model, in that order.
+
+    Raises BaseModelError where the folder does not hold the plan's base model, DeviceError,
+    and what loading raises.
+    """
+    identity, operation = job.plan.identity, job.plan.operation
+    folder = Path(job.base_model_dir)
+    base = read_base_model(folder)
+    if base.digest != identity.base.digest:
+        raise BaseModelError(
+            f"the base model {base.name} has digest {base.digest[:12]}, the plan was made for "
+            f"{identity.base.name} with {identity.base.digest[:12]}"
+        )
+    compute = choose_compute(operation.device, identity.precision)
+    vae = load_vae(folder, torch.float32)
+    transformer = load_transformer(folder, compute.weights).to(compute.device)
+    if operation.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    network, backend = _trained(job, transformer, compute)
+    transformer.train()
+    trained = [each for each in transformer.parameters() if each.requires_grad]
+    return Parts(
+        transformer=transformer,
+        vae=vae.to(compute.device),
+        network=network,
+        backend=backend,
+        batches=BatchMaker(job.index, _shards(job, control), identity, vae, compute),
+        compute=compute,
+        trainable_modules=len(network.linears) if network else _count_linears(transformer),
+        trainable_parameters=sum(_size(each) for each in trained),
+    )
+
+
+def _trained(
+    job: Job, transformer: HiDreamImageTransformer2DModel, compute: Compute
+) -> tuple[LokrNetwork | None, Backend]:
+    identity = job.plan.identity
+    if identity.adapter is None:
+        from trainer_core.engine.zero import open_zero  # noqa: PLC0415 - an extra of its own
+
+        return None, open_zero(transformer, job.plan, compute)
+    quantize_frozen(transformer, identity.precision.base)
+    network = attach_lokr(transformer, identity.adapter, identity.seed)
+    return network, SingleProcess(transformer, network.parameters(), identity, compute)
+
+
+def _shards(job: Job, control: Control) -> ShardFolder:
+    folder = Path(job.shards_dir)
+
+    def ask_for(shard: ShardDescription) -> None:
+        # The supervisor brings shards in sampler order; this one it does not know to be urgent.
+        (folder / f"{shard.digest}.wanted").touch()
+        control.check()
+
+    return ShardFolder(folder, wait_s=job.shard_wait_s, while_waiting=ask_for)
+
+
+def _count_linears(module: torch.nn.Module) -> int:
+    return sum(isinstance(part, torch.nn.Linear) for part in module.modules())
+
+
+def _size(parameter: torch.nn.Parameter) -> int:
+    """Also of a parameter that ZeRO has split: then only its own record knows."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))

@@ -1,0 +1,279 @@
+"""Every weight trained; optimizer state, gradients and weights sharded by DeepSpeed ZeRO.
+
+One process, or several under torchrun. Checkpoints have our layout, whole and by name, so that a
+resume may have another number of processes. DeepSpeed's own checkpoints are not used: they pickle.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
+
+import torch
+import torch.distributed
+from diffusers import HiDreamImageTransformer2DModel
+from torch import nn
+from torch._C._distributed_c10d import HashStore
+
+from trainer_core.checkpoint.read import Checkpoint
+from trainer_core.config.plan import Plan
+from trainer_core.engine.batch import Batch
+from trainer_core.engine.step import StepScalars, check_same_names
+from trainer_core.errors import CheckpointError, DeviceError
+from trainer_core.faultpoints import fault_point
+from trainer_core.hidream.objective import flow_loss, predict_velocity
+from trainer_core.optim.build import build_optimizer, set_learning_rate
+from trainer_core.precision.compute import Compute
+
+_NEVER: Final = 1 << 40
+_BUCKET_ELEMENTS: Final = 500_000_000
+"""DeepSpeed's own default."""
+_STEP_FIELD: Final = "step"
+"""AdamW's count of updates: one for a whole shard, kept by name like every other field."""
+
+
+class _Objective(nn.Module):
+    """Loss of each sample as a module's forward: what DeepSpeed's hooks are made for."""
+
+    def __init__(self, transformer: HiDreamImageTransformer2DModel, compute: Compute) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self._compute = compute
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        with self._compute.context():
+            prediction = predict_velocity(
+                self.transformer, batch.noisy_BCHW, batch.timesteps_B, batch.text
+            )
+        return flow_loss(prediction, batch.target_BCHW)
+
+
+class ZeroSharded:
+    """The ``Backend`` of full-rank training."""
+
+    def __init__(
+        self, engine: Any, optimizer: torch.optim.Optimizer, plan: Plan, compute: Compute
+    ) -> None:
+        """``engine``: DeepSpeed's; ``optimizer``: ours, which it drives on its shards."""
+        self._engine = engine
+        self._optimizer = optimizer
+        self._clip = plan.identity.clip
+        self._stage = plan.operation.zero_stage
+        self._compute = compute
+        transformer = engine.module.transformer
+        self._parameters: dict[str, nn.Parameter] = dict(transformer.named_parameters())
+        self.rank = torch.distributed.get_rank()
+        self.ranks = torch.distributed.get_world_size()
+
+    def losses(self, batch: Batch) -> torch.Tensor:
+        losses: torch.Tensor = self._engine(batch)
+        return losses
+
+    def update(
+        self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
+    ) -> StepScalars:
+        """Reads the scalars before the update: a bad step changes nothing on any rank."""
+        share = count // self.ranks
+        total = torch.zeros((), device=self._compute.device)
+        grad_max = torch.zeros((), device=self._compute.device)
+        for number, batch in enumerate(batches, start=1):
+            loss = self.losses(batch).mean()
+            self._engine.backward(loss)
+            total += loss.detach() / share
+            if number < share:
+                self._engine.step()  # counts the micro-batch; updates at the last one only
+        torch.distributed.all_reduce(total)
+        grad_max = self._cut_gradients()
+        scalars = StepScalars(total / self.ranks, grad_max)
+        scalars.check(step)
+        fault_point("train.before_step")
+        set_learning_rate(self._optimizer, learning_rate)
+        self._engine.step()
+        return scalars
+
+    def _cut_gradients(self) -> torch.Tensor:
+        """Largest absolute element; clips by value here (by norm DeepSpeed does it itself)."""
+        from deepspeed.utils import safe_get_full_grad, safe_set_full_grad  # noqa: PLC0415
+
+        limit = self._clip.limit if self._clip and self._clip.method == "value" else None
+        largest = []
+        for parameter in self._parameters.values():
+            gradient = safe_get_full_grad(parameter)
+            largest.append(gradient.abs().max().float())
+            if limit is not None:
+                safe_set_full_grad(parameter, gradient.clamp(-limit, limit))
+        return torch.stack(largest).max()
+
+    def tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        from deepspeed.utils import (  # noqa: PLC0415 - an extra of its own
+            safe_get_full_fp32_param,
+            safe_get_full_optimizer_state,
+        )
+
+        parameters: dict[str, torch.Tensor] = {}
+        state: dict[str, torch.Tensor] = {}
+        fields, counts = self._fields()
+        for name, parameter in self._parameters.items():
+            if not _is_sharded(parameter):
+                parameters[name] = parameter.detach().clone()
+                own: Mapping[str, Any] = self._optimizer.state.get(parameter, {})
+                state |= {
+                    f"{name}/{field}": value.clone()
+                    for field, value in own.items()
+                    if isinstance(value, torch.Tensor)
+                }
+                continue
+            # A copy: a single rank's answer may be a view of the shard itself.
+            parameters[name] = safe_get_full_fp32_param(parameter).clone()
+            for field in fields:
+                full = safe_get_full_optimizer_state(parameter, field)
+                state[f"{name}/{field}"] = full.clone()
+            state |= {f"{name}/{field}": value.clone() for field, value in counts.items()}
+        return parameters, state
+
+    def _fields(self) -> tuple[list[str], dict[str, torch.Tensor]]:
+        """Names of the sharded fields, and the fields that are one number for a whole shard."""
+        for values in self._optimizer.state.values():
+            tensors = {f: v for f, v in values.items() if isinstance(v, torch.Tensor)}
+            counts = {field: value for field, value in tensors.items() if value.ndim == 0}
+            return sorted(tensors.keys() - counts.keys()), counts
+        return [], {}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        check_same_names(self._parameters, checkpoint.parameters)
+        state: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self._parameters}
+        for key, value in checkpoint.optimizer_state.items():
+            name, _, field = key.rpartition("/")
+            if name not in state:
+                raise CheckpointError(f"optimizer state of {name}, which is not trained here")
+            state[name][field] = value
+        self._make_state(next(iter(state.values())))
+        for name, parameter in self._parameters.items():
+            self._put(parameter, checkpoint.parameters[name], state[name])
+
+    def _make_state(self, example: Mapping[str, torch.Tensor]) -> None:
+        """Empty state of each shard, with the fields of one parameter's state."""
+        shards = [each for group in self._optimizer.param_groups for each in group["params"]]
+        if self._stage == 3:  # the only stage that splits weights, and keeps them elsewhere
+            shards = self._engine.optimizer.fp32_partitioned_groups_flat
+        for shard in shards:
+            fields: MutableMapping[str, Any] = self._optimizer.state[shard]
+            for field, value in example.items():
+                fields[field] = value.clone() if value.ndim == 0 else torch.zeros_like(shard)
+            if type(self._optimizer).__module__.startswith("optimi"):
+                fields.setdefault("kahan_comp", None)
+        link = getattr(self._engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
+        if link is not None:
+            link()
+
+    def _put(
+        self, parameter: nn.Parameter, value: torch.Tensor, fields: Mapping[str, torch.Tensor]
+    ) -> None:
+        import deepspeed  # noqa: PLC0415 - an extra of its own
+
+        value = value.to(self._compute.device)
+        with torch.no_grad(), deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            parameter.copy_(value)
+        if not _is_sharded(parameter):
+            for field, tensor in fields.items():
+                device = tensor.device if tensor.ndim == 0 else parameter.device
+                self._optimizer.state[parameter][field] = tensor.to(device, copy=True)
+            return
+        deepspeed.utils.safe_set_full_fp32_param(parameter, value)
+        for field, tensor in fields.items():
+            if tensor.ndim > 0:
+                full = tensor.to(self._compute.device)
+                deepspeed.utils.safe_set_full_optimizer_state(parameter, full, field)
+
+    def latest_of(self, order: int) -> int:
+        agreed = torch.tensor(order, device=self._compute.device)
+        torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MAX)
+        return int(agreed.item())
+
+    def forget_gradients(self) -> None:
+        """Nothing to do: an abandoned step ends the process, and ``tensors`` holds no gradient."""
+
+    def gathered(self) -> AbstractContextManager[object]:
+        if self._stage != 3:
+            return nullcontext()
+        import deepspeed  # noqa: PLC0415 - an extra of its own
+
+        gathered: AbstractContextManager[object] = deepspeed.zero.GatheredParameters(
+            list(self._parameters.values())
+        )
+        return gathered
+
+
+def open_zero(
+    transformer: HiDreamImageTransformer2DModel, plan: Plan, compute: Compute
+) -> ZeroSharded:
+    """Hand the transformer to DeepSpeed; raises DeviceError where DeepSpeed is not installed."""
+    deepspeed = _deepspeed(compute)
+    _join_ranks(deepspeed, compute)
+    identity = plan.identity
+    ranks = torch.distributed.get_world_size()
+    per_step = identity.accumulation_steps * identity.world_size
+    transformer.requires_grad_(True).train()
+    optimizer = build_optimizer(transformer.parameters(), identity.optimizer)
+    # DeepSpeed may take an empty step to make its state; at rate 0 that step changes no weight.
+    set_learning_rate(optimizer, 0.0)
+    by_norm = identity.clip is not None and identity.clip.method == "norm"
+    config = {
+        "train_micro_batch_size_per_gpu": identity.micro_batch_size,
+        "gradient_accumulation_steps": max(1, per_step // ranks),
+        "zero_optimization": {
+            "stage": plan.operation.zero_stage or 0,
+            # The default is a buffer of 2 GB, also for a model of 20 MB.
+            "reduce_bucket_size": min(_BUCKET_ELEMENTS, _count(transformer)),
+        },
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": identity.clip.limit if identity.clip and by_norm else 0.0,
+        "bf16": {"enabled": compute.weights is torch.bfloat16},
+        "steps_per_print": _NEVER,
+    }
+    engine, *_ = deepspeed.initialize(
+        model=_Objective(transformer, compute), optimizer=optimizer, config=config
+    )
+    for fields in optimizer.state.values():
+        if isinstance(fields.get(_STEP_FIELD), torch.Tensor):
+            fields[_STEP_FIELD].zero_()
+    return ZeroSharded(engine, optimizer, plan, compute)
+
+
+def _deepspeed(compute: Compute) -> Any:
+    """The library, set up so that it never calls a compiler."""
+    if compute.device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    try:
+        import deepspeed  # noqa: PLC0415 - an extra of its own, and slow
+        import deepspeed.ops  # noqa: PLC0415
+    except ImportError as error:
+        raise DeviceError("full-rank training needs the extra `full-rank` (DeepSpeed)") from error
+    # Its shared-memory collectives would be built from C++ at run time, even for one process.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _join_ranks(deepspeed: Any, compute: Compute) -> None:
+    """The ranks of torchrun, or this process alone without opening a port."""
+    backend = "nccl" if compute.device.type == "cuda" else "gloo"
+    alone = "RANK" not in os.environ
+    if alone:
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
+        )
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _is_sharded(parameter: nn.Parameter) -> bool:
+    """Whether DeepSpeed keeps a copy of its own of this parameter (stages 1 to 3).
+
+    The same on every rank: the mapping is there, and None, where other ranks hold the parameter.
+    """
+    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")

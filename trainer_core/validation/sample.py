@@ -1,0 +1,48 @@
+"""The one picture of a result: what the trained model makes of the plan's prompt."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, HiDreamImageTransformer2DModel
+from PIL import Image
+
+from trainer_core.config.plan import Operation
+from trainer_core.data.index import DataIndex, ShardRef
+from trainer_core.hidream.loading import load_scheduler
+from trainer_core.hidream.sampling import sample_image
+from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.precision.compute import Compute
+
+
+def sample_for_result(
+    transformer: HiDreamImageTransformer2DModel,
+    vae: AutoencoderKL,
+    base_model_dir: Path,
+    *,
+    operation: Operation,
+    index: DataIndex,
+    read_text: Callable[[ShardRef], TextEmbeddings],
+    compute: Compute,
+) -> Image.Image:
+    """One picture with the plan's prompt, size, steps, guidance and seed.
+
+    The text was cached beside the captions, so no text encoder is loaded.
+    """
+    texts = [
+        read_text(index.prompts[prompt]).to(device=compute.device, dtype=compute.weights)
+        for prompt in (operation.sample_prompt, operation.sample_negative_prompt)
+    ]
+    with torch.no_grad(), compute.context():
+        return sample_image(
+            transformer,
+            vae,
+            load_scheduler(base_model_dir),
+            texts[0],
+            texts[1],
+            width_px=operation.sample_width_px,
+            height_px=operation.sample_height_px,
+            steps=operation.sample_steps,
+            guidance=operation.sample_guidance,
+            seed=operation.sample_seed,
+        )
