@@ -19,10 +19,10 @@ from services.objects.errors import ObjectMissingError, ObjectStoreDownError
 from services.objects.folders import put_shard
 from services.objects.keys import upload_key
 from services.objects.port import ObjectStore
-from services.workers.scratch import Scratch
 from services.store import shards
 from services.store.database import Database, DatabaseDownError
 from services.store.shards import ShardWork
+from services.workers.scratch import Scratch
 from trainer_core.data.index import LatentEntry, ShardSpec
 from trainer_core.faultpoints import fault_point
 

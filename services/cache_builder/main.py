@@ -11,15 +11,15 @@ from services.cache_builder.encoder_child import EncoderChild
 from services.cache_builder.verify import Verifier
 from services.domain.ids import new_id
 from services.domain.ledger import Worker
-from services.workers.heartbeat import Heartbeat
 from services.logs.setup import configure
 from services.objects.open import open_store
 from services.queue.app import CACHE_QUEUE, CONTROL_QUEUE, DATASET_TASK, SHARD_TASK
 from services.queue.serve import serve
-from services.workers.scratch import Scratch
 from services.settings.env import Settings
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
+from services.workers.heartbeat import Heartbeat
+from services.workers.scratch import Scratch
 
 log = structlog.get_logger(__name__)
 

@@ -16,10 +16,10 @@ from services.domain.errors import Problem
 from services.objects.errors import ObjectMissingError, ObjectStoreDownError
 from services.objects.keys import upload_key
 from services.objects.port import ObjectStore
-from services.workers.scratch import Scratch
 from services.store import datasets
 from services.store.database import Database, DatabaseDownError
 from services.store.datasets import DatasetFile, FileFacts
+from services.workers.scratch import Scratch
 from trainer_core.data.captions import decode_caption
 from trainer_core.errors import BadCaptionError
 

@@ -16,9 +16,9 @@ from services.results.publish import Publisher
 from services.results.sweep import Sweeper
 from services.results.targets.folder import FolderTarget
 from services.results.targets.hub import HubAccess, HubTarget
-from services.workers.scratch import Scratch
 from services.settings.env import Settings
 from services.store.database import Database
+from services.workers.scratch import Scratch
 
 log = structlog.get_logger(__name__)
 

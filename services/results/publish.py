@@ -23,10 +23,10 @@ from services.results.targets.port import (
     PublicationTarget,
     Published,
 )
-from services.workers.scratch import Scratch
 from services.store import publications
 from services.store.database import Database
 from services.store.publications import PublicationWork
+from services.workers.scratch import Scratch
 
 log = structlog.get_logger(__name__)
 

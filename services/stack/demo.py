@@ -20,7 +20,7 @@ from services.cli.watch import watch_run
 from services.client.client import Client
 from services.client.errors import ClientError
 from services.client.push import push_folder
-from services.client.shapes import Event, Publication, RunRequest
+from services.client.shapes import Event, Publication, Run, RunRequest
 from services.stack.demo_report import cached_rows, loss_drop, newest_checkpoint, probes
 from services.stack.errors import StackError
 from services.stack.stack import Stack
@@ -47,7 +47,7 @@ class Report:
     """The paired mean difference over its standard error."""
     cached_images: int
     cached_captions: int
-    """Texts in the cache: captions, the empty one and the sample's prompt."""
+    """Of the photographs; the prompts of the sample image are cached beside them."""
     checkpoint: str
     publication: str
     seconds: float
@@ -120,10 +120,16 @@ def train(stack: Stack, console: Console) -> dict[str, Any]:
         "loss_drop_pct": round(drop.drop_pct, 2),
         "loss_drop_sigma": round(drop.drop_sigma, 2),
         "cached_images": cached_rows(objects, "latents"),
-        "cached_captions": cached_rows(objects, "text"),
+        "cached_captions": cached_rows(objects, "text") - len(prompts_of(run)),
         "checkpoint": str(newest_checkpoint(objects, run_id)),
         "publication": publication,
     }
+
+
+def prompts_of(run: Run) -> set[str]:
+    """The texts that are cached for the sample image, not for a photograph."""
+    operation = run["plan"]["operation"]
+    return {"", operation["sample_prompt"], operation["sample_negative_prompt"]}
 
 
 def wait_published(client: Client, run_id: str) -> str:

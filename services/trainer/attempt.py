@@ -18,13 +18,13 @@ import structlog
 
 from services.domain.ledger import Category, ChildEvent, Claim, Failure, Ledger, Outcome, Wish
 from services.objects.port import ObjectStore
-from services.workers.scratch import Scratch
 from services.trainer.child import OUTCOMES, Child, Event, Word
 from services.trainer.commits import AttemptFailedError, Committer
 from services.trainer.feeder import Feeder
 from services.trainer.lease import AWAY, GivenUpError, Lease, LeaseTimes
 from services.trainer.prepare import Prepared, prepare, shard_fetcher
 from services.trainer.reporter import Reporter
+from services.workers.scratch import Scratch
 from trainer_core.faultpoints import fault_point
 
 log = structlog.get_logger(__name__)

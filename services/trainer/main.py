@@ -8,17 +8,17 @@ import structlog
 
 from services.domain.ids import new_id
 from services.domain.ledger import Worker
-from services.workers.heartbeat import Heartbeat
 from services.logs.setup import configure
 from services.objects.open import open_store
 from services.queue.app import TRAINER_TASK, trainer_queue
 from services.queue.serve import serve
-from services.workers.scratch import Scratch
 from services.settings.env import Settings
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
 from services.trainer.attempt import Bench, Duty, answer_ring
 from services.trainer.lease import LeaseTimes
+from services.workers.heartbeat import Heartbeat
+from services.workers.scratch import Scratch
 
 log = structlog.get_logger(__name__)
 

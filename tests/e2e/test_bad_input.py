@@ -55,10 +55,12 @@ def test_a_corrupt_photo_is_named_and_its_run_fails_without_a_retry(tenant: Tena
             "ok.txt": b"noise",
             "sub/half.jpg": good[: len(good) // 2],
             "sub/half.txt": b"torn",
-        }
+        },
+        complete=False,  # judged only once its run waits for it
     )
     held_out = tenant.push({"held.jpg": jpeg(), "held.txt": b"held out"})
     run_id = tenant.submit(run_request({"photos": dataset, "held-out": held_out}))
+    tenant.complete(dataset)
 
     judged = wait_judged(tenant, dataset)
     run = tenant.wait_over(run_id, deadline_s=60)

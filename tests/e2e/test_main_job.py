@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from lycoris import create_lycoris_from_weights
 from PIL import Image
 
 from tests.support.fleet import Fleet
-from tests.support.rgw import Bucket
-from tests.support.service import EXAMPLES, new_tenant, run_request
+from tests.support.hub import USER, HubServer
+from tests.support.service import new_tenant, push_photos, run_request
 from tests.support.tenant import Tenant
 
 
@@ -34,21 +35,13 @@ def datasets(tenant: Tenant) -> dict[str, str]:
     return push_photos(tenant)
 
 
-def push_photos(tenant: Tenant) -> dict[str, str]:
-    photos = EXAMPLES / "photos"
-    return {
-        "photos": tenant.push_folder(photos / "train"),
-        "held-out": tenant.push_folder(photos / "held_out"),
-    }
-
-
 def probes(tenant: Tenant, run_id: str) -> tuple[list[float], list[float]]:
     first, last = [e["data"]["losses"] for e in tenant.events(run_id, "eval")]
     return first, last
 
 
 def render(folder: Path, adapter: Path | None, multiplier: float) -> np.ndarray:
-    """A 128-px float image of the stock pipeline, with the adapter patched on where one is given."""
+    """A 128-px float image of the stock pipeline, with the adapter patched on if one is given."""
     from diffusers import HiDreamImagePipeline
 
     pipe = HiDreamImagePipeline.from_pretrained(folder, local_files_only=True)
@@ -88,7 +81,7 @@ def test_a_run_goes_all_the_way_and_learns(
     assert mean / sigma >= 3
     steps = [e["step"] for e in tenant.events(run_id, "step")]
     assert steps == sorted(set(steps))
-    assert [c["step"] for c in tenant.get(f"/v1/runs/{run_id}/checkpoints")["data"]][0] == 30
+    assert tenant.get(f"/v1/runs/{run_id}/checkpoints")["data"][0]["step"] == 30
     assert publication["status"] == "succeeded", publication["error"]
     folder = Path(publication["location"])
     card = (folder / "README.md").read_text()
@@ -177,15 +170,26 @@ def test_a_full_rank_run_goes_through_the_same_queue(
     assert json.loads((folder / "transformer" / "config.json").read_text())["num_layers"] == 2
 
 
-def test_a_run_over_ceph_rgw(fleet_of: Callable[..., Fleet], rgw_bucket: Bucket) -> None:
-    fleet = fleet_of(REVERIE_OBJECTS_URL=rgw_bucket.url, **rgw_bucket.env)
-    fleet.start_all(trainers=1)
-    tenant = new_tenant(fleet, "ada")
-    run_id = tenant.submit(run_request(push_photos(tenant), max_train_steps=10))
+def test_a_named_repository_on_the_hub_gets_the_result(
+    fleet: Fleet, tenant: Tenant, datasets: dict[str, str], hub_server: HubServer
+) -> None:
+    fleet.signal("results", signal.SIGTERM)
+    fleet.wait("results")
+    hub = {"HF_TOKEN": hub_server.token, "HF_ENDPOINT": hub_server.url, "HF_HUB_DISABLE_XET": "1"}
+    fleet.start("results-hub", **hub)
 
-    run = tenant.wait_over(run_id, deadline_s=240)
+    repository = f"{USER}/photographs"
+    request = run_request(datasets, max_train_steps=2, seed=9)
+    request["config"] |= {"push_to_hub": True, "hub_model_id": repository}
+    run_id = tenant.submit(request)
+    assert tenant.wait_over(run_id)["status"] == "succeeded"
+    publication = tenant.wait_published(run_id)
 
-    assert run["status"] == "succeeded", run["status_reason"]
-    assert tenant.wait_published(run_id)["status"] == "succeeded"
-    download = tenant.get(f"/v1/runs/{run_id}/checkpoints")["data"][0]
-    assert download["step"] == 10
+    assert publication["status"] == "succeeded", publication["error"]
+    assert publication["target"]["kind"] == "hub"
+    published = hub_server.repos[repository].files
+    assert {"README.md", "pytorch_lora_weights.safetensors", "samples/0.png"} <= set(published)
+    environment = Path(f"/proc/{fleet.processes['trainer-1'].pid}/environ").read_bytes()
+    assert hub_server.token.encode() not in environment
+    fleet.signal("results-hub", signal.SIGTERM)
+    fleet.start("results")

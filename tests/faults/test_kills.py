@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.fleet import Fleet, children_of, command_of, training_children, wait_until
-from tests.support.service import EXAMPLES, new_tenant, run_request
+from tests.support.service import new_tenant, push_photos, run_request
 from tests.support.tenant import Json, Tenant
 
 INTERVAL = 5  # checkpoint_step_interval of run_request
@@ -27,11 +27,7 @@ def tenant(fleet: Fleet) -> Tenant:
 
 @pytest.fixture(scope="module")
 def datasets(tenant: Tenant) -> dict[str, str]:
-    photos = EXAMPLES / "photos"
-    return {
-        "photos": tenant.push_folder(photos / "train"),
-        "held-out": tenant.push_folder(photos / "held_out"),
-    }
+    return push_photos(tenant)
 
 
 @pytest.fixture(autouse=True)

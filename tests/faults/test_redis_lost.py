@@ -1,10 +1,10 @@
-"""Redis is flushed, killed and restarted empty while runs wait and train: all finish, none twice."""
+"""Redis is flushed and restarted empty while runs wait and train: all finish, none twice."""
 
 from collections.abc import Callable
 
 from tests.support.fleet import Fleet
 from tests.support.redis import RedisServer
-from tests.support.service import EXAMPLES, new_tenant, run_request
+from tests.support.service import new_tenant, push_photos, run_request
 
 
 def test_losing_all_of_redis_loses_no_run(
@@ -13,11 +13,7 @@ def test_losing_all_of_redis_loses_no_run(
     fleet = fleet_of()
     fleet.start_all(trainers=1)
     tenant = new_tenant(fleet, "ada")
-    photos = EXAMPLES / "photos"
-    datasets = {
-        "photos": tenant.push_folder(photos / "train"),
-        "held-out": tenant.push_folder(photos / "held_out"),
-    }
+    datasets = push_photos(tenant)
     shared_redis_server.flush()  # while the data sets wait to be verified
 
     runs = [tenant.submit(run_request(datasets, max_train_steps=12, seed=n)) for n in range(3)]

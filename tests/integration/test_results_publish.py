@@ -26,10 +26,10 @@ from services.queue.rings import Rings
 from services.results.publish import MAX_ATTEMPTS, Publisher, retry_after
 from services.results.targets.folder import FolderTarget
 from services.results.targets.hub import HubAccess, HubTarget
-from services.workers.scratch import Scratch
 from services.store import publications
 from services.store.database import Database
 from services.store.publications import Publication
+from services.workers.scratch import Scratch
 from tests.support.hub import HubServer
 from tests.support.redis import RedisServer
 from tests.support.runs import Ground, plan

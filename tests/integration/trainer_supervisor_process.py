@@ -8,15 +8,14 @@ import signal
 import sys
 import threading
 
-from services.store.ledger import PostgresLedger
-
 from services.domain.ids import new_id
 from services.objects.open import open_store
-from services.workers.scratch import Scratch
 from services.settings.env import Settings
 from services.store.database import Database
+from services.store.ledger import PostgresLedger
 from services.trainer.attempt import Bench, Duty, answer_ring
 from services.trainer.lease import LeaseTimes
+from services.workers.scratch import Scratch
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def fleet_of(
     shared_redis_server: RedisServer,
     models_dir: Path,
 ) -> Iterator[Callable[..., Fleet]]:
-    """Make a fleet over a fresh database: ``fleet_of(REVERIE_OBJECTS_URL=…)``; stopped at the end."""
+    """Make a fleet over a fresh database; ``fleet_of(NAME=value)`` sets its environment."""
     fleets: list[Fleet] = []
 
     def make(**env: str) -> Fleet:
@@ -70,6 +70,15 @@ def new_tenant(fleet: Fleet, name: str) -> Tenant:
     finally:
         database.close()
     return Tenant(fleet.url, api_key)
+
+
+def push_photos(tenant: Tenant) -> dict[str, str]:
+    """The example photographs as data sets: backend id to dataset id."""
+    photos = EXAMPLES / "photos"
+    return {
+        "photos": tenant.push_folder(photos / "train"),
+        "held-out": tenant.push_folder(photos / "held_out"),
+    }
 
 
 def run_request(datasets: dict[str, str], **config: Any) -> Json:

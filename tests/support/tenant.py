@@ -1,4 +1,4 @@
-"""A tenant as its HTTP requests: what a user of the service does, with nothing but a URL and a key."""
+"""A tenant as its HTTP requests: what a user does, with nothing but a URL and a key."""
 
 import hashlib
 import uuid
@@ -20,8 +20,10 @@ class Tenant:
             base_url=url, headers={"Authorization": f"Bearer {api_key}"}, timeout=30
         )
 
-    def push(self, files: Mapping[str, bytes], *, name: str = "photos") -> str:
-        """Create a dataset, upload what the store lacks by presigned PUT, complete it."""
+    def push(
+        self, files: Mapping[str, bytes], *, name: str = "photos", complete: bool = True
+    ) -> str:
+        """Create a dataset, upload what the store lacks by presigned PUT, and complete it."""
         listed = [
             {"path": path, "size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
             for path, body in files.items()
@@ -37,8 +39,12 @@ class Tenant:
                     timeout=30,
                 )
                 assert answer.status_code in (200, 201, 204), answer.text
-        self.post(f"/v1/datasets/{dataset['id']}:complete", {})
+        if complete:
+            self.complete(dataset["id"])
         return str(dataset["id"])
+
+    def complete(self, dataset_id: str) -> None:
+        self.post(f"/v1/datasets/{dataset_id}:complete", {})
 
     def push_folder(self, folder: Path) -> str:
         return self.push(

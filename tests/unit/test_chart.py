@@ -83,6 +83,17 @@ def test_only_results_sees_the_hub_token_and_the_api_no_broker() -> None:
     assert all("REVERIE_BROKER_URL" in env for name, env in environment.items() if name != "r-api")
 
 
+def test_a_new_run_asks_for_a_gpu_class_that_has_trainers() -> None:
+    classes = {
+        name: entry["value"]
+        for name, pod in pods(render()).items()
+        for entry in pod["containers"][0]["env"]
+        if entry["name"] == "REVERIE_GPU_CLASS"
+    }
+
+    assert classes["r-api"] == classes["r-trainer-h200"] == "h200"
+
+
 def test_urls_with_passwords_come_from_secrets_only() -> None:
     for name, pod in pods(render()).items():
         for entry in pod["containers"][0]["env"]:

@@ -73,6 +73,9 @@ def test_compose_starts_each_process_once() -> None:
         "services.trainer",
     ]
     assert "REVERIE_BROKER_URL" not in services["api"]["environment"]
+    # A run asks for the class of the API's setting: a trainer has to have it.
+    classes = {services[name]["environment"]["REVERIE_GPU_CLASS"] for name in ("api", "trainer")}
+    assert len(classes) == 1
     assert [name for name, s in services.items() if "HF_TOKEN" in s.get("environment", {})] == [
         "results"
     ]
