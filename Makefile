@@ -2,7 +2,8 @@
 
 PYTHON := .venv/bin/python
 STAMP := .venv/.deps-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
-PYTEST := $(PYTHON) -m pytest -p tests.support.tiers
+# Two at a time, file by file: most tests wait for a process of their own.
+PYTEST := $(PYTHON) -m pytest -p tests.support.tiers -n 2 --dist loadfile
 TIERS := tests/unit tests/contract tests/integration tests/e2e tests/faults
 
 .DEFAULT_GOAL := help

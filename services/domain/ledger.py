@@ -104,6 +104,9 @@ class ChildEvent:
     type: str
     step: int
     data: dict[str, Any]
+    number: int | None = None
+    """Place among the child's events, from 1: what is stored up to it is not stored again, so a
+    batch may be sent twice. None for what the child did not write."""
 
 
 class Outcome(StrEnum):

@@ -101,10 +101,11 @@ class PostgresLedger:
 
     def event(self, run_id: str, fence: int, events: Sequence[ChildEvent]) -> None:
         """Store what the child reported, in order; moves the run's stage and step along."""
-        if not events:
-            return
         with self._database.transaction() as conn:
             run = _lock_held(conn, run_id, fence)
+            events = _not_stored(conn, run_id, fence, events)
+            if not events:
+                return  # nothing new: the reply to the first call was lost
             facts = {
                 "run_id": run_id,
                 "fence": fence,
@@ -258,6 +259,27 @@ def _lock_held(conn: Connection, run_id: str, fence: int) -> Run:
 def _one_run(conn: Connection, query: Any, facts: dict[str, Any]) -> Run | None:
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         return cursor.execute(query, facts).fetchone()
+
+
+_MARK_STORED: Final = """
+WITH before AS (
+    SELECT last_event FROM attempts WHERE run_id = %(run_id)s AND fence = %(fence)s
+)
+UPDATE attempts SET last_event = greatest(attempts.last_event, %(newest)s) FROM before
+WHERE run_id = %(run_id)s AND fence = %(fence)s
+RETURNING before.last_event
+"""
+
+
+def _not_stored(
+    conn: Connection, run_id: str, fence: int, events: Sequence[ChildEvent]
+) -> list[ChildEvent]:
+    """Those that no earlier call stored; from now on they count as stored."""
+    newest = max((event.number or 0 for event in events), default=0)
+    facts = {"run_id": run_id, "fence": fence, "newest": newest}
+    row = conn.execute(_MARK_STORED, facts).fetchone()
+    assert row is not None, "a held run has an attempt"
+    return [event for event in events if event.number is None or event.number > row[0]]
 
 
 _MOVE_ALONG: Final = """

@@ -201,7 +201,7 @@ class _Attempt:
         data = {name: value for name, value in event.data.items() if name not in _LOCAL_PATHS}
         # A child that resumes says step 0 while it loads; the run does not go back.
         step = max(event.step, self._from_step)
-        reporter.add(ChildEvent(type=event.type, step=step, data=data))
+        reporter.add(ChildEvent(type=event.type, step=step, data=data, number=event.seq))
 
     def _word(self) -> Word:
         if self._must_stop():

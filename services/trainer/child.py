@@ -40,6 +40,8 @@ class Event:
 
     type: str
     step: int
+    seq: int
+    """From 1, in the order of the file."""
     data: dict[str, Any]
     """The line without ``v``, ``seq``, ``event`` and ``step``."""
 
@@ -70,15 +72,15 @@ class EventTail:
 def _parse(line: bytes) -> Event | None:
     try:
         fields = json.loads(line)
-        kind, step = fields.pop("event"), fields.pop("step")
+        kind, step, seq = fields.pop("event"), fields.pop("step"), fields.pop("seq")
     except (ValueError, KeyError, AttributeError):
         log.warning("event_unreadable", size_bytes=len(line))
         return None
-    if not (isinstance(kind, str) and isinstance(step, int)):
+    if not (isinstance(kind, str) and isinstance(step, int) and isinstance(seq, int)):
         log.warning("event_unreadable", size_bytes=len(line))
         return None
-    data = {name: value for name, value in fields.items() if name not in {"v", "seq"}}
-    return Event(type=kind, step=step, data=data)
+    fields.pop("v", None)
+    return Event(type=kind, step=step, seq=seq, data=fields)
 
 
 class Child:

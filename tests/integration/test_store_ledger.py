@@ -141,6 +141,18 @@ def test_events_are_numbered_without_gaps_and_move_the_run_along(ground: Ground)
     assert ground.attempts(claim.run_id)[0].last_step == 2
 
 
+def test_a_batch_that_is_sent_again_is_stored_once(ground: Ground) -> None:
+    claim = ground.held()
+    batch = [ChildEvent(type="step", step=n, data={}, number=n) for n in (1, 2, 3)]
+    newer = ChildEvent(type="step", step=4, data={}, number=4)
+
+    ground.ledger.event(claim.run_id, claim.fence, batch)
+    ground.ledger.event(claim.run_id, claim.fence, [*batch[1:], newer])
+
+    steps = [event.step for event in ground.events(claim.run_id) if event.type == "step"]
+    assert steps == [1, 2, 3, 4]
+
+
 def test_writers_at_once_leave_no_gap(ground: Ground) -> None:
     claim = ground.held()
 

@@ -110,6 +110,7 @@ CREATE TABLE attempts (
     worker_id   text NOT NULL,
     from_step   integer NOT NULL,           -- checkpoint it started from
     last_step   integer NOT NULL,           -- last step it reported
+    last_event  bigint NOT NULL DEFAULT 0,  -- number of its child's last event that is stored
     outcome     text,                       -- NULL while held; finished, stopped, failed, lost
     reason      jsonb,
     started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
