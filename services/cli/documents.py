@@ -33,6 +33,8 @@ class Documents:
     body: dict[str, Any]
     """``config``, ``data_backends`` and, where named, ``lycoris_config``, ``prompt_library``."""
     used: tuple[UsedFile, ...]
+    folders: Mapping[str, Path]
+    """Backend id → the folder that its instance_data_dir names, where that is on this machine."""
 
 
 def read_documents(config: Path, settings: Mapping[str, Any], working_dir: Path) -> Documents:
@@ -66,18 +68,44 @@ def read_documents(config: Path, settings: Mapping[str, Any], working_dir: Path)
         body[field] = load_document(found)
         used.append(UsedFile(option=option, path=found))
     _check_kinds(body, used)
-    return Documents(body=body, used=tuple(used))
+    folders = _data_folders(
+        body["data_backends"], folder=file.resolve().parent, working_dir=working_dir
+    )
+    return Documents(body=body, used=tuple(used), folders=folders)
 
 
 def find_file(name: str, option: str, *, folder: Path, working_dir: Path) -> Path:
     """The file that an option names; raises CommandError with every place that was tried."""
     given = Path(name).expanduser()
-    tried = [folder.parent / given, folder / given, working_dir / given, folder / given.name]
+    tried = [*_places(given, folder, working_dir), folder / given.name]
     for place in tried:
         if place.is_file():
             return place
     places = ", ".join(dict.fromkeys(str(place) for place in tried))
     raise CommandError(f"{option} names {name}, which is in none of these places: {places}")
+
+
+def _places(given: Path, folder: Path, working_dir: Path) -> list[Path]:
+    """Where a relative path may be meant from, in order."""
+    return [folder.parent / given, folder / given, working_dir / given]
+
+
+def _data_folders(backends: Sequence[Any], *, folder: Path, working_dir: Path) -> dict[str, Path]:
+    """The folders of image backends that are here; what else is wrong is for the service to say."""
+    found: dict[str, Path] = {}
+    for backend in backends:
+        if not isinstance(backend, dict):
+            continue
+        name, backend_id = backend.get("instance_data_dir"), backend.get("id")
+        if not (isinstance(name, str) and name and isinstance(backend_id, str)):
+            continue
+        if any(str(backend.get(key)).lower() == "true" for key in ("disabled", "disable")):
+            continue
+        for place in _places(Path(name).expanduser(), folder, working_dir):
+            if place.is_dir():
+                found[backend_id] = place
+                break
+    return found
 
 
 def with_settings(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

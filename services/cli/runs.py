@@ -24,8 +24,7 @@ _DATASET_ID: Final = re.compile(r"ds_[0-9a-f]{32}")
 
 _SUBMIT_EXAMPLES: Final = """Examples:
 
-reverie runs submit --config examples/demo --dataset photos=examples/photos/train --dataset
-held-out=examples/photos/held_out --watch
+reverie runs submit --config examples/demo --watch
 
 reverie runs submit --config my/config.json --dataset photos=ds_… --set max_train_steps=500"""
 
@@ -41,12 +40,13 @@ def submit(
         ),
     ],
     dataset: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="BACKEND=DATASET|DIR",
-            help="What a data backend reads: ds_…, or a folder that is pushed first. Repeatable.",
+            help="What a data backend reads: ds_…, or a folder that is pushed first; else the "
+            "folder that its instance_data_dir names. Repeatable.",
         ),
-    ],
+    ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,7 +60,7 @@ def submit(
     from services.cli.documents import parse_settings, read_documents  # noqa: PLC0415
 
     invocation: Invocation = ctx.obj
-    sources = _parse_datasets(dataset)
+    sources = _parse_datasets(dataset or [])
     try:
         settings = parse_settings(setting or [])
     except ValueError as error:
@@ -69,7 +69,7 @@ def submit(
     for file in documents.used:
         output.print_note(f"{file.option:<20} {file.path}")
     with invocation.connect() as client:
-        datasets = _push_folders(client, sources)
+        datasets = _push_folders(client, {**documents.folders, **sources})
         request: RunRequest = {**documents.body, "datasets": datasets}  # type: ignore[typeddict-item]  # read from files; the service checks it
         run = client.submit_run(request)
         if not as_json:

@@ -51,6 +51,16 @@ def test_a_missing_file_names_every_place(tmp_path: Path) -> None:
         assert str(place) in str(caught.value)
 
 
+def test_the_folders_of_the_backends_are_found_from_where_the_user_stands() -> None:
+    documents = read_documents(EXAMPLES / "demo", {}, EXAMPLES.parent)
+
+    photos = EXAMPLES / "photos"
+    assert {backend: folder.resolve() for backend, folder in documents.folders.items()} == {
+        "photos": (photos / "train").resolve(),
+        "held-out": (photos / "held_out").resolve(),
+    }
+
+
 def test_settings_replace_options_however_they_are_written(tmp_path: Path) -> None:
     write(tmp_path / "b.json", [])
     config = write(
