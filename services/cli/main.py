@@ -16,7 +16,7 @@ _EXAMPLES: Final = """Examples:
 
 reverie up
 
-reverie datasets push examples/photos/train
+reverie runs submit --config examples/demo --watch
 
 reverie runs submit --help"""
 

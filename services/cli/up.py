@@ -18,7 +18,7 @@ _WELCOME = """
 
   key       in {home}/stack.json (only you can read it); the commands find it there
   logs      {home}/logs
-  next      reverie datasets push examples/photos/train
+  next      reverie runs submit --config examples/demo --watch
             reverie runs submit --help
   stop      Ctrl-C: the trainer writes a checkpoint first; press it again to force
 """
