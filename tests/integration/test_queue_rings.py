@@ -120,7 +120,6 @@ def test_a_broker_that_lost_everything_is_heard_again(
         wait_until(
             lambda: _rang(rings, third) and listener.heard_within(f"end {third}", 2.0),
             "a ring to be heard again",
-            deadline_s=90,
         )
 
 
@@ -141,7 +140,6 @@ def test_a_broker_lost_while_a_handler_runs_is_heard_again(
         wait_until(
             lambda: _rang(rings, second) and listener.heard_within(f"end {second}", 2.0),
             "a ring to be heard again",
-            deadline_s=90,
         )
 
 
