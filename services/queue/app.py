@@ -70,11 +70,10 @@ def worker_app(broker_url: str, queues: tuple[str, ...], *, acks_late: bool) -> 
         # The bound on repetition is the attempt counter in the database, not the broker.
         task_reject_on_worker_lost=acks_late,
         worker_prefetch_multiplier=1,
-        # Not worker_disable_prefetch: Celery 5.7.0 may keep a slot for a request whose
-        # acknowledgement failed. That is not the whole cause of a listener that goes deaf when the
-        # broker is killed at an acknowledgement: 3 of 78 loaded tests still saw one.
+        # A busy worker leaves the next ring to whoever is idle.
+        worker_disable_prefetch=True,
         worker_concurrency=1,
-        worker_consumer="services.queue.consumer:DroppingConsumer",
+        worker_consumer="services.queue.consumer:RingConsumer",
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,

@@ -1,7 +1,12 @@
-"""Celery's consumer, but what it cannot read is dropped with one line instead of a traceback.
+"""Celery's consumer, with two habits changed: what it drops, and what it makes of a failed answer.
 
-Messages may come from an older or newer release, or from whoever reached the broker: their
-content never enters the log.
+Messages may come from an older or newer release, or from whoever reached the broker: what cannot
+be read is dropped with one line instead of a traceback, and its content never enters the log.
+
+An acknowledgement that the broker did not take ends the connection. Celery 5.7 logs it and goes
+on, but kombu's Redis channel still counts the message as out (``QoS.ack`` removes it from Redis
+before it forgets it itself). With one message at a time such a channel never reads again: it polls
+no socket, so nothing tells it that the broker came back. A new connection has a new channel.
 """
 
 from typing import Any
@@ -12,8 +17,18 @@ from celery.worker.consumer import Consumer
 log = structlog.get_logger(__name__)
 
 
-class DroppingConsumer(Consumer):  # type: ignore[misc]
-    """Named in the setting ``worker_consumer``; overrides the four complaints of its parent."""
+class RingConsumer(Consumer):  # type: ignore[misc]
+    """Named in the setting ``worker_consumer``."""
+
+    def call_soon_ack(self, settle: Any, *args: Any, **kwargs: Any) -> Any:
+        """Acknowledge or reject on the event loop, where a connection error means: reconnect.
+
+        ``settle`` is called with a logger and the errors that it is to log and swallow: none.
+        """
+        if args:
+            logger, _errors, *rest = args
+            args = (logger, (), *rest)
+        return super().call_soon_ack(settle, *args, **kwargs)
 
     def on_unknown_message(self, _body: object, message: Any) -> None:
         """Neither protocol 1 nor protocol 2."""
@@ -33,4 +48,4 @@ class DroppingConsumer(Consumer):  # type: ignore[misc]
 
     def _drop(self, message: Any, reason: str) -> None:
         log.warning("ring_dropped", reason=reason)
-        message.reject_log_error(log, self.connection_errors)
+        message.reject()

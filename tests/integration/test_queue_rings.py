@@ -18,6 +18,7 @@ from services.queue.rings import BrokerDownError, Rings
 from tests.support.redis import RedisServer, free_port
 
 DEADLINE_S = 30.0
+AWAY_S = 2.0  # long enough for redis-py's own retries of an acknowledgement to end
 
 WORKER = textwrap.dedent(
     """
@@ -141,6 +142,32 @@ def test_a_broker_lost_while_a_handler_runs_is_heard_again(
             lambda: _rang(rings, second) and listener.heard_within(f"end {second}", 2.0),
             "a ring to be heard again",
         )
+
+
+@pytest.mark.parametrize("acks", ["late", "early"])
+def test_a_broker_away_when_a_handler_ends_is_heard_again(
+    tmp_path: Path, redis_server: RedisServer, acks: str
+) -> None:
+    listener = Listener(tmp_path, redis_server.url, acks)
+    first, second = new_id("ds"), new_id("ds")
+    try:
+        with Rings(redis_server.url) as rings:
+            listener.hold.touch()
+            rings.dataset(new_id("ten"), first)
+            listener.wait_for(f"begin {first}")
+
+            redis_server.kill()
+            listener.hold.unlink()
+            listener.wait_for(f"end {first}")
+            time.sleep(AWAY_S)
+            redis_server.start()
+            wait_until(
+                lambda: _rang(rings, second) and listener.heard_within(f"end {second}", 2.0),
+                "a ring to be heard again",
+            )
+    finally:
+        listener.process.kill()
+        listener.process.wait()
 
 
 def _rang(rings: Rings, dataset_id: str) -> bool:
