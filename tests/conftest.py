@@ -4,6 +4,8 @@ pytest_plugins = [
     "tests.support.postgres",
     "tests.support.redis",
     "tests.support.rgw",
+    "tests.support.dispatching",
+    "tests.support.objects",
     "tests.support.hub",
     "tests.support.service",
     "tests.support.tiny",

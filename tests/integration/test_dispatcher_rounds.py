@@ -1,32 +1,23 @@
 """The dispatcher on a real PostgreSQL and a real Redis: admission, rings, offers, sweeps."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
 
 from services.dispatcher.health import Health
 from services.dispatcher.loop import Dispatcher
 from services.domain.errors import Problem
-from services.domain.ledger import CachedShard, Category, Failure
+from services.domain.ledger import Category, Failure
 from services.queue.app import CACHE_QUEUE, CONTROL_QUEUE, NOTIFY_QUEUE, trainer_queue
 from services.queue.rings import Rings
 from services.store import datasets, dispatch, publications, runs, shards, tenants
 from services.store.database import Database, DatabaseDownError
+from tests.support.dispatching import build_all_shards, real_plan
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.runs import LEASE, Ground, result_of
-from tests.unit.config_examples import TINY_CONFIG, import_small
-from trainer_core.config.base_models import describe_base
 
 TRAIN = trainer_queue("cpu")
 
@@ -48,26 +39,6 @@ def ground(database: Database) -> Ground:
     return Ground.new(database)
 
 
-@pytest.fixture(scope="module")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The operator's list as the dispatcher sees it: descriptions, no weights."""
-    folder = tmp_path_factory.mktemp("models")
-    transformer = folder / "hidream-tiny" / "transformer"
-    transformer.mkdir(parents=True)
-    (transformer / "config.json").write_text(json.dumps(TINY_CONFIG))
-    describe_base(folder / "hidream-tiny", "hidream-tiny")
-    return folder
-
-
-@pytest.fixture
-def queues(redis_server: RedisServer) -> Iterator[Callable[[str], int]]:
-    """Number of messages that wait in a queue."""
-    client = redis.Redis.from_url(redis_server.url)
-    client.flushall()
-    yield lambda name: int(client.llen(name))
-    client.close()
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -75,42 +46,30 @@ def clock() -> Clock:
 
 @pytest.fixture
 def dispatcher(
-    ground: Ground, redis_server: RedisServer, models_dir: Path, clock: Clock
+    ground: Ground, redis_server: RedisServer, described_models_dir: Path, clock: Clock
 ) -> Iterator[Dispatcher]:
     with Rings(redis_server.url) as rings:
-        yield dispatcher_of(ground, rings, models_dir, clock)
+        yield dispatcher_of(ground, rings, described_models_dir, clock)
 
 
-def dispatcher_of(ground: Ground, rings: Rings, models_dir: Path, clock: Clock) -> Dispatcher:
+def dispatcher_of(
+    ground: Ground, rings: Rings, described_models_dir: Path, clock: Clock
+) -> Dispatcher:
     return Dispatcher(
         database=ground.database,
         rings=rings,
         health=Health(60, clock),
-        models_dir=models_dir,
+        models_dir=described_models_dir,
         offer=timedelta(seconds=10),
         heartbeat=timedelta(seconds=10),
         max_attempts=3,
     )
 
 
-def real_plan(**backend: Any) -> dict[str, Any]:
-    options = {"id": "photos", "caption_strategy": "textfile", "minimum_image_size": 0, **backend}
-    return import_small(backends=[options]).plan.model_dump(mode="json")
-
-
 def let_health_recover(dispatcher: Dispatcher, clock: Clock) -> None:
     for _ in range(61):
         clock.now_s += 1
         dispatcher.health.note_answer()
-
-
-def build_all_shards(ground: Ground) -> list[str]:
-    with ground.database.transaction() as conn:
-        rows = conn.execute("SELECT digest, kind FROM cache_shards ORDER BY digest").fetchall()
-        for digest, kind in rows:
-            stored = CachedShard(digest=digest, kind=kind, manifest_sha256="e" * 64, size_bytes=1)
-            shards.done(conn, ground.tenant_id, digest, stored)
-    return [digest for digest, _ in rows]
 
 
 def test_a_run_goes_from_admission_to_an_offer(
@@ -366,58 +325,3 @@ def test_after_an_outage_holders_get_a_fresh_lease(
     let_health_recover(dispatcher, clock)
     dispatcher.round()
     assert ground.run(claim.run_id).is_held
-
-
-def wait_until(ask: Callable[[], object], *, what: str, deadline_s: float = 30) -> None:
-    end = time.monotonic() + deadline_s
-    while not ask():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.05)
-
-
-def test_two_dispatchers_do_the_work_of_one(
-    ground: Ground,
-    database_url: str,
-    redis_server: RedisServer,
-    models_dir: Path,
-    queues: Callable[[str], int],
-) -> None:
-    env = {
-        **os.environ,
-        "REVERIE_DATABASE_URL": database_url,
-        "REVERIE_BROKER_URL": redis_server.url,
-        "REVERIE_MODELS_DIR": str(models_dir),
-        "REVERIE_POLL_S": "0.05",
-        "REVERIE_OFFER_S": "60",
-        "REVERIE_LOG_FORMAT": "json",
-    }
-    command = [sys.executable, "-m", "services.dispatcher"]
-    both = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE) for _ in range(2)]
-    try:
-        held = ground.held()
-        waiting = [ground.queued(plan=real_plan()) for _ in range(3)]
-
-        def all_at(stage: str) -> bool:
-            return all(ground.run(run.run_id).stage == stage for run in waiting)
-
-        wait_until(lambda: all_at("caching"), what="admission")
-        num_shards = len(ground.run(waiting[0].run_id).data_index["shards"])
-        wait_until(lambda: queues(CACHE_QUEUE) == num_shards, what="rings for shards")
-        build_all_shards(ground)
-        wait_until(lambda: all_at("capacity"), what="the end of caching")
-        for _ in waiting:
-            ground.worker()
-        wait_until(lambda: queues(TRAIN) == len(waiting), what="offers")
-        for run in waiting:
-            types = ground.event_types(run.run_id)
-            assert types == ["run.queued", "run.running", "run.queued"]
-        assert queues(CACHE_QUEUE) == num_shards
-        assert ground.run(held.run_id).is_held
-    finally:
-        for process in both:
-            process.send_signal(signal.SIGTERM)
-        logs = [process.communicate(timeout=20)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], logs
-    lines = [json.loads(line) for log in logs for line in log.splitlines()]
-    assert all(line["service"] == "dispatcher" for line in lines)
-    assert queues(TRAIN) == len(waiting)

@@ -1,0 +1,151 @@
+"""Folders and shards on every object store: whole or not at all."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from services.domain.ids import new_id
+from services.domain.ledger import CachedShard, StoredFiles
+from services.objects.errors import ObjectCorruptError, ObjectMissingError
+from services.objects.folders import get_folder, get_shard, put_folder, put_shard
+from services.objects.keys import shard_prefix
+from services.objects.port import ObjectStore
+from tests.support.objects import SHA256
+
+
+def _make_folder(folder: Path) -> str:
+    """A folder with a manifest, as training writes it; returns the manifest's SHA-256."""
+    (folder / "samples").mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(os.urandom(100_000))
+    (folder / "samples" / "0.png").write_bytes(b"picture")
+    (folder / "not-named.txt").write_bytes(b"left out")
+    files = {
+        name: {
+            "size_bytes": (folder / name).stat().st_size,
+            "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+        }
+        for name in ("weights.safetensors", "samples/0.png")
+    }
+    manifest = json.dumps({"version": 1, "kind": "result", "files": files}).encode()
+    (folder / "manifest.json").write_bytes(manifest)
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def test_a_folder_comes_back_byte_for_byte(store: ObjectStore, tmp_path: Path) -> None:
+    digest = _make_folder(tmp_path / "out")
+
+    stored = put_folder(store, "r/1/result/", tmp_path / "out")
+    assert put_folder(store, "r/1/result/", tmp_path / "out") == stored, "again is harmless"
+    get_folder(store, stored, tmp_path / "back")
+
+    assert stored == StoredFiles(
+        key_prefix="r/1/result/", manifest_sha256=digest, size_bytes=100_007
+    )
+    for name in ("weights.safetensors", "samples/0.png", "manifest.json"):
+        assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert not (tmp_path / "back" / "not-named.txt").exists()
+
+
+def test_a_damaged_folder_is_not_uploaded(store: ObjectStore, tmp_path: Path) -> None:
+    _make_folder(tmp_path / "out")
+    (tmp_path / "out" / "samples" / "0.png").write_bytes(b"pictur3")
+
+    with pytest.raises(ObjectCorruptError, match=r"samples/0\.png"):
+        put_folder(store, "r/1/result/", tmp_path / "out")
+    assert store.size("r/1/result/manifest.json") is None
+
+    (tmp_path / "out" / "samples" / "0.png").unlink()
+    with pytest.raises(FileNotFoundError):
+        put_folder(store, "r/1/result/", tmp_path / "out")
+
+
+def test_a_folder_is_never_committed_over_another(store: ObjectStore, tmp_path: Path) -> None:
+    _make_folder(tmp_path / "one")
+    _make_folder(tmp_path / "two")
+    put_folder(store, "r/1/result/", tmp_path / "one")
+
+    with pytest.raises(ObjectCorruptError, match="another manifest"):
+        put_folder(store, "r/1/result/", tmp_path / "two")
+
+
+@pytest.mark.parametrize("damage", ["content", "length", "gone", "manifest", "manifest_gone"])
+def test_a_torn_folder_is_never_read(store: ObjectStore, tmp_path: Path, damage: str) -> None:
+    _make_folder(tmp_path / "out")
+    stored = put_folder(store, "r/1/result/", tmp_path / "out")
+    match damage:
+        case "content":
+            store.put_bytes("r/1/result/samples/0.png", b"pictur3")
+        case "length":
+            store.put_bytes("r/1/result/samples/0.png", b"picture.")
+        case "gone":
+            store.delete("r/1/result/samples/0.png")
+        case "manifest":
+            store.put_bytes("r/1/result/manifest.json", b'{"files":{}}')
+        case "manifest_gone":
+            store.delete("r/1/result/manifest.json")
+
+    with pytest.raises((ObjectCorruptError, ObjectMissingError), match="r/1/result/"):
+        get_folder(store, stored, tmp_path / "back")
+    assert not (tmp_path / "back" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", ".ssh/x", "manifest.json"])
+def test_a_manifest_cannot_name_a_file_elsewhere(
+    store: ObjectStore, tmp_path: Path, name: str
+) -> None:
+    manifest = json.dumps({"files": {name: {"size_bytes": 1, "sha256": SHA256}}}).encode()
+    store.put_bytes("r/1/result/manifest.json", manifest)
+    stored = StoredFiles(
+        key_prefix="r/1/result/",
+        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
+        size_bytes=1,
+    )
+
+    with pytest.raises(ObjectCorruptError, match=r"is not a manifest|names itself"):
+        get_folder(store, stored, tmp_path / "back")
+
+
+def test_a_shard_comes_back_and_the_loser_of_a_race_adopts_it(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    tenant_id, digest = new_id("ten"), "ab" * 32
+    first, second, back = tmp_path / "first", tmp_path / "second", tmp_path / "back"
+    first.write_bytes(b"numbers")
+    second.write_bytes(b"other numbers")
+
+    shard = put_shard(store, tenant_id, digest, "latents", first)
+    assert put_shard(store, tenant_id, digest, "latents", second) == shard
+    assert put_shard(store, tenant_id, digest, "latents", first) == shard
+    get_shard(store, tenant_id, shard, back)
+
+    assert back.read_bytes() == b"numbers"
+    assert shard.size_bytes == len(b"numbers")
+    content = f"{hashlib.sha256(b'numbers').hexdigest()}.safetensors"
+    prefix = shard_prefix(tenant_id, digest)
+    assert list(store.list_keys(prefix)) == [prefix + content, prefix + "manifest.json"]
+
+
+def test_a_damaged_shard_is_named_and_leaves_nothing(store: ObjectStore, tmp_path: Path) -> None:
+    tenant_id, digest = new_id("ten"), "ab" * 32
+    (tmp_path / "local").write_bytes(b"numbers")
+    shard = put_shard(store, tenant_id, digest, "text", tmp_path / "local")
+    key = f"{shard_prefix(tenant_id, digest)}{hashlib.sha256(b'numbers').hexdigest()}.safetensors"
+
+    store.put_bytes(key, b"NUMBERS")
+    with pytest.raises(ObjectCorruptError, match=key):
+        get_shard(store, tenant_id, shard, tmp_path / "back")
+    with pytest.raises(ObjectCorruptError, match="not the manifest"):
+        get_shard(
+            store,
+            tenant_id,
+            CachedShard(digest=digest, kind="text", manifest_sha256="0" * 64, size_bytes=7),
+            tmp_path / "back",
+        )
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("back")] == []
+
+    put_shard(store, tenant_id, digest, "text", tmp_path / "local")
+    get_shard(store, tenant_id, shard, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"numbers", "building it again repairs it"

@@ -1,0 +1,80 @@
+"""Dispatchers as processes, several at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from services.queue.app import CACHE_QUEUE, trainer_queue
+from services.store.database import Database
+from tests.support.dispatching import build_all_shards, real_plan
+from tests.support.redis import RedisServer
+from tests.support.runs import Ground
+
+TRAIN = trainer_queue("cpu")
+
+
+@pytest.fixture
+def ground(database: Database) -> Ground:
+    return Ground.new(database)
+
+
+def wait_until(ask: Callable[[], object], *, what: str, deadline_s: float = 30) -> None:
+    end = time.monotonic() + deadline_s
+    while not ask():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.05)
+
+
+def test_two_dispatchers_do_the_work_of_one(
+    ground: Ground,
+    database_url: str,
+    redis_server: RedisServer,
+    described_models_dir: Path,
+    queues: Callable[[str], int],
+) -> None:
+    env = {
+        **os.environ,
+        "REVERIE_DATABASE_URL": database_url,
+        "REVERIE_BROKER_URL": redis_server.url,
+        "REVERIE_MODELS_DIR": str(described_models_dir),
+        "REVERIE_POLL_S": "0.05",
+        "REVERIE_OFFER_S": "60",
+        "REVERIE_LOG_FORMAT": "json",
+    }
+    command = [sys.executable, "-m", "services.dispatcher"]
+    both = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE) for _ in range(2)]
+    try:
+        held = ground.held()
+        waiting = [ground.queued(plan=real_plan()) for _ in range(3)]
+
+        def all_at(stage: str) -> bool:
+            return all(ground.run(run.run_id).stage == stage for run in waiting)
+
+        wait_until(lambda: all_at("caching"), what="admission")
+        num_shards = len(ground.run(waiting[0].run_id).data_index["shards"])
+        wait_until(lambda: queues(CACHE_QUEUE) == num_shards, what="rings for shards")
+        build_all_shards(ground)
+        wait_until(lambda: all_at("capacity"), what="the end of caching")
+        for _ in waiting:
+            ground.worker()
+        wait_until(lambda: queues(TRAIN) == len(waiting), what="offers")
+        for run in waiting:
+            types = ground.event_types(run.run_id)
+            assert types == ["run.queued", "run.running", "run.queued"]
+        assert queues(CACHE_QUEUE) == num_shards
+        assert ground.run(held.run_id).is_held
+    finally:
+        for process in both:
+            process.send_signal(signal.SIGTERM)
+        logs = [process.communicate(timeout=20)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], logs
+    lines = [json.loads(line) for log in logs for line in log.splitlines()]
+    assert all(line["service"] == "dispatcher" for line in lines)
+    assert queues(TRAIN) == len(waiting)
