@@ -34,7 +34,9 @@ async def event_stream(
         while not service.events.is_closing:
             wakened.clear()  # before the look, so that no hint falls between look and wait
             try:
-                rows = await run_in_threadpool(_read, service, tenant_id, run_id, after_seq)
+                rows, is_over = await run_in_threadpool(
+                    _read, service, tenant_id, run_id, after_seq
+                )
             except DatabaseDownError:
                 return
             for row in rows:
@@ -44,6 +46,8 @@ async def event_stream(
                     return
             if rows:
                 continue
+            if is_over:  # Last-Event-ID lies behind the last one
+                return
             if time.monotonic() - sent_s >= KEEP_ALIVE_S:
                 yield ": still here\n\n"
                 sent_s = time.monotonic()
@@ -57,6 +61,10 @@ def encoded(row: Event) -> str:
     return f"id: {row.seq}\nevent: {type_}\ndata: {event_shape(row).model_dump_json()}\n\n"
 
 
-def _read(service: Service, tenant_id: str, run_id: str, after_seq: int) -> list[Event]:
+def _read(
+    service: Service, tenant_id: str, run_id: str, after_seq: int
+) -> tuple[list[Event], bool]:
+    """The next events, and whether the run was over before they were read."""
     with service.database.transaction() as conn:
-        return runs.events(conn, tenant_id, run_id, after_seq, _BATCH)
+        is_over = runs.get(conn, tenant_id, run_id).is_over
+        return runs.events(conn, tenant_id, run_id, after_seq, _BATCH), is_over

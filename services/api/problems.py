@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from services.api import errors as api
 from services.api.shapes import ProblemDocument
@@ -147,8 +148,22 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
         status=error.status_code,
         code=code,
         detail=str(error.detail),
-        headers=error.headers,
+        headers={**(error.headers or {}), **_allowed(request, error.status_code)},
     )
+
+
+def _allowed(request: Request, status: int) -> dict[str, str]:
+    """All methods that the address takes: Starlette names those of the first route that fits."""
+    if status != 405:
+        return {}
+    paths = request.app.openapi()["paths"]
+    methods = {
+        method.upper()
+        for path, operations in paths.items()
+        if compile_path(path)[0].match(request.url.path)
+        for method in operations
+    }
+    return {"Allow": ", ".join(sorted(methods))} if methods else {}
 
 
 async def _on_unavailable(request: Request, error: Exception) -> JSONResponse:

@@ -5,8 +5,9 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-OVER: Final = frozenset({"succeeded", "failed", "canceled"})
-TERMINAL_EVENTS: Final = frozenset(f"run.{status}" for status in OVER)
+from services.domain.states import OVER
+
+TERMINAL_EVENTS: Final = frozenset(f"run.{status.value}" for status in OVER)
 
 RunStatus = Literal[
     "queued", "running", "pausing", "paused", "canceling", "succeeded", "failed", "canceled"

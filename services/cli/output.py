@@ -50,8 +50,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         table.add_column(column, no_wrap=True, overflow="ignore")
     for row in rows:
         table.add_row(*(Text(str(cell), style=_COLOURS.get(str(cell), "")) for cell in row))
-    wide = max(out.width, 200) if not out.is_terminal else out.width
-    out.print(table, width=wide, crop=False, no_wrap=True)
+    out.width = max(out.width, 200)  # rich would cut columns to the terminal's
+    out.print(table, crop=False, no_wrap=True)
 
 
 def print_facts(facts: Mapping[str, object]) -> None:

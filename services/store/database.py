@@ -31,6 +31,8 @@ _AWAY: Final = (
     psycopg.OperationalError,
     # We stood still in the middle of a transaction, and the server hung up.
     psycopg.errors.IdleInTransactionSessionTimeout,
+    # A standby that is not promoted yet, or a primary that was demoted: a failover is under way.
+    psycopg.errors.ReadOnlySqlTransaction,
 )
 
 
@@ -89,7 +91,7 @@ class Database:
                     if notice is None:
                         conn.execute("SELECT 1")  # the other side may be gone without a word
                         yield None
-        except psycopg.OperationalError as error:
+        except _AWAY as error:
             raise DatabaseDownError(type(error).__name__) from error
 
     def close(self) -> None:

@@ -66,6 +66,8 @@ class Heartbeat:
                 )
             except DatabaseDownError as error:
                 log.warning("heartbeat_failed", error=type(error).__name__)
+            except Exception:  # the thread's outermost loop: a silent worker gets no work
+                log.exception("heartbeat_broke")
             if is_last:
                 return
             self._awake.wait(self._every_s)

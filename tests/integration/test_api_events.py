@@ -118,6 +118,18 @@ def test_a_stream_tells_what_was_missed_then_what_comes(
     assert tenant.get(f"/v1/runs/{run_id}/events?after=4&limit=1")["next_cursor"] == "5"
 
 
+def test_a_stream_from_behind_the_last_event_ends_with_the_run(
+    tenant: Tenant, datasets: dict[str, str]
+) -> None:
+    run_id = tenant.submit(run_request(datasets))
+    listener = Listener(tenant, run_id, last_id=1000)
+    wait_until(lambda: bool(listener.lines), deadline_s=15, what="the stream")
+    tenant.post(f"/v1/runs/{run_id}:cancel", {})
+    listener.join(10)
+    assert not listener.is_alive()
+    assert listener.events == []
+
+
 def test_many_streams_of_many_runs_get_their_own_events(
     tenant: Tenant, datasets: dict[str, str], store: Database
 ) -> None:

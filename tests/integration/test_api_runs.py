@@ -91,6 +91,10 @@ def test_a_queued_run_is_canceled_at_once(tenant: Tenant, datasets: dict[str, st
     assert again.status_code == 204
 
 
+def test_a_wrong_method_is_told_all_the_right_ones(tenant: Tenant) -> None:
+    assert tenant.http.delete("/v1/runs").headers["allow"] == "GET, POST"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code"),
     [

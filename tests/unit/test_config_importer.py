@@ -132,6 +132,13 @@ def test_all_problems_are_told_at_once() -> None:
     ]
 
 
+def test_more_options_than_there_can_be_are_one_problem() -> None:
+    problems = problems_of({f"option_{n}": n for n in range(100_000)})
+
+    assert ("/config", "bad_value") in problems
+    assert len(problems) < 20
+
+
 def test_an_unknown_option_tells_the_nearest_name() -> None:
     with pytest.raises(PlanError, match="Did you mean optimizer"):
         import_small({"optimiser": "optimi-lion"})

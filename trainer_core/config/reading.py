@@ -14,6 +14,7 @@ from trainer_core.config.verdicts import Table, ValueType, Verdict
 
 Source = Literal["http", "local"]
 
+_MAX_OPTIONS: Final = 2000
 _WORDS: Final = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 _NOTHING: Final = ("", "none", "null", "false")
 
@@ -93,6 +94,10 @@ def read_options(
     values: dict[str, JsonValue] = {}
     deferred: dict[str, JsonValue] = {}
     names: dict[str, str] = {}
+    if len(raw) > _MAX_OPTIONS:
+        message = f"{len(raw)} options are given, more than {_MAX_OPTIONS}; there are {len(table)}."
+        findings.problem(pointer, "bad_value", message)
+        return Options(pointer, table, values, deferred, names)
     for written, value in raw.items():
         name = written.removeprefix("--") if isinstance(written, str) else str(written)
         at = f"{pointer}/{escaped(written)}"
