@@ -41,13 +41,14 @@ class RequestEdge:
                 message = {**message, "headers": [*message["headers"], *marks]}
             await send(message)
 
+        path = _printable(scope["path"])
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_marked)
             except ClientDisconnect:
-                log.info("client_gone", method=scope["method"], path=scope["path"])
+                log.info("client_gone", method=scope["method"], path=path)
             except Exception:
-                log.exception("request_failed", method=scope["method"], path=scope["path"])
+                log.exception("request_failed", method=scope["method"], path=path)
                 if status == 0:
                     request = Request(scope, receive)
                     await internal_problem(request)(scope, receive, send_marked)
@@ -55,8 +56,13 @@ class RequestEdge:
                 log.info(
                     "request",
                     method=scope["method"],
-                    path=scope["path"],
+                    path=path,
                     status=status,
                     tenant_id=scope["state"].get("tenant_id"),
                     duration_s=round(time.monotonic() - began_s, 4),
                 )
+
+
+def _printable(path: str) -> str:
+    """A path that may go to a terminal: what is not printable is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in path)

@@ -43,7 +43,10 @@ def create_once(
                 conn, tenant_id, "POST", path, key, request.state.fingerprint
             )
             if replay is not None:
-                replayed = {"Idempotent-Replayed": "true"}
+                replayed = {
+                    "Location": f"{path}/{replay.body['id']}",
+                    "Idempotent-Replayed": "true",
+                }
                 return JSONResponse(replay.body, replay.status, headers=replayed)
             body = create(conn).model_dump(mode="json")
             idempotency.finish(conn, tenant_id, "POST", path, key, status=201, body=body)

@@ -1,6 +1,7 @@
 """SimpleTuner's files, found the way people keep them, as the body of a submission."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,9 +134,14 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 def _json_or_text(text: str) -> Any:
     """Keep text what JSON lacks a number for: NaN and infinity are refused by the service."""
     try:
-        return json.loads(text, parse_constant=str)
-    except ValueError:
+        return json.loads(text, parse_constant=str, parse_float=_finite_or_text)
+    except (ValueError, RecursionError):
         return text
+
+
+def _finite_or_text(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def _plain(name: str) -> str:

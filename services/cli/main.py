@@ -84,7 +84,7 @@ def main() -> None:
 
 def _is_expected(error: Exception) -> bool:
     """Whether its text is written for the one who typed the command."""
-    if isinstance(error, CommandError | OSError):
+    if isinstance(error, CommandError | OSError | UnicodeError):
         return True
     # Whoever raised one of these has imported its module; importing all of them here would cost
     # the time that lazy commands save.

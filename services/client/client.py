@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
+from urllib.parse import quote
 
 from services.client.retry import Retry
 from services.client.shapes import (
@@ -23,6 +24,11 @@ T = TypeVar("T")
 
 MAX_PAGE: Final = 100
 """The most items that the service puts on one page."""
+
+
+def _part(id_: str) -> str:
+    """An id as one part of a path, whatever it holds."""
+    return quote(id_, safe="", errors="replace")
 
 
 class Client:
@@ -72,10 +78,10 @@ class Client:
 
     def complete_dataset(self, dataset_id: str) -> Dataset:
         """Close the dataset; the service looks into its files next."""
-        return cast("Dataset", self._transport.post(f"/v1/datasets/{dataset_id}:complete"))
+        return cast("Dataset", self._transport.post(f"/v1/datasets/{_part(dataset_id)}:complete"))
 
     def get_dataset(self, dataset_id: str) -> Dataset:
-        return cast("Dataset", self._transport.get(f"/v1/datasets/{dataset_id}"))
+        return cast("Dataset", self._transport.get(f"/v1/datasets/{_part(dataset_id)}"))
 
     def list_datasets(self, *, limit: int = 20, after: str | None = None) -> Page[Dataset]:
         """Newest first."""
@@ -86,7 +92,7 @@ class Client:
         return cast("Run", self._transport.post("/v1/runs", request))
 
     def get_run(self, run_id: str) -> Run:
-        return cast("Run", self._transport.get(f"/v1/runs/{run_id}"))
+        return cast("Run", self._transport.get(f"/v1/runs/{_part(run_id)}"))
 
     def list_runs(self, *, limit: int = 20, after: str | None = None) -> Page[Run]:
         """Newest first."""
@@ -94,12 +100,12 @@ class Client:
 
     def cancel_run(self, run_id: str) -> Run:
         """Ask for an end; a run under way writes a checkpoint first."""
-        return cast("Run", self._transport.post(f"/v1/runs/{run_id}:cancel"))
+        return cast("Run", self._transport.post(f"/v1/runs/{_part(run_id)}:cancel"))
 
     def list_events(self, run_id: str, *, limit: int = 100, after: int = 0) -> Page[Event]:
         """Oldest first, behind the event ``after``."""
         query = {"limit": limit, "after": after}
-        page: Page[dict[str, Any]] = self._page(f"/v1/runs/{run_id}/events", query)
+        page: Page[dict[str, Any]] = self._page(f"/v1/runs/{_part(run_id)}/events", query)
         return Page(
             data=[Event.of_json(event) for event in page.data],
             has_more=page.has_more,
@@ -111,7 +117,7 @@ class Client:
 
         Close the iterator (or leave its loop) to give the connection back.
         """
-        return stream(self._transport, f"/v1/runs/{run_id}/events", after)
+        return stream(self._transport, f"/v1/runs/{_part(run_id)}/events", after)
 
     def list_checkpoints(self, run_id: str) -> list[Checkpoint]:
         """All that stand, newest first."""
@@ -119,7 +125,7 @@ class Client:
         after: str | None = None
         while True:
             query = {"limit": MAX_PAGE, "after": after}
-            page: Page[Checkpoint] = self._page(f"/v1/runs/{run_id}/checkpoints", query)
+            page: Page[Checkpoint] = self._page(f"/v1/runs/{_part(run_id)}/checkpoints", query)
             found += page.data
             if not page.has_more or page.next_cursor is None:
                 return found
@@ -133,7 +139,7 @@ class Client:
         return self._page("/v1/publications", query)
 
     def get_publication(self, publication_id: str) -> Publication:
-        return cast("Publication", self._transport.get(f"/v1/publications/{publication_id}"))
+        return cast("Publication", self._transport.get(f"/v1/publications/{_part(publication_id)}"))
 
     def _page(self, path: str, query: Mapping[str, str | int | None]) -> Page[T]:
         """A page; asking for more items than one may have is asking for as many as it may."""

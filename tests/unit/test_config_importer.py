@@ -132,6 +132,49 @@ def test_all_problems_are_told_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "pointer", "code"),
+    [
+        ({"model_type": None}, "/config/model_type", "missing"),
+        ({"model_family": None}, "/config/model_family", "missing"),
+        ({"max_train_steps": None}, "/config/max_train_steps", "missing"),
+        ({"max_train_steps": 2**31}, "/config/max_train_steps", "bad_value"),
+        ({"train_batch_size": 2**40}, "/config/train_batch_size", "bad_value"),
+        ({"checkpoint_step_interval": 2**31}, "/config/checkpoint_step_interval", "bad_value"),
+        ({"flow_sigmoid_scale": 1000}, "/config/flow_sigmoid_scale", "bad_value"),
+        ({"flow_schedule_shift": 1e-17}, "/config/flow_schedule_shift", "bad_value"),
+    ],
+)
+def test_what_a_run_cannot_live_with_is_refused_at_its_option(
+    overrides: dict[str, Any], pointer: str, code: str
+) -> None:
+    assert (pointer, code) in problems_of(overrides)
+
+
+@pytest.mark.parametrize("missing", ["id", "caption_strategy"])
+def test_null_in_a_backend_is_not_given(missing: str) -> None:
+    backend = {"id": "a", "caption_strategy": "textfile", missing: None}
+
+    problems = problems_of({}, backends=[backend])
+
+    assert (f"/data_backends/0/{missing}", "missing") in problems
+
+
+def test_a_resolution_in_pixels_of_less_than_one_is_no_default() -> None:
+    backend = {"id": "a", "caption_strategy": "textfile", "resolution": 0.5}
+
+    assert ("/data_backends/0/resolution", "bad_value") in problems_of({}, backends=[backend])
+
+
+@pytest.mark.parametrize("written", ["6000x10", "99999x10", "10x99999", "1x1"])
+def test_the_sample_image_is_one_that_the_base_model_takes(written: str) -> None:
+    operation = import_small({"validation_resolution": written}).plan.operation
+
+    width_px, height_px = operation.sample_width_px, operation.sample_height_px
+    assert width_px % 16 == height_px % 16 == 0
+    assert 0 < width_px * height_px <= 256 * 256
+
+
 def test_more_options_than_there_can_be_are_one_problem() -> None:
     problems = problems_of({f"option_{n}": n for n in range(100_000)})
 

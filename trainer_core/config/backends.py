@@ -169,10 +169,15 @@ def _edge_px(name: str, options: Options, config: Options, findings: Findings) -
     value = owner.number(name)
     if value is None:
         return None
-    kind = _inherited("resolution_type", options, config).text("resolution_type")
+    unit_of = options if owner is options and options.given("resolution_type") else config
+    kind = unit_of.text("resolution_type")
     edge = math.sqrt(value * 1e6) if kind == "area" else value
     if edge > _MAX_EDGE_PX:
         message = f"{name}: {value:g} is too large ({kind})."
+        findings.problem(owner.at(name), "bad_value", message)
+        return None
+    if 0 < edge < 1:
+        message = f"{name}: {value:g} is less than a pixel ({kind})."
         findings.problem(owner.at(name), "bad_value", message)
         return None
     return round(edge)
@@ -181,7 +186,8 @@ def _edge_px(name: str, options: Options, config: Options, findings: Findings) -
 def _resolution_px(
     id_: str, options: Options, config: Options, max_area_px: int, findings: Findings
 ) -> int:
-    wanted = _edge_px("resolution", options, config, findings) or 1024
+    edge_px = _edge_px("resolution", options, config, findings)
+    wanted = 1024 if edge_px is None else edge_px
     largest = math.isqrt(max_area_px)
     if wanted > largest:
         findings.warn(

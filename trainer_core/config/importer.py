@@ -112,7 +112,10 @@ def _plan(
     adapter = _adapter(config, lycoris_config, base, findings, source)
     backends, folders = import_backends(data_backends, config, max_area_px, findings, source)
     seed = scalars.seed_of(config, findings)
-    objective, precision = scalars.objective_of(config), scalars.precision_of(config, findings)
+    objective, precision = (
+        scalars.objective_of(config, findings),
+        scalars.precision_of(config, findings),
+    )
     optimizer = scalars.optimizer_of(config, findings)
     schedule, clip = scalars.schedule_of(config, findings), scalars.clip_of(config, findings)
     accumulation, world_size = (

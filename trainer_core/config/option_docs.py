@@ -86,7 +86,7 @@ def _values(verdict: Verdict) -> str:
         ("above", verdict.above),
         ("at most", verdict.at_most),
     )
-    return ", ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+    return ", ".join(f"{word} {bound:.15g}" for word, bound in bounds if bound is not None)
 
 
 def _code(value: object) -> str:

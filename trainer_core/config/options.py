@@ -39,6 +39,7 @@ _OPTIMIZERS_LATER: Final = words(
     "sdnq-adamw sdnq-adamw+no_quant sdnq-adafactor sdnq-came "
     "sdnq-lion sdnq-muon sdnq-muon+quantized_matmul "
 )
+_MAX_STEPS: Final = 100_000_000
 _QUANTIZED: Final = ("no_change", "int8-quanto")
 
 _MODEL: Final[Table] = {
@@ -106,11 +107,11 @@ _STEPS: Final[Table] = {
     "resume_from_checkpoint": honoured(
         "text", "latest", "latest goes on from the newest checkpoint, empty starts afresh."
     ),
-    "train_batch_size": honoured("int", 4, "Samples in a micro-batch.", at_least=1),
+    "train_batch_size": honoured("int", 4, "Samples in a micro-batch.", at_least=1, at_most=1024),
     "gradient_accumulation_steps": honoured(
         "int", 1, "Micro-batches a rank takes in an optimizer step.", at_least=0
     ),
-    "max_train_steps": honoured("int", None, "Optimizer steps.", at_least=0),
+    "max_train_steps": honoured("int", None, "Optimizer steps.", at_least=0, at_most=_MAX_STEPS),
     "num_train_epochs": honoured("int", 0, "Only 0: set max_train_steps.", at_least=0),
     "learning_rate": honoured("float", 4e-7, "Learning rate after the warm-up.", above=0),
     "lr_scheduler": honoured(
@@ -124,7 +125,11 @@ _STEPS: Final[Table] = {
         ),
     ),
     "lr_warmup_steps": honoured(
-        "int", 0, "Optimizer steps of linear warm-up, whatever the number of ranks.", at_least=0
+        "int",
+        0,
+        "Optimizer steps of linear warm-up, whatever the number of ranks.",
+        at_least=0,
+        at_most=_MAX_STEPS,
     ),
     "optimizer": honoured(
         "text",
@@ -146,13 +151,19 @@ _STEPS: Final[Table] = {
     "caption_dropout_probability": honoured(
         "float", 0.1, "How often a caption is replaced by the empty one.", at_least=0, at_most=1
     ),
-    "flow_schedule_shift": honoured("float", 3.0, "Shift of sigma; 0 for none.", at_least=0),
-    "flow_sigmoid_scale": honoured("float", 1.0, "Spread of sigma.", above=0),
+    "flow_schedule_shift": honoured(
+        "float", 3.0, "Shift of sigma; 0 for none.", at_least=0, at_most=1000
+    ),
+    "flow_sigmoid_scale": honoured("float", 1.0, "Spread of sigma.", above=0, at_most=100),
     "zero_stage": honoured(
         "int", 2, "Reverie's own: DeepSpeed ZeRO stage with model_type full.", at_least=0, at_most=3
     ),
     "world_size": honoured(
-        "int", 1, "Reverie's own: planned number of GPUs, above 1 with model_type full.", at_least=1
+        "int",
+        1,
+        "Reverie's own: planned number of GPUs, above 1 with model_type full.",
+        at_least=1,
+        at_most=1024,
     ),
     "device": honoured(
         "text", "auto", "Reverie's own: auto takes cuda, else cpu.", choices=("auto", "cpu", "cuda")
@@ -268,7 +279,9 @@ _DATA: Final[Table] = {
 }
 
 _SAVING: Final[Table] = {
-    "checkpoint_step_interval": honoured("int", 500, "Steps between checkpoints.", at_least=1),
+    "checkpoint_step_interval": honoured(
+        "int", 500, "Steps between checkpoints.", at_least=1, at_most=_MAX_STEPS
+    ),
     "checkpoints_total_limit": honoured("int", 5, "Checkpoints kept.", at_least=1),
     "push_to_hub": honoured("bool", False, "Publish the result; needs hub_model_id."),
     "hub_model_id": honoured("text", None, "Where on the Hugging Face Hub."),

@@ -15,6 +15,8 @@ from trainer_core.config.verdicts import Table, ValueType, Verdict
 Source = Literal["http", "local"]
 
 _MAX_OPTIONS: Final = 2000
+_MAX_NEAR_NAMES: Final = 50
+"""Looking for a near name takes milliseconds."""
 _WORDS: Final = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 _NOTHING: Final = ("", "none", "null", "false")
 
@@ -94,6 +96,7 @@ def read_options(
     values: dict[str, JsonValue] = {}
     deferred: dict[str, JsonValue] = {}
     names: dict[str, str] = {}
+    num_unknown = 0
     if len(raw) > _MAX_OPTIONS:
         message = f"{len(raw)} options are given, more than {_MAX_OPTIONS}; there are {len(table)}."
         findings.problem(pointer, "bad_value", message)
@@ -103,15 +106,19 @@ def read_options(
         at = f"{pointer}/{escaped(written)}"
         verdict = table.get(name)
         if verdict is None:
-            findings.problem(at, "unknown_option", _unknown(written, name, table))
+            num_unknown += 1
+            near = table if num_unknown <= _MAX_NEAR_NAMES else {}
+            findings.problem(at, "unknown_option", _unknown(written, name, near))
             continue
+        if value is None:
+            continue  # as if it were not there
         proper = verdict.alias_of or name
         if proper in names:
             message = f"{written} is given again as {names[proper]}."
             findings.problem(at, "conflict", message)
             continue
         names[proper] = written
-        if value is None or not _is_wanted(name, verdict, value, at, findings):
+        if not _is_wanted(name, verdict, value, at, findings):
             continue
         if verdict.type == "path" and source == "http":
             findings.warn(f"{name}: paths have no meaning here; its content is part of the run.")
@@ -192,11 +199,11 @@ def _bad_choice(name: str, verdict: Verdict, value: JsonValue, at: str, findings
 
 def _out_of_range(verdict: Verdict, value: float) -> str | None:
     if verdict.at_least is not None and value < verdict.at_least:
-        return f"at least {verdict.at_least:g}"
+        return f"at least {verdict.at_least:.15g}"
     if verdict.above is not None and value <= verdict.above:
-        return f"above {verdict.above:g}"
+        return f"above {verdict.above:.15g}"
     if verdict.at_most is not None and value > verdict.at_most:
-        return f"at most {verdict.at_most:g}"
+        return f"at most {verdict.at_most:.15g}"
     return None
 
 

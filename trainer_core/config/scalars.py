@@ -20,6 +20,7 @@ from trainer_core.config.reading import Findings, Options
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 _RESOLUTION: Final = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
 _SAMPLE_MULTIPLE_PX: Final = 16
+_MIN_SHIFT: Final = 1e-3
 _MAX_SAMPLE_STEPS: Final = 200
 _ACCUMULATION_MAX: Final = 100_000
 
@@ -55,8 +56,11 @@ def _quantization(config: Options, name: str) -> Quantization:
     return "int8-quanto" if config.text(name) == "int8-quanto" else "no_change"
 
 
-def objective_of(config: Options) -> Objective:
+def objective_of(config: Options, findings: Findings) -> Objective:
     shift = config.number("flow_schedule_shift") or 1.0  # 0 asks for none, and 1 changes nothing
+    if shift < _MIN_SHIFT:
+        message = f"flow_schedule_shift has to be 0, or at least {_MIN_SHIFT}."
+        findings.problem(config.at("flow_schedule_shift"), "bad_value", message)
     return Objective(shift=shift, sigmoid_scale=config.number("flow_sigmoid_scale") or 1.0)
 
 
@@ -134,7 +138,9 @@ def accumulation_of(config: Options, findings: Findings) -> int:
         findings.warn("gradient_accumulation_steps 0 is taken as 1.")
     if steps > _ACCUMULATION_MAX:
         at = config.at("gradient_accumulation_steps")
-        findings.problem(at, "bad_value", f"At most {_ACCUMULATION_MAX}.")
+        findings.problem(
+            at, "bad_value", f"gradient_accumulation_steps is at most {_ACCUMULATION_MAX}."
+        )
     return max(1, steps)
 
 
@@ -222,7 +228,7 @@ def _sample_steps(config: Options, findings: Findings) -> int:
     name = "validation_num_inference_steps"
     steps = int(_deferred_number(config, name, 30))
     if steps > _MAX_SAMPLE_STEPS:
-        findings.problem(config.at(name), "bad_value", f"At most {_MAX_SAMPLE_STEPS}.")
+        findings.problem(config.at(name), "bad_value", f"{name} is at most {_MAX_SAMPLE_STEPS}.")
     return steps
 
 
@@ -238,6 +244,10 @@ def _sample_size_px(config: Options, max_area_px: int, findings: Findings) -> tu
         return 1024, 1024
     if others:
         findings.warn(f"validation_resolution: the sample image has the first size, {first}.")
+    # Sides first: a side that is raised afterwards would leave what the model takes.
+    longest = max_area_px // _SAMPLE_MULTIPLE_PX
+    width = min(max(width, _SAMPLE_MULTIPLE_PX), longest)
+    height = min(max(height, _SAMPLE_MULTIPLE_PX), longest)
     shrink = min(1.0, math.sqrt(max_area_px / (width * height)))
     if shrink < 1:
         findings.warn(f"validation_resolution {first} is more than the base model takes: lowered.")

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import BinaryIO, Final, TypeVar
 
@@ -26,6 +25,7 @@ from services.objects.signing import SignedGrant, verify_signed
 
 T = TypeVar("T")
 
+_CHUNK_WITHIN_S: Final = 30.0
 _CONCURRENT_UPLOADS: Final = 16
 """Of their own, so that slow senders do not take the threads that other routes run in."""
 
@@ -93,9 +93,14 @@ def _chunks(body: AsyncIterator[bytes]) -> Iterator[bytes]:
     """The body for a thread that writes it: one chunk in memory at a time."""
 
     async def next_chunk() -> bytes | None:
-        with suppress(StopAsyncIteration):
-            return await anext(body)
-        return None
+        try:
+            with anyio.fail_after(_CHUNK_WITHIN_S):
+                return await anext(body)
+        except StopAsyncIteration:
+            return None
+        except TimeoutError:
+            # A sender that stands still would keep its place, and there are few.
+            raise BodyMismatchError(f"No bytes came for {_CHUNK_WITHIN_S:g} s.") from None
 
     while (chunk := anyio.from_thread.run(next_chunk)) is not None:
         yield chunk
