@@ -77,13 +77,21 @@ def read_documents(config: Path, settings: Mapping[str, Any], working_dir: Path)
 
 def find_file(name: str, option: str, *, folder: Path, working_dir: Path) -> Path:
     """The file that an option names; raises CommandError with every place that was tried."""
-    given = Path(name).expanduser()
+    given = _expanded(name)
     tried = [*_places(given, folder, working_dir), folder / given.name]
     for place in tried:
         if place.is_file():
             return place
     places = ", ".join(dict.fromkeys(str(place) for place in tried))
     raise CommandError(f"{option} names {name}, which is in none of these places: {places}")
+
+
+def _expanded(name: str) -> Path:
+    """With the home folder for ``~``; as it stands where there is no such user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def _places(given: Path, folder: Path, working_dir: Path) -> list[Path]:
@@ -102,7 +110,7 @@ def _data_folders(backends: Sequence[Any], *, folder: Path, working_dir: Path) -
             continue
         if any(str(backend.get(key)).lower() == "true" for key in ("disabled", "disable")):
             continue
-        for place in _places(Path(name).expanduser(), folder, working_dir):
+        for place in _places(_expanded(name), folder, working_dir):
             if place.is_dir():
                 found[backend_id] = place
                 break

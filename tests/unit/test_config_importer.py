@@ -160,6 +160,28 @@ def test_null_in_a_backend_is_not_given(missing: str) -> None:
     assert (f"/data_backends/0/{missing}", "missing") in problems
 
 
+def test_a_cache_of_text_that_would_change_captions_is_refused() -> None:
+    photos = {"id": "a", "caption_strategy": "textfile"}
+    cache = {"id": "t", "dataset_type": "text_embeds", "default": True, "write_batch_size": 128}
+
+    assert problems_of({}, backends=[photos, {**cache, "caption_filter_list": "f.txt"}]) == [
+        ("/data_backends/1/caption_filter_list", "not_implemented")
+    ]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "gradient_checkpointing_interval",
+        "musubi_blocks_to_swap",
+        "accelerator_cache_clear_interval",
+    ],
+)
+def test_what_is_off_for_one_option_is_not_off_for_another(option: str) -> None:
+    assert (f"/config/{option}", "not_implemented") in problems_of({option: 12})
+    assert problems_of({option: 0, "optimiser": 1}) == [("/config/optimiser", "unknown_option")]
+
+
 def test_a_resolution_in_pixels_of_less_than_one_is_no_default() -> None:
     backend = {"id": "a", "caption_strategy": "textfile", "resolution": 0.5}
 

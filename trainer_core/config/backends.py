@@ -41,7 +41,7 @@ def import_backends(
         if not isinstance(item, dict):
             findings.problem(pointer, "bad_value", "A data backend has to be an object.")
             continue
-        if _is_set_aside(item, findings, source):
+        if _is_set_aside(item, pointer, findings, source):
             continue
         options = read_options(item, BACKEND_OPTIONS, pointer, findings, source)
         backend = _backend(options, config, max_area_px, findings)
@@ -61,10 +61,13 @@ def import_backends(
     return tuple(backends), folders
 
 
-def _is_set_aside(item: dict[str, JsonValue], findings: Findings, source: Source) -> bool:
+def _is_set_aside(
+    item: dict[str, JsonValue], pointer: str, findings: Findings, source: Source
+) -> bool:
     """Whether a backend holds no images to read: disabled, or a cache of text embeddings.
 
-    Its other options are then not looked at, as nobody will act on them.
+    The options of a disabled one are not looked at, as nobody would act on them. Those of a cache
+    may change captions, so what is not built is refused there too.
     """
     wanted = {"disabled", "disable", "dataset_type"}
     few = {name: value for name, value in item.items() if name.removeprefix("--") in wanted}
@@ -72,6 +75,9 @@ def _is_set_aside(item: dict[str, JsonValue], findings: Findings, source: Source
     if options.flag("disabled"):
         return True
     if options.text("dataset_type") == "text_embeds":
+        looked_at = Findings()
+        read_options(item, BACKEND_OPTIONS, pointer, looked_at, source)
+        findings.problems += looked_at.problems
         findings.warn("A data backend of type text_embeds is not needed: the cache keeps itself.")
         return True
     return False

@@ -350,17 +350,19 @@ _NOT_YET: Final[Table] = {
                 "enable_group_offload group_offload_use_stream dynamo_fullgraph dynamo_dynamic "
                 "dynamo_use_regional_compilation disable_tf32",
                 "Leave it out.", False, type_="bool"),
-    **not_built("gradient_checkpointing_interval gradient_checkpointing_segment_stride "
-                "gradient_checkpointing_backend gradient_checkpointing_offload_attention "
+    **not_built("gradient_checkpointing_interval gradient_checkpointing_segment_stride",
+                "Whole blocks are checkpointed, every one; leave it out.", 0, 1),
+    **not_built("gradient_checkpointing_backend gradient_checkpointing_offload_attention "
                 "gradient_checkpointing_offload_pin_memory_max_buckets "
                 "gradient_checkpointing_offload_prefetch",
                 "Whole blocks are checkpointed; leave it out.", 0, 1, "torch", False, 12),
     **not_built("group_offload_type group_offload_blocks_per_group group_offload_to_disk_path "
-                "musubi_blocks_to_swap accelerator_cache_clear_interval dynamo_backend "
+                "dynamo_backend "
                 "dynamo_mode attention_mechanism sageattention_usage tread_config "
                 "layer_freeze_strategy quantization_config",
                 "Leave it out.", 0, 1, "block_level", "no", "default", "diffusers", "inference",
                 "none"),
+    **not_built("musubi_blocks_to_swap accelerator_cache_clear_interval", "Leave it out.", 0),
     **not_built("max_grounding_entities", "Leave it out.", 0),
 }  # fmt: skip
 
