@@ -52,7 +52,7 @@ class Scripted:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_POST = handle_any  # noqa: N815 - the library's names
+            do_GET = do_POST = handle_any
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass

@@ -274,7 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815  # http.server wants these names
+    do_GET = do_HEAD = do_POST = do_PUT = _handle  # http.server wants these names
 
 
 def _entry(path: str, content: bytes) -> dict[str, Any]:

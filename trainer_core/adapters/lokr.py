@@ -6,7 +6,8 @@ and out = a · K, w1 is [a, c] and w2 is [K, D]. Trained matrices stay fp32 what
 Source: LyCORIS 4.1.3, module `lokr` with full matrices; tests compare the two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Final
 
@@ -64,6 +65,8 @@ class LokrNetwork:
 
     def __init__(self, linears: Mapping[str, LokrLinear]) -> None:
         self.linears: Final = MappingProxyType(dict(linears))
+        self.num_modules = len(self.linears)
+        self.has_dropout = False
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by logical path: ``<path>.w1``, ``<path>.w2``, ``<path>.scalar``.
@@ -75,6 +78,17 @@ class LokrNetwork:
             for path, linear in self.linears.items()
             for name, parameter in linear.named_parameters(recurse=False)
         }
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """See ``attach.Adapter``."""
+        before = {path: linear.multiplier for path, linear in self.linears.items()}
+        self.set_multiplier(0.0)
+        try:
+            yield
+        finally:
+            for path, multiplier in before.items():
+                self.linears[path].multiplier = multiplier
 
     def set_multiplier(self, multiplier: float) -> None:
         """Strength of the adapter in every module; at 0 the model is its base."""

@@ -67,12 +67,21 @@ def import_adapter(
         factor=factor,
         linear_dim=dim,
         linear_alpha=1.0 if alpha is None else alpha,
+        decompose_both=False,
         multiplier=options.number("multiplier") or 1.0,
         use_scalar=options.flag("use_scalar"),
         init_lokr_norm=init_lokr_norm,
         rules=_rules(preset, factor),
         modules=tuple(
-            AdaptedModule(path=path, factor=target.factor or factor)
+            AdaptedModule(
+                path=path,
+                factor=target.factor or factor,
+                dim=target.dim or dim,
+                alpha=1.0 if alpha is None else alpha,
+                full_matrix=full,
+                decompose_both=False,
+                use_scalar=options.flag("use_scalar"),
+            )
             for path, target in matched.targets.items()
         ),
     )

@@ -137,6 +137,7 @@ def _plan(
         optimizer=optimizer,
         schedule=schedule,
         clip=clip,
+        ema=None,
         micro_batch_size=config.integer("train_batch_size"),
         accumulation_steps=accumulation,
         world_size=world_size,

@@ -33,22 +33,30 @@ class TargetRule(Frozen):
 
 
 class AdaptedModule(Frozen):
-    """One linear layer that gets an adapter."""
+    """One linear layer that gets a LoKr adapter, its overrides applied."""
 
     path: str
     """Path in the transformer, such as ``double_stream_blocks.0.block.attn1.to_q``."""
     factor: int
     """As written in the preset; ``shapes.factorization`` splits a dimension by it."""
+    dim: int
+    """Rank of what is decomposed; ``shapes.lokr_shape`` says what is."""
+    alpha: float
+    """Scale is alpha / dim where something is decomposed, and 1 where both matrices are full."""
+    full_matrix: bool
+    decompose_both: bool
+    use_scalar: bool
 
 
 class LokrAdapter(Frozen):
-    """LoKr with full matrices: delta = multiplier · scalar · (w1 ⊗ w2)."""
+    """LoKr: delta = multiplier · scalar · scale · (w1 ⊗ w2), either matrix whole or a product."""
 
+    kind: Literal["lokr"] = "lokr"
     full_matrix: bool
     factor: int
     linear_dim: int
     linear_alpha: float
-    """Without effect while both matrices are full; kept for the exported file."""
+    decompose_both: bool
     multiplier: float
     use_scalar: bool
     init_lokr_norm: float | None = None
@@ -58,14 +66,49 @@ class LokrAdapter(Frozen):
     """Every adapted linear, in the order of the model's own modules; never empty."""
 
 
-class Objective(Frozen):
-    """Flow matching: sigma = shifted(sigmoid(scale · normal)), mean squared error of velocity."""
+class LoraAdapter(Frozen):
+    """LoRA: delta = alpha / rank · B · A, by peft."""
 
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+    init: Literal["default", "gaussian"]
+    modules: Many[str]
+    """Path of every adapted linear, in the order of the model's own modules; never empty."""
+
+
+class SigmaLaw(Frozen):
+    """How the noise share is drawn, before any shift."""
+
+    name: Literal["sigmoid", "uniform", "beta", "list"]
+    sigmoid_scale: float = Field(gt=0)
+    """``sigmoid``: sigma = sigmoid(scale · normal)."""
+    beta_alpha: float = Field(gt=0)
+    beta_beta: float = Field(gt=0)
+    values: Many[float]
+    """``list``: sigmas, never shifted; empty for the other laws."""
+    order: Literal["random", "round-robin"]
+    """``list``: which of the values a sample gets."""
+
+
+class Objective(Frozen):
+    """Flow matching: what is drawn, what is compared with what, and how."""
+
+    sigma: SigmaLaw
     shift: float = Field(gt=0)
     """sigma' = shift · sigma / (1 + (shift - 1) · sigma); 1 changes nothing."""
-    sigma: Literal["sigmoid"] = "sigmoid"
-    sigmoid_scale: float = Field(gt=0)
-    loss: Literal["l2"] = "l2"
+    auto_shift: bool
+    """The shift follows the number of image tokens, as the sampler's does; ``shift`` is 1 then."""
+    loss: Literal["l2", "huber", "smooth_l1"]
+    huber_c: float = Field(gt=0)
+    huber_schedule: Literal["constant", "exponential", "snr"]
+    masked_loss_probability: float = Field(ge=0, le=1)
+    """How often a sample's mask is applied."""
+    balance_weight: float = Field(ge=0)
+    """Of the experts' load-balancing loss; 0: none."""
+    pad_compat: bool
+    """Train non-square buckets as the stock pipeline samples them: with its padding."""
 
 
 class Precision(Frozen):
@@ -73,6 +116,8 @@ class Precision(Frozen):
 
     base: Quantization
     compute: Literal["bf16", "fp32"]
+    text_encoder_1: Quantization
+    text_encoder_2: Quantization
     text_encoder_3: Quantization
     text_encoder_4: Quantization
 
@@ -80,7 +125,7 @@ class Precision(Frozen):
 class OptimizerPlan(Frozen):
     """One optimizer over all trained parameters."""
 
-    name: Literal["optimi-lion", "adamw"]
+    name: Literal["optimi-lion", "adamw", "bnb-lion8bit-paged", "prodigy"]
     learning_rate: float = Field(gt=0)
     betas: tuple[float, float] = Field(strict=False)
     eps: float
@@ -91,8 +136,32 @@ class OptimizerPlan(Frozen):
 class SchedulePlan(Frozen):
     """Learning rate over optimizer steps; the first step is step 1."""
 
-    name: Literal["constant", "constant_with_warmup"]
+    name: Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
     warmup_steps: int = Field(ge=0)
+    end: float = Field(ge=0)
+    """Rate at the end of ``cosine`` and ``polynomial``; ``linear`` ends at 0."""
+    power: float = Field(gt=0)
+    """Of ``polynomial``."""
+    period_steps: int | None = Field(ge=1)
+    """``cosine``: steps from the peak to the next peak; None: falls once, over the whole run."""
+
+    @property
+    def follows_length(self) -> bool:
+        """Whether the rate of a step depends on how many steps there will be."""
+        return self.name in ("linear", "polynomial") or (
+            self.name == "cosine" and self.period_steps is None
+        )
+
+
+class EmaPlan(Frozen):
+    """A running mean of the trained parameters, in fp32: mean += (1 - decay) · (value - mean)."""
+
+    decay: float = Field(gt=0, lt=1)
+    """At update s the decay is min(decay, (1 + s) / (10 + s)) where there is no warm-up."""
+    warmup_steps: int = Field(ge=0)
+    """Up to this step the mean is a copy; above it the decay is the whole one."""
+    update_interval: int = Field(ge=1)
+    """Optimizer steps between updates."""
 
 
 class Clip(Frozen):
@@ -107,8 +176,8 @@ class Backend(Frozen):
     """One set of images and how they become samples."""
 
     id: str
-    role: Literal["train", "eval"]
-    """``eval``: held out, never drawn for training."""
+    role: Literal["train", "eval", "mask"]
+    """``eval``: held out, never drawn for training. ``mask``: says where other images count."""
     caption_strategy: Literal["filename", "textfile", "instanceprompt"]
     instance_prompt: str | None
     resolution_px: int = Field(ge=64)
@@ -125,6 +194,12 @@ class Backend(Frozen):
     target_downsample_size_px: int | None
     repeats: int = Field(ge=0)
     """Further visits of each image in an epoch."""
+    is_regularisation: bool = False
+    """The adapter learns to leave these images as the base model has them."""
+    masks: str | None = None
+    """Id of the ``mask`` backend whose files of the same name say where these images count."""
+    mask_kind: Literal["mask", "segmentation"] | None = None
+    """Of a ``mask`` backend: greys as they are, or anything above black counts in full."""
     probability: float = 1.0
 
 
@@ -133,14 +208,15 @@ class Identity(Frozen):
 
     base: Base
     seed: int = Field(ge=0)
-    model_type: Literal["lokr", "full"]
-    adapter: LokrAdapter | None
+    model_type: Literal["lokr", "lora", "full"]
+    adapter: LokrAdapter | LoraAdapter | None = Field(discriminator="kind")
     """None exactly where ``model_type`` is ``full``."""
     objective: Objective
     precision: Precision
     optimizer: OptimizerPlan
     schedule: SchedulePlan
     clip: Clip | None
+    ema: EmaPlan | None
     micro_batch_size: int = Field(ge=1)
     accumulation_steps: int = Field(ge=1)
     world_size: int = Field(ge=1)
@@ -166,13 +242,22 @@ class Operation(Frozen):
     """Optimizer steps between checkpoints; the most a kill can cost."""
     checkpoints_total_limit: int = Field(ge=1)
     gradient_checkpointing: bool
+    gradient_checkpointing_interval: int = Field(ge=1)
+    """Every so many blocks one is recomputed; 1: all of them."""
     device: Literal["auto", "cpu", "cuda"]
+    quantize_via: Literal["cpu", "accelerator"]
+    """Where weights are when they are quantised: ``cpu`` needs less of the accelerator's memory."""
     zero_stage: int | None = Field(ge=0, le=3)
-    """DeepSpeed ZeRO stage of full-rank training; None where an adapter is trained."""
-    resume: bool = True
-    """Whether a run in a folder with checkpoints goes on from the newest one."""
+    """DeepSpeed ZeRO stage of full-rank training; None: one process without DeepSpeed."""
+    ema_device: Literal["cpu", "accelerator"]
+    resume_from: str = "latest"
+    """``latest``: the newest checkpoint of the output folder; empty: start afresh; or a path."""
     output_dir: str | None = None
     """Where a local run writes; None in the service."""
+    report_to: Many[Literal["tensorboard", "wandb"]] = ()
+    """Trackers of a local run; the service reports by events."""
+    tracker_project_name: str
+    tracker_run_name: str
     data_dirs: dict[str, str] = Field(default_factory=dict)
     """Backend id → folder of images, of a local run."""
     sample_prompt: str
@@ -198,6 +283,13 @@ class Plan(Frozen):
     def identity_digest(self) -> str:
         """SHA-256 of the identity: the name under which equal runs meet, and the guard of resume.
 
-        ``max_train_steps`` is left out: neither schedule depends on it, so a run may be prolonged.
+        ``max_train_steps`` is left out where the schedule does not depend on it, so that such a run
+        may be prolonged.
         """
-        return digest_of(self.identity.model_dump(mode="json", exclude={"max_train_steps"}))
+        return digest_of(self.guarded_identity())
+
+    def guarded_identity(self) -> dict[str, JsonValue]:
+        """What has to be equal for a resume, as JSON."""
+        prolongs = not self.identity.schedule.follows_length
+        exclude = {"max_train_steps"} if prolongs else set()
+        return self.identity.model_dump(mode="json", exclude=exclude)

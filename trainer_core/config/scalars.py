@@ -14,6 +14,7 @@ from trainer_core.config.plan import (
     Publication,
     Quantization,
     SchedulePlan,
+    SigmaLaw,
 )
 from trainer_core.config.reading import Findings, Options
 
@@ -47,6 +48,8 @@ def precision_of(config: Options, findings: Findings) -> Precision:
     return Precision(
         base=base,
         compute="fp32" if config.text("mixed_precision") == "no" else "bf16",
+        text_encoder_1="no_change",
+        text_encoder_2="no_change",
         text_encoder_3=_quantization(config, "text_encoder_3_precision"),
         text_encoder_4=_quantization(config, "text_encoder_4_precision"),
     )
@@ -61,7 +64,24 @@ def objective_of(config: Options, findings: Findings) -> Objective:
     if shift < _MIN_SHIFT:
         message = f"flow_schedule_shift has to be 0, or at least {_MIN_SHIFT}."
         findings.problem(config.at("flow_schedule_shift"), "bad_value", message)
-    return Objective(shift=shift, sigmoid_scale=config.number("flow_sigmoid_scale") or 1.0)
+    return Objective(
+        sigma=SigmaLaw(
+            name="sigmoid",
+            sigmoid_scale=config.number("flow_sigmoid_scale") or 1.0,
+            beta_alpha=2.0,
+            beta_beta=2.0,
+            values=(),
+            order="random",
+        ),
+        shift=shift,
+        auto_shift=False,
+        loss="l2",
+        huber_c=0.1,
+        huber_schedule="snr",
+        masked_loss_probability=1.0,
+        balance_weight=0.0,
+        pad_compat=False,
+    )
 
 
 def optimizer_of(config: Options, findings: Findings) -> OptimizerPlan:
@@ -97,7 +117,7 @@ def schedule_of(config: Options, findings: Findings) -> SchedulePlan:
             name = "constant"
         else:
             findings.warn("lr_scheduler: constant with lr_warmup_steps is constant_with_warmup.")
-    return SchedulePlan(name=name, warmup_steps=warmup)
+    return SchedulePlan(name=name, warmup_steps=warmup, end=0.0, power=1.0, period_steps=None)
 
 
 def clip_of(config: Options, findings: Findings) -> Clip | None:
@@ -160,9 +180,14 @@ def operation_of(
         checkpoint_step_interval=config.integer("checkpoint_step_interval"),
         checkpoints_total_limit=config.integer("checkpoints_total_limit"),
         gradient_checkpointing=config.flag("gradient_checkpointing"),
+        gradient_checkpointing_interval=1,
         device=_device(config),
+        quantize_via="accelerator",
         zero_stage=_zero_stage(config, findings),
-        resume=_resume(config, findings),
+        ema_device="accelerator",
+        resume_from=_resume_from(config, findings),
+        tracker_project_name="reverie",
+        tracker_run_name="",
         output_dir=config.text("output_dir"),
         data_dirs=folders,
         sample_prompt=str(config.deferred.get("validation_prompt", "")),
@@ -195,12 +220,12 @@ def _zero_stage(config: Options, findings: Findings) -> int | None:
     return None
 
 
-def _resume(config: Options, findings: Findings) -> bool:
+def _resume_from(config: Options, findings: Findings) -> str:
     wish = config.text("resume_from_checkpoint") or ""
     if wish not in ("latest", "", "none"):
         message = "Only latest (or empty, to start afresh): a run resumes from its own checkpoints."
         findings.problem(config.at("resume_from_checkpoint"), "refused", message)
-    return wish == "latest"
+    return "latest" if wish == "latest" else ""
 
 
 def _publication(config: Options, findings: Findings) -> Publication:

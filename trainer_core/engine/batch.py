@@ -8,7 +8,6 @@ Letters: B samples, C channels, H × W latent cells.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from diffusers import AutoencoderKL
@@ -21,8 +20,6 @@ from trainer_core.hidream.objective import noisy_latents, velocity_target
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.vae import draw_latents
 from trainer_core.precision.compute import Compute
-
-_TIMESTEPS: Final = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,11 +39,17 @@ class Draw:
 class Batch:
     """B samples of one bucket, on the device."""
 
-    noisy_BCHW: torch.Tensor  # noqa: N815 - shape letters
-    target_BCHW: torch.Tensor  # noqa: N815 - shape letters
-    timesteps_B: torch.Tensor  # noqa: N815 - shape letters
-    """1000 · sigma, fp32."""
+    noisy_BCHW: torch.Tensor
+    target_BCHW: torch.Tensor
+    sigmas_B: torch.Tensor
+    """fp32; the model's timesteps are 1000 times them."""
     text: TextEmbeddings
+    mask_B1HW: torch.Tensor | None = None
+    """Where each sample counts, 0 to 1, fp32; None: everywhere."""
+    is_prior_B: torch.Tensor | None = None
+    """Which samples the adapter is to leave as the base model has them; None: none."""
+    order: int = 0
+    """Number of the micro-batch: what an adapter's dropout is seeded by."""
 
 
 class BatchMaker:
@@ -90,7 +93,7 @@ class BatchMaker:
         return Batch(
             noisy_BCHW=noisy_latents(latents, noise, sigmas).to(device, dtype),
             target_BCHW=velocity_target(latents, noise).to(device),
-            timesteps_B=(_TIMESTEPS * sigmas).to(device),
+            sigmas_B=sigmas.to(device),
             text=texts.to(device=device, dtype=dtype),
         )
 
@@ -132,5 +135,5 @@ class BatchMaker:
 def draw_sigma(objective: Objective, generator: torch.Generator) -> float:
     """One noise share in (0, 1): shifted(sigmoid(scale · normal))."""
     normal = torch.randn(1, generator=generator, dtype=torch.float64).item()
-    sigma = 1 / (1 + math.exp(-objective.sigmoid_scale * normal))
+    sigma = 1 / (1 + math.exp(-objective.sigma.sigmoid_scale * normal))
     return objective.shift * sigma / (1 + (objective.shift - 1) * sigma)

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from pydantic import JsonValue
 
+from trainer_core.adapters.lokr import LokrNetwork
 from trainer_core.checkpoint.write import WrittenFolder, write_result
-from trainer_core.config.plan import Plan
+from trainer_core.config.plan import LokrAdapter, Plan
 from trainer_core.engine.setup import Parts
 from trainer_core.export.full_rank import write_transformer
 from trainer_core.export.lycoris_file import write_lycoris_files
@@ -40,10 +41,10 @@ def write_run_result(
     identity = plan.identity
 
     def fill(folder: Path) -> None:
-        if parts.network is not None and identity.adapter is not None:
+        if isinstance(parts.adapter, LokrNetwork) and isinstance(identity.adapter, LokrAdapter):
             write_lycoris_files(
                 folder,
-                parts.network,
+                parts.adapter,
                 identity.adapter,
                 base_model=identity.base.name,
                 step=identity.max_train_steps,

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, HiDreamImageTransformer2DModel
 from pydantic import JsonValue
 
-from trainer_core.adapters.lokr import LokrNetwork, attach_lokr
+from trainer_core.adapters.attach import Adapter, attach_adapter
 from trainer_core.config.base_models import read_base_model
 from trainer_core.data.index import ShardDescription
 from trainer_core.data.shards import ShardFolder
@@ -28,7 +28,7 @@ class Parts:
 
     transformer: HiDreamImageTransformer2DModel
     vae: AutoencoderKL
-    network: LokrNetwork | None
+    adapter: Adapter | None
     """None where every weight is trained."""
     backend: Backend
     batches: BatchMaker
@@ -77,32 +77,32 @@ def load_parts(job: Job, control: Control) -> Parts:
     transformer = load_transformer(folder, compute.weights).to(compute.device)
     if operation.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    network, backend = _trained(job, transformer, compute)
+    adapter, backend = _trained(job, transformer, compute)
     transformer.train()
     trained = [each for each in transformer.parameters() if each.requires_grad]
     return Parts(
         transformer=transformer,
         vae=vae.to(compute.device),
-        network=network,
+        adapter=adapter,
         backend=backend,
         batches=BatchMaker(job.index, _shards(job, control), identity, vae, compute),
         compute=compute,
-        trainable_modules=len(network.linears) if network else _count_linears(transformer),
+        trainable_modules=adapter.num_modules if adapter else _count_linears(transformer),
         trainable_parameters=sum(_size(each) for each in trained),
     )
 
 
 def _trained(
     job: Job, transformer: HiDreamImageTransformer2DModel, compute: Compute
-) -> tuple[LokrNetwork | None, Backend]:
+) -> tuple[Adapter | None, Backend]:
     identity = job.plan.identity
     if identity.adapter is None:
         from trainer_core.engine.zero import open_zero  # noqa: PLC0415 - an extra of its own
 
         return None, open_zero(transformer, job.plan, compute)
     quantize_frozen(transformer, identity.precision.base)
-    network = attach_lokr(transformer, identity.adapter, identity.seed)
-    return network, SingleProcess(transformer, network.parameters(), identity, compute)
+    adapter = attach_adapter(transformer, identity.adapter, identity.seed)
+    return adapter, SingleProcess(transformer, adapter, identity, compute)
 
 
 def _shards(job: Job, control: Control) -> ShardFolder:

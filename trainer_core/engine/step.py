@@ -9,12 +9,13 @@ import torch
 from diffusers import HiDreamImageTransformer2DModel
 from torch import nn
 
+from trainer_core.adapters.attach import Adapter
 from trainer_core.checkpoint.read import Checkpoint
 from trainer_core.config.plan import Identity
 from trainer_core.engine.batch import Batch
+from trainer_core.engine.losses import batch_losses
 from trainer_core.errors import CheckpointError, NonFiniteLossError
 from trainer_core.faultpoints import fault_point
-from trainer_core.hidream.objective import flow_loss, predict_velocity
 from trainer_core.optim.build import build_optimizer, set_learning_rate
 from trainer_core.optim.clip import clip_gradients, largest_gradient
 from trainer_core.optim.state import load_state_tensors, state_tensors
@@ -72,15 +73,6 @@ class Backend(Protocol):
         """Inside, this process holds every weight whole, to use and not to change."""
 
 
-def losses_of(
-    transformer: HiDreamImageTransformer2DModel, batch: Batch, compute: Compute
-) -> torch.Tensor:
-    """Loss of each sample [B], fp32."""
-    with compute.context():
-        prediction = predict_velocity(transformer, batch.noisy_BCHW, batch.timesteps_B, batch.text)
-    return flow_loss(prediction, batch.target_BCHW)
-
-
 class SingleProcess:
     """All micro-batches of a step one after another, in this process."""
 
@@ -90,20 +82,24 @@ class SingleProcess:
     def __init__(
         self,
         transformer: HiDreamImageTransformer2DModel,
-        parameters: Mapping[str, nn.Parameter],
+        adapter: Adapter,
         identity: Identity,
         compute: Compute,
     ) -> None:
-        """``parameters``: what is trained, by logical name, on the transformer's device."""
+        """``adapter``: what is trained, on the transformer's device."""
         self._transformer = transformer
-        self._parameters = dict(parameters)
+        self._adapter = adapter
+        self._parameters = adapter.parameters()
         self._trained = list(self._parameters.values())
         self._identity = identity
         self._compute = compute
         self._optimizer = build_optimizer(self._trained, identity.optimizer)
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        return losses_of(self._transformer, batch, self._compute)
+        objective = self._identity.objective
+        return batch_losses(
+            self._transformer, self._adapter, batch, objective, self._compute
+        ).flow_B
 
     def update(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float

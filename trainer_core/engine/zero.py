@@ -16,12 +16,12 @@ from torch import nn
 from torch._C._distributed_c10d import HashStore
 
 from trainer_core.checkpoint.read import Checkpoint
-from trainer_core.config.plan import Plan
+from trainer_core.config.plan import Objective, Plan
 from trainer_core.engine.batch import Batch
+from trainer_core.engine.losses import batch_losses
 from trainer_core.engine.step import StepScalars, check_same_names
 from trainer_core.errors import CheckpointError, DeviceError
 from trainer_core.faultpoints import fault_point
-from trainer_core.hidream.objective import flow_loss, predict_velocity
 from trainer_core.optim.build import build_optimizer, set_learning_rate
 from trainer_core.precision.compute import Compute
 
@@ -35,17 +35,16 @@ _STEP_FIELD: Final = "step"
 class _Objective(nn.Module):
     """Loss of each sample as a module's forward: what DeepSpeed's hooks are made for."""
 
-    def __init__(self, transformer: HiDreamImageTransformer2DModel, compute: Compute) -> None:
+    def __init__(
+        self, transformer: HiDreamImageTransformer2DModel, objective: Objective, compute: Compute
+    ) -> None:
         super().__init__()
         self.transformer = transformer
+        self._objective = objective
         self._compute = compute
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        with self._compute.context():
-            prediction = predict_velocity(
-                self.transformer, batch.noisy_BCHW, batch.timesteps_B, batch.text
-            )
-        return flow_loss(prediction, batch.target_BCHW)
+        return batch_losses(self.transformer, None, batch, self._objective, self._compute).flow_B
 
 
 class ZeroSharded:
@@ -232,7 +231,9 @@ def open_zero(
         "steps_per_print": _NEVER,
     }
     engine, *_ = deepspeed.initialize(
-        model=_Objective(transformer, compute), optimizer=optimizer, config=config
+        model=_Objective(transformer, identity.objective, compute),
+        optimizer=optimizer,
+        config=config,
     )
     for fields in optimizer.state.values():
         if isinstance(fields.get(_STEP_FIELD), torch.Tensor):

@@ -28,7 +28,7 @@ def card_facts(
         "version": 1,
         "base_model": {"name": identity.base.name, "digest": identity.base.digest},
         "model_type": identity.model_type,
-        "multiplier": identity.adapter.multiplier if identity.adapter else None,
+        "multiplier": getattr(identity.adapter, "multiplier", None),
         "steps": identity.max_train_steps,
         "identity_digest": plan.identity_digest(),
         "trainable_parameters": trainable_parameters,
@@ -46,7 +46,7 @@ def card_facts(
             "base_model_precision": identity.precision.base,
             "mixed_precision": identity.precision.compute,
             "caption_dropout_probability": identity.caption_dropout_probability,
-            "lokr_factor": identity.adapter.factor if identity.adapter else None,
+            "lokr_factor": getattr(identity.adapter, "factor", None),
         },
         "loss": {"before": _means(loss_before), "after": _means(loss_after)},
         "sample": {

@@ -1,0 +1,34 @@
+"""The one way to put an adapter on a model, whatever its kind."""
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from torch import nn
+
+from trainer_core.adapters.lokr import attach_lokr
+from trainer_core.config.plan import LokrAdapter, LoraAdapter
+
+
+class Adapter(Protocol):
+    """What is trained beside a frozen base."""
+
+    num_modules: int
+    """Linear layers that it adapts."""
+    has_dropout: bool
+    """Whether a forward draws from torch's global generator."""
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, fp32, by logical path: ``<path in the transformer>.<name>``."""
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Inside, the model is its base; after it (also after an error) what it was before."""
+
+
+def attach_adapter(model: nn.Module, adapter: LokrAdapter | LoraAdapter, seed: int) -> Adapter:
+    """Adapt every linear that the plan names and freeze all else; after quantisation.
+
+    Raises BaseModelError where a path is not a linear layer of this model.
+    """
+    if isinstance(adapter, LoraAdapter):
+        raise NotImplementedError
+    return attach_lokr(model, adapter, seed)
