@@ -25,9 +25,9 @@ def lycoris_tensors(network: LokrNetwork, adapter: LokrAdapter) -> dict[str, tor
     tensors = {}
     for path, linear in network.linears.items():
         key = f"lycoris_{path.replace('.', '_')}"
-        w1 = linear.w1.detach() * linear.scalar.detach()
+        w1 = linear.full_w1().detach() * (linear.scalar.detach() * linear.scale)
         tensors[f"{key}.lokr_w1"] = w1.float().cpu().contiguous()
-        tensors[f"{key}.lokr_w2"] = linear.w2.detach().float().cpu().contiguous()
+        tensors[f"{key}.lokr_w2"] = linear.full_w2().detach().float().cpu().contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(float(adapter.linear_dim))
     return tensors
 
