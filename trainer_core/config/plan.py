@@ -40,7 +40,7 @@ class AdaptedModule(Frozen):
     factor: int
     """As written in the preset; ``shapes.factorization`` splits a dimension by it."""
     dim: int
-    """Rank of what is decomposed; ``shapes.lokr_shape`` says what is."""
+    """Rank of what is decomposed; ``shapes.lokr_shapes`` says what is."""
     alpha: float
     """Scale is alpha / dim where something is decomposed, and 1 where both matrices are full."""
     full_matrix: bool
