@@ -1,8 +1,9 @@
 """Adapters with random values, and what they are by formula: float64, nothing of ours in it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -126,6 +127,19 @@ def lora_example(model: nn.Module, *, rank: int, alpha: float, size: float = 0.3
     return Example(adapter=adapter, parameters=parameters, deltas=deltas)
 
 
+EXAMPLES: Final[dict[str, Callable[[nn.Module], Example]]] = {
+    "lokr-full": partial(lokr_example, factor=4, dim=16384, full_matrix=True),
+    "lokr-full-scalar": partial(lokr_example, factor=-1, dim=16384, full_matrix=True, scalar=-1.25),
+    "lokr-low-rank": partial(lokr_example, factor=4, dim=4, alpha=1.0, size=1.2),
+    "lokr-both-low-rank": partial(
+        lokr_example, factor=8, dim=2, alpha=0.5, decompose_both=True, size=1.2, scalar=0.8
+    ),
+    "lokr-mixed": partial(lokr_example, factor=4, dim=12, alpha=5.0, multiplier=0.7, scalar=-1.3),
+    "lora": partial(lora_example, rank=8, alpha=3.0),
+}
+"""``mixed``: w2 is whole in some modules and decomposed in others."""
+
+
 def _whole(values: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     if name in values:
         return values[name].double()
@@ -152,7 +166,7 @@ def add_to_outputs(model: nn.Module, deltas: dict[str, torch.Tensor]) -> None:
 
 
 def inputs_of(config: Any, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """Arguments of one forward of a HiDream transformer, two samples of 12 × 12 cells."""
+    """Arguments of one forward of a HiDream transformer, two samples of 8 × 8 cells."""
     draw = torch.Generator().manual_seed(9)
     t5_width, llama_width = config.caption_channels
     layers = max(config.llama_layers) + 1
@@ -161,7 +175,7 @@ def inputs_of(config: Any, dtype: torch.dtype = torch.float32) -> dict[str, torc
         return torch.randn(shape, generator=draw).to(dtype)
 
     return {
-        "hidden_states": normal(2, config.in_channels, 12, 12),
+        "hidden_states": normal(2, config.in_channels, 8, 8),
         "timesteps": torch.tensor([300.0, 712.5]),
         "encoder_hidden_states_t5": normal(2, 8, t5_width),
         "encoder_hidden_states_llama3": normal(layers, 2, 8, llama_width),
@@ -176,8 +190,3 @@ def forward(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.Tenso
     arguments = inputs_of(model.config, dtype)
     answer: torch.Tensor = model(**arguments, return_dict=False)[0]
     return answer.double()
-
-
-def norms(parts: Iterator[torch.Tensor]) -> float:
-    """2-norm of all elements together."""
-    return math.sqrt(sum(float(part.double().square().sum()) for part in parts))

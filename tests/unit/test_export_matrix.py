@@ -1,7 +1,7 @@
 """Each kind of adapter file × each reader × each base: the same change of the output, counted."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.support.adapters import (
+    EXAMPLES,
     PATHS,
     Example,
     add_to_outputs,
     add_to_weights,
     forward,
-    lokr_example,
-    lora_example,
 )
+from trainer_core.adapters.attach import attach_adapter
 from trainer_core.config.shapes import hidream_linears
 from trainer_core.export.adapter_file import read_adapter
 from trainer_core.export.merge import merge_folder, merge_into
@@ -31,17 +31,6 @@ from trainer_core.precision.quanto import quantize_frozen
 
 Reader = Callable[[nn.Module, Path], int]
 """Puts the adapter of a file on a model and counts its modules."""
-
-EXAMPLES: dict[str, Callable[[nn.Module], Example]] = {
-    "lokr-full": partial(lokr_example, factor=4, dim=16384, full_matrix=True),
-    "lokr-full-scalar": partial(lokr_example, factor=-1, dim=16384, full_matrix=True, scalar=-1.25),
-    "lokr-low-rank": partial(lokr_example, factor=4, dim=4, alpha=1.0, size=1.2),
-    "lokr-both-low-rank": partial(
-        lokr_example, factor=8, dim=2, alpha=0.5, decompose_both=True, size=1.2, scalar=0.8
-    ),
-    "lokr-mixed": partial(lokr_example, factor=4, dim=12, alpha=5.0, multiplier=0.7, scalar=-1.3),
-    "lora": partial(lora_example, rank=8, alpha=3.0),
-}
 
 
 def lycoris_on(model: nn.Module, file: Path) -> int:
@@ -83,6 +72,15 @@ def we_into(model: Any, file: Path) -> int:
     return len(merge_into(model, adapter, 1.0).changed)
 
 
+def ours_on(model: Any, example: Example) -> None:
+    """What is trained: our own modules with the example's values."""
+    parameters = attach_adapter(model, example.adapter, seed=1).parameters()
+    assert parameters.keys() == example.parameters.keys()
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(example.parameters[name])
+
+
 ON: dict[str, tuple[Reader, ...]] = {
     "lokr": (lycoris_on,),
     "lora": (diffusers_on, diffusers_without_metadata),
@@ -96,6 +94,12 @@ INTO: dict[str, tuple[Reader, ...]] = {"lokr": (lycoris_into, we_into), "lora": 
 def base(tiny_folder: Path) -> HiDreamImageTransformer2DModel:
     """Nobody changes it."""
     return load_transformer(tiny_folder, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def plain(base: HiDreamImageTransformer2DModel) -> Mapping[str, torch.Tensor]:
+    """What the base answers, in full and with int8 weights."""
+    return {"fp32": forward(base), "int8": changed(base, quantised)}
 
 
 @pytest.fixture(scope="module", params=EXAMPLES)
@@ -128,38 +132,45 @@ def assert_same(read: torch.Tensor, wanted: torch.Tensor, base: torch.Tensor) ->
 
 
 def test_every_reader_gets_the_trained_change(
-    base: HiDreamImageTransformer2DModel, exported: tuple[Example, Path]
+    base: HiDreamImageTransformer2DModel,
+    plain: Mapping[str, torch.Tensor],
+    exported: tuple[Example, Path],
 ) -> None:
     example, file = exported
     wanted = changed(base, partial(add_to_weights, deltas=example.deltas))
     kind = example.adapter.kind
 
+    assert_same(changed(base, partial(ours_on, example=example)), wanted, plain["fp32"])
     for reader in (*ON[kind], *INTO[kind]):
         model = copy.deepcopy(base)
         assert reader(model, file) == len(PATHS)
-        assert_same(forward(model), wanted, forward(base))
+        assert_same(forward(model), wanted, plain["fp32"])
 
 
 def test_every_reader_gets_it_on_int8_weights(
-    base: HiDreamImageTransformer2DModel, exported: tuple[Example, Path]
+    base: HiDreamImageTransformer2DModel,
+    plain: Mapping[str, torch.Tensor],
+    exported: tuple[Example, Path],
 ) -> None:
     """Beside quantised weights, or merged and then quantised."""
     example, file = exported
     kind = example.adapter.kind
-    plain = changed(base, quantised)
     beside = changed(base, quantised, partial(add_to_outputs, deltas=example.deltas))
     merged = changed(base, partial(add_to_weights, deltas=example.deltas), quantised)
 
+    ours = changed(base, quantised, partial(ours_on, example=example))
+    assert_same(ours, beside, plain["int8"])
     for reader in ON[kind]:
         read = changed(base, quantised, partial(reader, file=file))
-        assert_same(read, beside, plain)
+        assert_same(read, beside, plain["int8"])
     for reader in INTO[kind]:
         read = changed(base, partial(reader, file=file), quantised)
-        assert_same(read, merged, plain)
+        assert_same(read, merged, plain["int8"])
 
 
 def test_a_merged_folder_loads_in_diffusers_with_the_trained_change(
     base: HiDreamImageTransformer2DModel,
+    plain: Mapping[str, torch.Tensor],
     tiny_folder: Path,
     exported: tuple[Example, Path],
     tmp_path: Path,
@@ -174,7 +185,7 @@ def test_a_merged_folder_loads_in_diffusers_with_the_trained_change(
             on_module=lambda done, total: None,
         )  # fmt: skip
         read = forward(load_transformer(tmp_path / name, dtype), dtype)
-        errors[name] = float((read - wanted).norm() / (wanted - forward(base)).norm())
+        errors[name] = float((read - wanted).norm() / (wanted - plain["fp32"]).norm())
         assert len(report.changed) == len(PATHS)
 
     print(f"{file.parent.name}: bf16 is off by {errors['bf16']:.1%} of the adapter's effect")

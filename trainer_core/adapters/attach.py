@@ -6,16 +6,20 @@ from typing import Protocol
 from torch import nn
 
 from trainer_core.adapters.lokr import attach_lokr
+from trainer_core.adapters.lora import attach_lora
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
 
 
 class Adapter(Protocol):
     """What is trained beside a frozen base."""
 
-    num_modules: int
-    """Linear layers that it adapts."""
-    has_dropout: bool
-    """Whether a forward draws from torch's global generator."""
+    @property
+    def num_modules(self) -> int:
+        """Linear layers that it adapts."""
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether a forward in train mode draws from torch's global generator."""
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, fp32, by logical path: ``<path in the transformer>.<name>``."""
@@ -30,5 +34,5 @@ def attach_adapter(model: nn.Module, adapter: LokrAdapter | LoraAdapter, seed: i
     Raises BaseModelError where a path is not a linear layer of this model.
     """
     if isinstance(adapter, LoraAdapter):
-        raise NotImplementedError
+        return attach_lora(model, adapter, seed)
     return attach_lokr(model, adapter, seed)

@@ -1,9 +1,10 @@
 """LoKr: each adapted linear adds the Kronecker product of two small trained matrices.
 
-delta W = multiplier · scalar · (w1 ⊗ w2), computed on activations and never built. With in = c · D
-and out = a · K, w1 is [a, c] and w2 is [K, D]. Trained matrices stay fp32 whatever the base is.
+delta W = multiplier · scalar · scale · (w1 ⊗ w2), computed on activations and never built. With
+in = c · D and out = a · K, w1 is [a, c] and w2 is [K, D]; either may be a product over a rank r.
+Trained tensors stay fp32 whatever the base is.
 
-Source: LyCORIS 4.1.3, module `lokr` with full matrices; tests compare the two.
+Source: LyCORIS 4.1.3, module `lokr` for linear layers; tests compare the two.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,10 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trainer_core.config.plan import LokrAdapter
-from trainer_core.config.shapes import LokrShape, lokr_shape
-from trainer_core.data.sampler import draw_seed
-from trainer_core.errors import BaseModelError
+from trainer_core.adapters.places import linear_at, parent_of
+from trainer_core.adapters.start import kaiming, start_generator
+from trainer_core.config.plan import AdaptedModule, LokrAdapter
+from trainer_core.config.shapes import lokr_scale, lokr_shapes
 
 
 class LokrLinear(nn.Module):
@@ -27,49 +28,98 @@ class LokrLinear(nn.Module):
     The base is a port: any module that maps [..., in] to [..., out] (plain, quantised).
     """
 
+    w1: nn.Parameter | None
+    """[a, c]; None where it is w1_a · w1_b."""
+    w1_a: nn.Parameter | None
+    w1_b: nn.Parameter | None
+    w2: nn.Parameter | None
+    """[K, D]; None where it is w2_a · w2_b."""
+    w2_a: nn.Parameter | None
+    w2_b: nn.Parameter | None
+    scalar: torch.Tensor
+    """[1]; a parameter where it is learned, else 1 for good."""
+
     def __init__(
-        self, base: nn.Module, w1_ac: torch.Tensor, w2_KD: torch.Tensor, *, train_scalar: bool
+        self, base: nn.Module, tensors: Mapping[str, torch.Tensor], *, scale: float
     ) -> None:
-        """``train_scalar``: start at 0 and learn it; otherwise it is 1 for good."""
+        """
+        Args:
+            base: the linear that is adapted.
+            tensors: start values of what is trained, by name; see ``shapes.lokr_shapes``.
+            scale: constant factor of the product; see ``shapes.lokr_scale``.
+        """
         super().__init__()
         self.base = base
-        self.w1 = nn.Parameter(w1_ac)
-        self.w2 = nn.Parameter(w2_KD)
-        # Of shape (1,), not (): sharded optimizers cannot view a 0-dimensional tensor as bytes.
-        scalar = torch.full((1,), 0.0 if train_scalar else 1.0, device=w1_ac.device)
-        if train_scalar:
-            self.scalar = nn.Parameter(scalar)
+        for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b"):
+            value = tensors.get(name)
+            self.register_parameter(name, None if value is None else nn.Parameter(value))
+        if "scalar" in tensors:
+            self.scalar = nn.Parameter(tensors["scalar"])
         else:
-            self.register_buffer("scalar", scalar, persistent=False)
+            one = torch.ones(1, device=next(iter(tensors.values())).device)
+            self.register_buffer("scalar", one, persistent=False)
+        self.scale: Final = scale
         self.multiplier = 1.0
 
     def forward(self, input_: torch.Tensor) -> torch.Tensor:
         """[..., in] → [..., out] in the type of the base's answer."""
         output: torch.Tensor = self.base(input_)
+        if self.multiplier == 0.0:
+            return output
         return output + self.delta(input_).to(output.dtype)
 
     def delta(self, input_: torch.Tensor) -> torch.Tensor:
         """What the adapter adds: W1 · X · W2ᵀ for each token's X [c, D].
 
-        Both small factors (scalar, multiplier) go into w1 in fp32: it is the smallest tensor, and
-        the exported file holds the same product.
+        The small factors (scalar, scale, multiplier) go into w1 in fp32: it is the smallest tensor,
+        and the exported file holds the same product.
         """
-        w1_ac = (self.w1 * (self.scalar * self.multiplier)).to(input_.dtype)
-        w2_KD = self.w2.to(input_.dtype)
-        x_cD = input_.reshape(*input_.shape[:-1], w1_ac.shape[1], w2_KD.shape[1])
-        return torch.matmul(w1_ac, functional.linear(x_cD, w2_KD)).flatten(-2)
+        factor = self.scalar * (self.scale * self.multiplier)
+        w1_ac = (self.full_w1() * factor).to(input_.dtype)
+        columns = w1_ac.shape[1]
+        x_cD = input_.reshape(*input_.shape[:-1], columns, input_.shape[-1] // columns)
+        return torch.matmul(w1_ac, self._times_w2(x_cD)).flatten(-2)
+
+    def full_w1(self) -> torch.Tensor:
+        """[a, c], fp32 also under autocast."""
+        return _full(self.w1, self.w1_a, self.w1_b)
+
+    def full_w2(self) -> torch.Tensor:
+        """[K, D], fp32 also under autocast; the forward never builds it where it is a product."""
+        return _full(self.w2, self.w2_a, self.w2_b)
+
+    def _times_w2(self, x_cD: torch.Tensor) -> torch.Tensor:
+        """X · W2ᵀ."""
+        if self.w2 is not None:
+            return functional.linear(x_cD, self.w2.to(x_cD.dtype))
+        assert self.w2_a is not None
+        assert self.w2_b is not None
+        x_cr = functional.linear(x_cD, self.w2_b.to(x_cD.dtype))
+        return functional.linear(x_cr, self.w2_a.to(x_cr.dtype))
+
+
+def _full(
+    whole: nn.Parameter | None, left: nn.Parameter | None, right: nn.Parameter | None
+) -> torch.Tensor:
+    if whole is not None:
+        return whole
+    assert left is not None
+    assert right is not None
+    with torch.autocast(left.device.type, enabled=False):
+        return left @ right
 
 
 class LokrNetwork:
     """All adapted linears of one model, by their paths in it."""
 
+    has_dropout: Final = False
+
     def __init__(self, linears: Mapping[str, LokrLinear]) -> None:
         self.linears: Final = MappingProxyType(dict(linears))
-        self.num_modules = len(self.linears)
-        self.has_dropout = False
+        self.num_modules: Final = len(self.linears)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by logical path: ``<path>.w1``, ``<path>.w2``, ``<path>.scalar``.
+        """What is trained, by logical path: ``<path>.<name>``, names as in ``shapes.lokr_shapes``.
 
         The path is the one in diffusers' transformer; it knows no wrapper and no sharding.
         """
@@ -112,57 +162,56 @@ def attach_lokr(model: nn.Module, adapter: LokrAdapter, seed: int) -> LokrNetwor
     model.requires_grad_(False)
     linears = {}
     for module in adapter.modules:
-        parent_path, _, name = module.path.rpartition(".")
-        try:
-            parent = model.get_submodule(parent_path)
-            base = parent.get_submodule(name)
-        except AttributeError as error:
-            raise BaseModelError(f"the base model has no module {module.path}") from error
-        linear = _adapted(base, module.path, adapter, module.factor, seed)
+        base = linear_at(model, module.path)
+        linear = _adapted(base, module, adapter.init_lokr_norm, seed)
+        linears[module.path] = linear.train(base.training)
+        parent, name = parent_of(model, module.path)
         parent.register_module(name, linear)
-        linears[module.path] = linear
     network = LokrNetwork(linears)
     network.set_multiplier(adapter.multiplier)
     return network
 
 
 def _adapted(
-    base: nn.Module, path: str, adapter: LokrAdapter, factor: int, seed: int
+    base: nn.Linear, module: AdaptedModule, init_norm: float | None, seed: int
 ) -> LokrLinear:
-    if not isinstance(base, nn.Linear):  # quanto's QLinear is one
-        raise BaseModelError(f"{path} is a {type(base).__name__}, not a linear layer")
-    shape = lokr_shape(base.in_features, base.out_features, factor)
-    w1, w2 = _start_values(base, path, adapter, shape, seed)
+    shapes = lokr_shapes(module, base.in_features, base.out_features)
+    if init_norm is None:
+        start = _start_values(module, shapes, seed)
+    else:
+        start = _start_near(base, module, shapes, init_norm, seed)
     device = base.weight.device
-    linear = LokrLinear(base, w1.to(device), w2.to(device), train_scalar=adapter.use_scalar)
-    return linear.train(base.training)
+    tensors = {name: value.to(device) for name, value in start.items()}
+    return LokrLinear(base, tensors, scale=lokr_scale(module, shapes))
 
 
 def _start_values(
-    base: nn.Linear, path: str, adapter: LokrAdapter, shape: LokrShape, seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As LyCORIS starts: Kaiming, with either w2 or the trained scalar at 0.
-
-    With ``init_lokr_norm`` s: w1 all ones and w2 normal with s times the mean and the standard
-    deviation of the base weight.
-    """
-    if adapter.init_lokr_norm is not None:
-        weight = base.weight.dequantize() if hasattr(base.weight, "dequantize") else base.weight
-        weight = weight.detach().float()
-        noise = torch.randn(shape.w2, generator=_generator(seed, f"lokr {path}.w2"))
-        matched = noise * weight.std().cpu() + weight.mean().cpu()
-        return torch.ones(shape.w1), matched * adapter.init_lokr_norm
-    w1 = _kaiming(shape.w1, _generator(seed, f"lokr {path}.w1"))
-    if not adapter.use_scalar:
-        return w1, torch.zeros(shape.w2)
-    return w1, _kaiming(shape.w2, _generator(seed, f"lokr {path}.w2"))
+    module: AdaptedModule, shapes: Mapping[str, tuple[int, ...]], seed: int
+) -> dict[str, torch.Tensor]:
+    """As LyCORIS starts: Kaiming, with either w2 (its second factor) or the trained scalar at 0."""
+    at_zero = "scalar" if module.use_scalar else "w2" if "w2" in shapes else "w2_b"
+    return {
+        name: torch.zeros(shape)
+        if name == at_zero
+        else kaiming(shape, start_generator(seed, f"lokr {module.path}.{name}"))
+        for name, shape in shapes.items()
+    }
 
 
-def _kaiming(shape: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
-    """``kaiming_uniform_(a=√5)``, that is uniform in ±1/√columns."""
-    bound: float = shape[1] ** -0.5
-    return (torch.rand(shape, generator=generator) * 2 - 1) * bound
-
-
-def _generator(seed: int, purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(draw_seed(seed, purpose, 0, 0))
+def _start_near(
+    base: nn.Linear,
+    module: AdaptedModule,
+    shapes: Mapping[str, tuple[int, ...]],
+    norm: float,
+    seed: int,
+) -> dict[str, torch.Tensor]:
+    """w1 all ones, w2 normal with ``norm`` times the mean and standard deviation of the base
+    weight; a trained scalar at 0 all the same."""
+    weight = base.weight.dequantize() if hasattr(base.weight, "dequantize") else base.weight
+    std, mean = torch.std_mean(weight.detach().float())
+    generator = start_generator(seed, f"lokr {module.path}.w2")
+    noise = torch.randn(shapes["w2"], generator=generator)
+    values = {"w1": torch.ones(shapes["w1"]), "w2": (noise * std.cpu() + mean.cpu()) * norm}
+    if "scalar" in shapes:
+        values["scalar"] = torch.zeros(shapes["scalar"])
+    return values

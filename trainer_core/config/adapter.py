@@ -1,30 +1,32 @@
-"""A LyCORIS config, resolved to the linear layers of one base model."""
+"""The adapter that is asked for, resolved to the linear layers of one base model."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from pydantic import JsonValue
 
-from trainer_core.config.adapter_options import (
-    CLASS_NAMES,
-    LYCORIS_OPTIONS,
-    OVERRIDE_OPTIONS,
-    PRESET_OPTIONS,
-)
-from trainer_core.config.plan import AdaptedModule, LokrAdapter, TargetRule
-from trainer_core.config.reading import Findings, Options, Source, escaped, read_options
-from trainer_core.config.shapes import LinearShape, factorization
+from trainer_core.config.adapter_options import LYCORIS_OPTIONS
+from trainer_core.config.plan import AdaptedModule, LokrAdapter, LoraAdapter, TargetRule
+from trainer_core.config.presets import read_preset
+from trainer_core.config.reading import Findings, Options, Source, read_options
+from trainer_core.config.shapes import LinearShape, lokr_shapes
 from trainer_core.config.targets import (
-    MAX_PATTERN_CHARACTERS,
+    NAMED_PRESETS,
+    Matched,
     Preset,
     Target,
-    UnsupportedPatternError,
     match_preset,
-    shell_pattern,
+    nearest,
 )
 
 _POINTER: Final = "/lycoris_config"
-_MAX_RULES: Final = 200
+_DEFAULT_DIM: Final = 4
+"""LyCORIS' own, of use only where an override decomposes what the whole adapter does not."""
+_MAX_NEAREST: Final = 20
+"""Looking for a near name takes a millisecond."""
+_MAX_NAMES: Final = 2000
+_LORA_TARGETS: Final = "peft_lora_target_modules"
 
 
 def import_adapter(
@@ -33,182 +35,112 @@ def import_adapter(
     init_lokr_norm: float | None,
     findings: Findings,
     source: Source,
+    *,
+    norm_pointer: str = "/config/init_lokr_norm",
 ) -> LokrAdapter | None:
-    """The adapter that a LyCORIS config describes; None where ``findings`` got a problem."""
+    """The adapter that a LyCORIS config describes; None where ``findings`` got a problem.
+
+    ``norm_pointer``: where ``init_lokr_norm`` was written.
+    """
     before = len(findings.problems)
     options = read_options(raw, LYCORIS_OPTIONS, _POINTER, findings, source)
     if "algo" not in options.names:
         findings.problem(f"{_POINTER}/algo", "missing", "algo is missing; this version has lokr.")
-    factor = options.integer("factor")
-    if factor == 0:
+    if options.integer("factor") == 0:
         findings.problem(options.at("factor"), "bad_value", "factor has to be -1 or at least 1.")
-    full = options.flag("full_matrix")
-    if not full and not options.given("linear_dim"):
+    if not options.flag("full_matrix") and "linear_dim" not in options.names:
         message = "linear_dim is missing; it may be left out only with full_matrix."
         findings.problem(f"{_POINTER}/linear_dim", "missing", message)
-    preset = _preset(options, findings, source)
-    if preset is None or len(findings.problems) > before:
+    preset = read_preset(options, findings, source)
+    if preset is None:
         return None
-    dim = options.integer("linear_dim") if options.given("linear_dim") else 4  # lycoris' default
-    alpha = options.number("linear_alpha")
     matched = match_preset(preset, linears)
-    for unused in matched.unused:
-        message = f"{unused} matches nothing in this base model."
-        findings.problem(f"{_POINTER}/apply_preset", "bad_value", message)
-    if not matched.targets:
-        message = "The preset adapts no module of this base model."
-        findings.problem(f"{_POINTER}/apply_preset", "no_modules", message)
-    if not full:
-        _check_full_anyway(matched.targets, linears, factor, dim, findings)
+    _report(matched, preset, linears, findings)
+    if len(findings.problems) > before:
+        return None
+    modules = tuple(_module(path, each, options) for path, each in matched.targets.items())
+    if init_lokr_norm is not None:
+        _check_full(modules, linears, norm_pointer, findings)
     if len(findings.problems) > before:
         return None
     return LokrAdapter(
-        full_matrix=full,
-        factor=factor,
-        linear_dim=dim,
-        linear_alpha=1.0 if alpha is None else alpha,
-        decompose_both=False,
+        full_matrix=options.flag("full_matrix"),
+        factor=options.integer("factor"),
+        linear_dim=_dim(options),
+        linear_alpha=_alpha(options),
+        decompose_both=options.flag("decompose_both"),
         multiplier=options.number("multiplier") or 1.0,
         use_scalar=options.flag("use_scalar"),
         init_lokr_norm=init_lokr_norm,
-        rules=_rules(preset, factor),
-        modules=tuple(
-            AdaptedModule(
-                path=path,
-                factor=target.factor or factor,
-                dim=target.dim or dim,
-                alpha=1.0 if alpha is None else alpha,
-                full_matrix=full,
-                decompose_both=False,
-                use_scalar=options.flag("use_scalar"),
-            )
-            for path, target in matched.targets.items()
-        ),
+        rules=_rules(preset, options.integer("factor")),
+        modules=modules,
     )
 
 
-def _check_full_anyway(
-    targets: Mapping[str, Target],
+def _dim(options: Options) -> int:
+    return options.integer("linear_dim") if options.given("linear_dim") else _DEFAULT_DIM
+
+
+def _alpha(options: Options) -> float:
+    alpha = options.number("linear_alpha")
+    return 1.0 if alpha is None else alpha
+
+
+def _module(path: str, target: Target, options: Options) -> AdaptedModule:
+    """The overrides of one linear over what holds for the whole adapter."""
+    dim = target.dim or _dim(options)
+
+    def flag(own: bool | None, name: str) -> bool:
+        return options.flag(name) if own is None else own
+
+    return AdaptedModule(
+        path=path,
+        factor=target.factor or options.integer("factor"),
+        dim=dim,
+        alpha=target.alpha or _alpha(options) or dim,  # 0 is none to LyCORIS
+        full_matrix=flag(target.full_matrix, "full_matrix"),
+        decompose_both=flag(target.decompose_both, "decompose_both"),
+        use_scalar=flag(target.use_scalar, "use_scalar"),
+    )
+
+
+def _report(
+    matched: Matched, preset: Preset, linears: Sequence[LinearShape], findings: Findings
+) -> None:
+    """Say what a preset names in vain."""
+    if preset not in NAMED_PRESETS.values():
+        for number, unused in enumerate(matched.unused):
+            hint = nearest(unused, linears) if number < _MAX_NEAREST else ""
+            message = f"{unused} matches nothing in this base model.{hint}"
+            findings.problem(f"{_POINTER}/apply_preset", "bad_value", message)
+    for pattern in matched.overtaken:
+        findings.warn(
+            f"apply_preset: {pattern} names layers that a class target takes first. As in LyCORIS, "
+            "its overrides do not hold for them, and fall on the target that follows instead; "
+            "leave the class out, or name only layers outside of it."
+        )
+    if not matched.targets:
+        message = "The preset adapts no module of this base model."
+        findings.problem(f"{_POINTER}/apply_preset", "no_modules", message)
+
+
+def _check_full(
+    modules: Sequence[AdaptedModule],
     linears: Sequence[LinearShape],
-    factor: int,
-    dim: int,
+    norm_pointer: str,
     findings: Findings,
 ) -> None:
-    """lycoris takes a full w2 where the rank is at least half of its longer side; only that is
-    built."""
-    for linear in linears:
-        target = targets.get(linear.path)
-        if target is None:
-            continue
-        split = target.factor or factor
-        longer = max(
-            factorization(linear.in_features, split)[1],
-            factorization(linear.out_features, split)[1],
-        )
-        if (target.dim or dim) < longer / 2:
-            findings.problem(
-                f"{_POINTER}/full_matrix",
-                "not_implemented",
-                f"A decomposed w2 ({linear.path}) is not built in this version. Set full_matrix to "
-                f"true, or linear_dim to at least {-(-longer // 2)}.",
+    """``init_lokr_norm`` draws w2 like the base weight, which two factors cannot be."""
+    by_path = {linear.path: linear for linear in linears}
+    for module in modules:
+        linear = by_path[module.path]
+        if not {"w1", "w2"} <= lokr_shapes(module, linear.in_features, linear.out_features).keys():
+            message = (
+                f"init_lokr_norm needs full matrices, and {module.path} has decomposed ones. Set "
+                "full_matrix to true, or leave init_lokr_norm out."
             )
+            findings.problem(norm_pointer, "conflict", message)
             return
-
-
-def _preset(options: Options, findings: Findings, source: Source) -> Preset | None:
-    """The preset in diffusers' class names; None where it cannot be read."""
-    pointer = f"{_POINTER}/apply_preset"
-    raw = options.raw("apply_preset")
-    if raw is None:
-        return Preset(classes=("Linear",))  # as lycoris does without a preset
-    if not isinstance(raw, dict):
-        findings.problem(pointer, "bad_value", "apply_preset has to be an object.")
-        return None
-    before = len(findings.problems)
-    read = read_options(raw, PRESET_OPTIONS, pointer, findings, source)
-    use_fnmatch = read.flag("use_fnmatch")
-    classes, names, exclude = (
-        _texts(read, name, findings) for name in ("target_module", "target_name", "exclude_name")
-    )
-    class_overrides = _overrides(read, "module_algo_map", findings, source)
-    name_overrides = _overrides(read, "name_algo_map", findings, source)
-    _check_patterns(read, (*names, *exclude, *name_overrides), use_fnmatch, findings)
-    if len(findings.problems) > before:
-        return None
-    if not (classes or names or class_overrides or name_overrides) and not raw.get("target_module"):
-        if "target_module" not in raw:
-            classes = ("Linear",)
-    elif "target_module" not in raw:
-        findings.warn(
-            "apply_preset: without target_module exactly the named modules are adapted (LyCORIS "
-            "itself would add every linear layer)."
-        )
-    return Preset(
-        classes=[_in_diffusers(name, findings) for name in classes],
-        names=names,
-        class_overrides={_in_diffusers(n, findings): t for n, t in class_overrides.items()},
-        name_overrides=name_overrides,
-        exclude=exclude,
-        use_fnmatch=use_fnmatch,
-    )
-
-
-def _in_diffusers(class_name: str, findings: Findings) -> str:
-    translated = CLASS_NAMES.get(class_name)
-    if translated is None:
-        return class_name
-    findings.warn(f"apply_preset: {class_name} is {translated} in this model.")
-    return translated
-
-
-def _texts(read: Options, name: str, findings: Findings) -> tuple[str, ...]:
-    raw = read.raw(name)
-    if raw is None:
-        return ()
-    if not isinstance(raw, list) or not all(isinstance(item, str) for item in raw):
-        findings.problem(read.at(name), "bad_value", f"{name} has to be a list of names.")
-        return ()
-    return tuple(dict.fromkeys(str(item) for item in raw))
-
-
-def _overrides(read: Options, name: str, findings: Findings, source: Source) -> dict[str, Target]:
-    raw = read.raw(name)
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        findings.problem(read.at(name), "bad_value", f"{name} has to be an object.")
-        return {}
-    targets = {}
-    for key, value in raw.items():
-        pointer = f"{read.at(name)}/{escaped(key)}"
-        if not isinstance(value, dict):
-            findings.problem(pointer, "bad_value", f"{key} has to be an object.")
-            continue
-        options = read_options(value, OVERRIDE_OPTIONS, pointer, findings, source)
-        factor: Any = options.raw("factor") if options.given("factor") else None
-        dim: Any = options.raw("dim")
-        if factor == 0:
-            findings.problem(pointer, "bad_value", "factor has to be -1 or at least 1.")
-        targets[key] = Target(factor=factor, dim=dim)
-    return targets
-
-
-def _check_patterns(
-    read: Options, patterns: Sequence[str], use_fnmatch: bool, findings: Findings
-) -> None:
-    if len(patterns) > _MAX_RULES:
-        message = f"{len(patterns)} names and patterns, more than {_MAX_RULES}."
-        findings.problem(read.pointer, "bad_value", message)
-    for pattern in patterns:
-        if not 0 < len(pattern) <= MAX_PATTERN_CHARACTERS:
-            message = f"A pattern has 1 to {MAX_PATTERN_CHARACTERS} characters."
-            findings.problem(read.pointer, "bad_value", message)
-            continue
-        try:
-            shell_pattern(pattern, use_fnmatch=use_fnmatch)
-        except UnsupportedPatternError:
-            message = f"{pattern}: write it as a shell pattern and set use_fnmatch to true."
-            findings.problem(read.pointer, "not_implemented", message)
 
 
 def _rules(preset: Preset, factor: int) -> tuple[TargetRule, ...]:
@@ -218,3 +150,90 @@ def _rules(preset: Preset, factor: int) -> tuple[TargetRule, ...]:
         *(TargetRule(module_class=n, factor=t.factor or factor) for n, t in classes.items()),
         *(TargetRule(pattern=n, factor=t.factor or factor) for n, t in names.items()),
     )
+
+
+def import_lora(
+    config: Options, linears: Sequence[LinearShape], findings: Findings
+) -> LoraAdapter | None:
+    """The LoRA that ``config.json`` asks for; None where ``findings`` got a problem."""
+    before = len(findings.problems)
+    rank, dropout = config.integer("lora_rank"), config.number("lora_dropout") or 0.0
+    alpha = config.number("lora_alpha")
+    if rank < 1:
+        findings.problem(config.at("lora_rank"), "bad_value", "lora_rank has to be at least 1.")
+    if alpha is not None and alpha <= 0:
+        findings.problem(config.at("lora_alpha"), "bad_value", "lora_alpha has to be above 0.")
+    if not 0 <= dropout < 1:
+        message = "lora_dropout has to be at least 0 and below 1."
+        findings.problem(config.at("lora_dropout"), "bad_value", message)
+    modules = _lora_modules(config, linears, findings)
+    if len(findings.problems) > before:
+        return None
+    return LoraAdapter(
+        rank=rank,
+        alpha=rank if alpha is None else alpha,
+        dropout=dropout,
+        init="gaussian" if config.text("lora_init_type") == "gaussian" else "default",
+        modules=modules,
+    )
+
+
+def _lora_modules(
+    config: Options, linears: Sequence[LinearShape], findings: Findings
+) -> tuple[str, ...]:
+    """Paths of the linears to adapt: by preset, or as peft takes names."""
+    wanted = _listed(config.raw(_LORA_TARGETS))
+    if wanted is None or isinstance(wanted, str):
+        preset = NAMED_PRESETS.get(wanted or "attn")
+        if preset is not None:
+            return tuple(match_preset(preset, linears).targets)
+    if not isinstance(wanted, list) or not all(isinstance(name, str) and name for name in wanted):
+        message = (
+            f"{_LORA_TARGETS} has to be a list of names, or one of {', '.join(NAMED_PRESETS)}."
+        )
+        findings.problem(config.at(_LORA_TARGETS), "bad_value", message)
+        return ()
+    if not wanted:
+        message = f"{_LORA_TARGETS} names nothing; leave it out to adapt the attention projections."
+        findings.problem(config.at(_LORA_TARGETS), "bad_value", message)
+        return ()
+    if len(wanted) > _MAX_NAMES:
+        message = f"{_LORA_TARGETS} has {len(wanted)} names, more than {_MAX_NAMES}."
+        findings.problem(config.at(_LORA_TARGETS), "bad_value", message)
+        return ()
+    endings = {f".{name}": str(name) for name in wanted}
+    found: dict[str, list[str]] = {str(name): [] for name in wanted}
+    for linear in linears:
+        for ending, name in endings.items():
+            if f".{linear.path}".endswith(ending):
+                found[name].append(linear.path)
+    for name in _matching_nothing(found, linears):
+        findings.problem(config.at(_LORA_TARGETS), "bad_value", name)
+    chosen = {path for paths in found.values() for path in paths}
+    return tuple(linear.path for linear in linears if linear.path in chosen)
+
+
+def _listed(raw: JsonValue) -> JsonValue:
+    """Text may hold a list in JSON."""
+    if not isinstance(raw, str) or not raw.lstrip().startswith("["):
+        return raw
+    try:
+        listed: JsonValue = json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
+    return listed
+
+
+def _matching_nothing(
+    found: Mapping[str, Sequence[str]], linears: Sequence[LinearShape]
+) -> Iterator[str]:
+    unmatched = [name for name, paths in found.items() if not paths]
+    around = {name for linear in linears for name in linear.path.split(".")[:-1]}
+    for number, name in enumerate(unmatched):
+        if name.rpartition(".")[2] in around:
+            hint = " It holds layers and is none itself: name those inside it."
+        elif name in NAMED_PRESETS:
+            hint = f" For the preset write {name} alone, without a list."
+        else:
+            hint = nearest(name, linears) if number < _MAX_NEAREST else ""
+        yield f"{name} is no linear layer of this base model.{hint}"

@@ -5,11 +5,12 @@ installed; a test rebuilds it from diffusers on the meta device. Source: diffuse
 models/transformers/transformer_hidream_image.py.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from trainer_core.config.plan import LokrAdapter
+from trainer_core.config.plan import AdaptedModule, LokrAdapter, LoraAdapter
 
 _MODEL: Final = "HiDreamImageTransformer2DModel"
 _FEED_FORWARD: Final = "HiDreamImageFeedForwardSwiGLU"
@@ -31,6 +32,9 @@ class LinearShape:
     out_features: int
     bias: bool
     module_class: str = "Linear"
+    walked: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
+    """Path and class of each module that ``named_modules()`` gives between the linear before and
+    this one: those around it, and those without a linear, such as norms."""
 
     @property
     def parent_class(self) -> str:
@@ -49,37 +53,56 @@ def hidream_linears(transformer_config: Mapping[str, Any]) -> tuple[LinearShape,
     config = {**_DEFAULTS, **transformer_config}
     dim = config["num_attention_heads"] * config["attention_head_dim"]
     patch = config["patch_size"] ** 2
+    return tuple(_with_walk(_modules(config, dim, patch)))
+
+
+def _modules(config: Mapping[str, Any], dim: int, patch: int) -> "Iterator[LinearShape | _Room]":
+    """Linears, and modules without one (as rooms), in the model's order."""
     doubles, singles = config["num_layers"], config["num_single_layers"]
     top = _Room((), (_MODEL,))
     time = top.room("t_embedder", "HiDreamImageTimestepEmbed")
+    yield time.room("time_proj", "Timesteps")
+    yield from _embedding(time.room("timestep_embedder", "TimestepEmbedding"), _TIME_CHANNELS, dim)
     pooled = top.room("p_embedder", "HiDreamImagePooledEmbed")
-    linears = [
-        *_embedding(time.room("timestep_embedder", "TimestepEmbedding"), _TIME_CHANNELS, dim),
-        *_embedding(
-            pooled.room("pooled_embedder", "TimestepEmbedding"), config["text_emb_dim"], dim
-        ),
-        top.room("x_embedder", "HiDreamImagePatchEmbed").linear(
-            "proj", config["in_channels"] * patch, dim
-        ),
-    ]
+    yield from _embedding(
+        pooled.room("pooled_embedder", "TimestepEmbedding"), config["text_emb_dim"], dim
+    )
+    patches = top.room("x_embedder", "HiDreamImagePatchEmbed")
+    yield patches.linear("proj", config["in_channels"] * patch, dim)
+    yield top.room("pe_embedder", "HiDreamImageEmbedND")
+    stack = top.room("double_stream_blocks", "ModuleList")
     for i in range(doubles):
-        linears += _block(
-            top.room("double_stream_blocks", "ModuleList"), i, config, dim, twins=True
-        )
+        yield from _block(stack, i, config, dim, twins=True)
+    stack = top.room("single_stream_blocks", "ModuleList")
     for i in range(singles):
-        linears += _block(
-            top.room("single_stream_blocks", "ModuleList"), i, config, dim, twins=False
-        )
+        yield from _block(stack, i, config, dim, twins=False)
     final = top.room("final_layer", "HiDreamImageOutEmbed")
+    yield final.room("norm_final", "LayerNorm")
     out_channels = config["out_channels"] or config["in_channels"]
-    linears.append(final.linear("linear", dim, patch * out_channels))
-    linears.append(final.room("adaLN_modulation", "Sequential").linear("1", dim, 2 * dim))
+    yield final.linear("linear", dim, patch * out_channels)
+    yield from _modulation(final, dim, 2)
     t5_channels, llama_channels = config["caption_channels"]
     captions = top.room("caption_projection", "ModuleList")
     for i, channels in enumerate([llama_channels] * (doubles + singles) + [t5_channels]):
         projection = captions.room(str(i), "TextProjection")
-        linears.append(projection.linear("linear", channels, dim, bias=False))
-    return tuple(linears)
+        yield projection.linear("linear", channels, dim, bias=False)
+
+
+def _with_walk(modules: "Iterable[LinearShape | _Room]") -> Iterator[LinearShape]:
+    """The linears, each with what is walked before it."""
+    known = {""}
+    walked = [("", _MODEL)]
+    for module in modules:
+        names = module.path.split(".")
+        classes = module.ancestors if isinstance(module, LinearShape) else module.classes
+        for depth in range(1, len(classes)):
+            path = ".".join(names[:depth])
+            if path not in known:
+                known.add(path)
+                walked.append((path, classes[depth]))
+        if isinstance(module, LinearShape):
+            yield replace(module, walked=tuple(walked))
+            walked = []
 
 
 def max_area_px(transformer_config: Mapping[str, Any]) -> int:
@@ -107,6 +130,10 @@ class _Room:
     names: tuple[str, ...]
     classes: tuple[str, ...]
 
+    @property
+    def path(self) -> str:
+        return ".".join(self.names)
+
     def room(self, name: str, class_name: str) -> "_Room":
         return _Room((*self.names, name), (*self.classes, class_name))
 
@@ -120,23 +147,35 @@ class _Room:
         )
 
 
-def _embedding(room: _Room, channels: int, dim: int) -> Iterator[LinearShape]:
+def _embedding(room: _Room, channels: int, dim: int) -> Iterator[LinearShape | _Room]:
     yield room.linear("linear_1", channels, dim)
+    yield room.room("act", "SiLU")
     yield room.linear("linear_2", dim, dim)
+
+
+def _modulation(room: _Room, dim: int, times: int) -> Iterator[LinearShape | _Room]:
+    modulation = room.room("adaLN_modulation", "Sequential")
+    yield modulation.room("0", "SiLU")
+    yield modulation.linear("1", dim, times * dim)
 
 
 def _block(
     stack: _Room, i: int, config: Mapping[str, Any], dim: int, *, twins: bool
-) -> Iterator[LinearShape]:
+) -> Iterator[LinearShape | _Room]:
     """One double block (``twins``: text has its own attention and feed-forward) or single block."""
     class_name = f"HiDreamImage{'' if twins else 'Single'}TransformerBlock"
     block = stack.room(str(i), "HiDreamBlock").room("block", class_name)
-    modulation = block.room("adaLN_modulation", "Sequential")
-    yield modulation.linear("1", dim, (12 if twins else 6) * dim)
+    yield from _modulation(block, dim, 12 if twins else 6)
+    yield block.room("norm1_i", "LayerNorm")
+    if twins:
+        yield block.room("norm1_t", "LayerNorm")
     attention = block.room("attn1", "HiDreamAttention")
     for suffix in ("", "_t") if twins else ("",):
         for part in ("to_q", "to_k", "to_v", "to_out"):
             yield attention.linear(part + suffix, dim, dim)
+        yield attention.room(f"q_rms_norm{suffix}", "RMSNorm")
+        yield attention.room(f"k_rms_norm{suffix}", "RMSNorm")
+    yield block.room("norm3_i", "LayerNorm")
     experts = config["num_routed_experts"]
     if experts > 0:
         mixture = block.room("ff_i", _MIXTURE)
@@ -144,9 +183,11 @@ def _block(
         routed = mixture.room("experts", "ModuleList")
         for k in range(experts):
             yield from _feed_forward(routed.room(str(k), _FEED_FORWARD), dim, 4 * dim)
+        yield mixture.room("gate", "MoEGate")
     else:
         yield from _feed_forward(block.room("ff_i", _FEED_FORWARD), dim, 4 * dim)
     if twins:
+        yield block.room("norm3_t", "LayerNorm")
         yield from _feed_forward(block.room("ff_t", _FEED_FORWARD), dim, 4 * dim)
 
 
@@ -180,24 +221,36 @@ def factorization(dimension: int, factor: int) -> tuple[int, int]:
     return min(small, large), max(small, large)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LokrShape:
-    """The two matrices whose Kronecker product has the shape of the linear's weight."""
+def lokr_shapes(
+    module: AdaptedModule, in_features: int, out_features: int
+) -> dict[str, tuple[int, ...]]:
+    """The trained tensors of one adapted linear, by name: ``w1`` or ``w1_a`` and ``w1_b``, ``w2``
+    or ``w2_a`` and ``w2_b``, and ``scalar`` where it is learned.
 
-    w1: tuple[int, int]
-    """Rows (of out_features), columns (of in_features)."""
-    w2: tuple[int, int]
+    w1 has (rows of out_features, columns of in_features); the Kronecker product of w1 and w2 has
+    the shape of the linear's weight. A matrix is a product of two, w = w_a · w_b, where the rank is
+    below half of its longer side; w1 only with ``decompose_both``. Source: lycoris 4.1.3,
+    ``lycoris.modules.lokr.LokrModule``; a test compares the two.
+    """
+    in_small, in_large = factorization(in_features, module.factor)
+    out_small, out_large = factorization(out_features, module.factor)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, rows, columns, may_decompose in (
+        ("w1", out_small, in_small, module.decompose_both),
+        ("w2", out_large, in_large, True),
+    ):
+        if may_decompose and not module.full_matrix and module.dim < max(rows, columns) / 2:
+            shapes[f"{name}_a"], shapes[f"{name}_b"] = (rows, module.dim), (module.dim, columns)
+        else:
+            shapes[name] = (rows, columns)
+    if module.use_scalar:
+        shapes["scalar"] = (1,)
+    return shapes
 
-    @property
-    def parameters(self) -> int:
-        return self.w1[0] * self.w1[1] + self.w2[0] * self.w2[1]
 
-
-def lokr_shape(in_features: int, out_features: int, factor: int) -> LokrShape:
-    """Shapes of full w1 and w2 for one linear layer."""
-    in_small, in_large = factorization(in_features, factor)
-    out_small, out_large = factorization(out_features, factor)
-    return LokrShape(w1=(out_small, in_small), w2=(out_large, in_large))
+def lokr_scale(module: AdaptedModule, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """What the Kronecker product is multiplied by: 1 where both matrices are full."""
+    return 1.0 if {"w1", "w2"} <= shapes.keys() else module.alpha / module.dim
 
 
 def lokr_parameters(adapter: LokrAdapter, linears: Sequence[LinearShape]) -> int:
@@ -206,10 +259,18 @@ def lokr_parameters(adapter: LokrAdapter, linears: Sequence[LinearShape]) -> int
     Raises KeyError where the adapter names a module that the model does not have.
     """
     by_path = {linear.path: linear for linear in linears}
-    scalars = len(adapter.modules) if adapter.use_scalar else 0
-    return scalars + sum(
-        lokr_shape(
-            by_path[module.path].in_features, by_path[module.path].out_features, module.factor
-        ).parameters
-        for module in adapter.modules
+    total = 0
+    for module in adapter.modules:
+        linear = by_path[module.path]
+        shapes = lokr_shapes(module, linear.in_features, linear.out_features)
+        total += sum(math.prod(shape) for shape in shapes.values())
+    return total
+
+
+def lora_parameters(adapter: LoraAdapter, linears: Sequence[LinearShape]) -> int:
+    """As ``lokr_parameters``: A is [rank, in] and B is [out, rank]."""
+    by_path = {linear.path: linear for linear in linears}
+    return sum(
+        adapter.rank * (by_path[path].in_features + by_path[path].out_features)
+        for path in adapter.modules
     )

@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from safetensors.torch import save_file
 
 from trainer_core.config.plan import AdaptedModule, LokrAdapter
+from trainer_core.config.shapes import lokr_scale
 from trainer_core.export.origin import ADAPTER_NAME, Origin
 
 CONFIG_NAME: Final = "lycoris_config.json"
@@ -44,9 +45,8 @@ def lycoris_tensors(
     for module in adapter.modules:
         key = PREFIX + module.path.replace(".", "_")
         factors = _factors_of(parameters, module.path)
-        scale = adapter.multiplier * (
-            module.alpha / module.dim if _is_decomposed(parameters, module.path) else 1.0
-        )
+        shapes = {name: tuple(factor.shape) for name, factor in factors.items()}
+        scale = adapter.multiplier * lokr_scale(module, shapes)
         scalar = parameters.get(f"{module.path}.scalar")
         if scalar is not None:
             scale *= float(scalar.detach())

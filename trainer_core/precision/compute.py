@@ -18,7 +18,7 @@ class Compute:
     weights: torch.dtype
     """Of the base model as loaded, and of what goes into it."""
     is_autocast: bool
-    """bf16 products of fp32 weights: what ``bf16`` means on a CPU."""
+    """bf16 products of fp32 weights: what ``bf16`` means on a CPU, and where weights are trained."""
 
     def context(self) -> AbstractContextManager[object]:
         """Every forward of the transformer runs inside."""
@@ -27,21 +27,34 @@ class Compute:
         return nullcontext()
 
 
-def choose_compute(wish: Literal["auto", "cpu", "cuda"], precision: Precision) -> Compute:
+def choose_compute(
+    wish: Literal["auto", "cpu", "cuda"], precision: Precision, *, trains_base: bool = False
+) -> Compute:
     """``auto`` is cuda where it is there; raises DeviceError where cuda was asked for and is not.
 
-    On cuda bf16 weights are multiplied as they are. On a CPU weights stay fp32 and products are
-    autocast; but not with int8 weights, which are multiplied in fp32 there, because quanto's CPU
-    kernel takes bf16 only together with bf16 scales.
+    On cuda a frozen base in bf16 is multiplied as it is. On a CPU weights stay fp32 and products
+    are autocast; but not with int8 weights, which are multiplied in fp32 there, because quanto's
+    CPU kernel takes bf16 only together with bf16 scales.
+
+    Args:
+        wish: the plan's device.
+        precision: the plan's.
+        trains_base: the base's own weights are trained; then they are fp32 on every device, because
+            a small update of a bf16 weight rounds to nothing.
     """
     has_cuda = torch.cuda.is_available()
     if wish == "cuda" and not has_cuda:
         raise DeviceError("cuda was asked for and is not there")
     device = torch.device("cuda" if has_cuda and wish != "cpu" else "cpu")
+    return compute_on(device, precision, trains_base=trains_base)
+
+
+def compute_on(device: torch.device, precision: Precision, *, trains_base: bool) -> Compute:
+    """The types of ``choose_compute`` on a device that is there or will be."""
     is_bf16 = precision.compute == "bf16"
-    on_cuda = device.type == "cuda"
+    has_bf16_weights = is_bf16 and device.type == "cuda" and not trains_base
     return Compute(
         device=device,
-        weights=torch.bfloat16 if is_bf16 and on_cuda else torch.float32,
-        is_autocast=is_bf16 and not on_cuda and precision.base == "no_change",
+        weights=torch.bfloat16 if has_bf16_weights else torch.float32,
+        is_autocast=is_bf16 and not has_bf16_weights and precision.base == "no_change",
     )

@@ -14,7 +14,9 @@ def quantize_frozen(module: nn.Module, scheme: Scheme) -> tuple[str, ...]:
     Every `nn.Linear` is quantised, without exception: in HiDream attention, feed-forwards, shared
     and routed experts, modulation, embedders, caption projections and the last layer. Not
     quantised, because they are no linears: norms and the experts' gates (a bare parameter).
-    Activations keep their type. Call it before adapters are attached: quanto replaces modules.
+    Activations keep their type. It works where the weights are: before the model is moved to its
+    device as well as after. Call it before adapters are attached: quanto replaces modules. It
+    serves the transformer and each text encoder.
 
     Returns:
         The paths of the quantised linears; empty for ``no_change``.

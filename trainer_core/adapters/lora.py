@@ -1,0 +1,96 @@
+"""LoRA by peft: each adapted linear adds alpha / rank · B · A.
+
+Its weights are fp32 whatever the base is: peft takes the base's type, in which small updates round
+to nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
+from typing import Final
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from trainer_core.adapters.places import linear_at
+from trainer_core.adapters.start import kaiming, start_generator
+from trainer_core.config.plan import LoraAdapter
+
+_NAME: Final = "default"
+"""peft's name of the one adapter."""
+
+
+class LoraNetwork:
+    """All adapted linears of one model, by their paths in it before they were adapted."""
+
+    def __init__(self, layers: Mapping[str, LoraLayer], *, has_dropout: bool) -> None:
+        self.layers: Final = MappingProxyType(dict(layers))
+        self.num_modules: Final = len(self.layers)
+        self.has_dropout: Final = has_dropout
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by logical path: ``<path>.lora_A`` [rank, in] and ``<path>.lora_B``
+        [out, rank]."""
+        return {
+            f"{path}.{name}": getattr(layer, name)[_NAME].weight
+            for path, layer in self.layers.items()
+            for name in ("lora_A", "lora_B")
+        }
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """See ``attach.Adapter``."""
+        with ExitStack() as afterwards:
+            for layer in self.layers.values():
+                if not layer.disable_adapters:
+                    layer.enable_adapters(enabled=False)
+                    afterwards.callback(layer.enable_adapters, enabled=True)
+            yield
+
+
+def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwork:
+    """Have peft adapt every linear that the plan names; freeze all else.
+
+    Quantisation comes before: it would quantise A and B as well.
+
+    Args:
+        model: the transformer, on its device.
+        adapter: with ``modules`` resolved to paths.
+        seed: start values depend on it and on the path only, not on order, device or count.
+
+    Raises:
+        BaseModelError: a path is not a linear layer of this model.
+    """
+    linears = {path: linear_at(model, path) for path in adapter.modules}
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=list(adapter.modules),
+        init_lora_weights=False,  # the start values below need no pass over random ones
+    )
+    inject_adapter_in_model(config, model, adapter_name=_NAME)
+    model.requires_grad_(False)
+    layers = {path: model.get_submodule(path) for path in adapter.modules}
+    for path, layer in layers.items():
+        linear = linears[path]
+        for name, start in _start_values(path, linear, adapter, seed).items():
+            part = getattr(layer, name)[_NAME]
+            part.weight = nn.Parameter(start.to(linear.weight.device))
+        layer.train(linear.training)
+    return LoraNetwork(layers, has_dropout=adapter.dropout > 0)
+
+
+def _start_values(
+    path: str, base: nn.Linear, adapter: LoraAdapter, seed: int
+) -> dict[str, torch.Tensor]:
+    """As peft starts, fp32: B at 0; A Kaiming, or normal with standard deviation 1 / rank."""
+    generator = start_generator(seed, f"lora {path}.lora_A")
+    shape = (adapter.rank, base.in_features)
+    if adapter.init == "gaussian":
+        a_rI = torch.randn(shape, generator=generator) / adapter.rank
+    else:
+        a_rI = kaiming(shape, generator)
+    return {"lora_A": a_rI, "lora_B": torch.zeros(base.out_features, adapter.rank)}

@@ -1,0 +1,25 @@
+"""Where in a model an adapter goes."""
+
+from torch import nn
+
+from trainer_core.errors import BaseModelError
+
+
+def linear_at(model: nn.Module, path: str) -> nn.Linear:
+    """The linear of that path, plain or quantised: quanto's QLinear is an ``nn.Linear``.
+
+    Raises BaseModelError where the model has no such module or it is no linear layer.
+    """
+    try:
+        module = model.get_submodule(path)
+    except AttributeError as error:
+        raise BaseModelError(f"the base model has no module {path}") from error
+    if not isinstance(module, nn.Linear):
+        raise BaseModelError(f"{path} is a {type(module).__name__}, not a linear layer")
+    return module
+
+
+def parent_of(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """The module that holds the one of that path, and its name there."""
+    parent_path, _, name = path.rpartition(".")
+    return model.get_submodule(parent_path), name

@@ -1,0 +1,18 @@
+"""Start values that depend on the seed and the name of a tensor only."""
+
+from collections.abc import Sequence
+
+import torch
+
+from trainer_core.data.sampler import draw_seed
+
+
+def start_generator(seed: int, name: str) -> torch.Generator:
+    """For one tensor: not order, device or number of tensors change what it gives."""
+    return torch.Generator().manual_seed(draw_seed(seed, name, 0, 0))
+
+
+def kaiming(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """``kaiming_uniform_(a=√5)`` of a matrix, that is uniform in ±1/√columns."""
+    bound: float = shape[1] ** -0.5
+    return (torch.rand(*shape, generator=generator) * 2 - 1) * bound
