@@ -133,7 +133,10 @@ def test_the_objective_is_told(plan: Plan) -> None:
         "balance_weight": 0.01,
         "masked_loss_probability": 0.5,
     }
-    changed = with_identity(plan, objective=Objective.model_validate(objective))
+    backend = plan.identity.backends[0].model_copy(update={"masks": "cut-outs"})
+    changed = with_identity(
+        plan, objective=Objective.model_validate(objective), backends=(backend,)
+    )
 
     card = render_card(facts(changed))
 
@@ -145,6 +148,7 @@ def test_the_objective_is_told(plan: Plan) -> None:
     assert "| masked_loss_probability | `0.5` |" in card
     plain = render_card(facts(plan))
     assert "huber_c" not in plain
+    assert "masked_loss_probability" not in plain
     assert "| flow_schedule_shift |" in plain
 
 

@@ -10,7 +10,6 @@ from trainer_core.config.plan import (
     Identity,
     LokrAdapter,
     LoraAdapter,
-    Objective,
     Plan,
 )
 from trainer_core.export.origin import ADAPTER_NAME, Weights
@@ -45,7 +44,7 @@ def card_facts(
         "trainable_modules": trainable_modules,
         "options": {
             **_training_options(identity),
-            **_objective_options(identity.objective),
+            **_objective_options(identity),
             **_adapter_options(identity.adapter),
         },
         "loss": {"before": _means(loss_before), "after": _means(loss_after)},
@@ -81,8 +80,9 @@ def _training_options(identity: Identity) -> dict[str, JsonValue]:
     }
 
 
-def _objective_options(objective: Objective) -> dict[str, JsonValue]:
+def _objective_options(identity: Identity) -> dict[str, JsonValue]:
     """None, which is not shown, for what the run does not use."""
+    objective = identity.objective
     sigma = objective.sigma
     law = {
         "sigmoid": f"sigmoid of {sigma.sigmoid_scale:g} times normal",
@@ -92,15 +92,15 @@ def _objective_options(objective: Objective) -> dict[str, JsonValue]:
     }
     is_shifted = sigma.name != "list" and not objective.auto_shift
     huber = f"{objective.huber_c:g}, {objective.huber_schedule}"
-    mask, balance = objective.masked_loss_probability, objective.balance_weight
+    has_masks = any(backend.masks for backend in identity.backends)
     return {
         "sigma_law": law[sigma.name],
         "flow_schedule_shift": objective.shift if is_shifted else None,
         "flow_schedule_auto_shift": True if objective.auto_shift else None,
         "loss_type": objective.loss,
         "huber_c": None if objective.loss == "l2" else huber,
-        "masked_loss_probability": mask or None,
-        "balance_weight": balance or None,
+        "masked_loss_probability": objective.masked_loss_probability if has_masks else None,
+        "balance_weight": objective.balance_weight or None,
         "pad_compat": True if objective.pad_compat else None,
     }
 
