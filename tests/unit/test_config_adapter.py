@@ -1,12 +1,15 @@
-"""LyCORIS presets name the same layers here as in lycoris, and shapes are those of diffusers."""
+"""Which layers an adapter gets, as in lycoris; shapes are those of diffusers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lycoris.functional.general import factorization as lycoris_factorization
+from torch import nn
 
+from tests.support.lycoris_oracle import made_by_lycoris, meta_model, shapes_of
 from tests.unit.config_examples import NAMED_PRESET, TINY_CONFIG, TRUE_CONFIG, import_small
 from trainer_core.config.plan import LokrAdapter
 from trainer_core.config.problems import PlanError
@@ -15,27 +18,21 @@ from trainer_core.config.shapes import (
     factorization,
     hidream_linears,
     lokr_parameters,
+    lokr_shapes,
 )
 
-
-def meta_model(config: dict[str, Any]) -> Any:
-    torch = pytest.importorskip("torch")
-    from diffusers import HiDreamImageTransformer2DModel
-
-    with torch.device("meta"):
-        return HiDreamImageTransformer2DModel(**config)
+LINEARS = hidream_linears(TINY_CONFIG)
 
 
 @pytest.mark.parametrize(
     "config", [TRUE_CONFIG, TINY_CONFIG, {**TINY_CONFIG, "num_routed_experts": 0}]
 )
 def test_the_table_is_the_model(config: dict[str, Any]) -> None:
-    torch = pytest.importorskip("torch")
     modules = dict(meta_model(config).named_modules())
 
     expected = []
     for path, module in modules.items():
-        if isinstance(module, torch.nn.Linear):
+        if isinstance(module, nn.Linear):
             parts = path.split(".")
             around = (modules[".".join(parts[:depth])] for depth in range(len(parts)))
             expected.append(
@@ -48,62 +45,17 @@ def test_the_table_is_the_model(config: dict[str, Any]) -> None:
                 )
             )
 
-    assert list(hidream_linears(config)) == expected
+    linears = hidream_linears(config)
+
+    assert list(linears) == expected
+    walked = [each for linear in linears for each in (*linear.walked, (linear.path, "Linear"))]
+    assert walked == [(path, type(module).__name__) for path, module in modules.items()]
 
 
 @settings(deadline=None)
 @given(st.integers(1, 20_000), st.integers(-1, 300))
 def test_dimensions_split_as_in_lycoris(dimension: int, factor: int) -> None:
-    general = pytest.importorskip("lycoris.functional.general")
-
-    assert factorization(dimension, factor) == general.factorization(dimension, factor)
-
-
-_CLASS_STATE = (
-    "ENABLE_CONV",
-    "TARGET_REPLACE_MODULE",
-    "TARGET_REPLACE_NAME",
-    "LORA_PREFIX",
-    "MODULE_ALGO_MAP",
-    "NAME_ALGO_MAP",
-    "USE_FNMATCH",
-    "TARGET_EXCLUDE_NAME",
-)
-
-
-@pytest.fixture
-def lycoris_network() -> Iterator[Any]:
-    """LycorisNetwork, whose presets are state of the class: put back afterwards."""
-    network = pytest.importorskip("lycoris.wrapper").LycorisNetwork
-    before = {name: getattr(network, name) for name in _CLASS_STATE}
-    yield network
-    for name, value in before.items():
-        setattr(network, name, value)
-
-
-def oracle(network: Any, config: dict[str, Any], lycoris: dict[str, Any]) -> tuple[set[str], int]:
-    """Names and trainable parameters of what lycoris makes of the config."""
-    defaults: dict[str, Any] = {
-        "target_module": [],
-        "target_name": [],
-        "module_algo_map": {},
-        "name_algo_map": {},
-        "use_fnmatch": False,
-        "exclude_name": [],
-    }
-    network.apply_preset({**defaults, **lycoris["apply_preset"]})
-    made = network(
-        meta_model(config),
-        lora_dim=lycoris.get("linear_dim", 4),
-        alpha=1,
-        network_module="lokr",
-        factor=lycoris["factor"],
-        full_matrix=lycoris.get("full_matrix", False),
-        use_scalar=lycoris.get("use_scalar", False),
-        warn_on_unmatched=False,
-    )
-    parameters = sum(p.numel() for lora in made.loras for p in lora.parameters())
-    return {lora.lora_name for lora in made.loras}, parameters
+    assert factorization(dimension, factor) == lycoris_factorization(dimension, factor)
 
 
 PRESETS: Sequence[dict[str, Any]] = (
@@ -122,54 +74,94 @@ PRESETS: Sequence[dict[str, Any]] = (
 
 def imported(lycoris: dict[str, Any]) -> LokrAdapter:
     adapter = import_small(lycoris=lycoris).plan.identity.adapter
-    assert adapter is not None
+    assert isinstance(adapter, LokrAdapter)
     return adapter
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("scalar", [True, False])
-def test_presets_resolve_as_in_lycoris(
-    preset: dict[str, Any], scalar: bool, lycoris_network: Any
-) -> None:
+def test_presets_resolve_as_in_lycoris(preset: dict[str, Any], scalar: bool) -> None:
     lycoris = {"factor": 8, "full_matrix": True, "use_scalar": scalar, "apply_preset": preset}
 
     adapter = imported(lycoris)
 
-    names, parameters = oracle(lycoris_network, TINY_CONFIG, lycoris)
-    assert {f"lycoris_{m.path.replace('.', '_')}" for m in adapter.modules} == names
-    assert lokr_parameters(adapter, hidream_linears(TINY_CONFIG)) == parameters
+    made = made_by_lycoris(meta_model(TINY_CONFIG), lycoris)
+    names = {f"lycoris_{m.path.replace('.', '_')}" for m in adapter.modules}
+    assert names == shapes_of(made).keys()
+    assert lokr_parameters(adapter, hidream_linears(TINY_CONFIG)) == sum(
+        parameter.numel() for lora in made.loras for parameter in lora.parameters()
+    )
 
 
-@pytest.mark.parametrize(
-    ("preset", "modules", "parameters"),
-    [({"target_module": ["HiDreamAttention"]}, 256, 6_619_392), (NAMED_PRESET, 448, 15_147_456)],
-)
-def test_the_true_model_has_the_published_counts(
-    preset: dict[str, Any], modules: int, parameters: int, lycoris_network: Any
-) -> None:
-    lycoris = {"factor": 16, "full_matrix": True, "use_scalar": True, "apply_preset": preset}
+def test_rank_decides_what_is_decomposed() -> None:
+    """Below half of the longer side of w2, which factor 4 makes 16 wide here."""
+    lycoris = {"factor": 4, "full_matrix": False, "use_scalar": True}
+    linear = next(line for line in LINEARS if line.path.endswith("attn1.to_q"))
 
-    names, count = oracle(lycoris_network, TRUE_CONFIG, lycoris)
+    def tensors(**changes: Any) -> set[str]:
+        module = imported({**lycoris, **changes}).modules[0]
+        return set(lokr_shapes(module, linear.in_features, linear.out_features))
 
-    assert (len(names), count) == (modules, parameters)
+    assert tensors(linear_dim=8) == {"w1", "w2", "scalar"}
+    assert tensors(linear_dim=7) == {"w1", "w2_a", "w2_b", "scalar"}
+    assert tensors(linear_dim=2, decompose_both=True) == {"w1", "w2_a", "w2_b", "scalar"}
+    assert tensors(linear_dim=1, decompose_both=True) == {"w1_a", "w1_b", "w2_a", "w2_b", "scalar"}
+    assert tensors(linear_dim=1, decompose_both=True, full_matrix=True) == {"w1", "w2", "scalar"}
 
 
-def test_a_large_rank_is_full_without_full_matrix(lycoris_network: Any) -> None:
-    lycoris = {
-        "factor": 4,
-        "full_matrix": False,
-        "linear_dim": 16384,
-        "apply_preset": {"target_module": ["HiDreamAttention"]},
-    }
+def test_overrides_hold_for_their_modules_only() -> None:
+    adapter = imported(
+        {
+            "full_matrix": True,
+            "factor": 4,
+            "linear_alpha": 3,
+            "apply_preset": {
+                "use_fnmatch": True,
+                "name_algo_map": {
+                    "*.to_q": {
+                        "algo": "lokr", "dim": 2, "alpha": "0.5", "full_matrix": "false",
+                        "decompose_both": True, "use_scalar": "true", "factor": "-1",
+                    },
+                    "*.to_k": {"dim": 5, "alpha": 0},
+                },
+            },
+        }
+    )  # fmt: skip
 
-    adapter = imported(lycoris)
+    by_name = {module.path.rpartition(".")[2]: module for module in adapter.modules}
+    to_q, to_k = by_name["to_q"], by_name["to_k"]
+    assert (to_q.dim, to_q.alpha, to_q.factor) == (2, 0.5, -1)
+    assert (to_q.full_matrix, to_q.decompose_both, to_q.use_scalar) == (False, True, True)
+    assert (to_k.dim, to_k.alpha, to_k.factor) == (5, 3.0, 4)  # LyCORIS takes 0 as not given
+    assert (to_k.full_matrix, to_k.decompose_both, to_k.use_scalar) == (True, False, False)
 
-    _, parameters = oracle(lycoris_network, TINY_CONFIG, lycoris)
-    assert lokr_parameters(adapter, hidream_linears(TINY_CONFIG)) == parameters
-    assert said({**lycoris, "linear_dim": 7}) == [
-        ("/lycoris_config/full_matrix", "not_implemented")
-    ]
-    assert imported({**lycoris, "linear_dim": 8}).linear_dim == 8
+
+def test_alpha_zero_is_the_rank() -> None:
+    adapter = imported({"full_matrix": False, "linear_dim": 3, "linear_alpha": 0})
+
+    assert {module.alpha for module in adapter.modules} == {3.0}
+
+
+def test_init_lokr_norm_wants_full_matrices() -> None:
+    config = {"init_lokr_norm": 1e-3}
+    small = {"full_matrix": False, "linear_dim": 1}
+
+    with pytest.raises(PlanError) as caught:
+        import_small(config, lycoris=small)
+
+    (problem,) = caught.value.problems
+    assert (problem.pointer, problem.code) == ("/config/init_lokr_norm", "conflict")
+    assert "attn1.to_q" in problem.message
+    assert import_small(config, lycoris={"full_matrix": True}).plan.identity.adapter is not None
+
+
+def test_classes_of_simpletuner_are_those_of_diffusers() -> None:
+    theirs = imported({"apply_preset": {"target_module": ["Attention", "FeedForward"]}})
+    ours = imported(
+        {"apply_preset": {"target_module": ["HiDreamAttention", "HiDreamImageFeedForwardSwiGLU"]}}
+    )
+
+    assert theirs.modules == ours.modules
 
 
 def said(lycoris: dict[str, Any]) -> list[tuple[str, str]]:
@@ -191,14 +183,28 @@ def test_floats_stay_floats() -> None:
         ({"algos": "lokr"}, "/lycoris_config/algos", "unknown_option"),
         ({"factor": 0}, "/lycoris_config/factor", "bad_value"),
         ({"full_matrix": False}, "/lycoris_config/linear_dim", "missing"),
-        ({"decompose_both": True}, "/lycoris_config/decompose_both", "not_implemented"),
+        ({"algo": "diag-oft"}, "/lycoris_config/algo", "not_implemented"),
+        ({"dora_wd": True}, "/lycoris_config/dora_wd", "refused"),
+        ({"dora_wd": "true"}, "/lycoris_config/dora_wd", "refused"),
+        ({"apply_preset": {"module_algo_map": {"Attention": {"weight_decompose": True}}}},
+         "/lycoris_config/apply_preset/module_algo_map/Attention/weight_decompose", "refused"),
+        ({"apply_preset": {"name_algo_map": {".*to_q": {"algo": "loha"}}}},
+         "/lycoris_config/apply_preset/name_algo_map/.*to_q/algo", "not_implemented"),
+        ({"preset": "attn"}, "/lycoris_config/preset", "conflict"),
+        ({"preset": "attn-only"}, "/lycoris_config/preset", "not_implemented"),
+        ({"preset": "atn"}, "/lycoris_config/preset", "bad_value"),
+        ({"apply_preset": "atn"}, "/lycoris_config/apply_preset", "bad_value"),
+        ({"apply_preset": {"module_algo_map": {"Attention": {}, "HiDreamAttention": {}}}},
+         "/lycoris_config/apply_preset/module_algo_map", "conflict"),
+        ({"apply_preset": {"target_name": [".*norm.*"]}}, "/lycoris_config/apply_preset",
+         "bad_value"),
         ({"apply_preset": []}, "/lycoris_config/apply_preset", "bad_value"),
         ({"apply_preset": {"target_module": []}}, "/lycoris_config/apply_preset", "no_modules"),
         ({"apply_preset": {"target_module": ["Attention", "Nothing"]}},
          "/lycoris_config/apply_preset", "bad_value"),
         ({"apply_preset": {"name_algo_map": {"*to_q": {"factor": 0}}, "use_fnmatch": True}},
          "/lycoris_config/apply_preset/name_algo_map/*to_q", "bad_value"),
-        ({"apply_preset": {"target_name": ["(a+)+b"]}}, "/lycoris_config/apply_preset",
+        ({"apply_preset": {"target_name": ["(a)\\1"]}}, "/lycoris_config/apply_preset",
          "not_implemented"),
     ],
 )  # fmt: skip
@@ -211,3 +217,21 @@ def test_an_unmatched_pattern_in_a_disguise_cannot_stall() -> None:
     pattern = "*a" * 99 + "b"
 
     assert said({"apply_preset": {"target_name": [pattern], "use_fnmatch": True}})
+
+
+@pytest.mark.parametrize(
+    ("preset", "hint"),
+    [
+        ({"target_module": ["HiDreamAtention"]}, "HiDreamAttention"),
+        ({"target_name": ["double_stream_blocks.*.block.atn1*"], "use_fnmatch": True},
+         "double_stream_blocks.*.block.attn1"),
+        ({"name_algo_map": {".*to_outt$": {"factor": 4}}}, "to_out"),
+    ],
+)  # fmt: skip
+def test_what_matches_nothing_is_told_with_the_nearest_name(
+    preset: dict[str, Any], hint: str
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        import_small(lycoris={"apply_preset": preset})
+
+    assert hint in caught.value.problems[0].message.partition("Did you mean")[2]

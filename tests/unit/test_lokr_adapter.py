@@ -1,105 +1,245 @@
 """LoKr against a float64 Kronecker product, and against LyCORIS."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
 import pytest
 import torch
 from lycoris.modules.lokr import LokrModule
+from optimi import Lion
 from torch import nn
 
-from trainer_core.adapters.lokr import LokrLinear, attach_lokr
-from trainer_core.config.plan import AdaptedModule, LokrAdapter
-from trainer_core.config.shapes import lokr_shape
+from tests.unit.lora_examples import lora
+from trainer_core.adapters.lokr import LokrLinear, LokrNetwork, attach_lokr
+from trainer_core.adapters.lora import LoraNetwork, attach_lora
+from trainer_core.config.plan import LokrAdapter
 from trainer_core.errors import BaseModelError
+from trainer_core.precision.quanto import quantize_frozen
+
+Network = TypeVar("Network")
 
 SHAPES = [(128, 128, 16), (128, 512, 16), (48, 128, 4), (64, 96, -1), (7, 13, 16)]
+KINDS: dict[str, dict[str, object]] = {
+    "full": {},
+    "large rank": {"full_matrix": False, "dim": 64, "alpha": 5.0},
+    "low rank": {"full_matrix": False, "dim": 2, "alpha": 3.0},
+    "both low": {"full_matrix": False, "dim": 1, "alpha": 0.5, "decompose_both": True},
+    "no scalar": {"full_matrix": False, "dim": 2, "alpha": 3.0, "use_scalar": False},
+}
 
 
-def adapter(*paths: str, factor: int = 16, **changes: object) -> LokrAdapter:
-    fields: dict[str, object] = {
-        "full_matrix": True,
+def adapter(
+    *paths: str, factor: int = 16, init_lokr_norm: float | None = None, **changes: object
+) -> LokrAdapter:
+    """Full matrices with a scalar, with ``changes`` for every module."""
+    module: dict[str, object] = {
         "factor": factor,
-        "linear_dim": 16384,
-        "linear_alpha": 1.0,
-        "multiplier": 1.0,
+        "dim": 16384,
+        "alpha": 1.0,
+        "full_matrix": True,
+        "decompose_both": False,
         "use_scalar": True,
-        "rules": (),
-        "modules": tuple(AdaptedModule(path=path, factor=factor) for path in paths),
     }
-    return LokrAdapter.model_validate(fields | changes)
+    module |= changes
+    return LokrAdapter.model_validate(
+        {
+            "full_matrix": module["full_matrix"],
+            "factor": factor,
+            "linear_dim": module["dim"],
+            "linear_alpha": module["alpha"],
+            "decompose_both": module["decompose_both"],
+            "multiplier": 1.0,
+            "use_scalar": module["use_scalar"],
+            "init_lokr_norm": init_lokr_norm,
+            "rules": (),
+            "modules": tuple({"path": path, **module} for path in paths),
+        }
+    )
 
 
-def random_lokr(n_in: int, n_out: int, factor: int) -> LokrLinear:
-    draw = torch.Generator().manual_seed(n_in * 1000 + n_out)
-    shape = lokr_shape(n_in, n_out, factor)
-    w1, w2 = torch.randn(shape.w1, generator=draw), torch.randn(shape.w2, generator=draw)
-    linear = LokrLinear(nn.Linear(n_in, n_out), w1, w2, train_scalar=True)
+def randomised(linear: LokrLinear, seed: int = 5) -> LokrLinear:
+    """Every trained tensor normal, none at its start value of 0."""
+    draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        linear.scalar.fill_(-0.3)
-    linear.multiplier = 0.7
+        for parameter in linear.parameters(recurse=False):
+            parameter.copy_(torch.randn(parameter.shape, generator=draw))
     return linear
 
 
-@pytest.mark.parametrize(("n_in", "n_out", "factor"), SHAPES)
-def test_delta_is_the_kronecker_product(n_in: int, n_out: int, factor: int) -> None:
-    linear = random_lokr(n_in, n_out, factor)
-    x = torch.randn(2, 5, n_in)
-    weight = torch.kron(linear.w1.double(), linear.w2.double()) * -0.3 * 0.7
-    expected = x.double() @ (weight + linear.base.weight.double()).T + linear.base.bias.double()
+def random_lokr(n_in: int, n_out: int, factor: int, kind: str = "full") -> LokrLinear:
+    torch.manual_seed(n_in * 1000 + n_out)
+    model = nn.Sequential(nn.Linear(n_in, n_out))
+    network = attach_lokr(model, adapter("0", factor=factor, **KINDS[kind]), seed=3)
+    return randomised(network.linears["0"])
 
-    torch.testing.assert_close(linear(x).double(), expected, atol=1e-5, rtol=1e-5)
+
+def delta_weight(linear: LokrLinear, kind: str) -> torch.Tensor:
+    """The product that the forward never builds, float64, from the trained tensors alone."""
+    tensors = {
+        name: each.detach().double() for name, each in linear.named_parameters(recurse=False)
+    }
+
+    def matrix(name: str) -> torch.Tensor:
+        whole = tensors.get(name)
+        return tensors[f"{name}_a"] @ tensors[f"{name}_b"] if whole is None else whole
+
+    options: Any = KINDS[kind]
+    scale = options["alpha"] / options["dim"] if "w2_b" in tensors else 1.0
+    scalar = tensors.get("scalar", torch.ones(1)).item()
+    return torch.kron(matrix("w1"), matrix("w2")) * scale * scalar * linear.multiplier
+
+
+def close(ours: torch.Tensor, exact: torch.Tensor, share: float) -> bool:
+    return bool((ours.double() - exact).norm() <= share * exact.norm())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("n_in", "n_out", "factor"), SHAPES)
+def test_delta_is_the_kronecker_product(n_in: int, n_out: int, factor: int, kind: str) -> None:
+    linear = random_lokr(n_in, n_out, factor, kind)
+    linear.multiplier = 0.7
+    x = torch.randn(2, 5, n_in)
+    exact = delta_weight(linear, kind)
+
+    assert close(linear.delta(x), x.double() @ exact.T, 1e-6)
+    whole = exact + linear.base.weight.double()
+    assert close(linear(x), x.double() @ whole.T + linear.base.bias.double(), 1e-6)
 
 
 @pytest.mark.parametrize("bypass", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("n_in", "n_out", "factor"), SHAPES)
 def test_forward_and_gradients_equal_lycoris(
-    n_in: int, n_out: int, factor: int, bypass: bool
+    n_in: int, n_out: int, factor: int, kind: str, bypass: bool
 ) -> None:
-    ours = random_lokr(n_in, n_out, factor)
-    ours.multiplier = 1.0
+    ours = random_lokr(n_in, n_out, factor, kind).double()
     base = nn.Linear(n_in, n_out)
     base.load_state_dict(ours.base.state_dict())
+    options = {"full_matrix": True, "use_scalar": True} | KINDS[kind]
     theirs = LokrModule(
         "x",
         base,
-        lora_dim=16384,
+        lora_dim=options.pop("dim", 16384),
         factor=factor,
-        full_matrix=True,
-        use_scalar=True,
         bypass_mode=bypass,
-    )
+        **options,
+    ).double()
+    base.double()
+    mine = dict(ours.named_parameters(recurse=False))
+    names = {f"lokr_{name}" if name != "scalar" else name: name for name in mine}
+    other = dict(theirs.named_parameters())
+    assert names.keys() == other.keys()
     with torch.no_grad():
-        theirs.lokr_w1.copy_(ours.w1)
-        theirs.lokr_w2.copy_(ours.w2)
-        theirs.scalar.copy_(ours.scalar[0])
+        for name, parameter in other.items():
+            parameter.copy_(mine[names[name]].reshape(parameter.shape))
     theirs.apply_to()
-    x = torch.randn(3, n_in)
+    x = torch.randn(3, n_in, dtype=torch.float64)
 
-    mine, other = ours(x), base(x)
+    here, there = ours(x), base(x)
 
-    torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
-    mine.square().mean().backward()
-    other.square().mean().backward()
-    pairs = ((ours.w1, theirs.lokr_w1), (ours.w2, theirs.lokr_w2), (ours.scalar, theirs.scalar))
-    for our, their in pairs:
-        assert our.grad is not None
-        torch.testing.assert_close(our.grad.flatten(), their.grad.flatten(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(here, there, atol=1e-10, rtol=1e-10)
+    here.square().mean().backward()
+    there.square().mean().backward()
+    for name, parameter in other.items():
+        gradient = mine[names[name]].grad
+        assert gradient is not None
+        torch.testing.assert_close(
+            gradient.flatten(), parameter.grad.flatten(), atol=1e-10, rtol=1e-10
+        )
 
 
-def test_autocast_and_bf16_inputs_work() -> None:
-    linear = random_lokr(128, 512, 16)
-    x = torch.randn(4, 128)
-    exact = linear(x)
+BASES = ("fp32", "fp32 autocast", "bf16", "int8", "int8 bf16")
 
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = linear(x)
-    linear.base.to(torch.bfloat16)
-    halved = linear(x.bfloat16())
 
-    assert mixed.dtype is halved.dtype is torch.bfloat16
-    for rounded in (mixed, halved):
-        assert (rounded.float() - exact).abs().max() / exact.abs().max() < 0.02
-    halved.float().sum().backward()
-    assert linear.w2.grad is not None
-    assert linear.w2.grad.dtype is torch.float32
+def on_base(base: str, attach: Callable[[nn.Module], Network]) -> tuple[nn.Module, Network]:
+    """A linear of 128 to 512 held as ``base`` says, and what ``attach`` puts on it."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(128, 512))
+    if base.endswith("bf16"):
+        model.to(torch.bfloat16)
+    quantize_frozen(model, "int8-quanto" if base.startswith("int8") else "no_change")
+    return model, attach(model)
+
+
+def input_for(base: str) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(2)
+    x = torch.randn(6, 128, generator=draw)
+    return x.bfloat16() if base.endswith("bf16") else x
+
+
+def context(base: str) -> AbstractContextManager[object]:
+    return torch.autocast("cpu", torch.bfloat16, enabled=base.endswith("autocast"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("base", BASES)
+def test_a_tiny_delta_arrives_on_every_base(base: str, kind: str) -> None:
+    def attach(model: nn.Module) -> LokrNetwork:
+        return attach_lokr(model, adapter("0", **KINDS[kind]), seed=1)
+
+    model, network = on_base(base, attach)
+    linear = randomised(network.linears["0"])
+    linear.multiplier = 1e-5 / delta_weight(linear, kind).std().item()
+    x = input_for(base)
+    exact = x.double() @ delta_weight(linear, kind).T
+
+    with context(base), torch.no_grad():
+        part = linear.delta(x)
+        with network.disabled():
+            without = model(x)
+        whole = model(x)
+
+    assert close(part, exact, 0.01)
+    if whole.dtype is torch.float32:  # else the sum rounds it, as any type of 8 bits would
+        assert close(whole.double() - without.double(), exact, 0.01)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("kind", ["full", "both low", "lora"])
+def test_a_step_at_rate_1e_7_changes_the_weights_on_every_base(base: str, kind: str) -> None:
+    def attach(model: nn.Module) -> LokrNetwork | LoraNetwork:
+        if kind == "lora":
+            return attach_lora(model, lora("0"), seed=1)
+        return attach_lokr(model, adapter("0", **KINDS[kind]), seed=1)
+
+    model, network = on_base(base, attach)
+    parameters = network.parameters()
+    draw = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.copy_(0.3 + 0.1 * torch.rand(parameter.shape, generator=draw))
+    before = {name: each.detach().clone() for name, each in parameters.items()}
+    optimizer = Lion(list(parameters.values()), lr=1e-7)
+
+    with context(base):
+        loss = model(input_for(base)).float().square().mean()
+    loss.backward()
+    optimizer.step()
+
+    for name, parameter in parameters.items():
+        assert parameter.dtype is torch.float32
+        assert (parameter != before[name]).float().mean() > 0.9, name
+        assert torch.equal(parameter.bfloat16(), before[name].bfloat16()), "bf16 would not move"
+
+
+def test_lycoris_loses_a_tiny_delta_on_a_bf16_base() -> None:
+    """What the bypass above is for: its default adds the delta to the weight and takes it off."""
+    torch.manual_seed(0)
+    base = nn.Linear(256, 256, bias=False)
+    with torch.no_grad():
+        base.weight.normal_(0, 0.02)
+    base.to(torch.bfloat16)
+    theirs = LokrModule("x", base, lora_dim=16384, factor=16, full_matrix=True)
+    with torch.no_grad():
+        theirs.lokr_w1.normal_()
+        theirs.lokr_w2.normal_(0, 1e-5)
+    x = torch.randn(8, 256).bfloat16()
+    before = base(x).double()
+    exact = x.double() @ torch.kron(theirs.lokr_w1.double(), theirs.lokr_w2.double()).T
+    delta = theirs._rebuild_forward(x).double() - before
+
+    assert not close(delta, exact, 0.5)
 
 
 class Model(nn.Module):
@@ -122,7 +262,7 @@ def test_an_untrained_adapter_changes_nothing(use_scalar: bool) -> None:
 
     assert torch.equal(model(x), before)
     names = ["w1", "w2", "scalar"] if use_scalar else ["w1", "w2"]
-    assert list(network.parameters()) == [f"blocks.{i}.{n}" for i in (0, 1) for n in names]
+    assert sorted(network.parameters()) == sorted(f"blocks.{i}.{n}" for i in (0, 1) for n in names)
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     assert trained == {id(p) for p in network.parameters().values()}
     assert all(p.dtype is torch.float32 and p.ndim > 0 for p in network.parameters().values())

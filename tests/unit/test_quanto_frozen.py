@@ -8,10 +8,12 @@ from optimum.quanto import QLinear, freeze, qint8, quantize
 from torch import nn
 
 from tests.unit.test_lokr_adapter import adapter
+from trainer_core.adapters.full import full_rank_parameters
 from trainer_core.adapters.lokr import attach_lokr
 from trainer_core.config.plan import Precision
-from trainer_core.hidream.loading import load_transformer
-from trainer_core.precision.compute import choose_compute
+from trainer_core.errors import BaseModelError
+from trainer_core.hidream.loading import load_text_encoders, load_transformer
+from trainer_core.precision.compute import choose_compute, compute_on
 from trainer_core.precision.quanto import quantize_frozen
 
 
@@ -75,6 +77,11 @@ def test_quantising_after_the_adapter_would_break_it() -> None:
     assert not model(x).requires_grad
 
 
+def precision(base: str, compute: str) -> Precision:
+    encoders = {f"text_encoder_{number}": "no_change" for number in (1, 2, 3, 4)}
+    return Precision.model_validate({"base": base, "compute": compute, **encoders})
+
+
 @pytest.mark.parametrize(
     ("base", "compute", "autocast"),
     [
@@ -86,16 +93,53 @@ def test_quantising_after_the_adapter_would_break_it() -> None:
 def test_bf16_on_a_cpu_is_autocast_but_not_over_int8(
     base: str, compute: str, autocast: bool
 ) -> None:
-    precision = Precision.model_validate(
-        {
-            "base": base,
-            "compute": compute,
-            "text_encoder_3": "no_change",
-            "text_encoder_4": "no_change",
-        }
-    )
-
-    chosen = choose_compute("cpu", precision)
+    chosen = choose_compute("cpu", precision(base, compute))
 
     assert chosen.weights is torch.float32
     assert chosen.is_autocast is autocast
+
+
+@pytest.mark.parametrize(
+    ("base", "compute", "trains_base", "weights", "autocast"),
+    [
+        ("no_change", "bf16", False, torch.bfloat16, False),
+        ("int8-quanto", "bf16", False, torch.bfloat16, False),
+        ("no_change", "bf16", True, torch.float32, True),
+        ("no_change", "fp32", True, torch.float32, False),
+        ("no_change", "fp32", False, torch.float32, False),
+    ],
+)
+def test_on_cuda_only_a_frozen_base_has_bf16_weights(
+    base: str, compute: str, trains_base: bool, weights: torch.dtype, autocast: bool
+) -> None:
+    chosen = compute_on(torch.device("cuda"), precision(base, compute), trains_base=trains_base)
+
+    assert (chosen.weights, chosen.is_autocast) == (weights, autocast)
+
+
+def test_full_rank_trains_every_weight_and_takes_only_fp32() -> None:
+    model = two_linears().requires_grad_(False)
+
+    parameters = full_rank_parameters(model)
+
+    assert list(parameters) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert all(each.requires_grad for each in model.parameters())
+    with pytest.raises(BaseModelError, match=r"0\.weight"):
+        full_rank_parameters(two_linears().to(torch.bfloat16))
+    quantised = two_linears()
+    quantize_frozen(quantised, "int8-quanto")
+    with pytest.raises(BaseModelError, match=r"0\.weight"):
+        full_rank_parameters(quantised)
+
+
+@pytest.mark.parametrize("encoder", ["t5", "llama", "clip_l", "clip_g"])
+def test_every_text_encoder_can_be_quantised(tiny_folder: Path, encoder: str) -> None:
+    encoders = load_text_encoders(tiny_folder, torch.float32)
+    module = getattr(encoders, encoder)
+    tokens = torch.arange(8)[None]
+    exact = module(tokens)[0]
+
+    assert quantize_frozen(module, "int8-quanto")
+
+    rounded = module(tokens)[0]
+    assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()

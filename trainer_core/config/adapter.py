@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from trainer_core.config.adapter_options import LYCORIS_OPTIONS
+from trainer_core.config.patterns import UnsupportedPatternError
 from trainer_core.config.plan import AdaptedModule, LokrAdapter, LoraAdapter, TargetRule
 from trainer_core.config.presets import read_preset
 from trainer_core.config.reading import Findings, Options, Source, read_options
@@ -54,7 +55,12 @@ def import_adapter(
     preset = read_preset(options, findings, source)
     if preset is None:
         return None
-    matched = match_preset(preset, linears)
+    try:
+        matched = match_preset(preset, linears)
+    except UnsupportedPatternError as error:
+        message = f"{error}: too much to try; write it as a shell pattern with use_fnmatch true."
+        findings.problem(f"{_POINTER}/apply_preset", "not_implemented", message)
+        return None
     _report(matched, preset, linears, findings)
     if len(findings.problems) > before:
         return None

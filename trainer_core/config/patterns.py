@@ -1,121 +1,169 @@
 """Patterns of module paths, as expressions and as shell patterns, matched in bounded time.
 
-Patterns come from strangers, and a regular expression can take for ever. So only those expressions
-are taken that never have to go back: characters, sets and groups of choices, repeated only where
-what follows cannot be part of the repetition; and ``.*``, where the first fit is as good as any.
+Patterns come from strangers, and a regular expression can take Python's own matcher for ever. So
+expressions run here as an automaton that reads each character once (Glushkov's construction: one
+position for each character of the expression), which has the same answer for all it takes:
+characters, sets, groups, choices, ``*``, ``+``, ``?`` and the anchors at either end.
 """
 
 import fnmatch
 import functools
-import itertools
 import re
-import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 MAX_PATTERN_CHARACTERS: Final = 200
-_MAX_CHOICES: Final = 64
-_ALPHABET: Final = frozenset(string.ascii_letters + string.digits + "._")
-"""What paths of modules are made of."""
-
-_CHOICES: Final = re.compile(r"\((?:\?:)?([^()]*)\)(?![*+?{])")
-_ITEM: Final = re.compile(
-    r"(?P<any>\.[*+])"
-    r"|(?P<one>\\[.dw]|\[\^?(?:\\[.dw]|[A-Za-z0-9_.\-])+\]|[A-Za-z0-9_.\-])(?P<repeat>[*+?]?)"
-)
+_MAX_MOVES: Final = 2000
+"""Moves that one automaton may learn; on the true model's paths ordinary ones need some hundred."""
+_ONE: Final = re.compile(r"\\[.dDwW]|\[\^?(?:\\[.dDwW]|[A-Za-z0-9_.\-])+\]|[A-Za-z0-9_.\-]")
+"""What stands for one character."""
+_REPEAT: Final = re.compile(r"[*+?]\??(?![*+?{])")
+"""A repetition; whether it is lazy makes no difference to whether there is a match."""
+_END: Final = ""
+"""The symbol after the last character, which only ``$`` takes."""
 
 
 class UnsupportedPatternError(ValueError):
-    """An expression with more than names, sets, choices and repetitions of a kind."""
+    """An expression with more than is taken here."""
 
 
 def matcher(pattern: str, *, use_fnmatch: bool) -> Callable[[str], bool]:
     """Whether a path is the pattern or matches it, as ``fnmatch`` or ``re.match`` would say.
 
-    Raises UnsupportedPatternError.
+    Raises UnsupportedPatternError; so may what it returns, where the pattern takes too many moves.
     """
-    test = re.compile(fnmatch.translate(pattern)) if use_fnmatch else _compiled(pattern)
-    return lambda path: path == pattern or test.match(path) is not None
+    if use_fnmatch:
+        test = re.compile(fnmatch.translate(pattern))
+        return lambda path: test.match(path) is not None or path == pattern
+    automaton = _automaton(pattern)
+    return lambda path: path == pattern or automaton.matches(path)
+
+
+class _Part(NamedTuple):
+    """A piece of an expression; positions are bits."""
+
+    may_be_empty: bool
+    first: int
+    last: int
+
+
+_EMPTY: Final = _Part(True, 0, 0)
+
+
+class _Automaton:
+    """One expression."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._at = 0
+        self._symbols: list[re.Pattern[str]] = []
+        self._follow: list[int] = []
+        self._moves: dict[tuple[int, str], tuple[int, bool]] = {}
+        self._whole = self._choice(depth=0)
+        if self._at < len(pattern):
+            raise UnsupportedPatternError(pattern)
+
+    def matches(self, text: str) -> bool:
+        """Whether the expression matches a beginning of the text."""
+        if self._whole.may_be_empty:
+            return True
+        ahead = self._whole.first
+        for character in text:
+            ahead, is_match = self._move(ahead, character)
+            if is_match or not ahead:
+                return is_match
+        return self._move(ahead, _END)[1]
+
+    def _move(self, ahead: int, symbol: str) -> tuple[int, bool]:
+        """Positions that may take the next symbol, and whether the expression has matched."""
+        known = self._moves.get((ahead, symbol))
+        if known is not None:
+            return known
+        if len(self._moves) >= _MAX_MOVES:
+            raise UnsupportedPatternError(self._pattern)
+        taken = following = 0
+        for position in _bits(ahead):
+            if self._symbols[position].fullmatch(symbol):
+                taken |= 1 << position
+                following |= self._follow[position]
+        move = (following, bool(taken & self._whole.last))
+        self._moves[ahead, symbol] = move
+        return move
+
+    def _choice(self, *, depth: int) -> _Part:
+        whole = self._sequence(depth)
+        while self._pattern.startswith("|", self._at):
+            self._at += 1
+            other = self._sequence(depth)
+            whole = _Part(
+                whole.may_be_empty or other.may_be_empty,
+                whole.first | other.first,
+                whole.last | other.last,
+            )
+        return whole
+
+    def _sequence(self, depth: int) -> _Part:
+        if depth == 0 and self._pattern.startswith("^", self._at):
+            self._at += 1
+        whole = _EMPTY
+        while self._at < len(self._pattern) and self._pattern[self._at] not in "|)":
+            part = self._repeated(self._piece(depth))
+            self._link(whole.last, part.first)
+            whole = _Part(
+                whole.may_be_empty and part.may_be_empty,
+                whole.first | (part.first if whole.may_be_empty else 0),
+                part.last | (whole.last if part.may_be_empty else 0),
+            )
+        return whole
+
+    def _piece(self, depth: int) -> _Part:
+        character = self._pattern[self._at]
+        if character == "(":
+            self._at += 3 if self._pattern.startswith("(?:", self._at) else 1
+            inside = self._choice(depth=depth + 1)
+            if not self._pattern.startswith(")", self._at):
+                raise UnsupportedPatternError(self._pattern)
+            self._at += 1
+            return inside
+        if character == "$":
+            self._at += 1
+            return self._position("")
+        one = _ONE.match(self._pattern, self._at)
+        if one is None or "--" in one.group():  # in a set it may once mean a difference of sets
+            raise UnsupportedPatternError(self._pattern)
+        self._at = one.end()
+        return self._position(one.group())
+
+    def _position(self, symbol: str) -> _Part:
+        try:
+            self._symbols.append(re.compile(symbol))
+        except re.error as error:  # such as a set from z to a
+            raise UnsupportedPatternError(self._pattern) from error
+        self._follow.append(0)
+        bit = 1 << (len(self._symbols) - 1)
+        return _Part(False, bit, bit)
+
+    def _repeated(self, part: _Part) -> _Part:
+        repeat = _REPEAT.match(self._pattern, self._at)
+        if repeat is None:
+            return part
+        self._at = repeat.end()
+        if repeat.group()[0] in "*+":
+            self._link(part.last, part.first)
+        return part if repeat.group()[0] == "+" else part._replace(may_be_empty=True)
+
+    def _link(self, before: int, after: int) -> None:
+        for position in _bits(before):
+            self._follow[position] |= after
+
+
+def _bits(mask: int) -> Iterator[int]:
+    while mask:
+        lowest = mask & -mask
+        yield lowest.bit_length() - 1
+        mask ^= lowest
 
 
 @functools.lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    if "--" in pattern:  # in a set it may once mean a difference of sets
-        raise UnsupportedPatternError(pattern)
-    try:
-        return re.compile("|".join(_possessive(choice) for choice in _without_choices(pattern)))
-    except re.error as error:  # such as a set from z to a
-        raise UnsupportedPatternError(pattern) from error
-
-
-def _without_choices(pattern: str) -> Iterator[str]:
-    """The expression once for each way through its groups: ``a(b|c)`` is ``ab`` and ``ac``."""
-    # Fixed text and the insides of groups take turns.
-    parts = _CHOICES.split(pattern)
-    ways = [part.split("|") if i % 2 else [part] for i, part in enumerate(parts)]
-    count = 1
-    for way in ways:
-        count *= len(way)
-        if count > _MAX_CHOICES:
-            raise UnsupportedPatternError(pattern)
-    for way in itertools.product(*ways):
-        yield from "".join(way).split("|")
-
-
-class _Item(NamedTuple):
-    """One character of a kind, or a run of them."""
-
-    text: str
-    repeat: str
-    fits: frozenset[str]
-
-
-def _possessive(pattern: str) -> str:
-    """The same expression, which gives nothing back once it has taken it.
-
-    A run takes all it can, because what follows it fits none of its characters. After ``.*`` the
-    first fit of a segment is enough: a segment never ends earlier for having started later.
-    """
-    at_end = pattern.endswith("$")
-    body = pattern.removeprefix("^").removesuffix("$")
-    segments: list[list[_Item]] = [[]]
-    position = 0
-    while position < len(body):
-        item = _ITEM.match(body, position)
-        if item is None:
-            raise UnsupportedPatternError(pattern)
-        position = item.end()
-        if item["any"]:
-            if item["any"] == ".+":
-                segments[-1].append(_Item(".", "", _ALPHABET))
-            segments.append([])
-        else:
-            segments[-1].append(_Item(item["one"], item["repeat"], _fitting(item["one"])))
-    *before, last = segments
-    written = [_segment(items, is_open=True) for items in before]
-    tail = _segment(last, is_open=not at_end) + (r"\Z" if at_end else "")
-    if not written:
-        return tail
-    first, *middle = written
-    return first + "".join(f"(?>.*?{segment})" for segment in middle) + f".*{tail}"
-
-
-def _segment(items: Sequence[_Item], *, is_open: bool) -> str:
-    """``is_open``: anything may follow; a run at the end then takes as little as it may."""
-    written = ""
-    for item, after in itertools.zip_longest(items, items[1:]):
-        if not item.repeat:
-            written += item.text
-        elif after is None:
-            shortest = item.text if item.repeat == "+" else ""
-            written += shortest if is_open else f"{item.text}{item.repeat}+"
-        elif after.repeat in ("*", "?") or after.fits & item.fits:
-            raise UnsupportedPatternError("".join(i.text + i.repeat for i in items))
-        else:
-            written += f"{item.text}{item.repeat}+"
-    return written
-
-
-@functools.lru_cache(maxsize=256)
-def _fitting(text: str) -> frozenset[str]:
-    return frozenset(c for c in _ALPHABET if re.match(text, c))
+def _automaton(pattern: str) -> _Automaton:
+    return _Automaton(pattern)

@@ -18,7 +18,7 @@ class Compute:
     weights: torch.dtype
     """Of the base model as loaded, and of what goes into it."""
     is_autocast: bool
-    """bf16 products of fp32 weights: what ``bf16`` means on a CPU, and where weights are trained."""
+    """bf16 products of fp32 weights: ``bf16`` on a CPU, and where the base itself is trained."""
 
     def context(self) -> AbstractContextManager[object]:
         """Every forward of the transformer runs inside."""

@@ -1,0 +1,80 @@
+"""What LyCORIS does wrong without a word: each is a reason for how LoKr is built here."""
+
+import pytest
+import torch
+from lycoris.modules.lokr import LokrModule
+from torch import nn
+
+from trainer_core.precision.quanto import quantize_frozen
+
+
+def lokr_on(base: nn.Linear, **options: object) -> LokrModule:
+    """LyCORIS' own module, its tensors normal."""
+    torch.manual_seed(7)
+    module = LokrModule("x", base, factor=4, **options)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.5)
+    return module
+
+
+def base_of(n_in: int = 32, n_out: int = 48) -> nn.Linear:
+    torch.manual_seed(2)
+    return nn.Linear(n_in, n_out, bias=False).requires_grad_(False)
+
+
+def delta(module: LokrModule, n_in: int = 32) -> torch.Tensor:
+    """What it adds in training, as a weight [out, in]."""
+    with torch.no_grad():
+        columns: torch.Tensor = module.bypass_forward_diff(torch.eye(n_in))
+    return columns.T
+
+
+def merged(module: LokrModule, base: nn.Linear) -> torch.Tensor:
+    """What a merge adds to the weight."""
+    before = base.weight.detach().clone()
+    with torch.no_grad():
+        module.merge_to(1.0)
+    return base.weight.detach() - before
+
+
+def test_a_merge_of_full_matrices_is_right() -> None:
+    base = base_of()
+    module = lokr_on(base, lora_dim=16384, full_matrix=True, bypass_mode=True)
+
+    torch.testing.assert_close(merged(module, base), delta(module), atol=1e-5, rtol=1e-5)
+
+
+def test_a_merge_of_a_low_rank_takes_alpha_over_rank_twice() -> None:
+    """``get_weight`` has the scale in it, and ``get_diff_weight`` multiplies by it again."""
+    base = base_of()
+    module = lokr_on(base, lora_dim=2, alpha=0.5, bypass_mode=True)
+    assert module.scale == pytest.approx(0.25)
+
+    wrong = merged(module, base)
+
+    torch.testing.assert_close(wrong, delta(module) * 0.25, atol=1e-5, rtol=1e-5)
+
+
+def test_a_live_merge_forgets_the_scalar() -> None:
+    base = base_of()
+    module = lokr_on(base, lora_dim=16384, full_matrix=True, use_scalar=True, bypass_mode=True)
+
+    wrong = merged(module, base)
+
+    assert abs(module.scalar.item() - 1) > 0.1
+    torch.testing.assert_close(wrong * module.scalar, delta(module), atol=1e-5, rtol=1e-5)
+
+
+def test_a_merge_into_a_quantised_base_does_nothing() -> None:
+    model = nn.Sequential(base_of())
+    quantize_frozen(model, "int8-quanto")
+    module = lokr_on(model[0], lora_dim=16384, full_matrix=True)
+    x = torch.randn(3, 32)
+    before = model(x)
+
+    with torch.no_grad():
+        module.merge_to(1.0)
+
+    assert delta(module).norm() > 1
+    assert torch.equal(model(x), before)
