@@ -48,6 +48,20 @@ class BaseModelError(TrainerError):
     code = "bad_base_model"
 
 
+class AdapterFileError(TrainerError):
+    """An adapter file cannot be read, or was not made for this base model; the message names it."""
+
+    code = "bad_adapter_file"
+    category: Category = "user"
+
+
+class OutputError(TrainerError):
+    """Something stands where a result is to be written, or the asked picture cannot be made."""
+
+    code = "bad_output"
+    category: Category = "user"
+
+
 class ShardMissingError(TrainerError):
     """A cache shard did not arrive in time."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from services.cli import datasets, models, output, runs, train
+from services.cli import datasets, generate, merge, models, output, runs, train
 from services.cli.connection import CommandError, Invocation
 
 _EXAMPLES: Final = """Examples:
@@ -31,6 +31,8 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
 app.command("train")(train.train)
+app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
+app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
 
 
 @app.callback()

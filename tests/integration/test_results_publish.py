@@ -127,6 +127,7 @@ def _write_result(folder: Path) -> None:
         loss_after=_LOSS,
         trainable_parameters=1000,
         trainable_modules=4,
+        weights="trained",
     )
     (folder / "card.json").write_text(json.dumps(facts))
     files = {

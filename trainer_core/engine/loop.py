@@ -261,12 +261,14 @@ class Run:
             loss_after=after.as_json(),
             trainable_parameters=parts.trainable_parameters,
             trainable_modules=parts.trainable_modules,
+            weights="trained",
         )
         written = write_run_result(
             self._job.result_dir,
             plan=self._plan,
             parts=parts,
             parameters=parameters,
+            weights="trained",
             sample=sample,
             facts=facts,
         )

@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 from pydantic import JsonValue
 
-from trainer_core.adapters.lokr import LokrNetwork
 from trainer_core.checkpoint.write import WrittenFolder, write_result
-from trainer_core.config.plan import LokrAdapter, Plan
+from trainer_core.config.plan import LokrAdapter, LoraAdapter, Plan
 from trainer_core.engine.setup import Parts
 from trainer_core.export.full_rank import write_transformer
+from trainer_core.export.lora_file import write_lora_file
 from trainer_core.export.lycoris_file import write_lycoris_files
+from trainer_core.export.origin import Origin, Weights
 
 SAMPLE_NAME: Final = "samples/0.png"
 
@@ -25,6 +26,7 @@ def write_run_result(
     plan: Plan,
     parts: Parts,
     parameters: Mapping[str, torch.Tensor],
+    weights: Weights,
     sample: Image.Image,
     facts: Mapping[str, JsonValue],
 ) -> WrittenFolder:
@@ -33,24 +35,26 @@ def write_run_result(
     Args:
         result_dir: where it is to stand.
         plan: the run.
-        parts: for the adapter, or the transformer whose weights were all trained.
-        parameters: trained parameters by logical name, whole.
+        parts: for the transformer whose weights were all trained.
+        parameters: what was trained, by logical name, whole: the values to be published.
+        weights: whether those are the trained values themselves or their running mean.
         sample: the picture.
         facts: of the card; see ``card_facts``.
     """
     identity = plan.identity
 
     def fill(folder: Path) -> None:
-        if isinstance(parts.adapter, LokrNetwork) and isinstance(identity.adapter, LokrAdapter):
-            write_lycoris_files(
-                folder,
-                parts.adapter,
-                identity.adapter,
-                base_model=identity.base.name,
-                step=identity.max_train_steps,
-            )
-        else:
-            write_transformer(folder / "transformer", parts.transformer.config, parameters)
+        origin = Origin(
+            base_model=identity.base.name, step=identity.max_train_steps, weights=weights
+        )
+        match identity.adapter:
+            case LokrAdapter() as lokr:
+                write_lycoris_files(folder, parameters, lokr, origin)
+            case LoraAdapter() as lora:
+                write_lora_file(folder, parameters, lora, origin)
+            case None:
+                config = parts.transformer.config
+                write_transformer(folder / "transformer", config, parameters.items())
         (folder / SAMPLE_NAME).parent.mkdir()
         sample.save(folder / SAMPLE_NAME)
         body = json.dumps(facts, indent=2, allow_nan=False, ensure_ascii=False)

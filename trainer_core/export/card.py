@@ -6,10 +6,16 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
-from trainer_core.config.plan import Plan
+from trainer_core.config.plan import (
+    Identity,
+    LokrAdapter,
+    LoraAdapter,
+    Plan,
+)
+from trainer_core.export.origin import ADAPTER_NAME, Weights
 
 _REAL_BASES: Final = "HiDream-ai/"
-ADAPTER_NAME: Final = "pytorch_lora_weights.safetensors"
+_KINDS: Final = {"lokr": "LoKr adapter", "lora": "LoRA adapter", "full": "full fine-tune"}
 
 
 def card_facts(
@@ -19,34 +25,27 @@ def card_facts(
     loss_after: Mapping[str, JsonValue],
     trainable_parameters: int,
     trainable_modules: int,
+    weights: Weights,
 ) -> dict[str, JsonValue]:
-    """What ``card.json`` holds: the run in numbers, without paths, captions or names of tenants."""
+    """What ``card.json`` holds: the run in numbers, without paths, captions or names of tenants.
+
+    ``weights`` says whether the result holds what was trained or its running mean.
+    """
     identity, operation = plan.identity, plan.operation
-    schedule, optimizer = identity.schedule, identity.optimizer
-    clip = identity.clip
     return {
         "version": 1,
         "base_model": {"name": identity.base.name, "digest": identity.base.digest},
         "model_type": identity.model_type,
-        "multiplier": getattr(identity.adapter, "multiplier", None),
+        "multiplier": None if identity.adapter is None else 1.0,  # the file holds the trained one
+        "weights": weights,
         "steps": identity.max_train_steps,
         "identity_digest": plan.identity_digest(),
         "trainable_parameters": trainable_parameters,
         "trainable_modules": trainable_modules,
         "options": {
-            "seed": identity.seed,
-            "optimizer": optimizer.name,
-            "learning_rate": optimizer.learning_rate,
-            "lr_scheduler": schedule.name,
-            "lr_warmup_steps": schedule.warmup_steps,
-            "max_grad_norm": f"{clip.limit} ({clip.method})" if clip else "none",
-            "train_batch_size": identity.micro_batch_size,
-            "gradient_accumulation_steps": identity.accumulation_steps * identity.world_size,
-            "flow_schedule_shift": identity.objective.shift,
-            "base_model_precision": identity.precision.base,
-            "mixed_precision": identity.precision.compute,
-            "caption_dropout_probability": identity.caption_dropout_probability,
-            "lokr_factor": getattr(identity.adapter, "factor", None),
+            **_training_options(identity),
+            **_objective_options(identity),
+            **_adapter_options(identity.adapter),
         },
         "loss": {"before": _means(loss_before), "after": _means(loss_after)},
         "sample": {
@@ -62,6 +61,71 @@ def card_facts(
     }
 
 
+def _training_options(identity: Identity) -> dict[str, JsonValue]:
+    optimizer, schedule = identity.optimizer, identity.schedule
+    clip, ema = identity.clip, identity.ema
+    return {
+        "seed": identity.seed,
+        "optimizer": optimizer.name,
+        "learning_rate": optimizer.learning_rate,
+        "lr_scheduler": schedule.name,
+        "lr_warmup_steps": schedule.warmup_steps,
+        "max_grad_norm": f"{clip.limit} ({clip.method})" if clip else "none",
+        "ema_decay": ema.decay if ema else None,
+        "train_batch_size": identity.micro_batch_size,
+        "gradient_accumulation_steps": identity.accumulation_steps * identity.world_size,
+        "base_model_precision": identity.precision.base,
+        "mixed_precision": identity.precision.compute,
+        "caption_dropout_probability": identity.caption_dropout_probability,
+    }
+
+
+def _objective_options(identity: Identity) -> dict[str, JsonValue]:
+    """None, which is not shown, for what the run does not use."""
+    objective = identity.objective
+    sigma = objective.sigma
+    law = {
+        "sigmoid": f"sigmoid of {sigma.sigmoid_scale:g} times normal",
+        "uniform": "uniform",
+        "beta": f"beta({sigma.beta_alpha:g}, {sigma.beta_beta:g})",
+        "list": f"list of {len(sigma.values)}, {sigma.order}",
+    }
+    is_shifted = sigma.name != "list" and not objective.auto_shift
+    huber = f"{objective.huber_c:g}, {objective.huber_schedule}"
+    has_masks = any(backend.masks for backend in identity.backends)
+    return {
+        "sigma_law": law[sigma.name],
+        "flow_schedule_shift": objective.shift if is_shifted else None,
+        "flow_schedule_auto_shift": True if objective.auto_shift else None,
+        "loss_type": objective.loss,
+        "huber_c": None if objective.loss == "l2" else huber,
+        "masked_loss_probability": objective.masked_loss_probability if has_masks else None,
+        "balance_weight": objective.balance_weight or None,
+        "pad_compat": True if objective.pad_compat else None,
+    }
+
+
+def _adapter_options(adapter: LokrAdapter | LoraAdapter | None) -> dict[str, JsonValue]:
+    match adapter:
+        case LokrAdapter():
+            is_decomposed = not all(module.full_matrix for module in adapter.modules)
+            return {
+                "lokr_factor": adapter.factor,
+                "lokr_dim": adapter.linear_dim if is_decomposed else None,
+                "lokr_alpha": adapter.linear_alpha if is_decomposed else None,
+                "lokr_decompose_both": True if adapter.decompose_both else None,
+                "lokr_multiplier": adapter.multiplier,
+            }
+        case LoraAdapter():
+            return {
+                "lora_rank": adapter.rank,
+                "lora_alpha": adapter.alpha,
+                "lora_dropout": adapter.dropout,
+            }
+        case None:
+            return {}
+
+
 def _means(probe: Mapping[str, JsonValue] | None) -> dict[str, JsonValue] | None:
     if probe is None:
         return None
@@ -74,16 +138,15 @@ def render_card(facts: Mapping[str, Any]) -> str:
     ``facts`` is the content of ``card.json``. What a tenant wrote (the prompt) is quoted, so that
     it can neither end the front matter nor add markup.
     """
-    is_lokr = facts["model_type"] == "lokr"
-    kind = "LoKr adapter" if is_lokr else "full fine-tune"
+    kind = _KINDS[facts["model_type"]]
     sections = (
-        _front_matter(facts, is_lokr=is_lokr),
+        _front_matter(facts),
         f"# {kind} of {facts['base_model']['name']}",
         _summary(facts, kind),
         _sample(facts["sample"]),
         _losses(facts["loss"]),
         _settings(facts["options"]),
-        _usage(facts, is_lokr=is_lokr),
+        _usage(facts),
         _LICENCE,
     )
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -91,18 +154,26 @@ def render_card(facts: Mapping[str, Any]) -> str:
 
 def _summary(facts: Mapping[str, Any], kind: str) -> str:
     parameters, layers = facts["trainable_parameters"], facts["trainable_modules"]
-    return f"A {kind} of {parameters:,} parameters in {layers} layers, {facts['steps']} steps."
+    text = f"A {kind} of {parameters:,} parameters in {layers} layers, {facts['steps']} steps."
+    if facts.get("weights") == "ema":
+        text += " The weights are the running mean (EMA) over the training, not its last step's."
+    return text
 
 
-def _front_matter(facts: Mapping[str, Any], *, is_lokr: bool) -> str:
+def _front_matter(facts: Mapping[str, Any]) -> str:
     sample = facts["sample"]
+    is_adapter = facts["model_type"] != "full"
     tags = ["text-to-image", "hidream", "diffusers"]
-    tags += ["lokr", "lycoris", "template:sd-lora"] if is_lokr else ["full-rank"]
+    tags += {
+        "lokr": ["lokr", "lycoris", "template:sd-lora"],
+        "lora": ["lora", "template:sd-lora"],
+        "full": ["full-rank"],
+    }[facts["model_type"]]
     name = facts["base_model"]["name"]
     lines = ["---", "license: mit", "pipeline_tag: text-to-image"]
     if name.startswith(_REAL_BASES):  # the Hub checks that the repository exists
         lines += ["library_name: diffusers", f"base_model: {name}"]
-        lines.append(f"base_model_relation: {'adapter' if is_lokr else 'finetune'}")
+        lines.append(f"base_model_relation: {'adapter' if is_adapter else 'finetune'}")
     lines += ["tags:", *(f"- {tag}" for tag in tags), "inference: false", "widget:"]
     lines += [f"- text: {_quoted(sample['prompt'] or 'unconditional')}"]
     lines += ["  output:", f"    url: {sample['path']}", "---"]
@@ -137,9 +208,9 @@ def _settings(options: Mapping[str, Any]) -> str:
     return "\n".join(("## Settings", "", "| option | value |", "| --- | --- |", *rows))
 
 
-def _usage(facts: Mapping[str, Any], *, is_lokr: bool) -> str:
+def _usage(facts: Mapping[str, Any]) -> str:
     name = facts["base_model"]["name"]
-    body = _LOAD_LOKR if is_lokr else _LOAD_FULL
+    body = {"lokr": _LOAD_LOKR, "lora": _LOAD_LORA, "full": _LOAD_FULL}[facts["model_type"]]
     filled = body.format(base=_quoted(name), scale=facts["multiplier"] or 1.0, **_call(facts))
     return f"## Use\n\n```python\n{filled}```"
 
@@ -187,17 +258,7 @@ encoder = {{
 }}
 """
 
-_LOAD_LOKR: Final = (
-    _PIPELINE
-    + """\
-pipe = HiDreamImagePipeline.from_pretrained({base}, torch_dtype=torch.bfloat16, **encoder)
-
-from lycoris import create_lycoris_from_weights  # pip install lycoris-lora
-
-with torch.no_grad():
-    network, _ = create_lycoris_from_weights({scale}, {adapter}, pipe.transformer)
-network.merge_to()
-pipe.to("cuda")
+_PAINT: Final = """\
 image = pipe(
     {prompt},
     width={width},
@@ -207,6 +268,31 @@ image = pipe(
     generator=torch.Generator().manual_seed({seed}),
 ).images[0]
 """
+
+_LOAD_LOKR: Final = (
+    _PIPELINE
+    + """\
+pipe = HiDreamImagePipeline.from_pretrained({base}, torch_dtype=torch.bfloat16, **encoder)
+
+from lycoris import create_lycoris_from_weights  # pip install lycoris-lora
+
+with torch.no_grad():
+    network, _ = create_lycoris_from_weights(1.0, {adapter}, pipe.transformer)
+network.merge_to({scale})  # the strength; to quantise the transformer, do it after this
+pipe.to("cuda")
+"""
+    + _PAINT
+)
+
+_LOAD_LORA: Final = (
+    _PIPELINE
+    + """\
+pipe = HiDreamImagePipeline.from_pretrained({base}, torch_dtype=torch.bfloat16, **encoder)
+pipe.load_lora_weights(".", weight_name={adapter}, adapter_name="default")  # needs peft
+pipe.set_adapters("default", {scale})  # the strength
+pipe.to("cuda")
+"""
+    + _PAINT
 )
 
 _LOAD_FULL: Final = (
@@ -221,15 +307,8 @@ transformer = HiDreamImageTransformer2DModel.from_pretrained(
 pipe = HiDreamImagePipeline.from_pretrained(
     {base}, transformer=transformer, torch_dtype=torch.bfloat16, **encoder
 ).to("cuda")
-image = pipe(
-    {prompt},
-    width={width},
-    height={height},
-    num_inference_steps={steps},
-    guidance_scale={guidance},
-    generator=torch.Generator().manual_seed({seed}),
-).images[0]
 """
+    + _PAINT
 )
 
 _LICENCE: Final = """\

@@ -1,11 +1,12 @@
-"""A transformer of which every weight was trained, in diffusers' own layout."""
+"""A whole transformer in diffusers' own layout: trained in every weight, or merged."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 _NAME: Final = "diffusion_pytorch_model"
@@ -14,48 +15,69 @@ _FILE_BYTES: Final = 10 << 30
 
 
 def write_transformer(
-    folder: Path, config: Mapping[str, Any], parameters: Mapping[str, torch.Tensor]
+    folder: Path, config: Mapping[str, Any], parameters: Iterable[tuple[str, torch.Tensor]]
 ) -> None:
     """Make ``folder`` with config.json and weights that `from_pretrained` loads.
 
-    Raises ValueError where there is nothing to write.
+    ``parameters`` are taken one after the other, and at most one file of them is held. Raises
+    ValueError where there is nothing to write.
     """
     folder.mkdir(parents=True)
-    files = list(_split(parameters))
-    if not files:
+    drafts: list[Path] = []
+    places: list[list[str]] = []
+    size_bytes = 0
+    for tensors in _split(parameters):
+        drafts.append(folder / f"{_NAME}.part{len(drafts)}")
+        save_file(tensors, drafts[-1], metadata={"format": "pt"})
+        places.append(list(tensors))
+        size_bytes += sum(each.nbytes for each in tensors.values())
+    if not drafts:
         raise ValueError("a transformer without parameters")
     described = {name: value for name, value in config.items() if name != "_name_or_path"}
     (folder / "config.json").write_text(
         json.dumps(described, indent=2, default=list) + "\n", encoding="utf-8"
     )
-    if len(files) == 1:
-        _save(files[0], folder / f"{_NAME}.safetensors")
+    if len(drafts) == 1:
+        drafts[0].rename(folder / f"{_NAME}.safetensors")
         return
-    places: dict[str, str] = {}
-    for number, tensors in enumerate(files, start=1):
-        name = f"{_NAME}-{number:05d}-of-{len(files):05d}.safetensors"
-        _save(tensors, folder / name)
-        places |= dict.fromkeys(tensors, name)
-    size_bytes = sum(each.nbytes for each in parameters.values())
-    index = {"metadata": {"total_size": size_bytes}, "weight_map": places}
+    weight_map: dict[str, str] = {}
+    for number, (draft, names) in enumerate(zip(drafts, places, strict=True), start=1):
+        final = f"{_NAME}-{number:05d}-of-{len(drafts):05d}.safetensors"
+        draft.rename(folder / final)
+        weight_map |= dict.fromkeys(names, final)
+    index = {"metadata": {"total_size": size_bytes}, "weight_map": weight_map}
     (folder / f"{_NAME}.safetensors.index.json").write_text(
         json.dumps(index, indent=2) + "\n", encoding="utf-8"
     )
 
 
-def _split(parameters: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+def read_transformer(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The opposite of ``write_transformer``: every stored weight in its own type, one at a time.
+
+    Raises OSError and ValueError where ``folder`` is no such folder.
+    """
+    index = folder / f"{_NAME}.safetensors.index.json"
+    names = {f"{_NAME}.safetensors"}
+    if index.is_file():
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+    for name in sorted(names):
+        if Path(name).name != name:
+            raise ValueError(f"{index} names a file elsewhere: {name}")
+        with safe_open(folder / name, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                yield key, file.get_tensor(key)
+
+
+def _split(
+    parameters: Iterable[tuple[str, torch.Tensor]],
+) -> Iterator[dict[str, torch.Tensor]]:
     part: dict[str, torch.Tensor] = {}
     size_bytes = 0
-    for name, tensor in parameters.items():
+    for name, tensor in parameters:
         if part and size_bytes + tensor.nbytes > _FILE_BYTES:
             yield part
             part, size_bytes = {}, 0
-        part[name] = tensor
+        part[name] = tensor.detach().cpu().contiguous()
         size_bytes += tensor.nbytes
     if part:
         yield part
-
-
-def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    whole = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
-    save_file(whole, path, metadata={"format": "pt"})

@@ -1,0 +1,87 @@
+"""`reverie merge`: an adapter added into the weights of its base model."""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+from services.cli import output
+from services.cli.models import base_folder
+
+EXAMPLES: Final = """Examples:
+
+reverie merge --base HiDream-ai/HiDream-I1-Full
+--adapter result/pytorch_lora_weights.safetensors --output merged"""
+
+_WORST_SHOWN: Final = 3
+
+
+def merge(
+    *,
+    base: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="The base model: as in `reverie models list`, or "
+            "its folder as diffusers writes it.",
+        ),
+    ],
+    adapter: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="A LoKr or LoRA file, such as a result's pytorch_lora_weights.safetensors.",
+        ),
+    ],
+    output_: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="A new or an empty folder: transformer/ and merge.json go into it.",
+        ),
+    ],
+    dtype: Annotated[
+        Literal["bf16", "fp32"],
+        typer.Option(
+            help="Of the weights written. They are added in fp32; what the cast to bf16 "
+            "takes away from the adapter is told."
+        ),
+    ] = "bf16",
+    multiplier: Annotated[float, typer.Option(help="Strength of the adapter: 1 as trained.")] = 1.0,
+) -> None:
+    """Write the base model's transformer with an adapter in it, as diffusers loads it.
+
+    It is loaded with HiDreamImageTransformer2DModel.from_pretrained("DIR/transformer"). To quantise
+    it, merge first: what is added to quantised weights is lost.
+    """
+    folder = base_folder(base)
+    import torch  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+    )
+
+    from trainer_core.export.merge import merge_folder  # noqa: PLC0415
+
+    _, err = output.consoles()
+    columns = (TextColumn("merging"), BarColumn(), MofNCompleteColumn(), TextColumn("modules"))
+    with Progress(*columns, console=err) as progress:
+        task = progress.add_task("merging", total=None)
+        report = merge_folder(
+            folder,
+            adapter,
+            output_,
+            dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[dtype],
+            multiplier=multiplier,
+            on_module=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    output.print_note(
+        f"merged {len(report.changed)} modules; the cast to {dtype} took {report.share:.2%} of the "
+        "adapter's change"
+    )
+    for path, share in report.worst(_WORST_SHOWN):
+        output.print_note(f"  {share:8.2%}  {path}")
+    typer.echo(output_ / "transformer")

@@ -1,0 +1,173 @@
+"""The card tells a run of any kind, and nothing that a tenant wrote can write it."""
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.jobs import demo_plan
+from trainer_core.config.base_models import read_base_model
+from trainer_core.config.plan import EmaPlan, LoraAdapter, Objective, Plan
+from trainer_core.export.card import card_facts, render_card
+from trainer_core.export.origin import Weights
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_folder: Path) -> Plan:
+    return demo_plan(read_base_model(tiny_folder), edge_px=128)
+
+
+def facts(plan: Plan, prompt: str = "a cat", weights: Weights = "trained") -> dict[str, Any]:
+    operation = plan.operation.model_copy(update={"sample_prompt": prompt})
+    probe: dict[str, Any] = {"mean": 0.5, "held_out_mean": 0.25, "losses": [0.5] * 64}
+    return card_facts(
+        plan.model_copy(update={"operation": operation}),
+        loss_before=probe,
+        loss_after=probe,
+        trainable_parameters=7704,
+        trainable_modules=24,
+        weights=weights,
+    )
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    assert match is not None
+    loaded = yaml.safe_load(match[1])
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def test_the_card_tells_the_run(plan: Plan) -> None:
+    card = render_card(json.loads(json.dumps(facts(plan))))
+
+    head = front_matter(card)
+    assert {"lokr", "lycoris"} <= set(head["tags"])
+    assert head["widget"][0]["output"]["url"] == "samples/0.png"
+    assert "base_model" not in head  # the tiny model is on no Hub
+    assert "| all 64 fixed samples | 0.500000 | 0.500000 |" in card
+    assert "optimi-lion" in card
+    assert "Llama 3.1 Community License" in card
+
+
+def test_the_real_base_model_is_linked(plan: Plan) -> None:
+    told = facts(plan) | {"base_model": {"name": "HiDream-ai/HiDream-I1-Full", "digest": "0"}}
+
+    assert front_matter(render_card(told))["base_model"] == "HiDream-ai/HiDream-I1-Full"
+
+
+@pytest.mark.parametrize("kind", ["lokr", "lora", "full"])
+def test_the_code_on_the_card_is_python(plan: Plan, kind: str) -> None:
+    card = render_card(facts(plan, prompt='say "hi"\n') | {"model_type": kind})
+
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    compile(code, "card", "exec")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "---\nlicense: other",
+        "`a` | **b** ```\n# c",
+        '"; import os #',
+        "日本語 {x} \U0001f600\u2028",
+    ],
+)
+def test_a_prompt_cannot_write_the_card(plan: Plan, prompt: str) -> None:
+    card = render_card(facts(plan, prompt=prompt))
+
+    head = front_matter(card)
+    assert head["license"] == "mit"
+    assert head["widget"][0]["text"] == prompt
+    assert card.split("## Use")[0].count("\n# ") == 1
+    assert card.count("```") == 2
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    (call,) = [
+        n
+        for n in ast.walk(ast.parse(code))
+        if isinstance(n, ast.Call)
+        and n.args
+        and isinstance(n.func, ast.Name)
+        and n.func.id == "pipe"
+    ]
+    assert ast.literal_eval(call.args[0]) == prompt
+
+
+def with_identity(plan: Plan, **changes: Any) -> Plan:
+    return plan.model_copy(update={"identity": plan.identity.model_copy(update=changes)})
+
+
+LORA = LoraAdapter(
+    rank=8, alpha=4.0, dropout=0.1, init="default", modules=("caption_projection.0.linear",)
+)
+
+
+def test_a_lora_is_loaded_by_diffusers(plan: Plan) -> None:
+    card = render_card(facts(with_identity(plan, model_type="lora", adapter=LORA)))
+
+    assert {"lora", "template:sd-lora"} <= set(front_matter(card)["tags"])
+    assert "# LoRA adapter of" in card
+    assert "| lora_alpha | `4.0` |" in card
+    assert 'pipe.load_lora_weights(".", weight_name="pytorch_lora_weights.safetensors"' in card
+    assert "lycoris" not in card
+
+
+def test_a_mean_is_called_one(plan: Plan) -> None:
+    ema = EmaPlan(decay=0.995, warmup_steps=0, update_interval=1)
+    averaged = render_card(facts(with_identity(plan, ema=ema), weights="ema"))
+
+    assert "running mean (EMA)" in averaged
+    assert "| ema_decay | `0.995` |" in averaged
+    assert "EMA" not in render_card(facts(plan))
+
+
+def test_the_objective_is_told(plan: Plan) -> None:
+    objective = plan.identity.objective.model_dump() | {
+        "loss": "huber",
+        "huber_c": 0.25,
+        "auto_shift": True,
+        "balance_weight": 0.01,
+        "masked_loss_probability": 0.5,
+    }
+    backend = plan.identity.backends[0].model_copy(update={"masks": "cut-outs"})
+    changed = with_identity(
+        plan, objective=Objective.model_validate(objective), backends=(backend,)
+    )
+
+    card = render_card(facts(changed))
+
+    assert "| loss_type | `huber` |" in card
+    assert "| huber_c | `0.25, " in card
+    assert "| flow_schedule_auto_shift | `True` |" in card
+    assert "| flow_schedule_shift |" not in card
+    assert "| balance_weight | `0.01` |" in card
+    assert "| masked_loss_probability | `0.5` |" in card
+    plain = render_card(facts(plan))
+    assert "huber_c" not in plain
+    assert "masked_loss_probability" not in plain
+    assert "| flow_schedule_shift |" in plain
+
+
+def test_a_decomposed_lokr_tells_its_rank_and_the_multiplier_in_its_file(plan: Plan) -> None:
+    adapter: Any = plan.identity.adapter
+    low = tuple(m.model_copy(update={"full_matrix": False, "dim": 4}) for m in adapter.modules)
+    changes = {"modules": low, "full_matrix": False, "linear_dim": 4, "multiplier": 0.5}
+    told = facts(with_identity(plan, adapter=adapter.model_copy(update=changes)))
+
+    card = render_card(told)
+
+    assert "| lokr_dim | `4` |" in card
+    assert "| lokr_multiplier | `0.5` |" in card
+    assert "network.merge_to(1.0)" in card
+
+
+def test_a_card_of_an_older_release_still_renders(plan: Plan) -> None:
+    """Its file holds no multiplier, and its facts do not say which weights it has."""
+    old = facts(plan) | {"multiplier": 0.5}
+    del old["weights"]
+
+    assert "network.merge_to(0.5)" in render_card(old)

@@ -1,0 +1,218 @@
+"""Reading adapters back: what a LoKr or LoRA file adds to which linear of the base model.
+
+Nothing is skipped: a key that belongs to no linear of the model is an error, and so is a count of
+modules other than the file's own. LyCORIS' loader passes over both without a word.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from trainer_core.config.shapes import LinearShape
+from trainer_core.errors import AdapterFileError
+from trainer_core.export.lora_file import METADATA_KEY
+from trainer_core.export.lycoris_file import PREFIX as LYCORIS_PREFIX
+
+_LORA_PREFIXES: Final = ("transformer.", "diffusion_model.")
+_LORA_PARTS: Final = {
+    ".lora_A.weight": "lora_A",
+    ".lora_down.weight": "lora_A",
+    ".lora_B.weight": "lora_B",
+    ".lora_up.weight": "lora_B",
+    ".alpha": "alpha",
+}
+_LOKR_PARTS: Final = frozenset(
+    f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")
+) | {"alpha"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModuleDelta:
+    """What one linear gets, as factors: the whole matrix is built one module at a time."""
+
+    kind: Literal["lokr", "lora"]
+    left: torch.Tensor
+    """LoKr: w1 [a, c]. LoRA: B [out, rank]. fp32."""
+    right: torch.Tensor
+    """LoKr: w2 [K, D]. LoRA: A [rank, in]. fp32."""
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        (rows, columns), (below, across) = self.left.shape, self.right.shape
+        return (rows * below, columns * across) if self.kind == "lokr" else (rows, across)
+
+    def matrix(self) -> torch.Tensor:
+        """[out, in], fp32 on the CPU."""
+        left = self.left * self.scale
+        return torch.kron(left, self.right) if self.kind == "lokr" else left @ self.right
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterFile:
+    """An adapter, complete, whose modules are all linears of the base model."""
+
+    kind: Literal["lokr", "lora"]
+    deltas: Mapping[str, ModuleDelta]
+    """By path in diffusers' transformer; never empty."""
+
+
+def read_adapter(file: Path, linears: Iterable[LinearShape]) -> AdapterFile:
+    """The adapter in ``file``: LoKr as LyCORIS writes it, or LoRA as diffusers or ComfyUI has it.
+
+    Alpha over rank is taken once, from the file's ``alpha`` tensors or its metadata. Multipliers
+    that a file only mentions are not: strength is the caller's.
+
+    Args:
+        file: safetensors.
+        linears: of the base model; see ``hidream_linears``.
+
+    Raises:
+        AdapterFileError: no such file, another format, a key or a shape that is not this base
+            model's, fewer or more modules than the file says it has, or a value that is not finite.
+    """
+    tensors, metadata = _read(file)
+    shapes = {linear.path: (linear.out_features, linear.in_features) for linear in linears}
+    if any(".lokr_" in key for key in tensors):
+        kind: Literal["lokr", "lora"] = "lokr"
+        deltas = _lokr_deltas(file, tensors, shapes)
+    elif any(".lora_" in key for key in tensors):
+        kind = "lora"
+        deltas = _lora_deltas(file, tensors, metadata, shapes)
+    else:
+        raise AdapterFileError(f"{file} holds neither a LoKr nor a LoRA")
+    _check_count(file, deltas, metadata)
+    for path, delta in deltas.items():
+        if delta.shape != shapes[path]:
+            raise AdapterFileError(
+                f"{file}: {path} would change a weight of {delta.shape}, the base model has "
+                f"{shapes[path]}: the adapter was made for another model"
+            )
+        if not (delta.left.isfinite().all() and delta.right.isfinite().all()):
+            raise AdapterFileError(f"{file}: {path} holds values that are not finite")
+    return AdapterFile(kind=kind, deltas=deltas)
+
+
+def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensors = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118 - not a dict
+            return tensors, opened.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise AdapterFileError(f"{file} cannot be read as safetensors: {error}") from error
+
+
+def _lokr_deltas(
+    file: Path, tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, int]]
+) -> dict[str, ModuleDelta]:
+    paths = {LYCORIS_PREFIX + path.replace(".", "_"): path for path in shapes}
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, part = key.partition(".")
+        if name not in paths or part not in _LOKR_PARTS:
+            raise _foreign(file, key)
+        parts.setdefault(paths[name], {})[part] = tensor
+    return {path: _lokr_delta(file, path, parts[path]) for path in shapes if path in parts}
+
+
+def _lokr_delta(file: Path, path: str, parts: Mapping[str, torch.Tensor]) -> ModuleDelta:
+    matrices = []
+    rank: int | None = None
+    for name in ("lokr_w1", "lokr_w2"):
+        match [parts.get(name), parts.get(f"{name}_a"), parts.get(f"{name}_b")]:
+            case [torch.Tensor() as whole, None, None]:
+                matrices.append(_matrix(file, path, whole))
+            case [None, torch.Tensor() as a, torch.Tensor() as b]:
+                matrices.append(_product(file, path, a, b))
+                rank = b.shape[0]
+            case _:
+                raise AdapterFileError(f"{file}: {path} lacks {name}, or has it twice")
+    alpha = parts.get("alpha")
+    scale = 1.0 if rank is None or alpha is None else float(alpha) / rank
+    return ModuleDelta(kind="lokr", left=matrices[0], right=matrices[1], scale=scale)
+
+
+def _lora_deltas(
+    file: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, int]],
+) -> dict[str, ModuleDelta]:
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        path, part = _lora_place(key)
+        if path not in shapes or part is None:
+            raise _foreign(file, key)
+        parts.setdefault(path, {})[part] = tensor
+    told = _lora_config(file, metadata)
+    deltas = {}
+    for path in shapes:
+        if path not in parts:
+            continue
+        own = parts[path]
+        if not {"lora_A", "lora_B"} <= own.keys():
+            raise AdapterFileError(f"{file}: {path} lacks one of its two matrices")
+        down, up = _matrix(file, path, own["lora_A"]), _matrix(file, path, own["lora_B"])
+        rank = down.shape[0]
+        if up.shape[1] != rank:
+            raise AdapterFileError(f"{file}: {path} has matrices of two ranks")
+        alpha = float(own["alpha"]) if "alpha" in own else float(told.get("lora_alpha", rank))
+        divisor = math.sqrt(rank) if told.get("use_rslora") and "alpha" not in own else rank
+        deltas[path] = ModuleDelta(kind="lora", left=up, right=down, scale=alpha / divisor)
+    return deltas
+
+
+def _lora_place(key: str) -> tuple[str, str | None]:
+    """Path and part that a key names; the part is None where it is not one of a LoRA."""
+    for suffix, part in _LORA_PARTS.items():
+        for prefix in _LORA_PREFIXES:
+            if key.startswith(prefix) and key.endswith(suffix):
+                return key[len(prefix) : -len(suffix)], part
+    return key, None
+
+
+def _lora_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """peft's LoraConfig out of the metadata; empty where there is none."""
+    try:
+        packed = json.loads(metadata.get(METADATA_KEY, "{}"))
+    except ValueError as error:
+        raise AdapterFileError(f"{file}: its {METADATA_KEY} is not JSON") from error
+    told = {name.removeprefix("transformer."): value for name, value in packed.items()}
+    for name in ("alpha_pattern", "use_dora"):
+        if told.get(name):
+            raise AdapterFileError(f"{file}: {name} in its {METADATA_KEY} is not supported")
+    return told
+
+
+def _check_count(
+    file: Path, deltas: Mapping[str, ModuleDelta], metadata: Mapping[str, str]
+) -> None:
+    told = metadata.get("modules")
+    if told is not None and told != str(len(deltas)):
+        raise AdapterFileError(f"{file} holds {len(deltas)} modules and says that it has {told}")
+
+
+def _matrix(file: Path, path: str, tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.ndim != 2:
+        raise AdapterFileError(f"{file}: {path} has a factor of shape {tuple(tensor.shape)}")
+    return tensor
+
+
+def _product(file: Path, path: str, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+        raise AdapterFileError(f"{file}: {path} has factors that do not fit each other")
+    return (a.double() @ b.double()).float()
+
+
+def _foreign(file: Path, key: str) -> AdapterFileError:
+    return AdapterFileError(
+        f"{file}: {key} belongs to no linear layer of this base model, or to a kind of adapter "
+        "that is not supported (LoKr and LoRA are)"
+    )

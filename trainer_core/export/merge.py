@@ -1,0 +1,195 @@
+"""An adapter added into the weights themselves, in fp32, and then cast.
+
+Small changes to bf16 weights drown in the rounding; how much of the adapter does is measured.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from trainer_core.config.shapes import hidream_linears
+from trainer_core.errors import BaseModelError, OutputError
+from trainer_core.export.adapter_file import AdapterFile, read_adapter
+from trainer_core.export.full_rank import read_transformer, write_transformer
+
+REPORT_NAME: Final = "merge.json"
+_WEIGHT: Final = ".weight"
+
+
+@dataclass(kw_only=True, slots=True)
+class MergeReport:
+    """What the cast to the target type took away, as squared 2-norms."""
+
+    changed: dict[str, float] = field(default_factory=dict)
+    """By module, of the adapter's change Δ."""
+    lost: dict[str, float] = field(default_factory=dict)
+    """By module, of cast(W + Δ) - W - Δ."""
+
+    @property
+    def share(self) -> float:
+        """Norm of what is lost over the norm of the change, over all modules; 0: nothing is."""
+        return _share(sum(self.lost.values()), sum(self.changed.values()))
+
+    def worst(self, count: int) -> list[tuple[str, float]]:
+        """The modules that lose the greatest share, and that share."""
+        shares = {path: _share(self.lost[path], self.changed[path]) for path in self.changed}
+        return sorted(shares.items(), key=lambda item: -item[1])[:count]
+
+
+def _share(lost: float, changed: float) -> float:
+    return math.sqrt(lost / changed) if changed > 0 else 0.0
+
+
+def merge_into(model: nn.Module, adapter: AdapterFile, multiplier: float) -> MergeReport:
+    """Add the adapter into the weights of a model in memory, in the type that they have.
+
+    Before quantisation: what is added to a quantised weight never reaches the integers.
+
+    Raises:
+        BaseModelError: a module is missing, or is no plain linear layer (a quantised one, or one
+            with an adapter on it).
+    """
+    report = MergeReport()
+    for path, delta in adapter.deltas.items():
+        try:
+            linear = model.get_submodule(path)
+        except AttributeError as error:
+            raise BaseModelError(f"the base model has no module {path}") from error
+        if type(linear) is not nn.Linear:
+            raise BaseModelError(
+                f"{path} is a {type(linear).__name__}: an adapter is merged into plain linear "
+                "layers only; merge first, then quantise"
+            )
+        with torch.no_grad():
+            matrix = delta.matrix().to(linear.weight.device) * multiplier
+            linear.weight.copy_(_merged(report, path, linear.weight, matrix, linear.weight.dtype))
+    return report
+
+
+def merge_folder(
+    base: Path,
+    adapter: Path,
+    output: Path,
+    *,
+    dtype: torch.dtype,
+    multiplier: float,
+    on_module: Callable[[int, int], None],
+) -> MergeReport:
+    """Write ``output/transformer``: the base model's with the adapter in it.
+
+    The folder appears complete or not at all. Weights go through memory one by one, and one file of
+    at most 10 GB is held.
+
+    Args:
+        base: a base model's folder, as diffusers writes it.
+        adapter: a LoKr or LoRA file; see ``read_adapter``.
+        output: where to; nothing may be there, or an empty folder.
+        dtype: of all weights written.
+        multiplier: strength; 1 is the adapter as trained.
+        on_module: called with how many modules are merged and how many there are.
+
+    Raises:
+        OutputError: something stands at ``output``.
+        BaseModelError: ``base`` is quantised, or cannot be read.
+        AdapterFileError: see ``read_adapter``.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(f"{output} is there already; name a new or an empty folder")
+    config = read_transformer_config(base)
+    read = read_adapter(adapter, hidream_linears(config))
+    report = MergeReport()
+
+    def merged() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, weight in _stored(base):
+            path = name.removesuffix(_WEIGHT)
+            if path in read.deltas and name.endswith(_WEIGHT):
+                matrix = read.deltas[path].matrix() * multiplier
+                yield name, _merged(report, path, weight, matrix, dtype)
+                on_module(len(report.changed), len(read.deltas))
+            else:
+                yield name, weight.to(dtype)
+
+    draft = output.absolute().with_name(f".{output.absolute().name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        write_transformer(draft / "transformer", config, merged())
+        missing = sorted(read.deltas.keys() - report.changed.keys())
+        if missing:
+            raise BaseModelError(f"{base} lacks {len(missing)} weights, such as {missing[0]}")
+        facts = _facts(report, adapter, dtype, multiplier)
+        (draft / REPORT_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        draft.rename(output.absolute())
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return report
+
+
+def read_transformer_config(base: Path) -> dict[str, Any]:
+    """The transformer's config.json; raises BaseModelError where it is none of a plain model."""
+    path = base / "transformer" / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BaseModelError(
+            f"{path} cannot be read: {error}. The base model is a folder as diffusers writes it"
+        ) from error
+    if not isinstance(config, dict):
+        raise BaseModelError(f"{path} is not an object")
+    if "quantization_config" in config:
+        raise _quantised(base)
+    return config
+
+
+def _stored(base: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The base model's weights; raises BaseModelError also where one is not floating-point."""
+    folder = base / "transformer"
+    try:
+        for name, weight in read_transformer(folder):
+            if not weight.is_floating_point() or weight.element_size() < 2:
+                raise _quantised(base)
+            yield name, weight
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise BaseModelError(f"the weights in {folder} cannot be read: {error}") from error
+
+
+def _quantised(base: Path) -> BaseModelError:
+    return BaseModelError(
+        f"{base} is quantised: an adapter is merged into the full weights; merge first, then "
+        "quantise"
+    )
+
+
+def _merged(
+    report: MergeReport,
+    path: str,
+    weight: torch.Tensor,
+    matrix: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """cast(W + Δ); the difference is taken in float64, where the sum itself is exact enough."""
+    cast = (weight.float() + matrix).to(dtype)
+    lost = cast.double() - weight.double() - matrix.double()
+    report.changed[path] = float(matrix.double().square().sum())
+    report.lost[path] = float(lost.square().sum())
+    return cast
+
+
+def _facts(
+    report: MergeReport, adapter: Path, dtype: torch.dtype, multiplier: float
+) -> dict[str, object]:
+    return {
+        "adapter": adapter.name,
+        "multiplier": multiplier,
+        "dtype": str(dtype).removeprefix("torch."),
+        "modules": len(report.changed),
+        "lost_share": report.share,
+        "worst": [{"module": path, "lost_share": share} for path, share in report.worst(10)],
+    }
