@@ -17,7 +17,7 @@ from trainer_core.data.index import (
     TEXTS_PER_SHARD,
     DataIndex,
     FileItem,
-    LatentEntry,
+    PictureEntry,
     build_index,
 )
 from trainer_core.errors import BadCaptionError
@@ -130,7 +130,7 @@ def test_shards_hold_one_bucket_and_every_caption_once() -> None:
             texts += [getattr(entry, "text", None) for entry in shard.spec.entries]
             continue
         assert len(shard.spec.entries) <= LATENTS_PER_SHARD
-        geometries = [e.geometry for e in shard.spec.entries if isinstance(e, LatentEntry)]
+        geometries = [e.geometry for e in shard.spec.entries if isinstance(e, PictureEntry)]
         assert len({(g.width_px, g.height_px) for g in geometries}) == 1
     assert sorted(map(str, texts)) == sorted(
         ["", "a cat", "both", *(f"caption {n}" for n in range(30))]
@@ -138,7 +138,7 @@ def test_shards_hold_one_bucket_and_every_caption_once() -> None:
     assert set(index.prompts) == {"", "a cat"}
     for sample, file in zip(index.samples, sorted(items, key=lambda i: i.path), strict=True):
         entry = index.shards[sample.latents.shard].spec.entries[sample.latents.row]
-        assert isinstance(entry, LatentEntry)
+        assert isinstance(entry, PictureEntry)
         assert (entry.path, entry.sha256) == (file.path, file.sha256)
         read = [index.shards[ref.shard].spec.entries[ref.row] for ref in sample.texts]
         assert [getattr(text, "text", None) for text in read] == list(file.captions)
