@@ -8,7 +8,6 @@ from diffusers import HiDreamImagePipeline, HiDreamImageTransformer2DModel
 from trainer_core.hidream.loading import load_scheduler, load_transformer, load_vae
 from trainer_core.hidream.objective import (
     _sequence,
-    flow_loss,
     noisy_latents,
     predict_velocity,
     velocity_target,
@@ -107,7 +106,7 @@ def test_gradient_reaches_routed_experts_and_gates(
     prediction = predict_velocity(
         transformer, draw(1, 16, *size), torch.tensor([500.0]), text_of(1)
     )
-    flow_loss(prediction, draw(1, 16, *size, seed=9)).mean().backward()
+    (prediction - draw(1, 16, *size, seed=9)).square().mean().backward()
 
     without = [n for n, p in transformer.named_parameters() if p.grad is None or not p.grad.any()]
     assert not [name for name in without if "experts" in name or "gate" in name]
@@ -121,7 +120,6 @@ def test_the_exact_velocity_leads_from_noise_to_data_in_one_stride() -> None:
 
     arrived = point - 0.7 * velocity_target(latents, noise)
     torch.testing.assert_close(arrived, latents, atol=1e-14, rtol=0)
-    assert flow_loss(velocity_target(latents, noise), noise - latents).item() == 0.0
 
 
 def test_the_stock_sampler_follows_our_velocity_to_the_data(

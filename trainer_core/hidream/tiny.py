@@ -100,7 +100,7 @@ def make_tiny(folder: Path) -> None:
 
 
 def make_wide(folder: Path) -> None:
-    """As ``make_tiny``, with a transformer of fewer and wider blocks; about 24 MB."""
+    """As ``make_tiny``, with a transformer of fewer and wider blocks; about 48 MB."""
     _make(folder, WIDE_NAME)
 
 
