@@ -41,7 +41,9 @@ class Case:
 
     def __str__(self) -> str:
         words = [self.shape, "x".join(map(str, self.size)), self.wanted.loss]
-        words += [name for name in ("masked", "prior", "balanced", "checkpointed") if vars(self)[name]]
+        words += [
+            name for name in ("masked", "prior", "balanced", "checkpointed") if vars(self)[name]
+        ]
         return "-".join(words + (["padded"] if self.wanted.padded else []))
 
     @property
@@ -134,7 +136,9 @@ def check(
     worst = max(errors, key=lambda name: errors[name])
     assert errors[worst] < (1e-6 if exact else 1e-4), f"{worst}: {errors[worst]}"
     if not exact:
-        whole = [torch.cat([g[n].flatten().double() for n in gradients]) for g in (found, gradients)]
+        whole = [
+            torch.cat([g[n].flatten().double() for n in gradients]) for g in (found, gradients)
+        ]
         assert _distance(*whole) < 1e-5
 
 

@@ -49,8 +49,12 @@ def batch_losses(
         compute: the types to multiply in.
 
     Raises:
-        ValueError: the batch asks for the base, and there is none beside what is trained.
+        ValueError: gradients are wanted in eval mode, or the batch asks for the base and there is
+            none beside what is trained.
     """
+    if torch.is_grad_enabled() and not transformer.training:
+        # diffusers would let no gradient through the routed experts, and say nothing.
+        raise ValueError("the transformer has to be in train() mode to be trained")
     target = batch.target_BCHW
     if batch.is_prior_B is not None:
         if adapter is None:
