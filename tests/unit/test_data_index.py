@@ -155,6 +155,24 @@ def test_another_prompt_leaves_the_other_shards_alone() -> None:
     assert len({s.digest for s in one.shards} ^ {s.digest for s in other.shards}) == 2
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_an_encoders_precision_renames_the_captions_shards(number: int) -> None:
+    """Where no CLIP is quantised the names are those of before it could be."""
+    plain = plan_of({"id": "a"})
+    precision = plain.identity.precision.model_copy(
+        update={f"text_encoder_{number}": "int8-quanto"}
+    )
+    identity = plain.identity.model_copy(update={"precision": precision})
+    changed = plain.model_copy(update={"identity": identity})
+
+    one, other = (build_index(p, [item("a.png")], TINY_CONFIG) for p in (plain, changed))
+
+    for before, after in zip(one.shards, other.shards, strict=True):
+        assert (before.digest == after.digest) is (before.kind == "latents")
+    texts = [shard.spec.encoder for shard in one.shards if shard.kind == "text"]
+    assert all("text_encoder_1" not in e and "text_encoder_2" not in e for e in texts)
+
+
 def test_small_and_silent_images_are_left_out_with_a_warning() -> None:
     plan = plan_of({"id": "a", "minimum_image_size": 256})
     silent = FileItem.model_validate({**item("c.png").model_dump(), "captions": []})

@@ -26,6 +26,7 @@ from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.precision.compute import Compute
 
 WEIGHT = 0.3
+SQUARED_ERROR = Wanted()
 SQUARE, ACROSS, DOWN = (8, 8), (6, 10), (12, 4)
 
 
@@ -33,7 +34,7 @@ SQUARE, ACROSS, DOWN = (8, 8), (6, 10), (12, 4)
 class Case:
     shape: str
     size: tuple[int, int]
-    wanted: Wanted = Wanted()
+    wanted: Wanted = SQUARED_ERROR
     masked: bool = False
     prior: bool = False
     balanced: bool = False
@@ -232,3 +233,38 @@ def merged(
         + leaves[f"{path}.scalar"] * torch.kron(leaves[f"{path}.w1"], leaves[f"{path}.w2"])
         for path in paths
     }
+
+
+def test_without_an_adapter_there_is_no_base_to_preserve() -> None:
+    case = Case(shape="tiny", size=SQUARE, prior=True)
+
+    with pytest.raises(ValueError, match="needs an adapter"):
+        batch_losses(
+            model_of("tiny"), None, batch_of(case.question, torch.float64), case.objective, CPU64
+        )
+
+
+def test_an_error_in_the_bases_pass_leaves_the_adapter_on() -> None:
+    model = model_of("tiny")
+    network = lokr_on(model)
+    model.double()
+    case = Case(shape="tiny", size=SQUARE, prior=True)
+    batch = batch_of(case.question, torch.float32)  # another type than the weights
+
+    with pytest.raises(RuntimeError):
+        batch_losses(model, network, batch, case.objective, CPU64)
+
+    assert {linear.multiplier for linear in network.linears.values()} == {1.0}
+
+
+def test_a_batch_without_regularisation_images_runs_the_model_once() -> None:
+    model = model_of("tiny")
+    network = lokr_on(model)
+    model.double()
+    calls: list[object] = []
+    model.x_embedder.register_forward_hook(lambda *_: calls.append(1))
+
+    for prior, expected_calls in ((False, 1), (True, 3)):
+        case = Case(shape="tiny", size=SQUARE, prior=prior)
+        batch_losses(model, network, batch_of(case.question, torch.float64), case.objective, CPU64)
+        assert len(calls) == expected_calls
