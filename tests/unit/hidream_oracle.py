@@ -29,6 +29,12 @@ SHAPES: dict[str, dict[str, Any]] = {
         "llama_layers": [0, 2, 2],
     },
 }
+SHAPES["small"] = {
+    **SHAPES["tiny"],
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "llama_layers": [0, 2],
+}
 LLAMA_LAYERS = 3
 LONGEST = (12, 12)
 """Latent cells for which the models are built: 36 patches at the most."""

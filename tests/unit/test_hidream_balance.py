@@ -219,7 +219,7 @@ def test_it_evens_out_a_biased_start() -> None:
 
 def spread_after(steps: int, weight: float) -> float:
     """Standard deviation of the four experts' shares, the mean over the layers."""
-    model, question = model_of("tiny").float(), Question.of((4, 4))
+    model, question = model_of("small").float(), Question.of((4, 4))
     favour_one_expert(model, question)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(steps):
