@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
             return EXIT_ORPHANED
     match args.command:
         case "make-tiny":
-            return _make_tiny(args.folder)
+            return _make_tiny(args.folder, args.shape)
         case "inspect":
             from trainer_core.data import inspect_command  # noqa: PLC0415
 
@@ -48,11 +48,11 @@ def main(argv: Sequence[str]) -> int:
     raise AssertionError(args.command)
 
 
-def _make_tiny(folder: Path) -> int:
+def _make_tiny(folder: Path, shape: str) -> int:
     from trainer_core.config.base_models import read_base_model  # noqa: PLC0415
-    from trainer_core.hidream.tiny import make_tiny  # noqa: PLC0415 - imports torch
+    from trainer_core.hidream.tiny import make_tiny, make_wide  # noqa: PLC0415 - imports torch
 
-    make_tiny(folder)
+    (make_wide if shape == "wide" else make_tiny)(folder)
     print(read_base_model(folder).digest)  # noqa: T201 - the command's output
     return 0
 
@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     tiny = commands.add_parser("make-tiny", help="write a tiny random base model")
     tiny.add_argument("folder", type=Path, metavar="DIR", help="where to; nothing may be there yet")
+    tiny.add_argument(
+        "--shape",
+        choices=("tiny", "wide"),
+        default="tiny",
+        help="wide: fewer and wider blocks, whose sides are multiples of 16",
+    )
     return parser
 
 

@@ -23,7 +23,7 @@ from services.store import shards
 from services.store.database import Database, DatabaseDownError
 from services.store.shards import ShardWork
 from services.workers.scratch import Scratch
-from trainer_core.data.index import LatentEntry, ShardSpec
+from trainer_core.data.index import PictureEntry, ShardSpec
 from trainer_core.faultpoints import fault_point
 
 log = structlog.get_logger(__name__)
@@ -103,7 +103,7 @@ class Builder:
     def _bring_inputs(self, tenant_id: str, spec: ShardSpec, folder: Path) -> dict[str, str]:
         inputs: dict[str, str] = {}
         for entry in spec.entries:
-            if not isinstance(entry, LatentEntry) or entry.sha256 in inputs:
+            if not isinstance(entry, PictureEntry) or entry.sha256 in inputs:
                 continue
             local = folder / entry.sha256
             try:

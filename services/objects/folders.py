@@ -72,7 +72,7 @@ def put_shard(
 
     Args:
         digest: of the shard's spec; what goes in decides the name.
-        kind: ``latents`` or ``text``.
+        kind: ``latents``, ``text`` or ``masks``.
 
     Raises:
         ObjectCorruptError: the manifest that stands names content that is not there.

@@ -18,7 +18,7 @@ import structlog
 
 from services.domain.ledger import CachedShard, Category, Failure
 from services.trainer.lease import GivenUpError
-from trainer_core.data.index import DataIndex
+from trainer_core.data.index import DataIndex, Sample
 from trainer_core.data.sampler import Sampler
 
 log = structlog.get_logger(__name__)
@@ -62,7 +62,7 @@ class FeedOrder:
             batch = self.sampler.micro_batch(i)
             for position, caption in zip(batch.samples, batch.captions, strict=True):
                 sample = self.index.samples[position]
-                yield sample.latents.shard
+                yield from _pictures_of(sample)
                 yield sample.texts[caption].shard
         yield from self._held_out()
         yield from range(len(self.index.shards))
@@ -70,8 +70,14 @@ class FeedOrder:
     def _held_out(self) -> Iterator[int]:
         for sample in self.index.samples:
             if sample.held_out:
-                yield sample.latents.shard
+                yield from _pictures_of(sample)
                 yield from (text.shard for text in sample.texts)
+
+
+def _pictures_of(sample: Sample) -> Iterator[int]:
+    yield sample.latents.shard
+    if sample.mask is not None:
+        yield sample.mask.shard
 
 
 class Feeder:

@@ -18,6 +18,7 @@ from tests.support.dispatching import build_all_shards, real_plan
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.runs import LEASE, Ground, result_of
+from tests.unit.config_examples import import_small
 
 TRAIN = trainer_queue("cpu")
 
@@ -96,6 +97,31 @@ def test_a_run_goes_from_admission_to_an_offer(
         dispatcher.round()
     assert (queues(CACHE_QUEUE), queues(TRAIN)) == (num_shards, 1)
     assert ground.ledger.claim(run_id, worker_id="w", lease=LEASE) is not None
+
+
+def test_masks_are_paired_and_cached_like_their_images(
+    ground: Ground, dispatcher: Dispatcher
+) -> None:
+    backends = [{"id": name, "caption_strategy": "textfile"} for name in ("photos", "masks")]
+    plan = import_small(backends=backends).plan.model_dump(mode="json")
+    photos, masks = plan["identity"]["backends"]
+    photos["masks"] = "masks"
+    masks |= {"role": "mask", "mask_kind": "mask"}
+    with ground.database.transaction() as conn:
+        datasets_of = {name: ground.dataset(conn).dataset_id for name in ("photos", "masks")}
+    run_id = ground.queued(plan=plan, datasets=datasets_of).run_id
+
+    dispatcher.round()
+
+    index = ground.run(run_id).data_index
+    assert index is not None
+    assert [sample["backend"] for sample in index["samples"]] == ["photos", "photos"]
+    assert {index["shards"][s["mask"]["shard"]]["kind"] for s in index["samples"]} == {"masks"}
+    kinds = sorted(shard["kind"] for shard in index["shards"])
+    assert kinds == ["latents", "masks", "text", "text"]
+    assert len(build_all_shards(ground)) == len(kinds)
+    dispatcher.round()
+    assert ground.run(run_id).stage == "capacity"
 
 
 def test_the_same_data_needs_no_second_build(

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from trainer_core.config.base_models import read_base_models
 from trainer_core.data.buckets import Geometry
-from trainer_core.data.index import LatentEntry, ShardSpec, TextEntry
+from trainer_core.data.index import PictureEntry, ShardSpec, TextEntry
 from trainer_core.hidream.loading import load_text_encoders, load_vae
 from trainer_core.hidream.text import encode_texts
 from trainer_core.supervision import current_process_token
@@ -95,7 +95,7 @@ def text_spec(base_digest: str, *texts: str) -> dict[str, Any]:
 
 def latent_spec(base_digest: str, *pictures: Path) -> dict[str, Any]:
     entries = tuple(
-        LatentEntry(
+        PictureEntry(
             path=picture.name,
             sha256=hashlib.sha256(picture.read_bytes()).hexdigest(),
             geometry=GEOMETRY,

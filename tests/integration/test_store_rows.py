@@ -312,7 +312,7 @@ def test_migrations_at_once_are_safe_and_change_nothing_twice(
         list(pool.map(migrate, [url] * 4))
     migrate(url)
     with psycopg.connect(url) as conn:
-        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
 
 
 def test_a_crash_of_the_server_loses_nothing_and_the_pool_recovers(

@@ -91,6 +91,22 @@ def test_all_come_in_sampler_order_where_there_is_room(tmp_path: Path) -> None:
     assert source.asked[1:] == [index.shards[shard].digest for shard in first]
 
 
+def test_masks_come_with_their_images(tmp_path: Path) -> None:
+    plain, source = index_of(6), Source()
+    masked = tuple(
+        sample.model_copy(update={"latents": ShardRef(shard=n, row=0), "mask": mask})
+        for n, sample in enumerate(plain.samples[:3])
+        for mask in [ShardRef(shard=n + 3, row=0)]
+    )
+    index = plain.model_copy(update={"samples": masked})
+    feeder, order = feeder_of(index, tmp_path, source, limit_bytes=1 << 20)
+    with feeder:
+        wait_until(lambda: len(held(tmp_path)) == 7, "all shards")
+    first = [order.sampler.micro_batch(i).samples[0] for i in range(3)]
+    pairs = [n for sample in first for n in (sample, sample + 3)]
+    assert source.asked[1:] == [index.shards[n].digest for n in pairs]
+
+
 def test_the_folder_stays_within_its_bound_and_follows_the_step(tmp_path: Path) -> None:
     index, source = index_of(40), Source()
     feeder, order = feeder_of(index, tmp_path, source, limit_bytes=5 * SIZE_BYTES)

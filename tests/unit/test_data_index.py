@@ -17,7 +17,7 @@ from trainer_core.data.index import (
     TEXTS_PER_SHARD,
     DataIndex,
     FileItem,
-    LatentEntry,
+    PictureEntry,
     build_index,
 )
 from trainer_core.errors import BadCaptionError
@@ -130,7 +130,7 @@ def test_shards_hold_one_bucket_and_every_caption_once() -> None:
             texts += [getattr(entry, "text", None) for entry in shard.spec.entries]
             continue
         assert len(shard.spec.entries) <= LATENTS_PER_SHARD
-        geometries = [e.geometry for e in shard.spec.entries if isinstance(e, LatentEntry)]
+        geometries = [e.geometry for e in shard.spec.entries if isinstance(e, PictureEntry)]
         assert len({(g.width_px, g.height_px) for g in geometries}) == 1
     assert sorted(map(str, texts)) == sorted(
         ["", "a cat", "both", *(f"caption {n}" for n in range(30))]
@@ -138,7 +138,7 @@ def test_shards_hold_one_bucket_and_every_caption_once() -> None:
     assert set(index.prompts) == {"", "a cat"}
     for sample, file in zip(index.samples, sorted(items, key=lambda i: i.path), strict=True):
         entry = index.shards[sample.latents.shard].spec.entries[sample.latents.row]
-        assert isinstance(entry, LatentEntry)
+        assert isinstance(entry, PictureEntry)
         assert (entry.path, entry.sha256) == (file.path, file.sha256)
         read = [index.shards[ref.shard].spec.entries[ref.row] for ref in sample.texts]
         assert [getattr(text, "text", None) for text in read] == list(file.captions)
@@ -153,6 +153,24 @@ def test_another_prompt_leaves_the_other_shards_alone() -> None:
     )
 
     assert len({s.digest for s in one.shards} ^ {s.digest for s in other.shards}) == 2
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_an_encoders_precision_renames_the_captions_shards(number: int) -> None:
+    """Where no CLIP is quantised the names are those of before it could be."""
+    plain = plan_of({"id": "a"})
+    precision = plain.identity.precision.model_copy(
+        update={f"text_encoder_{number}": "int8-quanto"}
+    )
+    identity = plain.identity.model_copy(update={"precision": precision})
+    changed = plain.model_copy(update={"identity": identity})
+
+    one, other = (build_index(p, [item("a.png")], TINY_CONFIG) for p in (plain, changed))
+
+    for before, after in zip(one.shards, other.shards, strict=True):
+        assert (before.digest == after.digest) is (before.kind == "latents")
+    texts = [shard.spec.encoder for shard in one.shards if shard.kind == "text"]
+    assert all("text_encoder_1" not in e and "text_encoder_2" not in e for e in texts)
 
 
 def test_small_and_silent_images_are_left_out_with_a_warning() -> None:

@@ -5,10 +5,12 @@ import pytest
 import torch
 from diffusers import HiDreamImagePipeline, HiDreamImageTransformer2DModel
 
+from tests.unit.config_examples import import_small
+from trainer_core.engine.batch import Batch
+from trainer_core.engine.losses import batch_losses
 from trainer_core.hidream.loading import load_scheduler, load_transformer, load_vae
 from trainer_core.hidream.objective import (
     _sequence,
-    flow_loss,
     noisy_latents,
     predict_velocity,
     velocity_target,
@@ -16,6 +18,7 @@ from trainer_core.hidream.objective import (
 from trainer_core.hidream.sampling import pipeline_for_sampling, sample_image
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.vae import Moments, decode, draw_latents, encode_images
+from trainer_core.precision.compute import Compute
 
 LAYERS = 3
 
@@ -107,7 +110,7 @@ def test_gradient_reaches_routed_experts_and_gates(
     prediction = predict_velocity(
         transformer, draw(1, 16, *size), torch.tensor([500.0]), text_of(1)
     )
-    flow_loss(prediction, draw(1, 16, *size, seed=9)).mean().backward()
+    (prediction - draw(1, 16, *size, seed=9)).square().mean().backward()
 
     without = [n for n, p in transformer.named_parameters() if p.grad is None or not p.grad.any()]
     assert not [name for name in without if "experts" in name or "gate" in name]
@@ -121,7 +124,6 @@ def test_the_exact_velocity_leads_from_noise_to_data_in_one_stride() -> None:
 
     arrived = point - 0.7 * velocity_target(latents, noise)
     torch.testing.assert_close(arrived, latents, atol=1e-14, rtol=0)
-    assert flow_loss(velocity_target(latents, noise), noise - latents).item() == 0.0
 
 
 def test_the_stock_sampler_follows_our_velocity_to_the_data(
@@ -168,6 +170,69 @@ def test_wrong_batches_and_odd_sides_are_refused(
         predict_velocity(transformer, draw(1, 16, 8, 8), torch.tensor([5.0]), text_of(2))
     with pytest.raises(ValueError, match="patches of 2"):
         predict_velocity(transformer, draw(1, 16, 7, 8), torch.tensor([5.0]), text_of(1))
+
+
+def test_too_few_llama_layers_are_refused(transformer: HiDreamImageTransformer2DModel) -> None:
+    """Layers first would pass unnoticed where there are as many samples: text is batch first."""
+    text = text_of(LAYERS)
+    few = TextEmbeddings(text.t5, text.llama[:, :2], text.pooled)
+
+    with pytest.raises(ValueError, match="2 Llama layers in the text, the network reads 3"):
+        predict_velocity(transformer, draw(LAYERS, 16, 8, 8), torch.full((LAYERS,), 5.0), few)
+    with pytest.raises(ValueError, match="different batch"):
+        TextEmbeddings(text.t5[:2], text.llama[:, :2].transpose(0, 1)[:1], text.pooled[:2])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_timesteps_are_never_rounded(tiny_folder: Path, dtype: torch.dtype) -> None:
+    """bf16 knows no number between 700 and 704."""
+    model = load_transformer(tiny_folder, torch.float32).to(dtype).train()
+    seen: list[torch.Tensor] = []
+    model.t_embedder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    text = text_of(1).to(device=torch.device("cpu"), dtype=dtype)
+
+    with torch.no_grad():
+        predict_velocity(model, draw(1, 16, 4, 4).to(dtype), torch.tensor([701.37]), text)
+
+    assert seen[0].dtype == torch.float32
+    assert torch.equal(seen[0], torch.tensor([701.37]))
+
+
+@pytest.mark.parametrize("how", ["eval", "force_inference_output"])
+def test_the_stock_inference_path_gives_experts_no_gradient(tiny_folder: Path, how: str) -> None:
+    """Why training insists on train mode and refuses that flag."""
+    model = load_transformer(tiny_folder, torch.float32)
+    if how == "force_inference_output":
+        config = {**model.config, "force_inference_output": True}
+        model = HiDreamImageTransformer2DModel.from_config(config).train()
+    text = text_of(1)
+    output = model(
+        draw(1, 16, 4, 4), torch.tensor([5.0]), text.t5, text.llama.transpose(0, 1), text.pooled
+    )
+    output.sample.square().mean().backward()
+
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert len(without) == 4 * 13
+    assert all(".experts." in name or "gate" in name for name in without)
+
+
+def test_training_in_eval_mode_is_refused(transformer: HiDreamImageTransformer2DModel) -> None:
+    batch = Batch(
+        noisy_BCHW=draw(1, 16, 4, 4),
+        target_BCHW=draw(1, 16, 4, 4),
+        sigmas_B=torch.tensor([0.5]),
+        text=text_of(1),
+    )
+    objective = import_small().plan.identity.objective
+    compute = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=False)
+
+    with pytest.raises(ValueError, match=r"train\(\) mode"):
+        batch_losses(transformer.eval(), None, batch, objective, compute)
+    with torch.no_grad():
+        measured = batch_losses(transformer, None, batch, objective, compute).flow_B
+    assert torch.equal(
+        measured, batch_losses(transformer.train(), None, batch, objective, compute)[0]
+    )
 
 
 @pytest.mark.parametrize("size", [(256, 256), (192, 320), (64, 128), (320, 192)])

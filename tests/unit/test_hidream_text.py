@@ -6,6 +6,7 @@ from diffusers import HiDreamImagePipeline
 
 from trainer_core.hidream.loading import TextEncoders, load_text_encoders
 from trainer_core.hidream.text import TextEmbeddings, encode_texts
+from trainer_core.hidream.tiny_tokenizers import t5_tokenizer
 
 PROMPTS = ["a cat on a mat", "", "日本語の猫 🐈 naïve", "word " * 300, "A second, other caption."]
 
@@ -61,3 +62,35 @@ def test_rows_go_through_tensors_and_come_together_again(encoders: TextEncoders)
 def test_embeddings_of_different_batches_are_refused() -> None:
     with pytest.raises(ValueError, match="different batch"):
         TextEmbeddings(torch.zeros(2, 4, 3), torch.zeros(1, 2, 4, 3), torch.zeros(2, 5))
+
+
+def test_t5_does_not_drop_out(tiny_folder: Path) -> None:
+    """In train mode, in which a model may come, every call would give other embeddings."""
+    encoders = load_text_encoders(tiny_folder, torch.float32)
+
+    first, again = (encode_texts(encoders, ["a cat"]).t5 for _ in range(2))
+    encoders.t5.train()
+    dropped = encode_texts(encoders, ["a cat"]).t5
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, dropped)
+
+
+def test_t5_tokens_come_from_the_folders_own_pieces(tiny_folder: Path) -> None:
+    """The class takes no vocabulary file: it would fall back to an empty one, and say nothing."""
+    loaded = load_text_encoders(tiny_folder, torch.float32).tokenizer_t5
+    made = t5_tokenizer()
+
+    assert loaded("a Cat? 猫").input_ids == made("a Cat? 猫").input_ids
+    assert len(set(loaded("abc").input_ids)) == len("abc") + 2  # the word's start and the end
+
+
+def test_the_stock_encoder_returns_t5_before_llama_before_pooled(
+    pipeline: HiDreamImagePipeline,
+) -> None:
+    """Positives and negatives alternate; SimpleTuner's script unpacks them in another order."""
+    with torch.no_grad():
+        given = pipeline.encode_prompt(["a"], negative_prompt=[""])
+
+    shapes = [tuple(each.shape) for each in given]
+    assert shapes == [(1, 128, 48)] * 2 + [(3, 1, 128, 64)] * 2 + [(1, 64)] * 2

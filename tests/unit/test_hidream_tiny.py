@@ -1,12 +1,20 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import HiDreamImagePipeline
+from optimum.quanto import QLinear
 
-from trainer_core.config.base_models import DESCRIPTION_NAME, read_base_models
+from trainer_core.__main__ import main
+from trainer_core.config.base_models import (
+    DESCRIPTION_NAME,
+    read_base_model,
+    read_base_models,
+)
+from trainer_core.config.shapes import hidream_linears
 from trainer_core.errors import BaseModelError
 from trainer_core.hidream.loading import (
     load_scheduler,
@@ -14,7 +22,8 @@ from trainer_core.hidream.loading import (
     load_transformer,
     load_vae,
 )
-from trainer_core.hidream.tiny import TINY_NAME, make_tiny
+from trainer_core.hidream.text import encode_texts
+from trainer_core.hidream.tiny import TINY_NAME, WIDE_NAME, make_tiny
 
 MODEL_CLASSES = {
     "scheduler": "FlowMatchEulerDiscreteScheduler",
@@ -57,6 +66,34 @@ def test_it_is_on_the_operators_list(tiny_models_dir: Path) -> None:
     assert base.transformer_config["llama_layers"] == [0, 1, 2, 2]
 
 
+@pytest.fixture(scope="module")
+def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wide") / "model"
+    assert main(["make-tiny", str(folder), "--shape", "wide"]) == 0
+    return folder
+
+
+def test_the_wide_one_differs_in_its_transformer_only(tiny_folder: Path, wide_folder: Path) -> None:
+    tiny, wide = read_base_model(tiny_folder), read_base_model(wide_folder)
+
+    assert (tiny.name, wide.name) == (TINY_NAME, WIDE_NAME)
+    assert tiny.digest != wide.digest
+    model = load_transformer(wide_folder, torch.float32)
+    assert (len(model.double_stream_blocks), len(model.single_stream_blocks)) == (1, 2)
+    assert model.config.axes_dims_rope == [32, 16, 16]
+    assert model.config.llama_layers == [0, 2, 2]
+    experts = model.single_stream_blocks[0].block.ff_i
+    assert experts.experts[0].w1.weight.shape == (768, 256)
+    assert experts.shared_experts.w1.weight.shape == (512, 256)
+
+
+def test_every_side_of_the_wide_ones_products_is_a_multiple_of_16(wide_folder: Path) -> None:
+    linears = hidream_linears(read_base_model(wide_folder).transformer_config)
+
+    sides = {side for linear in linears for side in (linear.in_features, linear.out_features)}
+    assert not [side for side in sides if side % 16]
+
+
 def test_a_strangers_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("mine")
 
@@ -78,6 +115,23 @@ def test_parts_load_in_the_asked_type_frozen_where_nothing_trains_them(tiny_fold
     assert not any(m.training for m in (encoders.clip_l, encoders.t5, encoders.llama))
     assert type(encoders.llama.model.layers[0].self_attn.q_proj).__name__ == "QLinear"
     assert type(encoders.t5.encoder.block[0].layer[0].SelfAttention.q).__name__ == "Linear"
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_each_encoder_may_be_held_in_8_bits(tiny_folder: Path, number: int) -> None:
+    precision: Any = {f"text_encoder_{number}": "int8-quanto"}
+    encoders = load_text_encoders(tiny_folder, torch.float32, **precision)
+
+    parts = (encoders.clip_l, encoders.clip_g, encoders.t5, encoders.llama)
+    quantised = [any(isinstance(m, QLinear) for m in part.modules()) for part in parts]
+    assert quantised == [n == number for n in (1, 2, 3, 4)]
+    plain = encode_texts(load_text_encoders(tiny_folder, torch.float32), ["a cat"])
+    found = encode_texts(encoders, ["a cat"])
+    differing = {n for n, t in found.tensors().items() if not torch.equal(t, plain.tensors()[n])}
+    assert differing == {{1: "pooled", 2: "pooled", 3: "t5", 4: "llama"}[number]}
+    for name in differing:
+        close = found.tensors()[name] - plain.tensors()[name]
+        assert close.norm() < 0.05 * plain.tensors()[name].norm()
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "scheduler", "tokenizer_3"])

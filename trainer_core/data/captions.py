@@ -19,7 +19,10 @@ def captions_of(backend: Backend, path: str, text: str | None) -> tuple[str, ...
     Returns:
         ``textfile``: one for each line that is not blank, and none without a file.
         ``filename``: the stem with underscores as spaces. ``instanceprompt``: the prompt.
+        Masks have none.
     """
+    if backend.role == "mask":
+        return ()
     match backend.caption_strategy:
         case "textfile":
             lines = () if text is None else text.splitlines()

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from pydantic import JsonValue
 
-from trainer_core.data.images import load_rgb
-from trainer_core.data.index import LatentEntry, ShardSpec, TextEntry
+from trainer_core.data.images import MaskKind, load_mask, load_rgb
+from trainer_core.data.index import PictureEntry, ShardSpec, TextEntry
 from trainer_core.data.shards import write_shard
-from trainer_core.errors import ShardCorruptError
+from trainer_core.errors import BadImageError, ShardCorruptError
 
 
 class Encoders(Protocol):
@@ -53,11 +53,13 @@ def encode_shard(
         output: the file to write; replaced where it exists.
 
     Raises:
-        BadImageError: a picture cannot be decoded; names the entry's path.
+        BadImageError: a picture cannot be decoded, or a mask leaves nothing to train on; names the
+            entry's path.
         BaseModelError: the spec belongs to another base model.
         ShardCorruptError: a picture is not given, or is not the one the spec names.
     """
-    models.check(spec.encoder)
+    if spec.kind != "masks":  # no model has a part in those
+        models.check(spec.encoder)
     rows = [_encode_entry(models, spec, entry, inputs) for entry in spec.entries]
     tensors = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     size_bytes = write_shard(output, spec.kind, tensors)
@@ -66,7 +68,7 @@ def encode_shard(
 
 
 def _encode_entry(
-    models: Encoders, spec: ShardSpec, entry: LatentEntry | TextEntry, inputs: Mapping[str, Path]
+    models: Encoders, spec: ShardSpec, entry: PictureEntry | TextEntry, inputs: Mapping[str, Path]
 ) -> dict[str, torch.Tensor]:
     if isinstance(entry, TextEntry):
         return models.text(spec.encoder, entry.text)
@@ -74,7 +76,21 @@ def _encode_entry(
         raise ShardCorruptError(f"{entry.path}: the picture was not handed in")
     picture = inputs[entry.sha256]
     _check_content(picture, entry)
+    if spec.kind == "masks":
+        return {"mask": _mask(spec, entry, picture)}
     return models.latents(spec.encoder, pixels(load_rgb(picture, entry.geometry, name=entry.path)))
+
+
+def _mask(spec: ShardSpec, entry: PictureEntry, picture: Path) -> torch.Tensor:
+    """How much each latent cell counts, [1, 1, h, w], fp32 from 0 to 1."""
+    kind: MaskKind = "segmentation" if spec.encoder["mask_kind"] == "segmentation" else "mask"
+    cell_px = spec.encoder["cell_px"]
+    assert isinstance(cell_px, int)  # of our own index
+    levels = load_mask(picture, entry.geometry, kind, cell_px, name=entry.path)
+    share = (torch.from_numpy(np.array(levels, dtype=np.float32)) / 255).clamp(0, 1)
+    if not share.any():
+        raise BadImageError(f"{entry.path}: the mask is black wherever its image is trained on")
+    return (share.ceil() if kind == "segmentation" else share)[None, None]
 
 
 def pixels(image: Image.Image) -> torch.Tensor:
@@ -83,7 +99,7 @@ def pixels(image: Image.Image) -> torch.Tensor:
     return (levels / 127.5 - 1).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
-def _check_content(path: Path, entry: LatentEntry) -> None:
+def _check_content(path: Path, entry: PictureEntry) -> None:
     """A latent under the wrong picture's name would be shared by every run that has the picture."""
     try:
         with path.open("rb") as file:

@@ -3,9 +3,9 @@
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from trainer_core.data.buckets import Geometry
 from trainer_core.errors import BadImageError
@@ -14,6 +14,8 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP")
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 """File names, in lower case, that are taken for pictures."""
 MAX_PIXELS: Final = 64_000_000
+MaskKind = Literal["mask", "segmentation"]
+_WHITE: Final = 255
 
 _DECODING_ERRORS: Final = (
     OSError,
@@ -54,17 +56,52 @@ def load_rgb(path: Path, geometry: Geometry, *, name: str | None = None) -> Imag
 
     Transparency is laid over white. Raises BadImageError as ``inspect_image`` does.
     """
-    image = _rgb(_displayed(path, name or path.name))
-    # Only what stays is scaled: a very long picture would make a huge one in between.
+    image = _rgb(_displayed(path, name or path.name), "white")
+    size = geometry.width_px, geometry.height_px
+    return image.resize(size, Image.Resampling.LANCZOS, box=_part_of(image, geometry))
+
+
+def load_mask(
+    path: Path,
+    geometry: Geometry,
+    kind: MaskKind,
+    cell_px: int,
+    *,
+    name: str,
+) -> Image.Image:
+    """A mask over its image's bucket: mode F, one value a cell of ``cell_px``, from 0 to 255.
+
+    The mask may have another size than its image: it is laid over all of it. Each value is a mean
+    over the cell, of the red channel for ``mask``; for ``segmentation`` of 255 wherever any channel
+    is above black. What is transparent is black.
+
+    Args:
+        geometry: of the image that the mask belongs to.
+
+    Raises:
+        BadImageError: as ``inspect_image``.
+    """
+    red, green, blue = _rgb(_displayed(path, name), "black").split()
+    levels = red
+    if kind == "segmentation":
+        brightest = ImageChops.lighter(red, ImageChops.lighter(green, blue))
+        levels = brightest.point([0] + [_WHITE] * _WHITE)
+    size = geometry.width_px // cell_px, geometry.height_px // cell_px
+    # In floats: the mean over a large cell with a few bright pixels may be less than one level.
+    box = _part_of(levels, geometry)
+    return levels.convert("F").resize(size, Image.Resampling.BOX, box=box)
+
+
+def _part_of(image: Image.Image, geometry: Geometry) -> tuple[float, float, float, float]:
+    """What stays of a picture of any size: left, top, right, bottom in its own pixels.
+
+    Only that is scaled: a very long picture would make a huge one in between.
+    """
     across, down = image.width / geometry.resize_w, image.height / geometry.resize_h
     left, top = geometry.crop_x * across, geometry.crop_y * down
     right = min(image.width, (geometry.crop_x + geometry.width_px) * across)
     bottom = min(image.height, (geometry.crop_y + geometry.height_px) * down)
-    return image.resize(
-        (geometry.width_px, geometry.height_px),
-        Image.Resampling.LANCZOS,
-        box=(left, top, right, bottom),
-    )
+    return left, top, right, bottom
 
 
 def _displayed(path: Path, name: str) -> Image.Image:
@@ -81,11 +118,11 @@ def _displayed(path: Path, name: str) -> Image.Image:
         raise BadImageError(f"{name}: not a readable JPEG, PNG or WebP picture ({why})") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, behind: Literal["white", "black"]) -> Image.Image:
+    """8 bit RGB; what is transparent shows ``behind``."""
     if image.mode.startswith("I"):  # 16-bit greys: convert() would cut them off at 255
         image = image.convert("I").point(lambda grey: grey * (1 / 256)).convert("L")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        image = Image.alpha_composite(white, layer)
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, behind), layer)
     return image.convert("RGB")

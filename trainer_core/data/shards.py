@@ -1,7 +1,8 @@
 """Cache shards: one safetensors file named by the digest of its spec.
 
 A latents shard holds `mean` and `std` [N, C, h, w] (fp32, before shift and scale), a text shard
-`t5` [N, T, D], `llama` [N, L, T, D] and `pooled` [N, P]; row r belongs to entry r of the spec.
+`t5` [N, T, D], `llama` [N, L, T, D] and `pooled` [N, P], a masks shard `mask` [N, 1, h, w] (fp32, 0
+to 1, over the cells of its latents); row r belongs to entry r of the spec.
 """
 
 import os
@@ -22,6 +23,7 @@ from trainer_core.faultpoints import fault_point
 TENSORS: Final[Mapping[str, Mapping[str, int]]] = {
     "latents": {"mean": 4, "std": 4},
     "text": {"t5": 3, "llama": 4, "pooled": 2},
+    "masks": {"mask": 4},
 }
 """Kind of shard → its tensors and their numbers of dimensions."""
 

@@ -5,21 +5,25 @@ was drawn before, on the device, or on the number of ranks.
 Letters: B samples, C channels, H × W latent cells.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from diffusers import AutoencoderKL
 
-from trainer_core.config.plan import Identity, Objective
+from trainer_core.config.plan import Identity
 from trainer_core.data.index import DataIndex, ShardRef
 from trainer_core.data.sampler import MicroBatch, draw_seed
 from trainer_core.data.shards import ShardFolder
 from trainer_core.hidream.objective import noisy_latents, velocity_target
+from trainer_core.hidream.sigmas import AutoShift, draw_sigma
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.vae import draw_latents
 from trainer_core.precision.compute import Compute
+
+_CELLS_A_PATCH: Final = 4
+"""The transformer's patches are two cells wide and two high."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +37,8 @@ class Draw:
     """Prefix of what is drawn, such as ``train``."""
     i: int
     slot: int
+    slots: int = 1
+    """Samples that each ``i`` has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,11 +55,13 @@ class Batch:
     is_prior_B: torch.Tensor | None = None
     """Which samples the adapter is to leave as the base model has them; None: none."""
     order: int = 0
-    """Number of the micro-batch: what an adapter's dropout is seeded by."""
+    """Number of the micro-batch."""
+    dropout_seed: int = 0
+    """Of what an adapter drops out; a function of the run's seed and of ``order``."""
 
 
 class BatchMaker:
-    """Reads rows from shards and draws posterior, noise and sigma."""
+    """Reads rows from shards and draws posterior, noise, sigma and whether a mask counts."""
 
     def __init__(
         self,
@@ -62,13 +70,25 @@ class BatchMaker:
         identity: Identity,
         vae: AutoencoderKL,
         compute: Compute,
+        *,
+        auto_shift: AutoShift,
     ) -> None:
-        """``vae``: only its shift and scale are used."""
+        """
+        Args:
+            index: the run's data.
+            shards: where its rows are.
+            identity: the run.
+            vae: only its shift and scale are used.
+            compute: where batches go, and in which type.
+            auto_shift: of the base model; used where the objective asks for it.
+        """
         self._index = index
         self._shards = shards
         self._identity = identity
         self._vae = vae
         self._compute = compute
+        self._auto_shift = auto_shift
+        self._prior = {b.id for b in identity.backends if b.is_regularisation}
 
     def training(self, micro: MicroBatch) -> Batch:
         """The batch of one micro-batch; waits for shards that are on their way."""
@@ -79,13 +99,19 @@ class BatchMaker:
                 purpose="train",
                 i=micro.index,
                 slot=slot,
+                slots=len(micro.samples),
             )
             for slot, sample in enumerate(micro.samples)
         ]
-        return self.batch(draws)
+        return replace(
+            self.batch(draws),
+            is_prior_B=self._is_prior(micro),
+            order=micro.index,
+            dropout_seed=draw_seed(self._identity.seed, "adapter dropout", micro.index, 0),
+        )
 
     def batch(self, draws: Sequence[Draw]) -> Batch:
-        """The draws side by side; all of one bucket."""
+        """The draws side by side, all of one bucket, each to be compared with its own image."""
         rows = [self._sample(draw) for draw in draws]
         latents, noise, sigmas = (torch.cat(parts) for parts in zip(*rows, strict=True))
         device, dtype = self._compute.device, self._compute.weights
@@ -95,45 +121,64 @@ class BatchMaker:
             target_BCHW=velocity_target(latents, noise).to(device),
             sigmas_B=sigmas.to(device),
             text=texts.to(device=device, dtype=dtype),
+            mask_B1HW=self._masks(draws, latents),
         )
 
     def text(self, ref: ShardRef) -> TextEmbeddings:
         """One caption or prompt, on the CPU in the type of its shard."""
-        return TextEmbeddings.from_tensors(
-            self._shards.read_row(self._index.shards[ref.shard], ref.row)
-        )
+        return TextEmbeddings.from_tensors(self._row(ref))
+
+    def _row(self, ref: ShardRef) -> dict[str, torch.Tensor]:
+        return self._shards.read_row(self._index.shards[ref.shard], ref.row)
+
+    def _is_prior(self, micro: MicroBatch) -> torch.Tensor | None:
+        flags = [self._index.samples[sample].backend in self._prior for sample in micro.samples]
+        return torch.tensor(flags, device=self._compute.device) if any(flags) else None
 
     def _caption(self, micro: MicroBatch, slot: int) -> ShardRef:
         dropout = self._identity.caption_dropout_probability
-        if dropout > 0:
-            generator = self._generator("caption dropout", micro.index, slot)
-            if torch.rand(1, generator=generator).item() < dropout:
-                return self._index.prompts[""]
+        if self._happens(dropout, "caption dropout", micro.index, slot):
+            return self._index.prompts[""]
         return self._index.samples[micro.samples[slot]].texts[micro.captions[slot]]
+
+    def _masks(self, draws: Sequence[Draw], latents_BCHW: torch.Tensor) -> torch.Tensor | None:
+        masks = [self._mask(draw) for draw in draws]
+        if all(mask is None for mask in masks):
+            return None
+        everywhere = torch.ones_like(latents_BCHW[:1, :1])
+        rows = [everywhere if mask is None else mask for mask in masks]
+        return torch.cat(rows).to(self._compute.device)
+
+    def _mask(self, draw: Draw) -> torch.Tensor | None:
+        """Where the sample counts, [1, 1, H, W]; None where it has no mask or is let off."""
+        ref = self._index.samples[draw.sample].mask
+        often = self._identity.objective.masked_loss_probability
+        if ref is None or not self._happens(often, f"{draw.purpose} mask", draw.i, draw.slot):
+            return None
+        return self._row(ref)["mask"]
 
     def _sample(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Latents and noise [1, C, H, W] and sigma [1], fp32 on the CPU."""
-        sample = self._index.samples[draw.sample]
-        moments = self._shards.read_row(
-            self._index.shards[sample.latents.shard], sample.latents.row
-        )
+        moments = self._row(self._index.samples[draw.sample].latents)
         posterior, noise, sigma = (
             self._generator(f"{draw.purpose} {what}", draw.i, draw.slot)
             for what in ("posterior", "noise", "sigma")
         )
         latents = draw_latents(self._vae, moments["mean"], moments["std"], posterior)
-        return (
-            latents,
-            torch.randn(latents.shape, generator=noise),
-            torch.tensor([draw_sigma(self._identity.objective, sigma)]),
+        drawn = draw_sigma(
+            self._identity.objective,
+            sigma,
+            turn=draw.i * draw.slots + draw.slot,
+            image_tokens=latents[0, 0].numel() // _CELLS_A_PATCH,
+            auto_shift=self._auto_shift,
         )
+        return latents, torch.randn(latents.shape, generator=noise), torch.tensor([drawn])
+
+    def _happens(self, probability: float, purpose: str, i: int, slot: int) -> bool:
+        """One coin; none is thrown where the outcome is sure."""
+        if not 0 < probability < 1:
+            return probability >= 1
+        return torch.rand(1, generator=self._generator(purpose, i, slot)).item() < probability
 
     def _generator(self, purpose: str, i: int, slot: int) -> torch.Generator:
         return torch.Generator().manual_seed(draw_seed(self._identity.seed, purpose, i, slot))
-
-
-def draw_sigma(objective: Objective, generator: torch.Generator) -> float:
-    """One noise share in (0, 1): shifted(sigmoid(scale · normal))."""
-    normal = torch.randn(1, generator=generator, dtype=torch.float64).item()
-    sigma = 1 / (1 + math.exp(-objective.sigma.sigmoid_scale * normal))
-    return objective.shift * sigma / (1 + (objective.shift - 1) * sigma)

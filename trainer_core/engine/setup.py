@@ -17,7 +17,8 @@ from trainer_core.engine.control import Control
 from trainer_core.engine.job import Job
 from trainer_core.engine.step import Backend, SingleProcess
 from trainer_core.errors import BaseModelError
-from trainer_core.hidream.loading import load_transformer, load_vae
+from trainer_core.hidream.loading import load_scheduler, load_transformer, load_vae
+from trainer_core.hidream.sigmas import AutoShift
 from trainer_core.precision.compute import Compute, choose_compute
 from trainer_core.precision.quanto import quantize_frozen
 
@@ -85,7 +86,14 @@ def load_parts(job: Job, control: Control) -> Parts:
         vae=vae.to(compute.device),
         adapter=adapter,
         backend=backend,
-        batches=BatchMaker(job.index, _shards(job, control), identity, vae, compute),
+        batches=BatchMaker(
+            job.index,
+            _shards(job, control),
+            identity,
+            vae,
+            compute,
+            auto_shift=AutoShift.of_scheduler(load_scheduler(folder).config),
+        ),
         compute=compute,
         trainable_modules=adapter.num_modules if adapter else _count_linears(transformer),
         trainable_parameters=sum(_size(each) for each in trained),

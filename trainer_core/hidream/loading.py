@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from diffusers import (
@@ -24,9 +24,9 @@ from transformers import (
     T5EncoderModel,
 )
 
+from trainer_core.config.plan import Quantization
 from trainer_core.errors import BaseModelError
 
-Precision = Literal["no_change", "int8-quanto"]
 Part = TypeVar("Part")
 
 _LOCAL: Final[dict[str, Any]] = {"local_files_only": True}
@@ -90,30 +90,40 @@ def load_text_encoders(
     folder: Path,
     dtype: torch.dtype,
     *,
-    text_encoder_3: Precision = "no_change",
-    text_encoder_4: Precision = "no_change",
+    text_encoder_1: Quantization = "no_change",
+    text_encoder_2: Quantization = "no_change",
+    text_encoder_3: Quantization = "no_change",
+    text_encoder_4: Quantization = "no_change",
     device: torch.device | None = None,
 ) -> TextEncoders:
-    """All four encoders; T5 (3) and Llama (4) optionally with int8 weights.
+    """All four encoders, each optionally with int8 weights.
+
+    One after the other is loaded, quantised and moved: the host holds one at a time.
 
     Args:
         folder: the base model's folder.
         dtype: of weights and embeddings.
+        text_encoder_1: precision of the smaller CLIP.
+        text_encoder_2: precision of the larger CLIP.
         text_encoder_3: precision of T5.
         text_encoder_4: precision of Llama.
-        device: where the encoders go, one after the other; None leaves them on the CPU.
+        device: where the encoders go; None leaves them on the CPU.
 
     Raises:
         BaseModelError: the folder lacks a part.
     """
-    home = device or torch.device("cpu")
     llama_tokenizer = _load_tokenizer(folder, "tokenizer_4")
     llama_tokenizer.pad_token = llama_tokenizer.eos_token
+    home = device or torch.device("cpu")
+
+    def encoder(name: str, cls: Any, precision: Quantization) -> Any:
+        return _encoder(folder, name, cls, dtype, precision).to(home)
+
     return TextEncoders(
-        clip_l=_encoder(folder, "text_encoder", CLIPTextModelWithProjection, dtype).to(home),
-        clip_g=_encoder(folder, "text_encoder_2", CLIPTextModelWithProjection, dtype).to(home),
-        t5=_encoder(folder, "text_encoder_3", T5EncoderModel, dtype, text_encoder_3).to(home),
-        llama=_encoder(folder, "text_encoder_4", LlamaForCausalLM, dtype, text_encoder_4).to(home),
+        clip_l=encoder("text_encoder", CLIPTextModelWithProjection, text_encoder_1),
+        clip_g=encoder("text_encoder_2", CLIPTextModelWithProjection, text_encoder_2),
+        t5=encoder("text_encoder_3", T5EncoderModel, text_encoder_3),
+        llama=encoder("text_encoder_4", LlamaForCausalLM, text_encoder_4),
         tokenizer_clip_l=_load_tokenizer(folder, "tokenizer"),
         tokenizer_clip_g=_load_tokenizer(folder, "tokenizer_2"),
         tokenizer_t5=_load_tokenizer(folder, "tokenizer_3"),
@@ -121,14 +131,12 @@ def load_text_encoders(
     )
 
 
-def _encoder(
-    folder: Path, name: str, cls: Any, dtype: torch.dtype, precision: Precision = "no_change"
-) -> Any:
+def _encoder(folder: Path, name: str, cls: Any, dtype: torch.dtype, precision: Quantization) -> Any:
     encoder = _load(
         folder,
         name,
         lambda path: cls.from_pretrained(path, dtype=dtype, trust_remote_code=False, **_WEIGHTS),
-    ).eval()
+    ).eval()  # T5 drops out in train mode, and its embeddings would be other ones each time
     if precision == "int8-quanto":
         _quantize_int8(encoder)
     return encoder.requires_grad_(False)

@@ -1,7 +1,7 @@
-"""A complete HiDream-I1 in miniature with random weights, for tests, tutorial and `reverie up`.
+"""Complete HiDream-I1s in miniature with random weights, for tests, tutorial and `reverie up`.
 
-The same classes in the same folder layout as the real model, so that every line that trains the
-tiny one trains the real one. It draws nothing anyone would want to look at.
+The same classes in the same folder layout as the real model, so that every line that trains a
+tiny one trains the real one. They draw nothing anyone would want to look at.
 
 Weights are drawn here from uniform numbers of one seeded generator (their bits do not depend on the
 CPU's vector width, as normal ones do), in the order of the modules' names: the same versions of the
@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
@@ -31,11 +32,12 @@ from transformers import (
     T5EncoderModel,
 )
 
-from trainer_core.config.base_models import DESCRIPTION_NAME, BaseModel, describe_base
+from trainer_core.config.base_models import DESCRIPTION_NAME, describe_base
 from trainer_core.errors import BaseModelError
 from trainer_core.hidream.tiny_tokenizers import clip_tokenizer, llama_tokenizer, t5_tokenizer
 
 TINY_NAME: Final = "hidream-tiny"
+WIDE_NAME: Final = "hidream-wide"
 _SEED: Final = 20250407
 
 _LATENT_SHIFT: Final = -0.063
@@ -50,13 +52,59 @@ _HEAD_STD: Final = 0.05
 """Of the output layer's weights: the velocities at the start are small beside their targets."""
 
 
+_SHARED: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "patch_size": 2,
+        "in_channels": 16,
+        "out_channels": 16,
+        "num_attention_heads": 4,
+        "caption_channels": [48, 64],
+        "text_emb_dim": 64,
+        "num_routed_experts": 4,
+        "num_activated_experts": 2,
+        "max_resolution": (32, 32),
+    }
+)
+TRANSFORMERS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        TINY_NAME: {
+            **_SHARED,
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "attention_head_dim": 32,
+            "axes_dims_rope": (16, 8, 8),
+            "llama_layers": [0, 1, 2, 2],  # the last one repeated, as in the real model
+        },
+        # Both sides of every matrix product are multiples of 16, as 8-bit kernels want them.
+        WIDE_NAME: {
+            **_SHARED,
+            "num_layers": 1,
+            "num_single_layers": 2,
+            "attention_head_dim": 64,
+            "axes_dims_rope": (32, 16, 16),
+            "llama_layers": [0, 2, 2],
+        },
+    }
+)
+"""Name of a test model → the configuration of its transformer; all else is the same in both."""
+
+
 def make_tiny(folder: Path) -> None:
     """Write the tiny model to ``folder``, which must not exist yet or be empty.
 
     The folder appears complete, with its description, or not at all. About two seconds and 8 MB.
-    Raises BaseModelError where something else stands in the way; a tiny model that is already
+    Raises BaseModelError where something else stands in the way; a base model that is already
     there is left as it is.
     """
+    _make(folder, TINY_NAME)
+
+
+def make_wide(folder: Path) -> None:
+    """As ``make_tiny``, with a transformer of fewer and wider blocks; about 48 MB."""
+    _make(folder, WIDE_NAME)
+
+
+def _make(folder: Path, name: str) -> None:
     folder = folder.absolute()
     if (folder / DESCRIPTION_NAME).is_file():
         return
@@ -65,16 +113,12 @@ def make_tiny(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        build_pipeline().save_pretrained(temporary, safe_serialization=True)
-        _describe(temporary)
+        build_pipeline(name).save_pretrained(temporary, safe_serialization=True)
+        describe_base(temporary, name)
         temporary.chmod(0o755)
         _rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _describe(folder: Path) -> BaseModel:
-    return describe_base(folder, TINY_NAME)
 
 
 def _rename(temporary: Path, folder: Path) -> None:
@@ -86,19 +130,20 @@ def _rename(temporary: Path, folder: Path) -> None:
             raise
 
 
-def build_pipeline() -> HiDreamImagePipeline:
-    """The tiny model in memory, fp32, in eval mode; the global random state is left alone."""
+def build_pipeline(name: str = TINY_NAME) -> HiDreamImagePipeline:
+    """A test model in memory, fp32, in eval mode; the global random state is left alone."""
     with torch.random.fork_rng(devices=[]):
-        parts = _parts()
+        parts = _parts(name)
     draw = torch.Generator().manual_seed(_SEED)
-    for name in sorted(name for name, part in parts.items() if isinstance(part, torch.nn.Module)):
-        _initialise(parts[name], draw)
+    modules = (part for part, it in parts.items() if isinstance(it, torch.nn.Module))
+    for part in sorted(modules):
+        _initialise(parts[part], draw)
     _shape_transformer(parts["transformer"])
     _shape_vae(parts["vae"])
     return HiDreamImagePipeline(**parts)
 
 
-def _parts() -> dict[str, Any]:
+def _parts(name: str) -> dict[str, Any]:
     clip, t5, llama = clip_tokenizer(), t5_tokenizer(), llama_tokenizer()
     return {
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
@@ -110,7 +155,7 @@ def _parts() -> dict[str, Any]:
         "tokenizer_2": clip_tokenizer(),
         "tokenizer_3": t5,
         "tokenizer_4": llama,
-        "transformer": _transformer(),
+        "transformer": HiDreamImageTransformer2DModel(**TRANSFORMERS[name]).eval(),
         "vae": _vae(),
     }
 
@@ -157,25 +202,6 @@ def _llama(tokenizer: Any) -> LlamaForCausalLM:
         eos_token_id=tokenizer.eos_token_id,
     )
     return LlamaForCausalLM(config).eval()
-
-
-def _transformer() -> HiDreamImageTransformer2DModel:
-    return HiDreamImageTransformer2DModel(
-        patch_size=2,
-        in_channels=16,
-        out_channels=16,
-        num_layers=2,
-        num_single_layers=2,
-        attention_head_dim=32,
-        num_attention_heads=4,
-        caption_channels=[48, 64],
-        text_emb_dim=64,
-        num_routed_experts=4,
-        num_activated_experts=2,
-        axes_dims_rope=(16, 8, 8),
-        max_resolution=(32, 32),
-        llama_layers=[0, 1, 2, 2],  # the last one repeated, as in the real model
-    ).eval()
 
 
 def _vae() -> AutoencoderKL:

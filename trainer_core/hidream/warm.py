@@ -8,22 +8,19 @@ from diffusers import AutoencoderKL
 from pydantic import JsonValue
 
 from trainer_core.config.base_models import BaseModel
+from trainer_core.config.plan import Quantization
 from trainer_core.errors import BaseModelError
-from trainer_core.hidream.loading import (
-    Precision,
-    TextEncoders,
-    load_text_encoders,
-    load_vae,
-)
+from trainer_core.hidream.loading import TextEncoders, load_text_encoders, load_vae
 from trainer_core.hidream.text import MAX_TOKENS, encode_texts
 from trainer_core.hidream.vae import encode_images
 
 _DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_PRECISIONS: Final[dict[JsonValue, Precision]] = {
+_PRECISIONS: Final[dict[JsonValue, Quantization]] = {
     "no_change": "no_change",
     "int8-quanto": "int8-quanto",
 }
-_TextKey = tuple[torch.dtype, Precision, Precision]
+_ENCODERS: Final = ("text_encoder_1", "text_encoder_2", "text_encoder_3", "text_encoder_4")
+_TextKey = tuple[torch.dtype, tuple[Quantization, ...]]
 
 
 class WarmEncoders:
@@ -63,22 +60,19 @@ class WarmEncoders:
     def text(self, encoder: Mapping[str, JsonValue], text: str) -> dict[str, torch.Tensor]:
         """Embeddings of one caption, in the spec's compute type, on the CPU."""
         dtype = _dtype(encoder)
-        encoders = self._text_encoders(
-            (dtype, _precision(encoder, "text_encoder_3"), _precision(encoder, "text_encoder_4"))
-        )
-        embeddings = encode_texts(encoders, [text])
+        precisions = tuple(_precision(encoder, name) for name in _ENCODERS)
+        embeddings = encode_texts(self._text_encoders((dtype, precisions)), [text])
         return embeddings.to(device=torch.device("cpu"), dtype=dtype).tensors()
 
     def _text_encoders(self, key: _TextKey) -> TextEncoders:
         if self._text is None or self._text[0] != key:
             self._text = None
-            dtype, t5, llama = key
+            dtype, precisions = key
             encoders = load_text_encoders(
                 self._base.folder,
                 dtype,
-                text_encoder_3=t5,
-                text_encoder_4=llama,
                 device=self._device,
+                **dict(zip(_ENCODERS, precisions, strict=True)),
             )
             self._text = key, encoders
         return self._text[1]
@@ -91,7 +85,7 @@ def _dtype(encoder: Mapping[str, JsonValue]) -> torch.dtype:
     return _DTYPES[compute]
 
 
-def _precision(encoder: Mapping[str, JsonValue], name: str) -> Precision:
+def _precision(encoder: Mapping[str, JsonValue], name: str) -> Quantization:
     wish = encoder.get(name, "no_change")
     if not isinstance(wish, str) or wish not in _PRECISIONS:
         raise BaseModelError(f"{name} cannot be held as {wish!r}")

@@ -1,0 +1,259 @@
+"""Where an image counts: the mask of the same name, cut as its image is, averaged over cells."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.unit.config_examples import TINY_CONFIG, import_small
+from trainer_core.config.plan import Plan
+from trainer_core.config.problems import PlanError
+from trainer_core.data.buckets import Geometry, geometry_of
+from trainer_core.data.captions import captions_of
+from trainer_core.data.encode import encode_shard
+from trainer_core.data.index import (
+    LATENTS_PER_SHARD,
+    DataIndex,
+    FileItem,
+    PictureEntry,
+    ShardSpec,
+    build_index,
+)
+from trainer_core.errors import BadImageError
+
+WHOLE = Geometry(resize_w=128, resize_h=64, crop_x=0, crop_y=0, width_px=128, height_px=64)
+
+
+def plan_of(kind: str = "mask", *, masked: bool = True) -> Plan:
+    backends = [{"id": name, "caption_strategy": "filename"} for name in ("a", "m")]
+    plan = import_small({}, backends=backends).plan
+    image, mask = plan.identity.backends
+    image = image.model_copy(update={"masks": "m"}) if masked else image
+    mask = mask.model_copy(update={"role": "mask", "mask_kind": kind})
+    changed = (image, mask) if masked else (image,)
+    identity = plan.identity.model_copy(update={"backends": changed})
+    return plan.model_copy(update={"identity": identity})
+
+
+def file(backend: str, path: str, size: tuple[int, int] = (256, 256)) -> FileItem:
+    return FileItem(
+        backend=backend,
+        path=path,
+        sha256=hashlib.sha256(f"{backend} {path}".encode()).hexdigest(),
+        width_px=size[0],
+        height_px=size[1],
+        captions=() if backend == "m" else ("a cat",),
+    )
+
+
+def index_of(items: Sequence[FileItem], kind: str = "mask") -> DataIndex:
+    return build_index(plan_of(kind), items, TINY_CONFIG)
+
+
+def entry_of(index: DataIndex, which: Any) -> PictureEntry:
+    entry = index.shards[which.shard].spec.entries[which.row]
+    assert isinstance(entry, PictureEntry)
+    return entry
+
+
+def test_each_image_gets_the_mask_of_the_same_name_with_its_own_geometry() -> None:
+    sizes = [(256, 256), (300, 200), (200, 300)]
+    images = [file("a", f"in/{n}.jpg", sizes[n % 3]) for n in range(60)]
+    masks = [file("m", f"in/{n}.png", (64, 64)) for n in range(60)]
+
+    index = index_of([*masks, *images, file("m", "in/other.png")], "segmentation")
+
+    assert [sample.backend for sample in index.samples] == ["a"] * 60
+    for sample in index.samples:
+        picture, mask = entry_of(index, sample.latents), entry_of(index, sample.mask)
+        assert mask.path == picture.path.replace(".jpg", ".png")
+        assert mask.sha256 != picture.sha256
+        assert mask.geometry == picture.geometry
+    kinds = {"masks": {"mask_kind": "segmentation", "cell_px": 8}}
+    for shard in index.shards:
+        if shard.kind == "masks":
+            assert shard.spec.encoder == kinds["masks"]
+            assert len(shard.spec.entries) <= LATENTS_PER_SHARD
+            cut = {(e.geometry.width_px, e.geometry.height_px) for e in shard.spec.entries}
+            assert len(cut) == 1
+    assert sum(shard.kind == "masks" for shard in index.shards) == 6
+    assert DataIndex.model_validate(index.model_dump(mode="json")) == index
+
+
+def test_masks_leave_the_shards_of_images_and_captions_alone() -> None:
+    images = [file("a", f"{n}.png") for n in range(20)]
+    masks = [file("m", f"{n}.png") for n in range(20)]
+
+    masked = index_of([*images, *masks])
+    plain = build_index(plan_of(masked=False), images, TINY_CONFIG)
+
+    of_images = {s.digest for s in masked.shards if s.kind != "masks"}
+    assert of_images == {s.digest for s in plain.shards}
+    assert masked.digest() != plain.digest()
+
+
+def test_data_without_masks_has_the_digest_that_it_always_had() -> None:
+    """Caches and resumes of earlier versions go by it."""
+    items = [
+        FileItem(
+            backend="a",
+            path=f"{n}.png",
+            sha256=f"{n:064x}",
+            width_px=300,
+            height_px=200,
+            captions=(f"caption {n}", "both"),
+        )
+        for n in range(3)
+    ]
+
+    index = build_index(plan_of(masked=False), items, TINY_CONFIG)
+
+    assert index.digest() == PINNED_INDEX
+    assert [shard.digest[:12] for shard in index.shards] == PINNED_SHARDS
+
+
+PINNED_INDEX = "81b8c009c8eda39339fc883f13591cada789b7c2dd358451021b30c0274a0d14"
+PINNED_SHARDS = ["372367a4be7d", "385f2946d9f6", "fe4212ff3bbb"]
+
+
+def test_images_without_a_mask_or_with_two_are_named() -> None:
+    images = [file("a", f"{n}.png") for n in range(8)]
+    masks = [file("m", "0.png"), file("m", "0.jpg")]
+
+    with pytest.raises(PlanError) as caught:
+        index_of([*images, *masks])
+
+    told = {(p.pointer, p.code): p.message for p in caught.value.problems}
+    at = "/data_backends/0/conditioning_data"
+    assert told.keys() == {(at, "missing"), (at, "conflict")}
+    assert "7 of 8 images" in told[at, "missing"]
+    assert "1.png, 2.png, 3.png, 4.png, 5.png and 2 more" in told[at, "missing"]
+    assert "0.png" in told[at, "conflict"]
+
+
+def test_an_image_that_is_left_out_needs_no_mask() -> None:
+    silent = file("a", "b.png").model_copy(update={"captions": ()})
+
+    index = index_of([file("a", "a.png"), silent, file("m", "a.png")])
+
+    assert [sample.path for sample in index.samples] == ["a.png"]
+
+
+def test_a_mask_of_another_shape_is_stretched_with_a_warning() -> None:
+    images = [file("a", "a.png", (300, 200)), file("a", "b.png", (300, 200))]
+
+    index = index_of([*images, file("m", "a.png", (150, 100)), file("m", "b.png", (200, 300))])
+
+    (warning,) = index.warnings
+    assert "1 masks have another aspect ratio" in warning
+    assert "b.png" in warning
+
+
+def test_masks_have_no_captions() -> None:
+    _, mask = plan_of().identity.backends
+
+    assert captions_of(mask, "a.png", "a cat") == ()
+
+
+def test_captions_with_a_placeholder_are_told() -> None:
+    item = file("a", "a.png").model_copy(update={"captions": ("a <token> on a mat",)})
+
+    index = build_index(plan_of(masked=False), [item, file("a", "b.png")], TINY_CONFIG)
+
+    (warning,) = index.warnings
+    assert "1 images" in warning
+    assert "<token> of a.png" in warning
+
+
+class NoModels:
+    """Masks need none."""
+
+    def check(self, encoder: object) -> None:
+        raise AssertionError(encoder)
+
+    latents = text = check
+
+
+def encoded(
+    tmp_path: Path, mask: Image.Image, kind: str = "mask", geometry: Geometry = WHOLE
+) -> torch.Tensor:
+    path = tmp_path / "mask.png"
+    mask.save(path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    spec = ShardSpec(
+        kind="masks",
+        encoder={"mask_kind": kind, "cell_px": 8},
+        entries=(PictureEntry(path="in/mask.png", sha256=sha256, geometry=geometry),),
+    )
+    output = tmp_path / "shard.safetensors"
+    encode_shard(NoModels(), spec, {sha256: path}, output)
+    return load_file(output)["mask"]
+
+
+def test_a_mask_is_the_mean_of_red_over_each_cell(tmp_path: Path) -> None:
+    levels = np.random.default_rng(1).integers(0, 256, (64, 128, 3), dtype=np.uint8)
+
+    found = encoded(tmp_path, Image.fromarray(levels))
+
+    right = levels[:, :, 0].reshape(8, 8, 16, 8).mean(axis=(1, 3)) / 255
+    assert found.shape == (1, 1, 8, 16)
+    assert found.dtype == torch.float32
+    assert np.allclose(found[0, 0].numpy(), right, atol=1e-6)
+
+
+def test_a_segmentation_counts_cells_with_anything_above_black(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (128, 64))
+    picture.putpixel((9, 0), (0, 0, 1))
+    picture.paste((200, 0, 0), (64, 32, 128, 64))
+
+    found = encoded(tmp_path, picture, "segmentation")
+
+    right = torch.zeros(8, 16)
+    right[0, 1] = 1
+    right[4:, 8:] = 1
+    assert torch.equal(found[0, 0], right)
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+@pytest.mark.parametrize("size", [(512, 256), (640, 480), (300, 700)])
+def test_a_mask_of_any_size_lies_over_its_image(
+    tmp_path: Path, size: tuple[int, int], scale: int
+) -> None:
+    """What is white in the mask is where the image is cut as its twin would be."""
+    backend = plan_of().identity.backends[0].model_copy(update={"crop": True, "resolution_px": 192})
+    geometry = geometry_of(*size, backend, 256 * 256)
+    mask = Image.new("L", (size[0] // scale, size[1] // scale))
+    mask.paste(255, (0, 0, mask.width // 2, mask.height))
+
+    found = encoded(tmp_path, mask, geometry=geometry)[0, 0]
+
+    across = torch.arange(found.shape[1]) * 8 + 4 + geometry.crop_x
+    edge = geometry.resize_w / 2
+    assert (found[:, across < edge - 12] == 1).all()
+    assert (found[:, across > edge + 12] == 0).all()
+    assert found.shape == (geometry.height_px // 8, geometry.width_px // 8)
+
+
+def test_what_is_transparent_does_not_count(tmp_path: Path) -> None:
+    mask = Image.new("RGBA", (128, 64), (255, 255, 255, 255))
+    mask.paste((255, 255, 255, 0), (0, 0, 64, 64))
+
+    found = encoded(tmp_path, mask)[0, 0]
+
+    assert torch.equal(found, torch.cat([torch.zeros(8, 8), torch.ones(8, 8)], dim=1))
+
+
+@pytest.mark.parametrize("kind", ["mask", "segmentation"])
+def test_a_mask_that_leaves_nothing_of_its_image_is_named(tmp_path: Path, kind: str) -> None:
+    mask = Image.new("RGB", (128, 64))
+    mask.paste("white", (0, 0, 8, 64))
+    cut = WHOLE.model_copy(update={"crop_x": 32, "width_px": 64})
+
+    with pytest.raises(BadImageError, match=r"in/mask\.png: the mask is black"):
+        encoded(tmp_path, mask, kind, cut)

@@ -1,0 +1,201 @@
+"""From micro-batches to tensors: which draws, masks and marks a batch has."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.config_examples import TINY_CONFIG, import_small
+from trainer_core.config.plan import Plan
+from trainer_core.data.index import DataIndex, FileItem, build_index
+from trainer_core.data.sampler import MicroBatch, Sampler, draw_seed
+from trainer_core.data.shards import ShardFolder, shard_name, write_shard
+from trainer_core.engine.batch import BatchMaker, Draw
+from trainer_core.hidream.loading import load_vae
+from trainer_core.hidream.sigmas import AutoShift
+from trainer_core.precision.compute import Compute
+
+CPU = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=False)
+CELLS = 16
+"""Of a side: 128 px."""
+
+
+def plan_of(**objective: Any) -> Plan:
+    """Two image backends, the first masked and the second for regularisation."""
+    backends = [{"id": name, "caption_strategy": "filename"} for name in ("a", "r", "m")]
+    plan = import_small({"train_batch_size": 2, "resolution": 128}, backends=backends).plan
+    a, r, m = plan.identity.backends
+    changed = (
+        a.model_copy(update={"masks": "m"}),
+        r.model_copy(update={"is_regularisation": True}),
+        m.model_copy(update={"role": "mask", "mask_kind": "mask"}),
+    )
+    law = {key: objective.pop(key) for key in ("name", "values", "order") if key in objective}
+    old = plan.identity.objective
+    new = old.model_copy(update={**objective, "sigma": old.sigma.model_copy(update=law)})
+    identity = plan.identity.model_copy(update={"backends": changed, "objective": new})
+    return plan.model_copy(update={"identity": identity})
+
+
+def item(backend: str, name: str) -> FileItem:
+    captions = () if backend == "m" else (name,)
+    return FileItem(
+        backend=backend,
+        path=f"{name}.png",
+        sha256="0" * 64,
+        width_px=128,
+        height_px=128,
+        captions=captions,
+    )
+
+
+ITEMS = [
+    *(item("a", f"a{n}") for n in range(4)),
+    *(item("m", f"a{n}") for n in range(4)),
+    *(item("r", f"r{n}") for n in range(4)),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every shard of the plan's index, with contents that tell rows apart."""
+    folder = tmp_path_factory.mktemp("shards")
+    for shard in build_index(plan_of(), ITEMS, TINY_CONFIG).shards:
+        rows = len(shard.spec.entries)
+        number = torch.arange(1.0, rows + 1)
+        tensors = {
+            "latents": {
+                "mean": number.view(-1, 1, 1, 1).expand(-1, 16, CELLS, CELLS),
+                "std": torch.ones(rows, 16, CELLS, CELLS),
+            },
+            "text": {
+                "t5": torch.zeros(rows, 4, 32),
+                "llama": torch.zeros(rows, 3, 4, 48),
+                "pooled": number.view(-1, 1).expand(-1, 40),
+            },
+            "masks": {"mask": number.view(-1, 1, 1, 1).expand(-1, 1, CELLS, CELLS) / rows},
+        }[shard.kind]
+        write_shard(folder / shard_name(shard.digest), shard.kind, tensors)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def maker(folder: Path, tiny_folder: Path) -> Any:
+    vae = load_vae(tiny_folder, torch.float32)
+
+    def make(plan: Plan) -> tuple[DataIndex, BatchMaker]:
+        index = build_index(plan, ITEMS, TINY_CONFIG)
+        identity = plan.identity
+        batches = BatchMaker(
+            index, ShardFolder(folder, wait_s=1), identity, vae, CPU, auto_shift=AutoShift()
+        )
+        return index, batches
+
+    return make
+
+
+def micro(index: DataIndex, names: list[str], i: int = 0) -> MicroBatch:
+    at = {Path(sample.path).stem: n for n, sample in enumerate(index.samples)}
+    return MicroBatch(
+        index=i, epoch=0, samples=tuple(at[name] for name in names), captions=(0,) * len(names)
+    )
+
+
+def test_a_batch_knows_its_masks_its_priors_and_its_number(maker: Any) -> None:
+    plan = plan_of()
+    index, batches = maker(plan)
+
+    mixed = batches.training(micro(index, ["r0", "a1"], i=9))
+    plain = batches.training(micro(index, ["r0", "r1"]))
+    unasked = batches.training(micro(index, ["a0", "a1"]))
+
+    assert mixed.is_prior_B.tolist() == [True, False]
+    assert mixed.mask_B1HW.shape == (2, 1, CELLS, CELLS)
+    assert mixed.mask_B1HW.dtype == torch.float32
+    assert [row.unique().item() for row in mixed.mask_B1HW] == [1.0, 0.5]
+    assert plain.mask_B1HW is None
+    assert plain.is_prior_B.all()
+    assert unasked.is_prior_B is None
+    assert mixed.order == 9
+    assert mixed.dropout_seed == draw_seed(plan.identity.seed, "adapter dropout", 9, 0)
+
+
+def test_probes_compare_regularisation_images_with_themselves(maker: Any) -> None:
+    index, batches = maker(plan_of())
+    (sample,) = micro(index, ["r0"]).samples
+    text = index.samples[sample].texts[0]
+
+    batch = batches.batch([Draw(sample=sample, text=text, purpose="probe", i=0, slot=0)])
+
+    assert batch.is_prior_B is None
+
+
+@pytest.mark.parametrize(
+    ("probability", "low", "high"), [(0.0, 0, 0), (0.3, 20, 42), (1.0, 100, 100)]
+)
+def test_a_mask_is_applied_as_often_as_asked(
+    maker: Any, probability: float, low: int, high: int
+) -> None:
+    index, batches = maker(plan_of(masked_loss_probability=probability))
+
+    masked = [batches.training(micro(index, ["a0"], i=i)).mask_B1HW is not None for i in range(100)]
+
+    assert low <= sum(masked) <= high
+
+
+def test_masks_move_no_other_draw(maker: Any) -> None:
+    one, other = (
+        batches.training(micro(index, ["a0", "a1"], i=3))
+        for index, batches in (maker(plan_of(masked_loss_probability=p)) for p in (0.0, 0.5))
+    )
+
+    assert torch.equal(one.noisy_BCHW, other.noisy_BCHW)
+    assert torch.equal(one.sigmas_B, other.sigmas_B)
+
+
+def test_a_list_in_turn_goes_through_slots_and_micro_batches(maker: Any) -> None:
+    plan = plan_of(name="list", values=(0.9, 0.5, 0.1), order="round-robin")
+    index, batches = maker(plan)
+
+    sigmas = [batches.training(micro(index, ["a0", "a1"], i=i)).sigmas_B.tolist() for i in (1, 0)]
+
+    assert sigmas[1] == pytest.approx([0.9, 0.5])
+    assert sigmas[0] == pytest.approx([0.1, 0.9])
+
+
+def test_the_automatic_shift_takes_the_buckets_own_tokens(maker: Any) -> None:
+    """128 px squared are 64 patches."""
+    (plain,) = _sigmas(maker, name="uniform", shift=1.0)
+    (shifted,) = _sigmas(maker, name="uniform", shift=1.0, auto_shift=True)
+
+    s = AutoShift().at(64)
+    assert shifted == pytest.approx(s * plain / (1 + (s - 1) * plain), rel=1e-6)
+
+
+def _sigmas(maker: Any, **objective: Any) -> list[float]:
+    index, batches = maker(plan_of(**objective))
+    sigmas: list[float] = batches.training(micro(index, ["a0"])).sigmas_B.tolist()
+    return sigmas
+
+
+def test_masks_are_never_drawn(maker: Any) -> None:
+    index, _ = maker(plan_of())
+    sampler = Sampler(index, 1, 2)
+
+    drawn = {s for i in range(40) for s in sampler.micro_batch(i).samples}
+
+    assert {index.samples[s].backend for s in drawn} == {"a", "r"}
+
+
+def test_a_batch_is_the_same_whenever_it_is_made(maker: Any) -> None:
+    index, batches = maker(plan_of(masked_loss_probability=0.5, name="beta"))
+
+    first = batches.training(micro(index, ["a0", "r1"], i=5))
+    batches.training(micro(index, ["a2"], i=6))
+    again = batches.training(micro(index, ["a0", "r1"], i=5))
+
+    for name in ("noisy_BCHW", "target_BCHW", "sigmas_B", "is_prior_B"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+    assert (first.mask_B1HW is None) == (again.mask_B1HW is None)
+    assert first.dropout_seed == again.dropout_seed

@@ -1,0 +1,138 @@
+"""One token with the score log n is n of the stock pipeline's pads."""
+
+import pytest
+import torch
+from diffusers.models.transformers import transformer_hidream_image as stock_module
+
+from tests.unit.hidream_oracle import Question, model_of, stock_prediction
+from trainer_core.hidream import pads
+from trainer_core.hidream.objective import noisy_latents, predict_velocity
+from trainer_core.hidream.text import TextEmbeddings
+
+SIZES = [(6, 10), (12, 4), (2, 4)]
+
+
+def rope64(
+    query: torch.Tensor, key: torch.Tensor, freqs: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """diffusers' rotation without its rounding to fp32, which also rounds gradients."""
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        pairs = x.unflatten(-1, (-1, 1, 2))
+        return (freqs[..., 0] * pairs[..., 0] + freqs[..., 1] * pairs[..., 1]).flatten(-2)
+
+    return turned(query), turned(key)
+
+
+def ask(model: torch.nn.Module, question: Question, padding: str = "stock") -> torch.Tensor:
+    return predict_velocity(
+        model,
+        noisy_latents(question.latents, question.noise, question.sigmas),
+        question.sigmas * 1000,
+        TextEmbeddings(question.t5, question.llama, question.pooled),
+        padding,
+    )
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return dict(model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [*(("tiny", size) for size in SIZES), ("tiny", (8, 8)), ("wide", (6, 10))]
+)
+def test_it_equals_the_stock_padded_call_and_its_gradient(
+    monkeypatch: pytest.MonkeyPatch, shape: str, size: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(stock_module, "apply_rope", rope64)
+    monkeypatch.setattr(pads, "apply_rope", rope64)
+    question, stock, ours = Question.of(size), model_of(shape), model_of(shape)
+    weight = torch.linspace(-1, 1, question.latents.numel()).view_as(question.latents).double()
+
+    right, _ = stock_prediction(stock, weights_of(stock), question)
+    found = ask(ours, question)
+    (right * weight).sum().backward()
+    (found * weight).sum().backward()
+
+    assert (found - right).norm() < 1e-11 * right.norm()
+    for name, parameter in ours.named_parameters():
+        gradient = stock.get_parameter(name).grad
+        assert gradient is not None
+        assert parameter.grad is not None
+        assert (parameter.grad - gradient).norm() <= 1e-10 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_eval_mode_is_padded_alike(size: tuple[int, int]) -> None:
+    question, stock, ours = Question.of(size), model_of("tiny"), model_of("tiny").eval()
+
+    with torch.no_grad():
+        right, _ = stock_prediction(stock, weights_of(stock), question)
+        found = ask(ours, question)
+        unpadded = ask(ours, question, "exact")
+
+    assert (found - right).norm() < 1e-11 * right.norm()
+    assert (unpadded - right).norm() > 1e-4 * right.norm()
+
+
+def test_recomputed_blocks_find_the_same_attention() -> None:
+    question, plain, checkpointed = Question.of((6, 10)), model_of("tiny"), model_of("tiny")
+    checkpointed.enable_gradient_checkpointing()
+
+    for model in (plain, checkpointed):
+        ask(model, question).square().mean().backward()
+
+    for name, parameter in checkpointed.named_parameters():
+        assert torch.equal(parameter.grad, plain.get_parameter(name).grad), name
+
+
+def test_a_model_that_has_collapsed_pads_samples_as_before() -> None:
+    question, stock, ours = Question.of((6, 10)), model_of("tiny"), model_of("tiny")
+    with torch.no_grad():
+        ask(ours, question)
+        for one in (stock, ours):
+            one.eval()
+        noisy = noisy_latents(question.latents, question.noise, question.sigmas)
+        right, found = (
+            model(
+                noisy,
+                question.sigmas * 1000,
+                question.t5,
+                question.llama.transpose(0, 1),
+                question.pooled,
+            ).sample
+            for model in (stock, ours)
+        )
+
+    assert torch.equal(found, right)
+
+
+def test_a_bucket_of_the_longest_sequence_has_no_pads_and_a_longer_one_is_refused() -> None:
+    model = model_of("tiny", (6, 10))
+    longest, longer = Question.of((10, 6)), Question.of((10, 8))
+
+    with torch.no_grad():
+        assert torch.equal(ask(model, longest), ask(model, longest, "exact"))
+    with pytest.raises(ValueError, match="20 patches, the model takes 15"):
+        ask(model, longer)
+
+
+@pytest.mark.parametrize("how", ["weights", "autocast"])
+def test_bf16_is_near_the_exact_answer(how: str) -> None:
+    question, model = Question.of((6, 10)), model_of("tiny")
+    with torch.no_grad():
+        exact = ask(model, question)
+        kind = torch.bfloat16 if how == "weights" else torch.float32
+        model.to(kind)
+        text = TextEmbeddings(question.t5, question.llama, question.pooled)
+        noisy = noisy_latents(question.latents, question.noise, question.sigmas)
+        with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+            rounded = predict_velocity(
+                model,
+                noisy.to(kind),
+                question.sigmas * 1000,
+                text.to(device=torch.device("cpu"), dtype=kind),
+                "stock",
+            )
+
+    assert (rounded.double() - exact).norm() < 0.05 * exact.norm()
