@@ -11,7 +11,7 @@ from trainer_core.config.adapter_options import (
     OVERRIDE_OPTIONS,
     PRESET_OPTIONS,
 )
-from trainer_core.config.plan import AdaptedModule, LokrAdapter, TargetRule
+from trainer_core.config.plan import AdaptedModule, LokrAdapter, LoraAdapter, TargetRule
 from trainer_core.config.reading import Findings, Options, Source, escaped, read_options
 from trainer_core.config.shapes import LinearShape, factorization
 from trainer_core.config.targets import (
@@ -217,4 +217,22 @@ def _rules(preset: Preset, factor: int) -> tuple[TargetRule, ...]:
     return (
         *(TargetRule(module_class=n, factor=t.factor or factor) for n, t in classes.items()),
         *(TargetRule(pattern=n, factor=t.factor or factor) for n, t in names.items()),
+    )
+
+
+def import_lora(
+    config: Options, linears: Sequence[LinearShape], findings: Findings
+) -> LoraAdapter | None:
+    """The LoRA that ``config`` asks for; None where ``findings`` got a problem."""
+    if config.raw("peft_lora_target_modules") is not None:
+        message = "Other modules than the attention projections are not built yet; leave it out."
+        findings.problem(config.at("peft_lora_target_modules"), "not_implemented", message)
+        return None
+    rank, alpha = config.integer("lora_rank"), config.number("lora_alpha")
+    return LoraAdapter(
+        rank=rank,
+        alpha=float(rank) if alpha is None else alpha,
+        dropout=config.number("lora_dropout") or 0.0,
+        init="gaussian" if config.text("lora_init_type") == "gaussian" else "default",
+        modules=tuple(linear.path for linear in linears if ".attn1.to_" in linear.path),
     )
