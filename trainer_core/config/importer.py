@@ -251,7 +251,7 @@ def _deferred(
 
 
 def _check_prompt(nickname: str, prompt: JsonValue, findings: Findings) -> None:
-    """A nickname becomes a file's name; a prompt is text, or an object that has it as ``prompt``."""
+    """A nickname becomes a file's name; a prompt is text, or an object with it as ``prompt``."""
     at = f"/prompt_library/{escaped(nickname)}"
     if not nickname.strip():
         findings.problem(at, "bad_value", "A prompt needs a nickname.")

@@ -113,21 +113,26 @@ def _custom_sigmas(config: Options, findings: Findings) -> tuple[float, ...]:
 
 def _list_items(raw: JsonValue) -> list[JsonValue] | None:
     """A list, a lone number, or text with commas or in brackets; None where it is none of these."""
-    if isinstance(raw, list):
-        return raw
-    if isinstance(raw, int | float) and not isinstance(raw, bool):
-        return [raw]
-    if not isinstance(raw, str):
-        return None
-    text = raw.strip()
+    match raw:
+        case list():
+            return raw
+        case str():
+            return _text_items(raw.strip())
+        case int() | float() if not isinstance(raw, bool):
+            return [raw]
+        case _:
+            return None
+
+
+def _text_items(text: str) -> list[JsonValue] | None:
     if text.lower() in ("", "none", "null"):
         return []
-    if text.startswith("["):
-        try:
-            return _list_items(json.loads(text))
-        except (ValueError, RecursionError):
-            return None
-    return [part.strip() for part in text.replace(";", ",").split(",") if part.strip()]
+    if not text.startswith("["):
+        return [part.strip() for part in text.replace(";", ",").split(",") if part.strip()]
+    try:
+        return _list_items(json.loads(text))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _finite(item: JsonValue) -> float | None:

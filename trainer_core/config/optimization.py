@@ -262,6 +262,12 @@ def ema_of(config: Options, steps: int, findings: Findings) -> EmaPlan | None:
     interval = config.integer("ema_update_interval")
     if interval > steps:
         findings.warn(f"ema_update_interval {interval} is longer than the run: no mean is taken.")
+    if uses_deepspeed(config):
+        message = (
+            "A running mean is kept in one process only: set use_ema to false, or use one GPU "
+        )
+        at = config.at("use_ema")
+        findings.problem(at, "not_implemented", message + "without zero_stage.")
     if config.flag("ema_cpu_only") and config.text("ema_device") == "accelerator":
         message = "ema_cpu_only and ema_device accelerator contradict each other."
         findings.problem(config.at("ema_cpu_only"), "conflict", message)
