@@ -14,6 +14,7 @@ from tests.unit.config_examples import (
     TEXT_EMBEDS,
     TRUE_CONFIG,
     import_small,
+    problems_of,
 )
 from trainer_core.config.files import parse_document
 from trainer_core.config.importer import Imported, import_run
@@ -35,12 +36,6 @@ def published(source: Source, backends: list[Any], **lycoris: Any) -> Imported:
         base_models=BASE_MODELS,
         source=source,
     )
-
-
-def problems_of(*args: Any, **kwargs: Any) -> list[tuple[str, ProblemCode]]:
-    with pytest.raises(PlanError) as caught:
-        import_small(*args, **kwargs)
-    return [(problem.pointer, problem.code) for problem in caught.value.problems]
 
 
 @pytest.mark.parametrize("source", ["http", "local"])

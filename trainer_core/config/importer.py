@@ -13,6 +13,7 @@ from trainer_core.config.base_models import BaseModel
 from trainer_core.config.objective import objective_of
 from trainer_core.config.operation import operation_of
 from trainer_core.config.options import OPTIONS
+from trainer_core.config.placeholders import unfilled_tokens
 from trainer_core.config.plan import Base, Identity, LokrAdapter, LoraAdapter, Plan
 from trainer_core.config.problems import PlanError
 from trainer_core.config.reading import (
@@ -41,6 +42,8 @@ _LORA_OPTIONS: Final = (
     "lora_format",
     "peft_lora_target_modules",
 )
+_PROMPTS: Final = ("validation_prompt", "validation_negative_prompt")
+_MAX_TOKENS_NAMED: Final = 5
 _USED_FOR_THE_SAMPLE: Final = frozenset(
     {
         "validation_prompt",
@@ -240,8 +243,15 @@ def _deferred(
     config: Options, prompt_library: Mapping[str, JsonValue] | None, findings: Findings
 ) -> dict[str, JsonValue]:
     deferred = dict(config.deferred)
+    prompts = [str(deferred.get(name, "")) for name in _PROMPTS]
     for nickname, prompt in (prompt_library or {}).items():
-        _check_prompt(nickname, prompt, findings)
+        prompts.append(_checked_prompt(nickname, prompt, findings))
+    tokens = dict.fromkeys(token for prompt in prompts for token in unfilled_tokens(prompt))
+    if tokens:
+        findings.warn(
+            f"Prompts hold what looks like a placeholder, and are used as they are: "
+            f"{', '.join(list(tokens)[:_MAX_TOKENS_NAMED])}."
+        )
     if prompt_library is not None:
         deferred["prompt_library"] = dict(prompt_library)
     idle = sorted(deferred.keys() - _USED_FOR_THE_SAMPLE)
@@ -250,7 +260,7 @@ def _deferred(
     return deferred
 
 
-def _check_prompt(nickname: str, prompt: JsonValue, findings: Findings) -> None:
+def _checked_prompt(nickname: str, prompt: JsonValue, findings: Findings) -> str:
     """A nickname becomes a file's name; a prompt is text, or an object with it as ``prompt``."""
     at = f"/prompt_library/{escaped(nickname)}"
     if not nickname.strip():
@@ -258,9 +268,11 @@ def _check_prompt(nickname: str, prompt: JsonValue, findings: Findings) -> None:
     text = prompt
     if isinstance(prompt, dict):
         text, at = prompt.get("prompt"), f"{at}/prompt"
-    if not isinstance(text, str):
-        message = f"{nickname}: a prompt has to be text, or an object with text under prompt."
-        findings.problem(at, "bad_value", message)
+    if isinstance(text, str):
+        return text
+    message = f"{nickname}: a prompt has to be text, or an object with text under prompt."
+    findings.problem(at, "bad_value", message)
+    return ""
 
 
 _MAX_DEPTH: Final = 32
