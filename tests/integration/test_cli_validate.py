@@ -80,25 +80,28 @@ def write(path: Path, body: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "modules", "parameters"),
+    ("preset", "sizes"),
     [
-        ("config/lycoris_config.json", 256, 6_619_392),
-        ("lycoris_config.no-experts.json", 448, 15_147_456),
+        ("config/lycoris_config.json", (256, 6_619_392)),
+        ("lycoris_config.no-experts.json", (448, 15_147_456)),
     ],
 )
 @pytest.mark.parametrize("precision", ["int8-quanto", "no_change"])
 def test_the_published_presets_have_their_sizes_whatever_the_precision(
-    project: Path, validate: Callable[..., Answer], preset: str, modules: int, parameters: int,
+    project: Path,
+    validate: Callable[..., Answer],
+    preset: str,
+    sizes: tuple[int, int],
     precision: str,
-) -> None:  # fmt: skip
+) -> None:
     settings = (f"lycoris_config={preset}", f"base_model_precision={precision}")
     status, answer = validate(project, *(part for s in settings for part in ("--set", s)))
 
     assert status == 0
-    assert (answer["trainable_modules"], answer["trainable_parameters"]) == (modules, parameters)
+    assert (answer["trainable_modules"], answer["trainable_parameters"]) == sizes
     assert answer["steps"] == 10_000
     assert answer["errors"] == answer["buckets"] == []
-    assert answer["memory"]["adapter_bytes"] == 4 * parameters
+    assert answer["memory"]["adapter_bytes"] == 4 * sizes[1]
     assert answer["used_files"]["lycoris_config"].endswith(preset.rpartition("/")[2])
     missing = [w for w in answer["warnings"] if "there is no folder" in w]
     assert [w.partition(":")[0] for w in missing] == [

@@ -95,7 +95,8 @@ def test_one_setting_from_two_options_has_to_be_one_value() -> None:
     ("written", "expected"),
     [
         ({"lr_scheduler": "constant"}, ("constant", 0, 0.0, 1.0, None)),
-        ({"lr_scheduler": "constant", "lr_warmup_steps": 3}, ("constant_with_warmup", 3, 0, 1, None)),
+        ({"lr_scheduler": "constant", "lr_warmup_steps": 3},
+         ("constant_with_warmup", 3, 0, 1, None)),
         ({"lr_scheduler": "linear", "lr_warmup_steps": "3"}, ("linear", 3, 0, 1, None)),
         ({"lr_scheduler": "cosine"}, ("cosine", 0, 4e-7, 1, None)),
         (
