@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-_TOKEN: Final = re.compile(r"<[A-Za-z][A-Za-z0-9 _-]{0,63}>")
+_TOKEN: Final = re.compile(r"(?<!\w)<[A-Za-z][A-Za-z0-9 _-]{0,63}>")
 
 
 def unfilled_tokens(text: str) -> tuple[str, ...]:
