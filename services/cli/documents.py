@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from services.cli.connection import CommandError
+from trainer_core.config.backends import holds_no_images
 from trainer_core.config.files import load_document
+from trainer_core.errors import DocumentError
 
 _CONFIG_NAME: Final = "config.json"
+_BACKENDS: Final = "data_backend_config"
 _FIELDS: Final = {
     "lycoris_config": "lycoris_config",
-    "data_backend_config": "data_backends",
+    _BACKENDS: "data_backends",
     "user_prompt_library": "prompt_library",
 }
 """The option in config.json that names a file, and the field that its content becomes."""
@@ -25,6 +28,14 @@ class UsedFile:
 
     option: str
     path: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileProblem:
+    """A file that cannot be used, and the option that named it."""
+
+    option: str
+    error: CommandError | DocumentError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +63,19 @@ def read_documents(config: Path, settings: Mapping[str, Any], working_dir: Path)
         CommandError: a file is missing (with every place that was tried) or holds something else.
         DocumentError: a file cannot be read; the message names its line.
     """
+    documents, problems = gather_documents(config, settings, working_dir)
+    if problems:
+        raise problems[0].error
+    return documents
+
+
+def gather_documents(
+    config: Path, settings: Mapping[str, Any], working_dir: Path
+) -> tuple[Documents, list[FileProblem]]:
+    """As ``read_documents``, but tells of each file that config.json names what is wrong with it.
+
+    Raises CommandError or DocumentError where config.json itself cannot be read.
+    """
     file = config / _CONFIG_NAME if config.is_dir() else config
     if not file.is_file():
         raise CommandError(f"there is no {file}")
@@ -61,18 +85,34 @@ def read_documents(config: Path, settings: Mapping[str, Any], working_dir: Path)
     options = with_settings(options, settings)
     body: dict[str, Any] = {"config": options}
     used = [UsedFile(option="config", path=file)]
+    problems: list[FileProblem] = []
+    folder = file.resolve().parent
     for option, field in _FIELDS.items():
         name = _value_of(options, option)
         if name is None:
             continue
-        found = find_file(name, option, folder=file.resolve().parent, working_dir=working_dir)
-        body[field] = load_document(found)
-        used.append(UsedFile(option=option, path=found))
-    _check_kinds(body, used)
-    folders = _data_folders(
-        body["data_backends"], folder=file.resolve().parent, working_dir=working_dir
-    )
-    return Documents(body=body, used=tuple(used), folders=folders)
+        try:
+            found = find_file(name, option, folder=folder, working_dir=working_dir)
+            body[field] = _content(found, field)
+        except (CommandError, DocumentError) as error:
+            problems.append(FileProblem(option=option, error=error))
+        else:
+            used.append(UsedFile(option=option, path=found))
+    if _value_of(options, _BACKENDS) is None:
+        text = f"{file} names no data_backend_config, so no backend would be trained on"
+        problems.append(FileProblem(option=_BACKENDS, error=CommandError(text)))
+    backends = body.get("data_backends", [])
+    folders = _data_folders(backends, folder=folder, working_dir=working_dir)
+    return Documents(body=body, used=tuple(used), folders=folders), problems
+
+
+def _content(file: Path, field: str) -> Any:
+    """Raises CommandError where a file holds something of another kind."""
+    content = load_document(file)
+    if not isinstance(content, list if field == "data_backends" else dict):
+        kind = "a list of backends" if field == "data_backends" else "an object"
+        raise CommandError(f"{file} has to hold {kind}")
+    return content
 
 
 def find_file(name: str, option: str, *, folder: Path, working_dir: Path) -> Path:
@@ -105,10 +145,11 @@ def _data_folders(backends: Sequence[Any], *, folder: Path, working_dir: Path) -
     for backend in backends:
         if not isinstance(backend, dict):
             continue
-        name, backend_id = backend.get("instance_data_dir"), backend.get("id")
+        plain = {_plain(key): value for key, value in backend.items()}
+        name, backend_id = plain.get("instance_data_dir"), plain.get("id")
         if not (isinstance(name, str) and name and isinstance(backend_id, str)):
             continue
-        if any(str(backend.get(key)).lower() == "true" for key in ("disabled", "disable")):
+        if holds_no_images(backend):
             continue
         for place in _places(_expanded(name), folder, working_dir):
             if place.is_dir():
@@ -162,16 +203,3 @@ def _value_of(options: Mapping[str, Any], name: str) -> str | None:
         if _plain(key) == name and isinstance(value, str) and value.lower() not in {"", "none"}:
             return value
     return None
-
-
-def _check_kinds(body: Mapping[str, Any], used: Sequence[UsedFile]) -> None:
-    paths = {_FIELDS.get(file.option, file.option): file.path for file in used}
-    for field, path in paths.items():
-        wanted: type = list if field == "data_backends" else dict
-        if not isinstance(body[field], wanted):
-            kind = "a list of backends" if wanted is list else "an object"
-            raise CommandError(f"{path} has to hold {kind}")
-    if "data_backends" not in body:
-        raise CommandError(
-            f"{paths['config']} names no data_backend_config, so no backend would be trained on"
-        )

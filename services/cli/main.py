@@ -9,12 +9,14 @@ from typing import Annotated, Final
 
 import typer
 
-from services.cli import datasets, generate, merge, models, output, runs, train
+from services.cli import datasets, generate, merge, models, output, runs, train, validate
 from services.cli.connection import CommandError, Invocation
 
 _EXAMPLES: Final = """Examples:
 
 reverie up
+
+reverie validate --config examples/demo
 
 reverie runs submit --config examples/demo --watch
 
@@ -33,6 +35,7 @@ app.add_typer(models.app, name="models")
 app.command("train")(train.train)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
+app.command("validate", epilog=validate.EXAMPLES)(validate.validate)
 
 
 @app.callback()

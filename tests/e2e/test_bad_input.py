@@ -97,7 +97,7 @@ def test_bytes_that_are_not_what_was_announced_are_refused(tenant: Tenant) -> No
 
 
 def test_every_wrong_option_is_named_at_once_with_the_nearest_name(tenant: Tenant) -> None:
-    request = run_request({}, optimiser="lion", learning_rate="fast", use_ema=True)
+    request = run_request({}, optimiser="lion", learning_rate="fast", controlnet=True)
 
     problem = refused(tenant, request)
 
@@ -105,7 +105,7 @@ def test_every_wrong_option_is_named_at_once_with_the_nearest_name(tenant: Tenan
     assert by_pointer["/config/optimiser"]["code"] == "unknown_option"
     assert "optimizer" in by_pointer["/config/optimiser"]["message"]
     assert "/config/learning_rate" in by_pointer
-    assert by_pointer["/config/use_ema"]["code"] == "not_implemented"
+    assert by_pointer["/config/controlnet"]["code"] == "not_implemented"
 
 
 def test_a_plan_that_wraps_no_module_fails(tenant: Tenant) -> None:

@@ -61,6 +61,21 @@ def test_the_folders_of_the_backends_are_found_from_where_the_user_stands() -> N
     }
 
 
+def test_backends_without_images_are_passed_over_however_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    here = {"--instance_data_dir": "photos"}
+    backends = [
+        {"--id": "a", **here},
+        {"id": "off", "disabled": 1, **here},
+        {"id": "off too", "--disable": "yes", **here},
+        {"id": "text", "--dataset_type": "text_embeds", **here},
+    ]
+    write(tmp_path / "b.json", backends)
+    config = write(tmp_path / "config.json", {"data_backend_config": "b.json"})
+
+    assert set(read_documents(config, {}, tmp_path).folders) == {"a"}
+
+
 def test_settings_replace_options_however_they_are_written(tmp_path: Path) -> None:
     write(tmp_path / "b.json", [])
     config = write(

@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from trainer_core.config.base_models import BaseModel
 from trainer_core.config.importer import Imported, import_run
+from trainer_core.config.problems import PlanError
 
 CONFIG_TEXT = """
 {
@@ -196,6 +199,7 @@ def import_small(
     lycoris: dict[str, Any] | None = None,
     backends: list[Any] | None = None,
     without: tuple[str, ...] = (),
+    prompt_library: dict[str, Any] | None = None,
     source: str = "http",
 ) -> Imported:
     """A small run on the tiny shape with the given changes."""
@@ -206,7 +210,20 @@ def import_small(
         data_backends=[{"id": "cats", "caption_strategy": "filename"}]
         if backends is None
         else backends,
-        prompt_library=None,
+        prompt_library=prompt_library,
         base_models=BASE_MODELS,
         source="local" if source == "local" else "http",
     )
+
+
+def problems_of(
+    config: dict[str, Any] | None = None, *, messages: bool = False, **more: Any
+) -> list[tuple[str, str]]:
+    """Pointer and code, or message, of everything that is wrong with a small run."""
+    with pytest.raises(PlanError) as caught:
+        import_small(config, **more)
+    return [(p.pointer, p.message if messages else p.code) for p in caught.value.problems]
+
+
+def warnings_of(config: dict[str, Any] | None = None, **more: Any) -> tuple[str, ...]:
+    return import_small(config, **more).warnings

@@ -51,7 +51,9 @@ def test_any_input_is_a_plan_or_problems(
     problems: tuple[Problem, ...] = ()
     plan: Plan | None = None
     try:
-        backends = [{**SUBJECT, **backend}]
+        masks = {"id": "masks", "dataset_type": "conditioning", "conditioning_type": "mask"}
+        images = {**SUBJECT, "conditioning_data": "masks"}
+        backends = [{**images, **backend}, {**masks, "instance_data_dir": "masks"}]
         plan = import_small(config, lycoris=lycoris, backends=backends, source=source).plan
     except PlanError as error:
         problems = error.problems

@@ -14,6 +14,7 @@ from tests.unit.config_examples import (
     TEXT_EMBEDS,
     TRUE_CONFIG,
     import_small,
+    problems_of,
 )
 from trainer_core.config.files import parse_document
 from trainer_core.config.importer import Imported, import_run
@@ -37,12 +38,6 @@ def published(source: Source, backends: list[Any], **lycoris: Any) -> Imported:
     )
 
 
-def problems_of(*args: Any, **kwargs: Any) -> list[tuple[str, ProblemCode]]:
-    with pytest.raises(PlanError) as caught:
-        import_small(*args, **kwargs)
-    return [(problem.pointer, problem.code) for problem in caught.value.problems]
-
-
 @pytest.mark.parametrize("source", ["http", "local"])
 def test_the_published_example_is_read_as_it_stands(source: Source) -> None:
     plan = published(source, [SUBJECT, TEXT_EMBEDS]).plan
@@ -58,7 +53,8 @@ def test_the_published_example_is_read_as_it_stands(source: Source) -> None:
     assert [backend.repeats for backend in identity.backends] == [1000]
     assert operation.gradient_checkpointing
     assert (operation.sample_steps, operation.sample_width_px) == (20, 1024)
-    assert plan.deferred["report_to"] == "tensorboard"
+    assert operation.report_to == (("tensorboard",) if source == "local" else ())
+    assert operation.tracker_run_name == "eval_loss_test1"
     assert plan.deferred["prompt_library"] == {"anime_<token>": "a portrait of <token>"}
     assert operation.output_dir == ("output/models-hidream" if source == "local" else None)
     assert operation.data_dirs == (
@@ -66,15 +62,16 @@ def test_the_published_example_is_read_as_it_stands(source: Source) -> None:
     )
 
 
-def test_only_regularisation_data_is_missing_from_the_published_backends() -> None:
-    with pytest.raises(PlanError) as caught:
-        published("http", [REGULARISATION, SUBJECT, TEXT_EMBEDS])
+def test_the_published_backends_are_taken_with_their_regularisation_data() -> None:
+    plan = published("http", [REGULARISATION, SUBJECT, TEXT_EMBEDS]).plan
 
-    (problem,) = caught.value.problems
-    assert problem.pointer == "/data_backends/0/is_regularisation_data"
-    assert problem.code == "not_implemented"
-    published("http", [{**REGULARISATION, "is_regularisation_data": "false"}, SUBJECT])
-    published("http", [{**REGULARISATION, "disabled": True}, SUBJECT])
+    first, second = plan.identity.backends
+    assert (first.is_regularisation, second.is_regularisation) == (True, False)
+    quoted = published("http", [{**REGULARISATION, "is_regularisation_data": "false"}]).plan
+    assert not quoted.identity.backends[0].is_regularisation
+    american = {"is_regularization_data": True, "is_regularisation_data": None}
+    spelled = published("http", [{**REGULARISATION, **american}, SUBJECT]).plan
+    assert spelled.identity.backends[0].is_regularisation
 
 
 def test_the_published_presets_have_their_sizes() -> None:
@@ -118,13 +115,13 @@ def test_text_dashes_and_null_are_read_as_simpletuner_reads_them() -> None:
 
 def test_all_problems_are_told_at_once() -> None:
     problems = problems_of(
-        {"optimiser": "x", "use_ema": True, "train_batch_size": "two", "seed": 1, "--seed": 2},
+        {"optimiser": "x", "use_dora": True, "train_batch_size": "two", "seed": 1, "--seed": 2},
         backends=[{"id": "a", "caption_strategy": "filename", "probability": 0.5, "crops": 1}],
     )
 
     assert problems == [
         ("/config/optimiser", "unknown_option"),
-        ("/config/use_ema", "not_implemented"),
+        ("/config/use_dora", "refused"),
         ("/config/train_batch_size", "bad_value"),
         ("/config/--seed", "conflict"),
         ("/data_backends/0/probability", "not_implemented"),
@@ -172,7 +169,7 @@ def test_a_cache_of_text_that_would_change_captions_is_refused() -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        "gradient_checkpointing_interval",
+        "gradient_checkpointing_segment_stride",
         "musubi_blocks_to_swap",
         "accelerator_cache_clear_interval",
     ],
@@ -233,16 +230,16 @@ def test_what_asks_for_nothing_is_accepted(harmless: dict[str, Any]) -> None:
     ("change", "pointer", "code"),
     [
         ({"model_family": "flux"}, "/config/model_family", "bad_value"),
-        ({"lora_type": "standard"}, "/config/lora_type", "not_implemented"),
+        ({"lora_type": "loha"}, "/config/lora_type", "bad_value"),
         ({"num_train_epochs": 2}, "/config/num_train_epochs", "conflict"),
         ({"max_train_steps": 0}, "/config/max_train_steps", "missing"),
-        ({"lr_scheduler": "cosine"}, "/config/lr_scheduler", "not_implemented"),
+        ({"lr_scheduler": "sine"}, "/config/lr_scheduler", "not_implemented"),
         ({"lr_scheduler": "cosinus"}, "/config/lr_scheduler", "bad_value"),
-        ({"optimizer": "prodigy"}, "/config/optimizer", "not_implemented"),
+        ({"optimizer": "soap"}, "/config/optimizer", "not_implemented"),
         ({"learning_rate": "1e999"}, "/config/learning_rate", "bad_value"),
         ({"learning_rate": True}, "/config/learning_rate", "bad_value"),
         ({"seed": 2**60}, "/config/seed", "bad_value"),
-        ({"text_encoder_1_precision": "int8-quanto"}, "/config/text_encoder_1_precision",
+        ({"text_encoder_1_precision": "int4-quanto"}, "/config/text_encoder_1_precision",
          "not_implemented"),
         ({"pretrained_model_name_or_path": "/etc"}, "/config/pretrained_model_name_or_path",
          "refused"),

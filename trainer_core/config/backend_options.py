@@ -16,12 +16,23 @@ _IMAGES: Final[Table] = {
     "dataset_type": honoured(
         "text",
         "image",
-        "image is trained on, eval is held out to measure; text_embeds is not needed.",
-        choices=("image", "eval", "text_embeds"),
-        known=(
-            *("video", "audio", "caption", "conditioning", "image_embeds"),
-            "conditioning_image_embeds",
-        ),
+        "image is trained on, eval is held out to measure, conditioning holds masks; text_embeds "
+        "is not needed.",
+        choices=("image", "eval", "conditioning", "text_embeds"),
+        known=("video", "audio", "caption", "image_embeds", "conditioning_image_embeds"),
+    ),
+    "conditioning_type": honoured(
+        "text",
+        None,
+        "Of conditioning: mask takes the red channel, segmentation all that is not black.",
+        choices=("mask", "segmentation"),
+        known=("controlnet", "reference_strict", "reference_loose"),
+    ),
+    "conditioning_data": honoured(
+        "any", None, "Id of the backend that holds this one's masks, by the same file names."
+    ),
+    "is_regularisation_data": honoured(
+        "bool", False, "The adapter learns to leave these images as the base model has them."
     ),
     "disabled": honoured("bool", False, "Leave the backend out."),
     "instance_data_dir": honoured("path", None, "Folder of the images, in a local run."),
@@ -82,18 +93,11 @@ _OTHERS: Final[Table] = {
     ),
     **superseded("aspect_bucket_alignment", "Sides are always multiples of 64 for HiDream."),
     **not_built("probability", "Use repeats to weigh data; leave it out.", 1, type_="float"),
-    **not_built(
-        "is_regularisation_data is_regularization_data",
-        "Regularisation data comes with prior preservation; set it to false or disable the "
-        "backend.",
-        False,
-        type_="bool",
-    ),
     **not_built("train_batch_size", "Set it for the run, in the config."),
     **not_built(
         "minimum_aspect_ratio maximum_aspect_ratio crop_aspect_buckets max_upscale_threshold "
         "max_num_samples slider_strength caption_shuffle caption_filter_list parquet csv "
-        "huggingface webshart conditioning conditioning_data conditioning_type source_dataset_id "
+        "huggingface webshart conditioning "
         "controlnet video end_epoch end_step",
         "Leave it out.",
         0,
@@ -105,6 +109,7 @@ _OTHERS: Final[Table] = {
         False,
         type_="bool",
     ),
+    **not_built("source_dataset_id", "Name the masks in conditioning_data of the images instead."),
     **not_built("start_epoch start_step", "Every backend starts at once.", 0, 1),
     **not_built("timestep_sampling_offset", "Leave it out.", 0, type_="float"),
     **not_built(
@@ -129,5 +134,6 @@ BACKEND_OPTIONS: Final[Table] = {
     **_IMAGES,
     **_OTHERS,
     "disable": alias("disabled", _IMAGES["disabled"]),
+    "is_regularization_data": alias("is_regularisation_data", _IMAGES["is_regularisation_data"]),
 }
 """Key of a data backend → verdict."""

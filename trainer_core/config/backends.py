@@ -2,20 +2,38 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from pydantic import JsonValue
 
 from trainer_core.config.backend_options import BACKEND_OPTIONS
+from trainer_core.config.masks import ReadBackend, link_masks
 from trainer_core.config.plan import Backend
-from trainer_core.config.reading import Findings, Options, Source, read_options
+from trainer_core.config.reading import Findings, Options, Source, read_options, warn_idle
+from trainer_core.config.scalars import is_full_rank
 
 _POINTER: Final = "/data_backends"
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MAX_BACKENDS: Final = 100
 _MAX_EDGE_PX: Final = 100_000
 _MAX_REPEATS: Final = 1_000_000
+_NOT_OF_MASKS: Final = (
+    "resolution",
+    "resolution_type",
+    "crop",
+    "crop_aspect",
+    "crop_style",
+    "minimum_image_size",
+    "maximum_image_size",
+    "target_downsample_size",
+    "repeats",
+    "caption_strategy",
+    "instance_prompt",
+    "conditioning_data",
+    "is_regularisation_data",
+)
+"""Masks are cut as the images that name them, and are never drawn by themselves."""
 
 
 def import_backends(
@@ -30,7 +48,8 @@ def import_backends(
     Options that a backend does not give are those of ``config``. A resolution above what the base
     model takes (``max_area_px``) is lowered to it, with a warning.
     """
-    backends: list[Backend] = []
+    read: list[ReadBackend] = []
+    set_aside: set[str] = set()
     folders: dict[str, str] = {}
     if len(raw) > _MAX_BACKENDS:
         findings.problem(_POINTER, "bad_value", f"At most {_MAX_BACKENDS} data backends.")
@@ -41,7 +60,9 @@ def import_backends(
         if not isinstance(item, dict):
             findings.problem(pointer, "bad_value", "A data backend has to be an object.")
             continue
-        if _is_set_aside(item, pointer, findings, source):
+        if holds_no_images(item):
+            set_aside.add(str(item.get("id", item.get("--id"))))
+            _look_at_cache(item, pointer, findings, source)
             continue
         options = read_options(item, BACKEND_OPTIONS, pointer, findings, source)
         backend = _backend(options, config, max_area_px, findings)
@@ -50,46 +71,59 @@ def import_backends(
         if backend.id in seen:
             findings.problem(options.at("id"), "conflict", f"There are two backends {backend.id}.")
         seen.add(backend.id)
-        backends.append(backend)
+        read.append(ReadBackend(backend, options))
         folder = options.text("instance_data_dir")
         if folder:
             folders[backend.id] = folder
         elif source == "local":
             message = f"{backend.id}: instance_data_dir is missing."
             findings.problem(f"{pointer}/instance_data_dir", "missing", message)
+    if not _is_broken(findings):
+        backends = link_masks(read, set_aside, findings)
+    else:  # links to a backend that could not be read would be told as wrong
+        backends = tuple(part.backend for part in read)
     _check_some_train(raw, backends, findings)
-    return tuple(backends), folders
+    return backends, folders
 
 
-def _is_set_aside(
-    item: dict[str, JsonValue], pointer: str, findings: Findings, source: Source
-) -> bool:
-    """Whether a backend holds no images to read: disabled, or a cache of text embeddings.
+def holds_no_images(item: Mapping[str, JsonValue]) -> bool:
+    """Whether a backend has no images to read: disabled, or a cache of text embeddings."""
+    options = _few_options(item)
+    return options.flag("disabled") or options.text("dataset_type") == "text_embeds"
 
-    The options of a disabled one are not looked at, as nobody would act on them. Those of a cache
-    may change captions, so what is not built is refused there too.
-    """
+
+def _few_options(item: Mapping[str, JsonValue]) -> Options:
     wanted = {"disabled", "disable", "dataset_type"}
     few = {name: value for name, value in item.items() if name.removeprefix("--") in wanted}
-    options = read_options(few, BACKEND_OPTIONS, "", Findings(), source)
-    if options.flag("disabled"):
-        return True
-    if options.text("dataset_type") == "text_embeds":
-        looked_at = Findings()
-        read_options(item, BACKEND_OPTIONS, pointer, looked_at, source)
-        findings.problems += looked_at.problems
-        findings.warn("A data backend of type text_embeds is not needed: the cache keeps itself.")
-        return True
-    return False
+    return read_options(few, BACKEND_OPTIONS, "", Findings(), "local")
+
+
+def _look_at_cache(
+    item: Mapping[str, JsonValue], pointer: str, findings: Findings, source: Source
+) -> None:
+    """Options of a disabled backend are not looked at, as nobody would act on them. Those of a
+    cache of text may change captions, so what is not built is refused there too."""
+    if _few_options(item).flag("disabled"):
+        return
+    looked_at = Findings()
+    read_options(item, BACKEND_OPTIONS, pointer, looked_at, source)
+    findings.problems += looked_at.problems
+    findings.warn("A data backend of type text_embeds is not needed: the cache keeps itself.")
+
+
+def _is_broken(findings: Findings) -> bool:
+    return any(problem.pointer.startswith(_POINTER) for problem in findings.problems)
 
 
 def _check_some_train(
     raw: Sequence[JsonValue], backends: Sequence[Backend], findings: Findings
 ) -> None:
-    broken = any(problem.pointer.startswith(_POINTER) for problem in findings.problems)
-    if not broken and not any(backend.role == "train" for backend in backends):
+    trained = [backend for backend in backends if backend.role == "train"]
+    if not trained and not _is_broken(findings):
         what = "every one is disabled, held out or without images" if raw else "the list is empty"
         findings.problem(_POINTER, "missing", f"No data backend to train on: {what}.")
+    if trained and all(backend.is_regularisation for backend in trained):
+        findings.warn("All data is regularisation data: the adapter learns nothing but the base.")
 
 
 def _backend(
@@ -104,6 +138,10 @@ def _backend(
     if not _ID.fullmatch(id_):
         message = "id takes letters, digits, dots, dashes and underscores (at most 128)."
         findings.problem(options.at("id"), "bad_value", message)
+    role = _role(id_, options, findings)
+    if role == "mask":
+        warn_idle(options, _NOT_OF_MASKS, findings, f"on the masks {id_}")
+        return None if len(findings.problems) > before else _masks(id_, options)
     strategy, prompt = _captions(options, config, findings)
     resolution_px = _resolution_px(id_, options, config, max_area_px, findings)
     maximum_px = _edge_px("maximum_image_size", options, config, findings)
@@ -118,6 +156,7 @@ def _backend(
         findings.warn(f"{id_}: crop_style is not given; images are cut at the centre.")
     if options.integer("repeats") > _MAX_REPEATS:
         findings.problem(options.at("repeats"), "bad_value", f"repeats is at most {_MAX_REPEATS}.")
+    is_regularisation = _is_regularisation(id_, role, options, config, findings)
     if len(findings.problems) > before:
         return None
     aspect: Literal["square", "preserve"] = (
@@ -125,7 +164,7 @@ def _backend(
     )
     return Backend(
         id=id_,
-        role="eval" if options.text("dataset_type") == "eval" else "train",
+        role=role,
         caption_strategy=strategy,
         instance_prompt=prompt,
         resolution_px=resolution_px,
@@ -136,7 +175,56 @@ def _backend(
         maximum_image_size_px=maximum_px,
         target_downsample_size_px=target_px,
         repeats=options.integer("repeats"),
+        is_regularisation=is_regularisation,
     )
+
+
+def _role(id_: str, options: Options, findings: Findings) -> Literal["train", "eval", "mask"]:
+    kind = options.text("dataset_type")
+    if kind == "conditioning":
+        if "conditioning_type" not in options.names:
+            message = "conditioning_type is missing: mask or segmentation."
+            findings.problem(options.at("conditioning_type"), "missing", message)
+        return "mask"
+    warn_idle(options, ("conditioning_type",), findings, f"on the images {id_}")
+    return "eval" if kind == "eval" else "train"
+
+
+def _masks(id_: str, options: Options) -> Backend:
+    """A backend of masks; ``link_masks`` puts in the sizes of the images that name it."""
+    is_segmentation = options.text("conditioning_type") == "segmentation"
+    return Backend(
+        id=id_,
+        role="mask",
+        caption_strategy="filename",
+        instance_prompt=None,
+        resolution_px=1024,
+        aspect_bucket_rounding=2,
+        crop=False,
+        crop_aspect="square",
+        minimum_image_size_px=0,
+        maximum_image_size_px=None,
+        target_downsample_size_px=None,
+        repeats=0,
+        mask_kind="segmentation" if is_segmentation else "mask",
+    )
+
+
+def _is_regularisation(
+    id_: str, role: str, options: Options, config: Options, findings: Findings
+) -> bool:
+    if not options.flag("is_regularisation_data"):
+        return False
+    if is_full_rank(config):
+        message = (
+            "With model_type full there is no base model left to learn from: set it to false, or "
+            "train an adapter."
+        )
+        findings.problem(options.at("is_regularisation_data"), "conflict", message)
+    if role != "train":
+        findings.warn(f"is_regularisation_data has no effect on {id_}, which is held out.")
+        return False
+    return True
 
 
 def _inherited(name: str, options: Options, config: Options) -> Options:

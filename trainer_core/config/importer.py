@@ -6,23 +6,44 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from trainer_core.config import scalars
-from trainer_core.config.adapter import import_adapter
+from trainer_core.config import optimization, scalars
+from trainer_core.config.adapter import import_adapter, import_lora
 from trainer_core.config.backends import import_backends
 from trainer_core.config.base_models import BaseModel
+from trainer_core.config.objective import objective_of
+from trainer_core.config.operation import operation_of
 from trainer_core.config.options import OPTIONS
-from trainer_core.config.plan import Base, Identity, LokrAdapter, Plan
+from trainer_core.config.placeholders import unfilled_tokens
+from trainer_core.config.plan import Base, Identity, LokrAdapter, LoraAdapter, Plan
 from trainer_core.config.problems import PlanError
-from trainer_core.config.reading import Findings, Options, Source, escaped, read_options
+from trainer_core.config.reading import (
+    Findings,
+    Options,
+    Source,
+    escaped,
+    read_options,
+    warn_idle,
+)
 from trainer_core.config.shapes import hidream_linears
 
-_FLAVOURS: Final = {
+FLAVOURS: Final = {
     "full": "HiDream-ai/HiDream-I1-Full",
     "dev": "HiDream-ai/HiDream-I1-Dev",
     "fast": "HiDream-ai/HiDream-I1-Fast",
 }
+"""``model_flavour`` → name of the base model."""
 _REAL_MAX_AREA_PX: Final = 1024 * 1024
 """What HiDream-I1 takes; stands in where the base model is not known, to find further problems."""
+_LORA_OPTIONS: Final = (
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_init_type",
+    "lora_format",
+    "peft_lora_target_modules",
+)
+_PROMPTS: Final = ("validation_prompt", "validation_negative_prompt")
+_MAX_TOKENS_NAMED: Final = 5
 _USED_FOR_THE_SAMPLE: Final = frozenset(
     {
         "validation_prompt",
@@ -111,33 +132,29 @@ def _plan(
     max_area_px = _REAL_MAX_AREA_PX if base is None else base.max_area_px
     adapter = _adapter(config, lycoris_config, base, findings, source)
     backends, folders = import_backends(data_backends, config, max_area_px, findings, source)
-    seed = scalars.seed_of(config, findings)
-    objective, precision = (
-        scalars.objective_of(config, findings),
-        scalars.precision_of(config, findings),
-    )
-    optimizer = scalars.optimizer_of(config, findings)
-    schedule, clip = scalars.schedule_of(config, findings), scalars.clip_of(config, findings)
-    accumulation, world_size = (
-        scalars.accumulation_of(config, findings),
-        scalars.world_size_of(config, findings),
-    )
+    seed, precision = scalars.seed_of(config, findings), scalars.precision_of(config, findings)
+    objective = objective_of(config, backends, findings)
     steps = scalars.steps_of(config, findings)
-    operation = scalars.operation_of(config, max_area_px, folders, findings)
+    optimizer = optimization.optimizer_of(config, findings)
+    schedule = optimization.schedule_of(config, optimizer.learning_rate, steps, findings)
+    clip, ema = optimization.clip_of(config, findings), optimization.ema_of(config, steps, findings)
+    accumulation = scalars.accumulation_of(config, findings)
+    world_size = scalars.world_size_of(config, findings)
+    operation = operation_of(config, max_area_px, folders, findings, source)
     deferred = _deferred(config, prompt_library, findings)
     if findings.problems or base is None:
         return None
     identity = Identity(
         base=Base(name=base.name, digest=base.digest),
         seed=seed,
-        model_type="full" if scalars.is_full_rank(config) else "lokr",
+        model_type="full" if adapter is None else adapter.kind,
         adapter=adapter,
         objective=objective,
         precision=precision,
         optimizer=optimizer,
         schedule=schedule,
         clip=clip,
-        ema=None,
+        ema=ema,
         micro_batch_size=config.integer("train_batch_size"),
         accumulation_steps=accumulation,
         world_size=world_size,
@@ -153,7 +170,9 @@ def _base(
 ) -> BaseModel | None:
     written = config.text("pretrained_model_name_or_path")
     flavour = config.text("model_flavour") or "full"
-    name = written or _FLAVOURS[flavour]
+    name = written or FLAVOURS[flavour]
+    if written:
+        warn_idle(config, ("model_flavour",), findings, "beside pretrained_model_name_or_path")
     if name in base_models:
         return base_models[name]
     at = config.at("pretrained_model_name_or_path" if written else "model_flavour")
@@ -163,6 +182,9 @@ def _base(
         return None
     listed = ", ".join(sorted(base_models)) or "nothing"
     message = f"{name} is not on this operator's list of base models, which has {listed}."
+    if source == "local":
+        message = f"{name[:200]} is no base model that is known here, and no folder of one. Known: "
+        message += f"{listed}."
     findings.problem(at, "bad_value", message)
     return None
 
@@ -177,43 +199,87 @@ def _adapter(
     base: BaseModel | None,
     findings: Findings,
     source: Source,
-) -> LokrAdapter | None:
-    norm = config.number("init_lokr_norm")
+) -> LokrAdapter | LoraAdapter | None:
     if scalars.is_full_rank(config):
-        if norm is not None:
-            message = "init_lokr_norm is for LoKr adapters; model_type full has none."
-            findings.problem(config.at("init_lokr_norm"), "conflict", message)
-        if lycoris_config is not None:
-            findings.warn("The LyCORIS config has no effect with model_type full.")
+        _say_idle(config, lycoris_config, "model_type full", findings)
+        warn_idle(config, ("lora_type", *_LORA_OPTIONS), findings, "with model_type full")
         return None
-    if config.text("model_type") is None:
+    if config.text("model_type") is None or scalars.was_judged(config, "lora_type"):
         return None
-    if config.text("lora_type") == "standard" and "lora_type" not in config.names:
-        message = "lora_type is standard by default, which is not built in this version: set it to "
-        findings.problem(config.at("lora_type"), "not_implemented", message + "lycoris.")
+    linears = () if base is None else hidream_linears(base.transformer_config)
+    if config.text("lora_type") == "standard":
+        by_default = "" if config.given("lora_type") else " (the default)"
+        _say_idle(config, lycoris_config, f"lora_type standard{by_default}", findings)
+        return None if base is None else import_lora(config, linears, findings)
+    warn_idle(config, _LORA_OPTIONS, findings, "with lora_type lycoris")
     if lycoris_config is None:
         findings.problem("/lycoris_config", "missing", "lora_type lycoris needs a LyCORIS config.")
         return None
     if base is None:
         return None
-    linears = hidream_linears(base.transformer_config)
-    return import_adapter(lycoris_config, linears, norm, findings, source)
+    norm = config.number("init_lokr_norm")
+    return import_adapter(
+        lycoris_config,
+        linears,
+        norm,
+        findings,
+        source,
+        norm_pointer=config.at("init_lokr_norm"),
+    )
+
+
+def _say_idle(
+    config: Options,
+    lycoris_config: Mapping[str, JsonValue] | None,
+    with_what: str,
+    findings: Findings,
+) -> None:
+    """What belongs to LoKr has no effect, or contradicts what was asked for."""
+    if config.given("init_lokr_norm"):
+        message = f"init_lokr_norm is for LoKr adapters; {with_what} has none."
+        findings.problem(config.at("init_lokr_norm"), "conflict", message)
+    if lycoris_config is not None:
+        findings.warn(
+            f"The LyCORIS config has no effect with {with_what}; lora_type lycoris uses it."
+            if config.text("model_type") == "lora"
+            else f"The LyCORIS config has no effect with {with_what}."
+        )
 
 
 def _deferred(
     config: Options, prompt_library: Mapping[str, JsonValue] | None, findings: Findings
 ) -> dict[str, JsonValue]:
     deferred = dict(config.deferred)
+    prompts = [str(deferred.get(name, "")) for name in _PROMPTS]
     for nickname, prompt in (prompt_library or {}).items():
-        if not isinstance(prompt, str | dict):
-            at = f"/prompt_library/{escaped(nickname)}"
-            findings.problem(at, "bad_value", f"{nickname}: a prompt has to be text or an object.")
+        prompts.append(_checked_prompt(nickname, prompt, findings))
+    tokens = dict.fromkeys(token for prompt in prompts for token in unfilled_tokens(prompt))
+    if tokens:
+        findings.warn(
+            f"Prompts hold what looks like a placeholder, and are used as they are: "
+            f"{', '.join(list(tokens)[:_MAX_TOKENS_NAMED])}."
+        )
     if prompt_library is not None:
         deferred["prompt_library"] = dict(prompt_library)
     idle = sorted(deferred.keys() - _USED_FOR_THE_SAMPLE)
     if idle:
         findings.warn(f"Kept, but without effect in this version: {', '.join(idle)}.")
     return deferred
+
+
+def _checked_prompt(nickname: str, prompt: JsonValue, findings: Findings) -> str:
+    """A nickname becomes a file's name; a prompt is text, or an object with it as ``prompt``."""
+    at = f"/prompt_library/{escaped(nickname)}"
+    if not nickname.strip():
+        findings.problem(at, "bad_value", "A prompt needs a nickname.")
+    text = prompt
+    if isinstance(prompt, dict):
+        text, at = prompt.get("prompt"), f"{at}/prompt"
+    if isinstance(text, str):
+        return text
+    message = f"{nickname}: a prompt has to be text, or an object with text under prompt."
+    findings.problem(at, "bad_value", message)
+    return ""
 
 
 _MAX_DEPTH: Final = 32

@@ -80,7 +80,8 @@ def _rows(kind: Kind, rows: Sequence[tuple[str, Verdict]]) -> Iterator[str]:
 
 def _values(verdict: Verdict) -> str:
     if verdict.choices:
-        return ", ".join(f"`{choice}`" for choice in verdict.choices)
+        several = " (several, with commas between them)" if verdict.is_list else ""
+        return ", ".join(f"`{choice}`" for choice in verdict.choices) + several
     bounds = (
         ("at least", verdict.at_least),
         ("above", verdict.above),

@@ -258,6 +258,8 @@ class Operation(Frozen):
     """Trackers of a local run; the service reports by events."""
     tracker_project_name: str
     tracker_run_name: str
+    text_encoder_4_source: str | None = None
+    """Repository or folder of the fourth text encoder, in a local run; None: the usual one."""
     data_dirs: dict[str, str] = Field(default_factory=dict)
     """Backend id → folder of images, of a local run."""
     sample_prompt: str

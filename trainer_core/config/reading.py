@@ -3,7 +3,7 @@
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -76,8 +76,20 @@ class Options:
     def flag(self, name: str) -> bool:
         return bool(self._get(name))
 
+    def items(self, name: str) -> tuple[str, ...]:
+        """The parts of a text with commas, in order, each once."""
+        parts = (part.strip() for part in (self.text(name) or "").split(","))
+        return tuple(dict.fromkeys(part for part in parts if part))
+
     def raw(self, name: str) -> JsonValue:
         return self._get(name)
+
+
+def warn_idle(options: Options, names: Iterable[str], findings: Findings, why: str) -> None:
+    """Say of each option that was written that it has no effect; ``why`` goes on the sentence."""
+    for name in names:
+        if options.given(name):
+            findings.warn(f"{name} has no effect {why}.")
 
 
 def escaped(name: str) -> str:
@@ -178,13 +190,23 @@ def _typed(name: str, verdict: Verdict, value: JsonValue, at: str, findings: Fin
         )
         findings.problem(at, "bad_value", f"{name} has to be {kind}, not {_shown(value)}.")
         return None
-    if verdict.choices and typed not in verdict.choices:
-        _bad_choice(name, verdict, typed, at, findings)
-        return None
+    if verdict.choices:
+        wrong_ones = [item for item in _items(verdict, typed) if item not in verdict.choices]
+        for item in wrong_ones:
+            _bad_choice(name, verdict, item, at, findings)
+        if wrong_ones:
+            return None
     if isinstance(typed, int | float) and (wrong := _out_of_range(verdict, typed)):
         findings.problem(at, "bad_value", f"{name} has to be {wrong}, not {_shown(value)}.")
         return None
     return typed
+
+
+def _items(verdict: Verdict, value: JsonValue) -> list[JsonValue]:
+    """The parts of a list, blanks around them dropped; anything else alone."""
+    if verdict.is_list and isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    return [value]
 
 
 def _bad_choice(name: str, verdict: Verdict, value: JsonValue, at: str, findings: Findings) -> None:

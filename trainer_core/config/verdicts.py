@@ -27,6 +27,8 @@ class Verdict:
     default: JsonValue = None
     choices: tuple[str, ...] = ()
     """Values that work; empty: any of the type."""
+    is_list: bool = False
+    """Text that holds several of the choices, with commas between them."""
     known: tuple[str, ...] = ()
     """Values that SimpleTuner has and this version has not."""
     off: tuple[JsonValue, ...] = ()
@@ -52,6 +54,7 @@ def honoured(
     *,
     choices: tuple[str, ...] = (),
     known: tuple[str, ...] = (),
+    is_list: bool = False,
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
@@ -63,6 +66,7 @@ def honoured(
         default=default,
         choices=choices,
         known=known,
+        is_list=is_list,
         at_least=at_least,
         above=above,
         at_most=at_most,
@@ -78,6 +82,7 @@ def alias(of: str, target: Verdict) -> Verdict:
         default=target.default,
         choices=target.choices,
         known=target.known,
+        is_list=target.is_list,
         at_least=target.at_least,
         above=target.above,
         at_most=target.at_most,

@@ -16,6 +16,9 @@ SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 MAX_PIXELS: Final = 64_000_000
 MaskKind = Literal["mask", "segmentation"]
 _WHITE: Final = 255
+_ORIENTATION: Final = 0x0112
+_SIDEWAYS: Final = (5, 6, 7, 8)
+"""Values of EXIF's orientation that change width and height places."""
 
 _DECODING_ERRORS: Final = (
     OSError,
@@ -49,6 +52,27 @@ def inspect_image(path: Path, *, name: str) -> ImageFacts:
     """
     image = _displayed(path, name)
     return ImageFacts(width_px=image.width, height_px=image.height)
+
+
+def inspect_header(path: Path, *, name: str) -> ImageFacts:
+    """The size that a picture's first bytes tell, without decoding it.
+
+    Quick, and no proof: what follows may be broken. Raises BadImageError as ``inspect_image`` does.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            # Not getexif(): for a PNG it reads to the end of the file.
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+            is_turned = exif.get(_ORIENTATION) in _SIDEWAYS
+    except _DECODING_ERRORS as error:
+        raise _unreadable(path, name, error) from error
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"{name}: {width} x {height} is more than {MAX_PIXELS} pixels")
+    if is_turned:
+        width, height = height, width
+    return ImageFacts(width_px=width, height_px=height)
 
 
 def load_rgb(path: Path, geometry: Geometry, *, name: str | None = None) -> Image.Image:
@@ -114,8 +138,12 @@ def _displayed(path: Path, name: str) -> Image.Image:
             image.load()
             return ImageOps.exif_transpose(image)
     except _DECODING_ERRORS as error:
-        why = str(error).replace(str(path), name)
-        raise BadImageError(f"{name}: not a readable JPEG, PNG or WebP picture ({why})") from error
+        raise _unreadable(path, name, error) from error
+
+
+def _unreadable(path: Path, name: str, error: BaseException) -> BadImageError:
+    why = str(error).replace(str(path), name)
+    return BadImageError(f"{name}: not a readable JPEG, PNG or WebP picture ({why})")
 
 
 def _rgb(image: Image.Image, behind: Literal["white", "black"]) -> Image.Image:

@@ -1,0 +1,218 @@
+"""`reverie validate`: what a run would be, or everything that is wrong with it, before it runs."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from services.cli import output
+from services.cli.connection import Invocation
+
+if TYPE_CHECKING:
+    from services.cli.plan_report import Progress, Report
+    from trainer_core.config.plan import Plan
+    from trainer_core.engine.planner import Memory
+
+EXAMPLES: Final = """Examples:
+
+reverie validate --config config
+
+reverie validate --config config --set lycoris_config=other.json --set max_train_steps=500
+
+reverie validate --config config --json | jq .memory.total_bytes"""
+
+_SLOW_FOLDER: Final = 2000
+"""Pictures above which looking at them shows a bar."""
+
+
+def validate(
+    ctx: typer.Context,
+    *,
+    config: Annotated[
+        Path, typer.Option(metavar="DIR|FILE", help="SimpleTuner's config.json, or its folder.")
+    ],
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Replace an option of config.json. Repeatable."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON only.")] = False,
+) -> None:
+    """Resolve SimpleTuner's files and show the plan, without training and without a GPU.
+
+    A path in the files is tried from the parent of their folder, that folder, and the folder you
+    stand in; those that were used are printed. Folders of pictures that are here are looked into;
+    one that is missing is a warning. The base model need not be here.
+
+    Exit status 0, or 1 where something is wrong: all of it is told at once.
+    """
+    from services.cli.documents import parse_settings  # noqa: PLC0415
+    from services.cli.plan_report import report_on  # noqa: PLC0415
+
+    invocation: Invocation = ctx.obj
+    try:
+        settings = parse_settings(setting or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--set") from error
+    with _progress() as on_progress:
+        report = report_on(
+            config, settings, working_dir=Path.cwd(), env=invocation.env, on_progress=on_progress
+        )
+    if as_json:
+        sys.stdout.write(json.dumps(_as_json(report)) + "\n")
+    else:
+        _print(report)
+    if report.errors:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress]":
+    """A bar on stderr for folders that take a while."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
+
+    _, err = output.consoles()
+    columns = (TextColumn("looking at {task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(backend: str, done: int, total: int) -> None:
+            if total < _SLOW_FOLDER:
+                return
+            if backend not in tasks:
+                tasks[backend] = bars.add_task(backend, total=total)
+            bars.update(tasks[backend], completed=done)
+
+        yield show
+
+
+def _as_json(report: "Report") -> dict[str, Any]:
+    return {
+        "trainable_modules": report.trainable_modules,
+        "trainable_parameters": report.trainable_parameters,
+        "steps": report.plan.identity.max_train_steps if report.plan else None,
+        "buckets": _buckets(report),
+        "memory": asdict(report.memory) if report.memory else None,
+        "warnings": list(report.warnings),
+        "errors": [
+            {"pointer": error.pointer, "code": error.code, "message": error.message}
+            for error in report.errors
+        ],
+        "used_files": {file.option: str(file.path) for file in report.used},
+        "plan_digest": report.plan_digest,
+    }
+
+
+def _buckets(report: "Report") -> list[dict[str, Any]]:
+    return [
+        {
+            "backend": survey.backend.id,
+            "role": survey.backend.role,
+            "width_px": width,
+            "height_px": height,
+            "images": images,
+            "repeats": survey.backend.repeats,
+            "samples_per_epoch": images * (1 + survey.backend.repeats),
+        }
+        for survey in report.surveys
+        for (width, height), images in sorted(survey.buckets.items())
+    ]
+
+
+def _print(report: "Report") -> None:
+    for file in report.used:
+        output.print_note(f"{file.option:<20} {file.path}")
+    for warning in report.warnings:
+        output.print_note(f"warning: {warning}")
+    for error in report.errors:
+        where = " ".join(str(part) for part in (error.file, error.pointer) if part)
+        output.print_error(f"{where}: {error.message} [{error.code}]")
+    if report.plan is None or report.memory is None:
+        return
+    output.print_facts(_facts(report, report.plan))
+    rows = [
+        (
+            row["backend"],
+            row["role"],
+            f"{row['width_px']} x {row['height_px']}",
+            row["images"],
+            row["samples_per_epoch"],
+        )
+        for row in _buckets(report)
+    ]
+    if rows:
+        sys.stdout.write("\n")
+        output.print_table(("BACKEND", "ROLE", "BUCKET", "IMAGES", "AN EPOCH"), rows)
+    sys.stdout.write("\n")
+    output.print_table((f"MEMORY ON {report.memory.device}", "BYTES", ""), _memory(report.memory))
+
+
+def _facts(report: "Report", plan: "Plan") -> dict[str, object]:
+    identity, operation = plan.identity, plan.operation
+    objective, optimizer, schedule = identity.objective, identity.optimizer, identity.schedule
+    clip = identity.clip
+    shift = "by the number of tokens" if objective.auto_shift else f"{objective.shift:g}"
+    warmup = f", warm-up {schedule.warmup_steps} steps" if schedule.warmup_steps else ""
+    period = f", period {schedule.period_steps} steps" if schedule.period_steps else ""
+    batches = (identity.micro_batch_size, identity.accumulation_steps, identity.world_size)
+    samples = batches[0] * batches[1] * batches[2]
+    return {
+        "base": f"{identity.base.name}, {identity.precision.base}, {identity.precision.compute}",
+        "trains": f"{_kind(plan)}: {report.trainable_modules:,} modules, "
+        f"{report.trainable_parameters:,} parameters",
+        "objective": f"{objective.loss}, sigma {objective.sigma.name}, shift {shift}"
+        + (f", balance {objective.balance_weight:g}" if objective.balance_weight else "")
+        + (", padded as stock pipelines do" if objective.pad_compat else ""),
+        "optimizer": f"{optimizer.name}, rate {optimizer.learning_rate:g}, betas "
+        f"{optimizer.betas[0]:g} {optimizer.betas[1]:g}, decay {optimizer.weight_decay:g}",
+        "schedule": f"{schedule.name}{warmup}{period}",
+        "clipping": f"by {clip.method} at {clip.limit:g}" if clip else "none",
+        "ema": f"decay {identity.ema.decay:g}" if identity.ema else None,
+        "steps": f"{identity.max_train_steps:,} of {samples} sample{'s' * (samples > 1)} "
+        f"({batches[0]} a batch, {batches[1]} accumulated, on {batches[2]} "
+        f"GPU{'s' * (batches[2] > 1)})",
+        "checkpoints": f"every {operation.checkpoint_step_interval} steps, "
+        f"{operation.checkpoints_total_limit} kept",
+        "plan": report.plan_digest,
+    }
+
+
+def _kind(plan: "Plan") -> str:
+    """What is trained, and how its modules differ."""
+    adapter = plan.identity.adapter
+    if adapter is None:
+        return "all weights"
+    if adapter.kind == "lora":
+        return f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g}"
+    groups = sorted({module.factor for module in adapter.modules})
+    return f"LoKr of factor {', '.join(str(factor) for factor in groups)}"
+
+
+def _memory(memory: "Memory") -> Iterator[tuple[str, str, str]]:
+    parts = {
+        "base weights": memory.base_weights_bytes,
+        "their scales": memory.base_scales_bytes,
+        "adapter": memory.adapter_bytes,
+        "gradients": memory.gradients_bytes,
+        "optimizer state": memory.optimizer_state_bytes,
+        f"EMA, on {memory.ema_device}": memory.ema_bytes,
+        "held while training": memory.held_bytes,
+        "activations (estimate)": memory.activations_estimate_bytes,
+        "training (estimate)": memory.total_bytes,
+        "without checkpointing (estimate)": memory.held_bytes
+        + memory.activations_without_checkpointing_estimate_bytes,
+        "text encoder 1, while caching": memory.text_encoder_1_bytes,
+        "text encoder 2, while caching": memory.text_encoder_2_bytes,
+        "text encoder 3, while caching": memory.text_encoder_3_bytes,
+        "text encoder 4, while caching": memory.text_encoder_4_bytes,
+        "VAE, while caching": memory.vae_bytes,
+    }
+    for name, size_bytes in parts.items():
+        if size_bytes:
+            yield name, f"{size_bytes:,}", output.size(size_bytes)

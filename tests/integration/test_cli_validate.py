@@ -1,0 +1,242 @@
+"""`reverie validate`: the plan of SimpleTuner's files, or all that is wrong with them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from services.cli.connection import Invocation
+from services.cli.main import app
+from tests.unit.config_examples import (
+    CONFIG_TEXT,
+    LYCORIS_TEXT,
+    NAMED_PRESET,
+    REGULARISATION,
+    SUBJECT,
+    TEXT_EMBEDS,
+    TINY_CONFIG,
+)
+from trainer_core.config.files import parse_document
+
+ROOT = Path(__file__).parents[2]
+KEYS = {
+    *("trainable_modules", "trainable_parameters", "steps", "buckets", "memory", "warnings"),
+    *("errors", "used_files", "plan_digest"),
+}
+FRESH = """
+import sys
+from services.cli.main import main
+try:
+    main()
+finally:
+    heavy = {"torch", "diffusers", "transformers", "lycoris", "peft"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+
+Answer = tuple[int, dict[str, Any]]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The published files: all in one folder, though they name each other by longer paths."""
+    folder = tmp_path / "project" / "config"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(CONFIG_TEXT)
+    (folder / "lycoris_config.json").write_text(LYCORIS_TEXT)
+    lycoris: Any = parse_document(LYCORIS_TEXT, name="l")
+    named = {**lycoris, "apply_preset": NAMED_PRESET}
+    (folder / "lycoris_config.no-experts.json").write_text(json.dumps(named))
+    write(folder / "multidatabackend.json", [REGULARISATION, SUBJECT, TEXT_EMBEDS])
+    return folder
+
+
+@pytest.fixture
+def validate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Answer]:
+    """In this process, on a machine without models: exit status and the one line of JSON."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(folder: Path, *arguments: str, **env: str) -> Answer:
+        env = {"REVERIE_HOME": str(tmp_path / "home"), **env}
+        command = ["validate", "--config", str(folder), "--json", *arguments]
+        status = app(command, obj=Invocation(env=env), standalone_mode=False)
+        (line,) = capsys.readouterr().out.splitlines()
+        answer = json.loads(line)
+        assert answer.keys() == KEYS
+        return int(status or 0), answer
+
+    return run
+
+
+def write(path: Path, body: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(body))
+
+
+@pytest.mark.parametrize(
+    ("preset", "sizes"),
+    [
+        ("config/lycoris_config.json", (256, 6_619_392)),
+        ("lycoris_config.no-experts.json", (448, 15_147_456)),
+    ],
+)
+@pytest.mark.parametrize("precision", ["int8-quanto", "no_change"])
+def test_the_published_presets_have_their_sizes_whatever_the_precision(
+    project: Path,
+    validate: Callable[..., Answer],
+    preset: str,
+    sizes: tuple[int, int],
+    precision: str,
+) -> None:
+    settings = (f"lycoris_config={preset}", f"base_model_precision={precision}")
+    status, answer = validate(project, *(part for s in settings for part in ("--set", s)))
+
+    assert status == 0
+    assert (answer["trainable_modules"], answer["trainable_parameters"]) == sizes
+    assert answer["steps"] == 10_000
+    assert answer["errors"] == answer["buckets"] == []
+    assert answer["memory"]["adapter_bytes"] == 4 * sizes[1]
+    assert answer["used_files"]["lycoris_config"].endswith(preset.rpartition("/")[2])
+    missing = [w for w in answer["warnings"] if "there is no folder" in w]
+    assert [w.partition(":")[0] for w in missing] == [
+        "pseudo-camera-10k-hidream",
+        "dreambooth-subject",
+    ]
+
+
+def test_a_fresh_process_needs_no_torch_and_prints_one_line(project: Path) -> None:
+    command = [sys.executable, "-c", FRESH, "validate", "--config", str(project), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert json.loads(done.stdout)["trainable_modules"] == 256
+    readable = subprocess.run(command[:-1], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert readable.returncode == 0, readable.stderr
+    for words in (
+        "256 modules, 6,619,392 parameters",
+        "optimi-lion",
+        "by value at 0.01",
+        "estimate",
+    ):
+        assert words in readable.stdout
+    for words in ("lycoris_config.json", "there is no folder"):
+        assert words in readable.stderr
+
+
+def test_everything_wrong_is_told_at_once_with_its_place(
+    project: Path, validate: Callable[..., Answer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    subject = {**SUBJECT, "crops": 1}
+    write(project / "multidatabackend.json", [subject])
+    wrong = ("optimiser=x", "user_prompt_library=none.json", "lr_scheduler=sine", "seed=x")
+    arguments = [part for setting in wrong for part in ("--set", setting)]
+
+    status, answer = validate(project, *arguments)
+
+    assert status == 1
+    assert answer["trainable_modules"] is answer["memory"] is answer["steps"] is None
+    assert {(e["pointer"], e["code"]) for e in answer["errors"]} == {
+        ("/config/user_prompt_library", "bad_file"),
+        ("/config/optimiser", "unknown_option"),
+        ("/config/lr_scheduler", "not_implemented"),
+        ("/config/seed", "bad_value"),
+        ("/data_backends/0/crops", "unknown_option"),
+    }
+    assert all(error.keys() == {"pointer", "code", "message"} for error in answer["errors"])
+    by_pointer = {error["pointer"]: error["message"] for error in answer["errors"]}
+    assert "optimizer" in by_pointer["/config/optimiser"]
+    assert "none.json" in by_pointer["/config/user_prompt_library"]
+
+    command = ["validate", "--config", str(project), "--set", "seed=x"]
+    assert app(command, obj=Invocation(env={}), standalone_mode=False) == 1
+    told = capsys.readouterr().err
+    assert f"{project}/multidatabackend.json /data_backends/0/crops" in told
+    assert f"{project}/config.json /config/seed" in told
+
+
+@pytest.mark.parametrize("content", ["[", '["no object"]', None])
+def test_a_config_that_cannot_be_read_is_one_error(
+    tmp_path: Path, validate: Callable[..., Answer], content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+
+    status, answer = validate(tmp_path)
+
+    assert status == 1
+    assert [(error["pointer"], error["code"]) for error in answer["errors"]] == [("", "bad_file")]
+
+
+def test_pictures_that_are_here_are_dealt_to_buckets(
+    project: Path, validate: Callable[..., Answer]
+) -> None:
+    folder = project.parent / "datasets/dreambooth-subject"
+    folder.mkdir(parents=True)
+    for name, size in {"a.png": (1100, 1100), "b.png": (1100, 1100), "c.jpg": (2000, 1000)}.items():
+        Image.new("RGB", size).save(folder / name)
+    Image.new("RGB", (64, 64)).save(folder / "small.png")
+    (folder / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+
+    _, answer = validate(project)
+
+    subject = {"backend": "dreambooth-subject", "role": "train", "repeats": 1000}
+    assert answer["buckets"] == [
+        {**subject, "width_px": 1024, "height_px": 1024, "images": 2, "samples_per_epoch": 2002},
+        {**subject, "width_px": 1472, "height_px": 704, "images": 1, "samples_per_epoch": 1001},
+    ]
+    told = " ".join(answer["warnings"])
+    assert "small.png" in told
+    assert "torn.jpg" in told
+
+
+def test_a_base_model_is_found_by_name_by_folder_and_by_its_known_shape(
+    project: Path, tmp_path: Path, validate: Callable[..., Answer]
+) -> None:
+    def modules(name: str, **env: str) -> tuple[int | None, str | None, list[str]]:
+        small = ("resolution=256", f"pretrained_model_name_or_path={name}")
+        arguments = [part for setting in small for part in ("--set", setting)]
+        _, answer = validate(project, *arguments, **env)
+        return (
+            answer["trainable_modules"],
+            answer["plan_digest"],
+            [error["pointer"] for error in answer["errors"]],
+        )
+
+    write(tmp_path / "models/mine/transformer/config.json", TINY_CONFIG)
+    write(tmp_path / "project/bases/other/transformer/config.json", TINY_CONFIG)
+    write(tmp_path / "broken/transformer/config.json", {"num_layers": "x"})
+    description = {"name": "mine", "digest": "d" * 64, "files": {}}
+    write(tmp_path / "models/mine/reverie-base.json", description)
+    at = ["/config/pretrained_model_name_or_path"]
+
+    count, digest, errors = modules("mine", REVERIE_MODELS_DIR=str(tmp_path / "models"))
+    assert (count, errors) == (16, [])
+    assert digest is not None
+    assert modules("bases/other") == (16, None, [])
+    assert modules("hidream-tiny") == (24, None, [])
+    assert modules("hidream-wide") == (16, None, [])
+    assert modules("owner/a-copy") == (256, None, [])
+    assert modules("broken") == (None, None, at)
+    assert modules("hidream-tinny") == (None, None, at)
+    assert modules("mine", REVERIE_MODELS_DIR=str(tmp_path / "nowhere")) == (None, None, at)
+
+
+def test_a_setting_without_a_value_is_wrong_usage_and_help_teaches(project: Path) -> None:
+    command = [sys.executable, "-m", "services.cli.main", "validate"]
+    wrong = subprocess.run(
+        [*command, "--config", str(project), "--set", "seed"],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    helped = subprocess.run(
+        [*command, "--help"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+
+    assert wrong.returncode == 2
+    assert "reverie validate --config config" in helped.stdout

@@ -1,0 +1,79 @@
+"""Backends of masks and of regularisation data."""
+
+from typing import Any
+
+import pytest
+
+from tests.unit.config_examples import import_small, problems_of, warnings_of
+
+CATS = {"id": "cats", "caption_strategy": "filename", "crop": True, "crop_style": "center"}
+CUTS = {"id": "cuts", "dataset_type": "conditioning", "conditioning_type": "mask"}
+NAMED = {**CATS, "conditioning_data": "cuts", "resolution": 128}
+
+
+@pytest.mark.parametrize("naming", ["cuts", ["cuts"]])
+@pytest.mark.parametrize("kind", ["mask", "segmentation"])
+def test_masks_are_cut_as_the_images_that_name_them(naming: Any, kind: str) -> None:
+    backends = [{**CUTS, "conditioning_type": kind}, {**NAMED, "conditioning_data": naming}]
+
+    cuts, cats = import_small(backends=backends).plan.identity.backends
+
+    assert (cats.role, cats.masks, cats.mask_kind) == ("train", "cuts", None)
+    assert (cuts.role, cuts.masks, cuts.mask_kind) == ("mask", None, kind)
+    assert (cuts.resolution_px, cuts.crop, cuts.repeats) == (128, True, 0)
+
+
+@pytest.mark.parametrize(
+    ("backends", "pointer", "code"),
+    [
+        ([{**NAMED, "conditioning_data": "cut"}, CUTS], "0/conditioning_data", "bad_value"),
+        ([{**NAMED, "conditioning_data": "cats"}], "0/conditioning_data", "bad_value"),
+        ([NAMED, {**CUTS, "disabled": 1}], "0/conditioning_data", "bad_value"),
+        ([{**NAMED, "conditioning_data": ["cuts", "b"]}, CUTS], "0/conditioning_data",
+         "not_implemented"),
+        ([{**NAMED, "conditioning_data": 5}, CUTS], "0/conditioning_data", "bad_value"),
+        ([CATS, CUTS], "1/conditioning_type", "conflict"),
+        ([NAMED, {**CUTS, "conditioning_type": "controlnet"}], "1/conditioning_type",
+         "not_implemented"),
+        ([NAMED, {**CUTS, "conditioning_type": None}], "1/conditioning_type", "missing"),
+        ([CUTS], "0/conditioning_type", "conflict"),
+    ],
+)  # fmt: skip
+def test_a_wrong_link_between_images_and_masks_is_pointed_at(
+    backends: list[Any], pointer: str, code: str
+) -> None:
+    assert (f"/data_backends/{pointer}", code) in problems_of(backends=backends)
+
+
+def test_masks_need_no_captions_and_say_what_they_do_not_take() -> None:
+    warnings = warnings_of(backends=[NAMED, {**CUTS, "repeats": 3, "resolution": 512}])
+
+    assert "repeats has no effect on the masks cuts." in warnings
+    assert "resolution has no effect on the masks cuts." in warnings
+    on_images = warnings_of(backends=[{**CATS, "conditioning_type": "mask"}])
+    assert "conditioning_type has no effect on the images cats." in on_images
+
+
+def test_all_weights_cannot_learn_from_a_base_that_is_gone() -> None:
+    backends = [{**CATS, "is_regularisation_data": "true"}]
+    full = {"model_type": "full", "lora_type": None}
+
+    assert import_small(backends=backends).plan.identity.backends[0].is_regularisation
+    assert any("nothing but the base" in w for w in warnings_of(backends=backends))
+    assert problems_of(full, backends=backends) == [
+        ("/data_backends/0/is_regularisation_data", "conflict")
+    ]
+
+
+def test_held_out_images_are_no_regularisation_data() -> None:
+    held_out = {
+        "id": "dogs",
+        "caption_strategy": "filename",
+        "dataset_type": "eval",
+        "is_regularisation_data": True,
+    }
+
+    imported = import_small(backends=[CATS, held_out])
+
+    assert not imported.plan.identity.backends[1].is_regularisation
+    assert any("dogs" in warning for warning in imported.warnings)

@@ -1,0 +1,141 @@
+"""Options of precision, adapters, resuming and reporting, in the service and in a local run."""
+
+from typing import Any
+
+import pytest
+
+from tests.unit.config_examples import import_small, problems_of, warnings_of
+from trainer_core.config.options import OPTIONS
+from trainer_core.config.plan import LoraAdapter
+
+FULL = {"model_type": "full", "lora_type": None}
+CATS = [{"id": "cats", "caption_strategy": "filename", "instance_data_dir": "cats"}]
+
+
+def local(config: dict[str, Any]) -> Any:
+    return import_small(config, backends=CATS, source="local").plan.operation
+
+
+def test_every_encoder_may_be_quantised_and_where_is_told() -> None:
+    written = {f"text_encoder_{n}_precision": "int8-quanto" for n in (1, 2, 3, 4)}
+    plan = import_small({**written, "quantize_via": "cpu"}).plan
+
+    precision = plan.identity.precision
+    encoders = (
+        precision.text_encoder_1,
+        precision.text_encoder_2,
+        precision.text_encoder_3,
+        precision.text_encoder_4,
+    )
+    assert encoders == ("int8-quanto",) * 4
+    assert precision.base == "no_change"
+    assert plan.operation.quantize_via == "cpu"
+    assert import_small({}).plan.operation.quantize_via == "accelerator"
+    assert any("quantize_via" in w for w in warnings_of({"quantize_via": "cpu"}))
+    assert problems_of({"quantize_via": "pipeline"}) == [
+        ("/config/quantize_via", "not_implemented")
+    ]
+
+
+def test_a_local_run_resumes_from_anywhere_and_the_service_from_its_own() -> None:
+    assert local({}).resume_from == "latest"
+    assert local({"resume_from_checkpoint": "none"}).resume_from == ""
+    assert local({"resume_from_checkpoint": ""}).resume_from == ""
+    assert local({"resume_from_checkpoint": "/x/step-5"}).resume_from == "/x/step-5"
+    assert problems_of({"resume_from_checkpoint": "/x/step-5"}) == [
+        ("/config/resume_from_checkpoint", "refused")
+    ]
+
+
+def test_trackers_are_for_local_runs() -> None:
+    written = {"report_to": "tensorboard, wandb", "tracker_project_name": "cats"}
+
+    here, usual = local(written), local({})
+
+    assert here.report_to == ("tensorboard", "wandb")
+    assert (here.tracker_project_name, here.tracker_run_name) == ("cats", "")
+    assert (usual.report_to, usual.tracker_project_name) == ((), "reverie")
+    assert import_small(written).plan.operation.report_to == ()
+    assert any("reports by events" in w for w in warnings_of(written))
+    assert problems_of({"report_to": "wandb,swanlab"}) == [("/config/report_to", "not_implemented")]
+    assert problems_of({"report_to": "wandb,wandd"}) == [("/config/report_to", "bad_value")]
+    assert problems_of({"tracker_run_name": "../up"}) == [("/config/tracker_run_name", "bad_value")]
+
+
+def test_the_fourth_encoder_has_a_source_of_its_own_in_a_local_run() -> None:
+    name = "pretrained_text_encoder_4_model_name_or_path"
+
+    assert local({name: "owner/llama"}).text_encoder_4_source == "owner/llama"
+    assert local({}).text_encoder_4_source is None
+    assert problems_of({name: "owner/llama"}) == [(f"/config/{name}", "refused")]
+
+
+def test_blocks_are_recomputed_at_an_interval() -> None:
+    interval = {"gradient_checkpointing_interval": "2"}
+
+    assert local(interval).gradient_checkpointing_interval == 2
+    assert problems_of({"gradient_checkpointing_interval": 0}) == [
+        ("/config/gradient_checkpointing_interval", "bad_value")
+    ]
+    off = {**interval, "gradient_checkpointing": "false"}
+    assert any("gradient_checkpointing_interval has no effect" in w for w in warnings_of(off))
+
+
+def test_lora_is_the_default_adapter_and_says_what_it_leaves() -> None:
+    plan = import_small({"lora_type": None}).plan
+
+    adapter = plan.identity.adapter
+    assert plan.identity.model_type == "lora"
+    assert isinstance(adapter, LoraAdapter)
+    assert (adapter.rank, adapter.alpha, adapter.dropout, adapter.init) == (16, 16, 0.1, "default")
+    assert any("LyCORIS config has no effect" in w for w in warnings_of({"lora_type": None}))
+    written = {"lora_type": "standard", "lora_rank": 4, "lora_alpha": 2.5, "lora_dropout": 0}
+    other = import_small({**written, "lora_init_type": "gaussian"}).plan.identity.adapter
+    assert isinstance(other, LoraAdapter)
+    assert (other.rank, other.alpha, other.dropout, other.init) == (4, 2.5, 0, "gaussian")
+
+
+@pytest.mark.parametrize(
+    ("written", "idle"),
+    [
+        ({"lora_rank": 8}, "lora_rank has no effect with lora_type lycoris"),
+        ({**FULL, "lora_type": "lycoris"}, "lora_type has no effect with model_type full"),
+        ({"model_flavour": "dev"}, "model_flavour has no effect"),
+        ({"validation_prompt": "a <token> cat"}, "<token>"),
+    ],
+)
+def test_what_is_written_for_nothing_is_said(written: dict[str, Any], idle: str) -> None:
+    assert any(idle in warning for warning in warnings_of(written))
+
+
+@pytest.mark.parametrize(
+    ("written", "pointer", "code"),
+    [
+        ({"lora_type": "standard", "init_lokr_norm": 1e-3}, "/config/init_lokr_norm", "conflict"),
+        ({"lora_format": "comfyui"}, "/config/lora_format", "not_implemented"),
+        ({"lora_init_type": "pissa"}, "/config/lora_init_type", "not_implemented"),
+        ({"lora_dropout": 1}, "/config/lora_dropout", "bad_value"),
+        ({"use_dora": True}, "/config/use_dora", "refused"),
+    ],
+)
+def test_what_no_adapter_takes_is_refused(written: dict[str, Any], pointer: str, code: str) -> None:
+    assert (pointer, code) in problems_of(written)
+
+
+def test_a_prompt_of_the_library_is_pointed_at() -> None:
+    library: dict[str, Any] = {"a/b": 5, "object": {"prompt": "x", "more": 1}, "bad": {"text": "x"}}
+
+    assert problems_of({}, prompt_library=library) == [
+        ("/prompt_library/a~1b", "bad_value"),
+        ("/prompt_library/bad/prompt", "bad_value"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", sorted(n for n, v in OPTIONS.items() if v.type == "bool" and v.kind == "honoured")
+)
+def test_a_quoted_false_is_false(name: str) -> None:
+    quoted = import_small({name: "false", "seed": 1}).plan
+    plain = import_small({name: False, "seed": 1}).plan
+
+    assert quoted == plain
