@@ -265,6 +265,8 @@ def test_expressions_match_as_python_has_them(pattern: str, candidates: list[str
         r".*\.(to_q|to_k)(_t)?$",
         r"^[^.]+_blocks\.[0-9]+\.block\.(?:attn1|ff_t)\..*",
         "final_layer|x_embedder",
+        r".{1,40}attn1",
+        "(^single|^double)_stream",
     ],
 )  # fmt: skip
 def test_expressions_that_people_write_are_taken(pattern: str) -> None:
@@ -277,7 +279,8 @@ def test_expressions_that_people_write_are_taken(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"(a)\1", "(?=a)", "a{2}", "a++b", "a(b", "a)b", "[", "[z-a]", "(^a|b)", "*a"]
+    "pattern",
+    [r"(a)\1", "(?=a)", "[[:alpha:]]", "a{,3}", "a++b", "a(b", "a)b", "[", "[z-a]", "$*", "*a"],
 )
 def test_other_expressions_are_not_taken(pattern: str) -> None:
     with pytest.raises(UnsupportedPatternError):
