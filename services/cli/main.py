@@ -30,7 +30,7 @@ app = typer.Typer(
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
-app.command("train")(train.train)
+app.command("train", epilog=train.EPILOG)(train.train)
 
 
 @app.callback()

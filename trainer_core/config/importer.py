@@ -16,7 +16,7 @@ from trainer_core.config.problems import PlanError
 from trainer_core.config.reading import Findings, Options, Source, escaped, read_options
 from trainer_core.config.shapes import hidream_linears
 
-_FLAVOURS: Final = {
+FLAVOURS: Final = {
     "full": "HiDream-ai/HiDream-I1-Full",
     "dev": "HiDream-ai/HiDream-I1-Dev",
     "fast": "HiDream-ai/HiDream-I1-Fast",
@@ -153,7 +153,7 @@ def _base(
 ) -> BaseModel | None:
     written = config.text("pretrained_model_name_or_path")
     flavour = config.text("model_flavour") or "full"
-    name = written or _FLAVOURS[flavour]
+    name = written or FLAVOURS[flavour]
     if name in base_models:
         return base_models[name]
     at = config.at("pretrained_model_name_or_path" if written else "model_flavour")

@@ -28,6 +28,8 @@ class Job(Frozen):
     resume_from: str | None
     """Folder of a checkpoint."""
     shard_wait_s: float = Field(gt=0)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """The newest so many stay on local disk."""
 
     @property
     def checkpoints_dir(self) -> Path:
