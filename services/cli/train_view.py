@@ -81,9 +81,8 @@ class LiveView:
                 self._max_steps = event["steps"]
             case "step":
                 self._show("training", event["step"], self._max_steps, step_facts(event))
-            case "stage" if self._task is not None and self._max_steps:
-                name = _STAGES.get(event["stage"], event["stage"])
-                self._progress.update(self._task[1], description=name)
+            case "stage" if self._task is not None and self._task[0] == "training":
+                self._progress.update(self._task[1], description=stage_name(event))
         if line := outcome_line(event):
             self.say(line)
 
@@ -123,7 +122,7 @@ class PlainView:
                 if self._is_due("training", step, self._max_steps, every=every):
                     self.say(f"step {step}/{self._max_steps}: {step_facts(event)}")
             case "stage" if event["stage"] not in ("training", "checkpointing"):
-                self.say(_STAGES.get(event["stage"], event["stage"]))
+                self.say(stage_name(event))
         if line := outcome_line(event):
             self.say(line)
 
@@ -138,6 +137,12 @@ class PlainView:
         if is_due:
             self._stage, self._told_at, self._told_s = stage, done, now_s
         return is_due
+
+
+def stage_name(event: Event) -> str:
+    """What goes on from a stage event on."""
+    stage = str(event["stage"])
+    return _STAGES.get(stage, stage)
 
 
 def step_facts(event: Event) -> str:
@@ -155,8 +160,8 @@ def step_facts(event: Event) -> str:
     return ", ".join(facts)
 
 
-def outcome_line(event: Event) -> str | None:
-    """What an event is worth on either kind of console."""
+def outcome_line(event: Event) -> str:
+    """What an event is worth on either kind of console; empty for most."""
     match event["event"]:
         case "checkpoint":
             return f"step {event['step']}: checkpoint saved"
@@ -164,4 +169,4 @@ def outcome_line(event: Event) -> str | None:
             held_out = event.get("held_out_mean")
             rest = "" if held_out is None else f", held out {held_out:.4f}"
             return f"step {event['step']}: {event['name']} loss {event['mean']:.4f}{rest}"
-    return None
+    return ""

@@ -102,8 +102,11 @@ def write_description(
     description = {"name": name, "digest": digest or digest_of(files), "files": files}
     body = json.dumps(description, indent=2, sort_keys=True) + "\n"
     temporary = folder / f".{DESCRIPTION_NAME}.{os.getpid()}.tmp"
-    temporary.write_text(body, encoding="utf-8")
-    temporary.replace(folder / DESCRIPTION_NAME)
+    try:
+        temporary.write_text(body, encoding="utf-8")
+        temporary.replace(folder / DESCRIPTION_NAME)
+    finally:
+        temporary.unlink(missing_ok=True)
     return read_base_model(folder)
 
 
