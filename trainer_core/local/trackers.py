@@ -128,7 +128,12 @@ class _TensorBoard:
 
         # Points above were plotted by a process that died before its next checkpoint.
         purge_step = from_step + 1 if from_step else None
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=_FLUSH_EVERY_S)
+        self._writer = SummaryWriter(
+            str(folder),
+            purge_step=purge_step,
+            flush_secs=_FLUSH_EVERY_S,
+            filename_suffix=f".{from_step}",  # two of one second would be one file
+        )
 
     def log(self, scalars: dict[str, float], step: int) -> None:
         for name, value in scalars.items():
