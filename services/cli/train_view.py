@@ -11,7 +11,7 @@ from rich.text import Text
 
 from services.cli.watch import duration
 from trainer_core.engine.events import Event
-from trainer_core.local.run import View
+from trainer_core.local.watch import View
 
 _LINE_EVERY_S: Final = 30.0
 """Without a terminal, long work says in this time that it goes on."""

@@ -27,9 +27,9 @@ class Job(Frozen):
     output_dir: str
     resume_from: str | None
     """Folder of a checkpoint."""
-    shard_wait_s: float = Field(gt=0)
     keep_checkpoints: int = Field(default=2, ge=1)
-    """The newest so many stay on local disk."""
+    """How many whole ones stay in ``checkpoints_dir``; in the service each is copied away."""
+    shard_wait_s: float = Field(gt=0)
 
     @property
     def checkpoints_dir(self) -> Path:

@@ -31,7 +31,8 @@ from trainer_core.local.watch import NoWatch, Watch
 
 FOURTH_ENCODER: Final = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
 """An ungated copy of Llama 3.1 8B Instruct in sub-folders text_encoder_4 and tokenizer_4."""
-_SHAPES: Final = ("hidream-tiny",)
+_MAKERS: Final = {"hidream-tiny": "make_tiny", "hidream-wide": "make_wide"}
+"""Test shape → the function of ``hidream.tiny`` that writes it."""
 _DEFAULT_HOME: Final = "~/.cache/reverie"
 
 
@@ -95,7 +96,7 @@ def find_base(
     folder = find_folder(name, folders)
     if folder is not None and (folder / "transformer").is_dir():
         return _in_folder(folder, home, _Fourth(fourth_encoder, home, folders))
-    if name in _SHAPES:
+    if name in _MAKERS:
         return _as_it_is(_made(name, home))
     if folder is not None:
         raise BaseModelError(
@@ -128,10 +129,10 @@ def _made(name: str, home: Path) -> BaseModel:
     try:
         return read_base_model(folder)
     except BaseModelError:
-        from trainer_core.hidream.tiny import make_tiny  # noqa: PLC0415 - imports torch
+        from trainer_core.hidream import tiny  # noqa: PLC0415 - imports torch
 
         quieten_libraries()
-        make_tiny(folder)
+        getattr(tiny, _MAKERS[name])(folder)
     return read_base_model(folder)
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from pydantic import JsonValue
 
@@ -21,7 +21,7 @@ from trainer_core.config.reading import Findings, Options, read_options
 from trainer_core.data.index import DataIndex, build_index
 from trainer_core.data.requests import error_facts
 from trainer_core.engine.control import Control, StopRequestedError, Word
-from trainer_core.engine.events import Event, EventWriter
+from trainer_core.engine.events import EventWriter
 from trainer_core.engine.job import BadJobError, Job, read_job
 from trainer_core.errors import OutOfMemoryError, TrainerError
 from trainer_core.local.base import FoundBase, find_base
@@ -36,24 +36,12 @@ from trainer_core.local.output import (
 )
 from trainer_core.local.quiet import quieten_libraries
 from trainer_core.local.trackers import check_trackers, trackers
+from trainer_core.local.watch import View
 
 _FOURTH_ENCODER: Final = "pretrained_text_encoder_4_model_name_or_path"
 _JOB_NAME: Final = "job.json"
 _SHARD_WAIT_S: Final = 1.0
 """Every shard is there before training starts."""
-
-
-class View(Protocol):
-    """Where a run is shown."""
-
-    def say(self, text: str) -> None:
-        """One line worth knowing."""
-
-    def progress(self, stage: str, done: int, total: int) -> None:
-        """``done`` of ``total`` units of the preparation's ``stage`` are done; called often."""
-
-    def event(self, event: Event) -> None:
-        """One line of the event file, as it is written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,8 @@
-"""Who looks on while a run is prepared: what is told, and when to stop."""
+"""Who looks on while a run is prepared and trains: what is told, and when to stop."""
 
 from typing import Protocol
+
+from trainer_core.engine.events import Event
 
 
 class Watch(Protocol):
@@ -27,3 +29,16 @@ class NoWatch:
 
     def heed(self) -> None:
         pass
+
+
+class View(Protocol):
+    """Where a run is shown."""
+
+    def say(self, text: str) -> None:
+        """One line worth knowing."""
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """``done`` of ``total`` units of the preparation's ``stage`` are done; called often."""
+
+    def event(self, event: Event) -> None:
+        """One line of the event file, as it is written."""
