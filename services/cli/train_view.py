@@ -88,7 +88,7 @@ class LiveView:
 
     def _show(self, stage: str, done: int, total: int, facts: str) -> None:
         if self._task is None or self._task[0] != stage:
-            self._task = stage, self._progress.add_task(stage, facts="")
+            self._task = stage, self._progress.add_task(stage, total=total, facts="")
         task = self._task[1]
         self._progress.update(task, description=stage, completed=done, total=total, facts=facts)
 
