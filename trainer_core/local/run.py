@@ -247,10 +247,10 @@ class _Attempt:
     def _fill_cache(
         self, cache: Path, plan: Plan, base: BaseModel, index: DataIndex, data: LocalData
     ) -> None:
+        quieten_libraries()  # they talk as soon as they are imported
         from trainer_core.local.cache import fill_cache  # noqa: PLC0415 - imports torch
         from trainer_core.precision.compute import choose_compute  # noqa: PLC0415 - the same
 
-        quieten_libraries()
         device = choose_compute(plan.operation.device, plan.identity.precision).device
         encoded = fill_cache(cache, index, base, data.pictures, device=device, watch=self.desk)
         kept = len(index.shards) - encoded
@@ -266,10 +266,10 @@ class _Attempt:
         return from_step
 
     def _train(self, job: Job) -> bool:
+        quieten_libraries()  # they talk as soon as they are imported
         from trainer_core.engine.loop import run_job  # noqa: PLC0415 - imports torch
         from trainer_core.engine.setup import make_deterministic  # noqa: PLC0415 - the same
 
-        quieten_libraries()
         make_deterministic(self.env)
         return run_job(job, self.events, self.control)
 
