@@ -10,6 +10,7 @@ from typing import Any, Final
 from services.cli.connection import CommandError
 from trainer_core.config.backends import holds_no_images
 from trainer_core.config.files import load_document
+from trainer_core.config.places import find_folder, places_of, search_folders
 from trainer_core.errors import DocumentError
 
 _CONFIG_NAME: Final = "config.json"
@@ -117,26 +118,12 @@ def _content(file: Path, field: str) -> Any:
 
 def find_file(name: str, option: str, *, folder: Path, working_dir: Path) -> Path:
     """The file that an option names; raises CommandError with every place that was tried."""
-    given = _expanded(name)
-    tried = [*_places(given, folder, working_dir), folder / given.name]
+    tried = [*places_of(name, search_folders(folder, working_dir)), folder / Path(name).name]
     for place in tried:
         if place.is_file():
             return place
     places = ", ".join(dict.fromkeys(str(place) for place in tried))
     raise CommandError(f"{option} names {name}, which is in none of these places: {places}")
-
-
-def _expanded(name: str) -> Path:
-    """With the home folder for ``~``; as it stands where there is no such user."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        return Path(name)
-
-
-def _places(given: Path, folder: Path, working_dir: Path) -> list[Path]:
-    """Where a relative path may be meant from, in order."""
-    return [folder.parent / given, folder / given, working_dir / given]
 
 
 def _data_folders(backends: Sequence[Any], *, folder: Path, working_dir: Path) -> dict[str, Path]:
@@ -151,10 +138,9 @@ def _data_folders(backends: Sequence[Any], *, folder: Path, working_dir: Path) -
             continue
         if holds_no_images(backend):
             continue
-        for place in _places(_expanded(name), folder, working_dir):
-            if place.is_dir():
-                found[backend_id] = place
-                break
+        place = find_folder(name, search_folders(folder, working_dir))
+        if place is not None:
+            found[backend_id] = place
     return found
 
 

@@ -32,10 +32,10 @@ app = typer.Typer(
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
-app.command("train")(train.train)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
 app.command("validate", epilog=validate.EXAMPLES)(validate.validate)
+app.command("train", epilog=train.EPILOG)(train.train)
 
 
 @app.callback()

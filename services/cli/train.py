@@ -1,24 +1,125 @@
-"""`reverie train`: the training process itself, as a trainer starts it."""
+"""`reverie train`: one run on this machine, in this process, without the service."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+from services.cli import output
+
+_EXIT_FAILED: Final = 1
+_EXIT_STOPPED: Final = 75
+
+EPILOG: Final = """Examples:
+
+reverie train --config examples/demo
+
+reverie train --config my/config --set max_train_steps=500 --set report_to=wandb
+
+reverie train --config my/config --set resume_from_checkpoint= --output runs/second
+
+From another terminal (the file lies in the output folder unless --control names one):
+
+echo pause > output/models-hidream/control
+
+echo run > output/models-hidream/control
+
+echo stop > output/models-hidream/control"""
+
 
 def train(
-    job: Annotated[Path, typer.Option(help="The job file: plan, data index and folders.")],
-    events: Annotated[Path, typer.Option(help="One JSON event a line is appended here.")],
-    control: Annotated[Path, typer.Option(help="Read between steps: run, pause or stop.")],
+    *,
+    config: Annotated[
+        Path,
+        typer.Option(
+            exists=True, metavar="DIR|FILE", help="SimpleTuner's config.json, or its folder."
+        ),
+    ],
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Replace an option of config.json. Repeatable."
+        ),
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="DIR", help="Checkpoints and result; else the files' output_dir."
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Encoded pictures and captions, which runs may share; else `cache` in the output "
+            "folder.",
+        ),
+    ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What happens is appended here, one JSON object a line; else `events.jsonl` in "
+            "the output folder.",
+        ),
+    ] = None,
+    control: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="One word, read between steps: run, pause or stop; else `control` in the output "
+            "folder.",
+        ),
+    ] = None,
 ) -> None:
-    """Train one prepared job in this terminal, without the service.
+    """Train from SimpleTuner's files on this machine, exactly as they are, without the service.
 
-    The job file is what a trainer writes. Training straight from a folder of configuration files
-    without the service is not there yet: use `reverie up` and `reverie runs submit` for that.
+    Pictures and captions are encoded once and kept. The same command again goes on from the newest
+    checkpoint (resume_from_checkpoint says otherwise: empty, or a checkpoint's folder).
+
+    Ctrl-C and SIGTERM stop the run with a checkpoint of its last step; a second Ctrl-C stops it at
+    once. Exit status: 0 finished, 1 failed, 2 wrong usage, 75 stopped on request, 130 at once.
     """
-    arguments = ["--job", str(job), "--events", str(events), "--control", str(control)]
-    sys.stdout.flush()
-    # The process becomes the trainer, so that signals and the exit status are its own.
-    os.execv(sys.executable, [sys.executable, "-m", "trainer_core", "train", *arguments])  # noqa: S606
+    from services.cli.documents import parse_settings, read_documents  # noqa: PLC0415
+    from services.cli.signals import StopSignals  # noqa: PLC0415
+    from services.cli.train_view import open_view  # noqa: PLC0415
+    from trainer_core.config.places import search_folders  # noqa: PLC0415
+    from trainer_core.config.problems import PlanError  # noqa: PLC0415
+    from trainer_core.local.run import LocalRun, train_locally  # noqa: PLC0415
+
+    try:
+        settings = parse_settings(setting or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--set") from error
+    working_dir = Path.cwd()
+    documents = read_documents(config, settings, working_dir)
+    for file in documents.used:
+        output.print_note(f"{file.option:<20} {file.path}")
+    config_dir = (config if config.is_dir() else config.parent).resolve()
+    run = LocalRun(
+        config=documents.body["config"],
+        lycoris_config=documents.body.get("lycoris_config"),
+        data_backends=documents.body["data_backends"],
+        prompt_library=documents.body.get("prompt_library"),
+        folders=search_folders(config_dir, working_dir),
+        output_dir=output_dir,
+        cache_dir=cache,
+        events=events,
+        control=control,
+    )
+    _, err = output.consoles()
+    try:
+        # What libraries print belongs to stderr: stdout is the result's.
+        with open_view(err) as view, contextlib.redirect_stdout(sys.stderr):
+            result = train_locally(run, os.environ, view, StopSignals(view.say).heed)
+    except PlanError as error:
+        for problem in error.problems:
+            output.print_error(f"{problem.pointer}: {problem.message} [{problem.code}]")
+        raise typer.Exit(_EXIT_FAILED) from error
+    if result is None:
+        output.print_note("stopped; the same command goes on from here")
+        raise typer.Exit(_EXIT_STOPPED)
+    output.print_facts({"result": result})

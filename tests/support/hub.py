@@ -1,8 +1,11 @@
-"""A local server that speaks the Hugging Face Hub's commit protocol, with checkable state.
+"""A local server that speaks the Hugging Face Hub's protocols, with checkable state.
 
 What huggingface_hub 2.4 sends to publish: create the repository, validate the card, preupload (how
 each file goes up), Git LFS batch, upload and verify for binary files, then one commit as NDJSON.
 Big files take Git LFS because the server knows no Xet: set HF_HUB_DISABLE_XET=1.
+
+And to download: what a branch points at, the tree of a commit, HEAD and GET of each file. Public
+repositories are read without a token.
 """
 
 import base64
@@ -11,10 +14,11 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -38,6 +42,8 @@ class HubRepo:
     """A model repository on its main branch."""
 
     private: bool
+    is_gated: bool = False
+    """Its files, not its facts, are for those with a token."""
     files: dict[str, bytes] = field(default_factory=dict)
     commits: list[HubCommit] = field(default_factory=list)
 
@@ -92,6 +98,26 @@ class HubServer:
         self._server.server_close()
         self._thread.join()
 
+    def add_model(self, name: str, folder: Path, *, is_gated: bool = False) -> HubRepo:
+        """A public repository with the files of a folder; one commit, as by its owner."""
+        files = {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        repo = HubRepo(private=False, is_gated=is_gated, files=files)
+        self.repos[name] = repo
+        self.push(name, files)
+        return repo
+
+    def push(self, name: str, files: Mapping[str, bytes]) -> None:
+        """One more commit on the main branch."""
+        repo = self.repos[name]
+        repo.files = {**repo.files, **files}
+        content = json.dumps([repo.revision, [_entry(*each) for each in repo.files.items()]])
+        oid = hashlib.sha1(content.encode()).hexdigest()
+        repo.commits.append(HubCommit(oid=oid, summary="by its owner", changed=tuple(files)))
+
     def answer(self, request: "_Handler") -> _Reply:
         """Find the route, check the token, do it; one request at a time."""
         path = unquote(urlsplit(request.path).path)
@@ -104,9 +130,14 @@ class HubServer:
                 match = re.fullmatch(pattern, path)
                 if match is None or method != request.command:
                     continue
-                if needs_token and request.headers.get("Authorization") != f"Bearer {self.token}":
+                is_known = request.headers.get("Authorization") == f"Bearer {self.token}"
+                if needs_token and not is_known:
                     error = "Invalid user token."
                     return _Reply(status=401, body={"error": error}, headers=_said(error))
+                if route in self._reading() and not is_known:
+                    refused = self._refusal(match["name"], is_file=route == self._resolve)
+                    if refused is not None:
+                        return refused
                 try:
                     return route(body, **match.groupdict())
                 except _RefusedError as error:
@@ -123,16 +154,31 @@ class HubServer:
             ("GET", "/api/whoami-v2", self._whoami, True),
             ("POST", "/api/validate-yaml", self._validate_card, False),
             ("POST", "/api/repos/create", self._create, True),
-            ("GET", rf"/api/models/{repo}(?:/revision/{branch})?", self._info, True),
-            ("GET", rf"/api/models/{repo}/tree/{branch}", self._tree, True),
+            ("GET", rf"/api/models/{repo}(?:/revision/{branch})?", self._info, False),
+            ("GET", rf"/api/models/{repo}/tree/{branch}", self._tree, False),
             ("POST", rf"/api/models/{repo}/preupload/main", self._preupload, True),
             ("POST", rf"/{repo}\.git/info/lfs/objects/batch", self._lfs_batch, True),
             ("PUT", rf"/lfs/{self._lfs_secret}/(?P<oid>[0-9a-f]{{64}})", self._lfs_put, False),
             ("POST", rf"/lfs/{repo}/verify", self._lfs_verify, True),
             ("POST", rf"/api/models/{repo}/commit/main", self._commit, True),
-            ("GET", rf"/{repo}/resolve/{branch}/(?P<path>.+)", self._resolve, True),
-            ("HEAD", rf"/{repo}/resolve/{branch}/(?P<path>.+)", self._resolve, True),
+            ("GET", rf"/{repo}/resolve/{branch}/(?P<path>.+)", self._resolve, False),
+            ("HEAD", rf"/{repo}/resolve/{branch}/(?P<path>.+)", self._resolve, False),
         )
+
+    def _reading(self) -> tuple[Callable[..., _Reply], ...]:
+        return self._info, self._tree, self._resolve
+
+    def _refusal(self, name: str, *, is_file: bool) -> _Reply | None:
+        """What somebody without a token is told, as the Hub says it."""
+        repo = self.repos.get(name)
+        if repo is None or repo.private:
+            error, code = "Invalid username or password.", "RepoNotFound"
+        elif repo.is_gated and is_file:
+            error, code = f"Access to model {name} is restricted.", "GatedRepo"
+        else:
+            return None
+        headers = {**_said(error), "X-Error-Code": code}
+        return _Reply(status=401, body={"error": error}, headers=headers)
 
     def _whoami(self, _: bytes) -> _Reply:
         orgs = [{"name": name, "type": "org"} for name in ORGANIZATIONS]

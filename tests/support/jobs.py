@@ -149,7 +149,7 @@ def events_in(folder: Path) -> list[Event]:
 
 
 def wait_for_event(
-    process: "subprocess.Popen[bytes]", folder: Path, wanted: Callable[[Event], bool]
+    process: "subprocess.Popen[Any]", folder: Path, wanted: Callable[[Event], bool]
 ) -> Event:
     """The first event that is wanted; fails when the process ends without it."""
     import time
@@ -163,7 +163,8 @@ def wait_for_event(
         if is_over:
             break
         time.sleep(0.02)
-    raise AssertionError((folder / "output.log").read_text(errors="replace")[-2000:])
+    log = next((f for f in (folder / "output.log", folder.with_suffix(".log")) if f.exists()), None)
+    raise AssertionError(log.read_text(errors="replace")[-2000:] if log else "no event, no log")
 
 
 def _sha256(path: Path) -> str:

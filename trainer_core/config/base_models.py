@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -69,22 +69,48 @@ def read_base_model(folder: Path) -> BaseModel:
 
 def describe_base(folder: Path, name: str) -> BaseModel:
     """Hash every file under ``folder``, write ``reverie-base.json`` and return the base model."""
-    files: dict[str, JsonValue] = {
-        path.relative_to(folder).as_posix(): {
-            "size_bytes": path.stat().st_size,
+    return write_description(folder, name, hash_files(folder))
+
+
+def hash_files(
+    folder: Path, on_file: Callable[[int], None] = lambda _: None
+) -> dict[str, JsonValue]:
+    """Relative path → size and SHA-256 of every file of a model.
+
+    Args:
+        folder: in diffusers' layout; may hold links to files.
+        on_file: called with its size after each file.
+    """
+    files: dict[str, JsonValue] = {}
+    for path in content_of(folder):
+        size_bytes = path.stat().st_size
+        files[path.relative_to(folder).as_posix()] = {
+            "size_bytes": size_bytes,
             "sha256": _sha256_of(path),
         }
-        for path in _content_of(folder)
-    }
-    description = {"name": name, "digest": digest_of(files), "files": files}
+        on_file(size_bytes)
+    return files
+
+
+def write_description(
+    folder: Path, name: str, files: dict[str, JsonValue], digest: str | None = None
+) -> BaseModel:
+    """Write ``reverie-base.json`` into ``folder`` at once and return the base model.
+
+    ``digest`` None: that of ``files``.
+    """
+    description = {"name": name, "digest": digest or digest_of(files), "files": files}
     body = json.dumps(description, indent=2, sort_keys=True) + "\n"
-    temporary = folder / f".{DESCRIPTION_NAME}.tmp"
-    temporary.write_text(body, encoding="utf-8")
-    os.replace(temporary, folder / DESCRIPTION_NAME)  # noqa: PTH105 - says what matters
+    temporary = folder / f".{DESCRIPTION_NAME}.{os.getpid()}.tmp"
+    try:
+        temporary.write_text(body, encoding="utf-8")
+        temporary.replace(folder / DESCRIPTION_NAME)
+    finally:
+        temporary.unlink(missing_ok=True)
     return read_base_model(folder)
 
 
-def _content_of(folder: Path) -> Iterator[Path]:
+def content_of(folder: Path) -> Iterator[Path]:
     """The files that make the model; what a download tool leaves in hidden folders is not one."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts

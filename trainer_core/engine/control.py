@@ -41,7 +41,11 @@ class Control:
 
     def heed_sigterm(self) -> None:
         """From now on SIGTERM asks to stop instead of ending the process; main thread only."""
-        signal.signal(signal.SIGTERM, lambda *_: self._signalled.set())
+        signal.signal(signal.SIGTERM, lambda *_: self.ask_to_stop())
+
+    def ask_to_stop(self) -> None:
+        """From now on the word is ``stop``, whatever the file says."""
+        self._signalled.set()
 
     def word(self) -> Word:
         """Raises BadControlError for a word that is not one."""

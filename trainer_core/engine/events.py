@@ -4,10 +4,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import JsonValue
 
@@ -17,6 +17,10 @@ EventName = Literal[
 ]  # fmt: skip
 
 _VERSION: Final = 1
+
+Event = Mapping[str, Any]
+"""One line of the file: ``v``, ``seq``, ``event``, ``step``, ``t_s`` and the event's own fields."""
+Listener = Callable[[Event], None]
 
 
 class EventWriter:
@@ -29,6 +33,7 @@ class EventWriter:
         self._started_s = time.monotonic()
         self.last_step = 0
         """Of the newest event of this process."""
+        self._listeners: list[tuple[str, Listener]] = []
         self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Self:
@@ -42,6 +47,13 @@ class EventWriter:
     ) -> None:
         self._file.close()
 
+    def listen(self, name: str, listener: Listener) -> None:
+        """Have every event told to ``listener`` as well, once it is written.
+
+        One that raises is not told anything any more: a warning says so, and the run goes on.
+        """
+        self._listeners.append((name, listener))
+
     def emit(self, event: EventName, step: int, fields: Mapping[str, JsonValue]) -> None:
         """Write one event; numbers that are not finite become null."""
         self._seq += 1
@@ -54,8 +66,21 @@ class EventWriter:
             "t_s": round(time.monotonic() - self._started_s, 3),
             **fields,
         }
-        self._file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        finite = {name: _finite(value) for name, value in line.items()}
+        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._file.flush()
+        for each in tuple(self._listeners):
+            if each in self._listeners:  # the warning about another one may have met it first
+                self._tell(each, finite)
+
+    def _tell(self, listener: tuple[str, Listener], line: Event) -> None:
+        name, tell = listener
+        try:
+            tell(line)
+        except Exception as error:  # noqa: BLE001 - other people's code; training must outlive it
+            self._listeners.remove(listener)
+            why = f"{name} failed and is told nothing more: {type(error).__name__}: {error}"
+            self.emit("warning", self.last_step, {"code": "listener_failed", "message": why})
 
 
 def _finite(value: JsonValue) -> JsonValue:

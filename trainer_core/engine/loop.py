@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 import torch
 from pydantic import JsonValue
@@ -30,9 +29,6 @@ from trainer_core.faultpoints import fault_point
 from trainer_core.optim.schedule import learning_rate_at
 from trainer_core.validation.probe import ProbeResult, Triple, measure, probe_triples
 from trainer_core.validation.sample import sample_for_result
-
-_CHECKPOINTS_KEPT: Final = 2
-"""On local disk; the supervisor copies each one away as it is written."""
 
 
 def run_job(job: Job, events: EventWriter, control: Control) -> bool:
@@ -208,7 +204,7 @@ class Run:
         folder = self._job.checkpoints_dir
         written = write_checkpoint(folder, facts, parameters, optimizer_state)
         fault_point("checkpoint.after_rename")
-        keep_newest(folder, _CHECKPOINTS_KEPT)
+        keep_newest(folder, self._job.keep_checkpoints)
         fault_point("checkpoint.before_event")
         self._emit("checkpoint", self._facts_of(written))
 

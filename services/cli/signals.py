@@ -1,0 +1,26 @@
+"""Ctrl-C and SIGTERM while a run trains in this process."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+from trainer_core.engine.control import Control
+
+
+class StopSignals:
+    """The first signal asks for a stop with a checkpoint; a second Ctrl-C interrupts at once."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """``say`` tells the one at the terminal what the key did."""
+        self._say = say
+
+    def heed(self, control: Control) -> None:
+        """From now on signals go to ``control``; main thread only."""
+
+        def on_interrupt(_number: int, _frame: FrameType | None) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            control.ask_to_stop()
+            self._say("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
+
+        control.heed_sigterm()
+        signal.signal(signal.SIGINT, on_interrupt)

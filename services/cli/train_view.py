@@ -1,0 +1,172 @@
+"""A run in this process, shown: bars that move on a terminal, a line now and then elsewhere."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from services.cli.watch import duration
+from trainer_core.engine.events import Event
+from trainer_core.local.watch import View
+
+_LINE_EVERY_S: Final = 30.0
+"""Without a terminal, long work says in this time that it goes on."""
+_LINES_A_RUN: Final = 10
+_STAGES: Final = {
+    "scanning": "checking pictures",
+    "base_model": "base model",
+    "loading": "loading the model",
+    "checkpointing": "checkpoint",
+    "sampling": "sample image",
+    "finalizing": "writing the result",
+}
+"""Stages whose names say too little."""
+
+
+@contextmanager
+def open_view(console: Console) -> Iterator[View]:
+    """Bars where the console is a terminal, else plain lines; nothing is left drawn behind."""
+    if not console.is_terminal:
+        yield PlainView(console)
+        return
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield LiveView(console, progress)
+
+
+class _Warnings:
+    """Each text once."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def new_in(self, event: Event) -> list[str]:
+        texts = event.get("warnings", []) if event["event"] == "plan" else []
+        if event["event"] == "warning":
+            texts = [event["message"]]
+        new = [text for text in dict.fromkeys(map(str, texts)) if text not in self._told]
+        self._told.update(new)
+        return new
+
+
+class LiveView:
+    """One bar for what goes on now; what is over leaves its bar behind."""
+
+    def __init__(self, console: Console, progress: Progress) -> None:
+        self._console, self._progress = console, progress
+        self._warnings = _Warnings()
+        self._task: tuple[str, TaskID] | None = None
+        self._max_steps = 0
+
+    def say(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        self._show(stage, done, total, "")
+
+    def event(self, event: Event) -> None:
+        for text in self._warnings.new_in(event):
+            self._console.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+        match event["event"]:
+            case "plan":
+                self._max_steps = event["steps"]
+            case "step":
+                self._show("training", event["step"], self._max_steps, step_facts(event))
+            case "stage" if self._task is not None and self._task[0] == "training":
+                self._progress.update(self._task[1], description=stage_name(event))
+        if line := outcome_line(event):
+            self.say(line)
+
+    def _show(self, stage: str, done: int, total: int, facts: str) -> None:
+        if self._task is None or self._task[0] != stage:
+            self._task = stage, self._progress.add_task(stage, total=total, facts="")
+        task = self._task[1]
+        self._progress.update(task, description=stage, completed=done, total=total, facts=facts)
+
+
+class PlainView:
+    """Lines: the first and the last of a stage, and few between."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._warnings = _Warnings()
+        self._max_steps = 0
+        self._stage = ""
+        self._told_at = 0
+        self._told_s = float("-inf")
+
+    def say(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        if self._is_due(stage, done, total, every=total):
+            self.say(f"{stage}: {done} of {total}")
+
+    def event(self, event: Event) -> None:
+        for text in self._warnings.new_in(event):
+            self.say(f"warning: {text}")
+        match event["event"]:
+            case "plan":
+                self._max_steps = event["steps"]
+            case "step":
+                step, every = event["step"], max(1, self._max_steps // _LINES_A_RUN)
+                if self._is_due("training", step, self._max_steps, every=every):
+                    self.say(f"step {step}/{self._max_steps}: {step_facts(event)}")
+            case "stage" if event["stage"] not in ("training", "checkpointing"):
+                self.say(stage_name(event))
+        if line := outcome_line(event):
+            self.say(line)
+
+    def _is_due(self, stage: str, done: int, total: int, *, every: int) -> bool:
+        now_s = time.monotonic()
+        is_due = (
+            stage != self._stage
+            or done == total
+            or done // every > self._told_at // every
+            or now_s - self._told_s >= _LINE_EVERY_S
+        )
+        if is_due:
+            self._stage, self._told_at, self._told_s = stage, done, now_s
+        return is_due
+
+
+def stage_name(event: Event) -> str:
+    """What goes on from a stage event on."""
+    stage = str(event["stage"])
+    return _STAGES.get(stage, stage)
+
+
+def step_facts(event: Event) -> str:
+    """``loss 0.5123, rate 4e-05, 1.20 s/step, 3 min 20 s left``; what is not known is left out."""
+    facts = []
+    if (loss := event.get("loss")) is not None:
+        facts.append(f"loss {loss:.4f}")
+    if (balance := event.get("balance_loss")) is not None:
+        facts.append(f"balance {balance:.4f}")
+    facts.append(f"rate {event['learning_rate']:.3g}")
+    if speed := event.get("steps_per_s"):
+        facts.append(f"{1 / speed:.2f} s/step")
+    if (eta_s := event.get("eta_s")) is not None:
+        facts.append(f"{duration(eta_s)} left")
+    return ", ".join(facts)
+
+
+def outcome_line(event: Event) -> str:
+    """What an event is worth on either kind of console; empty for most."""
+    match event["event"]:
+        case "checkpoint":
+            return f"step {event['step']}: checkpoint saved"
+        case "eval" if event.get("mean") is not None:
+            held_out = event.get("held_out_mean")
+            rest = "" if held_out is None else f", held out {held_out:.4f}"
+            return f"step {event['step']}: {event['name']} loss {event['mean']:.4f}{rest}"
+    return ""

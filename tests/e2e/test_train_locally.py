@@ -1,0 +1,211 @@
+"""`reverie train` without the service: to the end, stopped and gone on with, killed and mended."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from tests.support.jobs import events_in, wait_for_event
+from tests.support.local_runs import (
+    adapter_of,
+    log_of,
+    make_project,
+    shard_times,
+    start,
+    train,
+)
+from tests.support.plots import tensorboard_points
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    project: Path, tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The output folder of a run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("unbroken") / "run"
+    status, said = train(project, output, tiny_models_dir)
+    assert status == 0, log_of(output)
+    assert said.split() == ["result", str(output / "result")]
+    return output
+
+
+def test_a_run_tells_what_it_read_and_leaves_result_events_and_plots(unbroken: Path) -> None:
+    log = log_of(unbroken)
+    for text in ("lycoris_config.json", "multidatabackend.json", f"step {STEPS}/{STEPS}: loss "):
+        assert text in log
+    assert log.count("validation_torch_compile") == 1
+    events = events_in(unbroken)
+    assert events[-1]["event"] == "finished"
+    stages = [event["stage"] for event in events if event["event"] == "stage"]
+    assert stages[:4] == ["scanning", "base_model", "caching", "loading"]
+    assert {path.name for path in (unbroken / "checkpoints").iterdir()} == {
+        "step-00000003",
+        "step-00000006",
+        "step-00000008",
+    }
+    points = tensorboard_points(unbroken / "logs" / "eval_loss_test1")
+    assert [step for step, _ in points["train/loss"]] == list(range(1, STEPS + 1))
+
+
+def test_sigterm_stops_with_a_checkpoint_and_the_same_command_ends_as_if_nothing_had_been(
+    project: Path, unbroken: Path, tiny_models_dir: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    process = start(project, output, tiny_models_dir)
+    wait_for_event(process, output, lambda e: e["event"] == "step")
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=60) == 75
+    stopped = events_in(output)[-1]
+    assert stopped["event"] == "stopped"
+    assert 0 < stopped["step"] < STEPS
+    before = shard_times(output)
+    status, _ = train(project, output, tiny_models_dir)
+    assert status == 0, log_of(output)
+    assert shard_times(output) == before
+    steps = [event["step"] for event in events_in(output) if event["event"] == "step"]
+    assert steps == list(range(1, STEPS + 1))
+    assert adapter_of(output) == adapter_of(unbroken)
+
+
+def test_a_broken_picture_is_named_and_nothing_is_trained(
+    tiny_models_dir: Path, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path / "project")
+    broken = project.parent / "photos" / "train" / "grass.jpg"
+    broken.write_bytes(broken.read_bytes()[:4000])
+
+    status, _ = train(project, tmp_path / "run", tiny_models_dir)
+
+    assert status == 1
+    assert str(broken) in log_of(tmp_path / "run")
+    assert "Traceback" not in log_of(tmp_path / "run")
+    assert events_in(tmp_path / "run")[-1]["code"] == "bad_image"
+
+
+def test_a_missing_folder_is_named_with_the_places_that_were_tried(
+    tiny_models_dir: Path, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path / "project")
+    (project.parent / "photos" / "held_out").rename(tmp_path / "elsewhere")
+
+    status, _ = train(project, tmp_path / "run", tiny_models_dir)
+
+    assert status == 1
+    log = log_of(tmp_path / "run")
+    assert "held-out: instance_data_dir names photos/held_out" in log
+    assert str(project.parent / "photos" / "held_out") in log
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.deep
+def test_sigterm_while_caching_harms_nothing(
+    project: Path, unbroken: Path, tiny_models_dir: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    process = start(project, output, tiny_models_dir)
+    wait_for_event(process, output, lambda e: e.get("stage") == "caching")
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=60) == 75
+    assert events_in(output)[-1].items() >= {"event": "stopped", "step": 0}.items()
+    status, _ = train(project, output, tiny_models_dir)
+    assert status == 0, log_of(output)
+    assert adapter_of(output) == adapter_of(unbroken)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "encode.before_write@1",
+        "encode.before_rename@2",
+        "encode.after_rename@3",
+        "train.after_step@5",
+        "checkpoint.before_rename@1",
+        "checkpoint.after_rename@2",
+        "result.before_rename",
+        "train.before_finished",
+    ],
+)
+def test_a_kill_at_any_point_costs_no_shard_and_changes_no_bit(
+    project: Path, unbroken: Path, tiny_models_dir: Path, tmp_path: Path, fault: str
+) -> None:
+    output = tmp_path / "run"
+
+    status, _ = train(project, output, tiny_models_dir, FAULT_AT=f"{fault}=kill")
+
+    assert status == -signal.SIGKILL
+    before = shard_times(output)
+    for name in before:
+        with safe_open(output / "cache" / name, framework="np") as shard:
+            assert list(shard.keys())
+    status, _ = train(project, output, tiny_models_dir)
+    assert status == 0, log_of(output)
+    assert before.items() <= shard_times(output).items()
+    assert not list((output / "cache").glob(".*.tmp"))
+    assert adapter_of(output) == adapter_of(unbroken)
+
+
+@pytest.mark.deep
+def test_the_control_file_pauses_and_stops_and_a_second_run_is_refused_meanwhile(
+    project: Path, unbroken: Path, tiny_models_dir: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    (output / "control").parent.mkdir()
+    (output / "control").write_text("stop")  # of an earlier run
+    process = start(project, output, tiny_models_dir, "--set", "max_train_steps=5000")
+    wait_for_event(process, output, lambda e: e["event"] == "step")
+    (output / "control").write_text("pause")
+    wait_for_event(process, output, lambda e: e.get("stage") == "paused")
+
+    status, _ = train(project, output, tiny_models_dir)
+
+    assert status == 1
+    assert f"process {process.pid} trains into {output}" in log_of(output)
+    (output / "control").write_text("stop")
+    assert process.wait(timeout=60) == 75
+
+
+@pytest.mark.deep
+def test_one_interrupt_stops_with_a_checkpoint_and_a_second_at_once(
+    project: Path, tiny_models_dir: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    process = start(project, output, tiny_models_dir, "--set", "max_train_steps=5000")
+    wait_for_event(process, output, lambda e: e["event"] == "step")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 75
+    assert events_in(output)[-1]["event"] == "stopped"
+    seen = len(events_in(output))
+
+    process = start(project, output, tiny_models_dir, "--set", "max_train_steps=5000")
+    wait_for_event(process, output, lambda e: e["seq"] > seen and e.get("stage") == "loading")
+    process.send_signal(signal.SIGINT)  # heeded at the next step; the model is being loaded
+    wait_for_log(process, output, "Ctrl-C again")
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(timeout=60) == 130
+    assert events_in(output)[-1]["code"] == "interrupted"
+    assert "Traceback" not in log_of(output)
+
+
+def wait_for_log(process: "subprocess.Popen[str]", output: Path, text: str) -> None:
+    """Until the process has said so once more than its log says now."""
+    deadline = time.monotonic() + 60
+    while log_of(output).count(text) < 2:
+        assert process.poll() is None, log_of(output)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

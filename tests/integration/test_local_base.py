@@ -1,0 +1,193 @@
+"""Base models by name: from a folder, from the Hub, in a process as a user starts it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.hub import HubServer
+from trainer_core.config.base_models import read_base_model
+from trainer_core.errors import BaseModelError
+from trainer_core.local.base import FOURTH_ENCODER, resolve_base
+
+MODEL = "HiDream-ai/HiDream-I1-Full"
+_SCRIPT = """
+import json, os, sys
+peers = set()
+def hear(event, args):
+    if event == "socket.connect" and isinstance(args[1], tuple):
+        peers.add(args[1][:2])
+sys.addaudithook(hear)
+from pathlib import Path
+from trainer_core.errors import BaseModelError
+from trainer_core.local.base import resolve_base
+try:
+    base = resolve_base(sys.argv[1], env=os.environ, folders=(Path.cwd(),))
+    said = {"name": base.name, "digest": base.digest, "folder": str(base.folder)}
+except BaseModelError as error:
+    said = {"error": error.message}
+print(json.dumps({**said, "peers": sorted(peers), "torch": "torch" in sys.modules}))
+"""
+
+
+def resolve(name: str, home: Path, env: Mapping[str, str]) -> dict[str, Any]:
+    """In a fresh process, which tells whom it spoke to."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, name],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            **{k: v for k, v in os.environ.items() if not k.startswith(("HF_", "REVERIE_"))},
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "HF_HOME": str(home / "hf"),
+            "HF_HUB_DISABLE_XET": "1",
+            "REVERIE_HOME": str(home),
+            **env,
+        },
+    )
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+@pytest.fixture
+def parts(tiny_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The tiny model as HiDream is published: without its fourth encoder, which is elsewhere."""
+    main, fourth = tmp_path / "main", tmp_path / "fourth"
+    left_out = shutil.ignore_patterns("reverie-base.json", "text_encoder_4", "tokenizer_4")
+    shutil.copytree(tiny_folder, main, ignore=left_out)
+    for part in ("text_encoder_4", "tokenizer_4"):
+        shutil.copytree(tiny_folder / part, fourth / part)
+    (main / "transformer" / "pytorch_model.bin").write_bytes(b"pickle")
+    (main / "README.md").write_text("# a model")
+    return main, fourth
+
+
+def test_a_model_of_the_hub_is_fetched_once_pinned_and_whole(
+    hub_server: HubServer, parts: tuple[Path, Path], tiny_folder: Path, tmp_path: Path
+) -> None:
+    main, fourth = parts
+    hub_server.add_model(MODEL, main)
+    hub_server.add_model(FOURTH_ENCODER, fourth)
+    home = tmp_path / "home"
+    online = {"HF_ENDPOINT": hub_server.url}
+
+    first = resolve(MODEL, home, online)
+
+    host, port = hub_server.url.removeprefix("http://").split(":")
+    assert first["peers"] == [[host, int(port)]]
+    assert not first["torch"]
+    base = read_base_model(Path(first["folder"]))
+    assert (base.name, base.digest) == (MODEL, first["digest"])
+    for part in ("transformer", "text_encoder_4", "tokenizer_4", "vae"):
+        for file in (tiny_folder / part).iterdir():
+            assert (base.folder / part / file.name).read_bytes() == file.read_bytes()
+    assert not any(path.endswith((".bin", ".md")) for path in hub_server.requests)
+
+    hub_server.push(MODEL, {"transformer/config.json": b"{}"})
+    hub_server.requests.clear()
+    again = resolve(MODEL, home, online)
+    offline = resolve(MODEL, home, {"HF_HUB_OFFLINE": "1"})
+
+    assert again["digest"] == offline["digest"] == first["digest"]
+    assert not any("/HiDream" in path for path in hub_server.requests)
+    assert offline["peers"] == []
+
+
+def test_what_the_hub_refuses_is_one_sentence_with_the_way_out(
+    hub_server: HubServer, parts: tuple[Path, Path], tmp_path: Path
+) -> None:
+    main, fourth = parts
+    hub_server.add_model(MODEL, main)
+    hub_server.add_model(FOURTH_ENCODER, fourth, is_gated=True)
+    online = {"HF_ENDPOINT": hub_server.url}
+
+    missing = resolve("nobody/nothing", tmp_path / "a", online)["error"]
+    gated = resolve(MODEL, tmp_path / "b", online)["error"]
+    offline = resolve(MODEL, tmp_path / "c", {"HF_HUB_OFFLINE": "1"})["error"]
+
+    assert "nobody/nothing" in missing
+    assert "HF_TOKEN" in missing
+    assert "gated" in gated
+    assert FOURTH_ENCODER in gated
+    assert not any("diffusion_pytorch_model.safetensors" in path for path in hub_server.requests)
+    assert "HF_HUB_OFFLINE" in offline
+    assert "\n" not in missing + gated + offline
+    opened = resolve(MODEL, tmp_path / "b", {**online, "HF_TOKEN": hub_server.token})
+    assert opened["name"] == MODEL
+
+
+def local(name: str, tmp_path: Path, **options: Any) -> Any:
+    env = {"REVERIE_HOME": str(tmp_path / "home")}
+    return resolve_base(name, env=env, folders=(tmp_path,), **options)
+
+
+def test_a_local_folder_is_hashed_once_and_again_where_it_changed(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "mine", ignore=shutil.ignore_patterns("reverie*"))
+
+    base = local("mine", tmp_path)
+
+    assert base.digest == read_base_model(tiny_folder).digest
+    written = (tmp_path / "mine" / "reverie-base.json").stat().st_mtime_ns
+    assert local("mine", tmp_path).digest == base.digest
+    assert (tmp_path / "mine" / "reverie-base.json").stat().st_mtime_ns == written
+    with (tmp_path / "mine" / "vae" / "config.json").open("a") as file:
+        file.write("\n")
+    assert local("mine", tmp_path).digest != base.digest
+
+
+def test_a_folder_without_the_fourth_encoder_is_composed_with_one(
+    parts: tuple[Path, Path], tiny_folder: Path, tmp_path: Path
+) -> None:
+    base = local("main", tmp_path, fourth_encoder="fourth")
+
+    assert (base.folder / "text_encoder_4").resolve() == (parts[1] / "text_encoder_4").resolve()
+    assert (base.folder / "transformer").resolve() == (parts[0] / "transformer").resolve()
+    llama_alone = tmp_path / "llama"
+    shutil.copytree(tiny_folder / "text_encoder_4", llama_alone)
+    shutil.copytree(tiny_folder / "tokenizer_4", llama_alone, dirs_exist_ok=True)
+    other = local("main", tmp_path, fourth_encoder="llama")
+    assert (other.folder / "tokenizer_4").resolve() == llama_alone.resolve()
+    assert other.digest != base.digest
+
+
+def test_a_folder_that_cannot_be_written_is_described_elsewhere(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "mine", ignore=shutil.ignore_patterns("reverie*"))
+    (tmp_path / "mine" / "reverie-base.json").mkdir()  # in the way, even of root
+    base = local("mine", tmp_path)
+    assert base.digest == read_base_model(tiny_folder).digest
+    assert base.folder.is_relative_to(tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        ("vae", "lacks vae"),
+        ("transformer/diffusion_pytorch_model.safetensors", "safetensors"),
+        ("transformer/config.json", "config.json"),
+    ],
+)
+def test_a_folder_that_is_no_whole_model_is_refused_by_what_it_lacks(
+    tiny_folder: Path, tmp_path: Path, spoil: str, named: str
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "mine")
+    target = tmp_path / "mine" / spoil
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    with pytest.raises(BaseModelError, match=named):
+        local("mine", tmp_path)
+
+
+def test_a_path_that_is_not_there_names_the_places(tmp_path: Path) -> None:
+    with pytest.raises(BaseModelError) as caught:
+        local("./models/none", tmp_path)
+    assert str(tmp_path / "models" / "none") in caught.value.message

@@ -1,0 +1,277 @@
+"""Local folders of pictures, the output folder, and the cache that runs share."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.support.jobs import EXAMPLES, demo_plan
+from trainer_core.checkpoint.layout import MANIFEST_NAME, CheckpointManifest, FileFacts
+from trainer_core.config.base_models import read_base_model
+from trainer_core.config.plan import Plan
+from trainer_core.data.index import DataIndex, build_index
+from trainer_core.engine.control import StopRequestedError
+from trainer_core.errors import BadCaptionError, BadImageError, CheckpointError
+from trainer_core.local.cache import fill_cache
+from trainer_core.local.data import LocalData, MissingDataError, find_data_folders, scan
+from trainer_core.local.output import (
+    OutputInUseError,
+    find_checkpoint,
+    locked,
+    set_aside,
+    step_of,
+)
+from trainer_core.local.watch import NoWatch
+
+
+class Counting(NoWatch):
+    """Remembers how far each stage came, and stops a stage after so many units."""
+
+    def __init__(self, *, stop_after: int | None = None) -> None:
+        self.done: dict[str, int] = {}
+        self._stop_after = stop_after
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        self.done[stage] = done
+
+    def heed(self) -> None:
+        if self._stop_after is not None and self.done.get("caching", 0) >= self._stop_after:
+            raise StopRequestedError("a stop was asked for")
+
+
+@pytest.fixture
+def plan(tiny_folder: Path) -> Plan:
+    return demo_plan(read_base_model(tiny_folder), edge_px=64)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    """Two photographs to train on, one of them a floor below, and one held out."""
+    photos, held_out = tmp_path / "photos", tmp_path / "held_out"
+    for folder, names in ((photos, ("grass", "retina")), (held_out, ("cat",))):
+        folder.mkdir()
+        source = EXAMPLES / "photos" / ("train" if folder == photos else "held_out")
+        for name in names:
+            for suffix in (".jpg", ".txt"):
+                shutil.copy(source / f"{name}{suffix}", folder)
+    (photos / "below").mkdir()
+    for suffix in (".jpg", ".txt"):
+        (photos / f"retina{suffix}").rename(photos / "below" / f"retina{suffix}")
+    return {"photos": photos, "held-out": held_out}
+
+
+def look(plan: Plan, folders: Mapping[str, Path], tmp_path: Path) -> LocalData:
+    return scan(plan, folders, tmp_path / "cache" / "pictures.json", NoWatch())
+
+
+def test_pictures_are_found_below_their_folders_with_their_captions(
+    plan: Plan, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (folders["photos"] / ".hidden").mkdir()
+    shutil.copy(folders["photos"] / "grass.jpg", folders["photos"] / ".hidden")
+    (folders["photos"] / "notes.pdf").write_bytes(b"no picture")
+
+    data = look(plan, folders, tmp_path)
+
+    assert sorted((item.backend, item.path) for item in data.items) == [
+        ("held-out", "cat.jpg"),
+        ("photos", "below/retina.jpg"),
+        ("photos", "grass.jpg"),
+    ]
+    assert all(item.captions for item in data.items)
+    assert {data.pictures[item.sha256].name for item in data.items} == {
+        "cat.jpg",
+        "grass.jpg",
+        "retina.jpg",
+    }
+
+
+def test_a_picture_is_looked_at_again_only_where_it_changed(
+    plan: Plan, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    look(plan, folders, tmp_path)
+    notes = tmp_path / "cache" / "pictures.json"
+    grass = str(folders["photos"] / "grass.jpg")
+    noted = json.loads(notes.read_text())
+    noted[grass][3] = 12345  # a width that only the notes know
+    notes.write_text(json.dumps(noted))
+
+    again = {item.path: item for item in look(plan, folders, tmp_path).items}
+    Image.new("RGB", (640, 480)).save(grass)
+    changed = {item.path: item for item in look(plan, folders, tmp_path).items}
+
+    assert again["grass.jpg"].width_px == 12345
+    assert (changed["grass.jpg"].width_px, changed["grass.jpg"].height_px) == (640, 480)
+    assert changed["grass.jpg"].sha256 != again["grass.jpg"].sha256
+
+
+@pytest.mark.parametrize("notes", ["", "[]", '{"x": 1}', "{"])
+def test_notes_that_cannot_be_read_are_none(
+    plan: Plan, folders: dict[str, Path], tmp_path: Path, notes: str
+) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "pictures.json").write_text(notes)
+    assert len(look(plan, folders, tmp_path).items) == 3
+
+
+def test_all_broken_files_are_named_at_once(
+    plan: Plan, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (folders["photos"] / "torn.jpg").write_bytes(
+        (folders["photos"] / "grass.jpg").read_bytes()[:2000]
+    )
+    (folders["held-out"] / "cat.txt").write_bytes(b"\xff\xfe")
+    (folders["photos"] / "nothing.png").touch()
+    with pytest.raises((BadImageError, BadCaptionError)) as caught:
+        look(plan, folders, tmp_path)
+    for name in ("torn.jpg", "nothing.png", "cat.txt"):
+        assert name in caught.value.message
+
+
+def test_every_missing_folder_is_named_with_its_backend(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    dirs = {"photos": "here", "held-out": "elsewhere/there"}
+    plan = plan.model_copy(
+        update={"operation": plan.operation.model_copy(update={"data_dirs": dirs})}
+    )
+    with pytest.raises(MissingDataError) as caught:
+        find_data_folders(plan, (tmp_path / "a", tmp_path))
+    assert "held-out: instance_data_dir names elsewhere/there" in caught.value.message
+    assert str(tmp_path / "a" / "elsewhere" / "there") in caught.value.message
+    assert "photos" not in caught.value.message
+
+
+def index_of(plan: Plan, data: LocalData, tiny: Path) -> DataIndex:
+    return build_index(plan, data.items, read_base_model(tiny).transformer_config)
+
+
+def test_a_cache_is_filled_once_mended_and_stopped_without_harm(
+    plan: Plan, folders: dict[str, Path], tiny_folder: Path, tmp_path: Path
+) -> None:
+    data = look(plan, folders, tmp_path)
+    index = index_of(plan, data, tiny_folder)
+    base, cache = read_base_model(tiny_folder), tmp_path / "cache"
+
+    def fill(watch: Counting) -> int:
+        device = torch.device("cpu")
+        return fill_cache(cache, index, base, data.pictures, device=device, watch=watch)
+
+    with pytest.raises(StopRequestedError):
+        fill(Counting(stop_after=2))
+    before = {path.name: path.stat().st_mtime_ns for path in cache.glob("*.safetensors")}
+    left_behind = cache / f".{index.shards[0].digest}.safetensors.99.tmp"
+    left_behind.write_bytes(b"half a shard")
+    encoded = fill(Counting())
+
+    assert 0 < encoded == len(index.shards) - len(before)
+    assert before.items() <= {p.name: p.stat().st_mtime_ns for p in cache.glob("*.safe*")}.items()
+    assert not left_behind.exists()
+    assert fill(Counting(stop_after=0)) == 0
+    torn = cache / f"{index.shards[0].digest}.safetensors"
+    whole = torn.read_bytes()
+    torn.write_bytes(whole[:-1])
+    assert fill(Counting()) == 1
+    assert torn.read_bytes() == whole
+
+
+def test_a_cache_that_another_run_fills_is_waited_for(
+    plan: Plan, folders: dict[str, Path], tiny_folder: Path, tmp_path: Path
+) -> None:
+    data = look(plan, folders, tmp_path)
+    index = index_of(plan, data, tiny_folder)
+    said: list[str] = []
+
+    class Impatient(NoWatch):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+        def heed(self) -> None:
+            raise StopRequestedError("a stop was asked for")
+
+    with (tmp_path / "cache" / ".lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(StopRequestedError):
+            fill_cache(
+                tmp_path / "cache",
+                index,
+                read_base_model(tiny_folder),
+                data.pictures,
+                device=torch.device("cpu"),
+                watch=Impatient(),
+            )
+    assert "another run" in said[0]
+
+
+def test_a_second_run_in_one_folder_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path),
+        pytest.raises(OutputInUseError, match=f"process {os.getpid()} "),
+        locked(tmp_path),
+    ):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "state.safetensors").write_bytes(b"x" * step)
+    facts = {"state.safetensors": FileFacts(size_bytes=step, sha256="0" * 64)}
+    manifest = CheckpointManifest(
+        step=step,
+        cursor=step,
+        identity_digest="0" * 64,
+        data_digest="0" * 64,
+        base_digest="0" * 64,
+        scalars={},
+        files=facts,
+    )
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json())
+    return folder
+
+
+def test_latest_is_the_newest_whole_checkpoint(tmp_path: Path) -> None:
+    assert find_checkpoint("latest", tmp_path, ()) is None
+    steps = {n: checkpoint(tmp_path / "checkpoints" / f"step-{n:08d}", n) for n in (5, 10, 20, 30)}
+    (steps[20] / "state.safetensors").write_bytes(b"torn")
+    (steps[30] / MANIFEST_NAME).unlink()
+    (tmp_path / "checkpoints" / ".step-00000040.draft").mkdir()
+
+    assert find_checkpoint("latest", tmp_path, ()) == steps[10]
+    assert find_checkpoint("", tmp_path, ()) is None
+
+
+def test_a_checkpoint_is_taken_by_path_or_by_its_name(tmp_path: Path) -> None:
+    here = checkpoint(tmp_path / "out" / "checkpoints" / "step-00000005", 5)
+    other = checkpoint(tmp_path / "other" / "step-00000007", 7)
+    for wish, found in (
+        ("step-00000005", here),
+        ("other/step-00000007", other),
+        (str(other), other),
+    ):
+        assert find_checkpoint(wish, tmp_path / "out", (tmp_path,)) == found
+    assert step_of(other) == 7
+    with pytest.raises(CheckpointError, match="step-00000009"):
+        find_checkpoint("step-00000009", tmp_path / "out", (tmp_path,))
+    (other / "state.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        find_checkpoint(str(other), tmp_path / "out", ())
+
+
+def test_what_another_course_left_is_moved_away_not_deleted(tmp_path: Path) -> None:
+    for step in (5, 10):
+        checkpoint(tmp_path / "checkpoints" / f"step-{step:08d}", step)
+    (tmp_path / "result").mkdir()
+
+    assert set_aside(tmp_path, after_step=10) is None
+    aside = set_aside(tmp_path, after_step=5)
+
+    assert aside is not None
+    assert sorted(path.name for path in aside.iterdir()) == ["result", "step-00000010"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]

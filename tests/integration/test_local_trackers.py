@@ -1,0 +1,110 @@
+"""TensorBoard files and offline W&B runs, as listeners of the event file."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.jobs import demo_plan
+from tests.support.plots import tensorboard_points, wandb_runs
+from trainer_core.config.base_models import read_base_model
+from trainer_core.config.plan import Plan
+from trainer_core.engine.events import Event, EventWriter
+from trainer_core.local.trackers import TrackerMissingError, check_trackers, trackers
+
+
+@pytest.fixture
+def plan(tiny_folder: Path) -> Plan:
+    return demo_plan(read_base_model(tiny_folder), edge_px=64)
+
+
+def reporting_to(plan: Plan, *kinds: str, name: str = "first try") -> Plan:
+    wish = {"report_to": kinds, "tracker_run_name": name, "tracker_project_name": "moons"}
+    return plan.model_copy(update={"operation": plan.operation.model_copy(update=wish)})
+
+
+def train_a_little(plan: Plan, output: Path, *, first: int, last: int) -> None:
+    with (
+        EventWriter(output / "events.jsonl") as events,
+        trackers(plan, output, events, from_step=first - 1),
+    ):
+        for step in range(first, last + 1):
+            fields = {"loss": 1 / step, "learning_rate": 0.5, "grad_max": None, "epoch": 0}
+            events.emit("step", step, {**fields, "steps_per_s": math.inf, "balance_loss": None})
+        events.emit("eval", last, {"name": "probe", "mean": 0.25, "held_out_mean": None})
+
+
+def events_of(output: Path) -> list[Event]:
+    return [json.loads(line) for line in (output / "events.jsonl").read_text().splitlines()]
+
+
+def test_tensorboard_has_each_number_at_its_step_and_none_twice_after_a_resume(
+    plan: Plan, tmp_path: Path
+) -> None:
+    plan = reporting_to(plan, "tensorboard", name="first/try")
+
+    train_a_little(plan, tmp_path, first=1, last=4)
+    train_a_little(plan, tmp_path, first=3, last=6)  # a kill cost steps 3 and 4
+
+    points = tensorboard_points(tmp_path / "logs" / "first_try")
+    assert points["train/loss"] == [(n, pytest.approx(1 / n)) for n in (1, 2, 3, 4, 5, 6)]
+    assert points["eval/probe/mean"] == [(6, 0.25)]
+    assert points.keys() == {"train/loss", "train/learning_rate", "eval/probe/mean"}
+
+
+def test_wandb_keeps_one_run_over_a_resume(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    plan = reporting_to(plan, "wandb")
+
+    train_a_little(plan, tmp_path, first=1, last=4)
+    train_a_little(plan, tmp_path, first=3, last=4)
+
+    (first, points), (second, resumed) = wandb_runs(tmp_path / "logs")
+    assert first == second
+    assert (first["project"], first["name"]) == ("moons", "first try")
+    assert points["train/loss"] == [(n, 1 / n) for n in (1, 2, 3, 4)]
+    assert resumed["train/loss"] == [(3, 1 / 3), (4, 1 / 4)]
+    assert points.keys() == {"train/loss", "train/learning_rate", "eval/probe/mean"}
+    assert not [event for event in events_of(tmp_path) if event["event"] == "warning"]
+
+
+def test_a_tracker_that_cannot_start_is_a_warning(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("in the way")
+
+    train_a_little(reporting_to(plan, "tensorboard"), tmp_path, first=1, last=2)
+
+    names = [event["event"] for event in events_of(tmp_path)]
+    assert names == ["warning", "step", "step", "eval"]
+
+
+def test_a_listener_that_fails_is_told_nothing_more(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def fail_at_two(event: Event) -> None:
+        told.append(event["step"])
+        if event["step"] == 2:
+            raise OSError("disk full")
+
+    with EventWriter(tmp_path / "events.jsonl") as events:
+        events.listen("the plotter", fail_at_two)
+        for step in (1, 2, 3):
+            events.emit("step", step, {})
+
+    assert told == [1, 2]
+    written = events_of(tmp_path)
+    assert [event["event"] for event in written] == ["step", "step", "warning", "step"]
+    assert "the plotter" in written[2]["message"]
+    assert "disk full" in written[2]["message"]
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(TrackerMissingError, match=r"reverie\[trackers\]"):
+        check_trackers(reporting_to(plan, "wandb"))

@@ -1,0 +1,100 @@
+"""`reverie train` as a user starts it, on a small project of the example photographs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.support.jobs import EXAMPLES
+from trainer_core.config.files import load_document
+
+_PICTURES = {"train": ("grass", "retina", "espresso_cup"), "held_out": ("cat",)}
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def make_project(folder: Path, **options: Any) -> Path:
+    """The demo's files, cut down, in ``folder/config``, which is returned; beside it photographs.
+
+    Everything is named relative to ``folder``. ``options`` replace entries of config.json.
+    """
+    config_dir = folder / "config"
+    shutil.copytree(EXAMPLES / "demo", config_dir)
+    for place, names in _PICTURES.items():
+        (folder / "photos" / place).mkdir(parents=True)
+        for name in names:
+            for suffix in (".jpg", ".txt"):
+                shutil.copy(
+                    EXAMPLES / "photos" / place / f"{name}{suffix}", folder / "photos" / place
+                )
+    backends: Any = load_document(config_dir / "multidatabackend.json")
+    for backend, place in zip(backends[:2], _PICTURES, strict=True):
+        sizes = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
+        backend |= {**dict.fromkeys(sizes, 64), "instance_data_dir": f"photos/{place}"}
+    (config_dir / "multidatabackend.json").write_text(json.dumps(backends))
+    raw: Any = load_document(config_dir / "config.json")
+    few = {
+        "max_train_steps": 8,
+        "checkpoint_step_interval": 3,
+        "lr_warmup_steps": 2,
+        "resolution": 64,
+        "validation_resolution": "64x64",
+        "validation_num_inference_steps": 1,
+    }
+    (config_dir / "config.json").write_text(json.dumps({**raw, **few, **options}))
+    return config_dir
+
+
+def start(
+    config_dir: Path, output: Path, models_dir: Path, *arguments: str, **env: str
+) -> "subprocess.Popen[str]":
+    """The command; what it says goes to ``output.log`` beside the output folder."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.with_suffix(".log").open("a") as log:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "services.cli.main", "train"),
+                *("--config", str(config_dir), "--output", str(output), *arguments),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=output.parent,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(_ROOT),
+                "REVERIE_ENV": "test",
+                "REVERIE_MODELS_DIR": str(models_dir),
+                **env,
+            },
+        )
+
+
+def train(
+    config_dir: Path, output: Path, models_dir: Path, *arguments: str, **env: str
+) -> tuple[int, str]:
+    """To the end: exit status and what it printed as its result."""
+    process = start(config_dir, output, models_dir, *arguments, **env)
+    said, _ = process.communicate(timeout=240)
+    return process.returncode, said
+
+
+def log_of(output: Path) -> str:
+    return output.with_suffix(".log").read_text()
+
+
+def adapter_of(output: Path) -> dict[str, bytes]:
+    """Every tensor of the result, bit for bit; the order of the file's header is nobody's."""
+    from safetensors import safe_open
+
+    with safe_open(output / "result" / "pytorch_lora_weights.safetensors", framework="np") as file:
+        return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+
+
+def shard_times(output: Path) -> Mapping[str, int]:
+    """Name → when it was written, of every shard."""
+    return {p.name: p.stat().st_mtime_ns for p in (output / "cache").glob("*.safetensors")}

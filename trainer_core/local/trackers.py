@@ -1,0 +1,179 @@
+"""TensorBoard and Weights & Biases: listeners of the event file that plot its numbers by step."""
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+from trainer_core.config.plan import Plan
+from trainer_core.engine.events import Event, EventWriter
+from trainer_core.errors import Category, TrainerError
+
+Kind = Literal["tensorboard", "wandb"]
+
+_PACKAGES: Final[dict[Kind, tuple[str, str]]] = {
+    "tensorboard": ("tensorboardX", "worker"),
+    "wandb": ("wandb", "trackers"),
+}
+"""Kind → package, and the extra of this distribution that brings it."""
+_STEP_SCALARS: Final = ("loss", "balance_loss", "learning_rate", "grad_max", "steps_per_s")
+_EVAL_SCALARS: Final = ("mean", "held_out_mean")
+_FLUSH_EVERY_S: Final = 10
+
+
+class TrackerMissingError(TrainerError):
+    """The package of a tracker is not installed."""
+
+    code = "tracker_missing"
+    category: Category = "user"
+
+
+class Tracker(Protocol):
+    """Something that plots."""
+
+    def log(self, scalars: dict[str, float], step: int) -> None:
+        """Finite numbers of one step; steps never fall within a process."""
+
+    def close(self) -> None:
+        """Hand over what is still held."""
+
+
+def check_trackers(plan: Plan) -> None:
+    """Raise TrackerMissingError for what ``report_to`` names and is not installed."""
+    for kind in plan.operation.report_to:
+        package, extra = _PACKAGES[kind]
+        if find_spec(package) is None:
+            raise TrackerMissingError(
+                f"report_to {kind} needs the package {package}, which is not installed: "
+                f"pip install 'reverie[{extra}]', or take {kind} out of report_to"
+            )
+
+
+@contextmanager
+def trackers(
+    plan: Plan, output_dir: Path, events: EventWriter, *, from_step: int
+) -> Iterator[None]:
+    """Have the trackers that ``report_to`` names follow the events; training outlives them.
+
+    Args:
+        plan: of the run.
+        output_dir: their files go to ``logs/<run name>`` below it.
+        events: what they listen to; is told of a tracker that fails, once.
+        from_step: steps that are done. What an earlier process plotted above is superseded.
+    """
+    open_ones: list[tuple[str, Tracker]] = []
+    for kind in plan.operation.report_to:
+        made = _guarded(kind, partial(_open, kind, plan, output_dir, from_step), events)
+        if made is not None:
+            open_ones.append((kind, made))
+            events.listen(kind, _listener(made))
+    try:
+        yield
+    finally:
+        for name, tracker in open_ones:
+            _guarded(name, tracker.close, events)
+
+
+def scalars_of(event: Event) -> dict[str, float]:
+    """What an event has to plot; numbers that are missing or not finite are left out."""
+    match event["event"]:
+        case "step":
+            named = {f"train/{name}": event.get(name) for name in _STEP_SCALARS}
+        case "eval":
+            named = {f"eval/{event['name']}/{name}": event.get(name) for name in _EVAL_SCALARS}
+        case _:
+            return {}
+    return {name: float(value) for name, value in named.items() if isinstance(value, int | float)}
+
+
+def _listener(tracker: Tracker) -> Callable[[Event], None]:
+    def tell(event: Event) -> None:
+        if scalars := scalars_of(event):
+            tracker.log(scalars, event["step"])
+
+    return tell
+
+
+def _guarded(name: str, act: Callable[[], Any], events: EventWriter) -> Any:
+    try:
+        return act()
+    except Exception as error:  # noqa: BLE001 - other people's code; training must outlive it
+        message = f"report_to {name} failed: {type(error).__name__}: {error}"
+        events.emit("warning", events.last_step, {"code": "tracker_failed", "message": message})
+        return None
+
+
+def _open(kind: Kind, plan: Plan, output_dir: Path, from_step: int) -> Tracker:
+    name = plan.operation.tracker_run_name or output_dir.resolve().name
+    if kind == "tensorboard":
+        return _TensorBoard(output_dir / "logs" / _as_folder(name), from_step)
+    return _Wandb(plan, name, output_dir / "logs", from_step)
+
+
+def _as_folder(name: str) -> str:
+    """A run's name as one folder's name."""
+    return re.sub(r"[^\w. -]+", "_", name).strip(". ") or "run"
+
+
+class _TensorBoard:
+    """Event files that TensorBoard reads."""
+
+    def __init__(self, folder: Path, from_step: int) -> None:
+        from tensorboardX import SummaryWriter  # noqa: PLC0415 - half a second
+
+        # Points above were plotted by a process that died before its next checkpoint.
+        purge_step = from_step + 1 if from_step else None
+        self._writer = SummaryWriter(
+            str(folder),
+            purge_step=purge_step,
+            flush_secs=_FLUSH_EVERY_S,
+            filename_suffix=f".{from_step}",  # two of one second would be one file
+        )
+
+    def log(self, scalars: dict[str, float], step: int) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    """One run there; a resume goes on in the same one."""
+
+    def __init__(self, plan: Plan, name: str, folder: Path, from_step: int) -> None:
+        import wandb  # noqa: PLC0415 - an extra of its own
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(
+            project=plan.operation.tracker_project_name,
+            name=name,
+            id=_wandb_id(folder / "wandb-id", is_resumed=from_step > 0),
+            resume="allow",
+            dir=str(folder),
+            config=json.loads(plan.identity.model_dump_json()),
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        # Steps that a killed process plotted come again after a resume: the axis is a number of
+        # ours, since wandb's own may never go back.
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, scalars: dict[str, float], step: int) -> None:
+        self._run.log({**scalars, "step": step})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _wandb_id(note: Path, *, is_resumed: bool) -> str:
+    if is_resumed and note.is_file():
+        return note.read_text(encoding="ascii").strip()
+    id_ = secrets.token_hex(8)
+    note.write_text(f"{id_}\n", encoding="ascii")
+    return id_

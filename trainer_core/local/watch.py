@@ -1,0 +1,44 @@
+"""Who looks on while a run is prepared and trains: what is told, and when to stop."""
+
+from typing import Protocol
+
+from trainer_core.engine.events import Event
+
+
+class Watch(Protocol):
+    """The one who started the work."""
+
+    def say(self, text: str) -> None:
+        """One line worth knowing."""
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """``done`` of ``total`` units of a stage are done; called often."""
+
+    def heed(self) -> None:
+        """Raise StopRequestedError where a stop is asked for; called often."""
+
+
+class NoWatch:
+    """Nobody looks on, and nobody stops the work."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        pass
+
+    def heed(self) -> None:
+        pass
+
+
+class View(Protocol):
+    """Where a run is shown."""
+
+    def say(self, text: str) -> None:
+        """One line worth knowing."""
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """``done`` of ``total`` units of the preparation's ``stage`` are done; called often."""
+
+    def event(self, event: Event) -> None:
+        """One line of the event file, as it is written."""
