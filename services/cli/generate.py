@@ -1,5 +1,6 @@
 """`reverie generate`: pictures of a base model with an adapter in it."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -7,7 +8,6 @@ import typer
 
 from services.cli import output
 from services.cli.connection import CommandError
-from services.cli.models import base_folder
 
 EXAMPLES: Final = """Examples:
 
@@ -27,8 +27,8 @@ def generate(
         str,
         typer.Option(
             metavar="NAME|DIR",
-            help="The base model: as in `reverie models list`, or "
-            "its folder as diffusers writes it.",
+            help="The base model: as in `reverie models list`, a folder as diffusers writes it, "
+            "hidream-tiny, or owner/name on the Hub.",
         ),
     ],
     output_: Annotated[
@@ -118,7 +118,14 @@ def generate(
         if output_.suffix.lower() != ".png":
             raise CommandError(f"{output_}: the name of the picture has to end in .png")
         pictures = (Picture(prompt=prompt or "", file=output_),)
-    folder = base_folder(base)
+    from trainer_core.config.placeholders import unfilled_tokens  # noqa: PLC0415
+    from trainer_core.local.base import resolve_base  # noqa: PLC0415
+
+    for picture in pictures:
+        for token in unfilled_tokens(picture.prompt):
+            output.print_note(f"{picture.file.name}: the prompt still says {token}")
+
+    folder = resolve_base(base, env=os.environ, folders=[Path.cwd()]).folder
     from trainer_core.local.generate import Rendering  # noqa: PLC0415 - brings torch with it
     from trainer_core.local.generate import generate as paint  # noqa: PLC0415
 

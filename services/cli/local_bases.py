@@ -13,8 +13,8 @@ from typing import Any, Final
 from trainer_core.config.base_models import (
     DESCRIPTION_NAME,
     BaseModel,
+    listed_base_models,
     read_base_model,
-    read_base_models,
 )
 from trainer_core.config.files import load_document
 from trainer_core.config.importer import FLAVOURS
@@ -55,7 +55,7 @@ def find_bases(
     Raises:
         BaseModelError: the folder that is named, or the list, holds something else.
     """
-    listed = _listed(env)
+    listed = listed_base_models(env)
     models = {name: known.as_base(name) for name, known in KNOWN_MODELS.items()} | listed
     name, is_written = _name_in(config)
     if name in listed:
@@ -88,13 +88,6 @@ def known_bases() -> LocalBases:
     """Only the shapes that are known, where the base model that is meant cannot be read."""
     models = {name: known.as_base(name) for name, known in KNOWN_MODELS.items()}
     return LocalBases(models=models, parts=_known(PUBLISHED), warnings=(), is_here=False)
-
-
-def _listed(env: Mapping[str, str]) -> dict[str, BaseModel]:
-    home = Path(env.get("REVERIE_HOME") or "~/.reverie").expanduser()
-    named = env.get("REVERIE_MODELS_DIR")
-    models_dir = Path(named).expanduser() if named else home / "models"
-    return read_base_models(models_dir) if named or models_dir.is_dir() else {}
 
 
 def _name_in(config: Mapping[str, Any]) -> tuple[str, bool]:

@@ -1,12 +1,12 @@
 """`reverie merge`: an adapter added into the weights of its base model."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import typer
 
 from services.cli import output
-from services.cli.models import base_folder
 
 EXAMPLES: Final = """Examples:
 
@@ -55,7 +55,9 @@ def merge(
     It is loaded with HiDreamImageTransformer2DModel.from_pretrained("DIR/transformer"). To quantise
     it, merge first: what is added to quantised weights is lost.
     """
-    folder = base_folder(base)
+    from trainer_core.local.base import transformer_folder  # noqa: PLC0415
+
+    folder = transformer_folder(base, env=os.environ, folders=[Path.cwd()])
     import torch  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415
         BarColumn,

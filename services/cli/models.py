@@ -74,26 +74,6 @@ def register(
     _note_when_elsewhere(folder)
 
 
-def base_folder(base: str) -> Path:
-    """The folder of a base model: one that is named by its path, or one on the operator's list.
-
-    Raises CommandError where it is neither.
-    """
-    from trainer_core.config.base_models import read_base_models  # noqa: PLC0415
-
-    folder = Path(base).expanduser()
-    if (folder / "transformer").is_dir():
-        return folder
-    listed = read_base_models(_models_dir()) if _models_dir().is_dir() else {}
-    if base in listed:
-        return listed[base].folder
-    known = ", ".join(sorted(listed)) or "none"
-    raise CommandError(
-        f"{base} is no folder of a base model, and not one that is listed in {_models_dir()} "
-        f"({known})"
-    )
-
-
 def _models_dir() -> Path:
     from services.settings.env import Settings  # noqa: PLC0415
 

@@ -54,6 +54,21 @@ def read_base_models(models_dir: Path) -> dict[str, BaseModel]:
     return found
 
 
+def home_of(env: Mapping[str, str]) -> Path:
+    """Where Reverie keeps what it makes on this machine: REVERIE_HOME, else ``~/.reverie``."""
+    return Path(env.get("REVERIE_HOME") or "~/.reverie").expanduser()
+
+
+def listed_base_models(env: Mapping[str, str]) -> dict[str, BaseModel]:
+    """Those of REVERIE_MODELS_DIR, else of ``models`` in the home where there is such a folder.
+
+    Raises BaseModelError as ``read_base_models`` does.
+    """
+    named = env.get("REVERIE_MODELS_DIR")
+    models_dir = Path(named).expanduser() if named else home_of(env) / "models"
+    return read_base_models(models_dir) if named or models_dir.is_dir() else {}
+
+
 def read_base_model(folder: Path) -> BaseModel:
     """The one base model in ``folder``; raises BaseModelError where it is not described."""
     try:

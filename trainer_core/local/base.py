@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from trainer_core.config.base_models import BaseModel, read_base_model, read_base_models
+from trainer_core.config.base_models import BaseModel, home_of, listed_base_models, read_base_model
 from trainer_core.config.frozen import digest_of
 from trainer_core.config.places import find_folder, places_of
 from trainer_core.errors import BaseModelError
@@ -33,7 +33,6 @@ FOURTH_ENCODER: Final = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
 """An ungated copy of Llama 3.1 8B Instruct in sub-folders text_encoder_4 and tokenizer_4."""
 _MAKERS: Final = {"hidream-tiny": "make_tiny", "hidream-wide": "make_wide"}
 """Test shape → the function of ``hidream.tiny`` that writes it."""
-_DEFAULT_HOME: Final = "~/.cache/reverie"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +66,7 @@ def resolve_base(
 
     Args:
         name: entry of REVERIE_MODELS_DIR, folder, test shape, or ``owner/name`` on the Hub.
-        env: REVERIE_MODELS_DIR and REVERIE_HOME (``~/.cache/reverie``) are looked at.
+        env: REVERIE_MODELS_DIR and REVERIE_HOME (``~/.reverie``) are looked at.
         folders: what a relative path is tried from.
         fourth_encoder: repository or folder of Llama and its tokenizer; None: the model's own, or
             ``FOURTH_ENCODER``.
@@ -81,6 +80,19 @@ def resolve_base(
     return found.bring(watch or NoWatch())
 
 
+def transformer_folder(
+    name: str, *, env: Mapping[str, str], folders: Sequence[Path], watch: Watch | None = None
+) -> Path:
+    """The folder of a base model of which only the transformer is needed; else as ``resolve_base``.
+
+    A local folder is taken as it stands: nothing is hashed, and it may lack encoders.
+    """
+    folder = find_folder(name, folders)
+    if name not in listed_base_models(env) and folder and (folder / "transformer").is_dir():
+        return folder
+    return resolve_base(name, env=env, folders=folders, watch=watch).folder
+
+
 def find_base(
     name: str,
     *,
@@ -89,8 +101,8 @@ def find_base(
     fourth_encoder: str | None = None,
 ) -> FoundBase:
     """As ``resolve_base``, but only what a plan needs to be checked: a small file at most."""
-    home = Path(env.get("REVERIE_HOME") or _DEFAULT_HOME).expanduser()
-    listed = _listed(env)
+    home = home_of(env)
+    listed = listed_base_models(env)
     if name in listed:
         return _as_it_is(listed[name])
     folder = find_folder(name, folders)
@@ -106,11 +118,6 @@ def find_base(
         tried = ", ".join(str(place) for place in places_of(name, folders))
         raise BaseModelError(f"there is no base model {name}; these places were tried: {tried}")
     return _on_the_hub(name, home, _Fourth(fourth_encoder, home, folders))
-
-
-def _listed(env: Mapping[str, str]) -> dict[str, BaseModel]:
-    models_dir = env.get("REVERIE_MODELS_DIR")
-    return read_base_models(Path(models_dir).expanduser()) if models_dir else {}
 
 
 def _is_path(name: str) -> bool:
