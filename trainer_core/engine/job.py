@@ -27,6 +27,8 @@ class Job(Frozen):
     output_dir: str
     resume_from: str | None
     """Folder of a checkpoint."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """How many whole ones stay in ``checkpoints_dir``; in the service each is copied away."""
     shard_wait_s: float = Field(gt=0)
 
     @property
