@@ -20,8 +20,6 @@ def differences(here: Mapping[str, JsonValue], there: Mapping[str, JsonValue]) -
 
 
 def _walk(path: str, here: JsonValue, there: JsonValue) -> Iterator[str]:
-    if here == there and type(here) is type(there):
-        return
     if isinstance(here, dict) and isinstance(there, dict):
         for name in [*here, *(each for each in there if each not in here)]:
             below = f"{path}.{name}" if path else name
@@ -35,7 +33,7 @@ def _walk(path: str, here: JsonValue, there: JsonValue) -> Iterator[str]:
             yield from _walk(f"{path}.{number}", *pair)
     elif isinstance(here, list) and isinstance(there, list):
         yield f"{path}: {len(here)} entries here, {len(there)} in the checkpoint"
-    else:
+    elif here != there or type(here) is not type(there):  # 1, 1.0 and true have other digests
         yield f"{path}: {_short(here)} here, {_short(there)} in the checkpoint"
 
 

@@ -17,7 +17,7 @@ class StepFigures:
     loss: float
     """Flow-matching loss: mean over the step's samples, before the update."""
     balance_loss: float | None
-    """Load balancing of the experts: mean over micro-batches, not weighted; None where it is off."""
+    """Load balancing of the experts, not weighted: mean over micro-batches; None where off."""
     grad_max: float
     """Largest absolute element of the gradient, before clipping."""
 

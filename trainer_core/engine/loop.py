@@ -253,7 +253,7 @@ class Run:
                 compute=parts.compute,
             )
         self._stage("finalizing")
-        parameters = self._backend.tensors().parameters
+        trained = self._backend.tensors()
         if self._backend.rank != 0:
             return
         facts = card_facts(
@@ -262,13 +262,12 @@ class Run:
             loss_after=after.as_json(),
             trainable_parameters=parts.trainable_parameters,
             trainable_modules=parts.trainable_modules,
-            weights="trained" if self._plan.identity.ema is None else "ema",
         )
         written = write_run_result(
             self._job.result_dir,
             plan=self._plan,
             parts=parts,
-            parameters=parameters,
+            parameters=trained.parameters,
             sample=sample,
             facts=facts,
         )

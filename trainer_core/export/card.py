@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic import JsonValue
 
@@ -19,12 +19,8 @@ def card_facts(
     loss_after: Mapping[str, JsonValue],
     trainable_parameters: int,
     trainable_modules: int,
-    weights: Literal["trained", "ema"],
 ) -> dict[str, JsonValue]:
-    """What ``card.json`` holds: the run in numbers, without paths, captions or names of tenants.
-
-    ``weights``: whether the files hold the parameters of the last step or their running mean.
-    """
+    """What ``card.json`` holds: the run in numbers, without paths, captions or names of tenants."""
     identity, operation = plan.identity, plan.operation
     schedule, optimizer = identity.schedule, identity.optimizer
     clip = identity.clip
@@ -32,7 +28,6 @@ def card_facts(
         "version": 1,
         "base_model": {"name": identity.base.name, "digest": identity.base.digest},
         "model_type": identity.model_type,
-        "weights": weights,
         "multiplier": getattr(identity.adapter, "multiplier", None),
         "steps": identity.max_train_steps,
         "identity_digest": plan.identity_digest(),
