@@ -70,7 +70,7 @@ def start_zygote() -> Iterator[Zygote]:
         process.wait()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
     with start_zygote() as server:
         yield server
