@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.support.hub",
     "tests.support.service",
     "tests.support.tiny",
+    "tests.support.zygote",
 ]

@@ -21,6 +21,7 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
     "encode.before_rename",
     "encode.after_rename",
     "train.loaded",
+    "train.after_backward",
     "train.before_step",
     "train.after_step",
     "checkpoint.before_state",

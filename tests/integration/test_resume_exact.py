@@ -1,16 +1,48 @@
-"""A run that was killed and resumed ends with the same bits as one that never was."""
+"""A run that was killed and resumed ends with the same bits as one that never was.
+
+Each run is a process of its own with one thread, killed between two micro-batches of a random step
+or after one.
+"""
 
 import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from tests.support.jobs import make_job, train
+from tests.support.jobs import make_job
+from tests.support.zygote import Zygote
+from trainer_core.checkpoint.folders import committed_checkpoints
 
-STEPS, HALF = 8, 4
+STEPS, EVERY, ACCUMULATION, TOKENS = 40, 20, 2, 8
+
+Case = tuple[str, str, str]
+"""What is trained, by which optimizer, on which base."""
+
+COVERING: Final[tuple[Case, ...]] = (
+    ("lokr", "optimi-lion", "int8-quanto"),
+    ("lokr", "prodigy", "no_change"),
+    ("full", "bnb-lion8bit-paged", "no_change"),
+    ("lora", "adamw", "int8-quanto"),
+)
+"""Each of them at least once; the 8-bit optimizer where tensors are large enough for 8 bits."""
+ALL: Final = tuple(
+    case
+    for case in product(
+        ("lokr", "lora", "full"),
+        ("optimi-lion", "adamw", "prodigy", "bnb-lion8bit-paged"),
+        ("no_change", "int8-quanto"),
+    )
+    if case[0] != "full" or case[2] == "no_change"  # int8 weights cannot be trained
+)
+
+_RATES: Final = {"optimi-lion": 1e-4, "adamw": 1e-3, "prodigy": 1.0, "bnb-lion8bit-paged": 1e-4}
 
 
 @pytest.fixture(scope="module")
@@ -18,85 +50,203 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shards")
 
 
-def job_of(tiny: Path, shards: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    return make_job(
+def job_of(
+    tiny: Path, shards: Path, folder: Path, case: Case, *, seed: int, **identity: Any
+) -> dict[str, Any]:
+    """A job with EMA, accumulation, warm-up and dropout of captions (and of LoRA)."""
+    trained, optimizer, base = case
+    full = {"model_type": "full", "lora_type": None, "lycoris_config": None}
+    job = make_job(
         tiny,
         shards,
         folder,
         edge_px=64,
         count=2,
+        seed=seed,
         max_train_steps=STEPS,
-        checkpoint_step_interval=HALF,
+        checkpoint_step_interval=EVERY,
         lr_warmup_steps=6,
         caption_dropout_probability=0.3,
-        **options,
+        base_model_precision=base,
+        mixed_precision="no",
+        max_grad_norm=1.0,
+        grad_clip_method="norm",
+        gradient_accumulation_steps=ACCUMULATION,
+        **(full if trained == "full" else {}),
     )
+    plan = job["plan"]["identity"]
+    plan["optimizer"] |= {
+        "name": optimizer,
+        "learning_rate": _RATES[optimizer],
+        "weight_decay": 0.01,
+    }
+    plan["ema"] = {"decay": 0.9, "warmup_steps": 0, "update_interval": 3}
+    if trained == "lora":
+        plan["model_type"] = "lora"
+        plan["adapter"] = {
+            "kind": "lora",
+            "rank": 4,
+            "alpha": 8.0,
+            "dropout": 0.2,
+            "init": "default",
+            "modules": [module["path"] for module in plan["adapter"]["modules"]],
+        }
+    plan |= identity
+    job["plan"]["operation"] |= {
+        "zero_stage": None,
+        "ema_device": "cpu",
+        # Where dropout has to be drawn again the same way.
+        "gradient_checkpointing": trained == "lora",
+        "gradient_checkpointing_interval": 2,
+    }
+    _shorten_texts(shards)
+    return job
 
 
-def state_of(folder: Path, step: int) -> dict[str, torch.Tensor]:
+def _shorten_texts(shards: Path) -> None:
+    """Keep a few tokens of each caption: most of the time would go into the others."""
+    for path in shards.glob("*.safetensors"):
+        tensors = load_file(path)
+        if "llama" in tensors and tensors["t5"].shape[1] > TOKENS:
+            tensors["t5"] = tensors["t5"][:, :TOKENS].contiguous()
+            tensors["llama"] = tensors["llama"][:, :, :TOKENS].contiguous()
+            save_file(tensors, path)
+
+
+def state_of(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
     return load_file(folder / f"output/checkpoints/step-{step:08d}/state.safetensors")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"base_model_precision": "int8-quanto"},
-        {
-            "base_model_precision": "no_change",
-            "mixed_precision": "no",
-            "optimizer": "adamw_bf16",
-            "train_batch_size": 2,
-            "gradient_accumulation_steps": 2,
-        },
-    ],
-    ids=["int8 base, Lion", "fp32 base, AdamW, accumulation"],
-)
-def test_a_kill_changes_no_bit(
-    tiny_folder: Path, shards: Path, tmp_path: Path, options: dict[str, Any]
-) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    status, events = train(job_of(tiny_folder, shards, whole, options), whole)
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = (folder / "output/result").rglob("*.safetensors")
+    return load_file(file)
+
+
+def same_bits(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> bool:
+    return expected.keys() == found.keys() and all(
+        value.dtype is found[name].dtype and torch.equal(value, found[name])
+        for name, value in expected.items()
+    )
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where the cases run."""
+
+    zygote: Zygote
+    tiny: Path
+    shards: Path
+    folder: Path
+
+    def job(self, name: str, case: Case, seed: int, **identity: Any) -> dict[str, Any]:
+        return job_of(self.tiny, self.shards, self.folder / name, case, seed=seed, **identity)
+
+
+@pytest.fixture
+def ground(zygote: Zygote, tiny_folder: Path, shards: Path, tmp_path: Path) -> Ground:
+    return Ground(zygote, tiny_folder, shards, tmp_path)
+
+
+def check_case(ground: Ground, case: Case, *, seed: int, fault: str) -> None:
+    """``fault``: where the first process is killed, once in the steps after its checkpoint."""
+    zygote = ground.zygote
+    whole, broken = ground.folder / "whole", ground.folder / "broken"
+    status, events = zygote.train(ground.job("whole", case, seed), whole)
     assert status == 0, (whole / "output.log").read_text()
 
-    # Killed after two steps beyond the checkpoint: they are lost and taken again.
-    job = job_of(tiny_folder, shards, broken, options)
-    killed, before = train(job, broken, {"FAULT_AT": f"train.after_step@{HALF + 2}=kill"})
-    assert killed == -9
-    job["resume_from"] = str(broken / f"output/checkpoints/step-{HALF:08d}")
-    status, resumed = train(job, broken)
+    step = random.Random(f"{seed} {case}").randrange(EVERY + 1, STEPS - 8)
+    # The first of a step's micro-batches: the gradient of half a step is lost.
+    at = (step - 1) * ACCUMULATION + 1 if fault == "train.after_backward" else step
+    job = ground.job("broken", case, seed)
+    killed, _ = zygote.train(job, broken, {"FAULT_AT": f"{fault}@{at}=kill"})
+    assert killed == -9, (broken / "output.log").read_text()
+    (checkpoint,) = committed_checkpoints(broken / "output/checkpoints")
+    assert checkpoint.name == f"step-{EVERY:08d}"
+    job["resume_from"] = str(checkpoint)
+    status, resumed = zygote.train(job, broken)
     assert status == 0, (broken / "output.log").read_text()
 
-    assert [e["step"] for e in before if e["event"] == "step"][-1] == HALF + 2 - 1
-    expected, found = state_of(whole, STEPS), state_of(broken, STEPS)
-    assert expected.keys() == found.keys()
-    assert any(name.startswith("optim/") for name in expected)
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert all(expected[name].dtype is found[name].dtype for name in expected)
+    half, expected = state_of(whole, EVERY), state_of(whole)
+    assert {name.partition("/")[0] for name in expected} >= {"param", "optim", "ema"}
+    changed = {name for name, value in expected.items() if not torch.equal(value, half[name])}
+    assert {name for name in expected if name.startswith(("param/", "ema/"))} <= changed
+    assert same_bits(expected, state_of(broken))
+    assert same_bits(weights_of(whole), weights_of(broken))
+    if case[0] == "full":  # whose file has the parameters' own names
+        means = {n.removeprefix("ema/"): v for n, v in expected.items() if n.startswith("ema/")}
+        assert same_bits(means, weights_of(whole))
     for name in ("samples/0.png", "card.json"):
         result = "output/result"
         assert (whole / result / name).read_bytes() == (broken / result / name).read_bytes()
-    adapters = [
-        load_file(folder / "output/result/pytorch_lora_weights.safetensors")
-        for folder in (whole, broken)
-    ]
-    assert all(torch.equal(value, adapters[1][name]) for name, value in adapters[0].items())
     probes = [[e["losses"] for e in each if e["event"] == "eval"] for each in (events, resumed)]
     assert probes[0] == probes[1]
     assert [e["seq"] for e in resumed] == list(range(1, len(resumed) + 1))
 
 
-def test_another_plan_cannot_go_on_from_it(tiny_folder: Path, shards: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"base_model_precision": "int8-quanto"}
-    first = job_of(tiny_folder, shards, tmp_path, options)
-    killed, _ = train(first, tmp_path, {"FAULT_AT": "checkpoint.after_rename=kill"})
-    assert killed == -9
-    other = job_of(tiny_folder, shards, tmp_path, options | {"seed": 7})
-    other["resume_from"] = str(tmp_path / f"output/checkpoints/step-{HALF:08d}")
+@pytest.mark.parametrize("case", COVERING, ids=" ".join)
+def test_a_kill_changes_no_bit(ground: Ground, case: Case) -> None:
+    check_case(ground, case, seed=42, fault="train.after_backward")
 
-    status, events = train(other, tmp_path / "other")
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    ("seed", "fault"), [(7, "train.after_backward"), (1234567, "train.after_step")]
+)
+@pytest.mark.parametrize("case", ALL, ids=" ".join)
+def test_a_kill_changes_no_bit_in_any_combination(
+    ground: Ground, case: Case, seed: int, fault: str
+) -> None:
+    check_case(ground, case, seed=seed, fault=fault)
+
+
+@pytest.mark.parametrize(
+    ("trained", "base"), [("lokr", "no_change"), ("lokr", "int8-quanto"), ("full", "no_change")]
+)
+def test_one_step_at_a_tiny_rate_changes_what_is_saved(
+    ground: Ground, trained: str, base: str
+) -> None:
+    """Also in bf16: weights are held in fp32, where such a step is no rounding error."""
+    states = []
+    for rate in (1e-7, 2e-7):
+        folder = ground.folder / str(rate)
+        job = ground.job(str(rate), (trained, "adamw", base), 42)
+        identity = job["plan"]["identity"]
+        identity["optimizer"]["learning_rate"] = rate
+        identity["precision"]["compute"] = "bf16"
+        identity |= {"max_train_steps": 1, "accumulation_steps": 1}
+        identity["schedule"]["warmup_steps"] = 0
+        status, _ = ground.zygote.train(job, folder)
+        assert status == 0, (folder / "output.log").read_text()
+        states.append(state_of(folder, 1))
+
+    moved = [
+        name
+        for name, value in states[0].items()
+        if name.startswith("param/") and not torch.equal(value, states[1][name])
+    ]
+    assert moved
+    assert all(states[0][name].dtype is torch.float32 for name in moved)
+
+
+def test_another_plan_cannot_go_on_from_it_and_is_told_why(ground: Ground) -> None:
+    case = ("lokr", "optimi-lion", "no_change")
+    linear = {"name": "linear", "warmup_steps": 0, "end": 0.0, "power": 1.0, "period_steps": None}
+    small = {"max_train_steps": 1, "accumulation_steps": 1, "schedule": linear}
+    first = ground.job("first", case, 42, **small)
+    fault = {"FAULT_AT": "checkpoint.after_rename=kill"}
+    killed, _ = ground.zygote.train(first, ground.folder / "first", fault)
+    assert killed == -9
+    checkpoint = ground.folder / "first/output/checkpoints/step-00000001"
+    assert json.loads((checkpoint / "manifest.json").read_text())["scalars"]["threads"] == 1
+    other = ground.job("other", case, 42, **small)
+    # The rate of a linear schedule follows the length: such a run cannot be prolonged.
+    other["plan"]["identity"] |= {"seed": 7, "ema": None, "max_train_steps": 2}
+    other["resume_from"] = str(checkpoint)
+
+    status, events = ground.zygote.train(other, ground.folder / "other")
 
     assert status == 1
     assert events[-1]["code"] == "bad_checkpoint"
-    assert "the plan's identity" in events[-1]["message"]
-    manifest = Path(other["resume_from"]) / "manifest.json"
-    assert json.loads(manifest.read_text())["scalars"]["threads"] == 1
+    assert "seed: 7 here, 42 in the checkpoint" in events[-1]["message"]
+    assert "ema: null here" in events[-1]["message"]
+    assert "max_train_steps: 2 here, 1 in the checkpoint" in events[-1]["message"]

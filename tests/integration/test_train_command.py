@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,15 @@ import torch
 from PIL import Image
 
 from tests.support.jobs import Event, events_in, make_job, start_train, train, wait_for_event
+from tests.support.zygote import Zygote
+from trainer_core.checkpoint.folders import committed_checkpoints
 from trainer_core.data.index import DataIndex, ShardSpec
 from trainer_core.data.shards import shard_name
 from trainer_core.supervision import EXIT_ORPHANED
 
 STEPS = 3
+
+Small = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +35,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_job(tiny: Path, shards: Path, folder: Path, **options: Any) -> dict[str, Any]:
     few = {"max_train_steps": STEPS, "checkpoint_step_interval": 2, "lr_warmup_steps": 2}
     return make_job(tiny, shards, folder, edge_px=64, count=2, **{**few, **options})
+
+
+@pytest.fixture
+def small(tiny_folder: Path, shards: Path, tmp_path: Path) -> Small:
+    return partial(small_job, tiny_folder, shards, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -152,17 +163,12 @@ def _say(control: Path, word: str) -> None:
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_without_an_update(
-    tiny_folder: Path, shards: Path, tmp_path: Path
+    zygote: Zygote, small: Small, tmp_path: Path
 ) -> None:
-    job = small_job(tiny_folder, shards, tmp_path)
-    index = DataIndex.model_validate(job["index"])
-    poisoned = tmp_path / "poisoned"
-    poisoned.mkdir()
-    for shard in index.shards:
-        _copy(shards, poisoned, shard.spec, poison=shard.kind == "latents")
-    job["shards_dir"] = str(poisoned)
+    job = small()
+    job["shards_dir"] = str(_poisoned(job, tmp_path))
 
-    status, events = train(job, tmp_path)
+    status, events = zygote.train(job, tmp_path)
 
     assert status == 1
     assert events[-1]["event"] == "failed"
@@ -170,6 +176,120 @@ def test_a_loss_that_is_not_a_number_ends_the_run_without_an_update(
     assert "step 1" in events[-1]["message"]
     assert named(events, "eval")[0]["mean"] is None
     assert not (tmp_path / "output" / "checkpoints").exists()
+
+
+def test_the_last_good_checkpoint_stands_when_the_run_fails(
+    zygote: Zygote, small: Small, tmp_path: Path
+) -> None:
+    job = small(max_train_steps=2)
+    status, _ = zygote.train(job, tmp_path)
+    assert status == 0
+    (checkpoint,) = committed_checkpoints(tmp_path / "output/checkpoints")
+    before = (checkpoint / "state.safetensors").read_bytes()
+    longer = small(max_train_steps=4)
+    longer |= {"resume_from": str(checkpoint), "shards_dir": str(_poisoned(longer, tmp_path))}
+
+    status, events = zygote.train(longer, tmp_path)
+
+    assert (status, events[-1]["code"]) == (1, "non_finite_loss")
+    assert "step 3" in events[-1]["message"]
+    assert committed_checkpoints(tmp_path / "output/checkpoints") == [checkpoint]
+    assert (checkpoint / "state.safetensors").read_bytes() == before
+
+
+def test_an_update_that_overflows_is_not_saved(
+    zygote: Zygote, small: Small, tmp_path: Path
+) -> None:
+    job = small(max_train_steps=4, checkpoint_step_interval=1)
+    # Loss and gradient are numbers; what they make of the weights is not.
+    overflow = {"name": "adamw", "learning_rate": 1e37, "weight_decay": 100.0}
+    job["plan"]["identity"]["optimizer"] |= overflow
+    job["plan"]["identity"]["schedule"] |= {"name": "constant"}
+
+    status, events = zygote.train(job, tmp_path)
+
+    assert (status, events[-1]["code"]) == (1, "non_finite_loss")
+    assert "step 1: its update left numbers" in events[-1]["message"]
+    assert not committed_checkpoints(tmp_path / "output/checkpoints")
+
+
+def test_as_many_checkpoints_stay_as_the_job_says(
+    zygote: Zygote, small: Small, tmp_path: Path
+) -> None:
+    job = small(max_train_steps=5, checkpoint_step_interval=1)
+    job["keep_checkpoints"] = 3
+
+    status, events = zygote.train(job, tmp_path)
+
+    assert status == 0
+    assert [event["step"] for event in named(events, "checkpoint")] == [1, 2, 3, 4, 5]
+    standing = committed_checkpoints(tmp_path / "output/checkpoints")
+    assert [path.name for path in standing] == [f"step-{step:08d}" for step in (3, 4, 5)]
+
+
+def test_the_step_before_a_checkpoint_is_told_also_where_steps_are_thinned_out(
+    zygote: Zygote, small: Small, tmp_path: Path
+) -> None:
+    job = small(max_train_steps=500, checkpoint_step_interval=3)
+
+    killed, events = zygote.train(job, tmp_path, {"FAULT_AT": "train.after_step@10=kill"})
+
+    assert killed == -9
+    told = [(event["event"], event["step"]) for event in events]
+    for step in (3, 6, 9):
+        assert told.count(("step", step)) == 1
+        assert told.index(("step", step)) < told.index(("checkpoint", step))
+    assert all(event["balance_loss"] is None for event in named(events, "step"))
+
+
+def test_several_processes_need_deepspeed(zygote: Zygote, small: Small, tmp_path: Path) -> None:
+    job = small()
+
+    status, events = zygote.train(job, tmp_path, {"WORLD_SIZE": "2"})
+
+    assert (status, events[-1]["code"]) == (1, "bad_device")
+    assert "zero_stage" in events[-1]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ema": {"decay": 0.9, "warmup_steps": 0, "update_interval": 1}}, "EMA"),
+        ({"name": "prodigy"}, "prodigy cannot be sharded"),
+        ({"name": "bnb-lion8bit-paged"}, "bnb-lion8bit-paged cannot be sharded"),
+    ],
+)
+def test_what_deepspeed_cannot_do_is_refused(
+    zygote: Zygote, small: Small, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    job = small(base_model_precision="no_change")
+    identity = job["plan"]["identity"]
+    identity |= {"model_type": "full", "adapter": None}
+    identity |= {key: value for key, value in change.items() if key == "ema"}
+    identity["optimizer"] |= {key: value for key, value in change.items() if key == "name"}
+    job["plan"]["operation"]["zero_stage"] = 2
+
+    status, events = zygote.train(job, tmp_path)
+
+    assert (status, events[-1]["code"]) == (1, "bad_device")
+    assert words in events[-1]["message"]
+
+
+def test_the_plan_event_tells_how_the_base_was_prepared(finished: tuple[Path, list[Event]]) -> None:
+    _, events = finished
+
+    (plan,) = named(events, "plan")
+
+    assert [step.split()[0] for step in plan["preparation"]] == ["moved", "quantized"]
+
+
+def _poisoned(job: dict[str, Any], folder: Path) -> Path:
+    """The job's shards, all latents not a number."""
+    poisoned = folder / "poisoned"
+    poisoned.mkdir()
+    for shard in DataIndex.model_validate(job["index"]).shards:
+        _copy(Path(job["shards_dir"]), poisoned, shard.spec, poison=shard.kind == "latents")
+    return poisoned
 
 
 def _copy(shards: Path, to: Path, spec: ShardSpec, *, poison: bool) -> None:
@@ -182,14 +302,14 @@ def _copy(shards: Path, to: Path, spec: ShardSpec, *, poison: bool) -> None:
 
 
 def test_a_shard_that_does_not_come_is_asked_for_and_then_named(
-    tiny_folder: Path, shards: Path, tmp_path: Path
+    zygote: Zygote, small: Small, tmp_path: Path
 ) -> None:
-    job = small_job(tiny_folder, shards, tmp_path)
+    job = small()
     empty = tmp_path / "empty"
     empty.mkdir()
     job |= {"shards_dir": str(empty), "shard_wait_s": 0.2}
 
-    status, events = train(job, tmp_path)
+    status, events = zygote.train(job, tmp_path)
 
     assert status == 1
     assert events[-1].items() >= {"code": "shard_missing", "retryable": True}.items()
@@ -205,9 +325,9 @@ def test_a_shard_that_does_not_come_is_asked_for_and_then_named(
     ],
 )
 def test_what_is_wrong_with_a_job_is_the_last_event(
-    tiny_folder: Path, shards: Path, tmp_path: Path, change: dict[str, Any], code: str
+    zygote: Zygote, small: Small, tmp_path: Path, change: dict[str, Any], code: str
 ) -> None:
-    status, events = train(small_job(tiny_folder, shards, tmp_path) | change, tmp_path)
+    status, events = zygote.train(small() | change, tmp_path)
 
     assert status == 1
     assert events[-1]["event"] == "failed"

@@ -2,28 +2,47 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic import JsonValue
 
+from trainer_core.checkpoint.folders import committed_checkpoints, keep_newest
 from trainer_core.checkpoint.read import Belongs, read_checkpoint
 from trainer_core.checkpoint.write import (
     CheckpointFacts,
+    TrainedTensors,
     WrittenFolder,
-    keep_newest,
     write_checkpoint,
     write_result,
 )
+from trainer_core.config.frozen import digest_of
 from trainer_core.errors import CheckpointError, InjectedFaultError
 
-RUN = Belongs(identity_digest="1" * 64, data_digest="2" * 64, base_digest="3" * 64)
+IDENTITY: dict[str, JsonValue] = {
+    "seed": 42,
+    "optimizer": {"name": "adamw", "betas": [0.9, 0.999]},
+    "adapter": {"modules": [{"path": f"m.{i}", "factor": 16} for i in range(20)]},
+}
+RUN = Belongs(
+    identity_digest=digest_of(IDENTITY),
+    identity=IDENTITY,
+    data_digest="2" * 64,
+    base_digest="3" * 64,
+)
 PARAMETERS = {"a.w1": torch.arange(6.0).reshape(2, 3), "a.scalar": torch.tensor([0.5])}
 STATE = {
-    "a.w1/exp_avg": torch.arange(6).reshape(2, 3).to(torch.bfloat16),
-    "a.w1/step": torch.tensor(4.0),
+    "optim/a.w1/exp_avg": torch.arange(6).reshape(2, 3).to(torch.bfloat16),
+    "optim/a.w1/state1": torch.arange(6, dtype=torch.uint8),
+    "optim/a.w1/step": torch.tensor(4.0),
+    "optim_number/a.w1/step": torch.tensor(4),
+    "optim_group/d": torch.tensor(0.1, dtype=torch.float64),
 }
+MEANS = {name: value / 3 for name, value in PARAMETERS.items()}
+TRAINED = TrainedTensors(parameters=PARAMETERS, optimizer_state=STATE, ema=MEANS)
 
 
 def write(folder: Path, step: int = 4) -> WrittenFolder:
@@ -31,11 +50,12 @@ def write(folder: Path, step: int = 4) -> WrittenFolder:
         step=step,
         cursor=2 * step,
         identity_digest=RUN.identity_digest,
+        identity=RUN.identity,
         data_digest=RUN.data_digest,
         base_digest=RUN.base_digest,
         scalars={"loss": 0.25, "threads": 1},
     )
-    return write_checkpoint(folder, facts, PARAMETERS, STATE)
+    return write_checkpoint(folder, facts, TRAINED)
 
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
@@ -47,7 +67,12 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     assert checkpoint.manifest.step == 4
     assert checkpoint.manifest.cursor == 8
     assert checkpoint.manifest.scalars == {"loss": 0.25, "threads": 1}
-    for saved, read in ((PARAMETERS, checkpoint.parameters), (STATE, checkpoint.optimizer_state)):
+    pairs = (
+        (PARAMETERS, checkpoint.parameters),
+        (STATE, checkpoint.optimizer_state),
+        (MEANS, checkpoint.ema),
+    )
+    for saved, read in pairs:
         assert saved.keys() == read.keys()
         assert all(
             torch.equal(saved[k], read[k]) and saved[k].dtype is read[k].dtype for k in saved
@@ -74,7 +99,6 @@ def test_the_manifest_names_every_file_with_size_and_digest(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("field", "words"),
     [
-        ("identity_digest", "the plan's identity"),
         ("data_digest", "the data"),
         ("base_digest", "the base model"),
     ],
@@ -84,6 +108,56 @@ def test_another_runs_checkpoint_is_refused_by_name(tmp_path: Path, field: str, 
 
     with pytest.raises(CheckpointError, match=words):
         read_checkpoint(written.path, replace(RUN, **{field: "f" * 64}))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 7}, r"here: seed: 7 here, 42 in the checkpoint$"),
+        (
+            {"optimizer": {"name": "prodigy", "betas": [0.9, 0.99]}},
+            r"optimizer\.betas\.1: 0\.99 here, 0\.999 in the checkpoint$",
+        ),
+        ({"clip": None}, r"clip: null here, absent in the checkpoint"),
+        ({"adapter": {"modules": []}}, r"adapter\.modules: 0 entries here, 20 in the checkpoint"),
+        ({"seed": 42.0}, r"seed: 42\.0 here, 42 in the checkpoint"),
+    ],
+)
+def test_another_plan_is_refused_by_the_fields_that_differ(
+    tmp_path: Path, change: dict[str, JsonValue], words: str
+) -> None:
+    written = write(tmp_path)
+    identity = {**IDENTITY, **change}
+    other = replace(RUN, identity=identity, identity_digest=digest_of(identity))
+
+    with pytest.raises(CheckpointError, match=words):
+        read_checkpoint(written.path, other)
+
+
+def test_a_refusal_names_a_few_of_many_fields(tmp_path: Path) -> None:
+    written = write(tmp_path)
+    modules: JsonValue = [{"path": f"m.{i}", "factor": 8} for i in range(20)]
+    identity = {**IDENTITY, "adapter": {"modules": modules}}
+    other = replace(
+        RUN, identity=identity, identity_digest=digest_of(identity), data_digest="f" * 64
+    )
+
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(written.path, other)
+
+    assert "adapter.modules.0.factor: 8 here, 16 in the checkpoint" in caught.value.message
+    assert "and 12 more fields; the data: ffffffffffff here" in caught.value.message
+
+
+def test_a_checkpoint_from_before_identities_were_kept_is_read_and_guarded(tmp_path: Path) -> None:
+    folder = write(tmp_path).path
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["identity"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    assert read_checkpoint(folder, RUN).manifest.step == 4
+    with pytest.raises(CheckpointError, match="the plan's identity: ffff"):
+        read_checkpoint(folder, replace(RUN, identity_digest="f" * 64))
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "no manifest", "torn manifest"])
@@ -132,14 +206,58 @@ def test_the_same_step_again_takes_the_place(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
 
 
+def test_a_death_while_the_same_step_takes_the_place_leaves_no_torn_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path)
+    monkeypatch.setenv("REVERIE_ENV", "test")
+    monkeypatch.setenv("FAULT_AT", "checkpoint.before_rename=raise")
+
+    with pytest.raises(InjectedFaultError):
+        write(tmp_path)
+
+    assert [path.name for path in committed_checkpoints(tmp_path)] == ["step-00000004"]
+
+
 def test_retention_keeps_the_newest_and_sweeps_drafts(tmp_path: Path) -> None:
     for step in (5, 10, 100):
         write(tmp_path, step)
     (tmp_path / ".step-00000105.draft").mkdir()
+    (tmp_path / ".step-00000100.old").mkdir()
 
     keep_newest(tmp_path, 2)
 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000010", "step-00000100"]
+
+
+@pytest.mark.parametrize("kind", ["no manifest", "cut", "another step's", "a link", "a file"])
+def test_what_is_no_whole_checkpoint_neither_counts_nor_goes(tmp_path: Path, kind: str) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    for step in (5, 10):
+        write(checkpoints, step)
+    torn = checkpoints / "step-00000099"
+    match kind:
+        case "no manifest":
+            torn.mkdir()
+        case "cut":
+            write(checkpoints, 99)
+            state = torn / "state.safetensors"
+            state.write_bytes(state.read_bytes()[:-1])
+        case "another step's":
+            shutil.copytree(checkpoints / "step-00000010", torn)
+        case "a link":
+            torn.symlink_to(write(tmp_path / "elsewhere", 99).path)
+        case "a file":
+            torn.write_text("mine")
+
+    keep_newest(checkpoints, 1)
+
+    assert [path.name for path in committed_checkpoints(checkpoints)] == ["step-00000010"]
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["step-00000010", "step-00000099"]
+
+
+def test_without_a_folder_there_are_no_checkpoints(tmp_path: Path) -> None:
+    assert committed_checkpoints(tmp_path / "nowhere") == []
 
 
 def test_a_result_lists_files_in_folders(tmp_path: Path) -> None:

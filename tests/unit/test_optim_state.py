@@ -1,14 +1,16 @@
-"""Optimizers, their state as tensors, clipping and the schedule."""
+"""Optimizers, their state as tensors, and clipping."""
+
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from trainer_core.config.plan import Clip, OptimizerPlan, SchedulePlan
+from trainer_core.config.plan import Clip, OptimizerPlan
 from trainer_core.errors import CheckpointError
 from trainer_core.optim.build import build_optimizer, set_learning_rate
 from trainer_core.optim.clip import clip_gradients, largest_gradient
-from trainer_core.optim.schedule import learning_rate_at
 from trainer_core.optim.state import load_state_tensors, state_tensors
 
 
@@ -28,7 +30,7 @@ def parameters(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
     draw = torch.Generator().manual_seed(5)
     return {
         f"m.{i}": nn.Parameter(torch.randn(shape, generator=draw).to(dtype))
-        for i, shape in enumerate([(4, 4), (1,), (3, 7)])
+        for i, shape in enumerate([(4, 4), (1,), (3, 7), (65, 64)])
     }
 
 
@@ -43,19 +45,35 @@ def advance(
         optimizer.step()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["optimi-lion", "adamw"])
-def test_a_restored_optimizer_goes_on_bit_for_bit(name: str, dtype: torch.dtype) -> None:
+def push(optimizer: torch.optim.Optimizer, trained: dict[str, nn.Parameter], *, steps: int) -> None:
+    """Always the same way, at rate 1: what Prodigy's estimate grows by."""
+    set_learning_rate(optimizer, 1.0)
+    for _ in range(steps):
+        for parameter in trained.values():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+
+
+NAMES = ("optimi-lion", "adamw", "bnb-lion8bit-paged", "prodigy")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, torch.float32) for name in NAMES), ("optimi-lion", torch.bfloat16)],
+)
+def test_a_restored_optimizer_goes_on_bit_for_bit(
+    name: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
     unbroken = parameters(dtype)
     whole = build_optimizer(unbroken.values(), plan(name))
     advance(whole, unbroken, range(1, 4))
-    saved = {key: value.clone() for key, value in state_tensors(whole, unbroken).items()}
+    save_file(state_tensors(whole, unbroken), tmp_path / "state.safetensors")
     values = {key: value.detach().clone() for key, value in unbroken.items()}
     advance(whole, unbroken, range(4, 8))
 
     resumed = {key: nn.Parameter(value) for key, value in values.items()}
     half = build_optimizer(resumed.values(), plan(name))
-    load_state_tensors(half, resumed, saved)
+    load_state_tensors(half, resumed, load_file(tmp_path / "state.safetensors"))
     advance(half, resumed, range(4, 8))
 
     for key, parameter in unbroken.items():
@@ -66,6 +84,56 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(name: str, dtype: torch.dtype)
     assert all(ended[key].dtype is again[key].dtype for key in ended)
 
 
+def test_lion_in_8_bits_holds_bytes_but_for_small_tensors() -> None:
+    trained = parameters()
+    optimizer = build_optimizer(trained.values(), plan("bnb-lion8bit-paged"))
+    advance(optimizer, trained, range(1, 2))
+
+    state = state_tensors(optimizer, trained)
+
+    assert state["optim/m.3/state1"].dtype is torch.uint8  # 4160 elements
+    assert state["optim/m.3/absmax1"].shape == (17,)  # blocks of 256
+    assert state["optim/m.0/state1"].dtype is torch.float32
+    assert "optim/m.0/absmax1" not in state
+    assert state["optim_number/m.3/step"].item() == 1
+
+
+def test_prodigys_estimate_is_state_and_a_run_without_it_goes_elsewhere() -> None:
+    trained = parameters()
+    optimizer = build_optimizer(trained.values(), plan("prodigy"))
+    push(optimizer, trained, steps=20)
+    state = state_tensors(optimizer, trained)
+    group = {key: value for key, value in state.items() if key.startswith("optim_group/")}
+
+    assert {"optim_group/d", "optim_group/d_max", "optim_group/d_numerator"} <= group.keys()
+    assert group["optim_group/d"].item() == optimizer.param_groups[0]["d"] > 1e-6
+    assert group["optim_group/k"].dtype is torch.int64
+
+    ends = []
+    for lost in ({}, group):
+        copy = {key: nn.Parameter(value.detach().clone()) for key, value in trained.items()}
+        again = build_optimizer(copy.values(), plan("prodigy"))
+        kept = {key: value for key, value in state.items() if key not in lost}
+        load_state_tensors(again, copy, kept)
+        push(again, copy, steps=1)
+        ends.append(copy["m.0"].detach())
+    assert not torch.equal(ends[0], ends[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_step_at_a_tiny_rate_moves_fp32_weights(name: str) -> None:
+    trained = {"m": nn.Parameter(torch.full((65, 64), 0.05))}
+    optimizer = build_optimizer(trained.values(), plan(name))
+    before = trained["m"].detach().clone()
+    trained["m"].grad = torch.ones(65, 64)
+
+    # Prodigy's own estimate starts at 1e-6, so its rate 1 is a step of about that size.
+    set_learning_rate(optimizer, 1.0 if name == "prodigy" else 1e-7)
+    optimizer.step()
+
+    assert not torch.equal(trained["m"], before)
+
+
 def test_state_of_another_parameter_or_half_a_state_is_refused() -> None:
     trained = parameters()
     optimizer = build_optimizer(trained.values(), plan("adamw"))
@@ -74,37 +142,28 @@ def test_state_of_another_parameter_or_half_a_state_is_refused() -> None:
     fresh = build_optimizer(trained.values(), plan("adamw"))
 
     with pytest.raises(CheckpointError, match=r"m\.9"):
-        load_state_tensors(fresh, trained, {"m.9/exp_avg": torch.zeros(1)})
+        load_state_tensors(fresh, trained, {"optim/m.9/exp_avg": torch.zeros(1)})
+    kept = {key: value for key, value in saved.items() if not key.startswith("optim/m.1/")}
     with pytest.raises(CheckpointError, match=r"m\.1"):
-        load_state_tensors(
-            fresh, trained, {k: v for k, v in saved.items() if not k.startswith("m.1/")}
-        )
+        load_state_tensors(fresh, trained, kept)
+
+
+def test_8_bit_state_without_its_scales_is_refused() -> None:
+    trained = parameters()
+    optimizer = build_optimizer(trained.values(), plan("bnb-lion8bit-paged"))
+    advance(optimizer, trained, range(1, 2))
+    saved = state_tensors(optimizer, trained)
+    del saved["optim/m.3/absmax1"]
+    fresh = build_optimizer(trained.values(), plan("bnb-lion8bit-paged"))
+
+    with pytest.raises(CheckpointError, match=r"absmax1.*m\.3"):
+        load_state_tensors(fresh, trained, saved)
 
 
 def test_before_the_first_step_there_is_no_state() -> None:
     trained = parameters()
-    assert state_tensors(build_optimizer(trained.values(), plan("optimi-lion")), trained) == {}
-
-
-@pytest.mark.parametrize(
-    ("name", "warmup", "step", "expected"),
-    [
-        ("constant", 0, 1, 2.0),
-        ("constant_with_warmup", 4, 1, 0.5),
-        ("constant_with_warmup", 4, 4, 2.0),
-        ("constant_with_warmup", 4, 900, 2.0),
-        ("constant_with_warmup", 0, 1, 2.0),
-    ],
-)
-def test_the_rate_of_a_step(name: str, warmup: int, step: int, expected: float) -> None:
-    schedule = SchedulePlan.model_validate({"name": name, "warmup_steps": warmup})
-
-    assert learning_rate_at(step, schedule, 2.0) == expected
-
-
-def test_there_is_no_step_zero() -> None:
-    with pytest.raises(ValueError, match="counted from 1"):
-        learning_rate_at(0, SchedulePlan(name="constant", warmup_steps=0), 1.0)
+    for name in NAMES:
+        assert state_tensors(build_optimizer(trained.values(), plan(name)), trained) == {}
 
 
 def with_gradients(*gradients: list[float]) -> list[nn.Parameter]:

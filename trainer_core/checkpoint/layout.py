@@ -1,8 +1,9 @@
 """What a checkpoint and a result are on disk: a folder that its manifest closes.
 
 `manifest.json` names every other file with size and SHA-256. A checkpoint has one more file,
-`state.safetensors`, with tensors `param/<name>` and `optim/<name>/<field>`. The layout does not
-depend on how many processes trained, and holds no pickle.
+`state.safetensors`, with tensors `param/<name>`, `ema/<name>` and the optimizer's own
+(`optim/<name>/<field>` and the numbers beside it, see `trainer_core.optim.state`). The layout does
+not depend on how many processes trained, and holds no pickle.
 """
 
 from typing import Final, Literal
@@ -13,6 +14,9 @@ from trainer_core.config.frozen import Frozen
 
 MANIFEST_NAME: Final = "manifest.json"
 STATE_NAME: Final = "state.safetensors"
+
+PARAMETER: Final = "param/"
+EMA: Final = "ema/"
 
 
 class FileFacts(Frozen):
@@ -32,6 +36,8 @@ class CheckpointManifest(Frozen):
     cursor: int
     """Micro-batches used: the next one to draw."""
     identity_digest: str
+    identity: dict[str, JsonValue] | None = None
+    """What the digest is of, so that a refusal can name fields; None in older checkpoints."""
     data_digest: str
     base_digest: str
     scalars: dict[str, JsonValue]

@@ -12,8 +12,11 @@ import torch
 from pydantic import JsonValue
 from safetensors.torch import save_file
 
+from trainer_core.checkpoint.folders import facts_of
 from trainer_core.checkpoint.layout import (
+    EMA,
     MANIFEST_NAME,
+    PARAMETER,
     STATE_NAME,
     CheckpointManifest,
     FileFacts,
@@ -41,23 +44,34 @@ class CheckpointFacts:
     step: int
     cursor: int
     identity_digest: str
+    identity: Mapping[str, JsonValue]
     data_digest: str
     base_digest: str
     scalars: Mapping[str, JsonValue]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedTensors:
+    """What a checkpoint holds beside its facts; none of it is copied."""
+
+    parameters: Mapping[str, torch.Tensor]
+    """By logical name, whole."""
+    optimizer_state: Mapping[str, torch.Tensor]
+    """By the keys of ``optim.state``."""
+    ema: Mapping[str, torch.Tensor]
+    """By the parameters' names; empty where the run keeps no mean."""
+
+
 def write_checkpoint(
-    checkpoints_dir: Path,
-    facts: CheckpointFacts,
-    parameters: Mapping[str, torch.Tensor],
-    optimizer_state: Mapping[str, torch.Tensor],
+    checkpoints_dir: Path, facts: CheckpointFacts, trained: TrainedTensors
 ) -> WrittenFolder:
     """Write ``checkpoints_dir/step-…`` and return it once it is durable."""
     fault_point("checkpoint.before_state")
     final = checkpoints_dir / folder_name(facts.step)
     draft = _draft_of(final)
-    tensors = {f"param/{name}": tensor for name, tensor in parameters.items()}
-    tensors |= {f"optim/{name}": tensor for name, tensor in optimizer_state.items()}
+    tensors = {PARAMETER + name: tensor for name, tensor in trained.parameters.items()}
+    tensors |= {EMA + name: tensor for name, tensor in trained.ema.items()}
+    tensors |= trained.optimizer_state
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         draft / STATE_NAME,
@@ -67,6 +81,7 @@ def write_checkpoint(
         step=facts.step,
         cursor=facts.cursor,
         identity_digest=facts.identity_digest,
+        identity=dict(facts.identity),
         data_digest=facts.data_digest,
         base_digest=facts.base_digest,
         scalars=dict(facts.scalars),
@@ -82,15 +97,6 @@ def write_result(final: Path, step: int, fill: Callable[[Path], None]) -> Writte
     fill(draft)
     fault_point("result.before_manifest")
     return _close(draft, final, ResultManifest(step=step, files=_files_of(draft)), "result")
-
-
-def keep_newest(checkpoints_dir: Path, count: int) -> None:
-    """Delete all checkpoints but the newest ``count``, and drafts that a killed process left."""
-    folders = sorted(path for path in checkpoints_dir.iterdir() if path.is_dir())
-    drafts = [path for path in folders if path.name.startswith(".")]
-    standing = [path for path in folders if path not in drafts]
-    for path in (*drafts, *standing[: max(0, len(standing) - count)]):
-        shutil.rmtree(path)
 
 
 def _draft_of(final: Path) -> Path:
@@ -114,9 +120,14 @@ def _close(
     _fsync(draft)
     fault_point(f"{kind}.before_rename")
     # A run that died after its rename writes the same step again; the new folder takes the place.
-    shutil.rmtree(final, ignore_errors=True)
+    # The old one steps aside whole: deleting it first would leave a torn folder to a kill.
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
     draft.rename(final)
     _fsync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
     return WrittenFolder(
         path=final,
         manifest_sha256=hashlib.sha256(body).hexdigest(),
@@ -130,13 +141,6 @@ def _files_of(folder: Path) -> dict[str, FileFacts]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-def facts_of(path: Path) -> FileFacts:
-    """Size and SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileFacts(size_bytes=path.stat().st_size, sha256=digest)
 
 
 def _fsync(path: Path) -> None:

@@ -7,24 +7,26 @@ from pathlib import Path
 import torch
 from pydantic import JsonValue
 
+from trainer_core.checkpoint.folders import keep_newest
 from trainer_core.checkpoint.read import Belongs, read_checkpoint
 from trainer_core.checkpoint.write import (
     CheckpointFacts,
+    TrainedTensors,
     WrittenFolder,
-    keep_newest,
     write_checkpoint,
 )
 from trainer_core.data.sampler import Sampler
 from trainer_core.engine.batch import Batch, Draw
 from trainer_core.engine.control import Control, StopRequestedError, Word
 from trainer_core.engine.events import EventName, EventWriter
+from trainer_core.engine.figures import StepFigures
 from trainer_core.engine.job import Job
 from trainer_core.engine.pace import Pace
 from trainer_core.engine.result import SAMPLE_NAME, write_run_result
 from trainer_core.engine.setup import Parts, load_parts, surroundings
-from trainer_core.engine.step import StepScalars
 from trainer_core.errors import CheckpointError, DeviceError, NonFiniteLossError
 from trainer_core.export.card import card_facts
+from trainer_core.export.origin import Weights
 from trainer_core.faultpoints import fault_point
 from trainer_core.optim.schedule import learning_rate_at
 from trainer_core.validation.probe import ProbeResult, Triple, measure, probe_triples
@@ -65,7 +67,8 @@ class Run:
         self._before: dict[str, JsonValue] | None = None
         self._step = 0
         self._saved_at = 0
-        self._unread: tuple[int, StepScalars, float] | None = None
+        self._untold: StepFigures | None = None
+        """Of the current step, where no event has told it."""
         self._last_loss: float | None = None
         self._pace = Pace(identity.max_train_steps)
 
@@ -83,10 +86,9 @@ class Run:
                 self._before = self._probe().as_json()
             self._stage("training")
             self._train()
-            after = self._probe()
-            self._write_result(after)
+            with self._backend.averaged():
+                self._write_result(self._probe())
         except StopRequestedError:
-            self._backend.forget_gradients()
             if self._step > self._saved_at:
                 self._checkpoint()
             self._emit("stopped", {})
@@ -108,6 +110,7 @@ class Run:
         """Do as the supervisor says, all ranks alike: wait while paused, raise to stop."""
         word = self._agreed_word()
         if word is Word.PAUSE:
+            self._tell_step()
             self._stage("paused")
             while word is Word.PAUSE:
                 self._control.wait()
@@ -121,19 +124,23 @@ class Run:
         words = list(Word)  # in the order of urgency
         return words[self._backend.latest_of(words.index(self._control.word()))]
 
-    def _take_step(self, step: int) -> None:
+    def _rate(self, step: int) -> float:
         identity = self._plan.identity
-        rate = learning_rate_at(step, identity.schedule, identity.optimizer.learning_rate)
-        scalars = self._backend.update(
-            self._share(step), count=self._micro_per_step, step=step, learning_rate=rate
+        peak = identity.optimizer.learning_rate
+        return learning_rate_at(step, identity.schedule, peak, self._last_step)
+
+    def _take_step(self, step: int) -> None:
+        self._untold = self._backend.update(
+            self._share(step),
+            count=self._micro_per_step,
+            step=step,
+            learning_rate=self._rate(step),
         )
-        # The step before has certainly ended by now: reading its numbers does not hold the device.
-        self._read_scalars()
-        self._unread = step, scalars, rate
+        self._last_loss = self._untold.loss
         self._step = step
         fault_point("train.after_step")
-        if self._parts.compute.device.type == "cpu":
-            self._read_scalars()
+        if self._pace.is_due(step):
+            self._tell_step()
 
     def _share(self, step: int) -> Iterator[Batch]:
         """This rank's micro-batches of one step, made when they are asked for."""
@@ -143,28 +150,24 @@ class Run:
         ):
             yield self._parts.batches.training(self._sampler.micro_batch(i))
 
-    def _read_scalars(self) -> None:
-        if self._unread is None:
+    def _tell_step(self) -> None:
+        """The event of the current step, unless it has been told."""
+        if self._untold is None:
             return
-        step, scalars, rate = self._unread
-        self._unread = None
-        loss, grad_max = scalars.check(step)
-        self._last_loss = loss
-        if not self._pace.is_due(step):
-            return
-        speed = self._pace.steps_per_s(step)
-        epoch = self._sampler.micro_batch(step * self._micro_per_step - 1).epoch
+        figures, self._untold = self._untold, None
+        speed = self._pace.steps_per_s(self._step)
+        last_micro_batch = self._sampler.micro_batch(self._step * self._micro_per_step - 1)
         self._emit(
             "step",
             {
-                "loss": loss,
-                "learning_rate": rate,
-                "grad_max": grad_max,
+                "loss": figures.loss,
+                "balance_loss": figures.balance_loss,
+                "learning_rate": self._rate(self._step),
+                "grad_max": figures.grad_max,
                 "steps_per_s": speed,
-                "eta_s": (self._last_step - step) / speed if speed else None,
-                "epoch": epoch,
+                "eta_s": (self._last_step - self._step) / speed if speed else None,
+                "epoch": last_micro_batch.epoch,
             },
-            step=step,
         )
 
     def _probe(self) -> ProbeResult:
@@ -185,10 +188,11 @@ class Run:
             raise StopRequestedError("a stop was asked for")
 
     def _checkpoint(self) -> None:
-        """Write the state after the current step; nothing of a bad step gets here."""
-        self._read_scalars()
+        """Write the state after the current step, whose event comes before it in any case."""
+        self._tell_step()
         self._stage("checkpointing")
-        parameters, optimizer_state = self._backend.tensors()
+        trained = self._backend.tensors()
+        _check_finite(trained, self._step)
         self._saved_at = self._step
         if self._backend.rank != 0:
             return
@@ -197,12 +201,13 @@ class Run:
             step=self._step,
             cursor=self._step * self._micro_per_step,
             identity_digest=belongs.identity_digest,
+            identity=belongs.identity,
             data_digest=belongs.data_digest,
             base_digest=belongs.base_digest,
             scalars={"probe_before": self._before, "loss": self._last_loss, **surroundings()},
         )
         folder = self._job.checkpoints_dir
-        written = write_checkpoint(folder, facts, parameters, optimizer_state)
+        written = write_checkpoint(folder, facts, trained)
         fault_point("checkpoint.after_rename")
         keep_newest(folder, self._job.keep_checkpoints)
         fault_point("checkpoint.before_event")
@@ -211,6 +216,7 @@ class Run:
     def _belongs(self) -> Belongs:
         return Belongs(
             identity_digest=self._plan.identity_digest(),
+            identity=self._plan.guarded_identity(),
             data_digest=self._job.index.digest(),
             base_digest=self._plan.identity.base.digest,
         )
@@ -248,23 +254,24 @@ class Run:
                 compute=parts.compute,
             )
         self._stage("finalizing")
-        parameters, _ = self._backend.tensors()
+        trained = self._backend.tensors()
         if self._backend.rank != 0:
             return
+        weights: Weights = "trained" if self._plan.identity.ema is None else "ema"
         facts = card_facts(
             self._plan,
             loss_before=self._before,
             loss_after=after.as_json(),
             trainable_parameters=parts.trainable_parameters,
             trainable_modules=parts.trainable_modules,
-            weights="trained",
+            weights=weights,
         )
         written = write_run_result(
             self._job.result_dir,
             plan=self._plan,
             parts=parts,
-            parameters=parameters,
-            weights="trained",
+            parameters=trained.parameters,
+            weights=weights,
             sample=sample,
             facts=facts,
         )
@@ -281,6 +288,7 @@ class Run:
                 "trainable_modules": self._parts.trainable_modules,
                 "trainable_parameters": self._parts.trainable_parameters,
                 "steps": self._last_step,
+                "preparation": list(self._parts.preparation),
                 "warnings": list(self._job.index.warnings),
             },
         )
@@ -295,7 +303,16 @@ class Run:
     def _stage(self, stage: str) -> None:
         self._emit("stage", {"stage": stage})
 
-    def _emit(
-        self, event: EventName, fields: dict[str, JsonValue], *, step: int | None = None
-    ) -> None:
-        self._events.emit(event, self._step if step is None else step, fields)
+    def _emit(self, event: EventName, fields: dict[str, JsonValue]) -> None:
+        self._events.emit(event, self._step, fields)
+
+
+def _check_finite(trained: TrainedTensors, step: int) -> None:
+    """An update may overflow where loss and gradient were numbers: no checkpoint may hold that."""
+    for tensors in (trained.parameters, trained.optimizer_state, trained.ema):
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise NonFiniteLossError(
+                    f"step {step}: its update left numbers in {name} that are not finite; the "
+                    "checkpoint before it stands. Lower the learning rate, or clip gradients."
+                )

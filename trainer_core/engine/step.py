@@ -1,8 +1,7 @@
-"""One optimizer step in one process, on trained parameters beside a frozen base."""
+"""One optimizer step in one process: an adapter beside a frozen base, or every weight."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -10,36 +9,20 @@ from diffusers import HiDreamImageTransformer2DModel
 from torch import nn
 
 from trainer_core.adapters.attach import Adapter
+from trainer_core.adapters.full import full_rank_parameters
 from trainer_core.checkpoint.read import Checkpoint
-from trainer_core.config.plan import Identity
+from trainer_core.checkpoint.write import TrainedTensors
+from trainer_core.config.plan import Plan
 from trainer_core.engine.batch import Batch
-from trainer_core.engine.losses import batch_losses
-from trainer_core.errors import CheckpointError, NonFiniteLossError
+from trainer_core.engine.figures import StepFigures, StepMeans, total_loss
+from trainer_core.engine.losses import Losses, batch_losses
+from trainer_core.errors import CheckpointError
 from trainer_core.faultpoints import fault_point
 from trainer_core.optim.build import build_optimizer, set_learning_rate
 from trainer_core.optim.clip import clip_gradients, largest_gradient
+from trainer_core.optim.ema import Ema
 from trainer_core.optim.state import load_state_tensors, state_tensors
 from trainer_core.precision.compute import Compute
-
-
-@dataclass(frozen=True, slots=True)
-class StepScalars:
-    """What a step tells, still on the device: reading it waits for the step."""
-
-    loss: torch.Tensor
-    """Mean over the step's samples, before the update."""
-    grad_max: torch.Tensor
-    """Largest absolute element before clipping."""
-
-    def check(self, step: int) -> tuple[float, float]:
-        """Both as floats; raises NonFiniteLossError that names the step."""
-        loss, grad_max = self.loss.item(), self.grad_max.item()
-        if not torch.isfinite(torch.tensor([loss, grad_max])).all():
-            raise NonFiniteLossError(
-                f"step {step}: loss {loss}, largest gradient {grad_max}; no update was made. "
-                "Lower the learning rate, or clip gradients."
-            )
-        return loss, grad_max
 
 
 class Backend(Protocol):
@@ -50,24 +33,28 @@ class Backend(Protocol):
     """Processes that share a step's micro-batches."""
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        """Loss of each sample [B], fp32; with the graph that training needs."""
+        """Flow loss of each sample [B], fp32; with the graph that training needs."""
 
     def update(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
-    ) -> StepScalars:
-        """Take this rank's share of ``count`` micro-batches through the model and update once."""
+    ) -> StepFigures:
+        """Take this rank's share of ``count`` micro-batches through the model and update once.
 
-    def tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Trained parameters and optimizer state, whole, by logical name. Every rank calls it."""
+        Raises NonFiniteLossError where a loss or a gradient is not finite: then parameters,
+        optimizer state and means are what they were before.
+        """
+
+    def tensors(self) -> TrainedTensors:
+        """All that a checkpoint holds, by logical name. Every rank calls it."""
 
     def load(self, checkpoint: Checkpoint) -> None:
         """The opposite of ``tensors``; raises CheckpointError."""
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the parameters are their running means where the plan keeps any (EMA)."""
+
     def latest_of(self, order: int) -> int:
         """The largest of what the ranks bring: what one has been told, all do."""
-
-    def forget_gradients(self) -> None:
-        """Drop what an abandoned step has accumulated."""
 
     def gathered(self) -> AbstractContextManager[object]:
         """Inside, this process holds every weight whole, to use and not to change."""
@@ -82,57 +69,73 @@ class SingleProcess:
     def __init__(
         self,
         transformer: HiDreamImageTransformer2DModel,
-        adapter: Adapter,
-        identity: Identity,
+        adapter: Adapter | None,
+        plan: Plan,
         compute: Compute,
     ) -> None:
-        """``adapter``: what is trained, on the transformer's device."""
+        """``adapter``: what is trained, on the transformer's device; None: every weight, fp32."""
         self._transformer = transformer
         self._adapter = adapter
-        self._parameters = adapter.parameters()
+        self._parameters: dict[str, nn.Parameter] = (
+            full_rank_parameters(transformer) if adapter is None else adapter.parameters()
+        )
         self._trained = list(self._parameters.values())
-        self._identity = identity
+        self._identity = plan.identity
         self._compute = compute
-        self._optimizer = build_optimizer(self._trained, identity.optimizer)
+        self._optimizer = build_optimizer(self._trained, plan.identity.optimizer)
+        self._ema: Ema | None = None
+        if plan.identity.ema is not None:
+            on_cpu = plan.operation.ema_device == "cpu"
+            home = torch.device("cpu") if on_cpu else compute.device
+            self._ema = Ema(self._parameters, plan.identity.ema, home)
 
     def losses(self, batch: Batch) -> torch.Tensor:
+        return self._losses(batch).flow_B
+
+    def _losses(self, batch: Batch) -> Losses:
         objective = self._identity.objective
-        return batch_losses(
-            self._transformer, self._adapter, batch, objective, self._compute
-        ).flow_B
+        return batch_losses(self._transformer, self._adapter, batch, objective, self._compute)
 
     def update(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
-    ) -> StepScalars:
-        """On cuda the caller reads the scalars later and must keep nothing of a bad step."""
-        total = torch.zeros((), device=self._compute.device)
-        for batch in batches:
-            loss = self.losses(batch).mean() / count
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        scalars = StepScalars(total, largest_gradient(self._trained))
-        if self._compute.device.type == "cpu":  # here asking costs nothing
-            scalars.check(step)
-        clip_gradients(self._trained, self._identity.clip)
-        fault_point("train.before_step")
-        set_learning_rate(self._optimizer, learning_rate)
-        self._optimizer.step()
-        self.forget_gradients()
-        return scalars
+    ) -> StepFigures:
+        means = StepMeans(self._compute.device)
+        try:
+            for batch in batches:
+                losses = self._losses(batch)
+                loss = total_loss(losses, self._identity.objective) / count
+                loss.backward()  # type: ignore[no-untyped-call]
+                means.add(losses, count)
+                fault_point("train.after_backward")
+            figures = means.read(step, largest_gradient(self._trained))
+            clip_gradients(self._trained, self._identity.clip)
+            fault_point("train.before_step")
+            set_learning_rate(self._optimizer, learning_rate)
+            self._optimizer.step()
+        finally:  # also of a step that was given up while it waited for a shard
+            self._optimizer.zero_grad(set_to_none=True)
+        if self._ema is not None:
+            self._ema.update(step)
+        return figures
 
-    def tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        parameters = {name: each.detach() for name, each in self._parameters.items()}
-        return parameters, state_tensors(self._optimizer, self._parameters)
+    def tensors(self) -> TrainedTensors:
+        return TrainedTensors(
+            parameters={name: each.detach() for name, each in self._parameters.items()},
+            optimizer_state=state_tensors(self._optimizer, self._parameters),
+            ema=self._ema.tensors() if self._ema else {},
+        )
 
     def load(self, checkpoint: Checkpoint) -> None:
         load_parameters(self._parameters, checkpoint.parameters)
         load_state_tensors(self._optimizer, self._parameters, checkpoint.optimizer_state)
+        if self._ema is not None:
+            self._ema.load(checkpoint.ema)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        return self._ema.applied() if self._ema else nullcontext()
 
     def latest_of(self, order: int) -> int:
         return order
-
-    def forget_gradients(self) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
 
     def gathered(self) -> AbstractContextManager[object]:
         return nullcontext()

@@ -16,24 +16,29 @@ from torch import nn
 from torch._C._distributed_c10d import HashStore
 
 from trainer_core.checkpoint.read import Checkpoint
+from trainer_core.checkpoint.write import TrainedTensors
 from trainer_core.config.plan import Objective, Plan
 from trainer_core.engine.batch import Batch
-from trainer_core.engine.losses import batch_losses
-from trainer_core.engine.step import StepScalars, check_same_names
+from trainer_core.engine.figures import StepFigures, StepMeans, total_loss
+from trainer_core.engine.losses import Losses, batch_losses
+from trainer_core.engine.step import check_same_names
 from trainer_core.errors import CheckpointError, DeviceError
 from trainer_core.faultpoints import fault_point
 from trainer_core.optim.build import build_optimizer, set_learning_rate
+from trainer_core.optim.state import TENSOR
 from trainer_core.precision.compute import Compute
 
 _NEVER: Final = 1 << 40
 _BUCKET_ELEMENTS: Final = 500_000_000
 """DeepSpeed's own default."""
+_SHARDED_OPTIMIZERS: Final = ("optimi-lion", "adamw")
+"""Their state is one element for one element of a weight, so a shard's state is a shard of it."""
 _STEP_FIELD: Final = "step"
 """AdamW's count of updates: one for a whole shard, kept by name like every other field."""
 
 
 class _Objective(nn.Module):
-    """Loss of each sample as a module's forward: what DeepSpeed's hooks are made for."""
+    """A batch's losses as a module's forward: what DeepSpeed's hooks are made for."""
 
     def __init__(
         self, transformer: HiDreamImageTransformer2DModel, objective: Objective, compute: Compute
@@ -43,8 +48,10 @@ class _Objective(nn.Module):
         self._objective = objective
         self._compute = compute
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return batch_losses(self.transformer, None, batch, self._objective, self._compute).flow_B
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``Losses`` as a plain tuple, which the hooks can take apart."""
+        losses = batch_losses(self.transformer, None, batch, self._objective, self._compute)
+        return losses.flow_B, losses.balance
 
 
 class ZeroSharded:
@@ -57,6 +64,7 @@ class ZeroSharded:
         self._engine = engine
         self._optimizer = optimizer
         self._clip = plan.identity.clip
+        self._objective = plan.identity.objective
         self._stage = plan.operation.zero_stage
         self._compute = compute
         transformer = engine.module.transformer
@@ -65,30 +73,31 @@ class ZeroSharded:
         self.ranks = torch.distributed.get_world_size()
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        losses: torch.Tensor = self._engine(batch)
-        return losses
+        return self._losses(batch).flow_B
+
+    def _losses(self, batch: Batch) -> Losses:
+        return Losses(*self._engine(batch))
 
     def update(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
-    ) -> StepScalars:
-        """Reads the scalars before the update: a bad step changes nothing on any rank."""
+    ) -> StepFigures:
         share = count // self.ranks
-        total = torch.zeros((), device=self._compute.device)
-        grad_max = torch.zeros((), device=self._compute.device)
+        means = StepMeans(self._compute.device)
         for number, batch in enumerate(batches, start=1):
-            loss = self.losses(batch).mean()
-            self._engine.backward(loss)
-            total += loss.detach() / share
+            losses = self._losses(batch)
+            self._engine.backward(total_loss(losses, self._objective))
+            means.add(losses, count)
+            fault_point("train.after_backward")
             if number < share:
                 self._engine.step()  # counts the micro-batch; updates at the last one only
-        torch.distributed.all_reduce(total)
-        grad_max = self._cut_gradients()
-        scalars = StepScalars(total / self.ranks, grad_max)
-        scalars.check(step)
+        torch.distributed.all_reduce(means.flow)
+        if means.balance is not None:
+            torch.distributed.all_reduce(means.balance)
+        figures = means.read(step, self._cut_gradients())
         fault_point("train.before_step")
         set_learning_rate(self._optimizer, learning_rate)
         self._engine.step()
-        return scalars
+        return figures
 
     def _cut_gradients(self) -> torch.Tensor:
         """Largest absolute element; clips by value here (by norm DeepSpeed does it itself)."""
@@ -103,7 +112,7 @@ class ZeroSharded:
                 safe_set_full_grad(parameter, gradient.clamp(-limit, limit))
         return torch.stack(largest).max()
 
-    def tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def tensors(self) -> TrainedTensors:
         from deepspeed.utils import (  # noqa: PLC0415 - an extra of its own
             safe_get_full_fp32_param,
             safe_get_full_optimizer_state,
@@ -113,11 +122,12 @@ class ZeroSharded:
         state: dict[str, torch.Tensor] = {}
         fields, counts = self._fields()
         for name, parameter in self._parameters.items():
+            prefix = f"{TENSOR}{name}/"
             if not _is_sharded(parameter):
                 parameters[name] = parameter.detach().clone()
                 own: Mapping[str, Any] = self._optimizer.state.get(parameter, {})
                 state |= {
-                    f"{name}/{field}": value.clone()
+                    prefix + field: value.clone()
                     for field, value in own.items()
                     if isinstance(value, torch.Tensor)
                 }
@@ -125,10 +135,9 @@ class ZeroSharded:
             # A copy: a single rank's answer may be a view of the shard itself.
             parameters[name] = safe_get_full_fp32_param(parameter).clone()
             for field in fields:
-                full = safe_get_full_optimizer_state(parameter, field)
-                state[f"{name}/{field}"] = full.clone()
-            state |= {f"{name}/{field}": value.clone() for field, value in counts.items()}
-        return parameters, state
+                state[prefix + field] = safe_get_full_optimizer_state(parameter, field).clone()
+            state |= {prefix + field: value.clone() for field, value in counts.items()}
+        return TrainedTensors(parameters=parameters, optimizer_state=state, ema={})
 
     def _fields(self) -> tuple[list[str], dict[str, torch.Tensor]]:
         """Names of the sharded fields, and the fields that are one number for a whole shard."""
@@ -142,7 +151,7 @@ class ZeroSharded:
         check_same_names(self._parameters, checkpoint.parameters)
         state: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self._parameters}
         for key, value in checkpoint.optimizer_state.items():
-            name, _, field = key.rpartition("/")
+            name, _, field = key.removeprefix(TENSOR).rpartition("/")
             if name not in state:
                 raise CheckpointError(f"optimizer state of {name}, which is not trained here")
             state[name][field] = value
@@ -189,8 +198,8 @@ class ZeroSharded:
         torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MAX)
         return int(agreed.item())
 
-    def forget_gradients(self) -> None:
-        """Nothing to do: an abandoned step ends the process, and ``tensors`` holds no gradient."""
+    def averaged(self) -> AbstractContextManager[None]:
+        return nullcontext()  # ``open_zero`` refuses plans with a mean
 
     def gathered(self) -> AbstractContextManager[object]:
         if self._stage != 3:
@@ -206,10 +215,20 @@ class ZeroSharded:
 def open_zero(
     transformer: HiDreamImageTransformer2DModel, plan: Plan, compute: Compute
 ) -> ZeroSharded:
-    """Hand the transformer to DeepSpeed; raises DeviceError where DeepSpeed is not installed."""
+    """Hand the transformer to DeepSpeed.
+
+    Raises DeviceError where DeepSpeed is not installed, or cannot do what the plan asks for.
+    """
+    identity = plan.identity
+    if identity.ema is not None:
+        raise DeviceError("a running mean (EMA) is kept in one process only: leave out zero_stage")
+    if identity.optimizer.name not in _SHARDED_OPTIMIZERS:
+        raise DeviceError(
+            f"{identity.optimizer.name} cannot be sharded: leave out zero_stage, or take one of "
+            f"{', '.join(_SHARDED_OPTIMIZERS)}"
+        )
     deepspeed = _deepspeed(compute)
     _join_ranks(deepspeed, compute)
-    identity = plan.identity
     ranks = torch.distributed.get_world_size()
     per_step = identity.accumulation_steps * identity.world_size
     transformer.requires_grad_(True).train()

@@ -1,0 +1,124 @@
+"""Training processes that start at once: forked from one that has imported everything.
+
+The server has never run a torch operation, so a child's threads, generators and caches are those of
+a new process; only the seconds of importing are saved. Start it with ``start_zygote``.
+"""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.jobs import Event, events_in
+
+_DEADLINE_S = 240
+
+
+class Zygote:
+    """The server as its user sees it; one run at a time."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        assert self._answer() == {"ready": True}
+
+    def train(
+        self, job: Mapping[str, Any], folder: Path, env: Mapping[str, str] | None = None
+    ) -> tuple[int, list[Event]]:
+        """As ``tests.support.jobs.train``: exit status, and all events in ``folder`` so far."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "job.json").write_text(json.dumps(job))
+        argv = ["--job", str(folder / "job.json"), "--events", str(folder / "events.jsonl")]
+        request = {"argv": argv, "env": dict(env or {}), "output": str(folder / "output.log")}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return int(self._answer()["status"]), events_in(folder)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], _DEADLINE_S)
+        line = self._process.stdout.readline() if ready else ""
+        assert line, "the zygote does not answer"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@contextmanager
+def start_zygote() -> Iterator[Zygote]:
+    """A server with one thread a process; ends with the block, and its child with it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.zygote"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "REVERIE_ENV": "test"},
+        process_group=0,
+    )
+    try:
+        yield Zygote(process)
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    with start_zygote() as server:
+        yield server
+
+
+def _serve() -> None:
+    """Read requests from stdin until it is closed; each is a child of its own."""
+    # Whatever a run imports late: once here instead of once a child.
+    import bitsandbytes.optim  # noqa: F401
+    import peft  # noqa: F401
+    import prodigyopt  # noqa: F401
+
+    from trainer_core.engine.command import main
+
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries print
+    print(json.dumps({"ready": True}), file=replies, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            _become(request)
+            status = 1
+            try:
+                status = main(request["argv"])
+            except BaseException:  # noqa: BLE001 - the child must never go on as a server
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        _, ended = os.waitpid(pid, 0)
+        reply = {"status": os.waitstatus_to_exitcode(ended)}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Environment, input and output of the child's own."""
+    os.environ.update(request["env"])
+    for path, flags, descriptor in (
+        (os.devnull, os.O_RDONLY, 0),
+        (request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 1),
+        (request["output"], os.O_WRONLY | os.O_APPEND, 2),
+    ):
+        opened = os.open(path, flags, 0o644)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+
+
+if __name__ == "__main__":
+    _serve()

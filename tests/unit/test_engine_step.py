@@ -1,0 +1,298 @@
+"""One optimizer step in this process: what it changes, and that a bad one changes nothing."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import HiDreamImageTransformer2DModel
+from torch import nn
+
+from tests.support.jobs import demo_plan
+from trainer_core.adapters.attach import attach_adapter
+from trainer_core.checkpoint.write import TrainedTensors
+from trainer_core.config.base_models import read_base_model
+from trainer_core.config.plan import Plan
+from trainer_core.engine.batch import Batch
+from trainer_core.engine.figures import StepMeans, total_loss
+from trainer_core.engine.losses import Losses
+from trainer_core.engine.recompute import recompute_blocks
+from trainer_core.engine.setup import place_base
+from trainer_core.engine.step import SingleProcess
+from trainer_core.errors import NonFiniteLossError
+from trainer_core.hidream.loading import load_transformer
+from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.optim.clip import largest_gradient
+from trainer_core.precision.compute import Compute
+
+CPU = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=False)
+OPTIMIZERS = ("optimi-lion", "adamw", "bnb-lion8bit-paged", "prodigy")
+
+
+def batch_of(seed: int) -> Batch:
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=draw)
+
+    return Batch(
+        noisy_BCHW=normal(2, 16, 4, 6),
+        target_BCHW=normal(2, 16, 4, 6),
+        sigmas_B=torch.rand(2, generator=draw),
+        text=TextEmbeddings(normal(2, 5, 48), normal(2, 3, 5, 64), normal(2, 64)),
+        order=seed,
+    )
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_folder: Path) -> Plan:
+    return demo_plan(read_base_model(tiny_folder), edge_px=64)
+
+
+def backend_of(
+    tiny_folder: Path, plan: Plan, *, full: bool = False, **identity: Any
+) -> SingleProcess:
+    """On fresh weights, with EMA; ``identity`` replaces fields of the plan."""
+    ema = {"decay": 0.5, "warmup_steps": 0, "update_interval": 1}
+    given = {**plan.identity.model_dump(mode="json"), "ema": ema, **identity}
+    if full:
+        given |= {"model_type": "full", "adapter": None}
+    changed = Plan.model_validate({**plan.model_dump(mode="json"), "identity": given})
+    transformer = load_transformer(tiny_folder, torch.float32).requires_grad_(True).train()
+    if full:
+        return SingleProcess(transformer, None, changed, CPU)
+    assert changed.identity.adapter is not None
+    adapter = attach_adapter(transformer, changed.identity.adapter, seed=3)
+    return SingleProcess(transformer, adapter, changed, CPU)
+
+
+def optimizer_of(name: str) -> dict[str, Any]:
+    rate = 1.0 if name == "prodigy" else 1e-3
+    betas = [0.9, 0.99]
+    return {"name": name, "learning_rate": rate, "betas": betas, "eps": 1e-8, "weight_decay": 0.01}
+
+
+def step(backend: SingleProcess, number: int, *batches: Batch) -> float:
+    count = len(batches)
+    return backend.update(batches, count=count, step=number, learning_rate=1e-3).loss
+
+
+def snapshot(trained: TrainedTensors) -> dict[str, torch.Tensor]:
+    everything = {f"param/{name}": value for name, value in trained.parameters.items()}
+    everything |= {f"ema/{name}": value for name, value in trained.ema.items()}
+    return {name: v.clone() for name, v in (everything | dict(trained.optimizer_state)).items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def spoiled(batch: Batch) -> Batch:
+    batch.target_BCHW[1, 0, 0, 0] = float("nan")
+    return batch
+
+
+@pytest.mark.parametrize(("after", "where"), [(0, 0), (1, 1), (1, 2)])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_bad_micro_batch_anywhere_in_a_step_changes_nothing(
+    tiny_folder: Path, plan: Plan, optimizer: str, after: int, where: int
+) -> None:
+    backend = backend_of(tiny_folder, plan, optimizer=optimizer_of(optimizer))
+    for number in range(1, after + 1):
+        step(backend, number, batch_of(50 + number))
+    before = snapshot(backend.tensors())
+    window = [batch_of(i) for i in range(3)]
+    window[where] = spoiled(window[where])
+
+    with pytest.raises(NonFiniteLossError, match=f"step {after + 1}: loss nan"):
+        step(backend, after + 1, *window)
+
+    assert same(before, snapshot(backend.tensors()))
+    # Nor is half of it left in the gradients.
+    clean = backend_of(tiny_folder, plan, optimizer=optimizer_of(optimizer))
+    for number in range(1, after + 1):
+        step(clean, number, batch_of(50 + number))
+    for each in (backend, clean):
+        step(each, after + 1, batch_of(9))
+    assert same(snapshot(clean.tensors()), snapshot(backend.tensors()))
+    assert not same(before, snapshot(backend.tensors()))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_poisoned_parameter_is_found_before_the_update(
+    tiny_folder: Path, plan: Plan, full: bool
+) -> None:
+    backend = backend_of(tiny_folder, plan, full=full, optimizer=optimizer_of("adamw"))
+    step(backend, 1, batch_of(0))
+    name = next(name for name in backend.tensors().parameters if name.endswith(("w1", "weight")))
+    backend.tensors().parameters[name].view(-1)[0] = float("inf")
+    before = snapshot(backend.tensors())
+
+    with pytest.raises(NonFiniteLossError, match="step 2: loss nan"):
+        step(backend, 2, batch_of(1))
+
+    assert same(before, snapshot(backend.tensors()))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is(
+    tiny_folder: Path, plan: Plan, bad: float
+) -> None:
+    backend = backend_of(tiny_folder, plan, full=True, optimizer=optimizer_of("optimi-lion"))
+    before = snapshot(backend.tensors())
+    parameter = backend._trained[40]
+    hook = parameter.register_hook(lambda gradient: torch.full_like(gradient, bad))
+
+    with pytest.raises(NonFiniteLossError, match=r"step 1: loss [0-9.]+, largest gradient"):
+        step(backend, 1, batch_of(0))
+    hook.remove()
+
+    assert same(before, snapshot(backend.tensors()))
+    assert math.isfinite(step(backend, 1, batch_of(0)))
+
+
+def test_accumulation_is_the_mean_over_micro_batches(tiny_folder: Path, plan: Plan) -> None:
+    at_rest = {"optimizer": optimizer_of("adamw"), "clip": None}
+    backend = backend_of(tiny_folder, plan, full=True, **at_rest)
+    one_by_one = [backend.losses(batch_of(i)).mean().item() for i in range(3)]
+
+    figures = backend.update([batch_of(i) for i in range(3)], count=3, step=1, learning_rate=1e-3)
+
+    assert figures.loss == pytest.approx(sum(one_by_one) / 3, rel=1e-6)
+    assert figures.balance_loss is None
+    assert figures.grad_max > 0
+
+
+def test_the_balancing_loss_is_weighted_in_the_total_and_not_in_the_figures(plan: Plan) -> None:
+    objective = plan.identity.objective.model_copy(update={"balance_weight": 0.5})
+    losses = [
+        Losses(torch.tensor([1.0, 2.0]), torch.tensor(4.0)),
+        Losses(torch.tensor([3.0, 4.0]), torch.tensor(6.0)),
+    ]
+    means = StepMeans(torch.device("cpu"))
+    for each in losses:
+        means.add(each, 2)
+
+    figures = means.read(1, torch.tensor(0.25))
+
+    assert total_loss(losses[0], objective).item() == 1.5 + 0.5 * 4
+    assert (figures.loss, figures.balance_loss, figures.grad_max) == (2.5, 5.0, 0.25)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_balancing_loss_that_is_not_finite_is_named(bad: float) -> None:
+    means = StepMeans(torch.device("cpu"))
+    means.add(Losses(torch.ones(2), torch.tensor(bad)), 2)
+    means.add(Losses(torch.ones(2), torch.tensor(1.0)), 2)
+
+    with pytest.raises(NonFiniteLossError, match=f"step 7: loss 1.0, balancing loss {bad}"):
+        means.read(7, torch.tensor(0.25))
+
+
+def test_full_rank_trains_every_weight(tiny_folder: Path, plan: Plan) -> None:
+    backend = backend_of(tiny_folder, plan, full=True, optimizer=optimizer_of("optimi-lion"))
+    before = snapshot(backend.tensors())
+    names = dict(load_transformer(tiny_folder, torch.float32).named_parameters()).keys()
+
+    step(backend, 1, batch_of(0))
+
+    after = backend.tensors()
+    assert after.parameters.keys() == after.ema.keys() == names
+    still = {n for n, v in after.parameters.items() if torch.equal(v, before[f"param/{n}"])}
+    assert not still
+
+
+def test_means_are_lent_to_the_model_and_taken_back(tiny_folder: Path, plan: Plan) -> None:
+    backend = backend_of(tiny_folder, plan, optimizer=optimizer_of("adamw"))
+    for number in range(1, 4):
+        step(backend, number, batch_of(number))
+    trained, question = snapshot(backend.tensors()), batch_of(9)
+    with torch.no_grad():
+        of_trained = backend.losses(question)
+        with backend.averaged():
+            of_means = backend.losses(question)
+            lent = {n: v.clone() for n, v in backend.tensors().parameters.items()}
+
+    assert not torch.equal(of_trained, of_means)
+    assert all(torch.equal(value, trained[f"ema/{name}"]) for name, value in lent.items())
+    assert same(trained, snapshot(backend.tensors()))
+
+
+class Noisy(nn.Module):
+    """A module whose answer is partly drawn, as an adapter with dropout draws."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, input_: torch.Tensor) -> torch.Tensor:
+        dropped: torch.Tensor = nn.functional.dropout(self.inner(input_), 0.3, self.training)
+        return dropped
+
+
+@pytest.mark.parametrize(
+    ("interval", "again"), [(1, [0, 1, 2, 3]), (2, [0, 2]), (3, [0, 3]), (9, [0])]
+)
+def test_every_so_many_blocks_are_recomputed_with_the_same_gradients(
+    tiny_folder: Path, interval: int, again: list[int]
+) -> None:
+    def gradients(interval: int | None) -> tuple[list[int], list[torch.Tensor]]:
+        transformer = load_transformer(tiny_folder, torch.float32).train()
+        blocks = [*transformer.double_stream_blocks, *transformer.single_stream_blocks]
+        passes = [0] * len(blocks)
+
+        def count(i: int) -> None:
+            passes[i] += 1
+
+        for i, block in enumerate(blocks):
+            attention = block.block.attn1
+            attention.to_q = Noisy(attention.to_q)
+            attention.register_forward_pre_hook(lambda *_, i=i: count(i))
+        if interval is not None:
+            recompute_blocks(transformer, interval)
+        torch.manual_seed(5)
+        return passes, _gradients(transformer)
+
+    plain, recomputed = gradients(None), gradients(interval)
+
+    assert plain[0] == [1, 1, 1, 1]  # two double-stream, two single-stream
+    assert [i for i, passes in enumerate(recomputed[0]) if passes == 2] == again
+    assert all(torch.equal(a, b) for a, b in zip(plain[1], recomputed[1], strict=True))
+
+
+def _gradients(transformer: HiDreamImageTransformer2DModel) -> list[torch.Tensor]:
+    from trainer_core.hidream.objective import flow_loss, predict_velocity
+
+    batch = batch_of(1)
+    prediction = predict_velocity(transformer, batch.noisy_BCHW, 1000 * batch.sigmas_B, batch.text)
+    flow_loss(prediction, batch.target_BCHW).mean().backward()
+    trained = list(transformer.parameters())
+    assert largest_gradient(trained) > 0
+    return [each.grad for each in trained if each.grad is not None]
+
+
+@pytest.mark.parametrize(
+    ("via", "expected"),
+    [
+        ("cpu", ("quantized 3 linears on cpu", "moved to meta")),
+        ("accelerator", ("moved to meta", "quantized 3 linears on meta")),
+    ],
+)
+def test_the_base_is_quantised_on_the_side_that_the_plan_names(
+    via: Any, expected: tuple[str, ...]
+) -> None:
+    """The meta device stands for an accelerator: a device other than the CPU that all have."""
+    base = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 4))
+
+    done = place_base(base, "int8-quanto", via, torch.device("meta"))
+
+    assert done == expected
+    assert all(each.device.type == "meta" for each in base.parameters())
+    assert not any(each.requires_grad for each in base.parameters())
+
+
+def test_a_base_that_is_not_quantised_is_only_moved() -> None:
+    done = place_base(nn.Linear(8, 8), "no_change", "cpu", torch.device("cpu"))
+
+    assert done == ("moved to cpu",)

@@ -1,0 +1,110 @@
+"""The running mean against a float64 one, and that it never leaves a trace in the parameters."""
+
+import pytest
+import torch
+from torch import nn
+
+from trainer_core.config.plan import EmaPlan
+from trainer_core.errors import CheckpointError
+from trainer_core.optim.ema import Ema, decay_at
+
+CPU = torch.device("cpu")
+
+
+def plan(decay: float = 0.9, warmup_steps: int = 0, update_interval: int = 1) -> EmaPlan:
+    return EmaPlan(decay=decay, warmup_steps=warmup_steps, update_interval=update_interval)
+
+
+def moved(parameters: dict[str, nn.Parameter], step: int) -> None:
+    draw = torch.Generator().manual_seed(step)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.add_(torch.randn(parameter.shape, generator=draw))
+
+
+def fresh() -> dict[str, nn.Parameter]:
+    return {"a": nn.Parameter(torch.ones(3, 4)), "b.scalar": nn.Parameter(torch.zeros(1))}
+
+
+def test_the_decay_grows_with_the_updates_up_to_its_limit() -> None:
+    found = [decay_at(step, plan(decay=0.4)) for step in range(1, 8)]
+
+    assert found == [2 / 11, 3 / 12, 4 / 13, 5 / 14, 0.4, 0.4, 0.4]
+
+
+def test_an_interval_counts_updates_not_steps() -> None:
+    assert decay_at(10, plan(update_interval=5)) == 3 / 12
+
+
+def test_up_to_the_warm_ups_end_the_mean_is_a_copy() -> None:
+    found = [decay_at(step, plan(decay=0.9, warmup_steps=2)) for step in (1, 2, 3, 4)]
+
+    assert found == [0.0, 0.0, 0.9, 0.9]
+    parameters = fresh()
+    ema = Ema(parameters, plan(warmup_steps=2), CPU)
+    for step in (1, 2):
+        moved(parameters, step)
+        ema.update(step)
+        assert all(torch.equal(ema.tensors()[name], parameters[name]) for name in parameters)
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+def test_the_mean_is_that_of_float64(interval: int) -> None:
+    parameters = fresh()
+    ema = Ema(parameters, plan(decay=0.3, update_interval=interval), CPU)
+    expected = {name: value.detach().double() for name, value in parameters.items()}
+
+    for step in range(1, 10):
+        moved(parameters, step)
+        ema.update(step)
+        if step % interval == 0:
+            s = step // interval
+            kept = min(0.3, (1 + s) / (10 + s))
+            expected = {
+                name: kept * mean + (1 - kept) * parameters[name].detach().double()
+                for name, mean in expected.items()
+            }
+
+    for name, mean in expected.items():
+        assert ema.tensors()[name].dtype is torch.float32
+        torch.testing.assert_close(ema.tensors()[name].double(), mean, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_means_are_lent_and_the_parameters_come_back_bit_for_bit(fails: bool) -> None:
+    parameters = fresh()
+    ema = Ema(parameters, plan(), CPU)
+    moved(parameters, 1)
+    ema.update(1)
+    trained = {name: value.detach().clone() for name, value in parameters.items()}
+    means = {name: value.clone() for name, value in ema.tensors().items()}
+
+    def look() -> None:
+        with ema.applied():
+            assert all(torch.equal(parameters[name], means[name]) for name in means)
+            assert not torch.equal(parameters["a"], trained["a"])
+            if fails:
+                raise RuntimeError("while lent")
+
+    if fails:
+        with pytest.raises(RuntimeError, match="while lent"):
+            look()
+    else:
+        look()
+
+    assert all(torch.equal(parameters[name], trained[name]) for name in trained)
+    assert all(torch.equal(ema.tensors()[name], means[name]) for name in means)
+
+
+def test_a_restored_mean_goes_on_and_another_runs_is_refused() -> None:
+    parameters = fresh()
+    ema = Ema(parameters, plan(), CPU)
+    moved(parameters, 1)
+    ema.update(1)
+    again = Ema(parameters, plan(), CPU)
+
+    again.load(ema.tensors())
+
+    assert all(torch.equal(again.tensors()[name], mean) for name, mean in ema.tensors().items())
+    with pytest.raises(CheckpointError, match=r"b\.scalar"):
+        again.load({"a": ema.tensors()["a"]})

@@ -1,0 +1,81 @@
+"""A running mean of the trained parameters, in fp32: what is exported instead of the last step."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from trainer_core.config.plan import EmaPlan
+from trainer_core.errors import CheckpointError
+
+
+def decay_at(step: int, plan: EmaPlan) -> float:
+    """How much of the mean stays when it is updated after optimizer step ``step``.
+
+    Without warm-up min(decay, (1 + s) / (10 + s)) at update s (counted from 1), so that the start
+    values are soon forgotten; with warm-up 0 up to its last step and ``decay`` from then on.
+    """
+    if plan.warmup_steps > 0:
+        return 0.0 if step <= plan.warmup_steps else plan.decay
+    updates = step // plan.update_interval
+    return min(plan.decay, (1 + updates) / (10 + updates))
+
+
+class Ema:
+    """One mean for each trained parameter. The step says all else: nothing is counted here."""
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], plan: EmaPlan, device: torch.device
+    ) -> None:
+        """Starts at the parameters' values; ``device``: where the means are kept."""
+        self._parameters = dict(parameters)
+        self._plan = plan
+        self._means = {
+            name: parameter.detach().to(device, torch.float32, copy=True)
+            for name, parameter in parameters.items()
+        }
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the parameters as optimizer step ``step`` has left them."""
+        if step % self._plan.update_interval:
+            return
+        share = 1 - decay_at(step, self._plan)
+        for name, parameter in self._parameters.items():
+            mean = self._means[name]
+            value = parameter.detach().to(mean.device, mean.dtype)
+            if share == 1:  # exactly the value, which rounding below would miss
+                mean.copy_(value)
+            else:
+                mean.add_(value - mean, alpha=share)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the parameters hold the means; after it, also after an error, what they held."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The means by the parameters' names; not inside ``applied``."""
+        return dict(self._means)
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The opposite of ``tensors``; raises CheckpointError where a mean is missing or unlike."""
+        for name, mean in self._means.items():
+            saved = tensors.get(name)
+            if saved is None or saved.shape != mean.shape or saved.dtype != mean.dtype:
+                raise CheckpointError(f"the checkpoint has no mean (EMA) of {name} as it is here")
+            mean.copy_(saved)
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        # In place, one parameter at a time: a whole second copy may not fit.
+        for name, parameter in self._parameters.items():
+            mean = self._means[name]
+            value = parameter.detach().to(mean.device, copy=True)
+            parameter.copy_(mean)
+            mean.copy_(value)
