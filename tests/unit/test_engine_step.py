@@ -61,10 +61,11 @@ def backend_of(
     changed = Plan.model_validate({**plan.model_dump(mode="json"), "identity": given})
     transformer = load_transformer(tiny_folder, torch.float32).requires_grad_(True).train()
     if full:
-        return SingleProcess(transformer, None, changed, CPU)
+        every = dict(transformer.named_parameters())
+        return SingleProcess(transformer, None, every, changed, CPU)
     assert changed.identity.adapter is not None
     adapter = attach_adapter(transformer, changed.identity.adapter, seed=3)
-    return SingleProcess(transformer, adapter, changed, CPU)
+    return SingleProcess(transformer, adapter, adapter.parameters(), changed, CPU)
 
 
 def optimizer_of(name: str) -> dict[str, Any]:

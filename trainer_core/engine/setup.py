@@ -143,10 +143,10 @@ def _trained(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise DeviceError("several processes train one model only with DeepSpeed: set zero_stage")
     if identity.adapter is None:
-        transformer.requires_grad_(True)
-        return None, SingleProcess(transformer, None, job.plan, compute)
+        every = dict(transformer.requires_grad_(True).named_parameters())
+        return None, SingleProcess(transformer, None, every, job.plan, compute)
     adapter = attach_adapter(transformer, identity.adapter, identity.seed)
-    return adapter, SingleProcess(transformer, adapter, job.plan, compute)
+    return adapter, SingleProcess(transformer, adapter, adapter.parameters(), job.plan, compute)
 
 
 def _shards(job: Job, control: Control) -> ShardFolder:

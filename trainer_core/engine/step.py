@@ -69,15 +69,21 @@ class SingleProcess:
         self,
         transformer: HiDreamImageTransformer2DModel,
         adapter: Adapter | None,
+        parameters: Mapping[str, nn.Parameter],
         plan: Plan,
         compute: Compute,
     ) -> None:
-        """``adapter``: what is trained, on the transformer's device; None: every weight, fp32."""
+        """
+        Args:
+            transformer: on its device.
+            adapter: on it; None where the transformer's own weights are trained.
+            parameters: what is trained, fp32, by logical name.
+            plan: the run.
+            compute: where and in which types.
+        """
         self._transformer = transformer
         self._adapter = adapter
-        self._parameters: dict[str, nn.Parameter] = (
-            dict(transformer.named_parameters()) if adapter is None else adapter.parameters()
-        )
+        self._parameters = dict(parameters)
         self._trained = list(self._parameters.values())
         self._identity = plan.identity
         self._compute = compute
