@@ -200,7 +200,13 @@ def test_a_kill_changes_no_bit_in_any_combination(
 
 
 @pytest.mark.parametrize(
-    ("trained", "base"), [("lokr", "no_change"), ("lokr", "int8-quanto"), ("full", "no_change")]
+    ("trained", "base"),
+    [
+        ("lokr", "no_change"),
+        ("lokr", "int8-quanto"),
+        ("lora", "int8-quanto"),
+        ("full", "no_change"),
+    ],
 )
 def test_one_step_at_a_tiny_rate_changes_what_is_saved(
     ground: Ground, trained: str, base: str

@@ -177,7 +177,12 @@ class Run:
             ]
             return self._backend.losses(self._parts.batches.batch(draws))
 
-        result = measure(self._triples, self._job.index, losses, between=self._heed_in_probe)
+        # Without dropout: the same question gets the same answer, whatever was asked before it.
+        self._parts.transformer.eval()
+        try:
+            result = measure(self._triples, self._job.index, losses, between=self._heed_in_probe)
+        finally:
+            self._parts.transformer.train()
         self._emit("eval", {"name": "probe", **result.as_json()})
         if self._step > 0 and not math.isfinite(result.mean):
             raise NonFiniteLossError(f"the loss measured after step {self._step} is not a number")

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, HiDreamImageTransformer2DModel
 from pydantic import JsonValue
 
 from trainer_core.adapters.attach import Adapter, attach_adapter
+from trainer_core.adapters.full import full_rank_parameters
 from trainer_core.config.base_models import read_base_model
 from trainer_core.config.plan import Quantization
 from trainer_core.data.index import ShardDescription
@@ -156,9 +157,10 @@ def _trained(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise DeviceError("several processes train one model only with DeepSpeed: set zero_stage")
     if identity.adapter is None:
-        return None, SingleProcess(transformer, None, job.plan, compute)
+        every = full_rank_parameters(transformer)
+        return None, SingleProcess(transformer, None, every, job.plan, compute)
     adapter = attach_adapter(transformer, identity.adapter, identity.seed)
-    return adapter, SingleProcess(transformer, adapter, job.plan, compute)
+    return adapter, SingleProcess(transformer, adapter, adapter.parameters(), job.plan, compute)
 
 
 def _shards(job: Job, control: Control) -> ShardFolder:

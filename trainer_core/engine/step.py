@@ -9,7 +9,6 @@ from diffusers import HiDreamImageTransformer2DModel
 from torch import nn
 
 from trainer_core.adapters.attach import Adapter
-from trainer_core.adapters.full import full_rank_parameters
 from trainer_core.checkpoint.read import Checkpoint
 from trainer_core.checkpoint.write import TrainedTensors
 from trainer_core.config.plan import Plan
@@ -70,15 +69,21 @@ class SingleProcess:
         self,
         transformer: HiDreamImageTransformer2DModel,
         adapter: Adapter | None,
+        parameters: Mapping[str, nn.Parameter],
         plan: Plan,
         compute: Compute,
     ) -> None:
-        """``adapter``: what is trained, on the transformer's device; None: every weight, fp32."""
+        """
+        Args:
+            transformer: on its device.
+            adapter: on it; None where the transformer's own weights are trained.
+            parameters: what is trained, fp32, by logical name.
+            plan: the run.
+            compute: where and in which types.
+        """
         self._transformer = transformer
         self._adapter = adapter
-        self._parameters: dict[str, nn.Parameter] = (
-            full_rank_parameters(transformer) if adapter is None else adapter.parameters()
-        )
+        self._parameters = dict(parameters)
         self._trained = list(self._parameters.values())
         self._identity = plan.identity
         self._compute = compute
