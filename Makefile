@@ -2,8 +2,9 @@
 
 PYTHON := .venv/bin/python
 STAMP := .venv/.deps-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
-# Two at a time, file by file: most tests wait for a process of their own.
-PYTEST := $(PYTHON) -m pytest -p tests.support.tiers -n 2 --dist loadfile
+# Two at a time, file by file: most tests wait for a process of their own. One thread each: two that
+# spin on two busy cores take many times as long.
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -p tests.support.tiers -n 2 --dist loadfile
 TIERS := tests/unit tests/contract tests/integration tests/e2e tests/faults
 
 .DEFAULT_GOAL := help

@@ -136,9 +136,9 @@ def _made(name: str, home: Path) -> BaseModel:
     try:
         return read_base_model(folder)
     except BaseModelError:
+        quieten_libraries()  # they talk as soon as they are imported
         from trainer_core.hidream import tiny  # noqa: PLC0415 - imports torch
 
-        quieten_libraries()
         getattr(tiny, _MAKERS[name])(folder)
     return read_base_model(folder)
 
