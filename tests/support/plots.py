@@ -36,45 +36,30 @@ def _records(body: bytes) -> Iterator[bytes]:
 
 
 def wandb_runs(folder: Path) -> list[tuple[dict[str, str], Points]]:
-    """Facts (id, project, name) and points of every offline run below ``folder``, oldest first.
-
-    wandb writes in a process of its own; this waits until each run has its last record.
-    """
-    import time
-
-    deadline = time.monotonic() + 30
-    while True:
-        files = sorted(folder.rglob("*.wandb"))  # their folders begin with the time of day
-        runs = [_wandb_run(file.read_bytes()) for file in files]
-        if all(is_over for _, _, is_over in runs):
-            return [(facts, points) for facts, points, _ in runs]
-        assert time.monotonic() < deadline, runs
-        time.sleep(0.05)
-
-
-def _wandb_run(body: bytes) -> tuple[dict[str, str], Points, bool]:
+    """Facts (id, project, name) and points of every offline run below ``folder``, oldest first."""
     import json
 
     from wandb.proto.wandb_internal_pb2 import Record
 
-    facts: dict[str, str] = {}
-    points: Points = {}
-    is_over = False
-    for data in _log_records(body):
-        record = Record.FromString(data)
-        is_over |= record.HasField("exit")
-        if record.HasField("run"):
-            run = record.run
-            facts = {"id": run.run_id, "project": run.project, "name": run.display_name}
-        if record.HasField("history"):
-            row = {
-                item.key or ".".join(item.nested_key): json.loads(item.value_json)
-                for item in record.history.item
-            }
-            for name, value in row.items():
-                if name != "step" and not name.startswith("_"):
-                    points.setdefault(name, []).append((row["step"], value))
-    return facts, points, is_over
+    runs = []
+    for file in sorted(folder.rglob("*.wandb"), key=lambda f: f.stat().st_mtime_ns):
+        facts: dict[str, str] = {}
+        points: Points = {}
+        for data in _log_records(file.read_bytes()):
+            record = Record.FromString(data)
+            if record.HasField("run"):
+                run = record.run
+                facts = {"id": run.run_id, "project": run.project, "name": run.display_name}
+            if record.HasField("history"):
+                row = {
+                    item.key or ".".join(item.nested_key): json.loads(item.value_json)
+                    for item in record.history.item
+                }
+                for name, value in row.items():
+                    if name != "step" and not name.startswith("_"):
+                        points.setdefault(name, []).append((row["step"], value))
+        runs.append((facts, points))
+    return runs
 
 
 _BLOCK = 32768
