@@ -4,7 +4,7 @@ A run is held while ``lease_until`` is not NULL. The sweep of dead leases sets i
 the fence, so that what the old holder still sends finds no row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -155,7 +155,7 @@ class PostgresLedger:
                 moves.move(conn, run, RunStatus.CANCELED)
                 return
             moves.move(conn, run, RunStatus.SUCCEEDED)
-            publications.insert(conn, run.tenant_id, run_id, _target_of(run))
+            publications.insert(conn, run.tenant_id, run_id, target_of(run.plan))
 
     def hand_back(self, run_id: str, fence: int, outcome: Outcome, failure: Failure | None) -> None:
         """Give the run up under the same fence: queued again, or paused, canceled or failed."""
@@ -352,9 +352,9 @@ def _is_committed(run: Run, fence: int, result: StoredFiles) -> bool:
     )
 
 
-def _target_of(run: Run) -> dict[str, Any]:
-    """Where the plan wants the result; on the Hub nobody but the owner sees it at first."""
-    repo_id = run.plan["operation"]["publication"]["hub_model_id"]
-    if repo_id is None:
+def target_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a plan wants its result; on the Hub nobody else sees it unless the plan says so."""
+    wish = plan["operation"]["publication"]
+    if wish["hub_model_id"] is None:
         return {"kind": "folder"}
-    return {"kind": "hub", "repo_id": repo_id, "private": True}
+    return {"kind": "hub", "repo_id": wish["hub_model_id"], "private": wish.get("private", True)}

@@ -36,11 +36,16 @@ def _records(body: bytes) -> Iterator[bytes]:
 
 
 def wandb_runs(folder: Path) -> list[tuple[dict[str, str], Points]]:
-    """Facts (id, project, name) and points of every offline run below ``folder``, oldest first."""
+    """Facts (id, project, name) and points of every offline run below ``folder``, oldest first.
+
+    Ends this process's wandb service: a run is over before the service has written its file.
+    """
     import json
 
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()
     runs = []
     for file in sorted(folder.rglob("*.wandb"), key=lambda f: f.stat().st_mtime_ns):
         facts: dict[str, str] = {}

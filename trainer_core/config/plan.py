@@ -200,7 +200,6 @@ class Backend(Frozen):
     """Id of the ``mask`` backend whose files of the same name say where these images count."""
     mask_kind: Literal["mask", "segmentation"] | None = None
     """Of a ``mask`` backend: greys as they are, or anything above black counts in full."""
-    probability: float = 1.0
 
 
 class Identity(Frozen):

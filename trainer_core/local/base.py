@@ -41,8 +41,9 @@ class FoundBase:
 
     name: str
     transformer_config: Mapping[str, Any]
-    bring: Callable[[Watch], BaseModel]
-    """Fetch, hash and compose what is needed. Raises BaseModelError."""
+    bring: Callable[[Watch, str | None], BaseModel]
+    """Fetch, hash and compose what is needed; with the repository or folder of the fourth encoder,
+    or None for the model's own or ``FOURTH_ENCODER``. Raises BaseModelError."""
 
     def provisional(self) -> BaseModel:
         """As a plan needs it, but for the digest: to find what is wrong before a long download."""
@@ -76,8 +77,8 @@ def resolve_base(
         BaseModelError: in one sentence, with the way out.
         StopRequestedError: ``watch`` asked for it.
     """
-    found = find_base(name, env=env, folders=folders, fourth_encoder=fourth_encoder)
-    return found.bring(watch or NoWatch())
+    found = find_base(name, env=env, folders=folders)
+    return found.bring(watch or NoWatch(), fourth_encoder)
 
 
 def transformer_folder(
@@ -93,13 +94,7 @@ def transformer_folder(
     return resolve_base(name, env=env, folders=folders, watch=watch).folder
 
 
-def find_base(
-    name: str,
-    *,
-    env: Mapping[str, str],
-    folders: Sequence[Path],
-    fourth_encoder: str | None = None,
-) -> FoundBase:
+def find_base(name: str, *, env: Mapping[str, str], folders: Sequence[Path]) -> FoundBase:
     """As ``resolve_base``, but only what a plan needs to be checked: a small file at most."""
     home = home_of(env)
     listed = listed_base_models(env)
@@ -107,7 +102,7 @@ def find_base(
         return _as_it_is(listed[name])
     folder = find_folder(name, folders)
     if folder is not None and (folder / "transformer").is_dir():
-        return _in_folder(folder, home, _Fourth(fourth_encoder, home, folders))
+        return _in_folder(folder, home, folders)
     if name in _MAKERS:
         return _as_it_is(_made(name, home))
     if folder is not None:
@@ -117,7 +112,7 @@ def find_base(
     if _is_path(name):
         tried = ", ".join(str(place) for place in places_of(name, folders))
         raise BaseModelError(f"there is no base model {name}; these places were tried: {tried}")
-    return _on_the_hub(name, home, _Fourth(fourth_encoder, home, folders))
+    return _on_the_hub(name, home, folders)
 
 
 def _is_path(name: str) -> bool:
@@ -126,7 +121,7 @@ def _is_path(name: str) -> bool:
 
 def _as_it_is(model: BaseModel) -> FoundBase:
     return FoundBase(
-        name=model.name, transformer_config=model.transformer_config, bring=lambda _: model
+        name=model.name, transformer_config=model.transformer_config, bring=lambda *_: model
     )
 
 
@@ -143,8 +138,9 @@ def _made(name: str, home: Path) -> BaseModel:
     return read_base_model(folder)
 
 
-def _in_folder(folder: Path, home: Path, fourth: "_Fourth") -> FoundBase:
-    def bring(watch: Watch) -> BaseModel:
+def _in_folder(folder: Path, home: Path, folders: Sequence[Path]) -> FoundBase:
+    def bring(watch: Watch, fourth_encoder: str | None) -> BaseModel:
+        fourth = _Fourth(fourth_encoder, home, folders)
         check_main(folder)
         if has_fourth(folder) and not fourth.is_written:
             return describe_folder(folder, home, watch)
@@ -165,11 +161,12 @@ def _in_folder(folder: Path, home: Path, fourth: "_Fourth") -> FoundBase:
     )
 
 
-def _on_the_hub(name: str, home: Path, fourth: "_Fourth") -> FoundBase:
+def _on_the_hub(name: str, home: Path, folders: Sequence[Path]) -> FoundBase:
     repo = hub.find_repo(name, home)
     has_own = (repo.folder / "text_encoder_4" / "config.json").is_file()
 
-    def bring(watch: Watch) -> BaseModel:
+    def bring(watch: Watch, fourth_encoder: str | None) -> BaseModel:
+        fourth = _Fourth(fourth_encoder, home, folders)
         own = has_own and not fourth.is_written
         # Before the long download: whether the other repository may be read at all.
         bring_fourth = None if own else fourth.find()

@@ -36,9 +36,8 @@ from trainer_core.local.output import (
 )
 from trainer_core.local.quiet import quieten_libraries
 from trainer_core.local.trackers import check_trackers, trackers
-from trainer_core.local.watch import View
+from trainer_core.local.watch import View, Watch
 
-_FOURTH_ENCODER: Final = "pretrained_text_encoder_4_model_name_or_path"
 _JOB_NAME: Final = "job.json"
 _SHARD_WAIT_S: Final = 1.0
 """Every shard is there before training starts."""
@@ -89,13 +88,12 @@ def train_locally(
         _base_name(options),
         env=env,
         folders=run.folders,
-        fourth_encoder=_text(options, _FOURTH_ENCODER),
     )
     imported = _import(run, options, found)
     plan = imported.plan
     data_dirs = find_data_folders(plan, run.folders)
     check_trackers(plan)
-    output_dir = _output_dir(run, plan)
+    output_dir = output_dir_of(run, plan)
     view.say(f"{'output':<20} {output_dir}")
     events_file = run.events or output_dir / "events.jsonl"
     with locked(output_dir), EventWriter(events_file) as events:
@@ -107,7 +105,7 @@ def train_locally(
                 events.emit("warning", 0, {"code": "plan", "message": text})
             if options.integer("seed") <= 0:
                 plan = _with_kept_seed(plan, output_dir)
-            attempt = _Attempt(run, env, output_dir, control, events, _Desk(view, control))
+            attempt = Attempt(run, env, output_dir, control, events, _Desk(view, control))
             return attempt.go(plan, found, data_dirs)
     return None
 
@@ -115,11 +113,6 @@ def train_locally(
 def _base_name(options: Options) -> str:
     written = options.text("pretrained_model_name_or_path")
     return written or FLAVOURS[options.text("model_flavour") or "full"]
-
-
-def _text(options: Options, name: str) -> str | None:
-    value = options.values.get(name)
-    return value if isinstance(value, str) and value else None
 
 
 def _import(run: LocalRun, options: Options, found: FoundBase) -> Imported:
@@ -133,7 +126,8 @@ def _import(run: LocalRun, options: Options, found: FoundBase) -> Imported:
     )
 
 
-def _output_dir(run: LocalRun, plan: Plan) -> Path:
+def output_dir_of(run: LocalRun, plan: Plan) -> Path:
+    """Where the run writes; raises PlanError where neither it nor its files say."""
     written = run.output_dir or plan.operation.output_dir
     if written is None:
         message = "output_dir is missing: where is the run to write? Or give --output."
@@ -203,7 +197,7 @@ class _Desk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Attempt:
+class Attempt:
     """From a plan to its result, in this process."""
 
     run: LocalRun
@@ -211,7 +205,7 @@ class _Attempt:
     output_dir: Path
     control: Control
     events: EventWriter
-    desk: _Desk
+    desk: Watch
 
     def go(self, plan: Plan, found: FoundBase, data_dirs: Mapping[str, Path]) -> Path | None:
         """As ``train_locally``."""
@@ -222,7 +216,7 @@ class _Attempt:
         self._stage("scanning")
         data = scan(plan, data_dirs, cache / "pictures.json", self.desk)
         self._stage("base_model")
-        base = found.bring(self.desk)
+        base = found.bring(self.desk, plan.operation.text_encoder_4_source)
         plan = _with_base(plan, base)
         index = build_index(plan, data.items, base.transformer_config)
         self._stage("caching")

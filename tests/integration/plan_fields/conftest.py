@@ -1,0 +1,22 @@
+"""One world a test process, with one thread and torch's deterministic kernels."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.plan_fields.world import World
+
+
+@pytest.fixture(scope="package")
+def world(tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    import torch
+
+    threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        yield World(tmp_path_factory.mktemp("plan-fields"), tiny_models_dir)
+    torch.use_deterministic_algorithms(exact)
+    torch.set_num_threads(threads)

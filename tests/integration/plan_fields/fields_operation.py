@@ -1,0 +1,298 @@
+"""How a run is carried out: saving, devices, the picture in the result, where things go."""
+
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from PIL import Image
+
+from services.store.ledger import target_of
+from tests.integration.plan_fields.registry import Group
+from tests.integration.plan_fields.world import Files, World, stock_linears
+from tests.support.plots import tensorboard_points, wandb_runs
+from trainer_core.config.plan import Plan
+from trainer_core.engine.events import EventWriter
+from trainer_core.engine.step import SingleProcess
+from trainer_core.errors import DeviceError
+from trainer_core.hidream.loading import load_scheduler
+from trainer_core.hidream.sampling import sample_image
+from trainer_core.local.data import find_data_folders
+from trainer_core.local.run import output_dir_of
+from trainer_core.local.trackers import trackers
+from trainer_core.precision.compute import Compute
+from trainer_core.validation.sample import sample_for_result
+
+GROUP: Final = Group()
+_SET_UP: Final = "trainer_core.engine.setup"
+_LOCAL: Final = "trainer_core.local.run"
+
+
+@GROUP.owns(
+    "operation.checkpoint_step_interval",
+    by="trainer_core.engine.loop",
+    seen_in="events",
+    files=Files(config={"checkpoint_step_interval": 2}),
+    reset=1,
+)
+def saves_now_and_then(plan: Plan, world: World) -> None:
+    assert world.trace(plan).told("checkpoint", "step") == [2, 3]
+
+
+@GROUP.owns(
+    "operation.checkpoints_total_limit",
+    by=_LOCAL,
+    seen_in="files",
+    files=Files(config={"checkpoints_total_limit": 2}),
+    reset=1,
+)
+def keeps_the_newest(plan: Plan, world: World) -> None:
+    folder = world.locally(plan, world.new_folder()).folder / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+@GROUP.owns("operation.resume_from", by=_LOCAL, seen_in="events", reset="")
+def goes_on(plan: Plan, world: World) -> None:
+    earlier = world.trace(world.plan(Files())).folder
+    output = world.new_folder()
+    shutil.copytree(earlier / "checkpoints", output / "checkpoints")
+    trace = world.locally(plan, output)
+    assert trace.told("step", "step") == []  # all three were taken
+    assert Path(trace.document("job.json")["resume_from"]).name == "step-00000003"
+
+
+_RECOMPUTED: Final = Files(
+    config={"gradient_checkpointing": True, "gradient_checkpointing_interval": 3}
+)
+
+
+@GROUP.owns(
+    "operation.gradient_checkpointing",
+    by=_SET_UP,
+    seen_in="call count",
+    files=_RECOMPUTED,
+    reset=False,
+)
+@GROUP.owns(
+    "operation.gradient_checkpointing_interval",
+    by=_SET_UP,
+    seen_in="call count",
+    files=_RECOMPUTED,
+    reset=2,
+)
+def computed_twice(plan: Plan, world: World) -> None:
+    parts = world.parts(plan)
+    blocks = [*parts.transformer.double_stream_blocks, *parts.transformer.single_stream_blocks]
+    calls = [0] * len(blocks)
+    for number, block in enumerate(blocks):
+
+        def count(*_: Any, number: int = number) -> None:
+            calls[number] += 1
+
+        block.register_forward_pre_hook(count)
+    parts.backend.losses(world.batches(plan, parts, 1)[0]).sum().backward()
+    assert calls == [2, 1, 1, 2]
+
+
+@GROUP.owns(
+    "operation.device",
+    by=_SET_UP,
+    seen_in="device",
+    reset="cuda",
+    refuses=(DeviceError,),
+)
+def on_the_cpu(plan: Plan, world: World) -> None:
+    devices = {each.device.type for each in world.parts(plan).transformer.parameters()}
+    assert devices == {"cpu"}
+
+
+@GROUP.owns(
+    "operation.quantize_via",
+    by=_SET_UP,
+    seen_in="device",
+    files=Files(config={"base_model_precision": "int8-quanto", "quantize_via": "cpu"}),
+    reset="accelerator",
+)
+def quantized_before_it_moves(plan: Plan, world: World) -> None:
+    linears = len(stock_linears(world))
+    done = world.parts(plan).preparation
+    assert done == (f"quantized {linears} linears on cpu", "moved to cpu")
+
+
+@GROUP.owns(
+    "operation.ema_device",
+    by="trainer_core.engine.step",
+    seen_in="device",
+    files=Files(config={"ema_device": "cpu"}),
+    reset="accelerator",
+)
+def means_on_the_cpu(plan: Plan, world: World) -> None:
+    parts = world.parts(plan)
+    assert parts.adapter is not None
+    elsewhere = Compute(device=torch.device("meta"), weights=torch.float32, is_autocast=False)
+    trained = parts.adapter.parameters()
+    backend = SingleProcess(parts.transformer, parts.adapter, trained, plan, elsewhere)
+    assert {mean.device.type for mean in backend.tensors().ema.values()} == {"cpu"}
+
+
+@GROUP.owns("operation.output_dir", by=_LOCAL, seen_in="files", reset="elsewhere")
+def written_there(plan: Plan, world: World) -> None:
+    assert output_dir_of(world.local_run(None), plan) == Path.cwd() / "out"
+
+
+@GROUP.owns(
+    "operation.data_dirs",
+    by="trainer_core.local.data",
+    seen_in="files",
+    reset={"cats": "dogs"},
+)
+def found_there(plan: Plan, world: World) -> None:
+    assert find_data_folders(plan, (world.folder,)) == {"cats": world.folder / "cats"}
+    assert len(world.data(plan).items) == 4
+
+
+@GROUP.owns(
+    "operation.text_encoder_4_source",
+    by=_LOCAL,
+    seen_in="files",
+    files=Files(config={"pretrained_text_encoder_4_model_name_or_path": "llama"}),
+    reset=None,
+)
+def fourth_encoder_from_there(plan: Plan, world: World) -> None:
+    base, llama = world.folder / "main", world.folder / "llama"
+    if not base.exists():
+        shutil.copytree(world.base.folder, base)
+        (base / "reverie-base.json").unlink()
+        for part in ("text_encoder_4", "tokenizer_4"):
+            shutil.copytree(base / part, llama / part)
+    trace = world.locally(plan, world.new_folder(), base=str(base), trains=False)
+    used = Path(trace.document("job.json")["base_model_dir"]) / "text_encoder_4" / "config.json"
+    assert used.resolve().is_relative_to(llama.resolve())
+
+
+def _plotted(plan: Plan, world: World) -> Path:
+    """The output folder of a run whose trackers heard of one step."""
+    output = world.new_folder()
+    with (
+        EventWriter(output / "events.jsonl") as events,
+        trackers(plan, output, events, from_step=0),
+    ):
+        events.emit("step", 1, {"loss": 0.5})
+    return output
+
+
+_TENSORBOARD: Final = Files(config={"report_to": "tensorboard", "tracker_run_name": "first"})
+
+
+@GROUP.owns(
+    "operation.report_to[]",
+    by="trainer_core.local.trackers",
+    seen_in="files",
+    files=_TENSORBOARD,
+    reset=[],
+)
+@GROUP.owns(
+    "operation.tracker_run_name",
+    by="trainer_core.local.trackers",
+    seen_in="files",
+    files=_TENSORBOARD,
+    reset="second",
+)
+def plotted_by_name(plan: Plan, world: World) -> None:
+    points = tensorboard_points(_plotted(plan, world) / "logs" / "first")
+    assert points == {"train/loss": [(1, 0.5)]}
+
+
+@GROUP.owns(
+    "operation.tracker_project_name",
+    by="trainer_core.local.trackers",
+    seen_in="files",
+    files=Files(config={"report_to": "wandb", "tracker_project_name": "moons"}),
+    reset="suns",
+)
+def plotted_in_its_project(plan: Plan, world: World) -> None:
+    ((facts, _),) = wandb_runs(_plotted(plan, world) / "logs")
+    assert facts["project"] == "moons"
+
+
+@cache
+def _expected_picture(world: World) -> Image.Image:
+    """What the files of ``world`` ask for, in so many words."""
+    plan = world.plan(Files())
+    parts, prompts = world.parts(plan), world.index(plan).prompts
+    with torch.no_grad():
+        return sample_image(
+            parts.transformer,
+            parts.vae,
+            load_scheduler(world.base.folder),
+            parts.batches.text(prompts["a green dog"]),
+            parts.batches.text(prompts["blurry"]),
+            width_px=64,
+            height_px=128,
+            steps=2,
+            guidance=3.0,
+            seed=7,
+        )
+
+
+def _enter_pictures() -> None:
+    resets: dict[str, Any] = {
+        "prompt": "a red cat",
+        "negative_prompt": "sharp",
+        "steps": 3,
+        "guidance": 1.0,
+        "width_px": 128,
+        "height_px": 64,
+        "seed": 8,
+    }
+    for name, reset in resets.items():
+        GROUP.owns(
+            f"operation.sample_{name}",
+            by="trainer_core.validation.sample",
+            seen_in="files",
+            reset=reset,
+        )(_is_the_picture)
+
+
+def _is_the_picture(plan: Plan, world: World) -> None:
+    parts = world.parts(plan)
+    picture = sample_for_result(
+        parts.transformer,
+        parts.vae,
+        world.base.folder,
+        operation=plan.operation,
+        index=world.index(plan),
+        read_text=parts.batches.text,
+        compute=parts.compute,
+    )
+    expected = _expected_picture(world)
+    assert picture.size == expected.size == (64, 128)
+    assert picture.tobytes() == expected.tobytes()
+
+
+_enter_pictures()
+
+_PUBLISHED: Final = Files(
+    config={"push_to_hub": True, "hub_model_id": "ada/cats", "model_card_private": False}
+)
+
+
+@GROUP.owns(
+    "operation.publication.hub_model_id",
+    by="services.store.ledger",
+    seen_in="files",
+    files=_PUBLISHED,
+    reset="ada/dogs",
+)
+@GROUP.owns(
+    "operation.publication.private",
+    by="services.store.ledger",
+    seen_in="files",
+    files=_PUBLISHED,
+    reset=True,
+)
+def published_there(plan: Plan, world: World) -> None:
+    stored = json.loads(plan.model_dump_json())
+    assert target_of(stored) == {"kind": "hub", "repo_id": "ada/cats", "private": False}
