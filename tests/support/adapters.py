@@ -100,7 +100,6 @@ def lokr_example(
         decompose_both=decompose_both,
         multiplier=multiplier,
         use_scalar=scalar is not None,
-        rules=(),
         modules=tuple(
             AdaptedModule(
                 path=path, factor=factor, dim=dim, alpha=alpha, full_matrix=full_matrix,

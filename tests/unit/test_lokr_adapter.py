@@ -52,7 +52,6 @@ def adapter(
             "multiplier": 1.0,
             "use_scalar": module["use_scalar"],
             "init_lokr_norm": init_lokr_norm,
-            "rules": (),
             "modules": tuple({"path": path, **module} for path in paths),
         }
     )

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from trainer_core.config.adapter_options import LYCORIS_OPTIONS
 from trainer_core.config.patterns import UnsupportedPatternError
-from trainer_core.config.plan import AdaptedModule, LokrAdapter, LoraAdapter, TargetRule
+from trainer_core.config.plan import AdaptedModule, LokrAdapter, LoraAdapter
 from trainer_core.config.presets import read_preset
 from trainer_core.config.reading import Findings, Options, Source, read_options
 from trainer_core.config.shapes import LinearShape, lokr_shapes
@@ -78,7 +78,6 @@ def import_adapter(
         multiplier=options.number("multiplier") or 1.0,
         use_scalar=options.flag("use_scalar"),
         init_lokr_norm=init_lokr_norm,
-        rules=_rules(preset, options.integer("factor")),
         modules=modules,
     )
 
@@ -147,15 +146,6 @@ def _check_full(
             )
             findings.problem(norm_pointer, "conflict", message)
             return
-
-
-def _rules(preset: Preset, factor: int) -> tuple[TargetRule, ...]:
-    classes = {name: Target() for name in preset.classes} | dict(preset.class_overrides)
-    names = {name: Target() for name in preset.names} | dict(preset.name_overrides)
-    return (
-        *(TargetRule(module_class=n, factor=t.factor or factor) for n, t in classes.items()),
-        *(TargetRule(pattern=n, factor=t.factor or factor) for n, t in names.items()),
-    )
 
 
 def import_lora(

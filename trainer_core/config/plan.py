@@ -22,16 +22,6 @@ class Base(Frozen):
     """SHA-256 over the files of the base model."""
 
 
-class TargetRule(Frozen):
-    """One rule of the adapter's preset, as resolved to the names of diffusers' classes."""
-
-    pattern: str | None = None
-    """Module path or shell pattern; None where the rule names a class."""
-    module_class: str | None = None
-    """Class name such as ``HiDreamAttention``: every linear inside is adapted."""
-    factor: int
-
-
 class AdaptedModule(Frozen):
     """One linear layer that gets a LoKr adapter, its overrides applied."""
 
@@ -61,7 +51,6 @@ class LokrAdapter(Frozen):
     use_scalar: bool
     init_lokr_norm: float | None = None
     """Scale of a start near the base weight's own statistics (w1 ones, w2 normal); None: zero."""
-    rules: Many[TargetRule]
     modules: Many[AdaptedModule]
     """Every adapted linear, in the order of the model's own modules; never empty."""
 

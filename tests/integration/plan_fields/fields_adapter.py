@@ -56,7 +56,7 @@ def _to_lokr(body: dict[str, Any]) -> None:
     own = {"factor": 4, "dim": 4, "alpha": 4.0, **common}
     modules = [{"path": path, **own} for path in body["identity"]["adapter"]["modules"]]
     lokr = {"kind": "lokr", "linear_dim": 4, "linear_alpha": 4.0, "multiplier": 1.0, **common}
-    body["identity"]["adapter"] = {**lokr, "rules": [], "modules": modules}
+    body["identity"]["adapter"] = {**lokr, "modules": modules}
 
 
 @GROUP.owns(f"{_LOKR}.kind", by=_CHOSEN_BY, seen_in="module types", reset=_to_lora)

@@ -24,9 +24,6 @@ EXEMPT: Final[Mapping[str, str]] = {
     "version": "says how the document is read; there is one",
     "deferred": "what was asked for and is not acted on, by definition",
     "identity.backends[].crop_style": "has one value",
-    "identity.adapter(lokr).rules[].pattern": "says where modules[] came from; those are trained",
-    "identity.adapter(lokr).rules[].module_class": "the same",
-    "identity.adapter(lokr).rules[].factor": "the same",
 }
 
 
