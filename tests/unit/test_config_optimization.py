@@ -33,7 +33,7 @@ def test_each_optimizer_has_its_defaults(
         name=name,  # type: ignore[arg-type]  # from the table above
         learning_rate=1.0,
         betas=betas,
-        eps=1e-8,
+        eps=1e-6 if written == "adamw_bf16" else 1e-8,
         weight_decay=decay,
     )
 
@@ -99,6 +99,7 @@ def test_one_setting_from_two_options_has_to_be_one_value() -> None:
          ("constant_with_warmup", 3, 0, 1, None)),
         ({"lr_scheduler": "linear", "lr_warmup_steps": "3"}, ("linear", 3, 0, 1, None)),
         ({"lr_scheduler": "cosine"}, ("cosine", 0, 4e-7, 1, None)),
+        ({"lr_scheduler": "cosine_with_warmup"}, ("cosine", 0, 4e-7, 1, None)),
         (
             {"lr_scheduler": "cosine", "lr_period_steps": 5, "lr_end": 0, "lr_warmup_steps": 2},
             ("cosine", 2, 0, 1, 5),

@@ -95,14 +95,12 @@ _OTHERS: Final[Table] = {
     **not_built("probability", "Use repeats to weigh data; leave it out.", 1, type_="float"),
     **not_built("train_batch_size", "Set it for the run, in the config."),
     **not_built(
-        "minimum_aspect_ratio maximum_aspect_ratio crop_aspect_buckets max_upscale_threshold "
-        "max_num_samples slider_strength caption_shuffle caption_filter_list parquet csv "
-        "huggingface webshart conditioning "
+        "maximum_aspect_ratio crop_aspect_buckets max_upscale_threshold max_num_samples "
+        "caption_shuffle caption_filter_list parquet csv huggingface webshart conditioning "
         "controlnet video end_epoch end_step",
         "Leave it out.",
-        0,
-        False,
     ),
+    **not_built("minimum_aspect_ratio slider_strength", "Leave it out.", 0),
     **not_built(
         "prepend_instance_prompt only_instance_prompt disable_multiline_split",
         "Write the captions as you want them, or use instanceprompt.",
@@ -110,11 +108,13 @@ _OTHERS: Final[Table] = {
         type_="bool",
     ),
     **not_built("source_dataset_id", "Name the masks in conditioning_data of the images instead."),
-    **not_built("start_epoch start_step", "Every backend starts at once.", 0, 1),
+    **not_built("start_epoch", "Every backend starts at once.", 0, 1),
+    **not_built("start_step", "Every backend starts at once.", 0),
     **not_built("timestep_sampling_offset", "Leave it out.", 0, type_="float"),
     **not_built(
         "dataset_name caption_column image_column csv_file csv_caption_column csv_cache_dir "
-        "source metadata memory_filesystem_path memory_filesystem_size memory_filesystem_sudo",
+        "source metadata memory_filesystem_path memory_filesystem_size memory_filesystem_sudo "
+        "webshart_optimize_captions",
         "Bring the images as files, with type local.",
     ),
     **refused(

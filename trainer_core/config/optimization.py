@@ -16,11 +16,12 @@ OptimizerName = Literal["optimi-lion", "adamw", "bnb-lion8bit-paged", "prodigy"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Defaults:
-    """What an optimizer has where nothing is written; Lion and its kin have no eps."""
+    """What an optimizer has where nothing is written."""
 
     betas: tuple[float, float]
     weight_decay: float
     has_eps: bool
+    """Lion and its kin have none."""
 
 
 _OPTIMIZERS: Final[dict[OptimizerName, _Defaults]] = {
@@ -31,6 +32,8 @@ _OPTIMIZERS: Final[dict[OptimizerName, _Defaults]] = {
 }
 _WITH_DEEPSPEED: Final = ("optimi-lion", "adamw")
 _EPS: Final = 1e-8
+_BF16_EPS: Final = 1e-6
+"""Of adamw_bf16, as SimpleTuner has it."""
 _PRODIGY_RATE: Final = 1.0
 _PRODIGY_LEAST_RATE: Final = 0.1
 _MOST_BETA: Final = 0.9999999
@@ -48,8 +51,9 @@ _EMA_OPTIONS: Final = (
 
 def optimizer_of(config: Options, findings: Findings) -> OptimizerPlan:
     name = _optimizer_name(config)
-    defaults = _OPTIMIZERS[name]
+    defaults, eps = _OPTIMIZERS[name], _EPS
     if config.text("optimizer") == "adamw_bf16":
+        eps = _BF16_EPS
         findings.warn("optimizer: adamw_bf16 is taken as torch-adamw with fp32 weights and states.")
     if name not in _WITH_DEEPSPEED and uses_deepspeed(config):
         message = (
@@ -67,7 +71,7 @@ def optimizer_of(config: Options, findings: Findings) -> OptimizerPlan:
             written.get("beta1", defaults.betas[0]),
             written.get("beta2", defaults.betas[1]),
         ),
-        eps=written.get("eps", _EPS),
+        eps=written.get("eps", eps),
         weight_decay=written.get("weight_decay", defaults.weight_decay),
     )
 
@@ -244,7 +248,7 @@ def _schedule_name(
             return "constant"
         case "linear":
             return "linear"
-        case "cosine":
+        case "cosine" | "cosine_with_warmup":
             return "cosine"
         case "polynomial":
             return "polynomial"

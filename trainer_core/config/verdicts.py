@@ -108,6 +108,23 @@ def not_built(
     return dict.fromkeys(names.split(), verdict)
 
 
+def not_built_but(off: Mapping[str, JsonValue], reason: str) -> dict[str, Verdict]:
+    """As ``not_built``, each option with the one value at which it asks for nothing.
+
+    None: only what asks for nothing in any option. Values are never shared: what is neutral to one
+    option asks another for something.
+    """
+    return {
+        name: Verdict(
+            kind="not_implemented",
+            type="any",
+            reason=reason,
+            off=() if value is None else (value,),
+        )
+        for name, value in off.items()
+    }
+
+
 def refused(names: str, reason: str, *off: JsonValue) -> dict[str, Verdict]:
     """As ``not_built``, for good."""
     return {n: Verdict(kind="refused", type="any", reason=reason, off=off) for n in names.split()}

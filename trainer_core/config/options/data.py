@@ -61,10 +61,7 @@ DATA: Final[Table] = {
         type_="bool",
     ),
     **not_built("max_grounding_entities", "Leave it out.", 0),
-    **not_built(
-        "max_upscale_threshold conditioning_multidataset_sampling enable_nsfw_check",
-        "Leave it out.",
-        False,
-        "random",
-    ),
+    **not_built("max_upscale_threshold", "Leave it out."),
+    **not_built("conditioning_multidataset_sampling", "Leave it out.", "random"),
+    **not_built("enable_nsfw_check", "Leave it out.", False, type_="bool"),
 }

@@ -77,10 +77,9 @@ _ADAPTER: Final[Table] = {
         "any", None, "Modules that LoRA adapts: a list, or the name of a preset."
     ),
     **refused("use_dora", "LoRA and LoKr are built; DoRA is not taken.", False),
-    **not_built(
-        "peft_lora_mode slider_lora_target", "Leave it out.", "standard", False
-    ),
-}  # fmt: skip
+    **not_built("peft_lora_mode", "Leave it out.", "standard"),
+    **not_built("slider_lora_target", "Leave it out."),
+}
 
 _PRECISION: Final[Table] = {
     "base_model_precision": honoured(

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from trainer_core.config.verdicts import Table, honoured, not_built
+from trainer_core.config.verdicts import Table, honoured, not_built, superseded
 
 _SIGMA: Final[Table] = {
     "flow_schedule_shift": honoured(
@@ -41,7 +41,11 @@ _SIGMA: Final[Table] = {
         type_="bool",
     ),
     **not_built("flow_cubic_schedule_weights", "Choose another law of sigma and leave this out."),
-    **not_built("input_perturbation input_perturbation_steps", "Leave it out.", 0),
+    **not_built("input_perturbation", "Leave it out.", 0),
+    **superseded(
+        "input_perturbation_steps",
+        "It has no effect without input_perturbation, which is not built.",
+    ),
 }
 
 _LOSS: Final[Table] = {
@@ -78,20 +82,15 @@ _LOSS: Final[Table] = {
 
 _ROLLOUT: Final[Table] = {
     **not_built("scheduled_sampling_max_step_offset", "Set it to 0.", 0, type_="int"),
-    **not_built(
+    **superseded(
         "scheduled_sampling_probability scheduled_sampling_prob_start "
-        "scheduled_sampling_ramp_steps scheduled_sampling_start_step",
-        "Set it to 0.",
-        0,
-    ),
-    **not_built(
+        "scheduled_sampling_ramp_steps scheduled_sampling_start_step "
         "scheduled_sampling_prob_end scheduled_sampling_ramp_shape scheduled_sampling_strategy "
         "scheduled_sampling_sampler scheduled_sampling_order scheduled_sampling_reflexflow "
         "scheduled_sampling_reflexflow_alpha scheduled_sampling_reflexflow_beta1 "
         "scheduled_sampling_reflexflow_beta2",
-        "Scheduled sampling comes later; leave it out.",
-        0.5, "linear", "uniform", "unipc", 2, False, 1, 10,
+        "It has no effect without scheduled_sampling_max_step_offset, which is not built.",
     ),
-}  # fmt: skip
+}
 
 OBJECTIVE: Final[Table] = {**_SIGMA, **_LOSS, **_ROLLOUT}

@@ -45,11 +45,11 @@ _SAVING: Final[Table] = {
     **not_built("checkpoints_rolling_total_limit", "Use checkpoints_total_limit.", 1),
     **not_built("push_checkpoints_to_hub", "Only results are published.", False, type_="bool"),
     **not_built(
-        "publishing_config webhook_config disk_low_threshold disk_low_action disk_low_script "
+        "publishing_config webhook_config disk_low_threshold disk_low_script "
         "post_checkpoint_script post_upload_script",
         "Leave it out.",
-        "stop",
     ),
+    **not_built("disk_low_action", "Leave it out.", "stop"),
     **superseded(
         "model_card_safe_for_work model_card_note model_card_documentation_url hub_model_revision "
         "push_to_hub_background modelspec_comment",

@@ -8,6 +8,7 @@ from trainer_core.config.verdicts import (
     deferred,
     honoured,
     not_built,
+    not_built_but,
     superseded,
     words,
 )
@@ -68,25 +69,34 @@ _OPTIMIZER: Final[Table] = {
         "value clamps each element, norm scales the global norm; DeepSpeed has only norm.",
         choices=("value", "norm"),
     ),
-    **not_built("adam_beta1 adam_beta2", "Use optimizer_beta1 and optimizer_beta2.", 0.9, 0.999),
+    **not_built_but(
+        {"adam_beta1": 0.9, "adam_beta2": 0.999}, "Use optimizer_beta1 and optimizer_beta2."
+    ),
     **not_built("prodigy_steps", "Leave it out.", 0),
     **not_built("gradient_precision", "Gradients are fp32 for adapters.", "unmodified", "fp32"),
     **not_built(
-        "optimizer_release_gradients fuse_optimizer optimizer_offload_gradients "
-        "optimizer_cpu_offload_method",
+        "optimizer_release_gradients fuse_optimizer optimizer_offload_gradients",
         "Leave it out.",
         False,
-        "none",
+        type_="bool",
     ),
+    **not_built("optimizer_cpu_offload_method", "Leave it out.", "none"),
 }
 
 _SCHEDULE: Final[Table] = {
     "lr_scheduler": honoured(
         "text",
         "constant_with_warmup",
-        "Learning rate over steps.",
-        choices=("constant", "constant_with_warmup", "linear", "cosine", "polynomial"),
-        known=("sine", "cosine_with_warmup", "cosine_with_restarts"),
+        "Learning rate over steps; cosine_with_warmup is cosine.",
+        choices=(
+            "constant",
+            "constant_with_warmup",
+            "linear",
+            "cosine",
+            "cosine_with_warmup",
+            "polynomial",
+        ),
+        known=("sine", "cosine_with_restarts"),
     ),
     "lr_warmup_steps": honoured(
         "int",

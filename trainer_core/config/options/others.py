@@ -2,20 +2,21 @@
 
 from typing import Final
 
-from trainer_core.config.verdicts import Table, not_built, refused, superseded
+from trainer_core.config.verdicts import Table, not_built, not_built_but, refused, superseded
+
+_WHOLE: Final = "Base models come whole, by name, and no other weights are taken."
+_INERT: Final = "It belongs to something that is not built and has no effect alone."
 
 _REFUSED: Final[Table] = {
     **refused(
-        "pretrained_transformer_model_name_or_path pretrained_transformer_subfolder "
+        "pretrained_transformer_model_name_or_path "
         "pretrained_vae_model_name_or_path pretrained_t5_model_name_or_path "
-        "pretrained_unet_model_name_or_path pretrained_unet_subfolder unet_subfolder vae_path "
-        "revision variant init_lora assistant_lora_path assistant_lora_strength "
-        "assistant_lora_inference_strength",
-        "Base models come whole, by name, and no other weights are taken.",
-        "transformer",
-        "unet",
-        0,
+        "pretrained_unet_model_name_or_path vae_path revision variant init_lora "
+        "assistant_lora_path",
+        _WHOLE,
     ),
+    **refused("pretrained_transformer_subfolder", _WHOLE, "transformer"),
+    **refused("pretrained_unet_subfolder unet_subfolder", _WHOLE, "unet"),
     **refused("trust_remote_code", "No code of a model's repository is ever run.", False),
     **refused("i_know_what_i_am_doing", "Checks of the plan cannot be switched off.", False),
     **refused("delete_nsfw_images", "No image is ever deleted.", False),
@@ -24,9 +25,8 @@ _REFUSED: Final[Table] = {
 _MEMORY: Final[Table] = {
     **not_built(
         "fuse_qkv_projections ramtorch ramtorch_text_encoder ramtorch_vae "
-        "enable_group_offload group_offload_use_stream group_offload_text_encoder "
-        "group_offload_vae dynamo_fullgraph dynamo_dynamic dynamo_use_regional_compilation "
-        "disable_tf32 fsdp_enable",
+        "enable_group_offload group_offload_text_encoder group_offload_vae disable_tf32 "
+        "fsdp_enable gradient_checkpointing_offload_attention",
         "Leave it out.",
         False,
         type_="bool",
@@ -38,18 +38,22 @@ _MEMORY: Final[Table] = {
         1,
     ),
     **not_built(
-        "gradient_checkpointing_backend gradient_checkpointing_offload_attention "
-        "gradient_checkpointing_offload_pin_memory_max_buckets "
-        "gradient_checkpointing_offload_prefetch",
-        "Whole blocks are checkpointed; leave it out.",
-        0, 1, "torch", False, 12,
+        "gradient_checkpointing_backend", "Whole blocks are checkpointed; leave it out.", "torch"
     ),
-    **not_built(
-        "group_offload_type group_offload_blocks_per_group group_offload_to_disk_path "
-        "dynamo_backend dynamo_mode attention_mechanism sageattention_usage tread_config "
-        "layer_freeze_strategy deepspeed_config context_parallel_size accelerate_config",
+    **not_built_but(
+        {
+            "dynamo_backend": "no",
+            "tread_config": None,
+            "layer_freeze_strategy": "none",
+            "deepspeed_config": None,
+            "context_parallel_size": 1,
+            "accelerate_config": None,
+        },
         "Leave it out.",
-        0, 1, "block_level", "no", "default", "diffusers", "inference", "none",
+    ),
+    **superseded(
+        "attention_mechanism sageattention_usage",
+        "HiDream's attention reads neither; it is torch's own here.",
     ),
     **not_built("musubi_blocks_to_swap accelerator_cache_clear_interval", "Leave it out.", 0),
     **superseded(
@@ -58,9 +62,14 @@ _MEMORY: Final[Table] = {
         "fsdp_version fsdp_reshard_after_forward fsdp_state_dict_type "
         "fsdp_cpu_ram_efficient_loading fsdp_auto_wrap_policy fsdp_limit_all_gathers "
         "fsdp_cpu_offload fsdp_activation_checkpointing fsdp_transformer_layer_cls_to_wrap "
+        "group_offload_type group_offload_blocks_per_group group_offload_to_disk_path "
+        "group_offload_use_stream dynamo_mode dynamo_fullgraph dynamo_dynamic "
+        "dynamo_use_regional_compilation gradient_checkpointing_offload_pin_memory_max_buckets "
+        "gradient_checkpointing_offload_prefetch init_lora_step init_lora_ema "
+        "disable_assistant_lora assistant_lora_strength assistant_lora_inference_strength "
         "context_parallel_comm_strategy sdnq_weights_dtype sdnq_quantized_matmul_dtype "
         "sdnq_group_size sdnq_use_quantized_matmul sdnq_compile_mode",
-        "It belongs to something that is not built and has no effect alone.",
+        _INERT,
     ),
     **superseded(
         "accelerate_extra_args main_process_ip main_process_port machine_rank same_network "
@@ -74,17 +83,22 @@ _OBJECTIVES: Final[Table] = {
         "controlnet control train_text_encoder diff2flow_enabled twinflow_enabled "
         "internal_guidance_enabled layersync_enabled urepa_enabled crepa_enabled irepa_enabled "
         "nextlat_enabled xm_enabled crepa_self_flow refiner_training use_soft_min_snr "
-        "rescale_betas_zero_snr offset_noise strict_epoch_limit",
+        "rescale_betas_zero_snr strict_epoch_limit",
         "Leave it out.",
         False,
         type_="bool",
     ),
-    **not_built("init_lora_step init_lora_ema disable_assistant_lora", "Leave it out.", False),
-    **not_built(
-        "distillation_method distillation_config diffusion_blocks_config prediction_type "
-        "timestep_bias_strategy tokenizer_max_length snr_gamma text_encoder_lr",
+    **not_built_but(
+        {
+            "distillation_method": "none",
+            "distillation_config": None,
+            "diffusion_blocks_config": None,
+            "prediction_type": "flow_matching",
+            "timestep_bias_strategy": "none",
+            "tokenizer_max_length": None,
+            "text_encoder_lr": None,
+        },
         "Leave it out.",
-        "none",
     ),
     **superseded(
         "mixflow_gamma diff2flow_loss twinflow_target_step_count internal_guidance_loss_weight "
@@ -104,10 +118,11 @@ _OBJECTIVES: Final[Table] = {
         "nextlat_kl_weight xm_candidate_count xm_training_target xm_selection_scope xm_block_size "
         "refiner_training_invert_schedule refiner_training_strength singlora_ramp_up_steps "
         "controlnet_custom_config controlnet_model_name_or_path",
-        "It belongs to something that is not built and has no effect alone.",
+        _INERT,
     ),
     **superseded(
-        "noise_offset noise_offset_probability snr_weight soft_min_snr_sigma_data "
+        "offset_noise noise_offset noise_offset_probability snr_gamma snr_weight "
+        "soft_min_snr_sigma_data "
         "timestep_bias_begin timestep_bias_end timestep_bias_multiplier timestep_bias_portion "
         "training_scheduler_timestep_spacing inference_scheduler_timestep_spacing "
         "disable_segmented_timestep_sampling t5_padding",
