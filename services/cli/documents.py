@@ -10,7 +10,15 @@ from typing import Any, Final
 from services.cli.connection import CommandError
 from trainer_core.config.backends import holds_no_images
 from trainer_core.config.files import load_document
-from trainer_core.config.places import find_folder, places_of, search_folders
+from trainer_core.config.options import OPTIONS
+from trainer_core.config.places import (
+    find_folder,
+    is_file,
+    is_folder,
+    places_of,
+    search_folders,
+)
+from trainer_core.config.reading import text_of
 from trainer_core.errors import DocumentError
 
 _CONFIG_NAME: Final = "config.json"
@@ -21,6 +29,9 @@ _FIELDS: Final = {
     "user_prompt_library": "prompt_library",
 }
 """The option in config.json that names a file, and the field that its content becomes."""
+_USUAL_LYCORIS: Final = "config/lycoris_config.json"
+"""Where SimpleTuner looks for it when lycoris_config is not given."""
+_OFF: Final = ("", "none", "false")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +88,8 @@ def gather_documents(
 
     Raises CommandError or DocumentError where config.json itself cannot be read.
     """
-    file = config / _CONFIG_NAME if config.is_dir() else config
-    if not file.is_file():
+    file = config / _CONFIG_NAME if is_folder(config) else config
+    if not is_file(file):
         raise CommandError(f"there is no {file}")
     options = load_document(file)
     if not isinstance(options, dict):
@@ -89,17 +100,19 @@ def gather_documents(
     problems: list[FileProblem] = []
     folder = file.resolve().parent
     for option, field in _FIELDS.items():
-        name = _value_of(options, option)
-        if name is None:
-            continue
         try:
+            name = _path_in(options, option)
+            if name is None and option == "lycoris_config":
+                name = _usual_lycoris(options, folder=folder, working_dir=working_dir)
+            if name is None:
+                continue
             found = find_file(name, option, folder=folder, working_dir=working_dir)
             body[field] = _content(found, field)
         except (CommandError, DocumentError) as error:
             problems.append(FileProblem(option=option, error=error))
         else:
             used.append(UsedFile(option=option, path=found))
-    if _value_of(options, _BACKENDS) is None:
+    if "data_backends" not in body and not any(p.option == _BACKENDS for p in problems):
         text = f"{file} names no data_backend_config, so no backend would be trained on"
         problems.append(FileProblem(option=_BACKENDS, error=CommandError(text)))
     backends = body.get("data_backends", [])
@@ -120,7 +133,7 @@ def find_file(name: str, option: str, *, folder: Path, working_dir: Path) -> Pat
     """The file that an option names; raises CommandError with every place that was tried."""
     tried = [*places_of(name, search_folders(folder, working_dir)), folder / Path(name).name]
     for place in tried:
-        if place.is_file():
+        if is_file(place):
             return place
     places = ", ".join(dict.fromkeys(str(place) for place in tried))
     raise CommandError(f"{option} names {name}, which is in none of these places: {places}")
@@ -133,8 +146,8 @@ def _data_folders(backends: Sequence[Any], *, folder: Path, working_dir: Path) -
         if not isinstance(backend, dict):
             continue
         plain = {_plain(key): value for key, value in backend.items()}
-        name, backend_id = plain.get("instance_data_dir"), plain.get("id")
-        if not (isinstance(name, str) and name and isinstance(backend_id, str)):
+        name, backend_id = (text_of(plain.get(key)) for key in ("instance_data_dir", "id"))
+        if not name or backend_id is None:
             continue
         if holds_no_images(backend):
             continue
@@ -154,6 +167,8 @@ def with_settings(options: Mapping[str, Any], settings: Mapping[str, Any]) -> di
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """``key=value`` texts as options; a value is JSON where it reads as such, else text.
 
+    A number or truth value for an option that takes text stays the text that was written.
+
     Raises:
         ValueError: a text without ``=``.
     """
@@ -162,7 +177,10 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not _plain(key):
             raise ValueError(f"{pair!r} is not key=value")
-        settings[_plain(key)] = _json_or_text(value)
+        read = _json_or_text(value)
+        verdict = OPTIONS.get(_plain(key))
+        is_text = verdict is not None and verdict.type == "text"
+        settings[_plain(key)] = value if is_text and isinstance(read, int | float) else read
     return settings
 
 
@@ -183,9 +201,32 @@ def _plain(name: str) -> str:
     return name.strip().lstrip("-")
 
 
-def _value_of(options: Mapping[str, Any], name: str) -> str | None:
-    """The path that an option holds; None where it is absent, empty or switched off."""
-    for key, value in options.items():
-        if _plain(key) == name and isinstance(value, str) and value.lower() not in {"", "none"}:
-            return value
-    return None
+def _written(options: Mapping[str, Any], name: str) -> Any:
+    return next((value for key, value in options.items() if _plain(key) == name), None)
+
+
+def _path_in(options: Mapping[str, Any], name: str) -> str | None:
+    """The path that an option holds; None where it is absent, empty or switched off.
+
+    Raises CommandError where it holds something else.
+    """
+    value = _written(options, name)
+    if value is None or value is False:
+        return None
+    if not isinstance(value, str):
+        raise CommandError(f"{name} has to be a path, not {json.dumps(value)[:60]}")
+    return None if value.strip().lower() in _OFF else value
+
+
+def _usual_lycoris(options: Mapping[str, Any], *, folder: Path, working_dir: Path) -> str | None:
+    """The usual name, where an adapter needs such a file, none is named and one is there."""
+    wants = (
+        _written(options, "lora_type") == "lycoris" and _written(options, "model_type") != "full"
+    )
+    if not wants or _written(options, "lycoris_config") not in (None, ""):
+        return None
+    try:
+        find_file(_USUAL_LYCORIS, "lycoris_config", folder=folder, working_dir=working_dir)
+    except CommandError:
+        return None
+    return _USUAL_LYCORIS

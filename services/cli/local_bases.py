@@ -19,6 +19,7 @@ from trainer_core.config.base_models import (
 from trainer_core.config.files import load_document
 from trainer_core.config.importer import FLAVOURS
 from trainer_core.config.known_models import KNOWN_MODELS, PUBLISHED, KnownModel
+from trainer_core.config.places import is_folder, places_of
 from trainer_core.config.shapes import hidream_linears, max_area_px
 from trainer_core.engine.part_sizes import text_encoder_size, transformer_tensors, vae_parameters
 from trainer_core.engine.planner import BaseParts
@@ -76,7 +77,11 @@ def find_bases(
             models=models, parts=_known(KNOWN_MODELS[name]), warnings=(warning,), is_here=False
         )
     if _HUB_NAME.fullmatch(name):
-        warning = f"{name} is not known here: the shape of HiDream-I1 is assumed."
+        tried = ", ".join(str(folder / name) for folder in dict.fromkeys(folders))
+        warning = (
+            f"{name} is no model that is known here, and no folder of one (tried: {tried}). It is "
+            "assumed to be on the Hugging Face Hub and to have the shape of HiDream-I1."
+        )
         models = {**models, name: PUBLISHED.as_base(name)}
         return LocalBases(
             models=models, parts=_known(PUBLISHED), warnings=(warning,), is_here=False
@@ -99,12 +104,8 @@ def _name_in(config: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def _folder(name: str, folders: Sequence[Path]) -> Path | None:
-    try:
-        given = Path(name).expanduser()
-    except RuntimeError:
-        given = Path(name)
-    places = (folder / given for folder in folders)
-    return next((place for place in places if (place / "transformer").is_dir()), None)
+    places = places_of(name, folders)
+    return next((place for place in places if is_folder(place / "transformer")), None)
 
 
 def _in_folder(folder: Path, name: str) -> BaseModel:

@@ -10,6 +10,7 @@ from services.cli.connection import CommandError
 from services.cli.documents import Documents, FileProblem, UsedFile, gather_documents
 from services.cli.local_bases import LocalBases, find_bases, known_bases
 from trainer_core.config.importer import import_run
+from trainer_core.config.places import is_folder
 from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.problems import PlanError
 from trainer_core.config.reading import escaped
@@ -28,6 +29,7 @@ _FILE_OF: Final = {
     "prompt_library": "user_prompt_library",
 }
 """First part of a pointer → the option that names the file."""
+_BASE: Final = "pretrained_model_name_or_path"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,21 +76,24 @@ def report_on(
     try:
         documents, problems = gather_documents(config, settings, working_dir)
     except (CommandError, DocumentError, OSError) as error:
-        file = config / "config.json" if config.is_dir() else config
+        file = config / "config.json" if is_folder(config) else config
         return Report(
             errors=(FoundError(pointer="", code="bad_file", message=str(error), file=file),)
         )
     errors = [_file_error(problem, documents) for problem in problems]
     folder = documents.used[0].path.resolve().parent
     folders = (folder.parent, folder, working_dir)
-    options = {name.strip().lstrip("-"): v for name, v in documents.body["config"].items()}
+    options = {_plain(name): v for name, v in documents.body["config"].items()}
     try:
         bases = find_bases(options, env=env, folders=folders)
-    except BaseModelError as error:
-        errors.append(_error("/config/pretrained_model_name_or_path", error, documents))
+    except (BaseModelError, OSError) as error:
+        errors.append(_error(_at(_BASE, documents), error, documents))
         bases = known_bases()
         # It is judged: what else is wrong is found as if it were not written.
-        documents.body["config"] = {**options, "pretrained_model_name_or_path": None}
+        documents.body["config"] = {
+            name: None if _plain(name) == _BASE else value
+            for name, value in documents.body["config"].items()
+        }
     try:
         imported = import_run(
             config=documents.body["config"],
@@ -101,6 +106,7 @@ def report_on(
     except PlanError as error:
         # Of a file that is not there it is not worth saying that its content is missing.
         told = {f"/{field}" for field, option in _FILE_OF.items() if _names(problems, option)}
+        told |= {_at(problem.option, documents) for problem in problems}
         errors += [
             FoundError(
                 pointer=problem.pointer,
@@ -111,9 +117,17 @@ def report_on(
             for problem in error.problems
             if problem.pointer not in told
         ]
-        return Report(used=documents.used, errors=tuple(errors))
+        return Report(
+            used=documents.used,
+            errors=tuple(errors),
+            warnings=(*bases.warnings, *error.warnings),
+        )
     if errors:
-        return Report(used=documents.used, errors=tuple(errors), warnings=imported.warnings)
+        return Report(
+            used=documents.used,
+            errors=tuple(errors),
+            warnings=(*bases.warnings, *imported.warnings),
+        )
     surveys, data_warnings = _survey(imported.plan, documents, bases, on_progress)
     return _resolved(
         imported.plan,
@@ -132,9 +146,12 @@ def _resolved(
     warnings: tuple[str, ...],
 ) -> Report:
     transformer = bases.parts.transformer
+    seen = {survey.backend.id for survey in surveys if survey.buckets}
+    unseen = [b for b in plan.identity.backends if b.id not in seen and b.role != "mask"]
     largest_px = max(
-        (w * h for survey in surveys for w, h in survey.buckets),
-        default=max(backend.resolution_px**2 for backend in plan.identity.backends),
+        *(w * h for survey in surveys for w, h in survey.buckets),
+        *(backend.resolution_px**2 for backend in unseen),
+        0,
     )
     return Report(
         used=documents.used,
@@ -159,16 +176,20 @@ def _survey(
         folder = documents.folders.get(backend.id)
         if folder is None:
             written = plan.operation.data_dirs.get(backend.id, "")
-            warnings.append(f"{backend.id}: there is no folder {written}.")
+            warnings.append(f"{backend.id}: there is no folder {written[:200]} that can be read.")
         elif backend.role != "mask":
             masks = documents.folders.get(backend.masks) if backend.masks else None
-            survey = survey_pictures(
-                folder,
-                backend,
-                max_px=max_px,
-                masks=masks,
-                on_progress=partial(on_progress, backend.id),
-            )
+            try:
+                survey = survey_pictures(
+                    folder,
+                    backend,
+                    max_px=max_px,
+                    masks=masks,
+                    on_progress=partial(on_progress, backend.id),
+                )
+            except OSError as error:
+                warnings.append(f"{backend.id}: {folder} cannot be read ({error.strerror}).")
+                continue
             surveys.append(survey)
             warnings += _said_of(survey, backend, folder)
     return surveys, warnings
@@ -196,11 +217,18 @@ def _names(problems: Sequence[FileProblem], option: str) -> bool:
 
 
 def _file_error(problem: FileProblem, documents: Documents) -> FoundError:
-    written = next(
-        (name for name in documents.body["config"] if name.strip().lstrip("-") == problem.option),
-        problem.option,
-    )
-    return _error(f"/config/{escaped(written)}", problem.error, documents)
+    return _error(_at(problem.option, documents), problem.error, documents)
+
+
+def _plain(name: str) -> str:
+    return name.strip().lstrip("-")
+
+
+def _at(option: str, documents: Documents) -> str:
+    """Pointer to an option of config.json as it was written."""
+    options = documents.body["config"]
+    written = next((name for name in options if _plain(name) == option), option)
+    return f"/config/{escaped(written)}"
 
 
 def _error(pointer: str, error: Exception, documents: Documents) -> FoundError:

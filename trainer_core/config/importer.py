@@ -109,7 +109,7 @@ def import_run(
         source=source,
     )
     if plan is None:
-        raise PlanError(findings.problems)
+        raise PlanError(findings.problems, findings.warnings)
     return Imported(plan=plan, warnings=tuple(findings.warnings))
 
 
@@ -213,7 +213,8 @@ def _adapter(
         return None if base is None else import_lora(config, linears, findings)
     warn_idle(config, _LORA_OPTIONS, findings, "with lora_type lycoris")
     if lycoris_config is None:
-        findings.problem("/lycoris_config", "missing", "lora_type lycoris needs a LyCORIS config.")
+        at = config.at("lycoris_config") if source == "local" else "/lycoris_config"
+        findings.problem(at, "missing", "lora_type lycoris needs a LyCORIS config.")
         return None
     if base is None:
         return None

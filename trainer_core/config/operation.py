@@ -64,7 +64,7 @@ def _device(config: Options) -> Literal["auto", "cpu", "cuda"]:
 
 def _resume_from(config: Options, findings: Findings, source: Source) -> str:
     wish = (config.text("resume_from_checkpoint") or "").strip()
-    if wish in ("", "none"):
+    if wish.lower() in ("", "none", "null", "false"):
         return ""
     if wish != "latest" and source == "http":
         message = "Only latest (or empty, to start afresh): a run resumes from its own checkpoints."

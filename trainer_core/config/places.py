@@ -29,4 +29,20 @@ def _expanded(name: str) -> Path:
 
 def find_folder(name: str, folders: Sequence[Path]) -> Path | None:
     """The first of the places that is a folder."""
-    return next((place for place in places_of(name, folders) if place.is_dir()), None)
+    return next((place for place in places_of(name, folders) if is_folder(place)), None)
+
+
+def is_folder(path: Path) -> bool:
+    """No also where the system does not tell: a name too long, a way that may not be entered."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """As ``is_folder``."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

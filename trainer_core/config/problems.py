@@ -29,11 +29,15 @@ class Problem:
 
 
 class PlanError(TrainerError):
-    """No plan can be made of this; ``problems`` lists everything that is wrong."""
+    """No plan can be made of this; ``problems`` lists everything that is wrong.
+
+    ``warnings``: what there was to say besides.
+    """
 
     code = "invalid_plan"
     category: Category = "user"
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], warnings: Sequence[str] = ()) -> None:
         super().__init__("; ".join(f"{p.pointer}: {p.message}" for p in problems))
         self.problems = tuple(problems)
+        self.warnings = tuple(warnings)

@@ -247,6 +247,12 @@ def _converted(type_: ValueType, value: JsonValue) -> JsonValue:
             return None
 
 
+def text_of(value: JsonValue) -> str | None:
+    """A value as an option of text reads it; None where it is none."""
+    text = _converted("text", value)
+    return text if isinstance(text, str) else None
+
+
 def _number(type_: ValueType, value: int | float | str) -> JsonValue:
     try:
         # int() first: it is exact where float() is not.

@@ -1,0 +1,160 @@
+"""`reverie validate`: files, folders and base models that are odd, and what is said besides."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from services.cli.documents import parse_settings
+from services.cli.plan_report import Report, report_on
+from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS
+
+CONFIG = {**SMALL_CONFIG, "lycoris_config": "ly.json", "data_backend_config": "b.json"}
+BACKEND = {"id": "a", "caption_strategy": "filename", "instance_data_dir": "pics"}
+
+
+def report(folder: Path, *settings: str, backends: Any = (BACKEND,), **config: Any) -> Report:
+    """Of a small run; an option that is None is left out."""
+    written = {name: value for name, value in {**CONFIG, **config}.items() if value is not None}
+    bodies = {"config": written, "ly": SMALL_LYCORIS, "b": list(backends)}
+    for name, body in bodies.items():
+        (folder / f"{name}.json").write_text(json.dumps(body))
+    return report_on(
+        folder,
+        parse_settings(settings),
+        working_dir=folder,
+        env={"REVERIE_HOME": str(folder / "home")},
+        on_progress=lambda *_: None,
+    )
+
+
+def pointers(found: Report) -> list[str]:
+    return [error.pointer for error in found.errors]
+
+
+def picture(folder: Path, size: tuple[int, int]) -> None:
+    folder.mkdir()
+    Image.new("RGB", size).save(folder / "p.png")
+
+
+def test_a_backend_named_by_a_number_is_looked_into(tmp_path: Path) -> None:
+    picture(tmp_path / "7", (128, 128))
+    found = report(tmp_path, backends=[{**BACKEND, "id": 5, "instance_data_dir": 7}])
+
+    assert [survey.backend.id for survey in found.surveys] == ["5"]
+
+
+def test_memory_is_that_of_the_largest_image_there_may_be(tmp_path: Path) -> None:
+    picture(tmp_path / "pics", (128, 128))
+    small = {**BACKEND, "resolution": 64}
+    other = {**BACKEND, "id": "b", "instance_data_dir": "elsewhere", "resolution": 256}
+
+    def activations(*backends: Any) -> int:
+        memory = report(tmp_path, backends=backends).memory
+        assert memory is not None
+        return memory.activations_estimate_bytes
+
+    assert activations(small) < activations(small, other)
+    assert activations(small, other) == activations(other)
+
+
+@pytest.mark.parametrize(
+    ("option", "is_error"),
+    [
+        ("pretrained_model_name_or_path", True),
+        ("user_prompt_library", True),
+        ("lycoris_config", True),
+        ("instance_data_dir", False),
+    ],
+)
+def test_a_path_that_the_system_does_not_take_hides_nothing(
+    tmp_path: Path, option: str, is_error: bool
+) -> None:
+    long = "a/" * 3000 + "b" * 300
+    config = {option: long} if is_error else {}
+    backend = BACKEND if is_error else {**BACKEND, option: long}
+
+    found = report(tmp_path, "optimizer=foo", backends=[backend], **config)
+
+    assert set(pointers(found)) == {"/config/optimizer", *(f"/config/{name}" for name in config)}
+    if not is_error:
+        fine = report(tmp_path, backends=[backend])
+        assert not fine.errors
+        assert any("a: there is no folder" in warning for warning in fine.warnings)
+
+
+def test_a_folder_that_cannot_be_listed_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "pics").mkdir()
+    monkeypatch.setattr("services.cli.plan_report.survey_pictures", refuse)
+    found = report(tmp_path)
+
+    assert not found.errors
+    assert any("Permission denied" in warning for warning in found.warnings)
+
+
+def test_warnings_stay_where_there_are_errors(tmp_path: Path) -> None:
+    found = report(tmp_path, "optimizer=foo", "seed=-1")
+
+    assert pointers(found) == ["/config/optimizer"]
+    assert any("random seed" in warning for warning in found.warnings)
+
+
+def test_the_usual_lycoris_config_is_found_where_none_is_named(tmp_path: Path) -> None:
+    missing = report(tmp_path, lycoris_config=None)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "lycoris_config.json").write_text(json.dumps(SMALL_LYCORIS))
+    found = report(tmp_path, lycoris_config=None)
+
+    assert pointers(missing) == ["/config/lycoris_config"]
+    assert found.trainable_modules == 24
+    assert any(file.option == "lycoris_config" for file in found.used)
+    assert not any(
+        file.option == "lycoris_config"
+        for file in report(tmp_path, lycoris_config=None, lora_type="standard").used
+    )
+
+
+def test_pointers_keep_dashes_where_the_base_model_cannot_be_read(tmp_path: Path) -> None:
+    broken = tmp_path / "broken" / "transformer"
+    broken.mkdir(parents=True)
+    (broken / "config.json").write_text("{")
+    dashed = {"pretrained_model_name_or_path": None, "--pretrained_model_name_or_path": "broken"}
+
+    assert pointers(report(tmp_path, **dashed, **{"--optimizr": 1})) == [
+        "/config/--pretrained_model_name_or_path",
+        "/config/--optimizr",
+    ]
+
+
+def test_a_number_is_no_path(tmp_path: Path) -> None:
+    (error,) = report(tmp_path, "data_backend_config=5").errors
+
+    assert error.pointer == "/config/data_backend_config"
+    assert "has to be a path, not 5" in error.message
+
+
+@pytest.mark.parametrize("name", ["models/mine", "black-forest-labs/FLUX.1-dev"])
+def test_a_name_that_is_nothing_here_says_where_it_was_looked_for(
+    tmp_path: Path, name: str
+) -> None:
+    found = report(tmp_path, pretrained_model_name_or_path=name)
+
+    assert any(str(tmp_path / name) in w and "assumed" in w for w in found.warnings)
+
+
+def test_settings_of_text_stay_text() -> None:
+    read = parse_settings(["validation_prompt=true", "tracker_run_name=1e5", "seed=7"])
+
+    assert read == {"validation_prompt": "true", "tracker_run_name": "1e5", "seed": 7}
+
+
+def test_a_prompt_library_can_be_switched_off(tmp_path: Path) -> None:
+    assert not report(tmp_path, user_prompt_library="false").errors
+    assert not report(tmp_path, user_prompt_library="None").errors
