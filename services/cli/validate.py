@@ -118,7 +118,9 @@ def _buckets(report: "Report") -> list[dict[str, Any]]:
             "height_px": height,
             "images": images,
             "repeats": survey.backend.repeats,
-            "samples_per_epoch": images * (1 + survey.backend.repeats),
+            "samples_per_epoch": images * (1 + survey.backend.repeats)
+            if survey.backend.role == "train"
+            else 0,
         }
         for survey in report.surveys
         for (width, height), images in sorted(survey.buckets.items())

@@ -9,13 +9,12 @@ from pydantic import JsonValue
 from trainer_core.config.adapter_options import LYCORIS_OPTIONS
 from trainer_core.config.patterns import UnsupportedPatternError
 from trainer_core.config.plan import AdaptedModule, LokrAdapter, LoraAdapter
-from trainer_core.config.presets import read_preset
+from trainer_core.config.presets import ReadPreset, lowered_algo, read_preset
 from trainer_core.config.reading import Findings, Options, Source, read_options
 from trainer_core.config.shapes import LinearShape, lokr_shapes
 from trainer_core.config.targets import (
     NAMED_PRESETS,
     Matched,
-    Preset,
     Target,
     match_preset,
     nearest,
@@ -44,7 +43,7 @@ def import_adapter(
     ``norm_pointer``: where ``init_lokr_norm`` was written.
     """
     before = len(findings.problems)
-    options = read_options(raw, LYCORIS_OPTIONS, _POINTER, findings, source)
+    options = read_options(lowered_algo(raw), LYCORIS_OPTIONS, _POINTER, findings, source)
     if "algo" not in options.names:
         findings.problem(f"{_POINTER}/algo", "missing", "algo is missing; this version has lokr.")
     if options.integer("factor") == 0:
@@ -52,16 +51,16 @@ def import_adapter(
     if not options.flag("full_matrix") and "linear_dim" not in options.names:
         message = "linear_dim is missing; it may be left out only with full_matrix."
         findings.problem(f"{_POINTER}/linear_dim", "missing", message)
-    preset = read_preset(options, findings, source)
-    if preset is None:
+    read = read_preset(options, findings, source)
+    if read is None:
         return None
     try:
-        matched = match_preset(preset, linears)
+        matched = match_preset(read.preset, linears)
     except UnsupportedPatternError as error:
         message = f"{error}: too much to try; write it as a shell pattern with use_fnmatch true."
         findings.problem(f"{_POINTER}/apply_preset", "not_implemented", message)
         return None
-    _report(matched, preset, linears, findings)
+    _report(matched, read, linears, options.at("apply_preset"), findings)
     if len(findings.problems) > before:
         return None
     modules = tuple(_module(path, each, options) for path, each in matched.targets.items())
@@ -110,14 +109,20 @@ def _module(path: str, target: Target, options: Options) -> AdaptedModule:
 
 
 def _report(
-    matched: Matched, preset: Preset, linears: Sequence[LinearShape], findings: Findings
+    matched: Matched,
+    read: ReadPreset,
+    linears: Sequence[LinearShape],
+    pointer: str,
+    findings: Findings,
 ) -> None:
-    """Say what a preset names in vain."""
-    if preset not in NAMED_PRESETS.values():
+    """Say what a preset names in vain; ``pointer``: to the preset."""
+    if read.preset not in NAMED_PRESETS.values():
         for number, unused in enumerate(matched.unused):
             hint = nearest(unused, linears) if number < _MAX_NEAREST else ""
             message = f"{unused} matches nothing in this base model.{hint}"
-            findings.problem(f"{_POINTER}/apply_preset", "bad_value", message)
+            findings.problem(read.places.get(unused, pointer), "bad_value", message)
+    if not read.is_whole:
+        return  # the rest may come of what is left out
     for pattern in matched.overtaken:
         findings.warn(
             f"apply_preset: {pattern} names layers that a class target takes first. As in LyCORIS, "
@@ -126,7 +131,7 @@ def _report(
         )
     if not matched.targets:
         message = "The preset adapts no module of this base model."
-        findings.problem(f"{_POINTER}/apply_preset", "no_modules", message)
+        findings.problem(pointer, "no_modules", message)
 
 
 def _check_full(
@@ -210,9 +215,12 @@ def _lora_modules(
 
 
 def _listed(raw: JsonValue) -> JsonValue:
-    """Text may hold a list in JSON."""
-    if not isinstance(raw, str) or not raw.lstrip().startswith("["):
+    """Text may hold a list in JSON, or names with commas between them."""
+    if not isinstance(raw, str):
         return raw
+    if not raw.lstrip().startswith("["):
+        parts = [part.strip() for part in raw.split(",")]
+        return [part for part in parts if part] if len(parts) > 1 else raw
     try:
         listed: JsonValue = json.loads(raw)
     except (ValueError, RecursionError):

@@ -17,9 +17,9 @@ _IMAGES: Final[Table] = {
         "text",
         "image",
         "image is trained on, eval is held out to measure, conditioning holds masks; text_embeds "
-        "is not needed.",
-        choices=("image", "eval", "conditioning", "text_embeds"),
-        known=("video", "audio", "caption", "image_embeds", "conditioning_image_embeds"),
+        "and image_embeds are not needed.",
+        choices=("image", "eval", "conditioning", "text_embeds", "image_embeds"),
+        known=("video", "audio", "caption", "conditioning_image_embeds"),
     ),
     "conditioning_type": honoured(
         "text",
@@ -73,6 +73,10 @@ _IMAGES: Final[Table] = {
     ),
     "instance_prompt": honoured("text", None, "The caption of every image, with instanceprompt."),
     "repeats": honoured("int", 0, "Further visits of each image in an epoch.", at_least=0),
+    "train_batch_size": honoured("int", None, "Only that of the run.", at_least=1),
+    "source_dataset_id": honoured(
+        "text", None, "Of masks: the backend that names them in its conditioning_data."
+    ),
     "metadata_backend": honoured(
         "text",
         "discovery",
@@ -93,7 +97,6 @@ _OTHERS: Final[Table] = {
     ),
     **superseded("aspect_bucket_alignment", "Sides are always multiples of 64 for HiDream."),
     **not_built("probability", "Use repeats to weigh data; leave it out.", 1, type_="float"),
-    **not_built("train_batch_size", "Set it for the run, in the config."),
     **not_built(
         "maximum_aspect_ratio crop_aspect_buckets max_upscale_threshold max_num_samples "
         "caption_shuffle caption_filter_list parquet csv huggingface webshart conditioning "
@@ -107,7 +110,6 @@ _OTHERS: Final[Table] = {
         False,
         type_="bool",
     ),
-    **not_built("source_dataset_id", "Name the masks in conditioning_data of the images instead."),
     **not_built("start_epoch", "Every backend starts at once.", 0, 1),
     **not_built("start_step", "Every backend starts at once.", 0),
     **not_built("timestep_sampling_offset", "Leave it out.", 0, type_="float"),

@@ -11,7 +11,7 @@ from trainer_core.config.backend_options import BACKEND_OPTIONS
 from trainer_core.config.masks import ReadBackend, link_masks
 from trainer_core.config.plan import Backend
 from trainer_core.config.reading import Findings, Options, Source, read_options, warn_idle
-from trainer_core.config.scalars import is_full_rank
+from trainer_core.config.scalars import is_full_rank, was_judged
 
 _POINTER: Final = "/data_backends"
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -34,6 +34,13 @@ _NOT_OF_MASKS: Final = (
     "is_regularisation_data",
 )
 """Masks are cut as the images that name them, and are never drawn by themselves."""
+_OF_CROP: Final = (
+    "crop_style",
+    "crop_aspect",
+    "maximum_image_size",
+    "target_downsample_size",
+)
+_CACHES: Final = ("text_embeds", "image_embeds")
 
 
 def import_backends(
@@ -64,7 +71,8 @@ def import_backends(
             set_aside.add(str(item.get("id", item.get("--id"))))
             _look_at_cache(item, pointer, findings, source)
             continue
-        options = read_options(item, BACKEND_OPTIONS, pointer, findings, source)
+        wishes = _without_idle_wishes(item)
+        options = read_options(wishes, BACKEND_OPTIONS, pointer, findings, source)
         backend = _backend(options, config, max_area_px, findings)
         if backend is None:
             continue
@@ -83,19 +91,42 @@ def import_backends(
     else:  # links to a backend that could not be read would be told as wrong
         backends = tuple(part.backend for part in read)
     _check_some_train(raw, backends, findings)
+    _say_idle_defaults(config, backends, findings)
     return backends, folders
 
 
 def holds_no_images(item: Mapping[str, JsonValue]) -> bool:
-    """Whether a backend has no images to read: disabled, or a cache of text embeddings."""
+    """Whether a backend has no images to read: disabled, or a cache."""
     options = _few_options(item)
-    return options.flag("disabled") or options.text("dataset_type") == "text_embeds"
+    return options.flag("disabled") or options.text("dataset_type") in _CACHES
 
 
 def _few_options(item: Mapping[str, JsonValue]) -> Options:
-    wanted = {"disabled", "disable", "dataset_type"}
+    wanted = {"disabled", "disable", "dataset_type", "crop"}
     few = {name: value for name, value in item.items() if name.removeprefix("--") in wanted}
     return read_options(few, BACKEND_OPTIONS, "", Findings(), "local")
+
+
+def _without_idle_wishes(item: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Ways to cut that are not built stand at their default where nothing is cut by them."""
+    few = _few_options(item)
+    if few.flag("crop") and few.text("dataset_type") != "conditioning":
+        return dict(item)
+    changed = dict(item)
+    for name, value in item.items():
+        verdict = BACKEND_OPTIONS.get(name.removeprefix("--"))
+        if verdict and name.removeprefix("--") in _OF_CROP and value in verdict.known:
+            changed[name] = verdict.default
+    return changed
+
+
+def _say_idle_defaults(config: Options, backends: Sequence[Backend], findings: Findings) -> None:
+    """Defaults in config.json that no backend takes up."""
+    if backends and not any(backend.crop for backend in backends):
+        names = ("maximum_image_size", "target_downsample_size")
+        warn_idle(config, names, findings, "where no backend is cropped")
+    if backends and not any(b.caption_strategy == "instanceprompt" for b in backends):
+        warn_idle(config, ("instance_prompt",), findings, "where no caption_strategy takes it")
 
 
 def _look_at_cache(
@@ -108,7 +139,8 @@ def _look_at_cache(
     looked_at = Findings()
     read_options(item, BACKEND_OPTIONS, pointer, looked_at, source)
     findings.problems += looked_at.problems
-    findings.warn("A data backend of type text_embeds is not needed: the cache keeps itself.")
+    kind = _few_options(item).text("dataset_type")
+    findings.warn(f"A data backend of type {kind} is not needed: the cache keeps itself.")
 
 
 def _is_broken(findings: Findings) -> bool:
@@ -138,6 +170,7 @@ def _backend(
     if not _ID.fullmatch(id_):
         message = "id takes letters, digits, dots, dashes and underscores (at most 128)."
         findings.problem(options.at("id"), "bad_value", message)
+    _check_batch_size(options, config, findings)
     role = _role(id_, options, findings)
     if role == "mask":
         warn_idle(options, _NOT_OF_MASKS, findings, f"on the masks {id_}")
@@ -152,15 +185,22 @@ def _backend(
             given, missing = missing, given
         findings.problem(options.at(given), "conflict", f"{given} needs {missing} as well.")
     crop = options.flag("crop")
+    if not crop:
+        warn_idle(options, _OF_CROP, findings, f"on {id_} without crop")
+        maximum_px = target_px = None
+    elif maximum_px is not None and target_px is not None and target_px > maximum_px:
+        findings.warn(
+            f"{id_}: target_downsample_size is above maximum_image_size: images between the two "
+            "are not enlarged to it, but cut as they are."
+        )
     if crop and not options.given("crop_style"):
         findings.warn(f"{id_}: crop_style is not given; images are cut at the centre.")
-    if options.integer("repeats") > _MAX_REPEATS:
-        findings.problem(options.at("repeats"), "bad_value", f"repeats is at most {_MAX_REPEATS}.")
+    repeats = _repeats(id_, role, options, findings)
     is_regularisation = _is_regularisation(id_, role, options, config, findings)
     if len(findings.problems) > before:
         return None
     aspect: Literal["square", "preserve"] = (
-        "preserve" if options.text("crop_aspect") == "preserve" else "square"
+        "preserve" if crop and options.text("crop_aspect") == "preserve" else "square"
     )
     return Backend(
         id=id_,
@@ -174,7 +214,7 @@ def _backend(
         minimum_image_size_px=_edge_px("minimum_image_size", options, config, findings) or 0,
         maximum_image_size_px=maximum_px,
         target_downsample_size_px=target_px,
-        repeats=options.integer("repeats"),
+        repeats=repeats,
         is_regularisation=is_regularisation,
     )
 
@@ -227,6 +267,24 @@ def _is_regularisation(
     return True
 
 
+def _repeats(id_: str, role: str, options: Options, findings: Findings) -> int:
+    repeats = options.integer("repeats")
+    if repeats > _MAX_REPEATS:
+        findings.problem(options.at("repeats"), "bad_value", f"repeats is at most {_MAX_REPEATS}.")
+    if role == "train" or not repeats:
+        return repeats
+    findings.warn(f"repeats has no effect on {id_}, which is held out.")
+    return 0
+
+
+def _check_batch_size(options: Options, config: Options, findings: Findings) -> None:
+    if not options.given("train_batch_size") or was_judged(config, "train_batch_size"):
+        return
+    if options.integer("train_batch_size") != config.integer("train_batch_size"):
+        message = "A backend has the run's batch size in this version: set it for the run."
+        findings.problem(options.at("train_batch_size"), "not_implemented", message)
+
+
 def _inherited(name: str, options: Options, config: Options) -> Options:
     return options if options.given(name) else config
 
@@ -238,8 +296,10 @@ def _captions(
     prompt = _inherited("instance_prompt", options, config).text("instance_prompt")
     match written:
         case "textfile":
+            warn_idle(options, ("instance_prompt",), findings, "with caption_strategy textfile")
             return "textfile", None
         case "filename":
+            warn_idle(options, ("instance_prompt",), findings, "with caption_strategy filename")
             return "filename", None
         case "instanceprompt" | "instance_prompt":
             if not prompt:

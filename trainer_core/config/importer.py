@@ -10,6 +10,7 @@ from trainer_core.config import optimization, scalars
 from trainer_core.config.adapter import import_adapter, import_lora
 from trainer_core.config.backends import import_backends
 from trainer_core.config.base_models import BaseModel
+from trainer_core.config.known_models import PUBLISHED
 from trainer_core.config.objective import objective_of
 from trainer_core.config.operation import operation_of
 from trainer_core.config.options import OPTIONS
@@ -204,19 +205,23 @@ def _adapter(
         _say_idle(config, lycoris_config, "model_type full", findings)
         warn_idle(config, ("lora_type", *_LORA_OPTIONS), findings, "with model_type full")
         return None
-    if config.text("model_type") is None or scalars.was_judged(config, "lora_type"):
+    # Where one of these is wrong, what else is wrong is found on the published shape.
+    linears = hidream_linears(PUBLISHED.transformer if base is None else base.transformer_config)
+    if scalars.was_judged(config, "lora_type"):
+        if lycoris_config is not None:
+            import_adapter(lycoris_config, linears, None, findings, source)
         return None
-    linears = () if base is None else hidream_linears(base.transformer_config)
     if config.text("lora_type") == "standard":
+        if config.text("model_type") is None:
+            import_lora(config, linears, findings)
+            return None
         by_default = "" if config.given("lora_type") else " (the default)"
         _say_idle(config, lycoris_config, f"lora_type standard{by_default}", findings)
-        return None if base is None else import_lora(config, linears, findings)
+        return import_lora(config, linears, findings)
     warn_idle(config, _LORA_OPTIONS, findings, "with lora_type lycoris")
     if lycoris_config is None:
         at = config.at("lycoris_config") if source == "local" else "/lycoris_config"
         findings.problem(at, "missing", "lora_type lycoris needs a LyCORIS config.")
-        return None
-    if base is None:
         return None
     norm = config.number("init_lokr_norm")
     return import_adapter(

@@ -58,10 +58,23 @@ def link_masks(
                 "disable it."
             )
             findings.problem(part.options.at("conditioning_type"), "conflict", message)
+        _check_source(part, linked, findings)
     return tuple(
         _cut_alike(backend, owner_of[backend.id]) if backend.id in owner_of else backend
         for backend in linked
     )
+
+
+def _check_source(part: ReadBackend, linked: Sequence[Backend], findings: Findings) -> None:
+    """SimpleTuner's second way to link says again what conditioning_data says."""
+    source, backend = part.options.text("source_dataset_id"), part.backend
+    if not source:
+        return
+    if backend.role != "mask":
+        findings.warn(f"source_dataset_id has no effect on the images {backend.id}.")
+    elif not any(other.id == source and other.masks == backend.id for other in linked):
+        message = f"Name the masks {backend.id} in conditioning_data of {source[:128]} instead."
+        findings.problem(part.options.at("source_dataset_id"), "not_implemented", message)
 
 
 def _cut_alike(masks: Backend, owner: Backend) -> Backend:

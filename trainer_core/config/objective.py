@@ -8,7 +8,7 @@ from typing import Final, Literal
 from pydantic import JsonValue
 
 from trainer_core.config.plan import Backend, Objective, SigmaLaw
-from trainer_core.config.reading import Findings, Options, warn_idle
+from trainer_core.config.reading import Findings, Options, number_in, warn_idle
 from trainer_core.config.scalars import is_full_rank, was_judged
 
 _MIN_SHIFT: Final = 1e-3
@@ -138,9 +138,11 @@ def _text_items(text: str) -> list[JsonValue] | None:
 def _finite(item: JsonValue) -> float | None:
     if isinstance(item, bool) or not isinstance(item, int | float | str):
         return None
+    if isinstance(item, str):
+        return number_in(item)
     try:
         number = float(item)
-    except (ValueError, OverflowError):
+    except OverflowError:
         return None
     return number if math.isfinite(number) else None
 
@@ -191,11 +193,16 @@ def _huber_schedule(config: Options) -> Literal["constant", "exponential", "snr"
 
 def _mask_probability(config: Options, backends: Sequence[Backend], findings: Findings) -> float:
     probability = _number(config, "masked_loss_probability")
-    if any(backend.masks for backend in backends):
+    if any(backend.masks and backend.role == "train" for backend in backends):
         if probability == 0:
             findings.warn("masked_loss_probability 0: no mask is ever applied.")
         return probability
-    warn_idle(config, ("masked_loss_probability",), findings, "where no backend has masks")
+    warn_idle(
+        config,
+        ("masked_loss_probability",),
+        findings,
+        "where no backend that is trained on has masks",
+    )
     return 1.0
 
 

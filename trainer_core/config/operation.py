@@ -9,7 +9,7 @@ from trainer_core.config.plan import Operation, Publication
 from trainer_core.config.reading import Findings, Options, Source, warn_idle
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
-_RESOLUTION: Final = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
+_RESOLUTION: Final = re.compile(r"([0-9]{1,5})(?:\.0+)?(?:x([0-9]{1,5})(?:\.0+)?)?")
 _SAMPLE_MULTIPLE_PX: Final = 16
 _MAX_SAMPLE_STEPS: Final = 200
 _MAX_TRACKER_NAME: Final = 128

@@ -1,15 +1,15 @@
 """The parts of a plan that say what a step does to the weights."""
 
 import difflib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from trainer_core.config.plan import Clip, EmaPlan, OptimizerPlan, SchedulePlan
-from trainer_core.config.reading import Findings, Options, warn_idle
+from trainer_core.config.reading import Findings, Options, number_in, warn_idle
 from trainer_core.config.scalars import is_full_rank, uses_deepspeed
+from trainer_core.config.verdicts import words
 
 OptimizerName = Literal["optimi-lion", "adamw", "bnb-lion8bit-paged", "prodigy"]
 
@@ -30,6 +30,23 @@ _OPTIMIZERS: Final[dict[OptimizerName, _Defaults]] = {
     "bnb-lion8bit-paged": _Defaults(betas=(0.9, 0.99), weight_decay=0.0, has_eps=False),
     "prodigy": _Defaults(betas=(0.9, 0.99), weight_decay=0.0, has_eps=True),
 }
+_SETTINGS_WITHOUT_MEANING: Final = words(
+    "foreach fused kahan_sum triton capturable differentiable is_paged block_wise "
+    "stochastic_rounding"
+)
+"""Keys of optimizer_config for how a step is computed, not for what comes of it."""
+_SETTINGS_LATER: Final[dict[OptimizerName, tuple[str, ...]]] = {
+    "optimi-lion": words("decouple_lr max_lr gradient_release"),
+    "adamw": words("amsgrad maximize"),
+    "bnb-lion8bit-paged": words("min_8bit_size percentile_clipping optim_bits"),
+    "prodigy": words(
+        "beta3 d0 d_coef d_limiter prodigy_steps schedulefree_c use_speed use_bias_correction "
+        "use_stableadamw use_cautious use_grams use_adopt use_orthograd use_focus use_muon_pp "
+        "weight_decay_by_lr split_groups split_groups_mean factored factored_fp32 "
+        "fused_back_pass"
+    ),
+}
+"""Keys of optimizer_config that SimpleTuner's optimizer has, and that of this version has not."""
 _WITH_DEEPSPEED: Final = ("optimi-lion", "adamw")
 _EPS: Final = 1e-8
 _BF16_EPS: Final = 1e-6
@@ -134,17 +151,31 @@ def _config_entries(
         parts = [part for part in _SEPARATOR.split(text.strip("()[] ")) if part]
         wanted = ("beta1", "beta2") if key == "betas" else (key,)
         if not set(wanted) <= set(known):
+            if _told_as_known(key, name, config, findings):
+                continue
             near = difflib.get_close_matches(key[:100], [*known, "betas"], n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"it has betas, {', '.join(known)}."
             message = f"optimizer_config: {name} has no {key[:100] or 'option without a name'}; "
             findings.problem(at, "unknown_option", message + hint)
-        elif len(parts) != len(wanted) or any(_number_in(part) is None for part in parts):
+        elif len(parts) != len(wanted) or any(number_in(part) is None for part in parts):
             kind = "two numbers" if key == "betas" else "a number"
             findings.problem(at, "bad_value", f"optimizer_config: {key} has to be {kind}.")
         else:
             for single, part in zip(wanted, parts, strict=True):
-                _add_entry(entries, single, _number_in(part) or 0.0, at, findings)
+                _add_entry(entries, single, number_in(part) or 0.0, at, findings)
     return entries
+
+
+def _told_as_known(key: str, name: OptimizerName, config: Options, findings: Findings) -> bool:
+    """Whether SimpleTuner has it for this optimizer; then what there is to say is said."""
+    if key in _SETTINGS_WITHOUT_MEANING:
+        findings.warn(f"optimizer_config: {key} has no effect: {name} has one way to compute here.")
+        return True
+    if key not in _SETTINGS_LATER[name]:
+        return False
+    message = f"optimizer_config: {key} of {name} is not built in this version; leave it out."
+    findings.problem(config.at("optimizer_config"), "not_implemented", message)
+    return True
 
 
 def _add_entry(
@@ -177,14 +208,6 @@ def _split_entries(text: str) -> list[tuple[str, str]]:
     return entries
 
 
-def _number_in(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
 def clip_of(config: Options, findings: Findings) -> Clip | None:
     limit = config.number("max_grad_norm")
     value = config.text("grad_clip_method") == "value"
@@ -194,6 +217,7 @@ def clip_of(config: Options, findings: Findings) -> Clip | None:
             findings.problem(config.at("grad_clip_method"), "conflict", message)
         value = False
     if not limit:
+        warn_idle(config, ("grad_clip_method",), findings, "with max_grad_norm 0")
         return None
     if config.text("optimizer") == "prodigy":
         findings.warn(

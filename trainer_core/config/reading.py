@@ -172,9 +172,8 @@ def asks_for_nothing(value: JsonValue, off: tuple[JsonValue, ...]) -> bool:
     if isinstance(value, str):
         if value.strip().lower() in _NOTHING or value in off:
             return True
-        try:
-            value = float(value)
-        except ValueError:
+        value = number_in(value)
+        if value is None:
             return False
     return any(not isinstance(o, bool) and value == o for o in off) and value is not True
 
@@ -253,13 +252,25 @@ def text_of(value: JsonValue) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _number(type_: ValueType, value: int | float | str) -> JsonValue:
-    try:
-        # int() first: it is exact where float() is not.
-        number = int(value) if isinstance(value, str) and _is_digits(value) else float(value)
-    except (ValueError, OverflowError):
+def number_in(text: str) -> float | None:
+    """The finite number that a text is; without Python's own spellings such as ``1_000``."""
+    if not text.isascii() or "_" in text:
         return None
-    if not math.isfinite(number) or abs(number) > _LARGEST_INT:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _number(type_: ValueType, value: int | float | str) -> JsonValue:
+    number: float | None
+    if isinstance(value, str):
+        # int() first: it is exact where float() is not.
+        number = int(value) if _is_digits(value) else number_in(value)
+    else:
+        number = value
+    if number is None or not math.isfinite(number) or abs(number) > _LARGEST_INT:
         return None
     if type_ == "float":
         return float(number)
