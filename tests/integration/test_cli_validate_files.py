@@ -156,5 +156,7 @@ def test_settings_of_text_stay_text() -> None:
 
 
 def test_a_prompt_library_can_be_switched_off(tmp_path: Path) -> None:
-    assert not report(tmp_path, user_prompt_library="false").errors
-    assert not report(tmp_path, user_prompt_library="None").errors
+    for nothing in ("false", "None"):
+        found = report(tmp_path, user_prompt_library=nothing)
+        assert not found.errors
+        assert not any("user_prompt_library" in warning for warning in found.warnings)

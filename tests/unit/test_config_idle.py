@@ -21,6 +21,7 @@ HELD_OUT: dict[str, Any] = {**PLAIN, "id": "e", "dataset_type": "eval"}
         {"crop_aspect": "closest"},
         {"--crop_aspect": "random"},
         {"maximum_image_size": 99, "target_downsample_size": 99},
+        {"target_downsample_size": 99},
     ],
 )
 def test_without_crop_ways_to_cut_change_nothing(idle: dict[str, Any]) -> None:
@@ -61,7 +62,7 @@ def test_sizes_for_a_cut_are_idle_in_the_config_where_nothing_is_cut() -> None:
         ({"grad_clip_method": "norm", "max_grad_norm": 0}, [PLAIN], "grad_clip_method has no"),
         ({}, [PLAIN, {**HELD_OUT, "repeats": 9}], "repeats has no effect on e"),
         ({"masked_loss_probability": 0.5}, [PLAIN, {**HELD_OUT, "conditioning_data": "m"}, MASKS],
-         "masked_loss_probability has no effect"),
+         "masked_loss_probability acts only on the loss that is measured"),
         ({}, [{**CUT, "maximum_image_size": 99, "target_downsample_size": 199}],
          "target_downsample_size is above"),
         ({}, [PLAIN, {"id": "v", "dataset_type": "image_embeds"}], "image_embeds is not needed"),
@@ -75,6 +76,13 @@ def test_repeats_of_held_out_images_are_none() -> None:
     backends = import_small(backends=[PLAIN, {**HELD_OUT, "repeats": 9}]).plan.identity.backends
 
     assert [backend.repeats for backend in backends] == [0, 0]
+
+
+def test_masks_of_held_out_images_count_as_often_as_is_written() -> None:
+    backends = [PLAIN, {**HELD_OUT, "conditioning_data": "m"}, MASKS]
+    plan = import_small({"masked_loss_probability": 0.5}, backends=backends).plan
+
+    assert plan.identity.objective.masked_loss_probability == 0.5
 
 
 def test_a_backend_may_say_the_batch_size_of_the_run() -> None:

@@ -179,15 +179,15 @@ def _backend(
     resolution_px = _resolution_px(id_, options, config, max_area_px, findings)
     maximum_px = _edge_px("maximum_image_size", options, config, findings)
     target_px = _edge_px("target_downsample_size", options, config, findings)
-    if (maximum_px is None) != (target_px is None):
-        given, missing = "maximum_image_size", "target_downsample_size"
-        if maximum_px is None:
-            given, missing = missing, given
-        findings.problem(options.at(given), "conflict", f"{given} needs {missing} as well.")
     crop = options.flag("crop")
     if not crop:
         warn_idle(options, _OF_CROP, findings, f"on {id_} without crop")
         maximum_px = target_px = None
+    elif (maximum_px is None) != (target_px is None):
+        given, missing = "maximum_image_size", "target_downsample_size"
+        if maximum_px is None:
+            given, missing = missing, given
+        findings.problem(options.at(given), "conflict", f"{given} needs {missing} as well.")
     elif maximum_px is not None and target_px is not None and target_px > maximum_px:
         findings.warn(
             f"{id_}: target_downsample_size is above maximum_image_size: images between the two "

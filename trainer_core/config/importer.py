@@ -265,6 +265,8 @@ def _deferred(
             f"Prompts hold what looks like a placeholder, and are used as they are: "
             f"{', '.join(list(tokens)[:_MAX_TOKENS_NAMED])}."
         )
+    if str(deferred.get("user_prompt_library", "")).strip().lower() in ("", "none", "false"):
+        deferred.pop("user_prompt_library", None)
     if prompt_library is not None:
         deferred["prompt_library"] = dict(prompt_library)
     idle = sorted(deferred.keys() - _USED_FOR_THE_SAMPLE)

@@ -193,7 +193,13 @@ def _huber_schedule(config: Options) -> Literal["constant", "exponential", "snr"
 
 def _mask_probability(config: Options, backends: Sequence[Backend], findings: Findings) -> float:
     probability = _number(config, "masked_loss_probability")
-    if any(backend.masks and backend.role == "train" for backend in backends):
+    roles = {backend.role for backend in backends if backend.masks}
+    if roles:
+        if roles == {"eval"} and config.given("masked_loss_probability"):
+            findings.warn(
+                "masked_loss_probability acts only on the loss that is measured: no backend that "
+                "is trained on has masks."
+            )
         if probability == 0:
             findings.warn("masked_loss_probability 0: no mask is ever applied.")
         return probability
@@ -201,7 +207,7 @@ def _mask_probability(config: Options, backends: Sequence[Backend], findings: Fi
         config,
         ("masked_loss_probability",),
         findings,
-        "where no backend that is trained on has masks",
+        "where no backend has masks",
     )
     return 1.0
 
