@@ -184,8 +184,10 @@ def _base(
     listed = ", ".join(sorted(base_models)) or "nothing"
     message = f"{name} is not on this operator's list of base models, which has {listed}."
     if source == "local":
-        message = f"{name[:200]} is no base model that is known here, and no folder of one. Known: "
-        message += f"{listed}."
+        message = (
+            f"{name[:200]} is no base model that is known here, and no folder of one that can "
+        )
+        message += f"be read. Known: {listed}."
     findings.problem(at, "bad_value", message)
     return None
 
