@@ -27,11 +27,13 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
     "checkpoint.before_state",
     "checkpoint.before_manifest",
     "checkpoint.before_rename",
+    "checkpoint.between_renames",
     "checkpoint.after_rename",
     "checkpoint.before_event",
     "result.before_adapter",
     "result.before_manifest",
     "result.before_rename",
+    "result.between_renames",
     "result.before_event",
     "train.before_finished",
     # their supervisors in the service

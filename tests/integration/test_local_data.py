@@ -12,7 +12,12 @@ import torch
 from PIL import Image
 
 from tests.support.jobs import EXAMPLES, demo_plan
-from trainer_core.checkpoint.layout import MANIFEST_NAME, CheckpointManifest, FileFacts
+from trainer_core.checkpoint.layout import (
+    MANIFEST_NAME,
+    CheckpointManifest,
+    FileFacts,
+    ResultManifest,
+)
 from trainer_core.config.base_models import read_base_model
 from trainer_core.config.plan import Plan
 from trainer_core.data.index import DataIndex, build_index
@@ -24,8 +29,8 @@ from trainer_core.local.output import (
     OutputInUseError,
     find_checkpoint,
     locked,
+    mend,
     set_aside,
-    step_of,
 )
 from trainer_core.local.watch import NoWatch
 
@@ -219,10 +224,11 @@ def test_a_second_run_in_one_folder_is_refused_with_the_first_ones_pid(tmp_path:
         pass
 
 
-def checkpoint(folder: Path, step: int) -> Path:
+def checkpoint(folder: Path, step: int, *, size: int | None = None) -> Path:
+    size = step if size is None else size
     folder.mkdir(parents=True)
-    (folder / "state.safetensors").write_bytes(b"x" * step)
-    facts = {"state.safetensors": FileFacts(size_bytes=step, sha256="0" * 64)}
+    (folder / "state.safetensors").write_bytes(b"x" * size)
+    facts = {"state.safetensors": FileFacts(size_bytes=size, sha256="0" * 64)}
     manifest = CheckpointManifest(
         step=step,
         cursor=step,
@@ -234,6 +240,11 @@ def checkpoint(folder: Path, step: int) -> Path:
     )
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json())
     return folder
+
+
+def result(folder: Path, step: int) -> None:
+    folder.mkdir()
+    (folder / MANIFEST_NAME).write_text(ResultManifest(step=step, files={}).model_dump_json())
 
 
 def test_latest_is_the_newest_whole_checkpoint(tmp_path: Path) -> None:
@@ -256,7 +267,6 @@ def test_a_checkpoint_is_taken_by_path_or_by_its_name(tmp_path: Path) -> None:
         (str(other), other),
     ):
         assert find_checkpoint(wish, tmp_path / "out", (tmp_path,)) == found
-    assert step_of(other) == 7
     with pytest.raises(CheckpointError, match="step-00000009"):
         find_checkpoint("step-00000009", tmp_path / "out", (tmp_path,))
     (other / "state.safetensors").unlink()
@@ -264,10 +274,47 @@ def test_a_checkpoint_is_taken_by_path_or_by_its_name(tmp_path: Path) -> None:
         find_checkpoint(str(other), tmp_path / "out", ())
 
 
+def test_latest_goes_by_the_step_and_not_by_the_name(tmp_path: Path) -> None:
+    for step in (99_999_999, 100_000_000):
+        checkpoint(tmp_path / "checkpoints" / f"step-{step:08d}", step, size=1)
+    checkpoint(tmp_path / "checkpoints" / "zz-mine", 7)
+
+    found = find_checkpoint("latest", tmp_path, ())
+
+    assert found is not None
+    assert found.name == "step-100000000"
+
+
+@pytest.mark.parametrize("name", ["keep", "step-00000020", "step-00000009"])
+def test_a_torn_or_foreign_folder_moves_no_result(tmp_path: Path, name: str) -> None:
+    checkpoint(tmp_path / "checkpoints" / "step-00000010", 10)
+    result(tmp_path / "result", 10)
+    other = tmp_path / "checkpoints" / name
+    if name == "step-00000009":
+        checkpoint(other, 9)
+    else:
+        other.mkdir()
+
+    assert set_aside(tmp_path, after_step=10) is None
+
+    assert other.is_dir()
+    assert (tmp_path / "result").is_dir()
+
+
+def test_what_a_killed_run_moved_aside_gets_its_name_back(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "checkpoints" / ".step-00000005.old", 5)
+    result(tmp_path / ".result.old", 5)
+
+    mend(tmp_path)
+
+    assert find_checkpoint("latest", tmp_path, ()) == tmp_path / "checkpoints" / "step-00000005"
+    assert (tmp_path / "result").is_dir()
+
+
 def test_what_another_course_left_is_moved_away_not_deleted(tmp_path: Path) -> None:
     for step in (5, 10):
         checkpoint(tmp_path / "checkpoints" / f"step-{step:08d}", step)
-    (tmp_path / "result").mkdir()
+    result(tmp_path / "result", 10)
 
     assert set_aside(tmp_path, after_step=10) is None
     aside = set_aside(tmp_path, after_step=5)

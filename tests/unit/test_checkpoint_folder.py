@@ -10,8 +10,9 @@ import pytest
 import torch
 from pydantic import JsonValue
 
-from trainer_core.checkpoint.folders import committed_checkpoints, keep_newest
-from trainer_core.checkpoint.read import Belongs, read_checkpoint
+from trainer_core.checkpoint.folders import committed_checkpoints, keep_newest, restore_replaced
+from trainer_core.checkpoint.guard import Belongs, check_checkpoint
+from trainer_core.checkpoint.read import read_checkpoint
 from trainer_core.checkpoint.write import (
     CheckpointFacts,
     TrainedTensors,
@@ -217,6 +218,64 @@ def test_a_death_while_the_same_step_takes_the_place_leaves_no_torn_folder(
         write(tmp_path)
 
     assert [path.name for path in committed_checkpoints(tmp_path)] == ["step-00000004"]
+
+
+def test_a_death_between_the_renames_leaves_the_old_checkpoint_to_be_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 2)
+    write(tmp_path, 4)
+    monkeypatch.setenv("REVERIE_ENV", "test")
+    monkeypatch.setenv("FAULT_AT", "checkpoint.between_renames=raise")
+    with pytest.raises(InjectedFaultError):
+        write(tmp_path, 4)
+
+    keep_newest(tmp_path, 1)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
+    assert check_checkpoint(tmp_path / "step-00000004", RUN).step == 4
+
+
+def test_a_death_between_the_renames_leaves_the_old_result_to_be_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final = tmp_path / "result"
+    write_result(final, 8, lambda folder: None)
+    monkeypatch.setenv("REVERIE_ENV", "test")
+    monkeypatch.setenv("FAULT_AT", "result.between_renames=raise")
+    with pytest.raises(InjectedFaultError):
+        write_result(final, 8, lambda folder: None)
+    assert not final.exists()
+
+    restore_replaced(final)
+
+    assert (final / "manifest.json").is_file()
+    restore_replaced(final)  # nothing is left to do
+
+
+def test_a_death_while_an_old_checkpoint_goes_leaves_no_torn_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (5, 10):
+        write(tmp_path, step)
+
+    def die(path: Path) -> None:
+        (path / "manifest.json").unlink()
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", die)
+        with pytest.raises(InterruptedError):
+            keep_newest(tmp_path, 1)
+
+    assert not (tmp_path / "step-00000005").exists()
+    keep_newest(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
+
+
+def test_a_checkpoint_beyond_the_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="at step 4, the plan ends at 3"):
+        check_checkpoint(write(tmp_path).path, RUN, last_step=3)
 
 
 def test_retention_keeps_the_newest_and_sweeps_drafts(tmp_path: Path) -> None:

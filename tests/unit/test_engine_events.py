@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.engine.control import BadControlError, Control, StopRequestedError, Word
+from trainer_core.engine.control import Control, StopRequestedError, Word
 from trainer_core.engine.events import EventWriter
 from trainer_core.engine.job import BadJobError, read_job
 from trainer_core.engine.pace import Pace
@@ -52,9 +52,38 @@ def test_the_control_file_is_one_word(tmp_path: Path) -> None:
         assert control.word() is word
     with pytest.raises(StopRequestedError):
         control.check()
-    (tmp_path / "control").write_text("halt")
-    with pytest.raises(BadControlError, match="halt"):
-        control.word()
+
+
+def test_what_is_no_word_is_told_once_and_the_word_before_stays(tmp_path: Path) -> None:
+    control, told = Control(tmp_path / "control"), list[str]()
+    control.on_unknown(told.append)
+    (tmp_path / "control").write_text("pause")
+    assert control.word() is Word.PAUSE
+
+    for body in (b"puase\n", b"puase\n", b"\xff"):
+        (tmp_path / "control").write_bytes(body)
+        assert control.word() is Word.PAUSE
+
+    assert len(told) == 2
+    assert "'puase', which is none of run, pause, stop: the run goes by pause" in told[0]
+    (tmp_path / "control").write_text("run")
+    assert control.word() is Word.RUN
+
+
+def test_a_warning_is_an_event_at_the_step_of_the_newest(tmp_path: Path) -> None:
+    with EventWriter(tmp_path / "events.jsonl") as events:
+        events.emit("stage", 3, {"stage": "training"})
+        events.warn("unknown_control", "puase")
+
+    assert (
+        lines_of(tmp_path / "events.jsonl")[1].items()
+        >= {
+            "event": "warning",
+            "step": 3,
+            "code": "unknown_control",
+            "message": "puase",
+        }.items()
+    )
 
 
 def test_sigterm_asks_to_stop() -> None:

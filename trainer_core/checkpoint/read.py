@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import JsonValue
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from trainer_core.checkpoint.differences import differences
-from trainer_core.checkpoint.folders import facts_of, read_manifest
+from trainer_core.checkpoint.guard import Belongs, check_checkpoint
 from trainer_core.checkpoint.layout import EMA, PARAMETER, STATE_NAME, CheckpointManifest
 from trainer_core.errors import CheckpointError
 
@@ -26,27 +24,12 @@ class Checkpoint:
     """By the parameters' names; empty where the run keeps no mean."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Belongs:
-    """What a run demands of a checkpoint that it goes on from."""
-
-    identity_digest: str
-    identity: dict[str, JsonValue]
-    """See ``Plan.guarded_identity``."""
-    data_digest: str
-    base_digest: str
-
-
-def read_checkpoint(folder: Path, run: Belongs) -> Checkpoint:
+def read_checkpoint(folder: Path, run: Belongs, *, last_step: int | None = None) -> Checkpoint:
     """The checkpoint in ``folder``.
 
-    Raises CheckpointError where it is torn (missing file, other size or SHA-256, unreadable) or
-    belongs to another run; the message names all that differs.
+    Raises CheckpointError as ``check_checkpoint``, and where its tensors cannot be read.
     """
-    manifest = read_manifest(folder)
-    if differs := _differs(run, manifest):
-        raise CheckpointError(f"{folder.name} cannot be resumed here: {'; '.join(differs)}")
-    _check_files(folder, manifest)
+    manifest = check_checkpoint(folder, run, last_step=last_step)
     try:
         tensors = load_file(folder / STATE_NAME)
     except (SafetensorError, OSError) as error:
@@ -59,37 +42,6 @@ def read_checkpoint(folder: Path, run: Belongs) -> Checkpoint:
         optimizer_state={key: tensors[key] for key in sorted(others)},
         ema=ema,
     )
-
-
-def _differs(run: Belongs, manifest: CheckpointManifest) -> list[str]:
-    """What of the checkpoint is not of this run, in words; empty where it belongs to it."""
-    found: list[str] = []
-    if run.identity_digest != manifest.identity_digest:
-        fields = differences(run.identity, manifest.identity) if manifest.identity else []
-        found += fields or [
-            _digests("the plan's identity", run.identity_digest, manifest.identity_digest)
-        ]
-    if run.data_digest != manifest.data_digest:
-        found.append(_digests("the data", run.data_digest, manifest.data_digest))
-    if run.base_digest != manifest.base_digest:
-        found.append(_digests("the base model", run.base_digest, manifest.base_digest))
-    return found
-
-
-def _digests(what: str, here: str, there: str) -> str:
-    return f"{what}: {here[:12]} here, {there[:12]} in the checkpoint"
-
-
-def _check_files(folder: Path, manifest: CheckpointManifest) -> None:
-    if manifest.files.keys() != {STATE_NAME}:
-        raise CheckpointError(f"{folder.name} holds {sorted(manifest.files)}")
-    for name, facts in manifest.files.items():
-        try:
-            found = facts_of(folder / name)
-        except OSError as error:
-            raise CheckpointError(f"{folder.name}/{name}: {error.strerror}") from error
-        if found != facts:
-            raise CheckpointError(f"{folder.name}/{name} is not what its manifest says")
 
 
 def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ import torch
 from pydantic import JsonValue
 from safetensors.torch import save_file
 
-from trainer_core.checkpoint.folders import facts_of
+from trainer_core.checkpoint.folders import facts_of, restore_replaced
 from trainer_core.checkpoint.layout import (
     EMA,
     MANIFEST_NAME,
@@ -122,9 +122,11 @@ def _close(
     # A run that died after its rename writes the same step again; the new folder takes the place.
     # The old one steps aside whole: deleting it first would leave a torn folder to a kill.
     old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    restore_replaced(final)
+    shutil.rmtree(old, ignore_errors=True)  # torn, where it is still there
     if final.exists():
         final.rename(old)
+        fault_point(f"{kind}.between_renames")
     draft.rename(final)
     _fsync(final.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
 def _guarded(job: Path, events: EventWriter, control: Control) -> int:
     """The run, with every failure told as the last event."""
     try:
+        control.on_unknown(partial(events.warn, "unknown_control"))
         make_deterministic(os.environ)
         finished = run_job(read_job(job), events, control)
     except TrainerError as error:

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -25,12 +26,6 @@ class StopRequestedError(TrainerError):
     code = "stop_requested"
 
 
-class BadControlError(TrainerError):
-    """The control file says something unknown."""
-
-    code = "bad_control"
-
-
 class Control:
     """The supervisor's word, and SIGTERM."""
 
@@ -38,6 +33,14 @@ class Control:
         """``path`` None: only signals are heeded."""
         self._path = path
         self._signalled = threading.Event()
+        self._last = Word.RUN
+        self._unknown: str | None = None
+        """What the file says where that is no word; None where it is one."""
+        self._complain: Callable[[str], None] = lambda _: None
+
+    def on_unknown(self, complain: Callable[[str], None]) -> None:
+        """Have ``complain`` told, once, of what is no word."""
+        self._complain = complain
 
     def heed_sigterm(self) -> None:
         """From now on SIGTERM asks to stop instead of ending the process; main thread only."""
@@ -48,17 +51,27 @@ class Control:
         self._signalled.set()
 
     def word(self) -> Word:
-        """Raises BadControlError for a word that is not one."""
+        """What is wanted now; where the file says no word, the one before stays in force."""
         if self._signalled.is_set():
             return Word.STOP
         try:
-            text = self._path.read_text(encoding="utf-8").strip() if self._path else ""
+            body = self._path.read_bytes() if self._path else b""
         except FileNotFoundError:
-            text = ""
+            body = b""
+        text = body.decode(errors="replace").strip()
         try:
-            return Word(text or Word.RUN)
-        except ValueError as error:
-            raise BadControlError(f"the control file says {text[:40]!r}") from error
+            self._last = Word(text or Word.RUN)
+        except ValueError:
+            if text != self._unknown:
+                self._unknown = text
+                known = ", ".join(Word)
+                self._complain(
+                    f"The control file says {text[:40]!r}, which is none of {known}: the run goes "
+                    f"by {self._last} as before."
+                )
+        else:
+            self._unknown = None
+        return self._last
 
     def check(self) -> None:
         """Raise StopRequestedError where a stop is asked for."""

@@ -73,6 +73,10 @@ class EventWriter:
             if each in self._listeners:  # the warning about another one may have met it first
                 self._tell(each, finite)
 
+    def warn(self, code: str, message: str) -> None:
+        """A warning at the step of the newest event."""
+        self.emit("warning", self.last_step, {"code": code, "message": message})
+
     def _tell(self, listener: tuple[str, Listener], line: Event) -> None:
         name, tell = listener
         try:
@@ -80,7 +84,7 @@ class EventWriter:
         except Exception as error:  # noqa: BLE001 - other people's code; training must outlive it
             self._listeners.remove(listener)
             why = f"{name} failed and is told nothing more: {type(error).__name__}: {error}"
-            self.emit("warning", self.last_step, {"code": "listener_failed", "message": why})
+            self.warn("listener_failed", why)
 
 
 def _finite(value: JsonValue) -> JsonValue:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from trainer_core.checkpoint.guard import Belongs
 from trainer_core.config.frozen import Frozen
 from trainer_core.config.plan import Plan
 from trainer_core.data.index import DataIndex
@@ -38,6 +39,15 @@ class Job(Frozen):
     @property
     def result_dir(self) -> Path:
         return Path(self.output_dir) / "result"
+
+    def belongs(self) -> Belongs:
+        """What a checkpoint of this run says, and one has to say that it goes on from."""
+        return Belongs(
+            identity_digest=self.plan.identity_digest(),
+            identity=self.plan.guarded_identity(),
+            data_digest=self.index.digest(),
+            base_digest=self.plan.identity.base.digest,
+        )
 
 
 def read_job(path: Path) -> Job:

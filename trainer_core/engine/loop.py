@@ -8,7 +8,7 @@ import torch
 from pydantic import JsonValue
 
 from trainer_core.checkpoint.folders import keep_newest
-from trainer_core.checkpoint.read import Belongs, read_checkpoint
+from trainer_core.checkpoint.read import read_checkpoint
 from trainer_core.checkpoint.write import (
     CheckpointFacts,
     TrainedTensors,
@@ -24,7 +24,7 @@ from trainer_core.engine.job import Job
 from trainer_core.engine.pace import Pace
 from trainer_core.engine.result import SAMPLE_NAME, write_run_result
 from trainer_core.engine.setup import Parts, load_parts, surroundings
-from trainer_core.errors import CheckpointError, DeviceError, NonFiniteLossError
+from trainer_core.errors import DeviceError, NonFiniteLossError
 from trainer_core.export.card import card_facts
 from trainer_core.export.origin import Weights
 from trainer_core.faultpoints import fault_point
@@ -201,7 +201,7 @@ class Run:
         self._saved_at = self._step
         if self._backend.rank != 0:
             return
-        belongs = self._belongs()
+        belongs = self._job.belongs()
         facts = CheckpointFacts(
             step=self._step,
             cursor=self._step * self._micro_per_step,
@@ -218,21 +218,10 @@ class Run:
         fault_point("checkpoint.before_event")
         self._emit("checkpoint", self._facts_of(written))
 
-    def _belongs(self) -> Belongs:
-        return Belongs(
-            identity_digest=self._plan.identity_digest(),
-            identity=self._plan.guarded_identity(),
-            data_digest=self._job.index.digest(),
-            base_digest=self._plan.identity.base.digest,
-        )
-
     def _resume(self) -> None:
-        checkpoint = read_checkpoint(Path(str(self._job.resume_from)), self._belongs())
+        folder = Path(str(self._job.resume_from))
+        checkpoint = read_checkpoint(folder, self._job.belongs(), last_step=self._last_step)
         manifest = checkpoint.manifest
-        if manifest.step > self._last_step:
-            raise CheckpointError(
-                f"the checkpoint is at step {manifest.step}, the plan ends at {self._last_step}"
-            )
         for name, value in surroundings().items():
             if manifest.scalars.get(name) != value:
                 # Not refused: the run is as good, only not the same bit for bit.

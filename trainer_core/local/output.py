@@ -10,15 +10,23 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from trainer_core.checkpoint.layout import MANIFEST_NAME, CheckpointManifest
+from trainer_core.checkpoint.folders import (
+    committed_checkpoints,
+    is_whole,
+    mend_checkpoints,
+    read_manifest,
+    restore_replaced,
+)
+from trainer_core.checkpoint.layout import MANIFEST_NAME, ResultManifest
+from trainer_core.config.frozen import Frozen
 from trainer_core.config.places import places_of
-from trainer_core.config.plan import Plan
-from trainer_core.data.index import DataIndex
 from trainer_core.errors import Category, CheckpointError, TrainerError
 
 _LOCK: Final = ".lock"
 CHECKPOINTS: Final = "checkpoints"
 RESULT: Final = "result"
+COURSE: Final = "course.json"
+LATEST: Final = "latest"
 
 
 class OutputInUseError(TrainerError):
@@ -52,6 +60,12 @@ def locked(output_dir: Path) -> Iterator[None]:
         yield
 
 
+def mend(output_dir: Path) -> None:
+    """Give what a killed run left its names back; for who holds the folder."""
+    mend_checkpoints(output_dir / CHECKPOINTS)
+    restore_replaced(output_dir / RESULT)
+
+
 def find_checkpoint(wish: str, output_dir: Path, folders: Sequence[Path]) -> Path | None:
     """The checkpoint that a run goes on from; None: it starts afresh.
 
@@ -65,8 +79,8 @@ def find_checkpoint(wish: str, output_dir: Path, folders: Sequence[Path]) -> Pat
     """
     if not wish:
         return None
-    if wish == "latest":
-        return next((path for path in reversed(_standing(output_dir)) if _is_whole(path)), None)
+    if wish == LATEST:
+        return next(reversed(committed_checkpoints(output_dir / CHECKPOINTS)), None)
     tried = places_of(wish, (output_dir / CHECKPOINTS, *folders))
     found = next((place for place in tried if place.is_dir()), None)
     if found is None:
@@ -74,73 +88,83 @@ def find_checkpoint(wish: str, output_dir: Path, folders: Sequence[Path]) -> Pat
         raise CheckpointError(
             f"resume_from_checkpoint names {wish}, which is no folder in any of: {places}"
         )
-    if not _is_whole(found):
+    read_manifest(found)
+    if not is_whole(found):
         raise CheckpointError(
-            f"{found} is no whole checkpoint: its {MANIFEST_NAME}, or a file that this names, is "
-            "missing or has another size"
+            f"{found} is no whole checkpoint: a file that its {MANIFEST_NAME} names is missing or "
+            "has another size"
         )
     return found
 
 
-def step_of(checkpoint: Path) -> int:
-    """The step of a whole checkpoint."""
-    return _manifest(checkpoint).step
-
-
-def belongs_here(checkpoint: Path, plan: Plan, index: DataIndex) -> bool:
-    """Whether a whole checkpoint is of this plan, data and base model."""
-    manifest = _manifest(checkpoint)
-    return (manifest.identity_digest, manifest.data_digest, manifest.base_digest) == (
-        plan.identity_digest(),
-        index.digest(),
-        plan.identity.base.digest,
-    )
+def lies_in(output_dir: Path, checkpoint: Path) -> bool:
+    """Whether it is one of the folder's own checkpoints, by whatever path it was named."""
+    return checkpoint.resolve().parent == (output_dir / CHECKPOINTS).resolve()
 
 
 def set_aside(output_dir: Path, *, after_step: int) -> Path | None:
-    """Move what another course of the run left out of the way: later checkpoints, the result.
+    """Move what another course of the run left out of the way: later checkpoints, a later result.
 
-    Without this ``latest`` would later find the newest step, not the newest run. Returns the folder
-    where they are now, or None where there was nothing.
+    Without this ``latest`` would later find the newest step, not the newest run. What is no whole
+    checkpoint stays where it is and counts for nothing. Returns the folder where they are now, or
+    None where there was nothing.
     """
-    later = [path for path in _standing(output_dir) if not _is_up_to(path, after_step)]
+    standing = committed_checkpoints(output_dir / CHECKPOINTS)
+    later = [path for path in standing if read_manifest(path).step > after_step]
+    result = output_dir / RESULT
+    if _step_of_result(result) > (0 if later else after_step):
+        later.append(result)
     if not later:
         return None
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = output_dir / f"set-aside-{stamp}"
     aside.mkdir()
-    result = output_dir / RESULT
-    for path in (*later, *([result] if result.is_dir() else [])):
+    for path in later:
         path.rename(aside / path.name)
     return aside
 
 
-def _standing(output_dir: Path) -> list[Path]:
-    """Folders of checkpoints by step; drafts of killed processes are hidden."""
+def _step_of_result(result: Path) -> int:
+    """0 for what is no result."""
     try:
-        found = [path for path in (output_dir / CHECKPOINTS).iterdir() if path.is_dir()]
-    except FileNotFoundError:
-        return []
-    return sorted(path for path in found if not path.name.startswith("."))
-
-
-def _is_up_to(checkpoint: Path, step: int) -> bool:
-    try:
-        return step_of(checkpoint) <= step
+        return ResultManifest.model_validate_json((result / MANIFEST_NAME).read_bytes()).step
     except (OSError, ValidationError):
-        return False
+        return 0
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """By sizes; digests are compared when it is read."""
+class Course(Frozen):
+    """What one wish but ``latest`` began in an output folder and has not finished.
+
+    The same wish again goes on with it: or a run that is stopped and started by a supervisor would
+    begin anew each time, and never end.
+    """
+
+    wish: str
+    """What resume_from_checkpoint said."""
+    digest: str
+    """Of the plan's guarded identity and the data."""
+
+
+def read_course(output_dir: Path) -> Course | None:
+    """None where none is under way."""
     try:
-        files = _manifest(checkpoint).files
-        return all(
-            (checkpoint / name).stat().st_size == facts.size_bytes for name, facts in files.items()
-        )
+        return Course.model_validate_json((output_dir / COURSE).read_bytes())
     except (OSError, ValidationError):
-        return False
+        return None
 
 
-def _manifest(checkpoint: Path) -> CheckpointManifest:
-    return CheckpointManifest.model_validate_json((checkpoint / MANIFEST_NAME).read_bytes())
+def write_course(output_dir: Path, course: Course) -> None:
+    """From now on the course is under way."""
+    write_whole(output_dir / COURSE, course.model_dump_json() + "\n")
+
+
+def forget_course(output_dir: Path) -> None:
+    """From now on none is under way."""
+    (output_dir / COURSE).unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put a file in place at once."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

@@ -4,15 +4,18 @@ What only reads files comes first, so that a mistake is told in a second; torch 
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pydantic import JsonValue
 
+from trainer_core.checkpoint.folders import read_manifest
+from trainer_core.checkpoint.guard import check_checkpoint
 from trainer_core.config.base_models import BaseModel
+from trainer_core.config.frozen import digest_of
 from trainer_core.config.importer import FLAVOURS, Imported, import_run
 from trainer_core.config.options import OPTIONS
 from trainer_core.config.plan import Base, Plan
@@ -27,12 +30,18 @@ from trainer_core.errors import OutOfMemoryError, TrainerError
 from trainer_core.local.base import FoundBase, find_base
 from trainer_core.local.data import LocalData, find_data_folders, scan
 from trainer_core.local.output import (
-    CHECKPOINTS,
-    belongs_here,
+    COURSE,
+    LATEST,
+    Course,
     find_checkpoint,
+    forget_course,
+    lies_in,
     locked,
+    mend,
+    read_course,
     set_aside,
-    step_of,
+    write_course,
+    write_whole,
 )
 from trainer_core.local.quiet import quieten_libraries
 from trainer_core.local.trackers import check_trackers, trackers
@@ -98,14 +107,15 @@ def train_locally(
     events_file = run.events or output_dir / "events.jsonl"
     with locked(output_dir), EventWriter(events_file) as events:
         control = _control(run, output_dir)
+        control.on_unknown(partial(events.warn, "unknown_control"))
         heed_signals(control)
         events.listen("the display", view.event)
         with _outcome_told(events):
             for text in imported.warnings:
                 events.emit("warning", 0, {"code": "plan", "message": text})
-            if options.integer("seed") <= 0:
-                plan = _with_kept_seed(plan, output_dir)
-            attempt = Attempt(run, env, output_dir, control, events, _Desk(view, control))
+            mend(output_dir)
+            desk, drawn = _Desk(view, control), options.integer("seed") <= 0
+            attempt = Attempt(run, env, output_dir, control, events, desk, seed_is_drawn=drawn)
             return attempt.go(plan, found, data_dirs)
     return None
 
@@ -206,12 +216,14 @@ class Attempt:
     control: Control
     events: EventWriter
     desk: Watch
+    seed_is_drawn: bool = False
 
     def go(self, plan: Plan, found: FoundBase, data_dirs: Mapping[str, Path]) -> Path | None:
         """As ``train_locally``."""
-        resume = find_checkpoint(plan.operation.resume_from, self.output_dir, self.run.folders)
-        if resume is not None:
-            self.desk.say(f"{'resuming from':<20} {resume}")
+        wish = plan.operation.resume_from
+        begun = read_course(self.output_dir)
+        if begun is None or begun.wish != wish:
+            self._find(wish)  # so that a missing one is told at once
         cache = self.run.cache_dir or self.output_dir / "cache"
         self._stage("scanning")
         data = scan(plan, data_dirs, cache / "pictures.json", self.desk)
@@ -219,11 +231,18 @@ class Attempt:
         base = found.bring(self.desk, plan.operation.text_encoder_4_source)
         plan = _with_base(plan, base)
         index = build_index(plan, data.items, base.transformer_config)
-        self._stage("caching")
-        if resume is None or belongs_here(resume, plan, index):
-            self._fill_cache(cache, plan, base, index, data)
-        # else: the engine refuses it and names what differs; nothing is encoded for that.
-        from_step = self._make_way(resume)
+        course = Course(wish=wish, digest=self._digest_of(plan, index))
+        goes_on = wish == LATEST or begun == course
+        resume = self._find(LATEST) if goes_on else None
+        if begun == course and resume is not None:
+            self.desk.say(
+                f"going on with what this resume_from_checkpoint began; delete "
+                f"{self.output_dir / COURSE} to begin anew"
+            )
+        if resume is None and wish != LATEST:
+            resume, goes_on = self._find(wish), False
+        if self.seed_is_drawn:
+            plan = _with_kept_seed(plan, resume, self.output_dir)
         job = Job(
             plan=plan,
             index=index,
@@ -234,9 +253,38 @@ class Attempt:
             shard_wait_s=_SHARD_WAIT_S,
             keep_checkpoints=plan.operation.checkpoints_total_limit,
         )
-        _write(job, self.output_dir / _JOB_NAME)
+        from_step = self._accept(job)
+        self._stage("caching")
+        self._fill_cache(cache, plan, base, index, data)
+        # Only now is anything of an earlier run touched.
+        if not goes_on:
+            forget_course(self.output_dir)
+            self._make_way(resume, from_step)
+            write_course(self.output_dir, course)
+        elif resume is None:
+            forget_course(self.output_dir)
+        write_whole(self.output_dir / _JOB_NAME, job.model_dump_json() + "\n")
         with trackers(plan, self.output_dir, self.events, from_step=from_step):
-            return job.result_dir if self._train(job) else None
+            if not self._train(job):
+                return None
+        forget_course(self.output_dir)
+        return job.result_dir
+
+    def _find(self, wish: str) -> Path | None:
+        return find_checkpoint(wish, self.output_dir, self.run.folders)
+
+    def _digest_of(self, plan: Plan, index: DataIndex) -> str:
+        """Of what has to be equal for a course to go on, where a drawn seed may be any."""
+        drawn: dict[str, JsonValue] = {"seed": None} if self.seed_is_drawn else {}
+        return digest_of([plan.guarded_identity() | drawn, index.digest()])
+
+    def _accept(self, job: Job) -> int:
+        """The step that the run goes on from; nothing is changed where it is refused."""
+        if job.resume_from is None:
+            return 0
+        self.desk.say(f"{'resuming from':<20} {job.resume_from}")
+        last_step = job.plan.identity.max_train_steps
+        return check_checkpoint(Path(job.resume_from), job.belongs(), last_step=last_step).step
 
     def _fill_cache(
         self, cache: Path, plan: Plan, base: BaseModel, index: DataIndex, data: LocalData
@@ -250,14 +298,12 @@ class Attempt:
         kept = len(index.shards) - encoded
         self.desk.say(f"{'cache':<20} {cache}: {encoded} shards encoded, {kept} were there")
 
-    def _make_way(self, resume: Path | None) -> int:
-        """The step that the run goes on from, once no other course of it lies in the way."""
-        from_step = 0 if resume is None else step_of(resume)
-        is_ours = resume is not None and resume.parent == self.output_dir / CHECKPOINTS
+    def _make_way(self, resume: Path | None, from_step: int) -> None:
+        """Let no other course lie in the way of the one that begins."""
+        is_ours = resume is not None and lies_in(self.output_dir, resume)
         aside = set_aside(self.output_dir, after_step=from_step if is_ours else 0)
         if aside is not None:
             self.desk.say(f"later checkpoints of an earlier run are now in {aside}")
-        return from_step
 
     def _train(self, job: Job) -> bool:
         quieten_libraries()  # they talk as soon as they are imported
@@ -276,18 +322,13 @@ def _with_base(plan: Plan, base: BaseModel) -> Plan:
     return plan.model_copy(update={"identity": plan.identity.model_copy(update={"base": known})})
 
 
-def _with_kept_seed(plan: Plan, output_dir: Path) -> Plan:
-    """The seed that was drawn when the run began, where it began before: or it could not go on."""
-    if not plan.operation.resume_from:
-        return plan
-    try:
-        seed = read_job(output_dir / _JOB_NAME).plan.identity.seed
-    except BadJobError:
+def _with_kept_seed(plan: Plan, resume: Path | None, output_dir: Path) -> Plan:
+    """The seed that was drawn when the course began: or it could not go on."""
+    identity = None if resume is None else read_manifest(resume).identity
+    seed = None if identity is None else identity.get("seed")
+    if seed is None and plan.operation.resume_from:  # none yet, or one of an older version
+        with contextlib.suppress(BadJobError):
+            seed = read_job(output_dir / _JOB_NAME).plan.identity.seed
+    if not isinstance(seed, int):
         return plan
     return plan.model_copy(update={"identity": plan.identity.model_copy(update={"seed": seed})})
-
-
-def _write(job: Job, path: Path) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(job.model_dump_json() + "\n", encoding="utf-8")
-    draft.replace(path)

@@ -1,0 +1,223 @@
+"""Which course of a run an output folder holds: begun, stopped, gone on with, refused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.jobs import EXAMPLES, demo_plan
+from trainer_core.checkpoint.layout import STATE_NAME
+from trainer_core.checkpoint.write import (
+    CheckpointFacts,
+    TrainedTensors,
+    write_checkpoint,
+    write_result,
+)
+from trainer_core.config.base_models import read_base_model
+from trainer_core.config.plan import Plan
+from trainer_core.engine.control import Control
+from trainer_core.engine.events import EventWriter
+from trainer_core.engine.job import Job, read_job
+from trainer_core.errors import CheckpointError
+from trainer_core.local.base import FoundBase
+from trainer_core.local.run import Attempt, LocalRun
+from trainer_core.local.watch import NoWatch
+
+LAST = 4
+
+
+@dataclass
+class Runs:
+    """Runs into one folder; what trains only writes its checkpoints, one a step."""
+
+    plan: Plan
+    base: FoundBase
+    output: Path
+    data: Mapping[str, Path]
+    began_at: list[int] = field(default_factory=list[int])
+    stop_at: int = LAST
+    last: int = LAST
+
+    def go(
+        self, wish: str, *, stop_at: int = LAST, seed: int = 42, drawn: bool = False
+    ) -> Path | None:
+        """As ``reverie train``; ``drawn`` where ``seed`` is what was drawn this time."""
+        self.stop_at = stop_at
+        identity = self.plan.identity.model_copy(
+            update={"seed": seed, "max_train_steps": self.last}
+        )
+        operation = self.plan.operation.model_copy(
+            update={"resume_from": wish, "report_to": (), "checkpoints_total_limit": 9}
+        )
+        plan = self.plan.model_copy(update={"identity": identity, "operation": operation})
+        run = LocalRun(
+            config={},
+            lycoris_config=None,
+            data_backends=[],
+            prompt_library=None,
+            folders=(self.output.parent,),
+            output_dir=self.output,
+            cache_dir=None,
+            events=None,
+            control=None,
+        )
+        with EventWriter(self.output / "events.jsonl") as events:
+            attempt = Attempt(
+                run, {}, self.output, Control(None), events, NoWatch(), seed_is_drawn=drawn
+            )
+            return attempt.go(plan, self.base, self.data)
+
+    def train(self, job: Job) -> bool:
+        start = int(job.resume_from.rpartition("-")[2]) if job.resume_from else 0
+        self.began_at.append(start)
+        belongs = job.belongs()
+        for step in range(start + 1, self.stop_at + 1):
+            facts = CheckpointFacts(
+                step=step,
+                cursor=step,
+                identity_digest=belongs.identity_digest,
+                identity=belongs.identity,
+                data_digest=belongs.data_digest,
+                base_digest=belongs.base_digest,
+                scalars={},
+            )
+            tensors = {"a": torch.tensor([float(step)])}
+            trained = TrainedTensors(parameters=tensors, optimizer_state={}, ema={})
+            write_checkpoint(job.checkpoints_dir, facts, trained)
+        if self.stop_at < LAST:
+            return False
+        write_result(job.result_dir, LAST, lambda folder: None)
+        return True
+
+    def standing(self) -> list[str]:
+        """What lies in the output folder beside events and cache."""
+        kept = {"checkpoints", "result", "job.json", "course.json"}
+        found = [
+            path
+            for path in self.output.rglob("*")
+            if path.relative_to(self.output).parts[0] in kept
+            or path.relative_to(self.output).parts[0].startswith("set-aside")
+        ]
+        return sorted(
+            f"{path.relative_to(self.output)} {path.stat().st_mtime_ns}"
+            for path in found
+            if path.is_file()
+        )
+
+    def steps(self) -> list[int]:
+        names = (self.output / "checkpoints").iterdir()
+        return sorted(int(path.name.removeprefix("step-")) for path in names)
+
+    def aside(self) -> list[str]:
+        return sorted(path.name for path in self.output.glob("set-aside-*/*"))
+
+
+@pytest.fixture
+def runs(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    base = read_base_model(tiny_folder)
+    photos = {"photos": EXAMPLES / "photos" / "train", "held-out": EXAMPLES / "photos" / "held_out"}
+    found = FoundBase(
+        name=base.name,
+        transformer_config=base.transformer_config,
+        bring=lambda watch, fourth: base,
+    )
+    (tmp_path / "out").mkdir()
+    runs = Runs(demo_plan(base, edge_px=64), found, tmp_path / "out", photos)
+    monkeypatch.setattr(Attempt, "_fill_cache", lambda *_: None)
+    monkeypatch.setattr(Attempt, "_train", lambda _, job: runs.train(job))
+    return runs
+
+
+def step(number: int) -> str:
+    return f"step-{number:08d}"
+
+
+@pytest.mark.parametrize("why", ["other plan", "damage", "beyond the end"])
+def test_a_refusal_changes_nothing(runs: Runs, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs.go("latest")
+    seed, wish = 42, step(1)
+    match why:
+        case "other plan":
+            seed = 7
+        case "damage":
+            state = runs.output / "checkpoints" / step(1) / STATE_NAME
+            state.write_bytes(state.read_bytes()[:-1] + b"x")
+        case _:
+            wish = step(4)
+            runs.last = 3
+    before = runs.standing()
+
+    with pytest.raises(CheckpointError):
+        runs.go(wish, seed=seed)
+
+    assert runs.standing() == before
+    assert runs.began_at == [0]
+
+
+@pytest.mark.parametrize("wish", ["through a link", "with dots"])
+def test_an_own_checkpoint_is_known_by_any_path(runs: Runs, wish: str) -> None:
+    runs.go("latest")
+    link = runs.output.with_name("link")
+    link.symlink_to(runs.output)
+    place = link if wish == "through a link" else runs.output / ".." / "out"
+
+    runs.go(str(place / "checkpoints" / step(2)), stop_at=3)
+
+    assert runs.began_at == [0, 2]
+    assert runs.steps() == [1, 2, 3]
+    assert runs.aside() == ["result", step(3), step(4)]
+
+
+def test_a_wish_to_start_afresh_is_gone_on_with_until_it_has_ended(runs: Runs) -> None:
+    runs.go("latest")
+
+    for stop_at in (2, 3, LAST):
+        runs.go("", stop_at=stop_at)
+    assert runs.began_at == [0, 0, 2, 3]
+    assert runs.aside() == ["result", *map(step, (1, 2, 3, 4))]
+
+    runs.go("", stop_at=1)  # it had ended: a new course
+    assert runs.began_at[-1] == 0
+
+
+def test_a_wish_for_one_checkpoint_is_gone_on_with_even_once_that_is_gone(runs: Runs) -> None:
+    runs.go("latest")
+    runs.go(step(2), stop_at=3)
+    (runs.output / "checkpoints" / step(2)).rename(runs.output / "gone")
+
+    assert runs.go(step(2)) == runs.output / "result"
+
+    assert runs.began_at == [0, 2, 3]
+
+
+def test_another_plan_with_the_same_wish_starts_afresh(runs: Runs) -> None:
+    runs.go("", stop_at=2)
+    runs.go("", stop_at=3, seed=7)
+
+    assert runs.began_at == [0, 0]
+    assert runs.aside() == [step(1), step(2)]
+
+
+def test_a_drawn_seed_is_the_one_of_the_checkpoint(runs: Runs) -> None:
+    runs.go("latest", stop_at=1, seed=1111, drawn=True)
+    with pytest.raises(CheckpointError, match="seed: 7 here, 1111"):
+        runs.go("latest", seed=7)
+
+    runs.go("latest", stop_at=2, seed=2222, drawn=True)
+
+    assert read_job(runs.output / "job.json").plan.identity.seed == 1111
+    checkpoint = str(runs.output / "checkpoints" / step(2))
+    runs.output = runs.output.with_name("another")
+    runs.output.mkdir()
+    runs.go(checkpoint, stop_at=3, seed=3333, drawn=True)
+    assert read_job(runs.output / "job.json").plan.identity.seed == 1111
+    assert runs.began_at == [0, 1, 2]
+
+
+def test_a_drawn_seed_does_not_keep_a_course_from_going_on(runs: Runs) -> None:
+    runs.go("", stop_at=1, seed=1111, drawn=True)
+    runs.go("", stop_at=2, seed=2222, drawn=True)
+
+    assert runs.began_at == [0, 1]

@@ -1,0 +1,72 @@
+"""Whether a run may go on from a checkpoint: whose is it, is it whole? Imports no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from trainer_core.checkpoint.differences import differences
+from trainer_core.checkpoint.folders import facts_of, read_manifest
+from trainer_core.checkpoint.layout import STATE_NAME, CheckpointManifest
+from trainer_core.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Belongs:
+    """What a run demands of a checkpoint that it goes on from."""
+
+    identity_digest: str
+    identity: dict[str, JsonValue]
+    """See ``Plan.guarded_identity``."""
+    data_digest: str
+    base_digest: str
+
+
+def check_checkpoint(
+    folder: Path, run: Belongs, *, last_step: int | None = None
+) -> CheckpointManifest:
+    """The manifest of a checkpoint that the run may go on from; nothing is changed.
+
+    Raises CheckpointError where it is torn (missing file, other size or SHA-256), belongs to
+    another run (the message names all that differs) or is beyond the run's ``last_step``.
+    """
+    manifest = read_manifest(folder)
+    if differs := _differs(run, manifest):
+        raise CheckpointError(f"{folder.name} cannot be resumed here: {'; '.join(differs)}")
+    if last_step is not None and manifest.step > last_step:
+        raise CheckpointError(
+            f"the checkpoint is at step {manifest.step}, the plan ends at {last_step}"
+        )
+    _check_files(folder, manifest)
+    return manifest
+
+
+def _differs(run: Belongs, manifest: CheckpointManifest) -> list[str]:
+    """What of the checkpoint is not of this run, in words; empty where it belongs to it."""
+    found: list[str] = []
+    if run.identity_digest != manifest.identity_digest:
+        fields = differences(run.identity, manifest.identity) if manifest.identity else []
+        found += fields or [
+            _digests("the plan's identity", run.identity_digest, manifest.identity_digest)
+        ]
+    if run.data_digest != manifest.data_digest:
+        found.append(_digests("the data", run.data_digest, manifest.data_digest))
+    if run.base_digest != manifest.base_digest:
+        found.append(_digests("the base model", run.base_digest, manifest.base_digest))
+    return found
+
+
+def _digests(what: str, here: str, there: str) -> str:
+    return f"{what}: {here[:12]} here, {there[:12]} in the checkpoint"
+
+
+def _check_files(folder: Path, manifest: CheckpointManifest) -> None:
+    if manifest.files.keys() != {STATE_NAME}:
+        raise CheckpointError(f"{folder.name} holds {sorted(manifest.files)}")
+    for name, facts in manifest.files.items():
+        try:
+            found = facts_of(folder / name)
+        except OSError as error:
+            raise CheckpointError(f"{folder.name}/{name}: {error.strerror}") from error
+        if found != facts:
+            raise CheckpointError(f"{folder.name}/{name} is not what its manifest says")
