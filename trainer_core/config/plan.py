@@ -234,7 +234,8 @@ class Operation(Frozen):
     """Every so many blocks one is recomputed; 1: all of them."""
     device: Literal["auto", "cpu", "cuda"]
     quantize_via: Literal["cpu", "accelerator"]
-    """Where weights are when they are quantised: ``cpu`` needs less of the accelerator's memory."""
+    """Where the base's weights are when they are quantised: ``cpu`` needs less of the accelerator's
+    memory. Text encoders are quantised on the CPU, whichever it is."""
     zero_stage: int | None = Field(ge=0, le=3)
     """DeepSpeed ZeRO stage of full-rank training; None: one process without DeepSpeed."""
     ema_device: Literal["cpu", "accelerator"]
