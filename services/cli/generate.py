@@ -50,7 +50,7 @@ def generate(
             metavar="FILE",
             show_default=False,
             help='A prompt library instead: JSON {"nickname": "prompt", …}, one '
-            "picture each, named by its nickname.",
+            'picture each, named by its nickname. A prompt may also be {"prompt": "…"}.',
         ),
     ] = None,
     adapter: Annotated[

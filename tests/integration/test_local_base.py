@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.hub import HubServer
-from trainer_core.config.base_models import read_base_model
+from trainer_core.config.base_models import DESCRIPTION_NAME, read_base_model
 from trainer_core.errors import BaseModelError
 from trainer_core.local.base import FOURTH_ENCODER, resolve_base
 
@@ -142,6 +142,28 @@ def test_a_local_folder_is_hashed_once_and_again_where_it_changed(
     with (tmp_path / "mine" / "vae" / "config.json").open("a") as file:
         file.write("\n")
     assert local("mine", tmp_path).digest != base.digest
+
+
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_weights_of_equal_size_and_an_older_time_are_noticed(
+    is_read_only: bool, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "mine", ignore=shutil.ignore_patterns("reverie*"))
+    if is_read_only:
+        # As root a mode is no hindrance; a folder of the draft's name is.
+        (tmp_path / "mine" / f".{DESCRIPTION_NAME}.{os.getpid()}.tmp").mkdir()
+    base = local("mine", tmp_path)
+    weights = next((tmp_path / "mine" / "vae").glob("*.safetensors"))
+    before = weights.stat()
+    changed = weights.read_bytes()[:-1] + b"\x7f"
+
+    weights.write_bytes(changed)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns - 10**12))
+    other = local("mine", tmp_path)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert other.digest != base.digest
+    assert local("mine", tmp_path).digest == other.digest  # hashed again, to the same
 
 
 def test_a_folder_without_the_fourth_encoder_is_composed_with_one(

@@ -108,6 +108,10 @@ def test_a_key_of_another_model_is_refused_that_lycoris_passes_over(
         (lambda t: t.update({f"{key_of(t)}.lokr_w1": torch.ones(4)}), r"factor of shape \(4,\)"),
         (lambda t: t[f"{key_of(t)}.lokr_w1"].fill_(torch.nan), "not finite"),
         (lambda t: t.pop(f"{key_of(t)}.lokr_w1"), "lacks lokr_w1"),
+        (lambda t: scaled(t, alpha=torch.tensor(torch.nan)), "not finite"),
+        (lambda t: scaled(t, alpha=torch.tensor(torch.inf)), "not finite"),
+        (lambda t: scaled(t, alpha=torch.ones(2)), "an alpha of 2 numbers"),
+        (lambda t: scaled(t, alpha=torch.ones(1), rank=0), "factor of shape"),
         (lambda t: t.clear() or t.update({"weight": torch.ones(1)}), "neither a LoKr nor a LoRA"),
     ],
 )
@@ -120,6 +124,14 @@ def test_a_lokr_that_cannot_be_meant_is_refused(
 ) -> None:
     with pytest.raises(AdapterFileError, match=words):
         read_adapter(rewritten(lokr, tmp_path, change), linears)
+
+
+def scaled(tensors: Tensors, *, alpha: torch.Tensor, rank: int = 1) -> None:
+    """Another alpha and rank for one module whose w2 is a product."""
+    key = next(key for key in tensors if key.endswith(".lokr_w2_a")).removesuffix(".lokr_w2_a")
+    tensors[f"{key}.lokr_w2_a"] = tensors[f"{key}.lokr_w2_a"][:, :1].repeat(1, rank)
+    tensors[f"{key}.lokr_w2_b"] = tensors[f"{key}.lokr_w2_b"][:1].repeat(rank, 1)
+    tensors[f"{key}.alpha"] = alpha
 
 
 def key_of(tensors: Tensors) -> str:
@@ -138,6 +150,23 @@ def key_of(tensors: Tensors) -> str:
             lambda t: t.update({f"transformer.{PATHS[0]}.lora_B.bias": torch.ones(64)}),
             "lora_B.bias",
         ),
+        (
+            lambda t: t.update(
+                {
+                    f"transformer.{PATHS[0]}.lora_A.weight": torch.ones(0, 64),
+                    f"transformer.{PATHS[0]}.lora_B.weight": torch.ones(64, 0),
+                }
+            ),
+            "factor of shape",
+        ),
+        (
+            lambda t: t.update({f"transformer.{PATHS[0]}.alpha": torch.ones(2)}),
+            "an alpha of 2 numbers",
+        ),
+        (
+            lambda t: t.update({f"transformer.{PATHS[0]}.alpha": torch.tensor(torch.nan)}),
+            "not finite",
+        ),
     ],
 )
 def test_a_lora_that_cannot_be_meant_is_refused(
@@ -149,6 +178,30 @@ def test_a_lora_that_cannot_be_meant_is_refused(
 ) -> None:
     with pytest.raises(AdapterFileError, match=words):
         read_adapter(rewritten(lora, tmp_path, change), linears)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("[1]", "not an object"),
+        ("{", "not JSON"),
+        ('{"lora_alpha": "two"}', "not a number"),
+        ('{"lora_alpha": [1, 2]}', "not a number"),
+        ('{"lora_alpha": null}', "not a number"),
+        ('{"lora_alpha": true}', "not a number"),
+        ('{"lora_alpha": NaN}', "not finite"),
+        (f'{{"lora_alpha": 1{"0" * 400}}}', "not finite"),
+    ],
+)
+def test_metadata_that_cannot_be_meant_is_refused(
+    config: str, words: str, lora: Path, linears: tuple[LinearShape, ...], tmp_path: Path
+) -> None:
+    tensors = {key: value for key, value in load_file(lora).items() if ".alpha" not in key}
+    file = tmp_path / "told.safetensors"
+    save_file(tensors, file, metadata={"lora_adapter_metadata": config})
+
+    with pytest.raises(AdapterFileError, match=words):
+        read_adapter(file, linears)
 
 
 def test_what_is_no_safetensors_file_is_refused(

@@ -146,7 +146,9 @@ def test_the_objective_is_told(plan: Plan) -> None:
     assert "| flow_schedule_shift |" not in card
     assert "| balance_weight | `0.01` |" in card
     assert "| masked_loss_probability | `0.5` |" in card
+    assert "Pseudo-Huber loss of the velocity where the masks count; images" in card
     plain = render_card(facts(plan))
+    assert "Mean squared error of the velocity; images" in plain
     assert "huber_c" not in plain
     assert "masked_loss_probability" not in plain
     assert "| flow_schedule_shift |" in plain

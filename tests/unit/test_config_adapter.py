@@ -11,8 +11,10 @@ from torch import nn
 
 from tests.support.lycoris_oracle import made_by_lycoris, meta_model, shapes_of
 from tests.unit.config_examples import NAMED_PRESET, TINY_CONFIG, TRUE_CONFIG, import_small
+from trainer_core.config.adapter import import_adapter
 from trainer_core.config.plan import LokrAdapter
 from trainer_core.config.problems import PlanError
+from trainer_core.config.reading import Findings
 from trainer_core.config.shapes import (
     LinearShape,
     factorization,
@@ -237,3 +239,27 @@ def test_what_matches_nothing_is_told_with_the_nearest_name(
         import_small(lycoris={"apply_preset": preset})
 
     assert hint in caught.value.problems[0].message.partition("Did you mean")[2]
+
+
+@pytest.mark.parametrize(
+    ("preset", "factor", "told"),
+    [
+        ("attn", 160, None),
+        ("all", 16, None),
+        ("all", -1, None),
+        ("all", 18, "With factor 16 all three can"),
+        ("all", 240, "With factor 239 all three can"),
+    ],
+)
+def test_a_factor_that_lycoris_loader_misreads_is_told_with_one_that_it_reads(
+    preset: str, factor: int, told: str | None
+) -> None:
+    findings = Findings()
+    lycoris = {"algo": "lokr", "full_matrix": True, "factor": factor, "preset": preset}
+
+    adapter = import_adapter(lycoris, hidream_linears(TRUE_CONFIG), None, findings, "local")
+
+    assert adapter is not None
+    found = [each for each in findings.warnings if "lycoris-lora cannot load" in each]
+    assert len(found) == (told is not None)
+    assert all(told is not None and f"factor {factor}" in each and told in each for each in found)

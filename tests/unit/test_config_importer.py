@@ -103,6 +103,18 @@ def test_the_digest_guards_the_numbers_and_nothing_else() -> None:
     assert import_small({"seed": 1, "checkpointing_steps": 7}).plan.identity_digest() == digest
 
 
+def test_a_base_model_goes_by_its_digest_and_not_by_its_name() -> None:
+    """Renaming its folder is no reason to refuse a resume."""
+    plan = import_small({"seed": 1}).plan
+
+    def with_base(**change: str) -> Plan:
+        base = plan.identity.base.model_copy(update=change)
+        return plan.model_copy(update={"identity": plan.identity.model_copy(update={"base": base})})
+
+    assert with_base(name="moved").identity_digest() == plan.identity_digest()
+    assert with_base(digest="f" * 64).identity_digest() != plan.identity_digest()
+
+
 def test_text_dashes_and_null_are_read_as_simpletuner_reads_them() -> None:
     plan = import_small(
         {"--gradient_checkpointing": "false", "train_batch_size": "2", "seed": None}

@@ -20,6 +20,7 @@ from trainer_core.data.index import (
     PictureEntry,
     build_index,
 )
+from trainer_core.data.sampler import Sampler
 from trainer_core.errors import BadCaptionError
 
 TRUE_MAX_PX = 1024 * 1024
@@ -153,6 +154,27 @@ def test_another_prompt_leaves_the_other_shards_alone() -> None:
     )
 
     assert len({s.digest for s in one.shards} ^ {s.digest for s in other.shards}) == 2
+
+
+def test_the_digest_and_the_order_go_by_what_is_trained_on() -> None:
+    """A run whose sample image gets another prompt resumes; with another caption it does not."""
+    items = [item(f"{n}.png", (256, 256), f"caption {n}") for n in range(20)]
+    others = [item("0.png", (256, 256), "other"), *items[1:]]
+
+    def built(prompt: str, files: list[FileItem]) -> DataIndex:
+        return build_index(plan_of({"id": "a"}, validation_prompt=prompt), files, TINY_CONFIG)
+
+    def order(index: DataIndex) -> list[tuple[int, ...]]:
+        return [Sampler(index, 1, 2).micro_batch(i).samples for i in range(10)]
+
+    one = built("a cat", items)
+    # A prompt that is a caption too moves the caption's row to another shard.
+    for again in (built("a dog", items), built("caption 3", items)):
+        assert again.digest() == one.digest()
+        assert order(again) == order(one)
+    assert built("a cat", others).digest() != one.digest()
+    fewer = one.model_copy(update={"samples": one.samples[1:]})
+    assert fewer.digest() != one.digest()
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])

@@ -5,10 +5,26 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer_core.data.index import DataIndex, Sample, ShardRef
+from trainer_core.data.index import (
+    DataIndex,
+    Sample,
+    ShardDescription,
+    ShardRef,
+    ShardSpec,
+    TextEntry,
+)
 from trainer_core.data.sampler import Sampler, draw_seed, permuted
 
 SIZES = ((64, 64), (128, 64), (64, 128))
+
+
+def shards_of(samples: int) -> tuple[ShardDescription, ...]:
+    """One with a row for each sample, one with captions; what the rows are does not matter here."""
+    specs = [
+        ShardSpec(kind="text", encoder={}, entries=tuple(TextEntry(text=f"{n}") for n in range(m)))
+        for m in (samples, 3)
+    ]
+    return tuple(ShardDescription(digest=s.digest(), kind="text", spec=s) for s in specs)
 
 
 @st.composite
@@ -29,7 +45,7 @@ def indexes(draw: st.DrawFn) -> DataIndex:
             )
             for position, (size, repeats, held_out, captions) in enumerate(drawn)
         ),
-        shards=(),
+        shards=shards_of(len(drawn)),
         prompts={},
     )
 
@@ -93,7 +109,7 @@ def test_epochs_and_seeds_differ() -> None:
         )
         for n in range(100)
     )
-    index = DataIndex(samples=samples, shards=(), prompts={})
+    index = DataIndex(samples=samples, shards=shards_of(100), prompts={})
 
     def order(seed: int, epoch: int) -> list[int]:
         sampler = Sampler(index, seed, 1)

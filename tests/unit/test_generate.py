@@ -15,10 +15,10 @@ from typer.testing import CliRunner, Result
 from services.cli.connection import Invocation
 from services.cli.main import app
 from tests.support.adapters import EXAMPLES
-from trainer_core.errors import AdapterFileError, BaseModelError, OutputError
+from trainer_core.errors import AdapterFileError, BaseModelError, DocumentError, OutputError
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.local.generate import Rendering, generate
-from trainer_core.local.prompts import Picture, safe_names
+from trainer_core.local.prompts import Picture, pictures_of_library, safe_names
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,21 @@ def test_a_prompt_library_gives_a_picture_each(
     assert not np.array_equal(portrait, of_base)
 
 
+def test_a_library_may_hold_objects_as_the_importer_takes_them(tmp_path: Path) -> None:
+    library = tmp_path / "library.json"
+    library.write_text('{"a": {"prompt": "a cat", "adapter_strength": 1}, "b": "a dog"}')
+
+    pictures = pictures_of_library(library, tmp_path)
+
+    assert [(each.prompt, each.file.name) for each in pictures] == [
+        ("a cat", "a.png"),
+        ("a dog", "b.png"),
+    ]
+    library.write_text('{"a": {"text": "a cat"}}')
+    with pytest.raises(DocumentError, match="the prompt of 'a' has to be text"):
+        pictures_of_library(library, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("nicknames", "names"),
     [
@@ -169,6 +184,13 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(
     (tmp_path / "half" / "transformer").mkdir(parents=True)
     with pytest.raises(BaseModelError, match=r"config\.json cannot be read"):
         reverie(*ask, "--base", tmp_path / "half")
+    with pytest.raises(AdapterFileError, match="multiplier nan is not finite"):
+        reverie(*of_tiny, "--multiplier", "nan")
+    (tmp_path / "half" / "d.png").mkdir()
+    (tmp_path / "half" / "file").touch()
+    for place, words in (("d.png", "is a folder"), ("file/a.png", "file is a file")):
+        with pytest.raises(OutputError, match=words):
+            reverie(*of_tiny, "--output", tmp_path / "half" / place)
     both = reverie(*of_tiny, "--prompts", tmp_path / "library.json")
     assert both.exit_code == 2
     assert "either --prompt or --prompts" in both.output

@@ -5,6 +5,7 @@ import torch
 from lycoris.modules.lokr import LokrModule
 from torch import nn
 
+from trainer_core.config.shapes import lycoris_loads
 from trainer_core.precision.quanto import quantize_frozen
 
 
@@ -78,3 +79,33 @@ def test_a_merge_into_a_quantised_base_does_nothing() -> None:
 
     assert delta(module).norm() > 1
     assert torch.equal(model(x), before)
+
+
+FACTORS = (-1, 1, 2, 3, 5, 7, 8, 12, 16, 17, 20, 24, 32, 36, 48, 64, 80, 96, 128, 160, 192, 512)
+SHAPES = ((64, 64), (64, 256), (256, 64), (64, 384), (160, 96), (256, 2560), (216, 80), (192, 7))
+
+
+@pytest.mark.parametrize("options", [{"full_matrix": True}, {}, {"decompose_both": True}])
+def test_the_loader_guesses_the_factor_and_fails_where_we_say_so(options: dict[str, bool]) -> None:
+    """It takes the shapes of w1 and w2 for the factor, and fails on files of its own."""
+    found = {}
+    for factor in FACTORS:
+        for n_in, n_out in SHAPES:
+            base = base_of(n_in, n_out)
+            module = LokrModule("x", base, 1.0, 1, 1, factor=factor, **options)
+            tensors = module.state_dict()
+            names = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t1", "t2")
+            parts = [tensors.get(f"lokr_{name}") for name in names]
+            found[factor, n_in, n_out] = loads(base, *parts, tensors["alpha"], None)
+
+    assert found == {each: lycoris_loads(*each) for each in found}
+    assert 0 < sum(found.values()) < len(found)
+
+
+def loads(base: nn.Linear, *parts: torch.Tensor | None) -> bool:
+    try:
+        with torch.no_grad():
+            LokrModule.make_module_from_state_dict("x", base, *parts)
+    except (RuntimeError, AttributeError):
+        return False
+    return True

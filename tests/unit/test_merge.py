@@ -190,6 +190,16 @@ def test_what_stands_there_is_never_touched(tiny_folder: Path, file: Path, tmp_p
     assert (tmp_path / "empty" / "transformer" / "config.json").is_file()
 
 
+@pytest.mark.parametrize("multiplier", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_not_finite_are_never_written(
+    multiplier: float, tiny_folder: Path, file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(AdapterFileError, match="not finite"):
+        merge(tiny_folder, file, tmp_path / "out", torch.bfloat16, multiplier)
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_merge_that_fails_leaves_nothing(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterFileError):
         merge(tiny_folder, tmp_path / "none.safetensors", tmp_path / "out", torch.float32)

@@ -29,7 +29,7 @@ def fresh() -> dict[str, nn.Parameter]:
 def test_the_decay_grows_with_the_updates_up_to_its_limit() -> None:
     found = [decay_at(step, plan(decay=0.4)) for step in range(1, 8)]
 
-    assert found == [2 / 11, 3 / 12, 4 / 13, 5 / 14, 0.4, 0.4, 0.4]
+    assert found == [0.0, 3 / 12, 4 / 13, 5 / 14, 0.4, 0.4, 0.4]
 
 
 def test_an_interval_counts_updates_not_steps() -> None:
@@ -48,6 +48,19 @@ def test_up_to_the_warm_ups_end_the_mean_is_a_copy() -> None:
         assert all(torch.equal(ema.tensors()[name], parameters[name]) for name in parameters)
 
 
+@pytest.mark.parametrize(("warmup_steps", "interval"), [(50, 100), (0, 100), (0, 1)])
+def test_the_first_update_is_a_copy(warmup_steps: int, interval: int) -> None:
+    """With an interval longer than the warm-up no other update would be one."""
+    parameters = fresh()
+    ema = Ema(parameters, plan(0.995, warmup_steps, interval), CPU)
+    for step in range(1, interval + 1):
+        moved(parameters, step)
+        ema.update(step)
+
+    assert all(torch.equal(ema.tensors()[name], parameters[name]) for name in parameters)
+    assert decay_at(2 * interval, plan(0.995, warmup_steps, interval)) > 0
+
+
 @pytest.mark.parametrize("interval", [1, 3])
 def test_the_mean_is_that_of_float64(interval: int) -> None:
     parameters = fresh()
@@ -59,7 +72,7 @@ def test_the_mean_is_that_of_float64(interval: int) -> None:
         ema.update(step)
         if step % interval == 0:
             s = step // interval
-            kept = min(0.3, (1 + s) / (10 + s))
+            kept = min(0.3, (1 + s) / (10 + s)) if s > 1 else 0.0
             expected = {
                 name: kept * mean + (1 - kept) * parameters[name].detach().double()
                 for name, mean in expected.items()
@@ -74,8 +87,9 @@ def test_the_mean_is_that_of_float64(interval: int) -> None:
 def test_the_means_are_lent_and_the_parameters_come_back_bit_for_bit(fails: bool) -> None:
     parameters = fresh()
     ema = Ema(parameters, plan(), CPU)
-    moved(parameters, 1)
-    ema.update(1)
+    for step in (1, 2):
+        moved(parameters, step)
+        ema.update(step)
     trained = {name: value.detach().clone() for name, value in parameters.items()}
     means = {name: value.clone() for name, value in ema.tensors().items()}
 

@@ -11,7 +11,7 @@ from trainer_core.config.patterns import UnsupportedPatternError
 from trainer_core.config.plan import AdaptedModule, LokrAdapter, LoraAdapter
 from trainer_core.config.presets import ReadPreset, lowered_algo, read_preset
 from trainer_core.config.reading import Findings, Options, Source, read_options
-from trainer_core.config.shapes import LinearShape, lokr_shapes
+from trainer_core.config.shapes import LinearShape, lokr_shapes, lycoris_loads
 from trainer_core.config.targets import (
     NAMED_PRESETS,
     Matched,
@@ -68,6 +68,7 @@ def import_adapter(
         _check_full(modules, linears, norm_pointer, findings)
     if len(findings.problems) > before:
         return None
+    _warn_of_lycoris(modules, linears, findings)
     return LokrAdapter(
         full_matrix=options.flag("full_matrix"),
         factor=options.integer("factor"),
@@ -151,6 +152,29 @@ def _check_full(
             )
             findings.problem(norm_pointer, "conflict", message)
             return
+
+
+def _warn_of_lycoris(
+    modules: Sequence[AdaptedModule], linears: Sequence[LinearShape], findings: Findings
+) -> None:
+    """Name each factor whose file lycoris' own loader cannot read, and the nearest that it can."""
+    by_path = {linear.path: (linear.in_features, linear.out_features) for linear in linears}
+    of_factor: dict[int, list[str]] = {}
+    for module in modules:
+        of_factor.setdefault(module.factor, []).append(module.path)
+    for factor, paths in of_factor.items():
+        shapes = {by_path[path] for path in paths}
+        torn = {shape for shape in shapes if not lycoris_loads(factor, *shape)}
+        if not torn:
+            continue
+        lost = [path for path in paths if by_path[path] in torn]
+        candidates = (factor + sign * step for step in range(1, factor) for sign in (-1, 1))
+        works = (each for each in candidates if all(lycoris_loads(each, *s) for s in shapes))
+        findings.warn(
+            f"factor {factor}: lycoris-lora cannot load the trained file, because it guesses "
+            f"another factor from the shapes of {len(lost)} of {len(paths)} layers (first: "
+            f"{lost[0]}). Reverie and ComfyUI can. With factor {next(works, -1)} all three can."
+        )
 
 
 def import_lora(

@@ -84,7 +84,25 @@ def read_base_model(folder: Path) -> BaseModel:
 
 def describe_base(folder: Path, name: str) -> BaseModel:
     """Hash every file under ``folder``, write ``reverie-base.json`` and return the base model."""
-    return write_description(folder, name, hash_files(folder))
+    stamps = stamps_of(folder)
+    return write_description(folder, name, hash_files(folder), stamps=stamps)
+
+
+def stamps_of(folder: Path) -> dict[str, JsonValue]:
+    """Relative path → what shows that a file is the one that was hashed, without reading it.
+
+    Taken before the files are hashed: what is replaced meanwhile is noticed afterwards.
+    """
+    stamps: dict[str, JsonValue] = {}
+    for path in content_of(folder):
+        facts = path.stat()
+        stamps[path.relative_to(folder).as_posix()] = {
+            "size_bytes": facts.st_size,
+            "mtime_ns": facts.st_mtime_ns,
+            # Changes with the content also where the mtime was set back, as tar and rsync do.
+            "ctime_ns": facts.st_ctime_ns,
+        }
+    return stamps
 
 
 def hash_files(
@@ -108,13 +126,23 @@ def hash_files(
 
 
 def write_description(
-    folder: Path, name: str, files: dict[str, JsonValue], digest: str | None = None
+    folder: Path,
+    name: str,
+    files: dict[str, JsonValue],
+    digest: str | None = None,
+    *,
+    stamps: dict[str, JsonValue] | None = None,
 ) -> BaseModel:
     """Write ``reverie-base.json`` into ``folder`` at once and return the base model.
 
-    ``digest`` None: that of ``files``.
+    ``digest`` None: that of ``files``. ``stamps``: of the files, where they were hashed.
     """
-    description = {"name": name, "digest": digest or digest_of(files), "files": files}
+    description = {
+        "name": name,
+        "digest": digest or digest_of(files),
+        "files": files,
+        "stamps": stamps or {},
+    }
     body = json.dumps(description, indent=2, sort_keys=True) + "\n"
     temporary = folder / f".{DESCRIPTION_NAME}.{os.getpid()}.tmp"
     try:

@@ -289,7 +289,8 @@ def ema_of(config: Options, steps: int, findings: Findings) -> EmaPlan | None:
     assert decay is not None
     interval = config.integer("ema_update_interval")
     if interval > steps:
-        findings.warn(f"ema_update_interval {interval} is longer than the run: no mean is taken.")
+        message = f"The run has {steps} steps: no mean would ever be taken. Use at most that many."
+        findings.problem(config.at("ema_update_interval"), "bad_value", message)
     if uses_deepspeed(config):
         message = (
             "A running mean is kept in one process only: set use_ema to false, or use one GPU "

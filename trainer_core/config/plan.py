@@ -146,9 +146,9 @@ class EmaPlan(Frozen):
     """A running mean of the trained parameters, in fp32: mean += (1 - decay) · (value - mean)."""
 
     decay: float = Field(gt=0, lt=1)
-    """At update s the decay is min(decay, (1 + s) / (10 + s)) where there is no warm-up."""
+    """At update s above 1 it is min(decay, (1 + s) / (10 + s)) where there is no warm-up."""
     warmup_steps: int = Field(ge=0)
-    """Up to this step the mean is a copy; above it the decay is the whole one."""
+    """Up to this step, and at the first update, the mean is a copy; then the decay is whole."""
     update_interval: int = Field(ge=1)
     """Optimizer steps between updates."""
 
@@ -234,7 +234,8 @@ class Operation(Frozen):
     """Every so many blocks one is recomputed; 1: all of them."""
     device: Literal["auto", "cpu", "cuda"]
     quantize_via: Literal["cpu", "accelerator"]
-    """Where weights are when they are quantised: ``cpu`` needs less of the accelerator's memory."""
+    """Where the base's weights are when they are quantised: ``cpu`` needs less of the accelerator's
+    memory. Text encoders are quantised on the CPU, whichever it is."""
     zero_stage: int | None = Field(ge=0, le=3)
     """DeepSpeed ZeRO stage of full-rank training; None: one process without DeepSpeed."""
     ema_device: Literal["cpu", "accelerator"]
@@ -279,7 +280,11 @@ class Plan(Frozen):
         return digest_of(self.guarded_identity())
 
     def guarded_identity(self) -> dict[str, JsonValue]:
-        """What has to be equal for a resume, as JSON."""
+        """What has to be equal for a resume, as JSON; the base model goes by its digest alone."""
         prolongs = not self.identity.schedule.follows_length
-        exclude = {"max_train_steps"} if prolongs else set()
-        return self.identity.model_dump(mode="json", exclude=exclude)
+        identity = self.identity.model_dump(
+            mode="json", exclude={"max_train_steps"} if prolongs else set()
+        )
+        # A folder may be renamed; the digest says which base it is.
+        del identity["base"]["name"]
+        return identity

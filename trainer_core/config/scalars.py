@@ -44,8 +44,8 @@ def precision_of(config: Options, findings: Findings) -> Precision:
     if is_full_rank(config) and base != "no_change":
         message = "A quantised base cannot be trained: set it to no_change, or train an adapter."
         findings.problem(config.at("base_model_precision"), "conflict", message)
-    if config.given("quantize_via") and {base, *encoders} == {"no_change"}:
-        findings.warn("quantize_via has no effect: nothing is quantised.")
+    if config.given("quantize_via") and base == "no_change":
+        findings.warn("quantize_via has no effect: the base is not quantised.")
     return Precision(
         base=base,
         compute="fp32" if config.text("mixed_precision") == "no" else "bf16",

@@ -248,6 +248,28 @@ def lokr_shapes(
     return shapes
 
 
+def lycoris_loads(factor: int, in_features: int, out_features: int) -> bool:
+    """Whether lycoris' loader makes the matrices of this factor's file as they are in it.
+
+    A file does not tell its factor. The loader guesses it from the shapes, makes a module of that
+    factor and fails where the two do not fit. Source: lycoris 4.1.3,
+    ``LokrModule.make_module_from_state_dict``; a test compares the two.
+    """
+    in_split, out_split = (factorization(size, factor) for size in (in_features, out_features))
+    even = [factorization(size, -1)[0] for size in (in_features, out_features)]
+    if [in_split[0], out_split[0]] == even:
+        return True  # the loader takes -1
+    of_w1, of_w2 = (max(in_split[i], out_split[i]) for i in (0, 1))
+    guess = min(of_w1, of_w2)
+    for size in (of_w1, of_w2):
+        if size in in_split and size in out_split:
+            guess = size
+            break
+    return in_split == factorization(in_features, guess) and out_split == factorization(
+        out_features, guess
+    )
+
+
 def lokr_scale(module: AdaptedModule, shapes: Mapping[str, tuple[int, ...]]) -> float:
     """What the Kronecker product is multiplied by: 1 where both matrices are full."""
     return 1.0 if {"w1", "w2"} <= shapes.keys() else module.alpha / module.dim

@@ -5,8 +5,9 @@ runs of one tenant meets in the cache.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from pydantic import JsonValue
 
@@ -116,12 +117,46 @@ class DataIndex(Frozen):
     """What was left out and why, in words for the tenant; not part of the digest."""
 
     def digest(self) -> str:
-        """SHA-256 of the data; an image without a mask counts as it did before there were any."""
-        body = self.model_dump(mode="json", exclude={"warnings"})
-        for sample in body["samples"]:
-            if sample["mask"] is None:
-                del sample["mask"]
-        return digest_of(body)
+        """SHA-256 of what is trained on and measured with: each sample's image, mask and captions.
+
+        Neither the prompts nor where a row lies are in it: another prompt of the sample image is
+        no other data. Computed once.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        encoders = [digest_of(shard.spec.encoder) for shard in self.shards]
+
+        def content(ref: ShardRef) -> list[JsonValue]:
+            entry = self.shards[ref.shard].spec.entries[ref.row]
+            if isinstance(entry, TextEntry):
+                return [encoders[ref.shard], entry.text]
+            cut: list[JsonValue] = list(vars(entry.geometry).values())
+            return [encoders[ref.shard], entry.sha256, *cut]
+
+        return digest_of(
+            [
+                [
+                    sample.backend,
+                    sample.path,
+                    sample.held_out,
+                    sample.width_px,
+                    sample.height_px,
+                    sample.repeats,
+                    content(sample.latents),
+                    None if sample.mask is None else content(sample.mask),
+                    [content(ref) for ref in sample.texts],
+                ]
+                for sample in self.samples
+            ]
+        )
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, without the digest of the original."""
+        copy = super().model_copy(update=update, deep=deep)
+        vars(copy).pop("_digest", None)
+        return copy
 
 
 def build_index(

@@ -95,7 +95,8 @@ def read_adapter(file: Path, linears: Iterable[LinearShape]) -> AdapterFile:
                 f"{file}: {path} would change a weight of {delta.shape}, the base model has "
                 f"{shapes[path]}: the adapter was made for another model"
             )
-        if not (delta.left.isfinite().all() and delta.right.isfinite().all()):
+        factors = (delta.left, delta.right, torch.tensor(delta.scale))
+        if not all(factor.isfinite().all() for factor in factors):
             raise AdapterFileError(f"{file}: {path} holds values that are not finite")
     return AdapterFile(kind=kind, deltas=deltas)
 
@@ -134,8 +135,8 @@ def _lokr_delta(file: Path, path: str, parts: Mapping[str, torch.Tensor]) -> Mod
                 rank = b.shape[0]
             case _:
                 raise AdapterFileError(f"{file}: {path} lacks {name}, or has it twice")
-    alpha = parts.get("alpha")
-    scale = 1.0 if rank is None or alpha is None else float(alpha) / rank
+    alpha = _alpha(file, path, parts["alpha"]) if "alpha" in parts else None
+    scale = 1.0 if rank is None or alpha is None else alpha / rank
     return ModuleDelta(kind="lokr", left=matrices[0], right=matrices[1], scale=scale)
 
 
@@ -163,7 +164,7 @@ def _lora_deltas(
         rank = down.shape[0]
         if up.shape[1] != rank:
             raise AdapterFileError(f"{file}: {path} has matrices of two ranks")
-        alpha = float(own["alpha"]) if "alpha" in own else float(told.get("lora_alpha", rank))
+        alpha = _alpha(file, path, own["alpha"]) if "alpha" in own else told.get("lora_alpha", rank)
         divisor = math.sqrt(rank) if told.get("use_rslora") and "alpha" not in own else rank
         deltas[path] = ModuleDelta(kind="lora", left=up, right=down, scale=alpha / divisor)
     return deltas
@@ -181,14 +182,25 @@ def _lora_place(key: str) -> tuple[str, str | None]:
 def _lora_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """peft's LoraConfig out of the metadata; empty where there is none."""
     try:
-        packed = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except ValueError as error:
+        # Whole numbers as floats: one of a thousand digits is then infinite, and refused as that.
+        packed = json.loads(metadata.get(METADATA_KEY, "{}"), parse_int=float)
+    except (ValueError, RecursionError) as error:
         raise AdapterFileError(f"{file}: its {METADATA_KEY} is not JSON") from error
+    if not isinstance(packed, dict):
+        raise AdapterFileError(f"{file}: its {METADATA_KEY} is not an object")
     told = {name.removeprefix("transformer."): value for name, value in packed.items()}
     for name in ("alpha_pattern", "use_dora"):
         if told.get(name):
             raise AdapterFileError(f"{file}: {name} in its {METADATA_KEY} is not supported")
+    if not isinstance(told.get("lora_alpha", 1.0), float):
+        raise AdapterFileError(f"{file}: lora_alpha in its {METADATA_KEY} is not a number")
     return told
+
+
+def _alpha(file: Path, path: str, tensor: torch.Tensor) -> float:
+    if tensor.numel() != 1:
+        raise AdapterFileError(f"{file}: {path} has an alpha of {tensor.numel()} numbers")
+    return float(tensor)
 
 
 def _check_count(
@@ -200,13 +212,13 @@ def _check_count(
 
 
 def _matrix(file: Path, path: str, tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.ndim != 2:
+    if tensor.ndim != 2 or 0 in tensor.shape:
         raise AdapterFileError(f"{file}: {path} has a factor of shape {tuple(tensor.shape)}")
     return tensor
 
 
 def _product(file: Path, path: str, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+    if _matrix(file, path, a).shape[1] != _matrix(file, path, b).shape[0]:
         raise AdapterFileError(f"{file}: {path} has factors that do not fit each other")
     return (a.double() @ b.double()).float()
 

@@ -144,7 +144,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
         f"# {kind} of {facts['base_model']['name']}",
         _summary(facts, kind),
         _sample(facts["sample"]),
-        _losses(facts["loss"]),
+        _losses(facts["loss"], facts["options"]),
         _settings(facts["options"]),
         _usage(facts),
         _LICENCE,
@@ -189,13 +189,23 @@ def _sample(sample: Mapping[str, Any]) -> str:
     )
 
 
-def _losses(loss: Mapping[str, Any]) -> str:
+_MEASURES: Final = {
+    "l2": "Mean squared error",
+    "huber": "Pseudo-Huber loss",
+    "smooth_l1": "Smooth L1 loss",
+}
+
+
+def _losses(loss: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     before, after = loss["before"] or {}, loss["after"]
     rows = ["## Loss", "", "| | before | after |", "| --- | --- | --- |"]
     for title, key in (("all 64 fixed samples", "mean"), ("on held-out images", "held_out_mean")):
         if after.get(key) is not None:
             rows.append(f"| {title} | {_number(before.get(key))} | {_number(after[key])} |")
-    rows += ["", "Mean squared error of the velocity; images, noise and noise levels are the same."]
+    measure = _MEASURES[options["loss_type"]]
+    where = " where the masks count" if options.get("masked_loss_probability") else ""
+    said = f"{measure} of the velocity{where}; images, noise and noise levels are the same."
+    rows += ["", said]
     return "\n".join(rows)
 
 

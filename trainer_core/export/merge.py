@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from trainer_core.config.shapes import hidream_linears
-from trainer_core.errors import BaseModelError, OutputError
+from trainer_core.errors import AdapterFileError, BaseModelError, OutputError
 from trainer_core.export.adapter_file import AdapterFile, read_adapter
 from trainer_core.export.full_rank import read_transformer, write_transformer
 
@@ -48,15 +48,23 @@ def _share(lost: float, changed: float) -> float:
     return math.sqrt(lost / changed) if changed > 0 else 0.0
 
 
+def check_multiplier(multiplier: float) -> None:
+    """Raise AdapterFileError where the strength is no finite number: every weight would be NaN."""
+    if not math.isfinite(multiplier):
+        raise AdapterFileError(f"the multiplier {multiplier} is not finite; 1 is as trained")
+
+
 def merge_into(model: nn.Module, adapter: AdapterFile, multiplier: float) -> MergeReport:
     """Add the adapter into the weights of a model in memory, in the type that they have.
 
     Before quantisation: what is added to a quantised weight never reaches the integers.
 
     Raises:
+        AdapterFileError: ``multiplier`` or a weight with the adapter in it is not finite.
         BaseModelError: a module is missing, or is no plain linear layer (a quantised one, or one
             with an adapter on it).
     """
+    check_multiplier(multiplier)
     report = MergeReport()
     for path, delta in adapter.deltas.items():
         try:
@@ -99,8 +107,9 @@ def merge_folder(
     Raises:
         OutputError: something stands at ``output``.
         BaseModelError: ``base`` is quantised, or cannot be read.
-        AdapterFileError: see ``read_adapter``.
+        AdapterFileError: see ``read_adapter``; or ``multiplier`` or a sum is not finite.
     """
+    check_multiplier(multiplier)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} is there already; name a new or an empty folder")
     config = read_transformer_config(base)
@@ -125,7 +134,8 @@ def merge_folder(
         if missing:
             raise BaseModelError(f"{base} lacks {len(missing)} weights, such as {missing[0]}")
         facts = _facts(report, adapter, dtype, multiplier)
-        (draft / REPORT_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        body = json.dumps(facts, indent=2, allow_nan=False) + "\n"
+        (draft / REPORT_NAME).write_text(body, encoding="utf-8")
         draft.rename(output.absolute())
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -174,11 +184,16 @@ def _merged(
     matrix: torch.Tensor,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """cast(W + Δ); the difference is taken in float64, where the sum itself is exact enough."""
+    """cast(W + Δ); the difference is taken in float64, where the sum itself is exact enough.
+
+    Raises AdapterFileError where the sum is not finite.
+    """
     cast = (weight.float() + matrix).to(dtype)
     lost = cast.double() - weight.double() - matrix.double()
     report.changed[path] = float(matrix.double().square().sum())
     report.lost[path] = float(lost.square().sum())
+    if not math.isfinite(report.changed[path] + report.lost[path]):
+        raise AdapterFileError(f"{path} would get weights that are not finite")
     return cast
 
 

@@ -18,6 +18,7 @@ from trainer_core.config.base_models import (
     content_of,
     hash_files,
     read_base_model,
+    stamps_of,
     write_description,
 )
 from trainer_core.config.frozen import digest_of
@@ -98,29 +99,37 @@ def describe_folder(folder: Path, home: Path, watch: Watch) -> BaseModel:
     """A model in a local folder, with the SHA-256 of its files.
 
     They are hashed once: into ``reverie-base.json`` in the folder, or under ``home`` where the
-    folder cannot be written. Hashed again where names, sizes or times of files say so.
+    folder cannot be written. Hashed again where the name, the size or a time of any file is not
+    what was noted.
     """
     notes = home / "bases" / f"hashed-{_path_digest(folder)}"
     for described in (folder, notes):
         if _is_fresh(described / DESCRIPTION_NAME, folder):
             return read_base_model(described)
+    stamps = stamps_of(folder)
     files = _hashed(folder, watch)
-    name = folder.resolve().name
     try:
-        return write_description(folder, name, files)
+        name = read_base_model(folder).name
+    except BaseModelError:
+        name = folder.resolve().name
+    try:
+        return write_description(folder, name, files, stamps=stamps)
     except OSError:  # somebody else's folder
-        parts = {path.name: path for path in folder.iterdir() if path.is_dir()}
-        return compose(notes, name, parts, files, digest_of(files))
+        parts = {p.name: p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."}
+        compose(notes, name, parts, files, digest_of(files))
+        return write_description(notes, name, files, stamps=stamps)
 
 
 def digest_folder(folder: Path, home: Path, watch: Watch) -> str:
     """SHA-256 over the files of a folder that is no whole base model; noted under ``home``."""
     note = home / "hashes" / f"{_path_digest(folder)}.json"
     if not _is_fresh(note, folder):
+        stamps = stamps_of(folder)
         files = _hashed(folder, watch)
         note.parent.mkdir(parents=True, exist_ok=True)
         draft = note.with_name(f".{note.name}.{os.getpid()}.tmp")
-        draft.write_text(json.dumps({"folder": str(folder), "files": files}), encoding="utf-8")
+        body = {"folder": str(folder), "files": files, "stamps": stamps}
+        draft.write_text(json.dumps(body), encoding="utf-8")
         draft.replace(note)
     return digest_of(json.loads(note.read_bytes())["files"])
 
@@ -146,13 +155,8 @@ def _hashed(folder: Path, watch: Watch) -> dict[str, JsonValue]:
 def _is_fresh(description: Path, folder: Path) -> bool:
     """Whether the description still speaks of the files that are there."""
     try:
-        files: Mapping[str, Any] = json.loads(description.read_bytes())["files"]
-        written_ns = description.stat().st_mtime_ns
-        found = {path.relative_to(folder).as_posix(): path.stat() for path in content_of(folder)}
-        return files.keys() == found.keys() and all(
-            files[name]["size_bytes"] == facts.st_size and facts.st_mtime_ns <= written_ns
-            for name, facts in found.items()
-        )
+        stamps: Mapping[str, Any] = json.loads(description.read_bytes())["stamps"]
+        return stamps == stamps_of(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -18,7 +18,7 @@ from trainer_core.config.plan import Precision, Quantization
 from trainer_core.config.shapes import hidream_linears, max_area_px
 from trainer_core.errors import OutputError
 from trainer_core.export.adapter_file import AdapterFile, read_adapter
-from trainer_core.export.merge import merge_into, read_transformer_config
+from trainer_core.export.merge import check_multiplier, merge_into, read_transformer_config
 from trainer_core.hidream.loading import (
     load_scheduler,
     load_text_encoders,
@@ -73,11 +73,16 @@ def generate(
         tell: hears in words what is done next.
 
     Raises:
-        OutputError: a size that the base model does not make.
-        AdapterFileError: the adapter cannot be read, or was made for another model.
+        OutputError: a size that the base model does not make, or a file that cannot be written
+            because a folder has its name or a file that of its folder.
+        AdapterFileError: the adapter cannot be read, or was made for another model; or the
+            multiplier is not finite.
         BaseModelError: the base model cannot be loaded.
         DeviceError: cuda was asked for and is not there.
     """
+    check_multiplier(rendering.multiplier)
+    for picture in pictures:
+        _check_file(picture.file)
     config = read_transformer_config(base)
     width_px, height_px = _size(rendering, max_area_px(config))
     read = None if adapter is None else read_adapter(adapter, hidream_linears(config))
@@ -172,6 +177,15 @@ def _load(
         merge_into(transformer, adapter, rendering.multiplier)
     quantize_frozen(transformer, rendering.precision)
     return transformer.to(compute.device)
+
+
+def _check_file(file: Path) -> None:
+    """Raise OutputError where a picture could not be put there after all the work."""
+    if file.is_dir():
+        raise OutputError(f"{file} is a folder: name the file of the picture")
+    above = next(folder for folder in file.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise OutputError(f"{above} is a file: no picture can be put into it")
 
 
 def _save(image: Image.Image, file: Path) -> None:

@@ -23,14 +23,16 @@ class Picture:
 def pictures_of_library(library: Path, folder: Path) -> tuple[Picture, ...]:
     """One picture for each prompt of a prompt library ``{"nickname": "prompt", …}``.
 
-    Each goes into ``folder`` under its nickname, made safe as a file name. Raises DocumentError
-    where the file is not such an object, or an empty one.
+    A prompt may be ``{"prompt": "…"}`` too, as the importer takes it; what else is in it has no
+    effect. Each goes into ``folder`` under its nickname, made safe as a file name. Raises
+    DocumentError where the file is not such an object, or an empty one.
     """
     prompts = load_document(library)
     if not isinstance(prompts, dict) or not prompts:
         raise DocumentError(f'{library}: has to be an object {{"nickname": "prompt", …}}')
     texts: list[str] = []
-    for nickname, prompt in prompts.items():
+    for nickname, written in prompts.items():
+        prompt = written.get("prompt") if isinstance(written, dict) else written
         if not isinstance(prompt, str):
             raise DocumentError(f"{library}: the prompt of {nickname!r} has to be text")
         texts.append(prompt)

@@ -13,13 +13,14 @@ from trainer_core.errors import CheckpointError
 def decay_at(step: int, plan: EmaPlan) -> float:
     """How much of the mean stays when it is updated after optimizer step ``step``.
 
-    Without warm-up min(decay, (1 + s) / (10 + s)) at update s (counted from 1), so that the start
-    values are soon forgotten; with warm-up 0 up to its last step and ``decay`` from then on.
+    0 at the first update, and with warm-up up to its last step: the mean is a copy, and nothing is
+    left of the start values. After that ``decay``, or without warm-up, at update s (counted from
+    1), min(decay, (1 + s) / (10 + s)).
     """
-    if plan.warmup_steps > 0:
-        return 0.0 if step <= plan.warmup_steps else plan.decay
     updates = step // plan.update_interval
-    return min(plan.decay, (1 + updates) / (10 + updates))
+    if updates == 1 or step <= plan.warmup_steps:
+        return 0.0
+    return plan.decay if plan.warmup_steps else min(plan.decay, (1 + updates) / (10 + updates))
 
 
 class Ema:

@@ -102,7 +102,8 @@ _PRECISION: Final[Table] = {
     "quantize_via": honoured(
         "text",
         "accelerator",
-        "Where weights are when they are quantised; cpu takes less of the accelerator's memory.",
+        "Where the base's weights are when they are quantised; cpu takes less of the accelerator's "
+        "memory. Text encoders are always quantised on the CPU, where they are loaded.",
         choices=("cpu", "accelerator"),
         known=("pipeline",),
     ),
