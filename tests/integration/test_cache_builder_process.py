@@ -31,7 +31,8 @@ from services.store.datasets import NewFile
 from tests.support.redis import RedisServer
 from tests.unit.config_examples import import_small
 from trainer_core.config.base_models import read_base_models
-from trainer_core.data.index import DataIndex, FileItem, build_index
+from trainer_core.data.index import DataIndex, FileItem
+from trainer_core.data.indexing import build_index
 
 DEADLINE_S = 60.0
 

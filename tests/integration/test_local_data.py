@@ -20,7 +20,8 @@ from trainer_core.checkpoint.layout import (
 )
 from trainer_core.config.base_models import read_base_model
 from trainer_core.config.plan import Plan
-from trainer_core.data.index import DataIndex, build_index
+from trainer_core.data.index import DataIndex
+from trainer_core.data.indexing import build_index
 from trainer_core.engine.control import StopRequestedError
 from trainer_core.errors import BadCaptionError, BadImageError, CheckpointError
 from trainer_core.local.cache import fill_cache

@@ -22,7 +22,8 @@ from services.settings.env import Settings
 from tests.support.postgres import PostgresServer
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.config.base_models import describe_base
-from trainer_core.data.index import FileItem, build_index
+from trainer_core.data.index import FileItem
+from trainer_core.data.indexing import build_index
 
 HERE = Path(__file__).parent
 DEADLINE_S = 60.0

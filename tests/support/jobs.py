@@ -16,7 +16,8 @@ from trainer_core.config.importer import import_run
 from trainer_core.config.plan import Plan
 from trainer_core.data.captions import caption_path, captions_of
 from trainer_core.data.images import inspect_image
-from trainer_core.data.index import DataIndex, FileItem, build_index
+from trainer_core.data.index import DataIndex, FileItem
+from trainer_core.data.indexing import build_index
 from trainer_core.data.shards import shard_name
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

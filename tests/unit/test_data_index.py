@@ -12,14 +12,8 @@ from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.problems import PlanError
 from trainer_core.data.buckets import geometry_of
 from trainer_core.data.captions import caption_path, captions_of, decode_caption
-from trainer_core.data.index import (
-    LATENTS_PER_SHARD,
-    TEXTS_PER_SHARD,
-    DataIndex,
-    FileItem,
-    PictureEntry,
-    build_index,
-)
+from trainer_core.data.index import DataIndex, FileItem, PictureEntry
+from trainer_core.data.indexing import LATENTS_PER_SHARD, TEXTS_PER_SHARD, build_index
 from trainer_core.data.sampler import Sampler
 from trainer_core.errors import BadCaptionError
 

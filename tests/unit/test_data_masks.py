@@ -17,14 +17,8 @@ from trainer_core.config.problems import PlanError
 from trainer_core.data.buckets import Geometry, geometry_of
 from trainer_core.data.captions import captions_of
 from trainer_core.data.encode import encode_shard
-from trainer_core.data.index import (
-    LATENTS_PER_SHARD,
-    DataIndex,
-    FileItem,
-    PictureEntry,
-    ShardSpec,
-    build_index,
-)
+from trainer_core.data.index import DataIndex, FileItem, PictureEntry, ShardSpec
+from trainer_core.data.indexing import LATENTS_PER_SHARD, build_index
 from trainer_core.errors import BadImageError
 
 WHOLE = Geometry(resize_w=128, resize_h=64, crop_x=0, crop_y=0, width_px=128, height_px=64)

@@ -8,7 +8,8 @@ import torch
 
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.config.plan import Plan
-from trainer_core.data.index import DataIndex, FileItem, build_index
+from trainer_core.data.index import DataIndex, FileItem
+from trainer_core.data.indexing import build_index
 from trainer_core.data.sampler import MicroBatch, Sampler, draw_seed
 from trainer_core.data.shards import ShardFolder, shard_name, write_shard
 from trainer_core.engine.batch import BatchMaker, Draw

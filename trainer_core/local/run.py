@@ -21,7 +21,8 @@ from trainer_core.config.options import OPTIONS
 from trainer_core.config.plan import Base, Plan
 from trainer_core.config.problems import PlanError, Problem
 from trainer_core.config.reading import Findings, Options, read_options
-from trainer_core.data.index import DataIndex, build_index
+from trainer_core.data.index import DataIndex
+from trainer_core.data.indexing import build_index
 from trainer_core.data.requests import error_facts
 from trainer_core.engine.control import Control, StopRequestedError, Word
 from trainer_core.engine.events import EventWriter

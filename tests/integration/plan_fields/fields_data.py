@@ -11,7 +11,7 @@ from trainer_core.data.index import PictureEntry, Sample, TextEntry
 
 GROUP: Final = Group()
 _BACKEND: Final = "identity.backends[]"
-_INDEX: Final = "trainer_core.data.index"
+_INDEX: Final = "trainer_core.data.indexing"
 _BUCKETS: Final = "trainer_core.data.buckets"
 
 

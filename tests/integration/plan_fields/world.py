@@ -19,7 +19,8 @@ from torch import nn
 from trainer_core.config.base_models import read_base_model
 from trainer_core.config.importer import import_run
 from trainer_core.config.plan import Plan
-from trainer_core.data.index import DataIndex, build_index
+from trainer_core.data.index import DataIndex
+from trainer_core.data.indexing import build_index
 from trainer_core.data.sampler import Sampler
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.control import Control
