@@ -21,7 +21,7 @@ $(STAMP):
 deps: $(STAMP) ## Make .venv from the lock; as root also install the test servers
 
 demo: $(STAMP) ## Train the tiny model on real photographs through the whole service
-	@$(PYTHON) -m services.stack.demo
+	@$(PYTHON) -m services.cli.demo
 
 up: $(STAMP) ## Run the service on this machine until Ctrl-C
 	@.venv/bin/reverie up

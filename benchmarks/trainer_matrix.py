@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from trainer_core.config.files import load_document
-from trainer_core.engine.events import Event
+from trainer_core.documents import load_document
 from trainer_core.errors import TrainerError
 from trainer_core.local.run import LocalRun, train_locally
+from trainer_core.process.events import Event
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 STEPS, HALF, EDGE_PX = 6, 3, 128

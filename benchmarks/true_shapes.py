@@ -21,16 +21,16 @@ from diffusers import HiDreamImageTransformer2DModel
 
 from benchmarks.trainer_matrix import EXAMPLES, surroundings
 from trainer_core.adapters.attach import attach_adapter
-from trainer_core.config.files import load_document
-from trainer_core.config.importer import import_run
-from trainer_core.config.known_models import PUBLISHED
+from trainer_core.base_models.known import PUBLISHED
 from trainer_core.config.plan import Plan
+from trainer_core.config.simpletuner.importer import import_run
+from trainer_core.documents import load_document
 from trainer_core.engine.batch import Batch
-from trainer_core.engine.planner import BaseParts, plan_memory
 from trainer_core.engine.recompute import recompute_blocks
 from trainer_core.engine.setup import place_base
 from trainer_core.engine.step import SingleProcess
 from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.memory.planner import BaseParts, plan_memory
 from trainer_core.precision.compute import choose_compute
 
 _BASE = "HiDream-ai/HiDream-I1-Full"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer_core.supervision import (
+from trainer_core.process.supervision import (
     EXIT_ORPHANED,
     SupervisorGoneError,
     parse_supervisor,
@@ -22,7 +22,7 @@ _DEFAULT_INSPECT_BYTES = 2 << 30
 def main(argv: Sequence[str]) -> int:
     """Run one command. Each imports what it needs itself: ``inspect`` never sees torch."""
     if argv[:1] == ["train"]:
-        from trainer_core.engine.command import main as train  # noqa: PLC0415 - imports torch
+        from trainer_core.commands.train import main as train  # noqa: PLC0415 - imports torch
 
         return train(argv[1:])
     args = _parser().parse_args(argv)
@@ -36,21 +36,21 @@ def main(argv: Sequence[str]) -> int:
         case "make-tiny":
             return _make_tiny(args.folder, args.shape)
         case "inspect":
-            from trainer_core.data import inspect_command  # noqa: PLC0415
+            from trainer_core.commands import inspect  # noqa: PLC0415
 
-            return inspect_command.serve(reply_fd=args.reply_fd, memory_bytes=args.memory_bytes)
+            return inspect.serve(reply_fd=args.reply_fd, memory_bytes=args.memory_bytes)
         case "encode":
-            from trainer_core.hidream import encode_command  # noqa: PLC0415 - imports torch
+            from trainer_core.commands import encode  # noqa: PLC0415 - imports torch
 
-            return encode_command.serve(
+            return encode.serve(
                 models_dir=args.models_dir, reply_fd=args.reply_fd, device=args.device
             )
     raise AssertionError(args.command)
 
 
 def _make_tiny(folder: Path, shape: str) -> int:
-    from trainer_core.config.base_models import read_base_model  # noqa: PLC0415
-    from trainer_core.hidream.tiny import make_tiny, make_wide  # noqa: PLC0415 - imports torch
+    from trainer_core.base_models.describe import read_base_model  # noqa: PLC0415
+    from trainer_core.hidream.testing.tiny import make_tiny, make_wide  # noqa: PLC0415 - imports torch
 
     (make_wide if shape == "wide" else make_tiny)(folder)
     print(read_base_model(folder).digest)  # noqa: T201 - the command's output

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer_core.config.base_models import DESCRIPTION_NAME, BaseModel, read_base_models
+from trainer_core.base_models.describe import DESCRIPTION_NAME, BaseModel, read_base_models
 
 
 class BaseModels:

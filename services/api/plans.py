@@ -11,9 +11,9 @@ from services.settings.env import Settings
 from services.store import datasets
 from services.store.database import Connection
 from services.store.runs import NewRun
-from trainer_core.config.base_models import BaseModel
-from trainer_core.config.importer import Imported, import_run
-from trainer_core.config.problems import PlanError
+from trainer_core.base_models.describe import BaseModel
+from trainer_core.config.plan.problems import PlanError
+from trainer_core.config.simpletuner.importer import Imported, import_run
 
 _MAX_BAD_FILES: Final = 20
 _REJECTED: Final = "dataset_rejected"

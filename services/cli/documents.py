@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from services.cli.connection import CommandError
-from trainer_core.config.backends import holds_no_images
-from trainer_core.config.files import load_document
-from trainer_core.config.options import OPTIONS
-from trainer_core.config.places import (
+from trainer_core.config.simpletuner.backends import holds_no_images
+from trainer_core.config.simpletuner.options import OPTIONS
+from trainer_core.config.simpletuner.reading import text_of
+from trainer_core.documents import load_document
+from trainer_core.errors import DocumentError
+from trainer_core.paths import (
     find_folder,
     is_file,
     is_folder,
     places_of,
     search_folders,
 )
-from trainer_core.config.reading import text_of
-from trainer_core.errors import DocumentError
 
 _CONFIG_NAME: Final = "config.json"
 _BACKENDS: Final = "data_backend_config"

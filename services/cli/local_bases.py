@@ -10,20 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from trainer_core.config.base_models import (
+from trainer_core.base_models.describe import (
     DESCRIPTION_NAME,
     BaseModel,
     listed_base_models,
     read_base_model,
 )
-from trainer_core.config.files import load_document
-from trainer_core.config.importer import FLAVOURS
-from trainer_core.config.known_models import KNOWN_MODELS, PUBLISHED, KnownModel
-from trainer_core.config.places import is_folder, places_of
-from trainer_core.config.shapes import hidream_linears, max_area_px
-from trainer_core.engine.part_sizes import text_encoder_size, transformer_tensors, vae_parameters
-from trainer_core.engine.planner import BaseParts
+from trainer_core.base_models.known import KNOWN_MODELS, PUBLISHED, KnownModel
+from trainer_core.base_models.part_sizes import (
+    text_encoder_size,
+    transformer_tensors,
+    vae_parameters,
+)
+from trainer_core.config.plan.shapes import hidream_linears, max_area_px
+from trainer_core.config.simpletuner.importer import FLAVOURS
+from trainer_core.documents import load_document
 from trainer_core.errors import BaseModelError, DocumentError
+from trainer_core.memory.planner import BaseParts
+from trainer_core.paths import is_folder, places_of
 
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _ODD_CONFIG: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)

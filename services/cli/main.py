@@ -95,7 +95,7 @@ def _is_expected(error: Exception) -> bool:
     # the time that lazy commands save.
     named = (
         ("services.client.errors", "ClientError"),
-        ("services.stack.errors", "StackError"),
+        ("services.embedded.errors", "StackError"),
         ("services.settings.env", "SettingsError"),
         ("trainer_core.errors", "TrainerError"),
     )

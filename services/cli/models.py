@@ -41,7 +41,7 @@ def list_models(
     as_json: Json = False,
 ) -> None:
     """Show the base models in the operator's folder."""
-    from trainer_core.config.base_models import read_base_models  # noqa: PLC0415
+    from trainer_core.base_models.describe import read_base_models  # noqa: PLC0415
 
     found = read_base_models(models_dir or _models_dir())
     if as_json:
@@ -64,7 +64,7 @@ def register(
     name: Annotated[str, typer.Option(help="What runs call it, e.g. HiDream-ai/HiDream-I1-Full.")],
 ) -> None:
     """Hash every file of a model and describe it, so that runs can name it."""
-    from trainer_core.config.base_models import describe_base  # noqa: PLC0415
+    from trainer_core.base_models.describe import describe_base  # noqa: PLC0415
 
     if not (folder / "transformer" / "config.json").is_file():
         raise CommandError(f"{folder} holds no transformer/config.json: not a model of diffusers")

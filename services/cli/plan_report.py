@@ -9,15 +9,15 @@ from typing import Any, Final
 from services.cli.connection import CommandError
 from services.cli.documents import Documents, FileProblem, UsedFile, gather_documents
 from services.cli.local_bases import LocalBases, find_bases, known_bases
-from trainer_core.config.importer import import_run
-from trainer_core.config.places import is_folder
 from trainer_core.config.plan import Backend, Plan
-from trainer_core.config.problems import PlanError
-from trainer_core.config.reading import escaped
-from trainer_core.config.shapes import max_area_px
+from trainer_core.config.plan.problems import PlanError
+from trainer_core.config.plan.shapes import max_area_px
+from trainer_core.config.simpletuner.importer import import_run
+from trainer_core.config.simpletuner.reading import escaped
 from trainer_core.data.survey import Survey, survey_pictures
-from trainer_core.engine.planner import Memory, plan_memory, trained_modules, trained_parameters
 from trainer_core.errors import BaseModelError, DocumentError
+from trainer_core.memory.planner import Memory, plan_memory, trained_modules, trained_parameters
+from trainer_core.paths import is_folder
 
 Progress = Callable[[str, int, int], None]
 """Called with a backend's id and how many of its pictures are done, of how many."""

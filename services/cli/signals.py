@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-from trainer_core.engine.control import Control
+from trainer_core.process.control import Control
 
 
 class StopSignals:

@@ -86,9 +86,9 @@ def train(
     from services.cli.documents import parse_settings, read_documents  # noqa: PLC0415
     from services.cli.signals import StopSignals  # noqa: PLC0415
     from services.cli.train_view import open_view  # noqa: PLC0415
-    from trainer_core.config.places import search_folders  # noqa: PLC0415
-    from trainer_core.config.problems import PlanError  # noqa: PLC0415
+    from trainer_core.config.plan.problems import PlanError  # noqa: PLC0415
     from trainer_core.local.run import LocalRun, train_locally  # noqa: PLC0415
+    from trainer_core.paths import search_folders  # noqa: PLC0415
 
     try:
         settings = parse_settings(setting or [])

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from services.cli.watch import duration
-from trainer_core.engine.events import Event
-from trainer_core.local.watch import View
+from trainer_core.local.view import View
+from trainer_core.process.events import Event
 
 _LINE_EVERY_S: Final = 30.0
 """Without a terminal, long work says in this time that it goes on."""

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from services.stack.console import LogFollower
-from services.stack.home import DEFAULT_HOME
-from services.stack.stack import Stack
+from services.embedded.console import LogFollower
+from services.embedded.home import DEFAULT_HOME
+from services.embedded.stack import Stack
 
 _WELCOME = """
 [bold]Reverie is up[/bold] at [link={url}]{url}[/link]

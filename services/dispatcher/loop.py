@@ -18,7 +18,7 @@ from services.store.admission import NeededShard
 from services.store.database import Connection, Database, DatabaseDownError
 from services.store.dispatch import Due
 from services.store.run_rows import Run
-from trainer_core.config.base_models import read_base_models
+from trainer_core.base_models.describe import read_base_models
 from trainer_core.data.index import DataIndex
 from trainer_core.errors import BaseModelError
 

@@ -9,9 +9,9 @@ import structlog
 from services.objects.errors import ObjectStoreError
 from services.objects.keys import MANIFEST_NAME, attempts_prefix
 from services.objects.port import ObjectStore
-from services.store import garbage
+from services.store import unreferenced
 from services.store.database import Database, DatabaseDownError
-from services.store.garbage import RunToSweep
+from services.store.unreferenced import RunToSweep
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ class Sweeper:
         num_deleted = 0
         while not self._stopping.is_set():
             with self._database.transaction() as conn:
-                due = garbage.runs_to_sweep(conn, _RUNS_A_BATCH)
+                due = unreferenced.runs_to_sweep(conn, _RUNS_A_BATCH)
             if not due:
                 break
             for run in due:
@@ -65,14 +65,14 @@ class Sweeper:
         prefix = attempts_prefix(run.tenant_id, run.run_id)
         keys = list(self._objects.list_keys(prefix))
         with self._database.transaction() as conn:
-            live = garbage.live_prefixes(conn, run.run_id)
+            live = unreferenced.live_prefixes(conn, run.run_id)
         garbage_keys = [key for key in keys if is_garbage(key, prefix, run, live)]
         # Manifests first: a folder that we leave half deleted must not look whole.
         garbage_keys.sort(key=lambda key: (not key.endswith("/" + MANIFEST_NAME), key))
         for key in garbage_keys:
             self._objects.delete(key)
         with self._database.transaction() as conn:
-            garbage.swept(conn, run)
+            unreferenced.swept(conn, run)
         if garbage_keys:
             log.info("run_swept", run_id=run.run_id, num_objects=len(garbage_keys))
         return len(garbage_keys)

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from services.domain.failures import failure_as_json, failure_from_json
 from services.domain.ledger import Failure
 from services.domain.states import RunStatus, Stage
-from services.store import datasets, moves
+from services.store import datasets, transitions
 from services.store.database import Connection, columns_of, seconds
 from services.store.datasets import Dataset, DatasetFile
 from services.store.run_rows import Run
@@ -111,9 +111,9 @@ def admit(
         conn.execute(_NEED_SHARD, facts)
         conn.execute(_LINK_SHARD, facts)
     if all(status == "done" for status, _ in _shard_states(conn, run_id)):
-        moves.restage(conn, run, Stage.CAPACITY)
+        transitions.restage(conn, run, Stage.CAPACITY)
     else:
-        moves.move(conn, run, RunStatus.RUNNING, stage=Stage.CACHING)
+        transitions.move(conn, run, RunStatus.RUNNING, stage=Stage.CACHING)
     return True
 
 
@@ -121,7 +121,7 @@ def refuse(conn: Connection, run_id: str, failure: Failure) -> None:
     """The run cannot be done with this data: it fails. Nothing where it waits no longer."""
     run = _lock(conn, run_id)
     if run is not None:
-        moves.move(conn, run, RunStatus.FAILED, reason=failure)
+        transitions.move(conn, run, RunStatus.FAILED, reason=failure)
 
 
 _POSTPONE: Final = """
@@ -190,9 +190,9 @@ def end_caching(conn: Connection, run_id: str) -> None:
     states = _shard_states(conn, run_id)
     errors = [error for status, error in states if status == "failed" and error is not None]
     if errors:
-        moves.move(conn, run, RunStatus.FAILED, reason=failure_from_json(errors[0]))
+        transitions.move(conn, run, RunStatus.FAILED, reason=failure_from_json(errors[0]))
     elif all(status == "done" for status, _ in states):
-        moves.move(conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY)
+        transitions.move(conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY)
 
 
 def _shard_states(conn: Connection, run_id: str) -> list[tuple[str, dict[str, Any] | None]]:

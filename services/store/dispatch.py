@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL
 
 from services.domain.failures import worker_lost
-from services.store import endings
+from services.store import outcomes
 from services.store.database import Connection, columns_of, seconds
 from services.store.run_rows import Run
 
@@ -63,7 +63,7 @@ def sweep_one_dead(conn: Connection, *, max_attempts: int) -> DeadAttempt | None
         run = cursor.execute(_DEAD).fetchone()
     if run is None:
         return None
-    after = endings.end_badly(conn, run, "lost", worker_lost(), max_attempts=max_attempts)
+    after = outcomes.end_badly(conn, run, "lost", worker_lost(), max_attempts=max_attempts)
     return DeadAttempt(
         run_id=run.run_id, fence=run.fence, worker_id=run.worker_id, status=after.status
     )

@@ -26,7 +26,7 @@ from services.domain.ledger import (
     Worker,
 )
 from services.domain.states import RunStatus, Stage
-from services.store import endings, journal, moves, publications
+from services.store import outcomes, publications, run_events, transitions
 from services.store.database import WORK, Connection, Database, columns_of, notify, seconds
 from services.store.run_rows import Run
 
@@ -86,7 +86,7 @@ class PostgresLedger:
             conn.execute(_ADD_ATTEMPT, facts)
             conn.execute(_OCCUPY_WORKER, facts)
             data = {"stage": run.stage, "reason": None, "attempt": run.fence}
-            moves.announce(conn, run, "run.started", data)
+            transitions.announce(conn, run, "run.started", data)
             return _claim_of(conn, run)
 
     def renew(self, run_id: str, fence: int, *, lease: timedelta) -> Wish:
@@ -114,7 +114,7 @@ class PostgresLedger:
             }
             conn.execute(_MOVE_ALONG, facts)
             conn.execute(_ATTEMPT_STEP, facts)
-            journal.append(conn, run_id, events)
+            run_events.append(conn, run_id, events)
 
     def commit_checkpoint(self, run_id: str, fence: int, checkpoint: StoredCheckpoint) -> None:
         """From now on a resume starts here."""
@@ -137,7 +137,7 @@ class PostgresLedger:
                 conn.execute(_SWEEP_NOW, facts)
             data = {"step": checkpoint.step, "size_bytes": checkpoint.files.size_bytes}
             event = ChildEvent(type="run.checkpoint", step=checkpoint.step, data=data)
-            journal.append(conn, run_id, [event])
+            run_events.append(conn, run_id, [event])
 
     def commit_result(self, run_id: str, fence: int, result: StoredFiles, *, step: int) -> None:
         """The one commit point of a run, with its publication in the same transaction."""
@@ -150,11 +150,11 @@ class PostgresLedger:
                 raise LeaseLostError(run_id=run_id, fence=fence)
             conn.execute(_PUT_RESULT, facts)
             conn.execute(_ATTEMPT_STEP, facts)
-            run = moves.release(conn, run, "finished", None, attempts_without_progress=0)
+            run = transitions.release(conn, run, "finished", None, attempts_without_progress=0)
             if run.status == RunStatus.CANCELING:
-                moves.move(conn, run, RunStatus.CANCELED)
+                transitions.move(conn, run, RunStatus.CANCELED)
                 return
-            moves.move(conn, run, RunStatus.SUCCEEDED)
+            transitions.move(conn, run, RunStatus.SUCCEEDED)
             publications.insert(conn, run.tenant_id, run_id, target_of(run.plan))
 
     def hand_back(self, run_id: str, fence: int, outcome: Outcome, failure: Failure | None) -> None:
@@ -162,10 +162,10 @@ class PostgresLedger:
         with self._database.transaction() as conn:
             run = _lock_held(conn, run_id, fence)
             if outcome is Outcome.STOPPED:
-                endings.end_stopped(conn, run)
+                outcomes.end_stopped(conn, run)
             else:
                 failure = failure or unexplained()
-                endings.end_badly(conn, run, "failed", failure, max_attempts=self._max_attempts)
+                outcomes.end_badly(conn, run, "failed", failure, max_attempts=self._max_attempts)
 
 
 _KNOWN_WORKER: Final = "SELECT draining, run_id FROM workers WHERE worker_id = %(worker_id)s"

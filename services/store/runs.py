@@ -13,7 +13,7 @@ from services.domain.errors import NotFoundError
 from services.domain.ids import new_id
 from services.domain.ledger import ChildEvent
 from services.domain.states import RunStatus, Stage
-from services.store import journal, moves
+from services.store import run_events, transitions
 from services.store.database import WORK, Connection, columns_of, notify
 from services.store.run_rows import Run
 
@@ -124,7 +124,7 @@ def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
         run = cursor.execute(_CREATE, facts).fetchone()
     assert run is not None
     first = ChildEvent(type="run.queued", step=0, data={"stage": Stage.ADMISSION, "reason": None})
-    journal.append(conn, run.run_id, [first])
+    run_events.append(conn, run.run_id, [first])
     notify(conn, WORK)
     return run
 
@@ -174,9 +174,9 @@ def cancel(conn: Connection, tenant_id: str, run_id: str) -> Run:
         raise NotFoundError("run", run_id)
     if run.status in {RunStatus.CANCELING, RunStatus.CANCELED}:
         return run
-    run = moves.move(conn, run, RunStatus.CANCELING, stage=Stage.STOPPING)
+    run = transitions.move(conn, run, RunStatus.CANCELING, stage=Stage.STOPPING)
     if not run.is_held:
-        run = moves.move(conn, run, RunStatus.CANCELED)
+        run = transitions.move(conn, run, RunStatus.CANCELED)
     return run
 
 

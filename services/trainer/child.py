@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import structlog
 
-from services.workers.children import environment_for_child, kill_tree
-from trainer_core.supervision import current_process_token
+from services.processes.children import environment_for_child, kill_tree
+from trainer_core.process.supervision import current_process_token
 
 log = structlog.get_logger(__name__)
 

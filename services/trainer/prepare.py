@@ -16,7 +16,7 @@ from services.objects.port import ObjectStore
 from services.trainer.commits import AttemptFailedError
 from services.trainer.feeder import FeedOrder, FetchFailedError
 from services.trainer.lease import Lease
-from trainer_core.config.base_models import read_base_models
+from trainer_core.base_models.describe import read_base_models
 from trainer_core.config.plan import Plan
 from trainer_core.data.index import DataIndex
 from trainer_core.data.sampler import Sampler

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from services.domain.ledger import ChildEvent
-from services.store import journal
+from services.store import run_events
 from services.store.database import Database
 from tests.support.fleet import Fleet, wait_until
 from tests.support.postgres import PostgresServer
@@ -50,7 +50,7 @@ def report(store: Database, run_id: str, *steps: int) -> None:
     """What a trainer's ledger writes, without the trainer."""
     with store.transaction() as conn:
         events = [ChildEvent(type="step", step=step, data={"loss": 1 / step}) for step in steps]
-        journal.append(conn, run_id, events)
+        run_events.append(conn, run_id, events)
 
 
 class Listener(threading.Thread):

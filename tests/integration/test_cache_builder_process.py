@@ -30,7 +30,7 @@ from services.store.database import Database
 from services.store.datasets import NewFile
 from tests.support.redis import RedisServer
 from tests.unit.config_examples import import_small
-from trainer_core.config.base_models import read_base_models
+from trainer_core.base_models.describe import read_base_models
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
 

@@ -21,7 +21,7 @@ from tests.unit.config_examples import (
     TEXT_EMBEDS,
     TINY_CONFIG,
 )
-from trainer_core.config.files import parse_document
+from trainer_core.documents import parse_document
 
 ROOT = Path(__file__).parents[2]
 KEYS = {

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from trainer_core.config.base_models import read_base_models
+from trainer_core.base_models.describe import read_base_models
 from trainer_core.data.buckets import Geometry
 from trainer_core.data.index import PictureEntry, ShardSpec, TextEntry
 from trainer_core.hidream.loading import load_text_encoders, load_vae
 from trainer_core.hidream.text import encode_texts
-from trainer_core.supervision import current_process_token
+from trainer_core.process.supervision import current_process_token
 
 GEOMETRY = Geometry(resize_w=128, resize_h=96, crop_x=0, crop_y=16, width_px=128, height_px=64)
 
@@ -216,7 +216,7 @@ def test_pictures_are_inspected_without_torch(tmp_path: Path) -> None:
 def test_what_is_printed_does_not_reach_the_replies_even_on_stdout() -> None:
     program = (
         "import sys\n"
-        "from trainer_core.data.requests import answer_requests, open_replies\n"
+        "from trainer_core.process.requests import answer_requests, open_replies\n"
         "with open_replies(1) as replies:\n"
         "    print('chatter', flush=True)\n"
         "    answer_requests(sys.stdin.buffer, replies, lambda request: print('more') or {})\n"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.support.hub import HubServer
-from trainer_core.config.base_models import DESCRIPTION_NAME, read_base_model
+from trainer_core.base_models.describe import DESCRIPTION_NAME, read_base_model
+from trainer_core.base_models.resolve import FOURTH_ENCODER, resolve_base
 from trainer_core.errors import BaseModelError
-from trainer_core.local.base import FOURTH_ENCODER, resolve_base
 
 MODEL = "HiDream-ai/HiDream-I1-Full"
 _SCRIPT = """
@@ -26,7 +26,7 @@ def hear(event, args):
 sys.addaudithook(hear)
 from pathlib import Path
 from trainer_core.errors import BaseModelError
-from trainer_core.local.base import resolve_base
+from trainer_core.base_models.resolve import resolve_base
 try:
     base = resolve_base(sys.argv[1], env=os.environ, folders=(Path.cwd(),))
     said = {"name": base.name, "digest": base.digest, "folder": str(base.folder)}

@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from tests.support.jobs import EXAMPLES, demo_plan
+from trainer_core.base_models.describe import read_base_model
+from trainer_core.base_models.resolve import FoundBase
+from trainer_core.checkpoint.guard import checkpoint_identity
 from trainer_core.checkpoint.layout import STATE_NAME
 from trainer_core.checkpoint.write import (
     CheckpointFacts,
@@ -15,15 +18,13 @@ from trainer_core.checkpoint.write import (
     write_checkpoint,
     write_result,
 )
-from trainer_core.config.base_models import read_base_model
 from trainer_core.config.plan import Plan
-from trainer_core.engine.control import Control
-from trainer_core.engine.events import EventWriter
-from trainer_core.engine.job import Job, read_job
 from trainer_core.errors import CheckpointError
-from trainer_core.local.base import FoundBase
 from trainer_core.local.run import Attempt, LocalRun
-from trainer_core.local.watch import NoWatch
+from trainer_core.process.control import Control
+from trainer_core.process.events import EventWriter
+from trainer_core.process.job import Job, read_job
+from trainer_core.progress import NoWatch
 
 LAST = 4
 
@@ -72,7 +73,7 @@ class Runs:
     def train(self, job: Job) -> bool:
         start = int(job.resume_from.rpartition("-")[2]) if job.resume_from else 0
         self.began_at.append(start)
-        belongs = job.belongs()
+        belongs = checkpoint_identity(job)
         for step in range(start + 1, self.stop_at + 1):
             facts = CheckpointFacts(
                 step=step,

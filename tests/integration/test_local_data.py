@@ -12,28 +12,28 @@ import torch
 from PIL import Image
 
 from tests.support.jobs import EXAMPLES, demo_plan
+from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.layout import (
     MANIFEST_NAME,
     CheckpointManifest,
     FileFacts,
     ResultManifest,
 )
-from trainer_core.config.base_models import read_base_model
 from trainer_core.config.plan import Plan
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
-from trainer_core.engine.control import StopRequestedError
 from trainer_core.errors import BadCaptionError, BadImageError, CheckpointError
 from trainer_core.local.cache import fill_cache
 from trainer_core.local.data import LocalData, MissingDataError, find_data_folders, scan
-from trainer_core.local.output import (
+from trainer_core.local.folder import (
     OutputInUseError,
     find_checkpoint,
     locked,
     mend,
     set_aside,
 )
-from trainer_core.local.watch import NoWatch
+from trainer_core.process.control import StopRequestedError
+from trainer_core.progress import NoWatch
 
 
 class Counting(NoWatch):

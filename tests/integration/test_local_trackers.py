@@ -9,10 +9,10 @@ import pytest
 
 from tests.support.jobs import demo_plan
 from tests.support.plots import tensorboard_points, wandb_runs
-from trainer_core.config.base_models import read_base_model
+from trainer_core.base_models.describe import read_base_model
 from trainer_core.config.plan import Plan
-from trainer_core.engine.events import Event, EventWriter
 from trainer_core.local.trackers import TrackerMissingError, check_trackers, trackers
+from trainer_core.process.events import Event, EventWriter
 
 
 @pytest.fixture

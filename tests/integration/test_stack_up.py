@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
-from services.stack.errors import HomeInUseError, StackError
-from services.stack.owner import server_owner, servers_folder
-from services.stack.processes import ProcessId, descendants, identify, is_alive
-from services.stack.servers import free_port
-from services.stack.stack import Stack
+from services.embedded.errors import HomeInUseError, StackError
+from services.embedded.owner import server_owner, servers_folder
+from services.embedded.processes import ProcessId, descendants, identify, is_alive
+from services.embedded.servers import free_port
+from services.embedded.stack import Stack
 from tests.support.fleet import children_of, wait_until
 
 PARTS = {"postgres", "valkey", "api", "dispatcher", "cache-builder", "results", "trainer"}

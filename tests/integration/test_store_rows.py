@@ -22,12 +22,12 @@ from services.domain.ids import new_id
 from services.domain.ledger import Outcome
 from services.store import (
     datasets,
-    garbage,
     idempotency,
     publications,
     runs,
     shards,
     tenants,
+    unreferenced,
 )
 from services.store.database import EVENTS, WORK, Connection, Database, DatabaseDownError
 from services.store.migrate import migrate
@@ -276,18 +276,18 @@ def test_what_no_row_names_is_garbage(ground: Ground) -> None:
     for step in (10, 20, 30):
         ground.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, step))
     with ground.database.transaction() as conn:
-        (due,) = garbage.runs_to_sweep(conn)  # the first one was retired
+        (due,) = unreferenced.runs_to_sweep(conn)  # the first one was retired
         assert (due.run_id, due.is_held, due.checkpoint_step) == (claim.run_id, True, 30)
-        assert garbage.live_prefixes(conn, claim.run_id) == set(kept)
-        garbage.swept(conn, due)
-        assert garbage.runs_to_sweep(conn) == []
+        assert unreferenced.live_prefixes(conn, claim.run_id) == set(kept)
+        unreferenced.swept(conn, due)
+        assert unreferenced.runs_to_sweep(conn) == []
     ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
     with ground.database.transaction() as conn:
-        assert garbage.runs_to_sweep(conn) == []  # only once a holder cut off has given up
+        assert unreferenced.runs_to_sweep(conn) == []  # only once a holder cut off has given up
         conn.execute("UPDATE runs SET sweep_after = now() - interval '1 second'")
-        (due,) = garbage.runs_to_sweep(conn)
+        (due,) = unreferenced.runs_to_sweep(conn)
         assert not due.is_held
-        live = garbage.live_prefixes(conn, claim.run_id)
+        live = unreferenced.live_prefixes(conn, claim.run_id)
         assert live == {*kept, result_of(claim).key_prefix}
 
 

@@ -20,7 +20,7 @@ from tests.support.zygote import Zygote
 from trainer_core.checkpoint.folders import committed_checkpoints
 from trainer_core.data.index import DataIndex, ShardSpec
 from trainer_core.data.shards import shard_name
-from trainer_core.supervision import EXIT_ORPHANED
+from trainer_core.process.supervision import EXIT_ORPHANED
 
 STEPS = 3
 
@@ -342,7 +342,7 @@ def test_the_child_ends_with_its_supervisor(
     (tmp_path / "job.json").write_text(json.dumps(job))
     script = (
         "import subprocess, sys, time\n"
-        "from trainer_core.supervision import current_process_token as token\n"
+        "from trainer_core.process.supervision import current_process_token as token\n"
         "child = subprocess.Popen([sys.executable, '-m', 'trainer_core', 'train',\n"
         "    '--job', 'job.json', '--events', 'events.jsonl', '--supervisor', token()])\n"
         "print(child.pid, flush=True)\n"

@@ -21,7 +21,7 @@ from services.objects.open import open_store
 from services.settings.env import Settings
 from tests.support.postgres import PostgresServer
 from tests.unit.config_examples import TINY_CONFIG, import_small
-from trainer_core.config.base_models import describe_base
+from trainer_core.base_models.describe import describe_base
 from trainer_core.data.index import FileItem
 from trainer_core.data.indexing import build_index
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainer_core.supervision import parse_supervisor, start_watch
+from trainer_core.process.supervision import parse_supervisor, start_watch
 
 STEPS = 10
 INTERVAL = 2

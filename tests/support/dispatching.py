@@ -13,7 +13,7 @@ from services.store import shards
 from tests.support.redis import RedisServer
 from tests.support.runs import Ground
 from tests.unit.config_examples import TINY_CONFIG, import_small
-from trainer_core.config.base_models import describe_base
+from trainer_core.base_models.describe import describe_base
 
 
 @pytest.fixture(scope="module")

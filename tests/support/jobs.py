@@ -10,15 +10,15 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from trainer_core.config.base_models import BaseModel, read_base_model
-from trainer_core.config.files import load_document
-from trainer_core.config.importer import import_run
+from trainer_core.base_models.describe import BaseModel, read_base_model
 from trainer_core.config.plan import Plan
+from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.data.captions import caption_path, captions_of
 from trainer_core.data.images import inspect_image
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
 from trainer_core.data.shards import shard_name
+from trainer_core.documents import load_document
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _PHOTOS = {"photos": EXAMPLES / "photos" / "train", "held-out": EXAMPLES / "photos" / "held_out"}

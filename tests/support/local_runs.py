@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.jobs import EXAMPLES
-from trainer_core.config.files import load_document
+from trainer_core.documents import load_document
 
 _PICTURES = {"train": ("grass", "retina", "espresso_cup"), "held_out": ("cat",)}
 _ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from tests.support.fleet import Fleet
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.tenant import Json, Tenant
-from trainer_core.config.files import load_document
+from trainer_core.documents import load_document
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

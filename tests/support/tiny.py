@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="session")
 def tiny_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of base models that holds the tiny one, as an operator's would."""
-    from trainer_core.hidream.tiny import make_tiny
+    from trainer_core.hidream.testing.tiny import make_tiny
 
     models_dir = tmp_path_factory.mktemp("base-models")
     make_tiny(models_dir / "hidream-tiny")

@@ -83,7 +83,7 @@ def _serve() -> None:
     import peft  # noqa: F401
     import prodigyopt  # noqa: F401
 
-    from trainer_core.engine.command import main
+    from trainer_core.commands.train import main
 
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from trainer_core.config.base_models import BaseModel
-from trainer_core.config.importer import Imported, import_run
-from trainer_core.config.problems import PlanError
+from trainer_core.base_models.describe import BaseModel
+from trainer_core.config.plan.problems import PlanError
+from trainer_core.config.simpletuner.importer import Imported, import_run
 
 CONFIG_TEXT = """
 {

@@ -10,10 +10,10 @@ from diffusers import HiDreamImageTransformer2DModel
 
 from tests.unit.lora_examples import lora
 from trainer_core.adapters.attach import attach_adapter
-from trainer_core.config.adapter import import_adapter
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
-from trainer_core.config.reading import Findings
-from trainer_core.config.shapes import hidream_linears, lokr_parameters, lora_parameters
+from trainer_core.config.plan.shapes import hidream_linears, lokr_parameters, lora_parameters
+from trainer_core.config.simpletuner.adapter import import_adapter
+from trainer_core.config.simpletuner.reading import Findings
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.hidream.objective import predict_velocity
 from trainer_core.hidream.text import TextEmbeddings

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.support.adapters import EXAMPLES, PATHS, lokr_example, lora_example
-from trainer_core.config.shapes import LinearShape, hidream_linears
+from trainer_core.config.plan.shapes import LinearShape, hidream_linears
 from trainer_core.errors import AdapterFileError
 from trainer_core.export.adapter_file import read_adapter
 from trainer_core.hidream.loading import load_transformer

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.support.jobs import demo_plan
-from trainer_core.config.base_models import read_base_model
+from trainer_core.base_models.describe import read_base_model
 from trainer_core.config.plan import EmaPlan, LoraAdapter, Objective, Plan
 from trainer_core.export.card import card_facts, render_card
 from trainer_core.export.origin import Weights

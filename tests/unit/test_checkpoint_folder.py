@@ -11,7 +11,7 @@ import torch
 from pydantic import JsonValue
 
 from trainer_core.checkpoint.folders import committed_checkpoints, keep_newest, restore_replaced
-from trainer_core.checkpoint.guard import Belongs, check_checkpoint
+from trainer_core.checkpoint.guard import CheckpointIdentity, check_checkpoint
 from trainer_core.checkpoint.read import read_checkpoint
 from trainer_core.checkpoint.write import (
     CheckpointFacts,
@@ -20,7 +20,7 @@ from trainer_core.checkpoint.write import (
     write_checkpoint,
     write_result,
 )
-from trainer_core.config.frozen import digest_of
+from trainer_core.config.plan.frozen import digest_of
 from trainer_core.errors import CheckpointError, InjectedFaultError
 
 IDENTITY: dict[str, JsonValue] = {
@@ -28,7 +28,7 @@ IDENTITY: dict[str, JsonValue] = {
     "optimizer": {"name": "adamw", "betas": [0.9, 0.999]},
     "adapter": {"modules": [{"path": f"m.{i}", "factor": 16} for i in range(20)]},
 }
-RUN = Belongs(
+RUN = CheckpointIdentity(
     identity_digest=digest_of(IDENTITY),
     identity=IDENTITY,
     data_digest="2" * 64,

@@ -17,7 +17,7 @@ from diffusers import HiDreamImageTransformer2DModel
 from safetensors.torch import load_file
 
 from tests.support.adapters import EXAMPLES, Example
-from trainer_core.config.shapes import hidream_linears
+from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.hidream.loading import load_transformer
 
 _FEED_FORWARD: Final = r"w[123]"

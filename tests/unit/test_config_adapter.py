@@ -11,17 +11,17 @@ from torch import nn
 
 from tests.support.lycoris_oracle import made_by_lycoris, meta_model, shapes_of
 from tests.unit.config_examples import NAMED_PRESET, TINY_CONFIG, TRUE_CONFIG, import_small
-from trainer_core.config.adapter import import_adapter
 from trainer_core.config.plan import LokrAdapter
-from trainer_core.config.problems import PlanError
-from trainer_core.config.reading import Findings
-from trainer_core.config.shapes import (
+from trainer_core.config.plan.problems import PlanError
+from trainer_core.config.plan.shapes import (
     LinearShape,
     factorization,
     hidream_linears,
     lokr_parameters,
     lokr_shapes,
 )
+from trainer_core.config.simpletuner.adapter import import_adapter
+from trainer_core.config.simpletuner.reading import Findings
 
 LINEARS = hidream_linears(TINY_CONFIG)
 

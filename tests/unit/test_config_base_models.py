@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.config.base_models import describe_base, read_base_models
+from trainer_core.base_models.describe import describe_base, read_base_models
 from trainer_core.errors import BaseModelError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.config.files import MAX_DOCUMENT_BYTES, load_document, parse_document
+from trainer_core.documents import MAX_DOCUMENT_BYTES, load_document, parse_document
 from trainer_core.errors import DocumentError
 
 

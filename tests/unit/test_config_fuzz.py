@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS, SUBJECT, import_small
-from trainer_core.config.adapter_options import LYCORIS_OPTIONS, PRESET_OPTIONS
-from trainer_core.config.backend_options import BACKEND_OPTIONS
-from trainer_core.config.options import OPTIONS
 from trainer_core.config.plan import Plan
-from trainer_core.config.problems import PlanError, Problem
+from trainer_core.config.plan.problems import PlanError, Problem
+from trainer_core.config.simpletuner.adapter_options import LYCORIS_OPTIONS, PRESET_OPTIONS
+from trainer_core.config.simpletuner.backend_options import BACKEND_OPTIONS
+from trainer_core.config.simpletuner.options import OPTIONS
 
 VALUES = st.recursive(
     st.none()

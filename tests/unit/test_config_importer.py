@@ -16,12 +16,12 @@ from tests.unit.config_examples import (
     import_small,
     problems_of,
 )
-from trainer_core.config.files import parse_document
-from trainer_core.config.importer import Imported, import_run
 from trainer_core.config.plan import Clip, Plan
-from trainer_core.config.problems import PlanError, ProblemCode
-from trainer_core.config.reading import Source
-from trainer_core.config.shapes import hidream_linears, lokr_parameters
+from trainer_core.config.plan.problems import PlanError, ProblemCode
+from trainer_core.config.plan.shapes import hidream_linears, lokr_parameters
+from trainer_core.config.simpletuner.importer import Imported, import_run
+from trainer_core.config.simpletuner.reading import Source
+from trainer_core.documents import parse_document
 
 
 def published(source: Source, backends: list[Any], **lycoris: Any) -> Imported:

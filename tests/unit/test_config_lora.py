@@ -9,11 +9,11 @@ from peft.tuners.lora import LoraLayer
 
 from tests.support.lycoris_oracle import meta_model
 from tests.unit.config_examples import TINY_CONFIG, TRUE_CONFIG
-from trainer_core.config.adapter import import_lora
 from trainer_core.config.plan import LoraAdapter
-from trainer_core.config.reading import Findings, read_options
-from trainer_core.config.shapes import LinearShape, hidream_linears, lora_parameters
-from trainer_core.config.verdicts import Table, honoured
+from trainer_core.config.plan.shapes import LinearShape, hidream_linears, lora_parameters
+from trainer_core.config.simpletuner.adapter import import_lora
+from trainer_core.config.simpletuner.reading import Findings, read_options
+from trainer_core.config.simpletuner.verdicts import Table, honoured
 
 LINEARS = hidream_linears(TINY_CONFIG)
 LORA_OPTIONS: Table = {

@@ -5,14 +5,14 @@ from typing import Any, Final
 import pytest
 
 from tests.unit.config_examples import problems_of, warnings_of
-from trainer_core.config.adapter_options import (
+from trainer_core.config.simpletuner.adapter_options import (
     LYCORIS_OPTIONS,
     OVERRIDE_OPTIONS,
     PRESET_OPTIONS,
 )
-from trainer_core.config.backend_options import BACKEND_OPTIONS
-from trainer_core.config.options import OPTIONS
-from trainer_core.config.verdicts import Verdict
+from trainer_core.config.simpletuner.backend_options import BACKEND_OPTIONS
+from trainer_core.config.simpletuner.options import OPTIONS
+from trainer_core.config.simpletuner.verdicts import Verdict
 
 TABLES: Final = (OPTIONS, BACKEND_OPTIONS, LYCORIS_OPTIONS, PRESET_OPTIONS, OVERRIDE_OPTIONS)
 TWO_NEUTRAL: Final = {

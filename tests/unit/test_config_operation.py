@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.unit.config_examples import import_small, problems_of, warnings_of
-from trainer_core.config.options import OPTIONS
 from trainer_core.config.plan import LoraAdapter
+from trainer_core.config.simpletuner.options import OPTIONS
 
 FULL = {"model_type": "full", "lora_type": None}
 CATS = [{"id": "cats", "caption_strategy": "filename", "instance_data_dir": "cats"}]

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from trainer_core.config.option_docs import PAGE, page
-from trainer_core.config.options import OPTIONS
+from trainer_core.config.simpletuner.option_docs import PAGE, page
+from trainer_core.config.simpletuner.options import OPTIONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_page_is_current() -> None:
     written = (ROOT / PAGE).read_text(encoding="utf-8")
 
-    assert written == page(), "run: python -m trainer_core.config.option_docs"
+    assert written == page(), "run: python -m trainer_core.config.simpletuner.option_docs"
 
 
 def test_every_alias_leads_to_an_option() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer_core.config.placeholders import unfilled_tokens
+from trainer_core.config.simpletuner.placeholders import unfilled_tokens
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.config.plan import Backend, Plan
-from trainer_core.config.problems import PlanError
+from trainer_core.config.plan.problems import PlanError
 from trainer_core.data.buckets import geometry_of
 from trainer_core.data.captions import caption_path, captions_of, decode_caption
 from trainer_core.data.index import DataIndex, FileItem, PictureEntry

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.config.plan import Plan
-from trainer_core.config.problems import PlanError
+from trainer_core.config.plan.problems import PlanError
 from trainer_core.data.buckets import Geometry, geometry_of
 from trainer_core.data.captions import captions_of
 from trainer_core.data.encode import encode_shard

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from services.cli.demo_report import cached_rows, loss_drop, newest_checkpoint, probes
 from services.client.shapes import Event
-from services.stack.demo_report import cached_rows, loss_drop, newest_checkpoint, probes
 
 
 def test_the_drop_is_paired_and_in_units_of_its_error() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.engine.control import Control, StopRequestedError, Word
-from trainer_core.engine.events import EventWriter
-from trainer_core.engine.job import BadJobError, read_job
 from trainer_core.engine.pace import Pace
+from trainer_core.process.control import Control, StopRequestedError, Word
+from trainer_core.process.events import EventWriter
+from trainer_core.process.job import BadJobError, read_job
 
 
 def lines_of(path: Path) -> list[dict[str, object]]:

@@ -15,12 +15,12 @@ from torch import nn
 
 from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS, TRUE_CONFIG, base_model
 from trainer_core.adapters.attach import attach_adapter
-from trainer_core.config.importer import import_run
-from trainer_core.config.known_models import KNOWN_MODELS, PUBLISHED
+from trainer_core.base_models.known import KNOWN_MODELS, PUBLISHED
+from trainer_core.base_models.part_sizes import text_encoder_size, transformer_size, vae_parameters
 from trainer_core.config.plan import Plan
-from trainer_core.engine.part_sizes import text_encoder_size, transformer_size, vae_parameters
-from trainer_core.engine.planner import BaseParts, Memory, plan_memory, trained_parameters
-from trainer_core.hidream.tiny import build_pipeline
+from trainer_core.config.simpletuner.importer import import_run
+from trainer_core.hidream.testing.tiny import build_pipeline
+from trainer_core.memory.planner import BaseParts, Memory, plan_memory, trained_parameters
 
 NOTHING = (None, None, None, None)
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {

@@ -11,8 +11,8 @@ from torch import nn
 
 from tests.support.jobs import demo_plan
 from trainer_core.adapters.attach import attach_adapter
+from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.write import TrainedTensors
-from trainer_core.config.base_models import read_base_model
 from trainer_core.config.plan import Plan
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.figures import StepMeans, total_loss

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 
 from tests.support.jobs import demo_plan
 from trainer_core.adapters.lokr import LokrNetwork, attach_lokr
-from trainer_core.config.base_models import read_base_model
+from trainer_core.base_models.describe import read_base_model
 from trainer_core.config.plan import LokrAdapter, Plan
 from trainer_core.export.full_rank import write_transformer
 from trainer_core.export.lycoris_file import lycoris_config, write_lycoris_files
 from trainer_core.export.origin import Origin
 from trainer_core.hidream.loading import load_text_encoders, load_transformer
-from trainer_core.hidream.sampling import pipeline_for_sampling
 from trainer_core.hidream.text import encode_texts
+from trainer_core.painting.sampling import pipeline_for_sampling
 
 
 @pytest.fixture(scope="module")

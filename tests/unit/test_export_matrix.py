@@ -23,7 +23,7 @@ from tests.support.adapters import (
     forward,
 )
 from trainer_core.adapters.attach import attach_adapter
-from trainer_core.config.shapes import hidream_linears
+from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.export.adapter_file import read_adapter
 from trainer_core.export.merge import merge_folder, merge_into
 from trainer_core.hidream.loading import load_transformer

@@ -17,8 +17,8 @@ from services.cli.main import app
 from tests.support.adapters import EXAMPLES
 from trainer_core.errors import AdapterFileError, BaseModelError, DocumentError, OutputError
 from trainer_core.hidream.loading import load_transformer
-from trainer_core.local.generate import Rendering, generate
-from trainer_core.local.prompts import Picture, pictures_of_library, safe_names
+from trainer_core.painting.generate import Rendering, generate
+from trainer_core.painting.prompts import Picture, pictures_of_library, safe_names
 
 
 @pytest.fixture(scope="module")

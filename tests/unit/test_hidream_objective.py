@@ -15,9 +15,9 @@ from trainer_core.hidream.objective import (
     predict_velocity,
     velocity_target,
 )
-from trainer_core.hidream.sampling import pipeline_for_sampling, sample_image
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.vae import Moments, decode, draw_latents, encode_images
+from trainer_core.painting.sampling import pipeline_for_sampling, sample_image
 from trainer_core.precision.compute import Compute
 
 LAYERS = 3

@@ -5,8 +5,8 @@ import torch
 from diffusers import HiDreamImagePipeline
 
 from trainer_core.hidream.loading import TextEncoders, load_text_encoders
+from trainer_core.hidream.testing.tokenizers import t5_tokenizer
 from trainer_core.hidream.text import TextEmbeddings, encode_texts
-from trainer_core.hidream.tiny_tokenizers import t5_tokenizer
 
 PROMPTS = ["a cat on a mat", "", "日本語の猫 🐈 naïve", "word " * 300, "A second, other caption."]
 

@@ -9,12 +9,12 @@ from diffusers import HiDreamImagePipeline
 from optimum.quanto import QLinear
 
 from trainer_core.__main__ import main
-from trainer_core.config.base_models import (
+from trainer_core.base_models.describe import (
     DESCRIPTION_NAME,
     read_base_model,
     read_base_models,
 )
-from trainer_core.config.shapes import hidream_linears
+from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.errors import BaseModelError
 from trainer_core.hidream.loading import (
     load_scheduler,
@@ -22,8 +22,8 @@ from trainer_core.hidream.loading import (
     load_transformer,
     load_vae,
 )
+from trainer_core.hidream.testing.tiny import TINY_NAME, WIDE_NAME, make_tiny
 from trainer_core.hidream.text import encode_texts
-from trainer_core.hidream.tiny import TINY_NAME, WIDE_NAME, make_tiny
 
 MODEL_CLASSES = {
     "scheduler": "FlowMatchEulerDiscreteScheduler",

@@ -16,17 +16,17 @@ from tests.support.lycoris_oracle import (
     shapes_of,
 )
 from tests.unit.config_examples import TINY_CONFIG, TRUE_CONFIG
-from trainer_core.config.adapter import import_adapter
-from trainer_core.config.patterns import UnsupportedPatternError, matcher
 from trainer_core.config.plan import LokrAdapter
-from trainer_core.config.reading import Findings
-from trainer_core.config.shapes import (
+from trainer_core.config.plan.shapes import (
     LinearShape,
     hidream_linears,
     lokr_parameters,
     lokr_scale,
     lokr_shapes,
 )
+from trainer_core.config.simpletuner.adapter import import_adapter
+from trainer_core.config.simpletuner.patterns import UnsupportedPatternError, matcher
+from trainer_core.config.simpletuner.reading import Findings
 
 SHAPES = {"tiny": TINY_CONFIG, "true": TRUE_CONFIG}
 

@@ -5,7 +5,7 @@ import torch
 from lycoris.modules.lokr import LokrModule
 from torch import nn
 
-from trainer_core.config.shapes import lycoris_loads
+from trainer_core.config.plan.shapes import lycoris_loads
 from trainer_core.precision.quanto import quantize_frozen
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.support.adapters import EXAMPLES, PATHS, Example
-from trainer_core.config.shapes import hidream_linears
+from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.errors import AdapterFileError, BaseModelError, OutputError
 from trainer_core.export import full_rank
 from trainer_core.export.adapter_file import AdapterFile, ModuleDelta, read_adapter

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from trainer_core.config.files import load_document
+from trainer_core.documents import load_document
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "deploy" / "compose.yaml"

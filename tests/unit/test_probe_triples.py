@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.support.jobs import demo_plan, photo_items
-from trainer_core.config.base_models import read_base_model
+from trainer_core.base_models.describe import read_base_model
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
 from trainer_core.validation.probe import Triple, measure, probe_triples

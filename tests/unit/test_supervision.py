@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from trainer_core.supervision import (
+from trainer_core.process.supervision import (
     EXIT_ORPHANED,
     SupervisorGoneError,
     current_process_token,
@@ -15,14 +15,14 @@ from trainer_core.supervision import (
 # The parent starts a child that watches it, tells the child's id and waits to be killed.
 PARENT = """
 import subprocess, sys
-from trainer_core.supervision import current_process_token
+from trainer_core.process.supervision import current_process_token
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1], current_process_token()])
 print(child.pid, flush=True)
 child.wait()
 """
 CHILD = """
 import sys, threading
-from trainer_core.supervision import parse_supervisor, start_watch
+from trainer_core.process.supervision import parse_supervisor, start_watch
 start_watch(*parse_supervisor(sys.argv[1]))
 print("watching", flush=True)
 threading.Event().wait()

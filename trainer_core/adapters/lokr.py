@@ -19,7 +19,7 @@ from torch.nn import functional
 from trainer_core.adapters.places import linear_at, parent_of
 from trainer_core.adapters.start import kaiming, start_generator
 from trainer_core.config.plan import AdaptedModule, LokrAdapter
-from trainer_core.config.shapes import lokr_scale, lokr_shapes
+from trainer_core.config.plan.shapes import lokr_scale, lokr_shapes
 
 
 class LokrLinear(nn.Module):

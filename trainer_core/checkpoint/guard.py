@@ -9,11 +9,12 @@ from trainer_core.checkpoint.differences import differences
 from trainer_core.checkpoint.folders import facts_of, read_manifest
 from trainer_core.checkpoint.layout import STATE_NAME, CheckpointManifest
 from trainer_core.errors import CheckpointError
+from trainer_core.process.job import Job
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Belongs:
-    """What a run demands of a checkpoint that it goes on from."""
+class CheckpointIdentity:
+    """Which run, data and base model a checkpoint belongs to."""
 
     identity_digest: str
     identity: dict[str, JsonValue]
@@ -22,8 +23,18 @@ class Belongs:
     base_digest: str
 
 
+def checkpoint_identity(job: Job) -> CheckpointIdentity:
+    """The identity that the run's checkpoints carry, and that one must have to be resumed from."""
+    return CheckpointIdentity(
+        identity_digest=job.plan.identity_digest(),
+        identity=job.plan.guarded_identity(),
+        data_digest=job.index.digest(),
+        base_digest=job.plan.identity.base.digest,
+    )
+
+
 def check_checkpoint(
-    folder: Path, run: Belongs, *, last_step: int | None = None
+    folder: Path, run: CheckpointIdentity, *, last_step: int | None = None
 ) -> CheckpointManifest:
     """The manifest of a checkpoint that the run may go on from; nothing is changed.
 
@@ -41,7 +52,7 @@ def check_checkpoint(
     return manifest
 
 
-def _differs(run: Belongs, manifest: CheckpointManifest) -> list[str]:
+def _differs(run: CheckpointIdentity, manifest: CheckpointManifest) -> list[str]:
     """What of the checkpoint is not of this run, in words; empty where it belongs to it."""
     found: list[str] = []
     if run.identity_digest != manifest.identity_digest:

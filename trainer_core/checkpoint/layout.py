@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from pydantic import JsonValue
 
-from trainer_core.config.frozen import Frozen
+from trainer_core.config.plan.frozen import Frozen
 
 MANIFEST_NAME: Final = "manifest.json"
 STATE_NAME: Final = "state.safetensors"

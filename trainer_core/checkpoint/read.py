@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from trainer_core.checkpoint.guard import Belongs, check_checkpoint
+from trainer_core.checkpoint.guard import CheckpointIdentity, check_checkpoint
 from trainer_core.checkpoint.layout import EMA, PARAMETER, STATE_NAME, CheckpointManifest
 from trainer_core.errors import CheckpointError
 
@@ -24,7 +24,9 @@ class Checkpoint:
     """By the parameters' names; empty where the run keeps no mean."""
 
 
-def read_checkpoint(folder: Path, run: Belongs, *, last_step: int | None = None) -> Checkpoint:
+def read_checkpoint(
+    folder: Path, run: CheckpointIdentity, *, last_step: int | None = None
+) -> Checkpoint:
     """The checkpoint in ``folder``.
 
     Raises CheckpointError as ``check_checkpoint``, and where its tensors cannot be read.

@@ -3,8 +3,8 @@
 import math
 from typing import Final
 
-from trainer_core.config.frozen import Frozen
 from trainer_core.config.plan import Backend
+from trainer_core.config.plan.frozen import Frozen
 
 SIDE_MULTIPLE_PX: Final = 64
 

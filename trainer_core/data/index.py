@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import JsonValue
 
-from trainer_core.config.frozen import Frozen, Many, digest_of
+from trainer_core.config.plan.frozen import Frozen, Many, digest_of
 from trainer_core.data.buckets import Geometry
 
 ShardKind = Literal["latents", "text", "masks"]

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
-from trainer_core.config.placeholders import unfilled_tokens
 from trainer_core.config.plan import Backend, Plan
-from trainer_core.config.problems import PlanError, Problem
-from trainer_core.config.shapes import LATENT_CELL_PX, max_area_px
+from trainer_core.config.plan.problems import PlanError, Problem
+from trainer_core.config.plan.shapes import LATENT_CELL_PX, max_area_px
+from trainer_core.config.simpletuner.placeholders import unfilled_tokens
 from trainer_core.data.buckets import Geometry, geometry_of, is_too_small
 from trainer_core.data.index import (
     DataIndex,

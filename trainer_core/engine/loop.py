@@ -8,6 +8,7 @@ import torch
 from pydantic import JsonValue
 
 from trainer_core.checkpoint.folders import keep_newest
+from trainer_core.checkpoint.guard import checkpoint_identity
 from trainer_core.checkpoint.read import read_checkpoint
 from trainer_core.checkpoint.write import (
     CheckpointFacts,
@@ -17,10 +18,7 @@ from trainer_core.checkpoint.write import (
 )
 from trainer_core.data.sampler import Sampler
 from trainer_core.engine.batch import Batch, Draw
-from trainer_core.engine.control import Control, StopRequestedError, Word
-from trainer_core.engine.events import EventName, EventWriter
 from trainer_core.engine.figures import StepFigures
-from trainer_core.engine.job import Job
 from trainer_core.engine.pace import Pace
 from trainer_core.engine.result import SAMPLE_NAME, write_run_result
 from trainer_core.engine.setup import Parts, load_parts, surroundings
@@ -29,6 +27,9 @@ from trainer_core.export.card import card_facts
 from trainer_core.export.origin import Weights
 from trainer_core.faultpoints import fault_point
 from trainer_core.optim.schedule import learning_rate_at
+from trainer_core.process.control import Control, StopRequestedError, Word
+from trainer_core.process.events import EventName, EventWriter
+from trainer_core.process.job import Job
 from trainer_core.validation.probe import ProbeResult, Triple, measure, probe_triples
 from trainer_core.validation.sample import sample_for_result
 
@@ -201,7 +202,7 @@ class Run:
         self._saved_at = self._step
         if self._backend.rank != 0:
             return
-        belongs = self._job.belongs()
+        belongs = checkpoint_identity(self._job)
         facts = CheckpointFacts(
             step=self._step,
             cursor=self._step * self._micro_per_step,
@@ -220,7 +221,9 @@ class Run:
 
     def _resume(self) -> None:
         folder = Path(str(self._job.resume_from))
-        checkpoint = read_checkpoint(folder, self._job.belongs(), last_step=self._last_step)
+        checkpoint = read_checkpoint(
+            folder, checkpoint_identity(self._job), last_step=self._last_step
+        )
         manifest = checkpoint.manifest
         for name, value in surroundings().items():
             if manifest.scalars.get(name) != value:

@@ -12,13 +12,11 @@ from pydantic import JsonValue
 
 from trainer_core.adapters.attach import Adapter, attach_adapter
 from trainer_core.adapters.full import full_rank_parameters
-from trainer_core.config.base_models import read_base_model
+from trainer_core.base_models.describe import read_base_model
 from trainer_core.config.plan import Quantization
 from trainer_core.data.index import ShardDescription
 from trainer_core.data.shards import ShardFolder
 from trainer_core.engine.batch import BatchMaker
-from trainer_core.engine.control import Control
-from trainer_core.engine.job import Job
 from trainer_core.engine.recompute import recompute_blocks
 from trainer_core.engine.step import Backend, SingleProcess
 from trainer_core.errors import BaseModelError, DeviceError
@@ -26,6 +24,8 @@ from trainer_core.hidream.loading import load_scheduler, load_transformer, load_
 from trainer_core.hidream.sigmas import AutoShift
 from trainer_core.precision.compute import Compute, choose_compute
 from trainer_core.precision.quanto import quantize_frozen
+from trainer_core.process.control import Control
+from trainer_core.process.job import Job
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 
-from trainer_core.config.shapes import LinearShape
+from trainer_core.config.plan.shapes import LinearShape
 from trainer_core.errors import AdapterFileError
 from trainer_core.export.lora_file import METADATA_KEY
 from trainer_core.export.lycoris_file import PREFIX as LYCORIS_PREFIX

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from safetensors.torch import save_file
 
 from trainer_core.config.plan import AdaptedModule, LokrAdapter
-from trainer_core.config.shapes import lokr_scale
+from trainer_core.config.plan.shapes import lokr_scale
 from trainer_core.export.origin import ADAPTER_NAME, Origin
 
 CONFIG_NAME: Final = "lycoris_config.json"

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from trainer_core.config.shapes import hidream_linears
+from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.errors import AdapterFileError, BaseModelError, OutputError
 from trainer_core.export.adapter_file import AdapterFile, read_adapter
 from trainer_core.export.full_rank import read_transformer, write_transformer

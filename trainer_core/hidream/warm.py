@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from pydantic import JsonValue
 
-from trainer_core.config.base_models import BaseModel
+from trainer_core.base_models.describe import BaseModel
 from trainer_core.config.plan import Quantization
 from trainer_core.errors import BaseModelError
 from trainer_core.hidream.loading import TextEncoders, load_text_encoders, load_vae

@@ -12,12 +12,12 @@ import torch
 from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 
-from trainer_core.config.base_models import BaseModel
+from trainer_core.base_models.describe import BaseModel
 from trainer_core.data.encode import encode_shard
 from trainer_core.data.index import DataIndex, ShardDescription
 from trainer_core.data.shards import shard_name
 from trainer_core.hidream.warm import WarmEncoders
-from trainer_core.local.watch import Watch
+from trainer_core.progress import Watch
 
 _STAGE: Final = "caching"
 _LOOK_EVERY_S: Final = 0.2

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from trainer_core.config.places import find_folder, places_of
 from trainer_core.config.plan import Backend, Plan
 from trainer_core.data.captions import (
     MAX_CAPTION_CHARACTERS,
@@ -21,7 +20,8 @@ from trainer_core.data.captions import (
 from trainer_core.data.images import SUFFIXES, inspect_image
 from trainer_core.data.index import FileItem
 from trainer_core.errors import BadCaptionError, BadImageError, Category, TrainerError
-from trainer_core.local.watch import Watch
+from trainer_core.paths import find_folder, places_of
+from trainer_core.progress import Watch
 
 _THREADS: Final = min(8, os.cpu_count() or 1)
 _ERRORS_SHOWN: Final = 20

@@ -12,25 +12,22 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from trainer_core.base_models.describe import BaseModel
+from trainer_core.base_models.resolve import FoundBase, find_base
 from trainer_core.checkpoint.folders import read_manifest
-from trainer_core.checkpoint.guard import check_checkpoint
-from trainer_core.config.base_models import BaseModel
-from trainer_core.config.frozen import digest_of
-from trainer_core.config.importer import FLAVOURS, Imported, import_run
-from trainer_core.config.options import OPTIONS
+from trainer_core.checkpoint.guard import check_checkpoint, checkpoint_identity
 from trainer_core.config.plan import Base, Plan
-from trainer_core.config.problems import PlanError, Problem
-from trainer_core.config.reading import Findings, Options, read_options
+from trainer_core.config.plan.frozen import digest_of
+from trainer_core.config.plan.problems import PlanError, Problem
+from trainer_core.config.simpletuner.importer import FLAVOURS, Imported, import_run
+from trainer_core.config.simpletuner.options import OPTIONS
+from trainer_core.config.simpletuner.reading import Findings, Options, read_options
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
-from trainer_core.data.requests import error_facts
-from trainer_core.engine.control import Control, StopRequestedError, Word
-from trainer_core.engine.events import EventWriter
-from trainer_core.engine.job import BadJobError, Job, read_job
 from trainer_core.errors import OutOfMemoryError, TrainerError
-from trainer_core.local.base import FoundBase, find_base
+from trainer_core.hidream.quiet import quieten_libraries
 from trainer_core.local.data import LocalData, find_data_folders, scan
-from trainer_core.local.output import (
+from trainer_core.local.folder import (
     COURSE,
     LATEST,
     Course,
@@ -44,9 +41,13 @@ from trainer_core.local.output import (
     write_course,
     write_whole,
 )
-from trainer_core.local.quiet import quieten_libraries
 from trainer_core.local.trackers import check_trackers, trackers
-from trainer_core.local.watch import View, Watch
+from trainer_core.local.view import View
+from trainer_core.process.control import Control, StopRequestedError, Word
+from trainer_core.process.events import EventWriter
+from trainer_core.process.job import BadJobError, Job, read_job
+from trainer_core.process.requests import error_facts
+from trainer_core.progress import Watch
 
 _JOB_NAME: Final = "job.json"
 _SHARD_WAIT_S: Final = 1.0
@@ -285,7 +286,9 @@ class Attempt:
             return 0
         self.desk.say(f"{'resuming from':<20} {job.resume_from}")
         last_step = job.plan.identity.max_train_steps
-        return check_checkpoint(Path(job.resume_from), job.belongs(), last_step=last_step).step
+        return check_checkpoint(
+            Path(job.resume_from), checkpoint_identity(job), last_step=last_step
+        ).step
 
     def _fill_cache(
         self, cache: Path, plan: Plan, base: BaseModel, index: DataIndex, data: LocalData

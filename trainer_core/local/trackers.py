@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from trainer_core.config.plan import Plan
-from trainer_core.engine.events import Event, EventWriter
 from trainer_core.errors import Category, TrainerError
+from trainer_core.process.events import Event, EventWriter
 
 Kind = Literal["tensorboard", "wandb"]
 

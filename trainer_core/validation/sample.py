@@ -10,8 +10,8 @@ from PIL import Image
 from trainer_core.config.plan import Operation
 from trainer_core.data.index import DataIndex, ShardRef
 from trainer_core.hidream.loading import load_scheduler
-from trainer_core.hidream.sampling import sample_image
 from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.painting.sampling import sample_image
 from trainer_core.precision.compute import Compute
 
 

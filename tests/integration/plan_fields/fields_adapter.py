@@ -22,7 +22,7 @@ _LORA: Final = "identity.adapter(lora)"
 _CHOSEN_BY: Final = "trainer_core.adapters.attach"
 _LOKR_OF: Final = "trainer_core.adapters.lokr"
 _LORA_OF: Final = "trainer_core.adapters.lora"
-_SHAPES_OF: Final = "trainer_core.config.shapes"
+_SHAPES_OF: Final = "trainer_core.config.plan.shapes"
 
 _SPLIT: Final = Files(lycoris={"full_matrix": False, "linear_dim": 4, "linear_alpha": 2.0})
 """w2 a product over rank 4, at half strength."""

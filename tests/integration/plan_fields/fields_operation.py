@@ -14,15 +14,15 @@ from tests.integration.plan_fields.registry import Group
 from tests.integration.plan_fields.world import Files, World, stock_linears
 from tests.support.plots import tensorboard_points, wandb_runs
 from trainer_core.config.plan import Plan
-from trainer_core.engine.events import EventWriter
 from trainer_core.engine.step import SingleProcess
 from trainer_core.errors import DeviceError
 from trainer_core.hidream.loading import load_scheduler
-from trainer_core.hidream.sampling import sample_image
 from trainer_core.local.data import find_data_folders
 from trainer_core.local.run import output_dir_of
 from trainer_core.local.trackers import trackers
+from trainer_core.painting.sampling import sample_image
 from trainer_core.precision.compute import Compute
+from trainer_core.process.events import EventWriter
 from trainer_core.validation.sample import sample_for_result
 
 GROUP: Final = Group()

@@ -16,25 +16,25 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from trainer_core.config.base_models import read_base_model
-from trainer_core.config.importer import import_run
+from trainer_core.base_models.describe import read_base_model
+from trainer_core.base_models.resolve import find_base
 from trainer_core.config.plan import Plan
+from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
 from trainer_core.data.sampler import Sampler
 from trainer_core.engine.batch import Batch
-from trainer_core.engine.control import Control
-from trainer_core.engine.events import Event, EventWriter
-from trainer_core.engine.job import Job
 from trainer_core.engine.loop import Run
 from trainer_core.engine.result import write_run_result
 from trainer_core.engine.setup import Parts, load_parts
 from trainer_core.export.card import card_facts
-from trainer_core.local.base import find_base
 from trainer_core.local.cache import fill_cache
 from trainer_core.local.data import LocalData, find_data_folders, scan
 from trainer_core.local.run import Attempt, LocalRun
-from trainer_core.local.watch import NoWatch
+from trainer_core.process.control import Control
+from trainer_core.process.events import Event, EventWriter
+from trainer_core.process.job import Job
+from trainer_core.progress import NoWatch
 
 TOKENS: Final = 8
 """Of each caption; most of the time would go into the others."""

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tests.integration.plan_fields.world import World, count_trained
 from trainer_core.config.plan import Plan
-from trainer_core.engine.control import Control
-from trainer_core.engine.events import EventWriter
-from trainer_core.engine.job import Job
 from trainer_core.engine.loop import Run
 from trainer_core.engine.setup import load_parts
+from trainer_core.process.control import Control
+from trainer_core.process.events import EventWriter
+from trainer_core.process.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)

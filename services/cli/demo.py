@@ -1,0 +1,159 @@
+"""``make demo``: the tiny model trained on real photographs through the whole service, over HTTP.
+
+Exit code 0 only where the run succeeded and was published. The last line of all output is one JSON
+object; the files that it names are kept.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+
+from services.cli.demo_report import cached_rows, loss_drop, newest_checkpoint, probes
+from services.cli.documents import read_documents
+from services.cli.watch import watch_run
+from services.client.client import Client
+from services.client.errors import ClientError
+from services.client.push import push_folder
+from services.client.shapes import Event, Publication, Run, RunRequest
+from services.embedded.errors import StackError
+from services.embedded.stack import Stack
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+_PUBLICATION_DEADLINE_S = 120.0
+
+
+class DemoFailedError(Exception):
+    """The run did not reach its end; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """The closing line. Losses are means over the 64 triples of the probe."""
+
+    run: str
+    status: str
+    steps: int
+    loss_before: float
+    loss_after: float
+    loss_drop_pct: float
+    loss_drop_sigma: float
+    """The paired mean difference over its standard error."""
+    cached_images: int
+    cached_captions: int
+    """Of the photographs; the prompts of the sample image are cached beside them."""
+    checkpoint: str
+    publication: str
+    seconds: float
+    """From the first line of the demo to the stopped stack."""
+
+
+def main() -> int:
+    """Run the demo; 0 on success, 1 on any failure, with the problem and the logs named."""
+    started_s = time.monotonic()
+    console = Console(stderr=True)
+    home = demo_home()
+    console.print(f"the demo's home is {home}", highlight=False, soft_wrap=True)
+    stack = Stack(home, say=lambda text: console.print(f"up: {text}", highlight=False))
+    try:
+        console.print("starting PostgreSQL, Valkey, the API and the workers …")
+        with stack:
+            facts = train(stack, console)
+        seconds = round(time.monotonic() - started_s, 1)
+        line = json.dumps(asdict(Report(**facts, seconds=seconds)))
+    except (DemoFailedError, ClientError, StackError, ValueError, FileNotFoundError) as error:
+        console.print(f"the demo failed: {error}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"logs: {stack.home.logs}", highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        return 130
+    sys.stderr.flush()
+    sys.stdout.write(line + "\n")
+    return 0
+
+
+def demo_home() -> Path:
+    """REVERIE_HOME, or a new folder that stays: the closing line names files in it."""
+    if named := os.environ.get("REVERIE_HOME"):
+        return Path(named)
+    folder = Path(tempfile.mkdtemp(prefix="reverie-demo-"))
+    folder.chmod(0o711)  # as root the servers run as another user, who has to get through
+    return folder / "home"
+
+
+def train(stack: Stack, console: Console) -> dict[str, Any]:
+    """Push, submit, follow and publish; everything of the report but its seconds.
+
+    Raises:
+        DemoFailedError: the run or its publication did not succeed.
+    """
+    photos = EXAMPLES / "photos"
+    documents = read_documents(EXAMPLES / "demo", {}, EXAMPLES.parent)
+    with Client(stack.url, stack.api_key) as client:
+        console.print("uploading the photographs …")
+        datasets = {
+            "photos": push_folder(client, photos / "train")["id"],
+            "held-out": push_folder(client, photos / "held_out")["id"],
+        }
+        request = cast("RunRequest", {**documents.body, "datasets": datasets})
+        run_id = client.submit_run(request)["id"]
+        run = watch_run(client, run_id, console)
+        if run["status"] != "succeeded":
+            raise DemoFailedError(f"the run is {run['status']}: {run['status_reason']}")
+        publication = wait_published(client, run_id)
+        before, after = probes(all_events(client, run_id))
+    drop = loss_drop(before, after)
+    objects = stack.home.objects
+    return {
+        "run": run_id,
+        "status": run["status"],
+        "steps": run["step"],
+        "loss_before": round(drop.before, 6),
+        "loss_after": round(drop.after, 6),
+        "loss_drop_pct": round(drop.drop_pct, 2),
+        "loss_drop_sigma": round(drop.drop_sigma, 2),
+        "cached_images": cached_rows(objects, "latents"),
+        "cached_captions": cached_rows(objects, "text") - len(prompts_of(run)),
+        "checkpoint": str(newest_checkpoint(objects, run_id)),
+        "publication": publication,
+    }
+
+
+def prompts_of(run: Run) -> set[str]:
+    """The texts that are cached for the sample image, not for a photograph."""
+    operation = run["plan"]["operation"]
+    return {"", operation["sample_prompt"], operation["sample_negative_prompt"]}
+
+
+def wait_published(client: Client, run_id: str) -> str:
+    """The folder of the run's publication, once it stands."""
+    end_s = time.monotonic() + _PUBLICATION_DEADLINE_S
+    while time.monotonic() < end_s:
+        found: list[Publication] = client.list_publications(run_id=run_id).data
+        if found and found[0]["status"] == "succeeded":
+            return str(found[0]["location"])
+        if found and found[0]["status"] == "failed":
+            raise DemoFailedError(f"the publication failed: {found[0]['error']}")
+        time.sleep(0.3)
+    raise DemoFailedError(f"no publication after {_PUBLICATION_DEADLINE_S:g} s")
+
+
+def all_events(client: Client, run_id: str) -> list[Event]:
+    """Everything that happened to the run, oldest first."""
+    found: list[Event] = []
+    while True:
+        page = client.list_events(run_id, limit=100, after=found[-1].id if found else 0)
+        found += page.data
+        if not page.has_more:
+            return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Who runs the embedded servers, and where: PostgreSQL refuses root, so as root another user does.
+
+No folder that stood before is ever opened up or given away: where the user cannot pass through to
+the home, the servers' data goes to a folder of our own under /var/lib/reverie.
+"""
+
+import hashlib
+import os
+import pwd
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.embedded.errors import StackError
+
+_ELSEWHERE = Path("/var/lib/reverie")
+_USERS = ("reverie", "nobody")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Owner:
+    """The user that the servers run as; -1 means: as we are."""
+
+    uid: int
+    gid: int
+
+    @property
+    def is_other(self) -> bool:
+        return self.uid >= 0
+
+    def run(self, command: list[str | Path], *, stdin: str | None = None) -> str:
+        """Run a command as this user to its end and return what it wrote.
+
+        Raises:
+            StackError: it failed; the message carries its output.
+        """
+        done = subprocess.run(
+            [str(part) for part in command],
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+            umask=0o077,
+            user=self.uid if self.is_other else None,
+            group=self.gid if self.is_other else None,
+            extra_groups=[] if self.is_other else None,
+        )
+        if done.returncode != 0:
+            raise StackError(f"{command[0]} failed ({done.returncode}): {done.stdout.strip()}")
+        return done.stdout
+
+    def can_enter(self, folder: Path) -> bool:
+        """Whether this user may pass through the folder and everything above it."""
+        if not self.is_other:
+            return True
+        try:
+            self.run(["/bin/sh", "-c", 'cd "$0"', folder])
+        except StackError:
+            return False
+        return True
+
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder that is this user's alone."""
+        if not folder.exists():
+            folder.mkdir(mode=0o700)
+            if self.is_other:
+                os.chown(folder, self.uid, self.gid)
+
+
+def server_owner() -> Owner:
+    """``reverie`` or ``nobody`` where we are root, else ourselves."""
+    if os.geteuid() != 0:
+        return Owner(uid=-1, gid=-1)
+    for name in _USERS:
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Owner(uid=user.pw_uid, gid=user.pw_gid)
+    raise StackError(f"root cannot run PostgreSQL, and there is no user {' or '.join(_USERS)}")
+
+
+def servers_folder(home: Path, owner: Owner) -> Path:
+    """The folder of the servers' data: in the home where the owner can get there."""
+    if owner.can_enter(home):
+        folder = home / "servers"
+    else:
+        _ELSEWHERE.mkdir(mode=0o711, parents=True, exist_ok=True)
+        name = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16]
+        folder = _ELSEWHERE / name
+    owner.make_folder(folder)
+    return folder
+
+
+def reachable_tree(tree: Path, owner: Owner, folder: Path) -> Path:
+    """The folder ``tree`` where the owner can enter it, else a copy of it under ``folder``."""
+    if owner.can_enter(tree):
+        return tree
+    copy = folder / "bin" / tree.name
+    if not copy.exists():
+        fresh = copy.with_name(f".{copy.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(tree, fresh, symlinks=True)
+        for path in [folder / "bin", fresh, *fresh.rglob("*")]:
+            os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+        fresh.rename(copy)
+    return copy

@@ -1,0 +1,95 @@
+"""Reverie's own processes as children, each with the environment it needs and no more."""
+
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from services.embedded.child import ChildSpec
+from services.embedded.home import Home
+from services.embedded.owner import Owner
+from services.embedded.servers import LOOPBACK
+
+BASE_MODEL = "hidream-tiny"
+_SAME_USER = Owner(uid=-1, gid=-1)
+TRAINER_STOP_S = 120.0
+"""A trainer reaches the end of its step and commits a checkpoint before it goes."""
+
+
+def service_environment(
+    env: Mapping[str, str], home: Home, *, urls: Mapping[str, str], signing_key: str, port: int
+) -> dict[str, str]:
+    """What all processes share; a value that the caller's environment names stays.
+
+    Args:
+        env: the caller's environment.
+        urls: ``REVERIE_DATABASE_URL`` and ``REVERIE_BROKER_URL`` as decided.
+        port: of the API on loopback.
+    """
+    defaults = {
+        "REVERIE_OBJECTS_URL": f"file://{home.objects}",
+        "REVERIE_SIGNING_KEY": signing_key,
+        "REVERIE_MODELS_DIR": str(home.models),
+        "REVERIE_PUBLICATIONS_DIR": str(home.publications),
+        "REVERIE_SCRATCH_DIR": str(home.scratch),
+        "REVERIE_SINGLE_TENANT": "true",
+        # A CPU trains the tiny model only, which gains nothing from a second thread and loses much
+        # where the cores are busy: 1.9 against 0.1 steps a second on 2 cores with a load of 5.
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    decided = {
+        **urls,
+        "REVERIE_HOME": str(home.path),
+        "REVERIE_API_URL": f"http://{LOOPBACK}:{port}",
+    }
+    return {**defaults, **env, **decided}
+
+
+def _process(
+    name: str,
+    module: str,
+    env: Mapping[str, str],
+    *arguments: str,
+    stop_s: float = 20.0,
+) -> ChildSpec:
+    own = dict(env)
+    if module != "services.results":  # only publishing speaks to the Hub
+        for key in ("HF_TOKEN", "HF_ENDPOINT", "HUGGING_FACE_HUB_TOKEN"):
+            own.pop(key, None)
+        own["HF_HUB_OFFLINE"] = "1"
+    return ChildSpec(
+        name=name,
+        command=(sys.executable, "-P", "-m", module, *arguments),  # -P: not from where we stand
+        env=own,
+        owner=_SAME_USER,
+        is_server=False,
+        stop_signal=signal.SIGTERM,
+        stop_s=stop_s,
+        orphan_signal=signal.SIGKILL,  # nothing a process holds is worth a slow end
+    )
+
+
+def make_base_model(home: Home, env: Mapping[str, str]) -> ChildSpec:
+    """The tiny model that runs anywhere; to be run once per home."""
+    target = str(home.models / BASE_MODEL)
+    return _process("make-tiny", "trainer_core", env, "make-tiny", target)
+
+
+def base_model_stands(models: Path) -> bool:
+    return (models / BASE_MODEL / "reverie-base.json").exists()
+
+
+def api(env: Mapping[str, str], port: int) -> ChildSpec:
+    return _process("api", "services.api", env, "--host", LOOPBACK, "--port", str(port))
+
+
+def workers(env: Mapping[str, str], trainers: int) -> list[ChildSpec]:
+    """Dispatcher, cache builder, results and the trainers."""
+    names = [f"trainer-{n}" if trainers > 1 else "trainer" for n in range(1, trainers + 1)]
+    return [
+        _process("dispatcher", "services.dispatcher", env),
+        _process("cache-builder", "services.cache_builder", env),
+        _process("results", "services.results", env),
+        *(_process(name, "services.trainer", env, stop_s=TRAINER_STOP_S) for name in names),
+    ]

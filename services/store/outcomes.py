@@ -1,0 +1,63 @@
+"""How an attempt that brought no result ends, and where that leaves its run."""
+
+from datetime import timedelta
+from typing import Final
+
+from services.domain.failures import attempts_exhausted, backoff
+from services.domain.ledger import Failure
+from services.domain.states import RunStatus, Stage
+from services.store import transitions
+from services.store.database import Connection
+from services.store.run_rows import Run
+
+_FROM_STEP: Final = "SELECT from_step FROM attempts WHERE run_id = %s AND fence = %s"
+_FIRST_DELAY: Final = timedelta(seconds=1)
+_LONGEST_DELAY: Final = timedelta(minutes=5)
+
+
+def end_stopped(conn: Connection, run: Run) -> Run:
+    """It stopped on request, or to make room: nothing went wrong, nothing is counted."""
+    run = transitions.release(
+        conn, run, "stopped", None, attempts_without_progress=run.attempts_without_progress
+    )
+    if ended := _as_wished(conn, run):
+        return ended
+    return transitions.move(conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY)
+
+
+def end_badly(
+    conn: Connection, run: Run, outcome: str, failure: Failure, *, max_attempts: int
+) -> Run:
+    """It failed or was lost: queued again after a pause, or failed once and for all.
+
+    Args:
+        outcome: ``failed`` or ``lost``.
+        max_attempts: that many in a row without a new checkpoint, and the run fails.
+    """
+    without = 0 if _made_progress(conn, run) else run.attempts_without_progress + 1
+    run = transitions.release(conn, run, outcome, failure, attempts_without_progress=without)
+    if ended := _as_wished(conn, run):
+        return ended
+    if not failure.retryable:
+        return transitions.move(conn, run, RunStatus.FAILED, reason=failure)
+    if without >= max_attempts:
+        reason = attempts_exhausted(without, failure)
+        return transitions.move(conn, run, RunStatus.FAILED, reason=reason)
+    delay = backoff(without, first=_FIRST_DELAY, limit=_LONGEST_DELAY)
+    return transitions.move(
+        conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY, reason=failure, ring_after=delay
+    )
+
+
+def _as_wished(conn: Connection, run: Run) -> Run | None:
+    """Canceled or paused where the tenant asked for that; None where it is to go on."""
+    if run.status == RunStatus.CANCELING:
+        return transitions.move(conn, run, RunStatus.CANCELED)
+    if run.status == RunStatus.PAUSING:
+        return transitions.move(conn, run, RunStatus.PAUSED)
+    return None
+
+
+def _made_progress(conn: Connection, run: Run) -> bool:
+    row = conn.execute(_FROM_STEP, (run.run_id, run.fence)).fetchone()
+    return row is not None and run.checkpoint_step > row[0]

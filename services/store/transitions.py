@@ -1,0 +1,138 @@
+"""The one place where a run's status changes: the table of moves, the row, its event, the notice.
+
+Every function here takes a run whose row the caller has locked in this transaction.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+from psycopg.types.json import Jsonb
+
+from services.domain.failures import failure_as_json
+from services.domain.ledger import ChildEvent, Failure
+from services.domain.states import RunStatus, Stage, check_move
+from services.store import run_events
+from services.store.database import WORK, Connection, columns_of, notify, seconds
+from services.store.run_rows import Run
+
+_SWEEP_DELAY: Final = timedelta(minutes=20)
+"""A holder that was cut off may upload until it gives up; objects are swept after that."""
+
+_MOVE: Final = SQL("""
+UPDATE runs SET status = %(status)s, stage = %(stage)s, status_reason = %(reason)s,
+    version = version + 1, updated_at = clock_timestamp(),
+    offered_until = NULL,
+    ring_after = clock_timestamp() + make_interval(secs => %(ring_after_s)s),
+    finished_at = CASE WHEN %(is_over)s THEN clock_timestamp() ELSE finished_at END,
+    sweep_after = CASE WHEN %(is_over)s AND fence > 0
+        THEN clock_timestamp() + make_interval(secs => %(sweep_after_s)s) ELSE sweep_after END
+WHERE run_id = %(run_id)s
+RETURNING {columns}
+""").format(columns=columns_of(Run))
+
+
+def move(
+    conn: Connection,
+    run: Run,
+    there: RunStatus,
+    *,
+    stage: Stage | None = None,
+    reason: Failure | None = None,
+    ring_after: timedelta | None = None,
+) -> Run:
+    """Send a run to its next status, with its event; returns the row as it stands now.
+
+    Args:
+        reason: why, in words for the tenant.
+        ring_after: when the dispatcher is to look at it (or may offer it); None: not by time.
+
+    Raises IllegalMoveError where the table has no arrow.
+    """
+    check_move(RunStatus(run.status), there)
+    body = None if reason is None else failure_as_json(reason)
+    facts = {
+        "run_id": run.run_id,
+        "status": there,
+        "stage": stage,
+        "reason": None if body is None else Jsonb(body),
+        "ring_after_s": None if ring_after is None else seconds(ring_after),
+        "is_over": there in {RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELED},
+        "sweep_after_s": seconds(_SWEEP_DELAY),
+    }
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        moved = cursor.execute(_MOVE, facts).fetchone()
+    assert moved is not None
+    return announce(conn, moved, f"run.{there}", {"stage": stage, "reason": body})
+
+
+_RESTAGE: Final = SQL("""
+UPDATE runs SET stage = %(stage)s, status_reason = NULL, version = version + 1,
+    updated_at = clock_timestamp(), offered_until = NULL, ring_after = NULL
+WHERE run_id = %(run_id)s
+RETURNING {columns}
+""").format(columns=columns_of(Run))
+
+
+def restage(conn: Connection, run: Run, stage: Stage) -> Run:
+    """The same status in another stage, with the event of that status."""
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        moved = cursor.execute(_RESTAGE, {"run_id": run.run_id, "stage": stage}).fetchone()
+    assert moved is not None
+    return announce(conn, moved, f"run.{moved.status}", {"stage": stage, "reason": None})
+
+
+def announce(conn: Connection, run: Run, type_: str, data: dict[str, Any]) -> Run:
+    """Write one event of the service's own, and wake whoever may have something to do now."""
+    run_events.append(conn, run.run_id, [ChildEvent(type=type_, step=run.step, data=data)])
+    notify(conn, WORK)
+    return replace(run, event_seq=run.event_seq + 1)
+
+
+_RELEASE: Final = """
+UPDATE runs SET lease_until = NULL, worker_id = NULL, attempts_without_progress = %(without)s,
+    sweep_after = clock_timestamp() + make_interval(secs => %(sweep_after_s)s)
+WHERE run_id = %(run_id)s
+"""
+_END_ATTEMPT: Final = """
+UPDATE attempts SET outcome = %(outcome)s, reason = %(reason)s, ended_at = clock_timestamp()
+WHERE run_id = %(run_id)s AND fence = %(fence)s AND outcome IS NULL
+"""
+_FREE_WORKER: Final = """
+UPDATE workers SET run_id = NULL WHERE worker_id = %(worker_id)s AND run_id = %(run_id)s
+"""
+
+
+def release(
+    conn: Connection,
+    run: Run,
+    outcome: str,
+    failure: Failure | None,
+    *,
+    attempts_without_progress: int,
+) -> Run:
+    """End the attempt under way; the fence stays, so that what its holder still writes is refused.
+
+    Args:
+        outcome: ``finished``, ``stopped``, ``failed`` or ``lost``.
+    """
+    facts = {
+        "run_id": run.run_id,
+        "fence": run.fence,
+        "worker_id": run.worker_id,
+        "outcome": outcome,
+        "reason": None if failure is None else Jsonb(failure_as_json(failure)),
+        "without": attempts_without_progress,
+        "sweep_after_s": seconds(_SWEEP_DELAY),
+    }
+    conn.execute(_RELEASE, facts)
+    conn.execute(_END_ATTEMPT, facts)
+    conn.execute(_FREE_WORKER, facts)
+    return replace(
+        run,
+        lease_until=None,
+        worker_id=None,
+        attempts_without_progress=attempts_without_progress,
+    )

@@ -1,0 +1,143 @@
+"""Base models from the Hugging Face Hub: only data, pinned to one commit, fetched once.
+
+HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HOME mean what they mean to huggingface_hub. Nothing is
+asked anywhere else.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from trainer_core.base_models.compose import FOURTH, OTHERS, WEIGHTS
+from trainer_core.errors import BaseModelError
+from trainer_core.progress import Watch
+
+_KINDS: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+"""Weights, configurations, tokenizers. Never pickles, never code."""
+_NEVER: Final = ("*.fp16.*", "*.non_ema.*")
+"""The same weights once more."""
+_PINS: Final = "hub-commits"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repo:
+    """One commit of a repository."""
+
+    name: str
+    """``owner/name``."""
+    commit: str
+    folder: Path
+    """Its snapshot in the Hub's cache; holds little before ``fetch``."""
+
+
+def find_repo(name: str, home: Path) -> Repo:
+    """Which commit of a repository is meant, with its small files.
+
+    The default branch is looked up once; the commit is noted under ``home`` and kept from then on,
+    so that a run can be resumed whatever is pushed there.
+
+    Raises BaseModelError with the way out: no such repository, no access, no connection.
+    """
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - a second, and not always needed
+
+    note = home / _PINS / name.replace("/", "--")
+    pinned = _read_pin(note)
+    few = ["transformer/config.json", "config.json", "text_encoder_4/config.json"]
+    with _told_plainly(name, note if pinned else None):
+        folder = Path(snapshot_download(name, revision=pinned, allow_patterns=few))
+    if pinned is None:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        draft = note.with_name(f".{note.name}.{os.getpid()}.tmp")
+        draft.write_text(f"{folder.name}\n", encoding="ascii")
+        draft.replace(note)
+    return Repo(name=name, commit=folder.name, folder=folder)
+
+
+def _read_pin(note: Path) -> str | None:
+    try:
+        return note.read_text(encoding="ascii").strip() or None
+    except (OSError, UnicodeError):
+        return None
+
+
+def fetch_main(repo: Repo, watch: Watch, *, with_fourth: bool) -> Path:
+    """The snapshot with all parts of a base model; ``with_fourth`` takes its own fourth encoder."""
+    parts = (*WEIGHTS, *OTHERS, *(FOURTH if with_fourth else ()))
+    return _fetch(repo, [f"{part}/{kind}" for part in parts for kind in _KINDS], [], watch)
+
+
+def fetch_fourth(repo: Repo, watch: Watch) -> Path:
+    """The snapshot with a text encoder and its tokenizer, in sub-folders or at the top."""
+    if (repo.folder / "text_encoder_4").is_dir():
+        return _fetch(repo, [f"{part}/{kind}" for part in FOURTH for kind in _KINDS], [], watch)
+    return _fetch(repo, list(_KINDS), ["*/*"], watch)
+
+
+def _fetch(repo: Repo, wanted: Sequence[str], never: Sequence[str], watch: Watch) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.utils.tqdm import tqdm  # noqa: PLC0415
+
+    class HeedingBar(tqdm):
+        """The Hub's own bar, which every piece of every file passes."""
+
+        def update(self, n: float | None = 1) -> Any:
+            watch.heed()
+            return super().update(n)
+
+    watch.say(f"base model {repo.name} at commit {repo.commit[:12]}: fetching what is not here yet")
+    with _told_plainly(repo.name, None):
+        return Path(
+            snapshot_download(
+                repo.name,
+                revision=repo.commit,
+                allow_patterns=list(wanted),
+                ignore_patterns=[*never, *_NEVER],
+                tqdm_class=HeedingBar,
+            )
+        )
+
+
+@contextmanager
+def _told_plainly(name: str, pin: Path | None) -> Iterator[None]:
+    """The Hub's errors as one sentence each, with the way out."""
+    from huggingface_hub import constants, errors  # noqa: PLC0415
+
+    endpoint = constants.ENDPOINT
+    elsewhere = "or name a local folder in diffusers' layout"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise BaseModelError(
+            f"{name} on {endpoint} is gated: accept its terms there and set HF_TOKEN to a token of "
+            f"that account, {elsewhere}"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise BaseModelError(
+            f"{endpoint} has no repository {name} that may be read: check the name, set HF_TOKEN "
+            f"where it is private, {elsewhere}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        hint = f": delete {pin} to take the newest commit" if pin else ""
+        raise BaseModelError(f"{name} no longer has the commit noted here{hint}") from error
+    except errors.LocalEntryNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            raise BaseModelError(
+                f"{name} is not whole in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE "
+                f"forbids to fetch it: unset that once, {elsewhere}"
+            ) from error
+        raise BaseModelError(
+            f"{name} is not whole in the cache {constants.HF_HUB_CACHE}, and {endpoint} cannot be "
+            f"reached: check the connection or HF_ENDPOINT, {elsewhere}"
+        ) from error
+    except errors.HFValidationError as error:
+        raise BaseModelError(
+            f"{name} is neither a folder here nor a repository's name (owner/name)"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        raise BaseModelError(
+            f"{endpoint} answered {status} when asked for {name}: try again later, {elsewhere}"
+        ) from error

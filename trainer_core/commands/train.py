@@ -1,0 +1,106 @@
+"""`python -m trainer_core train`: one run as a process.
+
+Exit status: 0 finished, 75 stopped on request, 1 failed, 2 wrong usage, 70 the supervisor died. The
+last event says the same with its reason.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import torch
+from pydantic import JsonValue
+
+from trainer_core.engine.loop import run_job
+from trainer_core.engine.setup import make_deterministic
+from trainer_core.errors import OutOfMemoryError, TrainerError
+from trainer_core.process.control import Control
+from trainer_core.process.events import EventWriter
+from trainer_core.process.job import read_job
+from trainer_core.process.supervision import parse_supervisor, start_watch
+
+EXIT_FAILED: Final = 1
+EXIT_STOPPED: Final = 75
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the job; see the module's text for what is returned."""
+    args = _parser().parse_args(argv)
+    if args.supervisor is not None:
+        start_watch(*args.supervisor)
+    control = Control(args.control)
+    control.heed_sigterm()
+    # Only rank 0 speaks; the others do the same work in silence.
+    rank = int(os.environ.get("RANK", "0"))
+    with EventWriter(args.events if rank == 0 else Path(os.devnull)) as events:
+        return _guarded(args.job, events, control)
+
+
+def _guarded(job: Path, events: EventWriter, control: Control) -> int:
+    """The run, with every failure told as the last event."""
+    try:
+        control.on_unknown(partial(events.warn, "unknown_control"))
+        make_deterministic(os.environ)
+        finished = run_job(read_job(job), events, control)
+    except TrainerError as error:
+        traceback.print_exc(file=sys.stderr)
+        return _fail(events, error)
+    except torch.OutOfMemoryError:
+        traceback.print_exc(file=sys.stderr)
+        return _fail(events, OutOfMemoryError("The accelerator's memory is not enough for this."))
+    except Exception as error:  # noqa: BLE001 - the process's outermost loop
+        traceback.print_exc(file=sys.stderr)
+        unknown = _InternalError(f"{type(error).__name__} in the training process")
+        return _fail(events, unknown)
+    return 0 if finished else EXIT_STOPPED
+
+
+class _InternalError(TrainerError):
+    """A fault of ours; its text may hold anything, so only its class is told."""
+
+    code = "internal_error"
+    category = "platform"
+    retryable = True
+
+
+def _fail(events: EventWriter, error: TrainerError) -> int:
+    fields: dict[str, JsonValue] = {
+        "code": error.code,
+        "category": error.category,
+        "message": error.message,
+        "retryable": error.retryable,
+    }
+    events.emit("failed", events.last_step, fields)
+    return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer_core train", description="Train one run as its job file says."
+    )
+    parser.add_argument("--job", type=Path, required=True, metavar="FILE", help="the job, JSON")
+    parser.add_argument(
+        "--events",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="what happens is appended here, one JSON object a line",
+    )
+    parser.add_argument(
+        "--control",
+        type=Path,
+        metavar="FILE",
+        help="one word, read between steps: run, pause or stop (no file: run)",
+    )
+    parser.add_argument(
+        "--supervisor",
+        type=parse_supervisor,
+        metavar="PID:START_TICKS",
+        help="process to end with; start time as in field 22 of /proc/PID/stat",
+    )
+    return parser

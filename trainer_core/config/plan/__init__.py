@@ -1,0 +1,41 @@
+"""The plan of a run: the document, the shapes of the modules, digests and problems. No torch."""
+
+from trainer_core.config.plan.document import (
+    AdaptedModule,
+    Backend,
+    Base,
+    Clip,
+    EmaPlan,
+    Identity,
+    LokrAdapter,
+    LoraAdapter,
+    Objective,
+    Operation,
+    OptimizerPlan,
+    Plan,
+    Precision,
+    Publication,
+    Quantization,
+    SchedulePlan,
+    SigmaLaw,
+)
+
+__all__ = [
+    "AdaptedModule",
+    "Backend",
+    "Base",
+    "Clip",
+    "EmaPlan",
+    "Identity",
+    "LokrAdapter",
+    "LoraAdapter",
+    "Objective",
+    "Operation",
+    "OptimizerPlan",
+    "Plan",
+    "Precision",
+    "Publication",
+    "Quantization",
+    "SchedulePlan",
+    "SigmaLaw",
+]
