@@ -5,6 +5,8 @@ diffusers' layout; among the built-in test shapes; on the Hugging Face Hub. The 
 which HiDream-I1's repository leaves out, comes from a repository or folder of its own.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +32,13 @@ from trainer_core.base_models.describe import (
 )
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.errors import BaseModelError
-from trainer_core.hidream.quiet import quieten_libraries
 from trainer_core.paths import find_folder, places_of
 from trainer_core.progress import NoWatch, Watch
 
 FOURTH_ENCODER: Final = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
 """An ungated copy of Llama 3.1 8B Instruct in sub-folders text_encoder_4 and tokenizer_4."""
-_MAKERS: Final = {"hidream-tiny": "make_tiny", "hidream-wide": "make_wide"}
-"""Test shape → the function of ``hidream.tiny`` that writes it."""
+_TEST_SHAPES: Final = {"hidream-tiny": "tiny", "hidream-wide": "wide"}
+"""Name of a test model → the ``--shape`` of `python -m trainer_core make-tiny` that writes it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +109,7 @@ def find_base(name: str, *, env: Mapping[str, str], folders: Sequence[Path]) -> 
     folder = find_folder(name, folders)
     if folder is not None and (folder / "transformer").is_dir():
         return _in_folder(folder, home, folders)
-    if name in _MAKERS:
+    if name in _TEST_SHAPES:
         return _as_it_is(_made(name, home))
     if folder is not None:
         raise BaseModelError(
@@ -136,11 +137,17 @@ def _made(name: str, home: Path) -> BaseModel:
     try:
         return read_base_model(folder)
     except BaseModelError:
-        quieten_libraries()  # they talk as soon as they are imported
-        from trainer_core.hidream.testing import tiny  # noqa: PLC0415 - imports torch
-
-        getattr(tiny, _MAKERS[name])(folder)
+        _write_test_model(folder, _TEST_SHAPES[name])
     return read_base_model(folder)
+
+
+def _write_test_model(folder: Path, shape: str) -> None:
+    """In a process of its own: this room imports no torch."""
+    command = (sys.executable, "-m", "trainer_core", "make-tiny", str(folder), "--shape", shape)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise BaseModelError(f"{folder}: the test model could not be written: {reason[0]}")
 
 
 def _in_folder(folder: Path, home: Path, folders: Sequence[Path]) -> FoundBase:
