@@ -4,13 +4,14 @@ The server has never run a torch operation, so a child's threads, generators and
 a new process; only the seconds of importing are saved. Start it with ``start_zygote``.
 """
 
+import importlib
 import json
 import os
 import select
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 from tests.support.jobs import Event, events_in
 
 _DEADLINE_S = 240
+_TRAIN = "trainer_core.commands.train"
 
 
 class Zygote:
@@ -36,11 +38,23 @@ class Zygote:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "job.json").write_text(json.dumps(job))
         argv = ["--job", str(folder / "job.json"), "--events", str(folder / "events.jsonl")]
-        request = {"argv": argv, "env": dict(env or {}), "output": str(folder / "output.log")}
+        status = self.run(_TRAIN, argv, folder / "output.log", env)
+        return status, events_in(folder)
+
+    def run(
+        self, module: str, argv: Sequence[str], output: Path, env: Mapping[str, str] | None = None
+    ) -> int:
+        """Exit status of ``module.main(argv)`` in a forked process that prints to ``output``."""
+        request = {
+            "module": module,
+            "argv": list(argv),
+            "env": dict(env or {}),
+            "output": str(output),
+        }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return int(self._answer()["status"]), events_in(folder)
+        return int(self._answer()["status"])
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -83,8 +97,7 @@ def _serve() -> None:
     import peft  # noqa: F401
     import prodigyopt  # noqa: F401
 
-    from trainer_core.commands.train import main
-
+    importlib.import_module(_TRAIN)
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print
     print(json.dumps({"ready": True}), file=replies, flush=True)
@@ -95,7 +108,7 @@ def _serve() -> None:
             _become(request)
             status = 1
             try:
-                status = main(request["argv"])
+                status = importlib.import_module(request["module"]).main(request["argv"])
             except BaseException:  # noqa: BLE001 - the child must never go on as a server
                 traceback.print_exc()
             finally:

@@ -1,11 +1,13 @@
 """One world a test process, with one thread and torch's deterministic kernels."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.integration.plan_fields.world import World
+from tests.support.zygote import start_zygote
 
 
 @pytest.fixture(scope="package")
@@ -17,6 +19,8 @@ def world(tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     torch.use_deterministic_algorithms(True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
-        yield World(tmp_path_factory.mktemp("plan-fields"), tiny_models_dir)
+        folder = tmp_path_factory.mktemp("plan-fields")
+        with ExitStack() as stack:
+            yield World(folder, tiny_models_dir, lambda: stack.enter_context(start_zygote()))
     torch.use_deterministic_algorithms(exact)
     torch.set_num_threads(threads)

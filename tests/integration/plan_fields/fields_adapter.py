@@ -9,6 +9,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import nn
 
+from tests.integration.plan_fields.observe import expect, expect_close
 from tests.integration.plan_fields.registry import Group
 from tests.integration.plan_fields.world import Files, World, stock_linears
 from trainer_core.adapters.lokr import LokrLinear
@@ -19,10 +20,6 @@ GROUP: Final = Group()
 _PATH: Final = "double_stream_blocks.0.block.attn1.to_q"
 _LOKR: Final = "identity.adapter(lokr)"
 _LORA: Final = "identity.adapter(lora)"
-_CHOSEN_BY: Final = "trainer_core.adapters.attach"
-_LOKR_OF: Final = "trainer_core.adapters.lokr"
-_LORA_OF: Final = "trainer_core.adapters.lora"
-_SHAPES_OF: Final = "trainer_core.config.plan.shapes"
 
 _SPLIT: Final = Files(lycoris={"full_matrix": False, "linear_dim": 4, "linear_alpha": 2.0})
 """w2 a product over rank 4, at half strength."""
@@ -59,56 +56,48 @@ def _to_lokr(body: dict[str, Any]) -> None:
     body["identity"]["adapter"] = {**lokr, "modules": modules}
 
 
-@GROUP.owns(f"{_LOKR}.kind", by=_CHOSEN_BY, seen_in="module types", reset=_to_lora)
-@GROUP.owns(
+@GROUP.observes(f"{_LOKR}.kind", reset=_to_lora)
+@GROUP.observes(
     f"{_LOKR}.modules[].path",
-    by=_LOKR_OF,
-    seen_in="module types",
     reset="double_stream_blocks.0.block.ff_t.w1",
     at=0,
 )
 def lokr_where_attention_is(plan: Plan, world: World) -> None:
-    assert _paths_of(world, plan, LokrLinear) == _attention_of(world)
+    expect(_paths_of(world, plan, LokrLinear), _attention_of(world))
 
 
-@GROUP.owns(f"{_LOKR}.modules[].factor", by=_SHAPES_OF, seen_in="module types", reset=8)
+@GROUP.observes(f"{_LOKR}.modules[].factor", reset=8)
 def split_by_factor(plan: Plan, world: World) -> None:
-    assert _lokr_shapes(world, plan) == {"w1": (4, 4), "w2": (32, 32)}
+    expect(_lokr_shapes(world, plan), {"w1": (4, 4), "w2": (32, 32)})
 
 
-@GROUP.owns(f"{_LOKR}.modules[].dim", by=_SHAPES_OF, seen_in="module types", files=_SPLIT, reset=8)
-@GROUP.owns(
+@GROUP.observes(f"{_LOKR}.modules[].dim", files=_SPLIT, reset=8)
+@GROUP.observes(
     f"{_LOKR}.modules[].full_matrix",
-    by=_SHAPES_OF,
-    seen_in="module types",
     files=_SPLIT,
     reset=True,
 )
 def split_by_rank(plan: Plan, world: World) -> None:
-    assert _lokr_shapes(world, plan) == {"w1": (4, 4), "w2_a": (32, 4), "w2_b": (4, 32)}
+    expect(_lokr_shapes(world, plan), {"w1": (4, 4), "w2_a": (32, 4), "w2_b": (4, 32)})
 
 
-@GROUP.owns(
+@GROUP.observes(
     f"{_LOKR}.modules[].decompose_both",
-    by=_SHAPES_OF,
-    seen_in="module types",
     files=Files(lycoris={"full_matrix": False, "linear_dim": 1, "decompose_both": True}),
     reset=False,
 )
 def both_split(plan: Plan, world: World) -> None:
     expected = {"w1_a": (4, 1), "w1_b": (1, 4), "w2_a": (32, 1), "w2_b": (1, 32)}
-    assert _lokr_shapes(world, plan) == expected
+    expect(_lokr_shapes(world, plan), expected)
 
 
-@GROUP.owns(
+@GROUP.observes(
     f"{_LOKR}.modules[].use_scalar",
-    by=_SHAPES_OF,
-    seen_in="module types",
     files=Files(lycoris={"use_scalar": True}),
     reset=False,
 )
 def with_scalar(plan: Plan, world: World) -> None:
-    assert _lokr_shapes(world, plan) == {"w1": (4, 4), "w2": (32, 32), "scalar": (1,)}
+    expect(_lokr_shapes(world, plan), {"w1": (4, 4), "w2": (32, 32), "scalar": (1,)})
 
 
 @torch.no_grad()
@@ -122,10 +111,8 @@ def _added(linear: nn.Module, base: nn.Module) -> torch.Tensor:
     return (linear(ones) - base(ones)).double().T
 
 
-@GROUP.owns(
+@GROUP.observes(
     f"{_LOKR}.multiplier",
-    by=_LOKR_OF,
-    seen_in="losses",
     files=Files(lycoris={"multiplier": 0.5}),
     reset=1.0,
 )
@@ -133,30 +120,28 @@ def at_half_strength(plan: Plan, world: World) -> None:
     linear = world.parts(plan).transformer.get_submodule(_PATH)
     delta = _added(linear, linear.base)
     expected = 0.5 * torch.kron(linear.w1.double(), linear.w2.double())
-    torch.testing.assert_close(delta, expected, rtol=1e-4, atol=1e-4)
+    expect_close(delta, expected, rtol=1e-4, atol=1e-4)
 
 
-@GROUP.owns(f"{_LOKR}.modules[].alpha", by=_SHAPES_OF, seen_in="losses", files=_SPLIT, reset=3.0)
+@GROUP.observes(f"{_LOKR}.modules[].alpha", files=_SPLIT, reset=3.0)
 def scaled_by_alpha(plan: Plan, world: World) -> None:
     linear = world.parts(plan).transformer.get_submodule(_PATH)
     delta = _added(linear, linear.base)
     w2 = linear.w2_a.double() @ linear.w2_b.double()
     expected = 2.0 / 4 * torch.kron(linear.w1.double(), w2)
-    torch.testing.assert_close(delta, expected, rtol=1e-4, atol=1e-4)
+    expect_close(delta, expected, rtol=1e-4, atol=1e-4)
 
 
-@GROUP.owns(
+@GROUP.observes(
     f"{_LOKR}.init_lokr_norm",
-    by=_LOKR_OF,
-    seen_in="parameters",
     files=Files(config={"init_lokr_norm": 0.01}),
     reset=0.02,
 )
 def starts_near(plan: Plan, world: World) -> None:
     linear = world.parts(plan).transformer.get_submodule(_PATH)
-    assert torch.equal(linear.w1, torch.ones(4, 4))
+    expect(linear.w1.tolist(), torch.ones(4, 4).tolist())
     expected = 0.01 * linear.base.weight.std().item()
-    assert linear.w2.std().item() == pytest.approx(expected, rel=0.1)
+    expect(linear.w2.std().item(), pytest.approx(expected, rel=0.1))
 
 
 _WRITTEN: Final = Files(
@@ -185,12 +170,10 @@ def _enter_written() -> None:
 
         def check(plan: Plan, world: World, name: str = name) -> None:
             written = json.loads((world.result(plan) / "lycoris_config.json").read_text())
-            assert written[name] == _WRITTEN.lycoris[name]
+            expect(written[name], _WRITTEN.lycoris[name])
 
-        GROUP.owns(
+        GROUP.observes(
             f"{_LOKR}.{name}",
-            by="trainer_core.export.lycoris_file",
-            seen_in="files",
             files=_WRITTEN,
             reset=reset,
         )(check)
@@ -199,77 +182,69 @@ def _enter_written() -> None:
 _enter_written()
 
 
-@GROUP.owns(f"{_LORA}.kind", by=_CHOSEN_BY, seen_in="module types", files=_STANDARD, reset=_to_lokr)
-@GROUP.owns(
-    f"{_LORA}.modules[]", by=_LORA_OF, seen_in="module types", files=_STANDARD, reset=[_PATH]
-)
+@GROUP.observes(f"{_LORA}.kind", files=_STANDARD, reset=_to_lokr)
+@GROUP.observes(f"{_LORA}.modules[]", files=_STANDARD, reset=[_PATH])
 def lora_where_attention_is(plan: Plan, world: World) -> None:
-    assert _paths_of(world, plan, LoraLayer) == _attention_of(world)
+    expect(_paths_of(world, plan, LoraLayer), _attention_of(world))
 
 
 def _lora_at(world: World, plan: Plan) -> Any:
     return world.parts(plan).transformer.get_submodule(_PATH)
 
 
-@GROUP.owns(f"{_LORA}.rank", by=_LORA_OF, seen_in="module types", files=_STANDARD, reset=2)
+@GROUP.observes(f"{_LORA}.rank", files=_STANDARD, reset=2)
 def of_rank(plan: Plan, world: World) -> None:
     layer = _lora_at(world, plan)
     shapes = [tuple(part["default"].weight.shape) for part in (layer.lora_A, layer.lora_B)]
-    assert shapes == [(4, 128), (128, 4)]
+    expect(shapes, [(4, 128), (128, 4)])
 
 
-@GROUP.owns(f"{_LORA}.alpha", by=_LORA_OF, seen_in="losses", files=_STANDARD, reset=4.0)
+@GROUP.observes(f"{_LORA}.alpha", files=_STANDARD, reset=4.0)
 def lora_scaled_by_alpha(plan: Plan, world: World) -> None:
     layer = _lora_at(world, plan).eval()
     delta = _added(layer, layer.base_layer)
     down, up = (part["default"].weight.double() for part in (layer.lora_A, layer.lora_B))
-    torch.testing.assert_close(delta, 8 / 4 * up @ down, rtol=1e-4, atol=1e-3)
+    expect_close(delta, 8 / 4 * up @ down, rtol=1e-4, atol=1e-3)
 
 
-@GROUP.owns(f"{_LORA}.dropout", by=_LORA_OF, seen_in="losses", files=_STANDARD, reset=0.5)
+@GROUP.observes(f"{_LORA}.dropout", files=_STANDARD, reset=0.5)
 @torch.no_grad()
 def drops_out(plan: Plan, world: World) -> None:
     layer = _lora_at(world, plan)
     dropout = layer.lora_dropout["default"]
     kept = (dropout(torch.ones(10_000)) > 0).double().mean().item()
-    assert kept == pytest.approx(0.75, abs=0.03)
+    expect(kept, pytest.approx(0.75, abs=0.03))
 
 
-@GROUP.owns(
+@GROUP.observes(
     f"{_LORA}.init",
-    by=_LORA_OF,
-    seen_in="parameters",
     files=Files(config={"lora_type": "standard", "lora_rank": 4, "lora_init_type": "gaussian"}),
     reset="default",
 )
 def starts_as_a_normal(plan: Plan, world: World) -> None:
     spread = _lora_at(world, plan).lora_A["default"].weight.std().item()
-    assert spread == pytest.approx(1 / 4, rel=0.15)
+    expect(spread, pytest.approx(1 / 4, rel=0.15))
 
 
-@GROUP.owns(
+@GROUP.observes(
     "identity.base.digest",
-    by="trainer_core.engine.setup",
-    seen_in="files",
     reset="0" * 64,
     refuses=(BaseModelError,),
 )
 def on_that_base(plan: Plan, world: World) -> None:
-    told = json.loads((world.base.folder / "reverie-base.json").read_text())["digest"]
+    described = json.loads((world.base.folder / "reverie-base.json").read_text())["digest"]
     shards = world.index(plan).shards
-    assert {shard.spec.encoder["base_digest"] for shard in shards} == {told}
-    assert world.parts(plan).trainable_modules == 24
+    expect({shard.spec.encoder["base_digest"] for shard in shards}, {described})
+    expect(world.parts(plan).trainable_modules, 24)
 
 
-@GROUP.owns(
-    "identity.base.name", by="trainer_core.engine.result", seen_in="files", reset="hidream-wide"
-)
+@GROUP.observes("identity.base.name", reset="hidream-wide")
 def named_in_the_result(plan: Plan, world: World) -> None:
     file = world.result(plan) / "pytorch_lora_weights.safetensors"
     with safe_open(file, framework="pt") as adapter:
-        assert adapter.metadata()["base_model"] == "hidream-tiny"
+        expect(adapter.metadata()["base_model"], "hidream-tiny")
 
 
-@GROUP.owns("identity.model_type", by="trainer_core.export.card", seen_in="files", reset="lora")
+@GROUP.observes("identity.model_type", reset="lora")
 def on_the_card(plan: Plan, world: World) -> None:
-    assert json.loads((world.result(plan) / "card.json").read_text())["model_type"] == "lokr"
+    expect(json.loads((world.result(plan) / "card.json").read_text())["model_type"], "lokr")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from optimum.quanto import QLinear
 
+from tests.integration.plan_fields.observe import expect, expect_close
 from tests.integration.plan_fields.registry import Group
 from tests.integration.plan_fields.world import MASKS, RATE, Files, World, draw_of, stock_linears
 from trainer_core.config.plan import Plan
@@ -19,7 +20,6 @@ from trainer_core.hidream.warm import WarmEncoders
 GROUP: Final = Group()
 _DRAWS: Final = 8
 _SIGMA: Final = "identity.objective.sigma"
-_SIGMAS_OF: Final = "trainer_core.hidream.sigmas"
 
 
 def _sigmas(plan: Plan, world: World) -> list[float]:
@@ -41,28 +41,24 @@ def _near(values: list[float]) -> Any:
     return pytest.approx(values, rel=1e-5)
 
 
-@GROUP.owns(
+@GROUP.observes(
     f"{_SIGMA}.name",
-    by=_SIGMAS_OF,
-    seen_in="draws",
     files=Files(config={"flow_use_uniform_schedule": True}),
     reset="sigmoid",
 )
 def uniform(plan: Plan, world: World) -> None:
     draws = [draw_of(42, "train sigma", i, 0) for i in range(_DRAWS)]
     expected = [torch.rand(1, generator=draw, dtype=torch.float64).item() for draw in draws]
-    assert _sigmas(plan, world) == _near(expected)
+    expect(_sigmas(plan, world), _near(expected))
 
 
-@GROUP.owns(
+@GROUP.observes(
     f"{_SIGMA}.sigmoid_scale",
-    by=_SIGMAS_OF,
-    seen_in="draws",
     files=Files(config={"flow_sigmoid_scale": 2.0}),
     reset=1.5,
 )
 def sigmoid(plan: Plan, world: World) -> None:
-    assert _sigmas(plan, world) == _near([_sigmoid(i, scale=2.0) for i in range(_DRAWS)])
+    expect(_sigmas(plan, world), _near([_sigmoid(i, scale=2.0) for i in range(_DRAWS)]))
 
 
 _BETA: Final = Files(
@@ -74,12 +70,12 @@ _BETA: Final = Files(
 )
 
 
-@GROUP.owns(f"{_SIGMA}.beta_alpha", by=_SIGMAS_OF, seen_in="draws", files=_BETA, reset=4.0)
-@GROUP.owns(f"{_SIGMA}.beta_beta", by=_SIGMAS_OF, seen_in="draws", files=_BETA, reset=6.0)
+@GROUP.observes(f"{_SIGMA}.beta_alpha", files=_BETA, reset=4.0)
+@GROUP.observes(f"{_SIGMA}.beta_beta", files=_BETA, reset=6.0)
 def beta(plan: Plan, world: World) -> None:
     draws = [draw_of(42, "train sigma", i, 0) for i in range(_DRAWS)]
     seeds = [int(torch.randint(1 << 62, (1,), generator=draw).item()) for draw in draws]
-    assert _sigmas(plan, world) == _near([random.Random(s).betavariate(3, 7) for s in seeds])
+    expect(_sigmas(plan, world), _near([random.Random(s).betavariate(3, 7) for s in seeds]))
 
 
 _LIST: Final = Files(
@@ -87,27 +83,23 @@ _LIST: Final = Files(
 )
 
 
-@GROUP.owns(f"{_SIGMA}.values[]", by=_SIGMAS_OF, seen_in="draws", files=_LIST, reset=[0.25, 0.5])
-@GROUP.owns(f"{_SIGMA}.order", by=_SIGMAS_OF, seen_in="draws", files=_LIST, reset="random")
+@GROUP.observes(f"{_SIGMA}.values[]", files=_LIST, reset=[0.25, 0.5])
+@GROUP.observes(f"{_SIGMA}.order", files=_LIST, reset="random")
 def listed(plan: Plan, world: World) -> None:
-    assert _sigmas(plan, world) == [0.25, 0.75] * (_DRAWS // 2)
+    expect(_sigmas(plan, world), [0.25, 0.75] * (_DRAWS // 2))
 
 
-@GROUP.owns(
+@GROUP.observes(
     "identity.objective.shift",
-    by=_SIGMAS_OF,
-    seen_in="draws",
     files=Files(config={"flow_schedule_shift": 3.0}),
     reset=1.0,
 )
 def shifted(plan: Plan, world: World) -> None:
-    assert _sigmas(plan, world) == _near([_shifted(_sigmoid(i), 3.0) for i in range(_DRAWS)])
+    expect(_sigmas(plan, world), _near([_shifted(_sigmoid(i), 3.0) for i in range(_DRAWS)]))
 
 
-@GROUP.owns(
+@GROUP.observes(
     "identity.objective.auto_shift",
-    by=_SIGMAS_OF,
-    seen_in="draws",
     files=Files(config={"flow_schedule_auto_shift": True}),
     reset=False,
 )
@@ -117,21 +109,16 @@ def shifted_by_tokens(plan: Plan, world: World) -> None:
         tokens = batch.noisy_BCHW[0, 0].numel() // 4
         mu = 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
         expected.append(_shifted(_sigmoid(i), math.exp(mu)))
-    assert _sigmas(plan, world) == _near(expected)
+    expect(_sigmas(plan, world), _near(expected))
 
 
 _HUBER: Final = Files(config={"loss_type": "huber", "huber_c": 0.3, "huber_schedule": "snr"})
-_LOSS_OF: Final = "trainer_core.hidream.flow_loss"
 
 
-@GROUP.owns(
-    "identity.objective.loss", by=_LOSS_OF, seen_in="losses", files=_HUBER, reset="smooth_l1"
-)
-@GROUP.owns("identity.objective.huber_c", by=_LOSS_OF, seen_in="losses", files=_HUBER, reset=0.2)
-@GROUP.owns(
+@GROUP.observes("identity.objective.loss", files=_HUBER, reset="smooth_l1")
+@GROUP.observes("identity.objective.huber_c", files=_HUBER, reset=0.2)
+@GROUP.observes(
     "identity.objective.huber_schedule",
-    by=_LOSS_OF,
-    seen_in="losses",
     files=_HUBER,
     reset="constant",
 )
@@ -144,7 +131,7 @@ def huber(plan: Plan, world: World) -> None:
     error = (answer - batch.target_BCHW).double()
     c = 0.3 + 0.7 * (1 - batch.sigmas_B.double()) ** 2
     expected = (2 * c * ((error**2 + c**2).sqrt() - c)).mean()
-    assert parts.backend.losses(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+    expect(parts.backend.losses(batch).item(), pytest.approx(expected.item(), rel=1e-5))
 
 
 _MASKED: Final = Files(
@@ -154,23 +141,19 @@ _MASKED: Final = Files(
 )
 
 
-@GROUP.owns(
+@GROUP.observes(
     "identity.objective.masked_loss_probability",
-    by="trainer_core.engine.batch",
-    seen_in="draws",
     files=_MASKED,
     reset=1.0,
 )
 def masked_at_times(plan: Plan, world: World) -> None:
     coins = [torch.rand(1, generator=draw_of(42, "train mask", i, 0)).item() for i in range(_DRAWS)]
     masks = [batch.mask_B1HW for batch in world.batches(plan, world.parts(plan), _DRAWS)]
-    assert [mask is not None for mask in masks] == [coin < 0.5 for coin in coins]
+    expect([mask is not None for mask in masks], [coin < 0.5 for coin in coins])
 
 
-@GROUP.owns(
+@GROUP.observes(
     "identity.objective.balance_weight",
-    by="trainer_core.engine.figures",
-    seen_in="losses",
     files=Files(
         config={
             "hidream_use_load_balancing_loss": True,
@@ -189,14 +172,12 @@ def balanced(plan: Plan, world: World) -> None:
     gradients = torch.autograd.grad(whole, trained, allow_unused=True)
     largest = max(each.abs().max().item() for each in gradients if each is not None)
     figures = parts.backend.update([batch], count=1, step=1, learning_rate=RATE)
-    assert figures.grad_max == pytest.approx(largest, rel=1e-5)
-    assert figures.balance_loss == pytest.approx(losses.balance.item(), rel=1e-5)
+    expect(figures.grad_max, pytest.approx(largest, rel=1e-5))
+    expect(figures.balance_loss, pytest.approx(losses.balance.item(), rel=1e-5))
 
 
-@GROUP.owns(
+@GROUP.observes(
     "identity.objective.pad_compat",
-    by="trainer_core.engine.losses",
-    seen_in="module types",
     files=Files(config={"pad_compat": True}),
     reset=False,
 )
@@ -206,22 +187,20 @@ def padded_as_stock(plan: Plan, world: World) -> None:
     (tall,) = (each for each in batches if each.noisy_BCHW.shape[2:] == (16, 8))
     parts.backend.losses(tall)
     blocks = [*parts.transformer.double_stream_blocks, *parts.transformer.single_stream_blocks]
-    assert [type(each.block.attn1.processor) for each in blocks] == [CollapsedPads] * 4
+    expect([type(each.block.attn1.processor) for each in blocks], [CollapsedPads] * 4)
 
 
-@GROUP.owns("identity.seed", by="trainer_core.engine.batch", seen_in="draws", reset=43)
+@GROUP.observes("identity.seed", reset=43)
 def seeded(plan: Plan, world: World) -> None:
     (batch,) = world.batches(plan, world.parts(plan), 1)
     # The point at sigma plus what is left of the way to noise.
     noise = batch.noisy_BCHW + (1 - batch.sigmas_B) * batch.target_BCHW
     expected = torch.randn(noise.shape, generator=draw_of(42, "train noise", 0, 0))
-    torch.testing.assert_close(noise, expected)
+    expect_close(noise, expected)
 
 
-@GROUP.owns(
+@GROUP.observes(
     "identity.caption_dropout_probability",
-    by="trainer_core.engine.batch",
-    seen_in="draws",
     files=Files(config={"caption_dropout_probability": 0.5}),
     reset=0.0,
 )
@@ -230,26 +209,22 @@ def captions_dropped(plan: Plan, world: World) -> None:
     coins = [torch.rand(1, generator=draw_of(42, names, i, 0)).item() for i in range(_DRAWS)]
     empty = parts.batches.text(world.index(plan).prompts[""]).t5
     texts = [batch.text.t5 for batch in world.batches(plan, parts, _DRAWS)]
-    assert [torch.equal(text, empty) for text in texts] == [coin < 0.5 for coin in coins]
+    expect([torch.equal(text, empty) for text in texts], [coin < 0.5 for coin in coins])
 
 
-@GROUP.owns(
+@GROUP.observes(
     "identity.precision.base",
-    by="trainer_core.engine.setup",
-    seen_in="module types",
     files=Files(config={"base_model_precision": "int8-quanto"}),
     reset="no_change",
 )
 def quantized(plan: Plan, world: World) -> None:
     transformer = world.parts(plan).transformer
     held = sum(isinstance(part, QLinear) for part in transformer.modules())
-    assert held == len(stock_linears(world))
+    expect(held, len(stock_linears(world)))
 
 
-@GROUP.owns(
+@GROUP.observes(
     "identity.precision.compute",
-    by="trainer_core.precision.compute",
-    seen_in="module types",
     files=Files(config={"mixed_precision": "bf16"}),
     reset="fp32",
 )
@@ -258,7 +233,7 @@ def multiplied_in(plan: Plan, world: World) -> None:
     block = parts.transformer.single_stream_blocks[0].block
     block.ff_i.shared_experts.w1.register_forward_hook(lambda _m, _i, out: seen.add(out.dtype))
     parts.backend.losses(world.batches(plan, parts, 1)[0])
-    assert seen == {torch.bfloat16}
+    expect(seen, {torch.bfloat16})
 
 
 def _changed_parts(plan: Plan, world: World) -> set[str]:
@@ -279,12 +254,10 @@ def _enter_encoders() -> None:
     for number, part in enumerate(("clip 1", "clip 2", "t5", "llama"), start=1):
 
         def check(plan: Plan, world: World, part: str = part) -> None:
-            assert _changed_parts(plan, world) == {part}
+            expect(_changed_parts(plan, world), {part})
 
-        GROUP.owns(
+        GROUP.observes(
             f"identity.precision.text_encoder_{number}",
-            by="trainer_core.hidream.warm",
-            seen_in="files",
             files=Files(config={f"text_encoder_{number}_precision": "int8-quanto"}),
             reset="no_change",
         )(check)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from services.store.ledger import target_of
+from tests.integration.plan_fields.observe import expect
 from tests.integration.plan_fields.registry import Group
 from tests.integration.plan_fields.world import Files, World, stock_linears
 from tests.support.plots import tensorboard_points, wandb_runs
@@ -26,41 +27,35 @@ from trainer_core.process.events import EventWriter
 from trainer_core.validation.sample import sample_for_result
 
 GROUP: Final = Group()
-_SET_UP: Final = "trainer_core.engine.setup"
-_LOCAL: Final = "trainer_core.local.run"
 
 
-@GROUP.owns(
+@GROUP.observes(
     "operation.checkpoint_step_interval",
-    by="trainer_core.engine.loop",
-    seen_in="events",
     files=Files(config={"checkpoint_step_interval": 2}),
     reset=1,
 )
 def saves_now_and_then(plan: Plan, world: World) -> None:
-    assert world.trace(plan).told("checkpoint", "step") == [2, 3]
+    expect(world.trace(plan).reported("checkpoint", "step"), [2, 3])
 
 
-@GROUP.owns(
+@GROUP.observes(
     "operation.checkpoints_total_limit",
-    by=_LOCAL,
-    seen_in="files",
     files=Files(config={"checkpoints_total_limit": 2}),
     reset=1,
 )
 def keeps_the_newest(plan: Plan, world: World) -> None:
     folder = world.locally(plan, world.new_folder()).folder / "checkpoints"
-    assert sorted(path.name for path in folder.iterdir()) == ["step-00000002", "step-00000003"]
+    expect(sorted(path.name for path in folder.iterdir()), ["step-00000002", "step-00000003"])
 
 
-@GROUP.owns("operation.resume_from", by=_LOCAL, seen_in="events", reset="")
+@GROUP.observes("operation.resume_from", reset="")
 def goes_on(plan: Plan, world: World) -> None:
     earlier = world.trace(world.plan(Files())).folder
     output = world.new_folder()
     shutil.copytree(earlier / "checkpoints", output / "checkpoints")
     trace = world.locally(plan, output)
-    assert trace.told("step", "step") == []  # all three were taken
-    assert Path(trace.document("job.json")["resume_from"]).name == "step-00000003"
+    expect(trace.reported("step", "step"), [])  # all three were taken
+    expect(Path(trace.document("job.json")["resume_from"]).name, "step-00000003")
 
 
 _RECOMPUTED: Final = Files(
@@ -68,17 +63,13 @@ _RECOMPUTED: Final = Files(
 )
 
 
-@GROUP.owns(
+@GROUP.observes(
     "operation.gradient_checkpointing",
-    by=_SET_UP,
-    seen_in="call count",
     files=_RECOMPUTED,
     reset=False,
 )
-@GROUP.owns(
+@GROUP.observes(
     "operation.gradient_checkpointing_interval",
-    by=_SET_UP,
-    seen_in="call count",
     files=_RECOMPUTED,
     reset=2,
 )
@@ -93,38 +84,32 @@ def computed_twice(plan: Plan, world: World) -> None:
 
         block.register_forward_pre_hook(count)
     parts.backend.losses(world.batches(plan, parts, 1)[0]).sum().backward()
-    assert calls == [2, 1, 1, 2]
+    expect(calls, [2, 1, 1, 2])
 
 
-@GROUP.owns(
+@GROUP.observes(
     "operation.device",
-    by=_SET_UP,
-    seen_in="device",
     reset="cuda",
     refuses=(DeviceError,),
 )
 def on_the_cpu(plan: Plan, world: World) -> None:
     devices = {each.device.type for each in world.parts(plan).transformer.parameters()}
-    assert devices == {"cpu"}
+    expect(devices, {"cpu"})
 
 
-@GROUP.owns(
+@GROUP.observes(
     "operation.quantize_via",
-    by=_SET_UP,
-    seen_in="device",
     files=Files(config={"base_model_precision": "int8-quanto", "quantize_via": "cpu"}),
     reset="accelerator",
 )
 def quantized_before_it_moves(plan: Plan, world: World) -> None:
     linears = len(stock_linears(world))
     done = world.parts(plan).preparation
-    assert done == (f"quantized {linears} linears on cpu", "moved to cpu")
+    expect(done, (f"quantized {linears} linears on cpu", "moved to cpu"))
 
 
-@GROUP.owns(
+@GROUP.observes(
     "operation.ema_device",
-    by="trainer_core.engine.step",
-    seen_in="device",
     files=Files(config={"ema_device": "cpu"}),
     reset="accelerator",
 )
@@ -134,29 +119,25 @@ def means_on_the_cpu(plan: Plan, world: World) -> None:
     elsewhere = Compute(device=torch.device("meta"), weights=torch.float32, is_autocast=False)
     trained = parts.adapter.parameters()
     backend = SingleProcess(parts.transformer, parts.adapter, trained, plan, elsewhere)
-    assert {mean.device.type for mean in backend.tensors().ema.values()} == {"cpu"}
+    expect({mean.device.type for mean in backend.tensors().ema.values()}, {"cpu"})
 
 
-@GROUP.owns("operation.output_dir", by=_LOCAL, seen_in="files", reset="elsewhere")
+@GROUP.observes("operation.output_dir", reset="elsewhere")
 def written_there(plan: Plan, world: World) -> None:
-    assert output_dir_of(world.local_run(None), plan) == Path.cwd() / "out"
+    expect(output_dir_of(world.local_run(None), plan), Path.cwd() / "out")
 
 
-@GROUP.owns(
+@GROUP.observes(
     "operation.data_dirs",
-    by="trainer_core.local.data",
-    seen_in="files",
     reset={"cats": "dogs"},
 )
 def found_there(plan: Plan, world: World) -> None:
-    assert find_data_folders(plan, (world.folder,)) == {"cats": world.folder / "cats"}
-    assert len(world.data(plan).items) == 4
+    expect(find_data_folders(plan, (world.folder,)), {"cats": world.folder / "cats"})
+    expect(len(world.data(plan).items), 4)
 
 
-@GROUP.owns(
+@GROUP.observes(
     "operation.text_encoder_4_source",
-    by=_LOCAL,
-    seen_in="files",
     files=Files(config={"pretrained_text_encoder_4_model_name_or_path": "llama"}),
     reset=None,
 )
@@ -169,7 +150,7 @@ def fourth_encoder_from_there(plan: Plan, world: World) -> None:
             shutil.copytree(base / part, llama / part)
     trace = world.locally(plan, world.new_folder(), base=str(base), trains=False)
     used = Path(trace.document("job.json")["base_model_dir"]) / "text_encoder_4" / "config.json"
-    assert used.resolve().is_relative_to(llama.resolve())
+    expect(used.resolve().is_relative_to(llama.resolve()), True)
 
 
 def _plotted(plan: Plan, world: World) -> Path:
@@ -186,35 +167,29 @@ def _plotted(plan: Plan, world: World) -> Path:
 _TENSORBOARD: Final = Files(config={"report_to": "tensorboard", "tracker_run_name": "first"})
 
 
-@GROUP.owns(
+@GROUP.observes(
     "operation.report_to[]",
-    by="trainer_core.local.trackers",
-    seen_in="files",
     files=_TENSORBOARD,
     reset=[],
 )
-@GROUP.owns(
+@GROUP.observes(
     "operation.tracker_run_name",
-    by="trainer_core.local.trackers",
-    seen_in="files",
     files=_TENSORBOARD,
     reset="second",
 )
 def plotted_by_name(plan: Plan, world: World) -> None:
     points = tensorboard_points(_plotted(plan, world) / "logs" / "first")
-    assert points == {"train/loss": [(1, 0.5)]}
+    expect(points, {"train/loss": [(1, 0.5)]})
 
 
-@GROUP.owns(
+@GROUP.observes(
     "operation.tracker_project_name",
-    by="trainer_core.local.trackers",
-    seen_in="files",
     files=Files(config={"report_to": "wandb", "tracker_project_name": "moons"}),
     reset="suns",
 )
 def plotted_in_its_project(plan: Plan, world: World) -> None:
     ((facts, _),) = wandb_runs(_plotted(plan, world) / "logs")
-    assert facts["project"] == "moons"
+    expect(facts["project"], "moons")
 
 
 @cache
@@ -248,10 +223,8 @@ def _enter_pictures() -> None:
         "seed": 8,
     }
     for name, reset in resets.items():
-        GROUP.owns(
+        GROUP.observes(
             f"operation.sample_{name}",
-            by="trainer_core.validation.sample",
-            seen_in="files",
             reset=reset,
         )(_is_the_picture)
 
@@ -268,8 +241,9 @@ def _is_the_picture(plan: Plan, world: World) -> None:
         compute=parts.compute,
     )
     expected = _expected_picture(world)
-    assert picture.size == expected.size == (64, 128)
-    assert picture.tobytes() == expected.tobytes()
+    assert expected.size == (64, 128)
+    expect(picture.size, expected.size)
+    expect(picture.tobytes(), expected.tobytes())
 
 
 _enter_pictures()
@@ -279,20 +253,16 @@ _PUBLISHED: Final = Files(
 )
 
 
-@GROUP.owns(
+@GROUP.observes(
     "operation.publication.hub_model_id",
-    by="services.store.ledger",
-    seen_in="files",
     files=_PUBLISHED,
     reset="ada/dogs",
 )
-@GROUP.owns(
+@GROUP.observes(
     "operation.publication.private",
-    by="services.store.ledger",
-    seen_in="files",
     files=_PUBLISHED,
     reset=True,
 )
 def published_there(plan: Plan, world: World) -> None:
     stored = json.loads(plan.model_dump_json())
-    assert target_of(stored) == {"kind": "hub", "repo_id": "ada/cats", "private": False}
+    expect(target_of(stored), {"kind": "hub", "repo_id": "ada/cats", "private": False})

@@ -1,4 +1,4 @@
-"""Who acts on each field of the plan, and where one can see it.
+"""A check for each field of the plan: what can be observed of its value.
 
 A field is written as ``identity.clip.limit``; ``backends[].crop`` stands for each item of a list,
 ``betas[0]`` for one place of a pair, ``adapter(lokr).factor`` for one kind of a choice.
@@ -7,16 +7,13 @@ A field is written as ``identity.clip.limit``; ``backends[].crop`` stands for ea
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
 from tests.integration.plan_fields.world import Files, World
 from trainer_core.config.plan import Plan
 
-SeenIn = Literal[
-    "draws", "losses", "parameters", "events", "files", "module types", "call count", "device",
-]  # fmt: skip
 Check = Callable[[Plan, World], None]
 Reset = Callable[[dict[str, Any]], None]
 
@@ -28,19 +25,17 @@ EXEMPT: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Owned:
-    """One field, the module that acts on it, and a check that only its value passes."""
+class ObservedField:
+    """One field, and a check that only its value passes."""
 
     field: str
-    by: str
-    seen_in: SeenIn
     files: Files
     reset: Any
     """Another valid value, or a function that changes the dumped plan."""
     at: int | None
     """Which item of the list is reset; None: all."""
     refuses: tuple[type[Exception], ...]
-    """What may be raised instead of AssertionError once the field is reset."""
+    """What may be raised instead of FieldIgnored once the field is reset."""
     check: Check
 
     def reset_in(self, plan: Plan) -> Plan:
@@ -53,7 +48,7 @@ class Owned:
         return Plan.model_validate(body)
 
 
-OWNED: Final[dict[str, Owned]] = {}
+OBSERVED: Final[dict[str, ObservedField]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,25 +57,21 @@ class Group:
 
     names: list[str] = field(default_factory=list)
 
-    def owns(
+    def observes(
         self,
         name: str,
         *,
-        by: str,
-        seen_in: SeenIn,
         reset: Any,
         files: Files | None = None,
         at: int | None = None,
         refuses: tuple[type[Exception], ...] = (),
     ) -> Callable[[Check], Check]:
-        """Enter the decorated check as that of the field ``name``."""
+        """Register the decorated check as that of the field ``name``."""
 
         def enter(check: Check) -> Check:
-            assert name not in OWNED, f"{name} has two owners"
-            OWNED[name] = Owned(
+            assert name not in OBSERVED, f"{name} has two checks"
+            OBSERVED[name] = ObservedField(
                 field=name,
-                by=by,
-                seen_in=seen_in,
                 files=files or Files(),
                 reset=reset,
                 at=at,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tests.support.zygote import Zygote
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.base_models.resolve import find_base
 from trainer_core.config.plan import Plan
@@ -127,7 +128,7 @@ class Trace:
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / "events.jsonl").open()]
 
-    def told(self, event: str, name: str) -> list[Any]:
+    def reported(self, event: str, name: str) -> list[Any]:
         """One number of each event of that kind."""
         return [each[name] for each in self.events if each["event"] == event]
 
@@ -165,7 +166,9 @@ class Steps:
 class World:
     """Everything that a run needs beside its plan."""
 
-    def __init__(self, folder: Path, models_dir: Path) -> None:
+    def __init__(self, folder: Path, models_dir: Path, start_zygote: Callable[[], Zygote]) -> None:
+        """``start_zygote`` is called at most once, by the first check that wants a process."""
+        self._start_zygote = start_zygote
         self.folder = folder
         self.models_dir = models_dir
         self.base = read_base_model(models_dir / "hidream-tiny")
@@ -176,6 +179,11 @@ class World:
                 (folder / place / f"{name}.txt").write_text(f"A {name.replace('_', ' ')}.\n")
         for name, (width, height) in SIZES.items():
             _half_grey(folder / "masks" / f"{name}.png", width, height)
+
+    @cached_property
+    def zygote(self) -> Zygote:
+        """Starts processes that have imported torch and run none of its operations."""
+        return self._start_zygote()
 
     def plan(self, files: Files) -> Plan:
         """The plan that the importer makes of the files."""

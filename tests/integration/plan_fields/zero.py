@@ -1,7 +1,7 @@
 """One step under DeepSpeed, in a process of its own: it keeps state in globals and environment."""
 
 import json
-import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,20 +11,20 @@ from trainer_core.engine.loop import Run
 from trainer_core.engine.setup import load_parts
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
-from trainer_core.process.job import Job
+from trainer_core.process.job import Job, read_job
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroFacts:
     parameters: int
     split: int
-    """Parameters whose elements are dealt to the ranks."""
+    """Parameters whose elements are shared among the ranks."""
     micro_batches: int
-    """That the one rank took in the step."""
+    """Micro-batches that the one rank took in the step."""
 
 
 def zero_facts(plan: Plan, world: World) -> ZeroFacts:
-    """Of the run's first step with a single rank."""
+    """Facts of the run's first step with a single rank; equal plans share one process."""
     key = plan.model_dump_json()
     if key not in _known:
         _known[key] = _measured(plan, world)
@@ -35,20 +35,20 @@ _known: dict[str, ZeroFacts] = {}
 
 
 def _measured(plan: Plan, world: World) -> ZeroFacts:
-    job, folder = world.job(plan), world.new_folder()
-    report, log = folder / "facts.json", folder / "output.log"
-    pid = os.fork()
-    if pid == 0:
-        try:
-            output = os.open(log, os.O_WRONLY | os.O_CREAT)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            _take_a_step(job.model_copy(update={"output_dir": str(folder)}), report)
-        finally:
-            os._exit(0)  # pytest goes on in the parent alone
-    os.waitpid(pid, 0)
-    assert report.exists(), log.read_text()[-2000:]
+    folder = world.new_folder()
+    job = world.job(plan).model_copy(update={"output_dir": str(folder)})
+    job_file, report, log = folder / "job.json", folder / "facts.json", folder / "output.log"
+    job_file.write_text(job.model_dump_json())
+    status = world.zygote.run(__name__, [str(job_file), str(report)], log)
+    assert status == 0, log.read_text()[-2000:]
     return ZeroFacts(**json.loads(report.read_text()))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Take the job's first step and write its facts: ``JOB REPORT``."""
+    job_file, report = map(Path, argv)
+    _take_a_step(read_job(job_file), report)
+    return 0
 
 
 def _take_a_step(job: Job, report: Path) -> None:
