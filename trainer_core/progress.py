@@ -1,29 +1,29 @@
-"""Who looks on while a run is prepared and trains: what is told, and when to stop."""
+"""Where long work reports how far it is, and where it learns that it has to stop."""
 
 from typing import Protocol
 
 
-class Watch(Protocol):
-    """The one who started the work."""
+class Reporter(Protocol):
+    """Given to long work by whoever started it."""
 
-    def say(self, text: str) -> None:
-        """One line worth knowing."""
+    def log(self, text: str) -> None:
+        """Show one line."""
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """``done`` of ``total`` units of a stage are done; called often."""
+        """Show that ``done`` of ``total`` units of a stage are done; called often."""
 
-    def heed(self) -> None:
-        """Raise StopRequestedError where a stop is asked for; called often."""
+    def check_control(self) -> None:
+        """Raise StopRequestedError when a stop was requested; called often."""
 
 
-class NoWatch:
-    """Nobody looks on, and nobody stops the work."""
+class SilentReporter:
+    """Shows nothing and never stops the work."""
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         pass
 
     def progress(self, stage: str, done: int, total: int) -> None:
         pass
 
-    def heed(self) -> None:
+    def check_control(self) -> None:
         pass

@@ -67,7 +67,7 @@ class LiveView:
         self._task: tuple[str, TaskID] | None = None
         self._max_steps = 0
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
 
     def progress(self, stage: str, done: int, total: int) -> None:
@@ -84,7 +84,7 @@ class LiveView:
             case "stage" if self._task is not None and self._task[0] == "training":
                 self._progress.update(self._task[1], description=stage_name(event))
         if line := outcome_line(event):
-            self.say(line)
+            self.log(line)
 
     def _show(self, stage: str, done: int, total: int, facts: str) -> None:
         if self._task is None or self._task[0] != stage:
@@ -104,27 +104,27 @@ class PlainView:
         self._told_at = 0
         self._told_s = float("-inf")
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         if self._is_due(stage, done, total, every=total):
-            self.say(f"{stage}: {done} of {total}")
+            self.log(f"{stage}: {done} of {total}")
 
     def event(self, event: Event) -> None:
         for text in self._warnings.new_in(event):
-            self.say(f"warning: {text}")
+            self.log(f"warning: {text}")
         match event["event"]:
             case "plan":
                 self._max_steps = event["steps"]
             case "step":
                 step, every = event["step"], max(1, self._max_steps // _LINES_A_RUN)
                 if self._is_due("training", step, self._max_steps, every=every):
-                    self.say(f"step {step}/{self._max_steps}: {step_facts(event)}")
+                    self.log(f"step {step}/{self._max_steps}: {step_facts(event)}")
             case "stage" if event["stage"] not in ("training", "checkpointing"):
-                self.say(stage_name(event))
+                self.log(stage_name(event))
         if line := outcome_line(event):
-            self.say(line)
+            self.log(line)
 
     def _is_due(self, stage: str, done: int, total: int, *, every: int) -> bool:
         now_s = time.monotonic()

@@ -24,7 +24,7 @@ from trainer_core.local.run import Attempt, LocalRun
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
 from trainer_core.process.job import Job, read_job
-from trainer_core.progress import NoWatch
+from trainer_core.progress import SilentReporter
 
 LAST = 4
 
@@ -66,7 +66,7 @@ class Runs:
         )
         with EventWriter(self.output / "events.jsonl") as events:
             attempt = Attempt(
-                run, {}, self.output, Control(None), events, NoWatch(), seed_is_drawn=drawn
+                run, {}, self.output, Control(None), events, SilentReporter(), seed_is_drawn=drawn
             )
             return attempt.go(plan, self.base, self.data)
 
@@ -122,7 +122,7 @@ def runs(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = FoundBase(
         name=base.name,
         transformer_config=base.transformer_config,
-        bring=lambda watch, fourth: base,
+        bring=lambda reporter, fourth: base,
     )
     (tmp_path / "out").mkdir()
     runs = Runs(demo_plan(base, edge_px=64), found, tmp_path / "out", photos)

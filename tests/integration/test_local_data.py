@@ -33,10 +33,10 @@ from trainer_core.local.folder import (
     set_aside,
 )
 from trainer_core.process.control import StopRequestedError
-from trainer_core.progress import NoWatch
+from trainer_core.progress import SilentReporter
 
 
-class Counting(NoWatch):
+class Counting(SilentReporter):
     """Remembers how far each stage came, and stops a stage after so many units."""
 
     def __init__(self, *, stop_after: int | None = None) -> None:
@@ -46,7 +46,7 @@ class Counting(NoWatch):
     def progress(self, stage: str, done: int, total: int) -> None:
         self.done[stage] = done
 
-    def heed(self) -> None:
+    def check_control(self) -> None:
         if self._stop_after is not None and self.done.get("caching", 0) >= self._stop_after:
             raise StopRequestedError("a stop was asked for")
 
@@ -73,7 +73,7 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 
 def look(plan: Plan, folders: Mapping[str, Path], tmp_path: Path) -> LocalData:
-    return scan(plan, folders, tmp_path / "cache" / "pictures.json", NoWatch())
+    return scan(plan, folders, tmp_path / "cache" / "pictures.json", SilentReporter())
 
 
 def test_pictures_are_found_below_their_folders_with_their_captions(
@@ -164,9 +164,9 @@ def test_a_cache_is_filled_once_mended_and_stopped_without_harm(
     index = index_of(plan, data, tiny_folder)
     base, cache = read_base_model(tiny_folder), tmp_path / "cache"
 
-    def fill(watch: Counting) -> int:
+    def fill(reporter: Counting) -> int:
         device = torch.device("cpu")
-        return fill_cache(cache, index, base, data.pictures, device=device, watch=watch)
+        return fill_cache(cache, index, base, data.pictures, device=device, reporter=reporter)
 
     with pytest.raises(StopRequestedError):
         fill(Counting(stop_after=2))
@@ -193,11 +193,11 @@ def test_a_cache_that_another_run_fills_is_waited_for(
     index = index_of(plan, data, tiny_folder)
     said: list[str] = []
 
-    class Impatient(NoWatch):
-        def say(self, text: str) -> None:
+    class Impatient(SilentReporter):
+        def log(self, text: str) -> None:
             said.append(text)
 
-        def heed(self) -> None:
+        def check_control(self) -> None:
             raise StopRequestedError("a stop was asked for")
 
     with (tmp_path / "cache" / ".lock").open("a") as other:
@@ -209,7 +209,7 @@ def test_a_cache_that_another_run_fills_is_waited_for(
                 read_base_model(tiny_folder),
                 data.pictures,
                 device=torch.device("cpu"),
-                watch=Impatient(),
+                reporter=Impatient(),
             )
     assert "another run" in said[0]
 

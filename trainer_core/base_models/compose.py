@@ -23,7 +23,7 @@ from trainer_core.base_models.describe import (
 )
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.errors import BaseModelError
-from trainer_core.progress import Watch
+from trainer_core.progress import Reporter
 
 WEIGHTS: Final = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 """Folders with weights, but for the fourth encoder's."""
@@ -95,7 +95,7 @@ def _check_weights(part: Path) -> None:
             raise BaseModelError(f"{part} lacks {', '.join(lacking)}: fetch the model again")
 
 
-def describe_folder(folder: Path, home: Path, watch: Watch) -> BaseModel:
+def describe_folder(folder: Path, home: Path, watch: Reporter) -> BaseModel:
     """A model in a local folder, with the SHA-256 of its files.
 
     They are hashed once: into ``reverie-base.json`` in the folder, or under ``home`` where the
@@ -120,7 +120,7 @@ def describe_folder(folder: Path, home: Path, watch: Watch) -> BaseModel:
         return write_description(notes, name, files, stamps=stamps)
 
 
-def digest_folder(folder: Path, home: Path, watch: Watch) -> str:
+def digest_folder(folder: Path, home: Path, watch: Reporter) -> str:
     """SHA-256 over the files of a folder that is no whole base model; noted under ``home``."""
     note = home / "hashes" / f"{_path_digest(folder)}.json"
     if not _is_fresh(note, folder):
@@ -138,16 +138,16 @@ def _path_digest(folder: Path) -> str:
     return digest_of(str(folder.resolve()))[:16]
 
 
-def _hashed(folder: Path, watch: Watch) -> dict[str, JsonValue]:
+def _hashed(folder: Path, watch: Reporter) -> dict[str, JsonValue]:
     total = sum(path.stat().st_size for path in content_of(folder))
-    watch.say(f"hashing the files of {folder} (once)")
+    watch.log(f"hashing the files of {folder} (once)")
     done = 0
 
     def tell(size_bytes: int) -> None:
         nonlocal done
         done += size_bytes
         watch.progress("hashing", done, total)
-        watch.heed()
+        watch.check_control()
 
     return hash_files(folder, tell)
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from trainer_core.base_models.compose import FOURTH, OTHERS, WEIGHTS
 from trainer_core.errors import BaseModelError
-from trainer_core.progress import Watch
+from trainer_core.progress import Reporter
 
 _KINDS: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 """Weights, configurations, tokenizers. Never pickles, never code."""
@@ -63,20 +63,20 @@ def _read_pin(note: Path) -> str | None:
         return None
 
 
-def fetch_main(repo: Repo, watch: Watch, *, with_fourth: bool) -> Path:
+def fetch_main(repo: Repo, watch: Reporter, *, with_fourth: bool) -> Path:
     """The snapshot with all parts of a base model; ``with_fourth`` takes its own fourth encoder."""
     parts = (*WEIGHTS, *OTHERS, *(FOURTH if with_fourth else ()))
     return _fetch(repo, [f"{part}/{kind}" for part in parts for kind in _KINDS], [], watch)
 
 
-def fetch_fourth(repo: Repo, watch: Watch) -> Path:
+def fetch_fourth(repo: Repo, watch: Reporter) -> Path:
     """The snapshot with a text encoder and its tokenizer, in sub-folders or at the top."""
     if (repo.folder / "text_encoder_4").is_dir():
         return _fetch(repo, [f"{part}/{kind}" for part in FOURTH for kind in _KINDS], [], watch)
     return _fetch(repo, list(_KINDS), ["*/*"], watch)
 
 
-def _fetch(repo: Repo, wanted: Sequence[str], never: Sequence[str], watch: Watch) -> Path:
+def _fetch(repo: Repo, wanted: Sequence[str], never: Sequence[str], watch: Reporter) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.utils.tqdm import tqdm  # noqa: PLC0415
 
@@ -84,10 +84,10 @@ def _fetch(repo: Repo, wanted: Sequence[str], never: Sequence[str], watch: Watch
         """The Hub's own bar, which every piece of every file passes."""
 
         def update(self, n: float | None = 1) -> Any:
-            watch.heed()
+            watch.check_control()
             return super().update(n)
 
-    watch.say(f"base model {repo.name} at commit {repo.commit[:12]}: fetching what is not here yet")
+    watch.log(f"base model {repo.name} at commit {repo.commit[:12]}: fetching what is not here yet")
     with _told_plainly(repo.name, None):
         return Path(
             snapshot_download(

@@ -33,7 +33,7 @@ from trainer_core.base_models.describe import (
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.errors import BaseModelError
 from trainer_core.paths import find_folder, places_of
-from trainer_core.progress import NoWatch, Watch
+from trainer_core.progress import Reporter, SilentReporter
 
 FOURTH_ENCODER: Final = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
 """An ungated copy of Llama 3.1 8B Instruct in sub-folders text_encoder_4 and tokenizer_4."""
@@ -47,7 +47,7 @@ class FoundBase:
 
     name: str
     transformer_config: Mapping[str, Any]
-    bring: Callable[[Watch, str | None], BaseModel]
+    bring: Callable[[Reporter, str | None], BaseModel]
     """Fetch, hash and compose what is needed; with the repository or folder of the fourth encoder,
     or None for the model's own or ``FOURTH_ENCODER``. Raises BaseModelError."""
 
@@ -67,7 +67,7 @@ def resolve_base(
     env: Mapping[str, str],
     folders: Sequence[Path],
     fourth_encoder: str | None = None,
-    watch: Watch | None = None,
+    watch: Reporter | None = None,
 ) -> BaseModel:
     """The base model, on this machine and described; its folder can be loaded as it is.
 
@@ -84,11 +84,11 @@ def resolve_base(
         StopRequestedError: ``watch`` asked for it.
     """
     found = find_base(name, env=env, folders=folders)
-    return found.bring(watch or NoWatch(), fourth_encoder)
+    return found.bring(watch or SilentReporter(), fourth_encoder)
 
 
 def transformer_folder(
-    name: str, *, env: Mapping[str, str], folders: Sequence[Path], watch: Watch | None = None
+    name: str, *, env: Mapping[str, str], folders: Sequence[Path], watch: Reporter | None = None
 ) -> Path:
     """The folder of a base model of which only the transformer is needed; else as ``resolve_base``.
 
@@ -151,7 +151,7 @@ def _write_test_model(folder: Path, shape: str) -> None:
 
 
 def _in_folder(folder: Path, home: Path, folders: Sequence[Path]) -> FoundBase:
-    def bring(watch: Watch, fourth_encoder: str | None) -> BaseModel:
+    def bring(watch: Reporter, fourth_encoder: str | None) -> BaseModel:
         fourth = _Fourth(fourth_encoder, home, folders)
         check_main(folder)
         if has_fourth(folder) and not fourth.is_written:
@@ -177,7 +177,7 @@ def _on_the_hub(name: str, home: Path, folders: Sequence[Path]) -> FoundBase:
     repo = hub.find_repo(name, home)
     has_own = (repo.folder / "text_encoder_4" / "config.json").is_file()
 
-    def bring(watch: Watch, fourth_encoder: str | None) -> BaseModel:
+    def bring(watch: Reporter, fourth_encoder: str | None) -> BaseModel:
         fourth = _Fourth(fourth_encoder, home, folders)
         own = has_own and not fourth.is_written
         # Before the long download: whether the other repository may be read at all.
@@ -219,5 +219,5 @@ class _Fourth:
         return lambda watch: (fourth_parts(hub.fetch_fourth(repo, watch)), repo.commit)
 
 
-_BringFourth = Callable[[Watch], tuple[dict[str, Path], str]]
+_BringFourth = Callable[[Reporter], tuple[dict[str, Path], str]]
 """Gives the two parts, and what goes into the base model's digest."""

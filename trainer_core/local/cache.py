@@ -17,7 +17,7 @@ from trainer_core.data.encode import encode_shard
 from trainer_core.data.index import DataIndex, ShardDescription
 from trainer_core.data.shards import shard_name
 from trainer_core.hidream.warm import WarmEncoders
-from trainer_core.progress import Watch
+from trainer_core.progress import Reporter
 
 _STAGE: Final = "caching"
 _LOOK_EVERY_S: Final = 0.2
@@ -30,7 +30,7 @@ def fill_cache(
     pictures: Mapping[str, Path],
     *,
     device: torch.device,
-    watch: Watch,
+    reporter: Reporter,
 ) -> int:
     """Encode every shard that is not in ``folder`` yet; returns how many those were.
 
@@ -43,13 +43,13 @@ def fill_cache(
         StopRequestedError: between two pictures or captions.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, watch):
+    with _alone(folder, reporter):
         for left in folder.glob(".*.safetensors.*.tmp"):  # of a process that was killed
             left.unlink(missing_ok=True)
         missing = [shard for shard in index.shards if not _is_whole(folder, shard)]
         if not missing:
             return 0
-        encoders = _HeedfulEncoders(base, device, watch, missing)
+        encoders = _HeedfulEncoders(base, device, reporter, missing)
         for shard in sorted(missing, key=lambda shard: shard.kind):  # each encoder is loaded once
             encode_shard(encoders, shard.spec, pictures, folder / shard_name(shard.digest))
     del encoders
@@ -60,38 +60,38 @@ def fill_cache(
 
 
 class _HeedfulEncoders(WarmEncoders):
-    """Looks at the watch before each picture and each caption: either may take seconds."""
+    """Looks at the reporter before each picture and each caption: either may take seconds."""
 
     def __init__(
         self,
         base: BaseModel,
         device: torch.device,
-        watch: Watch,
+        reporter: Reporter,
         shards: list[ShardDescription],
     ) -> None:
         super().__init__(base, device)
-        self._watch = watch
+        self._reporter = reporter
         self._done = 0
         self._total = sum(len(shard.spec.entries) for shard in shards)
-        watch.progress(_STAGE, 0, self._total)
+        reporter.progress(_STAGE, 0, self._total)
 
     def latents(
         self, encoder: Mapping[str, JsonValue], images_1CHW: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        self._watch.heed()
+        self._reporter.check_control()
         moments = super().latents(encoder, images_1CHW)
         self._count()
         return moments
 
     def text(self, encoder: Mapping[str, JsonValue], text: str) -> dict[str, torch.Tensor]:
-        self._watch.heed()
+        self._reporter.check_control()
         embeddings = super().text(encoder, text)
         self._count()
         return embeddings
 
     def _count(self) -> None:
         self._done += 1
-        self._watch.progress(_STAGE, self._done, self._total)
+        self._reporter.progress(_STAGE, self._done, self._total)
 
 
 def _is_whole(folder: Path, shard: ShardDescription) -> bool:
@@ -104,7 +104,7 @@ def _is_whole(folder: Path, shard: ShardDescription) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, watch: Watch) -> Iterator[None]:
+def _alone(folder: Path, reporter: Reporter) -> Iterator[None]:
     """Wait until no other process fills the folder."""
     with (folder / ".lock").open("a") as lock:
         told = False
@@ -113,9 +113,9 @@ def _alone(folder: Path, watch: Watch) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not told:
-                    watch.say(f"waiting for another run that fills {folder}")
+                    reporter.log(f"waiting for another run that fills {folder}")
                 told = True
-                watch.heed()
+                reporter.check_control()
                 time.sleep(_LOOK_EVERY_S)
             else:
                 break

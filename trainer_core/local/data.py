@@ -21,7 +21,7 @@ from trainer_core.data.images import SUFFIXES, inspect_image
 from trainer_core.data.index import FileItem
 from trainer_core.errors import BadCaptionError, BadImageError, Category, TrainerError
 from trainer_core.paths import find_folder, places_of
-from trainer_core.progress import Watch
+from trainer_core.progress import Reporter
 
 _THREADS: Final = min(8, os.cpu_count() or 1)
 _ERRORS_SHOWN: Final = 20
@@ -65,7 +65,7 @@ def find_data_folders(plan: Plan, folders: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def scan(plan: Plan, data_dirs: Mapping[str, Path], notes: Path, watch: Watch) -> LocalData:
+def scan(plan: Plan, data_dirs: Mapping[str, Path], notes: Path, reporter: Reporter) -> LocalData:
     """Look into every picture and caption below the folders of the backends.
 
     Pictures are decoded whole, so that a broken one is named before anything is encoded. What was
@@ -86,8 +86,8 @@ def scan(plan: Plan, data_dirs: Mapping[str, Path], notes: Path, watch: Watch) -
         looks = pool.map(lambda file: _look(known, *file), files)
         for done, look in enumerate(looks, 1):
             found.take(look)
-            watch.progress("checking pictures", done, len(files))
-            watch.heed()
+            reporter.progress("checking pictures", done, len(files))
+            reporter.check_control()
     finally:
         pool.shutdown(cancel_futures=True)
         known.save()

@@ -47,7 +47,7 @@ from trainer_core.process.control import Control, StopRequestedError, Word
 from trainer_core.process.events import EventWriter
 from trainer_core.process.job import BadJobError, Job, read_job
 from trainer_core.process.requests import error_facts
-from trainer_core.progress import Watch
+from trainer_core.progress import Reporter
 
 _JOB_NAME: Final = "job.json"
 _SHARD_WAIT_S: Final = 1.0
@@ -105,7 +105,7 @@ def train_locally(
     data_dirs = find_data_folders(plan, run.folders)
     check_trackers(plan)
     output_dir = output_dir_of(run, plan)
-    view.say(f"{'output':<20} {output_dir}")
+    view.log(f"{'output':<20} {output_dir}")
     events_file = run.events or output_dir / "events.jsonl"
     with locked(output_dir), EventWriter(events_file) as events:
         control = _control(run, output_dir)
@@ -196,13 +196,13 @@ class _Desk:
     def __init__(self, view: View, control: Control) -> None:
         self._view, self._control = view, control
 
-    def say(self, text: str) -> None:
-        self._view.say(text)
+    def log(self, text: str) -> None:
+        self._view.log(text)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         self._view.progress(stage, done, total)
 
-    def heed(self) -> None:
+    def check_control(self) -> None:
         while self._control.word() is Word.PAUSE:
             self._control.wait()
         self._control.check()
@@ -217,7 +217,7 @@ class Attempt:
     output_dir: Path
     control: Control
     events: EventWriter
-    desk: Watch
+    desk: Reporter
     seed_is_drawn: bool = False
 
     def go(self, plan: Plan, found: FoundBase, data_dirs: Mapping[str, Path]) -> Path | None:
@@ -237,7 +237,7 @@ class Attempt:
         goes_on = wish == LATEST or begun == course
         resume = self._find(LATEST) if goes_on else None
         if begun == course and resume is not None:
-            self.desk.say(
+            self.desk.log(
                 f"going on with what this resume_from_checkpoint began; delete "
                 f"{self.output_dir / COURSE} to begin anew"
             )
@@ -284,7 +284,7 @@ class Attempt:
         """The step that the run goes on from; nothing is changed where it is refused."""
         if job.resume_from is None:
             return 0
-        self.desk.say(f"{'resuming from':<20} {job.resume_from}")
+        self.desk.log(f"{'resuming from':<20} {job.resume_from}")
         last_step = job.plan.identity.max_train_steps
         return check_checkpoint(
             Path(job.resume_from), checkpoint_identity(job), last_step=last_step
@@ -298,16 +298,16 @@ class Attempt:
         from trainer_core.precision.compute import choose_compute  # noqa: PLC0415 - the same
 
         device = choose_compute(plan.operation.device, plan.identity.precision).device
-        encoded = fill_cache(cache, index, base, data.pictures, device=device, watch=self.desk)
+        encoded = fill_cache(cache, index, base, data.pictures, device=device, reporter=self.desk)
         kept = len(index.shards) - encoded
-        self.desk.say(f"{'cache':<20} {cache}: {encoded} shards encoded, {kept} were there")
+        self.desk.log(f"{'cache':<20} {cache}: {encoded} shards encoded, {kept} were there")
 
     def _make_way(self, resume: Path | None, from_step: int) -> None:
         """Let no other course lie in the way of the one that begins."""
         is_ours = resume is not None and lies_in(self.output_dir, resume)
         aside = set_aside(self.output_dir, after_step=from_step if is_ours else 0)
         if aside is not None:
-            self.desk.say(f"later checkpoints of an earlier run are now in {aside}")
+            self.desk.log(f"later checkpoints of an earlier run are now in {aside}")
 
     def _train(self, job: Job) -> bool:
         quieten_libraries()  # they talk as soon as they are imported

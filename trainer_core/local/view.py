@@ -8,7 +8,7 @@ from trainer_core.process.events import Event
 class View(Protocol):
     """Where a run is shown."""
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """One line worth knowing."""
 
     def progress(self, stage: str, done: int, total: int) -> None:

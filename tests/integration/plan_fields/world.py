@@ -35,7 +35,7 @@ from trainer_core.local.run import Attempt, LocalRun
 from trainer_core.process.control import Control
 from trainer_core.process.events import Event, EventWriter
 from trainer_core.process.job import Job
-from trainer_core.progress import NoWatch
+from trainer_core.progress import SilentReporter
 
 TOKENS: Final = 8
 """Of each caption; most of the time would go into the others."""
@@ -200,7 +200,7 @@ class World:
 
     def data(self, plan: Plan) -> LocalData:
         folders = find_data_folders(plan, (self.folder,))
-        return scan(plan, folders, self.folder / "pictures.json", NoWatch())
+        return scan(plan, folders, self.folder / "pictures.json", SilentReporter())
 
     def index(self, plan: Plan) -> DataIndex:
         return build_index(plan, self.data(plan).items, self.base.transformer_config)
@@ -212,7 +212,9 @@ class World:
         """With its shards encoded."""
         data, index, shards = self.data(plan), self.index(plan), self.folder / "shards"
         cpu = torch.device("cpu")
-        if fill_cache(shards, index, self.base, data.pictures, device=cpu, watch=NoWatch()):
+        if fill_cache(
+            shards, index, self.base, data.pictures, device=cpu, reporter=SilentReporter()
+        ):
             _shorten_texts(shards)
         return Job(
             plan=plan,
@@ -319,7 +321,9 @@ class World:
             events.listen("the end", partial(_stop_after_the_last, plan, control))
             if not trains:
                 events.listen("the start", partial(_stop_at_loading, control))
-            attempt = Attempt(self.local_run(output), env, output, control, events, NoWatch())
+            attempt = Attempt(
+                self.local_run(output), env, output, control, events, SilentReporter()
+            )
             attempt.go(plan, found, find_data_folders(plan, (self.folder,)))
         return Trace(folder=output, start={}, micro_batches=0)
 
