@@ -99,11 +99,11 @@ def job_of(
         "gradient_checkpointing": trained == "lora",
         "gradient_checkpointing_interval": 2,
     }
-    _shorten_texts(shards)
+    shorten_texts(shards)
     return job
 
 
-def _shorten_texts(shards: Path) -> None:
+def shorten_texts(shards: Path) -> None:
     """Keep a few tokens of each caption: most of the time would go into the others."""
     for path in shards.glob("*.safetensors"):
         tensors = load_file(path)
