@@ -11,7 +11,7 @@ import torch
 from pydantic import JsonValue
 
 from trainer_core.checkpoint.folders import committed_checkpoints, keep_newest, restore_replaced
-from trainer_core.checkpoint.guard import CheckpointIdentity, check_checkpoint
+from trainer_core.checkpoint.identity import CheckpointIdentity, check_checkpoint
 from trainer_core.checkpoint.read import read_checkpoint
 from trainer_core.checkpoint.write import (
     CheckpointFacts,

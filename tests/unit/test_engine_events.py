@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.engine.pace import Pace
+from trainer_core.engine.throughput import Throughput
 from trainer_core.process.control import Control, StopRequestedError, Word
 from trainer_core.process.events import EventWriter
 from trainer_core.process.job import BadJobError, read_job
@@ -109,7 +109,7 @@ def test_a_job_that_is_none_is_our_own_fault(tmp_path: Path) -> None:
 
 
 def test_small_runs_report_every_step_and_large_ones_a_few_a_second() -> None:
-    small, large = Pace(100), Pace(10_000)
+    small, large = Throughput(100), Throughput(10_000)
 
     assert all(small.is_due(step) for step in range(1, 50))
     assert sum(large.is_due(step) for step in range(1, 50)) < 5

@@ -15,11 +15,11 @@ from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.write import TrainedTensors
 from trainer_core.config.plan import Plan
 from trainer_core.engine.batch import Batch
-from trainer_core.engine.figures import StepMeans, total_loss
 from trainer_core.engine.losses import Losses
 from trainer_core.engine.recompute import recompute_blocks
 from trainer_core.engine.setup import place_base
 from trainer_core.engine.step import SingleProcess
+from trainer_core.engine.step_metrics import StepMeans, total_loss
 from trainer_core.errors import NonFiniteLossError
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.hidream.objective import predict_velocity

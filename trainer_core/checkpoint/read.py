@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from trainer_core.checkpoint.guard import CheckpointIdentity, check_checkpoint
+from trainer_core.checkpoint.identity import CheckpointIdentity, check_checkpoint
 from trainer_core.checkpoint.layout import EMA, PARAMETER, STATE_NAME, CheckpointManifest
 from trainer_core.errors import CheckpointError
 

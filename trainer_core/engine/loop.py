@@ -8,7 +8,7 @@ import torch
 from pydantic import JsonValue
 
 from trainer_core.checkpoint.folders import keep_newest
-from trainer_core.checkpoint.guard import checkpoint_identity
+from trainer_core.checkpoint.identity import checkpoint_identity
 from trainer_core.checkpoint.read import read_checkpoint
 from trainer_core.checkpoint.write import (
     CheckpointFacts,
@@ -18,10 +18,10 @@ from trainer_core.checkpoint.write import (
 )
 from trainer_core.data.sampler import Sampler
 from trainer_core.engine.batch import Batch, Draw
-from trainer_core.engine.figures import StepFigures
-from trainer_core.engine.pace import Pace
 from trainer_core.engine.result import SAMPLE_NAME, write_run_result
 from trainer_core.engine.setup import Parts, load_parts, surroundings
+from trainer_core.engine.step_metrics import StepMetrics
+from trainer_core.engine.throughput import Throughput
 from trainer_core.errors import DeviceError, NonFiniteLossError
 from trainer_core.export.card import card_facts
 from trainer_core.export.origin import Weights
@@ -30,7 +30,12 @@ from trainer_core.optim.schedule import learning_rate_at
 from trainer_core.process.control import Control, StopRequestedError, Word
 from trainer_core.process.events import EventName, EventWriter
 from trainer_core.process.job import Job
-from trainer_core.validation.probe import ProbeResult, Triple, measure, probe_triples
+from trainer_core.validation.fixed_loss import (
+    EvaluationSample,
+    FixedLoss,
+    evaluation_samples,
+    measure_fixed_loss,
+)
 from trainer_core.validation.sample import sample_for_result
 
 
@@ -64,14 +69,14 @@ class Run:
                 f"a step takes {self._micro_per_step} micro-batches, which {self._backend.ranks} "
                 "ranks cannot share evenly"
             )
-        self._triples = probe_triples(job.index, identity.seed)
+        self._triples = evaluation_samples(job.index, identity.seed)
         self._before: dict[str, JsonValue] | None = None
         self._step = 0
         self._saved_at = 0
-        self._untold: StepFigures | None = None
+        self._untold: StepMetrics | None = None
         """Of the current step, where no event has told it."""
         self._last_loss: float | None = None
-        self._pace = Pace(identity.max_train_steps)
+        self._pace = Throughput(identity.max_train_steps)
 
     @property
     def _last_step(self) -> int:
@@ -123,7 +128,7 @@ class Run:
 
     def _agreed_word(self) -> Word:
         words = list(Word)  # in the order of urgency
-        return words[self._backend.latest_of(words.index(self._control.word()))]
+        return words[self._backend.max_across_ranks(words.index(self._control.word()))]
 
     def _rate(self, step: int) -> float:
         identity = self._plan.identity
@@ -171,8 +176,8 @@ class Run:
             },
         )
 
-    def _probe(self) -> ProbeResult:
-        def losses(triples: Sequence[Triple]) -> torch.Tensor:
+    def _probe(self) -> FixedLoss:
+        def losses(triples: Sequence[EvaluationSample]) -> torch.Tensor:
             draws = [
                 Draw(sample=t.sample, text=t.text, purpose="probe", i=t.i, slot=0) for t in triples
             ]
@@ -181,7 +186,9 @@ class Run:
         # Without dropout: the same question gets the same answer, whatever was asked before it.
         self._parts.transformer.eval()
         try:
-            result = measure(self._triples, self._job.index, losses, between=self._heed_in_probe)
+            result = measure_fixed_loss(
+                self._triples, self._job.index, losses, before_batch=self._heed_in_probe
+            )
         finally:
             self._parts.transformer.train()
         self._emit("eval", {"name": "probe", **result.as_json()})
@@ -237,7 +244,7 @@ class Run:
         loss = manifest.scalars.get("loss")
         self._last_loss = loss if isinstance(loss, float) else None
 
-    def _write_result(self, after: ProbeResult) -> None:
+    def _write_result(self, after: FixedLoss) -> None:
         self._stage("sampling")
         parts, operation = self._parts, self._plan.operation
         with self._backend.gathered():

@@ -13,8 +13,8 @@ from trainer_core.checkpoint.read import Checkpoint
 from trainer_core.checkpoint.write import TrainedTensors
 from trainer_core.config.plan import Plan
 from trainer_core.engine.batch import Batch
-from trainer_core.engine.figures import StepFigures, StepMeans, total_loss
 from trainer_core.engine.losses import Losses, batch_losses
+from trainer_core.engine.step_metrics import StepMeans, StepMetrics, total_loss
 from trainer_core.errors import CheckpointError
 from trainer_core.faultpoints import fault_point
 from trainer_core.optim.build import build_optimizer, set_learning_rate
@@ -36,7 +36,7 @@ class Backend(Protocol):
 
     def update(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
-    ) -> StepFigures:
+    ) -> StepMetrics:
         """Take this rank's share of ``count`` micro-batches through the model and update once.
 
         Raises NonFiniteLossError where a loss or a gradient is not finite: then parameters,
@@ -52,7 +52,7 @@ class Backend(Protocol):
     def averaged(self) -> AbstractContextManager[None]:
         """Inside, the parameters are their running means where the plan keeps any (EMA)."""
 
-    def latest_of(self, order: int) -> int:
+    def max_across_ranks(self, order: int) -> int:
         """The largest of what the ranks bring: what one has been told, all do."""
 
     def gathered(self) -> AbstractContextManager[object]:
@@ -103,7 +103,7 @@ class SingleProcess:
 
     def update(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
-    ) -> StepFigures:
+    ) -> StepMetrics:
         means = StepMeans(self._compute.device)
         try:
             for batch in batches:
@@ -139,7 +139,7 @@ class SingleProcess:
     def averaged(self) -> AbstractContextManager[None]:
         return self._ema.applied() if self._ema else nullcontext()
 
-    def latest_of(self, order: int) -> int:
+    def max_across_ranks(self, order: int) -> int:
         return order
 
     def gathered(self) -> AbstractContextManager[object]:

@@ -19,9 +19,9 @@ from trainer_core.checkpoint.read import Checkpoint
 from trainer_core.checkpoint.write import TrainedTensors
 from trainer_core.config.plan import Objective, Plan
 from trainer_core.engine.batch import Batch
-from trainer_core.engine.figures import StepFigures, StepMeans, total_loss
 from trainer_core.engine.losses import Losses, batch_losses
 from trainer_core.engine.step import check_same_names
+from trainer_core.engine.step_metrics import StepMeans, StepMetrics, total_loss
 from trainer_core.errors import CheckpointError, DeviceError
 from trainer_core.faultpoints import fault_point
 from trainer_core.optim.build import build_optimizer, set_learning_rate
@@ -80,7 +80,7 @@ class ZeroSharded:
 
     def update(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
-    ) -> StepFigures:
+    ) -> StepMetrics:
         share = count // self.ranks
         means = StepMeans(self._compute.device)
         for number, batch in enumerate(batches, start=1):
@@ -193,7 +193,7 @@ class ZeroSharded:
                 full = tensor.to(self._compute.device)
                 deepspeed.utils.safe_set_full_optimizer_state(parameter, full, field)
 
-    def latest_of(self, order: int) -> int:
+    def max_across_ranks(self, order: int) -> int:
         agreed = torch.tensor(order, device=self._compute.device)
         torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MAX)
         return int(agreed.item())

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from trainer_core.base_models.describe import BaseModel
 from trainer_core.base_models.resolve import FoundBase, find_base
 from trainer_core.checkpoint.folders import read_manifest
-from trainer_core.checkpoint.guard import check_checkpoint, checkpoint_identity
+from trainer_core.checkpoint.identity import check_checkpoint, checkpoint_identity
 from trainer_core.config.plan import Base, Plan
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.config.plan.problems import PlanError, Problem

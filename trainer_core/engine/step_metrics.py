@@ -1,4 +1,4 @@
-"""What a step tells: collected on the device, read once, before anything is changed by it."""
+"""Metrics of a step: collected on the device and read once, before the update changes anything."""
 
 import math
 from dataclasses import dataclass
@@ -11,13 +11,14 @@ from trainer_core.errors import NonFiniteLossError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepFigures:
-    """One step in numbers, all finite."""
+class StepMetrics:
+    """Numbers of one step, all finite."""
 
     loss: float
     """Flow-matching loss: mean over the step's samples, before the update."""
     balance_loss: float | None
-    """Load balancing of the experts, not weighted: mean over micro-batches; None where off."""
+    """Load-balancing loss of the experts, without its weight: mean over the micro-batches; None
+    where it is off."""
     grad_max: float
     """Largest absolute element of the gradient, before clipping."""
 
@@ -30,37 +31,41 @@ class StepMeans:
         self.balance: torch.Tensor | None = None
 
     def add(self, losses: Losses, count: int) -> None:
-        """Take in one of ``count`` micro-batches."""
+        """Add the losses of one micro-batch; ``count`` of them make the step."""
         self.flow += losses.flow_B.detach().mean() / count
         if losses.balance is not None:
             share = losses.balance.detach() / count
             self.balance = share if self.balance is None else self.balance + share
 
-    def read(self, step: int, grad_max: torch.Tensor) -> StepFigures:
-        """Wait for the device; raises NonFiniteLossError that names the step and what it found.
+    def read(self, step: int, grad_max: torch.Tensor) -> StepMetrics:
+        """Copy the means to the host, which waits for the device.
 
-        One micro-batch that is not finite is enough: neither a sum nor a gradient recovers.
+        Raises NonFiniteLossError with the step and the values where one of them is not finite. One
+        bad micro-batch is enough: neither a sum nor a gradient recovers from it.
         """
         balance = grad_max.new_zeros(()) if self.balance is None else self.balance
+        # One transfer for all three.
         together = torch.stack([self.flow.double(), balance.double(), grad_max.double()])
-        flow, balanced, largest = together.tolist()
-        figures = StepFigures(
-            loss=flow,
-            balance_loss=None if self.balance is None else balanced,
+        flow_loss, balance_loss, largest = together.tolist()
+        metrics = StepMetrics(
+            loss=flow_loss,
+            balance_loss=None if self.balance is None else balance_loss,
             grad_max=largest,
         )
-        if not all(map(math.isfinite, (flow, balanced, largest))):
-            told = [f"loss {flow}", f"largest gradient {largest}"]
-            told[1:1] = [] if self.balance is None else [f"balancing loss {balanced}"]
+        if not all(map(math.isfinite, (flow_loss, balance_loss, largest))):
+            values = [f"loss {flow_loss}"]
+            if self.balance is not None:
+                values.append(f"balancing loss {balance_loss}")
+            values.append(f"largest gradient {largest}")
             raise NonFiniteLossError(
-                f"step {step}: {', '.join(told)}; no update was made. "
+                f"step {step}: {', '.join(values)}; no update was made. "
                 "Lower the learning rate, or clip gradients."
             )
-        return figures
+        return metrics
 
 
 def total_loss(losses: Losses, objective: Objective) -> torch.Tensor:
-    """What is differentiated: mean flow loss + weight · balancing loss."""
+    """The loss to differentiate, a scalar: mean flow loss + weight · balancing loss."""
     flow = losses.flow_B.mean()
     if losses.balance is None:
         return flow
