@@ -10,12 +10,16 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.concurrency import run_in_threadpool
 
+from services.api import health
 from services.api.base_models import BaseModels
+from services.api.datasets import routes as datasets
 from services.api.edge import RequestEdge
-from services.api.event_hub import EventHub
+from services.api.events import routes as events
+from services.api.events.hub import EventHub
+from services.api.objects.routes import objects_router
 from services.api.problems import MEDIA_TYPE, install_handlers
-from services.api.routes import datasets, health, publications, runs
-from services.api.routes.objects import objects_router
+from services.api.publications import routes as publications
+from services.api.runs import routes as runs
 from services.api.service import Service
 from services.api.shapes import ProblemDocument
 from services.objects.folder_store import FolderStore
@@ -51,8 +55,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     app.add_middleware(RequestEdge)
     install_handlers(app)
-    for router in (health.router, datasets.router, runs.router, publications.router):
-        app.include_router(router)
+    for noun in (health, datasets, runs, events, publications):
+        app.include_router(noun.router)
     if isinstance(service.objects, FolderStore):
         app.include_router(objects_router(service.objects))
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from services.api.base_models import BaseModels
-from services.api.event_hub import EventHub
+from services.api.events.hub import EventHub
 from services.objects.port import ObjectStore
 from services.settings.env import Settings
 from services.store.database import Database

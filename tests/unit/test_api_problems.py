@@ -8,12 +8,12 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from services.api.dataset_files import check_files
+from services.api.datasets.files import check_files
+from services.api.datasets.shapes import FileDeclaration
 from services.api.edge import RequestEdge
 from services.api.errors import InvalidJsonError
 from services.api.json_body import parse_body
 from services.api.problems import STATUS
-from services.api.requests import FileDeclaration
 from services.domain.errors import DomainError, InvalidRequestError
 
 

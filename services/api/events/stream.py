@@ -8,9 +8,9 @@ from typing import Final
 
 from starlette.concurrency import run_in_threadpool
 
-from services.api.presenting import event_shape
+from services.api.events.presenting import event_shape
+from services.api.events.shapes import TERMINAL_EVENTS
 from services.api.service import Service
-from services.api.shapes import TERMINAL_EVENTS
 from services.store import runs
 from services.store.database import DatabaseDownError
 from services.store.runs import Event

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
-from services.api.requests import FileDeclaration
+from services.api.datasets.shapes import FileDeclaration
 from services.domain.errors import InvalidRequestError, Problem
 from services.store.datasets import Media, NewFile
 

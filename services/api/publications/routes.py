@@ -6,13 +6,16 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
 from services.api.idempotency import IdempotencyKey, create_once
-from services.api.plans import HUB_REFUSED
-from services.api.presenting import page_of, publication_shape
-from services.api.requests import HubTarget, PublicationRequest
-from services.api.routes.paging import After, Limit, check_cursor
+from services.api.paging import After, Limit, Page, check_cursor, page_of
+from services.api.publications.presenting import publication_shape
+from services.api.publications.shapes import (
+    HUB_REFUSED,
+    HubTarget,
+    Publication,
+    PublicationRequest,
+)
 from services.api.routing import TenantRoute
 from services.api.service import ServiceDep, TenantDep
-from services.api.shapes import Page, Publication
 from services.domain.errors import InvalidRequestError, NotFoundError, Problem
 from services.domain.ids import is_id
 from services.store import publications

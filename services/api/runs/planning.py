@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from services.api.datasets.lookup import find_dataset
 from services.api.errors import DatasetRejectedError, InvalidPlanError
-from services.api.requests import RunRequest
+from services.api.publications.shapes import HUB_REFUSED
+from services.api.runs.shapes import RunRequest
 from services.domain.errors import NotFoundError, Problem
-from services.domain.ids import is_id
 from services.settings.env import Settings
-from services.store import datasets
 from services.store.database import Connection
 from services.store.runs import NewRun
 from trainer_core.base_models.describe import BaseModel
@@ -17,11 +17,6 @@ from trainer_core.config.simpletuner.importer import Imported, import_run
 
 _MAX_BAD_FILES: Final = 20
 _REJECTED: Final = "dataset_rejected"
-
-HUB_REFUSED: Final = (
-    "Publishing to the Hub uses this service's own token, so it is allowed only where the service "
-    "has a single tenant. Leave it away and download the result."
-)
 
 
 def plan_run(
@@ -97,9 +92,7 @@ def _about_datasets(
 ) -> Iterator[Problem]:
     for backend_id, dataset_id in chosen.items():
         try:
-            if not is_id(dataset_id, "ds"):
-                raise NotFoundError("dataset", dataset_id)
-            dataset = datasets.get(conn, tenant_id, dataset_id)
+            dataset = find_dataset(conn, tenant_id, dataset_id)
         except NotFoundError:
             message = f"There is no dataset {dataset_id[:64]}."
             yield Problem(pointer=_at(backend_id), code="not_found", message=message)

@@ -5,24 +5,17 @@ from typing import Final
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from services.api.dataset_files import check_files
+from services.api.datasets.files import check_files
+from services.api.datasets.lookup import find_dataset
+from services.api.datasets.presenting import dataset_shape
+from services.api.datasets.shapes import Dataset, DatasetRequest, Upload, UploadsRequest
 from services.api.idempotency import IdempotencyKey, create_once
-from services.api.presenting import dataset_shape, page_of
-from services.api.requests import DatasetRequest, UploadsRequest
-from services.api.routes.paging import After, Limit, check_cursor
+from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
 from services.api.service import Service, ServiceDep, TenantDep
-from services.api.shapes import Dataset, Page, Upload
-from services.domain.errors import (
-    DatasetIncompleteError,
-    DatasetNotOpenError,
-    NotFoundError,
-    Problem,
-)
-from services.domain.ids import is_id
+from services.domain.errors import DatasetIncompleteError, DatasetNotOpenError, Problem
 from services.objects.keys import upload_key
 from services.store import datasets
-from services.store.database import Connection
 from services.store.datasets import DatasetFile
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=TenantRoute)
@@ -65,7 +58,7 @@ def list_datasets(
 def get_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep) -> Dataset:
     """404 where there is none, or it is another tenant's."""
     with service.database.transaction() as conn:
-        return dataset_shape(_get(conn, tenant_id, dataset_id))
+        return dataset_shape(find_dataset(conn, tenant_id, dataset_id))
 
 
 @router.post("/uploads")
@@ -75,7 +68,7 @@ def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
     409 where the dataset is completed.
     """
     with service.database.transaction() as conn:
-        dataset = _get(conn, tenant_id, body.dataset_id)
+        dataset = find_dataset(conn, tenant_id, body.dataset_id)
         if dataset.status != "uploading":
             raise DatasetNotOpenError(f"The dataset is {dataset.status}; it takes no more files.")
         found = datasets.files(conn, tenant_id, body.dataset_id)
@@ -100,7 +93,7 @@ def complete_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep)
     Doing it twice is harmless.
     """
     with service.database.transaction() as conn:
-        dataset = _get(conn, tenant_id, dataset_id)
+        dataset = find_dataset(conn, tenant_id, dataset_id)
         if dataset.status != "uploading":
             return dataset_shape(dataset)
         files = datasets.files(conn, tenant_id, dataset_id)
@@ -114,12 +107,6 @@ def complete_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep)
         raise DatasetIncompleteError(len(missing), problems)
     with service.database.transaction() as conn:
         return dataset_shape(datasets.complete(conn, tenant_id, dataset_id))
-
-
-def _get(conn: Connection, tenant_id: str, dataset_id: str) -> datasets.Dataset:
-    if not is_id(dataset_id, "ds"):
-        raise NotFoundError("dataset", dataset_id)
-    return datasets.get(conn, tenant_id, dataset_id)
 
 
 def _are_stored(service: Service, tenant_id: str, files: list[DatasetFile]) -> list[bool]:

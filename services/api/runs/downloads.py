@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Final
 
-from services.api.shapes import File
+from services.api.runs.shapes import File
 from services.objects.errors import ObjectCorruptError, ObjectMissingError
 from services.objects.folders import MANIFEST_LIMIT_BYTES
 from services.objects.keys import MANIFEST_NAME

@@ -1,33 +1,24 @@
 """/v1/runs: submit, look, follow, cancel, download."""
 
-from typing import Annotated, Final
+from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
 
-from services.api.downloads import files_of
 from services.api.errors import NoResultError
-from services.api.event_stream import event_stream
 from services.api.idempotency import IdempotencyKey, create_once
-from services.api.plans import plan_run
-from services.api.presenting import event_shape, page_of, run_shape
-from services.api.requests import RunRequest
-from services.api.routes.paging import After, Limit, check_cursor
+from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
+from services.api.runs.downloads import files_of
+from services.api.runs.lookup import find_run
+from services.api.runs.planning import plan_run
+from services.api.runs.presenting import run_shape
+from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest
 from services.api.service import Service, ServiceDep, TenantDep
-from services.api.shapes import Checkpoint, Event, Page, Result, Run
-from services.domain.errors import NotFoundError
-from services.domain.ids import is_id
 from services.store import runs
 from services.store.database import Connection
-from services.store.run_rows import Run as RunRow
 
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
-
-_EVENT_STREAM: Final = "text/event-stream"
-EventId = Annotated[int | None, Query(ge=0, lt=2**63, description="Events behind this id.")]
-LastEventId = Annotated[int | None, Header(alias="Last-Event-ID", ge=0, lt=2**63)]
 
 
 @router.post("/runs", status_code=201, response_model=Run)
@@ -66,7 +57,7 @@ def list_runs(
 def get_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """404 where there is none, or it is another tenant's."""
     with service.database.transaction() as conn:
-        row = _get(conn, tenant_id, run_id)
+        row = find_run(conn, tenant_id, run_id)
         return run_shape(row, runs.attempts(conn, tenant_id, run_id))
 
 
@@ -74,43 +65,9 @@ def get_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
 def cancel_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """202 and the run, canceling or canceled; 409 where it succeeded or failed before."""
     with service.database.transaction() as conn:
-        _get(conn, tenant_id, run_id)
+        find_run(conn, tenant_id, run_id)
         row = runs.cancel(conn, tenant_id, run_id)
         return run_shape(row, runs.attempts(conn, tenant_id, run_id))
-
-
-@router.get(
-    "/runs/{run_id}/events",
-    response_model=Page[Event],
-    responses={
-        200: {"content": {_EVENT_STREAM: {"schema": {"type": "string"}}}},
-        204: {"description": "A stream that is over and told in full."},
-    },
-)
-async def list_events(  # noqa: PLR0917 - a route is called by name
-    run_id: str,
-    request: Request,
-    service: ServiceDep,
-    tenant_id: TenantDep,
-    limit: Limit = 20,
-    after: EventId = None,
-    last_event_id: LastEventId = None,
-) -> Response | Page[Event]:
-    """Oldest first: a page, or with ``Accept: text/event-stream`` all of them as they come.
-
-    A stream goes on behind Last-Event-ID, ends with the run's last event, and is answered with 204
-    where that was told already.
-    """
-    after_seq = last_event_id if last_event_id is not None else after or 0
-    if _EVENT_STREAM not in request.headers.get("accept", ""):
-        return await run_in_threadpool(_events_page, service, tenant_id, run_id, after_seq, limit)
-    if await run_in_threadpool(_is_told, service, tenant_id, run_id, after_seq):
-        return Response(status_code=204)
-    return StreamingResponse(
-        event_stream(service, tenant_id, run_id, after_seq),
-        media_type=_EVENT_STREAM,
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
 
 
 @router.get("/runs/{run_id}/checkpoints")
@@ -123,7 +80,7 @@ def list_checkpoints(
 ) -> Page[Checkpoint]:
     """Those that stand, newest first, with a link for each file."""
     with service.database.transaction() as conn:
-        _get(conn, tenant_id, run_id)
+        find_run(conn, tenant_id, run_id)
         found = runs.checkpoints(conn, tenant_id, run_id)
     rows = [row for row in found if after is None or row.step < after][: limit + 1]
     return page_of(rows, limit, lambda row: _checkpoint(service, row), lambda row: str(row.step))
@@ -133,7 +90,7 @@ def list_checkpoints(
 def get_result(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Result:
     """What the run made, with a link for each file; 404 ``no_result`` until it succeeded."""
     with service.database.transaction() as conn:
-        row = _get(conn, tenant_id, run_id)
+        row = find_run(conn, tenant_id, run_id)
     if row.result_key_prefix is None or row.result_manifest_sha256 is None:
         raise NoResultError(f"The run is {row.status} and has no result.")
     return Result(
@@ -143,28 +100,6 @@ def get_result(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Result
         manifest_sha256=row.result_manifest_sha256,
         files=files_of(service.objects, row.result_key_prefix, row.result_manifest_sha256),
     )
-
-
-def _get(conn: Connection, tenant_id: str, run_id: str) -> RunRow:
-    if not is_id(run_id, "run"):
-        raise NotFoundError("run", run_id)
-    return runs.get(conn, tenant_id, run_id)
-
-
-def _events_page(
-    service: Service, tenant_id: str, run_id: str, after_seq: int, limit: int
-) -> Page[Event]:
-    with service.database.transaction() as conn:
-        _get(conn, tenant_id, run_id)
-        rows = runs.events(conn, tenant_id, run_id, after_seq, limit + 1)
-    return page_of(rows, limit, event_shape, lambda row: str(row.seq))
-
-
-def _is_told(service: Service, tenant_id: str, run_id: str, after_seq: int) -> bool:
-    """Whether nothing comes behind this event any more; raises NotFoundError."""
-    with service.database.transaction() as conn:
-        row = _get(conn, tenant_id, run_id)
-        return row.is_over and row.event_seq <= after_seq
 
 
 def _checkpoint(service: Service, row: runs.Checkpoint) -> Checkpoint:

@@ -1,0 +1,72 @@
+"""/v1/runs/{run_id}/events: a page of a run's events, or all of them as they happen."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from services.api.events.presenting import event_shape
+from services.api.events.shapes import Event
+from services.api.events.stream import event_stream
+from services.api.paging import Limit, Page, page_of
+from services.api.routing import TenantRoute
+from services.api.runs.lookup import find_run
+from services.api.service import Service, ServiceDep, TenantDep
+from services.store import runs
+
+router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
+
+_EVENT_STREAM: Final = "text/event-stream"
+EventId = Annotated[int | None, Query(ge=0, lt=2**63, description="Events behind this id.")]
+LastEventId = Annotated[int | None, Header(alias="Last-Event-ID", ge=0, lt=2**63)]
+
+
+@router.get(
+    "/runs/{run_id}/events",
+    response_model=Page[Event],
+    responses={
+        200: {"content": {_EVENT_STREAM: {"schema": {"type": "string"}}}},
+        204: {"description": "The run is over, and no event follows Last-Event-ID."},
+    },
+)
+async def list_events(  # noqa: PLR0917 - a route is called by name
+    run_id: str,
+    request: Request,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    limit: Limit = 20,
+    after: EventId = None,
+    last_event_id: LastEventId = None,
+) -> Response | Page[Event]:
+    """Oldest first: a page, or with ``Accept: text/event-stream`` all of them as they happen.
+
+    A stream continues after Last-Event-ID and ends with the run's last event. The answer is 204
+    where that event was sent before.
+    """
+    after_seq = last_event_id if last_event_id is not None else after or 0
+    if _EVENT_STREAM not in request.headers.get("accept", ""):
+        return await run_in_threadpool(_events_page, service, tenant_id, run_id, after_seq, limit)
+    if await run_in_threadpool(_has_no_more, service, tenant_id, run_id, after_seq):
+        return Response(status_code=204)
+    return StreamingResponse(
+        event_stream(service, tenant_id, run_id, after_seq),
+        media_type=_EVENT_STREAM,
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+def _events_page(
+    service: Service, tenant_id: str, run_id: str, after_seq: int, limit: int
+) -> Page[Event]:
+    with service.database.transaction() as conn:
+        find_run(conn, tenant_id, run_id)
+        rows = runs.events(conn, tenant_id, run_id, after_seq, limit + 1)
+    return page_of(rows, limit, event_shape, lambda row: str(row.seq))
+
+
+def _has_no_more(service: Service, tenant_id: str, run_id: str, after_seq: int) -> bool:
+    """Whether no event follows this one any more; raises NotFoundError."""
+    with service.database.transaction() as conn:
+        row = find_run(conn, tenant_id, run_id)
+        return row.is_over and row.event_seq <= after_seq

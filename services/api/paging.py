@@ -1,0 +1,48 @@
+"""Pages of lists. ``after`` is ``next_cursor`` of the page before; clients send it unchanged."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Generic, Literal, TypeVar
+
+from fastapi import Query
+
+from services.api.shapes import Shape
+from services.domain.errors import InvalidRequestError, Problem
+from services.domain.ids import Prefix, is_id
+
+R = TypeVar("R")
+S = TypeVar("S")
+T = TypeVar("T")
+
+Limit = Annotated[int, Query(ge=1, le=100, description="Items a page.")]
+After = Annotated[str | None, Query(description="next_cursor of the page before.")]
+
+
+class Page(Shape, Generic[T]):
+    """A part of a list; the next one begins at ``?after=<next_cursor>``."""
+
+    object: Literal["list"] = "list"
+    data: list[T]
+    has_more: bool
+    next_cursor: str | None
+
+
+def check_cursor(after: str | None, prefix: Prefix) -> str | None:
+    """The cursor, if it can be one; raises InvalidRequestError."""
+    if after is not None and not is_id(after, prefix):
+        message = "This is not a next_cursor of this list."
+        problem = Problem(pointer="query:after", code="bad_value", message=message)
+        raise InvalidRequestError([problem])
+    return after
+
+
+def page_of(
+    rows: Sequence[R], limit: int, shape: Callable[[R], S], cursor: Callable[[R], str]
+) -> Page[S]:
+    """A page of ``limit`` items; ``rows`` has one more where another page follows."""
+    shown = rows[:limit]
+    has_more = len(rows) > limit
+    return Page(
+        data=[shape(row) for row in shown],
+        has_more=has_more,
+        next_cursor=cursor(shown[-1]) if has_more else None,
+    )

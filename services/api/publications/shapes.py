@@ -1,0 +1,51 @@
+"""Publications as JSON: requests and answers."""
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from services.api.shapes import Body, Failure, Shape
+
+HUB_REFUSED: Final = (
+    "Publishing to the Hub uses this service's own token, so it is allowed only where the service "
+    "has a single tenant. Leave it away and download the result."
+)
+
+
+class FolderTarget(Body):
+    """A folder on the service's own disk."""
+
+    kind: Literal["folder"]
+
+
+class HubTarget(Body):
+    """A repository on the Hugging Face Hub."""
+
+    kind: Literal["hub"]
+    repo_id: Annotated[
+        str, Field(max_length=96, pattern=r"^(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*$")
+    ]
+    private: bool = True
+
+
+class PublicationRequest(Body):
+    run_id: str
+    target: Annotated[FolderTarget | HubTarget, Field(discriminator="kind")]
+
+
+class Publication(Shape):
+    """A result on its way to a folder or to the Hub."""
+
+    id: str
+    object: Literal["publication"] = "publication"
+    run_id: str
+    target: dict[str, Any]
+    status: Literal["pending", "running", "succeeded", "failed"]
+    attempts: int
+    location: str | None
+    revision: str | None
+    error: Failure | None
+    links: dict[str, str]
+    created_at: datetime
+    updated_at: datetime

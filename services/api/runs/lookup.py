@@ -1,0 +1,14 @@
+"""Finding the run that an address names."""
+
+from services.domain.errors import NotFoundError
+from services.domain.ids import is_id
+from services.store import runs
+from services.store.database import Connection
+from services.store.run_rows import Run
+
+
+def find_run(conn: Connection, tenant_id: str, run_id: str) -> Run:
+    """Raises NotFoundError, also where the text cannot be an id or the run is another tenant's."""
+    if not is_id(run_id, "run"):
+        raise NotFoundError("run", run_id)
+    return runs.get(conn, tenant_id, run_id)

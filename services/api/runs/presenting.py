@@ -1,0 +1,61 @@
+"""Rows of runs and attempts as the shapes that tenants see."""
+
+from collections.abc import Sequence
+
+from services.api.runs.shapes import Attempt, Run
+from services.api.shapes import failure_shape, in_utc, in_utc_or_none, known_status
+from services.store.run_rows import Run as RunRow
+from services.store.runs import Attempt as AttemptRow
+
+
+def run_shape(row: RunRow, attempts: Sequence[AttemptRow]) -> Run:
+    return Run(
+        id=row.run_id,
+        status=known_status(row.status),
+        stage=row.stage,
+        status_reason=failure_shape(row.status_reason),
+        step=row.step,
+        max_steps=row.max_steps,
+        checkpoint_step=row.checkpoint_step,
+        base_model=row.base_model,
+        gpu_class=row.gpu_class,
+        plan=row.plan,
+        plan_digest=row.plan_digest,
+        warnings=row.warnings,
+        datasets=row.datasets,
+        metadata=row.metadata,
+        attempts=[attempt_shape(each) for each in attempts],
+        links=_links(row),
+        version=row.version,
+        created_at=in_utc(row.created_at),
+        updated_at=in_utc(row.updated_at),
+        started_at=in_utc_or_none(row.started_at),
+        finished_at=in_utc_or_none(row.finished_at),
+    )
+
+
+def _links(row: RunRow) -> dict[str, str]:
+    here = f"/v1/runs/{row.run_id}"
+    links = {
+        "self": here,
+        "events": f"{here}/events",
+        "checkpoints": f"{here}/checkpoints",
+        "cancel": f"{here}:cancel",
+        "publications": f"/v1/publications?run_id={row.run_id}",
+    }
+    if row.result_manifest_sha256 is not None:
+        links["result"] = f"{here}/result"
+    return links
+
+
+def attempt_shape(row: AttemptRow) -> Attempt:
+    return Attempt(
+        id=row.attempt_id,
+        fence=row.fence,
+        from_step=row.from_step,
+        last_step=row.last_step,
+        outcome=row.outcome,
+        reason=failure_shape(row.reason),
+        started_at=in_utc(row.started_at),
+        ended_at=in_utc_or_none(row.ended_at),
+    )

@@ -1,0 +1,105 @@
+"""Runs, their attempts, checkpoints and results as JSON: requests and answers."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from services.api.shapes import Body, Failure, Shape
+
+RunStatus = Literal[
+    "queued", "running", "pausing", "paused", "canceling", "succeeded", "failed", "canceled"
+]
+MetadataValue = Annotated[str, Field(max_length=500)]
+MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class RunRequest(Body):
+    """SimpleTuner's files as JSON, and which dataset each image backend reads."""
+
+    config: dict[str, Any]
+    """``config.json``; options are listed in docs/reference/options.md."""
+    lycoris_config: dict[str, Any] | None = None
+    data_backends: list[Any]
+    """``multidatabackend.json``."""
+    prompt_library: dict[str, Any] | None = None
+    datasets: Annotated[dict[str, str], Field(max_length=100)]
+    """Id of an image backend → id of a dataset."""
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(default={})
+
+
+class Attempt(Shape):
+    """One machine's work on a run."""
+
+    id: str
+    object: Literal["attempt"] = "attempt"
+    fence: int
+    from_step: int
+    last_step: int
+    outcome: str | None
+    """None while it lasts; ``finished``, ``stopped``, ``failed`` or ``lost``."""
+    reason: Failure | None
+    started_at: datetime
+    ended_at: datetime | None
+
+
+class Run(Shape):
+    """A training run. ``step`` counts optimizer steps from 1; 0 means none yet."""
+
+    id: str
+    object: Literal["run"] = "run"
+    status: RunStatus
+    stage: str | None
+    status_reason: Failure | None
+    step: int
+    max_steps: int
+    checkpoint_step: int
+    """Where a new attempt would start."""
+    base_model: str
+    gpu_class: str
+    plan: dict[str, Any]
+    """The request, resolved: every default filled in."""
+    plan_digest: str
+    warnings: list[str]
+    datasets: dict[str, str]
+    metadata: dict[str, str]
+    attempts: list[Attempt]
+    links: dict[str, str]
+    version: int
+    """Rises with each change."""
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class File(Shape):
+    """A file to download; the URL works for an hour and needs no key."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+    url: str
+
+
+class Checkpoint(Shape):
+    """A stored state from which training can resume."""
+
+    object: Literal["checkpoint"] = "checkpoint"
+    run_id: str
+    step: int
+    size_bytes: int
+    manifest_sha256: str
+    files: list[File]
+    created_at: datetime
+
+
+class Result(Shape):
+    """What a run made."""
+
+    object: Literal["result"] = "result"
+    run_id: str
+    step: int
+    size_bytes: int
+    manifest_sha256: str
+    files: list[File]
