@@ -1,56 +1,113 @@
-"""One mechanism for all creating POSTs: the key and the row are written in one transaction."""
+"""One mechanism for all creating POSTs.
+
+The work is done first, with no transaction open: planning a run may take seconds. Then one short
+transaction writes the idempotency key, the new row and the answer, or nothing of them.
+"""
 
 from collections.abc import Callable
-from typing import Annotated, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import Header, Request
+from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from services.api.service import Service
+from services.api.service import Service, ServiceDep, TenantDep
 from services.store import idempotency
 from services.store.database import Connection
+from services.store.idempotency import Replay
 
-IdempotencyKey: TypeAlias = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        description="Any text of your own; the same request with the same key is done once.",
-    ),
-]
+P = TypeVar("P")
+
+_METHOD: Final = "POST"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CreatingRequest:
+    """A creating POST, and the key by which its client may repeat it."""
+
+    service: Service
+    tenant_id: str
+    path: str
+    key: str | None
+    fingerprint: str
+    """SHA-256 of the body."""
+
+
+async def creating_request(
+    request: Request,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            description="Any text of your own; the same request with the same key is done once.",
+        ),
+    ] = None,
+) -> CreatingRequest:
+    """Dependency: the request as ``create_once`` takes it."""
+    return CreatingRequest(
+        service=service,
+        tenant_id=tenant_id,
+        path=request.url.path,
+        key=key,
+        fingerprint=request.state.fingerprint,
+    )
+
+
+CreatingDep = Annotated[CreatingRequest, Depends(creating_request)]
 
 
 def create_once(
-    service: Service,
-    request: Request,
-    tenant_id: str,
-    key: str | None,
-    create: Callable[[Connection], BaseModel],
+    request: CreatingRequest,
+    prepare: Callable[[], P],
+    insert: Callable[[Connection, P], BaseModel],
 ) -> JSONResponse:
-    """201 and what ``create`` made, or the answer that the first request with this key got.
+    """201 and what ``insert`` made, or the answer that the first request with this key got.
 
-    What ``create`` raises rolls everything back, so a refused request leaves its key unused.
+    Two requests with one key may prepare at the same time; the first to insert wins, and the other
+    one gets its answer. A refused request leaves its key unused.
+
+    Args:
+        prepare: all checks and work that need no lock; may open short transactions of its own.
+        insert: writes the row in the transaction of the key. Time has passed since ``prepare``, so
+            it checks again what may have changed.
+
     Raises IdempotencyMismatchError and IdempotencyInFlightError.
     """
-    path = request.url.path
-    with service.database.transaction() as conn:
-        if key is None:
-            body = create(conn).model_dump(mode="json")
-        else:
-            replay = idempotency.begin(
-                conn, tenant_id, "POST", path, key, request.state.fingerprint
-            )
-            if replay is not None:
-                replayed = {
-                    "Location": f"{path}/{replay.body['id']}",
-                    "Idempotent-Replayed": "true",
-                }
-                return JSONResponse(replay.body, replay.status, headers=replayed)
-            body = create(conn).model_dump(mode="json")
-            idempotency.finish(conn, tenant_id, "POST", path, key, status=201, body=body)
-    headers = {"Location": f"{path}/{body['id']}"}
-    if key is None:
-        headers["Idempotency-Key-Missing"] = "true"
-    return JSONResponse(body, 201, headers=headers)
+    database = request.service.database
+    if request.key is None:
+        prepared = prepare()
+        with database.transaction() as conn:
+            body = insert(conn, prepared).model_dump(mode="json")
+        return _created(request, body, {"Idempotency-Key-Missing": "true"})
+    scope = (request.tenant_id, _METHOD, request.path, request.key)
+    with database.transaction() as conn:
+        replay = idempotency.find(conn, *scope, request.fingerprint)
+    if replay is not None:
+        return _replayed(request, replay)
+    prepared = prepare()
+    with database.transaction() as conn:
+        replay = idempotency.begin(conn, *scope, request.fingerprint)
+        if replay is None:
+            body = insert(conn, prepared).model_dump(mode="json")
+            idempotency.finish(conn, *scope, status=201, body=body)
+    return _created(request, body, {}) if replay is None else _replayed(request, replay)
+
+
+def _created(
+    request: CreatingRequest, body: dict[str, Any], headers: dict[str, str]
+) -> JSONResponse:
+    return JSONResponse(body, 201, headers={"Location": _location(request, body), **headers})
+
+
+def _replayed(request: CreatingRequest, replay: Replay) -> JSONResponse:
+    headers = {"Location": _location(request, replay.body), "Idempotent-Replayed": "true"}
+    return JSONResponse(replay.body, replay.status, headers=headers)
+
+
+def _location(request: CreatingRequest, body: dict[str, Any]) -> str:
+    return f"{request.path}/{body['id']}"

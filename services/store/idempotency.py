@@ -30,10 +30,28 @@ RETURNING true
 _GET: Final = """
 SELECT fingerprint, status, body FROM idempotency_keys
 WHERE tenant_id = %(tenant_id)s AND method = %(method)s AND path = %(path)s AND key = %(key)s
+    AND created_at >= clock_timestamp() - interval '7 days'
 """
 # A second request waits here while the first one's transaction runs; it must not wait for long.
 _PATIENCE: Final = "SET LOCAL lock_timeout = '2s'"
 _PATIENCE_OVER: Final = "SET LOCAL lock_timeout = 0"
+
+
+def find(  # noqa: PLR0917 - the scope of a key, in the order in which it is written
+    conn: Connection, tenant_id: str, method: str, path: str, key: str, fingerprint: str
+) -> Replay | None:
+    """The answer that was given before, without a lock; None where the key is free.
+
+    Raises as ``begin`` does.
+    """
+    facts = {
+        "tenant_id": tenant_id,
+        "method": method,
+        "path": path,
+        "key": key,
+        "fingerprint": fingerprint,
+    }
+    return _replay(conn, facts)
 
 
 def begin(  # noqa: PLR0917 - the scope of a key, in the order in which it is written
@@ -60,15 +78,10 @@ def begin(  # noqa: PLR0917 - the scope of a key, in the order in which it is wr
     }
     if _take(conn, facts):
         return None
-    row = conn.execute(_GET, facts).fetchone()
-    if row is None:
+    replay = _replay(conn, facts)
+    if replay is None:
         raise IdempotencyInFlightError(f"the first request with key {key} is just ending")
-    known_fingerprint, status, body = row
-    if known_fingerprint != fingerprint:
-        raise IdempotencyMismatchError(f"key {key} was used with another body")
-    if status is None:
-        raise IdempotencyInFlightError(f"the first request with key {key} is still at work")
-    return Replay(status=status, body=body)
+    return replay
 
 
 _FINISH: Final = """
@@ -89,6 +102,18 @@ def finish(
 ) -> None:
     """Keep the answer for later requests with this key."""
     conn.execute(_FINISH, (status, Jsonb(body), tenant_id, method, path, key))
+
+
+def _replay(conn: Connection, facts: dict[str, str]) -> Replay | None:
+    row = conn.execute(_GET, facts).fetchone()
+    if row is None:
+        return None
+    fingerprint, status, body = row
+    if fingerprint != facts["fingerprint"]:
+        raise IdempotencyMismatchError(f"key {facts['key']} was used with another body")
+    if status is None:
+        raise IdempotencyInFlightError(f"the first request with key {facts['key']} is at work")
+    return Replay(status=status, body=body)
 
 
 def _take(conn: Connection, facts: dict[str, str]) -> bool:

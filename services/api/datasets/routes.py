@@ -2,21 +2,22 @@
 
 from typing import Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from services.api.datasets.files import check_files
 from services.api.datasets.lookup import find_dataset
 from services.api.datasets.presenting import dataset_shape
 from services.api.datasets.shapes import Dataset, DatasetRequest, Upload, UploadsRequest
-from services.api.idempotency import IdempotencyKey, create_once
+from services.api.idempotency import CreatingDep, create_once
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
 from services.api.service import Service, ServiceDep, TenantDep
 from services.domain.errors import DatasetIncompleteError, DatasetNotOpenError, Problem
 from services.objects.keys import upload_key
 from services.store import datasets
-from services.store.datasets import DatasetFile
+from services.store.database import Connection
+from services.store.datasets import DatasetFile, NewFile
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=TenantRoute)
 
@@ -26,21 +27,17 @@ _MAX_NAMED: Final = 100
 
 @router.post("/datasets", status_code=201, response_model=Dataset)
 def create_dataset(
-    body: DatasetRequest,
-    request: Request,
-    service: ServiceDep,
-    tenant_id: TenantDep,
-    idempotency_key: IdempotencyKey = None,
+    body: DatasetRequest, tenant_id: TenantDep, request: CreatingDep
 ) -> JSONResponse:
     """A new dataset of these files: 201; 422 names every file that cannot be taken."""
-    files = check_files(body.files)
-    return create_once(
-        service,
-        request,
-        tenant_id,
-        idempotency_key,
-        lambda conn: dataset_shape(datasets.create(conn, tenant_id, body.name, files)),
-    )
+
+    def prepare() -> list[NewFile]:
+        return check_files(body.files)
+
+    def insert(conn: Connection, files: list[NewFile]) -> Dataset:
+        return dataset_shape(datasets.create(conn, tenant_id, body.name, files))
+
+    return create_once(request, prepare, insert)
 
 
 @router.get("/datasets")

@@ -1,11 +1,11 @@
 """/v1/publications: where results go."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from services.api.idempotency import IdempotencyKey, create_once
+from services.api.idempotency import CreatingDep, create_once
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.publications.presenting import publication_shape
 from services.api.publications.shapes import (
@@ -19,32 +19,29 @@ from services.api.service import ServiceDep, TenantDep
 from services.domain.errors import InvalidRequestError, NotFoundError, Problem
 from services.domain.ids import is_id
 from services.store import publications
+from services.store.database import Connection
 
 router = APIRouter(prefix="/v1", tags=["publications"], route_class=TenantRoute)
 
 
 @router.post("/publications", status_code=201, response_model=Publication)
 def create_publication(
-    body: PublicationRequest,
-    request: Request,
-    service: ServiceDep,
-    tenant_id: TenantDep,
-    idempotency_key: IdempotencyKey = None,
+    body: PublicationRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
 ) -> JSONResponse:
     """Publish a run's result once more: 201; 422 where it has none."""
-    if isinstance(body.target, HubTarget) and not service.settings.single_tenant:
-        problem = Problem(pointer="/target/kind", code="refused", message=HUB_REFUSED)
-        raise InvalidRequestError([problem])
-    if not is_id(body.run_id, "run"):
-        raise NotFoundError("run", body.run_id)
-    target = body.target.model_dump(mode="json")
-    return create_once(
-        service,
-        request,
-        tenant_id,
-        idempotency_key,
-        lambda conn: publication_shape(publications.create(conn, tenant_id, body.run_id, target)),
-    )
+
+    def prepare() -> dict[str, Any]:
+        if isinstance(body.target, HubTarget) and not service.settings.single_tenant:
+            problem = Problem(pointer="/target/kind", code="refused", message=HUB_REFUSED)
+            raise InvalidRequestError([problem])
+        if not is_id(body.run_id, "run"):
+            raise NotFoundError("run", body.run_id)
+        return body.target.model_dump(mode="json")
+
+    def insert(conn: Connection, target: dict[str, Any]) -> Publication:
+        return publication_shape(publications.create(conn, tenant_id, body.run_id, target))
+
+    return create_once(request, prepare, insert)
 
 
 @router.get("/publications")

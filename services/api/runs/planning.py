@@ -7,6 +7,7 @@ from services.api.datasets.lookup import find_dataset
 from services.api.errors import DatasetRejectedError, InvalidPlanError
 from services.api.publications.shapes import HUB_REFUSED
 from services.api.runs.shapes import RunRequest
+from services.api.service import Service
 from services.domain.errors import NotFoundError, Problem
 from services.settings.env import Settings
 from services.store.database import Connection
@@ -19,23 +20,21 @@ _MAX_BAD_FILES: Final = 20
 _REJECTED: Final = "dataset_rejected"
 
 
-def plan_run(
-    conn: Connection,
-    tenant_id: str,
-    request: RunRequest,
-    base_models: Mapping[str, BaseModel],
-    settings: Settings,
-) -> NewRun:
-    """Resolve a request; raises InvalidPlanError or, if it is only that, DatasetRejectedError."""
-    imported, problems = _import(request, base_models)
+def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
+    """Resolve a request; holds no transaction while it plans.
+
+    Raises InvalidPlanError, or DatasetRejectedError where a rejected dataset is all that is wrong.
+    """
+    settings = service.settings
+    with service.database.transaction() as conn:
+        about_datasets = list(_about_datasets(conn, tenant_id, request.datasets))
+    imported, problems = _import(request, service.base_models.read())
     if imported is not None:
         problems += _about_target(request, imported, settings)
         problems += _about_assignment(request, imported)
-    problems += _about_datasets(conn, tenant_id, request.datasets)
-    if problems and all(problem.code == _REJECTED for problem in problems):
-        raise DatasetRejectedError(problems)
-    if problems or imported is None:
-        raise InvalidPlanError(problems)
+    problems += about_datasets
+    _refuse(problems)
+    assert imported is not None  # where it is None, there are problems
     plan = imported.plan
     return NewRun(
         request=request.model_dump(mode="json"),
@@ -50,9 +49,26 @@ def plan_run(
     )
 
 
+def check_datasets(conn: Connection, tenant_id: str, chosen: Mapping[str, str]) -> None:
+    """Look again, in the transaction that inserts the run: a dataset may have been rejected since.
+
+    Raises as ``plan_run`` does.
+    """
+    _refuse(list(_about_datasets(conn, tenant_id, chosen)))
+
+
+def _refuse(problems: list[Problem]) -> None:
+    """Raise all problems as one error, where there are any."""
+    if problems and all(problem.code == _REJECTED for problem in problems):
+        raise DatasetRejectedError(problems)
+    if problems:
+        raise InvalidPlanError(problems)
+
+
 def _import(
     request: RunRequest, base_models: Mapping[str, BaseModel]
 ) -> tuple[Imported | None, list[Problem]]:
+    """The plan, or everything that is wrong with the configuration."""
     try:
         imported = import_run(
             config=request.config,
@@ -69,6 +85,7 @@ def _import(
 
 
 def _about_target(request: RunRequest, imported: Imported, settings: Settings) -> Iterator[Problem]:
+    """Publishing to the Hub is for services with a single tenant."""
     if imported.plan.operation.publication.hub_model_id is None or settings.single_tenant:
         return
     written = next(
@@ -78,6 +95,7 @@ def _about_target(request: RunRequest, imported: Imported, settings: Settings) -
 
 
 def _about_assignment(request: RunRequest, imported: Imported) -> Iterator[Problem]:
+    """Every image backend has a dataset, and nothing else has one."""
     wanted = {backend.id for backend in imported.plan.identity.backends}
     for backend_id in sorted(wanted - request.datasets.keys()):
         message = f"No dataset is named for the backend {backend_id}."
@@ -90,6 +108,7 @@ def _about_assignment(request: RunRequest, imported: Imported) -> Iterator[Probl
 def _about_datasets(
     conn: Connection, tenant_id: str, chosen: Mapping[str, str]
 ) -> Iterator[Problem]:
+    """Every dataset exists and was not rejected; it may still be uploading."""
     for backend_id, dataset_id in chosen.items():
         try:
             dataset = find_dataset(conn, tenant_id, dataset_id)

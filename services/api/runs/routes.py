@@ -2,41 +2,40 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
 from services.api.errors import NoResultError
-from services.api.idempotency import IdempotencyKey, create_once
+from services.api.idempotency import CreatingDep, create_once
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
 from services.api.runs.downloads import files_of
 from services.api.runs.lookup import find_run
-from services.api.runs.planning import plan_run
+from services.api.runs.planning import check_datasets, plan_run
 from services.api.runs.presenting import run_shape
 from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest
 from services.api.service import Service, ServiceDep, TenantDep
 from services.store import runs
 from services.store.database import Connection
+from services.store.runs import NewRun
 
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
 
 
 @router.post("/runs", status_code=201, response_model=Run)
 def create_run(
-    body: RunRequest,
-    request: Request,
-    service: ServiceDep,
-    tenant_id: TenantDep,
-    idempotency_key: IdempotencyKey = None,
+    body: RunRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
 ) -> JSONResponse:
     """A new run: 201, and it waits in the queue; 422 lists everything that is wrong with it."""
-    base_models = service.base_models.read()
 
-    def create(conn: Connection) -> Run:
-        new = plan_run(conn, tenant_id, body, base_models, service.settings)
+    def prepare() -> NewRun:
+        return plan_run(service, tenant_id, body)
+
+    def insert(conn: Connection, new: NewRun) -> Run:
+        check_datasets(conn, tenant_id, new.datasets)
         return run_shape(runs.create(conn, tenant_id, new), [])
 
-    return create_once(service, request, tenant_id, idempotency_key, create)
+    return create_once(request, prepare, insert)
 
 
 @router.get("/runs")
