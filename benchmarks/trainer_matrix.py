@@ -65,7 +65,7 @@ _ALL_AT_ONCE = {
 
 
 class _Silent:
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         pass
 
     def progress(self, stage: str, done: int, total: int) -> None:

@@ -10,17 +10,17 @@ from trainer_core.process.control import Control
 class StopSignals:
     """The first signal asks for a stop with a checkpoint; a second Ctrl-C interrupts at once."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        """``say`` tells the one at the terminal what the key did."""
-        self._say = say
+    def __init__(self, log: Callable[[str], None]) -> None:
+        """``log`` shows on the terminal what the key did."""
+        self._log = log
 
-    def heed(self, control: Control) -> None:
+    def handle(self, control: Control) -> None:
         """From now on signals go to ``control``; main thread only."""
 
         def on_interrupt(_number: int, _frame: FrameType | None) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             control.ask_to_stop()
-            self._say("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
+            self._log("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
 
         control.heed_sigterm()
         signal.signal(signal.SIGINT, on_interrupt)

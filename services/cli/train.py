@@ -114,7 +114,7 @@ def train(
     try:
         # What libraries print belongs to stderr: stdout is the result's.
         with open_view(err) as view, contextlib.redirect_stdout(sys.stderr):
-            result = train_locally(run, os.environ, view, StopSignals(view.log).heed)
+            result = train_locally(run, os.environ, view, StopSignals(view.log).handle)
     except PlanError as error:
         for problem in error.problems:
             output.print_error(f"{problem.pointer}: {problem.message} [{problem.code}]")

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from services.cli.watch import duration
-from trainer_core.local.view import View
+from trainer_core.local.output import View
 from trainer_core.process.events import Event
 
 _LINE_EVERY_S: Final = 30.0

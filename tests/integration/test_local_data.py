@@ -22,16 +22,17 @@ from trainer_core.checkpoint.layout import (
 from trainer_core.config.plan import Plan
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
-from trainer_core.errors import BadCaptionError, BadImageError, CheckpointError
+from trainer_core.errors import BadCaptionError, BadImageError
 from trainer_core.local.cache import fill_cache
 from trainer_core.local.data import LocalData, MissingDataError, find_data_folders, scan
 from trainer_core.local.folder import (
     OutputInUseError,
-    find_checkpoint,
+    find_checkpoints,
     locked,
-    mend,
+    restore_interrupted,
     set_aside,
 )
+from trainer_core.local.start import Checkpoints
 from trainer_core.process.control import StopRequestedError
 from trainer_core.progress import SilentReporter
 
@@ -249,30 +250,35 @@ def result(folder: Path, step: int) -> None:
 
 
 def test_latest_is_the_newest_whole_checkpoint(tmp_path: Path) -> None:
-    assert find_checkpoint("latest", tmp_path, ()) is None
+    assert find_checkpoints("latest", tmp_path, ()) == Checkpoints()
     steps = {n: checkpoint(tmp_path / "checkpoints" / f"step-{n:08d}", n) for n in (5, 10, 20, 30)}
     (steps[20] / "state.safetensors").write_bytes(b"torn")
     (steps[30] / MANIFEST_NAME).unlink()
     (tmp_path / "checkpoints" / ".step-00000040.draft").mkdir()
 
-    assert find_checkpoint("latest", tmp_path, ()) == steps[10]
-    assert find_checkpoint("", tmp_path, ()) is None
+    for request in ("latest", ""):
+        assert find_checkpoints(request, tmp_path, ()) == Checkpoints(newest=steps[10])
 
 
 def test_a_checkpoint_is_taken_by_path_or_by_its_name(tmp_path: Path) -> None:
     here = checkpoint(tmp_path / "out" / "checkpoints" / "step-00000005", 5)
     other = checkpoint(tmp_path / "other" / "step-00000007", 7)
-    for wish, found in (
+    for request, found in (
         ("step-00000005", here),
         ("other/step-00000007", other),
         (str(other), other),
     ):
-        assert find_checkpoint(wish, tmp_path / "out", (tmp_path,)) == found
-    with pytest.raises(CheckpointError, match="step-00000009"):
-        find_checkpoint("step-00000009", tmp_path / "out", (tmp_path,))
+        assert find_checkpoints(request, tmp_path / "out", (tmp_path,)) == Checkpoints(
+            newest=here, requested=found
+        )
     (other / "state.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="no whole checkpoint"):
-        find_checkpoint(str(other), tmp_path / "out", ())
+    for request, problem in (
+        ("step-00000009", "resume_from_checkpoint names step-00000009, which is no folder"),
+        (str(other), "no whole checkpoint"),
+    ):
+        found_here = find_checkpoints(request, tmp_path / "out", (tmp_path,))
+        assert (found_here.newest, found_here.requested) == (here, None)
+        assert problem in str(found_here.problem)
 
 
 def test_latest_goes_by_the_step_and_not_by_the_name(tmp_path: Path) -> None:
@@ -280,10 +286,10 @@ def test_latest_goes_by_the_step_and_not_by_the_name(tmp_path: Path) -> None:
         checkpoint(tmp_path / "checkpoints" / f"step-{step:08d}", step, size=1)
     checkpoint(tmp_path / "checkpoints" / "zz-mine", 7)
 
-    found = find_checkpoint("latest", tmp_path, ())
+    newest = find_checkpoints("latest", tmp_path, ()).newest
 
-    assert found is not None
-    assert found.name == "step-100000000"
+    assert newest is not None
+    assert newest.name == "step-100000000"
 
 
 @pytest.mark.parametrize("name", ["keep", "step-00000020", "step-00000009"])
@@ -306,13 +312,14 @@ def test_what_a_killed_run_moved_aside_gets_its_name_back(tmp_path: Path) -> Non
     checkpoint(tmp_path / "checkpoints" / ".step-00000005.old", 5)
     result(tmp_path / ".result.old", 5)
 
-    mend(tmp_path)
+    restore_interrupted(tmp_path)
 
-    assert find_checkpoint("latest", tmp_path, ()) == tmp_path / "checkpoints" / "step-00000005"
+    newest = find_checkpoints("latest", tmp_path, ()).newest
+    assert newest == tmp_path / "checkpoints" / "step-00000005"
     assert (tmp_path / "result").is_dir()
 
 
-def test_what_another_course_left_is_moved_away_not_deleted(tmp_path: Path) -> None:
+def test_later_checkpoints_of_an_earlier_run_are_moved_not_deleted(tmp_path: Path) -> None:
     for step in (5, 10):
         checkpoint(tmp_path / "checkpoints" / f"step-{step:08d}", step)
     result(tmp_path / "result", 10)

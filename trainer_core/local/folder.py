@@ -1,4 +1,4 @@
-"""The output folder of a local run: one run at a time, and which checkpoint it goes on from."""
+"""The output folder of a local run: its lock, its checkpoints, and what a new run moves aside."""
 
 import contextlib
 import fcntl
@@ -18,19 +18,18 @@ from trainer_core.checkpoint.folders import (
     restore_replaced,
 )
 from trainer_core.checkpoint.layout import MANIFEST_NAME, ResultManifest
-from trainer_core.config.plan.frozen import Frozen
 from trainer_core.errors import Category, CheckpointError, TrainerError
+from trainer_core.local.start import LATEST, Checkpoints, StartedRun
 from trainer_core.paths import places_of
 
-_LOCK: Final = ".lock"
-CHECKPOINTS: Final = "checkpoints"
-RESULT: Final = "result"
-COURSE: Final = "course.json"
-LATEST: Final = "latest"
+STARTED_RUN_NAME: Final = "course.json"
+_LOCK_NAME: Final = ".lock"
+_CHECKPOINTS: Final = "checkpoints"
+_RESULT: Final = "result"
 
 
 class OutputInUseError(TrainerError):
-    """Another run writes there."""
+    """Another run writes into the output folder."""
 
     code = "output_in_use"
     category: Category = "user"
@@ -38,12 +37,13 @@ class OutputInUseError(TrainerError):
 
 @contextlib.contextmanager
 def locked(output_dir: Path) -> Iterator[None]:
-    """Hold the folder for this process; raises OutputInUseError naming the one that holds it.
+    """Hold the folder for this process.
 
-    The kernel lets go when the process ends, however it ends.
+    The kernel releases the lock when the process ends, however it ends. Raises OutputInUseError,
+    which names the process that holds the folder.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / _LOCK).open("a+") as lock:
+    with (output_dir / _LOCK_NAME).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -60,33 +60,38 @@ def locked(output_dir: Path) -> Iterator[None]:
         yield
 
 
-def mend(output_dir: Path) -> None:
-    """Give what a killed run left its names back; for who holds the folder."""
-    mend_checkpoints(output_dir / CHECKPOINTS)
-    restore_replaced(output_dir / RESULT)
+def restore_interrupted(output_dir: Path) -> None:
+    """Restore what a killed run was about to replace; the caller holds the folder."""
+    mend_checkpoints(output_dir / _CHECKPOINTS)
+    restore_replaced(output_dir / _RESULT)
 
 
-def find_checkpoint(wish: str, output_dir: Path, folders: Sequence[Path]) -> Path | None:
-    """The checkpoint that a run goes on from; None: it starts afresh.
+def find_checkpoints(request: str, output_dir: Path, folders: Sequence[Path]) -> Checkpoints:
+    """The newest checkpoint of the output folder, and the one that is requested.
 
     Args:
-        wish: ``latest``, empty, or a checkpoint's folder (also by name, within ``output_dir``).
+        request: ``latest``, empty, or a checkpoint's folder (also by name, within ``output_dir``).
         output_dir: of the run.
-        folders: what a relative path is tried from.
-
-    Raises:
-        CheckpointError: ``wish`` names no whole checkpoint.
+        folders: a relative path is tried from each of them.
     """
-    if not wish:
-        return None
-    if wish == LATEST:
-        return next(reversed(committed_checkpoints(output_dir / CHECKPOINTS)), None)
-    tried = places_of(wish, (output_dir / CHECKPOINTS, *folders))
+    newest = next(reversed(committed_checkpoints(output_dir / _CHECKPOINTS)), None)
+    if request in ("", LATEST):
+        return Checkpoints(newest=newest)
+    try:
+        requested = _named_checkpoint(request, (output_dir / _CHECKPOINTS, *folders))
+    except CheckpointError as error:
+        return Checkpoints(newest=newest, problem=error.message)
+    return Checkpoints(newest=newest, requested=requested)
+
+
+def _named_checkpoint(name: str, folders: Sequence[Path]) -> Path:
+    """Raises CheckpointError where there is no such folder, or one that is incomplete."""
+    tried = places_of(name, folders)
     found = next((place for place in tried if place.is_dir()), None)
     if found is None:
         places = ", ".join(str(place) for place in tried)
         raise CheckpointError(
-            f"resume_from_checkpoint names {wish}, which is no folder in any of: {places}"
+            f"resume_from_checkpoint names {name}, which is no folder in any of: {places}"
         )
     read_manifest(found)
     if not is_whole(found):
@@ -97,21 +102,21 @@ def find_checkpoint(wish: str, output_dir: Path, folders: Sequence[Path]) -> Pat
     return found
 
 
-def lies_in(output_dir: Path, checkpoint: Path) -> bool:
-    """Whether it is one of the folder's own checkpoints, by whatever path it was named."""
-    return checkpoint.resolve().parent == (output_dir / CHECKPOINTS).resolve()
+def is_own_checkpoint(output_dir: Path, checkpoint: Path) -> bool:
+    """Whether it is one of the output folder's checkpoints, by whatever path it was named."""
+    return checkpoint.resolve().parent == (output_dir / _CHECKPOINTS).resolve()
 
 
 def set_aside(output_dir: Path, *, after_step: int) -> Path | None:
-    """Move what another course of the run left out of the way: later checkpoints, a later result.
+    """Move an earlier run's later checkpoints, and its later result, to a folder of their own.
 
-    Without this ``latest`` would later find the newest step, not the newest run. What is no whole
-    checkpoint stays where it is and counts for nothing. Returns the folder where they are now, or
-    None where there was nothing.
+    Without this, ``latest`` would later find the highest step instead of the newest run. A folder
+    that is no whole checkpoint stays where it is and is ignored. Returns the new folder, or None
+    where there was nothing to move.
     """
-    standing = committed_checkpoints(output_dir / CHECKPOINTS)
-    later = [path for path in standing if read_manifest(path).step > after_step]
-    result = output_dir / RESULT
+    stored = committed_checkpoints(output_dir / _CHECKPOINTS)
+    later = [path for path in stored if read_manifest(path).step > after_step]
+    result = output_dir / _RESULT
     if _step_of_result(result) > (0 if later else after_step):
         later.append(result)
     if not later:
@@ -125,46 +130,33 @@ def set_aside(output_dir: Path, *, after_step: int) -> Path | None:
 
 
 def _step_of_result(result: Path) -> int:
-    """0 for what is no result."""
+    """0 for a folder that is no result."""
     try:
         return ResultManifest.model_validate_json((result / MANIFEST_NAME).read_bytes()).step
     except (OSError, ValidationError):
         return 0
 
 
-class Course(Frozen):
-    """What one wish but ``latest`` began in an output folder and has not finished.
-
-    The same wish again goes on with it: or a run that is stopped and started by a supervisor would
-    begin anew each time, and never end.
-    """
-
-    wish: str
-    """What resume_from_checkpoint said."""
-    digest: str
-    """Of the plan's guarded identity and the data."""
-
-
-def read_course(output_dir: Path) -> Course | None:
-    """None where none is under way."""
+def read_started_run(output_dir: Path) -> StartedRun | None:
+    """The unfinished run of the folder; None where there is none."""
     try:
-        return Course.model_validate_json((output_dir / COURSE).read_bytes())
+        return StartedRun.model_validate_json((output_dir / STARTED_RUN_NAME).read_bytes())
     except (OSError, ValidationError):
         return None
 
 
-def write_course(output_dir: Path, course: Course) -> None:
-    """From now on the course is under way."""
-    write_whole(output_dir / COURSE, course.model_dump_json() + "\n")
+def write_started_run(output_dir: Path, started: StartedRun) -> None:
+    """Record that this run was started and is not finished."""
+    replace_file(output_dir / STARTED_RUN_NAME, started.model_dump_json() + "\n")
 
 
-def forget_course(output_dir: Path) -> None:
-    """From now on none is under way."""
-    (output_dir / COURSE).unlink(missing_ok=True)
+def delete_started_run(output_dir: Path) -> None:
+    """Record that no run is unfinished."""
+    (output_dir / STARTED_RUN_NAME).unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Put a file in place at once."""
+def replace_file(path: Path, text: str) -> None:
+    """Write a file that appears complete or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)

@@ -324,7 +324,7 @@ class World:
             attempt = Attempt(
                 self.local_run(output), env, output, control, events, SilentReporter()
             )
-            attempt.go(plan, found, find_data_folders(plan, (self.folder,)))
+            attempt.train(plan, found, find_data_folders(plan, (self.folder,)))
         return Trace(folder=output, start={}, micro_batches=0)
 
 

@@ -1,4 +1,4 @@
-"""Which course of a run an output folder holds: begun, stopped, gone on with, refused."""
+"""Runs into one output folder: started, stopped, resumed, refused, set aside."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,26 +31,26 @@ LAST = 4
 
 @dataclass
 class Runs:
-    """Runs into one folder; what trains only writes its checkpoints, one a step."""
+    """Runs into one folder. Training is replaced: it only writes a checkpoint at each step."""
 
     plan: Plan
     base: FoundBase
     output: Path
     data: Mapping[str, Path]
-    began_at: list[int] = field(default_factory=list[int])
+    started_at: list[int] = field(default_factory=list[int])
     stop_at: int = LAST
     last: int = LAST
 
-    def go(
-        self, wish: str, *, stop_at: int = LAST, seed: int = 42, drawn: bool = False
+    def start(
+        self, request: str, *, stop_at: int = LAST, seed: int = 42, drawn: bool = False
     ) -> Path | None:
-        """As ``reverie train``; ``drawn`` where ``seed`` is what was drawn this time."""
+        """As ``reverie train``; ``drawn`` says that ``seed`` was drawn at random this time."""
         self.stop_at = stop_at
         identity = self.plan.identity.model_copy(
             update={"seed": seed, "max_train_steps": self.last}
         )
         operation = self.plan.operation.model_copy(
-            update={"resume_from": wish, "report_to": (), "checkpoints_total_limit": 9}
+            update={"resume_from": request, "report_to": (), "checkpoints_total_limit": 9}
         )
         plan = self.plan.model_copy(update={"identity": identity, "operation": operation})
         run = LocalRun(
@@ -68,20 +68,20 @@ class Runs:
             attempt = Attempt(
                 run, {}, self.output, Control(None), events, SilentReporter(), seed_is_drawn=drawn
             )
-            return attempt.go(plan, self.base, self.data)
+            return attempt.train(plan, self.base, self.data)
 
     def train(self, job: Job) -> bool:
         start = int(job.resume_from.rpartition("-")[2]) if job.resume_from else 0
-        self.began_at.append(start)
-        belongs = checkpoint_identity(job)
+        self.started_at.append(start)
+        identity = checkpoint_identity(job)
         for step in range(start + 1, self.stop_at + 1):
             facts = CheckpointFacts(
                 step=step,
                 cursor=step,
-                identity_digest=belongs.identity_digest,
-                identity=belongs.identity,
-                data_digest=belongs.data_digest,
-                base_digest=belongs.base_digest,
+                identity_digest=identity.identity_digest,
+                identity=identity.identity,
+                data_digest=identity.data_digest,
+                base_digest=identity.base_digest,
                 scalars={},
             )
             tensors = {"a": torch.tensor([float(step)])}
@@ -92,8 +92,8 @@ class Runs:
         write_result(job.result_dir, LAST, lambda folder: None)
         return True
 
-    def standing(self) -> list[str]:
-        """What lies in the output folder beside events and cache."""
+    def stored_files(self) -> list[str]:
+        """Files of the output folder, but for events and cache, with their times of change."""
         kept = {"checkpoints", "result", "job.json", "course.json"}
         found = [
             path
@@ -127,7 +127,7 @@ def runs(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "out").mkdir()
     runs = Runs(demo_plan(base, edge_px=64), found, tmp_path / "out", photos)
     monkeypatch.setattr(Attempt, "_fill_cache", lambda *_: None)
-    monkeypatch.setattr(Attempt, "_train", lambda _, job: runs.train(job))
+    monkeypatch.setattr(Attempt, "_run_training", lambda _, job: runs.train(job))
     return runs
 
 
@@ -137,8 +137,8 @@ def step(number: int) -> str:
 
 @pytest.mark.parametrize("why", ["other plan", "damage", "beyond the end"])
 def test_a_refusal_changes_nothing(runs: Runs, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs.go("latest")
-    seed, wish = 42, step(1)
+    runs.start("latest")
+    seed, request = 42, step(1)
     match why:
         case "other plan":
             seed = 7
@@ -146,79 +146,79 @@ def test_a_refusal_changes_nothing(runs: Runs, why: str, monkeypatch: pytest.Mon
             state = runs.output / "checkpoints" / step(1) / STATE_NAME
             state.write_bytes(state.read_bytes()[:-1] + b"x")
         case _:
-            wish = step(4)
+            request = step(4)
             runs.last = 3
-    before = runs.standing()
+    before = runs.stored_files()
 
     with pytest.raises(CheckpointError):
-        runs.go(wish, seed=seed)
+        runs.start(request, seed=seed)
 
-    assert runs.standing() == before
-    assert runs.began_at == [0]
+    assert runs.stored_files() == before
+    assert runs.started_at == [0]
 
 
-@pytest.mark.parametrize("wish", ["through a link", "with dots"])
-def test_an_own_checkpoint_is_known_by_any_path(runs: Runs, wish: str) -> None:
-    runs.go("latest")
+@pytest.mark.parametrize("path", ["through a link", "with dots"])
+def test_an_own_checkpoint_is_recognised_by_any_path(runs: Runs, path: str) -> None:
+    runs.start("latest")
     link = runs.output.with_name("link")
     link.symlink_to(runs.output)
-    place = link if wish == "through a link" else runs.output / ".." / "out"
+    place = link if path == "through a link" else runs.output / ".." / "out"
 
-    runs.go(str(place / "checkpoints" / step(2)), stop_at=3)
+    runs.start(str(place / "checkpoints" / step(2)), stop_at=3)
 
-    assert runs.began_at == [0, 2]
+    assert runs.started_at == [0, 2]
     assert runs.steps() == [1, 2, 3]
     assert runs.aside() == ["result", step(3), step(4)]
 
 
-def test_a_wish_to_start_afresh_is_gone_on_with_until_it_has_ended(runs: Runs) -> None:
-    runs.go("latest")
+def test_a_run_started_at_step_0_is_resumed_until_it_has_finished(runs: Runs) -> None:
+    runs.start("latest")
 
     for stop_at in (2, 3, LAST):
-        runs.go("", stop_at=stop_at)
-    assert runs.began_at == [0, 0, 2, 3]
+        runs.start("", stop_at=stop_at)
+    assert runs.started_at == [0, 0, 2, 3]
     assert runs.aside() == ["result", *map(step, (1, 2, 3, 4))]
 
-    runs.go("", stop_at=1)  # it had ended: a new course
-    assert runs.began_at[-1] == 0
+    runs.start("", stop_at=1)  # that one had finished: a new one starts
+    assert runs.started_at[-1] == 0
 
 
-def test_a_wish_for_one_checkpoint_is_gone_on_with_even_once_that_is_gone(runs: Runs) -> None:
-    runs.go("latest")
-    runs.go(step(2), stop_at=3)
+def test_a_run_started_from_a_checkpoint_is_resumed_even_when_that_is_gone(runs: Runs) -> None:
+    runs.start("latest")
+    runs.start(step(2), stop_at=3)
     (runs.output / "checkpoints" / step(2)).rename(runs.output / "gone")
 
-    assert runs.go(step(2)) == runs.output / "result"
+    assert runs.start(step(2)) == runs.output / "result"
 
-    assert runs.began_at == [0, 2, 3]
+    assert runs.started_at == [0, 2, 3]
 
 
-def test_another_plan_with_the_same_wish_starts_afresh(runs: Runs) -> None:
-    runs.go("", stop_at=2)
-    runs.go("", stop_at=3, seed=7)
+def test_another_plan_with_the_same_request_starts_anew(runs: Runs) -> None:
+    runs.start("", stop_at=2)
+    runs.start("", stop_at=3, seed=7)
 
-    assert runs.began_at == [0, 0]
+    assert runs.started_at == [0, 0]
     assert runs.aside() == [step(1), step(2)]
 
 
 def test_a_drawn_seed_is_the_one_of_the_checkpoint(runs: Runs) -> None:
-    runs.go("latest", stop_at=1, seed=1111, drawn=True)
+    runs.start("latest", stop_at=1, seed=1111, drawn=True)
     with pytest.raises(CheckpointError, match="seed: 7 here, 1111"):
-        runs.go("latest", seed=7)
+        runs.start("latest", seed=7)
 
-    runs.go("latest", stop_at=2, seed=2222, drawn=True)
+    runs.start("latest", stop_at=2, seed=2222, drawn=True)
 
     assert read_job(runs.output / "job.json").plan.identity.seed == 1111
     checkpoint = str(runs.output / "checkpoints" / step(2))
     runs.output = runs.output.with_name("another")
     runs.output.mkdir()
-    runs.go(checkpoint, stop_at=3, seed=3333, drawn=True)
+    runs.start(checkpoint, stop_at=3, seed=3333, drawn=True)
     assert read_job(runs.output / "job.json").plan.identity.seed == 1111
-    assert runs.began_at == [0, 1, 2]
+    assert runs.started_at == [0, 1, 2]
 
 
-def test_a_drawn_seed_does_not_keep_a_course_from_going_on(runs: Runs) -> None:
-    runs.go("", stop_at=1, seed=1111, drawn=True)
-    runs.go("", stop_at=2, seed=2222, drawn=True)
+def test_another_drawn_seed_does_not_keep_a_run_from_being_resumed(runs: Runs) -> None:
+    runs.start("", stop_at=1, seed=1111, drawn=True)
+    runs.start("", stop_at=2, seed=2222, drawn=True)
 
-    assert runs.began_at == [0, 1]
+    assert runs.started_at == [0, 1]
