@@ -78,10 +78,7 @@ class Runs:
             facts = CheckpointFacts(
                 step=step,
                 cursor=step,
-                identity_digest=identity.identity_digest,
-                identity=identity.identity,
-                data_digest=identity.data_digest,
-                base_digest=identity.base_digest,
+                run=identity,
                 scalars={},
             )
             tensors = {"a": torch.tensor([float(step)])}

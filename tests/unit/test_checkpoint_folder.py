@@ -50,10 +50,7 @@ def write(folder: Path, step: int = 4) -> WrittenFolder:
     facts = CheckpointFacts(
         step=step,
         cursor=2 * step,
-        identity_digest=RUN.identity_digest,
-        identity=RUN.identity,
-        data_digest=RUN.data_digest,
-        base_digest=RUN.base_digest,
+        run=RUN,
         scalars={"loss": 0.25, "threads": 1},
     )
     return write_checkpoint(folder, facts, TRAINED)

@@ -1,4 +1,4 @@
-"""Folders that appear complete or not at all."""
+"""Write checkpoint and result folders so that they appear complete or not at all."""
 
 import hashlib
 import os
@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from safetensors.torch import save_file
 
 from trainer_core.checkpoint.folders import facts_of, restore_replaced
+from trainer_core.checkpoint.identity import CheckpointIdentity
 from trainer_core.checkpoint.layout import (
     EMA,
     MANIFEST_NAME,
@@ -28,44 +29,41 @@ from trainer_core.faultpoints import fault_point
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WrittenFolder:
-    """A folder that stands under its final name."""
+    """A folder under its final name."""
 
     path: Path
     manifest_sha256: str
-    """Of the bytes of manifest.json."""
+    """Of manifest.json; it covers the other files, whose digests the manifest holds."""
     size_bytes: int
-    """Of all files, the manifest among them."""
+    """Of all files, including the manifest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFacts:
-    """What a checkpoint belongs to and how far it is; see ``CheckpointManifest``."""
+    """What a checkpoint's manifest says beside its files; see ``CheckpointManifest``."""
 
     step: int
     cursor: int
-    identity_digest: str
-    identity: Mapping[str, JsonValue]
-    data_digest: str
-    base_digest: str
+    run: CheckpointIdentity
     scalars: Mapping[str, JsonValue]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedTensors:
-    """What a checkpoint holds beside its facts; none of it is copied."""
+    """The tensors of a checkpoint. They may be the ones in use: copy them to keep them."""
 
     parameters: Mapping[str, torch.Tensor]
-    """By logical name, whole."""
+    """By logical name, each whole, also where ranks share it."""
     optimizer_state: Mapping[str, torch.Tensor]
     """By the keys of ``optim.state``."""
     ema: Mapping[str, torch.Tensor]
-    """By the parameters' names; empty where the run keeps no mean."""
+    """By the parameters' names; empty where the plan has no EMA."""
 
 
 def write_checkpoint(
     checkpoints_dir: Path, facts: CheckpointFacts, trained: TrainedTensors
 ) -> WrittenFolder:
-    """Write ``checkpoints_dir/step-…`` and return it once it is durable."""
+    """Write ``checkpoints_dir/step-…``; when this returns, the folder survives a power failure."""
     fault_point("checkpoint.before_state")
     final = checkpoints_dir / folder_name(facts.step)
     draft = _draft_of(final)
@@ -80,34 +78,37 @@ def write_checkpoint(
     manifest = CheckpointManifest(
         step=facts.step,
         cursor=facts.cursor,
-        identity_digest=facts.identity_digest,
-        identity=dict(facts.identity),
-        data_digest=facts.data_digest,
-        base_digest=facts.base_digest,
+        identity_digest=facts.run.identity_digest,
+        identity=facts.run.identity,
+        data_digest=facts.run.data_digest,
+        base_digest=facts.run.base_digest,
         scalars=dict(facts.scalars),
         files=_files_of(draft),
     )
-    return _close(draft, final, manifest, "checkpoint")
+    return _commit(draft, final, manifest, "checkpoint")
 
 
 def write_result(final: Path, step: int, fill: Callable[[Path], None]) -> WrittenFolder:
-    """Let ``fill`` write files into a new folder, and put it at ``final`` once it is durable."""
+    """Write a result folder: ``fill`` writes its files into a draft, which then becomes ``final``.
+
+    When this returns, the folder survives a power failure.
+    """
     fault_point("result.before_adapter")
     draft = _draft_of(final)
     fill(draft)
     fault_point("result.before_manifest")
-    return _close(draft, final, ResultManifest(step=step, files=_files_of(draft)), "result")
+    return _commit(draft, final, ResultManifest(step=step, files=_files_of(draft)), "result")
 
 
 def _draft_of(final: Path) -> Path:
-    """An empty folder beside the final one; a killed process may have left an old draft there."""
+    """An empty folder beside the final one; deletes the draft of a killed process."""
     draft = final.with_name(f".{final.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     return draft
 
 
-def _close(
+def _commit(
     draft: Path,
     final: Path,
     manifest: CheckpointManifest | ResultManifest,
@@ -119,11 +120,12 @@ def _close(
         _fsync(path)
     _fsync(draft)
     fault_point(f"{kind}.before_rename")
-    # A run that died after its rename writes the same step again; the new folder takes the place.
-    # The old one steps aside whole: deleting it first would leave a torn folder to a kill.
+    # A run that died after its rename writes the same step again, and the new folder replaces the
+    # old one. The old one is renamed first: a kill while it is deleted must not leave half of it
+    # under the final name.
     old = final.with_name(f".{final.name}.old")
     restore_replaced(final)
-    shutil.rmtree(old, ignore_errors=True)  # torn, where it is still there
+    shutil.rmtree(old, ignore_errors=True)  # incomplete, if it still exists
     if final.exists():
         final.rename(old)
         fault_point(f"{kind}.between_renames")

@@ -25,9 +25,10 @@ from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
 from trainer_core.data.sampler import Sampler
 from trainer_core.engine.batch import Batch
-from trainer_core.engine.loop import Run
+from trainer_core.engine.loop import train
 from trainer_core.engine.result import write_run_result
 from trainer_core.engine.setup import Parts, load_parts
+from trainer_core.engine.state import open_run
 from trainer_core.export.card import card_facts
 from trainer_core.local.cache import fill_cache
 from trainer_core.local.data import LocalData, find_data_folders, scan
@@ -265,7 +266,7 @@ class World:
             forwards = count_trained(parts.transformer)
             with EventWriter(folder / "events.jsonl") as events:
                 events.listen("the end", partial(_stop_after_the_last, plan, control))
-                Run(job, parts, events, control).go()
+                train(open_run(job, parts, events, control))
             self._traces[key] = Trace(folder=folder, start=start, micro_batches=len(forwards))
         return self._traces[key]
 

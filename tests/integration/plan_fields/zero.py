@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tests.integration.plan_fields.world import World, count_trained
 from trainer_core.config.plan import Plan
-from trainer_core.engine.loop import Run
+from trainer_core.engine.loop import train
 from trainer_core.engine.setup import load_parts
+from trainer_core.engine.state import open_run
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
 from trainer_core.process.job import Job, read_job
@@ -59,6 +60,6 @@ def _take_a_step(job: Job, report: Path) -> None:
     folder = Path(job.output_dir)
     with EventWriter(folder / "events.jsonl") as events:
         events.listen("the end", lambda e: control.ask_to_stop() if e["step"] else None)
-        Run(job, parts, events, control).go()
+        train(open_run(job, parts, events, control))
     facts = ZeroFacts(parameters=len(parameters), split=split, micro_batches=len(forwards))
     report.write_text(json.dumps(asdict(facts)))

@@ -1,0 +1,41 @@
+"""The fixed validation loss of a run; ``validation.fixed_loss`` says what it is."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from trainer_core.engine.batch import Draw
+from trainer_core.engine.control import check_stop
+from trainer_core.engine.reporting import report_fixed_loss
+from trainer_core.engine.state import Run, TrainingState
+from trainer_core.errors import NonFiniteLossError
+from trainer_core.validation.fixed_loss import EvaluationSample, FixedLoss, measure_fixed_loss
+
+
+def measure_loss(run: Run, state: TrainingState) -> FixedLoss:
+    """Measure and report the fixed validation loss of the parameters as they are.
+
+    Raises StopRequestedError between two batches. Raises NonFiniteLossError where a trained model's
+    loss is not finite; before the first step the training loss shows that, with a better message.
+    """
+
+    def losses(samples: Sequence[EvaluationSample]) -> torch.Tensor:
+        # The purpose "probe" seeds the draws: another name would change every loss.
+        draws = [
+            Draw(sample=s.sample, text=s.text, purpose="probe", i=s.i, slot=0) for s in samples
+        ]
+        return run.backend.losses(run.parts.batches.batch(draws))
+
+    # Without dropout, so that a loss depends on nothing but the parameters.
+    run.parts.transformer.eval()
+    try:
+        loss = measure_fixed_loss(
+            run.evaluation_samples, run.job.index, losses, before_batch=lambda: check_stop(run)
+        )
+    finally:
+        run.parts.transformer.train()
+    report_fixed_loss(run, state, loss)
+    if state.step > 0 and not math.isfinite(loss.mean):
+        raise NonFiniteLossError(f"the loss measured after step {state.step} is not a number")
+    return loss

@@ -1,0 +1,58 @@
+"""The end of a run: its sample image, the facts of its model card, and its result folder."""
+
+from pathlib import Path
+
+from trainer_core.engine.reporting import report_finished, report_sample, report_stage
+from trainer_core.engine.result import SAMPLE_NAME, write_run_result
+from trainer_core.engine.state import Run, TrainingState
+from trainer_core.export.card import card_facts
+from trainer_core.export.origin import Weights
+from trainer_core.faultpoints import fault_point
+from trainer_core.validation.fixed_loss import FixedLoss
+from trainer_core.validation.sample import sample_for_result
+
+
+def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
+    """Draw the sample image, write the result folder and report the run as finished.
+
+    Every rank calls it, inside ``Backend.averaged``: the parameters are then those to publish.
+    Rank 0 writes.
+    """
+    report_stage(run, state, "sampling")
+    parts, plan = run.parts, run.plan
+    with run.backend.gathered():
+        sample = sample_for_result(
+            parts.transformer,
+            parts.vae,
+            Path(run.job.base_model_dir),
+            operation=plan.operation,
+            index=run.job.index,
+            read_text=parts.batches.text,
+            compute=parts.compute,
+        )
+    report_stage(run, state, "finalizing")
+    trained = run.backend.tensors()
+    if run.backend.rank != 0:
+        return
+    weights: Weights = "trained" if plan.identity.ema is None else "ema"
+    facts = card_facts(
+        plan,
+        loss_before=state.loss_before,
+        loss_after=loss_after.as_json(),
+        trainable_parameters=parts.trainable_parameters,
+        trainable_modules=parts.trainable_modules,
+        weights=weights,
+    )
+    written = write_run_result(
+        run.job.result_dir,
+        plan=plan,
+        parts=parts,
+        parameters=trained.parameters,
+        weights=weights,
+        sample=sample,
+        facts=facts,
+    )
+    fault_point("result.before_event")
+    report_sample(run, state, f"result/{SAMPLE_NAME}")
+    fault_point("train.before_finished")
+    report_finished(run, state, written)

@@ -1,0 +1,95 @@
+"""The events of a run while it trains; ``process.events`` writes them."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import JsonValue
+
+from trainer_core.checkpoint.write import WrittenFolder
+from trainer_core.engine.state import Run, TrainingState
+from trainer_core.process.events import EventName
+from trainer_core.validation.fixed_loss import FixedLoss
+
+Stage = Literal["training", "paused", "checkpointing", "sampling", "finalizing"]
+
+
+def report_plan(run: Run, state: TrainingState) -> None:
+    """What will be trained, and how the base model was prepared."""
+    _emit(
+        run,
+        state,
+        "plan",
+        {
+            "trainable_modules": run.parts.trainable_modules,
+            "trainable_parameters": run.parts.trainable_parameters,
+            "steps": run.last_step,
+            "preparation": list(run.parts.preparation),
+            "warnings": list(run.job.index.warnings),
+        },
+    )
+
+
+def report_stage(run: Run, state: TrainingState, stage: Stage) -> None:
+    _emit(run, state, "stage", {"stage": stage})
+
+
+def report_step(run: Run, state: TrainingState) -> None:
+    """The metrics of the current step, unless they have been reported."""
+    metrics, state.pending_event = state.pending_event, None
+    if metrics is None:
+        return
+    speed = state.throughput.steps_per_s(state.step)
+    last_micro_batch = run.sampler.micro_batch(state.step * run.micro_batches_per_step - 1)
+    _emit(
+        run,
+        state,
+        "step",
+        {
+            "loss": metrics.loss,
+            "balance_loss": metrics.balance_loss,
+            "learning_rate": run.learning_rate(state.step),
+            "grad_max": metrics.grad_max,
+            "steps_per_s": speed,
+            "eta_s": (run.last_step - state.step) / speed if speed else None,
+            "epoch": last_micro_batch.epoch,
+        },
+    )
+
+
+def report_fixed_loss(run: Run, state: TrainingState, loss: FixedLoss) -> None:
+    _emit(run, state, "eval", {"name": "probe", **loss.as_json()})
+
+
+def report_checkpoint(run: Run, state: TrainingState, written: WrittenFolder) -> None:
+    _emit(run, state, "checkpoint", _folder_facts(run, written))
+
+
+def report_warning(run: Run, state: TrainingState, code: str, message: str) -> None:
+    _emit(run, state, "warning", {"code": code, "message": message})
+
+
+def report_sample(run: Run, state: TrainingState, path: str) -> None:
+    """The result's image; ``path`` is relative to the job's output folder."""
+    _emit(run, state, "sample", {"path": path, "prompt": run.plan.operation.sample_prompt})
+
+
+def report_finished(run: Run, state: TrainingState, result: WrittenFolder) -> None:
+    """The last event of a run that took all its steps."""
+    _emit(run, state, "finished", _folder_facts(run, result))
+
+
+def report_stopped(run: Run, state: TrainingState) -> None:
+    """The last event of a run that a request stopped."""
+    _emit(run, state, "stopped", {})
+
+
+def _folder_facts(run: Run, written: WrittenFolder) -> dict[str, JsonValue]:
+    return {
+        "path": written.path.relative_to(run.job.output_dir).as_posix(),
+        "manifest_sha256": written.manifest_sha256,
+        "size_bytes": written.size_bytes,
+    }
+
+
+def _emit(run: Run, state: TrainingState, name: EventName, fields: Mapping[str, JsonValue]) -> None:
+    run.events.emit(name, state.step, fields)

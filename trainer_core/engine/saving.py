@@ -1,0 +1,85 @@
+"""Checkpoints of a run: writing, retention, and resuming from one."""
+
+from pathlib import Path
+
+from trainer_core.checkpoint.folders import keep_newest
+from trainer_core.checkpoint.identity import checkpoint_identity
+from trainer_core.checkpoint.read import read_checkpoint
+from trainer_core.checkpoint.write import CheckpointFacts, TrainedTensors, write_checkpoint
+from trainer_core.engine.reporting import (
+    report_checkpoint,
+    report_stage,
+    report_step,
+    report_warning,
+)
+from trainer_core.engine.setup import surroundings
+from trainer_core.engine.state import Run, TrainingState
+from trainer_core.errors import NonFiniteLossError
+from trainer_core.faultpoints import fault_point
+
+_LOSS_BEFORE = "probe_before"
+"""Scalar of the manifest: the fixed validation loss before the first step."""
+
+
+def save(run: Run, state: TrainingState) -> None:
+    """Write a checkpoint of the current step and report it; rank 0 writes for all.
+
+    The event of the step always comes before that of its checkpoint. Older checkpoints go, but for
+    as many as the job keeps. Raises NonFiniteLossError where a tensor is not finite.
+    """
+    report_step(run, state)
+    report_stage(run, state, "checkpointing")
+    trained = run.backend.tensors()
+    _check_finite(trained, state.step)
+    state.saved_step = state.step
+    if run.backend.rank != 0:
+        return
+    facts = CheckpointFacts(
+        step=state.step,
+        cursor=state.step * run.micro_batches_per_step,
+        run=checkpoint_identity(run.job),
+        scalars={_LOSS_BEFORE: state.loss_before, "loss": state.loss, **surroundings()},
+    )
+    folder = run.job.checkpoints_dir
+    written = write_checkpoint(folder, facts, trained)
+    fault_point("checkpoint.after_rename")
+    keep_newest(folder, run.job.keep_checkpoints)
+    fault_point("checkpoint.before_event")
+    report_checkpoint(run, state, written)
+
+
+def save_if_unsaved(run: Run, state: TrainingState) -> None:
+    """As ``save``, unless the current step has a checkpoint."""
+    if state.step > state.saved_step:
+        save(run, state)
+
+
+def resume(run: Run, state: TrainingState, folder: Path) -> None:
+    """Continue from a checkpoint: set the state and the backend to what it holds.
+
+    Raises CheckpointError where it is damaged, or belongs to another run, data or base model.
+    """
+    checkpoint = read_checkpoint(folder, checkpoint_identity(run.job), last_step=run.last_step)
+    manifest = checkpoint.manifest
+    for name, value in surroundings().items():
+        if manifest.scalars.get(name) != value:
+            # Not refused: the run is as good, only not the same bit for bit.
+            message = f"The run resumes with {name} {value}, not {manifest.scalars.get(name)}."
+            report_warning(run, state, "other_surroundings", message)
+    run.backend.load(checkpoint)
+    state.step = state.saved_step = manifest.step
+    before = manifest.scalars.get(_LOSS_BEFORE)
+    state.loss_before = before if isinstance(before, dict) else None
+    loss = manifest.scalars.get("loss")
+    state.loss = loss if isinstance(loss, float) else None
+
+
+def _check_finite(trained: TrainedTensors, step: int) -> None:
+    """An update can overflow although loss and gradient were finite; that must not be saved."""
+    for tensors in (trained.parameters, trained.optimizer_state, trained.ema):
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise NonFiniteLossError(
+                    f"step {step}: its update left numbers in {name} that are not finite; the "
+                    "checkpoint before it is kept. Lower the learning rate, or clip gradients."
+                )

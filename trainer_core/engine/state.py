@@ -1,0 +1,87 @@
+"""What a run is made of while it trains: what stays the same, and what changes with each step."""
+
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from trainer_core.config.plan import Plan
+from trainer_core.data.sampler import Sampler
+from trainer_core.engine.setup import Parts
+from trainer_core.engine.step import Backend
+from trainer_core.engine.step_metrics import StepMetrics
+from trainer_core.engine.throughput import Throughput
+from trainer_core.errors import DeviceError
+from trainer_core.optim.schedule import learning_rate_at
+from trainer_core.process.control import Control
+from trainer_core.process.events import EventWriter
+from trainer_core.process.job import Job
+from trainer_core.validation.fixed_loss import EvaluationSample, evaluation_samples
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """The part of a run that stays the same while it trains; ``open_run`` makes it."""
+
+    job: Job
+    parts: Parts
+    events: EventWriter
+    control: Control
+    sampler: Sampler
+    micro_batches_per_step: int
+    """Of all ranks together."""
+    evaluation_samples: tuple[EvaluationSample, ...]
+
+    @property
+    def plan(self) -> Plan:
+        return self.job.plan
+
+    @property
+    def backend(self) -> Backend:
+        return self.parts.backend
+
+    @property
+    def last_step(self) -> int:
+        return self.plan.identity.max_train_steps
+
+    def learning_rate(self, step: int) -> float:
+        """The scheduled rate of an optimizer step, counted from 1."""
+        identity = self.plan.identity
+        peak = identity.optimizer.learning_rate
+        return learning_rate_at(step, identity.schedule, peak, self.last_step)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainingState:
+    """The part of a run that changes while it trains; the tensors are in the backend."""
+
+    throughput: Throughput
+    step: int = 0
+    """Optimizer steps done."""
+    saved_step: int = 0
+    """Step of the newest checkpoint; 0 where there is none."""
+    loss: float | None = None
+    """Training loss of the current step."""
+    loss_before: dict[str, JsonValue] | None = None
+    """Fixed validation loss before the first step, as its event reports it."""
+    pending_event: StepMetrics | None = None
+    """Metrics of the current step until a step event has reported them."""
+
+
+def open_run(job: Job, parts: Parts, events: EventWriter, control: Control) -> Run:
+    """Raises DeviceError where the ranks cannot share the micro-batches of a step evenly."""
+    identity = job.plan.identity
+    per_step = identity.accumulation_steps * identity.world_size
+    if per_step % parts.backend.ranks:
+        raise DeviceError(
+            f"a step takes {per_step} micro-batches, which {parts.backend.ranks} ranks cannot "
+            "share evenly"
+        )
+    return Run(
+        job=job,
+        parts=parts,
+        events=events,
+        control=control,
+        sampler=Sampler(job.index, identity.seed, identity.micro_batch_size),
+        micro_batches_per_step=per_step,
+        evaluation_samples=evaluation_samples(job.index, identity.seed),
+    )
