@@ -13,7 +13,7 @@ from services.dispatcher.data import UnusableDataError, index_of, rejection_of
 from services.dispatcher.health import Health
 from services.domain.ledger import Category, Failure
 from services.queue.rings import BrokerDownError
-from services.store import admission, dispatch
+from services.store import admission, dispatch, run_documents
 from services.store.admission import NeededShard
 from services.store.database import Connection, Database, DatabaseDownError
 from services.store.dispatch import Due
@@ -146,6 +146,7 @@ class Dispatcher:
     def _admit(self, run: Run) -> None:
         with self._transaction() as conn:
             backends = admission.data_of(conn, run)
+            plan = run_documents.read_plan(conn, run.tenant_id, run.run_id)
         if failure := rejection_of(backends):
             self._refuse(run, failure)
             return
@@ -164,7 +165,7 @@ class Dispatcher:
                 admission.postpone(conn, run.run_id, after=_LATER, reason=reason)
             return
         try:
-            index = index_of(run.plan, backends, model.transformer_config)
+            index = index_of(plan, backends, model.transformer_config)
         except UnusableDataError as error:
             self._refuse(run, error.failure, cause=error.__cause__)
             return

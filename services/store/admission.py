@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from services.domain.failures import failure_as_json, failure_from_json
 from services.domain.ledger import Failure
 from services.domain.states import RunStatus, Stage
-from services.store import datasets, transitions
+from services.store import datasets, run_documents, transitions
 from services.store.database import Connection, columns_of, seconds
 from services.store.datasets import Dataset, DatasetFile
 from services.store.run_rows import Run
@@ -65,9 +65,7 @@ _LOCK: Final = SQL("""
 SELECT {columns} FROM runs
 WHERE run_id = %s AND status = 'queued' AND stage = 'admission' FOR UPDATE
 """).format(columns=columns_of(Run))
-_SET_INDEX: Final = """
-UPDATE runs SET data_index = %s, warnings = warnings || %s WHERE run_id = %s
-"""
+_ADD_WARNINGS: Final = "UPDATE runs SET warnings = warnings || %s WHERE run_id = %s"
 # A shard that failed for another run gets one more chance for each new one.
 _NEED_SHARD: Final = """
 INSERT INTO cache_shards (tenant_id, digest, kind, spec, base_model, ring_after)
@@ -97,7 +95,8 @@ def admit(
     run = _lock(conn, run_id)
     if run is None:
         return False
-    conn.execute(_SET_INDEX, (Jsonb(data_index), Jsonb(list(warnings)), run_id))
+    run_documents.set_data_index(conn, run.tenant_id, run_id, data_index)
+    conn.execute(_ADD_WARNINGS, (Jsonb(list(warnings)), run_id))
     # By digest, so that two runs that need the same shards never wait for each other in a ring.
     for shard in sorted(shards, key=lambda s: s.digest):
         facts = {

@@ -26,7 +26,7 @@ from services.domain.ledger import (
     Worker,
 )
 from services.domain.states import RunStatus, Stage
-from services.store import outcomes, publications, run_events, transitions
+from services.store import outcomes, publications, run_documents, run_events, transitions
 from services.store.database import WORK, Connection, Database, columns_of, notify, seconds
 from services.store.run_rows import Run
 
@@ -131,7 +131,8 @@ class PostgresLedger:
                 return  # it stands already: the reply to the first call was lost
             conn.execute(_NEW_PROGRESS, facts)
             conn.execute(_ATTEMPT_STEP, facts)
-            limit = run.plan["operation"]["checkpoints_total_limit"]
+            plan = run_documents.read_plan(conn, run.tenant_id, run_id)
+            limit = plan["operation"]["checkpoints_total_limit"]
             retired = conn.execute(_RETIRE, {"run_id": run_id, "limit": limit}).rowcount
             if retired:
                 conn.execute(_SWEEP_NOW, facts)
@@ -155,7 +156,8 @@ class PostgresLedger:
                 transitions.move(conn, run, RunStatus.CANCELED)
                 return
             transitions.move(conn, run, RunStatus.SUCCEEDED)
-            publications.insert(conn, run.tenant_id, run_id, target_of(run.plan))
+            plan = run_documents.read_plan(conn, run.tenant_id, run_id)
+            publications.insert(conn, run.tenant_id, run_id, target_of(plan))
 
     def hand_back(self, run_id: str, fence: int, outcome: Outcome, failure: Failure | None) -> None:
         """Give the run up under the same fence: queued again, or paused, canceled or failed."""
@@ -185,7 +187,9 @@ UPDATE runs SET status = 'running', stage = 'provisioning', status_reason = NULL
     version = version + 1, updated_at = clock_timestamp(),
     started_at = coalesce(started_at, clock_timestamp())
 WHERE run_id = %(run_id)s AND status = 'queued' AND stage = 'capacity'
-    AND data_index IS NOT NULL
+    AND EXISTS (
+        SELECT FROM run_documents WHERE run_documents.run_id = runs.run_id
+            AND run_documents.tenant_id = runs.tenant_id AND data_index IS NOT NULL)
     AND (ring_after IS NULL OR ring_after <= clock_timestamp())
     AND NOT EXISTS (
         SELECT FROM run_shards JOIN cache_shards USING (tenant_id, digest)
@@ -209,7 +213,8 @@ WHERE run_id = %s ORDER BY step DESC LIMIT 1
 
 
 def _claim_of(conn: Connection, run: Run) -> Claim:
-    assert run.data_index is not None  # a condition of the claim
+    documents = run_documents.read(conn, run.tenant_id, run.run_id)
+    assert documents.data_index is not None  # a condition of the claim
     with conn.cursor(row_factory=class_row(CachedShard)) as cursor:
         shards = tuple(cursor.execute(_SHARDS, (run.run_id,)))
     newest = conn.execute(_NEWEST_CHECKPOINT, (run.run_id,)).fetchone()
@@ -224,8 +229,8 @@ def _claim_of(conn: Connection, run: Run) -> Claim:
         run_id=run.run_id,
         tenant_id=run.tenant_id,
         fence=run.fence,
-        plan=run.plan,
-        data_index=run.data_index,
+        plan=documents.plan,
+        data_index=documents.data_index,
         base_model=run.base_model,
         shards=shards,
         checkpoint=checkpoint,

@@ -9,17 +9,17 @@ from services.domain.states import OVER, RunStatus
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One row of ``runs``; see the schema for what each column means."""
+    """One row of ``runs``; see the schema for what each column means.
+
+    What is large lies in ``run_documents``, so that a list of runs stays small.
+    """
 
     run_id: str
     tenant_id: str
-    request: dict[str, Any]
-    plan: dict[str, Any]
     plan_digest: str
     warnings: list[str]
     base_model: str
     datasets: dict[str, str]
-    data_index: dict[str, Any] | None
     metadata: dict[str, Any]
     gpu_class: str
     priority: int
@@ -35,6 +35,8 @@ class Run:
     offered_until: datetime | None
     ring_after: datetime | None
     attempts_without_progress: int
+    dispatch_failures: int
+    """Unexpected errors in a row while the dispatcher worked on this run."""
     step: int
     max_steps: int
     checkpoint_step: int

@@ -13,7 +13,7 @@ from services.domain.errors import NotFoundError
 from services.domain.ids import new_id
 from services.domain.ledger import ChildEvent
 from services.domain.states import RunStatus, Stage
-from services.store import run_events, transitions
+from services.store import run_documents, run_events, transitions
 from services.store.database import WORK, Connection, columns_of, notify
 from services.store.run_rows import Run
 
@@ -92,9 +92,9 @@ SELECT wanted FROM unnest(%s::text[]) AS wanted
 WHERE NOT EXISTS (SELECT FROM datasets WHERE tenant_id = %s AND dataset_id = wanted)
 """
 _CREATE: Final = SQL("""
-INSERT INTO runs (run_id, tenant_id, request, plan, plan_digest, warnings, base_model, datasets,
+INSERT INTO runs (run_id, tenant_id, plan_digest, warnings, base_model, datasets,
     metadata, gpu_class, priority, max_steps, status, stage, ring_after)
-VALUES (%(run_id)s, %(tenant_id)s, %(request)s, %(plan)s, %(plan_digest)s, %(warnings)s,
+VALUES (%(run_id)s, %(tenant_id)s, %(plan_digest)s, %(warnings)s,
     %(base_model)s, %(datasets)s, %(metadata)s, %(gpu_class)s, %(priority)s, %(max_steps)s,
     'queued', 'admission', clock_timestamp())
 RETURNING {columns}
@@ -109,8 +109,6 @@ def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
     facts = {
         "run_id": new_id("run"),
         "tenant_id": tenant_id,
-        "request": Jsonb(new.request),
-        "plan": Jsonb(new.plan),
         "plan_digest": new.plan_digest,
         "warnings": Jsonb(new.warnings),
         "base_model": new.base_model,
@@ -123,6 +121,7 @@ def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_CREATE, facts).fetchone()
     assert run is not None
+    run_documents.insert(conn, tenant_id, run.run_id, request=new.request, plan=new.plan)
     first = ChildEvent(type="run.queued", step=0, data={"stage": Stage.ADMISSION, "reason": None})
     run_events.append(conn, run.run_id, [first])
     notify(conn, WORK)

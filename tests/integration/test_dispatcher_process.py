@@ -58,7 +58,7 @@ def test_two_dispatchers_do_the_work_of_one(
             return all(ground.run(run.run_id).stage == stage for run in waiting)
 
         wait_until(lambda: all_at("caching"), what="admission")
-        num_shards = len(ground.run(waiting[0].run_id).data_index["shards"])
+        num_shards = len(ground.data_index(waiting[0].run_id)["shards"])
         wait_until(lambda: queues(CACHE_QUEUE) == num_shards, what="rings for shards")
         build_all_shards(ground)
         wait_until(lambda: all_at("capacity"), what="the end of caching")

@@ -82,8 +82,7 @@ def test_a_run_goes_from_admission_to_an_offer(
     dispatcher.round()
     run = ground.run(run_id)
     assert (run.status, run.stage) == ("running", "caching")
-    assert run.data_index is not None
-    num_shards = len(run.data_index["shards"])
+    num_shards = len(ground.data_index(run_id)["shards"])
     assert queues(CACHE_QUEUE) == num_shards > 0
     assert queues(TRAIN) == 0
 
@@ -113,8 +112,7 @@ def test_masks_are_paired_and_cached_like_their_images(
 
     dispatcher.round()
 
-    index = ground.run(run_id).data_index
-    assert index is not None
+    index = ground.data_index(run_id)
     assert [sample["backend"] for sample in index["samples"]] == ["photos", "photos"]
     assert {index["shards"][s["mask"]["shard"]]["kind"] for s in index["samples"]} == {"masks"}
     kinds = sorted(shard["kind"] for shard in index["shards"])

@@ -24,6 +24,7 @@ from services.store import (
     datasets,
     idempotency,
     publications,
+    run_documents,
     runs,
     shards,
     tenants,
@@ -58,6 +59,8 @@ def finished(ground: Ground) -> Run:
 
 READS: dict[str, Callable[[Connection, str, Run, str], Any]] = {
     "run": lambda c, t, run, pub: runs.get(c, t, run.run_id),
+    "documents": lambda c, t, run, pub: run_documents.read(c, t, run.run_id),
+    "plan": lambda c, t, run, pub: run_documents.read_plan(c, t, run.run_id),
     "cancel": lambda c, t, run, pub: runs.cancel(c, t, run.run_id),
     "events": lambda c, t, run, pub: runs.events(c, t, run.run_id, 0, 100),
     "checkpoints": lambda c, t, run, pub: runs.checkpoints(c, t, run.run_id),
@@ -312,7 +315,7 @@ def test_migrations_at_once_are_safe_and_change_nothing_twice(
         list(pool.map(migrate, [url] * 4))
     migrate(url)
     with psycopg.connect(url) as conn:
-        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
 
 
 def test_a_crash_of_the_server_loses_nothing_and_the_pool_recovers(

@@ -166,10 +166,15 @@ def _insert_run(place: Place, base_digest: str) -> None:
     with psycopg.connect(place.env["REVERIE_DATABASE_URL"]) as conn:
         conn.execute("INSERT INTO tenants (tenant_id, name) VALUES (%s, 'ada')", (place.tenant_id,))
         conn.execute(
-            """INSERT INTO runs (run_id, tenant_id, request, plan, plan_digest, base_model,
-               datasets, data_index, gpu_class, status, stage, max_steps)
-               VALUES (%s, %s, '{}', %s, '', 'hidream-tiny', '{}', %s,
+            """INSERT INTO runs (run_id, tenant_id, plan_digest, base_model,
+               datasets, gpu_class, status, stage, max_steps)
+               VALUES (%s, %s, '', 'hidream-tiny', '{}',
                        'cpu', 'queued', 'capacity', 10)""",
+            (place.run_id, place.tenant_id),
+        )
+        conn.execute(
+            """INSERT INTO run_documents (run_id, tenant_id, request, plan, data_index)
+               VALUES (%s, %s, '{}', %s, %s)""",
             (place.run_id, place.tenant_id, Jsonb(plan_json), Jsonb(index.model_dump(mode="json"))),
         )
         for shard in index.shards:

@@ -14,11 +14,12 @@ from services.domain.ledger import (
     StoredFiles,
     Worker,
 )
-from services.store import admission, datasets, runs, shards, tenants
+from services.store import admission, datasets, run_documents, runs, shards, tenants
 from services.store.admission import NeededShard
 from services.store.database import Connection, Database
 from services.store.datasets import Dataset, FileFacts, NewFile
 from services.store.ledger import PostgresLedger
+from services.store.run_documents import RunDocuments
 from services.store.run_rows import Run
 
 LEASE = timedelta(seconds=60)
@@ -144,6 +145,16 @@ class Ground:
     def run(self, run_id: str) -> Run:
         with self.database.transaction() as conn:
             return runs.get(conn, self.tenant_id, run_id)
+
+    def documents(self, run_id: str) -> RunDocuments:
+        with self.database.transaction() as conn:
+            return run_documents.read(conn, self.tenant_id, run_id)
+
+    def data_index(self, run_id: str) -> dict[str, Any]:
+        """Of a run that was admitted."""
+        index = self.documents(run_id).data_index
+        assert index is not None
+        return index
 
     def events(self, run_id: str) -> list[runs.Event]:
         with self.database.transaction() as conn:

@@ -1,6 +1,7 @@
 """Rows of runs and attempts as the shapes that tenants see."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from services.api.runs.shapes import Attempt, Run
 from services.api.shapes import failure_shape, in_utc, in_utc_or_none, known_status
@@ -8,7 +9,7 @@ from services.store.run_rows import Run as RunRow
 from services.store.runs import Attempt as AttemptRow
 
 
-def run_shape(row: RunRow, attempts: Sequence[AttemptRow]) -> Run:
+def run_shape(row: RunRow, plan: dict[str, Any], attempts: Sequence[AttemptRow]) -> Run:
     return Run(
         id=row.run_id,
         status=known_status(row.status),
@@ -19,7 +20,7 @@ def run_shape(row: RunRow, attempts: Sequence[AttemptRow]) -> Run:
         checkpoint_step=row.checkpoint_step,
         base_model=row.base_model,
         gpu_class=row.gpu_class,
-        plan=row.plan,
+        plan=plan,
         plan_digest=row.plan_digest,
         warnings=row.warnings,
         datasets=row.datasets,

@@ -15,7 +15,7 @@ from services.api.runs.planning import check_datasets, plan_run
 from services.api.runs.presenting import run_shape
 from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest
 from services.api.service import Service, ServiceDep, TenantDep
-from services.store import runs
+from services.store import run_documents, runs
 from services.store.database import Connection
 from services.store.runs import NewRun
 
@@ -33,7 +33,8 @@ def create_run(
 
     def insert(conn: Connection, new: NewRun) -> Run:
         check_datasets(conn, tenant_id, new.datasets)
-        return run_shape(runs.create(conn, tenant_id, new), [])
+        row = runs.create(conn, tenant_id, new)
+        return run_shape(row, run_documents.read_plan(conn, tenant_id, row.run_id), [])
 
     return create_once(request, prepare, insert)
 
@@ -46,9 +47,14 @@ def list_runs(
     cursor = check_cursor(after, "run")
     with service.database.transaction() as conn:
         rows = runs.list_page(conn, tenant_id, limit + 1, cursor)
-        attempts = {row.run_id: runs.attempts(conn, tenant_id, row.run_id) for row in rows[:limit]}
+        shown = [row.run_id for row in rows[:limit]]
+        plans = run_documents.read_plans(conn, tenant_id, shown)
+        attempts = {run_id: runs.attempts(conn, tenant_id, run_id) for run_id in shown}
     return page_of(
-        rows, limit, lambda row: run_shape(row, attempts[row.run_id]), lambda row: row.run_id
+        rows,
+        limit,
+        lambda row: run_shape(row, plans[row.run_id], attempts[row.run_id]),
+        lambda row: row.run_id,
     )
 
 
@@ -57,7 +63,8 @@ def get_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """404 where there is none, or it is another tenant's."""
     with service.database.transaction() as conn:
         row = find_run(conn, tenant_id, run_id)
-        return run_shape(row, runs.attempts(conn, tenant_id, run_id))
+        plan = run_documents.read_plan(conn, tenant_id, run_id)
+        return run_shape(row, plan, runs.attempts(conn, tenant_id, run_id))
 
 
 @router.post("/runs/{run_id}:cancel", status_code=202)
@@ -66,7 +73,8 @@ def cancel_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
     with service.database.transaction() as conn:
         find_run(conn, tenant_id, run_id)
         row = runs.cancel(conn, tenant_id, run_id)
-        return run_shape(row, runs.attempts(conn, tenant_id, run_id))
+        plan = run_documents.read_plan(conn, tenant_id, run_id)
+        return run_shape(row, plan, runs.attempts(conn, tenant_id, run_id))
 
 
 @router.get("/runs/{run_id}/checkpoints")

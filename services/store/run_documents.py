@@ -1,0 +1,85 @@
+"""The large documents of a run, apart from its row: read them only where they are used."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+from psycopg.types.json import Jsonb
+
+from services.domain.errors import NotFoundError
+from services.store.database import Connection, columns_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunDocuments:
+    """One row of ``run_documents``."""
+
+    run_id: str
+    tenant_id: str
+    request: dict[str, Any]
+    """As the tenant sent it."""
+    plan: dict[str, Any]
+    """``trainer_core.config.plan.Plan`` as JSON."""
+    data_index: dict[str, Any] | None
+    """``trainer_core.data.index.DataIndex`` as JSON; None until the run is admitted."""
+
+
+_INSERT: Final = """
+INSERT INTO run_documents (run_id, tenant_id, request, plan) VALUES (%s, %s, %s, %s)
+"""
+
+
+def insert(
+    conn: Connection, tenant_id: str, run_id: str, *, request: dict[str, Any], plan: dict[str, Any]
+) -> None:
+    """The documents of a run that was created in this transaction."""
+    conn.execute(_INSERT, (run_id, tenant_id, Jsonb(request), Jsonb(plan)))
+
+
+_READ: Final = SQL("""
+SELECT {columns} FROM run_documents WHERE tenant_id = %s AND run_id = %s
+""").format(columns=columns_of(RunDocuments))
+
+
+def read(conn: Connection, tenant_id: str, run_id: str) -> RunDocuments:
+    """All documents, often megabytes; raises NotFoundError."""
+    with conn.cursor(row_factory=class_row(RunDocuments)) as cursor:
+        documents = cursor.execute(_READ, (tenant_id, run_id)).fetchone()
+    if documents is None:
+        raise NotFoundError("run", run_id)
+    return documents
+
+
+_READ_PLANS: Final = """
+SELECT run_id, plan FROM run_documents WHERE tenant_id = %s AND run_id = ANY(%s)
+"""
+
+
+def read_plans(
+    conn: Connection, tenant_id: str, run_ids: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Run id → plan; a run that does not exist is left out."""
+    rows = conn.execute(_READ_PLANS, (tenant_id, list(run_ids)))
+    return dict(rows.fetchall())
+
+
+def read_plan(conn: Connection, tenant_id: str, run_id: str) -> dict[str, Any]:
+    """Only the plan; raises NotFoundError."""
+    plans = read_plans(conn, tenant_id, [run_id])
+    if run_id not in plans:
+        raise NotFoundError("run", run_id)
+    return plans[run_id]
+
+
+_SET_DATA_INDEX: Final = """
+UPDATE run_documents SET data_index = %s WHERE tenant_id = %s AND run_id = %s
+"""
+
+
+def set_data_index(
+    conn: Connection, tenant_id: str, run_id: str, data_index: dict[str, Any]
+) -> None:
+    """Fix the data of a run that is being admitted in this transaction."""
+    conn.execute(_SET_DATA_INDEX, (Jsonb(data_index), tenant_id, run_id))
