@@ -90,11 +90,11 @@ def push_shown(client: "Client", folder: Path, name: str | None) -> "Dataset":
 
     from services.client.push import PushProgress, list_folder, push_folder  # noqa: PLC0415
 
-    passed_over = list_folder(folder).passed_over
-    if passed_over:
-        named = ", ".join(str(path) for path in passed_over[:_NAMED_AT_MOST])
-        more = f" and {len(passed_over) - _NAMED_AT_MOST} more"
-        rest = more if len(passed_over) > _NAMED_AT_MOST else ""
+    others = list_folder(folder).others
+    if others:
+        named = ", ".join(others[:_NAMED_AT_MOST])
+        more = f" and {len(others) - _NAMED_AT_MOST} more"
+        rest = more if len(others) > _NAMED_AT_MOST else ""
         output.print_note(f"passed over, neither pictures nor captions: {named}{rest}")
     _, err = output.consoles()
     columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn())

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 import httpx
@@ -22,8 +22,8 @@ from services.client.errors import (
 )
 from services.client.retry import RETRIED_STATUSES, Retry
 from services.client.shapes import Dataset, NewFile, Upload
+from trainer_core.data.folder import CAPTION_SUFFIX, IMAGE_SUFFIXES, FolderFiles, list_files
 
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".txt"})
 _THREADS: Final = 4
 _TIMEOUT: Final = httpx.Timeout(120.0, connect=10.0)
 _READY_WITHIN_S: Final = 1800.0
@@ -40,31 +40,17 @@ class PushProgress:
     total: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FolderFiles:
-    """What lies in a folder, as sorted paths relative to it."""
-
-    taken: tuple[Path, ...]
-    passed_over: tuple[Path, ...]
-    """Neither pictures nor captions. Hidden files are not even named here."""
-
-
 OnProgress = Callable[[PushProgress], None]
 
 
 def list_folder(folder: Path) -> FolderFiles:
-    """Sort the files of a folder and its sub-folders into those that are pushed and the rest."""
+    """The files of a folder; images and captions are pushed, others are not.
+
+    Raises ClientError where there is no such folder.
+    """
     if not folder.is_dir():
         raise ClientError(f"there is no folder {folder}")
-    found = sorted(
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.is_file() and not _is_hidden(path.relative_to(folder))
-    )
-    return FolderFiles(
-        taken=tuple(path for path in found if path.suffix.lower() in SUFFIXES),
-        passed_over=tuple(path for path in found if path.suffix.lower() not in SUFFIXES),
-    )
+    return list_files(folder)
 
 
 def push_folder(
@@ -75,77 +61,75 @@ def push_folder(
     *,
     ready_within_s: float = _READY_WITHIN_S,
 ) -> Dataset:
-    """Upload what the service lacks of a folder and wait until it has looked into every file.
+    """Upload the files of a folder that the service lacks; wait until it has verified all of them.
 
     Args:
         folder: searched with its sub-folders for .jpg, .jpeg, .png, .webp and .txt files.
         name: of the dataset; the folder's own where none is given.
         on_progress: called from this thread.
-        ready_within_s: patience with the service's look into the files.
+        ready_within_s: how long the service may take to verify the files.
 
     Returns:
         The dataset, ``ready``.
 
     Raises:
-        DatasetRejectedError: names every file that is not taken, with the reason.
+        DatasetRejectedError: names every rejected file, with the reason.
         ClientError: an empty folder, a file that changed meanwhile, or a store that refuses.
     """
-    tell = on_progress or _be_silent
-    paths = list_folder(folder).taken
+    report = on_progress or _ignore
+    found = list_folder(folder)
+    paths = sorted((*found.images, *found.captions), key=PurePosixPath)
     if not paths:
-        raise EmptyFolderError(f"{folder} has no file that ends in {', '.join(sorted(SUFFIXES))}")
-    files = _describe(folder, paths, tell)
+        suffixes = ", ".join(sorted({*IMAGE_SUFFIXES, CAPTION_SUFFIX}))
+        raise EmptyFolderError(f"{folder} has no file that ends in {suffixes}")
+    files = _describe(folder, paths, report)
     dataset = client.create_dataset(name or folder.resolve().name, files)
-    _upload(client, folder, dataset["id"], files, tell)
-    tell(PushProgress(stage="verifying", done=0, total=len(files)))
+    _upload(client, folder, dataset["id"], files, report)
+    report(PushProgress(stage="verifying", done=0, total=len(files)))
     client.complete_dataset(dataset["id"])
     ready = _wait_ready(client, dataset["id"], ready_within_s)
-    tell(PushProgress(stage="verifying", done=len(files), total=len(files)))
+    report(PushProgress(stage="verifying", done=len(files), total=len(files)))
     return ready
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _ignore(_progress: PushProgress) -> None:
+    """Used where no progress is wanted."""
 
 
-def _be_silent(_progress: PushProgress) -> None:
-    """Nobody asked to hear."""
-
-
-def _describe(folder: Path, paths: Sequence[Path], tell: OnProgress) -> list[NewFile]:
+def _describe(folder: Path, paths: Sequence[str], report: OnProgress) -> list[NewFile]:
     files: list[NewFile] = []
     for done, path in enumerate(paths, 1):
         with (folder / path).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             size_bytes = file.tell()
-        files.append({"path": path.as_posix(), "size_bytes": size_bytes, "sha256": sha256})
-        tell(PushProgress(stage="hashing", done=done, total=len(paths)))
+        files.append({"path": path, "size_bytes": size_bytes, "sha256": sha256})
+        report(PushProgress(stage="hashing", done=done, total=len(paths)))
     return files
 
 
 def _upload(
-    client: Client, folder: Path, dataset_id: str, files: Sequence[NewFile], tell: OnProgress
+    client: Client, folder: Path, dataset_id: str, files: Sequence[NewFile], report: OnProgress
 ) -> None:
-    """Send every content that the store lacks, once each, a page of signed requests at a time."""
+    """Send each content that the store lacks once, one page of signed requests at a time."""
     sizes = {file["path"]: file["size_bytes"] for file in files}
     sent: set[str] = set()
     done = 0
     # A client of its own: a signed request carries its own right, and must not carry the key.
     with httpx.Client(timeout=_TIMEOUT) as store, ThreadPoolExecutor(_THREADS) as threads:
         for page in _signed_pages(client, dataset_id):
-            lacking = {u["sha256"]: u for u in page if not u["present"] and u["sha256"] not in sent}
-            done += len(page) - len(lacking)
-            sent |= lacking.keys()
-            tell(PushProgress(stage="uploading", done=done, total=len(files)))
+            missing = {u["sha256"]: u for u in page if not u["present"] and u["sha256"] not in sent}
+            done += len(page) - len(missing)
+            sent |= missing.keys()
+            report(PushProgress(stage="uploading", done=done, total=len(files)))
             waiting = [
                 threads.submit(_send, store, client.retry, folder, upload, sizes[upload["path"]])
-                for upload in lacking.values()
+                for upload in missing.values()
             ]
             try:
                 for future in as_completed(waiting):
                     future.result()
                     done += 1
-                    tell(PushProgress(stage="uploading", done=done, total=len(files)))
+                    report(PushProgress(stage="uploading", done=done, total=len(files)))
             finally:
                 for future in waiting:
                     future.cancel()
@@ -196,7 +180,7 @@ def _may_pass(status: int) -> bool:
 
 def _wait_ready(client: Client, dataset_id: str, within_s: float) -> Dataset:
     end_s = time.monotonic() + within_s
-    asked = 0
+    polls = 0
     while True:
         dataset = client.get_dataset(dataset_id)
         if dataset["status"] == "ready":
@@ -208,5 +192,5 @@ def _wait_ready(client: Client, dataset_id: str, within_s: float) -> Dataset:
             raise WaitTooLongError(
                 f"dataset {dataset_id} is still {dataset['status']} after {within_s:g} s"
             )
-        asked += 1
-        time.sleep(_POLL.wait_s(asked, None))
+        polls += 1
+        time.sleep(_POLL.wait_s(polls, None))

@@ -182,6 +182,6 @@ def test_a_folder_is_pushed_once_however_often_a_content_lies_in_it(
     dataset = push_folder(client, tmp_path, "squares", told.append)
     assert dataset["status"] == "ready"
     assert (told[-1].stage, told[-1].done, told[-1].total) == ("verifying", 3, 3)
-    assert list_folder(tmp_path).passed_over == (Path("notes.md"),)
+    assert list_folder(tmp_path).others == ("notes.md",)
     again = push_folder(client, tmp_path)
     assert again["id"] != dataset["id"]

@@ -1,16 +1,19 @@
 """The captions of an image: from its name, from a text file beside it, or one for all."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from trainer_core.config.plan import Backend
+from trainer_core.data.folder import CAPTION_SUFFIX
 from trainer_core.errors import BadCaptionError
 
 MAX_CAPTION_CHARACTERS: Final = 20_000
+_MAX_CAPTION_BYTES: Final = 4 * MAX_CAPTION_CHARACTERS + 3
+"""Of UTF-8 with a byte-order mark."""
 
 
 def captions_of(backend: Backend, path: str, text: str | None) -> tuple[str, ...]:
-    """The captions of the image at ``path``; one is drawn at each visit.
+    """The captions of the image at ``path``; each visit draws one of them.
 
     Args:
         path: of the image, relative, ``/`` separated.
@@ -35,14 +38,39 @@ def captions_of(backend: Backend, path: str, text: str | None) -> tuple[str, ...
 
 
 def caption_path(image_path: str) -> str:
-    """Where the caption file of an image lies: the same name, ending in ``.txt``."""
-    return str(PurePosixPath(image_path).with_suffix(".txt"))
+    """The path of an image's caption file: the same name, ending in ``.txt``."""
+    return str(PurePosixPath(image_path).with_suffix(CAPTION_SUFFIX))
+
+
+def read_captions(backend: Backend, folder: Path, path: str, *, name: str) -> tuple[str, ...]:
+    """The captions of the image at ``path`` in a local folder of the backend.
+
+    Raises BadCaptionError, whose message calls the caption file ``name``.
+    """
+    text = None
+    if backend.role != "mask" and backend.caption_strategy == "textfile":
+        text = _read_caption(folder / caption_path(path), name=name)
+    return captions_of(backend, path, text)
+
+
+def _read_caption(file: Path, *, name: str) -> str | None:
+    """The text of a caption file; None where there is no such file. Raises BadCaptionError."""
+    try:
+        with file.open("rb") as opened:
+            body = opened.read(_MAX_CAPTION_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadCaptionError(f"{name}: {error.strerror}") from error
+    if len(body) > _MAX_CAPTION_BYTES:
+        raise BadCaptionError(f"{name}: more than {MAX_CAPTION_CHARACTERS} characters")
+    return decode_caption(body, name=name)
 
 
 def decode_caption(body: bytes, *, name: str) -> str:
     """The text of a caption file; raises BadCaptionError naming the file.
 
-    UTF-8 with or without a byte-order mark; no NUL, which neither a database nor a tokenizer takes.
+    UTF-8 with or without a byte-order mark. No NUL: neither a database nor a tokenizer takes one.
     """
     try:
         text = body.decode("utf-8-sig")

@@ -11,8 +11,6 @@ from trainer_core.data.buckets import Geometry
 from trainer_core.errors import BadImageError
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-"""File names, in lower case, that are taken for pictures."""
 MAX_PIXELS: Final = 64_000_000
 MaskKind = Literal["mask", "segmentation"]
 _WHITE: Final = 255

@@ -4,7 +4,6 @@ An image is paired with the mask of the same name; what cannot be used is left o
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 from pydantic import JsonValue
@@ -14,6 +13,7 @@ from trainer_core.config.plan.problems import PlanError, Problem
 from trainer_core.config.plan.shapes import LATENT_CELL_PX, max_area_px
 from trainer_core.config.simpletuner.placeholders import unfilled_tokens
 from trainer_core.data.buckets import Geometry, geometry_of, is_too_small
+from trainer_core.data.folder import stem_of
 from trainer_core.data.index import (
     DataIndex,
     FileItem,
@@ -143,17 +143,17 @@ class _Masks:
         self.backend = backend
         self._by_stem: dict[str, list[FileItem]] = {}
         for item in items:
-            self._by_stem.setdefault(_stem(item.path), []).append(item)
+            self._by_stem.setdefault(stem_of(item.path), []).append(item)
 
     def of(self, image: FileItem) -> FileItem:
         """The image's mask; raises LookupError where there is none."""
-        return self._by_stem[_stem(image.path)][0]
+        return self._by_stem[stem_of(image.path)][0]
 
     def problems(self, position: int, images: Sequence[FileItem]) -> list[Problem]:
         """Images without a mask, and those with two, as problems of backend ``position``."""
         pointer = f"/data_backends/{position}/conditioning_data"
-        silent = [i.path for i in images if _stem(i.path) not in self._by_stem]
-        torn = [i.path for i in images if len(self._by_stem.get(_stem(i.path), ())) > 1]
+        silent = [i.path for i in images if stem_of(i.path) not in self._by_stem]
+        torn = [i.path for i in images if len(self._by_stem.get(stem_of(i.path), ())) > 1]
         found = []
         if silent:
             message = (
@@ -169,7 +169,9 @@ class _Masks:
     def warnings(self, images: Sequence[FileItem]) -> list[str]:
         """A sentence where masks have another shape than their images; they are stretched."""
         pairs = (
-            (i, self._by_stem[_stem(i.path)][0]) for i in images if _stem(i.path) in self._by_stem
+            (i, self._by_stem[stem_of(i.path)][0])
+            for i in images
+            if stem_of(i.path) in self._by_stem
         )
         bent = [image.path for image, mask in pairs if _differs_in_shape(image, mask)]
         if not bent:
@@ -179,10 +181,6 @@ class _Masks:
             f"are stretched over them: {_some(bent)}."
         )
         return [warning]
-
-
-def _stem(path: str) -> str:
-    return str(PurePosixPath(path).with_suffix(""))
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Local folders of pictures and captions, looked at once: sizes, digests, what is broken."""
+"""The pictures and captions of a local run: sizes, digests, and which files are broken."""
 
 import contextlib
 import hashlib
@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainer_core.config.plan import Backend, Plan
-from trainer_core.data.captions import (
-    MAX_CAPTION_CHARACTERS,
-    caption_path,
-    captions_of,
-    decode_caption,
-)
-from trainer_core.data.images import SUFFIXES, inspect_image
+from trainer_core.data.captions import caption_path, read_captions
+from trainer_core.data.folder import list_files
+from trainer_core.data.images import inspect_image
 from trainer_core.data.index import FileItem
 from trainer_core.errors import BadCaptionError, BadImageError, Category, TrainerError
 from trainer_core.paths import find_folder, places_of
@@ -25,12 +21,10 @@ from trainer_core.progress import Reporter
 
 _THREADS: Final = min(8, os.cpu_count() or 1)
 _ERRORS_SHOWN: Final = 20
-_MAX_CAPTION_BYTES: Final = 4 * MAX_CAPTION_CHARACTERS + 3
-"""UTF-8 with a byte-order mark."""
 
 
 class MissingDataError(TrainerError):
-    """A folder of pictures is not where the files say."""
+    """A folder of pictures does not exist where the files say."""
 
     code = "missing_data"
     category: Category = "user"
@@ -46,7 +40,7 @@ class LocalData:
 
 
 def find_data_folders(plan: Plan, folders: Sequence[Path]) -> dict[str, Path]:
-    """Backend id → its folder; raises MissingDataError naming all that are missing."""
+    """Backend id → its folder; raises MissingDataError, which names all that are missing."""
     found: dict[str, Path] = {}
     missing: list[str] = []
     for backend in plan.identity.backends:
@@ -66,26 +60,26 @@ def find_data_folders(plan: Plan, folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def scan(plan: Plan, data_dirs: Mapping[str, Path], notes: Path, reporter: Reporter) -> LocalData:
-    """Look into every picture and caption below the folders of the backends.
+    """Read every picture and caption in the folders of the backends.
 
-    Pictures are decoded whole, so that a broken one is named before anything is encoded. What was
-    seen is noted in the file ``notes``; a picture of the same size and time is not looked at again.
+    Pictures are decoded whole, so that a broken one is named before anything is encoded. The file
+    ``notes`` remembers them: one whose file size and time of change are the same is not read again.
 
     Raises:
-        BadImageError, BadCaptionError: naming every file that is broken (20 at the most).
+        BadImageError, BadCaptionError: names every broken file, up to 20.
     """
-    known = _Notes(notes)
+    known = _KnownPictures(notes)
     files = [
         (backend, data_dirs[backend.id], path)
         for backend in plan.identity.backends
-        for path in _pictures_in(data_dirs[backend.id])
+        for path in list_files(data_dirs[backend.id]).images
     ]
     found = _Findings()
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        looks = pool.map(lambda file: _look(known, *file), files)
-        for done, look in enumerate(looks, 1):
-            found.take(look)
+        readings = pool.map(lambda file: _read(known, *file), files)
+        for done, reading in enumerate(readings, 1):
+            found.add(reading)
             reporter.progress("checking pictures", done, len(files))
             reporter.check_control()
     finally:
@@ -95,65 +89,34 @@ def scan(plan: Plan, data_dirs: Mapping[str, Path], notes: Path, reporter: Repor
     return LocalData(items=tuple(found.items), pictures=found.pictures)
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    """Paths relative to the folder, sorted; hidden files and folders are passed over."""
-    return sorted(
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Facts:
-    """What is known of one picture's content."""
+    """Digest and size of one picture."""
 
     sha256: str
     width_px: int
     height_px: int
 
 
-_Look = tuple[FileItem, Path] | BadImageError | BadCaptionError
+_Reading = tuple[FileItem, Path] | BadImageError | BadCaptionError
 
 
-def _look(known: "_Notes", backend: Backend, folder: Path, relative: Path) -> _Look:
+def _read(known: "_KnownPictures", backend: Backend, folder: Path, relative: str) -> _Reading:
     path = folder / relative
     name = f"{backend.id}: {path}"
+    caption_name = f"{backend.id}: {folder / caption_path(relative)}"
     try:
         facts = known.facts_of(path, name)
         return FileItem(
             backend=backend.id,
-            path=relative.as_posix(),
+            path=relative,
             sha256=facts.sha256,
             width_px=facts.width_px,
             height_px=facts.height_px,
-            captions=_captions(backend, folder, relative.as_posix()),
+            captions=read_captions(backend, folder, relative, name=caption_name),
         ), path
     except (BadImageError, BadCaptionError) as error:
         return error
-
-
-def _captions(backend: Backend, folder: Path, relative: str) -> tuple[str, ...]:
-    if backend.role == "mask":
-        return ()
-    text = None
-    if backend.caption_strategy == "textfile":
-        file = folder / caption_path(relative)
-        try:
-            with file.open("rb") as opened:
-                body = opened.read(_MAX_CAPTION_BYTES + 1)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise BadCaptionError(f"{backend.id}: {file}: {error.strerror}") from error
-        else:
-            if len(body) > _MAX_CAPTION_BYTES:
-                message = f"{backend.id}: {file}: more than {MAX_CAPTION_CHARACTERS} characters"
-                raise BadCaptionError(message)
-            text = decode_caption(body, name=f"{backend.id}: {file}")
-    return captions_of(backend, relative, text)
 
 
 @dataclass(slots=True)
@@ -162,31 +125,31 @@ class _Findings:
     pictures: dict[str, Path] = field(default_factory=dict)
     errors: list[BadImageError | BadCaptionError] = field(default_factory=list)
 
-    def take(self, look: _Look) -> None:
-        if isinstance(look, tuple):
-            item, path = look
+    def add(self, reading: _Reading) -> None:
+        if isinstance(reading, tuple):
+            item, path = reading
             self.items.append(item)
             self.pictures[item.sha256] = path
         else:
-            self.errors.append(look)
+            self.errors.append(reading)
 
     def raise_errors(self) -> None:
         if not self.errors:
             return
-        told = [error.message for error in self.errors[:_ERRORS_SHOWN]]
+        messages = [error.message for error in self.errors[:_ERRORS_SHOWN]]
         if len(self.errors) > _ERRORS_SHOWN:
-            told.append(f"and {len(self.errors) - _ERRORS_SHOWN} more")
-        raise type(self.errors[0])("; ".join(told)) from self.errors[0]
+            messages.append(f"and {len(self.errors) - _ERRORS_SHOWN} more")
+        raise type(self.errors[0])("; ".join(messages)) from self.errors[0]
 
 
-class _Notes:
-    """What earlier runs saw of pictures, by path, size and time of change."""
+class _KnownPictures:
+    """Facts of pictures that earlier runs read, by path, file size and time of change."""
 
     def __init__(self, path: Path) -> None:
-        """A file that cannot be read is as good as none."""
+        """A file that cannot be read counts as empty."""
         self._path = path
         self._old: dict[str, Any] = {}
-        self._seen: dict[str, list[Any]] = {}
+        self._current: dict[str, list[Any]] = {}
         with contextlib.suppress(OSError, ValueError):
             read = json.loads(path.read_bytes())
             self._old = read if isinstance(read, dict) else {}
@@ -206,13 +169,13 @@ class _Notes:
                     facts = _facts_of(path, name)
         except OSError as error:
             raise BadImageError(f"{name}: {error.strerror}") from error
-        self._seen[key] = [*stamp, facts.sha256, facts.width_px, facts.height_px]
+        self._current[key] = [*stamp, facts.sha256, facts.width_px, facts.height_px]
         return facts
 
     def save(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        draft.write_text(json.dumps({**self._old, **self._seen}), encoding="utf-8")
+        draft.write_text(json.dumps({**self._old, **self._current}), encoding="utf-8")
         draft.replace(self._path)
 
 
