@@ -14,7 +14,6 @@ from typing import Any, Final
 import structlog
 
 from services.cache_builder.encoder_child import ChildLostError, EncoderChild
-from services.domain.ledger import Category, Failure
 from services.objects.errors import ObjectMissingError, ObjectStoreDownError
 from services.objects.folders import put_shard
 from services.objects.keys import upload_key
@@ -24,7 +23,9 @@ from services.store.database import Database, DatabaseDownError
 from services.store.shards import ShardWork
 from services.workers.scratch import Scratch
 from trainer_core.data.index import PictureEntry, ShardSpec
+from trainer_core.errors import Category
 from trainer_core.faultpoints import fault_point
+from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
 

@@ -19,8 +19,8 @@ class StopSignals:
 
         def on_interrupt(_number: int, _frame: FrameType | None) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            control.ask_to_stop()
+            control.request_stop()
             self._log("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
 
-        control.heed_sigterm()
+        control.stop_on_sigterm()
         signal.signal(signal.SIGINT, on_interrupt)

@@ -50,9 +50,9 @@ class _Warnings:
         self._told: set[str] = set()
 
     def new_in(self, event: Event) -> list[str]:
-        texts = event.get("warnings", []) if event["event"] == "plan" else []
-        if event["event"] == "warning":
-            texts = [event["message"]]
+        texts = event.data.get("warnings", []) if event.name == "plan" else []
+        if event.name == "warning":
+            texts = [event.data["message"]]
         new = [text for text in dict.fromkeys(map(str, texts)) if text not in self._told]
         self._told.update(new)
         return new
@@ -76,11 +76,11 @@ class LiveView:
     def event(self, event: Event) -> None:
         for text in self._warnings.new_in(event):
             self._console.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
-        match event["event"]:
+        match event.name:
             case "plan":
-                self._max_steps = event["steps"]
+                self._max_steps = event.data["steps"]
             case "step":
-                self._show("training", event["step"], self._max_steps, step_facts(event))
+                self._show("training", event.step, self._max_steps, step_facts(event))
             case "stage" if self._task is not None and self._task[0] == "training":
                 self._progress.update(self._task[1], description=stage_name(event))
         if line := outcome_line(event):
@@ -114,14 +114,14 @@ class PlainView:
     def event(self, event: Event) -> None:
         for text in self._warnings.new_in(event):
             self.log(f"warning: {text}")
-        match event["event"]:
+        match event.name:
             case "plan":
-                self._max_steps = event["steps"]
+                self._max_steps = event.data["steps"]
             case "step":
-                step, every = event["step"], max(1, self._max_steps // _LINES_A_RUN)
+                step, every = event.step, max(1, self._max_steps // _LINES_A_RUN)
                 if self._is_due("training", step, self._max_steps, every=every):
                     self.log(f"step {step}/{self._max_steps}: {step_facts(event)}")
-            case "stage" if event["stage"] not in ("training", "checkpointing"):
+            case "stage" if event.data["stage"] not in ("training", "checkpointing"):
                 self.log(stage_name(event))
         if line := outcome_line(event):
             self.log(line)
@@ -141,32 +141,32 @@ class PlainView:
 
 def stage_name(event: Event) -> str:
     """What goes on from a stage event on."""
-    stage = str(event["stage"])
+    stage = str(event.data["stage"])
     return _STAGES.get(stage, stage)
 
 
 def step_facts(event: Event) -> str:
     """``loss 0.5123, rate 4e-05, 1.20 s/step, 3 min 20 s left``; what is not known is left out."""
     facts = []
-    if (loss := event.get("loss")) is not None:
+    if (loss := event.data.get("loss")) is not None:
         facts.append(f"loss {loss:.4f}")
-    if (balance := event.get("balance_loss")) is not None:
+    if (balance := event.data.get("balance_loss")) is not None:
         facts.append(f"balance {balance:.4f}")
-    facts.append(f"rate {event['learning_rate']:.3g}")
-    if speed := event.get("steps_per_s"):
+    facts.append(f"rate {event.data['learning_rate']:.3g}")
+    if speed := event.data.get("steps_per_s"):
         facts.append(f"{1 / speed:.2f} s/step")
-    if (eta_s := event.get("eta_s")) is not None:
+    if (eta_s := event.data.get("eta_s")) is not None:
         facts.append(f"{duration(eta_s)} left")
     return ", ".join(facts)
 
 
 def outcome_line(event: Event) -> str:
     """What an event is worth on either kind of console; empty for most."""
-    match event["event"]:
+    match event.name:
         case "checkpoint":
-            return f"step {event['step']}: checkpoint saved"
-        case "eval" if event.get("mean") is not None:
-            held_out = event.get("held_out_mean")
+            return f"step {event.step}: checkpoint saved"
+        case "eval" if event.data.get("mean") is not None:
+            held_out = event.data.get("held_out_mean")
             rest = "" if held_out is None else f", held out {held_out:.4f}"
-            return f"step {event['step']}: {event['name']} loss {event['mean']:.4f}{rest}"
+            return f"step {event.step}: {event.data['name']} loss {event.data['mean']:.4f}{rest}"
     return ""

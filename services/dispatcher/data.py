@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from services.domain.ledger import Category, Failure
 from services.store.admission import BackendData
 from trainer_core.config.plan import Plan
 from trainer_core.data.captions import caption_path, captions_of
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
-from trainer_core.errors import TrainerError
+from trainer_core.errors import Category, TrainerError
+from trainer_core.process.failure import Failure
 
 _ERRORS_SHOWN: Final = 20
 

@@ -11,7 +11,6 @@ import structlog
 
 from services.dispatcher.data import UnusableDataError, index_of, rejection_of
 from services.dispatcher.health import Health
-from services.domain.ledger import Category, Failure
 from services.queue.rings import BrokerDownError
 from services.store import admission, dispatch, run_documents
 from services.store.admission import NeededShard
@@ -20,7 +19,8 @@ from services.store.dispatch import Due
 from services.store.run_rows import Run
 from trainer_core.base_models.describe import read_base_models
 from trainer_core.data.index import DataIndex
-from trainer_core.errors import BaseModelError
+from trainer_core.errors import BaseModelError, Category
+from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
 

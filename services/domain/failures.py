@@ -1,30 +1,10 @@
-"""Failures as JSON, and the words that tenants read for what the service itself decides."""
+"""The failures that the service itself decides, and the pauses between tries."""
 
 import random
 from datetime import timedelta
-from typing import Any
 
-from services.domain.ledger import Category, Failure
-
-
-def failure_as_json(failure: Failure) -> dict[str, Any]:
-    """``{code, category, message, retryable}``, as it stands in rows and answers."""
-    return {
-        "code": failure.code,
-        "category": failure.category.value,
-        "message": failure.message,
-        "retryable": failure.retryable,
-    }
-
-
-def failure_from_json(body: dict[str, Any]) -> Failure:
-    """The inverse of ``failure_as_json``."""
-    return Failure(
-        code=body["code"],
-        category=Category(body["category"]),
-        message=body["message"],
-        retryable=body["retryable"],
-    )
+from trainer_core.errors import Category
+from trainer_core.process.failure import Failure
 
 
 def worker_lost() -> Failure:

@@ -11,25 +11,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
-
-class Category(StrEnum):
-    """Who has to act on a failure."""
-
-    USER = "user"
-    QUOTA = "quota"
-    CAPACITY = "capacity"
-    INFRA = "infra"
-    PLATFORM = "platform"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Failure:
-    """Why something ended badly, in words for the tenant."""
-
-    code: str
-    category: Category
-    message: str
-    retryable: bool
+from trainer_core.process.failure import Failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,6 @@ import structlog
 
 from services.domain.errors import LeaseLostError
 from services.domain.failures import backoff
-from services.domain.ledger import Category, Failure
 from services.objects.errors import ObjectStoreError
 from services.objects.folders import get_folder
 from services.objects.port import ObjectStore
@@ -27,6 +26,8 @@ from services.store import publications
 from services.store.database import Database
 from services.store.publications import PublicationWork
 from services.workers.scratch import Scratch
+from trainer_core.errors import Category
+from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
 

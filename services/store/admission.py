@@ -9,13 +9,12 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
-from services.domain.failures import failure_as_json, failure_from_json
-from services.domain.ledger import Failure
 from services.domain.states import RunStatus, Stage
 from services.store import datasets, run_documents, transitions
 from services.store.database import Connection, columns_of, seconds
 from services.store.datasets import Dataset, DatasetFile
 from services.store.run_rows import Run
+from trainer_core.process.failure import Failure, failure_as_json, failure_from_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

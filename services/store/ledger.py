@@ -18,7 +18,6 @@ from services.domain.ledger import (
     CachedShard,
     ChildEvent,
     Claim,
-    Failure,
     Outcome,
     StoredCheckpoint,
     StoredFiles,
@@ -29,6 +28,7 @@ from services.domain.states import RunStatus, Stage
 from services.store import outcomes, publications, run_documents, run_events, transitions
 from services.store.database import WORK, Connection, Database, columns_of, notify, seconds
 from services.store.run_rows import Run
+from trainer_core.process.failure import Failure
 
 _STAGES: Final = {
     "loading": Stage.PROVISIONING,

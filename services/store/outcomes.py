@@ -4,11 +4,11 @@ from datetime import timedelta
 from typing import Final
 
 from services.domain.failures import attempts_exhausted, backoff
-from services.domain.ledger import Failure
 from services.domain.states import RunStatus, Stage
 from services.store import transitions
 from services.store.database import Connection
 from services.store.run_rows import Run
+from trainer_core.process.failure import Failure
 
 _FROM_STEP: Final = "SELECT from_step FROM attempts WHERE run_id = %s AND fence = %s"
 _FIRST_DELAY: Final = timedelta(seconds=1)

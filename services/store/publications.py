@@ -9,11 +9,11 @@ from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
 from services.domain.errors import InvalidRequestError, LeaseLostError, NotFoundError, Problem
-from services.domain.failures import failure_as_json
 from services.domain.ids import new_id
-from services.domain.ledger import Failure, StoredFiles
+from services.domain.ledger import StoredFiles
 from services.store import runs
 from services.store.database import WORK, Connection, columns_of, notify, seconds
+from trainer_core.process.failure import Failure, failure_as_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,9 +8,10 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
-from services.domain.failures import backoff, failure_as_json
-from services.domain.ledger import CachedShard, Failure
+from services.domain.failures import backoff
+from services.domain.ledger import CachedShard
 from services.store.database import WORK, Connection, columns_of, notify, seconds
+from trainer_core.process.failure import Failure, failure_as_json
 
 MAX_TRIES: Final = 8
 """Failed builds of one shard before its runs fail."""

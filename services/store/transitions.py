@@ -11,12 +11,12 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
-from services.domain.failures import failure_as_json
-from services.domain.ledger import ChildEvent, Failure
+from services.domain.ledger import ChildEvent
 from services.domain.states import RunStatus, Stage, check_move
 from services.store import run_events
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from services.store.run_rows import Run
+from trainer_core.process.failure import Failure, failure_as_json
 
 _SWEEP_DELAY: Final = timedelta(minutes=20)
 """A holder that was cut off may upload until it gives up; objects are swept after that."""

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from services.domain.ledger import Category, ChildEvent, Claim, Failure, Ledger, Outcome, Wish
+from services.domain.ledger import ChildEvent, Claim, Ledger, Outcome, Wish
 from services.objects.port import ObjectStore
 from services.trainer.child import OUTCOMES, Child, Event, Word
 from services.trainer.commits import AttemptFailedError, Committer
@@ -25,7 +25,9 @@ from services.trainer.lease import AWAY, GivenUpError, Lease, LeaseTimes
 from services.trainer.prepare import Prepared, prepare, shard_fetcher
 from services.trainer.reporter import Reporter
 from services.workers.scratch import Scratch
+from trainer_core.errors import Category
 from trainer_core.faultpoints import fault_point
+from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
 

@@ -13,14 +13,16 @@ from typing import Final, Self
 
 import structlog
 
-from services.domain.ledger import Category, Claim, Failure, Ledger, StoredCheckpoint, StoredFiles
+from services.domain.ledger import Claim, Ledger, StoredCheckpoint, StoredFiles
 from services.objects.errors import ObjectStoreError
 from services.objects.folders import put_folder
 from services.objects.keys import checkpoint_prefix, result_prefix
 from services.objects.port import ObjectStore
 from services.trainer.child import Event
 from services.trainer.lease import GivenUpError, Lease
+from trainer_core.errors import Category
 from trainer_core.faultpoints import fault_point
+from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
 

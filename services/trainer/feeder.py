@@ -16,10 +16,12 @@ from typing import Final, Self
 
 import structlog
 
-from services.domain.ledger import CachedShard, Category, Failure
+from services.domain.ledger import CachedShard
 from services.trainer.lease import GivenUpError
 from trainer_core.data.index import DataIndex, Sample
 from trainer_core.data.sampler import Sampler
+from trainer_core.errors import Category
+from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
 

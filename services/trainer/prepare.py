@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from services.domain.ledger import CachedShard, Category, Claim, Failure
+from services.domain.ledger import CachedShard, Claim
 from services.objects.errors import ObjectCorruptError, ObjectMissingError
 from services.objects.folders import get_folder, get_shard
 from services.objects.port import ObjectStore
@@ -20,7 +20,8 @@ from trainer_core.base_models.describe import read_base_models
 from trainer_core.config.plan import Plan
 from trainer_core.data.index import DataIndex
 from trainer_core.data.sampler import Sampler
-from trainer_core.errors import BaseModelError
+from trainer_core.errors import BaseModelError, Category
+from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
 

@@ -9,7 +9,6 @@ import pytest
 from services.dispatcher.health import Health
 from services.dispatcher.loop import Dispatcher
 from services.domain.errors import Problem
-from services.domain.ledger import Category, Failure
 from services.queue.app import CACHE_QUEUE, CONTROL_QUEUE, NOTIFY_QUEUE, trainer_queue
 from services.queue.rings import Rings
 from services.store import datasets, dispatch, publications, runs, shards, tenants
@@ -19,6 +18,8 @@ from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.runs import LEASE, Ground, result_of
 from tests.unit.config_examples import import_small
+from trainer_core.errors import Category
+from trainer_core.process.failure import Failure
 
 TRAIN = trainer_queue("cpu")
 

@@ -1,6 +1,5 @@
 """TensorBoard files and offline W&B runs, as listeners of the event file."""
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from tests.support.plots import tensorboard_points, wandb_runs
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.config.plan import Plan
 from trainer_core.local.trackers import TrackerMissingError, check_trackers, trackers
-from trainer_core.process.events import Event, EventWriter
+from trainer_core.process.events import Event, EventWriter, parse_event
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def train_a_little(plan: Plan, output: Path, *, first: int, last: int) -> None:
 
 
 def events_of(output: Path) -> list[Event]:
-    return [json.loads(line) for line in (output / "events.jsonl").read_text().splitlines()]
+    return [parse_event(line) for line in (output / "events.jsonl").read_bytes().splitlines()]
 
 
 def test_tensorboard_has_each_number_at_its_step_and_none_twice_after_a_resume(
@@ -69,7 +68,7 @@ def test_wandb_keeps_one_run_over_a_resume(
     assert points["train/loss"] == [(n, 1 / n) for n in (1, 2, 3, 4)]
     assert resumed["train/loss"] == [(3, 1 / 3), (4, 1 / 4)]
     assert points.keys() == {"train/loss", "train/learning_rate", "eval/probe/mean"}
-    assert not [event for event in events_of(tmp_path) if event["event"] == "warning"]
+    assert not [event for event in events_of(tmp_path) if event.name == "warning"]
 
 
 def test_a_tracker_that_cannot_start_is_a_warning(plan: Plan, tmp_path: Path) -> None:
@@ -77,7 +76,7 @@ def test_a_tracker_that_cannot_start_is_a_warning(plan: Plan, tmp_path: Path) ->
 
     train_a_little(reporting_to(plan, "tensorboard"), tmp_path, first=1, last=2)
 
-    names = [event["event"] for event in events_of(tmp_path)]
+    names = [event.name for event in events_of(tmp_path)]
     assert names == ["warning", "step", "step", "eval"]
 
 
@@ -85,8 +84,8 @@ def test_a_listener_that_fails_is_told_nothing_more(tmp_path: Path) -> None:
     told: list[int] = []
 
     def fail_at_two(event: Event) -> None:
-        told.append(event["step"])
-        if event["step"] == 2:
+        told.append(event.step)
+        if event.step == 2:
             raise OSError("disk full")
 
     with EventWriter(tmp_path / "events.jsonl") as events:
@@ -96,9 +95,9 @@ def test_a_listener_that_fails_is_told_nothing_more(tmp_path: Path) -> None:
 
     assert told == [1, 2]
     written = events_of(tmp_path)
-    assert [event["event"] for event in written] == ["step", "step", "warning", "step"]
-    assert "the plotter" in written[2]["message"]
-    assert "disk full" in written[2]["message"]
+    assert [event.name for event in written] == ["step", "step", "warning", "step"]
+    assert "the plotter" in written[2].data["message"]
+    assert "disk full" in written[2].data["message"]
 
 
 def test_a_package_that_is_missing_is_named_with_its_extra(

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from services.domain.ledger import CachedShard, Category, Failure
+from services.domain.ledger import CachedShard
 from services.trainer.feeder import Feeder, FeedOrder, FetchFailedError
 from trainer_core.data.index import (
     DataIndex,
@@ -15,6 +15,8 @@ from trainer_core.data.index import (
     TextEntry,
 )
 from trainer_core.data.sampler import Sampler
+from trainer_core.errors import Category
+from trainer_core.process.failure import Failure
 
 SIZE_BYTES = 100
 

@@ -7,9 +7,7 @@ from typing import Any
 from services.domain.ids import new_id
 from services.domain.ledger import (
     CachedShard,
-    Category,
     Claim,
-    Failure,
     StoredCheckpoint,
     StoredFiles,
     Worker,
@@ -21,6 +19,8 @@ from services.store.datasets import Dataset, FileFacts, NewFile
 from services.store.ledger import PostgresLedger
 from services.store.run_documents import RunDocuments
 from services.store.run_rows import Run
+from trainer_core.errors import Category
+from trainer_core.process.failure import Failure
 
 LEASE = timedelta(seconds=60)
 

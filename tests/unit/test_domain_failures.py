@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 from services.domain.failures import (
     attempts_exhausted,
     backoff,
-    failure_as_json,
-    failure_from_json,
     worker_lost,
 )
 from services.domain.ids import is_id, new_id
+from trainer_core.process.failure import failure_as_json, failure_from_json
 
 
 def test_a_failure_survives_json() -> None:

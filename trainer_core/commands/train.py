@@ -13,14 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import torch
-from pydantic import JsonValue
-
 from trainer_core.engine.loop import run_job
 from trainer_core.engine.setup import make_deterministic
-from trainer_core.errors import OutOfMemoryError, TrainerError
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
+from trainer_core.process.failure import failure_as_json, failure_of
 from trainer_core.process.job import read_job
 from trainer_core.process.supervision import parse_supervisor, start_watch
 
@@ -34,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     if args.supervisor is not None:
         start_watch(*args.supervisor)
     control = Control(args.control)
-    control.heed_sigterm()
+    control.stop_on_sigterm()
     # Only rank 0 speaks; the others do the same work in silence.
     rank = int(os.environ.get("RANK", "0"))
     with EventWriter(args.events if rank == 0 else Path(os.devnull)) as events:
@@ -42,41 +39,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _guarded(job: Path, events: EventWriter, control: Control) -> int:
-    """The run, with every failure told as the last event."""
+    """The run, with every failure reported as the last event."""
     try:
         control.on_unknown(partial(events.warn, "unknown_control"))
         make_deterministic(os.environ)
         finished = run_job(read_job(job), events, control)
-    except TrainerError as error:
-        traceback.print_exc(file=sys.stderr)
-        return _fail(events, error)
-    except torch.OutOfMemoryError:
-        traceback.print_exc(file=sys.stderr)
-        return _fail(events, OutOfMemoryError("The accelerator's memory is not enough for this."))
     except Exception as error:  # noqa: BLE001 - the process's outermost loop
         traceback.print_exc(file=sys.stderr)
-        unknown = _InternalError(f"{type(error).__name__} in the training process")
-        return _fail(events, unknown)
+        events.emit("failed", events.last_step, failure_as_json(failure_of(error)))
+        return EXIT_FAILED
     return 0 if finished else EXIT_STOPPED
-
-
-class _InternalError(TrainerError):
-    """A fault of ours; its text may hold anything, so only its class is told."""
-
-    code = "internal_error"
-    category = "platform"
-    retryable = True
-
-
-def _fail(events: EventWriter, error: TrainerError) -> int:
-    fields: dict[str, JsonValue] = {
-        "code": error.code,
-        "category": error.category,
-        "message": error.message,
-        "retryable": error.retryable,
-    }
-    events.emit("failed", events.last_step, fields)
-    return EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,7 @@
 
 from trainer_core.engine.reporting import report_stage, report_step
 from trainer_core.engine.state import Run, TrainingState
-from trainer_core.process.control import StopRequestedError, Word
+from trainer_core.process.control import ControlRequest, StopRequestedError
 
 
 def check_control(run: Run, state: TrainingState) -> None:
@@ -11,30 +11,30 @@ def check_control(run: Run, state: TrainingState) -> None:
     Every rank calls it before the same step.
     """
     request = _request(run)
-    if request is Word.PAUSE:
+    if request is ControlRequest.PAUSE:
         report_step(run, state)
         report_stage(run, state, "paused")
-        while request is Word.PAUSE:
+        while request is ControlRequest.PAUSE:
             run.control.wait()
             request = _request(run)
         state.throughput.start(state.step)
         report_stage(run, state, "training")
-    if request is Word.STOP:
+    if request is ControlRequest.STOP:
         raise StopRequestedError("a stop was requested")
 
 
 def check_stop(run: Run) -> None:
     """Raise StopRequestedError where a stop is requested. Every rank calls it at the same place."""
-    if _request(run) is Word.STOP:
+    if _request(run) is ControlRequest.STOP:
         raise StopRequestedError("a stop was requested")
 
 
-def _request(run: Run) -> Word:
+def _request(run: Run) -> ControlRequest:
     """The most urgent request that any rank has read.
 
     Ranks read the file at slightly different times. Without an agreement one would stop while the
     others wait for it in a collective operation.
     """
-    by_urgency = list(Word)
-    own = by_urgency.index(run.control.word())
+    by_urgency = list(ControlRequest)
+    own = by_urgency.index(run.control.requested())
     return by_urgency[run.backend.max_across_ranks(own)]

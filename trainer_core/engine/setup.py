@@ -169,7 +169,7 @@ def _shards(job: Job, control: Control) -> ShardFolder:
     def ask_for(shard: ShardDescription) -> None:
         # The supervisor brings shards in sampler order; this one it does not know to be urgent.
         (folder / f"{shard.digest}.wanted").touch()
-        control.check()
+        control.check_stop()
 
     return ShardFolder(folder, wait_s=job.shard_wait_s, while_waiting=ask_for)
 

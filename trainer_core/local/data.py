@@ -27,7 +27,7 @@ class MissingDataError(TrainerError):
     """A folder of pictures does not exist where the files say."""
 
     code = "missing_data"
-    category: Category = "user"
+    category: Category = Category.USER
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,7 +32,7 @@ class OutputInUseError(TrainerError):
     """Another run writes into the output folder."""
 
     code = "output_in_use"
-    category: Category = "user"
+    category: Category = Category.USER
 
 
 @contextlib.contextmanager

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from trainer_core.errors import OutOfMemoryError, TrainerError
-from trainer_core.process.control import Control, StopRequestedError, Word
+from trainer_core.errors import OutOfMemoryError
+from trainer_core.process.control import Control, ControlRequest, StopRequestedError
 from trainer_core.process.events import Event, EventWriter
-from trainer_core.process.requests import error_facts
+from trainer_core.process.failure import failure_as_json, failure_of
 
 
 class View(Protocol):
@@ -38,9 +38,9 @@ class ControlledView:
 
     def check_control(self) -> None:
         """Wait while a pause is requested; raise StopRequestedError when a stop is."""
-        while self._control.word() is Word.PAUSE:
+        while self._control.requested() is ControlRequest.PAUSE:
             self._control.wait()
-        self._control.check()
+        self._control.check_stop()
 
 
 def open_control(file: Path | None, output_dir: Path) -> Control:
@@ -62,32 +62,9 @@ def recorded_outcome(events: EventWriter) -> Iterator[None]:
         yield
     except StopRequestedError:
         events.emit("stopped", events.last_step, {})
-    except TrainerError as error:
-        _record_failure(events, error)
+    except (Exception, KeyboardInterrupt) as error:
+        failure = failure_of(error)
+        events.emit("failed", events.last_step, failure_as_json(failure))
+        if failure.code == OutOfMemoryError.code and not isinstance(error, OutOfMemoryError):
+            raise OutOfMemoryError(failure.message) from error  # torch's own, in words
         raise
-    except KeyboardInterrupt:
-        interrupted = _InterruptedError("The run was interrupted at once, without a checkpoint.")
-        _record_failure(events, interrupted)
-        raise
-    except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's own
-            known = OutOfMemoryError("The accelerator's memory is not enough for this.")
-            _record_failure(events, known)
-            raise known from error
-        failure = _InternalError(f"{type(error).__name__} in the training process")
-        _record_failure(events, failure)
-        raise
-
-
-class _InterruptedError(TrainerError):
-    code = "interrupted"
-    category = "user"
-    retryable = True
-
-
-class _InternalError(TrainerError):
-    code = "internal_error"
-
-
-def _record_failure(events: EventWriter, error: TrainerError) -> None:
-    events.emit("failed", events.last_step, dict(error_facts(error)))

@@ -30,7 +30,7 @@ class TrackerMissingError(TrainerError):
     """The package of a tracker is not installed."""
 
     code = "tracker_missing"
-    category: Category = "user"
+    category: Category = Category.USER
 
 
 class Tracker(Protocol):
@@ -81,11 +81,13 @@ def trackers(
 
 def scalars_of(event: Event) -> dict[str, float]:
     """What an event has to plot; numbers that are missing or not finite are left out."""
-    match event["event"]:
+    match event.name:
         case "step":
-            named = {f"train/{name}": event.get(name) for name in _STEP_SCALARS}
+            named = {f"train/{name}": event.data.get(name) for name in _STEP_SCALARS}
         case "eval":
-            named = {f"eval/{event['name']}/{name}": event.get(name) for name in _EVAL_SCALARS}
+            named = {
+                f"eval/{event.data['name']}/{name}": event.data.get(name) for name in _EVAL_SCALARS
+            }
         case _:
             return {}
     return {name: float(value) for name, value in named.items() if isinstance(value, int | float)}
@@ -94,7 +96,7 @@ def scalars_of(event: Event) -> dict[str, float]:
 def _listener(tracker: Tracker) -> Callable[[Event], None]:
     def tell(event: Event) -> None:
         if scalars := scalars_of(event):
-            tracker.log(scalars, event["step"])
+            tracker.log(scalars, event.step)
 
     return tell
 

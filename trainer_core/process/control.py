@@ -1,4 +1,7 @@
-"""What the supervisor wants: one word in a file, or SIGTERM; looked at between steps."""
+"""What the supervisor requests of a running training: one line in a file, or SIGTERM.
+
+The supervisor replaces the file, every rank reads it between steps.
+"""
 
 import signal
 import threading
@@ -9,11 +12,11 @@ from typing import Final
 
 from trainer_core.errors import TrainerError
 
-_LOOK_EVERY_S: Final = 0.2
+_POLL_S: Final = 0.2
 
 
-class Word(StrEnum):
-    """What the control file may say; a missing file says ``run``."""
+class ControlRequest(StrEnum):
+    """What a control file may hold, the least urgent first. A missing file means ``run``."""
 
     RUN = "run"
     PAUSE = "pause"
@@ -21,51 +24,58 @@ class Word(StrEnum):
 
 
 class StopRequestedError(TrainerError):
-    """Not a failure: the run is to end here, with a checkpoint of its last whole step."""
+    """Not a failure: the run ends here, with a checkpoint of its last whole step."""
 
     code = "stop_requested"
 
 
+def write_control(path: Path, request: ControlRequest) -> None:
+    """Replace the control file as one step: a reader sees the old request or the new one."""
+    draft = path.with_suffix(".new")
+    draft.write_text(request.value, encoding="utf-8")
+    draft.replace(path)
+
+
 class Control:
-    """The supervisor's word, and SIGTERM."""
+    """The requests to one training process: those of its control file, and SIGTERM."""
 
     def __init__(self, path: Path | None) -> None:
-        """``path`` None: only signals are heeded."""
+        """``path``: the control file; None where only signals count."""
         self._path = path
-        self._signalled = threading.Event()
-        self._last = Word.RUN
+        self._stop = threading.Event()
+        self._last = ControlRequest.RUN
         self._unknown: str | None = None
-        """What the file says where that is no word; None where it is one."""
-        self._complain: Callable[[str], None] = lambda _: None
+        """What the file held at the last look, where that is no request."""
+        self._warn: Callable[[str], None] = lambda _: None
 
-    def on_unknown(self, complain: Callable[[str], None]) -> None:
-        """Have ``complain`` told, once, of what is no word."""
-        self._complain = complain
+    def on_unknown(self, warn: Callable[[str], None]) -> None:
+        """Call ``warn`` once for each text in the file that is no request."""
+        self._warn = warn
 
-    def heed_sigterm(self) -> None:
-        """From now on SIGTERM asks to stop instead of ending the process; main thread only."""
-        signal.signal(signal.SIGTERM, lambda *_: self.ask_to_stop())
+    def stop_on_sigterm(self) -> None:
+        """From now on SIGTERM requests a stop instead of ending the process; main thread only."""
+        signal.signal(signal.SIGTERM, lambda *_: self.request_stop())
 
-    def ask_to_stop(self) -> None:
-        """From now on the word is ``stop``, whatever the file says."""
-        self._signalled.set()
+    def request_stop(self) -> None:
+        """From now on a stop is requested, whatever the file holds."""
+        self._stop.set()
 
-    def word(self) -> Word:
-        """What is wanted now; where the file says no word, the one before stays in force."""
-        if self._signalled.is_set():
-            return Word.STOP
+    def requested(self) -> ControlRequest:
+        """The request now in force; a text in the file that is no request changes nothing."""
+        if self._stop.is_set():
+            return ControlRequest.STOP
         try:
             body = self._path.read_bytes() if self._path else b""
         except FileNotFoundError:
             body = b""
         text = body.decode(errors="replace").strip()
         try:
-            self._last = Word(text or Word.RUN)
+            self._last = ControlRequest(text or ControlRequest.RUN)
         except ValueError:
             if text != self._unknown:
                 self._unknown = text
-                known = ", ".join(Word)
-                self._complain(
+                known = ", ".join(ControlRequest)
+                self._warn(
                     f"The control file says {text[:40]!r}, which is none of {known}: the run goes "
                     f"by {self._last} as before."
                 )
@@ -73,11 +83,11 @@ class Control:
             self._unknown = None
         return self._last
 
-    def check(self) -> None:
-        """Raise StopRequestedError where a stop is asked for."""
-        if self.word() is Word.STOP:
-            raise StopRequestedError("a stop was asked for")
+    def check_stop(self) -> None:
+        """Raise StopRequestedError where a stop is requested."""
+        if self.requested() is ControlRequest.STOP:
+            raise StopRequestedError("a stop was requested")
 
     def wait(self) -> None:
-        """A moment before the next look; shorter where a signal comes."""
-        self._signalled.wait(_LOOK_EVERY_S)
+        """Sleep until the next look at the file; a request to stop ends the sleep."""
+        self._stop.wait(_POLL_S)

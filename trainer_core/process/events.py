@@ -1,25 +1,75 @@
-"""What a training process says, one JSON object a line; the last one is its outcome."""
+"""What a training process reports: one JSON object a line, appended to a file.
+
+The supervisor follows the file while it grows. The last event is the outcome of the process, not
+its exit status.
+"""
 
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 from pydantic import JsonValue
 
 EventName = Literal[
-    "plan", "stage", "step", "eval", "checkpoint", "sample", "warning", "error",
+    "plan", "stage", "step", "eval", "checkpoint", "sample", "warning",
     "finished", "stopped", "failed",
 ]  # fmt: skip
 
-_VERSION: Final = 1
+OUTCOMES: Final[frozenset[EventName]] = frozenset({"finished", "stopped", "failed"})
+"""A process ends after exactly one of these."""
 
-Event = Mapping[str, Any]
-"""One line of the file: ``v``, ``seq``, ``event``, ``step``, ``t_s`` and the event's own fields."""
+_NAMES: Final[Mapping[str, EventName]] = {name: name for name in get_args(EventName)}
+_VERSION: Final = 1
+_READ_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One line of the event file."""
+
+    name: EventName
+    step: int
+    """Optimizer steps done when it was written."""
+    seq: int
+    """From 1, in the order of the file."""
+    t_s: float
+    """Seconds since its process opened the file."""
+    data: Mapping[str, Any]
+    """The event's own fields; numbers are finite or None."""
+
+    def as_line(self) -> bytes:
+        """The line of the file, with its newline."""
+        head = {
+            "v": _VERSION,
+            "seq": self.seq,
+            "event": self.name,
+            "step": self.step,
+            "t_s": self.t_s,
+        }
+        return json.dumps({**head, **self.data}, allow_nan=False).encode() + b"\n"
+
+
+def parse_event(line: bytes) -> Event:
+    """The inverse of ``Event.as_line``; raises ValueError for anything else."""
+    fields = json.loads(line)
+    if not isinstance(fields, dict):
+        raise ValueError("an event is a JSON object")
+    fields.pop("v", None)
+    name, step, seq = (fields.pop(key, None) for key in ("event", "step", "seq"))
+    t_s = fields.pop("t_s", 0.0)
+    if not (isinstance(step, int) and isinstance(seq, int) and isinstance(t_s, int | float)):
+        raise ValueError("an event has a step, a seq and a t_s")
+    if (known := _NAMES.get(str(name))) is None:
+        raise ValueError(f"no event is named {name!r}")
+    return Event(name=known, step=step, seq=seq, t_s=t_s, data=fields)
+
+
 Listener = Callable[[Event], None]
 
 
@@ -27,14 +77,14 @@ class EventWriter:
     """Appends events to a file; each line is handed to the kernel before ``emit`` returns."""
 
     def __init__(self, path: Path) -> None:
-        """Goes on counting where an earlier process stopped, after cutting off a torn last line."""
+        """Continues the numbering of an earlier process, after cutting off a torn last line."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._seq = _mend(path)
+        self._seq = _repair(path)
         self._started_s = time.monotonic()
         self.last_step = 0
         """Of the newest event of this process."""
         self._listeners: list[tuple[str, Listener]] = []
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab")
 
     def __enter__(self) -> Self:
         return self
@@ -48,43 +98,82 @@ class EventWriter:
         self._file.close()
 
     def listen(self, name: str, listener: Listener) -> None:
-        """Have every event told to ``listener`` as well, once it is written.
+        """Call ``listener`` with every event, once it is written.
 
-        One that raises is not told anything any more: a warning says so, and the run goes on.
+        One that raises is removed, with a warning that names it, and the run continues.
         """
         self._listeners.append((name, listener))
 
-    def emit(self, event: EventName, step: int, fields: Mapping[str, JsonValue]) -> None:
+    def emit(self, name: EventName, step: int, fields: Mapping[str, JsonValue]) -> None:
         """Write one event; numbers that are not finite become null."""
         self._seq += 1
         self.last_step = step
-        line = {
-            "v": _VERSION,
-            "seq": self._seq,
-            "event": event,
-            "step": step,
-            "t_s": round(time.monotonic() - self._started_s, 3),
-            **fields,
-        }
-        finite = {name: _finite(value) for name, value in line.items()}
-        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+        event = Event(
+            name=name,
+            step=step,
+            seq=self._seq,
+            t_s=round(time.monotonic() - self._started_s, 3),
+            data={key: _finite(value) for key, value in fields.items()},
+        )
+        self._file.write(event.as_line())
         self._file.flush()
         for each in tuple(self._listeners):
-            if each in self._listeners:  # the warning about another one may have met it first
-                self._tell(each, finite)
+            if each in self._listeners:  # the warning about another one may have removed it
+                self._call(each, event)
 
     def warn(self, code: str, message: str) -> None:
         """A warning at the step of the newest event."""
         self.emit("warning", self.last_step, {"code": code, "message": message})
 
-    def _tell(self, listener: tuple[str, Listener], line: Event) -> None:
-        name, tell = listener
+    def _call(self, listener: tuple[str, Listener], event: Event) -> None:
+        name, call = listener
         try:
-            tell(line)
+            call(event)
         except Exception as error:  # noqa: BLE001 - other people's code; training must outlive it
             self._listeners.remove(listener)
-            why = f"{name} failed and is told nothing more: {type(error).__name__}: {error}"
+            why = f"{name} failed and gets no more events: {type(error).__name__}: {error}"
             self.warn("listener_failed", why)
+
+
+class EventReader:
+    """Follows an event file that another process appends to; a torn last line waits for its end."""
+
+    def __init__(self, path: Path, *, on_unreadable: Callable[[bytes], None]) -> None:
+        """
+        Args:
+            path: need not exist yet.
+            on_unreadable: called with each whole line that is no event; it is then skipped.
+        """
+        self._path = path
+        self._on_unreadable = on_unreadable
+        self._offset = 0
+
+    def new_events(self) -> Iterator[Event]:
+        """The events that were completed since the last call, oldest first.
+
+        Raises ValueError for a line longer than 4 MiB.
+        """
+        while lines := self._next_lines():
+            for line in lines.splitlines():
+                try:
+                    event = parse_event(line)
+                except ValueError:
+                    self._on_unreadable(line)
+                else:
+                    yield event
+
+    def _next_lines(self) -> bytes:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                body = file.read(_READ_BYTES)
+        except FileNotFoundError:
+            return b""
+        whole = body[: body.rfind(b"\n") + 1]
+        if not whole and len(body) == _READ_BYTES:
+            raise ValueError("an event line is longer than the reader allows")
+        self._offset += len(whole)
+        return whole
 
 
 def _finite(value: JsonValue) -> JsonValue:
@@ -97,7 +186,7 @@ def _finite(value: JsonValue) -> JsonValue:
     return value
 
 
-def _mend(path: Path) -> int:
+def _repair(path: Path) -> int:
     """The number of the last whole event; what a kill left of another one is cut off."""
     try:
         body = path.read_bytes()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, Final
 
 from trainer_core.errors import TrainerError
+from trainer_core.process.failure import failure_as_json, failure_of
 
 _STDOUT: Final = 1
 _STDERR: Final = 2
@@ -48,14 +49,4 @@ def _answer(request: Request, handle: Handler) -> Mapping[str, Any]:
     try:
         return {"ok": True, **handle(request)}
     except TrainerError as error:
-        return {"ok": False, "error": error_facts(error)}
-
-
-def error_facts(error: TrainerError) -> dict[str, Any]:
-    """The error as the four fields that travel between processes."""
-    return {
-        "code": error.code,
-        "category": error.category,
-        "message": error.message,
-        "retryable": error.retryable,
-    }
+        return {"ok": False, "error": failure_as_json(failure_of(error))}

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from trainer_core.errors import TrainerError
+from trainer_core.errors import Category, TrainerError
 
 EXIT_ORPHANED: Final = 70
 """Exit status of a child whose supervisor died."""
@@ -28,7 +28,7 @@ class SupervisorGoneError(TrainerError):
     """The process that asked for this work is not there any more."""
 
     code = "supervisor_gone"
-    category = "infra"
+    category = Category.INFRA
     retryable = True
 
 

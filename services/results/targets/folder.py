@@ -7,7 +7,6 @@ import secrets
 import shutil
 from pathlib import Path
 
-from services.domain.ledger import Category, Failure
 from services.objects.errors import InvalidKeyError
 from services.objects.keys import check_key
 from services.objects.local_files import sha256_of
@@ -17,6 +16,8 @@ from services.results.targets.port import (
     Published,
     TargetDownError,
 )
+from trainer_core.errors import Category
+from trainer_core.process.failure import Failure
 
 
 class FolderTarget:

@@ -16,13 +16,14 @@ import structlog
 from huggingface_hub import CommitOperationAdd, HfApi, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from services.domain.ledger import Category, Failure
 from services.results.targets.port import (
     PublicationRefusedError,
     PublicationRepo,
     Published,
     TargetDownError,
 )
+from trainer_core.errors import Category
+from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from services.domain.ledger import Failure
+from trainer_core.process.failure import Failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -358,13 +358,13 @@ def draw_of(seed: int, purpose: str, i: int, slot: int) -> torch.Generator:
 
 def _stop_after_the_last(plan: Plan, control: Control, event: Event) -> None:
     """The closing questions and the picture would take most of the time."""
-    if event["event"] == "checkpoint" and event["step"] == plan.identity.max_train_steps:
-        control.ask_to_stop()
+    if event.name == "checkpoint" and event.step == plan.identity.max_train_steps:
+        control.request_stop()
 
 
 def _stop_at_loading(control: Control, event: Event) -> None:
-    if event.get("stage") == "loading":
-        control.ask_to_stop()
+    if event.data.get("stage") == "loading":
+        control.request_stop()
 
 
 def _copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

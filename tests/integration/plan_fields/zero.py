@@ -59,7 +59,7 @@ def _take_a_step(job: Job, report: Path) -> None:
     split = sum(hasattr(each, "ds_id") for each in parameters)
     folder = Path(job.output_dir)
     with EventWriter(folder / "events.jsonl") as events:
-        events.listen("the end", lambda e: control.ask_to_stop() if e["step"] else None)
+        events.listen("the end", lambda e: control.request_stop() if e.step else None)
         train(open_run(job, parts, events, control))
     facts = ZeroFacts(parameters=len(parameters), split=split, micro_batches=len(forwards))
     report.write_text(json.dumps(asdict(facts)))

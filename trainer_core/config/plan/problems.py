@@ -35,7 +35,7 @@ class PlanError(TrainerError):
     """
 
     code = "invalid_plan"
-    category: Category = "user"
+    category: Category = Category.USER
 
     def __init__(self, problems: Sequence[Problem], warnings: Sequence[str] = ()) -> None:
         super().__init__("; ".join(f"{p.pointer}: {p.message}" for p in problems))

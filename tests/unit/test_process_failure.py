@@ -1,0 +1,83 @@
+"""One function says why a process ended, for every process."""
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from trainer_core.errors import BadImageError, Category, ShardMissingError
+from trainer_core.process.failure import (
+    Failure,
+    failure_as_json,
+    failure_from_json,
+    failure_of,
+    failure_reported,
+)
+
+
+@pytest.mark.parametrize("error", [BadImageError("a.png is torn"), ShardMissingError("none came")])
+def test_an_error_of_ours_is_reported_as_it_says(error: BadImageError | ShardMissingError) -> None:
+    failure = failure_of(error)
+
+    assert (failure.code, failure.message) == (error.code, error.message)
+    assert (failure.category, failure.retryable) == (error.category, error.retryable)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_has_a_code_of_its_own_and_names_no_path(number: int) -> None:
+    failure = failure_of(OSError(number, "No space left on device", "/scratch/secret"))
+
+    assert (failure.code, failure.category, failure.retryable) == ("disk_full", "infra", True)
+    assert "secret" not in failure.message
+
+
+def test_any_other_error_is_internal_and_only_its_class_is_named() -> None:
+    for error in (RuntimeError("a secret"), OSError(errno.EACCES, "a secret"), MemoryError()):
+        failure = failure_of(error)
+        assert (failure.code, failure.category) == ("internal_error", Category.PLATFORM)
+        assert type(error).__name__ in failure.message
+        assert "secret" not in failure.message
+
+
+def test_an_interrupted_run_is_the_users_and_may_be_repeated() -> None:
+    failure = failure_of(KeyboardInterrupt())
+
+    assert (failure.code, failure.category, failure.retryable) == ("interrupted", "user", True)
+
+
+def test_torchs_own_out_of_memory_is_known_and_no_namesake_of_it() -> None:
+    torch = pytest.importorskip("torch")
+
+    class OutOfMemoryError(Exception):
+        """Only its name is the same."""
+
+    class Derived(torch.OutOfMemoryError):  # type: ignore[misc]
+        """Another name, but the same meaning."""
+
+    assert failure_of(torch.OutOfMemoryError("CUDA out of memory")).code == "out_of_memory"
+    assert failure_of(torch.cuda.OutOfMemoryError("CUDA out of memory")).code == "out_of_memory"
+    assert failure_of(Derived()).code == "out_of_memory"
+    assert failure_of(OutOfMemoryError()).code == "internal_error"
+
+
+def test_explaining_an_error_does_not_import_torch() -> None:
+    program = (
+        "import sys\n"
+        "from trainer_core.process.failure import failure_of\n"
+        "assert failure_of(ValueError()).code == 'internal_error'\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_what_a_child_reports_is_read_with_care() -> None:
+    failure = failure_of(ShardMissingError("none came"))
+    assert failure_reported(failure_as_json(failure)) == failure
+    assert failure_from_json(failure_as_json(failure)) == failure
+
+    user = {"code": "bad_image", "category": "user", "message": "torn", "retryable": True}
+    assert not failure_reported(user).retryable
+    assert failure_reported({"category": "nobody"}) == Failure(
+        code="unknown", category=Category.PLATFORM, message="", retryable=False
+    )

@@ -1,0 +1,112 @@
+"""Why a process ended badly, in the same four facts everywhere: ``failure_of(error)``."""
+
+import errno
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import JsonValue
+
+from trainer_core.errors import Category, TrainerError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Why something ended badly, in words for the user."""
+
+    code: str
+    """Public; not renamed."""
+    category: Category
+    message: str
+    retryable: bool
+    """Whether the same work may succeed unchanged."""
+
+
+def failure_as_json(failure: Failure) -> dict[str, JsonValue]:
+    """``{code, category, message, retryable}``, as it is stored and sent."""
+    return {
+        "code": failure.code,
+        "category": failure.category.value,
+        "message": failure.message,
+        "retryable": failure.retryable,
+    }
+
+
+def failure_from_json(body: Mapping[str, Any]) -> Failure:
+    """The inverse of ``failure_as_json``; raises KeyError or ValueError for anything else."""
+    return Failure(
+        code=body["code"],
+        category=Category(body["category"]),
+        message=body["message"],
+        retryable=body["retryable"],
+    )
+
+
+def failure_reported(body: Mapping[str, Any]) -> Failure:
+    """What a child process reported, read with care: what is missing or unknown is ours to mend.
+
+    A user's error is never retried, whatever the child says of it.
+    """
+    try:
+        category = Category(str(body.get("category")))
+    except ValueError:
+        category = Category.PLATFORM
+    return Failure(
+        code=str(body.get("code", "unknown")),
+        category=category,
+        message=str(body.get("message", "")),
+        retryable=bool(body.get("retryable")) and category is not Category.USER,
+    )
+
+
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What to report of an error, whichever process it ended.
+
+    A TrainerError says it itself. Of an error that nobody foresaw only the class is named, since
+    its text may hold anything; it is retryable because nothing is known of it.
+    """
+    match error:
+        case TrainerError():
+            return Failure(
+                code=error.code,
+                category=error.category,
+                message=error.message,
+                retryable=error.retryable,
+            )
+        case KeyboardInterrupt():
+            return Failure(
+                code="interrupted",
+                category=Category.USER,
+                message="The run was interrupted at once, without a checkpoint.",
+                retryable=True,
+            )
+        case OSError() if error.errno in _DISK_FULL:
+            return Failure(
+                code="disk_full",
+                category=Category.INFRA,
+                message="The disk of the machine that ran it is full.",
+                retryable=True,
+            )
+        case _ if _is_torch_out_of_memory(error):
+            return Failure(
+                code="out_of_memory",
+                category=Category.USER,
+                message="The accelerator's memory is not enough for this.",
+                retryable=False,
+            )
+    return Failure(
+        code="internal_error",
+        category=Category.PLATFORM,
+        message=f"{type(error).__name__} in the training process",
+        retryable=True,
+    )
+
+
+def _is_torch_out_of_memory(error: BaseException) -> bool:
+    """Asked of torch only where it is loaded: nobody else can have raised its error."""
+    kind = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
+    return isinstance(kind, type) and isinstance(error, kind)
