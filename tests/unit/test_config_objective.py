@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from tests.unit.config_examples import import_small, problems_of, warnings_of
-from trainer_core.config.plan import Objective, SigmaLaw
+from trainer_core.config.plan import Objective, TimestepSampling
 
-SIGMOID = SigmaLaw(
+SIGMOID = TimestepSampling(
     name="sigmoid", sigmoid_scale=1.0, beta_alpha=2.0, beta_beta=2.0, values=(), order="random"
 )
 
@@ -16,7 +16,7 @@ def objective(config: dict[str, Any] | None = None, **more: Any) -> Objective:
     return import_small(config, **more).plan.identity.objective
 
 
-def law(**changes: Any) -> SigmaLaw:
+def law(**changes: Any) -> TimestepSampling:
     return SIGMOID.model_copy(update=changes)
 
 
@@ -47,7 +47,7 @@ def law(**changes: Any) -> SigmaLaw:
         ),
     ],
 )
-def test_one_law_of_sigma_is_chosen(written: dict[str, Any], expected: SigmaLaw) -> None:
+def test_one_law_of_sigma_is_chosen(written: dict[str, Any], expected: TimestepSampling) -> None:
     assert objective(written).sigma == expected
 
 

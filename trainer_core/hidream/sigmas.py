@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trainer_core.config.plan import Objective, SigmaLaw
+from trainer_core.config.plan import Objective, TimestepSampling
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,13 +64,13 @@ def draw_sigma(
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def _listed(law: SigmaLaw, generator: torch.Generator, turn: int) -> float:
+def _listed(law: TimestepSampling, generator: torch.Generator, turn: int) -> float:
     if law.order == "round-robin":
         return law.values[turn % len(law.values)]
     return law.values[int(torch.randint(len(law.values), (1,), generator=generator).item())]
 
 
-def _drawn(law: SigmaLaw, generator: torch.Generator) -> float:
+def _drawn(law: TimestepSampling, generator: torch.Generator) -> float:
     if law.name == "uniform":
         return torch.rand(1, generator=generator, dtype=torch.float64).item()
     if law.name == "beta":

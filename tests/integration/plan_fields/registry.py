@@ -19,7 +19,6 @@ Reset = Callable[[dict[str, Any]], None]
 
 EXEMPT: Final[Mapping[str, str]] = {
     "version": "says how the document is read; there is one",
-    "deferred": "what was asked for and is not acted on, by definition",
     "identity.backends[].crop_style": "has one value",
 }
 

@@ -1,4 +1,4 @@
-"""The base of every document that is written down and read again: frozen, strict, digested."""
+"""The base class of every document that is stored as JSON and read again, and its digest."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 Item = TypeVar("Item")
 
 Many = Annotated[tuple[Item, ...], Field(strict=False)]
-"""A tuple that also takes the list that JSON makes of it; the items stay strict."""
+"""A tuple that is stored as a JSON list. Only the list is converted; its items stay strict."""
 
 
 class Frozen(BaseModel):

@@ -1,4 +1,4 @@
-"""What is wrong with a request, all of it at once."""
+"""What is wrong with a request. All problems are reported at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ class Problem:
 
 
 class PlanError(TrainerError):
-    """No plan can be made of this; ``problems`` lists everything that is wrong.
+    """The request has problems, so there is no plan.
 
-    ``warnings``: what there was to say besides.
+    ``problems`` lists all of them, ``warnings`` what was found besides.
     """
 
     code = "invalid_plan"

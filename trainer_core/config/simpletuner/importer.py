@@ -142,7 +142,7 @@ def _plan(
     accumulation = scalars.accumulation_of(config, findings)
     world_size = scalars.world_size_of(config, findings)
     operation = operation_of(config, max_area_px, folders, findings, source)
-    deferred = _deferred(config, prompt_library, findings)
+    _deferred(config, prompt_library, findings)
     if findings.problems or base is None:
         return None
     identity = Identity(
@@ -163,7 +163,7 @@ def _plan(
         caption_dropout_probability=config.number("caption_dropout_probability") or 0.0,
         backends=backends,
     )
-    return Plan(identity=identity, operation=operation, deferred=deferred)
+    return Plan(identity=identity, operation=operation)
 
 
 def _base(
@@ -256,7 +256,7 @@ def _say_idle(
 
 def _deferred(
     config: Options, prompt_library: Mapping[str, JsonValue] | None, findings: Findings
-) -> dict[str, JsonValue]:
+) -> None:
     deferred = dict(config.deferred)
     prompts = [str(deferred.get(name, "")) for name in _PROMPTS]
     for nickname, prompt in (prompt_library or {}).items():
@@ -274,7 +274,6 @@ def _deferred(
     idle = sorted(deferred.keys() - _USED_FOR_THE_SAMPLE)
     if idle:
         findings.warn(f"Kept, but without effect in this version: {', '.join(idle)}.")
-    return deferred
 
 
 def _checked_prompt(nickname: str, prompt: JsonValue, findings: Findings) -> str:

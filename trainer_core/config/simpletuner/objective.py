@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from pydantic import JsonValue
 
-from trainer_core.config.plan import Backend, Objective, SigmaLaw
+from trainer_core.config.plan import Backend, Objective, TimestepSampling
 from trainer_core.config.simpletuner.reading import Findings, Options, number_in, warn_idle
 from trainer_core.config.simpletuner.scalars import is_full_rank, was_judged
 
@@ -52,7 +52,7 @@ def objective_of(config: Options, backends: Sequence[Backend], findings: Finding
     )
 
 
-def _sigma(config: Options, findings: Findings) -> SigmaLaw:
+def _sigma(config: Options, findings: Findings) -> TimestepSampling:
     """One law; the shape of a law that is not chosen stays at its default, so equal runs meet."""
     values = _custom_sigmas(config, findings)
     wanted: dict[LawName, bool] = {
@@ -71,7 +71,7 @@ def _sigma(config: Options, findings: Findings) -> SigmaLaw:
             named = "is drawn as a sigmoid" if law == "sigmoid" else f"comes from {_CHOSEN_BY[law]}"
             warn_idle(config, options, findings, f"where sigma {named}")
     is_round_robin = law == "list" and config.text("flow_timesteps_mode") == "round-robin"
-    return SigmaLaw(
+    return TimestepSampling(
         name=law,
         sigmoid_scale=_number(config, "flow_sigmoid_scale") if law == "sigmoid" else 1.0,
         beta_alpha=_number(config, "flow_beta_schedule_alpha") if law == "beta" else 2.0,

@@ -1,0 +1,229 @@
+"""Everything that changes the numbers of a run."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from trainer_core.config.plan.frozen import Frozen, Many
+
+AdapterInit = Literal["default", "gaussian"]
+BackendRole = Literal["train", "eval", "mask"]
+CaptionStrategy = Literal["filename", "textfile", "instanceprompt"]
+ClipMethod = Literal["value", "norm"]
+Compute = Literal["bf16", "fp32"]
+CropAspect = Literal["square", "preserve"]
+HuberSchedule = Literal["constant", "exponential", "snr"]
+Loss = Literal["l2", "huber", "smooth_l1"]
+MaskKind = Literal["mask", "segmentation"]
+OptimizerName = Literal["optimi-lion", "adamw", "bnb-lion8bit-paged", "prodigy"]
+Quantization = Literal["no_change", "int8-quanto"]
+ScheduleName = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
+TimestepDistribution = Literal["sigmoid", "uniform", "beta", "list"]
+TimestepOrder = Literal["random", "round-robin"]
+
+
+class Base(Frozen):
+    """The frozen weights that a run starts from."""
+
+    name: str
+    """Entry on the operator's list, such as ``HiDream-ai/HiDream-I1-Full``."""
+    digest: str
+    """SHA-256 over the files of the base model."""
+
+
+class AdaptedModule(Frozen):
+    """One linear layer that gets a LoKr adapter. Overrides of the preset are already applied."""
+
+    path: str
+    """Path in the transformer, such as ``double_stream_blocks.0.block.attn1.to_q``."""
+    factor: int
+    """As written in the preset; ``shapes.factorization`` splits a dimension by it."""
+    dim: int
+    """Rank of the decomposed matrices; ``shapes.lokr_shapes`` says which are decomposed."""
+    alpha: float
+    """The scale is alpha / dim, or 1 where both matrices are full."""
+    full_matrix: bool
+    decompose_both: bool
+    use_scalar: bool
+
+
+class LokrAdapter(Frozen):
+    """LoKr: delta = multiplier · scalar · scale · (w1 ⊗ w2).
+
+    Each of w1 and w2 is either a full matrix or the product of two low-rank factors.
+    """
+
+    kind: Literal["lokr"] = "lokr"
+    full_matrix: bool
+    factor: int
+    linear_dim: int
+    linear_alpha: float
+    decompose_both: bool
+    multiplier: float
+    use_scalar: bool
+    init_lokr_norm: float | None = None
+    """None: the adapter starts at zero. A number: w1 starts as ones, and w2 is drawn with the mean
+    and the standard deviation of the base weight, times this number."""
+    modules: Many[AdaptedModule]
+    """Every adapted linear layer, in the order of the model's ``named_modules()``; never empty."""
+
+
+class LoraAdapter(Frozen):
+    """LoRA: delta = alpha / rank · B · A, by peft."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+    init: AdapterInit
+    modules: Many[str]
+    """Path of every adapted linear layer, in the order of ``named_modules()``; never empty."""
+
+
+class TimestepSampling(Frozen):
+    """How sigma, the share of noise in a sample, is drawn, before any shift."""
+
+    name: TimestepDistribution
+    sigmoid_scale: float = Field(gt=0)
+    """``sigmoid``: sigma = sigmoid(scale · normal)."""
+    beta_alpha: float = Field(gt=0)
+    beta_beta: float = Field(gt=0)
+    values: Many[float]
+    """``list``: sigmas, never shifted; empty for the other distributions."""
+    order: TimestepOrder
+    """``list``: whether a sample gets a random value, or each sample the next one."""
+
+
+class Objective(Frozen):
+    """The flow-matching loss: how noise is drawn, and how prediction and target are compared."""
+
+    sigma: TimestepSampling
+    shift: float = Field(gt=0)
+    """sigma' = shift · sigma / (1 + (shift - 1) · sigma); 1 changes nothing."""
+    auto_shift: bool
+    """The shift depends on the number of image tokens, as in the sampler. Then ``shift`` is 1."""
+    loss: Loss
+    huber_c: float = Field(gt=0)
+    huber_schedule: HuberSchedule
+    masked_loss_probability: float = Field(ge=0, le=1)
+    """Probability that a sample's mask is applied."""
+    balance_weight: float = Field(ge=0)
+    """Weight of the load-balancing loss of the experts; 0: none."""
+    pad_compat: bool
+    """Train non-square buckets with the padding that the stock pipeline samples them with."""
+
+
+class Precision(Frozen):
+    """How weights are stored in memory, and in which type they are multiplied."""
+
+    base: Quantization
+    compute: Compute
+    text_encoder_1: Quantization
+    text_encoder_2: Quantization
+    text_encoder_3: Quantization
+    text_encoder_4: Quantization
+
+
+class OptimizerPlan(Frozen):
+    """One optimizer over all trained parameters."""
+
+    name: OptimizerName
+    learning_rate: float = Field(gt=0)
+    betas: tuple[float, float] = Field(strict=False)
+    eps: float
+    """Has no effect on Lion."""
+    weight_decay: float = Field(ge=0)
+
+
+class SchedulePlan(Frozen):
+    """The learning rate over optimizer steps. Steps count from 1."""
+
+    name: ScheduleName
+    warmup_steps: int = Field(ge=0)
+    end: float = Field(ge=0)
+    """Rate at the end of ``cosine`` and ``polynomial``; ``linear`` ends at 0."""
+    power: float = Field(gt=0)
+    """Of ``polynomial``."""
+    period_steps: int | None = Field(ge=1)
+    """``cosine``: steps from one peak to the next. None: one fall over the whole run."""
+
+    @property
+    def follows_length(self) -> bool:
+        """Whether the rate of a step depends on how many steps there will be."""
+        return self.name in ("linear", "polynomial") or (
+            self.name == "cosine" and self.period_steps is None
+        )
+
+
+class EmaPlan(Frozen):
+    """A running mean of the trained parameters in fp32: mean += (1 - decay) · (value - mean)."""
+
+    decay: float = Field(gt=0, lt=1)
+    """Without warm-up, update number s (above 1) uses min(decay, (1 + s) / (10 + s))."""
+    warmup_steps: int = Field(ge=0)
+    """Up to this step, and at the first update, the mean is a copy of the parameters. After a
+    warm-up ``decay`` is used as it is."""
+    update_interval: int = Field(ge=1)
+    """Optimizer steps between updates."""
+
+
+class Clip(Frozen):
+    """How gradients are clipped before the update."""
+
+    method: ClipMethod
+    """``value`` clamps each element to ±limit. ``norm`` scales the global 2-norm down to limit."""
+    limit: float = Field(gt=0)
+
+
+class Backend(Frozen):
+    """One set of images and how they become samples."""
+
+    id: str
+    role: BackendRole
+    """``eval``: held out, never trained on. ``mask``: weights for the loss of other images."""
+    caption_strategy: CaptionStrategy
+    instance_prompt: str | None
+    resolution_px: int = Field(ge=64)
+    """Edge of the square whose area is the area of each bucket; at most what the model takes."""
+    aspect_bucket_rounding: int = Field(ge=1, le=9)
+    """Images share a bucket where their aspect ratios agree to this many decimals."""
+    crop: bool
+    crop_style: Literal["center"] = "center"
+    crop_aspect: CropAspect
+    minimum_image_size_px: int = Field(ge=0)
+    """Images with a smaller area than the square of this edge are left out; 0 keeps all."""
+    maximum_image_size_px: int | None
+    """Before a crop, images with a larger area than the square of this edge are scaled down."""
+    target_downsample_size_px: int | None
+    """Edge of the square whose area they are scaled down to."""
+    repeats: int = Field(ge=0)
+    """How often each image is drawn again in an epoch; 0: once."""
+    is_regularisation: bool = False
+    """The target is the prediction of the base model instead of the image."""
+    masks: str | None = None
+    """Id of the ``mask`` backend whose files weigh the loss of the images of the same name."""
+    mask_kind: MaskKind | None = None
+    """``mask`` backends: grey values are the weights, or every pixel above black has weight 1."""
+
+
+class Identity(Frozen):
+    """Everything that changes the numbers of a run."""
+
+    base: Base
+    seed: int = Field(ge=0)
+    model_type: Literal["lokr", "lora", "full"]
+    adapter: LokrAdapter | LoraAdapter | None = Field(discriminator="kind")
+    """None if and only if ``model_type`` is ``full``."""
+    objective: Objective
+    precision: Precision
+    optimizer: OptimizerPlan
+    schedule: SchedulePlan
+    clip: Clip | None
+    ema: EmaPlan | None
+    micro_batch_size: int = Field(ge=1)
+    accumulation_steps: int = Field(ge=1)
+    world_size: int = Field(ge=1)
+    """Number of ranks. An optimizer step takes accumulation_steps · world_size micro-batches."""
+    max_train_steps: int = Field(ge=1)
+    caption_dropout_probability: float = Field(ge=0, le=1)
+    backends: Many[Backend]

@@ -1,0 +1,59 @@
+"""How a run is carried out. Nothing here changes the trained weights."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from trainer_core.config.plan.frozen import Frozen, Many
+
+Device = Literal["auto", "cpu", "cuda"]
+Place = Literal["cpu", "accelerator"]
+Tracker = Literal["tensorboard", "wandb"]
+
+
+class Publication(Frozen):
+    """Where the result is published."""
+
+    hub_model_id: str | None = None
+    """``name`` or ``owner/name`` on the Hugging Face Hub; None: nowhere."""
+    private: bool = True
+    """Whether a repository that has to be created is private."""
+
+
+class Operation(Frozen):
+    """How a run is carried out."""
+
+    checkpoint_step_interval: int = Field(ge=1)
+    """Optimizer steps between checkpoints. A killed run loses at most this many steps."""
+    checkpoints_total_limit: int = Field(ge=1)
+    gradient_checkpointing: bool
+    gradient_checkpointing_interval: int = Field(ge=1)
+    """Every n-th block is checkpointed; 1: all of them."""
+    device: Device
+    quantize_via: Place
+    """Where the base model's weights are quantised; ``cpu`` needs less memory on the accelerator.
+    Text encoders are always quantised on the CPU."""
+    zero_stage: int | None = Field(ge=0, le=3)
+    """DeepSpeed ZeRO stage of full-rank training; None: one process without DeepSpeed."""
+    ema_device: Place
+    resume_from: str = "latest"
+    """``latest``: the newest checkpoint in the output folder. Empty: start at step 0. Or a path."""
+    output_dir: str | None = None
+    """Folder that a local run writes to; None in the service."""
+    report_to: Many[Tracker] = ()
+    """Trackers of a local run. The service reports by events."""
+    tracker_project_name: str
+    tracker_run_name: str
+    text_encoder_4_source: str | None = None
+    """Repository or folder of the fourth text encoder, in a local run. None: the default one."""
+    data_dirs: dict[str, str] = Field(default_factory=dict)
+    """Backend id → folder of images, of a local run."""
+    sample_prompt: str
+    """Prompt of the sample image in the result; empty: unconditional."""
+    sample_negative_prompt: str
+    sample_steps: int = Field(ge=1)
+    sample_guidance: float
+    sample_width_px: int = Field(ge=16)
+    sample_height_px: int = Field(ge=16)
+    sample_seed: int = Field(ge=0)
+    publication: Publication
