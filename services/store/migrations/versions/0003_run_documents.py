@@ -1,7 +1,7 @@
-"""Rows of runs get narrow: request, plan and data index move to a table of their own.
+"""Rows of runs become narrow: request, plan and data index move to a table of their own.
 
-The whole migration is one transaction, so a crash leaves the old schema as it was. Processes of the
-old version must be stopped: they would read columns that are gone.
+The whole migration is one transaction, so a crash leaves the old schema as it was. Stop the
+processes of the old version first: they would read columns that no longer exist.
 """
 
 from typing import Final
@@ -14,9 +14,8 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-_RUNS_A_BATCH: Final = 200
-"""A run's documents may take hundreds of megabytes; one statement for all of them could take hours
-and would show no progress in the server's log."""
+_RUNS_A_BATCH: Final = 8
+"""One run's documents may be hundreds of megabytes, so that few fill the server's memory."""
 
 _CREATE: Final = """
 CREATE TABLE run_documents (

@@ -1,0 +1,168 @@
+"""A database that commit 60c19c9 filled is migrated: no document changes, and its runs continue."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from services.dispatcher.health import Health
+from services.dispatcher.loop import Dispatcher
+from services.queue.rings import Rings
+from services.store import run_documents
+from services.store.database import Database
+from services.store.ledger import PostgresLedger
+from services.store.migrate import migrate
+from tests.support.postgres import PostgresServer
+from tests.support.redis import RedisServer
+from tests.support.runs import LEASE, Ground
+from trainer_core.config.plan import Plan
+from trainer_core.data.index import DataIndex
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "60c19c9"
+DIGESTS: dict[str, dict[str, str | None]] = json.loads((GOLDEN / "database.json").read_text())
+EVERY_STATUS = {
+    "queued", "running", "pausing", "paused", "canceling", "succeeded", "failed", "canceled",
+}  # fmt: skip
+ROWS = """
+SELECT table_name, (xpath('/row/n/text()', query_to_xml(
+    format('SELECT count(*) AS n FROM %I', table_name), false, true, '')))[1]::text::int
+FROM information_schema.tables WHERE table_schema = 'public' ORDER BY table_name
+"""
+
+
+@pytest.fixture
+def old_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database as 60c19c9 left it."""
+    with psycopg.connect(postgres_server.url(), autocommit=True) as conn:
+        conn.execute("CREATE DATABASE filled_by_60c19c9")
+    url = postgres_server.url("filled_by_60c19c9")
+    with psycopg.connect(url) as conn:
+        conn.execute((GOLDEN / "database.sql").read_bytes())
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def migrated(old_url: str) -> Iterator[Database]:
+    migrate(old_url)
+    database = Database(old_url, max_size=4)
+    yield database
+    database.close()
+
+
+def ground_of(database: Database, run_id: str) -> Ground:
+    """The tenant of a run."""
+    with database.transaction() as conn:
+        row = conn.execute("SELECT tenant_id FROM runs WHERE run_id = %s", (run_id,)).fetchone()
+    assert row is not None
+    return Ground(database=database, tenant_id=row[0], ledger=PostgresLedger(database))
+
+
+def runs_at(database: Database, status: str, stage: str) -> list[str]:
+    with database.transaction() as conn:
+        rows = conn.execute(
+            "SELECT run_id FROM runs WHERE status = %s AND stage = %s ORDER BY run_id",
+            (status, stage),
+        ).fetchall()
+    return [row[0] for row in rows]
+
+
+def digest(document: Any) -> str | None:
+    if document is None:
+        return None
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def test_every_document_is_as_it_was(migrated: Database) -> None:
+    found: dict[str, dict[str, str | None]] = {}
+    with migrated.transaction() as conn:
+        rows = conn.execute("SELECT run_id, tenant_id, status FROM runs").fetchall()
+        for run_id, tenant_id, _ in rows:
+            documents = run_documents.read(conn, tenant_id, run_id)
+            found[run_id] = {
+                name: digest(getattr(documents, name)) for name in ("request", "plan", "data_index")
+            }
+    assert found == DIGESTS
+    assert {status for _, _, status in rows} == EVERY_STATUS
+    assert any(digests["data_index"] for digests in found.values())
+
+
+def test_no_row_of_another_table_is_lost(old_url: str) -> None:
+    with psycopg.connect(old_url) as conn:
+        before = dict(conn.execute(ROWS).fetchall())
+    migrate(old_url)
+    with psycopg.connect(old_url) as conn:
+        after = dict(conn.execute(ROWS).fetchall())
+    assert after == {**before, "run_documents": before["runs"]}
+    assert min(before.values()) > 0, "each table has a row to lose"
+
+
+def test_the_schema_is_that_of_a_new_database(
+    migrated: Database, old_url: str, database_url: str
+) -> None:
+    def schema(url: str) -> list[str]:
+        command = ["pg_dump", "--schema-only", "--no-owner", url]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return [line for line in text.splitlines() if not line.startswith("\\")]
+
+    assert schema(old_url) == schema(database_url)
+
+
+def test_waiting_runs_are_admitted_and_claimed_and_a_dead_lease_is_swept(
+    migrated: Database, redis_server: RedisServer, described_models_dir: Path
+) -> None:
+    with migrated.transaction() as conn:
+        held = conn.execute(
+            "UPDATE runs SET lease_until = clock_timestamp() - interval '1 second'"
+            " WHERE lease_until IS NOT NULL RETURNING run_id"
+        ).fetchall()
+        conn.execute("UPDATE runs SET ring_after = clock_timestamp() WHERE ring_after IS NOT NULL")
+    clock_s = [0.0]
+    health = Health(60, lambda: clock_s[0])
+    for clock_s[0] in range(62):
+        health.note_answer()
+    waiting = runs_at(migrated, "queued", "admission")
+    claimable = runs_at(migrated, "queued", "capacity")
+    assert (len(waiting), len(held)) == (2, 3)
+    with Rings(redis_server.url) as rings:
+        dispatcher = Dispatcher(
+            database=migrated,
+            rings=rings,
+            health=health,
+            models_dir=described_models_dir,
+            offer=timedelta(seconds=10),
+            heartbeat=timedelta(seconds=10),
+            max_attempts=3,
+        )
+        dispatcher.round()
+
+    assert len(runs_at(migrated, "queued", "admission")) == 1  # its dataset is still uploading
+    (admitted,) = set(waiting) - set(runs_at(migrated, "queued", "admission"))
+    assert DataIndex.model_validate(ground_of(migrated, admitted).data_index(admitted)).samples
+    for run_id in claimable:
+        ground = ground_of(migrated, run_id)
+        ground.due_now(run_id)
+        claim = ground.ledger.claim(run_id, worker_id=ground.worker(), lease=LEASE)
+        assert claim is not None
+        assert digest(claim.plan) == DIGESTS[run_id]["plan"]
+        assert digest(claim.data_index) == DIGESTS[run_id]["data_index"]
+    for (run_id,) in held:
+        ground = ground_of(migrated, run_id)
+        assert not ground.run(run_id).is_held
+        assert ground.attempts(run_id)[-1].outcome == "lost"
+
+
+def test_plans_and_indices_of_60c19c9_are_valid_today(migrated: Database) -> None:
+    admitted = runs_at(migrated, "queued", "capacity")[0]  # by the dispatcher of 60c19c9
+    for run_id in [admitted, *runs_at(migrated, "queued", "admission")]:
+        plan = ground_of(migrated, run_id).documents(run_id).plan
+        identity = Plan.model_validate(plan).identity
+        assert identity.model_dump(mode="json") == plan["identity"]
+    index = ground_of(migrated, admitted).data_index(admitted)
+    assert DataIndex.model_validate(index).model_dump(mode="json") == index
