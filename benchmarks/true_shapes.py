@@ -30,7 +30,7 @@ from trainer_core.engine.recompute import recompute_blocks
 from trainer_core.engine.setup import place_base
 from trainer_core.engine.step import SingleProcess
 from trainer_core.hidream.text import TextEmbeddings
-from trainer_core.memory.planner import BaseParts, plan_memory
+from trainer_core.memory.planner import plan_memory
 from trainer_core.precision.compute import choose_compute
 
 _BASE = "HiDream-ai/HiDream-I1-Full"
@@ -135,11 +135,7 @@ def measure(options: Mapping[str, Any], size_px: tuple[int, int], steps: int) ->
         losses.append(figures.loss)
     foretold = plan_memory(
         plan,
-        BaseParts(
-            transformer=PUBLISHED.transformer,
-            text_encoders=PUBLISHED.text_encoders,
-            vae=PUBLISHED.vae,
-        ),
+        PUBLISHED,
         largest_image_px=size_px[0] * size_px[1],
     )
     return {

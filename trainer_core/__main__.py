@@ -50,9 +50,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _make_tiny(folder: Path, shape: str) -> int:
     from trainer_core.base_models.describe import read_base_model  # noqa: PLC0415
+    from trainer_core.errors import BaseModelError  # noqa: PLC0415
     from trainer_core.hidream.testing.tiny import make_tiny, make_wide  # noqa: PLC0415 - imports torch
 
-    (make_wide if shape == "wide" else make_tiny)(folder)
+    try:
+        (make_wide if shape == "wide" else make_tiny)(folder)
+    except BaseModelError as error:
+        print(error.message, file=sys.stderr)  # noqa: T201 - the caller shows the last line
+        return 1
     print(read_base_model(folder).digest)  # noqa: T201 - the command's output
     return 0
 

@@ -145,7 +145,7 @@ def _data_folders(backends: Sequence[Any], *, folder: Path, working_dir: Path) -
     for backend in backends:
         if not isinstance(backend, dict):
             continue
-        plain = {_plain(key): value for key, value in backend.items()}
+        plain = {plain_name(key): value for key, value in backend.items()}
         name, backend_id = (text_of(plain.get(key)) for key in ("instance_data_dir", "id"))
         if not name or backend_id is None:
             continue
@@ -159,9 +159,9 @@ def _data_folders(backends: Sequence[Any], *, folder: Path, working_dir: Path) -
 
 def with_settings(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The options with some replaced, whether or not the file writes them with dashes."""
-    names = {_plain(name) for name in settings}
-    kept = {name: value for name, value in options.items() if _plain(name) not in names}
-    return {**kept, **{_plain(name): value for name, value in settings.items()}}
+    names = {plain_name(name) for name in settings}
+    kept = {name: value for name, value in options.items() if plain_name(name) not in names}
+    return {**kept, **{plain_name(name): value for name, value in settings.items()}}
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -175,12 +175,12 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals or not _plain(key):
+        if not equals or not plain_name(key):
             raise ValueError(f"{pair!r} is not key=value")
         read = _json_or_text(value)
-        verdict = OPTIONS.get(_plain(key))
+        verdict = OPTIONS.get(plain_name(key))
         is_text = verdict is not None and verdict.type == "text"
-        settings[_plain(key)] = value if is_text and isinstance(read, int | float) else read
+        settings[plain_name(key)] = value if is_text and isinstance(read, int | float) else read
     return settings
 
 
@@ -197,12 +197,13 @@ def _finite_or_text(text: str) -> float | str:
     return number if math.isfinite(number) else text
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The name of an option without the dashes that SimpleTuner's files may write before it."""
     return name.strip().lstrip("-")
 
 
 def _written(options: Mapping[str, Any], name: str) -> Any:
-    return next((value for key, value in options.items() if _plain(key) == name), None)
+    return next((value for key, value in options.items() if plain_name(key) == name), None)
 
 
 def _path_in(options: Mapping[str, Any], name: str) -> str | None:

@@ -118,14 +118,14 @@ def generate(
         if output_.suffix.lower() != ".png":
             raise CommandError(f"{output_}: the name of the picture has to end in .png")
         pictures = (Picture(prompt=prompt or "", file=output_),)
-    from trainer_core.base_models.resolve import resolve_base  # noqa: PLC0415
+    from trainer_core.base_models.obtain import obtain_base  # noqa: PLC0415
     from trainer_core.config.simpletuner.placeholders import unfilled_tokens  # noqa: PLC0415
 
     for picture in pictures:
         for token in unfilled_tokens(picture.prompt):
             output.print_note(f"{picture.file.name}: the prompt still says {token}")
 
-    folder = resolve_base(base, env=os.environ, folders=[Path.cwd()]).folder
+    folder = obtain_base(base, env=os.environ, folders=[Path.cwd()]).folder
     from trainer_core.painting.generate import Rendering  # noqa: PLC0415 - brings torch with it
     from trainer_core.painting.generate import generate as paint  # noqa: PLC0415
 

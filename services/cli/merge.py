@@ -55,7 +55,7 @@ def merge(
     It is loaded with HiDreamImageTransformer2DModel.from_pretrained("DIR/transformer"). To quantise
     it, merge first: what is added to quantised weights is lost.
     """
-    from trainer_core.base_models.resolve import transformer_folder  # noqa: PLC0415
+    from trainer_core.base_models.obtain import transformer_folder  # noqa: PLC0415
 
     folder = transformer_folder(base, env=os.environ, folders=[Path.cwd()])
     import torch  # noqa: PLC0415

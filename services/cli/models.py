@@ -1,8 +1,6 @@
 """`reverie models`: the base models that the operator of this machine offers."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,16 +16,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 
 @app.command("make-tiny")
 def make_tiny(
-    folder: Annotated[Path, typer.Argument(help="Where to; nothing may be there yet.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write it; must not exist yet.")],
 ) -> None:
     """Write a tiny random model of HiDream's shape, to try everything out on a CPU."""
+    from trainer_core.base_models.known import TEST_MODELS  # noqa: PLC0415
+    from trainer_core.base_models.obtain import write_test_model  # noqa: PLC0415
+
     if folder.exists():
-        raise CommandError(f"{folder} is there already")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "trainer_core", "make-tiny", str(folder)]
-    status = subprocess.run(command, check=False, stdout=sys.stderr).returncode
-    if status != 0:
-        raise CommandError(f"making the model failed with status {status}")
+        raise CommandError(f"{folder} exists already")
+    write_test_model(folder, TEST_MODELS["hidream-tiny"])
     output.print_note(f"wrote the base model hidream-tiny to {folder}")
     _note_when_elsewhere(folder)
 
@@ -59,15 +56,16 @@ def list_models(
 @app.command("register")
 def register(
     folder: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, help="A model as diffusers writes it.")
+        Path,
+        typer.Argument(exists=True, file_okay=False, help="A model in diffusers' layout."),
     ],
     name: Annotated[str, typer.Option(help="What runs call it, e.g. HiDream-ai/HiDream-I1-Full.")],
 ) -> None:
-    """Hash every file of a model and describe it, so that runs can name it."""
+    """Hash every file of a model and write its reverie-base.json, so that runs can name it."""
     from trainer_core.base_models.describe import describe_base  # noqa: PLC0415
+    from trainer_core.base_models.layout import transformer_config  # noqa: PLC0415
 
-    if not (folder / "transformer" / "config.json").is_file():
-        raise CommandError(f"{folder} holds no transformer/config.json: not a model of diffusers")
+    transformer_config(folder)  # an error before the files are hashed, which takes minutes
     output.print_note(f"hashing the files of {folder} …")
     model = describe_base(folder, name)
     output.print_facts({"name": model.name, "digest": model.digest, "folder": model.folder})
@@ -81,7 +79,7 @@ def _models_dir() -> Path:
 
 
 def _note_when_elsewhere(folder: Path) -> None:
-    """The service looks at the sub-folders of one folder only."""
+    """The service reads the sub-folders of one folder only."""
     if folder.resolve().parent != _models_dir().resolve():
         output.print_note(
             f"the service looks into {_models_dir()}: move or link the folder there, or set "

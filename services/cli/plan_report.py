@@ -1,23 +1,31 @@
-"""Everything that can be said of a run before it runs, from SimpleTuner's files; without torch."""
+"""What a run would be, or everything that is wrong with it, from SimpleTuner's files.
+
+The report is made in sections, one after the other: files, base model, plan, data. Each has its own
+errors and warnings, so that all of them are reported at once. Imports no torch.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from services.cli.connection import CommandError
-from services.cli.documents import Documents, FileProblem, UsedFile, gather_documents
-from services.cli.local_bases import LocalBases, find_bases, known_bases
-from trainer_core.config.plan import Backend, Plan
+from services.cli.documents import Documents, UsedFile, gather_documents, plain_name
+from trainer_core.base_models.describe import listed_base_models
+from trainer_core.base_models.resolve import NotFound, resolve
+from trainer_core.base_models.shape import BaseShape, published_shape, shape_of
+from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import PlanError
 from trainer_core.config.plan.shapes import max_area_px
-from trainer_core.config.simpletuner.importer import import_run
-from trainer_core.config.simpletuner.reading import escaped
+from trainer_core.config.simpletuner.importer import base_name_of, import_run
+from trainer_core.config.simpletuner.options import OPTIONS
+from trainer_core.config.simpletuner.reading import Findings, escaped, read_options
 from trainer_core.data.survey import Survey, survey_pictures
 from trainer_core.errors import BaseModelError, DocumentError
 from trainer_core.memory.planner import Memory, plan_memory, trained_modules, trained_parameters
-from trainer_core.paths import is_folder
+from trainer_core.paths import is_folder, search_folders
 
 Progress = Callable[[str, int, int], None]
 """Called with a backend's id and how many of its pictures are done, of how many."""
@@ -34,19 +42,19 @@ _BASE: Final = "pretrained_model_name_or_path"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundError:
-    """One thing that is wrong."""
+    """One mistake in the files."""
 
     pointer: str
     """JSON Pointer, its first part the document: ``/config/optimizer``."""
     code: str
     message: str
     file: Path | None
-    """Where to mend it."""
+    """Where to correct it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """A resolved configuration, or all that is wrong with it."""
+    """A resolved configuration, or all its errors."""
 
     used: tuple[UsedFile, ...] = ()
     errors: tuple[FoundError, ...] = ()
@@ -57,8 +65,20 @@ class Report:
     trainable_modules: int | None = None
     trainable_parameters: int | None = None
     surveys: tuple[Survey, ...] = ()
-    """Of the folders that are here."""
+    """One for each image folder that is on this machine."""
     memory: Memory | None = None
+
+
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Section(Generic[Content]):
+    """One part of the report."""
+
+    content: Content
+    errors: tuple[FoundError, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def report_on(
@@ -69,109 +89,108 @@ def report_on(
     env: Mapping[str, str],
     on_progress: Progress,
 ) -> Report:
-    """Read the files in ``config`` (a folder, or its config.json) and resolve them.
+    """Read the files in ``config`` and resolve them.
 
-    Nothing is raised for what is wrong with them: it is all in ``errors``.
+    Mistakes in the files are never raised: all of them are in ``errors``.
+
+    Args:
+        config: a folder that holds config.json, or the file itself.
+        settings: options that replace those of config.json.
+        working_dir: the last folder that a relative path is tried from.
+        env: REVERIE_MODELS_DIR and REVERIE_HOME are read.
+        on_progress: called while image folders are scanned.
     """
+    files = _files_section(config, settings, working_dir)
+    documents = files.content
+    if documents is None:
+        return Report(errors=files.errors)
+    base = _base_section(documents, working_dir, env)
+    plan = _plan_section(documents, base.content, reported=files.errors)
+    sections: list[_Section[Any]] = [files, base, plan]
+    surveys: tuple[Survey, ...] = ()
+    is_sound = not any(section.errors for section in sections)
+    if is_sound and plan.content is not None:
+        data = _data_section(plan.content, documents, base.content, on_progress)
+        sections.append(data)
+        surveys = data.content
+    errors = tuple(chain.from_iterable(section.errors for section in sections))
+    warnings = tuple(chain.from_iterable(section.warnings for section in sections))
+    if plan.content is None or errors:
+        return Report(used=documents.used, errors=errors, warnings=warnings)
+    return _resolved(plan.content, base.content, surveys, documents.used, warnings)
+
+
+def _files_section(
+    config: Path, settings: Mapping[str, Any], working_dir: Path
+) -> _Section[Documents | None]:
+    """The files; None where config.json itself cannot be read."""
     try:
         documents, problems = gather_documents(config, settings, working_dir)
     except (CommandError, DocumentError, OSError) as error:
         file = config / "config.json" if is_folder(config) else config
-        return Report(
-            errors=(FoundError(pointer="", code="bad_file", message=str(error), file=file),)
-        )
-    errors = [_file_error(problem, documents) for problem in problems]
-    folder = documents.used[0].path.resolve().parent
-    folders = (folder.parent, folder, working_dir)
-    options = {_plain(name): v for name, v in documents.body["config"].items()}
+        wrong = FoundError(pointer="", code="bad_file", message=str(error), file=file)
+        return _Section(content=None, errors=(wrong,))
+    errors = [
+        _found(documents, _at(documents, problem.option), "bad_file", str(problem.error))
+        for problem in problems
+    ]
+    return _Section(content=documents, errors=tuple(errors))
+
+
+def _base_section(
+    documents: Documents, working_dir: Path, env: Mapping[str, str]
+) -> _Section[BaseShape]:
+    """The base model; the published one in place of one that cannot be read.
+
+    So the sections below find every other mistake too.
+    """
+    options = read_options(documents.body["config"], OPTIONS, "/config", Findings(), "local")
+    name = base_name_of(options)
+    config_dir = documents.used[0].path.resolve().parent
+    code = "bad_file"
     try:
-        bases = find_bases(options, env=env, folders=folders)
+        meaning = resolve(name, listed_base_models(env), search_folders(config_dir, working_dir))
+        if isinstance(meaning, NotFound):
+            code = "bad_value"
+        shape = shape_of(meaning)
     except (BaseModelError, OSError) as error:
-        errors.append(_error(_at(_BASE, documents), error, documents))
-        bases = known_bases()
-        # It is judged: what else is wrong is found as if it were not written.
-        documents.body["config"] = {
-            name: None if _plain(name) == _BASE else value
-            for name, value in documents.body["config"].items()
-        }
+        wrong = _found(documents, _at(documents, _BASE), code, str(error))
+        return _Section(content=published_shape(name), errors=(wrong,))
+    return _Section(content=shape, warnings=() if shape.warning is None else (shape.warning,))
+
+
+def _plan_section(
+    documents: Documents, base: BaseShape, *, reported: Sequence[FoundError]
+) -> _Section[Plan | None]:
+    """The plan; ``reported``: of a file that cannot be read its missing content is no news."""
+    known = {error.pointer for error in reported}
+    known |= {f"/{field}" for field, option in _FILE_OF.items() if _at(documents, option) in known}
     try:
         imported = import_run(
             config=documents.body["config"],
             lycoris_config=documents.body.get("lycoris_config"),
             data_backends=documents.body.get("data_backends", []),
             prompt_library=documents.body.get("prompt_library"),
-            base_models=bases.models,
+            base_models={base.model.name: base.model},
             source="local",
         )
     except PlanError as error:
-        # Of a file that is not there it is not worth saying that its content is missing.
-        told = {f"/{field}" for field, option in _FILE_OF.items() if _names(problems, option)}
-        told |= {_at(problem.option, documents) for problem in problems}
-        errors += [
-            FoundError(
-                pointer=problem.pointer,
-                code=problem.code,
-                message=problem.message,
-                file=_file_of(problem.pointer, documents),
-            )
+        errors = [
+            _found(documents, problem.pointer, problem.code, problem.message)
             for problem in error.problems
-            if problem.pointer not in told
+            if problem.pointer not in known
         ]
-        return Report(
-            used=documents.used,
-            errors=tuple(errors),
-            warnings=(*bases.warnings, *error.warnings),
-        )
-    if errors:
-        return Report(
-            used=documents.used,
-            errors=tuple(errors),
-            warnings=(*bases.warnings, *imported.warnings),
-        )
-    surveys, data_warnings = _survey(imported.plan, documents, bases, on_progress)
-    return _resolved(
-        imported.plan,
-        documents,
-        bases,
-        surveys,
-        (*bases.warnings, *imported.warnings, *data_warnings),
-    )
+        return _Section(content=None, errors=tuple(errors), warnings=tuple(error.warnings))
+    return _Section(content=imported.plan, warnings=imported.warnings)
 
 
-def _resolved(
-    plan: Plan,
-    documents: Documents,
-    bases: LocalBases,
-    surveys: Sequence[Survey],
-    warnings: tuple[str, ...],
-) -> Report:
-    transformer = bases.parts.transformer
-    seen = {survey.backend.id for survey in surveys if survey.buckets}
-    unseen = [b for b in plan.identity.backends if b.id not in seen and b.role != "mask"]
-    largest_px = max(
-        *(w * h for survey in surveys for w, h in survey.buckets),
-        *(backend.resolution_px**2 for backend in unseen),
-        0,
-    )
-    return Report(
-        used=documents.used,
-        warnings=warnings,
-        plan=plan,
-        plan_digest=plan.identity_digest() if bases.is_here else None,
-        trainable_modules=trained_modules(plan.identity, transformer),
-        trainable_parameters=trained_parameters(plan.identity, transformer),
-        surveys=tuple(surveys),
-        memory=plan_memory(plan, bases.parts, largest_image_px=largest_px),
-    )
-
-
-def _survey(
-    plan: Plan, documents: Documents, bases: LocalBases, on_progress: Progress
-) -> tuple[list[Survey], list[str]]:
-    """Look into the folders that are here; missing ones are warnings."""
+def _data_section(
+    plan: Plan, documents: Documents, base: BaseShape, on_progress: Progress
+) -> _Section[tuple[Survey, ...]]:
+    """A survey of each image folder; a folder that is missing or unreadable is a warning."""
     surveys: list[Survey] = []
     warnings: list[str] = []
-    max_px = max_area_px(bases.parts.transformer)
+    max_px = max_area_px(base.parts.transformer)
     for backend in plan.identity.backends:
         folder = documents.folders.get(backend.id)
         if folder is None:
@@ -191,55 +210,66 @@ def _survey(
                 warnings.append(f"{backend.id}: {folder} cannot be read ({error.strerror}).")
                 continue
             surveys.append(survey)
-            warnings += _said_of(survey, backend, folder)
-    return surveys, warnings
+            warnings += _survey_warnings(survey, folder)
+    return _Section(content=tuple(surveys), warnings=tuple(warnings))
 
 
-def _said_of(survey: Survey, backend: Backend, folder: Path) -> list[str]:
-    warnings = []
+def _resolved(
+    plan: Plan,
+    base: BaseShape,
+    surveys: tuple[Survey, ...],
+    used: tuple[UsedFile, ...],
+    warnings: tuple[str, ...],
+) -> Report:
+    transformer = base.parts.transformer
+    return Report(
+        used=used,
+        warnings=warnings,
+        plan=plan,
+        plan_digest=plan.identity_digest() if base.model.digest else None,
+        trainable_modules=trained_modules(plan.identity, transformer),
+        trainable_parameters=trained_parameters(plan.identity, transformer),
+        surveys=surveys,
+        memory=plan_memory(plan, base.parts, largest_image_px=_largest_px(plan, surveys)),
+    )
+
+
+def _largest_px(plan: Plan, surveys: Sequence[Survey]) -> int:
+    """Area of the largest image; of a backend whose images are not here, its resolution."""
+    seen = {survey.backend.id for survey in surveys if survey.buckets}
+    unseen = [b for b in plan.identity.backends if b.id not in seen and b.role != "mask"]
+    return max(
+        *(width * height for survey in surveys for width, height in survey.buckets),
+        *(backend.resolution_px**2 for backend in unseen),
+        0,
+    )
+
+
+def _survey_warnings(survey: Survey, folder: Path) -> list[str]:
+    name, warnings = survey.backend.id, []
     if survey.looked_at < survey.pictures:
         warnings.append(
-            f"{backend.id}: {survey.looked_at} of {survey.pictures} pictures were looked at, "
+            f"{name}: {survey.looked_at} of {survey.pictures} pictures were looked at, "
             "evenly spread; its buckets count these."
         )
     for group in survey.left_out:
         named = ", ".join(group.first) + (", …" if group.count > len(group.first) else "")
         warnings.append(
-            f"{backend.id}: {group.count} of {survey.looked_at} pictures are {group.why}: {named}"
+            f"{name}: {group.count} of {survey.looked_at} pictures are {group.why}: {named}"
         )
     if not survey.buckets:
-        warnings.append(f"{backend.id}: no picture in {folder} can be used; a run would fail.")
+        warnings.append(f"{name}: no picture in {folder} can be used; a run would fail.")
     return warnings
 
 
-def _names(problems: Sequence[FileProblem], option: str) -> bool:
-    return any(problem.option == option for problem in problems)
-
-
-def _file_error(problem: FileProblem, documents: Documents) -> FoundError:
-    return _error(_at(problem.option, documents), problem.error, documents)
-
-
-def _plain(name: str) -> str:
-    return name.strip().lstrip("-")
-
-
-def _at(option: str, documents: Documents) -> str:
+def _at(documents: Documents, option: str) -> str:
     """Pointer to an option of config.json as it was written."""
     options = documents.body["config"]
-    written = next((name for name in options if _plain(name) == option), option)
+    written = next((name for name in options if plain_name(name) == option), option)
     return f"/config/{escaped(written)}"
 
 
-def _error(pointer: str, error: Exception, documents: Documents) -> FoundError:
-    return FoundError(
-        pointer=pointer,
-        code="bad_file",
-        message=str(error),
-        file=_file_of(pointer, documents),
-    )
-
-
-def _file_of(pointer: str, documents: Documents) -> Path | None:
+def _found(documents: Documents, pointer: str, code: str, message: str) -> FoundError:
     option = _FILE_OF.get(pointer.split("/")[1] if "/" in pointer else "")
-    return next((used.path for used in documents.used if used.option == option), None)
+    file = next((used.path for used in documents.used if used.option == option), None)
+    return FoundError(pointer=pointer, code=code, message=message, file=file)

@@ -13,7 +13,8 @@ import pytest
 
 from tests.support.hub import HubServer
 from trainer_core.base_models.describe import DESCRIPTION_NAME, read_base_model
-from trainer_core.base_models.resolve import FOURTH_ENCODER, resolve_base
+from trainer_core.base_models.known import FOURTH_ENCODER
+from trainer_core.base_models.obtain import obtain_base
 from trainer_core.errors import BaseModelError
 
 MODEL = "HiDream-ai/HiDream-I1-Full"
@@ -26,9 +27,9 @@ def hear(event, args):
 sys.addaudithook(hear)
 from pathlib import Path
 from trainer_core.errors import BaseModelError
-from trainer_core.base_models.resolve import resolve_base
+from trainer_core.base_models.obtain import obtain_base
 try:
-    base = resolve_base(sys.argv[1], env=os.environ, folders=(Path.cwd(),))
+    base = obtain_base(sys.argv[1], env=os.environ, folders=(Path.cwd(),))
     said = {"name": base.name, "digest": base.digest, "folder": str(base.folder)}
 except BaseModelError as error:
     said = {"error": error.message}
@@ -125,7 +126,7 @@ def test_what_the_hub_refuses_is_one_sentence_with_the_way_out(
 
 def local(name: str, tmp_path: Path, **options: Any) -> Any:
     env = {"REVERIE_HOME": str(tmp_path / "home")}
-    return resolve_base(name, env=env, folders=(tmp_path,), **options)
+    return obtain_base(name, env=env, folders=(tmp_path,), **options)
 
 
 def test_a_local_folder_is_hashed_once_and_again_where_it_changed(

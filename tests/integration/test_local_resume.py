@@ -9,7 +9,7 @@ import torch
 
 from tests.support.jobs import EXAMPLES, demo_plan
 from trainer_core.base_models.describe import read_base_model
-from trainer_core.base_models.resolve import FoundBase
+from trainer_core.base_models.obtain import FoundBase
 from trainer_core.checkpoint.identity import checkpoint_identity
 from trainer_core.checkpoint.layout import STATE_NAME
 from trainer_core.checkpoint.write import (

@@ -11,6 +11,8 @@ import yaml
 
 from tests.support.jobs import demo_plan
 from trainer_core.base_models.describe import read_base_model
+from trainer_core.base_models.known import FOURTH_ENCODER
+from trainer_core.base_models.layout import FOURTH
 from trainer_core.config.plan import EmaPlan, LoraAdapter, Objective, Plan
 from trainer_core.export.card import card_facts, render_card
 from trainer_core.export.origin import Weights
@@ -66,6 +68,31 @@ def test_the_code_on_the_card_is_python(plan: Plan, kind: str) -> None:
 
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     compile(code, "card", "exec")
+
+
+@pytest.mark.parametrize("kind", ["lokr", "lora", "full"])
+def test_the_code_loads_the_fourth_encoder_that_local_runs_take(plan: Plan, kind: str) -> None:
+    card = render_card(facts(plan) | {"model_type": kind})
+
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    nodes = list(ast.walk(ast.parse(code)))
+    (llama,) = [
+        ast.literal_eval(node.value)
+        for node in nodes
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "llama"
+    ]
+    subfolders = {
+        ast.unparse(node.func): ast.literal_eval(keyword.value)
+        for node in nodes
+        if isinstance(node, ast.Call) and node.args and ast.unparse(node.args[0]) == "llama"
+        for keyword in node.keywords
+        if keyword.arg == "subfolder"
+    }
+    assert llama == FOURTH_ENCODER
+    assert subfolders == {
+        "LlamaForCausalLM.from_pretrained": FOURTH[0],
+        "AutoTokenizer.from_pretrained": FOURTH[1],
+    }
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ from torch import nn
 
 from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS, TRUE_CONFIG, base_model
 from trainer_core.adapters.attach import attach_adapter
-from trainer_core.base_models.known import KNOWN_MODELS, PUBLISHED
+from trainer_core.base_models.known import KNOWN_MODELS, PUBLISHED, PartConfigs
 from trainer_core.base_models.part_sizes import text_encoder_size, transformer_size, vae_parameters
 from trainer_core.config.plan import Plan
 from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.hidream.testing.tiny import build_pipeline
-from trainer_core.memory.planner import BaseParts, Memory, plan_memory, trained_parameters
+from trainer_core.memory.planner import Memory, plan_memory, trained_parameters
 
 NOTHING = (None, None, None, None)
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
@@ -51,7 +51,7 @@ def tiny_plan(*, use_scalar: bool = False, **options: Any) -> Plan:
 
 
 def memory_of(plan: Plan) -> Memory:
-    parts = BaseParts(
+    parts = PartConfigs(
         transformer=KNOWN_MODELS["hidream-tiny"].transformer, text_encoders=NOTHING, vae=None
     )
     return plan_memory(plan, parts, largest_image_px=256 * 256)

@@ -15,12 +15,11 @@ from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.errors import BaseModelError
 
 DESCRIPTION_NAME: Final = "reverie-base.json"
-DEFAULT_BASE_MODEL: Final = "HiDream-ai/HiDream-I1-Full"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseModel:
-    """A base model that is there; reading it looks at its description, not at its weights."""
+    """A base model as it is described; its weights are not looked at."""
 
     name: str
     folder: Path

@@ -1,7 +1,7 @@
 """Base models from the Hugging Face Hub: only data, pinned to one commit, fetched once.
 
 HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HOME mean what they mean to huggingface_hub. Nothing is
-asked anywhere else.
+requested from anywhere else.
 """
 
 import os
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from trainer_core.base_models.compose import FOURTH, OTHERS, WEIGHTS
+from trainer_core.base_models.layout import FOURTH, OTHERS, WEIGHTS
 from trainer_core.errors import BaseModelError
 from trainer_core.progress import Reporter
 
@@ -30,14 +30,14 @@ class Repo:
     """``owner/name``."""
     commit: str
     folder: Path
-    """Its snapshot in the Hub's cache; holds little before ``fetch``."""
+    """Its snapshot in the Hub's cache; has a few small files until more are fetched."""
 
 
 def find_repo(name: str, home: Path) -> Repo:
-    """Which commit of a repository is meant, with its small files.
+    """The commit of a repository that is used here, with its small files.
 
-    The default branch is looked up once; the commit is noted under ``home`` and kept from then on,
-    so that a run can be resumed whatever is pushed there.
+    The default branch is looked up once. Its commit is noted under ``home`` and used from then on,
+    so that a run can be resumed whatever is pushed to the repository.
 
     Raises BaseModelError with the way out: no such repository, no access, no connection.
     """
@@ -46,7 +46,7 @@ def find_repo(name: str, home: Path) -> Repo:
     note = home / _PINS / name.replace("/", "--")
     pinned = _read_pin(note)
     few = ["transformer/config.json", "config.json", "text_encoder_4/config.json"]
-    with _told_plainly(name, note if pinned else None):
+    with _in_plain_words(name, note if pinned else None):
         folder = Path(snapshot_download(name, revision=pinned, allow_patterns=few))
     if pinned is None:
         note.parent.mkdir(parents=True, exist_ok=True)
@@ -63,46 +63,60 @@ def _read_pin(note: Path) -> str | None:
         return None
 
 
-def fetch_main(repo: Repo, watch: Reporter, *, with_fourth: bool) -> Path:
-    """The snapshot with all parts of a base model; ``with_fourth`` takes its own fourth encoder."""
-    parts = (*WEIGHTS, *OTHERS, *(FOURTH if with_fourth else ()))
-    return _fetch(repo, [f"{part}/{kind}" for part in parts for kind in _KINDS], [], watch)
+def fetch_main(repo: Repo, reporter: Reporter) -> Path:
+    """The snapshot with all parts of a base model except a fourth encoder."""
+    return _fetch(repo, _files_of(*WEIGHTS, *OTHERS), [], reporter)
 
 
-def fetch_fourth(repo: Repo, watch: Reporter) -> Path:
+def fetch_main_and_fourth(repo: Repo, reporter: Reporter) -> Path:
+    """The snapshot with all parts, from a repository that has a fourth encoder of its own."""
+    return _fetch(repo, _files_of(*WEIGHTS, *OTHERS, *FOURTH), [], reporter)
+
+
+def fetch_fourth(repo: Repo, reporter: Reporter) -> Path:
     """The snapshot with a text encoder and its tokenizer, in sub-folders or at the top."""
     if (repo.folder / "text_encoder_4").is_dir():
-        return _fetch(repo, [f"{part}/{kind}" for part in FOURTH for kind in _KINDS], [], watch)
-    return _fetch(repo, list(_KINDS), ["*/*"], watch)
+        return _fetch(repo, _files_of(*FOURTH), [], reporter)
+    return _fetch(repo, list(_KINDS), ["*/*"], reporter)
 
 
-def _fetch(repo: Repo, wanted: Sequence[str], never: Sequence[str], watch: Reporter) -> Path:
+def _files_of(*parts: str) -> list[str]:
+    """Patterns of the files of some parts that are fetched."""
+    return [f"{part}/{kind}" for part in parts for kind in _KINDS]
+
+
+def _fetch(repo: Repo, wanted: Sequence[str], never: Sequence[str], reporter: Reporter) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.utils.tqdm import tqdm  # noqa: PLC0415
 
-    class HeedingBar(tqdm):
-        """The Hub's own bar, which every piece of every file passes."""
+    class StoppableBar(tqdm):
+        """The Hub's own progress bar, which is updated for every piece of every file."""
 
         def update(self, n: float | None = 1) -> Any:
-            watch.check_control()
+            reporter.check_control()
             return super().update(n)
 
-    watch.log(f"base model {repo.name} at commit {repo.commit[:12]}: fetching what is not here yet")
-    with _told_plainly(repo.name, None):
+    reporter.log(
+        f"base model {repo.name} at commit {repo.commit[:12]}: fetching what is not here yet"
+    )
+    with _in_plain_words(repo.name, None):
         return Path(
             snapshot_download(
                 repo.name,
                 revision=repo.commit,
                 allow_patterns=list(wanted),
                 ignore_patterns=[*never, *_NEVER],
-                tqdm_class=HeedingBar,
+                tqdm_class=StoppableBar,
             )
         )
 
 
 @contextmanager
-def _told_plainly(name: str, pin: Path | None) -> Iterator[None]:
-    """The Hub's errors as one sentence each, with the way out."""
+def _in_plain_words(name: str, pin: Path | None) -> Iterator[None]:
+    """Raise the Hub's errors as BaseModelError: one sentence each, with the way out.
+
+    ``pin``: the file that notes the commit, where one was noted.
+    """
     from huggingface_hub import constants, errors  # noqa: PLC0415
 
     endpoint = constants.ENDPOINT

@@ -1,7 +1,7 @@
-"""Shapes of models that everybody has the same: HiDream-I1 as published, and our test models.
+"""Names and configurations that are the same everywhere: HiDream-I1 as published, our test models.
 
-They let a configuration be checked where the weights are not. Source of the published ones: the
-``config.json`` files of the repositories (HiDream-ai/HiDream-I1-Full, -Dev and -Fast share them).
+With them a run can be checked on a machine that has no weights. The published ones are the
+``config.json`` files of HiDream-ai/HiDream-I1-Full; -Dev and -Fast have the same.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,27 @@ from trainer_core.base_models.describe import BaseModel
 ModelConfig = Mapping[str, Any]
 
 
+FLAVOURS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "full": "HiDream-ai/HiDream-I1-Full",
+        "dev": "HiDream-ai/HiDream-I1-Dev",
+        "fast": "HiDream-ai/HiDream-I1-Fast",
+    }
+)
+"""SimpleTuner's ``model_flavour`` → name of the base model."""
+FOURTH_ENCODER: Final = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
+"""Repository of the fourth text encoder, which HiDream-I1's own repository leaves out.
+
+An ungated copy of Llama 3.1 8B Instruct, in the sub-folders text_encoder_4 and tokenizer_4."""
+TEST_MODELS: Final[Mapping[str, str]] = MappingProxyType(
+    {"hidream-tiny": "tiny", "hidream-wide": "wide"}
+)
+"""Name of a test model → the ``--shape`` of `python -m trainer_core make-tiny` that writes it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KnownModel:
-    """The configuration of each part; None where it is not known."""
+class PartConfigs:
+    """``config.json`` of each part of a base model; None where it is not known."""
 
     transformer: ModelConfig
     text_encoders: tuple[ModelConfig | None, ...]
@@ -25,7 +43,7 @@ class KnownModel:
     vae: ModelConfig | None
 
     def as_base(self, name: str) -> BaseModel:
-        """As a plan needs it; without a folder and without a digest."""
+        """A base model of this shape that a plan can be made for: no folder, an empty digest."""
         return BaseModel(name=name, folder=Path(), digest="", transformer_config=self.transformer)
 
 
@@ -101,10 +119,10 @@ _VAE: Final[ModelConfig] = MappingProxyType(
         "use_post_quant_conv": False,
     }
 )
-PUBLISHED: Final = KnownModel(
+PUBLISHED: Final = PartConfigs(
     transformer=_TRANSFORMER, text_encoders=(_CLIP_L, _CLIP_G, _T5, _LLAMA), vae=_VAE
 )
-"""HiDream-I1, in each of its three flavours."""
+"""HiDream-I1; its three flavours have the same shape."""
 
 _TINY: Final[ModelConfig] = MappingProxyType(
     {
@@ -130,15 +148,13 @@ _WIDE: Final[ModelConfig] = MappingProxyType(
         "llama_layers": [0, 2, 2],
     }
 )
-_UNKNOWN: Final = (None, None, None, None)
+_NO_ENCODERS: Final = (None, None, None, None)
 
-KNOWN_MODELS: Final[Mapping[str, KnownModel]] = MappingProxyType(
+KNOWN_MODELS: Final[Mapping[str, PartConfigs]] = MappingProxyType(
     {
-        "HiDream-ai/HiDream-I1-Full": PUBLISHED,
-        "HiDream-ai/HiDream-I1-Dev": PUBLISHED,
-        "HiDream-ai/HiDream-I1-Fast": PUBLISHED,
-        "hidream-tiny": KnownModel(transformer=_TINY, text_encoders=_UNKNOWN, vae=None),
-        "hidream-wide": KnownModel(transformer=_WIDE, text_encoders=_UNKNOWN, vae=None),
+        **dict.fromkeys(FLAVOURS.values(), PUBLISHED),
+        "hidream-tiny": PartConfigs(transformer=_TINY, text_encoders=_NO_ENCODERS, vae=None),
+        "hidream-wide": PartConfigs(transformer=_WIDE, text_encoders=_NO_ENCODERS, vae=None),
     }
 )
 """Name of a base model → its parts."""

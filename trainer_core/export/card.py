@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
+from trainer_core.base_models.known import FOURTH_ENCODER
 from trainer_core.config.plan import (
     Identity,
     LokrAdapter,
@@ -235,6 +236,7 @@ def _call(facts: Mapping[str, Any]) -> dict[str, Any]:
         "width": sample["width_px"],
         "height": sample["height_px"],
         "adapter": _quoted(ADAPTER_NAME),
+        "fourth_encoder": _quoted(FOURTH_ENCODER),
     }
 
 
@@ -261,10 +263,12 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 # The fourth text encoder has a licence of its own and is not part of the base model's repository.
 # Leave `encoder` out where the base model's folder holds all four.
-llama = "unsloth/Meta-Llama-3.1-8B-Instruct"
+llama = {fourth_encoder}
 encoder = {{
-    "text_encoder_4": LlamaForCausalLM.from_pretrained(llama, torch_dtype=torch.bfloat16),
-    "tokenizer_4": AutoTokenizer.from_pretrained(llama),
+    "text_encoder_4": LlamaForCausalLM.from_pretrained(
+        llama, subfolder="text_encoder_4", torch_dtype=torch.bfloat16
+    ),
+    "tokenizer_4": AutoTokenizer.from_pretrained(llama, subfolder="tokenizer_4"),
 }}
 """
 

@@ -14,13 +14,13 @@ from typing import Final
 from pydantic import JsonValue
 
 from trainer_core.base_models.describe import BaseModel
-from trainer_core.base_models.resolve import FoundBase, find_base
+from trainer_core.base_models.obtain import FoundBase, find_base
 from trainer_core.checkpoint.folders import read_manifest
 from trainer_core.checkpoint.identity import check_checkpoint, checkpoint_identity
 from trainer_core.config.plan import Base, Plan
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.config.plan.problems import PlanError, Problem
-from trainer_core.config.simpletuner.importer import FLAVOURS, Imported, import_run
+from trainer_core.config.simpletuner.importer import Imported, base_name_of, import_run
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, Options, read_options
 from trainer_core.data.index import DataIndex
@@ -103,7 +103,7 @@ def train_locally(
         TrainerError: any other failure.
     """
     options = read_options(run.config, OPTIONS, "/config", Findings(), "local")
-    found = find_base(_base_name(options), env=env, folders=run.folders)
+    found = find_base(base_name_of(options), env=env, folders=run.folders)
     imported = _import(run, options, found)
     plan = imported.plan
     data_dirs = find_data_folders(plan, run.folders)
@@ -133,18 +133,13 @@ def train_locally(
     return None
 
 
-def _base_name(options: Options) -> str:
-    written = options.text("pretrained_model_name_or_path")
-    return written or FLAVOURS[options.text("model_flavour") or "full"]
-
-
 def _import(run: LocalRun, options: Options, found: FoundBase) -> Imported:
     return import_run(
         config=run.config,
         lycoris_config=run.lycoris_config,
         data_backends=run.data_backends,
         prompt_library=run.prompt_library,
-        base_models={_base_name(options): found.provisional()},
+        base_models={base_name_of(options): found.provisional()},
         source="local",
     )
 

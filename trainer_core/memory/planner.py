@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from trainer_core.base_models.known import PartConfigs
 from trainer_core.base_models.part_sizes import (
     PartSize,
     text_encoder_size,
@@ -39,15 +40,6 @@ _WIDTHS_OUTSIDE_FEED_FORWARD: Final = 16
 """Tensors as wide as the model that autograd keeps of a token in a block: inputs of norms,
 modulation, projections and attention. With the feed-forward's it comes to 39 GiB for 1024² without
 checkpointing; 36 GiB were measured (SimpleTuner 4.10.1, H200: 70 GiB with 34 of weights)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BaseParts:
-    """Configurations of a base model's parts; None where one is not known."""
-
-    transformer: Mapping[str, Any]
-    text_encoders: Sequence[Mapping[str, Any] | None]
-    vae: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +94,7 @@ def trained_modules(identity: Identity, transformer: Mapping[str, Any]) -> int:
     return len(identity.adapter.modules)
 
 
-def plan_memory(plan: Plan, parts: BaseParts, *, largest_image_px: int) -> Memory:
+def plan_memory(plan: Plan, parts: PartConfigs, *, largest_image_px: int) -> Memory:
     """``largest_image_px``: area of the largest bucket."""
     identity, operation = plan.identity, plan.operation
     device: Literal["cpu", "cuda"] = "cpu" if operation.device == "cpu" else "cuda"
@@ -166,7 +158,7 @@ def _held(size: PartSize, quantization: Quantization, number_bytes: int) -> tupl
     return size.held_bytes(number_bytes), 0
 
 
-def _encoders(parts: BaseParts, identity: Identity, number_bytes: int) -> list[int | None]:
+def _encoders(parts: PartConfigs, identity: Identity, number_bytes: int) -> list[int | None]:
     precision = identity.precision
     wanted = (
         precision.text_encoder_1,

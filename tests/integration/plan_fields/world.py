@@ -18,7 +18,7 @@ from torch import nn
 
 from tests.support.zygote import Zygote
 from trainer_core.base_models.describe import read_base_model
-from trainer_core.base_models.resolve import find_base
+from trainer_core.base_models.obtain import find_base
 from trainer_core.config.plan import Plan
 from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.data.index import DataIndex

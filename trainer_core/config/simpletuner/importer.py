@@ -7,7 +7,8 @@ from typing import Final
 from pydantic import JsonValue
 
 from trainer_core.base_models.describe import BaseModel
-from trainer_core.base_models.known import PUBLISHED
+from trainer_core.base_models.known import FLAVOURS, PUBLISHED
+from trainer_core.base_models.resolve import Listed, NotFound, resolve
 from trainer_core.config.plan import Base, Identity, LokrAdapter, LoraAdapter, Plan
 from trainer_core.config.plan.problems import PlanError
 from trainer_core.config.plan.shapes import hidream_linears
@@ -27,12 +28,6 @@ from trainer_core.config.simpletuner.reading import (
     warn_idle,
 )
 
-FLAVOURS: Final = {
-    "full": "HiDream-ai/HiDream-I1-Full",
-    "dev": "HiDream-ai/HiDream-I1-Dev",
-    "fast": "HiDream-ai/HiDream-I1-Fast",
-}
-"""``model_flavour`` → name of the base model."""
 _REAL_MAX_AREA_PX: Final = 1024 * 1024
 """What HiDream-I1 takes; stands in where the base model is not known, to find further problems."""
 _LORA_OPTIONS: Final = (
@@ -81,7 +76,8 @@ def import_run(
         lycoris_config: needed where an adapter is trained.
         data_backends: the list in ``multidatabackend.json``.
         prompt_library: nickname → prompt.
-        base_models: the operator's list, by name.
+        base_models: name → base model: the operator's list, or in a local run the one model that
+            the caller resolved ``base_name_of`` the options to.
         source: over ``http`` paths are not taken.
 
     Raises:
@@ -166,34 +162,32 @@ def _plan(
     return Plan(identity=identity, operation=operation)
 
 
+def base_name_of(config: Options) -> str:
+    """Name of the base model that the options ask for."""
+    written = config.text("pretrained_model_name_or_path")
+    return written or FLAVOURS[config.text("model_flavour") or "full"]
+
+
 def _base(
     config: Options, base_models: Mapping[str, BaseModel], findings: Findings, source: Source
 ) -> BaseModel | None:
-    written = config.text("pretrained_model_name_or_path")
-    flavour = config.text("model_flavour") or "full"
-    name = written or FLAVOURS[flavour]
-    if written:
+    """The model on the list; None, with a problem, where it has none of that name."""
+    is_named = bool(config.text("pretrained_model_name_or_path"))
+    if is_named:
         warn_idle(config, ("model_flavour",), findings, "beside pretrained_model_name_or_path")
-    if name in base_models:
-        return base_models[name]
-    at = config.at("pretrained_model_name_or_path" if written else "model_flavour")
-    if source == "http" and written and _is_path(written):
-        message = "A path is not taken as a base model; give the name of one on the list."
-        findings.problem(at, "refused", message)
-        return None
-    listed = ", ".join(sorted(base_models)) or "nothing"
-    message = f"{name} is not on this operator's list of base models, which has {listed}."
-    if source == "local":
-        message = (
-            f"{name[:200]} is no base model that is known here, and no folder of one that can "
-        )
-        message += f"be read. Known: {listed}."
-    findings.problem(at, "bad_value", message)
+    name = base_name_of(config)
+    at = config.at("pretrained_model_name_or_path" if is_named else "model_flavour")
+    match resolve(name, base_models, folders=()):
+        case Listed(model):
+            return model
+        case NotFound(is_path=True) if source == "http":
+            message = "A path is not taken as a base model; give the name of one on the list."
+            findings.problem(at, "refused", message)
+        case _:  # what else a name can mean is nothing that a run could use here
+            listed = ", ".join(sorted(base_models)) or "nothing"
+            message = f"{name} is not on this operator's list of base models, which has {listed}."
+            findings.problem(at, "bad_value", message)
     return None
-
-
-def _is_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or ".." in name
 
 
 def _adapter(

@@ -1,0 +1,88 @@
+"""Hashes a folder once, and again only after one of its files has changed."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from trainer_core.base_models.compose import compose
+from trainer_core.base_models.describe import (
+    DESCRIPTION_NAME,
+    BaseModel,
+    content_of,
+    hash_files,
+    read_base_model,
+    stamps_of,
+    write_description,
+)
+from trainer_core.config.plan.frozen import digest_of
+from trainer_core.errors import BaseModelError
+from trainer_core.progress import Reporter
+
+
+def describe_folder(folder: Path, home: Path, reporter: Reporter) -> BaseModel:
+    """The base model in a local folder, with the SHA-256 of its files.
+
+    The hashes are kept in ``reverie-base.json`` in the folder, or under ``home`` where the folder
+    cannot be written. They are made again when the name, the size or a time of any file differs.
+    """
+    elsewhere = home / "bases" / f"hashed-{_path_digest(folder)}"
+    for described in (folder, elsewhere):
+        if _is_fresh(described / DESCRIPTION_NAME, folder):
+            return read_base_model(described)
+    stamps = stamps_of(folder)
+    files = _hashed(folder, reporter)
+    try:
+        name = read_base_model(folder).name
+    except BaseModelError:
+        name = folder.resolve().name
+    try:
+        return write_description(folder, name, files, stamps=stamps)
+    except OSError:  # the folder belongs to somebody else
+        parts = {p.name: p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."}
+        compose(elsewhere, name, parts, files, digest_of(files))
+        return write_description(elsewhere, name, files, stamps=stamps)
+
+
+def digest_folder(folder: Path, home: Path, reporter: Reporter) -> str:
+    """SHA-256 of the files of a folder that is no whole base model; kept under ``home``."""
+    note = home / "hashes" / f"{_path_digest(folder)}.json"
+    if not _is_fresh(note, folder):
+        stamps = stamps_of(folder)
+        files = _hashed(folder, reporter)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        draft = note.with_name(f".{note.name}.{os.getpid()}.tmp")
+        body = {"folder": str(folder), "files": files, "stamps": stamps}
+        draft.write_text(json.dumps(body), encoding="utf-8")
+        draft.replace(note)
+    return digest_of(json.loads(note.read_bytes())["files"])
+
+
+def _path_digest(folder: Path) -> str:
+    return digest_of(str(folder.resolve()))[:16]
+
+
+def _hashed(folder: Path, reporter: Reporter) -> dict[str, JsonValue]:
+    total = sum(path.stat().st_size for path in content_of(folder))
+    reporter.log(f"hashing the files of {folder} (once)")
+    done = 0
+
+    def on_file(size_bytes: int) -> None:
+        nonlocal done
+        done += size_bytes
+        reporter.progress("hashing", done, total)
+        reporter.check_control()
+
+    return hash_files(folder, on_file)
+
+
+def _is_fresh(description: Path, folder: Path) -> bool:
+    """Whether the files have not changed since the description was written."""
+    try:
+        stamps: Mapping[str, Any] = json.loads(description.read_bytes())["stamps"]
+        return stamps == stamps_of(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

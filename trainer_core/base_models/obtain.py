@@ -1,0 +1,232 @@
+"""Brings a base model's weights to this machine: into a folder that can be loaded.
+
+``resolve`` decides what a name means. The fourth text encoder, which HiDream-I1's repository leaves
+out, comes from a repository or folder of its own.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+from trainer_core.base_models import fetch as hub
+from trainer_core.base_models.compose import compose, composed_folder
+from trainer_core.base_models.describe import (
+    BaseModel,
+    home_of,
+    listed_base_models,
+    read_base_model,
+)
+from trainer_core.base_models.hash_once import describe_folder, digest_folder
+from trainer_core.base_models.known import FOURTH_ENCODER, TEST_MODELS
+from trainer_core.base_models.layout import (
+    fourth_parts,
+    has_fourth,
+    main_parts,
+    transformer_config,
+)
+from trainer_core.base_models.resolve import (
+    HubName,
+    Known,
+    Listed,
+    LocalFolder,
+    NoModel,
+    NotFound,
+    is_hub_name,
+    resolve,
+)
+from trainer_core.base_models.shape import check_transformer
+from trainer_core.config.plan.frozen import digest_of
+from trainer_core.errors import BaseModelError
+from trainer_core.paths import find_folder, places_of
+from trainer_core.progress import Reporter, SilentReporter
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundBase:
+    """A base model that exists; its weights may not be on this machine yet."""
+
+    name: str
+    transformer_config: Mapping[str, Any]
+    bring: Callable[[Reporter, str | None], BaseModel]
+    """Fetches, hashes and composes what is needed.
+
+    Its second argument is the repository or folder of the fourth encoder; None: the model's own, or
+    ``FOURTH_ENCODER``. Raises BaseModelError."""
+
+    def provisional(self) -> BaseModel:
+        """The model with a digest of zeros, to check a plan before a long download."""
+        return BaseModel(
+            name=self.name,
+            folder=Path(),
+            digest="0" * 64,
+            transformer_config=self.transformer_config,
+        )
+
+
+def obtain_base(
+    name: str,
+    *,
+    env: Mapping[str, str],
+    folders: Sequence[Path],
+    fourth_encoder: str | None = None,
+    reporter: Reporter | None = None,
+) -> BaseModel:
+    """The base model on this machine, with its digest; its folder can be loaded.
+
+    Args:
+        name: entry of REVERIE_MODELS_DIR, folder, test model, or ``owner/name`` on the Hub.
+        env: REVERIE_MODELS_DIR and REVERIE_HOME (``~/.reverie``) are read.
+        folders: what a relative path is tried from.
+        fourth_encoder: repository or folder of Llama and its tokenizer; None: the model's own, or
+            ``FOURTH_ENCODER``.
+        reporter: shows long work, and may stop it.
+
+    Raises:
+        BaseModelError: in one sentence, with the way out.
+        StopRequestedError: ``reporter`` asked for it.
+    """
+    found = find_base(name, env=env, folders=folders)
+    return found.bring(reporter or SilentReporter(), fourth_encoder)
+
+
+def transformer_folder(
+    name: str, *, env: Mapping[str, str], folders: Sequence[Path], reporter: Reporter | None = None
+) -> Path:
+    """The folder of a base model of which only the transformer is needed; else as ``obtain_base``.
+
+    A local folder is used directly: nothing is hashed, and it may lack encoders.
+    """
+    meaning = resolve(name, listed_base_models(env), folders)
+    if isinstance(meaning, LocalFolder):
+        return meaning.folder
+    return obtain_base(name, env=env, folders=folders, reporter=reporter).folder
+
+
+def find_base(name: str, *, env: Mapping[str, str], folders: Sequence[Path]) -> FoundBase:
+    """As ``obtain_base``, but only what a plan is checked with: fetches one small file at most."""
+    home = home_of(env)
+    meaning = resolve(name, listed_base_models(env), folders)
+    match meaning:
+        case Listed(model):
+            return _present(model)
+        case LocalFolder(_, folder):
+            return _in_folder(folder, home, folders)
+        case Known(known) if known in TEST_MODELS:
+            return _present(_made(known, home))
+        case Known(published):
+            return _on_the_hub(published, home, folders)
+        case HubName(repository):
+            return _on_the_hub(repository, home, folders)
+        case NoModel() | NotFound():
+            raise meaning.error()
+    assert_never(meaning)
+
+
+def write_test_model(folder: Path, shape: str) -> None:
+    """Write a test model with random weights; does nothing where it exists.
+
+    It is written by a process of its own, because this room imports no torch.
+
+    Args:
+        folder: must be empty, or not exist yet.
+        shape: ``tiny`` or ``wide``.
+
+    Raises:
+        BaseModelError: with the last line that the process wrote.
+    """
+    command = (sys.executable, "-m", "trainer_core", "make-tiny", str(folder), "--shape", shape)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["it printed nothing"]
+        raise BaseModelError(
+            f"{folder}: the test model could not be written (exit status {done.returncode}): "
+            f"{lines[-1]}"
+        )
+
+
+def _present(model: BaseModel) -> FoundBase:
+    return FoundBase(
+        name=model.name, transformer_config=model.transformer_config, bring=lambda *_: model
+    )
+
+
+def _made(name: str, home: Path) -> BaseModel:
+    """A test model; written where it does not exist yet."""
+    folder = home / "models" / name
+    try:
+        return read_base_model(folder)
+    except BaseModelError:
+        write_test_model(folder, TEST_MODELS[name])
+    return read_base_model(folder)
+
+
+def _in_folder(folder: Path, home: Path, folders: Sequence[Path]) -> FoundBase:
+    config = transformer_config(folder)
+    check_transformer(config, folder)
+
+    def bring(reporter: Reporter, fourth_encoder: str | None) -> BaseModel:
+        parts = main_parts(folder)
+        if has_fourth(folder) and fourth_encoder is None:
+            return describe_folder(folder, home, reporter)
+        bring_fourth = _find_fourth(fourth_encoder, home, folders)
+        main = describe_folder(folder, home, reporter)
+        fourth, source = bring_fourth(reporter)
+        digest = digest_of({"base": main.digest, "text_encoder_4": source})
+        return compose(
+            composed_folder(home, main.name, digest),
+            main.name,
+            {**parts, **fourth},
+            {"base": main.digest, "text_encoder_4": source},
+            digest,
+        )
+
+    return FoundBase(name=folder.resolve().name, transformer_config=config, bring=bring)
+
+
+def _on_the_hub(name: str, home: Path, folders: Sequence[Path]) -> FoundBase:
+    repo = hub.find_repo(name, home)
+    config = transformer_config(repo.folder)
+    check_transformer(config, repo.folder)
+    has_own = (repo.folder / "text_encoder_4" / "config.json").is_file()
+
+    def bring(reporter: Reporter, fourth_encoder: str | None) -> BaseModel:
+        if has_own and fourth_encoder is None:
+            folder = hub.fetch_main_and_fourth(repo, reporter)
+            parts = main_parts(folder)
+            fourth, source = fourth_parts(folder), repo.commit
+        else:
+            # Before the long download: whether the other repository may be read at all.
+            bring_fourth = _find_fourth(fourth_encoder, home, folders)
+            folder = hub.fetch_main(repo, reporter)
+            parts = main_parts(folder)
+            fourth, source = bring_fourth(reporter)
+        sources = {"base": f"{name}@{repo.commit}", "text_encoder_4": source}
+        digest = digest_of({"base": repo.commit, "text_encoder_4": source})
+        target = composed_folder(home, name, digest)
+        return compose(target, name, {**parts, **fourth}, sources, digest)
+
+    return FoundBase(name=name, transformer_config=config, bring=bring)
+
+
+_BringFourth = Callable[[Reporter], tuple[dict[str, Path], str]]
+"""Gives the two parts, and what goes into the base model's digest."""
+
+
+def _find_fourth(written: str | None, home: Path, folders: Sequence[Path]) -> _BringFourth:
+    """Check that the fourth encoder exists; what is returned brings it to this machine.
+
+    ``written``: its folder or repository; None: ``FOURTH_ENCODER``.
+    """
+    name = written or FOURTH_ENCODER
+    folder = find_folder(name, folders)
+    if folder is not None:
+        parts = fourth_parts(folder)
+        return lambda reporter: (parts, digest_folder(folder, home, reporter))
+    if not is_hub_name(name):
+        tried = ", ".join(str(place) for place in places_of(name, folders))
+        raise BaseModelError(f"there is no text encoder {name}; these were tried: {tried}")
+    repo = hub.find_repo(name, home)
+    return lambda reporter: (fourth_parts(hub.fetch_fourth(repo, reporter)), repo.commit)
