@@ -30,7 +30,7 @@ STATUS: Final[dict[type[DomainError], int]] = {
     domain.DatasetIncompleteError: 409,
     domain.DatasetNotOpenError: 409,
     domain.IdempotencyInFlightError: 409,
-    domain.IllegalMoveError: 409,
+    domain.IllegalTransitionError: 409,
     domain.LeaseLostError: 409,
     api.BodyTooLargeError: 413,
     api.UnsupportedMediaTypeError: 415,

@@ -20,8 +20,8 @@ class DomainError(Exception):
     code = "domain_error"
 
 
-class IllegalMoveError(DomainError):
-    """A run cannot go from where it stands to where it was sent."""
+class IllegalTransitionError(DomainError):
+    """A run has no transition from its status to the one that was requested."""
 
     code = "illegal_move"
 

@@ -1,9 +1,9 @@
-"""Where a run may stand and where it may go next: a table and one function, without a clock."""
+"""The statuses of a run and the transitions between them: a table and one function, no clock."""
 
 from enum import StrEnum
 from typing import Final
 
-from services.domain.errors import IllegalMoveError
+from services.domain.errors import IllegalTransitionError
 
 
 class RunStatus(StrEnum):
@@ -32,10 +32,10 @@ class Stage(StrEnum):
 
 
 _S = RunStatus
-MOVES: Final[dict[RunStatus, frozenset[RunStatus]]] = {
+TRANSITIONS: Final[dict[RunStatus, frozenset[RunStatus]]] = {
     _S.QUEUED: frozenset({_S.RUNNING, _S.PAUSED, _S.CANCELING, _S.FAILED}),
     _S.RUNNING: frozenset({_S.PAUSING, _S.CANCELING, _S.QUEUED, _S.SUCCEEDED, _S.FAILED}),
-    # A run may reach its last step before it reads that it was to pause.
+    # A run may reach its last step before it reads the request to pause.
     _S.PAUSING: frozenset({_S.PAUSED, _S.QUEUED, _S.CANCELING, _S.SUCCEEDED, _S.FAILED}),
     _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELING, _S.FAILED}),
     _S.CANCELING: frozenset({_S.CANCELED}),
@@ -43,10 +43,10 @@ MOVES: Final[dict[RunStatus, frozenset[RunStatus]]] = {
     _S.FAILED: frozenset(),
     _S.CANCELED: frozenset(),
 }
-OVER: Final = frozenset(status for status, next_ in MOVES.items() if not next_)
+OVER: Final = frozenset(status for status, next_ in TRANSITIONS.items() if not next_)
 
 
-def check_move(here: RunStatus, there: RunStatus) -> None:
-    """Raise IllegalMoveError where the table has no arrow from ``here`` to ``there``."""
-    if there not in MOVES[here]:
-        raise IllegalMoveError(here=here, there=there)
+def check_transition(here: RunStatus, there: RunStatus) -> None:
+    """Raise IllegalTransitionError where the table has no arrow from ``here`` to ``there``."""
+    if there not in TRANSITIONS[here]:
+        raise IllegalTransitionError(here=here, there=there)

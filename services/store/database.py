@@ -10,6 +10,8 @@ import psycopg
 from psycopg import sql
 from psycopg_pool import ConnectionPool
 
+from services.domain.ledger import LedgerDownError
+
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 WORK: Final = "reverie_work"
@@ -36,7 +38,7 @@ _AWAY: Final = (
 )
 
 
-class DatabaseDownError(Exception):
+class DatabaseDownError(LedgerDownError):
     """The database cannot be reached, or gave up midway: whether a commit took place is unknown.
 
     Repeat the call if it is idempotent.

@@ -19,9 +19,9 @@ from services.domain.ledger import (
     ChildEvent,
     Claim,
     Outcome,
+    RequestedAction,
     StoredCheckpoint,
     StoredFiles,
-    Wish,
     Worker,
 )
 from services.domain.states import RunStatus, Stage
@@ -43,8 +43,8 @@ _STAGES: Final = {
 class PostgresLedger:
     """Implements ``services.domain.ledger.Ledger``; safe to share among threads.
 
-    Every method may also raise ``services.store.database.DatabaseDownError``; all but ``event`` and
-    ``hand_back`` may then be repeated without harm.
+    DatabaseDownError, which every method may raise, is a LedgerDownError. See the protocol for what
+    may be repeated then.
     """
 
     def __init__(self, database: Database, *, max_attempts: int = 5) -> None:
@@ -89,15 +89,18 @@ class PostgresLedger:
             transitions.announce(conn, run, "run.started", data)
             return _claim_of(conn, run)
 
-    def renew(self, run_id: str, fence: int, *, lease: timedelta) -> Wish:
+    def renew(self, run_id: str, fence: int, *, lease: timedelta) -> RequestedAction:
         """Extend the lease; raises LeaseLostError when the run is no longer ours."""
         facts = {"run_id": run_id, "fence": fence, "lease_s": seconds(lease)}
         with self._database.transaction() as conn:
             row = conn.execute(_RENEW, facts).fetchone()
         if row is None:
             raise LeaseLostError(run_id=run_id, fence=fence)
-        wishes = {RunStatus.CANCELING: Wish.CANCEL, RunStatus.PAUSING: Wish.PAUSE}
-        return wishes.get(RunStatus(row[0]), Wish.RUN)
+        requested = {
+            RunStatus.CANCELING: RequestedAction.CANCEL,
+            RunStatus.PAUSING: RequestedAction.PAUSE,
+        }
+        return requested.get(RunStatus(row[0]), RequestedAction.RUN)
 
     def event(self, run_id: str, fence: int, events: Sequence[ChildEvent]) -> None:
         """Store what the child reported, in order; moves the run's stage and step along."""

@@ -165,7 +165,7 @@ def cancel(conn: Connection, tenant_id: str, run_id: str) -> Run:
     """Ask for its end: at once where nobody holds it, else the holder is told at its next renewal.
 
     Canceling what is being canceled, or was, changes nothing. Raises NotFoundError, and
-    IllegalMoveError where the run succeeded or failed before.
+    IllegalTransitionError where the run succeeded or failed before.
     """
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_LOCK, (tenant_id, run_id)).fetchone()

@@ -12,7 +12,7 @@ from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
 from services.domain.ledger import ChildEvent
-from services.domain.states import RunStatus, Stage, check_move
+from services.domain.states import RunStatus, Stage, check_transition
 from services.store import run_events
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from services.store.run_rows import Run
@@ -49,9 +49,9 @@ def move(
         reason: why, in words for the tenant.
         ring_after: when the dispatcher is to look at it (or may offer it); None: not by time.
 
-    Raises IllegalMoveError where the table has no arrow.
+    Raises IllegalTransitionError where the table has no arrow.
     """
-    check_move(RunStatus(run.status), there)
+    check_transition(RunStatus(run.status), there)
     body = None if reason is None else failure_as_json(reason)
     facts = {
         "run_id": run.run_id,

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from services.domain.ledger import ChildEvent, Claim, Ledger, Outcome, Wish
+from services.domain.ledger import ChildEvent, Claim, Ledger, Outcome, RequestedAction
 from services.objects.port import ObjectStore
 from services.trainer.child import OUTCOMES, Child, Event, Word
 from services.trainer.commits import AttemptFailedError, Committer
@@ -215,7 +215,7 @@ class _Attempt:
         return Word.RUN
 
     def _must_stop(self) -> bool:
-        return self._bench.stopping.is_set() or self._lease.wish is not Wish.RUN
+        return self._bench.stopping.is_set() or self._lease.wish is not RequestedAction.RUN
 
     def _check_stall(self) -> None:
         if self._outcome is None and self._quiet_s() > self._bench.stall_s:

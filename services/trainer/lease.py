@@ -17,13 +17,12 @@ from typing import Final, Self, TypeVar
 import structlog
 
 from services.domain.errors import LeaseLostError
-from services.domain.ledger import Ledger, Wish
+from services.domain.ledger import Ledger, LedgerDownError, RequestedAction
 from services.objects.errors import ObjectStoreDownError
-from services.store.database import DatabaseDownError
 
 log = structlog.get_logger(__name__)
 
-AWAY: Final = (DatabaseDownError, ObjectStoreDownError)
+AWAY: Final = (LedgerDownError, ObjectStoreDownError)
 """The other side cannot be reached; the same call may succeed later."""
 
 _LONGEST_PAUSE_S: Final = 5.0
@@ -56,7 +55,7 @@ class Lease:
         self._fence = fence
         self._times = times
         self._renewed_at_s = time.monotonic()
-        self._wish = Wish.RUN
+        self._wish = RequestedAction.RUN
         self._is_lost = False
         self._closing = threading.Event()
         context = copy_context()  # log lines of the thread name the run
@@ -78,7 +77,7 @@ class Lease:
         self.stop_renewing()
 
     @property
-    def wish(self) -> Wish:
+    def wish(self) -> RequestedAction:
         """What the service wanted at the last renewal."""
         return self._wish
 

@@ -1,4 +1,4 @@
-"""Tells the ledger that this worker lives, whether it drains, and which run it holds."""
+"""Reports to the ledger that this worker lives, whether it drains, and which run it holds."""
 
 import threading
 from collections.abc import Callable
@@ -7,8 +7,7 @@ from typing import Final, Self
 
 import structlog
 
-from services.domain.ledger import Ledger, Worker
-from services.store.database import DatabaseDownError
+from services.domain.ledger import Ledger, LedgerDownError, Worker
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +63,7 @@ class Heartbeat:
                 self._ledger.register(
                     self._worker, draining=is_last or self._is_draining(), run_id=self._run_id()
                 )
-            except DatabaseDownError as error:
+            except LedgerDownError as error:
                 log.warning("heartbeat_failed", error=type(error).__name__)
             except Exception:  # the thread's outermost loop: a silent worker gets no work
                 log.exception("heartbeat_broke")

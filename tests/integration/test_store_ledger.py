@@ -9,7 +9,7 @@ import pytest
 
 from services.domain.errors import LeaseLostError
 from services.domain.ids import new_id
-from services.domain.ledger import ChildEvent, Outcome, StoredCheckpoint, Wish
+from services.domain.ledger import ChildEvent, Outcome, RequestedAction, StoredCheckpoint
 from services.store import dispatch, publications, runs
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
@@ -22,6 +22,7 @@ from tests.support.runs import (
     plan,
     result_of,
 )
+from trainer_core.process.failure import Failure
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_claim_never_steals_even_an_expired_lease(ground: Ground) -> None:
     claim = ground.held()
     ground.let_lease_run_out(claim.run_id)
     assert ground.ledger.claim(claim.run_id, worker_id="thief", lease=LEASE) is None
-    assert ground.ledger.renew(claim.run_id, claim.fence, lease=LEASE) is Wish.RUN
+    assert ground.ledger.renew(claim.run_id, claim.fence, lease=LEASE) is RequestedAction.RUN
 
 
 Write = Callable[[PostgresLedger, str, int], object]
@@ -213,6 +214,22 @@ def test_without_a_hub_the_result_goes_to_the_folder(ground: Ground) -> None:
     assert publication.target == {"kind": "folder"}
 
 
+@pytest.mark.parametrize(("outcome", "reason"), [("stopped", None), ("failed", failure())])
+def test_a_run_handed_back_twice_is_handed_back_once(
+    ground: Ground, outcome: str, reason: Failure | None
+) -> None:
+    claim = ground.held()
+    ground.ledger.hand_back(claim.run_id, claim.fence, Outcome(outcome), reason)
+    run, attempts = ground.run(claim.run_id), ground.attempts(claim.run_id)
+    events = ground.event_types(claim.run_id)
+
+    with pytest.raises(LeaseLostError):  # the reply to the first was lost
+        ground.ledger.hand_back(claim.run_id, claim.fence, Outcome(outcome), reason)
+
+    assert (ground.run(claim.run_id), ground.attempts(claim.run_id)) == (run, attempts)
+    assert ground.event_types(claim.run_id) == events
+
+
 def test_stopping_costs_no_attempt_and_no_pause(ground: Ground) -> None:
     claim = ground.held()
     for _ in range(5):
@@ -290,17 +307,20 @@ def test_two_sweeps_at_once_count_one_loss(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "wish", "afterwards"),
-    [("canceling", Wish.CANCEL, "canceled"), ("pausing", Wish.PAUSE, "paused")],
+    ("status", "requested", "afterwards"),
+    [
+        ("canceling", RequestedAction.CANCEL, "canceled"),
+        ("pausing", RequestedAction.PAUSE, "paused"),
+    ],
 )
 @pytest.mark.parametrize("end", ["stopped", "failed", "lost"])
-def test_what_is_wished_is_told_and_done(
-    ground: Ground, status: str, wish: Wish, afterwards: str, end: str
+def test_what_is_requested_is_the_answer_to_a_renewal_and_done(
+    ground: Ground, status: str, requested: RequestedAction, afterwards: str, end: str
 ) -> None:
     claim = ground.held()
     with ground.database.transaction() as conn:
         conn.execute("UPDATE runs SET status = %s", (status,))
-    assert ground.ledger.renew(claim.run_id, claim.fence, lease=LEASE) is wish
+    assert ground.ledger.renew(claim.run_id, claim.fence, lease=LEASE) is requested
     if end == "lost":
         ground.let_lease_run_out(claim.run_id)
         assert sweep(ground) is not None

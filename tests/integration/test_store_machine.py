@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.domain.errors import IllegalMoveError, LeaseLostError
-from services.domain.ledger import ChildEvent, Claim, Outcome, Wish
+from services.domain.errors import IllegalTransitionError, LeaseLostError
+from services.domain.ledger import ChildEvent, Claim, Outcome, RequestedAction
 from services.domain.states import OVER, RunStatus
 from services.store import dispatch, publications, runs
 from services.store.database import Database
@@ -82,7 +82,7 @@ def cancel(ground: Ground, run_id: str, model: Model) -> None:
     try:
         with ground.database.transaction() as conn:
             runs.cancel(conn, ground.tenant_id, run_id)
-    except IllegalMoveError:
+    except IllegalTransitionError:
         assert model.status in {"succeeded", "failed"}
     else:
         if model.status != "canceled":
@@ -92,8 +92,8 @@ def cancel(ground: Ground, run_id: str, model: Model) -> None:
 def act_as_holder(ground: Ground, held: Claim, model: Model, action: str, step: int) -> None:
     ledger, run_id, fence = ground.ledger, held.run_id, held.fence
     if action == "renew":
-        wish = Wish.CANCEL if model.status == "canceling" else Wish.RUN
-        assert ledger.renew(run_id, fence, lease=LEASE) is wish
+        requested = RequestedAction.CANCEL if model.status == "canceling" else RequestedAction.RUN
+        assert ledger.renew(run_id, fence, lease=LEASE) is requested
     elif action == "event":
         ledger.event(run_id, fence, [ChildEvent(type="step", step=step, data={})])
     elif action == "checkpoint":

@@ -12,7 +12,7 @@ import pytest
 from services.domain.errors import (
     IdempotencyInFlightError,
     IdempotencyMismatchError,
-    IllegalMoveError,
+    IllegalTransitionError,
     InvalidRequestError,
     LeaseLostError,
     NotFoundError,
@@ -150,7 +150,7 @@ def test_a_run_that_finishes_while_canceling_is_canceled_and_not_published(groun
 
 def test_what_is_over_cannot_be_canceled(ground: Ground) -> None:
     run = finished(ground)
-    with pytest.raises(IllegalMoveError), ground.database.transaction() as conn:
+    with pytest.raises(IllegalTransitionError), ground.database.transaction() as conn:
         runs.cancel(conn, ground.tenant_id, run.run_id)
 
 
@@ -164,7 +164,7 @@ def test_a_cancel_and_a_result_at_once_leave_one_end(ground: Ground) -> None:
             try:
                 with ground.database.transaction() as conn:
                     runs.cancel(conn, ground.tenant_id, run_id)
-            except IllegalMoveError:
+            except IllegalTransitionError:
                 pass  # the result was first
 
         with ThreadPoolExecutor(1) as pool:
