@@ -34,7 +34,7 @@ _LOOKUPS: Final = 16
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; connects to nothing until it starts. Raises SettingsError."""
+    """The application; it opens no connection before it starts. Raises SettingsError."""
     database = Database(settings.database_url, max_size=_CONNECTIONS)
     service = Service(
         settings=settings,
@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="Reverie",
         version="1",
         lifespan=_lifespan,
-        docs_url=None,  # the page would load its scripts from elsewhere
+        docs_url=None,  # the page would load its scripts from another host
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -65,7 +65,11 @@ def create_app(settings: Settings) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Refuses to start on an object store where two writers could both believe they committed."""
+    """Start and stop of the process.
+
+    It does not start where the object store ignores If-None-Match: two workers could then both
+    believe that they committed.
+    """
     service: Service = app.state.service
     try:
         await run_in_threadpool(service.objects.prove_conditional_writes)
@@ -80,7 +84,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    """OpenAPI 3.1, with the key and the problem document that every route may answer."""
+    """OpenAPI 3.1, with the API key and with the problem document as every route's error."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document["components"]["schemas"]

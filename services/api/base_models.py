@@ -1,4 +1,4 @@
-"""The operator's list of base models, read again when a description in it changes."""
+"""The operator's list of base models; it is read again when one of its descriptions changes."""
 
 import threading
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from trainer_core.base_models.describe import DESCRIPTION_NAME, BaseModel, read_
 
 
 class BaseModels:
-    """Safe to share among threads."""
+    """A cache of the list; safe to share among threads."""
 
     def __init__(self, models_dir: Path) -> None:
         self._models_dir = models_dir
@@ -17,7 +17,7 @@ class BaseModels:
         self._models: Mapping[str, BaseModel] = {}
 
     def read(self) -> Mapping[str, BaseModel]:
-        """Name → base model; raises BaseModelError where the list cannot be read."""
+        """Base models by name; raises BaseModelError where the list cannot be read."""
         with self._lock:
             seen = self._descriptions()
             if seen is None or seen != self._seen:
@@ -26,7 +26,7 @@ class BaseModels:
             return self._models
 
     def _descriptions(self) -> tuple[tuple[str, int], ...] | None:
-        """Each description and when it was written; None where the folder changes as we look."""
+        """Each description with its time of change; None where the folder changes meanwhile."""
         try:
             found = sorted(self._models_dir.glob(f"*/{DESCRIPTION_NAME}"))
             return tuple((str(path), path.stat().st_mtime_ns) for path in found)

@@ -1,4 +1,4 @@
-"""The outermost layer of a request: its id, its line in the log, and the last resort."""
+"""The outermost layer of a request: its id, its log line, and the answer to unexpected errors."""
 
 import time
 from typing import Final
@@ -16,8 +16,10 @@ _PROBES: Final = frozenset({"/healthz", "/readyz"})
 
 
 class RequestEdge:
-    """Gives each request an id (``X-Request-Id``), logs it without its query, and turns what
-    nobody expected into a 500 without a word about the inside."""
+    """Gives each request an id (``X-Request-Id``) and logs it without its query.
+
+    An unexpected error becomes a 500 that says nothing about its cause.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -28,30 +30,30 @@ class RequestEdge:
             return
         request_id, status = new_id("req"), 0
         scope.setdefault("state", {})["request_id"] = request_id
-        began_s = time.monotonic()
+        started_s = time.monotonic()
 
-        async def send_marked(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                marks = [
+                added = [
                     (b"x-request-id", request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                 ]
-                message = {**message, "headers": [*message["headers"], *marks]}
+                message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
         path = _printable(scope["path"])
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._app(scope, receive, send_marked)
+                await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
                 log.info("client_gone", method=scope["method"], path=path)
             except Exception:
                 log.exception("request_failed", method=scope["method"], path=path)
                 if status == 0:
                     request = Request(scope, receive)
-                    await internal_problem(request)(scope, receive, send_marked)
+                    await internal_problem(request)(scope, receive, send_with_id)
             if scope["path"] not in _PROBES:
                 log.info(
                     "request",
@@ -59,10 +61,10 @@ class RequestEdge:
                     path=path,
                     status=status,
                     tenant_id=scope["state"].get("tenant_id"),
-                    duration_s=round(time.monotonic() - began_s, 4),
+                    duration_s=round(time.monotonic() - started_s, 4),
                 )
 
 
 def _printable(path: str) -> str:
-    """A path that may go to a terminal: what is not printable is escaped."""
+    """The path with unprintable characters escaped, since logs go to terminals."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in path)

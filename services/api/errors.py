@@ -1,22 +1,22 @@
-"""What only an HTTP edge can refuse; codes are public, statuses are in ``problems``."""
+"""Errors that only the HTTP API raises. Codes are public; ``problems`` has their statuses."""
 
 from services.domain.errors import DomainError, InvalidRequestError
 
 
 class UnauthenticatedError(DomainError):
-    """There is no API key in the request, or none that is known."""
+    """The request has no API key, or one that is unknown or was revoked."""
 
     code = "unauthenticated"
 
 
 class InvalidJsonError(DomainError):
-    """The body cannot be read as JSON; the message tells where."""
+    """The body cannot be read as JSON; the message says where."""
 
     code = "invalid_json"
 
 
 class BodyTooLargeError(DomainError):
-    """The body is larger than this address takes."""
+    """The body is larger than this address accepts."""
 
     code = "body_too_large"
 
@@ -25,25 +25,25 @@ class BodyTooLargeError(DomainError):
 
 
 class UnsupportedMediaTypeError(DomainError):
-    """The body is not announced as JSON."""
+    """The Content-Type of the body is not JSON."""
 
     code = "unsupported_media_type"
 
 
 class InvalidPlanError(InvalidRequestError):
-    """No run can be made of this; ``problems`` lists everything that is wrong."""
+    """The configuration makes no valid run; ``problems`` lists everything that is wrong."""
 
     code = "invalid_plan"
 
 
 class DatasetRejectedError(InvalidRequestError):
-    """A dataset that the run names was rejected; ``problems`` names its bad files."""
+    """A dataset of the run was rejected; ``problems`` names its bad files."""
 
     code = "dataset_rejected"
 
 
 class NoResultError(DomainError):
-    """The run has no result (yet)."""
+    """The run has no result, or none yet."""
 
     code = "no_result"
 
@@ -55,6 +55,6 @@ class SignatureRefusedError(DomainError):
 
 
 class BodyMismatchError(DomainError):
-    """The bytes sent are not those that the URL was signed for; nothing is stored."""
+    """The bytes sent are not those for which the URL was signed; nothing is stored."""
 
     code = "body_mismatch"

@@ -1,4 +1,4 @@
-"""/healthz and /readyz. Redis is not asked: this process never speaks to it."""
+"""/healthz and /readyz. Redis is not checked: this process does not use it."""
 
 from fastapi import APIRouter
 
@@ -16,8 +16,8 @@ def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 def readyz(service: ServiceDep) -> dict[str, str]:
-    """200: database and object store answer; 503 says which one does not."""
+    """200: database and object store answer; 503 says which of them does not."""
     with service.database.transaction():
-        pass  # a connection is tried before it is handed out
+        pass  # the pool checks a connection before it hands it out
     service.objects.size(f"{PROBE_PREFIX}ready")
     return {"status": "ok"}

@@ -1,4 +1,4 @@
-"""JSON as requests may have it: UTF-8, no key twice, finite numbers, bounded depth."""
+"""Reading the JSON of a request: UTF-8, no key twice, finite numbers, bounded depth."""
 
 import json
 import math
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from services.api.errors import InvalidJsonError
+from services.api.pointers import json_pointer
 from services.domain.errors import InvalidRequestError, Problem
 
 MAX_DEPTH: Final = 32
@@ -15,8 +16,8 @@ _SHOWN_PARTS: Final = 4
 def parse_body(body: bytes) -> Any:
     """The value in ``body``.
 
-    Raises InvalidJsonError, which tells line and column where the parser knows them, and
-    InvalidRequestError for text and numbers that a database cannot store.
+    Raises InvalidJsonError, which names line and column where the parser knows them, and
+    InvalidRequestError for text and numbers that PostgreSQL cannot store.
     """
     try:
         text = body.decode("utf-8")
@@ -46,20 +47,20 @@ def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _unstorable(value: Any, path: tuple[str, ...], depth: int) -> Iterator[Problem]:
-    """Text with a NUL or half a surrogate pair, and numbers that are none.
+    """A problem for each text with a NUL or half a surrogate pair, and for each NaN or infinity.
 
-    Raises InvalidJsonError where it is nested too deep.
+    Raises InvalidJsonError where the value is nested too deep.
     """
     if depth > MAX_DEPTH:
-        at = _pointer(path[:_SHOWN_PARTS])
+        at = json_pointer(path[:_SHOWN_PARTS])
         raise InvalidJsonError(f"The body is nested deeper than {MAX_DEPTH} levels at {at}.")
     if isinstance(value, str):
         if not _is_storable(value):
             yield _bad_text(path)
     elif isinstance(value, float):
         if not math.isfinite(value):
-            message = "NaN and infinities are no numbers of JSON."
-            yield Problem(pointer=_pointer(path), code="bad_value", message=message)
+            message = "JSON has no NaN and no infinity; send a finite number."
+            yield Problem(pointer=json_pointer(path), code="bad_value", message=message)
     elif isinstance(value, dict):
         for key, item in value.items():
             if _is_storable(key):
@@ -72,12 +73,8 @@ def _unstorable(value: Any, path: tuple[str, ...], depth: int) -> Iterator[Probl
 
 
 def _bad_text(path: tuple[str, ...]) -> Problem:
-    message = "The text has a character that cannot be stored."
-    return Problem(pointer=_pointer(path), code="bad_value", message=message)
-
-
-def _pointer(path: tuple[str, ...]) -> str:
-    return "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in path)
+    message = "The text has a NUL or half a surrogate pair, which cannot be stored."
+    return Problem(pointer=json_pointer(path), code="bad_value", message=message)
 
 
 def _is_storable(text: str) -> bool:

@@ -22,7 +22,7 @@ _GRACE_S: Final = 15
 
 
 class ApiServer(uvicorn.Server):
-    """Ends event streams first: uvicorn waits for open answers, and theirs never end."""
+    """Ends event streams first: uvicorn waits for open answers, and a stream may last for days."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -34,7 +34,7 @@ class ApiServer(uvicorn.Server):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve; 0 after a clean stop, 2 on wrong settings, 1 where it could not start."""
+    """Serve HTTP. Status: 0 after a clean stop, 1 where it cannot start, 2 on wrong settings."""
     parser = argparse.ArgumentParser(prog="python -m services.api", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8484)
@@ -45,15 +45,15 @@ def main(argv: Sequence[str]) -> int:
         server = make_server(settings, host=args.host, port=args.port)
     except SettingsError as error:
         parser.exit(2, f"{error}\n")
-    # uvicorn raises the signal again once it has stopped; a stop on request is a good end.
+    # uvicorn raises the signal again once it has stopped; a requested stop must end with status 0.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop_was_asked_for)
+        signal.signal(number, _ignore_signal)
     server.run()
     return 0 if server.started else 1
 
 
-def _stop_was_asked_for(_number: int, _frame: FrameType | None) -> None:
-    """The server itself has seen to it."""
+def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
+    """Nothing is left to do: the server has stopped."""
 
 
 def make_server(settings: Settings, *, host: str, port: int) -> ApiServer:

@@ -1,4 +1,4 @@
-"""Every error as ``application/problem+json`` (RFC 9457), and the one place that picks a status."""
+"""Every error as ``application/problem+json`` (RFC 9457); the only place that picks a status."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from services.api import errors as api
+from services.api.pointers import json_pointer
 from services.api.shapes import ProblemDocument
 from services.domain import errors as domain
 from services.domain.errors import DomainError, Problem
@@ -56,7 +57,7 @@ def problem_response(
     retryable: bool = False,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """One problem document; ``errors`` lists everything that is wrong with the request."""
+    """A problem document; ``errors`` lists everything that is wrong with the request."""
     body = ProblemDocument(
         type=f"urn:reverie:problem:{code}",
         title=code.replace("_", " ").capitalize(),
@@ -77,15 +78,15 @@ def problem_response(
 
 
 def internal_problem(request: Request) -> JSONResponse:
-    """500: the log has the reason under the request's id, the answer has only the id."""
-    detail = "Something failed on our side; please name the request_id when you report it."
+    """500: the answer has only the request's id; the log has the reason under that id."""
+    detail = "The service failed unexpectedly; name the request_id when you report it."
     return problem_response(
         request, status=500, code="internal_error", detail=detail, retryable=True
     )
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Answer every known error with its problem document."""
+    """Answer every known kind of error with a problem document."""
     app.add_exception_handler(DomainError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_shape)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -130,10 +131,10 @@ _SHAPE_CODES: Final = {"missing": "missing", "extra_forbidden": "unknown_field"}
 
 
 def _shape_problem(raw: Mapping[str, Any]) -> Problem:
-    """From pydantic's words; what was sent is not repeated, it may be long or private."""
+    """A problem from one of pydantic's; the value that was sent is left out: it may be private."""
     where, *inner = raw["loc"]
     if where == "body":
-        pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in inner)
+        pointer = json_pointer(inner)
     else:
         pointer = f"{where}:{'.'.join(str(part) for part in inner)}"
     code = _SHAPE_CODES.get(raw["type"], "bad_value")
@@ -153,7 +154,7 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
 
 
 def _allowed(request: Request, status: int) -> dict[str, str]:
-    """All methods that the address takes: Starlette names those of the first route that fits."""
+    """All methods of this address; Starlette names only those of the first route that fits."""
     if status != 405:
         return {}
     paths = request.app.openapi()["paths"]
@@ -167,7 +168,7 @@ def _allowed(request: Request, status: int) -> dict[str, str]:
 
 
 async def _on_unavailable(request: Request, error: Exception) -> JSONResponse:
-    """503: a server behind this one is away; the same request may succeed soon."""
+    """503: a server that this one needs does not answer; the same request may succeed soon."""
     code = {
         DatabaseDownError: "database_unavailable",
         objects.ObjectStoreDownError: "object_store_unavailable",
@@ -178,7 +179,7 @@ async def _on_unavailable(request: Request, error: Exception) -> JSONResponse:
         request,
         status=503,
         code=code,
-        detail="A part of the service is away; try again in a moment.",
+        detail="A part of the service does not answer; try again in a moment.",
         retryable=True,
         headers={"Retry-After": str(_RETRY_AFTER_S)},
     )

@@ -1,4 +1,4 @@
-"""Routes of tenants: the key is checked first, then the body is read within bounds, once."""
+"""Routes of tenants: first the API key is checked, then the body is read, up to a limit."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ from services.store import tenants
 
 BODY_LIMIT_BYTES: Final = 4 << 20
 DATASET_BODY_LIMIT_BYTES: Final = 32 << 20
-"""A list of 100,000 files does not fit into less."""
+"""Enough for a list of 100,000 files."""
 _DRAIN_BYTES: Final = 64 << 20
 
 _API_KEY: Final = re.compile(r"rv_[A-Za-z0-9_-]{16,128}")
@@ -27,10 +27,10 @@ _BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 class JsonRequest(Request):
     """A request whose JSON body is already read and checked."""
 
-    checked: Any = None
+    parsed: Any = None
 
     async def json(self) -> Any:
-        return self.checked
+        return self.parsed
 
 
 class TenantRoute(APIRoute):
@@ -41,21 +41,21 @@ class TenantRoute(APIRoute):
         limit_bytes = DATASET_BODY_LIMIT_BYTES if self.path == "/v1/datasets" else BODY_LIMIT_BYTES
 
         async def handle_of_tenant(request: Request) -> Response:
-            known = JsonRequest(request.scope, request.receive)
-            known.state.tenant_id = await run_in_threadpool(_tenant_of, known)
-            if known.method in _BODY_METHODS:
-                body = await _read_body(known, limit_bytes)
-                known.state.fingerprint = hashlib.sha256(body).hexdigest()
+            checked = JsonRequest(request.scope, request.receive)
+            checked.state.tenant_id = await run_in_threadpool(_tenant_of, checked)
+            if checked.method in _BODY_METHODS:
+                body = await _read_body(checked, limit_bytes)
+                checked.state.fingerprint = hashlib.sha256(body).hexdigest()
                 if body:
-                    _check_media_type(known)
-                    known.checked = await run_in_threadpool(parse_body, body)
-            return await handle(known)
+                    _check_media_type(checked)
+                    checked.parsed = await run_in_threadpool(parse_body, body)
+            return await handle(checked)
 
         return handle_of_tenant
 
 
 def _tenant_of(request: Request) -> str:
-    """The tenant whose key the request carries; raises UnauthenticatedError."""
+    """The tenant that the request's API key belongs to; raises UnauthenticatedError."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or _API_KEY.fullmatch(key) is None:
         raise UnauthenticatedError("Send an API key: Authorization: Bearer rv_…")
@@ -63,15 +63,15 @@ def _tenant_of(request: Request) -> str:
     with service.database.transaction() as conn:
         tenant_id = tenants.tenant_of_key(conn, key)
     if tenant_id is None:
-        raise UnauthenticatedError("This API key is not known, or was revoked.")
+        raise UnauthenticatedError("This API key is unknown, or was revoked.")
     return tenant_id
 
 
 async def _read_body(request: JsonRequest, limit_bytes: int) -> bytes:
-    """The whole body; BodyTooLargeError where it is longer.
+    """The whole body; raises BodyTooLargeError where it is longer than the limit.
 
-    What is too long is still read for a while: a client that is busy sending would otherwise see
-    its connection reset, and not the answer.
+    A body that is too long is still read up to a second limit: otherwise the client, which is still
+    sending, would see its connection reset and not the answer.
     """
     chunks: list[bytes] = []
     size_bytes = 0

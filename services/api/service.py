@@ -1,4 +1,4 @@
-"""What the routes work with: opened once a process, found by every request."""
+"""What the routes work with: made once for the process and shared by all requests."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ class Service:
     base_models: BaseModels
     events: EventHub
     lookups: ThreadPoolExecutor
-    """For many small questions to the object store at once."""
+    """For many small requests to the object store at once."""
 
     def sizes(self, keys: list[str]) -> Iterator[int | None]:
         """Length in bytes of each object, in order; None where there is none."""
@@ -36,7 +36,7 @@ async def service_of(request: Request) -> Service:
 
 
 async def tenant_of(request: Request) -> str:
-    """Dependency: the tenant that TenantRoute found."""
+    """Dependency: the tenant whose API key TenantRoute checked."""
     tenant_id: str = request.state.tenant_id
     return tenant_id
 

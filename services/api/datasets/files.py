@@ -1,4 +1,4 @@
-"""Which files a dataset may list; everything that is wrong with the list is told at once."""
+"""Which files a dataset may list; all problems of the list are reported together."""
 
 import re
 import unicodedata
@@ -24,7 +24,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def check_files(files: Sequence[FileDeclaration]) -> list[NewFile]:
-    """The files as rows to be; raises InvalidRequestError with every problem."""
+    """The files as new rows; raises InvalidRequestError with every problem."""
     problems: list[Problem] = []
     checked: list[NewFile] = []
     seen: dict[str, str] = {}
@@ -34,7 +34,7 @@ def check_files(files: Sequence[FileDeclaration]) -> list[NewFile]:
         found = [*_about_path(file.path, at), *_about_content(file, media, at)]
         folded = unicodedata.normalize("NFC", file.path).casefold()
         if folded in seen:
-            message = f"{file.path} is listed twice, as {seen[folded]} (case does not count)."
+            message = f"{file.path} is listed twice, also as {seen[folded]} (case is ignored)."
             found.append(Problem(pointer=f"{at}/path", code="conflict", message=message))
         seen.setdefault(folded, file.path)
         if media is not None and not found:
@@ -73,11 +73,12 @@ def _path_fault(path: str) -> str | None:
 
 def _about_content(file: FileDeclaration, media: Media | None, at: str) -> Iterator[Problem]:
     if media is None:
-        message = f"The suffix of a file is one of {' '.join(_MEDIA)}."
+        message = f"The suffix of a file has to be one of {' '.join(_MEDIA)}."
         yield Problem(pointer=f"{at}/path", code="bad_value", message=message)
     elif not (1 if media == "image" else 0) <= file.size_bytes <= MAX_BYTES[media]:
-        message = f"The size of {file.path} is {file.size_bytes} bytes; allowed for this kind: "
-        message += f"at most {MAX_BYTES[media]}, and no empty image."
+        least = 1 if media == "image" else 0
+        message = f"{file.path} has {file.size_bytes} bytes; "
+        message += f"a file of this kind has {least} to {MAX_BYTES[media]} bytes."
         yield Problem(pointer=f"{at}/size_bytes", code="bad_value", message=message)
     if _SHA256.fullmatch(file.sha256) is None:
         message = "A SHA-256 has 64 lower-case hex digits."

@@ -1,4 +1,4 @@
-"""/v1/datasets and /v1/uploads: list the files, send what is missing, complete."""
+"""/v1/datasets and /v1/uploads: list the files, upload what is missing, complete."""
 
 from typing import Final
 
@@ -29,7 +29,7 @@ _MAX_NAMED: Final = 100
 def create_dataset(
     body: DatasetRequest, tenant_id: TenantDep, request: CreatingDep
 ) -> JSONResponse:
-    """A new dataset of these files: 201; 422 names every file that cannot be taken."""
+    """A new dataset of these files: 201; 422 names every file that cannot be accepted."""
 
     def prepare() -> list[NewFile]:
         return check_files(body.files)
@@ -67,7 +67,7 @@ def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
     with service.database.transaction() as conn:
         dataset = find_dataset(conn, tenant_id, body.dataset_id)
         if dataset.status != "uploading":
-            raise DatasetNotOpenError(f"The dataset is {dataset.status}; it takes no more files.")
+            raise DatasetNotOpenError(f"The dataset is {dataset.status}; it accepts no more files.")
         found = datasets.files(conn, tenant_id, body.dataset_id)
     # By code point, as the cursor compares, whatever the database's collation says.
     files = sorted(found, key=lambda file: file.path)
@@ -85,9 +85,9 @@ def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
 
 @router.post("/datasets/{dataset_id}:complete", status_code=202)
 def complete_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep) -> Dataset:
-    """No more files: 202, and verification begins. 409 names files that are not uploaded.
+    """No more files: 202, and verification starts. 409 names files that are not uploaded.
 
-    Doing it twice is harmless.
+    Repeating it is harmless.
     """
     with service.database.transaction() as conn:
         dataset = find_dataset(conn, tenant_id, dataset_id)

@@ -1,7 +1,7 @@
-"""Wakes event streams: one LISTEN connection a process, in a thread of its own.
+"""Wakes event streams: one LISTEN connection for the process, in a thread of its own.
 
-A notice is a hint that a run has new events; the rows are the data. A stream that misses a hint
-looks by itself every few seconds.
+A notification is only a hint that a run has new events; the stream reads the rows. A stream that
+misses a hint looks by itself every few seconds.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _RECONNECT_S: Final = 1.0
 
 
 class EventHub:
-    """Belongs to one event loop, but for its listening thread."""
+    """Used from one event loop; only its listening thread is outside of it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -33,11 +33,11 @@ class EventHub:
 
     @property
     def is_closing(self) -> bool:
-        """Whether streams are to end."""
+        """Whether streams have to end."""
         return self._closing.is_set()
 
     def start(self) -> None:
-        """Begin to listen; call it in the event loop."""
+        """Start listening; call it in the event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
@@ -48,19 +48,19 @@ class EventHub:
 
     @contextlib.contextmanager
     def subscribed(self, run_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the run may have something new; the caller clears it."""
-        wakened = asyncio.Event()
-        self._waiting[run_id].add(wakened)
+        """An Event that is set whenever the run may have new rows; the caller clears it."""
+        wake_up = asyncio.Event()
+        self._waiting[run_id].add(wake_up)
         try:
-            yield wakened
+            yield wake_up
         finally:
-            self._waiting[run_id].discard(wakened)
+            self._waiting[run_id].discard(wake_up)
             if not self._waiting[run_id]:
                 del self._waiting[run_id]
 
     def _wake(self, run_id: str) -> None:
-        for wakened in self._waiting.get(run_id, ()):
-            wakened.set()
+        for wake_up in self._waiting.get(run_id, ()):
+            wake_up.set()
 
     def _wake_all(self) -> None:
         for run_id in self._waiting:
@@ -78,10 +78,10 @@ class EventHub:
         is_fresh = True
         for run_id in self._database.listen(EVENTS):
             if self._closing.is_set():
-                return  # which drops the iterator and with it the connection
+                return  # this drops the iterator and with it the connection
             if run_id is not None:
                 self._in_loop(run_id)
-            elif is_fresh:  # hints before this moment went unheard
+            elif is_fresh:  # notifications before this moment were missed
                 self._in_loop(None)
                 is_fresh = False
 

@@ -1,4 +1,4 @@
-"""A run's events as server-sent events: what is missed comes from the rows first, then live."""
+"""A run's events as server-sent events: first those that are stored, then each as it happens."""
 
 import asyncio
 import contextlib
@@ -23,16 +23,16 @@ _BATCH: Final = 100
 async def event_stream(
     service: Service, tenant_id: str, run_id: str, after_seq: int
 ) -> AsyncIterator[str]:
-    """Events behind ``after_seq`` without gap or duplicate; ends with the run's last one.
+    """Events after ``after_seq`` without gap or duplicate; ends with the run's last event.
 
-    Ends as well when the process shuts down or the database goes away; the client comes back with
-    Last-Event-ID.
+    It also ends when the process stops or the database does not answer. The client then connects
+    again and sends Last-Event-ID.
     """
     yield "retry: 3000\n\n"
-    sent_s = time.monotonic()
-    with service.events.subscribed(run_id) as wakened:
+    last_sent_s = time.monotonic()
+    with service.events.subscribed(run_id) as wake_up:
         while not service.events.is_closing:
-            wakened.clear()  # before the look, so that no hint falls between look and wait
+            wake_up.clear()  # before reading, so that no hint is lost between reading and waiting
             try:
                 rows, is_over = await run_in_threadpool(
                     _read, service, tenant_id, run_id, after_seq
@@ -41,22 +41,22 @@ async def event_stream(
                 return
             for row in rows:
                 yield encoded(row)
-                after_seq, sent_s = row.seq, time.monotonic()
+                after_seq, last_sent_s = row.seq, time.monotonic()
                 if row.type in TERMINAL_EVENTS:
                     return
             if rows:
                 continue
-            if is_over:  # Last-Event-ID lies behind the last one
+            if is_over:  # the client has the last event already
                 return
-            if time.monotonic() - sent_s >= KEEP_ALIVE_S:
+            if time.monotonic() - last_sent_s >= KEEP_ALIVE_S:
                 yield ": still here\n\n"
-                sent_s = time.monotonic()
+                last_sent_s = time.monotonic()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wakened.wait(), POLL_S)
+                await asyncio.wait_for(wake_up.wait(), POLL_S)
 
 
 def encoded(row: Event) -> str:
-    """One event in the format of the WHATWG's text on server-sent events."""
+    """One event in the text format of server-sent events (WHATWG HTML, 9.2)."""
     type_ = " ".join(row.type.split())  # a line feed would end the field
     return f"id: {row.seq}\nevent: {type_}\ndata: {event_shape(row).model_dump_json()}\n\n"
 

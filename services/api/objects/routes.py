@@ -1,4 +1,4 @@
-"""/objects/…: the folder store's signed URLs. The signature is the grant; there is no API key."""
+"""/objects/…: the folder store's signed URLs. The signature gives access; no API key is needed."""
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,17 +27,17 @@ T = TypeVar("T")
 
 _CHUNK_WITHIN_S: Final = 30.0
 _CONCURRENT_UPLOADS: Final = 16
-"""Of their own, so that slow senders do not take the threads that other routes run in."""
+"""Uploads have threads of their own, so that slow senders do not occupy those of other routes."""
 
 
 def objects_router(store: FolderStore) -> APIRouter:
-    """Routes over this store; only a folder needs them, S3 serves its own URLs."""
+    """Routes over this store. Only the folder store needs them: S3 serves its own URLs."""
     router = APIRouter(tags=["objects"], include_in_schema=False)
     uploads = anyio.CapacityLimiter(_CONCURRENT_UPLOADS)
 
     @router.put("/objects/{key:path}")
     async def put_object(key: str, request: Request, service: ServiceDep) -> Response:
-        """Store the bytes that were signed for; 400 where these are others."""
+        """Store the bytes for which the URL was signed; 400 where others are sent."""
         grant = _grant(service, request, key, "PUT")
         if grant.size_bytes is None or grant.sha256 is None:
             raise BodyMismatchError("The URL names no length and no SHA-256.")
@@ -75,7 +75,7 @@ def objects_router(store: FolderStore) -> APIRouter:
 
 
 def _grant(service: Service, request: Request, key: str, method: str) -> SignedGrant:
-    """What the URL allows; raises SignatureRefusedError and NotFoundError."""
+    """What the URL's signature allows; raises SignatureRefusedError and NotFoundError."""
     signing_key = service.settings.signing_key
     try:
         return verify_signed(key, request.query_params, signing_key, datetime.now(UTC), method)
@@ -90,7 +90,7 @@ async def _in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T
 
 
 def _chunks(body: AsyncIterator[bytes]) -> Iterator[bytes]:
-    """The body for a thread that writes it: one chunk in memory at a time."""
+    """The body, for the thread that writes it; one chunk is in memory at a time."""
 
     async def next_chunk() -> bytes | None:
         try:
@@ -99,8 +99,8 @@ def _chunks(body: AsyncIterator[bytes]) -> Iterator[bytes]:
         except StopAsyncIteration:
             return None
         except TimeoutError:
-            # A sender that stands still would keep its place, and there are few.
-            raise BodyMismatchError(f"No bytes came for {_CHUNK_WITHIN_S:g} s.") from None
+            # A sender that stalls would keep one of the few threads.
+            raise BodyMismatchError(f"No bytes arrived for {_CHUNK_WITHIN_S:g} s.") from None
 
     while (chunk := anyio.from_thread.run(next_chunk)) is not None:
         yield chunk

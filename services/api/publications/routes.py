@@ -1,4 +1,4 @@
-"""/v1/publications: where results go."""
+"""/v1/publications: send a result to a folder or to the Hub, and see where it went."""
 
 from typing import Annotated, Any
 
@@ -28,7 +28,7 @@ router = APIRouter(prefix="/v1", tags=["publications"], route_class=TenantRoute)
 def create_publication(
     body: PublicationRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
 ) -> JSONResponse:
-    """Publish a run's result once more: 201; 422 where it has none."""
+    """Publish a run's result again: 201; 422 where it has none."""
 
     def prepare() -> dict[str, Any]:
         if isinstance(body.target, HubTarget) and not service.settings.single_tenant:

@@ -1,4 +1,4 @@
-"""Files of a stored folder as signed links, read from the folder's manifest."""
+"""The files of a stored folder as signed links, listed by the folder's manifest."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ EXPIRES_S: Final = 3600
 
 
 def files_of(store: ObjectStore, key_prefix: str, manifest_sha256: str) -> list[File]:
-    """Every file that the manifest names, and nothing where retention took the folder meanwhile.
+    """Every file that the manifest names; none where retention deleted the folder meanwhile.
 
     Raises ObjectCorruptError where the manifest is not the one that was committed.
     """

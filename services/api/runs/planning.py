@@ -1,10 +1,11 @@
-"""From a request to a plan and its datasets, or to everything that is wrong with it at once."""
+"""From a request to a new run, or to a list of everything that is wrong with the request."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from services.api.datasets.lookup import find_dataset
 from services.api.errors import DatasetRejectedError, InvalidPlanError
+from services.api.pointers import json_pointer
 from services.api.publications.shapes import HUB_REFUSED
 from services.api.runs.shapes import RunRequest
 from services.api.service import Service
@@ -91,17 +92,20 @@ def _about_target(request: RunRequest, imported: Imported, settings: Settings) -
     written = next(
         (name for name in request.config if name.lstrip("-") == "hub_model_id"), "hub_model_id"
     )
-    yield Problem(pointer=f"/config/{_escaped(written)}", code="refused", message=HUB_REFUSED)
+    pointer = json_pointer(("config", written))
+    yield Problem(pointer=pointer, code="refused", message=HUB_REFUSED)
 
 
 def _about_assignment(request: RunRequest, imported: Imported) -> Iterator[Problem]:
     """Every image backend has a dataset, and nothing else has one."""
     wanted = {backend.id for backend in imported.plan.identity.backends}
     for backend_id in sorted(wanted - request.datasets.keys()):
-        message = f"No dataset is named for the backend {backend_id}."
+        message = f"The image backend {backend_id} needs a dataset: add it to datasets."
         yield Problem(pointer=_at(backend_id), code="missing", message=message)
     for backend_id in sorted(request.datasets.keys() - wanted):
-        message = f"{backend_id} is no image backend of this run; those are {sorted(wanted)}."
+        message = (
+            f"{backend_id} is no image backend of this run; its backends are {sorted(wanted)}."
+        )
         yield Problem(pointer=_at(backend_id), code="bad_value", message=message)
 
 
@@ -123,8 +127,4 @@ def _about_datasets(
 
 
 def _at(backend_id: str) -> str:
-    return f"/datasets/{_escaped(backend_id)}"
-
-
-def _escaped(part: str) -> str:
-    return part.replace("~", "~0").replace("/", "~1")
+    return json_pointer(("datasets", backend_id))

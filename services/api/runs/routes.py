@@ -1,4 +1,4 @@
-"""/v1/runs: submit, look, follow, cancel, download."""
+"""/v1/runs: submit, list, show, cancel, download."""
 
 from typing import Annotated
 
@@ -17,6 +17,7 @@ from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest
 from services.api.service import Service, ServiceDep, TenantDep
 from services.store import run_documents, runs
 from services.store.database import Connection
+from services.store.run_rows import Run as RunRow
 from services.store.runs import NewRun
 
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
@@ -26,15 +27,14 @@ router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
 def create_run(
     body: RunRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
 ) -> JSONResponse:
-    """A new run: 201, and it waits in the queue; 422 lists everything that is wrong with it."""
+    """A new run, queued: 201; 422 lists everything that is wrong with the request."""
 
     def prepare() -> NewRun:
         return plan_run(service, tenant_id, body)
 
     def insert(conn: Connection, new: NewRun) -> Run:
         check_datasets(conn, tenant_id, new.datasets)
-        row = runs.create(conn, tenant_id, new)
-        return run_shape(row, run_documents.read_plan(conn, tenant_id, row.run_id), [])
+        return run_shape(runs.create(conn, tenant_id, new), new.plan, [])
 
     return create_once(request, prepare, insert)
 
@@ -62,9 +62,7 @@ def list_runs(
 def get_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """404 where there is none, or it is another tenant's."""
     with service.database.transaction() as conn:
-        row = find_run(conn, tenant_id, run_id)
-        plan = run_documents.read_plan(conn, tenant_id, run_id)
-        return run_shape(row, plan, runs.attempts(conn, tenant_id, run_id))
+        return _shape_of(conn, find_run(conn, tenant_id, run_id))
 
 
 @router.post("/runs/{run_id}:cancel", status_code=202)
@@ -72,9 +70,7 @@ def cancel_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """202 and the run, canceling or canceled; 409 where it succeeded or failed before."""
     with service.database.transaction() as conn:
         find_run(conn, tenant_id, run_id)
-        row = runs.cancel(conn, tenant_id, run_id)
-        plan = run_documents.read_plan(conn, tenant_id, run_id)
-        return run_shape(row, plan, runs.attempts(conn, tenant_id, run_id))
+        return _shape_of(conn, runs.cancel(conn, tenant_id, run_id))
 
 
 @router.get("/runs/{run_id}/checkpoints")
@@ -85,7 +81,7 @@ def list_checkpoints(
     limit: Limit = 20,
     after: Annotated[int | None, Query(ge=0, description="next_cursor: a step.")] = None,
 ) -> Page[Checkpoint]:
-    """Those that stand, newest first, with a link for each file."""
+    """The checkpoints that are stored, newest first, with a link for each file."""
     with service.database.transaction() as conn:
         find_run(conn, tenant_id, run_id)
         found = runs.checkpoints(conn, tenant_id, run_id)
@@ -95,7 +91,7 @@ def list_checkpoints(
 
 @router.get("/runs/{run_id}/result")
 def get_result(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Result:
-    """What the run made, with a link for each file; 404 ``no_result`` until it succeeded."""
+    """The result, with a link for each file; 404 ``no_result`` until the run succeeded."""
     with service.database.transaction() as conn:
         row = find_run(conn, tenant_id, run_id)
     if row.result_key_prefix is None or row.result_manifest_sha256 is None:
@@ -107,6 +103,12 @@ def get_result(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Result
         manifest_sha256=row.result_manifest_sha256,
         files=files_of(service.objects, row.result_key_prefix, row.result_manifest_sha256),
     )
+
+
+def _shape_of(conn: Connection, row: RunRow) -> Run:
+    """A run as it is shown alone, with its plan and its attempts."""
+    plan = run_documents.read_plan(conn, row.tenant_id, row.run_id)
+    return run_shape(row, plan, runs.attempts(conn, row.tenant_id, row.run_id))
 
 
 def _checkpoint(service: Service, row: runs.Checkpoint) -> Checkpoint:

@@ -29,7 +29,7 @@ class RunRequest(Body):
 
 
 class Attempt(Shape):
-    """One machine's work on a run."""
+    """The work of one worker on a run, from its claim to its end."""
 
     id: str
     object: Literal["attempt"] = "attempt"
@@ -37,7 +37,7 @@ class Attempt(Shape):
     from_step: int
     last_step: int
     outcome: str | None
-    """None while it lasts; ``finished``, ``stopped``, ``failed`` or ``lost``."""
+    """None while it runs; ``finished``, ``stopped``, ``failed`` or ``lost``."""
     reason: Failure | None
     started_at: datetime
     ended_at: datetime | None
@@ -95,7 +95,7 @@ class Checkpoint(Shape):
 
 
 class Result(Shape):
-    """What a run made."""
+    """The files that a run produced."""
 
     object: Literal["result"] = "result"
     run_id: str
