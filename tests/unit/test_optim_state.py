@@ -1,7 +1,10 @@
 """Optimizers, their state as tensors, and clipping."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import get_args
 
+import optimi
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,7 +12,7 @@ from torch import nn
 
 from trainer_core.config.plan import Clip, OptimizerPlan
 from trainer_core.errors import CheckpointError
-from trainer_core.optim.build import build_optimizer, set_learning_rate
+from trainer_core.optim.build import BUILDERS, build_optimizer, set_learning_rate
 from trainer_core.optim.clip import clip_gradients, largest_gradient
 from trainer_core.optim.state import load_state_tensors, state_tensors
 
@@ -46,7 +49,7 @@ def advance(
 
 
 def push(optimizer: torch.optim.Optimizer, trained: dict[str, nn.Parameter], *, steps: int) -> None:
-    """Always the same way, at rate 1: what Prodigy's estimate grows by."""
+    """Steps with constant gradients at rate 1, which makes Prodigy's estimate grow."""
     set_learning_rate(optimizer, 1.0)
     for _ in range(steps):
         for parameter in trained.values():
@@ -54,25 +57,50 @@ def push(optimizer: torch.optim.Optimizer, trained: dict[str, nn.Parameter], *, 
         optimizer.step()
 
 
-NAMES = ("optimi-lion", "adamw", "bnb-lion8bit-paged", "prodigy")
+NAMES = tuple(BUILDERS)
+
+
+def test_every_optimizer_that_a_plan_allows_has_a_builder() -> None:
+    assert set(get_args(OptimizerPlan.model_fields["name"].annotation)) == set(BUILDERS)
 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [*((name, torch.float32) for name in NAMES), ("optimi-lion", torch.bfloat16)],
 )
-def test_a_restored_optimizer_goes_on_bit_for_bit(
+def test_a_restored_optimizer_takes_the_same_steps_bit_for_bit(
     name: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
+    check_restored(lambda trained: build_optimizer(trained, plan(name)), dtype, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_optimizer_that_counts_steps_in_its_group_is_restored_too(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    def build(trained: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = optimi.AdamW(
+            trained, lr=1e-2, kahan_sum=True, foreach=False, triton=False
+        )
+        return optimizer
+
+    check_restored(build, dtype, tmp_path)
+
+
+def check_restored(
+    build: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    dtype: torch.dtype,
+    tmp_path: Path,
+) -> None:
     unbroken = parameters(dtype)
-    whole = build_optimizer(unbroken.values(), plan(name))
+    whole = build(unbroken.values())
     advance(whole, unbroken, range(1, 4))
     save_file(state_tensors(whole, unbroken), tmp_path / "state.safetensors")
     values = {key: value.detach().clone() for key, value in unbroken.items()}
     advance(whole, unbroken, range(4, 8))
 
     resumed = {key: nn.Parameter(value) for key, value in values.items()}
-    half = build_optimizer(resumed.values(), plan(name))
+    half = build(resumed.values())
     load_state_tensors(half, resumed, load_file(tmp_path / "state.safetensors"))
     advance(half, resumed, range(4, 8))
 
@@ -98,7 +126,7 @@ def test_lion_in_8_bits_holds_bytes_but_for_small_tensors() -> None:
     assert state["optim_number/m.3/step"].item() == 1
 
 
-def test_prodigys_estimate_is_state_and_a_run_without_it_goes_elsewhere() -> None:
+def test_prodigys_estimate_is_saved_and_changes_the_next_step() -> None:
     trained = parameters()
     optimizer = build_optimizer(trained.values(), plan("prodigy"))
     push(optimizer, trained, steps=20)

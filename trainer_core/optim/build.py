@@ -1,7 +1,10 @@
-"""Optimizers by the names of the plan."""
+"""The optimizers of a plan.
 
-from collections.abc import Iterable
-from typing import Any, Final
+A new optimizer is a name in ``OptimizerPlan``, a builder here and its row in ``BUILDERS``.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 import torch
 from optimi import Lion
@@ -10,54 +13,39 @@ from torch import nn
 from trainer_core.config.plan import OptimizerPlan
 
 MIN_8BIT_ELEMENTS: Final = 4096
-"""bitsandbytes holds the state of smaller tensors in 32 bits: there is little to save."""
+"""bitsandbytes keeps the state of smaller tensors in 32 bits: 8 would save too little."""
+
+Builder = Callable[[list[nn.Parameter], OptimizerPlan], torch.optim.Optimizer]
+"""Puts all parameters into one group."""
 
 
 def build_optimizer(
     parameters: Iterable[nn.Parameter], plan: OptimizerPlan
 ) -> torch.optim.Optimizer:
-    """The optimizer over all trained parameters, in one group.
+    """The plan's optimizer over all trained parameters, in one group.
 
-    The rate is set before each step (``set_learning_rate``); weight decay is decoupled: weights
-    shrink by rate · decay. Updates run parameter by parameter on a CPU, so that their bits do not
-    depend on grouping.
+    ``set_learning_rate`` sets the rate before each step. Weight decay is decoupled: each step
+    shrinks weights by rate · decay. On a CPU parameters are updated one by one, so that the bits of
+    an update do not depend on how parameters are grouped.
     """
-    trained = list(parameters)
-    on_cuda = any(parameter.is_cuda for parameter in trained)
-    match plan.name:
-        case "optimi-lion":
-            return _lion(trained, plan, on_cuda=on_cuda)
-        case "adamw":
-            return torch.optim.AdamW(
-                trained,
-                lr=plan.learning_rate,
-                betas=plan.betas,
-                eps=plan.eps,
-                weight_decay=plan.weight_decay,
-                foreach=on_cuda,
-            )
-        case "bnb-lion8bit-paged":
-            return _lion_8bit(trained, plan)
-        case "prodigy":
-            return _prodigy(trained, plan)
+    return BUILDERS[plan.name](list(parameters), plan)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """The rate of the next update, in every group; Prodigy multiplies its own estimate by it."""
+    """Set the rate of the next update in every group. Prodigy multiplies its own estimate by it."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 
 
-def _lion(
-    trained: list[nn.Parameter], plan: OptimizerPlan, *, on_cuda: bool
-) -> torch.optim.Optimizer:
+def _lion(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Optimizer:
+    on_cuda = _is_on_cuda(trained)
     optimizer: torch.optim.Optimizer = Lion(
         trained,
         lr=plan.learning_rate,
         betas=plan.betas,
         weight_decay=plan.weight_decay,
-        # Said outright: left to itself it is found out with the first state, which a resumed
-        # optimizer already has. Without effect on fp32 weights.
+        # Given, because optimi otherwise decides it when it makes its state, and a resumed
+        # optimizer has its state already. It has no effect on fp32 weights.
         kahan_sum=True,
         foreach=None if on_cuda else False,
         triton=None if on_cuda else False,
@@ -65,30 +53,40 @@ def _lion(
     return optimizer
 
 
+def _adamw(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        trained,
+        lr=plan.learning_rate,
+        betas=plan.betas,
+        eps=plan.eps,
+        weight_decay=plan.weight_decay,
+        foreach=_is_on_cuda(trained),
+    )
+
+
 def _lion_8bit(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Optimizer:
-    """Momentum in blocks of 256 bytes, in memory that cuda pages out; a CPU has nothing to page."""
+    """Lion with 8-bit momentum in blocks of 256 elements; cuda may page it out to host memory."""
     from bitsandbytes.optim import PagedLion8bit  # noqa: PLC0415 - slow, and rarely wanted
 
-    optimizer: Any = PagedLion8bit(
+    optimizer: torch.optim.Optimizer = PagedLion8bit(
         trained,
         lr=plan.learning_rate,
         betas=plan.betas,
         weight_decay=plan.weight_decay,
         min_8bit_size=MIN_8BIT_ELEMENTS,
     )
-    built: torch.optim.Optimizer = optimizer
-    return built
+    return optimizer
 
 
 def _prodigy(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Optimizer:
-    """Adam whose rate is estimated from the distance travelled (Mishchenko and Defazio 2023).
+    """Adam that estimates its rate from the distance travelled (Mishchenko and Defazio 2023).
 
-    Bias correction and the safeguard are on: without the second a warm-up's small rates stay in the
-    estimate's denominator, and it grows too large once the warm-up is over.
+    The safeguard is on because of warm-up: without it the small rates of a warm-up stay in the
+    estimate's denominator, and the estimate grows too large afterwards.
     """
     from prodigyopt import Prodigy  # noqa: PLC0415 - rarely wanted
 
-    optimizer: Any = Prodigy(
+    optimizer: torch.optim.Optimizer = Prodigy(
         trained,
         lr=plan.learning_rate,
         betas=plan.betas,
@@ -98,5 +96,17 @@ def _prodigy(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Op
         use_bias_correction=True,
         safeguard_warmup=True,
     )
-    built: torch.optim.Optimizer = optimizer
-    return built
+    return optimizer
+
+
+BUILDERS: Final[Mapping[str, Builder]] = {
+    "optimi-lion": _lion,
+    "adamw": _adamw,
+    "bnb-lion8bit-paged": _lion_8bit,
+    "prodigy": _prodigy,
+}
+"""One for each name that ``OptimizerPlan`` allows."""
+
+
+def _is_on_cuda(trained: Iterable[nn.Parameter]) -> bool:
+    return any(parameter.is_cuda for parameter in trained)

@@ -1,4 +1,4 @@
-"""Gradients before the update: how large they are, and cut to size, without asking the host."""
+"""The largest gradient, and clipping. Neither waits for the device."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from trainer_core.config.plan import Clip
 
 
 def largest_gradient(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
-    """Largest absolute element of all gradients, a scalar on their device; NaN where one is."""
+    """Largest absolute element of all gradients, a scalar on their device; NaN if one is NaN."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], clip: Clip | None) -> None:
-    """In place: cut elements to ±limit (``value``) or the 2-norm of all to limit (``norm``)."""
+    """Clip in place: each element to ±limit (``value``), or the norm of all to limit (``norm``)."""
     if clip is None:
         return
     if clip.method == "value":

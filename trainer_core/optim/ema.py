@@ -1,4 +1,4 @@
-"""A running mean of the trained parameters, in fp32: what is exported instead of the last step."""
+"""A running mean (EMA) of the trained parameters, in fp32. The result holds it instead of them."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +11,12 @@ from trainer_core.errors import CheckpointError
 
 
 def decay_at(step: int, plan: EmaPlan) -> float:
-    """How much of the mean stays when it is updated after optimizer step ``step``.
+    """The weight of the old mean when it is updated after optimizer step ``step``.
 
-    0 at the first update, and with warm-up up to its last step: the mean is a copy, and nothing is
-    left of the start values. After that ``decay``, or without warm-up, at update s (counted from
-    1), min(decay, (1 + s) / (10 + s)).
+    - First update, and every update of a warm-up: 0. The mean is then a copy of the parameters, and
+      nothing is left of their start values.
+    - After a warm-up: ``decay``.
+    - Without a warm-up, at update s, counted from 1: min(decay, (1 + s) / (10 + s)).
     """
     updates = step // plan.update_interval
     if updates == 1 or step <= plan.warmup_steps:
@@ -24,12 +25,12 @@ def decay_at(step: int, plan: EmaPlan) -> float:
 
 
 class Ema:
-    """One mean for each trained parameter. The step says all else: nothing is counted here."""
+    """One mean for each trained parameter. It counts nothing: the step alone decides an update."""
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], plan: EmaPlan, device: torch.device
     ) -> None:
-        """Starts at the parameters' values; ``device``: where the means are kept."""
+        """The means start as the parameters' values, on ``device``."""
         self._parameters = dict(parameters)
         self._plan = plan
         self._means = {
@@ -39,21 +40,21 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the parameters as optimizer step ``step`` has left them."""
+        """Update the means with the parameters after optimizer step ``step``."""
         if step % self._plan.update_interval:
             return
         share = 1 - decay_at(step, self._plan)
         for name, parameter in self._parameters.items():
             mean = self._means[name]
             value = parameter.detach().to(mean.device, mean.dtype)
-            if share == 1:  # exactly the value, which rounding below would miss
+            if share == 1:  # the formula below would round
                 mean.copy_(value)
             else:
                 mean.add_(value - mean, alpha=share)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the parameters hold the means; after it, also after an error, what they held."""
+        """Inside, the parameters hold the means; after it they hold their own values again."""
         self._exchange()
         try:
             yield
@@ -61,15 +62,20 @@ class Ema:
             self._exchange()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The means by the parameters' names; not inside ``applied``."""
+        """The means by the parameters' names. Not valid inside ``applied``."""
         return dict(self._means)
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """The opposite of ``tensors``; raises CheckpointError where a mean is missing or unlike."""
+        """Restore what ``tensors`` returned.
+
+        Raises CheckpointError where a mean is missing, or has another shape or type.
+        """
         for name, mean in self._means.items():
             saved = tensors.get(name)
             if saved is None or saved.shape != mean.shape or saved.dtype != mean.dtype:
-                raise CheckpointError(f"the checkpoint has no mean (EMA) of {name} as it is here")
+                raise CheckpointError(
+                    f"the checkpoint has no mean (EMA) of {name} with its shape and type here"
+                )
             mean.copy_(saved)
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
-"""Learning rate as a function of the step: nothing to save, nothing to restore."""
+"""Learning rate as a function of the step. It has no state, so a checkpoint holds none."""
 
 import math
+from typing import assert_never
 
 from trainer_core.config.plan import SchedulePlan
 
@@ -10,14 +11,16 @@ def learning_rate_at(step: int, schedule: SchedulePlan, peak: float, last_step: 
 
     With W ``warmup_steps`` and F = max(W, 1) the first step at the peak:
 
-    - ``constant``: the peak, always.
-    - all others, before step W: peak · step / W, so the first step already moves.
+    - ``constant``: always the peak.
+    - All others, before step W: peak · step / W, so the first step's rate is not 0.
     - ``constant_with_warmup``: then the peak.
     - ``linear``: then peak · (1 - p), with p = (step - F) / (last_step + 1 - F). It would reach 0
-      one step after the last, so the last step still moves.
+      one step after the last, so the last step's rate is not 0.
     - ``polynomial``: then end + (peak - end) · (1 - p) ** power.
-    - ``cosine``: then end + (peak - end) · (1 + cos(π p)) / 2; with ``period_steps`` T,
+    - ``cosine``: then end + (peak - end) · (1 + cos(π p)) / 2. With ``period_steps`` T,
       p = ((step - F) mod T) / T: it falls over T steps and jumps back to the peak.
+
+    Raises ValueError for a step before 1.
     """
     if step < 1:
         raise ValueError(f"steps are counted from 1, not {step}")
@@ -30,21 +33,23 @@ def learning_rate_at(step: int, schedule: SchedulePlan, peak: float, last_step: 
         case "constant_with_warmup":
             return peak
         case "linear":
-            return peak * _left(step, since_peak, last_step)
+            return peak * _remaining(step, since_peak, last_step)
         case "polynomial":
-            left: float = _left(step, since_peak, last_step) ** schedule.power
-            return schedule.end + (peak - schedule.end) * left
+            share: float = _remaining(step, since_peak, last_step) ** schedule.power
+            return schedule.end + (peak - schedule.end) * share
         case "cosine":
             period = schedule.period_steps
             done = (
-                1 - _left(step, since_peak, last_step)
+                1 - _remaining(step, since_peak, last_step)
                 if period is None
                 else since_peak % period / period
             )
             return schedule.end + (peak - schedule.end) * (1 + math.cos(math.pi * done)) / 2
+        case _:
+            assert_never(schedule.name)
 
 
-def _left(step: int, since_peak: int, last_step: int) -> float:
+def _remaining(step: int, since_peak: int, last_step: int) -> float:
     """1 - p: 1 at the peak, 0 one step after the last."""
-    to_go = last_step + 1 - step
-    return to_go / (to_go + since_peak)
+    steps = last_step + 1 - step
+    return steps / (steps + since_peak)

@@ -1,14 +1,15 @@
-"""Optimizer state as plain tensors by name, bit for bit, in the types in which it is held.
+"""Optimizer state as named tensors: bit for bit, in the types in which the optimizer holds it.
 
-torch's own `load_state_dict` casts floating state to the parameter's type; this loader casts
+torch's own ``load_state_dict`` casts floating state to the parameter's type; this module casts
 nothing. Keys:
 
-- ``optim/<name>/<field>``: a tensor of one parameter's state, as it is.
-- ``optim_number/<name>/<field>``: a Python number of it (a count of steps), int64 or float64.
-- ``optim_group/<field>``: a number that all parameters share (Prodigy's estimate), likewise.
+- ``optim/<parameter>/<field>``: a tensor of one parameter's state.
+- ``optim_number/<parameter>/<field>``: a Python number of it (a count of steps), int64 or float64.
+- ``optim_group/<field>``: a Python number that all parameters share (Prodigy's estimate), likewise.
+- ``optim_group_tensor/<field>``: a tensor that all parameters share (the count of optimi's AdamW).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
 import torch
@@ -19,9 +20,13 @@ from trainer_core.errors import CheckpointError
 TENSOR: Final = "optim/"
 NUMBER: Final = "optim_number/"
 GROUP: Final = "optim_group/"
+GROUP_TENSOR: Final = "optim_group_tensor/"
 
-_GROUP_NUMBERS: Final = ("d", "d_max", "d_numerator", "d_denom", "d_hat", "k")
-"""What Prodigy changes in its group; no other optimizer has these fields."""
+_GROUP_STATE: Final = ("d", "d_max", "d_numerator", "d_denom", "d_hat", "k", "step")
+"""Fields of a parameter group that steps change: Prodigy's estimate, and optimi's count of steps.
+
+The others are settings that the plan gives; they are not saved.
+"""
 _ONLY_OF_8BIT: Final = frozenset({"qmap1", "absmax1"})
 """Fields of bitsandbytes that parameters with 32-bit state lack."""
 
@@ -29,9 +34,10 @@ _ONLY_OF_8BIT: Final = frozenset({"qmap1", "absmax1"})
 def state_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, torch.Tensor]:
-    """All that a step changes in the optimizer; empty before the first update.
+    """Everything that a step changes in the optimizer; empty before the first step.
 
-    Fields that hold None (Lion's compensation of fp32 weights) are left out and made again.
+    Fields that hold None (Lion's compensation of fp32 weights) are left out, and made again by
+    ``load_state_tensors``.
     """
     found: dict[str, torch.Tensor] = {}
     for name, parameter in parameters.items():
@@ -44,9 +50,12 @@ def state_tensors(
                 found[f"{NUMBER}{name}/{field}"] = _number_tensor(value)
     if found:
         (group,) = optimizer.param_groups
-        for field in _GROUP_NUMBERS:
-            if field in group:
-                found[f"{GROUP}{field}"] = _number_tensor(group[field])
+        for field in _GROUP_STATE:
+            value = group.get(field)
+            if isinstance(value, torch.Tensor):
+                found[f"{GROUP_TENSOR}{field}"] = value.detach()
+            elif value is not None:
+                found[f"{GROUP}{field}"] = _number_tensor(value)
     return found
 
 
@@ -55,60 +64,70 @@ def load_state_tensors(
     parameters: Mapping[str, nn.Parameter],
     tensors: Mapping[str, torch.Tensor],
 ) -> None:
-    """The opposite of ``state_tensors``; the optimizer must not have taken a step.
+    """Restore what ``state_tensors`` returned, into an optimizer that has not taken a step.
 
-    Raises CheckpointError where a tensor belongs to no parameter, or some parameter lacks fields
-    that others have.
+    Raises CheckpointError where a tensor belongs to no parameter, or a parameter lacks fields that
+    others have.
     """
-    found: dict[str, dict[str, torch.Tensor | int | float]] = {}
-    group: dict[str, int | float] = {}
+    states: dict[str, dict[str, torch.Tensor | int | float]] = {}
+    group: dict[str, torch.Tensor | int | float] = {}
     for key, value in tensors.items():
-        if key.startswith(GROUP):
+        if key.startswith(GROUP_TENSOR):
+            group[key.removeprefix(GROUP_TENSOR)] = value.clone()
+        elif key.startswith(GROUP):
             group[key.removeprefix(GROUP)] = value.item()
-            continue
-        is_number = key.startswith(NUMBER)
-        name, _, field = key.removeprefix(NUMBER if is_number else TENSOR).rpartition("/")
-        if name not in parameters:
-            raise CheckpointError(f"optimizer state of {name}, which is not trained in this run")
-        found.setdefault(name, {})[field] = value.item() if is_number else value
-    if not found:
+        else:
+            is_number = key.startswith(NUMBER)
+            name, _, field = key.removeprefix(NUMBER if is_number else TENSOR).rpartition("/")
+            if name not in parameters:
+                raise CheckpointError(f"optimizer state of {name}, which is not trained here")
+            states.setdefault(name, {})[field] = value.item() if is_number else value
+    if not states:
         return
-    fields = set().union(*found.values()) - _ONLY_OF_8BIT
+    fields = set().union(*states.values()) - _ONLY_OF_8BIT
     for name, parameter in parameters.items():
-        own = found.get(name, {})
+        own = states.get(name, {})
         wanted = fields | (_ONLY_OF_8BIT if _is_8bit(own) else set())
         if missing := wanted - own.keys():
             raise CheckpointError(f"no optimizer state {sorted(missing)} of {name}")
-        _put(optimizer, parameter, own)
-    optimizer.param_groups[0].update(group)
+        state: MutableMapping[str, Any] = optimizer.state[parameter]
+        for field, each in own.items():
+            state[field] = (
+                _placed(optimizer, parameter, field, each)
+                if isinstance(each, torch.Tensor)
+                else each
+            )
+        complete_state(optimizer, state)
+    _restore_group(optimizer, group)
 
 
-def _put(
-    optimizer: torch.optim.Optimizer,
-    parameter: nn.Parameter,
-    fields: Mapping[str, torch.Tensor | int | float],
-) -> None:
-    state: dict[str, Any] = optimizer.state[parameter]
-    for field, value in fields.items():
-        state[field] = (
-            value
-            if not isinstance(value, torch.Tensor)
-            else _home(optimizer, parameter, field, value)
-        )
-    if "exp_avg" in fields and "kahan_comp" in _fields_of(optimizer):
+def complete_state(optimizer: torch.optim.Optimizer, state: MutableMapping[str, Any]) -> None:
+    """Add what a restored state must have beside the saved fields."""
+    if _is_optimi(optimizer):
+        # optimi takes a state without this field for a new one, and would zero its averages.
         state.setdefault("kahan_comp", None)
 
 
-def _home(
+def _restore_group(
+    optimizer: torch.optim.Optimizer, saved: Mapping[str, torch.Tensor | int | float]
+) -> None:
+    (group,) = optimizer.param_groups
+    group.update(saved)
+    if _is_optimi(optimizer) and "step" in saved:
+        # optimi sets its count to 0 in a group that is not marked as set up.
+        group["setup"] = True
+
+
+def _placed(
     optimizer: torch.optim.Optimizer, parameter: nn.Parameter, field: str, value: torch.Tensor
 ) -> torch.Tensor:
-    """A copy where the optimizer keeps this field."""
+    """A copy of a tensor where the optimizer keeps this field."""
     if field == "step":  # torch keeps AdamW's count on the CPU, whatever the parameter's device
         return value.to("cpu", copy=True)
     if field == "state1" and hasattr(optimizer, "get_state_buffer"):
         buffer: torch.Tensor = optimizer.get_state_buffer(parameter, dtype=value.dtype)
         if parameter.is_cuda:
-            # A paged buffer is filled with zeros by the device, and written to by the host here.
+            # The device fills a paged buffer with zeros, and the host writes to it here.
             torch.cuda.synchronize(parameter.device)
         return buffer.copy_(value)
     return value.to(parameter.device, copy=True)
@@ -119,11 +138,10 @@ def _is_8bit(fields: Mapping[str, torch.Tensor | int | float]) -> bool:
     return isinstance(state, torch.Tensor) and state.dtype is torch.uint8
 
 
+def _is_optimi(optimizer: torch.optim.Optimizer) -> bool:
+    return type(optimizer).__module__.startswith("optimi")
+
+
 def _number_tensor(value: float) -> torch.Tensor:
-    """Exactly that number; its type says whether it was an int."""
+    """Exactly that number; the type says whether it was an int."""
     return torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
-
-
-def _fields_of(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """optimi takes state without this field for uninitialised, and would zero its averages."""
-    return ("kahan_comp",) if type(optimizer).__module__.startswith("optimi") else ()
