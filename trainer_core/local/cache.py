@@ -1,4 +1,4 @@
-"""The shards of a run in a local folder: what is missing is encoded, what is there is kept."""
+"""The shards of a local run: missing ones are encoded, existing ones are kept."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ from trainer_core.hidream.warm import WarmEncoders
 from trainer_core.progress import Reporter
 
 _STAGE: Final = "caching"
-_LOOK_EVERY_S: Final = 0.2
+_TRY_EVERY_S: Final = 0.2
 
 
 def fill_cache(
@@ -32,24 +32,27 @@ def fill_cache(
     device: torch.device,
     reporter: Reporter,
 ) -> int:
-    """Encode every shard that is not in ``folder`` yet; returns how many those were.
+    """Encode every shard that ``folder`` lacks; returns their number.
 
-    A shard is named by what goes into it and appears whole or not at all, so runs may share the
-    folder and be killed at any point. One process at a time fills it. The encoders are gone from
-    memory when this returns.
+    A shard is named by the digest of its content and appears complete or not at all. So runs may
+    share the folder, and may be killed at any point. One process at a time fills it. The encoders
+    are released from memory before this returns.
+
+    Args:
+        pictures: SHA-256 → a file with that content.
 
     Raises:
-        BadImageError, ShardCorruptError: a picture changed since it was looked at.
-        StopRequestedError: between two pictures or captions.
+        BadImageError, ShardCorruptError: a picture changed since it was read.
+        StopRequestedError: a stop was requested; checked between pictures and captions.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, reporter):
-        for left in folder.glob(".*.safetensors.*.tmp"):  # of a process that was killed
-            left.unlink(missing_ok=True)
-        missing = [shard for shard in index.shards if not _is_whole(folder, shard)]
+    with _locked(folder, reporter):
+        for unfinished in folder.glob(".*.safetensors.*.tmp"):  # of a process that was killed
+            unfinished.unlink(missing_ok=True)
+        missing = [shard for shard in index.shards if not _is_complete(folder, shard)]
         if not missing:
             return 0
-        encoders = _HeedfulEncoders(base, device, reporter, missing)
+        encoders = _ReportingEncoders(base, device, reporter, missing)
         for shard in sorted(missing, key=lambda shard: shard.kind):  # each encoder is loaded once
             encode_shard(encoders, shard.spec, pictures, folder / shard_name(shard.digest))
     del encoders
@@ -59,8 +62,8 @@ def fill_cache(
     return len(missing)
 
 
-class _HeedfulEncoders(WarmEncoders):
-    """Looks at the reporter before each picture and each caption: either may take seconds."""
+class _ReportingEncoders(WarmEncoders):
+    """Checks for a stop before each picture and each caption, and counts them."""
 
     def __init__(
         self,
@@ -94,8 +97,8 @@ class _HeedfulEncoders(WarmEncoders):
         self._reporter.progress(_STAGE, self._done, self._total)
 
 
-def _is_whole(folder: Path, shard: ShardDescription) -> bool:
-    """Whether the file is there and as long as its header says."""
+def _is_complete(folder: Path, shard: ShardDescription) -> bool:
+    """Whether the file exists and is as long as its header says."""
     try:
         with safe_open(folder / shard_name(shard.digest), framework="np"):
             return True
@@ -104,19 +107,19 @@ def _is_whole(folder: Path, shard: ShardDescription) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, reporter: Reporter) -> Iterator[None]:
-    """Wait until no other process fills the folder."""
+def _locked(folder: Path, reporter: Reporter) -> Iterator[None]:
+    """Hold the folder; waits while another process fills it."""
     with (folder / ".lock").open("a") as lock:
-        told = False
+        is_reported = False
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if not told:
+                if not is_reported:
                     reporter.log(f"waiting for another run that fills {folder}")
-                told = True
+                is_reported = True
                 reporter.check_control()
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_TRY_EVERY_S)
             else:
                 break
         yield
