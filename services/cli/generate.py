@@ -1,13 +1,17 @@
 """`reverie generate`: pictures of a base model with an adapter in it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from services.cli import output
 from services.cli.connection import CommandError
+
+if TYPE_CHECKING:
+    from trainer_core.painting.options import Picture
 
 EXAMPLES: Final = """Examples:
 
@@ -20,116 +24,108 @@ reverie generate --base my/model --prompts config/user_prompt_library.json --out
 
 Quantization = Literal["no_change", "int8-quanto"]
 
+_Base = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|DIR",
+        help="The base model: as in `reverie models list`, a folder as diffusers writes it, "
+        "hidream-tiny, or owner/name on the Hub.",
+    ),
+]
+_Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        metavar="FILE.png|DIR",
+        help="Where the picture goes; with --prompts, the folder that they go to. What is there is "
+        "replaced.",
+    ),
+]
+_Prompt = Annotated[
+    str | None,
+    typer.Option(help='What to paint; "" is the unconditional picture.', show_default=False),
+]
+_Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        show_default=False,
+        help='A prompt library instead: JSON {"nickname": "prompt", …}, one '
+        'picture each, named by its nickname. A prompt may also be {"prompt": "…"}.',
+    ),
+]
+_Adapter = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        show_default=False,
+        help="A LoKr or LoRA file, such as a result's pytorch_lora_weights.safetensors.",
+    ),
+]
+_Multiplier = Annotated[
+    float, typer.Option(help="Strength of the adapter: 1 as trained, 0 the base model.")
+]
+_NegativePrompt = Annotated[str, typer.Option(help="What guidance leads away from.")]
+_Width = Annotated[
+    int | None,
+    typer.Option(
+        min=16, metavar="PX", show_default="the base model's square", help="A multiple of 16."
+    ),
+]
+_Height = Annotated[
+    int | None,
+    typer.Option(min=16, metavar="PX", show_default="as wide as high", help="A multiple of 16."),
+]
+_Steps = Annotated[int, typer.Option(min=1, help="Of the base model's own sampler.")]
+_Guidance = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Classifier-free guidance; up to 1 there is none (for the "
+        "distilled Dev and Fast models).",
+    ),
+]
+_Seed = Annotated[int, typer.Option(min=0, help="Of the noise: the same seed, the same picture.")]
+_Precision = Annotated[
+    Quantization,
+    typer.Option(
+        help="Of the transformer, quantised after the adapter is merged; take what "
+        "the run was trained with."
+    ),
+]
+_TextEncoderPrecision = Annotated[Quantization, typer.Option(help="Of T5 and Llama.")]
+_Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: cuda where it is.")]
+
 
 def generate(
     *,
-    base: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|DIR",
-            help="The base model: as in `reverie models list`, a folder as diffusers writes it, "
-            "hidream-tiny, or owner/name on the Hub.",
-        ),
-    ],
-    output_: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            metavar="FILE.png|DIR",
-            help="Where the picture goes; with "
-            "--prompts, the folder that they go to. What is there is replaced.",
-        ),
-    ],
-    prompt: Annotated[
-        str | None,
-        typer.Option(help='What to paint; "" is the unconditional picture.', show_default=False),
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help='A prompt library instead: JSON {"nickname": "prompt", …}, one '
-            'picture each, named by its nickname. A prompt may also be {"prompt": "…"}.',
-        ),
-    ] = None,
-    adapter: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="A LoKr or LoRA file, such as a result's pytorch_lora_weights.safetensors.",
-        ),
-    ] = None,
-    multiplier: Annotated[
-        float, typer.Option(help="Strength of the adapter: 1 as trained, 0 the base model.")
-    ] = 1.0,
-    negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
-    width: Annotated[
-        int | None,
-        typer.Option(
-            min=16, metavar="PX", show_default="the base model's square", help="A multiple of 16."
-        ),
-    ] = None,
-    height: Annotated[
-        int | None,
-        typer.Option(
-            min=16, metavar="PX", show_default="as wide as high", help="A multiple of 16."
-        ),
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of the base model's own sampler.")] = 30,
-    guidance: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Classifier-free guidance; up to 1 there is none (for the "
-            "distilled Dev and Fast models).",
-        ),
-    ] = 3.2,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of the noise: the same seed, the same picture.")
-    ] = 42,
-    precision: Annotated[
-        Quantization,
-        typer.Option(
-            help="Of the transformer, quantised after the adapter is merged; take what "
-            "the run was trained with."
-        ),
-    ] = "no_change",
-    text_encoder_precision: Annotated[
-        Quantization, typer.Option(help="Of T5 and Llama.")
-    ] = "no_change",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="auto: cuda where it is.")
-    ] = "auto",
+    base: _Base,
+    output_: _Output,
+    prompt: _Prompt = None,
+    prompts: _Prompts = None,
+    adapter: _Adapter = None,
+    multiplier: _Multiplier = 1.0,
+    negative_prompt: _NegativePrompt = "",
+    width: _Width = None,
+    height: _Height = None,
+    steps: _Steps = 30,
+    guidance: _Guidance = 3.2,
+    seed: _Seed = 42,
+    precision: _Precision = "no_change",
+    text_encoder_precision: _TextEncoderPrecision = "no_change",
+    device: _Device = "auto",
 ) -> None:
     """Paint with a base model and an adapter, on this machine, without the service.
 
-    The adapter is merged into the weights before they are quantised. The text encoders are gone
-    before the transformer comes: memory has to hold the larger of the two, not both.
+    The adapter is merged into the weights before they are quantised. The text encoders are released
+    before the transformer is loaded: memory has to hold the larger of the two, not both.
     """
-    if (prompt is None) == (prompts is None):
-        raise typer.BadParameter("give either --prompt or --prompts", param_hint="--prompt")
-    from trainer_core.painting.prompts import Picture, pictures_of_library  # noqa: PLC0415
-
-    if prompts is not None:
-        pictures = pictures_of_library(prompts, output_)
-    else:
-        if output_.suffix.lower() != ".png":
-            raise CommandError(f"{output_}: the name of the picture has to end in .png")
-        pictures = (Picture(prompt=prompt or "", file=output_),)
     from trainer_core.base_models.obtain import obtain_base  # noqa: PLC0415
-    from trainer_core.config.simpletuner.placeholders import unfilled_tokens  # noqa: PLC0415
+    from trainer_core.painting.options import PaintingOptions  # noqa: PLC0415
 
-    for picture in pictures:
-        for token in unfilled_tokens(picture.prompt):
-            output.print_note(f"{picture.file.name}: the prompt still says {token}")
-
-    folder = obtain_base(base, env=os.environ, folders=[Path.cwd()]).folder
-    from trainer_core.painting.generate import Rendering  # noqa: PLC0415 - brings torch with it
-    from trainer_core.painting.generate import generate as paint  # noqa: PLC0415
-
-    rendering = Rendering(
+    pictures = _pictures(prompt, prompts, output_)
+    _note_placeholders(pictures)
+    options = PaintingOptions(
         negative_prompt=negative_prompt,
         width_px=width,
         height_px=height,
@@ -141,6 +137,32 @@ def generate(
         text_encoder_precision=text_encoder_precision,
         device=device,
     )
-    paint(folder, adapter, pictures, rendering, output.print_note)
+    folder = obtain_base(base, env=os.environ, folders=[Path.cwd()]).folder
+    from trainer_core.painting.generate import generate as paint  # noqa: PLC0415 - imports torch
+
+    paint(folder, adapter, pictures, options, output.print_note)
     for picture in pictures:
         typer.echo(picture.file)
+
+
+def _pictures(prompt: str | None, prompts: Path | None, output_: Path) -> "tuple[Picture, ...]":
+    """One picture, or those of a prompt library; raises BadParameter, CommandError."""
+    from trainer_core.painting.options import Picture  # noqa: PLC0415
+    from trainer_core.painting.prompts import pictures_of_library  # noqa: PLC0415
+
+    if (prompt is None) == (prompts is None):
+        raise typer.BadParameter("give either --prompt or --prompts", param_hint="--prompt")
+    if prompts is not None:
+        return pictures_of_library(prompts, output_)
+    if output_.suffix.lower() != ".png":
+        raise CommandError(f"{output_}: the name of the picture has to end in .png")
+    return (Picture(prompt=prompt or "", file=output_),)
+
+
+def _note_placeholders(pictures: "Sequence[Picture]") -> None:
+    """Name every placeholder that a prompt still has; it may be a mistake, so it is no error."""
+    from trainer_core.config.simpletuner.placeholders import unfilled_tokens  # noqa: PLC0415
+
+    for picture in pictures:
+        for token in unfilled_tokens(picture.prompt):
+            output.print_note(f"{picture.file.name}: the prompt still says {token}")

@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from services.cli import output
+
+if TYPE_CHECKING:
+    from trainer_core.export.merge import MergeReport
 
 EXAMPLES: Final = """Examples:
 
@@ -16,39 +19,45 @@ reverie merge --base HiDream-ai/HiDream-I1-Full
 _WORST_SHOWN: Final = 3
 
 
+_Base = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|DIR",
+        help="The base model: as in `reverie models list`, or its folder as diffusers writes it.",
+    ),
+]
+_Adapter = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE",
+        help="A LoKr or LoRA file, such as a result's pytorch_lora_weights.safetensors.",
+    ),
+]
+_Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        metavar="DIR",
+        help="A new or an empty folder: transformer/ and merge.json go into it.",
+    ),
+]
+_Dtype = Annotated[
+    Literal["bf16", "fp32"],
+    typer.Option(
+        help="Of the weights written. They are added in fp32; what the cast to bf16 takes away "
+        "from the adapter is reported."
+    ),
+]
+_Multiplier = Annotated[float, typer.Option(help="Strength of the adapter: 1 as trained.")]
+
+
 def merge(
     *,
-    base: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|DIR",
-            help="The base model: as in `reverie models list`, or "
-            "its folder as diffusers writes it.",
-        ),
-    ],
-    adapter: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            help="A LoKr or LoRA file, such as a result's pytorch_lora_weights.safetensors.",
-        ),
-    ],
-    output_: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            metavar="DIR",
-            help="A new or an empty folder: transformer/ and merge.json go into it.",
-        ),
-    ],
-    dtype: Annotated[
-        Literal["bf16", "fp32"],
-        typer.Option(
-            help="Of the weights written. They are added in fp32; what the cast to bf16 "
-            "takes away from the adapter is told."
-        ),
-    ] = "bf16",
-    multiplier: Annotated[float, typer.Option(help="Strength of the adapter: 1 as trained.")] = 1.0,
+    base: _Base,
+    adapter: _Adapter,
+    output_: _Output,
+    dtype: _Dtype = "bf16",
+    multiplier: _Multiplier = 1.0,
 ) -> None:
     """Write the base model's transformer with an adapter in it, as diffusers loads it.
 
@@ -58,6 +67,20 @@ def merge(
     from trainer_core.base_models.obtain import transformer_folder  # noqa: PLC0415
 
     folder = transformer_folder(base, env=os.environ, folders=[Path.cwd()])
+    report = _merge_shown(folder, adapter, output_, dtype, multiplier)
+    output.print_note(
+        f"merged {len(report.changed)} modules; the cast to {dtype} took {report.share:.2%} of the "
+        "adapter's change"
+    )
+    for path, share in report.worst(_WORST_SHOWN):
+        output.print_note(f"  {share:8.2%}  {path}")
+    typer.echo(output_ / "transformer")
+
+
+def _merge_shown(
+    folder: Path, adapter: Path, output_: Path, dtype: Literal["bf16", "fp32"], multiplier: float
+) -> "MergeReport":
+    """Merge with a progress bar on stderr."""
     import torch  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -72,7 +95,7 @@ def merge(
     columns = (TextColumn("merging"), BarColumn(), MofNCompleteColumn(), TextColumn("modules"))
     with Progress(*columns, console=err) as progress:
         task = progress.add_task("merging", total=None)
-        report = merge_folder(
+        return merge_folder(
             folder,
             adapter,
             output_,
@@ -80,10 +103,3 @@ def merge(
             multiplier=multiplier,
             on_module=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    output.print_note(
-        f"merged {len(report.changed)} modules; the cast to {dtype} took {report.share:.2%} of the "
-        "adapter's change"
-    )
-    for path, share in report.worst(_WORST_SHOWN):
-        output.print_note(f"  {share:8.2%}  {path}")
-    typer.echo(output_ / "transformer")

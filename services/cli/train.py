@@ -4,11 +4,14 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from services.cli import output
+
+if TYPE_CHECKING:
+    from trainer_core.local.run import LocalRun
 
 _EXIT_FAILED: Final = 1
 _EXIT_STOPPED: Final = 75
@@ -21,7 +24,7 @@ reverie train --config my/config --set max_train_steps=500 --set report_to=wandb
 
 reverie train --config my/config --set resume_from_checkpoint= --output runs/second
 
-From another terminal (the file lies in the output folder unless --control names one):
+From another terminal (the file is in the output folder unless --control names one):
 
 echo pause > output/models-hidream/control
 
@@ -30,64 +33,67 @@ echo run > output/models-hidream/control
 echo stop > output/models-hidream/control"""
 
 
+_Config = Annotated[
+    Path,
+    typer.Option(exists=True, metavar="DIR|FILE", help="SimpleTuner's config.json, or its folder."),
+]
+_Setting = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Replace an option of config.json. Repeatable."
+    ),
+]
+_Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", metavar="DIR", help="Checkpoints and result; else the files' output_dir."
+    ),
+]
+_Cache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Encoded pictures and captions, which runs may share; else `cache` in the output "
+        "folder.",
+    ),
+]
+_Events = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="What happens is appended here, one JSON object a line; else `events.jsonl` in "
+        "the output folder.",
+    ),
+]
+_Control = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="One word, read between steps: run, pause or stop; else `control` in the output "
+        "folder.",
+    ),
+]
+
+
 def train(
     *,
-    config: Annotated[
-        Path,
-        typer.Option(
-            exists=True, metavar="DIR|FILE", help="SimpleTuner's config.json, or its folder."
-        ),
-    ],
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Replace an option of config.json. Repeatable."
-        ),
-    ] = None,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", metavar="DIR", help="Checkpoints and result; else the files' output_dir."
-        ),
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Encoded pictures and captions, which runs may share; else `cache` in the output "
-            "folder.",
-        ),
-    ] = None,
-    events: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="What happens is appended here, one JSON object a line; else `events.jsonl` in "
-            "the output folder.",
-        ),
-    ] = None,
-    control: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="One word, read between steps: run, pause or stop; else `control` in the output "
-            "folder.",
-        ),
-    ] = None,
+    config: _Config,
+    setting: _Setting = None,
+    output_dir: _Output = None,
+    cache: _Cache = None,
+    events: _Events = None,
+    control: _Control = None,
 ) -> None:
     """Train from SimpleTuner's files on this machine, exactly as they are, without the service.
 
-    Pictures and captions are encoded once and kept. The same command again goes on from the newest
-    checkpoint (resume_from_checkpoint says otherwise: empty, or a checkpoint's folder).
+    Pictures and captions are encoded once and kept. The same command again resumes from the newest
+    checkpoint, unless resume_from_checkpoint is empty or names a checkpoint's folder.
 
     Ctrl-C and SIGTERM stop the run with a checkpoint of its last step; a second Ctrl-C stops it at
     once. Exit status: 0 finished, 1 failed, 2 wrong usage, 75 stopped on request, 130 at once.
     """
     from services.cli.documents import parse_settings, read_documents  # noqa: PLC0415
-    from services.cli.signals import StopSignals  # noqa: PLC0415
-    from services.cli.train_view import open_view  # noqa: PLC0415
-    from trainer_core.config.plan.problems import PlanError  # noqa: PLC0415
-    from trainer_core.local.run import LocalRun, train_locally  # noqa: PLC0415
+    from trainer_core.local.run import LocalRun  # noqa: PLC0415
     from trainer_core.paths import search_folders  # noqa: PLC0415
 
     try:
@@ -110,16 +116,26 @@ def train(
         events=events,
         control=control,
     )
+    result = _train_shown(run)
+    if result is None:
+        output.print_note("stopped; the same command resumes from here")
+        raise typer.Exit(_EXIT_STOPPED)
+    output.print_facts({"result": result})
+
+
+def _train_shown(run: "LocalRun") -> Path | None:
+    """Train with progress on stderr; problems of the files are printed and exit with status 1."""
+    from services.cli.signals import StopSignals  # noqa: PLC0415
+    from services.cli.train_view import open_view  # noqa: PLC0415
+    from trainer_core.config.plan.problems import PlanError  # noqa: PLC0415
+    from trainer_core.local.run import train_locally  # noqa: PLC0415
+
     _, err = output.consoles()
     try:
-        # What libraries print belongs to stderr: stdout is the result's.
+        # stdout is for the result alone: what libraries print there goes to stderr.
         with open_view(err) as view, contextlib.redirect_stdout(sys.stderr):
-            result = train_locally(run, os.environ, view, StopSignals(view.log).handle)
+            return train_locally(run, os.environ, view, StopSignals(view.log).handle)
     except PlanError as error:
         for problem in error.problems:
             output.print_error(f"{problem.pointer}: {problem.message} [{problem.code}]")
         raise typer.Exit(_EXIT_FAILED) from error
-    if result is None:
-        output.print_note("stopped; the same command goes on from here")
-        raise typer.Exit(_EXIT_STOPPED)
-    output.print_facts({"result": result})

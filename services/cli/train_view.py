@@ -1,4 +1,4 @@
-"""A run in this process, shown: bars that move on a terminal, a line now and then elsewhere."""
+"""The display of a run in this process: progress bars on a terminal, else a few plain lines."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from trainer_core.local.output import View
 from trainer_core.process.events import Event
 
 _LINE_EVERY_S: Final = 30.0
-"""Without a terminal, long work says in this time that it goes on."""
+"""Without a terminal, long work prints a line at least this often."""
 _LINES_A_RUN: Final = 10
 _STAGES: Final = {
     "scanning": "checking pictures",
@@ -24,12 +24,12 @@ _STAGES: Final = {
     "sampling": "sample image",
     "finalizing": "writing the result",
 }
-"""Stages whose names say too little."""
+"""Stage → the name shown, where the stage's own says too little."""
 
 
 @contextmanager
 def open_view(console: Console) -> Iterator[View]:
-    """Bars where the console is a terminal, else plain lines; nothing is left drawn behind."""
+    """Bars where the console is a terminal, else plain lines."""
     if not console.is_terminal:
         yield PlainView(console)
         return
@@ -44,22 +44,22 @@ def open_view(console: Console) -> Iterator[View]:
 
 
 class _Warnings:
-    """Each text once."""
+    """Returns each warning once."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
 
     def new_in(self, event: Event) -> list[str]:
         texts = event.data.get("warnings", []) if event.name == "plan" else []
         if event.name == "warning":
             texts = [event.data["message"]]
-        new = [text for text in dict.fromkeys(map(str, texts)) if text not in self._told]
-        self._told.update(new)
+        new = [text for text in dict.fromkeys(map(str, texts)) if text not in self._shown]
+        self._shown.update(new)
         return new
 
 
 class LiveView:
-    """One bar for what goes on now; what is over leaves its bar behind."""
+    """One bar for the current stage; the bars of earlier stages stay visible."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         self._console, self._progress = console, progress
@@ -94,15 +94,15 @@ class LiveView:
 
 
 class PlainView:
-    """Lines: the first and the last of a stage, and few between."""
+    """Lines: the first and the last of a stage, and a few between."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._warnings = _Warnings()
         self._max_steps = 0
         self._stage = ""
-        self._told_at = 0
-        self._told_s = float("-inf")
+        self._shown_done = 0
+        self._shown_s = float("-inf")
 
     def log(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
@@ -131,22 +131,22 @@ class PlainView:
         is_due = (
             stage != self._stage
             or done == total
-            or done // every > self._told_at // every
-            or now_s - self._told_s >= _LINE_EVERY_S
+            or done // every > self._shown_done // every
+            or now_s - self._shown_s >= _LINE_EVERY_S
         )
         if is_due:
-            self._stage, self._told_at, self._told_s = stage, done, now_s
+            self._stage, self._shown_done, self._shown_s = stage, done, now_s
         return is_due
 
 
 def stage_name(event: Event) -> str:
-    """What goes on from a stage event on."""
+    """The name shown for the stage that an event begins."""
     stage = str(event.data["stage"])
     return _STAGES.get(stage, stage)
 
 
 def step_facts(event: Event) -> str:
-    """``loss 0.5123, rate 4e-05, 1.20 s/step, 3 min 20 s left``; what is not known is left out."""
+    """``loss 0.5123, rate 4e-05, 1.20 s/step, 3 min 20 s left``; unknown ones are left out."""
     facts = []
     if (loss := event.data.get("loss")) is not None:
         facts.append(f"loss {loss:.4f}")
@@ -161,7 +161,7 @@ def step_facts(event: Event) -> str:
 
 
 def outcome_line(event: Event) -> str:
-    """What an event is worth on either kind of console; empty for most."""
+    """The line shown for an event on either kind of console; empty for most events."""
     match event.name:
         case "checkpoint":
             return f"step {event.step}: checkpoint saved"

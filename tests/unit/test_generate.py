@@ -17,8 +17,9 @@ from services.cli.main import app
 from tests.support.adapters import EXAMPLES
 from trainer_core.errors import AdapterFileError, BaseModelError, DocumentError, OutputError
 from trainer_core.hidream.loading import load_transformer
-from trainer_core.painting.generate import Rendering, generate
-from trainer_core.painting.prompts import Picture, pictures_of_library, safe_names
+from trainer_core.painting.generate import generate
+from trainer_core.painting.options import PaintingOptions, Picture
+from trainer_core.painting.prompts import pictures_of_library, safe_names
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def reverie(*arguments: str | Path, env: dict[str, str] | None = None) -> Result:
-    """The command in this process; what it raises is seen by the test."""
+    """The command in this process; its exceptions reach the test."""
     return CliRunner().invoke(
         app, [str(a) for a in arguments], obj=Invocation(env={}), env=env, catch_exceptions=False
     )
@@ -76,16 +77,16 @@ def test_the_adapter_changes_the_picture_and_strength_0_does_not(
 
 
 @pytest.mark.parametrize("option", [("--seed", "7"), ("--negative-prompt", "blurry, low quality")])
-def test_seed_and_negative_prompt_count(
+def test_seed_and_negative_prompt_change_the_picture(
     option: tuple[str, str], tiny_folder: Path, of_base: Any, tmp_path: Path
 ) -> None:
     assert not np.array_equal(paint(tiny_folder, tmp_path / "other.png", *option), of_base)
 
 
-def test_int8_comes_after_the_merge(
+def test_weights_are_quantised_after_the_merge(
     tiny_folder: Path, adapter: Path, of_base: Any, with_adapter: Any, tmp_path: Path
 ) -> None:
-    """Before it, the adapter would be lost in silence."""
+    """In the other order the adapter would be lost without an error."""
     int8 = ("--precision", "int8-quanto", "--text-encoder-precision", "int8-quanto")
     on = paint(tiny_folder, tmp_path / "on.png", "--adapter", adapter, *int8)
 
@@ -146,24 +147,26 @@ def test_nicknames_become_safe_file_names(nicknames: list[str], names: list[str]
     assert safe_names(nicknames) == names
 
 
-def test_encoders_are_gone_before_the_transformer_comes(tiny_folder: Path, tmp_path: Path) -> None:
+def test_encoders_are_released_before_the_transformer_is_loaded(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     """Only then does memory have to hold the larger of the two, not both."""
     seen: dict[str, int] = {}
 
     def encoders() -> int:
         return sum(type(o) in (LlamaForCausalLM, T5EncoderModel) for o in gc.get_objects())
 
-    def tell(text: str) -> None:
+    def log(text: str) -> None:
         seen[text.partition(" ")[0]] = encoders()
 
     gc.collect()
     before = encoders()
-    rendering = Rendering(
+    options = PaintingOptions(
         negative_prompt="", width_px=32, height_px=None, steps=1, guidance=1.0, seed=1,
         multiplier=1.0, precision="no_change", text_encoder_precision="no_change", device="cpu",
     )  # fmt: skip
     picture = Picture(prompt="a cat", file=tmp_path / "cat.png")
-    generate(tiny_folder, None, [picture], rendering, tell)
+    generate(tiny_folder, None, [picture], options, log)
 
     assert seen == {"encoding": before, "loading": before, "painting": before}
     assert pixels(tmp_path / "cat.png").shape == (32, 32, 3)
@@ -197,7 +200,7 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half"]
 
 
-def test_merge_writes_the_folder_and_tells_what_is_lost(
+def test_merge_writes_the_folder_and_reports_what_is_lost(
     tiny_folder: Path, tiny_models_dir: Path, adapter: Path, tmp_path: Path
 ) -> None:
     """The base model by its name in the operator's folder."""

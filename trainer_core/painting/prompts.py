@@ -1,31 +1,22 @@
-"""What pictures are asked for, and under which names they are kept. Imports no torch."""
+"""Prompt libraries: one picture for each prompt, in a file named by its nickname. No torch."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from trainer_core.documents import load_document
 from trainer_core.errors import DocumentError
+from trainer_core.painting.options import Picture
 
 _MAX_NAME_CHARACTERS: Final = 80
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """One picture to be made."""
-
-    prompt: str
-    file: Path
-    """PNG; what stands there is replaced."""
 
 
 def pictures_of_library(library: Path, folder: Path) -> tuple[Picture, ...]:
     """One picture for each prompt of a prompt library ``{"nickname": "prompt", …}``.
 
-    A prompt may be ``{"prompt": "…"}`` too, as the importer takes it; what else is in it has no
-    effect. Each goes into ``folder`` under its nickname, made safe as a file name. Raises
-    DocumentError where the file is not such an object, or an empty one.
+    A prompt may also be ``{"prompt": "…"}``, as the importer takes it; its other fields are
+    ignored. Each picture goes into ``folder``, in a file named by its nickname (``safe_names``).
+    Raises DocumentError where the file is not such an object, or is empty.
     """
     prompts = load_document(library)
     if not isinstance(prompts, dict) or not prompts:
@@ -44,9 +35,9 @@ def pictures_of_library(library: Path, folder: Path) -> tuple[Picture, ...]:
 
 
 def safe_names(nicknames: Iterable[str]) -> list[str]:
-    """A file name for each, without a suffix: letters, digits, ``-`` and ``_`` of any script.
+    """A file name without suffix for each: letters and digits of any script, ``-`` and ``_``.
 
-    No two are the same, also where a file system does not tell capitals apart.
+    No two are the same, even on a file system that ignores case.
     """
     names: list[str] = []
     taken: set[str] = set()

@@ -1,4 +1,4 @@
-"""One picture with the stock pipeline, from cached text embeddings."""
+"""Sample one picture with diffusers' own pipeline, from text embeddings."""
 
 import math
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def pipeline_for_sampling(
     vae: AutoencoderKL,
     scheduler: FlowMatchEulerDiscreteScheduler,
 ) -> HiDreamImagePipeline:
-    """The stock pipeline without its encoders and progress bar; it takes embeddings only."""
+    """diffusers' pipeline without encoders and progress bar: it takes embeddings only."""
     pipeline = HiDreamImagePipeline(
         scheduler=scheduler,
         vae=vae,
@@ -53,12 +53,23 @@ def sample_image(
     guidance: float,
     seed: int,
 ) -> Image.Image:
-    """One picture of exactly the asked size (multiples of 16 px), the transformer left as it was.
+    """One picture of exactly the requested size; the transformer's modes are restored after it.
 
-    ``guidance`` above 1 contrasts ``embeddings`` with ``negative`` (one row each). Noise is drawn
-    on the CPU from ``seed``, so it does not depend on the device. Non-square pictures are padded to
-    the longest sequence, as the stock pipeline has it. Embeddings come on the transformer's device
-    and in the type in which it computes; the VAE may have another type.
+    Args:
+        transformer: on the device that samples.
+        vae: on the same device; its dtype may differ.
+        scheduler: of the base model.
+        embeddings: of the prompt, one row, on that device, in the dtype that the transformer
+            computes in.
+        negative: of the negative prompt, likewise; used where ``guidance`` is above 1.
+        width_px: a multiple of 16. A picture that is not square is padded to the longest sequence
+            of patches, as the pipeline does it.
+        height_px: a multiple of 16.
+        steps: of the scheduler.
+        guidance: the scale of classifier-free guidance.
+        seed: of the noise, which is drawn on the CPU and so is the same on every device.
+
+    Raises ValueError for another size.
     """
     if width_px % 16 or height_px % 16:
         raise ValueError(f"{width_px} by {height_px} px: both sides have to be multiples of 16")
@@ -85,9 +96,10 @@ def sample_image(
 
 
 def _accept_size(pipeline: HiDreamImagePipeline, width_px: int, height_px: int) -> None:
-    """Make the pipeline's own area the asked one: it scales every request to that area.
+    """Set the pipeline's default area to the requested one: it scales every request to that area.
 
-    It then rounds down to multiples of 16 px, so the root is nudged up by less than one of them.
+    It then rounds down to multiples of 16 px. So the square root is raised by a billionth, which
+    keeps a rounding error from costing 16 px.
     """
     side_px = math.sqrt(width_px * height_px)
     pipeline.default_sample_size = side_px * (1 + 1e-9) / pipeline.vae_scale_factor
@@ -95,7 +107,7 @@ def _accept_size(pipeline: HiDreamImagePipeline, width_px: int, height_px: int) 
 
 @contextmanager
 def _eval_mode(module: torch.nn.Module) -> Iterator[None]:
-    """Eval inside, and every sub-module's own mode again after it."""
+    """Evaluation mode inside; afterwards each sub-module has its earlier mode again."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
