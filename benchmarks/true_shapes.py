@@ -30,7 +30,7 @@ from trainer_core.engine.recompute import recompute_blocks
 from trainer_core.engine.setup import place_base
 from trainer_core.engine.step import SingleProcess
 from trainer_core.hidream.text import TextEmbeddings
-from trainer_core.memory.planner import plan_memory
+from trainer_core.memory.report import plan_memory
 from trainer_core.precision.compute import choose_compute
 
 _BASE = "HiDream-ai/HiDream-I1-Full"

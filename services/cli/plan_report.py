@@ -24,7 +24,8 @@ from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, escaped, read_options
 from trainer_core.data.survey import Survey, survey_pictures
 from trainer_core.errors import BaseModelError, DocumentError
-from trainer_core.memory.planner import Memory, plan_memory, trained_modules, trained_parameters
+from trainer_core.memory.report import Memory, plan_memory
+from trainer_core.memory.trained import trained_modules, trained_parameters
 from trainer_core.paths import is_folder, search_folders
 
 Progress = Callable[[str, int, int], None]

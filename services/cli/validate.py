@@ -16,7 +16,7 @@ from services.cli.connection import Invocation
 if TYPE_CHECKING:
     from services.cli.plan_report import Progress, Report
     from trainer_core.config.plan import Plan
-    from trainer_core.memory.planner import Memory
+    from trainer_core.memory.report import Memory
 
 EXAMPLES: Final = """Examples:
 

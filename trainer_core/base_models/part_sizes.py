@@ -7,18 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any
 
 from trainer_core.config.plan.shapes import hidream_linears
-
-_UNITS_OF_SCALE: Final = 2
-"""Beside its scales a quantised linear holds one number for its input's scale and one for its
-output's, in the type of the scales."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartSize:
-    """A model, counted."""
+    """How many parameters and linear layers a model has."""
 
     parameters: int
     linears: int
@@ -26,16 +22,6 @@ class PartSize:
     """Elements of the weights of its linear layers: what is quantised."""
     linear_rows: int
     """Output channels of its linear layers: each has one scale where it is quantised."""
-
-    def held_bytes(self, bytes_each: int) -> int:
-        """Not quantised; ``bytes_each``: of one number."""
-        return self.parameters * bytes_each
-
-    def int8_bytes(self, bytes_each: int) -> tuple[int, int]:
-        """Weights, and the scales beside them, with every linear in int8 (optimum-quanto)."""
-        others = self.parameters - self.linear_weights
-        scales = self.linear_rows + _UNITS_OF_SCALE * self.linears
-        return self.linear_weights + others * bytes_each, scales * bytes_each
 
 
 def transformer_tensors(config: Mapping[str, Any]) -> tuple[int, ...]:
@@ -63,13 +49,7 @@ def transformer_size(config: Mapping[str, Any]) -> PartSize:
 
 def text_encoder_size(number: int, config: Mapping[str, Any]) -> PartSize:
     """``number``: 1 and 2 are CLIPs with projection, 3 is T5's encoder, 4 is Llama."""
-    match number:
-        case 1 | 2:
-            return _clip(config)
-        case 3:
-            return _t5(config)
-        case _:
-            return _llama(config)
+    return (_clip, _clip, _t5, _llama)[number - 1](config)
 
 
 def _clip(config: Mapping[str, Any]) -> PartSize:

@@ -1,26 +1,27 @@
-"""Memory is counted without torch as torch would count it."""
+"""The memory of a plan, counted without torch, beside what torch and the optimizers allocate."""
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from bitsandbytes.optim import PagedLion8bit
-from diffusers import AutoencoderKL, HiDreamImagePipeline, HiDreamImageTransformer2DModel
+from diffusers import HiDreamImagePipeline
 from optimi import Lion
 from optimum.quanto import QTensor, freeze, qint8, quantize
 from prodigyopt import Prodigy
 from torch import nn
 
-from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS, TRUE_CONFIG, base_model
+from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS, base_model
 from trainer_core.adapters.attach import attach_adapter
-from trainer_core.base_models.known import KNOWN_MODELS, PUBLISHED, PartConfigs
-from trainer_core.base_models.part_sizes import text_encoder_size, transformer_size, vae_parameters
-from trainer_core.config.plan import Plan
+from trainer_core.base_models.known import KNOWN_MODELS, PartConfigs
+from trainer_core.config.plan import OptimizerName, Plan, Quantization
 from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.hidream.testing.tiny import build_pipeline
-from trainer_core.memory.planner import Memory, plan_memory, trained_parameters
+from trainer_core.memory.optimizer_state import STATE_BYTES
+from trainer_core.memory.report import Memory, plan_memory
+from trainer_core.memory.trained import trained_parameters
 
 NOTHING = (None, None, None, None)
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
@@ -69,67 +70,6 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
         for value in fields.values()
         if isinstance(value, torch.Tensor)
     )
-
-
-def count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def test_known_shapes_are_those_of_the_models(pipeline: HiDreamImagePipeline) -> None:
-    config = dict(pipeline.transformer.config)
-    known = KNOWN_MODELS["hidream-tiny"].transformer
-
-    assert {key: _plain(config[key]) for key in known} == dict(known)
-    assert dict(PUBLISHED.transformer) == TRUE_CONFIG
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def test_transformers_are_counted_as_torch_counts_them(pipeline: HiDreamImagePipeline) -> None:
-    with torch.device("meta"):
-        published = HiDreamImageTransformer2DModel(**TRUE_CONFIG)
-        vae = AutoencoderKL(
-            **{
-                **PUBLISHED.vae,
-                "down_block_types": ("DownEncoderBlock2D",) * 4,
-                "up_block_types": ("UpDecoderBlock2D",) * 4,
-            }
-        )
-
-    size = transformer_size(PUBLISHED.transformer)
-    linears = [module for module in published.modules() if isinstance(module, nn.Linear)]
-    assert size.parameters == count(published)
-    assert size.linears == len(linears)
-    assert size.linear_weights == sum(linear.weight.numel() for linear in linears)
-    assert size.linear_rows == sum(linear.out_features for linear in linears)
-    assert transformer_size(pipeline.transformer.config).parameters == count(pipeline.transformer)
-    assert vae_parameters(PUBLISHED.vae or {}) == count(vae)
-    assert vae_parameters(pipeline.vae.config) == count(pipeline.vae)
-
-
-def test_encoders_are_counted_as_torch_counts_them(pipeline: HiDreamImagePipeline) -> None:
-    for number in (1, 2, 3, 4):
-        encoder = getattr(pipeline, f"text_encoder{'' if number == 1 else f'_{number}'}")
-        size = text_encoder_size(number, encoder.config.to_dict())
-        linears = [module for module in encoder.modules() if isinstance(module, nn.Linear)]
-
-        assert size.parameters == count(encoder)
-        assert (size.linears, size.linear_weights, size.linear_rows) == (
-            len(linears),
-            sum(linear.weight.numel() for linear in linears),
-            sum(linear.out_features for linear in linears),
-        )
-
-
-def test_the_published_encoders_have_their_known_sizes() -> None:
-    sizes = [
-        text_encoder_size(number, config or {}).parameters
-        for number, config in enumerate(PUBLISHED.text_encoders, start=1)
-    ]
-
-    assert sizes[2:] == [4_762_310_656, 8_030_261_248]  # T5 v1.1 XXL's encoder, Llama 3.1 8B
 
 
 def test_a_quantised_base_is_counted_to_the_byte(pipeline: HiDreamImagePipeline) -> None:
@@ -204,15 +144,52 @@ def test_recomputing_fewer_blocks_takes_more_and_more_pictures_too() -> None:
     assert every.total_bytes == every.held_bytes + every.activations_estimate_bytes
 
 
-def test_ranks_share_what_their_stage_shares() -> None:
-    full = {"model_type": "full", "lora_type": None, "optimizer": "torch-adamw", "world_size": 4}
-    stages = [memory_of(tiny_plan(**full, zero_stage=stage)) for stage in (0, 1, 2, 3)]
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_rank_holds_the_slice_that_its_zero_stage_leaves_it(
+    pipeline: HiDreamImagePipeline, ranks: int
+) -> None:
+    """Measured: the weights as one flat tensor, cut into a slice a rank, with AdamW on one slice.
 
-    for name, from_stage in (
-        ("optimizer_state_bytes", 1),
-        ("gradients_bytes", 2),
-        ("base_weights_bytes", 3),
-    ):
-        sizes = [getattr(memory, name) for memory in stages]
-        whole = sizes[0]
-        assert sizes == [whole] * from_stage + [-(-whole // 4)] * (4 - from_stage)
+    ZeRO stage 1 cuts the optimizer's state so, stage 2 also gradients, stage 3 also weights.
+    """
+    whole = [nn.Parameter(p.detach().clone()) for p in pipeline.transformer.parameters()]
+    flat = torch.cat([parameter.detach().flatten() for parameter in whole])
+    slices = flat.chunk(ranks)
+    own = nn.Parameter(slices[0].clone())
+    options = {"model_type": "full", "lora_type": None, "optimizer": "torch-adamw"}
+    expected = {
+        "optimizer_state_bytes": (1, adamw_state_bytes(whole), adamw_state_bytes([own])),
+        "gradients_bytes": (2, tensor_bytes(whole), tensor_bytes([own])),
+        "base_weights_bytes": (3, tensor_bytes(whole), tensor_bytes([own])),
+    }
+
+    for stage in (0, 1, 2, 3):
+        memory = memory_of(tiny_plan(**options, world_size=ranks, zero_stage=stage))
+        for name, (from_stage, of_all, of_one) in expected.items():
+            # A step count a tensor, where the flat slice is one tensor; rounding of the slices.
+            tolerance = 4 * (len(whole) + ranks)
+            measured = of_one if stage >= from_stage else of_all
+            assert abs(getattr(memory, name) - measured) <= tolerance, (stage, name)
+    assert sum(part.numel() for part in slices) == sum(p.numel() for p in whole)
+    assert tensor_bytes([own]) < tensor_bytes(whole) / (ranks - 0.5)
+
+
+def adamw_state_bytes(parameters: list[nn.Parameter]) -> int:
+    """Of torch's AdamW after one step."""
+    optimizer = torch.optim.AdamW(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    return state_bytes(optimizer)
+
+
+def test_every_optimizer_and_every_precision_of_a_plan_is_counted() -> None:
+    assert set(STATE_BYTES) == set(get_args(OptimizerName))
+    assert {plan.identity.optimizer.name for plan in map(plan_with, OPTIMIZERS)} == set(STATE_BYTES)
+    for quantization in get_args(Quantization):
+        memory = memory_of(tiny_plan(base_model_precision=quantization))
+        assert memory.base_weights_bytes > 0
+
+
+def plan_with(optimizer: str) -> Plan:
+    return tiny_plan(optimizer=optimizer)

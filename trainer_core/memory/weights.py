@@ -1,0 +1,83 @@
+"""Bytes of the weights of a base model's parts, quantised or not."""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, assert_never
+
+from trainer_core.base_models.known import PartConfigs
+from trainer_core.base_models.part_sizes import (
+    PartSize,
+    text_encoder_size,
+    transformer_size,
+    vae_parameters,
+)
+from trainer_core.config.plan import Identity, Quantization
+
+DeviceKind = Literal["cpu", "cuda"]
+
+FP32_BYTES: Final = 4
+BF16_BYTES: Final = 2
+_NUMBERS_BESIDE_SCALES: Final = 2
+"""A linear layer quantised by optimum-quanto also has one number for the scale of its input and one
+for that of its output, in the type of the scales."""
+
+
+def base_weight_bytes(
+    identity: Identity, transformer: Mapping[str, Any], device: DeviceKind
+) -> tuple[int, int]:
+    """Bytes of the transformer: its weights, and the scales beside weights in int8.
+
+    Weights that are trained themselves are fp32 on every device.
+    """
+    number_bytes = FP32_BYTES if identity.adapter is None else _frozen_number(identity, device)
+    return _stored_bytes(transformer_size(transformer), identity.precision.base, number_bytes)
+
+
+def text_encoder_bytes(
+    identity: Identity, parts: PartConfigs, device: DeviceKind
+) -> tuple[int | None, ...]:
+    """Bytes of each of the four text encoders with its scales; None where it is not known."""
+    precision = identity.precision
+    quantizations = (
+        precision.text_encoder_1,
+        precision.text_encoder_2,
+        precision.text_encoder_3,
+        precision.text_encoder_4,
+    )
+    number_bytes = _frozen_number(identity, device)
+    return tuple(
+        None
+        if config is None
+        else sum(_stored_bytes(text_encoder_size(number, config), quantization, number_bytes))
+        for number, (config, quantization) in enumerate(
+            zip(parts.text_encoders, quantizations, strict=True), start=1
+        )
+    )
+
+
+def vae_bytes(parts: PartConfigs) -> int | None:
+    """Bytes of the VAE, which is fp32 everywhere; None where it is not known."""
+    return None if parts.vae is None else vae_parameters(parts.vae) * FP32_BYTES
+
+
+def _frozen_number(identity: Identity, device: DeviceKind) -> int:
+    """Bytes of one frozen weight that is not quantised."""
+    if device == "cpu":
+        return FP32_BYTES
+    match identity.precision.compute:
+        case "bf16":
+            return BF16_BYTES
+        case "fp32":
+            return FP32_BYTES
+    assert_never(identity.precision.compute)
+
+
+def _stored_bytes(size: PartSize, quantization: Quantization, number_bytes: int) -> tuple[int, int]:
+    """Weights and scales; ``number_bytes``: of one number that is not quantised."""
+    match quantization:
+        case "no_change":
+            return size.parameters * number_bytes, 0
+        case "int8-quanto":
+            others = size.parameters - size.linear_weights
+            scales = size.linear_rows + _NUMBERS_BESIDE_SCALES * size.linears
+            return size.linear_weights + others * number_bytes, scales * number_bytes
+    assert_never(quantization)
