@@ -255,6 +255,7 @@ def test_several_processes_need_deepspeed(zygote: Zygote, small: Small, tmp_path
     ("change", "words"),
     [
         ({"ema": {"decay": 0.9, "warmup_steps": 0, "update_interval": 1}}, "EMA"),
+        ({"clip": {"method": "value", "limit": 1.0}}, "grad_clip_method"),
         ({"name": "prodigy"}, "prodigy cannot be sharded"),
         ({"name": "bnb-lion8bit-paged"}, "bnb-lion8bit-paged cannot be sharded"),
     ],
@@ -265,7 +266,8 @@ def test_what_deepspeed_cannot_do_is_refused(
     job = small(base_model_precision="no_change")
     identity = job["plan"]["identity"]
     identity |= {"model_type": "full", "adapter": None}
-    identity |= {key: value for key, value in change.items() if key == "ema"}
+    identity |= {"clip": None}
+    identity |= {key: value for key, value in change.items() if key in ("ema", "clip")}
     identity["optimizer"] |= {key: value for key, value in change.items() if key == "name"}
     job["plan"]["operation"]["zero_stage"] = 2
 

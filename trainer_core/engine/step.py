@@ -25,42 +25,54 @@ from trainer_core.precision.compute import Compute
 
 
 class Backend(Protocol):
-    """How steps are carried out: in one process, or sharded over several."""
+    """What holds the trained parameters and the optimizer, and takes steps with them.
+
+    ``SingleProcess`` does it in one process. ``zero.ZeroSharded`` does it in one or more ranks,
+    which share each step's micro-batches and the tensors. Every rank calls the same methods in the
+    same order, because most of them exchange data between the ranks.
+    """
 
     rank: int
+    """Number of this process, from 0."""
     ranks: int
-    """Processes that share a step's micro-batches."""
+    """How many processes share a step's micro-batches."""
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        """Flow loss of each sample [B], fp32; with the graph that training needs."""
+        """Flow loss of each sample, [B], fp32, with its graph where gradients are enabled."""
 
     def update(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
     ) -> StepMetrics:
-        """Take this rank's share of ``count`` micro-batches through the model and update once.
+        """Take one optimizer step, and wait until its metrics are on the host.
 
-        Raises NonFiniteLossError where a loss or a gradient is not finite: then parameters,
-        optimizer state and means are what they were before.
+        Args:
+            batches: this rank's micro-batches of the step.
+            count: micro-batches of all ranks together; the loss is the mean over them.
+            step: number of the optimizer step, from 1.
+            learning_rate: of this step.
+
+        Raises NonFiniteLossError where a loss or a gradient is not finite. Parameters, optimizer
+        state and EMA are then as they were before.
         """
 
     def tensors(self) -> TrainedTensors:
-        """All that a checkpoint holds, by logical name. Every rank calls it."""
+        """Everything that a checkpoint holds, by logical name, whole on every rank."""
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """The opposite of ``tensors``; raises CheckpointError."""
+        """Restore what ``tensors`` returned. Raises CheckpointError where it does not fit."""
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the parameters are their running means where the plan keeps any (EMA)."""
+        """Inside, the parameters hold their running means, if the plan has an EMA."""
 
-    def max_across_ranks(self, order: int) -> int:
-        """The largest of what the ranks bring: what one has been told, all do."""
+    def max_across_ranks(self, number: int) -> int:
+        """The largest of the numbers that the ranks pass; the same answer on every rank."""
 
     def gathered(self) -> AbstractContextManager[object]:
-        """Inside, this process holds every weight whole, to use and not to change."""
+        """Inside, this process holds every parameter whole. They may be read, not changed."""
 
 
 class SingleProcess:
-    """All micro-batches of a step one after another, in this process."""
+    """The ``Backend`` that takes all micro-batches of a step one after another, in this process."""
 
     rank = 0
     ranks = 1
@@ -117,7 +129,7 @@ class SingleProcess:
             fault_point("train.before_step")
             set_learning_rate(self._optimizer, learning_rate)
             self._optimizer.step()
-        finally:  # also of a step that was given up while it waited for a shard
+        finally:  # also where a stop ends a step that waits for a shard
             self._optimizer.zero_grad(set_to_none=True)
         if self._ema is not None:
             self._ema.update(step)
@@ -139,8 +151,8 @@ class SingleProcess:
     def averaged(self) -> AbstractContextManager[None]:
         return self._ema.applied() if self._ema else nullcontext()
 
-    def max_across_ranks(self, order: int) -> int:
-        return order
+    def max_across_ranks(self, number: int) -> int:
+        return number
 
     def gathered(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -149,7 +161,10 @@ class SingleProcess:
 def load_parameters(
     parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Copy values into the trained parameters; raises CheckpointError on any difference of kind."""
+    """Copy values into the trained parameters.
+
+    Raises CheckpointError where names, shapes or types differ.
+    """
     check_same_names(parameters, tensors)
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -163,7 +178,7 @@ def load_parameters(
 
 
 def check_same_names(here: Mapping[str, object], saved: Mapping[str, object]) -> None:
-    """Raises CheckpointError that names one parameter of each kind of difference."""
+    """Raises CheckpointError; it names one missing and one unknown parameter."""
     missing, extra = sorted(here.keys() - saved.keys()), sorted(saved.keys() - here.keys())
     if missing or extra:
         raise CheckpointError(

@@ -1,7 +1,8 @@
-"""Every weight trained; optimizer state, gradients and weights sharded by DeepSpeed ZeRO.
+"""Full-rank training under DeepSpeed ZeRO, which shards optimizer state, gradients and weights.
 
-One process, or several under torchrun. Checkpoints have our layout, whole and by name, so that a
-resume may have another number of processes. DeepSpeed's own checkpoints are not used: they pickle.
+It runs in one process, or in several under torchrun. A checkpoint holds whole tensors by name, as
+in a single process, so that a run can resume with another number of processes. DeepSpeed's own
+checkpoints are not used, because they contain pickles.
 """
 
 import os
@@ -25,20 +26,20 @@ from trainer_core.engine.step_metrics import StepMeans, StepMetrics, total_loss
 from trainer_core.errors import CheckpointError, DeviceError
 from trainer_core.faultpoints import fault_point
 from trainer_core.optim.build import build_optimizer, set_learning_rate
-from trainer_core.optim.state import TENSOR
+from trainer_core.optim.state import TENSOR, complete_state
 from trainer_core.precision.compute import Compute
 
 _NEVER: Final = 1 << 40
 _BUCKET_ELEMENTS: Final = 500_000_000
 """DeepSpeed's own default."""
 _SHARDED_OPTIMIZERS: Final = ("optimi-lion", "adamw")
-"""Their state is one element for one element of a weight, so a shard's state is a shard of it."""
+"""Their state has one element for each element of a weight, so it can be split like the weight."""
 _STEP_FIELD: Final = "step"
-"""AdamW's count of updates: one for a whole shard, kept by name like every other field."""
+"""AdamW's count of updates: DeepSpeed has one for a shard, a checkpoint one for each parameter."""
 
 
 class _Objective(nn.Module):
-    """A batch's losses as a module's forward: what DeepSpeed's hooks are made for."""
+    """Computes a batch's losses in a module's forward, where DeepSpeed's hooks apply."""
 
     def __init__(
         self, transformer: HiDreamImageTransformer2DModel, objective: Objective, compute: Compute
@@ -49,7 +50,7 @@ class _Objective(nn.Module):
         self._compute = compute
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """``Losses`` as a plain tuple, which the hooks can take apart."""
+        """``Losses`` as a plain tuple, which DeepSpeed's hooks understand."""
         losses = batch_losses(self.transformer, None, batch, self._objective, self._compute)
         return losses.flow_B, losses.balance
 
@@ -60,10 +61,15 @@ class ZeroSharded:
     def __init__(
         self, engine: Any, optimizer: torch.optim.Optimizer, plan: Plan, compute: Compute
     ) -> None:
-        """``engine``: DeepSpeed's; ``optimizer``: ours, which it drives on its shards."""
+        """
+        Args:
+            engine: DeepSpeed's, from ``deepspeed.initialize``.
+            optimizer: the one that the engine steps, on its shards.
+            plan: the run.
+            compute: where and in which types.
+        """
         self._engine = engine
         self._optimizer = optimizer
-        self._clip = plan.identity.clip
         self._objective = plan.identity.objective
         self._stage = plan.operation.zero_stage
         self._compute = compute
@@ -89,27 +95,24 @@ class ZeroSharded:
             means.add(losses, count)
             fault_point("train.after_backward")
             if number < share:
-                self._engine.step()  # counts the micro-batch; updates at the last one only
+                self._engine.step()  # only counts the micro-batch: DeepSpeed updates at the last
         torch.distributed.all_reduce(means.flow)
         if means.balance is not None:
             torch.distributed.all_reduce(means.balance)
-        figures = means.read(step, self._cut_gradients())
+        metrics = means.read(step, self._largest_gradient())
         fault_point("train.before_step")
         set_learning_rate(self._optimizer, learning_rate)
         self._engine.step()
-        return figures
+        return metrics
 
-    def _cut_gradients(self) -> torch.Tensor:
-        """Largest absolute element; clips by value here (by norm DeepSpeed does it itself)."""
-        from deepspeed.utils import safe_get_full_grad, safe_set_full_grad  # noqa: PLC0415
+    def _largest_gradient(self) -> torch.Tensor:
+        """Largest absolute element of all gradients, before DeepSpeed clips them by norm."""
+        from deepspeed.utils import safe_get_full_grad  # noqa: PLC0415 - an extra of its own
 
-        limit = self._clip.limit if self._clip and self._clip.method == "value" else None
-        largest = []
-        for parameter in self._parameters.values():
-            gradient = safe_get_full_grad(parameter)
-            largest.append(gradient.abs().max().float())
-            if limit is not None:
-                safe_set_full_grad(parameter, gradient.clamp(-limit, limit))
+        largest = [
+            safe_get_full_grad(parameter).abs().max().float()
+            for parameter in self._parameters.values()
+        ]
         return torch.stack(largest).max()
 
     def tensors(self) -> TrainedTensors:
@@ -132,7 +135,7 @@ class ZeroSharded:
                     if isinstance(value, torch.Tensor)
                 }
                 continue
-            # A copy: a single rank's answer may be a view of the shard itself.
+            # A copy: with a single rank this may be a view of the shard itself.
             parameters[name] = safe_get_full_fp32_param(parameter).clone()
             for field in fields:
                 state[prefix + field] = safe_get_full_optimizer_state(parameter, field).clone()
@@ -140,7 +143,7 @@ class ZeroSharded:
         return TrainedTensors(parameters=parameters, optimizer_state=state, ema={})
 
     def _fields(self) -> tuple[list[str], dict[str, torch.Tensor]]:
-        """Names of the sharded fields, and the fields that are one number for a whole shard."""
+        """Names of the fields split like a weight, and those that hold one number for a shard."""
         for values in self._optimizer.state.values():
             tensors = {f: v for f, v in values.items() if isinstance(v, torch.Tensor)}
             counts = {field: value for field, value in tensors.items() if value.ndim == 0}
@@ -157,24 +160,23 @@ class ZeroSharded:
             state[name][field] = value
         self._make_state(next(iter(state.values())))
         for name, parameter in self._parameters.items():
-            self._put(parameter, checkpoint.parameters[name], state[name])
+            self._restore(parameter, checkpoint.parameters[name], state[name])
 
     def _make_state(self, example: Mapping[str, torch.Tensor]) -> None:
-        """Empty state of each shard, with the fields of one parameter's state."""
+        """Create each shard's state, of zeros, with the fields of one parameter's state."""
         shards = [each for group in self._optimizer.param_groups for each in group["params"]]
-        if self._stage == 3:  # the only stage that splits weights, and keeps them elsewhere
+        if self._stage == 3:  # splits the weights too, and keeps the shards here
             shards = self._engine.optimizer.fp32_partitioned_groups_flat
         for shard in shards:
             fields: MutableMapping[str, Any] = self._optimizer.state[shard]
             for field, value in example.items():
                 fields[field] = value.clone() if value.ndim == 0 else torch.zeros_like(shard)
-            if type(self._optimizer).__module__.startswith("optimi"):
-                fields.setdefault("kahan_comp", None)
+            complete_state(self._optimizer, fields)
         link = getattr(self._engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
         if link is not None:
             link()
 
-    def _put(
+    def _restore(
         self, parameter: nn.Parameter, value: torch.Tensor, fields: Mapping[str, torch.Tensor]
     ) -> None:
         import deepspeed  # noqa: PLC0415 - an extra of its own
@@ -193,13 +195,13 @@ class ZeroSharded:
                 full = tensor.to(self._compute.device)
                 deepspeed.utils.safe_set_full_optimizer_state(parameter, full, field)
 
-    def max_across_ranks(self, order: int) -> int:
-        agreed = torch.tensor(order, device=self._compute.device)
-        torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MAX)
-        return int(agreed.item())
+    def max_across_ranks(self, number: int) -> int:
+        largest = torch.tensor(number, device=self._compute.device)
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        return int(largest.item())
 
     def averaged(self) -> AbstractContextManager[None]:
-        return nullcontext()  # ``open_zero`` refuses plans with a mean
+        return nullcontext()  # ``open_zero`` refuses plans with an EMA
 
     def gathered(self) -> AbstractContextManager[object]:
         if self._stage != 3:
@@ -222,6 +224,8 @@ def open_zero(
     identity = plan.identity
     if identity.ema is not None:
         raise DeviceError("a running mean (EMA) is kept in one process only: leave out zero_stage")
+    if identity.clip is not None and identity.clip.method == "value":
+        raise DeviceError("DeepSpeed clips only by norm: set grad_clip_method to norm")
     if identity.optimizer.name not in _SHARDED_OPTIMIZERS:
         raise DeviceError(
             f"{identity.optimizer.name} cannot be sharded: leave out zero_stage, or take one of "
@@ -233,19 +237,18 @@ def open_zero(
     per_step = identity.accumulation_steps * identity.world_size
     transformer.requires_grad_(True).train()
     optimizer = build_optimizer(transformer.parameters(), identity.optimizer)
-    # DeepSpeed may take an empty step to make its state; at rate 0 that step changes no weight.
+    # DeepSpeed may take an empty step to create its state. At rate 0 it changes no weight.
     set_learning_rate(optimizer, 0.0)
-    by_norm = identity.clip is not None and identity.clip.method == "norm"
     config = {
         "train_micro_batch_size_per_gpu": identity.micro_batch_size,
         "gradient_accumulation_steps": max(1, per_step // ranks),
         "zero_optimization": {
             "stage": plan.operation.zero_stage or 0,
-            # The default is a buffer of 2 GB, also for a model of 20 MB.
+            # DeepSpeed's default takes 2 GB, also for a model of 20 MB.
             "reduce_bucket_size": min(_BUCKET_ELEMENTS, _count(transformer)),
         },
         "zero_allow_untested_optimizer": True,
-        "gradient_clipping": identity.clip.limit if identity.clip and by_norm else 0.0,
+        "gradient_clipping": identity.clip.limit if identity.clip else 0.0,
         "bf16": {"enabled": compute.weights is torch.bfloat16},
         "steps_per_print": _NEVER,
     }
@@ -261,7 +264,7 @@ def open_zero(
 
 
 def _deepspeed(compute: Compute) -> Any:
-    """The library, set up so that it never calls a compiler."""
+    """The DeepSpeed library, set up so that it never calls a compiler."""
     if compute.device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     try:
@@ -269,13 +272,13 @@ def _deepspeed(compute: Compute) -> Any:
         import deepspeed.ops  # noqa: PLC0415
     except ImportError as error:
         raise DeviceError("full-rank training needs the extra `full-rank` (DeepSpeed)") from error
-    # Its shared-memory collectives would be built from C++ at run time, even for one process.
+    # DeepSpeed would build its shared-memory collectives from C++ at run time, even for one rank.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
 def _join_ranks(deepspeed: Any, compute: Compute) -> None:
-    """The ranks of torchrun, or this process alone without opening a port."""
+    """Join the ranks of torchrun; without torchrun be the only rank, and open no port."""
     backend = "nccl" if compute.device.type == "cuda" else "gloo"
     alone = "RANK" not in os.environ
     if alone:
@@ -292,8 +295,9 @@ def _count(module: nn.Module) -> int:
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:
-    """Whether DeepSpeed keeps a copy of its own of this parameter (stages 1 to 3).
+    """Whether DeepSpeed keeps its own copy of this parameter (stages 1 to 3).
 
-    The same on every rank: the mapping is there, and None, where other ranks hold the parameter.
+    The answer is the same on every rank: where other ranks hold the parameter, the attribute exists
+    and is None.
     """
     return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
