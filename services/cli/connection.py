@@ -1,4 +1,4 @@
-"""Where the service is and which key opens it: options, the environment, or the stack at home."""
+"""The service's address and API key: from options, the environment, or `reverie up`'s own file."""
 
 import json
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
 _DEFAULT_HOME: Final = "~/.reverie"
 _HELP: Final = (
-    "start one on this machine with `reverie up`, or name it with --url and --api-key "
+    "start one on this machine with `reverie up`, or give --url and --api-key "
     "(or REVERIE_URL and REVERIE_API_KEY)"
 )
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked to; the message says why and what would help."""
+    """A command cannot do its work; the message says why and what would help."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """A service and the key of a tenant in it."""
+    """A service and a tenant's API key for it."""
 
     url: str
     api_key: str
@@ -30,7 +30,7 @@ class Address:
 
 @dataclass(slots=True)
 class Invocation:
-    """What stood before the command's name; filled in by the root of the command line."""
+    """The options before the command's name; the root of the command line fills them in."""
 
     env: Mapping[str, str]
     url: str | None = None
@@ -38,8 +38,8 @@ class Invocation:
     is_debugging: bool = False
 
     def connect(self) -> "Client":
-        """A client for the service that is meant; raises CommandError where none is known."""
-        # Only here: `reverie --help` does not pay for an HTTP library.
+        """A client for the chosen service; raises CommandError where none is known."""
+        # Imported here so that `reverie --help` does not load an HTTP library.
         from services.client.client import Client  # noqa: PLC0415
 
         address = find_address(url=self.url, api_key=self.api_key, env=self.env)
@@ -49,7 +49,7 @@ class Invocation:
 def find_address(*, url: str | None, api_key: str | None, env: Mapping[str, str]) -> Address:
     """Options first, then REVERIE_URL and REVERIE_API_KEY, then ``$REVERIE_HOME/stack.json``.
 
-    The key of the stack at home goes to that stack only, never to an address given elsewhere.
+    The key in that file is used for the address in that file only, never for another one.
 
     Raises:
         CommandError: no address, or no key for it.
@@ -59,16 +59,16 @@ def find_address(*, url: str | None, api_key: str | None, env: Mapping[str, str]
     if url is not None and api_key is not None:
         return Address(url=url, api_key=api_key)
     file = Path(env.get("REVERIE_HOME") or _DEFAULT_HOME).expanduser() / "stack.json"
-    stack = _read_stack(file)
-    if url is None and stack is None:
-        raise CommandError(f"no service is known: {file} does not exist; {_HELP}")
-    if url is not None and (stack is None or stack.url.rstrip("/") != url.rstrip("/")):
+    own = _read_address(file)
+    if url is None and own is None:
+        raise CommandError(f"no service is known, and {file} does not exist: {_HELP}")
+    if url is not None and (own is None or own.url.rstrip("/") != url.rstrip("/")):
         raise CommandError(f"there is no key for {url}: give --api-key or set REVERIE_API_KEY")
-    assert stack is not None
-    return Address(url=stack.url, api_key=api_key or stack.api_key)
+    assert own is not None
+    return Address(url=own.url, api_key=api_key or own.api_key)
 
 
-def _read_stack(file: Path) -> Address | None:
+def _read_address(file: Path) -> Address | None:
     try:
         body = json.loads(file.read_text(encoding="utf-8"))
         return Address(url=body["url"], api_key=body["api_key"])

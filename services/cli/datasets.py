@@ -1,4 +1,4 @@
-"""`reverie datasets`: push folders of pictures and captions, and look at them."""
+"""`reverie datasets`: push folders of images and captions, list and show datasets."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from services.client.client import Client
     from services.client.shapes import Dataset
 
-app = typer.Typer(no_args_is_help=True, help="Folders of pictures and captions.")
+app = typer.Typer(no_args_is_help=True, help="Datasets: uploaded folders of images and captions.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 _NAMED_AT_MOST = 5
@@ -39,8 +39,10 @@ def push(
 @app.command("list")
 def list_datasets(
     ctx: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
-    after: Annotated[str | None, typer.Option(help="Go on behind this id.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Datasets a page.")] = 20,
+    after: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="Show the datasets older than this one.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show datasets, newest first."""
@@ -58,7 +60,9 @@ def list_datasets(
 
 @app.command("show")
 def show(
-    ctx: typer.Context, dataset_id: Annotated[str, typer.Argument()], as_json: Json = False
+    ctx: typer.Context,
+    dataset_id: Annotated[str, typer.Argument(metavar="DATASET", help="ds_…")],
+    as_json: Json = False,
 ) -> None:
     """Show one dataset and, where it was rejected, what is wrong with which file."""
     invocation: Invocation = ctx.obj
@@ -80,7 +84,7 @@ def show(
 
 
 def push_shown(client: "Client", folder: Path, name: str | None) -> "Dataset":
-    """Push a folder with a progress bar on stderr; raises as ``push_folder`` does."""
+    """Push a folder, with a progress bar on stderr; raises what ``push_folder`` raises."""
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
         MofNCompleteColumn,
@@ -95,7 +99,7 @@ def push_shown(client: "Client", folder: Path, name: str | None) -> "Dataset":
         named = ", ".join(others[:_NAMED_AT_MOST])
         more = f" and {len(others) - _NAMED_AT_MOST} more"
         rest = more if len(others) > _NAMED_AT_MOST else ""
-        output.print_note(f"passed over, neither pictures nor captions: {named}{rest}")
+        output.print_note(f"skipped, neither images nor captions: {named}{rest}")
     _, err = output.consoles()
     columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:

@@ -1,6 +1,6 @@
-"""`reverie`: the command line. Commands import what they need themselves, so that help is quick.
+"""`reverie`: the command line. Each command imports what it needs itself, so that help is quick.
 
-Exit status: 0 done, 1 something is wrong (said in words), 2 wrong usage, 130 interrupted.
+Exit status: 0 done, 1 an error (its message is on stderr), 2 wrong usage, 130 interrupted.
 """
 
 import os
@@ -49,9 +49,9 @@ def root(
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Fine-tune HiDream-I1: push pictures, submit runs, watch them.
+    """Fine-tune HiDream-I1: push images, submit runs, watch them.
 
-    Without --url and --api-key the service that `reverie up` runs on this machine is meant.
+    Without --url and --api-key, commands use the service that `reverie up` runs on this machine.
     """
     invocation: Invocation = ctx.obj
     invocation.url, invocation.api_key, invocation.is_debugging = url, api_key, debug
@@ -76,7 +76,7 @@ def start_stack(ctx: typer.Context) -> None:
 
 
 def main() -> None:
-    """Run one command; every expected error becomes lines on stderr, never a traceback."""
+    """Run one command; an expected error is printed on stderr without a traceback."""
     invocation = Invocation(env=os.environ)
     try:
         app(obj=invocation)
@@ -88,11 +88,11 @@ def main() -> None:
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether its text is written for the one who typed the command."""
+    """Whether its message is written for the user, so that a traceback would not help."""
     if isinstance(error, CommandError | OSError | UnicodeError):
         return True
-    # Whoever raised one of these has imported its module; importing all of them here would cost
-    # the time that lazy commands save.
+    # An error of these kinds can only come from a module that is already imported. Importing all of
+    # them here would cost the time that lazy commands save.
     named = (
         ("services.client.errors", "ClientError"),
         ("services.embedded.errors", "StackError"),

@@ -1,4 +1,4 @@
-"""What commands print: JSON for programs, tables for people, one line for each problem."""
+"""What commands print: JSON for programs, tables for people, and one line for each problem."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ def print_error(text: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns that no terminal width shortens: ids are there to be copied."""
+    """A table whose columns are never shortened, so that ids can be copied."""
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
@@ -50,12 +50,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         table.add_column(column, no_wrap=True, overflow="ignore")
     for row in rows:
         table.add_row(*(Text(str(cell), style=_COLOURS.get(str(cell), "")) for cell in row))
-    out.width = max(out.width, 200)  # rich would cut columns to the terminal's
+    out.width = max(out.width, 200)  # rich would shorten columns to the terminal's width
     out.print(table, crop=False, no_wrap=True)
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """Names and values, one a line; a fact that is None is left out."""
+    """Names and values, one pair a line; a value of None is left out."""
     from rich.text import Text  # noqa: PLC0415
 
     out, _ = consoles()
@@ -68,7 +68,7 @@ def print_facts(facts: Mapping[str, object]) -> None:
 
 
 def print_note(text: str) -> None:
-    """Something worth knowing, on stderr, so that it never mixes with a result."""
+    """A remark on stderr, so that it never mixes with a result."""
     from rich.text import Text  # noqa: PLC0415
 
     _, err = consoles()
@@ -76,7 +76,7 @@ def print_note(text: str) -> None:
 
 
 def when(stamp: str | None) -> str | None:
-    """A time of the service in local time, to the second."""
+    """An RFC 3339 time as local time, to the second."""
     if stamp is None:
         return None
     return datetime.fromisoformat(stamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -89,3 +89,13 @@ def size(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """``12 s``, ``3 min 20 s`` or ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

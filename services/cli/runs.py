@@ -1,7 +1,5 @@
-"""`reverie runs`: submit, look, watch, cancel."""
+"""`reverie runs`: submit, list, show, watch, cancel."""
 
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -13,14 +11,30 @@ from services.cli.connection import Invocation
 
 if TYPE_CHECKING:
     from services.client.client import Client
-    from services.client.shapes import Failure, Run, RunRequest
+    from services.client.shapes import Checkpoint, Failure, Publication, Run, RunRequest
 
 app = typer.Typer(no_args_is_help=True, help="Training runs.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="run_…")]
-_DATASET_ID: Final = re.compile(r"ds_[0-9a-f]{32}")
-
+Config = Annotated[
+    Path,
+    typer.Option(exists=True, metavar="DIR|FILE", help="SimpleTuner's config.json, or its folder."),
+]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="BACKEND=DATASET|DIR",
+        help="What an image backend reads: a dataset (ds_…), or a folder, which is pushed first. "
+        "Without it: the folder that instance_data_dir names. Repeatable.",
+    ),
+]
+Replaced = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Replace an option of config.json. Repeatable."
+    ),
+]
 
 _SUBMIT_EXAMPLES: Final = """Examples:
 
@@ -33,34 +47,18 @@ reverie runs submit --config my/config.json --dataset photos=ds_… --set max_tr
 def submit(
     ctx: typer.Context,
     *,
-    config: Annotated[
-        Path,
-        typer.Option(
-            exists=True, metavar="DIR|FILE", help="SimpleTuner's config.json, or its folder."
-        ),
-    ],
-    dataset: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="BACKEND=DATASET|DIR",
-            help="What a data backend reads: ds_…, or a folder that is pushed first; else the "
-            "folder that its instance_data_dir names. Repeatable.",
-        ),
-    ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Replace an option of config.json. Repeatable."
-        ),
-    ] = None,
+    config: Config,
+    dataset: Sources = None,
+    setting: Replaced = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
     as_json: Json = False,
 ) -> None:
     """Queue a run from SimpleTuner's files, exactly as they are."""
     from services.cli.documents import parse_settings, read_documents  # noqa: PLC0415
+    from services.cli.run_sources import parse_sources, push_sources  # noqa: PLC0415
 
     invocation: Invocation = ctx.obj
-    sources = _parse_datasets(dataset or [])
+    sources = parse_sources(dataset or [])
     try:
         settings = parse_settings(setting or [])
     except ValueError as error:
@@ -69,7 +67,7 @@ def submit(
     for file in documents.used:
         output.print_note(f"{file.option:<20} {file.path}")
     with invocation.connect() as client:
-        datasets = _push_folders(client, {**documents.folders, **sources})
+        datasets = push_sources(client, {**documents.folders, **sources})
         request: RunRequest = {**documents.body, "datasets": datasets}  # type: ignore[typeddict-item]  # read from files; the service checks it
         run = client.submit_run(request)
         if not as_json:
@@ -85,8 +83,10 @@ def submit(
 @app.command("list")
 def list_runs(
     ctx: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
-    after: Annotated[str | None, typer.Option(help="Go on behind this id.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Runs a page.")] = 20,
+    after: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Show the runs older than this one.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show runs, newest first."""
@@ -113,7 +113,7 @@ def list_runs(
 
 @app.command("show")
 def show(ctx: typer.Context, run_id: RunId, as_json: Json = False) -> None:
-    """Show one run: where it stands, its attempts, checkpoints and publications."""
+    """Show one run: its status and step, its attempts, checkpoints and publications."""
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
         run = client.get_run(run_id)
@@ -123,25 +123,18 @@ def show(ctx: typer.Context, run_id: RunId, as_json: Json = False) -> None:
         checkpoints = client.list_checkpoints(run_id)
         publications = client.list_publications(run_id=run_id).data
     output.print_facts(_facts(run))
-    for attempt in run["attempts"]:
-        steps = f"steps {attempt['from_step']} to {attempt['last_step']}"
-        ended = attempt["outcome"] or "under way"
-        output.print_facts(
-            {f"attempt {attempt['fence']}": f"{ended}, {steps}{_why(attempt['reason'])}"}
-        )
-    for checkpoint in checkpoints:
-        stored = output.size(checkpoint["size_bytes"])
-        output.print_facts({"checkpoint": f"step {checkpoint['step']}, {stored}"})
-    for publication in publications:
-        where = publication["location"] or publication["error"] or ""
-        output.print_facts({"publication": f"{publication['status']} {where}".strip()})
+    for fact in _history(run, checkpoints, publications):
+        output.print_facts(fact)
     for warning in run["warnings"]:
         output.print_note(f"warning: {warning}")
 
 
 @app.command("watch")
 def watch(ctx: typer.Context, run_id: RunId) -> None:
-    """Follow a run to its end; Ctrl-C leaves it running. Exit code 0 only where it succeeded."""
+    """Follow a run to its end. Ctrl-C ends the watching, not the run.
+
+    The exit status is 0 only where the run succeeded.
+    """
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
         run = _watch(client, run_id, on_stderr=False)
@@ -150,7 +143,7 @@ def watch(ctx: typer.Context, run_id: RunId) -> None:
 
 @app.command("cancel")
 def cancel(ctx: typer.Context, run_id: RunId, as_json: Json = False) -> None:
-    """Ask for a run's end; one that trains writes a checkpoint first."""
+    """Cancel a run. One that is training writes a checkpoint first."""
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
         run = client.cancel_run(run_id)
@@ -158,47 +151,6 @@ def cancel(ctx: typer.Context, run_id: RunId, as_json: Json = False) -> None:
         output.print_json(run)
     else:
         output.print_facts({"run": run["id"], "status": run["status"]})
-
-
-def _parse_datasets(pairs: Sequence[str]) -> dict[str, str | Path]:
-    """Backend id → dataset id or local folder; wrong usage where a text is neither."""
-    sources: dict[str, str | Path] = {}
-    for pair in pairs:
-        backend, equals, source = pair.partition("=")
-        if not (backend and equals and source):
-            raise typer.BadParameter(
-                f"{pair!r} is not BACKEND=DATASET, with a backend's id from the data backends file",
-                param_hint="--dataset",
-            )
-        if backend in sources:
-            raise typer.BadParameter(f"{backend} is given twice", param_hint="--dataset")
-        if _DATASET_ID.fullmatch(source):
-            sources[backend] = source
-        elif Path(source).expanduser().is_dir():
-            sources[backend] = Path(source).expanduser()
-        else:
-            raise typer.BadParameter(
-                f"{source!r} is neither a dataset (ds_…) nor a folder", param_hint="--dataset"
-            )
-    return sources
-
-
-def _push_folders(client: "Client", sources: Mapping[str, str | Path]) -> dict[str, str]:
-    """Every source as a dataset id; a folder that two backends read is pushed once."""
-    from services.cli.datasets import push_shown  # noqa: PLC0415
-
-    pushed: dict[Path, str] = {}
-    datasets: dict[str, str] = {}
-    for backend, source in sources.items():
-        if isinstance(source, str):
-            datasets[backend] = source
-            continue
-        folder = source.resolve()
-        if folder not in pushed:
-            pushed[folder] = push_shown(client, source, None)["id"]
-            output.print_note(f"{backend:<20} {source} pushed as {pushed[folder]}")
-        datasets[backend] = pushed[folder]
-    return datasets
 
 
 def _watch(client: "Client", run_id: str, *, on_stderr: bool) -> "Run":
@@ -222,13 +174,33 @@ def _facts(run: "Run") -> dict[str, object]:
         "reason": _why(run["status_reason"]).removeprefix(": ") or None,
         "step": f"{run['step']} of {run['max_steps']}",
         "saved": f"step {run['checkpoint_step']}" if run["checkpoint_step"] else None,
-        "model": run["plan"].get("identity", {}).get("base", {}).get("name"),
+        "model": run["base_model"],
         "plan": run["plan_digest"],
         "datasets": ", ".join(f"{b} = {d}" for b, d in run["datasets"].items()) or None,
         "created": output.when(run["created_at"]),
         "started": output.when(run["started_at"]),
         "finished": output.when(run["finished_at"]),
     }
+
+
+def _history(
+    run: "Run", checkpoints: "list[Checkpoint]", publications: "list[Publication]"
+) -> list[dict[str, object]]:
+    """A line for each attempt, checkpoint and publication."""
+    lines: list[dict[str, object]] = []
+    for attempt in run["attempts"]:
+        steps = f"steps {attempt['from_step']} to {attempt['last_step']}"
+        outcome = attempt["outcome"] or "running"
+        lines.append(
+            {f"attempt {attempt['fence']}": f"{outcome}, {steps}{_why(attempt['reason'])}"}
+        )
+    for checkpoint in checkpoints:
+        stored = output.size(checkpoint["size_bytes"])
+        lines.append({"checkpoint": f"step {checkpoint['step']}, {stored}"})
+    for publication in publications:
+        where = publication["location"] or _why(publication["error"]).removeprefix(": ")
+        lines.append({"publication": f"{publication['status']} {where}".strip()})
+    return lines
 
 
 def _why(failure: "Failure | None") -> str:

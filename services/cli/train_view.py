@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from services.cli.watch import duration
+from services.cli.output import duration
 from trainer_core.local.output import View
 from trainer_core.process.events import Event
 

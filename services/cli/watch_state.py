@@ -1,4 +1,4 @@
-"""What is known of a run while it is watched: events in, facts out; no clock, no terminal."""
+"""What is known of a watched run. Events go in, facts come out; no clock, no terminal."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ _WARNINGS_KEPT: Final = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
-    """The loss over the fixed triples of image, noise and sigma."""
+class FixedLoss:
+    """The fixed validation loss: mean over the same images, noise and timesteps each time."""
 
     step: int
     mean: float
@@ -25,7 +25,7 @@ class Probe:
 
 @dataclass(slots=True)
 class WatchState:
-    """A run as its events tell it."""
+    """A run as its events describe it."""
 
     run_id: str
     max_steps: int
@@ -39,7 +39,7 @@ class WatchState:
     steps_per_s: float | None = None
     eta_s: float | None = None
     checkpoint_step: int | None = None
-    probes: list[Probe] = field(default_factory=list)
+    fixed_losses: list[FixedLoss] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -47,15 +47,15 @@ class WatchState:
         return self.status in OVER
 
     def apply(self, event: "Event") -> None:
-        """Take one event in; kinds that are not known change nothing."""
+        """Apply one event; an unknown type changes nothing."""
         data = event.data
         match event.type:
             case "run.started":
-                self._begin_attempt(data)
+                self._start_attempt(data)
             case "run.checkpoint":
                 self.checkpoint_step = event.step
             case str(type_) if type_.startswith("run."):
-                self._move(type_.removeprefix("run."), data)
+                self._set_status(type_.removeprefix("run."), data)
             case "plan":
                 for warning in data.get("warnings") or ():
                     self.warn(_text(warning))
@@ -64,24 +64,24 @@ class WatchState:
             case "step":
                 self._take_step(event.step, data)
             case "eval" if data.get("name") == "probe":
-                self._take_probe(event.step, data)
+                self._take_fixed_loss(event.step, data)
             case "warning":
                 self.warn(_text(data))
 
     def settle(self, run: "Run") -> None:
-        """Take over what the service says of the run itself."""
-        self._move(run["status"], {"stage": run["stage"], "reason": run["status_reason"]})
+        """Take status, steps and warnings from the run itself, when its events have ended."""
+        self._set_status(run["status"], {"stage": run["stage"], "reason": run["status_reason"]})
         self.step, self.max_steps = run["step"], run["max_steps"]
         self.checkpoint_step = run["checkpoint_step"] or None
         for warning in run["warnings"]:
             self.warn(_text(warning))
 
     def warn(self, text: str) -> None:
-        """Keep a warning once."""
+        """Keep a warning; each text once."""
         if text and text not in self.warnings and len(self.warnings) < _WARNINGS_KEPT:
             self.warnings.append(text)
 
-    def _move(self, status: str, data: Mapping[str, Any]) -> None:
+    def _set_status(self, status: str, data: Mapping[str, Any]) -> None:
         self.status = status
         self.stage = data.get("stage")
         reason = data.get("reason")
@@ -89,9 +89,9 @@ class WatchState:
         if status != "running":
             self.steps_per_s = self.eta_s = None
 
-    def _begin_attempt(self, data: Mapping[str, Any]) -> None:
-        """An attempt goes on from a checkpoint; what an earlier one did behind it is gone."""
-        self._move("running", data)
+    def _start_attempt(self, data: Mapping[str, Any]) -> None:
+        """An attempt resumes from the newest checkpoint; steps after that one are done again."""
+        self._set_status("running", data)
         self.attempt = int(data.get("attempt") or self.attempt + 1)
         self.step = self.checkpoint_step or 0
         self._forget_from(self.step + 1)
@@ -108,13 +108,13 @@ class WatchState:
         while self.losses and self.losses[-1][0] >= step:
             self.losses.pop()
 
-    def _take_probe(self, step: int, data: Mapping[str, Any]) -> None:
+    def _take_fixed_loss(self, step: int, data: Mapping[str, Any]) -> None:
         mean = _number(data.get("mean"))
         if mean is None:
             return
-        self.probes = [probe for probe in self.probes if probe.step < step]
+        self.fixed_losses = [each for each in self.fixed_losses if each.step < step]
         held_out_mean = _number(data.get("held_out_mean"))
-        self.probes.append(Probe(step=step, mean=mean, held_out_mean=held_out_mean))
+        self.fixed_losses.append(FixedLoss(step=step, mean=mean, held_out_mean=held_out_mean))
 
 
 def smoothed(losses: Sequence[float]) -> float:

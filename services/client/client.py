@@ -1,4 +1,4 @@
-"""The service as Python calls. Every call is safe to repeat and is repeated where that helps."""
+"""The service as Python calls. Every call is safe to repeat, and is repeated where that helps."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -27,15 +27,15 @@ MAX_PAGE: Final = 100
 
 
 def _part(id_: str) -> str:
-    """An id as one part of a path, whatever it holds."""
+    """An id as one part of a path, with every special character escaped."""
     return quote(id_, safe="", errors="replace")
 
 
 class Client:
-    """A tenant's view of the service; a context manager that closes its connections.
+    """The service for one tenant; a context manager that closes its connections.
 
-    Every method raises ProblemError where the service refuses and ServiceUnreachableError where it
-    gives no answer.
+    Every method raises ProblemError where the service refuses the request, and
+    ServiceUnreachableError where it does not answer.
     """
 
     def __init__(self, url: str, api_key: str, *, retry: Retry | None = None) -> None:
@@ -70,14 +70,14 @@ class Client:
         return cast("Dataset", self._transport.post("/v1/datasets", body))
 
     def sign_uploads(self, dataset_id: str, *, after: str | None = None) -> UploadPage:
-        """At most 1000 files behind the path ``after``, each with what sends it."""
+        """At most 1000 files after the path ``after``, each with its upload request."""
         body = {"dataset_id": dataset_id}
         if after is not None:
             body["after"] = after
         return cast("UploadPage", self._transport.post("/v1/uploads", body))
 
     def complete_dataset(self, dataset_id: str) -> Dataset:
-        """Close the dataset; the service looks into its files next."""
+        """Close the dataset; the service verifies its files next."""
         return cast("Dataset", self._transport.post(f"/v1/datasets/{_part(dataset_id)}:complete"))
 
     def get_dataset(self, dataset_id: str) -> Dataset:
@@ -88,7 +88,7 @@ class Client:
         return self._page("/v1/datasets", {"limit": limit, "after": after})
 
     def submit_run(self, request: RunRequest) -> Run:
-        """Accept a run; its plan stands in the answer."""
+        """Queue a run; the answer has its plan."""
         return cast("Run", self._transport.post("/v1/runs", request))
 
     def get_run(self, run_id: str) -> Run:
@@ -99,11 +99,11 @@ class Client:
         return self._page("/v1/runs", {"limit": limit, "after": after})
 
     def cancel_run(self, run_id: str) -> Run:
-        """Ask for an end; a run under way writes a checkpoint first."""
+        """Cancel a run; one that is training writes a checkpoint first."""
         return cast("Run", self._transport.post(f"/v1/runs/{_part(run_id)}:cancel"))
 
     def list_events(self, run_id: str, *, limit: int = 100, after: int = 0) -> Page[Event]:
-        """Oldest first, behind the event ``after``."""
+        """Oldest first, starting after the event ``after``."""
         query = {"limit": limit, "after": after}
         page: Page[dict[str, Any]] = self._page(f"/v1/runs/{_part(run_id)}/events", query)
         return Page(
@@ -113,14 +113,14 @@ class Client:
         )
 
     def stream_events(self, run_id: str, after: int = 0) -> Iterator[Event]:
-        """Events behind ``after`` as they happen, until the run is over; survives lost connections.
+        """Events after ``after`` as they happen, until the run is over; reconnects where needed.
 
-        Close the iterator (or leave its loop) to give the connection back.
+        Close the iterator, or leave its loop, to release the connection.
         """
         return stream(self._transport, f"/v1/runs/{_part(run_id)}/events", after)
 
     def list_checkpoints(self, run_id: str) -> list[Checkpoint]:
-        """All that stand, newest first."""
+        """All stored checkpoints, newest first."""
         found: list[Checkpoint] = []
         after: str | None = None
         while True:
@@ -142,7 +142,7 @@ class Client:
         return cast("Publication", self._transport.get(f"/v1/publications/{_part(publication_id)}"))
 
     def _page(self, path: str, query: Mapping[str, str | int | None]) -> Page[T]:
-        """A page; asking for more items than one may have is asking for as many as it may."""
+        """One page; a limit above MAX_PAGE counts as MAX_PAGE."""
         limit = min(int(query["limit"] or MAX_PAGE), MAX_PAGE)
         body = self._transport.get(path, {**query, "limit": limit})
         cursor = body.get("next_cursor")

@@ -1,4 +1,4 @@
-"""What a call to the service can end in, in words that a person can act on."""
+"""The errors of the client; each message says what to do or what is wrong where."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ from typing import Any, Self
 
 
 class ClientError(Exception):
-    """The base of every error that the client raises on purpose."""
+    """Base of every error that the client raises."""
 
 
 class ServiceUnreachableError(ClientError):
-    """No answer after every try; the message names the address without its query."""
+    """No answer after the last try; the message names the address without its query."""
 
 
 class WaitTooLongError(ClientError):
-    """What was waited for did not happen in time."""
+    """Something did not happen in the time that was allowed for it."""
 
 
 class EmptyFolderError(ClientError):
-    """A folder without a single picture or caption."""
+    """The folder has no image and no caption."""
 
 
 class UploadFailedError(ClientError):
@@ -71,13 +71,17 @@ class ProblemError(ClientError):
 
     @classmethod
     def of_answer(cls, status: int, body: object, *, request_id: str | None) -> Self:
-        """Read a problem; what is not one (a proxy's page) still becomes a readable error."""
+        """Read a problem; another body, such as a proxy's page, still becomes a readable error."""
         facts: dict[str, Any] = body if isinstance(body, dict) else {}
         listed = facts.get("errors")
         return cls(
             status=status,
             code=str(facts.get("code") or f"http_{status}"),
-            detail=str(facts.get("detail") or facts.get("title") or f"The service said {status}."),
+            detail=str(
+                facts.get("detail")
+                or facts.get("title")
+                or f"The service answered with status {status}."
+            ),
             errors=[
                 FieldProblem.of_json(error)
                 for error in (listed if isinstance(listed, list) else [])
@@ -88,7 +92,7 @@ class ProblemError(ClientError):
 
 
 class DatasetRejectedError(ClientError):
-    """The service looked into the files and does not take them; ``errors`` names each."""
+    """The service verified the files and rejected some; ``errors`` names each."""
 
     def __init__(self, dataset_id: str, errors: Sequence[FieldProblem]) -> None:
         self.dataset_id = dataset_id
@@ -98,7 +102,7 @@ class DatasetRejectedError(ClientError):
 
 
 class FileChangedError(ClientError):
-    """A file is no longer what it was when it was listed."""
+    """A file changed after the folder was listed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path} changed while it was being pushed; push the folder again")

@@ -1,4 +1,4 @@
-"""When a call is worth another try, and how long to wait before it."""
+"""Which calls are tried again, and how long to wait before the next try."""
 
 import random
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from typing import Final
 
 RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
 _LONGEST_WAIT_S: Final = 60.0
-"""A Retry-After beyond this is not waited for in full: the bound of tries ends it instead."""
+"""A Retry-After above this counts as this much."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retry:
-    """Bounds of trying again. Only for calls that change nothing twice."""
+    """Limits for trying again. Only for calls that may be repeated safely."""
 
     tries: int = 5
     """The first one included."""
@@ -33,9 +33,10 @@ class Retry:
 
 
 def is_worth_retrying(status: int, code: str | None) -> bool:
-    """Whether an answer may differ next time.
+    """Whether the answer may be another one next time.
 
-    A conflict of our own key is: the first try, whose answer was lost, is still being worked on.
+    So it is for a conflict of the call's own key: its first try, whose answer was lost, is still
+    being worked on.
     """
     return status in RETRIED_STATUSES or (status == 409 and code == "idempotency_in_flight")
 

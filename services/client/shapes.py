@@ -1,4 +1,4 @@
-"""What goes over the wire, as types; a newer service may send more fields than are listed here."""
+"""The JSON of requests and answers as types; a newer service may send more fields."""
 
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NotRequired, Self, TypedDict, TypeVar
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page(Generic[T]):
-    """A part of a list; the next one begins behind ``next_cursor``."""
+    """A part of a list; pass ``next_cursor`` as ``after`` to get the next part."""
 
     data: list[T]
     has_more: bool
@@ -69,7 +69,7 @@ class UploadPage(TypedDict):
 
 
 class RunRequest(TypedDict):
-    """SimpleTuner's files as JSON, and which dataset stands for which backend."""
+    """SimpleTuner's files as JSON, and which dataset each image backend reads."""
 
     config: dict[str, Any]
     lycoris_config: NotRequired[dict[str, Any] | None]
@@ -80,7 +80,7 @@ class RunRequest(TypedDict):
 
 
 class Attempt(TypedDict):
-    """One machine's work on a run; ``outcome`` is None while it lasts."""
+    """The work of one worker on a run; ``outcome`` is None while it runs."""
 
     id: str
     fence: int
@@ -103,6 +103,7 @@ class Run(TypedDict):
     step: int
     max_steps: int
     checkpoint_step: int
+    base_model: str
     plan: dict[str, Any]
     plan_digest: str
     warnings: list[str]

@@ -1,4 +1,4 @@
-"""Server-sent events that survive lost connections. Source: WHATWG HTML, section 9.2."""
+"""Server-sent events over as many connections as it takes. Source: WHATWG HTML, section 9.2."""
 
 import json
 import time
@@ -14,25 +14,25 @@ from services.client.shapes import Event
 from services.client.transport import Transport, problem_of
 
 _SILENCE_S: Final = 60.0
-"""The service sends at least a comment more often than that; a longer silence is a dead line."""
+"""The service sends at least a comment more often; a longer silence is a dead connection."""
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0, read=_SILENCE_S)
 _RECONNECT: Final = Retry(tries=1, first_wait_s=0.1, limit_s=5.0)
-"""Between lines that ended well: a pause that grows while they bring nothing."""
+"""Between connections that ended normally: a pause that grows while they bring no event."""
 
 
 @dataclass(slots=True)
 class _Progress:
-    """Where the stream stands between connections."""
+    """What the stream remembers between connections."""
 
     last_id: int
     failed: int = 0
-    """Connections in a row that were refused or never came about."""
+    """Connections in a row that were refused or could not be made."""
     idle: int = 0
-    """Connections in a row that stood and brought nothing."""
+    """Connections in a row that were made and brought no event."""
 
 
 def stream(transport: Transport, path: str, after: int) -> Iterator[Event]:
-    """Events behind ``after``, once each and in order, until the service says that no more come.
+    """Events after ``after``, once each and in order, until the service says that no more follow.
 
     Raises ProblemError or ServiceUnreachableError after as many failed connections in a row as the
     transport allows.
@@ -62,7 +62,7 @@ def stream(transport: Transport, path: str, after: int) -> Iterator[Event]:
 
 
 def _fresh(answer: httpx.Response, progress: _Progress) -> Iterator[Event]:
-    """The events of one connection that were not seen before."""
+    """The events of one connection, without those that came before."""
     kind = answer.headers.get("Content-Type", "")
     if not kind.startswith("text/event-stream"):
         raise ClientError(f"the service answered {kind or 'nothing'} instead of a stream of events")
@@ -85,7 +85,7 @@ def _check_refusal(answer: httpx.Response, progress: _Progress, retry: Retry) ->
 
 
 def messages(lines: Iterable[str]) -> Iterator[str]:
-    """The data of each whole message; comments and a message that was cut off are passed over."""
+    """The data of each complete message; comments and an incomplete last message are skipped."""
     data: list[str] = []
     for line in lines:
         if not line:

@@ -1,4 +1,4 @@
-"""One HTTP call: retried where that is safe, and turned into an error people can read."""
+"""One HTTP call: repeated where that is safe; a failure becomes a readable error."""
 
 import json
 import time
@@ -17,7 +17,7 @@ Query = Mapping[str, str | int | None]
 
 
 class Transport:
-    """Speaks JSON to the service with a tenant's key."""
+    """Sends JSON to the service with a tenant's API key."""
 
     def __init__(self, url: str, api_key: str, retry: Retry) -> None:
         self.url = url.rstrip("/")
@@ -38,7 +38,7 @@ class Transport:
         return self._call("GET", path, query=query, body=None, headers={})
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Every try of one call carries the same Idempotency-Key, so that it counts once."""
+        """Every try of one call sends the same Idempotency-Key, so that it happens once."""
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         return self._call("POST", path, query=None, body=body or {}, headers=headers)
 
@@ -76,7 +76,7 @@ class Transport:
 
 
 def problem_of(answer: httpx.Response) -> ProblemError:
-    """The problem in an answer whose body has been read."""
+    """The answer's problem; its body has to be read already."""
     try:
         body: object = answer.json()
     except ValueError:
@@ -86,12 +86,12 @@ def problem_of(answer: httpx.Response) -> ProblemError:
 
 
 def _may_pass(error: httpx.TransportError) -> bool:
-    """Whether another try can help; a wrong scheme or a malformed header stays wrong."""
+    """Whether another try can help; a wrong scheme or a malformed header never gets right."""
     return not isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
 
 
 def _object(answer: httpx.Response) -> dict[str, Any]:
-    """The JSON object in an answer; no body is an empty one."""
+    """The answer's JSON object; an empty body gives an empty one."""
     if not answer.content:
         return {}
     try:
@@ -102,5 +102,5 @@ def _object(answer: httpx.Response) -> dict[str, Any]:
             "is this address the service's?"
         ) from error
     if not isinstance(body, dict):
-        raise ClientError(f"{answer.request.url.path} answered with something else than an object")
+        raise ClientError(f"{answer.request.url.path} answered with JSON that is not an object")
     return body

@@ -1,4 +1,4 @@
-"""What `reverie runs watch` shows, from events alone."""
+"""What `reverie runs watch` shows; each test feeds events into the state."""
 
 from io import StringIO
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from services.cli.watch import duration, plain_line, render, sparkline
+from services.cli.output import duration
 from services.cli.watch_state import WatchState, smoothed
+from services.cli.watch_view import plain_line, render, sparkline
 from services.client.shapes import Event
 
 
@@ -50,7 +51,7 @@ def test_panel_shows_what_the_events_said() -> None:
     assert "0.5000, held out 0.6000" in text
 
 
-def test_panel_of_an_end_compares_the_probes() -> None:
+def test_the_last_panel_compares_the_validation_losses() -> None:
     end = (
         event("eval", 100, name="probe", mean=0.4, held_out_mean=0.6, losses=[0.4]),
         event("run.succeeded", 100, stage=None, reason=None),
@@ -60,13 +61,13 @@ def test_panel_of_an_end_compares_the_probes() -> None:
     assert "steps/s" not in text
 
 
-def test_panel_tells_why_a_run_failed_and_escapes_what_tenants_wrote() -> None:
+def test_panel_shows_why_a_run_failed_and_escapes_what_tenants_wrote() -> None:
     reason = {"code": "bad_image", "category": "user", "message": "[red]a.jpg[/] is torn"}
     text = shown(state_after(event("run.failed", stage=None, reason=reason)))
     assert "[red]a.jpg[/] is torn [bad_image]" in text
 
 
-def test_a_new_attempt_goes_on_from_the_checkpoint() -> None:
+def test_a_new_attempt_resumes_from_the_checkpoint() -> None:
     lost = {"code": "worker_lost", "message": "The worker that held the run was lost."}
     state = state_after(
         *TRAINING,
@@ -78,14 +79,14 @@ def test_a_new_attempt_goes_on_from_the_checkpoint() -> None:
     assert "attempt 2" in shown(state)
 
 
-def test_numbers_that_are_missing_change_nothing() -> None:
+def test_missing_numbers_change_nothing() -> None:
     state = state_after(event("step", 1, loss=None, steps_per_s=None, eta_s=None))
     assert state.step == 1
     assert state.losses == []
     shown(state)
 
 
-def test_warnings_are_told_once() -> None:
+def test_warnings_are_kept_once() -> None:
     state = state_after(
         event("plan", warnings=["cache_dir is ours"]),
         event("warning", code="slow", message="This is slow."),
@@ -94,16 +95,16 @@ def test_warnings_are_told_once() -> None:
     assert state.warnings == ["cache_dir is ours", "This is slow. [slow]"]
 
 
-def test_plain_lines_thin_out_steps() -> None:
+def test_few_steps_get_a_plain_line() -> None:
     state = WatchState(run_id="run_" + "0" * 32, max_steps=100)
-    told = []
+    lines = []
     for step in range(1, 101):
         before = state.step
         each = event("step", step, loss=1.0, steps_per_s=1.0, eta_s=1.0)
         state.apply(each)
         if plain_line(state, each, before) is not None:
-            told.append(step)
-    assert told == [1, *range(10, 101, 10)]
+            lines.append(step)
+    assert lines == [1, *range(10, 101, 10)]
 
 
 def test_plain_line_of_a_stage_and_a_checkpoint() -> None:
@@ -125,7 +126,7 @@ def test_sparkline_fits_its_width() -> None:
     assert line == "▁▂▃▄▅▆▇█"
 
 
-def test_smoothed_loss_is_a_mean_of_what_it_saw() -> None:
+def test_smoothed_loss_is_a_mean_of_the_losses_so_far() -> None:
     assert smoothed([0.5]) == pytest.approx(0.5)
     assert 0.5 < smoothed([0.9, 0.5]) < 0.9
 

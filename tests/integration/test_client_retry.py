@@ -1,4 +1,4 @@
-"""What the client tries again, against a real HTTP server that misbehaves as told."""
+"""What the client tries again, against a real HTTP server that answers from a script."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ QUICK = Retry(tries=5, first_wait_s=0.01, limit_s=0.05)
 
 @dataclass
 class Script:
-    """Answers in order, the last one for ever: (status, headers, body); and what was asked."""
+    """Answers (status, headers, body) in order, the last for ever; and the requests' headers."""
 
     answers: list[tuple[int, dict[str, str], bytes]]
     asked: list[dict[str, str]] = field(default_factory=list)
@@ -102,7 +102,7 @@ def test_retry_after_is_honoured(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 500])
-def test_other_refusals_are_told_at_once(scripted: Scripted, status: int) -> None:
+def test_other_refusals_are_raised_at_once(scripted: Scripted, status: int) -> None:
     body = {
         "code": "invalid_plan",
         "detail": "Two things.",
@@ -119,7 +119,7 @@ def test_other_refusals_are_told_at_once(scripted: Scripted, status: int) -> Non
     ]
 
 
-def test_our_own_request_in_flight_is_waited_for(scripted: Scripted) -> None:
+def test_the_calls_own_request_in_flight_is_waited_for(scripted: Scripted) -> None:
     busy = json.dumps({"code": "idempotency_in_flight"}).encode()
     scripted.script = Script([(0, {}, b""), (409, JSON, busy), RUN])
     with Client(scripted.url, "rv_k", retry=QUICK) as client:
@@ -133,7 +133,7 @@ def test_tries_are_bounded(scripted: Scripted) -> None:
     assert (caught.value.code, len(scripted.script.asked)) == ("http_502", QUICK.tries)
 
 
-def test_nobody_there_is_said_with_the_address() -> None:
+def test_an_unreachable_service_is_named_by_its_address() -> None:
     url = "http://127.0.0.1:9"
     with (
         Client(url, "rv_k", retry=QUICK) as client,
@@ -149,12 +149,12 @@ def sse(*ids: int) -> bytes:
     )
 
 
-def test_a_stream_goes_on_where_it_was_cut(scripted: Scripted) -> None:
+def test_a_stream_continues_where_it_was_cut(scripted: Scripted) -> None:
     stream = {"Content-Type": "text/event-stream"}
-    torn = sse(1, 2) + b'id: 3\ndata: {"id": 3'
+    cut_off = sse(1, 2) + b'id: 3\ndata: {"id": 3'
     scripted.script = Script(
         [
-            (200, stream, torn),
+            (200, stream, cut_off),
             (503, {}, b""),
             (0, {}, b""),
             (200, stream, sse(2, 3)),
@@ -173,13 +173,13 @@ def test_a_stream_that_is_refused_ends_with_the_problem(scripted: Scripted) -> N
         next(client.stream_events("run_1"))
 
 
-def test_messages_join_lines_and_pass_comments_over() -> None:
+def test_messages_join_lines_and_skip_comments() -> None:
     lines = [": hello", "", "data: a", "data:b", "", "retry: 10", "data: cut off"]
     assert list(messages(lines)) == ["a\nb"]
 
 
 @pytest.mark.parametrize(("header", "wait_s"), [("3", 3.0), ("9999", 60.0)])
-def test_wait_asked_for_is_bounded(header: str, wait_s: float) -> None:
+def test_the_wait_of_retry_after_is_bounded(header: str, wait_s: float) -> None:
     assert Retry().wait_s(1, header) == wait_s
 
 

@@ -1,0 +1,60 @@
+"""What the image backends of a new run read: stored datasets, and local folders to push."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from services.cli import output
+
+if TYPE_CHECKING:
+    from services.client.client import Client
+
+_DATASET_ID: Final = re.compile(r"ds_[0-9a-f]{32}")
+
+
+def parse_sources(pairs: Sequence[str]) -> dict[str, str | Path]:
+    """``BACKEND=DATASET|DIR`` texts as backend id → dataset id or local folder.
+
+    Raises typer.BadParameter where a text is neither, or names a backend twice.
+    """
+    sources: dict[str, str | Path] = {}
+    for pair in pairs:
+        backend, equals, source = pair.partition("=")
+        if not (backend and equals and source):
+            raise _wrong(
+                f"{pair!r} is not BACKEND=DATASET, with a backend's id from the data backends file"
+            )
+        if backend in sources:
+            raise _wrong(f"{backend} is given twice")
+        if _DATASET_ID.fullmatch(source):
+            sources[backend] = source
+        elif Path(source).expanduser().is_dir():
+            sources[backend] = Path(source).expanduser()
+        else:
+            raise _wrong(f"{source!r} is neither a dataset (ds_…) nor a folder")
+    return sources
+
+
+def push_sources(client: "Client", sources: Mapping[str, str | Path]) -> dict[str, str]:
+    """Backend id → dataset id; a folder that two backends read is pushed once."""
+    from services.cli.datasets import push_shown  # noqa: PLC0415
+
+    pushed: dict[Path, str] = {}
+    datasets: dict[str, str] = {}
+    for backend, source in sources.items():
+        if isinstance(source, str):
+            datasets[backend] = source
+            continue
+        folder = source.resolve()
+        if folder not in pushed:
+            pushed[folder] = push_shown(client, source, None)["id"]
+            output.print_note(f"{backend:<20} {source} pushed as {pushed[folder]}")
+        datasets[backend] = pushed[folder]
+    return datasets
+
+
+def _wrong(message: str) -> typer.BadParameter:
+    return typer.BadParameter(message, param_hint="--dataset")

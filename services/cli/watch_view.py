@@ -1,0 +1,160 @@
+"""A watched run as text: the panel for a terminal, and single lines for everything else."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from services.cli import output
+from services.cli.watch_state import FixedLoss, WatchState, smoothed
+
+if TYPE_CHECKING:
+    from services.client.shapes import Event
+
+_BLOCKS: Final = "▁▂▃▄▅▆▇█"
+_SPARKS: Final = 32
+_WARNINGS_SHOWN: Final = 3
+_COLOURS: Final = {"succeeded": "green", "failed": "red", "canceled": "yellow", "running": "cyan"}
+_LINES_A_RUN: Final = 10
+"""Without a terminal: about how many of a run's steps get a line."""
+
+
+def plain_line(state: WatchState, event: "Event", step_before: int) -> str | None:
+    """The line for an event where there is no terminal; None for most steps.
+
+    Args:
+        state: after the event was applied.
+        step_before: the run's step before that.
+    """
+    where = f"step {event.step}/{state.max_steps}"
+    match event.type:
+        case "run.checkpoint":
+            return f"{where}: checkpoint saved"
+        case str(type_) if type_.startswith("run."):
+            reason = f": {state.reason}" if state.reason else ""
+            attempt = f" (attempt {state.attempt})" if type_ == "run.started" else ""
+            return f"{_status(state)}{attempt}{reason}"
+        case "stage":
+            return _status(state)
+        case "eval" if event.data.get("name") == "probe" and state.fixed_losses:
+            return f"{where}: validation loss {_fixed_loss_text(state.fixed_losses)}"
+        case "step" if _is_worth_a_line(event.step, step_before, state.max_steps):
+            facts = [_loss_text(_losses(state)), _speed_text(state)]
+            return f"{where}: {', '.join(fact for fact in facts if fact)}"
+    return None
+
+
+def render(state: WatchState, busy: RenderableType = "") -> RenderableType:
+    """The panel of a run; the same state always gives the same panel.
+
+    Args:
+        busy: shown beside the status of a run that is not over.
+    """
+    losses = _losses(state)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("status", _status_line(state, busy))
+    grid.add_row("steps", _bar(state))
+    if losses:
+        line = Text(f"{_loss_text(losses).removeprefix('loss ')}  ")
+        line.append(sparkline(losses), style="cyan")
+        grid.add_row("loss", line)
+    if speed := _speed_text(state):
+        grid.add_row("speed", speed)
+    if state.checkpoint_step:
+        grid.add_row("saved", f"step {state.checkpoint_step}")
+    if state.fixed_losses:
+        grid.add_row("validation", _fixed_loss_text(state.fixed_losses))
+    parts: list[RenderableType] = [grid]
+    if state.reason:
+        parts.append(Text(state.reason, style="red" if state.status == "failed" else "yellow"))
+    parts += [Text(f"! {text}", style="yellow") for text in state.warnings[-_WARNINGS_SHOWN:]]
+    if (hidden := len(state.warnings) - _WARNINGS_SHOWN) > 0:
+        parts.append(Text(f"and {hidden} more: reverie runs show {state.run_id}", style="dim"))
+    colour = _COLOURS.get(state.status, "dim")
+    return Panel(Group(*parts), title=Text(state.run_id), border_style=colour, padding=(0, 1))
+
+
+def sparkline(values: Sequence[float], width: int = _SPARKS) -> str:
+    """At most ``width`` blocks, each the mean of its share, scaled from least to most."""
+    if not values:
+        return ""
+    count = min(width, len(values))
+    edges = [len(values) * n // count for n in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    if high == low:
+        return _BLOCKS[0] * count
+    top = len(_BLOCKS) - 1
+    return "".join(_BLOCKS[round((mean - low) / (high - low) * top)] for mean in means)
+
+
+def _status(state: WatchState) -> str:
+    return f"{state.status}/{state.stage}" if state.stage else state.status
+
+
+def _status_line(state: WatchState, busy: RenderableType) -> RenderableType:
+    text = Text(_status(state), style=f"bold {_COLOURS.get(state.status, 'default')}")
+    if state.attempt > 1:
+        text.append(f"  attempt {state.attempt}", style="not bold dim")
+    row = Table.grid(padding=(0, 1))
+    row.add_row(text, "" if state.is_over else busy)
+    return row
+
+
+def _losses(state: WatchState) -> list[float]:
+    """A copy: one thread draws the panel while another applies events."""
+    return [loss for _, loss in list(state.losses)]
+
+
+def _bar(state: WatchState) -> RenderableType:
+    total = max(1, state.max_steps)
+    row = Table.grid(padding=(0, 2))
+    row.add_column(width=_SPARKS)
+    row.add_column(no_wrap=True)
+    done = min(1.0, state.step / total)
+    bar = ProgressBar(total=total, completed=min(total, state.step), width=_SPARKS)
+    row.add_row(bar, f"{state.step}/{state.max_steps}  {done:.0%}")
+    return row
+
+
+def _loss_text(losses: Sequence[float]) -> str:
+    return f"loss {losses[-1]:.4f}, smoothed {smoothed(losses):.4f}" if losses else ""
+
+
+def _speed_text(state: WatchState) -> str:
+    steps_per_s, eta_s = state.steps_per_s, state.eta_s
+    if not steps_per_s:
+        return ""
+    slow = steps_per_s < 0.5
+    speed = f"{1 / steps_per_s:.2f} s/step" if slow else f"{steps_per_s:.2f} steps/s"
+    return f"{speed}, {output.duration(eta_s)} left" if eta_s is not None else speed
+
+
+def _fixed_loss_text(losses: Sequence[FixedLoss]) -> str:
+    """``0.5121 → 0.4310 (-15.8 %)``, and the same for the held-out images where there are any."""
+    first, last = losses[0], losses[-1]
+    text = _change(first.mean, last.mean if len(losses) > 1 else None)
+    if first.held_out_mean is not None:
+        held_out = last.held_out_mean if len(losses) > 1 else None
+        text += f", held out {_change(first.held_out_mean, held_out)}"
+    return text
+
+
+def _change(before: float, after: float | None) -> str:
+    if after is None:
+        return f"{before:.4f}"
+    share = f" ({100 * (after - before) / before:+.1f} %)" if before else ""
+    return f"{before:.4f} → {after:.4f}{share}"
+
+
+def _is_worth_a_line(step: int, before: int, max_steps: int) -> bool:
+    """The first step, the last one, and the first of each tenth of the run."""
+    tenth = max(1, max_steps // _LINES_A_RUN)
+    return before == 0 or step >= max_steps or step // tenth > before // tenth
