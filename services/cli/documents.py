@@ -1,4 +1,4 @@
-"""SimpleTuner's files, found the way people keep them, as the body of a submission."""
+"""Finds and reads SimpleTuner's files: config.json and the files that it names."""
 
 import json
 import math
@@ -28,51 +28,55 @@ _FIELDS: Final = {
     _BACKENDS: "data_backends",
     "user_prompt_library": "prompt_library",
 }
-"""The option in config.json that names a file, and the field that its content becomes."""
+"""Option in config.json that names a file → field of ``Documents.body`` for its content."""
 _USUAL_LYCORIS: Final = "config/lycoris_config.json"
-"""Where SimpleTuner looks for it when lycoris_config is not given."""
+"""Where SimpleTuner looks when lycoris_config is not given."""
 _OFF: Final = ("", "none", "false")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UsedFile:
-    """A file that was read, and the option that named it."""
+    """A file that was read."""
 
     option: str
+    """The option that names it; ``config`` for config.json itself."""
     path: Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileProblem:
-    """A file that cannot be used, and the option that named it."""
+    """A file that cannot be used."""
 
     option: str
+    """The option that names it."""
     error: CommandError | DocumentError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Documents:
-    """Everything of a submission but its datasets."""
+    """The files of a run, as they are sent to the service."""
 
     body: dict[str, Any]
     """``config``, ``data_backends`` and, where named, ``lycoris_config``, ``prompt_library``."""
     used: tuple[UsedFile, ...]
     folders: Mapping[str, Path]
-    """Backend id → the folder that its instance_data_dir names, where that is on this machine."""
+    """Backend id → the folder that its instance_data_dir names, if that is on this machine."""
 
 
 def read_documents(config: Path, settings: Mapping[str, Any], working_dir: Path) -> Documents:
     """Read config.json and the files that it names.
 
-    A relative name is tried against the parent of the configuration's folder, that folder, and the
-    working directory; at last by its base name in that folder.
+    A relative name is tried from the parent of the configuration's folder, from that folder, and
+    from the working directory; last, its base name is tried in the configuration's folder.
 
     Args:
         config: the folder that holds config.json, or the file itself.
         settings: options that replace those of the file.
+        working_dir: the last folder that a relative name is tried from.
 
     Raises:
-        CommandError: a file is missing (with every place that was tried) or holds something else.
+        CommandError: a file is missing (the message lists every place that was tried), or does not
+            hold what it should.
         DocumentError: a file cannot be read; the message names its line.
     """
     documents, problems = gather_documents(config, settings, working_dir)
@@ -84,44 +88,64 @@ def read_documents(config: Path, settings: Mapping[str, Any], working_dir: Path)
 def gather_documents(
     config: Path, settings: Mapping[str, Any], working_dir: Path
 ) -> tuple[Documents, list[FileProblem]]:
-    """As ``read_documents``, but tells of each file that config.json names what is wrong with it.
+    """As ``read_documents``, but returns a problem for each file that cannot be used.
 
     Raises CommandError or DocumentError where config.json itself cannot be read.
     """
     file = config / _CONFIG_NAME if is_folder(config) else config
+    options = _with_settings(_read_options(file), settings)
+    places = _Places(config_dir=file.resolve().parent, working_dir=working_dir)
+    body: dict[str, Any] = {"config": options}
+    used = [UsedFile(option="config", path=file)]
+    problems: list[FileProblem] = []
+    for option, field in _FIELDS.items():
+        try:
+            path = _path_of(option, options, places)
+            if path is None:
+                continue
+            body[field] = _read_content(path, field)
+            used.append(UsedFile(option=option, path=path))
+        except (CommandError, DocumentError) as error:
+            problems.append(FileProblem(option=option, error=error))
+    if _BACKENDS not in {*(it.option for it in used), *(it.option for it in problems)}:
+        text = f"{file} names no data_backend_config, so no backend would be trained on"
+        problems.append(FileProblem(option=_BACKENDS, error=CommandError(text)))
+    folders = _image_folders(body.get(_FIELDS[_BACKENDS], []), places)
+    return Documents(body=body, used=tuple(used), folders=folders), problems
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Places:
+    """Where relative names are tried from."""
+
+    config_dir: Path
+    working_dir: Path
+
+    def folders(self) -> tuple[Path, ...]:
+        return search_folders(self.config_dir, self.working_dir)
+
+    def find_file(self, name: str, option: str) -> Path:
+        """The file that an option names; raises CommandError, which lists what was tried."""
+        tried = [*places_of(name, self.folders()), self.config_dir / Path(name).name]
+        for place in tried:
+            if is_file(place):
+                return place
+        listed = ", ".join(dict.fromkeys(str(place) for place in tried))
+        raise CommandError(f"{option} names {name}, which is in none of these places: {listed}")
+
+
+def _read_options(file: Path) -> dict[str, Any]:
+    """The options in config.json; raises CommandError or DocumentError."""
     if not is_file(file):
         raise CommandError(f"there is no {file}")
     options = load_document(file)
     if not isinstance(options, dict):
         raise CommandError(f"{file} has to hold an object of options")
-    options = with_settings(options, settings)
-    body: dict[str, Any] = {"config": options}
-    used = [UsedFile(option="config", path=file)]
-    problems: list[FileProblem] = []
-    folder = file.resolve().parent
-    for option, field in _FIELDS.items():
-        try:
-            name = _path_in(options, option)
-            if name is None and option == "lycoris_config":
-                name = _usual_lycoris(options, folder=folder, working_dir=working_dir)
-            if name is None:
-                continue
-            found = find_file(name, option, folder=folder, working_dir=working_dir)
-            body[field] = _content(found, field)
-        except (CommandError, DocumentError) as error:
-            problems.append(FileProblem(option=option, error=error))
-        else:
-            used.append(UsedFile(option=option, path=found))
-    if "data_backends" not in body and not any(p.option == _BACKENDS for p in problems):
-        text = f"{file} names no data_backend_config, so no backend would be trained on"
-        problems.append(FileProblem(option=_BACKENDS, error=CommandError(text)))
-    backends = body.get("data_backends", [])
-    folders = _data_folders(backends, folder=folder, working_dir=working_dir)
-    return Documents(body=body, used=tuple(used), folders=folders), problems
+    return options
 
 
-def _content(file: Path, field: str) -> Any:
-    """Raises CommandError where a file holds something of another kind."""
+def _read_content(file: Path, field: str) -> Any:
+    """What a file holds; raises CommandError where that is of another kind than ``field`` is."""
     content = load_document(file)
     if not isinstance(content, list if field == "data_backends" else dict):
         kind = "a list of backends" if field == "data_backends" else "an object"
@@ -129,45 +153,68 @@ def _content(file: Path, field: str) -> Any:
     return content
 
 
-def find_file(name: str, option: str, *, folder: Path, working_dir: Path) -> Path:
-    """The file that an option names; raises CommandError with every place that was tried."""
-    tried = [*places_of(name, search_folders(folder, working_dir)), folder / Path(name).name]
-    for place in tried:
-        if is_file(place):
-            return place
-    places = ", ".join(dict.fromkeys(str(place) for place in tried))
-    raise CommandError(f"{option} names {name}, which is in none of these places: {places}")
+def _path_of(option: str, options: Mapping[str, Any], places: _Places) -> Path | None:
+    """The file that an option names, or SimpleTuner would look for; None where there is none.
+
+    Raises CommandError where the option names a file that does not exist, or holds no path.
+    """
+    name = _name_in(options, option)
+    if name is not None:
+        return places.find_file(name, option)
+    if option != "lycoris_config" or not _needs_usual_lycoris(options):
+        return None
+    try:
+        return places.find_file(_USUAL_LYCORIS, option)
+    except CommandError:
+        return None
 
 
-def _data_folders(backends: Sequence[Any], *, folder: Path, working_dir: Path) -> dict[str, Path]:
-    """The folders of image backends that are here; what else is wrong is for the service to say."""
+def _name_in(options: Mapping[str, Any], option: str) -> str | None:
+    """The path that an option holds; None where it is absent, empty or switched off."""
+    value = _written(options, option)
+    if value is None or value is False:
+        return None
+    if not isinstance(value, str):
+        raise CommandError(f"{option} has to be a path, not {json.dumps(value)[:60]}")
+    return None if value.strip().lower() in _OFF else value
+
+
+def _needs_usual_lycoris(options: Mapping[str, Any]) -> bool:
+    """Whether the run trains a LyCORIS adapter and names no file for it."""
+    is_lycoris = _written(options, "lora_type") == "lycoris"
+    is_full_rank = _written(options, "model_type") == "full"
+    is_unnamed = _written(options, "lycoris_config") in (None, "")
+    return is_lycoris and not is_full_rank and is_unnamed
+
+
+def _image_folders(backends: Sequence[Any], places: _Places) -> dict[str, Path]:
+    """Backend id → its image folder, of those that are on this machine.
+
+    Backends that are malformed are skipped: resolving the plan reports them.
+    """
     found: dict[str, Path] = {}
     for backend in backends:
-        if not isinstance(backend, dict):
+        if not isinstance(backend, dict) or holds_no_images(backend):
             continue
         plain = {plain_name(key): value for key, value in backend.items()}
         name, backend_id = (text_of(plain.get(key)) for key in ("instance_data_dir", "id"))
-        if not name or backend_id is None:
-            continue
-        if holds_no_images(backend):
-            continue
-        place = find_folder(name, search_folders(folder, working_dir))
-        if place is not None:
-            found[backend_id] = place
+        folder = find_folder(name, places.folders()) if name else None
+        if folder is not None and backend_id is not None:
+            found[backend_id] = folder
     return found
 
 
-def with_settings(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with some replaced, whether or not the file writes them with dashes."""
+def _with_settings(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with some replaced; leading dashes of a name do not matter."""
     names = {plain_name(name) for name in settings}
     kept = {name: value for name, value in options.items() if plain_name(name) not in names}
     return {**kept, **{plain_name(name): value for name, value in settings.items()}}
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` texts as options; a value is JSON where it reads as such, else text.
+    """Options from ``key=value`` texts. A value that is valid JSON is read as JSON.
 
-    A number or truth value for an option that takes text stays the text that was written.
+    A number or boolean stays text for an option that takes text.
 
     Raises:
         ValueError: a text without ``=``.
@@ -185,7 +232,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _json_or_text(text: str) -> Any:
-    """Keep text what JSON lacks a number for: NaN and infinity are refused by the service."""
+    """NaN and infinity stay text: they are no JSON numbers, and the plan refuses them."""
     try:
         return json.loads(text, parse_constant=str, parse_float=_finite_or_text)
     except (ValueError, RecursionError):
@@ -204,30 +251,3 @@ def plain_name(name: str) -> str:
 
 def _written(options: Mapping[str, Any], name: str) -> Any:
     return next((value for key, value in options.items() if plain_name(key) == name), None)
-
-
-def _path_in(options: Mapping[str, Any], name: str) -> str | None:
-    """The path that an option holds; None where it is absent, empty or switched off.
-
-    Raises CommandError where it holds something else.
-    """
-    value = _written(options, name)
-    if value is None or value is False:
-        return None
-    if not isinstance(value, str):
-        raise CommandError(f"{name} has to be a path, not {json.dumps(value)[:60]}")
-    return None if value.strip().lower() in _OFF else value
-
-
-def _usual_lycoris(options: Mapping[str, Any], *, folder: Path, working_dir: Path) -> str | None:
-    """The usual name, where an adapter needs such a file, none is named and one is there."""
-    wants = (
-        _written(options, "lora_type") == "lycoris" and _written(options, "model_type") != "full"
-    )
-    if not wants or _written(options, "lycoris_config") not in (None, ""):
-        return None
-    try:
-        find_file(_USUAL_LYCORIS, "lycoris_config", folder=folder, working_dir=working_dir)
-    except CommandError:
-        return None
-    return _USUAL_LYCORIS

@@ -1,4 +1,4 @@
-"""What a run would be, or everything that is wrong with it, from SimpleTuner's files.
+"""The report of `reverie validate`: a resolved plan, or every error in SimpleTuner's files.
 
 The report is made in sections, one after the other: files, base model, plan, data. Each has its own
 errors and warnings, so that all of them are reported at once. Imports no torch.

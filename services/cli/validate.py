@@ -1,4 +1,4 @@
-"""`reverie validate`: what a run would be, or everything that is wrong with it, before it runs."""
+"""`reverie validate`: shows what a run would do, or every mistake in its files, before it runs."""
 
 import json
 import sys
@@ -15,19 +15,21 @@ from services.cli.connection import Invocation
 
 if TYPE_CHECKING:
     from services.cli.plan_report import Progress, Report
-    from trainer_core.config.plan import Plan
+    from trainer_core.config.plan import Identity, Plan
     from trainer_core.memory.report import Memory
 
 EXAMPLES: Final = """Examples:
 
 reverie validate --config config
 
+reverie validate --config config/config.json --set pretrained_model_name_or_path=hidream-tiny
+
 reverie validate --config config --set lycoris_config=other.json --set max_train_steps=500
 
 reverie validate --config config --json | jq .memory.total_bytes"""
 
 _SLOW_FOLDER: Final = 2000
-"""Pictures above which looking at them shows a bar."""
+"""Images in a folder from which on a progress bar is shown."""
 
 
 def validate(
@@ -39,18 +41,27 @@ def validate(
     setting: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Replace an option of config.json. Repeatable."
+            "--set", metavar="KEY=VALUE", help="Replace an option of config.json. May be repeated."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON only.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as one line of JSON.")
+    ] = False,
 ) -> None:
-    """Resolve SimpleTuner's files and show the plan, without training and without a GPU.
+    """Resolve SimpleTuner's files and show the plan. Nothing is trained.
 
-    A path in the files is tried from the parent of their folder, that folder, and the folder you
-    stand in; those that were used are printed. Folders of pictures that are here are looked into;
-    one that is missing is a warning. The base model need not be here.
+    It needs no GPU, no network and no weights of the base model.
 
-    Exit status 0, or 1 where something is wrong: all of it is told at once.
+    Shown: what is trained, with which optimizer, schedule and number of
+    steps; the images in each bucket; the memory of each part.
+
+    config.json names other files and image folders. A relative path is tried
+    from the parent of config.json's folder, from that folder, and from the
+    current folder. The files that were read are listed. An image folder that
+    is missing is a warning.
+
+    Exit status: 0 if a run could start, 1 if not. All errors are listed at
+    once, each with its file and option.
     """
     from services.cli.documents import parse_settings  # noqa: PLC0415
     from services.cli.plan_report import report_on  # noqa: PLC0415
@@ -74,11 +85,11 @@ def validate(
 
 @contextmanager
 def _progress() -> "Iterator[Progress]":
-    """A bar on stderr for folders that take a while."""
+    """A progress bar on stderr for large folders."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
 
     _, err = output.consoles()
-    columns = (TextColumn("looking at {task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("scanning {task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         tasks: dict[str, Any] = {}
 
@@ -156,37 +167,64 @@ def _print(report: "Report") -> None:
 
 
 def _facts(report: "Report", plan: "Plan") -> dict[str, object]:
+    """Name of a fact → its text, None where there is nothing to show."""
     identity, operation = plan.identity, plan.operation
-    objective, optimizer, schedule = identity.objective, identity.optimizer, identity.schedule
-    clip = identity.clip
-    shift = "by the number of tokens" if objective.auto_shift else f"{objective.shift:g}"
-    warmup = f", warm-up {schedule.warmup_steps} steps" if schedule.warmup_steps else ""
-    period = f", period {schedule.period_steps} steps" if schedule.period_steps else ""
-    batches = (identity.micro_batch_size, identity.accumulation_steps, identity.world_size)
-    samples = batches[0] * batches[1] * batches[2]
     return {
         "base": f"{identity.base.name}, {identity.precision.base}, {identity.precision.compute}",
         "trains": f"{_kind(plan)}: {report.trainable_modules:,} modules, "
         f"{report.trainable_parameters:,} parameters",
-        "objective": f"{objective.loss}, sigma {objective.sigma.name}, shift {shift}"
-        + (f", balance {objective.balance_weight:g}" if objective.balance_weight else "")
-        + (", padded as stock pipelines do" if objective.pad_compat else ""),
-        "optimizer": f"{optimizer.name}, rate {optimizer.learning_rate:g}, betas "
-        f"{optimizer.betas[0]:g} {optimizer.betas[1]:g}, decay {optimizer.weight_decay:g}",
-        "schedule": f"{schedule.name}{warmup}{period}",
-        "clipping": f"by {clip.method} at {clip.limit:g}" if clip else "none",
+        "objective": _objective(identity),
+        "optimizer": _optimizer(identity),
+        "schedule": _schedule(identity),
+        "clipping": f"by {identity.clip.method} at {identity.clip.limit:g}"
+        if identity.clip
+        else "none",
         "ema": f"decay {identity.ema.decay:g}" if identity.ema else None,
-        "steps": f"{identity.max_train_steps:,} of {samples} sample{'s' * (samples > 1)} "
-        f"({batches[0]} a batch, {batches[1]} accumulated, on {batches[2]} "
-        f"GPU{'s' * (batches[2] > 1)})",
+        "steps": _steps(identity),
         "checkpoints": f"every {operation.checkpoint_step_interval} steps, "
         f"{operation.checkpoints_total_limit} kept",
         "plan": report.plan_digest,
     }
 
 
+def _objective(identity: "Identity") -> str:
+    objective = identity.objective
+    shift = "by the number of tokens" if objective.auto_shift else f"{objective.shift:g}"
+    return (
+        f"{objective.loss}, sigma {objective.sigma.name}, shift {shift}"
+        + (f", balance {objective.balance_weight:g}" if objective.balance_weight else "")
+        + (", padded as stock pipelines do" if objective.pad_compat else "")
+    )
+
+
+def _optimizer(identity: "Identity") -> str:
+    optimizer = identity.optimizer
+    first, second = optimizer.betas
+    return (
+        f"{optimizer.name}, rate {optimizer.learning_rate:g}, betas {first:g} {second:g}, "
+        f"decay {optimizer.weight_decay:g}"
+    )
+
+
+def _schedule(identity: "Identity") -> str:
+    schedule = identity.schedule
+    warmup = f", warm-up {schedule.warmup_steps} steps" if schedule.warmup_steps else ""
+    period = f", period {schedule.period_steps} steps" if schedule.period_steps else ""
+    return f"{schedule.name}{warmup}{period}"
+
+
+def _steps(identity: "Identity") -> str:
+    batch, accumulated = identity.micro_batch_size, identity.accumulation_steps
+    gpus = identity.world_size
+    samples = batch * accumulated * gpus
+    return (
+        f"{identity.max_train_steps:,} of {samples} sample{'s' * (samples > 1)} "
+        f"({batch} a batch, {accumulated} accumulated, on {gpus} GPU{'s' * (gpus > 1)})"
+    )
+
+
 def _kind(plan: "Plan") -> str:
-    """What is trained, and how its modules differ."""
+    """The kind of training, with its rank or factors."""
     adapter = plan.identity.adapter
     if adapter is None:
         return "all weights"

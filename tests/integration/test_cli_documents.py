@@ -51,7 +51,7 @@ def test_a_missing_file_names_every_place(tmp_path: Path) -> None:
         assert str(place) in str(caught.value)
 
 
-def test_the_folders_of_the_backends_are_found_from_where_the_user_stands() -> None:
+def test_image_folders_are_found_from_the_working_directory() -> None:
     documents = read_documents(EXAMPLES / "demo", {}, EXAMPLES.parent)
 
     photos = EXAMPLES / "photos"
@@ -61,7 +61,7 @@ def test_the_folders_of_the_backends_are_found_from_where_the_user_stands() -> N
     }
 
 
-def test_backends_without_images_are_passed_over_however_they_are_written(tmp_path: Path) -> None:
+def test_backends_without_images_are_skipped_with_or_without_dashes(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     here = {"--instance_data_dir": "photos"}
     backends = [
@@ -76,7 +76,7 @@ def test_backends_without_images_are_passed_over_however_they_are_written(tmp_pa
     assert set(read_documents(config, {}, tmp_path).folders) == {"a"}
 
 
-def test_settings_replace_options_however_they_are_written(tmp_path: Path) -> None:
+def test_settings_replace_options_with_or_without_dashes(tmp_path: Path) -> None:
     write(tmp_path / "b.json", [])
     config = write(
         tmp_path / "config.json", {"--seed": 1, "data_backend_config": "b.json", "keep": "a"}
@@ -100,7 +100,7 @@ def test_a_file_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
         read_documents(config, {}, tmp_path)
 
 
-def test_no_backends_are_said_before_anything_is_sent(tmp_path: Path) -> None:
+def test_missing_backends_are_an_error_before_anything_is_sent(tmp_path: Path) -> None:
     config = write(tmp_path / "config.json", {"lycoris_config": "none"})
     with pytest.raises(CommandError, match="names no data_backend_config"):
         read_documents(config, {}, tmp_path)

@@ -1,4 +1,4 @@
-"""`reverie validate`: the plan of SimpleTuner's files, or all that is wrong with them."""
+"""`reverie validate`: the plan of SimpleTuner's files, or all of their errors."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ Answer = tuple[int, dict[str, Any]]
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The published files: all in one folder, though they name each other by longer paths."""
+    """The published files, all in one folder; they name each other by longer paths."""
     folder = tmp_path / "project" / "config"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(CONFIG_TEXT)
@@ -59,7 +59,7 @@ def project(tmp_path: Path) -> Path:
 def validate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Answer]:
-    """In this process, on a machine without models: exit status and the one line of JSON."""
+    """Runs the command in this process: exit status, and the JSON it printed. No model is here."""
     monkeypatch.chdir(tmp_path)
 
     def run(folder: Path, *arguments: str, **env: str) -> Answer:
@@ -130,7 +130,7 @@ def test_a_fresh_process_needs_no_torch_and_prints_one_line(project: Path) -> No
         assert words in readable.stderr
 
 
-def test_everything_wrong_is_told_at_once_with_its_place(
+def test_all_errors_are_reported_at_once_each_with_its_option(
     project: Path, validate: Callable[..., Answer], capsys: pytest.CaptureFixture[str]
 ) -> None:
     subject = {**SUBJECT, "crops": 1}
@@ -156,9 +156,9 @@ def test_everything_wrong_is_told_at_once_with_its_place(
 
     command = ["validate", "--config", str(project), "--set", "seed=x"]
     assert app(command, obj=Invocation(env={}), standalone_mode=False) == 1
-    told = capsys.readouterr().err
-    assert f"{project}/multidatabackend.json /data_backends/0/crops" in told
-    assert f"{project}/config.json /config/seed" in told
+    printed = capsys.readouterr().err
+    assert f"{project}/multidatabackend.json /data_backends/0/crops" in printed
+    assert f"{project}/config.json /config/seed" in printed
 
 
 @pytest.mark.parametrize("content", ["[", '["no object"]', None])
@@ -174,7 +174,7 @@ def test_a_config_that_cannot_be_read_is_one_error(
     assert [(error["pointer"], error["code"]) for error in answer["errors"]] == [("", "bad_file")]
 
 
-def test_pictures_that_are_here_are_dealt_to_buckets(
+def test_images_on_this_machine_are_assigned_to_buckets(
     project: Path, validate: Callable[..., Answer]
 ) -> None:
     folder = project.parent / "datasets/dreambooth-subject"
@@ -191,9 +191,9 @@ def test_pictures_that_are_here_are_dealt_to_buckets(
         {**subject, "width_px": 1024, "height_px": 1024, "images": 2, "samples_per_epoch": 2002},
         {**subject, "width_px": 1472, "height_px": 704, "images": 1, "samples_per_epoch": 1001},
     ]
-    told = " ".join(answer["warnings"])
-    assert "small.png" in told
-    assert "torn.jpg" in told
+    warnings = " ".join(answer["warnings"])
+    assert "small.png" in warnings
+    assert "torn.jpg" in warnings
 
 
 def test_a_base_model_is_found_by_name_by_folder_and_by_its_known_shape(
@@ -228,7 +228,7 @@ def test_a_base_model_is_found_by_name_by_folder_and_by_its_known_shape(
     assert modules("mine", REVERIE_MODELS_DIR=str(tmp_path / "nowhere")) == (None, None, at)
 
 
-def test_a_setting_without_a_value_is_wrong_usage_and_help_teaches(project: Path) -> None:
+def test_a_setting_without_a_value_is_wrong_usage_and_help_has_examples(project: Path) -> None:
     command = [sys.executable, "-m", "services.cli.main", "validate"]
     wrong = subprocess.run(
         [*command, "--config", str(project), "--set", "seed"],

@@ -1,4 +1,4 @@
-"""`reverie validate`: files, folders and base models that are odd, and what is said besides."""
+"""`reverie validate`: unusual files, folders and base models, and its warnings."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,16 @@ from PIL import Image
 
 from services.cli.documents import parse_settings
 from services.cli.plan_report import Report, report_on
-from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS
+from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS, TINY_CONFIG
+from trainer_core.base_models.known import FLAVOURS
+from trainer_core.base_models.obtain import find_base
 
 CONFIG = {**SMALL_CONFIG, "lycoris_config": "ly.json", "data_backend_config": "b.json"}
 BACKEND = {"id": "a", "caption_strategy": "filename", "instance_data_dir": "pics"}
 
 
 def report(folder: Path, *settings: str, backends: Any = (BACKEND,), **config: Any) -> Report:
-    """Of a small run; an option that is None is left out."""
+    """The report on a small run; an option that is None is not written."""
     written = {name: value for name, value in {**CONFIG, **config}.items() if value is not None}
     bodies = {"config": written, "ly": SMALL_LYCORIS, "b": list(backends)}
     for name, body in bodies.items():
@@ -39,14 +41,14 @@ def picture(folder: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size).save(folder / "p.png")
 
 
-def test_a_backend_named_by_a_number_is_looked_into(tmp_path: Path) -> None:
+def test_a_backend_with_a_number_as_its_id_is_scanned(tmp_path: Path) -> None:
     picture(tmp_path / "7", (128, 128))
     found = report(tmp_path, backends=[{**BACKEND, "id": 5, "instance_data_dir": 7}])
 
     assert [survey.backend.id for survey in found.surveys] == ["5"]
 
 
-def test_memory_is_that_of_the_largest_image_there_may_be(tmp_path: Path) -> None:
+def test_memory_is_counted_for_the_largest_possible_image(tmp_path: Path) -> None:
     picture(tmp_path / "pics", (128, 128))
     small = {**BACKEND, "resolution": 64}
     other = {**BACKEND, "id": "b", "instance_data_dir": "elsewhere", "resolution": 256}
@@ -69,7 +71,7 @@ def test_memory_is_that_of_the_largest_image_there_may_be(tmp_path: Path) -> Non
         ("instance_data_dir", False),
     ],
 )
-def test_a_path_that_the_system_does_not_take_hides_nothing(
+def test_a_path_that_is_too_long_hides_no_other_error(
     tmp_path: Path, option: str, is_error: bool
 ) -> None:
     long = "a/" * 3000 + "b" * 300
@@ -99,7 +101,7 @@ def test_a_folder_that_cannot_be_listed_is_a_warning(
     assert any("Permission denied" in warning for warning in found.warnings)
 
 
-def test_warnings_stay_where_there_are_errors(tmp_path: Path) -> None:
+def test_warnings_are_reported_beside_errors(tmp_path: Path) -> None:
     found = report(tmp_path, "optimizer=foo", "seed=-1")
 
     assert pointers(found) == ["/config/optimizer"]
@@ -133,6 +135,35 @@ def test_pointers_keep_dashes_where_the_base_model_cannot_be_read(tmp_path: Path
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("nothing", "bad_value"), ("no/such/folder", "bad_value"), ("empty", "bad_file")],
+)
+def test_a_name_that_means_no_model_is_one_error_and_hides_no_other(
+    tmp_path: Path, name: str, code: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    errors = report(tmp_path, "optimizer=foo", pretrained_model_name_or_path=name).errors
+
+    assert [(error.pointer, error.code) for error in errors] == [
+        ("/config/pretrained_model_name_or_path", code),
+        ("/config/optimizer", "bad_value"),
+    ]
+    assert str(tmp_path / name) in errors[0].message
+
+
+def test_a_local_folder_of_the_default_name_is_the_base_model_as_in_a_run(tmp_path: Path) -> None:
+    transformer = tmp_path / FLAVOURS["full"] / "transformer"
+    transformer.mkdir(parents=True)
+    (transformer / "config.json").write_text(json.dumps(TINY_CONFIG))
+    resolved = report(tmp_path, pretrained_model_name_or_path=None)
+    env = {"REVERIE_HOME": str(tmp_path / "home")}
+
+    assert resolved.trainable_modules == 16
+    found = find_base(FLAVOURS["full"], env=env, folders=[tmp_path])
+    assert found.transformer_config == TINY_CONFIG
+
+
 def test_a_number_is_no_path(tmp_path: Path) -> None:
     (error,) = report(tmp_path, "data_backend_config=5").errors
 
@@ -141,7 +172,7 @@ def test_a_number_is_no_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["models/mine", "black-forest-labs/FLUX.1-dev"])
-def test_a_name_that_is_nothing_here_says_where_it_was_looked_for(
+def test_an_unknown_hub_name_is_assumed_with_a_warning_that_lists_the_places(
     tmp_path: Path, name: str
 ) -> None:
     found = report(tmp_path, pretrained_model_name_or_path=name)

@@ -38,7 +38,7 @@ def pipeline() -> HiDreamImagePipeline:
 
 
 def tiny_plan(*, use_scalar: bool = False, **options: Any) -> Plan:
-    """On the shape of the test model, in fp32 on a CPU."""
+    """A plan for the test model in fp32 on a CPU."""
     base = base_model("hidream-tiny", dict(KNOWN_MODELS["hidream-tiny"].transformer))
     fp32_on_cpu = {"mixed_precision": "no", "device": "cpu", "learning_rate": 1.0}
     return import_run(
@@ -59,7 +59,7 @@ def memory_of(plan: Plan) -> Memory:
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Each storage once: optimizers share some between parameters."""
+    """Bytes of every storage, each once: some optimizers share one between parameters."""
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
 
 
@@ -131,7 +131,7 @@ def test_adapter_and_its_optimizer_state_are_counted_to_the_byte(
     assert memory.held_bytes == memory.base_weights_bytes + 3 * trained + state_bytes(optimizer)
 
 
-def test_recomputing_fewer_blocks_takes_more_and_more_pictures_too() -> None:
+def test_activations_grow_with_fewer_checkpointed_blocks_and_with_the_batch() -> None:
     none = memory_of(tiny_plan(gradient_checkpointing=False))
     every = memory_of(tiny_plan())
     half = memory_of(tiny_plan(gradient_checkpointing_interval=2))

@@ -1,4 +1,4 @@
-"""The operator's list of base models."""
+"""Describing base models, and the operator's list of described folders."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from trainer_core.base_models.describe import describe_base, read_base_models
 from trainer_core.errors import BaseModelError
 
 
-def made(folder: Path, weights: bytes = b"w") -> Path:
+def model_in(folder: Path, weights: bytes = b"w") -> Path:
     (folder / "transformer").mkdir(parents=True)
     (folder / "transformer" / "config.json").write_text(json.dumps({"max_resolution": [32, 32]}))
     (folder / "transformer" / "weights.safetensors").write_bytes(weights)
@@ -19,7 +19,7 @@ def made(folder: Path, weights: bytes = b"w") -> Path:
 
 
 def test_a_described_folder_is_listed(tmp_path: Path) -> None:
-    described = describe_base(made(tmp_path / "tiny"), "hidream-tiny")
+    described = describe_base(model_in(tmp_path / "tiny"), "hidream-tiny")
     (tmp_path / "undescribed").mkdir()
 
     listed = read_base_models(tmp_path)
@@ -30,10 +30,10 @@ def test_a_described_folder_is_listed(tmp_path: Path) -> None:
     assert sorted(files) == ["transformer/config.json", "transformer/weights.safetensors"]
 
 
-def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
-    one = describe_base(made(tmp_path / "one"), "a")
-    same = describe_base(made(tmp_path / "same"), "b")
-    other = describe_base(made(tmp_path / "other", b"v"), "a")
+def test_the_digest_depends_on_content_only(tmp_path: Path) -> None:
+    one = describe_base(model_in(tmp_path / "one"), "a")
+    same = describe_base(model_in(tmp_path / "same"), "b")
+    other = describe_base(model_in(tmp_path / "other", b"v"), "a")
 
     assert one.digest == same.digest != other.digest
     assert describe_base(tmp_path / "one", "a").digest == one.digest
@@ -41,8 +41,8 @@ def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
         read_base_models(tmp_path)
 
 
-def test_a_broken_description_is_named(tmp_path: Path) -> None:
-    (made(tmp_path / "tiny") / "reverie-base.json").write_text("{")
+def test_a_list_that_cannot_be_read_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
+    (model_in(tmp_path / "tiny") / "reverie-base.json").write_text("{")
 
     with pytest.raises(BaseModelError, match="tiny"):
         read_base_models(tmp_path)

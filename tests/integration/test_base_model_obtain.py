@@ -1,4 +1,4 @@
-"""Base models by name: from a folder, from the Hub, in a process as a user starts it."""
+"""Obtaining a base model by its name, from a folder or from the Hub."""
 
 import json
 import os
@@ -21,24 +21,24 @@ MODEL = "HiDream-ai/HiDream-I1-Full"
 _SCRIPT = """
 import json, os, sys
 peers = set()
-def hear(event, args):
+def note_peer(event, args):
     if event == "socket.connect" and isinstance(args[1], tuple):
         peers.add(args[1][:2])
-sys.addaudithook(hear)
+sys.addaudithook(note_peer)
 from pathlib import Path
 from trainer_core.errors import BaseModelError
 from trainer_core.base_models.obtain import obtain_base
 try:
     base = obtain_base(sys.argv[1], env=os.environ, folders=(Path.cwd(),))
-    said = {"name": base.name, "digest": base.digest, "folder": str(base.folder)}
+    result = {"name": base.name, "digest": base.digest, "folder": str(base.folder)}
 except BaseModelError as error:
-    said = {"error": error.message}
-print(json.dumps({**said, "peers": sorted(peers), "torch": "torch" in sys.modules}))
+    result = {"error": error.message}
+print(json.dumps({**result, "peers": sorted(peers), "torch": "torch" in sys.modules}))
 """
 
 
-def resolve(name: str, home: Path, env: Mapping[str, str]) -> dict[str, Any]:
-    """In a fresh process, which tells whom it spoke to."""
+def obtain(name: str, home: Path, env: Mapping[str, str]) -> dict[str, Any]:
+    """In a process of its own, which also reports every address it connected to."""
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT, name],
         capture_output=True,
@@ -53,13 +53,13 @@ def resolve(name: str, home: Path, env: Mapping[str, str]) -> dict[str, Any]:
             **env,
         },
     )
-    said: dict[str, Any] = json.loads(done.stdout)
-    return said
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 @pytest.fixture
 def parts(tiny_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """The tiny model as HiDream is published: without its fourth encoder, which is elsewhere."""
+    """The tiny model as HiDream is published: its fourth encoder is in another folder."""
     main, fourth = tmp_path / "main", tmp_path / "fourth"
     left_out = shutil.ignore_patterns("reverie-base.json", "text_encoder_4", "tokenizer_4")
     shutil.copytree(tiny_folder, main, ignore=left_out)
@@ -70,7 +70,7 @@ def parts(tiny_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
     return main, fourth
 
 
-def test_a_model_of_the_hub_is_fetched_once_pinned_and_whole(
+def test_a_model_on_the_hub_is_fetched_once_completely_and_pinned_to_a_commit(
     hub_server: HubServer, parts: tuple[Path, Path], tiny_folder: Path, tmp_path: Path
 ) -> None:
     main, fourth = parts
@@ -79,7 +79,7 @@ def test_a_model_of_the_hub_is_fetched_once_pinned_and_whole(
     home = tmp_path / "home"
     online = {"HF_ENDPOINT": hub_server.url}
 
-    first = resolve(MODEL, home, online)
+    first = obtain(MODEL, home, online)
 
     host, port = hub_server.url.removeprefix("http://").split(":")
     assert first["peers"] == [[host, int(port)]]
@@ -93,15 +93,15 @@ def test_a_model_of_the_hub_is_fetched_once_pinned_and_whole(
 
     hub_server.push(MODEL, {"transformer/config.json": b"{}"})
     hub_server.requests.clear()
-    again = resolve(MODEL, home, online)
-    offline = resolve(MODEL, home, {"HF_HUB_OFFLINE": "1"})
+    again = obtain(MODEL, home, online)
+    offline = obtain(MODEL, home, {"HF_HUB_OFFLINE": "1"})
 
     assert again["digest"] == offline["digest"] == first["digest"]
     assert not any("/HiDream" in path for path in hub_server.requests)
     assert offline["peers"] == []
 
 
-def test_what_the_hub_refuses_is_one_sentence_with_the_way_out(
+def test_an_error_of_the_hub_is_one_sentence_with_the_way_out(
     hub_server: HubServer, parts: tuple[Path, Path], tmp_path: Path
 ) -> None:
     main, fourth = parts
@@ -109,9 +109,9 @@ def test_what_the_hub_refuses_is_one_sentence_with_the_way_out(
     hub_server.add_model(FOURTH_ENCODER, fourth, is_gated=True)
     online = {"HF_ENDPOINT": hub_server.url}
 
-    missing = resolve("nobody/nothing", tmp_path / "a", online)["error"]
-    gated = resolve(MODEL, tmp_path / "b", online)["error"]
-    offline = resolve(MODEL, tmp_path / "c", {"HF_HUB_OFFLINE": "1"})["error"]
+    missing = obtain("nobody/nothing", tmp_path / "a", online)["error"]
+    gated = obtain(MODEL, tmp_path / "b", online)["error"]
+    offline = obtain(MODEL, tmp_path / "c", {"HF_HUB_OFFLINE": "1"})["error"]
 
     assert "nobody/nothing" in missing
     assert "HF_TOKEN" in missing
@@ -120,7 +120,7 @@ def test_what_the_hub_refuses_is_one_sentence_with_the_way_out(
     assert not any("diffusion_pytorch_model.safetensors" in path for path in hub_server.requests)
     assert "HF_HUB_OFFLINE" in offline
     assert "\n" not in missing + gated + offline
-    opened = resolve(MODEL, tmp_path / "b", {**online, "HF_TOKEN": hub_server.token})
+    opened = obtain(MODEL, tmp_path / "b", {**online, "HF_TOKEN": hub_server.token})
     assert opened["name"] == MODEL
 
 
@@ -146,12 +146,12 @@ def test_a_local_folder_is_hashed_once_and_again_where_it_changed(
 
 
 @pytest.mark.parametrize("is_read_only", [False, True])
-def test_weights_of_equal_size_and_an_older_time_are_noticed(
+def test_changed_weights_of_equal_size_and_an_older_time_are_noticed(
     is_read_only: bool, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(tiny_folder, tmp_path / "mine", ignore=shutil.ignore_patterns("reverie*"))
     if is_read_only:
-        # As root a mode is no hindrance; a folder of the draft's name is.
+        # Root may write in spite of the mode, but not over a folder of the draft's name.
         (tmp_path / "mine" / f".{DESCRIPTION_NAME}.{os.getpid()}.tmp").mkdir()
     base = local("mine", tmp_path)
     weights = next((tmp_path / "mine" / "vae").glob("*.safetensors"))
@@ -186,31 +186,31 @@ def test_a_folder_that_cannot_be_written_is_described_elsewhere(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_folder, tmp_path / "mine", ignore=shutil.ignore_patterns("reverie*"))
-    (tmp_path / "mine" / "reverie-base.json").mkdir()  # in the way, even of root
+    (tmp_path / "mine" / "reverie-base.json").mkdir()  # cannot be replaced by a file, even by root
     base = local("mine", tmp_path)
     assert base.digest == read_base_model(tiny_folder).digest
     assert base.folder.is_relative_to(tmp_path / "home")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "named"),
+    ("removed", "named"),
     [
         ("vae", "lacks vae"),
         ("transformer/diffusion_pytorch_model.safetensors", "safetensors"),
         ("transformer/config.json", "config.json"),
     ],
 )
-def test_a_folder_that_is_no_whole_model_is_refused_by_what_it_lacks(
-    tiny_folder: Path, tmp_path: Path, spoil: str, named: str
+def test_an_incomplete_folder_is_refused_with_the_part_it_lacks(
+    tiny_folder: Path, tmp_path: Path, removed: str, named: str
 ) -> None:
     shutil.copytree(tiny_folder, tmp_path / "mine")
-    target = tmp_path / "mine" / spoil
+    target = tmp_path / "mine" / removed
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     with pytest.raises(BaseModelError, match=named):
         local("mine", tmp_path)
 
 
-def test_a_path_that_is_not_there_names_the_places(tmp_path: Path) -> None:
+def test_a_missing_path_is_an_error_that_lists_the_places(tmp_path: Path) -> None:
     with pytest.raises(BaseModelError) as caught:
         local("./models/none", tmp_path)
     assert str(tmp_path / "models" / "none") in caught.value.message
