@@ -104,7 +104,7 @@ def job_of(
 
 
 def shorten_texts(shards: Path) -> None:
-    """Keep a few tokens of each caption: most of the time would go into the others."""
+    """Keep only a few tokens of each caption, for speed."""
     for path in shards.glob("*.safetensors"):
         tensors = load_file(path)
         if "llama" in tensors and tensors["t5"].shape[1] > TOKENS:
@@ -211,7 +211,7 @@ def test_a_kill_changes_no_bit_in_any_combination(
 def test_one_step_at_a_tiny_rate_changes_what_is_saved(
     ground: Ground, trained: str, base: str
 ) -> None:
-    """Also in bf16: weights are held in fp32, where such a step is no rounding error."""
+    """Also in bf16, because trained weights are fp32, where such a step does not round to nothing."""
     states = []
     for rate in (1e-7, 2e-7):
         folder = ground.folder / str(rate)
@@ -234,7 +234,7 @@ def test_one_step_at_a_tiny_rate_changes_what_is_saved(
     assert all(states[0][name].dtype is torch.float32 for name in moved)
 
 
-def test_another_plan_cannot_go_on_from_it_and_is_told_why(ground: Ground) -> None:
+def test_another_plan_is_refused_with_the_fields_that_differ(ground: Ground) -> None:
     case = ("lokr", "optimi-lion", "no_change")
     linear = {"name": "linear", "warmup_steps": 0, "end": 0.0, "power": 1.0, "period_steps": None}
     small = {"max_train_steps": 1, "accumulation_steps": 1, "schedule": linear}

@@ -1,4 +1,4 @@
-"""`python -m trainer_core train` from job file to result, as its supervisor sees it."""
+"""`python -m trainer_core train`: its events, folders and exit status, from job to result."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def named(events: list[Event], name: str) -> list[Event]:
     return [event for event in events if event["event"] == name]
 
 
-def test_events_tell_the_run_in_order(finished: tuple[Path, list[Event]]) -> None:
+def test_events_report_the_run_in_order(finished: tuple[Path, list[Event]]) -> None:
     _, events = finished
 
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
@@ -77,7 +77,9 @@ def test_events_tell_the_run_in_order(finished: tuple[Path, list[Event]]) -> Non
     assert events[-1]["event"] == "finished"
 
 
-def test_folders_are_what_events_and_manifests_say(finished: tuple[Path, list[Event]]) -> None:
+def test_digests_and_sizes_in_events_and_manifests_are_those_of_the_files(
+    finished: tuple[Path, list[Event]],
+) -> None:
     output, events = finished
 
     for event in (*named(events, "checkpoint"), events[-1]):
@@ -92,7 +94,7 @@ def test_folders_are_what_events_and_manifests_say(finished: tuple[Path, list[Ev
             assert facts["sha256"] == hashlib.sha256(content).hexdigest()
 
 
-def test_the_result_has_adapter_picture_and_card(finished: tuple[Path, list[Event]]) -> None:
+def test_the_result_has_adapter_image_and_card(finished: tuple[Path, list[Event]]) -> None:
     output, events = finished
     result = output / "result"
 
@@ -112,7 +114,7 @@ def test_the_result_has_adapter_picture_and_card(finished: tuple[Path, list[Even
     assert card["loss"]["after"]["held_out_mean"] == named(events, "eval")[1]["held_out_mean"]
 
 
-def test_sigterm_checkpoints_and_a_resume_finishes(
+def test_sigterm_saves_a_checkpoint_and_a_resume_finishes(
     tiny_folder: Path, shards: Path, tmp_path: Path
 ) -> None:
     job = small_job(
@@ -178,7 +180,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_without_an_update(
     assert not (tmp_path / "output" / "checkpoints").exists()
 
 
-def test_the_last_good_checkpoint_stands_when_the_run_fails(
+def test_the_last_good_checkpoint_is_kept_when_the_run_fails(
     zygote: Zygote, small: Small, tmp_path: Path
 ) -> None:
     job = small(max_train_steps=2)
@@ -213,7 +215,7 @@ def test_an_update_that_overflows_is_not_saved(
     assert not committed_checkpoints(tmp_path / "output/checkpoints")
 
 
-def test_as_many_checkpoints_stay_as_the_job_says(
+def test_as_many_checkpoints_are_kept_as_the_job_says(
     zygote: Zygote, small: Small, tmp_path: Path
 ) -> None:
     job = small(max_train_steps=5, checkpoint_step_interval=1)
@@ -223,11 +225,11 @@ def test_as_many_checkpoints_stay_as_the_job_says(
 
     assert status == 0
     assert [event["step"] for event in named(events, "checkpoint")] == [1, 2, 3, 4, 5]
-    standing = committed_checkpoints(tmp_path / "output/checkpoints")
-    assert [path.name for path in standing] == [f"step-{step:08d}" for step in (3, 4, 5)]
+    kept = committed_checkpoints(tmp_path / "output/checkpoints")
+    assert [path.name for path in kept] == [f"step-{step:08d}" for step in (3, 4, 5)]
 
 
-def test_the_step_before_a_checkpoint_is_told_also_where_steps_are_thinned_out(
+def test_the_step_of_a_checkpoint_is_reported_even_where_few_steps_are(
     zygote: Zygote, small: Small, tmp_path: Path
 ) -> None:
     job = small(max_train_steps=500, checkpoint_step_interval=3)
@@ -235,10 +237,10 @@ def test_the_step_before_a_checkpoint_is_told_also_where_steps_are_thinned_out(
     killed, events = zygote.train(job, tmp_path, {"FAULT_AT": "train.after_step@10=kill"})
 
     assert killed == -9
-    told = [(event["event"], event["step"]) for event in events]
+    reported = [(event["event"], event["step"]) for event in events]
     for step in (3, 6, 9):
-        assert told.count(("step", step)) == 1
-        assert told.index(("step", step)) < told.index(("checkpoint", step))
+        assert reported.count(("step", step)) == 1
+        assert reported.index(("step", step)) < reported.index(("checkpoint", step))
     assert all(event["balance_loss"] is None for event in named(events, "step"))
 
 
@@ -277,7 +279,9 @@ def test_what_deepspeed_cannot_do_is_refused(
     assert words in events[-1]["message"]
 
 
-def test_the_plan_event_tells_how_the_base_was_prepared(finished: tuple[Path, list[Event]]) -> None:
+def test_the_plan_event_reports_how_the_base_was_prepared(
+    finished: tuple[Path, list[Event]],
+) -> None:
     _, events = finished
 
     (plan,) = named(events, "plan")
@@ -303,7 +307,7 @@ def _copy(shards: Path, to: Path, spec: ShardSpec, *, poison: bool) -> None:
     save_file(tensors, to / shard_name(spec.digest()))
 
 
-def test_a_shard_that_does_not_come_is_asked_for_and_then_named(
+def test_a_missing_shard_is_requested_and_then_fails_the_run(
     zygote: Zygote, small: Small, tmp_path: Path
 ) -> None:
     job = small()
@@ -326,7 +330,7 @@ def test_a_shard_that_does_not_come_is_asked_for_and_then_named(
         ({"shard_wait_s": -1}, "bad_job"),
     ],
 )
-def test_what_is_wrong_with_a_job_is_the_last_event(
+def test_a_fault_of_the_job_is_the_last_event(
     zygote: Zygote, small: Small, tmp_path: Path, change: dict[str, Any], code: str
 ) -> None:
     status, events = zygote.train(small() | change, tmp_path)
@@ -339,7 +343,7 @@ def test_what_is_wrong_with_a_job_is_the_last_event(
 def test_the_child_ends_with_its_supervisor(
     tiny_folder: Path, shards: Path, tmp_path: Path
 ) -> None:
-    """A supervisor of its own starts the child and is killed."""
+    """Another process starts the child, as its supervisor, and is killed."""
     job = small_job(tiny_folder, shards, tmp_path, max_train_steps=5000)
     (tmp_path / "job.json").write_text(json.dumps(job))
     script = (

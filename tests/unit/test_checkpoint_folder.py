@@ -1,4 +1,4 @@
-"""Checkpoint folders: whole or not there, and only for the run they belong to."""
+"""Checkpoint folders: complete or absent, and only for the run that wrote them."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def write(folder: Path, step: int = 4) -> WrittenFolder:
     return write_checkpoint(folder, facts, TRAINED)
 
 
-def test_what_is_written_comes_back(tmp_path: Path) -> None:
+def test_a_written_checkpoint_is_read_back_unchanged(tmp_path: Path) -> None:
     written = write(tmp_path)
 
     checkpoint = read_checkpoint(written.path, RUN)
@@ -101,7 +101,9 @@ def test_the_manifest_names_every_file_with_size_and_digest(tmp_path: Path) -> N
         ("base_digest", "the base model"),
     ],
 )
-def test_another_runs_checkpoint_is_refused_by_name(tmp_path: Path, field: str, words: str) -> None:
+def test_a_checkpoint_of_other_data_or_another_base_model_is_refused(
+    tmp_path: Path, field: str, words: str
+) -> None:
     written = write(tmp_path)
 
     with pytest.raises(CheckpointError, match=words):
@@ -132,7 +134,7 @@ def test_another_plan_is_refused_by_the_fields_that_differ(
         read_checkpoint(written.path, other)
 
 
-def test_a_refusal_names_a_few_of_many_fields(tmp_path: Path) -> None:
+def test_a_refusal_names_eight_of_many_fields(tmp_path: Path) -> None:
     written = write(tmp_path)
     modules: JsonValue = [{"path": f"m.{i}", "factor": 8} for i in range(20)]
     identity = {**IDENTITY, "adapter": {"modules": modules}}
@@ -147,7 +149,7 @@ def test_a_refusal_names_a_few_of_many_fields(tmp_path: Path) -> None:
     assert "and 12 more fields; the data: ffffffffffff here" in caught.value.message
 
 
-def test_a_checkpoint_from_before_identities_were_kept_is_read_and_guarded(tmp_path: Path) -> None:
+def test_a_checkpoint_without_an_identity_is_checked_by_its_digest(tmp_path: Path) -> None:
     folder = write(tmp_path).path
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["identity"]
@@ -158,8 +160,8 @@ def test_a_checkpoint_from_before_identities_were_kept_is_read_and_guarded(tmp_p
         read_checkpoint(folder, replace(RUN, identity_digest="f" * 64))
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "no manifest", "torn manifest"])
-def test_damage_is_refused(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "no manifest", "half a manifest"])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
     folder = write(tmp_path).path
     state, manifest = folder / "state.safetensors", folder / "manifest.json"
     body = bytearray(state.read_bytes())
@@ -173,7 +175,7 @@ def test_damage_is_refused(tmp_path: Path, damage: str) -> None:
             state.unlink()
         case "no manifest":
             manifest.unlink()
-        case "torn manifest":
+        case "half a manifest":
             manifest.write_text(manifest.read_text()[:-30])
 
     with pytest.raises(CheckpointError, match="step-00000004"):
@@ -183,7 +185,7 @@ def test_damage_is_refused(tmp_path: Path, damage: str) -> None:
 @pytest.mark.parametrize(
     "place", ["checkpoint.before_state", "checkpoint.before_manifest", "checkpoint.before_rename"]
 )
-def test_a_death_before_the_rename_leaves_no_checkpoint(
+def test_a_failure_before_the_rename_leaves_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     monkeypatch.setenv("REVERIE_ENV", "test")
@@ -197,14 +199,14 @@ def test_a_death_before_the_rename_leaves_no_checkpoint(
     assert read_checkpoint(write(tmp_path).path, RUN).manifest.step == 4
 
 
-def test_the_same_step_again_takes_the_place(tmp_path: Path) -> None:
+def test_writing_the_same_step_again_replaces_the_checkpoint(tmp_path: Path) -> None:
     first = write(tmp_path)
 
     assert write(tmp_path) == first
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
 
 
-def test_a_death_while_the_same_step_takes_the_place_leaves_no_torn_folder(
+def test_a_failure_while_a_checkpoint_is_replaced_leaves_a_complete_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path)
@@ -217,7 +219,7 @@ def test_a_death_while_the_same_step_takes_the_place_leaves_no_torn_folder(
     assert [path.name for path in committed_checkpoints(tmp_path)] == ["step-00000004"]
 
 
-def test_a_death_between_the_renames_leaves_the_old_checkpoint_to_be_restored(
+def test_the_old_checkpoint_is_restored_after_a_failure_between_the_renames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, 2)
@@ -233,7 +235,7 @@ def test_a_death_between_the_renames_leaves_the_old_checkpoint_to_be_restored(
     assert check_checkpoint(tmp_path / "step-00000004", RUN).step == 4
 
 
-def test_a_death_between_the_renames_leaves_the_old_result_to_be_restored(
+def test_the_old_result_is_restored_after_a_failure_between_the_renames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     final = tmp_path / "result"
@@ -250,7 +252,7 @@ def test_a_death_between_the_renames_leaves_the_old_result_to_be_restored(
     restore_replaced(final)  # nothing is left to do
 
 
-def test_a_death_while_an_old_checkpoint_goes_leaves_no_torn_one(
+def test_a_failure_while_a_checkpoint_is_deleted_leaves_no_half_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for step in (5, 10):
@@ -270,12 +272,12 @@ def test_a_death_while_an_old_checkpoint_goes_leaves_no_torn_one(
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
 
 
-def test_a_checkpoint_beyond_the_end_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_after_the_last_step_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="at step 4, the plan ends at 3"):
         check_checkpoint(write(tmp_path).path, RUN, last_step=3)
 
 
-def test_retention_keeps_the_newest_and_sweeps_drafts(tmp_path: Path) -> None:
+def test_retention_keeps_the_newest_and_deletes_drafts(tmp_path: Path) -> None:
     for step in (5, 10, 100):
         write(tmp_path, step)
     (tmp_path / ".step-00000105.draft").mkdir()
@@ -287,24 +289,26 @@ def test_retention_keeps_the_newest_and_sweeps_drafts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["no manifest", "cut", "another step's", "a link", "a file"])
-def test_what_is_no_whole_checkpoint_neither_counts_nor_goes(tmp_path: Path, kind: str) -> None:
+def test_anything_but_a_complete_checkpoint_is_neither_counted_nor_deleted(
+    tmp_path: Path, kind: str
+) -> None:
     checkpoints = tmp_path / "checkpoints"
     for step in (5, 10):
         write(checkpoints, step)
-    torn = checkpoints / "step-00000099"
+    other = checkpoints / "step-00000099"
     match kind:
         case "no manifest":
-            torn.mkdir()
+            other.mkdir()
         case "cut":
             write(checkpoints, 99)
-            state = torn / "state.safetensors"
+            state = other / "state.safetensors"
             state.write_bytes(state.read_bytes()[:-1])
         case "another step's":
-            shutil.copytree(checkpoints / "step-00000010", torn)
+            shutil.copytree(checkpoints / "step-00000010", other)
         case "a link":
-            torn.symlink_to(write(tmp_path / "elsewhere", 99).path)
+            other.symlink_to(write(tmp_path / "elsewhere", 99).path)
         case "a file":
-            torn.write_text("mine")
+            other.write_text("mine")
 
     keep_newest(checkpoints, 1)
 

@@ -1,4 +1,4 @@
-"""The running mean against a float64 one, and that it never leaves a trace in the parameters."""
+"""The running mean, compared with one in float64; using it leaves the parameters unchanged."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_an_interval_counts_updates_not_steps() -> None:
     assert decay_at(10, plan(update_interval=5)) == 3 / 12
 
 
-def test_up_to_the_warm_ups_end_the_mean_is_a_copy() -> None:
+def test_during_a_warm_up_the_mean_is_a_copy() -> None:
     found = [decay_at(step, plan(decay=0.9, warmup_steps=2)) for step in (1, 2, 3, 4)]
 
     assert found == [0.0, 0.0, 0.9, 0.9]
@@ -62,7 +62,7 @@ def test_the_first_update_is_a_copy(warmup_steps: int, interval: int) -> None:
 
 
 @pytest.mark.parametrize("interval", [1, 3])
-def test_the_mean_is_that_of_float64(interval: int) -> None:
+def test_the_mean_equals_one_in_float64(interval: int) -> None:
     parameters = fresh()
     ema = Ema(parameters, plan(decay=0.3, update_interval=interval), CPU)
     expected = {name: value.detach().double() for name, value in parameters.items()}
@@ -84,7 +84,7 @@ def test_the_mean_is_that_of_float64(interval: int) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_means_are_lent_and_the_parameters_come_back_bit_for_bit(fails: bool) -> None:
+def test_the_parameters_hold_the_means_for_a_while_and_then_their_own_bits(fails: bool) -> None:
     parameters = fresh()
     ema = Ema(parameters, plan(), CPU)
     for step in (1, 2):
@@ -110,7 +110,7 @@ def test_the_means_are_lent_and_the_parameters_come_back_bit_for_bit(fails: bool
     assert all(torch.equal(ema.tensors()[name], means[name]) for name in means)
 
 
-def test_a_restored_mean_goes_on_and_another_runs_is_refused() -> None:
+def test_a_mean_is_restored_and_one_of_other_parameters_is_refused() -> None:
     parameters = fresh()
     ema = Ema(parameters, plan(), CPU)
     moved(parameters, 1)

@@ -1,4 +1,4 @@
-"""Learning rates by step, against formulas that are written out here."""
+"""Learning rates by step, compared with formulas written out here."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ def test_constant_never_warms_up() -> None:
 
 
 @pytest.mark.parametrize("name", ["constant_with_warmup", "linear", "cosine", "polynomial"])
-def test_the_first_step_moves_and_the_warm_up_ends_at_the_peak(name: str) -> None:
+def test_a_warm_up_starts_above_zero_and_ends_at_the_peak(name: str) -> None:
     found = rates(schedule(name, warmup_steps=4), 10)
 
     assert found[:4] == [0.5, 1.0, 1.5, 2.0]
@@ -31,7 +31,7 @@ def test_the_first_step_moves_and_the_warm_up_ends_at_the_peak(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "polynomial"])
-def test_a_decay_starts_at_the_peak_falls_and_still_moves_at_the_end(name: str) -> None:
+def test_a_decay_starts_at_the_peak_and_ends_above_zero(name: str) -> None:
     found = rates(schedule(name), 10)
 
     assert found[0] == 2.0
@@ -39,16 +39,16 @@ def test_a_decay_starts_at_the_peak_falls_and_still_moves_at_the_end(name: str) 
     assert found[-1] > 0.01
 
 
-def test_linear_falls_by_equal_parts_to_nothing_after_the_last_step() -> None:
+def test_linear_falls_in_equal_parts_and_would_be_zero_after_the_last_step() -> None:
     assert rates(schedule("linear"), 4) == [2.0, 1.5, 1.0, 0.5]
     assert rates(schedule("linear", warmup_steps=2), 4) == pytest.approx([1, 2, 4 / 3, 2 / 3])
 
 
-def test_linear_knows_no_end_of_its_own() -> None:
+def test_linear_ignores_the_end_rate() -> None:
     assert rates(schedule("linear", end=1.0), 4) == rates(schedule("linear"), 4)
 
 
-def test_polynomial_goes_to_its_end_by_its_power() -> None:
+def test_polynomial_falls_to_the_end_rate_by_its_power() -> None:
     expected = [0.5 + 1.5 * (1 - done / 5) ** 0.8 for done in range(5)]
 
     assert rates(schedule("polynomial", end=0.5, power=0.8), 5) == pytest.approx(expected)
@@ -67,7 +67,7 @@ def test_cosine_with_a_period_jumps_back_to_the_peak() -> None:
     assert found == pytest.approx([1.0, *fall, *fall, *fall[:2]])
 
 
-def test_a_period_does_not_follow_the_length() -> None:
+def test_cosine_with_a_period_does_not_depend_on_the_runs_length() -> None:
     plan = schedule("cosine", period_steps=3)
 
     assert not plan.follows_length

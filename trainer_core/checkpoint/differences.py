@@ -1,4 +1,4 @@
-"""How two plans differ, field by field, for somebody who has to mend one of them."""
+"""How two plans differ, field by field, for the message that refuses a checkpoint."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,13 +7,21 @@ from typing import Final
 from pydantic import JsonValue
 
 _NAMED: Final = 8
-"""Fields told in full; a preset that changed would name hundreds of modules."""
+"""Fields that are named; a changed preset of modules would fill pages otherwise."""
 _VALUE_CHARACTERS: Final = 60
 _ABSENT: Final = "absent"
 
 
 def differences(here: Mapping[str, JsonValue], there: Mapping[str, JsonValue]) -> list[str]:
-    """``optimizer.betas.0: 0.9 here, 0.95 in the checkpoint`` for each field, the first eight."""
+    """One text for each field that differs, at most eight, and then how many more there are.
+
+    Args:
+        here: the identity of this run's plan, as JSON.
+        there: the identity in the checkpoint's manifest.
+
+    Returns:
+        Texts such as ``optimizer.betas.0: 0.9 here, 0.95 in the checkpoint``; empty where equal.
+    """
     found = list(_walk("", dict(here), dict(there)))
     more = [f"and {len(found) - _NAMED} more fields"] if len(found) > _NAMED else []
     return found[:_NAMED] + more
@@ -33,7 +41,7 @@ def _walk(path: str, here: JsonValue, there: JsonValue) -> Iterator[str]:
             yield from _walk(f"{path}.{number}", *pair)
     elif isinstance(here, list) and isinstance(there, list):
         yield f"{path}: {len(here)} entries here, {len(there)} in the checkpoint"
-    elif here != there or type(here) is not type(there):  # 1, 1.0 and true have other digests
+    elif here != there or type(here) is not type(there):  # 1, 1.0 and true differ in the digest
         yield f"{path}: {_short(here)} here, {_short(there)} in the checkpoint"
 
 

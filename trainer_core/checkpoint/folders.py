@@ -1,4 +1,4 @@
-"""Checkpoint folders as they lie on disk: which are whole, which go. Imports no torch."""
+"""Checkpoint folders on disk: which are complete, and which are deleted. Imports no torch."""
 
 import hashlib
 import os
@@ -32,7 +32,7 @@ def facts_of(path: Path) -> FileFacts:
 
 
 def read_manifest(folder: Path) -> CheckpointManifest:
-    """The manifest alone; raises CheckpointError."""
+    """The manifest of a checkpoint. Raises CheckpointError where it is missing or not valid."""
     try:
         body = (folder / MANIFEST_NAME).read_bytes()
         return CheckpointManifest.model_validate_json(body)
@@ -41,19 +41,19 @@ def read_manifest(folder: Path) -> CheckpointManifest:
 
 
 def committed_checkpoints(checkpoints_dir: Path) -> list[Path]:
-    """Folders that hold what their manifests say, by sizes, the oldest first.
+    """The complete checkpoints in a folder, the oldest first; none where the folder does not exist.
 
-    Empty where there is no such folder at all. Digests are checked when one is read.
+    Only the sizes of files are compared with the manifest. ``check_checkpoint`` compares digests.
     """
     if not checkpoints_dir.is_dir():
         return []
     steps = {path: _step_of(path) for path in checkpoints_dir.iterdir()}
-    whole = [(step, path) for path, step in steps.items() if step is not None]
-    return [path for _, path in sorted(whole)]
+    complete = [(step, path) for path, step in steps.items() if step is not None]
+    return [path for _, path in sorted(complete)]
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint or a result holds what its manifest says, by sizes."""
+def is_complete(folder: Path) -> bool:
+    """Whether a checkpoint or a result has the files of its manifest, with their sizes."""
     try:
         files = _MANIFEST.validate_json((folder / MANIFEST_NAME).read_bytes()).files
         return all((folder / name).stat().st_size == f.size_bytes for name, f in files.items())
@@ -62,19 +62,21 @@ def is_whole(folder: Path) -> bool:
 
 
 def restore_replaced(final: Path) -> None:
-    """Give a folder its name back that a killed writer moved aside and never replaced.
+    """Repair a folder whose writer was killed while it replaced it.
 
-    Only for whoever may write there: a living writer is between the two for a moment.
+    A writer renames the old folder and then the new one. Where only the first happened, this undoes
+    it. Only the process that may write there calls this: a living writer is between the two renames
+    for a moment.
     """
     old = final.with_name(f".{final.name}.old")
     if os.path.lexists(final):
         shutil.rmtree(old, ignore_errors=True)
-    elif is_whole(old):
+    elif is_complete(old):
         old.rename(final)
 
 
-def mend_checkpoints(checkpoints_dir: Path) -> None:
-    """Sweep up after a killed writer, whose last whole copy of a step is kept; see above."""
+def repair_checkpoints(checkpoints_dir: Path) -> None:
+    """``restore_replaced`` for each checkpoint, then delete all else that a killed writer left."""
     if not checkpoints_dir.is_dir():
         return
     for path in sorted(checkpoints_dir.iterdir()):
@@ -84,20 +86,20 @@ def mend_checkpoints(checkpoints_dir: Path) -> None:
 
 
 def keep_newest(checkpoints_dir: Path, count: int) -> None:
-    """Delete all committed checkpoints but the newest ``count``, and what a killed writer left.
+    """Delete all complete checkpoints but the newest ``count``, and what a killed writer left.
 
-    Anything else in the folder is not ours to delete, and counts for nothing.
+    Anything else in the folder is neither counted nor deleted.
     """
-    mend_checkpoints(checkpoints_dir)
+    repair_checkpoints(checkpoints_dir)
     for path in committed_checkpoints(checkpoints_dir)[:-count]:
-        # Hidden first: a kill in the middle must not leave a torn folder under a checkpoint's name.
+        # Renamed first: a kill must not leave half of a folder under a checkpoint's name.
         gone = path.rename(path.with_name(f".{path.name}.gone"))
         shutil.rmtree(gone)
 
 
 def _step_of(folder: Path) -> int | None:
-    """None for what is not a whole checkpoint of ours; a link leads to somebody else's."""
-    if folder.is_symlink() or not is_whole(folder):
+    """None for anything but a complete checkpoint; a link is not one, its target is not ours."""
+    if folder.is_symlink() or not is_complete(folder):
         return None
     try:
         step = read_manifest(folder).step

@@ -1,4 +1,4 @@
-"""Whether a run may go on from a checkpoint: whose is it, is it whole? Imports no torch."""
+"""Whether a run may resume from a checkpoint: is it its own, and undamaged? Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +14,17 @@ from trainer_core.process.job import Job
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointIdentity:
-    """Which run, data and base model a checkpoint belongs to."""
+    """Plan, data and base model of a run. A checkpoint resumes only a run with the same three."""
 
     identity_digest: str
     identity: dict[str, JsonValue]
-    """See ``Plan.guarded_identity``."""
+    """What the digest is of: ``Plan.guarded_identity``."""
     data_digest: str
     base_digest: str
 
 
 def checkpoint_identity(job: Job) -> CheckpointIdentity:
-    """The identity that the run's checkpoints carry, and that one must have to be resumed from."""
+    """The identity that the job's checkpoints have."""
     return CheckpointIdentity(
         identity_digest=job.plan.identity_digest(),
         identity=job.plan.guarded_identity(),
@@ -36,10 +36,11 @@ def checkpoint_identity(job: Job) -> CheckpointIdentity:
 def check_checkpoint(
     folder: Path, run: CheckpointIdentity, *, last_step: int | None = None
 ) -> CheckpointManifest:
-    """The manifest of a checkpoint that the run may go on from; nothing is changed.
+    """Check that the run may resume from a checkpoint, and return its manifest.
 
-    Raises CheckpointError where it is torn (missing file, other size or SHA-256), belongs to
-    another run (the message names all that differs) or is beyond the run's ``last_step``.
+    Raises CheckpointError where it belongs to another run (the message names what differs), where
+    it is after the run's ``last_step``, and where it is damaged: a file is missing, or has another
+    size or SHA-256 than the manifest says.
     """
     manifest = read_manifest(folder)
     if differs := _differs(run, manifest):
@@ -53,7 +54,7 @@ def check_checkpoint(
 
 
 def _differs(run: CheckpointIdentity, manifest: CheckpointManifest) -> list[str]:
-    """What of the checkpoint is not of this run, in words; empty where it belongs to it."""
+    """What differs between the run and the checkpoint, as texts; empty where nothing does."""
     found: list[str] = []
     if run.identity_digest != manifest.identity_digest:
         fields = differences(run.identity, manifest.identity) if manifest.identity else []

@@ -1,9 +1,9 @@
-"""What a checkpoint and a result are on disk: a folder that its manifest closes.
+"""The layout of a checkpoint and of a result: a folder whose last written file is its manifest.
 
 `manifest.json` names every other file with size and SHA-256. A checkpoint has one more file,
-`state.safetensors`, with tensors `param/<name>`, `ema/<name>` and the optimizer's own
-(`optim/<name>/<field>` and the numbers beside it, see `trainer_core.optim.state`). The layout does
-not depend on how many processes trained, and holds no pickle.
+`state.safetensors`. It holds the tensors `param/<name>` and `ema/<name>`, and the optimizer's
+(`optim/<name>/<field>` and others, see `trainer_core.optim.state`). The layout does not depend on
+how many processes trained. It contains no pickle.
 """
 
 from typing import Final, Literal
@@ -27,17 +27,17 @@ class FileFacts(Frozen):
 
 
 class CheckpointManifest(Frozen):
-    """Everything about a checkpoint but its tensors."""
+    """The manifest of a checkpoint."""
 
     version: Literal[1] = 1
     kind: Literal["checkpoint"] = "checkpoint"
     step: int
     """Optimizer steps done."""
     cursor: int
-    """Micro-batches used: the next one to draw."""
+    """Micro-batches used, which is also the number of the next one."""
     identity_digest: str
     identity: dict[str, JsonValue] | None = None
-    """What the digest is of, so that a refusal can name fields; None in older checkpoints."""
+    """What the digest is of, so that a refusal can name fields. None in older checkpoints."""
     data_digest: str
     base_digest: str
     scalars: dict[str, JsonValue]
@@ -45,7 +45,7 @@ class CheckpointManifest(Frozen):
 
 
 class ResultManifest(Frozen):
-    """What a finished run leaves."""
+    """The manifest of a result."""
 
     version: Literal[1] = 1
     kind: Literal["result"] = "result"
@@ -54,5 +54,5 @@ class ResultManifest(Frozen):
 
 
 def folder_name(step: int) -> str:
-    """The name of a checkpoint's folder; sorts by step."""
+    """The name of a checkpoint's folder; names sort by step up to 99,999,999."""
     return f"step-{step:08d}"

@@ -1,4 +1,4 @@
-"""Checkpoints back into memory, once it is sure whose they are and that they are whole."""
+"""Read a checkpoint into memory, after the checks of ``checkpoint.identity``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +21,15 @@ class Checkpoint:
     optimizer_state: dict[str, torch.Tensor]
     """By the keys of ``optim.state``."""
     ema: dict[str, torch.Tensor]
-    """By the parameters' names; empty where the run keeps no mean."""
+    """By the parameters' names; empty where the plan has no EMA."""
 
 
 def read_checkpoint(
     folder: Path, run: CheckpointIdentity, *, last_step: int | None = None
 ) -> Checkpoint:
-    """The checkpoint in ``folder``.
+    """Check and read the checkpoint in ``folder``.
 
-    Raises CheckpointError as ``check_checkpoint``, and where its tensors cannot be read.
+    Raises CheckpointError as ``check_checkpoint`` does, and where its tensors cannot be read.
     """
     manifest = check_checkpoint(folder, run, last_step=last_step)
     try:

@@ -1,4 +1,4 @@
-"""What a finished run leaves: trained weights, a picture, and the facts of its card."""
+"""The result folder of a finished run: trained weights, a sample image, facts for the card."""
 
 import json
 from collections.abc import Mapping
@@ -33,13 +33,13 @@ def write_run_result(
     """Write the result folder.
 
     Args:
-        result_dir: where it is to stand.
+        result_dir: the folder to write.
         plan: the run.
-        parts: for the transformer whose weights were all trained.
-        parameters: what was trained, by logical name, whole: the values to be published.
-        weights: whether those are the trained values themselves or their running mean.
-        sample: the picture.
-        facts: of the card; see ``card_facts``.
+        parts: read for the transformer's config, where every weight was trained.
+        parameters: the values to publish, by logical name, each whole.
+        weights: whether these are the trained values or their running mean.
+        sample: the sample image.
+        facts: for the model card, from ``card_facts``.
     """
     identity = plan.identity
 

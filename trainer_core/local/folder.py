@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from trainer_core.checkpoint.folders import (
     committed_checkpoints,
-    is_whole,
-    mend_checkpoints,
+    is_complete,
     read_manifest,
+    repair_checkpoints,
     restore_replaced,
 )
 from trainer_core.checkpoint.layout import MANIFEST_NAME, ResultManifest
@@ -62,7 +62,7 @@ def locked(output_dir: Path) -> Iterator[None]:
 
 def restore_interrupted(output_dir: Path) -> None:
     """Restore what a killed run was about to replace; the caller holds the folder."""
-    mend_checkpoints(output_dir / _CHECKPOINTS)
+    repair_checkpoints(output_dir / _CHECKPOINTS)
     restore_replaced(output_dir / _RESULT)
 
 
@@ -94,7 +94,7 @@ def _named_checkpoint(name: str, folders: Sequence[Path]) -> Path:
             f"resume_from_checkpoint names {name}, which is no folder in any of: {places}"
         )
     read_manifest(found)
-    if not is_whole(found):
+    if not is_complete(found):
         raise CheckpointError(
             f"{found} is no whole checkpoint: a file that its {MANIFEST_NAME} names is missing or "
             "has another size"

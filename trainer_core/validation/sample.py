@@ -1,4 +1,4 @@
-"""The one picture of a result: what the trained model makes of the plan's prompt."""
+"""The sample image of a result: the trained model's image for the plan's prompt."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +25,10 @@ def sample_for_result(
     read_text: Callable[[ShardRef], TextEmbeddings],
     compute: Compute,
 ) -> Image.Image:
-    """One picture with the plan's prompt, size, steps, guidance and seed.
+    """One image with the plan's prompt, size, steps, guidance and seed.
 
-    The text was cached beside the captions, so no text encoder is loaded.
+    The prompts' embeddings were cached with those of the captions, so no text encoder is loaded.
+    ``read_text`` reads them.
     """
     texts = [
         read_text(index.prompts[prompt]).to(device=compute.device, dtype=compute.weights)
