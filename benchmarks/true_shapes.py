@@ -20,15 +20,13 @@ import torch
 from diffusers import HiDreamImageTransformer2DModel
 
 from benchmarks.trainer_matrix import EXAMPLES, surroundings
-from trainer_core.adapters.attach import attach_adapter
 from trainer_core.base_models.known import PUBLISHED
 from trainer_core.config.plan import Plan
 from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.documents import load_document
 from trainer_core.engine.batch import Batch
-from trainer_core.engine.recompute import recompute_blocks
-from trainer_core.engine.setup import place_base
 from trainer_core.engine.step import SingleProcess
+from trainer_core.hidream.network import prepare
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.memory.report import plan_memory
 from trainer_core.precision.compute import choose_compute
@@ -111,15 +109,9 @@ def batches(size_px: tuple[int, int], order: int) -> Iterator[Batch]:
 
 def measure(options: Mapping[str, Any], size_px: tuple[int, int], steps: int) -> dict[str, Any]:
     plan = plan_of(options)
-    identity, operation = plan.identity, plan.operation
-    compute = choose_compute("cuda", identity.precision)
-    model = random_transformer()
-    place_base(model, identity.precision.base, operation.quantize_via, compute.device)
-    recompute_blocks(model, operation.gradient_checkpointing_interval)
-    assert identity.adapter is not None
-    adapter = attach_adapter(model, identity.adapter, identity.seed)
-    backend = SingleProcess(model, adapter, adapter.parameters(), plan, compute)
-    model.train()
+    compute = choose_compute("cuda", plan.identity.precision)
+    network = prepare(random_transformer(), plan, compute)
+    backend = SingleProcess(network, plan)
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -145,7 +137,7 @@ def measure(options: Mapping[str, Any], size_px: tuple[int, int], steps: int) ->
         "peak_bytes": torch.cuda.max_memory_allocated(),
         "foretold_held_bytes": foretold.held_bytes,
         "foretold_total_bytes": foretold.total_bytes,
-        "modules": adapter.num_modules,
+        "modules": network.trainable_modules,
         "losses": losses,
     }
 

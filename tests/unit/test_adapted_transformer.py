@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import HiDreamImageTransformer2DModel
 
+from tests.support.networks import network_of
 from tests.unit.lora_examples import lora
 from trainer_core.adapters.attach import attach_adapter
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
@@ -15,10 +15,12 @@ from trainer_core.config.plan.shapes import hidream_linears, lokr_parameters, lo
 from trainer_core.config.simpletuner.adapter import import_adapter
 from trainer_core.config.simpletuner.reading import Findings
 from trainer_core.hidream.loading import load_transformer
-from trainer_core.hidream.objective import predict_velocity
+from trainer_core.hidream.network import Network
 from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.precision.compute import Compute
 from trainer_core.precision.quanto import quantize_frozen
 
+CPU32 = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=False)
 LOKR: dict[str, dict[str, Any]] = {
     "full": {"full_matrix": True, "factor": 16},
     "low rank": {"linear_dim": 2, "linear_alpha": 1, "factor": 4},
@@ -26,7 +28,7 @@ LOKR: dict[str, dict[str, Any]] = {
 }
 
 
-def predict(transformer: HiDreamImageTransformer2DModel) -> torch.Tensor:
+def predict(network: Network, *, with_adapter: bool = True) -> torch.Tensor:
     """Deterministic inputs of a bucket that is no square."""
     draw = torch.Generator().manual_seed(5)
     text = TextEmbeddings(
@@ -35,7 +37,10 @@ def predict(transformer: HiDreamImageTransformer2DModel) -> torch.Tensor:
         torch.randn(2, 64, generator=draw),
     )
     noisy = torch.randn(2, 16, 8, 12, generator=draw)
-    return predict_velocity(transformer.train(), noisy, torch.tensor([200.0, 700.0]), text)
+    timesteps = torch.tensor([200.0, 700.0])
+    if with_adapter:
+        return network.velocity(noisy, timesteps, text).velocity_BCHW
+    return network.base_velocity(noisy, timesteps, text)
 
 
 @pytest.mark.parametrize(
@@ -64,27 +69,27 @@ def test_every_adapted_layer_learns_and_off_the_model_is_its_base(
         expected = lora_parameters(adapter, linears)
     transformer = load_transformer(tiny_folder, torch.float32)
     quantize_frozen(transformer, base)
-    transformer.enable_gradient_checkpointing()
+    transformer.train()
     with torch.no_grad():
-        before = predict(transformer)
+        before = predict(network_of(transformer, compute=CPU32))
 
-    network = attach_adapter(transformer, adapter, 3)
+    attached = attach_adapter(transformer, adapter, 3)
+    network = network_of(transformer, attached, compute=CPU32, checkpoint_interval=1)
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in network.parameters().values():
+        for parameter in attached.parameters().values():
             parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1)
-    after = predict(transformer)
+    after = predict(network)
     after.square().mean().backward()
 
-    assert network.num_modules == len(linears) == 106
-    assert sum(each.numel() for each in network.parameters().values()) == expected
+    assert attached.num_modules == len(linears) == 106
+    assert sum(each.numel() for each in attached.parameters().values()) == expected
     still = [
         name
-        for name, each in network.parameters().items()
+        for name, each in attached.parameters().items()
         if each.grad is None or not each.grad.any()
     ]
     assert not still
     assert (after - before).norm() > 0.01 * before.norm()
-    with torch.no_grad(), network.disabled():
-        assert torch.equal(predict(transformer), before)
-    assert torch.equal(predict(transformer), after)
+    assert torch.equal(predict(network, with_adapter=False), before)
+    assert torch.equal(predict(network), after)

@@ -10,19 +10,18 @@ from diffusers import HiDreamImageTransformer2DModel
 from torch import nn
 
 from tests.support.jobs import demo_plan
+from tests.support.networks import network_of
 from trainer_core.adapters.attach import attach_adapter
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.write import TrainedTensors
 from trainer_core.config.plan import Plan
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import Losses
-from trainer_core.engine.recompute import recompute_blocks
-from trainer_core.engine.setup import place_base
 from trainer_core.engine.step import SingleProcess
 from trainer_core.engine.step_metrics import StepMeans, total_loss
 from trainer_core.errors import NonFiniteLossError
 from trainer_core.hidream.loading import load_transformer
-from trainer_core.hidream.objective import predict_velocity
+from trainer_core.hidream.network import place_base
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.optim.clip import largest_gradient
 from trainer_core.precision.compute import Compute
@@ -62,11 +61,10 @@ def backend_of(
     changed = Plan.model_validate({**plan.model_dump(mode="json"), "identity": given})
     transformer = load_transformer(tiny_folder, torch.float32).requires_grad_(True).train()
     if full:
-        every = dict(transformer.named_parameters())
-        return SingleProcess(transformer, None, every, changed, CPU)
+        return SingleProcess(network_of(transformer, compute=CPU), changed)
     assert changed.identity.adapter is not None
     adapter = attach_adapter(transformer, changed.identity.adapter, seed=3)
-    return SingleProcess(transformer, adapter, adapter.parameters(), changed, CPU)
+    return SingleProcess(network_of(transformer, adapter, compute=CPU), changed)
 
 
 def optimizer_of(name: str) -> dict[str, Any]:
@@ -250,11 +248,9 @@ def test_every_so_many_blocks_are_recomputed_with_the_same_gradients(
         for i, block in enumerate(blocks):
             attention = block.block.attn1
             attention.to_q = Noisy(attention.to_q)
-            attention.register_forward_pre_hook(lambda *_, i=i: count(i))
-        if interval is not None:
-            recompute_blocks(transformer, interval)
+            attention.to_q.register_forward_pre_hook(lambda *_, i=i: count(i))
         torch.manual_seed(5)
-        return passes, _gradients(transformer)
+        return passes, _gradients(transformer, interval)
 
     plain, recomputed = gradients(None), gradients(interval)
 
@@ -263,10 +259,13 @@ def test_every_so_many_blocks_are_recomputed_with_the_same_gradients(
     assert all(torch.equal(a, b) for a, b in zip(plain[1], recomputed[1], strict=True))
 
 
-def _gradients(transformer: HiDreamImageTransformer2DModel) -> list[torch.Tensor]:
+def _gradients(
+    transformer: HiDreamImageTransformer2DModel, interval: int | None
+) -> list[torch.Tensor]:
     batch = batch_of(1)
-    prediction = predict_velocity(transformer, batch.noisy_BCHW, 1000 * batch.sigmas_B, batch.text)
-    (prediction - batch.target_BCHW).square().mean().backward()
+    network = network_of(transformer, compute=CPU, checkpoint_interval=interval)
+    prediction = network.velocity(batch.noisy_BCHW, 1000 * batch.sigmas_B, batch.text)
+    (prediction.velocity_BCHW - batch.target_BCHW).square().mean().backward()
     trained = list(transformer.parameters())
     assert largest_gradient(trained) > 0
     return [each.grad for each in trained if each.grad is not None]

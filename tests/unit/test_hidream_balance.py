@@ -10,12 +10,16 @@ from diffusers import HiDreamImageTransformer2DModel
 from diffusers.models.transformers.transformer_hidream_image import MoEGate
 from torch import nn
 
+from tests.support.networks import network_of
 from tests.unit.config_examples import import_small
 from tests.unit.hidream_oracle import Question, gate_balance, model_of, stock_prediction
 from tests.unit.test_oracle_float64 import CPU32, CPU64, base_of, batch_of, lokr_on, merged
 from trainer_core.config.plan import Objective
+from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import Losses, batch_losses
-from trainer_core.hidream.balance import balance_terms, gate_term, stop_balancing
+from trainer_core.hidream.balance import ExpertGate, layer_balance, replace_gates
+from trainer_core.hidream.network import Network
+from trainer_core.hidream.pads import Pads
 from trainer_core.precision.compute import Compute
 
 SIZE = (6, 10)
@@ -32,17 +36,16 @@ def losses(
     question: Question,
     weight: float = 0.1,
     compute: Compute = CPU64,
+    checkpoint_interval: int | None = None,
 ) -> Losses:
-    batch = batch_of(question, compute.weights)
-    return batch_losses(model, None, batch, objective(weight), compute)
+    network = network_of(
+        model, compute=compute, balanced=weight > 0, checkpoint_interval=checkpoint_interval
+    )
+    return batch_losses(network, batch_of(question, compute.weights), objective(weight))
 
 
-def gates_of(model: nn.Module) -> list[MoEGate]:
-    return [part for part in model.modules() if isinstance(part, MoEGate)]
-
-
-def hooks_on(model: nn.Module) -> int:
-    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.modules())
+def gates_of(model: nn.Module) -> list[ExpertGate]:
+    return [part for part in model.modules() if isinstance(part, ExpertGate)]
 
 
 def test_even_routing_costs_one_a_layer() -> None:
@@ -52,7 +55,9 @@ def test_even_routing_costs_one_a_layer() -> None:
     tokens = torch.tensor([[3.0, 3, 0, 0], [0, 3, 3, 0], [0, 0, 3, 3], [3, 0, 0, 3]]).double()
     chosen, _, _ = gate(tokens[None])
 
-    assert gate_term(gate, tokens[None], chosen, None).item() == pytest.approx(1.0, rel=1e-12)
+    assert layer_balance(tokens[None], gate.weight, chosen, None).item() == pytest.approx(
+        1.0, rel=1e-12
+    )
 
 
 def test_one_favoured_expert_costs_up_to_twice_as_much() -> None:
@@ -61,17 +66,18 @@ def test_one_favoured_expert_costs_up_to_twice_as_much() -> None:
     tokens = torch.tensor([[90.0, 1, 0, 0]]).double().expand(5, 4)
     chosen, _, _ = gate(tokens[None])
 
-    assert gate_term(gate, tokens[None], chosen, None).item() == pytest.approx(2.0, rel=1e-9)
+    assert layer_balance(tokens[None], gate.weight, chosen, None).item() == pytest.approx(
+        2.0, rel=1e-9
+    )
 
 
 def test_pads_are_not_routed_tokens() -> None:
     gate = MoEGate(8, 4, 2).double()
     tokens = torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(1)).double()
     chosen, _, _ = gate(tokens)
-    real = torch.ones(2, 6, dtype=torch.bool)
-    real[:, 5] = False
+    pads = Pads.at_the_end_of(tokens[:, :6], 7)
 
-    found = gate_term(gate, tokens, chosen, real)
+    found = layer_balance(tokens, gate.weight, chosen, pads)
 
     kept = torch.cat([tokens[:, :5], tokens[:, 6:]], dim=1)
     right = gate_balance(kept.flatten(0, 1), gate.weight)
@@ -80,13 +86,11 @@ def test_pads_are_not_routed_tokens() -> None:
 
 def test_checkpointing_changes_neither_value_nor_gradient_and_counts_nothing_twice() -> None:
     found = []
-    for checkpointed in (False, True):
+    for interval in (None, 1):
         model = model_of("tiny")
-        if checkpointed:
-            model.enable_gradient_checkpointing()
         values = []
         for seed_size in (SIZE, (8, 8), SIZE):
-            result = losses(model, Question.of(seed_size))
+            result = losses(model, Question.of(seed_size), checkpoint_interval=interval)
             assert result.balance is not None
             (result.flow_B.mean() + result.balance).backward()
             values.append(result.balance.item())
@@ -99,10 +103,10 @@ def test_checkpointing_changes_neither_value_nor_gradient_and_counts_nothing_twi
 
 def test_two_checkpointed_forwards_may_share_a_backward() -> None:
     plain, checkpointed = model_of("tiny"), model_of("tiny")
-    checkpointed.enable_gradient_checkpointing()
 
-    for model in (plain, checkpointed):
-        first, second = losses(model, Question.of(SIZE)), losses(model, Question.of((4, 4)))
+    for model, interval in ((plain, None), (checkpointed, 1)):
+        first = losses(model, Question.of(SIZE), checkpoint_interval=interval)
+        second = losses(model, Question.of((4, 4)), checkpoint_interval=interval)
         assert first.balance is not None
         assert second.balance is not None
         (first.balance + second.balance).backward()
@@ -118,19 +122,21 @@ def test_nothing_is_computed_where_it_is_off_or_nothing_is_learnt() -> None:
     assert losses(model, Question.of(SIZE), weight=0.0).balance is None
     with torch.no_grad():
         assert losses(model, Question.of(SIZE)).balance is None
-
-    assert hooks_on(model) == 0
+    network = network_of(model.eval(), compute=CPU64, balanced=True)
+    question = Question.of(SIZE)
+    text = batch_of(question, torch.float64).text
+    assert network.velocity(question.latents, question.sigmas, text).balance is None
 
 
 def test_the_bases_own_pass_does_not_count() -> None:
     model = model_of("tiny")
-    network = lokr_on(model)
-    model.double()
+    lokr = lokr_on(model)
+    network = network_of(model.double(), lokr, compute=CPU64, balanced=True)
     plain = Question.of(SIZE)
     prior = replace(plain, is_prior=torch.tensor([True, False]))
 
     without, with_prior = (
-        batch_losses(model, network, batch_of(each, torch.float64), objective(0.1), CPU64)
+        batch_losses(network, batch_of(each, torch.float64), objective(0.1))
         for each in (plain, prior)
     )
 
@@ -147,7 +153,7 @@ def test_autocast_does_not_round_the_probabilities() -> None:
 
     with torch.autocast("cpu", torch.bfloat16):
         chosen = (tokens[0] @ gate.weight.T).float().topk(2).indices
-        found = gate_term(gate, tokens, chosen, None)
+        found = layer_balance(tokens, gate.weight, chosen, None)
 
     assert found.dtype == torch.float32
     exact = gate(tokens)[0]
@@ -166,40 +172,47 @@ def test_a_run_in_bf16_adds_fp32_terms() -> None:
     assert 0.9 * LAYERS < result.balance.item() < 2 * LAYERS
 
 
-def test_the_hooks_come_off_again() -> None:
+def test_the_gate_chooses_as_the_stock_gate_does_and_keeps_its_weight() -> None:
+    stock = MoEGate(8, 4, 2)
+    tokens = torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(1))
+
+    ours = ExpertGate(stock, has_loss=True)
+
+    assert list(ours.named_parameters()) == [("weight", stock.weight)]
+    for mode in (True, False):
+        chosen, weights, _ = stock.train(mode)(tokens)
+        found = ours.train(mode)(tokens)
+        assert torch.equal(found[0], chosen)
+        assert torch.equal(found[1], weights)
+
+
+def test_replacing_the_gates_leaves_names_and_order_of_the_parameters() -> None:
     model = model_of("tiny")
-    losses(model, Question.of(SIZE))
-    assert hooks_on(model) > 0
+    before = [(name, id(each)) for name, each in model.named_parameters()]
 
-    stop_balancing(model)
-    stop_balancing(model)
+    assert replace_gates(model, has_loss=True) == LAYERS
 
-    assert hooks_on(model) == 0
-    assert losses(model, Question.of(SIZE)).balance is not None
-
-
-def test_a_model_without_experts_has_nothing_to_balance() -> None:
-    with balance_terms(nn.Module()) as terms, pytest.raises(ValueError, match="no layer"):
-        terms.total()
+    assert [(name, id(each)) for name, each in model.named_parameters()] == before
+    assert len(gates_of(model)) == LAYERS
+    assert replace_gates(nn.Sequential(nn.Linear(2, 2)), has_loss=True) == 0
 
 
 def test_a_lokr_gets_the_terms_exact_gradient() -> None:
     model, stock, question = model_of("tiny"), model_of("tiny", SIZE), Question.of(SIZE)
-    network = lokr_on(model)
-    leaves = {n: p.detach().double().requires_grad_() for n, p in network.parameters().items()}
+    lokr = lokr_on(model)
+    leaves = {n: p.detach().double().requires_grad_() for n, p in lokr.parameters().items()}
     base = base_of(stock)
     _, seen = stock_prediction(stock, {**base, **merged(base, leaves)}, question)
     term = torch.stack([gate_balance(h.flatten(0, 1), w) for h, w in seen]).sum()
     right = torch.autograd.grad(term, list(leaves.values()), allow_unused=True)
-    model.float()
+    network = network_of(model.float(), lokr, compute=CPU32, balanced=True)
 
-    batch = batch_of(question, torch.float32)
-    balance = batch_losses(model, network, batch, objective(0.1), CPU32).balance
+    balance = batch_losses(network, batch_of(question, torch.float32), objective(0.1)).balance
     assert balance is not None
     balance.backward()
 
     assert any(gradient is not None and bool(gradient.any()) for gradient in right)
-    for (name, parameter), gradient in zip(network.parameters().items(), right, strict=True):
+    for (name, parameter), gradient in zip(lokr.parameters().items(), right, strict=True):
         found = parameter.grad
         if gradient is None or found is None:
             assert gradient is None or not gradient.any()
@@ -219,11 +232,13 @@ def test_it_evens_out_a_biased_start() -> None:
 
 def spread_after(steps: int, weight: float) -> float:
     """Standard deviation of the four experts' shares, the mean over the layers."""
-    model, question = model_of("small").float(), Question.of((4, 4))
-    favour_one_expert(model, question)
+    model = model_of("small").float()
+    network = network_of(model, compute=CPU32, balanced=weight > 0)
+    batch = batch_of(Question.of((4, 4)), torch.float32)
+    favour_one_expert(network, batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(steps):
-        result = losses(model, question, weight, CPU32)
+        result = batch_losses(network, batch, objective(weight))
         loss = result.flow_B.mean()
         if result.balance is not None:
             loss = loss + weight * result.balance
@@ -233,15 +248,16 @@ def spread_after(steps: int, weight: float) -> float:
         optimizer.zero_grad()
     shares: list[torch.Tensor] = []
     with watching(model, lambda _, routed: shares.append(share_of(routed))), torch.no_grad():
-        losses(model, question, weight, CPU32)
+        batch_losses(network, batch, objective(weight))
     return torch.stack([share.std() for share in shares]).mean().item()
 
 
-def favour_one_expert(model: nn.Module, question: Question) -> None:
+def favour_one_expert(network: Network, batch: Batch) -> None:
     """Raise the first expert's score by about 3 at what the gates see at the start."""
+    model = network.transformer
     means: list[torch.Tensor] = []
     with watching(model, lambda seen, _: means.append(seen.flatten(0, 1).mean(0))), torch.no_grad():
-        losses(model, question, 0.0, CPU32)
+        batch_losses(network, batch, objective(0.0))
         for gate, mean in zip(gates_of(model), means, strict=True):
             gate.weight[0] += 3 * mean / mean.square().sum()
 

@@ -5,22 +5,19 @@ import pytest
 import torch
 from diffusers import HiDreamImagePipeline, HiDreamImageTransformer2DModel
 
+from tests.support.networks import network_of
 from tests.unit.config_examples import import_small
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import batch_losses
 from trainer_core.hidream.loading import load_scheduler, load_transformer, load_vae
-from trainer_core.hidream.objective import (
-    _sequence,
-    noisy_latents,
-    predict_velocity,
-    velocity_target,
-)
+from trainer_core.hidream.objective import noisy_latents, velocity_target
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.vae import Moments, decode, draw_latents, encode_images
 from trainer_core.painting.sampling import pipeline_for_sampling, sample_image
 from trainer_core.precision.compute import Compute
 
 LAYERS = 3
+CPU32 = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=False)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -35,6 +32,17 @@ def text_of(batch: int, seed: int = 1) -> TextEmbeddings:
     )
 
 
+def velocity(
+    transformer: HiDreamImageTransformer2DModel,
+    noisy: torch.Tensor,
+    timesteps: torch.Tensor,
+    text: TextEmbeddings,
+    compute: Compute = CPU32,
+) -> torch.Tensor:
+    network = network_of(transformer, compute=compute)
+    return network.velocity(noisy, timesteps, text).velocity_BCHW
+
+
 @pytest.fixture(scope="module")
 def transformer(tiny_folder: Path) -> HiDreamImageTransformer2DModel:
     return load_transformer(tiny_folder, torch.float32)
@@ -46,8 +54,8 @@ def test_train_mode_gives_exactly_what_eval_mode_gives(
 ) -> None:
     noisy, timesteps, text = draw(2, 16, *size), torch.tensor([300.0, 700.5]), text_of(2)
     with torch.no_grad():
-        trained = predict_velocity(transformer.train(), noisy, timesteps, text)
-        evaluated = predict_velocity(transformer.eval(), noisy, timesteps, text)
+        trained = velocity(transformer.train(), noisy, timesteps, text)
+        evaluated = velocity(transformer.eval(), noisy, timesteps, text)
 
     assert trained.shape == noisy.shape
     assert torch.equal(trained, evaluated)
@@ -63,26 +71,33 @@ def test_the_stock_call_has_the_opposite_sign(transformer: HiDreamImageTransform
             encoder_hidden_states_llama3=text.llama.transpose(0, 1),
             pooled_embeds=text.pooled,
         ).sample
-        ours = predict_velocity(transformer, noisy, timesteps, text)
+        ours = velocity(transformer, noisy, timesteps, text)
 
     assert torch.equal(ours, -stock)
 
 
-def test_a_square_sequence_of_exact_length_equals_the_stock_call(
-    transformer: HiDreamImageTransformer2DModel,
+@pytest.mark.parametrize(("rows", "columns"), [(4, 4), (4, 6), (6, 3)])
+def test_a_sequence_of_exact_length_equals_the_stock_call(
+    transformer: HiDreamImageTransformer2DModel, rows: int, columns: int
 ) -> None:
-    noisy, timesteps, text = draw(2, 16, 8, 8), torch.tensor([100.0, 900.0]), text_of(2)
-    arguments = {
-        "timesteps": timesteps,
-        "encoder_hidden_states_t5": text.t5,
-        "encoder_hidden_states_llama3": text.llama.transpose(0, 1),
-        "pooled_embeds": text.pooled,
-    }
+    noisy = draw(2, 16, 2 * rows, 2 * columns)
+    timesteps, text = torch.tensor([100.0, 900.0]), text_of(2)
+    patches = noisy.reshape(2, 16, rows, 2, columns, 2).permute(0, 2, 4, 3, 5, 1)
+    places = [[0, row, column] for row in range(rows) for column in range(columns)]
     with torch.no_grad():
-        four_d = transformer.eval()(hidden_states=noisy, **arguments).sample
-        three_d = transformer(**_sequence(noisy, 2), **arguments).sample
+        ours = velocity(transformer.eval(), noisy, timesteps, text)
+        stock = transformer(
+            hidden_states=patches.reshape(2, rows * columns, 64),
+            hidden_states_masks=torch.ones(2, rows * columns),
+            img_ids=torch.tensor([places, places], dtype=torch.float32),
+            img_sizes=[(rows, columns)] * 2,
+            timesteps=timesteps,
+            encoder_hidden_states_t5=text.t5,
+            encoder_hidden_states_llama3=text.llama.transpose(0, 1),
+            pooled_embeds=text.pooled,
+        ).sample
 
-    assert torch.equal(three_d, four_d)
+    assert torch.equal(ours, -stock)
 
 
 def test_a_batch_as_large_as_the_layers_keeps_samples_apart(
@@ -91,9 +106,9 @@ def test_a_batch_as_large_as_the_layers_keeps_samples_apart(
     noisy, text = draw(LAYERS, 16, 8, 12), text_of(LAYERS)
     timesteps = torch.tensor([200.0, 500.0, 800.0])
     with torch.no_grad():
-        together = predict_velocity(transformer.train(), noisy, timesteps, text)
+        together = velocity(transformer.train(), noisy, timesteps, text)
         alone = [
-            predict_velocity(transformer, noisy[i : i + 1], timesteps[i : i + 1], text.row(i))
+            velocity(transformer, noisy[i : i + 1], timesteps[i : i + 1], text.row(i))
             for i in range(LAYERS)
         ]
 
@@ -107,9 +122,7 @@ def test_gradient_reaches_routed_experts_and_gates(
     transformer.train().requires_grad_(True)
     transformer.zero_grad()
 
-    prediction = predict_velocity(
-        transformer, draw(1, 16, *size), torch.tensor([500.0]), text_of(1)
-    )
+    prediction = velocity(transformer, draw(1, 16, *size), torch.tensor([500.0]), text_of(1))
     (prediction - draw(1, 16, *size, seed=9)).square().mean().backward()
 
     without = [n for n, p in transformer.named_parameters() if p.grad is None or not p.grad.any()]
@@ -167,9 +180,9 @@ def test_wrong_batches_and_odd_sides_are_refused(
     transformer: HiDreamImageTransformer2DModel,
 ) -> None:
     with pytest.raises(ValueError, match="2 texts"):
-        predict_velocity(transformer, draw(1, 16, 8, 8), torch.tensor([5.0]), text_of(2))
+        velocity(transformer, draw(1, 16, 8, 8), torch.tensor([5.0]), text_of(2))
     with pytest.raises(ValueError, match="patches of 2"):
-        predict_velocity(transformer, draw(1, 16, 7, 8), torch.tensor([5.0]), text_of(1))
+        velocity(transformer, draw(1, 16, 7, 8), torch.tensor([5.0]), text_of(1))
 
 
 def test_too_few_llama_layers_are_refused(transformer: HiDreamImageTransformer2DModel) -> None:
@@ -178,7 +191,7 @@ def test_too_few_llama_layers_are_refused(transformer: HiDreamImageTransformer2D
     few = TextEmbeddings(text.t5, text.llama[:, :2], text.pooled)
 
     with pytest.raises(ValueError, match="2 Llama layers in the text, the network reads 3"):
-        predict_velocity(transformer, draw(LAYERS, 16, 8, 8), torch.full((LAYERS,), 5.0), few)
+        velocity(transformer, draw(LAYERS, 16, 8, 8), torch.full((LAYERS,), 5.0), few)
     with pytest.raises(ValueError, match="different batch"):
         TextEmbeddings(text.t5[:2], text.llama[:, :2].transpose(0, 1)[:1], text.pooled[:2])
 
@@ -192,7 +205,7 @@ def test_timesteps_are_never_rounded(tiny_folder: Path, dtype: torch.dtype) -> N
     text = text_of(1).to(device=torch.device("cpu"), dtype=dtype)
 
     with torch.no_grad():
-        predict_velocity(model, draw(1, 16, 4, 4).to(dtype), torch.tensor([701.37]), text)
+        velocity(model, draw(1, 16, 4, 4).to(dtype), torch.tensor([701.37]), text)
 
     assert seen[0].dtype == torch.float32
     assert torch.equal(seen[0], torch.tensor([701.37]))
@@ -224,15 +237,16 @@ def test_training_in_eval_mode_is_refused(transformer: HiDreamImageTransformer2D
         text=text_of(1),
     )
     objective = import_small().plan.identity.objective
-    compute = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=False)
 
+    network = network_of(transformer, compute=CPU32)
+
+    transformer.eval()
     with pytest.raises(ValueError, match=r"train\(\) mode"):
-        batch_losses(transformer.eval(), None, batch, objective, compute)
+        batch_losses(network, batch, objective)
     with torch.no_grad():
-        measured = batch_losses(transformer, None, batch, objective, compute).flow_B
-    assert torch.equal(
-        measured, batch_losses(transformer.train(), None, batch, objective, compute)[0]
-    )
+        measured = batch_losses(network, batch, objective).flow_B
+    transformer.train()
+    assert torch.equal(measured, batch_losses(network, batch, objective).flow_B)
 
 
 @pytest.mark.parametrize("size", [(256, 256), (192, 320), (64, 128), (320, 192)])
@@ -302,13 +316,14 @@ def test_bf16_is_near_fp32_and_samples_with_an_fp32_vae(
 ) -> None:
     noisy, timesteps, text = draw(2, 16, *size), torch.tensor([300.0, 700.5]), text_of(2)
     with torch.no_grad():
-        exact = predict_velocity(transformer.train(), noisy, timesteps, text)
+        exact = velocity(transformer.train(), noisy, timesteps, text)
     autocast = how == "autocast"
     kind = torch.float32 if autocast else torch.bfloat16
     model = transformer if autocast else load_transformer(tiny_folder, kind).train()
     given = text.to(device=torch.device("cpu"), dtype=kind)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        rounded = predict_velocity(model, noisy.to(kind), timesteps, given)
+    compute = Compute(device=torch.device("cpu"), weights=kind, is_autocast=autocast)
+    with torch.no_grad(), compute.context():
+        rounded = velocity(model, noisy.to(kind), timesteps, given, compute)
         picture = sample_image(
             model,
             load_vae(tiny_folder, torch.float32),

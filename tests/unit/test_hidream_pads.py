@@ -1,13 +1,19 @@
 """One token with the score log n is n of the stock pipeline's pads."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from diffusers import HiDreamImageTransformer2DModel
 from diffusers.models.transformers import transformer_hidream_image as stock_module
 
+from tests.support.networks import network_of
 from tests.unit.hidream_oracle import Question, model_of, stock_prediction
 from trainer_core.hidream import pads
-from trainer_core.hidream.objective import noisy_latents, predict_velocity
+from trainer_core.hidream.forward import Padding
+from trainer_core.hidream.objective import noisy_latents
 from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.precision.compute import Compute
 
 SIZES = [(6, 10), (12, 4), (2, 4)]
 
@@ -24,14 +30,22 @@ def rope64(
     return turned(query), turned(key)
 
 
-def ask(model: torch.nn.Module, question: Question, padding: str = "stock") -> torch.Tensor:
-    return predict_velocity(
-        model,
+CPU64 = Compute(device=torch.device("cpu"), weights=torch.float64, is_autocast=False)
+
+
+def ask(
+    model: HiDreamImageTransformer2DModel,
+    question: Question,
+    padding: Padding = "stock",
+    checkpoint_interval: int | None = None,
+) -> torch.Tensor:
+    network = network_of(model, compute=CPU64, checkpoint_interval=checkpoint_interval)
+    return network.velocity(
         noisy_latents(question.latents, question.noise, question.sigmas),
         question.sigmas * 1000,
         TextEmbeddings(question.t5, question.llama, question.pooled),
         padding,
-    )
+    ).velocity_BCHW
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -77,16 +91,15 @@ def test_eval_mode_is_padded_alike(size: tuple[int, int]) -> None:
 
 def test_recomputed_blocks_find_the_same_attention() -> None:
     question, plain, checkpointed = Question.of((6, 10)), model_of("tiny"), model_of("tiny")
-    checkpointed.enable_gradient_checkpointing()
 
-    for model in (plain, checkpointed):
-        ask(model, question).square().mean().backward()
+    for model, interval in ((plain, None), (checkpointed, 1)):
+        ask(model, question, checkpoint_interval=interval).square().mean().backward()
 
     for name, parameter in checkpointed.named_parameters():
         assert torch.equal(parameter.grad, plain.get_parameter(name).grad), name
 
 
-def test_a_model_that_has_collapsed_pads_samples_as_before() -> None:
+def test_the_stock_call_of_a_network_that_was_padded_samples_as_before() -> None:
     question, stock, ours = Question.of((6, 10)), model_of("tiny"), model_of("tiny")
     with torch.no_grad():
         ask(ours, question)
@@ -126,13 +139,16 @@ def test_bf16_is_near_the_exact_answer(how: str) -> None:
         model.to(kind)
         text = TextEmbeddings(question.t5, question.llama, question.pooled)
         noisy = noisy_latents(question.latents, question.noise, question.sigmas)
-        with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
-            rounded = predict_velocity(
-                model,
+        compute = replace(CPU64, weights=kind, is_autocast=how == "autocast")
+        rounded = (
+            network_of(model, compute=compute)
+            .velocity(
                 noisy.to(kind),
                 question.sigmas * 1000,
                 text.to(device=torch.device("cpu"), dtype=kind),
                 "stock",
             )
+            .velocity_BCHW
+        )
 
     assert (rounded.double() - exact).norm() < 0.05 * exact.norm()

@@ -185,7 +185,7 @@ def test_a_tiny_delta_arrives_on_every_base(base: str, kind: str) -> None:
 
     with context(base), torch.no_grad():
         part = linear.delta(x)
-        with network.disabled():
+        with network.switch.off():
             without = model(x)
         whole = model(x)
 
@@ -301,7 +301,7 @@ def test_multiplier_zero_is_the_base() -> None:
         network.linears["blocks.0"].w2.normal_()
     assert not torch.equal(model(x), before)
 
-    network.set_multiplier(0.0)
+    network.linears["blocks.0"].multiplier = 0.0
 
     assert torch.equal(model(x), before)
 

@@ -137,17 +137,17 @@ def test_disabled_is_the_base_and_is_undone(dropout: float) -> None:
     assert not torch.equal(adapted, before)
     state = torch.get_rng_state()
 
-    with network.disabled(), network.disabled():
+    with network.switch.off(), network.switch.off():
         assert torch.equal(model(x), before)
-    with pytest.raises(ZeroDivisionError), network.disabled():
+    with pytest.raises(ZeroDivisionError), network.switch.off():
         _ = 1 / 0
 
     assert torch.equal(torch.get_rng_state(), state)
     assert all(each.requires_grad for each in network.parameters().values())
     torch.manual_seed(3)
     assert torch.equal(model(x), adapted)
-    with network.disabled():
-        with network.disabled():
+    with network.switch.off():
+        with network.switch.off():
             pass
         assert torch.equal(model(x), before)
 

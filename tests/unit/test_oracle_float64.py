@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import HiDreamImageTransformer2DModel
 from torch import nn
 
+from tests.support.networks import network_of
 from tests.unit.config_examples import import_small
 from tests.unit.hidream_oracle import (
     Answer,
@@ -21,6 +23,7 @@ from trainer_core.adapters.lokr import LokrNetwork, attach_lokr
 from trainer_core.config.plan import AdaptedModule, LokrAdapter, Objective
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import Losses, batch_losses
+from trainer_core.hidream.network import Network
 from trainer_core.hidream.objective import noisy_latents, velocity_target
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.precision.compute import Compute
@@ -155,13 +158,10 @@ def test_every_weight_gets_the_oracles_gradient(case: Case, dtype: torch.dtype) 
     model = model_of(case.shape)
     leaves = {name: each.requires_grad_() for name, each in base_of(model).items()}
     wanted = expected(case, leaves, leaves)
-    model.to(dtype)
-    if case.checkpointed:
-        model.enable_gradient_checkpointing()
+    network = trained_by(case, model.to(dtype), None, dtype)
 
-    compute = CPU64 if dtype is torch.float64 else CPU32
     batch = batch_of(case.question, dtype)
-    loss = loss_of(batch_losses(model, None, batch, case.objective, compute), case)
+    loss = loss_of(batch_losses(network, batch, case.objective), case)
     loss.backward()
 
     found = {name: each.grad for name, each in model.named_parameters()}
@@ -177,27 +177,40 @@ def test_every_weight_gets_the_oracles_gradient(case: Case, dtype: torch.dtype) 
 def test_a_lokr_gets_the_oracles_gradient(case: Case, dtype: torch.dtype) -> None:
     model = model_of(case.shape)
     base = base_of(model)
-    network = lokr_on(model)
+    lokr = lokr_on(model)
     model.double()
     leaves = {
-        name: each.detach().clone().requires_grad_() for name, each in network.parameters().items()
+        name: each.detach().clone().requires_grad_() for name, each in lokr.parameters().items()
     }
     wanted = expected(case, leaves, {**base, **merged(base, leaves)})
-    model.to(dtype)
-    if case.checkpointed:
-        model.enable_gradient_checkpointing()
-    before = {path: linear.multiplier for path, linear in network.linears.items()}
+    network = trained_by(case, model.to(dtype), lokr, dtype)
+    before = {path: linear.multiplier for path, linear in lokr.linears.items()}
     random_state = torch.get_rng_state()
 
-    compute = CPU64 if dtype is torch.float64 else CPU32
     batch = batch_of(case.question, dtype)
-    loss = loss_of(batch_losses(model, network, batch, case.objective, compute), case)
+    loss = loss_of(batch_losses(network, batch, case.objective), case)
     loss.backward()
 
-    found: dict[str, Any] = {name: each.grad for name, each in network.parameters().items()}
+    found: dict[str, Any] = {name: each.grad for name, each in lokr.parameters().items()}
     check(loss.item(), found, wanted, dtype)
-    assert {path: linear.multiplier for path, linear in network.linears.items()} == before
+    assert lokr.switch.is_on
+    assert {path: linear.multiplier for path, linear in lokr.linears.items()} == before
     assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def trained_by(
+    case: Case,
+    model: HiDreamImageTransformer2DModel,
+    adapter: LokrNetwork | None,
+    dtype: torch.dtype,
+) -> Network:
+    return network_of(
+        model,
+        adapter,
+        compute=CPU64 if dtype is torch.float64 else CPU32,
+        balanced=case.balanced,
+        checkpoint_interval=1 if case.checkpointed else None,
+    )
 
 
 def lokr_on(model: nn.Module) -> LokrNetwork:
@@ -237,34 +250,34 @@ def merged(
 
 def test_without_an_adapter_there_is_no_base_to_preserve() -> None:
     case = Case(shape="tiny", size=SQUARE, prior=True)
+    network = network_of(model_of("tiny"), compute=CPU64)
 
     with pytest.raises(ValueError, match="needs an adapter"):
-        batch_losses(
-            model_of("tiny"), None, batch_of(case.question, torch.float64), case.objective, CPU64
-        )
+        batch_losses(network, batch_of(case.question, torch.float64), case.objective)
 
 
 def test_an_error_in_the_bases_pass_leaves_the_adapter_on() -> None:
     model = model_of("tiny")
-    network = lokr_on(model)
-    model.double()
+    lokr = lokr_on(model)
+    network = network_of(model.double(), lokr, compute=CPU64)
     case = Case(shape="tiny", size=SQUARE, prior=True)
     batch = batch_of(case.question, torch.float32)  # another type than the weights
 
     with pytest.raises(RuntimeError):
-        batch_losses(model, network, batch, case.objective, CPU64)
+        batch_losses(network, batch, case.objective)
 
-    assert {linear.multiplier for linear in network.linears.values()} == {1.0}
+    assert lokr.switch.is_on
+    assert {linear.multiplier for linear in lokr.linears.values()} == {1.0}
 
 
 def test_a_batch_without_regularisation_images_runs_the_model_once() -> None:
     model = model_of("tiny")
-    network = lokr_on(model)
-    model.double()
+    lokr = lokr_on(model)
+    network = network_of(model.double(), lokr, compute=CPU64)
     calls: list[object] = []
     model.x_embedder.register_forward_hook(lambda *_: calls.append(1))
 
     for prior, expected_calls in ((False, 1), (True, 3)):
         case = Case(shape="tiny", size=SQUARE, prior=prior)
-        batch_losses(model, network, batch_of(case.question, torch.float64), case.objective, CPU64)
+        batch_losses(network, batch_of(case.question, torch.float64), case.objective)
         assert len(calls) == expected_calls

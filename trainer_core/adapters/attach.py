@@ -1,12 +1,12 @@
 """The one way to put an adapter on a model, whatever its kind."""
 
-from contextlib import AbstractContextManager
 from typing import Protocol
 
 from torch import nn
 
 from trainer_core.adapters.lokr import attach_lokr
 from trainer_core.adapters.lora import attach_lora
+from trainer_core.adapters.switch import AdapterSwitch
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
 
 
@@ -21,11 +21,12 @@ class Adapter(Protocol):
     def has_dropout(self) -> bool:
         """Whether a forward in train mode draws from torch's global generator."""
 
+    @property
+    def switch(self) -> AdapterSwitch:
+        """Whether the adapter takes part in a forward. Only ``Network`` uses it."""
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, fp32, by logical path: ``<path in the transformer>.<name>``."""
-
-    def disabled(self) -> AbstractContextManager[None]:
-        """Inside, the model is its base; after it (also after an error) what it was before."""
 
 
 def attach_adapter(model: nn.Module, adapter: LokrAdapter | LoraAdapter, seed: int) -> Adapter:

@@ -7,8 +7,7 @@ Trained tensors stay fp32 whatever the base is.
 Source: LyCORIS 4.1.3, module `lokr` for linear layers; tests compare the two.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -18,6 +17,7 @@ from torch.nn import functional
 
 from trainer_core.adapters.places import linear_at, parent_of
 from trainer_core.adapters.start import kaiming, start_generator
+from trainer_core.adapters.switch import AdapterSwitch
 from trainer_core.config.plan import AdaptedModule, LokrAdapter
 from trainer_core.config.plan.shapes import lokr_scale, lokr_shapes
 
@@ -40,13 +40,21 @@ class LokrLinear(nn.Module):
     """[1]; a parameter where it is learned, else 1 for good."""
 
     def __init__(
-        self, base: nn.Module, tensors: Mapping[str, torch.Tensor], *, scale: float
+        self,
+        base: nn.Module,
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        scale: float,
+        multiplier: float,
+        switch: AdapterSwitch,
     ) -> None:
         """
         Args:
             base: the linear that is adapted.
             tensors: start values of what is trained, by name; see ``shapes.lokr_shapes``.
             scale: constant factor of the product; see ``shapes.lokr_scale``.
+            multiplier: strength of the adapter; at 0 the layer is its base.
+            switch: says in each forward whether the delta is added.
         """
         super().__init__()
         self.base = base
@@ -59,12 +67,13 @@ class LokrLinear(nn.Module):
             one = torch.ones(1, device=next(iter(tensors.values())).device)
             self.register_buffer("scalar", one, persistent=False)
         self.scale: Final = scale
-        self.multiplier = 1.0
+        self.multiplier = multiplier
+        self._switch: Final = switch
 
     def forward(self, input_: torch.Tensor) -> torch.Tensor:
         """[..., in] → [..., out] in the type of the base's answer."""
         output: torch.Tensor = self.base(input_)
-        if self.multiplier == 0.0:
+        if not self._switch.is_on or self.multiplier == 0.0:
             return output
         return output + self.delta(input_).to(output.dtype)
 
@@ -114,9 +123,10 @@ class LokrNetwork:
 
     has_dropout: Final = False
 
-    def __init__(self, linears: Mapping[str, LokrLinear]) -> None:
+    def __init__(self, linears: Mapping[str, LokrLinear], switch: AdapterSwitch) -> None:
         self.linears: Final = MappingProxyType(dict(linears))
         self.num_modules: Final = len(self.linears)
+        self.switch: Final = switch
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by logical path: ``<path>.<name>``, names as in ``shapes.lokr_shapes``.
@@ -128,22 +138,6 @@ class LokrNetwork:
             for path, linear in self.linears.items()
             for name, parameter in linear.named_parameters(recurse=False)
         }
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """See ``attach.Adapter``."""
-        before = {path: linear.multiplier for path, linear in self.linears.items()}
-        self.set_multiplier(0.0)
-        try:
-            yield
-        finally:
-            for path, multiplier in before.items():
-                self.linears[path].multiplier = multiplier
-
-    def set_multiplier(self, multiplier: float) -> None:
-        """Strength of the adapter in every module; at 0 the model is its base."""
-        for linear in self.linears.values():
-            linear.multiplier = multiplier
 
 
 def attach_lokr(model: nn.Module, adapter: LokrAdapter, seed: int) -> LokrNetwork:
@@ -161,28 +155,33 @@ def attach_lokr(model: nn.Module, adapter: LokrAdapter, seed: int) -> LokrNetwor
     """
     model.requires_grad_(False)
     linears = {}
+    switch = AdapterSwitch()
     for module in adapter.modules:
         base = linear_at(model, module.path)
-        linear = _adapted(base, module, adapter.init_lokr_norm, seed)
+        linear = _adapted(base, module, adapter, switch, seed)
         linears[module.path] = linear.train(base.training)
         parent, name = parent_of(model, module.path)
         parent.register_module(name, linear)
-    network = LokrNetwork(linears)
-    network.set_multiplier(adapter.multiplier)
-    return network
+    return LokrNetwork(linears, switch)
 
 
 def _adapted(
-    base: nn.Linear, module: AdaptedModule, init_norm: float | None, seed: int
+    base: nn.Linear, module: AdaptedModule, adapter: LokrAdapter, switch: AdapterSwitch, seed: int
 ) -> LokrLinear:
     shapes = lokr_shapes(module, base.in_features, base.out_features)
-    if init_norm is None:
+    if adapter.init_lokr_norm is None:
         start = _start_values(module, shapes, seed)
     else:
-        start = _start_near(base, module, shapes, init_norm, seed)
+        start = _start_near(base, module, shapes, adapter.init_lokr_norm, seed)
     device = base.weight.device
     tensors = {name: value.to(device) for name, value in start.items()}
-    return LokrLinear(base, tensors, scale=lokr_scale(module, shapes))
+    return LokrLinear(
+        base,
+        tensors,
+        scale=lokr_scale(module, shapes),
+        multiplier=adapter.multiplier,
+        switch=switch,
+    )
 
 
 def _start_values(

@@ -4,31 +4,54 @@ Its weights are fp32 whatever the base is: peft takes the base's type, in which 
 to nothing.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from trainer_core.adapters.places import linear_at
 from trainer_core.adapters.start import kaiming, start_generator
+from trainer_core.adapters.switch import AdapterSwitch
 from trainer_core.config.plan import LoraAdapter
 
 _NAME: Final = "default"
 """peft's name of the one adapter."""
 
 
+class SwitchedLinear(PeftLinear):  # type: ignore[misc]
+    """peft's adapted linear, where a switch says whether the adapter takes part.
+
+    peft's own way is ``enable_adapters``, which changes an attribute of each layer and whether each
+    of its parameters asks for a gradient.
+    """
+
+    def __init__(self, *args: Any, switch: AdapterSwitch, **options: Any) -> None:
+        """What peft passes to its layers, and the switch."""
+        super().__init__(*args, **options)
+        self._switch: Final = switch
+
+    @property
+    def disable_adapters(self) -> bool:
+        """Read by peft's forward."""
+        return not self._switch.is_on
+
+
 class LoraNetwork:
     """All adapted linears of one model, by their paths in it before they were adapted."""
 
-    def __init__(self, layers: Mapping[str, LoraLayer], *, has_dropout: bool) -> None:
+    def __init__(
+        self, layers: Mapping[str, LoraLayer], switch: AdapterSwitch, *, has_dropout: bool
+    ) -> None:
         self.layers: Final = MappingProxyType(dict(layers))
         self.num_modules: Final = len(self.layers)
         self.has_dropout: Final = has_dropout
+        self.switch: Final = switch
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by logical path: ``<path>.lora_A`` [rank, in] and ``<path>.lora_B``
@@ -38,16 +61,6 @@ class LoraNetwork:
             for path, layer in self.layers.items()
             for name in ("lora_A", "lora_B")
         }
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """See ``attach.Adapter``."""
-        with ExitStack() as afterwards:
-            for layer in self.layers.values():
-                if not layer.disable_adapters:
-                    layer.enable_adapters(enabled=False)
-                    afterwards.callback(layer.enable_adapters, enabled=True)
-            yield
 
 
 def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwork:
@@ -71,6 +84,9 @@ def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwor
         target_modules=list(adapter.modules),
         init_lora_weights=False,  # the start values below need no pass over random ones
     )
+    switch = AdapterSwitch()
+    # peft's documented way to have layers of one's own, although its name starts with "_".
+    config._register_custom_module({nn.Linear: partial(SwitchedLinear, switch=switch)})
     inject_adapter_in_model(config, model, adapter_name=_NAME)
     model.requires_grad_(False)
     layers = {path: model.get_submodule(path) for path in adapter.modules}
@@ -80,7 +96,7 @@ def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwor
             part = getattr(layer, name)[_NAME]
             part.weight = nn.Parameter(start.to(linear.weight.device))
         layer.train(linear.training)
-    return LoraNetwork(layers, has_dropout=adapter.dropout > 0)
+    return LoraNetwork(layers, switch, has_dropout=adapter.dropout > 0)
 
 
 def _start_values(

@@ -28,13 +28,13 @@ def measure_loss(run: Run, state: TrainingState) -> FixedLoss:
         return run.backend.losses(run.parts.batches.batch(draws))
 
     # Without dropout, so that a loss depends on nothing but the parameters.
-    run.parts.transformer.eval()
+    run.parts.network.transformer.eval()
     try:
         loss = measure_fixed_loss(
             run.evaluation_samples, run.job.index, losses, before_batch=lambda: check_stop(run)
         )
     finally:
-        run.parts.transformer.train()
+        run.parts.network.transformer.train()
     report_fixed_loss(run, state, loss)
     if state.step > 0 and not math.isfinite(loss.mean):
         raise NonFiniteLossError(f"the loss measured after step {state.step} is not a number")

@@ -22,13 +22,13 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
     parts, plan = run.parts, run.plan
     with run.backend.gathered():
         sample = sample_for_result(
-            parts.transformer,
+            parts.network.transformer,
             parts.vae,
             Path(run.job.base_model_dir),
             operation=plan.operation,
             index=run.job.index,
             read_text=parts.batches.text,
-            compute=parts.compute,
+            compute=parts.network.compute,
         )
     report_stage(run, state, "finalizing")
     trained = run.backend.tensors()
@@ -40,7 +40,7 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
         loss_before=state.loss_before,
         loss_after=loss_after.as_json(),
         trainable_parameters=parts.trainable_parameters,
-        trainable_modules=parts.trainable_modules,
+        trainable_modules=parts.network.trainable_modules,
         weights=weights,
     )
     written = write_run_result(

@@ -9,7 +9,7 @@ from trainer_core.engine.evaluation import measure_loss
 from trainer_core.engine.finish import finish
 from trainer_core.engine.reporting import report_plan, report_stage, report_step, report_stopped
 from trainer_core.engine.saving import resume, save, save_if_unsaved
-from trainer_core.engine.setup import load_parts
+from trainer_core.engine.setup import load_run
 from trainer_core.engine.state import Run, TrainingState, open_run
 from trainer_core.engine.throughput import Throughput
 from trainer_core.faultpoints import fault_point
@@ -21,7 +21,7 @@ from trainer_core.process.job import Job
 def run_job(job: Job, events: EventWriter, control: Control) -> bool:
     """Load what the job names and train; see ``train``."""
     events.emit("stage", 0, {"stage": "loading"})
-    parts = load_parts(job, control)
+    parts = load_run(job, control)
     fault_point("train.loaded")
     return train(open_run(job, parts, events, control))
 

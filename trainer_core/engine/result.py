@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from trainer_core.checkpoint.write import WrittenFolder, write_result
 from trainer_core.config.plan import LokrAdapter, LoraAdapter, Plan
-from trainer_core.engine.setup import Parts
+from trainer_core.engine.setup import LoadedRun
 from trainer_core.export.full_rank import write_transformer
 from trainer_core.export.lora_file import write_lora_file
 from trainer_core.export.lycoris_file import write_lycoris_files
@@ -24,7 +24,7 @@ def write_run_result(
     result_dir: Path,
     *,
     plan: Plan,
-    parts: Parts,
+    parts: LoadedRun,
     parameters: Mapping[str, torch.Tensor],
     weights: Weights,
     sample: Image.Image,
@@ -53,7 +53,7 @@ def write_run_result(
             case LoraAdapter() as lora:
                 write_lora_file(folder, parameters, lora, origin)
             case None:
-                config = parts.transformer.config
+                config = parts.network.transformer.config
                 write_transformer(folder / "transformer", config, parameters.items())
         (folder / SAMPLE_NAME).parent.mkdir()
         sample.save(folder / SAMPLE_NAME)

@@ -12,7 +12,7 @@ from trainer_core.engine.reporting import (
     report_step,
     report_warning,
 )
-from trainer_core.engine.setup import surroundings
+from trainer_core.engine.setup import environment_fingerprint
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.errors import NonFiniteLossError
 from trainer_core.faultpoints import fault_point
@@ -38,7 +38,7 @@ def save(run: Run, state: TrainingState) -> None:
         step=state.step,
         cursor=state.step * run.micro_batches_per_step,
         run=checkpoint_identity(run.job),
-        scalars={_LOSS_BEFORE: state.loss_before, "loss": state.loss, **surroundings()},
+        scalars={_LOSS_BEFORE: state.loss_before, "loss": state.loss, **environment_fingerprint()},
     )
     folder = run.job.checkpoints_dir
     written = write_checkpoint(folder, facts, trained)
@@ -61,11 +61,11 @@ def resume(run: Run, state: TrainingState, folder: Path) -> None:
     """
     checkpoint = read_checkpoint(folder, checkpoint_identity(run.job), last_step=run.last_step)
     manifest = checkpoint.manifest
-    for name, value in surroundings().items():
+    for name, value in environment_fingerprint().items():
         if manifest.scalars.get(name) != value:
             # Not refused: the run is as good, only not the same bit for bit.
             message = f"The run resumes with {name} {value}, not {manifest.scalars.get(name)}."
-            report_warning(run, state, "other_surroundings", message)
+            report_warning(run, state, "other_environment_fingerprint", message)
     run.backend.load(checkpoint)
     state.step = state.saved_step = manifest.step
     before = manifest.scalars.get(_LOSS_BEFORE)

@@ -6,7 +6,7 @@ from pydantic import JsonValue
 
 from trainer_core.config.plan import Plan
 from trainer_core.data.sampler import Sampler
-from trainer_core.engine.setup import Parts
+from trainer_core.engine.setup import LoadedRun
 from trainer_core.engine.step import Backend
 from trainer_core.engine.step_metrics import StepMetrics
 from trainer_core.engine.throughput import Throughput
@@ -23,7 +23,7 @@ class Run:
     """The part of a run that stays the same while it trains; ``open_run`` makes it."""
 
     job: Job
-    parts: Parts
+    parts: LoadedRun
     events: EventWriter
     control: Control
     sampler: Sampler
@@ -67,7 +67,7 @@ class TrainingState:
     """Metrics of the current step until a step event has reported them."""
 
 
-def open_run(job: Job, parts: Parts, events: EventWriter, control: Control) -> Run:
+def open_run(job: Job, parts: LoadedRun, events: EventWriter, control: Control) -> Run:
     """Raises DeviceError where the ranks cannot share the micro-batches of a step evenly."""
     identity = job.plan.identity
     per_step = identity.accumulation_steps * identity.world_size

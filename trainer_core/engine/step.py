@@ -5,10 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
-from diffusers import HiDreamImageTransformer2DModel
 from torch import nn
 
-from trainer_core.adapters.attach import Adapter
 from trainer_core.checkpoint.read import Checkpoint
 from trainer_core.checkpoint.write import TrainedTensors
 from trainer_core.config.plan import Plan
@@ -17,11 +15,11 @@ from trainer_core.engine.losses import Losses, batch_losses
 from trainer_core.engine.step_metrics import StepMeans, StepMetrics, total_loss
 from trainer_core.errors import CheckpointError
 from trainer_core.faultpoints import fault_point
+from trainer_core.hidream.network import Network
 from trainer_core.optim.build import build_optimizer, set_learning_rate
 from trainer_core.optim.clip import clip_gradients, largest_gradient
 from trainer_core.optim.ema import Ema
 from trainer_core.optim.state import load_state_tensors, state_tensors
-from trainer_core.precision.compute import Compute
 
 
 class Backend(Protocol):
@@ -77,46 +75,29 @@ class SingleProcess:
     rank = 0
     ranks = 1
 
-    def __init__(
-        self,
-        transformer: HiDreamImageTransformer2DModel,
-        adapter: Adapter | None,
-        parameters: Mapping[str, nn.Parameter],
-        plan: Plan,
-        compute: Compute,
-    ) -> None:
-        """
-        Args:
-            transformer: on its device.
-            adapter: on it; None where the transformer's own weights are trained.
-            parameters: what is trained, fp32, by logical name.
-            plan: the run.
-            compute: where and in which types.
-        """
-        self._transformer = transformer
-        self._adapter = adapter
-        self._parameters = dict(parameters)
+    def __init__(self, network: Network, plan: Plan) -> None:
+        """``network``: trained here, on its device; what it trains is fp32."""
+        self._network = network
+        self._parameters = dict(network.trained)
         self._trained = list(self._parameters.values())
         self._identity = plan.identity
-        self._compute = compute
         self._optimizer = build_optimizer(self._trained, plan.identity.optimizer)
         self._ema: Ema | None = None
         if plan.identity.ema is not None:
             on_cpu = plan.operation.ema_device == "cpu"
-            home = torch.device("cpu") if on_cpu else compute.device
+            home = torch.device("cpu") if on_cpu else network.compute.device
             self._ema = Ema(self._parameters, plan.identity.ema, home)
 
     def losses(self, batch: Batch) -> torch.Tensor:
         return self._losses(batch).flow_B
 
     def _losses(self, batch: Batch) -> Losses:
-        objective = self._identity.objective
-        return batch_losses(self._transformer, self._adapter, batch, objective, self._compute)
+        return batch_losses(self._network, batch, self._identity.objective)
 
     def update(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
     ) -> StepMetrics:
-        means = StepMeans(self._compute.device)
+        means = StepMeans(self._network.compute.device)
         try:
             for batch in batches:
                 losses = self._losses(batch)

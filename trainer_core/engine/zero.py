@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import torch
 import torch.distributed
-from diffusers import HiDreamImageTransformer2DModel
 from torch import nn
 from torch._C._distributed_c10d import HashStore
 
@@ -25,6 +24,7 @@ from trainer_core.engine.step import check_same_names
 from trainer_core.engine.step_metrics import StepMeans, StepMetrics, total_loss
 from trainer_core.errors import CheckpointError, DeviceError
 from trainer_core.faultpoints import fault_point
+from trainer_core.hidream.network import Network
 from trainer_core.optim.build import build_optimizer, set_learning_rate
 from trainer_core.optim.state import TENSOR, complete_state
 from trainer_core.precision.compute import Compute
@@ -41,17 +41,15 @@ _STEP_FIELD: Final = "step"
 class _Objective(nn.Module):
     """Computes a batch's losses in a module's forward, where DeepSpeed's hooks apply."""
 
-    def __init__(
-        self, transformer: HiDreamImageTransformer2DModel, objective: Objective, compute: Compute
-    ) -> None:
+    def __init__(self, network: Network, objective: Objective) -> None:
         super().__init__()
-        self.transformer = transformer
+        self.transformer = network.transformer
+        self._network = network
         self._objective = objective
-        self._compute = compute
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """``Losses`` as a plain tuple, which DeepSpeed's hooks understand."""
-        losses = batch_losses(self.transformer, None, batch, self._objective, self._compute)
+        losses = batch_losses(self._network, batch, self._objective)
         return losses.flow_B, losses.balance
 
 
@@ -214,10 +212,8 @@ class ZeroSharded:
         return gathered
 
 
-def open_zero(
-    transformer: HiDreamImageTransformer2DModel, plan: Plan, compute: Compute
-) -> ZeroSharded:
-    """Hand the transformer to DeepSpeed.
+def open_zero(network: Network, plan: Plan) -> ZeroSharded:
+    """Hand the network to DeepSpeed.
 
     Raises DeviceError where DeepSpeed is not installed, or cannot do what the plan asks for.
     """
@@ -231,11 +227,11 @@ def open_zero(
             f"{identity.optimizer.name} cannot be sharded: leave out zero_stage, or take one of "
             f"{', '.join(_SHARDED_OPTIMIZERS)}"
         )
+    transformer, compute = network.transformer, network.compute
     deepspeed = _deepspeed(compute)
     _join_ranks(deepspeed, compute)
     ranks = torch.distributed.get_world_size()
     per_step = identity.accumulation_steps * identity.world_size
-    transformer.requires_grad_(True).train()
     optimizer = build_optimizer(transformer.parameters(), identity.optimizer)
     # DeepSpeed may take an empty step to create its state. At rate 0 it changes no weight.
     set_learning_rate(optimizer, 0.0)
@@ -253,7 +249,7 @@ def open_zero(
         "steps_per_print": _NEVER,
     }
     engine, *_ = deepspeed.initialize(
-        model=_Objective(transformer, identity.objective, compute),
+        model=_Objective(network, identity.objective),
         optimizer=optimizer,
         config=config,
     )

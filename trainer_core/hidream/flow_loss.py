@@ -32,7 +32,7 @@ def flow_loss(
     ``conditional_loss``), whose names SimpleTuner took over.
 
     Args:
-        prediction_BCHW: of ``predict_velocity``.
+        prediction_BCHW: the velocity that the network predicts.
         target_BCHW: what it is compared with.
         sigmas_B: noise share of each sample.
         objective: ``loss``, ``huber_c`` and ``huber_schedule`` are used.

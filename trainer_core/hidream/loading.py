@@ -26,6 +26,7 @@ from transformers import (
 
 from trainer_core.config.plan import Quantization
 from trainer_core.errors import BaseModelError
+from trainer_core.precision.quanto import quantize_frozen
 
 Part = TypeVar("Part")
 
@@ -137,17 +138,8 @@ def _encoder(folder: Path, name: str, cls: Any, dtype: torch.dtype, precision: Q
         name,
         lambda path: cls.from_pretrained(path, dtype=dtype, trust_remote_code=False, **_WEIGHTS),
     ).eval()  # T5 drops out in train mode, and its embeddings would be other ones each time
-    if precision == "int8-quanto":
-        _quantize_int8(encoder)
-    return encoder.requires_grad_(False)
-
-
-def _quantize_int8(module: torch.nn.Module) -> None:
-    # precision lies above hidream in the layers; encoders need only these two calls of quanto.
-    from optimum.quanto import freeze, qint8, quantize  # noqa: PLC0415 - slow, rarely needed
-
-    quantize(module, weights=qint8)
-    freeze(module)
+    quantize_frozen(encoder, precision)
+    return encoder
 
 
 def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:

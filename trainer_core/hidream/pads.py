@@ -1,87 +1,122 @@
-"""The padding of the stock pipeline, at the cost of one token.
+"""Attention, and the padding of the stock pipeline at the cost of one token.
 
-diffusers pads latents that are not square with zero tokens up to the longest sequence, and its mask
-only multiplies their keys by zero: each still has a score of 0, so it takes attention and gives its
-value. All pads of a sample are alike at the start (zero latents, place 0) and stay alike in every
-layer, because nothing tells them apart. So one of them with the score log n, and n of them with the
-score 0, are the same sum; and the same gradient, since the one token's derivative is taken n times.
+diffusers pads latents that are not square with zero tokens up to the longest sequence. Its mask
+only multiplies their keys by zero. So each pad still has a score of 0, takes attention and gives
+its value. All pads of a sample are equal at the start (zero latents, place 0). They stay equal in
+every layer, because nothing distinguishes them. So one token with the score log n gives the same
+sum as n tokens with the score 0. The gradient is the same too: the one token's derivative counts n
+times.
 
-Letters: B samples, S tokens, A heads, D width of a head.
+Letters: B samples, S tokens, P image tokens with the pad, A heads, D width of a head.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from diffusers import HiDreamImageTransformer2DModel
-from diffusers.models.transformers.transformer_hidream_image import (
-    HiDreamAttention,
-    HiDreamAttnProcessor,
-    apply_rope,
-)
+from diffusers.models.transformers.transformer_hidream_image import HiDreamAttention, apply_rope
 from torch.nn import functional
 
 
-def collapse_pads(transformer: HiDreamImageTransformer2DModel) -> None:
-    """Make the attention layers take a mask of whole numbers; any other is treated as before.
+@dataclass(frozen=True, slots=True)
+class Pads:
+    """The last image token of each sample stands for all its pads."""
 
-    In such a mask 1 is a token, and -n a pad that stands for n of them. It stays this way: a block
-    that is computed again for its gradient has to find the same attention.
+    is_real_BP: torch.Tensor
+    """Booleans: False at the pad."""
+    score_BP: torch.Tensor
+    """What is added to the score of each token: log n at the pad, 0 elsewhere. At least fp32."""
+
+    @classmethod
+    def at_the_end_of(cls, tokens_BPF: torch.Tensor, count: int) -> "Pads":
+        """The last token of ``tokens_BPF`` stands for ``count`` pads."""
+        B, P, _ = tokens_BPF.shape
+        device = tokens_BPF.device
+        is_real_BP = torch.ones(B, P, dtype=torch.bool, device=device)
+        is_real_BP[:, -1] = False
+        wide = torch.promote_types(tokens_BPF.dtype, torch.float32)
+        counts_BP = torch.where(is_real_BP, 1, count).to(wide)
+        return cls(is_real_BP, counts_BP.log())
+
+    def real_tokens(self, length: int, dtype: torch.dtype) -> torch.Tensor:
+        """[B, S, 1]: 1 at each real token of a sequence, 0 at the pad. Text comes last."""
+        P = self.is_real_BP.shape[1]
+        return functional.pad(self.is_real_BP.to(dtype), (0, length - P), value=1).unsqueeze(-1)
+
+    def scores(self, length: int, dtype: torch.dtype) -> torch.Tensor:
+        """[B, 1, 1, S]: the scores for a sequence of ``length``, as an attention mask.
+
+        In the type of the query, because the fast kernels need it: bf16 changes n by up to 3 %.
+        """
+        P = self.score_BP.shape[1]
+        return functional.pad(self.score_BP, (0, length - P)).to(dtype)[:, None, None, :]
+
+
+def attend_single(
+    attn: HiDreamAttention, hidden_BSF: torch.Tensor, rope: torch.Tensor, pads: Pads | None
+) -> torch.Tensor:
+    """Attention of a single-stream block, [B, S, F]: image tokens first, then text.
+
+    As ``HiDreamAttnProcessor`` of diffusers 0.42.1, with the score of the pad raised by log n.
     """
-    for part in transformer.modules():
-        if isinstance(part, HiDreamAttention) and not isinstance(part.processor, CollapsedPads):
-            part.set_processor(CollapsedPads())
+    attended = _attend(attn.heads, _project(attn, hidden_BSF, pads), rope, pads)
+    out: torch.Tensor = attn.to_out(attended)
+    return out
 
 
-def real_tokens(mask_BS: torch.Tensor | None) -> torch.Tensor | None:
-    """Which tokens are no pads, as booleans; None: all of them."""
-    return None if mask_BS is None else mask_BS > 0
+def attend_double(
+    attn: HiDreamAttention,
+    image_BPF: torch.Tensor,
+    text_BTF: torch.Tensor,
+    rope: torch.Tensor,
+    pads: Pads | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of a double-stream block: image [B, P, F] and text [B, T, F].
+
+    Both attend to both, each with weights of its own. As ``attend_single`` otherwise.
+    """
+    P = image_BPF.shape[1]
+    dtype = image_BPF.dtype
+    query, key, value = _project(attn, image_BPF, pads)
+    query_t = attn.q_rms_norm_t(attn.to_q_t(text_BTF)).to(dtype)
+    key_t = attn.k_rms_norm_t(attn.to_k_t(text_BTF)).to(dtype)
+    query, key = torch.cat([query, query_t], dim=1), torch.cat([key, key_t], dim=1)
+    value = torch.cat([value, attn.to_v_t(text_BTF)], dim=1)
+    attended = _attend(attn.heads, (query, key, value), rope, pads)
+    return attn.to_out(attended[:, :P]), attn.to_out_t(attended[:, P:])
 
 
-class CollapsedPads:
-    """Attention as in diffusers 0.42.1, with the score of each pad raised by log n."""
+def _project(
+    attn: HiDreamAttention, hidden_BSF: torch.Tensor, pads: Pads | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Query, key and value [B, S, F] of a sequence that starts with the image. A pad's key is 0."""
+    dtype = hidden_BSF.dtype
+    query = attn.q_rms_norm(attn.to_q(hidden_BSF)).to(dtype)
+    key = attn.k_rms_norm(attn.to_k(hidden_BSF)).to(dtype)
+    value = attn.to_v(hidden_BSF)
+    if pads is not None:
+        key = key * pads.real_tokens(key.shape[1], key.dtype)
+    return query, key, value
 
-    def __init__(self) -> None:
-        self._stock = HiDreamAttnProcessor()
 
-    def __call__(
-        self,
-        attn: HiDreamAttention,
-        hidden_states: torch.Tensor,
-        hidden_states_masks: torch.Tensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
-        image_rotary_emb: Any = None,
-    ) -> Any:
-        """One tensor in a single-stream block; image's and text's in a double-stream one."""
-        # The type is known without asking the device, the values are not.
-        if hidden_states_masks is None or hidden_states_masks.is_floating_point():
-            return self._stock(
-                attn, hidden_states, hidden_states_masks, encoder_hidden_states, image_rotary_emb
-            )
-        dtype, num_image = hidden_states.dtype, hidden_states.shape[1]
-        query = attn.q_rms_norm(attn.to_q(hidden_states)).to(dtype)
-        key = attn.k_rms_norm(attn.to_k(hidden_states)).to(dtype)
-        value = attn.to_v(hidden_states)
-        key = key * (hidden_states_masks > 0).to(key.dtype).unsqueeze(-1)
-        if not attn.single:
-            text = encoder_hidden_states
-            query_t = attn.q_rms_norm_t(attn.to_q_t(text)).to(dtype)
-            key_t = attn.k_rms_norm_t(attn.to_k_t(text)).to(dtype)
-            query, key = torch.cat([query, query_t], dim=1), torch.cat([key, key_t], dim=1)
-            value = torch.cat([value, attn.to_v_t(text)], dim=1)
-        query_BSAD, key_BSAD, value_BSAD = (
-            each.unflatten(-1, (attn.heads, -1)) for each in (query, key, value)
-        )
-        query_BSAD, key_BSAD = _rotated(query_BSAD, key_BSAD, image_rotary_emb)
-        attended_BASD = functional.scaled_dot_product_attention(
-            query_BSAD.transpose(1, 2),
-            key_BSAD.transpose(1, 2),
-            value_BSAD.transpose(1, 2),
-            attn_mask=_raise_of(hidden_states_masks, query_BSAD),
-        )
-        attended = attended_BASD.transpose(1, 2).flatten(2).to(query_BSAD.dtype)
-        if attn.single:
-            return attn.to_out(attended)
-        return attn.to_out(attended[:, :num_image]), attn.to_out_t(attended[:, num_image:])
+def _attend(
+    heads: int,
+    query_key_value: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    rope: torch.Tensor,
+    pads: Pads | None,
+) -> torch.Tensor:
+    """What each token takes from all others, [B, S, F]."""
+    query_BSAD, key_BSAD, value_BSAD = (
+        each.view(*each.shape[:2], heads, -1) for each in query_key_value
+    )
+    query_BSAD, key_BSAD = _rotated(query_BSAD, key_BSAD, rope)
+    scores = None if pads is None else pads.scores(query_BSAD.shape[1], query_BSAD.dtype)
+    attended_BASD = functional.scaled_dot_product_attention(
+        query_BSAD.transpose(1, 2),
+        key_BSAD.transpose(1, 2),
+        value_BSAD.transpose(1, 2),
+        attn_mask=scores,
+    )
+    return attended_BASD.transpose(1, 2).flatten(2).to(query_BSAD.dtype)
 
 
 def _rotated(
@@ -90,17 +125,8 @@ def _rotated(
     """Both turned by their places, over as much of the heads' width as the model turns."""
     width = 2 * rope.shape[-3]
     turned = apply_rope(query_BSAD[..., :width], key_BSAD[..., :width], rope)
+    if width == query_BSAD.shape[-1]:
+        return turned[0], turned[1]
     rest = query_BSAD[..., width:], key_BSAD[..., width:]
     query, key = (torch.cat(pair, dim=-1) for pair in zip(turned, rest, strict=True))
     return query, key
-
-
-def _raise_of(mask_BS: torch.Tensor, query_BSAD: torch.Tensor) -> torch.Tensor:
-    """What is added to the scores [B, 1, 1, S]: log n at a pad, 0 elsewhere (also at the text).
-
-    In the type of the scores, as the fast kernels want it: bf16 changes n by up to 3 %.
-    """
-    counts = torch.where(mask_BS < 0, -mask_BS, 1)
-    raised = counts.to(torch.promote_types(query_BSAD.dtype, torch.float32)).log()
-    raised = functional.pad(raised, (0, query_BSAD.shape[1] - raised.shape[1]))
-    return raised.to(query_BSAD.dtype)[:, None, None, :]

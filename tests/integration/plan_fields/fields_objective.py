@@ -13,8 +13,6 @@ from tests.integration.plan_fields.registry import Group
 from tests.integration.plan_fields.world import MASKS, RATE, Files, World, draw_of, stock_linears
 from trainer_core.config.plan import Plan
 from trainer_core.engine.losses import batch_losses
-from trainer_core.hidream.objective import predict_velocity
-from trainer_core.hidream.pads import CollapsedPads
 from trainer_core.hidream.warm import WarmEncoders
 
 GROUP: Final = Group()
@@ -127,7 +125,7 @@ def huber(plan: Plan, world: World) -> None:
     parts = world.parts(plan)
     (batch,) = world.batches(plan, parts, 1)
     timesteps = 1000 * batch.sigmas_B
-    answer = predict_velocity(parts.transformer, batch.noisy_BCHW, timesteps, batch.text)
+    answer = parts.network.velocity(batch.noisy_BCHW, timesteps, batch.text).velocity_BCHW
     error = (answer - batch.target_BCHW).double()
     c = 0.3 + 0.7 * (1 - batch.sigmas_B.double()) ** 2
     expected = (2 * c * ((error**2 + c**2).sqrt() - c)).mean()
@@ -165,10 +163,10 @@ def masked_at_times(plan: Plan, world: World) -> None:
 def balanced(plan: Plan, world: World) -> None:
     parts, objective = world.parts(plan), plan.identity.objective
     (batch,) = world.batches(plan, parts, 1)
-    losses = batch_losses(parts.transformer, parts.adapter, batch, objective, parts.compute)
+    losses = batch_losses(parts.network, batch, objective)
     assert losses.balance is not None
     whole = losses.flow_B.mean() + 0.5 * losses.balance
-    trained = [each for each in parts.transformer.parameters() if each.requires_grad]
+    trained = [each for each in parts.network.transformer.parameters() if each.requires_grad]
     gradients = torch.autograd.grad(whole, trained, allow_unused=True)
     largest = max(each.abs().max().item() for each in gradients if each is not None)
     figures = parts.backend.update([batch], count=1, step=1, learning_rate=RATE)
@@ -185,9 +183,12 @@ def padded_as_stock(plan: Plan, world: World) -> None:
     parts = world.parts(plan)
     batches = world.batches(plan, parts, 4)  # an epoch
     (tall,) = (each for each in batches if each.noisy_BCHW.shape[2:] == (16, 8))
+    lengths: list[int] = []
+    parts.network.transformer.x_embedder.register_forward_pre_hook(
+        lambda _, args: lengths.append(args[0].shape[1])
+    )
     parts.backend.losses(tall)
-    blocks = [*parts.transformer.double_stream_blocks, *parts.transformer.single_stream_blocks]
-    expect([type(each.block.attn1.processor) for each in blocks], [CollapsedPads] * 4)
+    expect(lengths, [8 * 4 + 1])  # one token stands for all pads
 
 
 @GROUP.observes("identity.seed", reset=43)
@@ -218,7 +219,7 @@ def captions_dropped(plan: Plan, world: World) -> None:
     reset="no_change",
 )
 def quantized(plan: Plan, world: World) -> None:
-    transformer = world.parts(plan).transformer
+    transformer = world.parts(plan).network.transformer
     held = sum(isinstance(part, QLinear) for part in transformer.modules())
     expect(held, len(stock_linears(world)))
 
@@ -230,7 +231,7 @@ def quantized(plan: Plan, world: World) -> None:
 )
 def multiplied_in(plan: Plan, world: World) -> None:
     parts, seen = world.parts(plan), set()
-    block = parts.transformer.single_stream_blocks[0].block
+    block = parts.network.transformer.single_stream_blocks[0].block
     block.ff_i.shared_experts.w1.register_forward_hook(lambda _m, _i, out: seen.add(out.dtype))
     parts.backend.losses(world.batches(plan, parts, 1)[0])
     expect(seen, {torch.bfloat16})

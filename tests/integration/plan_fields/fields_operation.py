@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -75,14 +76,15 @@ _RECOMPUTED: Final = Files(
 )
 def computed_twice(plan: Plan, world: World) -> None:
     parts = world.parts(plan)
-    blocks = [*parts.transformer.double_stream_blocks, *parts.transformer.single_stream_blocks]
+    transformer = parts.network.transformer
+    blocks = [*transformer.double_stream_blocks, *transformer.single_stream_blocks]
     calls = [0] * len(blocks)
     for number, block in enumerate(blocks):
 
         def count(*_: Any, number: int = number) -> None:
             calls[number] += 1
 
-        block.register_forward_pre_hook(count)
+        block.block.norm1_i.register_forward_pre_hook(count)
     parts.backend.losses(world.batches(plan, parts, 1)[0]).sum().backward()
     expect(calls, [2, 1, 1, 2])
 
@@ -93,7 +95,7 @@ def computed_twice(plan: Plan, world: World) -> None:
     refuses=(DeviceError,),
 )
 def on_the_cpu(plan: Plan, world: World) -> None:
-    devices = {each.device.type for each in world.parts(plan).transformer.parameters()}
+    devices = {each.device.type for each in world.parts(plan).network.transformer.parameters()}
     expect(devices, {"cpu"})
 
 
@@ -104,7 +106,7 @@ def on_the_cpu(plan: Plan, world: World) -> None:
 )
 def quantized_before_it_moves(plan: Plan, world: World) -> None:
     linears = len(stock_linears(world))
-    done = world.parts(plan).preparation
+    done = world.parts(plan).network.preparation
     expect(done, (f"quantized {linears} linears on cpu", "moved to cpu"))
 
 
@@ -115,10 +117,8 @@ def quantized_before_it_moves(plan: Plan, world: World) -> None:
 )
 def means_on_the_cpu(plan: Plan, world: World) -> None:
     parts = world.parts(plan)
-    assert parts.adapter is not None
     elsewhere = Compute(device=torch.device("meta"), weights=torch.float32, is_autocast=False)
-    trained = parts.adapter.parameters()
-    backend = SingleProcess(parts.transformer, parts.adapter, trained, plan, elsewhere)
+    backend = SingleProcess(replace(parts.network, compute=elsewhere), plan)
     expect({mean.device.type for mean in backend.tensors().ema.values()}, {"cpu"})
 
 
@@ -199,7 +199,7 @@ def _expected_picture(world: World) -> Image.Image:
     parts, prompts = world.parts(plan), world.index(plan).prompts
     with torch.no_grad():
         return sample_image(
-            parts.transformer,
+            parts.network.transformer,
             parts.vae,
             load_scheduler(world.base.folder),
             parts.batches.text(prompts["a green dog"]),
@@ -232,13 +232,13 @@ def _enter_pictures() -> None:
 def _is_the_picture(plan: Plan, world: World) -> None:
     parts = world.parts(plan)
     picture = sample_for_result(
-        parts.transformer,
+        parts.network.transformer,
         parts.vae,
         world.base.folder,
         operation=plan.operation,
         index=world.index(plan),
         read_text=parts.batches.text,
-        compute=parts.compute,
+        compute=parts.network.compute,
     )
     expected = _expected_picture(world)
     assert expected.size == (64, 128)

@@ -27,7 +27,7 @@ from trainer_core.data.sampler import Sampler
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.loop import train
 from trainer_core.engine.result import write_run_result
-from trainer_core.engine.setup import Parts, load_parts
+from trainer_core.engine.setup import LoadedRun, load_run
 from trainer_core.engine.state import open_run
 from trainer_core.export.card import card_facts
 from trainer_core.local.cache import fill_cache
@@ -228,11 +228,11 @@ class World:
             shard_wait_s=1,
         )
 
-    def parts(self, plan: Plan) -> Parts:
+    def parts(self, plan: Plan) -> LoadedRun:
         """The run in memory, before its first step."""
-        return load_parts(self.job(plan), Control(None))
+        return load_run(self.job(plan), Control(None))
 
-    def batches(self, plan: Plan, parts: Parts, count: int) -> list[Batch]:
+    def batches(self, plan: Plan, parts: LoadedRun, count: int) -> list[Batch]:
         """The first micro-batches."""
         sampler = self.sampler(plan)
         return [parts.batches.training(sampler.micro_batch(i)) for i in range(count)]
@@ -261,9 +261,9 @@ class World:
         key = _name_of(plan)
         if key not in self._traces:
             job = self.job(plan)
-            parts, control = load_parts(job, Control(None)), Control(None)
+            parts, control = load_run(job, Control(None)), Control(None)
             start, folder = _copied(parts.backend.tensors().parameters), Path(job.output_dir)
-            forwards = count_trained(parts.transformer)
+            forwards = count_trained(parts.network.transformer)
             with EventWriter(folder / "events.jsonl") as events:
                 events.listen("the end", partial(_stop_after_the_last, plan, control))
                 train(open_run(job, parts, events, control))
@@ -273,7 +273,7 @@ class World:
     def result(self, plan: Plan) -> Path:
         """The folder of the result of a run that has not learned anything."""
         parts = self.parts(plan)
-        modules, size = parts.trainable_modules, parts.trainable_parameters
+        modules, size = parts.network.trainable_modules, parts.trainable_parameters
         facts = card_facts(
             plan,
             loss_before=None,
@@ -329,7 +329,7 @@ class World:
         return Trace(folder=output, start={}, micro_batches=0)
 
 
-def count_trained(transformer: nn.Module) -> list[bool]:
+def count_trained(transformer: HiDreamImageTransformer2DModel) -> list[bool]:
     """Grows by one with each forward that keeps what its gradient needs."""
     forwards: list[bool] = []
 
@@ -337,7 +337,8 @@ def count_trained(transformer: nn.Module) -> list[bool]:
         if torch.is_grad_enabled():
             forwards.append(True)
 
-    transformer.register_forward_pre_hook(note)
+    # Each forward embeds its image once.
+    transformer.x_embedder.register_forward_pre_hook(note)
     return forwards
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.integration.plan_fields.world import World, count_trained
 from trainer_core.config.plan import Plan
 from trainer_core.engine.loop import train
-from trainer_core.engine.setup import load_parts
+from trainer_core.engine.setup import load_run
 from trainer_core.engine.state import open_run
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
@@ -53,9 +53,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _take_a_step(job: Job, report: Path) -> None:
-    parts, control = load_parts(job, Control(None)), Control(None)
-    parameters = list(parts.transformer.parameters())
-    forwards = count_trained(parts.transformer)
+    parts, control = load_run(job, Control(None)), Control(None)
+    parameters = list(parts.network.transformer.parameters())
+    forwards = count_trained(parts.network.transformer)
     split = sum(hasattr(each, "ds_id") for each in parameters)
     folder = Path(job.output_dir)
     with EventWriter(folder / "events.jsonl") as events:
