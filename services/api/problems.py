@@ -16,7 +16,7 @@ from services.api.shapes import ProblemDocument
 from services.domain import errors as domain
 from services.domain.errors import DomainError, Problem
 from services.objects import errors as objects
-from services.store.database import DatabaseDownError
+from services.store.database import DatabaseBusyError, DatabaseDownError
 from trainer_core.errors import BaseModelError
 
 log = structlog.get_logger(__name__)
@@ -91,6 +91,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid_shape)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(DatabaseDownError, _on_unavailable)
+    app.add_exception_handler(DatabaseBusyError, _on_unavailable)
     app.add_exception_handler(objects.ObjectStoreDownError, _on_unavailable)
     app.add_exception_handler(BaseModelError, _on_unavailable)
 
@@ -171,6 +172,7 @@ async def _on_unavailable(request: Request, error: Exception) -> JSONResponse:
     """503: a server that this one needs does not answer; the same request may succeed soon."""
     code = {
         DatabaseDownError: "database_unavailable",
+        DatabaseBusyError: "database_unavailable",
         objects.ObjectStoreDownError: "object_store_unavailable",
         BaseModelError: "base_models_unavailable",
     }[type(error)]

@@ -19,7 +19,7 @@ from services.objects.folders import put_shard
 from services.objects.keys import upload_key
 from services.objects.port import ObjectStore
 from services.store import shards
-from services.store.database import Database, DatabaseDownError
+from services.store.database import NOT_NOW, Database
 from services.store.shards import ShardWork
 from services.workers.scratch import Scratch
 from trainer_core.data.index import PictureEntry, ShardSpec
@@ -63,7 +63,7 @@ class Builder:
                 log.warning("build_put_off", digest=digest, error=type(error).__name__)
                 with self.database.transaction() as conn:
                     shards.retry_later(conn, tenant_id, digest, after=_LATER)
-        except DatabaseDownError as error:
+        except NOT_NOW as error:
             log.warning("build_put_off", digest=digest, error=type(error).__name__)
 
     def _build(self, tenant_id: str, work: ShardWork) -> None:

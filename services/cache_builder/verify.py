@@ -17,7 +17,7 @@ from services.objects.errors import ObjectMissingError, ObjectStoreDownError
 from services.objects.keys import upload_key
 from services.objects.port import ObjectStore
 from services.store import datasets
-from services.store.database import Database, DatabaseDownError
+from services.store.database import NOT_NOW, Database
 from services.store.datasets import DatasetFile, FileFacts
 from services.workers.scratch import Scratch
 from trainer_core.data.captions import decode_caption
@@ -49,7 +49,7 @@ class Verifier:
                 dataset = datasets.to_verify(conn, tenant_id, dataset_id)
             if dataset is not None:
                 self._verify(tenant_id, dataset_id)
-        except DatabaseDownError as error:
+        except NOT_NOW as error:
             log.warning("verification_put_off", dataset_id=dataset_id, error=type(error).__name__)
 
     def _verify(self, tenant_id: str, dataset_id: str) -> None:

@@ -19,41 +19,83 @@ WORK: Final = "reverie_work"
 EVENTS: Final = "reverie_events"
 """Channel: a run has new events; the payload is its id."""
 
+_STATEMENT_TIMEOUT: Final = timedelta(seconds=30)
 _CONNECT: Final[dict[str, Any]] = {
     "connect_timeout": 5,
-    # A peer that vanished without a word is noticed within half a minute.
+    # A peer that vanished without closing the connection is noticed within half a minute.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
-    "options": "-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s",
 }
 
-_AWAY: Final = (
-    psycopg.OperationalError,
-    # We stood still in the middle of a transaction, and the server hung up.
+_DOWN: Final = (
+    psycopg.errors.AdminShutdown,
+    psycopg.errors.CrashShutdown,
+    psycopg.errors.CannotConnectNow,
+    psycopg.errors.DatabaseDropped,
+    psycopg.errors.IdleSessionTimeout,
+    psycopg.errors.TooManyConnections,
+    psycopg.errors.DiskFull,
+    # This process paused in the middle of a transaction, and the server closed the connection.
     psycopg.errors.IdleInTransactionSessionTimeout,
     # A standby that is not promoted yet, or a primary that was demoted: a failover is under way.
     psycopg.errors.ReadOnlySqlTransaction,
 )
+_BUSY: Final = (
+    psycopg.errors.QueryCanceled,  # statement_timeout
+    psycopg.errors.LockNotAvailable,  # lock_timeout
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.OutOfMemory,
+)
 
 
 class DatabaseDownError(LedgerDownError):
-    """The database cannot be reached, or gave up midway: whether a commit took place is unknown.
+    """The database cannot be reached, or the connection was lost: the commit may have happened.
 
     Repeat the call if it is idempotent.
     """
 
 
+class DatabaseBusyError(LedgerDownError):
+    """The database gave this transaction up, for lack of a lock, time or memory; others may work.
+
+    Nothing of the transaction took effect. The same call may succeed later.
+    """
+
+
+class DocumentTooLargeError(Exception):
+    """A value is larger than the database can store, such as a jsonb of 256 MB; never repeat it."""
+
+
+NOT_NOW: Final = (DatabaseDownError, DatabaseBusyError)
+"""The same call may succeed later."""
+
+
 class Database:
     """A pool of connections; safe to share among threads."""
 
-    def __init__(self, url: str, max_size: int) -> None:
-        """Connects on first use, not here."""
+    def __init__(
+        self,
+        url: str,
+        max_size: int,
+        *,
+        statement_timeout: timedelta = _STATEMENT_TIMEOUT,
+        lock_timeout: timedelta | None = None,
+    ) -> None:
+        """Connects on first use, not here.
+
+        Args:
+            max_size: connections at once.
+            statement_timeout: a statement that takes longer raises DatabaseBusyError.
+            lock_timeout: so does one that waits longer for a lock; None: the statement's timeout.
+        """
         self._url = url
+        self._connect = {**_CONNECT, "options": _options(statement_timeout, lock_timeout)}
         self._pool = ConnectionPool(
             url,
-            kwargs=_CONNECT,
+            kwargs=self._connect,
             min_size=0,
             max_size=max_size,
             timeout=5,
@@ -68,22 +110,23 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """One transaction: committed at the end, rolled back on any error.
 
-        Raises DatabaseDownError where the database cannot be reached or drops the connection.
+        Raises DatabaseDownError, DatabaseBusyError and DocumentTooLargeError; any other error of a
+        statement is a fault in it or in its row, and is raised as psycopg raised it.
         """
         try:
             with self._pool.connection() as conn:
                 yield conn
-        except _AWAY as error:
-            raise DatabaseDownError(type(error).__name__) from error
+        except psycopg.Error as error:
+            raise _translated(error) from error
 
     def listen(self, channel: str, *, wait_s: float = 1.0) -> Iterator[str | None]:
         """Payloads of notices on ``channel``, over a connection of its own.
 
-        Yields None once listening stands, so that the caller can look at what happened before, and
-        again after each ``wait_s`` without a notice. Raises DatabaseDownError; then listen anew.
+        Yields None once it listens, so that the caller can read what happened before, and again
+        after each ``wait_s`` without a notice. Raises DatabaseDownError; then listen anew.
         """
         try:
-            with psycopg.connect(self._url, autocommit=True, **_CONNECT) as conn:
+            with psycopg.connect(self._url, autocommit=True, **self._connect) as conn:
                 conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
                 yield None
                 while True:
@@ -91,14 +134,40 @@ class Database:
                     for notice in conn.notifies(timeout=wait_s, stop_after=1):
                         yield notice.payload
                     if notice is None:
-                        conn.execute("SELECT 1")  # the other side may be gone without a word
+                        conn.execute("SELECT 1")  # the peer may have vanished
                         yield None
-        except _AWAY as error:
+        except psycopg.OperationalError as error:
+            # Whatever ended it, the caller has to listen anew.
             raise DatabaseDownError(type(error).__name__) from error
 
     def close(self) -> None:
         """Close every connection."""
         self._pool.close()
+
+
+def _options(statement_timeout: timedelta, lock_timeout: timedelta | None) -> str:
+    """The server's settings for a connection; the server counts in milliseconds, 0 is no limit."""
+    lock_ms = 0 if lock_timeout is None else round(lock_timeout.total_seconds() * 1000)
+    return (
+        f"-c statement_timeout={round(statement_timeout.total_seconds() * 1000)}"
+        f" -c lock_timeout={lock_ms} -c idle_in_transaction_session_timeout=60s"
+    )
+
+
+def _translated(error: psycopg.Error) -> Exception:
+    """The error as callers outside this room know it, else ``error`` itself."""
+    name = type(error).__name__
+    # Without an SQLSTATE the server did not answer: the connection failed, or none was free.
+    # Class 08 is "connection exception".
+    state = error.sqlstate or "08"
+    is_connection = isinstance(error, psycopg.OperationalError) and state.startswith("08")
+    if is_connection or isinstance(error, _DOWN):
+        return DatabaseDownError(name)
+    if isinstance(error, _BUSY):
+        return DatabaseBusyError(name)
+    if isinstance(error, psycopg.errors.ProgramLimitExceeded):
+        return DocumentTooLargeError(str(error).strip())
+    return error
 
 
 def columns_of(row: type) -> sql.Composed:
