@@ -1,7 +1,7 @@
 """The data of a run: from the files of its datasets to an index, or why there is none."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from services.store.admission import BackendData
 from trainer_core.config.plan import Plan
@@ -10,8 +10,6 @@ from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
 from trainer_core.errors import Category, TrainerError
 from trainer_core.process.failure import Failure
-
-_ERRORS_SHOWN: Final = 20
 
 
 class UnusableDataError(Exception):
@@ -27,7 +25,7 @@ def index_of(
     backends: Sequence[BackendData],
     transformer_config: Mapping[str, Any],
 ) -> DataIndex:
-    """Pair images with captions and deal them to shards; raises UnusableDataError."""
+    """Pair images with captions and assign them to shards; raises UnusableDataError."""
     try:
         plan = Plan.model_validate(plan_json)
         items = [item for backend in backends for item in _items_of(plan, backend)]
@@ -42,7 +40,7 @@ def index_of(
         )
         raise UnusableDataError(failure) from error
     except (ValueError, LookupError, TypeError, ArithmeticError) as error:
-        # Ours to mend; but one tenant's run must not stop the dispatcher for all others.
+        # A plan or a row that cannot be read stays so: no second try.
         failure = Failure(
             code="admission_failed",
             category=Category.PLATFORM,
@@ -50,23 +48,6 @@ def index_of(
             retryable=False,
         )
         raise UnusableDataError(failure) from error
-
-
-def rejection_of(backends: Sequence[BackendData]) -> Failure | None:
-    """Why the run fails, where one of its datasets was rejected; it names the files."""
-    rejected = [b.dataset for b in backends if b.dataset.status == "rejected"]
-    if not rejected:
-        return None
-    errors = [error for dataset in rejected for error in dataset.errors]
-    told = [error["message"] for error in errors[:_ERRORS_SHOWN]]
-    if len(errors) > _ERRORS_SHOWN:
-        told.append(f"and {len(errors) - _ERRORS_SHOWN} more")
-    return Failure(
-        code=errors[0]["code"] if errors else "dataset_rejected",
-        category=Category.USER,
-        message="; ".join(told) or f"Dataset {rejected[0].dataset_id} was rejected.",
-        retryable=False,
-    )
 
 
 def _items_of(plan: Plan, data: BackendData) -> list[FileItem]:

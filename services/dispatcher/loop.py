@@ -1,4 +1,4 @@
-"""One round of the dispatcher: sweep, admit, ring, offer. All that it knows is in rows."""
+"""One round of the dispatcher: sweep, admit, end caching, ring, offer. All state is in rows."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -9,30 +9,53 @@ from typing import Final, Protocol
 
 import structlog
 
-from services.dispatcher.data import UnusableDataError, index_of, rejection_of
+from services.dispatcher import failures
+from services.dispatcher.admission import (
+    CAPTIONS_TO_INDEX,
+    MAX_INDEX_BYTES,
+    Admitted,
+    DataIncomplete,
+    Decision,
+    Postponed,
+    Refused,
+    decide,
+)
 from services.dispatcher.health import Health
 from services.queue.rings import BrokerDownError
-from services.store import admission, dispatch, run_documents
-from services.store.admission import NeededShard
-from services.store.database import Connection, Database, DatabaseDownError
-from services.store.dispatch import Due
+from services.store import (
+    admission,
+    due_rows,
+    failing_rows,
+    leases,
+    offers,
+    run_documents,
+    workers,
+)
+from services.store.database import (
+    Connection,
+    Database,
+    DatabaseBusyError,
+    DatabaseDownError,
+    DocumentTooLargeError,
+)
+from services.store.due_rows import Due
+from services.store.leases import DeadAttempt
+from services.store.offers import Offer
 from services.store.run_rows import Run
-from trainer_core.base_models.describe import read_base_models
-from trainer_core.data.index import DataIndex
-from trainer_core.errors import BaseModelError, Category
+from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
 
 _ROWS_A_ROUND: Final = 64
-_SWEEPS_A_ROUND: Final = 64
 _ADMISSIONS_A_ROUND: Final = 4
 _HEARTBEATS_MISSED: Final = 3
 _LATER: Final = timedelta(minutes=1)
+_BUSY_PAUSE: Final = timedelta(seconds=10)
 
 
 class Rings(Protocol):
-    """How the dispatcher tells others to look; ``services.queue.rings`` does it over the broker.
+    """How the dispatcher tells others to look at a row; ``services.queue.rings`` implements it.
 
     Every method may raise BrokerDownError.
     """
@@ -43,30 +66,41 @@ class Rings(Protocol):
     def publication(self, tenant_id: str, publication_id: str) -> None: ...
 
 
-class _MayNotJudgeError(Exception):
-    """In the middle of a sweep it turned out that we were away ourselves: take it back."""
+class _LeasesNotTrustedError(Exception):
+    """The database did not answer for a while during a sweep: roll the sweep back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dispatcher:
-    """Several may run at once: each row's work is done by one of them."""
+    """Several may run at once: each row is worked on by one of them."""
 
     database: Database
+    """With a lock timeout of a few seconds: a locked row must not hold up all others."""
     rings: Rings
     health: Health
     models_dir: Path
     offer: timedelta
     heartbeat: timedelta
     max_attempts: int
+    max_index_bytes: int = MAX_INDEX_BYTES
 
     def round(self) -> None:
-        """Do all that is to be done now; raises DatabaseDownError."""
+        """Do all that is due now; raises DatabaseDownError.
+
+        An error in one row ends or postpones that row, and an error in one step ends that step:
+        the other rows and steps have their turn in every round.
+        """
         try:
-            self.sweep()
-            self.admit()
-            self.end_caching()
-            self.ring()
-            self.offer_runs()
+            for step in (
+                self.sweep,
+                self.admit,
+                self.end_caching,
+                self.ring_for_datasets,
+                self.ring_for_shards,
+                self.ring_for_publications,
+                self.offer_runs,
+            ):
+                self._run_step(step)
         except DatabaseDownError:
             self.health.note_outage()
             raise
@@ -74,113 +108,117 @@ class Dispatcher:
     def sweep(self) -> None:
         """Close attempts whose lease ran out."""
         with self._transaction() as conn:
-            dispatch.forget_workers(conn)
-        for _ in range(_SWEEPS_A_ROUND):
-            if not self.health.may_judge or not self._sweep_one():
+            workers.forget_silent(conn)
+            run_ids = leases.dead_runs(conn, _ROWS_A_ROUND)
+        for run_id in run_ids:
+            if not self.health.trusts_leases:
                 return
+            with self._one_run(run_id):
+                self._sweep(run_id)
 
     def admit(self) -> None:
         """Look at the data of new runs."""
         with self._transaction() as conn:
-            runs = admission.runs_to_admit(conn, _ADMISSIONS_A_ROUND)
+            runs = admission.take_runs(conn, _ADMISSIONS_A_ROUND)
         for run in runs:
-            self._admit(run)
+            with self._one_run(run.run_id):
+                self._act(run, self._decide(run))
 
     def end_caching(self) -> None:
-        """Send runs on whose shards stand, or fail."""
+        """Let runs continue whose shards are all built; fail those whose shard cannot be built."""
         with self._transaction() as conn:
             run_ids = admission.runs_cached(conn, _ROWS_A_ROUND)
         for run_id in run_ids:
-            with self._transaction() as conn:
+            with self._one_run(run_id), self._transaction() as conn:
                 admission.end_caching(conn, run_id)
 
-    def ring(self) -> None:
-        """Ring for datasets, shards and publications that are due."""
-        kinds = (
-            ("datasets", dispatch.take_datasets, self.rings.dataset),
-            ("cache_shards", dispatch.take_shards, self.rings.shard),
-            ("publications", dispatch.take_publications, self.rings.publication),
-        )
-        for table, take, ring in kinds:
-            with self._transaction() as conn:
-                due = take(conn, _ROWS_A_ROUND)
-            self._ring_each(table, due, ring)
+    def ring_for_datasets(self) -> None:
+        """Ring for datasets that wait for verification."""
+        with self._transaction() as conn:
+            due = due_rows.take_datasets(conn, _ROWS_A_ROUND)
+        self._ring_each(due, self.rings.dataset, due_rows.put_back_dataset)
+
+    def ring_for_shards(self) -> None:
+        """Ring for shards that are missing."""
+        with self._transaction() as conn:
+            due = due_rows.take_shards(conn, _ROWS_A_ROUND)
+        self._ring_each(due, self.rings.shard, due_rows.put_back_shard)
+
+    def ring_for_publications(self) -> None:
+        """Ring for publications that are due."""
+        with self._transaction() as conn:
+            due = due_rows.take_publications(conn, _ROWS_A_ROUND)
+        self._ring_each(due, self.rings.publication, due_rows.put_back_publication)
 
     def offer_runs(self) -> None:
         """Ring for as many runs as there are free workers."""
+        silence = self.heartbeat * _HEARTBEATS_MISSED
         with self._transaction() as conn:
-            silence = self.heartbeat * _HEARTBEATS_MISSED
-            offers = dispatch.take_offers(conn, offer=self.offer, silence=silence)
-        for position, offer in enumerate(offers):
+            taken = offers.take_offers(conn, offer=self.offer, silence=silence)
+        for position, offer in enumerate(taken):
             try:
                 self.rings.trainer(offer.gpu_class, offer.run_id)
             except BrokerDownError as error:
-                log.warning("broker_down", waiting=len(offers) - position, reason=str(error))
-                with self._transaction() as conn:
-                    for missed in offers[position:]:
-                        dispatch.withdraw(conn, missed)
+                log.warning("broker_down", waiting=len(taken) - position, reason=str(error))
+                self._withdraw(taken[position:])
                 return
             log.info("run_offered", run_id=offer.run_id, gpu_class=offer.gpu_class)
 
-    def _sweep_one(self) -> bool:
+    def _sweep(self, run_id: str) -> None:
         try:
             with self._transaction() as conn:
-                dead = dispatch.sweep_one_dead(conn, max_attempts=self.max_attempts)
-                if not self.health.may_judge:
-                    # The database may have stood still since we asked ourselves the first time.
-                    raise _MayNotJudgeError
-        except _MayNotJudgeError:
-            log.warning("sweep_taken_back")
-            return False
-        if dead is None:
-            return False
-        log.warning(
-            "attempt_lost",
-            run_id=dead.run_id,
-            fence=dead.fence,
-            worker_id=dead.worker_id,
-            status=dead.status,
-        )
-        return True
+                dead = leases.close_dead(conn, run_id, max_attempts=self.max_attempts)
+                # The database may have stopped answering since the check before.
+                if not self.health.trusts_leases:
+                    raise _LeasesNotTrustedError
+        except _LeasesNotTrustedError:
+            log.warning("sweep_rolled_back", run_id=run_id)
+            return
+        if dead is not None:
+            _log_lost(dead)
 
-    def _admit(self, run: Run) -> None:
+    def _decide(self, run: Run) -> Decision:
+        limit_bytes = CAPTIONS_TO_INDEX * self.max_index_bytes
         with self._transaction() as conn:
+            caption_bytes = admission.caption_bytes(conn, run)
+            if caption_bytes > limit_bytes:
+                return Refused(failure=failures.captions_too_large(caption_bytes, limit_bytes))
             backends = admission.data_of(conn, run)
             plan = run_documents.read_plan(conn, run.tenant_id, run.run_id)
-        if failure := rejection_of(backends):
-            self._refuse(run, failure)
-            return
-        if any(b.dataset.status != "ready" for b in backends):
-            with self._transaction() as conn:
-                admission.await_data(conn, run.run_id)
-            return
-        try:
-            model = read_base_models(self.models_dir).get(run.base_model)
-        except BaseModelError as error:
-            log.error("base_models_unreadable", reason=str(error))
-            model = None
-        if model is None:
-            reason = _base_model_missing(run.base_model)
-            with self._transaction() as conn:
-                admission.postpone(conn, run.run_id, after=_LATER, reason=reason)
-            return
-        try:
-            index = index_of(plan, backends, model.transformer_config)
-        except UnusableDataError as error:
-            self._refuse(run, error.failure, cause=error.__cause__)
-            return
-        with self._transaction() as conn:
-            is_ours = admission.admit(
-                conn,
-                run.run_id,
-                index.model_dump(mode="json"),
-                _needed(index),
-                index.warnings,
-            )
-        if is_ours:
-            log.info("run_admitted", run_id=run.run_id, shards=len(index.shards))
+        return decide(
+            plan,
+            run.base_model,
+            backends,
+            models_dir=self.models_dir,
+            max_index_bytes=self.max_index_bytes,
+        )
 
-    def _refuse(self, run: Run, failure: Failure, cause: BaseException | None = None) -> None:
+    def _act(self, run: Run, decision: Decision) -> None:
+        match decision:
+            case Admitted():
+                self._admit(run, decision)
+            case Refused(failure=failure, cause=cause):
+                self._refuse(run, failure, cause)
+            case Postponed(reason=reason):
+                with self._transaction() as conn:
+                    failing_rows.postpone(conn, run.run_id, after=_LATER, reason=reason)
+            case DataIncomplete():
+                with self._transaction() as conn:
+                    admission.await_data(conn, run.run_id)
+
+    def _admit(self, run: Run, admitted: Admitted) -> None:
+        try:
+            with self._transaction() as conn:
+                is_ours = admission.admit(
+                    conn, run.run_id, admitted.data_index, admitted.shards, admitted.warnings
+                )
+        except DocumentTooLargeError as error:
+            self._refuse(run, admitted.too_large, error)
+            return
+        if is_ours:
+            log.info("run_admitted", run_id=run.run_id, shards=len(admitted.shards))
+
+    def _refuse(self, run: Run, failure: Failure, cause: BaseException | None) -> None:
         if failure.category is Category.PLATFORM:
             log.error("run_refused", run_id=run.run_id, code=failure.code, exc_info=cause)
         else:
@@ -188,7 +226,12 @@ class Dispatcher:
         with self._transaction() as conn:
             admission.refuse(conn, run.run_id, failure)
 
-    def _ring_each(self, table: str, due: Sequence[Due], ring: Callable[[str, str], None]) -> None:
+    def _ring_each(
+        self,
+        due: Sequence[Due],
+        ring: Callable[[str, str], None],
+        put_back: Callable[[Connection, Due], None],
+    ) -> None:
         for position, row in enumerate(due):
             try:
                 ring(row.tenant_id, row.id)
@@ -196,27 +239,71 @@ class Dispatcher:
                 log.warning("broker_down", waiting=len(due) - position, reason=str(error))
                 with self._transaction() as conn:
                     for missed in due[position:]:
-                        dispatch.put_back(conn, table, missed)
+                        put_back(conn, missed)
                 return
+
+    def _withdraw(self, missed: Sequence[Offer]) -> None:
+        with self._transaction() as conn:
+            for offer in missed:
+                offers.withdraw(conn, offer)
+
+    def _run_step(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except DatabaseDownError:
+            raise
+        except DatabaseBusyError as error:
+            log.warning("step_cut_short", step=step.__name__, reason=str(error))
+        except Exception:  # the outermost loop: the other steps have their turn
+            log.exception("step_failed", step=step.__name__)
+
+    @contextlib.contextmanager
+    def _one_run(self, run_id: str) -> Iterator[None]:
+        """Whatever is raised inside concerns this run alone: it is postponed, or fails at last."""
+        try:
+            yield
+        except DatabaseDownError:
+            raise
+        except DatabaseBusyError as error:
+            log.warning("run_postponed", run_id=run_id, reason=str(error))
+            self._postpone_busy(run_id)
+        except Exception:  # the outermost loop: the other runs have their turn
+            log.exception("run_failed_unexpectedly", run_id=run_id)
+            self._count_failure(run_id)
+
+    def _postpone_busy(self, run_id: str) -> None:
+        try:
+            with self._transaction() as conn:
+                reason = failures.database_busy()
+                failing_rows.postpone(conn, run_id, after=_BUSY_PAUSE, reason=reason)
+        except DatabaseBusyError as error:
+            log.warning("run_not_postponed", run_id=run_id, reason=str(error))
+
+    def _count_failure(self, run_id: str) -> None:
+        try:
+            with self._transaction() as conn:
+                failing_rows.count_failure(conn, run_id, failures.internal_error())
+        except DatabaseDownError:
+            raise
+        except Exception:  # as in _one_run: the other runs have their turn
+            log.exception("failure_not_counted", run_id=run_id)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with self.database.transaction() as conn:
-            yield conn
+        try:
+            with self.database.transaction() as conn:
+                yield conn
+        except DatabaseBusyError:
+            self.health.note_answer()
+            raise
         self.health.note_answer()
 
 
-def _needed(index: DataIndex) -> list[NeededShard]:
-    return [
-        NeededShard(digest=s.digest, kind=s.kind, spec=s.spec.model_dump(mode="json"))
-        for s in index.shards
-    ]
-
-
-def _base_model_missing(name: str) -> Failure:
-    return Failure(
-        code="base_model_missing",
-        category=Category.INFRA,
-        message=f"The base model {name} is not there at the moment; an operator has to look.",
-        retryable=True,
+def _log_lost(dead: DeadAttempt) -> None:
+    log.warning(
+        "attempt_lost",
+        run_id=dead.run_id,
+        fence=dead.fence,
+        worker_id=dead.worker_id,
+        status=dead.status,
     )

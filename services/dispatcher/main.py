@@ -17,8 +17,10 @@ from services.store.database import WORK, Database, DatabaseDownError
 
 log = structlog.get_logger(__name__)
 
-_BREATH_S: Final = 0.02
+_SHORTEST_PAUSE_S: Final = 0.02
 """At least this long between rounds, however many notices come in."""
+_LOCK_TIMEOUT: Final = timedelta(seconds=2)
+"""For a row that another transaction has locked; the run is postponed then."""
 
 
 def main() -> int:
@@ -33,7 +35,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    database = Database(settings.database_url, max_size=2)
+    database = Database(settings.database_url, max_size=2, lock_timeout=_LOCK_TIMEOUT)
     listener = threading.Thread(
         target=_listen, args=(database, work, stopping), name="listener", daemon=True
     )
@@ -55,7 +57,7 @@ def main() -> int:
                 dispatcher.round()
             except DatabaseDownError as error:
                 log.warning("database_down", error=str(error))
-            stopping.wait(_BREATH_S)
+            stopping.wait(_SHORTEST_PAUSE_S)
             work.wait(settings.poll_s)
     database.close()
     log.info("dispatcher_down")
@@ -72,4 +74,4 @@ def _listen(database: Database, work: threading.Event, stopping: threading.Event
                     return
         except DatabaseDownError as error:
             log.warning("listening_interrupted", error=str(error))
-            stopping.wait(1)  # the rounds go on by the clock
+            stopping.wait(1)  # meanwhile rounds start by the clock alone

@@ -1,4 +1,4 @@
-"""From ``queued/admission`` over ``running/caching`` to ``queued/capacity``."""
+"""A run's way from ``queued/admission`` through ``running/caching`` to ``queued/capacity``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from services.store import datasets, run_documents, transitions
 from services.store.database import Connection, columns_of, seconds
 from services.store.datasets import Dataset, DatasetFile
 from services.store.run_rows import Run
-from trainer_core.process.failure import Failure, failure_as_json, failure_from_json
+from trainer_core.process.failure import Failure, failure_from_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendData:
-    """What a run's data backend was given."""
+    """The dataset that a run names for one of its data backends."""
 
     backend: str
     dataset: Dataset
@@ -33,20 +33,45 @@ class NeededShard:
 
     digest: str
     kind: str
-    spec: dict[str, Any]
+    spec: str
+    """``trainer_core.data.index.ShardSpec`` as JSON text."""
 
 
-_TO_ADMIT: Final = SQL("""
-SELECT {columns} FROM runs
-WHERE status = 'queued' AND stage = 'admission' AND ring_after <= clock_timestamp()
-ORDER BY ring_after LIMIT %s
+_TAKE: Final = SQL("""
+WITH due AS (
+    SELECT run_id FROM runs
+    WHERE status = 'queued' AND stage = 'admission' AND ring_after <= clock_timestamp()
+    ORDER BY ring_after LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+UPDATE runs SET ring_after = clock_timestamp() + make_interval(secs => %(pause_s)s)
+WHERE run_id IN (SELECT run_id FROM due)
+RETURNING {columns}
 """).format(columns=columns_of(Run))
+_TAKEN_FOR: Final = timedelta(seconds=30)
 
 
-def runs_to_admit(conn: Connection, limit: int) -> list[Run]:
-    """Runs whose data is to be looked at now, longest due first."""
+def take_runs(conn: Connection, limit: int) -> list[Run]:
+    """Runs to be admitted now, those due for longest; nobody takes them again for half a minute.
+
+    So a run that ends the process or the connection each time does not stay first in line.
+    """
+    facts = {"limit": limit, "pause_s": seconds(_TAKEN_FOR)}
     with conn.cursor(row_factory=class_row(Run)) as cursor:
-        return cursor.execute(_TO_ADMIT, (limit,)).fetchall()
+        return cursor.execute(_TAKE, facts).fetchall()
+
+
+_CAPTION_BYTES: Final = """
+SELECT coalesce(sum(octet_length(text)), 0) FROM dataset_files
+WHERE tenant_id = %s AND dataset_id = ANY(%s)
+"""
+
+
+def caption_bytes(conn: Connection, run: Run) -> int:
+    """Size of all caption files of a run's datasets, without reading them."""
+    facts = (run.tenant_id, list(run.datasets.values()))
+    row = conn.execute(_CAPTION_BYTES, facts).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def data_of(conn: Connection, run: Run) -> list[BackendData]:
@@ -65,75 +90,74 @@ SELECT {columns} FROM runs
 WHERE run_id = %s AND status = 'queued' AND stage = 'admission' FOR UPDATE
 """).format(columns=columns_of(Run))
 _ADD_WARNINGS: Final = "UPDATE runs SET warnings = warnings || %s WHERE run_id = %s"
-# A shard that failed for another run gets one more chance for each new one.
-_NEED_SHARD: Final = """
+# In the order of digests, so that two runs that need the same shards never wait for each other in a
+# circle. A shard that failed for another run gets one more chance for each new one.
+_NEED_SHARDS: Final = """
 INSERT INTO cache_shards (tenant_id, digest, kind, spec, base_model, ring_after)
-VALUES (%(tenant_id)s, %(digest)s, %(kind)s, %(spec)s, %(base_model)s, clock_timestamp())
+SELECT %(tenant_id)s, digest, kind, spec::jsonb, %(base_model)s, clock_timestamp()
+FROM unnest(%(digests)s::text[], %(kinds)s::text[], %(specs)s::text[]) AS new (digest, kind, spec)
+ORDER BY digest
 ON CONFLICT (tenant_id, digest) DO UPDATE SET status = 'pending', attempts = 0, error = NULL,
     ring_after = clock_timestamp(), created_at = clock_timestamp()
     WHERE cache_shards.status = 'failed'
 """
-_LINK_SHARD: Final = """
+_LINK_SHARDS: Final = """
 INSERT INTO run_shards (run_id, tenant_id, digest)
-VALUES (%(run_id)s, %(tenant_id)s, %(digest)s) ON CONFLICT DO NOTHING
+SELECT %(run_id)s, %(tenant_id)s, unnest(%(digests)s::text[]) ON CONFLICT DO NOTHING
 """
+_SHARDS_A_STATEMENT: Final = 200
+"""A shard's spec may be hundreds of kilobytes."""
 
 
 def admit(
     conn: Connection,
     run_id: str,
-    data_index: dict[str, Any],
+    data_index: str,
     shards: Sequence[NeededShard],
     warnings: Sequence[str],
 ) -> bool:
     """Fix the run's data and ask for the shards that are missing; if none is, it has been cached.
 
-    False where the run is no longer waiting for that: another dispatcher was first, or it was
-    canceled.
+    False where the run no longer waits for that: another dispatcher was first, or it was canceled.
+    Raises DocumentTooLargeError at the end of the transaction where the index cannot be stored.
+
+    Args:
+        data_index: ``trainer_core.data.index.DataIndex`` as JSON text.
     """
     run = _lock(conn, run_id)
     if run is None:
         return False
     run_documents.set_data_index(conn, run.tenant_id, run_id, data_index)
     conn.execute(_ADD_WARNINGS, (Jsonb(list(warnings)), run_id))
-    # By digest, so that two runs that need the same shards never wait for each other in a ring.
-    for shard in sorted(shards, key=lambda s: s.digest):
-        facts = {
-            "run_id": run_id,
-            "tenant_id": run.tenant_id,
-            "base_model": run.base_model,
-            "digest": shard.digest,
-            "kind": shard.kind,
-            "spec": Jsonb(shard.spec),
-        }
-        conn.execute(_NEED_SHARD, facts)
-        conn.execute(_LINK_SHARD, facts)
+    by_digest = {shard.digest: shard for shard in shards}  # two backends may need the same shard
+    needed = [by_digest[digest] for digest in sorted(by_digest)]
+    for start in range(0, len(needed), _SHARDS_A_STATEMENT):
+        _need_shards(conn, run, needed[start : start + _SHARDS_A_STATEMENT])
     if all(status == "done" for status, _ in _shard_states(conn, run_id)):
-        transitions.restage(conn, run, Stage.CAPACITY)
+        transitions.change_stage(conn, run, Stage.CAPACITY)
     else:
-        transitions.move(conn, run, RunStatus.RUNNING, stage=Stage.CACHING)
+        transitions.change_status(conn, run, RunStatus.RUNNING, stage=Stage.CACHING)
     return True
 
 
+def _need_shards(conn: Connection, run: Run, shards: Sequence[NeededShard]) -> None:
+    facts = {
+        "run_id": run.run_id,
+        "tenant_id": run.tenant_id,
+        "base_model": run.base_model,
+        "digests": [shard.digest for shard in shards],
+        "kinds": [shard.kind for shard in shards],
+        "specs": [shard.spec for shard in shards],
+    }
+    conn.execute(_NEED_SHARDS, facts)
+    conn.execute(_LINK_SHARDS, facts)
+
+
 def refuse(conn: Connection, run_id: str, failure: Failure) -> None:
-    """The run cannot be done with this data: it fails. Nothing where it waits no longer."""
+    """The run cannot be done with this data: it fails. Nothing where it no longer waits."""
     run = _lock(conn, run_id)
     if run is not None:
-        transitions.move(conn, run, RunStatus.FAILED, reason=failure)
-
-
-_POSTPONE: Final = """
-UPDATE runs SET status_reason = %s,
-    ring_after = clock_timestamp() + make_interval(secs => %s)
-WHERE run_id = %s
-"""
-
-
-def postpone(conn: Connection, run_id: str, *, after: timedelta, reason: Failure) -> None:
-    """Something of ours is missing: look again later, and say why."""
-    run = _lock(conn, run_id)
-    if run is not None:
-        conn.execute(_POSTPONE, (Jsonb(failure_as_json(reason)), seconds(after), run_id))
+        transitions.change_status(conn, run, RunStatus.FAILED, reason=failure)
 
 
 _AWAIT_DATA: Final = """
@@ -145,7 +169,7 @@ WHERE run_id = %s
 
 
 def await_data(conn: Connection, run_id: str) -> None:
-    """Its datasets are not verified yet. The end of that wakes the run; time does it to be sure."""
+    """Its datasets are not verified yet. Their verification makes the run due, and so does time."""
     if _lock(conn, run_id) is not None:
         conn.execute(_AWAIT_DATA, (run_id,))
 
@@ -153,18 +177,19 @@ def await_data(conn: Connection, run_id: str) -> None:
 _CACHED: Final = """
 SELECT run_id FROM runs
 WHERE status = 'running' AND stage = 'caching' AND lease_until IS NULL
+    AND (ring_after IS NULL OR ring_after <= clock_timestamp())
     AND (NOT EXISTS (
             SELECT FROM run_shards JOIN cache_shards USING (tenant_id, digest)
             WHERE run_shards.run_id = runs.run_id AND cache_shards.status <> 'done')
         OR EXISTS (
             SELECT FROM run_shards JOIN cache_shards USING (tenant_id, digest)
             WHERE run_shards.run_id = runs.run_id AND cache_shards.status = 'failed'))
-ORDER BY run_id LIMIT %s
+ORDER BY ring_after NULLS FIRST, run_id LIMIT %s FOR UPDATE OF runs SKIP LOCKED
 """
 
 
 def runs_cached(conn: Connection, limit: int) -> list[str]:
-    """Runs whose caching is over, well or badly; call ``end_caching`` for each."""
+    """Runs whose shards are all built, or one failed; call ``end_caching`` for each."""
     return [row[0] for row in conn.execute(_CACHED, (limit,))]
 
 
@@ -180,7 +205,7 @@ FROM run_shards JOIN cache_shards USING (tenant_id, digest) WHERE run_id = %s
 
 
 def end_caching(conn: Connection, run_id: str) -> None:
-    """All shards stand: on to ``queued/capacity``. One cannot be built: the run fails with that."""
+    """To ``queued/capacity`` where all shards are built; failed where one cannot be built."""
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_LOCK_CACHING, (run_id,)).fetchone()
     if run is None:
@@ -188,9 +213,9 @@ def end_caching(conn: Connection, run_id: str) -> None:
     states = _shard_states(conn, run_id)
     errors = [error for status, error in states if status == "failed" and error is not None]
     if errors:
-        transitions.move(conn, run, RunStatus.FAILED, reason=failure_from_json(errors[0]))
+        transitions.change_status(conn, run, RunStatus.FAILED, reason=failure_from_json(errors[0]))
     elif all(status == "done" for status, _ in states):
-        transitions.move(conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY)
+        transitions.change_status(conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY)
 
 
 def _shard_states(conn: Connection, run_id: str) -> list[tuple[str, dict[str, Any] | None]]:

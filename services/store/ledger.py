@@ -25,8 +25,15 @@ from services.domain.ledger import (
     Worker,
 )
 from services.domain.states import RunStatus, Stage
-from services.store import outcomes, publications, run_documents, run_events, transitions
-from services.store.database import WORK, Connection, Database, columns_of, notify, seconds
+from services.store import (
+    outcomes,
+    publications,
+    run_documents,
+    run_events,
+    transitions,
+    workers,
+)
+from services.store.database import Connection, Database, columns_of, seconds
 from services.store.run_rows import Run
 from trainer_core.process.failure import Failure
 
@@ -57,19 +64,8 @@ class PostgresLedger:
 
     def register(self, worker: Worker, *, draining: bool, run_id: str | None) -> None:
         """Make the worker known, or refresh its heartbeat."""
-        facts = {
-            "worker_id": worker.worker_id,
-            "kind": worker.kind,
-            "gpu_class": worker.gpu_class,
-            "version": worker.version,
-            "draining": draining,
-            "run_id": run_id,
-        }
         with self._database.transaction() as conn:
-            before = conn.execute(_KNOWN_WORKER, facts).fetchone()
-            conn.execute(_REGISTER, facts)
-            if before != (draining, run_id):
-                notify(conn, WORK)
+            workers.register(conn, worker, draining=draining, run_id=run_id)
 
     def claim(self, run_id: str, *, worker_id: str, lease: timedelta) -> Claim | None:
         """Take a queued run whose shards stand; None where it is not to be had."""
@@ -84,7 +80,7 @@ class PostgresLedger:
             if run is None:
                 return None
             conn.execute(_ADD_ATTEMPT, facts)
-            conn.execute(_OCCUPY_WORKER, facts)
+            workers.occupy(conn, worker_id, run_id)
             data = {"stage": run.stage, "reason": None, "attempt": run.fence}
             transitions.announce(conn, run, "run.started", data)
             return _claim_of(conn, run)
@@ -156,9 +152,9 @@ class PostgresLedger:
             conn.execute(_ATTEMPT_STEP, facts)
             run = transitions.release(conn, run, "finished", None, attempts_without_progress=0)
             if run.status == RunStatus.CANCELING:
-                transitions.move(conn, run, RunStatus.CANCELED)
+                transitions.change_status(conn, run, RunStatus.CANCELED)
                 return
-            transitions.move(conn, run, RunStatus.SUCCEEDED)
+            transitions.change_status(conn, run, RunStatus.SUCCEEDED)
             plan = run_documents.read_plan(conn, run.tenant_id, run_id)
             publications.insert(conn, run.tenant_id, run_id, target_of(plan))
 
@@ -170,17 +166,8 @@ class PostgresLedger:
                 outcomes.end_stopped(conn, run)
             else:
                 failure = failure or unexplained()
-                outcomes.end_badly(conn, run, "failed", failure, max_attempts=self._max_attempts)
+                outcomes.end_failed(conn, run, "failed", failure, max_attempts=self._max_attempts)
 
-
-_KNOWN_WORKER: Final = "SELECT draining, run_id FROM workers WHERE worker_id = %(worker_id)s"
-_REGISTER: Final = """
-INSERT INTO workers (worker_id, kind, gpu_class, version, draining, run_id)
-VALUES (%(worker_id)s, %(kind)s, %(gpu_class)s, %(version)s, %(draining)s, %(run_id)s)
-ON CONFLICT (worker_id) DO UPDATE SET kind = excluded.kind, gpu_class = excluded.gpu_class,
-    version = excluded.version, draining = excluded.draining, run_id = excluded.run_id,
-    heartbeat_at = clock_timestamp()
-"""
 
 _CLAIM: Final = SQL("""
 UPDATE runs SET status = 'running', stage = 'provisioning', status_reason = NULL,
@@ -204,7 +191,6 @@ INSERT INTO attempts (attempt_id, run_id, tenant_id, fence, worker_id, from_step
 SELECT %(attempt_id)s, run_id, tenant_id, fence, worker_id, checkpoint_step, checkpoint_step
 FROM runs WHERE run_id = %(run_id)s
 """
-_OCCUPY_WORKER: Final = "UPDATE workers SET run_id = %(run_id)s WHERE worker_id = %(worker_id)s"
 _SHARDS: Final = """
 SELECT digest, kind, manifest_sha256, size_bytes
 FROM run_shards JOIN cache_shards USING (tenant_id, digest) WHERE run_id = %s ORDER BY digest

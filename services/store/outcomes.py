@@ -1,4 +1,4 @@
-"""How an attempt that brought no result ends, and where that leaves its run."""
+"""How an attempt without a result ends, and which status that gives its run."""
 
 from datetime import timedelta
 from typing import Final
@@ -16,19 +16,19 @@ _LONGEST_DELAY: Final = timedelta(minutes=5)
 
 
 def end_stopped(conn: Connection, run: Run) -> Run:
-    """It stopped on request, or to make room: nothing went wrong, nothing is counted."""
+    """It stopped on request or to make room; that is no failure and is not counted."""
     run = transitions.release(
         conn, run, "stopped", None, attempts_without_progress=run.attempts_without_progress
     )
-    if ended := _as_wished(conn, run):
+    if ended := _as_requested(conn, run):
         return ended
-    return transitions.move(conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY)
+    return transitions.change_status(conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY)
 
 
-def end_badly(
+def end_failed(
     conn: Connection, run: Run, outcome: str, failure: Failure, *, max_attempts: int
 ) -> Run:
-    """It failed or was lost: queued again after a pause, or failed once and for all.
+    """It failed or was lost: the run is queued again after a pause, or fails for good.
 
     Args:
         outcome: ``failed`` or ``lost``.
@@ -36,25 +36,25 @@ def end_badly(
     """
     without = 0 if _made_progress(conn, run) else run.attempts_without_progress + 1
     run = transitions.release(conn, run, outcome, failure, attempts_without_progress=without)
-    if ended := _as_wished(conn, run):
+    if ended := _as_requested(conn, run):
         return ended
     if not failure.retryable:
-        return transitions.move(conn, run, RunStatus.FAILED, reason=failure)
+        return transitions.change_status(conn, run, RunStatus.FAILED, reason=failure)
     if without >= max_attempts:
         reason = attempts_exhausted(without, failure)
-        return transitions.move(conn, run, RunStatus.FAILED, reason=reason)
+        return transitions.change_status(conn, run, RunStatus.FAILED, reason=reason)
     delay = backoff(without, first=_FIRST_DELAY, limit=_LONGEST_DELAY)
-    return transitions.move(
+    return transitions.change_status(
         conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY, reason=failure, ring_after=delay
     )
 
 
-def _as_wished(conn: Connection, run: Run) -> Run | None:
-    """Canceled or paused where the tenant asked for that; None where it is to go on."""
+def _as_requested(conn: Connection, run: Run) -> Run | None:
+    """Canceled or paused where the tenant requested it; None where the run may continue."""
     if run.status == RunStatus.CANCELING:
-        return transitions.move(conn, run, RunStatus.CANCELED)
+        return transitions.change_status(conn, run, RunStatus.CANCELED)
     if run.status == RunStatus.PAUSING:
-        return transitions.move(conn, run, RunStatus.PAUSED)
+        return transitions.change_status(conn, run, RunStatus.PAUSED)
     return None
 
 

@@ -74,12 +74,10 @@ def read_plan(conn: Connection, tenant_id: str, run_id: str) -> dict[str, Any]:
 
 
 _SET_DATA_INDEX: Final = """
-UPDATE run_documents SET data_index = %s WHERE tenant_id = %s AND run_id = %s
+UPDATE run_documents SET data_index = %s::jsonb WHERE tenant_id = %s AND run_id = %s
 """
 
 
-def set_data_index(
-    conn: Connection, tenant_id: str, run_id: str, data_index: dict[str, Any]
-) -> None:
-    """Fix the data of a run that is being admitted in this transaction."""
-    conn.execute(_SET_DATA_INDEX, (Jsonb(data_index), tenant_id, run_id))
+def set_data_index(conn: Connection, tenant_id: str, run_id: str, data_index: str) -> None:
+    """Fix the data, as JSON text, of a run that is being admitted in this transaction."""
+    conn.execute(_SET_DATA_INDEX, (data_index, tenant_id, run_id))

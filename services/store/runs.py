@@ -173,9 +173,9 @@ def cancel(conn: Connection, tenant_id: str, run_id: str) -> Run:
         raise NotFoundError("run", run_id)
     if run.status in {RunStatus.CANCELING, RunStatus.CANCELED}:
         return run
-    run = transitions.move(conn, run, RunStatus.CANCELING, stage=Stage.STOPPING)
+    run = transitions.change_status(conn, run, RunStatus.CANCELING, stage=Stage.STOPPING)
     if not run.is_held:
-        run = transitions.move(conn, run, RunStatus.CANCELED)
+        run = transitions.change_status(conn, run, RunStatus.CANCELED)
     return run
 
 

@@ -1,4 +1,4 @@
-"""The one place where a run's status changes: the table of moves, the row, its event, the notice.
+"""The one place where a run's status changes: the table of transitions, row, event, notice.
 
 Every function here takes a run whose row the caller has locked in this transaction.
 """
@@ -12,8 +12,8 @@ from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
 from services.domain.ledger import ChildEvent
-from services.domain.states import RunStatus, Stage, check_transition
-from services.store import run_events
+from services.domain.states import OVER, RunStatus, Stage, check_transition
+from services.store import run_events, workers
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from services.store.run_rows import Run
 from trainer_core.process.failure import Failure, failure_as_json
@@ -21,10 +21,10 @@ from trainer_core.process.failure import Failure, failure_as_json
 _SWEEP_DELAY: Final = timedelta(minutes=20)
 """A holder that was cut off may upload until it gives up; objects are swept after that."""
 
-_MOVE: Final = SQL("""
+_CHANGE_STATUS: Final = SQL("""
 UPDATE runs SET status = %(status)s, stage = %(stage)s, status_reason = %(reason)s,
     version = version + 1, updated_at = clock_timestamp(),
-    offered_until = NULL,
+    offered_until = NULL, dispatch_failures = 0,
     ring_after = clock_timestamp() + make_interval(secs => %(ring_after_s)s),
     finished_at = CASE WHEN %(is_over)s THEN clock_timestamp() ELSE finished_at END,
     sweep_after = CASE WHEN %(is_over)s AND fence > 0
@@ -34,58 +34,59 @@ RETURNING {columns}
 """).format(columns=columns_of(Run))
 
 
-def move(
+def change_status(
     conn: Connection,
     run: Run,
-    there: RunStatus,
+    status: RunStatus,
     *,
     stage: Stage | None = None,
     reason: Failure | None = None,
     ring_after: timedelta | None = None,
 ) -> Run:
-    """Send a run to its next status, with its event; returns the row as it stands now.
+    """Give a run its next status and write the event; returns the changed row.
 
     Args:
         reason: why, in words for the tenant.
-        ring_after: when the dispatcher is to look at it (or may offer it); None: not by time.
+        ring_after: after this time the dispatcher looks at it, or may offer it; None: no pause.
 
     Raises IllegalTransitionError where the table has no arrow.
     """
-    check_transition(RunStatus(run.status), there)
+    check_transition(RunStatus(run.status), status)
     body = None if reason is None else failure_as_json(reason)
     facts = {
         "run_id": run.run_id,
-        "status": there,
+        "status": status,
         "stage": stage,
         "reason": None if body is None else Jsonb(body),
         "ring_after_s": None if ring_after is None else seconds(ring_after),
-        "is_over": there in {RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELED},
+        "is_over": status in OVER,
         "sweep_after_s": seconds(_SWEEP_DELAY),
     }
     with conn.cursor(row_factory=class_row(Run)) as cursor:
-        moved = cursor.execute(_MOVE, facts).fetchone()
-    assert moved is not None
-    return announce(conn, moved, f"run.{there}", {"stage": stage, "reason": body})
+        changed = cursor.execute(_CHANGE_STATUS, facts).fetchone()
+    assert changed is not None
+    return announce(conn, changed, f"run.{status}", {"stage": stage, "reason": body})
 
 
-_RESTAGE: Final = SQL("""
+_CHANGE_STAGE: Final = SQL("""
 UPDATE runs SET stage = %(stage)s, status_reason = NULL, version = version + 1,
-    updated_at = clock_timestamp(), offered_until = NULL, ring_after = NULL
+    updated_at = clock_timestamp(), offered_until = NULL, ring_after = NULL,
+    dispatch_failures = 0
 WHERE run_id = %(run_id)s
 RETURNING {columns}
 """).format(columns=columns_of(Run))
 
 
-def restage(conn: Connection, run: Run, stage: Stage) -> Run:
-    """The same status in another stage, with the event of that status."""
+def change_stage(conn: Connection, run: Run, stage: Stage) -> Run:
+    """Give a run another stage of its status and write the event of that status."""
     with conn.cursor(row_factory=class_row(Run)) as cursor:
-        moved = cursor.execute(_RESTAGE, {"run_id": run.run_id, "stage": stage}).fetchone()
-    assert moved is not None
-    return announce(conn, moved, f"run.{moved.status}", {"stage": stage, "reason": None})
+        changed = cursor.execute(_CHANGE_STAGE, {"run_id": run.run_id, "stage": stage}).fetchone()
+    assert changed is not None
+    return announce(conn, changed, f"run.{changed.status}", {"stage": stage, "reason": None})
 
 
 def announce(conn: Connection, run: Run, type_: str, data: dict[str, Any]) -> Run:
-    """Write one event of the service's own, and wake whoever may have something to do now."""
+    """Write one event of the service itself and notify the dispatchers."""
     run_events.append(conn, run.run_id, [ChildEvent(type=type_, step=run.step, data=data)])
     notify(conn, WORK)
     return replace(run, event_seq=run.event_seq + 1)
@@ -100,9 +101,6 @@ _END_ATTEMPT: Final = """
 UPDATE attempts SET outcome = %(outcome)s, reason = %(reason)s, ended_at = clock_timestamp()
 WHERE run_id = %(run_id)s AND fence = %(fence)s AND outcome IS NULL
 """
-_FREE_WORKER: Final = """
-UPDATE workers SET run_id = NULL WHERE worker_id = %(worker_id)s AND run_id = %(run_id)s
-"""
 
 
 def release(
@@ -113,7 +111,7 @@ def release(
     *,
     attempts_without_progress: int,
 ) -> Run:
-    """End the attempt under way; the fence stays, so that what its holder still writes is refused.
+    """End the current attempt; the fence stays, so that later writes of its holder are refused.
 
     Args:
         outcome: ``finished``, ``stopped``, ``failed`` or ``lost``.
@@ -121,7 +119,6 @@ def release(
     facts = {
         "run_id": run.run_id,
         "fence": run.fence,
-        "worker_id": run.worker_id,
         "outcome": outcome,
         "reason": None if failure is None else Jsonb(failure_as_json(failure)),
         "without": attempts_without_progress,
@@ -129,7 +126,7 @@ def release(
     }
     conn.execute(_RELEASE, facts)
     conn.execute(_END_ATTEMPT, facts)
-    conn.execute(_FREE_WORKER, facts)
+    workers.release(conn, run.worker_id, run.run_id)
     return replace(
         run,
         lease_until=None,

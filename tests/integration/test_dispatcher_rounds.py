@@ -11,7 +11,7 @@ from services.dispatcher.loop import Dispatcher
 from services.domain.errors import Problem
 from services.queue.app import CACHE_QUEUE, CONTROL_QUEUE, NOTIFY_QUEUE, trainer_queue
 from services.queue.rings import Rings
-from services.store import datasets, dispatch, publications, runs, shards, tenants
+from services.store import datasets, offers, publications, runs, shards, tenants
 from services.store.database import Database, DatabaseDownError
 from tests.support.dispatching import build_all_shards, real_plan
 from tests.support.postgres import PostgresServer
@@ -247,7 +247,7 @@ def test_who_waits_goes_by_priority_then_share_then_age(ground: Ground) -> None:
     for _ in range(5):
         worker_id = ground.worker()
         with ground.database.transaction() as conn:
-            (offer,) = dispatch.take_offers(
+            (offer,) = offers.take_offers(
                 conn, offer=timedelta(seconds=60), silence=timedelta(seconds=60)
             )
         assert ground.ledger.claim(offer.run_id, worker_id=worker_id, lease=LEASE) is not None

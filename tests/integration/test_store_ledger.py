@@ -10,7 +10,7 @@ import pytest
 from services.domain.errors import LeaseLostError
 from services.domain.ids import new_id
 from services.domain.ledger import ChildEvent, Outcome, RequestedAction, StoredCheckpoint
-from services.store import dispatch, publications, runs
+from services.store import leases, publications, runs
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
 from tests.support.runs import (
@@ -30,9 +30,8 @@ def ground(database: Database) -> Ground:
     return Ground.new(database)
 
 
-def sweep(ground: Ground) -> dispatch.DeadAttempt | None:
-    with ground.database.transaction() as conn:
-        return dispatch.sweep_one_dead(conn, max_attempts=3)
+def sweep(ground: Ground) -> leases.DeadAttempt | None:
+    return ground.sweep(max_attempts=3)
 
 
 def test_of_twenty_claims_one_wins(ground: Ground) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from services.domain.errors import IllegalTransitionError, LeaseLostError
 from services.domain.ledger import ChildEvent, Claim, Outcome, RequestedAction
 from services.domain.states import OVER, RunStatus
-from services.store import dispatch, publications, runs
+from services.store import publications, runs
 from services.store.database import Database
 from tests.support.runs import LEASE, Ground, checkpoint_at, failure, result_of
 
@@ -112,8 +112,7 @@ def act_as_holder(ground: Ground, held: Claim, model: Model, action: str, step: 
         model.lose_attempt()
     elif action == "lose":
         ground.let_lease_run_out(run_id)
-        with ground.database.transaction() as conn:
-            dead = dispatch.sweep_one_dead(conn, max_attempts=MAX_ATTEMPTS)
+        dead = ground.sweep(max_attempts=MAX_ATTEMPTS)
         assert dead is not None
         model.lose_attempt()
 

@@ -12,10 +12,11 @@ from services.domain.ledger import (
     StoredFiles,
     Worker,
 )
-from services.store import admission, datasets, run_documents, runs, shards, tenants
+from services.store import admission, datasets, leases, run_documents, runs, shards, tenants
 from services.store.admission import NeededShard
 from services.store.database import Connection, Database
 from services.store.datasets import Dataset, FileFacts, NewFile
+from services.store.leases import DeadAttempt
 from services.store.ledger import PostgresLedger
 from services.store.run_documents import RunDocuments
 from services.store.run_rows import Run
@@ -108,9 +109,9 @@ class Ground:
     def caching(self, **changes: Any) -> Run:
         """A run that needs one shard: ``running/caching`` unless an earlier run had it built."""
         run = self.queued(**changes)
-        needed = NeededShard(digest=shard_digest(), kind="text", spec={})
+        needed = NeededShard(digest=shard_digest(), kind="text", spec="{}")
         with self.database.transaction() as conn:
-            assert admission.admit(conn, run.run_id, {"version": 1}, [needed], [])
+            assert admission.admit(conn, run.run_id, '{"version": 1}', [needed], [])
         return self.run(run.run_id)
 
     def shard_stands(self) -> None:
@@ -166,6 +167,13 @@ class Ground:
     def attempts(self, run_id: str) -> list[runs.Attempt]:
         with self.database.transaction() as conn:
             return runs.attempts(conn, self.tenant_id, run_id)
+
+    def sweep(self, *, max_attempts: int) -> DeadAttempt | None:
+        """Close the attempt whose lease ran out first; None where there is none."""
+        with self.database.transaction() as conn:
+            for run_id in leases.dead_runs(conn, 1):
+                return leases.close_dead(conn, run_id, max_attempts=max_attempts)
+        return None
 
     def due_now(self, run_id: str) -> None:
         """Let the pause after a failure be over."""

@@ -23,9 +23,9 @@ def test_it_judges_only_after_a_whole_lease() -> None:
     clock = Clock()
     health = Health(LEASE_S, clock)
     answer_for(health, clock, LEASE_S - 1)
-    assert not health.may_judge
+    assert not health.trusts_leases
     answer_for(health, clock, 1)
-    assert health.may_judge
+    assert health.trusts_leases
 
 
 def test_an_outage_begins_the_count_anew() -> None:
@@ -33,9 +33,9 @@ def test_an_outage_begins_the_count_anew() -> None:
     health = Health(LEASE_S, clock)
     answer_for(health, clock, 100)
     health.note_outage()
-    assert not health.may_judge
+    assert not health.trusts_leases
     answer_for(health, clock, LEASE_S)
-    assert health.may_judge
+    assert health.trusts_leases
 
 
 def test_a_frozen_dispatcher_does_not_judge_when_it_wakes() -> None:
@@ -43,11 +43,11 @@ def test_a_frozen_dispatcher_does_not_judge_when_it_wakes() -> None:
     health = Health(LEASE_S, clock)
     answer_for(health, clock, 100)
     clock.now_s += 40  # stopped between two rounds
-    assert not health.may_judge
+    assert not health.trusts_leases
     health.note_answer()
-    assert not health.may_judge
+    assert not health.trusts_leases
     answer_for(health, clock, LEASE_S)
-    assert health.may_judge
+    assert health.trusts_leases
 
 
 def test_a_short_gap_does_no_harm() -> None:
@@ -55,4 +55,4 @@ def test_a_short_gap_does_no_harm() -> None:
     health = Health(LEASE_S, clock)
     answer_for(health, clock, 100)
     clock.now_s += LEASE_S / 3
-    assert health.may_judge
+    assert health.trusts_leases

@@ -1,0 +1,105 @@
+"""What becomes of one new run: admitted with its data index, refused, or looked at again later."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import structlog
+
+from services.dispatcher import failures
+from services.dispatcher.data import UnusableDataError, index_of
+from services.store.admission import BackendData, NeededShard
+from trainer_core.base_models.describe import BaseModel, read_base_models
+from trainer_core.data.index import DataIndex
+from trainer_core.errors import BaseModelError
+from trainer_core.process.failure import Failure
+
+log = structlog.get_logger(__name__)
+
+MAX_INDEX_BYTES: Final = 128 << 20
+"""Of a data index as JSON. PostgreSQL's jsonb ends at 256 MB and needs more than the text does."""
+CAPTIONS_TO_INDEX: Final = 4
+"""Caption files may be larger than the index by this factor: equal captions are stored once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admitted:
+    """The run's data is complete and indexed."""
+
+    data_index: str
+    """``trainer_core.data.index.DataIndex`` as JSON text."""
+    shards: list[NeededShard]
+    warnings: tuple[str, ...]
+    too_large: Failure
+    """Why the run fails in case the database cannot store the index."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refused:
+    """The run fails."""
+
+    failure: Failure
+    cause: BaseException | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Postponed:
+    """Something of the service's own is missing at the moment."""
+
+    reason: Failure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataIncomplete:
+    """A dataset is still being uploaded or verified."""
+
+
+Decision: TypeAlias = Admitted | Refused | Postponed | DataIncomplete
+
+
+def decide(
+    plan_json: dict[str, Any],
+    base_model: str,
+    backends: Sequence[BackendData],
+    *,
+    models_dir: Path,
+    max_index_bytes: int,
+) -> Decision:
+    """Look at a run's datasets and make its index; reads the operator's list of base models."""
+    if failure := failures.rejection_of(backends):
+        return Refused(failure=failure)
+    if any(backend.dataset.status != "ready" for backend in backends):
+        return DataIncomplete()
+    model = _find_base_model(models_dir, base_model)
+    if model is None:
+        return Postponed(reason=failures.base_model_missing(base_model))
+    try:
+        index = index_of(plan_json, backends, model.transformer_config)
+    except UnusableDataError as error:
+        return Refused(failure=error.failure, cause=error.__cause__)
+    return _check_size(index, max_index_bytes)
+
+
+def _find_base_model(models_dir: Path, name: str) -> BaseModel | None:
+    try:
+        return read_base_models(models_dir).get(name)
+    except (BaseModelError, OSError) as error:
+        log.error("base_models_unreadable", reason=str(error))
+        return None
+
+
+def _check_size(index: DataIndex, max_index_bytes: int) -> Decision:
+    text = index.model_dump_json()
+    size_bytes = len(text.encode())
+    num_captions = sum(len(sample.texts) for sample in index.samples)
+    too_large = failures.data_index_too_large(
+        len(index.samples), num_captions, size_bytes, max_index_bytes
+    )
+    if size_bytes > max_index_bytes:
+        return Refused(failure=too_large)
+    shards = [
+        NeededShard(digest=shard.digest, kind=shard.kind, spec=shard.spec.model_dump_json())
+        for shard in index.shards
+    ]
+    return Admitted(data_index=text, shards=shards, warnings=index.warnings, too_large=too_large)

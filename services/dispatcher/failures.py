@@ -1,0 +1,91 @@
+"""What the dispatcher reports of a run that it postpones or fails."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from services.store.admission import BackendData
+from trainer_core.errors import Category
+from trainer_core.process.failure import Failure
+
+_ERRORS_SHOWN: Final = 20
+
+
+def internal_error() -> Failure:
+    """An error that nobody foresaw; the log has its traceback."""
+    return Failure(
+        code="internal_error",
+        category=Category.PLATFORM,
+        message="The service failed while it worked on this run; this is a fault of the service.",
+        retryable=True,
+    )
+
+
+def database_busy() -> Failure:
+    """A lock was not free in time, or a statement took too long."""
+    return Failure(
+        code="database_busy",
+        category=Category.INFRA,
+        message="The database was too busy to continue with this run; it is tried again.",
+        retryable=True,
+    )
+
+
+def base_model_missing(name: str) -> Failure:
+    """The operator's list does not have it at the moment."""
+    return Failure(
+        code="base_model_missing",
+        category=Category.INFRA,
+        message=f"The base model {name} is not there at the moment; an operator has to look.",
+        retryable=True,
+    )
+
+
+def data_index_too_large(
+    num_images: int, num_captions: int, size_bytes: int, limit_bytes: int
+) -> Failure:
+    """The list of images and captions is more than the database can keep for one run."""
+    return Failure(
+        code="data_index_too_large",
+        category=Category.USER,
+        message=(
+            f"The data of this run is too much for one run: the list of its {num_images} images"
+            f" and {num_captions} captions takes {_mb(size_bytes)}, at most {_mb(limit_bytes)} can"
+            " be stored. Shorten the captions, or use datasets with fewer files."
+        ),
+        retryable=False,
+    )
+
+
+def captions_too_large(size_bytes: int, limit_bytes: int) -> Failure:
+    """The caption files alone are more than the service reads for one run."""
+    return Failure(
+        code="data_index_too_large",
+        category=Category.USER,
+        message=(
+            f"The data of this run is too much for one run: its caption files take"
+            f" {_mb(size_bytes)}, at most {_mb(limit_bytes)} are read. Shorten the captions, or use"
+            " datasets with fewer files."
+        ),
+        retryable=False,
+    )
+
+
+def rejection_of(backends: Sequence[BackendData]) -> Failure | None:
+    """Why the run fails, where one of its datasets was rejected; it names the files."""
+    rejected = [b.dataset for b in backends if b.dataset.status == "rejected"]
+    if not rejected:
+        return None
+    errors = [error for dataset in rejected for error in dataset.errors]
+    messages = [error["message"] for error in errors[:_ERRORS_SHOWN]]
+    if len(errors) > _ERRORS_SHOWN:
+        messages.append(f"and {len(errors) - _ERRORS_SHOWN} more")
+    return Failure(
+        code=errors[0]["code"] if errors else "dataset_rejected",
+        category=Category.USER,
+        message="; ".join(messages) or f"Dataset {rejected[0].dataset_id} was rejected.",
+        retryable=False,
+    )
+
+
+def _mb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB"

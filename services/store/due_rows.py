@@ -1,0 +1,119 @@
+"""Datasets, shards and publications that are due: taken to be rung for, and put back.
+
+Several dispatchers may take at once: locked rows are skipped, so each row is given to one of them.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+
+from services.store.database import Connection
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Due:
+    """A row to be rung for."""
+
+    tenant_id: str
+    id: str
+
+
+# A row that nobody took is rung for again. Each pause is as long as the row has waited so far.
+_AGAIN: Final = SQL(
+    "clock_timestamp() + least(make_interval(secs => 300),"
+    " greatest(make_interval(secs => 10), clock_timestamp() - {since}))"
+)
+
+_DATASETS: Final = SQL("""
+WITH due AS (
+    SELECT dataset_id FROM datasets WHERE ring_after <= clock_timestamp()
+    ORDER BY ring_after LIMIT %s FOR UPDATE SKIP LOCKED
+)
+UPDATE datasets SET ring_after = {again} FROM due
+WHERE datasets.dataset_id = due.dataset_id
+RETURNING datasets.tenant_id, datasets.dataset_id AS id
+""").format(again=_AGAIN.format(since=SQL("updated_at")))
+
+
+def take_datasets(conn: Connection, limit: int) -> list[Due]:
+    """Datasets to be verified."""
+    return _take(conn, _DATASETS, limit)
+
+
+# Tenants take turns, so that one with thousands of shards does not delay all others.
+_SHARDS: Final = SQL("""
+WITH ranked AS (
+    SELECT tenant_id, digest,
+        row_number() OVER (PARTITION BY tenant_id ORDER BY created_at, digest) AS turn
+    FROM cache_shards WHERE status = 'pending' AND ring_after <= clock_timestamp()
+), due AS (
+    SELECT tenant_id, digest FROM cache_shards JOIN ranked USING (tenant_id, digest)
+    WHERE status = 'pending' AND ring_after <= clock_timestamp()
+    ORDER BY turn, digest LIMIT %s FOR UPDATE OF cache_shards SKIP LOCKED
+)
+UPDATE cache_shards SET ring_after = {again} FROM due
+WHERE cache_shards.tenant_id = due.tenant_id AND cache_shards.digest = due.digest
+RETURNING cache_shards.tenant_id, cache_shards.digest AS id
+""").format(again=_AGAIN.format(since=SQL("created_at")))
+
+
+def take_shards(conn: Connection, limit: int) -> list[Due]:
+    """Cache shards to be built."""
+    return _take(conn, _SHARDS, limit)
+
+
+_PUBLICATIONS: Final = SQL("""
+WITH due AS (
+    SELECT publication_id FROM publications
+    WHERE status IN ('pending', 'running') AND ring_after <= clock_timestamp()
+    ORDER BY ring_after LIMIT %s FOR UPDATE SKIP LOCKED
+)
+UPDATE publications SET ring_after = {again} FROM due
+WHERE publications.publication_id = due.publication_id
+RETURNING publications.tenant_id, publications.publication_id AS id
+""").format(again=_AGAIN.format(since=SQL("updated_at")))
+
+
+def take_publications(conn: Connection, limit: int) -> list[Due]:
+    """Publications to be tried."""
+    return _take(conn, _PUBLICATIONS, limit)
+
+
+def _take(conn: Connection, query: Any, limit: int) -> list[Due]:
+    with conn.cursor(row_factory=class_row(Due)) as cursor:
+        return cursor.execute(query, (limit,)).fetchall()
+
+
+_PUT_BACK_DATASET: Final = """
+UPDATE datasets SET ring_after = clock_timestamp()
+WHERE tenant_id = %s AND dataset_id = %s AND ring_after IS NOT NULL
+"""
+
+
+def put_back_dataset(conn: Connection, due: Due) -> None:
+    """The broker did not take the ring: the dataset is due as before."""
+    conn.execute(_PUT_BACK_DATASET, (due.tenant_id, due.id))
+
+
+_PUT_BACK_SHARD: Final = """
+UPDATE cache_shards SET ring_after = clock_timestamp()
+WHERE tenant_id = %s AND digest = %s AND ring_after IS NOT NULL
+"""
+
+
+def put_back_shard(conn: Connection, due: Due) -> None:
+    """The broker did not take the ring: the shard is due as before."""
+    conn.execute(_PUT_BACK_SHARD, (due.tenant_id, due.id))
+
+
+_PUT_BACK_PUBLICATION: Final = """
+UPDATE publications SET ring_after = clock_timestamp()
+WHERE tenant_id = %s AND publication_id = %s AND ring_after IS NOT NULL
+"""
+
+
+def put_back_publication(conn: Connection, due: Due) -> None:
+    """The broker did not take the ring: the publication is due as before."""
+    conn.execute(_PUT_BACK_PUBLICATION, (due.tenant_id, due.id))

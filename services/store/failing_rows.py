@@ -1,0 +1,83 @@
+"""Runs that the dispatcher cannot work on now: postponed with a reason, or failed at last.
+
+A row that another transaction has locked is left as it is: the dispatcher never waits for it.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+from psycopg.types.json import Jsonb
+
+from services.domain.failures import backoff
+from services.domain.states import OVER, RunStatus
+from services.store import transitions
+from services.store.database import Connection, columns_of, seconds
+from services.store.run_rows import Run
+from trainer_core.process.failure import Failure, failure_as_json
+
+MAX_FAILURES: Final = 5
+"""Unexpected errors in a row before the run fails."""
+_FIRST_PAUSE: Final = timedelta(seconds=10)
+_LONGEST_PAUSE: Final = timedelta(minutes=5)
+
+# A run whose holder is alive is not the dispatcher's to touch.
+_LOCK: Final = SQL("""
+SELECT {columns} FROM runs
+WHERE run_id = %s AND (lease_until IS NULL OR lease_until < clock_timestamp())
+FOR UPDATE SKIP LOCKED
+""").format(columns=columns_of(Run))
+_POSTPONE: Final = """
+UPDATE runs SET status_reason = %(reason)s, dispatch_failures = %(failures)s,
+    ring_after = clock_timestamp() + make_interval(secs => %(after_s)s)
+WHERE run_id = %(run_id)s
+"""
+
+
+def postpone(conn: Connection, run_id: str, *, after: timedelta, reason: Failure) -> None:
+    """The dispatcher looks again after this time; the tenant sees why. Not the run's fault."""
+    run = _lock(conn, run_id)
+    if run is not None:
+        _postpone(conn, run, after, reason, run.dispatch_failures)
+
+
+def count_failure(conn: Connection, run_id: str, reason: Failure) -> None:
+    """An unexpected error: postponed for longer each time; the fifth in a row fails the run.
+
+    Args:
+        reason: as the tenant reads it while the run is postponed; no longer retryable at the end.
+    """
+    run = _lock(conn, run_id)
+    if run is None:
+        return
+    failures = run.dispatch_failures + 1
+    if failures < MAX_FAILURES:
+        after = backoff(run.dispatch_failures, first=_FIRST_PAUSE, limit=_LONGEST_PAUSE)
+        _postpone(conn, run, after, reason, failures)
+        return
+    reason = replace(reason, retryable=False)
+    if run.is_held:
+        without = run.attempts_without_progress
+        run = transitions.release(conn, run, "lost", reason, attempts_without_progress=without)
+    if run.status == RunStatus.CANCELING:
+        transitions.change_status(conn, run, RunStatus.CANCELED)
+    else:
+        transitions.change_status(conn, run, RunStatus.FAILED, reason=reason)
+
+
+def _lock(conn: Connection, run_id: str) -> Run | None:
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        run = cursor.execute(_LOCK, (run_id,)).fetchone()
+    return None if run is None or RunStatus(run.status) in OVER else run
+
+
+def _postpone(conn: Connection, run: Run, after: timedelta, reason: Failure, failures: int) -> None:
+    facts = {
+        "run_id": run.run_id,
+        "after_s": seconds(after),
+        "reason": Jsonb(failure_as_json(reason)),
+        "failures": failures,
+    }
+    conn.execute(_POSTPONE, facts)

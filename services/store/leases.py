@@ -1,0 +1,58 @@
+"""Dead leases: attempts whose holder stopped renewing, closed by the dispatcher's sweep."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+
+from services.domain.failures import worker_lost
+from services.store import outcomes
+from services.store.database import Connection, columns_of
+from services.store.run_rows import Run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeadAttempt:
+    """An attempt that the sweep closed."""
+
+    run_id: str
+    fence: int
+    worker_id: str | None
+    status: str
+    """Of the run, afterwards."""
+
+
+# Rows that another transaction has locked are skipped: its holder may be renewing.
+_DEAD: Final = """
+SELECT run_id FROM runs
+WHERE lease_until < clock_timestamp() AND (ring_after IS NULL OR ring_after <= clock_timestamp())
+ORDER BY lease_until LIMIT %s FOR UPDATE SKIP LOCKED
+"""
+
+
+def dead_runs(conn: Connection, limit: int) -> list[str]:
+    """Runs whose lease ran out, the oldest first; call ``close_dead`` for each."""
+    return [row[0] for row in conn.execute(_DEAD, (limit,))]
+
+
+_LOCK_DEAD: Final = SQL("""
+SELECT {columns} FROM runs WHERE run_id = %s AND lease_until < clock_timestamp()
+FOR UPDATE SKIP LOCKED
+""").format(columns=columns_of(Run))
+
+
+def close_dead(conn: Connection, run_id: str, *, max_attempts: int) -> DeadAttempt | None:
+    """End the attempt whose lease ran out; None where the lease is alive or another closes it.
+
+    Only for a dispatcher that reached the database for a whole lease: after an outage every lease
+    looks dead, though its holder may be about to renew.
+    """
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        run = cursor.execute(_LOCK_DEAD, (run_id,)).fetchone()
+    if run is None:
+        return None
+    after = outcomes.end_failed(conn, run, "lost", worker_lost(), max_attempts=max_attempts)
+    return DeadAttempt(
+        run_id=run.run_id, fence=run.fence, worker_id=run.worker_id, status=after.status
+    )

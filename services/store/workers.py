@@ -1,0 +1,64 @@
+"""Workers: registered by their heartbeat, occupied by a claim, forgotten a day after the last."""
+
+from typing import Final
+
+from services.domain.ledger import Worker
+from services.store.database import WORK, Connection, notify
+
+_KNOWN_WORKER: Final = "SELECT draining, run_id FROM workers WHERE worker_id = %(worker_id)s"
+_REGISTER: Final = """
+INSERT INTO workers (worker_id, kind, gpu_class, version, draining, run_id)
+VALUES (%(worker_id)s, %(kind)s, %(gpu_class)s, %(version)s, %(draining)s, %(run_id)s)
+ON CONFLICT (worker_id) DO UPDATE SET kind = excluded.kind, gpu_class = excluded.gpu_class,
+    version = excluded.version, draining = excluded.draining, run_id = excluded.run_id,
+    heartbeat_at = clock_timestamp()
+"""
+
+
+def register(conn: Connection, worker: Worker, *, draining: bool, run_id: str | None) -> None:
+    """Make the worker known, or refresh its heartbeat and what it says of itself.
+
+    Args:
+        draining: it takes no further run.
+        run_id: the run that it holds.
+    """
+    facts = {
+        "worker_id": worker.worker_id,
+        "kind": worker.kind,
+        "gpu_class": worker.gpu_class,
+        "version": worker.version,
+        "draining": draining,
+        "run_id": run_id,
+    }
+    before = conn.execute(_KNOWN_WORKER, facts).fetchone()
+    conn.execute(_REGISTER, facts)
+    if before != (draining, run_id):
+        notify(conn, WORK)
+
+
+_OCCUPY: Final = "UPDATE workers SET run_id = %s WHERE worker_id = %s"
+
+
+def occupy(conn: Connection, worker_id: str, run_id: str) -> None:
+    """The worker claimed this run in this transaction."""
+    conn.execute(_OCCUPY, (run_id, worker_id))
+
+
+_RELEASE: Final = "UPDATE workers SET run_id = NULL WHERE worker_id = %s AND run_id = %s"
+
+
+def release(conn: Connection, worker_id: str | None, run_id: str) -> None:
+    """The run was taken from the worker, or given back by it."""
+    conn.execute(_RELEASE, (worker_id, run_id))
+
+
+_FORGET: Final = """
+DELETE FROM workers WHERE worker_id IN (
+    SELECT worker_id FROM workers WHERE heartbeat_at < clock_timestamp() - interval '1 day'
+    FOR UPDATE SKIP LOCKED)
+"""
+
+
+def forget_silent(conn: Connection) -> None:
+    """Delete the rows of workers that have been silent for a day; attempts keep their ids."""
+    conn.execute(_FORGET)

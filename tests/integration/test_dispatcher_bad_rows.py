@@ -1,0 +1,319 @@
+"""A bad row ends or postpones its own run; other tenants are served in the same round."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from services.dispatcher.health import Health
+from services.dispatcher.loop import Dispatcher
+from services.queue.app import trainer_queue
+from services.queue.rings import Rings
+from services.store import tenants
+from services.store.database import Database, DatabaseBusyError
+from services.store.failing_rows import MAX_FAILURES
+from services.store.run_rows import Run
+from tests.support.dispatching import build_all_shards, real_plan
+from tests.support.redis import RedisServer
+from tests.support.runs import LEASE, Ground
+
+LIMIT_BYTES = 20_000
+
+
+@pytest.fixture
+def impatient(database_url: str) -> Iterator[Database]:
+    """A database that waits for a lock for a fifth of a second."""
+    database = Database(database_url, max_size=4, lock_timeout=timedelta(seconds=0.2))
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def ada(impatient: Database) -> Ground:
+    return Ground.new(impatient)
+
+
+@pytest.fixture
+def bob(ada: Ground) -> Ground:
+    with ada.database.transaction() as conn:
+        tenant_id = tenants.create_tenant(conn, "bob")
+    return Ground(database=ada.database, tenant_id=tenant_id, ledger=ada.ledger)
+
+
+@pytest.fixture
+def dispatcher(
+    ada: Ground, redis_server: RedisServer, described_models_dir: Path
+) -> Iterator[Dispatcher]:
+    now_s = 0
+    health = Health(60, lambda: now_s)
+    for now_s in range(0, 62, 2):  # it trusts leases after a minute without a gap
+        health.note_answer()
+    with Rings(redis_server.url) as rings:
+        yield Dispatcher(
+            database=ada.database,
+            rings=rings,
+            health=health,
+            models_dir=described_models_dir,
+            offer=timedelta(seconds=10),
+            heartbeat=timedelta(seconds=10),
+            max_attempts=3,
+            max_index_bytes=LIMIT_BYTES,
+        )
+
+
+@pytest.fixture
+def elsewhere(database_url: str) -> Iterator[psycopg.Connection]:
+    """A transaction of somebody else."""
+    with psycopg.connect(database_url) as conn:
+        yield conn
+        conn.rollback()
+
+
+def execute(ground: Ground, statement: str, *facts: object) -> None:
+    with ground.database.transaction() as conn:
+        assert conn.execute(statement.encode(), facts).rowcount != 0
+
+
+def due_again(ground: Ground, run_id: str) -> None:
+    """Let the pause of the dispatcher be over."""
+    execute(ground, "UPDATE runs SET ring_after = clock_timestamp() WHERE run_id = %s", run_id)
+
+
+def reason_code(run: Run) -> str:
+    assert run.status_reason is not None
+    return str(run.status_reason["code"])
+
+
+def captions_of_length(ground: Ground, run: Run, length: int) -> None:
+    execute(
+        ground,
+        "UPDATE dataset_files SET text = path || left(text || repeat('word ', %s), %s)"
+        " WHERE media = 'caption' AND dataset_id = %s",
+        length,
+        length,
+        run.datasets["photos"],
+    )
+
+
+@pytest.mark.parametrize("length", [LIMIT_BYTES, 4 * LIMIT_BYTES])
+def test_data_larger_than_the_limit_fails_its_run_with_the_way_out(
+    ada: Ground, bob: Ground, dispatcher: Dispatcher, length: int
+) -> None:
+    huge = ada.queued(plan=real_plan())
+    captions_of_length(ada, huge, length)
+    good = bob.queued(plan=real_plan())
+
+    dispatcher.round()
+
+    run = ada.run(huge.run_id)
+    assert (run.status, reason_code(run)) == ("failed", "data_index_too_large")
+    assert run.status_reason is not None
+    assert run.status_reason["category"] == "user"
+    assert "Shorten the captions" in run.status_reason["message"]
+    assert bob.run(good.run_id).stage == "caching"
+
+
+def test_a_document_that_the_server_refuses_fails_its_run(
+    ada: Ground, bob: Ground, dispatcher: Dispatcher
+) -> None:
+    # An entry of a B-tree takes 2,704 bytes at most: ProgramLimitExceeded, as for a huge jsonb.
+    huge = ada.queued(plan=real_plan())
+    execute(
+        ada,
+        "UPDATE dataset_files SET text = (SELECT string_agg(md5(n::text), ' ')"
+        " FROM generate_series(1, 200) AS n) WHERE media = 'caption' AND dataset_id = %s",
+        huge.datasets["photos"],
+    )
+    execute(
+        ada,
+        "CREATE INDEX small ON run_documents ((data_index #>> '{}'))"
+        f" WHERE run_id = '{huge.run_id}'",
+    )
+    good = bob.queued(plan=real_plan())
+
+    dispatcher.round()
+
+    run = ada.run(huge.run_id)
+    assert (run.status, reason_code(run)) == ("failed", "data_index_too_large")
+    assert bob.run(good.run_id).stage == "caching"
+
+
+def test_a_locked_run_is_passed_over(
+    ada: Ground, bob: Ground, dispatcher: Dispatcher, elsewhere: psycopg.Connection
+) -> None:
+    locked, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
+    elsewhere.execute("SELECT FROM runs WHERE run_id = %s FOR UPDATE", (locked.run_id,))
+
+    dispatcher.round()
+
+    assert ada.run(locked.run_id).stage == "admission"
+    assert bob.run(good.run_id).stage == "caching"
+    elsewhere.rollback()
+    dispatcher.round()
+    assert ada.run(locked.run_id).stage == "caching"
+
+
+def test_a_run_whose_shard_is_locked_is_postponed_with_the_reason(
+    ada: Ground, bob: Ground, dispatcher: Dispatcher, elsewhere: psycopg.Connection
+) -> None:
+    first = ada.queued(plan=real_plan())
+    dispatcher.round()
+    second = ada.queued(plan=real_plan(), datasets=first.datasets)
+    good = bob.queued(plan=real_plan())
+    elsewhere.execute("UPDATE cache_shards SET attempts = 1 WHERE status = 'pending'")
+
+    dispatcher.round()
+
+    run = ada.run(second.run_id)
+    assert (run.status, run.stage) == ("queued", "admission")
+    assert reason_code(run) == "database_busy"
+    assert run.dispatch_failures == 0  # it is not the run's fault
+    assert bob.run(good.run_id).stage == "caching"
+    elsewhere.rollback()
+    due_again(ada, second.run_id)
+    dispatcher.round()
+    assert ada.run(second.run_id).stage == "caching"
+
+
+CORRUPTIONS = {
+    "an image without a size": "UPDATE dataset_files SET width_px = NULL WHERE dataset_id ="
+    " (SELECT datasets ->> 'photos' FROM runs WHERE run_id = %s)",
+    "datasets that are no object": "UPDATE runs SET datasets = '[]' WHERE run_id = %s",
+    "a dataset that is gone": """UPDATE runs SET datasets = '{"photos": "x"}' WHERE run_id = %s""",
+    "no documents": "DELETE FROM run_documents WHERE run_id = %s",
+}
+
+
+@pytest.mark.parametrize("corrupt", CORRUPTIONS.values(), ids=CORRUPTIONS)
+def test_a_corrupt_run_is_tried_again_and_fails_at_last(
+    ada: Ground, bob: Ground, dispatcher: Dispatcher, corrupt: str
+) -> None:
+    broken, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
+    execute(ada, corrupt, broken.run_id)
+
+    dispatcher.round()
+
+    run = ada.run(broken.run_id)
+    assert (run.status, run.stage, run.dispatch_failures) == ("queued", "admission", 1)
+    assert reason_code(run) == "internal_error"
+    assert bob.run(good.run_id).stage == "caching"
+    for _ in range(MAX_FAILURES - 1):
+        dispatcher.round()  # changes nothing: it is postponed
+        assert ada.run(broken.run_id).status == "queued"
+        due_again(ada, broken.run_id)
+        dispatcher.round()
+    run = ada.run(broken.run_id)
+    assert (run.status, reason_code(run)) == ("failed", "internal_error")
+    assert run.status_reason is not None
+    assert run.status_reason["category"] == "platform"
+    assert ada.event_types(broken.run_id)[-1] == "run.failed"
+
+
+def test_corrupt_runs_do_not_stay_first_in_line(
+    ada: Ground, bob: Ground, dispatcher: Dispatcher
+) -> None:
+    broken = [ada.queued(plan=real_plan()) for _ in range(8)]
+    for run in broken:
+        execute(ada, "UPDATE runs SET datasets = '[]' WHERE run_id = %s", run.run_id)
+    good = bob.queued(plan=real_plan())
+    for _ in range(3):  # four admissions a round
+        dispatcher.round()
+    assert bob.run(good.run_id).stage == "caching"
+
+
+def test_success_forgets_earlier_failures(ada: Ground, dispatcher: Dispatcher) -> None:
+    run_id = ada.queued(plan=real_plan()).run_id
+    execute(ada, "UPDATE runs SET dispatch_failures = 4 WHERE run_id = %s", run_id)
+    dispatcher.round()
+    assert ada.run(run_id).dispatch_failures == 0
+
+
+def test_a_shard_without_a_readable_error_holds_up_its_own_run_only(
+    ada: Ground, bob: Ground, dispatcher: Dispatcher
+) -> None:
+    broken, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
+    dispatcher.round()
+    build_all_shards(bob)
+    execute(
+        ada,
+        "UPDATE cache_shards SET status = 'failed', error = '{}' WHERE tenant_id = %s",
+        ada.tenant_id,
+    )
+
+    dispatcher.round()
+
+    assert bob.run(good.run_id).stage == "capacity"
+    run = ada.run(broken.run_id)
+    assert (run.stage, run.dispatch_failures) == ("caching", 1)
+    for _ in range(MAX_FAILURES - 1):
+        due_again(ada, broken.run_id)
+        dispatcher.round()
+    assert reason_code(ada.run(broken.run_id)) == "internal_error"
+
+
+def test_an_attempt_that_cannot_be_closed_delays_no_other(
+    ada: Ground, bob: Ground, dispatcher: Dispatcher, elsewhere: psycopg.Connection
+) -> None:
+    stuck, lost = ada.held(), bob.held()
+    for claim in (stuck, lost):
+        ada.let_lease_run_out(claim.run_id)
+    elsewhere.execute("UPDATE workers SET draining = true WHERE run_id = %s", (stuck.run_id,))
+
+    dispatcher.round()
+
+    assert ada.run(stuck.run_id).is_held
+    assert not bob.run(lost.run_id).is_held
+    elsewhere.rollback()
+    due_again(ada, stuck.run_id)
+    dispatcher.round()
+    assert ada.attempts(stuck.run_id)[0].outcome == "lost"
+
+
+def test_an_attempt_whose_end_cannot_be_written_delays_no_other(
+    ada: Ground, bob: Ground, dispatcher: Dispatcher
+) -> None:
+    broken, lost = ada.held(), bob.held()
+    for claim in (broken, lost):
+        ada.let_lease_run_out(claim.run_id)
+    execute(
+        ada,
+        "ALTER TABLE attempts ADD CONSTRAINT never CHECK"
+        f" (run_id <> '{broken.run_id}' OR outcome IS DISTINCT FROM 'lost')",
+    )
+
+    dispatcher.round()
+
+    assert ada.run(broken.run_id).dispatch_failures == 1
+    assert not bob.run(lost.run_id).is_held
+
+
+def test_a_locked_run_leaves_no_worker_without_an_offer(
+    ada: Ground,
+    bob: Ground,
+    dispatcher: Dispatcher,
+    elsewhere: psycopg.Connection,
+    queues: Callable[[str], int],
+) -> None:
+    locked, good = ada.claimable(), bob.claimable()
+    ada.worker()
+    elsewhere.execute("SELECT FROM runs WHERE run_id = %s FOR UPDATE", (locked.run_id,))
+
+    dispatcher.round()
+
+    assert bob.run(good.run_id).offered_until is not None
+    assert queues(trainer_queue("cpu")) == 1
+    assert ada.ledger.claim(good.run_id, worker_id="w", lease=LEASE) is not None
+
+
+def test_a_statement_that_takes_too_long_is_no_outage(database_url: str) -> None:
+    database = Database(database_url, max_size=1, statement_timeout=timedelta(seconds=0.1))
+    with (
+        pytest.raises(DatabaseBusyError, match="QueryCanceled"),
+        database.transaction() as conn,
+    ):
+        conn.execute("SELECT pg_sleep(10)")
+    with database.transaction() as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+    database.close()
