@@ -34,7 +34,7 @@ from tests.support.hub import HubServer
 from tests.support.redis import RedisServer
 from tests.support.runs import Ground, plan
 from tests.unit.config_examples import import_small
-from trainer_core.export.card import card_facts
+from trainer_core.export.card_facts import card_facts
 
 _LOSS = {"mean": 0.5, "held_out_mean": 0.6}
 _HUB = {"kind": "hub", "repo_id": "tester/moon", "private": True}

@@ -14,7 +14,8 @@ from trainer_core.base_models.describe import read_base_model
 from trainer_core.base_models.known import FOURTH_ENCODER
 from trainer_core.base_models.layout import FOURTH
 from trainer_core.config.plan import EmaPlan, LoraAdapter, Objective, Plan
-from trainer_core.export.card import card_facts, render_card
+from trainer_core.export.card import render_card
+from trainer_core.export.card_facts import card_facts
 from trainer_core.export.origin import Weights
 
 

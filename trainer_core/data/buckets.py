@@ -1,4 +1,4 @@
-"""How an image becomes a rectangle that the model takes: scale, then cut at the centre."""
+"""How an image becomes a rectangle that the model takes: scale, then crop at the centre."""
 
 import math
 from typing import Final
@@ -10,12 +10,12 @@ SIDE_MULTIPLE_PX: Final = 64
 
 
 class Geometry(Frozen):
-    """Scale the displayed image to ``resize_w × resize_h``, then cut the bucket out of it."""
+    """Scale the displayed image to ``resize_w × resize_h``, then crop it to the bucket."""
 
     resize_w: int
     resize_h: int
     crop_x: int
-    """Left edge of the cut, in pixels of the scaled image."""
+    """Left edge of the crop, in pixels of the scaled image."""
     crop_y: int
     width_px: int
     """Of the bucket; a multiple of 64."""
@@ -25,8 +25,8 @@ class Geometry(Frozen):
 def bucket_of(aspect: float, area_px: int, max_px: int) -> tuple[int, int]:
     """Width and height of the bucket for an aspect ratio (width / height).
 
-    Each side is the nearest multiple of 64; where that has more area than the model takes, the best
-    of the neighbouring multiples that has not.
+    Each side is the nearest multiple of 64. Where their area is more than ``max_px``, the
+    neighbouring multiples with the closest aspect ratio within ``max_px`` are taken.
     """
     ideal_w, ideal_h = math.sqrt(area_px * aspect), math.sqrt(area_px / aspect)
     nearest = (_side(round(ideal_w / SIDE_MULTIPLE_PX)), _side(round(ideal_h / SIDE_MULTIPLE_PX)))
@@ -60,11 +60,11 @@ def is_too_small(width_px: int, height_px: int, backend: Backend) -> bool:
 
 
 def geometry_of(width_px: int, height_px: int, backend: Backend, max_px: int) -> Geometry:
-    """How an image of this size (as displayed) is scaled and cut for a backend.
+    """How an image of this size (as displayed) is scaled and cropped for a backend.
 
-    Without ``crop`` the image is scaled to cover its bucket and trimmed. With ``crop`` it is cut as
-    it is, after a downsample where the backend's two sizes ask for one, and only scaled up where it
-    is smaller than the bucket.
+    Without ``crop`` the image is scaled to cover its bucket, then trimmed. With ``crop`` it keeps
+    its scale, but for two cases: the backend's two sizes may ask for a downsample, and an image
+    smaller than its bucket is scaled up.
     """
     area_px = min(backend.resolution_px**2, max_px)
     square = backend.crop and backend.crop_aspect == "square"
@@ -86,7 +86,7 @@ def geometry_of(width_px: int, height_px: int, backend: Backend, max_px: int) ->
 
 
 def _downsample(width_px: int, height_px: int, backend: Backend) -> float:
-    """The scale asked for before a crop: 1 where the image is not above the maximum."""
+    """The scale before a crop; 1 where the image is not above ``maximum_image_size``."""
     largest, target = backend.maximum_image_size_px, backend.target_downsample_size_px
     area_px = width_px * height_px
     if largest is None or target is None or area_px <= largest**2:

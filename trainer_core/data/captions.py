@@ -1,4 +1,4 @@
-"""The captions of an image: from its name, from a text file beside it, or one for all."""
+"""The captions of an image: from its name, from a text file beside it, or one for all images."""
 
 from pathlib import Path, PurePosixPath
 from typing import Final

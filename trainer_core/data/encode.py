@@ -1,4 +1,4 @@
-"""From a shard's spec and local files to the shard. What encodes is handed in."""
+"""Encode one shard from its spec and local files, with encoders that the caller passes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Encoders(Protocol):
     """A base model's VAE and text encoders, loaded when first asked for."""
 
     def check(self, encoder: Mapping[str, JsonValue]) -> None:
-        """Raise BaseModelError where these encoders are not the ones that a spec means."""
+        """Raise BaseModelError where a spec was made for other encoders."""
 
     def latents(
         self, encoder: Mapping[str, JsonValue], images_1CHW: torch.Tensor
@@ -32,7 +32,7 @@ class Encoders(Protocol):
 
 
 class WrittenShard(NamedTuple):
-    """A shard that stands under its final name."""
+    """A shard that is stored under its final name."""
 
     size_bytes: int
     sha256: str
@@ -43,22 +43,22 @@ def encode_shard(
 ) -> WrittenShard:
     """Encode every entry of the spec and write the shard to ``output``.
 
-    Entries are encoded one at a time, so that a row depends on its entry alone: the same caption
-    gives the same bits whatever stands beside it, and memory is bounded.
+    Entries are encoded one at a time. So memory is bounded and a row depends on its entry alone:
+    the same caption gives the same bits in any shard.
 
     Args:
-        models: what encodes.
-        spec: what goes in.
-        inputs: SHA-256 of a picture → where it lies; not needed for text.
+        models: the encoders.
+        spec: the entries of the shard.
+        inputs: SHA-256 of a picture → its file; not needed for text.
         output: the file to write; replaced where it exists.
 
     Raises:
-        BadImageError: a picture cannot be decoded, or a mask leaves nothing to train on; names the
-            entry's path.
+        BadImageError: names a picture that cannot be decoded, or a mask that leaves nothing to
+            train on.
         BaseModelError: the spec belongs to another base model.
-        ShardCorruptError: a picture is not given, or is not the one the spec names.
+        ShardCorruptError: a picture is missing from ``inputs``, or has another content.
     """
-    if spec.kind != "masks":  # no model has a part in those
+    if spec.kind != "masks":  # no model is needed for masks
         models.check(spec.encoder)
     rows = [_encode_entry(models, spec, entry, inputs) for entry in spec.entries]
     tensors = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
@@ -100,7 +100,7 @@ def pixels(image: Image.Image) -> torch.Tensor:
 
 
 def _check_content(path: Path, entry: PictureEntry) -> None:
-    """A latent under the wrong picture's name would be shared by every run that has the picture."""
+    """Raise ShardCorruptError for another content: all runs with the picture share its latents."""
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

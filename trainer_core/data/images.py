@@ -1,4 +1,4 @@
-"""Pictures from strangers: few formats, a bound on pixels, everything decoded, errors by name."""
+"""Decode pictures that users upload: few formats, a limit on pixels, errors that name the file."""
 
 import struct
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MaskKind = Literal["mask", "segmentation"]
 _WHITE: Final = 255
 _ORIENTATION: Final = 0x0112
 _SIDEWAYS: Final = (5, 6, 7, 8)
-"""Values of EXIF's orientation that change width and height places."""
+"""Values of EXIF's orientation that swap width and height."""
 
 _DECODING_ERRORS: Final = (
     OSError,
@@ -36,14 +36,14 @@ _DECODING_ERRORS: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFacts:
-    """The size of a picture as displayed, that is after the EXIF turn."""
+    """The size of a picture as displayed: after the rotation that EXIF asks for."""
 
     width_px: int
     height_px: int
 
 
 def inspect_image(path: Path, *, name: str) -> ImageFacts:
-    """Decode the whole picture and tell its size.
+    """Decode the whole picture and return its size.
 
     Raises BadImageError, whose message calls the file ``name``: another format than JPEG, PNG or
     WebP, more than 64 million pixels, or content that does not decode.
@@ -53,9 +53,10 @@ def inspect_image(path: Path, *, name: str) -> ImageFacts:
 
 
 def inspect_header(path: Path, *, name: str) -> ImageFacts:
-    """The size that a picture's first bytes tell, without decoding it.
+    """The size that a picture's first bytes declare, without decoding it.
 
-    Quick, and no proof: what follows may be broken. Raises BadImageError as ``inspect_image`` does.
+    It is quick and proves nothing: the rest of the file may be broken. Raises BadImageError as
+    ``inspect_image`` does.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -74,9 +75,9 @@ def inspect_header(path: Path, *, name: str) -> ImageFacts:
 
 
 def load_rgb(path: Path, geometry: Geometry, *, name: str | None = None) -> Image.Image:
-    """The picture scaled and cut to its bucket: RGB, 8 bit, ``width_px × height_px``.
+    """The picture scaled and cropped to its bucket: RGB, 8 bit, ``width_px × height_px``.
 
-    Transparency is laid over white. Raises BadImageError as ``inspect_image`` does.
+    Transparent parts become white. Raises BadImageError as ``inspect_image`` does.
     """
     image = _rgb(_displayed(path, name or path.name), "white")
     size = geometry.width_px, geometry.height_px
@@ -93,7 +94,7 @@ def load_mask(
 ) -> Image.Image:
     """A mask over its image's bucket: mode F, one value a cell of ``cell_px``, from 0 to 255.
 
-    The mask may have another size than its image: it is laid over all of it. Each value is a mean
+    The mask may have another size than its image: it is stretched over it. Each value is a mean
     over the cell, of the red channel for ``mask``; for ``segmentation`` of 255 wherever any channel
     is above black. What is transparent is black.
 
@@ -115,9 +116,9 @@ def load_mask(
 
 
 def _part_of(image: Image.Image, geometry: Geometry) -> tuple[float, float, float, float]:
-    """What stays of a picture of any size: left, top, right, bottom in its own pixels.
+    """The part of a picture that the crop keeps: left, top, right, bottom in its own pixels.
 
-    Only that is scaled: a very long picture would make a huge one in between.
+    Only this part is scaled. Scaling a very long picture whole would need much memory.
     """
     across, down = image.width / geometry.resize_w, image.height / geometry.resize_h
     left, top = geometry.crop_x * across, geometry.crop_y * down

@@ -1,7 +1,7 @@
-"""The data of a run as one document: which images, which captions, and in which shards they lie.
+"""The data of a run as one document: its images, its captions, and the shards that hold them.
 
-A shard is named by the digest of its spec, that is by what goes into it, so that equal work of two
-runs of one tenant meets in the cache.
+A shard is named by the digest of its spec, which says what goes into it. So two runs of one tenant
+that need the same shard share it in the cache.
 """
 
 from collections.abc import Mapping
@@ -27,11 +27,11 @@ class FileItem(Frozen):
     """As displayed, that is after the EXIF turn."""
     height_px: int
     captions: Many[str]
-    """One is drawn at each visit; an image without any is left out. A mask has none."""
+    """Each visit draws one; an image without any is left out. A mask has none."""
 
 
 class PictureEntry(Frozen):
-    """One image or mask and how it is cut."""
+    """One image or mask and how it is cropped."""
 
     path: str
     sha256: str
@@ -45,7 +45,7 @@ class TextEntry(Frozen):
 
 
 class ShardSpec(Frozen):
-    """What goes into a shard, and therefore its name."""
+    """What goes into a shard; its digest is the shard's name."""
 
     version: Literal[1] = 1
     kind: ShardKind
@@ -61,7 +61,10 @@ class ShardSpec(Frozen):
 
 
 class ShardDescription(Frozen):
+    """One shard of an index."""
+
     digest: str
+    """Of ``spec``."""
     kind: ShardKind
     spec: ShardSpec
 
@@ -90,11 +93,11 @@ class Sample(Frozen):
     texts: Many[ShardRef]
     """Its captions; never empty."""
     mask: ShardRef | None = None
-    """Where it counts; None: everywhere."""
+    """Where its loss counts; None: everywhere."""
 
 
 class DataIndex(Frozen):
-    """All samples of a run, in an order that depends on the data only."""
+    """All samples of a run, in an order that depends on the data alone."""
 
     version: Literal[1] = 1
     samples: Many[Sample]
@@ -102,13 +105,13 @@ class DataIndex(Frozen):
     prompts: dict[str, ShardRef]
     """Text → row, for the empty prompt and the sample image's prompts."""
     warnings: Many[str] = ()
-    """What was left out and why, in words for the tenant; not part of the digest."""
+    """What was left out and why, for the tenant; not part of the digest."""
 
     def digest(self) -> str:
         """SHA-256 of what is trained on and measured with: each sample's image, mask and captions.
 
-        Neither the prompts nor where a row lies are in it: another prompt of the sample image is
-        no other data. Computed once.
+        Prompts and the positions of rows are not part of it: with another prompt for the sample
+        image, the data is still the same. Computed once.
         """
         return self._digest
 
@@ -120,8 +123,8 @@ class DataIndex(Frozen):
             entry = self.shards[ref.shard].spec.entries[ref.row]
             if isinstance(entry, TextEntry):
                 return [encoders[ref.shard], entry.text]
-            cut: list[JsonValue] = list(vars(entry.geometry).values())
-            return [encoders[ref.shard], entry.sha256, *cut]
+            geometry: list[JsonValue] = list(vars(entry.geometry).values())
+            return [encoders[ref.shard], entry.sha256, *geometry]
 
         return digest_of(
             [

@@ -1,6 +1,6 @@
-"""From the files of a run to its index: every image cut, every caption collected, both dealt out.
+"""Make the index of a run from its files: crops, captions, masks, and their rows in shards.
 
-An image is paired with the mask of the same name; what cannot be used is left out and told.
+An image is paired with the mask of the same name. What cannot be used is left out with a warning.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from trainer_core.data.index import (
 )
 
 LATENTS_PER_SHARD: Final = 16
-"""Also of the masks' shards, which are cut where those of their images are."""
+"""Also masks per shard: a mask has the same row as its image's latents, in a shard of its own."""
 TEXTS_PER_SHARD: Final = 8
 MAX_TEXT_TOKENS: Final = 128
 _PATHS_SHOWN: Final = 5
@@ -36,14 +36,15 @@ _PATHS_SHOWN: Final = 5
 def build_index(
     plan: Plan, items: Sequence[FileItem], transformer_config: Mapping[str, Any]
 ) -> DataIndex:
-    """Cut every image, collect every caption, pair images with masks and deal all to shards.
+    """Choose crops, collect captions, pair images with masks, and assign all to rows of shards.
 
     The order of ``items`` does not matter. A shard of latents holds images of one backend and one
-    bucket; the prompts have shards of their own, so that another prompt disturbs no caption.
+    bucket. Prompts have shards of their own, so that another prompt changes no caption's shard.
 
-    Raises PlanError (``empty_dataset``, ``missing``, ``conflict``) naming each backend of which no
-    image is left and the images that lack their mask or have two, and ValueError where an item's
-    backend is not in the plan.
+    Raises:
+        PlanError: a backend has no usable image (``empty_dataset``), images have no mask
+            (``missing``) or several (``conflict``); names them.
+        ValueError: an item's backend is not in the plan.
     """
     max_px = max_area_px(transformer_config)
     backends = plan.identity.backends
@@ -121,11 +122,11 @@ def _kept(items: Sequence[FileItem], backend: Backend) -> tuple[list[FileItem], 
     """The images that can be used, and a sentence for each reason why others cannot."""
     small = [i for i in items if is_too_small(i.width_px, i.height_px, backend)]
     left_out = {i.path for i in small}
-    silent = [i for i in items if not i.captions and i.path not in left_out]
-    left_out |= {i.path for i in silent}
+    uncaptioned = [i for i in items if not i.captions and i.path not in left_out]
+    left_out |= {i.path for i in uncaptioned}
     reasons = (
         (small, f"smaller than minimum_image_size ({backend.minimum_image_size_px} px squared)"),
-        (silent, "without a caption"),
+        (uncaptioned, "without a caption"),
     )
     warnings = [
         f"{backend.id}: {len(group)} of {len(items)} images are {reason} and are left out "
@@ -152,17 +153,17 @@ class _Masks:
     def problems(self, position: int, images: Sequence[FileItem]) -> list[Problem]:
         """Images without a mask, and those with two, as problems of backend ``position``."""
         pointer = f"/data_backends/{position}/conditioning_data"
-        silent = [i.path for i in images if stem_of(i.path) not in self._by_stem]
-        torn = [i.path for i in images if len(self._by_stem.get(stem_of(i.path), ())) > 1]
+        missing = [i.path for i in images if stem_of(i.path) not in self._by_stem]
+        ambiguous = [i.path for i in images if len(self._by_stem.get(stem_of(i.path), ())) > 1]
         found = []
-        if silent:
+        if missing:
             message = (
-                f"{len(silent)} of {len(images)} images have no mask of the same name in "
-                f"{self.backend.id}: {_some(silent)}."
+                f"{len(missing)} of {len(images)} images have no mask of the same name in "
+                f"{self.backend.id}: {_some(missing)}."
             )
             found.append(Problem(pointer=pointer, code="missing", message=message))
-        if torn:
-            message = f"Several masks in {self.backend.id} have the name of: {_some(torn)}."
+        if ambiguous:
+            message = f"Several masks in {self.backend.id} have the name of: {_some(ambiguous)}."
             found.append(Problem(pointer=pointer, code="conflict", message=message))
         return found
 
@@ -173,12 +174,12 @@ class _Masks:
             for i in images
             if stem_of(i.path) in self._by_stem
         )
-        bent = [image.path for image, mask in pairs if _differs_in_shape(image, mask)]
-        if not bent:
+        mismatched = [image.path for image, mask in pairs if _differs_in_shape(image, mask)]
+        if not mismatched:
             return []
         warning = (
-            f"{self.backend.id}: {len(bent)} masks have another aspect ratio than their images and "
-            f"are stretched over them: {_some(bent)}."
+            f"{self.backend.id}: {len(mismatched)} masks have another aspect ratio than their "
+            f"images and are stretched over them: {_some(mismatched)}."
         )
         return [warning]
 
@@ -195,33 +196,33 @@ def _differs_in_shape(image: FileItem, mask: FileItem) -> bool:
 
 
 class _Shards:
-    """Deals rows to shards in the order of asking; a caption gets one row."""
+    """Assigns rows to shards in the order of the calls; equal captions share a row."""
 
     def __init__(self, plan: Plan) -> None:
         base: dict[str, JsonValue] = {"base_digest": plan.identity.base.digest}
         self._texts: dict[str, ShardRef] = {}
-        self._open: list[_OpenShard] = []
-        self._open_texts: ShardRef | None = None
+        self._shards: list[_ShardInProgress] = []
+        self._last_text: ShardRef | None = None
         # The VAE is small, and its errors stay in every step.
         self._latents_encoder = {**base, "compute": "fp32"}
         self._text_encoder = {**base, **_text_precision(plan), "max_tokens": MAX_TEXT_TOKENS}
 
     def text_row(self, text: str) -> ShardRef:
         if text not in self._texts:
-            last = self._open_texts
+            last = self._last_text
             if last is None or last.row + 1 == TEXTS_PER_SHARD:
                 last = self._start("text", self._text_encoder)
-            self._open_texts = self._texts[text] = self._add(last.shard, TextEntry(text=text))
+            self._last_text = self._texts[text] = self._add(last.shard, TextEntry(text=text))
         return self._texts[text]
 
     def close_texts(self) -> None:
-        """The next caption opens a new shard."""
-        self._open_texts = None
+        """The next caption begins a new shard."""
+        self._last_text = None
 
     def samples_of(
         self, items: Sequence[FileItem], backend: Backend, max_px: int, masks: _Masks | None
     ) -> list[Sample]:
-        """One sample an item, in the same order; ``masks`` has one for each."""
+        """One sample for each item, in the same order; ``masks`` has a mask for each."""
         newest: dict[tuple[str, int, int], ShardRef] = {}
 
         def row_of(
@@ -255,20 +256,20 @@ class _Shards:
         return samples
 
     def described(self) -> tuple[ShardDescription, ...]:
-        return tuple(shard.described() for shard in self._open)
+        return tuple(shard.described() for shard in self._shards)
 
     def _start(self, kind: ShardKind, encoder: dict[str, JsonValue]) -> ShardRef:
-        """The place before the first row of a new shard."""
-        self._open.append(_OpenShard(kind, encoder))
-        return ShardRef(shard=len(self._open) - 1, row=-1)
+        """Begin a new shard; returns the position before its first row."""
+        self._shards.append(_ShardInProgress(kind, encoder))
+        return ShardRef(shard=len(self._shards) - 1, row=-1)
 
     def _add(self, shard: int, entry: PictureEntry | TextEntry) -> ShardRef:
-        self._open[shard].entries.append(entry)
-        return ShardRef(shard=shard, row=len(self._open[shard].entries) - 1)
+        self._shards[shard].entries.append(entry)
+        return ShardRef(shard=shard, row=len(self._shards[shard].entries) - 1)
 
 
-class _OpenShard:
-    """A shard to which rows are still dealt."""
+class _ShardInProgress:
+    """A shard that still gets rows."""
 
     def __init__(self, kind: ShardKind, encoder: dict[str, JsonValue]) -> None:
         self._kind = kind
@@ -283,15 +284,15 @@ class _OpenShard:
 
 
 def _text_precision(plan: Plan) -> dict[str, JsonValue]:
-    """The part of a text shard's name; both CLIPs are in it only where they are not as loaded."""
+    """The precisions in a text shard's spec; of the two CLIPs only where they are quantised."""
     precision = plan.identity.precision
     clips: dict[str, JsonValue] = {
-        name: wish
-        for name, wish in (
+        name: quantization
+        for name, quantization in (
             ("text_encoder_1", precision.text_encoder_1),
             ("text_encoder_2", precision.text_encoder_2),
         )
-        if wish != "no_change"
+        if quantization != "no_change"
     }
     return {
         "compute": precision.compute,

@@ -1,8 +1,8 @@
 """Which samples make micro-batch i: a function, not a state.
 
-An epoch visits every training sample 1 + repeats times. Its micro-batches hold samples of one
-bucket each; a bucket's short tail is topped up from the bucket's own beginning. Orders come from a
-keyed permutation that is computed entry by entry, so a call costs the same at the first and at the
+An epoch visits every training sample 1 + repeats times. Each micro-batch holds samples of one
+bucket; the last one of a bucket is filled up from the bucket's own beginning. Orders come from a
+keyed permutation that is computed entry by entry. So a call costs the same at the first and at the
 millionth micro-batch, and nothing has to be saved.
 """
 
@@ -40,7 +40,7 @@ class _Bucket:
 
     samples: tuple[int, ...]
     ends: tuple[int, ...]
-    """Running total of visits: entry e belongs to the first sample whose end lies above e."""
+    """Running total of visits: entry e belongs to the first sample whose end is above e."""
 
     @property
     def visits(self) -> int:
@@ -51,7 +51,7 @@ class _Bucket:
 
 
 class Sampler:
-    """Micro-batch i of a run, for any i ≥ 0, in any order of asking."""
+    """Micro-batch i of a run, for any i ≥ 0, asked for in any order."""
 
     def __init__(self, index: DataIndex, seed: int, micro_batch_size: int) -> None:
         """Raises ValueError where the index holds no sample to train on."""
@@ -113,9 +113,9 @@ _ROUNDS: Final = 6
 def permuted(entry: int, count: int, key: bytes) -> int:
     """Where a keyed permutation of 0…count−1 sends ``entry``.
 
-    A Feistel network over the next even power of two, walked until it lands below ``count``: no
-    table, four evaluations at the most on average. Source: Black and Rogaway, "Ciphers with
-    Arbitrary Finite Domains" (2002), cycle walking and generalised Feistel.
+    A Feistel network over the next even power of two, applied again until the value is below
+    ``count``. It needs no table, and on average at most four evaluations. Source: Black and
+    Rogaway, "Ciphers with Arbitrary Finite Domains" (2002), cycle walking and generalised Feistel.
     """
     half_bits = max(1, ((count - 1).bit_length() + 1) // 2)
     mask = (1 << half_bits) - 1

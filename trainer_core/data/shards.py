@@ -27,7 +27,7 @@ TENSORS: Final[Mapping[str, Mapping[str, int]]] = {
 }
 """Kind of shard → its tensors and their numbers of dimensions."""
 
-_WAIT_LOOK_S: Final = 0.05
+_WAIT_POLL_S: Final = 0.05
 _OPEN_SHARDS: Final = 64
 
 
@@ -58,7 +58,7 @@ def write_shard(path: Path, kind: str, tensors: Mapping[str, torch.Tensor]) -> i
 
 
 def _check_tensors(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """The number of rows; ValueError in words where the shapes are not those of the kind."""
+    """The number of rows; raises ValueError where the shapes are not those of the kind."""
     expected = TENSORS[kind]
     if shapes.keys() != expected.keys():
         raise ValueError(f"a {kind} shard holds {sorted(expected)}, not {sorted(shapes)}")
@@ -72,10 +72,10 @@ def _check_tensors(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 class ShardFolder:
-    """Shards in a local folder that somebody else fills, read row by row from mapped files.
+    """Shards in a local folder that another process fills, read row by row from mapped files.
 
-    A file counts as there when its final name is: whoever puts it there renames it. At most 64
-    files are kept open.
+    A shard exists once a file has its final name: writers rename a finished file. At most 64 files
+    are kept open.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class ShardFolder:
         wait_s: float = 600.0,
         while_waiting: Callable[[ShardDescription], None] | None = None,
     ) -> None:
-        """``while_waiting`` is called about 20 times a second with the shard that is missed.
-
-        It may raise to give up early (a stop was asked for). ``wait_s`` bounds the wait for one
-        shard.
+        """Args:
+        wait_s: the longest wait for one shard.
+        while_waiting: called about 20 times a second with the shard that is waited for; it
+            may raise to end the wait, such as when a stop is requested.
         """
         self._folder = folder
         self._wait_s = wait_s
@@ -138,11 +138,11 @@ class ShardFolder:
                 )
             if self._while_waiting is not None:
                 self._while_waiting(shard)
-            time.sleep(_WAIT_LOOK_S)
+            time.sleep(_WAIT_POLL_S)
 
 
 def _open_checked(path: Path, shard: ShardDescription) -> Any:
-    """The mapped file, once its header says what the description says."""
+    """The mapped file, after its header was compared with the description."""
     try:
         file: Any = safe_open(path, framework="pt")
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict

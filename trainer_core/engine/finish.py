@@ -5,7 +5,7 @@ from pathlib import Path
 from trainer_core.engine.reporting import report_finished, report_sample, report_stage
 from trainer_core.engine.result import SAMPLE_NAME, write_run_result
 from trainer_core.engine.state import Run, TrainingState
-from trainer_core.export.card import card_facts
+from trainer_core.export.card_facts import card_facts
 from trainer_core.export.origin import Weights
 from trainer_core.faultpoints import fault_point
 from trainer_core.validation.fixed_loss import FixedLoss

@@ -1,7 +1,7 @@
-"""Reading adapters back: what a LoKr or LoRA file adds to which linear of the base model.
+"""Read an adapter: what a LoKr or LoRA file adds to each linear layer of the base model.
 
-Nothing is skipped: a key that belongs to no linear of the model is an error, and so is a count of
-modules other than the file's own. LyCORIS' loader passes over both without a word.
+Nothing is skipped. A key that belongs to no linear layer of the model is an error, and so is a
+number of modules other than the file's metadata say. LyCORIS' loader ignores both silently.
 """
 
 import json
@@ -34,7 +34,7 @@ _LOKR_PARTS: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleDelta:
-    """What one linear gets, as factors: the whole matrix is built one module at a time."""
+    """The change of one linear layer, as two factors; the product is built one module at a time."""
 
     kind: Literal["lokr", "lora"]
     left: torch.Tensor
@@ -57,7 +57,7 @@ class ModuleDelta:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterFile:
-    """An adapter, complete, whose modules are all linears of the base model."""
+    """A complete adapter; each of its modules is a linear layer of the base model."""
 
     kind: Literal["lokr", "lora"]
     deltas: Mapping[str, ModuleDelta]
@@ -65,10 +65,10 @@ class AdapterFile:
 
 
 def read_adapter(file: Path, linears: Iterable[LinearShape]) -> AdapterFile:
-    """The adapter in ``file``: LoKr as LyCORIS writes it, or LoRA as diffusers or ComfyUI has it.
+    """The adapter in ``file``: LoKr as LyCORIS writes it, LoRA as diffusers or ComfyUI writes it.
 
-    Alpha over rank is taken once, from the file's ``alpha`` tensors or its metadata. Multipliers
-    that a file only mentions are not: strength is the caller's.
+    Alpha over rank is applied once, from the file's ``alpha`` tensors or its metadata. A multiplier
+    in the metadata is ignored: the caller chooses the strength.
 
     Args:
         file: safetensors.
@@ -76,7 +76,7 @@ def read_adapter(file: Path, linears: Iterable[LinearShape]) -> AdapterFile:
 
     Raises:
         AdapterFileError: no such file, another format, a key or a shape that is not this base
-            model's, fewer or more modules than the file says it has, or a value that is not finite.
+            model's, fewer or more modules than the metadata say, or a value that is not finite.
     """
     tensors, metadata = _read(file)
     shapes = {linear.path: (linear.out_features, linear.in_features) for linear in linears}
@@ -152,26 +152,29 @@ def _lora_deltas(
         if path not in shapes or part is None:
             raise _foreign(file, key)
         parts.setdefault(path, {})[part] = tensor
-    told = _lora_config(file, metadata)
-    deltas = {}
-    for path in shapes:
-        if path not in parts:
-            continue
-        own = parts[path]
-        if not {"lora_A", "lora_B"} <= own.keys():
-            raise AdapterFileError(f"{file}: {path} lacks one of its two matrices")
-        down, up = _matrix(file, path, own["lora_A"]), _matrix(file, path, own["lora_B"])
-        rank = down.shape[0]
-        if up.shape[1] != rank:
-            raise AdapterFileError(f"{file}: {path} has matrices of two ranks")
-        alpha = _alpha(file, path, own["alpha"]) if "alpha" in own else told.get("lora_alpha", rank)
-        divisor = math.sqrt(rank) if told.get("use_rslora") and "alpha" not in own else rank
-        deltas[path] = ModuleDelta(kind="lora", left=up, right=down, scale=alpha / divisor)
-    return deltas
+    config = _lora_config(file, metadata)
+    return {path: _lora_delta(file, path, parts[path], config) for path in shapes if path in parts}
+
+
+def _lora_delta(
+    file: Path, path: str, parts: Mapping[str, torch.Tensor], config: Mapping[str, Any]
+) -> ModuleDelta:
+    if not {"lora_A", "lora_B"} <= parts.keys():
+        raise AdapterFileError(f"{file}: {path} lacks one of its two matrices")
+    down, up = _matrix(file, path, parts["lora_A"]), _matrix(file, path, parts["lora_B"])
+    rank = down.shape[0]
+    if up.shape[1] != rank:
+        raise AdapterFileError(f"{file}: {path} has matrices of two ranks")
+    if "alpha" in parts:
+        scale = _alpha(file, path, parts["alpha"]) / rank
+    else:
+        divisor = math.sqrt(rank) if config.get("use_rslora") else rank
+        scale = config.get("lora_alpha", rank) / divisor
+    return ModuleDelta(kind="lora", left=up, right=down, scale=scale)
 
 
 def _lora_place(key: str) -> tuple[str, str | None]:
-    """Path and part that a key names; the part is None where it is not one of a LoRA."""
+    """The path and the part that a key names; the part is None where it is not a LoRA's."""
     for suffix, part in _LORA_PARTS.items():
         for prefix in _LORA_PREFIXES:
             if key.startswith(prefix) and key.endswith(suffix):
@@ -180,21 +183,21 @@ def _lora_place(key: str) -> tuple[str, str | None]:
 
 
 def _lora_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """peft's LoraConfig out of the metadata; empty where there is none."""
+    """peft's LoraConfig from the metadata; empty where there is none."""
     try:
-        # Whole numbers as floats: one of a thousand digits is then infinite, and refused as that.
+        # Integers are read as floats: one of a thousand digits becomes infinite, which is refused.
         packed = json.loads(metadata.get(METADATA_KEY, "{}"), parse_int=float)
     except (ValueError, RecursionError) as error:
         raise AdapterFileError(f"{file}: its {METADATA_KEY} is not JSON") from error
     if not isinstance(packed, dict):
         raise AdapterFileError(f"{file}: its {METADATA_KEY} is not an object")
-    told = {name.removeprefix("transformer."): value for name, value in packed.items()}
+    config = {name.removeprefix("transformer."): value for name, value in packed.items()}
     for name in ("alpha_pattern", "use_dora"):
-        if told.get(name):
+        if config.get(name):
             raise AdapterFileError(f"{file}: {name} in its {METADATA_KEY} is not supported")
-    if not isinstance(told.get("lora_alpha", 1.0), float):
+    if not isinstance(config.get("lora_alpha", 1.0), float):
         raise AdapterFileError(f"{file}: lora_alpha in its {METADATA_KEY} is not a number")
-    return told
+    return config
 
 
 def _alpha(file: Path, path: str, tensor: torch.Tensor) -> float:
@@ -206,9 +209,9 @@ def _alpha(file: Path, path: str, tensor: torch.Tensor) -> float:
 def _check_count(
     file: Path, deltas: Mapping[str, ModuleDelta], metadata: Mapping[str, str]
 ) -> None:
-    told = metadata.get("modules")
-    if told is not None and told != str(len(deltas)):
-        raise AdapterFileError(f"{file} holds {len(deltas)} modules and says that it has {told}")
+    stated = metadata.get("modules")
+    if stated is not None and stated != str(len(deltas)):
+        raise AdapterFileError(f"{file} holds {len(deltas)} modules and says that it has {stated}")
 
 
 def _matrix(file: Path, path: str, tensor: torch.Tensor) -> torch.Tensor:

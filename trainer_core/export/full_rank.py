@@ -1,4 +1,4 @@
-"""A whole transformer in diffusers' own layout: trained in every weight, or merged."""
+"""Write and read a whole transformer in diffusers' layout: trained in full, or merged."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 _NAME: Final = "diffusion_pytorch_model"
 _FILE_BYTES: Final = 10 << 30
-"""Above this, weights go into several files, as diffusers has it."""
+"""Larger weights are split into several files, as diffusers does it."""
 
 
 def write_transformer(
@@ -19,8 +19,8 @@ def write_transformer(
 ) -> None:
     """Make ``folder`` with config.json and weights that `from_pretrained` loads.
 
-    ``parameters`` are taken one after the other, and at most one file of them is held. Raises
-    ValueError where there is nothing to write.
+    ``parameters`` are read one by one; memory holds at most one file of them. Raises ValueError
+    where there are none.
     """
     folder.mkdir(parents=True)
     drafts: list[Path] = []
@@ -52,7 +52,7 @@ def write_transformer(
 
 
 def read_transformer(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The opposite of ``write_transformer``: every stored weight in its own type, one at a time.
+    """The inverse of ``write_transformer``: each stored weight in its own dtype, one at a time.
 
     Raises OSError and ValueError where ``folder`` is no such folder.
     """

@@ -1,8 +1,8 @@
-"""The trained LoRA in the format that diffusers' ``load_lora_weights`` reads.
+"""Write a trained LoRA in the format that diffusers' ``load_lora_weights`` reads.
 
-At strength 1 the file is the adapter as it was trained, whoever reads it: alpha / rank is folded
-into B, and the metadata say alpha = rank. diffusers reads alpha from the metadata only and ComfyUI
-never does, so any other alpha would be right in one of them and silently wrong in the other.
+At strength 1 every reader gets the adapter as it was trained: alpha / rank is folded into B, and
+the metadata say alpha = rank. diffusers reads alpha only from the metadata and ComfyUI never does.
+So any other alpha would be right in one of them and silently wrong in the other.
 """
 
 import json
@@ -40,7 +40,7 @@ def lora_tensors(
 
 
 def lora_metadata(adapter: LoraAdapter) -> dict[str, JsonValue]:
-    """What diffusers hands to peft's LoraConfig after it has cut ``transformer.`` off each key."""
+    """What diffusers passes to peft's LoraConfig, after removing ``transformer.`` from each key."""
     config: dict[str, JsonValue] = {
         "peft_type": "LORA",
         "r": adapter.rank,
@@ -58,7 +58,7 @@ def write_lora_file(
     adapter: LoraAdapter,
     origin: Origin,
 ) -> None:
-    """The adapter into an existing folder."""
+    """Write the adapter into an existing folder."""
     save_file(
         lora_tensors(parameters, adapter),
         folder / ADAPTER_NAME,

@@ -1,9 +1,9 @@
-"""The trained LoKr in LyCORIS' own file format, which ComfyUI reads too.
+"""Write a trained LoKr in LyCORIS' file format, which ComfyUI reads too.
 
-At strength 1 the file is the adapter as it was trained, whoever reads it: scalar, alpha / dim and
-multiplier are all folded into the smallest matrix. Readers do not agree on any of them: LyCORIS'
-loader knows no scalar, its ``merge_to()`` drops the multiplier that the loader was given and takes
-alpha / dim twice, and ComfyUI knows neither scalar nor multiplier.
+At strength 1 every reader gets the adapter as it was trained, because scalar, alpha / dim and
+multiplier are folded into the smallest matrix. Readers disagree on all three. LyCORIS' loader
+ignores the scalar. Its ``merge_to()`` drops the loader's multiplier and applies alpha / dim twice.
+ComfyUI ignores scalar and multiplier.
 """
 
 import json
@@ -24,7 +24,7 @@ PREFIX: Final = "lycoris_"
 
 _FACTORS: Final = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")
 _SCALED: Final = ("w1", "w1_a")
-"""The one that takes the scale: w1 is the smallest matrix, or the product of the smallest two."""
+"""The factor that is scaled: w1 is the smallest matrix, or w1_a the first of the smallest two."""
 
 
 def lycoris_tensors(
@@ -32,11 +32,12 @@ def lycoris_tensors(
 ) -> dict[str, torch.Tensor]:
     """``lycoris_<path with underscores>.{lokr_w1 …, alpha}``, fp32 on the CPU.
 
-    ``alpha`` equals the rank of what is decomposed, so alpha / dim is 1 however often it is taken.
+    ``alpha`` equals the rank of a decomposed matrix, so alpha / dim is 1 however often it is
+    applied.
 
     Args:
         parameters: ``<path>.w1`` and so on, trained or averaged.
-        adapter: with the modules that the file is to hold.
+        adapter: names the modules that the file is to hold.
 
     Raises:
         KeyError: a module lacks its matrices.
@@ -61,17 +62,17 @@ def lycoris_tensors(
 def lycoris_config(
     adapter: LokrAdapter, parameters: Mapping[str, torch.Tensor]
 ) -> dict[str, JsonValue]:
-    """A LyCORIS config whose network takes the file's matrices and makes the same of them.
+    """A LyCORIS config whose network takes the file's matrices and computes the same.
 
-    Every module is named: what the tenant wrote may have meant other class names, and LyCORIS adds
-    all linears where ``target_module`` is left out. Names are matched as shell patterns; as regular
-    expressions ``to_q`` would take ``to_q_t`` along.
+    Every module is named. The tenant's own patterns may fit other class names elsewhere, and
+    LyCORIS adapts all linear layers where ``target_module`` is left out. Names are matched as shell
+    patterns: as a regular expression, ``to_q`` would match ``to_q_t`` too.
     """
     overrides: dict[str, JsonValue] = {}
     for module in adapter.modules:
-        special = _special(adapter, module, is_decomposed=_is_decomposed(parameters, module.path))
-        if special:
-            overrides[module.path] = {"algo": "lokr", **special}
+        own = _overrides(adapter, module, is_decomposed=_is_decomposed(parameters, module.path))
+        if own:
+            overrides[module.path] = {"algo": "lokr", **own}
     preset: dict[str, JsonValue] = {
         "target_module": [],
         "target_name": [module.path for module in adapter.modules],
@@ -98,7 +99,7 @@ def write_lycoris_files(
     adapter: LokrAdapter,
     origin: Origin,
 ) -> None:
-    """Adapter and config into an existing folder; the config also goes into the file's metadata."""
+    """Write adapter and config into an existing folder; the file's metadata hold the config too."""
     config = json.dumps(lycoris_config(adapter, parameters), indent=2)
     save_file(
         lycoris_tensors(parameters, adapter),
@@ -125,11 +126,11 @@ def _is_decomposed(parameters: Mapping[str, torch.Tensor], path: str) -> bool:
     return f"{path}.w1_a" in parameters or f"{path}.w2_a" in parameters
 
 
-def _special(
+def _overrides(
     adapter: LokrAdapter, module: AdaptedModule, *, is_decomposed: bool
 ) -> dict[str, JsonValue]:
-    """In what this module differs from the config's own entries."""
-    # Where both matrices are full LyCORIS does not look at alpha; elsewhere the file says dim.
+    """The entries of this module that differ from those of the whole config."""
+    # LyCORIS ignores alpha where both matrices are full; elsewhere the file has alpha = dim.
     alpha = float(module.dim) if is_decomposed else adapter.linear_alpha
     pairs: tuple[tuple[str, JsonValue, JsonValue], ...] = (
         ("factor", module.factor, adapter.factor),
@@ -139,4 +140,4 @@ def _special(
         ("decompose_both", module.decompose_both, adapter.decompose_both),
         ("use_scalar", module.use_scalar, adapter.use_scalar),
     )
-    return {name: own for name, own, common in pairs if own != common}
+    return {name: value for name, value, common in pairs if value != common}

@@ -1,6 +1,6 @@
-"""An adapter added into the weights themselves, in fp32, and then cast.
+"""Merge an adapter into the weights of its base model: add in fp32, then cast.
 
-Small changes to bf16 weights drown in the rounding; how much of the adapter does is measured.
+Rounding to bf16 loses small changes. The report says how much of the adapter was lost.
 """
 
 import json
@@ -26,7 +26,7 @@ _WEIGHT: Final = ".weight"
 
 @dataclass(kw_only=True, slots=True)
 class MergeReport:
-    """What the cast to the target type took away, as squared 2-norms."""
+    """What the cast to the target type lost, as squared 2-norms."""
 
     changed: dict[str, float] = field(default_factory=dict)
     """By module, of the adapter's change Δ."""
@@ -35,7 +35,7 @@ class MergeReport:
 
     @property
     def share(self) -> float:
-        """Norm of what is lost over the norm of the change, over all modules; 0: nothing is."""
+        """Norm of the lost part over the norm of the change, over all modules; 0: no loss."""
         return _share(sum(self.lost.values()), sum(self.changed.values()))
 
     def worst(self, count: int) -> list[tuple[str, float]]:
@@ -49,15 +49,15 @@ def _share(lost: float, changed: float) -> float:
 
 
 def check_multiplier(multiplier: float) -> None:
-    """Raise AdapterFileError where the strength is no finite number: every weight would be NaN."""
+    """Raise AdapterFileError where the strength is not finite: every weight would become NaN."""
     if not math.isfinite(multiplier):
         raise AdapterFileError(f"the multiplier {multiplier} is not finite; 1 is as trained")
 
 
 def merge_into(model: nn.Module, adapter: AdapterFile, multiplier: float) -> MergeReport:
-    """Add the adapter into the weights of a model in memory, in the type that they have.
+    """Add the adapter to the weights of a model in memory; they keep their dtype.
 
-    Before quantisation: what is added to a quantised weight never reaches the integers.
+    To be done before quantisation: what is added to a quantised weight is lost.
 
     Raises:
         AdapterFileError: ``multiplier`` or a weight with the adapter in it is not finite.
@@ -91,21 +91,21 @@ def merge_folder(
     multiplier: float,
     on_module: Callable[[int, int], None],
 ) -> MergeReport:
-    """Write ``output/transformer``: the base model's with the adapter in it.
+    """Write ``output/transformer``: the base model's transformer with the adapter in it.
 
-    The folder appears complete or not at all. Weights go through memory one by one, and one file of
-    at most 10 GB is held.
+    The folder appears complete or not at all. Weights are merged one by one, and memory holds at
+    most one file of 10 GB.
 
     Args:
         base: a base model's folder, as diffusers writes it.
         adapter: a LoKr or LoRA file; see ``read_adapter``.
-        output: where to; nothing may be there, or an empty folder.
+        output: a new or an empty folder.
         dtype: of all weights written.
         multiplier: strength; 1 is the adapter as trained.
         on_module: called with how many modules are merged and how many there are.
 
     Raises:
-        OutputError: something stands at ``output``.
+        OutputError: ``output`` exists and is no empty folder.
         BaseModelError: ``base`` is quantised, or cannot be read.
         AdapterFileError: see ``read_adapter``; or ``multiplier`` or a sum is not finite.
     """
@@ -113,16 +113,16 @@ def merge_folder(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} is there already; name a new or an empty folder")
     config = read_transformer_config(base)
-    read = read_adapter(adapter, hidream_linears(config))
+    deltas = read_adapter(adapter, hidream_linears(config)).deltas
     report = MergeReport()
 
     def merged() -> Iterator[tuple[str, torch.Tensor]]:
         for name, weight in _stored(base):
             path = name.removesuffix(_WEIGHT)
-            if path in read.deltas and name.endswith(_WEIGHT):
-                matrix = read.deltas[path].matrix() * multiplier
+            if path in deltas and name.endswith(_WEIGHT):
+                matrix = deltas[path].matrix() * multiplier
                 yield name, _merged(report, path, weight, matrix, dtype)
-                on_module(len(report.changed), len(read.deltas))
+                on_module(len(report.changed), len(deltas))
             else:
                 yield name, weight.to(dtype)
 
@@ -130,7 +130,7 @@ def merge_folder(
     shutil.rmtree(draft, ignore_errors=True)
     try:
         write_transformer(draft / "transformer", config, merged())
-        missing = sorted(read.deltas.keys() - report.changed.keys())
+        missing = sorted(deltas.keys() - report.changed.keys())
         if missing:
             raise BaseModelError(f"{base} lacks {len(missing)} weights, such as {missing[0]}")
         facts = _facts(report, adapter, dtype, multiplier)
@@ -143,7 +143,7 @@ def merge_folder(
 
 
 def read_transformer_config(base: Path) -> dict[str, Any]:
-    """The transformer's config.json; raises BaseModelError where it is none of a plain model."""
+    """The transformer's config.json; raises BaseModelError for a quantised or unreadable model."""
     path = base / "transformer" / "config.json"
     try:
         config = json.loads(path.read_bytes())
@@ -159,7 +159,7 @@ def read_transformer_config(base: Path) -> dict[str, Any]:
 
 
 def _stored(base: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The base model's weights; raises BaseModelError also where one is not floating-point."""
+    """The base model's weights; raises BaseModelError where one is unreadable or no float."""
     folder = base / "transformer"
     try:
         for name, weight in read_transformer(folder):
@@ -184,7 +184,7 @@ def _merged(
     matrix: torch.Tensor,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """cast(W + Δ); the difference is taken in float64, where the sum itself is exact enough.
+    """cast(W + Δ), and its loss in the report, which is computed in float64.
 
     Raises AdapterFileError where the sum is not finite.
     """

@@ -1,4 +1,4 @@
-"""What an adapter file says about where it comes from. Imports no torch."""
+"""What the metadata of an adapter file say about its training. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -6,12 +6,12 @@ from typing import Final, Literal
 ADAPTER_NAME: Final = "pytorch_lora_weights.safetensors"
 
 Weights = Literal["trained", "ema"]
-"""The trained values themselves, or their running mean."""
+"""The trained values, or their running mean (EMA)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """Of one file."""
+    """The training that one adapter file comes from."""
 
     base_model: str
     step: int
@@ -19,7 +19,7 @@ class Origin:
     weights: Weights
 
     def as_metadata(self, *, modules: int) -> dict[str, str]:
-        """For the header of a safetensors file; ``modules`` lets a reader notice a loss."""
+        """Metadata of a safetensors file; by ``modules`` a reader notices missing ones."""
         return {
             "format": "pt",
             "base_model": self.base_model,

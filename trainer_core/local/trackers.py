@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases: listeners of the event file that plot its numbers by step."""
+"""TensorBoard and Weights & Biases: listeners of the events that plot their numbers by step."""
 
 import json
 import re
@@ -34,13 +34,13 @@ class TrackerMissingError(TrainerError):
 
 
 class Tracker(Protocol):
-    """Something that plots."""
+    """Plots numbers."""
 
     def log(self, scalars: dict[str, float], step: int) -> None:
-        """Finite numbers of one step; steps never fall within a process."""
+        """Plot finite numbers of one step; within a process the step never decreases."""
 
     def close(self) -> None:
-        """Hand over what is still held."""
+        """Write what is still buffered."""
 
 
 def check_trackers(plan: Plan) -> None:
@@ -58,13 +58,14 @@ def check_trackers(plan: Plan) -> None:
 def trackers(
     plan: Plan, output_dir: Path, events: EventWriter, *, from_step: int
 ) -> Iterator[None]:
-    """Have the trackers that ``report_to`` names follow the events; training outlives them.
+    """Plot events with the trackers that ``report_to`` names; one that fails does not end training.
 
     Args:
         plan: of the run.
         output_dir: their files go to ``logs/<run name>`` below it.
-        events: what they listen to; is told of a tracker that fails, once.
-        from_step: steps that are done. What an earlier process plotted above is superseded.
+        events: what they listen to; a tracker that fails causes one warning event.
+        from_step: the step that the run resumes from. Points that an earlier process plotted
+            beyond it are superseded.
     """
     open_ones: list[tuple[str, Tracker]] = []
     for kind in plan.operation.report_to:
@@ -80,7 +81,7 @@ def trackers(
 
 
 def scalars_of(event: Event) -> dict[str, float]:
-    """What an event has to plot; numbers that are missing or not finite are left out."""
+    """The numbers of an event that are plotted; missing ones and those not finite are left out."""
     match event.name:
         case "step":
             named = {f"train/{name}": event.data.get(name) for name in _STEP_SCALARS}
@@ -94,17 +95,17 @@ def scalars_of(event: Event) -> dict[str, float]:
 
 
 def _listener(tracker: Tracker) -> Callable[[Event], None]:
-    def tell(event: Event) -> None:
+    def listen(event: Event) -> None:
         if scalars := scalars_of(event):
             tracker.log(scalars, event.step)
 
-    return tell
+    return listen
 
 
 def _guarded(name: str, act: Callable[[], Any], events: EventWriter) -> Any:
     try:
         return act()
-    except Exception as error:  # noqa: BLE001 - other people's code; training must outlive it
+    except Exception as error:  # noqa: BLE001 - foreign code must not end the training
         message = f"report_to {name} failed: {type(error).__name__}: {error}"
         events.emit("warning", events.last_step, {"code": "tracker_failed", "message": message})
         return None
@@ -118,23 +119,23 @@ def _open(kind: Kind, plan: Plan, output_dir: Path, from_step: int) -> Tracker:
 
 
 def _as_folder(name: str) -> str:
-    """A run's name as one folder's name."""
+    """A run's name made safe as the name of one folder."""
     return re.sub(r"[^\w. -]+", "_", name).strip(". ") or "run"
 
 
 class _TensorBoard:
-    """Event files that TensorBoard reads."""
+    """Writes event files for TensorBoard."""
 
     def __init__(self, folder: Path, from_step: int) -> None:
         from tensorboardX import SummaryWriter  # noqa: PLC0415 - half a second
 
-        # Points above were plotted by a process that died before its next checkpoint.
+        # A process that died before its next checkpoint plotted points beyond this step.
         purge_step = from_step + 1 if from_step else None
         self._writer = SummaryWriter(
             str(folder),
             purge_step=purge_step,
             flush_secs=_FLUSH_EVERY_S,
-            filename_suffix=f".{from_step}",  # two of one second would be one file
+            filename_suffix=f".{from_step}",  # else two of one second share a file
         )
 
     def log(self, scalars: dict[str, float], step: int) -> None:
@@ -146,7 +147,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """One run there; a resume goes on in the same one."""
+    """One run at Weights & Biases; a resumed run continues it."""
 
     def __init__(self, plan: Plan, name: str, folder: Path, from_step: int) -> None:
         import wandb  # noqa: PLC0415 - an extra of its own
@@ -161,8 +162,8 @@ class _Wandb:
             config=json.loads(plan.identity.model_dump_json()),
             settings=wandb.Settings(console="off", silent=True),
         )
-        # Steps that a killed process plotted come again after a resume: the axis is a number of
-        # ours, since wandb's own may never go back.
+        # After a resume, steps that a killed process plotted come again. wandb's own step must
+        # not decrease, so the axis is a number that we log.
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
 

@@ -29,7 +29,7 @@ from trainer_core.engine.loop import train
 from trainer_core.engine.result import write_run_result
 from trainer_core.engine.setup import LoadedRun, load_run
 from trainer_core.engine.state import open_run
-from trainer_core.export.card import card_facts
+from trainer_core.export.card_facts import card_facts
 from trainer_core.local.cache import fill_cache
 from trainer_core.local.data import LocalData, find_data_folders, scan
 from trainer_core.local.run import Attempt, LocalRun
