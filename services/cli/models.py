@@ -19,13 +19,13 @@ def make_tiny(
     folder: Annotated[Path, typer.Argument(help="Where to write it; must not exist yet.")],
 ) -> None:
     """Write a tiny random model of HiDream's shape, to try everything out on a CPU."""
-    from trainer_core.base_models.known import TEST_MODELS  # noqa: PLC0415
+    from trainer_core.base_models.known import TEST_MODELS, TINY_NAME  # noqa: PLC0415
     from trainer_core.base_models.obtain import write_test_model  # noqa: PLC0415
 
     if folder.exists():
         raise CommandError(f"{folder} exists already")
-    write_test_model(folder, TEST_MODELS["hidream-tiny"])
-    output.print_note(f"wrote the base model hidream-tiny to {folder}")
+    write_test_model(folder, TEST_MODELS[TINY_NAME])
+    output.print_note(f"wrote the base model {TINY_NAME} to {folder}")
     _note_when_elsewhere(folder)
 
 

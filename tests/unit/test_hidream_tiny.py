@@ -14,6 +14,7 @@ from trainer_core.base_models.describe import (
     read_base_model,
     read_base_models,
 )
+from trainer_core.base_models.known import TINY_NAME, WIDE_NAME
 from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.errors import BaseModelError
 from trainer_core.hidream.loading import (
@@ -22,7 +23,7 @@ from trainer_core.hidream.loading import (
     load_transformer,
     load_vae,
 )
-from trainer_core.hidream.testing.tiny import TINY_NAME, WIDE_NAME, make_tiny
+from trainer_core.hidream.testing.tiny import make_tiny
 from trainer_core.hidream.text import encode_texts
 
 MODEL_CLASSES = {

@@ -1,4 +1,4 @@
-"""The operator's list of base models: one folder each, described by ``reverie-base.json``."""
+"""A base model in a folder: its description ``reverie-base.json``, its files, their hashes."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
+from trainer_core.base_models.layout import read_config
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.errors import BaseModelError
@@ -37,7 +38,7 @@ class BaseModel:
 def read_base_models(models_dir: Path) -> dict[str, BaseModel]:
     """Name → base model for every described sub-folder of ``models_dir``.
 
-    Sub-folders without a description are passed over. Raises BaseModelError where a description
+    Sub-folders without a description are skipped. Raises BaseModelError where a description
     cannot be read, where two folders claim one name, or where ``models_dir`` does not exist.
     """
     if not models_dir.is_dir():
@@ -54,14 +55,15 @@ def read_base_models(models_dir: Path) -> dict[str, BaseModel]:
 
 
 def home_of(env: Mapping[str, str]) -> Path:
-    """Where Reverie keeps what it makes on this machine: REVERIE_HOME, else ``~/.reverie``."""
+    """Where Reverie writes on this machine: REVERIE_HOME, or ``~/.reverie``."""
     return Path(env.get("REVERIE_HOME") or "~/.reverie").expanduser()
 
 
 def listed_base_models(env: Mapping[str, str]) -> dict[str, BaseModel]:
-    """Those of REVERIE_MODELS_DIR, else of ``models`` in the home where there is such a folder.
+    """The operator's list: the models in REVERIE_MODELS_DIR, or in ``models`` in the home.
 
-    Raises BaseModelError as ``read_base_models`` does.
+    Empty where REVERIE_MODELS_DIR is not set and the home has no such folder. Raises
+    BaseModelError as ``read_base_models`` does.
     """
     named = env.get("REVERIE_MODELS_DIR")
     models_dir = Path(named).expanduser() if named else home_of(env) / "models"
@@ -71,12 +73,12 @@ def listed_base_models(env: Mapping[str, str]) -> dict[str, BaseModel]:
 def read_base_model(folder: Path) -> BaseModel:
     """The one base model in ``folder``; raises BaseModelError where it is not described."""
     try:
-        description = json.loads((folder / DESCRIPTION_NAME).read_bytes())
-        config = json.loads((folder / "transformer" / "config.json").read_bytes())
-        name, digest = description["name"], description["digest"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BaseModelError(f"{folder}: the base model cannot be read: {error}") from error
-    if not (isinstance(name, str) and isinstance(digest, str) and isinstance(config, dict)):
+        description = read_config(folder / DESCRIPTION_NAME)
+        config = read_config(folder / "transformer" / "config.json")
+    except BaseModelError as error:
+        raise BaseModelError(f"{folder}: the base model cannot be read: {error.message}") from error
+    name, digest = description.get("name"), description.get("digest")
+    if not (isinstance(name, str) and isinstance(digest, str)):
         raise BaseModelError(f"{folder / DESCRIPTION_NAME}: name and digest have to be text")
     return BaseModel(name=name, folder=folder, digest=digest, transformer_config=config)
 
@@ -88,9 +90,9 @@ def describe_base(folder: Path, name: str) -> BaseModel:
 
 
 def stamps_of(folder: Path) -> dict[str, JsonValue]:
-    """Relative path → what shows that a file is the one that was hashed, without reading it.
+    """Relative path → size and times of a file, which differ after any change to it.
 
-    Taken before the files are hashed: what is replaced meanwhile is noticed afterwards.
+    Taken before the files are hashed, so that a change while hashing is noticed afterwards.
     """
     stamps: dict[str, JsonValue] = {}
     for path in content_of(folder):
@@ -98,7 +100,7 @@ def stamps_of(folder: Path) -> dict[str, JsonValue]:
         stamps[path.relative_to(folder).as_posix()] = {
             "size_bytes": facts.st_size,
             "mtime_ns": facts.st_mtime_ns,
-            # Changes with the content also where the mtime was set back, as tar and rsync do.
+            # Changes with the content even if the mtime is set back, as tar and rsync do.
             "ctime_ns": facts.st_ctime_ns,
         }
     return stamps
@@ -132,9 +134,14 @@ def write_description(
     *,
     stamps: dict[str, JsonValue] | None = None,
 ) -> BaseModel:
-    """Write ``reverie-base.json`` into ``folder`` at once and return the base model.
+    """Write ``reverie-base.json`` into ``folder`` atomically and return the base model.
 
-    ``digest`` None: that of ``files``. ``stamps``: of the files, where they were hashed.
+    Args:
+        folder: has the transformer's configuration already.
+        name: of the base model.
+        files: what ``hash_files`` returned, or what the model was composed of.
+        digest: of the base model; None: that of ``files``.
+        stamps: what ``stamps_of`` returned before hashing; None: the files were not hashed.
     """
     description = {
         "name": name,
@@ -153,7 +160,10 @@ def write_description(
 
 
 def content_of(folder: Path) -> Iterator[Path]:
-    """The files that make the model; what a download tool leaves in hidden folders is not one."""
+    """The model's files in order of their paths, without the description and hidden files.
+
+    Download tools leave hidden folders behind.
+    """
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         hidden = any(part.startswith(".") for part in parts)

@@ -27,9 +27,9 @@ FOURTH_ENCODER: Final = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
 """Repository of the fourth text encoder, which HiDream-I1's own repository leaves out.
 
 An ungated copy of Llama 3.1 8B Instruct, in the sub-folders text_encoder_4 and tokenizer_4."""
-TEST_MODELS: Final[Mapping[str, str]] = MappingProxyType(
-    {"hidream-tiny": "tiny", "hidream-wide": "wide"}
-)
+TINY_NAME: Final = "hidream-tiny"
+WIDE_NAME: Final = "hidream-wide"
+TEST_MODELS: Final[Mapping[str, str]] = MappingProxyType({TINY_NAME: "tiny", WIDE_NAME: "wide"})
 """Name of a test model → the ``--shape`` of `python -m trainer_core make-tiny` that writes it."""
 
 
@@ -135,11 +135,11 @@ _TINY: Final[ModelConfig] = MappingProxyType(
         "text_emb_dim": 64,
         "axes_dims_rope": [16, 8, 8],
         "max_resolution": [32, 32],
-        "llama_layers": [0, 1, 2, 2],
+        "llama_layers": [0, 1, 2, 2],  # the last one repeated, as in the real model
     }
 )
 _WIDE: Final[ModelConfig] = MappingProxyType(
-    {
+    {  # both sides of every matrix product are multiples of 16, as 8-bit kernels need
         **_TINY,
         "num_layers": 1,
         "num_single_layers": 2,
@@ -153,8 +153,8 @@ _NO_ENCODERS: Final = (None, None, None, None)
 KNOWN_MODELS: Final[Mapping[str, PartConfigs]] = MappingProxyType(
     {
         **dict.fromkeys(FLAVOURS.values(), PUBLISHED),
-        "hidream-tiny": PartConfigs(transformer=_TINY, text_encoders=_NO_ENCODERS, vae=None),
-        "hidream-wide": PartConfigs(transformer=_WIDE, text_encoders=_NO_ENCODERS, vae=None),
+        TINY_NAME: PartConfigs(transformer=_TINY, text_encoders=_NO_ENCODERS, vae=None),
+        WIDE_NAME: PartConfigs(transformer=_WIDE, text_encoders=_NO_ENCODERS, vae=None),
     }
 )
 """Name of a base model → its parts."""

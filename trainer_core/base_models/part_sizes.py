@@ -19,13 +19,13 @@ class PartSize:
     parameters: int
     linears: int
     linear_weights: int
-    """Elements of the weights of its linear layers: what is quantised."""
+    """Elements of the weights of its linear layers, which are what is quantised."""
     linear_rows: int
-    """Output channels of its linear layers: each has one scale where it is quantised."""
+    """Output channels of its linear layers; each has one scale when quantised."""
 
 
 def transformer_tensors(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Elements of every parameter of the transformer, in no order that matters."""
+    """Elements of each parameter of the transformer; the order has no meaning."""
     linears = hidream_linears(config)
     weights = [linear.in_features * linear.out_features for linear in linears]
     biases = [linear.out_features for linear in linears if linear.bias]
@@ -48,7 +48,7 @@ def transformer_size(config: Mapping[str, Any]) -> PartSize:
 
 
 def text_encoder_size(number: int, config: Mapping[str, Any]) -> PartSize:
-    """``number``: 1 and 2 are CLIPs with projection, 3 is T5's encoder, 4 is Llama."""
+    """Of one text encoder; ``number``: 1 and 2 are CLIP with projection, 3 is T5, 4 is Llama."""
     return (_clip, _clip, _t5, _llama)[number - 1](config)
 
 
@@ -98,7 +98,7 @@ def _size(linears: Sequence[tuple[int, int]], *, others: int) -> PartSize:
 
 
 def vae_parameters(config: Mapping[str, Any]) -> int:
-    """diffusers' AutoencoderKL with the usual blocks and attention in the middle."""
+    """Parameters of diffusers' AutoencoderKL, with attention in the middle block."""
     widths = [int(width) for width in config["block_out_channels"]]
     layers, latent = int(config["layers_per_block"]), int(config["latent_channels"])
     middle = 2 * _resnet(widths[-1], widths[-1]) + _attention(widths[-1])

@@ -13,7 +13,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import torch
@@ -33,11 +32,10 @@ from transformers import (
 )
 
 from trainer_core.base_models.describe import DESCRIPTION_NAME, describe_base
+from trainer_core.base_models.known import KNOWN_MODELS, TINY_NAME, WIDE_NAME
 from trainer_core.errors import BaseModelError
 from trainer_core.hidream.testing.tokenizers import clip_tokenizer, llama_tokenizer, t5_tokenizer
 
-TINY_NAME: Final = "hidream-tiny"
-WIDE_NAME: Final = "hidream-wide"
 _SEED: Final = 20250407
 
 _LATENT_SHIFT: Final = -0.063
@@ -50,43 +48,6 @@ _SELF_ATTENTION_GAIN: Final = 1.5
 """Queries and keys start alike and longer than usual, so a token attends mostly to itself."""
 _HEAD_STD: Final = 0.05
 """Of the output layer's weights: the velocities at the start are small beside their targets."""
-
-
-_SHARED: Final[Mapping[str, Any]] = MappingProxyType(
-    {
-        "patch_size": 2,
-        "in_channels": 16,
-        "out_channels": 16,
-        "num_attention_heads": 4,
-        "caption_channels": [48, 64],
-        "text_emb_dim": 64,
-        "num_routed_experts": 4,
-        "num_activated_experts": 2,
-        "max_resolution": (32, 32),
-    }
-)
-TRANSFORMERS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-    {
-        TINY_NAME: {
-            **_SHARED,
-            "num_layers": 2,
-            "num_single_layers": 2,
-            "attention_head_dim": 32,
-            "axes_dims_rope": (16, 8, 8),
-            "llama_layers": [0, 1, 2, 2],  # the last one repeated, as in the real model
-        },
-        # Both sides of every matrix product are multiples of 16, as 8-bit kernels want them.
-        WIDE_NAME: {
-            **_SHARED,
-            "num_layers": 1,
-            "num_single_layers": 2,
-            "attention_head_dim": 64,
-            "axes_dims_rope": (32, 16, 16),
-            "llama_layers": [0, 2, 2],
-        },
-    }
-)
-"""Name of a test model → the configuration of its transformer; all else is the same in both."""
 
 
 def make_tiny(folder: Path) -> None:
@@ -155,7 +116,7 @@ def _parts(name: str) -> dict[str, Any]:
         "tokenizer_2": clip_tokenizer(),
         "tokenizer_3": t5,
         "tokenizer_4": llama,
-        "transformer": HiDreamImageTransformer2DModel(**TRANSFORMERS[name]).eval(),
+        "transformer": HiDreamImageTransformer2DModel(**KNOWN_MODELS[name].transformer).eval(),
         "vae": _vae(),
     }
 
