@@ -12,8 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.test_resume_exact import shorten_texts
-from tests.support.jobs import Event, write_shards
+from tests.support.jobs import Event, shorten_texts, write_shards
 from tests.support.zygote import Zygote
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.data.index import DataIndex

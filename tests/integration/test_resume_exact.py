@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from tests.support.jobs import make_job
+from tests.support.jobs import make_job, shorten_texts
 from tests.support.zygote import Zygote
 from trainer_core.checkpoint.folders import committed_checkpoints
 
-STEPS, EVERY, ACCUMULATION, TOKENS = 40, 20, 2, 8
+STEPS, EVERY, ACCUMULATION = 40, 20, 2
 
 Case = tuple[str, str, str]
 """What is trained, by which optimizer, on which base."""
@@ -101,16 +101,6 @@ def job_of(
     }
     shorten_texts(shards)
     return job
-
-
-def shorten_texts(shards: Path) -> None:
-    """Keep only a few tokens of each caption, for speed."""
-    for path in shards.glob("*.safetensors"):
-        tensors = load_file(path)
-        if "llama" in tensors and tensors["t5"].shape[1] > TOKENS:
-            tensors["t5"] = tensors["t5"][:, :TOKENS].contiguous()
-            tensors["llama"] = tensors["llama"][:, :, :TOKENS].contiguous()
-            save_file(tensors, path)
 
 
 def state_of(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
@@ -211,7 +201,7 @@ def test_a_kill_changes_no_bit_in_any_combination(
 def test_one_step_at_a_tiny_rate_changes_what_is_saved(
     ground: Ground, trained: str, base: str
 ) -> None:
-    """Also in bf16, because trained weights are fp32, where such a step does not round to nothing."""
+    """Also in bf16: trained weights are fp32, where such a step does not round to nothing."""
     states = []
     for rate in (1e-7, 2e-7):
         folder = ground.folder / str(rate)

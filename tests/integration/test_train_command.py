@@ -77,7 +77,7 @@ def test_events_report_the_run_in_order(finished: tuple[Path, list[Event]]) -> N
     assert events[-1]["event"] == "finished"
 
 
-def test_digests_and_sizes_in_events_and_manifests_are_those_of_the_files(
+def test_events_and_manifests_have_the_files_digests_and_sizes(
     finished: tuple[Path, list[Event]],
 ) -> None:
     output, events = finished
@@ -279,7 +279,7 @@ def test_what_deepspeed_cannot_do_is_refused(
     assert words in events[-1]["message"]
 
 
-def test_the_plan_event_reports_how_the_base_was_prepared(
+def test_the_plan_event_reports_the_bases_preparation(
     finished: tuple[Path, list[Event]],
 ) -> None:
     _, events = finished

@@ -1,4 +1,4 @@
-"""Full-rank training under DeepSpeed: one process, resume, another stage, two ranks."""
+"""Full-rank training under DeepSpeed: one process, resume, another stage, and two ranks."""
 
 import json
 import sys
@@ -9,10 +9,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.jobs import events_in, make_job, start_train, train
+from tests.support.jobs import (
+    events_in,
+    make_job,
+    shorten_texts,
+    start_train,
+    train,
+    wait_for_event,
+)
+from trainer_core.checkpoint.folders import committed_checkpoints, read_manifest
 from trainer_core.hidream.loading import load_transformer
+from trainer_core.process.control import ControlRequest, write_control
 
 STEPS = 4
+TWO_RANKS = (
+    str(Path(sys.executable).parent / "torchrun"),
+    *("--nproc-per-node", "2", "--max-restarts", "0"),
+    *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +51,13 @@ def full_job(tiny: Path, shards: Path, folder: Path, **options: Any) -> dict[str
         "gradient_accumulation_steps": 2,
         "zero_stage": 2,
     }
-    return make_job(tiny, shards, folder, edge_px=64, count=2, **{**full, **options})
+    job = make_job(tiny, shards, folder, edge_px=64, count=2, **{**full, **options})
+    shorten_texts(shards)
+    return job
 
 
-def state_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / f"output/checkpoints/step-{STEPS:08d}/state.safetensors")
+def state_of(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"output/checkpoints/step-{step:08d}/state.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +85,7 @@ def test_the_result_is_a_transformer_that_learned(whole: Path, tiny_folder: Path
     assert card["loss"]["after"]["mean"] < card["loss"]["before"]["mean"]
 
 
-def test_the_checkpoint_is_whole_and_by_name(whole: Path, tiny_folder: Path) -> None:
+def test_the_checkpoint_holds_whole_tensors_by_name(whole: Path, tiny_folder: Path) -> None:
     names = dict(load_transformer(tiny_folder, torch.float32).named_parameters())
 
     state = state_of(whole)
@@ -98,18 +114,47 @@ def test_a_resumed_run_ends_with_the_same_weights(
 def test_two_ranks_take_the_same_steps(
     whole: Path, tiny_folder: Path, shards: Path, tmp_path: Path
 ) -> None:
-    launcher = (
-        str(Path(sys.executable).parent / "torchrun"),
-        *("--nproc-per-node", "2", "--max-restarts", "0"),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
-    )
     job = full_job(tiny_folder, shards, tmp_path)
-    process = start_train(job, tmp_path, launcher=launcher)
+    process = start_train(job, tmp_path, launcher=TWO_RANKS)
 
     assert process.wait(timeout=300) == 0, (tmp_path / "output.log").read_text()
 
     assert events_in(tmp_path)[-1]["event"] == "finished"
     assert_close(state_of(whole), state_of(tmp_path), exact=False)
+
+
+def test_two_ranks_stop_at_the_same_step_and_save_it(
+    tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    job = full_job(tiny_folder, shards, tmp_path, max_train_steps=500, checkpoint_step_interval=500)
+    process = start_train(job, tmp_path, launcher=TWO_RANKS)
+    wait_for_event(process, tmp_path, lambda e: e["event"] == "step")
+
+    write_control(tmp_path / "control", ControlRequest.STOP)
+
+    process.wait(timeout=60)  # torchrun's status is 1: the last event is the outcome
+    events = events_in(tmp_path)
+    assert events[-1]["event"] == "stopped", (tmp_path / "output.log").read_text()
+    (checkpoint,) = committed_checkpoints(tmp_path / "output/checkpoints")
+    assert read_manifest(checkpoint).step == events[-1]["step"]
+    assert state_of(tmp_path, events[-1]["step"]).keys() >= {"optim/x_embedder.proj.bias/step"}
+
+
+def test_the_run_ends_when_a_rank_is_killed(
+    tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    """The other rank waits for it in a collective operation, and must not wait for ever."""
+    job = full_job(tiny_folder, shards, tmp_path, checkpoint_step_interval=1)
+    fault = {"FAULT_AT": "train.before_step@2=kill", "FAULT_ONCE": str(tmp_path / "once")}
+    process = start_train(job, tmp_path, fault, launcher=TWO_RANKS)
+
+    assert process.wait(timeout=120) == 1
+
+    events = events_in(tmp_path)
+    assert not {"finished", "stopped"} & {event["event"] for event in events}
+    assert max(event["step"] for event in events) == 1
+    (checkpoint,) = committed_checkpoints(tmp_path / "output/checkpoints")
+    assert read_manifest(checkpoint).step == 1
 
 
 def assert_close(

@@ -22,6 +22,7 @@ from trainer_core.documents import load_document
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _PHOTOS = {"photos": EXAMPLES / "photos" / "train", "held-out": EXAMPLES / "photos" / "held_out"}
+_TOKENS = 8
 _SIZES = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
 
 Event = dict[str, Any]
@@ -85,6 +86,18 @@ def write_shards(index: DataIndex, base: BaseModel, folder: Path) -> None:
         path = folder / shard_name(shard.digest)
         if not path.exists():
             encode_shard(encoders, shard.spec, pictures, path)
+
+
+def shorten_texts(shards: Path) -> None:
+    """Keep only a few tokens of each cached caption: long ones take most of a tiny model's time."""
+    from safetensors.torch import load_file, save_file
+
+    for path in shards.glob("*.safetensors"):
+        tensors = load_file(path)
+        if "llama" in tensors and tensors["t5"].shape[1] > _TOKENS:
+            tensors["t5"] = tensors["t5"][:, :_TOKENS].contiguous()
+            tensors["llama"] = tensors["llama"][:, :, :_TOKENS].contiguous()
+            save_file(tensors, path)
 
 
 def make_job(
