@@ -1,4 +1,4 @@
-"""Structured logs to standard error, with secrets taken out on the way."""
+"""Structured logs to standard error; secrets are removed from every line."""
 
 import logging
 import re
@@ -15,14 +15,14 @@ _SECRET_NAME: Final = re.compile(
 _SIGNED_URL: Final = re.compile(r"(https?://[^\s?#]+)\?\S*signature\S*", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"(\w+://)[^\s/@]+@")
 _API_KEY: Final = re.compile(r"\brv_[A-Za-z0-9_-]{8,}")
-_GONE: Final = "[redacted]"
+_REDACTED: Final = "[redacted]"
 
 
 def configure(service: str, fmt: str) -> None:
     """Set up structlog, and standard logging at WARNING, for this process.
 
     Args:
-        service: stands in every line, such as ``dispatcher``.
+        service: name of the process in every line, such as ``dispatcher``.
         fmt: ``console`` or ``json``.
     """
     renderer: Processor = (
@@ -33,7 +33,7 @@ def configure(service: str, fmt: str) -> None:
         )
     )
 
-    # Not a context variable: threads start without those.
+    # Not a context variable: a new thread starts without those of its parent.
     def name_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return {**event, "service": service}
 
@@ -55,16 +55,16 @@ def configure(service: str, fmt: str) -> None:
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace values that are secret by their name or by their looks, at any depth."""
+    """Replace values that are secrets by their name or by their form, at any depth."""
     return {name: _clean(name, value) for name, value in event.items()}
 
 
 def _clean(name: str, value: Any) -> Any:
     if _SECRET_NAME.search(name):
-        return _GONE
+        return _REDACTED
     if isinstance(value, str):
-        text = _SIGNED_URL.sub(rf"\1?{_GONE}", value)
-        return _API_KEY.sub(_GONE, _USERINFO.sub(rf"\1{_GONE}@", text))
+        text = _SIGNED_URL.sub(rf"\1?{_REDACTED}", value)
+        return _API_KEY.sub(_REDACTED, _USERINFO.sub(rf"\1{_REDACTED}@", text))
     if isinstance(value, Mapping):
         return {key: _clean(str(key), inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

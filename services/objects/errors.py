@@ -1,17 +1,17 @@
-"""What can go wrong with the object store, each with a code and whether trying again can help."""
+"""The errors of the object store, each with a code and whether another try can help."""
 
 from typing import Final
 
 
 class ObjectStoreError(Exception):
-    """The object store did not do what was asked."""
+    """Base of every error of the object store."""
 
     code = "object_store_error"
     retryable = False
 
 
 class ObjectMissingError(ObjectStoreError):
-    """No object lies at this key."""
+    """No object is stored under this key."""
 
     code = "object_missing"
 
@@ -21,7 +21,7 @@ class ObjectMissingError(ObjectStoreError):
 
 
 class ObjectCorruptError(ObjectStoreError):
-    """The object is not what its manifest or its signed request says."""
+    """The object differs from what its manifest or its signed URL says."""
 
     code = "object_corrupt"
 
@@ -31,7 +31,7 @@ class ObjectCorruptError(ObjectStoreError):
 
 
 class ObjectTooBigError(ObjectStoreError):
-    """The object is larger than the reader is willing to hold in memory."""
+    """The object is larger than the reader's limit."""
 
     code = "object_too_big"
 
@@ -41,14 +41,14 @@ class ObjectTooBigError(ObjectStoreError):
 
 
 class ObjectStoreDownError(ObjectStoreError):
-    """The store does not answer, or answers that it cannot now."""
+    """The store does not answer, or answers that it cannot at the moment."""
 
     code = "object_store_down"
     retryable = True
 
 
 class ObjectStoreRefusedError(ObjectStoreError):
-    """The store answers, and says no: credentials, rights, a bucket that is not there."""
+    """The store refuses: wrong credentials, missing rights, a missing bucket."""
 
     code = "object_store_refused"
 
@@ -60,7 +60,7 @@ class ConditionalWritesError(ObjectStoreError):
 
 
 class InvalidKeyError(ObjectStoreError, ValueError):
-    """The key is not one that this project may use."""
+    """The key is not a plain relative path, as ``keys.check_key`` requires."""
 
     code = "invalid_key"
 

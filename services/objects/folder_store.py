@@ -1,4 +1,4 @@
-"""The object store as a folder, for one machine; answers as S3 does (one contract test for both).
+"""The object store as a folder, for one machine. It behaves like S3 (one contract test for both).
 
 Every path is walked part by part with O_NOFOLLOW from the root's file descriptor, so that no key
 and no link inside the folder leads out of it.
@@ -31,7 +31,7 @@ from services.objects.port import SignedRequest
 from services.objects.signing import UrlSigner
 
 _INCOMING: Final = ".incoming"  # no key starts with a dot
-_BROKEN_AFTER_S: Final = 24 * 3600  # the file of a living upload is written to all the time
+_BROKEN_AFTER_S: Final = 24 * 3600  # a running upload writes to its file all the time
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOTHING_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR)
 _NO_RIGHT: Final = (
@@ -45,7 +45,7 @@ _NO_RIGHT: Final = (
 
 
 class FolderStore:
-    """An ``ObjectStore`` under one root folder, which is made where it is missing."""
+    """An ``ObjectStore`` in one root folder, which is created where it is missing."""
 
     def __init__(self, root: Path, signer: UrlSigner) -> None:
         self._root = root
@@ -59,7 +59,7 @@ class FolderStore:
         self._put(key, lambda target: target.write(body))
 
     def receive(self, key: str, chunks: Iterable[bytes], *, size_bytes: int, sha256: str) -> None:
-        """Store a signed PUT's body; ObjectCorruptError where it is not the bytes signed for."""
+        """Store a signed PUT's body; ObjectCorruptError where other bytes were signed."""
 
         def write(target: BinaryIO) -> None:
             digest, seen_bytes = hashlib.sha256(), 0
@@ -70,7 +70,9 @@ class FolderStore:
                 digest.update(chunk)
                 target.write(chunk)
             if seen_bytes != size_bytes or digest.hexdigest() != sha256:
-                raise ObjectCorruptError(key, "the body is not the one that was signed for")
+                raise ObjectCorruptError(
+                    key, "the body is not the one for which the URL was signed"
+                )
 
         self._put(key, write)
 
@@ -86,11 +88,11 @@ class FolderStore:
             shutil.copyfileobj(source, target, COPY_BYTES)
 
     def open_read(self, key: str) -> BinaryIO:
-        """The object as a stream to close; ObjectMissingError."""
+        """The object as a stream, which the caller closes; raises ObjectMissingError."""
         parts = check_key(key)
         try:
             with self._directory(parts[:-1], create=False) as parent:
-                # Not blocking: what lies there could be a pipe.
+                # Not blocking: the path could be a named pipe.
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
                 fd = os.open(parts[-1], flags, dir_fd=parent)
         except OSError as error:
@@ -111,10 +113,10 @@ class FolderStore:
 
     def commit_once(self, key: str, body: bytes) -> bool:
         try:
-            self._put(key, lambda target: target.write(body), name_it=_link)
+            self._put(key, lambda target: target.write(body), give_name=_link)
         except FileExistsError:
-            with self.open_read(key) as standing:
-                return standing.read(len(body) + 1) == body
+            with self.open_read(key) as existing:
+                return existing.read(len(body) + 1) == body
         return True
 
     def delete(self, key: str) -> None:
@@ -160,8 +162,8 @@ class FolderStore:
         return self._signer.url(key, method="GET", expires_at=_after(expires_s))
 
     def prove_conditional_writes(self) -> None:
-        """As the port says; clears away what killed writers left half written as well."""
-        self._forget_broken_uploads()
+        """As the port says. It also deletes the unfinished files of killed writers."""
+        self._delete_broken_uploads()
         # A file system without hard links fails here, and not at the first commit.
         key = f"{PROBE_PREFIX}{secrets.token_hex(16)}"
         try:
@@ -170,10 +172,10 @@ class FolderStore:
         finally:
             self.delete(key)
 
-    def _forget_broken_uploads(self) -> None:
+    def _delete_broken_uploads(self) -> None:
         with self._directory((_INCOMING,), create=True) as incoming:
             for name in os.listdir(incoming):  # noqa: PTH208  # a descriptor, not a path
-                with contextlib.suppress(FileNotFoundError):  # another one was faster
+                with contextlib.suppress(FileNotFoundError):  # another process deleted it first
                     age_s = time.time() - os.stat(name, dir_fd=incoming).st_mtime
                     if age_s > _BROKEN_AFTER_S:
                         os.unlink(name, dir_fd=incoming)
@@ -183,9 +185,9 @@ class FolderStore:
         key: str,
         write: Callable[[BinaryIO], object],
         *,
-        name_it: Callable[[str, int, str, int], None] | None = None,
+        give_name: Callable[[str, int, str, int], None] | None = None,
     ) -> None:
-        """Write beside, flush to disk, then give it its name: a reader never sees half of it."""
+        """Write a temporary file, flush it to disk, then rename it: no reader sees half a file."""
         parts = check_key(key)
         temporary = secrets.token_hex(16)
         try:
@@ -195,7 +197,7 @@ class FolderStore:
             ):
                 try:
                     _write_new(temporary, incoming, write)
-                    (name_it or _rename)(temporary, incoming, parts[-1], parent)
+                    (give_name or _rename)(temporary, incoming, parts[-1], parent)
                     os.fsync(parent)
                 finally:
                     with contextlib.suppress(FileNotFoundError):
@@ -238,7 +240,7 @@ def _rename(name: str, folder: int, new_name: str, new_folder: int) -> None:
 
 
 def _link(name: str, folder: int, new_name: str, new_folder: int) -> None:
-    """Unlike a rename, a link fails where something stands: the folder's If-None-Match."""
+    """Unlike a rename, a link fails where a file exists: the folder's If-None-Match."""
     os.link(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder, follow_symlinks=False)
 
 

@@ -1,6 +1,7 @@
 """Folders in the object store, closed by a manifest that names every file's size and SHA-256.
 
-Content goes first, the manifest last and only if none stands; so a folder with a manifest is whole.
+Content is stored first; the manifest is stored last, and only where none exists. So a folder that
+has a manifest is complete.
 """
 
 import hashlib
@@ -20,7 +21,9 @@ MANIFEST_LIMIT_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _FileFacts:
+class FileFacts:
+    """What a manifest says of one file."""
+
     size_bytes: int
     sha256: str
 
@@ -32,7 +35,7 @@ def put_folder(store: ObjectStore, key_prefix: str, local_dir: Path) -> StoredFi
 
     Raises:
         FileNotFoundError: the manifest or a file that it names is not in ``local_dir``.
-        ObjectCorruptError: a local file is not what the manifest says, or another manifest stands.
+        ObjectCorruptError: a local file is not what the manifest says, or another manifest exists.
     """
     manifest = (local_dir / MANIFEST_NAME).read_bytes()
     manifest_key = key_prefix + MANIFEST_NAME
@@ -41,7 +44,7 @@ def put_folder(store: ObjectStore, key_prefix: str, local_dir: Path) -> StoredFi
         _check_file(local_dir / name, facts, name)
         store.put_file(key_prefix + name, local_dir / name)
     if not store.commit_once(manifest_key, manifest):
-        raise ObjectCorruptError(manifest_key, "another manifest stands here")
+        raise ObjectCorruptError(manifest_key, "another manifest exists here")
     return StoredFiles(
         key_prefix=key_prefix,
         manifest_sha256=hashlib.sha256(manifest).hexdigest(),
@@ -65,20 +68,26 @@ def get_folder(store: ObjectStore, stored: StoredFiles, local_dir: Path) -> None
     (local_dir / MANIFEST_NAME).write_bytes(manifest)
 
 
+def folder_files(store: ObjectStore, key_prefix: str, manifest_sha256: str) -> dict[str, FileFacts]:
+    """The files of a stored folder by name; raises as ``get_folder``."""
+    manifest = _get_manifest(store, key_prefix, manifest_sha256)
+    return _files_of(manifest, key_prefix + MANIFEST_NAME)
+
+
 def put_shard(
     store: ObjectStore, tenant_id: str, digest: str, kind: str, local_file: Path
 ) -> CachedShard:
-    """Store a cache shard; the loser of a race adopts the manifest that stands.
+    """Store a cache shard. Of two writers the first one wins, and the other adopts its manifest.
 
     Args:
-        digest: of the shard's spec; what goes in decides the name.
+        digest: of the shard's spec: the inputs, not the content, decide the name.
         kind: ``latents``, ``text`` or ``masks``.
 
     Raises:
-        ObjectCorruptError: the manifest that stands names content that is not there.
+        ObjectCorruptError: the existing manifest names content that does not exist.
     """
     prefix = shard_prefix(tenant_id, digest)
-    facts = _FileFacts(size_bytes=local_file.stat().st_size, sha256=sha256_of(local_file))
+    facts = FileFacts(size_bytes=local_file.stat().st_size, sha256=sha256_of(local_file))
     content_key = prefix + _shard_name(facts)
     store.put_file(content_key, local_file)
     manifest = json.dumps(
@@ -92,10 +101,10 @@ def put_shard(
     ).encode()
     if not store.commit_once(prefix + MANIFEST_NAME, manifest):
         manifest = store.get_bytes(prefix + MANIFEST_NAME, limit_bytes=MANIFEST_LIMIT_BYTES)
-        standing_key, facts = _shard_content(manifest, prefix)
-        if store.size(standing_key) != facts.size_bytes:
-            raise ObjectCorruptError(standing_key, "missing, though a manifest names it")
-        if standing_key != content_key:
+        existing_key, facts = _shard_content(manifest, prefix)
+        if store.size(existing_key) != facts.size_bytes:
+            raise ObjectCorruptError(existing_key, "is missing, though a manifest names it")
+        if existing_key != content_key:
             store.delete(content_key)  # a manifest never changes, so nobody will name it
     return CachedShard(
         digest=digest,
@@ -106,11 +115,11 @@ def put_shard(
 
 
 def get_shard(store: ObjectStore, tenant_id: str, shard: CachedShard, dest: Path) -> None:
-    """Fetch a shard's content to ``dest``; raises as ``get_folder``, and leaves nothing then."""
+    """Fetch a shard's content to ``dest``; raises as ``get_folder`` and then leaves no file."""
     prefix = shard_prefix(tenant_id, shard.digest)
     manifest = _get_manifest(store, prefix, shard.manifest_sha256)
     key, facts = _shard_content(manifest, prefix)
-    # Under another name until checked: whoever waits for ``dest`` must never map a bad one.
+    # Under another name until it is checked: a reader of ``dest`` must never map a corrupt file.
     unchecked = dest.with_name(f"{dest.name}.unchecked")
     try:
         store.get_to(key, unchecked)
@@ -120,11 +129,11 @@ def get_shard(store: ObjectStore, tenant_id: str, shard: CachedShard, dest: Path
         unchecked.unlink(missing_ok=True)
 
 
-def _shard_name(facts: _FileFacts) -> str:
+def _shard_name(facts: FileFacts) -> str:
     return f"{facts.sha256}.safetensors"
 
 
-def _shard_content(manifest: bytes, prefix: str) -> tuple[str, _FileFacts]:
+def _shard_content(manifest: bytes, prefix: str) -> tuple[str, FileFacts]:
     """Key and facts of the one file that a shard's manifest names."""
     files = _files_of(manifest, prefix + MANIFEST_NAME)
     if len(files) != 1:
@@ -141,12 +150,12 @@ def _get_manifest(store: ObjectStore, prefix: str, sha256: str) -> bytes:
     return manifest
 
 
-def _files_of(manifest: bytes, key: str) -> dict[str, _FileFacts]:
+def _files_of(manifest: bytes, key: str) -> dict[str, FileFacts]:
     """The files that a manifest names; their names are safe to use as keys and as paths."""
     try:
         files: Mapping[str, Any] = json.loads(manifest)["files"]
         named = {
-            name: _FileFacts(size_bytes=int(each["size_bytes"]), sha256=str(each["sha256"]))
+            name: FileFacts(size_bytes=int(each["size_bytes"]), sha256=str(each["sha256"]))
             for name, each in files.items()
         }
         for name in named:
@@ -158,7 +167,7 @@ def _files_of(manifest: bytes, key: str) -> dict[str, _FileFacts]:
     return named
 
 
-def _check_file(path: Path, facts: _FileFacts, name: str) -> None:
+def _check_file(path: Path, facts: FileFacts, name: str) -> None:
     size_bytes = path.stat().st_size
     if size_bytes != facts.size_bytes:
         raise ObjectCorruptError(name, f"has {size_bytes} bytes, not {facts.size_bytes}")

@@ -1,6 +1,6 @@
-"""Object keys: the only place that builds them, and the check that all of them pass.
+"""Object keys: the only place that builds them, and the check for all of them.
 
-tenants/<tenant_id>/uploads/<sha256>                                    what a tenant sent
+tenants/<tenant_id>/uploads/<sha256>                                    a tenant's file
 tenants/<tenant_id>/cache/<digest>/                                     a shard and its manifest
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/checkpoints/step-00000100/
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/result/
@@ -13,7 +13,7 @@ from services.domain.ids import is_id
 from services.objects.errors import InvalidKeyError
 
 MANIFEST_NAME: Final = "manifest.json"
-"""Closes a folder: written last, it names every other file with its size and SHA-256."""
+"""The manifest of a folder: written last, it names every file with its size and SHA-256."""
 
 PROBE_PREFIX: Final = "probe/"
 
@@ -50,7 +50,7 @@ def check_prefix(prefix: str) -> tuple[str, ...]:
 
 
 def upload_key(tenant_id: str, sha256: str) -> str:
-    """Where an uploaded file lies; its content is its name, so sending it again is harmless."""
+    """Key of an uploaded file; it is named by its content, so uploading it again is harmless."""
     return f"{_tenant(tenant_id)}/uploads/{_digest(sha256)}"
 
 
@@ -72,7 +72,7 @@ def attempts_prefix(tenant_id: str, run_id: str) -> str:
 
 
 def attempt_prefix(tenant_id: str, run_id: str, fence: int) -> str:
-    """Folder of what one attempt wrote; ends in ``/``. The fence keeps two attempts apart."""
+    """Folder of one attempt's output; ends in ``/``. The fence keeps two attempts apart."""
     if fence < 1:
         raise InvalidKeyError(str(fence), "a fence starts at 1")
     return f"{attempts_prefix(tenant_id, run_id)}{fence}/"

@@ -1,4 +1,4 @@
-"""Writing a local file so that it appears whole or not at all, and knowing what is in one."""
+"""Writing a local file wholly or not at all, and the digest of a local file."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,7 @@ COPY_BYTES: Final = 1 << 20
 
 @contextlib.contextmanager
 def appearing_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the name ``path`` at the end of the block, or leaves nothing."""
+    """A file to write, renamed to ``path`` at the end of the block; an error leaves no file."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:

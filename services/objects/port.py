@@ -1,4 +1,4 @@
-"""What the service asks of an object store; a folder and S3 answer alike (one contract test)."""
+"""What the service needs of an object store; a folder and S3 behave alike (one contract test)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,44 +8,45 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SignedRequest:
-    """A request that somebody without credentials may make, once for these bytes only."""
+    """A request that a client may make without credentials, for exactly the signed bytes."""
 
     method: str
     url: str
     headers: dict[str, str]
-    """To be sent exactly as they stand; Content-Length must be the signed size."""
+    """To be sent exactly as they are; Content-Length must be the signed size."""
 
 
 class ObjectStore(Protocol):
-    """Keys are checked (``keys.check_key``); all methods are safe from several threads.
+    """Keys are checked (``keys.check_key``); all methods may be called from several threads.
 
-    Every method raises ObjectStoreDownError when the store does not answer (worth trying again)
-    and InvalidKeyError for a key outside the alphabet; what else is raised stands beside it.
+    Every method raises ObjectStoreDownError where the store does not answer (try again later),
+    ObjectStoreRefusedError where it refuses, and InvalidKeyError for a wrong key. Other errors are
+    named at the method.
     """
 
     def put_file(self, key: str, path: Path) -> None:
-        """Store the file's bytes, replacing what is there; readers see all of it or the old one."""
+        """Store the file's bytes, replacing an older object; readers see the old or the new one."""
 
     def put_bytes(self, key: str, body: bytes) -> None:
-        """Store ``body``, replacing what is there."""
+        """Store ``body``, replacing an older object."""
 
     def get_bytes(self, key: str, *, limit_bytes: int) -> bytes:
-        """The object's bytes; ObjectMissingError, ObjectTooBigError over ``limit_bytes``."""
+        """The object's bytes. Raises ObjectMissingError, and ObjectTooBigError above the limit."""
 
     def get_to(self, key: str, path: Path) -> None:
-        """Write the object to ``path`` (which appears whole or not); ObjectMissingError."""
+        """Write the object to ``path``, wholly or not at all; raises ObjectMissingError."""
 
     def size(self, key: str) -> int | None:
         """Length in bytes, None where there is no object."""
 
     def commit_once(self, key: str, body: bytes) -> bool:
-        """Create the object unless one is there; True where ours (equal bytes) is what stands."""
+        """Create the object unless one exists; True where the object now has these bytes."""
 
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens where there is none."""
 
     def list_keys(self, prefix: str) -> Iterator[str]:
-        """All keys under ``prefix`` (it must end in ``/``), sorted."""
+        """All keys under ``prefix``, which ends in ``/``; sorted."""
 
     def sign_put(self, key: str, *, size_bytes: int, sha256: str, expires_s: int) -> SignedRequest:
         """A PUT that the store accepts only with exactly this length and SHA-256 (64 hex)."""

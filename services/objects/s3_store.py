@@ -35,7 +35,7 @@ _CONFIG: Final = {
     "signature_version": "s3v4",
     "connect_timeout": 5,
     "read_timeout": 60,
-    # botocore's are the only retries of a request; callers try again later, as a whole.
+    # Only botocore retries single requests; callers repeat their whole operation later.
     "retries": {"mode": "standard", "max_attempts": 3},
     # Ranged reads of some stores carry the checksum of the whole object; we check SHA-256 anyway.
     "response_checksum_validation": "when_required",
@@ -56,7 +56,7 @@ class S3Store:
         self._bucket = bucket
         self._region = region or "us-east-1"
         self._session = boto3.Session(region_name=self._region)
-        # A store of one's own rarely has a DNS name for every bucket.
+        # A self-hosted store rarely has a DNS name for every bucket.
         addressing = {"addressing_style": "path" if endpoint else "auto"}
         self._client: Any = self._session.client(
             "s3", endpoint_url=endpoint, config=Config(s3=addressing, **_CONFIG)
@@ -100,11 +100,11 @@ class S3Store:
         return int(head["ContentLength"])
 
     def commit_once(self, key: str, body: bytes) -> bool:
-        """Create the object unless one is there; True where ours is the one that stands.
+        """Create the object unless one exists; True where the object now has these bytes.
 
         A reply may be lost after S3 has stored the object, and botocore's retry then meets 412. So
-        412 is a question, not an answer: read the object and see whose it is. 409 says that
-        another conditional write is under way, perhaps one that will fail: put again.
+        412 does not say who wrote the object: read it and compare. 409 says that another
+        conditional write is in progress, perhaps one that will fail: put again.
         """
         check_key(key)
         for attempt in range(_CONFLICT_ATTEMPTS):
@@ -116,9 +116,9 @@ class S3Store:
                 with (
                     contextlib.suppress(ObjectMissingError),
                     _translated(key),
-                    self._open(key) as standing,
+                    self._open(key) as existing,
                 ):
-                    return bool(standing.read(len(body) + 1) == body)
+                    return bool(existing.read(len(body) + 1) == body)
             time.sleep(random.uniform(0.5, 1) * _CONFLICT_WAIT_S * 2**attempt)  # noqa: S311
         raise ObjectStoreDownError(f"{key}: conflicting writes for {_CONFLICT_ATTEMPTS} attempts")
 
@@ -190,7 +190,7 @@ class S3Store:
         return 200
 
     def _open(self, key: str) -> Any:
-        """The object's body as a stream to close."""
+        """The object's body as a stream, which the caller closes."""
         body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
         return contextlib.closing(body)
 

@@ -1,7 +1,7 @@
-"""HMAC-SHA256 URLs for the folder store: what a presigned URL is to S3.
+"""URLs signed with HMAC-SHA256 for the folder store, as presigned URLs are for S3.
 
-The signature covers method, key, expiry, length and SHA-256, so a URL given out for one upload is
-good for exactly those bytes at exactly that place.
+The signature covers method, key, expiry, length and SHA-256. A URL for an upload therefore accepts
+exactly those bytes under exactly that key.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from services.objects.keys import check_key
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SignedGrant:
-    """What the holder of a signed URL may do."""
+    """What a signed URL allows."""
 
     size_bytes: int | None
     """Length that a PUT must have; None for a GET."""
@@ -63,7 +63,7 @@ def verify_signed(
         InvalidKeyError: the key is not one of this project's.
     """
     check_key(key)
-    # Bytes, because compare_digest refuses text that is not ASCII with an error of its own.
+    # As bytes, because compare_digest raises TypeError for text that is not ASCII.
     given = query.get("signature", "").encode()
     if not hmac.compare_digest(_signature(key, query, signing_key).encode(), given):
         raise BadSignatureError("the signature does not match")
@@ -71,12 +71,12 @@ def verify_signed(
         raise BadSignatureError("the URL is for another method")
     if now.timestamp() >= int(query["expires"]):
         raise BadSignatureError("the URL has expired")
-    size = query.get("size")  # parsers of queries drop empty values
+    size = query.get("size")  # a query parser may drop an empty value
     return SignedGrant(size_bytes=int(size) if size else None, sha256=query.get("sha256") or None)
 
 
 def _signature(key: str, terms: Mapping[str, str], signing_key: bytes) -> str:
-    # One line each: no term may hold a line feed, so two different sets never read alike.
+    # One term a line, and no line feed in a term: different terms never give the same text.
     lines = [key, *(terms.get(name, "") for name in ("expires", "method", "size", "sha256"))]
     if any("\n" in line for line in lines):
         raise BadSignatureError("a term of the URL holds a line feed")

@@ -1,7 +1,7 @@
 """Everything an operator sets, read once at the edge of a process from its environment.
 
 Times are in seconds and sizes in bytes, as their names say. HF_TOKEN, HF_ENDPOINT and the standard
-AWS_* variables are not here: their libraries read them, in the one process that uses them.
+AWS_* variables are not here: the libraries that need them read them.
 """
 
 from collections.abc import Mapping
@@ -14,48 +14,48 @@ Environment = Literal["production", "test"]
 
 
 class SettingsError(Exception):
-    """A setting is missing or cannot be what it says; the message names the variable."""
+    """A setting is missing or has a wrong value; the message names the variable."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What has a sensible default is a field; what has none is a property that raises."""
+    """Settings with a default are fields; settings without one are properties that raise."""
 
     home: Path
-    """REVERIE_HOME: models, publications and scratch lie below it unless set on their own."""
+    """REVERIE_HOME: models, publications and scratch are folders in it unless they are set."""
     models_dir: Path
     """REVERIE_MODELS_DIR: the operator's list of base models, one sub-folder each."""
     publications_dir: Path
     """REVERIE_PUBLICATIONS_DIR: where results of the target ``folder`` go."""
     scratch_dir: Path
-    """REVERIE_SCRATCH_DIR: local disk for attempts; nothing in it is worth keeping."""
+    """REVERIE_SCRATCH_DIR: local disk for attempts; everything in it may be deleted."""
     scratch_bytes: int = 8 << 30
-    """REVERIE_SCRATCH_BYTES: bound of one attempt's folder of shards."""
+    """REVERIE_SCRATCH_BYTES: most bytes of shards that one attempt keeps on disk."""
     api_url: str = "http://127.0.0.1:8484"
     """REVERIE_API_URL: the public base URL, without a slash at its end."""
     gpu_class: str = "cpu"
-    """REVERIE_GPU_CLASS: what this worker has, and what a new run asks for."""
+    """REVERIE_GPU_CLASS: the GPU class of this worker, and of every new run."""
     lease_s: float = 60
-    """REVERIE_LEASE_S: a run whose holder is silent this long is taken back."""
+    """REVERIE_LEASE_S: a run whose worker does not renew for this long is queued again."""
     renew_s: float = 15
-    """REVERIE_RENEW_S: period of renewals; at most a third of the lease."""
+    """REVERIE_RENEW_S: time between renewals; at most a third of the lease."""
     heartbeat_s: float = 10
-    """REVERIE_HEARTBEAT_S: period of a worker's sign of life."""
+    """REVERIE_HEARTBEAT_S: time between a worker's heartbeats."""
     offer_s: float = 10
-    """REVERIE_OFFER_S: a run that was rung for and not claimed is rung for again after this."""
+    """REVERIE_OFFER_S: a run that was offered and not claimed is offered again after this."""
     poll_s: float = 1
-    """REVERIE_POLL_S: how often the dispatcher looks without being told to."""
+    """REVERIE_POLL_S: how often the dispatcher looks for work without a notification."""
     stall_s: float = 600
-    """REVERIE_STALL_S: a training process without any event for this long is ended."""
+    """REVERIE_STALL_S: a training process that reports no event for this long is ended."""
     orphan_s: float = 900
-    """REVERIE_ORPHAN_S: a holder that cannot renew for this long gives up by itself."""
+    """REVERIE_ORPHAN_S: a worker that cannot renew for this long gives its run up."""
     max_attempts: int = 5
     """REVERIE_MAX_ATTEMPTS: attempts in a row without a new checkpoint before a run fails."""
     log_format: LogFormat = "console"
     """REVERIE_LOG_FORMAT."""
     single_tenant: bool = False
-    """REVERIE_SINGLE_TENANT: the operator's own machine; only there may runs name a Hub repository,
-    since the service holds one Hub token, the operator's."""
+    """REVERIE_SINGLE_TENANT: the service has one tenant, its operator. Only then may a run name a
+    Hub repository, since the service has one Hub token: the operator's."""
     environment: Environment = "production"
     """REVERIE_ENV: ``test`` allows fault points."""
     _given: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -65,12 +65,12 @@ class Settings:
         if self.renew_s * 3 > self.lease_s:
             raise SettingsError(
                 f"REVERIE_RENEW_S is {self.renew_s:g}: more than a third of REVERIE_LEASE_S "
-                f"({self.lease_s:g}), so that two lost renewals would cost the run"
+                f"({self.lease_s:g}), so two lost renewals would end the attempt"
             )
         if self.poll_s * 6 > self.lease_s:
             raise SettingsError(
                 f"REVERIE_POLL_S is {self.poll_s:g}: more than a sixth of REVERIE_LEASE_S "
-                f"({self.lease_s:g}), so that the dispatcher could not tell a pause from a fault"
+                f"({self.lease_s:g}), so the dispatcher could not tell a pause from a fault"
             )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Folders and shards on every object store: whole or not at all."""
+"""Folders and shards on every object store: complete or not there at all."""
 
 import hashlib
 import json
@@ -72,7 +72,9 @@ def test_a_folder_is_never_committed_over_another(store: ObjectStore, tmp_path: 
 
 
 @pytest.mark.parametrize("damage", ["content", "length", "gone", "manifest", "manifest_gone"])
-def test_a_torn_folder_is_never_read(store: ObjectStore, tmp_path: Path, damage: str) -> None:
+def test_an_incomplete_folder_is_never_read(
+    store: ObjectStore, tmp_path: Path, damage: str
+) -> None:
     _make_folder(tmp_path / "out")
     stored = put_folder(store, "r/1/result/", tmp_path / "out")
     match damage:

@@ -31,7 +31,7 @@ from tests.support.rgw import Bucket
 # --- reading and writing
 
 
-def test_what_was_put_is_what_is_read(store: ObjectStore, tmp_path: Path) -> None:
+def test_an_object_is_read_as_it_was_put(store: ObjectStore, tmp_path: Path) -> None:
     source, dest = tmp_path / "source", tmp_path / "dest"
     source.write_bytes(os.urandom(3 << 20))
 
@@ -71,7 +71,7 @@ def test_a_reader_with_a_limit_never_takes_more(store: ObjectStore) -> None:
         store.get_bytes("a", limit_bytes=4)
 
 
-def test_delete_is_done_once_and_harmless_twice(store: ObjectStore) -> None:
+def test_deleting_twice_is_harmless(store: ObjectStore) -> None:
     store.put_bytes("a/b", b"1")
 
     store.delete("a/b")
@@ -90,7 +90,7 @@ def test_listing_is_sorted_and_stays_below_its_prefix(store: ObjectStore) -> Non
     assert list(store.list_keys("none/")) == []
 
 
-def test_a_key_that_leaves_its_place_is_refused(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_key_that_leads_outside_is_refused(store: ObjectStore, tmp_path: Path) -> None:
     for key in ("../x", "a/../../x", "/etc/passwd", "a//b", ".hidden", ""):
         with pytest.raises(InvalidKeyError):
             store.put_bytes(key, b"1")
@@ -107,7 +107,7 @@ def test_a_key_that_leaves_its_place_is_refused(store: ObjectStore, tmp_path: Pa
 # --- committing
 
 
-def test_a_commit_stands_and_the_next_one_is_told(store: ObjectStore) -> None:
+def test_the_first_commit_wins_and_the_next_one_learns_it(store: ObjectStore) -> None:
     assert store.commit_once("a/manifest.json", b"ours") is True
     assert store.commit_once("a/manifest.json", b"theirs") is False
     assert store.commit_once("a/manifest.json", b"ours") is True, "our own reply may get lost"
@@ -139,7 +139,7 @@ def test_conditional_writes_are_proven_and_leave_nothing(store: ObjectStore) -> 
     assert list(store.list_keys("probe/")) == []
 
 
-def test_a_versioned_bucket_is_found_out(
+def test_a_versioned_bucket_is_detected(
     rgw_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_bucket(rgw_bucket, monkeypatch)
@@ -170,7 +170,7 @@ def test_a_signed_put_takes_exactly_its_bytes(store: ObjectStore) -> None:
     assert store.get_bytes(key, limit_bytes=1 << 20) == BODY
 
 
-def test_a_signed_put_cannot_be_bent(store: ObjectStore) -> None:
+def test_an_altered_signed_put_is_refused(store: ObjectStore) -> None:
     other = b"y" * len(BODY)
     signed = store.sign_put("a/b", size_bytes=len(BODY), sha256=SHA256, expires_s=60)
     digest = hashlib.sha256(other)
@@ -214,7 +214,7 @@ def test_a_signed_get_reads_one_object_until_it_expires(store: ObjectStore) -> N
 # --- what only one of them can show
 
 
-def test_a_link_in_the_folder_leads_nowhere(folder_store: FolderStore, tmp_path: Path) -> None:
+def test_a_link_in_the_folder_is_not_followed(folder_store: FolderStore, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_bytes(b"secret")
@@ -250,7 +250,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(
     assert list((tmp_path / "objects" / ".incoming").iterdir()) == []
 
 
-def test_what_a_killed_writer_left_is_cleared_away_in_time(
+def test_the_files_of_killed_writers_are_deleted_in_time(
     folder_store: FolderStore, tmp_path: Path
 ) -> None:
     folder_store.prove_conditional_writes()
@@ -278,7 +278,7 @@ def test_a_big_file_goes_up_in_parts_and_comes_back(s3_store: S3Store, tmp_path:
     )
 
 
-def test_a_store_that_is_away_is_down_and_one_that_refuses_is_not(
+def test_a_store_that_does_not_answer_is_down_and_one_that_refuses_is_not(
     rgw_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_bucket(rgw_bucket, monkeypatch)

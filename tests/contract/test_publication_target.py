@@ -25,7 +25,7 @@ _REPO = PublicationRepo(name="tester/moon", private=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A target and how a reader sees what it holds."""
+    """A target, and a reader's view of its content."""
 
     target: PublicationTarget
     read: Callable[[str], dict[str, bytes]]
@@ -166,9 +166,7 @@ def test_a_card_that_the_hub_refuses_is_final(hub_server: HubServer, files: Path
 
 
 @pytest.mark.parametrize("below", ["/", "/api/validate-yaml", "/api/models/tester/moon/commit"])
-def test_a_hub_that_is_out_of_order_is_asked_again_later(
-    hub_server: HubServer, files: Path, below: str
-) -> None:
+def test_a_failing_hub_is_tried_again_later(hub_server: HubServer, files: Path, below: str) -> None:
     hub_server.failing_with, hub_server.failing_below = 503, below
     with pytest.raises(TargetDownError) as down:
         _hub_target(hub_server).publish(_REPO, files, "Result")
@@ -179,7 +177,7 @@ def test_a_hub_that_is_out_of_order_is_asked_again_later(
     assert hub_server.repos[_REPO.name].files == _read_folder(files)
 
 
-def test_a_hub_that_is_away_is_asked_again_later(files: Path) -> None:
+def test_an_unreachable_hub_is_tried_again_later(files: Path) -> None:
     target = HubTarget(HubAccess(token="hf_any", endpoint="http://127.0.0.1:9"))
 
     with pytest.raises(TargetDownError) as down:
@@ -208,7 +206,7 @@ def test_a_hub_that_never_answers_is_given_up_for_now(files: Path) -> None:
             HubTarget(access, timeout_s=0.5).publish(_REPO, files, "Result")
 
 
-def test_a_folder_that_cannot_be_written_is_asked_again_later(tmp_path: Path, files: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_tried_again_later(tmp_path: Path, files: Path) -> None:
     (tmp_path / "publications").write_text("a file, not a folder")
 
     with pytest.raises(TargetDownError) as down:

@@ -37,14 +37,14 @@ def refused(tenant: Tenant, request: Json) -> Json:
     return dict(answer.json())
 
 
-def wait_judged(tenant: Tenant, dataset_id: str) -> Json:
+def wait_verified(tenant: Tenant, dataset_id: str) -> Json:
     from tests.support.fleet import wait_until
 
     def ask() -> Json | None:
         dataset = tenant.get(f"/v1/datasets/{dataset_id}")
         return dataset if dataset["status"] in ("ready", "rejected") else None
 
-    return wait_until(ask, deadline_s=60, what="the data set to be judged")
+    return wait_until(ask, deadline_s=60, what="the dataset to be verified")
 
 
 def test_a_corrupt_photo_is_named_and_its_run_fails_without_a_retry(tenant: Tenant) -> None:
@@ -54,19 +54,19 @@ def test_a_corrupt_photo_is_named_and_its_run_fails_without_a_retry(tenant: Tena
             "ok.jpg": good,
             "ok.txt": b"noise",
             "sub/half.jpg": good[: len(good) // 2],
-            "sub/half.txt": b"torn",
+            "sub/half.txt": b"half a photo",
         },
-        complete=False,  # judged only once its run waits for it
+        complete=False,  # verified only once its run waits for it
     )
     held_out = tenant.push({"held.jpg": jpeg(), "held.txt": b"held out"})
     run_id = tenant.submit(run_request({"photos": dataset, "held-out": held_out}))
     tenant.complete(dataset)
 
-    judged = wait_judged(tenant, dataset)
+    verified = wait_verified(tenant, dataset)
     run = tenant.wait_over(run_id, deadline_s=60)
 
-    assert judged["status"] == "rejected"
-    assert [error["pointer"] for error in judged["errors"]] == ["sub/half.jpg"]
+    assert verified["status"] == "rejected"
+    assert [error["pointer"] for error in verified["errors"]] == ["sub/half.jpg"]
     assert run["status"] == "failed"
     assert run["status_reason"]["category"] == "user"
     assert run["status_reason"]["retryable"] is False

@@ -33,7 +33,7 @@ def tenant(fleet: Fleet) -> Tenant:
 
 @pytest.fixture
 def store(fleet: Fleet) -> Iterator[Database]:
-    """The fleet's database, to play the part of the processes that are not started here."""
+    """The fleet's database, to stand in for the processes that are not started here."""
     database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
     yield database
     database.close()
@@ -50,7 +50,7 @@ def uploads_of(tenant: Tenant, dataset_id: str, **more: object) -> Json:
     return tenant.post("/v1/uploads", {"dataset_id": dataset_id, **more})
 
 
-def test_a_dataset_is_declared_sent_and_completed(fleet: Fleet, tenant: Tenant) -> None:
+def test_a_dataset_is_declared_uploaded_and_completed(fleet: Fleet, tenant: Tenant) -> None:
     files = {f"{n}.jpg": os.urandom(100 + n) for n in range(3)} | {"0.txt": b"a caption"}
     dataset = tenant.post("/v1/datasets", {"name": "photos", "files": listed(files)})
     assert (dataset["object"], dataset["status"], dataset["errors"]) == ("dataset", "uploading", [])
@@ -80,7 +80,7 @@ def test_a_dataset_is_declared_sent_and_completed(fleet: Fleet, tenant: Tenant) 
     assert all(u["present"] for u in uploads_of(tenant, again["id"])["data"])
 
 
-def test_a_signed_url_takes_its_own_bytes_only(fleet: Fleet, tenant: Tenant) -> None:
+def test_a_signed_url_accepts_only_its_own_bytes(fleet: Fleet, tenant: Tenant) -> None:
     body = os.urandom(5000)
     dataset = tenant.post("/v1/datasets", {"name": "one", "files": listed({"a.jpg": body})})
     (upload,) = uploads_of(tenant, dataset["id"])["data"]
@@ -162,7 +162,7 @@ def _tenant_id(store: Database, tenant: Tenant) -> str:
     return found
 
 
-def test_a_long_list_of_files_is_taken(tenant: Tenant) -> None:
+def test_a_long_list_of_files_is_accepted(tenant: Tenant) -> None:
     files = [
         {"path": f"folder/picture-{n:06d}.jpg", "size_bytes": 1000 + n, "sha256": f"{n:064x}"}
         for n in range(40_000)  # over 4 MiB of JSON

@@ -1,4 +1,4 @@
-"""Event streams, tenants kept apart, servers that go away, and a stop that does not hang."""
+"""Event streams, tenants kept apart, a stopped database, and a quick stop of the API."""
 
 import json
 import signal
@@ -47,7 +47,7 @@ def store(fleet: Fleet) -> Iterator[Database]:
 
 
 def report(store: Database, run_id: str, *steps: int) -> None:
-    """What a trainer's ledger writes, without the trainer."""
+    """Write events as a trainer's ledger does, without a trainer."""
     with store.transaction() as conn:
         events = [ChildEvent(type="step", step=step, data={"loss": 1 / step}) for step in steps]
         run_events.append(conn, run_id, events)
@@ -84,7 +84,7 @@ class Listener(threading.Thread):
         )
 
 
-def test_a_stream_tells_what_was_missed_then_what_comes(
+def test_a_stream_sends_the_stored_events_and_then_each_new_one(
     tenant: Tenant, datasets: dict[str, str], store: Database
 ) -> None:
     run_id = tenant.submit(run_request(datasets))
@@ -118,7 +118,7 @@ def test_a_stream_tells_what_was_missed_then_what_comes(
     assert tenant.get(f"/v1/runs/{run_id}/events?after=4&limit=1")["next_cursor"] == "5"
 
 
-def test_a_stream_from_behind_the_last_event_ends_with_the_run(
+def test_a_stream_after_the_last_event_ends_with_the_run(
     tenant: Tenant, datasets: dict[str, str]
 ) -> None:
     run_id = tenant.submit(run_request(datasets))
@@ -201,7 +201,7 @@ def test_the_hub_is_refused_where_there_are_several_tenants(
     assert (early.status_code, early.json()["errors"][0]["code"]) == (422, "no_result")
 
 
-def test_without_a_known_key_nothing_is_told(fleet: Fleet, tenant: Tenant) -> None:
+def test_without_a_known_key_nothing_is_shown(fleet: Fleet, tenant: Tenant) -> None:
     for authorization in ("Bearer rv_" + "x" * 43, "Bearer rv_", "Bearer", "Basic cm9vdA==", ""):
         answer = httpx.post(
             f"{fleet.url}/v1/runs", content=b"{", headers={"Authorization": authorization}
@@ -219,7 +219,7 @@ def test_a_body_that_is_not_json_by_its_type_is_refused(tenant: Tenant) -> None:
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
 
 
-def test_a_database_that_is_away_is_a_503_and_comes_back(
+def test_a_stopped_database_is_a_503_until_it_is_back(
     fleet: Fleet,
     tenant: Tenant,
     datasets: dict[str, str],

@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is a problem document or a success, never a failure of ours."""
+"""Any request is answered with a success or a problem document, never with a 500."""
 
 import json
 from collections.abc import Callable

@@ -14,7 +14,7 @@ from tests.support.tenant import Json, Tenant
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    """The API alone: what it answers rests on the database, on no other process."""
+    """The API alone: its answers depend on the database and on no other process."""
     fleet = fleet_of()
     fleet.start("api")
     wait_until(fleet.is_ready, deadline_s=30, what="the API")
@@ -90,7 +90,7 @@ def test_a_queued_run_is_canceled_at_once(tenant: Tenant, datasets: dict[str, st
     assert again.status_code == 204
 
 
-def test_a_wrong_method_is_told_all_the_right_ones(tenant: Tenant) -> None:
+def test_a_wrong_method_is_answered_with_all_allowed_ones(tenant: Tenant) -> None:
     assert tenant.http.delete("/v1/runs").headers["allow"] == "GET, POST"
 
 
@@ -124,7 +124,7 @@ def test_every_wrong_request_is_a_problem(
     assert problem["status"] == status
 
 
-def test_what_cannot_be_stored_is_refused_by_place(
+def test_values_that_cannot_be_stored_are_refused_by_place(
     tenant: Tenant, datasets: dict[str, str]
 ) -> None:
     body = json.dumps(run_request(datasets))
@@ -160,6 +160,6 @@ def test_openapi_names_every_route_and_is_3_1(tenant: Tenant) -> None:
     )
 
 
-def test_health_says_so_without_a_key(fleet: Fleet) -> None:
+def test_health_needs_no_key(fleet: Fleet) -> None:
     assert httpx.get(f"{fleet.url}/healthz").json() == {"status": "ok"}
     assert httpx.get(f"{fleet.url}/readyz").status_code == 200

@@ -99,7 +99,9 @@ def test_submitted_runs_are_listed_and_shown(reverie: CommandLine, run_id: str) 
     assert {dataset["name"] for dataset in names} >= {"train", "held_out"}
 
 
-def test_ctrl_c_leaves_the_run_and_says_how_to_come_back(reverie: CommandLine, run_id: str) -> None:
+def test_ctrl_c_leaves_the_run_and_says_how_to_watch_again(
+    reverie: CommandLine, run_id: str
+) -> None:
     watching = reverie.start("runs", "watch", run_id)
     assert watching.stdout is not None
     for line in watching.stdout:
@@ -132,7 +134,7 @@ def test_a_canceled_run_is_watched_to_its_end(reverie: CommandLine, client: Clie
     assert "canceled" in reverie("runs", "watch", run_id, status=1).stdout
 
 
-def test_everything_wrong_with_a_run_is_told_at_once(
+def test_all_problems_of_a_run_are_reported_at_once(
     reverie: CommandLine, client: Client, run_id: str
 ) -> None:
     datasets = client.get_run(run_id)["datasets"]
@@ -151,7 +153,7 @@ def test_everything_wrong_with_a_run_is_told_at_once(
     assert refused.stdout == ""
 
 
-def test_strange_keys_and_ids_are_refused_in_one_line(reverie: CommandLine) -> None:
+def test_unknown_keys_and_ids_are_refused_in_one_line(reverie: CommandLine) -> None:
     refused = reverie("--api-key", "rv_wrong", "runs", "list", status=1)
     assert "unauthenticated" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
@@ -160,28 +162,26 @@ def test_strange_keys_and_ids_are_refused_in_one_line(reverie: CommandLine) -> N
     reverie("runs", "submit", "--config=.", "--dataset=nonsense", status=2)
 
 
-def test_a_torn_picture_is_named(client: Client, tmp_path: Path) -> None:
+def test_a_truncated_image_is_named(client: Client, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
-    (tmp_path / "torn.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
+    (tmp_path / "truncated.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
     with pytest.raises(DatasetRejectedError) as caught:
-        push_folder(client, tmp_path, "torn")
-    assert [error.pointer for error in caught.value.errors] == ["torn.png"]
-    assert "torn.png" in str(caught.value)
+        push_folder(client, tmp_path, "truncated")
+    assert [error.pointer for error in caught.value.errors] == ["truncated.png"]
+    assert "truncated.png" in str(caught.value)
 
 
-def test_a_folder_is_pushed_once_however_often_a_content_lies_in_it(
-    client: Client, tmp_path: Path
-) -> None:
+def test_equal_files_of_a_folder_are_all_in_its_dataset(client: Client, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
     (tmp_path / "a.txt").write_text("a red square")
     (tmp_path / "notes.md").write_text("not a caption")
     (tmp_path / ".hidden.png").write_bytes(b"")
-    told: list[PushProgress] = []
-    dataset = push_folder(client, tmp_path, "squares", told.append)
+    reported: list[PushProgress] = []
+    dataset = push_folder(client, tmp_path, "squares", reported.append)
     assert dataset["status"] == "ready"
-    assert (told[-1].stage, told[-1].done, told[-1].total) == ("verifying", 3, 3)
+    assert (reported[-1].stage, reported[-1].done, reported[-1].total) == ("verifying", 3, 3)
     assert list_folder(tmp_path).others == ("notes.md",)
     again = push_folder(client, tmp_path)
     assert again["id"] != dataset["id"]

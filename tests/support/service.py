@@ -73,7 +73,7 @@ def new_tenant(fleet: Fleet, name: str) -> Tenant:
 
 
 def push_photos(tenant: Tenant) -> dict[str, str]:
-    """The example photographs as data sets: backend id to dataset id."""
+    """The example photographs as datasets: backend id to dataset id."""
     photos = EXAMPLES / "photos"
     return {
         "photos": tenant.push_folder(photos / "train"),

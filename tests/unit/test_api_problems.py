@@ -1,4 +1,4 @@
-"""Every error has a status; bodies and file lists tell everything that is wrong with them."""
+"""Every error has a status; all problems of a body or a file list are reported together."""
 
 import asyncio
 from collections.abc import Iterator
@@ -41,13 +41,13 @@ def test_every_domain_error_has_a_status_and_a_code_of_its_own() -> None:
         (b"1" * 5000, "digits"),
     ],
 )
-def test_what_is_no_json_is_refused_with_its_place(body: bytes, words: str) -> None:
+def test_invalid_json_is_refused_with_its_place(body: bytes, words: str) -> None:
     with pytest.raises(InvalidJsonError, match=r".") as caught:
         parse_body(body)
     assert words in str(caught.value)
 
 
-def test_what_cannot_be_stored_is_refused_with_pointers() -> None:
+def test_text_that_cannot_be_stored_is_refused_with_pointers() -> None:
     body = rb"""{"a": "\u0000", "b": [1, "\ud800"], "c/d": {"e": "\u0000"}, "fine": "\ud83d\ude00",
         "f": NaN, "g": [-Infinity], "h": 1e999}"""
     with pytest.raises(InvalidRequestError) as caught:
@@ -115,7 +115,7 @@ def test_every_bad_file_is_named_at_once() -> None:
     ]
 
 
-def test_what_nobody_expected_is_a_500_that_tells_only_its_id() -> None:
+def test_an_unexpected_error_is_a_500_that_shows_only_its_id() -> None:
     async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise RuntimeError("the password is hunter2")
 

@@ -1,4 +1,4 @@
-"""Keys: what the builders make passes the check, and nothing that could leave its place does."""
+"""Keys: those of the builders pass the check, and no key that leads outside does."""
 
 import pytest
 from hypothesis import given
@@ -45,7 +45,7 @@ def test_a_key_that_is_not_a_plain_path_is_refused(key: str) -> None:
 
 
 @given(st.text(max_size=40))
-def test_what_passes_is_made_of_harmless_parts(key: str) -> None:
+def test_a_key_that_passes_has_only_plain_parts(key: str) -> None:
     try:
         parts = keys.check_key(key)
     except InvalidKeyError:
@@ -71,13 +71,13 @@ def test_the_builders_make_the_documented_keys() -> None:
 
 
 @pytest.mark.parametrize("tenant_id", ["", "..", "ten_../x", "run_" + "0" * 32, "ten_" + "0" * 31])
-def test_a_tenant_that_is_no_tenant_has_no_key(tenant_id: str) -> None:
+def test_a_text_that_is_no_tenant_id_has_no_key(tenant_id: str) -> None:
     with pytest.raises(InvalidKeyError):
         keys.upload_key(tenant_id, _SHA256)
 
 
 @pytest.mark.parametrize("sha256", ["", "../x", _SHA256.upper(), _SHA256[:-1], _SHA256 + "\n"])
-def test_a_digest_that_is_no_digest_has_no_key(sha256: str) -> None:
+def test_a_text_that_is_no_digest_has_no_key(sha256: str) -> None:
     with pytest.raises(InvalidKeyError):
         keys.upload_key(new_id("ten"), sha256)
 
