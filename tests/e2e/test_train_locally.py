@@ -1,4 +1,4 @@
-"""`reverie train` without the service: to the end, stopped and gone on with, killed and mended."""
+"""`reverie train` without the service: to the end, stopped and resumed, killed and restarted."""
 
 import signal
 import subprocess
@@ -39,7 +39,7 @@ def unbroken(
     return output
 
 
-def test_a_run_tells_what_it_read_and_leaves_result_events_and_plots(unbroken: Path) -> None:
+def test_a_run_shows_what_it_read_and_writes_result_events_and_plots(unbroken: Path) -> None:
     log = log_of(unbroken)
     for text in ("lycoris_config.json", "multidatabackend.json", f"step {STEPS}/{STEPS}: loss "):
         assert text in log
@@ -57,7 +57,7 @@ def test_a_run_tells_what_it_read_and_leaves_result_events_and_plots(unbroken: P
     assert [step for step, _ in points["train/loss"]] == list(range(1, STEPS + 1))
 
 
-def test_sigterm_stops_with_a_checkpoint_and_the_same_command_ends_as_if_nothing_had_been(
+def test_sigterm_stops_with_a_checkpoint_and_the_same_command_ends_with_the_same_bits(
     project: Path, unbroken: Path, tiny_models_dir: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
@@ -193,7 +193,7 @@ def test_one_interrupt_stops_with_a_checkpoint_and_a_second_at_once(
 
     process = start(project, output, tiny_models_dir, "--set", "max_train_steps=5000")
     wait_for_event(process, output, lambda e: e["seq"] > seen and e.get("stage") == "loading")
-    process.send_signal(signal.SIGINT)  # heeded at the next step; the model is being loaded
+    process.send_signal(signal.SIGINT)  # acted on at the next step; the model is being loaded
     wait_for_log(process, output, "Ctrl-C again")
     process.send_signal(signal.SIGINT)
 

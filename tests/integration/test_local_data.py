@@ -130,14 +130,14 @@ def test_notes_that_cannot_be_read_are_none(
 def test_all_broken_files_are_named_at_once(
     plan: Plan, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    (folders["photos"] / "torn.jpg").write_bytes(
+    (folders["photos"] / "truncated.jpg").write_bytes(
         (folders["photos"] / "grass.jpg").read_bytes()[:2000]
     )
     (folders["held-out"] / "cat.txt").write_bytes(b"\xff\xfe")
     (folders["photos"] / "nothing.png").touch()
     with pytest.raises((BadImageError, BadCaptionError)) as caught:
         look(plan, folders, tmp_path)
-    for name in ("torn.jpg", "nothing.png", "cat.txt"):
+    for name in ("truncated.jpg", "nothing.png", "cat.txt"):
         assert name in caught.value.message
 
 
@@ -158,7 +158,7 @@ def index_of(plan: Plan, data: LocalData, tiny: Path) -> DataIndex:
     return build_index(plan, data.items, read_base_model(tiny).transformer_config)
 
 
-def test_a_cache_is_filled_once_mended_and_stopped_without_harm(
+def test_a_cache_is_filled_once_repaired_and_stopped_without_harm(
     plan: Plan, folders: dict[str, Path], tiny_folder: Path, tmp_path: Path
 ) -> None:
     data = look(plan, folders, tmp_path)
@@ -180,11 +180,11 @@ def test_a_cache_is_filled_once_mended_and_stopped_without_harm(
     assert before.items() <= {p.name: p.stat().st_mtime_ns for p in cache.glob("*.safe*")}.items()
     assert not left_behind.exists()
     assert fill(Counting(stop_after=0)) == 0
-    torn = cache / f"{index.shards[0].digest}.safetensors"
-    whole = torn.read_bytes()
-    torn.write_bytes(whole[:-1])
+    truncated = cache / f"{index.shards[0].digest}.safetensors"
+    whole = truncated.read_bytes()
+    truncated.write_bytes(whole[:-1])
     assert fill(Counting()) == 1
-    assert torn.read_bytes() == whole
+    assert truncated.read_bytes() == whole
 
 
 def test_a_cache_that_another_run_fills_is_waited_for(
@@ -252,7 +252,7 @@ def result(folder: Path, step: int) -> None:
 def test_latest_is_the_newest_whole_checkpoint(tmp_path: Path) -> None:
     assert find_checkpoints("latest", tmp_path, ()) == Checkpoints()
     steps = {n: checkpoint(tmp_path / "checkpoints" / f"step-{n:08d}", n) for n in (5, 10, 20, 30)}
-    (steps[20] / "state.safetensors").write_bytes(b"torn")
+    (steps[20] / "state.safetensors").write_bytes(b"short")
     (steps[30] / MANIFEST_NAME).unlink()
     (tmp_path / "checkpoints" / ".step-00000040.draft").mkdir()
 
@@ -293,7 +293,7 @@ def test_latest_goes_by_the_step_and_not_by_the_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["keep", "step-00000020", "step-00000009"])
-def test_a_torn_or_foreign_folder_moves_no_result(tmp_path: Path, name: str) -> None:
+def test_an_incomplete_or_foreign_folder_moves_no_result(tmp_path: Path, name: str) -> None:
     checkpoint(tmp_path / "checkpoints" / "step-00000010", 10)
     result(tmp_path / "result", 10)
     other = tmp_path / "checkpoints" / name

@@ -20,8 +20,8 @@ def plan(tiny_folder: Path) -> Plan:
 
 
 def reporting_to(plan: Plan, *kinds: str, name: str = "first try") -> Plan:
-    wish = {"report_to": kinds, "tracker_run_name": name, "tracker_project_name": "moons"}
-    return plan.model_copy(update={"operation": plan.operation.model_copy(update=wish)})
+    changes = {"report_to": kinds, "tracker_run_name": name, "tracker_project_name": "moons"}
+    return plan.model_copy(update={"operation": plan.operation.model_copy(update=changes)})
 
 
 def train_a_little(plan: Plan, output: Path, *, first: int, last: int) -> None:
@@ -81,10 +81,10 @@ def test_a_tracker_that_cannot_start_is_a_warning(plan: Plan, tmp_path: Path) ->
 
 
 def test_a_listener_that_fails_is_told_nothing_more(tmp_path: Path) -> None:
-    told: list[int] = []
+    reported: list[int] = []
 
     def fail_at_two(event: Event) -> None:
-        told.append(event.step)
+        reported.append(event.step)
         if event.step == 2:
             raise OSError("disk full")
 
@@ -93,7 +93,7 @@ def test_a_listener_that_fails_is_told_nothing_more(tmp_path: Path) -> None:
         for step in (1, 2, 3):
             events.emit("step", step, {})
 
-    assert told == [1, 2]
+    assert reported == [1, 2]
     written = events_of(tmp_path)
     assert [event.name for event in written] == ["step", "step", "warning", "step"]
     assert "the plotter" in written[2].data["message"]

@@ -51,7 +51,7 @@ def make_project(folder: Path, **options: Any) -> Path:
 def start(
     config_dir: Path, output: Path, models_dir: Path, *arguments: str, **env: str
 ) -> "subprocess.Popen[str]":
-    """The command; what it says goes to ``output.log`` beside the output folder."""
+    """Start the command; its stderr goes to ``output.log`` beside the output folder."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.with_suffix(".log").open("a") as log:
         return subprocess.Popen(
@@ -77,7 +77,7 @@ def start(
 def train(
     config_dir: Path, output: Path, models_dir: Path, *arguments: str, **env: str
 ) -> tuple[int, str]:
-    """To the end: exit status and what it printed as its result."""
+    """Run to the end; returns the exit status and stdout."""
     process = start(config_dir, output, models_dir, *arguments, **env)
     said, _ = process.communicate(timeout=240)
     return process.returncode, said
@@ -88,7 +88,7 @@ def log_of(output: Path) -> str:
 
 
 def adapter_of(output: Path) -> dict[str, bytes]:
-    """Every tensor of the result, bit for bit; the order of the file's header is nobody's."""
+    """Name → bytes of every tensor of the result; the order in the file does not matter."""
     from safetensors import safe_open
 
     with safe_open(output / "result" / "pytorch_lora_weights.safetensors", framework="np") as file:
@@ -96,5 +96,5 @@ def adapter_of(output: Path) -> dict[str, bytes]:
 
 
 def shard_times(output: Path) -> Mapping[str, int]:
-    """Name → when it was written, of every shard."""
+    """File name of every shard → its time of change."""
     return {p.name: p.stat().st_mtime_ns for p in (output / "cache").glob("*.safetensors")}

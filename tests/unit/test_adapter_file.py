@@ -197,7 +197,7 @@ def test_metadata_that_cannot_be_meant_is_refused(
     config: str, words: str, lora: Path, linears: tuple[LinearShape, ...], tmp_path: Path
 ) -> None:
     tensors = {key: value for key, value in load_file(lora).items() if ".alpha" not in key}
-    file = tmp_path / "told.safetensors"
+    file = tmp_path / "counted.safetensors"
     save_file(tensors, file, metadata={"lora_adapter_metadata": config})
 
     with pytest.raises(AdapterFileError, match=words):
@@ -207,10 +207,10 @@ def test_metadata_that_cannot_be_meant_is_refused(
 def test_what_is_no_safetensors_file_is_refused(
     linears: tuple[LinearShape, ...], tmp_path: Path
 ) -> None:
-    torn = tmp_path / "torn.safetensors"
-    torn.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    truncated = tmp_path / "truncated.safetensors"
+    truncated.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
 
-    for file in (torn, tmp_path / "none.safetensors", tmp_path):
+    for file in (truncated, tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(AdapterFileError, match="cannot be read as safetensors"):
             read_adapter(file, linears)
 

@@ -1,4 +1,4 @@
-"""The card tells a run of any kind, and nothing that a tenant wrote can write it."""
+"""The card describes a run of any kind; text of a tenant can change nothing else in it."""
 
 import ast
 import json
@@ -45,7 +45,7 @@ def front_matter(card: str) -> dict[str, Any]:
     return loaded
 
 
-def test_the_card_tells_the_run(plan: Plan) -> None:
+def test_the_card_describes_the_run(plan: Plan) -> None:
     card = render_card(json.loads(json.dumps(facts(plan))))
 
     head = front_matter(card)
@@ -58,9 +58,9 @@ def test_the_card_tells_the_run(plan: Plan) -> None:
 
 
 def test_the_real_base_model_is_linked(plan: Plan) -> None:
-    told = facts(plan) | {"base_model": {"name": "HiDream-ai/HiDream-I1-Full", "digest": "0"}}
+    card_data = facts(plan) | {"base_model": {"name": "HiDream-ai/HiDream-I1-Full", "digest": "0"}}
 
-    assert front_matter(render_card(told))["base_model"] == "HiDream-ai/HiDream-I1-Full"
+    assert front_matter(render_card(card_data))["base_model"] == "HiDream-ai/HiDream-I1-Full"
 
 
 @pytest.mark.parametrize("kind", ["lokr", "lora", "full"])
@@ -182,13 +182,13 @@ def test_the_objective_is_told(plan: Plan) -> None:
     assert "| flow_schedule_shift |" in plain
 
 
-def test_a_decomposed_lokr_tells_its_rank_and_the_multiplier_in_its_file(plan: Plan) -> None:
+def test_the_card_of_a_decomposed_lokr_names_its_rank_and_multiplier(plan: Plan) -> None:
     adapter: Any = plan.identity.adapter
     low = tuple(m.model_copy(update={"full_matrix": False, "dim": 4}) for m in adapter.modules)
     changes = {"modules": low, "full_matrix": False, "linear_dim": 4, "multiplier": 0.5}
-    told = facts(with_identity(plan, adapter=adapter.model_copy(update=changes)))
+    card_data = facts(with_identity(plan, adapter=adapter.model_copy(update=changes)))
 
-    card = render_card(told)
+    card = render_card(card_data)
 
     assert "| lokr_dim | `4` |" in card
     assert "| lokr_multiplier | `0.5` |" in card

@@ -98,7 +98,7 @@ def test_every_key_is_taken_and_the_change_is_the_trained_one(
                 changes[path] = change(parts)
                 used |= {f"{alias}.{part}" for part in parts}
 
-    assert used == tensors.keys()  # ComfyUI warns of every other key, and goes on
+    assert used == tensors.keys()  # ComfyUI warns of every other key, and continues
     assert changes.keys() == example.deltas.keys()
     for path, change in changes.items():
         wanted = example.deltas[path]

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.plan.problems import PlanError
+from trainer_core.data.assigning import LATENTS_PER_SHARD, TEXTS_PER_SHARD
 from trainer_core.data.buckets import geometry_of
 from trainer_core.data.captions import caption_path, captions_of, decode_caption
 from trainer_core.data.index import DataIndex, FileItem, PictureEntry
-from trainer_core.data.indexing import LATENTS_PER_SHARD, TEXTS_PER_SHARD, build_index
+from trainer_core.data.indexing import build_index
 from trainer_core.data.sampler import Sampler
 from trainer_core.errors import BadCaptionError
 
@@ -189,11 +190,11 @@ def test_an_encoders_precision_renames_the_captions_shards(number: int) -> None:
     assert all("text_encoder_1" not in e and "text_encoder_2" not in e for e in texts)
 
 
-def test_small_and_silent_images_are_left_out_with_a_warning() -> None:
+def test_small_and_uncaptioned_images_are_left_out_with_a_warning() -> None:
     plan = plan_of({"id": "a", "minimum_image_size": 256})
-    silent = FileItem.model_validate({**item("c.png").model_dump(), "captions": []})
+    uncaptioned = FileItem.model_validate({**item("c.png").model_dump(), "captions": []})
 
-    index = build_index(plan, [item("a.png"), item("b.png", (100, 100)), silent], TINY_CONFIG)
+    index = build_index(plan, [item("a.png"), item("b.png", (100, 100)), uncaptioned], TINY_CONFIG)
 
     assert [sample.path for sample in index.samples] == ["a.png"]
     assert "first: b.png" in index.warnings[0]
@@ -207,8 +208,11 @@ def test_a_backend_without_images_is_a_problem() -> None:
     with pytest.raises(PlanError) as caught:
         build_index(plan, [item("a.png", (64, 64))], TINY_CONFIG)
 
-    told = [(problem.pointer, problem.code) for problem in caught.value.problems]
-    assert told == [("/data_backends/0", "empty_dataset"), ("/data_backends/1", "empty_dataset")]
+    reported = [(problem.pointer, problem.code) for problem in caught.value.problems]
+    assert reported == [
+        ("/data_backends/0", "empty_dataset"),
+        ("/data_backends/1", "empty_dataset"),
+    ]
 
 
 def test_captions_come_from_names_files_or_the_prompt() -> None:

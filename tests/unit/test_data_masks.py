@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import PlanError
+from trainer_core.data.assigning import LATENTS_PER_SHARD
 from trainer_core.data.buckets import Geometry, geometry_of
 from trainer_core.data.captions import captions_of
 from trainer_core.data.encode import encode_shard
 from trainer_core.data.index import DataIndex, FileItem, PictureEntry, ShardSpec
-from trainer_core.data.indexing import LATENTS_PER_SHARD, build_index
+from trainer_core.data.indexing import build_index
 from trainer_core.errors import BadImageError
 
 WHOLE = Geometry(resize_w=128, resize_h=64, crop_x=0, crop_y=0, width_px=128, height_px=64)
@@ -126,18 +127,18 @@ def test_images_without_a_mask_or_with_two_are_named() -> None:
     with pytest.raises(PlanError) as caught:
         index_of([*images, *masks])
 
-    told = {(p.pointer, p.code): p.message for p in caught.value.problems}
+    reported = {(p.pointer, p.code): p.message for p in caught.value.problems}
     at = "/data_backends/0/conditioning_data"
-    assert told.keys() == {(at, "missing"), (at, "conflict")}
-    assert "7 of 8 images" in told[at, "missing"]
-    assert "1.png, 2.png, 3.png, 4.png, 5.png and 2 more" in told[at, "missing"]
-    assert "0.png" in told[at, "conflict"]
+    assert reported.keys() == {(at, "missing"), (at, "conflict")}
+    assert "7 of 8 images" in reported[at, "missing"]
+    assert "1.png, 2.png, 3.png, 4.png, 5.png and 2 more" in reported[at, "missing"]
+    assert "0.png" in reported[at, "conflict"]
 
 
 def test_an_image_that_is_left_out_needs_no_mask() -> None:
-    silent = file("a", "b.png").model_copy(update={"captions": ()})
+    uncaptioned = file("a", "b.png").model_copy(update={"captions": ()})
 
-    index = index_of([file("a", "a.png"), silent, file("m", "a.png")])
+    index = index_of([file("a", "a.png"), uncaptioned, file("m", "a.png")])
 
     assert [sample.path for sample in index.samples] == ["a.png"]
 

@@ -1,4 +1,4 @@
-"""A folder of pictures is looked into without decoding them."""
+"""A survey of a folder reads the headers of its pictures and does not decode them."""
 
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ def picture(path: Path, size: tuple[int, int], caption: str | None = "a cat", **
         path.with_suffix(".txt").write_text(caption)
 
 
-def test_pictures_meet_in_buckets_and_reasons_are_counted(tmp_path: Path) -> None:
+def test_pictures_are_counted_by_bucket_or_by_the_reason_to_leave_them_out(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", (300, 300))
     picture(tmp_path / "sub/b.jpg", (600, 300))
     picture(tmp_path / "c.png", (300, 301))
     picture(tmp_path / "small.png", (20, 20))
-    picture(tmp_path / "silent.png", (300, 300), caption=None)
+    picture(tmp_path / "uncaptioned.png", (300, 300), caption=None)
     picture(tmp_path / "blank.png", (300, 300), caption=" \n")
     picture(tmp_path / ".hidden.png", (300, 300))
     (tmp_path / "broken.png").write_bytes(b"no picture")
@@ -49,7 +49,7 @@ def test_pictures_meet_in_buckets_and_reasons_are_counted(tmp_path: Path) -> Non
     assert found.pictures == found.looked_at == 7
     assert found.buckets == {(256, 256): 2, (320, 192): 1}
     assert (found.too_small.count, found.too_small.first) == (1, ["small.png"])
-    assert sorted(found.without_caption.first) == ["blank.png", "silent.png"]
+    assert sorted(found.without_caption.first) == ["blank.png", "uncaptioned.png"]
     assert "broken.png" in found.unreadable.first[0]
 
 
@@ -64,7 +64,7 @@ def test_masks_are_paired_by_stem(tmp_path: Path) -> None:
     assert found.without_mask.first == ["c.jpg"]
 
 
-def test_of_very_many_pictures_an_even_part_is_looked_at(tmp_path: Path) -> None:
+def test_of_very_many_pictures_evenly_spread_ones_are_read(tmp_path: Path) -> None:
     for n in range(20):
         picture(tmp_path / f"{n:02}.png", (300, 300) if n % 2 else (600, 300))
 
@@ -74,7 +74,7 @@ def test_of_very_many_pictures_an_even_part_is_looked_at(tmp_path: Path) -> None
     assert len(found.buckets) == 2
 
 
-def test_a_header_tells_the_size_that_decoding_tells(tmp_path: Path) -> None:
+def test_a_header_has_the_size_that_decoding_finds(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     for suffix in ("jpg", "png", "webp"):
@@ -88,7 +88,7 @@ def test_a_header_tells_the_size_that_decoding_tells(tmp_path: Path) -> None:
     assert inspect_header(tmp_path / "turned.png", name="x").width_px == 20
 
 
-def test_a_header_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
+def test_a_header_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
     Image.new("1", (9000, 9000)).save(tmp_path / "big.png")
 
     with pytest.raises(BadImageError, match="9000 x 9000 is more than"):

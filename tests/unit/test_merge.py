@@ -64,9 +64,9 @@ def test_bf16_weights_are_the_cast_of_the_exact_sum_and_the_loss_is_told(
             lost += float((after[name].double() - exact).square().sum())
             changed += float(delta.square().sum())
     assert report.share == pytest.approx((lost / changed) ** 0.5, rel=1e-4)
-    told = json.loads((tmp_path / "out" / "merge.json").read_text())
-    assert told["lost_share"] == report.share
-    assert told["modules"] == len(report.changed) == len(PATHS)
+    reported = json.loads((tmp_path / "out" / "merge.json").read_text())
+    assert reported["lost_share"] == report.share
+    assert reported["modules"] == len(report.changed) == len(PATHS)
     assert [share for _, share in report.worst(9)] == sorted(
         (share for _, share in report.worst(9)), reverse=True
     )
@@ -112,14 +112,14 @@ def test_a_folder_of_many_files_is_read_and_written(
 
 
 def test_progress_is_told(tiny_folder: Path, file: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     merge_folder(
         tiny_folder, file, tmp_path / "out", dtype=torch.float32, multiplier=1.0,
-        on_module=lambda done, total: told.append((done, total)),
+        on_module=lambda done, total: reported.append((done, total)),
     )  # fmt: skip
 
-    assert told == [(done, len(PATHS)) for done in range(1, len(PATHS) + 1)]
+    assert reported == [(done, len(PATHS)) for done in range(1, len(PATHS) + 1)]
 
 
 def test_a_quantised_model_is_refused_and_left_as_it_was(
@@ -174,7 +174,9 @@ def test_a_base_without_one_of_the_weights_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_stands_there_is_never_touched(tiny_folder: Path, file: Path, tmp_path: Path) -> None:
+def test_an_existing_file_or_folder_is_never_touched(
+    tiny_folder: Path, file: Path, tmp_path: Path
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")

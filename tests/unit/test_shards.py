@@ -81,7 +81,7 @@ def test_a_shard_of_another_kind_is_corrupt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 4, 40, 300])
-def test_a_torn_shard_is_corrupt(tmp_path: Path, kept_bytes: int) -> None:
+def test_a_truncated_shard_is_corrupt(tmp_path: Path, kept_bytes: int) -> None:
     shard = description("a")
     path = tmp_path / shard_name(shard.digest)
     write_shard(path, "text", tensors(1))

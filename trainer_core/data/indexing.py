@@ -4,33 +4,16 @@ An image is paired with the mask of the same name. What cannot be used is left o
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
-
-from pydantic import JsonValue
+from typing import Any
 
 from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.plan.problems import PlanError, Problem
-from trainer_core.config.plan.shapes import LATENT_CELL_PX, max_area_px
+from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.placeholders import unfilled_tokens
-from trainer_core.data.buckets import Geometry, geometry_of, is_too_small
-from trainer_core.data.folder import stem_of
-from trainer_core.data.index import (
-    DataIndex,
-    FileItem,
-    PictureEntry,
-    Sample,
-    ShardDescription,
-    ShardKind,
-    ShardRef,
-    ShardSpec,
-    TextEntry,
-)
-
-LATENTS_PER_SHARD: Final = 16
-"""Also masks per shard: a mask has the same row as its image's latents, in a shard of its own."""
-TEXTS_PER_SHARD: Final = 8
-MAX_TEXT_TOKENS: Final = 128
-_PATHS_SHOWN: Final = 5
+from trainer_core.data.assigning import ShardAssigner
+from trainer_core.data.buckets import is_too_small
+from trainer_core.data.index import DataIndex, FileItem, Sample
+from trainer_core.data.mask_pairs import BackendMasks
 
 
 def build_index(
@@ -49,13 +32,8 @@ def build_index(
     max_px = max_area_px(transformer_config)
     backends = plan.identity.backends
     backend_at = {backend.id: position for position, backend in enumerate(backends)}
-    of_backend: dict[str, list[FileItem]] = {backend.id: [] for backend in backends}
-    unknown = {item.backend for item in items} - of_backend.keys()
-    if unknown:
-        raise ValueError(f"items of backends that the plan does not have: {sorted(unknown)}")
-    for item in sorted(items, key=lambda i: i.path):
-        of_backend[item.backend].append(item)
-    shards = _Shards(plan)
+    of_backend = _by_backend(items, backends)
+    shards = ShardAssigner(plan)
     prompts = {text: shards.text_row(text) for text in _prompts_of(plan)}
     shards.close_texts()
     samples: list[Sample] = []
@@ -71,7 +49,7 @@ def build_index(
             continue
         masks = None
         if backend.masks is not None:
-            masks = _Masks(backends[backend_at[backend.masks]], of_backend[backend.masks])
+            masks = BackendMasks(backends[backend_at[backend.masks]], of_backend[backend.masks])
             problems += masks.problems(position, kept)
             why += masks.warnings(kept)
         if not problems:
@@ -87,6 +65,19 @@ def build_index(
         prompts=prompts,
         warnings=tuple(warnings),
     )
+
+
+def _by_backend(
+    items: Sequence[FileItem], backends: Sequence[Backend]
+) -> dict[str, list[FileItem]]:
+    """Backend id → its items, sorted by path; raises ValueError for an item of another backend."""
+    of_backend: dict[str, list[FileItem]] = {backend.id: [] for backend in backends}
+    unknown = {item.backend for item in items} - of_backend.keys()
+    if unknown:
+        raise ValueError(f"items of backends that the plan does not have: {sorted(unknown)}")
+    for item in sorted(items, key=lambda i: i.path):
+        of_backend[item.backend].append(item)
+    return of_backend
 
 
 def _placeholder_warnings(items: Sequence[FileItem], backend: Backend) -> list[str]:
@@ -135,172 +126,3 @@ def _kept(items: Sequence[FileItem], backend: Backend) -> tuple[list[FileItem], 
         if group
     ]
     return [i for i in items if i.path not in left_out], warnings
-
-
-class _Masks:
-    """The masks of one backend, by the names of the images that they belong to."""
-
-    def __init__(self, backend: Backend, items: Sequence[FileItem]) -> None:
-        self.backend = backend
-        self._by_stem: dict[str, list[FileItem]] = {}
-        for item in items:
-            self._by_stem.setdefault(stem_of(item.path), []).append(item)
-
-    def of(self, image: FileItem) -> FileItem:
-        """The image's mask; raises LookupError where there is none."""
-        return self._by_stem[stem_of(image.path)][0]
-
-    def problems(self, position: int, images: Sequence[FileItem]) -> list[Problem]:
-        """Images without a mask, and those with two, as problems of backend ``position``."""
-        pointer = f"/data_backends/{position}/conditioning_data"
-        missing = [i.path for i in images if stem_of(i.path) not in self._by_stem]
-        ambiguous = [i.path for i in images if len(self._by_stem.get(stem_of(i.path), ())) > 1]
-        found = []
-        if missing:
-            message = (
-                f"{len(missing)} of {len(images)} images have no mask of the same name in "
-                f"{self.backend.id}: {_some(missing)}."
-            )
-            found.append(Problem(pointer=pointer, code="missing", message=message))
-        if ambiguous:
-            message = f"Several masks in {self.backend.id} have the name of: {_some(ambiguous)}."
-            found.append(Problem(pointer=pointer, code="conflict", message=message))
-        return found
-
-    def warnings(self, images: Sequence[FileItem]) -> list[str]:
-        """A sentence where masks have another shape than their images; they are stretched."""
-        pairs = (
-            (i, self._by_stem[stem_of(i.path)][0])
-            for i in images
-            if stem_of(i.path) in self._by_stem
-        )
-        mismatched = [image.path for image, mask in pairs if _differs_in_shape(image, mask)]
-        if not mismatched:
-            return []
-        warning = (
-            f"{self.backend.id}: {len(mismatched)} masks have another aspect ratio than their "
-            f"images and are stretched over them: {_some(mismatched)}."
-        )
-        return [warning]
-
-
-def _some(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else ""
-    return ", ".join(paths[:_PATHS_SHOWN]) + more
-
-
-def _differs_in_shape(image: FileItem, mask: FileItem) -> bool:
-    """By more than a scaled copy may: two pixels of the mask, or 2 % of it."""
-    width = mask.height_px * image.width_px / image.height_px
-    return abs(width - mask.width_px) > max(2.0, 0.02 * mask.width_px)
-
-
-class _Shards:
-    """Assigns rows to shards in the order of the calls; equal captions share a row."""
-
-    def __init__(self, plan: Plan) -> None:
-        base: dict[str, JsonValue] = {"base_digest": plan.identity.base.digest}
-        self._texts: dict[str, ShardRef] = {}
-        self._shards: list[_ShardInProgress] = []
-        self._last_text: ShardRef | None = None
-        # The VAE is small, and its errors stay in every step.
-        self._latents_encoder = {**base, "compute": "fp32"}
-        self._text_encoder = {**base, **_text_precision(plan), "max_tokens": MAX_TEXT_TOKENS}
-
-    def text_row(self, text: str) -> ShardRef:
-        if text not in self._texts:
-            last = self._last_text
-            if last is None or last.row + 1 == TEXTS_PER_SHARD:
-                last = self._start("text", self._text_encoder)
-            self._last_text = self._texts[text] = self._add(last.shard, TextEntry(text=text))
-        return self._texts[text]
-
-    def close_texts(self) -> None:
-        """The next caption begins a new shard."""
-        self._last_text = None
-
-    def samples_of(
-        self, items: Sequence[FileItem], backend: Backend, max_px: int, masks: _Masks | None
-    ) -> list[Sample]:
-        """One sample for each item, in the same order; ``masks`` has a mask for each."""
-        newest: dict[tuple[str, int, int], ShardRef] = {}
-
-        def row_of(
-            kind: ShardKind, encoder: dict[str, JsonValue], item: FileItem, geometry: Geometry
-        ) -> ShardRef:
-            key = kind, geometry.width_px, geometry.height_px
-            last = newest.get(key)
-            if last is None or last.row + 1 == LATENTS_PER_SHARD:
-                last = self._start(kind, encoder)
-            entry = PictureEntry(path=item.path, sha256=item.sha256, geometry=geometry)
-            newest[key] = self._add(last.shard, entry)
-            return newest[key]
-
-        samples = []
-        for item in items:
-            geometry = geometry_of(item.width_px, item.height_px, backend, max_px)
-            sample = Sample(
-                backend=backend.id,
-                path=item.path,
-                held_out=backend.role == "eval",
-                width_px=geometry.width_px,
-                height_px=geometry.height_px,
-                repeats=backend.repeats,
-                latents=row_of("latents", self._latents_encoder, item, geometry),
-                texts=tuple(self.text_row(text) for text in item.captions),
-                mask=None
-                if masks is None
-                else row_of("masks", _mask_encoder(masks.backend), masks.of(item), geometry),
-            )
-            samples.append(sample)
-        return samples
-
-    def described(self) -> tuple[ShardDescription, ...]:
-        return tuple(shard.described() for shard in self._shards)
-
-    def _start(self, kind: ShardKind, encoder: dict[str, JsonValue]) -> ShardRef:
-        """Begin a new shard; returns the position before its first row."""
-        self._shards.append(_ShardInProgress(kind, encoder))
-        return ShardRef(shard=len(self._shards) - 1, row=-1)
-
-    def _add(self, shard: int, entry: PictureEntry | TextEntry) -> ShardRef:
-        self._shards[shard].entries.append(entry)
-        return ShardRef(shard=shard, row=len(self._shards[shard].entries) - 1)
-
-
-class _ShardInProgress:
-    """A shard that still gets rows."""
-
-    def __init__(self, kind: ShardKind, encoder: dict[str, JsonValue]) -> None:
-        self._kind = kind
-        self._encoder = encoder
-        self.entries: list[PictureEntry | TextEntry] = []
-
-    def described(self) -> ShardDescription:
-        spec = ShardSpec.model_validate(
-            {"kind": self._kind, "encoder": self._encoder, "entries": tuple(self.entries)}
-        )
-        return ShardDescription(digest=spec.digest(), kind=spec.kind, spec=spec)
-
-
-def _text_precision(plan: Plan) -> dict[str, JsonValue]:
-    """The precisions in a text shard's spec; of the two CLIPs only where they are quantised."""
-    precision = plan.identity.precision
-    clips: dict[str, JsonValue] = {
-        name: quantization
-        for name, quantization in (
-            ("text_encoder_1", precision.text_encoder_1),
-            ("text_encoder_2", precision.text_encoder_2),
-        )
-        if quantization != "no_change"
-    }
-    return {
-        "compute": precision.compute,
-        **clips,
-        "text_encoder_3": precision.text_encoder_3,
-        "text_encoder_4": precision.text_encoder_4,
-    }
-
-
-def _mask_encoder(backend: Backend) -> dict[str, JsonValue]:
-    return {"mask_kind": backend.mask_kind or "mask", "cell_px": LATENT_CELL_PX}
