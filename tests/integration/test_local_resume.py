@@ -119,7 +119,7 @@ def runs(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = FoundBase(
         name=base.name,
         transformer_config=base.transformer_config,
-        bring=lambda reporter, fourth: base,
+        obtain=lambda reporter, fourth: base,
     )
     (tmp_path / "out").mkdir()
     runs = Runs(demo_plan(base, edge_px=64), found, tmp_path / "out", photos)

@@ -141,10 +141,10 @@ def test_a_name_that_means_nothing_is_one_error_everywhere(tmp_path: Path, name:
     env = {"REVERIE_HOME": str(tmp_path / "home")}
     with pytest.raises(BaseModelError) as checked:
         shape_of(resolve(name, {}, [tmp_path]))
-    with pytest.raises(BaseModelError) as brought:
+    with pytest.raises(BaseModelError) as obtained:
         obtain_base(name, env=env, folders=[tmp_path])
 
-    assert checked.value.message == brought.value.message
+    assert checked.value.message == obtained.value.message
     assert str(tmp_path / name) in checked.value.message
     assert "hidream-tiny" in checked.value.message
 

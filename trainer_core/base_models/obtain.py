@@ -1,4 +1,4 @@
-"""Brings a base model's weights to this machine: into a folder that can be loaded.
+"""Obtains a base model's weights: a folder on this machine that can be loaded.
 
 ``resolve`` decides what a name means. The fourth text encoder, which HiDream-I1's repository leaves
 out, comes from a repository or folder of its own.
@@ -50,7 +50,7 @@ class FoundBase:
 
     name: str
     transformer_config: Mapping[str, Any]
-    bring: Callable[[Reporter, str | None], BaseModel]
+    obtain: Callable[[Reporter, str | None], BaseModel]
     """Fetches, hashes and composes what is needed.
 
     Its second argument is the repository or folder of the fourth encoder; None: the model's own, or
@@ -89,7 +89,7 @@ def obtain_base(
         StopRequestedError: ``reporter`` asked for it.
     """
     found = find_base(name, env=env, folders=folders)
-    return found.bring(reporter or SilentReporter(), fourth_encoder)
+    return found.obtain(reporter or SilentReporter(), fourth_encoder)
 
 
 def transformer_folder(
@@ -149,7 +149,7 @@ def write_test_model(folder: Path, shape: str) -> None:
 
 def _present(model: BaseModel) -> FoundBase:
     return FoundBase(
-        name=model.name, transformer_config=model.transformer_config, bring=lambda *_: model
+        name=model.name, transformer_config=model.transformer_config, obtain=lambda *_: model
     )
 
 
@@ -167,13 +167,13 @@ def _in_folder(folder: Path, home: Path, folders: Sequence[Path]) -> FoundBase:
     config = transformer_config(folder)
     check_transformer(config, folder)
 
-    def bring(reporter: Reporter, fourth_encoder: str | None) -> BaseModel:
+    def obtain(reporter: Reporter, fourth_encoder: str | None) -> BaseModel:
         parts = main_parts(folder)
         if has_fourth(folder) and fourth_encoder is None:
             return describe_folder(folder, home, reporter)
-        bring_fourth = _find_fourth(fourth_encoder, home, folders)
+        obtain_fourth = _find_fourth(fourth_encoder, home, folders)
         main = describe_folder(folder, home, reporter)
-        fourth, source = bring_fourth(reporter)
+        fourth, source = obtain_fourth(reporter)
         digest = digest_of({"base": main.digest, "text_encoder_4": source})
         return compose(
             composed_folder(home, main.name, digest),
@@ -183,7 +183,7 @@ def _in_folder(folder: Path, home: Path, folders: Sequence[Path]) -> FoundBase:
             digest,
         )
 
-    return FoundBase(name=folder.resolve().name, transformer_config=config, bring=bring)
+    return FoundBase(name=folder.resolve().name, transformer_config=config, obtain=obtain)
 
 
 def _on_the_hub(name: str, home: Path, folders: Sequence[Path]) -> FoundBase:
@@ -192,31 +192,31 @@ def _on_the_hub(name: str, home: Path, folders: Sequence[Path]) -> FoundBase:
     check_transformer(config, repo.folder)
     has_own = (repo.folder / "text_encoder_4" / "config.json").is_file()
 
-    def bring(reporter: Reporter, fourth_encoder: str | None) -> BaseModel:
+    def obtain(reporter: Reporter, fourth_encoder: str | None) -> BaseModel:
         if has_own and fourth_encoder is None:
             folder = hub.fetch_main_and_fourth(repo, reporter)
             parts = main_parts(folder)
             fourth, source = fourth_parts(folder), repo.commit
         else:
             # Before the long download: whether the other repository may be read at all.
-            bring_fourth = _find_fourth(fourth_encoder, home, folders)
+            obtain_fourth = _find_fourth(fourth_encoder, home, folders)
             folder = hub.fetch_main(repo, reporter)
             parts = main_parts(folder)
-            fourth, source = bring_fourth(reporter)
+            fourth, source = obtain_fourth(reporter)
         sources = {"base": f"{name}@{repo.commit}", "text_encoder_4": source}
         digest = digest_of({"base": repo.commit, "text_encoder_4": source})
         target = composed_folder(home, name, digest)
         return compose(target, name, {**parts, **fourth}, sources, digest)
 
-    return FoundBase(name=name, transformer_config=config, bring=bring)
+    return FoundBase(name=name, transformer_config=config, obtain=obtain)
 
 
-_BringFourth = Callable[[Reporter], tuple[dict[str, Path], str]]
+_ObtainFourth = Callable[[Reporter], tuple[dict[str, Path], str]]
 """Gives the two parts, and what goes into the base model's digest."""
 
 
-def _find_fourth(written: str | None, home: Path, folders: Sequence[Path]) -> _BringFourth:
-    """Check that the fourth encoder exists; what is returned brings it to this machine.
+def _find_fourth(written: str | None, home: Path, folders: Sequence[Path]) -> _ObtainFourth:
+    """Check that the fourth encoder exists; what is returned obtains its files.
 
     ``written``: its folder or repository; None: ``FOURTH_ENCODER``.
     """

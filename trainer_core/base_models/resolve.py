@@ -1,7 +1,7 @@
 """What the name of a base model means: the one place that decides it.
 
-Only folders are looked at. Weights and the network are never touched: ``shape`` tells what is known
-of the model, ``obtain`` brings its weights to this machine.
+It only looks whether folders exist. Weights and the network are never touched: ``shape`` has what
+is known of the model without them, ``obtain`` gets its weights.
 """
 
 import re

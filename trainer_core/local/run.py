@@ -177,7 +177,7 @@ class Attempt:
         self._report_stage("scanning")
         data = scan(plan, data_dirs, self._cache_dir / "pictures.json", self.reporter)
         self._report_stage("base_model")
-        base = found.bring(self.reporter, plan.operation.text_encoder_4_source)
+        base = found.obtain(self.reporter, plan.operation.text_encoder_4_source)
         plan = _with_base(plan, base)
         index = build_index(plan, data.items, base.transformer_config)
 
