@@ -105,7 +105,7 @@ def put_shard(
         if store.size(existing_key) != facts.size_bytes:
             raise ObjectCorruptError(existing_key, "is missing, though a manifest names it")
         if existing_key != content_key:
-            store.delete(content_key)  # a manifest never changes, so nobody will name it
+            store.delete(content_key)  # a manifest never changes, so none will name it
     return CachedShard(
         digest=digest,
         kind=kind,

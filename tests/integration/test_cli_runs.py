@@ -1,4 +1,4 @@
-"""The command line against the real service: API, dispatcher and cache builder; nobody trains."""
+"""The command line against the real service: API, dispatcher and cache builder; no trainer."""
 
 import json
 import os

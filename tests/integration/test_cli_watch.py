@@ -62,9 +62,9 @@ def test_the_last_panel_compares_the_validation_losses() -> None:
 
 
 def test_panel_shows_why_a_run_failed_and_escapes_what_tenants_wrote() -> None:
-    reason = {"code": "bad_image", "category": "user", "message": "[red]a.jpg[/] is torn"}
+    reason = {"code": "bad_image", "category": "user", "message": "[red]a.jpg[/] is truncated"}
     text = shown(state_after(event("run.failed", stage=None, reason=reason)))
-    assert "[red]a.jpg[/] is torn [bad_image]" in text
+    assert "[red]a.jpg[/] is truncated [bad_image]" in text
 
 
 def test_a_new_attempt_resumes_from_the_checkpoint() -> None:

@@ -95,10 +95,10 @@ def test_two_calls_have_two_keys(scripted: Scripted) -> None:
 
 def test_retry_after_is_honoured(scripted: Scripted) -> None:
     scripted.script = Script([(503, {"Retry-After": "1"}, b""), RUN])
-    began_s = time.monotonic()
+    started_s = time.monotonic()
     with Client(scripted.url, "rv_k", retry=QUICK) as client:
         client.get_run("run_1")
-    assert time.monotonic() - began_s >= 1
+    assert time.monotonic() - started_s >= 1
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 500])

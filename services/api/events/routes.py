@@ -18,7 +18,7 @@ from services.store import runs
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
 
 _EVENT_STREAM: Final = "text/event-stream"
-EventId = Annotated[int | None, Query(ge=0, lt=2**63, description="Events behind this id.")]
+EventId = Annotated[int | None, Query(ge=0, lt=2**63, description="Events after this id.")]
 LastEventId = Annotated[int | None, Header(alias="Last-Event-ID", ge=0, lt=2**63)]
 
 
