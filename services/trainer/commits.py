@@ -1,7 +1,7 @@
 """What the child wrote becomes the service's: content, manifest, then one guarded row.
 
-One thing at a time, in the order given, in a thread of its own so that renewals go on; therefore a
-checkpoint stands before the result of the same attempt.
+One thing at a time, in the order given, so a checkpoint is committed before the result of the same
+attempt. Uploads run in a thread of their own: the attempt goes on meanwhile.
 """
 
 from collections.abc import Callable
@@ -13,41 +13,30 @@ from typing import Final, Self
 
 import structlog
 
-from services.domain.ledger import Claim, Ledger, StoredCheckpoint, StoredFiles
+from services.domain.ledger import StoredCheckpoint, StoredFiles
 from services.objects.errors import ObjectStoreError
 from services.objects.folders import put_folder
 from services.objects.keys import checkpoint_prefix, result_prefix
-from services.objects.port import ObjectStore
-from services.trainer.child import Event
+from services.trainer.context import HeldRun
+from services.trainer.failures import infra_failed, platform_failed
 from services.trainer.lease import GivenUpError, Lease
-from trainer_core.errors import Category
 from trainer_core.faultpoints import fault_point
-from trainer_core.process.failure import Failure
+from trainer_core.process.events import Event
 
 log = structlog.get_logger(__name__)
 
 _LOOK_EVERY_S: Final = 0.1
 
 
-class AttemptFailedError(Exception):
-    """The attempt cannot go on; ``failure`` says why in words for the tenant."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
-
 class Committer:
     """Uploads and commits for one claim."""
 
-    def __init__(
-        self, objects: ObjectStore, ledger: Ledger, claim: Claim, lease: Lease, output_dir: Path
-    ) -> None:
+    def __init__(self, held: HeldRun, output_dir: Path) -> None:
         """``output_dir``: where the child writes; event paths may be relative to it."""
-        self._objects = objects
-        self._ledger = ledger
-        self._claim = claim
-        self._lease = lease
+        self._objects = held.context.objects
+        self._ledger = held.context.ledger
+        self._claim = held.claim
+        self._lease = held.lease
         self._output_dir = output_dir
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="committer")
         self._pending: list[Future[None]] = []
@@ -65,17 +54,17 @@ class Committer:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def checkpoint(self, event: Event) -> None:
-        """Begin to upload and commit the checkpoint that this event names."""
-        self._pending.append(self._begin(self._commit_checkpoint, event))
+        """Start to upload and commit the checkpoint that this event names."""
+        self._pending.append(self._start(self._commit_checkpoint, event))
 
     def check(self) -> None:
-        """Raise what went wrong in what is done so far."""
+        """Raise what went wrong in the uploads that have ended."""
         for future in [each for each in self._pending if each.done()]:
             self._pending.remove(future)
             future.result()
 
     def wait(self) -> None:
-        """Wait until all that was begun stands; raises AttemptFailedError or GivenUpError."""
+        """Wait until all that was started is committed; raises what went wrong, or GivenUpError."""
         for future in self._pending:
             _result_of(future, self._lease)
         self._pending.clear()
@@ -83,9 +72,9 @@ class Committer:
     def result(self, event: Event) -> None:
         """Upload the result and commit it: from then on the run has succeeded."""
         self.wait()
-        _result_of(self._begin(self._commit_result, event), self._lease)
+        _result_of(self._start(self._commit_result, event), self._lease)
 
-    def _begin(self, commit: Callable[[Event], None], event: Event) -> Future[None]:
+    def _start(self, commit: Callable[[Event], None], event: Event) -> Future[None]:
         # Log lines of the thread name the run.
         return self._thread.submit(copy_context().run, commit, event)
 
@@ -116,14 +105,8 @@ class Committer:
         try:
             stored = self._upload(prefix, self._folder_of(event), event)
         except FileNotFoundError as error:
-            raise AttemptFailedError(
-                Failure(
-                    code="result_missing",
-                    category=Category.PLATFORM,
-                    message="The training process named a result that is not there.",
-                    retryable=False,
-                )
-            ) from error
+            message = "The training process named a result that does not exist."
+            raise platform_failed("result_missing", message) from error
         fault_point("result.uploaded")
         self._lease.until_answered(
             lambda: self._ledger.commit_result(claim.run_id, claim.fence, stored, step=event.step),
@@ -139,37 +122,23 @@ class Committer:
             )
         except ObjectStoreError as error:
             log.error("upload_refused", code=error.code, reason=str(error))
-            message = f"The {event.type} could not be stored ({error.code})."
-            raise AttemptFailedError(
-                Failure(code=error.code, category=Category.INFRA, message=message, retryable=True)
-            ) from error
+            message = f"The {event.name} could not be stored ({error.code})."
+            raise infra_failed(error.code, message) from error
         if stored.manifest_sha256 != event.data.get("manifest_sha256"):
-            raise AttemptFailedError(
-                Failure(
-                    code="output_changed",
-                    category=Category.INFRA,
-                    message=f"The {event.type} is not what the training process reported.",
-                    retryable=True,
-                )
-            )
+            message = f"The {event.name} is not what the training process reported."
+            raise infra_failed("output_changed", message)
         return stored
 
     def _folder_of(self, event: Event) -> Path:
         folder = (self._output_dir / str(event.data["path"])).resolve()
         if not folder.is_relative_to(self._output_dir.resolve()):
-            raise AttemptFailedError(
-                Failure(
-                    code="bad_event",
-                    category=Category.PLATFORM,
-                    message="The training process named a folder that is not its own.",
-                    retryable=False,
-                )
-            )
+            message = "The training process named a folder that is not its own."
+            raise platform_failed("bad_event", message)
         return folder
 
 
 def _result_of(future: Future[None], lease: Lease) -> None:
-    """The future's end, without waiting longer than the run is ours."""
+    """Wait for the future, but no longer than the run is ours."""
     while True:
         try:
             return future.result(timeout=_LOOK_EVERY_S)

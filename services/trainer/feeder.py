@@ -17,24 +17,16 @@ from typing import Final, Self
 import structlog
 
 from services.domain.ledger import CachedShard
+from services.trainer.failures import failure_of_attempt
 from services.trainer.lease import GivenUpError
 from trainer_core.data.index import DataIndex, Sample
 from trainer_core.data.sampler import Sampler
-from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
 
 _LOOKAHEAD_MICRO_BATCHES: Final = 2000
 _LOOK_EVERY_S: Final = 0.5
-
-
-class FetchFailedError(Exception):
-    """A shard is not to be had; ``failure`` names it."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,24 +92,24 @@ class Feeder:
             shards: all of the run, by any order.
             limit_bytes: what the folder may hold; one shard is always allowed.
             fetch: download to a path and check size and SHA-256; waits out a store that is away.
-                Raises FetchFailedError or GivenUpError.
+                Raises AttemptFailedError or GivenUpError.
         """
         self._order = order
         self._shards: Mapping[str, CachedShard] = {shard.digest: shard for shard in shards}
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._step = from_step
-        self._wishes: list[str] = []
-        self._wished_at_step = from_step
+        self._wanted: list[str] = []
+        self._wanted_at_step = from_step
         self._fetch = fetch
-        self._moved = threading.Event()
+        self._changed = threading.Event()
         self._closing = threading.Event()
         context = copy_context()  # log lines of the thread name the run
         self._thread = threading.Thread(
             target=context.run, args=(self._feed_until_closed,), name="feeder", daemon=True
         )
         self.failure: Failure | None = None
-        """Why the training cannot go on; None while all is well."""
+        """Why the training cannot continue; None while all is well."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -130,40 +122,32 @@ class Feeder:
         trace: TracebackType | None,
     ) -> None:
         self._closing.set()
-        self._moved.set()
+        self._changed.set()
 
     def reached(self, step: int) -> None:
         """So many optimizer steps are done."""
         if step > self._step:
             self._step = step
-            self._moved.set()
+            self._changed.set()
 
     def _feed_until_closed(self) -> None:
         try:
             while not self._closing.is_set():
                 shard = self._next_missing()
                 if shard is None:
-                    self._moved.wait(_LOOK_EVERY_S)
-                    self._moved.clear()
+                    self._changed.wait(_LOOK_EVERY_S)
+                    self._changed.clear()
                 else:
-                    self._bring(shard)
-        except FetchFailedError as error:
-            self.failure = error.failure
+                    self._fetch_to_folder(shard)
         except GivenUpError:
-            pass  # whoever asks the lease learns it
-        except Exception:  # the thread's outermost loop: a full disk, or a fault of ours
-            log.exception("feeder_broke")
-            self.failure = Failure(
-                code="feeder_broke",
-                category=Category.INFRA,
-                message="The worker could not bring the cached data to the training process.",
-                retryable=True,
-            )
+            pass  # the attempt reads the same from the lease
+        except Exception as error:  # noqa: BLE001 - the thread's outermost loop
+            self.failure = failure_of_attempt(error)
 
     def _next_missing(self) -> CachedShard | None:
         """The shard to fetch now; makes room for it."""
         present = {path.stem for path in self._folder.glob("*.safetensors")}
-        self._note_wishes(present)
+        self._note_wanted(present)
         if len(present) == len(self._shards):
             return None
         soon = self._soon()
@@ -173,13 +157,13 @@ class Feeder:
         self._make_room(present, set(soon), self._shards[missing].size_bytes)
         return self._shards[missing]
 
-    def _note_wishes(self, present: set[str]) -> None:
+    def _note_wanted(self, present: set[str]) -> None:
         """What was asked for by name stays until the step moves on, the newest wish first."""
-        if self._wished_at_step != self._step:
-            self._wishes, self._wished_at_step = [], self._step
+        if self._wanted_at_step != self._step:
+            self._wanted, self._wanted_at_step = [], self._step
         for path in self._folder.glob("*.wanted"):
-            if path.stem in self._shards and path.stem not in self._wishes:
-                self._wishes.insert(0, path.stem)
+            if path.stem in self._shards and path.stem not in self._wanted:
+                self._wanted.insert(0, path.stem)
             if path.stem in present:
                 path.unlink()
 
@@ -187,7 +171,7 @@ class Feeder:
         """What the folder should hold, first need first, within the limit; at least one."""
         soon: dict[str, None] = {}
         room_bytes = self._limit_bytes
-        for digest in chain(self._wishes, self._order.digests_from(self._step)):
+        for digest in chain(self._wanted, self._order.digests_from(self._step)):
             if digest in soon:
                 continue
             room_bytes -= self._shards[digest].size_bytes
@@ -205,7 +189,7 @@ class Feeder:
             held_bytes -= self._shards[digest].size_bytes
             log.debug("shard_evicted", digest=digest)
 
-    def _bring(self, shard: CachedShard) -> None:
+    def _fetch_to_folder(self, shard: CachedShard) -> None:
         draft = self._folder / f"{shard.digest}.part"
         self._fetch(shard, draft)
         draft.replace(self._folder / f"{shard.digest}.safetensors")

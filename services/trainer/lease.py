@@ -1,7 +1,7 @@
-"""Holding a run: a thread renews the lease, everyone else asks here how things stand.
+"""Holding a run: a thread renews the lease, the other threads of the attempt read its state here.
 
-Renewals have a thread of their own because a database that hangs must not stop the reading of
-events, nor an upload the renewals.
+Renewals have a thread of their own. A database that hangs must not stop the reading of events, and
+an upload must not stop the renewals.
 """
 
 import random
@@ -22,7 +22,7 @@ from services.objects.errors import ObjectStoreDownError
 
 log = structlog.get_logger(__name__)
 
-AWAY: Final = (LedgerDownError, ObjectStoreDownError)
+UNREACHABLE: Final = (LedgerDownError, ObjectStoreDownError)
 """The other side cannot be reached; the same call may succeed later."""
 
 _LONGEST_PAUSE_S: Final = 5.0
@@ -31,7 +31,7 @@ Answer = TypeVar("Answer")
 
 
 class GivenUpError(Exception):
-    """The run is not ours any more, or cannot be shown to be: stop at once, write nothing more."""
+    """This worker no longer holds the run, or cannot know: stop at once and write nothing more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ class LeaseTimes:
     """All in seconds."""
 
     lease_s: float
-    """A run whose holder is silent this long is taken back."""
+    """A run whose holder does not renew for this long is taken back."""
     renew_s: float
     orphan_s: float
     """Without any renewal for this long the holder gives the run up by itself."""
@@ -55,7 +55,7 @@ class Lease:
         self._fence = fence
         self._times = times
         self._renewed_at_s = time.monotonic()
-        self._wish = RequestedAction.RUN
+        self._requested = RequestedAction.RUN
         self._is_lost = False
         self._closing = threading.Event()
         context = copy_context()  # log lines of the thread name the run
@@ -77,22 +77,22 @@ class Lease:
         self.stop_renewing()
 
     @property
-    def wish(self) -> RequestedAction:
-        """What the service wanted at the last renewal."""
-        return self._wish
+    def requested(self) -> RequestedAction:
+        """What the service requested at the last renewal."""
+        return self._requested
 
     @property
     def is_given_up(self) -> bool:
-        """Lost for certain, or silent for so long that we stop on our own."""
+        """Lost for certain, or not renewed for so long that this worker stops on its own."""
         return self._is_lost or self._silent_s() > self._times.orphan_s
 
     @property
     def may_have_run_out(self) -> bool:
-        """Nobody confirmed the lease for its whole length: another holder may exist."""
+        """Not renewed for the whole length of the lease: another holder may exist."""
         return self._silent_s() > self._times.lease_s
 
     def stop_renewing(self) -> None:
-        """From now on the lease runs out by itself."""
+        """Renew no more: the lease runs out by itself."""
         self._closing.set()
 
     def mark_lost(self) -> None:
@@ -105,10 +105,11 @@ class Lease:
             raise GivenUpError
 
     def until_answered(self, call: Callable[[], Answer], *, doing: str) -> Answer:
-        """``call()``, again with growing pauses and jitter while the other side is away.
+        """Repeat ``call()``, with growing pauses and jitter, until the other side can be reached.
 
-        Bounded by the lease: raises GivenUpError once that is lost or given up. ``call`` has to
-        be safe to repeat.
+        ``call`` must be safe to repeat: an answer may be lost after the write took place. What the
+        Ledger promises of its methods is enough. Raises GivenUpError once the lease is lost or
+        given up, so a second hand-back, which finds the lease ended by the first, ends here.
         """
         pause_s = 0.1
         while True:
@@ -118,7 +119,7 @@ class Lease:
             except LeaseLostError:
                 self.mark_lost()
                 raise GivenUpError from None
-            except AWAY as error:
+            except UNREACHABLE as error:
                 log.warning("attempt_waits", doing=doing, error=type(error).__name__)
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
@@ -131,12 +132,12 @@ class Lease:
         while not self._closing.wait(wait_s) and not self.is_given_up:
             asked_at_s = time.monotonic()
             try:
-                self._wish = self._ledger.renew(
+                self._requested = self._ledger.renew(
                     self._run_id, self._fence, lease=timedelta(seconds=self._times.lease_s)
                 )
             except LeaseLostError:
                 self._is_lost = True
-            except AWAY as error:
+            except UNREACHABLE as error:
                 log.warning("renewal_failed", error=type(error).__name__)
                 wait_s = min(self._times.renew_s, 1.0)
             except Exception:  # the thread's outermost loop: an answer we do not know is no renewal

@@ -1,4 +1,4 @@
-"""The trainer process: hears rings, trains one run at a time in a child process."""
+"""The trainer process: takes rings from its queue, trains one run at a time in a child process."""
 
 import os
 import threading
@@ -15,7 +15,8 @@ from services.queue.serve import serve
 from services.settings.env import Settings
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
-from services.trainer.attempt import Bench, Duty, answer_ring
+from services.trainer.attempt import answer_ring
+from services.trainer.context import Assignment, TrainerContext
 from services.trainer.lease import LeaseTimes
 from services.workers.heartbeat import Heartbeat
 from services.workers.scratch import Scratch
@@ -40,22 +41,26 @@ def main() -> int:
     objects = open_store(settings)
     objects.prove_conditional_writes()
     database = Database(settings.database_url, max_size=4)
-    stopping, duty = threading.Event(), Duty()
+    stopping, assignment = threading.Event(), Assignment()
     ledger = PostgresLedger(database, max_attempts=settings.max_attempts)
-    heartbeat = Heartbeat(
-        ledger,
-        worker,
-        every_s=settings.heartbeat_s,
-        is_draining=stopping.is_set,
-        run_id=lambda: duty.run_id,
-    )
 
-    def drain() -> None:
-        stopping.set()
-        heartbeat.wake()
+    with (
+        Scratch(settings.scratch_dir, worker.worker_id) as scratch,
+        Heartbeat(
+            ledger,
+            worker,
+            every_s=settings.heartbeat_s,
+            # A worker with a full disk takes no runs; the dispatcher offers them to others.
+            is_draining=lambda: stopping.is_set() or not scratch.has_space(),
+            run_id=lambda: assignment.run_id,
+        ) as heartbeat,
+    ):
 
-    with Scratch(settings.scratch_dir, worker.worker_id) as scratch, heartbeat:
-        bench = Bench(
+        def drain() -> None:
+            stopping.set()
+            heartbeat.wake()
+
+        context = TrainerContext(
             ledger=ledger,
             objects=objects,
             worker_id=worker.worker_id,
@@ -72,7 +77,7 @@ def main() -> int:
         serve(
             settings.broker_url,
             [trainer_queue(settings.gpu_class)],
-            {TRAINER_TASK: lambda run_id: answer_ring(bench, duty, run_id)},
+            {TRAINER_TASK: lambda run_id: answer_ring(context, assignment, run_id)},
             acks_late=False,
             on_shutdown=drain,
         )

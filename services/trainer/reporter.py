@@ -1,4 +1,4 @@
-"""What the child reported goes to the ledger: in order, in batches, at most 5 writes a second."""
+"""Sends what the child reported to the ledger: in order, in batches, at most 5 writes a second."""
 
 import threading
 import time
@@ -8,8 +8,9 @@ from contextvars import copy_context
 from types import TracebackType
 from typing import Final, Self
 
-from services.domain.ledger import ChildEvent, Ledger
-from services.trainer.lease import GivenUpError, Lease
+from services.domain.ledger import ChildEvent
+from services.trainer.context import HeldRun
+from services.trainer.lease import GivenUpError
 
 _WRITE_EVERY_S: Final = 0.2
 _STEPS_KEPT: Final = 5
@@ -20,11 +21,10 @@ _BATCH: Final = 200
 class Reporter:
     """Takes events at once and writes them in a thread of its own, waiting out a database."""
 
-    def __init__(self, ledger: Ledger, run_id: str, fence: int, lease: Lease) -> None:
-        self._ledger = ledger
-        self._run_id = run_id
-        self._fence = fence
-        self._lease = lease
+    def __init__(self, held: HeldRun) -> None:
+        self._ledger = held.context.ledger
+        self._claim = held.claim
+        self._lease = held.lease
         self._waiting: deque[ChildEvent] = deque()
         self._changed = threading.Condition()
         self._is_busy = False
@@ -55,12 +55,16 @@ class Reporter:
             self._waiting.append(event)
             self._changed.notify_all()
 
+    def check(self) -> None:
+        """Raise what ended the thread; no event is stored after that."""
+        if self._broken is not None:
+            raise self._broken
+
     def flush(self) -> None:
-        """Wait until all events stand; raises GivenUpError once the run is no longer ours."""
+        """Wait until all events are stored; raises as ``check``, or GivenUpError."""
         with self._changed:
             while self._waiting or self._is_busy:
-                if self._broken is not None:
-                    raise self._broken
+                self.check()
                 self._lease.check()
                 self._changed.wait(0.1)
 
@@ -75,8 +79,8 @@ class Reporter:
             try:
                 self._write(thinned(batch))
             except GivenUpError:
-                return  # whoever asks the lease learns it
-            except Exception as error:  # noqa: BLE001 - the thread's outermost loop; flush() raises it
+                return  # the attempt reads the same from the lease
+            except Exception as error:  # noqa: BLE001 - the thread's outermost loop; check() raises it
                 self._broken = error
                 return
             with self._changed:
@@ -86,7 +90,7 @@ class Reporter:
 
     def _write(self, batch: Sequence[ChildEvent]) -> None:
         self._lease.until_answered(
-            lambda: self._ledger.event(self._run_id, self._fence, batch), doing="report"
+            lambda: self._ledger.event(self._claim.run_id, self._claim.fence, batch), doing="report"
         )
 
 

@@ -19,6 +19,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 _LOCK_NAME: Final = "lock"
+_MIN_FREE_BYTES: Final = 64 << 20
 
 
 class Scratch:
@@ -38,6 +39,10 @@ class Scratch:
             assert self._lock is not None, "a fresh folder is nobody else's"
         finally:
             os.close(door)
+
+    def has_space(self) -> bool:
+        """Whether the disk has room for new work at all: 64 MiB, far less than any work takes."""
+        return shutil.disk_usage(self.folder).free >= _MIN_FREE_BYTES
 
     @contextmanager
     def room(self, what: str) -> Iterator[Path]:

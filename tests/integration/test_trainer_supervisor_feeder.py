@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.domain.ledger import CachedShard
-from services.trainer.feeder import Feeder, FeedOrder, FetchFailedError
+from services.trainer.failures import AttemptFailedError
+from services.trainer.feeder import Feeder, FeedOrder
 from trainer_core.data.index import (
     DataIndex,
     Sample,
@@ -136,7 +137,7 @@ def test_a_shard_that_is_not_to_be_had_is_named(tmp_path: Path) -> None:
     failure = Failure(code="shard_corrupt", category=Category.INFRA, message="m", retryable=True)
 
     def fetch(shard: CachedShard, dest: Path) -> None:
-        raise FetchFailedError(failure)
+        raise AttemptFailedError(failure)
 
     feeder, _ = feeder_of(index_of(2), tmp_path, fetch, limit_bytes=1 << 20)
     with feeder:

@@ -1,4 +1,4 @@
-"""A training process without training: it speaks the event protocol and behaves as it is told.
+"""A training process without training: it writes events and behaves as its first argument says.
 
 ``python trainer_supervisor_child.py BEHAVIOUR train --job … --events … --control … --supervisor …``
 """
@@ -56,7 +56,7 @@ class Training:
         if not (self.output / name).exists():
             self.emit("checkpoint", step, **self.folder(name, "checkpoint", step))
 
-    def word(self) -> str:
+    def requested(self) -> str:
         return self.control.read_text() if self.control.exists() else "run"
 
     def first_step(self) -> int:
@@ -70,12 +70,12 @@ class Training:
         step = self.first_step()
         self.emit("stage", step, stage="training", environment=dict(os.environ))
         while step < STEPS or self.behaviour == "endless":
-            if self.word() == "pause":
+            if self.requested() == "pause":
                 self.emit("stage", step, stage="paused")
-                while self.word() == "pause":
+                while self.requested() == "pause":
                     time.sleep(0.02)
                 self.emit("stage", step, stage="training")
-            if self.word() == "stop":
+            if self.requested() == "stop":
                 self.checkpoint(step)
                 self.emit("stopped", step)
                 return 75
@@ -94,6 +94,15 @@ class Training:
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
+                time.sleep(600)
+            case "babble":
+                with self.events.open("a") as file:
+                    file.write("x" * (5 << 20))  # no line is so long
+                time.sleep(600)
+            case "babble-late":
+                time.sleep(1.5)  # by then the lease is another's
+                with self.events.open("a") as file:
+                    file.write("x" * (5 << 20))
                 time.sleep(600)
             case "fail":
                 failure = {"category": "user", "message": "loss is nan", "retryable": False}

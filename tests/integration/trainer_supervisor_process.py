@@ -13,7 +13,8 @@ from services.objects.open import open_store
 from services.settings.env import Settings
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
-from services.trainer.attempt import Bench, Duty, answer_ring
+from services.trainer.attempt import answer_ring
+from services.trainer.context import Assignment, TrainerContext
 from services.trainer.lease import LeaseTimes
 from services.workers.scratch import Scratch
 
@@ -26,7 +27,7 @@ def main() -> None:
     database = Database(settings.database_url, max_size=4)
     worker_id = new_id("wrk")
     with Scratch(settings.scratch_dir, worker_id) as scratch:
-        bench = Bench(
+        context = TrainerContext(
             ledger=PostgresLedger(database),
             objects=open_store(settings),
             worker_id=worker_id,
@@ -40,7 +41,7 @@ def main() -> None:
             stopping=stopping,
             child_command=told["child_command"],
         )
-        answer_ring(bench, Duty(), told["run_id"])
+        answer_ring(context, Assignment(), told["run_id"])
     database.close()
 
 

@@ -101,7 +101,7 @@ def failure_of(error: BaseException) -> Failure:
     return Failure(
         code="internal_error",
         category=Category.PLATFORM,
-        message=f"{type(error).__name__} in the training process",
+        message=f"An internal error ended the work ({type(error).__name__}).",
         retryable=True,
     )
 

@@ -1,4 +1,4 @@
-"""One job file: everything a training process is told."""
+"""The job file: everything that a training process gets from its supervisor, as JSON."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from trainer_core.errors import TrainerError
 
 
 class BadJobError(TrainerError):
-    """The job file cannot be read; whoever wrote it is wrong, not the tenant."""
+    """The job file cannot be read; the fault is in its writer, not in the user's files."""
 
     code = "bad_job"
 
@@ -23,13 +23,14 @@ class Job(Frozen):
     index: DataIndex
     base_model_dir: str
     shards_dir: str
-    """Somebody else puts shards there, in the order in which the sampler asks for them."""
+    """The supervisor puts shards there, in the order in which the sampler needs them."""
     output_dir: str
     resume_from: str | None
     """Folder of a checkpoint."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """How many whole ones stay in ``checkpoints_dir``; in the service each is copied away."""
+    """How many of the newest stay in ``checkpoints_dir``. The service has copied the others."""
     shard_wait_s: float = Field(gt=0)
+    """How long to wait for a shard that is not in ``shards_dir`` yet."""
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -40,8 +41,13 @@ class Job(Frozen):
         return Path(self.output_dir) / "result"
 
 
+def write_job(path: Path, job: Job) -> None:
+    """Raises OSError."""
+    path.write_text(job.model_dump_json() + "\n", encoding="utf-8")
+
+
 def read_job(path: Path) -> Job:
-    """Raises BadJobError."""
+    """Raises BadJobError where the file is missing or is no job."""
     try:
         return Job.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:

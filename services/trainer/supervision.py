@@ -1,0 +1,108 @@
+"""Watching the training process: its events go on to where they belong, requests go to it."""
+
+import time
+from typing import Final
+
+import structlog
+
+from services.domain.ledger import ChildEvent
+from services.trainer.child import Child
+from services.trainer.commits import Committer
+from services.trainer.context import HeldRun
+from services.trainer.failures import AttemptFailedError, infra_failed
+from services.trainer.feeder import Feeder
+from services.trainer.reporter import Reporter
+from trainer_core.process.control import ControlRequest
+from trainer_core.process.events import OUTCOMES, Event
+
+log = structlog.get_logger(__name__)
+
+_TICK_S: Final = 0.1
+_EXIT_GRACE_S: Final = 60.0
+"""After its outcome event the process has this long to end; driver teardown can take seconds."""
+_LOCAL_PATHS: Final = frozenset({"path"})
+
+
+class Supervision:
+    """One training process, watched until it ends."""
+
+    def __init__(
+        self,
+        held: HeldRun,
+        child: Child,
+        feeder: Feeder,
+        reporter: Reporter,
+        committer: Committer,
+    ) -> None:
+        self._held = held
+        self._lease = held.lease
+        self._child = child
+        self._feeder = feeder
+        self._reporter = reporter
+        self._committer = committer
+        self._last_event_s = time.monotonic()
+        self._outcome: Event | None = None
+
+    def until_end(self) -> Event | None:
+        """The outcome event of the process; None where it ended without one.
+
+        The process may still be there: one that does not end by itself is left to the caller.
+        Raises GivenUpError once the run is no longer ours, AttemptFailedError for a hung process,
+        and whatever failed in a thread of the attempt.
+        """
+        while True:
+            is_running = self._child.is_running  # before reading: nothing is written after its end
+            for event in self._child.events.new_events():
+                self._handle(event)
+            if not is_running:
+                return self._outcome
+            self._check_threads()
+            self._child.request(self._request())
+            self._check_stall()
+            if self._outcome is not None and self._silent_s() > _EXIT_GRACE_S:
+                log.warning("child_lingers")
+                return self._outcome
+            time.sleep(_TICK_S)
+
+    def _handle(self, event: Event) -> None:
+        self._last_event_s = time.monotonic()
+        self._feeder.reached(event.step)
+        if event.name == "checkpoint":
+            self._committer.checkpoint(event)
+        if event.name in OUTCOMES:
+            self._outcome = event
+        data = {name: value for name, value in event.data.items() if name not in _LOCAL_PATHS}
+        # A process that resumes reports step 0 while it loads; the step of the run never falls.
+        step = max(event.step, self._held.from_step)
+        self._reporter.add(
+            ChildEvent(
+                type=event.name, step=step, data={"t_s": event.t_s, **data}, number=event.seq
+            )
+        )
+
+    def _check_threads(self) -> None:
+        self._lease.check()
+        self._committer.check()
+        self._reporter.check()
+        if self._feeder.failure is not None:
+            raise AttemptFailedError(self._feeder.failure)
+
+    def _request(self) -> ControlRequest:
+        if self._held.must_stop():
+            return ControlRequest.STOP
+        if self._lease.may_have_run_out:
+            # Another holder may exist: train no further until our fence is confirmed.
+            self._last_event_s = time.monotonic()  # a process that waits is not a hung one
+            return ControlRequest.PAUSE
+        return ControlRequest.RUN
+
+    def _check_stall(self) -> None:
+        stall_s = self._held.context.stall_s
+        if self._outcome is None and self._silent_s() > stall_s:
+            self._lease.stop_renewing()
+            raise infra_failed(
+                "stalled", f"The training process reported nothing for {stall_s:g} s."
+            )
+
+    def _silent_s(self) -> float:
+        return time.monotonic() - self._last_event_s

@@ -1,0 +1,215 @@
+"""A trainer on one machine with everything around it: database, object store, one run to train."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from services.domain.ids import new_id
+from services.objects.folders import put_shard
+from services.objects.open import open_store
+from services.settings.env import Settings
+from tests.unit.config_examples import TINY_CONFIG, import_small
+from trainer_core.base_models.describe import describe_base
+from trainer_core.data.index import FileItem
+from trainer_core.data.indexing import build_index
+
+HERE = Path(__file__).parent
+DEADLINE_S = 60.0
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {DEADLINE_S} s for {what}"
+        time.sleep(0.02)
+
+
+@dataclass
+class Place:
+    """A database with one run that can be claimed, an object store, and trainers on one machine."""
+
+    env: dict[str, str]
+    folder: Path
+    run_id: str = field(default_factory=lambda: new_id("run"))
+    tenant_id: str = field(default_factory=lambda: new_id("ten"))
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.env["REVERIE_DATABASE_URL"]) as conn:
+            return conn.execute(query, {"run_id": self.run_id}).fetchall()
+
+    def do(self, statement: str) -> None:
+        with psycopg.connect(self.env["REVERIE_DATABASE_URL"]) as conn:
+            conn.execute(statement, {"run_id": self.run_id})
+
+    def run(self) -> dict[str, Any]:
+        columns = "status, stage, fence, step, checkpoint_step, result_step, status_reason"
+        (row,) = self.ask(f"SELECT {columns} FROM runs WHERE run_id = %(run_id)s")
+        return dict(zip(columns.split(", "), row, strict=True))
+
+    def attempts(self) -> list[tuple[Any, ...]]:
+        return self.ask(
+            "SELECT outcome, from_step, reason->>'code', reason->>'message' FROM attempts"
+            " WHERE run_id = %(run_id)s ORDER BY fence"
+        )
+
+    def events(self, kind: str) -> list[tuple[int, dict[str, Any]]]:
+        rows = self.ask(
+            "SELECT type, step, data FROM events WHERE run_id = %(run_id)s ORDER BY seq"
+        )
+        return [(step, data) for type_, step, data in rows if type_ == kind]
+
+    def start(
+        self,
+        behaviour: str,
+        *,
+        python: str = sys.executable,
+        launcher: Sequence[str] = (),
+        **env: str,
+    ) -> subprocess.Popen[bytes]:
+        """A trainer that answers one ring.
+
+        Args:
+            behaviour: of the training process, see ``trainer_supervisor_child``.
+            python: the interpreter of the training process.
+            launcher: a command that starts the trainer.
+        """
+        told = {
+            "run_id": self.run_id,
+            "env": {**self.env, **env},
+            "child_command": [python, str(HERE / "trainer_supervisor_child.py"), behaviour],
+        }
+        log = (self.folder / f"trainer-{len(self.processes)}.log").open("wb")
+        process = subprocess.Popen(
+            [
+                *launcher,
+                sys.executable,
+                "-m",
+                "tests.integration.trainer_supervisor_process",
+                json.dumps(told),
+            ],
+            env={**os.environ, "HF_TOKEN": "secret", "PYTHONPATH": str(HERE.parents[1])},
+            stdout=log,
+            stderr=log,
+        )
+        self.processes.append(process)
+        return process
+
+    def end_of(self, process: subprocess.Popen[bytes]) -> int:
+        return process.wait(DEADLINE_S)
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.folder.glob("trainer-*.log")))
+
+    def child_pids(self) -> list[int]:
+        mark = str(self.folder / "scratch")
+        found = []
+        for process in Path("/proc").iterdir():
+            try:
+                command = (process / "cmdline").read_text()
+            except OSError:
+                continue
+            if "--supervisor" in command and mark in command:
+                found.append(int(process.name))
+        return found
+
+    def wait_for_step(self, step: int) -> None:
+        wait_until(lambda: self.run()["step"] >= step, f"step {step}; {self.logs()}")
+
+    def stored_state(self, step: int) -> list[Path]:
+        return list((self.folder / "objects").rglob(f"step-{step:08d}/manifest.json"))
+
+
+@contextmanager
+def open_place(tmp_path: Path, database_url: str) -> Iterator[Place]:
+    """A place in ``tmp_path``; what runs there is killed at the end."""
+    base = tmp_path / "models" / "hidream-tiny"
+    (base / "transformer").mkdir(parents=True)
+    (base / "transformer" / "config.json").write_text(json.dumps(TINY_CONFIG))
+    model = describe_base(base, "hidream-tiny")
+    env = {
+        "REVERIE_DATABASE_URL": database_url,
+        "REVERIE_OBJECTS_URL": f"file://{tmp_path}/objects",
+        "REVERIE_SIGNING_KEY": "5f" * 32,
+        "REVERIE_SCRATCH_DIR": str(tmp_path / "scratch"),
+        "REVERIE_MODELS_DIR": str(tmp_path / "models"),
+        "REVERIE_LEASE_S": "2",
+        "REVERIE_POLL_S": "0.2",
+        "REVERIE_RENEW_S": "0.3",
+        "REVERIE_STALL_S": "30",
+        "REVERIE_ORPHAN_S": "60",
+    }
+    place = Place(env, tmp_path)
+    _insert_run(place, model.digest)
+    yield place
+    for process in place.processes:
+        process.kill()
+        process.wait()
+
+
+def _insert_run(place: Place, base_digest: str) -> None:
+    """A run whose shards are stored, waiting for a worker."""
+    plan = import_small({}, backends=[{"id": "a", "caption_strategy": "filename"}]).plan
+    sha256 = "0" * 64
+    items = [
+        FileItem(
+            backend="a",
+            path=f"{n}.png",
+            sha256=sha256,
+            width_px=256,
+            height_px=256,
+            captions=("c",),
+        )
+        for n in range(4)
+    ]
+    index = build_index(plan, items, TINY_CONFIG)
+    plan_json = plan.model_dump(mode="json")
+    plan_json["identity"]["base"] = {"name": "hidream-tiny", "digest": base_digest}
+    store = open_store(Settings.from_env(place.env))
+    content = place.folder / "content"
+    with psycopg.connect(place.env["REVERIE_DATABASE_URL"]) as conn:
+        conn.execute("INSERT INTO tenants (tenant_id, name) VALUES (%s, 'ada')", (place.tenant_id,))
+        conn.execute(
+            """INSERT INTO runs (run_id, tenant_id, plan_digest, base_model,
+               datasets, gpu_class, status, stage, max_steps)
+               VALUES (%s, %s, '', 'hidream-tiny', '{}',
+                       'cpu', 'queued', 'capacity', 10)""",
+            (place.run_id, place.tenant_id),
+        )
+        conn.execute(
+            """INSERT INTO run_documents (run_id, tenant_id, request, plan, data_index)
+               VALUES (%s, %s, '{}', %s, %s)""",
+            (place.run_id, place.tenant_id, Jsonb(plan_json), Jsonb(index.model_dump(mode="json"))),
+        )
+        for shard in index.shards:
+            content.write_bytes(shard.digest.encode())
+            stored = put_shard(store, place.tenant_id, shard.digest, shard.kind, content)
+            facts = (stored.manifest_sha256, stored.size_bytes)
+            conn.execute(
+                """INSERT INTO cache_shards (tenant_id, digest, kind, spec, base_model, status,
+                   manifest_sha256, size_bytes) VALUES (%s, %s, %s, '{}', 'hidream-tiny', 'done',
+                   %s, %s)""",
+                (place.tenant_id, shard.digest, shard.kind, *facts),
+            )
+            conn.execute(
+                "INSERT INTO run_shards (run_id, tenant_id, digest) VALUES (%s, %s, %s)",
+                (place.run_id, place.tenant_id, shard.digest),
+            )
+
+
+def claimable_again(place: Place) -> None:
+    """What the dispatcher does in time: the sweep of a dead lease, the end of a pause."""
+    place.do(
+        "UPDATE runs SET status = 'queued', stage = 'capacity', lease_until = NULL,"
+        " ring_after = NULL WHERE run_id = %(run_id)s"
+    )
