@@ -48,7 +48,7 @@ def dispatcher(
 ) -> Iterator[Dispatcher]:
     now_s = 0
     health = Health(60, lambda: now_s)
-    for now_s in range(0, 62, 2):  # it trusts leases after a minute without a gap
+    for now_s in range(0, 62, 2):  # noqa: B007 - it trusts leases after a minute without a gap
         health.note_answer()
     with Rings(redis_server.url) as rings:
         yield Dispatcher(

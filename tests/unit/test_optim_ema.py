@@ -98,10 +98,10 @@ def test_the_parameters_hold_the_means_for_a_while_and_then_their_own_bits(fails
             assert all(torch.equal(parameters[name], means[name]) for name in means)
             assert not torch.equal(parameters["a"], trained["a"])
             if fails:
-                raise RuntimeError("while lent")
+                raise RuntimeError("while applied")
 
     if fails:
-        with pytest.raises(RuntimeError, match="while lent"):
+        with pytest.raises(RuntimeError, match="while applied"):
             look()
     else:
         look()

@@ -65,7 +65,7 @@ def resume(run: Run, state: TrainingState, folder: Path) -> None:
         if manifest.scalars.get(name) != value:
             # Not refused: the run is as good, only not the same bit for bit.
             message = f"The run resumes with {name} {value}, not {manifest.scalars.get(name)}."
-            report_warning(run, state, "other_environment_fingerprint", message)
+            report_warning(run, state, "other_environment", message)
     run.backend.load(checkpoint)
     state.step = state.saved_step = manifest.step
     before = manifest.scalars.get(_LOSS_BEFORE)

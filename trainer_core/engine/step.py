@@ -105,7 +105,7 @@ class SingleProcess:
                 loss.backward()  # type: ignore[no-untyped-call]
                 means.add(losses, count)
                 fault_point("train.after_backward")
-            figures = means.read(step, largest_gradient(self._trained))
+            metrics = means.read(step, largest_gradient(self._trained))
             clip_gradients(self._trained, self._identity.clip)
             fault_point("train.before_step")
             set_learning_rate(self._optimizer, learning_rate)
@@ -114,7 +114,7 @@ class SingleProcess:
             self._optimizer.zero_grad(set_to_none=True)
         if self._ema is not None:
             self._ema.update(step)
-        return figures
+        return metrics
 
     def tensors(self) -> TrainedTensors:
         return TrainedTensors(
