@@ -192,6 +192,24 @@ def test_idempotency_keys(ground: Ground) -> None:
         assert idempotency.begin(conn, other, *scope[1:], "f2") is None
 
 
+def test_a_stored_answer_is_found_without_waiting_until_its_week_is_over(ground: Ground) -> None:
+    scope = (ground.tenant_id, "POST", "/v1/runs", "key-1")
+    with ground.database.transaction() as conn:
+        assert idempotency.begin(conn, *scope, "f1") is None
+        with ground.database.transaction() as second:
+            second.execute("SET LOCAL lock_timeout = '100ms'")
+            assert idempotency.find(second, *scope, "f1") is None  # it does not wait for the first
+        idempotency.finish(conn, *scope, status=201, body={"id": "run_x"})
+    with ground.database.transaction() as conn:
+        found = idempotency.find(conn, *scope, "f1")
+        assert found == idempotency.Replay(status=201, body={"id": "run_x"})
+        with pytest.raises(IdempotencyMismatchError):
+            idempotency.find(conn, *scope, "f2")
+        conn.execute("UPDATE idempotency_keys SET created_at = now() - interval '8 days'")
+        assert idempotency.find(conn, *scope, "f2") is None
+        assert idempotency.begin(conn, *scope, "f2") is None
+
+
 def test_a_request_that_fails_leaves_no_key(ground: Ground) -> None:
     scope = (ground.tenant_id, "POST", "/v1/runs", "key-1")
 
