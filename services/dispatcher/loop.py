@@ -55,7 +55,7 @@ _BUSY_PAUSE: Final = timedelta(seconds=10)
 
 
 class Rings(Protocol):
-    """How the dispatcher tells others to look at a row; ``services.queue.rings`` implements it.
+    """How the dispatcher asks others to look at a row; ``services.queue.rings`` implements it.
 
     Every method may raise BrokerDownError.
     """
@@ -209,13 +209,13 @@ class Dispatcher:
     def _admit(self, run: Run, admitted: Admitted) -> None:
         try:
             with self._transaction() as conn:
-                is_ours = admission.admit(
+                is_admitted = admission.admit(
                     conn, run.run_id, admitted.data_index, admitted.shards, admitted.warnings
                 )
         except DocumentTooLargeError as error:
             self._refuse(run, admitted.too_large, error)
             return
-        if is_ours:
+        if is_admitted:
             log.info("run_admitted", run_id=run.run_id, shards=len(admitted.shards))
 
     def _refuse(self, run: Run, failure: Failure, cause: BaseException | None) -> None:

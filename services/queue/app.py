@@ -1,4 +1,4 @@
-"""The Celery applications: one for those who ring, one for those who answer.
+"""The Celery applications: one that sends rings, one that answers them.
 
 A message carries ids only and means "look at this row" (the database decides). So nothing here
 needs a result backend, a retry or an ETA, and losing every message costs seconds.
@@ -61,7 +61,7 @@ def worker_app(broker_url: str, queues: tuple[str, ...], *, acks_late: bool) -> 
     """An app that consumes ``queues`` one message at a time and reconnects for ever.
 
     ``acks_late`` False is for training: the lease in PostgreSQL outlives the message, so an early
-    acknowledgement loses nothing and a training of many hours never meets a visibility timeout.
+    acknowledgement loses nothing and a training of many hours never reaches a visibility timeout.
     """
     app = _app(broker_url)
     app.conf.update(

@@ -1,12 +1,12 @@
-"""Celery's consumer, with two habits changed: what it drops, and what it makes of a failed answer.
+"""Celery's consumer with two changes: what it drops, and how it treats a failed acknowledgement.
 
 Messages may come from an older or newer release, or from whoever reached the broker: what cannot
 be read is dropped with one line instead of a traceback, and its content never enters the log.
 
-An acknowledgement that the broker did not take ends the connection. Celery 5.7 logs it and goes
-on, but kombu's Redis channel still counts the message as out (``QoS.ack`` removes it from Redis
-before it forgets it itself). With one message at a time such a channel never reads again: it polls
-no socket, so nothing tells it that the broker came back. A new connection has a new channel.
+An acknowledgement that the broker did not take ends the connection. Celery 5.7 only logs it, but
+kombu's Redis channel still counts the message as out (``QoS.ack`` removes it from Redis before it
+forgets it itself). With one message at a time such a channel never reads again: it polls no socket,
+so it never learns that the broker came back. A new connection has a new channel.
 """
 
 from typing import Any

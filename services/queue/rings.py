@@ -1,4 +1,4 @@
-"""Ringing: tell whoever listens that a row may have work. A lost ring is rung again later."""
+"""Rings: messages that a row may have work. A lost ring is rung again later."""
 
 from types import TracebackType
 from typing import Self
@@ -9,7 +9,7 @@ from services.queue import app as apps
 
 
 class BrokerDownError(Exception):
-    """The broker took no message; the row still says what is to be done, so log and go on."""
+    """The broker took no message. The row stays due, so log it and continue."""
 
 
 class Rings:

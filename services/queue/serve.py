@@ -36,7 +36,7 @@ def serve(
     Args:
         handlers: by task name (see services.queue.app); called with the ids as text, in a thread.
         acks_late: False for training, whose lease outlives any message; True for short work.
-        on_shutdown: called at once when the process is told to stop, in the signal handler: it
+        on_shutdown: called at once when the process gets its stop signal, in the signal handler: it
             may set a flag or an event, and must neither block nor raise.
     """
     app = apps.worker_app(broker_url, tuple(queues), acks_late=acks_late)
@@ -137,7 +137,7 @@ class _Unreadable(logging.Filter):
     """Our tasks never raise, so an error of Celery's tracer is a message it could not unpack."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """One line of ours instead of its traceback."""
+        """Log one line instead of its traceback."""
         if record.levelno < logging.ERROR:
             return True
         log.warning("ring_dropped", reason="not_unpackable")

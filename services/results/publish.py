@@ -1,4 +1,4 @@
-"""Publish one result: claim the row, fetch, lay out, hand to the target, say how it went.
+"""Publish one result: claim its row, fetch it, lay it out, hand it to the target, record the end.
 
 A publication has retries of its own and never touches its run.
 """
@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 FIRST_RETRY: Final = timedelta(seconds=5)
 LONGEST_RETRY: Final = timedelta(hours=1)
 MAX_ATTEMPTS: Final = 24
-"""Some 15 hours of trying: a night's outage of the Hub costs nobody a publication."""
+"""Some 15 hours of trying: a publication outlasts a night's outage of the Hub."""
 
 
 class Publisher:
@@ -76,12 +76,12 @@ class Publisher:
         try:
             published = self._publish(work)
         except PublicationError as error:
-            self._say_failed(work, error.failure)
+            self._record_failure(work, error.failure)
         except ObjectStoreError as error:
             log.warning("result_not_fetched", code=error.code, error=str(error))
-            self._say_failed(work, _not_fetched(retryable=error.retryable))
+            self._record_failure(work, _not_fetched(retryable=error.retryable))
         else:
-            self._say_succeeded(work, published)
+            self._record_success(work, published)
 
     def _publish(self, work: PublicationWork) -> Published:
         kind = str(work.target.get("kind"))
@@ -106,7 +106,7 @@ class Publisher:
                 _repo_of(work), room / "repo", f"Result of {work.run_id} at step {work.result_step}"
             )
 
-    def _say_succeeded(self, work: PublicationWork, published: Published) -> None:
+    def _record_success(self, work: PublicationWork, published: Published) -> None:
         try:
             with self._database.transaction() as conn:
                 publications.succeed(
@@ -117,7 +117,7 @@ class Publisher:
             return
         log.info("publication_succeeded", location=published.location, revision=published.revision)
 
-    def _say_failed(self, work: PublicationWork, failure: Failure) -> None:
+    def _record_failure(self, work: PublicationWork, failure: Failure) -> None:
         again_after = retry_after(work.attempts) if failure.retryable else None
         try:
             with self._database.transaction() as conn:

@@ -1,4 +1,4 @@
-"""Delete what no row names: attempts that lost, checkpoints that newer ones replaced."""
+"""Delete objects that no row references: of lost attempts, and of replaced checkpoints."""
 
 import threading
 from types import TracebackType
@@ -17,11 +17,11 @@ log = structlog.get_logger(__name__)
 
 SWEEP_EVERY_S: Final = 600.0
 _RUNS_A_BATCH: Final = 20
-_STOP_S: Final = 30.0
+_JOIN_S: Final = 30.0
 
 
 class Sweeper:
-    """A thread that sweeps at once and then every ``every_s``; ``sweep()`` does it now."""
+    """A thread that sweeps at once and then every ``every_s`` seconds."""
 
     def __init__(
         self, database: Database, objects: ObjectStore, *, every_s: float = SWEEP_EVERY_S
@@ -30,12 +30,14 @@ class Sweeper:
         self._objects = objects
         self._every_s = every_s
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="sweeper", daemon=True)
+        self._thread = threading.Thread(
+            target=self._sweep_until_stopped, name="sweeper", daemon=True
+        )
 
     def sweep(self) -> int:
-        """Sweep all runs whose time has come; the number of objects deleted.
+        """Sweep all runs that are due; returns the number of objects deleted.
 
-        Raises ObjectStoreError or DatabaseDownError; what is left is swept next time.
+        Raises ObjectStoreError, DatabaseDownError or DatabaseBusyError; the next sweep continues.
         """
         num_deleted = 0
         while not self._stopping.is_set():
@@ -58,31 +60,31 @@ class Sweeper:
         trace: TracebackType | None,
     ) -> None:
         self._stopping.set()
-        self._thread.join(_STOP_S)
+        self._thread.join(_JOIN_S)
 
     def _sweep_run(self, run: RunToSweep) -> int:
-        # Listed before the rows are read: what was committed in between is then known as alive.
+        # Listed before the rows are read, so what is committed in between counts as referenced.
         prefix = attempts_prefix(run.tenant_id, run.run_id)
         keys = list(self._objects.list_keys(prefix))
         with self._database.transaction() as conn:
-            live = unreferenced.live_prefixes(conn, run.run_id)
-        garbage_keys = [key for key in keys if is_garbage(key, prefix, run, live)]
-        # Manifests first: a folder that we leave half deleted must not look whole.
-        garbage_keys.sort(key=lambda key: (not key.endswith("/" + MANIFEST_NAME), key))
-        for key in garbage_keys:
+            referenced = unreferenced.referenced_prefixes(conn, run.run_id)
+        unreferenced_keys = [key for key in keys if is_unreferenced(key, prefix, run, referenced)]
+        # Manifests first: a folder that is deleted in part must not look complete.
+        unreferenced_keys.sort(key=lambda key: (not key.endswith("/" + MANIFEST_NAME), key))
+        for key in unreferenced_keys:
             self._objects.delete(key)
         with self._database.transaction() as conn:
-            unreferenced.swept(conn, run)
-        if garbage_keys:
-            log.info("run_swept", run_id=run.run_id, num_objects=len(garbage_keys))
-        return len(garbage_keys)
+            unreferenced.mark_swept(conn, run)
+        if unreferenced_keys:
+            log.info("run_swept", run_id=run.run_id, num_objects=len(unreferenced_keys))
+        return len(unreferenced_keys)
 
-    def _work(self) -> None:
+    def _sweep_until_stopped(self) -> None:
         while True:
             try:
                 self.sweep()
             except (ObjectStoreError, *NOT_NOW) as error:
-                log.warning("sweep_put_off", error=str(error))
+                log.warning("sweep_postponed", error=str(error))
             except Exception:
                 log.exception("sweep_failed")
                 raise
@@ -90,17 +92,17 @@ class Sweeper:
                 return
 
 
-def is_garbage(key: str, prefix: str, run: RunToSweep, live: frozenset[str]) -> bool:
+def is_unreferenced(key: str, prefix: str, run: RunToSweep, referenced: frozenset[str]) -> bool:
     """Whether an object below ``prefix`` (the run's attempts) may be deleted.
 
-    Attempts under an older fence are over; so is the newest one when nobody holds the run. A
-    holder may still be writing its result and its checkpoints past the committed one.
+    Attempts under an older fence have ended, and so has the newest one where nobody holds the run.
+    A holder may still be writing its result and checkpoints after the committed one.
     """
-    if any(key.startswith(each) for each in live):
+    if any(key.startswith(each) for each in referenced):
         return False
     fence, _, rest = key.removeprefix(prefix).partition("/")
     if not fence.isdigit() or int(fence) > run.fence:
-        return False  # not ours to judge, or of a claim made since
+        return False  # not of an attempt, or of one claimed since
     if int(fence) < run.fence or not run.is_held:
         return True
     kind, _, name = rest.partition("/")

@@ -33,7 +33,7 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewFile:
-    """A file that the tenant says it will upload."""
+    """A file that the tenant declares and will upload."""
 
     path: str
     """Relative, ``/`` separated."""
@@ -59,7 +59,7 @@ class DatasetFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileFacts:
-    """What verification found out about one file."""
+    """What verification measured in one file."""
 
     path: str
     width_px: int | None = None
@@ -163,7 +163,7 @@ RETURNING {columns}
 def to_verify(conn: Connection, tenant_id: str, dataset_id: str) -> Dataset | None:
     """The dataset, if it waits for verification; it is not rung for again for a minute.
 
-    Two may verify the same dataset; both find the same.
+    Two processes may verify the same dataset; both get the same facts.
     """
     with conn.cursor(row_factory=class_row(Dataset)) as cursor:
         return cursor.execute(_TO_VERIFY, (tenant_id, dataset_id)).fetchone()
@@ -176,7 +176,7 @@ WHERE tenant_id = %s AND dataset_id = %s AND status = 'verifying'
 
 
 def verify_later(conn: Connection, tenant_id: str, dataset_id: str, *, after_s: float) -> None:
-    """Verification could not be done now (the object store is away): ring again after a while."""
+    """Verification could not be done now (the object store cannot be reached): ring again later."""
     conn.execute(_VERIFY_LATER, (after_s, tenant_id, dataset_id))
 
 
@@ -202,7 +202,7 @@ WHERE tenant_id = %s AND status = 'queued' AND stage = 'admission'
 def record_verified(
     conn: Connection, tenant_id: str, dataset_id: str, facts: Sequence[FileFacts]
 ) -> None:
-    """All files are as declared: ``ready``. Changes nothing where that is decided already."""
+    """All files are as declared: ``ready``. Changes nothing where verification has ended."""
     if conn.execute(_LOCK_VERIFYING, (tenant_id, dataset_id)).fetchone() is None:
         return
     with conn.cursor() as cursor:
@@ -214,7 +214,7 @@ def record_verified(
 
 
 def reject(conn: Connection, tenant_id: str, dataset_id: str, errors: Sequence[Problem]) -> None:
-    """Some files cannot be used: ``rejected``. Changes nothing where that is decided already."""
+    """Some files cannot be used: ``rejected``. Changes nothing where verification has ended."""
     if conn.execute(_LOCK_VERIFYING, (tenant_id, dataset_id)).fetchone() is not None:
         _end(conn, tenant_id, dataset_id, "rejected", [asdict(error) for error in errors])
 

@@ -1,5 +1,6 @@
 """Publications: a result on its way to a folder or to the Hub, with retries of its own."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -38,7 +39,7 @@ class Publication:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublicationWork:
-    """A publication that is now ours."""
+    """A publication that this process has claimed."""
 
     publication_id: str
     tenant_id: str
@@ -54,7 +55,7 @@ class PublicationWork:
 
     @property
     def result(self) -> StoredFiles:
-        """Where the result lies."""
+        """The files of the result."""
         return StoredFiles(
             key_prefix=self.result_key_prefix,
             manifest_sha256=self.result_manifest_sha256,
@@ -84,7 +85,7 @@ def create(conn: Connection, tenant_id: str, run_id: str, target: dict[str, Any]
 
 
 def insert(conn: Connection, tenant_id: str, run_id: str, target: dict[str, Any]) -> Publication:
-    """The row itself, without a look at the run."""
+    """A new publication of a run that is known to have a result."""
     facts = (new_id("pub"), tenant_id, run_id, Jsonb(target))
     with conn.cursor(row_factory=class_row(Publication)) as cursor:
         publication = cursor.execute(_CREATE, facts).fetchone()
@@ -129,8 +130,8 @@ def list_page(
         return cursor.execute(_LIST, facts).fetchall()
 
 
-# Whoever holds it renews nothing: the lease has to cover one try. An expired one may be taken, as
-# both targets take the same content twice without harm.
+# The lease is never renewed, so it has to cover one try. An expired one may be taken: both targets
+# accept the same content twice.
 _CLAIM: Final = SQL("""
 WITH claimed AS (
     UPDATE publications SET status = 'running', fence = fence + 1, attempts = attempts + 1,
@@ -153,7 +154,7 @@ SELECT {columns} FROM claimed JOIN (
 def claim(
     conn: Connection, publication_id: str, lease: timedelta, *, tenant_id: str | None = None
 ) -> PublicationWork | None:
-    """Take a publication that is due; None where somebody has it or it is over."""
+    """Take a publication that is due; None where another process holds it or it has ended."""
     facts = {
         "publication_id": publication_id,
         "tenant_id": tenant_id,
@@ -174,7 +175,7 @@ RETURNING true
 def succeed(
     conn: Connection, publication_id: str, fence: int, location: str, revision: str | None
 ) -> None:
-    """It is where it should be. Raises LeaseLostError where another one took it over."""
+    """It is published. Raises LeaseLostError where another process took it over."""
     row = conn.execute(_SUCCEED, (location, revision, publication_id, fence)).fetchone()
     if row is None:
         raise LeaseLostError(run_id=publication_id, fence=fence)
@@ -201,3 +202,12 @@ def fail(
     facts = (status, Jsonb(failure_as_json(error)), delay_s, publication_id, fence)
     if conn.execute(_FAIL, facts).fetchone() is None:
         raise LeaseLostError(run_id=publication_id, fence=fence)
+
+
+def target_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a plan has its result published; a Hub repository is private unless it says no."""
+    requested = plan["operation"]["publication"]
+    name = requested["hub_model_id"]
+    if name is None:
+        return {"kind": "folder"}
+    return {"kind": "hub", "repo_id": name, "private": requested.get("private", True)}

@@ -23,7 +23,7 @@ FROM numbered,
 
 
 def append(conn: Connection, run_id: str, events: Sequence[ChildEvent]) -> None:
-    """Write events of a run under its present fence and tell the listeners."""
+    """Write events of a run under its present fence and notify the listeners."""
     if not events:
         return
     facts = {

@@ -11,7 +11,7 @@ from services.domain.states import OVER, RunStatus
 class Run:
     """One row of ``runs``; see the schema for what each column means.
 
-    What is large lies in ``run_documents``, so that a list of runs stays small.
+    Large documents are in ``run_documents``, so that a list of runs stays small.
     """
 
     run_id: str
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def is_held(self) -> bool:
-        """Whether an attempt is under way; its lease may have run out and wait for the sweep."""
+        """Whether an attempt holds it; its lease may have run out and wait for the sweep."""
         return self.lease_until is not None
 
     @property

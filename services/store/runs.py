@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewRun:
-    """What a request becomes once it is understood."""
+    """A request, resolved and ready to be stored."""
 
     request: dict[str, Any]
     """As sent."""
@@ -57,7 +57,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """One row of ``checkpoints``: a checkpoint that stands."""
+    """One row of ``checkpoints``: a committed checkpoint."""
 
     run_id: str
     step: int
@@ -162,7 +162,7 @@ _LOCK: Final = SQL(
 
 
 def cancel(conn: Connection, tenant_id: str, run_id: str) -> Run:
-    """Ask for its end: at once where nobody holds it, else the holder is told at its next renewal.
+    """Cancel it: at once where nobody holds it, else the holder reads it at its next renewal.
 
     Canceling what is being canceled, or was, changes nothing. Raises NotFoundError, and
     IllegalTransitionError where the run succeeded or failed before.
@@ -200,7 +200,7 @@ SELECT {columns} FROM checkpoints WHERE tenant_id = %s AND run_id = %s ORDER BY 
 
 
 def checkpoints(conn: Connection, tenant_id: str, run_id: str) -> list[Checkpoint]:
-    """Those that stand, newest first; NotFoundError where there is no such run."""
+    """The stored ones, newest first; NotFoundError where there is no such run."""
     with conn.cursor(row_factory=class_row(Checkpoint)) as cursor:
         found = cursor.execute(_CHECKPOINTS, (tenant_id, run_id)).fetchall()
     return _of_existing(conn, tenant_id, run_id, found)

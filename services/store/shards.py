@@ -1,4 +1,4 @@
-"""Cache shards: named by what goes into them, built by anyone, standing once ``done``."""
+"""Cache shards: named by the digest of their spec, built by any builder, kept once ``done``."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -43,7 +43,7 @@ RETURNING {columns}
 def to_build(conn: Connection, tenant_id: str, digest: str) -> ShardWork | None:
     """The shard, if it is missing; it is not rung for again for a minute.
 
-    Two may build the same shard; the object store lets one manifest stand, and both report it.
+    Two may build the same shard; the object store keeps one manifest, and both report that one.
     """
     with conn.cursor(row_factory=class_row(ShardWork)) as cursor:
         return cursor.execute(_TO_BUILD, (tenant_id, digest)).fetchone()
@@ -58,7 +58,7 @@ RETURNING true
 
 
 def done(conn: Connection, tenant_id: str, digest: str, shard: CachedShard) -> None:
-    """It stands under this manifest. Doing it twice changes nothing."""
+    """It is stored under this manifest. Recording it twice changes nothing."""
     facts = (shard.manifest_sha256, shard.size_bytes, tenant_id, digest)
     if conn.execute(_DONE, facts).fetchone() is not None:
         notify(conn, WORK)
@@ -83,7 +83,7 @@ def failed(conn: Connection, tenant_id: str, digest: str, failure: Failure) -> N
     """A build failed: rung again later if that can help, else the runs that need it fail."""
     row = conn.execute(_LOCK, (tenant_id, digest)).fetchone()
     if row is None:
-        return  # somebody else built it, or it was given up
+        return  # another builder stored it, or it has failed for good
     attempts, error = row[0], Jsonb(failure_as_json(failure))
     if failure.retryable and attempts + 1 < MAX_TRIES:
         delay = backoff(attempts, first=timedelta(seconds=2), limit=timedelta(minutes=5))
@@ -100,5 +100,5 @@ WHERE tenant_id = %s AND digest = %s AND status = 'pending'
 
 
 def retry_later(conn: Connection, tenant_id: str, digest: str, *, after: timedelta) -> None:
-    """Nothing is wrong with the shard, but now is not the time: costs no try."""
+    """It cannot be built at the moment, through no fault of its own: this is no failed try."""
     conn.execute(_LATER, (seconds(after), tenant_id, digest))

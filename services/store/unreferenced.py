@@ -1,4 +1,4 @@
-"""What the object store may lose: everything below a run's folder that no row names any more."""
+"""Objects that no row references any more: what may be deleted below a run's folder."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,10 +12,10 @@ from services.store.database import Connection, columns_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunToSweep:
-    """A run with objects that may be garbage.
+    """A run that may have unreferenced objects.
 
-    Look in this order: list the objects first, then ask ``live_prefixes`` and ``open_fence``; what
-    was committed in between is then known as alive.
+    List its objects first and ask for ``referenced_prefixes`` then: so what is committed in between
+    counts as referenced.
     """
 
     run_id: str
@@ -23,11 +23,11 @@ class RunToSweep:
     fence: int
     """Attempts under an older fence are over."""
     is_held: bool
-    """Whether the attempt under ``fence`` may still write; leave what it has newer than
-    ``checkpoint_step`` alone."""
+    """Whether the attempt under ``fence`` may still write: keep what is newer than
+    ``checkpoint_step``."""
     checkpoint_step: int
     sweep_after: datetime
-    """Hand it back to ``swept``."""
+    """``mark_swept`` compares it."""
 
 
 _TO_SWEEP: Final = SQL("""
@@ -40,26 +40,26 @@ SELECT {columns} FROM (
 
 
 def runs_to_sweep(conn: Connection, limit: int = 20) -> list[RunToSweep]:
-    """Runs whose time has come, longest due first: over, given back or with old checkpoints."""
+    """Runs that are due, the longest first: ended, handed back, or with replaced checkpoints."""
     with conn.cursor(row_factory=class_row(RunToSweep)) as cursor:
         return cursor.execute(_TO_SWEEP, (limit,)).fetchall()
 
 
-_LIVE: Final = """
+_REFERENCED: Final = """
 SELECT key_prefix FROM checkpoints WHERE run_id = %(run_id)s
 UNION
 SELECT result_key_prefix FROM runs WHERE run_id = %(run_id)s AND result_key_prefix IS NOT NULL
 """
 
 
-def live_prefixes(conn: Connection, run_id: str) -> frozenset[str]:
-    """Key prefixes, each ending in ``/``, of the checkpoints and the result that rows name."""
-    return frozenset(row[0] for row in conn.execute(_LIVE, {"run_id": run_id}))
+def referenced_prefixes(conn: Connection, run_id: str) -> frozenset[str]:
+    """Key prefixes, each ending in ``/``, of the run's checkpoints and its result."""
+    return frozenset(row[0] for row in conn.execute(_REFERENCED, {"run_id": run_id}))
 
 
 _SWEPT: Final = "UPDATE runs SET sweep_after = NULL WHERE run_id = %s AND sweep_after = %s"
 
 
-def swept(conn: Connection, run: RunToSweep) -> None:
-    """Done with this run, unless something new became due meanwhile."""
+def mark_swept(conn: Connection, run: RunToSweep) -> None:
+    """The run is swept, unless it became due again meanwhile."""
     conn.execute(_SWEPT, (run.run_id, run.sweep_after))

@@ -16,7 +16,7 @@ ON CONFLICT (worker_id) DO UPDATE SET kind = excluded.kind, gpu_class = excluded
 
 
 def register(conn: Connection, worker: Worker, *, draining: bool, run_id: str | None) -> None:
-    """Make the worker known, or refresh its heartbeat and what it says of itself.
+    """Make the worker known, or refresh its heartbeat and its state.
 
     Args:
         draining: it takes no further run.

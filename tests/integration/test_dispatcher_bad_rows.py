@@ -46,9 +46,9 @@ def bob(ada: Ground) -> Ground:
 def dispatcher(
     ada: Ground, redis_server: RedisServer, described_models_dir: Path
 ) -> Iterator[Dispatcher]:
-    now_s = 0
-    health = Health(60, lambda: now_s)
-    for now_s in range(0, 62, 2):  # noqa: B007 - it trusts leases after a minute without a gap
+    clock_s = [0.0]
+    health = Health(60, lambda: clock_s[0])
+    for clock_s[0] in range(0, 62, 2):  # it trusts leases after a minute without a gap
         health.note_answer()
     with Rings(redis_server.url) as rings:
         yield Dispatcher(

@@ -235,7 +235,7 @@ def test_no_more_offers_than_free_workers(
     assert queues(TRAIN) == 2
 
 
-def test_who_waits_goes_by_priority_then_share_then_age(ground: Ground) -> None:
+def test_waiting_runs_go_by_priority_then_share_then_age(ground: Ground) -> None:
     with ground.database.transaction() as conn:
         other_id = tenants.create_tenant(conn, "bob")
     other = Ground(database=ground.database, tenant_id=other_id, ledger=ground.ledger)
@@ -305,7 +305,7 @@ def test_with_the_broker_down_rows_stay_due(
     assert queues(CACHE_QUEUE) > 0
 
 
-def test_a_dead_lease_is_swept_only_by_a_dispatcher_that_was_well(
+def test_a_dead_lease_is_swept_only_by_a_dispatcher_without_an_outage(
     ground: Ground, dispatcher: Dispatcher, clock: Clock
 ) -> None:
     claim = ground.held()
@@ -318,7 +318,7 @@ def test_a_dead_lease_is_swept_only_by_a_dispatcher_that_was_well(
     assert ground.attempts(claim.run_id)[0].outcome == "lost"
 
 
-def test_a_sweep_during_which_the_database_stood_still_is_taken_back(
+def test_a_sweep_during_which_the_database_did_not_answer_is_rolled_back(
     ground: Ground, dispatcher: Dispatcher, clock: Clock
 ) -> None:
     claim = ground.held()

@@ -178,7 +178,7 @@ def _rang(rings: Rings, dataset_id: str) -> bool:
     return True
 
 
-def test_sigterm_is_told_at_once_and_waits_for_the_handler(
+def test_sigterm_is_reported_at_once_and_waits_for_the_handler(
     listener: Listener, redis_server: RedisServer
 ) -> None:
     running, waiting = new_id("ds"), new_id("ds")
@@ -218,7 +218,7 @@ def _message(*, task: str, body: str, content_type: str = "application/json") ->
     )
 
 
-def test_what_is_malformed_is_dropped_with_a_line(
+def test_a_malformed_message_is_dropped_with_a_log_line(
     listener: Listener, redis_server: RedisServer
 ) -> None:
     tenant_id = new_id("ten")

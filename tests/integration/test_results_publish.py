@@ -47,7 +47,7 @@ _PUBLISHED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Desk:
+class Publishing:
     """A run that succeeded, and a publisher."""
 
     ground: Ground
@@ -83,7 +83,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(database: Database, tmp_path: Path, hub_server: HubServer) -> Iterator[Desk]:
+def publishing(database: Database, tmp_path: Path, hub_server: HubServer) -> Iterator[Publishing]:
     signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
     objects = FolderStore(tmp_path / "objects", signer)
     ground = Ground.new(database)
@@ -103,7 +103,7 @@ def desk(database: Database, tmp_path: Path, hub_server: HubServer) -> Iterator[
             scratch=scratch,
             lease=timedelta(seconds=60),
         )
-        yield Desk(
+        yield Publishing(
             ground=ground,
             objects=objects,
             run_id=claim.run_id,
@@ -150,105 +150,107 @@ def _read(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _assert_is_the_result(files: dict[str, bytes], desk: Desk) -> None:
+def _assert_is_the_result(files: dict[str, bytes], publishing: Publishing) -> None:
     assert set(files) == _PUBLISHED
     for name in _PUBLISHED - {"README.md"}:
-        assert files[name] == (desk.result / name).read_bytes()
+        assert files[name] == (publishing.result / name).read_bytes()
     assert b"LoKr adapter of" in files["README.md"]
 
 
-def test_a_result_goes_to_its_folder(desk: Desk) -> None:
-    row = desk.ring(desk.first())
+def test_a_result_goes_to_its_folder(publishing: Publishing) -> None:
+    row = publishing.ring(publishing.first())
 
     assert (row.status, row.attempts, row.error) == ("succeeded", 1, None)
-    place = desk.publications_dir / desk.ground.tenant_id / desk.run_id
+    place = publishing.publications_dir / publishing.ground.tenant_id / publishing.run_id
     assert row.location == str(place)
     assert row.revision
-    _assert_is_the_result(_read(place), desk)
-    assert [path.name for path in desk.scratch_dir.iterdir()] == ["lock"]
+    _assert_is_the_result(_read(place), publishing)
+    assert [path.name for path in publishing.scratch_dir.iterdir()] == ["lock"]
 
 
-def test_a_result_goes_to_the_hub(desk: Desk, hub_server: HubServer) -> None:
-    row = desk.ring(desk.asked(_HUB))
+def test_a_result_goes_to_the_hub(publishing: Publishing, hub_server: HubServer) -> None:
+    row = publishing.ring(publishing.asked(_HUB))
 
     repo = hub_server.repos["tester/moon"]
     assert (row.status, row.location) == ("succeeded", f"{hub_server.url}/tester/moon")
     assert row.revision == repo.revision
-    _assert_is_the_result(repo.files, desk)
+    _assert_is_the_result(repo.files, publishing)
 
 
-def test_a_ring_too_many_changes_nothing(desk: Desk, hub_server: HubServer) -> None:
-    publication_id = desk.asked(_HUB)
-    first = desk.ring(publication_id)
+def test_a_ring_too_many_changes_nothing(publishing: Publishing, hub_server: HubServer) -> None:
+    publication_id = publishing.asked(_HUB)
+    first = publishing.ring(publication_id)
 
-    assert desk.ring(publication_id) == first
+    assert publishing.ring(publication_id) == first
     assert len(hub_server.repos["tester/moon"].commits) == 1
-    desk.publisher.answer_ring(desk.ground.tenant_id, new_id("pub"))
+    publishing.publisher.answer_ring(publishing.ground.tenant_id, new_id("pub"))
 
 
-def test_a_ring_for_another_tenant_does_nothing(desk: Desk) -> None:
-    desk.publisher.answer_ring(new_id("ten"), desk.first())
+def test_a_ring_for_another_tenant_does_nothing(publishing: Publishing) -> None:
+    publishing.publisher.answer_ring(new_id("ten"), publishing.first())
 
-    assert desk.row(desk.first()).status == "pending"
+    assert publishing.row(publishing.first()).status == "pending"
 
 
 def test_a_hub_that_is_down_is_tried_again_and_then_has_it(
-    desk: Desk, hub_server: HubServer
+    publishing: Publishing, hub_server: HubServer
 ) -> None:
-    publication_id = desk.asked(_HUB)
+    publication_id = publishing.asked(_HUB)
     hub_server.failing_with = 503
-    row = desk.ring(publication_id)
+    row = publishing.ring(publication_id)
     assert (row.status, row.attempts) == ("pending", 1)
     assert row.error is not None
     assert row.error["code"] == "hub_down"
 
     hub_server.failing_with = None
-    row = desk.ring(publication_id)
+    row = publishing.ring(publication_id)
 
     assert (row.status, row.attempts, row.error) == ("succeeded", 2, None)
-    assert desk.ground.run(desk.run_id).status == "succeeded"
+    assert publishing.ground.run(publishing.run_id).status == "succeeded"
 
 
-def test_a_refusal_is_final_and_the_run_stays_good(desk: Desk, hub_server: HubServer) -> None:
+def test_a_refusal_is_final_and_the_run_stays_good(
+    publishing: Publishing, hub_server: HubServer
+) -> None:
     hub_server.token = "hf_another"  # ours was revoked
-    row = desk.ring(desk.asked(_HUB))
+    row = publishing.ring(publishing.asked(_HUB))
 
     assert row.status == "failed"
     assert row.error is not None
     assert (row.error["code"], row.error["retryable"]) == ("hub_token_refused", False)
-    assert desk.ground.run(desk.run_id).status == "succeeded"
+    assert publishing.ground.run(publishing.run_id).status == "succeeded"
 
 
-def test_a_target_of_no_known_kind_is_final(desk: Desk) -> None:
-    row = desk.ring(desk.asked({"kind": "floppy"}))
+def test_a_target_of_no_known_kind_is_final(publishing: Publishing) -> None:
+    row = publishing.ring(publishing.asked({"kind": "floppy"}))
 
     assert row.status == "failed"
     assert row.error is not None
     assert row.error["code"] == "unknown_target"
 
 
-def test_a_damaged_result_is_never_published(desk: Desk) -> None:
-    desk.objects.put_bytes(desk.stored.key_prefix + "lycoris_config.json", b"[]")
-    row = desk.ring(desk.first())
+def test_a_damaged_result_is_never_published(publishing: Publishing) -> None:
+    publishing.objects.put_bytes(publishing.stored.key_prefix + "lycoris_config.json", b"[]")
+    row = publishing.ring(publishing.first())
 
     assert row.status == "failed"
     assert row.error is not None
     assert row.error["code"] == "result_unavailable"
-    assert not desk.publications_dir.exists()
+    assert not publishing.publications_dir.exists()
 
 
-def test_an_old_fence_writes_nothing(desk: Desk) -> None:
+def test_an_old_fence_writes_nothing(publishing: Publishing) -> None:
     """Somebody slow, whose lease ran out, comes back after another one has published."""
-    publication_id = desk.first()
-    with desk.ground.database.transaction() as conn:
+    publication_id = publishing.first()
+    with publishing.ground.database.transaction() as conn:
         slow = publications.claim(conn, publication_id, timedelta(seconds=-1))
     assert slow is not None
-    row = desk.ring(publication_id)
+    row = publishing.ring(publication_id)
     assert row.status == "succeeded"
 
-    with pytest.raises(LeaseLostError), desk.ground.database.transaction() as conn:
+    with pytest.raises(LeaseLostError), publishing.ground.database.transaction() as conn:
         publications.succeed(conn, publication_id, slow.fence, "elsewhere", "0")
-    assert desk.row(publication_id) == row
+    assert publishing.row(publication_id) == row
 
 
 def test_tries_wait_longer_and_longer_and_then_end() -> None:
@@ -267,7 +269,11 @@ def test_tries_wait_longer_and_longer_and_then_end() -> None:
 
 @pytest.fixture
 def start_process(
-    desk: Desk, database_url: str, redis_server: RedisServer, tmp_path: Path, hub_server: HubServer
+    publishing: Publishing,
+    database_url: str,
+    redis_server: RedisServer,
+    tmp_path: Path,
+    hub_server: HubServer,
 ) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
 
@@ -277,7 +283,7 @@ def start_process(
             "REVERIE_DATABASE_URL": database_url,
             "REVERIE_BROKER_URL": redis_server.url,
             "REVERIE_OBJECTS_URL": f"file://{tmp_path}/objects",
-            "REVERIE_PUBLICATIONS_DIR": str(desk.publications_dir),
+            "REVERIE_PUBLICATIONS_DIR": str(publishing.publications_dir),
             "REVERIE_SCRATCH_DIR": str(tmp_path / "scratch-of-process"),
             "REVERIE_SIGNING_KEY": "5f" * 32,
             "REVERIE_LOG_FORMAT": "json",
@@ -297,32 +303,32 @@ def start_process(
         process.wait()
 
 
-def _wait_for(desk: Desk, publication_id: str, status: str, log: Path) -> Publication:
+def _wait_for(publishing: Publishing, publication_id: str, status: str, log: Path) -> Publication:
     deadline = time.monotonic() + 60
-    while (row := desk.row(publication_id)).status != status:
+    while (row := publishing.row(publication_id)).status != status:
         assert time.monotonic() < deadline, f"{row}\n{log.read_text()}"
         time.sleep(0.05)
     return row
 
 
 def test_the_process_publishes_when_rung_and_ends_cleanly(
-    desk: Desk,
+    publishing: Publishing,
     start_process: Callable[[], subprocess.Popen[bytes]],
     redis_server: RedisServer,
     hub_server: HubServer,
     tmp_path: Path,
 ) -> None:
     process, log = start_process(), tmp_path / "results.log"
-    to_folder, to_hub = desk.first(), desk.asked(_HUB)
+    to_folder, to_hub = publishing.first(), publishing.asked(_HUB)
     with Rings(redis_server.url) as rings:
         for publication_id in (to_folder, to_hub):
-            rings.publication(desk.ground.tenant_id, publication_id)
-    folder_row = _wait_for(desk, to_folder, "succeeded", log)
-    _wait_for(desk, to_hub, "succeeded", log)
+            rings.publication(publishing.ground.tenant_id, publication_id)
+    folder_row = _wait_for(publishing, to_folder, "succeeded", log)
+    _wait_for(publishing, to_hub, "succeeded", log)
 
     assert folder_row.location is not None
-    _assert_is_the_result(_read(Path(folder_row.location)), desk)
-    _assert_is_the_result(hub_server.repos["tester/moon"].files, desk)
+    _assert_is_the_result(_read(Path(folder_row.location)), publishing)
+    _assert_is_the_result(hub_server.repos["tester/moon"].files, publishing)
 
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0, log.read_text()
@@ -332,17 +338,17 @@ def test_the_process_publishes_when_rung_and_ends_cleanly(
 
 
 def test_a_killed_process_costs_a_lease_and_no_publication(
-    desk: Desk, hub_server: HubServer
+    publishing: Publishing, hub_server: HubServer
 ) -> None:
     """The claim of a process that died: once its lease is over, the next ring has it."""
-    publication_id = desk.asked(_HUB)
-    with desk.ground.database.transaction() as conn:
+    publication_id = publishing.asked(_HUB)
+    with publishing.ground.database.transaction() as conn:
         dead = publications.claim(conn, publication_id, timedelta(seconds=0.2))
     assert dead is not None
-    assert desk.ring(publication_id).status == "running"
+    assert publishing.ring(publication_id).status == "running"
 
     deadline = time.monotonic() + 10
-    while (row := desk.ring(publication_id)).status == "running":
+    while (row := publishing.ring(publication_id)).status == "running":
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert (row.status, row.attempts) == ("succeeded", 2)

@@ -1,4 +1,4 @@
-"""The sweep deletes what no row names, and only that."""
+"""The sweep deletes objects that no row references, and only those."""
 
 import time
 from dataclasses import replace
@@ -70,7 +70,9 @@ def test_nothing_is_swept_before_its_time(ground: Ground, objects: FolderStore) 
     assert Sweeper(ground.database, objects).sweep() == 0
 
 
-def test_what_a_finished_run_does_not_name_goes(ground: Ground, objects: FolderStore) -> None:
+def test_objects_that_an_ended_run_does_not_reference_are_deleted(
+    ground: Ground, objects: FolderStore
+) -> None:
     lost = ground.held(plan=plan(checkpoints=2))
     ground.ledger.commit_checkpoint(lost.run_id, lost.fence, _checkpoint(objects, lost, 10))
     _checkpoint(objects, lost, 20)  # uploaded, never committed

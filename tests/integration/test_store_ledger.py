@@ -61,7 +61,7 @@ def test_a_claim_brings_everything_needed(ground: Ground) -> None:
     assert run.started_at is not None
 
 
-def test_what_is_not_ready_is_not_claimed(ground: Ground) -> None:
+def test_a_run_that_is_not_ready_is_not_claimed(ground: Ground) -> None:
     waiting = ground.queued()
     caching = ground.caching()
     for run in (waiting, caching):
@@ -69,7 +69,7 @@ def test_what_is_not_ready_is_not_claimed(ground: Ground) -> None:
     assert ground.ledger.claim(new_id("run"), worker_id="w", lease=LEASE) is None
 
 
-def test_a_shard_that_stands_no_more_forbids_the_claim(ground: Ground) -> None:
+def test_a_shard_that_is_missing_again_forbids_the_claim(ground: Ground) -> None:
     run = ground.claimable()
     with ground.database.transaction() as conn:
         conn.execute("UPDATE cache_shards SET status = 'pending'")
@@ -122,7 +122,7 @@ def test_a_stale_fence_changes_nothing(ground: Ground, write: Write, state: str)
         assert runs.checkpoints(conn, ground.tenant_id, claim.run_id) == []
 
 
-def test_events_are_numbered_without_gaps_and_move_the_run_along(ground: Ground) -> None:
+def test_events_are_numbered_without_gaps_and_update_the_run(ground: Ground) -> None:
     claim = ground.held()
     ground.ledger.event(
         claim.run_id,

@@ -1,4 +1,4 @@
-"""Any order of what can happen to a run leaves it where a simple model of the ledger says."""
+"""After any order of calls a run is in the state that a simple model of the ledger predicts."""
 
 from dataclasses import dataclass, field
 
@@ -103,7 +103,7 @@ def act_as_holder(ground: Ground, held: Claim, model: Model, action: str, step: 
         ledger.commit_result(run_id, fence, result_of(held), step=step)
         ledger.commit_result(run_id, fence, result_of(held), step=step)
         model.let_go("succeeded")
-        model.old.pop()  # it may say this one thing again
+        model.old.pop()  # this call may be repeated
     elif action == "stop":
         ledger.hand_back(run_id, fence, Outcome.STOPPED, None)
         model.let_go("queued")

@@ -19,7 +19,7 @@ from services.domain.errors import (
     Problem,
 )
 from services.domain.ids import new_id
-from services.domain.ledger import Outcome
+from services.domain.ledger import ChildEvent, Outcome
 from services.store import (
     datasets,
     idempotency,
@@ -30,7 +30,15 @@ from services.store import (
     tenants,
     unreferenced,
 )
-from services.store.database import EVENTS, WORK, Connection, Database, DatabaseDownError
+from services.store.database import (
+    EVENTS,
+    WORK,
+    Connection,
+    Database,
+    DatabaseBusyError,
+    DatabaseDownError,
+)
+from services.store.ledger import PostgresLedger
 from services.store.migrate import migrate
 from services.store.run_rows import Run
 from tests.support.postgres import PostgresServer
@@ -87,7 +95,7 @@ READS: dict[str, Callable[[Connection, str, Run, str], Any]] = {
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_another_tenants_rows_are_not_there(
+def test_another_tenants_rows_are_not_found(
     ground: Ground, read: Callable[[Connection, str, Run, str], Any]
 ) -> None:
     run = finished(ground)
@@ -115,7 +123,7 @@ def test_pages_go_from_new_to_old_without_repeats(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize("state", ["queued", "caching", "claimable"])
-def test_what_nobody_holds_is_canceled_at_once(ground: Ground, state: str) -> None:
+def test_a_run_that_nobody_holds_is_canceled_at_once(ground: Ground, state: str) -> None:
     run = getattr(ground, state)()
     with ground.database.transaction() as conn:
         canceled = runs.cancel(conn, ground.tenant_id, run.run_id)
@@ -126,7 +134,7 @@ def test_what_nobody_holds_is_canceled_at_once(ground: Ground, state: str) -> No
     assert ground.ledger.claim(run.run_id, worker_id="w", lease=LEASE) is None
 
 
-def test_what_is_held_is_canceled_by_its_holder(ground: Ground) -> None:
+def test_a_held_run_is_canceled_by_its_holder(ground: Ground) -> None:
     claim = ground.held()
     for _ in range(2):  # asking twice changes nothing
         with ground.database.transaction() as conn:
@@ -148,7 +156,7 @@ def test_a_run_that_finishes_while_canceling_is_canceled_and_not_published(groun
         assert publications.list_page(conn, ground.tenant_id, 10) == []
 
 
-def test_what_is_over_cannot_be_canceled(ground: Ground) -> None:
+def test_a_run_that_ended_cannot_be_canceled(ground: Ground) -> None:
     run = finished(ground)
     with pytest.raises(IllegalTransitionError), ground.database.transaction() as conn:
         runs.cancel(conn, ground.tenant_id, run.run_id)
@@ -280,7 +288,7 @@ def test_only_a_result_can_be_published(ground: Ground) -> None:
         publications.create(conn, ground.tenant_id, run.run_id, {"kind": "folder"})
 
 
-def test_a_shard_is_tried_so_often_and_no_oftener(ground: Ground) -> None:
+def test_a_shard_fails_after_its_last_try(ground: Ground) -> None:
     ground.caching()
     with ground.database.transaction() as conn:
         for tries in range(shards.MAX_TRIES):
@@ -291,7 +299,7 @@ def test_a_shard_is_tried_so_often_and_no_oftener(ground: Ground) -> None:
         assert shards.to_build(conn, ground.tenant_id, shard_digest()) is None
 
 
-def test_what_no_row_names_is_garbage(ground: Ground) -> None:
+def test_objects_of_replaced_checkpoints_are_unreferenced(ground: Ground) -> None:
     claim = ground.held()
     kept = [checkpoint_at(claim, step).files.key_prefix for step in (20, 30)]
     for step in (10, 20, 30):
@@ -299,8 +307,8 @@ def test_what_no_row_names_is_garbage(ground: Ground) -> None:
     with ground.database.transaction() as conn:
         (due,) = unreferenced.runs_to_sweep(conn)  # the first one was retired
         assert (due.run_id, due.is_held, due.checkpoint_step) == (claim.run_id, True, 30)
-        assert unreferenced.live_prefixes(conn, claim.run_id) == set(kept)
-        unreferenced.swept(conn, due)
+        assert unreferenced.referenced_prefixes(conn, claim.run_id) == set(kept)
+        unreferenced.mark_swept(conn, due)
         assert unreferenced.runs_to_sweep(conn) == []
     ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
     with ground.database.transaction() as conn:
@@ -308,11 +316,11 @@ def test_what_no_row_names_is_garbage(ground: Ground) -> None:
         conn.execute("UPDATE runs SET sweep_after = now() - interval '1 second'")
         (due,) = unreferenced.runs_to_sweep(conn)
         assert not due.is_held
-        live = unreferenced.live_prefixes(conn, claim.run_id)
+        live = unreferenced.referenced_prefixes(conn, claim.run_id)
         assert live == {*kept, result_of(claim).key_prefix}
 
 
-def test_notices_tell_of_work_and_of_events(ground: Ground) -> None:
+def test_listeners_are_notified_of_work_and_of_events(ground: Ground) -> None:
     work, events = ground.database.listen(WORK), ground.database.listen(EVENTS)
     assert next(work) is None
     assert next(events) is None
@@ -349,6 +357,25 @@ def test_a_crash_of_the_server_loses_nothing_and_the_pool_recovers(
         postgres_server.start()
     ground.ledger.renew(claim.run_id, claim.fence, lease=LEASE)
     assert ground.run(claim.run_id).checkpoint_step == 10
+
+
+def test_rows_and_events_are_read_and_written_without_documents(
+    database_url: str, ground: Ground
+) -> None:
+    claim = ground.held()
+    impatient = Database(database_url, max_size=2, lock_timeout=timedelta(seconds=0.2))
+    ledger = PostgresLedger(impatient)
+    with ground.database.transaction() as elsewhere:
+        elsewhere.execute("LOCK TABLE run_documents IN ACCESS EXCLUSIVE MODE")
+        with impatient.transaction() as conn:
+            runs.get(conn, ground.tenant_id, claim.run_id)
+            runs.list_page(conn, ground.tenant_id, 10)
+            runs.events(conn, ground.tenant_id, claim.run_id, 0, 10)
+        ledger.renew(claim.run_id, claim.fence, lease=LEASE)
+        ledger.event(claim.run_id, claim.fence, [ChildEvent(type="step", step=1, data={})])
+        with pytest.raises(DatabaseBusyError), impatient.transaction() as conn:
+            run_documents.read(conn, ground.tenant_id, claim.run_id)
+    impatient.close()
 
 
 def test_an_unknown_run_is_named(ground: Ground) -> None:

@@ -114,7 +114,7 @@ class Ground:
             assert admission.admit(conn, run.run_id, '{"version": 1}', [needed], [])
         return self.run(run.run_id)
 
-    def shard_stands(self) -> None:
+    def build_shard(self) -> None:
         stored = CachedShard(
             digest=shard_digest(), kind="text", manifest_sha256="e" * 64, size_bytes=3
         )
@@ -122,11 +122,11 @@ class Ground:
             shards.done(conn, self.tenant_id, stored.digest, stored)
 
     def claimable(self, **changes: Any) -> Run:
-        """A run in ``queued/capacity`` whose shard stands."""
+        """A run in ``queued/capacity`` whose shard is built."""
         run = self.caching(**changes)
         if run.stage == "capacity":
             return run
-        self.shard_stands()
+        self.build_shard()
         with self.database.transaction() as conn:
             admission.end_caching(conn, run.run_id)
         return self.run(run.run_id)

@@ -1,8 +1,8 @@
 """Publish to the Hugging Face Hub, or to a server that speaks its protocol, in one commit.
 
 huggingface_hub asks for each file's upload mode (preupload), sends big and binary files through Xet
-or, with HF_HUB_DISABLE_XET=1, through Git LFS, and then posts the commit. Files that stand there
-already are left out, and a commit without any is not made; so publishing twice is harmless.
+or, with HF_HUB_DISABLE_XET=1, through Git LFS, and then posts the commit. Files that are
+there already are left out, and an empty commit is not made; so publishing twice is harmless.
 """
 
 import json
@@ -106,8 +106,8 @@ def _answered(error: HfHubHTTPError, name: str) -> PublicationRefusedError | Tar
     log.warning("hub_refused", status=status, repo=name, request=error.request_id)
     if status >= 500 or status in _TRY_LATER:
         return TargetDownError(_down(f"The Hub answered {status}."))
-    said = (error.server_message or "no reason given").strip()[:500]
-    code, message = _REASONS.get(status, ("hub_refused", f"The Hub refused ({status}): {said}"))
+    reason = (error.server_message or "no reason given").strip()[:500]
+    code, message = _REASONS.get(status, ("hub_refused", f"The Hub refused ({status}): {reason}"))
     return PublicationRefusedError(_failure(code, message.format(name=name)))
 
 

@@ -19,7 +19,7 @@ class PublicationRepo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """What stands at the target now."""
+    """What the target holds now."""
 
     location: str
     """A folder's path or a web address."""
@@ -28,7 +28,7 @@ class Published:
 
 
 class PublicationError(Exception):
-    """The target does not take the result; ``failure`` says why in words for the tenant."""
+    """The target does not take the result; ``failure`` has the reason for the tenant."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -36,7 +36,7 @@ class PublicationError(Exception):
 
 
 class PublicationRefusedError(PublicationError):
-    """The target said no, and will say so again: token, rights, name, content."""
+    """The target refused, and will refuse again: token, rights, name, content."""
 
 
 class TargetDownError(PublicationError):

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from PIL import Image
 
-from services.store.ledger import target_of
+from services.store.publications import target_of
 from tests.integration.plan_fields.observe import expect
 from tests.integration.plan_fields.registry import Group
 from tests.integration.plan_fields.world import Files, World, stock_linears

@@ -1,0 +1,93 @@
+"""A claim: a worker takes a queued run, and its fence rises by one."""
+
+from datetime import timedelta
+from typing import Final
+
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+
+from services.domain.ids import new_id
+from services.domain.ledger import CachedShard, Claim, StoredCheckpoint, StoredFiles
+from services.store import run_documents, transitions, workers
+from services.store.database import Connection, columns_of, seconds
+from services.store.run_rows import Run
+
+_CLAIM: Final = SQL("""
+UPDATE runs SET status = 'running', stage = 'provisioning', status_reason = NULL,
+    fence = fence + 1, worker_id = %(worker_id)s, step = checkpoint_step,
+    lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s),
+    offered_until = NULL, ring_after = NULL,
+    version = version + 1, updated_at = clock_timestamp(),
+    started_at = coalesce(started_at, clock_timestamp())
+WHERE run_id = %(run_id)s AND status = 'queued' AND stage = 'capacity'
+    AND EXISTS (
+        SELECT FROM run_documents WHERE run_documents.run_id = runs.run_id
+            AND run_documents.tenant_id = runs.tenant_id AND data_index IS NOT NULL)
+    AND (ring_after IS NULL OR ring_after <= clock_timestamp())
+    AND NOT EXISTS (
+        SELECT FROM run_shards JOIN cache_shards USING (tenant_id, digest)
+        WHERE run_shards.run_id = runs.run_id AND cache_shards.status <> 'done')
+RETURNING {columns}
+""").format(columns=columns_of(Run))
+_ADD_ATTEMPT: Final = """
+INSERT INTO attempts (attempt_id, run_id, tenant_id, fence, worker_id, from_step, last_step)
+SELECT %(attempt_id)s, run_id, tenant_id, fence, worker_id, checkpoint_step, checkpoint_step
+FROM runs WHERE run_id = %(run_id)s
+"""
+
+
+def claim(conn: Connection, run_id: str, *, worker_id: str, lease: timedelta) -> Claim | None:
+    """Take the run if it is queued with all shards built and nobody holds it; else None.
+
+    One guarded update decides, so that of many workers one wins.
+    """
+    facts = {
+        "run_id": run_id,
+        "worker_id": worker_id,
+        "lease_s": seconds(lease),
+        "attempt_id": new_id("att"),
+    }
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        run = cursor.execute(_CLAIM, facts).fetchone()
+    if run is None:
+        return None
+    conn.execute(_ADD_ATTEMPT, facts)
+    workers.occupy(conn, worker_id, run_id)
+    data = {"stage": run.stage, "reason": None, "attempt": run.fence}
+    transitions.announce(conn, run, "run.started", data)
+    return _claim_of(conn, run)
+
+
+_SHARDS: Final = """
+SELECT digest, kind, manifest_sha256, size_bytes
+FROM run_shards JOIN cache_shards USING (tenant_id, digest) WHERE run_id = %s ORDER BY digest
+"""
+_NEWEST_CHECKPOINT: Final = """
+SELECT step, key_prefix, manifest_sha256, size_bytes FROM checkpoints
+WHERE run_id = %s ORDER BY step DESC LIMIT 1
+"""
+
+
+def _claim_of(conn: Connection, run: Run) -> Claim:
+    documents = run_documents.read(conn, run.tenant_id, run.run_id)
+    assert documents.data_index is not None  # a condition of the claim
+    with conn.cursor(row_factory=class_row(CachedShard)) as cursor:
+        shards = tuple(cursor.execute(_SHARDS, (run.run_id,)))
+    newest = conn.execute(_NEWEST_CHECKPOINT, (run.run_id,)).fetchone()
+    checkpoint = None
+    if newest is not None:
+        step, key_prefix, manifest_sha256, size_bytes = newest
+        files = StoredFiles(
+            key_prefix=key_prefix, manifest_sha256=manifest_sha256, size_bytes=size_bytes
+        )
+        checkpoint = StoredCheckpoint(step=step, files=files)
+    return Claim(
+        run_id=run.run_id,
+        tenant_id=run.tenant_id,
+        fence=run.fence,
+        plan=documents.plan,
+        data_index=documents.data_index,
+        base_model=run.base_model,
+        shards=shards,
+        checkpoint=checkpoint,
+    )

@@ -1,0 +1,111 @@
+"""Commits of checkpoints and results: each is one row that names files already stored."""
+
+from typing import Any, Final
+
+from services.domain.ledger import ChildEvent, StoredCheckpoint, StoredFiles
+from services.domain.states import RunStatus
+from services.store import publications, run_documents, run_events, transitions
+from services.store.database import Connection
+from services.store.run_rows import Run
+
+_PUT_CHECKPOINT: Final = """
+INSERT INTO checkpoints (run_id, step, tenant_id, fence, key_prefix, manifest_sha256, size_bytes)
+VALUES (%(run_id)s, %(step)s, %(tenant_id)s, %(fence)s, %(key_prefix)s, %(manifest_sha256)s,
+    %(size_bytes)s)
+ON CONFLICT (run_id, step) DO UPDATE SET fence = excluded.fence,
+    key_prefix = excluded.key_prefix, manifest_sha256 = excluded.manifest_sha256,
+    size_bytes = excluded.size_bytes, created_at = clock_timestamp()
+    WHERE (checkpoints.fence, checkpoints.manifest_sha256)
+        <> (excluded.fence, excluded.manifest_sha256)
+RETURNING true
+"""
+_NEW_PROGRESS: Final = """
+UPDATE runs SET checkpoint_step = greatest(checkpoint_step, %(step)s),
+    step = greatest(step, %(step)s), attempts_without_progress = 0,
+    version = version + 1, updated_at = clock_timestamp()
+WHERE run_id = %(run_id)s
+"""
+_RETIRE: Final = """
+DELETE FROM checkpoints WHERE run_id = %(run_id)s AND step NOT IN (
+    SELECT step FROM checkpoints WHERE run_id = %(run_id)s ORDER BY step DESC LIMIT %(limit)s)
+"""
+_SWEEP_SOON: Final = """
+UPDATE runs SET sweep_after = least(sweep_after, clock_timestamp()) WHERE run_id = %(run_id)s
+"""
+
+
+def checkpoint(conn: Connection, run: Run, stored: StoredCheckpoint) -> None:
+    """From now on the run, locked and held, resumes here; older checkpoints may be deleted.
+
+    Committing the same one again changes nothing.
+    """
+    facts = {
+        "run_id": run.run_id,
+        "tenant_id": run.tenant_id,
+        "fence": run.fence,
+        "step": stored.step,
+        **_columns(stored.files),
+    }
+    if conn.execute(_PUT_CHECKPOINT, facts).fetchone() is None:
+        return  # it exists already: the reply to the first call was lost
+    conn.execute(_NEW_PROGRESS, facts)
+    note_step(conn, run.run_id, run.fence, stored.step)
+    plan = run_documents.read_plan(conn, run.tenant_id, run.run_id)
+    limit = plan["operation"]["checkpoints_total_limit"]
+    if conn.execute(_RETIRE, {"run_id": run.run_id, "limit": limit}).rowcount:
+        conn.execute(_SWEEP_SOON, facts)
+    data = {"step": stored.step, "size_bytes": stored.files.size_bytes}
+    event = ChildEvent(type="run.checkpoint", step=stored.step, data=data)
+    run_events.append(conn, run.run_id, [event])
+
+
+_PUT_RESULT: Final = """
+UPDATE runs SET step = %(step)s, result_step = %(step)s, result_key_prefix = %(key_prefix)s,
+    result_manifest_sha256 = %(manifest_sha256)s, result_size_bytes = %(size_bytes)s
+WHERE run_id = %(run_id)s
+"""
+
+
+def result(conn: Connection, run: Run, files: StoredFiles, *, step: int) -> None:
+    """End the run, locked and held, with this result; its publication is due at once.
+
+    A run that was to be canceled is canceled, and keeps the result unpublished.
+    """
+    conn.execute(_PUT_RESULT, {"run_id": run.run_id, "step": step, **_columns(files)})
+    note_step(conn, run.run_id, run.fence, step)
+    run = transitions.release(conn, run, "finished", None, attempts_without_progress=0)
+    if run.status == RunStatus.CANCELING:
+        transitions.change_status(conn, run, RunStatus.CANCELED)
+        return
+    transitions.change_status(conn, run, RunStatus.SUCCEEDED)
+    plan = run_documents.read_plan(conn, run.tenant_id, run.run_id)
+    publications.insert(conn, run.tenant_id, run.run_id, publications.target_of(plan))
+
+
+def is_result_of(run: Run, fence: int, result: StoredFiles) -> bool:
+    """Whether this very result, under this very fence, is what the run ended with."""
+    return (
+        run.is_over
+        and run.fence == fence
+        and run.result_key_prefix == result.key_prefix
+        and run.result_manifest_sha256 == result.manifest_sha256
+    )
+
+
+_ATTEMPT_STEP: Final = """
+UPDATE attempts SET last_step = greatest(last_step, %(step)s)
+WHERE run_id = %(run_id)s AND fence = %(fence)s
+"""
+
+
+def note_step(conn: Connection, run_id: str, fence: int, step: int) -> None:
+    """The attempt reached this step."""
+    conn.execute(_ATTEMPT_STEP, {"run_id": run_id, "fence": fence, "step": step})
+
+
+def _columns(files: StoredFiles) -> dict[str, Any]:
+    return {
+        "key_prefix": files.key_prefix,
+        "manifest_sha256": files.manifest_sha256,
+        "size_bytes": files.size_bytes,
+    }
