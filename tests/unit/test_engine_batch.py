@@ -14,7 +14,7 @@ from trainer_core.data.sampler import MicroBatch, Sampler, draw_seed
 from trainer_core.data.shards import ShardFolder, shard_name, write_shard
 from trainer_core.engine.batch import BatchMaker, Draw
 from trainer_core.hidream.loading import load_vae
-from trainer_core.hidream.sigmas import AutoShift
+from trainer_core.hidream.timestep_sampling import AutoShift
 from trainer_core.precision.compute import Compute
 
 CPU = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=False)

@@ -17,8 +17,8 @@ from trainer_core.data.index import DataIndex, ShardRef
 from trainer_core.data.sampler import MicroBatch, draw_seed
 from trainer_core.data.shards import ShardFolder
 from trainer_core.hidream.objective import noisy_latents, velocity_target
-from trainer_core.hidream.sigmas import AutoShift, draw_sigma
 from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.hidream.timestep_sampling import AutoShift, draw_sigma
 from trainer_core.hidream.vae import draw_latents
 from trainer_core.precision.compute import Compute
 

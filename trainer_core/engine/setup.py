@@ -18,7 +18,7 @@ from trainer_core.engine.step import Backend, SingleProcess
 from trainer_core.errors import BaseModelError, DeviceError
 from trainer_core.hidream.loading import load_scheduler, load_transformer, load_vae
 from trainer_core.hidream.network import Network, prepare
-from trainer_core.hidream.sigmas import AutoShift
+from trainer_core.hidream.timestep_sampling import AutoShift
 from trainer_core.precision.compute import choose_compute
 from trainer_core.process.control import Control
 from trainer_core.process.job import Job

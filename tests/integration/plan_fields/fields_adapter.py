@@ -33,12 +33,12 @@ def _attention_of(world: World) -> set[str]:
 
 
 def _paths_of(world: World, plan: Plan, kind: type[nn.Module]) -> set[str]:
-    modules = world.parts(plan).transformer.named_modules()
+    modules = world.parts(plan).network.transformer.named_modules()
     return {name for name, part in modules if isinstance(part, kind)}
 
 
 def _lokr_shapes(world: World, plan: Plan) -> dict[str, tuple[int, ...]]:
-    linear = world.parts(plan).transformer.get_submodule(_PATH)
+    linear = world.parts(plan).network.transformer.get_submodule(_PATH)
     return {name: tuple(p.shape) for name, p in linear.named_parameters(recurse=False)}
 
 
@@ -117,7 +117,7 @@ def _added(linear: nn.Module, base: nn.Module) -> torch.Tensor:
     reset=1.0,
 )
 def at_half_strength(plan: Plan, world: World) -> None:
-    linear = world.parts(plan).transformer.get_submodule(_PATH)
+    linear = world.parts(plan).network.transformer.get_submodule(_PATH)
     delta = _added(linear, linear.base)
     expected = 0.5 * torch.kron(linear.w1.double(), linear.w2.double())
     expect_close(delta, expected, rtol=1e-4, atol=1e-4)
@@ -125,7 +125,7 @@ def at_half_strength(plan: Plan, world: World) -> None:
 
 @GROUP.observes(f"{_LOKR}.modules[].alpha", files=_SPLIT, reset=3.0)
 def scaled_by_alpha(plan: Plan, world: World) -> None:
-    linear = world.parts(plan).transformer.get_submodule(_PATH)
+    linear = world.parts(plan).network.transformer.get_submodule(_PATH)
     delta = _added(linear, linear.base)
     w2 = linear.w2_a.double() @ linear.w2_b.double()
     expected = 2.0 / 4 * torch.kron(linear.w1.double(), w2)
@@ -138,7 +138,7 @@ def scaled_by_alpha(plan: Plan, world: World) -> None:
     reset=0.02,
 )
 def starts_near(plan: Plan, world: World) -> None:
-    linear = world.parts(plan).transformer.get_submodule(_PATH)
+    linear = world.parts(plan).network.transformer.get_submodule(_PATH)
     expect(linear.w1.tolist(), torch.ones(4, 4).tolist())
     expected = 0.01 * linear.base.weight.std().item()
     expect(linear.w2.std().item(), pytest.approx(expected, rel=0.1))
@@ -189,7 +189,7 @@ def lora_where_attention_is(plan: Plan, world: World) -> None:
 
 
 def _lora_at(world: World, plan: Plan) -> Any:
-    return world.parts(plan).transformer.get_submodule(_PATH)
+    return world.parts(plan).network.transformer.get_submodule(_PATH)
 
 
 @GROUP.observes(f"{_LORA}.rank", files=_STANDARD, reset=2)
@@ -235,7 +235,7 @@ def on_that_base(plan: Plan, world: World) -> None:
     described = json.loads((world.base.folder / "reverie-base.json").read_text())["digest"]
     shards = world.index(plan).shards
     expect({shard.spec.encoder["base_digest"] for shard in shards}, {described})
-    expect(world.parts(plan).trainable_modules, 24)
+    expect(world.parts(plan).network.trainable_modules, 24)
 
 
 @GROUP.observes("identity.base.name", reset="hidream-wide")
