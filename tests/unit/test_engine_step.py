@@ -120,7 +120,7 @@ def test_a_bad_micro_batch_anywhere_in_a_step_changes_nothing(
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_poisoned_parameter_is_found_before_the_update(
+def test_a_parameter_that_is_not_finite_is_found_before_the_update(
     tiny_folder: Path, plan: Plan, full: bool
 ) -> None:
     backend = backend_of(tiny_folder, plan, full=full, optimizer=optimizer_of("adamw"))
@@ -136,7 +136,7 @@ def test_a_poisoned_parameter_is_found_before_the_update(
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is(
+def test_a_gradient_that_is_not_finite_is_found_although_the_loss_is(
     tiny_folder: Path, plan: Plan, bad: float
 ) -> None:
     backend = backend_of(tiny_folder, plan, full=True, optimizer=optimizer_of("optimi-lion"))
@@ -157,14 +157,14 @@ def test_accumulation_is_the_mean_over_micro_batches(tiny_folder: Path, plan: Pl
     backend = backend_of(tiny_folder, plan, full=True, **at_rest)
     one_by_one = [backend.losses(batch_of(i)).mean().item() for i in range(3)]
 
-    figures = backend.update([batch_of(i) for i in range(3)], count=3, step=1, learning_rate=1e-3)
+    metrics = backend.update([batch_of(i) for i in range(3)], count=3, step=1, learning_rate=1e-3)
 
-    assert figures.loss == pytest.approx(sum(one_by_one) / 3, rel=1e-6)
-    assert figures.balance_loss is None
-    assert figures.grad_max > 0
+    assert metrics.loss == pytest.approx(sum(one_by_one) / 3, rel=1e-6)
+    assert metrics.balance_loss is None
+    assert metrics.grad_max > 0
 
 
-def test_the_balancing_loss_is_weighted_in_the_total_and_not_in_the_figures(plan: Plan) -> None:
+def test_the_balancing_loss_is_weighted_in_the_total_and_not_in_the_metrics(plan: Plan) -> None:
     objective = plan.identity.objective.model_copy(update={"balance_weight": 0.5})
     losses = [
         Losses(torch.tensor([1.0, 2.0]), torch.tensor(4.0)),
@@ -174,10 +174,10 @@ def test_the_balancing_loss_is_weighted_in_the_total_and_not_in_the_figures(plan
     for each in losses:
         means.add(each, 2)
 
-    figures = means.read(1, torch.tensor(0.25))
+    metrics = means.read(1, torch.tensor(0.25))
 
     assert total_loss(losses[0], objective).item() == 1.5 + 0.5 * 4
-    assert (figures.loss, figures.balance_loss, figures.grad_max) == (2.5, 5.0, 0.25)
+    assert (metrics.loss, metrics.balance_loss, metrics.grad_max) == (2.5, 5.0, 0.25)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -203,24 +203,24 @@ def test_full_rank_trains_every_weight(tiny_folder: Path, plan: Plan) -> None:
     assert not still
 
 
-def test_means_are_lent_to_the_model_and_taken_back(tiny_folder: Path, plan: Plan) -> None:
+def test_the_parameters_hold_the_means_inside_averaged(tiny_folder: Path, plan: Plan) -> None:
     backend = backend_of(tiny_folder, plan, optimizer=optimizer_of("adamw"))
     for number in range(1, 4):
         step(backend, number, batch_of(number))
-    trained, question = snapshot(backend.tensors()), batch_of(9)
+    trained, batch = snapshot(backend.tensors()), batch_of(9)
     with torch.no_grad():
-        of_trained = backend.losses(question)
+        of_trained = backend.losses(batch)
         with backend.averaged():
-            of_means = backend.losses(question)
-            lent = {n: v.clone() for n, v in backend.tensors().parameters.items()}
+            of_means = backend.losses(batch)
+            inside = {n: v.clone() for n, v in backend.tensors().parameters.items()}
 
     assert not torch.equal(of_trained, of_means)
-    assert all(torch.equal(value, trained[f"ema/{name}"]) for name, value in lent.items())
+    assert all(torch.equal(value, trained[f"ema/{name}"]) for name, value in inside.items())
     assert same(trained, snapshot(backend.tensors()))
 
 
 class Noisy(nn.Module):
-    """A module whose answer is partly drawn, as an adapter with dropout draws."""
+    """A module with dropout in its forward, as an adapter may have."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

@@ -25,16 +25,16 @@ def measure_loss(run: Run, state: TrainingState) -> FixedLoss:
         draws = [
             Draw(sample=s.sample, text=s.text, purpose="probe", i=s.i, slot=0) for s in samples
         ]
-        return run.backend.losses(run.parts.batches.batch(draws))
+        return run.backend.losses(run.loaded.batches.batch(draws))
 
     # Without dropout, so that a loss depends on nothing but the parameters.
-    run.parts.network.transformer.eval()
+    run.loaded.network.transformer.eval()
     try:
         loss = measure_fixed_loss(
             run.evaluation_samples, run.job.index, losses, before_batch=lambda: check_stop(run)
         )
     finally:
-        run.parts.network.transformer.train()
+        run.loaded.network.transformer.train()
     report_fixed_loss(run, state, loss)
     if state.step > 0 and not math.isfinite(loss.mean):
         raise NonFiniteLossError(f"the loss measured after step {state.step} is not a number")

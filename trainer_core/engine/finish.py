@@ -19,16 +19,16 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
     Rank 0 writes.
     """
     report_stage(run, state, "sampling")
-    parts, plan = run.parts, run.plan
+    network, plan = run.loaded.network, run.plan
     with run.backend.gathered():
         sample = sample_for_result(
-            parts.network.transformer,
-            parts.vae,
+            network.transformer,
+            run.loaded.vae,
             Path(run.job.base_model_dir),
             operation=plan.operation,
             index=run.job.index,
-            read_text=parts.batches.text,
-            compute=parts.network.compute,
+            read_text=run.loaded.batches.text,
+            compute=network.compute,
         )
     report_stage(run, state, "finalizing")
     trained = run.backend.tensors()
@@ -39,14 +39,14 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
         plan,
         loss_before=state.loss_before,
         loss_after=loss_after.as_json(),
-        trainable_parameters=parts.trainable_parameters,
-        trainable_modules=parts.network.trainable_modules,
+        trainable_parameters=run.loaded.trainable_parameters,
+        trainable_modules=network.trainable_modules,
         weights=weights,
     )
     written = write_run_result(
         run.job.result_dir,
         plan=plan,
-        parts=parts,
+        transformer_config=network.transformer.config,
         parameters=trained.parameters,
         weights=weights,
         sample=sample,

@@ -21,9 +21,9 @@ from trainer_core.process.job import Job
 def run_job(job: Job, events: EventWriter, control: Control) -> bool:
     """Load what the job names and train; see ``train``."""
     events.emit("stage", 0, {"stage": "loading"})
-    parts = load_run(job, control)
+    loaded = load_run(job, control)
     fault_point("train.loaded")
-    return train(open_run(job, parts, events, control))
+    return train(open_run(job, loaded, events, control))
 
 
 def train(run: Run) -> bool:
@@ -78,4 +78,4 @@ def _micro_batches(run: Run, step: int) -> Iterator[Batch]:
     first = (step - 1) * run.micro_batches_per_step
     of_all_ranks = range(first, first + run.micro_batches_per_step)
     for i in of_all_ranks[run.backend.rank :: run.backend.ranks]:
-        yield run.parts.batches.training(run.sampler.micro_batch(i))
+        yield run.loaded.batches.training(run.sampler.micro_batch(i))

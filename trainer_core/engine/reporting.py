@@ -20,10 +20,10 @@ def report_plan(run: Run, state: TrainingState) -> None:
         state,
         "plan",
         {
-            "trainable_modules": run.parts.network.trainable_modules,
-            "trainable_parameters": run.parts.trainable_parameters,
+            "trainable_modules": run.loaded.network.trainable_modules,
+            "trainable_parameters": run.loaded.trainable_parameters,
             "steps": run.last_step,
-            "preparation": list(run.parts.network.preparation),
+            "preparation": list(run.loaded.network.preparation),
             "warnings": list(run.job.index.warnings),
         },
     )

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from PIL import Image
@@ -11,7 +11,6 @@ from pydantic import JsonValue
 
 from trainer_core.checkpoint.write import WrittenFolder, write_result
 from trainer_core.config.plan import LokrAdapter, LoraAdapter, Plan
-from trainer_core.engine.setup import LoadedRun
 from trainer_core.export.full_rank import write_transformer
 from trainer_core.export.lora_file import write_lora_file
 from trainer_core.export.lycoris_file import write_lycoris_files
@@ -24,7 +23,7 @@ def write_run_result(
     result_dir: Path,
     *,
     plan: Plan,
-    parts: LoadedRun,
+    transformer_config: Mapping[str, Any],
     parameters: Mapping[str, torch.Tensor],
     weights: Weights,
     sample: Image.Image,
@@ -35,7 +34,7 @@ def write_run_result(
     Args:
         result_dir: the folder to write.
         plan: the run.
-        parts: read for the transformer's config, where every weight was trained.
+        transformer_config: diffusers' config; written where every weight was trained.
         parameters: the values to publish, by logical name, each whole.
         weights: whether these are the trained values or their running mean.
         sample: the sample image.
@@ -53,8 +52,7 @@ def write_run_result(
             case LoraAdapter() as lora:
                 write_lora_file(folder, parameters, lora, origin)
             case None:
-                config = parts.network.transformer.config
-                write_transformer(folder / "transformer", config, parameters.items())
+                write_transformer(folder / "transformer", transformer_config, parameters.items())
         (folder / SAMPLE_NAME).parent.mkdir()
         sample.save(folder / SAMPLE_NAME)
         body = json.dumps(facts, indent=2, allow_nan=False, ensure_ascii=False)

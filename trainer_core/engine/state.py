@@ -23,7 +23,7 @@ class Run:
     """The part of a run that stays the same while it trains; ``open_run`` makes it."""
 
     job: Job
-    parts: LoadedRun
+    loaded: LoadedRun
     events: EventWriter
     control: Control
     sampler: Sampler
@@ -37,7 +37,7 @@ class Run:
 
     @property
     def backend(self) -> Backend:
-        return self.parts.backend
+        return self.loaded.backend
 
     @property
     def last_step(self) -> int:
@@ -67,18 +67,18 @@ class TrainingState:
     """Metrics of the current step until a step event has reported them."""
 
 
-def open_run(job: Job, parts: LoadedRun, events: EventWriter, control: Control) -> Run:
+def open_run(job: Job, loaded: LoadedRun, events: EventWriter, control: Control) -> Run:
     """Raises DeviceError where the ranks cannot share the micro-batches of a step evenly."""
     identity = job.plan.identity
     per_step = identity.accumulation_steps * identity.world_size
-    if per_step % parts.backend.ranks:
+    if per_step % loaded.backend.ranks:
         raise DeviceError(
-            f"a step takes {per_step} micro-batches, which {parts.backend.ranks} ranks cannot "
+            f"a step takes {per_step} micro-batches, which {loaded.backend.ranks} ranks cannot "
             "share evenly"
         )
     return Run(
         job=job,
-        parts=parts,
+        loaded=loaded,
         events=events,
         control=control,
         sampler=Sampler(job.index, identity.seed, identity.micro_batch_size),

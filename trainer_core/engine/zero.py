@@ -17,7 +17,7 @@ from torch._C._distributed_c10d import HashStore
 
 from trainer_core.checkpoint.read import Checkpoint
 from trainer_core.checkpoint.write import TrainedTensors
-from trainer_core.config.plan import Objective, Plan
+from trainer_core.config.plan import Identity, Objective, Plan
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import Losses, batch_losses
 from trainer_core.engine.step import check_same_names
@@ -217,7 +217,24 @@ def open_zero(network: Network, plan: Plan) -> ZeroSharded:
 
     Raises DeviceError where DeepSpeed is not installed, or cannot do what the plan asks for.
     """
-    identity = plan.identity
+    _refuse_unsupported(plan.identity)
+    deepspeed = _deepspeed(network.compute)
+    _join_ranks(deepspeed, network.compute)
+    optimizer = build_optimizer(network.transformer.parameters(), plan.identity.optimizer)
+    # DeepSpeed may take an empty step to create its state. At rate 0 it changes no weight.
+    set_learning_rate(optimizer, 0.0)
+    engine, *_ = deepspeed.initialize(
+        model=_Objective(network, plan.identity.objective),
+        optimizer=optimizer,
+        config=_engine_config(network, plan, torch.distributed.get_world_size()),
+    )
+    for fields in optimizer.state.values():  # of the empty step, which must not count
+        if isinstance(fields.get(_STEP_FIELD), torch.Tensor):
+            fields[_STEP_FIELD].zero_()
+    return ZeroSharded(engine, optimizer, plan, network.compute)
+
+
+def _refuse_unsupported(identity: Identity) -> None:
     if identity.ema is not None:
         raise DeviceError("a running mean (EMA) is kept in one process only: leave out zero_stage")
     if identity.clip is not None and identity.clip.method == "value":
@@ -227,36 +244,26 @@ def open_zero(network: Network, plan: Plan) -> ZeroSharded:
             f"{identity.optimizer.name} cannot be sharded: leave out zero_stage, or take one of "
             f"{', '.join(_SHARDED_OPTIMIZERS)}"
         )
-    transformer, compute = network.transformer, network.compute
-    deepspeed = _deepspeed(compute)
-    _join_ranks(deepspeed, compute)
-    ranks = torch.distributed.get_world_size()
+
+
+def _engine_config(network: Network, plan: Plan, ranks: int) -> dict[str, Any]:
+    """DeepSpeed's configuration."""
+    identity = plan.identity
     per_step = identity.accumulation_steps * identity.world_size
-    optimizer = build_optimizer(transformer.parameters(), identity.optimizer)
-    # DeepSpeed may take an empty step to create its state. At rate 0 it changes no weight.
-    set_learning_rate(optimizer, 0.0)
-    config = {
+    elements = sum(parameter.numel() for parameter in network.transformer.parameters())
+    return {
         "train_micro_batch_size_per_gpu": identity.micro_batch_size,
         "gradient_accumulation_steps": max(1, per_step // ranks),
         "zero_optimization": {
             "stage": plan.operation.zero_stage or 0,
             # DeepSpeed's default takes 2 GB, also for a model of 20 MB.
-            "reduce_bucket_size": min(_BUCKET_ELEMENTS, _count(transformer)),
+            "reduce_bucket_size": min(_BUCKET_ELEMENTS, elements),
         },
         "zero_allow_untested_optimizer": True,
         "gradient_clipping": identity.clip.limit if identity.clip else 0.0,
-        "bf16": {"enabled": compute.weights is torch.bfloat16},
+        "bf16": {"enabled": network.compute.weights is torch.bfloat16},
         "steps_per_print": _NEVER,
     }
-    engine, *_ = deepspeed.initialize(
-        model=_Objective(network, identity.objective),
-        optimizer=optimizer,
-        config=config,
-    )
-    for fields in optimizer.state.values():
-        if isinstance(fields.get(_STEP_FIELD), torch.Tensor):
-            fields[_STEP_FIELD].zero_()
-    return ZeroSharded(engine, optimizer, plan, compute)
 
 
 def _deepspeed(compute: Compute) -> Any:
@@ -284,10 +291,6 @@ def _join_ranks(deepspeed: Any, compute: Compute) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:

@@ -285,7 +285,7 @@ class World:
         return write_run_result(
             self.folder / "results" / _name_of(plan),
             plan=plan,
-            parts=parts,
+            transformer_config=parts.network.transformer.config,
             parameters=parts.backend.tensors().parameters,
             weights="trained",
             sample=Image.new("RGB", (16, 16)),
