@@ -19,7 +19,8 @@ from trainer_core.base_models.shape import BaseShape, published_shape, shape_of
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import PlanError
 from trainer_core.config.plan.shapes import max_area_px
-from trainer_core.config.simpletuner.importer import base_name_of, import_run
+from trainer_core.config.simpletuner.importer import import_run
+from trainer_core.config.simpletuner.model import base_name_of
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, escaped, read_options
 from trainer_core.data.survey import Survey, survey_pictures

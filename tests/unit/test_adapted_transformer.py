@@ -12,7 +12,7 @@ from tests.unit.lora_examples import lora
 from trainer_core.adapters.attach import attach_adapter
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
 from trainer_core.config.plan.shapes import hidream_linears, lokr_parameters, lora_parameters
-from trainer_core.config.simpletuner.adapter import import_adapter
+from trainer_core.config.simpletuner.lokr import lokr_of
 from trainer_core.config.simpletuner.reading import Findings
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.hidream.network import Network
@@ -60,7 +60,7 @@ def test_every_adapted_layer_learns_and_off_the_model_is_its_base(
     linears = hidream_linears(config)
     findings = Findings()
     chosen = {"algo": "lokr", "preset": "all", "use_scalar": False, **LOKR.get(kind, LOKR["full"])}
-    named = import_adapter(chosen, linears, None, findings, "local")
+    named = lokr_of(chosen, linears, None, findings, "local")
     assert named is not None
     adapter: LokrAdapter | LoraAdapter = named
     expected = lokr_parameters(named, linears)

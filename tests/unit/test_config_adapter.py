@@ -20,7 +20,7 @@ from trainer_core.config.plan.shapes import (
     lokr_parameters,
     lokr_shapes,
 )
-from trainer_core.config.simpletuner.adapter import import_adapter
+from trainer_core.config.simpletuner.lokr import lokr_of
 from trainer_core.config.simpletuner.reading import Findings
 
 LINEARS = hidream_linears(TINY_CONFIG)
@@ -257,7 +257,7 @@ def test_a_factor_that_lycoris_loader_misreads_is_told_with_one_that_it_reads(
     findings = Findings()
     lycoris = {"algo": "lokr", "full_matrix": True, "factor": factor, "preset": preset}
 
-    adapter = import_adapter(lycoris, hidream_linears(TRUE_CONFIG), None, findings, "local")
+    adapter = lokr_of(lycoris, hidream_linears(TRUE_CONFIG), None, findings, "local")
 
     assert adapter is not None
     found = [each for each in findings.warnings if "lycoris-lora cannot load" in each]

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS, SUBJECT, import_small
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import PlanError, Problem
-from trainer_core.config.simpletuner.adapter_options import LYCORIS_OPTIONS, PRESET_OPTIONS
-from trainer_core.config.simpletuner.backend_options import BACKEND_OPTIONS
+from trainer_core.config.simpletuner.backends import BACKEND_OPTIONS
+from trainer_core.config.simpletuner.lokr import LYCORIS
 from trainer_core.config.simpletuner.options import OPTIONS
+from trainer_core.config.simpletuner.presets import PRESET
 
 VALUES = st.recursive(
     st.none()
@@ -34,8 +35,8 @@ def changes(names: Any) -> st.SearchStrategy[dict[str, Any]]:
 @settings(deadline=None, max_examples=200)
 @given(
     changes(OPTIONS),
-    changes(LYCORIS_OPTIONS),
-    st.none() | changes(PRESET_OPTIONS),
+    changes(LYCORIS.rows),
+    st.none() | changes(PRESET.rows),
     changes(BACKEND_OPTIONS),
     st.sampled_from(["http", "local"]),
 )

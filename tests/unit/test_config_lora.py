@@ -11,26 +11,18 @@ from tests.support.lycoris_oracle import meta_model
 from tests.unit.config_examples import TINY_CONFIG, TRUE_CONFIG
 from trainer_core.config.plan import LoraAdapter
 from trainer_core.config.plan.shapes import LinearShape, hidream_linears, lora_parameters
-from trainer_core.config.simpletuner.adapter import import_lora
+from trainer_core.config.simpletuner.lora import LORA, lora_of
 from trainer_core.config.simpletuner.reading import Findings, read_options
-from trainer_core.config.simpletuner.verdicts import Table, honoured
 
 LINEARS = hidream_linears(TINY_CONFIG)
-LORA_OPTIONS: Table = {
-    "lora_rank": honoured("int", 16, "Rank."),
-    "lora_alpha": honoured("float", None, "Alpha."),
-    "lora_dropout": honoured("float", 0.1, "Dropout."),
-    "lora_init_type": honoured("text", "default", "Start.", choices=("default", "gaussian")),
-    "peft_lora_target_modules": honoured("any", None, "Targets."),
-}
 
 
 def lora(
     config: dict[str, Any], linears: Sequence[LinearShape] | None = None
 ) -> tuple[LoraAdapter | None, Findings]:
     findings = Findings()
-    options = read_options(config, LORA_OPTIONS, "/config", findings, "local")
-    return import_lora(options, LINEARS if linears is None else linears, findings), findings
+    options = read_options(config, LORA.rows, "/config", findings, "local")
+    return lora_of(options, LINEARS if linears is None else linears), findings
 
 
 @pytest.mark.parametrize(
@@ -103,7 +95,7 @@ AT = "/config/peft_lora_target_modules"
         ({"peft_lora_target_modules": "[" * 9999}, AT, "list"),
         ({"lora_rank": 0}, "/config/lora_rank", "at least 1"),
         ({"lora_alpha": 0}, "/config/lora_alpha", "above 0"),
-        ({"lora_dropout": 1}, "/config/lora_dropout", "below 1"),
+        ({"lora_dropout": 1}, "/config/lora_dropout", "at most 0.99"),
     ],
 )  # fmt: skip
 def test_a_wrong_lora_is_named(config: dict[str, Any], pointer: str, said: str) -> None:

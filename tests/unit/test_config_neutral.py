@@ -5,16 +5,13 @@ from typing import Any, Final
 import pytest
 
 from tests.unit.config_examples import problems_of, warnings_of
-from trainer_core.config.simpletuner.adapter_options import (
-    LYCORIS_OPTIONS,
-    OVERRIDE_OPTIONS,
-    PRESET_OPTIONS,
-)
-from trainer_core.config.simpletuner.backend_options import BACKEND_OPTIONS
+from trainer_core.config.simpletuner.backends import BACKEND_OPTIONS
+from trainer_core.config.simpletuner.lokr import LYCORIS
 from trainer_core.config.simpletuner.options import OPTIONS
+from trainer_core.config.simpletuner.presets import OVERRIDE, PRESET
 from trainer_core.config.simpletuner.verdicts import Verdict
 
-TABLES: Final = (OPTIONS, BACKEND_OPTIONS, LYCORIS_OPTIONS, PRESET_OPTIONS, OVERRIDE_OPTIONS)
+TABLES: Final = (OPTIONS, BACKEND_OPTIONS, LYCORIS.rows, PRESET.rows, OVERRIDE.rows)
 TWO_NEUTRAL: Final = {
     "gradient_checkpointing_segment_stride": (0, 1),
     "gradient_precision": ("unmodified", "fp32"),
@@ -48,7 +45,7 @@ def test_an_option_that_is_not_built_has_one_neutral_value_of_its_own_type(
         {"adam_beta2": 0.9},
         {"dynamo_backend": "default"},
         {"layer_freeze_strategy": "inference"},
-        {"webhook_config": "stop"},
+        {"publishing_config": "stop"},
         {"deepspeed_config": "no"},
         {"max_upscale_threshold": "random"},
         {"pretrained_unet_subfolder": "transformer"},

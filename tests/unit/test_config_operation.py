@@ -57,7 +57,8 @@ def test_trackers_are_for_local_runs() -> None:
     assert (usual.report_to, usual.tracker_project_name) == ((), "reverie")
     assert import_small(written).plan.operation.report_to == ()
     assert any("reports by events" in w for w in warnings_of(written))
-    assert problems_of({"report_to": "wandb,swanlab"}) == [("/config/report_to", "not_implemented")]
+    assert local({"report_to": "wandb,swanlab"}).report_to == ("wandb",)
+    assert any("report_to swanlab" in w for w in warnings_of({"report_to": "wandb,swanlab"}))
     assert problems_of({"report_to": "wandb,wandd"}) == [("/config/report_to", "bad_value")]
     assert problems_of({"tracker_run_name": "../up"}) == [("/config/tracker_run_name", "bad_value")]
 
@@ -139,3 +140,53 @@ def test_a_quoted_false_is_false(name: str) -> None:
     plain = import_small({name: False, "seed": 1}).plan
 
     assert quoted == plain
+
+
+OBSERVING = {
+    "validation_step_interval": 100,
+    "eval_steps_interval": "fifty",
+    "num_eval_images": 4,
+    "user_prompt_library": "prompts.json",
+    "webhook_config": {"webhook_type": "raw"},
+    "ema_validation": "comparison",
+}
+
+
+def test_options_that_only_observe_the_run_are_accepted_with_one_warning() -> None:
+    plain = import_small({"seed": 1})
+    imported = import_small({"seed": 1, **OBSERVING})
+
+    assert imported.plan == plain.plan
+    (said,) = set(imported.warnings) - set(plain.warnings)
+    assert all(name in said for name in OBSERVING)
+
+
+def test_an_observing_option_that_is_off_is_not_mentioned() -> None:
+    off = {"disable_benchmark": "false", "validation_preview": False, "user_prompt_library": "none"}
+
+    assert warnings_of(off) == warnings_of({})
+
+
+def test_a_prompt_library_is_accepted_and_named() -> None:
+    assert any("user_prompt_library" in w for w in warnings_of(prompt_library={"cat": "a cat"}))
+
+
+def test_the_options_of_the_sample_image_act() -> None:
+    written = {
+        "validation_prompt": "a cat",
+        "validation_negative_prompt": "blurry",
+        "validation_num_inference_steps": "7",
+        "validation_guidance": 2.5,
+        "validation_resolution": "128x64",
+        "validation_seed": 3,
+    }
+
+    operation = import_small(written).plan.operation
+
+    assert (operation.sample_prompt, operation.sample_negative_prompt) == ("a cat", "blurry")
+    assert (operation.sample_steps, operation.sample_guidance) == (7, 2.5)
+    assert (operation.sample_width_px, operation.sample_height_px) == (128, 64)
+    assert operation.sample_seed == 3
+    assert problems_of({"validation_num_inference_steps": 201}) == [
+        ("/config/validation_num_inference_steps", "bad_value")
+    ]

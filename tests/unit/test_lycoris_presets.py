@@ -24,7 +24,7 @@ from trainer_core.config.plan.shapes import (
     lokr_scale,
     lokr_shapes,
 )
-from trainer_core.config.simpletuner.adapter import import_adapter
+from trainer_core.config.simpletuner.lokr import lokr_of
 from trainer_core.config.simpletuner.patterns import UnsupportedPatternError, matcher
 from trainer_core.config.simpletuner.reading import Findings
 
@@ -49,9 +49,7 @@ CLASSES = sorted({c for line in linears_of("tiny") for c in (*line.ancestors[1:]
 
 def imported(lycoris: dict[str, Any], shape: str = "tiny") -> tuple[LokrAdapter | None, Findings]:
     findings = Findings()
-    adapter = import_adapter(
-        {"algo": "lokr", **lycoris}, linears_of(shape), None, findings, "local"
-    )
+    adapter = lokr_of({"algo": "lokr", **lycoris}, linears_of(shape), None, findings, "local")
     return adapter, findings
 
 

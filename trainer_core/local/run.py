@@ -20,9 +20,11 @@ from trainer_core.checkpoint.identity import check_checkpoint, checkpoint_identi
 from trainer_core.config.plan import Base, Plan
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.config.plan.problems import PlanError, Problem
-from trainer_core.config.simpletuner.importer import Imported, base_name_of, import_run
+from trainer_core.config.simpletuner.importer import Imported, import_run
+from trainer_core.config.simpletuner.model import base_name_of
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, Options, read_options
+from trainer_core.config.simpletuner.steps import is_seed_drawn
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
 from trainer_core.errors import CheckpointError
@@ -127,7 +129,7 @@ def train_locally(
                 control,
                 events,
                 ControlledView(view, control),
-                seed_is_drawn=options.integer("seed") <= 0,
+                seed_is_drawn=is_seed_drawn(options),
             )
             return attempt.train(plan, found, data_dirs)
     return None

@@ -1,6 +1,5 @@
-"""The list of data backends, resolved."""
+"""The list of data backends (``multidatabackend.json``), resolved."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
@@ -8,59 +7,123 @@ from typing import Final, Literal
 from pydantic import JsonValue
 
 from trainer_core.config.plan import Backend
-from trainer_core.config.simpletuner.backend_options import BACKEND_OPTIONS
-from trainer_core.config.simpletuner.masks import ReadBackend, link_masks
-from trainer_core.config.simpletuner.reading import (
-    Findings,
-    Options,
-    Source,
-    read_options,
-    warn_idle,
+from trainer_core.config.simpletuner import captions, sizes
+from trainer_core.config.simpletuner.captions import BACKEND_CAPTIONS, captions_of
+from trainer_core.config.simpletuner.masks import (
+    DATA,
+    MASKS,
+    ReadBackend,
+    link_masks,
+    mask_kind_of,
+    masks_backend,
 )
-from trainer_core.config.simpletuner.scalars import is_full_rank, was_judged
+from trainer_core.config.simpletuner.model import is_full_rank
+from trainer_core.config.simpletuner.reading import Findings, Options, read_options
+from trainer_core.config.simpletuner.sizes import BACKEND_SIZES, CROP, sizes_of, without_idle_crops
+from trainer_core.config.simpletuner.steps import BATCH_SIZE
+from trainer_core.config.simpletuner.verdicts import Option, Table, joined
 
+_BACKEND: Final = Table()
 _POINTER: Final = "/data_backends"
-_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MAX_BACKENDS: Final = 100
-_MAX_EDGE_PX: Final = 100_000
 _MAX_REPEATS: Final = 1_000_000
-_NOT_OF_MASKS: Final = (
-    "resolution",
-    "resolution_type",
-    "crop",
-    "crop_aspect",
-    "crop_style",
-    "minimum_image_size",
-    "maximum_image_size",
-    "target_downsample_size",
-    "repeats",
-    "caption_strategy",
-    "instance_prompt",
-    "conditioning_data",
+
+_Role = Literal["train", "eval", "mask", "cache"]
+
+_ID: Final = _BACKEND.text("id", None, "Its name, unique in the list.")
+_BACKEND.choice(
+    "type",
+    {"local": "local"},
+    "local",
+    "Images come as files.",
+    known=("aws", "csv", "huggingface", "webshart", "memory"),
+)
+_TYPE: Final[Option[_Role]] = _BACKEND.choice(
+    "dataset_type",
+    {
+        "image": "train",
+        "eval": "eval",
+        "conditioning": "mask",
+        "text_embeds": "cache",
+        "image_embeds": "cache",
+    },
+    "train",
+    "image is trained on, eval is held out to measure, conditioning holds masks; text_embeds and "
+    "image_embeds are not needed.",
+    known=("video", "audio", "caption", "conditioning_image_embeds"),
+)
+_DISABLED: Final = _BACKEND.flag("disabled", False, "Leave the backend out.")
+_BACKEND.alias("disable", _DISABLED)
+_FOLDER: Final = _BACKEND.path("instance_data_dir", "Folder of the images, in a local run.")
+_REPEATS: Final = _BACKEND.integer(
+    "repeats", 0, "How often each image is drawn again in an epoch.", at_least=0
+)
+_REGULARISES: Final = _BACKEND.flag(
     "is_regularisation_data",
+    False,
+    "The adapter learns to leave these images as the base model has them.",
 )
-"""Masks are cut as the images that name them, and are never drawn by themselves."""
-_OF_CROP: Final = (
-    "crop_style",
-    "crop_aspect",
-    "maximum_image_size",
-    "target_downsample_size",
+_BACKEND.alias("is_regularization_data", _REGULARISES)
+_BATCH_SIZE: Final[Option[int | None]] = _BACKEND.integer(
+    "train_batch_size", None, "Only that of the run.", at_least=1
 )
-_CACHES: Final = ("text_embeds", "image_embeds")
+_BACKEND.choice(
+    "metadata_backend",
+    {"discovery": "discovery"},
+    "discovery",
+    "Every image is read once and measured.",
+    known=("parquet", "huggingface", "webshart"),
+)
+_BACKEND.superseded(
+    "cache_dir cache_dir_vae text_embeds image_embeds default skip_file_discovery "
+    "preserve_data_backend_cache vae_cache_clear_each_epoch vae_cache_ondemand "
+    "vae_cache_disable metadata_update_interval hash_filenames vae_batch_size "
+    "write_batch_size text_encoder_batch_size bucket_report",
+    "Images and captions are cached in shards that are named by their content; there is nothing "
+    "to set.",
+)
+_BACKEND.not_built("probability", "Use repeats to weigh data; leave it out.", 1, type_="float")
+_BACKEND.not_built(
+    "max_num_samples parquet csv huggingface webshart conditioning controlnet video end_epoch "
+    "end_step",
+    "Leave it out.",
+)
+_BACKEND.not_built("slider_strength", "Leave it out.", 0)
+_BACKEND.not_built("start_epoch", "Every backend starts at once.", 0, 1)
+_BACKEND.not_built("start_step", "Every backend starts at once.", 0)
+_BACKEND.not_built("timestep_sampling_offset", "Leave it out.", 0, type_="float")
+_BACKEND.not_built(
+    "dataset_name caption_column image_column csv_file csv_caption_column csv_cache_dir source "
+    "metadata memory_filesystem_path memory_filesystem_size memory_filesystem_sudo "
+    "webshart_optimize_captions",
+    "Bring the images as files, with type local.",
+)
+_BACKEND.refused(
+    "aws_bucket_name aws_endpoint_url aws_region_name aws_access_key_id aws_secret_access_key "
+    "aws_data_prefix",
+    "Credentials and buckets of others are not taken; upload the images.",
+)
+_BACKEND.refused(
+    "delete_unwanted_images delete_problematic_images delete_nsfw_images",
+    "No image is ever deleted.",
+    False,
+)
+_BACKEND.not_built("enable_nsfw_check", "Leave it out.", False, type_="bool")
+
+BACKEND_OPTIONS: Final = joined(_BACKEND, BACKEND_SIZES, BACKEND_CAPTIONS, MASKS)
+"""Key of a data backend → row."""
 
 
-def import_backends(
-    raw: Sequence[JsonValue],
-    config: Options,
-    max_area_px: int,
-    findings: Findings,
-    source: Source,
+def backends_of(
+    raw: Sequence[JsonValue], config: Options, max_area_px: int
 ) -> tuple[tuple[Backend, ...], dict[str, str]]:
     """The backends that hold images, and id → folder for those that name one (local runs only).
 
     Options that a backend does not give are those of ``config``. A resolution above what the base
     model takes (``max_area_px``) is lowered to it, with a warning.
     """
+    findings = config.findings
     read: list[ReadBackend] = []
     set_aside: set[str] = set()
     folders: dict[str, str] = {}
@@ -73,80 +136,78 @@ def import_backends(
         if not isinstance(item, dict):
             findings.problem(pointer, "bad_value", "A data backend has to be an object.")
             continue
-        if holds_no_images(item):
+        first = _first_look(item)
+        if _is_set_aside(first):
             set_aside.add(str(item.get("id", item.get("--id"))))
-            _look_at_cache(item, pointer, findings, source)
+            _check_cache(item, first, pointer, config)
             continue
-        wishes = _without_idle_wishes(item)
-        options = read_options(wishes, BACKEND_OPTIONS, pointer, findings, source)
-        backend = _backend(options, config, max_area_px, findings)
+        is_cut = first[CROP] and first[_TYPE] != "mask"
+        given = item if is_cut else without_idle_crops(item)
+        options = read_options(given, BACKEND_OPTIONS, pointer, findings, config.source)
+        backend = _backend(options, config, max_area_px)
         if backend is None:
             continue
         if backend.id in seen:
-            findings.problem(options.at("id"), "conflict", f"There are two backends {backend.id}.")
+            options.problem(_ID, "conflict", f"There are two backends {backend.id}.")
         seen.add(backend.id)
         read.append(ReadBackend(backend, options))
-        folder = options.text("instance_data_dir")
-        if folder:
+        if folder := _folder(backend.id, options, pointer):
             folders[backend.id] = folder
-        elif source == "local":
-            message = f"{backend.id}: instance_data_dir is missing."
-            findings.problem(f"{pointer}/instance_data_dir", "missing", message)
-    if not _is_broken(findings):
-        backends = link_masks(read, set_aside, findings)
-    else:  # links to a backend that could not be read would be told as wrong
+    if _is_broken(findings):  # links to a backend that could not be read would look wrong
         backends = tuple(part.backend for part in read)
-    _check_some_train(raw, backends, findings)
-    _say_idle_defaults(config, backends, findings)
+    else:
+        backends = link_masks(read, set_aside)
+    if len(read) + len(set_aside) == len(raw):  # others may be meant to train, and have a problem
+        _check_some_train(raw, backends, findings)
+    _warn_of_idle_defaults(config, backends)
     return backends, folders
+
+
+def _folder(id_: str, options: Options, pointer: str) -> str | None:
+    """The folder of the images; None where there is none, which is a problem in a local run."""
+    folder = options[_FOLDER]
+    if not folder and options.source == "local":
+        message = f"{id_}: instance_data_dir is missing."
+        options.findings.problem(f"{pointer}/{_FOLDER.name}", "missing", message)
+    return folder
+
+
+def _warn_of_idle_defaults(config: Options, backends: Sequence[Backend]) -> None:
+    """Defaults in config.json that no backend uses."""
+    if backends and not any(backend.crop for backend in backends):
+        sizes.warn_of_idle_sizes(config)
+    if backends and not any(b.caption_strategy == "instanceprompt" for b in backends):
+        captions.warn_of_idle_captions(config)
 
 
 def holds_no_images(item: Mapping[str, JsonValue]) -> bool:
     """Whether a backend has no images to read: disabled, or a cache."""
-    options = _few_options(item)
-    return options.flag("disabled") or options.text("dataset_type") in _CACHES
+    return _is_set_aside(_first_look(item))
 
 
-def _few_options(item: Mapping[str, JsonValue]) -> Options:
-    wanted = {"disabled", "disable", "dataset_type", "crop"}
+def _first_look(item: Mapping[str, JsonValue]) -> Options:
+    """The options that decide how the others are read, without reporting problems."""
+    wanted = {_DISABLED.name, "disable", _TYPE.name, CROP.name}
     few = {name: value for name, value in item.items() if name.removeprefix("--") in wanted}
     return read_options(few, BACKEND_OPTIONS, "", Findings(), "local")
 
 
-def _without_idle_wishes(item: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Ways to cut that are not built stand at their default where nothing is cut by them."""
-    few = _few_options(item)
-    if few.flag("crop") and few.text("dataset_type") != "conditioning":
-        return dict(item)
-    changed = dict(item)
-    for name, value in item.items():
-        verdict = BACKEND_OPTIONS.get(name.removeprefix("--"))
-        if verdict and name.removeprefix("--") in _OF_CROP and value in verdict.known:
-            changed[name] = verdict.default
-    return changed
+def _is_set_aside(first: Options) -> bool:
+    return first[_DISABLED] or first[_TYPE] == "cache"
 
 
-def _say_idle_defaults(config: Options, backends: Sequence[Backend], findings: Findings) -> None:
-    """Defaults in config.json that no backend takes up."""
-    if backends and not any(backend.crop for backend in backends):
-        names = ("maximum_image_size", "target_downsample_size")
-        warn_idle(config, names, findings, "where no backend is cropped")
-    if backends and not any(b.caption_strategy == "instanceprompt" for b in backends):
-        warn_idle(config, ("instance_prompt",), findings, "where no caption_strategy takes it")
-
-
-def _look_at_cache(
-    item: Mapping[str, JsonValue], pointer: str, findings: Findings, source: Source
+def _check_cache(
+    item: Mapping[str, JsonValue], first: Options, pointer: str, config: Options
 ) -> None:
-    """Options of a disabled backend are not looked at, as nobody would act on them. Those of a
-    cache of text may change captions, so what is not built is refused there too."""
-    if _few_options(item).flag("disabled"):
+    """Options of a disabled backend are not read. Those of a cache of text may change captions, so
+    what is not built is an error there too."""
+    if first[_DISABLED]:
         return
-    looked_at = Findings()
-    read_options(item, BACKEND_OPTIONS, pointer, looked_at, source)
-    findings.problems += looked_at.problems
-    kind = _few_options(item).text("dataset_type")
-    findings.warn(f"A data backend of type {kind} is not needed: the cache keeps itself.")
+    found = Findings()
+    read_options(item, BACKEND_OPTIONS, pointer, found, config.source)
+    config.findings.problems += found.problems
+    kind = item.get(_TYPE.name, item.get(f"--{_TYPE.name}"))
+    config.warn(f"A data backend of type {kind} is not needed: the cache keeps itself.")
 
 
 def _is_broken(findings: Findings) -> bool:
@@ -164,201 +225,77 @@ def _check_some_train(
         findings.warn("All data is regularisation data: the adapter learns nothing but the base.")
 
 
-def _backend(
-    options: Options, config: Options, max_area_px: int, findings: Findings
-) -> Backend | None:
-    before = len(findings.problems)
-    id_ = options.text("id")
+def _backend(options: Options, config: Options, max_area_px: int) -> Backend | None:
+    """One backend of images or masks; None where a problem was found."""
+    before = len(config.findings.problems)
+    id_ = options[_ID]
     if id_ is None:
-        if "id" not in options.names:
-            findings.problem(options.at("id"), "missing", "id is missing.")
+        if options.is_missing(_ID):
+            options.problem(_ID, "missing", "id is missing.")
         return None
-    if not _ID.fullmatch(id_):
+    if not _ID_PATTERN.fullmatch(id_):
         message = "id takes letters, digits, dots, dashes and underscores (at most 128)."
-        findings.problem(options.at("id"), "bad_value", message)
-    _check_batch_size(options, config, findings)
-    role = _role(id_, options, findings)
-    if role == "mask":
-        warn_idle(options, _NOT_OF_MASKS, findings, f"on the masks {id_}")
-        return None if len(findings.problems) > before else _masks(id_, options)
-    strategy, prompt = _captions(options, config, findings)
-    resolution_px = _resolution_px(id_, options, config, max_area_px, findings)
-    maximum_px = _edge_px("maximum_image_size", options, config, findings)
-    target_px = _edge_px("target_downsample_size", options, config, findings)
-    crop = options.flag("crop")
-    if not crop:
-        warn_idle(options, _OF_CROP, findings, f"on {id_} without crop")
-        maximum_px = target_px = None
-    elif (maximum_px is None) != (target_px is None):
-        given, missing = "maximum_image_size", "target_downsample_size"
-        if maximum_px is None:
-            given, missing = missing, given
-        findings.problem(options.at(given), "conflict", f"{given} needs {missing} as well.")
-    elif maximum_px is not None and target_px is not None and target_px > maximum_px:
-        findings.warn(
-            f"{id_}: target_downsample_size is above maximum_image_size: images between the two "
-            "are not enlarged to it, but cut as they are."
-        )
-    if crop and not options.given("crop_style"):
-        findings.warn(f"{id_}: crop_style is not given; images are cut at the centre.")
-    repeats = _repeats(id_, role, options, findings)
-    is_regularisation = _is_regularisation(id_, role, options, config, findings)
-    if len(findings.problems) > before:
+        options.problem(_ID, "bad_value", message)
+    _check_batch_size(options, config)
+    role = options[_TYPE]
+    assert role != "cache", id_
+    mask_kind = mask_kind_of(id_, options, holds_masks=role == "mask")
+    if mask_kind is not None:
+        idle = (*sizes.NOT_OF_MASKS, *captions.NOT_OF_MASKS, _REPEATS, DATA, _REGULARISES)
+        options.warn_idle(f"on the masks {id_}", *idle)
+        masks = masks_backend(id_, mask_kind)
+        return None if len(config.findings.problems) > before else masks
+    strategy, prompt = captions_of(options, config)
+    size = sizes_of(id_, options, config, max_area_px)
+    repeats = _repeats(id_, role, options)
+    is_regularisation = _is_regularisation(id_, role, options, config)
+    if len(config.findings.problems) > before:
         return None
-    aspect: Literal["square", "preserve"] = (
-        "preserve" if crop and options.text("crop_aspect") == "preserve" else "square"
-    )
     return Backend(
         id=id_,
         role=role,
         caption_strategy=strategy,
         instance_prompt=prompt,
-        resolution_px=resolution_px,
-        aspect_bucket_rounding=config.integer("aspect_bucket_rounding"),
-        crop=crop,
-        crop_aspect=aspect,
-        minimum_image_size_px=_edge_px("minimum_image_size", options, config, findings) or 0,
-        maximum_image_size_px=maximum_px,
-        target_downsample_size_px=target_px,
+        resolution_px=size.resolution_px,
+        aspect_bucket_rounding=size.aspect_bucket_rounding,
+        crop=size.crop,
+        crop_aspect=size.crop_aspect,
+        minimum_image_size_px=size.minimum_image_size_px,
+        maximum_image_size_px=size.maximum_image_size_px,
+        target_downsample_size_px=size.target_downsample_size_px,
         repeats=repeats,
         is_regularisation=is_regularisation,
     )
 
 
-def _role(id_: str, options: Options, findings: Findings) -> Literal["train", "eval", "mask"]:
-    kind = options.text("dataset_type")
-    if kind == "conditioning":
-        if "conditioning_type" not in options.names:
-            message = "conditioning_type is missing: mask or segmentation."
-            findings.problem(options.at("conditioning_type"), "missing", message)
-        return "mask"
-    warn_idle(options, ("conditioning_type",), findings, f"on the images {id_}")
-    return "eval" if kind == "eval" else "train"
-
-
-def _masks(id_: str, options: Options) -> Backend:
-    """A backend of masks; ``link_masks`` puts in the sizes of the images that name it."""
-    is_segmentation = options.text("conditioning_type") == "segmentation"
-    return Backend(
-        id=id_,
-        role="mask",
-        caption_strategy="filename",
-        instance_prompt=None,
-        resolution_px=1024,
-        aspect_bucket_rounding=2,
-        crop=False,
-        crop_aspect="square",
-        minimum_image_size_px=0,
-        maximum_image_size_px=None,
-        target_downsample_size_px=None,
-        repeats=0,
-        mask_kind="segmentation" if is_segmentation else "mask",
-    )
-
-
-def _is_regularisation(
-    id_: str, role: str, options: Options, config: Options, findings: Findings
-) -> bool:
-    if not options.flag("is_regularisation_data"):
+def _is_regularisation(id_: str, role: _Role, options: Options, config: Options) -> bool:
+    if not options[_REGULARISES]:
         return False
     if is_full_rank(config):
         message = (
             "With model_type full there is no base model left to learn from: set it to false, or "
             "train an adapter."
         )
-        findings.problem(options.at("is_regularisation_data"), "conflict", message)
+        options.problem(_REGULARISES, "conflict", message)
     if role != "train":
-        findings.warn(f"is_regularisation_data has no effect on {id_}, which is held out.")
+        options.warn(f"is_regularisation_data has no effect on {id_}, which is held out.")
         return False
     return True
 
 
-def _repeats(id_: str, role: str, options: Options, findings: Findings) -> int:
-    repeats = options.integer("repeats")
+def _repeats(id_: str, role: _Role, options: Options) -> int:
+    repeats = options[_REPEATS]
     if repeats > _MAX_REPEATS:
-        findings.problem(options.at("repeats"), "bad_value", f"repeats is at most {_MAX_REPEATS}.")
+        options.problem(_REPEATS, "bad_value", f"repeats is at most {_MAX_REPEATS}.")
     if role == "train" or not repeats:
         return repeats
-    findings.warn(f"repeats has no effect on {id_}, which is held out.")
+    options.warn(f"repeats has no effect on {id_}, which is held out.")
     return 0
 
 
-def _check_batch_size(options: Options, config: Options, findings: Findings) -> None:
-    if not options.given("train_batch_size") or was_judged(config, "train_batch_size"):
+def _check_batch_size(options: Options, config: Options) -> None:
+    own = options[_BATCH_SIZE]
+    if own is None or config.is_wrong(BATCH_SIZE) or own == config[BATCH_SIZE]:
         return
-    if options.integer("train_batch_size") != config.integer("train_batch_size"):
-        message = "A backend has the run's batch size in this version: set it for the run."
-        findings.problem(options.at("train_batch_size"), "not_implemented", message)
-
-
-def _inherited(name: str, options: Options, config: Options) -> Options:
-    return options if options.given(name) else config
-
-
-def _captions(
-    options: Options, config: Options, findings: Findings
-) -> tuple[Literal["filename", "textfile", "instanceprompt"], str | None]:
-    written = _inherited("caption_strategy", options, config).text("caption_strategy")
-    prompt = _inherited("instance_prompt", options, config).text("instance_prompt")
-    match written:
-        case "textfile":
-            warn_idle(options, ("instance_prompt",), findings, "with caption_strategy textfile")
-            return "textfile", None
-        case "filename":
-            warn_idle(options, ("instance_prompt",), findings, "with caption_strategy filename")
-            return "filename", None
-        case "instanceprompt" | "instance_prompt":
-            if not prompt:
-                message = "caption_strategy instanceprompt needs an instance_prompt."
-                findings.problem(options.at("instance_prompt"), "missing", message)
-            return "instanceprompt", prompt
-        case _:
-            if "caption_strategy" not in options.names:
-                message = "caption_strategy is missing: filename, textfile or instanceprompt."
-                findings.problem(options.at("caption_strategy"), "missing", message)
-            return "filename", None
-
-
-def _edge_px(name: str, options: Options, config: Options, findings: Findings) -> int | None:
-    """The edge of the square whose area a size option names; None where it is not given.
-
-    Under ``pixel_area`` that is the number itself, under ``area`` it is in megapixels. Numbers and
-    their unit are taken from where the number stands.
-    """
-    owner = _inherited(name, options, config)
-    value = owner.number(name)
-    if value is None:
-        return None
-    unit_of = options if owner is options and options.given("resolution_type") else config
-    kind = unit_of.text("resolution_type")
-    edge = math.sqrt(value * 1e6) if kind == "area" else value
-    if edge > _MAX_EDGE_PX:
-        message = f"{name}: {value:g} is too large ({kind})."
-        findings.problem(owner.at(name), "bad_value", message)
-        return None
-    if 0 < edge < 1:
-        message = f"{name}: {value:g} is less than a pixel ({kind})."
-        findings.problem(owner.at(name), "bad_value", message)
-        return None
-    return round(edge)
-
-
-def _resolution_px(
-    id_: str, options: Options, config: Options, max_area_px: int, findings: Findings
-) -> int:
-    edge_px = _edge_px("resolution", options, config, findings)
-    wanted = 1024 if edge_px is None else edge_px
-    largest = math.isqrt(max_area_px)
-    if wanted > largest:
-        findings.warn(
-            f"{id_}: resolution {wanted} is more than the base model takes; it is lowered to "
-            f"{largest}."
-        )
-        return largest
-    if wanted < 64:
-        owner = _inherited("resolution", options, config)
-        kind = _inherited("resolution_type", options, config).text("resolution_type")
-        message = f"resolution has to be at least 64 pixels, this is {wanted} ({kind})."
-        findings.problem(owner.at("resolution"), "bad_value", message)
-        return 64
-    return wanted
+    message = "A backend has the run's batch size in this version: set it for the run."
+    options.problem(_BATCH_SIZE, "not_implemented", message)

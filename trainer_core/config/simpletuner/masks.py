@@ -1,4 +1,4 @@
-"""Which backend of masks belongs to which backend of images."""
+"""Options of masks: which backend holds them, and whose images they belong to."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,24 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from trainer_core.config.plan import Backend
-from trainer_core.config.simpletuner.reading import Findings, Options
+from trainer_core.config.plan import Backend, MaskKind
+from trainer_core.config.simpletuner.reading import Options
+from trainer_core.config.simpletuner.verdicts import Option, Table
+
+MASKS: Final = Table()
+_KIND: Final[Option[MaskKind | None]] = MASKS.choice(
+    "conditioning_type",
+    MaskKind,
+    None,
+    "Of conditioning: mask takes the red channel, segmentation all that is not black.",
+    known=("controlnet", "reference_strict", "reference_loose"),
+)
+DATA: Final = MASKS.value(
+    "conditioning_data", "Id of the backend that holds this one's masks, by the same file names."
+)
+_SOURCE: Final = MASKS.text(
+    "source_dataset_id", None, "Of masks: the backend that names them in its conditioning_data."
+)
 
 _SIZES: Final = (
     "resolution_px",
@@ -29,13 +45,41 @@ class ReadBackend:
     options: Options
 
 
-def link_masks(
-    read: Sequence[ReadBackend], set_aside: Collection[str], findings: Findings
-) -> tuple[Backend, ...]:
-    """Images know their masks, and masks are cut as the images that name them.
+def mask_kind_of(id_: str, options: Options, *, holds_masks: bool) -> MaskKind | None:
+    """How the masks of a backend are read; None where it holds images."""
+    if not holds_masks:
+        options.warn_idle(f"on the images {id_}", _KIND)
+        return None
+    if options.is_missing(_KIND):
+        message = "conditioning_type is missing: mask or segmentation."
+        options.problem(_KIND, "missing", message)
+    return options[_KIND] or "mask"
 
-    ``set_aside``: ids of backends that hold no images to read. Problems: an id that is none, or no
-    backend of masks; masks that no images name.
+
+def masks_backend(id_: str, kind: MaskKind) -> Backend:
+    """A backend of masks; ``link_masks`` puts in the sizes of the images that they belong to."""
+    return Backend(
+        id=id_,
+        role="mask",
+        caption_strategy="filename",
+        instance_prompt=None,
+        resolution_px=1024,
+        aspect_bucket_rounding=2,
+        crop=False,
+        crop_aspect="square",
+        minimum_image_size_px=0,
+        maximum_image_size_px=None,
+        target_downsample_size_px=None,
+        repeats=0,
+        mask_kind=kind,
+    )
+
+
+def link_masks(read: Sequence[ReadBackend], set_aside: Collection[str]) -> tuple[Backend, ...]:
+    """The backends, each of images with the id of its masks, and masks cut as their images.
+
+    ``set_aside``: ids of backends that hold no images to read. Problems: an id that no backend has,
+    or a backend without masks; masks that belong to no images.
     """
     by_id = {part.backend.id: part.backend for part in read}
     owner_of: dict[str, Backend] = {}
@@ -45,7 +89,7 @@ def link_masks(
         if backend.role == "mask":
             linked.append(backend)
             continue
-        masks = _masks_of(part, by_id, set_aside, findings)
+        masks = _masks_of(part, by_id, set_aside)
         backend = backend.model_copy(update={"masks": masks})
         if masks is not None:
             owner_of.setdefault(masks, backend)
@@ -57,24 +101,24 @@ def link_masks(
                 f"No backend of images names {backend.id} in conditioning_data; name it there, or "
                 "disable it."
             )
-            findings.problem(part.options.at("conditioning_type"), "conflict", message)
-        _check_source(part, linked, findings)
+            part.options.problem(_KIND, "conflict", message)
+        _check_source(part, linked)
     return tuple(
         _cut_alike(backend, owner_of[backend.id]) if backend.id in owner_of else backend
         for backend in linked
     )
 
 
-def _check_source(part: ReadBackend, linked: Sequence[Backend], findings: Findings) -> None:
-    """SimpleTuner's second way to link says again what conditioning_data says."""
-    source, backend = part.options.text("source_dataset_id"), part.backend
+def _check_source(part: ReadBackend, linked: Sequence[Backend]) -> None:
+    """SimpleTuner's second way to link repeats what conditioning_data says."""
+    source, backend = part.options[_SOURCE], part.backend
     if not source:
         return
     if backend.role != "mask":
-        findings.warn(f"source_dataset_id has no effect on the images {backend.id}.")
+        part.options.warn(f"source_dataset_id has no effect on the images {backend.id}.")
     elif not any(other.id == source and other.masks == backend.id for other in linked):
         message = f"Name the masks {backend.id} in conditioning_data of {source[:128]} instead."
-        findings.problem(part.options.at("source_dataset_id"), "not_implemented", message)
+        part.options.problem(_SOURCE, "not_implemented", message)
 
 
 def _cut_alike(masks: Backend, owner: Backend) -> Backend:
@@ -82,22 +126,20 @@ def _cut_alike(masks: Backend, owner: Backend) -> Backend:
 
 
 def _masks_of(
-    part: ReadBackend, by_id: dict[str, Backend], set_aside: Collection[str], findings: Findings
+    part: ReadBackend, by_id: dict[str, Backend], set_aside: Collection[str]
 ) -> str | None:
     """The id of the backend's masks; None where it has none, or a problem."""
     options = part.options
-    raw = options.raw("conditioning_data")
-    at = options.at("conditioning_data")
-    ids = _ids(raw)
+    ids = _ids(options[DATA])
     if ids is None:
         message = "conditioning_data has to be the id of a backend of masks, or a list of one."
-        findings.problem(at, "bad_value", message)
+        options.problem(DATA, "bad_value", message)
         return None
     if not ids:
         return None
     if len(ids) > 1:
         message = "Several conditioning_data are not built in this version: name one."
-        findings.problem(at, "not_implemented", message)
+        options.problem(DATA, "not_implemented", message)
         return None
     (id_,) = ids
     masks = by_id.get(id_)
@@ -110,7 +152,7 @@ def _masks_of(
     else:
         known = [name for name, backend in by_id.items() if backend.role == "mask"]
         why = f"is no backend here. Those of masks: {', '.join(known) or 'none'}."
-    findings.problem(at, "bad_value", f"conditioning_data: {id_[:128]} {why}")
+    options.problem(DATA, "bad_value", f"conditioning_data: {id_[:128]} {why}")
     return None
 
 

@@ -2,19 +2,15 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from trainer_core.config.simpletuner.adapter_options import (
-    CLASS_NAMES,
-    LYCORIS_OPTIONS,
-    OVERRIDE_OPTIONS,
-    PRESET_OPTIONS,
-)
-from trainer_core.config.simpletuner.backend_options import BACKEND_OPTIONS
+from trainer_core.config.simpletuner.backends import BACKEND_OPTIONS
+from trainer_core.config.simpletuner.lokr import LYCORIS
 from trainer_core.config.simpletuner.options import OPTIONS
-from trainer_core.config.simpletuner.verdicts import Kind, Table, Verdict
+from trainer_core.config.simpletuner.presets import CLASS_NAMES, OVERRIDE, PRESET
+from trainer_core.config.simpletuner.verdicts import Kind, Option, Verdict
 
 PAGE: Final = Path("docs/reference/options.md")
 """Relative to the root of the repository."""
@@ -24,26 +20,27 @@ _HEAD: Final = """\
 
 <!-- Made by `python -m trainer_core.config.simpletuner.option_docs`; do not edit. -->
 
-Reverie reads SimpleTuner's files as they stand: comments, trailing commas, numbers and booleans as
-text (`"false"` is false), names with or without leading dashes. Each option has one verdict; a name
-that is not on this page is an error that tells the nearest names. All errors are told at once.
+Reverie reads SimpleTuner's files as they are: comments, trailing commas, numbers and booleans as
+text (`"false"` is false), names with or without leading dashes. Each option has one row here. A
+name that is not on this page is an error that names similar options. All errors are reported at
+once.
 
 """
 _KINDS: Final[dict[Kind, str]] = {
     "honoured": "These act.",
-    "deferred": "These are read, typed and kept in the plan, without effect in this version beyond "
-    "what is said here.",
-    "superseded": "The run goes on without them; a warning says what does their work.",
-    "not_implemented": "These are errors, unless they are given at a value that asks for nothing: "
+    "watches": "These would only observe a run, and are not built. The run is accepted, and one "
+    "warning names those that were given.",
+    "superseded": "The run is accepted, and a warning says what does the work of the option here.",
+    "not_implemented": "These are errors, unless they are given at a value that requests nothing: "
     "null, false, empty, or as listed.",
-    "refused": "These are errors for good.",
+    "refused": "These are errors and will not be built.",
 }
-_TABLES: Final[tuple[tuple[str, Table], ...]] = (
+_TABLES: Final[tuple[tuple[str, Mapping[str, Verdict]], ...]] = (
     ("config.json", OPTIONS),
     ("Data backends (multidatabackend.json)", BACKEND_OPTIONS),
-    ("LyCORIS config (lycoris_config.json)", LYCORIS_OPTIONS),
-    ("LyCORIS config: apply_preset", PRESET_OPTIONS),
-    ("LyCORIS config: overrides in module_algo_map and name_algo_map", OVERRIDE_OPTIONS),
+    ("LyCORIS config (lycoris_config.json)", LYCORIS.rows),
+    ("LyCORIS config: apply_preset", PRESET.rows),
+    ("LyCORIS config: overrides in module_algo_map and name_algo_map", OVERRIDE.rows),
 )
 
 
@@ -66,27 +63,33 @@ def _sections() -> Iterator[str]:
 def _rows(kind: Kind, rows: Sequence[tuple[str, Verdict]]) -> Iterator[str]:
     if kind == "honoured":
         yield "| Option | Type | Default | Values | What it does |\n| --- | --- | --- | --- | --- |"
-        for name, v in rows:
-            yield f"| `{name}` | {v.type} | {_code(v.default)} | {_values(v)} | {v.reason} |"
+        for name, row in rows:
+            if isinstance(row, Option):
+                default = _code(_default(row))
+                yield f"| `{name}` | {row.type} | {default} | {_values(row)} | {row.reason} |"
     elif kind == "not_implemented":
-        yield "| Option | Asks for nothing at | What to do |\n| --- | --- | --- |"
-        for name, v in rows:
-            yield f"| `{name}` | {', '.join(_code(off) for off in v.off)} | {v.reason} |"
+        yield "| Option | Requests nothing at | What to do |\n| --- | --- | --- |"
+        for name, row in rows:
+            yield f"| `{name}` | {', '.join(_code(off) for off in row.off)} | {row.reason} |"
     else:
         yield "| Option | Why |\n| --- | --- |"
-        for name, v in rows:
-            yield f"| `{name}` | {v.reason} |"
+        for name, row in rows:
+            yield f"| `{name}` | {row.reason} |"
 
 
-def _values(verdict: Verdict) -> str:
-    if verdict.choices:
-        several = " (several, with commas between them)" if verdict.is_list else ""
-        return ", ".join(f"`{choice}`" for choice in verdict.choices) + several
-    bounds = (
-        ("at least", verdict.at_least),
-        ("above", verdict.above),
-        ("at most", verdict.at_most),
-    )
+def _default(option: Option[Any]) -> object:
+    """The default as it would be written."""
+    if option.is_list:
+        return None
+    written = (text for text, value in option.choices.items() if value == option.default)
+    return next(written, option.default)
+
+
+def _values(option: Option[Any]) -> str:
+    if option.choices:
+        several = " (several, with commas between them)" if option.is_list else ""
+        return ", ".join(f"`{choice}`" for choice in option.choices) + several
+    bounds = (("at least", option.at_least), ("above", option.above), ("at most", option.at_most))
     return ", ".join(f"{word} {bound:.15g}" for word, bound in bounds if bound is not None)
 
 

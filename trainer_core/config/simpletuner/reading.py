@@ -1,95 +1,99 @@
-"""Reads one object of options against a table of verdicts; collects everything that is wrong."""
+"""Reads one object of options against a table, and collects all problems and warnings."""
 
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar, cast
 
 from pydantic import JsonValue
 
 from trainer_core.config.plan.problems import Problem, ProblemCode
-from trainer_core.config.simpletuner.verdicts import Table, ValueType, Verdict
+from trainer_core.config.simpletuner.verdicts import Option, ValueType, Verdict
 
 Source = Literal["http", "local"]
+T = TypeVar("T")
 
 _MAX_OPTIONS: Final = 2000
 _MAX_NEAR_NAMES: Final = 50
-"""Looking for a near name takes milliseconds."""
+"""Looking for similar names takes milliseconds."""
 _WORDS: Final = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 _NOTHING: Final = ("", "none", "null", "false")
+_KIND_OF_VALUE: Final[dict[ValueType, str]] = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "text": "text",
+    "path": "text",
+    "any": "a value",
+}
+_LARGEST_INT: Final = 2**53
+"""Above this a JSON number is not exact everywhere."""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What an import has to say; one object gathers it over all parts."""
+    """Problems and warnings of one import, collected over all its parts."""
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    watching: list[str] = field(default_factory=list)
+    """Options that were given, would only observe the run, and are not built."""
 
     def problem(self, pointer: str, code: ProblemCode, message: str) -> None:
         self.problems.append(Problem(pointer=pointer, code=code, message=message))
 
     def warn(self, message: str) -> None:
-        """Say it once, however many data backends it holds for."""
+        """Warn once, however many data backends the message is about."""
         if message not in self.warnings:
             self.warnings.append(message)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options as read: typed, under their proper names."""
+    """One object of options as it was read: ``options[ROW]`` is the typed value or the default."""
 
     pointer: str
-    table: Table
-    values: Mapping[str, JsonValue]
-    """Honoured ones that were given."""
-    deferred: Mapping[str, JsonValue]
+    """JSON Pointer to the object."""
+    values: Mapping[str, Any]
+    """Name of an honoured option that was given → its typed value."""
     names: Mapping[str, str]
-    """Proper name → the name as it was written."""
+    """Name of an option that was written, right or wrong → the name as it was written."""
+    findings: Findings
+    source: Source
 
-    def given(self, name: str) -> bool:
-        return name in self.values
+    def __getitem__(self, option: Option[T]) -> T:
+        return cast(T, self.values.get(option.name, option.default))
 
-    def at(self, name: str) -> str:
+    def given(self, option: Option[Any]) -> bool:
+        """Whether the option has a usable value that is not just the default."""
+        return option.name in self.values
+
+    def is_missing(self, option: Option[Any]) -> bool:
+        """Whether the option was not written at all."""
+        return option.name not in self.names
+
+    def is_wrong(self, option: Option[Any]) -> bool:
+        """Whether the option was written and already has a problem."""
+        return option.name in self.names and option.name not in self.values
+
+    def at(self, option: Option[Any]) -> str:
         """JSON Pointer to the option as it was written."""
-        return f"{self.pointer}/{escaped(self.names.get(name, name))}"
+        return f"{self.pointer}/{escaped(self.names.get(option.name, option.name))}"
 
-    def _get(self, name: str) -> JsonValue:
-        return self.values.get(name, self.table[name].default)
+    def problem(self, option: Option[Any], code: ProblemCode, message: str) -> None:
+        """A problem at this option."""
+        self.findings.problem(self.at(option), code, message)
 
-    def text(self, name: str) -> str | None:
-        value = self._get(name)
-        return None if value is None else str(value)
+    def warn(self, message: str) -> None:
+        self.findings.warn(message)
 
-    def integer(self, name: str) -> int:
-        value = self._get(name)
-        assert isinstance(value, int), name
-        return value
-
-    def number(self, name: str) -> float | None:
-        value = self._get(name)
-        assert value is None or isinstance(value, int | float), name
-        return None if value is None else float(value)
-
-    def flag(self, name: str) -> bool:
-        return bool(self._get(name))
-
-    def items(self, name: str) -> tuple[str, ...]:
-        """The parts of a text with commas, in order, each once."""
-        parts = (part.strip() for part in (self.text(name) or "").split(","))
-        return tuple(dict.fromkeys(part for part in parts if part))
-
-    def raw(self, name: str) -> JsonValue:
-        return self._get(name)
-
-
-def warn_idle(options: Options, names: Iterable[str], findings: Findings, why: str) -> None:
-    """Say of each option that was written that it has no effect; ``why`` goes on the sentence."""
-    for name in names:
-        if options.given(name):
-            findings.warn(f"{name} has no effect {why}.")
+    def warn_idle(self, why: str, *options: Option[Any]) -> None:
+        """Warn of each of the options that was given; ``why`` ends "… has no effect"."""
+        for option in options:
+            if self.given(option):
+                self.findings.warn(f"{option.name} has no effect {why}.")
 
 
 def escaped(name: str) -> str:
@@ -98,74 +102,80 @@ def escaped(name: str) -> str:
 
 
 def read_options(
-    raw: Mapping[str, JsonValue], table: Table, pointer: str, findings: Findings, source: Source
+    raw: Mapping[str, JsonValue],
+    table: Mapping[str, Verdict],
+    pointer: str,
+    findings: Findings,
+    source: Source,
 ) -> Options:
-    """Every option of ``raw`` under the verdict that ``table`` has on it.
+    """Every option of ``raw`` by its row in ``table``.
 
-    Leading dashes are dropped and null means not given, as in SimpleTuner. Numbers may be text, and
-    so may booleans: ``"false"`` is false.
+    As in SimpleTuner, leading dashes are dropped, null counts as not given, and numbers and
+    booleans may be text: ``"false"`` is false.
     """
-    values: dict[str, JsonValue] = {}
-    deferred: dict[str, JsonValue] = {}
+    values: dict[str, Any] = {}
     names: dict[str, str] = {}
+    options = Options(pointer, values, names, findings, source)
     num_unknown = 0
     if len(raw) > _MAX_OPTIONS:
         message = f"{len(raw)} options are given, more than {_MAX_OPTIONS}; there are {len(table)}."
         findings.problem(pointer, "bad_value", message)
-        return Options(pointer, table, values, deferred, names)
+        return options
     for written, value in raw.items():
         name = written.removeprefix("--") if isinstance(written, str) else str(written)
         at = f"{pointer}/{escaped(written)}"
-        verdict = table.get(name)
-        if verdict is None:
+        row = table.get(name)
+        if row is None:
             num_unknown += 1
             near = table if num_unknown <= _MAX_NEAR_NAMES else {}
             findings.problem(at, "unknown_option", _unknown(written, name, near))
             continue
         if value is None:
-            continue  # as if it were not there
-        proper = verdict.alias_of or name
+            continue
+        proper = row.alias_of or name if isinstance(row, Option) else name
         if proper in names:
             message = f"{written} is given again as {names[proper]}."
             findings.problem(at, "conflict", message)
             continue
         names[proper] = written
-        if not _is_wanted(name, verdict, value, at, findings):
+        if not isinstance(row, Option):
+            _report(row, value, at, findings)
             continue
-        if verdict.type == "path" and source == "http":
+        if row.type == "path" and source == "http":
             findings.warn(f"{name}: paths have no meaning here; its content is part of the run.")
             continue
-        typed = _typed(name, verdict, value, at, findings)
+        typed = _typed(row, value, at, findings)
         if typed is not None:
-            (deferred if verdict.kind == "deferred" else values)[proper] = typed
-    return Options(pointer, table, values, deferred, names)
+            values[proper] = typed
+    return options
 
 
-def _unknown(written: str, name: str, table: Table) -> str:
+def _unknown(written: str, name: str, table: Mapping[str, Verdict]) -> str:
     close = difflib.get_close_matches(name[:100], table, n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return f"There is no option {written[:100]}.{hint}"
 
 
-def _is_wanted(name: str, verdict: Verdict, value: JsonValue, at: str, findings: Findings) -> bool:
-    """Whether the value is wanted; says what there is to say where it is not."""
-    match verdict.kind:
-        case "honoured" | "deferred":
-            return True
+def _report(row: Verdict, value: JsonValue, at: str, findings: Findings) -> None:
+    """Warn of an option that does not act, or report it as a problem."""
+    match row.kind:
         case "superseded":
-            findings.warn(f"{name}: {verdict.reason}")
-        case "not_implemented" if not asks_for_nothing(value, verdict.off):
-            findings.problem(
-                at, "not_implemented", f"{name} is not built in this version. {verdict.reason}"
-            )
-        case "refused" if not asks_for_nothing(value, verdict.off):
-            findings.problem(at, "refused", f"{name} is refused. {verdict.reason}")
-        case _:
-            pass
-    return False
+            findings.warn(f"{row.name}: {row.reason}")
+        case "watches":
+            if not requests_nothing(value, row.off):
+                findings.watching.append(row.name)
+        case "not_implemented":
+            if not requests_nothing(value, row.off):
+                message = f"{row.name} is not built in this version. {row.reason}"
+                findings.problem(at, "not_implemented", message)
+        case "refused":
+            if not requests_nothing(value, row.off):
+                findings.problem(at, "refused", f"{row.name} is refused. {row.reason}")
+        case "honoured":
+            raise AssertionError(f"{row.name} is honoured, so its row has to be an Option")
 
 
-def asks_for_nothing(value: JsonValue, off: tuple[JsonValue, ...]) -> bool:
+def requests_nothing(value: JsonValue, off: tuple[JsonValue, ...]) -> bool:
     """Whether a value of an option that is not built leaves everything as it is."""
     if value is None or value is False or value in ([], {}):
         return True
@@ -178,61 +188,56 @@ def asks_for_nothing(value: JsonValue, off: tuple[JsonValue, ...]) -> bool:
     return any(not isinstance(o, bool) and value == o for o in off) and value is not True
 
 
-def _typed(name: str, verdict: Verdict, value: JsonValue, at: str, findings: Findings) -> JsonValue:
-    """The value in the verdict's type and range; None where it has none, with a problem."""
-    if verdict.type == "any":
+def _typed(option: Option[Any], value: JsonValue, at: str, findings: Findings) -> Any:
+    """The value in the option's type and range; None, and a problem, where it is wrong."""
+    if option.type == "any":
         return value
-    typed = _converted(verdict.type, value)
+    typed = _converted(option.type, value)
     if typed is None:
-        kind = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
-            verdict.type, "text"
-        )
-        findings.problem(at, "bad_value", f"{name} has to be {kind}, not {_shown(value)}.")
+        kind = _KIND_OF_VALUE[option.type]
+        findings.problem(at, "bad_value", f"{option.name} has to be {kind}, not {_shown(value)}.")
         return None
-    if verdict.choices:
-        wrong_ones = [item for item in _items(verdict, typed) if item not in verdict.choices]
-        for item in wrong_ones:
-            _bad_choice(name, verdict, item, at, findings)
-        if wrong_ones:
-            return None
-    if isinstance(typed, int | float) and (wrong := _out_of_range(verdict, typed)):
-        findings.problem(at, "bad_value", f"{name} has to be {wrong}, not {_shown(value)}.")
+    if option.choices:
+        return _chosen(option, str(typed), at, findings)
+    if isinstance(typed, int | float) and (wrong := _out_of_range(option, typed)):
+        findings.problem(at, "bad_value", f"{option.name} has to be {wrong}, not {_shown(value)}.")
         return None
     return typed
 
 
-def _items(verdict: Verdict, value: JsonValue) -> list[JsonValue]:
-    """The parts of a list, blanks around them dropped; anything else alone."""
-    if verdict.is_list and isinstance(value, str):
-        return [item.strip() for item in value.split(",") if item.strip()]
-    return [value]
+def _chosen(option: Option[Any], text: str, at: str, findings: Findings) -> Any:
+    """The value of a choice, or of each in a list; None, and problems, where there is no such."""
+    text = text.lower() if option.any_case else text
+    items = [text]
+    if option.is_list:
+        items = [item.strip() for item in text.split(",") if item.strip()]
+    wrong = [item for item in items if item not in option.choices]
+    for item in wrong:
+        possible = " or ".join(option.choices)
+        if item in option.known:
+            message = f"{item} is not built in this version; use {possible}. {option.reason}"
+            findings.problem(at, "not_implemented", f"{option.name}: {message}")
+        else:
+            message = f"{option.name} has to be {possible}, not {_shown(item)}."
+            findings.problem(at, "bad_value", message)
+    if wrong:
+        return None
+    values = tuple(option.choices[item] for item in dict.fromkeys(items))
+    return values if option.is_list else values[0]
 
 
-def _bad_choice(name: str, verdict: Verdict, value: JsonValue, at: str, findings: Findings) -> None:
-    possible = " or ".join(verdict.choices)
-    if value in verdict.known:
-        message = f"{name}: {value} is not built in this version; use {possible}. {verdict.reason}"
-        findings.problem(at, "not_implemented", message)
-    else:
-        message = f"{name} has to be {possible}, not {_shown(value)}."
-        findings.problem(at, "bad_value", message)
-
-
-def _out_of_range(verdict: Verdict, value: float) -> str | None:
-    if verdict.at_least is not None and value < verdict.at_least:
-        return f"at least {verdict.at_least:.15g}"
-    if verdict.above is not None and value <= verdict.above:
-        return f"above {verdict.above:.15g}"
-    if verdict.at_most is not None and value > verdict.at_most:
-        return f"at most {verdict.at_most:.15g}"
+def _out_of_range(option: Option[Any], value: float) -> str | None:
+    if option.at_least is not None and value < option.at_least:
+        return f"at least {option.at_least:.15g}"
+    if option.above is not None and value <= option.above:
+        return f"above {option.above:.15g}"
+    if option.at_most is not None and value > option.at_most:
+        return f"at most {option.at_most:.15g}"
     return None
 
 
-_LARGEST_INT: Final = 2**53
-"""Above, a JSON number is not exact everywhere."""
-
-
 def _converted(type_: ValueType, value: JsonValue) -> JsonValue:
+    """The value in the type; None where it is no such value."""
     match type_, value:
         case "bool", bool() | int() | str():
             return _WORDS.get(str(value).strip().lower())
@@ -247,13 +252,13 @@ def _converted(type_: ValueType, value: JsonValue) -> JsonValue:
 
 
 def text_of(value: JsonValue) -> str | None:
-    """A value as an option of text reads it; None where it is none."""
+    """A value as an option of text reads it; None where it is no text."""
     text = _converted("text", value)
     return text if isinstance(text, str) else None
 
 
 def number_in(text: str) -> float | None:
-    """The finite number that a text is; without Python's own spellings such as ``1_000``."""
+    """The finite number that a text is, without Python's own spellings such as ``1_000``."""
     if not text.isascii() or "_" in text:
         return None
     try:

@@ -1,7 +1,7 @@
 """Which linear layers a LyCORIS preset names, by lycoris' own rules.
 
 Source: lycoris 4.1.3, ``LycorisNetwork.__init__``: modules are walked from the outside in; a class
-target takes every linear below it, a name target the linear of that name; the first match stands.
+target takes every linear below it, a name target the linear of that name; the first match counts.
 """
 
 import difflib
@@ -14,10 +14,13 @@ from typing import Final
 from trainer_core.config.plan.shapes import LinearShape
 from trainer_core.config.simpletuner.patterns import matcher
 
+MAX_NEAREST: Final = 20
+"""Looking for similar names takes a millisecond each."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """What one match asks for; None: as the whole adapter."""
+    """The overrides of one match; None: as for the whole adapter."""
 
     factor: int | None = None
     dim: int | None = None
@@ -47,8 +50,7 @@ NAMED_PRESETS: Final[Mapping[str, Preset]] = {
     "all-but-experts": Preset(classes=("Linear",), exclude=("*.experts.*",), use_fnmatch=True),
     "all": Preset(classes=("Linear",)),
 }
-"""Presets that have a name here; ``experts`` are the routed ones. A part that a model lacks is no
-error in them."""
+"""Presets by name; ``experts`` are the routed ones. They may name parts that a model lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,12 @@ class Matched:
     unused: tuple[str, ...]
     """Classes and patterns without any effect on this model."""
     overtaken: tuple[str, ...]
-    """Patterns for linears that a class target has taken before: their overrides do not hold there,
-    and fall on what the next class or plain name takes."""
+    """Patterns for linears that a class target has taken before. Their overrides do not apply there
+    but to what the next class or plain name takes."""
 
 
 def match_preset(preset: Preset, linears: Sequence[LinearShape]) -> Matched:
-    """Resolve a preset against the model; raises UnsupportedPatternError."""
+    """The linear layers that a preset adapts; raises UnsupportedPatternError."""
     walk = _Walk(preset, linears)
     walk.run()
     targets = {line.path: walk.found[line.path] for line in linears if line.path in walk.found}

@@ -1,130 +1,198 @@
-"""What Reverie does with an option of SimpleTuner: one verdict each, kept as data.
+"""Tables of options: one row for each option of SimpleTuner says what becomes of it here.
 
-``honoured``: it acts. ``superseded``: something else does its work here; the run goes on and a
-warning says what. ``deferred``: read, typed and kept in the plan, without effect in this version.
-``not_implemented``: an error, unless it is given at a value that asks for nothing. ``refused``: an
-error for good. A name without a verdict is unknown.
+- ``honoured``: it acts. Such a row is an ``Option``, which reads the value as the right type.
+- ``watches``: it would only observe the run, and nothing here does that yet. The run is accepted.
+- ``superseded``: the run is accepted, and a warning says what does this work here.
+- ``not_implemented``: an error, except at values that request nothing.
+- ``refused``: the same, and it will not be built.
+
+A name without a row is an unknown option, which is an error.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import JsonValue
 
-Kind = Literal["honoured", "superseded", "deferred", "refused", "not_implemented"]
+Kind = Literal["honoured", "watches", "superseded", "refused", "not_implemented"]
 ValueType = Literal["int", "float", "bool", "text", "path", "any"]
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+Int = TypeVar("Int", bound=int | None)
+Number = TypeVar("Number", bound=float | None)
+Flag = TypeVar("Flag", bound=bool | None)
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Verdict:
-    """One option."""
+    """One row: an option and what becomes of it."""
 
+    name: str
     kind: Kind
-    type: ValueType
+    type: ValueType = "any"
     reason: str
-    """One sentence for the tenant: what it does here, what does it instead, or what to do."""
-    default: JsonValue = None
-    choices: tuple[str, ...] = ()
-    """Values that work; empty: any of the type."""
-    is_list: bool = False
-    """Text that holds several of the choices, with commas between them."""
+    """One sentence for the user: what it does here, what does it instead, or what to do."""
+    off: tuple[JsonValue, ...] = ()
+    """Values at which an option that is not built requests nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Option(Verdict, Generic[T_co]):
+    """An honoured option; its value is a ``T_co``."""
+
+    kind: Kind = "honoured"
+    default: T_co
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    """Text as it is written → its value. Empty: any value of the type."""
     known: tuple[str, ...] = ()
     """Values that SimpleTuner has and this version has not."""
-    off: tuple[JsonValue, ...] = ()
-    """Values at which an option that is not built asks for nothing."""
+    is_list: bool = False
+    """The text holds several choices with commas between them; the value is a tuple."""
+    any_case: bool = False
+    """Upper and lower case are the same."""
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
     alias_of: str | None = None
 
 
-Table = Mapping[str, Verdict]
-
-
 def words(text: str) -> tuple[str, ...]:
-    """The blank-separated words of a text."""
+    """The words of a text, in order."""
     return tuple(text.split())
 
 
-def honoured(
-    type_: ValueType,
-    default: JsonValue,
-    reason: str,
-    *,
-    choices: tuple[str, ...] = (),
-    known: tuple[str, ...] = (),
-    is_list: bool = False,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-) -> Verdict:
-    return Verdict(
-        kind="honoured",
-        type=type_,
-        reason=reason,
-        default=default,
-        choices=choices,
-        known=known,
-        is_list=is_list,
-        at_least=at_least,
-        above=above,
-        at_most=at_most,
-    )
+class Table:
+    """The rows of one topic. Each method adds rows; those of honoured options return the row."""
 
+    def __init__(self) -> None:
+        self.rows: dict[str, Verdict] = {}
 
-def alias(of: str, target: Verdict) -> Verdict:
-    """Another name of ``of``."""
-    return Verdict(
-        kind=target.kind,
-        type=target.type,
-        reason=f"The same as {of}.",
-        default=target.default,
-        choices=target.choices,
-        known=target.known,
-        is_list=target.is_list,
-        at_least=target.at_least,
-        above=target.above,
-        at_most=target.at_most,
-        alias_of=of,
-    )
+    def _add(self, row: Verdict) -> None:
+        assert row.name not in self.rows, row.name
+        self.rows[row.name] = row
 
+    def _option(self, option: Option[T]) -> Option[T]:
+        self._add(option)
+        return option
 
-def superseded(names: str, reason: str, type_: ValueType = "any") -> dict[str, Verdict]:
-    """The verdict for each of the blank-separated ``names``."""
-    return {n: Verdict(kind="superseded", type=type_, reason=reason) for n in names.split()}
+    def integer(
+        self,
+        name: str,
+        default: Int,
+        reason: str,
+        *,
+        at_least: int | None = None,
+        at_most: int | None = None,
+    ) -> Option[Int]:
+        """A whole number."""
+        row = Option(name=name, type="int", default=default, reason=reason)
+        return self._option(replace(row, at_least=at_least, at_most=at_most))
 
+    def number(
+        self,
+        name: str,
+        default: Number,
+        reason: str,
+        *,
+        at_least: float | None = None,
+        above: float | None = None,
+        at_most: float | None = None,
+    ) -> Option[Number]:
+        """A finite number."""
+        row = Option(name=name, type="float", default=default, reason=reason)
+        return self._option(replace(row, at_least=at_least, above=above, at_most=at_most))
 
-def deferred(names: str, reason: str, type_: ValueType) -> dict[str, Verdict]:
-    """As ``superseded``."""
-    return {n: Verdict(kind="deferred", type=type_, reason=reason) for n in names.split()}
+    def flag(self, name: str, default: Flag, reason: str) -> Option[Flag]:
+        """True or false."""
+        return self._option(Option(name=name, type="bool", default=default, reason=reason))
 
+    def text(self, name: str, default: str | None, reason: str) -> Option[str | None]:
+        """Any text."""
+        return self._option(Option(name=name, type="text", default=default, reason=reason))
 
-def not_built(
-    names: str, reason: str, *off: JsonValue, type_: ValueType = "any"
-) -> dict[str, Verdict]:
-    """As ``superseded``; null and the empty text always ask for nothing."""
-    verdict = Verdict(kind="not_implemented", type=type_, reason=reason, off=off)
-    return dict.fromkeys(names.split(), verdict)
+    def path(self, name: str, reason: str) -> Option[str | None]:
+        """A path, which only a local run takes."""
+        return self._option(Option(name=name, type="path", default=None, reason=reason))
 
+    def value(self, name: str, reason: str) -> Option[JsonValue]:
+        """Any JSON, for the code that reads it to check."""
+        return self._option(Option(name=name, type="any", default=None, reason=reason))
 
-def not_built_but(off: Mapping[str, JsonValue], reason: str) -> dict[str, Verdict]:
-    """As ``not_built``, each option with the one value at which it asks for nothing.
+    def choice(
+        self,
+        name: str,
+        values: Any,
+        default: T,
+        reason: str,
+        *,
+        known: tuple[str, ...] = (),
+        any_case: bool = False,
+    ) -> Option[T]:
+        """One of several texts.
 
-    None: only what asks for nothing in any option. Values are never shared: what is neutral to one
-    option asks another for something.
-    """
-    return {
-        name: Verdict(
-            kind="not_implemented",
-            type="any",
+        ``values``: a ``Literal`` type, whose texts are their own values; or text → value. Annotate
+        the row with the type of its values, such as ``Option[Loss]``.
+        """
+        row: Option[T] = Option(
+            name=name,
+            type="text",
+            default=default,
             reason=reason,
-            off=() if value is None else (value,),
+            choices=values if isinstance(values, Mapping) else same(values),
+            known=known,
+            any_case=any_case,
         )
-        for name, value in off.items()
-    }
+        return self._option(row)
+
+    def choices(self, name: str, values: Mapping[str, T], reason: str) -> Option[tuple[T, ...]]:
+        """Several of ``values`` with commas between them, each once; none by default."""
+        row: Option[tuple[T, ...]] = Option(
+            name=name, type="text", default=(), reason=reason, choices=values, is_list=True
+        )
+        return self._option(row)
+
+    def alias(self, name: str, option: Option[Any]) -> None:
+        """A second name of an option."""
+        self._add(
+            replace(option, name=name, reason=f"The same as {option.name}.", alias_of=option.name)
+        )
+
+    def watches(self, names: str, reason: str) -> None:
+        """Each of the ``names``, with blanks between them, only observes the run."""
+        for name in names.split():
+            self._add(Verdict(name=name, kind="watches", reason=reason))
+
+    def superseded(self, names: str, reason: str) -> None:
+        """Something else does the work of each of the ``names``."""
+        for name in names.split():
+            self._add(Verdict(name=name, kind="superseded", reason=reason))
+
+    def not_built(
+        self, names: str, reason: str, *off: JsonValue, type_: ValueType = "any"
+    ) -> None:  # fmt: skip
+        """Each of the ``names`` is an error but at null, at empty text and at ``off``."""
+        for name in names.split():
+            self._add(
+                Verdict(name=name, kind="not_implemented", type=type_, reason=reason, off=off)
+            )
+
+    def refused(self, names: str, reason: str, *off: JsonValue) -> None:
+        """As ``not_built``, for good."""
+        for name in names.split():
+            self._add(Verdict(name=name, kind="refused", reason=reason, off=off))
 
 
-def refused(names: str, reason: str, *off: JsonValue) -> dict[str, Verdict]:
-    """As ``not_built``, for good."""
-    return {n: Verdict(kind="refused", type="any", reason=reason, off=off) for n in names.split()}
+def same(literal: Any) -> dict[str, str]:
+    """The texts of a ``Literal`` type, each as its own value."""
+    return {text: text for text in get_args(literal)}
+
+
+def joined(*tables: Table) -> Mapping[str, Verdict]:
+    """One table of several; no name may be in two of them."""
+    rows: dict[str, Verdict] = {}
+    for table in tables:
+        assert not rows.keys() & table.rows.keys(), rows.keys() & table.rows.keys()
+        rows |= table.rows
+    return rows

@@ -1,0 +1,35 @@
+"""Options of data backends and caches that the run as a whole has; none changes the plan."""
+
+from typing import Final
+
+from trainer_core.config.simpletuner.verdicts import Table
+
+CACHE: Final = Table()
+
+CACHE.path("data_backend_config", "Path of the data backends, in a local run.")
+CACHE.superseded(
+    "vae_batch_size write_batch_size read_batch_size image_processing_batch_size "
+    "text_encoder_batch_size delete_problematic_images delete_unwanted_images "
+    "vae_cache_scan_behaviour vae_cache_ondemand vae_cache_disable "
+    "vae_cache_clear_each_epoch preserve_data_backend_cache compress_disk_cache "
+    "vae_enable_tiling vae_enable_slicing text_cache_ondemand text_cache_disable "
+    "text_embed_full_cache aspect_bucket_disable_rebuild",
+    "Images and captions are cached in shards that are named by their content; there is nothing "
+    "to set, and no image is ever deleted.",
+)
+CACHE.superseded("cache_dir cache_dir_vae cache_dir_text", "The cache keeps itself.")
+CACHE.superseded(
+    "max_workers aspect_bucket_worker_count dataloader_prefetch dataloader_prefetch_qlen "
+    "dataloader_num_workers aws_max_pool_connections metadata_update_interval "
+    "skip_file_discovery enable_multiprocessing",
+    "Shards are fetched ahead of the step; there is nothing to set.",
+)
+CACHE.superseded("data_backend_sampling", "An epoch visits every image 1 + repeats times.")
+CACHE.superseded(
+    "allow_dataset_oversubscription disable_bucket_pruning override_dataset_config",
+    "Short buckets are topped up and nothing is pruned; a plan never changes its data.",
+)
+CACHE.not_built("max_grounding_entities", "Leave it out.", 0)
+CACHE.not_built("conditioning_multidataset_sampling", "Leave it out.", "random")
+CACHE.not_built("enable_nsfw_check", "Leave it out.", False, type_="bool")
+CACHE.refused("delete_nsfw_images", "No image is ever deleted.", False)

@@ -1,0 +1,60 @@
+"""Options that say where captions come from, of the run and of each data backend."""
+
+from typing import Final
+
+from trainer_core.config.plan import CaptionStrategy
+from trainer_core.config.simpletuner.reading import Options
+from trainer_core.config.simpletuner.verdicts import Option, Table, same
+
+RUN_CAPTIONS: Final = Table()
+BACKEND_CAPTIONS: Final = Table()
+_STRATEGIES: Final = {**same(CaptionStrategy), "instance_prompt": "instanceprompt"}
+_STRATEGIES_NOT_BUILT: Final = ("parquet", "csv", "huggingface", "webshart")
+_WRITE_THEM: Final = "Write the captions as you want them, or use instanceprompt."
+
+_STRATEGY: Final[Option[CaptionStrategy | None]] = RUN_CAPTIONS.choice(
+    "caption_strategy",
+    _STRATEGIES,
+    None,
+    "Default of the data backends.",
+    known=_STRATEGIES_NOT_BUILT,
+)
+_PROMPT: Final = RUN_CAPTIONS.text("instance_prompt", None, "Default of the data backends.")
+_OWN_STRATEGY: Final[Option[CaptionStrategy | None]] = BACKEND_CAPTIONS.choice(
+    "caption_strategy", _STRATEGIES, None, "Where captions come from.", known=_STRATEGIES_NOT_BUILT
+)
+_OWN_PROMPT: Final = BACKEND_CAPTIONS.text(
+    "instance_prompt", None, "The caption of every image, with instanceprompt."
+)
+for _table in (RUN_CAPTIONS, BACKEND_CAPTIONS):
+    _table.not_built(
+        "prepend_instance_prompt only_instance_prompt disable_multiline_split",
+        _WRITE_THEM,
+        False,
+        type_="bool",
+    )
+BACKEND_CAPTIONS.not_built("caption_shuffle caption_filter_list", "Leave it out.")
+NOT_OF_MASKS: Final = (_OWN_STRATEGY, _OWN_PROMPT)
+
+
+def captions_of(options: Options, config: Options) -> tuple[CaptionStrategy, str | None]:
+    """Where captions come from, and with ``instanceprompt`` the one that all images have."""
+    strategy = options[_OWN_STRATEGY] or config[_STRATEGY]
+    if strategy is None:
+        if options.is_missing(_OWN_STRATEGY):
+            message = "caption_strategy is missing: filename, textfile or instanceprompt."
+            options.problem(_OWN_STRATEGY, "missing", message)
+        return "filename", None
+    if strategy != "instanceprompt":
+        options.warn_idle(f"with caption_strategy {strategy}", _OWN_PROMPT)
+        return strategy, None
+    prompt = options[_OWN_PROMPT] if options.given(_OWN_PROMPT) else config[_PROMPT]
+    if not prompt:
+        message = "caption_strategy instanceprompt needs an instance_prompt."
+        options.problem(_OWN_PROMPT, "missing", message)
+    return strategy, prompt
+
+
+def warn_of_idle_captions(config: Options) -> None:
+    """Where no backend takes the run's caption for all images, it does nothing."""
+    config.warn_idle("where no caption_strategy takes it", _PROMPT)

@@ -1,0 +1,52 @@
+"""Options of the running mean of the trained weights."""
+
+from typing import Final
+
+from trainer_core.config.plan import EmaPlan, Place
+from trainer_core.config.simpletuner.reading import Options
+from trainer_core.config.simpletuner.steps import MAX_STEPS, uses_deepspeed
+from trainer_core.config.simpletuner.verdicts import Option, Table
+
+EMA: Final = Table()
+
+_USE: Final = EMA.flag("use_ema", False, "Keep a running mean of the trained weights, in fp32.")
+_DECAY: Final = EMA.number("ema_decay", 0.995, "Decay of the mean.", above=0, at_most=0.9999999)
+_WARMUP: Final = EMA.integer(
+    "ema_warmup_steps", 0, "Up to this step the mean is a copy.", at_least=0, at_most=MAX_STEPS
+)
+_INTERVAL: Final = EMA.integer(
+    "ema_update_interval",
+    1,
+    "Optimizer steps between updates of the mean.",
+    at_least=1,
+    at_most=MAX_STEPS,
+)
+_DEVICE: Final[Option[Place]] = EMA.choice("ema_device", Place, "cpu", "Where the mean is stored.")
+_CPU_ONLY: Final = EMA.flag("ema_cpu_only", False, "The same as ema_device cpu.")
+EMA.superseded("ema_foreach_disable", "There is one way to update the mean.")
+EMA.watches("ema_validation", "Pictures of the mean during the run are not built.")
+
+
+def ema_of(config: Options, steps: int) -> EmaPlan | None:
+    """None where no mean is kept. ``steps``: of the whole run."""
+    if not config[_USE]:
+        config.warn_idle("without use_ema", _DECAY, _WARMUP, _INTERVAL, _DEVICE, _CPU_ONLY)
+        return None
+    interval = config[_INTERVAL]
+    if interval > steps:
+        message = f"The run has {steps} steps: no mean would ever be taken. Use at most that many."
+        config.problem(_INTERVAL, "bad_value", message)
+    if uses_deepspeed(config):
+        message = (
+            "A running mean is kept in one process only: set use_ema to false, or use one GPU "
+        )
+        config.problem(_USE, "not_implemented", message + "without zero_stage.")
+    if config[_CPU_ONLY] and config[_DEVICE] == "accelerator":
+        message = "ema_cpu_only and ema_device accelerator contradict each other."
+        config.problem(_CPU_ONLY, "conflict", message)
+    return EmaPlan(decay=config[_DECAY], warmup_steps=config[_WARMUP], update_interval=interval)
+
+
+def ema_device_of(config: Options) -> Place:
+    """Where the mean is stored."""
+    return "cpu" if config[_CPU_ONLY] else config[_DEVICE]

@@ -1,0 +1,32 @@
+"""The table of every option of ``config.json``."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from trainer_core.config.simpletuner.adapter import ADAPTER
+from trainer_core.config.simpletuner.cache import CACHE
+from trainer_core.config.simpletuner.captions import RUN_CAPTIONS
+from trainer_core.config.simpletuner.ema import EMA
+from trainer_core.config.simpletuner.lora import LORA
+from trainer_core.config.simpletuner.model import MODEL
+from trainer_core.config.simpletuner.objective import OBJECTIVE
+from trainer_core.config.simpletuner.operation import OPERATION
+from trainer_core.config.simpletuner.optimizer import OPTIMIZER
+from trainer_core.config.simpletuner.others import OTHERS
+from trainer_core.config.simpletuner.precision import PRECISION
+from trainer_core.config.simpletuner.reporting import REPORTING
+from trainer_core.config.simpletuner.samples import SAMPLES
+from trainer_core.config.simpletuner.schedule import SCHEDULE
+from trainer_core.config.simpletuner.sizes import RUN_SIZES
+from trainer_core.config.simpletuner.steps import STEPS
+from trainer_core.config.simpletuner.timesteps import TIMESTEPS
+from trainer_core.config.simpletuner.verdicts import Verdict, joined
+
+OPTIONS: Final[Mapping[str, Verdict]] = joined(
+    *(MODEL, ADAPTER, LORA, PRECISION),
+    *(STEPS, OPTIMIZER, SCHEDULE, EMA),
+    *(TIMESTEPS, OBJECTIVE),
+    *(RUN_SIZES, RUN_CAPTIONS, CACHE),
+    *(OPERATION, REPORTING, SAMPLES, OTHERS),
+)
+"""Name, without leading dashes → row."""

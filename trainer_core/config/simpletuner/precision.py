@@ -1,0 +1,80 @@
+"""Options that say how weights are stored and in which type they are multiplied."""
+
+from typing import Final
+
+from trainer_core.config.plan import Compute, Place, Precision, Quantization
+from trainer_core.config.simpletuner.model import is_full_rank
+from trainer_core.config.simpletuner.reading import Options
+from trainer_core.config.simpletuner.verdicts import Option, Table, words
+
+PRECISION: Final = Table()
+_QUANTIZED_LATER: Final = words(
+    "int4-quanto int2-quanto fp8-quanto fp8uz-quanto "
+    "int8-torchao int8dq-torchao int8dq-int4-torchao int4-torchao "
+    "fp8-torchao fp8wo-torchao fp8-int4-torchao fp8-native "
+    "fp8-transformerengine nf4-bnb int8-sdnq uint8-sdnq "
+    "int16-sdnq uint16-sdnq fp16-sdnq fp8-sdnq "
+    "int6-sdnq int5-sdnq int4-sdnq int3-sdnq "
+    "int2-sdnq uint6-sdnq uint5-sdnq uint4-sdnq "
+    "uint3-sdnq uint2-sdnq "
+)
+
+
+def _quantization(name: str, reason: str) -> Option[Quantization]:
+    default: Quantization = "no_change"
+    return PRECISION.choice(name, Quantization, default, reason, known=_QUANTIZED_LATER)
+
+
+_BASE: Final = _quantization("base_model_precision", "How the base model's weights are stored.")
+_ENCODERS: Final = tuple(
+    _quantization(f"text_encoder_{n}_precision", f"How text encoder {n} is stored.")
+    for n in (1, 2, 3, 4)
+)
+_QUANTIZE_VIA: Final[Option[Place]] = PRECISION.choice(
+    "quantize_via",
+    Place,
+    "accelerator",
+    "Where the base's weights are when they are quantised; cpu takes less of the accelerator's "
+    "memory. Text encoders are always quantised on the CPU, where they are loaded.",
+    known=("pipeline",),
+)
+_COMPUTE: Final[Option[Compute]] = PRECISION.choice(
+    "mixed_precision",
+    {"bf16": "bf16", "no": "fp32"},
+    "bf16",
+    "bf16, or no for fp32 throughout.",
+    known=("fp16", "fp8"),
+)
+PRECISION.superseded("base_model_default_dtype", "mixed_precision decides the type.")
+PRECISION.superseded("vae_dtype", "The VAE computes in fp32.")
+PRECISION.superseded(
+    "offload_during_startup keep_vae_loaded offload_during_save fully_unload_text_encoder "
+    "delete_model_after_load",
+    "Encoders, VAE and transformer are loaded when they are needed, never together.",
+)
+PRECISION.not_built("quantize_activations", "Leave it out.", False, type_="bool")
+PRECISION.not_built("quantization_config", "Leave it out.")
+
+
+def precision_of(config: Options) -> Precision:
+    """Storage of base model and text encoders, and the type of the computation."""
+    base = config[_BASE]
+    if is_full_rank(config) and base != "no_change":
+        message = "A quantised base cannot be trained: set it to no_change, or train an adapter."
+        config.problem(_BASE, "conflict", message)
+    if config.given(_QUANTIZE_VIA) and base == "no_change":
+        config.warn("quantize_via has no effect: the base is not quantised.")
+    first, second, third, fourth = (config[encoder] for encoder in _ENCODERS)
+    return Precision(
+        base=base,
+        compute=config[_COMPUTE],
+        text_encoder_1=first,
+        text_encoder_2=second,
+        text_encoder_3=third,
+        text_encoder_4=fourth,
+    )
+
+
+def quantize_via_of(config: Options) -> Place:
+    """Where the base model's weights are quantised."""
+    return config[_QUANTIZE_VIA]

@@ -1,0 +1,126 @@
+"""Options that say how many steps there are, what a step takes, and on how many devices."""
+
+import secrets
+from typing import Final
+
+from trainer_core.config.plan import Device
+from trainer_core.config.simpletuner.model import is_full_rank
+from trainer_core.config.simpletuner.reading import Options
+from trainer_core.config.simpletuner.verdicts import Option, Table
+
+STEPS: Final = Table()
+MAX_STEPS: Final = 100_000_000
+_ACCUMULATION_MAX: Final = 100_000
+_DEFAULT_STAGE: Final = 2
+
+_SEED: Final = STEPS.integer(
+    "seed", 42, "0 and -1 draw a seed, which is stored in the plan.", at_least=-1
+)
+BATCH_SIZE: Final = STEPS.integer(
+    "train_batch_size", 4, "Samples in a micro-batch.", at_least=1, at_most=1024
+)
+_ACCUMULATION: Final = STEPS.integer(
+    "gradient_accumulation_steps", 1, "Micro-batches of one rank in an optimizer step.", at_least=0
+)
+_MAX_STEPS: Final[Option[int | None]] = STEPS.integer(
+    "max_train_steps", None, "Optimizer steps.", at_least=0, at_most=MAX_STEPS
+)
+_EPOCHS: Final = STEPS.integer("num_train_epochs", 0, "Only 0: set max_train_steps.", at_least=0)
+_WORLD_SIZE: Final = STEPS.integer(
+    "world_size",
+    1,
+    "Reverie's own: number of GPUs, above 1 with model_type full.",
+    at_least=1,
+    at_most=1024,
+)
+STEPS.alias("num_processes", _WORLD_SIZE)
+_ZERO_STAGE: Final[Option[int | None]] = STEPS.integer(
+    "zero_stage",
+    None,
+    "Reverie's own: DeepSpeed ZeRO stage with model_type full; 2 by default on several GPUs, "
+    "no DeepSpeed on one.",
+    at_least=0,
+    at_most=3,
+)
+_DEVICE: Final[Option[Device]] = STEPS.choice(
+    "device", Device, "auto", "Reverie's own: auto takes cuda where there is one, else cpu."
+)
+STEPS.superseded("seed_for_each_device", "Draws depend on step and sample, not device.")
+STEPS.superseded("set_grads_to_none", "Gradients are always freed.")
+
+
+def is_seed_drawn(config: Options) -> bool:
+    """Whether the options request a random seed."""
+    return config[_SEED] <= 0
+
+
+def seed_of(config: Options) -> int:
+    """The seed. 0 and -1 request a random one."""
+    seed = config[_SEED]
+    if not is_seed_drawn(config):
+        return seed
+    drawn = secrets.randbelow(2**31 - 1) + 1
+    config.warn(f"seed {seed} asks for a random seed: {drawn} was drawn and is kept.")
+    return drawn
+
+
+def steps_of(config: Options) -> int:
+    """``max_train_steps``; 1 where it has a problem."""
+    steps = config[_MAX_STEPS] or 0
+    if config[_EPOCHS] > 0:
+        if steps > 0:
+            message = "Give max_train_steps or num_train_epochs, not both; set the epochs to 0."
+            config.problem(_EPOCHS, "conflict", message)
+        else:
+            message = "A length in epochs is not built in this version: set it to 0 and give "
+            config.problem(_EPOCHS, "not_implemented", message + "max_train_steps.")
+    elif steps == 0 and not config.is_wrong(_MAX_STEPS):
+        config.problem(_MAX_STEPS, "missing", "max_train_steps is missing.")
+    return max(1, steps)
+
+
+def accumulation_of(config: Options) -> int:
+    """Micro-batches of one rank in an optimizer step."""
+    steps = config[_ACCUMULATION]
+    if steps == 0:
+        config.warn("gradient_accumulation_steps 0 is taken as 1.")
+    if steps > _ACCUMULATION_MAX:
+        message = f"gradient_accumulation_steps is at most {_ACCUMULATION_MAX}."
+        config.problem(_ACCUMULATION, "bad_value", message)
+    return max(1, steps)
+
+
+def world_size_of(config: Options) -> int:
+    """Number of ranks; above 1 only where all weights are trained."""
+    size = config[_WORLD_SIZE]
+    if size > 1 and not is_full_rank(config):
+        message = "An adapter trains on one GPU in this version: set it to 1."
+        config.problem(_WORLD_SIZE, "not_implemented", message)
+    return size
+
+
+def uses_deepspeed(config: Options) -> bool:
+    """Whether all weights are trained under DeepSpeed: by its stage, or on several GPUs.
+
+    A stage that was written and is wrong counts, so that what depends on it is checked as well.
+    """
+    written = not config.is_missing(_ZERO_STAGE)
+    return is_full_rank(config) and (written or config[_WORLD_SIZE] > 1)
+
+
+def zero_stage_of(config: Options) -> int | None:
+    """DeepSpeed's ZeRO stage; None: one process without DeepSpeed."""
+    stage = config[_ZERO_STAGE]
+    if not is_full_rank(config):
+        if stage is not None:
+            message = "zero_stage is for model_type full; leave it out."
+            config.problem(_ZERO_STAGE, "conflict", message)
+        return None
+    if stage is not None:
+        return stage
+    return _DEFAULT_STAGE if uses_deepspeed(config) else None
+
+
+def device_of(config: Options) -> Device:
+    """The device to train on."""
+    return config[_DEVICE]
