@@ -14,7 +14,7 @@ def network_of(
     *,
     compute: Compute,
     balanced: bool = False,
-    checkpoint_interval: int | None = None,
+    gradient_checkpointing_interval: int | None = None,
 ) -> Network:
     """As ``prepare`` makes it of a transformer that is quantised and adapted already."""
     replace_gates(transformer, has_loss=balanced)
@@ -24,5 +24,5 @@ def network_of(
         adapter=adapter,
         trained=trained,
         compute=compute,
-        checkpoint_interval=checkpoint_interval,
+        gradient_checkpointing_interval=gradient_checkpointing_interval,
     )

@@ -74,7 +74,7 @@ def test_every_adapted_layer_learns_and_off_the_model_is_its_base(
         before = predict(network_of(transformer, compute=CPU32))
 
     attached = attach_adapter(transformer, adapter, 3)
-    network = network_of(transformer, attached, compute=CPU32, checkpoint_interval=1)
+    network = network_of(transformer, attached, compute=CPU32, gradient_checkpointing_interval=1)
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in attached.parameters().values():

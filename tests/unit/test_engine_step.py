@@ -263,7 +263,7 @@ def _gradients(
     transformer: HiDreamImageTransformer2DModel, interval: int | None
 ) -> list[torch.Tensor]:
     batch = batch_of(1)
-    network = network_of(transformer, compute=CPU, checkpoint_interval=interval)
+    network = network_of(transformer, compute=CPU, gradient_checkpointing_interval=interval)
     prediction = network.velocity(batch.noisy_BCHW, 1000 * batch.sigmas_B, batch.text)
     (prediction.velocity_BCHW - batch.target_BCHW).square().mean().backward()
     trained = list(transformer.parameters())

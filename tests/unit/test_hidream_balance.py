@@ -36,10 +36,13 @@ def losses(
     question: Question,
     weight: float = 0.1,
     compute: Compute = CPU64,
-    checkpoint_interval: int | None = None,
+    gradient_checkpointing_interval: int | None = None,
 ) -> Losses:
     network = network_of(
-        model, compute=compute, balanced=weight > 0, checkpoint_interval=checkpoint_interval
+        model,
+        compute=compute,
+        balanced=weight > 0,
+        gradient_checkpointing_interval=gradient_checkpointing_interval,
     )
     return batch_losses(network, batch_of(question, compute.weights), objective(weight))
 
@@ -90,7 +93,7 @@ def test_checkpointing_changes_neither_value_nor_gradient_and_counts_nothing_twi
         model = model_of("tiny")
         values = []
         for seed_size in (SIZE, (8, 8), SIZE):
-            result = losses(model, Question.of(seed_size), checkpoint_interval=interval)
+            result = losses(model, Question.of(seed_size), gradient_checkpointing_interval=interval)
             assert result.balance is not None
             (result.flow_B.mean() + result.balance).backward()
             values.append(result.balance.item())
@@ -105,8 +108,8 @@ def test_two_checkpointed_forwards_may_share_a_backward() -> None:
     plain, checkpointed = model_of("tiny"), model_of("tiny")
 
     for model, interval in ((plain, None), (checkpointed, 1)):
-        first = losses(model, Question.of(SIZE), checkpoint_interval=interval)
-        second = losses(model, Question.of((4, 4)), checkpoint_interval=interval)
+        first = losses(model, Question.of(SIZE), gradient_checkpointing_interval=interval)
+        second = losses(model, Question.of((4, 4)), gradient_checkpointing_interval=interval)
         assert first.balance is not None
         assert second.balance is not None
         (first.balance + second.balance).backward()

@@ -160,13 +160,13 @@ def test_the_base_is_quantised_then_gates_are_replaced_then_the_adapter_is_attac
     gates = [p for p in network.transformer.modules() if isinstance(p, ExpertGate | MoEGate)]
     assert [(type(gate), gate.has_loss) for gate in gates] == [(ExpertGate, True)] * 4
     assert network.transformer.training
-    assert network.checkpoint_interval == plan.operation.gradient_checkpointing_interval
+    assert network.gradient_checkpointing_interval == plan.operation.gradient_checkpointing_interval
 
 
 def test_without_gradient_checkpointing_no_block_is_computed_again(tiny_folder: Path) -> None:
     plan = plan_of(tiny_folder, gradient_checkpointing=False)
 
-    assert prepared(tiny_folder, plan).checkpoint_interval is None
+    assert prepared(tiny_folder, plan).gradient_checkpointing_interval is None
 
 
 def test_a_model_without_experts_cannot_be_balanced(tiny_folder: Path) -> None:

@@ -37,9 +37,11 @@ def ask(
     model: HiDreamImageTransformer2DModel,
     question: Question,
     padding: Padding = "stock",
-    checkpoint_interval: int | None = None,
+    gradient_checkpointing_interval: int | None = None,
 ) -> torch.Tensor:
-    network = network_of(model, compute=CPU64, checkpoint_interval=checkpoint_interval)
+    network = network_of(
+        model, compute=CPU64, gradient_checkpointing_interval=gradient_checkpointing_interval
+    )
     return network.velocity(
         noisy_latents(question.latents, question.noise, question.sigmas),
         question.sigmas * 1000,
@@ -93,7 +95,7 @@ def test_recomputed_blocks_find_the_same_attention() -> None:
     question, plain, checkpointed = Question.of((6, 10)), model_of("tiny"), model_of("tiny")
 
     for model, interval in ((plain, None), (checkpointed, 1)):
-        ask(model, question, checkpoint_interval=interval).square().mean().backward()
+        ask(model, question, gradient_checkpointing_interval=interval).square().mean().backward()
 
     for name, parameter in checkpointed.named_parameters():
         assert torch.equal(parameter.grad, plain.get_parameter(name).grad), name

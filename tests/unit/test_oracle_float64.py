@@ -209,7 +209,7 @@ def trained_by(
         adapter,
         compute=CPU64 if dtype is torch.float64 else CPU32,
         balanced=case.balanced,
-        checkpoint_interval=1 if case.checkpointed else None,
+        gradient_checkpointing_interval=1 if case.checkpointed else None,
     )
 
 

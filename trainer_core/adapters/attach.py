@@ -1,4 +1,4 @@
-"""The one way to put an adapter on a model, whatever its kind."""
+"""Attaches an adapter of any kind."""
 
 from typing import Protocol
 

@@ -1,7 +1,8 @@
 """LoKr: each adapted linear adds the Kronecker product of two small trained matrices.
 
-delta W = multiplier · scalar · scale · (w1 ⊗ w2), computed on activations and never built. With
-in = c · D and out = a · K, w1 is [a, c] and w2 is [K, D]; either may be a product over a rank r.
+The delta of a weight is multiplier · scalar · scale · (w1 ⊗ w2). It is applied to activations and
+never built. With in = c · D and out = a · K, w1 is [a, c] and w2 is [K, D]. Either may be a product
+over a rank r.
 Trained tensors stay fp32 whatever the base is.
 
 Source: LyCORIS 4.1.3, module `lokr` for linear layers; tests compare the two.
@@ -25,7 +26,7 @@ from trainer_core.config.plan.shapes import lokr_scale, lokr_shapes
 class LokrLinear(nn.Module):
     """A frozen linear and its delta.
 
-    The base is a port: any module that maps [..., in] to [..., out] (plain, quantised).
+    The base may be any module that maps [..., in] to [..., out], such as a quantised linear.
     """
 
     w1: nn.Parameter | None
@@ -37,7 +38,7 @@ class LokrLinear(nn.Module):
     w2_a: nn.Parameter | None
     w2_b: nn.Parameter | None
     scalar: torch.Tensor
-    """[1]; a parameter where it is learned, else 1 for good."""
+    """[1]; a parameter where it is trained, otherwise the constant 1."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class LokrLinear(nn.Module):
         self._switch: Final = switch
 
     def forward(self, input_: torch.Tensor) -> torch.Tensor:
-        """[..., in] → [..., out] in the type of the base's answer."""
+        """[..., in] → [..., out] in the type of the base's output."""
         output: torch.Tensor = self.base(input_)
         if not self._switch.is_on or self.multiplier == 0.0:
             return output
@@ -80,8 +81,8 @@ class LokrLinear(nn.Module):
     def delta(self, input_: torch.Tensor) -> torch.Tensor:
         """What the adapter adds: W1 · X · W2ᵀ for each token's X [c, D].
 
-        The small factors (scalar, scale, multiplier) go into w1 in fp32: it is the smallest tensor,
-        and the exported file holds the same product.
+        The scalar factors are multiplied into w1 in fp32. It is the smallest tensor, and the
+        exported file holds the same product.
         """
         factor = self.scalar * (self.scale * self.multiplier)
         w1_ac = (self.full_w1() * factor).to(input_.dtype)
@@ -94,7 +95,7 @@ class LokrLinear(nn.Module):
         return _full(self.w1, self.w1_a, self.w1_b)
 
     def full_w2(self) -> torch.Tensor:
-        """[K, D], fp32 also under autocast; the forward never builds it where it is a product."""
+        """[K, D], fp32 also under autocast. The forward does not build it where it is a product."""
         return _full(self.w2, self.w2_a, self.w2_b)
 
     def _times_w2(self, x_cD: torch.Tensor) -> torch.Tensor:
@@ -131,7 +132,7 @@ class LokrNetwork:
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by logical path: ``<path>.<name>``, names as in ``shapes.lokr_shapes``.
 
-        The path is the one in diffusers' transformer; it knows no wrapper and no sharding.
+        The path is the one in diffusers' transformer, without wrappers and whatever the sharding.
         """
         return {
             f"{path}.{name}": parameter
@@ -141,14 +142,14 @@ class LokrNetwork:
 
 
 def attach_lokr(model: nn.Module, adapter: LokrAdapter, seed: int) -> LokrNetwork:
-    """Put a LokrLinear in the place of every linear that the plan names; freeze all else.
+    """Replace every linear that the plan names with a LokrLinear; freeze all else.
 
-    Quantisation comes before: it would replace the wrapped linears, and silently drop the adapter.
+    Quantise before: quantising replaces linears, and would drop the adapter without an error.
 
     Args:
         model: the transformer, on its device.
         adapter: with ``modules`` resolved to paths.
-        seed: start values depend on it and on the path only, not on order, device or count.
+        seed: with the path, all that start values depend on.
 
     Raises:
         BaseModelError: a path is not a linear layer of this model.
@@ -187,7 +188,7 @@ def _adapted(
 def _start_values(
     module: AdaptedModule, shapes: Mapping[str, tuple[int, ...]], seed: int
 ) -> dict[str, torch.Tensor]:
-    """As LyCORIS starts: Kaiming, with either w2 (its second factor) or the trained scalar at 0."""
+    """LyCORIS's start values: Kaiming, and 0 for the trained scalar or else for w2 (or w2_b)."""
     at_zero = "scalar" if module.use_scalar else "w2" if "w2" in shapes else "w2_b"
     return {
         name: torch.zeros(shape)
@@ -204,8 +205,8 @@ def _start_near(
     norm: float,
     seed: int,
 ) -> dict[str, torch.Tensor]:
-    """w1 all ones, w2 normal with ``norm`` times the mean and standard deviation of the base
-    weight; a trained scalar at 0 all the same."""
+    """w1 is 1 everywhere. w2 is normal, with ``norm`` times the mean and standard deviation of the
+    base weight. A trained scalar is 0 here too."""
     weight = base.weight.dequantize() if hasattr(base.weight, "dequantize") else base.weight
     std, mean = torch.std_mean(weight.detach().float())
     generator = start_generator(seed, f"lokr {module.path}.w2")

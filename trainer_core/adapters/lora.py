@@ -1,7 +1,7 @@
 """LoRA by peft: each adapted linear adds alpha / rank · B · A.
 
-Its weights are fp32 whatever the base is: peft takes the base's type, in which small updates round
-to nothing.
+Its weights are fp32 whatever type the base has. peft alone would use the base's type, in which
+small updates round to nothing.
 """
 
 from collections.abc import Mapping
@@ -66,12 +66,12 @@ class LoraNetwork:
 def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwork:
     """Have peft adapt every linear that the plan names; freeze all else.
 
-    Quantisation comes before: it would quantise A and B as well.
+    Quantise before: quantising would include A and B.
 
     Args:
         model: the transformer, on its device.
         adapter: with ``modules`` resolved to paths.
-        seed: start values depend on it and on the path only, not on order, device or count.
+        seed: with the path, all that start values depend on.
 
     Raises:
         BaseModelError: a path is not a linear layer of this model.
@@ -102,7 +102,7 @@ def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwor
 def _start_values(
     path: str, base: nn.Linear, adapter: LoraAdapter, seed: int
 ) -> dict[str, torch.Tensor]:
-    """As peft starts, fp32: B at 0; A Kaiming, or normal with standard deviation 1 / rank."""
+    """peft's start values, fp32: B is 0, A Kaiming or normal with standard deviation 1 / rank."""
     generator = start_generator(seed, f"lora {path}.lora_A")
     shape = (adapter.rank, base.in_features)
     if adapter.init == "gaussian":

@@ -1,4 +1,4 @@
-"""Where in a model an adapter goes."""
+"""Finds the modules that an adapter replaces."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""Start values that depend on the seed and the name of a tensor only."""
+"""Start values that depend only on the seed and the name of a tensor."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from trainer_core.data.sampler import draw_seed
 
 
 def start_generator(seed: int, name: str) -> torch.Generator:
-    """For one tensor: not order, device or number of tensors change what it gives."""
+    """For one tensor. Order, device and number of the tensors do not change its numbers."""
     return torch.Generator().manual_seed(draw_seed(seed, name, 0, 0))
 
 

@@ -1,7 +1,7 @@
-"""From a micro-batch of the sampler to what goes through the model.
+"""From a micro-batch of the sampler to the tensors that go through the model.
 
-Every draw has a generator of its own on the CPU, seeded by what it is for: nothing depends on what
-was drawn before, on the device, or on the number of ranks.
+Every draw has a generator of its own on the CPU, seeded by the purpose of the draw. So no draw
+depends on the draws before it, on the device, or on the number of ranks.
 Letters: B samples, C channels, H × W latent cells.
 """
 
@@ -28,17 +28,19 @@ _CELLS_A_PATCH: Final = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draw:
-    """One sample with its text and the name of its random draws."""
+    """One sample with its text and what seeds its random draws."""
 
     sample: int
     """Position in ``DataIndex.samples``."""
     text: ShardRef
     purpose: str
-    """Prefix of what is drawn, such as ``train``."""
+    """What the draws are for, such as ``train``; part of each seed."""
     i: int
+    """Number of the micro-batch; part of each seed."""
     slot: int
+    """Position in the micro-batch; part of each seed."""
     slots: int = 1
-    """Samples that each ``i`` has."""
+    """Samples in a micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,15 +55,15 @@ class Batch:
     mask_B1HW: torch.Tensor | None = None
     """Where each sample counts, 0 to 1, fp32; None: everywhere."""
     is_prior_B: torch.Tensor | None = None
-    """Which samples the adapter is to leave as the base model has them; None: none."""
+    """Booleans: which samples are compared with the base's own prediction; None: no sample."""
     order: int = 0
     """Number of the micro-batch."""
     dropout_seed: int = 0
-    """Of what an adapter drops out; a function of the run's seed and of ``order``."""
+    """Seed of an adapter's dropout; a function of the run's seed and of ``order``."""
 
 
 class BatchMaker:
-    """Reads rows from shards and draws posterior, noise, sigma and whether a mask counts."""
+    """Reads rows from shards, and draws posterior, noise, sigma and whether a mask is used."""
 
     def __init__(
         self,
@@ -76,11 +78,11 @@ class BatchMaker:
         """
         Args:
             index: the run's data.
-            shards: where its rows are.
-            identity: the run.
+            shards: hold the rows.
+            identity: of the run's plan.
             vae: only its shift and scale are used.
-            compute: where batches go, and in which type.
-            auto_shift: of the base model; used where the objective asks for it.
+            compute: device and type of the batches.
+            auto_shift: of the base model's scheduler; used where the objective asks for it.
         """
         self._index = index
         self._shards = shards
@@ -91,7 +93,7 @@ class BatchMaker:
         self._prior = {b.id for b in identity.backends if b.is_regularisation}
 
     def training(self, micro: MicroBatch) -> Batch:
-        """The batch of one micro-batch; waits for shards that are on their way."""
+        """The batch of one micro-batch; waits for shards that are not there yet."""
         draws = [
             Draw(
                 sample=sample,
@@ -111,7 +113,7 @@ class BatchMaker:
         )
 
     def batch(self, draws: Sequence[Draw]) -> Batch:
-        """The draws side by side, all of one bucket, each to be compared with its own image."""
+        """One sample for each draw, all of one bucket; each is compared with its own image."""
         rows = [self._sample(draw) for draw in draws]
         latents, noise, sigmas = (torch.cat(parts) for parts in zip(*rows, strict=True))
         device, dtype = self._compute.device, self._compute.weights
@@ -150,10 +152,10 @@ class BatchMaker:
         return torch.cat(rows).to(self._compute.device)
 
     def _mask(self, draw: Draw) -> torch.Tensor | None:
-        """Where the sample counts, [1, 1, H, W]; None where it has no mask or is let off."""
+        """The mask, [1, 1, H, W]; None where the sample has none or the draw leaves it out."""
         ref = self._index.samples[draw.sample].mask
-        often = self._identity.objective.masked_loss_probability
-        if ref is None or not self._happens(often, f"{draw.purpose} mask", draw.i, draw.slot):
+        probability = self._identity.objective.masked_loss_probability
+        if ref is None or not self._happens(probability, f"{draw.purpose} mask", draw.i, draw.slot):
             return None
         return self._row(ref)["mask"]
 
@@ -175,7 +177,7 @@ class BatchMaker:
         return latents, torch.randn(latents.shape, generator=noise), torch.tensor([drawn])
 
     def _happens(self, probability: float, purpose: str, i: int, slot: int) -> bool:
-        """One coin; none is thrown where the outcome is sure."""
+        """Whether a draw falls below the probability; nothing is drawn at 0 and at 1."""
         if not 0 < probability < 1:
             return probability >= 1
         return torch.rand(1, generator=self._generator(purpose, i, slot)).item() < probability

@@ -1,4 +1,4 @@
-"""What a velocity costs, as a function of the plan's objective.
+"""The loss of a predicted velocity, by the plan's objective.
 
 Letters: B samples, C channels, H × W latent cells.
 """
@@ -21,23 +21,23 @@ def flow_loss(
 ) -> torch.Tensor:
     """Loss of each sample, [B], in fp32, or in fp64 where the prediction has it.
 
-    With e the difference and c the threshold at the sample's sigma, an element costs
+    With e the difference and c the threshold at the sample's sigma, the loss of an element is
 
     - ``l2``: e²
     - ``huber``: 2c · (√(e² + c²) - c), which is e² for small e and 2c · |e| for large
     - ``smooth_l1``: 2 · (√(e² + c²) - c), which is e² / c for small e and 2 · |e| for large
 
-    and a sample the mean of its elements, weighted by the mask: half of a mask does not halve the
-    loss. Source: the pseudo-Huber losses of kohya's sd-scripts (library/train_util.py,
-    ``conditional_loss``), whose names SimpleTuner took over.
+    The loss of a sample is the mean of its elements, weighted by the mask. So a mask over half of a
+    sample does not halve its loss. Source: the pseudo-Huber losses of kohya's sd-scripts
+    (library/train_util.py, ``conditional_loss``), whose names SimpleTuner uses.
 
     Args:
         prediction_BCHW: the velocity that the network predicts.
         target_BCHW: what it is compared with.
         sigmas_B: noise share of each sample.
         objective: ``loss``, ``huber_c`` and ``huber_schedule`` are used.
-        mask_B1HW: how much each cell counts, 0 to 1, somewhere above 0 in each sample; None:
-            all alike.
+        mask_B1HW: weight of each cell, 0 to 1, above 0 somewhere in each sample; None: 1
+            everywhere.
     """
     wide = torch.promote_types(prediction_BCHW.dtype, torch.float32)
     error = prediction_BCHW.to(wide) - target_BCHW.to(wide)

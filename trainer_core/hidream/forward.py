@@ -47,7 +47,7 @@ def predict(
     text: TextEmbeddings,
     *,
     padding: Padding,
-    checkpoint_interval: int | None,
+    gradient_checkpointing_interval: int | None,
 ) -> Prediction:
     """Velocity towards noise, with gradients to everything that asks for them.
 
@@ -58,8 +58,9 @@ def predict(
         timesteps_B: 1000 · sigma, not rounded.
         text: B rows, in the type of the latents.
         padding: how latents that are not square are carried.
-        checkpoint_interval: gradient checkpointing of block i where i is a multiple of it; None:
-            of no block. Double-stream blocks are counted from 0, single-stream blocks follow.
+        gradient_checkpointing_interval: block i is computed again in the backward pass where i is
+            a multiple of it; None: no block is. Double-stream blocks are counted from 0,
+            single-stream blocks follow.
 
     Raises:
         ValueError: batch sizes differ, the text has fewer Llama layers than the network reads, the
@@ -73,7 +74,7 @@ def predict(
     temb = temb + transformer.p_embedder(text.pooled)
     captions = _captions(transformer, text)
     rope = transformer.pe_embedder(_with_text_ids(ids, captions))
-    run = _runner(checkpoint_interval)
+    run = _runner(gradient_checkpointing_interval)
     hidden, losses = _blocks(transformer, image, captions, _Shared(temb, rope, pads), run)
     output = transformer.final_layer(hidden, temb)
     # The network's own sign is the opposite one.
@@ -161,9 +162,9 @@ _Run = Callable[..., Any]
 """Runs block number ``args[0]`` as ``args[1](*args[2:])``."""
 
 
-def _runner(checkpoint_interval: int | None) -> _Run:
+def _runner(gradient_checkpointing_interval: int | None) -> _Run:
     def run(number: int, forward: Callable[..., Any], *inputs: Any) -> Any:
-        if checkpoint_interval is None or number % checkpoint_interval:
+        if gradient_checkpointing_interval is None or number % gradient_checkpointing_interval:
             return forward(*inputs)
         if not torch.is_grad_enabled():
             return forward(*inputs)

@@ -1,7 +1,7 @@
 """Loading the parts of HiDream-I1 from a local folder in diffusers' layout.
 
-Nothing is fetched, nothing is unpickled, no code of the folder runs. The tiny model and the real
-one go through the same lines.
+Nothing is downloaded, nothing is unpickled, and no code of the folder runs. The tiny model and the
+real one are loaded by the same lines.
 """
 
 import json
@@ -50,10 +50,10 @@ class TextEncoders:
 
 
 def load_transformer(folder: Path, dtype: torch.dtype) -> HiDreamImageTransformer2DModel:
-    """The denoiser, in eval mode as diffusers returns it; training sets ``train()`` itself.
+    """The denoiser, in eval mode as diffusers returns it; ``network.prepare`` sets train mode.
 
-    Weights go to ``dtype`` as they are read, so the peak is one model and one file. Raises
-    BaseModelError where the folder lacks it or asks for ``force_inference_output``.
+    Weights are cast to ``dtype`` as they are read, so the peak is one model and one file. Raises
+    BaseModelError where the folder lacks it or sets ``force_inference_output``.
     """
     model = _load(
         folder,
@@ -61,13 +61,13 @@ def load_transformer(folder: Path, dtype: torch.dtype) -> HiDreamImageTransforme
         lambda path: HiDreamImageTransformer2DModel.from_pretrained(path, dtype=dtype, **_WEIGHTS),
     )
     if model.config.force_inference_output:
-        # It would send the experts through diffusers' no_grad path: no gradient, and no error.
+        # diffusers would run the experts without gradients, and report no error.
         raise BaseModelError(f"{folder}: force_inference_output cannot be trained")
     return model
 
 
 def load_vae(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
-    """The picture encoder and decoder, eval, frozen; raises BaseModelError."""
+    """The image encoder and decoder, in eval mode and frozen; raises BaseModelError."""
     vae = _load(
         folder,
         "vae",
@@ -79,7 +79,7 @@ def load_vae(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
 
 
 def load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
-    """The sampler that the folder names; raises BaseModelError."""
+    """The scheduler of the folder; raises BaseModelError."""
     return _load(
         folder,
         "scheduler",
@@ -99,7 +99,7 @@ def load_text_encoders(
 ) -> TextEncoders:
     """All four encoders, each optionally with int8 weights.
 
-    One after the other is loaded, quantised and moved: the host holds one at a time.
+    They are loaded, quantised and moved one after the other, so the host holds one at a time.
 
     Args:
         folder: the base model's folder.
@@ -137,7 +137,7 @@ def _encoder(folder: Path, name: str, cls: Any, dtype: torch.dtype, precision: Q
         folder,
         name,
         lambda path: cls.from_pretrained(path, dtype=dtype, trust_remote_code=False, **_WEIGHTS),
-    ).eval()  # T5 drops out in train mode, and its embeddings would be other ones each time
+    ).eval()  # T5 has dropout: in train mode its embeddings would differ each time
     quantize_frozen(encoder, precision)
     return encoder
 

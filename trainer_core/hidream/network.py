@@ -33,8 +33,8 @@ class Network:
     trained: Mapping[str, nn.Parameter]
     """What is trained, by logical name."""
     compute: Compute
-    checkpoint_interval: int | None = None
-    """Gradient checkpointing of block i where i is a multiple of it; None: of no block."""
+    gradient_checkpointing_interval: int | None = None
+    """Block i is computed again in the backward pass where i is a multiple of it; None: none is."""
     preparation: tuple[str, ...] = ()
     """What was done to the base model, in order."""
 
@@ -53,7 +53,7 @@ class Network:
                 timesteps_B,
                 text,
                 padding=padding,
-                checkpoint_interval=self.checkpoint_interval,
+                gradient_checkpointing_interval=self.gradient_checkpointing_interval,
             )
 
     def base_velocity(
@@ -109,7 +109,7 @@ def prepare(transformer: HiDreamImageTransformer2DModel, plan: Plan, compute: Co
         adapter=adapter,
         trained=trained,
         compute=compute,
-        checkpoint_interval=interval if operation.gradient_checkpointing else None,
+        gradient_checkpointing_interval=interval if operation.gradient_checkpointing else None,
         preparation=preparation,
     )
 

@@ -1,16 +1,16 @@
-"""Libraries that would print among our lines."""
+"""Silences libraries that print between a command's own lines."""
 
 import logging
 
 
 def quieten_libraries() -> None:
-    """No bars and no notes of diffusers and transformers from here on; errors stay."""
-    # Of a kernel that a CPU could have; said at import.
+    """Turn off progress bars and warnings of diffusers and transformers; errors are still shown."""
+    # It warns at import that a CPU kernel is missing.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # Sets its own level when it is imported; a filter stays.
+    # It sets its own level when it is imported. A filter is kept.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
     import diffusers  # noqa: PLC0415 - imports torch
-    import transformers  # noqa: PLC0415 - the same
+    import transformers  # noqa: PLC0415 - imports torch
 
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()

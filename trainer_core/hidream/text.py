@@ -1,4 +1,4 @@
-"""Captions to embeddings, as the stock pipeline makes them, bit for bit at the same precision.
+"""Captions to embeddings: the same bits as the stock pipeline at the same precision.
 
 Shape letters: N captions, T tokens (128), L hidden states of Llama, P pooled width, D width.
 """
@@ -12,12 +12,12 @@ import torch
 from trainer_core.hidream.loading import TextEncoders
 
 MAX_TOKENS: Final = 128
-"""Of each encoder; HiDream-I1 was trained with it. Longer captions are cut."""
+"""Tokens that each encoder reads; HiDream-I1 was trained with it. Longer captions are cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextEmbeddings:
-    """What four encoders make of N captions; batch first, so that rows can be cut and stacked."""
+    """The four encoders' outputs for N captions, batch first: rows can be cut and stacked."""
 
     t5: torch.Tensor
     """[N, T, D_t5], the encoder's output."""
@@ -50,12 +50,12 @@ class TextEmbeddings:
         )
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """By the names under which a shard keeps them."""
+        """By the names that they have in a shard."""
         return {"t5": self.t5, "llama": self.llama, "pooled": self.pooled}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> "TextEmbeddings":
-        """The opposite of ``tensors``."""
+        """From what ``tensors`` returned."""
         return cls(tensors["t5"], tensors["llama"], tensors["pooled"])
 
     @classmethod
@@ -72,9 +72,9 @@ class TextEmbeddings:
 def encode_texts(encoders: TextEncoders, texts: Sequence[str]) -> TextEmbeddings:
     """Embeddings of the captions, in order, on the encoders' device and in their dtype.
 
-    One batch: the caller decides how many captions go at once. The same calls as diffusers'
-    ``HiDreamImagePipeline.encode_prompt``: same caption to all four, padded to 128 tokens, masks
-    inside T5 and Llama only, no chat template.
+    All captions are one batch. The calls are those of diffusers'
+    ``HiDreamImagePipeline.encode_prompt``: all four encoders get the same caption, padded to 128
+    tokens, with attention masks in T5 and Llama only and without a chat template.
     """
     captions = list(texts)
     pooled = [

@@ -1,4 +1,4 @@
-"""How noisy a sample is made: a base law, then a shift towards noise."""
+"""Timestep sampling: a sigma is drawn from a distribution, then shifted towards noise."""
 
 import math
 import random
@@ -13,7 +13,7 @@ from trainer_core.config.plan import Objective, TimestepSampling
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoShift:
-    """The sampler's own shift exp(mu), where mu is linear in the number of image tokens.
+    """The stock scheduler's shift exp(mu), where mu is linear in the number of image tokens.
 
     Source: diffusers' HiDreamImagePipeline, ``calculate_shift``, and its ``exponential`` shift.
     """
@@ -25,7 +25,7 @@ class AutoShift:
 
     @classmethod
     def of_scheduler(cls, config: Mapping[str, Any]) -> "AutoShift":
-        """With what the base model's scheduler says; what it leaves out is as above."""
+        """With the numbers of the base model's scheduler; the defaults replace missing ones."""
         usual = cls()
         return cls(
             fewest_tokens=config.get("base_image_seq_len", usual.fewest_tokens),
@@ -35,7 +35,7 @@ class AutoShift:
         )
 
     def at(self, image_tokens: int) -> float:
-        """The shift of an image of so many patches; also beyond both ends."""
+        """The shift for this number of patches; the line goes on beyond both ends."""
         slope = (self.mu_at_most - self.mu_at_fewest) / (self.most_tokens - self.fewest_tokens)
         return math.exp(self.mu_at_fewest + slope * (image_tokens - self.fewest_tokens))
 
@@ -48,14 +48,15 @@ def draw_sigma(
     image_tokens: int,
     auto_shift: AutoShift,
 ) -> float:
-    """One noise share, 0 to 1.
+    """One sigma: the share of noise in a sample, 0 to 1.
 
     Args:
-        objective: law and shift.
-        generator: of this draw alone.
-        turn: number of the sample in the run, counted through; a list in turn goes by it.
-        image_tokens: patches of the image, for the shift that follows them.
-        auto_shift: how it follows them.
+        objective: distribution and shift.
+        generator: used for this draw alone.
+        turn: number of the sample, counted through the run; the position in a list that is taken
+            in turn.
+        image_tokens: patches of the image; the automatic shift depends on them.
+        auto_shift: how it depends on them.
     """
     if objective.sigma.name == "list":
         return _listed(objective.sigma, generator, turn)
@@ -64,18 +65,20 @@ def draw_sigma(
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def _listed(law: TimestepSampling, generator: torch.Generator, turn: int) -> float:
-    if law.order == "round-robin":
-        return law.values[turn % len(law.values)]
-    return law.values[int(torch.randint(len(law.values), (1,), generator=generator).item())]
+def _listed(sampling: TimestepSampling, generator: torch.Generator, turn: int) -> float:
+    if sampling.order == "round-robin":
+        return sampling.values[turn % len(sampling.values)]
+    return sampling.values[
+        int(torch.randint(len(sampling.values), (1,), generator=generator).item())
+    ]
 
 
-def _drawn(law: TimestepSampling, generator: torch.Generator) -> float:
-    if law.name == "uniform":
+def _drawn(sampling: TimestepSampling, generator: torch.Generator) -> float:
+    if sampling.name == "uniform":
         return torch.rand(1, generator=generator, dtype=torch.float64).item()
-    if law.name == "beta":
-        # torch has no beta law that takes a generator.
+    if sampling.name == "beta":
+        # torch has no beta distribution that takes a generator.
         seed = int(torch.randint(1 << 62, (1,), generator=generator).item())
-        return random.Random(seed).betavariate(law.beta_alpha, law.beta_beta)  # noqa: S311 - no secret
+        return random.Random(seed).betavariate(sampling.beta_alpha, sampling.beta_beta)  # noqa: S311 - no secret
     normal = torch.randn(1, generator=generator, dtype=torch.float64).item()
-    return 1 / (1 + math.exp(-law.sigmoid_scale * normal))
+    return 1 / (1 + math.exp(-sampling.sigmoid_scale * normal))

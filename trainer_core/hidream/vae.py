@@ -1,4 +1,4 @@
-"""Pictures to latents and back. Letters: N pictures, C channels (16), h × w cells of 8 px."""
+"""Images to latents and back. Letters: N images, C channels (16), h × w cells of 8 px."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 
 
 class Moments(NamedTuple):
-    """The posterior of N pictures: what is cached, so that each visit may draw anew."""
+    """The posterior of N images. It is what the cache holds, so that each use can draw anew."""
 
     mean: torch.Tensor
     """[N, C, h, w], fp32, before shift and scale."""
@@ -17,10 +17,10 @@ class Moments(NamedTuple):
 
 @torch.no_grad()
 def encode_images(vae: AutoencoderKL, images: torch.Tensor) -> Moments:
-    """Posterior moments of pictures [N, 3, H, W] with values in [-1, 1], sides multiples of 8.
+    """Posterior moments of images [N, 3, H, W] with values in [-1, 1], sides multiples of 8.
 
-    Whole pictures, never tiles: blended tiles give other latents. Computed in the VAE's dtype on
-    its device; returned as fp32 on the CPU.
+    Each image is encoded whole: blended tiles would give other latents. Computed in the VAE's type
+    on its device; returned as fp32 on the CPU.
     """
     posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
     return Moments(posterior.mean.float().cpu(), posterior.std.float().cpu())
@@ -36,13 +36,13 @@ def draw_latents(
 
 
 def latent_shift_and_scale(vae: AutoencoderKL) -> tuple[float, float]:
-    """(latents - shift) * scale is what the transformer sees; from the VAE's config."""
+    """From the VAE's config; the transformer gets (latents - shift) * scale."""
     return float(vae.config.shift_factor), float(vae.config.scaling_factor)
 
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
-    """Pictures [N, 3, H, W] in about [-1, 1], fp32, of latents in the transformer's convention."""
+    """Images [N, 3, H, W] in about [-1, 1], fp32, from latents in the transformer's convention."""
     shift, scale = latent_shift_and_scale(vae)
     unscaled = (latents / scale + shift).to(vae.device, vae.dtype)
     pictures: torch.Tensor = vae.decode(unscaled, return_dict=False)[0]

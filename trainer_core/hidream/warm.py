@@ -1,4 +1,4 @@
-"""The encoders of one base model, loaded when first needed and kept for the next shard."""
+"""The encoders of one base model, loaded at the first shard that needs them, then kept."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -26,8 +26,8 @@ _TextKey = tuple[torch.dtype, tuple[Quantization, ...]]
 class WarmEncoders:
     """Implements ``trainer_core.data.encode.Encoders`` for one base model on one device.
 
-    The VAE stays beside the text encoders (0.2 GB against 27 GB in the real model); of the text
-    encoders only the precisions asked for last are kept.
+    The VAE is kept beside the text encoders (0.2 GB against 27 GB in the real model). The text
+    encoders are kept in one set of precisions: a shard that needs another set loads them again.
     """
 
     def __init__(self, base: BaseModel, device: torch.device) -> None:
@@ -37,7 +37,7 @@ class WarmEncoders:
         self._text: tuple[_TextKey, TextEncoders] | None = None
 
     def check(self, encoder: Mapping[str, JsonValue]) -> None:
-        """Raise BaseModelError where a spec means other weights or another token count."""
+        """Raise BaseModelError where a spec asks for other weights or another token count."""
         if encoder.get("base_digest") != self._base.digest:
             raise BaseModelError(
                 f"{self._base.name} has digest {self._base.digest}, the shard was planned for "
@@ -52,7 +52,7 @@ class WarmEncoders:
         """Posterior moments of one picture, fp32 on the CPU."""
         dtype = _dtype(encoder)
         if self._vae is None or self._vae[0] != dtype:
-            self._vae = None  # the old one goes before the new one comes
+            self._vae = None  # frees the old one before the new one is loaded
             self._vae = dtype, load_vae(self._base.folder, dtype).to(self._device)
         moments = encode_images(self._vae[1], images_1CHW)
         return {"mean": moments.mean, "std": moments.std}
@@ -86,7 +86,7 @@ def _dtype(encoder: Mapping[str, JsonValue]) -> torch.dtype:
 
 
 def _precision(encoder: Mapping[str, JsonValue], name: str) -> Quantization:
-    wish = encoder.get(name, "no_change")
-    if not isinstance(wish, str) or wish not in _PRECISIONS:
-        raise BaseModelError(f"{name} cannot be held as {wish!r}")
-    return _PRECISIONS[wish]
+    wanted = encoder.get(name, "no_change")
+    if not isinstance(wanted, str) or wanted not in _PRECISIONS:
+        raise BaseModelError(f"{name} cannot be held as {wanted!r}")
+    return _PRECISIONS[wanted]

@@ -1,4 +1,4 @@
-"""In which types a model is held and multiplied, decided once."""
+"""Device and number types of a run, chosen once."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -28,29 +28,34 @@ class Compute:
 
 
 def choose_compute(
-    wish: Literal["auto", "cpu", "cuda"], precision: Precision, *, trains_base: bool = False
+    wanted: Literal["auto", "cpu", "cuda"], precision: Precision, *, trains_base: bool = False
 ) -> Compute:
-    """``auto`` is cuda where it is there; raises DeviceError where cuda was asked for and is not.
+    """The types for the device that the plan names; ``auto`` takes cuda where there is one.
 
     On cuda a frozen base in bf16 is multiplied as it is. On a CPU weights stay fp32 and products
-    are autocast; but not with int8 weights, which are multiplied in fp32 there, because quanto's
-    CPU kernel takes bf16 only together with bf16 scales.
+    are autocast. int8 weights are multiplied in fp32 there, because quanto's CPU kernel takes bf16
+    only together with bf16 scales.
 
     Args:
-        wish: the plan's device.
-        precision: the plan's.
-        trains_base: the base's own weights are trained; then they are fp32 on every device, because
+        wanted: the plan's device.
+        precision: the plan's precision.
+        trains_base: the base's own weights are trained. They are then fp32 on every device, because
             a small update of a bf16 weight rounds to nothing.
+
+    Raises:
+        DeviceError: the plan asks for cuda and there is none.
     """
     has_cuda = torch.cuda.is_available()
-    if wish == "cuda" and not has_cuda:
-        raise DeviceError("cuda was asked for and is not there")
-    device = torch.device("cuda" if has_cuda and wish != "cpu" else "cpu")
+    if wanted == "cuda" and not has_cuda:
+        raise DeviceError(
+            "the plan asks for cuda and this machine has no cuda device: use device auto or cpu"
+        )
+    device = torch.device("cuda" if has_cuda and wanted != "cpu" else "cpu")
     return compute_on(device, precision, trains_base=trains_base)
 
 
 def compute_on(device: torch.device, precision: Precision, *, trains_base: bool) -> Compute:
-    """The types of ``choose_compute`` on a device that is there or will be."""
+    """As ``choose_compute``, for a device that may belong to another machine."""
     is_bf16 = precision.compute == "bf16"
     has_bf16_weights = is_bf16 and device.type == "cuda" and not trains_base
     return Compute(

@@ -1,22 +1,21 @@
 """Frozen base weights in 8 bits."""
 
-from typing import Literal
-
 from optimum.quanto import QLinear, freeze, qint8, quantize
 from torch import nn
 
-Scheme = Literal["no_change", "int8-quanto"]
+from trainer_core.config.plan import Quantization
 
 
-def quantize_frozen(module: nn.Module, scheme: Scheme) -> tuple[str, ...]:
-    """Freeze a model, its linears held as int8 with one scale an output channel.
+def quantize_frozen(module: nn.Module, scheme: Quantization) -> tuple[str, ...]:
+    """Freeze a model and hold its linears as ``scheme`` names.
 
-    Every `nn.Linear` is quantised, without exception: in HiDream attention, feed-forwards, shared
-    and routed experts, modulation, embedders, caption projections and the last layer. Not
-    quantised, because they are no linears: norms and the experts' gates (a bare parameter).
-    Activations keep their type. It works where the weights are: before the model is moved to its
-    device as well as after. Call it before adapters are attached: quanto replaces modules. It
-    serves the transformer and each text encoder.
+    ``int8-quanto`` quantises every ``nn.Linear`` to int8 with one scale an output channel. In
+    HiDream these are attention, feed-forwards, shared and routed experts, modulation, embedders,
+    caption projections and the last layer. Norms and the experts' gates are no linears and stay.
+    Activations keep their type.
+
+    The work is done on the device that holds the weights. Quanto replaces modules, so this comes
+    before adapters are attached. It serves the transformer and each text encoder.
 
     Returns:
         The paths of the quantised linears; empty for ``no_change``.
@@ -24,11 +23,11 @@ def quantize_frozen(module: nn.Module, scheme: Scheme) -> tuple[str, ...]:
     if scheme == "int8-quanto":
         quantize(module, weights=qint8)
         freeze(module)
-    # After freeze: it makes new parameters, and they ask for gradients.
+    # After freeze, which makes new parameters that ask for gradients.
     module.requires_grad_(False)
     return quantized_paths(module)
 
 
 def quantized_paths(module: nn.Module) -> tuple[str, ...]:
-    """Paths of the linears with quantised weights."""
+    """Paths of the linears whose weights are quantised."""
     return tuple(name for name, part in module.named_modules() if isinstance(part, QLinear))

@@ -54,8 +54,8 @@ def make_tiny(folder: Path) -> None:
     """Write the tiny model to ``folder``, which must not exist yet or be empty.
 
     The folder appears complete, with its description, or not at all. About two seconds and 8 MB.
-    Raises BaseModelError where something else stands in the way; a base model that is already
-    there is left as it is.
+    A base model that exists there already is left as it is. Raises BaseModelError where the folder
+    holds anything else.
     """
     _make(folder, TINY_NAME)
 
