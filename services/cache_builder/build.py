@@ -5,15 +5,14 @@ first, the manifest once, then one row.
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
-from services.cache_builder.encoder_child import ChildLostError, EncoderChild
+from services.cache_builder.encoder_child import ChildLostError, EncoderChild, RequestFailedError
 from services.objects.errors import ObjectMissingError, ObjectStoreDownError
 from services.objects.folders import put_shard
 from services.objects.keys import upload_key
@@ -26,6 +25,7 @@ from trainer_core.data.index import PictureEntry, ShardSpec
 from trainer_core.errors import Category
 from trainer_core.faultpoints import fault_point
 from trainer_core.process.failure import Failure
+from trainer_core.process.requests import EncodeReply, EncodeRequest
 
 log = structlog.get_logger(__name__)
 
@@ -83,21 +83,21 @@ class Builder:
         """The shard's file in ``folder``; raises BuildFailedError."""
         spec = ShardSpec.model_validate(work.spec)
         output = folder / "shard.safetensors"
-        request = {
-            "base_model": work.base_model,
-            "spec": work.spec,
-            "inputs": self._bring_inputs(tenant_id, spec, folder),
-            "output": str(output),
-        }
+        request = EncodeRequest(
+            base_model=work.base_model,
+            spec=spec,
+            inputs=self._bring_inputs(tenant_id, spec, folder),
+            output=str(output),
+        )
         try:
-            reply = self.encoder.ask(request)
+            reply = self.encoder.request(request, EncodeReply)
+        except RequestFailedError as error:
+            raise BuildFailedError(error.failure) from error
         except ChildLostError as error:
             raise BuildFailedError(
                 _infra("encoder_died", f"The encoder failed: {error}.")
             ) from error
-        if not reply["ok"]:
-            raise BuildFailedError(_failure_of(reply["error"]))
-        if output.stat().st_size != reply["size_bytes"]:
+        if output.stat().st_size != reply.size_bytes:
             raise BuildFailedError(_infra("shard_torn", "The encoded shard is not whole."))
         return output
 
@@ -124,17 +124,6 @@ class Builder:
         log.warning("shard_not_built", digest=digest, code=failure.code, reason=failure.message)
         with self.database.transaction() as conn:
             shards.failed(conn, tenant_id, digest, failure)
-
-
-def _failure_of(error: Mapping[str, Any]) -> Failure:
-    category = Category(error["category"])
-    return Failure(
-        code=str(error["code"]),
-        category=category,
-        message=str(error["message"]),
-        # A user's error stays one, whatever is said of it.
-        retryable=bool(error["retryable"]) and category is not Category.USER,
-    )
 
 
 def _infra(code: str, message: str) -> Failure:

@@ -5,7 +5,6 @@ libraries). It is started at the first request, again after it died, and ended w
 idle for long: encoders hold many gigabytes.
 """
 
-import json
 import os
 import select
 import subprocess
@@ -14,11 +13,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import structlog
 
 from services.processes.children import environment_for_child, kill_tree
+from trainer_core.config.plan.frozen import Frozen
+from trainer_core.process.failure import Failure
+from trainer_core.process.requests import Reply, read_reply, request_line
 from trainer_core.process.supervision import current_process_token
 
 log = structlog.get_logger(__name__)
@@ -33,6 +35,14 @@ _PIPE_BYTES: Final = 4096
 
 class ChildLostError(Exception):
     """The child died, hung or answered nonsense; the next request starts another one."""
+
+
+class RequestFailedError(Exception):
+    """The child answered that it cannot; ``failure`` says why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 class EncoderChild:
@@ -76,26 +86,31 @@ class EncoderChild:
     ) -> None:
         self.end()
 
-    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Send a request (an ``id`` is added) and return the reply.
+    def request(self, request: Frozen, kind: type[Reply]) -> Reply:
+        """Send a request and return the reply.
 
-        Raises ChildLostError; the child is ended then.
+        Args:
+            request: one of the child's command.
+            kind: what that command replies.
+
+        Raises:
+            RequestFailedError: the child says why it cannot; it stays.
+            ChildLostError: it died, hung or answered nonsense; it is ended then.
         """
         with self._lock:
             self._stop_idle_timer()
             self._requests += 1
             id_ = str(self._requests)
             try:
-                process = self._running()
-                reply = self._exchange(process, json.dumps({"id": id_, **request}).encode() + b"\n")
+                line = self._exchange(self._running(), request_line(id_, request))
+                reply = read_reply(line, id_, kind)
             except (OSError, ValueError, ChildLostError) as error:
                 how = self._end_locked()
                 log.warning("encoder_child_lost", reason=str(error), how=how)
                 raise ChildLostError(f"{error} ({how})") from error
-            if reply.get("id") != id_:
-                self._end_locked()
-                raise ChildLostError("the reply is to another request")
             self._start_idle_timer()
+            if isinstance(reply, Failure):
+                raise RequestFailedError(reply)
             return reply
 
     def end(self) -> None:
@@ -134,7 +149,7 @@ class EncoderChild:
         log.info("encoder_child_started", pid=self._process.pid)
         return self._process
 
-    def _exchange(self, process: subprocess.Popen[bytes], line: bytes) -> dict[str, Any]:
+    def _exchange(self, process: subprocess.Popen[bytes], line: bytes) -> bytes:
         until_s = time.monotonic() + self._deadline_s
         self._send(process, line, until_s)
         body = bytearray()
@@ -148,10 +163,7 @@ class EncoderChild:
             body += chunk
             if len(body) > _MAX_REPLY_BYTES:
                 raise ChildLostError("the reply is too long")
-        reply = json.loads(body)
-        if not isinstance(reply, dict):
-            raise ChildLostError("the reply is no object")
-        return reply
+        return bytes(body)
 
     def _send(self, process: subprocess.Popen[bytes], line: bytes, until_s: float) -> None:
         """Write without blocking: a child that hangs must not take us with it."""

@@ -22,6 +22,7 @@ from services.store.datasets import DatasetFile, FileFacts
 from services.workers.scratch import Scratch
 from trainer_core.data.captions import decode_caption
 from trainer_core.errors import BadCaptionError
+from trainer_core.process.requests import InspectReply, InspectRequest
 
 log = structlog.get_logger(__name__)
 
@@ -125,23 +126,23 @@ class Verifier:
     def _inspect(self, images: dict[str, Path]) -> tuple[list[FileFacts], list[Problem]]:
         if not images:
             return [], []
-        request = {"inputs": {path: str(local) for path, local in images.items()}}
+        request = InspectRequest(inputs={path: str(local) for path, local in images.items()})
         try:
-            reply = self.inspector.ask(request)
+            reply = self.inspector.request(request, InspectReply)
         except ChildLostError:
             return self._inspect_one_by_one(images)
         facts = [
-            FileFacts(path=path, width_px=fact["width_px"], height_px=fact["height_px"])
-            for path, fact in reply["facts"].items()
+            FileFacts(path=path, width_px=fact.width_px, height_px=fact.height_px)
+            for path, fact in reply.facts.items()
         ]
         return facts, [
-            Problem(pointer=e["path"], code=e["code"], message=e["message"])
-            for e in reply["errors"]
+            Problem(pointer=e.path, code=e.code, message=e.message) for e in reply.errors
         ]
 
     def _inspect_one_by_one(self, images: dict[str, Path]) -> tuple[list[FileFacts], list[Problem]]:
         """A picture that ends the decoder may not spoil the others; alone, it is named."""
-        self.inspector.ask({"inputs": {}})  # a decoder that cannot start accuses no picture
+        # A decoder that cannot start accuses no picture.
+        self.inspector.request(InspectRequest(inputs={}), InspectReply)
         if len(images) == 1:
             (path,) = images
             wrong = "cannot be decoded within the limits on time and memory"

@@ -216,10 +216,14 @@ def test_pictures_are_inspected_without_torch(tmp_path: Path) -> None:
 def test_what_is_printed_does_not_reach_the_replies_even_on_stdout() -> None:
     program = (
         "import sys\n"
+        "from trainer_core.config.plan.frozen import Frozen\n"
         "from trainer_core.process.requests import answer_requests, open_replies\n"
+        "class Nothing(Frozen):\n"
+        "    pass\n"
         "with open_replies(1) as replies:\n"
         "    print('chatter', flush=True)\n"
-        "    answer_requests(sys.stdin.buffer, replies, lambda request: print('more') or {})\n"
+        "    answer = lambda _: print('more') or Nothing()\n"
+        "    answer_requests(sys.stdin.buffer, replies, Nothing, answer)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], input=b'{"id": 1}\n', capture_output=True, check=True
