@@ -17,6 +17,18 @@ from trainer_core.process.supervision import (
 
 _DEFAULT_INSPECT_BYTES = 2 << 30
 """Four copies of the largest picture allowed, and the interpreter."""
+_EXAMPLES = """\
+A run by hand, with the job file of an earlier `reverie train`:
+  python -m trainer_core train --job output/job.json --events events.jsonl --control control
+  echo stop > control         stops it after the step, with a checkpoint
+  tail -n 1 events.jsonl      its last event is the outcome
+
+A base model for trying things out:
+  python -m trainer_core make-tiny models/hidream-tiny
+
+`encode` and `inspect` are started by the cache builder and answer its requests.
+`python -m trainer_core COMMAND --help` shows the options of one command.
+"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,7 +46,9 @@ def main(argv: Sequence[str]) -> int:
             return EXIT_ORPHANED
     match args.command:
         case "make-tiny":
-            return _make_tiny(args.folder, args.shape)
+            from trainer_core.commands import make_tiny  # noqa: PLC0415 - imports torch
+
+            return make_tiny.make(args.folder, args.shape)
         case "inspect":
             from trainer_core.commands import inspect  # noqa: PLC0415
 
@@ -48,22 +62,13 @@ def main(argv: Sequence[str]) -> int:
     raise AssertionError(args.command)
 
 
-def _make_tiny(folder: Path, shape: str) -> int:
-    from trainer_core.base_models.describe import read_base_model  # noqa: PLC0415
-    from trainer_core.errors import BaseModelError  # noqa: PLC0415
-    from trainer_core.hidream.testing.tiny import make_tiny, make_wide  # noqa: PLC0415 - imports torch
-
-    try:
-        (make_wide if shape == "wide" else make_tiny)(folder)
-    except BaseModelError as error:
-        print(error.message, file=sys.stderr)  # noqa: T201 - the caller shows the last line
-        return 1
-    print(read_base_model(folder).digest)  # noqa: T201 - the command's output
-    return 0
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trainer_core", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer_core",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     # Only here to be listed: its arguments are parsed where the engine is.
     commands.add_parser("train", help="train one run as its job file says", add_help=False)
@@ -78,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is"
     )
-    inspect = _server(commands, "inspect", "decode pictures and tell their sizes")
+    inspect = _server(commands, "inspect", "decode pictures and report their sizes")
     inspect.add_argument(
         "--memory-bytes",
         type=int,
