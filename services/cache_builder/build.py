@@ -12,11 +12,11 @@ from typing import Final
 
 import structlog
 
-from services.cache_builder.encoder_child import ChildLostError, EncoderChild, RequestFailedError
 from services.objects.errors import ObjectMissingError, ObjectStoreDownError
 from services.objects.folders import put_shard
 from services.objects.keys import upload_key
 from services.objects.port import ObjectStore
+from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
 from services.store import shards
 from services.store.database import NOT_NOW, Database
 from services.store.shards import ShardWork
@@ -46,7 +46,7 @@ class Builder:
 
     database: Database
     objects: ObjectStore
-    encoder: EncoderChild
+    encoder: RequestChild
     """A child of ``trainer_core encode``; its models stay warm from shard to shard."""
     scratch: Scratch
 

@@ -1,18 +1,20 @@
 """The cache builder process: verifies datasets and builds cache shards, one ring at a time."""
 
 import os
+import sys
 import threading
 from importlib.metadata import version
+from typing import Final
 
 import structlog
 
 from services.cache_builder.build import Builder
-from services.cache_builder.encoder_child import EncoderChild
 from services.cache_builder.verify import Verifier
 from services.domain.ids import new_id
 from services.domain.ledger import Worker
 from services.logs.setup import configure
 from services.objects.open import open_store
+from services.processes.request_child import RequestChild
 from services.queue.app import CACHE_QUEUE, CONTROL_QUEUE, DATASET_TASK, SHARD_TASK
 from services.queue.serve import serve
 from services.settings.env import Settings
@@ -22,6 +24,8 @@ from services.workers.heartbeat import Heartbeat
 from services.workers.scratch import Scratch
 
 log = structlog.get_logger(__name__)
+
+_LIBRARY: Final = (sys.executable, "-m", "trainer_core")
 
 
 def main() -> int:
@@ -56,10 +60,10 @@ def main() -> int:
 
     with (
         Scratch(settings.scratch_dir, worker.worker_id) as scratch,
-        EncoderChild(
-            ("encode", "--models-dir", str(settings.models_dir)), env=os.environ
+        RequestChild(
+            (*_LIBRARY, "encode", "--models-dir", str(settings.models_dir)), env=os.environ
         ) as encoder,
-        EncoderChild(("inspect",), env=os.environ) as inspector,
+        RequestChild((*_LIBRARY, "inspect"), env=os.environ) as inspector,
         heartbeat,
     ):
         verifier = Verifier(

@@ -11,11 +11,11 @@ from typing import Final
 
 import structlog
 
-from services.cache_builder.encoder_child import ChildLostError, EncoderChild
 from services.domain.errors import Problem
 from services.objects.errors import ObjectMissingError, ObjectStoreDownError
 from services.objects.keys import upload_key
 from services.objects.port import ObjectStore
+from services.processes.request_child import ChildLostError, RequestChild
 from services.store import datasets
 from services.store.database import NOT_NOW, Database
 from services.store.datasets import DatasetFile, FileFacts
@@ -39,7 +39,7 @@ class Verifier:
 
     database: Database
     objects: ObjectStore
-    inspector: EncoderChild
+    inspector: RequestChild
     """A child of ``trainer_core inspect``: pictures of strangers are decoded out of process."""
     scratch: Scratch
 

@@ -47,7 +47,7 @@ class Invocation:
 
 
 def find_address(*, url: str | None, api_key: str | None, env: Mapping[str, str]) -> Address:
-    """Options first, then REVERIE_URL and REVERIE_API_KEY, then ``$REVERIE_HOME/stack.json``.
+    """Options first, then REVERIE_URL and REVERIE_API_KEY, then ``$REVERIE_HOME/service.json``.
 
     The key in that file is used for the address in that file only, never for another one.
 
@@ -58,7 +58,7 @@ def find_address(*, url: str | None, api_key: str | None, env: Mapping[str, str]
     api_key = api_key or env.get("REVERIE_API_KEY") or None
     if url is not None and api_key is not None:
         return Address(url=url, api_key=api_key)
-    file = Path(env.get("REVERIE_HOME") or _DEFAULT_HOME).expanduser() / "stack.json"
+    file = Path(env.get("REVERIE_HOME") or _DEFAULT_HOME).expanduser() / "service.json"
     own = _read_address(file)
     if url is None and own is None:
         raise CommandError(f"no service is known, and {file} does not exist: {_HELP}")

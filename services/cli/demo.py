@@ -15,15 +15,15 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from services.cli.demo_report import cached_rows, loss_drop, newest_checkpoint, probes
+from services.cli.demo_report import cached_rows, fixed_losses, loss_drop, newest_checkpoint
 from services.cli.documents import read_documents
 from services.cli.watch import watch_run
 from services.client.client import Client
 from services.client.errors import ClientError
 from services.client.push import push_folder
 from services.client.shapes import Event, Publication, Run, RunRequest
-from services.embedded.errors import StackError
-from services.embedded.stack import Stack
+from services.embedded.errors import EmbeddedError
+from services.embedded.service import EmbeddedService
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 _PUBLICATION_DEADLINE_S = 120.0
@@ -35,7 +35,7 @@ class DemoFailedError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """The closing line. Losses are means over the 64 triples of the probe."""
+    """The closing line. Losses are means over the 64 samples of the fixed validation loss."""
 
     run: str
     status: str
@@ -51,7 +51,7 @@ class Report:
     checkpoint: str
     publication: str
     seconds: float
-    """From the first line of the demo to the stopped stack."""
+    """From the first line of the demo to the stopped service."""
 
 
 def main() -> int:
@@ -60,16 +60,18 @@ def main() -> int:
     console = Console(stderr=True)
     home = demo_home()
     console.print(f"the demo's home is {home}", highlight=False, soft_wrap=True)
-    stack = Stack(home, say=lambda text: console.print(f"up: {text}", highlight=False))
+    service = EmbeddedService(
+        home, report=lambda text: console.print(f"up: {text}", highlight=False)
+    )
     try:
         console.print("starting PostgreSQL, Valkey, the API and the workers …")
-        with stack:
-            facts = train(stack, console)
+        with service:
+            facts = train(service, console)
         seconds = round(time.monotonic() - started_s, 1)
         line = json.dumps(asdict(Report(**facts, seconds=seconds)))
-    except (DemoFailedError, ClientError, StackError, ValueError, FileNotFoundError) as error:
+    except (DemoFailedError, ClientError, EmbeddedError, ValueError, FileNotFoundError) as error:
         console.print(f"the demo failed: {error}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"logs: {stack.home.logs}", highlight=False, soft_wrap=True)
+        console.print(f"logs: {service.home.logs}", highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         console.print("interrupted")
@@ -88,7 +90,7 @@ def demo_home() -> Path:
     return folder / "home"
 
 
-def train(stack: Stack, console: Console) -> dict[str, Any]:
+def train(service: EmbeddedService, console: Console) -> dict[str, Any]:
     """Push, submit, follow and publish; everything of the report but its seconds.
 
     Raises:
@@ -96,7 +98,7 @@ def train(stack: Stack, console: Console) -> dict[str, Any]:
     """
     photos = EXAMPLES / "photos"
     documents = read_documents(EXAMPLES / "demo", {}, EXAMPLES.parent)
-    with Client(stack.url, stack.api_key) as client:
+    with Client(service.url, service.api_key) as client:
         console.print("uploading the photographs …")
         datasets = {
             "photos": push_folder(client, photos / "train")["id"],
@@ -108,9 +110,9 @@ def train(stack: Stack, console: Console) -> dict[str, Any]:
         if run["status"] != "succeeded":
             raise DemoFailedError(f"the run is {run['status']}: {run['status_reason']}")
         publication = wait_published(client, run_id)
-        before, after = probes(all_events(client, run_id))
+        before, after = fixed_losses(all_events(client, run_id))
     drop = loss_drop(before, after)
-    objects = stack.home.objects
+    objects = service.home.objects
     return {
         "run": run_id,
         "status": run["status"],
@@ -133,7 +135,7 @@ def prompts_of(run: Run) -> set[str]:
 
 
 def wait_published(client: Client, run_id: str) -> str:
-    """The folder of the run's publication, once it stands."""
+    """The folder of the run's publication, once it is complete."""
     end_s = time.monotonic() + _PUBLICATION_DEADLINE_S
     while time.monotonic() < end_s:
         found: list[Publication] = client.list_publications(run_id=run_id).data

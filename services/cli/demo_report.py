@@ -1,4 +1,4 @@
-"""The demo's closing line: what the run measured, and where its files lie."""
+"""The demo's closing line: what the run measured, and where its files are."""
 
 import json
 import statistics
@@ -14,7 +14,10 @@ _LENGTH_BYTES = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossDrop:
-    """The probe's loss before and after, over the same 64 triples of image, noise and sigma."""
+    """The fixed validation loss before and after, over the same 64 samples.
+
+    A sample is an image, its noise and its sigma.
+    """
 
     before: float
     after: float
@@ -24,7 +27,7 @@ class LossDrop:
 
 
 def loss_drop(before: Sequence[float], after: Sequence[float]) -> LossDrop:
-    """Compare two probes triple by triple; raises ValueError when they do not pair up."""
+    """Compare two evaluations sample by sample; raises ValueError where their counts differ."""
     differences = [b - a for b, a in zip(before, after, strict=True)]
     mean = statistics.fmean(differences)
     error = statistics.stdev(differences) / len(differences) ** 0.5
@@ -37,14 +40,14 @@ def loss_drop(before: Sequence[float], after: Sequence[float]) -> LossDrop:
     )
 
 
-def probes(events: Sequence[Event]) -> tuple[list[float], list[float]]:
-    """The losses of the first and the last probe among a run's events, in order.
+def fixed_losses(events: Sequence[Event]) -> tuple[list[float], list[float]]:
+    """The samples' losses in the first and the last fixed validation loss of a run's events.
 
-    Raises ValueError when there are not two.
+    Raises ValueError where there are not two.
     """
     found = [e for e in events if e.type == "eval" and e.data.get("name") == "probe"]
     if len(found) < 2:
-        raise ValueError(f"the run reported {len(found)} probes; two are needed")
+        raise ValueError(f"the run reported {len(found)} fixed validation losses; two are needed")
     return list(found[0].data["losses"]), list(found[-1].data["losses"])
 
 
@@ -55,7 +58,7 @@ def cached_rows(objects: Path, kind: str) -> int:
 
 
 def _rows(file: Path, field: str) -> int:
-    """The first dimension of a tensor, read from the file's header; 0 where it has none such."""
+    """The first dimension of a tensor, read from the file's header; 0 where there is none."""
     with file.open("rb") as stream:
         size_bytes = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
         header = json.loads(stream.read(size_bytes))
@@ -63,9 +66,9 @@ def _rows(file: Path, field: str) -> int:
 
 
 def newest_checkpoint(objects: Path, run_id: str) -> Path:
-    """The folder of the last committed checkpoint: the highest step whose manifest stands.
+    """The folder of the last committed checkpoint: the highest step that has a manifest.
 
-    Raises FileNotFoundError when there is none.
+    Raises FileNotFoundError where there is none.
     """
     pattern = f"tenants/*/runs/{run_id}/attempts/*/checkpoints/*/manifest.json"
     found = sorted(objects.glob(pattern), key=lambda file: file.parent.name)

@@ -62,7 +62,7 @@ def root(
     add_help_option=False,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
 )
-def start_stack(ctx: typer.Context) -> None:
+def start_embedded(ctx: typer.Context) -> None:
     """Run the whole service on this machine until Ctrl-C."""
     from services.cli.up import up  # noqa: PLC0415 - brings the whole service with it
 
@@ -95,7 +95,7 @@ def _is_expected(error: Exception) -> bool:
     # them here would cost the time that lazy commands save.
     named = (
         ("services.client.errors", "ClientError"),
-        ("services.embedded.errors", "StackError"),
+        ("services.embedded.errors", "EmbeddedError"),
         ("services.settings.env", "SettingsError"),
         ("trainer_core.errors", "TrainerError"),
     )

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from services.embedded.console import LogFollower
 from services.embedded.home import DEFAULT_HOME
-from services.embedded.stack import Stack
+from services.embedded.service import EmbeddedService
 
 _WELCOME = """
 [bold]Reverie is up[/bold] at [link={url}]{url}[/link]
 
-  key       in {home}/stack.json (only you can read it); the commands find it there
+  key       in {home}/service.json (only you can read it); the commands find it there
   logs      {home}/logs
   next      reverie runs submit --config examples/demo --watch
             reverie runs submit --help
@@ -38,55 +38,58 @@ def up(
     """
     console = Console(stderr=True)
     home = Path(os.environ.get("REVERIE_HOME") or DEFAULT_HOME).expanduser()
-    stack = Stack(
-        home, port=port, trainers=trainers, say=lambda text: console.print(f"[yellow]up[/] {text}")
+    service = EmbeddedService(
+        home,
+        port=port,
+        trainers=trainers,
+        report=lambda text: console.print(f"[yellow]up[/] {text}"),
     )
-    raise typer.Exit(run_until_signal(stack, console, show_logs=not quiet))
+    raise typer.Exit(run_until_signal(service, console, show_logs=not quiet))
 
 
-def run_until_signal(stack: Stack, console: Console, *, show_logs: bool) -> int:
-    """Bring the stack up, serve SIGINT and SIGTERM, and stop it; 0, or 1 where it failed."""
+def run_until_signal(service: EmbeddedService, console: Console, *, show_logs: bool) -> int:
+    """Bring the service up, handle SIGINT and SIGTERM, and stop it; 0, or 1 where it failed."""
     asked = 0
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked += 1
         if asked == 1:
-            stack.ask_to_stop()
+            service.ask_to_stop()
         else:
-            stack.force()
+            service.force()
 
     before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-    follower = LogFollower(console, stack.home.logs) if show_logs else None
-    console.print(f"starting Reverie in {stack.home.path} …")
-    stack.begin()
+    follower = LogFollower(console, service.home.logs) if show_logs else None
+    console.print(f"starting Reverie in {service.home.path} …")
+    service.begin()
     try:
-        _serve(stack, console, follower)
+        _serve(service, console, follower)
     finally:
-        stack.stop()
-        if follower is not None and stack.has_fresh_logs():
+        service.stop()
+        if follower is not None and service.has_fresh_logs():
             follower.close()
         for number, handler in before.items():
             signal.signal(number, handler)
-    if stack.failure is not None and asked == 0:
-        console.print(f"[red]up[/] {stack.failure}", markup=True, highlight=False)
+    if service.failure is not None and asked == 0:
+        console.print(f"[red]up[/] {service.failure}", markup=True, highlight=False)
         return 1
     console.print("stopped")
     return 0
 
 
-def _serve(stack: Stack, console: Console, follower: LogFollower | None) -> None:
-    """Wait for the end, in slices short enough for signals to be served."""
+def _serve(service: EmbeddedService, console: Console, follower: LogFollower | None) -> None:
+    """Wait for the end, in slices short enough for signals to be handled."""
     followed = welcomed = stopping = False
-    while stack.is_running():
-        stack.wait(0.2)
-        if follower is not None and not followed and stack.has_fresh_logs():
+    while service.is_running():
+        service.wait(0.2)
+        if follower is not None and not followed and service.has_fresh_logs():
             followed = True
             follower.start()
-        if stack.is_up() and not welcomed:
+        if service.is_up() and not welcomed:
             welcomed = True
-            text = _WELCOME.format(url=stack.url, home=stack.home.path)
+            text = _WELCOME.format(url=service.url, home=service.home.path)
             console.print(text, highlight=False, soft_wrap=True)
-        if stack.is_stopping() and not stopping:
+        if service.is_stopping() and not stopping:
             stopping = True
             console.print("stopping: trainers first, for their checkpoint …")

@@ -1,4 +1,4 @@
-"""The first tenant of a home and its key, made once through the operator's own functions."""
+"""The first tenant of a home and its key, made once with the operator's own functions."""
 
 import dataclasses
 
@@ -11,9 +11,9 @@ _NAME = "local"
 
 
 def prepare_database(url: str, home: Home) -> str:
-    """Bring the schema up to date and return a key that opens the first tenant.
+    """Bring the schema up to date and return an API key of the first tenant.
 
-    The key of an earlier start is used again where the database still knows it.
+    The key of an earlier start is used again where it is still in the database.
     """
     migrate(url)
     secrets = home.secrets()
@@ -27,5 +27,5 @@ def prepare_database(url: str, home: Home) -> str:
             _, api_key = tenants.create_api_key(conn, tenant_id, _NAME)
     finally:
         database.close()
-    home.keep_secrets(dataclasses.replace(secrets, api_key=api_key))
+    home.save_secrets(dataclasses.replace(secrets, api_key=api_key))
     return api_key

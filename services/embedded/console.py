@@ -1,4 +1,4 @@
-"""What ``up`` shows: the children's log lines as they come, each under its name and colour."""
+"""What ``reverie up`` shows: the log lines of the children, each with its name and colour."""
 
 import threading
 from collections.abc import Iterable
@@ -58,6 +58,6 @@ class LogFollower:
 
 
 def start_new_logs(folder: Path) -> None:
-    """Keep the logs of the last start as ``<name>.log.1`` and begin afresh."""
+    """Keep the logs of the last start as ``<name>.log.1`` and start with empty ones."""
     for file in folder.glob("*.log"):
         file.replace(file.with_suffix(".log.1"))

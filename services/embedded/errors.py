@@ -1,13 +1,9 @@
-"""What can keep a stack from running."""
+"""What can keep the embedded service from running."""
 
 
-class StackError(Exception):
-    """The stack cannot start or go on; the message says what to do and which log to read."""
+class EmbeddedError(Exception):
+    """It cannot start or keep running; the message says what to do and which log to read."""
 
 
-class HomeInUseError(StackError):
-    """Another ``up`` holds this home."""
-
-
-class ChildDiedError(StackError):
-    """A child ended before it was ready."""
+class HomeInUseError(EmbeddedError):
+    """Another ``reverie up`` uses this home."""

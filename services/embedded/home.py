@@ -1,20 +1,20 @@
-"""The folder that holds everything of one stack: layout, lock, secrets, and who ran here before."""
+"""The folder that holds everything of one embedded service: layout, lock, secrets, address."""
 
-import contextlib
+import dataclasses
 import fcntl
 import json
 import os
 import secrets
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.embedded.errors import HomeInUseError, StackError
-from services.embedded.processes import ProcessId, descendants, end_all, identify, is_alive
+from services.embedded.errors import HomeInUseError
+from services.processes.pid_files import end_leftovers
 
 DEFAULT_HOME = "~/.reverie"
+_LEFTOVER_GRACE_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,12 +26,12 @@ class Secrets:
     signing_key: str
     """Hex; signs the folder store's URLs."""
     api_key: str | None
-    """Of the first tenant; None until the database stands."""
+    """Of the first tenant; None until there is a database."""
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Paths of one stack; makes nothing until ``prepare``."""
+    """Paths of one embedded service; makes nothing until ``prepare``."""
 
     path: Path
 
@@ -57,12 +57,15 @@ class Home:
 
     @property
     def pids(self) -> Path:
-        """One file per child: pid and start ticks."""
+        """One file for each running child: pid and start ticks."""
         return self.path / "run"
 
     def prepare(self) -> None:
-        """Make the folders. A home that root makes can be passed through, not listed, by others:
-        the servers run as another user below it. A folder that stood already keeps its mode."""
+        """Make the folders that are missing.
+
+        Where root makes the home, others can pass through it but not list it: the servers run as
+        another user below it. A folder that exists keeps its mode.
+        """
         if not self.path.exists():
             self.path.mkdir(parents=True)
             self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
@@ -78,10 +81,10 @@ class Home:
             folder.mkdir(mode=0o700, exist_ok=True)
 
     def lock(self) -> int:
-        """Take the home for this process; the lock goes with the returned descriptor.
+        """Lock the home for this process, until the returned descriptor is closed.
 
         Raises:
-            HomeInUseError: another stack runs here.
+            HomeInUseError: another ``reverie up`` uses it.
         """
         descriptor = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
@@ -89,7 +92,7 @@ class Home:
         except BlockingIOError:
             os.close(descriptor)
             raise HomeInUseError(
-                f"a stack is running in {self.path}; stop it, or set REVERIE_HOME to another folder"
+                f"Reverie is running in {self.path}; stop it, or set REVERIE_HOME to another folder"
             ) from None
         return descriptor
 
@@ -104,45 +107,26 @@ class Home:
             signing_key=secrets.token_hex(32),
             api_key=None,
         )
-        self.keep_secrets(fresh)
+        self.save_secrets(fresh)
         return fresh
 
-    def keep_secrets(self, kept: Secrets) -> None:
-        body = {name: getattr(kept, name) for name in Secrets.__slots__}
-        write_private(self.path / "secrets.json", body)
+    def save_secrets(self, saved: Secrets) -> None:
+        write_private(self.path / "secrets.json", dataclasses.asdict(saved))
 
-    def announce(self, facts: Mapping[str, Any]) -> None:
-        """Write ``stack.json`` (0600): what a client on this machine needs to find the service."""
-        write_private(self.path / "stack.json", facts)
+    def write_address(self, facts: Mapping[str, Any]) -> None:
+        """Write ``service.json`` (0600): how clients on this machine find the service."""
+        write_private(self._address_file, facts)
 
-    def retract(self) -> None:
-        (self.path / "stack.json").unlink(missing_ok=True)
+    def remove_address(self) -> None:
+        self._address_file.unlink(missing_ok=True)
 
-    def remember(self, name: str, pid: int) -> None:
-        """Note a child, so that the next stack can end it if we cannot."""
-        if (process := identify(pid)) is not None:
-            facts = {"pid": process.pid, "start_ticks": process.start_ticks}
-            write_private(self.pids / f"{name}.json", facts)
+    @property
+    def _address_file(self) -> Path:
+        return self.path / "service.json"
 
-    def forget(self, name: str) -> None:
-        (self.pids / f"{name}.json").unlink(missing_ok=True)
-
-    def clear_leftovers(self) -> list[str]:
-        """End what a killed stack left running; names of what was found. Hold the lock first."""
-        found = []
-        for file in sorted(self.pids.glob("*.json")):
-            process = ProcessId(**json.loads(file.read_text()))
-            if is_alive(process):
-                found.append(file.stem)
-                below = descendants([process.pid])
-                # SIGINT is PostgreSQL's fast shutdown; whoever ignores it is killed after a while.
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGINT)
-                end_all([process, *below], grace_s=10)
-                if is_alive(process):
-                    raise StackError(f"{file.stem} (pid {process.pid}) of an older stack stays")
-            file.unlink()
-        return found
+    def end_leftovers(self) -> list[str]:
+        """End what a killed service left running; names of what was found. Lock the home first."""
+        return end_leftovers(self.pids, grace_s=_LEFTOVER_GRACE_S)
 
 
 def write_private(file: Path, body: Mapping[str, Any]) -> None:

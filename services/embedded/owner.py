@@ -1,7 +1,7 @@
-"""Who runs the embedded servers, and where: PostgreSQL refuses root, so as root another user does.
+"""Which user runs the embedded servers, and where. PostgreSQL refuses to run as root.
 
-No folder that stood before is ever opened up or given away: where the user cannot pass through to
-the home, the servers' data goes to a folder of our own under /var/lib/reverie.
+The mode and the owner of a folder that exists are never changed. Where the user cannot pass through
+to the home, the data of the servers is in a folder of its own under /var/lib/reverie.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.embedded.errors import StackError
+from services.embedded.errors import EmbeddedError
 
 _ELSEWHERE = Path("/var/lib/reverie")
 _USERS = ("reverie", "nobody")
@@ -20,7 +20,7 @@ _USERS = ("reverie", "nobody")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Owner:
-    """The user that the servers run as; -1 means: as we are."""
+    """The user that the servers run as; -1 is that of this process."""
 
     uid: int
     gid: int
@@ -33,7 +33,7 @@ class Owner:
         """Run a command as this user to its end and return what it wrote.
 
         Raises:
-            StackError: it failed; the message carries its output.
+            EmbeddedError: it failed; the message carries its output.
         """
         done = subprocess.run(
             [str(part) for part in command],
@@ -50,7 +50,7 @@ class Owner:
             extra_groups=[] if self.is_other else None,
         )
         if done.returncode != 0:
-            raise StackError(f"{command[0]} failed ({done.returncode}): {done.stdout.strip()}")
+            raise EmbeddedError(f"{command[0]} failed ({done.returncode}): {done.stdout.strip()}")
         return done.stdout
 
     def can_enter(self, folder: Path) -> bool:
@@ -59,7 +59,7 @@ class Owner:
             return True
         try:
             self.run(["/bin/sh", "-c", 'cd "$0"', folder])
-        except StackError:
+        except EmbeddedError:
             return False
         return True
 
@@ -72,7 +72,7 @@ class Owner:
 
 
 def server_owner() -> Owner:
-    """``reverie`` or ``nobody`` where we are root, else ourselves."""
+    """``reverie`` or ``nobody`` where this process is root's, else its own user."""
     if os.geteuid() != 0:
         return Owner(uid=-1, gid=-1)
     for name in _USERS:
@@ -81,11 +81,11 @@ def server_owner() -> Owner:
         except KeyError:
             continue
         return Owner(uid=user.pw_uid, gid=user.pw_gid)
-    raise StackError(f"root cannot run PostgreSQL, and there is no user {' or '.join(_USERS)}")
+    raise EmbeddedError(f"root cannot run PostgreSQL, and there is no user {' or '.join(_USERS)}")
 
 
 def servers_folder(home: Path, owner: Owner) -> Path:
-    """The folder of the servers' data: in the home where the owner can get there."""
+    """The folder of the servers' data: in the home where the owner can enter that."""
     if owner.can_enter(home):
         folder = home / "servers"
     else:

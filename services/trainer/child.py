@@ -4,24 +4,19 @@ It knows no run, tenant, token or store. Standard output belongs to libraries an
 file. See ``trainer_core.process`` for what the two processes write to each other.
 """
 
-import os
-import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import structlog
 
-from services.processes.children import environment_for_child, kill_tree
+from services.processes.child import ChildProcess, log_tail
+from services.processes.environment import environment_for_child
 from trainer_core.process.control import ControlRequest, write_control
 from trainer_core.process.events import EventReader
 from trainer_core.process.job import Job, write_job
 from trainer_core.process.supervision import current_process_token
 
 log = structlog.get_logger(__name__)
-
-_OUTPUT_TAIL_BYTES: Final = 2000
 
 
 class Child:
@@ -48,16 +43,12 @@ class Child:
         write_job(job_file, job)
         arguments = ["train", "--job", str(job_file), "--events", str(folder / "events.jsonl")]
         arguments += ["--control", str(self._control), "--supervisor", current_process_token()]
-        with self._output.open("wb") as output:
-            self._process = subprocess.Popen(
-                [*command, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                env=environment_for_child(env),
-                start_new_session=True,
-            )
+        self._process = ChildProcess(
+            [*command, *arguments],
+            env=environment_for_child(env),
+            folder=folder,
+            log_file=self._output,
+        )
 
     @property
     def pid(self) -> int:
@@ -73,26 +64,19 @@ class Child:
 
     @property
     def is_running(self) -> bool:
-        return self._process.poll() is None
+        return self._process.is_running
 
     def kill(self) -> None:
-        """SIGKILL to it and everything below it; returns when it is gone. Harmless when it is."""
-        if self._process.poll() is None:
-            kill_tree(self._process.pid)
-            self._process.wait()
+        """SIGKILL to it and all that it started, also where it has ended itself."""
+        self._process.kill()
 
     def how_it_died(self) -> str:
         """``SIGKILL``, ``exit status 1``: for a child that left no outcome."""
-        status = self._process.returncode
-        if status is not None and status < 0:
-            return signal.Signals(-status).name
-        return f"exit status {status}"
+        return self._process.exit_in_words()
 
     def output_tail(self) -> str:
         """The end of what it printed, for the operator's log."""
-        with self._output.open("rb") as output:
-            output.seek(max(0, os.fstat(output.fileno()).st_size - _OUTPUT_TAIL_BYTES))
-            return output.read().decode(errors="replace")
+        return log_tail(self._output)
 
 
 def training_command(program: Sequence[str], world_size: int) -> Sequence[str]:

@@ -106,12 +106,14 @@ def test_missing_backends_are_an_error_before_anything_is_sent(tmp_path: Path) -
         read_documents(config, {}, tmp_path)
 
 
-def test_address_options_come_before_environment_before_the_stack(tmp_path: Path) -> None:
-    write(tmp_path / "stack.json", {"url": "http://stack", "api_key": "rv_stack"})
+def test_address_options_come_before_environment_before_the_embedded_service(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "service.json", {"url": "http://embedded", "api_key": "rv_embedded"})
     home = {"REVERIE_HOME": str(tmp_path)}
     env = {**home, "REVERIE_URL": "http://env", "REVERIE_API_KEY": "rv_env"}
     assert find_address(url=None, api_key=None, env=home) == Address(
-        url="http://stack", api_key="rv_stack"
+        url="http://embedded", api_key="rv_embedded"
     )
     assert find_address(url=None, api_key=None, env=env) == Address(
         url="http://env", api_key="rv_env"
@@ -121,8 +123,8 @@ def test_address_options_come_before_environment_before_the_stack(tmp_path: Path
     )
 
 
-def test_the_key_of_the_stack_is_not_sent_elsewhere(tmp_path: Path) -> None:
-    write(tmp_path / "stack.json", {"url": "http://stack", "api_key": "rv_stack"})
+def test_the_key_of_the_embedded_service_is_not_sent_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path / "service.json", {"url": "http://embedded", "api_key": "rv_embedded"})
     with pytest.raises(CommandError, match="no key for http://other"):
         find_address(url="http://other", api_key=None, env={"REVERIE_HOME": str(tmp_path)})
 

@@ -17,6 +17,9 @@ from typing import TypeVar
 
 import httpx
 
+from services.processes.tree import descendants
+from trainer_core.process.stat import read_stat
+
 T = TypeVar("T")
 
 FAST = {
@@ -51,18 +54,9 @@ def wait_until(
 
 
 def children_of(pid: int) -> list[int]:
-    """Pids of the living direct children of a process, from /proc."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended while we looked
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(entry.name))
-    return found
+    """Pids of the living direct children of a process."""
+    stats = {each.pid: read_stat(each.pid) for each in descendants([pid])}
+    return [each for each, stat in stats.items() if stat is not None and stat.parent_pid == pid]
 
 
 def command_of(pid: int) -> str:
@@ -102,7 +96,7 @@ class Fleet:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, **env: str) -> subprocess.Popen[bytes]:
-        """Start ``python -m services.<name without -n>``; its log lies at ``<home>/<name>.log``."""
+        """Start ``python -m services.<name without -n>``; its log is ``<home>/<name>.log``."""
         module = name.partition("-")[0]
         command = [sys.executable, "-m", f"services.{module}"]
         if module == "api":
@@ -127,7 +121,7 @@ class Fleet:
             return False
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        """Send a signal to a process that is known to live; the test fails when it does not."""
+        """Send a signal to a running process; the test fails where it has ended."""
         process = self.processes[name]
         assert process.poll() is None, (
             f"{name} was gone before the {number.name}: {self.tail(name)}"

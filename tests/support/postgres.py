@@ -16,6 +16,7 @@ from typing import Literal
 import psycopg
 import pytest
 
+from services.processes.tree import descendants
 from services.store.database import Database
 from services.store.migrate import migrate
 
@@ -151,16 +152,7 @@ class PostgresServer:
     def _signal_all(self, number: signal.Signals) -> None:
         assert self._process is not None
         first = self._process.pid
-        pids = [first]
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                except OSError:
-                    continue  # it ended while we looked
-                if int(fields[1]) == first:
-                    pids.append(int(entry.name))
-        for pid in pids:
+        for pid in (first, *(each.pid for each in descendants([first]))):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 

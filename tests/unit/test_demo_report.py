@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.cli.demo_report import cached_rows, loss_drop, newest_checkpoint, probes
+from services.cli.demo_report import cached_rows, fixed_losses, loss_drop, newest_checkpoint
 from services.client.shapes import Event
 
 
@@ -24,15 +24,15 @@ def event(type_: str, step: int, data: dict[str, Any]) -> Event:
     return Event(id=step + 1, type=type_, step=step, data=data, created_at="2026-01-01T00:00:00Z")
 
 
-def test_first_and_last_probe_count() -> None:
+def test_the_first_and_the_last_fixed_loss_count() -> None:
     events = [
         event("eval", step, {"name": name, "losses": [float(step)]})
         for step, name in ((0, "probe"), (5, "other"), (9, "probe"))
     ]
 
-    assert probes(events) == ([0.0], [9.0])
-    with pytest.raises(ValueError, match="1 probes"):
-        probes(events[:2])
+    assert fixed_losses(events) == ([0.0], [9.0])
+    with pytest.raises(ValueError, match="1 fixed validation losses"):
+        fixed_losses(events[:2])
 
 
 def test_rows_are_counted_from_the_files_themselves(tmp_path: Path) -> None:

@@ -7,21 +7,13 @@ The supervisor is named by process id and start time (`PID:START_TICKS`, field 2
 import os
 import select
 import threading
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from trainer_core.errors import Category, TrainerError
+from trainer_core.process.stat import ProcessId, identify
 
 EXIT_ORPHANED: Final = 70
 """Exit status of a child whose supervisor died."""
-
-
-class Supervisor(NamedTuple):
-    """A process, for as long as it lives."""
-
-    pid: int
-    start_ticks: int
-    """Clock ticks after boot at which it started."""
 
 
 class SupervisorGoneError(TrainerError):
@@ -34,16 +26,17 @@ class SupervisorGoneError(TrainerError):
 
 def current_process_token() -> str:
     """This process as ``PID:START_TICKS``, to be handed to its children."""
-    pid = os.getpid()
-    return f"{pid}:{_start_ticks(pid)}"
+    own = identify(os.getpid())
+    assert own is not None
+    return f"{own.pid}:{own.start_ticks}"
 
 
-def parse_supervisor(text: str) -> Supervisor:
+def parse_supervisor(text: str) -> ProcessId:
     """``PID:START_TICKS``; raises ValueError where it is anything else."""
     pid, separator, ticks = text.partition(":")
     if not (separator and pid.isdecimal() and ticks.isdecimal() and int(pid) > 0):
         raise ValueError(f"a supervisor is written PID:START_TICKS, not {text!r}")
-    return Supervisor(int(pid), int(ticks))
+    return ProcessId(int(pid), int(ticks))
 
 
 def start_watch(pid: int, start_ticks: int) -> threading.Thread:
@@ -57,7 +50,7 @@ def start_watch(pid: int, start_ticks: int) -> threading.Thread:
     except OSError as error:
         raise SupervisorGoneError(f"no process {pid} to work for") from error
     # The descriptor holds one process for good; only then is it asked which one that is.
-    if _start_ticks(pid) != start_ticks:
+    if identify(pid) != (pid, start_ticks):
         os.close(descriptor)
         raise SupervisorGoneError(f"process {pid} is another one than the supervisor")
     thread = threading.Thread(
@@ -72,12 +65,3 @@ def _exit_with(descriptor: int) -> None:
     poll.register(descriptor, select.POLLIN)  # readable when the process has ended
     poll.poll()
     os._exit(EXIT_ORPHANED)
-
-
-def _start_ticks(pid: int) -> int | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    # The name in field 2 may hold spaces and brackets; fields are safe after the last bracket.
-    return int(text.rpartition(")")[2].split()[19])

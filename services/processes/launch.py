@@ -14,8 +14,23 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
+def launch_command(
+    command: tuple[str, ...], *, orphan_signal: int, uid: int, gid: int
+) -> tuple[str, ...]:
+    """The command that runs ``command`` through this script, as a child of this process.
+
+    Args:
+        command: the first part is an absolute path.
+        orphan_signal: what the kernel sends when the *thread* that starts the child ends.
+        uid: user to run as; -1 for that of this process.
+        gid: group to run as; not used with a ``uid`` of -1.
+    """
+    numbers = (int(orphan_signal), os.getpid(), uid, gid)
+    return (sys.executable, "-I", "-S", __file__, *(str(n) for n in numbers), *command)
+
+
 def main(argv: list[str]) -> None:
-    """Never returns where all goes well; exits when the parent is gone already."""
+    """Does not return, but raises OSError, or exits where the parent is gone already."""
     death_signal, parent_pid, uid, gid = (int(text) for text in argv[:4])
     command = argv[4:]
     if uid >= 0:
@@ -26,7 +41,7 @@ def main(argv: list[str]) -> None:
     if libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent_pid:
-        sys.exit(1)  # it died before we asked: nobody would tell us
+        sys.exit(1)  # it died before the request: no signal would come
     os.umask(0o077)
     os.execv(command[0], command)  # noqa: S606  # a shell would only stand in between
 

@@ -15,12 +15,13 @@ from typing import Any
 import httpx
 import pytest
 
-from services.embedded.errors import HomeInUseError, StackError
+from services.embedded.errors import EmbeddedError, HomeInUseError
 from services.embedded.owner import server_owner, servers_folder
-from services.embedded.processes import ProcessId, descendants, identify, is_alive
 from services.embedded.servers import free_port
-from services.embedded.stack import Stack
+from services.embedded.service import EmbeddedService
+from services.processes.tree import descendants, is_alive
 from tests.support.fleet import children_of, wait_until
+from trainer_core.process.stat import ProcessId, identify
 
 PARTS = {"postgres", "valkey", "api", "dispatcher", "cache-builder", "results", "trainer"}
 UP = [sys.executable, "-m", "services.cli.main", "up"]
@@ -36,27 +37,27 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture
-def stack(home: Path) -> Iterator[Stack]:
-    with Stack(home, port=free_port()) as running:
+def service(home: Path) -> Iterator[EmbeddedService]:
+    with EmbeddedService(home, port=free_port()) as running:
         yield running
 
 
-def pids_of(stack: Stack) -> list[ProcessId]:
-    """Every process of a running stack, with children of children."""
-    found = [identify(pid) for pid in stack.processes.values()]
-    return [p for p in found if p is not None] + descendants(stack.processes.values())
+def pids_of(service: EmbeddedService) -> list[ProcessId]:
+    """Every process of a running service, with children of children."""
+    found = [identify(pid) for pid in service.processes.values()]
+    return [p for p in found if p is not None] + descendants(service.processes.values())
 
 
 def wait_gone(processes: list[ProcessId], *, deadline_s: float = 20) -> None:
     wait_until(
         lambda: not any(is_alive(p) for p in processes),
         deadline_s=deadline_s,
-        what="every process of the stack to be gone",
+        what="every process of the service to be gone",
     )
 
 
 def facts_of(home: Path) -> dict[str, Any]:
-    return dict(json.loads((home / "stack.json").read_text()))
+    return dict(json.loads((home / "service.json").read_text()))
 
 
 def begin_up(home: Path, *options: str) -> subprocess.Popen[bytes]:
@@ -73,45 +74,45 @@ def start_up(home: Path, *options: str) -> subprocess.Popen[bytes]:
 
     def is_up() -> bool:
         assert process.poll() is None, (home.parent / "up.log").read_text()
-        return (home / "stack.json").exists() and facts_of(home)["pid"] == process.pid
+        return (home / "service.json").exists() and facts_of(home)["pid"] == process.pid
 
     wait_until(is_up, deadline_s=120, what="`reverie up` to be up")
     return process
 
 
-def test_it_comes_up_heals_and_leaves_nothing(home: Path, stack: Stack) -> None:
-    assert set(stack.processes) == PARTS
-    key = {"Authorization": f"Bearer {stack.api_key}"}
-    assert httpx.get(f"{stack.url}/v1/runs", headers=key, timeout=10).status_code == 200
-    assert httpx.get(f"{stack.url}/v1/runs", timeout=10).status_code == 401
-    assert facts_of(home)["url"] == stack.url
-    for name in ("stack.json", "secrets.json"):
+def test_it_comes_up_heals_and_leaves_nothing(home: Path, service: EmbeddedService) -> None:
+    assert set(service.processes) == PARTS
+    key = {"Authorization": f"Bearer {service.api_key}"}
+    assert httpx.get(f"{service.url}/v1/runs", headers=key, timeout=10).status_code == 200
+    assert httpx.get(f"{service.url}/v1/runs", timeout=10).status_code == 401
+    assert facts_of(home)["url"] == service.url
+    for name in ("service.json", "secrets.json"):
         assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
 
     with pytest.raises(HomeInUseError):
-        Stack(home).start()
+        EmbeddedService(home).start()
 
-    old = stack.processes["results"]
+    old = service.processes["results"]
     os.kill(old, signal.SIGKILL)
     wait_until(
-        lambda: stack.processes.get("results", old) != old,
+        lambda: service.processes.get("results", old) != old,
         deadline_s=30,
         what="results to be started again",
     )
 
-    everyone = pids_of(stack)
-    stack.stop()
+    everyone = pids_of(service)
+    service.stop()
     assert [p for p in everyone if is_alive(p)] == []
-    assert not (home / "stack.json").exists()
+    assert not (home / "service.json").exists()
 
 
-def test_the_end_of_a_server_ends_the_stack(home: Path, stack: Stack) -> None:
-    everyone = pids_of(stack)
+def test_the_end_of_a_server_ends_the_service(home: Path, service: EmbeddedService) -> None:
+    everyone = pids_of(service)
 
-    os.kill(stack.processes["valkey"], signal.SIGKILL)
+    os.kill(service.processes["valkey"], signal.SIGKILL)
 
-    wait_until(lambda: not stack.is_running(), deadline_s=60, what="the stack to end by itself")
-    assert "valkey" in str(stack.failure)
+    wait_until(lambda: not service.is_running(), deadline_s=60, what="the service to end by itself")
+    assert "valkey" in str(service.failure)
     assert [p for p in everyone if is_alive(p)] == []
 
 
@@ -139,8 +140,8 @@ def test_a_taken_port_is_refused_by_name(tmp_path: Path) -> None:
         other.listen()
         taken = other.getsockname()[1]
 
-        with pytest.raises(StackError, match=f"port {taken} is taken"):
-            Stack(tmp_path / "home", port=taken).start()
+        with pytest.raises(EmbeddedError, match=f"port {taken} is taken"):
+            EmbeddedService(tmp_path / "home", port=taken).start()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the servers as another user")

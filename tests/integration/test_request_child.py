@@ -1,4 +1,4 @@
-"""The warm child: asked, killed, hung, restarted; a scripted program stands at its place."""
+"""The warm child: used, killed, hung, restarted. A short program takes the encoder's place."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cache_builder.encoder_child import ChildLostError, EncoderChild, RequestFailedError
+from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
 from trainer_core.config.plan.frozen import Frozen
 
 PROGRAM = textwrap.dedent(
@@ -50,13 +50,12 @@ class Pong(Frozen):
     size: int
 
 
-def child(*, deadline_s: float = 30.0, idle_end_s: float = 600.0, **env: str) -> EncoderChild:
-    return EncoderChild(
-        ("encode",),
+def child(*, deadline_s: float = 30.0, idle_end_s: float = 600.0, **env: str) -> RequestChild:
+    return RequestChild(
+        (sys.executable, "-c", PROGRAM),
         env={**os.environ, **env},
         deadline_s=deadline_s,
         idle_end_s=idle_end_s,
-        program=(sys.executable, "-c", PROGRAM),
     )
 
 

@@ -1,0 +1,27 @@
+"""Which environment variables of this process a child process may see.
+
+The environment is an allow-list, so a new secret of the service never reaches code that holds
+tenants' data: no token, database, broker, object store or AWS credential is on it.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+_NAMES: Final = frozenset(
+    {
+        "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LD_LIBRARY_PATH",
+        "PYTHONPATH", "PYTHONHASHSEED", "PYTHONFAULTHANDLER", "VIRTUAL_ENV",
+        "OMP_NUM_THREADS", "MKL_NUM_THREADS", "XDG_CACHE_HOME",
+        # Test faults; the child refuses them unless REVERIE_ENV is `test`.
+        "REVERIE_ENV", "FAULT_AT", "FAULT_ONCE",
+    }
+)  # fmt: skip
+_PREFIXES: Final = ("CUDA_", "NVIDIA_", "NCCL_", "PYTORCH_", "TORCH_", "TORCHINDUCTOR_", "TRITON_")
+
+
+def environment_for_child(env: Mapping[str, str]) -> dict[str, str]:
+    """The part of ``env`` that a child process may see, and no network for model libraries."""
+    allowed = {
+        name: value for name, value in env.items() if name in _NAMES or name.startswith(_PREFIXES)
+    }
+    return {**allowed, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
