@@ -25,6 +25,13 @@ STEPS, EVERY, ACCUMULATION = 40, 20, 2
 Case = tuple[str, str, str]
 """What is trained, by which optimizer, on which base."""
 
+_RATES: Final = {
+    "optimi-lion": 1e-4,
+    "adamw": 1e-3,
+    "prodigy": 1.0,
+    "bnb-lion8bit-paged": 1e-4,
+}
+"""Optimizer → learning rate."""
 COVERING: Final[tuple[Case, ...]] = (
     ("lokr", "optimi-lion", "int8-quanto"),
     ("lokr", "prodigy", "no_change"),
@@ -36,13 +43,11 @@ ALL: Final = tuple(
     case
     for case in product(
         ("lokr", "lora", "full"),
-        ("optimi-lion", "adamw", "prodigy", "bnb-lion8bit-paged"),
+        _RATES,
         ("no_change", "int8-quanto"),
     )
     if case[0] != "full" or case[2] == "no_change"  # int8 weights cannot be trained
 )
-
-_RATES: Final = {"optimi-lion": 1e-4, "adamw": 1e-3, "prodigy": 1.0, "bnb-lion8bit-paged": 1e-4}
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,12 @@ from trainer_core.errors import NonFiniteLossError
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.hidream.network import place_base
 from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.optim.build import BUILDERS
 from trainer_core.optim.clip import largest_gradient
 from trainer_core.precision.compute import Compute
 
 CPU = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=False)
-OPTIMIZERS = ("optimi-lion", "adamw", "bnb-lion8bit-paged", "prodigy")
+OPTIMIZERS = tuple(BUILDERS)
 
 
 def batch_of(seed: int) -> Batch:
