@@ -27,6 +27,7 @@ Case = tuple[str, str, str]
 
 _RATES: Final = {
     "optimi-lion": 1e-4,
+    "optimi-adamw": 1e-3,
     "adamw": 1e-3,
     "prodigy": 1.0,
     "bnb-lion8bit-paged": 1e-4,

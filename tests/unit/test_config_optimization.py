@@ -18,6 +18,7 @@ def identity(config: dict[str, Any]) -> Identity:
     ("written", "name", "betas", "decay"),
     [
         ("optimi-lion", "optimi-lion", (0.9, 0.99), 0.0),
+        ("optimi-adamw", "optimi-adamw", (0.9, 0.99), 0.0),
         ("torch-adamw", "adamw", (0.9, 0.999), 0.01),
         ("adamw_bf16", "adamw", (0.9, 0.999), 0.01),
         ("bnb-lion8bit-paged", "bnb-lion8bit-paged", (0.9, 0.99), 0.0),
@@ -33,7 +34,7 @@ def test_each_optimizer_has_its_defaults(
         name=name,  # type: ignore[arg-type]  # from the table above
         learning_rate=1.0,
         betas=betas,
-        eps=1e-6 if written == "adamw_bf16" else 1e-8,
+        eps=1e-6 if written in ("adamw_bf16", "optimi-adamw") else 1e-8,
         weight_decay=decay,
     )
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from bitsandbytes.optim import PagedLion8bit
 from diffusers import HiDreamImagePipeline
-from optimi import Lion
+from optimi import AdamW, Lion
 from optimum.quanto import QTensor, freeze, qint8, quantize
 from prodigyopt import Prodigy
 from torch import nn
@@ -26,6 +26,7 @@ from trainer_core.memory.trained import trained_parameters
 NOTHING = (None, None, None, None)
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
     "optimi-lion": lambda trained: Lion(trained, lr=1e-3, kahan_sum=True),
+    "optimi-adamw": lambda trained: AdamW(trained, lr=1e-3, kahan_sum=True),
     "torch-adamw": lambda trained: torch.optim.AdamW(trained, lr=1e-3),
     "bnb-lion8bit-paged": lambda trained: PagedLion8bit(trained, lr=1e-3),
     "prodigy": lambda trained: Prodigy(trained, lr=1.0),

@@ -112,6 +112,19 @@ def check_restored(
     assert all(ended[key].dtype is again[key].dtype for key in ended)
 
 
+def test_optimi_adamw_updates_as_optimi_does_bit_for_bit() -> None:
+    ours, theirs = parameters(), parameters()
+    built = build_optimizer(ours.values(), plan("optimi-adamw"))
+    direct = optimi.AdamW(
+        theirs.values(), lr=1e-2, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.01, foreach=False
+    )
+
+    advance(built, ours, range(1, 6))
+    advance(direct, theirs, range(1, 6))
+
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def test_lion_in_8_bits_holds_bytes_but_for_small_tensors() -> None:
     trained = parameters()
     optimizer = build_optimizer(trained.values(), plan("bnb-lion8bit-paged"))

@@ -52,6 +52,7 @@ def _prodigy(tensors: Sequence[TrainedTensor]) -> int:
 STATE_BYTES: Final[Mapping[OptimizerName, StateBytes]] = MappingProxyType(
     {
         "optimi-lion": _fp32(per_element=1),
+        "optimi-adamw": _fp32(per_element=2),  # two moments; one step count for all
         "adamw": _fp32(per_element=2, per_tensor=1),  # two moments; a step count each
         "bnb-lion8bit-paged": _one_byte_in_blocks,
         "prodigy": _prodigy,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import torch
-from optimi import Lion
+from optimi import AdamW, Lion
 from torch import nn
 
 from trainer_core.config.plan import OptimizerPlan
@@ -47,6 +47,22 @@ def _lion(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Optim
         # Given, because optimi otherwise decides it when it makes its state, and a resumed
         # optimizer has its state already. It has no effect on fp32 weights.
         kahan_sum=True,
+        foreach=None if on_cuda else False,
+        triton=None if on_cuda else False,
+    )
+    return optimizer
+
+
+def _optimi_adamw(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Optimizer:
+    """AdamW that corrects the bias in its betas, which is torch's update up to rounding."""
+    on_cuda = _is_on_cuda(trained)
+    optimizer: torch.optim.Optimizer = AdamW(
+        trained,
+        lr=plan.learning_rate,
+        betas=plan.betas,
+        eps=plan.eps,
+        weight_decay=plan.weight_decay,
+        kahan_sum=True,  # as for Lion
         foreach=None if on_cuda else False,
         triton=None if on_cuda else False,
     )
@@ -101,6 +117,7 @@ def _prodigy(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Op
 
 BUILDERS: Final[Mapping[str, Builder]] = {
     "optimi-lion": _lion,
+    "optimi-adamw": _optimi_adamw,
     "adamw": _adamw,
     "bnb-lion8bit-paged": _lion_8bit,
     "prodigy": _prodigy,

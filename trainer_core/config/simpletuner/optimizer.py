@@ -49,6 +49,13 @@ _OPTIMIZERS: Final[Mapping[str, _Optimizer]] = {
         runs_on_deepspeed=True,
         not_built=words("decouple_lr max_lr gradient_release"),
     ),
+    "optimi-adamw": _Optimizer(
+        name="optimi-adamw",
+        betas=(0.9, 0.99),
+        weight_decay=0.0,
+        eps=1e-6,
+        not_built=words("decouple_lr max_lr gradient_release"),
+    ),
     "torch-adamw": _ADAMW,
     "bnb-lion8bit-paged": _Optimizer(
         name="bnb-lion8bit-paged",
@@ -77,7 +84,7 @@ _NOT_BUILT: Final = words(
     "torch-sgd torch-rmsprop torch-adagrad torch-adadelta "
     "torch-asgd torch-sparseadam torch-adafactor ao-adamw8bit "
     "ao-adamw4bit ao-adamfp8 ao-adamwfp8 adamw_schedulefree "
-    "adamw_schedulefree+aggressive adamw_schedulefree+no_kahan optimi-stableadamw optimi-adamw "
+    "adamw_schedulefree+aggressive adamw_schedulefree+no_kahan optimi-stableadamw "
     "optimi-adam optimi-radam optimi-ranger optimi-adan "
     "optimi-sgd soap muon bnb-adagrad "
     "bnb-adagrad8bit bnb-adam bnb-adam8bit bnb-adamw "
