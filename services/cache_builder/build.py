@@ -1,10 +1,9 @@
-"""Building one cache shard: bring its inputs, encode them in the warm child, store the outcome.
+"""Building one cache shard: download its inputs, encode them in the warm child, store the shard.
 
-A shard is named by what goes into it, so a duplicate ring or a second builder is harmless: content
-first, the manifest once, then one row.
+A shard is named by what goes into it, so a duplicate ring or a second builder is harmless. The
+content is stored first, then the manifest, which only the first builder can write, then one row.
 """
 
-import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ import structlog
 from services.objects.errors import ObjectMissingError, ObjectStoreDownError
 from services.objects.folders import put_shard
 from services.objects.keys import upload_key
+from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
 from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
 from services.store import shards
@@ -47,24 +47,27 @@ class Builder:
     database: Database
     objects: ObjectStore
     encoder: RequestChild
-    """A child of ``trainer_core encode``; its models stay warm from shard to shard."""
+    """Runs ``trainer_core encode``; its models stay loaded from shard to shard."""
     scratch: Scratch
 
     def answer_ring(self, tenant_id: str, digest: str) -> None:
-        """Build the shard if it is missing; where a server is away, the row stays due."""
+        """Build the shard if it is missing.
+
+        Where the database or the object store cannot be reached, the row is offered again later.
+        """
         try:
             with self.database.transaction() as conn:
                 work = shards.to_build(conn, tenant_id, digest)
             if work is None:
-                return  # a ring too many
+                return  # somebody built it before
             try:
                 self._build(tenant_id, work)
             except ObjectStoreDownError as error:
-                log.warning("build_put_off", digest=digest, error=type(error).__name__)
+                log.warning("build_postponed", digest=digest, error=type(error).__name__)
                 with self.database.transaction() as conn:
                     shards.retry_later(conn, tenant_id, digest, after=_LATER)
         except NOT_NOW as error:
-            log.warning("build_put_off", digest=digest, error=type(error).__name__)
+            log.warning("build_postponed", digest=digest, error=type(error).__name__)
 
     def _build(self, tenant_id: str, work: ShardWork) -> None:
         with self.scratch.room("build") as folder:
@@ -86,7 +89,7 @@ class Builder:
         request = EncodeRequest(
             base_model=work.base_model,
             spec=spec,
-            inputs=self._bring_inputs(tenant_id, spec, folder),
+            inputs=self._download_inputs(tenant_id, spec, folder),
             output=str(output),
         )
         try:
@@ -94,14 +97,13 @@ class Builder:
         except RequestFailedError as error:
             raise BuildFailedError(error.failure) from error
         except ChildLostError as error:
-            raise BuildFailedError(
-                _infra("encoder_died", f"The encoder failed: {error}.")
-            ) from error
+            raise _infra_failed("encoder_died", f"The encoder failed: {error}.") from error
         if output.stat().st_size != reply.size_bytes:
-            raise BuildFailedError(_infra("shard_torn", "The encoded shard is not whole."))
+            raise _infra_failed("shard_torn", "The encoded shard is incomplete.")
         return output
 
-    def _bring_inputs(self, tenant_id: str, spec: ShardSpec, folder: Path) -> dict[str, str]:
+    def _download_inputs(self, tenant_id: str, spec: ShardSpec, folder: Path) -> dict[str, str]:
+        """SHA-256 of each picture → its path in ``folder``; raises BuildFailedError."""
         inputs: dict[str, str] = {}
         for entry in spec.entries:
             if not isinstance(entry, PictureEntry) or entry.sha256 in inputs:
@@ -111,12 +113,10 @@ class Builder:
                 self.objects.get_to(upload_key(tenant_id, entry.sha256), local)
             except ObjectMissingError as error:
                 message = f"{entry.path} is no longer in the store."
-                raise BuildFailedError(_infra("input_missing", message)) from error
-            with local.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != entry.sha256:
-                message = f"{entry.path} is not what was verified."
-                raise BuildFailedError(_infra("input_corrupt", message))
+                raise _infra_failed("input_missing", message) from error
+            if sha256_of(local) != entry.sha256:
+                message = f"{entry.path} is not the file that was verified."
+                raise _infra_failed("input_corrupt", message)
             inputs[entry.sha256] = str(local)
         return inputs
 
@@ -126,5 +126,8 @@ class Builder:
             shards.failed(conn, tenant_id, digest, failure)
 
 
-def _infra(code: str, message: str) -> Failure:
-    return Failure(code=code, category=Category.INFRA, message=message, retryable=True)
+def _infra_failed(code: str, message: str) -> BuildFailedError:
+    """Something of the service failed that may work the next time."""
+    return BuildFailedError(
+        Failure(code=code, category=Category.INFRA, message=message, retryable=True)
+    )

@@ -29,7 +29,7 @@ _LIBRARY: Final = (sys.executable, "-m", "trainer_core")
 
 
 def main() -> int:
-    """Work until SIGTERM or SIGINT; 0 after a clean end, with the running ring answered.
+    """Work until SIGTERM or SIGINT; 0 after a clean end, once the current ring is answered.
 
     Exits with a traceback where the settings are wrong, or where the object store does not honour
     conditional writes.

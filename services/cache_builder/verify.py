@@ -1,9 +1,8 @@
-"""Verification of a dataset: what was really uploaded is what was announced, and can be used.
+"""Verification of a dataset: each uploaded file is the one that was declared, and can be used.
 
-Every error is collected, so that a tenant mends a dataset once.
+Every error is collected, so that a tenant can correct all of them at once.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ import structlog
 from services.domain.errors import Problem
 from services.objects.errors import ObjectMissingError, ObjectStoreDownError
 from services.objects.keys import upload_key
+from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
-from services.processes.request_child import ChildLostError, RequestChild
+from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
 from services.store import datasets
 from services.store.database import NOT_NOW, Database
 from services.store.datasets import DatasetFile, FileFacts
@@ -40,26 +40,29 @@ class Verifier:
     database: Database
     objects: ObjectStore
     inspector: RequestChild
-    """A child of ``trainer_core inspect``: pictures of strangers are decoded out of process."""
+    """Runs ``trainer_core inspect``: what strangers uploaded is decoded in a process of its own."""
     scratch: Scratch
 
     def answer_ring(self, tenant_id: str, dataset_id: str) -> None:
-        """Verify the dataset if it waits for that; where a server is away, it is rung for again."""
+        """Verify the dataset if it waits for that.
+
+        Where the database or the object store cannot be reached, it is rung for again later.
+        """
         try:
             with self.database.transaction() as conn:
                 dataset = datasets.to_verify(conn, tenant_id, dataset_id)
             if dataset is not None:
                 self._verify(tenant_id, dataset_id)
         except NOT_NOW as error:
-            log.warning("verification_put_off", dataset_id=dataset_id, error=type(error).__name__)
+            log.warning("verification_postponed", dataset_id=dataset_id, error=type(error).__name__)
 
     def _verify(self, tenant_id: str, dataset_id: str) -> None:
         with self.database.transaction() as conn:
             files = datasets.files(conn, tenant_id, dataset_id)
         try:
-            facts, errors = self._look_at_all(tenant_id, files)
-        except (ObjectStoreDownError, ChildLostError) as error:
-            log.warning("verification_put_off", dataset_id=dataset_id, error=type(error).__name__)
+            facts, errors = self._check_all(tenant_id, files)
+        except (ObjectStoreDownError, ChildLostError, RequestFailedError) as error:
+            log.warning("verification_postponed", dataset_id=dataset_id, error=type(error).__name__)
             with self.database.transaction() as conn:
                 datasets.verify_later(conn, tenant_id, dataset_id, after_s=_LATER_S)
             return
@@ -70,19 +73,19 @@ class Verifier:
                 datasets.record_verified(conn, tenant_id, dataset_id, facts)
         log.info("dataset_verified", dataset_id=dataset_id, files=len(files), errors=len(errors))
 
-    def _look_at_all(
+    def _check_all(
         self, tenant_id: str, files: Sequence[DatasetFile]
     ) -> tuple[list[FileFacts], list[Problem]]:
         errors: list[Problem] = []
         facts: list[FileFacts] = []
         for batch in _batches(files):
             with self.scratch.room("verify") as folder:
-                found, wrong = self._look_at(tenant_id, batch, folder)
+                found, wrong = self._check(tenant_id, batch, folder)
                 facts += found
                 errors += wrong
         return facts, errors
 
-    def _look_at(
+    def _check(
         self, tenant_id: str, batch: Sequence[DatasetFile], folder: Path
     ) -> tuple[list[FileFacts], list[Problem]]:
         facts: list[FileFacts] = []
@@ -90,7 +93,7 @@ class Verifier:
         images: dict[str, Path] = {}
         for number, file in enumerate(batch):
             local = folder / str(number)
-            if problem := self._fetch(tenant_id, file, local):
+            if problem := self._download(tenant_id, file, local):
                 errors.append(problem)
             elif file.media == "image":
                 images[file.path] = local
@@ -104,8 +107,11 @@ class Verifier:
         found, wrong = self._inspect(images)
         return facts + found, errors + wrong
 
-    def _fetch(self, tenant_id: str, file: DatasetFile, local: Path) -> Problem | None:
-        """Bring one upload here; asking its size first keeps us from fetching a terabyte."""
+    def _download(self, tenant_id: str, file: DatasetFile, local: Path) -> Problem | None:
+        """Download one upload; what is wrong with it, else None.
+
+        Its size is asked for first, so that no terabyte is downloaded.
+        """
         key = upload_key(tenant_id, file.sha256)
         if file.media == "caption" and file.size_bytes > MAX_CAPTION_BYTES:
             return _problem(file.path, "bad_caption", f"is longer than {MAX_CAPTION_BYTES} bytes")
@@ -113,14 +119,14 @@ class Verifier:
         if size_bytes is None:
             return _problem(file.path, "not_uploaded", "was not uploaded")
         if size_bytes != file.size_bytes:
-            wrong = f"has {size_bytes} bytes, announced were {file.size_bytes}"
+            wrong = f"has {size_bytes} bytes, {file.size_bytes} were declared"
             return _problem(file.path, "size_mismatch", wrong)
         try:
             self.objects.get_to(key, local)
         except ObjectMissingError:
             return _problem(file.path, "not_uploaded", "was not uploaded")
-        if _sha256_of(local) != file.sha256:
-            return _problem(file.path, "sha256_mismatch", "is not the file that was announced")
+        if sha256_of(local) != file.sha256:
+            return _problem(file.path, "sha256_mismatch", "is not the file that was declared")
         return None
 
     def _inspect(self, images: dict[str, Path]) -> tuple[list[FileFacts], list[Problem]]:
@@ -140,8 +146,10 @@ class Verifier:
         ]
 
     def _inspect_one_by_one(self, images: dict[str, Path]) -> tuple[list[FileFacts], list[Problem]]:
-        """A picture that ends the decoder may not spoil the others; alone, it is named."""
-        # A decoder that cannot start accuses no picture.
+        """Find out which picture ended the decoder, so that it alone is rejected.
+
+        Raises ChildLostError where the decoder cannot start at all.
+        """
         self.inspector.request(InspectRequest(inputs={}), InspectReply)
         if len(images) == 1:
             (path,) = images
@@ -171,8 +179,3 @@ def _batches(files: Sequence[DatasetFile]) -> Iterator[list[DatasetFile]]:
 
 def _problem(path: str, code: str, wrong: str) -> Problem:
     return Problem(pointer=path, code=code, message=f"{path} {wrong}.")
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
