@@ -232,7 +232,7 @@ def test_an_unmatched_pattern_in_a_disguise_cannot_stall() -> None:
         ({"name_algo_map": {".*to_outt$": {"factor": 4}}}, "to_out"),
     ],
 )  # fmt: skip
-def test_what_matches_nothing_is_told_with_the_nearest_name(
+def test_what_matches_nothing_is_reported_with_the_nearest_name(
     preset: dict[str, Any], hint: str
 ) -> None:
     with pytest.raises(PlanError) as caught:
@@ -242,7 +242,7 @@ def test_what_matches_nothing_is_told_with_the_nearest_name(
 
 
 @pytest.mark.parametrize(
-    ("preset", "factor", "told"),
+    ("preset", "factor", "reported"),
     [
         ("attn", 160, None),
         ("all", 16, None),
@@ -251,8 +251,8 @@ def test_what_matches_nothing_is_told_with_the_nearest_name(
         ("all", 240, "With factor 239 all three can"),
     ],
 )
-def test_a_factor_that_lycoris_loader_misreads_is_told_with_one_that_it_reads(
-    preset: str, factor: int, told: str | None
+def test_a_factor_that_lycoris_loader_misreads_is_reported_with_one_that_it_reads(
+    preset: str, factor: int, reported: str | None
 ) -> None:
     findings = Findings()
     lycoris = {"algo": "lokr", "full_matrix": True, "factor": factor, "preset": preset}
@@ -261,5 +261,7 @@ def test_a_factor_that_lycoris_loader_misreads_is_told_with_one_that_it_reads(
 
     assert adapter is not None
     found = [each for each in findings.warnings if "lycoris-lora cannot load" in each]
-    assert len(found) == (told is not None)
-    assert all(told is not None and f"factor {factor}" in each and told in each for each in found)
+    assert len(found) == (reported is not None)
+    assert all(
+        reported is not None and f"factor {factor}" in each and reported in each for each in found
+    )

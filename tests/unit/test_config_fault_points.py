@@ -15,7 +15,7 @@ def _test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FAULT_ONCE", raising=False)
 
 
-def test_nothing_happens_without_a_wish() -> None:
+def test_nothing_happens_without_a_request() -> None:
     for name in ALL_FAULT_POINTS:
         fault_point(name)
 

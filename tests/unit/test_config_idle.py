@@ -1,4 +1,4 @@
-"""What has no effect where it stands is told, and leaves the plan as it is."""
+"""What has no effect is reported, and does not change the plan."""
 
 from typing import Any
 
@@ -68,7 +68,9 @@ def test_sizes_for_a_cut_are_idle_in_the_config_where_nothing_is_cut() -> None:
         ({}, [PLAIN, {"id": "v", "dataset_type": "image_embeds"}], "image_embeds is not needed"),
     ],
 )  # fmt: skip
-def test_what_does_nothing_is_told(config: dict[str, Any], backends: list[Any], said: str) -> None:
+def test_what_does_nothing_is_reported(
+    config: dict[str, Any], backends: list[Any], said: str
+) -> None:
     assert any(said in warning for warning in warnings_of(config, backends=backends))
 
 
@@ -164,14 +166,14 @@ def test_the_lycoris_config_is_read_whatever_else_is_wrong(
 ) -> None:
     lycoris = {"facto": 3, "apply_preset": {"target_module": ["Atention", "Attention"]}}
 
-    assert {told for told, _ in problems_of(config, lycoris=lycoris)} == {
+    assert {reported for reported, _ in problems_of(config, lycoris=lycoris)} == {
         pointer,
         "/lycoris_config/facto",
         "/lycoris_config/apply_preset/target_module/0",
     }
 
 
-def test_a_wrong_preset_is_told_whole() -> None:
+def test_a_wrong_preset_is_reported_whole() -> None:
     preset = {
         "target_module": ["Atention", "Attention"],
         "name_algo_map": {"a/b~": {}, "(a)\\1": {"factor": 2}, ".*to_q": {"factor": 0}},

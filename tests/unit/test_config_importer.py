@@ -39,7 +39,7 @@ def published(source: Source, backends: list[Any], **lycoris: Any) -> Imported:
 
 
 @pytest.mark.parametrize("source", ["http", "local"])
-def test_the_published_example_is_read_as_it_stands(source: Source) -> None:
+def test_the_published_example_is_read_as_it_is(source: Source) -> None:
     plan = published(source, [SUBJECT, TEXT_EMBEDS]).plan
 
     identity, operation = plan.identity, plan.operation
@@ -125,7 +125,7 @@ def test_text_dashes_and_null_are_read_as_simpletuner_reads_them() -> None:
     assert plan.identity.seed == 42
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     problems = problems_of(
         {"optimiser": "x", "use_dora": True, "train_batch_size": "two", "seed": 1, "--seed": 2},
         backends=[{"id": "a", "caption_strategy": "filename", "probability": 0.5, "crops": 1}],
@@ -213,7 +213,7 @@ def test_more_options_than_there_can_be_are_one_problem() -> None:
     assert len(problems) < 20
 
 
-def test_an_unknown_option_tells_the_nearest_name() -> None:
+def test_an_unknown_option_names_the_nearest_name() -> None:
     with pytest.raises(PlanError, match="Did you mean optimizer"):
         import_small({"optimiser": "optimi-lion"})
 
@@ -234,7 +234,7 @@ def test_an_unknown_option_tells_the_nearest_name() -> None:
         {"base_model_precision": "no_change"},
     ],
 )
-def test_what_asks_for_nothing_is_accepted(harmless: dict[str, Any]) -> None:
+def test_what_requests_nothing_is_accepted(harmless: dict[str, Any]) -> None:
     import_small(harmless)
 
 

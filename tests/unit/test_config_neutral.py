@@ -56,7 +56,7 @@ def test_what_is_neutral_to_one_option_is_not_to_another(asking: dict[str, Any])
     assert [pointer for pointer, _ in problems_of(asking)] == [f"/config/{name}"]
 
 
-def test_a_threshold_of_nothing_for_a_backend_is_a_wish() -> None:
+def test_a_threshold_of_nothing_for_a_backend_is_a_request() -> None:
     backend = {"id": "a", "caption_strategy": "filename", "max_upscale_threshold": 0}
     assert problems_of(backends=[backend]) == [
         ("/data_backends/0/max_upscale_threshold", "not_implemented")
@@ -89,7 +89,7 @@ def test_the_default_of_an_option_that_is_not_built_is_accepted(inert: dict[str,
         {"attention_mechanism": "sageattention"},
     ],
 )
-def test_what_never_acts_alone_is_told_and_not_refused(inert: dict[str, Any]) -> None:
+def test_what_never_acts_alone_is_reported_and_not_refused(inert: dict[str, Any]) -> None:
     *_, name = inert
     assert any(warning.startswith(f"{name}: ") for warning in warnings_of(inert))
 

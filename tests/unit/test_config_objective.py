@@ -72,11 +72,11 @@ def test_what_is_no_list_of_sigmas_is_refused_at_its_option(value: Any) -> None:
 def test_two_laws_at_once_are_an_error_that_names_both(
     first: dict[str, Any], second: dict[str, Any]
 ) -> None:
-    (told,) = problems_of({**first, **second}, messages=True)
+    (reported,) = problems_of({**first, **second}, messages=True)
 
     (name,) = second
-    assert told[0] == f"/config/{name}"
-    assert all(option in told[1] for option in (*first, *second))
+    assert reported[0] == f"/config/{name}"
+    assert all(option in reported[1] for option in (*first, *second))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def local(config: dict[str, Any]) -> Any:
     return import_small(config, backends=CATS, source="local").plan.operation
 
 
-def test_every_encoder_may_be_quantised_and_where_is_told() -> None:
+def test_every_encoder_may_be_quantised_and_where_is_reported() -> None:
     written = {f"text_encoder_{n}_precision": "int8-quanto" for n in (1, 2, 3, 4)}
     plan = import_small({**written, "quantize_via": "cpu"}).plan
 

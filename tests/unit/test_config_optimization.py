@@ -42,9 +42,9 @@ def test_each_optimizer_has_its_defaults(
 def test_prodigy_wants_a_rate_near_one() -> None:
     assert identity({"optimizer": "prodigy", "learning_rate": None}).optimizer.learning_rate == 1.0
     assert identity({"optimizer": "prodigy", "learning_rate": 0.1}).optimizer.learning_rate == 0.1
-    (told,) = problems_of({"optimizer": "prodigy", "learning_rate": 4e-5}, messages=True)
-    assert told[0] == "/config/learning_rate"
-    assert "1.0" in told[1]
+    (reported,) = problems_of({"optimizer": "prodigy", "learning_rate": 4e-5}, messages=True)
+    assert reported[0] == "/config/learning_rate"
+    assert "1.0" in reported[1]
     clipped = {"optimizer": "prodigy", "learning_rate": 1}
     assert any("max_grad_norm" in w for w in warnings_of(clipped))
     assert not any("max_grad_norm" in w for w in warnings_of({**clipped, "max_grad_norm": 0}))
@@ -77,7 +77,7 @@ def test_the_config_of_an_optimizer_is_read(text: str, changes: dict[str, Any] |
         assert identity(config).optimizer == plain.model_copy(update=changes)
 
 
-def test_an_option_that_the_optimizer_lacks_tells_the_nearest() -> None:
+def test_an_option_that_the_optimizer_lacks_names_the_nearest() -> None:
     lion = {"optimizer": "optimi-lion", "optimizer_config": "eps=1e-6"}
     typo = {"optimizer": "torch-adamw", "optimizer_config": "wieght_decay=0.1"}
 
