@@ -1,4 +1,4 @@
-"""A trainer's supervisor, or its child, is killed in mid-run: the run goes on and ends once."""
+"""A trainer, or its training process, is killed in mid-run: the run resumes and ends once."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""`reverie up` as a whole: it comes up, heals, refuses a second one, and leaves nothing behind."""
+"""`reverie up`: it starts, restarts what ends, refuses a second one, and leaves no process."""
 
 import json
 import os
@@ -17,10 +17,10 @@ import pytest
 
 from services.embedded.errors import EmbeddedError, HomeInUseError
 from services.embedded.owner import server_owner, servers_folder
-from services.embedded.servers import free_port
 from services.embedded.service import EmbeddedService
 from services.processes.tree import descendants, is_alive
 from tests.support.fleet import children_of, wait_until
+from tests.support.ports import free_port
 from trainer_core.process.stat import ProcessId, identify
 
 PARTS = {"postgres", "valkey", "api", "dispatcher", "cache-builder", "results", "trainer"}
@@ -69,7 +69,7 @@ def begin_up(home: Path, *options: str) -> subprocess.Popen[bytes]:
 
 
 def start_up(home: Path, *options: str) -> subprocess.Popen[bytes]:
-    """``reverie up``, and wait until it says that it is up."""
+    """``reverie up``, and wait until it is up."""
     process = begin_up(home, *options)
 
     def is_up() -> bool:
@@ -80,7 +80,9 @@ def start_up(home: Path, *options: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_it_comes_up_heals_and_leaves_nothing(home: Path, service: EmbeddedService) -> None:
+def test_it_starts_restarts_what_ends_and_leaves_nothing(
+    home: Path, service: EmbeddedService
+) -> None:
     assert set(service.processes) == PARTS
     key = {"Authorization": f"Bearer {service.api_key}"}
     assert httpx.get(f"{service.url}/v1/runs", headers=key, timeout=10).status_code == 200
@@ -166,13 +168,13 @@ def test_a_home_that_others_cannot_reach_stays_closed(tmp_path: Path) -> None:
 @pytest.mark.deep
 @pytest.mark.parametrize("children", range(1, len(PARTS) + 1))
 def test_killed_while_it_starts_nothing_stays(home: Path, children: int) -> None:
-    """SIGKILL the moment when so many children run: each is gone soon after."""
+    """SIGKILL as soon as so many children run: each ends soon after."""
     up = begin_up(home, "--quiet")
 
-    def born() -> list[ProcessId] | None:
+    def started() -> list[ProcessId] | None:
         return descendants([up.pid]) if len(children_of(up.pid)) >= children else None
 
-    everyone = wait_until(born, deadline_s=120, what=f"{children} children", every_s=0.02)
+    everyone = wait_until(started, deadline_s=120, what=f"{children} children", every_s=0.02)
     up.kill()
     up.wait()
 

@@ -15,7 +15,8 @@ import pytest
 
 from services.domain.ids import new_id
 from services.queue.rings import BrokerDownError, Rings
-from tests.support.redis import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis import RedisServer
 
 DEADLINE_S = 30.0
 AWAY_S = 2.0  # long enough for redis-py's own retries of an acknowledgement to end

@@ -1,7 +1,7 @@
-"""A whole Reverie of real processes, one by one: started, killed, frozen and replaced by tests.
+"""A whole Reverie of real processes, which tests start, kill, freeze and replace one by one.
 
-Every process runs ``python -m services.<name>`` with short leases, as an operator would run it; the
-servers under it are Debian's PostgreSQL and Redis and whichever object store the test names.
+Every process runs ``python -m services.<name>`` as an operator would run it, with short leases. The
+servers are Debian's PostgreSQL and Redis, and the object store that the test names.
 """
 
 import os
@@ -10,14 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from pathlib import Path
-from socket import socket
 from typing import TypeVar
 
 import httpx
 
 from services.processes.tree import descendants
+from tests.support.ports import free_port
 from trainer_core.process.stat import read_stat
 
 T = TypeVar("T")
@@ -35,22 +34,16 @@ FAST = {
 }
 
 
-def free_port() -> int:
-    with closing(socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def wait_until(
     ask: Callable[[], T | None], *, deadline_s: float, what: str, every_s: float = 0.1
 ) -> T:
-    """Ask until the answer is truthy; else fail with a sentence that names what was waited for."""
+    """Ask until the answer is truthy, and return it; at the deadline fail and name ``what``."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
         if answer := ask():
             return answer
         time.sleep(every_s)
-    raise AssertionError(f"waited {deadline_s:g} s in vain for {what}")
+    raise AssertionError(f"waited {deadline_s:g} s for {what}")
 
 
 def children_of(pid: int) -> list[int]:
@@ -67,7 +60,7 @@ def command_of(pid: int) -> str:
 
 
 def training_children(home: Path) -> dict[int, str]:
-    """Every living training process that works below ``home``: pid to command line."""
+    """Every training process whose job is below ``home``: pid → command line."""
     commands = {
         int(p.name): command_of(int(p.name)) for p in Path("/proc").iterdir() if p.name.isdigit()
     }

@@ -8,9 +8,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
-from socket import socket
 from typing import Literal
 
 import psycopg
@@ -19,6 +18,7 @@ import pytest
 from services.processes.tree import descendants
 from services.store.database import Database
 from services.store.migrate import migrate
+from tests.support.ports import free_port
 
 StopMode = Literal["smart", "fast", "immediate"]
 _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
@@ -36,12 +36,6 @@ def _binaries() -> Path:
     return versions[-1]
 
 
-def _free_port() -> int:
-    with closing(socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class PostgresServer:
     """One server on loopback; its port and its data stay the same over stop, kill and start."""
 
@@ -54,7 +48,7 @@ class PostgresServer:
         self._user = _USER if os.geteuid() == 0 else None  # the server refuses to run as root
         if self._user is not None:
             shutil.chown(self._folder, self._user)
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._names = itertools.count(1)
         initdb = [self._bin / "initdb", "-D", self._data, "-U", _USER, "-A", "trust", "-E", "UTF8"]
@@ -70,12 +64,15 @@ class PostgresServer:
         return f"postgresql://{_USER}@127.0.0.1:{self.port}/{name}"
 
     def start(self, *, deadline_s: float = 30) -> None:
-        """Start it and wait until it answers; tries again while children of a killed one leave."""
+        """Start it and wait until it answers.
+
+        It is tried again while processes of a killed server are still ending.
+        """
         options = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": "",
-            "fsync": "off",  # survives every kill, though not a power cut
+            "fsync": "off",  # data survive every kill, though not a power cut
             "full_page_writes": "off",
             "max_connections": "200",
             "shared_buffers": "32MB",
@@ -120,7 +117,7 @@ class PostgresServer:
         return self.url(name)
 
     def drop_database(self, url: str) -> None:
-        """Drop what ``create_database`` made, whoever is still connected."""
+        """Drop what ``create_database`` made, even while clients are connected."""
         name = url.rpartition("/")[2]
         with psycopg.connect(self.url(), autocommit=True) as conn:
             conn.execute(f"DROP DATABASE {name} WITH (FORCE)")

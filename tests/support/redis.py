@@ -1,8 +1,7 @@
-"""A real redis-server on a free loopback port, without persistence: what is killed is forgotten."""
+"""A real redis-server on a free loopback port. It stores nothing: a kill loses everything."""
 
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -12,22 +11,16 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.support.ports import free_port
+
 START_DEADLINE_S = 20.0
-
-
-def free_port() -> int:
-    """A loopback TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class RedisServer:
     """One redis-server process; it keeps its port across restarts and never writes to disk."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """``folder`` is for its log; without one it makes its own and stop() removes it."""
+        """``folder`` is for its log; without one it makes a folder, which ``stop`` removes."""
         self._own_folder = tempfile.TemporaryDirectory(prefix="redis-") if folder is None else None
         self._folder = folder or Path(self._own_folder.name if self._own_folder else "")
         self._process: subprocess.Popen[bytes] | None = None
@@ -38,7 +31,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Start empty and wait until it answers; raises RuntimeError when it does not."""
+        """Start empty and wait until it answers; raises RuntimeError where it does not."""
         assert self._process is None, "already running"
         binary = shutil.which("redis-server")
         if binary is None:
@@ -58,20 +51,20 @@ class RedisServer:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """SIGKILL: everything it held is gone."""
+        """SIGKILL: everything that it held is lost."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def stop(self) -> None:
-        """Kill for good and tidy up."""
+        """Kill it and remove its own folder."""
         self.kill()
         if self._own_folder is not None:
             self._own_folder.cleanup()
 
     def restart_empty(self) -> None:
-        """Kill and start again on the same port, with nothing in it."""
+        """Kill it and start an empty one on the same port."""
         self.kill()
         self.start()
 

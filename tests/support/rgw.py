@@ -8,7 +8,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,8 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.config import Config
+
+from tests.support.ports import free_ports
 
 _PROGRAMS = (
     "ceph",
@@ -112,7 +113,7 @@ class Bucket:
 
 
 class RgwServer:
-    """One monitor, one OSD, one gateway: three processes of ours and nothing else."""
+    """One monitor, one OSD, one gateway: three processes and nothing else."""
 
     region = "us-east-1"
 
@@ -123,7 +124,7 @@ class RgwServer:
         self._folder = Path(tempfile.mkdtemp(prefix="rgw-"))
         self._conf = self._folder / "ceph.conf"
         self._children: list[subprocess.Popen[bytes]] = []
-        self._ports = _free_ports(3)
+        self._ports = free_ports(3)
         self.endpoint = f"http://127.0.0.1:{self._ports[2]}"
 
     def start(self) -> None:
@@ -134,9 +135,9 @@ class RgwServer:
             self._start_osd()
             self._start_gateway()
         except (subprocess.SubprocessError, OSError, RgwError) as error:
-            said = self._last_words()
+            printed = self._log_tails()
             self.stop()
-            raise RgwError(f"{error}\n{said}") from error
+            raise RgwError(f"{error}\n{printed}") from error
 
     def stop(self) -> None:
         """End the processes, the newest first, and remove the folder."""
@@ -239,8 +240,8 @@ class RgwServer:
             [str(each) for each in command], capture_output=True, timeout=_START_S, check=False
         )
         if done.returncode != 0:
-            said = done.stderr.decode(errors="replace")[-2000:]
-            raise RgwError(f"{command[0]} exited with {done.returncode}: {said}")
+            printed = done.stderr.decode(errors="replace")[-2000:]
+            raise RgwError(f"{command[0]} exited with {done.returncode}: {printed}")
 
     def _spawn(self, *command: str | Path) -> None:
         name = str(command[0])
@@ -254,19 +255,11 @@ class RgwServer:
                 )
             )
 
-    def _last_words(self) -> str:
+    def _log_tails(self) -> str:
         logs = sorted([*self._folder.glob("*.log"), *self._folder.glob("*.out")])
         return "\n".join(
             f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in logs
         )
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @pytest.fixture(scope="session")
@@ -286,7 +279,7 @@ def rgw_server() -> Iterator[RgwServer]:
 
 @pytest.fixture
 def rgw_bucket(rgw_server: RgwServer) -> Bucket:
-    """A bucket of this test's own."""
+    """A bucket for this test alone."""
     return rgw_server.create_bucket()
 
 

@@ -1,7 +1,7 @@
-"""Training processes that start at once: forked from one that has imported everything.
+"""Training processes that start at once: forked from a server that has imported everything.
 
-The server has never run a torch operation, so a child's threads, generators and caches are those of
-a new process; only the seconds of importing are saved. Start it with ``start_zygote``.
+The server never runs a torch operation. So the threads, generators and caches of a child are those
+of a new process, and only the seconds of importing are saved. Start it with ``start_zygote``.
 """
 
 import importlib
@@ -25,7 +25,7 @@ _TRAIN = "trainer_core.commands.train"
 
 
 class Zygote:
-    """The server as its user sees it; one run at a time."""
+    """The server, for the tests; one run at a time."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
@@ -67,7 +67,7 @@ class Zygote:
 
 @contextmanager
 def start_zygote() -> Iterator[Zygote]:
-    """A server with one thread a process; ends with the block, and its child with it."""
+    """A server whose processes have one thread; it ends with the block, with its child."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.zygote"],
         stdin=subprocess.PIPE,
@@ -91,8 +91,8 @@ def zygote() -> Iterator[Zygote]:
 
 
 def _serve() -> None:
-    """Read requests from stdin until it is closed; each is a child of its own."""
-    # Whatever a run imports late: once here instead of once a child.
+    """Read requests from stdin until it is closed; each is run in a child process."""
+    # What a run imports late is imported here once, instead of once in each child.
     import bitsandbytes.optim  # noqa: F401
     import peft  # noqa: F401
     import prodigyopt  # noqa: F401
@@ -109,7 +109,7 @@ def _serve() -> None:
             status = 1
             try:
                 status = importlib.import_module(request["module"]).main(request["argv"])
-            except BaseException:  # noqa: BLE001 - the child must never go on as a server
+            except BaseException:  # noqa: BLE001 - the child must never continue as a server
                 traceback.print_exc()
             finally:
                 sys.stdout.flush()
@@ -121,7 +121,7 @@ def _serve() -> None:
 
 
 def _become(request: dict[str, Any]) -> None:
-    """Environment, input and output of the child's own."""
+    """Take the environment, the input and the output of the request."""
     os.environ.update(request["env"])
     for path, flags, descriptor in (
         (os.devnull, os.O_RDONLY, 0),

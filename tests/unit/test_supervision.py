@@ -12,7 +12,7 @@ from trainer_core.process.supervision import (
     start_watch,
 )
 
-# The parent starts a child that watches it, tells the child's id and waits to be killed.
+# The parent starts a child that watches it, prints the pid of the child and waits to be killed.
 PARENT = """
 import subprocess, sys
 from trainer_core.process.supervision import current_process_token
@@ -59,13 +59,13 @@ def test_a_child_ends_when_its_supervisor_is_killed() -> None:
         [sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
-    told = {parent.stdout.readline().strip(), parent.stdout.readline().strip()}
-    child_pid = int((told - {"watching"}).pop())
+    lines = {parent.stdout.readline().strip(), parent.stdout.readline().strip()}
+    child_pid = int((lines - {"watching"}).pop())
     child = os.pidfd_open(child_pid)
 
     parent.kill()
     parent.wait()
 
-    assert parent.stdout.read() == ""  # ends when the child's copy of the pipe is closed, too
+    assert parent.stdout.read() == ""  # ends when the child has closed its copy of the pipe
     os.close(child)
     assert EXIT_ORPHANED == 70
