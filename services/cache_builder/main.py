@@ -14,6 +14,7 @@ from services.domain.ids import new_id
 from services.domain.ledger import Worker
 from services.logs.setup import configure
 from services.objects.open import open_store
+from services.objects.port import ObjectStore
 from services.processes.request_child import RequestChild
 from services.queue.app import CACHE_QUEUE, CONTROL_QUEUE, DATASET_TASK, SHARD_TASK
 from services.queue.serve import serve
@@ -45,6 +46,16 @@ def main() -> int:
     objects = open_store(settings)
     objects.prove_conditional_writes()
     database = Database(settings.database_url, max_size=3)
+    _answer_rings(settings, worker, database, objects)
+    database.close()
+    log.info("worker_down", worker_id=worker.worker_id)
+    return 0
+
+
+def _answer_rings(
+    settings: Settings, worker: Worker, database: Database, objects: ObjectStore
+) -> None:
+    """Until the process is to stop."""
     stopping = threading.Event()
     heartbeat = Heartbeat(
         PostgresLedger(database),
@@ -58,12 +69,12 @@ def main() -> int:
         stopping.set()
         heartbeat.wake()
 
+    encode = (*_LIBRARY, "encode", "--models-dir", str(settings.models_dir))
+    inspect = (*_LIBRARY, "inspect")
     with (
         Scratch(settings.scratch_dir, worker.worker_id) as scratch,
-        RequestChild(
-            (*_LIBRARY, "encode", "--models-dir", str(settings.models_dir)), env=os.environ
-        ) as encoder,
-        RequestChild((*_LIBRARY, "inspect"), env=os.environ) as inspector,
+        RequestChild(encode, env=os.environ) as encoder,
+        RequestChild(inspect, env=os.environ) as inspector,
         heartbeat,
     ):
         verifier = Verifier(
@@ -78,6 +89,3 @@ def main() -> int:
             acks_late=True,
             on_shutdown=drain,
         )
-    database.close()
-    log.info("worker_down", worker_id=worker.worker_id)
-    return 0

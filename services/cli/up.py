@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from services.embedded.console import LogFollower
 from services.embedded.home import DEFAULT_HOME
@@ -42,12 +43,15 @@ def up(
         home,
         port=port,
         trainers=trainers,
-        report=lambda text: console.print(f"[yellow]up[/] {text}"),
+        report=lambda text: console.print(f"[yellow]up[/] {escape(text)}"),
     )
-    raise typer.Exit(run_until_signal(service, console, show_logs=not quiet))
+    follower = None if quiet else LogFollower(console, service.home.logs)
+    raise typer.Exit(run_until_signal(service, console, follower))
 
 
-def run_until_signal(service: EmbeddedService, console: Console, *, show_logs: bool) -> int:
+def run_until_signal(
+    service: EmbeddedService, console: Console, follower: LogFollower | None
+) -> int:
     """Bring the service up, handle SIGINT and SIGTERM, and stop it; 0, or 1 where it failed."""
     asked = 0
 
@@ -60,7 +64,6 @@ def run_until_signal(service: EmbeddedService, console: Console, *, show_logs: b
             service.force()
 
     before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-    follower = LogFollower(console, service.home.logs) if show_logs else None
     console.print(f"starting Reverie in {service.home.path} …")
     service.begin()
     try:
@@ -72,7 +75,7 @@ def run_until_signal(service: EmbeddedService, console: Console, *, show_logs: b
         for number, handler in before.items():
             signal.signal(number, handler)
     if service.failure is not None and asked == 0:
-        console.print(f"[red]up[/] {service.failure}", markup=True, highlight=False)
+        console.print(f"[red]up[/] {escape(str(service.failure))}", highlight=False)
         return 1
     console.print("stopped")
     return 0

@@ -102,22 +102,24 @@ def valkey(folder: Path, owner: Owner, secrets: Secrets, port: int) -> Server:
         orphan_signal=signal.SIGKILL,
     )
 
-    def is_ready() -> bool:
-        try:
-            with socket.create_connection((LOOPBACK, port), timeout=1) as line:
-                line.sendall(f"AUTH {secrets.broker_password}\r\nPING\r\n".encode())
-                answer = b""
-                while answer.count(b"\r\n") < 2:
-                    part = line.recv(256)
-                    if not part:
-                        return False
-                    answer += part
-        except OSError:
-            return False
-        return answer == b"+OK\r\n+PONG\r\n"
+    password = secrets.broker_password
+    url = f"redis://:{password}@{LOOPBACK}:{port}/0"
+    return Server(spec=spec, url=url, is_ready=lambda: _valkey_answers(port, password))
 
-    url = f"redis://:{secrets.broker_password}@{LOOPBACK}:{port}/0"
-    return Server(spec=spec, url=url, is_ready=is_ready)
+
+def _valkey_answers(port: int, password: str) -> bool:
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=1) as line:
+            line.sendall(f"AUTH {password}\r\nPING\r\n".encode())
+            answer = b""
+            while answer.count(b"\r\n") < 2:
+                part = line.recv(256)
+                if not part:
+                    return False
+                answer += part
+    except OSError:
+        return False
+    return answer == b"+OK\r\n+PONG\r\n"
 
 
 def _create_cluster(binaries: Path, data: Path, owner: Owner, password: str) -> None:
@@ -182,9 +184,10 @@ def postgres(folder: Path, owner: Owner, secrets: Secrets, port: int) -> Server:
         orphan_signal=signal.SIGINT,
     )
 
-    def is_ready() -> bool:
-        ask = [str(binaries / "pg_isready"), "-q", "-h", LOOPBACK, "-p", str(port)]
-        return subprocess.run(ask, check=False, timeout=10).returncode == 0
-
     url = f"postgresql://{_DATABASE}:{secrets.postgres_password}@{LOOPBACK}:{port}/{_DATABASE}"
-    return Server(spec=spec, url=url, is_ready=is_ready)
+    return Server(spec=spec, url=url, is_ready=lambda: _postgres_answers(binaries, port))
+
+
+def _postgres_answers(binaries: Path, port: int) -> bool:
+    ask = [str(binaries / "pg_isready"), "-q", "-h", LOOPBACK, "-p", str(port)]
+    return subprocess.run(ask, check=False, timeout=10).returncode == 0
