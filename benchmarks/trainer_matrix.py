@@ -45,6 +45,7 @@ BASES: Mapping[str, Mapping[str, Any]] = {
 OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
     "optimi-lion": {"learning_rate": 1e-4},
     "torch-adamw": {"learning_rate": 1e-4},
+    "optimi-adamw": {"learning_rate": 1e-4},
     "bnb-lion8bit-paged": {"learning_rate": 1e-4},
     "prodigy": {"learning_rate": 1.0},
 }
