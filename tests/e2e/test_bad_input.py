@@ -38,7 +38,7 @@ def refused(tenant: Tenant, request: Json) -> Json:
 
 
 def wait_verified(tenant: Tenant, dataset_id: str) -> Json:
-    from tests.support.fleet import wait_until
+    from tests.support.waiting import wait_until
 
     def ask() -> Json | None:
         dataset = tenant.get(f"/v1/datasets/{dataset_id}")

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.fleet import Fleet, children_of, command_of, training_children, wait_until
+from tests.support.fleet import Fleet, children_of, command_of, training_children
 from tests.support.service import new_tenant, push_photos, run_request
 from tests.support.tenant import Json, Tenant
+from tests.support.waiting import wait_until
 
 INTERVAL = 5  # checkpoint_step_interval of run_request
 

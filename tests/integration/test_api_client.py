@@ -22,9 +22,10 @@ from services.settings.env import Settings
 from services.store import tenants
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
-from tests.support.fleet import Fleet, wait_until
-from tests.support.runs import Ground, plan
+from tests.support.fleet import Fleet
+from tests.support.runs import TenantDatabase, plan
 from tests.support.service import run_request
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +37,19 @@ def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
 
 
 @pytest.fixture
-def ground(fleet: Fleet) -> Iterator[Ground]:
+def tenant_db(fleet: Fleet) -> Iterator[TenantDatabase]:
     database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
     with database.transaction() as conn:
         tenant_id = tenants.create_tenant(conn, "ada")
     ledger = PostgresLedger(database, max_attempts=3)
-    yield Ground(database=database, tenant_id=tenant_id, ledger=ledger)
+    yield TenantDatabase(database=database, tenant_id=tenant_id, ledger=ledger)
     database.close()
 
 
 @pytest.fixture
-def client(fleet: Fleet, ground: Ground) -> Iterator[Client]:
-    with ground.database.transaction() as conn:
-        _, api_key = tenants.create_api_key(conn, ground.tenant_id, "tests")
+def client(fleet: Fleet, tenant_db: TenantDatabase) -> Iterator[Client]:
+    with tenant_db.database.transaction() as conn:
+        _, api_key = tenants.create_api_key(conn, tenant_db.tenant_id, "tests")
     with Client(fleet.url, api_key, retry=Retry(tries=1)) as client:
         yield client
 
@@ -117,11 +118,11 @@ def test_every_call_of_the_client_is_documented(fleet: Fleet, client: Client) ->
 
 
 def test_results_and_checkpoints_are_downloaded_by_signed_links(
-    fleet: Fleet, client: Client, ground: Ground, tmp_path: Path
+    fleet: Fleet, client: Client, tenant_db: TenantDatabase, tmp_path: Path
 ) -> None:
     store = open_store(Settings.from_env(fleet.env))
     whole_plan = plan()
-    claim = ground.held(plan=whole_plan)
+    claim = tenant_db.held(plan=whole_plan)
     scope = (claim.tenant_id, claim.run_id, claim.fence)
     early = client._transport.http.get(f"/v1/runs/{claim.run_id}/result")
     assert (early.status_code, early.json()["code"]) == (404, "no_result")
@@ -130,9 +131,9 @@ def test_results_and_checkpoints_are_downloaded_by_signed_links(
     for step in (10, 20):
         files = put_folder(store, checkpoint_prefix(*scope, step), state)
         checkpoint = StoredCheckpoint(step=step, files=files)
-        ground.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint)
+        tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint)
     files = put_folder(store, result_prefix(*scope), result)
-    ground.ledger.commit_result(claim.run_id, claim.fence, files, step=20)
+    tenant_db.ledger.commit_result(claim.run_id, claim.fence, files, step=20)
 
     run = client.get_run(claim.run_id)
     checkpoints = client.list_checkpoints(claim.run_id)

@@ -13,9 +13,10 @@ import pytest
 from services.store import datasets
 from services.store.database import Database
 from services.store.datasets import FileFacts
-from tests.support.fleet import Fleet, wait_until
+from tests.support.fleet import Fleet
 from tests.support.service import new_tenant, run_request
 from tests.support.tenant import Json, Tenant
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ import pytest
 from services.domain.ledger import ChildEvent
 from services.store import run_events
 from services.store.database import Database
-from tests.support.fleet import Fleet, wait_until
+from tests.support.fleet import Fleet
 from tests.support.postgres import PostgresServer
 from tests.support.service import new_tenant, run_request
 from tests.support.tenant import Json, Tenant
+from tests.support.waiting import wait_until
 
 SSE = {"Accept": "text/event-stream"}
 

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.support.fleet import Fleet, wait_until
+from tests.support.fleet import Fleet
 from tests.support.service import new_tenant, run_request
 from tests.support.tenant import Json, Tenant
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

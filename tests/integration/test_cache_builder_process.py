@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,19 +28,13 @@ from services.store import datasets
 from services.store.database import Database
 from services.store.datasets import NewFile
 from tests.support.redis import RedisServer
+from tests.support.waiting import wait_until
 from tests.unit.config_examples import import_small
 from trainer_core.base_models.describe import read_base_models
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
 
 DEADLINE_S = 60.0
-
-
-def wait_until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {DEADLINE_S} s: {what()}"
-        time.sleep(0.05)
 
 
 def picture(width_px: int, height_px: int) -> bytes:
@@ -77,7 +70,7 @@ class Service:
             return datasets.get(conn, self.tenant_id, dataset_id)
 
     def wait_decided(self, dataset_id: str) -> datasets.Dataset:
-        wait_until(lambda: self.dataset(dataset_id).status != "verifying", self.log.read_text)
+        wait_until(lambda: self.dataset(dataset_id).status != "verifying", what=self.log.read_text)
         return self.dataset(dataset_id)
 
     def shard(self, digest: str) -> dict[str, Any]:
@@ -230,7 +223,7 @@ def test_shards_are_built_once_and_a_second_ring_is_harmless(
     digests = service.want(index_of(models_dir, {"a.jpg": body}))
 
     for digest in digests:
-        wait_until(lambda: service.shard(digest)["status"] == "done", service.log.read_text)  # noqa: B023
+        wait_until(lambda: service.shard(digest)["status"] == "done", what=service.log.read_text)  # noqa: B023
     row = service.shard(digests[0])
     for digest in digests:
         service.rings.shard(service.tenant_id, digest)
@@ -261,7 +254,7 @@ def test_a_users_error_names_the_file_and_is_not_tried_again(
     service.want(index)
 
     (latents,) = [shard.digest for shard in index.shards if shard.kind == "latents"]
-    wait_until(lambda: service.shard(latents)["status"] == "failed", service.log.read_text)
+    wait_until(lambda: service.shard(latents)["status"] == "failed", what=service.log.read_text)
     error = service.shard(latents)["error"]
     assert error["code"] == "bad_image"
     assert "torn.jpg" in error["message"]

@@ -17,7 +17,7 @@ from services.store.failing_rows import MAX_FAILURES
 from services.store.run_rows import Run
 from tests.support.dispatching import build_all_shards, real_plan
 from tests.support.redis import RedisServer
-from tests.support.runs import LEASE, Ground
+from tests.support.runs import LEASE, TenantDatabase
 
 LIMIT_BYTES = 20_000
 
@@ -31,20 +31,20 @@ def impatient(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def ada(impatient: Database) -> Ground:
-    return Ground.new(impatient)
+def ada(impatient: Database) -> TenantDatabase:
+    return TenantDatabase.new(impatient)
 
 
 @pytest.fixture
-def bob(ada: Ground) -> Ground:
+def bob(ada: TenantDatabase) -> TenantDatabase:
     with ada.database.transaction() as conn:
         tenant_id = tenants.create_tenant(conn, "bob")
-    return Ground(database=ada.database, tenant_id=tenant_id, ledger=ada.ledger)
+    return TenantDatabase(database=ada.database, tenant_id=tenant_id, ledger=ada.ledger)
 
 
 @pytest.fixture
 def dispatcher(
-    ada: Ground, redis_server: RedisServer, described_models_dir: Path
+    ada: TenantDatabase, redis_server: RedisServer, described_models_dir: Path
 ) -> Iterator[Dispatcher]:
     clock_s = [0.0]
     health = Health(60, lambda: clock_s[0])
@@ -71,14 +71,14 @@ def elsewhere(database_url: str) -> Iterator[psycopg.Connection]:
         conn.rollback()
 
 
-def execute(ground: Ground, statement: str, *facts: object) -> None:
-    with ground.database.transaction() as conn:
+def execute(tenant_db: TenantDatabase, statement: str, *facts: object) -> None:
+    with tenant_db.database.transaction() as conn:
         assert conn.execute(statement.encode(), facts).rowcount != 0
 
 
-def due_again(ground: Ground, run_id: str) -> None:
+def due_again(tenant_db: TenantDatabase, run_id: str) -> None:
     """Let the pause of the dispatcher be over."""
-    execute(ground, "UPDATE runs SET ring_after = clock_timestamp() WHERE run_id = %s", run_id)
+    execute(tenant_db, "UPDATE runs SET ring_after = clock_timestamp() WHERE run_id = %s", run_id)
 
 
 def reason_code(run: Run) -> str:
@@ -86,9 +86,9 @@ def reason_code(run: Run) -> str:
     return str(run.status_reason["code"])
 
 
-def captions_of_length(ground: Ground, run: Run, length: int) -> None:
+def captions_of_length(tenant_db: TenantDatabase, run: Run, length: int) -> None:
     execute(
-        ground,
+        tenant_db,
         "UPDATE dataset_files SET text = path || left(text || repeat('word ', %s), %s)"
         " WHERE media = 'caption' AND dataset_id = %s",
         length,
@@ -99,7 +99,7 @@ def captions_of_length(ground: Ground, run: Run, length: int) -> None:
 
 @pytest.mark.parametrize("length", [LIMIT_BYTES, 4 * LIMIT_BYTES])
 def test_data_larger_than_the_limit_fails_its_run_with_the_way_out(
-    ada: Ground, bob: Ground, dispatcher: Dispatcher, length: int
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, length: int
 ) -> None:
     huge = ada.queued(plan=real_plan())
     captions_of_length(ada, huge, length)
@@ -116,7 +116,7 @@ def test_data_larger_than_the_limit_fails_its_run_with_the_way_out(
 
 
 def test_a_document_that_the_server_refuses_fails_its_run(
-    ada: Ground, bob: Ground, dispatcher: Dispatcher
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher
 ) -> None:
     # An entry of a B-tree takes 2,704 bytes at most: ProgramLimitExceeded, as for a huge jsonb.
     huge = ada.queued(plan=real_plan())
@@ -141,7 +141,7 @@ def test_a_document_that_the_server_refuses_fails_its_run(
 
 
 def test_a_locked_run_is_passed_over(
-    ada: Ground, bob: Ground, dispatcher: Dispatcher, elsewhere: psycopg.Connection
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, elsewhere: psycopg.Connection
 ) -> None:
     locked, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
     elsewhere.execute("SELECT FROM runs WHERE run_id = %s FOR UPDATE", (locked.run_id,))
@@ -156,7 +156,7 @@ def test_a_locked_run_is_passed_over(
 
 
 def test_a_run_whose_shard_is_locked_is_postponed_with_the_reason(
-    ada: Ground, bob: Ground, dispatcher: Dispatcher, elsewhere: psycopg.Connection
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, elsewhere: psycopg.Connection
 ) -> None:
     first = ada.queued(plan=real_plan())
     dispatcher.round()
@@ -188,7 +188,7 @@ CORRUPTIONS = {
 
 @pytest.mark.parametrize("corrupt", CORRUPTIONS.values(), ids=CORRUPTIONS)
 def test_a_corrupt_run_is_tried_again_and_fails_at_last(
-    ada: Ground, bob: Ground, dispatcher: Dispatcher, corrupt: str
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, corrupt: str
 ) -> None:
     broken, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
     execute(ada, corrupt, broken.run_id)
@@ -212,7 +212,7 @@ def test_a_corrupt_run_is_tried_again_and_fails_at_last(
 
 
 def test_corrupt_runs_do_not_stay_first_in_line(
-    ada: Ground, bob: Ground, dispatcher: Dispatcher
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher
 ) -> None:
     broken = [ada.queued(plan=real_plan()) for _ in range(8)]
     for run in broken:
@@ -223,7 +223,7 @@ def test_corrupt_runs_do_not_stay_first_in_line(
     assert bob.run(good.run_id).stage == "caching"
 
 
-def test_success_forgets_earlier_failures(ada: Ground, dispatcher: Dispatcher) -> None:
+def test_success_forgets_earlier_failures(ada: TenantDatabase, dispatcher: Dispatcher) -> None:
     run_id = ada.queued(plan=real_plan()).run_id
     execute(ada, "UPDATE runs SET dispatch_failures = 4 WHERE run_id = %s", run_id)
     dispatcher.round()
@@ -231,7 +231,7 @@ def test_success_forgets_earlier_failures(ada: Ground, dispatcher: Dispatcher) -
 
 
 def test_a_shard_without_a_readable_error_holds_up_its_own_run_only(
-    ada: Ground, bob: Ground, dispatcher: Dispatcher
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher
 ) -> None:
     broken, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
     dispatcher.round()
@@ -254,7 +254,7 @@ def test_a_shard_without_a_readable_error_holds_up_its_own_run_only(
 
 
 def test_an_attempt_that_cannot_be_closed_delays_no_other(
-    ada: Ground, bob: Ground, dispatcher: Dispatcher, elsewhere: psycopg.Connection
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, elsewhere: psycopg.Connection
 ) -> None:
     stuck, lost = ada.held(), bob.held()
     for claim in (stuck, lost):
@@ -272,7 +272,7 @@ def test_an_attempt_that_cannot_be_closed_delays_no_other(
 
 
 def test_an_attempt_whose_end_cannot_be_written_delays_no_other(
-    ada: Ground, bob: Ground, dispatcher: Dispatcher
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher
 ) -> None:
     broken, lost = ada.held(), bob.held()
     for claim in (broken, lost):
@@ -290,8 +290,8 @@ def test_an_attempt_whose_end_cannot_be_written_delays_no_other(
 
 
 def test_a_locked_run_leaves_no_worker_without_an_offer(
-    ada: Ground,
-    bob: Ground,
+    ada: TenantDatabase,
+    bob: TenantDatabase,
     dispatcher: Dispatcher,
     elsewhere: psycopg.Connection,
     queues: Callable[[str], int],

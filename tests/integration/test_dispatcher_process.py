@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,25 +14,19 @@ from services.queue.app import CACHE_QUEUE, trainer_queue
 from services.store.database import Database
 from tests.support.dispatching import build_all_shards, real_plan
 from tests.support.redis import RedisServer
-from tests.support.runs import Ground
+from tests.support.runs import TenantDatabase
+from tests.support.waiting import wait_until
 
 TRAIN = trainer_queue("cpu")
 
 
 @pytest.fixture
-def ground(database: Database) -> Ground:
-    return Ground.new(database)
-
-
-def wait_until(ask: Callable[[], object], *, what: str, deadline_s: float = 30) -> None:
-    end = time.monotonic() + deadline_s
-    while not ask():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.05)
+def tenant_db(database: Database) -> TenantDatabase:
+    return TenantDatabase.new(database)
 
 
 def test_two_dispatchers_do_the_work_of_one(
-    ground: Ground,
+    tenant_db: TenantDatabase,
     database_url: str,
     redis_server: RedisServer,
     described_models_dir: Path,
@@ -51,25 +44,25 @@ def test_two_dispatchers_do_the_work_of_one(
     command = [sys.executable, "-m", "services.dispatcher"]
     both = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE) for _ in range(2)]
     try:
-        held = ground.held()
-        waiting = [ground.queued(plan=real_plan()) for _ in range(3)]
+        held = tenant_db.held()
+        waiting = [tenant_db.queued(plan=real_plan()) for _ in range(3)]
 
         def all_at(stage: str) -> bool:
-            return all(ground.run(run.run_id).stage == stage for run in waiting)
+            return all(tenant_db.run(run.run_id).stage == stage for run in waiting)
 
         wait_until(lambda: all_at("caching"), what="admission")
-        num_shards = len(ground.data_index(waiting[0].run_id)["shards"])
+        num_shards = len(tenant_db.data_index(waiting[0].run_id)["shards"])
         wait_until(lambda: queues(CACHE_QUEUE) == num_shards, what="rings for shards")
-        build_all_shards(ground)
+        build_all_shards(tenant_db)
         wait_until(lambda: all_at("capacity"), what="the end of caching")
         for _ in waiting:
-            ground.worker()
+            tenant_db.worker()
         wait_until(lambda: queues(TRAIN) == len(waiting), what="offers")
         for run in waiting:
-            types = ground.event_types(run.run_id)
+            types = tenant_db.event_types(run.run_id)
             assert types == ["run.queued", "run.running", "run.queued"]
         assert queues(CACHE_QUEUE) == num_shards
-        assert ground.run(held.run_id).is_held
+        assert tenant_db.run(held.run_id).is_held
     finally:
         for process in both:
             process.send_signal(signal.SIGTERM)

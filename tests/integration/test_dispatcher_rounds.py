@@ -16,7 +16,7 @@ from services.store.database import Database, DatabaseDownError
 from tests.support.dispatching import build_all_shards, real_plan
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
-from tests.support.runs import LEASE, Ground, result_of
+from tests.support.runs import LEASE, TenantDatabase, result_of
 from tests.unit.config_examples import import_small
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
@@ -37,8 +37,8 @@ class Clock:
 
 
 @pytest.fixture
-def ground(database: Database) -> Ground:
-    return Ground.new(database)
+def tenant_db(database: Database) -> TenantDatabase:
+    return TenantDatabase.new(database)
 
 
 @pytest.fixture
@@ -48,17 +48,17 @@ def clock() -> Clock:
 
 @pytest.fixture
 def dispatcher(
-    ground: Ground, redis_server: RedisServer, described_models_dir: Path, clock: Clock
+    tenant_db: TenantDatabase, redis_server: RedisServer, described_models_dir: Path, clock: Clock
 ) -> Iterator[Dispatcher]:
     with Rings(redis_server.url) as rings:
-        yield dispatcher_of(ground, rings, described_models_dir, clock)
+        yield dispatcher_of(tenant_db, rings, described_models_dir, clock)
 
 
 def dispatcher_of(
-    ground: Ground, rings: Rings, described_models_dir: Path, clock: Clock
+    tenant_db: TenantDatabase, rings: Rings, described_models_dir: Path, clock: Clock
 ) -> Dispatcher:
     return Dispatcher(
-        database=ground.database,
+        database=tenant_db.database,
         rings=rings,
         health=Health(60, clock),
         models_dir=described_models_dir,
@@ -75,84 +75,84 @@ def let_health_recover(dispatcher: Dispatcher, clock: Clock) -> None:
 
 
 def test_a_run_goes_from_admission_to_an_offer(
-    ground: Ground, dispatcher: Dispatcher, queues: Callable[[str], int]
+    tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
 ) -> None:
-    run_id = ground.queued(plan=real_plan()).run_id
-    ground.worker()
+    run_id = tenant_db.queued(plan=real_plan()).run_id
+    tenant_db.worker()
 
     dispatcher.round()
-    run = ground.run(run_id)
+    run = tenant_db.run(run_id)
     assert (run.status, run.stage) == ("running", "caching")
-    num_shards = len(ground.data_index(run_id)["shards"])
+    num_shards = len(tenant_db.data_index(run_id)["shards"])
     assert queues(CACHE_QUEUE) == num_shards > 0
     assert queues(TRAIN) == 0
 
-    assert len(build_all_shards(ground)) == num_shards
+    assert len(build_all_shards(tenant_db)) == num_shards
     dispatcher.round()
-    run = ground.run(run_id)
+    run = tenant_db.run(run_id)
     assert (run.status, run.stage) == ("queued", "capacity")
     assert run.offered_until is not None
     assert queues(TRAIN) == 1
     for _ in range(3):
         dispatcher.round()
     assert (queues(CACHE_QUEUE), queues(TRAIN)) == (num_shards, 1)
-    assert ground.ledger.claim(run_id, worker_id="w", lease=LEASE) is not None
+    assert tenant_db.ledger.claim(run_id, worker_id="w", lease=LEASE) is not None
 
 
 def test_masks_are_paired_and_cached_like_their_images(
-    ground: Ground, dispatcher: Dispatcher
+    tenant_db: TenantDatabase, dispatcher: Dispatcher
 ) -> None:
     backends = [{"id": name, "caption_strategy": "textfile"} for name in ("photos", "masks")]
     plan = import_small(backends=backends).plan.model_dump(mode="json")
     photos, masks = plan["identity"]["backends"]
     photos["masks"] = "masks"
     masks |= {"role": "mask", "mask_kind": "mask"}
-    with ground.database.transaction() as conn:
-        datasets_of = {name: ground.dataset(conn).dataset_id for name in ("photos", "masks")}
-    run_id = ground.queued(plan=plan, datasets=datasets_of).run_id
+    with tenant_db.database.transaction() as conn:
+        datasets_of = {name: tenant_db.dataset(conn).dataset_id for name in ("photos", "masks")}
+    run_id = tenant_db.queued(plan=plan, datasets=datasets_of).run_id
 
     dispatcher.round()
 
-    index = ground.data_index(run_id)
+    index = tenant_db.data_index(run_id)
     assert [sample["backend"] for sample in index["samples"]] == ["photos", "photos"]
     assert {index["shards"][s["mask"]["shard"]]["kind"] for s in index["samples"]} == {"masks"}
     kinds = sorted(shard["kind"] for shard in index["shards"])
     assert kinds == ["latents", "masks", "text", "text"]
-    assert len(build_all_shards(ground)) == len(kinds)
+    assert len(build_all_shards(tenant_db)) == len(kinds)
     dispatcher.round()
-    assert ground.run(run_id).stage == "capacity"
+    assert tenant_db.run(run_id).stage == "capacity"
 
 
 def test_the_same_data_needs_no_second_build(
-    ground: Ground, dispatcher: Dispatcher, queues: Callable[[str], int]
+    tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
 ) -> None:
-    first = ground.queued(plan=real_plan())
+    first = tenant_db.queued(plan=real_plan())
     dispatcher.round()
-    num_shards = len(build_all_shards(ground))
-    second = ground.queued(plan=real_plan(), datasets=first.datasets)
+    num_shards = len(build_all_shards(tenant_db))
+    second = tenant_db.queued(plan=real_plan(), datasets=first.datasets)
     dispatcher.round()
-    assert ground.event_types(second.run_id) == ["run.queued", "run.queued"]  # nothing to cache
+    assert tenant_db.event_types(second.run_id) == ["run.queued", "run.queued"]  # nothing to cache
     assert queues(CACHE_QUEUE) == num_shards
-    with ground.database.transaction() as conn:
-        states = {(r.status, r.stage) for r in runs.list_page(conn, ground.tenant_id, 10)}
+    with tenant_db.database.transaction() as conn:
+        states = {(r.status, r.stage) for r in runs.list_page(conn, tenant_db.tenant_id, 10)}
     assert states == {("queued", "capacity")}
 
 
 def test_a_run_waits_for_its_dataset(
-    ground: Ground, dispatcher: Dispatcher, queues: Callable[[str], int]
+    tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
 ) -> None:
-    with ground.database.transaction() as conn:
-        dataset = ground.dataset(conn, ready=False)
-        datasets.complete(conn, ground.tenant_id, dataset.dataset_id)
-    run_id = ground.queued(plan=real_plan(), datasets={"photos": dataset.dataset_id}).run_id
+    with tenant_db.database.transaction() as conn:
+        dataset = tenant_db.dataset(conn, ready=False)
+        datasets.complete(conn, tenant_db.tenant_id, dataset.dataset_id)
+    run_id = tenant_db.queued(plan=real_plan(), datasets={"photos": dataset.dataset_id}).run_id
     dispatcher.round()
     assert queues(CONTROL_QUEUE) == 1
-    assert ground.run(run_id).stage == "admission"
+    assert tenant_db.run(run_id).stage == "admission"
     wrong = Problem(pointer="b.png", code="bad_image", message="b.png is torn.")
-    with ground.database.transaction() as conn:
-        datasets.reject(conn, ground.tenant_id, dataset.dataset_id, [wrong])
+    with tenant_db.database.transaction() as conn:
+        datasets.reject(conn, tenant_db.tenant_id, dataset.dataset_id, [wrong])
     dispatcher.round()
-    run = ground.run(run_id)
+    run = tenant_db.run(run_id)
     assert run.status == "failed"
     assert run.status_reason == {
         "code": "bad_image",
@@ -163,69 +163,73 @@ def test_a_run_waits_for_its_dataset(
 
 
 def test_data_that_leaves_nothing_fails_the_run_with_the_reason(
-    ground: Ground, dispatcher: Dispatcher
+    tenant_db: TenantDatabase, dispatcher: Dispatcher
 ) -> None:
-    run_id = ground.queued(plan=real_plan(minimum_image_size=200)).run_id
+    run_id = tenant_db.queued(plan=real_plan(minimum_image_size=200)).run_id
     dispatcher.round()
-    run = ground.run(run_id)
+    run = tenant_db.run(run_id)
     assert run.status == "failed"
     assert run.status_reason is not None
     assert (run.status_reason["code"], run.status_reason["category"]) == ("empty_dataset", "user")
     assert "a.png" in run.status_reason["message"]
 
 
-def test_a_run_that_cannot_be_read_stops_no_other(ground: Ground, dispatcher: Dispatcher) -> None:
-    broken, good = ground.queued(plan={"nonsense": True}), ground.queued(plan=real_plan())
+def test_a_run_that_cannot_be_read_stops_no_other(
+    tenant_db: TenantDatabase, dispatcher: Dispatcher
+) -> None:
+    broken, good = tenant_db.queued(plan={"nonsense": True}), tenant_db.queued(plan=real_plan())
     dispatcher.round()
-    assert ground.run(broken.run_id).status == "failed"
-    assert ground.run(good.run_id).stage == "caching"
+    assert tenant_db.run(broken.run_id).status == "failed"
+    assert tenant_db.run(good.run_id).stage == "caching"
 
 
-def test_a_missing_base_model_makes_a_run_wait(ground: Ground, dispatcher: Dispatcher) -> None:
-    run_id = ground.queued(plan=real_plan(), base_model="elsewhere").run_id
+def test_a_missing_base_model_makes_a_run_wait(
+    tenant_db: TenantDatabase, dispatcher: Dispatcher
+) -> None:
+    run_id = tenant_db.queued(plan=real_plan(), base_model="elsewhere").run_id
     dispatcher.round()
-    run = ground.run(run_id)
+    run = tenant_db.run(run_id)
     assert (run.status, run.stage) == ("queued", "admission")
     assert run.status_reason is not None
     assert run.status_reason["code"] == "base_model_missing"
 
 
 def test_a_shard_that_cannot_be_built_fails_its_runs_and_is_tried_for_the_next(
-    ground: Ground, dispatcher: Dispatcher
+    tenant_db: TenantDatabase, dispatcher: Dispatcher
 ) -> None:
-    first = ground.queued(plan=real_plan())
+    first = tenant_db.queued(plan=real_plan())
     dispatcher.round()
     wrong = Failure(
         code="bad_image", category=Category.USER, message="a.png is torn.", retryable=False
     )
-    with ground.database.transaction() as conn:
+    with tenant_db.database.transaction() as conn:
         digest = conn.execute("SELECT digest FROM cache_shards LIMIT 1").fetchall()[0][0]
-        shards.failed(conn, ground.tenant_id, digest, wrong)
+        shards.failed(conn, tenant_db.tenant_id, digest, wrong)
     dispatcher.round()
-    failed = ground.run(first.run_id)
+    failed = tenant_db.run(first.run_id)
     assert failed.status == "failed"
     assert failed.status_reason is not None
     assert failed.status_reason["message"] == "a.png is torn."
 
-    ground.queued(plan=real_plan(), datasets=first.datasets)
+    tenant_db.queued(plan=real_plan(), datasets=first.datasets)
     dispatcher.round()
-    with ground.database.transaction() as conn:
-        assert shards.to_build(conn, ground.tenant_id, digest) is not None
+    with tenant_db.database.transaction() as conn:
+        assert shards.to_build(conn, tenant_db.tenant_id, digest) is not None
 
 
 def test_no_more_offers_than_free_workers(
-    ground: Ground, dispatcher: Dispatcher, queues: Callable[[str], int]
+    tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
 ) -> None:
     for _ in range(5):
-        ground.claimable()
+        tenant_db.claimable()
     dispatcher.round()
     assert queues(TRAIN) == 0
-    ground.worker()
-    ground.worker()
-    ground.worker(draining=True)
-    ground.worker(gpu_class="h200")
-    silent = ground.worker()
-    with ground.database.transaction() as conn:
+    tenant_db.worker()
+    tenant_db.worker()
+    tenant_db.worker(draining=True)
+    tenant_db.worker(gpu_class="h200")
+    silent = tenant_db.worker()
+    with tenant_db.database.transaction() as conn:
         conn.execute(
             "UPDATE workers SET heartbeat_at = now() - interval '31 s' WHERE worker_id = %s",
             (silent,),
@@ -235,67 +239,67 @@ def test_no_more_offers_than_free_workers(
     assert queues(TRAIN) == 2
 
 
-def test_waiting_runs_go_by_priority_then_share_then_age(ground: Ground) -> None:
-    with ground.database.transaction() as conn:
+def test_waiting_runs_go_by_priority_then_share_then_age(tenant_db: TenantDatabase) -> None:
+    with tenant_db.database.transaction() as conn:
         other_id = tenants.create_tenant(conn, "bob")
-    other = Ground(database=ground.database, tenant_id=other_id, ledger=ground.ledger)
-    ground.held()  # ada holds one already
-    first, second = ground.claimable(), ground.claimable()
+    other = TenantDatabase(database=tenant_db.database, tenant_id=other_id, ledger=tenant_db.ledger)
+    tenant_db.held()  # ada holds one already
+    first, second = tenant_db.claimable(), tenant_db.claimable()
     late, later = other.claimable(), other.claimable()
-    urgent = ground.claimable(priority=1)
+    urgent = tenant_db.claimable(priority=1)
     order = []
     for _ in range(5):
-        worker_id = ground.worker()
-        with ground.database.transaction() as conn:
+        worker_id = tenant_db.worker()
+        with tenant_db.database.transaction() as conn:
             (offer,) = offers.take_offers(
                 conn, offer=timedelta(seconds=60), silence=timedelta(seconds=60)
             )
-        assert ground.ledger.claim(offer.run_id, worker_id=worker_id, lease=LEASE) is not None
+        assert tenant_db.ledger.claim(offer.run_id, worker_id=worker_id, lease=LEASE) is not None
         order.append(offer.run_id)
     # ada holds 1, then 2 (urgent); bob 0, 1, 2; then the oldest of those with equal shares.
     assert order == [r.run_id for r in (urgent, late, later, first, second)]
 
 
 def test_an_offer_that_nobody_took_is_made_again(
-    ground: Ground, dispatcher: Dispatcher, queues: Callable[[str], int]
+    tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
 ) -> None:
-    ground.claimable()
-    ground.worker()
+    tenant_db.claimable()
+    tenant_db.worker()
     dispatcher.round()
-    with ground.database.transaction() as conn:
+    with tenant_db.database.transaction() as conn:
         conn.execute("UPDATE runs SET offered_until = now() - interval '1 second'")
     dispatcher.round()
     assert queues(TRAIN) == 2
 
 
 def test_publications_are_rung_for(
-    ground: Ground, dispatcher: Dispatcher, queues: Callable[[str], int]
+    tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
 ) -> None:
-    claim = ground.held()
-    ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+    claim = tenant_db.held()
+    tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
     for _ in range(3):
         dispatcher.round()
     assert queues(NOTIFY_QUEUE) == 1
-    with ground.database.transaction() as conn:
-        (publication,) = publications.list_page(conn, ground.tenant_id, 10)
+    with tenant_db.database.transaction() as conn:
+        (publication,) = publications.list_page(conn, tenant_db.tenant_id, 10)
         assert publications.claim(conn, publication.publication_id, LEASE) is not None
 
 
 def test_with_the_broker_down_rows_stay_due(
-    ground: Ground,
+    tenant_db: TenantDatabase,
     dispatcher: Dispatcher,
     redis_server: RedisServer,
     queues: Callable[[str], int],
 ) -> None:
-    claim = ground.held()
-    ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
-    ground.worker()
-    waiting = ground.claimable()
-    ground.queued(plan=real_plan())
+    claim = tenant_db.held()
+    tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+    tenant_db.worker()
+    waiting = tenant_db.claimable()
+    tenant_db.queued(plan=real_plan())
     redis_server.kill()
     try:
         dispatcher.round()  # does not raise
-        run = ground.run(waiting.run_id)
+        run = tenant_db.run(waiting.run_id)
         assert run.offered_until is None
     finally:
         redis_server.start()
@@ -306,38 +310,38 @@ def test_with_the_broker_down_rows_stay_due(
 
 
 def test_a_dead_lease_is_swept_only_by_a_dispatcher_without_an_outage(
-    ground: Ground, dispatcher: Dispatcher, clock: Clock
+    tenant_db: TenantDatabase, dispatcher: Dispatcher, clock: Clock
 ) -> None:
-    claim = ground.held()
-    ground.let_lease_run_out(claim.run_id)
+    claim = tenant_db.held()
+    tenant_db.let_lease_run_out(claim.run_id)
     dispatcher.round()
-    assert ground.run(claim.run_id).is_held
+    assert tenant_db.run(claim.run_id).is_held
     let_health_recover(dispatcher, clock)
     dispatcher.round()
-    assert not ground.run(claim.run_id).is_held
-    assert ground.attempts(claim.run_id)[0].outcome == "lost"
+    assert not tenant_db.run(claim.run_id).is_held
+    assert tenant_db.attempts(claim.run_id)[0].outcome == "lost"
 
 
 def test_a_sweep_during_which_the_database_did_not_answer_is_rolled_back(
-    ground: Ground, dispatcher: Dispatcher, clock: Clock
+    tenant_db: TenantDatabase, dispatcher: Dispatcher, clock: Clock
 ) -> None:
-    claim = ground.held()
+    claim = tenant_db.held()
     let_health_recover(dispatcher, clock)
-    ground.let_lease_run_out(claim.run_id)
+    tenant_db.let_lease_run_out(claim.run_id)
     # Read after the first statement, before the sweep, and before its commit.
     clock.jumps_s = [0, 0, 40]
     dispatcher.sweep()
     assert clock.jumps_s == []
-    assert ground.run(claim.run_id).is_held
-    assert ground.attempts(claim.run_id)[0].outcome is None
+    assert tenant_db.run(claim.run_id).is_held
+    assert tenant_db.attempts(claim.run_id)[0].outcome is None
 
 
 def test_after_an_outage_holders_get_a_fresh_lease(
-    postgres_server: PostgresServer, ground: Ground, dispatcher: Dispatcher, clock: Clock
+    postgres_server: PostgresServer, tenant_db: TenantDatabase, dispatcher: Dispatcher, clock: Clock
 ) -> None:
-    claim = ground.held()
+    claim = tenant_db.held()
     let_health_recover(dispatcher, clock)
-    ground.let_lease_run_out(claim.run_id)
+    tenant_db.let_lease_run_out(claim.run_id)
     postgres_server.stop("immediate")
     try:
         with pytest.raises(DatabaseDownError):
@@ -345,8 +349,8 @@ def test_after_an_outage_holders_get_a_fresh_lease(
     finally:
         postgres_server.start()
     dispatcher.round()
-    assert ground.run(claim.run_id).is_held
-    ground.ledger.renew(claim.run_id, claim.fence, lease=LEASE)
+    assert tenant_db.run(claim.run_id).is_held
+    tenant_db.ledger.renew(claim.run_id, claim.fence, lease=LEASE)
     let_health_recover(dispatcher, clock)
     dispatcher.round()
-    assert ground.run(claim.run_id).is_held
+    assert tenant_db.run(claim.run_id).is_held

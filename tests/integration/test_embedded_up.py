@@ -19,8 +19,9 @@ from services.embedded.errors import EmbeddedError, HomeInUseError
 from services.embedded.owner import server_owner, servers_folder
 from services.embedded.service import EmbeddedService
 from services.processes.tree import descendants, is_alive
-from tests.support.fleet import children_of, wait_until
+from tests.support.fleet import children_of
 from tests.support.ports import free_port
+from tests.support.waiting import wait_until
 from trainer_core.process.stat import ProcessId, identify
 
 PARTS = {"postgres", "valkey", "api", "dispatcher", "cache-builder", "results", "trainer"}

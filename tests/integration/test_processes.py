@@ -15,7 +15,7 @@ from services.processes.pid_files import end_leftovers, write_pid_file
 from services.processes.supervised import ChildSpec, SupervisedChild
 from services.processes.supervisor import Restart, keep_running, wait_ready
 from services.processes.tree import is_alive, send_signal
-from tests.support.fleet import wait_until
+from tests.support.waiting import wait_until
 from trainer_core.process.stat import ProcessId, identify
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]

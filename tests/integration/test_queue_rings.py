@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from services.domain.ids import new_id
 from services.queue.rings import BrokerDownError, Rings
 from tests.support.ports import free_port
 from tests.support.redis import RedisServer
+from tests.support.waiting import wait_until
 
 DEADLINE_S = 30.0
 AWAY_S = 2.0  # long enough for redis-py's own retries of an acknowledgement to end
@@ -49,13 +50,6 @@ WORKER = textwrap.dedent(
 )
 
 
-def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-    deadline = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {deadline_s} s for {what}"
-        time.sleep(0.02)
-
-
 class Listener:
     """A worker process that writes down what it hears."""
 
@@ -83,7 +77,9 @@ class Listener:
         return line in self.heard()
 
     def wait_for(self, line: str) -> None:
-        wait_until(lambda: line in self.heard(), f"{line!r}; log: {self.log()[-3000:]}")
+        wait_until(
+            lambda: line in self.heard(), what=lambda: f"{line!r}; log: {self.log()[-3000:]}"
+        )
 
 
 @pytest.fixture
@@ -121,7 +117,7 @@ def test_a_broker_that_lost_everything_is_heard_again(
         # are repeated until they are taken, as the dispatcher does.
         wait_until(
             lambda: _rang(rings, third) and listener.heard_within(f"end {third}", 2.0),
-            "a ring to be heard again",
+            what="a ring to be heard again",
         )
 
 
@@ -135,13 +131,13 @@ def test_a_broker_lost_while_a_handler_runs_is_heard_again(
         listener.wait_for(f"begin {first}")
 
         redis_server.restart_empty()
-        wait_until(lambda: _rang(rings, second), "a broker that takes rings again")
+        wait_until(lambda: _rang(rings, second), what="a broker that takes rings again")
         listener.hold.unlink()
 
         listener.wait_for(f"end {first}")
         wait_until(
             lambda: _rang(rings, second) and listener.heard_within(f"end {second}", 2.0),
-            "a ring to be heard again",
+            what="a ring to be heard again",
         )
 
 
@@ -164,7 +160,7 @@ def test_a_broker_away_when_a_handler_ends_is_heard_again(
             redis_server.start()
             wait_until(
                 lambda: _rang(rings, second) and listener.heard_within(f"end {second}", 2.0),
-                "a ring to be heard again",
+                what="a ring to be heard again",
             )
     finally:
         listener.process.kill()
@@ -245,7 +241,7 @@ def test_a_malformed_message_is_dropped_with_a_log_line(
 
         assert listener.heard() == ["up", f"begin {last}", f"end {last}"]
         assert client.llen("control") == 0
-        wait_until(lambda: client.hlen("unacked") == 0, "acknowledgements")
+        wait_until(lambda: client.hlen("unacked") == 0, what="acknowledgements")
     dropped = [line for line in listener.log().splitlines() if "ring_dropped" in line]
     assert len(dropped) == len(bodies) + 2, listener.log()
     assert "Traceback" not in listener.log(), listener.log()
@@ -270,4 +266,4 @@ def test_a_publisher_fails_fast_when_the_broker_hangs(redis_server: RedisServer)
             rings.trainer("cpu", new_id("run"))
         assert time.monotonic() - started < 3.0
         redis_server.thaw()
-        wait_until(lambda: _rang(rings, new_id("ds")), "the broker to answer")
+        wait_until(lambda: _rang(rings, new_id("ds")), what="the broker to answer")

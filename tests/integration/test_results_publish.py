@@ -32,7 +32,7 @@ from services.store.publications import Publication
 from services.workers.scratch import Scratch
 from tests.support.hub import HubServer
 from tests.support.redis import RedisServer
-from tests.support.runs import Ground, plan
+from tests.support.runs import TenantDatabase, plan
 from tests.unit.config_examples import import_small
 from trainer_core.export.card_facts import card_facts
 
@@ -50,7 +50,7 @@ _PUBLISHED = {
 class Publishing:
     """A run that succeeded, and a publisher."""
 
-    ground: Ground
+    tenant_db: TenantDatabase
     objects: FolderStore
     run_id: str
     stored: StoredFiles
@@ -60,9 +60,9 @@ class Publishing:
     publisher: Publisher
 
     def asked(self, target: dict[str, Any]) -> str:
-        with self.ground.database.transaction() as conn:
+        with self.tenant_db.database.transaction() as conn:
             return publications.create(
-                conn, self.ground.tenant_id, self.run_id, target
+                conn, self.tenant_db.tenant_id, self.run_id, target
             ).publication_id
 
     def first(self) -> str:
@@ -70,15 +70,15 @@ class Publishing:
         return self.all()[0].publication_id
 
     def all(self) -> list[Publication]:
-        with self.ground.database.transaction() as conn:
-            return publications.list_page(conn, self.ground.tenant_id, 10, None)
+        with self.tenant_db.database.transaction() as conn:
+            return publications.list_page(conn, self.tenant_db.tenant_id, 10, None)
 
     def row(self, publication_id: str) -> Publication:
-        with self.ground.database.transaction() as conn:
-            return publications.get(conn, self.ground.tenant_id, publication_id)
+        with self.tenant_db.database.transaction() as conn:
+            return publications.get(conn, self.tenant_db.tenant_id, publication_id)
 
     def ring(self, publication_id: str) -> Publication:
-        self.publisher.answer_ring(self.ground.tenant_id, publication_id)
+        self.publisher.answer_ring(self.tenant_db.tenant_id, publication_id)
         return self.row(publication_id)
 
 
@@ -86,12 +86,12 @@ class Publishing:
 def publishing(database: Database, tmp_path: Path, hub_server: HubServer) -> Iterator[Publishing]:
     signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
     objects = FolderStore(tmp_path / "objects", signer)
-    ground = Ground.new(database)
-    claim = ground.held(plan=plan())
+    tenant_db = TenantDatabase.new(database)
+    claim = tenant_db.held(plan=plan())
     result = tmp_path / "result"
     _write_result(result)
     stored = put_folder(objects, result_prefix(claim.tenant_id, claim.run_id, claim.fence), result)
-    ground.ledger.commit_result(claim.run_id, claim.fence, stored, step=10)
+    tenant_db.ledger.commit_result(claim.run_id, claim.fence, stored, step=10)
     with Scratch(tmp_path / "scratch", new_id("wrk")) as scratch:
         publisher = Publisher(
             database=database,
@@ -104,7 +104,7 @@ def publishing(database: Database, tmp_path: Path, hub_server: HubServer) -> Ite
             lease=timedelta(seconds=60),
         )
         yield Publishing(
-            ground=ground,
+            tenant_db=tenant_db,
             objects=objects,
             run_id=claim.run_id,
             stored=stored,
@@ -161,7 +161,7 @@ def test_a_result_goes_to_its_folder(publishing: Publishing) -> None:
     row = publishing.ring(publishing.first())
 
     assert (row.status, row.attempts, row.error) == ("succeeded", 1, None)
-    place = publishing.publications_dir / publishing.ground.tenant_id / publishing.run_id
+    place = publishing.publications_dir / publishing.tenant_db.tenant_id / publishing.run_id
     assert row.location == str(place)
     assert row.revision
     _assert_is_the_result(_read(place), publishing)
@@ -183,7 +183,7 @@ def test_a_ring_too_many_changes_nothing(publishing: Publishing, hub_server: Hub
 
     assert publishing.ring(publication_id) == first
     assert len(hub_server.repos["tester/moon"].commits) == 1
-    publishing.publisher.answer_ring(publishing.ground.tenant_id, new_id("pub"))
+    publishing.publisher.answer_ring(publishing.tenant_db.tenant_id, new_id("pub"))
 
 
 def test_a_ring_for_another_tenant_does_nothing(publishing: Publishing) -> None:
@@ -206,7 +206,7 @@ def test_a_hub_that_is_down_is_tried_again_and_then_has_it(
     row = publishing.ring(publication_id)
 
     assert (row.status, row.attempts, row.error) == ("succeeded", 2, None)
-    assert publishing.ground.run(publishing.run_id).status == "succeeded"
+    assert publishing.tenant_db.run(publishing.run_id).status == "succeeded"
 
 
 def test_a_refusal_is_final_and_the_run_stays_good(
@@ -218,7 +218,7 @@ def test_a_refusal_is_final_and_the_run_stays_good(
     assert row.status == "failed"
     assert row.error is not None
     assert (row.error["code"], row.error["retryable"]) == ("hub_token_refused", False)
-    assert publishing.ground.run(publishing.run_id).status == "succeeded"
+    assert publishing.tenant_db.run(publishing.run_id).status == "succeeded"
 
 
 def test_a_target_of_no_known_kind_is_final(publishing: Publishing) -> None:
@@ -242,13 +242,13 @@ def test_a_damaged_result_is_never_published(publishing: Publishing) -> None:
 def test_an_old_fence_writes_nothing(publishing: Publishing) -> None:
     """Somebody slow, whose lease ran out, comes back after another one has published."""
     publication_id = publishing.first()
-    with publishing.ground.database.transaction() as conn:
+    with publishing.tenant_db.database.transaction() as conn:
         slow = publications.claim(conn, publication_id, timedelta(seconds=-1))
     assert slow is not None
     row = publishing.ring(publication_id)
     assert row.status == "succeeded"
 
-    with pytest.raises(LeaseLostError), publishing.ground.database.transaction() as conn:
+    with pytest.raises(LeaseLostError), publishing.tenant_db.database.transaction() as conn:
         publications.succeed(conn, publication_id, slow.fence, "elsewhere", "0")
     assert publishing.row(publication_id) == row
 
@@ -322,7 +322,7 @@ def test_the_process_publishes_when_rung_and_ends_cleanly(
     to_folder, to_hub = publishing.first(), publishing.asked(_HUB)
     with Rings(redis_server.url) as rings:
         for publication_id in (to_folder, to_hub):
-            rings.publication(publishing.ground.tenant_id, publication_id)
+            rings.publication(publishing.tenant_db.tenant_id, publication_id)
     folder_row = _wait_for(publishing, to_folder, "succeeded", log)
     _wait_for(publishing, to_hub, "succeeded", log)
 
@@ -342,7 +342,7 @@ def test_a_killed_process_costs_a_lease_and_no_publication(
 ) -> None:
     """The claim of a process that died: once its lease is over, the next ring has it."""
     publication_id = publishing.asked(_HUB)
-    with publishing.ground.database.transaction() as conn:
+    with publishing.tenant_db.database.transaction() as conn:
         dead = publications.claim(conn, publication_id, timedelta(seconds=0.2))
     assert dead is not None
     assert publishing.ring(publication_id).status == "running"

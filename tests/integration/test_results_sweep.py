@@ -18,7 +18,7 @@ from services.objects.keys import (
 from services.objects.signing import UrlSigner
 from services.results.sweep import Sweeper
 from services.store.database import Database
-from tests.support.runs import LEASE, Ground, plan
+from tests.support.runs import LEASE, TenantDatabase, plan
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def objects(tmp_path: Path) -> FolderStore:
 
 
 @pytest.fixture
-def ground(database: Database) -> Ground:
-    return Ground.new(database)
+def tenant_db(database: Database) -> TenantDatabase:
+    return TenantDatabase.new(database)
 
 
 def _upload(objects: FolderStore, prefix: str) -> StoredFiles:
@@ -54,59 +54,59 @@ def _folders(objects: FolderStore, claim: Claim) -> set[str]:
     return {key.removeprefix(prefix).rpartition("/")[0] for key in keys}
 
 
-def _let_it_be_due(ground: Ground) -> None:
-    with ground.database.transaction() as conn:
+def _let_it_be_due(tenant_db: TenantDatabase) -> None:
+    with tenant_db.database.transaction() as conn:
         conn.execute(
             "UPDATE runs SET sweep_after = clock_timestamp() - interval '1 second'"
             " WHERE sweep_after IS NOT NULL"
         )
 
 
-def test_nothing_is_swept_before_its_time(ground: Ground, objects: FolderStore) -> None:
-    claim = ground.held()
+def test_nothing_is_swept_before_its_time(tenant_db: TenantDatabase, objects: FolderStore) -> None:
+    claim = tenant_db.held()
     _checkpoint(objects, claim, 10)  # a holder that was cut off may still be writing
-    ground.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=20)
+    tenant_db.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=20)
 
-    assert Sweeper(ground.database, objects).sweep() == 0
+    assert Sweeper(tenant_db.database, objects).sweep() == 0
 
 
 def test_objects_that_an_ended_run_does_not_reference_are_deleted(
-    ground: Ground, objects: FolderStore
+    tenant_db: TenantDatabase, objects: FolderStore
 ) -> None:
-    lost = ground.held(plan=plan(checkpoints=2))
-    ground.ledger.commit_checkpoint(lost.run_id, lost.fence, _checkpoint(objects, lost, 10))
+    lost = tenant_db.held(plan=plan(checkpoints=2))
+    tenant_db.ledger.commit_checkpoint(lost.run_id, lost.fence, _checkpoint(objects, lost, 10))
     _checkpoint(objects, lost, 20)  # uploaded, never committed
     _result(objects, lost)
-    ground.ledger.hand_back(lost.run_id, lost.fence, Outcome.STOPPED, None)
-    ground.due_now(lost.run_id)
-    claim = ground.ledger.claim(lost.run_id, worker_id=ground.worker(), lease=LEASE)
+    tenant_db.ledger.hand_back(lost.run_id, lost.fence, Outcome.STOPPED, None)
+    tenant_db.due_now(lost.run_id)
+    claim = tenant_db.ledger.claim(lost.run_id, worker_id=tenant_db.worker(), lease=LEASE)
     assert claim is not None
-    ground.ledger.commit_checkpoint(claim.run_id, claim.fence, _checkpoint(objects, claim, 20))
-    ground.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=30)
+    tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, _checkpoint(objects, claim, 20))
+    tenant_db.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=30)
     others = _neighbours(objects, claim)
-    _let_it_be_due(ground)
+    _let_it_be_due(tenant_db)
 
-    assert Sweeper(ground.database, objects).sweep() == 4
+    assert Sweeper(tenant_db.database, objects).sweep() == 4
     assert _folders(objects, claim) == {
         "1/checkpoints/step-00000010",
         "2/checkpoints/step-00000020",
         "2/result",
     }
     assert all(objects.size(key) is not None for key in others)
-    assert Sweeper(ground.database, objects).sweep() == 0
+    assert Sweeper(tenant_db.database, objects).sweep() == 0
 
 
-def test_a_holder_keeps_what_it_is_writing(ground: Ground, objects: FolderStore) -> None:
-    claim = ground.held(plan=plan(checkpoints=1))
+def test_a_holder_keeps_what_it_is_writing(tenant_db: TenantDatabase, objects: FolderStore) -> None:
+    claim = tenant_db.held(plan=plan(checkpoints=1))
     for step in (10, 20):
-        ground.ledger.commit_checkpoint(
+        tenant_db.ledger.commit_checkpoint(
             claim.run_id, claim.fence, _checkpoint(objects, claim, step)
         )
     _checkpoint(objects, claim, 30)  # on its way
     _result(objects, claim)
-    _let_it_be_due(ground)
+    _let_it_be_due(tenant_db)
 
-    Sweeper(ground.database, objects).sweep()
+    Sweeper(tenant_db.database, objects).sweep()
 
     assert _folders(objects, claim) == {
         "1/checkpoints/step-00000020",
@@ -115,13 +115,15 @@ def test_a_holder_keeps_what_it_is_writing(ground: Ground, objects: FolderStore)
     }
 
 
-def test_the_thread_sweeps_by_itself_and_ends(ground: Ground, objects: FolderStore) -> None:
-    claim = ground.held()
+def test_the_thread_sweeps_by_itself_and_ends(
+    tenant_db: TenantDatabase, objects: FolderStore
+) -> None:
+    claim = tenant_db.held()
     _checkpoint(objects, claim, 10)
-    ground.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=20)
-    _let_it_be_due(ground)
+    tenant_db.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=20)
+    _let_it_be_due(tenant_db)
 
-    with Sweeper(ground.database, objects, every_s=3600):
+    with Sweeper(tenant_db.database, objects, every_s=3600):
         deadline = time.monotonic() + 20
         while _folders(objects, claim) != {"1/result"}:
             assert time.monotonic() < deadline

@@ -11,7 +11,7 @@ from services.domain.ledger import ChildEvent, Claim, Outcome, RequestedAction
 from services.domain.states import OVER, RunStatus
 from services.store import publications, runs
 from services.store.database import Database
-from tests.support.runs import LEASE, Ground, checkpoint_at, failure, result_of
+from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
 
 MAX_ATTEMPTS = 3
 ACTIONS = ("claim", "renew", "event", "checkpoint", "result", "stop", "fail", "lose", "cancel")
@@ -46,12 +46,12 @@ class Model:
 )
 @given(st.lists(st.sampled_from(ACTIONS), max_size=25))
 def test_the_ledger_follows_the_model(database: Database, actions: list[str]) -> None:
-    ground = Ground.new(database, max_attempts=MAX_ATTEMPTS)
-    run_id = ground.claimable().run_id
+    tenant_db = TenantDatabase.new(database, max_attempts=MAX_ATTEMPTS)
+    run_id = tenant_db.claimable().run_id
     model = Model()
     for step, action in enumerate(actions, start=1):
-        act(ground, run_id, model, action, step)
-        run = ground.run(run_id)
+        act(tenant_db, run_id, model, action, step)
+        run = tenant_db.run(run_id)
         assert (run.status, run.fence, run.is_held, run.checkpoint_step) == (
             model.status,
             model.fence,
@@ -59,29 +59,29 @@ def test_the_ledger_follows_the_model(database: Database, actions: list[str]) ->
             model.checkpoint_step,
         )
         for stale in model.old:
-            assert_refused(ground, stale, step)
-    check_records(ground, run_id, model)
+            assert_refused(tenant_db, stale, step)
+    check_records(tenant_db, run_id, model)
 
 
-def act(ground: Ground, run_id: str, model: Model, action: str, step: int) -> None:
+def act(tenant_db: TenantDatabase, run_id: str, model: Model, action: str, step: int) -> None:
     held = model.holder
     if action == "claim":
-        ground.due_now(run_id)
-        claim = ground.ledger.claim(run_id, worker_id="w", lease=LEASE)
+        tenant_db.due_now(run_id)
+        claim = tenant_db.ledger.claim(run_id, worker_id="w", lease=LEASE)
         assert (claim is not None) == (model.status == "queued")
         if claim is not None:
             model.status, model.fence, model.holder = "running", model.fence + 1, claim
             model.has_progress = False
     elif action == "cancel":
-        cancel(ground, run_id, model)
+        cancel(tenant_db, run_id, model)
     elif held is not None:
-        act_as_holder(ground, held, model, action, step)
+        act_as_holder(tenant_db, held, model, action, step)
 
 
-def cancel(ground: Ground, run_id: str, model: Model) -> None:
+def cancel(tenant_db: TenantDatabase, run_id: str, model: Model) -> None:
     try:
-        with ground.database.transaction() as conn:
-            runs.cancel(conn, ground.tenant_id, run_id)
+        with tenant_db.database.transaction() as conn:
+            runs.cancel(conn, tenant_db.tenant_id, run_id)
     except IllegalTransitionError:
         assert model.status in {"succeeded", "failed"}
     else:
@@ -89,8 +89,10 @@ def cancel(ground: Ground, run_id: str, model: Model) -> None:
             model.status = "canceled" if model.holder is None else "canceling"
 
 
-def act_as_holder(ground: Ground, held: Claim, model: Model, action: str, step: int) -> None:
-    ledger, run_id, fence = ground.ledger, held.run_id, held.fence
+def act_as_holder(
+    tenant_db: TenantDatabase, held: Claim, model: Model, action: str, step: int
+) -> None:
+    ledger, run_id, fence = tenant_db.ledger, held.run_id, held.fence
     if action == "renew":
         requested = RequestedAction.CANCEL if model.status == "canceling" else RequestedAction.RUN
         assert ledger.renew(run_id, fence, lease=LEASE) is requested
@@ -111,28 +113,30 @@ def act_as_holder(ground: Ground, held: Claim, model: Model, action: str, step: 
         ledger.hand_back(run_id, fence, Outcome.FAILED, failure())
         model.lose_attempt()
     elif action == "lose":
-        ground.let_lease_run_out(run_id)
-        dead = ground.sweep(max_attempts=MAX_ATTEMPTS)
+        tenant_db.let_lease_run_out(run_id)
+        dead = tenant_db.sweep(max_attempts=MAX_ATTEMPTS)
         assert dead is not None
         model.lose_attempt()
 
 
-def assert_refused(ground: Ground, stale: Claim, step: int) -> None:
+def assert_refused(tenant_db: TenantDatabase, stale: Claim, step: int) -> None:
     with pytest.raises(LeaseLostError):
-        ground.ledger.commit_checkpoint(stale.run_id, stale.fence, checkpoint_at(stale, step + 1))
+        tenant_db.ledger.commit_checkpoint(
+            stale.run_id, stale.fence, checkpoint_at(stale, step + 1)
+        )
     with pytest.raises(LeaseLostError):
-        ground.ledger.commit_result(stale.run_id, stale.fence, result_of(stale), step=step)
+        tenant_db.ledger.commit_result(stale.run_id, stale.fence, result_of(stale), step=step)
 
 
-def check_records(ground: Ground, run_id: str, model: Model) -> None:
-    events = ground.events(run_id)
+def check_records(tenant_db: TenantDatabase, run_id: str, model: Model) -> None:
+    events = tenant_db.events(run_id)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     types = [event.type for event in events]
     ends = [t for t in types if t in {f"run.{status}" for status in OVER}]
     assert ends == ([f"run.{model.status}"] if RunStatus(model.status) in OVER else [])
-    attempts = ground.attempts(run_id)
+    attempts = tenant_db.attempts(run_id)
     assert [a.fence for a in attempts] == list(range(1, model.fence + 1))
     assert sum(a.outcome is None for a in attempts) == (model.holder is not None)
-    with ground.database.transaction() as conn:
-        published = publications.list_page(conn, ground.tenant_id, 10, run_id=run_id)
+    with tenant_db.database.transaction() as conn:
+        published = publications.list_page(conn, tenant_db.tenant_id, 10, run_id=run_id)
     assert len(published) == (model.status == "succeeded")

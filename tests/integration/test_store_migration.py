@@ -20,7 +20,7 @@ from services.store.ledger import PostgresLedger
 from services.store.migrate import migrate
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
-from tests.support.runs import LEASE, Ground
+from tests.support.runs import LEASE, TenantDatabase
 from trainer_core.config.plan import Plan
 from trainer_core.data.index import DataIndex
 
@@ -56,12 +56,12 @@ def migrated(old_url: str) -> Iterator[Database]:
     database.close()
 
 
-def ground_of(database: Database, run_id: str) -> Ground:
+def tenant_db_of(database: Database, run_id: str) -> TenantDatabase:
     """The tenant of a run."""
     with database.transaction() as conn:
         row = conn.execute("SELECT tenant_id FROM runs WHERE run_id = %s", (run_id,)).fetchone()
     assert row is not None
-    return Ground(database=database, tenant_id=row[0], ledger=PostgresLedger(database))
+    return TenantDatabase(database=database, tenant_id=row[0], ledger=PostgresLedger(database))
 
 
 def runs_at(database: Database, status: str, stage: str) -> list[str]:
@@ -144,25 +144,25 @@ def test_waiting_runs_are_admitted_and_claimed_and_a_dead_lease_is_swept(
 
     assert len(runs_at(migrated, "queued", "admission")) == 1  # its dataset is still uploading
     (admitted,) = set(waiting) - set(runs_at(migrated, "queued", "admission"))
-    assert DataIndex.model_validate(ground_of(migrated, admitted).data_index(admitted)).samples
+    assert DataIndex.model_validate(tenant_db_of(migrated, admitted).data_index(admitted)).samples
     for run_id in claimable:
-        ground = ground_of(migrated, run_id)
-        ground.due_now(run_id)
-        claim = ground.ledger.claim(run_id, worker_id=ground.worker(), lease=LEASE)
+        tenant_db = tenant_db_of(migrated, run_id)
+        tenant_db.due_now(run_id)
+        claim = tenant_db.ledger.claim(run_id, worker_id=tenant_db.worker(), lease=LEASE)
         assert claim is not None
         assert digest(claim.plan) == DIGESTS[run_id]["plan"]
         assert digest(claim.data_index) == DIGESTS[run_id]["data_index"]
     for (run_id,) in held:
-        ground = ground_of(migrated, run_id)
-        assert not ground.run(run_id).is_held
-        assert ground.attempts(run_id)[-1].outcome == "lost"
+        tenant_db = tenant_db_of(migrated, run_id)
+        assert not tenant_db.run(run_id).is_held
+        assert tenant_db.attempts(run_id)[-1].outcome == "lost"
 
 
 def test_plans_and_indices_of_60c19c9_are_valid_today(migrated: Database) -> None:
     admitted = runs_at(migrated, "queued", "capacity")[0]  # by the dispatcher of 60c19c9
     for run_id in [admitted, *runs_at(migrated, "queued", "admission")]:
-        plan = ground_of(migrated, run_id).documents(run_id).plan
+        plan = tenant_db_of(migrated, run_id).documents(run_id).plan
         identity = Plan.model_validate(plan).identity
         assert identity.model_dump(mode="json") == plan["identity"]
-    index = ground_of(migrated, admitted).data_index(admitted)
+    index = tenant_db_of(migrated, admitted).data_index(admitted)
     assert DataIndex.model_validate(index).model_dump(mode="json") == index

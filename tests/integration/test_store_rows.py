@@ -44,7 +44,7 @@ from services.store.run_rows import Run
 from tests.support.postgres import PostgresServer
 from tests.support.runs import (
     LEASE,
-    Ground,
+    TenantDatabase,
     checkpoint_at,
     failure,
     plan,
@@ -54,15 +54,15 @@ from tests.support.runs import (
 
 
 @pytest.fixture
-def ground(database: Database) -> Ground:
-    return Ground.new(database)
+def tenant_db(database: Database) -> TenantDatabase:
+    return TenantDatabase.new(database)
 
 
-def finished(ground: Ground) -> Run:
-    claim = ground.held()
-    ground.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 50))
-    ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
-    return ground.run(claim.run_id)
+def finished(tenant_db: TenantDatabase) -> Run:
+    claim = tenant_db.held()
+    tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 50))
+    tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+    return tenant_db.run(claim.run_id)
 
 
 READS: dict[str, Callable[[Connection, str, Run, str], Any]] = {
@@ -96,102 +96,104 @@ READS: dict[str, Callable[[Connection, str, Run, str], Any]] = {
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 def test_another_tenants_rows_are_not_found(
-    ground: Ground, read: Callable[[Connection, str, Run, str], Any]
+    tenant_db: TenantDatabase, read: Callable[[Connection, str, Run, str], Any]
 ) -> None:
-    run = finished(ground)
-    with ground.database.transaction() as conn:
-        (publication,) = publications.list_page(conn, ground.tenant_id, 10)
+    run = finished(tenant_db)
+    with tenant_db.database.transaction() as conn:
+        (publication,) = publications.list_page(conn, tenant_db.tenant_id, 10)
         other = tenants.create_tenant(conn, "eve")
-    with pytest.raises(NotFoundError), ground.database.transaction() as conn:
+    with pytest.raises(NotFoundError), tenant_db.database.transaction() as conn:
         read(conn, other, run, publication.publication_id)
-    with ground.database.transaction() as conn:
+    with tenant_db.database.transaction() as conn:
         assert runs.list_page(conn, other, 10) == []
         assert datasets.list_page(conn, other, 10) == []
         assert publications.list_page(conn, other, 10) == []
         assert publications.list_page(conn, other, 10, run_id=run.run_id) == []
         assert shards.to_build(conn, other, shard_digest()) is None
-    assert ground.run(run.run_id) == run
+    assert tenant_db.run(run.run_id) == run
 
 
-def test_pages_go_from_new_to_old_without_repeats(ground: Ground) -> None:
-    made = [ground.queued().run_id for _ in range(5)]
+def test_pages_go_from_new_to_old_without_repeats(tenant_db: TenantDatabase) -> None:
+    made = [tenant_db.queued().run_id for _ in range(5)]
     seen: list[str] = []
-    with ground.database.transaction() as conn:
-        while page := runs.list_page(conn, ground.tenant_id, 2, seen[-1] if seen else None):
+    with tenant_db.database.transaction() as conn:
+        while page := runs.list_page(conn, tenant_db.tenant_id, 2, seen[-1] if seen else None):
             seen += [run.run_id for run in page]
     assert seen == sorted(made, reverse=True)
 
 
 @pytest.mark.parametrize("state", ["queued", "caching", "claimable"])
-def test_a_run_that_nobody_holds_is_canceled_at_once(ground: Ground, state: str) -> None:
-    run = getattr(ground, state)()
-    with ground.database.transaction() as conn:
-        canceled = runs.cancel(conn, ground.tenant_id, run.run_id)
+def test_a_run_that_nobody_holds_is_canceled_at_once(tenant_db: TenantDatabase, state: str) -> None:
+    run = getattr(tenant_db, state)()
+    with tenant_db.database.transaction() as conn:
+        canceled = runs.cancel(conn, tenant_db.tenant_id, run.run_id)
     assert canceled.status == "canceled"
-    assert canceled == ground.run(run.run_id)
+    assert canceled == tenant_db.run(run.run_id)
     assert canceled.finished_at is not None
-    assert ground.event_types(run.run_id)[-2:] == ["run.canceling", "run.canceled"]
-    assert ground.ledger.claim(run.run_id, worker_id="w", lease=LEASE) is None
+    assert tenant_db.event_types(run.run_id)[-2:] == ["run.canceling", "run.canceled"]
+    assert tenant_db.ledger.claim(run.run_id, worker_id="w", lease=LEASE) is None
 
 
-def test_a_held_run_is_canceled_by_its_holder(ground: Ground) -> None:
-    claim = ground.held()
+def test_a_held_run_is_canceled_by_its_holder(tenant_db: TenantDatabase) -> None:
+    claim = tenant_db.held()
     for _ in range(2):  # asking twice changes nothing
-        with ground.database.transaction() as conn:
-            asked = runs.cancel(conn, ground.tenant_id, claim.run_id)
+        with tenant_db.database.transaction() as conn:
+            asked = runs.cancel(conn, tenant_db.tenant_id, claim.run_id)
         assert (asked.status, asked.is_held) == ("canceling", True)
-    assert ground.event_types(claim.run_id).count("run.canceling") == 1
-    ground.ledger.hand_back(claim.run_id, claim.fence, Outcome.STOPPED, None)
-    assert ground.run(claim.run_id).status == "canceled"
+    assert tenant_db.event_types(claim.run_id).count("run.canceling") == 1
+    tenant_db.ledger.hand_back(claim.run_id, claim.fence, Outcome.STOPPED, None)
+    assert tenant_db.run(claim.run_id).status == "canceled"
 
 
-def test_a_run_that_finishes_while_canceling_is_canceled_and_not_published(ground: Ground) -> None:
-    claim = ground.held()
-    with ground.database.transaction() as conn:
-        runs.cancel(conn, ground.tenant_id, claim.run_id)
-    ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
-    run = ground.run(claim.run_id)
+def test_a_run_that_finishes_while_canceling_is_canceled_and_not_published(
+    tenant_db: TenantDatabase,
+) -> None:
+    claim = tenant_db.held()
+    with tenant_db.database.transaction() as conn:
+        runs.cancel(conn, tenant_db.tenant_id, claim.run_id)
+    tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+    run = tenant_db.run(claim.run_id)
     assert (run.status, run.result_step) == ("canceled", 100)
-    with ground.database.transaction() as conn:
-        assert publications.list_page(conn, ground.tenant_id, 10) == []
+    with tenant_db.database.transaction() as conn:
+        assert publications.list_page(conn, tenant_db.tenant_id, 10) == []
 
 
-def test_a_run_that_ended_cannot_be_canceled(ground: Ground) -> None:
-    run = finished(ground)
-    with pytest.raises(IllegalTransitionError), ground.database.transaction() as conn:
-        runs.cancel(conn, ground.tenant_id, run.run_id)
+def test_a_run_that_ended_cannot_be_canceled(tenant_db: TenantDatabase) -> None:
+    run = finished(tenant_db)
+    with pytest.raises(IllegalTransitionError), tenant_db.database.transaction() as conn:
+        runs.cancel(conn, tenant_db.tenant_id, run.run_id)
 
 
-def test_a_cancel_and_a_result_at_once_leave_one_end(ground: Ground) -> None:
+def test_a_cancel_and_a_result_at_once_leave_one_end(tenant_db: TenantDatabase) -> None:
     for _ in range(10):
-        claim = ground.held()
+        claim = tenant_db.held()
         start = threading.Barrier(2)
 
         def cancel(run_id: str = claim.run_id, start: threading.Barrier = start) -> None:
             start.wait()
             try:
-                with ground.database.transaction() as conn:
-                    runs.cancel(conn, ground.tenant_id, run_id)
+                with tenant_db.database.transaction() as conn:
+                    runs.cancel(conn, tenant_db.tenant_id, run_id)
             except IllegalTransitionError:
                 pass  # the result was first
 
         with ThreadPoolExecutor(1) as pool:
             canceling = pool.submit(cancel)
             start.wait()
-            ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+            tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
             canceling.result()
-        ends = {"run.succeeded", "run.canceled"} & set(ground.event_types(claim.run_id))
-        assert ends == {f"run.{ground.run(claim.run_id).status}"}
+        ends = {"run.succeeded", "run.canceled"} & set(tenant_db.event_types(claim.run_id))
+        assert ends == {f"run.{tenant_db.run(claim.run_id).status}"}
 
 
-def test_idempotency_keys(ground: Ground) -> None:
-    scope = (ground.tenant_id, "POST", "/v1/runs", "key-1")
-    with ground.database.transaction() as conn:
+def test_idempotency_keys(tenant_db: TenantDatabase) -> None:
+    scope = (tenant_db.tenant_id, "POST", "/v1/runs", "key-1")
+    with tenant_db.database.transaction() as conn:
         assert idempotency.begin(conn, *scope, "f1") is None
-        with pytest.raises(IdempotencyInFlightError), ground.database.transaction() as second:
+        with pytest.raises(IdempotencyInFlightError), tenant_db.database.transaction() as second:
             idempotency.begin(second, *scope, "f1")
         idempotency.finish(conn, *scope, status=201, body={"id": "run_x"})
-    with ground.database.transaction() as conn:
+    with tenant_db.database.transaction() as conn:
         replay = idempotency.begin(conn, *scope, "f1")
         assert replay == idempotency.Replay(status=201, body={"id": "run_x"})
         with pytest.raises(IdempotencyMismatchError):
@@ -200,15 +202,17 @@ def test_idempotency_keys(ground: Ground) -> None:
         assert idempotency.begin(conn, other, *scope[1:], "f2") is None
 
 
-def test_a_stored_answer_is_found_without_waiting_until_its_week_is_over(ground: Ground) -> None:
-    scope = (ground.tenant_id, "POST", "/v1/runs", "key-1")
-    with ground.database.transaction() as conn:
+def test_a_stored_answer_is_found_without_waiting_until_its_week_is_over(
+    tenant_db: TenantDatabase,
+) -> None:
+    scope = (tenant_db.tenant_id, "POST", "/v1/runs", "key-1")
+    with tenant_db.database.transaction() as conn:
         assert idempotency.begin(conn, *scope, "f1") is None
-        with ground.database.transaction() as second:
+        with tenant_db.database.transaction() as second:
             second.execute("SET LOCAL lock_timeout = '100ms'")
             assert idempotency.find(second, *scope, "f1") is None  # it does not wait for the first
         idempotency.finish(conn, *scope, status=201, body={"id": "run_x"})
-    with ground.database.transaction() as conn:
+    with tenant_db.database.transaction() as conn:
         found = idempotency.find(conn, *scope, "f1")
         assert found == idempotency.Replay(status=201, body={"id": "run_x"})
         with pytest.raises(IdempotencyMismatchError):
@@ -218,35 +222,35 @@ def test_a_stored_answer_is_found_without_waiting_until_its_week_is_over(ground:
         assert idempotency.begin(conn, *scope, "f2") is None
 
 
-def test_a_request_that_fails_leaves_no_key(ground: Ground) -> None:
-    scope = (ground.tenant_id, "POST", "/v1/runs", "key-1")
+def test_a_request_that_fails_leaves_no_key(tenant_db: TenantDatabase) -> None:
+    scope = (tenant_db.tenant_id, "POST", "/v1/runs", "key-1")
 
     def refused_request() -> None:
-        with ground.database.transaction() as conn:
+        with tenant_db.database.transaction() as conn:
             assert idempotency.begin(conn, *scope, "f1") is None
             raise NotFoundError("dataset", "ds_x")
 
     with pytest.raises(NotFoundError):
         refused_request()
 
-    with ground.database.transaction() as conn:
+    with tenant_db.database.transaction() as conn:
         assert idempotency.begin(conn, *scope, "f1") is None
 
 
-def test_keys_of_the_api(ground: Ground) -> None:
-    with ground.database.transaction() as conn:
-        key_id, plaintext = tenants.create_api_key(conn, ground.tenant_id, "laptop")
+def test_keys_of_the_api(tenant_db: TenantDatabase) -> None:
+    with tenant_db.database.transaction() as conn:
+        key_id, plaintext = tenants.create_api_key(conn, tenant_db.tenant_id, "laptop")
         assert plaintext.startswith("rv_")
-        assert tenants.tenant_of_key(conn, plaintext) == ground.tenant_id
+        assert tenants.tenant_of_key(conn, plaintext) == tenant_db.tenant_id
         assert tenants.tenant_of_key(conn, plaintext + "x") is None
         conn.execute("UPDATE api_keys SET revoked_at = now() WHERE key_id = %s", (key_id,))
         assert tenants.tenant_of_key(conn, plaintext) is None
 
 
-def test_a_dataset_is_verified_once(ground: Ground) -> None:
-    with ground.database.transaction() as conn:
-        dataset = ground.dataset(conn, ready=False)
-        scope = (ground.tenant_id, dataset.dataset_id)
+def test_a_dataset_is_verified_once(tenant_db: TenantDatabase) -> None:
+    with tenant_db.database.transaction() as conn:
+        dataset = tenant_db.dataset(conn, ready=False)
+        scope = (tenant_db.tenant_id, dataset.dataset_id)
         assert datasets.to_verify(conn, *scope) is None  # still open
         for _ in range(2):
             assert datasets.complete(conn, *scope).status == "verifying"
@@ -261,10 +265,10 @@ def test_a_dataset_is_verified_once(ground: Ground) -> None:
         ]
 
 
-def test_a_publication_is_held_by_one_and_tried_again(ground: Ground) -> None:
-    finished(ground)
-    with ground.database.transaction() as conn:
-        (publication,) = publications.list_page(conn, ground.tenant_id, 10)
+def test_a_publication_is_held_by_one_and_tried_again(tenant_db: TenantDatabase) -> None:
+    finished(tenant_db)
+    with tenant_db.database.transaction() as conn:
+        (publication,) = publications.list_page(conn, tenant_db.tenant_id, 10)
         id_ = publication.publication_id
         work = publications.claim(conn, id_, LEASE)
         assert work is not None
@@ -277,41 +281,41 @@ def test_a_publication_is_held_by_one_and_tried_again(ground: Ground) -> None:
         with pytest.raises(LeaseLostError):
             publications.succeed(conn, id_, work.fence, "/stale", None)
         publications.succeed(conn, id_, again.fence, "/there", "r1")
-        assert publications.get(conn, ground.tenant_id, id_).location == "/there"
+        assert publications.get(conn, tenant_db.tenant_id, id_).location == "/there"
         with pytest.raises(LeaseLostError):
             publications.fail(conn, id_, again.fence, failure(), None)
 
 
-def test_only_a_result_can_be_published(ground: Ground) -> None:
-    run = ground.queued()
-    with pytest.raises(InvalidRequestError), ground.database.transaction() as conn:
-        publications.create(conn, ground.tenant_id, run.run_id, {"kind": "folder"})
+def test_only_a_result_can_be_published(tenant_db: TenantDatabase) -> None:
+    run = tenant_db.queued()
+    with pytest.raises(InvalidRequestError), tenant_db.database.transaction() as conn:
+        publications.create(conn, tenant_db.tenant_id, run.run_id, {"kind": "folder"})
 
 
-def test_a_shard_fails_after_its_last_try(ground: Ground) -> None:
-    ground.caching()
-    with ground.database.transaction() as conn:
+def test_a_shard_fails_after_its_last_try(tenant_db: TenantDatabase) -> None:
+    tenant_db.caching()
+    with tenant_db.database.transaction() as conn:
         for tries in range(shards.MAX_TRIES):
-            work = shards.to_build(conn, ground.tenant_id, shard_digest())
+            work = shards.to_build(conn, tenant_db.tenant_id, shard_digest())
             assert work is not None
             assert work.attempts == tries
-            shards.failed(conn, ground.tenant_id, shard_digest(), failure())
-        assert shards.to_build(conn, ground.tenant_id, shard_digest()) is None
+            shards.failed(conn, tenant_db.tenant_id, shard_digest(), failure())
+        assert shards.to_build(conn, tenant_db.tenant_id, shard_digest()) is None
 
 
-def test_objects_of_replaced_checkpoints_are_unreferenced(ground: Ground) -> None:
-    claim = ground.held()
+def test_objects_of_replaced_checkpoints_are_unreferenced(tenant_db: TenantDatabase) -> None:
+    claim = tenant_db.held()
     kept = [checkpoint_at(claim, step).files.key_prefix for step in (20, 30)]
     for step in (10, 20, 30):
-        ground.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, step))
-    with ground.database.transaction() as conn:
+        tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, step))
+    with tenant_db.database.transaction() as conn:
         (due,) = unreferenced.runs_to_sweep(conn)  # the first one was retired
         assert (due.run_id, due.is_held, due.checkpoint_step) == (claim.run_id, True, 30)
         assert unreferenced.referenced_prefixes(conn, claim.run_id) == set(kept)
         unreferenced.mark_swept(conn, due)
         assert unreferenced.runs_to_sweep(conn) == []
-    ground.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
-    with ground.database.transaction() as conn:
+    tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+    with tenant_db.database.transaction() as conn:
         assert unreferenced.runs_to_sweep(conn) == []  # only once a holder cut off has given up
         conn.execute("UPDATE runs SET sweep_after = now() - interval '1 second'")
         (due,) = unreferenced.runs_to_sweep(conn)
@@ -320,11 +324,11 @@ def test_objects_of_replaced_checkpoints_are_unreferenced(ground: Ground) -> Non
         assert live == {*kept, result_of(claim).key_prefix}
 
 
-def test_listeners_are_notified_of_work_and_of_events(ground: Ground) -> None:
-    work, events = ground.database.listen(WORK), ground.database.listen(EVENTS)
+def test_listeners_are_notified_of_work_and_of_events(tenant_db: TenantDatabase) -> None:
+    work, events = tenant_db.database.listen(WORK), tenant_db.database.listen(EVENTS)
     assert next(work) is None
     assert next(events) is None
-    run = ground.queued()
+    run = tenant_db.queued()
     assert next(work) == ""
     assert next(events) == run.run_id
     work.close()
@@ -345,40 +349,40 @@ def test_migrations_at_once_are_safe_and_change_nothing_twice(
 
 
 def test_a_crash_of_the_server_loses_nothing_and_the_pool_recovers(
-    postgres_server: PostgresServer, ground: Ground
+    postgres_server: PostgresServer, tenant_db: TenantDatabase
 ) -> None:
-    claim = ground.held()
-    ground.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 10))
+    claim = tenant_db.held()
+    tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 10))
     postgres_server.stop("immediate")
     try:
         with pytest.raises(DatabaseDownError):
-            ground.ledger.renew(claim.run_id, claim.fence, lease=LEASE)
+            tenant_db.ledger.renew(claim.run_id, claim.fence, lease=LEASE)
     finally:
         postgres_server.start()
-    ground.ledger.renew(claim.run_id, claim.fence, lease=LEASE)
-    assert ground.run(claim.run_id).checkpoint_step == 10
+    tenant_db.ledger.renew(claim.run_id, claim.fence, lease=LEASE)
+    assert tenant_db.run(claim.run_id).checkpoint_step == 10
 
 
 def test_rows_and_events_are_read_and_written_without_documents(
-    database_url: str, ground: Ground
+    database_url: str, tenant_db: TenantDatabase
 ) -> None:
-    claim = ground.held()
+    claim = tenant_db.held()
     impatient = Database(database_url, max_size=2, lock_timeout=timedelta(seconds=0.2))
     ledger = PostgresLedger(impatient)
-    with ground.database.transaction() as elsewhere:
+    with tenant_db.database.transaction() as elsewhere:
         elsewhere.execute("LOCK TABLE run_documents IN ACCESS EXCLUSIVE MODE")
         with impatient.transaction() as conn:
-            runs.get(conn, ground.tenant_id, claim.run_id)
-            runs.list_page(conn, ground.tenant_id, 10)
-            runs.events(conn, ground.tenant_id, claim.run_id, 0, 10)
+            runs.get(conn, tenant_db.tenant_id, claim.run_id)
+            runs.list_page(conn, tenant_db.tenant_id, 10)
+            runs.events(conn, tenant_db.tenant_id, claim.run_id, 0, 10)
         ledger.renew(claim.run_id, claim.fence, lease=LEASE)
         ledger.event(claim.run_id, claim.fence, [ChildEvent(type="step", step=1, data={})])
         with pytest.raises(DatabaseBusyError), impatient.transaction() as conn:
-            run_documents.read(conn, ground.tenant_id, claim.run_id)
+            run_documents.read(conn, tenant_db.tenant_id, claim.run_id)
     impatient.close()
 
 
-def test_an_unknown_run_is_named(ground: Ground) -> None:
+def test_an_unknown_run_is_named(tenant_db: TenantDatabase) -> None:
     run_id = new_id("run")
-    with pytest.raises(NotFoundError, match=run_id), ground.database.transaction() as conn:
-        runs.get(conn, ground.tenant_id, run_id)
+    with pytest.raises(NotFoundError, match=run_id), tenant_db.database.transaction() as conn:
+        runs.get(conn, tenant_db.tenant_id, run_id)

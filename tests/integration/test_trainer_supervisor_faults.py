@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.trainer_supervisor_place import Place, claimable_again, open_place
+from tests.integration.trainer_supervisor_host import TrainerHost, claimable_again, open_host
 
 SECONDS = 20.0
 """Most of it is the start of the trainer's process."""
@@ -18,26 +18,26 @@ NEW_DISK = 'mount -t tmpfs -o "$0" tmpfs "$1" && shift && exec "$@"'
 
 
 @pytest.fixture
-def place(tmp_path: Path, database_url: str) -> Iterator[Place]:
-    with open_place(tmp_path, database_url) as place:
-        place.env |= {"REVERIE_LEASE_S": "60", "REVERIE_RENEW_S": "1", "REVERIE_POLL_S": "1"}
-        yield place
+def host(tmp_path: Path, database_url: str) -> Iterator[TrainerHost]:
+    with open_host(tmp_path, database_url) as host:
+        host.env |= {"REVERIE_LEASE_S": "60", "REVERIE_RENEW_S": "1", "REVERIE_POLL_S": "1"}
+        yield host
 
 
-def handed_back(place: Place, process: subprocess.Popen[bytes], started_s: float) -> str:
+def handed_back(host: TrainerHost, process: subprocess.Popen[bytes], started_s: float) -> str:
     """The code of the one attempt, which ended the lease; the trainer outlived it."""
-    assert place.end_of(process) == 0, place.logs()
+    assert host.end_of(process) == 0, host.logs()
     assert time.monotonic() - started_s < SECONDS
-    ((outcome, _, code, message),) = place.attempts()
-    assert outcome == "failed", place.logs()
+    ((outcome, _, code, message),) = host.attempts()
+    assert outcome == "failed", host.logs()
     assert message
-    assert place.ask("SELECT lease_until FROM runs WHERE run_id = %(run_id)s") == [(None,)]
+    assert host.ask("SELECT lease_until FROM runs WHERE run_id = %(run_id)s") == [(None,)]
     return str(code)
 
 
-def own_disk(place: Place, options: str) -> list[str]:
+def own_disk(host: TrainerHost, options: str) -> list[str]:
     """A launcher that gives the trainer a scratch disk of its own, gone with its process."""
-    scratch = place.folder / "scratch"
+    scratch = host.folder / "scratch"
     scratch.mkdir()
     own = ["unshare", "--map-root-user", "--mount", "sh", "-c", NEW_DISK, options, str(scratch)]
     if subprocess.run([*own, "true"], capture_output=True, check=False).returncode:
@@ -46,23 +46,23 @@ def own_disk(place: Place, options: str) -> list[str]:
 
 
 @pytest.mark.parametrize("files", [4, 5, 6, 7, 8])
-def test_a_disk_without_room_for_one_more_file(place: Place, files: int) -> None:
+def test_a_disk_without_room_for_one_more_file(host: TrainerHost, files: int) -> None:
     """Four files are the worker's own: the attempt's folder, its parts and the job come after."""
-    disk = own_disk(place, f"size=200m,nr_inodes={files}")
+    disk = own_disk(host, f"size=200m,nr_inodes={files}")
     started_s = time.monotonic()
 
-    process = place.start("finish", launcher=disk)
+    process = host.start("finish", launcher=disk)
 
-    assert handed_back(place, process, started_s) == "disk_full"
-    assert place.run()["status"] == "queued"  # another machine may have room
+    assert handed_back(host, process, started_s) == "disk_full"
+    assert host.run()["status"] == "queued"  # another machine may have room
 
 
-def test_a_worker_whose_disk_is_full_takes_no_run(place: Place) -> None:
-    process = place.start("finish", launcher=own_disk(place, "size=1m"))
+def test_a_worker_whose_disk_is_full_takes_no_run(host: TrainerHost) -> None:
+    process = host.start("finish", launcher=own_disk(host, "size=1m"))
 
-    assert place.end_of(process) == 0, place.logs()
-    assert place.attempts() == []
-    assert place.run()["status"] == "queued"
+    assert host.end_of(process) == 0, host.logs()
+    assert host.attempts() == []
+    assert host.run()["status"] == "queued"
 
 
 @pytest.mark.parametrize(
@@ -73,45 +73,45 @@ def test_a_worker_whose_disk_is_full_takes_no_run(place: Place) -> None:
     ],
 )
 def test_a_document_that_cannot_be_read_is_not_retried(
-    place: Place, damage: str, code: str
+    host: TrainerHost, damage: str, code: str
 ) -> None:
-    place.do(f"UPDATE run_documents SET {damage} WHERE run_id = %(run_id)s")
+    host.do(f"UPDATE run_documents SET {damage} WHERE run_id = %(run_id)s")
     started_s = time.monotonic()
 
-    assert handed_back(place, place.start("finish"), started_s) == code
-    assert place.run()["status"] == "failed"
-    assert place.run()["status_reason"]["category"] == "platform"
+    assert handed_back(host, host.start("finish"), started_s) == code
+    assert host.run()["status"] == "failed"
+    assert host.run()["status_reason"]["category"] == "platform"
 
 
-def test_an_error_that_nobody_foresaw(place: Place) -> None:
+def test_an_error_that_nobody_foresaw(host: TrainerHost) -> None:
     started_s = time.monotonic()
 
-    process = place.start("finish", python=str(place.folder / "no-such-python"))
+    process = host.start("finish", python=str(host.folder / "no-such-python"))
 
-    assert handed_back(place, process, started_s) == "internal_error"
-    assert place.run()["status_reason"]["category"] == "platform"
-    assert "no-such-python" not in place.run()["status_reason"]["message"]
-    assert "no-such-python" in place.logs()  # the operator sees the whole of it
+    assert handed_back(host, process, started_s) == "internal_error"
+    assert host.run()["status_reason"]["category"] == "platform"
+    assert "no-such-python" not in host.run()["status_reason"]["message"]
+    assert "no-such-python" in host.logs()  # the operator sees the whole of it
 
 
-def test_what_was_saved_before_an_error_is_kept(place: Place) -> None:
+def test_what_was_saved_before_an_error_is_kept(host: TrainerHost) -> None:
     """The event file turns into one that cannot be followed, after the checkpoint of step 4."""
     started_s = time.monotonic()
 
-    assert handed_back(place, place.start("babble"), started_s) == "internal_error"
-    assert place.run()["checkpoint_step"] == 4
-    assert not place.child_pids()
-    claimable_again(place)
-    assert place.end_of(place.start("finish")) == 0
-    assert place.run()["status"] == "succeeded", place.logs()
+    assert handed_back(host, host.start("babble"), started_s) == "internal_error"
+    assert host.run()["checkpoint_step"] == 4
+    assert not host.child_pids()
+    claimable_again(host)
+    assert host.end_of(host.start("finish")) == 0
+    assert host.run()["status"] == "succeeded", host.logs()
 
 
-def test_a_lost_lease_is_not_handed_back_even_where_something_fails(place: Place) -> None:
-    process = place.start("babble-late", REVERIE_RENEW_S="20")  # it has not read the loss
-    place.wait_for_step(3)
+def test_a_lost_lease_is_not_handed_back_even_where_something_fails(host: TrainerHost) -> None:
+    process = host.start("babble-late", REVERIE_RENEW_S="20")  # it has not read the loss
+    host.wait_for_step(3)
 
-    place.do("UPDATE runs SET fence = fence + 1 WHERE run_id = %(run_id)s")
+    host.do("UPDATE runs SET fence = fence + 1 WHERE run_id = %(run_id)s")
 
-    assert place.end_of(process) == 0, place.logs()
-    assert place.attempts()[0][0] is None
-    assert place.run()["status"] == "running"
+    assert host.end_of(process) == 0, host.logs()
+    assert host.attempts()[0][0] is None
+    assert host.run()["status"] == "running"

@@ -1,12 +1,12 @@
 """Shards arrive ahead of the step, within the bound, and what is waited for comes next."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from services.domain.ledger import CachedShard
 from services.trainer.failures import AttemptFailedError
 from services.trainer.feeder import Feeder, FeedOrder
+from tests.support.waiting import wait_until
 from trainer_core.data.index import (
     DataIndex,
     Sample,
@@ -60,13 +60,6 @@ class Source:
         dest.write_bytes(b"x" * shard.size_bytes)
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-
-
 def feeder_of(
     index: DataIndex, folder: Path, fetch: Callable[[CachedShard, Path], None], limit_bytes: int
 ) -> tuple[Feeder, FeedOrder]:
@@ -86,7 +79,7 @@ def test_all_come_in_sampler_order_where_there_is_room(tmp_path: Path) -> None:
     index, source = index_of(12), Source()
     feeder, order = feeder_of(index, tmp_path, source, limit_bytes=1 << 20)
     with feeder:
-        wait_until(lambda: len(held(tmp_path)) == 13, "all shards")
+        wait_until(lambda: len(held(tmp_path)) == 13, what="all shards", deadline_s=10)
     first = [
         index.samples[order.sampler.micro_batch(i).samples[0]].latents.shard for i in range(12)
     ]
@@ -104,7 +97,7 @@ def test_masks_come_with_their_images(tmp_path: Path) -> None:
     index = plain.model_copy(update={"samples": masked})
     feeder, order = feeder_of(index, tmp_path, source, limit_bytes=1 << 20)
     with feeder:
-        wait_until(lambda: len(held(tmp_path)) == 7, "all shards")
+        wait_until(lambda: len(held(tmp_path)) == 7, what="all shards", deadline_s=10)
     first = [order.sampler.micro_batch(i).samples[0] for i in range(3)]
     pairs = [n for sample in first for n in (sample, sample + 3)]
     assert source.asked[1:] == [index.shards[n].digest for n in pairs]
@@ -117,7 +110,11 @@ def test_the_folder_stays_within_its_bound_and_follows_the_step(tmp_path: Path) 
         for step in range(0, 40, 2):
             feeder.reached(step)
             needed = index.samples[order.sampler.micro_batch(step).samples[0]].latents.shard
-            wait_until(lambda: index.shards[needed].digest in held(tmp_path), f"step {step}")  # noqa: B023
+            wait_until(
+                lambda: index.shards[needed].digest in held(tmp_path),  # noqa: B023
+                what=f"step {step}",
+                deadline_s=10,
+            )
             assert len(held(tmp_path)) <= 5
 
 
@@ -125,11 +122,13 @@ def test_what_is_waited_for_comes_next(tmp_path: Path) -> None:
     index, source = index_of(40), Source()
     feeder, _ = feeder_of(index, tmp_path, source, limit_bytes=5 * SIZE_BYTES)
     with feeder:
-        wait_until(lambda: len(held(tmp_path)) == 5, "a full folder")
+        wait_until(lambda: len(held(tmp_path)) == 5, what="a full folder", deadline_s=10)
         missing = next(s.digest for s in index.shards if s.digest not in held(tmp_path))
         (tmp_path / f"{missing}.wanted").touch()
-        wait_until(lambda: missing in held(tmp_path), "the wanted shard")
-        wait_until(lambda: not list(tmp_path.glob("*.wanted")), "an answered wish")
+        wait_until(lambda: missing in held(tmp_path), what="the wanted shard", deadline_s=10)
+        wait_until(
+            lambda: not list(tmp_path.glob("*.wanted")), what="an answered request", deadline_s=10
+        )
         assert len(held(tmp_path)) <= 5
 
 
@@ -141,10 +140,10 @@ def test_a_shard_that_is_not_to_be_had_is_named(tmp_path: Path) -> None:
 
     feeder, _ = feeder_of(index_of(2), tmp_path, fetch, limit_bytes=1 << 20)
     with feeder:
-        wait_until(lambda: feeder.failure == failure, "the failure")
+        wait_until(lambda: feeder.failure == failure, what="the failure", deadline_s=10)
 
 
 def test_a_fault_of_the_feeder_is_a_failure_too(tmp_path: Path) -> None:
     feeder, _ = feeder_of(index_of(2), tmp_path / "not there", Source(), limit_bytes=1 << 20)
     with feeder:
-        wait_until(lambda: feeder.failure is not None, "the failure")
+        wait_until(lambda: feeder.failure is not None, what="the failure", deadline_s=10)

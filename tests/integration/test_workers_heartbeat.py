@@ -10,7 +10,7 @@ from services.domain.ledger import Worker
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
 from services.workers.heartbeat import Heartbeat
-from tests.support.fleet import wait_until
+from tests.support.waiting import wait_until
 
 
 def test_a_failover_is_outlived(database: Database, database_url: str) -> None:

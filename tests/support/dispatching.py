@@ -11,7 +11,7 @@ import redis
 from services.domain.ledger import CachedShard
 from services.store import shards
 from tests.support.redis import RedisServer
-from tests.support.runs import Ground
+from tests.support.runs import TenantDatabase
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.base_models.describe import describe_base
 
@@ -41,10 +41,10 @@ def real_plan(**backend: Any) -> dict[str, Any]:
     return import_small(backends=[options]).plan.model_dump(mode="json")
 
 
-def build_all_shards(ground: Ground) -> list[str]:
-    with ground.database.transaction() as conn:
+def build_all_shards(tenant_db: TenantDatabase) -> list[str]:
+    with tenant_db.database.transaction() as conn:
         rows = conn.execute("SELECT digest, kind FROM cache_shards ORDER BY digest").fetchall()
         for digest, kind in rows:
             stored = CachedShard(digest=digest, kind=kind, manifest_sha256="e" * 64, size_bytes=1)
-            shards.done(conn, ground.tenant_id, digest, stored)
+            shards.done(conn, tenant_db.tenant_id, digest, stored)
     return [digest for digest, _ in rows]

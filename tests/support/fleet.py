@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ import httpx
 
 from services.processes.tree import descendants
 from tests.support.ports import free_port
+from tests.support.waiting import wait_until
 from trainer_core.process.stat import read_stat
 
 T = TypeVar("T")
@@ -32,18 +33,6 @@ FAST = {
     "REVERIE_SINGLE_TENANT": "true",
     "OMP_NUM_THREADS": "1",
 }
-
-
-def wait_until(
-    ask: Callable[[], T | None], *, deadline_s: float, what: str, every_s: float = 0.1
-) -> T:
-    """Ask until the answer is truthy, and return it; at the deadline fail and name ``what``."""
-    end = time.monotonic() + deadline_s
-    while time.monotonic() < end:
-        if answer := ask():
-            return answer
-        time.sleep(every_s)
-    raise AssertionError(f"waited {deadline_s:g} s for {what}")
 
 
 def children_of(pid: int) -> list[int]:

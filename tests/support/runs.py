@@ -56,15 +56,15 @@ def result_of(claim: Claim, manifest: str = "bb") -> StoredFiles:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
-    """One tenant in one fresh database."""
+class TenantDatabase:
+    """One tenant in a fresh database, with shortcuts to runs in each state."""
 
     database: Database
     tenant_id: str
     ledger: PostgresLedger
 
     @classmethod
-    def new(cls, database: Database, *, max_attempts: int = 3) -> "Ground":
+    def new(cls, database: Database, *, max_attempts: int = 3) -> "TenantDatabase":
         with database.transaction() as conn:
             tenant_id = tenants.create_tenant(conn, "ada")
         ledger = PostgresLedger(database, max_attempts=max_attempts)

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.fleet import wait_until
+from tests.support.waiting import wait_until
 
 OVER = ("succeeded", "failed", "canceled")
 Json = dict[str, Any]

@@ -4,8 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,24 +17,18 @@ from services.domain.ids import new_id
 from services.objects.folders import put_shard
 from services.objects.open import open_store
 from services.settings.env import Settings
+from tests.support.waiting import wait_until
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.base_models.describe import describe_base
-from trainer_core.data.index import FileItem
+from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
 
 HERE = Path(__file__).parent
 DEADLINE_S = 60.0
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {DEADLINE_S} s for {what}"
-        time.sleep(0.02)
-
-
 @dataclass
-class Place:
+class TrainerHost:
     """A database with one run that can be claimed, an object store, and trainers on one machine."""
 
     env: dict[str, str]
@@ -124,15 +117,15 @@ class Place:
         return found
 
     def wait_for_step(self, step: int) -> None:
-        wait_until(lambda: self.run()["step"] >= step, f"step {step}; {self.logs()}")
+        wait_until(lambda: self.run()["step"] >= step, what=lambda: f"step {step}; {self.logs()}")
 
     def stored_state(self, step: int) -> list[Path]:
         return list((self.folder / "objects").rglob(f"step-{step:08d}/manifest.json"))
 
 
 @contextmanager
-def open_place(tmp_path: Path, database_url: str) -> Iterator[Place]:
-    """A place in ``tmp_path``; what runs there is killed at the end."""
+def open_host(tmp_path: Path, database_url: str) -> Iterator[TrainerHost]:
+    """A host in ``tmp_path``; its trainers are killed at the end."""
     base = tmp_path / "models" / "hidream-tiny"
     (base / "transformer").mkdir(parents=True)
     (base / "transformer" / "config.json").write_text(json.dumps(TINY_CONFIG))
@@ -149,15 +142,15 @@ def open_place(tmp_path: Path, database_url: str) -> Iterator[Place]:
         "REVERIE_STALL_S": "30",
         "REVERIE_ORPHAN_S": "60",
     }
-    place = Place(env, tmp_path)
-    _insert_run(place, model.digest)
-    yield place
-    for process in place.processes:
+    host = TrainerHost(env, tmp_path)
+    _insert_run(host, model.digest)
+    yield host
+    for process in host.processes:
         process.kill()
         process.wait()
 
 
-def _insert_run(place: Place, base_digest: str) -> None:
+def _insert_run(host: TrainerHost, base_digest: str) -> None:
     """A run whose shards are stored, waiting for a worker."""
     plan = import_small({}, backends=[{"id": "a", "caption_strategy": "filename"}]).plan
     sha256 = "0" * 64
@@ -175,41 +168,45 @@ def _insert_run(place: Place, base_digest: str) -> None:
     index = build_index(plan, items, TINY_CONFIG)
     plan_json = plan.model_dump(mode="json")
     plan_json["identity"]["base"] = {"name": "hidream-tiny", "digest": base_digest}
-    store = open_store(Settings.from_env(place.env))
-    content = place.folder / "content"
-    with psycopg.connect(place.env["REVERIE_DATABASE_URL"]) as conn:
-        conn.execute("INSERT INTO tenants (tenant_id, name) VALUES (%s, 'ada')", (place.tenant_id,))
+    with psycopg.connect(host.env["REVERIE_DATABASE_URL"]) as conn:
+        conn.execute("INSERT INTO tenants (tenant_id, name) VALUES (%s, 'ada')", (host.tenant_id,))
         conn.execute(
             """INSERT INTO runs (run_id, tenant_id, plan_digest, base_model,
                datasets, gpu_class, status, stage, max_steps)
                VALUES (%s, %s, '', 'hidream-tiny', '{}',
                        'cpu', 'queued', 'capacity', 10)""",
-            (place.run_id, place.tenant_id),
+            (host.run_id, host.tenant_id),
         )
         conn.execute(
             """INSERT INTO run_documents (run_id, tenant_id, request, plan, data_index)
                VALUES (%s, %s, '{}', %s, %s)""",
-            (place.run_id, place.tenant_id, Jsonb(plan_json), Jsonb(index.model_dump(mode="json"))),
+            (host.run_id, host.tenant_id, Jsonb(plan_json), Jsonb(index.model_dump(mode="json"))),
         )
-        for shard in index.shards:
-            content.write_bytes(shard.digest.encode())
-            stored = put_shard(store, place.tenant_id, shard.digest, shard.kind, content)
-            facts = (stored.manifest_sha256, stored.size_bytes)
-            conn.execute(
-                """INSERT INTO cache_shards (tenant_id, digest, kind, spec, base_model, status,
-                   manifest_sha256, size_bytes) VALUES (%s, %s, %s, '{}', 'hidream-tiny', 'done',
-                   %s, %s)""",
-                (place.tenant_id, shard.digest, shard.kind, *facts),
-            )
-            conn.execute(
-                "INSERT INTO run_shards (run_id, tenant_id, digest) VALUES (%s, %s, %s)",
-                (place.run_id, place.tenant_id, shard.digest),
-            )
+        _insert_shards(conn, host, index)
 
 
-def claimable_again(place: Place) -> None:
+def _insert_shards(conn: psycopg.Connection, host: TrainerHost, index: DataIndex) -> None:
+    store = open_store(Settings.from_env(host.env))
+    content = host.folder / "content"
+    for shard in index.shards:
+        content.write_bytes(shard.digest.encode())
+        stored = put_shard(store, host.tenant_id, shard.digest, shard.kind, content)
+        facts = (stored.manifest_sha256, stored.size_bytes)
+        conn.execute(
+            """INSERT INTO cache_shards (tenant_id, digest, kind, spec, base_model, status,
+               manifest_sha256, size_bytes) VALUES (%s, %s, %s, '{}', 'hidream-tiny', 'done',
+               %s, %s)""",
+            (host.tenant_id, shard.digest, shard.kind, *facts),
+        )
+        conn.execute(
+            "INSERT INTO run_shards (run_id, tenant_id, digest) VALUES (%s, %s, %s)",
+            (host.run_id, host.tenant_id, shard.digest),
+        )
+
+
+def claimable_again(host: TrainerHost) -> None:
     """What the dispatcher does in time: the sweep of a dead lease, the end of a pause."""
-    place.do(
+    host.do(
         "UPDATE runs SET status = 'queued', stage = 'capacity', lease_until = NULL,"
         " ring_after = NULL WHERE run_id = %(run_id)s"
     )
