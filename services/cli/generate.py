@@ -11,7 +11,7 @@ from services.cli import output
 from services.cli.connection import CommandError
 
 if TYPE_CHECKING:
-    from trainer_core.painting.options import Picture
+    from trainer_core.painting.options import ImageRequest
 
 EXAMPLES: Final = """Examples:
 
@@ -145,21 +145,23 @@ def generate(
         typer.echo(picture.file)
 
 
-def _pictures(prompt: str | None, prompts: Path | None, output_: Path) -> "tuple[Picture, ...]":
+def _pictures(
+    prompt: str | None, prompts: Path | None, output_: Path
+) -> "tuple[ImageRequest, ...]":
     """One picture, or those of a prompt library; raises BadParameter, CommandError."""
-    from trainer_core.painting.options import Picture  # noqa: PLC0415
-    from trainer_core.painting.prompts import pictures_of_library  # noqa: PLC0415
+    from trainer_core.painting.options import ImageRequest  # noqa: PLC0415
+    from trainer_core.painting.prompts import requests_of_library  # noqa: PLC0415
 
     if (prompt is None) == (prompts is None):
         raise typer.BadParameter("give either --prompt or --prompts", param_hint="--prompt")
     if prompts is not None:
-        return pictures_of_library(prompts, output_)
+        return requests_of_library(prompts, output_)
     if output_.suffix.lower() != ".png":
         raise CommandError(f"{output_}: the name of the picture has to end in .png")
-    return (Picture(prompt=prompt or "", file=output_),)
+    return (ImageRequest(prompt=prompt or "", file=output_),)
 
 
-def _note_placeholders(pictures: "Sequence[Picture]") -> None:
+def _note_placeholders(pictures: "Sequence[ImageRequest]") -> None:
     """Name every placeholder that a prompt still has; it may be a mistake, so it is no error."""
     from trainer_core.config.simpletuner.placeholders import unfilled_tokens  # noqa: PLC0415
 

@@ -20,7 +20,7 @@ from trainer_core.checkpoint.write import (
 )
 from trainer_core.config.plan import Plan
 from trainer_core.errors import CheckpointError
-from trainer_core.local.run import Attempt, LocalRun
+from trainer_core.local.attempt import Attempt
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
 from trainer_core.process.job import Job, read_job
@@ -53,20 +53,16 @@ class Runs:
             update={"resume_from": request, "report_to": (), "checkpoints_total_limit": 9}
         )
         plan = self.plan.model_copy(update={"identity": identity, "operation": operation})
-        run = LocalRun(
-            config={},
-            lycoris_config=None,
-            data_backends=[],
-            prompt_library=None,
-            folders=(self.output.parent,),
-            output_dir=self.output,
-            cache_dir=None,
-            events=None,
-            control=None,
-        )
         with EventWriter(self.output / "events.jsonl") as events:
             attempt = Attempt(
-                run, {}, self.output, Control(None), events, SilentReporter(), seed_is_drawn=drawn
+                env={},
+                folders=(self.output.parent,),
+                output_dir=self.output,
+                cache_dir=self.output / "cache",
+                control=Control(None),
+                events=events,
+                reporter=SilentReporter(),
+                seed_is_drawn=drawn,
             )
             return attempt.train(plan, self.base, self.data)
 

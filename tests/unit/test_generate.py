@@ -18,8 +18,8 @@ from tests.support.adapters import EXAMPLES
 from trainer_core.errors import AdapterFileError, BaseModelError, DocumentError, OutputError
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.painting.generate import generate
-from trainer_core.painting.options import PaintingOptions, Picture
-from trainer_core.painting.prompts import pictures_of_library, safe_names
+from trainer_core.painting.options import ImageRequest, PaintingOptions
+from trainer_core.painting.prompts import requests_of_library, safe_names
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_library_may_hold_objects_as_the_importer_takes_them(tmp_path: Path) -
     library = tmp_path / "library.json"
     library.write_text('{"a": {"prompt": "a cat", "adapter_strength": 1}, "b": "a dog"}')
 
-    pictures = pictures_of_library(library, tmp_path)
+    pictures = requests_of_library(library, tmp_path)
 
     assert [(each.prompt, each.file.name) for each in pictures] == [
         ("a cat", "a.png"),
@@ -131,7 +131,7 @@ def test_a_library_may_hold_objects_as_the_importer_takes_them(tmp_path: Path) -
     ]
     library.write_text('{"a": {"text": "a cat"}}')
     with pytest.raises(DocumentError, match="the prompt of 'a' has to be text"):
-        pictures_of_library(library, tmp_path)
+        requests_of_library(library, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -165,10 +165,10 @@ def test_encoders_are_released_before_the_transformer_is_loaded(
         negative_prompt="", width_px=32, height_px=None, steps=1, guidance=1.0, seed=1,
         multiplier=1.0, precision="no_change", text_encoder_precision="no_change", device="cpu",
     )  # fmt: skip
-    picture = Picture(prompt="a cat", file=tmp_path / "cat.png")
+    picture = ImageRequest(prompt="a cat", file=tmp_path / "cat.png")
     generate(tiny_folder, None, [picture], options, log)
 
-    assert seen == {"encoding": before, "loading": before, "painting": before}
+    assert seen == {"encoding": before, "loading": before, "generating": before}
     assert pixels(tmp_path / "cat.png").shape == (32, 32, 3)
 
 
@@ -180,7 +180,7 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(
 
     with pytest.raises(OutputError, match="multiples of 16"):
         reverie(*of_tiny, "--width", "40")
-    with pytest.raises(OutputError, match="more than this base model takes: as much as"):
+    with pytest.raises(OutputError, match="more than this base model takes: at most the area"):
         reverie(*of_tiny, "--width", "4096")
     with pytest.raises(AdapterFileError, match=r"none\.safetensors"):
         reverie(*of_tiny, "--adapter", tmp_path / "none.safetensors")

@@ -13,6 +13,7 @@ from trainer_core.hidream.loading import load_scheduler, load_transformer, load_
 from trainer_core.hidream.objective import noisy_latents, velocity_target
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.vae import Moments, decode, draw_latents, encode_images
+from trainer_core.painting.options import SamplingOptions
 from trainer_core.painting.sampling import pipeline_for_sampling, sample_image
 from trainer_core.precision.compute import Compute
 
@@ -250,7 +251,7 @@ def test_training_in_eval_mode_is_refused(transformer: HiDreamImageTransformer2D
 
 
 @pytest.mark.parametrize("size", [(256, 256), (192, 320), (64, 128), (320, 192)])
-def test_a_sample_has_the_asked_size_and_leaves_the_mode(
+def test_a_sample_has_the_requested_size_and_restores_the_mode(
     transformer: HiDreamImageTransformer2DModel, tiny_folder: Path, size: tuple[int, int]
 ) -> None:
     transformer.train()
@@ -263,11 +264,9 @@ def test_a_sample_has_the_asked_size_and_leaves_the_mode(
         scheduler,
         text_of(1),
         text_of(1, seed=20),
-        width_px=size[0],
-        height_px=size[1],
-        steps=2,
-        guidance=4.0,
-        seed=11,
+        options=SamplingOptions(
+            width_px=size[0], height_px=size[1], steps=2, guidance=4.0, seed=11
+        ),
     )
 
     assert picture.size == size
@@ -276,7 +275,7 @@ def test_a_sample_has_the_asked_size_and_leaves_the_mode(
     transformer.train()
 
 
-def test_a_sample_equals_the_stock_pipelines_picture(
+def test_a_sample_equals_the_image_of_diffusers_own_pipeline(
     transformer: HiDreamImageTransformer2DModel, tiny_folder: Path
 ) -> None:
     text, negative = text_of(1), text_of(1, seed=20)
@@ -286,11 +285,13 @@ def test_a_sample_equals_the_stock_pipelines_picture(
         load_scheduler(tiny_folder),
         text,
         negative,
-        width_px=256,
-        height_px=256,
-        steps=2,
-        guidance=3.0,
-        seed=5,
+        options=SamplingOptions(
+            width_px=256,
+            height_px=256,
+            steps=2,
+            guidance=3.0,
+            seed=5,
+        ),
     )
     stock = HiDreamImagePipeline.from_pretrained(tiny_folder, local_files_only=True)
     stock.default_sample_size = 32
@@ -330,11 +331,13 @@ def test_bf16_is_near_fp32_and_samples_with_an_fp32_vae(
             load_scheduler(tiny_folder),
             given.row(0),
             given.row(1),
-            width_px=64,
-            height_px=128,
-            steps=1,
-            guidance=2.0,
-            seed=1,
+            options=SamplingOptions(
+                width_px=64,
+                height_px=128,
+                steps=1,
+                guidance=2.0,
+                seed=1,
+            ),
         )
 
     assert float((rounded.float() - exact).abs().mean()) < 0.05

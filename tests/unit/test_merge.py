@@ -183,7 +183,7 @@ def test_an_existing_file_or_folder_is_never_touched(
     (tmp_path / "empty").mkdir()
 
     for name in ("full", "file"):
-        with pytest.raises(OutputError, match="is there already"):
+        with pytest.raises(OutputError, match="exists and is not empty"):
             merge(tiny_folder, file, tmp_path / name, torch.float32)
     merge(tiny_folder, file, tmp_path / "empty", torch.float32)
 

@@ -1,12 +1,13 @@
 """Merge an adapter into the weights of its base model: add in fp32, then cast.
 
-Rounding to bf16 loses small changes. The report says how much of the adapter was lost.
+The cast to bf16 rounds small changes away. The report says how much of the adapter is lost.
 """
 
+import contextlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,7 @@ from torch import nn
 
 from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.errors import AdapterFileError, BaseModelError, OutputError
-from trainer_core.export.adapter_file import AdapterFile, read_adapter
+from trainer_core.export.adapter_file import AdapterFile, ModuleDelta, read_adapter
 from trainer_core.export.full_rank import read_transformer, write_transformer
 
 REPORT_NAME: Final = "merge.json"
@@ -26,20 +27,20 @@ _WEIGHT: Final = ".weight"
 
 @dataclass(kw_only=True, slots=True)
 class MergeReport:
-    """What the cast to the target type lost, as squared 2-norms."""
+    """How much of the adapter the cast to the target dtype loses, as squared 2-norms."""
 
     changed: dict[str, float] = field(default_factory=dict)
-    """By module, of the adapter's change Δ."""
+    """Module → squared norm of the adapter's change Δ."""
     lost: dict[str, float] = field(default_factory=dict)
-    """By module, of cast(W + Δ) - W - Δ."""
+    """Module → squared norm of cast(W + Δ) - W - Δ."""
 
     @property
     def share(self) -> float:
-        """Norm of the lost part over the norm of the change, over all modules; 0: no loss."""
+        """Norm of the loss divided by the norm of the change, over all modules."""
         return _share(sum(self.lost.values()), sum(self.changed.values()))
 
     def worst(self, count: int) -> list[tuple[str, float]]:
-        """The modules that lose the greatest share, and that share."""
+        """The ``count`` modules that lose the largest share, each with its share."""
         shares = {path: _share(self.lost[path], self.changed[path]) for path in self.changed}
         return sorted(shares.items(), key=lambda item: -item[1])[:count]
 
@@ -49,20 +50,20 @@ def _share(lost: float, changed: float) -> float:
 
 
 def check_multiplier(multiplier: float) -> None:
-    """Raise AdapterFileError where the strength is not finite: every weight would become NaN."""
+    """Raise AdapterFileError if the strength is not finite: every weight would become NaN."""
     if not math.isfinite(multiplier):
         raise AdapterFileError(f"the multiplier {multiplier} is not finite; 1 is as trained")
 
 
 def merge_into(model: nn.Module, adapter: AdapterFile, multiplier: float) -> MergeReport:
-    """Add the adapter to the weights of a model in memory; they keep their dtype.
+    """Add the adapter to the weights of a model in memory. The weights keep their dtype.
 
-    To be done before quantisation: what is added to a quantised weight is lost.
+    Call it before quantisation: a change of a quantised weight has no effect.
 
     Raises:
-        AdapterFileError: ``multiplier`` or a weight with the adapter in it is not finite.
-        BaseModelError: a module is missing, or is no plain linear layer (a quantised one, or one
-            with an adapter on it).
+        AdapterFileError: ``multiplier`` or a merged weight is not finite.
+        BaseModelError: a module is missing or is not a plain linear layer, for example because it
+            is quantised or has an adapter attached.
     """
     check_multiplier(multiplier)
     report = MergeReport()
@@ -91,55 +92,76 @@ def merge_folder(
     multiplier: float,
     on_module: Callable[[int, int], None],
 ) -> MergeReport:
-    """Write ``output/transformer``: the base model's transformer with the adapter in it.
+    """Write ``output/transformer``: the base model's transformer with the adapter merged in.
 
-    The folder appears complete or not at all. Weights are merged one by one, and memory holds at
-    most one file of 10 GB.
+    The folder appears complete or not at all. Weights are merged one by one, so memory holds at
+    most one output file of 10 GB.
 
     Args:
-        base: a base model's folder, as diffusers writes it.
+        base: a base model's folder in diffusers' layout.
         adapter: a LoKr or LoRA file; see ``read_adapter``.
         output: a new or an empty folder.
-        dtype: of all weights written.
+        dtype: type of all weights written.
         multiplier: strength; 1 is the adapter as trained.
-        on_module: called with how many modules are merged and how many there are.
+        on_module: called after each module with the number of merged modules and of all modules.
 
     Raises:
-        OutputError: ``output`` exists and is no empty folder.
-        BaseModelError: ``base`` is quantised, or cannot be read.
-        AdapterFileError: see ``read_adapter``; or ``multiplier`` or a sum is not finite.
+        OutputError: ``output`` exists and is not an empty folder.
+        BaseModelError: ``base`` is quantised or cannot be read.
+        AdapterFileError: see ``read_adapter``; or ``multiplier`` or a merged weight is not finite.
     """
     check_multiplier(multiplier)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise OutputError(f"{output} is there already; name a new or an empty folder")
+        raise OutputError(f"{output} exists and is not empty; name a new or an empty folder")
     config = read_transformer_config(base)
     deltas = read_adapter(adapter, hidream_linears(config)).deltas
     report = MergeReport()
 
-    def merged() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, weight in _stored(base):
-            path = name.removesuffix(_WEIGHT)
-            if path in deltas and name.endswith(_WEIGHT):
-                matrix = deltas[path].matrix() * multiplier
-                yield name, _merged(report, path, weight, matrix, dtype)
-                on_module(len(report.changed), len(deltas))
-            else:
-                yield name, weight.to(dtype)
-
-    draft = output.absolute().with_name(f".{output.absolute().name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        write_transformer(draft / "transformer", config, merged())
+    with _folder_at_once(output) as draft:
+        weights = _merged_weights(
+            base, deltas, report=report, dtype=dtype, multiplier=multiplier, on_module=on_module
+        )
+        write_transformer(draft / "transformer", config, weights)
         missing = sorted(deltas.keys() - report.changed.keys())
         if missing:
             raise BaseModelError(f"{base} lacks {len(missing)} weights, such as {missing[0]}")
         facts = _facts(report, adapter, dtype, multiplier)
         body = json.dumps(facts, indent=2, allow_nan=False) + "\n"
         (draft / REPORT_NAME).write_text(body, encoding="utf-8")
-        draft.rename(output.absolute())
+    return report
+
+
+def _merged_weights(
+    base: Path,
+    deltas: Mapping[str, ModuleDelta],
+    *,
+    report: MergeReport,
+    dtype: torch.dtype,
+    multiplier: float,
+    on_module: Callable[[int, int], None],
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every weight of the base model in ``dtype``, with the adapter added; fills ``report``."""
+    for name, weight in _stored(base):
+        path = name.removesuffix(_WEIGHT)
+        if path in deltas and name.endswith(_WEIGHT):
+            matrix = deltas[path].matrix() * multiplier
+            yield name, _merged(report, path, weight, matrix, dtype)
+            on_module(len(report.changed), len(deltas))
+        else:
+            yield name, weight.to(dtype)
+
+
+@contextlib.contextmanager
+def _folder_at_once(output: Path) -> Iterator[Path]:
+    """A draft folder that is renamed to ``output`` at the end, or deleted after an error."""
+    target = output.absolute()
+    draft = target.with_name(f".{target.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        yield draft
+        draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return report
 
 
 def read_transformer_config(base: Path) -> dict[str, Any]:
@@ -159,7 +181,7 @@ def read_transformer_config(base: Path) -> dict[str, Any]:
 
 
 def _stored(base: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The base model's weights; raises BaseModelError where one is unreadable or no float."""
+    """The base model's weights; raises BaseModelError if one is unreadable or quantised."""
     folder = base / "transformer"
     try:
         for name, weight in read_transformer(folder):
@@ -184,16 +206,18 @@ def _merged(
     matrix: torch.Tensor,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """cast(W + Δ), and its loss in the report, which is computed in float64.
+    """cast(W + Δ). Adds the loss of the cast, computed in float64, to the report.
 
-    Raises AdapterFileError where the sum is not finite.
+    Raises AdapterFileError if the sum is not finite.
     """
     cast = (weight.float() + matrix).to(dtype)
     lost = cast.double() - weight.double() - matrix.double()
     report.changed[path] = float(matrix.double().square().sum())
     report.lost[path] = float(lost.square().sum())
     if not math.isfinite(report.changed[path] + report.lost[path]):
-        raise AdapterFileError(f"{path} would get weights that are not finite")
+        raise AdapterFileError(
+            f"{path}: the merged weights are not finite; use a smaller multiplier"
+        )
     return cast
 
 

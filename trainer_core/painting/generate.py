@@ -1,15 +1,20 @@
-"""Paint pictures with a base model and an adapter, without the service.
+"""Generate images with a base model and an adapter, without the service.
 
-The order needs the least memory: encode the prompts, release the encoders, load the transformer,
-merge the adapter into its weights, quantise, sample.
+To need the least memory, the steps are: encode the prompts, release the text encoders, load the
+transformer, merge the adapter into its weights, quantise, sample.
 """
 
 import gc
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import HiDreamImageTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    HiDreamImageTransformer2DModel,
+)
 from PIL import Image
 
 from trainer_core.config.plan import Precision
@@ -24,7 +29,7 @@ from trainer_core.hidream.loading import (
     load_vae,
 )
 from trainer_core.hidream.text import TextEmbeddings, encode_texts
-from trainer_core.painting.options import PaintingOptions, Picture
+from trainer_core.painting.options import ImageRequest, PaintingOptions, SamplingOptions
 from trainer_core.painting.sampling import sample_image
 from trainer_core.precision.compute import Compute, choose_compute
 from trainer_core.precision.quanto import quantize_frozen
@@ -35,66 +40,79 @@ _GRID_PX = 16
 def generate(
     base: Path,
     adapter: Path | None,
-    pictures: Sequence[Picture],
+    requests: Sequence[ImageRequest],
     options: PaintingOptions,
     log: Callable[[str], None],
 ) -> None:
-    """Paint each picture and write it to its file.
+    """Generate each image and write it to its file.
 
-    Everything that can be checked is checked before weights are loaded.
+    Sizes, output files and the adapter are checked before any weights are loaded.
 
     Args:
         base: the base model's folder; its own scheduler and shift are used.
         adapter: a LoKr or LoRA file, or None.
-        pictures: at least one.
-        options: size, steps and the rest.
-        log: called with one line before each stage.
+        requests: prompts and files of the images; at least one.
+        options: size, steps, strength and precision of all images.
+        log: called with one line of text before each stage.
 
     Raises:
-        OutputError: the base model does not paint that size. Or a file cannot be written: a folder
-            has its name, or a file has the name of its folder.
+        OutputError: the base model does not take the requested size, or a file cannot be written.
         AdapterFileError: the adapter cannot be read or was made for another model, or the
             multiplier is not finite.
         BaseModelError: the base model cannot be loaded.
-        DeviceError: cuda is requested and there is none.
+        DeviceError: cuda is requested but not available.
     """
     check_multiplier(options.multiplier)
-    for picture in pictures:
-        _check_file(picture.file)
+    for request in requests:
+        _check_file(request.file)
     config = read_transformer_config(base)
-    width_px, height_px = _size(options, max_area_px(config))
+    sampling = _sampling_options(options, max_area_px(config))
     adapter_file = None if adapter is None else read_adapter(adapter, hidream_linears(config))
     compute = choose_compute(options.device, _precision(options))
-    texts = {options.negative_prompt, *(picture.prompt for picture in pictures)}
+    texts = {options.negative_prompt, *(request.prompt for request in requests)}
     log("encoding the prompts")
     embeddings = _encode(base, texts, options, compute)
     log("loading the transformer")
-    transformer = _load(base, adapter_file, options, compute)
-    vae = load_vae(base, torch.float32).to(compute.device)
-    scheduler = load_scheduler(base)
+    models = _Models(
+        transformer=_load(base, adapter_file, options, compute),
+        vae=load_vae(base, torch.float32).to(compute.device),
+        scheduler=load_scheduler(base),
+        compute=compute,
+    )
+    for number, request in enumerate(requests, start=1):
+        log(f"generating {request.file.name} ({number} of {len(requests)})")
+        prompt, negative = embeddings[request.prompt], embeddings[options.negative_prompt]
+        _save(models.sample(prompt, negative, sampling), request.file)
 
-    def on_device(text: str) -> TextEmbeddings:
-        return embeddings[text].to(device=compute.device, dtype=compute.weights)
 
-    for number, picture in enumerate(pictures, start=1):
-        log(f"painting {picture.file.name} ({number} of {len(pictures)})")
-        with torch.no_grad(), compute.context():
-            image = sample_image(
-                transformer,
-                vae,
-                scheduler,
-                on_device(picture.prompt),
-                on_device(options.negative_prompt),
-                width_px=width_px,
-                height_px=height_px,
-                steps=options.steps,
-                guidance=options.guidance,
-                seed=options.seed,
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Models:
+    """What samples the images, on the device."""
+
+    transformer: HiDreamImageTransformer2DModel
+    vae: AutoencoderKL
+    scheduler: FlowMatchEulerDiscreteScheduler
+    compute: Compute
+
+    def sample(
+        self, prompt: TextEmbeddings, negative: TextEmbeddings, options: SamplingOptions
+    ) -> Image.Image:
+        """One image; ``prompt`` and ``negative`` may be on any device."""
+        embeddings, opposite = (
+            text.to(device=self.compute.device, dtype=self.compute.weights)
+            for text in (prompt, negative)
+        )
+        with torch.no_grad(), self.compute.context():
+            return sample_image(
+                self.transformer, self.vae, self.scheduler, embeddings, opposite, options=options
             )
-        _save(image, picture.file)
 
 
-def _size(options: PaintingOptions, max_area: int) -> tuple[int, int]:
+def _sampling_options(options: PaintingOptions, max_area: int) -> SamplingOptions:
+    """The options of each image; raises OutputError for a size that the base model does not take.
+
+    ``max_area``: the largest area in pixels that the base model takes.
+    """
     side_px = int(max_area**0.5) // _GRID_PX * _GRID_PX
     width_px = options.width_px or options.height_px or side_px
     height_px = options.height_px or width_px
@@ -104,10 +122,16 @@ def _size(options: PaintingOptions, max_area: int) -> tuple[int, int]:
         )
     if width_px * height_px > max_area:
         raise OutputError(
-            f"{width_px} by {height_px} px is more than this base model takes: as much as "
-            f"{side_px} by {side_px}"
+            f"{width_px} by {height_px} px is more than this base model takes: at most the area "
+            f"of {side_px} by {side_px}"
         )
-    return width_px, height_px
+    return SamplingOptions(
+        width_px=width_px,
+        height_px=height_px,
+        steps=options.steps,
+        guidance=options.guidance,
+        seed=options.seed,
+    )
 
 
 def _precision(options: PaintingOptions) -> Precision:
@@ -125,7 +149,7 @@ def _precision(options: PaintingOptions) -> Precision:
 def _encode(
     base: Path, texts: set[str], options: PaintingOptions, compute: Compute
 ) -> dict[str, TextEmbeddings]:
-    """Text → embeddings on the CPU; the encoders are released before this returns."""
+    """Text → its embeddings on the CPU. The text encoders are released before this returns."""
     precision = options.text_encoder_precision
     encoders = load_text_encoders(
         base,
@@ -149,7 +173,7 @@ def _encode(
 def _load(
     base: Path, adapter: AdapterFile | None, options: PaintingOptions, compute: Compute
 ) -> HiDreamImageTransformer2DModel:
-    """The transformer on its device: the adapter is merged first, then it is quantised."""
+    """The transformer on its device, with the adapter merged in before it is quantised."""
     transformer = load_transformer(base, compute.weights)
     if adapter is not None and options.multiplier != 0:
         merge_into(transformer, adapter, options.multiplier)
@@ -158,16 +182,16 @@ def _load(
 
 
 def _check_file(file: Path) -> None:
-    """Raise OutputError where a picture could not be written after all the work."""
+    """Raise OutputError if ``file`` cannot be written, before the long work starts."""
     if file.is_dir():
-        raise OutputError(f"{file} is a folder: name the file of the picture")
-    above = next(folder for folder in file.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise OutputError(f"{above} is a file: no picture can be put into it")
+        raise OutputError(f"{file} is a folder: name a file for the image")
+    existing = next(folder for folder in file.absolute().parents if folder.exists())
+    if not existing.is_dir():
+        raise OutputError(f"{existing} is a file, not a folder: no image can be written below it")
 
 
 def _save(image: Image.Image, file: Path) -> None:
-    """Write the picture; the file appears complete or not at all."""
+    """Write the image as PNG. The file appears complete or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.draft")
     image.save(draft, format="PNG")

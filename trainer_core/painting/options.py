@@ -1,4 +1,4 @@
-"""What a `generate` command is asked for. Imports no torch."""
+"""What the `generate` command is asked for, and how one image is sampled. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,8 @@ from trainer_core.config.plan import Quantization
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """One picture to paint."""
+class ImageRequest:
+    """One image to generate."""
 
     prompt: str
     file: Path
@@ -17,22 +17,38 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingOptions:
+    """How the scheduler and classifier-free guidance turn noise into one image."""
+
+    width_px: int
+    """A multiple of 16."""
+    height_px: int
+    """A multiple of 16."""
+    steps: int
+    """Steps of the scheduler."""
+    guidance: float
+    """Scale of classifier-free guidance; the negative prompt is used where it is above 1."""
+    seed: int
+    """Seed of the noise. The noise is drawn on the CPU, so it is the same on every device."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PaintingOptions:
-    """How all pictures of one command are painted."""
+    """How all images of one command are generated."""
 
     negative_prompt: str
     width_px: int | None
-    """None: the height, else the side of the largest square of the base model (HiDream: 1024)."""
+    """None: as the height. If both are None, the side of the largest square that fits."""
     height_px: int | None
-    """None: the width."""
+    """None: as the width."""
     steps: int
     guidance: float
     seed: int
-    """Of the noise, the same for each picture."""
+    """Seed of the noise; every image uses the same one."""
     multiplier: float
-    """Strength of the adapter: 1 as trained, 0 the base model."""
+    """Strength of the adapter: 1 is the adapter as trained, 0 the base model alone."""
     precision: Quantization
-    """Of the transformer."""
+    """Quantisation of the transformer."""
     text_encoder_precision: Quantization
-    """Of T5 and Llama."""
+    """Quantisation of T5 and Llama."""
     device: Literal["auto", "cpu", "cuda"]

@@ -1,4 +1,4 @@
-"""Prompt libraries: one picture for each prompt, in a file named by its nickname. No torch."""
+"""Prompt libraries: one image per prompt, in a file named by its nickname. Imports no torch."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,17 +6,17 @@ from typing import Final
 
 from trainer_core.documents import load_document
 from trainer_core.errors import DocumentError
-from trainer_core.painting.options import Picture
+from trainer_core.painting.options import ImageRequest
 
 _MAX_NAME_CHARACTERS: Final = 80
 
 
-def pictures_of_library(library: Path, folder: Path) -> tuple[Picture, ...]:
-    """One picture for each prompt of a prompt library ``{"nickname": "prompt", …}``.
+def requests_of_library(library: Path, folder: Path) -> tuple[ImageRequest, ...]:
+    """One image for each prompt of a prompt library ``{"nickname": "prompt", …}``.
 
-    A prompt may also be ``{"prompt": "…"}``, as the importer takes it; its other fields are
-    ignored. Each picture goes into ``folder``, in a file named by its nickname (``safe_names``).
-    Raises DocumentError where the file is not such an object, or is empty.
+    A prompt may also be ``{"prompt": "…"}``, as in SimpleTuner's files; other fields are ignored.
+    Each image goes into ``folder``, in a file named by its nickname (see ``safe_names``).
+    Raises DocumentError if the file is empty or holds anything else.
     """
     prompts = load_document(library)
     if not isinstance(prompts, dict) or not prompts:
@@ -29,15 +29,15 @@ def pictures_of_library(library: Path, folder: Path) -> tuple[Picture, ...]:
         texts.append(prompt)
     names = safe_names(prompts)
     return tuple(
-        Picture(prompt=prompt, file=folder / f"{name}.png")
+        ImageRequest(prompt=prompt, file=folder / f"{name}.png")
         for name, prompt in zip(names, texts, strict=True)
     )
 
 
 def safe_names(nicknames: Iterable[str]) -> list[str]:
-    """A file name without suffix for each: letters and digits of any script, ``-`` and ``_``.
+    """A file name without suffix for each nickname: letters and digits of any script, ``-``, ``_``.
 
-    No two are the same, even on a file system that ignores case.
+    All names differ, even on a file system that ignores case.
     """
     names: list[str] = []
     taken: set[str] = set()

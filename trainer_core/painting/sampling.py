@@ -1,4 +1,4 @@
-"""Sample one picture with diffusers' own pipeline, from text embeddings."""
+"""Sample one image with diffusers' own pipeline, from text embeddings."""
 
 import math
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from PIL import Image
 
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.vae import decode
+from trainer_core.painting.options import SamplingOptions
 
 
 def pipeline_for_sampling(
@@ -22,7 +23,7 @@ def pipeline_for_sampling(
     vae: AutoencoderKL,
     scheduler: FlowMatchEulerDiscreteScheduler,
 ) -> HiDreamImagePipeline:
-    """diffusers' pipeline without encoders and progress bar: it takes embeddings only."""
+    """diffusers' pipeline without text encoders or progress bar; it is called with embeddings."""
     pipeline = HiDreamImagePipeline(
         scheduler=scheduler,
         vae=vae,
@@ -47,30 +48,26 @@ def sample_image(
     embeddings: TextEmbeddings,
     negative: TextEmbeddings,
     *,
-    width_px: int,
-    height_px: int,
-    steps: int,
-    guidance: float,
-    seed: int,
+    options: SamplingOptions,
 ) -> Image.Image:
-    """One picture of exactly the requested size; the transformer's modes are restored after it.
+    """One image of exactly the requested size.
+
+    As in diffusers' pipeline, the patches of an image that is not square are padded to the longest
+    sequence. The transformer samples in evaluation mode; afterwards each of its sub-modules has its
+    earlier mode again.
 
     Args:
-        transformer: on the device that samples.
-        vae: on the same device; its dtype may differ.
-        scheduler: of the base model.
-        embeddings: of the prompt, one row, on that device, in the dtype that the transformer
-            computes in.
-        negative: of the negative prompt, likewise; used where ``guidance`` is above 1.
-        width_px: a multiple of 16. A picture that is not square is padded to the longest sequence
-            of patches, as the pipeline does it.
-        height_px: a multiple of 16.
-        steps: of the scheduler.
-        guidance: the scale of classifier-free guidance.
-        seed: of the noise, which is drawn on the CPU and so is the same on every device.
+        transformer: the transformer, on any device.
+        vae: the VAE on the same device; its dtype may differ.
+        scheduler: the base model's scheduler.
+        embeddings: embeddings of the prompt: one row, on the transformer's device, in its dtype.
+        negative: embeddings of the negative prompt, likewise.
+        options: size, steps, guidance and seed.
 
-    Raises ValueError for another size.
+    Raises:
+        ValueError: a side is not a multiple of 16.
     """
+    width_px, height_px = options.width_px, options.height_px
     if width_px % 16 or height_px % 16:
         raise ValueError(f"{width_px} by {height_px} px: both sides have to be multiples of 16")
     pipeline = pipeline_for_sampling(transformer, vae, scheduler)
@@ -79,9 +76,9 @@ def sample_image(
         latents = pipeline(
             height=height_px,
             width=width_px,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=torch.Generator().manual_seed(seed),
+            num_inference_steps=options.steps,
+            guidance_scale=options.guidance,
+            generator=torch.Generator().manual_seed(options.seed),
             prompt_embeds_t5=embeddings.t5,
             prompt_embeds_llama3=embeddings.llama.transpose(0, 1),
             pooled_prompt_embeds=embeddings.pooled,
@@ -90,16 +87,16 @@ def sample_image(
             negative_pooled_prompt_embeds=negative.pooled,
             output_type="latent",
         ).images
-        pictures = pipeline.image_processor.postprocess(decode(vae, latents), output_type="pil")
-    picture: Image.Image = pictures[0]
-    return picture
+        images = pipeline.image_processor.postprocess(decode(vae, latents), output_type="pil")
+    image: Image.Image = images[0]
+    return image
 
 
 def _accept_size(pipeline: HiDreamImagePipeline, width_px: int, height_px: int) -> None:
-    """Set the pipeline's default area to the requested one: it scales every request to that area.
+    """Set the pipeline's default area to the requested one.
 
-    It then rounds down to multiples of 16 px. So the square root is raised by a billionth, which
-    keeps a rounding error from costing 16 px.
+    The pipeline scales every request to its default area and then rounds down to multiples of
+    16 px. The factor 1 + 1e-9 keeps a floating-point error from costing 16 px.
     """
     side_px = math.sqrt(width_px * height_px)
     pipeline.default_sample_size = side_px * (1 + 1e-9) / pipeline.vae_scale_factor
@@ -107,7 +104,7 @@ def _accept_size(pipeline: HiDreamImagePipeline, width_px: int, height_px: int) 
 
 @contextmanager
 def _eval_mode(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each sub-module has its earlier mode again."""
+    """Evaluation mode within the block; each sub-module gets its earlier mode back."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

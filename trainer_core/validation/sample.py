@@ -11,6 +11,7 @@ from trainer_core.config.plan import Operation
 from trainer_core.data.index import DataIndex, ShardRef
 from trainer_core.hidream.loading import load_scheduler
 from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.painting.options import SamplingOptions
 from trainer_core.painting.sampling import sample_image
 from trainer_core.precision.compute import Compute
 
@@ -41,9 +42,11 @@ def sample_for_result(
             load_scheduler(base_model_dir),
             texts[0],
             texts[1],
-            width_px=operation.sample_width_px,
-            height_px=operation.sample_height_px,
-            steps=operation.sample_steps,
-            guidance=operation.sample_guidance,
-            seed=operation.sample_seed,
+            options=SamplingOptions(
+                width_px=operation.sample_width_px,
+                height_px=operation.sample_height_px,
+                steps=operation.sample_steps,
+                guidance=operation.sample_guidance,
+                seed=operation.sample_seed,
+            ),
         )

@@ -22,6 +22,7 @@ from trainer_core.hidream.loading import load_scheduler
 from trainer_core.local.data import find_data_folders
 from trainer_core.local.run import output_dir_of
 from trainer_core.local.trackers import trackers
+from trainer_core.painting.options import SamplingOptions
 from trainer_core.painting.sampling import sample_image
 from trainer_core.precision.compute import Compute
 from trainer_core.process.events import EventWriter
@@ -204,11 +205,13 @@ def _expected_picture(world: World) -> Image.Image:
             load_scheduler(world.base.folder),
             parts.batches.text(prompts["a green dog"]),
             parts.batches.text(prompts["blurry"]),
-            width_px=64,
-            height_px=128,
-            steps=2,
-            guidance=3.0,
-            seed=7,
+            options=SamplingOptions(
+                width_px=64,
+                height_px=128,
+                steps=2,
+                guidance=3.0,
+                seed=7,
+            ),
         )
 
 

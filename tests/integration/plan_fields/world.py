@@ -30,9 +30,10 @@ from trainer_core.engine.result import write_run_result
 from trainer_core.engine.setup import LoadedRun, load_run
 from trainer_core.engine.state import open_run
 from trainer_core.export.card_facts import card_facts
+from trainer_core.local.attempt import Attempt
 from trainer_core.local.cache import fill_cache
 from trainer_core.local.data import LocalData, find_data_folders, scan
-from trainer_core.local.run import Attempt, LocalRun
+from trainer_core.local.run import LocalRun
 from trainer_core.process.control import Control
 from trainer_core.process.events import Event, EventWriter
 from trainer_core.process.job import Job
@@ -323,7 +324,13 @@ class World:
             if not trains:
                 events.listen("the start", partial(_stop_at_loading, control))
             attempt = Attempt(
-                self.local_run(output), env, output, control, events, SilentReporter()
+                env=env,
+                folders=self.local_run(output).folders,
+                output_dir=output,
+                cache_dir=self.folder / "shards",
+                control=control,
+                events=events,
+                reporter=SilentReporter(),
             )
             attempt.train(plan, found, find_data_folders(plan, (self.folder,)))
         return Trace(folder=output, start={}, micro_batches=0)

@@ -1,0 +1,209 @@
+"""Train a plan on this machine, in an output folder that may hold an earlier run.
+
+Files are read and checked first. Torch is imported after that.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import JsonValue
+
+from trainer_core.base_models.describe import BaseModel
+from trainer_core.base_models.obtain import FoundBase
+from trainer_core.checkpoint.folders import read_manifest
+from trainer_core.checkpoint.identity import check_checkpoint, checkpoint_identity
+from trainer_core.config.plan import Base, Plan
+from trainer_core.config.plan.frozen import digest_of
+from trainer_core.data.index import DataIndex
+from trainer_core.data.indexing import build_index
+from trainer_core.errors import CheckpointError
+from trainer_core.hidream.quiet import quieten_libraries
+from trainer_core.local.data import LocalData, scan
+from trainer_core.local.folder import (
+    STARTED_RUN_NAME,
+    delete_started_run,
+    find_checkpoints,
+    is_own_checkpoint,
+    read_started_run,
+    replace_file,
+    set_aside,
+    write_started_run,
+)
+from trainer_core.local.start import (
+    LATEST,
+    Checkpoints,
+    Refuse,
+    Resume,
+    StartAnew,
+    StartedRun,
+    decide_start,
+    refusal,
+)
+from trainer_core.local.trackers import trackers
+from trainer_core.process.control import Control
+from trainer_core.process.events import EventWriter
+from trainer_core.process.job import BadJobError, Job, read_job
+from trainer_core.progress import Reporter
+
+_JOB_NAME: Final = "job.json"
+_SHARD_WAIT_S: Final = 1.0
+"""All shards exist before training starts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """Trains a plan in this process, in an output folder that the caller has locked."""
+
+    env: Mapping[str, str]
+    """OMP_NUM_THREADS is read."""
+    folders: tuple[Path, ...]
+    """A relative path to a checkpoint is tried from each of these, in order."""
+    output_dir: Path
+    cache_dir: Path
+    control: Control
+    events: EventWriter
+    reporter: Reporter
+    seed_is_drawn: bool = False
+    """The files name no seed. The plan's seed is then random, and a resumed run keeps its own."""
+
+    def train(self, plan: Plan, found: FoundBase, data_dirs: Mapping[str, Path]) -> Path | None:
+        """Train to the end; the folder of the result, or None if the run stopped on request.
+
+        Files of an earlier run are changed only after the cache is complete.
+
+        Args:
+            plan: the run; its base model may still be provisional.
+            found: the base model.
+            data_dirs: backend id → folder of its images.
+
+        Raises:
+            TrainerError: any failure.
+        """
+        request = plan.operation.resume_from
+        checkpoints = find_checkpoints(request, self.output_dir, self.folders)
+        earlier = read_started_run(self.output_dir)
+        if refused := refusal(request, checkpoints, earlier):
+            raise CheckpointError(refused.reason)
+
+        self._report_stage("scanning")
+        data = scan(plan, data_dirs, self.cache_dir / "pictures.json", self.reporter)
+        self._report_stage("base_model")
+        base = found.obtain(self.reporter, plan.operation.text_encoder_4_source)
+        plan = _with_base(plan, base)
+        index = build_index(plan, data.items, base.transformer_config)
+
+        this = StartedRun(request=request, digest=self._digest_of(plan, index))
+        start = self._decide(this, checkpoints, earlier)
+        job = self._job(plan, index, base, start.checkpoint)
+        from_step = self._check_checkpoint(job)
+        self._report_stage("caching")
+        self._fill_cache(plan, base, index, data)
+
+        self._prepare_folder(start, this, from_step)
+        replace_file(self.output_dir / _JOB_NAME, job.model_dump_json() + "\n")
+        with trackers(plan, self.output_dir, self.events, from_step=from_step):
+            if not self._run_training(job):
+                return None
+        delete_started_run(self.output_dir)
+        return job.result_dir
+
+    def _digest_of(self, plan: Plan, index: DataIndex) -> str:
+        """Digest of the plan and the data, without the seed if it was drawn at random."""
+        drawn: dict[str, JsonValue] = {"seed": None} if self.seed_is_drawn else {}
+        return digest_of([plan.guarded_identity() | drawn, index.digest()])
+
+    def _decide(
+        self, this: StartedRun, checkpoints: Checkpoints, earlier: StartedRun | None
+    ) -> Resume | StartAnew:
+        start = decide_start(this.request, checkpoints, earlier, this.digest)
+        if isinstance(start, Refuse):
+            raise CheckpointError(start.reason)
+        if isinstance(start, Resume) and this.request != LATEST:
+            self.reporter.log(
+                f"resuming the run that this resume_from_checkpoint started; delete "
+                f"{self.output_dir / STARTED_RUN_NAME} to start anew"
+            )
+        return start
+
+    def _job(self, plan: Plan, index: DataIndex, base: BaseModel, checkpoint: Path | None) -> Job:
+        if self.seed_is_drawn:
+            plan = _with_kept_seed(plan, checkpoint, self.output_dir)
+        return Job(
+            plan=plan,
+            index=index,
+            base_model_dir=str(base.folder.absolute()),
+            shards_dir=str(self.cache_dir.absolute()),
+            output_dir=str(self.output_dir),
+            resume_from=None if checkpoint is None else str(checkpoint.absolute()),
+            shard_wait_s=_SHARD_WAIT_S,
+            keep_checkpoints=plan.operation.checkpoints_total_limit,
+        )
+
+    def _check_checkpoint(self, job: Job) -> int:
+        """The step that the run starts from; raises CheckpointError and changes nothing."""
+        if job.resume_from is None:
+            return 0
+        self.reporter.log(f"{'resuming from':<20} {job.resume_from}")
+        last_step = job.plan.identity.max_train_steps
+        return check_checkpoint(
+            Path(job.resume_from), checkpoint_identity(job), last_step=last_step
+        ).step
+
+    def _fill_cache(self, plan: Plan, base: BaseModel, index: DataIndex, data: LocalData) -> None:
+        quieten_libraries()  # they print when they are imported
+        from trainer_core.local.cache import fill_cache  # noqa: PLC0415 - imports torch
+        from trainer_core.precision.compute import choose_compute  # noqa: PLC0415 - the same
+
+        folder, pictures = self.cache_dir, data.pictures
+        device = choose_compute(plan.operation.device, plan.identity.precision).device
+        encoded = fill_cache(folder, index, base, pictures, device=device, reporter=self.reporter)
+        kept = len(index.shards) - encoded
+        self.reporter.log(f"{'cache':<20} {folder}: {encoded} shards encoded, {kept} found")
+
+    def _prepare_folder(self, start: Resume | StartAnew, this: StartedRun, from_step: int) -> None:
+        """Before a new start: move files of earlier runs aside and record the start."""
+        match start:
+            case StartAnew(checkpoint):
+                delete_started_run(self.output_dir)
+                self._set_aside(checkpoint, from_step)
+                write_started_run(self.output_dir, this)
+            case Resume(None):
+                delete_started_run(self.output_dir)
+
+    def _set_aside(self, checkpoint: Path | None, from_step: int) -> None:
+        is_own = checkpoint is not None and is_own_checkpoint(self.output_dir, checkpoint)
+        aside = set_aside(self.output_dir, after_step=from_step if is_own else 0)
+        if aside is not None:
+            self.reporter.log(f"later checkpoints of an earlier run are now in {aside}")
+
+    def _run_training(self, job: Job) -> bool:
+        quieten_libraries()  # they print when they are imported
+        from trainer_core.engine.loop import run_job  # noqa: PLC0415 - imports torch
+        from trainer_core.engine.setup import make_deterministic  # noqa: PLC0415 - the same
+
+        make_deterministic(self.env)
+        return run_job(job, self.events, self.control)
+
+    def _report_stage(self, stage: str) -> None:
+        self.events.emit("stage", 0, {"stage": stage})
+
+
+def _with_base(plan: Plan, base: BaseModel) -> Plan:
+    known = Base(name=base.name, digest=base.digest)
+    return plan.model_copy(update={"identity": plan.identity.model_copy(update={"base": known})})
+
+
+def _with_kept_seed(plan: Plan, checkpoint: Path | None, output_dir: Path) -> Plan:
+    """The plan with the seed that was drawn when the run started; a resume needs the same seed."""
+    identity = None if checkpoint is None else read_manifest(checkpoint).identity
+    seed = None if identity is None else identity.get("seed")
+    # There may be no checkpoint yet, or an old one that stores no identity.
+    if seed is None and plan.operation.resume_from:
+        with contextlib.suppress(BadJobError):
+            seed = read_job(output_dir / _JOB_NAME).plan.identity.seed
+    if not isinstance(seed, int):
+        return plan
+    return plan.model_copy(update={"identity": plan.identity.model_copy(update={"seed": seed})})
