@@ -1,11 +1,11 @@
-"""Which precisions, adapters and optimizers train on this machine: a table, and figures as JSON.
+"""Train every combination of precision, adapter and optimizer: a table, and figures as JSON.
 
     python -m benchmarks.trainer_matrix --output results.json [--device cpu] [--only lokr]
 
 Each cell trains `hidream-wide` (random weights, GEMM sides that are multiples of 16) on the example
 photographs at 128 px for six steps through `reverie train`'s own code, with a checkpoint after the
-third; then a second run goes on from that checkpoint in a folder of its own, and both ends are
-compared. What fails is a row of the table too, with the error's words.
+third. A second run resumes from that checkpoint in a folder of its own, and the final states are
+compared. A cell that fails is a row too, with the error message.
 """
 
 import argparse
@@ -77,7 +77,7 @@ class _Silent:
 
 
 def cells() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Adapter, base, optimizer and the options of each cell."""
+    """Adapter, base precision, optimizer and options of each cell."""
     for adapter, kind in ADAPTERS.items():
         for base, precision in BASES.items():
             if adapter == "full" and base == "int8":
@@ -89,12 +89,17 @@ def cells() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
                     optimizer,
                     {**kind, **precision, "optimizer": optimizer, **rate},
                 )
-    rich = {**BASES["int8"], "optimizer": "optimi-lion", "learning_rate": 1e-4, **_ALL_AT_ONCE}
-    yield "lokr", "int8, all options", "optimi-lion", rich
+    all_options = {
+        **BASES["int8"],
+        "optimizer": "optimi-lion",
+        "learning_rate": 1e-4,
+        **_ALL_AT_ONCE,
+    }
+    yield "lokr", "int8, all options", "optimi-lion", all_options
 
 
 def train(options: Mapping[str, Any], output: Path, cache: Path) -> list[dict[str, Any]]:
-    """One run in this process; its events."""
+    """Train one run in this process; returns its events."""
     demo = EXAMPLES / "demo"
     raw: Any = load_document(demo / "config.json")
     backends: Any = load_document(demo / "multidatabackend.json")
@@ -135,7 +140,7 @@ def train(options: Mapping[str, Any], output: Path, cache: Path) -> list[dict[st
 
 
 def measure(options: Mapping[str, Any], folder: Path, cache: Path) -> dict[str, Any]:
-    """Train, go on from the middle elsewhere, compare; seconds a step and peak memory."""
+    """Train, resume from the middle in another folder, compare; seconds per step, peak memory."""
     on_cuda = torch.cuda.is_available() and options.get("device") != "cpu"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -144,7 +149,7 @@ def measure(options: Mapping[str, Any], folder: Path, cache: Path) -> dict[str, 
     middle = folder / f"whole/checkpoints/step-{HALF:08d}"
     train({**options, "resume_from_checkpoint": str(middle)}, folder / "resumed", cache)
     steps = {event["step"]: event for event in events if event["event"] == "step"}
-    probes = [event["mean"] for event in events if event["event"] == "eval"]
+    fixed_losses = [event["mean"] for event in events if event["event"] == "eval"]
     # The step after a checkpoint waits for the disk; the first ones for kernels.
     spans = [steps[n]["t_s"] - steps[n - 1]["t_s"] for n in (3, 5, 6)]
     return {
@@ -152,7 +157,7 @@ def measure(options: Mapping[str, Any], folder: Path, cache: Path) -> dict[str, 
         "peak_bytes": peak,
         "loss_first": steps[1]["loss"],
         "loss_last": steps[STEPS]["loss"],
-        "probe": [probes[0], probes[-1]],
+        "probe": [fixed_losses[0], fixed_losses[-1]],
         **_difference(folder),
     }
 
@@ -170,8 +175,8 @@ def _difference(folder: Path) -> dict[str, Any]:
     return {"resume_bit_equal": not changed, "resume_relative_difference": (error / norm) ** 0.5}
 
 
-def surroundings() -> dict[str, Any]:
-    """What the figures depend on."""
+def environment() -> dict[str, Any]:
+    """The machine and versions that the figures depend on."""
     on_cuda = torch.cuda.is_available()
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -208,8 +213,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--only", metavar="TEXT", help="cells whose names hold this text")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="where runs are kept")
+    parser.add_argument(
+        "--only", metavar="TEXT", help="run only the cells whose names contain this text"
+    )
+    parser.add_argument("--work", type=Path, metavar="DIR", help="folder to keep the runs in")
     args = parser.parse_args()
     results: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
@@ -219,7 +226,7 @@ def main() -> None:
             name = f"{adapter} {base} {optimizer}"
             if args.only and args.only not in name:
                 continue
-            began = time.monotonic()
+            started_s = time.monotonic()
             cell: dict[str, Any] = {"adapter": adapter, "base": base, "optimizer": optimizer}
             try:
                 cell |= measure(
@@ -228,8 +235,8 @@ def main() -> None:
             except (TrainerError, RuntimeError, ValueError, TypeError) as error:
                 cell["error"] = f"{type(error).__name__}: {error}".replace("\n", " ")[:300]
             results.append(cell)
-            print(f"{name}: {time.monotonic() - began:.1f} s {cell}", flush=True)
-            body = {"machine": surroundings(), "cells": results}
+            print(f"{name}: {time.monotonic() - started_s:.1f} s {cell}", flush=True)
+            body = {"machine": environment(), "cells": results}
             args.output.write_text(json.dumps(body, indent=1) + "\n")
     print("\n".join(_rows(results)))
 

@@ -1,11 +1,11 @@
-"""Steps of HiDream-I1's true shapes with random weights, on one CUDA device.
+"""Training steps of HiDream-I1's published shape with random weights, on one CUDA device.
 
     python -m benchmarks.true_shapes --output results.json [--steps 5]
 
 The plan is made from SimpleTuner's quick-start configuration: LoKr of factor 16 on attention with a
-scalar, Lion, int8 base, clipping by value, whole-block checkpointing, a sample of 1024 px a step;
-the variants change what their names say. Weights and data are random: the figures are seconds and
-bytes, not losses. Beside the peak stands what `reverie validate` had foretold.
+scalar, Lion, int8 base, clipping by value, gradient checkpointing of whole blocks, one sample of
+1024 px per step. Each variant changes the options in its name. Weights and data are random, so only
+the seconds and bytes have a meaning. The table shows the memory that `reverie validate` plans too.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from diffusers import HiDreamImageTransformer2DModel
 
-from benchmarks.trainer_matrix import EXAMPLES, surroundings
+from benchmarks.trainer_matrix import EXAMPLES, environment
 from trainer_core.base_models.known import PUBLISHED
 from trainer_core.config.plan import Plan
 from trainer_core.config.simpletuner.importer import import_run
@@ -125,7 +125,7 @@ def measure(options: Mapping[str, Any], size_px: tuple[int, int], steps: int) ->
         torch.cuda.synchronize()
         seconds.append(start.elapsed_time(end) / 1000)
         losses.append(figures.loss)
-    foretold = plan_memory(
+    planned = plan_memory(
         plan,
         PUBLISHED,
         largest_image_px=size_px[0] * size_px[1],
@@ -135,8 +135,8 @@ def measure(options: Mapping[str, Any], size_px: tuple[int, int], steps: int) ->
         "s_each": [round(second, 4) for second in seconds],
         "held_bytes": held,
         "peak_bytes": torch.cuda.max_memory_allocated(),
-        "foretold_held_bytes": foretold.held_bytes,
-        "foretold_total_bytes": foretold.total_bytes,
+        "foretold_held_bytes": planned.held_bytes,
+        "foretold_total_bytes": planned.total_bytes,
         "modules": network.trainable_modules,
         "losses": losses,
     }
@@ -157,15 +157,15 @@ def main() -> None:
         gc.collect()
         torch.cuda.empty_cache()
         print(name, results[name], flush=True)
-        body = {"machine": surroundings(), "runs": results}
+        body = {"machine": environment(), "runs": results}
         args.output.write_text(json.dumps(body, indent=1) + "\n")
-    print("| run | s/step | peak GiB | foretold GiB |\n| --- | --- | --- | --- |")
+    print("| run | s/step | peak GiB | planned GiB |\n| --- | --- | --- | --- |")
     for name, run in results.items():
         if "error" in run:
             print(f"| {name} | did not run: {run['error'][:80]} | | |")
             continue
-        peak, foretold = run["peak_bytes"] / gib, run["foretold_total_bytes"] / gib
-        print(f"| {name} | {run['s_per_step']:.2f} | {peak:.1f} | {foretold:.1f} |")
+        peak, planned = run["peak_bytes"] / gib, run["foretold_total_bytes"] / gib
+        print(f"| {name} | {run['s_per_step']:.2f} | {peak:.1f} | {planned:.1f} |")
 
 
 if __name__ == "__main__":
