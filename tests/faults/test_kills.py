@@ -1,4 +1,4 @@
-"""A trainer, or its training process, is killed in mid-run: the run resumes and ends once."""
+"""A trainer or its training process is killed in mid-run: the run resumes and ends exactly once."""
 
 import os
 import signal
@@ -124,7 +124,7 @@ def test_sigterm_costs_at_most_one_step(
     assert 0 <= first["last_step"] - second["from_step"] <= 1
 
 
-def test_a_frozen_holder_is_fenced_off_and_stops(
+def test_a_frozen_holder_loses_its_lease_and_stops(
     fleet: Fleet, tenant: Tenant, datasets: dict[str, str]
 ) -> None:
     run_id = tenant.submit(run_request(datasets))

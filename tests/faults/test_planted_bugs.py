@@ -1,4 +1,4 @@
-"""The tests turn red where a guard is taken out: each bug is planted in a copy of the code."""
+"""The tests fail when a guard is removed: each bug is planted in a copy of the code."""
 
 import os
 import shutil
@@ -24,11 +24,11 @@ class PlantedBug:
 
     file: str
     replaced: Mapping[str, str]
-    """Text that the file has to hold → the text that replaces it."""
+    """Text that must occur in the file → its replacement."""
     quick: str
-    """A test of the store that has to fail."""
+    """A test of the store that must fail."""
     slow: str
-    """A test with real processes that has to fail."""
+    """A test with real processes that must fail."""
 
 
 _FENCE: Final = PlantedBug(
@@ -38,13 +38,13 @@ _FENCE: Final = PlantedBug(
         "run.fence != fence or ": "",
     },
     quick="tests/integration/test_store_ledger.py::test_a_stale_fence_changes_nothing",
-    slow="tests/faults/test_kills.py::test_a_frozen_holder_is_fenced_off_and_stops",
+    slow="tests/faults/test_kills.py::test_a_frozen_holder_loses_its_lease_and_stops",
 )
 _LEASE: Final = PlantedBug(
     file="services/store/leases.py",
     replaced={"lease_until < clock_timestamp()": "lease_until IS NOT NULL"},
     quick="tests/integration/test_store_ledger.py"
-    "::test_the_sweep_closes_a_dead_attempt_and_only_that",
+    "::test_the_sweep_closes_only_attempts_with_an_expired_lease",
     slow="tests/faults/test_kills.py::test_sigkill_of_the_child_costs_at_most_one_interval",
 )
 _BUGS: Final = pytest.mark.parametrize(

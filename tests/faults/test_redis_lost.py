@@ -14,7 +14,7 @@ def test_losing_all_of_redis_loses_no_run(
     fleet.start_all(trainers=1)
     tenant = new_tenant(fleet, "ada")
     datasets = push_photos(tenant)
-    shared_redis_server.flush()  # while the data sets wait to be verified
+    shared_redis_server.flush()  # while the datasets wait to be verified
 
     runs = [tenant.submit(run_request(datasets, max_train_steps=12, seed=n)) for n in range(3)]
     tenant.wait_for(
@@ -32,4 +32,4 @@ def test_losing_all_of_redis_loses_no_run(
     for run_id in runs:
         assert len(tenant.events(run_id, "run.succeeded")) == 1
         assert tenant.wait_published(run_id)["status"] == "succeeded"
-    assert [len(run["attempts"]) for run in ended] == [1] * 3  # the first never noticed
+    assert [len(run["attempts"]) for run in ended] == [1] * 3  # the first run was not interrupted

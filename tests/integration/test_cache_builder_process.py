@@ -1,4 +1,4 @@
-"""The cache builder as a process, over real servers and with the encoders of the tiny model."""
+"""The cache builder as a process, with real servers and the encoders of the tiny model."""
 
 import hashlib
 import io
@@ -162,12 +162,12 @@ def test_a_good_dataset_becomes_ready(service: Service) -> None:
     assert text.text == "a brick wall\n"
 
 
-def test_everything_that_is_wrong_is_named_at_once(service: Service) -> None:
+def test_all_problems_of_a_dataset_are_reported_together(service: Service) -> None:
     good, torn, missing = picture(64, 64), picture(640, 480)[:-900], picture(80, 80)
     other, binary = picture(96, 96), b"\xff\xfe\x00caption"
     for body in (good, torn, binary):
         service.upload(body)
-    # Under the name of another content, as only a fault of the store or of ours could put it.
+    # Stored under another content's digest, which only a bug of the store or of ours could cause.
     swapped = hashlib.sha256(other).hexdigest()
     service.store.put_bytes(upload_key(service.tenant_id, swapped), other[:-1] + b"x")
     caption = NewFile(
@@ -214,7 +214,7 @@ def index_of(models_dir: Path, bodies: dict[str, bytes]) -> DataIndex:
     return build_index(plan, items, model.transformer_config)
 
 
-def test_shards_are_built_once_and_a_second_ring_is_harmless(
+def test_shards_are_built_once_although_the_ring_is_repeated(
     service: Service, models_dir: Path, tmp_path: Path
 ) -> None:
     body = picture(256, 256)
@@ -244,7 +244,7 @@ def test_shards_are_built_once_and_a_second_ring_is_harmless(
         ]
 
 
-def test_a_users_error_names_the_file_and_is_not_tried_again(
+def test_a_users_error_names_the_file_and_is_not_retried(
     service: Service, models_dir: Path
 ) -> None:
     body = picture(256, 256)[:-600]

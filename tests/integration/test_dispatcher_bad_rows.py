@@ -24,7 +24,7 @@ LIMIT_BYTES = 20_000
 
 @pytest.fixture
 def impatient(database_url: str) -> Iterator[Database]:
-    """A database that waits for a lock for a fifth of a second."""
+    """A database connection with a lock timeout of 0.2 s."""
     database = Database(database_url, max_size=4, lock_timeout=timedelta(seconds=0.2))
     yield database
     database.close()
@@ -65,7 +65,7 @@ def dispatcher(
 
 @pytest.fixture
 def elsewhere(database_url: str) -> Iterator[psycopg.Connection]:
-    """A transaction of somebody else."""
+    """Another client's open transaction."""
     with psycopg.connect(database_url) as conn:
         yield conn
         conn.rollback()
@@ -77,7 +77,7 @@ def execute(tenant_db: TenantDatabase, statement: str, *facts: object) -> None:
 
 
 def due_again(tenant_db: TenantDatabase, run_id: str) -> None:
-    """Let the pause of the dispatcher be over."""
+    """Make the postponed run due at once."""
     execute(tenant_db, "UPDATE runs SET ring_after = clock_timestamp() WHERE run_id = %s", run_id)
 
 
@@ -98,7 +98,7 @@ def captions_of_length(tenant_db: TenantDatabase, run: Run, length: int) -> None
 
 
 @pytest.mark.parametrize("length", [LIMIT_BYTES, 4 * LIMIT_BYTES])
-def test_data_larger_than_the_limit_fails_its_run_with_the_way_out(
+def test_data_larger_than_the_limit_fails_its_run_and_says_how_to_fix_it(
     ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, length: int
 ) -> None:
     huge = ada.queued(plan=real_plan())
@@ -115,7 +115,7 @@ def test_data_larger_than_the_limit_fails_its_run_with_the_way_out(
     assert bob.run(good.run_id).stage == "caching"
 
 
-def test_a_document_that_the_server_refuses_fails_its_run(
+def test_a_document_too_large_for_the_server_fails_its_run(
     ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher
 ) -> None:
     # An entry of a B-tree takes 2,704 bytes at most: ProgramLimitExceeded, as for a huge jsonb.
@@ -140,7 +140,7 @@ def test_a_document_that_the_server_refuses_fails_its_run(
     assert bob.run(good.run_id).stage == "caching"
 
 
-def test_a_locked_run_is_passed_over(
+def test_a_locked_run_is_skipped(
     ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, elsewhere: psycopg.Connection
 ) -> None:
     locked, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
@@ -181,13 +181,13 @@ CORRUPTIONS = {
     "an image without a size": "UPDATE dataset_files SET width_px = NULL WHERE dataset_id ="
     " (SELECT datasets ->> 'photos' FROM runs WHERE run_id = %s)",
     "datasets that are no object": "UPDATE runs SET datasets = '[]' WHERE run_id = %s",
-    "a dataset that is gone": """UPDATE runs SET datasets = '{"photos": "x"}' WHERE run_id = %s""",
+    "an unknown dataset": """UPDATE runs SET datasets = '{"photos": "x"}' WHERE run_id = %s""",
     "no documents": "DELETE FROM run_documents WHERE run_id = %s",
 }
 
 
 @pytest.mark.parametrize("corrupt", CORRUPTIONS.values(), ids=CORRUPTIONS)
-def test_a_corrupt_run_is_tried_again_and_fails_at_last(
+def test_a_corrupt_run_is_retried_and_then_fails(
     ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, corrupt: str
 ) -> None:
     broken, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
@@ -223,14 +223,14 @@ def test_corrupt_runs_do_not_stay_first_in_line(
     assert bob.run(good.run_id).stage == "caching"
 
 
-def test_success_forgets_earlier_failures(ada: TenantDatabase, dispatcher: Dispatcher) -> None:
+def test_success_resets_the_failure_count(ada: TenantDatabase, dispatcher: Dispatcher) -> None:
     run_id = ada.queued(plan=real_plan()).run_id
     execute(ada, "UPDATE runs SET dispatch_failures = 4 WHERE run_id = %s", run_id)
     dispatcher.round()
     assert ada.run(run_id).dispatch_failures == 0
 
 
-def test_a_shard_without_a_readable_error_holds_up_its_own_run_only(
+def test_a_shard_without_a_readable_error_delays_only_its_own_run(
     ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher
 ) -> None:
     broken, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
@@ -253,7 +253,7 @@ def test_a_shard_without_a_readable_error_holds_up_its_own_run_only(
     assert reason_code(ada.run(broken.run_id)) == "internal_error"
 
 
-def test_an_attempt_that_cannot_be_closed_delays_no_other(
+def test_an_attempt_that_cannot_be_closed_does_not_delay_others(
     ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, elsewhere: psycopg.Connection
 ) -> None:
     stuck, lost = ada.held(), bob.held()
@@ -271,7 +271,7 @@ def test_an_attempt_that_cannot_be_closed_delays_no_other(
     assert ada.attempts(stuck.run_id)[0].outcome == "lost"
 
 
-def test_an_attempt_whose_end_cannot_be_written_delays_no_other(
+def test_an_attempt_whose_end_cannot_be_written_does_not_delay_others(
     ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher
 ) -> None:
     broken, lost = ada.held(), bob.held()
@@ -289,7 +289,7 @@ def test_an_attempt_whose_end_cannot_be_written_delays_no_other(
     assert not bob.run(lost.run_id).is_held
 
 
-def test_a_locked_run_leaves_no_worker_without_an_offer(
+def test_a_locked_run_does_not_use_up_a_workers_offer(
     ada: TenantDatabase,
     bob: TenantDatabase,
     dispatcher: Dispatcher,
@@ -307,7 +307,7 @@ def test_a_locked_run_leaves_no_worker_without_an_offer(
     assert ada.ledger.claim(good.run_id, worker_id="w", lease=LEASE) is not None
 
 
-def test_a_statement_that_takes_too_long_is_no_outage(database_url: str) -> None:
+def test_a_statement_timeout_is_not_an_outage(database_url: str) -> None:
     database = Database(database_url, max_size=1, statement_timeout=timedelta(seconds=0.1))
     with (
         pytest.raises(DatabaseBusyError, match="QueryCanceled"),

@@ -25,7 +25,7 @@ def tenant_db(database: Database) -> TenantDatabase:
     return TenantDatabase.new(database)
 
 
-def test_two_dispatchers_do_the_work_of_one(
+def test_two_dispatchers_do_each_piece_of_work_once(
     tenant_db: TenantDatabase,
     database_url: str,
     redis_server: RedisServer,

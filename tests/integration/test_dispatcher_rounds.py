@@ -28,7 +28,7 @@ class Clock:
     def __init__(self) -> None:
         self.now_s = 1000.0
         self.jumps_s: list[float] = []
-        """What passes before each of the next readings."""
+        """Seconds to add before each of the next readings."""
 
     def __call__(self) -> float:
         if self.jumps_s:
@@ -123,7 +123,7 @@ def test_masks_are_paired_and_cached_like_their_images(
     assert tenant_db.run(run_id).stage == "capacity"
 
 
-def test_the_same_data_needs_no_second_build(
+def test_shards_of_the_same_data_are_built_once(
     tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
 ) -> None:
     first = tenant_db.queued(plan=real_plan())
@@ -148,7 +148,7 @@ def test_a_run_waits_for_its_dataset(
     dispatcher.round()
     assert queues(CONTROL_QUEUE) == 1
     assert tenant_db.run(run_id).stage == "admission"
-    wrong = Problem(pointer="b.png", code="bad_image", message="b.png is torn.")
+    wrong = Problem(pointer="b.png", code="bad_image", message="b.png is damaged.")
     with tenant_db.database.transaction() as conn:
         datasets.reject(conn, tenant_db.tenant_id, dataset.dataset_id, [wrong])
     dispatcher.round()
@@ -157,12 +157,12 @@ def test_a_run_waits_for_its_dataset(
     assert run.status_reason == {
         "code": "bad_image",
         "category": "user",
-        "message": "b.png is torn.",
+        "message": "b.png is damaged.",
         "retryable": False,
     }
 
 
-def test_data_that_leaves_nothing_fails_the_run_with_the_reason(
+def test_data_without_a_usable_sample_fails_the_run_with_the_reason(
     tenant_db: TenantDatabase, dispatcher: Dispatcher
 ) -> None:
     run_id = tenant_db.queued(plan=real_plan(minimum_image_size=200)).run_id
@@ -174,7 +174,7 @@ def test_data_that_leaves_nothing_fails_the_run_with_the_reason(
     assert "a.png" in run.status_reason["message"]
 
 
-def test_a_run_that_cannot_be_read_stops_no_other(
+def test_a_run_that_cannot_be_read_does_not_stop_others(
     tenant_db: TenantDatabase, dispatcher: Dispatcher
 ) -> None:
     broken, good = tenant_db.queued(plan={"nonsense": True}), tenant_db.queued(plan=real_plan())
@@ -200,7 +200,7 @@ def test_a_shard_that_cannot_be_built_fails_its_runs_and_is_tried_for_the_next(
     first = tenant_db.queued(plan=real_plan())
     dispatcher.round()
     wrong = Failure(
-        code="bad_image", category=Category.USER, message="a.png is torn.", retryable=False
+        code="bad_image", category=Category.USER, message="a.png is damaged.", retryable=False
     )
     with tenant_db.database.transaction() as conn:
         digest = conn.execute("SELECT digest FROM cache_shards LIMIT 1").fetchall()[0][0]
@@ -209,7 +209,7 @@ def test_a_shard_that_cannot_be_built_fails_its_runs_and_is_tried_for_the_next(
     failed = tenant_db.run(first.run_id)
     assert failed.status == "failed"
     assert failed.status_reason is not None
-    assert failed.status_reason["message"] == "a.png is torn."
+    assert failed.status_reason["message"] == "a.png is damaged."
 
     tenant_db.queued(plan=real_plan(), datasets=first.datasets)
     dispatcher.round()
@@ -260,7 +260,7 @@ def test_waiting_runs_go_by_priority_then_share_then_age(tenant_db: TenantDataba
     assert order == [r.run_id for r in (urgent, late, later, first, second)]
 
 
-def test_an_offer_that_nobody_took_is_made_again(
+def test_an_offer_that_no_worker_took_is_repeated(
     tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
 ) -> None:
     tenant_db.claimable()
@@ -322,7 +322,7 @@ def test_a_dead_lease_is_swept_only_by_a_dispatcher_without_an_outage(
     assert tenant_db.attempts(claim.run_id)[0].outcome == "lost"
 
 
-def test_a_sweep_during_which_the_database_did_not_answer_is_rolled_back(
+def test_a_sweep_with_a_database_outage_inside_is_rolled_back(
     tenant_db: TenantDatabase, dispatcher: Dispatcher, clock: Clock
 ) -> None:
     claim = tenant_db.held()

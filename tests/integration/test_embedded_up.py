@@ -32,7 +32,7 @@ UP = [sys.executable, "-m", "services.cli.main", "up"]
 def home() -> Iterator[Path]:
     """One home for the module, so that its base model and its database are made once."""
     with tempfile.TemporaryDirectory(prefix="reverie-") as folder:
-        # As root the servers run as another user, who has to get through to the home.
+        # Under root the servers run as another user, who must be able to enter the home.
         Path(folder).chmod(0o711)
         yield Path(folder) / "home"
 
@@ -81,7 +81,7 @@ def start_up(home: Path, *options: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_it_starts_restarts_what_ends_and_leaves_nothing(
+def test_up_restarts_a_process_that_ends_and_leaves_none_behind(
     home: Path, service: EmbeddedService
 ) -> None:
     assert set(service.processes) == PARTS
@@ -109,7 +109,7 @@ def test_it_starts_restarts_what_ends_and_leaves_nothing(
     assert not (home / "service.json").exists()
 
 
-def test_the_end_of_a_server_ends_the_service(home: Path, service: EmbeddedService) -> None:
+def test_the_service_ends_when_a_server_ends(home: Path, service: EmbeddedService) -> None:
     everyone = pids_of(service)
 
     os.kill(service.processes["valkey"], signal.SIGKILL)
@@ -119,7 +119,7 @@ def test_the_end_of_a_server_ends_the_service(home: Path, service: EmbeddedServi
     assert [p for p in everyone if is_alive(p)] == []
 
 
-def test_a_killed_up_takes_everything_along_and_the_next_one_starts(home: Path) -> None:
+def test_a_killed_up_leaves_no_process_and_the_next_one_starts(home: Path) -> None:
     first = start_up(home, "--quiet")
     key = facts_of(home)["api_key"]
     everyone = descendants([first.pid])
@@ -148,7 +148,7 @@ def test_a_taken_port_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the servers as another user")
-def test_a_home_that_others_cannot_reach_stays_closed(tmp_path: Path) -> None:
+def test_the_mode_of_a_private_home_is_not_changed(tmp_path: Path) -> None:
     home = tmp_path / "closed" / "home"
     home.mkdir(parents=True)
     home.parent.chmod(0o700)
@@ -168,8 +168,8 @@ def test_a_home_that_others_cannot_reach_stays_closed(tmp_path: Path) -> None:
 
 @pytest.mark.deep
 @pytest.mark.parametrize("children", range(1, len(PARTS) + 1))
-def test_killed_while_it_starts_nothing_stays(home: Path, children: int) -> None:
-    """SIGKILL as soon as so many children run: each ends soon after."""
+def test_no_process_is_left_when_up_is_killed_while_it_starts(home: Path, children: int) -> None:
+    """SIGKILL as soon as this many children run: all of them end soon after."""
     up = begin_up(home, "--quiet")
 
     def started() -> list[ProcessId] | None:

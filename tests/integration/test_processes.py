@@ -1,4 +1,4 @@
-"""Child processes are killed for certain, whoever the parent of their children is by then."""
+"""A child and all its descendants are killed, also those that have another parent by now."""
 
 import os
 import signal
@@ -76,7 +76,7 @@ def test_a_kill_ends_the_ranks_of_a_launcher_that_was_killed_before(tmp_path: Pa
     assert [is_alive(rank) for rank in ranks] == [False, False]
 
 
-def test_a_kill_leaves_other_children_alone(tmp_path: Path) -> None:
+def test_a_kill_does_not_touch_other_children(tmp_path: Path) -> None:
     other = started(tmp_path, "import time; time.sleep(600)")
     child, _ = launched(tmp_path)
     try:
@@ -86,7 +86,7 @@ def test_a_kill_leaves_other_children_alone(tmp_path: Path) -> None:
         other.kill()
 
 
-def test_a_signal_reaches_no_process_that_has_the_pid_now() -> None:
+def test_a_signal_is_not_sent_to_a_new_process_with_the_same_pid() -> None:
     with subprocess.Popen(SLEEP) as process:
         found = identify(process.pid)
         assert found is not None
@@ -162,4 +162,4 @@ def test_the_pause_before_a_restart_doubles_up_to_half_a_minute(tmp_path: Path) 
     pauses = [restart.schedule(child, 1.0) for _ in range(7)]
 
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
-    assert restart.schedule(child, 1000.0) == 1  # it ran for long: the pauses start anew
+    assert restart.schedule(child, 1000.0) == 1  # it ran long enough: the pause is reset

@@ -1,4 +1,4 @@
-"""Rings over a real Redis: heard, dropped, survived."""
+"""Rings (the service's Celery messages) over a real Redis: delivery, bad messages, lost brokers."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ from tests.support.redis import RedisServer
 from tests.support.waiting import wait_until
 
 DEADLINE_S = 30.0
-AWAY_S = 2.0  # long enough for redis-py's own retries of an acknowledgement to end
+AWAY_S = 2.0  # longer than redis-py retries an acknowledgement
 
 WORKER = textwrap.dedent(
     """
@@ -51,7 +51,7 @@ WORKER = textwrap.dedent(
 
 
 class Listener:
-    """A worker process that writes down what it hears."""
+    """A worker process that appends each message that it handles to a file."""
 
     def __init__(self, folder: Path, url: str, acks: str) -> None:
         self.folder = folder
@@ -91,7 +91,7 @@ def listener(tmp_path: Path, redis_server: RedisServer) -> Iterator[Listener]:
     it.process.wait()
 
 
-def test_a_ring_is_heard(listener: Listener, redis_server: RedisServer) -> None:
+def test_a_ring_is_delivered(listener: Listener, redis_server: RedisServer) -> None:
     dataset_id = new_id("ds")
 
     with Rings(redis_server.url) as rings:
@@ -100,7 +100,7 @@ def test_a_ring_is_heard(listener: Listener, redis_server: RedisServer) -> None:
     listener.wait_for(f"end {dataset_id}")
 
 
-def test_a_broker_that_lost_everything_is_heard_again(
+def test_rings_are_delivered_after_the_broker_lost_everything(
     listener: Listener, redis_server: RedisServer
 ) -> None:
     first, second, third = new_id("ds"), new_id("ds"), new_id("ds")
@@ -117,11 +117,11 @@ def test_a_broker_that_lost_everything_is_heard_again(
         # are repeated until they are taken, as the dispatcher does.
         wait_until(
             lambda: _rang(rings, third) and listener.heard_within(f"end {third}", 2.0),
-            what="a ring to be heard again",
+            what="a ring to be delivered again",
         )
 
 
-def test_a_broker_lost_while_a_handler_runs_is_heard_again(
+def test_rings_are_delivered_after_the_broker_is_lost_while_a_handler_runs(
     listener: Listener, redis_server: RedisServer
 ) -> None:
     first, second = new_id("ds"), new_id("ds")
@@ -131,18 +131,18 @@ def test_a_broker_lost_while_a_handler_runs_is_heard_again(
         listener.wait_for(f"begin {first}")
 
         redis_server.restart_empty()
-        wait_until(lambda: _rang(rings, second), what="a broker that takes rings again")
+        wait_until(lambda: _rang(rings, second), what="the broker to accept rings again")
         listener.hold.unlink()
 
         listener.wait_for(f"end {first}")
         wait_until(
             lambda: _rang(rings, second) and listener.heard_within(f"end {second}", 2.0),
-            what="a ring to be heard again",
+            what="a ring to be delivered again",
         )
 
 
 @pytest.mark.parametrize("acks", ["late", "early"])
-def test_a_broker_away_when_a_handler_ends_is_heard_again(
+def test_rings_are_delivered_after_the_broker_is_down_when_a_handler_ends(
     tmp_path: Path, redis_server: RedisServer, acks: str
 ) -> None:
     listener = Listener(tmp_path, redis_server.url, acks)
@@ -160,7 +160,7 @@ def test_a_broker_away_when_a_handler_ends_is_heard_again(
             redis_server.start()
             wait_until(
                 lambda: _rang(rings, second) and listener.heard_within(f"end {second}", 2.0),
-                what="a ring to be heard again",
+                what="a ring to be delivered again",
             )
     finally:
         listener.process.kill()

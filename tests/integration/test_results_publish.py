@@ -66,7 +66,7 @@ class Publishing:
             ).publication_id
 
     def first(self) -> str:
-        """The publication that came with the run."""
+        """The publication that was created with the result."""
         return self.all()[0].publication_id
 
     def all(self) -> list[Publication]:
@@ -116,7 +116,7 @@ def publishing(database: Database, tmp_path: Path, hub_server: HubServer) -> Ite
 
 
 def _write_result(folder: Path) -> None:
-    """As training writes it: weights, config, sample, facts for the card, manifest."""
+    """A result as training writes it: weights, config, sample, facts for the card, manifest."""
     (folder / "samples").mkdir(parents=True)
     (folder / "pytorch_lora_weights.safetensors").write_bytes(os.urandom(50_000))
     (folder / "lycoris_config.json").write_text("{}")
@@ -177,7 +177,7 @@ def test_a_result_goes_to_the_hub(publishing: Publishing, hub_server: HubServer)
     _assert_is_the_result(repo.files, publishing)
 
 
-def test_a_ring_too_many_changes_nothing(publishing: Publishing, hub_server: HubServer) -> None:
+def test_a_repeated_ring_changes_nothing(publishing: Publishing, hub_server: HubServer) -> None:
     publication_id = publishing.asked(_HUB)
     first = publishing.ring(publication_id)
 
@@ -192,7 +192,7 @@ def test_a_ring_for_another_tenant_does_nothing(publishing: Publishing) -> None:
     assert publishing.row(publishing.first()).status == "pending"
 
 
-def test_a_hub_that_is_down_is_tried_again_and_then_has_it(
+def test_publishing_is_retried_while_the_hub_is_down(
     publishing: Publishing, hub_server: HubServer
 ) -> None:
     publication_id = publishing.asked(_HUB)
@@ -209,7 +209,7 @@ def test_a_hub_that_is_down_is_tried_again_and_then_has_it(
     assert publishing.tenant_db.run(publishing.run_id).status == "succeeded"
 
 
-def test_a_refusal_is_final_and_the_run_stays_good(
+def test_a_refusal_is_final_and_the_run_stays_succeeded(
     publishing: Publishing, hub_server: HubServer
 ) -> None:
     hub_server.token = "hf_another"  # ours was revoked
@@ -221,7 +221,7 @@ def test_a_refusal_is_final_and_the_run_stays_good(
     assert publishing.tenant_db.run(publishing.run_id).status == "succeeded"
 
 
-def test_a_target_of_no_known_kind_is_final(publishing: Publishing) -> None:
+def test_an_unknown_kind_of_target_is_not_retried(publishing: Publishing) -> None:
     row = publishing.ring(publishing.asked({"kind": "floppy"}))
 
     assert row.status == "failed"
@@ -239,8 +239,8 @@ def test_a_damaged_result_is_never_published(publishing: Publishing) -> None:
     assert not publishing.publications_dir.exists()
 
 
-def test_an_old_fence_writes_nothing(publishing: Publishing) -> None:
-    """Somebody slow, whose lease ran out, comes back after another one has published."""
+def test_a_publisher_with_an_expired_lease_writes_nothing(publishing: Publishing) -> None:
+    """A slow publisher returns after its lease expired and another one has published."""
     publication_id = publishing.first()
     with publishing.tenant_db.database.transaction() as conn:
         slow = publications.claim(conn, publication_id, timedelta(seconds=-1))
@@ -253,7 +253,7 @@ def test_an_old_fence_writes_nothing(publishing: Publishing) -> None:
     assert publishing.row(publication_id) == row
 
 
-def test_tries_wait_longer_and_longer_and_then_end() -> None:
+def test_the_pause_between_tries_grows_and_tries_are_limited() -> None:
     waits = [retry_after(attempts) for attempts in range(1, MAX_ATTEMPTS + 1)]
 
     assert waits[-1] is None
@@ -311,7 +311,7 @@ def _wait_for(publishing: Publishing, publication_id: str, status: str, log: Pat
     return row
 
 
-def test_the_process_publishes_when_rung_and_ends_cleanly(
+def test_the_process_publishes_on_a_ring_and_ends_cleanly(
     publishing: Publishing,
     start_process: Callable[[], subprocess.Popen[bytes]],
     redis_server: RedisServer,
@@ -337,10 +337,10 @@ def test_the_process_publishes_when_rung_and_ends_cleanly(
     assert "publication_succeeded" in log.read_text()
 
 
-def test_a_killed_process_costs_a_lease_and_no_publication(
+def test_a_publication_of_a_killed_process_is_taken_over_after_its_lease(
     publishing: Publishing, hub_server: HubServer
 ) -> None:
-    """The claim of a process that died: once its lease is over, the next ring has it."""
+    """When the lease of a killed process has expired, the next ring claims its publication."""
     publication_id = publishing.asked(_HUB)
     with publishing.tenant_db.database.transaction() as conn:
         dead = publications.claim(conn, publication_id, timedelta(seconds=0.2))

@@ -48,7 +48,7 @@ def _result(objects: FolderStore, claim: Claim) -> StoredFiles:
 
 
 def _folders(objects: FolderStore, claim: Claim) -> set[str]:
-    """Folders below ``attempts/`` that still hold anything."""
+    """Folders below ``attempts/`` that are not empty."""
     prefix = attempts_prefix(claim.tenant_id, claim.run_id)
     keys = objects.list_keys(prefix)
     return {key.removeprefix(prefix).rpartition("/")[0] for key in keys}
@@ -64,7 +64,7 @@ def _let_it_be_due(tenant_db: TenantDatabase) -> None:
 
 def test_nothing_is_swept_before_its_time(tenant_db: TenantDatabase, objects: FolderStore) -> None:
     claim = tenant_db.held()
-    _checkpoint(objects, claim, 10)  # a holder that was cut off may still be writing
+    _checkpoint(objects, claim, 10)  # a disconnected holder may still be writing
     tenant_db.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=20)
 
     assert Sweeper(tenant_db.database, objects).sweep() == 0
@@ -96,7 +96,9 @@ def test_objects_that_an_ended_run_does_not_reference_are_deleted(
     assert Sweeper(tenant_db.database, objects).sweep() == 0
 
 
-def test_a_holder_keeps_what_it_is_writing(tenant_db: TenantDatabase, objects: FolderStore) -> None:
+def test_objects_that_a_holder_is_writing_are_kept(
+    tenant_db: TenantDatabase, objects: FolderStore
+) -> None:
     claim = tenant_db.held(plan=plan(checkpoints=1))
     for step in (10, 20):
         tenant_db.ledger.commit_checkpoint(
@@ -115,7 +117,7 @@ def test_a_holder_keeps_what_it_is_writing(tenant_db: TenantDatabase, objects: F
     }
 
 
-def test_the_thread_sweeps_by_itself_and_ends(
+def test_the_sweeper_thread_sweeps_periodically_and_ends(
     tenant_db: TenantDatabase, objects: FolderStore
 ) -> None:
     claim = tenant_db.held()
@@ -131,7 +133,7 @@ def test_the_thread_sweeps_by_itself_and_ends(
 
 
 def _neighbours(objects: FolderStore, claim: Claim) -> list[str]:
-    """Things of the same tenant and of a run with a longer name that a sweep must not touch."""
+    """Objects of the same tenant, and of a run whose id is a longer string, that must be kept."""
     upload = upload_key(claim.tenant_id, "ab" * 32)
     shard = f"{shard_prefix(claim.tenant_id, 'ab' * 32)}manifest.json"
     other = replace(claim, run_id=claim.run_id[:-1] + ("0" if claim.run_id[-1] != "0" else "1"))

@@ -1,4 +1,4 @@
-"""The ledger on a real PostgreSQL: who may claim, what a stale fence may not, how attempts end."""
+"""The ledger on a real PostgreSQL: claims, writes under a stale fence, and how attempts end."""
 
 import threading
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def sweep(tenant_db: TenantDatabase) -> leases.DeadAttempt | None:
     return tenant_db.sweep(max_attempts=3)
 
 
-def test_of_twenty_claims_one_wins(tenant_db: TenantDatabase) -> None:
+def test_of_twenty_concurrent_claims_one_succeeds(tenant_db: TenantDatabase) -> None:
     run = tenant_db.claimable()
     start = threading.Barrier(20)
 
@@ -50,7 +50,7 @@ def test_of_twenty_claims_one_wins(tenant_db: TenantDatabase) -> None:
     assert tenant_db.event_types(run.run_id).count("run.started") == 1
 
 
-def test_a_claim_brings_everything_needed(tenant_db: TenantDatabase) -> None:
+def test_a_claim_returns_everything_needed_for_training(tenant_db: TenantDatabase) -> None:
     claim = tenant_db.held()
     run = tenant_db.run(claim.run_id)
     assert (run.status, run.stage, run.fence) == ("running", "provisioning", 1)
@@ -69,14 +69,16 @@ def test_a_run_that_is_not_ready_is_not_claimed(tenant_db: TenantDatabase) -> No
     assert tenant_db.ledger.claim(new_id("run"), worker_id="w", lease=LEASE) is None
 
 
-def test_a_shard_that_is_missing_again_forbids_the_claim(tenant_db: TenantDatabase) -> None:
+def test_a_run_with_a_missing_shard_is_not_claimed(tenant_db: TenantDatabase) -> None:
     run = tenant_db.claimable()
     with tenant_db.database.transaction() as conn:
         conn.execute("UPDATE cache_shards SET status = 'pending'")
     assert tenant_db.ledger.claim(run.run_id, worker_id="w", lease=LEASE) is None
 
 
-def test_a_claim_never_steals_even_an_expired_lease(tenant_db: TenantDatabase) -> None:
+def test_a_run_with_an_expired_lease_is_not_claimed_before_the_sweep(
+    tenant_db: TenantDatabase,
+) -> None:
     claim = tenant_db.held()
     tenant_db.let_lease_run_out(claim.run_id)
     assert tenant_db.ledger.claim(claim.run_id, worker_id="thief", lease=LEASE) is None
@@ -161,7 +163,7 @@ def test_a_batch_that_is_sent_again_is_stored_once(tenant_db: TenantDatabase) ->
     assert steps == [1, 2, 3, 4]
 
 
-def test_writers_at_once_leave_no_gap(tenant_db: TenantDatabase) -> None:
+def test_events_of_concurrent_writers_leave_no_gap(tenant_db: TenantDatabase) -> None:
     claim = tenant_db.held()
 
     def report(step: int) -> None:
@@ -182,8 +184,8 @@ def test_a_checkpoint_is_where_the_next_attempt_starts(tenant_db: TenantDatabase
     tenant_db.ledger.hand_back(claim.run_id, claim.fence, Outcome.STOPPED, None)
 
     with tenant_db.database.transaction() as conn:
-        standing = runs.checkpoints(conn, tenant_db.tenant_id, claim.run_id)
-    assert [c.step for c in standing] == [30, 20]  # the plan keeps two
+        stored = runs.checkpoints(conn, tenant_db.tenant_id, claim.run_id)
+    assert [c.step for c in stored] == [30, 20]  # the plan keeps two
     again = tenant_db.ledger.claim(claim.run_id, worker_id="w", lease=LEASE)
     assert again is not None
     assert again.checkpoint == checkpoint_at(claim, 30)
@@ -213,7 +215,9 @@ def test_a_result_committed_twice_counts_once(tenant_db: TenantDatabase) -> None
         tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim, "cc"), step=100)
 
 
-def test_without_a_hub_the_result_goes_to_the_folder(tenant_db: TenantDatabase) -> None:
+def test_without_a_hub_repository_the_result_is_published_to_a_folder(
+    tenant_db: TenantDatabase,
+) -> None:
     claim = tenant_db.held()
     tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
     with tenant_db.database.transaction() as conn:
@@ -237,7 +241,7 @@ def test_a_run_handed_back_twice_is_handed_back_once(
     assert tenant_db.event_types(claim.run_id) == events
 
 
-def test_stopping_costs_no_attempt_and_no_pause(tenant_db: TenantDatabase) -> None:
+def test_a_stopped_attempt_is_not_counted_and_causes_no_pause(tenant_db: TenantDatabase) -> None:
     claim = tenant_db.held()
     for _ in range(5):
         tenant_db.ledger.hand_back(claim.run_id, claim.fence, Outcome.STOPPED, None)
@@ -269,7 +273,7 @@ def test_failures_without_progress_end_the_run(tenant_db: TenantDatabase) -> Non
     assert "child_died." in run.status_reason["message"]
 
 
-def test_progress_resets_the_budget(tenant_db: TenantDatabase) -> None:
+def test_a_new_checkpoint_resets_the_attempt_count(tenant_db: TenantDatabase) -> None:
     claim = tenant_db.held()
     for step in range(1, 6):
         tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, step))
@@ -292,7 +296,7 @@ def test_a_users_error_is_not_retried(tenant_db: TenantDatabase) -> None:
     assert run.finished_at is not None
 
 
-def test_the_sweep_closes_a_dead_attempt_and_only_that(tenant_db: TenantDatabase) -> None:
+def test_the_sweep_closes_only_attempts_with_an_expired_lease(tenant_db: TenantDatabase) -> None:
     dead, living = tenant_db.held(), tenant_db.held()
     tenant_db.let_lease_run_out(dead.run_id)
     swept = sweep(tenant_db)
@@ -304,7 +308,7 @@ def test_the_sweep_closes_a_dead_attempt_and_only_that(tenant_db: TenantDatabase
     assert tenant_db.run(living.run_id).is_held
 
 
-def test_two_sweeps_at_once_count_one_loss(tenant_db: TenantDatabase) -> None:
+def test_concurrent_sweeps_close_an_attempt_once(tenant_db: TenantDatabase) -> None:
     claim = tenant_db.held()
     tenant_db.let_lease_run_out(claim.run_id)
     with ThreadPoolExecutor(8) as pool:
@@ -321,7 +325,7 @@ def test_two_sweeps_at_once_count_one_loss(tenant_db: TenantDatabase) -> None:
     ],
 )
 @pytest.mark.parametrize("end", ["stopped", "failed", "lost"])
-def test_what_is_requested_is_the_answer_to_a_renewal_and_done(
+def test_a_renewal_returns_the_requested_action_and_the_run_ends_accordingly(
     tenant_db: TenantDatabase, status: str, requested: RequestedAction, afterwards: str, end: str
 ) -> None:
     claim = tenant_db.held()
@@ -345,7 +349,7 @@ def test_a_run_that_finishes_while_pausing_succeeds(tenant_db: TenantDatabase) -
     assert tenant_db.run(claim.run_id).status == "succeeded"
 
 
-def test_renewing_moves_the_lease(tenant_db: TenantDatabase) -> None:
+def test_renewing_extends_the_lease(tenant_db: TenantDatabase) -> None:
     claim = tenant_db.held(lease=timedelta(seconds=1))
     tenant_db.ledger.renew(claim.run_id, claim.fence, lease=timedelta(hours=1))
     with tenant_db.database.transaction() as conn:

@@ -19,7 +19,7 @@ ACTIONS = ("claim", "renew", "event", "checkpoint", "result", "stop", "fail", "l
 
 @dataclass
 class Model:
-    """What we expect of the row."""
+    """The expected state of the run's row."""
 
     status: str = "queued"
     fence: int = 0

@@ -1,4 +1,4 @@
-"""A database that commit 60c19c9 filled is migrated: no document changes, and its runs continue."""
+"""Migrating a database filled by commit 60c19c9 changes no document, and its runs continue."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ FROM information_schema.tables WHERE table_schema = 'public' ORDER BY table_name
 
 @pytest.fixture
 def old_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A database as 60c19c9 left it."""
+    """A database with the schema and rows of 60c19c9."""
     with psycopg.connect(postgres_server.url(), autocommit=True) as conn:
         conn.execute("CREATE DATABASE filled_by_60c19c9")
     url = postgres_server.url("filled_by_60c19c9")
@@ -100,7 +100,7 @@ def test_no_row_of_another_table_is_lost(old_url: str) -> None:
     with psycopg.connect(old_url) as conn:
         after = dict(conn.execute(ROWS).fetchall())
     assert after == {**before, "run_documents": before["runs"]}
-    assert min(before.values()) > 0, "each table has a row to lose"
+    assert min(before.values()) > 0, "every table holds at least one row"
 
 
 def test_the_schema_is_that_of_a_new_database(

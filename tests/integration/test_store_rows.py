@@ -1,4 +1,4 @@
-"""Tenants' rows on a real PostgreSQL: isolation, cancel at each state, idempotency, migrations."""
+"""Tenants' rows on a real PostgreSQL: isolation, cancel in each state, idempotency, migrations."""
 
 import threading
 from collections.abc import Callable
@@ -123,7 +123,7 @@ def test_pages_go_from_new_to_old_without_repeats(tenant_db: TenantDatabase) -> 
 
 
 @pytest.mark.parametrize("state", ["queued", "caching", "claimable"])
-def test_a_run_that_nobody_holds_is_canceled_at_once(tenant_db: TenantDatabase, state: str) -> None:
+def test_a_run_without_a_holder_is_canceled_at_once(tenant_db: TenantDatabase, state: str) -> None:
     run = getattr(tenant_db, state)()
     with tenant_db.database.transaction() as conn:
         canceled = runs.cancel(conn, tenant_db.tenant_id, run.run_id)
@@ -164,7 +164,7 @@ def test_a_run_that_ended_cannot_be_canceled(tenant_db: TenantDatabase) -> None:
         runs.cancel(conn, tenant_db.tenant_id, run.run_id)
 
 
-def test_a_cancel_and_a_result_at_once_leave_one_end(tenant_db: TenantDatabase) -> None:
+def test_a_concurrent_cancel_and_result_leave_one_outcome(tenant_db: TenantDatabase) -> None:
     for _ in range(10):
         claim = tenant_db.held()
         start = threading.Barrier(2)
@@ -202,7 +202,7 @@ def test_idempotency_keys(tenant_db: TenantDatabase) -> None:
         assert idempotency.begin(conn, other, *scope[1:], "f2") is None
 
 
-def test_a_stored_answer_is_found_without_waiting_until_its_week_is_over(
+def test_a_stored_answer_is_found_without_a_lock_for_a_week(
     tenant_db: TenantDatabase,
 ) -> None:
     scope = (tenant_db.tenant_id, "POST", "/v1/runs", "key-1")
@@ -222,7 +222,7 @@ def test_a_stored_answer_is_found_without_waiting_until_its_week_is_over(
         assert idempotency.begin(conn, *scope, "f2") is None
 
 
-def test_a_request_that_fails_leaves_no_key(tenant_db: TenantDatabase) -> None:
+def test_a_failed_request_stores_no_idempotency_key(tenant_db: TenantDatabase) -> None:
     scope = (tenant_db.tenant_id, "POST", "/v1/runs", "key-1")
 
     def refused_request() -> None:
@@ -237,7 +237,7 @@ def test_a_request_that_fails_leaves_no_key(tenant_db: TenantDatabase) -> None:
         assert idempotency.begin(conn, *scope, "f1") is None
 
 
-def test_keys_of_the_api(tenant_db: TenantDatabase) -> None:
+def test_an_api_key_identifies_its_tenant(tenant_db: TenantDatabase) -> None:
     with tenant_db.database.transaction() as conn:
         key_id, plaintext = tenants.create_api_key(conn, tenant_db.tenant_id, "laptop")
         assert plaintext.startswith("rv_")
@@ -255,17 +255,17 @@ def test_a_dataset_is_verified_once(tenant_db: TenantDatabase) -> None:
         for _ in range(2):
             assert datasets.complete(conn, *scope).status == "verifying"
         assert datasets.to_verify(conn, *scope) is not None
-        wrong = Problem(pointer="a.png", code="bad_image", message="a.png is torn.")
+        wrong = Problem(pointer="a.png", code="bad_image", message="a.png is damaged.")
         datasets.reject(conn, *scope, [wrong])
         datasets.record_verified(conn, *scope, [])  # too late
         rejected = datasets.get(conn, *scope)
         assert rejected.status == "rejected"
         assert rejected.errors == [
-            {"pointer": "a.png", "code": "bad_image", "message": "a.png is torn."}
+            {"pointer": "a.png", "code": "bad_image", "message": "a.png is damaged."}
         ]
 
 
-def test_a_publication_is_held_by_one_and_tried_again(tenant_db: TenantDatabase) -> None:
+def test_a_publication_has_one_holder_and_is_retried(tenant_db: TenantDatabase) -> None:
     finished(tenant_db)
     with tenant_db.database.transaction() as conn:
         (publication,) = publications.list_page(conn, tenant_db.tenant_id, 10)
@@ -316,7 +316,9 @@ def test_objects_of_replaced_checkpoints_are_unreferenced(tenant_db: TenantDatab
         assert unreferenced.runs_to_sweep(conn) == []
     tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
     with tenant_db.database.transaction() as conn:
-        assert unreferenced.runs_to_sweep(conn) == []  # only once a holder cut off has given up
+        assert (
+            unreferenced.runs_to_sweep(conn) == []
+        )  # only after a disconnected holder must have given up
         conn.execute("UPDATE runs SET sweep_after = now() - interval '1 second'")
         (due,) = unreferenced.runs_to_sweep(conn)
         assert not due.is_held
@@ -335,7 +337,7 @@ def test_listeners_are_notified_of_work_and_of_events(tenant_db: TenantDatabase)
     events.close()
 
 
-def test_migrations_at_once_are_safe_and_change_nothing_twice(
+def test_concurrent_migrations_are_applied_once(
     postgres_server: PostgresServer,
 ) -> None:
     with psycopg.connect(postgres_server.url(), autocommit=True) as conn:
@@ -382,7 +384,7 @@ def test_rows_and_events_are_read_and_written_without_documents(
     impatient.close()
 
 
-def test_an_unknown_run_is_named(tenant_db: TenantDatabase) -> None:
+def test_an_unknown_run_is_named_in_the_error(tenant_db: TenantDatabase) -> None:
     run_id = new_id("run")
     with pytest.raises(NotFoundError, match=run_id), tenant_db.database.transaction() as conn:
         runs.get(conn, tenant_db.tenant_id, run_id)

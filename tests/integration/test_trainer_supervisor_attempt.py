@@ -1,4 +1,4 @@
-"""One attempt in a real process with a real child: how it ends, and what nobody may survive."""
+"""One attempt in a real process with a real child: how it ends, and no child is left."""
 
 import json
 import signal
@@ -36,7 +36,7 @@ def test_a_run_is_trained_and_committed(host: TrainerHost) -> None:
     assert list((host.folder / "scratch").glob("wrk_*")) == []
 
 
-def test_sigterm_commits_and_the_next_worker_goes_on(host: TrainerHost) -> None:
+def test_sigterm_commits_and_the_next_worker_resumes(host: TrainerHost) -> None:
     first = host.start("endless")
     host.wait_for_step(5)
 
@@ -69,7 +69,7 @@ def test_a_lost_lease_kills_the_child_and_nothing_more_is_written(host: TrainerH
     assert list((host.folder / "scratch").glob("wrk_*")) == []
 
 
-def test_a_child_that_dies_is_retryable_and_its_checkpoints_stand(host: TrainerHost) -> None:
+def test_a_child_that_dies_is_retryable_and_its_checkpoints_are_kept(host: TrainerHost) -> None:
     assert host.end_of(host.start("die")) == 0
 
     outcome, _, code, message = host.attempts()[0]
@@ -95,7 +95,7 @@ def test_a_users_error_is_not_retried(host: TrainerHost) -> None:
     assert host.run()["status"] == "failed"
 
 
-def test_no_orphan_outlives_a_killed_supervisor(host: TrainerHost) -> None:
+def test_the_child_of_a_killed_supervisor_ends(host: TrainerHost) -> None:
     holder = host.start("endless")
     host.wait_for_step(3)
     assert len(host.child_pids()) == 1
@@ -103,7 +103,7 @@ def test_no_orphan_outlives_a_killed_supervisor(host: TrainerHost) -> None:
     holder.kill()
     host.end_of(holder)
 
-    wait_until(lambda: not host.child_pids(), "the orphan to end")
+    wait_until(lambda: not host.child_pids(), what="the orphan to end")
     assert list((host.folder / "scratch").glob("wrk_*"))  # left behind …
     claimable_again(host)
     assert host.end_of(host.start("finish")) == 0
@@ -130,11 +130,11 @@ def test_a_frozen_database_pauses_the_child_until_the_same_fence_renews(
 
     postgres_server.freeze()
     try:
-        wait_until(lambda: _paused(attempt), "the child to pause")
+        wait_until(lambda: _paused(attempt), what="the child to pause")
     finally:
         postgres_server.thaw()
 
-    wait_until(lambda: not _paused(attempt), "the child to go on")
+    wait_until(lambda: not _paused(attempt), what="the child to continue")
     step = host.run()["step"]
     host.wait_for_step(step + 3)
     assert host.child_pids() == [child]

@@ -1,6 +1,6 @@
-"""Whatever fails in an attempt is handed back at once, with a code of its own.
+"""An attempt that fails hands its run back at once, with an error code for the cause.
 
-The lease is a minute here, so a run that waited for its end would fail these tests.
+The lease is a minute here, so a run that waited for its lease to expire would fail these tests.
 """
 
 import subprocess
@@ -13,7 +13,7 @@ import pytest
 from tests.integration.trainer_supervisor_host import TrainerHost, claimable_again, open_host
 
 SECONDS = 20.0
-"""Most of it is the start of the trainer's process."""
+"""Most of it is the start of the trainer process."""
 NEW_DISK = 'mount -t tmpfs -o "$0" tmpfs "$1" && shift && exec "$@"'
 
 
@@ -25,7 +25,7 @@ def host(tmp_path: Path, database_url: str) -> Iterator[TrainerHost]:
 
 
 def handed_back(host: TrainerHost, process: subprocess.Popen[bytes], started_s: float) -> str:
-    """The code of the one attempt, which ended the lease; the trainer outlived it."""
+    """The error code of the one attempt, after the trainer's clean end; the lease has ended."""
     assert host.end_of(process) == 0, host.logs()
     assert time.monotonic() - started_s < SECONDS
     ((outcome, _, code, message),) = host.attempts()
@@ -36,7 +36,7 @@ def handed_back(host: TrainerHost, process: subprocess.Popen[bytes], started_s: 
 
 
 def own_disk(host: TrainerHost, options: str) -> list[str]:
-    """A launcher that gives the trainer a scratch disk of its own, gone with its process."""
+    """A launcher that mounts a small tmpfs as the trainer's scratch disk, in its own namespace."""
     scratch = host.folder / "scratch"
     scratch.mkdir()
     own = ["unshare", "--map-root-user", "--mount", "sh", "-c", NEW_DISK, options, str(scratch)]
@@ -46,8 +46,8 @@ def own_disk(host: TrainerHost, options: str) -> list[str]:
 
 
 @pytest.mark.parametrize("files", [4, 5, 6, 7, 8])
-def test_a_disk_without_room_for_one_more_file(host: TrainerHost, files: int) -> None:
-    """Four files are the worker's own: the attempt's folder, its parts and the job come after."""
+def test_a_disk_without_a_free_inode_ends_the_attempt(host: TrainerHost, files: int) -> None:
+    """The worker itself needs four inodes; the attempt's folders and its job file need more."""
     disk = own_disk(host, f"size=200m,nr_inodes={files}")
     started_s = time.monotonic()
 
@@ -83,7 +83,7 @@ def test_a_document_that_cannot_be_read_is_not_retried(
     assert host.run()["status_reason"]["category"] == "platform"
 
 
-def test_an_error_that_nobody_foresaw(host: TrainerHost) -> None:
+def test_an_unexpected_error_is_reported_as_internal(host: TrainerHost) -> None:
     started_s = time.monotonic()
 
     process = host.start("finish", python=str(host.folder / "no-such-python"))
@@ -91,11 +91,11 @@ def test_an_error_that_nobody_foresaw(host: TrainerHost) -> None:
     assert handed_back(host, process, started_s) == "internal_error"
     assert host.run()["status_reason"]["category"] == "platform"
     assert "no-such-python" not in host.run()["status_reason"]["message"]
-    assert "no-such-python" in host.logs()  # the operator sees the whole of it
+    assert "no-such-python" in host.logs()  # the operator's log has the details
 
 
 def test_what_was_saved_before_an_error_is_kept(host: TrainerHost) -> None:
-    """The event file turns into one that cannot be followed, after the checkpoint of step 4."""
+    """After the checkpoint of step 4 the child writes an event file that cannot be parsed."""
     started_s = time.monotonic()
 
     assert handed_back(host, host.start("babble"), started_s) == "internal_error"
@@ -107,7 +107,9 @@ def test_what_was_saved_before_an_error_is_kept(host: TrainerHost) -> None:
 
 
 def test_a_lost_lease_is_not_handed_back_even_where_something_fails(host: TrainerHost) -> None:
-    process = host.start("babble-late", REVERIE_RENEW_S="20")  # it has not read the loss
+    process = host.start(
+        "babble-late", REVERIE_RENEW_S="20"
+    )  # no renewal has reported the loss yet
     host.wait_for_step(3)
 
     host.do("UPDATE runs SET fence = fence + 1 WHERE run_id = %(run_id)s")

@@ -1,4 +1,4 @@
-"""Shards arrive ahead of the step, within the bound, and what is waited for comes next."""
+"""Shards are fetched ahead of the step, within the size limit, and a requested shard comes next."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ SIZE_BYTES = 100
 
 
 def index_of(num_samples: int) -> DataIndex:
-    """One shard of latents a sample, then one of text for all; row contents do not matter here."""
+    """One latents shard for each sample, then one text shard for all; their rows do not matter."""
     kinds = ["latents"] * num_samples + ["text"]
     specs = [
         ShardSpec(kind="text", encoder={}, entries=(TextEntry(text=f"{kind} {n}"),))
@@ -50,7 +50,7 @@ def index_of(num_samples: int) -> DataIndex:
 
 
 class Source:
-    """Where shards come from; remembers the order of asking."""
+    """Writes a shard file; records the order of the requests."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -75,7 +75,7 @@ def held(folder: Path) -> set[str]:
     return {path.stem for path in folder.glob("*.safetensors")}
 
 
-def test_all_come_in_sampler_order_where_there_is_room(tmp_path: Path) -> None:
+def test_all_shards_are_fetched_in_sampler_order_where_they_fit(tmp_path: Path) -> None:
     index, source = index_of(12), Source()
     feeder, order = feeder_of(index, tmp_path, source, limit_bytes=1 << 20)
     with feeder:
@@ -103,7 +103,7 @@ def test_masks_come_with_their_images(tmp_path: Path) -> None:
     assert source.asked[1:] == [index.shards[n].digest for n in pairs]
 
 
-def test_the_folder_stays_within_its_bound_and_follows_the_step(tmp_path: Path) -> None:
+def test_the_folder_stays_within_its_limit_and_follows_the_step(tmp_path: Path) -> None:
     index, source = index_of(40), Source()
     feeder, order = feeder_of(index, tmp_path, source, limit_bytes=5 * SIZE_BYTES)
     with feeder:
@@ -118,7 +118,7 @@ def test_the_folder_stays_within_its_bound_and_follows_the_step(tmp_path: Path) 
             assert len(held(tmp_path)) <= 5
 
 
-def test_what_is_waited_for_comes_next(tmp_path: Path) -> None:
+def test_a_requested_shard_is_fetched_next(tmp_path: Path) -> None:
     index, source = index_of(40), Source()
     feeder, _ = feeder_of(index, tmp_path, source, limit_bytes=5 * SIZE_BYTES)
     with feeder:
@@ -132,7 +132,7 @@ def test_what_is_waited_for_comes_next(tmp_path: Path) -> None:
         assert len(held(tmp_path)) <= 5
 
 
-def test_a_shard_that_is_not_to_be_had_is_named(tmp_path: Path) -> None:
+def test_a_shard_that_cannot_be_fetched_is_reported(tmp_path: Path) -> None:
     failure = Failure(code="shard_corrupt", category=Category.INFRA, message="m", retryable=True)
 
     def fetch(shard: CachedShard, dest: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_shard_that_is_not_to_be_had_is_named(tmp_path: Path) -> None:
         wait_until(lambda: feeder.failure == failure, what="the failure", deadline_s=10)
 
 
-def test_a_fault_of_the_feeder_is_a_failure_too(tmp_path: Path) -> None:
+def test_an_error_inside_the_feeder_is_reported_too(tmp_path: Path) -> None:
     feeder, _ = feeder_of(index_of(2), tmp_path / "not there", Source(), limit_bytes=1 << 20)
     with feeder:
         wait_until(lambda: feeder.failure is not None, what="the failure", deadline_s=10)

@@ -1,4 +1,4 @@
-"""A trainer on one machine with everything around it: database, object store, one run to train."""
+"""Trainers on one machine with a database, an object store and one run to train."""
 
 import json
 import os
@@ -205,7 +205,7 @@ def _insert_shards(conn: psycopg.Connection, host: TrainerHost, index: DataIndex
 
 
 def claimable_again(host: TrainerHost) -> None:
-    """What the dispatcher does in time: the sweep of a dead lease, the end of a pause."""
+    """Put the run back in the queue, as the dispatcher does after a dead lease or a pause."""
     host.do(
         "UPDATE runs SET status = 'queued', stage = 'capacity', lease_until = NULL,"
         " ring_after = NULL WHERE run_id = %(run_id)s"
