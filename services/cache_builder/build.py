@@ -1,7 +1,8 @@
 """Building one cache shard: download its inputs, encode them in the warm child, store the shard.
 
-A shard is named by what goes into it, so a duplicate ring or a second builder is harmless. The
-content is stored first, then the manifest, which only the first builder can write, then one row.
+A shard's name is the digest of its inputs, so a duplicate ring or a second builder is harmless. The
+content is stored first and then the manifest, which only the first builder can write. The row is
+updated last.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from services.domain.failures import infra_failure
 from services.objects.errors import ObjectMissingError, ObjectStoreDownError
 from services.objects.folders import put_shard
 from services.objects.keys import upload_key
@@ -22,7 +24,6 @@ from services.store.database import NOT_NOW, Database
 from services.store.shards import ShardWork
 from services.workers.scratch import Scratch
 from trainer_core.data.index import PictureEntry, ShardSpec
-from trainer_core.errors import Category
 from trainer_core.faultpoints import fault_point
 from trainer_core.process.failure import Failure
 from trainer_core.process.requests import EncodeReply, EncodeRequest
@@ -53,13 +54,14 @@ class Builder:
     def answer_ring(self, tenant_id: str, digest: str) -> None:
         """Build the shard if it is missing.
 
-        Where the database or the object store cannot be reached, the row is offered again later.
+        Where the database or the object store cannot be reached, the shard stays due and the
+        dispatcher rings again later.
         """
         try:
             with self.database.transaction() as conn:
                 work = shards.to_build(conn, tenant_id, digest)
             if work is None:
-                return  # somebody built it before
+                return  # already built
             try:
                 self._build(tenant_id, work)
             except ObjectStoreDownError as error:
@@ -97,9 +99,10 @@ class Builder:
         except RequestFailedError as error:
             raise BuildFailedError(error.failure) from error
         except ChildLostError as error:
-            raise _infra_failed("encoder_died", f"The encoder failed: {error}.") from error
+            failure = infra_failure("encoder_died", f"The encoder failed: {error}.")
+            raise BuildFailedError(failure) from error
         if output.stat().st_size != reply.size_bytes:
-            raise _infra_failed("shard_torn", "The encoded shard is incomplete.")
+            raise BuildFailedError(infra_failure("shard_torn", "The encoded shard is incomplete."))
         return output
 
     def _download_inputs(self, tenant_id: str, spec: ShardSpec, folder: Path) -> dict[str, str]:
@@ -112,11 +115,11 @@ class Builder:
             try:
                 self.objects.get_to(upload_key(tenant_id, entry.sha256), local)
             except ObjectMissingError as error:
-                message = f"{entry.path} is no longer in the store."
-                raise _infra_failed("input_missing", message) from error
+                message = f"{entry.path} is no longer in the object store."
+                raise BuildFailedError(infra_failure("input_missing", message)) from error
             if sha256_of(local) != entry.sha256:
                 message = f"{entry.path} is not the file that was verified."
-                raise _infra_failed("input_corrupt", message)
+                raise BuildFailedError(infra_failure("input_corrupt", message))
             inputs[entry.sha256] = str(local)
         return inputs
 
@@ -124,10 +127,3 @@ class Builder:
         log.warning("shard_not_built", digest=digest, code=failure.code, reason=failure.message)
         with self.database.transaction() as conn:
             shards.failed(conn, tenant_id, digest, failure)
-
-
-def _infra_failed(code: str, message: str) -> BuildFailedError:
-    """Something of the service failed that may work the next time."""
-    return BuildFailedError(
-        Failure(code=code, category=Category.INFRA, message=message, retryable=True)
-    )

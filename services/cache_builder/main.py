@@ -55,7 +55,7 @@ def main() -> int:
 def _answer_rings(
     settings: Settings, worker: Worker, database: Database, objects: ObjectStore
 ) -> None:
-    """Until the process is to stop."""
+    """Handle messages until the process is asked to stop."""
     stopping = threading.Event()
     heartbeat = Heartbeat(
         PostgresLedger(database),

@@ -1,24 +1,20 @@
-"""What becomes of one new run: admitted with its data index, refused, or looked at again later."""
+"""Admission of one new run: it is admitted with its data index, refused, or postponed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-import structlog
-
 from services.dispatcher import failures
 from services.dispatcher.data import UnusableDataError, index_of
 from services.store.admission import BackendData, NeededShard
-from trainer_core.base_models.describe import BaseModel, read_base_models
+from services.workers.base_models import find_base_model
 from trainer_core.data.index import DataIndex
-from trainer_core.errors import BaseModelError
 from trainer_core.process.failure import Failure
 
-log = structlog.get_logger(__name__)
-
 MAX_INDEX_BYTES: Final = 128 << 20
-"""Of a data index as JSON. PostgreSQL's jsonb ends at 256 MB and needs more than the text does."""
+"""Size limit of a data index as JSON text. PostgreSQL limits a jsonb value to 256 MB, and jsonb is
+larger than its text."""
 CAPTIONS_TO_INDEX: Final = 4
 """Caption files may be larger than the index by this factor: equal captions are stored once."""
 
@@ -32,7 +28,7 @@ class Admitted:
     shards: list[NeededShard]
     warnings: tuple[str, ...]
     too_large: Failure
-    """Why the run fails in case the database cannot store the index."""
+    """The failure to record if the database cannot store the index."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +41,7 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Postponed:
-    """Something of the service's own is missing at the moment."""
+    """The service lacks something that this run needs; the dispatcher looks at it again later."""
 
     reason: Failure
 
@@ -66,12 +62,12 @@ def decide(
     models_dir: Path,
     max_index_bytes: int,
 ) -> Decision:
-    """Look at a run's datasets and make its index; reads the operator's list of base models."""
+    """Check a run's datasets and base model, and build its data index."""
     if failure := failures.rejection_of(backends):
         return Refused(failure=failure)
     if any(backend.dataset.status != "ready" for backend in backends):
         return DataIncomplete()
-    model = _find_base_model(models_dir, base_model)
+    model = find_base_model(models_dir, base_model)
     if model is None:
         return Postponed(reason=failures.base_model_missing(base_model))
     try:
@@ -79,14 +75,6 @@ def decide(
     except UnusableDataError as error:
         return Refused(failure=error.failure, cause=error.__cause__)
     return _check_size(index, max_index_bytes)
-
-
-def _find_base_model(models_dir: Path, name: str) -> BaseModel | None:
-    try:
-        return read_base_models(models_dir).get(name)
-    except (BaseModelError, OSError) as error:
-        log.error("base_models_unreadable", reason=str(error))
-        return None
 
 
 def _check_size(index: DataIndex, max_index_bytes: int) -> Decision:

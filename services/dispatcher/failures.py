@@ -1,8 +1,9 @@
-"""What the dispatcher reports of a run that it postpones or fails."""
+"""The reasons that the dispatcher reports for runs that it postpones or fails."""
 
 from collections.abc import Sequence
 from typing import Final
 
+from services.domain.failures import infra_failure
 from services.store.admission import BackendData
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
@@ -11,7 +12,7 @@ _ERRORS_SHOWN: Final = 20
 
 
 def internal_error() -> Failure:
-    """An error that nobody foresaw; the log has its traceback."""
+    """An unexpected error; the log has its traceback."""
     return Failure(
         code="internal_error",
         category=Category.PLATFORM,
@@ -22,28 +23,20 @@ def internal_error() -> Failure:
 
 def database_busy() -> Failure:
     """A lock was not free in time, or a statement took too long."""
-    return Failure(
-        code="database_busy",
-        category=Category.INFRA,
-        message="The database was too busy to continue with this run; it is tried again.",
-        retryable=True,
-    )
+    message = "The database was too busy to continue with this run; it is tried again."
+    return infra_failure("database_busy", message)
 
 
 def base_model_missing(name: str) -> Failure:
-    """The operator's list does not have it at the moment."""
-    return Failure(
-        code="base_model_missing",
-        category=Category.INFRA,
-        message=f"The base model {name} is not there at the moment; an operator has to look.",
-        retryable=True,
-    )
+    """No base model of this name is installed at the moment."""
+    message = f"The base model {name} is not installed at the moment; ask the service's operator."
+    return infra_failure("base_model_missing", message)
 
 
 def data_index_too_large(
     num_images: int, num_captions: int, size_bytes: int, limit_bytes: int
 ) -> Failure:
-    """The list of images and captions is more than the database can keep for one run."""
+    """The data index is larger than the database can store for one run."""
     return Failure(
         code="data_index_too_large",
         category=Category.USER,
@@ -71,7 +64,7 @@ def captions_too_large(size_bytes: int, limit_bytes: int) -> Failure:
 
 
 def rejection_of(backends: Sequence[BackendData]) -> Failure | None:
-    """Why the run fails, where one of its datasets was rejected; it names the files."""
+    """The reason to fail the run where one of its datasets was rejected; it names the files."""
     rejected = [b.dataset for b in backends if b.dataset.status == "rejected"]
     if not rejected:
         return None

@@ -1,4 +1,4 @@
-"""The failures that the service itself decides, and the pauses between tries."""
+"""Failures that the service itself reports, and the pauses between tries."""
 
 import random
 from datetime import timedelta
@@ -7,28 +7,23 @@ from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 
 
+def infra_failure(code: str, message: str) -> Failure:
+    """A part of the service failed; a later try may succeed."""
+    return Failure(code=code, category=Category.INFRA, message=message, retryable=True)
+
+
 def worker_lost() -> Failure:
-    """A holder stopped renewing: killed, cut off, or its machine is gone."""
-    return Failure(
-        code="worker_lost",
-        category=Category.INFRA,
-        message="The worker that held the run was lost.",
-        retryable=True,
-    )
+    """The holder stopped renewing its lease: it was killed, disconnected, or its machine failed."""
+    return infra_failure("worker_lost", "The worker that held the run was lost.")
 
 
 def unexplained() -> Failure:
-    """A holder gave up and did not say why."""
-    return Failure(
-        code="unexplained",
-        category=Category.INFRA,
-        message="The attempt ended without saying why.",
-        retryable=True,
-    )
+    """The holder handed the run back as failed, without a failure."""
+    return infra_failure("unexplained", "The attempt ended without giving a reason.")
 
 
 def attempts_exhausted(attempts: int, last: Failure) -> Failure:
-    """So many attempts in a row brought no new checkpoint."""
+    """The run used up its attempts: none of the last ``attempts`` stored a new checkpoint."""
     return Failure(
         code="attempts_exhausted",
         category=last.category,
@@ -38,10 +33,10 @@ def attempts_exhausted(attempts: int, last: Failure) -> Failure:
 
 
 def backoff(tries: int, *, first: timedelta, limit: timedelta) -> timedelta:
-    """How long to wait after so many tries: doubling, with jitter of half.
+    """The pause before the next try: doubled with each try, then multiplied by a random 0.5 to 1.
 
     Args:
-        tries: done so far without success; 0 gives about ``first``.
+        tries: failed tries so far; 0 gives at most ``first``.
     """
     doubled = min(limit, first * (1 << min(tries, 20)))
     return doubled * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret

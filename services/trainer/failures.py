@@ -1,7 +1,8 @@
-"""Why an attempt failed: every error becomes a failure with a code of its own."""
+"""Why an attempt failed: maps every error to a failure with a code and a message."""
 
 import structlog
 
+from services.domain.failures import infra_failure
 from services.objects.errors import ObjectStoreError
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure, failure_of
@@ -10,7 +11,7 @@ log = structlog.get_logger(__name__)
 
 
 class AttemptFailedError(Exception):
-    """The attempt cannot continue; ``failure`` says why in words for the tenant."""
+    """The attempt cannot continue; ``failure`` is the reason that the tenant reads."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -18,29 +19,24 @@ class AttemptFailedError(Exception):
 
 
 def infra_failed(code: str, message: str) -> AttemptFailedError:
-    """Something of the service failed that may work the next time."""
-    return AttemptFailedError(
-        Failure(code=code, category=Category.INFRA, message=message, retryable=True)
-    )
+    """A part of the service failed; the next attempt may succeed."""
+    return AttemptFailedError(infra_failure(code, message))
 
 
 def platform_failed(code: str, message: str) -> AttemptFailedError:
-    """The service contradicts itself: another attempt would meet the same."""
+    """A bug or corrupt data in the service; another attempt would fail in the same way."""
     return AttemptFailedError(
         Failure(code=code, category=Category.PLATFORM, message=message, retryable=False)
     )
 
 
 def failure_of_attempt(error: Exception) -> Failure:
-    """What to hand back for any error of an attempt. One that nobody foresaw is logged whole."""
+    """The failure to report for an attempt's error; an unexpected one is logged with traceback."""
     match error:
         case AttemptFailedError():
             return error.failure
         case ObjectStoreError():
             log.error("object_store_failed", code=error.code, reason=str(error))
-            message = f"The object store failed ({error.code})."
-            return Failure(
-                code=error.code, category=Category.INFRA, message=message, retryable=True
-            )
-    log.error("attempt_broke", exc_info=error)
+            return infra_failure(error.code, f"The object store failed ({error.code}).")
+    log.error("attempt_failed_unexpectedly", exc_info=error)
     return failure_of(error)

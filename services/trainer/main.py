@@ -1,4 +1,4 @@
-"""The trainer process: takes rings from its queue, trains one run at a time in a child process."""
+"""The trainer process: answers rings and trains one run at a time in a child process."""
 
 import os
 import threading
@@ -7,9 +7,10 @@ from importlib.metadata import version
 import structlog
 
 from services.domain.ids import new_id
-from services.domain.ledger import Worker
+from services.domain.ledger import Ledger, Worker
 from services.logs.setup import configure
 from services.objects.open import open_store
+from services.objects.port import ObjectStore
 from services.queue.app import TRAINER_TASK, trainer_queue
 from services.queue.serve import serve
 from services.settings.env import Settings
@@ -41,9 +42,16 @@ def main() -> int:
     objects = open_store(settings)
     objects.prove_conditional_writes()
     database = Database(settings.database_url, max_size=4)
-    stopping, assignment = threading.Event(), Assignment()
     ledger = PostgresLedger(database, max_attempts=settings.max_attempts)
+    _answer_rings(settings, worker, ledger, objects)
+    database.close()
+    log.info("worker_down", worker_id=worker.worker_id)
+    return 0
 
+
+def _answer_rings(settings: Settings, worker: Worker, ledger: Ledger, objects: ObjectStore) -> None:
+    """Handle messages until the process is asked to stop."""
+    stopping, assignment = threading.Event(), Assignment()
     with (
         Scratch(settings.scratch_dir, worker.worker_id) as scratch,
         Heartbeat(
@@ -60,17 +68,12 @@ def main() -> int:
             stopping.set()
             heartbeat.wake()
 
-        context = TrainerContext(
+        context = _context(
+            settings,
+            worker_id=worker.worker_id,
             ledger=ledger,
             objects=objects,
-            worker_id=worker.worker_id,
             scratch=scratch,
-            models_dir=settings.models_dir,
-            scratch_bytes=settings.scratch_bytes,
-            times=LeaseTimes(
-                lease_s=settings.lease_s, renew_s=settings.renew_s, orphan_s=settings.orphan_s
-            ),
-            stall_s=settings.stall_s,
             stopping=stopping,
         )
         log.info("worker_up", worker_id=worker.worker_id, gpu_class=worker.gpu_class)
@@ -81,6 +84,28 @@ def main() -> int:
             acks_late=False,
             on_shutdown=drain,
         )
-    database.close()
-    log.info("worker_down", worker_id=worker.worker_id)
-    return 0
+
+
+def _context(
+    settings: Settings,
+    *,
+    worker_id: str,
+    ledger: Ledger,
+    objects: ObjectStore,
+    scratch: Scratch,
+    stopping: threading.Event,
+) -> TrainerContext:
+    times = LeaseTimes(
+        lease_s=settings.lease_s, renew_s=settings.renew_s, orphan_s=settings.orphan_s
+    )
+    return TrainerContext(
+        ledger=ledger,
+        objects=objects,
+        worker_id=worker_id,
+        scratch=scratch,
+        models_dir=settings.models_dir,
+        scratch_bytes=settings.scratch_bytes,
+        times=times,
+        stall_s=settings.stall_s,
+        stopping=stopping,
+    )

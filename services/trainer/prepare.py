@@ -17,18 +17,18 @@ from services.trainer.context import HeldRun
 from services.trainer.failures import AttemptFailedError, infra_failed, platform_failed
 from services.trainer.feeder import FeedOrder
 from services.trainer.lease import Lease
-from trainer_core.base_models.describe import read_base_models
+from services.workers.base_models import find_base_model
 from trainer_core.config.plan import Plan
 from trainer_core.data.index import DataIndex
 from trainer_core.data.sampler import Sampler
-from trainer_core.errors import BaseModelError, Category
+from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 from trainer_core.process.job import Job
 
 log = structlog.get_logger(__name__)
 
 _TRIES: Final = 3
-"""A flipped bit on the way is cured by asking again; one at rest is not."""
+"""Damage in transit is repaired by a second download; damage in the store is not."""
 _SHARD_WAIT_S: Final = 600
 
 Document = TypeVar("Document", bound=pydantic.BaseModel)
@@ -36,10 +36,10 @@ Document = TypeVar("Document", bound=pydantic.BaseModel)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """An attempt that can start."""
+    """The job of an attempt whose files are in place, except for the shards."""
 
     folder: Path
-    """Of this attempt, on local disk."""
+    """The scratch folder of this attempt."""
     job: Job
     order: FeedOrder
     world_size: int
@@ -85,21 +85,21 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
 
 
 def shard_fetcher(held: HeldRun) -> Callable[[CachedShard, Path], None]:
-    """A function for the feeder: fetches one shard to a path and checks it."""
+    """The feeder's function that downloads one shard to a path and verifies it."""
 
     def fetch(shard: CachedShard, dest: Path) -> None:
         def get() -> None:
             get_shard(held.context.objects, held.claim.tenant_id, shard, dest)
 
         if not _intact(get, held.lease, doing="fetch_shard"):
-            message = f"Cache shard {shard.digest} is missing or not what its manifest says."
+            message = f"Cache shard {shard.digest} is missing or does not match its manifest."
             raise infra_failed("shard_corrupt", message)
 
     return fetch
 
 
 def _read(kind: type[Document], body: dict[str, Any], name: str) -> Document:
-    """A document of the run as its type. Not retried where it is none: it stays what it is."""
+    """Parse a stored document of the run; not retried, because the document stays as it is."""
     try:
         return kind.model_validate(body)
     except pydantic.ValidationError as error:
@@ -110,11 +110,7 @@ def _read(kind: type[Document], body: dict[str, Any], name: str) -> Document:
 
 
 def _base_model(claim: Claim, plan: Plan, models_dir: Path) -> Path:
-    try:
-        model = read_base_models(models_dir).get(claim.base_model)
-    except BaseModelError as error:
-        log.error("base_models_unreadable", reason=str(error))
-        model = None
+    model = find_base_model(models_dir, claim.base_model)
     if model is None or model.digest != plan.identity.base.digest:
         # Another worker may have it.
         message = f"This worker does not have the base model {claim.base_model} of the plan."
@@ -126,14 +122,14 @@ def _fetch_checkpoint(held: HeldRun, folder: Path) -> Path | None:
     checkpoint = held.claim.checkpoint
     if checkpoint is None:
         return None
-    # The name that it had where it was written: the child reads the step from the manifest.
+    # Named as in the child's output folder; the child reads the step from the manifest.
     dest = folder / "resume" / f"step-{checkpoint.step:08d}"
 
     def get() -> None:
         get_folder(held.context.objects, checkpoint.files, dest)
 
     if not _intact(get, held.lease, doing="fetch_checkpoint"):
-        # Not retried: the next attempt would meet the same object. An operator has to look.
+        # Not retried: the next attempt would read the same object. An operator must repair it.
         message = f"The checkpoint of step {checkpoint.step} is missing or damaged in the store."
         raise AttemptFailedError(
             Failure(
@@ -147,7 +143,7 @@ def _fetch_checkpoint(held: HeldRun, folder: Path) -> Path | None:
 
 
 def _intact(get: Callable[[], None], lease: Lease, *, doing: str) -> bool:
-    """Run ``get`` up to three times; False where it was damaged or missing each time."""
+    """Download up to three times; False where the object was damaged or missing each time."""
     for _ in range(_TRIES):
         try:
             lease.until_answered(get, doing=doing)
