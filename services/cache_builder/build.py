@@ -72,7 +72,7 @@ class Builder:
             log.warning("build_postponed", digest=digest, error=type(error).__name__)
 
     def _build(self, tenant_id: str, work: ShardWork) -> None:
-        with self.scratch.room("build") as folder:
+        with self.scratch.work_folder("build") as folder:
             try:
                 content = self._encode(tenant_id, work, folder)
             except BuildFailedError as error:

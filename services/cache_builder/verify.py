@@ -1,4 +1,4 @@
-"""Verification of a dataset: each uploaded file is the one that was declared, and can be used.
+"""Verification of a dataset: each upload matches its declaration and can be decoded.
 
 Every error is collected, so that a tenant can correct all of them at once.
 """
@@ -30,7 +30,7 @@ MAX_CAPTION_BYTES: Final = 1 << 20
 _LATER_S: Final = 10.0
 _FILES_AT_ONCE: Final = 32
 _BYTES_AT_ONCE: Final = 256 << 20
-"""Of local disk, and of what one request to the decoder may hold; one file is always allowed."""
+"""Limit of a batch on local disk and of one decoder request; one file is always allowed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,13 +40,13 @@ class Verifier:
     database: Database
     objects: ObjectStore
     inspector: RequestChild
-    """Runs ``trainer_core inspect``: what strangers uploaded is decoded in a process of its own."""
+    """Runs ``trainer_core inspect``: untrusted images are decoded in a separate process."""
     scratch: Scratch
 
     def answer_ring(self, tenant_id: str, dataset_id: str) -> None:
         """Verify the dataset if it waits for that.
 
-        Where the database or the object store cannot be reached, it is rung for again later.
+        Where the database or the object store cannot be reached, the dataset stays due.
         """
         try:
             with self.database.transaction() as conn:
@@ -79,7 +79,7 @@ class Verifier:
         errors: list[Problem] = []
         facts: list[FileFacts] = []
         for batch in _batches(files):
-            with self.scratch.room("verify") as folder:
+            with self.scratch.work_folder("verify") as folder:
                 found, wrong = self._check(tenant_id, batch, folder)
                 facts += found
                 errors += wrong
@@ -108,9 +108,9 @@ class Verifier:
         return facts + found, errors + wrong
 
     def _download(self, tenant_id: str, file: DatasetFile, local: Path) -> Problem | None:
-        """Download one upload; what is wrong with it, else None.
+        """Download one upload and check it; the problem with it, or None.
 
-        Its size is asked for first, so that no terabyte is downloaded.
+        The size is checked first, so that nothing huge is downloaded.
         """
         key = upload_key(tenant_id, file.sha256)
         if file.media == "caption" and file.size_bytes > MAX_CAPTION_BYTES:
@@ -146,7 +146,7 @@ class Verifier:
         ]
 
     def _inspect_one_by_one(self, images: dict[str, Path]) -> tuple[list[FileFacts], list[Problem]]:
-        """Find out which picture ended the decoder, so that it alone is rejected.
+        """Find the picture that crashed the decoder, so that only this one is rejected.
 
         Raises ChildLostError where the decoder cannot start at all.
         """

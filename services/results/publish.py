@@ -95,15 +95,17 @@ class Publisher:
                     retryable=False,
                 )
             )
-        with self._scratch.room("publication") as room:
-            get_folder(self._objects, work.result, room / "result")
+        with self._scratch.work_folder("publication") as folder:
+            get_folder(self._objects, work.result, folder / "result")
             try:
-                lay_out(room / "result", room / "repo")
+                lay_out(folder / "result", folder / "repo")
             except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
                 log.error("result_has_no_card", error=repr(error))
                 raise PublicationRefusedError(_no_card()) from error
             return target.publish(
-                _repo_of(work), room / "repo", f"Result of {work.run_id} at step {work.result_step}"
+                _repo_of(work),
+                folder / "repo",
+                f"Result of {work.run_id} at step {work.result_step}",
             )
 
     def _record_success(self, work: PublicationWork, published: Published) -> None:

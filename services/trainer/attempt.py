@@ -1,7 +1,7 @@
 """One attempt at a run: claim, prepare, run the training process, commit what it wrote, hand back.
 
-Whatever fails between the claim and the end is handed back at once, with a code of its own. The
-exception is a lost lease: the run is no longer ours then, and nothing more is written.
+An error between the claim and the end hands the run back at once, with an error code. After a lost
+lease nothing is written any more: another worker may hold the run.
 """
 
 import os
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 def answer_ring(context: TrainerContext, assignment: Assignment, run_id: str) -> None:
-    """Train the run if it can be had; returns when the attempt is over, however it ended."""
+    """Claim the run and train it, if it can be claimed; returns when the attempt is over."""
     if context.stopping.is_set():
         return
     if not context.scratch.has_space():
@@ -41,7 +41,7 @@ def answer_ring(context: TrainerContext, assignment: Assignment, run_id: str) ->
         log.warning("claim_failed", run_id=run_id, error=type(error).__name__)
         return  # offered again
     if claim is None:
-        log.info("ring_too_many", run_id=run_id)
+        log.info("ring_ignored", run_id=run_id)
         return
     assignment.run_id = run_id
     try:
@@ -66,14 +66,14 @@ def _hold(context: TrainerContext, claim: Claim) -> None:
 
 
 def _train_and_hand_back(held: HeldRun) -> str:
-    """How the attempt ended, for the log; raises GivenUpError once the run is no longer ours."""
+    """How the attempt ended, for the log; raises GivenUpError when the lease is lost."""
     try:
         fault_point("attempt.claimed")
-        with held.context.scratch.room("attempt") as folder:
+        with held.context.scratch.work_folder("attempt") as folder:
             is_finished = _train(held, folder)
     except GivenUpError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, the run must not wait for its lease
+    except Exception as error:  # noqa: BLE001 - any error: the run must not wait for its lease
         failure = failure_of_attempt(error)
         _hand_back(held, Outcome.FAILED, failure)
         return failure.code
@@ -93,7 +93,7 @@ def _hand_back(held: HeldRun, outcome: Outcome, failure: Failure | None) -> None
 def _train(held: HeldRun, folder: Path) -> bool:
     """True once the result is committed, False where a request ended the training before.
 
-    Raises GivenUpError once the run is no longer ours, and anything else that went wrong.
+    Raises GivenUpError when the lease is lost, and any other error as it is.
     """
     prepared = prepare(held, folder)
     if held.must_stop():
@@ -119,7 +119,7 @@ def _train(held: HeldRun, folder: Path) -> bool:
 def _run_child(
     held: HeldRun, prepared: Prepared, reporter: Reporter, committer: Committer
 ) -> Event:
-    """Run the training process to its end; its outcome.
+    """Run the training process to its end and return its outcome.
 
     The process is dead when this returns or raises.
     """
@@ -148,11 +148,11 @@ def _run_child(
 
 
 def _keep_progress(reporter: Reporter, committer: Committer) -> None:
-    """Store what was reported and saved before a failure, as far as that works."""
+    """After a failure, store the events and checkpoints of before, as far as possible."""
     for write in (reporter.flush, committer.wait):
         try:
             write()
         except GivenUpError:
             raise
-        except Exception as error:  # noqa: BLE001 - it must not hide what ended the attempt
+        except Exception as error:  # noqa: BLE001 - must not hide the first error
             log.warning("progress_not_kept", error=type(error).__name__)

@@ -1,7 +1,7 @@
 """The training process: started in a session of its own, followed by its event file.
 
-It knows no run, tenant, token or store. Standard output belongs to libraries and goes to a log
-file. See ``trainer_core.process`` for what the two processes write to each other.
+It has no access to runs, tenants, tokens or stores. Its standard output goes to a log file.
+``trainer_core.process`` defines the files through which the two processes communicate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,9 +29,9 @@ class Child:
 
         Args:
             command: the program before ``train``, such as ``python -m trainer_core``.
-            job: what it is to do; written to its job file.
+            job: written to its job file.
             folder: an existing scratch folder of this attempt.
-            env: the supervisor's environment; only what is on the allow-list is handed down.
+            env: the supervisor's environment; the child gets the allow-listed part of it.
 
         Raises OSError where the files cannot be written or the program cannot be started.
         """
@@ -55,7 +55,7 @@ class Child:
         return self._process.pid
 
     def request(self, request: ControlRequest) -> None:
-        """Write the control file, if that is a new request."""
+        """Write the control file, unless this was already requested."""
         if request is self._requested:
             return
         log.info("child_requested", request=request.value)
@@ -67,15 +67,15 @@ class Child:
         return self._process.is_running
 
     def kill(self) -> None:
-        """SIGKILL to it and all that it started, also where it has ended itself."""
+        """SIGKILL to the process and all its descendants, also after the process has ended."""
         self._process.kill()
 
     def how_it_died(self) -> str:
-        """``SIGKILL``, ``exit status 1``: for a child that left no outcome."""
+        """``SIGKILL`` or ``exit status 1``; for a child that reported no outcome."""
         return self._process.exit_in_words()
 
     def output_tail(self) -> str:
-        """The end of what it printed, for the operator's log."""
+        """The end of its output, for the operator's log."""
         return log_tail(self._output)
 
 

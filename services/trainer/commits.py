@@ -1,7 +1,7 @@
-"""What the child wrote becomes the service's: content, manifest, then one guarded row.
+"""Uploads and commits checkpoints and results: first content, then manifest, then the row.
 
-One thing at a time, in the order given, so a checkpoint is committed before the result of the same
-attempt. Uploads run in a thread of their own: the attempt goes on meanwhile.
+Commits are made one at a time and in order, so an attempt's checkpoints are committed before its
+result. Uploads run in a thread, so that training continues meanwhile.
 """
 
 from collections.abc import Callable
@@ -29,10 +29,10 @@ _LOOK_EVERY_S: Final = 0.1
 
 
 class Committer:
-    """Uploads and commits for one claim."""
+    """Uploads and commits the checkpoints and the result of one claim."""
 
     def __init__(self, held: HeldRun, output_dir: Path) -> None:
-        """``output_dir``: where the child writes; event paths may be relative to it."""
+        """``output_dir``: the child's output folder; event paths may be relative to it."""
         self._objects = held.context.objects
         self._ledger = held.context.ledger
         self._claim = held.claim
@@ -58,13 +58,13 @@ class Committer:
         self._pending.append(self._start(self._commit_checkpoint, event))
 
     def check(self) -> None:
-        """Raise what went wrong in the uploads that have ended."""
+        """Raise the error of a commit that has failed."""
         for future in [each for each in self._pending if each.done()]:
             self._pending.remove(future)
             future.result()
 
     def wait(self) -> None:
-        """Wait until all that was started is committed; raises what went wrong, or GivenUpError."""
+        """Wait for all commits that were started; raises their error, or GivenUpError."""
         for future in self._pending:
             _result_of(future, self._lease)
         self._pending.clear()
@@ -75,7 +75,7 @@ class Committer:
         _result_of(self._start(self._commit_result, event), self._lease)
 
     def _start(self, commit: Callable[[Event], None], event: Event) -> Future[None]:
-        # Log lines of the thread name the run.
+        # The context lets the thread's log lines name the run.
         return self._thread.submit(copy_context().run, commit, event)
 
     def _commit_checkpoint(self, event: Event) -> None:
@@ -87,7 +87,7 @@ class Committer:
                 event,
             )
         except FileNotFoundError:
-            # Retention in the child keeps the newest few; a slow store may come too late for one.
+            # The child keeps its newest checkpoints only; a slow upload may come too late for one.
             log.warning("checkpoint_gone_before_upload", step=event.step)
             return
         fault_point("checkpoint.uploaded")
@@ -138,7 +138,7 @@ class Committer:
 
 
 def _result_of(future: Future[None], lease: Lease) -> None:
-    """Wait for the future, but no longer than the run is ours."""
+    """The future's result; raises GivenUpError if the lease is lost first."""
     while True:
         try:
             return future.result(timeout=_LOOK_EVERY_S)

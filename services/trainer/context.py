@@ -1,4 +1,4 @@
-"""What an attempt works with: the trainer process, the run, and the lease on it."""
+"""What an attempt needs: the trainer process's context, the claimed run, and its lease."""
 
 import sys
 import threading
@@ -14,7 +14,7 @@ from services.workers.scratch import Scratch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainerContext:
-    """The same for every attempt of a process."""
+    """What all attempts of a trainer process share."""
 
     ledger: Ledger
     objects: ObjectStore
@@ -22,12 +22,12 @@ class TrainerContext:
     scratch: Scratch
     models_dir: Path
     scratch_bytes: int
-    """Disk that the cache shards of one attempt may take."""
+    """Disk space for the cache shards of one attempt."""
     times: LeaseTimes
     stall_s: float
     """A training process that reports no new event for this long counts as hung."""
     stopping: threading.Event
-    """Set once this process is to end."""
+    """Set when this process was asked to stop."""
     child_command: Sequence[str] = (sys.executable, "-m", "trainer_core")
 
 
@@ -48,9 +48,9 @@ class HeldRun:
 
     @property
     def from_step(self) -> int:
-        """Steps that are done in the checkpoint that the attempt resumes from."""
+        """The step of the checkpoint that the attempt resumes from; 0 without one."""
         return 0 if self.claim.checkpoint is None else self.claim.checkpoint.step
 
     def must_stop(self) -> bool:
-        """Whether this worker is to end, or the service requests a pause or a cancel."""
+        """Whether this worker was asked to stop, or the run to pause or cancel."""
         return self.context.stopping.is_set() or self.lease.requested is not RequestedAction.RUN

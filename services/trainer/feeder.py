@@ -1,8 +1,8 @@
-"""Shards come in ahead of the step, in the order in which the sampler will ask for them.
+"""Downloads cache shards ahead of the training step, in the order of the sampler.
 
-The folder is bounded: when it is full, what is not needed soon leaves. The training process maps
-files, so removing one that it still reads is harmless on Linux; one that it waits for it names by
-an empty file ``<digest>.wanted`` beside it, and that one is fetched next.
+The folder's size is limited: when it is full, shards that are not needed soon are deleted. The
+training process maps the files into memory, so deleting one that it reads is harmless on Linux. To
+request a missing shard, it creates an empty file ``<digest>.wanted``; that shard is fetched next.
 """
 
 import threading
@@ -31,14 +31,14 @@ _LOOK_EVERY_S: Final = 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeedOrder:
-    """Which shard is needed when."""
+    """The order in which a run needs its shards."""
 
     index: DataIndex
     sampler: Sampler
     micro_batches_per_step: int
 
     def digests_from(self, step: int) -> Iterator[str]:
-        """Shards by first need after ``step`` steps, each once; all of them in the end."""
+        """Digests of all shards, each once, by first use after ``step`` steps."""
         seen: set[int] = set()
         for position in self._positions_from(step):
             if position not in seen:
@@ -49,7 +49,7 @@ class FeedOrder:
         for ref in self.index.prompts.values():
             yield ref.shard
         if step == 0:
-            # The first measurement, before any step, looks at held-out samples.
+            # The validation before the first step uses held-out samples.
             yield from self._held_out()
         first = step * self.micro_batches_per_step
         for i in range(first, first + _LOOKAHEAD_MICRO_BATCHES):
@@ -89,10 +89,10 @@ class Feeder:
     ) -> None:
         """
         Args:
-            shards: all of the run, by any order.
-            limit_bytes: what the folder may hold; one shard is always allowed.
-            fetch: download to a path and check size and SHA-256; waits out a store that is away.
-                Raises AttemptFailedError or GivenUpError.
+            shards: all shards of the run, in any order.
+            limit_bytes: size limit of the folder; one shard is always allowed.
+            fetch: downloads to a path and checks size and SHA-256. It retries while the store
+                cannot be reached, and raises AttemptFailedError or GivenUpError.
         """
         self._order = order
         self._shards: Mapping[str, CachedShard] = {shard.digest: shard for shard in shards}
@@ -104,12 +104,12 @@ class Feeder:
         self._fetch = fetch
         self._changed = threading.Event()
         self._closing = threading.Event()
-        context = copy_context()  # log lines of the thread name the run
+        context = copy_context()  # the thread's log lines name the run
         self._thread = threading.Thread(
             target=context.run, args=(self._feed_until_closed,), name="feeder", daemon=True
         )
         self.failure: Failure | None = None
-        """Why the training cannot continue; None while all is well."""
+        """Why the training cannot continue; None without an error."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -125,7 +125,7 @@ class Feeder:
         self._changed.set()
 
     def reached(self, step: int) -> None:
-        """So many optimizer steps are done."""
+        """Report that training has completed this optimizer step."""
         if step > self._step:
             self._step = step
             self._changed.set()
@@ -140,12 +140,12 @@ class Feeder:
                 else:
                     self._fetch_to_folder(shard)
         except GivenUpError:
-            pass  # the attempt reads the same from the lease
+            pass  # the attempt finds out from the lease
         except Exception as error:  # noqa: BLE001 - the thread's outermost loop
             self.failure = failure_of_attempt(error)
 
     def _next_missing(self) -> CachedShard | None:
-        """The shard to fetch now; makes room for it."""
+        """The shard to fetch next, None where none is missing; deletes others to make room."""
         present = {path.stem for path in self._folder.glob("*.safetensors")}
         self._note_wanted(present)
         if len(present) == len(self._shards):
@@ -158,7 +158,7 @@ class Feeder:
         return self._shards[missing]
 
     def _note_wanted(self, present: set[str]) -> None:
-        """What was asked for by name stays until the step moves on, the newest wish first."""
+        """Read the requests (``.wanted``); they hold until the next step, the newest first."""
         if self._wanted_at_step != self._step:
             self._wanted, self._wanted_at_step = [], self._step
         for path in self._folder.glob("*.wanted"):
@@ -168,7 +168,7 @@ class Feeder:
                 path.unlink()
 
     def _soon(self) -> list[str]:
-        """What the folder should hold, first need first, within the limit; at least one."""
+        """Digests that the folder should hold, by first use, within the limit; at least one."""
         soon: dict[str, None] = {}
         room_bytes = self._limit_bytes
         for digest in chain(self._wanted, self._order.digests_from(self._step)):

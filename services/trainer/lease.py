@@ -1,7 +1,7 @@
-"""Holding a run: a thread renews the lease, the other threads of the attempt read its state here.
+"""The lease on a run: a thread renews it, and the attempt's other threads read its state.
 
-Renewals have a thread of their own. A database that hangs must not stop the reading of events, and
-an upload must not stop the renewals.
+Renewals run in a thread, because a hanging database must not block the reading of events, and an
+upload must not block the renewals.
 """
 
 import random
@@ -23,7 +23,7 @@ from services.objects.errors import ObjectStoreDownError
 log = structlog.get_logger(__name__)
 
 UNREACHABLE: Final = (LedgerDownError, ObjectStoreDownError)
-"""The other side cannot be reached; the same call may succeed later."""
+"""The database or the object store cannot be reached; the same call may succeed later."""
 
 _LONGEST_PAUSE_S: Final = 5.0
 
@@ -31,7 +31,7 @@ Answer = TypeVar("Answer")
 
 
 class GivenUpError(Exception):
-    """This worker no longer holds the run, or cannot know: stop at once and write nothing more."""
+    """This worker lost the lease or must assume so: stop at once and write nothing more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,17 +39,17 @@ class LeaseTimes:
     """All in seconds."""
 
     lease_s: float
-    """A run whose holder does not renew for this long is taken back."""
+    """The dispatcher takes back a run whose holder has not renewed for this long."""
     renew_s: float
     orphan_s: float
-    """Without any renewal for this long the holder gives the run up by itself."""
+    """The holder itself gives the run up when no renewal succeeded for this long."""
 
 
 class Lease:
-    """One claim's lease, counted on this machine's monotonic clock from before each request."""
+    """One claim's lease; its age is measured by this machine's monotonic clock."""
 
     def __init__(self, ledger: Ledger, run_id: str, fence: int, times: LeaseTimes) -> None:
-        """The claim was made just now."""
+        """Create it immediately after the claim, which starts the lease."""
         self._ledger = ledger
         self._run_id = run_id
         self._fence = fence
@@ -58,7 +58,7 @@ class Lease:
         self._requested = RequestedAction.RUN
         self._is_lost = False
         self._closing = threading.Event()
-        context = copy_context()  # log lines of the thread name the run
+        context = copy_context()  # the thread's log lines name the run
         self._thread = threading.Thread(
             target=context.run, args=(self._renew_until_closed,), name="lease", daemon=True
         )
@@ -73,7 +73,7 @@ class Lease:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Not joined: a renewal that hangs in the database changes nothing any more.
+        # Not joined: a renewal that hangs in the database is harmless now.
         self.stop_renewing()
 
     @property
@@ -83,33 +83,33 @@ class Lease:
 
     @property
     def is_given_up(self) -> bool:
-        """Lost for certain, or not renewed for so long that this worker stops on its own."""
+        """Whether the lease is lost, or was not renewed for ``orphan_s``."""
         return self._is_lost or self._silent_s() > self._times.orphan_s
 
     @property
     def may_have_run_out(self) -> bool:
-        """Not renewed for the whole length of the lease: another holder may exist."""
+        """Whether no renewal succeeded for ``lease_s``: another worker may hold the run."""
         return self._silent_s() > self._times.lease_s
 
     def stop_renewing(self) -> None:
-        """Renew no more: the lease runs out by itself."""
+        """Stop renewing and let the lease expire."""
         self._closing.set()
 
     def mark_lost(self) -> None:
-        """A write under our fence was refused."""
+        """Record that a write with our fence was refused."""
         self._is_lost = True
 
     def check(self) -> None:
-        """Raise GivenUpError where the run is no longer ours."""
+        """Raise GivenUpError where the lease is given up."""
         if self.is_given_up:
             raise GivenUpError
 
     def until_answered(self, call: Callable[[], Answer], *, doing: str) -> Answer:
-        """Repeat ``call()``, with growing pauses and jitter, until the other side can be reached.
+        """Repeat ``call()``, with growing pauses and jitter, until it returns.
 
-        ``call`` must be safe to repeat: an answer may be lost after the write took place. What the
-        Ledger promises of its methods is enough. Raises GivenUpError once the lease is lost or
-        given up, so a second hand-back, which finds the lease ended by the first, ends here.
+        Only errors in UNREACHABLE are retried. ``call`` must be idempotent, because a reply may be
+        lost after the write; the methods of Ledger are. Raises GivenUpError when the lease is lost
+        or given up. A repeated hand-back ends this way, too: the first one has ended the lease.
         """
         pause_s = 0.1
         while True:
@@ -120,7 +120,7 @@ class Lease:
                 self.mark_lost()
                 raise GivenUpError from None
             except UNREACHABLE as error:
-                log.warning("attempt_waits", doing=doing, error=type(error).__name__)
+                log.warning("call_retried", doing=doing, error=type(error).__name__)
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 
@@ -140,8 +140,8 @@ class Lease:
             except UNREACHABLE as error:
                 log.warning("renewal_failed", error=type(error).__name__)
                 wait_s = min(self._times.renew_s, 1.0)
-            except Exception:  # the thread's outermost loop: an answer we do not know is no renewal
-                log.exception("renewal_broke")
+            except Exception:  # the thread's outermost loop: counts as not renewed
+                log.exception("renewal_failed_unexpectedly")
             else:
                 self._renewed_at_s = asked_at_s
                 wait_s = self._times.renew_s

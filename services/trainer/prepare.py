@@ -1,4 +1,4 @@
-"""What a training process needs on local disk before it starts, except for the shards."""
+"""Prepares the local files that a training process needs to start, except for the shards."""
 
 import random
 import time
@@ -48,10 +48,10 @@ class Prepared:
 
 
 def prepare(held: HeldRun, folder: Path) -> Prepared:
-    """Find the base model, fetch the newest checkpoint into ``folder``, make the job.
+    """Find the base model, download the newest checkpoint into ``folder``, build the job.
 
-    Raises AttemptFailedError, ObjectStoreError, OSError for the local disk, or GivenUpError once
-    the run is no longer ours.
+    Raises AttemptFailedError, ObjectStoreError, OSError for the local disk, or GivenUpError when
+    the lease is lost.
     """
     claim = held.claim
     plan = _read(Plan, claim.plan, "plan")

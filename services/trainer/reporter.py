@@ -1,4 +1,4 @@
-"""Sends what the child reported to the ledger: in order, in batches, at most 5 writes a second."""
+"""Sends the child's events to the ledger: in order, in batches, at most 5 writes a second."""
 
 import threading
 import time
@@ -14,12 +14,12 @@ from services.trainer.lease import GivenUpError
 
 _WRITE_EVERY_S: Final = 0.2
 _STEPS_KEPT: Final = 5
-"""Newest step events of a batch that are written; all others of every kind always are."""
+"""Number of ``step`` events kept of a batch, the newest ones. Other events are never dropped."""
 _BATCH: Final = 200
 
 
 class Reporter:
-    """Takes events at once and writes them in a thread of its own, waiting out a database."""
+    """Queues events and writes them in a thread, which retries while the database is down."""
 
     def __init__(self, held: HeldRun) -> None:
         self._ledger = held.context.ledger
@@ -30,7 +30,7 @@ class Reporter:
         self._is_busy = False
         self._is_closed = False
         self._broken: Exception | None = None
-        context = copy_context()  # log lines of the thread name the run
+        context = copy_context()  # the thread's log lines name the run
         self._thread = threading.Thread(
             target=context.run, args=(self._write_until_closed,), name="reporter", daemon=True
         )
@@ -56,7 +56,7 @@ class Reporter:
             self._changed.notify_all()
 
     def check(self) -> None:
-        """Raise what ended the thread; no event is stored after that."""
+        """Raise the error that ended the thread; no event is stored after it."""
         if self._broken is not None:
             raise self._broken
 
@@ -79,7 +79,7 @@ class Reporter:
             try:
                 self._write(thinned(batch))
             except GivenUpError:
-                return  # the attempt reads the same from the lease
+                return  # the attempt finds out from the lease
             except Exception as error:  # noqa: BLE001 - the thread's outermost loop; check() raises it
                 self._broken = error
                 return

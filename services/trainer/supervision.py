@@ -1,4 +1,4 @@
-"""Watching the training process: its events go on to where they belong, requests go to it."""
+"""Supervises the training process: dispatches its events and sends it control requests."""
 
 import time
 from typing import Final
@@ -19,12 +19,12 @@ log = structlog.get_logger(__name__)
 
 _TICK_S: Final = 0.1
 _EXIT_GRACE_S: Final = 60.0
-"""After its outcome event the process has this long to end; driver teardown can take seconds."""
+"""Time for the process to exit after its outcome event; driver teardown can take seconds."""
 _LOCAL_PATHS: Final = frozenset({"path"})
 
 
 class Supervision:
-    """One training process, watched until it ends."""
+    """Supervises one training process until it ends."""
 
     def __init__(
         self,
@@ -44,14 +44,15 @@ class Supervision:
         self._outcome: Event | None = None
 
     def until_end(self) -> Event | None:
-        """The outcome event of the process; None where it ended without one.
+        """Wait for the end; the outcome event of the process, None where it ended without one.
 
-        The process may still be there: one that does not end by itself is left to the caller.
-        Raises GivenUpError once the run is no longer ours, AttemptFailedError for a hung process,
-        and whatever failed in a thread of the attempt.
+        The process may still be running: the caller must kill it. Raises GivenUpError when the
+        lease is lost, AttemptFailedError for a hung process, and errors of the attempt's threads.
         """
         while True:
-            is_running = self._child.is_running  # before reading: nothing is written after its end
+            is_running = (
+                self._child.is_running
+            )  # asked before reading, so that no last event is missed
             for event in self._child.events.new_events():
                 self._handle(event)
             if not is_running:
@@ -60,7 +61,7 @@ class Supervision:
             self._child.request(self._request())
             self._check_stall()
             if self._outcome is not None and self._silent_s() > _EXIT_GRACE_S:
-                log.warning("child_lingers")
+                log.warning("child_slow_to_exit")
                 return self._outcome
             time.sleep(_TICK_S)
 
@@ -72,7 +73,7 @@ class Supervision:
         if event.name in OUTCOMES:
             self._outcome = event
         data = {name: value for name, value in event.data.items() if name not in _LOCAL_PATHS}
-        # A process that resumes reports step 0 while it loads; the step of the run never falls.
+        # A process that resumes reports step 0 while it loads; a run's step never decreases.
         step = max(event.step, self._held.from_step)
         self._reporter.add(
             ChildEvent(
@@ -91,8 +92,8 @@ class Supervision:
         if self._held.must_stop():
             return ControlRequest.STOP
         if self._lease.may_have_run_out:
-            # Another holder may exist: train no further until our fence is confirmed.
-            self._last_event_s = time.monotonic()  # a process that waits is not a hung one
+            # Another worker may hold the run: pause until a renewal succeeds.
+            self._last_event_s = time.monotonic()  # a paused process is not hung
             return ControlRequest.PAUSE
         return ControlRequest.RUN
 

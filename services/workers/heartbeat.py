@@ -1,4 +1,4 @@
-"""Reports to the ledger that this worker lives, whether it drains, and which run it holds."""
+"""A worker's heartbeat: it is alive, whether it is draining, and which run it holds."""
 
 import threading
 from collections.abc import Callable
@@ -47,13 +47,13 @@ class Heartbeat:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """One last beat says that it drains: nothing is to be offered to a worker that is gone."""
+        """Send a last heartbeat, as draining, so that a worker that has ended gets no offer."""
         self._is_closing = True
         self._awake.set()
         self._thread.join(_LAST_BEAT_S)
 
     def wake(self) -> None:
-        """Beat at once, because something changed; may be called in a signal handler."""
+        """Send a heartbeat at once; may be called in a signal handler."""
         self._awake.set()
 
     def _beat_until_closed(self) -> None:
@@ -65,8 +65,8 @@ class Heartbeat:
                 )
             except LedgerDownError as error:
                 log.warning("heartbeat_failed", error=type(error).__name__)
-            except Exception:  # the thread's outermost loop: a silent worker gets no work
-                log.exception("heartbeat_broke")
+            except Exception:  # the thread's outermost loop: without heartbeats it gets no work
+                log.exception("heartbeat_failed_unexpectedly")
             if is_last:
                 return
             self._awake.wait(self._every_s)

@@ -1,7 +1,8 @@
-"""Local disk of one worker process: a folder for each piece of work, gone when that is over.
+"""Scratch disk of a worker process: a folder for each piece of work, deleted when it is done.
 
-The process holds a file lock in its own folder. The kernel drops the lock when the process dies, so
-a folder whose lock can be had was left by a dead one; process ids would lie across containers.
+The process holds a file lock in its own folder. The kernel releases the lock when the process dies,
+so a folder whose lock is free was left by a dead process. Process ids would not do: containers that
+share the disk do not share them.
 """
 
 import fcntl
@@ -26,27 +27,27 @@ class Scratch:
     """``<root>/<worker_id>/``, held by this process."""
 
     def __init__(self, root: Path, worker_id: str) -> None:
-        """Make the folder and wipe what dead workers left beside it."""
+        """Create the folder and delete the folders of dead workers beside it."""
         root.mkdir(parents=True, exist_ok=True)
         self.folder = root / worker_id
-        # Else a starting neighbour could take our folder for a dead one's before it is locked.
-        door = os.open(root / ".door", os.O_CREAT | os.O_RDWR, 0o600)
+        # Otherwise another starting worker could delete our folder before we have locked it.
+        root_lock = os.open(root / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
-            fcntl.flock(door, fcntl.LOCK_EX)
-            _wipe_the_dead(root)
+            fcntl.flock(root_lock, fcntl.LOCK_EX)
+            _delete_leftovers(root)
             self.folder.mkdir(mode=0o700)
             self._lock = _try_lock(self.folder)
-            assert self._lock is not None, "a fresh folder is nobody else's"
+            assert self._lock is not None, "nobody else locks a new folder"
         finally:
-            os.close(door)
+            os.close(root_lock)
 
     def has_space(self) -> bool:
-        """Whether the disk has room for new work at all: 64 MiB, far less than any work takes."""
+        """Whether 64 MiB are free; work that needs more may still fail later."""
         return shutil.disk_usage(self.folder).free >= _MIN_FREE_BYTES
 
     @contextmanager
-    def room(self, what: str) -> Iterator[Path]:
-        """An empty folder that is wiped at the end, however that comes."""
+    def work_folder(self, what: str) -> Iterator[Path]:
+        """A new empty folder, deleted at the end of the block."""
         folder = Path(tempfile.mkdtemp(prefix=f"{what}-", dir=self.folder))
         try:
             yield folder
@@ -67,20 +68,20 @@ class Scratch:
             os.close(self._lock)
 
 
-def _wipe_the_dead(root: Path) -> None:
+def _delete_leftovers(root: Path) -> None:
     for folder in root.iterdir():
         if not (folder / _LOCK_NAME).is_file():
-            continue  # nothing of ours
+            continue  # not a worker's folder
         lock = _try_lock(folder)
         if lock is None:
             continue
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
-        log.info("leftovers_wiped", folder=folder.name)
+        log.info("leftovers_deleted", folder=folder.name)
 
 
 def _try_lock(folder: Path) -> int | None:
-    """The descriptor that holds the lock, or None where a living process has it."""
+    """The descriptor that holds the lock, or None where a running process holds it."""
     lock = os.open(folder / _LOCK_NAME, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
