@@ -91,6 +91,13 @@ def size(size_bytes: float) -> str:
     return f"{size_bytes:.1f} TiB"
 
 
+def speed(steps_per_s: float) -> str:
+    """``2.50 steps/s``, or ``3.20 s/step`` below half a step a second."""
+    if steps_per_s < 0.5:
+        return f"{1 / steps_per_s:.2f} s/step"
+    return f"{steps_per_s:.2f} steps/s"
+
+
 def duration(seconds: float) -> str:
     """``12 s``, ``3 min 20 s`` or ``2 h 5 min``."""
     whole = round(seconds)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from services.cli.output import duration
+from services.cli.output import duration, speed
 from trainer_core.local.output import View
 from trainer_core.process.events import Event
 
@@ -17,14 +17,16 @@ _LINE_EVERY_S: Final = 30.0
 """Without a terminal, long work prints a line at least this often."""
 _LINES_A_RUN: Final = 10
 _STAGES: Final = {
-    "scanning": "checking pictures",
+    "scanning": "checking images",
     "base_model": "base model",
     "loading": "loading the model",
     "checkpointing": "checkpoint",
     "sampling": "sample image",
     "finalizing": "writing the result",
 }
-"""Stage → the name shown, where the stage's own says too little."""
+"""Stage → the name shown, where it differs from the stage's own name."""
+_EVALUATIONS: Final = {"probe": "validation"}
+"""Name in an ``eval`` event → the name shown."""
 
 
 @contextmanager
@@ -153,8 +155,8 @@ def step_facts(event: Event) -> str:
     if (balance := event.data.get("balance_loss")) is not None:
         facts.append(f"balance {balance:.4f}")
     facts.append(f"rate {event.data['learning_rate']:.3g}")
-    if speed := event.data.get("steps_per_s"):
-        facts.append(f"{1 / speed:.2f} s/step")
+    if steps_per_s := event.data.get("steps_per_s"):
+        facts.append(speed(steps_per_s))
     if (eta_s := event.data.get("eta_s")) is not None:
         facts.append(f"{duration(eta_s)} left")
     return ", ".join(facts)
@@ -168,5 +170,6 @@ def outcome_line(event: Event) -> str:
         case "eval" if event.data.get("mean") is not None:
             held_out = event.data.get("held_out_mean")
             rest = "" if held_out is None else f", held out {held_out:.4f}"
-            return f"step {event.step}: {event.data['name']} loss {event.data['mean']:.4f}{rest}"
+            name = _EVALUATIONS.get(event.data["name"], event.data["name"])
+            return f"step {event.step}: {name} loss {event.data['mean']:.4f}{rest}"
     return ""

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from services.domain.states import OVER
+
 if TYPE_CHECKING:
     from services.client.shapes import Event, Run
 
-OVER: Final = frozenset({"succeeded", "failed", "canceled"})
 _SMOOTHING: Final = 0.95
 """Weight of the past in the smoothed loss: about the last twenty steps."""
 _WARNINGS_KEPT: Final = 100

@@ -132,8 +132,7 @@ def _speed_text(state: WatchState) -> str:
     steps_per_s, eta_s = state.steps_per_s, state.eta_s
     if not steps_per_s:
         return ""
-    slow = steps_per_s < 0.5
-    speed = f"{1 / steps_per_s:.2f} s/step" if slow else f"{steps_per_s:.2f} steps/s"
+    speed = output.speed(steps_per_s)
     return f"{speed}, {output.duration(eta_s)} left" if eta_s is not None else speed
 
 

@@ -218,6 +218,22 @@ def attempts(conn: Connection, tenant_id: str, run_id: str) -> list[Attempt]:
     return _of_existing(conn, tenant_id, run_id, found)
 
 
+_ATTEMPTS_OF: Final = SQL("""
+SELECT {columns} FROM attempts WHERE tenant_id = %s AND run_id = ANY(%s) ORDER BY run_id, fence
+""").format(columns=columns_of(Attempt))
+
+
+def attempts_of(
+    conn: Connection, tenant_id: str, run_ids: Sequence[str]
+) -> dict[str, list[Attempt]]:
+    """Run id → its attempts, oldest first, in one query; an empty list where there are none."""
+    found: dict[str, list[Attempt]] = {run_id: [] for run_id in run_ids}
+    with conn.cursor(row_factory=class_row(Attempt)) as cursor:
+        for attempt in cursor.execute(_ATTEMPTS_OF, (tenant_id, list(run_ids))):
+            found[attempt.run_id].append(attempt)
+    return found
+
+
 def _of_existing(conn: Connection, tenant_id: str, run_id: str, found: Sequence[T]) -> list[T]:
     """``found``; where that is empty, the run at least has to exist."""
     if not found:

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 
+from services.domain.states import OVER
 from tests.support.waiting import wait_until
 
-OVER = ("succeeded", "failed", "canceled")
 Json = dict[str, Any]
 
 

@@ -49,7 +49,7 @@ def list_runs(
         rows = runs.list_page(conn, tenant_id, limit + 1, cursor)
         shown = [row.run_id for row in rows[:limit]]
         plans = run_documents.read_plans(conn, tenant_id, shown)
-        attempts = {run_id: runs.attempts(conn, tenant_id, run_id) for run_id in shown}
+        attempts = runs.attempts_of(conn, tenant_id, shown)
     return page_of(
         rows,
         limit,
