@@ -3,11 +3,18 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from unittest.mock import Mock
 
 import httpx
+import psycopg
 import pytest
 
+from services.api.runs.routes import list_runs
+from services.store import runs
+from services.store.database import Database
 from tests.support.fleet import Fleet
+from tests.support.runs import TenantDatabase
 from tests.support.service import new_tenant, run_request
 from tests.support.tenant import Json, Tenant
 from tests.support.waiting import wait_until
@@ -91,6 +98,41 @@ def test_a_queued_run_is_canceled_at_once(tenant: Tenant, datasets: dict[str, st
     assert again.status_code == 204
 
 
+def test_a_page_of_runs_takes_as_many_statements_as_one_run(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant_db = TenantDatabase.new(database)
+    claims = [tenant_db.held() for _ in range(3)]
+    waiting = tenant_db.queued()
+    statements: list[object] = []
+    execute = psycopg.Cursor.execute
+
+    def counted(cursor: Any, query: Any, *args: Any, **options: Any) -> Any:
+        statements.append(query)
+        return execute(cursor, query, *args, **options)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", counted)
+    service = Mock(database=database)
+    list_runs(service, tenant_db.tenant_id, limit=1)
+    num_for_one = len(statements)
+    page = list_runs(service, tenant_db.tenant_id, limit=10)
+
+    assert len(statements) == 2 * num_for_one > 0
+    attempts = {run.id: [attempt.id for attempt in run.attempts] for run in page.data}
+    assert attempts == {waiting.run_id: []} | {
+        claim.run_id: [each.attempt_id for each in tenant_db.attempts(claim.run_id)]
+        for claim in claims
+    }
+    assert all(len(attempts[claim.run_id]) == 1 for claim in claims)
+
+
+def test_attempts_of_another_tenants_runs_are_not_found(database: Database) -> None:
+    run_id = TenantDatabase.new(database).held().run_id
+    other = TenantDatabase.new(database)
+    with database.transaction() as conn:
+        assert runs.attempts_of(conn, other.tenant_id, [run_id]) == {run_id: []}
+
+
 def test_a_wrong_method_is_answered_with_all_allowed_ones(tenant: Tenant) -> None:
     assert tenant.http.delete("/v1/runs").headers["allow"] == "GET, POST"
 
@@ -125,7 +167,7 @@ def test_every_wrong_request_is_a_problem(
     assert problem["status"] == status
 
 
-def test_values_that_cannot_be_stored_are_refused_by_place(
+def test_values_that_cannot_be_stored_are_refused_with_pointers(
     tenant: Tenant, datasets: dict[str, str]
 ) -> None:
     body = json.dumps(run_request(datasets))
