@@ -18,7 +18,7 @@ _PROBES: Final = frozenset({"/healthz", "/readyz"})
 class RequestEdge:
     """Gives each request an id (``X-Request-Id``) and logs it without its query.
 
-    An unexpected error becomes a 500 that says nothing about its cause.
+    An unexpected error becomes a 500 whose body does not reveal the cause.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -55,6 +55,6 @@ class SignatureRefusedError(DomainError):
 
 
 class BodyMismatchError(DomainError):
-    """The bytes sent are not those for which the URL was signed; nothing is stored."""
+    """The body's length or SHA-256 differs from the signed one; nothing is stored."""
 
     code = "body_mismatch"

@@ -16,7 +16,7 @@ def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 def readyz(service: ServiceDep) -> dict[str, str]:
-    """200: database and object store answer; 503 says which of them does not."""
+    """200: database and object store answer; 503 with the code of the one that does not."""
     with service.database.transaction():
         pass  # the pool checks a connection before it hands it out
     service.objects.size(f"{PROBE_PREFIX}ready")

@@ -1,7 +1,7 @@
-"""One mechanism for all creating POSTs.
+"""Idempotency keys for every POST that creates something.
 
 The work is done first, with no transaction open: planning a run may take seconds. Then one short
-transaction writes the idempotency key, the new row and the answer, or nothing of them.
+transaction writes the idempotency key, the new row and the answer, or none of them.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _METHOD: Final = "POST"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CreatingRequest:
-    """A creating POST, and the key by which its client may repeat it."""
+    """A POST that creates something, with its idempotency key (None where it has none)."""
 
     service: Service
     tenant_id: str
@@ -48,7 +48,7 @@ async def creating_request(
         ),
     ] = None,
 ) -> CreatingRequest:
-    """Dependency: the request as ``create_once`` takes it."""
+    """Dependency: the request in the form that ``create_once`` takes."""
     return CreatingRequest(
         service=service,
         tenant_id=tenant_id,
@@ -66,10 +66,10 @@ def create_once(
     prepare: Callable[[], P],
     insert: Callable[[Connection, P], BaseModel],
 ) -> JSONResponse:
-    """201 and what ``insert`` made, or the answer that the first request with this key got.
+    """201 with the new object, or the stored response to the first request with this key.
 
     Two requests with one key may prepare at the same time; the first to insert wins, and the other
-    one gets its answer. A refused request leaves its key unused.
+    gets the same response. A refused request leaves its key unused.
 
     Args:
         prepare: all checks and work that need no lock; may open short transactions of its own.

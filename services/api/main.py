@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
-    """Nothing is left to do: the server has stopped."""
+    """Ignore a signal that arrives after the server has stopped."""
 
 
 def make_server(settings: Settings, *, host: str, port: int) -> ApiServer:

@@ -1,4 +1,4 @@
-"""Routes of tenants: first the API key is checked, then the body is read, up to a limit."""
+"""Routes that need an API key. The key is checked before the body is read, up to a limit."""
 
 import hashlib
 import re
@@ -25,7 +25,7 @@ _BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
 class JsonRequest(Request):
-    """A request whose JSON body is already read and checked."""
+    """A request whose JSON body was already read and validated."""
 
     parsed: Any = None
 
@@ -70,8 +70,8 @@ def _tenant_of(request: Request) -> str:
 async def _read_body(request: JsonRequest, limit_bytes: int) -> bytes:
     """The whole body; raises BodyTooLargeError where it is longer than the limit.
 
-    A body that is too long is still read up to a second limit: otherwise the client, which is still
-    sending, would see its connection reset and not the answer.
+    A body that is too long is still read, up to a second limit. Otherwise a client that is still
+    sending would see a reset connection instead of the response.
     """
     chunks: list[bytes] = []
     size_bytes = 0

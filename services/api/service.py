@@ -1,4 +1,4 @@
-"""What the routes work with: made once for the process and shared by all requests."""
+"""The dependencies of all routes, created once per process and shared by all requests."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

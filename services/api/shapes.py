@@ -1,4 +1,4 @@
-"""What the shapes of all nouns have in common."""
+"""Base classes and small types of all JSON requests and responses."""
 
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Body(BaseModel):
-    """What a request may hold: strict types, and no field that is not listed."""
+    """Base of request bodies: types are strict and unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Shape(BaseModel):
-    """What an answer holds. Times are RFC 3339 in UTC, sizes are bytes, ids are opaque text."""
+    """Base of response bodies. Times are RFC 3339 in UTC, sizes are bytes, ids are opaque text."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,7 +28,7 @@ class ProblemItem(Shape):
 
 
 class ProblemDocument(Shape):
-    """RFC 9457, with members of our own."""
+    """A problem document (RFC 9457) with the extra members code, request_id and errors."""
 
     type: str
     """``urn:reverie:problem:<code>``."""
@@ -43,7 +43,7 @@ class ProblemDocument(Shape):
 
 
 class Failure(Shape):
-    """Why something ended badly, and who has to act."""
+    """Why a run or a publication failed; ``category`` says who can fix it."""
 
     code: str
     category: Literal["user", "quota", "capacity", "infra", "platform"]
@@ -52,7 +52,7 @@ class Failure(Shape):
 
 
 def known_status(status: str) -> Any:
-    """A row's status for a shape's ``Literal``; pydantic checks it there."""
+    """A row's status, typed as Any so that it fits a ``Literal`` field; pydantic validates it."""
     return status
 
 

@@ -17,7 +17,7 @@ _HELP: Final = (
 
 
 class CommandError(Exception):
-    """A command cannot do its work; the message says why and what would help."""
+    """A command failed; the message names the cause and the way out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

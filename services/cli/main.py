@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether its message is written for the user, so that a traceback would not help."""
+    """Whether the error is an expected one, whose message suffices without a traceback."""
     if isinstance(error, CommandError | OSError | UnicodeError):
         return True
     # An error of these kinds can only come from a module that is already imported. Importing all of

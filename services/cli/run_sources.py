@@ -1,4 +1,4 @@
-"""What the image backends of a new run read: stored datasets, and local folders to push."""
+"""The datasets of a new run's image backends: stored ones, or local folders to push."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -11,11 +11,11 @@ class StopSignals:
     """The first signal asks for a stop with a checkpoint; a second Ctrl-C interrupts at once."""
 
     def __init__(self, log: Callable[[str], None]) -> None:
-        """``log`` shows on the terminal what the key did."""
+        """``log`` prints a line that confirms the signal."""
         self._log = log
 
     def handle(self, control: Control) -> None:
-        """From now on signals go to ``control``; main thread only."""
+        """Install the handlers that send requests to ``control``; main thread only."""
 
         def on_interrupt(_number: int, _frame: FrameType | None) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -142,7 +142,7 @@ class PlainView:
 
 
 def stage_name(event: Event) -> str:
-    """The name shown for the stage that an event begins."""
+    """The name shown for the stage of a ``stage`` event."""
     stage = str(event.data["stage"])
     return _STAGES.get(stage, stage)
 

@@ -1,4 +1,4 @@
-"""What is known of a watched run. Events go in, facts come out; no clock, no terminal."""
+"""The state of a watched run, computed from its events alone; no clock and no terminal."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class WatchState:
     step: int = 0
     attempt: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
-    """(step, loss) of what was reported, in order of steps."""
+    """The reported (step, loss) pairs in order of steps."""
     steps_per_s: float | None = None
     eta_s: float | None = None
     checkpoint_step: int | None = None

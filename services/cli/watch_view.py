@@ -29,7 +29,7 @@ def plain_line(state: WatchState, event: "Event", step_before: int) -> str | Non
 
     Args:
         state: after the event was applied.
-        step_before: the run's step before that.
+        step_before: the run's step before the event was applied.
     """
     where = f"step {event.step}/{state.max_steps}"
     match event.type:

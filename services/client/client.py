@@ -1,4 +1,4 @@
-"""The service as Python calls. Every call is safe to repeat, and is repeated where that helps."""
+"""The service as Python calls. Every call is idempotent and retried where that helps."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType

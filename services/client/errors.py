@@ -1,4 +1,4 @@
-"""The errors of the client; each message says what to do or what is wrong where."""
+"""The errors of the client; each message names the cause and, where there is one, the way out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ from typing import Final
 
 RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
 _LONGEST_WAIT_S: Final = 60.0
-"""A Retry-After above this counts as this much."""
+"""A longer Retry-After is cut to this."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,10 +33,10 @@ class Retry:
 
 
 def is_worth_retrying(status: int, code: str | None) -> bool:
-    """Whether the answer may be another one next time.
+    """Whether the same call may succeed later.
 
-    So it is for a conflict of the call's own key: its first try, whose answer was lost, is still
-    being worked on.
+    ``idempotency_in_flight`` counts: the response to the first try was lost, and the service is
+    still working on that try.
     """
     return status in RETRIED_STATUSES or (status == 409 and code == "idempotency_in_flight")
 

@@ -33,7 +33,7 @@ def configure(service: str, fmt: str) -> None:
         )
     )
 
-    # Not a context variable: a new thread starts without those of its parent.
+    # Not a context variable: a new thread does not inherit its parent's.
     def name_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return {**event, "service": service}
 
@@ -55,7 +55,7 @@ def configure(service: str, fmt: str) -> None:
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace values that are secrets by their name or by their form, at any depth."""
+    """Redact values whose name or format marks them as secrets, at any depth."""
     return {name: _clean(name, value) for name, value in event.items()}
 
 

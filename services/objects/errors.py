@@ -21,7 +21,7 @@ class ObjectMissingError(ObjectStoreError):
 
 
 class ObjectCorruptError(ObjectStoreError):
-    """The object differs from what its manifest or its signed URL says."""
+    """The object's size or SHA-256 differs from its manifest or its signed URL."""
 
     code = "object_corrupt"
 

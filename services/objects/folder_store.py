@@ -59,7 +59,7 @@ class FolderStore:
         self._put(key, lambda target: target.write(body))
 
     def receive(self, key: str, chunks: Iterable[bytes], *, size_bytes: int, sha256: str) -> None:
-        """Store a signed PUT's body; ObjectCorruptError where other bytes were signed."""
+        """Store a signed PUT's body; ObjectCorruptError where its size or SHA-256 differs."""
 
         def write(target: BinaryIO) -> None:
             digest, seen_bytes = hashlib.sha256(), 0
@@ -162,7 +162,7 @@ class FolderStore:
         return self._signer.url(key, method="GET", expires_at=_after(expires_s))
 
     def prove_conditional_writes(self) -> None:
-        """As the port says. It also deletes the unfinished files of killed writers."""
+        """See ``ObjectStore``. Also deletes the unfinished files of killed writers."""
         self._delete_broken_uploads()
         # A file system without hard links fails here, and not at the first commit.
         key = f"{PROBE_PREFIX}{secrets.token_hex(16)}"

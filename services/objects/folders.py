@@ -22,7 +22,7 @@ MANIFEST_LIMIT_BYTES: Final = 16 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileFacts:
-    """What a manifest says of one file."""
+    """A file's entry in a manifest."""
 
     size_bytes: int
     sha256: str
@@ -31,7 +31,7 @@ class FileFacts:
 def put_folder(store: ObjectStore, key_prefix: str, local_dir: Path) -> StoredFiles:
     """Upload the files that ``local_dir/manifest.json`` names, then the manifest, which commits.
 
-    Doing it again after an error is harmless.
+    Idempotent: repeat it after an error.
 
     Raises:
         FileNotFoundError: the manifest or a file that it names is not in ``local_dir``.
@@ -80,7 +80,7 @@ def put_shard(
     """Store a cache shard. Of two writers the first one wins, and the other adopts its manifest.
 
     Args:
-        digest: of the shard's spec: the inputs, not the content, decide the name.
+        digest: of the shard's spec, so the name depends on the inputs and not on the content.
         kind: ``latents``, ``text`` or ``masks``.
 
     Raises:

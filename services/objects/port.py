@@ -1,4 +1,4 @@
-"""What the service needs of an object store; a folder and S3 behave alike (one contract test)."""
+"""The object store's interface; a folder and S3 implement it under one contract test."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,4 +55,4 @@ class ObjectStore(Protocol):
         """A URL that reads the object until it expires."""
 
     def prove_conditional_writes(self) -> None:
-        """Write a probe key twice; raises ConditionalWritesError where the second one wins."""
+        """Write a test object twice; ConditionalWritesError where the second write succeeds."""

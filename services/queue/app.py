@@ -1,4 +1,4 @@
-"""The Celery applications: one that sends rings, one that answers them.
+"""The Celery applications: one sends rings, the other consumes them.
 
 A message carries ids only and means "look at this row" (the database decides). So nothing here
 needs a result backend, a retry or an ETA, and losing every message costs seconds.
@@ -70,7 +70,7 @@ def worker_app(broker_url: str, queues: tuple[str, ...], *, acks_late: bool) -> 
         # The bound on repetition is the attempt counter in the database, not the broker.
         task_reject_on_worker_lost=acks_late,
         worker_prefetch_multiplier=1,
-        # A busy worker leaves the next ring to whoever is idle.
+        # A busy worker leaves the next ring to an idle one.
         worker_disable_prefetch=True,
         worker_concurrency=1,
         worker_consumer="services.queue.consumer:RingConsumer",

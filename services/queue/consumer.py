@@ -1,7 +1,7 @@
 """Celery's consumer with two changes: what it drops, and how it treats a failed acknowledgement.
 
-Messages may come from an older or newer release, or from whoever reached the broker: what cannot
-be read is dropped with one line instead of a traceback, and its content never enters the log.
+Messages may come from another release, or from anyone who can reach the broker. An unreadable
+message is dropped with one log line and no traceback. Its content is never logged.
 
 An acknowledgement that the broker did not take ends the connection. Celery 5.7 only logs it, but
 kombu's Redis channel still counts the message as out (``QoS.ack`` removes it from Redis before it
@@ -31,7 +31,7 @@ class RingConsumer(Consumer):  # type: ignore[misc]
         return super().call_soon_ack(settle, *args, **kwargs)
 
     def on_unknown_message(self, _body: object, message: Any) -> None:
-        """Neither protocol 1 nor protocol 2."""
+        """The message follows neither protocol 1 nor protocol 2."""
         self._drop(message, "unknown_format")
 
     def on_unknown_task(self, _body: object, message: Any, _exc: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Rings: messages that a row may have work. A lost ring is rung again later."""
+"""Rings: messages that say that a row may have work. A lost ring is sent again later."""
 
 from types import TracebackType
 from typing import Self
@@ -57,4 +57,6 @@ class Rings:
             # No expiry: it would compare this machine's clock with the worker's.
             self._app.send_task(task, args=ids, queue=queue, retry=False, ignore_result=True)
         except (OperationalError, ConnectionError, TimeoutError) as error:
-            raise BrokerDownError(f"{task} was not rung: {type(error).__name__}") from error
+            raise BrokerDownError(
+                f"the ring {task} was not sent: {type(error).__name__}"
+            ) from error

@@ -1,4 +1,4 @@
-"""Answer rings: a Celery worker in the foreground of this process, one handler at a time."""
+"""Handle rings: a Celery worker in the foreground of this process, one handler at a time."""
 
 import logging
 import os
@@ -29,13 +29,13 @@ def serve(
 ) -> None:
     """Handle messages of ``queues`` until SIGTERM or SIGINT; returns when the last one is done.
 
-    Must run in the main thread. A broker that goes away is waited for, however long. A message
+    Must run in the main thread. While the broker is away, this waits and reconnects. A message
     that is malformed is dropped with one log line; what a handler raises is logged with its
     traceback and the message is dropped, because the row that it points at stays due.
 
     Args:
         handlers: by task name (see services.queue.app); called with the ids as text, in a thread.
-        acks_late: False for training, whose lease outlives any message; True for short work.
+        acks_late: False for training, which is protected by its lease; True for short work.
         on_shutdown: called at once when the process gets its stop signal, in the signal handler: it
             may set a flag or an event, and must neither block nor raise.
     """
@@ -52,7 +52,7 @@ def serve(
     tracer_log.addFilter(unreadable)
     try:
         with warnings.catch_warnings():
-            # It warns of pickle under root; we take JSON only.
+            # Celery warns of pickle when run as root; only JSON is accepted here.
             warnings.simplefilter("ignore", SecurityWarning)
             _run_worker(app)
     finally:
@@ -67,7 +67,7 @@ def _run_worker(app: Celery) -> None:
         pool_cls="threads",
         concurrency=1,
         quiet=True,
-        # Each of the three is chatter among workers over the broker; the database knows them all.
+        # Workers need not exchange their state over the broker: it is in the database.
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
@@ -134,7 +134,7 @@ _ARGUMENTS: Final[Mapping[str, tuple[Callable[[str], bool], ...]]] = {
 
 
 class _Unreadable(logging.Filter):
-    """Our tasks never raise, so an error of Celery's tracer is a message it could not unpack."""
+    """Our tasks never raise. So an error that Celery's tracer logs is an unreadable message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Log one line instead of its traceback."""

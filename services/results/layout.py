@@ -1,4 +1,4 @@
-"""From a result, as training wrote it, to the folder of a model repository."""
+"""Lays a training result out as the folder of a model repository."""
 
 import json
 import shutil

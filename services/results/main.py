@@ -1,4 +1,4 @@
-"""The results process: publishes what runs made, and deletes what no row names."""
+"""The results process: publishes results, and deletes objects that no row references."""
 
 import os
 from datetime import timedelta
@@ -23,11 +23,11 @@ from services.workers.scratch import Scratch
 log = structlog.get_logger(__name__)
 
 _LEASES_A_TRY: Final = 10
-"""A publication is not renewed, and an upload takes minutes."""
+"""A publication's lease is this many leases of a run: it is not renewed, and uploads are slow."""
 
 
 def main() -> int:
-    """Work until SIGTERM or SIGINT; 0 after a clean end, with the running ring answered.
+    """Work until SIGTERM or SIGINT; 0 after a clean end, with the current ring handled.
 
     Exits with a traceback where the settings are wrong.
     """

@@ -1,4 +1,4 @@
-"""Publish one result: claim its row, fetch it, lay it out, hand it to the target, record the end.
+"""Publish one result: claim the row, fetch, lay out, send to the target, record the outcome.
 
 A publication has retries of its own and never touches its run.
 """
@@ -34,11 +34,11 @@ log = structlog.get_logger(__name__)
 FIRST_RETRY: Final = timedelta(seconds=5)
 LONGEST_RETRY: Final = timedelta(hours=1)
 MAX_ATTEMPTS: Final = 24
-"""Some 15 hours of trying: a publication outlasts a night's outage of the Hub."""
+"""About 15 hours in all, so that a publication survives a night's outage of the Hub."""
 
 
 class Publisher:
-    """Answers rings for publications."""
+    """Handles rings for publications."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Publisher:
         self._lease = lease
 
     def answer_ring(self, tenant_id: str, publication_id: str) -> None:
-        """Publish it if it is due; a ring too many changes nothing.
+        """Publish it if it is due; a superfluous ring changes nothing.
 
         Raises DatabaseDownError: then the row stays due and the dispatcher rings again.
         """

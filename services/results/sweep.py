@@ -1,4 +1,4 @@
-"""Delete objects that no row references: of lost attempts, and of replaced checkpoints."""
+"""Delete the objects of lost attempts and replaced checkpoints, which no row references."""
 
 import threading
 from types import TracebackType
@@ -95,14 +95,14 @@ class Sweeper:
 def is_unreferenced(key: str, prefix: str, run: RunToSweep, referenced: frozenset[str]) -> bool:
     """Whether an object below ``prefix`` (the run's attempts) may be deleted.
 
-    Attempts under an older fence have ended, and so has the newest one where nobody holds the run.
+    Attempts under an older fence have ended. So has the newest one where no worker holds the run.
     A holder may still be writing its result and checkpoints after the committed one.
     """
     if any(key.startswith(each) for each in referenced):
         return False
     fence, _, rest = key.removeprefix(prefix).partition("/")
     if not fence.isdigit() or int(fence) > run.fence:
-        return False  # not of an attempt, or of one claimed since
+        return False  # not an attempt's object, or the attempt was claimed after ``run`` was read
     if int(fence) < run.fence or not run.is_held:
         return True
     kind, _, name = rest.partition("/")

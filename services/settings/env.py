@@ -1,4 +1,4 @@
-"""Everything an operator sets, read once at the edge of a process from its environment.
+"""The operator's settings, read once from the environment when a process starts.
 
 Times are in seconds and sizes in bytes, as their names say. HF_TOKEN, HF_ENDPOINT and the standard
 AWS_* variables are not here: the libraries that need them read them.
@@ -46,9 +46,9 @@ class Settings:
     poll_s: float = 1
     """REVERIE_POLL_S: how often the dispatcher looks for work without a notification."""
     stall_s: float = 600
-    """REVERIE_STALL_S: a training process that reports no event for this long is ended."""
+    """REVERIE_STALL_S: a training process that reports no event for this long is killed."""
     orphan_s: float = 900
-    """REVERIE_ORPHAN_S: a worker that cannot renew for this long gives its run up."""
+    """REVERIE_ORPHAN_S: a worker that cannot renew its lease for this long stops its run."""
     max_attempts: int = 5
     """REVERIE_MAX_ATTEMPTS: attempts in a row without a new checkpoint before a run fails."""
     log_format: LogFormat = "console"

@@ -72,7 +72,7 @@ def test_a_folder_is_never_committed_over_another(store: ObjectStore, tmp_path: 
 
 
 @pytest.mark.parametrize("damage", ["content", "length", "gone", "manifest", "manifest_gone"])
-def test_an_incomplete_folder_is_never_read(
+def test_a_damaged_or_incomplete_folder_is_refused(
     store: ObjectStore, tmp_path: Path, damage: str
 ) -> None:
     _make_folder(tmp_path / "out")

@@ -63,7 +63,7 @@ def test_a_missing_object_is_named(store: ObjectStore, tmp_path: Path) -> None:
     assert not (tmp_path / "dest").exists()
 
 
-def test_a_reader_with_a_limit_never_takes_more(store: ObjectStore) -> None:
+def test_an_object_above_the_size_limit_is_not_read(store: ObjectStore) -> None:
     store.put_bytes("a", b"12345")
 
     assert store.get_bytes("a", limit_bytes=5) == b"12345"
@@ -107,7 +107,7 @@ def test_a_key_that_leads_outside_is_refused(store: ObjectStore, tmp_path: Path)
 # --- committing
 
 
-def test_the_first_commit_wins_and_the_next_one_learns_it(store: ObjectStore) -> None:
+def test_only_the_first_commit_succeeds_unless_the_bytes_are_equal(store: ObjectStore) -> None:
     assert store.commit_once("a/manifest.json", b"ours") is True
     assert store.commit_once("a/manifest.json", b"theirs") is False
     assert store.commit_once("a/manifest.json", b"ours") is True, "our own reply may get lost"
@@ -133,7 +133,7 @@ def test_of_many_racers_exactly_one_commits(store: ObjectStore) -> None:
     assert store.get_bytes("race", limit_bytes=10) == str(won[0]).encode()
 
 
-def test_conditional_writes_are_proven_and_leave_nothing(store: ObjectStore) -> None:
+def test_check_of_conditional_writes_leaves_no_object(store: ObjectStore) -> None:
     store.prove_conditional_writes()
 
     assert list(store.list_keys("probe/")) == []
@@ -264,7 +264,7 @@ def test_the_files_of_killed_writers_are_deleted_in_time(
     assert (old.exists(), young.exists()) == (False, True)
 
 
-def test_a_big_file_goes_up_in_parts_and_comes_back(s3_store: S3Store, tmp_path: Path) -> None:
+def test_a_large_file_is_uploaded_in_parts_and_read_back(s3_store: S3Store, tmp_path: Path) -> None:
     source, back = tmp_path / "source", tmp_path / "back"
     with source.open("wb") as file:
         for _ in range(65):

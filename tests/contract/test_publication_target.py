@@ -72,7 +72,7 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_is_published_is_read_back_byte_for_byte(case: Case, files: Path) -> None:
+def test_published_files_are_read_back_byte_for_byte(case: Case, files: Path) -> None:
     published = case.target.publish(_REPO, files, "Result")
 
     assert case.read(_REPO.name) == _read_folder(files)
@@ -98,7 +98,7 @@ def test_new_content_is_a_new_revision(case: Case, files: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/x", "tester/..", "a b/c"])
-def test_a_name_that_leads_elsewhere_is_refused(
+def test_a_name_outside_the_target_is_refused(
     case: Case, files: Path, tmp_path: Path, name: str
 ) -> None:
     before = sorted(tmp_path.iterdir())
@@ -148,7 +148,7 @@ def test_a_missing_token_is_final(
     assert hub_server.requests == []
 
 
-def test_someone_elses_namespace_is_final(hub_server: HubServer, files: Path) -> None:
+def test_the_namespace_of_another_owner_is_final(hub_server: HubServer, files: Path) -> None:
     with pytest.raises(PublicationRefusedError) as refused:
         _hub_target(hub_server).publish(
             PublicationRepo(name="stranger/moon", private=True), files, "Result"
@@ -199,7 +199,7 @@ def test_an_upload_that_the_storage_refuses_is_tried_again_later(
     assert hub_server.repos[_REPO.name].files == _read_folder(files)
 
 
-def test_a_hub_that_never_answers_is_given_up_for_now(files: Path) -> None:
+def test_a_hub_that_never_answers_is_tried_again_later(files: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and that is all
         access = HubAccess(token="hf_any", endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(TargetDownError):

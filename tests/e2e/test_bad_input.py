@@ -134,7 +134,7 @@ def test_a_wrong_key_is_refused(tenant: Tenant) -> None:
         assert answer.json()["code"] == "unauthenticated"
 
 
-def test_another_tenant_finds_nothing(fleet: Fleet, tenant: Tenant) -> None:
+def test_objects_of_another_tenant_are_not_found(fleet: Fleet, tenant: Tenant) -> None:
     held_out = tenant.push_folder(EXAMPLES / "photos" / "held_out")
     run_id = tenant.submit(run_request({"photos": held_out, "held-out": held_out}))
     other = new_tenant(fleet, "grace")

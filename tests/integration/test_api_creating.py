@@ -88,7 +88,7 @@ def service(fleet_of: Callable[..., Fleet]) -> Iterator[Service]:
     service.database.close()
 
 
-def test_planning_holds_no_transaction_and_keeps_nobody_waiting(
+def test_planning_holds_no_transaction_and_blocks_no_other_request(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paused = Paused(planning.import_run)
@@ -133,7 +133,7 @@ def test_twenty_posts_that_plan_at_once_make_one_run(
     assert service.sql("SELECT count(*) FROM events") == [(1,)]
 
 
-def test_a_stored_answer_is_given_again_without_planning(
+def test_a_stored_response_is_replayed_without_planning(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = service.submit("same")

@@ -148,7 +148,7 @@ def test_many_streams_of_many_runs_get_their_own_events(
         assert listener.events == tenant.events(run_id)
 
 
-def test_another_tenant_finds_nothing(
+def test_objects_of_another_tenant_are_not_found(
     fleet: Fleet, tenant: Tenant, datasets: dict[str, str]
 ) -> None:
     run_id, other = tenant.submit(run_request(datasets)), new_tenant(fleet, "grace")
@@ -204,7 +204,7 @@ def test_the_hub_is_refused_where_there_are_several_tenants(
     assert (early.status_code, early.json()["errors"][0]["code"]) == (422, "no_result")
 
 
-def test_without_a_known_key_nothing_is_shown(fleet: Fleet, tenant: Tenant) -> None:
+def test_requests_without_a_known_key_are_unauthenticated(fleet: Fleet, tenant: Tenant) -> None:
     for authorization in ("Bearer rv_" + "x" * 43, "Bearer rv_", "Bearer", "Basic cm9vdA==", ""):
         answer = httpx.post(
             f"{fleet.url}/v1/runs", content=b"{", headers={"Authorization": authorization}
@@ -217,12 +217,12 @@ def test_without_a_known_key_nothing_is_shown(fleet: Fleet, tenant: Tenant) -> N
     assert "signature=" not in fleet.tail("api", 1 << 20)
 
 
-def test_a_body_that_is_not_json_by_its_type_is_refused(tenant: Tenant) -> None:
+def test_a_body_with_another_content_type_than_json_is_refused(tenant: Tenant) -> None:
     answer = tenant.http.post("/v1/runs", data={"config": "{}"})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
 
 
-def test_a_stopped_database_is_a_503_until_it_is_back(
+def test_requests_get_503_while_the_database_is_down(
     fleet: Fleet,
     tenant: Tenant,
     datasets: dict[str, str],

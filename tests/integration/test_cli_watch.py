@@ -43,7 +43,7 @@ TRAINING = (
 )
 
 
-def test_panel_shows_what_the_events_said() -> None:
+def test_panel_shows_the_facts_of_the_events() -> None:
     text = shown(state_after(*TRAINING))
     for fact in ("running/training", "3/100", "0.5000", "4.00 steps/s", "1 min 38 s left"):
         assert fact in text
@@ -61,7 +61,7 @@ def test_the_last_panel_compares_the_validation_losses() -> None:
     assert "steps/s" not in text
 
 
-def test_panel_shows_why_a_run_failed_and_escapes_what_tenants_wrote() -> None:
+def test_panel_shows_why_a_run_failed_and_escapes_text_of_tenants() -> None:
     reason = {"code": "bad_image", "category": "user", "message": "[red]a.jpg[/] is truncated"}
     text = shown(state_after(event("run.failed", stage=None, reason=reason)))
     assert "[red]a.jpg[/] is truncated [bad_image]" in text

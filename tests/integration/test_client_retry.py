@@ -119,7 +119,7 @@ def test_other_refusals_are_raised_at_once(scripted: Scripted, status: int) -> N
     ]
 
 
-def test_the_calls_own_request_in_flight_is_waited_for(scripted: Scripted) -> None:
+def test_a_request_in_flight_under_the_same_key_is_retried(scripted: Scripted) -> None:
     busy = json.dumps({"code": "idempotency_in_flight"}).encode()
     scripted.script = Script([(0, {}, b""), (409, JSON, busy), RUN])
     with Client(scripted.url, "rv_k", retry=QUICK) as client:

@@ -62,7 +62,7 @@ def _let_it_be_due(tenant_db: TenantDatabase) -> None:
         )
 
 
-def test_nothing_is_swept_before_its_time(tenant_db: TenantDatabase, objects: FolderStore) -> None:
+def test_nothing_is_swept_before_it_is_due(tenant_db: TenantDatabase, objects: FolderStore) -> None:
     claim = tenant_db.held()
     _checkpoint(objects, claim, 10)  # a disconnected holder may still be writing
     tenant_db.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=20)

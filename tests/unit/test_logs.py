@@ -22,7 +22,7 @@ from services.logs.setup import redact
         ("hf_token", "abc123"),
     ],
 )
-def test_a_secret_is_taken_out(name: str, value: object) -> None:
+def test_secrets_are_redacted(name: str, value: object) -> None:
     cleaned = redact(None, "info", {"event": "x", name: value})
     text = json.dumps(cleaned)
     assert "[redacted]" in text
@@ -30,7 +30,7 @@ def test_a_secret_is_taken_out(name: str, value: object) -> None:
         assert secret not in text
 
 
-def test_what_is_no_secret_stays() -> None:
+def test_other_values_are_not_redacted() -> None:
     event = {"event": "run_offered", "run_id": "run_1", "key_prefix": "tenants/t/", "tokens": 1}
     kept = redact(None, "info", dict(event))
     assert kept["run_id"] == "run_1"

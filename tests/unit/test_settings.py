@@ -13,7 +13,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert (settings.lease_s, settings.renew_s, settings.gpu_class) == (60, 15, "cpu")
 
 
-def test_what_is_given_is_read() -> None:
+def test_given_settings_are_read() -> None:
     settings = Settings.from_env(
         {
             "REVERIE_DATABASE_URL": "postgresql://u:secret@db/reverie",
@@ -30,7 +30,7 @@ def test_what_is_given_is_read() -> None:
     assert "secret" not in repr(settings)
 
 
-def test_a_missing_setting_is_named_where_it_is_needed() -> None:
+def test_a_missing_setting_is_named_when_it_is_read() -> None:
     with pytest.raises(SettingsError, match="REVERIE_BROKER_URL is not set"):
         _ = Settings.from_env({}).broker_url
 

@@ -60,7 +60,7 @@ def get_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep) -> D
 
 @router.post("/uploads")
 def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep) -> Page[Upload]:
-    """The dataset's files in order of their paths, each stored already or with a signed PUT.
+    """The dataset's files sorted by path; each one that is not stored has a signed PUT.
 
     409 where the dataset is completed.
     """
@@ -69,7 +69,7 @@ def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
         if dataset.status != "uploading":
             raise DatasetNotOpenError(f"The dataset is {dataset.status}; it accepts no more files.")
         found = datasets.files(conn, tenant_id, body.dataset_id)
-    # By code point, as the cursor compares, whatever the database's collation says.
+    # By code point, like the cursor; the database's collation may differ.
     files = sorted(found, key=lambda file: file.path)
     after = body.after or ""
     rows = [file for file in files if file.path > after][: body.limit + 1]

@@ -50,7 +50,7 @@ class Dataset(Shape):
 
 
 class Upload(Shape):
-    """One file of a dataset, and the request that stores it where it is not stored yet."""
+    """One file of a dataset, with a signed PUT where its content is not stored yet."""
 
     path: str
     sha256: str

@@ -1,7 +1,7 @@
 """Wakes event streams: one LISTEN connection for the process, in a thread of its own.
 
 A notification is only a hint that a run has new events; the stream reads the rows. A stream that
-misses a hint looks by itself every few seconds.
+misses a hint still reads the rows every few seconds.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _RECONNECT_S: Final = 1.0
 
 
 class EventHub:
-    """Used from one event loop; only its listening thread is outside of it."""
+    """Wakes the streams of one event loop; notifications arrive in a thread of its own."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -33,7 +33,7 @@ class EventHub:
 
     @property
     def is_closing(self) -> bool:
-        """Whether streams have to end."""
+        """True once ``close`` was called: streams have to end."""
         return self._closing.is_set()
 
     def start(self) -> None:

@@ -41,8 +41,8 @@ async def list_events(  # noqa: PLR0917 - a route is called by name
 ) -> Response | Page[Event]:
     """Oldest first: a page, or with ``Accept: text/event-stream`` all of them as they happen.
 
-    A stream continues after Last-Event-ID and ends with the run's last event. The answer is 204
-    where that event was sent before.
+    A stream continues after Last-Event-ID and ends with the run's last event. The status is 204
+    where the client already has that event.
     """
     after_seq = last_event_id if last_event_id is not None else after or 0
     if _EVENT_STREAM not in request.headers.get("accept", ""):
@@ -66,7 +66,7 @@ def _events_page(
 
 
 def _has_no_more(service: Service, tenant_id: str, run_id: str, after_seq: int) -> bool:
-    """Whether no event follows this one any more; raises NotFoundError."""
+    """Whether the run is over and ``after_seq`` is its last event; raises NotFoundError."""
     with service.database.transaction() as conn:
         row = find_run(conn, tenant_id, run_id)
         return row.is_over and row.event_seq <= after_seq

@@ -37,7 +37,7 @@ def objects_router(store: FolderStore) -> APIRouter:
 
     @router.put("/objects/{key:path}")
     async def put_object(key: str, request: Request, service: ServiceDep) -> Response:
-        """Store the bytes for which the URL was signed; 400 where others are sent."""
+        """Store the body; 400 where its length or SHA-256 differs from the signed one."""
         grant = _grant(service, request, key, "PUT")
         if grant.size_bytes is None or grant.sha256 is None:
             raise BodyMismatchError("The URL names no length and no SHA-256.")
@@ -75,7 +75,7 @@ def objects_router(store: FolderStore) -> APIRouter:
 
 
 def _grant(service: Service, request: Request, key: str, method: str) -> SignedGrant:
-    """What the URL's signature allows; raises SignatureRefusedError and NotFoundError."""
+    """The verified grant of a signed URL; raises SignatureRefusedError and NotFoundError."""
     signing_key = service.settings.signing_key
     try:
         return verify_signed(key, request.query_params, signing_key, datetime.now(UTC), method)
@@ -90,7 +90,7 @@ async def _in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T
 
 
 def _chunks(body: AsyncIterator[bytes]) -> Iterator[bytes]:
-    """The body, for the thread that writes it; one chunk is in memory at a time."""
+    """The body as a blocking iterator for the writing thread; holds one chunk at a time."""
 
     async def next_chunk() -> bytes | None:
         try:

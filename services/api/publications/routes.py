@@ -1,4 +1,4 @@
-"""/v1/publications: send a result to a folder or to the Hub, and see where it went."""
+"""/v1/publications: publish a result to a folder or to the Hub, and list publications."""
 
 from typing import Annotated, Any
 

@@ -9,7 +9,7 @@ from services.api.shapes import Body, Failure, Shape
 
 HUB_REFUSED: Final = (
     "Publishing to the Hub uses this service's own token, so it is allowed only where the service "
-    "has a single tenant. Leave it away and download the result."
+    "has a single tenant. Remove it and download the result instead."
 )
 
 
@@ -35,7 +35,7 @@ class PublicationRequest(Body):
 
 
 class Publication(Shape):
-    """A result on its way to a folder or to the Hub."""
+    """The publication of a result to a folder or to the Hub."""
 
     id: str
     object: Literal["publication"] = "publication"

@@ -1,4 +1,4 @@
-"""From a request to a new run, or to a list of everything that is wrong with the request."""
+"""Turns a request into a new run, or raises one error that lists all its problems."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -22,9 +22,9 @@ _REJECTED: Final = "dataset_rejected"
 
 
 def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
-    """Resolve a request; holds no transaction while it plans.
+    """The new run that a request asks for. No transaction is open during planning.
 
-    Raises InvalidPlanError, or DatasetRejectedError where a rejected dataset is all that is wrong.
+    Raises InvalidPlanError, or DatasetRejectedError where rejected datasets are the only problem.
     """
     settings = service.settings
     with service.database.transaction() as conn:
@@ -51,7 +51,7 @@ def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
 
 
 def check_datasets(conn: Connection, tenant_id: str, chosen: Mapping[str, str]) -> None:
-    """Look again, in the transaction that inserts the run: a dataset may have been rejected since.
+    """Check the datasets again in the transaction that inserts the run: they may have changed.
 
     Raises as ``plan_run`` does.
     """
@@ -86,7 +86,7 @@ def _import(
 
 
 def _about_target(request: RunRequest, imported: Imported, settings: Settings) -> Iterator[Problem]:
-    """Publishing to the Hub is for services with a single tenant."""
+    """A problem where the run publishes to the Hub and the service has several tenants."""
     if imported.plan.operation.publication.hub_model_id is None or settings.single_tenant:
         return
     written = next(
@@ -97,14 +97,15 @@ def _about_target(request: RunRequest, imported: Imported, settings: Settings) -
 
 
 def _about_assignment(request: RunRequest, imported: Imported) -> Iterator[Problem]:
-    """Every image backend has a dataset, and nothing else has one."""
+    """Problems where an image backend has no dataset, or a dataset has no image backend."""
     wanted = {backend.id for backend in imported.plan.identity.backends}
     for backend_id in sorted(wanted - request.datasets.keys()):
         message = f"The image backend {backend_id} needs a dataset: add it to datasets."
         yield Problem(pointer=_at(backend_id), code="missing", message=message)
     for backend_id in sorted(request.datasets.keys() - wanted):
         message = (
-            f"{backend_id} is no image backend of this run; its backends are {sorted(wanted)}."
+            f"{backend_id} is not an image backend of this run; "
+            f"its image backends are {sorted(wanted)}."
         )
         yield Problem(pointer=_at(backend_id), code="bad_value", message=message)
 
@@ -112,7 +113,7 @@ def _about_assignment(request: RunRequest, imported: Imported) -> Iterator[Probl
 def _about_datasets(
     conn: Connection, tenant_id: str, chosen: Mapping[str, str]
 ) -> Iterator[Problem]:
-    """Every dataset exists and was not rejected; it may still be uploading."""
+    """Problems where a dataset is missing or was rejected; one still uploading is accepted."""
     for backend_id, dataset_id in chosen.items():
         try:
             dataset = find_dataset(conn, tenant_id, dataset_id)

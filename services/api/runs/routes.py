@@ -106,7 +106,7 @@ def get_result(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Result
 
 
 def _shape_of(conn: Connection, row: RunRow) -> Run:
-    """A run as it is shown alone, with its plan and its attempts."""
+    """One run with its plan and its attempts."""
     plan = run_documents.read_plan(conn, row.tenant_id, row.run_id)
     return run_shape(row, plan, runs.attempts(conn, row.tenant_id, row.run_id))
 

@@ -32,7 +32,7 @@ class FolderTarget:
         files: Path,
         message: str,  # noqa: ARG002  # a folder has no history to put it in
     ) -> Published:
-        """As the protocol says; the revision is a digest of names and contents."""
+        """See ``PublicationTarget``; the revision is a digest of names and contents."""
         try:
             place = self._root.joinpath(*check_key(repo.name))
         except InvalidKeyError as error:
@@ -47,9 +47,9 @@ class FolderTarget:
 
 
 def _replace(place: Path, files: Path) -> None:
-    """Put a full copy where ``place`` is; a kill in between is healed by the next try."""
+    """Replace ``place`` with a full copy; if this process is killed, the next try repairs it."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    # No id starts with a dot, so these are nobody's publication.
+    # No id starts with a dot, so these names never collide with a publication.
     incoming = place.with_name(f".{place.name}.{secrets.token_hex(8)}.new")
     outgoing = incoming.with_suffix(".old")
     try:

@@ -31,7 +31,7 @@ _TRY_LATER: Final = frozenset({408, 409, 412, 423, 425, 429})  # besides all of 
 _REASONS: Final = {
     401: ("hub_token_refused", "The Hub does not accept this service's token."),
     403: ("hub_forbidden", "This service's token has no right to write to {name}."),
-    404: ("hub_repo_missing", "{name} is not there, or this service's token must not see it."),
+    404: ("hub_repo_missing", "{name} does not exist, or this service's token cannot read it."),
 }
 
 
@@ -53,16 +53,16 @@ class HubTarget:
     """A ``PublicationTarget`` that writes with one token; one for a process."""
 
     def __init__(self, access: HubAccess, *, timeout_s: float = 120) -> None:
-        """``timeout_s``: longest silence of the Hub; a big commit takes it a while."""
+        """``timeout_s``: how long to wait for the Hub's response; large commits take a while."""
         # The library's own client waits for ever. It keeps one client for the whole process.
         timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, 10))
         set_client_factory(lambda: httpx2.Client(follow_redirects=True, timeout=timeout))
         self._has_token = access.token is not None
-        # False, not None: else the library looks for a token of whoever is logged in here.
+        # False, not None: with None the library uses the token of a login on this machine.
         self._api = HfApi(endpoint=access.endpoint, token=access.token or False)
 
     def publish(self, repo: PublicationRepo, files: Path, message: str) -> Published:
-        """As the protocol says; the revision is the Hub's commit."""
+        """See ``PublicationTarget``; the revision is the Hub's commit."""
         if not self._has_token:
             raise PublicationRefusedError(
                 _failure("hub_token_missing", "This service has no token for the Hub (HF_TOKEN).")
@@ -78,8 +78,8 @@ class HubTarget:
                 repo.name, operations=additions, commit_message=message
             )
         except RuntimeError as error:
-            # How the library wraps what an upload met. A 403 of the storage behind the Hub is not
-            # the Hub's no: its links expire.
+            # The library wraps every upload error in this one. A 403 from the storage behind the
+            # Hub is no refusal by the Hub: signed links expire.
             log.warning("hub_upload_broke_off", error=type(error.__cause__ or error).__name__)
             raise TargetDownError(_down("The upload to the Hub broke off.")) from error
         except (httpx2.HTTPError, ValueError, OSError) as error:
@@ -93,9 +93,9 @@ def _classified(error: Exception, name: str) -> PublicationRefusedError | Target
     if isinstance(error, HFValidationError):
         message = f"{name} cannot be the name of a repository on the Hub."
         return PublicationRefusedError(_failure("hub_bad_name", message))
-    # A gateway's page in place of JSON is a Hub that is down.
+    # A gateway's HTML page instead of JSON means that the Hub is down.
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
-        # The Hub's word on the card's metadata.
+        # The Hub rejects the card's metadata.
         return PublicationRefusedError(_failure("hub_refused", f"The Hub refused: {error}"))
     log.warning("hub_unreachable", error=type(error).__name__)
     return TargetDownError(_down("The Hub cannot be reached."))

@@ -1,4 +1,4 @@
-"""Where results are published to: a folder or the Hub, under one contract test."""
+"""The interface of publication targets: a folder and the Hub, under one contract test."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from trainer_core.process.failure import Failure
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublicationRepo:
-    """The place within a target."""
+    """The repository within a target."""
 
     name: str
     """``owner/name``; the owner is a tenant in the folder, a user or organization on the Hub."""
@@ -19,7 +19,7 @@ class PublicationRepo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """What the target holds now."""
+    """Where the published result is stored."""
 
     location: str
     """A folder's path or a web address."""
@@ -40,12 +40,12 @@ class PublicationRefusedError(PublicationError):
 
 
 class TargetDownError(PublicationError):
-    """The target does not answer, or cannot now; the same try may succeed later."""
+    """The target does not answer, or is unavailable; the same call may succeed later."""
 
 
 class PublicationTarget(Protocol):
     def publish(self, repo: PublicationRepo, files: Path, message: str) -> Published:
-        """Make ``repo`` hold the files of the folder ``files``; once or again, to the same end.
+        """Make ``repo`` hold exactly the files of the folder ``files``. Idempotent.
 
         Raises PublicationRefusedError or TargetDownError.
         """
