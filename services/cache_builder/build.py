@@ -20,7 +20,7 @@ from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
 from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
 from services.store import shards
-from services.store.database import NOT_NOW, Database
+from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.shards import ShardWork
 from services.workers.scratch import Scratch
 from trainer_core.data.index import PictureEntry, ShardSpec
@@ -68,7 +68,7 @@ class Builder:
                 log.warning("build_postponed", digest=digest, error=type(error).__name__)
                 with self.database.transaction() as conn:
                     shards.retry_later(conn, tenant_id, digest, after=_LATER)
-        except NOT_NOW as error:
+        except TRANSIENT_ERRORS as error:
             log.warning("build_postponed", digest=digest, error=type(error).__name__)
 
     def _build(self, tenant_id: str, work: ShardWork) -> None:

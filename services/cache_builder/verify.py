@@ -17,7 +17,7 @@ from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
 from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
 from services.store import datasets
-from services.store.database import NOT_NOW, Database
+from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.datasets import DatasetFile, FileFacts
 from services.workers.scratch import Scratch
 from trainer_core.data.captions import decode_caption
@@ -53,7 +53,7 @@ class Verifier:
                 dataset = datasets.to_verify(conn, tenant_id, dataset_id)
             if dataset is not None:
                 self._verify(tenant_id, dataset_id)
-        except NOT_NOW as error:
+        except TRANSIENT_ERRORS as error:
             log.warning("verification_postponed", dataset_id=dataset_id, error=type(error).__name__)
 
     def _verify(self, tenant_id: str, dataset_id: str) -> None:

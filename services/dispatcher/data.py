@@ -1,4 +1,4 @@
-"""The data of a run: from the files of its datasets to an index, or why there is none."""
+"""Builds a run's data index from the files of its datasets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from trainer_core.process.failure import Failure
 
 
 class UnusableDataError(Exception):
-    """No index can be made; ``failure`` names the files."""
+    """No index can be built; ``failure`` names the files."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -40,7 +40,7 @@ def index_of(
         )
         raise UnusableDataError(failure) from error
     except (ValueError, LookupError, TypeError, ArithmeticError) as error:
-        # A plan or a row that cannot be read stays so: no second try.
+        # Not retried: an unreadable plan or row stays unreadable.
         failure = Failure(
             code="admission_failed",
             category=Category.PLATFORM,
@@ -57,7 +57,7 @@ def _items_of(plan: Plan, data: BackendData) -> list[FileItem]:
     for file in data.files:
         if file.media != "image":
             continue
-        assert file.width_px is not None  # verified, or the dataset were not ready
+        assert file.width_px is not None  # a ready dataset has verified files only
         assert file.height_px is not None
         text = texts.get(caption_path(file.path))
         item = FileItem(

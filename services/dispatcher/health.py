@@ -1,4 +1,4 @@
-"""Whether a lease that ran out means a dead holder: only if the database answered all along."""
+"""Whether an expired lease means a dead holder: only if the database was reachable all the time."""
 
 import time
 from collections.abc import Callable
@@ -6,16 +6,16 @@ from typing import Final
 
 
 def since_boot_s() -> float:
-    """Seconds since the machine started, those counted that it slept through."""
+    """Seconds since the machine booted, including time in suspend."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Health:
-    """Counts how long the database has been answering this dispatcher without a gap.
+    """Measures for how long the database has answered this dispatcher without a gap.
 
-    After an outage, a freeze or a sleep of the machine every lease looks dead, though its holder
-    was only cut off for the same time. So holders get one whole lease to renew in. A gap of less
-    than a third of a lease is harmless: holders renew at least that often.
+    After an outage or a suspend of the machine every lease looks expired, although its holder was
+    only disconnected for the same time. So holders get one whole lease in which to renew. A gap of
+    less than a third of a lease is harmless: holders renew at least that often.
     """
 
     def __init__(self, lease_s: float, clock: Callable[[], float] = since_boot_s) -> None:
@@ -26,19 +26,19 @@ class Health:
         self._answering_since_s = self._last_answer_s
 
     def note_answer(self) -> None:
-        """The database answered just now."""
+        """Record that the database answered just now."""
         now_s = self._clock()
         if now_s - self._last_answer_s > self._longest_gap_s:
             self._answering_since_s = now_s
         self._last_answer_s = now_s
 
     def note_outage(self) -> None:
-        """The database did not answer: count from now."""
+        """Record an outage: the time without a gap starts again now."""
         self._answering_since_s = self._last_answer_s = self._clock()
 
     @property
     def trusts_leases(self) -> bool:
-        """Whether a lease that ran out belongs to a dead holder."""
+        """Whether the holder of an expired lease can be considered dead."""
         now_s = self._clock()
         has_gap = now_s - self._last_answer_s > self._longest_gap_s
         return not has_gap and now_s - self._answering_since_s >= self._lease_s

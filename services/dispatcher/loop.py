@@ -1,4 +1,4 @@
-"""One round of the dispatcher: sweep, admit, end caching, ring, offer. All state is in rows."""
+"""A round of the dispatcher: sweep, admit, end caching, ring, offer. All state is in rows."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -55,9 +55,10 @@ _BUSY_PAUSE: Final = timedelta(seconds=10)
 
 
 class Rings(Protocol):
-    """How the dispatcher asks others to look at a row; ``services.queue.rings`` implements it.
+    """Sends rings; ``services.queue.rings`` implements it.
 
-    Every method may raise BrokerDownError.
+    A ring is a Celery message that names a row to look at. It carries ids only, and may be lost or
+    repeated: the row says what is due. Every method may raise BrokerDownError.
     """
 
     def trainer(self, gpu_class: str, run_id: str) -> None: ...
@@ -67,15 +68,15 @@ class Rings(Protocol):
 
 
 class _LeasesNotTrustedError(Exception):
-    """The database did not answer for a while during a sweep: roll the sweep back."""
+    """The database was unreachable during a sweep: roll the sweep back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dispatcher:
-    """Several may run at once: each row is worked on by one of them."""
+    """Several dispatchers may run at once; each row is processed by one of them."""
 
     database: Database
-    """With a lock timeout of a few seconds: a locked row must not hold up all others."""
+    """With a lock timeout of a few seconds, so that a locked row does not delay all others."""
     rings: Rings
     health: Health
     models_dir: Path
@@ -85,10 +86,10 @@ class Dispatcher:
     max_index_bytes: int = MAX_INDEX_BYTES
 
     def round(self) -> None:
-        """Do all that is due now; raises DatabaseDownError.
+        """Process everything that is due; raises DatabaseDownError.
 
-        An error in one row ends or postpones that row, and an error in one step ends that step:
-        the other rows and steps have their turn in every round.
+        An error with one row ends or postpones that row, and an error in one step ends that step.
+        The other rows and steps are processed in the same round.
         """
         try:
             for step in (
@@ -106,9 +107,9 @@ class Dispatcher:
             raise
 
     def sweep(self) -> None:
-        """Close attempts whose lease ran out."""
+        """Close attempts whose lease has expired."""
         with self._transaction() as conn:
-            workers.forget_silent(conn)
+            workers.delete_silent(conn)
             run_ids = leases.dead_runs(conn, _ROWS_A_ROUND)
         for run_id in run_ids:
             if not self.health.trusts_leases:
@@ -117,7 +118,7 @@ class Dispatcher:
                 self._sweep(run_id)
 
     def admit(self) -> None:
-        """Look at the data of new runs."""
+        """Admit, refuse or postpone new runs."""
         with self._transaction() as conn:
             runs = admission.take_runs(conn, _ADMISSIONS_A_ROUND)
         for run in runs:
@@ -125,7 +126,7 @@ class Dispatcher:
                 self._act(run, self._decide(run))
 
     def end_caching(self) -> None:
-        """Let runs continue whose shards are all built; fail those whose shard cannot be built."""
+        """Queue runs whose shards are all built; fail those with a shard that cannot be built."""
         with self._transaction() as conn:
             run_ids = admission.runs_cached(conn, _ROWS_A_ROUND)
         for run_id in run_ids:
@@ -139,7 +140,7 @@ class Dispatcher:
         self._ring_each(due, self.rings.dataset, due_rows.put_back_dataset)
 
     def ring_for_shards(self) -> None:
-        """Ring for shards that are missing."""
+        """Ring for shards that must be built."""
         with self._transaction() as conn:
             due = due_rows.take_shards(conn, _ROWS_A_ROUND)
         self._ring_each(due, self.rings.shard, due_rows.put_back_shard)
@@ -168,7 +169,7 @@ class Dispatcher:
         try:
             with self._transaction() as conn:
                 dead = leases.close_dead(conn, run_id, max_attempts=self.max_attempts)
-                # The database may have stopped answering since the check before.
+                # There may have been an outage since the check before.
                 if not self.health.trusts_leases:
                     raise _LeasesNotTrustedError
         except _LeasesNotTrustedError:
@@ -254,12 +255,12 @@ class Dispatcher:
             raise
         except DatabaseBusyError as error:
             log.warning("step_cut_short", step=step.__name__, reason=str(error))
-        except Exception:  # the outermost loop: the other steps have their turn
+        except Exception:  # the outermost loop: the other steps must run
             log.exception("step_failed", step=step.__name__)
 
     @contextlib.contextmanager
     def _one_run(self, run_id: str) -> Iterator[None]:
-        """Whatever is raised inside concerns this run alone: it is postponed, or fails at last."""
+        """Handle errors of one run: it is postponed, and fails after several unexpected errors."""
         try:
             yield
         except DatabaseDownError:
@@ -267,7 +268,7 @@ class Dispatcher:
         except DatabaseBusyError as error:
             log.warning("run_postponed", run_id=run_id, reason=str(error))
             self._postpone_busy(run_id)
-        except Exception:  # the outermost loop: the other runs have their turn
+        except Exception:  # the outermost loop: the other runs must be processed
             log.exception("run_failed_unexpectedly", run_id=run_id)
             self._count_failure(run_id)
 
@@ -285,7 +286,7 @@ class Dispatcher:
                 failing_rows.count_failure(conn, run_id, failures.internal_error())
         except DatabaseDownError:
             raise
-        except Exception:  # as in _one_run: the other runs have their turn
+        except Exception:  # as in _one_run: the other runs must be processed
             log.exception("failure_not_counted", run_id=run_id)
 
     @contextlib.contextmanager

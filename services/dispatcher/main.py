@@ -1,4 +1,4 @@
-"""The dispatcher process: a round every REVERIE_POLL_S, and at once where there is work."""
+"""The dispatcher process: a round every REVERIE_POLL_S seconds, and at once on a notification."""
 
 import os
 import signal
@@ -18,9 +18,9 @@ from services.store.database import WORK, Database, DatabaseDownError
 log = structlog.get_logger(__name__)
 
 _SHORTEST_PAUSE_S: Final = 0.02
-"""At least this long between rounds, however many notices come in."""
+"""Minimal pause between rounds, however many notifications arrive."""
 _LOCK_TIMEOUT: Final = timedelta(seconds=2)
-"""For a row that another transaction has locked; the run is postponed then."""
+"""Longest wait for a row that another transaction has locked; then the run is postponed."""
 
 
 def main() -> int:
@@ -74,4 +74,4 @@ def _listen(database: Database, work: threading.Event, stopping: threading.Event
                     return
         except DatabaseDownError as error:
             log.warning("listening_interrupted", error=str(error))
-            stopping.wait(1)  # meanwhile rounds start by the clock alone
+            stopping.wait(1)  # meanwhile rounds start every poll_s only

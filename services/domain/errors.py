@@ -1,4 +1,4 @@
-"""Every domain error: it knows its code and its facts, never HTTP. Codes are not renamed."""
+"""All domain errors, each with a stable code and its details. HTTP statuses are set by the API."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Problem:
 
 
 class DomainError(Exception):
-    """Something in the rules of the service forbids this."""
+    """A request that the rules of the service forbid."""
 
     code = "domain_error"
 
@@ -31,7 +31,7 @@ class IllegalTransitionError(DomainError):
 
 
 class NotFoundError(DomainError):
-    """No such thing, or it belongs to another tenant: the two look alike on purpose."""
+    """It does not exist or is another tenant's; the two cases are not distinguished on purpose."""
 
     code = "not_found"
 
@@ -41,7 +41,7 @@ class NotFoundError(DomainError):
 
 
 class LeaseLostError(DomainError):
-    """Another attempt holds the run now, or it is over; stop at once and write nothing more."""
+    """The attempt no longer holds the run: stop at once and write nothing more."""
 
     code = "lease_lost"
 
@@ -51,7 +51,7 @@ class LeaseLostError(DomainError):
 
 
 class InvalidRequestError(DomainError):
-    """The request is understood and wrong; ``problems`` lists everything that is."""
+    """The request is well-formed but invalid; ``problems`` lists all problems."""
 
     code = "invalid_request"
 

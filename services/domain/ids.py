@@ -1,7 +1,7 @@
 """Ids: a prefix that names the kind, then the 32 hex digits of a UUIDv7.
 
-UUIDv7 sorts by creation time, so an index on an id stays compact. The same text stands in SQL,
-JSON, Celery messages and object keys. Source: RFC 9562, section 5.7.
+UUIDv7 sorts by creation time, so an index on an id stays compact. SQL, JSON, Celery messages and
+object keys use the same text. Source: RFC 9562, section 5.7.
 """
 
 import os
@@ -25,5 +25,5 @@ def new_id(prefix: Prefix) -> str:
 
 
 def is_id(text: str, prefix: Prefix) -> bool:
-    """Whether ``text`` is a well-formed id of this kind (says nothing about its existence)."""
+    """Whether ``text`` is a well-formed id of this kind; it need not exist."""
     return _ID.fullmatch(text) is not None and text.startswith(f"{prefix}_")

@@ -1,6 +1,6 @@
-"""What a trainer may do to a run, and what can go wrong with that.
+"""The ledger protocol: how a trainer claims, updates and ends a run.
 
-A trainer worker knows this protocol and no database. ``services.store`` implements it with
+A trainer uses only this protocol, never the database. ``services.store`` implements it with
 PostgreSQL; an implementation over HTTPS would let a rented machine work without one.
 """
 
@@ -26,7 +26,7 @@ class Worker:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredFiles:
-    """A folder in the object store that its manifest closes."""
+    """A folder in the object store; its manifest lists the files and is written last."""
 
     key_prefix: str
     """Ends in ``/``; the manifest is stored at ``<key_prefix>manifest.json``."""
@@ -42,7 +42,7 @@ class StoredCheckpoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CachedShard:
-    """A cache shard that is stored; its manifest names the content."""
+    """A stored cache shard."""
 
     digest: str
     kind: str
@@ -53,7 +53,7 @@ class CachedShard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """A run that this worker holds now, with everything needed to train it."""
+    """A run that this worker now holds, with everything that is needed to train it."""
 
     run_id: str
     tenant_id: str
@@ -70,76 +70,76 @@ class Claim:
 
 
 class RequestedAction(StrEnum):
-    """What the service requests of the holder of a run; the answer to each renewal."""
+    """The action that the service requests of a run's holder; returned by each renewal."""
 
     RUN = "run"
     PAUSE = "pause"
-    """Write a checkpoint and hand the run back: the tenant paused it."""
+    """The tenant paused the run: write a checkpoint and hand the run back."""
     CANCEL = "cancel"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChildEvent:
-    """One line of the training process's event file, to be stored with the run."""
+    """An event of the training process, to be stored with the run."""
 
     type: str
     step: int
     data: dict[str, Any]
     number: int | None = None
-    """Place among the child's events, from 1. The ledger skips numbers that it has stored, so a
-    batch may be sent twice. None for an event that the child did not write."""
+    """The event's number in the child's event file, from 1; None for an event of the supervisor.
+    The ledger skips numbers that it has stored, so a batch may be sent twice."""
 
 
 class Outcome(StrEnum):
-    """How an attempt that did not commit a result ended."""
+    """How an attempt without a result ended."""
 
     STOPPED = "stopped"
-    """On request (SIGTERM, pause, cancel), after a checkpoint: nothing went wrong."""
+    """On request (SIGTERM, pause, cancel), after a checkpoint; this is not a failure."""
     FAILED = "failed"
 
 
 class LedgerDownError(Exception):
-    """The ledger cannot be reached, or hung up midway: whether the write took place is unknown."""
+    """The ledger cannot be reached, or the connection was lost: the write may have happened."""
 
 
 class Ledger(Protocol):
     """Every write after ``claim`` carries the fence that the claim returned.
 
-    Every method may raise LedgerDownError. All but ``claim`` may then be called again with the same
-    arguments: what took place the first time is not done a second time. A write under a fence that
-    no longer holds the run raises LeaseLostError and changes nothing.
+    Every method may raise LedgerDownError. All methods but ``claim`` are idempotent: they may then
+    be called again with the same arguments. A write whose fence no longer holds the run raises
+    LeaseLostError and changes nothing.
     """
 
     def register(self, worker: Worker, *, draining: bool, run_id: str | None) -> None:
-        """Make the worker known, or refresh its heartbeat."""
+        """Register the worker, or refresh its heartbeat."""
 
     def claim(self, run_id: str, *, worker_id: str, lease: timedelta) -> Claim | None:
-        """Take a queued run whose shards are all stored; None where it cannot be had.
+        """Claim a queued run whose shards are all stored; None where it cannot be claimed.
 
-        A claim whose answer was lost is not repeated: the run is held by nobody then, and queued
-        again when the lease has run out.
+        Do not repeat a claim whose reply was lost. The dispatcher queues the run again when the
+        lease has expired.
         """
 
     def renew(self, run_id: str, fence: int, *, lease: timedelta) -> RequestedAction:
         """Extend the lease; raises LeaseLostError where the run is no longer held."""
 
     def event(self, run_id: str, fence: int, events: Sequence[ChildEvent]) -> None:
-        """Store what the child reported, in order, and update the run's stage and step.
+        """Store the child's events in order, and update the run's stage and step.
 
-        Sent again, only events without a ``number`` are stored twice.
+        When a batch is repeated, only its events without a ``number`` are stored twice.
         """
 
     def commit_checkpoint(self, run_id: str, fence: int, checkpoint: StoredCheckpoint) -> None:
-        """From now on the run resumes here. Sent again, it changes nothing."""
+        """Record a stored checkpoint, from which the run resumes from now on."""
 
     def commit_result(self, run_id: str, fence: int, result: StoredFiles, *, step: int) -> None:
-        """The one commit point of a run: ``succeeded`` (``canceled`` where that was requested).
+        """End the run as ``succeeded``, or ``canceled`` where that was requested, with this result.
 
-        Its publication is written in the same transaction. Sent again, it changes nothing.
+        Its publication is created in the same transaction.
         """
 
     def hand_back(self, run_id: str, fence: int, outcome: Outcome, failure: Failure | None) -> None:
-        """Give the run up under the same fence: queued again, or paused, canceled or failed.
+        """End the attempt without a result. The run is queued again, paused, canceled or failed.
 
-        Sent again, it raises LeaseLostError and changes nothing: the first one ended the lease.
+        A repeated call raises LeaseLostError and changes nothing: the first one ended the lease.
         """

@@ -47,6 +47,6 @@ OVER: Final = frozenset(status for status, next_ in TRANSITIONS.items() if not n
 
 
 def check_transition(here: RunStatus, there: RunStatus) -> None:
-    """Raise IllegalTransitionError where the table has no arrow from ``here`` to ``there``."""
+    """Raise IllegalTransitionError where the table does not allow ``here`` to become ``there``."""
     if there not in TRANSITIONS[here]:
         raise IllegalTransitionError(here=here, there=there)

@@ -10,7 +10,7 @@ from services.objects.errors import ObjectStoreError
 from services.objects.keys import MANIFEST_NAME, attempts_prefix
 from services.objects.port import ObjectStore
 from services.store import unreferenced
-from services.store.database import NOT_NOW, Database
+from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.unreferenced import RunToSweep
 
 log = structlog.get_logger(__name__)
@@ -83,7 +83,7 @@ class Sweeper:
         while True:
             try:
                 self.sweep()
-            except (ObjectStoreError, *NOT_NOW) as error:
+            except (ObjectStoreError, *TRANSIENT_ERRORS) as error:
                 log.warning("sweep_postponed", error=str(error))
             except Exception:
                 log.exception("sweep_failed")

@@ -1,4 +1,4 @@
-"""A run's way from ``queued/admission`` through ``running/caching`` to ``queued/capacity``."""
+"""A run's steps from ``queued/admission`` through ``running/caching`` to ``queued/capacity``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class BackendData:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NeededShard:
-    """A shard that a run cannot start without."""
+    """A cache shard that a run needs before it can start."""
 
     digest: str
     kind: str
@@ -51,9 +51,9 @@ _TAKEN_FOR: Final = timedelta(seconds=30)
 
 
 def take_runs(conn: Connection, limit: int) -> list[Run]:
-    """Runs to be admitted now, those due for longest; nobody takes them again for half a minute.
+    """The runs that are due for admission, the longest due first; not due again for half a minute.
 
-    So a run that ends the process or the connection each time does not stay first in line.
+    The pause keeps a run that crashes the process or the connection from being first every time.
     """
     facts = {"limit": limit, "pause_s": seconds(_TAKEN_FOR)}
     with conn.cursor(row_factory=class_row(Run)) as cursor:
@@ -90,8 +90,8 @@ SELECT {columns} FROM runs
 WHERE run_id = %s AND status = 'queued' AND stage = 'admission' FOR UPDATE
 """).format(columns=columns_of(Run))
 _ADD_WARNINGS: Final = "UPDATE runs SET warnings = warnings || %s WHERE run_id = %s"
-# In the order of digests, so that two runs that need the same shards never wait for each other in a
-# circle. A shard that failed for another run gets one more chance for each new one.
+# Rows are locked in the order of digests, so that two runs with the same shards cannot deadlock. A
+# shard that failed for another run is tried again.
 _NEED_SHARDS: Final = """
 INSERT INTO cache_shards (tenant_id, digest, kind, spec, base_model, ring_after)
 SELECT %(tenant_id)s, digest, kind, spec::jsonb, %(base_model)s, clock_timestamp()
@@ -116,9 +116,9 @@ def admit(
     shards: Sequence[NeededShard],
     warnings: Sequence[str],
 ) -> bool:
-    """Fix the run's data and ask for the shards that are missing; if none is, it has been cached.
+    """Store the run's data index and request missing shards; with none missing, caching is skipped.
 
-    False where the run no longer waits for that: another dispatcher was first, or it was canceled.
+    False where the run is not waiting any more: another dispatcher admitted it, or it was canceled.
     Raises DocumentTooLargeError at the end of the transaction where the index cannot be stored.
 
     Args:
@@ -154,7 +154,7 @@ def _need_shards(conn: Connection, run: Run, shards: Sequence[NeededShard]) -> N
 
 
 def refuse(conn: Connection, run_id: str, failure: Failure) -> None:
-    """The run cannot be done with this data: it fails. Nothing where it no longer waits."""
+    """Fail the run, whose data cannot be used; no change where it no longer waits for admission."""
     run = _lock(conn, run_id)
     if run is not None:
         transitions.change_status(conn, run, RunStatus.FAILED, reason=failure)
@@ -169,7 +169,7 @@ WHERE run_id = %s
 
 
 def await_data(conn: Connection, run_id: str) -> None:
-    """Its datasets are not verified yet. Their verification makes the run due, and so does time."""
+    """Postpone the run until its datasets are verified, or for a growing pause up to a minute."""
     if _lock(conn, run_id) is not None:
         conn.execute(_AWAIT_DATA, (run_id,))
 
@@ -189,7 +189,7 @@ ORDER BY ring_after NULLS FIRST, run_id LIMIT %s FOR UPDATE OF runs SKIP LOCKED
 
 
 def runs_cached(conn: Connection, limit: int) -> list[str]:
-    """Runs whose shards are all built, or one failed; call ``end_caching`` for each."""
+    """Runs whose shards are all built or of which one failed; call ``end_caching`` for each."""
     return [row[0] for row in conn.execute(_CACHED, (limit,))]
 
 
@@ -205,7 +205,7 @@ FROM run_shards JOIN cache_shards USING (tenant_id, digest) WHERE run_id = %s
 
 
 def end_caching(conn: Connection, run_id: str) -> None:
-    """To ``queued/capacity`` where all shards are built; failed where one cannot be built."""
+    """Queue the run for a worker if all shards are built; fail it if one cannot be built."""
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_LOCK_CACHING, (run_id,)).fetchone()
     if run is None:

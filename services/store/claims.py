@@ -1,4 +1,4 @@
-"""A claim: a worker takes a queued run, and its fence rises by one."""
+"""Claims: a worker takes a queued run, which increments the run's fence."""
 
 from datetime import timedelta
 from typing import Final
@@ -37,9 +37,9 @@ FROM runs WHERE run_id = %(run_id)s
 
 
 def claim(conn: Connection, run_id: str, *, worker_id: str, lease: timedelta) -> Claim | None:
-    """Take the run if it is queued with all shards built and nobody holds it; else None.
+    """Claim the run if it is queued with all shards built and has no holder; else None.
 
-    One guarded update decides, so that of many workers one wins.
+    A single guarded UPDATE decides, so only one of several workers succeeds.
     """
     facts = {
         "run_id": run_id,

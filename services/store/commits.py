@@ -1,4 +1,4 @@
-"""Commits of checkpoints and results: each is one row that names files already stored."""
+"""Commits of checkpoints and results: a row that refers to files that are already stored."""
 
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ UPDATE runs SET sweep_after = least(sweep_after, clock_timestamp()) WHERE run_id
 
 
 def checkpoint(conn: Connection, run: Run, stored: StoredCheckpoint) -> None:
-    """From now on the run, locked and held, resumes here; older checkpoints may be deleted.
+    """Record a checkpoint of the run, whose row is locked; deletes rows of older checkpoints.
 
     Committing the same one again changes nothing.
     """
@@ -67,9 +67,9 @@ WHERE run_id = %(run_id)s
 
 
 def result(conn: Connection, run: Run, files: StoredFiles, *, step: int) -> None:
-    """End the run, locked and held, with this result; its publication is due at once.
+    """End the run, whose row is locked, with this result, and create its publication.
 
-    A run that was to be canceled is canceled, and keeps the result unpublished.
+    A run in ``canceling`` becomes canceled; its result is kept and not published.
     """
     conn.execute(_PUT_RESULT, {"run_id": run.run_id, "step": step, **_columns(files)})
     note_step(conn, run.run_id, run.fence, step)
@@ -83,7 +83,7 @@ def result(conn: Connection, run: Run, files: StoredFiles, *, step: int) -> None
 
 
 def is_result_of(run: Run, fence: int, result: StoredFiles) -> bool:
-    """Whether this very result, under this very fence, is what the run ended with."""
+    """Whether the run ended with this result, committed with this fence."""
     return (
         run.is_over
         and run.fence == fence
@@ -99,7 +99,7 @@ WHERE run_id = %(run_id)s AND fence = %(fence)s
 
 
 def note_step(conn: Connection, run_id: str, fence: int, step: int) -> None:
-    """The attempt reached this step."""
+    """Record the step that the attempt has reached."""
     conn.execute(_ATTEMPT_STEP, {"run_id": run_id, "fence": fence, "step": step})
 
 

@@ -1,4 +1,4 @@
-"""The one way to PostgreSQL: short transactions from a pool, and listening for notices."""
+"""Access to PostgreSQL: short transactions on pooled connections, and LISTEN/NOTIFY."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from services.domain.ledger import LedgerDownError
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 WORK: Final = "reverie_work"
-"""Channel: something is to be done; no payload."""
+"""NOTIFY channel without payload: some row is due for the dispatcher."""
 EVENTS: Final = "reverie_events"
-"""Channel: a run has new events; the payload is its id."""
+"""NOTIFY channel: a run has new events; the payload is the run's id."""
 
 _STATEMENT_TIMEOUT: Final = timedelta(seconds=30)
 _CONNECT: Final[dict[str, Any]] = {
@@ -59,17 +59,17 @@ class DatabaseDownError(LedgerDownError):
 
 
 class DatabaseBusyError(LedgerDownError):
-    """The database gave this transaction up, for lack of a lock, time or memory; others may work.
+    """The database aborted this transaction: lock or statement timeout, or out of memory.
 
-    Nothing of the transaction took effect. The same call may succeed later.
+    Nothing of the transaction took effect. Others may succeed, and so may this one later.
     """
 
 
 class DocumentTooLargeError(Exception):
-    """A value is larger than the database can store, such as a jsonb of 256 MB; never repeat it."""
+    """A value is larger than the database can store, such as a jsonb of 256 MB; do not retry."""
 
 
-NOT_NOW: Final = (DatabaseDownError, DatabaseBusyError)
+TRANSIENT_ERRORS: Final = (DatabaseDownError, DatabaseBusyError)
 """The same call may succeed later."""
 
 
@@ -99,7 +99,7 @@ class Database:
             min_size=0,
             max_size=max_size,
             timeout=5,
-            # Its pauses between tries double, so a long series would sleep past the recovery.
+            # The pool doubles its pauses, so that a long series would sleep long past the recovery.
             reconnect_timeout=2,
             max_idle=60,
             check=ConnectionPool.check_connection,
@@ -110,8 +110,8 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """One transaction: committed at the end, rolled back on any error.
 
-        Raises DatabaseDownError, DatabaseBusyError and DocumentTooLargeError; any other error of a
-        statement is a fault in it or in its row, and is raised as psycopg raised it.
+        Raises DatabaseDownError, DatabaseBusyError and DocumentTooLargeError. Other errors of a
+        statement are bugs or corrupt rows; psycopg's exception is raised unchanged.
         """
         try:
             with self._pool.connection() as conn:
@@ -120,10 +120,10 @@ class Database:
             raise _translated(error) from error
 
     def listen(self, channel: str, *, wait_s: float = 1.0) -> Iterator[str | None]:
-        """Payloads of notices on ``channel``, over a connection of its own.
+        """Payloads of the notifications on ``channel``, over a separate connection.
 
-        Yields None once it listens, so that the caller can read what happened before, and again
-        after each ``wait_s`` without a notice. Raises DatabaseDownError; then listen anew.
+        The first None means that it listens now: read what happened before. Another None follows
+        each ``wait_s`` without a notification. Raises DatabaseDownError; then call it again.
         """
         try:
             with psycopg.connect(self._url, autocommit=True, **self._connect) as conn:
@@ -137,7 +137,7 @@ class Database:
                         conn.execute("SELECT 1")  # the peer may have vanished
                         yield None
         except psycopg.OperationalError as error:
-            # Whatever ended it, the caller has to listen anew.
+            # On any error the caller must call listen() again.
             raise DatabaseDownError(type(error).__name__) from error
 
     def close(self) -> None:
@@ -146,7 +146,7 @@ class Database:
 
 
 def _options(statement_timeout: timedelta, lock_timeout: timedelta | None) -> str:
-    """The server's settings for a connection; the server counts in milliseconds, 0 is no limit."""
+    """Connection options for the server: milliseconds, 0 is no limit."""
     lock_ms = 0 if lock_timeout is None else round(lock_timeout.total_seconds() * 1000)
     return (
         f"-c statement_timeout={round(statement_timeout.total_seconds() * 1000)}"
@@ -155,9 +155,9 @@ def _options(statement_timeout: timedelta, lock_timeout: timedelta | None) -> st
 
 
 def _translated(error: psycopg.Error) -> Exception:
-    """The error as callers outside this room know it, else ``error`` itself."""
+    """The store's own exception for a psycopg error; ``error`` itself where there is none."""
     name = type(error).__name__
-    # Without an SQLSTATE the server did not answer: the connection failed, or none was free.
+    # No SQLSTATE: the server did not answer, or the pool had no free connection.
     # Class 08 is "connection exception".
     state = error.sqlstate or "08"
     is_connection = isinstance(error, psycopg.OperationalError) and state.startswith("08")
@@ -171,15 +171,15 @@ def _translated(error: psycopg.Error) -> Exception:
 
 
 def columns_of(row: type) -> sql.Composed:
-    """The fields of a row's dataclass as a list of columns, so that a query gives what it reads."""
+    """The column list of a query: the field names of the dataclass for its rows."""
     return sql.SQL(", ").join(sql.Identifier(field.name) for field in fields(row))
 
 
 def seconds(span: timedelta) -> float:
-    """For SQL that says ``make_interval(secs => …)``."""
+    """The parameter of ``make_interval(secs => …)``."""
     return span.total_seconds()
 
 
 def notify(conn: Connection, channel: str, payload: str = "") -> None:
-    """Tell the listeners when this transaction commits."""
+    """Notify the channel's listeners when this transaction commits."""
     conn.execute("SELECT pg_notify(%s, %s)", (channel, payload))

@@ -51,7 +51,7 @@ class DatasetFile:
     size_bytes: int
     sha256: str
     width_px: int | None
-    """As displayed (EXIF turned); None until verified, and for captions."""
+    """As displayed (EXIF orientation applied); None until verified, and for captions."""
     height_px: int | None
     text: str | None
     """Content of a caption file; None until verified, and for images."""
@@ -79,7 +79,7 @@ VALUES (%s, %s, %s, %s, %s, %s)
 
 
 def create(conn: Connection, tenant_id: str, name: str, files: Sequence[NewFile]) -> Dataset:
-    """A new dataset of these files, open for uploads; paths are unique among them."""
+    """Create a dataset of these files, open for uploads; their paths must be unique."""
     with conn.cursor(row_factory=class_row(Dataset)) as cursor:
         dataset = cursor.execute(_CREATE, (new_id("ds"), tenant_id, name)).fetchone()
         assert dataset is not None
@@ -147,7 +147,7 @@ RETURNING true
 
 
 def complete(conn: Connection, tenant_id: str, dataset_id: str) -> Dataset:
-    """No more files: verification begins. Doing it twice changes nothing. Raises NotFoundError."""
+    """Close the dataset and start its verification. Idempotent. Raises NotFoundError."""
     if conn.execute(_COMPLETE, (tenant_id, dataset_id)).fetchone() is not None:
         notify(conn, WORK)
     return get(conn, tenant_id, dataset_id)
@@ -161,9 +161,9 @@ RETURNING {columns}
 
 
 def to_verify(conn: Connection, tenant_id: str, dataset_id: str) -> Dataset | None:
-    """The dataset, if it waits for verification; it is not rung for again for a minute.
+    """The dataset, if it waits for verification; the next ring is due in a minute.
 
-    Two processes may verify the same dataset; both get the same facts.
+    Two processes may verify the same dataset; their results are equal.
     """
     with conn.cursor(row_factory=class_row(Dataset)) as cursor:
         return cursor.execute(_TO_VERIFY, (tenant_id, dataset_id)).fetchone()
@@ -176,7 +176,7 @@ WHERE tenant_id = %s AND dataset_id = %s AND status = 'verifying'
 
 
 def verify_later(conn: Connection, tenant_id: str, dataset_id: str, *, after_s: float) -> None:
-    """Verification could not be done now (the object store cannot be reached): ring again later."""
+    """Postpone the verification, because the object store cannot be reached."""
     conn.execute(_VERIFY_LATER, (after_s, tenant_id, dataset_id))
 
 
@@ -202,7 +202,7 @@ WHERE tenant_id = %s AND status = 'queued' AND stage = 'admission'
 def record_verified(
     conn: Connection, tenant_id: str, dataset_id: str, facts: Sequence[FileFacts]
 ) -> None:
-    """All files are as declared: ``ready``. Changes nothing where verification has ended."""
+    """Make the dataset ``ready``; no change where verification has already ended."""
     if conn.execute(_LOCK_VERIFYING, (tenant_id, dataset_id)).fetchone() is None:
         return
     with conn.cursor() as cursor:
@@ -214,7 +214,7 @@ def record_verified(
 
 
 def reject(conn: Connection, tenant_id: str, dataset_id: str, errors: Sequence[Problem]) -> None:
-    """Some files cannot be used: ``rejected``. Changes nothing where verification has ended."""
+    """Make the dataset ``rejected``; no change where verification has already ended."""
     if conn.execute(_LOCK_VERIFYING, (tenant_id, dataset_id)).fetchone() is not None:
         _end(conn, tenant_id, dataset_id, "rejected", [asdict(error) for error in errors])
 

@@ -1,6 +1,7 @@
-"""Datasets, shards and publications that are due: taken to be rung for, and put back.
+"""Datasets, shards and publications that are due (``ring_after`` has passed).
 
-Several dispatchers may take at once: locked rows are skipped, so each row is given to one of them.
+The dispatcher takes due rows and rings for each: it sends a Celery message that names the row. Of
+several dispatchers each row goes to one, because locked rows are skipped.
 """
 
 from dataclasses import dataclass
@@ -14,13 +15,13 @@ from services.store.database import Connection
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Due:
-    """A row to be rung for."""
+    """A due row, for which a ring must be sent."""
 
     tenant_id: str
     id: str
 
 
-# A row that nobody took is rung for again. Each pause is as long as the row has waited so far.
+# Rings are repeated until a worker takes the row. Each pause is as long as the row has waited.
 _AGAIN: Final = SQL(
     "clock_timestamp() + least(make_interval(secs => 300),"
     " greatest(make_interval(secs => 10), clock_timestamp() - {since}))"
@@ -38,7 +39,7 @@ RETURNING datasets.tenant_id, datasets.dataset_id AS id
 
 
 def take_datasets(conn: Connection, limit: int) -> list[Due]:
-    """Datasets to be verified."""
+    """Take datasets that are due for verification."""
     return _take(conn, _DATASETS, limit)
 
 
@@ -60,7 +61,7 @@ RETURNING cache_shards.tenant_id, cache_shards.digest AS id
 
 
 def take_shards(conn: Connection, limit: int) -> list[Due]:
-    """Cache shards to be built."""
+    """Take cache shards that are due to be built."""
     return _take(conn, _SHARDS, limit)
 
 
@@ -77,7 +78,7 @@ RETURNING publications.tenant_id, publications.publication_id AS id
 
 
 def take_publications(conn: Connection, limit: int) -> list[Due]:
-    """Publications to be tried."""
+    """Take publications that are due."""
     return _take(conn, _PUBLICATIONS, limit)
 
 
@@ -93,7 +94,7 @@ WHERE tenant_id = %s AND dataset_id = %s AND ring_after IS NOT NULL
 
 
 def put_back_dataset(conn: Connection, due: Due) -> None:
-    """The broker did not take the ring: the dataset is due as before."""
+    """Make the dataset due again, because the ring could not be sent."""
     conn.execute(_PUT_BACK_DATASET, (due.tenant_id, due.id))
 
 
@@ -104,7 +105,7 @@ WHERE tenant_id = %s AND digest = %s AND ring_after IS NOT NULL
 
 
 def put_back_shard(conn: Connection, due: Due) -> None:
-    """The broker did not take the ring: the shard is due as before."""
+    """Make the shard due again, because the ring could not be sent."""
     conn.execute(_PUT_BACK_SHARD, (due.tenant_id, due.id))
 
 
@@ -115,5 +116,5 @@ WHERE tenant_id = %s AND publication_id = %s AND ring_after IS NOT NULL
 
 
 def put_back_publication(conn: Connection, due: Due) -> None:
-    """The broker did not take the ring: the publication is due as before."""
+    """Make the publication due again, because the ring could not be sent."""
     conn.execute(_PUT_BACK_PUBLICATION, (due.tenant_id, due.id))

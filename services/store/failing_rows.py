@@ -1,6 +1,6 @@
-"""Runs that the dispatcher cannot work on now: postponed with a reason, or failed at last.
+"""Runs that the dispatcher cannot process now: postponed with a reason, or failed.
 
-A row that another transaction has locked is left as it is: the dispatcher never waits for it.
+Rows that another transaction has locked are skipped: the dispatcher never waits for them.
 """
 
 from dataclasses import replace
@@ -19,11 +19,11 @@ from services.store.run_rows import Run
 from trainer_core.process.failure import Failure, failure_as_json
 
 MAX_FAILURES: Final = 5
-"""Unexpected errors in a row before the run fails."""
+"""Consecutive unexpected errors after which the run fails."""
 _FIRST_PAUSE: Final = timedelta(seconds=10)
 _LONGEST_PAUSE: Final = timedelta(minutes=5)
 
-# A run whose holder is alive is not the dispatcher's to touch.
+# The dispatcher must not change a run with a valid lease.
 _LOCK: Final = SQL("""
 SELECT {columns} FROM runs
 WHERE run_id = %s AND (lease_until IS NULL OR lease_until < clock_timestamp())
@@ -37,17 +37,17 @@ WHERE run_id = %(run_id)s
 
 
 def postpone(conn: Connection, run_id: str, *, after: timedelta, reason: Failure) -> None:
-    """The dispatcher looks again after this time; the tenant sees why. Not the run's fault."""
+    """Postpone the run; the tenant sees the reason. This is not counted as a failure."""
     run = _lock(conn, run_id)
     if run is not None:
         _postpone(conn, run, after, reason, run.dispatch_failures)
 
 
 def count_failure(conn: Connection, run_id: str, reason: Failure) -> None:
-    """An unexpected error: postponed for longer each time; the fifth in a row fails the run.
+    """Count an unexpected error: the run is postponed for longer each time; the fifth fails it.
 
     Args:
-        reason: as the tenant reads it while the run is postponed; no longer retryable at the end.
+        reason: shown to the tenant while the run is postponed, and in the end as not retryable.
     """
     run = _lock(conn, run_id)
     if run is None:

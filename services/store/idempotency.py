@@ -32,7 +32,7 @@ SELECT fingerprint, status, body FROM idempotency_keys
 WHERE tenant_id = %(tenant_id)s AND method = %(method)s AND path = %(path)s AND key = %(key)s
     AND created_at >= clock_timestamp() - interval '7 days'
 """
-# A second request waits here while the first one's transaction runs; it must not wait for long.
+# A second request with the key waits here while the first one's transaction runs.
 _PATIENCE: Final = "SET LOCAL lock_timeout = '2s'"
 _PATIENCE_OVER: Final = "SET LOCAL lock_timeout = 0"
 
@@ -40,7 +40,7 @@ _PATIENCE_OVER: Final = "SET LOCAL lock_timeout = 0"
 def find(  # noqa: PLR0917 - the scope of a key, in the order in which it is written
     conn: Connection, tenant_id: str, method: str, path: str, key: str, fingerprint: str
 ) -> Replay | None:
-    """The answer that was given before, without a lock; None where the key is free.
+    """The answer that was stored for the key; None where the key is free. Takes no lock.
 
     Raises as ``begin`` does.
     """
@@ -57,13 +57,13 @@ def find(  # noqa: PLR0917 - the scope of a key, in the order in which it is wri
 def begin(  # noqa: PLR0917 - the scope of a key, in the order in which it is written
     conn: Connection, tenant_id: str, method: str, path: str, key: str, fingerprint: str
 ) -> Replay | None:
-    """Take the key for this request, or find the answer that was given before.
+    """Reserve the key for this request, or return the answer that was stored before.
 
     Args:
         fingerprint: SHA-256 of the request body.
 
     Returns:
-        None where the request is to be worked on now, in this transaction; call ``finish`` then.
+        None where the key was free: process the request in this transaction, then call ``finish``.
 
     Raises:
         IdempotencyMismatchError: the key was used with another body.
@@ -80,7 +80,7 @@ def begin(  # noqa: PLR0917 - the scope of a key, in the order in which it is wr
         return None
     replay = _replay(conn, facts)
     if replay is None:
-        raise IdempotencyInFlightError(f"the first request with key {key} is just ending")
+        raise IdempotencyInFlightError(f"the first request with key {key} is just being finished")
     return replay
 
 
@@ -100,7 +100,7 @@ def finish(
     status: int,
     body: dict[str, Any],
 ) -> None:
-    """Keep the answer for later requests with this key."""
+    """Store the answer for later requests with this key."""
     conn.execute(_FINISH, (status, Jsonb(body), tenant_id, method, path, key))
 
 
@@ -123,7 +123,7 @@ def _take(conn: Connection, facts: dict[str, str]) -> bool:
             taken = conn.execute(_BEGIN, facts).fetchone()
     except LockNotAvailable:
         raise IdempotencyInFlightError(
-            f"the first request with key {facts['key']} is still at work"
+            f"the first request with key {facts['key']} is still in progress"
         ) from None
     conn.execute(_PATIENCE_OVER)
     return taken is not None

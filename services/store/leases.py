@@ -1,4 +1,4 @@
-"""Dead leases: attempts whose holder stopped renewing, closed by the dispatcher's sweep."""
+"""Expired leases: the dispatcher's sweep closes attempts whose holder stopped renewing."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -20,10 +20,10 @@ class DeadAttempt:
     fence: int
     worker_id: str | None
     status: str
-    """Of the run, afterwards."""
+    """Status of the run afterwards."""
 
 
-# Rows that another transaction has locked are skipped: its holder may be renewing.
+# Locked rows are skipped: the holder may be renewing.
 _DEAD: Final = """
 SELECT run_id FROM runs
 WHERE lease_until < clock_timestamp() AND (ring_after IS NULL OR ring_after <= clock_timestamp())
@@ -32,7 +32,7 @@ ORDER BY lease_until LIMIT %s FOR UPDATE SKIP LOCKED
 
 
 def dead_runs(conn: Connection, limit: int) -> list[str]:
-    """Runs whose lease ran out, the oldest first; call ``close_dead`` for each."""
+    """Runs whose lease has expired, the oldest first; call ``close_dead`` for each."""
     return [row[0] for row in conn.execute(_DEAD, (limit,))]
 
 
@@ -43,10 +43,10 @@ FOR UPDATE SKIP LOCKED
 
 
 def close_dead(conn: Connection, run_id: str, *, max_attempts: int) -> DeadAttempt | None:
-    """End the attempt whose lease ran out; None where the lease is alive or another closes it.
+    """End the attempt if its lease has expired; None where it is valid or the row is locked.
 
-    Only for a dispatcher that reached the database for a whole lease: after an outage every lease
-    looks dead, though its holder may be about to renew.
+    Call it only when the database was reachable for a whole lease: after an outage every lease
+    looks expired, although its holder may be about to renew.
     """
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_LOCK_DEAD, (run_id,)).fetchone()

@@ -1,7 +1,7 @@
-"""The ledger in PostgreSQL: every write guarded by the fence, the row of the run locked first.
+"""The ledger in PostgreSQL: every write locks the run's row first and checks the fence.
 
-A run is held while ``lease_until`` is not NULL. The sweep of dead leases sets it to NULL and leaves
-the fence, so that what the old holder still sends finds no row.
+A run is held while ``lease_until`` is not NULL. The sweep sets it to NULL when the lease has
+expired and keeps the fence, so that later writes of the old holder match no row.
 """
 
 from collections.abc import Sequence
@@ -42,24 +42,24 @@ class PostgresLedger:
     """Implements ``services.domain.ledger.Ledger``; safe to share among threads.
 
     Every method may raise DatabaseDownError or DatabaseBusyError; both are LedgerDownErrors. The
-    protocol says what may be repeated then.
+    protocol defines which calls may be repeated then.
     """
 
     def __init__(self, database: Database, *, max_attempts: int = 5) -> None:
         """
         Args:
-            max_attempts: in a row without a new checkpoint; then the run fails.
+            max_attempts: the run fails after this many attempts without a new checkpoint.
         """
         self._database = database
         self._max_attempts = max_attempts
 
     def register(self, worker: Worker, *, draining: bool, run_id: str | None) -> None:
-        """Make the worker known, or refresh its heartbeat."""
+        """Register the worker, or refresh its heartbeat."""
         with self._database.transaction() as conn:
             workers.register(conn, worker, draining=draining, run_id=run_id)
 
     def claim(self, run_id: str, *, worker_id: str, lease: timedelta) -> Claim | None:
-        """Take a queued run whose shards are all built; None where it cannot be had."""
+        """Claim a queued run whose shards are all built; None where it cannot be claimed."""
         with self._database.transaction() as conn:
             return claims.claim(conn, run_id, worker_id=worker_id, lease=lease)
 
@@ -77,7 +77,7 @@ class PostgresLedger:
         return requested.get(RunStatus(row[0]), RequestedAction.RUN)
 
     def event(self, run_id: str, fence: int, events: Sequence[ChildEvent]) -> None:
-        """Store what the child reported, in order; updates the run's stage and step."""
+        """Store the child's events in order; updates the run's stage and step."""
         with self._database.transaction() as conn:
             run = _lock_held(conn, run_id, fence)
             events = _not_stored(conn, run_id, fence, events)
@@ -90,13 +90,13 @@ class PostgresLedger:
             run_events.append(conn, run_id, events)
 
     def commit_checkpoint(self, run_id: str, fence: int, checkpoint: StoredCheckpoint) -> None:
-        """From now on the run resumes here."""
+        """Record a stored checkpoint, from which the run resumes from now on."""
         with self._database.transaction() as conn:
             run = _lock_held(conn, run_id, fence)
             commits.checkpoint(conn, run, checkpoint)
 
     def commit_result(self, run_id: str, fence: int, result: StoredFiles, *, step: int) -> None:
-        """The one commit point of a run, with its publication in the same transaction."""
+        """End the run with this result, and create its publication in the same transaction."""
         with self._database.transaction() as conn:
             run = _lock(conn, run_id)
             if run is not None and commits.is_result_of(run, fence, result):
@@ -106,7 +106,7 @@ class PostgresLedger:
             commits.result(conn, run, result, step=step)
 
     def hand_back(self, run_id: str, fence: int, outcome: Outcome, failure: Failure | None) -> None:
-        """Give the run up under the same fence: queued again, or paused, canceled or failed."""
+        """End the attempt without a result. The run is queued again, paused, canceled or failed."""
         with self._database.transaction() as conn:
             run = _lock_held(conn, run_id, fence)
             if outcome is Outcome.STOPPED:
@@ -130,7 +130,7 @@ WHERE run_id = %(run_id)s AND fence = %(fence)s AND lease_until IS NOT NULL FOR 
 
 
 def _lock_held(conn: Connection, run_id: str, fence: int) -> Run:
-    """The run, locked, if it is still held under this fence; else LeaseLostError."""
+    """Lock and return the run; raises LeaseLostError where it is not held with this fence."""
     facts = {"run_id": run_id, "fence": fence}
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_LOCK_HELD, facts).fetchone()
@@ -162,7 +162,7 @@ RETURNING before.last_event
 def _not_stored(
     conn: Connection, run_id: str, fence: int, events: Sequence[ChildEvent]
 ) -> list[ChildEvent]:
-    """The events that no earlier call stored; from now on they count as stored."""
+    """The events that no earlier call stored; records them as stored."""
     newest = max((event.number or 0 for event in events), default=0)
     facts = {"run_id": run_id, "fence": fence, "newest": newest}
     row = conn.execute(_MARK_STORED, facts).fetchone()

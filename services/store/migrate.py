@@ -1,4 +1,4 @@
-"""Bring the schema up to date: ``python -m services.store.migrate``; safe to run many at once."""
+"""Migrate the schema: ``python -m services.store.migrate``. Concurrent calls are safe."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ _LOCK: Final = 0x7265766572696500
 
 
 def migrate(url: str) -> None:
-    """Run the migrations that are missing, all in one transaction; whoever comes second waits."""
+    """Run the missing migrations in one transaction; a concurrent call waits for it."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     engine = create_engine(

@@ -1,4 +1,4 @@
-"""Offers: which run goes next, decided when a worker is free."""
+"""Offers: choose the next runs for the free workers."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,19 +11,20 @@ from services.store.database import Connection, seconds
 _OFFERS_LOCK: Final = 0x72657665726F6666
 """Advisory lock: one dispatcher at a time counts free workers ("reveroff" in ASCII)."""
 _SPARE: Final = 16
-"""Runs locked beyond the free places, so that locked rows leave no worker without an offer."""
+"""Candidates beyond the number of free workers, in case some rows are locked and skipped."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Offer:
-    """A run to be rung for at the trainers of its class."""
+    """A run that is offered to the trainers of its GPU class."""
 
     run_id: str
     gpu_class: str
 
 
-# Whether a worker is free is read from the runs, not from what it last reported. Within a priority
-# the tenant that holds the fewest runs goes first, and its oldest run. Locked rows are passed over.
+# A worker is free if no run names it as its holder; its last heartbeat may be outdated. Within a
+# priority, the tenant with the fewest running runs goes first, with its oldest run. Locked rows are
+# skipped.
 _OFFERS: Final = """
 WITH free AS (
     SELECT gpu_class, count(*) AS workers FROM workers
@@ -80,10 +81,10 @@ _TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(%s)"
 
 
 def take_offers(conn: Connection, *, offer: timedelta, silence: timedelta) -> list[Offer]:
-    """As many runs as there are free workers that no other offer is waiting for, the first in line.
+    """Mark runs as offered and return them: at most one for each free worker without an offer.
 
     Args:
-        offer: after this, what was not claimed may be offered again.
+        offer: a run that is not claimed within this time may be offered again.
         silence: a worker without a heartbeat for this long is not counted.
     """
     row = conn.execute(_TRY_LOCK, (_OFFERS_LOCK,)).fetchone()
@@ -100,5 +101,5 @@ UPDATE runs SET offered_until = NULL WHERE run_id = %s AND status = 'queued'
 
 
 def withdraw(conn: Connection, offer: Offer) -> None:
-    """The broker did not take the ring: the run may be offered as before."""
+    """Take the offer back, because the ring could not be sent."""
     conn.execute(_WITHDRAW, (offer.run_id,))

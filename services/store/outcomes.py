@@ -1,4 +1,4 @@
-"""How an attempt without a result ends, and which status that gives its run."""
+"""The end of an attempt without a result, and the run's status after it."""
 
 from datetime import timedelta
 from typing import Final
@@ -16,7 +16,7 @@ _LONGEST_DELAY: Final = timedelta(minutes=5)
 
 
 def end_stopped(conn: Connection, run: Run) -> Run:
-    """It stopped on request or to make room; that is no failure and is not counted."""
+    """End an attempt that stopped on request; this does not count as a failed attempt."""
     run = transitions.release(
         conn, run, "stopped", None, attempts_without_progress=run.attempts_without_progress
     )
@@ -28,11 +28,11 @@ def end_stopped(conn: Connection, run: Run) -> Run:
 def end_failed(
     conn: Connection, run: Run, outcome: str, failure: Failure, *, max_attempts: int
 ) -> Run:
-    """It failed or was lost: the run is queued again after a pause, or fails for good.
+    """End an attempt that failed or was lost: queue the run again after a pause, or fail it.
 
     Args:
         outcome: ``failed`` or ``lost``.
-        max_attempts: that many in a row without a new checkpoint, and the run fails.
+        max_attempts: the run fails after this many attempts without a new checkpoint.
     """
     without = 0 if _made_progress(conn, run) else run.attempts_without_progress + 1
     run = transitions.release(conn, run, outcome, failure, attempts_without_progress=without)
@@ -50,7 +50,7 @@ def end_failed(
 
 
 def _as_requested(conn: Connection, run: Run) -> Run | None:
-    """Canceled or paused where the tenant requested it; None where the run may continue."""
+    """``canceled`` or ``paused`` where the tenant requested it; None where the run may continue."""
     if run.status == RunStatus.CANCELING:
         return transitions.change_status(conn, run, RunStatus.CANCELED)
     if run.status == RunStatus.PAUSING:

@@ -1,4 +1,4 @@
-"""Publications: a result on its way to a folder or to the Hub, with retries of its own."""
+"""Publications: a result that is copied to a folder or to the Hub, with its own retries."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Publication:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublicationWork:
-    """A publication that this process has claimed."""
+    """A publication that this process has claimed, with the run's result."""
 
     publication_id: str
     tenant_id: str
@@ -47,7 +47,7 @@ class PublicationWork:
     fence: int
     target: dict[str, Any]
     attempts: int
-    """This one included."""
+    """Number of tries, this one included."""
     result_key_prefix: str
     result_manifest_sha256: str
     result_size_bytes: int
@@ -130,8 +130,8 @@ def list_page(
         return cursor.execute(_LIST, facts).fetchall()
 
 
-# The lease is never renewed, so it has to cover one try. An expired one may be taken: both targets
-# accept the same content twice.
+# The lease is never renewed, so it must be longer than one try. An expired one may be claimed: both
+# targets accept the same content twice.
 _CLAIM: Final = SQL("""
 WITH claimed AS (
     UPDATE publications SET status = 'running', fence = fence + 1, attempts = attempts + 1,
@@ -154,7 +154,7 @@ SELECT {columns} FROM claimed JOIN (
 def claim(
     conn: Connection, publication_id: str, lease: timedelta, *, tenant_id: str | None = None
 ) -> PublicationWork | None:
-    """Take a publication that is due; None where another process holds it or it has ended."""
+    """Claim a due publication; None where another process holds it or it has ended."""
     facts = {
         "publication_id": publication_id,
         "tenant_id": tenant_id,
@@ -175,7 +175,7 @@ RETURNING true
 def succeed(
     conn: Connection, publication_id: str, fence: int, location: str, revision: str | None
 ) -> None:
-    """It is published. Raises LeaseLostError where another process took it over."""
+    """Record the success. Raises LeaseLostError where another process claimed it meanwhile."""
     row = conn.execute(_SUCCEED, (location, revision, publication_id, fence)).fetchone()
     if row is None:
         raise LeaseLostError(run_id=publication_id, fence=fence)
@@ -196,7 +196,7 @@ def fail(
     error: Failure,
     retry_after: timedelta | None,
 ) -> None:
-    """This try failed; tried again after a while, or never (None). Raises LeaseLostError."""
+    """Record a failed try; repeat it after ``retry_after``, or never. Raises LeaseLostError."""
     status = "failed" if retry_after is None else "pending"
     delay_s = None if retry_after is None else seconds(retry_after)
     facts = (status, Jsonb(failure_as_json(error)), delay_s, publication_id, fence)
@@ -205,7 +205,7 @@ def fail(
 
 
 def target_of(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a plan has its result published; a Hub repository is private unless it says no."""
+    """The publication target of a plan; a Hub repository is private unless the plan disables it."""
     requested = plan["operation"]["publication"]
     name = requested["hub_model_id"]
     if name is None:

@@ -1,4 +1,4 @@
-"""The large documents of a run, apart from its row: read them only where they are used."""
+"""The large documents of runs, in a separate table: read them only where needed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ INSERT INTO run_documents (run_id, tenant_id, request, plan) VALUES (%s, %s, %s,
 def insert(
     conn: Connection, tenant_id: str, run_id: str, *, request: dict[str, Any], plan: dict[str, Any]
 ) -> None:
-    """The documents of a run that was created in this transaction."""
+    """Store the documents of a run that was created in this transaction."""
     conn.execute(_INSERT, (run_id, tenant_id, Jsonb(request), Jsonb(plan)))
 
 
@@ -44,7 +44,7 @@ SELECT {columns} FROM run_documents WHERE tenant_id = %s AND run_id = %s
 
 
 def read(conn: Connection, tenant_id: str, run_id: str) -> RunDocuments:
-    """All documents, often megabytes; raises NotFoundError."""
+    """All documents of a run, often megabytes; raises NotFoundError."""
     with conn.cursor(row_factory=class_row(RunDocuments)) as cursor:
         documents = cursor.execute(_READ, (tenant_id, run_id)).fetchone()
     if documents is None:
@@ -60,7 +60,7 @@ SELECT run_id, plan FROM run_documents WHERE tenant_id = %s AND run_id = ANY(%s)
 def read_plans(
     conn: Connection, tenant_id: str, run_ids: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Run id → plan; a run that does not exist is left out."""
+    """Run id → plan; unknown runs are left out."""
     rows = conn.execute(_READ_PLANS, (tenant_id, list(run_ids)))
     return dict(rows.fetchall())
 
@@ -79,5 +79,5 @@ UPDATE run_documents SET data_index = %s::jsonb WHERE tenant_id = %s AND run_id 
 
 
 def set_data_index(conn: Connection, tenant_id: str, run_id: str, data_index: str) -> None:
-    """Fix the data, as JSON text, of a run that is being admitted in this transaction."""
+    """Store the data index (JSON text) of a run that is admitted in this transaction."""
     conn.execute(_SET_DATA_INDEX, (data_index, tenant_id, run_id))

@@ -8,7 +8,7 @@ from typing import Any, Final
 from services.domain.ledger import ChildEvent
 from services.store.database import EVENTS, Connection, notify
 
-# One statement: the row of the run, which the caller has locked, hands out the numbers.
+# A single statement. Numbers come from the counter in the run's row, which the caller has locked.
 _APPEND: Final = """
 WITH numbered AS (
     UPDATE runs SET event_seq = event_seq + %(count)s WHERE run_id = %(run_id)s
@@ -23,7 +23,7 @@ FROM numbered,
 
 
 def append(conn: Connection, run_id: str, events: Sequence[ChildEvent]) -> None:
-    """Write events of a run under its present fence and notify the listeners."""
+    """Append events to a run, with its current fence, and notify the listeners."""
     if not events:
         return
     facts = {
@@ -38,9 +38,9 @@ def append(conn: Connection, run_id: str, events: Sequence[ChildEvent]) -> None:
 
 
 def _json_text(data: dict[str, Any]) -> str:
-    """As JSON that the database takes: no NaN, no infinity, no NUL character.
+    """JSON text that PostgreSQL accepts: without NaN, infinity and NUL characters.
 
-    A training process keeps to that, but a library's message in it may not.
+    A training process avoids them, but a library's message may contain them.
     """
     try:
         text = json.dumps(data, allow_nan=False)

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewRun:
-    """A request, resolved and ready to be stored."""
+    """A validated request with its plan, ready to be stored."""
 
     request: dict[str, Any]
     """As sent."""
@@ -31,13 +31,13 @@ class NewRun:
     plan_digest: str
     warnings: list[str] = field(default_factory=list)
     base_model: str
-    """Name on the operator's list."""
+    """Name on the operator's list of base models."""
     datasets: dict[str, str]
     """Backend id → dataset id."""
     metadata: dict[str, Any] = field(default_factory=dict)
     gpu_class: str
     priority: int = 0
-    """Higher goes first."""
+    """Runs with a higher number go first."""
     max_steps: int
 
 
@@ -77,9 +77,9 @@ class Attempt:
     fence: int
     worker_id: str
     from_step: int
-    """Of the checkpoint that it started from."""
+    """Step of the checkpoint that it started from."""
     last_step: int
-    """The last that it reported."""
+    """The last step that it reported."""
     outcome: str | None
     """None while held; ``finished``, ``stopped``, ``failed``, ``lost``."""
     reason: dict[str, Any] | None
@@ -102,7 +102,7 @@ RETURNING {columns}
 
 
 def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
-    """A new run, ``queued/admission``, with its event; NotFoundError names a missing dataset."""
+    """Create a run in ``queued/admission``; NotFoundError names a missing dataset."""
     missing = conn.execute(_MISSING_DATASET, (list(new.datasets.values()), tenant_id)).fetchone()
     if missing is not None:
         raise NotFoundError("dataset", missing[0])
@@ -162,10 +162,10 @@ _LOCK: Final = SQL(
 
 
 def cancel(conn: Connection, tenant_id: str, run_id: str) -> Run:
-    """Cancel it: at once where nobody holds it, else the holder reads it at its next renewal.
+    """Cancel the run at once, or request it from the holder, who reads it at its next renewal.
 
-    Canceling what is being canceled, or was, changes nothing. Raises NotFoundError, and
-    IllegalTransitionError where the run succeeded or failed before.
+    Idempotent. Raises NotFoundError, and IllegalTransitionError where the run has already succeeded
+    or failed.
     """
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_LOCK, (tenant_id, run_id)).fetchone()
@@ -188,7 +188,7 @@ WHERE tenant_id = %s AND run_id = %s AND seq > %s ORDER BY seq LIMIT %s
 def events(
     conn: Connection, tenant_id: str, run_id: str, after_seq: int, limit: int
 ) -> list[Event]:
-    """Oldest first, beginning behind ``after_seq`` (0 for all); NotFoundError for no such run."""
+    """Events after ``after_seq`` (0 for all), oldest first; raises NotFoundError."""
     with conn.cursor(row_factory=class_row(Event)) as cursor:
         found = cursor.execute(_EVENTS, (tenant_id, run_id, after_seq, limit)).fetchall()
     return _of_existing(conn, tenant_id, run_id, found)
@@ -200,7 +200,7 @@ SELECT {columns} FROM checkpoints WHERE tenant_id = %s AND run_id = %s ORDER BY 
 
 
 def checkpoints(conn: Connection, tenant_id: str, run_id: str) -> list[Checkpoint]:
-    """The stored ones, newest first; NotFoundError where there is no such run."""
+    """The committed checkpoints, newest first; raises NotFoundError."""
     with conn.cursor(row_factory=class_row(Checkpoint)) as cursor:
         found = cursor.execute(_CHECKPOINTS, (tenant_id, run_id)).fetchall()
     return _of_existing(conn, tenant_id, run_id, found)
@@ -212,7 +212,7 @@ SELECT {columns} FROM attempts WHERE tenant_id = %s AND run_id = %s ORDER BY fen
 
 
 def attempts(conn: Connection, tenant_id: str, run_id: str) -> list[Attempt]:
-    """Oldest first; NotFoundError where there is no such run."""
+    """The attempts, oldest first; raises NotFoundError."""
     with conn.cursor(row_factory=class_row(Attempt)) as cursor:
         found = cursor.execute(_ATTEMPTS, (tenant_id, run_id)).fetchall()
     return _of_existing(conn, tenant_id, run_id, found)
@@ -235,7 +235,7 @@ def attempts_of(
 
 
 def _of_existing(conn: Connection, tenant_id: str, run_id: str, found: Sequence[T]) -> list[T]:
-    """``found``; where that is empty, the run at least has to exist."""
+    """Return ``found``; raises NotFoundError where it is empty and the run does not exist."""
     if not found:
         get(conn, tenant_id, run_id)
     return list(found)

@@ -14,7 +14,7 @@ from services.store.database import WORK, Connection, columns_of, notify, second
 from trainer_core.process.failure import Failure, failure_as_json
 
 MAX_TRIES: Final = 8
-"""Failed builds of one shard before its runs fail."""
+"""Failed builds of a shard after which its runs fail."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +41,10 @@ RETURNING {columns}
 
 
 def to_build(conn: Connection, tenant_id: str, digest: str) -> ShardWork | None:
-    """The shard, if it is missing; it is not rung for again for a minute.
+    """The shard, if it is not built yet; the next ring is due in a minute.
 
-    Two may build the same shard; the object store keeps one manifest, and both report that one.
+    Two builders may build the same shard: the object store keeps the first manifest, and both
+    report that one.
     """
     with conn.cursor(row_factory=class_row(ShardWork)) as cursor:
         return cursor.execute(_TO_BUILD, (tenant_id, digest)).fetchone()
@@ -58,7 +59,7 @@ RETURNING true
 
 
 def done(conn: Connection, tenant_id: str, digest: str, shard: CachedShard) -> None:
-    """It is stored under this manifest. Recording it twice changes nothing."""
+    """Record that the shard is stored with this manifest. Idempotent."""
     facts = (shard.manifest_sha256, shard.size_bytes, tenant_id, digest)
     if conn.execute(_DONE, facts).fetchone() is not None:
         notify(conn, WORK)
@@ -80,7 +81,7 @@ WHERE tenant_id = %s AND digest = %s
 
 
 def failed(conn: Connection, tenant_id: str, digest: str, failure: Failure) -> None:
-    """A build failed: rung again later if that can help, else the runs that need it fail."""
+    """Record a failed build: try it again later if it is retryable, else fail its runs."""
     row = conn.execute(_LOCK, (tenant_id, digest)).fetchone()
     if row is None:
         return  # another builder stored it, or it has failed for good
@@ -100,5 +101,5 @@ WHERE tenant_id = %s AND digest = %s AND status = 'pending'
 
 
 def retry_later(conn: Connection, tenant_id: str, digest: str, *, after: timedelta) -> None:
-    """It cannot be built at the moment, through no fault of its own: this is no failed try."""
+    """Postpone the build without counting a failed try, because a server cannot be reached."""
     conn.execute(_LATER, (seconds(after), tenant_id, digest))

@@ -35,7 +35,7 @@ SELECT tenant_id FROM api_keys WHERE key_sha256 = %s AND revoked_at IS NULL
 
 
 def tenant_of_key(conn: Connection, plaintext: str) -> str | None:
-    """The tenant whose key this is; None for a key that is unknown or revoked."""
+    """The tenant of an API key; None for an unknown or revoked key."""
     row = conn.execute(_TENANT_OF_KEY, (_digest(plaintext),)).fetchone()
     return None if row is None else str(row[0])
 

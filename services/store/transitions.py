@@ -1,6 +1,6 @@
-"""The one place where a run's status changes: the table of transitions, row, event, notice.
+"""Changes of a run's status: checks the transition, updates the row, writes the event, notifies.
 
-Every function here takes a run whose row the caller has locked in this transaction.
+The caller must have locked the run's row in this transaction.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from services.store.run_rows import Run
 from trainer_core.process.failure import Failure, failure_as_json
 
 _SWEEP_DELAY: Final = timedelta(minutes=20)
-"""A holder that was cut off may upload until it gives up; objects are swept after that."""
+"""A disconnected holder may upload until it gives up; the sweep must not start before."""
 
 _CHANGE_STATUS: Final = SQL("""
 UPDATE runs SET status = %(status)s, stage = %(stage)s, status_reason = %(reason)s,
@@ -43,13 +43,13 @@ def change_status(
     reason: Failure | None = None,
     ring_after: timedelta | None = None,
 ) -> Run:
-    """Give a run its next status and write the event; returns the changed row.
+    """Change the run's status and write the event; returns the changed row.
 
     Args:
-        reason: why, in words for the tenant.
-        ring_after: after this time the dispatcher looks at it, or may offer it; None: no pause.
+        reason: shown to the tenant.
+        ring_after: pause until the dispatcher looks at the run or may offer it; None: no pause.
 
-    Raises IllegalTransitionError where the table has no arrow.
+    Raises IllegalTransitionError for a transition that is not in the table.
     """
     check_transition(RunStatus(run.status), status)
     body = None if reason is None else failure_as_json(reason)
@@ -78,7 +78,7 @@ RETURNING {columns}
 
 
 def change_stage(conn: Connection, run: Run, stage: Stage) -> Run:
-    """Give a run another stage of its status and write the event of that status."""
+    """Change the stage within the status and write the event of that status."""
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         changed = cursor.execute(_CHANGE_STAGE, {"run_id": run.run_id, "stage": stage}).fetchone()
     assert changed is not None
@@ -86,7 +86,7 @@ def change_stage(conn: Connection, run: Run, stage: Stage) -> Run:
 
 
 def announce(conn: Connection, run: Run, type_: str, data: dict[str, Any]) -> Run:
-    """Write one event of the service itself and notify the dispatchers."""
+    """Write an event of the service itself and notify the dispatchers."""
     run_events.append(conn, run.run_id, [ChildEvent(type=type_, step=run.step, data=data)])
     notify(conn, WORK)
     return replace(run, event_seq=run.event_seq + 1)
@@ -111,7 +111,7 @@ def release(
     *,
     attempts_without_progress: int,
 ) -> Run:
-    """End the current attempt; the fence stays, so that later writes of its holder are refused.
+    """End the current attempt. The fence is kept, so that later writes of its holder are refused.
 
     Args:
         outcome: ``finished``, ``stopped``, ``failed`` or ``lost``.

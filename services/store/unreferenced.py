@@ -1,4 +1,4 @@
-"""Objects that no row references any more: what may be deleted below a run's folder."""
+"""Finding objects of a run that no row references any more, so that they can be deleted."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,16 +14,16 @@ from services.store.database import Connection, columns_of
 class RunToSweep:
     """A run that may have unreferenced objects.
 
-    List its objects first and ask for ``referenced_prefixes`` then: so what is committed in between
-    counts as referenced.
+    List its objects first and call ``referenced_prefixes`` afterwards, so that a commit in between
+    counts as a reference.
     """
 
     run_id: str
     tenant_id: str
     fence: int
-    """Attempts under an older fence are over."""
+    """Attempts with an older fence have ended."""
     is_held: bool
-    """Whether the attempt under ``fence`` may still write: keep what is newer than
+    """Whether the attempt with ``fence`` may still write: keep its objects that are newer than
     ``checkpoint_step``."""
     checkpoint_step: int
     sweep_after: datetime
@@ -40,7 +40,7 @@ SELECT {columns} FROM (
 
 
 def runs_to_sweep(conn: Connection, limit: int = 20) -> list[RunToSweep]:
-    """Runs that are due, the longest first: ended, handed back, or with replaced checkpoints."""
+    """Runs that are due for a sweep, the longest due first."""
     with conn.cursor(row_factory=class_row(RunToSweep)) as cursor:
         return cursor.execute(_TO_SWEEP, (limit,)).fetchall()
 
@@ -61,5 +61,5 @@ _SWEPT: Final = "UPDATE runs SET sweep_after = NULL WHERE run_id = %s AND sweep_
 
 
 def mark_swept(conn: Connection, run: RunToSweep) -> None:
-    """The run is swept, unless it became due again meanwhile."""
+    """Record the sweep, unless the run became due again meanwhile."""
     conn.execute(_SWEPT, (run.run_id, run.sweep_after))

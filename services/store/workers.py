@@ -1,4 +1,4 @@
-"""Workers: registered by their heartbeat, occupied by a claim, forgotten a day after the last."""
+"""Workers: registered by heartbeats, occupied by claims, deleted a day after the last heartbeat."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ ON CONFLICT (worker_id) DO UPDATE SET kind = excluded.kind, gpu_class = excluded
 
 
 def register(conn: Connection, worker: Worker, *, draining: bool, run_id: str | None) -> None:
-    """Make the worker known, or refresh its heartbeat and its state.
+    """Register the worker, or refresh its heartbeat and its state.
 
     Args:
         draining: it takes no further run.
@@ -40,7 +40,7 @@ _OCCUPY: Final = "UPDATE workers SET run_id = %s WHERE worker_id = %s"
 
 
 def occupy(conn: Connection, worker_id: str, run_id: str) -> None:
-    """The worker claimed this run in this transaction."""
+    """Record that the worker claimed this run in this transaction."""
     conn.execute(_OCCUPY, (run_id, worker_id))
 
 
@@ -48,7 +48,7 @@ _RELEASE: Final = "UPDATE workers SET run_id = NULL WHERE worker_id = %s AND run
 
 
 def release(conn: Connection, worker_id: str | None, run_id: str) -> None:
-    """The run was taken from the worker, or given back by it."""
+    """Record that the worker no longer holds the run."""
     conn.execute(_RELEASE, (worker_id, run_id))
 
 
@@ -59,6 +59,6 @@ DELETE FROM workers WHERE worker_id IN (
 """
 
 
-def forget_silent(conn: Connection) -> None:
-    """Delete the rows of workers that have been silent for a day; attempts keep their ids."""
+def delete_silent(conn: Connection) -> None:
+    """Delete workers without a heartbeat for a day; attempts still name their ids."""
     conn.execute(_FORGET)

@@ -12,7 +12,7 @@ from services.api.events.presenting import event_shape
 from services.api.events.shapes import TERMINAL_EVENTS
 from services.api.service import Service
 from services.store import runs
-from services.store.database import NOT_NOW
+from services.store.database import TRANSIENT_ERRORS
 from services.store.runs import Event
 
 POLL_S: Final = 5.0
@@ -37,7 +37,7 @@ async def event_stream(
                 rows, is_over = await run_in_threadpool(
                     _read, service, tenant_id, run_id, after_seq
                 )
-            except NOT_NOW:
+            except TRANSIENT_ERRORS:
                 return
             for row in rows:
                 yield encoded(row)

@@ -1,4 +1,5 @@
--- The database decides; everything else rings. Times are the database's own (clock_timestamp()).
+-- All state of the service is in these tables. A "ring" is a Celery message that names a row to look
+-- at. Times are the database server's (clock_timestamp()).
 
 CREATE TABLE tenants (
     tenant_id   text PRIMARY KEY,
@@ -47,7 +48,7 @@ CREATE TABLE dataset_files (
     media       text NOT NULL CHECK (media IN ('image', 'caption')),
     size_bytes  bigint NOT NULL,
     sha256      text NOT NULL,
-    width_px    integer,                    -- as displayed (EXIF turned); NULL until verified
+    width_px    integer,                    -- as displayed (EXIF applied); NULL until verified
     height_px   integer,
     text        text,                       -- content of a caption file; NULL until verified
     PRIMARY KEY (dataset_id, path)
@@ -76,10 +77,10 @@ CREATE TABLE runs (
 
     fence        bigint NOT NULL DEFAULT 0, -- +1 at each claim
     worker_id    text,
-    lease_until  timestamptz,               -- NULL: nobody holds it
-    offered_until timestamptz,              -- rung for a worker; offered again after this
+    lease_until  timestamptz,               -- NULL: no worker holds it
+    offered_until timestamptz,              -- offered to a worker; offered again after this
     ring_after   timestamptz,               -- when the dispatcher looks again; NULL: nothing to do
-    sweep_after  timestamptz,               -- when to delete objects that no row names; NULL: clean
+    sweep_after  timestamptz,               -- when to delete unreferenced objects; NULL: none
     attempts_without_progress integer NOT NULL DEFAULT 0,
 
     step         integer NOT NULL DEFAULT 0, -- last optimizer step reported
@@ -144,7 +145,7 @@ CREATE TABLE checkpoints (
 
 CREATE TABLE cache_shards (
     tenant_id   text NOT NULL REFERENCES tenants,
-    digest      text NOT NULL,              -- of the spec: what goes in decides the name
+    digest      text NOT NULL,              -- SHA-256 of the spec
     kind        text NOT NULL CHECK (kind IN ('latents', 'text')),
     spec        jsonb NOT NULL,             -- trainer_core.data.index.ShardSpec
     base_model  text NOT NULL,
