@@ -14,7 +14,7 @@ from trainer_core.errors import DocumentError
 
 MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
 MAX_LENIENT_BYTES: Final = 256 * 1024
-"""Bound of what is not plain JSON: the json5 library reads about 60 KB a second."""
+"""Limit for files that are not plain JSON: the json5 library reads about 60 KB per second."""
 
 _JSON5_POSITION: Final = re.compile(r"^<string>:(\d+) (.*?)(?: at column (\d+))?$", re.DOTALL)
 
@@ -26,9 +26,9 @@ class _DuplicateKeyError(Exception):
 def parse_document(text: str, *, name: str) -> JsonValue:
     """The value in ``text``: JSON, or JSON5 (comments, trailing commas, a byte-order mark).
 
-    Raises DocumentError, which calls the file ``name`` and tells the line: not JSON5, a key twice
-    in one object, a number that is not finite, nested too deep, more than 4 MiB (256 KiB where it
-    is not plain JSON).
+    Raises DocumentError, whose message names ``name`` and the line, if the text is not JSON5, has a
+    duplicate key or a number that is not finite, is nested too deep, or is larger than 4 MiB
+    (256 KiB if it is not plain JSON).
     """
     size_bytes = len(text.encode("utf-8", "surrogatepass"))
     if size_bytes > MAX_DOCUMENT_BYTES:
@@ -43,8 +43,8 @@ def parse_document(text: str, *, name: str) -> JsonValue:
     except json.JSONDecodeError:
         if size_bytes > MAX_LENIENT_BYTES:
             raise DocumentError(
-                f"{name}: with comments or trailing commas a file has at most {MAX_LENIENT_BYTES} "
-                f"bytes, this has {size_bytes}"
+                f"{name}: a file with comments or trailing commas may have at most "
+                f"{MAX_LENIENT_BYTES} bytes, this one has {size_bytes}"
             ) from None
         return _parse_lenient(text, name)
     except ValueError as error:
@@ -52,7 +52,7 @@ def parse_document(text: str, *, name: str) -> JsonValue:
 
 
 def load_document(path: Path) -> JsonValue:
-    """The value in a file; raises DocumentError also where it cannot be read or is not UTF-8."""
+    """The value in a file; raises DocumentError, also if it cannot be read or is not UTF-8."""
     try:
         if path.stat().st_size > MAX_DOCUMENT_BYTES:
             raise DocumentError(f"{path}: more than {MAX_DOCUMENT_BYTES} bytes")
@@ -100,10 +100,10 @@ def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _duplicate_message(text: str, name: str, key: str) -> str:
-    """Parsers do not tell where a key stood, so name every line that has it."""
+    """The parsers give no position of a key, so the message names every line that has it."""
     wanted = re.compile(rf"""["']?{re.escape(key)}["']?\s*:""")
     lines = [str(n) for n, line in enumerate(text.splitlines(), 1) if wanted.search(line)]
-    where = f" (it stands on line {', '.join(lines)})" if lines else ""
+    where = f" (on line {', '.join(lines)})" if lines else ""
     return f"{name}: {json.dumps(key)} is given twice in one object{where}"
 
 

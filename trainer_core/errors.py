@@ -1,7 +1,7 @@
-"""What can go wrong in training, with the facts a service needs to act on it.
+"""The errors of training, with what a service needs to act on them.
 
-``code`` is public and is not renamed; ``category`` says who has to act; ``retryable`` whether the
-same work may succeed unchanged.
+``code`` is public and is never renamed. ``category`` says who has to act. ``retryable`` says
+whether the same work may succeed without a change.
 """
 
 from enum import StrEnum
@@ -18,7 +18,7 @@ class Category(StrEnum):
 
 
 class TrainerError(Exception):
-    """The base of every error that trainer_core raises on purpose."""
+    """Base class of the errors that trainer_core raises."""
 
     code: str = "trainer_error"
     category: Category = Category.PLATFORM
@@ -37,7 +37,7 @@ class DocumentError(TrainerError):
 
 
 class BadImageError(TrainerError):
-    """A picture that cannot be decoded or is not accepted; the message names the file."""
+    """An image that cannot be decoded or is not accepted; the message names the file."""
 
     code = "bad_image"
     category: Category = Category.USER
@@ -51,7 +51,7 @@ class BadCaptionError(TrainerError):
 
 
 class BaseModelError(TrainerError):
-    """A base model's folder is missing, incomplete or not what its description says."""
+    """A base model's folder is missing, incomplete, or does not match its description."""
 
     code = "bad_base_model"
 
@@ -64,7 +64,7 @@ class AdapterFileError(TrainerError):
 
 
 class OutputError(TrainerError):
-    """Something stands where a result is to be written, or the asked picture cannot be made."""
+    """An output file or folder cannot be written, or the requested image cannot be generated."""
 
     code = "bad_output"
     category: Category = Category.USER
@@ -79,7 +79,7 @@ class ShardMissingError(TrainerError):
 
 
 class ShardCorruptError(TrainerError):
-    """A cache shard is not what its manifest or its spec says."""
+    """A cache shard, or an input of one, does not match its spec."""
 
     code = "shard_corrupt"
     category: Category = Category.INFRA
@@ -87,34 +87,34 @@ class ShardCorruptError(TrainerError):
 
 
 class CheckpointError(TrainerError):
-    """A checkpoint is torn, or belongs to another plan, data set or base model."""
+    """A checkpoint is incomplete, or was made with another plan, dataset or base model."""
 
     code = "bad_checkpoint"
 
 
 class NonFiniteLossError(TrainerError):
-    """Loss or gradient is not a number; no update was made from it."""
+    """A loss or gradient is not finite; no update was applied."""
 
     code = "non_finite_loss"
     category: Category = Category.USER
 
 
 class OutOfMemoryError(TrainerError):
-    """The accelerator cannot hold the run with these options."""
+    """The accelerator's memory is too small for the run with these options."""
 
     code = "out_of_memory"
     category: Category = Category.USER
 
 
 class DeviceError(TrainerError):
-    """The asked device is not there or not supported."""
+    """The requested device is not available or not supported."""
 
     code = "bad_device"
     category: Category = Category.INFRA
 
 
 class InjectedFaultError(TrainerError):
-    """Raised by a fault point on request of a test."""
+    """Raised by a fault point that a test activated."""
 
     code = "injected_fault"
     category: Category = Category.INFRA

@@ -1,9 +1,9 @@
-"""Named places where a test may make a process die, hang or raise.
+"""Named places where a test can make a process die, hang or raise.
 
-``FAULT_AT="checkpoint.before_rename=kill"`` acts at every pass of that place, ``name@3=kill`` at
-the third one only. With ``FAULT_ONCE=/path`` the fault happens once over all processes that share
-the path: the file is created by the first. Refused unless ``REVERIE_ENV=test``; unset, a fault
-point costs one look at the environment.
+``FAULT_AT="checkpoint.before_rename=kill"`` acts each time the process reaches that place,
+``name@3=kill`` only the third time. With ``FAULT_ONCE=/path`` the fault happens once among all
+processes that share the path: the first one creates the file. ``FAULT_AT`` needs
+``REVERIE_ENV=test``. Without it, a fault point only reads one environment variable.
 """
 
 import os
@@ -45,30 +45,30 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
     "result.uploaded",
     "result.committed",
 )
-"""Every name that ``fault_point`` accepts; a process meets its own in this order."""
+"""Every name that ``fault_point`` accepts, in the order in which a process reaches them."""
 
 _passes: Counter[str] = Counter()
 
 
 def fault_point(name: str) -> None:
-    """Die, hang or raise here where ``FAULT_AT`` asks for it; otherwise do nothing.
+    """Die, hang or raise here if ``FAULT_AT`` names this place; otherwise do nothing.
 
     Raises:
         ValueError: the name is not in ``ALL_FAULT_POINTS``.
         PermissionError: ``FAULT_AT`` is set outside ``REVERIE_ENV=test``.
-        InjectedFaultError: the fault asked for is ``raise``.
+        InjectedFaultError: the action in ``FAULT_AT`` is ``raise``.
     """
     if name not in ALL_FAULT_POINTS:
         raise ValueError(f"{name} is not in ALL_FAULT_POINTS")
-    wish = os.environ.get("FAULT_AT")
-    if not wish:
+    fault = os.environ.get("FAULT_AT")
+    if not fault:
         return
     if os.environ.get("REVERIE_ENV") != "test":
         raise PermissionError("FAULT_AT is for tests: it needs REVERIE_ENV=test")
     _passes[name] += 1
-    place, _, action = wish.partition("=")
-    wanted, _, nth = place.partition("@")
-    if wanted != name or (nth and int(nth) != _passes[name]) or not _first_of_all():
+    place, _, action = fault.partition("=")
+    wanted_name, _, nth = place.partition("@")
+    if wanted_name != name or (nth and int(nth) != _passes[name]) or not _first_of_all():
         return
     _act(name, action)
 
@@ -93,4 +93,4 @@ def _act(name: str, action: str) -> None:
         case "raise":
             raise InjectedFaultError(f"fault injected at {name}")
         case _:
-            raise ValueError(f"FAULT_AT knows kill, stall and raise, not {action!r}")
+            raise ValueError(f"FAULT_AT: the action has to be kill, stall or raise, not {action!r}")

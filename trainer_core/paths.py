@@ -1,11 +1,11 @@
-"""Where a path that a configuration names may be meant from."""
+"""Look up the paths that a configuration file names."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 
 def search_folders(config_dir: Path, working_dir: Path) -> tuple[Path, ...]:
-    """The folders that a relative path is tried from, in order.
+    """The folders in which a relative path is looked up, in order.
 
     The parent of the configuration's folder comes first: SimpleTuner's guides write
     ``config/lycoris_config.json`` in ``config/config.json``.
@@ -14,13 +14,13 @@ def search_folders(config_dir: Path, working_dir: Path) -> tuple[Path, ...]:
 
 
 def places_of(name: str, folders: Sequence[Path]) -> tuple[Path, ...]:
-    """Every place that ``name`` may mean, in order and each once; ``~`` is the home folder."""
+    """Every place where ``name`` is looked up, in order, without repetition; ``~`` is expanded."""
     given = _expanded(name)
     return tuple(dict.fromkeys(folder / given for folder in folders))
 
 
 def _expanded(name: str) -> Path:
-    """As it stands where there is no such user."""
+    """The path with ``~`` expanded; unchanged if there is no such user."""
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -28,12 +28,12 @@ def _expanded(name: str) -> Path:
 
 
 def find_folder(name: str, folders: Sequence[Path]) -> Path | None:
-    """The first of the places that is a folder."""
+    """The first of ``places_of`` that is a folder; None if none is."""
     return next((place for place in places_of(name, folders) if is_folder(place)), None)
 
 
 def is_folder(path: Path) -> bool:
-    """No also where the system does not tell: a name too long, a way that may not be entered."""
+    """Whether the path is a folder; False if it cannot be read or its name is too long."""
     try:
         return path.is_dir()
     except OSError:
@@ -41,7 +41,7 @@ def is_folder(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """As ``is_folder``."""
+    """Whether the path is a file; False if it cannot be read or its name is too long."""
     try:
         return path.is_file()
     except OSError:

@@ -1,10 +1,10 @@
-"""Where long work reports how far it is, and where it learns that it has to stop."""
+"""The interface through which long work reports progress and checks for a stop."""
 
 from typing import Protocol
 
 
 class Reporter(Protocol):
-    """Given to long work by whoever started it."""
+    """The caller of long work implements it."""
 
     def log(self, text: str) -> None:
         """Show one line."""
@@ -13,7 +13,7 @@ class Reporter(Protocol):
         """Show that ``done`` of ``total`` units of a stage are done; called often."""
 
     def check_control(self) -> None:
-        """Raise StopRequestedError when a stop was requested; called often."""
+        """Raise StopRequestedError if a stop was requested; called often."""
 
 
 class SilentReporter:

@@ -174,7 +174,7 @@ def test_the_control_file_pauses_and_stops_and_a_second_run_is_refused_meanwhile
     status, _ = train(project, output, tiny_models_dir)
 
     assert status == 1
-    assert f"process {process.pid} trains into {output}" in log_of(output)
+    assert f"process {process.pid} is training in {output}" in log_of(output)
     (output / "control").write_text("stop")
     assert process.wait(timeout=60) == 75
 

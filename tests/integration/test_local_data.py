@@ -92,7 +92,7 @@ def test_pictures_are_found_below_their_folders_with_their_captions(
         ("photos", "grass.jpg"),
     ]
     assert all(item.captions for item in data.items)
-    assert {data.pictures[item.sha256].name for item in data.items} == {
+    assert {data.images[item.sha256].name for item in data.items} == {
         "cat.jpg",
         "grass.jpg",
         "retina.jpg",
@@ -167,7 +167,7 @@ def test_a_cache_is_filled_once_repaired_and_stopped_without_harm(
 
     def fill(reporter: Counting) -> int:
         device = torch.device("cpu")
-        return fill_cache(cache, index, base, data.pictures, device=device, reporter=reporter)
+        return fill_cache(cache, index, base, data.images, device=device, reporter=reporter)
 
     with pytest.raises(StopRequestedError):
         fill(Counting(stop_after=2))
@@ -208,7 +208,7 @@ def test_a_cache_that_another_run_fills_is_waited_for(
                 tmp_path / "cache",
                 index,
                 read_base_model(tiny_folder),
-                data.pictures,
+                data.images,
                 device=torch.device("cpu"),
                 reporter=Impatient(),
             )
@@ -273,8 +273,8 @@ def test_a_checkpoint_is_taken_by_path_or_by_its_name(tmp_path: Path) -> None:
         )
     (other / "state.safetensors").unlink()
     for request, problem in (
-        ("step-00000009", "resume_from_checkpoint names step-00000009, which is no folder"),
-        (str(other), "no whole checkpoint"),
+        ("step-00000009", "resume_from_checkpoint names step-00000009, which is not a folder"),
+        (str(other), "not a complete checkpoint"),
     ):
         found_here = find_checkpoints(request, tmp_path / "out", (tmp_path,))
         assert (found_here.newest, found_here.requested) == (here, None)

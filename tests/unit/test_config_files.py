@@ -20,7 +20,7 @@ def test_comments_trailing_commas_and_a_byte_order_mark_are_read(tmp_path: Path)
     [
         (
             '{"a": 1,\n "a": 2}',
-            'config.json: "a" is given twice in one object (it stands on line 1, 2)',
+            'config.json: "a" is given twice in one object (on line 1, 2)',
         ),
         ('{\n "a": 1,\n // b\n "a": 2,}', "line 2, 4"),
         ('{\n "a": 1,, "b": 2}', "config.json, line 2"),

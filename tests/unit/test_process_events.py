@@ -70,7 +70,10 @@ def test_an_unknown_request_is_a_warning_once_and_the_one_before_stays(tmp_path:
         assert control.requested() is ControlRequest.PAUSE
 
     assert len(warnings) == 2
-    assert "'puase', which is none of run, pause, stop: the run goes by pause" in warnings[0]
+    assert (
+        "'puase', which is none of run, pause, stop. The request pause stays in force"
+        in warnings[0]
+    )
     (tmp_path / "control").write_text("run")
     assert control.requested() is ControlRequest.RUN
 

@@ -1,4 +1,4 @@
-"""One base model made of folders in several places: a folder of links to its parts."""
+"""Compose one base model from parts in several folders: a folder of symbolic links."""
 
 import contextlib
 import os
@@ -27,14 +27,14 @@ def compose(
     sources: Mapping[str, JsonValue],
     digest: str,
 ) -> BaseModel:
-    """Write a base model of links to ``parts``. The folder appears complete or not at all.
+    """Write a base model of symbolic links. The folder appears complete or not at all.
 
     Args:
-        folder: where to write; replaces what is there, unless that is the same model.
-        name: of the base model.
+        folder: the folder to write; replaced unless it already holds the same model.
+        name: name of the base model.
         parts: name of a part → its folder.
-        sources: what the model was made of, noted for people to read.
-        digest: of the base model.
+        sources: where the parts come from; recorded for people to read.
+        digest: digest of the base model.
     """
     if _is_composed(folder, parts, digest):
         return read_base_model(folder)

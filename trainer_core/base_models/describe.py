@@ -20,7 +20,7 @@ DESCRIPTION_NAME: Final = "reverie-base.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseModel:
-    """A base model as it is described; its weights are not looked at."""
+    """A base model as its description says; the weights are not read."""
 
     name: str
     folder: Path
@@ -38,8 +38,8 @@ class BaseModel:
 def read_base_models(models_dir: Path) -> dict[str, BaseModel]:
     """Name → base model for every described sub-folder of ``models_dir``.
 
-    Sub-folders without a description are skipped. Raises BaseModelError where a description
-    cannot be read, where two folders claim one name, or where ``models_dir`` does not exist.
+    Sub-folders without a description are skipped. Raises BaseModelError if a description
+    cannot be read, if two folders have the same name, or if ``models_dir`` does not exist.
     """
     if not models_dir.is_dir():
         raise BaseModelError(f"there is no folder of base models at {models_dir}")
@@ -55,15 +55,15 @@ def read_base_models(models_dir: Path) -> dict[str, BaseModel]:
 
 
 def home_of(env: Mapping[str, str]) -> Path:
-    """Where Reverie writes on this machine: REVERIE_HOME, or ``~/.reverie``."""
+    """The folder for Reverie's own files: REVERIE_HOME, or ``~/.reverie``."""
     return Path(env.get("REVERIE_HOME") or "~/.reverie").expanduser()
 
 
 def listed_base_models(env: Mapping[str, str]) -> dict[str, BaseModel]:
-    """The operator's list: the models in REVERIE_MODELS_DIR, or in ``models`` in the home.
+    """The operator's base models: those in REVERIE_MODELS_DIR, or in ``models`` below ``home_of``.
 
-    Empty where REVERIE_MODELS_DIR is not set and the home has no such folder. Raises
-    BaseModelError as ``read_base_models`` does.
+    Empty if REVERIE_MODELS_DIR is not set and there is no folder ``models``. Raises BaseModelError
+    as ``read_base_models`` does.
     """
     named = env.get("REVERIE_MODELS_DIR")
     models_dir = Path(named).expanduser() if named else home_of(env) / "models"
@@ -71,7 +71,7 @@ def listed_base_models(env: Mapping[str, str]) -> dict[str, BaseModel]:
 
 
 def read_base_model(folder: Path) -> BaseModel:
-    """The one base model in ``folder``; raises BaseModelError where it is not described."""
+    """The base model in ``folder``; raises BaseModelError if it has no valid description."""
     try:
         description = read_config(folder / DESCRIPTION_NAME)
         config = read_config(folder / "transformer" / "config.json")
@@ -79,7 +79,7 @@ def read_base_model(folder: Path) -> BaseModel:
         raise BaseModelError(f"{folder}: the base model cannot be read: {error.message}") from error
     name, digest = description.get("name"), description.get("digest")
     if not (isinstance(name, str) and isinstance(digest, str)):
-        raise BaseModelError(f"{folder / DESCRIPTION_NAME}: name and digest have to be text")
+        raise BaseModelError(f"{folder / DESCRIPTION_NAME}: name and digest have to be strings")
     return BaseModel(name=name, folder=folder, digest=digest, transformer_config=config)
 
 
@@ -90,9 +90,9 @@ def describe_base(folder: Path, name: str) -> BaseModel:
 
 
 def stamps_of(folder: Path) -> dict[str, JsonValue]:
-    """Relative path → size and times of a file, which differ after any change to it.
+    """Relative path → size, mtime and ctime of each file; any change to a file changes them.
 
-    Taken before the files are hashed, so that a change while hashing is noticed afterwards.
+    Call it before hashing, so that a change during hashing is detected later.
     """
     stamps: dict[str, JsonValue] = {}
     for path in content_of(folder):
@@ -109,11 +109,11 @@ def stamps_of(folder: Path) -> dict[str, JsonValue]:
 def hash_files(
     folder: Path, on_file: Callable[[int], None] = lambda _: None
 ) -> dict[str, JsonValue]:
-    """Relative path → size and SHA-256 of every file of a model.
+    """Relative path → size and SHA-256 of each file of a model.
 
     Args:
-        folder: in diffusers' layout; may hold links to files.
-        on_file: called with its size after each file.
+        folder: a base model in diffusers' layout; may contain symbolic links.
+        on_file: called after each file with its size in bytes.
     """
     files: dict[str, JsonValue] = {}
     for path in content_of(folder):
@@ -137,11 +137,11 @@ def write_description(
     """Write ``reverie-base.json`` into ``folder`` atomically and return the base model.
 
     Args:
-        folder: has the transformer's configuration already.
-        name: of the base model.
-        files: what ``hash_files`` returned, or what the model was composed of.
-        digest: of the base model; None: that of ``files``.
-        stamps: what ``stamps_of`` returned before hashing; None: the files were not hashed.
+        folder: already contains the transformer's configuration.
+        name: name of the base model.
+        files: the result of ``hash_files``, or the sources of a composed model.
+        digest: digest of the base model; None: the digest of ``files``.
+        stamps: the result of ``stamps_of`` before hashing; None if nothing was hashed.
     """
     description = {
         "name": name,
@@ -160,9 +160,9 @@ def write_description(
 
 
 def content_of(folder: Path) -> Iterator[Path]:
-    """The model's files in order of their paths, without the description and hidden files.
+    """The model's files sorted by path, without its description and hidden files.
 
-    Download tools leave hidden folders behind.
+    Download tools leave hidden folders behind, so these are skipped.
     """
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts

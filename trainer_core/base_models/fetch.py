@@ -1,7 +1,7 @@
-"""Base models from the Hugging Face Hub: only data, pinned to one commit, fetched once.
+"""Download base models from the Hugging Face Hub: data only, pinned to one commit, once.
 
-HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HOME mean what they mean to huggingface_hub. Nothing is
-requested from anywhere else.
+HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HOME work as in huggingface_hub. No other server is
+contacted.
 """
 
 import os
@@ -18,7 +18,7 @@ from trainer_core.progress import Reporter
 _KINDS: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 """Weights, configurations, tokenizers. Never pickles, never code."""
 _NEVER: Final = ("*.fp16.*", "*.non_ema.*")
-"""The same weights once more."""
+"""Other versions of the same weights."""
 _PINS: Final = "hub-commits"
 
 
@@ -30,23 +30,23 @@ class Repo:
     """``owner/name``."""
     commit: str
     folder: Path
-    """Its snapshot in the Hub's cache; has a few small files until more are fetched."""
+    """Its snapshot in the Hub's cache. Holds a few small files until more are downloaded."""
 
 
 def find_repo(name: str, home: Path) -> Repo:
-    """The commit of a repository that is used here, with its small files.
+    """The pinned commit of a repository, with its small configuration files.
 
-    The default branch is looked up once. Its commit is noted under ``home`` and used from then on,
-    so that a run can be resumed whatever is pushed to the repository.
+    The newest commit of the default branch is looked up once, recorded under ``home`` and used from
+    then on. So a run can be resumed after the repository changed.
 
-    Raises BaseModelError with the way out: no such repository, no access, no connection.
+    Raises BaseModelError if the repository does not exist or cannot be accessed or reached.
     """
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - a second, and not always needed
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - takes a second, and is not always needed
 
     note = home / _PINS / name.replace("/", "--")
     pinned = _read_pin(note)
     few = ["transformer/config.json", "config.json", "text_encoder_4/config.json"]
-    with _in_plain_words(name, note if pinned else None):
+    with _hub_errors_as_ours(name, note if pinned else None):
         folder = Path(snapshot_download(name, revision=pinned, allow_patterns=few))
     if pinned is None:
         note.parent.mkdir(parents=True, exist_ok=True)
@@ -64,12 +64,12 @@ def _read_pin(note: Path) -> str | None:
 
 
 def fetch_main(repo: Repo, reporter: Reporter) -> Path:
-    """The snapshot with all parts of a base model except a fourth encoder."""
+    """The snapshot with all parts of a base model except the fourth text encoder."""
     return _fetch(repo, _files_of(*WEIGHTS, *OTHERS), [], reporter)
 
 
 def fetch_main_and_fourth(repo: Repo, reporter: Reporter) -> Path:
-    """The snapshot with all parts, from a repository that has a fourth encoder of its own."""
+    """The snapshot with all parts, from a repository that includes a fourth text encoder."""
     return _fetch(repo, _files_of(*WEIGHTS, *OTHERS, *FOURTH), [], reporter)
 
 
@@ -81,7 +81,7 @@ def fetch_fourth(repo: Repo, reporter: Reporter) -> Path:
 
 
 def _files_of(*parts: str) -> list[str]:
-    """Patterns of the files of some parts that are fetched."""
+    """Glob patterns of the files to download for these parts."""
     return [f"{part}/{kind}" for part in parts for kind in _KINDS]
 
 
@@ -90,16 +90,16 @@ def _fetch(repo: Repo, wanted: Sequence[str], never: Sequence[str], reporter: Re
     from huggingface_hub.utils.tqdm import tqdm  # noqa: PLC0415
 
     class StoppableBar(tqdm):
-        """The Hub's own progress bar, which is updated for every piece of every file."""
+        """The Hub's progress bar, updated for each chunk of a file, with a check for a stop."""
 
         def update(self, n: float | None = 1) -> Any:
             reporter.check_control()
             return super().update(n)
 
     reporter.log(
-        f"base model {repo.name} at commit {repo.commit[:12]}: fetching what is not here yet"
+        f"base model {repo.name} at commit {repo.commit[:12]}: downloading the missing files"
     )
-    with _in_plain_words(repo.name, None):
+    with _hub_errors_as_ours(repo.name, None):
         return Path(
             snapshot_download(
                 repo.name,
@@ -112,10 +112,10 @@ def _fetch(repo: Repo, wanted: Sequence[str], never: Sequence[str], reporter: Re
 
 
 @contextmanager
-def _in_plain_words(name: str, pin: Path | None) -> Iterator[None]:
-    """Raise the Hub's errors as BaseModelError: one sentence each, with the way out.
+def _hub_errors_as_ours(name: str, pin: Path | None) -> Iterator[None]:
+    """Raise the Hub's errors as BaseModelError, each with a sentence on how to fix it.
 
-    ``pin``: the file that notes the commit, where one was noted.
+    ``pin``: the file that records the commit; None if none is recorded.
     """
     from huggingface_hub import constants, errors  # noqa: PLC0415
 
@@ -130,20 +130,20 @@ def _in_plain_words(name: str, pin: Path | None) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise BaseModelError(
-            f"{endpoint} has no repository {name} that may be read: check the name, set HF_TOKEN "
-            f"where it is private, {elsewhere}"
+            f"{endpoint} has no repository {name} that you can read: check the name, set HF_TOKEN "
+            f"if it is private, {elsewhere}"
         ) from error
     except errors.RevisionNotFoundError as error:
         hint = f": delete {pin} to take the newest commit" if pin else ""
-        raise BaseModelError(f"{name} no longer has the commit noted here{hint}") from error
+        raise BaseModelError(f"{name} no longer has the commit recorded here{hint}") from error
     except errors.LocalEntryNotFoundError as error:
         if constants.HF_HUB_OFFLINE:
             raise BaseModelError(
-                f"{name} is not whole in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE "
-                f"forbids to fetch it: unset that once, {elsewhere}"
+                f"{name} is incomplete in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE "
+                f"forbids downloads: unset it once, {elsewhere}"
             ) from error
         raise BaseModelError(
-            f"{name} is not whole in the cache {constants.HF_HUB_CACHE}, and {endpoint} cannot be "
+            f"{name} is incomplete in the cache {constants.HF_HUB_CACHE}, and {endpoint} cannot be "
             f"reached: check the connection or HF_ENDPOINT, {elsewhere}"
         ) from error
     except errors.HFValidationError as error:
@@ -153,5 +153,5 @@ def _in_plain_words(name: str, pin: Path | None) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         raise BaseModelError(
-            f"{endpoint} answered {status} when asked for {name}: try again later, {elsewhere}"
+            f"{endpoint} answered {status} to a request for {name}: try again later, {elsewhere}"
         ) from error

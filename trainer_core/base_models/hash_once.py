@@ -1,4 +1,4 @@
-"""Hashes a folder once, and again only after one of its files has changed."""
+"""Hash a folder once, and again only after one of its files has changed."""
 
 import json
 import os
@@ -26,8 +26,8 @@ from trainer_core.progress import Reporter
 def describe_folder(folder: Path, home: Path, reporter: Reporter) -> BaseModel:
     """The base model in a local folder, with the SHA-256 of its files.
 
-    The hashes are kept in ``reverie-base.json`` in the folder, or under ``home`` where the folder
-    cannot be written. They are made again when the name, the size or a time of any file differs.
+    The hashes are stored in ``reverie-base.json`` in the folder, or under ``home`` if the folder is
+    read-only. They are computed again if the name, size, mtime or ctime of any file has changed.
     """
     elsewhere = home / "bases" / f"hashed-{_path_digest(folder)}"
     for described in (folder, elsewhere):
@@ -41,14 +41,14 @@ def describe_folder(folder: Path, home: Path, reporter: Reporter) -> BaseModel:
         name = folder.resolve().name
     try:
         return write_description(folder, name, files, stamps=stamps)
-    except OSError:  # the folder belongs to somebody else
+    except OSError:  # the folder is read-only
         parts = {p.name: p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."}
         compose(elsewhere, name, parts, files, digest_of(files))
         return write_description(elsewhere, name, files, stamps=stamps)
 
 
 def digest_folder(folder: Path, home: Path, reporter: Reporter) -> str:
-    """SHA-256 of the files of a folder that is no whole base model; kept under ``home``."""
+    """Digest of the files of a folder that is not a complete base model; stored under ``home``."""
     note = home / "hashes" / f"{_path_digest(folder)}.json"
     if not _is_fresh(note, folder):
         stamps = stamps_of(folder)
@@ -80,7 +80,7 @@ def _hashed(folder: Path, reporter: Reporter) -> dict[str, JsonValue]:
 
 
 def _is_fresh(description: Path, folder: Path) -> bool:
-    """Whether the files have not changed since the description was written."""
+    """Whether the files are unchanged since the description was written."""
     try:
         stamps: Mapping[str, Any] = json.loads(description.read_bytes())["stamps"]
         return stamps == stamps_of(folder)

@@ -1,6 +1,6 @@
-"""Names and configurations that are the same everywhere: HiDream-I1 as published, our test models.
+"""Built-in names and configurations: HiDream-I1 as published, and our test models.
 
-With them a run can be checked on a machine that has no weights. The published ones are the
+With them a run can be checked on a machine without weights. The published configurations are the
 ``config.json`` files of HiDream-ai/HiDream-I1-Full; -Dev and -Fast have the same.
 """
 
@@ -35,7 +35,7 @@ TEST_MODELS: Final[Mapping[str, str]] = MappingProxyType({TINY_NAME: "tiny", WID
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartConfigs:
-    """``config.json`` of each part of a base model; None where it is not known."""
+    """``config.json`` of each part of a base model; None if it is not known."""
 
     transformer: ModelConfig
     text_encoders: tuple[ModelConfig | None, ...]
@@ -43,7 +43,7 @@ class PartConfigs:
     vae: ModelConfig | None
 
     def as_base(self, name: str) -> BaseModel:
-        """A base model of this shape that a plan can be made for: no folder, an empty digest."""
+        """A base model of this shape without folder and digest, good enough to make a plan."""
         return BaseModel(name=name, folder=Path(), digest="", transformer_config=self.transformer)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a base model as diffusers writes it: its parts, and what each has to hold."""
+"""The folder of a base model in diffusers' layout: its parts and their required files."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any, Final
 from trainer_core.errors import BaseModelError
 
 WEIGHTS: Final = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
-"""Parts with weights, except the fourth encoder."""
+"""Parts with weights, except the fourth text encoder."""
 OTHERS: Final = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3")
 FOURTH: Final = ("text_encoder_4", "tokenizer_4")
-"""The fourth encoder. HiDream-I1 is published without it."""
+"""The fourth text encoder. HiDream-I1 is published without it."""
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def read_config(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise BaseModelError(f"{file} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise BaseModelError(f"{file} has to hold an object")
+        raise BaseModelError(f"{file} has to contain a JSON object")
     return config
 
 
@@ -30,24 +30,25 @@ def transformer_config(folder: Path) -> dict[str, Any]:
         return read_config(folder / "transformer" / "config.json")
     except BaseModelError as error:
         raise BaseModelError(
-            f"{folder} is no base model in diffusers' layout: {error.message}"
+            f"{folder} is not a base model in diffusers' layout: {error.message}"
         ) from error
 
 
 def has_fourth(folder: Path) -> bool:
-    """Whether the folder has a fourth encoder of its own."""
+    """Whether the folder contains the fourth text encoder."""
     return all((folder / part).is_dir() for part in FOURTH)
 
 
 def main_parts(folder: Path) -> dict[str, Path]:
     """Name of a part → its folder, without the fourth encoder.
 
-    Raises BaseModelError where a part is missing or has no weights as safetensors.
+    Raises BaseModelError if a part is missing or has no safetensors weights.
     """
     missing = [part for part in (*WEIGHTS, *OTHERS) if not (folder / part).is_dir()]
     if missing:
         raise BaseModelError(
-            f"{folder} is no whole base model in diffusers' layout; it lacks {', '.join(missing)}"
+            f"{folder} is not a complete base model in diffusers' layout; it lacks "
+            f"{', '.join(missing)}"
         )
     for part in WEIGHTS:
         _check_weights(folder / part)
@@ -58,16 +59,16 @@ def fourth_parts(folder: Path) -> dict[str, Path]:
     """Folders of the fourth encoder and its tokenizer; raises BaseModelError.
 
     Args:
-        folder: has the sub-folders ``text_encoder_4`` and ``tokenizer_4``, or the files of both at
-            its top, as a language model is published.
+        folder: contains the sub-folders ``text_encoder_4`` and ``tokenizer_4``, or the files of
+            both at its top level, as language models are published.
     """
     model = folder / "text_encoder_4" if (folder / "text_encoder_4").is_dir() else folder
     tokenizer = folder / "tokenizer_4" if (folder / "tokenizer_4").is_dir() else model
     if not (model / "config.json").is_file():
-        raise BaseModelError(f"{folder} holds no text encoder: there is no {model}/config.json")
+        raise BaseModelError(f"{folder} contains no text encoder: there is no {model}/config.json")
     if not (tokenizer / "tokenizer_config.json").is_file():
         raise BaseModelError(
-            f"{folder} holds no tokenizer: there is no {tokenizer}/tokenizer_config.json"
+            f"{folder} contains no tokenizer: there is no {tokenizer}/tokenizer_config.json"
         )
     _check_weights(model)
     return {"text_encoder_4": model, "tokenizer_4": tokenizer}
@@ -77,8 +78,8 @@ def _check_weights(part: Path) -> None:
     names = {path.name for path in part.glob("*.safetensors")}
     if not names:
         raise BaseModelError(
-            f"{part} has no weights as safetensors; other formats are not read, because they can "
-            "run code"
+            f"{part} has no safetensors weights; other formats are not loaded, because they "
+            "can run code"
         )
     for index in part.glob("*.safetensors.index.json"):
         try:
@@ -86,4 +87,4 @@ def _check_weights(part: Path) -> None:
         except (KeyError, AttributeError) as error:
             raise BaseModelError(f"{index} has no weight_map") from error
         if lacking := sorted(wanted - names):
-            raise BaseModelError(f"{part} lacks {', '.join(lacking)}: fetch the model again")
+            raise BaseModelError(f"{part} lacks {', '.join(lacking)}: download the model again")

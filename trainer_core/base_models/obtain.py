@@ -1,7 +1,7 @@
-"""Obtains a base model's weights: a folder on this machine that can be loaded.
+"""Obtain a base model's weights: a folder on this machine that can be loaded.
 
-``resolve`` decides what a name means. The fourth text encoder, which HiDream-I1's repository leaves
-out, comes from a repository or folder of its own.
+``resolve`` decides which model a name refers to. HiDream-I1's repository has no fourth text
+encoder, so that part comes from another repository or folder.
 """
 
 import subprocess
@@ -51,10 +51,10 @@ class FoundBase:
     name: str
     transformer_config: Mapping[str, Any]
     obtain: Callable[[Reporter, str | None], BaseModel]
-    """Fetches, hashes and composes what is needed.
+    """Downloads, hashes and composes the model as needed.
 
-    Its second argument is the repository or folder of the fourth encoder; None: the model's own, or
-    ``FOURTH_ENCODER``. Raises BaseModelError."""
+    Its second argument is the repository or folder of the fourth text encoder; None: the model's
+    own, or ``FOURTH_ENCODER``. Raises BaseModelError."""
 
     def provisional(self) -> BaseModel:
         """The model with a digest of zeros, to check a plan before a long download."""
@@ -77,16 +77,16 @@ def obtain_base(
     """The base model on this machine, with its digest; its folder can be loaded.
 
     Args:
-        name: entry of REVERIE_MODELS_DIR, folder, test model, or ``owner/name`` on the Hub.
+        name: a model in REVERIE_MODELS_DIR, a folder, a test model, or ``owner/name`` on the Hub.
         env: REVERIE_MODELS_DIR and REVERIE_HOME (``~/.reverie``) are read.
-        folders: what a relative path is tried from.
-        fourth_encoder: repository or folder of Llama and its tokenizer; None: the model's own, or
+        folders: a relative path is looked up in each of these, in order.
+        fourth_encoder: repository or folder of Llama and its tokenizer; None: the model's, or
             ``FOURTH_ENCODER``.
-        reporter: shows long work, and may stop it.
+        reporter: gets progress, and can stop the work.
 
     Raises:
-        BaseModelError: in one sentence, with the way out.
-        StopRequestedError: ``reporter`` asked for it.
+        BaseModelError: the model cannot be obtained; the message says what to do.
+        StopRequestedError: ``reporter`` raised it.
     """
     found = find_base(name, env=env, folders=folders)
     return found.obtain(reporter or SilentReporter(), fourth_encoder)
@@ -95,9 +95,9 @@ def obtain_base(
 def transformer_folder(
     name: str, *, env: Mapping[str, str], folders: Sequence[Path], reporter: Reporter | None = None
 ) -> Path:
-    """The folder of a base model of which only the transformer is needed; else as ``obtain_base``.
+    """As ``obtain_base``, for callers that need only the transformer; returns the folder.
 
-    A local folder is used directly: nothing is hashed, and it may lack encoders.
+    A local folder is used directly: it is not hashed and may have no text encoders.
     """
     meaning = resolve(name, listed_base_models(env), folders)
     if isinstance(meaning, LocalFolder):
@@ -106,7 +106,7 @@ def transformer_folder(
 
 
 def find_base(name: str, *, env: Mapping[str, str], folders: Sequence[Path]) -> FoundBase:
-    """As ``obtain_base``, but only what a plan is checked with: fetches one small file at most."""
+    """As ``obtain_base``, without the weights: downloads a few small files at most."""
     home = home_of(env)
     meaning = resolve(name, listed_base_models(env), folders)
     match meaning:
@@ -126,16 +126,16 @@ def find_base(name: str, *, env: Mapping[str, str], folders: Sequence[Path]) -> 
 
 
 def write_test_model(folder: Path, shape: str) -> None:
-    """Write a test model with random weights; does nothing where it exists.
+    """Write a test model with random weights; does nothing if it exists.
 
-    It is written by a process of its own, because this room imports no torch.
+    A child process writes it, because this package imports no torch.
 
     Args:
         folder: must be empty, or not exist yet.
         shape: ``tiny`` or ``wide``.
 
     Raises:
-        BaseModelError: with the last line that the process wrote.
+        BaseModelError: the process failed; the message has its last line on stderr.
     """
     command = (sys.executable, "-m", "trainer_core", "make-tiny", str(folder), "--shape", shape)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -154,7 +154,7 @@ def _present(model: BaseModel) -> FoundBase:
 
 
 def _made(name: str, home: Path) -> BaseModel:
-    """A test model; written where it does not exist yet."""
+    """A test model; written if it does not exist yet."""
     folder = home / "models" / name
     try:
         return read_base_model(folder)
@@ -212,11 +212,11 @@ def _on_the_hub(name: str, home: Path, folders: Sequence[Path]) -> FoundBase:
 
 
 _ObtainFourth = Callable[[Reporter], tuple[dict[str, Path], str]]
-"""Gives the two parts, and what goes into the base model's digest."""
+"""Returns the two parts → folders, and their commit or digest for the base model's digest."""
 
 
 def _find_fourth(written: str | None, home: Path, folders: Sequence[Path]) -> _ObtainFourth:
-    """Check that the fourth encoder exists; what is returned obtains its files.
+    """Check that the fourth text encoder exists; returns a function that obtains its files.
 
     ``written``: its folder or repository; None: ``FOURTH_ENCODER``.
     """
@@ -227,6 +227,6 @@ def _find_fourth(written: str | None, home: Path, folders: Sequence[Path]) -> _O
         return lambda reporter: (parts, digest_folder(folder, home, reporter))
     if not is_hub_name(name):
         tried = ", ".join(str(place) for place in places_of(name, folders))
-        raise BaseModelError(f"there is no text encoder {name}; these were tried: {tried}")
+        raise BaseModelError(f"there is no text encoder {name}; these places were tried: {tried}")
     repo = hub.find_repo(name, home)
     return lambda reporter: (fourth_parts(hub.fetch_fourth(repo, reporter)), repo.commit)

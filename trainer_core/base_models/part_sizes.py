@@ -1,6 +1,6 @@
-"""How many parameters the parts of HiDream-I1 have, from their ``config.json``, without torch.
+"""Count the parameters of HiDream-I1's parts from their ``config.json``, without torch.
 
-Tests compare each with the real class.
+Tests compare each count with the real class.
 """
 
 import math
@@ -19,13 +19,13 @@ class PartSize:
     parameters: int
     linears: int
     linear_weights: int
-    """Elements of the weights of its linear layers, which are what is quantised."""
+    """Elements of the weights of its linear layers; only these are quantised."""
     linear_rows: int
     """Output channels of its linear layers; each has one scale when quantised."""
 
 
 def transformer_tensors(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Elements of each parameter of the transformer; the order has no meaning."""
+    """Number of elements of each parameter of the transformer, in no particular order."""
     linears = hidream_linears(config)
     weights = [linear.in_features * linear.out_features for linear in linears]
     biases = [linear.out_features for linear in linears if linear.bias]
@@ -48,7 +48,7 @@ def transformer_size(config: Mapping[str, Any]) -> PartSize:
 
 
 def text_encoder_size(number: int, config: Mapping[str, Any]) -> PartSize:
-    """Of one text encoder; ``number``: 1 and 2 are CLIP with projection, 3 is T5, 4 is Llama."""
+    """Size of a text encoder; ``number``: 1 and 2 are CLIP with projection, 3 is T5, 4 is Llama."""
     return (_clip, _clip, _t5, _llama)[number - 1](config)
 
 
@@ -87,7 +87,7 @@ def _llama(config: Mapping[str, Any]) -> PartSize:
 
 
 def _size(linears: Sequence[tuple[int, int]], *, others: int) -> PartSize:
-    """``linears``: (in, out) of each; ``others``: parameters that are no linear's weight."""
+    """``linears``: (in, out) of each; ``others``: all other parameters."""
     weights = sum(columns * rows for columns, rows in linears)
     return PartSize(
         parameters=weights + others,

@@ -1,7 +1,7 @@
-"""What the name of a base model means: the one place that decides it.
+"""Decide which base model a name refers to.
 
-It only looks whether folders exist. Weights and the network are never touched: ``shape`` has what
-is known of the model without them, ``obtain`` gets its weights.
+This only checks which folders exist; it reads no weights and uses no network. ``shape`` reads the
+configurations of the model, ``obtain`` gets its weights.
 """
 
 import re
@@ -35,7 +35,7 @@ class LocalFolder:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A model whose shape is built in: a published one, on the Hub, or a test model."""
+    """A model whose shape is built in: one published on the Hub, or a test model."""
 
     name: str
     parts: PartConfigs
@@ -43,11 +43,11 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """Any other ``owner/name``; whether the Hub has such a repository is not known."""
+    """Any other ``owner/name``; the Hub may not have such a repository."""
 
     name: str
     tried: tuple[Path, ...]
-    """Where a folder of this name was looked for."""
+    """The places where a folder of this name was looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,13 @@ class NoModel:
 
     def error(self) -> BaseModelError:
         return BaseModelError(
-            f"{self.folder} is no base model in diffusers' layout: it has no transformer"
+            f"{self.folder} is not a base model in diffusers' layout: it has no transformer"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class NotFound:
-    """A path that does not exist, or a word that names nothing."""
+    """A path that does not exist, or an unknown name."""
 
     name: str
     tried: tuple[Path, ...]
@@ -83,12 +83,12 @@ Meaning = Listed | LocalFolder | Known | HubName | NoModel | NotFound
 
 
 def resolve(name: str, listed: Mapping[str, BaseModel], folders: Sequence[Path]) -> Meaning:
-    """What ``name`` means; the first that fits, in the order of ``Meaning``.
+    """Which model ``name`` refers to: the first match in the order of ``Meaning``.
 
     Args:
-        name: as it was written in a configuration or on the command line.
+        name: as given in a configuration or on the command line.
         listed: the operator's list of base models.
-        folders: what a relative path is tried from; empty: no folder is meant.
+        folders: a relative path is looked up in each; if empty, no folder is looked up.
     """
     if name in listed:
         return Listed(listed[name])
@@ -106,7 +106,7 @@ def resolve(name: str, listed: Mapping[str, BaseModel], folders: Sequence[Path])
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether it can be the name of a repository, ``owner/name``."""
+    """Whether ``name`` has the form of a Hub repository, ``owner/name``."""
     return _HUB_NAME.fullmatch(name) is not None and ".." not in name
 
 

@@ -1,4 +1,4 @@
-"""What is known of a base model without its weights: enough to check a run and count its memory."""
+"""The shape of a base model without its weights: enough to check a run and count its memory."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,26 +27,26 @@ from trainer_core.config.plan.shapes import hidream_linears, max_area_px
 from trainer_core.errors import BaseModelError
 
 _MALFORMED: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
-"""What counting raises where a configuration is of another model."""
+"""Raised by counting if a configuration belongs to another kind of model."""
 _ENCODERS: Final = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 _NOTHING: Final = PartConfigs(transformer={}, text_encoders=(None,) * 4, vae=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseShape:
-    """A base model as far as it is known."""
+    """A base model, known without its weights."""
 
     model: BaseModel
-    """Its digest is empty where the weights are not on this machine or were never hashed."""
+    """Its digest is empty if the weights are not on this machine or were never hashed."""
     parts: PartConfigs
     warning: str | None = None
-    """What is assumed, or why there is no digest."""
+    """Says what is assumed, or why there is no digest."""
 
 
 def shape_of(meaning: Meaning) -> BaseShape:
-    """The shape of what a name means; reads small files at most.
+    """The shape of the model that ``resolve`` found; reads only small files.
 
-    Raises BaseModelError where the name means no base model, or its folder holds another model.
+    Raises BaseModelError if there is no such base model, or its folder holds another kind of model.
     """
     match meaning:
         case Listed(model):
@@ -55,12 +55,12 @@ def shape_of(meaning: Meaning) -> BaseShape:
         case LocalFolder(name, folder):
             return _in_folder(name, folder)
         case Known(name, parts):
-            warning = f"{name} is not on this machine: the shape that it has everywhere is used."
+            warning = f"{name} is not on this machine: its built-in shape is used."
             return BaseShape(model=parts.as_base(name), parts=parts, warning=warning)
         case HubName(name, tried):
             places = ", ".join(str(place) for place in tried)
             warning = (
-                f"{name} is no model that is known here, and no folder of one (tried: {places}). "
+                f"{name} is neither a known base model nor a folder of one (tried: {places}). "
                 "It is assumed to be on the Hugging Face Hub and to have the shape of HiDream-I1."
             )
             return BaseShape(model=PUBLISHED.as_base(name), parts=PUBLISHED, warning=warning)
@@ -70,15 +70,16 @@ def shape_of(meaning: Meaning) -> BaseShape:
 
 
 def published_shape(name: str) -> BaseShape:
-    """HiDream-I1's, for a model that cannot be read: so that other mistakes are found too."""
+    """HiDream-I1's shape, used for a model that cannot be read so that other checks still run."""
     return BaseShape(model=PUBLISHED.as_base(name), parts=PUBLISHED)
 
 
 def check_transformer(config: Mapping[str, Any], folder: Path) -> None:
-    """Raise BaseModelError where ``config`` is not that of a HiDream transformer.
+    """Raise BaseModelError if ``config`` is not the configuration of a HiDream transformer.
 
     Args:
-        config: of the transformer in ``folder``.
+        config: ``transformer/config.json`` of the base model.
+        folder: the base model's folder, for the message.
     """
     try:
         hidream_linears(config)
@@ -86,7 +87,9 @@ def check_transformer(config: Mapping[str, Any], folder: Path) -> None:
         max_area_px(config)
     except _MALFORMED as error:
         file = folder / "transformer" / "config.json"
-        raise BaseModelError(f"{file} is no HiDream-I1 transformer's ({error})") from error
+        raise BaseModelError(
+            f"{file} is not the configuration of a HiDream-I1 transformer ({error})"
+        ) from error
 
 
 def _in_folder(name: str, folder: Path) -> BaseShape:
@@ -94,7 +97,7 @@ def _in_folder(name: str, folder: Path) -> BaseShape:
     digest = read_base_model(folder).digest if is_described else ""
     config = transformer_config(folder)
     check_transformer(config, folder)
-    missing = f"{folder} has no {DESCRIPTION_NAME} yet: the plan's digest is not known."
+    missing = f"{folder} has no {DESCRIPTION_NAME} yet, so the plan's digest is not known."
     return BaseShape(
         model=BaseModel(name=name, folder=folder, digest=digest, transformer_config=config),
         parts=_parts_in(folder, config),
@@ -105,7 +108,8 @@ def _in_folder(name: str, folder: Path) -> BaseShape:
 def _parts_in(folder: Path, transformer: Mapping[str, Any]) -> PartConfigs:
     """Configurations of the parts in a folder.
 
-    A missing part is the published one, if the transformer has the published shape.
+    For a missing part the published configuration is used if the transformer has the published
+    shape.
     """
     is_published = all(
         transformer.get(key) == PUBLISHED.transformer[key]
@@ -123,7 +127,7 @@ def _parts_in(folder: Path, transformer: Mapping[str, Any]) -> PartConfigs:
 
 
 def _part(folder: Path, count: Callable[[Mapping[str, Any]], object]) -> Mapping[str, Any] | None:
-    """The configuration in a folder; None where it is missing or cannot be counted with."""
+    """The configuration in a folder; None if it is missing or malformed."""
     try:
         config = read_config(folder / "config.json")
         count(config)

@@ -21,7 +21,7 @@ from trainer_core.data.index import (
 from trainer_core.data.mask_pairs import BackendMasks
 
 LATENTS_PER_SHARD: Final = 16
-"""Also masks per shard: a mask has the same row as its image's latents, in a shard of its own."""
+"""Also the masks per shard. A mask has the same row as its image's latents, in another shard."""
 TEXTS_PER_SHARD: Final = 8
 MAX_TEXT_TOKENS: Final = 128
 
@@ -34,7 +34,7 @@ class ShardAssigner:
         self._texts: dict[str, ShardRef] = {}
         self._shards: list[_ShardInProgress] = []
         self._last_text: ShardRef | None = None
-        # The VAE is small, and its errors stay in every step.
+        # The VAE is small, and rounding errors of its latents would affect every step.
         self._latents_encoder = {**base, "compute": "fp32"}
         self._text_encoder = {**base, **_text_precision(plan), "max_tokens": MAX_TEXT_TOKENS}
 
@@ -47,13 +47,13 @@ class ShardAssigner:
         return self._texts[text]
 
     def close_texts(self) -> None:
-        """The next caption begins a new shard."""
+        """Start a new shard with the next caption."""
         self._last_text = None
 
     def samples_of(
         self, items: Sequence[FileItem], backend: Backend, max_px: int, masks: BackendMasks | None
     ) -> list[Sample]:
-        """One sample for each item, in the same order; ``masks`` has a mask for each."""
+        """One sample per item, in the same order; ``masks``, if given, has a mask for each item."""
         newest: dict[tuple[str, int, int], ShardRef] = {}
 
         def row_of(
@@ -90,7 +90,7 @@ class ShardAssigner:
         return tuple(shard.described() for shard in self._shards)
 
     def _start(self, kind: ShardKind, encoder: dict[str, JsonValue]) -> ShardRef:
-        """Begin a new shard; returns the position before its first row."""
+        """Start a new shard; returns the position before its first row."""
         self._shards.append(_ShardInProgress(kind, encoder))
         return ShardRef(shard=len(self._shards) - 1, row=-1)
 
@@ -100,7 +100,7 @@ class ShardAssigner:
 
 
 class _ShardInProgress:
-    """A shard that still gets rows."""
+    """A shard under construction."""
 
     def __init__(self, kind: ShardKind, encoder: dict[str, JsonValue]) -> None:
         self._kind = kind
@@ -115,7 +115,7 @@ class _ShardInProgress:
 
 
 def _text_precision(plan: Plan) -> dict[str, JsonValue]:
-    """The precisions in a text shard's spec; of the two CLIPs only where they are quantised."""
+    """The precisions in a text shard's spec; those of the two CLIPs only if they are quantised."""
     precision = plan.identity.precision
     clips: dict[str, JsonValue] = {
         name: quantization

@@ -1,4 +1,4 @@
-"""How an image becomes a rectangle that the model takes: scale, then crop at the centre."""
+"""Fit an image to a size that the model takes: scale, then crop at the centre."""
 
 import math
 from typing import Final
@@ -18,15 +18,16 @@ class Geometry(Frozen):
     """Left edge of the crop, in pixels of the scaled image."""
     crop_y: int
     width_px: int
-    """Of the bucket; a multiple of 64."""
+    """Width of the bucket; a multiple of 64."""
     height_px: int
 
 
 def bucket_of(aspect: float, area_px: int, max_px: int) -> tuple[int, int]:
     """Width and height of the bucket for an aspect ratio (width / height).
 
-    Each side is the nearest multiple of 64. Where their area is more than ``max_px``, the
-    neighbouring multiples with the closest aspect ratio within ``max_px`` are taken.
+    Each side is the multiple of 64 nearest to the ideal side for ``area_px``. If the area is then
+    more than ``max_px``, of the neighbouring multiples within ``max_px`` those with the closest
+    aspect ratio are chosen.
     """
     ideal_w, ideal_h = math.sqrt(area_px * aspect), math.sqrt(area_px / aspect)
     nearest = (_side(round(ideal_w / SIDE_MULTIPLE_PX)), _side(round(ideal_h / SIDE_MULTIPLE_PX)))
@@ -55,7 +56,7 @@ def _neighbours(side_px: float, max_px: int) -> tuple[int, ...]:
 
 
 def is_too_small(width_px: int, height_px: int, backend: Backend) -> bool:
-    """Whether the backend's ``minimum_image_size`` leaves this image out (by area)."""
+    """Whether the image's area is below the backend's ``minimum_image_size`` squared."""
     return width_px * height_px < backend.minimum_image_size_px**2
 
 
@@ -63,8 +64,8 @@ def geometry_of(width_px: int, height_px: int, backend: Backend, max_px: int) ->
     """How an image of this size (as displayed) is scaled and cropped for a backend.
 
     Without ``crop`` the image is scaled to cover its bucket, then trimmed. With ``crop`` it keeps
-    its scale, but for two cases: the backend's two sizes may ask for a downsample, and an image
-    smaller than its bucket is scaled up.
+    its scale, with two exceptions: an image above ``maximum_image_size`` is scaled to
+    ``target_downsample_size``, and an image smaller than its bucket is scaled up.
     """
     area_px = min(backend.resolution_px**2, max_px)
     square = backend.crop and backend.crop_aspect == "square"
@@ -86,7 +87,7 @@ def geometry_of(width_px: int, height_px: int, backend: Backend, max_px: int) ->
 
 
 def _downsample(width_px: int, height_px: int, backend: Backend) -> float:
-    """The scale before a crop; 1 where the image is not above ``maximum_image_size``."""
+    """The scale before a crop; 1 if the image is not above ``maximum_image_size``."""
     largest, target = backend.maximum_image_size_px, backend.target_downsample_size_px
     area_px = width_px * height_px
     if largest is None or target is None or area_px <= largest**2:

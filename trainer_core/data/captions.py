@@ -9,18 +9,18 @@ from trainer_core.errors import BadCaptionError
 
 MAX_CAPTION_CHARACTERS: Final = 20_000
 _MAX_CAPTION_BYTES: Final = 4 * MAX_CAPTION_CHARACTERS + 3
-"""Of UTF-8 with a byte-order mark."""
+"""The longest UTF-8 encoding, with a byte-order mark."""
 
 
 def captions_of(backend: Backend, path: str, text: str | None) -> tuple[str, ...]:
-    """The captions of the image at ``path``; each visit draws one of them.
+    """The captions of the image at ``path``. Each time the image is used, one is drawn.
 
     Args:
-        path: of the image, relative, ``/`` separated.
-        text: content of the caption file beside it (see ``caption_path``), or None.
+        path: relative path of the image, with ``/``.
+        text: content of its caption file (see ``caption_path``), or None.
 
     Returns:
-        ``textfile``: one for each line that is not blank, and none without a file.
+        ``textfile``: one per line that is not blank; none without a file.
         ``filename``: the stem with underscores as spaces. ``instanceprompt``: the prompt.
         Masks have none.
     """
@@ -45,7 +45,7 @@ def caption_path(image_path: str) -> str:
 def read_captions(backend: Backend, folder: Path, path: str, *, name: str) -> tuple[str, ...]:
     """The captions of the image at ``path`` in a local folder of the backend.
 
-    Raises BadCaptionError, whose message calls the caption file ``name``.
+    Raises BadCaptionError, whose message names the caption file as ``name``.
     """
     text = None
     if backend.role != "mask" and backend.caption_strategy == "textfile":
@@ -54,7 +54,7 @@ def read_captions(backend: Backend, folder: Path, path: str, *, name: str) -> tu
 
 
 def _read_caption(file: Path, *, name: str) -> str | None:
-    """The text of a caption file; None where there is no such file. Raises BadCaptionError."""
+    """The text of a caption file; None if there is no such file. Raises BadCaptionError."""
     try:
         with file.open("rb") as opened:
             body = opened.read(_MAX_CAPTION_BYTES + 1)
@@ -68,16 +68,17 @@ def _read_caption(file: Path, *, name: str) -> str | None:
 
 
 def decode_caption(body: bytes, *, name: str) -> str:
-    """The text of a caption file; raises BadCaptionError naming the file.
+    """The text of a caption file; raises BadCaptionError, which names the file.
 
-    UTF-8 with or without a byte-order mark. No NUL: neither a database nor a tokenizer takes one.
+    It has to be UTF-8, with or without a byte-order mark, and without NUL, which neither the
+    database nor a tokenizer accepts.
     """
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadCaptionError(f"{name}: not UTF-8 text (byte {error.start})") from error
     if "\0" in text:
-        raise BadCaptionError(f"{name}: holds a NUL character")
+        raise BadCaptionError(f"{name}: contains a NUL character")
     if len(text) > MAX_CAPTION_CHARACTERS:
         raise BadCaptionError(f"{name}: {len(text)} characters, more than {MAX_CAPTION_CHARACTERS}")
     return text

@@ -1,4 +1,4 @@
-"""Encode one shard from its spec and local files, with encoders that the caller passes."""
+"""Encode one shard from its spec and local files, with the given encoders."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,22 +17,22 @@ from trainer_core.errors import BadImageError, ShardCorruptError
 
 
 class Encoders(Protocol):
-    """A base model's VAE and text encoders, loaded when first asked for."""
+    """A base model's VAE and text encoders, loaded on first use."""
 
     def check(self, encoder: Mapping[str, JsonValue]) -> None:
-        """Raise BaseModelError where a spec was made for other encoders."""
+        """Raise BaseModelError if a spec was made for other encoders."""
 
     def latents(
         self, encoder: Mapping[str, JsonValue], images_1CHW: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """`mean` and `std` of one picture [1, 3, H, W] with values in [-1, 1]."""
+        """`mean` and `std` of one image [1, 3, H, W] with values in [-1, 1]."""
 
     def text(self, encoder: Mapping[str, JsonValue], text: str) -> dict[str, torch.Tensor]:
         """`t5`, `llama` and `pooled` of one caption, batch first."""
 
 
 class WrittenShard(NamedTuple):
-    """A shard that is stored under its final name."""
+    """A complete shard file."""
 
     size_bytes: int
     sha256: str
@@ -43,20 +43,19 @@ def encode_shard(
 ) -> WrittenShard:
     """Encode every entry of the spec and write the shard to ``output``.
 
-    Entries are encoded one at a time. So memory is bounded and a row depends on its entry alone:
-    the same caption gives the same bits in any shard.
+    Entries are encoded one at a time. This bounds memory, and a row depends on its entry only: the
+    same caption gives the same bits in any shard.
 
     Args:
         models: the encoders.
         spec: the entries of the shard.
-        inputs: SHA-256 of a picture → its file; not needed for text.
-        output: the file to write; replaced where it exists.
+        inputs: SHA-256 of an image → its file; not needed for text.
+        output: the file to write; replaced if it exists.
 
     Raises:
-        BadImageError: names a picture that cannot be decoded, or a mask that leaves nothing to
-            train on.
+        BadImageError: an image cannot be decoded, or a mask is black everywhere; names it.
         BaseModelError: the spec belongs to another base model.
-        ShardCorruptError: a picture is missing from ``inputs``, or has another content.
+        ShardCorruptError: an image is missing from ``inputs``, or its content differs.
     """
     if spec.kind != "masks":  # no model is needed for masks
         models.check(spec.encoder)
@@ -73,38 +72,40 @@ def _encode_entry(
     if isinstance(entry, TextEntry):
         return models.text(spec.encoder, entry.text)
     if entry.sha256 not in inputs:
-        raise ShardCorruptError(f"{entry.path}: the picture was not handed in")
-    picture = inputs[entry.sha256]
-    _check_content(picture, entry)
+        raise ShardCorruptError(f"{entry.path}: the image is missing from the inputs")
+    image = inputs[entry.sha256]
+    _check_content(image, entry)
     if spec.kind == "masks":
-        return {"mask": _mask(spec, entry, picture)}
-    return models.latents(spec.encoder, pixels(load_rgb(picture, entry.geometry, name=entry.path)))
+        return {"mask": _mask(spec, entry, image)}
+    return models.latents(spec.encoder, pixels(load_rgb(image, entry.geometry, name=entry.path)))
 
 
-def _mask(spec: ShardSpec, entry: PictureEntry, picture: Path) -> torch.Tensor:
-    """How much each latent cell counts, [1, 1, h, w], fp32 from 0 to 1."""
+def _mask(spec: ShardSpec, entry: PictureEntry, image: Path) -> torch.Tensor:
+    """The loss weight of each latent cell, [1, 1, h, w], fp32 from 0 to 1."""
     kind: MaskKind = "segmentation" if spec.encoder["mask_kind"] == "segmentation" else "mask"
     cell_px = spec.encoder["cell_px"]
-    assert isinstance(cell_px, int)  # of our own index
-    levels = load_mask(picture, entry.geometry, kind, cell_px, name=entry.path)
+    assert isinstance(cell_px, int)  # written by our own index
+    levels = load_mask(image, entry.geometry, kind, cell_px, name=entry.path)
     share = (torch.from_numpy(np.array(levels, dtype=np.float32)) / 255).clamp(0, 1)
     if not share.any():
-        raise BadImageError(f"{entry.path}: the mask is black wherever its image is trained on")
+        raise BadImageError(f"{entry.path}: the mask is black on the whole crop of its image")
     return (share.ceil() if kind == "segmentation" else share)[None, None]
 
 
 def pixels(image: Image.Image) -> torch.Tensor:
-    """An RGB picture as [1, 3, H, W], fp32, 0..255 mapped to [-1, 1]."""
+    """An RGB image as [1, 3, H, W], fp32, 0..255 mapped to [-1, 1]."""
     levels = torch.from_numpy(np.asarray(image, dtype=np.float32))
     return (levels / 127.5 - 1).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
 def _check_content(path: Path, entry: PictureEntry) -> None:
-    """Raise ShardCorruptError for another content: all runs with the picture share its latents."""
+    """Raise ShardCorruptError if the content differs: all runs with the image share its latents."""
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ShardCorruptError(f"{entry.path}: {error.strerror}") from error
     if found != entry.sha256:
-        raise ShardCorruptError(f"{entry.path}: content has SHA-256 {found}, not {entry.sha256}")
+        raise ShardCorruptError(
+            f"{entry.path}: the content has SHA-256 {found}, not {entry.sha256}"
+        )

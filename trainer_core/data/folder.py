@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-"""Of file names in lower case."""
+"""In lower case."""
 CAPTION_SUFFIX: Final = ".txt"
 
 
@@ -20,10 +20,10 @@ class FolderFiles:
 
 
 def list_files(folder: Path) -> FolderFiles:
-    """Every file of a folder and its sub-folders, by its suffix; empty where there is no folder.
+    """Every file of a folder and its sub-folders, grouped by suffix; empty if there is no folder.
 
-    Hidden files and folders are ignored. A link to a file counts as a file, a link to a folder is
-    not followed.
+    Hidden files and folders are ignored. A symbolic link to a file counts as a file; links to
+    folders are not followed.
     """
     images: list[str] = []
     captions: list[str] = []

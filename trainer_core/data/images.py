@@ -1,4 +1,4 @@
-"""Decode pictures that users upload: few formats, a limit on pixels, errors that name the file."""
+"""Decode images that users upload: three formats, limited size, errors that name the file."""
 
 import struct
 from dataclasses import dataclass
@@ -31,31 +31,31 @@ _DECODING_ERRORS: Final = (
     struct.error,
     Image.DecompressionBombError,
 )
-"""What Pillow's decoders are known to raise on broken files (they promise nothing)."""
+"""Exceptions that Pillow's decoders raise on broken files; Pillow documents no list."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFacts:
-    """The size of a picture as displayed: after the rotation that EXIF asks for."""
+    """The size of an image as displayed, that is with its EXIF orientation applied."""
 
     width_px: int
     height_px: int
 
 
 def inspect_image(path: Path, *, name: str) -> ImageFacts:
-    """Decode the whole picture and return its size.
+    """Decode the whole image and return its size.
 
-    Raises BadImageError, whose message calls the file ``name``: another format than JPEG, PNG or
-    WebP, more than 64 million pixels, or content that does not decode.
+    Raises BadImageError, which names the file as ``name``, if the format is not JPEG, PNG or WebP,
+    if there are more than 64 million pixels, or if the content does not decode.
     """
     image = _displayed(path, name)
     return ImageFacts(width_px=image.width, height_px=image.height)
 
 
 def inspect_header(path: Path, *, name: str) -> ImageFacts:
-    """The size that a picture's first bytes declare, without decoding it.
+    """The size in an image's header, without decoding the image.
 
-    It is quick and proves nothing: the rest of the file may be broken. Raises BadImageError as
+    This is fast, but the rest of the file may be broken. Raises BadImageError as
     ``inspect_image`` does.
     """
     try:
@@ -75,7 +75,7 @@ def inspect_header(path: Path, *, name: str) -> ImageFacts:
 
 
 def load_rgb(path: Path, geometry: Geometry, *, name: str | None = None) -> Image.Image:
-    """The picture scaled and cropped to its bucket: RGB, 8 bit, ``width_px × height_px``.
+    """The image scaled and cropped to its bucket: RGB, 8 bit, ``width_px × height_px``.
 
     Transparent parts become white. Raises BadImageError as ``inspect_image`` does.
     """
@@ -92,14 +92,14 @@ def load_mask(
     *,
     name: str,
 ) -> Image.Image:
-    """A mask over its image's bucket: mode F, one value a cell of ``cell_px``, from 0 to 255.
+    """A mask cropped like its image: mode F, one value per cell of ``cell_px``, from 0 to 255.
 
-    The mask may have another size than its image: it is stretched over it. Each value is a mean
-    over the cell, of the red channel for ``mask``; for ``segmentation`` of 255 wherever any channel
-    is above black. What is transparent is black.
+    A mask of another size than its image is stretched to that size. Each value is a mean over the
+    cell: for ``mask`` of the red channel, for ``segmentation`` of 255 wherever any channel is above
+    black. Transparent parts count as black.
 
     Args:
-        geometry: of the image that the mask belongs to.
+        geometry: geometry of the mask's image.
 
     Raises:
         BadImageError: as ``inspect_image``.
@@ -116,9 +116,9 @@ def load_mask(
 
 
 def _part_of(image: Image.Image, geometry: Geometry) -> tuple[float, float, float, float]:
-    """The part of a picture that the crop keeps: left, top, right, bottom in its own pixels.
+    """The part that the crop keeps: left, top, right, bottom in pixels of the unscaled image.
 
-    Only this part is scaled. Scaling a very long picture whole would need much memory.
+    Only this part is scaled, because scaling a very long image as a whole needs much memory.
     """
     across, down = image.width / geometry.resize_w, image.height / geometry.resize_h
     left, top = geometry.crop_x * across, geometry.crop_y * down
@@ -142,11 +142,11 @@ def _displayed(path: Path, name: str) -> Image.Image:
 
 def _unreadable(path: Path, name: str, error: BaseException) -> BadImageError:
     why = str(error).replace(str(path), name)
-    return BadImageError(f"{name}: not a readable JPEG, PNG or WebP picture ({why})")
+    return BadImageError(f"{name}: not a readable JPEG, PNG or WebP image ({why})")
 
 
 def _rgb(image: Image.Image, behind: Literal["white", "black"]) -> Image.Image:
-    """8 bit RGB; what is transparent shows ``behind``."""
+    """8 bit RGB; transparent parts get the colour ``behind``."""
     if image.mode.startswith("I"):  # 16-bit greys: convert() would cut them off at 255
         image = image.convert("I").point(lambda grey: grey * (1 / 256)).convert("L")
     if image.has_transparency_data:

@@ -1,7 +1,7 @@
 """The data of a run as one document: its images, its captions, and the shards that hold them.
 
-A shard is named by the digest of its spec, which says what goes into it. So two runs of one tenant
-that need the same shard share it in the cache.
+A shard is named by the digest of its spec, which lists its content. So two runs of one tenant that
+need the same shard share it in the cache.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ class FileItem(Frozen):
     """Relative, ``/`` separated; unique within the backend."""
     sha256: str
     width_px: int
-    """As displayed, that is after the EXIF turn."""
+    """As displayed, with the EXIF orientation applied."""
     height_px: int
     captions: Many[str]
-    """Each visit draws one; an image without any is left out. A mask has none."""
+    """Each use of the image draws one. Images without one are left out; masks have none."""
 
 
 class PictureEntry(Frozen):
-    """One image or mask and how it is cropped."""
+    """One image or mask, and its crop."""
 
     path: str
     sha256: str
@@ -45,7 +45,7 @@ class TextEntry(Frozen):
 
 
 class ShardSpec(Frozen):
-    """What goes into a shard; its digest is the shard's name."""
+    """The content of a shard; its digest is the shard's name."""
 
     version: Literal[1] = 1
     kind: ShardKind
@@ -54,7 +54,7 @@ class ShardSpec(Frozen):
     max_tokens; text_encoder_1 and text_encoder_2 where they are not no_change. masks: mask_kind,
     cell_px."""
     entries: Many[PictureEntry] | Many[TextEntry]
-    """Row r of the shard's tensors belongs to entry r; pictures are all of one bucket."""
+    """Row r of the shard's tensors belongs to entry r; all images are of one bucket."""
 
     def digest(self) -> str:
         return digest_of(self.model_dump(mode="json"))
@@ -64,7 +64,7 @@ class ShardDescription(Frozen):
     """One shard of an index."""
 
     digest: str
-    """Of ``spec``."""
+    """Digest of ``spec``."""
     kind: ShardKind
     spec: ShardSpec
 
@@ -83,21 +83,21 @@ class Sample(Frozen):
     backend: str
     path: str
     held_out: bool
-    """Never drawn for training; used to measure."""
+    """Never trained on; used for the fixed validation loss."""
     width_px: int
-    """Of the bucket, not of the file."""
+    """Width of the bucket, not of the file."""
     height_px: int
     repeats: int
-    """Further visits in an epoch."""
+    """How often the sample is used again in an epoch, after the first time."""
     latents: ShardRef
     texts: Many[ShardRef]
     """Its captions; never empty."""
     mask: ShardRef | None = None
-    """Where its loss counts; None: everywhere."""
+    """Loss weight of each latent cell; None: every cell counts fully."""
 
 
 class DataIndex(Frozen):
-    """All samples of a run, in an order that depends on the data alone."""
+    """All samples of a run, in an order that depends on the data only."""
 
     version: Literal[1] = 1
     samples: Many[Sample]
@@ -105,13 +105,13 @@ class DataIndex(Frozen):
     prompts: dict[str, ShardRef]
     """Text → row, for the empty prompt and the sample image's prompts."""
     warnings: Many[str] = ()
-    """What was left out and why, for the tenant; not part of the digest."""
+    """Say what was left out and why, for the user; not part of the digest."""
 
     def digest(self) -> str:
-        """SHA-256 of what is trained on and measured with: each sample's image, mask and captions.
+        """SHA-256 of the image, mask and captions of every sample. Computed once.
 
-        Prompts and the positions of rows are not part of it: with another prompt for the sample
-        image, the data is still the same. Computed once.
+        The prompts of the sample image and the positions of rows are not part of it: changing them
+        leaves the training data the same.
         """
         return self._digest
 
@@ -144,7 +144,7 @@ class DataIndex(Frozen):
         )
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As pydantic's, without the digest of the original."""
+        """As pydantic's ``model_copy``; the copy computes its own digest."""
         copy = super().model_copy(update=update, deep=deep)
         vars(copy).pop("_digest", None)
         return copy

@@ -1,6 +1,6 @@
 """Make the index of a run from its files: crops, captions, masks, and their rows in shards.
 
-An image is paired with the mask of the same name. What cannot be used is left out with a warning.
+An image is paired with the mask of the same name. Unusable images are left out with a warning.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ def build_index(
 ) -> DataIndex:
     """Choose crops, collect captions, pair images with masks, and assign all to rows of shards.
 
-    The order of ``items`` does not matter. A shard of latents holds images of one backend and one
-    bucket. Prompts have shards of their own, so that another prompt changes no caption's shard.
+    The order of ``items`` does not matter. A shard of latents has images of one backend and one
+    bucket. Prompts are in separate shards, so that changing a prompt changes no shard of captions.
 
     Raises:
         PlanError: a backend has no usable image (``empty_dataset``), images have no mask
@@ -56,7 +56,11 @@ def build_index(
             samples += shards.samples_of(kept, backend, max_px, masks)
             warnings += [*why, *_placeholder_warnings(kept, backend)]
     if not problems and not any(backend.role == "train" for backend in backends):
-        problems.append(_empty(0, "every backend is held out: there is nothing to train on."))
+        problems.append(
+            _empty(
+                0, "every backend is held out (dataset_type eval): there is nothing to train on."
+            )
+        )
     if problems:
         raise PlanError(problems)
     return DataIndex(
@@ -86,8 +90,8 @@ def _placeholder_warnings(items: Sequence[FileItem], backend: Backend) -> list[s
         return []
     item, tokens = found[0]
     warning = (
-        f"{backend.id}: captions of {len(found)} images hold what looks like a placeholder "
-        f"(first: {tokens[0]} of {item.path}); it is trained on as it stands."
+        f"{backend.id}: captions of {len(found)} images contain what looks like a placeholder "
+        f"(first: {tokens[0]} of {item.path}); it is trained on unchanged."
     )
     return [warning]
 
@@ -110,7 +114,7 @@ def _prompts_of(plan: Plan) -> tuple[str, ...]:
 
 
 def _kept(items: Sequence[FileItem], backend: Backend) -> tuple[list[FileItem], list[str]]:
-    """The images that can be used, and a sentence for each reason why others cannot."""
+    """The usable images, and a warning for each reason why others are left out."""
     small = [i for i in items if is_too_small(i.width_px, i.height_px, backend)]
     left_out = {i.path for i in small}
     uncaptioned = [i for i in items if not i.captions and i.path not in left_out]

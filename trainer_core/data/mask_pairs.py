@@ -12,7 +12,7 @@ _PATHS_SHOWN: Final = 5
 
 
 class BackendMasks:
-    """The masks of one backend, by the names of the images that they belong to."""
+    """The masks of one backend, found by the names of their images."""
 
     def __init__(self, backend: Backend, items: Sequence[FileItem]) -> None:
         self.backend = backend
@@ -21,11 +21,11 @@ class BackendMasks:
             self._by_stem.setdefault(stem_of(item.path), []).append(item)
 
     def of(self, image: FileItem) -> FileItem:
-        """The image's mask; raises LookupError where there is none."""
+        """The image's mask; raises LookupError if it has none."""
         return self._by_stem[stem_of(image.path)][0]
 
     def problems(self, position: int, images: Sequence[FileItem]) -> list[Problem]:
-        """Images without a mask, and those with two, as problems of backend ``position``."""
+        """Images with no mask or with several, as problems of backend ``position``."""
         pointer = f"/data_backends/{position}/conditioning_data"
         missing = [i.path for i in images if stem_of(i.path) not in self._by_stem]
         ambiguous = [i.path for i in images if len(self._by_stem.get(stem_of(i.path), ())) > 1]
@@ -42,7 +42,7 @@ class BackendMasks:
         return found
 
     def warnings(self, images: Sequence[FileItem]) -> list[str]:
-        """A sentence where masks have another shape than their images; they are stretched."""
+        """A warning if masks have another aspect ratio than their images; they are stretched."""
         pairs = (
             (i, self._by_stem[stem_of(i.path)][0])
             for i in images
@@ -64,6 +64,6 @@ def _some(paths: Sequence[str]) -> str:
 
 
 def _differs_in_shape(image: FileItem, mask: FileItem) -> bool:
-    """By more than a scaled copy may: two pixels of the mask, or 2 % of it."""
+    """Whether the widths differ by more than rounding: two pixels of the mask, or 2 %."""
     width = mask.height_px * image.width_px / image.height_px
     return abs(width - mask.width_px) > max(2.0, 0.02 * mask.width_px)

@@ -1,9 +1,8 @@
-"""Which samples make micro-batch i: a function, not a state.
+"""The samples of micro-batch i, computed from i alone: the sampler has no state to save.
 
-An epoch visits every training sample 1 + repeats times. Each micro-batch holds samples of one
-bucket; the last one of a bucket is filled up from the bucket's own beginning. Orders come from a
-keyed permutation that is computed entry by entry. So a call costs the same at the first and at the
-millionth micro-batch, and nothing has to be saved.
+An epoch uses every training sample 1 + repeats times. A micro-batch has samples of one bucket. The
+last one of a bucket is filled up from the start of the bucket. The order is a keyed permutation
+that is computed entry by entry, so the millionth micro-batch costs as much as the first.
 """
 
 import hashlib
@@ -25,11 +24,11 @@ class MicroBatch:
     samples: tuple[int, ...]
     """Positions in ``DataIndex.samples``, all of one bucket."""
     captions: tuple[int, ...]
-    """For each sample, which of its texts."""
+    """For each sample, the position of its caption in ``Sample.texts``."""
 
 
 def draw_seed(seed: int, purpose: str, i: int, sample: int) -> int:
-    """The 64-bit seed of one random draw: of micro-batch ``i``, for one sample, for one purpose."""
+    """The 64-bit seed of one random draw, for a purpose, micro-batch ``i`` and sample."""
     body = f"{seed}\0{purpose}\0{i}\0{sample}".encode()
     return int.from_bytes(hashlib.sha256(body).digest()[:8])
 
@@ -40,7 +39,7 @@ class _Bucket:
 
     samples: tuple[int, ...]
     ends: tuple[int, ...]
-    """Running total of visits: entry e belongs to the first sample whose end is above e."""
+    """Running total of uses: entry e belongs to the first sample whose end is above e."""
 
     @property
     def visits(self) -> int:
@@ -51,10 +50,10 @@ class _Bucket:
 
 
 class Sampler:
-    """Micro-batch i of a run, for any i ≥ 0, asked for in any order."""
+    """Gives micro-batch i of a run, for any i ≥ 0, in any order."""
 
     def __init__(self, index: DataIndex, seed: int, micro_batch_size: int) -> None:
-        """Raises ValueError where the index holds no sample to train on."""
+        """Raises ValueError if the index has no sample to train on."""
         self._samples = index.samples
         self._seed = seed
         self._size = micro_batch_size
@@ -111,7 +110,7 @@ _ROUNDS: Final = 6
 
 
 def permuted(entry: int, count: int, key: bytes) -> int:
-    """Where a keyed permutation of 0…count−1 sends ``entry``.
+    """The image of ``entry`` under a keyed permutation of 0…count−1.
 
     A Feistel network over the next even power of two, applied again until the value is below
     ``count``. It needs no table, and on average at most four evaluations. Source: Black and

@@ -39,7 +39,7 @@ def shard_name(digest: str) -> str:
 def write_shard(path: Path, kind: str, tensors: Mapping[str, torch.Tensor]) -> int:
     """Write a shard and return its size in bytes; the file appears complete or not at all.
 
-    Raises ValueError where the tensors are not those of ``kind``, or disagree on their rows.
+    Raises ValueError if the tensors are not those of ``kind``, or differ in their number of rows.
     """
     _check_tensors(kind, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def write_shard(path: Path, kind: str, tensors: Mapping[str, torch.Tensor]) -> i
 
 
 def _check_tensors(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """The number of rows; raises ValueError where the shapes are not those of the kind."""
+    """The number of rows; raises ValueError if the shapes are not those of the kind."""
     expected = TENSORS[kind]
     if shapes.keys() != expected.keys():
         raise ValueError(f"a {kind} shard holds {sorted(expected)}, not {sorted(shapes)}")
@@ -74,8 +74,8 @@ def _check_tensors(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
 class ShardFolder:
     """Shards in a local folder that another process fills, read row by row from mapped files.
 
-    A shard exists once a file has its final name: writers rename a finished file. At most 64 files
-    are kept open.
+    Writers rename a finished file to its final name, so an existing shard is complete. At most 64
+    files are kept open.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class ShardFolder:
     ) -> None:
         """Args:
         wait_s: the longest wait for one shard.
-        while_waiting: called about 20 times a second with the shard that is waited for; it
-            may raise to end the wait, such as when a stop is requested.
+        while_waiting: called about 20 times a second with the missing shard; it may raise to end
+            the wait, for example when a stop is requested.
         """
         self._folder = folder
         self._wait_s = wait_s
@@ -112,7 +112,7 @@ class ShardFolder:
             raise ShardCorruptError(f"shard {shard.digest}, row {row}: {error}") from error
 
     def is_there(self, shard: ShardDescription) -> bool:
-        """Whether reading would not wait."""
+        """Whether the shard exists, so that reading it does not wait."""
         return self._path(shard).is_file()
 
     def _path(self, shard: ShardDescription) -> Path:
@@ -142,7 +142,7 @@ class ShardFolder:
 
 
 def _open_checked(path: Path, shard: ShardDescription) -> Any:
-    """The mapped file, after its header was compared with the description."""
+    """The mapped file; its header was checked against the description."""
     try:
         file: Any = safe_open(path, framework="pt")
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict

@@ -1,6 +1,6 @@
-"""A report on a folder of pictures before a run: how many, which buckets, which are left out.
+"""Survey a folder of images before a run: their number, their buckets, and those left out.
 
-It reads names, the first bytes of pictures, and caption files. Of very many pictures it reads some.
+It reads file names, image headers and caption files. In a very large folder it reads a part.
 """
 
 from collections import Counter
@@ -17,16 +17,16 @@ from trainer_core.data.images import inspect_header
 from trainer_core.errors import BadCaptionError, BadImageError
 
 MAX_LOOKED_AT: Final = 20_000
-"""Pictures of a folder whose sizes are read; about 0.1 ms each on a local disk."""
+"""The most images of a folder whose headers are read; about 0.1 ms each on a local disk."""
 _NAMED_AT_MOST: Final = 5
 
 OnProgress = Callable[[int, int], None]
-"""Called with how many pictures of how many are done."""
+"""Called with the number of images read so far and the number to read."""
 
 
 @dataclass(slots=True)
 class LeftOut:
-    """Pictures that a run would leave out, or fail at, for one reason."""
+    """Images that a run would leave out or fail at, for one reason."""
 
     why: str
     count: int = 0
@@ -40,19 +40,19 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Survey:
-    """What the folder of one backend holds."""
+    """The images in the folder of one backend."""
 
     backend: Backend
     pictures: int
     looked_at: int
-    """So many of the pictures, evenly spread, were read; the counts below are of these."""
+    """The number of images that were read, evenly spread; the counts below are of these."""
     buckets: Counter[tuple[int, int]]
-    """(width, height) in pixels → pictures."""
+    """(width, height) of a bucket in pixels → number of images."""
     too_small: LeftOut
     without_caption: LeftOut
     without_mask: LeftOut
     unreadable: LeftOut
-    """Pictures and caption files, each with what is wrong."""
+    """Images and caption files, each with its error."""
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
@@ -69,12 +69,12 @@ def survey_pictures(
     on_progress: OnProgress,
     max_looked_at: int = MAX_LOOKED_AT,
 ) -> Survey:
-    """Report on the pictures of a backend that are trained on or held out.
+    """Survey the images of one backend, for training or held out.
 
     Args:
-        folder: as ``list_files`` lists it.
-        max_px: the largest area that the base model takes.
-        masks: folder of the backend's masks, where there is one.
+        folder: searched with its sub-folders.
+        max_px: the largest area in pixels that the base model takes.
+        masks: folder of the backend's masks; None without masks.
     """
     pictures = list_files(folder).images
     mask_stems = None if masks is None else {stem_of(name) for name in list_files(masks).images}
@@ -97,7 +97,7 @@ def survey_pictures(
 def _count(
     folder: Path, name: str, mask_stems: Collection[str] | None, survey: Survey, max_px: int
 ) -> None:
-    """Add one picture to the survey; ``mask_stems`` is None where the backend has no masks."""
+    """Add one image to the survey; ``mask_stems`` is None where the backend has no masks."""
     backend = survey.backend
     try:
         facts = inspect_header(folder / name, name=name)
@@ -117,7 +117,7 @@ def _count(
 
 
 def _spread(names: Sequence[str], most: int) -> Iterator[str]:
-    """All names, or ``most`` of them at even distances."""
+    """All names, or ``most`` of them, evenly spread."""
     if len(names) <= most:
         yield from names
     else:

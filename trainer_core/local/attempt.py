@@ -157,9 +157,9 @@ class Attempt:
         from trainer_core.local.cache import fill_cache  # noqa: PLC0415 - imports torch
         from trainer_core.precision.compute import choose_compute  # noqa: PLC0415 - the same
 
-        folder, pictures = self.cache_dir, data.pictures
+        folder, images = self.cache_dir, data.images
         device = choose_compute(plan.operation.device, plan.identity.precision).device
-        encoded = fill_cache(folder, index, base, pictures, device=device, reporter=self.reporter)
+        encoded = fill_cache(folder, index, base, images, device=device, reporter=self.reporter)
         kept = len(index.shards) - encoded
         self.reporter.log(f"{'cache':<20} {folder}: {encoded} shards encoded, {kept} found")
 

@@ -1,4 +1,4 @@
-"""The shards of a local run: missing ones are encoded, existing ones are kept."""
+"""The shards of a local run: existing ones are kept, missing ones are encoded."""
 
 import contextlib
 import fcntl
@@ -27,34 +27,36 @@ def fill_cache(
     folder: Path,
     index: DataIndex,
     base: BaseModel,
-    pictures: Mapping[str, Path],
+    images: Mapping[str, Path],
     *,
     device: torch.device,
     reporter: Reporter,
 ) -> int:
-    """Encode every shard that ``folder`` lacks; returns their number.
+    """Encode every shard that is missing in ``folder``; returns their number.
 
-    A shard is named by the digest of its content and appears complete or not at all. So runs may
-    share the folder, and may be killed at any point. One process at a time fills it. The encoders
-    are released from memory before this returns.
+    A shard is named by the digest of its content, and its file appears complete or not at all. So
+    runs can share the folder and can be killed at any point. Only one process at a time encodes.
+    The encoders are released from memory before this returns.
 
     Args:
-        pictures: SHA-256 → a file with that content.
+        images: SHA-256 → a file with that content.
 
     Raises:
-        BadImageError, ShardCorruptError: a picture changed since it was read.
-        StopRequestedError: a stop was requested; checked between pictures and captions.
+        BadImageError, ShardCorruptError: an image changed since it was read.
+        StopRequestedError: a stop was requested; checked before each image and caption.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder, reporter):
-        for unfinished in folder.glob(".*.safetensors.*.tmp"):  # of a process that was killed
+        for unfinished in folder.glob(".*.safetensors.*.tmp"):  # left by a killed process
             unfinished.unlink(missing_ok=True)
         missing = [shard for shard in index.shards if not _is_complete(folder, shard)]
         if not missing:
             return 0
         encoders = _ReportingEncoders(base, device, reporter, missing)
-        for shard in sorted(missing, key=lambda shard: shard.kind):  # each encoder is loaded once
-            encode_shard(encoders, shard.spec, pictures, folder / shard_name(shard.digest))
+        for shard in sorted(
+            missing, key=lambda shard: shard.kind
+        ):  # so that each encoder is loaded once
+            encode_shard(encoders, shard.spec, images, folder / shard_name(shard.digest))
     del encoders
     gc.collect()
     if device.type == "cuda":
@@ -63,7 +65,7 @@ def fill_cache(
 
 
 class _ReportingEncoders(WarmEncoders):
-    """Checks for a stop before each picture and each caption, and counts them."""
+    """Checks for a stop before each image and caption, and reports the progress."""
 
     def __init__(
         self,
@@ -98,7 +100,7 @@ class _ReportingEncoders(WarmEncoders):
 
 
 def _is_complete(folder: Path, shard: ShardDescription) -> bool:
-    """Whether the file exists and is as long as its header says."""
+    """Whether the file exists and has the length that its header declares."""
     try:
         with safe_open(folder / shard_name(shard.digest), framework="np"):
             return True
@@ -108,7 +110,7 @@ def _is_complete(folder: Path, shard: ShardDescription) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path, reporter: Reporter) -> Iterator[None]:
-    """Hold the folder; waits while another process fills it."""
+    """Lock the folder; waits while another process has the lock."""
     with (folder / ".lock").open("a") as lock:
         is_reported = False
         while True:
@@ -116,7 +118,7 @@ def _locked(folder: Path, reporter: Reporter) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not is_reported:
-                    reporter.log(f"waiting for another run that fills {folder}")
+                    reporter.log(f"waiting for another run that is filling {folder}")
                 is_reported = True
                 reporter.check_control()
                 time.sleep(_TRY_EVERY_S)

@@ -1,4 +1,4 @@
-"""The pictures and captions of a local run: sizes, digests, and which files are broken."""
+"""Read the images and captions of a local run: sizes, digests, and broken files."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,7 @@ _ERRORS_SHOWN: Final = 20
 
 
 class MissingDataError(TrainerError):
-    """A folder of pictures does not exist where the files say."""
+    """A folder of images that the files name does not exist."""
 
     code = "missing_data"
     category: Category = Category.USER
@@ -32,15 +32,15 @@ class MissingDataError(TrainerError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalData:
-    """Every picture of a run."""
+    """All images of a run."""
 
     items: tuple[FileItem, ...]
-    pictures: Mapping[str, Path]
+    images: Mapping[str, Path]
     """SHA-256 → a file with that content."""
 
 
 def find_data_folders(plan: Plan, folders: Sequence[Path]) -> dict[str, Path]:
-    """Backend id → its folder; raises MissingDataError, which names all that are missing."""
+    """Backend id → its folder; raises MissingDataError, which lists all missing ones."""
     found: dict[str, Path] = {}
     missing: list[str] = []
     for backend in plan.identity.backends:
@@ -49,8 +49,8 @@ def find_data_folders(plan: Plan, folders: Sequence[Path]) -> dict[str, Path]:
         if folder is None:
             tried = ", ".join(str(place) for place in places_of(name, folders))
             missing.append(
-                f"{backend.id}: instance_data_dir names {name}, which is no folder in any of "
-                f"these places: {tried}"
+                f"{backend.id}: instance_data_dir names {name}, which is not a folder in any "
+                f"of these places: {tried}"
             )
         else:
             found[backend.id] = folder
@@ -60,15 +60,16 @@ def find_data_folders(plan: Plan, folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def scan(plan: Plan, data_dirs: Mapping[str, Path], notes: Path, reporter: Reporter) -> LocalData:
-    """Read every picture and caption in the folders of the backends.
+    """Read every image and caption in the folders of the backends.
 
-    Pictures are decoded whole, so that a broken one is named before anything is encoded. The file
-    ``notes`` remembers them: one whose file size and time of change are the same is not read again.
+    Images are decoded in full, so that broken ones are reported before anything is encoded. Their
+    sizes and digests are stored in the file ``notes``. An image whose file size and mtime are
+    unchanged is not read again.
 
     Raises:
-        BadImageError, BadCaptionError: names every broken file, up to 20.
+        BadImageError, BadCaptionError: lists the broken files, at most 20.
     """
-    known = _KnownPictures(notes)
+    known = _KnownImages(notes)
     files = [
         (backend, data_dirs[backend.id], path)
         for backend in plan.identity.backends
@@ -80,18 +81,18 @@ def scan(plan: Plan, data_dirs: Mapping[str, Path], notes: Path, reporter: Repor
         readings = pool.map(lambda file: _read(known, *file), files)
         for done, reading in enumerate(readings, 1):
             found.add(reading)
-            reporter.progress("checking pictures", done, len(files))
+            reporter.progress("checking images", done, len(files))
             reporter.check_control()
     finally:
         pool.shutdown(cancel_futures=True)
         known.save()
     found.raise_errors()
-    return LocalData(items=tuple(found.items), pictures=found.pictures)
+    return LocalData(items=tuple(found.items), images=found.images)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Facts:
-    """Digest and size of one picture."""
+    """Digest and size of one image."""
 
     sha256: str
     width_px: int
@@ -101,7 +102,7 @@ class _Facts:
 _Reading = tuple[FileItem, Path] | BadImageError | BadCaptionError
 
 
-def _read(known: "_KnownPictures", backend: Backend, folder: Path, relative: str) -> _Reading:
+def _read(known: "_KnownImages", backend: Backend, folder: Path, relative: str) -> _Reading:
     path = folder / relative
     name = f"{backend.id}: {path}"
     caption_name = f"{backend.id}: {folder / caption_path(relative)}"
@@ -122,14 +123,14 @@ def _read(known: "_KnownPictures", backend: Backend, folder: Path, relative: str
 @dataclass(slots=True)
 class _Findings:
     items: list[FileItem] = field(default_factory=list)
-    pictures: dict[str, Path] = field(default_factory=dict)
+    images: dict[str, Path] = field(default_factory=dict)
     errors: list[BadImageError | BadCaptionError] = field(default_factory=list)
 
     def add(self, reading: _Reading) -> None:
         if isinstance(reading, tuple):
             item, path = reading
             self.items.append(item)
-            self.pictures[item.sha256] = path
+            self.images[item.sha256] = path
         else:
             self.errors.append(reading)
 
@@ -142,11 +143,11 @@ class _Findings:
         raise type(self.errors[0])("; ".join(messages)) from self.errors[0]
 
 
-class _KnownPictures:
-    """Facts of pictures that earlier runs read, by path, file size and time of change."""
+class _KnownImages:
+    """Digests and sizes of images that earlier runs read, by path, file size and mtime."""
 
     def __init__(self, path: Path) -> None:
-        """A file that cannot be read counts as empty."""
+        """``path``: file of the earlier runs; counts as empty if it cannot be read."""
         self._path = path
         self._old: dict[str, Any] = {}
         self._current: dict[str, list[Any]] = {}
@@ -155,7 +156,7 @@ class _KnownPictures:
             self._old = read if isinstance(read, dict) else {}
 
     def facts_of(self, path: Path, name: str) -> _Facts:
-        """Raises BadImageError, whose message calls the file ``name``."""
+        """Digest and size of an image; raises BadImageError, which names the file as ``name``."""
         try:
             stat = path.stat()
             key, stamp = str(path.absolute()), [stat.st_size, stat.st_mtime_ns]

@@ -1,4 +1,4 @@
-"""The output folder of a local run: its lock, its checkpoints, and what a new run moves aside."""
+"""The output folder of a local run: its lock, its checkpoints, and files moved aside."""
 
 import contextlib
 import fcntl
@@ -29,7 +29,7 @@ _RESULT: Final = "result"
 
 
 class OutputInUseError(TrainerError):
-    """Another run writes into the output folder."""
+    """Another run uses the output folder."""
 
     code = "output_in_use"
     category: Category = Category.USER
@@ -37,10 +37,10 @@ class OutputInUseError(TrainerError):
 
 @contextlib.contextmanager
 def locked(output_dir: Path) -> Iterator[None]:
-    """Hold the folder for this process.
+    """Lock the folder for this process; creates it if needed.
 
-    The kernel releases the lock when the process ends, however it ends. Raises OutputInUseError,
-    which names the process that holds the folder.
+    The kernel releases the lock when the process ends, even if it is killed. Raises
+    OutputInUseError, which names the process that has the lock.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     with (output_dir / _LOCK_NAME).open("a+") as lock:
@@ -50,8 +50,8 @@ def locked(output_dir: Path) -> Iterator[None]:
             lock.seek(0)
             pid = lock.read().strip() or "unknown"
             raise OutputInUseError(
-                f"process {pid} trains into {output_dir} right now: wait for it, or give this run "
-                "another --output"
+                f"process {pid} is training in {output_dir}: wait for it, or give this run another "
+                "--output"
             ) from error
         lock.seek(0)
         lock.truncate()
@@ -61,18 +61,18 @@ def locked(output_dir: Path) -> Iterator[None]:
 
 
 def restore_interrupted(output_dir: Path) -> None:
-    """Restore what a killed run was about to replace; the caller holds the folder."""
+    """Restore files that a killed run was replacing; the caller has locked the folder."""
     repair_checkpoints(output_dir / _CHECKPOINTS)
     restore_replaced(output_dir / _RESULT)
 
 
 def find_checkpoints(request: str, output_dir: Path, folders: Sequence[Path]) -> Checkpoints:
-    """The newest checkpoint of the output folder, and the one that is requested.
+    """The newest checkpoint of the output folder, and the requested one.
 
     Args:
-        request: ``latest``, empty, or a checkpoint's folder (also by name, within ``output_dir``).
-        output_dir: of the run.
-        folders: a relative path is tried from each of them.
+        request: ``latest``, empty, or a checkpoint: its folder, or its name in ``output_dir``.
+        output_dir: the run's output folder.
+        folders: a relative path is looked up in each of these.
     """
     newest = next(reversed(committed_checkpoints(output_dir / _CHECKPOINTS)), None)
     if request in ("", LATEST):
@@ -85,34 +85,33 @@ def find_checkpoints(request: str, output_dir: Path, folders: Sequence[Path]) ->
 
 
 def _named_checkpoint(name: str, folders: Sequence[Path]) -> Path:
-    """Raises CheckpointError where there is no such folder, or one that is incomplete."""
+    """Raises CheckpointError if there is no such folder, or if it is incomplete."""
     tried = places_of(name, folders)
     found = next((place for place in tried if place.is_dir()), None)
     if found is None:
         places = ", ".join(str(place) for place in tried)
         raise CheckpointError(
-            f"resume_from_checkpoint names {name}, which is no folder in any of: {places}"
+            f"resume_from_checkpoint names {name}, which is not a folder in any of: {places}"
         )
     read_manifest(found)
     if not is_complete(found):
         raise CheckpointError(
-            f"{found} is no whole checkpoint: a file that its {MANIFEST_NAME} names is missing or "
+            f"{found} is not a complete checkpoint: a file in its {MANIFEST_NAME} is missing or "
             "has another size"
         )
     return found
 
 
 def is_own_checkpoint(output_dir: Path, checkpoint: Path) -> bool:
-    """Whether it is one of the output folder's checkpoints, by whatever path it was named."""
+    """Whether the checkpoint is in the output folder; symbolic links are resolved."""
     return checkpoint.resolve().parent == (output_dir / _CHECKPOINTS).resolve()
 
 
 def set_aside(output_dir: Path, *, after_step: int) -> Path | None:
     """Move an earlier run's later checkpoints, and its later result, to a folder of their own.
 
-    Without this, ``latest`` would later find the highest step instead of the newest run. A folder
-    that is no whole checkpoint stays where it is and is ignored. Returns the new folder, or None
-    where there was nothing to move.
+    Otherwise ``latest`` would find the highest step instead of the newest run. Incomplete
+    checkpoints are not moved. Returns the new folder, or None if there was nothing to move.
     """
     stored = committed_checkpoints(output_dir / _CHECKPOINTS)
     later = [path for path in stored if read_manifest(path).step > after_step]
@@ -130,7 +129,7 @@ def set_aside(output_dir: Path, *, after_step: int) -> Path | None:
 
 
 def _step_of_result(result: Path) -> int:
-    """0 for a folder that is no result."""
+    """The step of a result; 0 if the folder is not a result."""
     try:
         return ResultManifest.model_validate_json((result / MANIFEST_NAME).read_bytes()).step
     except (OSError, ValidationError):
@@ -138,7 +137,7 @@ def _step_of_result(result: Path) -> int:
 
 
 def read_started_run(output_dir: Path) -> StartedRun | None:
-    """The unfinished run of the folder; None where there is none."""
+    """The unfinished run of the folder; None if there is none."""
     try:
         return StartedRun.model_validate_json((output_dir / STARTED_RUN_NAME).read_bytes())
     except (OSError, ValidationError):

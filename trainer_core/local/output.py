@@ -1,4 +1,4 @@
-"""Where a local run shows what it does, and where its outcome is recorded."""
+"""The display, the control file and the outcome event of a local run."""
 
 import contextlib
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class View(Protocol):
 
 
 class ControlledView:
-    """The ``Reporter`` of a local run: shows on a view, pauses and stops by the control file."""
+    """The ``Reporter`` of a local run: shows progress on a view and obeys the control file."""
 
     def __init__(self, view: View, control: Control) -> None:
         self._view, self._control = view, control
@@ -37,16 +37,16 @@ class ControlledView:
         self._view.progress(stage, done, total)
 
     def check_control(self) -> None:
-        """Wait while a pause is requested; raise StopRequestedError when a stop is."""
+        """Wait while a pause is requested; raise StopRequestedError if a stop is requested."""
         while self._control.requested() is ControlRequest.PAUSE:
             self._control.wait()
         self._control.check_stop()
 
 
 def open_control(file: Path | None, output_dir: Path) -> Control:
-    """The control file of a run; None: ``control`` in the output folder, emptied first.
+    """The control of a run. ``file`` None: ``control`` in the output folder, deleted first.
 
-    A request that an earlier run left in the output folder must not stop this one.
+    Otherwise a request left by an earlier run would stop this one.
     """
     if file is not None:
         return Control(file)
@@ -57,7 +57,7 @@ def open_control(file: Path | None, output_dir: Path) -> Control:
 
 @contextlib.contextmanager
 def recorded_outcome(events: EventWriter) -> Iterator[None]:
-    """Write whatever ends the run as its last event; only a requested stop raises nothing here."""
+    """Write the error that ends the run as its last event. A requested stop is not raised again."""
     try:
         yield
     except StopRequestedError:
@@ -66,5 +66,7 @@ def recorded_outcome(events: EventWriter) -> Iterator[None]:
         failure = failure_of(error)
         events.emit("failed", events.last_step, failure_as_json(failure))
         if failure.code == OutOfMemoryError.code and not isinstance(error, OutOfMemoryError):
-            raise OutOfMemoryError(failure.message) from error  # torch's own, in words
+            raise OutOfMemoryError(
+                failure.message
+            ) from error  # torch's own error, with a readable message
         raise

@@ -1,4 +1,4 @@
-"""How a local run starts: resumed, anew, or not at all. Decides only; reads and writes nothing."""
+"""Decide how a local run starts: resumed, anew, or not at all. Reads and writes no files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +15,16 @@ LATEST: Final = "latest"
 class StartedRun(Frozen):
     """A run that was started anew in an output folder and has no result yet.
 
-    The same command resumes it. Without this record, a run that a supervisor stops and starts again
-    would begin anew each time and never end. ``latest`` needs no record: it always resumes.
+    The same command resumes it. Without this record, a run that a supervisor stops and restarts
+    would start anew each time and never finish. ``latest`` needs no record: it always resumes.
     """
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     request: str = Field(validation_alias="wish", serialization_alias="wish")
-    """The value of ``resume_from_checkpoint``. Files of every version call it ``wish``."""
+    """The value of ``resume_from_checkpoint``. The key in the file is ``wish``."""
     digest: str
-    """Of the plan's guarded identity and the data."""
+    """Digest of the plan's guarded identity and the data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,11 +32,11 @@ class Checkpoints:
     """The checkpoints that a run may start from."""
 
     newest: Path | None = None
-    """In the output folder; None where it has none."""
+    """The newest one in the output folder; None if there is none."""
     requested: Path | None = None
-    """The one that ``resume_from_checkpoint`` names; None where it names none."""
+    """The one that ``resume_from_checkpoint`` names; None if it names none."""
     problem: str | None = None
-    """Why the named one cannot be used."""
+    """Why the requested one cannot be used; None if it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +48,14 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class StartAnew:
-    """Start another run from a checkpoint, or from step 0; later ones of the folder make room."""
+    """Start another run from a checkpoint, or from step 0; later checkpoints are moved aside."""
 
     checkpoint: Path | None
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Change nothing and report the reason."""
+    """Do not start; change no files and report the reason."""
 
     reason: str
 
@@ -66,14 +66,14 @@ Start = Resume | StartAnew | Refuse
 def decide_start(
     request: str, checkpoints: Checkpoints, started: StartedRun | None, digest: str
 ) -> Start:
-    """How the run starts.
+    """Decide how the run starts.
 
     Args:
         request: the value of ``resume_from_checkpoint``: ``latest``, empty (from step 0) or the
             folder of a checkpoint.
-        checkpoints: what exists.
+        checkpoints: the existing checkpoints.
         started: the unfinished run of the output folder.
-        digest: of this run, to be compared with that of ``started``.
+        digest: this run's digest, compared with that of ``started``.
     """
     if request == LATEST:
         return Resume(checkpoints.newest)
@@ -86,6 +86,9 @@ def decide_start(
 
 
 def refusal(request: str, checkpoints: Checkpoints, started: StartedRun | None) -> Refuse | None:
-    """What ``decide_start`` refuses for any digest; known before the data is read."""
+    """The refusal of ``decide_start`` that does not depend on the digest; None if there is none.
+
+    It needs no data, so it can be reported before the data is read.
+    """
     start = decide_start(request, checkpoints, started, started.digest if started else "")
     return start if isinstance(start, Refuse) else None

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases: listeners of the events that plot their numbers by step."""
+"""TensorBoard and Weights & Biases: event listeners that plot numbers by step."""
 
 import json
 import re
@@ -20,7 +20,7 @@ _PACKAGES: Final[dict[Kind, tuple[str, str]]] = {
     "tensorboard": ("tensorboardX", "worker"),
     "wandb": ("wandb", "trackers"),
 }
-"""Kind → package, and the extra of this distribution that brings it."""
+"""Kind → (package, extra of this distribution that installs it)."""
 _STEP_SCALARS: Final = ("loss", "balance_loss", "learning_rate", "grad_max", "steps_per_s")
 _EVAL_SCALARS: Final = ("mean", "held_out_mean")
 _FLUSH_EVERY_S: Final = 10
@@ -37,20 +37,20 @@ class Tracker(Protocol):
     """Plots numbers."""
 
     def log(self, scalars: dict[str, float], step: int) -> None:
-        """Plot finite numbers of one step; within a process the step never decreases."""
+        """Plot the finite numbers of one step; the step never decreases within a process."""
 
     def close(self) -> None:
-        """Write what is still buffered."""
+        """Flush and close."""
 
 
 def check_trackers(plan: Plan) -> None:
-    """Raise TrackerMissingError for what ``report_to`` names and is not installed."""
+    """Raise TrackerMissingError if a tracker in ``report_to`` is not installed."""
     for kind in plan.operation.report_to:
         package, extra = _PACKAGES[kind]
         if find_spec(package) is None:
             raise TrackerMissingError(
                 f"report_to {kind} needs the package {package}, which is not installed: "
-                f"pip install 'reverie[{extra}]', or take {kind} out of report_to"
+                f"pip install 'reverie[{extra}]', or remove {kind} from report_to"
             )
 
 
@@ -58,14 +58,14 @@ def check_trackers(plan: Plan) -> None:
 def trackers(
     plan: Plan, output_dir: Path, events: EventWriter, *, from_step: int
 ) -> Iterator[None]:
-    """Plot events with the trackers that ``report_to`` names; one that fails does not end training.
+    """Plot events with the trackers in ``report_to``. A tracker that fails does not stop training.
 
     Args:
-        plan: of the run.
-        output_dir: their files go to ``logs/<run name>`` below it.
-        events: what they listen to; a tracker that fails causes one warning event.
-        from_step: the step that the run resumes from. Points that an earlier process plotted
-            beyond it are superseded.
+        plan: plan of the run.
+        output_dir: TensorBoard writes to ``logs/<run name>`` in it, W&B to ``logs``.
+        events: the trackers listen to these. A tracker that fails emits one warning event.
+        from_step: the step that the run resumes from. Later points, plotted by an earlier
+            process, are superseded.
     """
     open_ones: list[tuple[str, Tracker]] = []
     for kind in plan.operation.report_to:
@@ -81,7 +81,7 @@ def trackers(
 
 
 def scalars_of(event: Event) -> dict[str, float]:
-    """The numbers of an event that are plotted; missing ones and those not finite are left out."""
+    """The numbers of an event that are plotted; missing ones are left out."""
     match event.name:
         case "step":
             named = {f"train/{name}": event.data.get(name) for name in _STEP_SCALARS}
@@ -105,7 +105,7 @@ def _listener(tracker: Tracker) -> Callable[[Event], None]:
 def _guarded(name: str, act: Callable[[], Any], events: EventWriter) -> Any:
     try:
         return act()
-    except Exception as error:  # noqa: BLE001 - foreign code must not end the training
+    except Exception as error:  # noqa: BLE001 - a tracker must not end the training
         message = f"report_to {name} failed: {type(error).__name__}: {error}"
         events.emit("warning", events.last_step, {"code": "tracker_failed", "message": message})
         return None
@@ -129,13 +129,13 @@ class _TensorBoard:
     def __init__(self, folder: Path, from_step: int) -> None:
         from tensorboardX import SummaryWriter  # noqa: PLC0415 - half a second
 
-        # A process that died before its next checkpoint plotted points beyond this step.
+        # An earlier process may have plotted later points before it died.
         purge_step = from_step + 1 if from_step else None
         self._writer = SummaryWriter(
             str(folder),
             purge_step=purge_step,
             flush_secs=_FLUSH_EVERY_S,
-            filename_suffix=f".{from_step}",  # else two of one second share a file
+            filename_suffix=f".{from_step}",  # otherwise two writers of one second share a file
         )
 
     def log(self, scalars: dict[str, float], step: int) -> None:
@@ -162,8 +162,8 @@ class _Wandb:
             config=json.loads(plan.identity.model_dump_json()),
             settings=wandb.Settings(console="off", silent=True),
         )
-        # After a resume, steps that a killed process plotted come again. wandb's own step must
-        # not decrease, so the axis is a number that we log.
+        # After a resume, steps that a killed process plotted are logged again. wandb's own step
+        # must not decrease, so the x axis is a number that we log.
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
 

@@ -1,4 +1,4 @@
-"""An estimate of what autograd keeps of one micro-batch, with and without checkpointing."""
+"""Estimate the activations that autograd keeps, with and without gradient checkpointing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from trainer_core.memory.weights import BF16_BYTES, FP32_BYTES, DeviceKind
 _PATCH_PX: Final = 2 * LATENT_CELL_PX
 """Side of the square of pixels that one image token covers."""
 _TEXT_TOKENS: Final = 3 * 128
-"""Of T5 and of Llama's last layer, which all blocks carry, and of a Llama layer for each block."""
+"""128 each of T5, of Llama's last layer, and of the Llama layer of the block."""
 _WIDTHS_BESIDE_FEED_FORWARD: Final = 16
-"""Tensors of the model's width that autograd keeps of a token in a block: inputs of norms,
-modulation, projections and attention. With the feed-forward's it comes to 39 GiB for 1024² without
-checkpointing; 36 GiB were measured (SimpleTuner 4.10.1, H200: 70 GiB with 34 of weights)."""
+"""Tensors of the model's width that autograd keeps per token and block: inputs of norms,
+modulation, projections and attention. With those of the feed-forward this gives 39 GiB for 1024²
+without checkpointing; 36 GiB were measured (SimpleTuner 4.10.1, H200: 70 GiB with 34 of weights)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +25,17 @@ class MicroBatch:
     identity: Identity
     """Batch size and precision are read."""
     transformer: Mapping[str, Any]
-    """Its configuration."""
+    """The transformer's configuration."""
     device: DeviceKind
     image_px: int
     """Area of each image."""
 
 
 def activation_bytes(batch: MicroBatch, checkpointing_interval: int | None) -> int:
-    """Bytes at the end of the forward pass.
+    """Bytes of activations at the end of the forward pass.
 
-    ``checkpointing_interval``: every so many blocks one is recomputed in the backward pass; None:
-    gradient checkpointing is off.
+    ``checkpointing_interval``: n means that every n-th block is recomputed in the backward pass;
+    None means that gradient checkpointing is off.
     """
     identity, transformer = batch.identity, batch.transformer
     dim = int(transformer["num_attention_heads"]) * int(transformer["attention_head_dim"])
@@ -58,19 +58,19 @@ def activation_bytes(batch: MicroBatch, checkpointing_interval: int | None) -> i
 
 
 def _number_bytes(identity: Identity, device: DeviceKind) -> int:
-    """Of one activation; int8 weights compute in fp32 on a CPU."""
+    """Bytes of one activation; int8 weights compute in fp32 on a CPU."""
     is_int8_on_cpu = device == "cpu" and identity.precision.base != "no_change"
     is_fp32 = identity.precision.compute == "fp32" or is_int8_on_cpu
     return FP32_BYTES if is_fp32 else BF16_BYTES
 
 
 def _kept_widths(tokens: int, dim: int, inner: int) -> int:
-    """Numbers that one block keeps of a sample's tokens; ``inner``: of the feed-forward."""
+    """Activations that one block keeps per sample; ``inner``: width of its feed-forward."""
     return tokens * (_WIDTHS_BESIDE_FEED_FORWARD * dim + 3 * inner)
 
 
 def _experts_width(transformer: Mapping[str, Any], dim: int) -> int:
-    """Inner width of what an image token goes through: its experts and the shared one."""
+    """Total inner width of the experts that an image token uses, with the shared one."""
     if not transformer.get("num_routed_experts", 4):
         return _feed_forward_width(4 * dim)
     chosen = int(transformer.get("num_activated_experts", 2))

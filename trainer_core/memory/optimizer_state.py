@@ -1,4 +1,4 @@
-"""Bytes of an optimizer's state. A new optimizer is one row of the table."""
+"""Bytes of an optimizer's state. A new optimizer needs one row of ``STATE_BYTES``."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -19,12 +19,12 @@ StateBytes = Callable[[Sequence[TrainedTensor]], int]
 
 
 def optimizer_state_bytes(name: OptimizerName, tensors: Sequence[TrainedTensor]) -> int:
-    """Bytes of the state after the first step, on one process that shares nothing."""
+    """Bytes of the state after the first step, in one process without ZeRO."""
     return STATE_BYTES[name](tensors)
 
 
 def _fp32(*, per_element: int, per_tensor: int = 0) -> StateBytes:
-    """So many fp32 numbers for each trained one, and for each tensor."""
+    """A state of ``per_element`` fp32 numbers per parameter and ``per_tensor`` per tensor."""
 
     def state_bytes(tensors: Sequence[TrainedTensor]) -> int:
         elements = sum(tensor.elements for tensor in tensors)
@@ -43,7 +43,7 @@ def _one_byte_in_blocks(tensors: Sequence[TrainedTensor]) -> int:
 
 
 def _prodigy(tensors: Sequence[TrainedTensor]) -> int:
-    """Two moments, a gradient sum, and where each tensor started: one number if that is zero."""
+    """Two moments, a gradient sum, and the initial value: one number for a tensor that is zero."""
     elements = sum(tensor.elements for tensor in tensors)
     starts = sum(1 if tensor.starts_at_zero else tensor.elements for tensor in tensors)
     return FP32_BYTES * (3 * elements + starts)

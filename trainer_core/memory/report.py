@@ -1,4 +1,4 @@
-"""How much memory a plan needs on the device of one process.
+"""Memory that a plan needs on the device of one process.
 
 Weights, adapter, gradients and optimizer state are counted exactly; activations are estimated.
 """
@@ -23,20 +23,20 @@ from trainer_core.memory.zero_shares import ZeroShares
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Bytes by part; all are exact except those called an estimate."""
+    """Bytes of each part; exact except where the name says estimate."""
 
     device: DeviceKind
     """Where the run is assumed to train: ``cuda`` unless the plan says cpu."""
     base_weights_bytes: int
     base_scales_bytes: int
-    """Beside int8 weights."""
+    """Scales of int8 weights."""
     adapter_bytes: int
     gradients_bytes: int
     optimizer_state_bytes: int
     ema_bytes: int
     ema_device: Literal["cpu", "accelerator"]
     text_encoder_1_bytes: int | None
-    """Text encoders are loaded one at a time, while captions are cached."""
+    """Text encoders are loaded one at a time while captions are cached. None: size not known."""
     text_encoder_2_bytes: int | None
     text_encoder_3_bytes: int | None
     text_encoder_4_bytes: int | None
@@ -45,21 +45,21 @@ class Memory:
     caching_bytes: int | None
     """The largest of the parts that are loaded while captions and images are cached."""
     held_bytes: int
-    """All that is on the device while the run trains, without activations."""
+    """Everything on the device during training except activations."""
     activations_estimate_bytes: int
-    """With the plan's gradient checkpointing, in the largest bucket."""
+    """For the largest bucket, with the plan's gradient checkpointing."""
     activations_without_checkpointing_estimate_bytes: int
     total_bytes: int
     """``held_bytes`` and the estimate of activations."""
 
 
 def plan_memory(plan: Plan, parts: PartConfigs, *, largest_image_px: int) -> Memory:
-    """The memory of a plan.
+    """The memory that a plan needs.
 
     Args:
         plan: the run.
-        parts: configurations of its base model.
-        largest_image_px: area of the images in the largest bucket.
+        parts: configurations of the base model's parts.
+        largest_image_px: area in pixels of an image of the largest bucket.
     """
     identity, operation = plan.identity, plan.operation
     device: DeviceKind = "cpu" if operation.device == "cpu" else "cuda"

@@ -1,4 +1,4 @@
-"""The tensors that a plan trains, counted: an adapter's, or every weight of the transformer."""
+"""Sizes of the tensors that a plan trains: an adapter's, or all of the transformer's."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -19,12 +19,12 @@ class TrainedTensor:
 
 
 def trained_parameters(identity: Identity, transformer: Mapping[str, Any]) -> int:
-    """How many numbers are trained."""
+    """Number of trained parameters."""
     return sum(tensor.elements for tensor in trained_tensors(identity, transformer))
 
 
 def trained_modules(identity: Identity, transformer: Mapping[str, Any]) -> int:
-    """How many linear layers have an adapter, or are trained themselves."""
+    """Number of linear layers that have an adapter or are trained in full."""
     if identity.adapter is None:
         return len(hidream_linears(transformer))
     return len(identity.adapter.modules)

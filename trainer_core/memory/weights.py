@@ -17,16 +17,16 @@ DeviceKind = Literal["cpu", "cuda"]
 FP32_BYTES: Final = 4
 BF16_BYTES: Final = 2
 _NUMBERS_BESIDE_SCALES: Final = 2
-"""A linear layer quantised by optimum-quanto also has one number for the scale of its input and one
-for that of its output, in the type of the scales."""
+"""A linear layer quantised by optimum-quanto also stores one scale of its input and one of its
+output, in the dtype of the weight scales."""
 
 
 def base_weight_bytes(
     identity: Identity, transformer: Mapping[str, Any], device: DeviceKind
 ) -> tuple[int, int]:
-    """Bytes of the transformer: its weights, and the scales beside weights in int8.
+    """Bytes of the transformer: (weights, scales of int8 weights).
 
-    Weights that are trained themselves are fp32 on every device.
+    In full-rank training the weights are fp32 on every device.
     """
     number_bytes = FP32_BYTES if identity.adapter is None else _frozen_number(identity, device)
     return _stored_bytes(transformer_size(transformer), identity.precision.base, number_bytes)
@@ -35,7 +35,7 @@ def base_weight_bytes(
 def text_encoder_bytes(
     identity: Identity, parts: PartConfigs, device: DeviceKind
 ) -> tuple[int | None, ...]:
-    """Bytes of each of the four text encoders with its scales; None where it is not known."""
+    """Bytes of each of the four text encoders with its scales; None if it is not known."""
     precision = identity.precision
     quantizations = (
         precision.text_encoder_1,
@@ -55,7 +55,7 @@ def text_encoder_bytes(
 
 
 def vae_bytes(parts: PartConfigs) -> int | None:
-    """Bytes of the VAE, which is fp32 everywhere; None where it is not known."""
+    """Bytes of the VAE, which is always fp32; None if it is not known."""
     return None if parts.vae is None else vae_parameters(parts.vae) * FP32_BYTES
 
 
@@ -72,7 +72,7 @@ def _frozen_number(identity: Identity, device: DeviceKind) -> int:
 
 
 def _stored_bytes(size: PartSize, quantization: Quantization, number_bytes: int) -> tuple[int, int]:
-    """Weights and scales; ``number_bytes``: of one number that is not quantised."""
+    """(Weights, scales); ``number_bytes``: bytes of one number that is not quantised."""
     match quantization:
         case "no_change":
             return size.parameters * number_bytes, 0

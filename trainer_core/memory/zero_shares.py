@@ -1,6 +1,6 @@
-"""What DeepSpeed's ZeRO leaves of each part on one rank.
+"""The part of weights, gradients and optimizer state that one rank holds under DeepSpeed's ZeRO.
 
-Stage 1 partitions the optimizer's state, stage 2 also gradients, stage 3 also weights. Source:
+Stage 1 partitions the optimizer state, stage 2 also gradients, stage 3 also weights. Source:
 "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", figure 1.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ZeroShares:
-    """Shares of one of ``ranks`` equal ranks; ``stage`` None: nothing is partitioned."""
+    """Bytes on one of ``ranks`` equal ranks; ``stage`` None: nothing is partitioned."""
 
     ranks: int
     stage: int | None

@@ -1,6 +1,6 @@
-"""What the supervisor requests of a running training: one line in a file, or SIGTERM.
+"""Requests to a running training process: one word in a control file, or SIGTERM.
 
-The supervisor replaces the file, every rank reads it between steps.
+The supervisor replaces the file; every rank reads it between steps.
 """
 
 import signal
@@ -16,7 +16,7 @@ _POLL_S: Final = 0.2
 
 
 class ControlRequest(StrEnum):
-    """What a control file may hold, the least urgent first. A missing file means ``run``."""
+    """The possible contents of a control file, least urgent first. A missing file means ``run``."""
 
     RUN = "run"
     PAUSE = "pause"
@@ -24,13 +24,13 @@ class ControlRequest(StrEnum):
 
 
 class StopRequestedError(TrainerError):
-    """Not a failure: the run ends here, with a checkpoint of its last whole step."""
+    """Not a failure: the run stops with a checkpoint of its last complete step."""
 
     code = "stop_requested"
 
 
 def write_control(path: Path, request: ControlRequest) -> None:
-    """Replace the control file as one step: a reader sees the old request or the new one."""
+    """Replace the control file atomically: a reader sees the old request or the new one."""
     draft = path.with_suffix(".new")
     draft.write_text(request.value, encoding="utf-8")
     draft.replace(path)
@@ -40,16 +40,16 @@ class Control:
     """The requests to one training process: those of its control file, and SIGTERM."""
 
     def __init__(self, path: Path | None) -> None:
-        """``path``: the control file; None where only signals count."""
+        """``path``: the control file; None: only signals count."""
         self._path = path
         self._stop = threading.Event()
         self._last = ControlRequest.RUN
         self._unknown: str | None = None
-        """What the file held at the last look, where that is no request."""
+        """The invalid text that the file had when it was last read; None if it was valid."""
         self._warn: Callable[[str], None] = lambda _: None
 
     def on_unknown(self, warn: Callable[[str], None]) -> None:
-        """Call ``warn`` once for each text in the file that is no request."""
+        """Call ``warn`` with a message once for each invalid text in the file."""
         self._warn = warn
 
     def stop_on_sigterm(self) -> None:
@@ -61,7 +61,7 @@ class Control:
         self._stop.set()
 
     def requested(self) -> ControlRequest:
-        """The request now in force; a text in the file that is no request changes nothing."""
+        """The current request; an invalid text in the file leaves the earlier request in force."""
         if self._stop.is_set():
             return ControlRequest.STOP
         try:
@@ -76,18 +76,18 @@ class Control:
                 self._unknown = text
                 known = ", ".join(ControlRequest)
                 self._warn(
-                    f"The control file says {text[:40]!r}, which is none of {known}: the run goes "
-                    f"by {self._last} as before."
+                    f"The control file has {text[:40]!r}, which is none of {known}. The request "
+                    f"{self._last} stays in force."
                 )
         else:
             self._unknown = None
         return self._last
 
     def check_stop(self) -> None:
-        """Raise StopRequestedError where a stop is requested."""
+        """Raise StopRequestedError if a stop is requested."""
         if self.requested() is ControlRequest.STOP:
             raise StopRequestedError("a stop was requested")
 
     def wait(self) -> None:
-        """Sleep until the next look at the file; a request to stop ends the sleep."""
+        """Sleep until the file should be read again; ``request_stop`` ends the sleep."""
         self._stop.wait(_POLL_S)

@@ -1,4 +1,4 @@
-"""What a training process reports: one JSON object a line, appended to a file.
+"""The events of a training process: JSON objects, one per line, appended to a file.
 
 The supervisor follows the file while it grows. The last event is the outcome of the process, not
 its exit status.
@@ -22,7 +22,7 @@ EventName = Literal[
 ]  # fmt: skip
 
 OUTCOMES: Final[frozenset[EventName]] = frozenset({"finished", "stopped", "failed"})
-"""A process ends after exactly one of these."""
+"""The last event of a process is exactly one of these."""
 
 _NAMES: Final[Mapping[str, EventName]] = {name: name for name in get_args(EventName)}
 _VERSION: Final = 1
@@ -35,13 +35,13 @@ class Event:
 
     name: EventName
     step: int
-    """Optimizer steps done when it was written."""
+    """Number of optimizer steps done when the event was written."""
     seq: int
-    """From 1, in the order of the file."""
+    """Number of the event in the file, from 1."""
     t_s: float
     """Seconds since its process opened the file."""
     data: Mapping[str, Any]
-    """The event's own fields; numbers are finite or None."""
+    """The other fields of the event; numbers are finite or None."""
 
     def as_line(self) -> bytes:
         """The line of the file, with its newline."""
@@ -77,12 +77,12 @@ class EventWriter:
     """Appends events to a file; each line is handed to the kernel before ``emit`` returns."""
 
     def __init__(self, path: Path) -> None:
-        """Continues the numbering of an earlier process, after cutting off a torn last line."""
+        """Continue the numbering of an earlier process; an incomplete last line is removed."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._seq = _repair(path)
         self._started_s = time.monotonic()
         self.last_step = 0
-        """Of the newest event of this process."""
+        """Step of the newest event of this process."""
         self._listeners: list[tuple[str, Listener]] = []
         self._file = path.open("ab")
 
@@ -98,14 +98,14 @@ class EventWriter:
         self._file.close()
 
     def listen(self, name: str, listener: Listener) -> None:
-        """Call ``listener`` with every event, once it is written.
+        """Call ``listener`` with every event after it was written.
 
-        One that raises is removed, with a warning that names it, and the run continues.
+        A listener that raises is removed with a warning event, and the run continues.
         """
         self._listeners.append((name, listener))
 
     def emit(self, name: EventName, step: int, fields: Mapping[str, JsonValue]) -> None:
-        """Write one event; numbers that are not finite become null."""
+        """Write one event with its own ``fields``; numbers that are not finite become null."""
         self._seq += 1
         self.last_step = step
         event = Event(
@@ -118,31 +118,31 @@ class EventWriter:
         self._file.write(event.as_line())
         self._file.flush()
         for each in tuple(self._listeners):
-            if each in self._listeners:  # the warning about another one may have removed it
+            if each in self._listeners:  # a nested warning event may have removed it
                 self._call(each, event)
 
     def warn(self, code: str, message: str) -> None:
-        """A warning at the step of the newest event."""
+        """Emit a warning event at the step of the newest event."""
         self.emit("warning", self.last_step, {"code": code, "message": message})
 
     def _call(self, listener: tuple[str, Listener], event: Event) -> None:
         name, call = listener
         try:
             call(event)
-        except Exception as error:  # noqa: BLE001 - other people's code; training must outlive it
+        except Exception as error:  # noqa: BLE001 - a listener must not end the training
             self._listeners.remove(listener)
             why = f"{name} failed and gets no more events: {type(error).__name__}: {error}"
             self.warn("listener_failed", why)
 
 
 class EventReader:
-    """Follows an event file that another process appends to; a torn last line waits for its end."""
+    """Follows an event file while another process appends to it; reads complete lines only."""
 
     def __init__(self, path: Path, *, on_unreadable: Callable[[bytes], None]) -> None:
         """
         Args:
             path: need not exist yet.
-            on_unreadable: called with each whole line that is no event; it is then skipped.
+            on_unreadable: called with each complete line that is not an event; it is skipped.
         """
         self._path = path
         self._on_unreadable = on_unreadable
@@ -187,7 +187,7 @@ def _finite(value: JsonValue) -> JsonValue:
 
 
 def _repair(path: Path) -> int:
-    """The number of the last whole event; what a kill left of another one is cut off."""
+    """The number of the last complete event; an incomplete last line is removed."""
     try:
         body = path.read_bytes()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Why a process ended badly, in the same four facts everywhere: ``failure_of(error)``."""
+"""Describe the failure of a process with the same four fields everywhere."""
 
 import errno
 import sys
@@ -13,14 +13,14 @@ from trainer_core.errors import Category, TrainerError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """Why something ended badly, in words for the user."""
+    """Why something failed, for the user and for the service."""
 
     code: str
-    """Public; not renamed."""
+    """Public; never renamed."""
     category: Category
     message: str
     retryable: bool
-    """Whether the same work may succeed unchanged."""
+    """Whether the same work may succeed without a change."""
 
 
 def failure_as_json(failure: Failure) -> dict[str, JsonValue]:
@@ -44,9 +44,9 @@ def failure_from_json(body: Mapping[str, Any]) -> Failure:
 
 
 def failure_reported(body: Mapping[str, Any]) -> Failure:
-    """What a child process reported, read with care: what is missing or unknown is ours to mend.
+    """The failure that a child process reported. Missing or unknown fields get defaults.
 
-    A user's error is never retried, whatever the child says of it.
+    An unknown category counts as ``platform``. A user's error is never retryable.
     """
     try:
         category = Category(str(body.get("category")))
@@ -64,10 +64,10 @@ _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What to report of an error, whichever process it ended.
+    """The failure to report for an error, in any process.
 
-    A TrainerError says it itself. Of an error that nobody foresaw only the class is named, since
-    its text may hold anything; it is retryable because nothing is known of it.
+    A TrainerError has its own code and message. For an unexpected error only the class is named,
+    because its text may contain secrets or paths. It is retryable because its cause is unknown.
     """
     match error:
         case TrainerError():
@@ -88,14 +88,14 @@ def failure_of(error: BaseException) -> Failure:
             return Failure(
                 code="disk_full",
                 category=Category.INFRA,
-                message="The disk of the machine that ran it is full.",
+                message="The disk of the machine that did the work is full.",
                 retryable=True,
             )
         case _ if _is_torch_out_of_memory(error):
             return Failure(
                 code="out_of_memory",
                 category=Category.USER,
-                message="The accelerator's memory is not enough for this.",
+                message="The accelerator's memory is too small for this run.",
                 retryable=False,
             )
     return Failure(
@@ -107,6 +107,6 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def _is_torch_out_of_memory(error: BaseException) -> bool:
-    """Asked of torch only where it is loaded: nobody else can have raised its error."""
+    """Looks at torch only if it is imported: otherwise it cannot have raised the error."""
     kind = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
     return isinstance(kind, type) and isinstance(error, kind)

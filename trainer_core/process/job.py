@@ -1,4 +1,4 @@
-"""The job file: everything that a training process gets from its supervisor, as JSON."""
+"""The job file: JSON with everything that a supervisor gives to a training process."""
 
 from pathlib import Path
 
@@ -11,26 +11,26 @@ from trainer_core.errors import TrainerError
 
 
 class BadJobError(TrainerError):
-    """The job file cannot be read; the fault is in its writer, not in the user's files."""
+    """The job file is invalid: a defect of its writer, not a mistake in the user's files."""
 
     code = "bad_job"
 
 
 class Job(Frozen):
-    """A run, its data and the folders of this machine that it uses."""
+    """A run, its data, and the folders that it uses on this machine."""
 
     plan: Plan
     index: DataIndex
     base_model_dir: str
     shards_dir: str
-    """The supervisor puts shards there, in the order in which the sampler needs them."""
+    """The supervisor writes shards there, in the order in which the sampler needs them."""
     output_dir: str
     resume_from: str | None
-    """Folder of a checkpoint."""
+    """Folder of the checkpoint to resume from; None: start at step 0."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """How many of the newest stay in ``checkpoints_dir``. The service has copied the others."""
+    """Number of newest checkpoints in ``checkpoints_dir``; the service has copied older ones."""
     shard_wait_s: float = Field(gt=0)
-    """How long to wait for a shard that is not in ``shards_dir`` yet."""
+    """The longest wait for a shard that is not in ``shards_dir`` yet."""
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -42,13 +42,13 @@ class Job(Frozen):
 
 
 def write_job(path: Path, job: Job) -> None:
-    """Raises OSError."""
+    """Write a job file; raises OSError."""
     path.write_text(job.model_dump_json() + "\n", encoding="utf-8")
 
 
 def read_job(path: Path) -> Job:
-    """Raises BadJobError where the file is missing or is no job."""
+    """Read a job file; raises BadJobError if it is missing or invalid."""
     try:
         return Job.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise BadJobError(f"{path.name} is not a job: {error}") from error
+        raise BadJobError(f"{path.name} is not a valid job: {error}") from error

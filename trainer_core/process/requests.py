@@ -1,7 +1,7 @@
-"""Requests to a process that stays: one JSON object a line on stdin, one reply a line.
+"""Requests to a long-lived child process: one JSON object per line on stdin, one reply per line.
 
-Both sides use the types of this file. Replies go to a descriptor of their own, because stdout
-belongs to whatever library wants to print.
+Both sides use the types of this file. Replies go to a separate file descriptor, because libraries
+print to stdout.
 """
 
 import json
@@ -30,37 +30,37 @@ class EncodeRequest(Frozen):
     """Encode one cache shard."""
 
     base_model: str
-    """Name on the operator's list of base models."""
+    """Name of a base model on the operator's list."""
     spec: ShardSpec
     inputs: dict[str, str]
-    """SHA-256 of each picture → its path on this machine."""
+    """SHA-256 of each image → its path on this machine."""
     output: str
     """Path of the shard's file, which does not exist yet."""
 
 
 class EncodeReply(Frozen):
-    """The file at ``output``."""
+    """Size and digest of the file at ``output``."""
 
     size_bytes: int
     sha256: str
 
 
 class InspectRequest(Frozen):
-    """Decode pictures."""
+    """Decode images and return their sizes."""
 
     inputs: dict[str, str]
-    """Name of each picture, for messages → its path on this machine."""
+    """Name of each image, for messages → its path on this machine."""
 
 
 class PictureFacts(Frozen):
-    """As displayed, with the orientation of the file applied."""
+    """Size of an image as displayed, with its EXIF orientation applied."""
 
     width_px: int
     height_px: int
 
 
 class BadPicture(Frozen):
-    """A picture that cannot be used."""
+    """An image that cannot be used."""
 
     path: str
     """Its name in the request."""
@@ -69,34 +69,34 @@ class BadPicture(Frozen):
 
 
 class InspectReply(Frozen):
-    """Each picture is in one of the two."""
+    """Each image of the request is in one of the two."""
 
     facts: dict[str, PictureFacts]
     errors: Many[BadPicture]
 
 
 def request_line(id_: str, request: Frozen) -> bytes:
-    """The line that asks for it; the reply carries the same id."""
+    """The line of a request; its reply has the same id."""
     return json.dumps({"id": id_, **request.model_dump(mode="json")}).encode() + b"\n"
 
 
 def read_reply(line: bytes, id_: str, kind: type[Reply]) -> Reply | Failure:
-    """The reply to the request of that id, or why it failed; ValueError for anything else."""
+    """The reply to the request of that id, or its failure; raises ValueError for anything else."""
     body = json.loads(line)
     if not isinstance(body, dict) or body.pop("id", None) != id_:
         raise ValueError("the reply is to another request")
     if body.pop("ok", None) is True:
         return kind.model_validate(body)
     if not isinstance(error := body.get("error"), dict):
-        raise ValueError("the reply says neither ok nor why not")
+        raise ValueError("the reply has neither ok nor an error")
     return failure_reported(error)
 
 
 def open_replies(reply_fd: int) -> BinaryIO:
-    """The descriptor as a file of our own; nothing that libraries print can reach it after this.
+    """Open the descriptor of the replies so that printed text cannot reach it.
 
-    Where it is stdout itself, what is printed goes to stderr from here on. Children do not inherit
-    it. Raises OSError where the descriptor is not open.
+    If it is stdout, printed text goes to stderr from then on. Child processes do not inherit it.
+    Raises OSError if the descriptor is not open.
     """
     own = os.dup(reply_fd)  # never inherited
     if reply_fd == _STDOUT:
@@ -114,8 +114,8 @@ def answer_requests(
 ) -> None:
     """Answer until stdin ends; `{"id", "ok": true, …}` or `{"id", "ok": false, "error": {…}}`.
 
-    A TrainerError becomes a reply. Anything else is a defect, or the end of the machine, and ends
-    the process: the parent reads end of file and knows which request it was.
+    A TrainerError becomes a reply. Any other exception ends the process; the parent then reads end
+    of file and knows which request failed.
     """
     for line in requests:
         if line.strip():

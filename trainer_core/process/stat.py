@@ -1,11 +1,11 @@
-"""What Linux says of a process in ``/proc/PID/stat``. Source: proc_pid_stat(5)."""
+"""Read the state of a process from ``/proc/PID/stat``. Source: proc_pid_stat(5)."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 
 class ProcessId(NamedTuple):
-    """A process, for as long as it lives: a reused pid has another start time."""
+    """Identifies a process: a process with a reused pid has another start time."""
 
     pid: int
     start_ticks: int
@@ -24,17 +24,17 @@ class ProcessStat(NamedTuple):
 
 
 def read_stat(pid: int) -> ProcessStat | None:
-    """None where no process has this pid."""
+    """The stat fields of a process; None if no process has this pid."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    # The name in field 2 may hold spaces and brackets; fields are safe after the last bracket.
+    # The name in field 2 may contain spaces and brackets, so split after the last bracket.
     fields = text.rpartition(")")[2].split()
     return ProcessStat(state=fields[0], parent_pid=int(fields[1]), start_ticks=int(fields[19]))
 
 
 def identify(pid: int) -> ProcessId | None:
-    """The process that has this pid now; None where none has."""
+    """The process that has this pid now; None if there is none."""
     stat = read_stat(pid)
     return None if stat is None else ProcessId(pid, stat.start_ticks)

@@ -214,9 +214,7 @@ class World:
         """With its shards encoded."""
         data, index, shards = self.data(plan), self.index(plan), self.folder / "shards"
         cpu = torch.device("cpu")
-        if fill_cache(
-            shards, index, self.base, data.pictures, device=cpu, reporter=SilentReporter()
-        ):
+        if fill_cache(shards, index, self.base, data.images, device=cpu, reporter=SilentReporter()):
             _shorten_texts(shards)
         return Job(
             plan=plan,
