@@ -15,7 +15,7 @@ _TEXT_TOKENS: Final = 3 * 128
 _WIDTHS_BESIDE_FEED_FORWARD: Final = 16
 """Tensors of the model's width that autograd keeps per token and block: inputs of norms,
 modulation, projections and attention. With those of the feed-forward this gives 39 GiB for 1024²
-without checkpointing; 36 GiB were measured (SimpleTuner 4.10.1, H200: 70 GiB with 34 of weights)."""
+without checkpointing; 36 GiB were measured (SimpleTuner 4.10.1, H200: 70 GiB, 34 of weights)."""
 
 
 @dataclass(frozen=True, slots=True)
