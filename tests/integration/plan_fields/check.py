@@ -1,22 +1,22 @@
-"""Both runs of one field's check: with the plan as imported, and with that field reset."""
+"""Runs the check of a field twice: with the imported plan, and with that field reset."""
 
 import pytest
 
+from tests.integration.plan_fields.environment import Environment
 from tests.integration.plan_fields.observe import FieldIgnored
 from tests.integration.plan_fields.registry import OBSERVED
-from tests.integration.plan_fields.world import World
 
 
-def check_field(name: str, world: World) -> None:
-    """The check passes with the plan's own value and reports another value as ignored.
+def check_field(name: str, environment: Environment) -> None:
+    """Assert that the check passes with the imported plan and raises FieldIgnored after the reset.
 
-    Only FieldIgnored (or an error that the check names) counts for the second run: a check that
-    breaks in any other way proves nothing and fails the test.
+    In the second run only FieldIgnored counts, or an error that the check names in ``refuses``. Any
+    other error fails the test, because it does not show that the field acts.
     """
     observed = OBSERVED[name]
-    plan = world.plan(observed.files)
+    plan = environment.plan(observed.files)
     changed = observed.reset_in(plan)
     assert changed != plan
-    observed.check(plan, world)
+    observed.check(plan, environment)
     with pytest.raises((FieldIgnored, *observed.refuses)):
-        observed.check(changed, world)
+        observed.check(changed, environment)

@@ -1,4 +1,4 @@
-"""One world a test process, with one thread and torch's deterministic kernels."""
+"""One environment for each test process, with one thread and deterministic kernels."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.plan_fields.world import World
+from tests.integration.plan_fields.environment import Environment
 from tests.support.zygote import start_zygote
 
 
 @pytest.fixture(scope="package")
-def world(tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def environment(
+    tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Environment]:
     import torch
 
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
@@ -21,6 +23,6 @@ def world(tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         patch.setenv("WANDB_MODE", "offline")
         folder = tmp_path_factory.mktemp("plan-fields")
         with ExitStack() as stack:
-            yield World(folder, tiny_models_dir, lambda: stack.enter_context(start_zygote()))
+            yield Environment(folder, tiny_models_dir, lambda: stack.enter_context(start_zygote()))
     torch.use_deterministic_algorithms(exact)
     torch.set_num_threads(threads)

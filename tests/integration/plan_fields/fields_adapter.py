@@ -1,6 +1,7 @@
-"""What is trained beside the base, and what of it is written down."""
+"""The adapter, the base model under it, and the facts of both in the result."""
 
 import json
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -9,9 +10,10 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import nn
 
+from tests.integration.plan_fields.environment import Environment, stock_linears
+from tests.integration.plan_fields.files import Files
 from tests.integration.plan_fields.observe import expect, expect_close
-from tests.integration.plan_fields.registry import Group
-from tests.integration.plan_fields.world import Files, World, stock_linears
+from tests.integration.plan_fields.registry import Check, Group
 from trainer_core.adapters.lokr import LokrLinear
 from trainer_core.config.plan import Plan
 from trainer_core.errors import BaseModelError
@@ -21,25 +23,11 @@ _PATH: Final = "double_stream_blocks.0.block.attn1.to_q"
 _LOKR: Final = "identity.adapter(lokr)"
 _LORA: Final = "identity.adapter(lora)"
 
-_SPLIT: Final = Files(lycoris={"full_matrix": False, "linear_dim": 4, "linear_alpha": 2.0})
-"""w2 a product over rank 4, at half strength."""
+_LOW_RANK: Final = {"full_matrix": False, "linear_dim": 4, "linear_alpha": 2.0}
+"""LyCORIS config: w2 is a product over rank 4, with the scale 1/2."""
 _STANDARD: Final = Files(
     config={"lora_type": "standard", "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.25}
 )
-
-
-def _attention_of(world: World) -> set[str]:
-    return {name for name in stock_linears(world) if ".attn1." in name}
-
-
-def _paths_of(world: World, plan: Plan, kind: type[nn.Module]) -> set[str]:
-    modules = world.parts(plan).network.transformer.named_modules()
-    return {name for name, part in modules if isinstance(part, kind)}
-
-
-def _lokr_shapes(world: World, plan: Plan) -> dict[str, tuple[int, ...]]:
-    linear = world.parts(plan).network.transformer.get_submodule(_PATH)
-    return {name: tuple(p.shape) for name, p in linear.named_parameters(recurse=False)}
 
 
 def _to_lora(body: dict[str, Any]) -> None:
@@ -56,53 +44,68 @@ def _to_lokr(body: dict[str, Any]) -> None:
     body["identity"]["adapter"] = {**lokr, "modules": modules}
 
 
-@GROUP.observes(f"{_LOKR}.kind", reset=_to_lora)
-@GROUP.observes(
+def _adapted_layers_are(kind: type[nn.Module]) -> Check:
+    def every_attention_linear_is_adapted(plan: Plan, environment: Environment) -> None:
+        modules = environment.load(plan).network.transformer.named_modules()
+        found = {name for name, part in modules if isinstance(part, kind)}
+        expect(found, {name for name in stock_linears(environment) if ".attn1." in name})
+
+    return every_attention_linear_is_adapted
+
+
+GROUP.add(f"{_LOKR}.kind", _adapted_layers_are(LokrLinear), reset=_to_lora)
+GROUP.add(
     f"{_LOKR}.modules[].path",
+    _adapted_layers_are(LokrLinear),
     reset="double_stream_blocks.0.block.ff_t.w1",
     at=0,
 )
-def lokr_where_attention_is(plan: Plan, world: World) -> None:
-    expect(_paths_of(world, plan, LokrLinear), _attention_of(world))
+GROUP.add(f"{_LORA}.kind", _adapted_layers_are(LoraLayer), files=_STANDARD, reset=_to_lokr)
+GROUP.add(f"{_LORA}.modules[]", _adapted_layers_are(LoraLayer), files=_STANDARD, reset=[_PATH])
 
 
-@GROUP.observes(f"{_LOKR}.modules[].factor", reset=8)
-def split_by_factor(plan: Plan, world: World) -> None:
-    expect(_lokr_shapes(world, plan), {"w1": (4, 4), "w2": (32, 32)})
+def _layer(plan: Plan, environment: Environment) -> Any:
+    """One adapted linear, of 128 to 128."""
+    return environment.load(plan).network.transformer.get_submodule(_PATH)
 
 
-@GROUP.observes(f"{_LOKR}.modules[].dim", files=_SPLIT, reset=8)
-@GROUP.observes(
-    f"{_LOKR}.modules[].full_matrix",
-    files=_SPLIT,
-    reset=True,
+_FULL_SHAPES: Final = {"w1": (4, 4), "w2": (32, 32)}
+_LOW_RANK_SHAPES: Final = {"w1": (4, 4), "w2_a": (32, 4), "w2_b": (4, 32)}
+_SHAPES: Final[tuple[tuple[str, dict[str, Any], Any, dict[str, tuple[int, ...]]], ...]] = (
+    # field, LyCORIS config, reset, shapes of the trained tensors
+    ("factor", {}, 8, _FULL_SHAPES),
+    ("dim", _LOW_RANK, 8, _LOW_RANK_SHAPES),
+    ("full_matrix", _LOW_RANK, True, _LOW_RANK_SHAPES),
+    (
+        "decompose_both",
+        {"full_matrix": False, "linear_dim": 1, "decompose_both": True},
+        False,
+        {"w1_a": (4, 1), "w1_b": (1, 4), "w2_a": (32, 1), "w2_b": (1, 32)},
+    ),
+    ("use_scalar", {"use_scalar": True}, False, {**_FULL_SHAPES, "scalar": (1,)}),
 )
-def split_by_rank(plan: Plan, world: World) -> None:
-    expect(_lokr_shapes(world, plan), {"w1": (4, 4), "w2_a": (32, 4), "w2_b": (4, 32)})
 
 
-@GROUP.observes(
-    f"{_LOKR}.modules[].decompose_both",
-    files=Files(lycoris={"full_matrix": False, "linear_dim": 1, "decompose_both": True}),
-    reset=False,
-)
-def both_split(plan: Plan, world: World) -> None:
-    expected = {"w1_a": (4, 1), "w1_b": (1, 4), "w2_a": (32, 1), "w2_b": (1, 32)}
-    expect(_lokr_shapes(world, plan), expected)
+def _shapes_are(expected: dict[str, tuple[int, ...]]) -> Check:
+    def the_trained_tensors_have_these_shapes(plan: Plan, environment: Environment) -> None:
+        parameters = _layer(plan, environment).named_parameters(recurse=False)
+        expect({name: tuple(each.shape) for name, each in parameters}, expected)
+
+    return the_trained_tensors_have_these_shapes
 
 
-@GROUP.observes(
-    f"{_LOKR}.modules[].use_scalar",
-    files=Files(lycoris={"use_scalar": True}),
-    reset=False,
-)
-def with_scalar(plan: Plan, world: World) -> None:
-    expect(_lokr_shapes(world, plan), {"w1": (4, 4), "w2": (32, 32), "scalar": (1,)})
+for _name, _lycoris, _reset, _shapes in _SHAPES:
+    GROUP.add(
+        f"{_LOKR}.modules[].{_name}",
+        _shapes_are(_shapes),
+        files=Files(lycoris=_lycoris),
+        reset=_reset,
+    )
 
 
 @torch.no_grad()
-def _added(linear: nn.Module, base: nn.Module) -> torch.Tensor:
-    """What an adapter of random values adds for the unit inputs: its delta, float64 [out, in]."""
+def _delta(linear: nn.Module, base: nn.Module) -> torch.Tensor:
+    """What an adapter with random values adds to the weight, float64, [out, in]."""
     draw = torch.Generator().manual_seed(5)
     for parameter in linear.parameters():
         if parameter.requires_grad:
@@ -111,107 +114,96 @@ def _added(linear: nn.Module, base: nn.Module) -> torch.Tensor:
     return (linear(ones) - base(ones)).double().T
 
 
-@GROUP.observes(
+def _lokr_delta_is_scaled_by(factor: float) -> Check:
+    def the_delta_is_the_scaled_kronecker_product(plan: Plan, environment: Environment) -> None:
+        linear = _layer(plan, environment)
+        delta = _delta(linear, linear.base)
+        if linear.w2 is not None:
+            w2 = linear.w2.double()
+        else:
+            w2 = linear.w2_a.double() @ linear.w2_b.double()
+        expect_close(delta, factor * torch.kron(linear.w1.double(), w2), rtol=1e-4, atol=1e-4)
+
+    return the_delta_is_the_scaled_kronecker_product
+
+
+GROUP.add(
     f"{_LOKR}.multiplier",
+    _lokr_delta_is_scaled_by(0.5),
     files=Files(lycoris={"multiplier": 0.5}),
     reset=1.0,
 )
-def at_half_strength(plan: Plan, world: World) -> None:
-    linear = world.parts(plan).network.transformer.get_submodule(_PATH)
-    delta = _added(linear, linear.base)
-    expected = 0.5 * torch.kron(linear.w1.double(), linear.w2.double())
-    expect_close(delta, expected, rtol=1e-4, atol=1e-4)
-
-
-@GROUP.observes(f"{_LOKR}.modules[].alpha", files=_SPLIT, reset=3.0)
-def scaled_by_alpha(plan: Plan, world: World) -> None:
-    linear = world.parts(plan).network.transformer.get_submodule(_PATH)
-    delta = _added(linear, linear.base)
-    w2 = linear.w2_a.double() @ linear.w2_b.double()
-    expected = 2.0 / 4 * torch.kron(linear.w1.double(), w2)
-    expect_close(delta, expected, rtol=1e-4, atol=1e-4)
-
-
-@GROUP.observes(
-    f"{_LOKR}.init_lokr_norm",
-    files=Files(config={"init_lokr_norm": 0.01}),
-    reset=0.02,
+GROUP.add(
+    f"{_LOKR}.modules[].alpha",
+    _lokr_delta_is_scaled_by(2.0 / 4),
+    files=Files(lycoris=_LOW_RANK),
+    reset=3.0,
 )
-def starts_near(plan: Plan, world: World) -> None:
-    linear = world.parts(plan).network.transformer.get_submodule(_PATH)
+
+
+@GROUP.observes(f"{_LOKR}.init_lokr_norm", files=Files(config={"init_lokr_norm": 0.01}), reset=0.02)
+def w2_starts_with_the_scaled_statistics_of_the_base(plan: Plan, environment: Environment) -> None:
+    linear = _layer(plan, environment)
     expect(linear.w1.tolist(), torch.ones(4, 4).tolist())
     expected = 0.01 * linear.base.weight.std().item()
     expect(linear.w2.std().item(), pytest.approx(expected, rel=0.1))
 
 
-_WRITTEN: Final = Files(
-    lycoris={
-        "full_matrix": False,
-        "factor": 4,
-        "linear_dim": 1,
-        "linear_alpha": 2.0,
-        "decompose_both": True,
-        "use_scalar": True,
-    }
-)
+_WRITTEN: Final = {
+    "full_matrix": False,
+    "factor": 4,
+    "linear_dim": 1,
+    "linear_alpha": 2.0,
+    "decompose_both": True,
+    "use_scalar": True,
+}
+_WRITTEN_RESETS: Final[dict[str, Any]] = {
+    "full_matrix": True,
+    "factor": 8,
+    "linear_dim": 2,
+    "linear_alpha": 3.0,
+    "decompose_both": False,
+    "use_scalar": False,
+}
 
 
-def _enter_written() -> None:
-    """What the LyCORIS config beside the result says."""
-    resets = {
-        "full_matrix": True,
-        "factor": 8,
-        "linear_dim": 2,
-        "linear_alpha": 3.0,
-        "decompose_both": False,
-        "use_scalar": False,
-    }
-    for name, reset in resets.items():
-
-        def check(plan: Plan, world: World, name: str = name) -> None:
-            written = json.loads((world.result(plan) / "lycoris_config.json").read_text())
-            expect(written[name], _WRITTEN.lycoris[name])
-
-        GROUP.observes(
-            f"{_LOKR}.{name}",
-            files=_WRITTEN,
-            reset=reset,
-        )(check)
+def _result_json(plan: Plan, environment: Environment, name: str) -> Any:
+    return json.loads((environment.result(plan) / name).read_text())
 
 
-_enter_written()
+def _lycoris_config_has(name: str) -> Check:
+    def the_result_has_the_lycoris_config(plan: Plan, environment: Environment) -> None:
+        written = _result_json(plan, environment, "lycoris_config.json")
+        expect(written[name], _WRITTEN[name])
+
+    return the_result_has_the_lycoris_config
 
 
-@GROUP.observes(f"{_LORA}.kind", files=_STANDARD, reset=_to_lokr)
-@GROUP.observes(f"{_LORA}.modules[]", files=_STANDARD, reset=[_PATH])
-def lora_where_attention_is(plan: Plan, world: World) -> None:
-    expect(_paths_of(world, plan, LoraLayer), _attention_of(world))
-
-
-def _lora_at(world: World, plan: Plan) -> Any:
-    return world.parts(plan).network.transformer.get_submodule(_PATH)
+for _name, _reset in _WRITTEN_RESETS.items():
+    GROUP.add(
+        f"{_LOKR}.{_name}", _lycoris_config_has(_name), files=Files(lycoris=_WRITTEN), reset=_reset
+    )
 
 
 @GROUP.observes(f"{_LORA}.rank", files=_STANDARD, reset=2)
-def of_rank(plan: Plan, world: World) -> None:
-    layer = _lora_at(world, plan)
+def the_matrices_have_the_rank(plan: Plan, environment: Environment) -> None:
+    layer = _layer(plan, environment)
     shapes = [tuple(part["default"].weight.shape) for part in (layer.lora_A, layer.lora_B)]
     expect(shapes, [(4, 128), (128, 4)])
 
 
 @GROUP.observes(f"{_LORA}.alpha", files=_STANDARD, reset=4.0)
-def lora_scaled_by_alpha(plan: Plan, world: World) -> None:
-    layer = _lora_at(world, plan).eval()
-    delta = _added(layer, layer.base_layer)
+def the_lora_delta_is_scaled_by_alpha_over_rank(plan: Plan, environment: Environment) -> None:
+    layer = _layer(plan, environment).eval()
+    delta = _delta(layer, layer.base_layer)
     down, up = (part["default"].weight.double() for part in (layer.lora_A, layer.lora_B))
     expect_close(delta, 8 / 4 * up @ down, rtol=1e-4, atol=1e-3)
 
 
 @GROUP.observes(f"{_LORA}.dropout", files=_STANDARD, reset=0.5)
 @torch.no_grad()
-def drops_out(plan: Plan, world: World) -> None:
-    layer = _lora_at(world, plan)
-    dropout = layer.lora_dropout["default"]
+def a_quarter_of_the_inputs_is_dropped(plan: Plan, environment: Environment) -> None:
+    dropout = _layer(plan, environment).lora_dropout["default"]
     kept = (dropout(torch.ones(10_000)) > 0).double().mean().item()
     expect(kept, pytest.approx(0.75, abs=0.03))
 
@@ -221,30 +213,26 @@ def drops_out(plan: Plan, world: World) -> None:
     files=Files(config={"lora_type": "standard", "lora_rank": 4, "lora_init_type": "gaussian"}),
     reset="default",
 )
-def starts_as_a_normal(plan: Plan, world: World) -> None:
-    spread = _lora_at(world, plan).lora_A["default"].weight.std().item()
+def lora_a_starts_normal(plan: Plan, environment: Environment) -> None:
+    spread = _layer(plan, environment).lora_A["default"].weight.std().item()
     expect(spread, pytest.approx(1 / 4, rel=0.15))
 
 
-@GROUP.observes(
-    "identity.base.digest",
-    reset="0" * 64,
-    refuses=(BaseModelError,),
-)
-def on_that_base(plan: Plan, world: World) -> None:
-    described = json.loads((world.base.folder / "reverie-base.json").read_text())["digest"]
-    shards = world.index(plan).shards
-    expect({shard.spec.encoder["base_digest"] for shard in shards}, {described})
-    expect(world.parts(plan).network.trainable_modules, 24)
+@GROUP.observes("identity.base.digest", reset="0" * 64, refuses=(BaseModelError,))
+def shards_and_network_are_of_this_base(plan: Plan, environment: Environment) -> None:
+    described = json.loads((Path(environment.base.folder) / "reverie-base.json").read_text())
+    shards = environment.index(plan).shards
+    expect({shard.spec.encoder["base_digest"] for shard in shards}, {described["digest"]})
+    expect(environment.load(plan).network.trainable_modules, 24)
 
 
 @GROUP.observes("identity.base.name", reset="hidream-wide")
-def named_in_the_result(plan: Plan, world: World) -> None:
-    file = world.result(plan) / "pytorch_lora_weights.safetensors"
+def the_weights_file_names_the_base(plan: Plan, environment: Environment) -> None:
+    file = environment.result(plan) / "pytorch_lora_weights.safetensors"
     with safe_open(file, framework="pt") as adapter:
         expect(adapter.metadata()["base_model"], "hidream-tiny")
 
 
 @GROUP.observes("identity.model_type", reset="lora")
-def on_the_card(plan: Plan, world: World) -> None:
-    expect(json.loads((world.result(plan) / "card.json").read_text())["model_type"], "lokr")
+def the_card_names_the_model_type(plan: Plan, environment: Environment) -> None:
+    expect(_result_json(plan, environment, "card.json")["model_type"], "lokr")

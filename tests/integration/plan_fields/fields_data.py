@@ -1,41 +1,26 @@
-"""Which images become samples, how they are cut, and which words go with them."""
+"""Backends: their samples, image sizes, captions and masks."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
 
+from tests.integration.plan_fields.environment import Environment
+from tests.integration.plan_fields.files import CATS, DOGS, MASKS, SIZES, Files
 from tests.integration.plan_fields.observe import expect
-from tests.integration.plan_fields.registry import Group
-from tests.integration.plan_fields.world import CATS, DOGS, MASKS, SIZES, Files, World
+from tests.integration.plan_fields.registry import Check, Group
 from trainer_core.config.plan import Plan
 from trainer_core.data.index import PictureEntry, Sample, TextEntry
 
 GROUP: Final = Group()
 _BACKEND: Final = "identity.backends[]"
+_CROP: Final[dict[str, Any]] = {"crop": True, "crop_style": "center"}
 
 
-def _samples(plan: Plan, world: World) -> dict[str, Sample]:
-    """By the picture's name without its ending."""
-    return {sample.path.removesuffix(".png"): sample for sample in world.index(plan).samples}
-
-
-def _size(plan: Plan, world: World, name: str) -> tuple[int, int]:
-    sample = _samples(plan, world)[name]
-    return sample.width_px, sample.height_px
-
-
-def _picture(plan: Plan, world: World, name: str) -> PictureEntry:
-    ref = _samples(plan, world)[name].latents
-    entry = world.index(plan).shards[ref.shard].spec.entries[ref.row]
-    assert isinstance(entry, PictureEntry)
-    return entry
-
-
-def _caption(plan: Plan, world: World, name: str) -> str:
-    (ref,) = _samples(plan, world)[name].texts
-    entry = world.index(plan).shards[ref.shard].spec.entries[ref.row]
-    assert isinstance(entry, TextEntry)
-    return entry.text
+def _samples(plan: Plan, environment: Environment) -> dict[str, Sample]:
+    """By the image's file name without its suffix."""
+    samples = environment.index(plan).samples
+    return {sample.path.removesuffix(".png"): sample for sample in samples}
 
 
 @GROUP.observes(
@@ -43,8 +28,8 @@ def _caption(plan: Plan, world: World, name: str) -> str:
     reset="lynxes",
     refuses=(KeyError,),  # no folder has that name
 )
-def known_by_id(plan: Plan, world: World) -> None:
-    expect({sample.backend for sample in world.index(plan).samples}, {CATS["id"]})
+def samples_carry_the_backends_id(plan: Plan, environment: Environment) -> None:
+    expect({sample.backend for sample in environment.index(plan).samples}, {CATS["id"]})
 
 
 @GROUP.observes(
@@ -53,85 +38,89 @@ def known_by_id(plan: Plan, world: World) -> None:
     reset="train",
     at=1,
 )
-def held_out(plan: Plan, world: World) -> None:
-    index, sampler = world.index(plan), world.sampler(plan)
+def held_out_images_are_not_trained_on(plan: Plan, environment: Environment) -> None:
+    index, sampler = environment.index(plan), environment.sampler(plan)
     drawn = {i for k in range(20) for i in sampler.micro_batch(k).samples}
     expect({index.samples[i].backend for i in drawn}, {"cats"})
     expect([sample.path for sample in index.samples if sample.held_out], ["green_dog.png"])
 
 
-@GROUP.observes(
-    f"{_BACKEND}.caption_strategy",
-    reset="filename",
+def _captions_are(expected: Mapping[str, str]) -> Check:
+    def images_have_these_captions(plan: Plan, environment: Environment) -> None:
+        samples, shards = _samples(plan, environment), environment.index(plan).shards
+        for name, caption in expected.items():
+            (ref,) = samples[name].texts
+            entry = shards[ref.shard].spec.entries[ref.row]
+            assert isinstance(entry, TextEntry)
+            expect(entry.text, caption)
+
+    return images_have_these_captions
+
+
+GROUP.add(
+    f"{_BACKEND}.caption_strategy", _captions_are({"red_cat": "A red cat."}), reset="filename"
 )
-def captioned_by_file(plan: Plan, world: World) -> None:
-    expect(_caption(plan, world, "red_cat"), "A red cat.")
-
-
-@GROUP.observes(
+GROUP.add(
     f"{_BACKEND}.instance_prompt",
+    _captions_are(dict.fromkeys(SIZES, "my cat")),
     files=Files(cats={"caption_strategy": "instanceprompt", "instance_prompt": "my cat"}),
     reset="your cat",
 )
-def captioned_by_prompt(plan: Plan, world: World) -> None:
-    expect({_caption(plan, world, name) for name in SIZES}, {"my cat"})
 
 
-@GROUP.observes(f"{_BACKEND}.resolution_px", reset=128)
-def of_that_area(plan: Plan, world: World) -> None:
-    expect(_size(plan, world, "white_cat"), (64, 64))
-    expect(_size(plan, world, "tall_cat"), (64, 128))
+def _buckets_are(expected: Mapping[str, tuple[int, int]]) -> Check:
+    def images_have_these_sizes(plan: Plan, environment: Environment) -> None:
+        samples = _samples(plan, environment)
+        found = {name: (samples[name].width_px, samples[name].height_px) for name in expected}
+        expect(found, expected)
+
+    return images_have_these_sizes
 
 
-@GROUP.observes(
+_ALL_SQUARE: Final = _buckets_are(dict.fromkeys(SIZES, (64, 64)))
+GROUP.add(
+    f"{_BACKEND}.resolution_px",
+    _buckets_are({"white_cat": (64, 64), "tall_cat": (64, 128)}),
+    reset=128,
+)
+GROUP.add(
     f"{_BACKEND}.aspect_bucket_rounding",
+    # 126 / 100 = 1.26: 287 by 228 px are nearest to 256 by 256; rounded to 1.3, to 320 by 256.
+    _buckets_are({"red_cat": (256, 256)}),
     files=Files(config={"aspect_bucket_rounding": 2, "resolution": 256}),
     reset=1,
 )
-def in_buckets_of_a_ratio(plan: Plan, world: World) -> None:
-    # 126 / 100: 287 by 228 px are nearest to 256 by 256; of 1.3 that would be 320 by 256.
-    expect(_size(plan, world, "red_cat"), (256, 256))
-
-
-_CROP: Final[dict[str, Any]] = {"crop": True, "crop_style": "center"}
-
-
-@GROUP.observes(f"{_BACKEND}.crop", files=Files(cats=_CROP), reset=False)
-@GROUP.observes(
+GROUP.add(f"{_BACKEND}.crop", _ALL_SQUARE, files=Files(cats=_CROP), reset=False)
+GROUP.add(
     f"{_BACKEND}.crop_aspect",
+    _ALL_SQUARE,
     files=Files(cats={**_CROP, "crop_aspect": "square"}),
     reset="preserve",
 )
-def cut_square(plan: Plan, world: World) -> None:
-    expect({_size(plan, world, name) for name in SIZES}, {(64, 64)})
 
 
 @GROUP.observes(
-    f"{_BACKEND}.minimum_image_size_px",
-    files=Files(cats={"minimum_image_size": 100}),
-    reset=120,
+    f"{_BACKEND}.minimum_image_size_px", files=Files(cats={"minimum_image_size": 100}), reset=120
 )
-def large_enough(plan: Plan, world: World) -> None:
-    expect(_samples(plan, world).keys(), {"red_cat", "white_cat"})
+def smaller_images_are_left_out(plan: Plan, environment: Environment) -> None:
+    expect(_samples(plan, environment).keys(), {"red_cat", "white_cat"})
 
 
-_SHRUNK: Final = Files(cats={**_CROP, "maximum_image_size": 100, "target_downsample_size": 80})
+_DOWNSAMPLED: Final = Files(cats={**_CROP, "maximum_image_size": 100, "target_downsample_size": 80})
 
 
-@GROUP.observes(f"{_BACKEND}.maximum_image_size_px", files=_SHRUNK, reset=200)
-@GROUP.observes(f"{_BACKEND}.target_downsample_size_px", files=_SHRUNK, reset=96)
-def made_smaller_first(plan: Plan, world: World) -> None:
-    geometry = _picture(plan, world, "white_cat").geometry
-    expect((geometry.resize_w, geometry.resize_h), (80, 80))
+@GROUP.observes(f"{_BACKEND}.maximum_image_size_px", files=_DOWNSAMPLED, reset=200)
+@GROUP.observes(f"{_BACKEND}.target_downsample_size_px", files=_DOWNSAMPLED, reset=96)
+def large_images_are_downsampled_before_the_crop(plan: Plan, environment: Environment) -> None:
+    ref = _samples(plan, environment)["white_cat"].latents
+    entry = environment.index(plan).shards[ref.shard].spec.entries[ref.row]
+    assert isinstance(entry, PictureEntry)
+    expect((entry.geometry.resize_w, entry.geometry.resize_h), (80, 80))
 
 
-@GROUP.observes(
-    f"{_BACKEND}.repeats",
-    files=Files(cats={"repeats": 2}),
-    reset=1,
-)
-def visited_again(plan: Plan, world: World) -> None:
-    expect(world.sampler(plan).micro_batches_per_epoch, 3 * len(SIZES))
+@GROUP.observes(f"{_BACKEND}.repeats", files=Files(cats={"repeats": 2}), reset=1)
+def an_epoch_draws_each_image_three_times(plan: Plan, environment: Environment) -> None:
+    expect(environment.sampler(plan).micro_batches_per_epoch, 3 * len(SIZES))
 
 
 @GROUP.observes(
@@ -139,25 +128,20 @@ def visited_again(plan: Plan, world: World) -> None:
     files=Files(cats={"is_regularisation_data": True}),
     reset=False,
 )
-def left_as_they_are(plan: Plan, world: World) -> None:
-    parts = world.parts(plan)
-    (batch,) = world.batches(plan, parts, 1)
-    # A new adapter changes nothing, so it is where it should be.
-    expect(parts.backend.losses(batch).item(), pytest.approx(0, abs=1e-9))
+def a_new_adapter_has_no_loss(plan: Plan, environment: Environment) -> None:
+    loaded = environment.load(plan)
+    (batch,) = environment.batches(plan, loaded, 1)
+    # The target is the base's own prediction, which a new adapter does not change.
+    expect(loaded.backend.losses(batch).item(), pytest.approx(0, abs=1e-9))
 
 
 _MASKED: Final = Files(cats={"conditioning_data": "masks"}, others=[MASKS])
 
 
 @GROUP.observes(f"{_BACKEND}.masks", files=_MASKED, reset=None, at=0)
-@GROUP.observes(
-    f"{_BACKEND}.mask_kind",
-    files=_MASKED,
-    reset="segmentation",
-    at=1,
-)
-def counted_by_greys(plan: Plan, world: World) -> None:
-    (batch,) = world.batches(plan, world.parts(plan), 1)
+@GROUP.observes(f"{_BACKEND}.mask_kind", files=_MASKED, reset="segmentation", at=1)
+def weights_are_the_masks_grey_values(plan: Plan, environment: Environment) -> None:
+    (batch,) = environment.batches(plan, environment.load(plan), 1)
     expect(batch.mask_B1HW is None, False)
     assert batch.mask_B1HW is not None
     rows = batch.mask_B1HW.shape[2] // 2

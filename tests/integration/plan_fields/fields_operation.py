@@ -1,4 +1,4 @@
-"""How a run is carried out: saving, devices, the picture in the result, where things go."""
+"""Saving, resuming, devices, folders, trackers, the sample image and the publication."""
 
 import json
 import shutil
@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from services.store.publications import target_of
+from tests.integration.plan_fields.environment import Environment, stock_linears
+from tests.integration.plan_fields.files import Files
 from tests.integration.plan_fields.observe import expect
 from tests.integration.plan_fields.registry import Group
-from tests.integration.plan_fields.world import Files, World, stock_linears
 from tests.support.plots import tensorboard_points, wandb_runs
 from trainer_core.config.plan import Plan
 from trainer_core.engine.step import SingleProcess
@@ -36,48 +37,38 @@ GROUP: Final = Group()
     files=Files(config={"checkpoint_step_interval": 2}),
     reset=1,
 )
-def saves_now_and_then(plan: Plan, world: World) -> None:
-    expect(world.trace(plan).reported("checkpoint", "step"), [2, 3])
+def every_second_step_and_the_last_are_saved(plan: Plan, environment: Environment) -> None:
+    expect(environment.trained_run(plan).reported("checkpoint", "step"), [2, 3])
 
 
 @GROUP.observes(
-    "operation.checkpoints_total_limit",
-    files=Files(config={"checkpoints_total_limit": 2}),
-    reset=1,
+    "operation.checkpoints_total_limit", files=Files(config={"checkpoints_total_limit": 2}), reset=1
 )
-def keeps_the_newest(plan: Plan, world: World) -> None:
-    folder = world.locally(plan, world.new_folder()).folder / "checkpoints"
+def the_two_newest_checkpoints_are_kept(plan: Plan, environment: Environment) -> None:
+    folder = environment.run_locally(plan, environment.new_folder()).folder / "checkpoints"
     expect(sorted(path.name for path in folder.iterdir()), ["step-00000002", "step-00000003"])
 
 
 @GROUP.observes("operation.resume_from", reset="")
-def goes_on(plan: Plan, world: World) -> None:
-    earlier = world.trace(world.plan(Files())).folder
-    output = world.new_folder()
+def the_run_resumes_from_the_newest_checkpoint(plan: Plan, environment: Environment) -> None:
+    earlier = environment.trained_run(environment.plan(Files())).folder
+    output = environment.new_folder()
     shutil.copytree(earlier / "checkpoints", output / "checkpoints")
-    trace = world.locally(plan, output)
-    expect(trace.reported("step", "step"), [])  # all three were taken
-    expect(Path(trace.document("job.json")["resume_from"]).name, "step-00000003")
+    run = environment.run_locally(plan, output)
+    expect(run.reported("step", "step"), [])  # all three were taken
+    expect(Path(run.document("job.json")["resume_from"]).name, "step-00000003")
 
 
-_RECOMPUTED: Final = Files(
+_CHECKPOINTED: Final = Files(
     config={"gradient_checkpointing": True, "gradient_checkpointing_interval": 3}
 )
 
 
-@GROUP.observes(
-    "operation.gradient_checkpointing",
-    files=_RECOMPUTED,
-    reset=False,
-)
-@GROUP.observes(
-    "operation.gradient_checkpointing_interval",
-    files=_RECOMPUTED,
-    reset=2,
-)
-def computed_twice(plan: Plan, world: World) -> None:
-    parts = world.parts(plan)
-    transformer = parts.network.transformer
+@GROUP.observes("operation.gradient_checkpointing", files=_CHECKPOINTED, reset=False)
+@GROUP.observes("operation.gradient_checkpointing_interval", files=_CHECKPOINTED, reset=2)
+def every_third_block_is_computed_twice(plan: Plan, environment: Environment) -> None:
+    loaded = environment.load(plan)
+    transformer = loaded.network.transformer
     blocks = [*transformer.double_stream_blocks, *transformer.single_stream_blocks]
     calls = [0] * len(blocks)
     for number, block in enumerate(blocks):
@@ -86,17 +77,13 @@ def computed_twice(plan: Plan, world: World) -> None:
             calls[number] += 1
 
         block.block.norm1_i.register_forward_pre_hook(count)
-    parts.backend.losses(world.batches(plan, parts, 1)[0]).sum().backward()
+    loaded.backend.losses(environment.batches(plan, loaded, 1)[0]).sum().backward()
     expect(calls, [2, 1, 1, 2])
 
 
-@GROUP.observes(
-    "operation.device",
-    reset="cuda",
-    refuses=(DeviceError,),
-)
-def on_the_cpu(plan: Plan, world: World) -> None:
-    devices = {each.device.type for each in world.parts(plan).network.transformer.parameters()}
+@GROUP.observes("operation.device", reset="cuda", refuses=(DeviceError,))
+def the_weights_are_on_the_cpu(plan: Plan, environment: Environment) -> None:
+    devices = {each.device.type for each in environment.load(plan).network.transformer.parameters()}
     expect(devices, {"cpu"})
 
 
@@ -105,36 +92,31 @@ def on_the_cpu(plan: Plan, world: World) -> None:
     files=Files(config={"base_model_precision": "int8-quanto", "quantize_via": "cpu"}),
     reset="accelerator",
 )
-def quantized_before_it_moves(plan: Plan, world: World) -> None:
-    linears = len(stock_linears(world))
-    done = world.parts(plan).network.preparation
+def the_base_is_quantised_before_it_moves(plan: Plan, environment: Environment) -> None:
+    linears = len(stock_linears(environment))
+    done = environment.load(plan).network.preparation
     expect(done, (f"quantized {linears} linears on cpu", "moved to cpu"))
 
 
 @GROUP.observes(
-    "operation.ema_device",
-    files=Files(config={"ema_device": "cpu"}),
-    reset="accelerator",
+    "operation.ema_device", files=Files(config={"ema_device": "cpu"}), reset="accelerator"
 )
-def means_on_the_cpu(plan: Plan, world: World) -> None:
-    parts = world.parts(plan)
+def the_means_are_on_the_cpu(plan: Plan, environment: Environment) -> None:
+    loaded = environment.load(plan)
     elsewhere = Compute(device=torch.device("meta"), weights=torch.float32, is_autocast=False)
-    backend = SingleProcess(replace(parts.network, compute=elsewhere), plan)
+    backend = SingleProcess(replace(loaded.network, compute=elsewhere), plan)
     expect({mean.device.type for mean in backend.tensors().ema.values()}, {"cpu"})
 
 
 @GROUP.observes("operation.output_dir", reset="elsewhere")
-def written_there(plan: Plan, world: World) -> None:
-    expect(output_dir_of(world.local_run(None), plan), Path.cwd() / "out")
+def the_output_folder_is_the_plans(plan: Plan, environment: Environment) -> None:
+    expect(output_dir_of(environment.local_run(None), plan), Path.cwd() / "out")
 
 
-@GROUP.observes(
-    "operation.data_dirs",
-    reset={"cats": "dogs"},
-)
-def found_there(plan: Plan, world: World) -> None:
-    expect(find_data_folders(plan, (world.folder,)), {"cats": world.folder / "cats"})
-    expect(len(world.data(plan).items), 4)
+@GROUP.observes("operation.data_dirs", reset={"cats": "dogs"})
+def images_are_found_in_the_plans_folder(plan: Plan, environment: Environment) -> None:
+    expect(find_data_folders(plan, (environment.folder,)), {"cats": environment.folder / "cats"})
+    expect(len(environment.data(plan).items), 4)
 
 
 @GROUP.observes(
@@ -142,21 +124,21 @@ def found_there(plan: Plan, world: World) -> None:
     files=Files(config={"pretrained_text_encoder_4_model_name_or_path": "llama"}),
     reset=None,
 )
-def fourth_encoder_from_there(plan: Plan, world: World) -> None:
-    base, llama = world.folder / "main", world.folder / "llama"
+def the_fourth_encoder_comes_from_its_own_folder(plan: Plan, environment: Environment) -> None:
+    base, llama = environment.folder / "main", environment.folder / "llama"
     if not base.exists():
-        shutil.copytree(world.base.folder, base)
+        shutil.copytree(environment.base.folder, base)
         (base / "reverie-base.json").unlink()
         for part in ("text_encoder_4", "tokenizer_4"):
             shutil.copytree(base / part, llama / part)
-    trace = world.locally(plan, world.new_folder(), base=str(base), trains=False)
-    used = Path(trace.document("job.json")["base_model_dir"]) / "text_encoder_4" / "config.json"
+    run = environment.load_locally(plan, environment.new_folder(), str(base))
+    used = Path(run.document("job.json")["base_model_dir"]) / "text_encoder_4" / "config.json"
     expect(used.resolve().is_relative_to(llama.resolve()), True)
 
 
-def _plotted(plan: Plan, world: World) -> Path:
-    """The output folder of a run whose trackers heard of one step."""
-    output = world.new_folder()
+def _plot(plan: Plan, environment: Environment) -> Path:
+    """The output folder of a run whose trackers received one step event."""
+    output = environment.new_folder()
     with (
         EventWriter(output / "events.jsonl") as events,
         trackers(plan, output, events, from_step=0),
@@ -168,18 +150,10 @@ def _plotted(plan: Plan, world: World) -> Path:
 _TENSORBOARD: Final = Files(config={"report_to": "tensorboard", "tracker_run_name": "first"})
 
 
-@GROUP.observes(
-    "operation.report_to[]",
-    files=_TENSORBOARD,
-    reset=[],
-)
-@GROUP.observes(
-    "operation.tracker_run_name",
-    files=_TENSORBOARD,
-    reset="second",
-)
-def plotted_by_name(plan: Plan, world: World) -> None:
-    points = tensorboard_points(_plotted(plan, world) / "logs" / "first")
+@GROUP.observes("operation.report_to[]", files=_TENSORBOARD, reset=[])
+@GROUP.observes("operation.tracker_run_name", files=_TENSORBOARD, reset="second")
+def the_step_is_plotted_under_the_runs_name(plan: Plan, environment: Environment) -> None:
+    points = tensorboard_points(_plot(plan, environment) / "logs" / "first")
     expect(points, {"train/loss": [(1, 0.5)]})
 
 
@@ -188,23 +162,23 @@ def plotted_by_name(plan: Plan, world: World) -> None:
     files=Files(config={"report_to": "wandb", "tracker_project_name": "moons"}),
     reset="suns",
 )
-def plotted_in_its_project(plan: Plan, world: World) -> None:
-    ((facts, _),) = wandb_runs(_plotted(plan, world) / "logs")
+def the_step_is_plotted_in_its_project(plan: Plan, environment: Environment) -> None:
+    ((facts, _),) = wandb_runs(_plot(plan, environment) / "logs")
     expect(facts["project"], "moons")
 
 
 @cache
-def _expected_picture(world: World) -> Image.Image:
-    """What the files of ``world`` ask for, in so many words."""
-    plan = world.plan(Files())
-    parts, prompts = world.parts(plan), world.index(plan).prompts
+def _expected_image(environment: Environment) -> Image.Image:
+    """The sample image, with every setting written out."""
+    plan = environment.plan(Files())
+    loaded, prompts = environment.load(plan), environment.index(plan).prompts
     with torch.no_grad():
         return sample_image(
-            parts.network.transformer,
-            parts.vae,
-            load_scheduler(world.base.folder),
-            parts.batches.text(prompts["a green dog"]),
-            parts.batches.text(prompts["blurry"]),
+            loaded.network.transformer,
+            loaded.vae,
+            load_scheduler(environment.base.folder),
+            loaded.batches.text(prompts["a green dog"]),
+            loaded.batches.text(prompts["blurry"]),
             options=SamplingOptions(
                 width_px=64,
                 height_px=128,
@@ -215,57 +189,43 @@ def _expected_picture(world: World) -> Image.Image:
         )
 
 
-def _enter_pictures() -> None:
-    resets: dict[str, Any] = {
-        "prompt": "a red cat",
-        "negative_prompt": "sharp",
-        "steps": 3,
-        "guidance": 1.0,
-        "width_px": 128,
-        "height_px": 64,
-        "seed": 8,
-    }
-    for name, reset in resets.items():
-        GROUP.observes(
-            f"operation.sample_{name}",
-            reset=reset,
-        )(_is_the_picture)
-
-
-def _is_the_picture(plan: Plan, world: World) -> None:
-    parts = world.parts(plan)
-    picture = sample_for_result(
-        parts.network.transformer,
-        parts.vae,
-        world.base.folder,
+def the_sample_image_is_as_planned(plan: Plan, environment: Environment) -> None:
+    loaded = environment.load(plan)
+    image = sample_for_result(
+        loaded.network.transformer,
+        loaded.vae,
+        environment.base.folder,
         operation=plan.operation,
-        index=world.index(plan),
-        read_text=parts.batches.text,
-        compute=parts.network.compute,
+        index=environment.index(plan),
+        read_text=loaded.batches.text,
+        compute=loaded.network.compute,
     )
-    expected = _expected_picture(world)
+    expected = _expected_image(environment)
     assert expected.size == (64, 128)
-    expect(picture.size, expected.size)
-    expect(picture.tobytes(), expected.tobytes())
+    expect(image.size, expected.size)
+    expect(image.tobytes(), expected.tobytes())
 
 
-_enter_pictures()
+_IMAGE_RESETS: Final[dict[str, Any]] = {
+    "prompt": "a red cat",
+    "negative_prompt": "sharp",
+    "steps": 3,
+    "guidance": 1.0,
+    "width_px": 128,
+    "height_px": 64,
+    "seed": 8,
+}
+for _name, _reset in _IMAGE_RESETS.items():
+    GROUP.add(f"operation.sample_{_name}", the_sample_image_is_as_planned, reset=_reset)
+
 
 _PUBLISHED: Final = Files(
     config={"push_to_hub": True, "hub_model_id": "ada/cats", "model_card_private": False}
 )
 
 
-@GROUP.observes(
-    "operation.publication.hub_model_id",
-    files=_PUBLISHED,
-    reset="ada/dogs",
-)
-@GROUP.observes(
-    "operation.publication.private",
-    files=_PUBLISHED,
-    reset=True,
-)
-def published_there(plan: Plan, world: World) -> None:
+@GROUP.observes("operation.publication.hub_model_id", files=_PUBLISHED, reset="ada/dogs")
+@GROUP.observes("operation.publication.private", files=_PUBLISHED, reset=True)
+def the_result_goes_to_that_repository(plan: Plan, environment: Environment) -> None:
     stored = json.loads(plan.model_dump_json())
     expect(target_of(stored), {"kind": "hub", "repo_id": "ada/cats", "private": False})

@@ -1,4 +1,4 @@
-"""What a check says where the plan's value was not acted on."""
+"""Assertions that raise FieldIgnored, so that no other failure is mistaken for it."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 
 
 class FieldIgnored(Exception):  # noqa: N818 - named for what happened to the field
-    """What was observed is not what the plan's value asks for."""
+    """The observed value is not the one that follows from the plan."""
 
 
 def expect(observed: Any, expected: Any) -> None:

@@ -1,7 +1,7 @@
-"""A check for each field of the plan: what can be observed of its value.
+"""The check of each field of the plan.
 
-A field is written as ``identity.clip.limit``; ``backends[].crop`` stands for each item of a list,
-``betas[0]`` for one place of a pair, ``adapter(lokr).factor`` for one kind of a choice.
+A field is written as ``identity.clip.limit``. ``backends[].crop`` is a field of each item of a
+list, ``betas[0]`` one place of a pair, ``adapter(lokr).factor`` a field of one kind of adapter.
 """
 
 import types
@@ -11,34 +11,36 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from tests.integration.plan_fields.world import Files, World
+from tests.integration.plan_fields.environment import Environment
+from tests.integration.plan_fields.files import Files
 from trainer_core.config.plan import Plan
 
-Check = Callable[[Plan, World], None]
+Check = Callable[[Plan, Environment], None]
 Reset = Callable[[dict[str, Any]], None]
 
 EXEMPT: Final[Mapping[str, str]] = {
-    "version": "says how the document is read; there is one",
-    "identity.backends[].crop_style": "has one value",
+    "version": "names the format of the document; only one exists",
+    "identity.backends[].crop_style": "has a single value",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedField:
-    """One field, and a check that only its value passes."""
+    """One field, and a check that passes only with the value from ``files``."""
 
     field: str
     files: Files
+    """Where the plan of the first run comes from."""
     reset: Any
     """Another valid value, or a function that changes the dumped plan."""
     at: int | None
-    """Which item of the list is reset; None: all."""
+    """The item of the list that is reset; None: all items."""
     refuses: tuple[type[Exception], ...]
-    """What may be raised instead of FieldIgnored once the field is reset."""
+    """Errors that count like FieldIgnored after the reset."""
     check: Check
 
     def reset_in(self, plan: Plan) -> Plan:
-        """The same plan with this one field changed, past the importer."""
+        """The plan with only this field changed. The importer does not see the change."""
         body = plan.model_dump(mode="json")
         if callable(self.reset):
             self.reset(body)
@@ -56,35 +58,35 @@ class Group:
 
     names: list[str] = field(default_factory=list)
 
-    def observes(
+    def add(
         self,
         name: str,
+        check: Check,
         *,
         reset: Any,
         files: Files | None = None,
         at: int | None = None,
         refuses: tuple[type[Exception], ...] = (),
-    ) -> Callable[[Check], Check]:
-        """Register the decorated check as that of the field ``name``."""
+    ) -> None:
+        """Register the check of the field ``name``; arguments as in ``ObservedField``."""
+        assert name not in OBSERVED, f"{name} has two checks"
+        OBSERVED[name] = ObservedField(
+            field=name, files=files or Files(), reset=reset, at=at, refuses=refuses, check=check
+        )
+        self.names.append(name)
 
-        def enter(check: Check) -> Check:
-            assert name not in OBSERVED, f"{name} has two checks"
-            OBSERVED[name] = ObservedField(
-                field=name,
-                files=files or Files(),
-                reset=reset,
-                at=at,
-                refuses=refuses,
-                check=check,
-            )
-            self.names.append(name)
+    def observes(self, name: str, *, reset: Any, **others: Any) -> Callable[[Check], Check]:
+        """Register the decorated check; arguments as in ``add``."""
+
+        def register(check: Check) -> Check:
+            self.add(name, check, reset=reset, **others)
             return check
 
-        return enter
+        return register
 
 
 def leaf_fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every field of a document that holds a value of its own."""
+    """The name of every field of a document, without those that only group other fields."""
     for name, info in model.model_fields.items():
         yield from _leaves(info.annotation, prefix + name)
 

@@ -1,4 +1,4 @@
-"""No field of the plan without a check, no check without a field."""
+"""Every field of the plan has a check, and every check a field."""
 
 from tests.integration.plan_fields import (
     fields_adapter,

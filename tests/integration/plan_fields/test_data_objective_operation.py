@@ -1,10 +1,10 @@
-"""Every other field of the plan acts, and only its value passes: data, objective, operation."""
+"""Every field of the data, the objective and the operation acts; a reset is noticed."""
 
 import pytest
 
 from tests.integration.plan_fields import fields_data, fields_objective, fields_operation
 from tests.integration.plan_fields.check import check_field
-from tests.integration.plan_fields.world import World
+from tests.integration.plan_fields.environment import Environment
 
 _NAMES = [
     *fields_data.GROUP.names,
@@ -14,5 +14,5 @@ _NAMES = [
 
 
 @pytest.mark.parametrize("field", _NAMES)
-def test_the_field_acts(field: str, world: World) -> None:
-    check_field(field, world)
+def test_the_field_acts(field: str, environment: Environment) -> None:
+    check_field(field, environment)
