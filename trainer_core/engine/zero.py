@@ -17,7 +17,7 @@ from torch._C._distributed_c10d import HashStore
 
 from trainer_core.checkpoint.read import Checkpoint
 from trainer_core.checkpoint.write import TrainedTensors
-from trainer_core.config.plan import Identity, Objective, Plan
+from trainer_core.config.plan import SHARDED_OPTIMIZERS, Identity, Objective, Plan
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import Losses, batch_losses
 from trainer_core.engine.step import check_same_names
@@ -32,10 +32,8 @@ from trainer_core.precision.compute import Compute
 _NEVER: Final = 1 << 40
 _BUCKET_ELEMENTS: Final = 500_000_000
 """DeepSpeed's own default."""
-_SHARDED_OPTIMIZERS: Final = ("optimi-lion", "adamw")
-"""Their state has one element for each element of a weight, so it can be split like the weight."""
 _STEP_FIELD: Final = "step"
-"""AdamW's count of updates: DeepSpeed has one for a shard, a checkpoint one for each parameter."""
+"""AdamW's count of updates. DeepSpeed keeps one a shard, a checkpoint one a parameter."""
 
 
 class _Objective(nn.Module):
@@ -64,7 +62,7 @@ class ZeroSharded:
             engine: DeepSpeed's, from ``deepspeed.initialize``.
             optimizer: the one that the engine steps, on its shards.
             plan: the run.
-            compute: where and in which types.
+            compute: the device and the number types.
         """
         self._engine = engine
         self._optimizer = optimizer
@@ -141,7 +139,7 @@ class ZeroSharded:
         return TrainedTensors(parameters=parameters, optimizer_state=state, ema={})
 
     def _fields(self) -> tuple[list[str], dict[str, torch.Tensor]]:
-        """Names of the fields split like a weight, and those that hold one number for a shard."""
+        """Names of the state fields that are sharded like a weight, and a shard's scalar fields."""
         for values in self._optimizer.state.values():
             tensors = {f: v for f, v in values.items() if isinstance(v, torch.Tensor)}
             counts = {field: value for field, value in tensors.items() if value.ndim == 0}
@@ -161,9 +159,9 @@ class ZeroSharded:
             self._restore(parameter, checkpoint.parameters[name], state[name])
 
     def _make_state(self, example: Mapping[str, torch.Tensor]) -> None:
-        """Create each shard's state, of zeros, with the fields of one parameter's state."""
+        """Create the state of every shard: zeros, in the fields that ``example`` has."""
         shards = [each for group in self._optimizer.param_groups for each in group["params"]]
-        if self._stage == 3:  # splits the weights too, and keeps the shards here
+        if self._stage == 3:  # also shards the weights, and keeps those shards here
             shards = self._engine.optimizer.fp32_partitioned_groups_flat
         for shard in shards:
             fields: MutableMapping[str, Any] = self._optimizer.state[shard]
@@ -215,7 +213,7 @@ class ZeroSharded:
 def open_zero(network: Network, plan: Plan) -> ZeroSharded:
     """Hand the network to DeepSpeed.
 
-    Raises DeviceError where DeepSpeed is not installed, or cannot do what the plan asks for.
+    Raises DeviceError where DeepSpeed is not installed or does not support the plan.
     """
     _refuse_unsupported(plan.identity)
     deepspeed = _deepspeed(network.compute)
@@ -228,7 +226,7 @@ def open_zero(network: Network, plan: Plan) -> ZeroSharded:
         optimizer=optimizer,
         config=_engine_config(network, plan, torch.distributed.get_world_size()),
     )
-    for fields in optimizer.state.values():  # of the empty step, which must not count
+    for fields in optimizer.state.values():  # the empty step must not be counted
         if isinstance(fields.get(_STEP_FIELD), torch.Tensor):
             fields[_STEP_FIELD].zero_()
     return ZeroSharded(engine, optimizer, plan, network.compute)
@@ -236,13 +234,16 @@ def open_zero(network: Network, plan: Plan) -> ZeroSharded:
 
 def _refuse_unsupported(identity: Identity) -> None:
     if identity.ema is not None:
-        raise DeviceError("a running mean (EMA) is kept in one process only: leave out zero_stage")
+        raise DeviceError(
+            "DeepSpeed runs without a running mean (EMA): set use_ema to false, or leave out "
+            "zero_stage"
+        )
     if identity.clip is not None and identity.clip.method == "value":
         raise DeviceError("DeepSpeed clips only by norm: set grad_clip_method to norm")
-    if identity.optimizer.name not in _SHARDED_OPTIMIZERS:
+    if identity.optimizer.name not in SHARDED_OPTIMIZERS:
         raise DeviceError(
             f"{identity.optimizer.name} cannot be sharded: leave out zero_stage, or take one of "
-            f"{', '.join(_SHARDED_OPTIMIZERS)}"
+            f"{', '.join(SHARDED_OPTIMIZERS)}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from trainer_core.config.plan.document import Plan
 from trainer_core.config.plan.identity import (
+    SHARDED_OPTIMIZERS,
     AdaptedModule,
     AdapterInit,
     Backend,
@@ -33,6 +34,7 @@ from trainer_core.config.plan.identity import (
 from trainer_core.config.plan.operation import Device, Operation, Place, Publication, Tracker
 
 __all__ = [
+    "SHARDED_OPTIMIZERS",
     "AdaptedModule",
     "AdapterInit",
     "Backend",

@@ -1,6 +1,6 @@
 """Everything that changes the numbers of a run."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,10 @@ Quantization = Literal["no_change", "int8-quanto"]
 ScheduleName = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
 TimestepDistribution = Literal["sigmoid", "uniform", "beta", "list"]
 TimestepOrder = Literal["random", "round-robin"]
+
+SHARDED_OPTIMIZERS: Final[tuple[OptimizerName, ...]] = ("optimi-lion", "adamw")
+"""Optimizers that run with DeepSpeed. Their state has one element for each element of a weight, so
+it can be sharded like the weight."""
 
 
 class Base(Frozen):

@@ -1,4 +1,4 @@
-"""Options of the optimizer, of what it is set to, and of clipping."""
+"""Options of the optimizer and of gradient clipping."""
 
 import difflib
 import re
@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from trainer_core.config.plan import Clip, ClipMethod, OptimizerName, OptimizerPlan
+from trainer_core.config.plan import (
+    SHARDED_OPTIMIZERS,
+    Clip,
+    ClipMethod,
+    OptimizerName,
+    OptimizerPlan,
+)
 from trainer_core.config.simpletuner.reading import Options, number_in
 from trainer_core.config.simpletuner.steps import uses_deepspeed
 from trainer_core.config.simpletuner.verdicts import Option, Table, words
@@ -14,7 +20,7 @@ from trainer_core.config.simpletuner.verdicts import Option, Table, words
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Optimizer:
-    """One optimizer by its name in SimpleTuner, and its values where nothing is written."""
+    """One optimizer of SimpleTuner with its default values."""
 
     name: OptimizerName
     """Its name in the plan."""
@@ -22,14 +28,17 @@ class _Optimizer:
     weight_decay: float
     eps: float = 1e-8
     has_eps: bool = True
-    """Lion and its kin have none."""
+    """False for Lion and its variants."""
     reads_adam_options: bool = False
     """Whether ``adam_weight_decay`` and ``adam_epsilon`` act on it."""
-    runs_on_deepspeed: bool = False
     usual_rate: float | None = None
     """For an optimizer that takes ``learning_rate`` as a factor of its own estimate."""
     not_built: tuple[str, ...] = ()
     """Keys of ``optimizer_config`` that SimpleTuner has for it and this version has not."""
+
+    @property
+    def runs_on_deepspeed(self) -> bool:
+        return self.name in SHARDED_OPTIMIZERS
 
 
 _ADAMW: Final = _Optimizer(
@@ -37,7 +46,6 @@ _ADAMW: Final = _Optimizer(
     betas=(0.9, 0.999),
     weight_decay=0.01,
     reads_adam_options=True,
-    runs_on_deepspeed=True,
     not_built=words("amsgrad maximize"),
 )
 _OPTIMIZERS: Final[Mapping[str, _Optimizer]] = {
@@ -46,7 +54,6 @@ _OPTIMIZERS: Final[Mapping[str, _Optimizer]] = {
         betas=(0.9, 0.99),
         weight_decay=0.0,
         has_eps=False,
-        runs_on_deepspeed=True,
         not_built=words("decouple_lr max_lr gradient_release"),
     ),
     "optimi-adamw": _Optimizer(
@@ -79,6 +86,10 @@ _OPTIMIZERS: Final[Mapping[str, _Optimizer]] = {
     "adamw_bf16": replace(_ADAMW, eps=1e-6),
 }
 """Name in SimpleTuner → optimizer. A new optimizer is one row here."""
+_ON_DEEPSPEED: Final = [
+    name for name, each in _OPTIMIZERS.items() if each.runs_on_deepspeed and name != "adamw_bf16"
+]
+"""Their names in SimpleTuner; adamw_bf16 is left out because it is torch-adamw."""
 _NOT_BUILT: Final = words(
     "torch-adam torch-adamax torch-nadam torch-radam "
     "torch-sgd torch-rmsprop torch-adagrad torch-adadelta "
@@ -94,7 +105,7 @@ _NOT_BUILT: Final = words(
     "sdnq-adamw sdnq-adamw+no_quant sdnq-adafactor sdnq-came "
     "sdnq-lion sdnq-muon sdnq-muon+quantized_matmul "
 )
-_HOW_A_STEP_IS_COMPUTED: Final = words(
+_IMPLEMENTATION_KEYS: Final = words(
     "foreach fused kahan_sum triton capturable differentiable is_paged block_wise "
     "stochastic_rounding"
 )
@@ -152,14 +163,14 @@ OPTIMIZER.not_built("optimizer_cpu_offload_method", "Leave it out.", "none")
 
 
 def optimizer_of(config: Options) -> OptimizerPlan:
-    """The optimizer, with its defaults where nothing is written."""
+    """The optimizer, with its defaults for options that are not given."""
     optimizer = config[_NAME]
     if optimizer is _OPTIMIZERS["adamw_bf16"]:
         config.warn("optimizer: adamw_bf16 is taken as torch-adamw with fp32 weights and states.")
     if not optimizer.runs_on_deepspeed and uses_deepspeed(config):
         message = (
-            f"{optimizer.name} is not built with DeepSpeed: use optimi-lion or torch-adamw, or one "
-            "GPU without zero_stage."
+            f"{optimizer.name} is not built with DeepSpeed: use {' or '.join(_ON_DEEPSPEED)}, or "
+            "one GPU without zero_stage."
         )
         config.problem(_NAME, "not_implemented", message)
     if not optimizer.reads_adam_options:
@@ -208,9 +219,10 @@ def _learning_rate(config: Options, optimizer: _Optimizer) -> float:
 
 
 def _written_settings(config: Options, optimizer: _Optimizer) -> Mapping[str, float]:
-    """``beta1``, ``beta2``, ``weight_decay`` and ``eps`` where they are written.
+    """The given ones of ``beta1``, ``beta2``, ``weight_decay`` and ``eps``.
 
-    They come from options of their own and from ``optimizer_config``; the two may not differ.
+    Each has its own option and may also be in ``optimizer_config``. Two different values are a
+    problem.
     """
     settings = {"beta1": config[_BETA1], "beta2": config[_BETA2]}
     if optimizer.reads_adam_options:
@@ -245,7 +257,7 @@ def _report_unknown_entry(
     key: str, known: list[str], optimizer: _Optimizer, config: Options
 ) -> None:
     name = optimizer.name
-    if key in _HOW_A_STEP_IS_COMPUTED:
+    if key in _IMPLEMENTATION_KEYS:
         config.warn(f"optimizer_config: {key} has no effect: {name} has one way to compute here.")
     elif key in optimizer.not_built:
         message = f"optimizer_config: {key} of {name} is not built in this version; leave it out."
@@ -272,8 +284,8 @@ def _add_entry(entries: dict[str, float], key: str, value: float, config: Option
 
 
 def _split_entries(text: str) -> list[tuple[str, str]]:
-    """Key and value of each entry. ``betas=0.9,0.99`` is one: a part without ``=`` belongs to the
-    entry before it."""
+    """Key and value of each entry. A part without ``=`` continues the entry before it, as in
+    ``betas=0.9,0.99``."""
     entries: list[tuple[str, str]] = []
     for part in text.split(","):
         key, equals, value = part.partition("=")
