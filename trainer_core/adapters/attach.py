@@ -11,11 +11,11 @@ from trainer_core.config.plan import LokrAdapter, LoraAdapter
 
 
 class Adapter(Protocol):
-    """What is trained beside a frozen base."""
+    """A set of trained layers added to a frozen base."""
 
     @property
     def num_modules(self) -> int:
-        """Linear layers that it adapts."""
+        """Number of adapted linear layers."""
 
     @property
     def has_dropout(self) -> bool:
@@ -26,13 +26,14 @@ class Adapter(Protocol):
         """Whether the adapter takes part in a forward. Only ``Network`` uses it."""
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, fp32, by logical path: ``<path in the transformer>.<name>``."""
+        """The trained parameters, fp32, by logical name: ``<path in the transformer>.<name>``."""
 
 
 def attach_adapter(model: nn.Module, adapter: LokrAdapter | LoraAdapter, seed: int) -> Adapter:
-    """Adapt every linear that the plan names and freeze all else; after quantisation.
+    """Adapt every linear layer that the plan names, and freeze everything else.
 
-    Raises BaseModelError where a path is not a linear layer of this model.
+    Call it after quantisation. Raises BaseModelError where a path is not a linear layer of the
+    model.
     """
     if isinstance(adapter, LoraAdapter):
         return attach_lora(model, adapter, seed)

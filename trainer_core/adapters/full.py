@@ -1,4 +1,4 @@
-"""Full rank: the model's own weights are what is trained."""
+"""Full rank: all weights of the model are trained."""
 
 import torch
 from torch import nn
@@ -7,10 +7,10 @@ from trainer_core.errors import BaseModelError
 
 
 def full_rank_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every weight of the model, by name, asking for gradients.
+    """Enable gradients for every weight of the model, and return the weights by name.
 
-    Weights have to be held in fp32: in bf16 a small update rounds to nothing. Raises BaseModelError
-    where one is not, as after quantisation.
+    Weights have to be fp32: in bf16 a small update rounds to nothing. Raises BaseModelError where
+    one is not, for instance after quantisation.
     """
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():

@@ -1,9 +1,8 @@
 """LoKr: each adapted linear adds the Kronecker product of two small trained matrices.
 
 The delta of a weight is multiplier · scalar · scale · (w1 ⊗ w2). It is applied to activations and
-never built. With in = c · D and out = a · K, w1 is [a, c] and w2 is [K, D]. Either may be a product
-over a rank r.
-Trained tensors stay fp32 whatever the base is.
+never materialised. With in = c · D and out = a · K, w1 is [a, c] and w2 is [K, D]. Either may be a
+product of two matrices over a rank r. Trained tensors are fp32, whatever type the base has.
 
 Source: LyCORIS 4.1.3, module `lokr` for linear layers; tests compare the two.
 """
@@ -24,9 +23,9 @@ from trainer_core.config.plan.shapes import lokr_scale, lokr_shapes
 
 
 class LokrLinear(nn.Module):
-    """A frozen linear and its delta.
+    """A frozen linear layer with its delta.
 
-    The base may be any module that maps [..., in] to [..., out], such as a quantised linear.
+    The base may be any module that maps [..., in] to [..., out], such as a quantised linear layer.
     """
 
     w1: nn.Parameter | None
@@ -51,11 +50,11 @@ class LokrLinear(nn.Module):
     ) -> None:
         """
         Args:
-            base: the linear that is adapted.
-            tensors: start values of what is trained, by name; see ``shapes.lokr_shapes``.
+            base: the adapted linear layer.
+            tensors: start values of the trained tensors, by name; see ``shapes.lokr_shapes``.
             scale: constant factor of the product; see ``shapes.lokr_scale``.
-            multiplier: strength of the adapter; at 0 the layer is its base.
-            switch: says in each forward whether the delta is added.
+            multiplier: strength of the adapter; at 0 only the base is computed.
+            switch: read in each forward; whether the delta is added.
         """
         super().__init__()
         self.base = base
@@ -79,7 +78,7 @@ class LokrLinear(nn.Module):
         return output + self.delta(input_).to(output.dtype)
 
     def delta(self, input_: torch.Tensor) -> torch.Tensor:
-        """What the adapter adds: W1 · X · W2ᵀ for each token's X [c, D].
+        """The output that the adapter adds: W1 · X · W2ᵀ for each token's X [c, D].
 
         The scalar factors are multiplied into w1 in fp32. It is the smallest tensor, and the
         exported file holds the same product.
@@ -95,7 +94,7 @@ class LokrLinear(nn.Module):
         return _full(self.w1, self.w1_a, self.w1_b)
 
     def full_w2(self) -> torch.Tensor:
-        """[K, D], fp32 also under autocast. The forward does not build it where it is a product."""
+        """[K, D], fp32 also under autocast. The forward does not need it."""
         return _full(self.w2, self.w2_a, self.w2_b)
 
     def _times_w2(self, x_cD: torch.Tensor) -> torch.Tensor:
@@ -120,7 +119,7 @@ def _full(
 
 
 class LokrNetwork:
-    """All adapted linears of one model, by their paths in it."""
+    """All adapted linear layers of one model, by path."""
 
     has_dropout: Final = False
 
@@ -130,9 +129,9 @@ class LokrNetwork:
         self.switch: Final = switch
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by logical path: ``<path>.<name>``, names as in ``shapes.lokr_shapes``.
+        """The trained parameters by logical name: ``<path>.<name>``, as in ``shapes.lokr_shapes``.
 
-        The path is the one in diffusers' transformer, without wrappers and whatever the sharding.
+        The path is that in diffusers' transformer, independent of wrappers and sharding.
         """
         return {
             f"{path}.{name}": parameter
@@ -142,14 +141,14 @@ class LokrNetwork:
 
 
 def attach_lokr(model: nn.Module, adapter: LokrAdapter, seed: int) -> LokrNetwork:
-    """Replace every linear that the plan names with a LokrLinear; freeze all else.
+    """Replace every linear layer that the plan names with a LokrLinear; freeze everything else.
 
-    Quantise before: quantising replaces linears, and would drop the adapter without an error.
+    Quantise first. Quantising later would replace the adapted layers without an error.
 
     Args:
         model: the transformer, on its device.
         adapter: with ``modules`` resolved to paths.
-        seed: with the path, all that start values depend on.
+        seed: start values depend only on it and on the path.
 
     Raises:
         BaseModelError: a path is not a linear layer of this model.
@@ -188,7 +187,7 @@ def _adapted(
 def _start_values(
     module: AdaptedModule, shapes: Mapping[str, tuple[int, ...]], seed: int
 ) -> dict[str, torch.Tensor]:
-    """LyCORIS's start values: Kaiming, and 0 for the trained scalar or else for w2 (or w2_b)."""
+    """LyCORIS's start values: Kaiming, with 0 for the scalar, or without one for w2 or w2_b."""
     at_zero = "scalar" if module.use_scalar else "w2" if "w2" in shapes else "w2_b"
     return {
         name: torch.zeros(shape)
@@ -205,8 +204,11 @@ def _start_near(
     norm: float,
     seed: int,
 ) -> dict[str, torch.Tensor]:
-    """w1 is 1 everywhere. w2 is normal, with ``norm`` times the mean and standard deviation of the
-    base weight. A trained scalar is 0 here too."""
+    """Start values for ``init_lokr_norm``.
+
+    w1 is 1 everywhere. w2 is normal, with ``norm`` times the mean and standard deviation of the
+    base weight. A trained scalar is 0.
+    """
     weight = base.weight.dequantize() if hasattr(base.weight, "dequantize") else base.weight
     std, mean = torch.std_mean(weight.detach().float())
     generator = start_generator(seed, f"lokr {module.path}.w2")

@@ -1,7 +1,7 @@
-"""LoRA by peft: each adapted linear adds alpha / rank · B · A.
+"""LoRA by peft: each adapted linear layer adds alpha / rank · B · A.
 
-Its weights are fp32 whatever type the base has. peft alone would use the base's type, in which
-small updates round to nothing.
+A and B are fp32 whatever type the base has. peft itself would use the base's type. In bf16 small
+updates round to nothing.
 """
 
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ _NAME: Final = "default"
 
 
 class SwitchedLinear(PeftLinear):  # type: ignore[misc]
-    """peft's adapted linear, where a switch says whether the adapter takes part.
+    """peft's adapted linear layer, turned on and off by an ``AdapterSwitch``.
 
-    peft's own way is ``enable_adapters``, which changes an attribute of each layer and whether each
-    of its parameters asks for a gradient.
+    peft's own ``enable_adapters`` changes an attribute of each layer and ``requires_grad`` of each
+    of its parameters.
     """
 
     def __init__(self, *args: Any, switch: AdapterSwitch, **options: Any) -> None:
-        """What peft passes to its layers, and the switch."""
+        """Arguments as peft passes them to its layers, and the switch."""
         super().__init__(*args, **options)
         self._switch: Final = switch
 
@@ -43,7 +43,7 @@ class SwitchedLinear(PeftLinear):  # type: ignore[misc]
 
 
 class LoraNetwork:
-    """All adapted linears of one model, by their paths in it before they were adapted."""
+    """All adapted linear layers of one model, by their paths before peft wrapped them."""
 
     def __init__(
         self, layers: Mapping[str, LoraLayer], switch: AdapterSwitch, *, has_dropout: bool
@@ -54,8 +54,10 @@ class LoraNetwork:
         self.switch: Final = switch
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by logical path: ``<path>.lora_A`` [rank, in] and ``<path>.lora_B``
-        [out, rank]."""
+        """The trained parameters by logical name.
+
+        ``<path>.lora_A`` is [rank, in] and ``<path>.lora_B`` is [out, rank].
+        """
         return {
             f"{path}.{name}": getattr(layer, name)[_NAME].weight
             for path, layer in self.layers.items()
@@ -64,14 +66,14 @@ class LoraNetwork:
 
 
 def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwork:
-    """Have peft adapt every linear that the plan names; freeze all else.
+    """Let peft adapt every linear layer that the plan names; freeze everything else.
 
-    Quantise before: quantising would include A and B.
+    Quantise first. Quantising later would include A and B.
 
     Args:
         model: the transformer, on its device.
         adapter: with ``modules`` resolved to paths.
-        seed: with the path, all that start values depend on.
+        seed: start values depend only on it and on the path.
 
     Raises:
         BaseModelError: a path is not a linear layer of this model.
@@ -82,10 +84,10 @@ def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwor
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=list(adapter.modules),
-        init_lora_weights=False,  # the start values below need no pass over random ones
+        init_lora_weights=False,  # start values are set below
     )
     switch = AdapterSwitch()
-    # peft's documented way to have layers of one's own, although its name starts with "_".
+    # peft documents this method for custom layers, although its name starts with "_".
     config._register_custom_module({nn.Linear: partial(SwitchedLinear, switch=switch)})
     inject_adapter_in_model(config, model, adapter_name=_NAME)
     model.requires_grad_(False)
@@ -102,7 +104,7 @@ def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwor
 def _start_values(
     path: str, base: nn.Linear, adapter: LoraAdapter, seed: int
 ) -> dict[str, torch.Tensor]:
-    """peft's start values, fp32: B is 0, A Kaiming or normal with standard deviation 1 / rank."""
+    """peft's start values, fp32: B is 0; A is Kaiming, or normal with deviation 1 / rank."""
     generator = start_generator(seed, f"lora {path}.lora_A")
     shape = (adapter.rank, base.in_features)
     if adapter.init == "gaussian":

@@ -6,9 +6,9 @@ from trainer_core.errors import BaseModelError
 
 
 def linear_at(model: nn.Module, path: str) -> nn.Linear:
-    """The linear of that path, plain or quantised: quanto's QLinear is an ``nn.Linear``.
+    """The linear layer at a path, plain or quantised (quanto's QLinear is an ``nn.Linear``).
 
-    Raises BaseModelError where the model has no such module or it is no linear layer.
+    Raises BaseModelError where the model has no such module, or it is not a linear layer.
     """
     try:
         module = model.get_submodule(path)
@@ -20,6 +20,6 @@ def linear_at(model: nn.Module, path: str) -> nn.Linear:
 
 
 def parent_of(model: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """The module that holds the one of that path, and its name there."""
+    """The parent of the module at a path, and the module's name in it."""
     parent_path, _, name = path.rpartition(".")
     return model.get_submodule(parent_path), name

@@ -8,7 +8,7 @@ from trainer_core.data.sampler import draw_seed
 
 
 def start_generator(seed: int, name: str) -> torch.Generator:
-    """For one tensor. Order, device and number of the tensors do not change its numbers."""
+    """The generator of one tensor's start values, independent of all other tensors."""
     return torch.Generator().manual_seed(draw_seed(seed, name, 0, 0))
 
 

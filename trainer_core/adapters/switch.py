@@ -1,16 +1,15 @@
-"""Whether an adapter takes part in a forward."""
+"""Turns an adapter off for a forward."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class AdapterSwitch:
-    """One object that all layers of one adapter read.
+    """One object that all layers of an adapter read in their forward.
 
-    Whether the adapter takes part is an input of the whole forward. diffusers' blocks call their
-    linears with one tensor and pass nothing else on, so that input has to reach the adapted layers
-    another way. It is off only inside a forward without gradients, so no block that is computed
-    again in the backward pass can find it in another position.
+    diffusers' blocks call their linear layers with a single tensor, so "adapter on or off" cannot
+    be passed as an argument. The switch is off only inside forwards without gradients. Therefore
+    gradient checkpointing never recomputes a block with another setting than its first forward.
     """
 
     def __init__(self) -> None:
@@ -18,7 +17,7 @@ class AdapterSwitch:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Inside, the model computes what its base computes; also in a nested use."""
+        """Inside, the model computes the same as its base. May be nested."""
         before = self.is_on
         self.is_on = False
         try:

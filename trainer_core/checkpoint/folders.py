@@ -53,7 +53,7 @@ def committed_checkpoints(checkpoints_dir: Path) -> list[Path]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a checkpoint or a result has the files of its manifest, with their sizes."""
+    """Whether a checkpoint or a result has all files of its manifest, in the right sizes."""
     try:
         files = _MANIFEST.validate_json((folder / MANIFEST_NAME).read_bytes()).files
         return all((folder / name).stat().st_size == f.size_bytes for name, f in files.items())
@@ -62,11 +62,11 @@ def is_complete(folder: Path) -> bool:
 
 
 def restore_replaced(final: Path) -> None:
-    """Repair a folder whose writer was killed while it replaced it.
+    """Repair a folder whose writer was killed between its two renames.
 
-    A writer renames the old folder and then the new one. Where only the first happened, this undoes
-    it. Only the process that may write there calls this: a living writer is between the two renames
-    for a moment.
+    To replace a folder, the writer first renames the old one and then the new one. If only the
+    first rename happened, this undoes it. Call it only from the process that writes there: another
+    process could meet a live writer between its renames.
     """
     old = final.with_name(f".{final.name}.old")
     if os.path.lexists(final):
@@ -76,7 +76,7 @@ def restore_replaced(final: Path) -> None:
 
 
 def repair_checkpoints(checkpoints_dir: Path) -> None:
-    """``restore_replaced`` for each checkpoint, then delete all else that a killed writer left."""
+    """``restore_replaced`` for each checkpoint, then delete other leftovers of killed writers."""
     if not checkpoints_dir.is_dir():
         return
     for path in sorted(checkpoints_dir.iterdir()):
@@ -86,19 +86,19 @@ def repair_checkpoints(checkpoints_dir: Path) -> None:
 
 
 def keep_newest(checkpoints_dir: Path, count: int) -> None:
-    """Delete all complete checkpoints but the newest ``count``, and what a killed writer left.
+    """Delete all complete checkpoints except the newest ``count``, and leftovers of killed writers.
 
-    Anything else in the folder is neither counted nor deleted.
+    Other files and folders are neither counted nor deleted.
     """
     repair_checkpoints(checkpoints_dir)
     for path in committed_checkpoints(checkpoints_dir)[:-count]:
-        # Renamed first: a kill must not leave half of a folder under a checkpoint's name.
+        # Renamed first, so that a kill leaves no half-deleted folder under a checkpoint's name.
         gone = path.rename(path.with_name(f".{path.name}.gone"))
         shutil.rmtree(gone)
 
 
 def _step_of(folder: Path) -> int | None:
-    """None for anything but a complete checkpoint; a link is not one, its target is not ours."""
+    """None for anything but a complete checkpoint. Links are not followed."""
     if folder.is_symlink() or not is_complete(folder):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Whether a run may resume from a checkpoint: is it its own, and undamaged? Imports no torch."""
+"""Checks whether a run may resume from a checkpoint. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ class CheckpointIdentity:
 
     identity_digest: str
     identity: dict[str, JsonValue]
-    """What the digest is of: ``Plan.guarded_identity``."""
+    """``Plan.guarded_identity``, of which ``identity_digest`` is the digest."""
     data_digest: str
     base_digest: str
 
@@ -38,9 +38,11 @@ def check_checkpoint(
 ) -> CheckpointManifest:
     """Check that the run may resume from a checkpoint, and return its manifest.
 
-    Raises CheckpointError where it belongs to another run (the message names what differs), where
-    it is after the run's ``last_step``, and where it is damaged: a file is missing, or has another
-    size or SHA-256 than the manifest says.
+    Raises CheckpointError where
+
+    - plan, data or base model differ; the message names the fields that differ,
+    - its step is after the run's ``last_step``,
+    - a file is missing, or its size or SHA-256 differs from the manifest.
     """
     manifest = read_manifest(folder)
     if differs := _differs(run, manifest):
@@ -74,11 +76,15 @@ def _digests(what: str, here: str, there: str) -> str:
 
 def _check_files(folder: Path, manifest: CheckpointManifest) -> None:
     if manifest.files.keys() != {STATE_NAME}:
-        raise CheckpointError(f"{folder.name} holds {sorted(manifest.files)}")
+        raise CheckpointError(
+            f"{folder.name} has the files {sorted(manifest.files)}, not {STATE_NAME} alone"
+        )
     for name, facts in manifest.files.items():
         try:
             found = facts_of(folder / name)
         except OSError as error:
             raise CheckpointError(f"{folder.name}/{name}: {error.strerror}") from error
         if found != facts:
-            raise CheckpointError(f"{folder.name}/{name} is not what its manifest says")
+            raise CheckpointError(
+                f"{folder.name}/{name} differs from its manifest in size or SHA-256"
+            )

@@ -1,9 +1,9 @@
-"""The layout of a checkpoint and of a result: a folder whose last written file is its manifest.
+"""The layout of checkpoint and result folders.
 
-`manifest.json` names every other file with size and SHA-256. A checkpoint has one more file,
-`state.safetensors`. It holds the tensors `param/<name>` and `ema/<name>`, and the optimizer's
-(`optim/<name>/<field>` and others, see `trainer_core.optim.state`). The layout does not depend on
-how many processes trained. It contains no pickle.
+`manifest.json` is written last and names every other file with size and SHA-256. A checkpoint has
+one more file, `state.safetensors`. It holds the tensors `param/<name>` and `ema/<name>`, and those
+of the optimizer (`optim/<name>/<field>` and others, see `trainer_core.optim.state`). The layout
+does not depend on the number of processes. It contains no pickle.
 """
 
 from typing import Final, Literal
@@ -34,10 +34,10 @@ class CheckpointManifest(Frozen):
     step: int
     """Optimizer steps done."""
     cursor: int
-    """Micro-batches used, which is also the number of the next one."""
+    """Micro-batches used so far; also the number of the next one."""
     identity_digest: str
     identity: dict[str, JsonValue] | None = None
-    """What the digest is of, so that a refusal can name fields. None in older checkpoints."""
+    """``Plan.guarded_identity``, so that a refusal can name fields. None in older checkpoints."""
     data_digest: str
     base_digest: str
     scalars: dict[str, JsonValue]

@@ -40,7 +40,7 @@ class WrittenFolder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFacts:
-    """What a checkpoint's manifest says beside its files; see ``CheckpointManifest``."""
+    """The facts in a checkpoint's manifest; see ``CheckpointManifest``."""
 
     step: int
     cursor: int
@@ -50,10 +50,10 @@ class CheckpointFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedTensors:
-    """The tensors of a checkpoint. They may be the ones in use: copy them to keep them."""
+    """The tensors of a checkpoint. They may be live: later steps change them unless copied."""
 
     parameters: Mapping[str, torch.Tensor]
-    """By logical name, each whole, also where ranks share it."""
+    """By logical name, each whole even if it is sharded over ranks."""
     optimizer_state: Mapping[str, torch.Tensor]
     """By the keys of ``optim.state``."""
     ema: Mapping[str, torch.Tensor]
@@ -120,8 +120,8 @@ def _commit(
         _fsync(path)
     _fsync(draft)
     fault_point(f"{kind}.before_rename")
-    # A run that died after its rename writes the same step again, and the new folder replaces the
-    # old one. The old one is renamed first: a kill while it is deleted must not leave half of it
+    # A run that died after its rename writes the same step again, which replaces the old folder.
+    # The old folder is renamed before it is deleted, so that a kill leaves no half-deleted folder
     # under the final name.
     old = final.with_name(f".{final.name}.old")
     restore_replaced(final)

@@ -1,4 +1,4 @@
-"""`python -m trainer_core encode`: shards on request, with models that stay loaded."""
+"""`python -m trainer_core encode`: encodes requested shards; the encoders stay loaded."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ def serve(*, models_dir: Path, reply_fd: int, device: str) -> int:
 
 
 class Encoder:
-    """Encodes shards of any base model on the list; the encoders of the last one stay loaded."""
+    """Encodes shards of any listed base model; keeps the encoders of the last one loaded."""
 
     def __init__(self, models_dir: Path, device: torch.device) -> None:
         self._models_dir = models_dir
@@ -53,5 +53,5 @@ def _device(requested: str) -> torch.device:
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if requested == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("--device is cuda and this machine has none; take auto or cpu")
+        raise DeviceError("--device is cuda, and this machine has no cuda device: use auto or cpu")
     return torch.device(requested)

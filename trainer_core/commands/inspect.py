@@ -1,4 +1,4 @@
-"""`python -m trainer_core inspect`: decodes strangers' pictures in a process that may die of it."""
+"""`python -m trainer_core inspect`: decodes untrusted images in a process that may crash."""
 
 import resource
 import sys
@@ -17,7 +17,7 @@ from trainer_core.process.requests import (
 
 
 def serve(*, reply_fd: int, memory_bytes: int) -> int:
-    """Answer until stdin ends; the whole process may map at most ``memory_bytes``."""
+    """Answer until stdin ends. ``memory_bytes`` limits the address space of the process."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     with open_replies(reply_fd) as replies:
         answer_requests(sys.stdin.buffer, replies, InspectRequest, inspect_pictures)
@@ -25,7 +25,7 @@ def serve(*, reply_fd: int, memory_bytes: int) -> int:
 
 
 def inspect_pictures(request: InspectRequest) -> InspectReply:
-    """Decode every picture, also after a bad one."""
+    """Decode every image, and report bad ones beside the facts of the others."""
     facts: dict[str, PictureFacts] = {}
     errors: list[BadPicture] = []
     for name, local in request.inputs.items():

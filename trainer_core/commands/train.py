@@ -1,7 +1,7 @@
 """`python -m trainer_core train`: one run as a process.
 
-Exit status: 0 finished, 75 stopped on request, 1 failed, 2 wrong usage, 70 the supervisor died. The
-last event says the same with its reason.
+Exit status: 0 finished, 75 stopped on request, 1 failed, 2 wrong usage, 70 the supervisor died.
+After 0, 75 and 1 the last event is ``finished``, ``stopped`` or ``failed``.
 """
 
 import argparse
@@ -26,20 +26,20 @@ EXIT_STOPPED: Final = 75
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the job; see the module's text for what is returned."""
+    """Run the job and return the exit status, as listed above."""
     args = _parser().parse_args(argv)
     if args.supervisor is not None:
         start_watch(*args.supervisor)
     control = Control(args.control)
     control.stop_on_sigterm()
-    # Only rank 0 speaks; the others do the same work in silence.
+    # Only rank 0 writes events.
     rank = int(os.environ.get("RANK", "0"))
     with EventWriter(args.events if rank == 0 else Path(os.devnull)) as events:
         return _guarded(args.job, events, control)
 
 
 def _guarded(job: Path, events: EventWriter, control: Control) -> int:
-    """The run, with every failure reported as the last event."""
+    """Run the job; any failure becomes the last event."""
     try:
         control.on_unknown(partial(events.warn, "unknown_control"))
         make_deterministic(os.environ)
@@ -61,18 +61,18 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE",
-        help="what happens is appended here, one JSON object a line",
+        help="events are appended here, one JSON object a line",
     )
     parser.add_argument(
         "--control",
         type=Path,
         metavar="FILE",
-        help="one word, read between steps: run, pause or stop (no file: run)",
+        help="read between steps: run, pause or stop (no file: run)",
     )
     parser.add_argument(
         "--supervisor",
         type=parse_supervisor,
         metavar="PID:START_TICKS",
-        help="process to end with; start time as in field 22 of /proc/PID/stat",
+        help="end when this process ends; its start time is field 22 of /proc/PID/stat",
     )
     return parser

@@ -1,7 +1,7 @@
-"""From a micro-batch of the sampler to the tensors that go through the model.
+"""Builds the tensors of a micro-batch.
 
-Every draw has a generator of its own on the CPU, seeded by the purpose of the draw. So no draw
-depends on the draws before it, on the device, or on the number of ranks.
+Each random draw has its own CPU generator, seeded by the purpose of the draw. So no draw depends on
+earlier draws, on the device, or on the number of ranks.
 Letters: B samples, C channels, H × W latent cells.
 """
 
@@ -28,13 +28,13 @@ _CELLS_A_PATCH: Final = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draw:
-    """One sample with its text and what seeds its random draws."""
+    """One sample with its text, and the parts of the seed of its random draws."""
 
     sample: int
     """Position in ``DataIndex.samples``."""
     text: ShardRef
     purpose: str
-    """What the draws are for, such as ``train``; part of each seed."""
+    """Purpose of the draws, such as ``train``; part of each seed."""
     i: int
     """Number of the micro-batch; part of each seed."""
     slot: int
@@ -53,9 +53,9 @@ class Batch:
     """fp32; the model's timesteps are 1000 times them."""
     text: TextEmbeddings
     mask_B1HW: torch.Tensor | None = None
-    """Where each sample counts, 0 to 1, fp32; None: everywhere."""
+    """Loss weight of each cell, 0 to 1, fp32; None: 1 everywhere."""
     is_prior_B: torch.Tensor | None = None
-    """Booleans: which samples are compared with the base's own prediction; None: no sample."""
+    """Booleans: the samples whose target is the base's own prediction; None: no sample."""
     order: int = 0
     """Number of the micro-batch."""
     dropout_seed: int = 0
@@ -63,7 +63,7 @@ class Batch:
 
 
 class BatchMaker:
-    """Reads rows from shards, and draws posterior, noise, sigma and whether a mask is used."""
+    """Reads the rows of a batch from the shards, and draws latents, noise, sigmas and masks."""
 
     def __init__(
         self,
@@ -78,11 +78,12 @@ class BatchMaker:
         """
         Args:
             index: the run's data.
-            shards: hold the rows.
-            identity: of the run's plan.
+            shards: the folder that the rows are read from.
+            identity: the identity of the run's plan.
             vae: only its shift and scale are used.
             compute: device and type of the batches.
-            auto_shift: of the base model's scheduler; used where the objective asks for it.
+            auto_shift: from the base model's scheduler; used only where the objective has
+                ``auto_shift``.
         """
         self._index = index
         self._shards = shards
@@ -93,7 +94,7 @@ class BatchMaker:
         self._prior = {b.id for b in identity.backends if b.is_regularisation}
 
     def training(self, micro: MicroBatch) -> Batch:
-        """The batch of one micro-batch; waits for shards that are not there yet."""
+        """The batch of one micro-batch; waits for shards that are still missing."""
         draws = [
             Draw(
                 sample=sample,
@@ -113,7 +114,7 @@ class BatchMaker:
         )
 
     def batch(self, draws: Sequence[Draw]) -> Batch:
-        """One sample for each draw, all of one bucket; each is compared with its own image."""
+        """One sample for each draw, all of one bucket; the target of each is its own image."""
         rows = [self._sample(draw) for draw in draws]
         latents, noise, sigmas = (torch.cat(parts) for parts in zip(*rows, strict=True))
         device, dtype = self._compute.device, self._compute.weights
@@ -152,7 +153,7 @@ class BatchMaker:
         return torch.cat(rows).to(self._compute.device)
 
     def _mask(self, draw: Draw) -> torch.Tensor | None:
-        """The mask, [1, 1, H, W]; None where the sample has none or the draw leaves it out."""
+        """The mask, [1, 1, H, W]; None where the sample has none or its draw does not apply it."""
         ref = self._index.samples[draw.sample].mask
         probability = self._identity.objective.masked_loss_probability
         if ref is None or not self._happens(probability, f"{draw.purpose} mask", draw.i, draw.slot):
@@ -177,7 +178,7 @@ class BatchMaker:
         return latents, torch.randn(latents.shape, generator=noise), torch.tensor([drawn])
 
     def _happens(self, probability: float, purpose: str, i: int, slot: int) -> bool:
-        """Whether a draw falls below the probability; nothing is drawn at 0 and at 1."""
+        """True with this probability. At 0 and 1 nothing is drawn."""
         if not 0 < probability < 1:
             return probability >= 1
         return torch.rand(1, generator=self._generator(purpose, i, slot)).item() < probability

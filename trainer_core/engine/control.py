@@ -1,4 +1,4 @@
-"""What the supervisor requests of a run, obeyed by all ranks at the same step."""
+"""Pause and stop requests of the supervisor; all ranks act on them at the same step."""
 
 from trainer_core.engine.reporting import report_stage, report_step
 from trainer_core.engine.state import Run, TrainingState
@@ -32,8 +32,8 @@ def check_stop(run: Run) -> None:
 def _request(run: Run) -> ControlRequest:
     """The most urgent request that any rank has read.
 
-    Ranks read the file at slightly different times. Without an agreement one would stop while the
-    others wait for it in a collective operation.
+    Ranks read the control file at slightly different times. If each acted on its own reading, one
+    would stop while the others wait for it in a collective operation.
     """
     by_urgency = list(ControlRequest)
     own = by_urgency.index(run.control.requested())

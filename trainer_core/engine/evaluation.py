@@ -1,4 +1,4 @@
-"""The fixed validation loss of a run; ``validation.fixed_loss`` says what it is."""
+"""Measures the fixed validation loss of a run; ``validation.fixed_loss`` defines it."""
 
 import math
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ from trainer_core.validation.fixed_loss import EvaluationSample, FixedLoss, meas
 def measure_loss(run: Run, state: TrainingState) -> FixedLoss:
     """Measure and report the fixed validation loss of the parameters as they are.
 
-    Raises StopRequestedError between two batches. Raises NonFiniteLossError where a trained model's
-    loss is not finite; before the first step the training loss shows that, with a better message.
+    Raises StopRequestedError between two batches. Raises NonFiniteLossError where the loss is not
+    finite after training. Before the first step it is not checked: the first training step then
+    fails with a better message.
     """
 
     def losses(samples: Sequence[EvaluationSample]) -> torch.Tensor:
@@ -37,5 +38,5 @@ def measure_loss(run: Run, state: TrainingState) -> FixedLoss:
         run.loaded.network.transformer.train()
     report_fixed_loss(run, state, loss)
     if state.step > 0 and not math.isfinite(loss.mean):
-        raise NonFiniteLossError(f"the loss measured after step {state.step} is not a number")
+        raise NonFiniteLossError(f"the loss measured after step {state.step} is not finite")
     return loss

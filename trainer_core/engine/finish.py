@@ -1,4 +1,4 @@
-"""The end of a run: its sample image, the facts of its model card, and its result folder."""
+"""The end of a run: sample image, model card facts and result folder."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from trainer_core.validation.sample import sample_for_result
 def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
     """Draw the sample image, write the result folder and report the run as finished.
 
-    Every rank calls it, inside ``Backend.averaged``: the parameters are then those to publish.
-    Rank 0 writes.
+    Every rank calls it, inside ``Backend.averaged``, where the parameters are the ones to publish.
+    Only rank 0 writes.
     """
     report_stage(run, state, "sampling")
     network, plan = run.loaded.network, run.plan

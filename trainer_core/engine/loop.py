@@ -19,7 +19,7 @@ from trainer_core.process.job import Job
 
 
 def run_job(job: Job, events: EventWriter, control: Control) -> bool:
-    """Load what the job names and train; see ``train``."""
+    """Load the job's models and data, then ``train``."""
     events.emit("stage", 0, {"stage": "loading"})
     loaded = load_run(job, control)
     fault_point("train.loaded")
@@ -29,8 +29,8 @@ def run_job(job: Job, events: EventWriter, control: Control) -> bool:
 def train(run: Run) -> bool:
     """Train from the start, or from the job's checkpoint, to the last step.
 
-    Returns True where the run finished, and False where a request stopped it. Its last event is
-    then ``finished`` or ``stopped``. A failure is raised and not reported here.
+    Returns True after the last event ``finished``, and False after the last event ``stopped``. A
+    failure is raised, and reported by the caller.
     """
     state = TrainingState(throughput=Throughput(run.last_step))
     report_plan(run, state)
@@ -60,7 +60,7 @@ def train(run: Run) -> bool:
 
 
 def take_step(run: Run, state: TrainingState) -> None:
-    """One optimizer step. Raises NonFiniteLossError, and then nothing has changed."""
+    """Take one optimizer step. If it raises NonFiniteLossError, nothing has changed."""
     step = state.step + 1
     state.pending_event = run.backend.update(
         _micro_batches(run, step),
@@ -74,7 +74,7 @@ def take_step(run: Run, state: TrainingState) -> None:
 
 
 def _micro_batches(run: Run, step: int) -> Iterator[Batch]:
-    """This rank's micro-batches of a step, each made when the backend asks for it."""
+    """This rank's micro-batches of a step; each is built when the backend iterates to it."""
     first = (step - 1) * run.micro_batches_per_step
     of_all_ranks = range(first, first + run.micro_batches_per_step)
     for i in of_all_ranks[run.backend.rank :: run.backend.ranks]:

@@ -14,30 +14,30 @@ _TIMESTEPS: Final = 1000.0
 
 
 class Losses(NamedTuple):
-    """What a batch costs."""
+    """The losses of a batch."""
 
     flow_B: torch.Tensor
     """Loss of each sample, [B]."""
     balance: torch.Tensor | None
-    """Load balancing of the experts, 0-dimensional, not weighted; None where it is off."""
+    """Load-balancing loss of the experts, 0-dimensional, without its weight; None: off."""
 
 
 def batch_losses(network: Network, batch: Batch, objective: Objective) -> Losses:
-    """Run the batch through the network and compare its velocity with the target.
+    """Predict the velocity of a batch and compare it with the target.
 
-    Samples that the adapter is to leave alone are compared with what the base predicts for them at
-    the same noise. That costs one more forward, where the batch has any. The balancing loss is
-    computed only where gradients are. The batch seeds what an adapter drops out, in torch's global
-    generator, which is left there.
+    The target of a prior sample is the base's prediction at the same noise. A batch with prior
+    samples therefore takes one more forward. The balancing loss is computed only with gradients.
+    An adapter's dropout draws from torch's global generator. It is seeded with the batch's
+    ``dropout_seed``, and its state is not restored.
 
     Args:
-        network: in ``train()`` mode to be trained.
+        network: in ``train()`` mode if gradients are enabled.
         batch: on the device of the network.
-        objective: what is compared, and how.
+        objective: the loss and its settings.
 
     Raises:
-        ValueError: gradients are wanted in eval mode, or the batch asks for the base and there is
-            none beside what is trained.
+        ValueError: gradients are enabled in eval mode, or the batch has prior samples and the
+            network has no adapter.
     """
     if torch.is_grad_enabled() and not network.transformer.training:
         # diffusers would let no gradient through the routed experts, without an error.

@@ -14,7 +14,7 @@ Stage = Literal["training", "paused", "checkpointing", "sampling", "finalizing"]
 
 
 def report_plan(run: Run, state: TrainingState) -> None:
-    """What will be trained, and how the base model was prepared."""
+    """What is trained, and how the base model was prepared."""
     _emit(
         run,
         state,
@@ -34,7 +34,7 @@ def report_stage(run: Run, state: TrainingState, stage: Stage) -> None:
 
 
 def report_step(run: Run, state: TrainingState) -> None:
-    """The metrics of the current step, unless they have been reported."""
+    """The metrics of the current step, unless they are already reported."""
     metrics, state.pending_event = state.pending_event, None
     if metrics is None:
         return
@@ -74,12 +74,12 @@ def report_sample(run: Run, state: TrainingState, path: str) -> None:
 
 
 def report_finished(run: Run, state: TrainingState, result: WrittenFolder) -> None:
-    """The last event of a run that took all its steps."""
+    """The last event of a run that took all its steps and wrote its result."""
     _emit(run, state, "finished", _folder_facts(run, result))
 
 
 def report_stopped(run: Run, state: TrainingState) -> None:
-    """The last event of a run that a request stopped."""
+    """The last event of a run that was stopped by a request."""
     _emit(run, state, "stopped", {})
 
 

@@ -33,10 +33,10 @@ def write_run_result(
 
     Args:
         result_dir: the folder to write.
-        plan: the run.
-        transformer_config: diffusers' config; written where every weight was trained.
+        plan: the plan of the run.
+        transformer_config: diffusers' config; written only for full rank.
         parameters: the values to publish, by logical name, each whole.
-        weights: whether these are the trained values or their running mean.
+        weights: ``trained``, or ``ema`` for the running mean.
         sample: the sample image.
         facts: for the model card, from ``card_facts``.
     """

@@ -22,10 +22,11 @@ _LOSS_BEFORE = "probe_before"
 
 
 def save(run: Run, state: TrainingState) -> None:
-    """Write a checkpoint of the current step and report it; rank 0 writes for all.
+    """Write a checkpoint of the current step and report it. Rank 0 writes for all ranks.
 
-    The event of the step always comes before that of its checkpoint. Older checkpoints go, but for
-    as many as the job keeps. Raises NonFiniteLossError where a tensor is not finite.
+    The step event always comes before the checkpoint event. Older checkpoints are deleted, except
+    the newest ``keep_checkpoints`` of the job. Raises NonFiniteLossError where a tensor is not
+    finite.
     """
     report_step(run, state)
     report_stage(run, state, "checkpointing")
@@ -49,7 +50,7 @@ def save(run: Run, state: TrainingState) -> None:
 
 
 def save_if_unsaved(run: Run, state: TrainingState) -> None:
-    """As ``save``, unless the current step has a checkpoint."""
+    """``save``, unless the current step already has a checkpoint."""
     if state.step > state.saved_step:
         save(run, state)
 
@@ -57,13 +58,13 @@ def save_if_unsaved(run: Run, state: TrainingState) -> None:
 def resume(run: Run, state: TrainingState, folder: Path) -> None:
     """Continue from a checkpoint: set the state and the backend to what it holds.
 
-    Raises CheckpointError where it is damaged, or belongs to another run, data or base model.
+    Raises CheckpointError where it is damaged, or written with another plan, data or base model.
     """
     checkpoint = read_checkpoint(folder, checkpoint_identity(run.job), last_step=run.last_step)
     manifest = checkpoint.manifest
     for name, value in environment_fingerprint().items():
         if manifest.scalars.get(name) != value:
-            # Not refused: the run is as good, only not the same bit for bit.
+            # Allowed: the result is as good, but not the same bit for bit.
             message = f"The run resumes with {name} {value}, not {manifest.scalars.get(name)}."
             report_warning(run, state, "other_environment", message)
     run.backend.load(checkpoint)
@@ -75,11 +76,11 @@ def resume(run: Run, state: TrainingState, folder: Path) -> None:
 
 
 def _check_finite(trained: TrainedTensors, step: int) -> None:
-    """An update can overflow although loss and gradient were finite; that must not be saved."""
+    """An update can overflow although loss and gradient are finite. Do not save its result."""
     for tensors in (trained.parameters, trained.optimizer_state, trained.ema):
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise NonFiniteLossError(
-                    f"step {step}: its update left numbers in {name} that are not finite; the "
-                    "checkpoint before it is kept. Lower the learning rate, or clip gradients."
+                    f"step {step}: after the update {name} has numbers that are not finite; the "
+                    "previous checkpoint is kept. Lower the learning rate, or clip gradients."
                 )

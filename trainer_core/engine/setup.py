@@ -1,4 +1,4 @@
-"""From a job to everything that a run needs in memory."""
+"""Loads everything that a job needs into memory."""
 
 import os
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from trainer_core.process.job import Job
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedRun:
-    """A run in memory."""
+    """The models, the backend and the batches of a run."""
 
     network: Network
     vae: AutoencoderKL
@@ -36,9 +36,9 @@ class LoadedRun:
 
 
 def make_deterministic(env: Mapping[str, str]) -> None:
-    """Fix the thread count and ask torch for deterministic kernels.
+    """Set the thread count from ``OMP_NUM_THREADS`` and select deterministic kernels.
 
-    The bits of a sum on a CPU depend on how many threads share it.
+    On a CPU the rounding of a sum depends on the number of threads.
     """
     threads = env.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads) > 0:
@@ -48,7 +48,7 @@ def make_deterministic(env: Mapping[str, str]) -> None:
 
 
 def environment_fingerprint() -> dict[str, JsonValue]:
-    """What a run's bits depend on beside the plan. Each checkpoint's scalars hold it."""
+    """What the bits of a result depend on beside the plan; stored in each checkpoint's scalars."""
     return {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -71,7 +71,7 @@ def load_run(job: Job, control: Control) -> LoadedRun:
     )
     vae = load_vae(folder, torch.float32)
     network = prepare(load_transformer(folder, compute.weights), job.plan, compute)
-    # Counted first: DeepSpeed may split the parameters.
+    # Counted before DeepSpeed, which may shard the parameters.
     size = sum(each.numel() for each in network.trained.values())
     backend = _backend(job.plan, network)
     batches = BatchMaker(
@@ -101,7 +101,7 @@ def _check_base(folder: Path, plan: Plan) -> None:
 
 
 def _backend(plan: Plan, network: Network) -> Backend:
-    """What trains the network; raises DeviceError for several processes that nothing joins."""
+    """The backend; raises DeviceError for several processes without DeepSpeed."""
     if plan.operation.zero_stage is not None and network.adapter is None:
         from trainer_core.engine.zero import open_zero  # noqa: PLC0415 - an extra of its own
 
@@ -114,9 +114,9 @@ def _backend(plan: Plan, network: Network) -> Backend:
 def _shards(job: Job, control: Control) -> ShardFolder:
     folder = Path(job.shards_dir)
 
-    def ask_for(shard: ShardDescription) -> None:
-        # The supervisor brings shards in sampler order; this one it does not know to be urgent.
+    def request(shard: ShardDescription) -> None:
+        # The supervisor fetches shards in sampler order. This file tells it to fetch one first.
         (folder / f"{shard.digest}.wanted").touch()
         control.check_stop()
 
-    return ShardFolder(folder, wait_s=job.shard_wait_s, while_waiting=ask_for)
+    return ShardFolder(folder, wait_s=job.shard_wait_s, while_waiting=request)

@@ -1,4 +1,4 @@
-"""What a run is made of while it trains: what stays the same, and what changes with each step."""
+"""A run while it trains: its constant part, and the part that changes with each step."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from trainer_core.validation.fixed_loss import EvaluationSample, evaluation_samp
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """The part of a run that stays the same while it trains; ``open_run`` makes it."""
+    """The constant part of a run; ``open_run`` makes it."""
 
     job: Job
     loaded: LoadedRun
@@ -28,7 +28,7 @@ class Run:
     control: Control
     sampler: Sampler
     micro_batches_per_step: int
-    """Of all ranks together."""
+    """Micro-batches of all ranks in one optimizer step."""
     evaluation_samples: tuple[EvaluationSample, ...]
 
     @property
@@ -52,19 +52,19 @@ class Run:
 
 @dataclass(kw_only=True, slots=True)
 class TrainingState:
-    """The part of a run that changes while it trains; the tensors are in the backend."""
+    """The part of a run that changes with each step. The tensors are in the backend."""
 
     throughput: Throughput
     step: int = 0
     """Optimizer steps done."""
     saved_step: int = 0
-    """Step of the newest checkpoint; 0 where there is none."""
+    """Step of the newest checkpoint; 0: none."""
     loss: float | None = None
     """Training loss of the current step."""
     loss_before: dict[str, JsonValue] | None = None
     """Fixed validation loss before the first step, as its event reports it."""
     pending_event: StepMetrics | None = None
-    """Metrics of the current step until a step event has reported them."""
+    """Metrics of the current step; None once they are reported."""
 
 
 def open_run(job: Job, loaded: LoadedRun, events: EventWriter, control: Control) -> Run:

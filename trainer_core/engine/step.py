@@ -1,4 +1,4 @@
-"""One optimizer step in one process: an adapter beside a frozen base, or every weight."""
+"""One optimizer step in one process, for an adapter or for every weight."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -23,17 +23,17 @@ from trainer_core.optim.state import load_state_tensors, state_tensors
 
 
 class Backend(Protocol):
-    """What holds the trained parameters and the optimizer, and takes steps with them.
+    """Holds the trained parameters and the optimizer, and takes steps with them.
 
-    ``SingleProcess`` does it in one process. ``zero.ZeroSharded`` does it in one or more ranks,
-    which share each step's micro-batches and the tensors. Every rank calls the same methods in the
-    same order, because most of them exchange data between the ranks.
+    ``SingleProcess`` is one process. ``zero.ZeroSharded`` is one or more ranks, which share each
+    step's micro-batches and shard the tensors. Every rank calls the same methods in the same order,
+    because most of them exchange data between the ranks.
     """
 
     rank: int
     """Number of this process, from 0."""
     ranks: int
-    """How many processes share a step's micro-batches."""
+    """Number of processes that share a step's micro-batches."""
 
     def losses(self, batch: Batch) -> torch.Tensor:
         """Flow loss of each sample, [B], fp32, with its graph where gradients are enabled."""
@@ -76,7 +76,7 @@ class SingleProcess:
     ranks = 1
 
     def __init__(self, network: Network, plan: Plan) -> None:
-        """``network``: trained here, on its device; what it trains is fp32."""
+        """``network``: on its device, with fp32 trained parameters."""
         self._network = network
         self._parameters = dict(network.trained)
         self._trained = list(self._parameters.values())
@@ -110,7 +110,7 @@ class SingleProcess:
             fault_point("train.before_step")
             set_learning_rate(self._optimizer, learning_rate)
             self._optimizer.step()
-        finally:  # also where a stop ends a step that waits for a shard
+        finally:  # also after a stop request while the step waits for a shard
             self._optimizer.zero_grad(set_to_none=True)
         if self._ema is not None:
             self._ema.update(step)

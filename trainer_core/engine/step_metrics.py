@@ -1,4 +1,4 @@
-"""Metrics of a step: collected on the device and read once, before the update changes anything."""
+"""Metrics of a step: collected on the device, and read once before the update."""
 
 import math
 from dataclasses import dataclass
@@ -40,8 +40,8 @@ class StepMeans:
     def read(self, step: int, grad_max: torch.Tensor) -> StepMetrics:
         """Copy the means to the host, which waits for the device.
 
-        Raises NonFiniteLossError with the step and the values where one of them is not finite. One
-        bad micro-batch is enough: neither a sum nor a gradient recovers from it.
+        Raises NonFiniteLossError, with the step and the values, where one of them is not finite. A
+        single bad micro-batch makes it so, because a sum keeps NaN and infinity.
         """
         balance = grad_max.new_zeros(()) if self.balance is None else self.balance
         # One transfer for all three.

@@ -10,7 +10,7 @@ _REPORT_INTERVAL_S: Final = 0.2
 
 
 class Throughput:
-    """Steps per second since the start or the last pause, and the thinning of step events."""
+    """Steps per second since the start or the last pause, and which steps are reported."""
 
     def __init__(self, last_step: int) -> None:
         self._last_step = last_step
@@ -30,7 +30,7 @@ class Throughput:
         return steps / elapsed_s if elapsed_s > 0 and steps > 0 else None
 
     def is_due(self, step: int) -> bool:
-        """Whether to report this step now; the answer True counts as the report.
+        """Whether to report this step now. True counts as a report.
 
         Every step of a short run is due, and the last step of any run. Of the others about five a
         second are.

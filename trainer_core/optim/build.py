@@ -16,7 +16,7 @@ MIN_8BIT_ELEMENTS: Final = 4096
 """bitsandbytes keeps the state of smaller tensors in 32 bits: 8 would save too little."""
 
 Builder = Callable[[list[nn.Parameter], OptimizerPlan], torch.optim.Optimizer]
-"""Puts all parameters into one group."""
+"""Builds an optimizer with all parameters in one group."""
 
 
 def build_optimizer(
@@ -25,8 +25,8 @@ def build_optimizer(
     """The plan's optimizer over all trained parameters, in one group.
 
     ``set_learning_rate`` sets the rate before each step. Weight decay is decoupled: each step
-    shrinks weights by rate · decay. On a CPU parameters are updated one by one, so that the bits of
-    an update do not depend on how parameters are grouped.
+    shrinks weights by rate · decay. On a CPU parameters are updated one by one, because the
+    rounding of a grouped update depends on the grouping.
     """
     return BUILDERS[plan.name](list(parameters), plan)
 
@@ -44,8 +44,8 @@ def _lion(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Optim
         lr=plan.learning_rate,
         betas=plan.betas,
         weight_decay=plan.weight_decay,
-        # Given, because optimi otherwise decides it when it makes its state, and a resumed
-        # optimizer has its state already. It has no effect on fp32 weights.
+        # Set explicitly: optimi chooses it only when it creates its state, and a resumed optimizer
+        # has its state already. It has no effect on fp32 weights.
         kahan_sum=True,
         foreach=None if on_cuda else False,
         triton=None if on_cuda else False,
@@ -54,7 +54,7 @@ def _lion(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Optim
 
 
 def _optimi_adamw(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Optimizer:
-    """AdamW that corrects the bias in its betas, which is torch's update up to rounding."""
+    """AdamW with bias-corrected betas: torch's update up to rounding."""
     on_cuda = _is_on_cuda(trained)
     optimizer: torch.optim.Optimizer = AdamW(
         trained,
@@ -81,7 +81,7 @@ def _adamw(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Opti
 
 
 def _lion_8bit(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Optimizer:
-    """Lion with 8-bit momentum in blocks of 256 elements; cuda may page it out to host memory."""
+    """Lion with 8-bit momentum, in blocks of 256 elements that cuda may page to host memory."""
     from bitsandbytes.optim import PagedLion8bit  # noqa: PLC0415 - slow, and rarely wanted
 
     optimizer: torch.optim.Optimizer = PagedLion8bit(
@@ -95,10 +95,10 @@ def _lion_8bit(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.
 
 
 def _prodigy(trained: list[nn.Parameter], plan: OptimizerPlan) -> torch.optim.Optimizer:
-    """Adam that estimates its rate from the distance travelled (Mishchenko and Defazio 2023).
+    """Prodigy: Adam that estimates its rate from the distance travelled (Mishchenko, Defazio 2023).
 
-    The safeguard is on because of warm-up: without it the small rates of a warm-up stay in the
-    estimate's denominator, and the estimate grows too large afterwards.
+    ``safeguard_warmup`` is on: otherwise the small rates of a warm-up stay in the denominator of
+    the estimate, and the estimate grows too large afterwards.
     """
     from prodigyopt import Prodigy  # noqa: PLC0415 - rarely wanted
 
@@ -122,7 +122,7 @@ BUILDERS: Final[Mapping[str, Builder]] = {
     "bnb-lion8bit-paged": _lion_8bit,
     "prodigy": _prodigy,
 }
-"""One for each name that ``OptimizerPlan`` allows."""
+"""One builder for each name that ``OptimizerPlan`` allows."""
 
 
 def _is_on_cuda(trained: Iterable[nn.Parameter]) -> bool:

@@ -1,4 +1,4 @@
-"""The largest gradient, and clipping. Neither waits for the device."""
+"""The largest gradient element, and gradient clipping. Neither waits for the device."""
 
 from collections.abc import Sequence
 

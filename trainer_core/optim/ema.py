@@ -1,4 +1,4 @@
-"""A running mean (EMA) of the trained parameters, in fp32. The result holds it instead of them."""
+"""A running mean (EMA) of the trained parameters, in fp32. The result holds the mean."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,10 +11,9 @@ from trainer_core.errors import CheckpointError
 
 
 def decay_at(step: int, plan: EmaPlan) -> float:
-    """The weight of the old mean when it is updated after optimizer step ``step``.
+    """The weight of the old mean in the update after optimizer step ``step``.
 
-    - First update, and every update of a warm-up: 0. The mean is then a copy of the parameters, and
-      nothing is left of their start values.
+    - First update, and every update of a warm-up: 0. The mean is then a copy of the parameters.
     - After a warm-up: ``decay``.
     - Without a warm-up, at update s, counted from 1: min(decay, (1 + s) / (10 + s)).
     """
@@ -25,12 +24,12 @@ def decay_at(step: int, plan: EmaPlan) -> float:
 
 
 class Ema:
-    """One mean for each trained parameter. It counts nothing: the step alone decides an update."""
+    """One mean for each trained parameter. The step alone decides whether it is updated."""
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], plan: EmaPlan, device: torch.device
     ) -> None:
-        """The means start as the parameters' values, on ``device``."""
+        """The means start as copies of the parameters, on ``device``."""
         self._parameters = dict(parameters)
         self._plan = plan
         self._means = {
@@ -54,7 +53,7 @@ class Ema:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the parameters hold the means; after it they hold their own values again."""
+        """Inside, the parameters hold the means. Afterwards they hold their own values again."""
         self._exchange()
         try:
             yield
@@ -74,7 +73,7 @@ class Ema:
             saved = tensors.get(name)
             if saved is None or saved.shape != mean.shape or saved.dtype != mean.dtype:
                 raise CheckpointError(
-                    f"the checkpoint has no mean (EMA) of {name} with its shape and type here"
+                    f"the checkpoint has no mean (EMA) of {name} in the shape and type of this run"
                 )
             mean.copy_(saved)
 

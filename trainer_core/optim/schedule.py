@@ -1,4 +1,4 @@
-"""Learning rate as a function of the step. It has no state, so a checkpoint holds none."""
+"""Learning rate as a function of the step, without state."""
 
 import math
 from typing import assert_never
@@ -14,8 +14,8 @@ def learning_rate_at(step: int, schedule: SchedulePlan, peak: float, last_step: 
     - ``constant``: always the peak.
     - All others, before step W: peak · step / W, so the first step's rate is not 0.
     - ``constant_with_warmup``: then the peak.
-    - ``linear``: then peak · (1 - p), with p = (step - F) / (last_step + 1 - F). It would reach 0
-      one step after the last, so the last step's rate is not 0.
+    - ``linear``: then peak · (1 - p), with p = (step - F) / (last_step + 1 - F). The rate of the
+      last step is above 0; a step after it would have 0.
     - ``polynomial``: then end + (peak - end) · (1 - p) ** power.
     - ``cosine``: then end + (peak - end) · (1 + cos(π p)) / 2. With ``period_steps`` T,
       p = ((step - F) mod T) / T: it falls over T steps and jumps back to the peak.

@@ -1,12 +1,13 @@
-"""Optimizer state as named tensors: bit for bit, in the types in which the optimizer holds it.
+"""Optimizer state as named tensors, bit for bit, in the optimizer's own number types.
 
-torch's own ``load_state_dict`` casts floating state to the parameter's type; this module casts
+torch's ``load_state_dict`` casts floating-point state to the parameter's type. This module casts
 nothing. Keys:
 
 - ``optim/<parameter>/<field>``: a tensor of one parameter's state.
-- ``optim_number/<parameter>/<field>``: a Python number of it (a count of steps), int64 or float64.
-- ``optim_group/<field>``: a Python number that all parameters share (Prodigy's estimate), likewise.
-- ``optim_group_tensor/<field>``: a tensor that all parameters share (the count of optimi's AdamW).
+- ``optim_number/<parameter>/<field>``: a Python number of one parameter's state, such as a count of
+  steps, as int64 or float64.
+- ``optim_group/<field>``: a Python number that all parameters share, such as Prodigy's estimate.
+- ``optim_group_tensor/<field>``: a tensor that all parameters share, such as optimi AdamW's count.
 """
 
 from collections.abc import Mapping, MutableMapping
@@ -23,27 +24,27 @@ GROUP: Final = "optim_group/"
 GROUP_TENSOR: Final = "optim_group_tensor/"
 
 _GROUP_STATE: Final = ("d", "d_max", "d_numerator", "d_denom", "d_hat", "k", "step")
-"""Fields of a parameter group that steps change: Prodigy's estimate, and optimi's count of steps.
+"""Fields of a parameter group that a step changes: Prodigy's estimate, optimi's count of steps.
 
-The others are settings that the plan gives; they are not saved.
+The other fields are settings from the plan and are not saved.
 """
 _ONLY_OF_8BIT: Final = frozenset({"qmap1", "absmax1"})
-"""Fields of bitsandbytes that parameters with 32-bit state lack."""
+"""Fields that bitsandbytes has only for 8-bit state."""
 
 
 def state_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, torch.Tensor]:
-    """Everything that a step changes in the optimizer; empty before the first step.
+    """All state that a step changes; empty before the first step.
 
-    Fields that hold None (Lion's compensation of fp32 weights) are left out, and made again by
-    ``load_state_tensors``.
+    Fields that are None (Lion's compensation of fp32 weights) are left out.
+    ``load_state_tensors`` adds them again.
     """
     found: dict[str, torch.Tensor] = {}
     for name, parameter in parameters.items():
         for field, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                # bitsandbytes shares one map among all parameters; a file holds no shared tensors.
+                # All parameters share one map, and safetensors stores no shared tensors.
                 tensor = value.detach().clone() if field == "qmap1" else value.detach()
                 found[f"{TENSOR}{name}/{field}"] = tensor
             elif isinstance(value, int | float):
@@ -66,8 +67,8 @@ def load_state_tensors(
 ) -> None:
     """Restore what ``state_tensors`` returned, into an optimizer that has not taken a step.
 
-    Raises CheckpointError where a tensor belongs to no parameter, or a parameter lacks fields that
-    others have.
+    Raises CheckpointError where a tensor is of no known parameter, or a parameter lacks fields that
+    other parameters have.
     """
     states: dict[str, dict[str, torch.Tensor | int | float]] = {}
     group: dict[str, torch.Tensor | int | float] = {}
@@ -102,9 +103,9 @@ def load_state_tensors(
 
 
 def complete_state(optimizer: torch.optim.Optimizer, state: MutableMapping[str, Any]) -> None:
-    """Add what a restored state must have beside the saved fields."""
+    """Add the fields that the optimizer needs and ``state_tensors`` leaves out."""
     if _is_optimi(optimizer):
-        # optimi takes a state without this field for a new one, and would zero its averages.
+        # Without this field optimi takes the state for a new one and zeroes its averages.
         state.setdefault("kahan_comp", None)
 
 
@@ -121,7 +122,7 @@ def _restore_group(
 def _placed(
     optimizer: torch.optim.Optimizer, parameter: nn.Parameter, field: str, value: torch.Tensor
 ) -> torch.Tensor:
-    """A copy of a tensor where the optimizer keeps this field."""
+    """A copy of a tensor on the device where the optimizer keeps this field."""
     if field == "step":  # torch keeps AdamW's count on the CPU, whatever the parameter's device
         return value.to("cpu", copy=True)
     if field == "state1" and hasattr(optimizer, "get_state_buffer"):
@@ -143,5 +144,5 @@ def _is_optimi(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _number_tensor(value: float) -> torch.Tensor:
-    """Exactly that number; the type says whether it was an int."""
+    """The exact number: int64 for an int, float64 for a float."""
     return torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)

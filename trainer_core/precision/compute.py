@@ -16,9 +16,9 @@ class Compute:
 
     device: torch.device
     weights: torch.dtype
-    """Of the base model as loaded, and of what goes into it."""
+    """Type of the base model's weights and of its inputs."""
     is_autocast: bool
-    """bf16 products of fp32 weights: ``bf16`` on a CPU, and where the base itself is trained."""
+    """fp32 weights multiplied in bf16: ``bf16`` on a CPU, and ``bf16`` for full rank."""
 
     def context(self) -> AbstractContextManager[object]:
         """Every forward of the transformer runs inside."""
@@ -30,32 +30,33 @@ class Compute:
 def choose_compute(
     wanted: Literal["auto", "cpu", "cuda"], precision: Precision, *, trains_base: bool = False
 ) -> Compute:
-    """The types for the device that the plan names; ``auto`` takes cuda where there is one.
+    """Device and types for a plan; ``auto`` means cuda if available, else cpu.
 
-    On cuda a frozen base in bf16 is multiplied as it is. On a CPU weights stay fp32 and products
-    are autocast. int8 weights are multiplied in fp32 there, because quanto's CPU kernel takes bf16
-    only together with bf16 scales.
+    On cuda a frozen bf16 base is multiplied in bf16. On a CPU weights are fp32 and products use
+    autocast. int8 weights are multiplied in fp32 on a CPU, because quanto's CPU kernel supports
+    bf16 only with bf16 scales.
 
     Args:
         wanted: the plan's device.
         precision: the plan's precision.
-        trains_base: the base's own weights are trained. They are then fp32 on every device, because
-            a small update of a bf16 weight rounds to nothing.
+        trains_base: whether the base's own weights are trained. They are then fp32 on every
+            device, because a small update of a bf16 weight rounds to nothing.
 
     Raises:
-        DeviceError: the plan asks for cuda and there is none.
+        DeviceError: the plan's device is cuda, and the machine has none.
     """
     has_cuda = torch.cuda.is_available()
     if wanted == "cuda" and not has_cuda:
         raise DeviceError(
-            "the plan asks for cuda and this machine has no cuda device: use device auto or cpu"
+            "the plan's device is cuda, and this machine has no cuda device: set device to auto or "
+            "cpu"
         )
     device = torch.device("cuda" if has_cuda and wanted != "cpu" else "cpu")
     return compute_on(device, precision, trains_base=trains_base)
 
 
 def compute_on(device: torch.device, precision: Precision, *, trains_base: bool) -> Compute:
-    """As ``choose_compute``, for a device that may belong to another machine."""
+    """As ``choose_compute``, for a given device, which this machine need not have."""
     is_bf16 = precision.compute == "bf16"
     has_bf16_weights = is_bf16 and device.type == "cuda" and not trains_base
     return Compute(

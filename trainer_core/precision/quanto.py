@@ -7,15 +7,15 @@ from trainer_core.config.plan import Quantization
 
 
 def quantize_frozen(module: nn.Module, scheme: Quantization) -> tuple[str, ...]:
-    """Freeze a model and hold its linears as ``scheme`` names.
+    """Quantise the linear layers of a model by ``scheme``, and freeze the model.
 
-    ``int8-quanto`` quantises every ``nn.Linear`` to int8 with one scale an output channel. In
-    HiDream these are attention, feed-forwards, shared and routed experts, modulation, embedders,
-    caption projections and the last layer. Norms and the experts' gates are no linears and stay.
-    Activations keep their type.
+    ``int8-quanto`` quantises every ``nn.Linear`` to int8, with one scale for each output channel.
+    In HiDream these are attention, feed-forwards, shared and routed experts, modulation, embedders,
+    caption projections and the last layer. Norms and the experts' gates are not linear layers and
+    keep their type, and so do activations.
 
-    The work is done on the device that holds the weights. Quanto replaces modules, so this comes
-    before adapters are attached. It serves the transformer and each text encoder.
+    It runs on the device of the weights. Call it before adapters are attached, because quanto
+    replaces modules. It is used for the transformer and the text encoders.
 
     Returns:
         The paths of the quantised linears; empty for ``no_change``.

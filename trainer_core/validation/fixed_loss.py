@@ -21,15 +21,15 @@ from trainer_core.data.sampler import draw_seed
 
 SAMPLES: Final = 64
 _SAMPLES_PER_BATCH: Final = 8
-"""Small, so that a batch without gradients fits in the memory that training needs anyway."""
+"""Small, so that a batch without gradients needs less memory than training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationSample:
-    """An image with its caption, and the draws of noise and sigma that are always used with it."""
+    """An image with its caption, and its fixed draws of noise and sigma."""
 
     i: int
-    """Number of the evaluation sample, from 0; its draws are seeded by it."""
+    """Number of the evaluation sample, from 0; seeds its draws."""
     sample: int
     """Position in ``DataIndex.samples``."""
     text: ShardRef
@@ -57,9 +57,9 @@ class FixedLoss:
 def evaluation_samples(index: DataIndex, seed: int) -> tuple[EvaluationSample, ...]:
     """The run's 64 evaluation samples.
 
-    Training images and held-out images get 32 each; where one kind is missing, the other gets all.
-    Images of a kind are taken in an order drawn from ``seed``, repeatedly where there are fewer
-    than needed. Each repetition takes the next caption of its image.
+    32 are training images and 32 are held-out images; without held-out images all 64 are training
+    images. The images of a kind are shuffled by ``seed``, and repeated if there are fewer than
+    needed. Each repetition takes the next caption of its image.
     """
     groups = [
         [position for position, sample in enumerate(index.samples) if sample.held_out is held_out]

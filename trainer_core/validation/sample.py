@@ -28,8 +28,7 @@ def sample_for_result(
 ) -> Image.Image:
     """One image with the plan's prompt, size, steps, guidance and seed.
 
-    The prompts' embeddings were cached with those of the captions, so no text encoder is loaded.
-    ``read_text`` reads them.
+    ``read_text`` reads the prompts' cached embeddings, so no text encoder is loaded.
     """
     texts = [
         read_text(index.prompts[prompt]).to(device=compute.device, dtype=compute.weights)
