@@ -80,7 +80,7 @@ def test_a_tracker_that_cannot_start_is_a_warning(plan: Plan, tmp_path: Path) ->
     assert names == ["warning", "step", "step", "eval"]
 
 
-def test_a_listener_that_fails_is_told_nothing_more(tmp_path: Path) -> None:
+def test_a_listener_that_fails_gets_no_more_events(tmp_path: Path) -> None:
     reported: list[int] = []
 
     def fail_at_two(event: Event) -> None:

@@ -115,7 +115,7 @@ def test_a_key_of_another_model_is_refused_that_lycoris_passes_over(
         (lambda t: t.clear() or t.update({"weight": torch.ones(1)}), "neither a LoKr nor a LoRA"),
     ],
 )
-def test_a_lokr_that_cannot_be_meant_is_refused(
+def test_an_inconsistent_lokr_is_refused(
     change: Callable[[Tensors], object],
     words: str,
     lokr: Path,
@@ -169,7 +169,7 @@ def key_of(tensors: Tensors) -> str:
         ),
     ],
 )
-def test_a_lora_that_cannot_be_meant_is_refused(
+def test_an_inconsistent_lora_is_refused(
     change: Callable[[Tensors], object],
     words: str,
     lora: Path,
@@ -193,7 +193,7 @@ def test_a_lora_that_cannot_be_meant_is_refused(
         (f'{{"lora_alpha": 1{"0" * 400}}}', "not finite"),
     ],
 )
-def test_metadata_that_cannot_be_meant_is_refused(
+def test_inconsistent_metadata_is_refused(
     config: str, words: str, lora: Path, linears: tuple[LinearShape, ...], tmp_path: Path
 ) -> None:
     tensors = {key: value for key, value in load_file(lora).items() if ".alpha" not in key}

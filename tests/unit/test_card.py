@@ -105,7 +105,7 @@ def test_the_code_loads_the_fourth_encoder_that_local_runs_take(plan: Plan, kind
         "日本語 {x} \U0001f600\u2028",
     ],
 )
-def test_a_prompt_cannot_write_the_card(plan: Plan, prompt: str) -> None:
+def test_a_prompt_adds_no_markup_to_the_card(plan: Plan, prompt: str) -> None:
     card = render_card(facts(plan, prompt=prompt))
 
     head = front_matter(card)
@@ -144,7 +144,7 @@ def test_a_lora_is_loaded_by_diffusers(plan: Plan) -> None:
     assert "lycoris" not in card
 
 
-def test_a_mean_is_called_one(plan: Plan) -> None:
+def test_ema_weights_are_named_on_the_card(plan: Plan) -> None:
     ema = EmaPlan(decay=0.995, warmup_steps=0, update_interval=1)
     averaged = render_card(facts(with_identity(plan, ema=ema), weights="ema"))
 
@@ -153,7 +153,7 @@ def test_a_mean_is_called_one(plan: Plan) -> None:
     assert "EMA" not in render_card(facts(plan))
 
 
-def test_the_objective_is_told(plan: Plan) -> None:
+def test_the_card_shows_the_objective(plan: Plan) -> None:
     objective = plan.identity.objective.model_dump() | {
         "loss": "huber",
         "huber_c": 0.25,

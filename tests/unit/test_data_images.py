@@ -1,4 +1,4 @@
-"""Pictures from strangers are decoded in full, or refused by name."""
+"""Images of users are decoded in full, or refused with an error that names the file."""
 
 import io
 import struct
@@ -27,7 +27,7 @@ def test_three_formats_are_read(tmp_path: Path, form: str) -> None:
     assert inspect_image(path, name="a") == ImageFacts(width_px=30, height_px=20)
 
 
-def test_the_exif_turn_is_made(tmp_path: Path) -> None:
+def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     image = Image.new("RGB", (30, 20), "white")
@@ -44,7 +44,7 @@ def test_the_exif_turn_is_made(tmp_path: Path) -> None:
     assert right[1] < 60
 
 
-def test_the_centre_is_cut(tmp_path: Path) -> None:
+def test_the_crop_is_the_centre(tmp_path: Path) -> None:
     image = Image.new("RGB", (300, 100), "white")
     image.paste((255, 0, 0), (100, 0, 200, 100))
     path = saved(tmp_path, image, "PNG")
@@ -57,7 +57,7 @@ def test_the_centre_is_cut(tmp_path: Path) -> None:
     assert shown.getpixel((32, 32)) == (255, 0, 0)
 
 
-def test_a_cut_equals_scaling_everything_and_cutting_then(tmp_path: Path) -> None:
+def test_a_crop_equals_scaling_the_whole_image_and_then_cropping(tmp_path: Path) -> None:
     path = saved(tmp_path, Image.effect_noise((500, 300), 80).convert("RGB"), "PNG")
     whole = Geometry(resize_w=250, resize_h=150, crop_x=0, crop_y=0, width_px=250, height_px=150)
     part = Geometry(resize_w=250, resize_h=150, crop_x=61, crop_y=43, width_px=128, height_px=64)
@@ -67,7 +67,7 @@ def test_a_cut_equals_scaling_everything_and_cutting_then(tmp_path: Path) -> Non
     assert load_rgb(path, part).tobytes() == cut.tobytes()
 
 
-def test_a_very_long_picture_costs_little(tmp_path: Path) -> None:
+def test_a_very_long_image_needs_little_memory(tmp_path: Path) -> None:
     path = saved(tmp_path, Image.new("L", (1, 60_000)), "PNG")
     geometry = geometry_of(1, 60_000, BACKEND, 1024 * 1024)
 
@@ -124,7 +124,7 @@ def gif() -> bytes:
      png_that_claims(20_000, 20_000), png_that_claims(9_000, 9_000)],
     ids=["empty", "text", "cut", "gif", "hollow", "bomb", "over the cap"],
 )  # fmt: skip
-def test_what_is_no_picture_is_named(tmp_path: Path, body: bytes) -> None:
+def test_a_file_that_is_not_an_image_is_named(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "secret-place.png"
     path.write_bytes(body)
 

@@ -93,7 +93,7 @@ def test_masks_leave_the_shards_of_images_and_captions_alone() -> None:
     assert masked.digest() != plain.digest()
 
 
-def test_data_has_the_digests_that_it_always_had() -> None:
+def test_digests_equal_those_of_earlier_versions() -> None:
     """Caches and resumes of earlier versions go by them.
 
     The index's is not that of before: the prompts and the rows' places have left it.
@@ -159,7 +159,7 @@ def test_masks_have_no_captions() -> None:
     assert captions_of(mask, "a.png", "a cat") == ()
 
 
-def test_captions_with_a_placeholder_are_told() -> None:
+def test_captions_with_a_placeholder_get_a_warning() -> None:
     item = file("a", "a.png").model_copy(update={"captions": ("a <token> on a mat",)})
 
     index = build_index(plan_of(masked=False), [item, file("a", "b.png")], TINY_CONFIG)

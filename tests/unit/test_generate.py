@@ -63,7 +63,7 @@ def with_adapter(tiny_folder: Path, adapter: Path, tmp_path_factory: pytest.Temp
     return paint(tiny_folder, file, "--adapter", adapter)
 
 
-def test_the_adapter_changes_the_picture_and_strength_0_does_not(
+def test_the_adapter_changes_the_image_and_strength_0_does_not(
     tiny_folder: Path, adapter: Path, of_base: Any, with_adapter: Any, tmp_path: Path
 ) -> None:
     off = paint(tiny_folder, tmp_path / "off.png", "--adapter", adapter, "--multiplier", "0")
@@ -77,7 +77,7 @@ def test_the_adapter_changes_the_picture_and_strength_0_does_not(
 
 
 @pytest.mark.parametrize("option", [("--seed", "7"), ("--negative-prompt", "blurry, low quality")])
-def test_seed_and_negative_prompt_change_the_picture(
+def test_seed_and_negative_prompt_change_the_image(
     option: tuple[str, str], tiny_folder: Path, of_base: Any, tmp_path: Path
 ) -> None:
     assert not np.array_equal(paint(tiny_folder, tmp_path / "other.png", *option), of_base)
@@ -94,7 +94,7 @@ def test_weights_are_quantised_after_the_merge(
     assert 0 < np.abs(on - with_adapter).mean() < 0.5 * effect
 
 
-def test_a_prompt_library_gives_a_picture_each(
+def test_a_prompt_library_gives_one_image_per_prompt(
     tiny_folder: Path, of_base: Any, tmp_path: Path
 ) -> None:
     library = tmp_path / "library.json"

@@ -46,7 +46,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return dict(full_rank.read_transformer(folder / "transformer"))
 
 
-def test_bf16_weights_are_the_cast_of_the_exact_sum_and_the_loss_is_told(
+def test_bf16_weights_are_the_cast_of_the_exact_sum_and_the_loss_is_reported(
     tiny_folder: Path, example: Example, file: Path, tmp_path: Path
 ) -> None:
     report = merge(tiny_folder, file, tmp_path / "out", torch.bfloat16)

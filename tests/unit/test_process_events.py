@@ -35,7 +35,7 @@ def test_an_event_is_one_line_at_once(tmp_path: Path) -> None:
     assert second["nested"] == [None, 1.5]
 
 
-def test_a_second_process_goes_on_counting_after_a_torn_line(tmp_path: Path) -> None:
+def test_a_second_process_continues_the_numbering_after_an_incomplete_line(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     with EventWriter(path) as events:
         events.emit("stage", 0, {"stage": "loading"})
@@ -108,7 +108,7 @@ def test_sigterm_requests_a_stop() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_the_control_file_is_replaced_as_one_step(tmp_path: Path) -> None:
+def test_the_control_file_is_replaced_atomically(tmp_path: Path) -> None:
     control = Control(tmp_path / "control")
 
     for request in (*ControlRequest, ControlRequest.RUN):
@@ -148,7 +148,7 @@ def test_a_reader_follows_a_file_that_grows(tmp_path: Path) -> None:
         b'{"event": "steps", "step": 1, "seq": 1}',
     ],
 )
-def test_a_line_that_is_no_event_is_handed_over_and_skipped(tmp_path: Path, line: bytes) -> None:
+def test_a_line_that_is_not_an_event_is_reported_and_skipped(tmp_path: Path, line: bytes) -> None:
     path, unreadable = tmp_path / "events.jsonl", list[bytes]()
     with EventWriter(path) as events:
         events.emit("step", 1, {})
@@ -161,7 +161,7 @@ def test_a_line_that_is_no_event_is_handed_over_and_skipped(tmp_path: Path, line
     assert unreadable == [line]
 
 
-def test_a_job_that_cannot_be_read_is_our_own_fault(tmp_path: Path) -> None:
+def test_an_invalid_job_file_is_a_platform_error(tmp_path: Path) -> None:
     path = tmp_path / "job.json"
     path.write_text('{"plan": {}}')
 

@@ -46,7 +46,7 @@ def test_an_interrupted_run_is_the_users_and_may_be_repeated() -> None:
     assert (failure.code, failure.category, failure.retryable) == ("interrupted", "user", True)
 
 
-def test_torchs_own_out_of_memory_is_known_and_no_namesake_of_it() -> None:
+def test_torchs_out_of_memory_error_is_recognised_by_its_class_not_its_name() -> None:
     torch = pytest.importorskip("torch")
 
     class OutOfMemoryError(Exception):
@@ -71,7 +71,7 @@ def test_explaining_an_error_does_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_what_a_child_reports_is_read_with_care() -> None:
+def test_missing_fields_of_a_reported_failure_get_defaults() -> None:
     failure = failure_of(ShardMissingError("none came"))
     assert failure_reported(failure_as_json(failure)) == failure
     assert failure_from_json(failure_as_json(failure)) == failure

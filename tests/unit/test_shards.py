@@ -130,7 +130,7 @@ def test_a_shard_that_never_comes_is_missing(tmp_path: Path) -> None:
         ShardFolder(tmp_path, wait_s=0.1).read_row(description("a"), 0)
 
 
-def test_whoever_waits_may_give_up_early(tmp_path: Path) -> None:
+def test_the_waiting_callback_can_end_the_wait(tmp_path: Path) -> None:
     def stop(missing: ShardDescription) -> None:
         raise KeyboardInterrupt
 

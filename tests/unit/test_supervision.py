@@ -34,7 +34,7 @@ def test_a_token_names_this_process() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "12", "12:", ":3", "a:b", "-1:2", "1:2:3", "0:1"])
-def test_anything_else_is_no_supervisor(text: str) -> None:
+def test_a_malformed_supervisor_token_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="PID:START_TICKS"):
         parse_supervisor(text)
 

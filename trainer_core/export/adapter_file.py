@@ -1,7 +1,7 @@
-"""Read an adapter: what a LoKr or LoRA file adds to each linear layer of the base model.
+"""Read an adapter: the change that a LoKr or LoRA file makes to each linear layer.
 
-Nothing is skipped. A key that belongs to no linear layer of the model is an error, and so is a
-number of modules other than the file's metadata say. LyCORIS' loader ignores both silently.
+Nothing is skipped. A key without a linear layer in the base model is an error, and so is a number
+of modules that differs from the file's metadata. LyCORIS' loader ignores both silently.
 """
 
 import json
@@ -34,7 +34,7 @@ _LOKR_PARTS: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleDelta:
-    """The change of one linear layer, as two factors; the product is built one module at a time."""
+    """The change of one linear layer as two factors; ``matrix`` computes their product."""
 
     kind: Literal["lokr", "lora"]
     left: torch.Tensor
@@ -50,7 +50,7 @@ class ModuleDelta:
         return (rows * below, columns * across) if self.kind == "lokr" else (rows, across)
 
     def matrix(self) -> torch.Tensor:
-        """[out, in], fp32 on the CPU."""
+        """The change of the weight: [out, in], fp32 on the CPU."""
         left = self.left * self.scale
         return torch.kron(left, self.right) if self.kind == "lokr" else left @ self.right
 
@@ -61,7 +61,7 @@ class AdapterFile:
 
     kind: Literal["lokr", "lora"]
     deltas: Mapping[str, ModuleDelta]
-    """By path in diffusers' transformer; never empty."""
+    """Path of the module in diffusers' transformer → its change; never empty."""
 
 
 def read_adapter(file: Path, linears: Iterable[LinearShape]) -> AdapterFile:
@@ -72,11 +72,12 @@ def read_adapter(file: Path, linears: Iterable[LinearShape]) -> AdapterFile:
 
     Args:
         file: safetensors.
-        linears: of the base model; see ``hidream_linears``.
+        linears: linear layers of the base model; see ``hidream_linears``.
 
     Raises:
-        AdapterFileError: no such file, another format, a key or a shape that is not this base
-            model's, fewer or more modules than the metadata say, or a value that is not finite.
+        AdapterFileError: the file is missing or has another format, a key or a shape does not
+            fit the base model, the number of modules differs from the metadata, or a value is
+            not finite.
     """
     tensors, metadata = _read(file)
     shapes = {linear.path: (linear.out_features, linear.in_features) for linear in linears}
@@ -87,7 +88,7 @@ def read_adapter(file: Path, linears: Iterable[LinearShape]) -> AdapterFile:
         kind = "lora"
         deltas = _lora_deltas(file, tensors, metadata, shapes)
     else:
-        raise AdapterFileError(f"{file} holds neither a LoKr nor a LoRA")
+        raise AdapterFileError(f"{file} contains neither a LoKr nor a LoRA")
     _check_count(file, deltas, metadata)
     for path, delta in deltas.items():
         if delta.shape != shapes[path]:
@@ -174,7 +175,7 @@ def _lora_delta(
 
 
 def _lora_place(key: str) -> tuple[str, str | None]:
-    """The path and the part that a key names; the part is None where it is not a LoRA's."""
+    """The module path and the part in a key; the part is None if the key is not a LoRA's."""
     for suffix, part in _LORA_PARTS.items():
         for prefix in _LORA_PREFIXES:
             if key.startswith(prefix) and key.endswith(suffix):
@@ -183,9 +184,9 @@ def _lora_place(key: str) -> tuple[str, str | None]:
 
 
 def _lora_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """peft's LoraConfig from the metadata; empty where there is none."""
+    """peft's LoraConfig from the metadata; empty if there is none."""
     try:
-        # Integers are read as floats: one of a thousand digits becomes infinite, which is refused.
+        # Integers are read as floats, so a huge one becomes infinite and is refused.
         packed = json.loads(metadata.get(METADATA_KEY, "{}"), parse_int=float)
     except (ValueError, RecursionError) as error:
         raise AdapterFileError(f"{file}: its {METADATA_KEY} is not JSON") from error

@@ -11,10 +11,10 @@ _KINDS: Final = {"lokr": "LoKr adapter", "lora": "LoRA adapter", "full": "full f
 
 
 def render_card(facts: Mapping[str, Any]) -> str:
-    """README.md of a result: YAML front matter, settings, losses, the picture, how to load it.
+    """README.md of a result: YAML front matter, sample image, losses, settings, how to load it.
 
-    ``facts`` is the content of ``card.json``. The prompt was written by a tenant: it is quoted, so
-    that it can neither end the front matter nor add markup.
+    ``facts`` is the content of ``card.json``. The prompt is the user's text. It is quoted, so that
+    it can neither end the front matter nor add markup.
     """
     kind = _KINDS[facts["model_type"]]
     sections = (

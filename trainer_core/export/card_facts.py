@@ -17,9 +17,9 @@ def card_facts(
     trainable_modules: int,
     weights: Weights,
 ) -> dict[str, JsonValue]:
-    """The content of ``card.json``: the run in numbers; no paths, captions or names of tenants.
+    """The content of ``card.json``: settings and losses, without paths, captions or tenant names.
 
-    ``weights`` says whether the result holds the trained weights or their running mean.
+    ``weights`` says whether the result contains the trained weights or their EMA.
     """
     identity, operation = plan.identity, plan.operation
     return {
@@ -72,7 +72,7 @@ def _training_options(identity: Identity) -> dict[str, JsonValue]:
 
 
 def _objective_options(identity: Identity) -> dict[str, JsonValue]:
-    """The value of an option that the run does not use is None, which the card does not show."""
+    """The options of the objective. An unused one is None, and the card leaves it out."""
     objective = identity.objective
     sigma = objective.sigma
     sampling = {

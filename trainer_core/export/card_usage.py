@@ -1,4 +1,4 @@
-"""The code in a model card that loads the result and paints with it. Imports no torch."""
+"""The code in a model card that loads the result and generates an image. Imports no torch."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,7 +9,7 @@ from trainer_core.export.origin import ADAPTER_NAME
 
 
 def usage_section(facts: Mapping[str, Any]) -> str:
-    """Python that paints the card's sample picture; ``facts`` is the content of ``card.json``."""
+    """Python code that generates the sample image; ``facts`` is the content of ``card.json``."""
     name = facts["base_model"]["name"]
     body = {"lokr": _LOAD_LOKR, "lora": _LOAD_LORA, "full": _LOAD_FULL}[facts["model_type"]]
     filled = body.format(base=quoted(name), scale=facts["multiplier"] or 1.0, **_call(facts))

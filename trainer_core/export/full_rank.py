@@ -1,4 +1,4 @@
-"""Write and read a whole transformer in diffusers' layout: trained in full, or merged."""
+"""Write and read all weights of a transformer in diffusers' layout."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,16 +11,16 @@ from safetensors.torch import save_file
 
 _NAME: Final = "diffusion_pytorch_model"
 _FILE_BYTES: Final = 10 << 30
-"""Larger weights are split into several files, as diffusers does it."""
+"""The largest size of one file; more weights are split into several, as in diffusers."""
 
 
 def write_transformer(
     folder: Path, config: Mapping[str, Any], parameters: Iterable[tuple[str, torch.Tensor]]
 ) -> None:
-    """Make ``folder`` with config.json and weights that `from_pretrained` loads.
+    """Create ``folder`` with config.json and weights that `from_pretrained` loads.
 
-    ``parameters`` are read one by one; memory holds at most one file of them. Raises ValueError
-    where there are none.
+    ``parameters`` are read one by one, so memory holds at most one file of them. Raises ValueError
+    if there are none.
     """
     folder.mkdir(parents=True)
     drafts: list[Path] = []
@@ -54,7 +54,7 @@ def write_transformer(
 def read_transformer(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """The inverse of ``write_transformer``: each stored weight in its own dtype, one at a time.
 
-    Raises OSError and ValueError where ``folder`` is no such folder.
+    Raises OSError or ValueError if ``folder`` does not contain a transformer.
     """
     index = folder / f"{_NAME}.safetensors.index.json"
     names = {f"{_NAME}.safetensors"}

@@ -1,8 +1,8 @@
 """Write a trained LoRA in the format that diffusers' ``load_lora_weights`` reads.
 
-At strength 1 every reader gets the adapter as it was trained: alpha / rank is folded into B, and
-the metadata say alpha = rank. diffusers reads alpha only from the metadata and ComfyUI never does.
-So any other alpha would be right in one of them and silently wrong in the other.
+At strength 1 every reader gets the adapter as trained: alpha / rank is multiplied into B, and the
+metadata have alpha = rank. diffusers reads alpha only from the metadata, and ComfyUI ignores them.
+So any other alpha would be right in one reader and silently wrong in the other.
 """
 
 import json
@@ -19,7 +19,7 @@ from trainer_core.export.origin import ADAPTER_NAME, Origin
 
 PREFIX: Final = "transformer."
 METADATA_KEY: Final = "lora_adapter_metadata"
-"""Where diffusers looks for peft's LoraConfig. Source: diffusers 0.42.1, loaders/lora_base.py."""
+"""Metadata key of peft's LoraConfig. Source: diffusers 0.42.1, loaders/lora_base.py."""
 
 
 def lora_tensors(
@@ -27,8 +27,8 @@ def lora_tensors(
 ) -> dict[str, torch.Tensor]:
     """``transformer.<path>.lora_A.weight`` [rank, in] and ``.lora_B.weight`` [out, rank], fp32.
 
-    ``parameters`` are by logical name, ``<path>.lora_A`` and ``<path>.lora_B``. Raises KeyError
-    where one is missing.
+    ``parameters``: ``<path>.lora_A`` and ``<path>.lora_B`` → tensor. Raises KeyError if one is
+    missing.
     """
     tensors: dict[str, torch.Tensor] = {}
     for path in adapter.modules:
@@ -40,7 +40,7 @@ def lora_tensors(
 
 
 def lora_metadata(adapter: LoraAdapter) -> dict[str, JsonValue]:
-    """What diffusers passes to peft's LoraConfig, after removing ``transformer.`` from each key."""
+    """Arguments that diffusers passes to peft's LoraConfig; each key starts ``transformer.``."""
     config: dict[str, JsonValue] = {
         "peft_type": "LORA",
         "r": adapter.rank,

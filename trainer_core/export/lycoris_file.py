@@ -1,7 +1,7 @@
 """Write a trained LoKr in LyCORIS' file format, which ComfyUI reads too.
 
-At strength 1 every reader gets the adapter as it was trained, because scalar, alpha / dim and
-multiplier are folded into the smallest matrix. Readers disagree on all three. LyCORIS' loader
+At strength 1 every reader gets the adapter as trained, because scalar, alpha / dim and multiplier
+are multiplied into the smallest matrix. Readers disagree on all three. LyCORIS' loader
 ignores the scalar. Its ``merge_to()`` drops the loader's multiplier and applies alpha / dim twice.
 ComfyUI ignores scalar and multiplier.
 """
@@ -24,7 +24,7 @@ PREFIX: Final = "lycoris_"
 
 _FACTORS: Final = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")
 _SCALED: Final = ("w1", "w1_a")
-"""The factor that is scaled: w1 is the smallest matrix, or w1_a the first of the smallest two."""
+"""The factor that is scaled: w1, the smallest matrix, or w1_a, its first factor."""
 
 
 def lycoris_tensors(
@@ -32,12 +32,12 @@ def lycoris_tensors(
 ) -> dict[str, torch.Tensor]:
     """``lycoris_<path with underscores>.{lokr_w1 …, alpha}``, fp32 on the CPU.
 
-    ``alpha`` equals the rank of a decomposed matrix, so alpha / dim is 1 however often it is
-    applied.
+    ``alpha`` equals the rank of a decomposed matrix, so alpha / dim is 1, and a reader may apply it
+    twice.
 
     Args:
         parameters: ``<path>.w1`` and so on, trained or averaged.
-        adapter: names the modules that the file is to hold.
+        adapter: names the modules to write.
 
     Raises:
         KeyError: a module lacks its matrices.
@@ -62,10 +62,10 @@ def lycoris_tensors(
 def lycoris_config(
     adapter: LokrAdapter, parameters: Mapping[str, torch.Tensor]
 ) -> dict[str, JsonValue]:
-    """A LyCORIS config whose network takes the file's matrices and computes the same.
+    """A LyCORIS config with which the file's matrices give the trained network.
 
-    Every module is named. The tenant's own patterns may fit other class names elsewhere, and
-    LyCORIS adapts all linear layers where ``target_module`` is left out. Names are matched as shell
+    Every module is named, because the user's own patterns may match other classes in another model,
+    and LyCORIS adapts all linear layers if ``target_module`` is missing. Names are matched as shell
     patterns: as a regular expression, ``to_q`` would match ``to_q_t`` too.
     """
     overrides: dict[str, JsonValue] = {}
@@ -99,7 +99,7 @@ def write_lycoris_files(
     adapter: LokrAdapter,
     origin: Origin,
 ) -> None:
-    """Write adapter and config into an existing folder; the file's metadata hold the config too."""
+    """Write adapter and config into an existing folder; the metadata contain the config too."""
     config = json.dumps(lycoris_config(adapter, parameters), indent=2)
     save_file(
         lycoris_tensors(parameters, adapter),
@@ -129,8 +129,8 @@ def _is_decomposed(parameters: Mapping[str, torch.Tensor], path: str) -> bool:
 def _overrides(
     adapter: LokrAdapter, module: AdaptedModule, *, is_decomposed: bool
 ) -> dict[str, JsonValue]:
-    """The entries of this module that differ from those of the whole config."""
-    # LyCORIS ignores alpha where both matrices are full; elsewhere the file has alpha = dim.
+    """The entries of this module that differ from the config's defaults."""
+    # LyCORIS ignores alpha if both matrices are full; otherwise the file has alpha = dim.
     alpha = float(module.dim) if is_decomposed else adapter.linear_alpha
     pairs: tuple[tuple[str, JsonValue, JsonValue], ...] = (
         ("factor", module.factor, adapter.factor),

@@ -1,15 +1,15 @@
-"""A user's text inside Markdown, YAML and Python: it can add no markup and end no string."""
+"""Quote a user's text for Markdown, YAML and Python, so that it cannot add markup or code."""
 
 import json
 
 
 def quoted(text: str) -> str:
-    """A double-quoted string on one line that Python and YAML read alike, without backticks."""
+    """A double-quoted string on one line, valid in Python and YAML, without backticks."""
     body = json.dumps(text, ensure_ascii=False)
     return "".join(c if c.isprintable() and c != "`" else f"\\U{ord(c):08x}" for c in body)
 
 
 def inline_code(text: str) -> str:
-    """Inline code of Markdown, also in a table: one line, no backticks, no cell border."""
+    """Inline code for Markdown, also in tables: one line without backticks and ``|``."""
     plain = " ".join(text.split()).replace("`", "'").replace("|", "¦")
     return f"`{plain}`"

@@ -1,4 +1,4 @@
-"""What the metadata of an adapter file say about its training. Imports no torch."""
+"""The metadata of an adapter file about its training. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -15,11 +15,11 @@ class Origin:
 
     base_model: str
     step: int
-    """Optimizer steps that it was trained for."""
+    """Number of optimizer steps that the adapter was trained for."""
     weights: Weights
 
     def as_metadata(self, *, modules: int) -> dict[str, str]:
-        """Metadata of a safetensors file; by ``modules`` a reader notices missing ones."""
+        """Metadata of a safetensors file; with ``modules`` a reader can detect missing ones."""
         return {
             "format": "pt",
             "base_model": self.base_model,
