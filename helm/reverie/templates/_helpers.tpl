@@ -17,7 +17,7 @@ app.kubernetes.io/component: {{ .component }}
 {{ $image.repository }}:{{ $image.tag | default .root.Chart.AppVersion }}
 {{- end }}
 
-{{/* The environment of every process; the API gets no broker, for it never speaks to it. */}}
+{{/* The environment of every process; the API gets no broker URL, because it does not use the broker. */}}
 {{- define "reverie.env" -}}
 - { name: REVERIE_ENV, value: production }
 - { name: REVERIE_LOG_FORMAT, value: json }

@@ -1,7 +1,8 @@
-"""Rows of runs become narrow: request, plan and data index move to a table of their own.
+"""Move the request, plan and data index of runs to a separate table, so that rows of runs are small.
 
-The whole migration is one transaction, so a crash leaves the old schema as it was. Stop the
-processes of the old version first: they would read columns that no longer exist.
+The migration is one transaction, so a crash leaves the old schema unchanged. Stop the processes of
+the old version first (helm/reverie/README.md): they read and write the columns that are dropped.
+Keeping the columns would not help them, because new processes do not fill them.
 """
 
 from typing import Final
@@ -15,7 +16,7 @@ branch_labels = None
 depends_on = None
 
 _RUNS_A_BATCH: Final = 8
-"""One run's documents may be hundreds of megabytes, so that few fill the server's memory."""
+"""Small, because the documents of one run may be hundreds of megabytes."""
 
 _CREATE: Final = """
 CREATE TABLE run_documents (
@@ -44,7 +45,7 @@ WHERE (runs.request, runs.plan) IS DISTINCT FROM (run_documents.request, run_doc
 
 def upgrade() -> None:
     connection = op.get_bind()
-    # No run may be created between the copy and the end of the old columns.
+    # No run may be created between the copy and the DROP COLUMN.
     op.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
     op.execute(_CREATE)
     after: str | None = ""
@@ -52,7 +53,7 @@ def upgrade() -> None:
         facts = {"after": after, "limit": _RUNS_A_BATCH}
         after = connection.execute(text(_COPY), facts).scalar_one()
     if connection.execute(text(_DIFFERENT)).scalar_one():
-        raise RuntimeError("some documents were not copied as they are; nothing was changed")
+        raise RuntimeError("some documents differ after the copy; the migration is rolled back")
     op.execute("ALTER TABLE runs DROP COLUMN request, DROP COLUMN plan, DROP COLUMN data_index")
-    # Unexpected errors in a row while the dispatcher worked on this run.
+    # Consecutive unexpected errors of the dispatcher with this run.
     op.execute("ALTER TABLE runs ADD COLUMN dispatch_failures integer NOT NULL DEFAULT 0")
