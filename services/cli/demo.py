@@ -1,6 +1,6 @@
 """``make demo``: the tiny model trained on real photographs through the whole service, over HTTP.
 
-Exit code 0 only where the run succeeded and was published. The last line of all output is one JSON
+The exit code is 0 only if the run succeeded and was published. The last line of output is a JSON
 object; the files that it names are kept.
 """
 
@@ -30,12 +30,12 @@ _PUBLICATION_DEADLINE_S = 120.0
 
 
 class DemoFailedError(Exception):
-    """The run did not reach its end; the message says why."""
+    """The run or its publication failed; the message gives the reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """The closing line. Losses are means over the 64 samples of the fixed validation loss."""
+    """The last line of output. Losses are means over 64 samples (fixed validation loss)."""
 
     run: str
     status: str
@@ -47,11 +47,11 @@ class Report:
     """The paired mean difference over its standard error."""
     cached_images: int
     cached_captions: int
-    """Of the photographs; the prompts of the sample image are cached beside them."""
+    """Only captions of the photographs, without the prompts of the sample image."""
     checkpoint: str
     publication: str
     seconds: float
-    """From the first line of the demo to the stopped service."""
+    """From the start of the demo until the service is stopped."""
 
 
 def main() -> int:
@@ -82,16 +82,16 @@ def main() -> int:
 
 
 def demo_home() -> Path:
-    """REVERIE_HOME, or a new folder that stays: the closing line names files in it."""
+    """REVERIE_HOME, or a new folder. It is kept: the last line of output names files in it."""
     if named := os.environ.get("REVERIE_HOME"):
         return Path(named)
     folder = Path(tempfile.mkdtemp(prefix="reverie-demo-"))
-    folder.chmod(0o711)  # as root the servers run as another user, who has to get through
+    folder.chmod(0o711)  # under root the servers run as another user, who must be able to enter
     return folder / "home"
 
 
 def train(service: EmbeddedService, console: Console) -> dict[str, Any]:
-    """Push, submit, follow and publish; everything of the report but its seconds.
+    """Push, submit, follow and publish; all fields of the report but ``seconds``.
 
     Raises:
         DemoFailedError: the run or its publication did not succeed.
@@ -129,7 +129,7 @@ def train(service: EmbeddedService, console: Console) -> dict[str, Any]:
 
 
 def prompts_of(run: Run) -> set[str]:
-    """The texts that are cached for the sample image, not for a photograph."""
+    """The texts that are cached for the sample image and not for a photograph."""
     operation = run["plan"]["operation"]
     return {"", operation["sample_prompt"], operation["sample_negative_prompt"]}
 
@@ -148,7 +148,7 @@ def wait_published(client: Client, run_id: str) -> str:
 
 
 def all_events(client: Client, run_id: str) -> list[Event]:
-    """Everything that happened to the run, oldest first."""
+    """All events of the run, oldest first."""
     found: list[Event] = []
     while True:
         page = client.list_events(run_id, limit=100, after=found[-1].id if found else 0)

@@ -1,4 +1,4 @@
-"""The demo's closing line: what the run measured, and where its files are."""
+"""The numbers in the demo's last line of output, from the run's events and files."""
 
 import json
 import statistics
@@ -9,7 +9,7 @@ from pathlib import Path
 from services.client.shapes import Event
 
 _LENGTH_BYTES = 8
-"""A safetensors file begins with the size of its JSON header. Source: the format's own page."""
+"""A safetensors file begins with the size of its JSON header, in this many bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,14 +28,14 @@ _WELCOME = """
 def up(
     trainers: Annotated[int, typer.Option(min=1, help="Trainer processes on this machine.")] = 1,
     port: Annotated[
-        int | None, typer.Option(help="Port of the API; 8484, or a free one where it is taken.")
+        int | None, typer.Option(help="Port of the API; 8484, or a free one if that is taken.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Logs to files only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Write logs to files only.")] = False,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C: servers, API and workers.
 
-    Everything is kept under REVERIE_HOME (~/.reverie). REVERIE_DATABASE_URL, REVERIE_BROKER_URL and
-    REVERIE_OBJECTS_URL name servers of your own instead of the embedded ones.
+    Everything is kept under REVERIE_HOME (~/.reverie). Set REVERIE_DATABASE_URL,
+    REVERIE_BROKER_URL and REVERIE_OBJECTS_URL to use your own servers instead of the embedded ones.
     """
     console = Console(stderr=True)
     home = Path(os.environ.get("REVERIE_HOME") or DEFAULT_HOME).expanduser()
@@ -52,7 +52,7 @@ def up(
 def run_until_signal(
     service: EmbeddedService, console: Console, follower: LogFollower | None
 ) -> int:
-    """Bring the service up, handle SIGINT and SIGTERM, and stop it; 0, or 1 where it failed."""
+    """Run the service until a signal or a failure; returns the exit status, 0 or 1."""
     asked = 0
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -82,7 +82,7 @@ def run_until_signal(
 
 
 def _serve(service: EmbeddedService, console: Console, follower: LogFollower | None) -> None:
-    """Wait for the end, in slices short enough for signals to be handled."""
+    """Wait for the end in short intervals, so that signals are handled."""
     followed = welcomed = stopping = False
     while service.is_running():
         service.wait(0.2)

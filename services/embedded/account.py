@@ -1,4 +1,4 @@
-"""The first tenant of a home and its key, made once with the operator's own functions."""
+"""The first tenant of a home and its API key, created once."""
 
 import dataclasses
 
@@ -11,9 +11,9 @@ _NAME = "local"
 
 
 def prepare_database(url: str, home: Home) -> str:
-    """Bring the schema up to date and return an API key of the first tenant.
+    """Migrate the schema and return an API key of the first tenant.
 
-    The key of an earlier start is used again where it is still in the database.
+    The key of an earlier start is reused if the database still has it.
     """
     migrate(url)
     secrets = home.secrets()

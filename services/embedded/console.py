@@ -1,4 +1,4 @@
-"""What ``reverie up`` shows: the log lines of the children, each with its name and colour."""
+"""The console output of ``reverie up``: the children's log lines, with name and colour."""
 
 import threading
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ _EVERY_S = 0.2
 
 
 class LogFollower:
-    """Copies what is appended to log files to the console until it is closed."""
+    """Follows log files and copies new lines to the console until it is closed."""
 
     def __init__(self, console: Console, folder: Path) -> None:
         self._console = console
@@ -27,7 +27,7 @@ class LogFollower:
         self._thread.start()
 
     def close(self) -> None:
-        """Show what is still unread, then stop."""
+        """Show the remaining lines, then stop."""
         self._over.set()
         self._thread.join(timeout=5)
         for stream in self._open.values():

@@ -1,8 +1,8 @@
-"""What can keep the embedded service from running."""
+"""Errors of the embedded service."""
 
 
 class EmbeddedError(Exception):
-    """It cannot start or keep running; the message says what to do and which log to read."""
+    """The service cannot start or keep running; the message names the way out or the log."""
 
 
 class HomeInUseError(EmbeddedError):

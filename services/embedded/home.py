@@ -1,4 +1,4 @@
-"""The folder that holds everything of one embedded service: layout, lock, secrets, address."""
+"""The home folder of an embedded service: its layout, lock, secrets and address."""
 
 import dataclasses
 import fcntl
@@ -19,19 +19,19 @@ _LEFTOVER_GRACE_S = 10.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Secrets:
-    """Made once per home and kept in ``secrets.json`` (0600)."""
+    """Created once per home and stored in ``secrets.json`` (mode 0600)."""
 
     postgres_password: str
     broker_password: str
     signing_key: str
     """Hex; signs the folder store's URLs."""
     api_key: str | None
-    """Of the first tenant; None until there is a database."""
+    """The first tenant's API key; None until there is a database."""
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Paths of one embedded service; makes nothing until ``prepare``."""
+    """Paths of an embedded service; no folder is created before ``prepare``."""
 
     path: Path
 
@@ -61,10 +61,10 @@ class Home:
         return self.path / "run"
 
     def prepare(self) -> None:
-        """Make the folders that are missing.
+        """Create the missing folders.
 
-        Where root makes the home, others can pass through it but not list it: the servers run as
-        another user below it. A folder that exists keeps its mode.
+        A home that root creates can be entered but not listed by others, because the servers run
+        as another user. The mode of an existing folder is not changed.
         """
         if not self.path.exists():
             self.path.mkdir(parents=True)
@@ -97,7 +97,7 @@ class Home:
         return descriptor
 
     def secrets(self) -> Secrets:
-        """The secrets of this home; made on the first call."""
+        """The secrets of this home; created by the first call."""
         file = self.path / "secrets.json"
         if file.exists():
             return Secrets(**json.loads(file.read_text()))
@@ -125,12 +125,12 @@ class Home:
         return self.path / "service.json"
 
     def end_leftovers(self) -> list[str]:
-        """End what a killed service left running; names of what was found. Lock the home first."""
+        """End processes of a killed service and return their names. Lock the home first."""
         return end_leftovers(self.pids, grace_s=_LEFTOVER_GRACE_S)
 
 
 def write_private(file: Path, body: Mapping[str, Any]) -> None:
-    """Replace a JSON file in one step, readable by its owner only."""
+    """Replace a JSON file atomically; only its owner can read it."""
     fresh = file.with_name(f".{file.name}.new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

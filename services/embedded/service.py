@@ -1,4 +1,4 @@
-"""A whole Reverie on this machine, as a context manager: servers, processes, a tenant, its key."""
+"""The whole service on this machine, as a context manager: servers, processes and a tenant."""
 
 import os
 import threading
@@ -23,11 +23,11 @@ class EmbeddedService:
     """Start with ``start`` or ``with``; ``stop`` leaves no process behind.
 
     Args:
-        home: folder of everything it keeps.
-        port: of the API; None for 8484, or a free one where that is taken.
+        home: the folder for all its data.
+        port: the API's port; None for 8484, or a free one if that is taken.
         trainers: how many trainer processes share this machine.
-        env: settings over the caller's environment, such as ``REVERIE_LEASE_S``.
-        report: called with a sentence when a child had to be started again.
+        env: settings that override the caller's environment, such as ``REVERIE_LEASE_S``.
+        report: called with a message, such as a child's restart.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class EmbeddedService:
         self.url = ""
         self.api_key = ""
         self.failure: EmbeddedError | None = None
-        """Why it ended by itself."""
+        """The error that ended the service; None after a requested stop."""
         self._report = report
         self._fresh_logs = threading.Event()
         self._up = threading.Event()
@@ -79,11 +79,11 @@ class EmbeddedService:
         return {name: pid for name, pid in pids.items() if pid is not None}
 
     def start(self) -> None:
-        """Bring everything up and return when the API is ready; on failure all is stopped again.
+        """Start everything and return when the API is ready; on failure everything is stopped.
 
         Raises:
             HomeInUseError: another ``reverie up`` uses this home.
-            EmbeddedError: something does not start; the message names the log.
+            EmbeddedError: a part does not start; the message names its log.
         """
         self.begin()
         while not self.is_up() and self.is_running():
@@ -93,8 +93,8 @@ class EmbeddedService:
             raise self.failure or EmbeddedError("the service was stopped before it was up")
 
     def begin(self) -> None:
-        """Start without waiting, for a caller that has signals to serve meanwhile."""
-        # A daemon: when the interpreter ends without a stop, the kernel ends the children with it.
+        """Start without waiting, for a caller that must handle signals meanwhile."""
+        # A daemon thread: if the interpreter exits without stop(), the kernel ends the children.
         self._thread = threading.Thread(target=self._run, name="embedded", daemon=True)
         self._thread.start()
 
@@ -105,23 +105,23 @@ class EmbeddedService:
         return self._thread is not None and self._thread.is_alive()
 
     def has_fresh_logs(self) -> bool:
-        """Whether the log files are those of this start."""
+        """Whether the log files of this start exist."""
         return self._fresh_logs.is_set()
 
     def is_stopping(self) -> bool:
         return self._stop.is_set()
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for the end, but no longer than this."""
+        """Wait for the end, up to this time."""
         if self._thread is not None:
             self._thread.join(timeout_s)
 
     def ask_to_stop(self) -> None:
-        """Begin the orderly end; returns at once."""
+        """Request an orderly stop; returns at once."""
         self._stop.set()
 
     def force(self) -> None:
-        """Wait no more: children that are ending are killed."""
+        """Stop without waiting: children that are still running are killed."""
         self._stop.set()
         self._force.set()
 
@@ -143,7 +143,7 @@ class EmbeddedService:
             self.failure = error
         except ChildError as error:
             self.failure = EmbeddedError(str(error))
-        except Exception as error:  # the thread's outermost edge: children must end
+        except Exception as error:  # the thread's outermost level: the children must be stopped
             log.exception("embedded_service_failed")
             self.failure = EmbeddedError(f"{type(error).__name__}: {error}")
         finally:
@@ -154,8 +154,8 @@ class EmbeddedService:
 
     def _bring_up(self) -> None:
         for name in self.home.end_leftovers():
-            self._report(f"ended {name}, which an earlier start that was killed had left running")
-        self.home.remove_address()  # of an earlier start that was killed, too
+            self._report(f"ended {name}, left running by an earlier start that was killed")
+        self.home.remove_address()  # also left by a killed start
         start_new_logs(self.home.logs)
         self._fresh_logs.set()
         address = self._startup.run()

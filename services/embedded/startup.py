@@ -1,4 +1,4 @@
-"""Bringing up the embedded service: servers, database, a base model, Reverie's processes."""
+"""The start of the embedded service: servers, database, base model, Reverie's processes."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ _PORT_TRIES: Final = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """Where the running service answers, and a key for it."""
+    """The URL of the running service and an API key for it."""
 
     url: str
     api_key: str
@@ -35,7 +35,7 @@ class Address:
 
 @dataclass(slots=True)
 class Children:
-    """Every child of one start; what is in here is stopped, however far the start came."""
+    """The children that were started, to be stopped also after an incomplete start."""
 
     home: Home
     servers: list[SupervisedChild] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Children:
         return child
 
     def stop(self, *, force_asked: Callable[[], bool]) -> None:
-        """The trainers first, for their checkpoint; the servers last. Leaves no process."""
+        """Stop trainers first, for their checkpoint, and servers last. Leaves no process."""
         trainers = [c for c in self.processes if c.spec.name.startswith("trainer")]
         others = [c for c in self.processes if c not in trainers]
         stop_in_order([trainers, others, self.servers], force_asked=force_asked)
@@ -60,22 +60,22 @@ class Children:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Startup:
-    """One start in a home that is locked; ``children`` takes what it starts."""
+    """A start in a locked home; started children are added to ``children``."""
 
     home: Home
     env: Mapping[str, str]
     """The caller's environment."""
     port: int | None
-    """Of the API; None for 8484, or a free one where that is taken."""
+    """The API's port; None for 8484, or a free one if that is taken."""
     trainers: int
     children: Children
     stop_asked: Callable[[], bool]
 
     def run(self) -> Address:
-        """Return when the API is ready.
+        """Start everything; returns when the API is ready.
 
         Raises:
-            EmbeddedError, ChildError: something does not start; the message names the log.
+            EmbeddedError, ChildError: a part does not start; the message names its log.
             StopAskedError: the caller asked to stop meanwhile.
         """
         port = self._api_port()
@@ -85,7 +85,9 @@ class Startup:
             self.env, self.home, urls=urls, signing_key=signing_key, port=port
         )
         model = None
-        own_models = "REVERIE_MODELS_DIR" in self.env  # an operator's list: nothing is added
+        own_models = (
+            "REVERIE_MODELS_DIR" in self.env
+        )  # the operator's own folder: no model is added
         if not own_models and not parts.has_base_model(self.home.models):
             model = self.children.start(parts.make_base_model(self.home, env))
         api_key = prepare_database(urls["REVERIE_DATABASE_URL"], self.home)
@@ -103,13 +105,13 @@ class Startup:
 
     def _api_port(self) -> int:
         if self.port is not None and not servers.is_free(self.port):
-            raise EmbeddedError(f"port {self.port} is taken; leave --port away or name another")
+            raise EmbeddedError(f"port {self.port} is taken; omit --port or choose another")
         if self.port is None and not servers.is_free(DEFAULT_PORT):
             return servers.free_port()
         return self.port or DEFAULT_PORT
 
     def _start_servers(self) -> dict[str, str]:
-        """The URLs of database and broker; a server is started for each that the caller has not."""
+        """The URLs of database and broker; starts a server for each that the caller did not set."""
         makers = {
             "REVERIE_DATABASE_URL": servers.postgres,
             "REVERIE_BROKER_URL": servers.valkey,
@@ -129,7 +131,7 @@ class Startup:
             try:
                 self._wait(child, server.is_ready, _SERVER_DEADLINE_S)
             except ChildDiedError:
-                # Another program may have taken the port between our look and the server's.
+                # Another program may have taken the port after we had found it free.
                 if tries_left == 0:
                     raise
                 self.children.servers.remove(child)
@@ -146,10 +148,10 @@ class Startup:
         end_s = time.monotonic() + _MODEL_DEADLINE_S
         while model.is_running and time.monotonic() < end_s:
             if self.stop_asked():
-                raise StopAskedError("stopped before the base model was made")
+                raise StopAskedError("stopped before the base model was created")
             model.wait(0.1)
         if model.exit_status != 0:
-            raise EmbeddedError(f"the base model was not made; {model.log_in_words()}")
+            raise EmbeddedError(f"the base model could not be created; {model.log_in_words()}")
         self.children.processes.remove(model)
         model.forget()
 

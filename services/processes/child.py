@@ -1,4 +1,4 @@
-"""One child process: started in a session of its own, waited for, and killed for certain."""
+"""A child process in its own session, which can be killed with all its descendants."""
 
 import contextlib
 import os
@@ -18,14 +18,14 @@ from trainer_core.process.stat import ProcessId, identify
 log = structlog.get_logger(__name__)
 
 _MARK: Final = "REVERIE_CHILD_ID"
-"""In the environment of a child and all that it starts, so that they are found after its death."""
+"""Environment variable of a child and its descendants; they are found by it after its death."""
 _KILL_DEADLINE_S: Final = 5.0
 _KILL_TICK_S: Final = 0.01
 _TAIL_BYTES: Final = 2000
 
 
 class ChildProcess:
-    """A running child. A Ctrl-C at the terminal does not reach it: its session is its own."""
+    """A running child. It has its own session, so Ctrl-C at the terminal does not reach it."""
 
     def __init__(
         self,
@@ -41,11 +41,11 @@ class ChildProcess:
 
         Args:
             command: the program and its arguments.
-            env: its whole environment, but for a mark that is added.
-            folder: where it runs; None for the folder of this process.
-            log_file: what it prints is appended to it. Without one its standard output is dropped,
-                and its standard error is that of this process.
-            stdin: a descriptor; without one it reads an empty file.
+            env: its whole environment; one variable is added, by which descendants are found.
+            folder: its working directory; None for that of this process.
+            log_file: its output is appended to it. Without one, standard output is discarded and
+                standard error is inherited.
+            stdin: a descriptor; None for /dev/null.
             pass_fds: further descriptors that it inherits.
 
         Raises OSError where the log or the program cannot be opened.
@@ -78,15 +78,15 @@ class ChildProcess:
 
     @property
     def exit_status(self) -> int | None:
-        """None while it runs; -N where signal N ended it."""
+        """None while it runs; -N if it was ended by signal N."""
         return self._process.poll()
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Nothing happens where it has ended."""
+        """Send a signal; no effect where it has ended."""
         self._process.send_signal(number)
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether it has ended within the time."""
+        """Wait for its end, up to a time; whether it has ended."""
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -94,11 +94,11 @@ class ChildProcess:
         return True
 
     def kill(self) -> None:
-        """SIGKILL to it and to everything that it started; returns when they are gone.
+        """SIGKILL to it and to all its descendants; returns when they have ended.
 
-        Those that it started are found after its own death, too. A launcher of several ranks gives
-        each a session of its own, so a process group is not enough, and a rank whose launcher was
-        killed has another parent.
+        Descendants are found by an environment variable, also after the child's own death. A
+        process group would not be enough, because torch's launcher gives each rank a session, and a
+        rank whose launcher was killed has another parent.
         """
         deadline_s = time.monotonic() + _KILL_DEADLINE_S
         while living := self._living():
@@ -111,7 +111,7 @@ class ChildProcess:
         self._process.wait()
 
     def exit_in_words(self) -> str:
-        """``SIGKILL`` or ``exit status 1``; only of one that has ended."""
+        """How it ended: ``SIGKILL`` or ``exit status 1``. Call it only after the end."""
         status = self.exit_status
         if status is not None and status < 0:
             return signal.Signals(-status).name
@@ -119,7 +119,7 @@ class ChildProcess:
 
     def _living(self) -> set[ProcessId]:
         living = set(started_with(_MARK, self._mark))
-        if self.is_running:  # until it is waited for, its pid is no other process's
+        if self.is_running:  # its pid is not reused before it is waited for
             own = identify(self.pid)
             living |= {*descendants([self.pid]), *([] if own is None else [own])}
         return living

@@ -1,7 +1,7 @@
 """Which environment variables of this process a child process may see.
 
-The environment is an allow-list, so a new secret of the service never reaches code that holds
-tenants' data: no token, database, broker, object store or AWS credential is on it.
+It is an allow-list, so that no secret of the service reaches code that processes tenants' data: it
+contains no token and no credential of the database, broker, object store or AWS.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _NAMES: Final = frozenset(
         "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LD_LIBRARY_PATH",
         "PYTHONPATH", "PYTHONHASHSEED", "PYTHONFAULTHANDLER", "VIRTUAL_ENV",
         "OMP_NUM_THREADS", "MKL_NUM_THREADS", "XDG_CACHE_HOME",
-        # Test faults; the child refuses them unless REVERIE_ENV is `test`.
+        # Faults for tests; the child rejects them unless REVERIE_ENV is `test`.
         "REVERIE_ENV", "FAULT_AT", "FAULT_ONCE",
     }
 )  # fmt: skip
@@ -20,7 +20,7 @@ _PREFIXES: Final = ("CUDA_", "NVIDIA_", "NCCL_", "PYTORCH_", "TORCH_", "TORCHIND
 
 
 def environment_for_child(env: Mapping[str, str]) -> dict[str, str]:
-    """The part of ``env`` that a child process may see, and no network for model libraries."""
+    """The allow-listed part of ``env``, with network access of model libraries disabled."""
     allowed = {
         name: value for name, value in env.items() if name in _NAMES or name.startswith(_PREFIXES)
     }

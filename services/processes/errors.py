@@ -1,4 +1,4 @@
-"""What can go wrong with a child that is supervised."""
+"""Errors of supervised child processes."""
 
 
 class ChildError(Exception):
@@ -6,7 +6,7 @@ class ChildError(Exception):
 
 
 class ChildDiedError(ChildError):
-    """It ended before it was ready."""
+    """The child ended before it was ready."""
 
 
 class StopAskedError(ChildError):

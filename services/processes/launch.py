@@ -1,10 +1,10 @@
-"""Become another program that dies with its parent.
+"""Run a program that is signalled when its parent dies.
 
 ``python -I -S launch.py SIGNAL PARENT_PID UID GID COMMAND…`` gives up root where a UID is named
-(-1: stay), asks the kernel for SIGNAL when the parent ends, and executes the command in its place,
-under the same pid. A script of its own and not a ``preexec_fn``, because code between fork and exec
-may deadlock in a process with threads; and in this order, because changing the user clears the
-request. Source: prctl(2), PR_SET_PDEATHSIG.
+(-1: no change), asks the kernel for SIGNAL when the parent ends, and executes the command with the
+same pid. It is a script and no ``preexec_fn``, because code between fork and exec may deadlock in a
+process with threads. The user is changed first, because that clears the request to the kernel.
+Source: prctl(2), PR_SET_PDEATHSIG.
 """
 
 import ctypes
@@ -22,15 +22,15 @@ def launch_command(
     Args:
         command: the first part is an absolute path.
         orphan_signal: what the kernel sends when the *thread* that starts the child ends.
-        uid: user to run as; -1 for that of this process.
-        gid: group to run as; not used with a ``uid`` of -1.
+        uid: user to run as; -1 for the user of this process.
+        gid: group to run as; ignored if ``uid`` is -1.
     """
     numbers = (int(orphan_signal), os.getpid(), uid, gid)
     return (sys.executable, "-I", "-S", __file__, *(str(n) for n in numbers), *command)
 
 
 def main(argv: list[str]) -> None:
-    """Does not return, but raises OSError, or exits where the parent is gone already."""
+    """Execute the command; raises OSError, or exits if the parent has already ended."""
     death_signal, parent_pid, uid, gid = (int(text) for text in argv[:4])
     command = argv[4:]
     if uid >= 0:
@@ -41,9 +41,9 @@ def main(argv: list[str]) -> None:
     if libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent_pid:
-        sys.exit(1)  # it died before the request: no signal would come
+        sys.exit(1)  # the parent died before the request, so no signal would come
     os.umask(0o077)
-    os.execv(command[0], command)  # noqa: S606  # a shell would only stand in between
+    os.execv(command[0], command)  # noqa: S606  # no shell is wanted here
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A file for each running child, so that the next start ends what a killed supervisor left."""
+"""A file for each running child, by which the next start ends children of a killed supervisor."""
 
 import json
 import signal
@@ -10,7 +10,7 @@ from trainer_core.process.stat import ProcessId, identify
 
 
 def write_pid_file(file: Path, pid: int) -> None:
-    """Replace the file in one step; nothing is written of a process that has ended."""
+    """Write the file atomically; nothing is written for a process that has ended."""
     if (process := identify(pid)) is not None:
         draft = file.with_name(f".{file.name}.new")
         draft.write_text(json.dumps(process._asdict()))
@@ -18,11 +18,11 @@ def write_pid_file(file: Path, pid: int) -> None:
 
 
 def end_leftovers(folder: Path, *, grace_s: float) -> list[str]:
-    """End the processes whose files are left in ``folder``, with all below them.
+    """End the processes whose files are left in ``folder``, with their descendants.
 
     Args:
-        folder: of ``NAME.json``; no supervisor may be using it now.
-        grace_s: how long a process may take to end in order.
+        folder: holds ``NAME.json`` files; no running supervisor may use it.
+        grace_s: time for an orderly exit before the kill.
 
     Returns the names of those that were still running. Raises ChildError for one that survives.
     """
@@ -32,7 +32,7 @@ def end_leftovers(folder: Path, *, grace_s: float) -> list[str]:
         if is_alive(process):
             found.append(file.stem)
             below = descendants([process.pid])
-            # SIGINT is PostgreSQL's fast shutdown. Whoever ignores it is killed after the grace.
+            # SIGINT is PostgreSQL's fast shutdown. What ignores it is killed after grace_s.
             send_signal(process, signal.SIGINT)
             end_all([process, *below], grace_s=grace_s)
             if is_alive(process):

@@ -1,8 +1,8 @@
-"""A warm child process that answers requests: one JSON line in, one JSON line out.
+"""A child process that stays running and answers requests: one JSON line in, one JSON line out.
 
-Requests go to its standard input; replies come on a pipe of their own, because libraries print to
-standard output. The child is started at the first request and again after it died. It is ended when
-it has been idle for long: encoders hold many gigabytes.
+Requests are written to its standard input. Replies use a separate pipe, because libraries print to
+standard output. The child is started at the first request, and again after it has died. It is ended
+after a long time without requests, because encoders hold many gigabytes.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ IDLE_END_S: Final = 600.0
 _MAX_REPLY_BYTES: Final = 16 << 20
 _READ_BYTES: Final = 65536
 _PIPE_BYTES: Final = 4096
-"""select() promises room for this much (POSIX: PIPE_BUF)."""
+"""After select() a write of this size does not block (POSIX: PIPE_BUF)."""
 
 
 class ChildLostError(Exception):
-    """The child died, hung or sent something that is no reply; the next request starts another."""
+    """The child died, hung or sent an invalid reply; the next request starts a new one."""
 
 
 class RequestFailedError(Exception):
@@ -56,13 +56,13 @@ class RequestChild:
         deadline_s: float = REQUEST_DEADLINE_S,
         idle_end_s: float = IDLE_END_S,
     ) -> None:
-        """Starts nothing yet.
+        """The child is started by the first request.
 
         Args:
             command: the program and its arguments; ``--reply-fd`` and ``--supervisor`` are added.
-            env: this process's environment; only what is on the allow-list is handed down.
-            deadline_s: a request that takes longer ends the child.
-            idle_end_s: without a request for so long the child is ended.
+            env: this process's environment; the child gets the allow-listed part of it.
+            deadline_s: the child is killed when a request takes longer.
+            idle_end_s: the child is ended after this time without a request.
         """
         self._command = tuple(command)
         self._env = environment_for_child(env)
@@ -88,12 +88,12 @@ class RequestChild:
         """Send a request and return the reply.
 
         Args:
-            request: one that the child's command takes.
-            kind: what that command replies.
+            request: a request type of the child's command.
+            kind: the reply type of that command.
 
         Raises:
-            RequestFailedError: the child says why it failed; it keeps running.
-            ChildLostError: it died, hung or sent something that is no reply; it is ended then.
+            RequestFailedError: the child replied with a failure; it keeps running.
+            ChildLostError: it died, hung or sent an invalid reply; it has been ended.
         """
         with self._lock:
             self._stop_idle_timer()
@@ -149,7 +149,7 @@ class RequestChild:
 
 
 class _Running:
-    """A started child with our ends of its two pipes."""
+    """A running child with our ends of its two pipes."""
 
     def __init__(self, process: ChildProcess, requests: int, replies: int) -> None:
         self.process = process
@@ -158,13 +158,13 @@ class _Running:
         os.set_blocking(requests, False)  # a child that hangs must not block us
 
     def exchange(self, line: bytes, *, deadline_s: float) -> bytes:
-        """Send a line and return the line that comes back; raises OSError or ChildLostError."""
+        """Send a line and return the reply's line; raises OSError or ChildLostError."""
         end_s = time.monotonic() + deadline_s
         rest = memoryview(line)
         while rest:
             left_s = end_s - time.monotonic()
             if left_s <= 0 or not select.select([], [self._requests], [], left_s)[1]:
-                raise ChildLostError(f"took no request within {deadline_s:g} s")
+                raise ChildLostError(f"accepted no request within {deadline_s:g} s")
             rest = rest[os.write(self._requests, rest[:_PIPE_BYTES]) :]
         body = bytearray()
         while not body.endswith(b"\n"):
@@ -180,7 +180,7 @@ class _Running:
         return bytes(body)
 
     def end(self) -> str:
-        """Kill it with all that it started; how it ended."""
+        """Kill it with its descendants; returns how it ended."""
         self.process.kill()
         os.close(self._requests)
         os.close(self._replies)

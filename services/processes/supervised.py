@@ -1,4 +1,4 @@
-"""A child that is kept running: how it is started and stopped, with its log and its pid file."""
+"""A child that can be restarted, with its log file and its pid file."""
 
 import signal
 import time
@@ -15,34 +15,34 @@ _SHOWN_LINES = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChildSpec:
-    """What to run and how it is stopped."""
+    """How a child is started and stopped."""
 
     name: str
     """Names its log and its pid file."""
     command: tuple[str, ...]
-    """The first is an absolute path."""
+    """The command; its first part is an absolute path."""
     env: Mapping[str, str]
     uid: int = -1
-    """The user that it runs as, in the folder ``/``; -1 for that of this process."""
+    """The user that it runs as, in the folder ``/``; -1 for the user of this process."""
     gid: int = -1
     is_server: bool
-    """When a server ends by itself, everything is stopped. Other children are started again."""
+    """If a server ends by itself, everything is stopped. Other children are restarted."""
     stop_signal: signal.Signals
-    """Asks for an orderly end."""
+    """The signal for an orderly exit."""
     stop_s: float
-    """How long that may take before the kill."""
+    """Time for the orderly exit before the kill."""
     orphan_signal: signal.Signals
-    """What the kernel sends when this process dies."""
+    """The signal that the kernel sends to it when this process dies."""
 
 
 class SupervisedChild:
-    """A child that may be started again; ``start`` must be called on a thread that outlives it.
+    """A child that can be restarted; call ``start`` on a thread that lives longer than the child.
 
     The kernel sends the orphan signal when the *thread* that started the child ends (prctl(2)).
     """
 
     def __init__(self, spec: ChildSpec, *, logs: Path, pids: Path) -> None:
-        """Starts nothing yet; the log is appended to ``logs/NAME.log``."""
+        """Does not start it yet; its log is appended to ``logs/NAME.log``."""
         self.spec = spec
         self.log_file = logs / f"{spec.name}.log"
         self.started_at_s = 0.0
@@ -71,16 +71,16 @@ class SupervisedChild:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it was started and runs no more."""
+        """Whether it was started and has ended."""
         return self.exit_status is not None
 
     @property
     def exit_status(self) -> int | None:
-        """None while it runs, or where it was never started."""
+        """None while it runs, and if it was never started."""
         return None if self._process is None else self._process.exit_status
 
     def exit_in_words(self) -> str:
-        """``SIGKILL`` or ``exit status 1``; only of one that has ended."""
+        """How it ended: ``SIGKILL`` or ``exit status 1``. Call it only after the end."""
         assert self._process is not None, f"{self.spec.name} was never started"
         return self._process.exit_in_words()
 
@@ -89,11 +89,11 @@ class SupervisedChild:
             self._process.send_signal(self.spec.stop_signal)
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether it has ended within the time."""
+        """Wait for its end, up to a time; whether it has ended."""
         return self._process is None or self._process.wait(timeout_s)
 
     def kill(self) -> None:
-        """End it and what it started, at once; also what an orderly end has left."""
+        """Kill it and its descendants, also those that are left after an orderly exit."""
         if self._process is not None:
             self._process.kill()
             self.forget()

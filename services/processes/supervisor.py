@@ -1,6 +1,6 @@
-"""Keep children running: wait until ready, start again, stop in order.
+"""Supervision of children: wait until they are ready, restart them, stop them in order.
 
-All of it must be called on one thread: a child dies with the thread that started it.
+Call all functions on one thread, because a child dies with the thread that started it.
 """
 
 import time
@@ -18,13 +18,13 @@ log = structlog.get_logger()
 _FIRST_BACKOFF_S = 1.0
 _LONGEST_BACKOFF_S = 30.0
 _STEADY_S = 60.0
-"""A child that ran this long starts its backoff anew."""
+"""After a run of this length the pause before a restart is short again."""
 _TICK_S = 0.05
 _FORCED_SERVER_S = 5.0
 
 
 class Restart:
-    """When a child that ended is started again: after 1 s, and twice as long each time."""
+    """Schedules the restart of a child: after 1 s, and after twice the pause each further time."""
 
     def __init__(self) -> None:
         self._backoff_s = _FIRST_BACKOFF_S
@@ -35,7 +35,7 @@ class Restart:
         return self._due_at_s is not None
 
     def schedule(self, child: SupervisedChild, now_s: float) -> float:
-        """Note the child's end; returns the seconds until the start."""
+        """Schedule a restart of the ended child; returns the seconds until then."""
         if now_s - child.started_at_s > _STEADY_S:
             self._backoff_s = _FIRST_BACKOFF_S
         pause_s = self._backoff_s
@@ -56,12 +56,12 @@ def wait_ready(
     deadline_s: float,
     stop_asked: Callable[[], bool],
 ) -> None:
-    """Wait until the child answers.
+    """Wait until the child is ready.
 
     Raises:
         ChildDiedError: it ended first; the message shows the end of its log.
         StopAskedError: the caller wants to stop.
-        ChildError: it runs and does not answer in time.
+        ChildError: it is still not ready at the deadline.
     """
     name = child.spec.name
     end_s = time.monotonic() + deadline_s
@@ -84,7 +84,7 @@ def keep_running(
     stop_asked: Callable[[], bool],
     report: Callable[[str], None],
 ) -> None:
-    """Start children again as they end, until asked to stop.
+    """Restart children that end, until asked to stop.
 
     Args:
         report: called with a sentence for each child that ended.
@@ -110,9 +110,9 @@ def keep_running(
 def stop_in_order(
     groups: Sequence[Sequence[SupervisedChild]], *, force_asked: Callable[[], bool]
 ) -> None:
-    """Stop one group after the other: ask, wait, kill what is left. Leaves no process.
+    """Stop one group after the other: ask, wait, then kill. Leaves no process.
 
-    Where ``force_asked`` becomes true, nothing is waited for but the quick end of a server.
+    When ``force_asked`` becomes true, only servers, which exit quickly, are still waited for.
     """
     for group in groups:
         living = [child for child in group if child.pid is not None]
@@ -122,13 +122,13 @@ def stop_in_order(
         for child in living:
             _wait(child, force_asked)
         for child in group:
-            child.kill()  # with what it has left running
+            child.kill()  # and descendants that it left running
         _end_orphans(below, force_asked)
 
 
 def _wait(child: SupervisedChild, force_asked: Callable[[], bool]) -> None:
     began_s = time.monotonic()
-    # Forcing is about waiting for a checkpoint; a server still closes its files, which is quick.
+    # Forcing skips the wait for a checkpoint. A server may still close its files, which is quick.
     least_s = _FORCED_SERVER_S if child.spec.is_server else 0.0
     while not child.wait(_TICK_S):
         waited_s = time.monotonic() - began_s
@@ -138,7 +138,7 @@ def _wait(child: SupervisedChild, force_asked: Callable[[], bool]) -> None:
 
 
 def _end_orphans(below: Sequence[ProcessId], force_asked: Callable[[], bool]) -> None:
-    """Processes of a child end by themselves soon after it; kill those that do not."""
+    """Wait shortly for a child's descendants to end by themselves, then kill them."""
     killed = end_all(below, grace_s=0 if force_asked() else 5)
     if killed:
         log.warning("orphans_killed", pids=[process.pid for process in killed])

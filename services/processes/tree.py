@@ -1,4 +1,4 @@
-"""Processes below a process: found through /proc, and ended for certain."""
+"""The descendants of a process: find them through /proc, signal them, kill them."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ _TICK_S: Final = 0.05
 
 
 def is_alive(process: ProcessId) -> bool:
-    """Whether this very process still runs; one that ended and was not waited for does not."""
+    """Whether this process (same pid and start time) still runs; a zombie does not."""
     stat = read_stat(process.pid)
     return stat is not None and stat.state != "Z" and stat.start_ticks == process.start_ticks
 
 
 def descendants(roots: Iterable[int]) -> list[ProcessId]:
-    """The living children of these pids, their children, and so on; not the roots themselves."""
+    """All running descendants of these pids, without the pids themselves."""
     children: dict[int, list[ProcessId]] = {}
     for pid in _pids():
         stat = read_stat(pid)
@@ -36,10 +36,11 @@ def descendants(roots: Iterable[int]) -> list[ProcessId]:
 
 
 def started_with(name: str, value: str) -> list[ProcessId]:
-    """The living processes that were started with this environment variable.
+    """The running processes that were started with this environment variable.
 
-    A process inherits it whoever its parent is by now. A process of another user, or one that
-    overwrote its environment (PostgreSQL does), is not found. Source: proc_pid_environ(5).
+    A descendant inherits it and keeps it when it gets another parent. Not found are processes of
+    another user, and those that overwrite their environment, as PostgreSQL does. Source:
+    proc_pid_environ(5).
     """
     entry = f"{name}={value}".encode()
     found = []
@@ -53,13 +54,13 @@ def started_with(name: str, value: str) -> list[ProcessId]:
 
 
 def send_signal(process: ProcessId, number: signal.Signals) -> None:
-    """Send a signal to this very process; one that has ended is passed over."""
+    """Send a signal to this process (same pid and start time); no effect where it has ended."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return
     try:
-        # The descriptor keeps to one process; only then is it asked which one that is.
+        # A pidfd refers to one process for ever, so the identity is checked after opening it.
         if identify(process.pid) == process:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, number)
@@ -68,7 +69,7 @@ def send_signal(process: ProcessId, number: signal.Signals) -> None:
 
 
 def end_all(processes: Iterable[ProcessId], *, grace_s: float) -> list[ProcessId]:
-    """Wait for processes that are ending by themselves, then kill; returns whom it killed."""
+    """Wait until the processes have ended, then kill the rest; returns those it killed."""
     deadline_s = time.monotonic() + grace_s
     left = [p for p in processes if is_alive(p)]
     while left and time.monotonic() < deadline_s:

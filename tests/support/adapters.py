@@ -1,4 +1,4 @@
-"""Adapters with random values, and what they are by formula: float64, nothing of ours in it."""
+"""Adapters with random values, and their deltas computed in float64 without the project's code."""
 
 import math
 from collections.abc import Callable
@@ -184,7 +184,7 @@ def inputs_of(config: Any, dtype: torch.dtype = torch.float32) -> dict[str, torc
 
 @torch.no_grad()
 def forward(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """The model's answer to ``inputs_of``, float64."""
+    """The model's output for ``inputs_of``, in float64."""
     model.eval()
     arguments = inputs_of(model.config, dtype)
     answer: torch.Tensor = model(**arguments, return_dict=False)[0]

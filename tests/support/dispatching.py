@@ -1,4 +1,4 @@
-"""What a dispatcher works on: an operator's list of models, queues to look into, plans, shards."""
+"""Fixtures for tests of the dispatcher: base models, queues, plans and shards."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from trainer_core.base_models.describe import describe_base
 
 @pytest.fixture(scope="module")
 def described_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The operator's list as the dispatcher sees it: descriptions, no weights."""
+    """The operator's base models as the dispatcher needs them: descriptions without weights."""
     folder = tmp_path_factory.mktemp("models")
     transformer = folder / "hidream-tiny" / "transformer"
     transformer.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A local server that speaks the Hugging Face Hub's protocols, with checkable state.
+"""A local server with the Hugging Face Hub's protocols, whose state a test can read.
 
 What huggingface_hub 2.4 sends to publish: create the repository, validate the card, preupload (how
 each file goes up), Git LFS batch, upload and verify for binary files, then one commit as NDJSON.
@@ -39,11 +39,11 @@ class HubCommit:
 
 @dataclass(kw_only=True, slots=True)
 class HubRepo:
-    """A model repository on its main branch."""
+    """A model repository with one branch, main."""
 
     private: bool
     is_gated: bool = False
-    """Its files, not its facts, are for those with a token."""
+    """Its files need a token; its metadata does not."""
     files: dict[str, bytes] = field(default_factory=dict)
     commits: list[HubCommit] = field(default_factory=list)
 
@@ -66,7 +66,7 @@ class _RefusedError(Exception):
 
 
 class HubServer:
-    """The server, in threads of this process; ``repos`` is what it holds."""
+    """The server, in threads of this process; ``repos`` are its repositories."""
 
     def __init__(self) -> None:
         self.token = f"hf_{secrets.token_hex(17)}"
@@ -99,7 +99,7 @@ class HubServer:
         self._thread.join()
 
     def add_model(self, name: str, folder: Path, *, is_gated: bool = False) -> HubRepo:
-        """A public repository with the files of a folder; one commit, as by its owner."""
+        """Create a public repository with the files of a folder, in one commit."""
         files = {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in sorted(folder.rglob("*"))
@@ -111,7 +111,7 @@ class HubServer:
         return repo
 
     def push(self, name: str, files: Mapping[str, bytes]) -> None:
-        """One more commit on the main branch."""
+        """Add a commit to the main branch."""
         repo = self.repos[name]
         repo.files = {**repo.files, **files}
         content = json.dumps([repo.revision, [_entry(*each) for each in repo.files.items()]])
@@ -119,7 +119,7 @@ class HubServer:
         repo.commits.append(HubCommit(oid=oid, summary="by its owner", changed=tuple(files)))
 
     def answer(self, request: "_Handler") -> _Reply:
-        """Find the route, check the token, do it; one request at a time."""
+        """Check the token and answer the request; one request at a time."""
         path = unquote(urlsplit(request.path).path)
         body = request.body()
         with self._lock:
@@ -133,7 +133,7 @@ class HubServer:
                 is_known = request.headers.get("Authorization") == f"Bearer {self.token}"
                 if needs_token and not is_known:
                     error = "Invalid user token."
-                    return _Reply(status=401, body={"error": error}, headers=_said(error))
+                    return _Reply(status=401, body={"error": error}, headers=_error_header(error))
                 if route in self._reading() and not is_known:
                     refused = self._refusal(match["name"], is_file=route == self._resolve)
                     if refused is not None:
@@ -144,7 +144,7 @@ class HubServer:
                     return _Reply(
                         status=error.status,
                         body={"error": error.message},
-                        headers=_said(error.message),
+                        headers=_error_header(error.message),
                     )
         return _Reply(status=404, body={"error": "no such route"})
 
@@ -169,7 +169,7 @@ class HubServer:
         return self._info, self._tree, self._resolve
 
     def _refusal(self, name: str, *, is_file: bool) -> _Reply | None:
-        """What somebody without a token is told, as the Hub says it."""
+        """The Hub's error for a request without a token; None where it is allowed."""
         repo = self.repos.get(name)
         if repo is None or repo.private:
             error, code = "Invalid username or password.", "RepoNotFound"
@@ -177,7 +177,7 @@ class HubServer:
             error, code = f"Access to model {name} is restricted.", "GatedRepo"
         else:
             return None
-        headers = {**_said(error), "X-Error-Code": code}
+        headers = {**_error_header(error), "X-Error-Code": code}
         return _Reply(status=401, body={"error": error}, headers=headers)
 
     def _whoami(self, _: bytes) -> _Reply:
@@ -185,7 +185,7 @@ class HubServer:
         return _Reply(body={"name": USER, "type": "user", "orgs": orgs})
 
     def _validate_card(self, body: bytes) -> _Reply:
-        """The Hub wants a card's metadata between two lines of dashes."""
+        """The Hub requires a card's metadata between two lines of dashes."""
         content = json.loads(body)["content"]
         if content.startswith("---\n") and "\n---" not in content[4:]:
             errors = [{"message": "the metadata does not end"}]
@@ -193,15 +193,15 @@ class HubServer:
         return _Reply(body={"errors": [], "warnings": []})
 
     def _create(self, body: bytes) -> _Reply:
-        wish = json.loads(body)
-        owner = wish.get("organization") or USER
-        name = f"{owner}/{wish['name']}"
+        request = json.loads(body)
+        owner = request.get("organization") or USER
+        name = f"{owner}/{request['name']}"
         if owner not in (USER, *ORGANIZATIONS):
             raise _RefusedError(403, f"You don't have the rights to create a model under {owner}")
         if name in self.repos:
             error = "You already created this model repo"
             return _Reply(status=409, body={"error": error, "url": f"{self.url}/{name}"})
-        private = wish.get("visibility") == "private" or wish.get("private") is True
+        private = request.get("visibility") == "private" or request.get("private") is True
         self.repos[name] = HubRepo(private=private)
         return _Reply(body={"url": f"{self.url}/{name}", "name": name, "id": secrets.token_hex(12)})
 
@@ -241,15 +241,15 @@ class HubServer:
 
     def _lfs_put(self, body: bytes, *, oid: str) -> _Reply:
         if hashlib.sha256(body).hexdigest() != oid:
-            raise _RefusedError(400, "the content is not what its name says")
+            raise _RefusedError(400, "the content does not match its oid")
         self._blobs[oid] = body
         return _Reply()
 
     def _lfs_verify(self, body: bytes, *, name: str) -> _Reply:
-        wish = json.loads(body)
-        blob = self._blobs.get(wish["oid"])
-        if blob is None or len(blob) != wish["size"]:
-            raise _RefusedError(422, f"{wish['oid']} was not uploaded to {name}")
+        request = json.loads(body)
+        blob = self._blobs.get(request["oid"])
+        if blob is None or len(blob) != request["size"]:
+            raise _RefusedError(422, f"{request['oid']} was not uploaded to {name}")
         return _Reply(body={})
 
     def _commit(self, body: bytes, *, name: str) -> _Reply:
@@ -306,7 +306,7 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(chunks)
 
     def log_message(self, *args: Any) -> None:
-        """Quiet: the state is what tests look at."""
+        """No log: tests read the state."""
 
     def _handle(self) -> None:
         reply = self.answer()
@@ -337,13 +337,13 @@ def _oid(content: bytes, *, is_lfs: bool) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def _said(message: str) -> dict[str, str]:
+def _error_header(message: str) -> dict[str, str]:
     return {"X-Error-Message": message}
 
 
 @pytest.fixture
 def hub_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """An empty Hub of this test's own; processes that the test starts speak Git LFS to it too."""
+    """An empty Hub for this test; processes that the test starts use Git LFS with it, too."""
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     server = HubServer()

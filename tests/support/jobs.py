@@ -74,7 +74,7 @@ def photo_items(plan: Plan, count: int | None = None) -> list[FileItem]:
 
 
 def write_shards(index: DataIndex, base: BaseModel, folder: Path) -> None:
-    """Encode what is not there yet."""
+    """Encode the shards that do not exist yet."""
     import torch
 
     from trainer_core.data.encode import encode_shard
@@ -131,7 +131,7 @@ def start_train(
     env: Mapping[str, str] | None = None,
     launcher: tuple[str, ...] = (),
 ) -> "subprocess.Popen[bytes]":
-    """The train command as a process of its own; events, control and output lie in ``folder``."""
+    """Start the train command; its events, control and output files are in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.json").write_text(json.dumps(job))
     command = [*(launcher or (sys.executable,)), "-m", "trainer_core", "train"]
@@ -149,14 +149,14 @@ def start_train(
 def train(
     job: Mapping[str, Any], folder: Path, env: Mapping[str, str] | None = None
 ) -> tuple[int, list[Event]]:
-    """Run to the end: exit status and events."""
+    """Run to the end; returns exit status and events."""
     process = start_train(job, folder, env)
     status = process.wait(timeout=240)
     return status, events_in(folder)
 
 
 def events_in(folder: Path) -> list[Event]:
-    """All whole lines so far."""
+    """All complete events so far."""
     path = folder / "events.jsonl"
     body = path.read_bytes() if path.exists() else b""
     return [json.loads(line) for line in body[: body.rfind(b"\n") + 1].splitlines()]
@@ -165,7 +165,7 @@ def events_in(folder: Path) -> list[Event]:
 def wait_for_event(
     process: "subprocess.Popen[Any]", folder: Path, wanted: Callable[[Event], bool]
 ) -> Event:
-    """The first event that is wanted; fails when the process ends without it."""
+    """Wait for the first matching event; fails when the process ends without it."""
     import time
 
     deadline = time.monotonic() + 120

@@ -79,8 +79,8 @@ def train(
 ) -> tuple[int, str]:
     """Run to the end; returns the exit status and stdout."""
     process = start(config_dir, output, models_dir, *arguments, **env)
-    said, _ = process.communicate(timeout=240)
-    return process.returncode, said
+    stdout, _ = process.communicate(timeout=240)
+    return process.returncode, stdout
 
 
 def log_of(output: Path) -> str:

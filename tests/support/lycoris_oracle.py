@@ -1,4 +1,4 @@
-"""What LyCORIS itself makes of a config, on the meta device."""
+"""The network that LyCORIS itself creates for a config, on the meta device."""
 
 import copy
 import logging
@@ -32,7 +32,7 @@ def meta_model(config: dict[str, Any]) -> HiDreamImageTransformer2DModel:
 
 @contextmanager
 def presets_put_back() -> Iterator[None]:
-    """LyCORIS keeps its preset in class attributes; afterwards they are what they were."""
+    """Restore LyCORIS' class attributes afterwards, in which it stores its preset."""
     before = {name: copy.deepcopy(getattr(LycorisNetwork, name)) for name in _CLASS_STATE}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Both object stores, ready to use: the folder with its signed URLs served, and a bucket of RGW."""
+"""Fixtures of both object stores: a folder with a server for its signed URLs, and an RGW bucket."""
 
 import hashlib
 import threading
@@ -34,7 +34,7 @@ def store(request: pytest.FixtureRequest) -> ObjectStore:
 
 @pytest.fixture
 def folder_store(tmp_path: Path) -> Iterator[FolderStore]:
-    """A folder whose signed URLs are served by the smallest possible server."""
+    """A folder store, with a minimal server for its signed URLs."""
     handler = type("Handler", (_SignedUrls,), {})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -62,7 +62,7 @@ def open_bucket(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> S3Store:
 
 
 class _SignedUrls(BaseHTTPRequestHandler):
-    """GET and PUT below /objects/ for whoever shows a good signature."""
+    """GET and PUT below /objects/ with a valid signature."""
 
     store: FolderStore
 

@@ -1,4 +1,4 @@
-"""What trackers left on disk, read back without their own servers."""
+"""Reads the files that trackers wrote, without their servers."""
 
 import struct
 from collections.abc import Iterator

@@ -66,7 +66,7 @@ class PostgresServer:
     def start(self, *, deadline_s: float = 30) -> None:
         """Start it and wait until it answers.
 
-        It is tried again while processes of a killed server are still ending.
+        The start is retried while processes of a killed server are still ending.
         """
         options = {
             "listen_addresses": "127.0.0.1",

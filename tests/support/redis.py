@@ -20,7 +20,7 @@ class RedisServer:
     """One redis-server process; it keeps its port across restarts and never writes to disk."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """``folder`` is for its log; without one it makes a folder, which ``stop`` removes."""
+        """``folder``: for its log; without one, a temporary folder is used until ``stop``."""
         self._own_folder = tempfile.TemporaryDirectory(prefix="redis-") if folder is None else None
         self._folder = folder or Path(self._own_folder.name if self._own_folder else "")
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,7 +69,7 @@ class RedisServer:
         self.start()
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """SIGSTOP: connections stay open, but nothing is answered."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 

@@ -176,7 +176,7 @@ class TenantDatabase:
         return None
 
     def due_now(self, run_id: str) -> None:
-        """Let the pause after a failure be over."""
+        """Make the run due at once, after a failure's pause."""
         with self.database.transaction() as conn:
             conn.execute("UPDATE runs SET ring_after = NULL WHERE run_id = %s", (run_id,))
 

@@ -1,4 +1,4 @@
-"""A tenant as its HTTP requests: what a user does, with nothing but a URL and a key."""
+"""A tenant that uses the service by HTTP, with only a URL and a key."""
 
 import hashlib
 import uuid

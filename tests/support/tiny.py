@@ -1,4 +1,4 @@
-"""The tiny base model, made once a session."""
+"""The tiny base model, created once a session."""
 
 from pathlib import Path
 
@@ -17,5 +17,5 @@ def tiny_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tiny_models_dir: Path) -> Path:
-    """The tiny base model itself; nobody writes to it."""
+    """The folder of the tiny base model; do not write to it."""
     return tiny_models_dir / "hidream-tiny"

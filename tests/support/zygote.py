@@ -1,4 +1,4 @@
-"""Training processes that start at once: forked from a server that has imported everything.
+"""Training processes that start fast: forked from a server that has imported all modules.
 
 The server never runs a torch operation. So the threads, generators and caches of a child are those
 of a new process, and only the seconds of importing are saved. Start it with ``start_zygote``.

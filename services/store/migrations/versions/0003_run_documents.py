@@ -1,4 +1,4 @@
-"""Move the request, plan and data index of runs to a separate table, so that rows of runs are small.
+"""Move the request, plan and data index of runs to a separate table, to keep rows of runs small.
 
 The migration is one transaction, so a crash leaves the old schema unchanged. Stop the processes of
 the old version first (helm/reverie/README.md): they read and write the columns that are dropped.
