@@ -1,4 +1,4 @@
-"""From micro-batches to tensors: which draws, masks and marks a batch has."""
+"""The tensors of a batch: draws, masks and prior flags."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from trainer_core.precision.compute import Compute
 
 CPU = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=False)
 CELLS = 16
-"""Of a side: 128 px."""
+"""Latent cells along a side of 128 px."""
 
 
 def plan_of(**objective: Any) -> Plan:
@@ -32,9 +32,9 @@ def plan_of(**objective: Any) -> Plan:
         r.model_copy(update={"is_regularisation": True}),
         m.model_copy(update={"role": "mask", "mask_kind": "mask"}),
     )
-    law = {key: objective.pop(key) for key in ("name", "values", "order") if key in objective}
+    sampling = {key: objective.pop(key) for key in ("name", "values", "order") if key in objective}
     old = plan.identity.objective
-    new = old.model_copy(update={**objective, "sigma": old.sigma.model_copy(update=law)})
+    new = old.model_copy(update={**objective, "sigma": old.sigma.model_copy(update=sampling)})
     identity = plan.identity.model_copy(update={"backends": changed, "objective": new})
     return plan.model_copy(update={"identity": identity})
 
@@ -60,7 +60,7 @@ ITEMS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every shard of the plan's index, with contents that tell rows apart."""
+    """Every shard of the plan's index, with different contents in each row."""
     folder = tmp_path_factory.mktemp("shards")
     for shard in build_index(plan_of(), ITEMS, TINY_CONFIG).shards:
         rows = len(shard.spec.entries)
@@ -103,13 +103,13 @@ def micro(index: DataIndex, names: list[str], i: int = 0) -> MicroBatch:
     )
 
 
-def test_a_batch_knows_its_masks_its_priors_and_its_number(maker: Any) -> None:
+def test_a_batch_has_masks_prior_flags_number_and_dropout_seed(maker: Any) -> None:
     plan = plan_of()
     index, batches = maker(plan)
 
     mixed = batches.training(micro(index, ["r0", "a1"], i=9))
     plain = batches.training(micro(index, ["r0", "r1"]))
-    unasked = batches.training(micro(index, ["a0", "a1"]))
+    without_prior = batches.training(micro(index, ["a0", "a1"]))
 
     assert mixed.is_prior_B.tolist() == [True, False]
     assert mixed.mask_B1HW.shape == (2, 1, CELLS, CELLS)
@@ -117,12 +117,14 @@ def test_a_batch_knows_its_masks_its_priors_and_its_number(maker: Any) -> None:
     assert [row.unique().item() for row in mixed.mask_B1HW] == [1.0, 0.5]
     assert plain.mask_B1HW is None
     assert plain.is_prior_B.all()
-    assert unasked.is_prior_B is None
+    assert without_prior.is_prior_B is None
     assert mixed.order == 9
     assert mixed.dropout_seed == draw_seed(plan.identity.seed, "adapter dropout", 9, 0)
 
 
-def test_probes_compare_regularisation_images_with_themselves(maker: Any) -> None:
+def test_evaluation_samples_of_regularisation_images_have_their_own_image_as_target(
+    maker: Any,
+) -> None:
     index, batches = maker(plan_of())
     (sample,) = micro(index, ["r0"]).samples
     text = index.samples[sample].texts[0]
@@ -135,7 +137,7 @@ def test_probes_compare_regularisation_images_with_themselves(maker: Any) -> Non
 @pytest.mark.parametrize(
     ("probability", "low", "high"), [(0.0, 0, 0), (0.3, 20, 42), (1.0, 100, 100)]
 )
-def test_a_mask_is_applied_as_often_as_asked(
+def test_a_mask_is_applied_with_its_probability(
     maker: Any, probability: float, low: int, high: int
 ) -> None:
     index, batches = maker(plan_of(masked_loss_probability=probability))
@@ -145,7 +147,7 @@ def test_a_mask_is_applied_as_often_as_asked(
     assert low <= sum(masked) <= high
 
 
-def test_masks_move_no_other_draw(maker: Any) -> None:
+def test_mask_draws_do_not_change_noise_or_sigma(maker: Any) -> None:
     one, other = (
         batches.training(micro(index, ["a0", "a1"], i=3))
         for index, batches in (maker(plan_of(masked_loss_probability=p)) for p in (0.0, 0.5))
@@ -155,7 +157,7 @@ def test_masks_move_no_other_draw(maker: Any) -> None:
     assert torch.equal(one.sigmas_B, other.sigmas_B)
 
 
-def test_a_list_in_turn_goes_through_slots_and_micro_batches(maker: Any) -> None:
+def test_a_round_robin_list_continues_over_slots_and_micro_batches(maker: Any) -> None:
     plan = plan_of(name="list", values=(0.9, 0.5, 0.1), order="round-robin")
     index, batches = maker(plan)
 
@@ -165,7 +167,7 @@ def test_a_list_in_turn_goes_through_slots_and_micro_batches(maker: Any) -> None
     assert sigmas[0] == pytest.approx([0.1, 0.9])
 
 
-def test_the_automatic_shift_takes_the_buckets_own_tokens(maker: Any) -> None:
+def test_the_automatic_shift_uses_the_number_of_tokens_of_the_bucket(maker: Any) -> None:
     """128 px squared are 64 patches."""
     (plain,) = _sigmas(maker, name="uniform", shift=1.0)
     (shifted,) = _sigmas(maker, name="uniform", shift=1.0, auto_shift=True)
@@ -180,7 +182,7 @@ def _sigmas(maker: Any, **objective: Any) -> list[float]:
     return sigmas
 
 
-def test_masks_are_never_drawn(maker: Any) -> None:
+def test_masks_are_never_sampled_as_images(maker: Any) -> None:
     index, _ = maker(plan_of())
     sampler = Sampler(index, 1, 2)
 
@@ -189,7 +191,7 @@ def test_masks_are_never_drawn(maker: Any) -> None:
     assert {index.samples[s].backend for s in drawn} == {"a", "r"}
 
 
-def test_a_batch_is_the_same_whenever_it_is_made(maker: Any) -> None:
+def test_a_batch_does_not_depend_on_the_batches_made_before_it(maker: Any) -> None:
     index, batches = maker(plan_of(masked_loss_probability=0.5, name="beta"))
 
     first = batches.training(micro(index, ["a0", "r1"], i=5))

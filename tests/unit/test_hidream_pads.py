@@ -128,7 +128,7 @@ def test_a_bucket_of_the_longest_sequence_has_no_pads_and_a_longer_one_is_refuse
 
     with torch.no_grad():
         assert torch.equal(ask(model, longest), ask(model, longest, "exact"))
-    with pytest.raises(ValueError, match="20 patches, the model takes 15"):
+    with pytest.raises(ValueError, match="20 patches are more than the model's max_seq 15"):
         ask(model, longer)
 
 

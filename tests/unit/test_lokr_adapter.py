@@ -58,7 +58,7 @@ def adapter(
 
 
 def randomised(linear: LokrLinear, seed: int = 5) -> LokrLinear:
-    """Every trained tensor normal, none at its start value of 0."""
+    """Set every trained tensor to normal values, so that none is at its start value 0."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in linear.parameters(recurse=False):
@@ -73,8 +73,8 @@ def random_lokr(n_in: int, n_out: int, factor: int, kind: str = "full") -> LokrL
     return randomised(network.linears["0"])
 
 
-def delta_weight(linear: LokrLinear, kind: str) -> torch.Tensor:
-    """The product that the forward never builds, float64, from the trained tensors alone."""
+def expected_delta(linear: LokrLinear, kind: str) -> torch.Tensor:
+    """The whole delta of the weight as a Kronecker product, float64, from the trained tensors."""
     tensors = {
         name: each.detach().double() for name, each in linear.named_parameters(recurse=False)
     }
@@ -99,7 +99,7 @@ def test_delta_is_the_kronecker_product(n_in: int, n_out: int, factor: int, kind
     linear = random_lokr(n_in, n_out, factor, kind)
     linear.multiplier = 0.7
     x = torch.randn(2, 5, n_in)
-    exact = delta_weight(linear, kind)
+    exact = expected_delta(linear, kind)
 
     assert close(linear.delta(x), x.double() @ exact.T, 1e-6)
     whole = exact + linear.base.weight.double()
@@ -152,7 +152,7 @@ BASES = ("fp32", "fp32 autocast", "bf16", "int8", "int8 bf16")
 
 
 def on_base(base: str, attach: Callable[[nn.Module], Network]) -> tuple[nn.Module, Network]:
-    """A linear of 128 to 512 held as ``base`` says, and what ``attach`` puts on it."""
+    """A linear layer from 128 to 512 in the types of ``base``, and the result of ``attach``."""
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(128, 512))
     if base.endswith("bf16"):
@@ -173,15 +173,15 @@ def context(base: str) -> AbstractContextManager[object]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("base", BASES)
-def test_a_tiny_delta_arrives_on_every_base(base: str, kind: str) -> None:
+def test_a_delta_of_1e_5_is_accurate_on_every_base(base: str, kind: str) -> None:
     def attach(model: nn.Module) -> LokrNetwork:
         return attach_lokr(model, adapter("0", **KINDS[kind]), seed=1)
 
     model, network = on_base(base, attach)
     linear = randomised(network.linears["0"])
-    linear.multiplier = 1e-5 / delta_weight(linear, kind).std().item()
+    linear.multiplier = 1e-5 / expected_delta(linear, kind).std().item()
     x = input_for(base)
-    exact = x.double() @ delta_weight(linear, kind).T
+    exact = x.double() @ expected_delta(linear, kind).T
 
     with context(base), torch.no_grad():
         part = linear.delta(x)
@@ -190,7 +190,7 @@ def test_a_tiny_delta_arrives_on_every_base(base: str, kind: str) -> None:
         whole = model(x)
 
     assert close(part, exact, 0.01)
-    if whole.dtype is torch.float32:  # else the sum rounds it, as any type of 8 bits would
+    if whole.dtype is torch.float32:  # a bf16 sum rounds the delta
         assert close(whole.double() - without.double(), exact, 0.01)
 
 
@@ -222,8 +222,8 @@ def test_a_step_at_rate_1e_7_changes_the_weights_on_every_base(base: str, kind: 
         assert torch.equal(parameter.bfloat16(), before[name].bfloat16()), "bf16 would not move"
 
 
-def test_lycoris_loses_a_tiny_delta_on_a_bf16_base() -> None:
-    """What the bypass above is for: its default adds the delta to the weight and takes it off."""
+def test_lycoris_without_bypass_loses_a_small_delta_on_a_bf16_base() -> None:
+    """By default LyCORIS adds the delta to the bf16 weight, which rounds it away."""
     torch.manual_seed(0)
     base = nn.Linear(256, 256, bias=False)
     with torch.no_grad():
@@ -253,7 +253,7 @@ class Model(nn.Module):
 
 
 @pytest.mark.parametrize("use_scalar", [True, False])
-def test_an_untrained_adapter_changes_nothing(use_scalar: bool) -> None:
+def test_an_untrained_adapter_does_not_change_the_output(use_scalar: bool) -> None:
     model, x = Model(), torch.randn(3, 64)
     before = model(x)
 
@@ -280,7 +280,7 @@ def test_start_values_depend_on_seed_and_path_only() -> None:
     assert one["blocks.1.w2"].abs().max() > 0.9 * one["blocks.1.w2"].shape[1] ** -0.5
 
 
-def test_init_lokr_norm_starts_near_the_base_weights_statistics() -> None:
+def test_init_lokr_norm_draws_w2_with_scaled_statistics_of_the_base() -> None:
     model = Model()
     with torch.no_grad():
         model.blocks[1].weight.normal_(0.5, 2.0)
@@ -293,7 +293,7 @@ def test_init_lokr_norm_starts_near_the_base_weights_statistics() -> None:
     assert linear.scalar.item() == 1.0
 
 
-def test_multiplier_zero_is_the_base() -> None:
+def test_multiplier_zero_computes_the_base_alone() -> None:
     model, x = Model(), torch.randn(3, 64)
     before = model(x)
     network = attach_lokr(model, adapter("blocks.0", use_scalar=False), seed=1)
@@ -307,6 +307,6 @@ def test_multiplier_zero_is_the_base() -> None:
 
 
 @pytest.mark.parametrize("path", ["blocks.7", "norm"])
-def test_a_path_that_is_no_linear_is_named(path: str) -> None:
+def test_a_path_that_is_not_a_linear_layer_is_named_in_the_error(path: str) -> None:
     with pytest.raises(BaseModelError, match=path):
         attach_lokr(Model(), adapter(path), seed=1)

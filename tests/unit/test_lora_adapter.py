@@ -188,7 +188,7 @@ def test_start_values_depend_on_seed_and_path_only() -> None:
 
 
 @pytest.mark.parametrize("path", ["blocks.7", "norm"])
-def test_a_path_that_is_no_linear_is_named(path: str) -> None:
+def test_a_path_that_is_not_a_linear_layer_is_named_in_the_error(path: str) -> None:
     model = model_of("fp32")
 
     with pytest.raises(BaseModelError, match=path):

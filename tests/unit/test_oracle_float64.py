@@ -115,7 +115,7 @@ def loss_of(losses: Losses | Answer, case: Case) -> torch.Tensor:
 def expected(
     case: Case, leaves: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and the gradient of each leaf; ``weights`` are made of them."""
+    """Loss, and the gradient of each leaf; ``weights`` are computed from the leaves."""
     stock = model_of(case.shape) if case.wanted.padded else model_of(case.shape, case.size)
     loss = loss_of(answer(stock, weights, base_of(stock), case.question, case.wanted), case)
     gradients = torch.autograd.grad(loss, list(leaves.values()))
@@ -147,14 +147,16 @@ def check(
 
 
 def _distance(found: torch.Tensor, right: torch.Tensor) -> float:
-    """Relative where there is something; a zero has to be one."""
+    """Relative to ``right``; absolute where ``right`` is 0."""
     size = right.norm().item()
     return (found.double() - right).norm().item() / size if size else found.norm().item()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
 @pytest.mark.parametrize("case", FULL, ids=str)
-def test_every_weight_gets_the_oracles_gradient(case: Case, dtype: torch.dtype) -> None:
+def test_full_rank_loss_and_gradients_equal_float64_autograd(
+    case: Case, dtype: torch.dtype
+) -> None:
     model = model_of(case.shape)
     leaves = {name: each.requires_grad_() for name, each in base_of(model).items()}
     wanted = expected(case, leaves, leaves)
@@ -174,7 +176,7 @@ def test_every_weight_gets_the_oracles_gradient(case: Case, dtype: torch.dtype) 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
 @pytest.mark.parametrize("case", LOKR, ids=str)
-def test_a_lokr_gets_the_oracles_gradient(case: Case, dtype: torch.dtype) -> None:
+def test_lokr_loss_and_gradients_equal_float64_autograd(case: Case, dtype: torch.dtype) -> None:
     model = model_of(case.shape)
     base = base_of(model)
     lokr = lokr_on(model)
@@ -214,7 +216,7 @@ def trained_by(
 
 
 def lokr_on(model: nn.Module) -> LokrNetwork:
-    """On attention, one shared and one routed expert, with weights that are not at their start."""
+    """A LoKr on attention, a shared and a routed expert, with random trained tensors."""
     plan = import_small({}).plan.identity.adapter
     assert isinstance(plan, LokrAdapter)
     paths = [
@@ -239,7 +241,7 @@ def lokr_on(model: nn.Module) -> LokrNetwork:
 def merged(
     base: Mapping[str, torch.Tensor], leaves: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Each adapted weight with its delta added."""
+    """The adapted weights, each with its delta added."""
     paths = {name.rpartition(".")[0] for name in leaves}
     return {
         f"{path}.weight": base[f"{path}.weight"]
@@ -248,7 +250,7 @@ def merged(
     }
 
 
-def test_without_an_adapter_there_is_no_base_to_preserve() -> None:
+def test_prior_samples_need_an_adapter() -> None:
     case = Case(shape="tiny", size=SQUARE, prior=True)
     network = network_of(model_of("tiny"), compute=CPU64)
 
@@ -256,7 +258,7 @@ def test_without_an_adapter_there_is_no_base_to_preserve() -> None:
         batch_losses(network, batch_of(case.question, torch.float64), case.objective)
 
 
-def test_an_error_in_the_bases_pass_leaves_the_adapter_on() -> None:
+def test_an_error_in_the_base_forward_leaves_the_adapter_on() -> None:
     model = model_of("tiny")
     lokr = lokr_on(model)
     network = network_of(model.double(), lokr, compute=CPU64)
@@ -270,7 +272,7 @@ def test_an_error_in_the_bases_pass_leaves_the_adapter_on() -> None:
     assert {linear.multiplier for linear in lokr.linears.values()} == {1.0}
 
 
-def test_a_batch_without_regularisation_images_runs_the_model_once() -> None:
+def test_only_prior_samples_cost_a_second_forward() -> None:
     model = model_of("tiny")
     lokr = lokr_on(model)
     network = network_of(model.double(), lokr, compute=CPU64)

@@ -1,14 +1,15 @@
-"""The experts' gate, which also returns their load-balancing loss, with its gradient.
+"""The experts' gate, which also returns the load-balancing loss, with its gradient.
 
-For each layer with experts the loss is Σ_e P_e · f_e; the model's loss is the sum over the layers.
-P_e is the mean probability of expert e over the micro-batch's real tokens. f_e is E times the share
-of the chosen slots that went to e, with E the number of experts. Even routing gives 1 a layer (48
-in the real model). f is a count and has no gradient. P carries the gradient to the gate and to all
+The loss of a layer with experts is Σ_e P_e · f_e; the loss of the model is the sum over its layers.
+P_e is the mean probability of expert e over the real tokens of the micro-batch. f_e is E times the
+share of the K·N choices that went to expert e. Even routing gives 1 for each layer (48 in the real
+model). f is a count and has no gradient. The gradient flows through P to the gate and to the layers
 before it.
 Source: the auxiliary loss of DeepSeek-V2 (arXiv 2405.04434, section 2.2.3) without its factor.
-diffusers computes a similar one in each gate, over pads too, and drops it.
+diffusers computes a similar loss in each gate, with pads included, and discards it.
 
-Letters: B samples, S tokens, N tokens of all samples, E experts, K chosen a token, D width.
+Letters: B samples, S tokens, N tokens of all samples, E experts, K experts chosen for a token,
+D width.
 """
 
 import torch
@@ -24,18 +25,18 @@ from trainer_core.hidream.pads import Pads
 
 
 class ExpertGate(nn.Module):
-    """Chooses the experts of each token, as diffusers' ``MoEGate`` does, with the same weight.
+    """Chooses the experts of each token as diffusers' ``MoEGate`` does, with the same weight.
 
-    It is a module because its weight is its own: DeepSpeed brings a sharded weight for the call of
-    the module that owns it, and for that module's outputs again in the backward pass. So the loss
-    has to be one of its outputs.
+    It has to be the module that owns the weight, and the loss has to be one of its outputs.
+    DeepSpeed gathers a sharded weight for the forward of the module that owns it, and in the
+    backward pass for the outputs of that module.
     """
 
     def __init__(self, stock: MoEGate, *, has_loss: bool) -> None:
         """
         Args:
             stock: the gate it replaces; the two share one weight, [E, D].
-            has_loss: compute the loss wherever gradients are wanted.
+            has_loss: compute the loss where gradients are enabled.
         """
         super().__init__()
         self.weight = stock.weight
@@ -46,10 +47,10 @@ class ExpertGate(nn.Module):
     def forward(
         self, hidden_BSD: torch.Tensor, pads: Pads | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Choices [N, K], their weights [N, K], and the loss, 0-dimensional.
+        """The chosen experts [N, K], their weights [N, K], and the loss, 0-dimensional.
 
-        The loss is None in eval mode and where no gradient is wanted. ``pads`` says which tokens
-        are not counted in it; the stock forward, which samples, passes none.
+        The loss is None in eval mode and without gradients. Pads are left out of the loss.
+        diffusers' own forward, which draws samples, passes no ``pads``.
         """
         logits = functional.linear(hidden_BSD.view(-1, hidden_BSD.shape[-1]), self.weight)
         scores = logits.softmax(dim=-1)
@@ -61,9 +62,9 @@ class ExpertGate(nn.Module):
 
 
 def replace_gates(transformer: HiDreamImageTransformer2DModel, *, has_loss: bool) -> int:
-    """Put an ``ExpertGate`` in the place of each stock gate, and return how many there are.
+    """Replace each of diffusers' gates by an ``ExpertGate``, and return their number.
 
-    Names and order of the parameters stay.
+    Names and order of the parameters do not change.
     """
     layers = [part for part in transformer.modules() if isinstance(part, MOEFeedForwardSwiGLU)]
     for layer in layers:
@@ -77,13 +78,13 @@ def layer_balance(
     chosen_NK: torch.Tensor,
     pads: Pads | None,
 ) -> torch.Tensor:
-    """Σ_e P_e · f_e of one gate, 0-dimensional, at least fp32 and never autocast.
+    """Σ_e P_e · f_e of one gate, 0-dimensional, in at least fp32, without autocast.
 
     Args:
-        hidden_BSD: what went into the gate.
+        hidden_BSD: the gate's input.
         weight_ED: the gate's weight.
-        chosen_NK: the experts that it chose for each token.
-        pads: its pads do not count; None: every token counts.
+        chosen_NK: the experts chosen for each token.
+        pads: left out of the means; None: every token is real.
     """
     B, S, _ = hidden_BSD.shape
     E, K = weight_ED.shape[0], chosen_NK.shape[1]

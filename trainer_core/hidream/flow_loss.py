@@ -1,4 +1,4 @@
-"""The loss of a predicted velocity, by the plan's objective.
+"""The loss of a predicted velocity, as the plan's objective defines it.
 
 Letters: B samples, C channels, H × W latent cells.
 """
@@ -19,22 +19,22 @@ def flow_loss(
     objective: Objective,
     mask_B1HW: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Loss of each sample, [B], in fp32, or in fp64 where the prediction has it.
+    """Loss of each sample, [B], in fp32, or in fp64 for an fp64 prediction.
 
-    With e the difference and c the threshold at the sample's sigma, the loss of an element is
+    Let e be the difference and c the threshold at the sample's sigma. The loss of an element is
 
     - ``l2``: e²
     - ``huber``: 2c · (√(e² + c²) - c), which is e² for small e and 2c · |e| for large
     - ``smooth_l1``: 2 · (√(e² + c²) - c), which is e² / c for small e and 2 · |e| for large
 
-    The loss of a sample is the mean of its elements, weighted by the mask. So a mask over half of a
-    sample does not halve its loss. Source: the pseudo-Huber losses of kohya's sd-scripts
+    The loss of a sample is the mean of its elements, weighted by the mask. A mask over half of a
+    sample therefore does not halve its loss. Source: the pseudo-Huber losses of kohya's sd-scripts
     (library/train_util.py, ``conditional_loss``), whose names SimpleTuner uses.
 
     Args:
-        prediction_BCHW: the velocity that the network predicts.
-        target_BCHW: what it is compared with.
-        sigmas_B: noise share of each sample.
+        prediction_BCHW: the predicted velocity.
+        target_BCHW: the velocity to predict.
+        sigmas_B: share of noise in each sample.
         objective: ``loss``, ``huber_c`` and ``huber_schedule`` are used.
         mask_B1HW: weight of each cell, 0 to 1, above 0 somewhere in each sample; None: 1
             everywhere.
@@ -45,7 +45,7 @@ def flow_loss(
         cost_BCHW = error.square()
     else:
         c = huber_threshold(sigmas_B.to(wide), objective).view(-1, 1, 1, 1)
-        # √(e² + c²) - c without the cancellation that eats small errors in fp32.
+        # √(e² + c²) - c, rewritten so that small errors do not cancel in fp32.
         excess = error.square() / ((error.square() + c.square()).sqrt() + c)
         cost_BCHW = 2 * excess * c if objective.loss == "huber" else 2 * excess
     if mask_B1HW is None:

@@ -1,12 +1,12 @@
-"""The forward of HiDream-I1, written out once over diffusers' own modules and weights.
+"""The forward of HiDream-I1 over diffusers' modules and weights.
 
-diffusers' own forward has no argument for a pad and drops the load-balancing loss. Here the pads
-are an argument of every layer and the loss is returned by every layer. So a block that is computed
-again in the backward pass sees the same inputs, and no module keeps anything between two calls.
-It computes the same numbers as diffusers 0.42.1, in the same order; tests compare the two.
+diffusers' own forward has no argument for pads and discards the load-balancing loss. Here every
+layer takes the pads as an argument and returns the loss. So gradient checkpointing recomputes a
+block from the same inputs, and no module keeps state between two calls. The numbers are the same as
+in diffusers 0.42.1; tests compare the two.
 
 Letters: B samples, C channels, H × W latent cells, P image tokens, T text tokens, S both, F width,
-p = 2 cells along a patch's side.
+p cells along a patch's side (2).
 """
 
 from collections.abc import Callable
@@ -27,12 +27,12 @@ from trainer_core.hidream.pads import Pads, attend_double, attend_single
 from trainer_core.hidream.text import TextEmbeddings
 
 Padding = Literal["exact", "stock"]
-"""``exact``: just the patches. ``stock``: latents that are not square count as padded to the
-longest sequence, as in the stock pipeline."""
+"""``exact``: only the patches. ``stock``: latents that are not square are padded to the longest
+sequence, as in diffusers' pipeline."""
 
 
 class Prediction(NamedTuple):
-    """What one forward computes."""
+    """The outputs of a forward."""
 
     velocity_BCHW: torch.Tensor
     balance: torch.Tensor | None
@@ -49,27 +49,27 @@ def predict(
     padding: Padding,
     gradient_checkpointing_interval: int | None,
 ) -> Prediction:
-    """Velocity towards noise, with gradients to everything that asks for them.
+    """Predict the velocity from data to noise, with gradients.
 
     Args:
-        transformer: in ``train()`` mode to be trained. In eval mode the routed experts run through
-            diffusers' inference path, which lets no gradient through.
-        noisy_BCHW: all of one bucket; even sides; any float type that the weights have.
+        transformer: in ``train()`` mode if gradients are needed. In eval mode the routed experts
+            use diffusers' inference path, which has no gradient.
+        noisy_BCHW: latents of one bucket, with even sides, in the type of the weights.
         timesteps_B: 1000 · sigma, not rounded.
         text: B rows, in the type of the latents.
-        padding: how latents that are not square are carried.
-        gradient_checkpointing_interval: block i is computed again in the backward pass where i is
-            a multiple of it; None: no block is. Double-stream blocks are counted from 0,
+        padding: whether latents that are not square are padded.
+        gradient_checkpointing_interval: block i is recomputed in the backward pass if i is a
+            multiple of it; None: no block is. Double-stream blocks are counted from 0, and
             single-stream blocks follow.
 
     Raises:
         ValueError: batch sizes differ, the text has fewer Llama layers than the network reads, the
-            sides are odd, or the padded sequence would be longer than the longest.
+            sides are odd, or there are more patches than ``max_seq``.
     """
     _check(transformer, noisy_BCHW, timesteps_B, text)
     tokens, ids, pads = _patches(transformer, noisy_BCHW, padding)
     image = transformer.x_embedder(tokens)
-    # A bf16 timestep would be off by up to 2: the embedding is computed from fp32.
+    # The embedding is computed from fp32: a bf16 timestep can be off by 2.
     temb = transformer.t_embedder(timesteps_B.float(), noisy_BCHW.dtype)
     temb = temb + transformer.p_embedder(text.pooled)
     captions = _captions(transformer, text)
@@ -77,7 +77,7 @@ def predict(
     run = _runner(gradient_checkpointing_interval)
     hidden, losses = _blocks(transformer, image, captions, _Shared(temb, rope, pads), run)
     output = transformer.final_layer(hidden, temb)
-    # The network's own sign is the opposite one.
+    # The network predicts the velocity from noise to data.
     velocity = -_image_of(output, noisy_BCHW.shape, int(transformer.config.patch_size))
     return Prediction(velocity, torch.stack(losses).sum() if losses else None)
 
@@ -91,7 +91,10 @@ def _check(
     B, _, H, W = noisy_BCHW.shape
     patch = transformer.config.patch_size
     if len(text) != B or timesteps_B.shape != (B,):
-        raise ValueError(f"{B} latents, {tuple(timesteps_B.shape)} timesteps, {len(text)} texts")
+        raise ValueError(
+            f"batch sizes differ: {B} latents, timesteps of shape {tuple(timesteps_B.shape)}, "
+            f"{len(text)} texts"
+        )
     layers = text.llama.shape[1]
     needed = max(transformer.config.llama_layers) + 1
     if layers < needed:
@@ -103,7 +106,7 @@ def _check(
 def _patches(
     transformer: HiDreamImageTransformer2DModel, noisy_BCHW: torch.Tensor, padding: Padding
 ) -> tuple[torch.Tensor, torch.Tensor, Pads | None]:
-    """Tokens [B, P, p·p·C], their places [B, P, 3], and the pads, if any, as the last token."""
+    """Tokens [B, P, p·p·C], their positions [B, P, 3], and the pads, if any, as the last token."""
     B, C, H, W = noisy_BCHW.shape
     patch = int(transformer.config.patch_size)
     rows, columns = H // patch, W // patch
@@ -117,7 +120,9 @@ def _patches(
     if padding == "stock" and H != W:
         count = int(transformer.max_seq) - rows * columns
     if count < 0:
-        raise ValueError(f"{rows * columns} patches, the model takes {transformer.max_seq}")
+        raise ValueError(
+            f"{rows * columns} patches are more than the model's max_seq {transformer.max_seq}"
+        )
     if count == 0:
         return tokens, ids, None
     tokens, ids = functional.pad(tokens, (0, 0, 0, 1)), functional.pad(ids, (0, 0, 0, 1))
@@ -125,7 +130,7 @@ def _patches(
 
 
 def _image_of(output_BPF: torch.Tensor, shape: torch.Size, patch: int) -> torch.Tensor:
-    """The last layer's tokens as latents of ``shape``; what follows the patches is left out."""
+    """The last layer's tokens as latents of ``shape``; tokens after the patches are dropped."""
     B, C, H, W = shape
     rows, columns = H // patch, W // patch
     cells = output_BPF[:, : rows * columns].reshape(B, rows, columns, patch, patch, C)
@@ -144,13 +149,13 @@ def _captions(
 
 
 def _with_text_ids(ids_BP3: torch.Tensor, captions: list[torch.Tensor]) -> torch.Tensor:
-    """The places of the image's tokens, and place 0 for those of a block's text."""
+    """The positions of the image tokens, followed by position 0 for a block's text tokens."""
     length = sum(captions[i].shape[1] for i in (-1, -2, 0))
     return functional.pad(ids_BP3, (0, 0, 0, length))
 
 
 class _Shared(NamedTuple):
-    """What all blocks of one forward read."""
+    """Inputs that all blocks of a forward share."""
 
     temb: torch.Tensor
     """[B, F]: timestep and pooled text."""
@@ -168,7 +173,7 @@ def _runner(gradient_checkpointing_interval: int | None) -> _Run:
             return forward(*inputs)
         if not torch.is_grad_enabled():
             return forward(*inputs)
-        # Dropout draws the same numbers again.
+        # preserve_rng_state: dropout draws the same numbers in the recomputation.
         return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=True)
 
     return run
@@ -181,9 +186,10 @@ def _blocks(
     shared: _Shared,
     run: _Run,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The image's tokens after all blocks, and the loss of each layer whose gate computes one.
+    """The image tokens after all blocks, and the loss of each layer whose gate computes one.
 
-    Two of the captions go through all blocks. A block's own Llama layer goes through it alone.
+    The T5 caption and the last Llama caption go through all blocks. Each block also gets the Llama
+    caption of its own layer.
     """
     losses: list[torch.Tensor | None] = []
     number = 0
@@ -213,7 +219,7 @@ def _double_stream(
     text: torch.Tensor,
     shared: _Shared,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """diffusers' ``HiDreamImageTransformerBlock``: image and text with weights of their own."""
+    """diffusers' ``HiDreamImageTransformerBlock``: image and text have separate weights."""
     temb, rope, pads = shared
     dtype = image.dtype
     modulation = block.adaLN_modulation(temb)[:, None].chunk(12, dim=-1)

@@ -1,7 +1,7 @@
 """Loading the parts of HiDream-I1 from a local folder in diffusers' layout.
 
-Nothing is downloaded, nothing is unpickled, and no code of the folder runs. The tiny model and the
-real one are loaded by the same lines.
+Nothing is downloaded or unpickled, and no code from the folder runs. The same code loads the tiny
+model and the real one.
 """
 
 import json
@@ -46,14 +46,14 @@ class TextEncoders:
     tokenizer_clip_g: PreTrainedTokenizerBase
     tokenizer_t5: PreTrainedTokenizerBase
     tokenizer_llama: PreTrainedTokenizerBase
-    """Pads with its end token, as the pipeline has it."""
+    """Uses its end token for padding, as diffusers' pipeline does."""
 
 
 def load_transformer(folder: Path, dtype: torch.dtype) -> HiDreamImageTransformer2DModel:
-    """The denoiser, in eval mode as diffusers returns it; ``network.prepare`` sets train mode.
+    """The transformer, in eval mode; ``network.prepare`` sets train mode.
 
-    Weights are cast to ``dtype`` as they are read, so the peak is one model and one file. Raises
-    BaseModelError where the folder lacks it or sets ``force_inference_output``.
+    Weights are cast to ``dtype`` while they are read, so peak memory is one model and one file.
+    Raises BaseModelError where it is missing or its config sets ``force_inference_output``.
     """
     model = _load(
         folder,
@@ -62,7 +62,9 @@ def load_transformer(folder: Path, dtype: torch.dtype) -> HiDreamImageTransforme
     )
     if model.config.force_inference_output:
         # diffusers would run the experts without gradients, and report no error.
-        raise BaseModelError(f"{folder}: force_inference_output cannot be trained")
+        raise BaseModelError(
+            f"{folder}: a transformer with force_inference_output cannot be trained"
+        )
     return model
 
 
@@ -99,7 +101,7 @@ def load_text_encoders(
 ) -> TextEncoders:
     """All four encoders, each optionally with int8 weights.
 
-    They are loaded, quantised and moved one after the other, so the host holds one at a time.
+    They are loaded, quantised and moved one after the other, so host memory holds one at a time.
 
     Args:
         folder: the base model's folder.
@@ -108,7 +110,7 @@ def load_text_encoders(
         text_encoder_2: precision of the larger CLIP.
         text_encoder_3: precision of T5.
         text_encoder_4: precision of Llama.
-        device: where the encoders go; None leaves them on the CPU.
+        device: the device of the encoders; None: the CPU.
 
     Raises:
         BaseModelError: the folder lacks a part.

@@ -1,7 +1,7 @@
-"""The network that a run trains: diffusers' transformer, changed once, and its forward.
+"""The network that a run trains: diffusers' transformer, prepared once, and its forward.
 
-``prepare`` makes every change before the first step. Nothing is patched, hooked or replaced after
-it. What differs from one forward to the next is an argument of that forward.
+``prepare`` makes every change before the first step. Afterwards nothing is patched, hooked or
+replaced. Everything that varies between forwards is an argument.
 """
 
 from collections.abc import Mapping
@@ -29,14 +29,14 @@ class Network:
 
     transformer: HiDreamImageTransformer2DModel
     adapter: Adapter | None
-    """What is trained beside a frozen base; None where the base itself is trained."""
+    """The adapter on a frozen base; None for full rank."""
     trained: Mapping[str, nn.Parameter]
-    """What is trained, by logical name."""
+    """The trained parameters, by logical name."""
     compute: Compute
     gradient_checkpointing_interval: int | None = None
-    """Block i is computed again in the backward pass where i is a multiple of it; None: none is."""
+    """Block i is recomputed in the backward pass if i is a multiple of it; None: no block is."""
     preparation: tuple[str, ...] = ()
-    """What was done to the base model, in order."""
+    """The steps that prepared the base model, in order."""
 
     def velocity(
         self,
@@ -63,18 +63,20 @@ class Network:
         text: TextEmbeddings,
         padding: Padding = "exact",
     ) -> torch.Tensor:
-        """Velocity [B, C, H, W] that the base predicts without the adapter, without gradients.
+        """Velocity [B, C, H, W] of the base without the adapter, without gradients.
 
-        Raises ValueError where there is no adapter: full rank has no base left.
+        Raises ValueError without an adapter, because full rank changes the base itself.
         """
         if self.adapter is None:
-            raise ValueError("prior preservation needs an adapter: full rank has no base left")
+            raise ValueError(
+                "prior preservation needs an adapter: full rank changes the base itself"
+            )
         with torch.no_grad(), self.adapter.switch.off():
             return self.velocity(noisy_BCHW, timesteps_B, text, padding).velocity_BCHW
 
     @property
     def trainable_modules(self) -> int:
-        """Linear layers that are trained or adapted."""
+        """Number of linear layers that are trained or adapted."""
         if self.adapter is not None:
             return self.adapter.num_modules
         return sum(isinstance(part, nn.Linear) for part in self.transformer.modules())
@@ -86,10 +88,10 @@ def prepare(transformer: HiDreamImageTransformer2DModel, plan: Plan, compute: Co
     1. Quantise the base and move it to its device. Quantising replaces linears, so it comes before
        the adapter: a quantised adapter would not be trained.
     2. Replace the experts' gates.
-    3. Attach the adapter and freeze all else; or, for full rank, train every weight.
+    3. Attach the adapter and freeze everything else. For full rank enable all gradients.
     4. Set train mode and gradient checkpointing.
 
-    The transformer belongs to the network from here on. Raises BaseModelError where the base model
+    Nothing else may change the transformer afterwards. Raises BaseModelError where the base model
     has no experts to balance, lacks a layer that the plan adapts, or cannot be trained.
     """
     identity, operation = plan.identity, plan.operation
@@ -120,10 +122,10 @@ def place_base(
     via: Literal["cpu", "accelerator"],
     device: torch.device,
 ) -> tuple[str, ...]:
-    """Move the base to ``device``, quantised there or, to spare its memory, before it gets there.
+    """Move the base to ``device``, and quantise it there, or before the move to save memory.
 
     Returns:
-        What was done, in order, such as ``quantized 106 linears on cpu``, ``moved to cuda``.
+        The steps taken, in order, such as ``quantized 106 linears on cpu``, ``moved to cuda``.
     """
     done = []
 
@@ -150,7 +152,7 @@ def _trained(
         return adapter, adapter.parameters()
     if plan.operation.zero_stage is None:
         return None, full_rank_parameters(transformer)
-    # DeepSpeed keeps fp32 copies itself: the weights here may be bf16.
+    # The weights may be bf16, because DeepSpeed keeps fp32 copies.
     transformer.requires_grad_(True)
     return None, dict(transformer.named_parameters())
 

@@ -1,8 +1,7 @@
-"""Points and velocities on the lines from data to noise.
+"""Noisy latents and velocity targets of flow matching.
 
 Letters: B samples, C channels, H × W latent cells.
-A point on the line from data to noise is (1 - sigma) · latents + sigma · noise. The velocity along
-it is noise - latents.
+Noisy latents are (1 - sigma) · latents + sigma · noise. The velocity is noise - latents.
 """
 
 import torch
@@ -11,11 +10,11 @@ import torch
 def noisy_latents(
     latents_BCHW: torch.Tensor, noise_BCHW: torch.Tensor, sigmas_B: torch.Tensor
 ) -> torch.Tensor:
-    """The points at sigma (0 data, 1 noise) between data and noise."""
+    """Latents with the share ``sigmas_B`` of noise: 0 is data, 1 is noise."""
     sigmas = sigmas_B.view(-1, 1, 1, 1).to(latents_BCHW)
     return (1 - sigmas) * latents_BCHW + sigmas * noise_BCHW
 
 
 def velocity_target(latents_BCHW: torch.Tensor, noise_BCHW: torch.Tensor) -> torch.Tensor:
-    """What the predicted velocity is compared with."""
+    """The velocity that the network has to predict."""
     return noise_BCHW - latents_BCHW

@@ -1,11 +1,10 @@
-"""Attention, and the padding of the stock pipeline at the cost of one token.
+"""Attention, with one token in place of all pads of diffusers' pipeline.
 
 diffusers pads latents that are not square with zero tokens up to the longest sequence. Its mask
-only multiplies their keys by zero. So each pad still has a score of 0, takes attention and gives
-its value. All pads of a sample are equal at the start (zero latents, place 0). They stay equal in
-every layer, because nothing distinguishes them. So one token with the score log n gives the same
-sum as n tokens with the score 0. The gradient is the same too: the one token's derivative counts n
-times.
+multiplies the keys of the pads by zero, so their attention scores are 0 instead of -inf: pads take
+part in attention. All pads of a sample start equal (zero latents, position 0) and stay equal in
+every layer. Therefore one token with the score log n contributes the same to a softmax as n tokens
+with the score 0. The gradient is the same too.
 
 Letters: B samples, S tokens, P image tokens with the pad, A heads, D width of a head.
 """
@@ -19,16 +18,16 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class Pads:
-    """The last image token of each sample stands for all its pads."""
+    """The last image token of each sample represents all its pads."""
 
     is_real_BP: torch.Tensor
-    """Booleans: False at the pad."""
+    """Booleans: False at the pad token."""
     score_BP: torch.Tensor
-    """What is added to the score of each token: log n at the pad, 0 elsewhere. At least fp32."""
+    """Added to the attention score of each token: log n at the pad, 0 elsewhere; at least fp32."""
 
     @classmethod
     def at_the_end_of(cls, tokens_BPF: torch.Tensor, count: int) -> "Pads":
-        """The last token of ``tokens_BPF`` stands for ``count`` pads."""
+        """The last token of ``tokens_BPF`` represents ``count`` pads."""
         B, P, _ = tokens_BPF.shape
         device = tokens_BPF.device
         is_real_BP = torch.ones(B, P, dtype=torch.bool, device=device)
@@ -45,7 +44,7 @@ class Pads:
     def scores(self, length: int, dtype: torch.dtype) -> torch.Tensor:
         """[B, 1, 1, S]: the scores for a sequence of ``length``, as an attention mask.
 
-        In the type of the query, because the fast kernels need it: bf16 changes n by up to 3 %.
+        It has the type of the query, as the fast kernels require. In bf16 n changes by up to 3 %.
         """
         P = self.score_BP.shape[1]
         return functional.pad(self.score_BP, (0, length - P)).to(dtype)[:, None, None, :]
@@ -72,7 +71,7 @@ def attend_double(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of a double-stream block: image [B, P, F] and text [B, T, F].
 
-    Both attend to both, each with weights of its own. As ``attend_single`` otherwise.
+    Image and text have separate weights, and each token attends to all tokens of both.
     """
     P = image_BPF.shape[1]
     dtype = image_BPF.dtype
@@ -104,11 +103,11 @@ def _attend(
     rope: torch.Tensor,
     pads: Pads | None,
 ) -> torch.Tensor:
-    """What each token takes from all others, [B, S, F]."""
+    """Scaled dot-product attention with rotary embedding, [B, S, F]."""
     query_BSAD, key_BSAD, value_BSAD = (
         each.view(*each.shape[:2], heads, -1) for each in query_key_value
     )
-    query_BSAD, key_BSAD = _rotated(query_BSAD, key_BSAD, rope)
+    query_BSAD, key_BSAD = _with_rope(query_BSAD, key_BSAD, rope)
     scores = None if pads is None else pads.scores(query_BSAD.shape[1], query_BSAD.dtype)
     attended_BASD = functional.scaled_dot_product_attention(
         query_BSAD.transpose(1, 2),
@@ -119,14 +118,14 @@ def _attend(
     return attended_BASD.transpose(1, 2).flatten(2).to(query_BSAD.dtype)
 
 
-def _rotated(
+def _with_rope(
     query_BSAD: torch.Tensor, key_BSAD: torch.Tensor, rope: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both turned by their places, over as much of the heads' width as the model turns."""
+    """Query and key with rotary embedding, applied to the first part of each head's width."""
     width = 2 * rope.shape[-3]
-    turned = apply_rope(query_BSAD[..., :width], key_BSAD[..., :width], rope)
+    rotated = apply_rope(query_BSAD[..., :width], key_BSAD[..., :width], rope)
     if width == query_BSAD.shape[-1]:
-        return turned[0], turned[1]
+        return rotated[0], rotated[1]
     rest = query_BSAD[..., width:], key_BSAD[..., width:]
-    query, key = (torch.cat(pair, dim=-1) for pair in zip(turned, rest, strict=True))
+    query, key = (torch.cat(pair, dim=-1) for pair in zip(rotated, rest, strict=True))
     return query, key

@@ -1,13 +1,13 @@
-"""Silences libraries that print between a command's own lines."""
+"""Silences libraries that would print into a command's output."""
 
 import logging
 
 
 def quieten_libraries() -> None:
     """Turn off progress bars and warnings of diffusers and transformers; errors are still shown."""
-    # It warns at import that a CPU kernel is missing.
+    # bitsandbytes warns at import that a CPU kernel is missing.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # It sets its own level when it is imported. A filter is kept.
+    # DeepSpeed sets its log level at import, but keeps filters.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
     import diffusers  # noqa: PLC0415 - imports torch
     import transformers  # noqa: PLC0415 - imports torch

@@ -1,4 +1,4 @@
-"""Captions to embeddings: the same bits as the stock pipeline at the same precision.
+"""Text encoding, with the same bits as diffusers' pipeline at the same precision.
 
 Shape letters: N captions, T tokens (128), L hidden states of Llama, P pooled width, D width.
 """
@@ -12,12 +12,12 @@ import torch
 from trainer_core.hidream.loading import TextEncoders
 
 MAX_TOKENS: Final = 128
-"""Tokens that each encoder reads; HiDream-I1 was trained with it. Longer captions are cut."""
+"""Tokens of a caption, as HiDream-I1 was trained. Longer captions are truncated."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextEmbeddings:
-    """The four encoders' outputs for N captions, batch first: rows can be cut and stacked."""
+    """The four encoders' outputs for N captions, batch first."""
 
     t5: torch.Tensor
     """[N, T, D_t5], the encoder's output."""
@@ -44,13 +44,13 @@ class TextEmbeddings:
         return TextEmbeddings(self.t5[rows], self.llama[rows], self.pooled[rows])
 
     def to(self, *, device: torch.device, dtype: torch.dtype) -> "TextEmbeddings":
-        """The same on another device, in another type."""
+        """The same embeddings on a device, in a type."""
         return TextEmbeddings(
             self.t5.to(device, dtype), self.llama.to(device, dtype), self.pooled.to(device, dtype)
         )
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """By the names that they have in a shard."""
+        """The tensors by their names in a shard."""
         return {"t5": self.t5, "llama": self.llama, "pooled": self.pooled}
 
     @classmethod
@@ -107,7 +107,7 @@ def _t5(encoders: TextEncoders, captions: list[str]) -> torch.Tensor:
 def _llama(encoders: TextEncoders, captions: list[str]) -> torch.Tensor:
     tokenizer, encoder = encoders.tokenizer_llama, encoders.llama
     tokens = _tokens(tokenizer, captions, min(MAX_TOKENS, tokenizer.model_max_length))
-    # The body without the head over the vocabulary: its logits are not used.
+    # Without the language-model head, whose logits are not used.
     outputs = encoder.model(
         tokens.input_ids.to(encoder.device),
         attention_mask=tokens.attention_mask.to(encoder.device),

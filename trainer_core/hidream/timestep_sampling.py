@@ -1,4 +1,4 @@
-"""Timestep sampling: a sigma is drawn from a distribution, then shifted towards noise."""
+"""Timestep sampling: draws sigma from a distribution and shifts it towards noise."""
 
 import math
 import random
@@ -13,7 +13,7 @@ from trainer_core.config.plan import Objective, TimestepSampling
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoShift:
-    """The stock scheduler's shift exp(mu), where mu is linear in the number of image tokens.
+    """The shift exp(mu) of diffusers' scheduler, with mu linear in the number of image tokens.
 
     Source: diffusers' HiDreamImagePipeline, ``calculate_shift``, and its ``exponential`` shift.
     """
@@ -25,7 +25,7 @@ class AutoShift:
 
     @classmethod
     def of_scheduler(cls, config: Mapping[str, Any]) -> "AutoShift":
-        """With the numbers of the base model's scheduler; the defaults replace missing ones."""
+        """From the config of the base model's scheduler, with defaults for missing keys."""
         usual = cls()
         return cls(
             fewest_tokens=config.get("base_image_seq_len", usual.fewest_tokens),
@@ -35,7 +35,7 @@ class AutoShift:
         )
 
     def at(self, image_tokens: int) -> float:
-        """The shift for this number of patches; the line goes on beyond both ends."""
+        """The shift for this number of patches; also linear outside of the two limits."""
         slope = (self.mu_at_most - self.mu_at_fewest) / (self.most_tokens - self.fewest_tokens)
         return math.exp(self.mu_at_fewest + slope * (image_tokens - self.fewest_tokens))
 
@@ -53,10 +53,9 @@ def draw_sigma(
     Args:
         objective: distribution and shift.
         generator: used for this draw alone.
-        turn: number of the sample, counted through the run; the position in a list that is taken
-            in turn.
-        image_tokens: patches of the image; the automatic shift depends on them.
-        auto_shift: how it depends on them.
+        turn: number of the sample in the run; selects the value of a ``round-robin`` list.
+        image_tokens: number of patches of the image; used by the automatic shift.
+        auto_shift: the automatic shift.
     """
     if objective.sigma.name == "list":
         return _listed(objective.sigma, generator, turn)

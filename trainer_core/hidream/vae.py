@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 
 
 class Moments(NamedTuple):
-    """The posterior of N images. It is what the cache holds, so that each use can draw anew."""
+    """The posterior of N images. The cache stores it, so that each use draws new latents."""
 
     mean: torch.Tensor
     """[N, C, h, w], fp32, before shift and scale."""
@@ -19,8 +19,8 @@ class Moments(NamedTuple):
 def encode_images(vae: AutoencoderKL, images: torch.Tensor) -> Moments:
     """Posterior moments of images [N, 3, H, W] with values in [-1, 1], sides multiples of 8.
 
-    Each image is encoded whole: blended tiles would give other latents. Computed in the VAE's type
-    on its device; returned as fp32 on the CPU.
+    Each image is encoded without tiling, because blended tiles give other latents. The VAE's type
+    and device are used; the result is fp32 on the CPU.
     """
     posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
     return Moments(posterior.mean.float().cpu(), posterior.std.float().cpu())
@@ -36,7 +36,7 @@ def draw_latents(
 
 
 def latent_shift_and_scale(vae: AutoencoderKL) -> tuple[float, float]:
-    """From the VAE's config; the transformer gets (latents - shift) * scale."""
+    """From the VAE's config. The transformer's latents are (latents - shift) * scale."""
     return float(vae.config.shift_factor), float(vae.config.scaling_factor)
 
 

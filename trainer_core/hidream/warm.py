@@ -1,4 +1,4 @@
-"""The encoders of one base model, loaded at the first shard that needs them, then kept."""
+"""The encoders of one base model, loaded when first needed and then kept."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -37,14 +37,16 @@ class WarmEncoders:
         self._text: tuple[_TextKey, TextEncoders] | None = None
 
     def check(self, encoder: Mapping[str, JsonValue]) -> None:
-        """Raise BaseModelError where a spec asks for other weights or another token count."""
+        """Raise BaseModelError where a spec has another base digest or another token count."""
         if encoder.get("base_digest") != self._base.digest:
             raise BaseModelError(
                 f"{self._base.name} has digest {self._base.digest}, the shard was planned for "
                 f"{encoder.get('base_digest')}"
             )
         if encoder.get("max_tokens", MAX_TOKENS) != MAX_TOKENS:
-            raise BaseModelError(f"captions of {encoder['max_tokens']} tokens: only {MAX_TOKENS}")
+            raise BaseModelError(
+                f"captions have {MAX_TOKENS} tokens in this version, not {encoder['max_tokens']}"
+            )
 
     def latents(
         self, encoder: Mapping[str, JsonValue], images_1CHW: torch.Tensor
@@ -52,7 +54,7 @@ class WarmEncoders:
         """Posterior moments of one picture, fp32 on the CPU."""
         dtype = _dtype(encoder)
         if self._vae is None or self._vae[0] != dtype:
-            self._vae = None  # frees the old one before the new one is loaded
+            self._vae = None  # free the old VAE before the new one is loaded
             self._vae = dtype, load_vae(self._base.folder, dtype).to(self._device)
         moments = encode_images(self._vae[1], images_1CHW)
         return {"mean": moments.mean, "std": moments.std}
@@ -88,5 +90,5 @@ def _dtype(encoder: Mapping[str, JsonValue]) -> torch.dtype:
 def _precision(encoder: Mapping[str, JsonValue], name: str) -> Quantization:
     wanted = encoder.get(name, "no_change")
     if not isinstance(wanted, str) or wanted not in _PRECISIONS:
-        raise BaseModelError(f"{name} cannot be held as {wanted!r}")
+        raise BaseModelError(f"{name} is {wanted!r}, not one of {sorted(map(str, _PRECISIONS))}")
     return _PRECISIONS[wanted]

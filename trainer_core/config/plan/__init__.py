@@ -1,4 +1,4 @@
-"""The plan of a run: the document, the shapes of the modules, digests and problems. No torch."""
+"""The plan of a run: its documents, module shapes, digests and problems. Imports no torch."""
 
 from trainer_core.config.plan.document import Plan
 from trainer_core.config.plan.identity import (

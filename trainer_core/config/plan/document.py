@@ -17,27 +17,27 @@ class Plan(Frozen):
 
     version: Literal[1] = 1
     identity: Identity
-    """Everything that changes the numbers. A run resumes only under an equal identity digest."""
+    """Everything that changes the trained weights. A run resumes only with an equal digest."""
     operation: Operation
     """Everything else."""
 
     @model_validator(mode="before")
     @classmethod
     def _without_deferred(cls, raw: Any) -> Any:
-        """Older plans also hold ``deferred``: options that were stored and that nothing reads."""
+        """Drop ``deferred`` of older plans: stored options without effect."""
         if isinstance(raw, dict):
             return {key: value for key, value in raw.items() if key != "deferred"}
         return raw
 
     def identity_digest(self) -> str:
-        """SHA-256 of what has to be equal for a resume; equal runs have the same digest."""
+        """SHA-256 of ``guarded_identity``; a resume requires an equal digest."""
         return digest_of(self.guarded_identity())
 
     def guarded_identity(self) -> dict[str, JsonValue]:
-        """The identity as JSON, without what may change before a resume.
+        """The identity as JSON, without the fields that may change before a resume.
 
-        ``max_train_steps`` may change where the schedule does not depend on it: the run is
-        prolonged. The name of the base model may change, since its digest says which model it is.
+        ``max_train_steps`` may change where the learning-rate schedule does not depend on it. The
+        name of the base model may change, because its digest identifies it.
         """
         prolongs = not self.identity.schedule.follows_length
         identity = self.identity.model_dump(

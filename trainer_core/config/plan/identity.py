@@ -1,4 +1,4 @@
-"""Everything that changes the numbers of a run."""
+"""Everything that changes the trained weights of a run."""
 
 from typing import Final, Literal
 
@@ -36,12 +36,12 @@ class Base(Frozen):
 
 
 class AdaptedModule(Frozen):
-    """One linear layer that gets a LoKr adapter. Overrides of the preset are already applied."""
+    """One linear layer with a LoKr adapter. Overrides of the preset are already applied."""
 
     path: str
     """Path in the transformer, such as ``double_stream_blocks.0.block.attn1.to_q``."""
     factor: int
-    """As written in the preset; ``shapes.factorization`` splits a dimension by it."""
+    """As in the preset; ``shapes.factorization`` splits each dimension by it."""
     dim: int
     """Rank of the decomposed matrices; ``shapes.lokr_shapes`` says which are decomposed."""
     alpha: float
@@ -85,7 +85,7 @@ class LoraAdapter(Frozen):
 
 
 class TimestepSampling(Frozen):
-    """How sigma, the share of noise in a sample, is drawn, before any shift."""
+    """The distribution of sigma, the share of noise in a sample, before any shift."""
 
     name: TimestepDistribution
     sigmoid_scale: float = Field(gt=0)
@@ -99,7 +99,7 @@ class TimestepSampling(Frozen):
 
 
 class Objective(Frozen):
-    """The flow-matching loss: how noise is drawn, and how prediction and target are compared."""
+    """Timestep sampling and loss of flow matching."""
 
     sigma: TimestepSampling
     shift: float = Field(gt=0)
@@ -118,7 +118,7 @@ class Objective(Frozen):
 
 
 class Precision(Frozen):
-    """How weights are stored in memory, and in which type they are multiplied."""
+    """The types in which weights are stored in memory and multiplied."""
 
     base: Quantization
     compute: Compute
@@ -153,7 +153,7 @@ class SchedulePlan(Frozen):
 
     @property
     def follows_length(self) -> bool:
-        """Whether the rate of a step depends on how many steps there will be."""
+        """Whether the rate of a step depends on the length of the run."""
         return self.name in ("linear", "polynomial") or (
             self.name == "cosine" and self.period_steps is None
         )
@@ -180,7 +180,7 @@ class Clip(Frozen):
 
 
 class Backend(Frozen):
-    """One set of images and how they become samples."""
+    """One set of images, and how samples are made from it."""
 
     id: str
     role: BackendRole
@@ -211,7 +211,7 @@ class Backend(Frozen):
 
 
 class Identity(Frozen):
-    """Everything that changes the numbers of a run."""
+    """Everything that changes the trained weights of a run."""
 
     base: Base
     seed: int = Field(ge=0)

@@ -1,4 +1,4 @@
-"""What is wrong with a request. All problems are reported at once."""
+"""The problems of a request, which are all reported at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ ProblemCode = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """One thing wrong with a request."""
+    """One error in a request."""
 
     pointer: str
     """JSON Pointer (RFC 6901) into the request, such as ``/data_backends/0/crop``."""
@@ -29,9 +29,9 @@ class Problem:
 
 
 class PlanError(TrainerError):
-    """The request has problems, so there is no plan.
+    """A request has problems, so no plan can be made.
 
-    ``problems`` lists all of them, ``warnings`` what was found besides.
+    ``problems`` lists all of them; ``warnings`` are further findings.
     """
 
     code = "invalid_plan"

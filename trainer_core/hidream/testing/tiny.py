@@ -1,11 +1,11 @@
-"""Complete HiDream-I1s in miniature with random weights, for tests, tutorial and `reverie up`.
+"""Miniature HiDream-I1 models with random weights, for tests, the tutorial and `reverie up`.
 
-The same classes in the same folder layout as the real model, so that every line that trains a
-tiny one trains the real one. They draw nothing anyone would want to look at.
+They have the classes and the folder layout of the real model, so the same code trains both. Their
+images are noise.
 
-Weights are drawn here from uniform numbers of one seeded generator (their bits do not depend on the
-CPU's vector width, as normal ones do), in the order of the modules' names: the same versions of the
-libraries give the same bytes, and so the same digest, on every machine.
+Weights are uniform numbers from one seeded generator, drawn in the order of the modules' names.
+(Bits of normal numbers would depend on the CPU's vector width.) So the same library versions give
+the same bytes, and the same digest, on every machine.
 """
 
 import math
@@ -42,26 +42,26 @@ _LATENT_SHIFT: Final = -0.063
 _LATENT_SCALE: Final = 1.776
 """Measured on twelve photographs of scikit-image: latents have mean 0 and variance 1 after them."""
 _POSTERIOR_LOGVAR: Final = -6.0
-"""The VAE is sure of its latents, as a trained one is: standard deviation 0.05 before the scale."""
+"""A narrow posterior, as in a trained VAE: standard deviation 0.05 before the scale."""
 
 _SELF_ATTENTION_GAIN: Final = 1.5
-"""Queries and keys start alike and longer than usual, so a token attends mostly to itself."""
+"""Queries and keys start equal and longer than usual, so a token attends mostly to itself."""
 _HEAD_STD: Final = 0.05
-"""Of the output layer's weights: the velocities at the start are small beside their targets."""
+"""Of the output layer's weights, so that the first velocities are smaller than their targets."""
 
 
 def make_tiny(folder: Path) -> None:
     """Write the tiny model to ``folder``, which must not exist yet or be empty.
 
-    The folder appears complete, with its description, or not at all. About two seconds and 8 MB.
-    A base model that exists there already is left as it is. Raises BaseModelError where the folder
+    The folder appears complete, with its description, or not at all. It takes about two seconds and
+    8 MB. A base model that exists there is not changed. Raises BaseModelError where the folder
     holds anything else.
     """
     _make(folder, TINY_NAME)
 
 
 def make_wide(folder: Path) -> None:
-    """As ``make_tiny``, with a transformer of fewer and wider blocks; about 48 MB."""
+    """As ``make_tiny``, with fewer and wider transformer blocks; about 48 MB."""
     _make(folder, WIDE_NAME)
 
 
@@ -83,7 +83,7 @@ def _make(folder: Path, name: str) -> None:
 
 
 def _rename(temporary: Path, folder: Path) -> None:
-    """Two makers at once: the second finds the folder of the first, which has the same bytes."""
+    """Rename, unless another process has made the same folder in the meantime."""
     try:
         temporary.rename(folder)
     except OSError:
@@ -92,7 +92,7 @@ def _rename(temporary: Path, folder: Path) -> None:
 
 
 def build_pipeline(name: str = TINY_NAME) -> HiDreamImagePipeline:
-    """A test model in memory, fp32, in eval mode; the global random state is left alone."""
+    """A test model in memory, fp32, in eval mode; the global random state is not changed."""
     with torch.random.fork_rng(devices=[]):
         parts = _parts(name)
     draw = torch.Generator().manual_seed(_SEED)
@@ -189,7 +189,7 @@ def _multiple(size: int, of: int = 16) -> int:
 
 @torch.no_grad()
 def _initialise(module: torch.nn.Module, draw: torch.Generator) -> None:
-    """Redraw every parameter: weights with variance 1 / inputs, biases 0, gains of norms 1."""
+    """Initialise every parameter: weights with variance 1 / inputs, biases 0, norm weights 1."""
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()
@@ -203,10 +203,10 @@ def _initialise(module: torch.nn.Module, draw: torch.Generator) -> None:
 
 @torch.no_grad()
 def _shape_transformer(transformer: HiDreamImageTransformer2DModel) -> None:
-    """Bend the random transformer so that a small adapter on attention alone can learn.
+    """Adjust the random transformer so that a small adapter on attention alone can learn.
 
-    The gates of attention and feed-forward open at 1, each token attends mostly to itself (then
-    what value and output layers learn acts on the token), and the head is small.
+    The gates of attention and feed-forward start at 1, each token attends mostly to itself, and
+    the output layer is small.
     """
     parameters: Mapping[str, torch.nn.Parameter] = dict(transformer.named_parameters())
     for name, parameter in parameters.items():

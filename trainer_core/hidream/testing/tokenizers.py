@@ -1,4 +1,4 @@
-"""Tokenizers of the tiny model: one token a byte or a character, of the real ones' classes."""
+"""Tokenizers of the tiny model, in the real classes, with a token for each byte or character."""
 
 import string
 
@@ -10,11 +10,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 
 _MAX_TOKENS = 248
-"""Of the real CLIP tokenizers of HiDream-I1; the pipeline asks for 128 anyway."""
+"""As in HiDream-I1's CLIP tokenizers; the pipeline uses 128."""
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """Bytes, bytes that end a word, and the two specials; no merges."""
+    """A token for each byte, each word-final byte and the two special tokens; no merges."""
     letters = sorted(ByteLevel.alphabet())
     words = [*letters, *(f"{letter}</w>" for letter in letters)]
     words += ["<|startoftext|>", "<|endoftext|>"]
@@ -26,7 +26,7 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 
 def t5_tokenizer() -> T5Tokenizer:
-    """Unigram pieces: the printable ASCII characters; what is not among them is unknown."""
+    """A unigram piece for each printable ASCII character; all others are unknown."""
     pieces = ["<pad>", "</s>", "<unk>", "▁"]
     pieces += sorted(set(string.printable) - set(string.whitespace))
     return T5Tokenizer(
@@ -37,7 +37,7 @@ def t5_tokenizer() -> T5Tokenizer:
 
 
 def llama_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE without merges, a begin token put first; padding is the end token."""
+    """Byte-level BPE without merges, with a begin token; pads with the end token."""
     begin, end = "<|begin_of_text|>", "<|end_of_text|>"
     words = [*sorted(ByteLevel.alphabet()), begin, end]
     vocabulary = {word: number for number, word in enumerate(words)}
