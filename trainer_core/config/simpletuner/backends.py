@@ -118,10 +118,10 @@ BACKEND_OPTIONS: Final = joined(_BACKEND, BACKEND_SIZES, BACKEND_CAPTIONS, MASKS
 def backends_of(
     raw: Sequence[JsonValue], config: Options, max_area_px: int
 ) -> tuple[tuple[Backend, ...], dict[str, str]]:
-    """The backends that hold images, and id → folder for those that name one (local runs only).
+    """The backends of images and masks, and id → folder for local runs.
 
-    Options that a backend does not give are those of ``config``. A resolution above what the base
-    model takes (``max_area_px``) is lowered to it, with a warning.
+    ``config`` gives the defaults of their options. A resolution above the base model's
+    ``max_area_px`` is lowered to it, with a warning.
     """
     findings = config.findings
     read: list[ReadBackend] = []
@@ -130,7 +130,6 @@ def backends_of(
     if len(raw) > _MAX_BACKENDS:
         findings.problem(_POINTER, "bad_value", f"At most {_MAX_BACKENDS} data backends.")
         return (), {}
-    seen: set[str] = set()
     for position, item in enumerate(raw):
         pointer = f"{_POINTER}/{position}"
         if not isinstance(item, dict):
@@ -141,26 +140,37 @@ def backends_of(
             set_aside.add(str(item.get("id", item.get("--id"))))
             _check_cache(item, first, pointer, config)
             continue
-        is_cut = first[CROP] and first[_TYPE] != "mask"
-        given = item if is_cut else without_idle_crops(item)
-        options = read_options(given, BACKEND_OPTIONS, pointer, findings, config.source)
-        backend = _backend(options, config, max_area_px)
-        if backend is None:
+        part = _read_backend(item, first, pointer, config, max_area_px)
+        if part is None:
             continue
-        if backend.id in seen:
-            options.problem(_ID, "conflict", f"There are two backends {backend.id}.")
-        seen.add(backend.id)
-        read.append(ReadBackend(backend, options))
-        if folder := _folder(backend.id, options, pointer):
-            folders[backend.id] = folder
-    if _is_broken(findings):  # links to a backend that could not be read would look wrong
+        id_ = part.backend.id
+        if any(other.backend.id == id_ for other in read):
+            part.options.problem(_ID, "conflict", f"There are two backends {id_}.")
+        read.append(part)
+        if folder := _folder(id_, part.options, pointer):
+            folders[id_] = folder
+    if _is_broken(findings):  # a link to an unreadable backend would be reported as wrong
         backends = tuple(part.backend for part in read)
     else:
         backends = link_masks(read, set_aside)
-    if len(read) + len(set_aside) == len(raw):  # others may be meant to train, and have a problem
+    if len(read) + len(set_aside) == len(raw):  # no backend has a problem of its own
         _check_some_train(raw, backends, findings)
     _warn_of_idle_defaults(config, backends)
     return backends, folders
+
+
+def _read_backend(
+    item: Mapping[str, JsonValue], first: Options, pointer: str, config: Options, max_area_px: int
+) -> ReadBackend | None:
+    """One backend with its options; None where it has a problem.
+
+    ``first``: the options that decide how it is read.
+    """
+    is_cut = first[CROP] and first[_TYPE] != "mask"
+    given = item if is_cut else without_idle_crops(item)
+    options = read_options(given, BACKEND_OPTIONS, pointer, config.findings, config.source)
+    backend = _backend(options, config, max_area_px)
+    return None if backend is None else ReadBackend(backend, options)
 
 
 def _folder(id_: str, options: Options, pointer: str) -> str | None:
@@ -199,8 +209,10 @@ def _is_set_aside(first: Options) -> bool:
 def _check_cache(
     item: Mapping[str, JsonValue], first: Options, pointer: str, config: Options
 ) -> None:
-    """Options of a disabled backend are not read. Those of a cache of text may change captions, so
-    what is not built is an error there too."""
+    """Report problems in the options of a cache: some change captions and are not built.
+
+    Options of a disabled backend are not read.
+    """
     if first[_DISABLED]:
         return
     found = Findings()
@@ -222,7 +234,9 @@ def _check_some_train(
         what = "every one is disabled, held out or without images" if raw else "the list is empty"
         findings.problem(_POINTER, "missing", f"No data backend to train on: {what}.")
     if trained and all(backend.is_regularisation for backend in trained):
-        findings.warn("All data is regularisation data: the adapter learns nothing but the base.")
+        findings.warn(
+            "All data is regularisation data: the adapter learns only to predict as the base model."
+        )
 
 
 def _backend(options: Options, config: Options, max_area_px: int) -> Backend | None:

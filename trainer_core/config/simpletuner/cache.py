@@ -1,4 +1,4 @@
-"""Options of data backends and caches that the run as a whole has; none changes the plan."""
+"""Options of the run for data backends and caches. None of them changes the plan."""
 
 from typing import Final
 

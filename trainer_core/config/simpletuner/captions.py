@@ -1,4 +1,4 @@
-"""Options that say where captions come from, of the run and of each data backend."""
+"""Options of captions, of the run and of each data backend."""
 
 from typing import Final
 
@@ -38,7 +38,7 @@ NOT_OF_MASKS: Final = (_OWN_STRATEGY, _OWN_PROMPT)
 
 
 def captions_of(options: Options, config: Options) -> tuple[CaptionStrategy, str | None]:
-    """Where captions come from, and with ``instanceprompt`` the one that all images have."""
+    """The source of captions, and with ``instanceprompt`` the caption of all images."""
     strategy = options[_OWN_STRATEGY] or config[_STRATEGY]
     if strategy is None:
         if options.is_missing(_OWN_STRATEGY):
@@ -56,5 +56,5 @@ def captions_of(options: Options, config: Options) -> tuple[CaptionStrategy, str
 
 
 def warn_of_idle_captions(config: Options) -> None:
-    """Where no backend takes the run's caption for all images, it does nothing."""
+    """Warn that the run's ``instance_prompt`` is used by no backend."""
     config.warn_idle("where no caption_strategy takes it", _PROMPT)

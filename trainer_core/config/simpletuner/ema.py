@@ -38,7 +38,7 @@ def ema_of(config: Options, steps: int) -> EmaPlan | None:
         config.problem(_INTERVAL, "bad_value", message)
     if uses_deepspeed(config):
         message = (
-            "A running mean is kept in one process only: set use_ema to false, or use one GPU "
+            "DeepSpeed runs without a running mean (EMA): set use_ema to false, or use one GPU "
         )
         config.problem(_USE, "not_implemented", message + "without zero_stage.")
     if config[_CPU_ONLY] and config[_DEVICE] == "accelerator":

@@ -1,4 +1,4 @@
-"""SimpleTuner's files in, a plan out; or everything that is wrong with them at once."""
+"""Makes a plan from SimpleTuner's files, or reports all their problems at once."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,8 +58,8 @@ def import_run(
         data_backends: the list in ``multidatabackend.json``.
         prompt_library: nickname → prompt.
         base_models: name → base model: the operator's list, or in a local run the one model that
-            the caller resolved ``base_name_of`` the options to.
-        source: over ``http`` paths are not taken.
+            the caller found for ``base_name_of`` the options.
+        source: with ``http`` paths are not accepted.
 
     Raises:
         PlanError: with every problem that was found; pointers start at ``/config``,
@@ -71,11 +71,8 @@ def import_run(
         "data_backends": data_backends,
         "prompt_library": prompt_library,
     }
+    _refuse_unstorable(request)
     findings = Findings()
-    for pointer in _unstorable(request, "", 0):
-        findings.problem(pointer, "bad_value", "It has a character that cannot be stored.")
-    if findings.problems:  # such text would break every message that quotes it
-        raise PlanError(findings.problems)
     options = read_options(config, OPTIONS, "/config", findings, source)
     base = base_of(options, base_models)
     adapter = adapter_of(options, lycoris_config, base)
@@ -92,10 +89,22 @@ def import_run(
     return Imported(plan=plan, warnings=tuple(findings.warnings))
 
 
+def _refuse_unstorable(request: Mapping[str, object]) -> None:
+    """Raise PlanError for text that PostgreSQL cannot store; messages that quote it would fail."""
+    findings = Findings()
+    for pointer in _unstorable(request, "", 0):
+        findings.problem(pointer, "bad_value", "It has a character that cannot be stored.")
+    if findings.problems:
+        raise PlanError(findings.problems)
+
+
 def _identity_parts(
     options: Options, adapter: LokrAdapter | LoraAdapter | None, backends: Sequence[Backend]
 ) -> Callable[[Base], Identity]:
-    """Resolve all parts, which reports their problems. The result puts them together."""
+    """Resolve the parts of the identity and report their problems.
+
+    The result makes the identity from a base model.
+    """
     seed, precision = seed_of(options), precision_of(options)
     objective = objective_of(options, backends)
     steps = steps_of(options)
@@ -124,7 +133,7 @@ def _identity_parts(
 
 
 def _warn_of_watching(findings: Findings) -> None:
-    """One line for all options that would only observe the run."""
+    """One warning for all options that would only observe the run."""
     if findings.watching:
         names = ", ".join(dict.fromkeys(findings.watching))
         findings.warn(
@@ -134,7 +143,7 @@ def _warn_of_watching(findings: Findings) -> None:
 
 
 def _unstorable(value: object, pointer: str, depth: int) -> Iterator[str]:
-    """Pointers to text with a NUL or half a surrogate pair, and to what is nested too deep."""
+    """Pointers to text with a NUL or half a surrogate pair, and to values nested too deep."""
     if depth > _MAX_DEPTH:
         yield pointer
     elif isinstance(value, str):

@@ -84,7 +84,7 @@ def lokr_of(
 ) -> LokrAdapter | None:
     """The adapter that a LyCORIS config describes; None where a problem was found.
 
-    ``norm_pointer``: where ``init_lokr_norm`` was written.
+    ``norm_pointer``: JSON pointer to ``init_lokr_norm``.
     """
     before = len(findings.problems)
     options = read_options(raw, LYCORIS.rows, _POINTER, findings, source)
@@ -94,17 +94,8 @@ def lokr_of(
     if not options[_FULL_MATRIX] and options.is_missing(_DIM):
         message = "linear_dim is missing; it may be left out only with full_matrix."
         options.problem(_DIM, "missing", message)
-    read = read_preset(options, _PRESET, _PRESET_NAME)
-    if read is None:
-        return None
-    try:
-        matched = match_preset(read.preset, linears)
-    except UnsupportedPatternError as error:
-        message = f"{error}: too much to try; write it as a shell pattern with use_fnmatch true."
-        findings.problem(f"{_POINTER}/apply_preset", "not_implemented", message)
-        return None
-    _report(matched, read, linears, options.at(_PRESET), findings)
-    if len(findings.problems) > before:
+    matched = _match(options, linears)
+    if matched is None or len(findings.problems) > before:
         return None
     modules = tuple(_module(path, each, options) for path, each in matched.targets.items())
     if init_lokr_norm is not None:
@@ -125,8 +116,24 @@ def lokr_of(
     )
 
 
+def _match(options: Options, linears: Sequence[LinearShape]) -> Matched | None:
+    """The layers that the preset names; None where it cannot be read or matched."""
+    findings = options.findings
+    read = read_preset(options, _PRESET, _PRESET_NAME)
+    if read is None:
+        return None
+    try:
+        matched = match_preset(read.preset, linears)
+    except UnsupportedPatternError as error:
+        message = f"{error}: too complex to match; write it as a shell pattern and set use_fnmatch."
+        findings.problem(f"{_POINTER}/apply_preset", "not_implemented", message)
+        return None
+    _report(matched, read, linears, options.at(_PRESET), findings)
+    return matched
+
+
 def _module(path: str, target: Target, options: Options) -> AdaptedModule:
-    """One linear layer, with its own overrides where it has some."""
+    """One linear layer; its own overrides replace the settings of the whole adapter."""
     dim = target.dim or options[_DIM] or _DEFAULT_DIM
 
     def flag(own: bool | None, option: Option[bool]) -> bool:
@@ -150,19 +157,19 @@ def _report(
     pointer: str,
     findings: Findings,
 ) -> None:
-    """Report what a preset names and the model does not have; ``pointer``: to the preset."""
+    """Report names of the preset that the model does not have; ``pointer``: to the preset."""
     if read.preset not in NAMED_PRESETS.values():
         for number, unused in enumerate(matched.unused):
             hint = nearest(unused, linears) if number < MAX_NEAREST else ""
             message = f"{unused} matches nothing in this base model.{hint}"
             findings.problem(read.places.get(unused, pointer), "bad_value", message)
     if not read.is_whole:
-        return  # what follows may be caused by what was left out
+        return  # the parts with problems may be the cause of the rest
     for pattern in matched.overtaken:
         findings.warn(
             f"apply_preset: {pattern} names layers that a class target takes first. As in LyCORIS, "
-            "its overrides do not hold for them, and fall on the target that follows instead; "
-            "leave the class out, or name only layers outside of it."
+            "its overrides do not apply to them, but to the next target. Leave the class out, or "
+            "name only layers outside of it."
         )
     if not matched.targets:
         message = "The preset adapts no module of this base model."
@@ -191,7 +198,7 @@ def _check_full(
 def _warn_of_lycoris(
     modules: Sequence[AdaptedModule], linears: Sequence[LinearShape], findings: Findings
 ) -> None:
-    """Warn of each factor whose file lycoris' loader cannot read, and name the nearest it can."""
+    """Warn of each factor whose file lycoris cannot load, and name the nearest that it can."""
     by_path = {linear.path: (linear.in_features, linear.out_features) for linear in linears}
     of_factor: dict[int, list[str]] = {}
     for module in modules:

@@ -1,4 +1,4 @@
-"""Options of masks: which backend holds them, and whose images they belong to."""
+"""Options of masks, and the links between backends of images and of masks."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ _SIZES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ReadBackend:
-    """A backend, and the options that it was read from."""
+    """A backend with the options that it was read from."""
 
     backend: Backend
     options: Options
@@ -57,7 +57,7 @@ def mask_kind_of(id_: str, options: Options, *, holds_masks: bool) -> MaskKind |
 
 
 def masks_backend(id_: str, kind: MaskKind) -> Backend:
-    """A backend of masks; ``link_masks`` puts in the sizes of the images that they belong to."""
+    """A backend of masks; ``link_masks`` sets its sizes to those of its images."""
     return Backend(
         id=id_,
         role="mask",
@@ -110,7 +110,7 @@ def link_masks(read: Sequence[ReadBackend], set_aside: Collection[str]) -> tuple
 
 
 def _check_source(part: ReadBackend, linked: Sequence[Backend]) -> None:
-    """SimpleTuner's second way to link repeats what conditioning_data says."""
+    """``source_dataset_id`` has to agree with ``conditioning_data``."""
     source, backend = part.options[_SOURCE], part.backend
     if not source:
         return

@@ -1,4 +1,4 @@
-"""Options that say what a step learns from its samples."""
+"""Options of the loss, masks, caption dropout and load balancing."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -62,7 +62,7 @@ OBJECTIVE.superseded(
 
 
 def objective_of(config: Options, backends: Sequence[Backend]) -> Objective:
-    """What is drawn, and how prediction and target are compared."""
+    """The objective, with defaults for options that are not given."""
     timesteps = timesteps_of(config)
     shift, follows_tokens = shift_of(config, timesteps.name)
     loss = config[_LOSS]
@@ -115,7 +115,7 @@ def _balance_weight(config: Options) -> float:
         config.warn("hidream_use_load_balancing_loss has no effect at the weight 0.")
     if not is_full_rank(config) and not config.is_wrong(MODEL_TYPE):
         config.warn(
-            "hidream_use_load_balancing_loss: an adapter leaves the experts' gates as they are, so "
-            "balancing acts only through what comes before them; its effect is small."
+            "hidream_use_load_balancing_loss: an adapter does not train the experts' gates, so "
+            "balancing acts only through the layers before them; its effect is small."
         )
     return weight

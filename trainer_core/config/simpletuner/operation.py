@@ -1,4 +1,4 @@
-"""Options of how a run is carried out: memory, saving, resuming, publishing."""
+"""Options of memory, saving, resuming and publishing."""
 
 import re
 from typing import Final

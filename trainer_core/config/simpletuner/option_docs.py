@@ -78,7 +78,7 @@ def _rows(kind: Kind, rows: Sequence[tuple[str, Verdict]]) -> Iterator[str]:
 
 
 def _default(option: Option[Any]) -> object:
-    """The default as it would be written."""
+    """The default as a user would write it."""
     if option.is_list:
         return None
     written = (text for text, value in option.choices.items() if value == option.default)

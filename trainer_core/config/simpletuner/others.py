@@ -1,4 +1,4 @@
-"""Options of SimpleTuner that nothing here acts on."""
+"""Options of SimpleTuner that have no effect here, or are not built."""
 
 from typing import Final
 

@@ -1,8 +1,8 @@
-"""Patterns of module paths, as expressions and as shell patterns, matched in bounded time.
+"""Matches module paths by regular expressions and shell patterns, in bounded time.
 
-Patterns come from strangers, and a regular expression can take Python's own matcher for ever. RE2
-takes time in proportion to the text whatever the expression, and knows no look-around and no
-back-reference; where both read an expression, they answer alike.
+Patterns come from users, and some regular expressions take exponential time in Python's ``re``. RE2
+takes time linear in the text, but has no look-around and no back-references. Expressions that both
+accept match the same text.
 """
 
 import fnmatch
@@ -16,15 +16,17 @@ import re2
 
 MAX_PATTERN_CHARACTERS: Final = 200
 _READ_DIFFERENTLY: Final = re.compile(r"\[\[|\[\^\[|\{,|\[:")
-"""Classes such as ``[[:alpha:]]`` and ``{,3}`` mean one thing to RE2 and another to Python."""
+"""``[[:alpha:]]``, ``{,3}`` and the like have different meanings in RE2 and in Python."""
 
 
 class UnsupportedPatternError(ValueError):
-    """An expression with more than is taken here."""
+    """A regular expression that RE2 does not support, or reads differently from Python."""
 
 
 def matcher(pattern: str, *, use_fnmatch: bool) -> Callable[[str], bool]:
-    """Whether a path is the pattern or matches it, as ``fnmatch`` or ``re.match`` would say.
+    """A function that is True for a path that equals or matches the pattern.
+
+    Matches as ``fnmatch.fnmatch`` or ``re.match`` do.
 
     Raises UnsupportedPatternError.
     """
@@ -43,7 +45,7 @@ def _expression(pattern: str) -> Any:
     quiet.log_errors = False
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)  # Python may come to read it otherwise
+            warnings.simplefilter("error", FutureWarning)  # its meaning may change in Python
             re.compile(pattern)
         return re2.compile(pattern, quiet)
     except (re.error, re2.error, FutureWarning, OverflowError) as error:

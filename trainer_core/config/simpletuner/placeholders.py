@@ -1,4 +1,4 @@
-"""Places in a text that somebody meant to fill in."""
+"""Placeholders in prompts and captions."""
 
 import re
 from typing import Final
@@ -7,8 +7,9 @@ _TOKEN: Final = re.compile(r"(?<!\w)<[A-Za-z][A-Za-z0-9 _-]{0,63}>")
 
 
 def unfilled_tokens(text: str) -> tuple[str, ...]:
-    """What looks like ``<token>`` in a prompt or caption, each once; text encoders read it as is.
+    """The placeholders ``<token>`` in a prompt or caption, each once.
 
-    Published prompt libraries come with such marks for the name of the subject.
+    Published prompt libraries use them for the name of the subject. Text encoders read them as they
+    are.
     """
     return tuple(dict.fromkeys(_TOKEN.findall(text)))

@@ -1,4 +1,4 @@
-"""Options that say how weights are stored and in which type they are multiplied."""
+"""Options of the types in which weights are stored and multiplied."""
 
 from typing import Final
 

@@ -31,7 +31,7 @@ CLASS_NAMES: Final = {
     "MOEFeedForward": "MOEFeedForwardSwiGLU",
     "HiDreamImageBlock": "HiDreamBlock",
 }
-"""Class in SimpleTuner's own copy of the model → the same in diffusers."""
+"""Class in SimpleTuner's copy of the model → the same class in diffusers."""
 
 
 def add_algo(table: Table) -> Option[str | None]:
@@ -56,7 +56,7 @@ def add_factor(table: Table, default: Factor) -> Option[Factor]:
 
 
 def check_factor(options: Options, factor: Option[Factor]) -> None:
-    """0 splits nothing."""
+    """Report a factor of 0, which cannot split a dimension."""
     if options[factor] == 0:
         options.problem(factor, "bad_value", "factor has to be -1 or at least 1.")
 
@@ -142,7 +142,7 @@ def _from_object(read: Options) -> ReadPreset:
     }
     usable = _usable(read, places)
     if read.is_wrong(_USE_FNMATCH):
-        usable = frozenset()  # it is not known what they mean
+        usable = frozenset()  # the kind of the patterns is unknown
     if not read.given(_TARGET_MODULE):
         if names or class_overrides or name_overrides:
             read.warn(

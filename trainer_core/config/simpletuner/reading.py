@@ -1,4 +1,4 @@
-"""Reads one object of options against a table, and collects all problems and warnings."""
+"""Reads one object of options by a table, and collects all problems and warnings."""
 
 import difflib
 import json
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 _MAX_OPTIONS: Final = 2000
 _MAX_NEAR_NAMES: Final = 50
-"""Looking for similar names takes milliseconds."""
+"""At most this many unknown names get a suggestion: finding one takes milliseconds."""
 _WORDS: Final = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 _NOTHING: Final = ("", "none", "null", "false")
 _KIND_OF_VALUE: Final[dict[ValueType, str]] = {
@@ -39,13 +39,13 @@ class Findings:
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     watching: list[str] = field(default_factory=list)
-    """Options that were given, would only observe the run, and are not built."""
+    """Given options that would only observe the run and are not built."""
 
     def problem(self, pointer: str, code: ProblemCode, message: str) -> None:
         self.problems.append(Problem(pointer=pointer, code=code, message=message))
 
     def warn(self, message: str) -> None:
-        """Warn once, however many data backends the message is about."""
+        """Warn; the same message from several data backends is kept once."""
         if message not in self.warnings:
             self.warnings.append(message)
 
@@ -59,7 +59,7 @@ class Options:
     values: Mapping[str, Any]
     """Name of an honoured option that was given → its typed value."""
     names: Mapping[str, str]
-    """Name of an option that was written, right or wrong → the name as it was written."""
+    """Name of a written option, with a problem or without → its name as written."""
     findings: Findings
     source: Source
 
@@ -71,7 +71,7 @@ class Options:
         return option.name in self.values
 
     def is_missing(self, option: Option[Any]) -> bool:
-        """Whether the option was not written at all."""
+        """Whether the option was not written."""
         return option.name not in self.names
 
     def is_wrong(self, option: Option[Any]) -> bool:
@@ -116,38 +116,51 @@ def read_options(
     values: dict[str, Any] = {}
     names: dict[str, str] = {}
     options = Options(pointer, values, names, findings, source)
-    num_unknown = 0
     if len(raw) > _MAX_OPTIONS:
         message = f"{len(raw)} options are given, more than {_MAX_OPTIONS}; there are {len(table)}."
         findings.problem(pointer, "bad_value", message)
         return options
+    num_unknown = 0
     for written, value in raw.items():
         name = written.removeprefix("--") if isinstance(written, str) else str(written)
-        at = f"{pointer}/{escaped(written)}"
         row = table.get(name)
         if row is None:
             num_unknown += 1
             near = table if num_unknown <= _MAX_NEAR_NAMES else {}
+            at = f"{pointer}/{escaped(written)}"
             findings.problem(at, "unknown_option", _unknown(written, name, near))
-            continue
-        if value is None:
-            continue
-        proper = row.alias_of or name if isinstance(row, Option) else name
-        if proper in names:
-            message = f"{written} is given again as {names[proper]}."
-            findings.problem(at, "conflict", message)
-            continue
-        names[proper] = written
-        if not isinstance(row, Option):
-            _report(row, value, at, findings)
-            continue
-        if row.type == "path" and source == "http":
-            findings.warn(f"{name}: paths have no meaning here; its content is part of the run.")
-            continue
-        typed = _typed(row, value, at, findings)
-        if typed is not None:
-            values[proper] = typed
+        elif value is not None:
+            _read_known(row, written, value, options, values=values, names=names)
     return options
+
+
+def _read_known(
+    row: Verdict,
+    written: str,
+    value: JsonValue,
+    options: Options,
+    *,
+    values: dict[str, Any],
+    names: dict[str, str],
+) -> None:
+    """Add one option to ``names``, and its typed value to ``values`` where it has no problem."""
+    findings = options.findings
+    at = f"{options.pointer}/{escaped(written)}"
+    proper = row.alias_of or row.name if isinstance(row, Option) else row.name
+    if proper in names:
+        message = f"{written} is given again as {names[proper]}."
+        findings.problem(at, "conflict", message)
+        return
+    names[proper] = written
+    if not isinstance(row, Option):
+        _report(row, value, at, findings)
+        return
+    if row.type == "path" and options.source == "http":
+        findings.warn(f"{row.name}: paths have no meaning here; its content is part of the run.")
+        return
+    typed = _typed(row, value, at, findings)
+    if typed is not None:
+        values[proper] = typed
 
 
 def _unknown(written: str, name: str, table: Mapping[str, Verdict]) -> str:
@@ -176,7 +189,7 @@ def _report(row: Verdict, value: JsonValue, at: str, findings: Findings) -> None
 
 
 def requests_nothing(value: JsonValue, off: tuple[JsonValue, ...]) -> bool:
-    """Whether a value of an option that is not built leaves everything as it is."""
+    """Whether an option that is not built may have this value, because it turns nothing on."""
     if value is None or value is False or value in ([], {}):
         return True
     if isinstance(value, str):
@@ -206,7 +219,7 @@ def _typed(option: Option[Any], value: JsonValue, at: str, findings: Findings) -
 
 
 def _chosen(option: Option[Any], text: str, at: str, findings: Findings) -> Any:
-    """The value of a choice, or of each in a list; None, and problems, where there is no such."""
+    """The value of a choice, or of each choice of a list; None, and problems, for unknown ones."""
     text = text.lower() if option.any_case else text
     items = [text]
     if option.is_list:
@@ -237,7 +250,7 @@ def _out_of_range(option: Option[Any], value: float) -> str | None:
 
 
 def _converted(type_: ValueType, value: JsonValue) -> JsonValue:
-    """The value in the type; None where it is no such value."""
+    """The value in the type; None where it cannot be converted."""
     match type_, value:
         case "bool", bool() | int() | str():
             return _WORDS.get(str(value).strip().lower())
@@ -252,7 +265,7 @@ def _converted(type_: ValueType, value: JsonValue) -> JsonValue:
 
 
 def text_of(value: JsonValue) -> str | None:
-    """A value as an option of text reads it; None where it is no text."""
+    """A value as a text option reads it; None where it is not text."""
     text = _converted("text", value)
     return text if isinstance(text, str) else None
 

@@ -14,7 +14,7 @@ _MAX_NAME: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A tracker of SimpleTuner; ``built`` is None where this version has none of it."""
+    """A tracker of SimpleTuner; ``built`` is None where it is not built."""
 
     name: str
     built: Tracker | None
@@ -50,7 +50,7 @@ class Trackers:
 
 
 def trackers_of(config: Options) -> Trackers:
-    """None in the service, which reports by events."""
+    """The trackers of a local run; none in the service, which reports by events."""
     written = config[_REPORT_TO]
     trackers = tuple(each.built for each in written if each.built is not None)
     absent = [each.name for each in written if each.built is None and each.name != _NONE]
@@ -70,7 +70,7 @@ def trackers_of(config: Options) -> Trackers:
 
 
 def _checked_name(config: Options, option: Option[str | None]) -> str:
-    """Trackers make folders of these names."""
+    """A name without characters that a folder's name cannot have; trackers make folders of it."""
     written = (config[option] or "").strip()
     is_odd = written.startswith(".") or any(c in "/\\" or not c.isprintable() for c in written)
     if is_odd or len(written) > _MAX_NAME:

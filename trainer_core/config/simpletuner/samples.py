@@ -85,14 +85,14 @@ def sample_of(config: Options, max_area_px: int) -> Sample:
 
 
 def check_prompts(config: Options, prompt_library: Mapping[str, JsonValue] | None) -> None:
-    """Warn of placeholders in prompts; the library is only checked, as nothing paints from it."""
+    """Warn of placeholders in prompts. The library is only checked: no image uses it."""
     library = (prompt_library or {}).items()
     prompts = [config[_PROMPT] or "", config[_NEGATIVE] or ""]
     prompts += [_checked_prompt(nickname, prompt, config.findings) for nickname, prompt in library]
     tokens = dict.fromkeys(token for prompt in prompts for token in unfilled_tokens(prompt))
     if tokens:
         config.warn(
-            f"Prompts hold what looks like a placeholder, and are used as they are: "
+            f"Prompts have placeholders, and are used as they are: "
             f"{', '.join(list(tokens)[:_MAX_TOKENS_NAMED])}."
         )
     if prompt_library and "user_prompt_library" not in config.findings.watching:

@@ -84,7 +84,7 @@ NOT_OF_MASKS: Final = (
     *(_OWN_RESOLUTION, _OWN_UNIT, CROP, _CROP_ASPECT, _CROP_STYLE),
     *(_OWN_MINIMUM, _OWN_MAXIMUM, _OWN_TARGET),
 )
-"""Masks are cut as the images they belong to."""
+"""Options without effect on masks, which get the sizes and crops of their images."""
 
 _Size = tuple[Option[float | None], Option[float | None]]
 _OF_MINIMUM: Final[_Size] = (_OWN_MINIMUM, _MINIMUM)
@@ -108,7 +108,7 @@ class Sizes:
 
 
 def sizes_of(id_: str, options: Options, config: Options, max_area_px: int) -> Sizes:
-    """A resolution above what the base model takes (``max_area_px``) is lowered to it."""
+    """The sizes of a backend. A resolution above the base model's ``max_area_px`` is lowered."""
     resolution_px = _resolution_px(id_, options, config, max_area_px)
     maximum_px = _edge_px(_OF_MAXIMUM, options, config)
     target_px = _edge_px(_OF_TARGET, options, config)
@@ -140,7 +140,7 @@ def sizes_of(id_: str, options: Options, config: Options, max_area_px: int) -> S
 
 
 def without_idle_crops(item: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """A backend that is not cropped, with ways to crop that are not built at their default."""
+    """A backend without crop, where crop options that are not built have their defaults."""
     changed = dict(item)
     for option in _WAYS_TO_CROP:
         for name in (option.name, f"--{option.name}"):
@@ -150,7 +150,7 @@ def without_idle_crops(item: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def warn_of_idle_sizes(config: Options) -> None:
-    """Where no backend is cropped, limits for crops in config.json do nothing."""
+    """Warn that size limits of the run have no effect, because no backend is cropped."""
     config.warn_idle("where no backend is cropped", _MAXIMUM, _TARGET)
 
 

@@ -1,4 +1,4 @@
-"""Options that say how many steps there are, what a step takes, and on how many devices."""
+"""Options of the number of steps, the batch size, the ranks and the device."""
 
 import secrets
 from typing import Final
@@ -60,7 +60,7 @@ def seed_of(config: Options) -> int:
     if not is_seed_drawn(config):
         return seed
     drawn = secrets.randbelow(2**31 - 1) + 1
-    config.warn(f"seed {seed} asks for a random seed: {drawn} was drawn and is kept.")
+    config.warn(f"seed {seed} requests a random seed: {drawn} was drawn and is stored in the plan.")
     return drawn
 
 
@@ -100,9 +100,9 @@ def world_size_of(config: Options) -> int:
 
 
 def uses_deepspeed(config: Options) -> bool:
-    """Whether all weights are trained under DeepSpeed: by its stage, or on several GPUs.
+    """Whether DeepSpeed is used: for full rank with a stage, or on several GPUs.
 
-    A stage that was written and is wrong counts, so that what depends on it is checked as well.
+    An invalid stage counts too, so that options that depend on it are checked as well.
     """
     written = not config.is_missing(_ZERO_STAGE)
     return is_full_rank(config) and (written or config[_WORLD_SIZE] > 1)

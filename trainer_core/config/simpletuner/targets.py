@@ -1,7 +1,8 @@
-"""Which linear layers a LyCORIS preset names, by lycoris' own rules.
+"""Finds the linear layers that a LyCORIS preset adapts, by lycoris' rules.
 
-Source: lycoris 4.1.3, ``LycorisNetwork.__init__``: modules are walked from the outside in; a class
-target takes every linear below it, a name target the linear of that name; the first match counts.
+Modules are visited from the outside in. A class target takes every linear layer below it. A name
+target takes the linear layer of that name. The first match counts. Source: lycoris 4.1.3,
+``LycorisNetwork.__init__``.
 """
 
 import difflib
@@ -15,7 +16,7 @@ from trainer_core.config.plan.shapes import LinearShape
 from trainer_core.config.simpletuner.patterns import matcher
 
 MAX_NEAREST: Final = 20
-"""Looking for similar names takes a millisecond each."""
+"""At most this many names get a suggestion: finding one takes a millisecond."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,20 +51,20 @@ NAMED_PRESETS: Final[Mapping[str, Preset]] = {
     "all-but-experts": Preset(classes=("Linear",), exclude=("*.experts.*",), use_fnmatch=True),
     "all": Preset(classes=("Linear",)),
 }
-"""Presets by name; ``experts`` are the routed ones. They may name parts that a model lacks."""
+"""Presets by name. ``experts`` are the routed experts. A model may lack parts that they name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """The linears of a preset, in the model's order."""
+    """The linear layers of a preset, in the model's order."""
 
     targets: Mapping[str, Target]
     """Path → overrides."""
     unused: tuple[str, ...]
     """Classes and patterns without any effect on this model."""
     overtaken: tuple[str, ...]
-    """Patterns for linears that a class target has taken before. Their overrides do not apply there
-    but to what the next class or plain name takes."""
+    """Patterns of linear layers that an earlier class target took. Their overrides do not apply to
+    these layers, but to those of the next target."""
 
 
 def match_preset(preset: Preset, linears: Sequence[LinearShape]) -> Matched:
@@ -104,8 +105,8 @@ class _Walk:
     def run(self) -> None:
         overrides = self._preset.class_overrides
         by_path = {linear.path for linear in self._linears}
-        # lycoris keeps one variable for the overrides of the match at hand, and forgets to clear it
-        # after a named linear that is already taken. What comes next then gets them.
+        # As in lycoris, which keeps the overrides of the current match in one variable and does not
+        # clear it after a named layer that is already taken. The next match then gets them.
         kept = Target()
         for path, class_name in self._modules.items():
             if path in self._excluded:
@@ -130,7 +131,7 @@ class _Walk:
             kept = Target()
 
     def _take_below(self, root: str, target: Target) -> None:
-        """Every linear of a class target; a class inside with overrides of its own has its own."""
+        """Take every linear layer below a class target. Overrides of an inner class go first."""
         depth = root.count(".") + 1 if root else 0
         for linear in self._below.get(root, ()):
             if linear.path in self._excluded or linear.path in self.found:
@@ -155,7 +156,7 @@ class _Walk:
         }
         yield from sorted(self._classes - with_linears)
         for pattern in self._names:
-            # A module that is named is not taken by its class: that is an effect, too.
+            # A named module is not taken by its class, which is an effect too.
             if not any(
                 path in linears or self._modules[path] in self._classes & with_linears
                 for path in self._hits[pattern]
@@ -181,7 +182,7 @@ def _inside(linear: LinearShape, depth: int) -> Iterator[tuple[str, str]]:
 
 
 def nearest(wanted: str, linears: Sequence[LinearShape]) -> str:
-    """A sentence on which names of the model are close to one that matches nothing."""
+    """A sentence with the model's names that are close to one that matches nothing, or empty."""
     close = difflib.get_close_matches(wanted.strip("*.^$"), _known_names(tuple(linears)), n=2)
     return f" Did you mean {' or '.join(close)}?" if close else ""
 

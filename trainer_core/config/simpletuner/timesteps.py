@@ -1,4 +1,4 @@
-"""Options that say how sigma, the share of noise in a sample, is drawn and shifted."""
+"""Options of timestep sampling: how sigma, the share of noise, is drawn and shifted."""
 
 import json
 import math
@@ -82,7 +82,7 @@ _CHOSEN_BY: Final[dict[TimestepDistribution, Option[object]]] = {
 
 
 def timesteps_of(config: Options) -> TimestepSampling:
-    """One distribution. The shape of the others stays at its default, so equal runs are equal."""
+    """The distribution. Parameters of the other distributions keep their defaults."""
     values = _custom_sigmas(config)
     wanted: dict[TimestepDistribution, bool] = {
         "list": bool(values),

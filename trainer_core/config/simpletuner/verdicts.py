@@ -1,4 +1,6 @@
-"""Tables of options: one row for each option of SimpleTuner says what becomes of it here.
+"""Tables of options, with one row for each option of SimpleTuner.
+
+The kind of a row is
 
 - ``honoured``: it acts. Such a row is an ``Option``, which reads the value as the right type.
 - ``watches``: it would only observe the run, and nothing here does that yet. The run is accepted.
@@ -27,7 +29,7 @@ Flag = TypeVar("Flag", bound=bool | None)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Verdict:
-    """One row: an option and what becomes of it."""
+    """One row: an option and how it is treated."""
 
     name: str
     kind: Kind
