@@ -1,4 +1,4 @@
-"""Adapters on the whole transformer: every one of them learns, and off they are not there."""
+"""Adapters on the whole transformer: all of them learn, and turned off they have no effect."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One optimizer step in this process: what it changes, and that a bad one changes nothing."""
+"""One optimizer step in this process: its changes, and that a failed step changes nothing."""
 
 import math
 from pathlib import Path
@@ -235,7 +235,7 @@ class Noisy(nn.Module):
 @pytest.mark.parametrize(
     ("interval", "again"), [(1, [0, 1, 2, 3]), (2, [0, 2]), (3, [0, 3]), (9, [0])]
 )
-def test_every_so_many_blocks_are_recomputed_with_the_same_gradients(
+def test_gradient_checkpointing_at_an_interval_keeps_the_gradients(
     tiny_folder: Path, interval: int, again: list[int]
 ) -> None:
     def gradients(interval: int | None) -> tuple[list[int], list[torch.Tensor]]:
@@ -282,7 +282,7 @@ def _gradients(
 def test_the_base_is_quantised_on_the_side_that_the_plan_names(
     via: Any, expected: tuple[str, ...]
 ) -> None:
-    """The meta device stands for an accelerator: a device other than the CPU that all have."""
+    """The meta device replaces an accelerator here: every machine has it."""
     base = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 4))
 
     done = place_base(base, "int8-quanto", via, torch.device("meta"))

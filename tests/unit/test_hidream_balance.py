@@ -51,7 +51,7 @@ def gates_of(model: nn.Module) -> list[ExpertGate]:
     return [part for part in model.modules() if isinstance(part, ExpertGate)]
 
 
-def test_even_routing_costs_one_a_layer() -> None:
+def test_even_routing_has_the_loss_one_for_each_layer() -> None:
     gate = MoEGate(4, 4, 2).double()
     gate.weight.data = torch.eye(4, dtype=torch.float64)
     # Each token likes two experts equally well; all pairs of neighbours come equally often.
@@ -63,7 +63,7 @@ def test_even_routing_costs_one_a_layer() -> None:
     )
 
 
-def test_one_favoured_expert_costs_up_to_twice_as_much() -> None:
+def test_one_favoured_expert_has_up_to_twice_the_loss() -> None:
     gate = MoEGate(4, 4, 2).double()
     gate.weight.data = torch.eye(4, dtype=torch.float64)
     tokens = torch.tensor([[90.0, 1, 0, 0]]).double().expand(5, 4)
@@ -74,7 +74,7 @@ def test_one_favoured_expert_costs_up_to_twice_as_much() -> None:
     )
 
 
-def test_pads_are_not_routed_tokens() -> None:
+def test_pads_do_not_count_in_the_loss() -> None:
     gate = MoEGate(8, 4, 2).double()
     tokens = torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(1)).double()
     chosen, _, _ = gate(tokens)
@@ -119,7 +119,7 @@ def test_two_checkpointed_forwards_may_share_a_backward() -> None:
         assert parameter.grad is None if gradient is None else torch.equal(parameter.grad, gradient)
 
 
-def test_nothing_is_computed_where_it_is_off_or_nothing_is_learnt() -> None:
+def test_no_loss_is_computed_where_it_is_off_or_gradients_are_off() -> None:
     model = model_of("tiny")
 
     assert losses(model, Question.of(SIZE), weight=0.0).balance is None
@@ -131,7 +131,7 @@ def test_nothing_is_computed_where_it_is_off_or_nothing_is_learnt() -> None:
     assert network.velocity(question.latents, question.sigmas, text).balance is None
 
 
-def test_the_bases_own_pass_does_not_count() -> None:
+def test_the_base_forward_does_not_add_to_the_loss() -> None:
     model = model_of("tiny")
     lokr = lokr_on(model)
     network = network_of(model.double(), lokr, compute=CPU64, balanced=True)
@@ -224,7 +224,7 @@ def test_a_lokr_gets_the_terms_exact_gradient() -> None:
             assert (found.double() - gradient).norm() <= 1e-4 * gradient.norm(), name
 
 
-def test_it_evens_out_a_biased_start() -> None:
+def test_training_with_the_loss_balances_a_biased_gate() -> None:
     """Full rank, 50 steps from gates that favour one expert: the spread is at most half."""
     spreads = {weight: spread_after(50, weight) for weight in (0.0, 0.1)}
 

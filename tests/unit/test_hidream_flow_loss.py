@@ -1,4 +1,4 @@
-"""What a velocity costs: formulas, thresholds, masks and types."""
+"""The loss of a velocity: formulas, thresholds, masks and types."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def test_bf16_is_compared_in_fp32() -> None:
 
 
 @pytest.mark.parametrize("loss", ["l2", "huber", "smooth_l1"])
-def test_a_mask_of_a_tenth_costs_what_that_tenth_costs(loss: str) -> None:
+def test_the_loss_is_the_mean_inside_the_mask(loss: str) -> None:
     prediction, target = draw(2, 16, 10, 10, seed=1), draw(2, 16, 10, 10, seed=2)
     mask = torch.zeros(2, 1, 10, 10)
     mask[0, :, 3] = 1
@@ -78,7 +78,7 @@ def test_a_mask_of_a_tenth_costs_what_that_tenth_costs(loss: str) -> None:
     torch.testing.assert_close(found, torch.stack([row[0], whole[1]]), rtol=1e-12, atol=0)
 
 
-def test_nothing_is_learnt_where_the_mask_is_black() -> None:
+def test_the_gradient_is_zero_where_the_mask_is_black() -> None:
     prediction = draw(1, 4, 6, 6, seed=1).requires_grad_()
     mask = torch.ones(1, 1, 6, 6)
     mask[..., :3] = 0

@@ -57,7 +57,7 @@ def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("shape", "size"), [*(("tiny", size) for size in SIZES), ("tiny", (8, 8)), ("wide", (6, 10))]
 )
-def test_it_equals_the_stock_padded_call_and_its_gradient(
+def test_output_and_gradient_equal_those_of_diffusers_padded_forward(
     monkeypatch: pytest.MonkeyPatch, shape: str, size: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(stock_module, "apply_rope", rope64)
@@ -79,7 +79,7 @@ def test_it_equals_the_stock_padded_call_and_its_gradient(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_eval_mode_is_padded_alike(size: tuple[int, int]) -> None:
+def test_eval_mode_is_padded_in_the_same_way(size: tuple[int, int]) -> None:
     question, stock, ours = Question.of(size), model_of("tiny"), model_of("tiny").eval()
 
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_eval_mode_is_padded_alike(size: tuple[int, int]) -> None:
     assert (unpadded - right).norm() > 1e-4 * right.norm()
 
 
-def test_recomputed_blocks_find_the_same_attention() -> None:
+def test_gradient_checkpointing_does_not_change_padded_attention() -> None:
     question, plain, checkpointed = Question.of((6, 10)), model_of("tiny"), model_of("tiny")
 
     for model, interval in ((plain, None), (checkpointed, 1)):
@@ -101,7 +101,7 @@ def test_recomputed_blocks_find_the_same_attention() -> None:
         assert torch.equal(parameter.grad, plain.get_parameter(name).grad), name
 
 
-def test_the_stock_call_of_a_network_that_was_padded_samples_as_before() -> None:
+def test_diffusers_forward_is_unchanged_after_a_padded_one() -> None:
     question, stock, ours = Question.of((6, 10)), model_of("tiny"), model_of("tiny")
     with torch.no_grad():
         ask(ours, question)

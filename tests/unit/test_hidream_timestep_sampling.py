@@ -1,4 +1,4 @@
-"""How noisy samples are made: laws, shifts, lists."""
+"""Timestep sampling: distributions, shifts and lists."""
 
 import math
 from collections import Counter
@@ -63,12 +63,12 @@ def normal(x: float) -> float:
         (objective(shift=3.0), lambda x: normal(logit(x / (3 - 2 * x)))),
     ],
 )
-def test_each_law_has_its_distribution(chosen: Objective, cumulative: object) -> None:
+def test_draws_follow_their_distribution(chosen: Objective, cumulative: object) -> None:
     assert farthest(draws(chosen), cumulative) < 1.95 / math.sqrt(DRAWS)  # 0.1 % of seeds fail
 
 
-def test_draws_of_earlier_versions_are_kept() -> None:
-    """Runs that began before other laws came have to go on with the same noise."""
+def test_draws_equal_those_of_earlier_versions() -> None:
+    """Runs of versions without the other distributions resume with the same noise."""
     found = draws(objective(shift=3.0), 3)
 
     expected = []
@@ -105,7 +105,7 @@ def test_a_schedulers_own_numbers_are_taken() -> None:
     assert law.at(200) == pytest.approx(math.exp(1.15))
 
 
-def test_a_list_is_drawn_at_random_or_in_turn_and_never_shifted() -> None:
+def test_a_list_is_random_or_round_robin_and_never_shifted() -> None:
     values = (1.0, 0.75, 0.25)
     at_random = draws(objective("list", values=values, order="random", shift=3.0), 900)
     in_turn = draws(objective("list", values=values, order="round-robin", shift=3.0), 7)

@@ -99,7 +99,7 @@ def test_every_side_of_the_wide_ones_products_is_a_multiple_of_16(wide_folder: P
     assert not [side for side in sides if side % 16]
 
 
-def test_a_strangers_folder_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("mine")
 
     with pytest.raises(BaseModelError, match="not empty"):
@@ -108,7 +108,9 @@ def test_a_strangers_folder_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
-def test_parts_load_in_the_asked_type_frozen_where_nothing_trains_them(tiny_folder: Path) -> None:
+def test_parts_load_in_the_requested_type_and_the_vae_is_frozen(
+    tiny_folder: Path,
+) -> None:
     transformer = load_transformer(tiny_folder, torch.bfloat16)
     vae = load_vae(tiny_folder, torch.float32)
     encoders = load_text_encoders(tiny_folder, torch.float32, text_encoder_4="int8-quanto")
@@ -154,7 +156,7 @@ def test_a_folder_without_a_part_is_named(tiny_folder: Path, tmp_path: Path, par
         load()
 
 
-def test_a_torn_weight_file_is_a_base_model_error(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_truncated_weight_file_is_a_base_model_error(tiny_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_folder / "transformer", tmp_path / "transformer")
     weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

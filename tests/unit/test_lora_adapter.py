@@ -1,4 +1,4 @@
-"""LoRA against its formula in float64, and where peft's ways would harm."""
+"""LoRA against its formula in float64, and the defaults of peft that it avoids."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What LyCORIS does wrong without a word: each is a reason for how LoKr is built here."""
+"""What LyCORIS does wrong without an error. These are reasons why LoKr is built here."""
 
 import pytest
 import torch
@@ -39,14 +39,14 @@ def merged(module: LokrModule, base: nn.Linear) -> torch.Tensor:
     return base.weight.detach() - before
 
 
-def test_a_merge_of_full_matrices_is_right() -> None:
+def test_lycoris_merges_full_matrices_correctly() -> None:
     base = base_of()
     module = lokr_on(base, lora_dim=16384, full_matrix=True, bypass_mode=True)
 
     torch.testing.assert_close(merged(module, base), delta(module), atol=1e-5, rtol=1e-5)
 
 
-def test_a_merge_of_a_low_rank_takes_alpha_over_rank_twice() -> None:
+def test_lycoris_merges_low_rank_with_alpha_over_rank_twice() -> None:
     """``get_weight`` has the scale in it, and ``get_diff_weight`` multiplies by it again."""
     base = base_of()
     module = lokr_on(base, lora_dim=2, alpha=0.5, bypass_mode=True)
@@ -57,7 +57,7 @@ def test_a_merge_of_a_low_rank_takes_alpha_over_rank_twice() -> None:
     torch.testing.assert_close(wrong, delta(module) * 0.25, atol=1e-5, rtol=1e-5)
 
 
-def test_a_live_merge_forgets_the_scalar() -> None:
+def test_lycoris_merges_a_live_adapter_without_its_scalar() -> None:
     base = base_of()
     module = lokr_on(base, lora_dim=16384, full_matrix=True, use_scalar=True, bypass_mode=True)
 
@@ -67,7 +67,7 @@ def test_a_live_merge_forgets_the_scalar() -> None:
     torch.testing.assert_close(wrong * module.scalar, delta(module), atol=1e-5, rtol=1e-5)
 
 
-def test_a_merge_into_a_quantised_base_does_nothing() -> None:
+def test_lycoris_merge_does_not_change_a_quantised_base() -> None:
     model = nn.Sequential(base_of())
     quantize_frozen(model, "int8-quanto")
     module = lokr_on(model[0], lora_dim=16384, full_matrix=True)
@@ -86,8 +86,10 @@ SHAPES = ((64, 64), (64, 256), (256, 64), (64, 384), (160, 96), (256, 2560), (21
 
 
 @pytest.mark.parametrize("options", [{"full_matrix": True}, {}, {"decompose_both": True}])
-def test_the_loader_guesses_the_factor_and_fails_where_we_say_so(options: dict[str, bool]) -> None:
-    """It takes the shapes of w1 and w2 for the factor, and fails on files of its own."""
+def test_lycoris_loader_fails_exactly_where_lycoris_loads_is_false(
+    options: dict[str, bool],
+) -> None:
+    """The loader guesses the factor from the shapes of w1 and w2, even for its own files."""
     found = {}
     for factor in FACTORS:
         for n_in, n_out in SHAPES:

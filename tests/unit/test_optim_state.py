@@ -226,6 +226,6 @@ def test_clipping_by_value_and_by_norm() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_the_largest_gradient_shows_what_is_not_finite(bad: float) -> None:
+def test_the_largest_gradient_is_not_finite_if_one_is_not(bad: float) -> None:
     assert largest_gradient(with_gradients([3.0, -5.0], [4.0])).item() == 5.0
     assert not torch.isfinite(largest_gradient(with_gradients([1.0, bad], [4.0])))
