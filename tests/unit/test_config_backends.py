@@ -54,12 +54,14 @@ def test_masks_need_no_captions_and_say_what_they_do_not_take() -> None:
     assert "conditioning_type has no effect on the images cats." in on_images
 
 
-def test_all_weights_cannot_learn_from_a_base_that_is_gone() -> None:
+def test_full_rank_takes_no_regularisation_data() -> None:
     backends = [{**CATS, "is_regularisation_data": "true"}]
     full = {"model_type": "full", "lora_type": None}
 
     assert import_small(backends=backends).plan.identity.backends[0].is_regularisation
-    assert any("nothing but the base" in w for w in warnings_of(backends=backends))
+    assert any(
+        "learns only to predict as the base model" in w for w in warnings_of(backends=backends)
+    )
     assert problems_of(full, backends=backends) == [
         ("/data_backends/0/is_regularisation_data", "conflict")
     ]
