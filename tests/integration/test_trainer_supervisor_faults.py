@@ -91,7 +91,8 @@ def test_an_unexpected_error_is_reported_as_internal(host: TrainerHost) -> None:
     assert handed_back(host, process, started_s) == "internal_error"
     assert host.run()["status_reason"]["category"] == "platform"
     assert "no-such-python" not in host.run()["status_reason"]["message"]
-    assert "no-such-python" in host.logs()  # the operator's log has the details
+    logs = host.logs()
+    assert "no-such-python" in logs, logs  # the operator's log has the details
 
 
 def test_what_was_saved_before_an_error_is_kept(host: TrainerHost) -> None:
