@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,22 @@ def tenant_db(database: Database) -> TenantDatabase:
     return TenantDatabase.new(database)
 
 
+@contextmanager
+def two_dispatchers(settings: Mapping[str, str]) -> Iterator[None]:
+    """Run two dispatchers; both must end cleanly on SIGTERM and log JSON lines."""
+    command, env = [sys.executable, "-m", "services.dispatcher"], {**os.environ, **settings}
+    both = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE) for _ in range(2)]
+    try:
+        yield
+    finally:
+        for process in both:
+            process.send_signal(signal.SIGTERM)
+        logs = [process.communicate(timeout=20)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], logs
+    lines = [json.loads(line) for log in logs for line in log.splitlines()]
+    assert all(line["service"] == "dispatcher" for line in lines)
+
+
 def test_two_dispatchers_do_each_piece_of_work_once(
     tenant_db: TenantDatabase,
     database_url: str,
@@ -32,8 +49,7 @@ def test_two_dispatchers_do_each_piece_of_work_once(
     described_models_dir: Path,
     queues: Callable[[str], int],
 ) -> None:
-    env = {
-        **os.environ,
+    settings = {
         "REVERIE_DATABASE_URL": database_url,
         "REVERIE_BROKER_URL": redis_server.url,
         "REVERIE_MODELS_DIR": str(described_models_dir),
@@ -41,10 +57,8 @@ def test_two_dispatchers_do_each_piece_of_work_once(
         "REVERIE_OFFER_S": "60",
         "REVERIE_LOG_FORMAT": "json",
     }
-    command = [sys.executable, "-m", "services.dispatcher"]
-    both = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE) for _ in range(2)]
-    try:
-        held = tenant_db.held()
+    held = tenant_db.held()
+    with two_dispatchers(settings):
         waiting = [tenant_db.queued(plan=real_plan()) for _ in range(3)]
 
         def all_at(stage: str) -> bool:
@@ -63,11 +77,4 @@ def test_two_dispatchers_do_each_piece_of_work_once(
             assert types == ["run.queued", "run.running", "run.queued"]
         assert queues(CACHE_QUEUE) == num_shards
         assert tenant_db.run(held.run_id).is_held
-    finally:
-        for process in both:
-            process.send_signal(signal.SIGTERM)
-        logs = [process.communicate(timeout=20)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], logs
-    lines = [json.loads(line) for log in logs for line in log.splitlines()]
-    assert all(line["service"] == "dispatcher" for line in lines)
     assert queues(TRAIN) == len(waiting)

@@ -64,9 +64,11 @@ def lokr_example(
     size: float = 0.3,
     paths: tuple[str, ...] = PATHS,
 ) -> Example:
-    """LoKr on some linears of ``model``; shapes are those of LyCORIS' own module.
+    """LoKr on the linears ``paths`` of ``model``, with random values.
 
-    ``scalar``: None where it is not trained. ``size``: of w1's entries; those of w2 are about 0.3.
+    Args:
+        scalar: None where it is not trained.
+        size: standard deviation of w1's entries; that of w2's is 0.3.
     """
     parameters: dict[str, torch.Tensor] = {}
     deltas = {}
@@ -78,13 +80,7 @@ def lokr_example(
             lora_dim=dim, alpha=alpha, factor=factor, full_matrix=full_matrix,
             decompose_both=decompose_both,
         )  # fmt: skip
-        values = {}
-        for name, parameter in upstream.named_parameters():
-            short = name.removeprefix("lokr_")
-            scale = size if short.startswith("w1") else 0.3
-            if "_" in short:  # a product of two: entries as those of a whole matrix
-                scale = math.sqrt(scale / math.sqrt(dim))
-            values[short] = torch.randn(parameter.shape, generator=draw) * scale
+        values = _random_lokr(upstream, dim=dim, size=size, draw=draw)
         parameters |= {f"{path}.{name}": value for name, value in values.items()}
         if scalar is not None:
             parameters[f"{path}.scalar"] = torch.tensor([scalar])
@@ -109,6 +105,20 @@ def lokr_example(
         ),
     )  # fmt: skip
     return Example(adapter=adapter, parameters=parameters, deltas=deltas)
+
+
+def _random_lokr(
+    upstream: nn.Module, *, dim: int, size: float, draw: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Random values by name without ``lokr_``, with the shapes of LyCORIS' module."""
+    values = {}
+    for name, parameter in upstream.named_parameters():
+        short = name.removeprefix("lokr_")
+        scale = size if short.startswith("w1") else 0.3
+        if "_" in short:  # one of two factors, whose product has entries like a whole matrix
+            scale = math.sqrt(scale / math.sqrt(dim))
+        values[short] = torch.randn(parameter.shape, generator=draw) * scale
+    return values
 
 
 def lora_example(model: nn.Module, *, rank: int, alpha: float, size: float = 0.3) -> Example:
