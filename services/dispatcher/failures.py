@@ -11,16 +11,6 @@ from trainer_core.process.failure import Failure
 _ERRORS_SHOWN: Final = 20
 
 
-def internal_error() -> Failure:
-    """An unexpected error; the log has its traceback."""
-    return Failure(
-        code="internal_error",
-        category=Category.PLATFORM,
-        message="The service failed while it worked on this run; this is a fault of the service.",
-        retryable=True,
-    )
-
-
 def database_busy() -> Failure:
     """A lock was not free in time, or a statement took too long."""
     message = "The database was too busy to continue with this run; it is tried again."

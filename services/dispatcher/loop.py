@@ -21,6 +21,7 @@ from services.dispatcher.admission import (
     decide,
 )
 from services.dispatcher.health import Health
+from services.domain.failures import internal_error
 from services.queue.rings import BrokerDownError
 from services.store import (
     admission,
@@ -283,7 +284,7 @@ class Dispatcher:
     def _count_failure(self, run_id: str) -> None:
         try:
             with self._transaction() as conn:
-                failing_rows.count_failure(conn, run_id, failures.internal_error())
+                failing_rows.count_failure(conn, run_id, internal_error())
         except DatabaseDownError:
             raise
         except Exception:  # as in _one_run: the other runs must be processed

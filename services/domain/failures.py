@@ -40,3 +40,13 @@ def backoff(tries: int, *, first: timedelta, limit: timedelta) -> timedelta:
     """
     doubled = min(limit, first * (1 << min(tries, 20)))
     return doubled * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
+
+
+def internal_error() -> Failure:
+    """An unexpected error; the log has its traceback."""
+    return Failure(
+        code="internal_error",
+        category=Category.PLATFORM,
+        message="The service failed while it worked on this run; this is a fault of the service.",
+        retryable=True,
+    )

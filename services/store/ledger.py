@@ -12,10 +12,11 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL
 
 from services.domain.errors import LeaseLostError
-from services.domain.failures import unexplained
+from services.domain.failures import internal_error, unexplained
 from services.domain.ledger import (
     ChildEvent,
     Claim,
+    LedgerDownError,
     Outcome,
     RequestedAction,
     StoredCheckpoint,
@@ -23,7 +24,7 @@ from services.domain.ledger import (
     Worker,
 )
 from services.domain.states import RunStatus, Stage
-from services.store import claims, commits, outcomes, run_events, workers
+from services.store import claims, commits, failing_rows, outcomes, run_events, workers
 from services.store.database import Connection, Database, columns_of, seconds
 from services.store.run_rows import Run
 from trainer_core.process.failure import Failure
@@ -59,9 +60,19 @@ class PostgresLedger:
             workers.register(conn, worker, draining=draining, run_id=run_id)
 
     def claim(self, run_id: str, *, worker_id: str, lease: timedelta) -> Claim | None:
-        """Claim a queued run whose shards are all built; None where it cannot be claimed."""
-        with self._database.transaction() as conn:
-            return claims.claim(conn, run_id, worker_id=worker_id, lease=lease)
+        """Claim a queued run whose shards are all built; None where it cannot be claimed.
+
+        An unexpected error postpones the run, so that workers are offered others, and is raised.
+        """
+        try:
+            with self._database.transaction() as conn:
+                return claims.claim(conn, run_id, worker_id=worker_id, lease=lease)
+        except LedgerDownError:
+            raise
+        except Exception:
+            with self._database.transaction() as conn:
+                failing_rows.count_failure(conn, run_id, internal_error())
+            raise
 
     def renew(self, run_id: str, fence: int, *, lease: timedelta) -> RequestedAction:
         """Extend the lease; raises LeaseLostError where the run is no longer held."""

@@ -69,6 +69,23 @@ def test_a_run_that_is_not_ready_is_not_claimed(tenant_db: TenantDatabase) -> No
     assert tenant_db.ledger.claim(new_id("run"), worker_id="w", lease=LEASE) is None
 
 
+def test_an_unexpected_error_of_a_claim_postpones_the_run(tenant_db: TenantDatabase) -> None:
+    run = tenant_db.claimable()
+    with tenant_db.database.transaction() as conn:
+        corrupt = "UPDATE run_documents SET data_index = 'null' WHERE run_id = %s"
+        conn.execute(corrupt, (run.run_id,))
+
+    with pytest.raises(AssertionError):
+        tenant_db.ledger.claim(run.run_id, worker_id="w", lease=LEASE)
+
+    postponed = tenant_db.run(run.run_id)
+    assert postponed.status == "queued"
+    assert postponed.ring_after is not None
+    assert postponed.status_reason is not None
+    assert postponed.status_reason["code"] == "internal_error"
+    assert tenant_db.ledger.claim(run.run_id, worker_id="w", lease=LEASE) is None
+
+
 def test_a_run_with_a_missing_shard_is_not_claimed(tenant_db: TenantDatabase) -> None:
     run = tenant_db.claimable()
     with tenant_db.database.transaction() as conn:
