@@ -115,10 +115,11 @@ def generate(
     text_encoder_precision: _TextEncoderPrecision = "no_change",
     device: _Device = "auto",
 ) -> None:
-    """Paint with a base model and an adapter, on this machine, without the service.
+    """Generate images with a base model and an adapter, on this machine, without the service.
 
-    The adapter is merged into the weights before they are quantised. The text encoders are released
-    before the transformer is loaded: memory has to hold the larger of the two, not both.
+    The adapter is merged into the weights before they are quantised. The text
+    encoders are released before the transformer is loaded: memory has to hold
+    the larger of the two, not both.
     """
     from trainer_core.base_models.obtain import obtain_base  # noqa: PLC0415
     from trainer_core.painting.options import PaintingOptions  # noqa: PLC0415

@@ -61,8 +61,9 @@ def merge(
 ) -> None:
     """Write the base model's transformer with an adapter in it, as diffusers loads it.
 
-    It is loaded with HiDreamImageTransformer2DModel.from_pretrained("DIR/transformer"). To quantise
-    it, merge first: what is added to quantised weights is lost.
+    Load it with
+    HiDreamImageTransformer2DModel.from_pretrained("DIR/transformer").
+    To quantise it, merge first: a quantised base model is refused.
     """
     from trainer_core.base_models.obtain import transformer_folder  # noqa: PLC0415
 

@@ -86,11 +86,13 @@ def train(
 ) -> None:
     """Train from SimpleTuner's files on this machine, exactly as they are, without the service.
 
-    Pictures and captions are encoded once and kept. The same command again resumes from the newest
-    checkpoint, unless resume_from_checkpoint is empty or names a checkpoint's folder.
+    Images and captions are encoded once and kept. The same command again
+    resumes from the newest checkpoint, unless resume_from_checkpoint is empty
+    or names a checkpoint.
 
-    Ctrl-C and SIGTERM stop the run with a checkpoint of its last step; a second Ctrl-C stops it at
-    once. Exit status: 0 finished, 1 failed, 2 wrong usage, 75 stopped on request, 130 at once.
+    Ctrl-C and SIGTERM stop the run with a checkpoint of its last step; a
+    second Ctrl-C stops it at once, without one. Exit status: 0 finished,
+    1 failed, 2 wrong usage, 75 stopped on request, 130 stopped at once.
     """
     from services.cli.documents import parse_settings, read_documents  # noqa: PLC0415
     from trainer_core.local.run import LocalRun  # noqa: PLC0415
