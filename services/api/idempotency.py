@@ -89,7 +89,15 @@ def create_once(
         replay = idempotency.find(conn, *scope, request.fingerprint)
     if replay is not None:
         return _replayed(request, replay)
-    prepared = prepare()
+    try:
+        prepared = prepare()
+    except Exception:
+        # A request with the same key may have succeeded meanwhile, and its data be gone since.
+        with database.transaction() as conn:
+            replay = idempotency.find(conn, *scope, request.fingerprint)
+        if replay is None:
+            raise
+        return _replayed(request, replay)
     with database.transaction() as conn:
         replay = idempotency.begin(conn, *scope, request.fingerprint)
         if replay is None:

@@ -11,12 +11,6 @@ from trainer_core.process.failure import Failure
 _ERRORS_SHOWN: Final = 20
 
 
-def database_busy() -> Failure:
-    """A lock was not free in time, or a statement took too long."""
-    message = "The database was too busy to continue with this run; it is tried again."
-    return infra_failure("database_busy", message)
-
-
 def base_model_missing(name: str) -> Failure:
     """No base model of this name is installed at the moment."""
     message = f"The base model {name} is not installed at the moment; ask the service's operator."

@@ -52,7 +52,6 @@ _ROWS_A_ROUND: Final = 64
 _ADMISSIONS_A_ROUND: Final = 4
 _HEARTBEATS_MISSED: Final = 3
 _LATER: Final = timedelta(minutes=1)
-_BUSY_PAUSE: Final = timedelta(seconds=10)
 
 
 class Rings(Protocol):
@@ -276,8 +275,7 @@ class Dispatcher:
     def _postpone_busy(self, run_id: str) -> None:
         try:
             with self._transaction() as conn:
-                reason = failures.database_busy()
-                failing_rows.postpone(conn, run_id, after=_BUSY_PAUSE, reason=reason)
+                failing_rows.postpone_busy(conn, run_id)
         except DatabaseBusyError as error:
             log.warning("run_not_postponed", run_id=run_id, reason=str(error))
 

@@ -50,3 +50,9 @@ def internal_error() -> Failure:
         message="The service failed while it worked on this run; this is a fault of the service.",
         retryable=True,
     )
+
+
+def database_busy() -> Failure:
+    """A lock was not free in time, or a statement took too long."""
+    message = "The database was too busy to continue with this run; it is tried again."
+    return infra_failure("database_busy", message)

@@ -11,7 +11,7 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
-from services.domain.failures import backoff
+from services.domain.failures import backoff, database_busy
 from services.domain.states import OVER, RunStatus
 from services.store import transitions
 from services.store.database import Connection, columns_of, seconds
@@ -20,6 +20,7 @@ from trainer_core.process.failure import Failure, failure_as_json
 
 MAX_FAILURES: Final = 5
 """Consecutive unexpected errors after which the run fails."""
+_BUSY_PAUSE: Final = timedelta(seconds=10)
 _FIRST_PAUSE: Final = timedelta(seconds=10)
 _LONGEST_PAUSE: Final = timedelta(minutes=5)
 
@@ -41,6 +42,11 @@ def postpone(conn: Connection, run_id: str, *, after: timedelta, reason: Failure
     run = _lock(conn, run_id)
     if run is not None:
         _postpone(conn, run, after, reason, run.dispatch_failures)
+
+
+def postpone_busy(conn: Connection, run_id: str) -> None:
+    """Postpone a run whose rows were locked, or whose statement took too long."""
+    postpone(conn, run_id, after=_BUSY_PAUSE, reason=database_busy())
 
 
 def count_failure(conn: Connection, run_id: str, reason: Failure) -> None:

@@ -25,7 +25,13 @@ from services.domain.ledger import (
 )
 from services.domain.states import RunStatus, Stage
 from services.store import claims, commits, failing_rows, outcomes, run_events, workers
-from services.store.database import Connection, Database, columns_of, seconds
+from services.store.database import (
+    Connection,
+    Database,
+    DatabaseBusyError,
+    columns_of,
+    seconds,
+)
 from services.store.run_rows import Run
 from trainer_core.process.failure import Failure
 
@@ -62,11 +68,16 @@ class PostgresLedger:
     def claim(self, run_id: str, *, worker_id: str, lease: timedelta) -> Claim | None:
         """Claim a queued run whose shards are all built; None where it cannot be claimed.
 
-        An unexpected error postpones the run, so that workers are offered others, and is raised.
+        An error that is not an outage postpones the run, so that workers are offered others. It is
+        raised afterwards.
         """
         try:
             with self._database.transaction() as conn:
                 return claims.claim(conn, run_id, worker_id=worker_id, lease=lease)
+        except DatabaseBusyError:
+            with self._database.transaction() as conn:
+                failing_rows.postpone_busy(conn, run_id)
+            raise
         except LedgerDownError:
             raise
         except Exception:

@@ -22,6 +22,8 @@ from services.store.database import Database
 from services.store.datasets import NewFile
 from tests.support.fleet import Fleet
 from tests.support.service import run_request
+from trainer_core.config.plan.problems import PlanError
+from trainer_core.config.plan.problems import Problem as PlanProblem
 
 WAIT_S = 20.0
 
@@ -144,6 +146,34 @@ def test_a_stored_response_is_replayed_without_planning(
 
     assert again.headers["Idempotent-Replayed"] == "true"
     assert (again.status_code, again.json()) == (201, first.json())
+
+
+def test_a_request_that_is_refused_after_its_twin_succeeded_gets_the_stored_response(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_run = planning.import_run
+
+    def refuse(**kwargs: Any) -> Any:
+        monkeypatch.setattr(planning, "import_run", import_run)
+        problem = PlanProblem(pointer="/config", code="bad_value", message="It is too late.")
+        raise PlanError([problem])
+
+    paused = Paused(refuse)
+
+    def pause_the_first(**kwargs: Any) -> Any:
+        return import_run(**kwargs) if paused.is_waiting.is_set() else paused(**kwargs)
+
+    monkeypatch.setattr(planning, "import_run", pause_the_first)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(service.submit, "same")
+        assert paused.is_waiting.wait(WAIT_S)
+        second = service.submit("same")
+        paused.go_on.set()
+        first = waiting.result(WAIT_S)
+
+    assert (second.status_code, first.status_code) == (201, 201)
+    assert first.headers["Idempotent-Replayed"] == "true"
+    assert first.json() == second.json()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,13 @@ import pytest
 
 from services.domain.errors import LeaseLostError
 from services.domain.ids import new_id
-from services.domain.ledger import ChildEvent, Outcome, RequestedAction, StoredCheckpoint
+from services.domain.ledger import (
+    ChildEvent,
+    LedgerDownError,
+    Outcome,
+    RequestedAction,
+    StoredCheckpoint,
+)
 from services.store import leases, publications, runs
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
@@ -84,6 +90,25 @@ def test_an_unexpected_error_of_a_claim_postpones_the_run(tenant_db: TenantDatab
     assert postponed.status_reason is not None
     assert postponed.status_reason["code"] == "internal_error"
     assert tenant_db.ledger.claim(run.run_id, worker_id="w", lease=LEASE) is None
+
+
+def test_a_claim_that_the_database_gives_up_postpones_the_run(
+    tenant_db: TenantDatabase, database_url: str
+) -> None:
+    run = tenant_db.claimable()
+    impatient = Database(database_url, 2, lock_timeout=timedelta(seconds=0.2))
+    with tenant_db.database.transaction() as elsewhere:
+        elsewhere.execute("LOCK TABLE run_documents IN ACCESS EXCLUSIVE MODE")
+
+        with pytest.raises(LedgerDownError):
+            PostgresLedger(impatient).claim(run.run_id, worker_id="w", lease=LEASE)
+
+    impatient.close()
+    postponed = tenant_db.run(run.run_id)
+    assert (postponed.status, postponed.dispatch_failures) == ("queued", 0)
+    assert postponed.ring_after is not None
+    assert postponed.status_reason is not None
+    assert postponed.status_reason["code"] == "database_busy"
 
 
 def test_a_run_with_a_missing_shard_is_not_claimed(tenant_db: TenantDatabase) -> None:
