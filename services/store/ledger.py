@@ -4,7 +4,8 @@ A run is held while ``lease_until`` is not NULL. The sweep sets it to NULL when 
 expired and keeps the fence, so that later writes of the old holder match no row.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -43,6 +44,20 @@ _STAGES: Final = {
     "finalizing": Stage.FINALIZING,
 }
 """Stage as the training process names it → stage of the run."""
+
+
+_LEDGER_CONNECTIONS: Final = 4
+"""At once: claim and commits, lease, events, heartbeat."""
+
+
+@contextlib.contextmanager
+def open_ledger(url: str, *, max_attempts: int) -> Iterator["PostgresLedger"]:
+    """The ledger in the database at ``url``, with connections of its own until the block ends."""
+    database = Database(url, max_size=_LEDGER_CONNECTIONS)
+    try:
+        yield PostgresLedger(database, max_attempts=max_attempts)
+    finally:
+        database.close()
 
 
 class PostgresLedger:

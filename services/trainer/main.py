@@ -14,8 +14,7 @@ from services.objects.port import ObjectStore
 from services.queue.app import TRAINER_TASK, trainer_queue
 from services.queue.serve import serve
 from services.settings.env import Settings
-from services.store.database import Database
-from services.store.ledger import PostgresLedger
+from services.store.ledger import open_ledger
 from services.trainer.attempt import answer_ring
 from services.trainer.context import Assignment, TrainerContext
 from services.trainer.lease import LeaseTimes
@@ -41,10 +40,8 @@ def main() -> int:
     )
     objects = open_store(settings)
     objects.prove_conditional_writes()
-    database = Database(settings.database_url, max_size=4)
-    ledger = PostgresLedger(database, max_attempts=settings.max_attempts)
-    _answer_rings(settings, worker, ledger, objects)
-    database.close()
+    with open_ledger(settings.database_url, max_attempts=settings.max_attempts) as ledger:
+        _answer_rings(settings, worker, ledger, objects)
     log.info("worker_down", worker_id=worker.worker_id)
     return 0
 
