@@ -45,7 +45,7 @@ _LEASE: Final = PlantedBug(
     replaced={"lease_until < clock_timestamp()": "lease_until IS NOT NULL"},
     quick="tests/integration/test_store_ledger.py"
     "::test_the_sweep_closes_only_attempts_with_an_expired_lease",
-    slow="tests/faults/test_kills.py::test_sigkill_of_the_child_costs_at_most_one_interval",
+    slow="tests/faults/test_kills.py::test_sigkill_of_the_supervisor_costs_at_most_one_interval",
 )
 _BUGS: Final = pytest.mark.parametrize(
     "bug", [_FENCE, _LEASE], ids=["fence guard removed", "lease ignored"]
@@ -67,16 +67,16 @@ def copy(tmp_path: Path) -> Path:
 def test_the_store_tests_find_it(copy: Path, bug: PlantedBug) -> None:
     _plant(copy, bug)
 
-    assert _run(copy, bug.quick) == _FAILED
+    assert bug.quick in _failed(copy, bug.quick)[0]
 
 
 @_BUGS
 @pytest.mark.deep
 def test_the_tests_with_real_processes_find_it(copy: Path, bug: PlantedBug) -> None:
-    assert _run(copy, bug.slow) == _PASSED
     _plant(copy, bug)
 
-    assert _run(copy, bug.slow) == _FAILED
+    # The whole file: its tests share a fleet, and each starts where the one before it ended.
+    assert _failed(copy, "tests/faults/test_kills.py") == [bug.slow]
 
 
 def _plant(folder: Path, bug: PlantedBug) -> None:
@@ -88,11 +88,11 @@ def _plant(folder: Path, bug: PlantedBug) -> None:
     path.write_text(text)
 
 
-def _run(folder: Path, test: str) -> int:
-    """Exit status of pytest for one test of the copy."""
+def _failed(folder: Path, tests: str) -> list[str]:
+    """The first test of these that fails in the copy; none where all pass."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+        [sys.executable, "-m", "pytest", "-x", "-q", "-rf", "-p", "no:cacheprovider", tests],
         cwd=folder,
         env={**env, "PYTHONPATH": str(folder)},
         capture_output=True,
@@ -101,4 +101,5 @@ def _run(folder: Path, test: str) -> int:
         check=False,
     )
     assert done.returncode in (_PASSED, _FAILED), done.stdout[-2000:] + done.stderr[-2000:]
-    return done.returncode
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    return [line.split()[1] for line in lines]

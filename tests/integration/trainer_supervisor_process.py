@@ -9,6 +9,7 @@ import sys
 import threading
 
 from services.domain.ids import new_id
+from services.logs.setup import configure
 from services.objects.open import open_store
 from services.settings.env import Settings
 from services.store.database import Database
@@ -20,8 +21,9 @@ from services.workers.scratch import Scratch
 
 
 def main() -> None:
-    told = json.loads(sys.argv[1])
-    settings = Settings.from_env(told["env"])
+    arguments = json.loads(sys.argv[1])
+    settings = Settings.from_env(arguments["env"])
+    configure("trainer", "console")
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     database = Database(settings.database_url, max_size=4)
@@ -39,9 +41,9 @@ def main() -> None:
             ),
             stall_s=settings.stall_s,
             stopping=stopping,
-            child_command=told["child_command"],
+            child_command=arguments["child_command"],
         )
-        answer_ring(context, Assignment(), told["run_id"])
+        answer_ring(context, Assignment(), arguments["run_id"])
     database.close()
 
 
