@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
 
             return make_tiny.make(args.folder, args.shape)
         case "inspect":
-            from trainer_core.commands import inspect  # noqa: PLC0415
+            from trainer_core.commands import inspect  # noqa: PLC0415 - imports Pillow
 
             return inspect.serve(reply_fd=args.reply_fd, memory_bytes=args.memory_bytes)
         case "encode":

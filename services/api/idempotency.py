@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from services.api.service import Service, ServiceDep, TenantDep
 from services.store import idempotency
 from services.store.database import Connection
-from services.store.idempotency import Replay
+from services.store.idempotency import KeyScope, Replay
 
 P = TypeVar("P")
 
@@ -84,25 +84,26 @@ def create_once(
         with database.transaction() as conn:
             body = insert(conn, prepared).model_dump(mode="json")
         return _created(request, body, {"Idempotency-Key-Missing": "true"})
-    scope = (request.tenant_id, _METHOD, request.path, request.key)
+    scope = KeyScope(
+        tenant_id=request.tenant_id, method=_METHOD, path=request.path, key=request.key
+    )
     with database.transaction() as conn:
-        replay = idempotency.find(conn, *scope, request.fingerprint)
+        replay = idempotency.find(conn, scope, request.fingerprint)
     if replay is not None:
         return _replayed(request, replay)
     try:
         prepared = prepare()
-    except Exception:
-        # A request with the same key may have succeeded meanwhile, and its data be gone since.
+    except Exception:  # raised again, unless a request with the same key succeeded meanwhile
         with database.transaction() as conn:
-            replay = idempotency.find(conn, *scope, request.fingerprint)
+            replay = idempotency.find(conn, scope, request.fingerprint)
         if replay is None:
             raise
         return _replayed(request, replay)
     with database.transaction() as conn:
-        replay = idempotency.begin(conn, *scope, request.fingerprint)
+        replay = idempotency.begin(conn, scope, request.fingerprint)
         if replay is None:
             body = insert(conn, prepared).model_dump(mode="json")
-            idempotency.finish(conn, *scope, status=201, body=body)
+            idempotency.finish(conn, scope, status=201, body=body)
     return _created(request, body, {}) if replay is None else _replayed(request, replay)
 
 

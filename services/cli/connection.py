@@ -40,7 +40,7 @@ class Invocation:
     def connect(self) -> "Client":
         """A client for the chosen service; raises CommandError where none is known."""
         # Imported here so that `reverie --help` does not load an HTTP library.
-        from services.client.client import Client  # noqa: PLC0415
+        from services.client.client import Client
 
         address = find_address(url=self.url, api_key=self.api_key, env=self.env)
         return Client(address.url, address.api_key)

@@ -85,14 +85,14 @@ def show(
 
 def push_shown(client: "Client", folder: Path, name: str | None) -> "Dataset":
     """Push a folder, with a progress bar on stderr; raises what ``push_folder`` raises."""
-    from rich.progress import (  # noqa: PLC0415
+    from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
         TextColumn,
     )
 
-    from services.client.push import PushProgress, list_folder, push_folder  # noqa: PLC0415
+    from services.client.push import PushProgress, list_folder, push_folder
 
     others = list_folder(folder).others
     if others:

@@ -121,8 +121,8 @@ def generate(
     encoders are released before the transformer is loaded: memory has to hold
     the larger of the two, not both.
     """
-    from trainer_core.base_models.obtain import obtain_base  # noqa: PLC0415
-    from trainer_core.painting.options import PaintingOptions  # noqa: PLC0415
+    from trainer_core.base_models.obtain import obtain_base
+    from trainer_core.painting.options import PaintingOptions
 
     pictures = _pictures(prompt, prompts, output_)
     _note_placeholders(pictures)
@@ -139,7 +139,7 @@ def generate(
         device=device,
     )
     folder = obtain_base(base, env=os.environ, folders=[Path.cwd()]).folder
-    from trainer_core.painting.generate import generate as paint  # noqa: PLC0415 - imports torch
+    from trainer_core.painting.generate import generate as paint  # imports torch
 
     paint(folder, adapter, pictures, options, output.print_note)
     for picture in pictures:
@@ -150,8 +150,8 @@ def _pictures(
     prompt: str | None, prompts: Path | None, output_: Path
 ) -> "tuple[ImageRequest, ...]":
     """One picture, or those of a prompt library; raises BadParameter, CommandError."""
-    from trainer_core.painting.options import ImageRequest  # noqa: PLC0415
-    from trainer_core.painting.prompts import requests_of_library  # noqa: PLC0415
+    from trainer_core.painting.options import ImageRequest
+    from trainer_core.painting.prompts import requests_of_library
 
     if (prompt is None) == (prompts is None):
         raise typer.BadParameter("give either --prompt or --prompts", param_hint="--prompt")
@@ -164,7 +164,7 @@ def _pictures(
 
 def _note_placeholders(pictures: "Sequence[ImageRequest]") -> None:
     """Name every placeholder that a prompt still has; it may be a mistake, so it is no error."""
-    from trainer_core.config.simpletuner.placeholders import unfilled_tokens  # noqa: PLC0415
+    from trainer_core.config.simpletuner.placeholders import unfilled_tokens
 
     for picture in pictures:
         for token in unfilled_tokens(picture.prompt):

@@ -64,7 +64,7 @@ def root(
 )
 def start_embedded(ctx: typer.Context) -> None:
     """Run the whole service on this machine until Ctrl-C."""
-    from services.cli.up import up  # noqa: PLC0415 - brings the whole service with it
+    from services.cli.up import up  # brings the whole service with it
 
     command = typer.Typer(
         pretty_exceptions_enable=False,

@@ -65,7 +65,7 @@ def merge(
     HiDreamImageTransformer2DModel.from_pretrained("DIR/transformer").
     To quantise it, merge first: a quantised base model is refused.
     """
-    from trainer_core.base_models.obtain import transformer_folder  # noqa: PLC0415
+    from trainer_core.base_models.obtain import transformer_folder
 
     folder = transformer_folder(base, env=os.environ, folders=[Path.cwd()])
     report = _merge_shown(folder, adapter, output_, dtype, multiplier)
@@ -82,15 +82,15 @@ def _merge_shown(
     folder: Path, adapter: Path, output_: Path, dtype: Literal["bf16", "fp32"], multiplier: float
 ) -> "MergeReport":
     """Merge with a progress bar on stderr."""
-    import torch  # noqa: PLC0415
-    from rich.progress import (  # noqa: PLC0415
+    import torch
+    from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
         TextColumn,
     )
 
-    from trainer_core.export.merge import merge_folder  # noqa: PLC0415
+    from trainer_core.export.merge import merge_folder
 
     _, err = output.consoles()
     columns = (TextColumn("merging"), BarColumn(), MofNCompleteColumn(), TextColumn("modules"))

@@ -19,8 +19,8 @@ def make_tiny(
     folder: Annotated[Path, typer.Argument(help="Where to write it; must not exist yet.")],
 ) -> None:
     """Write a tiny random model of HiDream's shape, to try everything out on a CPU."""
-    from trainer_core.base_models.known import TEST_MODELS, TINY_NAME  # noqa: PLC0415
-    from trainer_core.base_models.obtain import write_test_model  # noqa: PLC0415
+    from trainer_core.base_models.known import TEST_MODELS, TINY_NAME
+    from trainer_core.base_models.obtain import write_test_model
 
     if folder.exists():
         raise CommandError(f"{folder} exists already")
@@ -38,7 +38,7 @@ def list_models(
     as_json: Json = False,
 ) -> None:
     """Show the base models in the operator's folder."""
-    from trainer_core.base_models.describe import read_base_models  # noqa: PLC0415
+    from trainer_core.base_models.describe import read_base_models
 
     found = read_base_models(models_dir or _models_dir())
     if as_json:
@@ -62,8 +62,8 @@ def register(
     name: Annotated[str, typer.Option(help="What runs call it, e.g. HiDream-ai/HiDream-I1-Full.")],
 ) -> None:
     """Hash every file of a model and write its reverie-base.json, so that runs can name it."""
-    from trainer_core.base_models.describe import describe_base  # noqa: PLC0415
-    from trainer_core.base_models.layout import transformer_config  # noqa: PLC0415
+    from trainer_core.base_models.describe import describe_base
+    from trainer_core.base_models.layout import transformer_config
 
     transformer_config(folder)  # an error before the files are hashed, which takes minutes
     output.print_note(f"hashing the files of {folder} …")
@@ -73,7 +73,7 @@ def register(
 
 
 def _models_dir() -> Path:
-    from services.settings.env import Settings  # noqa: PLC0415
+    from services.settings.env import Settings
 
     return Settings.from_env(os.environ).models_dir
 

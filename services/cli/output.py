@@ -22,7 +22,7 @@ _COLOURS = {
 
 def consoles() -> "tuple[Console, Console]":
     """For results (stdout) and for everything else (stderr)."""
-    from rich.console import Console  # noqa: PLC0415 - not before something is printed
+    from rich.console import Console  # not before something is printed
 
     return Console(soft_wrap=True, highlight=False), Console(
         stderr=True, soft_wrap=True, highlight=False
@@ -41,8 +41,8 @@ def print_error(text: str) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table whose columns are never shortened, so that ids can be copied."""
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.table import Table
+    from rich.text import Text
 
     out, _ = consoles()
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -56,7 +56,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 def print_facts(facts: Mapping[str, object]) -> None:
     """Names and values, one pair a line; a value of None is left out."""
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text
 
     out, _ = consoles()
     wide = max(len(name) for name in facts)
@@ -69,7 +69,7 @@ def print_facts(facts: Mapping[str, object]) -> None:
 
 def print_note(text: str) -> None:
     """A remark on stderr, so that it never mixes with a result."""
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text
 
     _, err = consoles()
     err.print(Text(text))

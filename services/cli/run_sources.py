@@ -40,7 +40,7 @@ def parse_sources(pairs: Sequence[str]) -> dict[str, str | Path]:
 
 def push_sources(client: "Client", sources: Mapping[str, str | Path]) -> dict[str, str]:
     """Backend id → dataset id; a folder that two backends read is pushed once."""
-    from services.cli.datasets import push_shown  # noqa: PLC0415
+    from services.cli.datasets import push_shown
 
     pushed: dict[Path, str] = {}
     datasets: dict[str, str] = {}

@@ -54,8 +54,8 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Queue a run from SimpleTuner's files, exactly as they are."""
-    from services.cli.documents import parse_settings, read_documents  # noqa: PLC0415
-    from services.cli.run_sources import parse_sources, push_sources  # noqa: PLC0415
+    from services.cli.documents import parse_settings, read_documents
+    from services.cli.run_sources import parse_sources, push_sources
 
     invocation: Invocation = ctx.obj
     sources = parse_sources(dataset or [])
@@ -154,7 +154,7 @@ def cancel(ctx: typer.Context, run_id: RunId, as_json: Json = False) -> None:
 
 
 def _watch(client: "Client", run_id: str, *, on_stderr: bool) -> "Run":
-    from services.cli.watch import watch_run  # noqa: PLC0415
+    from services.cli.watch import watch_run
 
     out, err = output.consoles()
     return watch_run(client, run_id, err if on_stderr else out)

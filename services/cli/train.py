@@ -94,9 +94,9 @@ def train(
     second Ctrl-C stops it at once, without one. Exit status: 0 finished,
     1 failed, 2 wrong usage, 75 stopped on request, 130 stopped at once.
     """
-    from services.cli.documents import parse_settings, read_documents  # noqa: PLC0415
-    from trainer_core.local.run import LocalRun  # noqa: PLC0415
-    from trainer_core.paths import search_folders  # noqa: PLC0415
+    from services.cli.documents import parse_settings, read_documents
+    from trainer_core.local.run import LocalRun
+    from trainer_core.paths import search_folders
 
     try:
         settings = parse_settings(setting or [])
@@ -127,10 +127,10 @@ def train(
 
 def _train_shown(run: "LocalRun") -> Path | None:
     """Train with progress on stderr; problems of the files are printed and exit with status 1."""
-    from services.cli.signals import StopSignals  # noqa: PLC0415
-    from services.cli.train_view import open_view  # noqa: PLC0415
-    from trainer_core.config.plan.problems import PlanError  # noqa: PLC0415
-    from trainer_core.local.run import train_locally  # noqa: PLC0415
+    from services.cli.signals import StopSignals
+    from services.cli.train_view import open_view
+    from trainer_core.config.plan.problems import PlanError
+    from trainer_core.local.run import train_locally
 
     _, err = output.consoles()
     try:

@@ -63,8 +63,8 @@ def validate(
     Exit status: 0 if a run could start, 1 if not. All errors are listed at
     once, each with its file and option.
     """
-    from services.cli.documents import parse_settings  # noqa: PLC0415
-    from services.cli.plan_report import report_on  # noqa: PLC0415
+    from services.cli.documents import parse_settings
+    from services.cli.plan_report import report_on
 
     invocation: Invocation = ctx.obj
     try:
@@ -86,7 +86,7 @@ def validate(
 @contextmanager
 def _progress() -> "Iterator[Progress]":
     """A progress bar on stderr for large folders."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     _, err = output.consoles()
     columns = (TextColumn("scanning {task.description}"), BarColumn(), MofNCompleteColumn())

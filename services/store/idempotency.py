@@ -1,6 +1,6 @@
 """Idempotency keys, written in the same transaction as the row that they protect."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from psycopg.errors import LockNotAvailable
@@ -16,6 +16,16 @@ class Replay:
 
     status: int
     body: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyScope:
+    """An idempotency key and what it is unique in."""
+
+    tenant_id: str
+    method: str
+    path: str
+    key: str
 
 
 _BEGIN: Final = """
@@ -37,26 +47,15 @@ _PATIENCE: Final = "SET LOCAL lock_timeout = '2s'"
 _PATIENCE_OVER: Final = "SET LOCAL lock_timeout = 0"
 
 
-def find(  # noqa: PLR0917 - the scope of a key, in the order in which it is written
-    conn: Connection, tenant_id: str, method: str, path: str, key: str, fingerprint: str
-) -> Replay | None:
+def find(conn: Connection, scope: KeyScope, fingerprint: str) -> Replay | None:
     """The answer that was stored for the key; None where the key is free. Takes no lock.
 
     Raises as ``begin`` does.
     """
-    facts = {
-        "tenant_id": tenant_id,
-        "method": method,
-        "path": path,
-        "key": key,
-        "fingerprint": fingerprint,
-    }
-    return _replay(conn, facts)
+    return _replay(conn, scope, fingerprint)
 
 
-def begin(  # noqa: PLR0917 - the scope of a key, in the order in which it is written
-    conn: Connection, tenant_id: str, method: str, path: str, key: str, fingerprint: str
-) -> Replay | None:
+def begin(conn: Connection, scope: KeyScope, fingerprint: str) -> Replay | None:
     """Reserve the key for this request, or return the answer that was stored before.
 
     Args:
@@ -69,61 +68,48 @@ def begin(  # noqa: PLR0917 - the scope of a key, in the order in which it is wr
         IdempotencyMismatchError: the key was used with another body.
         IdempotencyInFlightError: the first request with this key is not answered yet.
     """
-    facts = {
-        "tenant_id": tenant_id,
-        "method": method,
-        "path": path,
-        "key": key,
-        "fingerprint": fingerprint,
-    }
-    if _take(conn, facts):
+    if _take(conn, scope, fingerprint):
         return None
-    replay = _replay(conn, facts)
+    replay = _replay(conn, scope, fingerprint)
     if replay is None:
-        raise IdempotencyInFlightError(f"the first request with key {key} is just being finished")
+        raise IdempotencyInFlightError(
+            f"the first request with key {scope.key} is just being finished"
+        )
     return replay
 
 
 _FINISH: Final = """
-UPDATE idempotency_keys SET status = %s, body = %s
-WHERE tenant_id = %s AND method = %s AND path = %s AND key = %s
+UPDATE idempotency_keys SET status = %(status)s, body = %(body)s
+WHERE tenant_id = %(tenant_id)s AND method = %(method)s AND path = %(path)s AND key = %(key)s
 """
 
 
-def finish(
-    conn: Connection,
-    tenant_id: str,
-    method: str,
-    path: str,
-    key: str,
-    *,
-    status: int,
-    body: dict[str, Any],
-) -> None:
+def finish(conn: Connection, scope: KeyScope, *, status: int, body: dict[str, Any]) -> None:
     """Store the answer for later requests with this key."""
-    conn.execute(_FINISH, (status, Jsonb(body), tenant_id, method, path, key))
+    conn.execute(_FINISH, {**asdict(scope), "status": status, "body": Jsonb(body)})
 
 
-def _replay(conn: Connection, facts: dict[str, str]) -> Replay | None:
-    row = conn.execute(_GET, facts).fetchone()
+def _replay(conn: Connection, scope: KeyScope, fingerprint: str) -> Replay | None:
+    row = conn.execute(_GET, asdict(scope)).fetchone()
     if row is None:
         return None
-    fingerprint, status, body = row
-    if fingerprint != facts["fingerprint"]:
-        raise IdempotencyMismatchError(f"key {facts['key']} was used with another body")
+    stored, status, body = row
+    if stored != fingerprint:
+        raise IdempotencyMismatchError(f"key {scope.key} was used with another body")
     if status is None:
-        raise IdempotencyInFlightError(f"the first request with key {facts['key']} is at work")
+        raise IdempotencyInFlightError(f"the first request with key {scope.key} is at work")
     return Replay(status=status, body=body)
 
 
-def _take(conn: Connection, facts: dict[str, str]) -> bool:
+def _take(conn: Connection, scope: KeyScope, fingerprint: str) -> bool:
+    facts = {**asdict(scope), "fingerprint": fingerprint}
     conn.execute(_PATIENCE)
     try:
         with conn.transaction():
             taken = conn.execute(_BEGIN, facts).fetchone()
     except LockNotAvailable:
         raise IdempotencyInFlightError(
-            f"the first request with key {facts['key']} is still in progress"
+            f"the first request with key {scope.key} is still in progress"
         ) from None
     conn.execute(_PATIENCE_OVER)
     return taken is not None

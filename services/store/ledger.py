@@ -95,7 +95,7 @@ class PostgresLedger:
             raise
         except LedgerDownError:
             raise
-        except Exception:
+        except Exception:  # raised again: the run must not keep its place in line
             with self._database.transaction() as conn:
                 failing_rows.count_failure(conn, run_id, internal_error())
             raise

@@ -107,7 +107,7 @@ def _train(held: HeldRun, folder: Path) -> bool:
             committer.wait()
         except GivenUpError:
             raise
-        except Exception:
+        except Exception:  # raised again: what was saved before any error is kept
             _keep_progress(reporter, committer)
             raise
         if outcome.name == "stopped":

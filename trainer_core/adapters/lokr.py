@@ -93,10 +93,6 @@ class LokrLinear(nn.Module):
         """[a, c], fp32 also under autocast."""
         return _full(self.w1, self.w1_a, self.w1_b)
 
-    def full_w2(self) -> torch.Tensor:
-        """[K, D], fp32 also under autocast. The forward does not need it."""
-        return _full(self.w2, self.w2_a, self.w2_b)
-
     def _times_w2(self, x_cD: torch.Tensor) -> torch.Tensor:
         """X · W2ᵀ."""
         if self.w2 is not None:

@@ -16,7 +16,6 @@ from tests.integration.plan_fields.files import Files
 from trainer_core.config.plan import Plan
 
 Check = Callable[[Plan, Environment], None]
-Reset = Callable[[dict[str, Any]], None]
 
 EXEMPT: Final[Mapping[str, str]] = {
     "version": "names the format of the document; only one exists",

@@ -37,10 +37,6 @@ class LinearShape:
     this one: those around it, and those without a linear, such as norms."""
 
     @property
-    def parent_class(self) -> str:
-        return self.ancestors[-1]
-
-    @property
     def parameters(self) -> int:
         return self.in_features * self.out_features + (self.out_features if self.bias else 0)
 
