@@ -45,7 +45,7 @@ class ChildProcess:
             folder: its working directory; None for that of this process.
             log_file: its output is appended to it. Without one, standard output is discarded and
                 standard error is inherited.
-            stdin: a descriptor; None for /dev/null.
+            stdin: a descriptor, or one of the constants of ``subprocess``.
             pass_fds: further descriptors that it inherits.
 
         Raises OSError where the log or the program cannot be opened.

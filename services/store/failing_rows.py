@@ -1,6 +1,6 @@
-"""Runs that the dispatcher cannot process now: postponed with a reason, or failed.
+"""Runs that cannot be admitted, offered or claimed now: postponed with a reason, or failed.
 
-Rows that another transaction has locked are skipped: the dispatcher never waits for them.
+A row that another transaction has locked is skipped, so that nobody waits for it.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ _BUSY_PAUSE: Final = timedelta(seconds=10)
 _FIRST_PAUSE: Final = timedelta(seconds=10)
 _LONGEST_PAUSE: Final = timedelta(minutes=5)
 
-# The dispatcher must not change a run with a valid lease.
+# A run with a valid lease belongs to its holder.
 _LOCK: Final = SQL("""
 SELECT {columns} FROM runs
 WHERE run_id = %s AND (lease_until IS NULL OR lease_until < clock_timestamp())

@@ -50,9 +50,8 @@ class Supervision:
         lease is lost, AttemptFailedError for a hung process, and errors of the attempt's threads.
         """
         while True:
-            is_running = (
-                self._child.is_running
-            )  # asked before reading, so that no last event is missed
+            # Asked before the events are read, so that the last one is not missed.
+            is_running = self._child.is_running
             for event in self._child.events.new_events():
                 self._handle(event)
             if not is_running:
