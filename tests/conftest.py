@@ -1,5 +1,11 @@
 """Real servers for the tests: each plugin owns one kind of process."""
 
+import os
+
+# Before anything imports triton: its interpreter runs the kernels on CPU tensors. `make test-gpu`
+# sets 0, and so compiles them.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 pytest_plugins = [
     "tests.support.postgres",
     "tests.support.redis",

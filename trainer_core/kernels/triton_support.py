@@ -1,0 +1,35 @@
+"""Triton where it is installed. The package can be imported without it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # torch for CPUs comes without it
+
+    class _Language:
+        """As much of ``triton.language`` as the definition of a kernel needs."""
+
+        constexpr = int
+
+    triton, tl = None, _Language
+
+__all__ = ["jit", "next_power_of_2", "runs_triton", "tl"]
+
+
+def jit(kernel: Callable[..., Any]) -> Any:
+    """``triton.jit``; without triton the function itself, which is then never called."""
+    return kernel if triton is None else triton.jit(kernel)
+
+
+def runs_triton(tensor: torch.Tensor) -> bool:
+    """Whether kernels are used for ``tensor``: on CUDA, in at most 32 bits, with triton."""
+    return triton is not None and tensor.is_cuda and tensor.element_size() <= 4
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two from ``n`` on: the size of a block that holds n elements."""
+    return 1 << max(n - 1, 0).bit_length()
