@@ -15,7 +15,7 @@ from services.cli.connection import Invocation
 
 if TYPE_CHECKING:
     from services.cli.plan_report import Progress, Report
-    from trainer_core.config.plan import Identity, Plan
+    from trainer_core.config.plan import Identity, MatmulKind, Plan
     from trainer_core.memory.report import Memory
 
 EXAMPLES: Final = """Examples:
@@ -109,6 +109,7 @@ def _as_json(report: "Report") -> dict[str, Any]:
         "trainable_parameters": report.trainable_parameters,
         "steps": report.plan.identity.max_train_steps if report.plan else None,
         "buckets": _buckets(report),
+        "matmul": _matmul(report.plan) if report.plan else None,
         "memory": asdict(report.memory) if report.memory else None,
         "warnings": list(report.warnings),
         "errors": [
@@ -171,6 +172,7 @@ def _facts(report: "Report", plan: "Plan") -> dict[str, object]:
     identity, operation = plan.identity, plan.operation
     return {
         "base": f"{identity.base.name}, {identity.precision.base}, {identity.precision.compute}",
+        "products": _products(plan),
         "trains": f"{_kind(plan)}: {report.trainable_modules:,} modules, "
         f"{report.trainable_parameters:,} parameters",
         "objective": _objective(identity),
@@ -185,6 +187,21 @@ def _facts(report: "Report", plan: "Plan") -> dict[str, object]:
         f"{operation.checkpoints_total_limit} kept",
         "plan": report.plan_digest,
     }
+
+
+def _products(plan: "Plan") -> str:
+    """How the base is multiplied on each class of card."""
+    kinds: dict[str, list[str]] = {}
+    for card, kind in _matmul(plan).items():
+        kinds.setdefault(kind or "refused", []).append(card)
+    return "; ".join(f"{kind} on {', '.join(cards)}" for kind, cards in kinds.items())
+
+
+def _matmul(plan: "Plan") -> "dict[str, MatmulKind | None]":
+    """Class of card → the products that the run would pick there; None: it is refused."""
+    from trainer_core.config.plan.matmul import picks_by_card
+
+    return picks_by_card(plan.identity.precision, plan.operation.device)
 
 
 def _objective(identity: "Identity") -> str:

@@ -26,7 +26,7 @@ from trainer_core.documents import parse_document
 ROOT = Path(__file__).parents[2]
 KEYS = {
     *("trainable_modules", "trainable_parameters", "steps", "buckets", "memory", "warnings"),
-    *("errors", "used_files", "plan_digest"),
+    *("errors", "used_files", "plan_digest", "matmul"),
 }
 FRESH = """
 import sys
@@ -102,6 +102,14 @@ def test_the_published_presets_have_their_sizes_whatever_the_precision(
     assert answer["steps"] == 10_000
     assert answer["errors"] == answer["buckets"] == []
     assert answer["memory"]["adapter_bytes"] == 4 * sizes[1]
+    in_8_bits = "fp8" if precision == "int8-quanto" else "no_change"
+    assert answer["matmul"] == {
+        "CPU": "no_change",
+        "cards before 8.9": "no_change",
+        "8.9": in_8_bits,
+        "9.0": in_8_bits,
+        "cards after 9.0": in_8_bits,
+    }
     assert answer["used_files"]["lycoris_config"].endswith(preset.rpartition("/")[2])
     missing = [w for w in answer["warnings"] if "there is no folder" in w]
     assert [w.partition(":")[0] for w in missing] == [
@@ -123,6 +131,7 @@ def test_a_fresh_process_needs_no_torch_and_prints_one_line(project: Path) -> No
         "256 modules, 6,619,392 parameters",
         "optimi-lion",
         "by value at 0.01",
+        "no_change on CPU, cards before 8.9; fp8 on 8.9, 9.0",
         "estimate",
     ):
         assert words in readable.stdout

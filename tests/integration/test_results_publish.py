@@ -128,6 +128,7 @@ def _write_result(folder: Path) -> None:
         trainable_parameters=1000,
         trainable_modules=4,
         weights="trained",
+        matmul="no_change",
     )
     (folder / "card.json").write_text(json.dumps(facts))
     files = {

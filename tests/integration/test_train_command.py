@@ -286,7 +286,7 @@ def test_the_plan_event_reports_the_bases_preparation(
 
     (plan,) = named(events, "plan")
 
-    assert [step.split()[0] for step in plan["preparation"]] == ["moved", "quantized"]
+    assert [step.split()[0] for step in plan["preparation"]] == ["moved", "quantized", "multiplies"]
 
 
 def _poisoned(job: dict[str, Any], folder: Path) -> Path:

@@ -34,6 +34,7 @@ def facts(plan: Plan, prompt: str = "a cat", weights: Weights = "trained") -> di
         trainable_parameters=7704,
         trainable_modules=24,
         weights=weights,
+        matmul="fp8",
     )
 
 
@@ -54,6 +55,7 @@ def test_the_card_describes_the_run(plan: Plan) -> None:
     assert "base_model" not in head  # the tiny model is on no Hub
     assert "| all 64 fixed samples | 0.500000 | 0.500000 |" in card
     assert "optimi-lion" in card
+    assert "| base_model_matmul_precision | `fp8` |" in card
     assert "Llama 3.1 Community License" in card
 
 

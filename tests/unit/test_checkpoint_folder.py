@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from pydantic import JsonValue
 
 from trainer_core.checkpoint.folders import committed_checkpoints, keep_newest, restore_replaced
 from trainer_core.checkpoint.identity import CheckpointIdentity, check_checkpoint
+from trainer_core.checkpoint.matmul import matmul_of
 from trainer_core.checkpoint.read import read_checkpoint
 from trainer_core.checkpoint.write import (
     CheckpointFacts,
@@ -20,6 +22,7 @@ from trainer_core.checkpoint.write import (
     write_checkpoint,
     write_result,
 )
+from trainer_core.config.plan import Matmul
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.errors import CheckpointError, InjectedFaultError
 
@@ -33,6 +36,7 @@ RUN = CheckpointIdentity(
     identity=IDENTITY,
     data_digest="2" * 64,
     base_digest="3" * 64,
+    matmul="auto",
 )
 PARAMETERS = {"a.w1": torch.arange(6.0).reshape(2, 3), "a.scalar": torch.tensor([0.5])}
 STATE = {
@@ -147,6 +151,42 @@ def test_a_refusal_names_eight_of_many_fields(tmp_path: Path) -> None:
 
     assert "adapter.modules.0.factor: 8 here, 16 in the checkpoint" in caught.value.message
     assert "and 12 more fields; the data: ffffffffffff here" in caught.value.message
+
+
+@pytest.mark.parametrize("kind", ["fp8", "no_change"])
+def test_the_products_of_the_checkpoint_are_kept_or_refused(tmp_path: Path, kind: str) -> None:
+    written = write_checkpoint(
+        tmp_path, CheckpointFacts(step=4, cursor=8, run=RUN, scalars={"matmul": kind}), TRAINED
+    )
+
+    for asked in get_args(Matmul):
+        here = replace(RUN, matmul=asked)
+        if asked in ("auto", kind):
+            assert matmul_of(read_checkpoint(written.path, here).manifest) == kind
+        else:
+            words = f"precision.matmul: {asked} here, {kind} in the checkpoint"
+            with pytest.raises(CheckpointError, match=words):
+                read_checkpoint(written.path, here)
+
+
+def test_a_checkpoint_without_a_record_was_made_without_8_bit_products(tmp_path: Path) -> None:
+    written = write(tmp_path)
+
+    for asked in ("auto", "no_change"):
+        here = replace(RUN, matmul=asked)
+        assert matmul_of(read_checkpoint(written.path, here).manifest) == "no_change"
+    with pytest.raises(CheckpointError, match=r"precision\.matmul: fp8 here, no_change in the"):
+        read_checkpoint(written.path, replace(RUN, matmul="fp8"))
+
+
+@pytest.mark.parametrize("kind", ["fp4", None, ["fp8"]])
+def test_unknown_products_are_refused(tmp_path: Path, kind: JsonValue) -> None:
+    written = write_checkpoint(
+        tmp_path, CheckpointFacts(step=4, cursor=8, run=RUN, scalars={"matmul": kind}), TRAINED
+    )
+
+    with pytest.raises(CheckpointError, match="unknown here"):
+        read_checkpoint(written.path, replace(RUN, matmul="no_change"))
 
 
 def test_a_checkpoint_without_an_identity_is_checked_by_its_digest(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from pydantic import JsonValue
 from trainer_core.checkpoint.differences import differences
 from trainer_core.checkpoint.folders import facts_of, read_manifest
 from trainer_core.checkpoint.layout import STATE_NAME, CheckpointManifest
+from trainer_core.checkpoint.matmul import matmul_of
+from trainer_core.config.plan import Matmul
 from trainer_core.errors import CheckpointError
 from trainer_core.process.job import Job
 
@@ -21,6 +23,8 @@ class CheckpointIdentity:
     """``Plan.guarded_identity``, of which ``identity_digest`` is the digest."""
     data_digest: str
     base_digest: str
+    matmul: Matmul
+    """As the plan has it. ``auto`` resumes a checkpoint of any kind of products."""
 
 
 def checkpoint_identity(job: Job) -> CheckpointIdentity:
@@ -30,6 +34,7 @@ def checkpoint_identity(job: Job) -> CheckpointIdentity:
         identity=job.plan.guarded_identity(),
         data_digest=job.index.digest(),
         base_digest=job.plan.identity.base.digest,
+        matmul=job.plan.identity.precision.matmul,
     )
 
 
@@ -40,7 +45,7 @@ def check_checkpoint(
 
     Raises CheckpointError where
 
-    - plan, data or base model differ; the message names the fields that differ,
+    - plan, data, base model or products differ; the message names the fields that differ,
     - its step is after the run's ``last_step``,
     - a file is missing, or its size or SHA-256 differs from the manifest.
     """
@@ -67,6 +72,8 @@ def _differs(run: CheckpointIdentity, manifest: CheckpointManifest) -> list[str]
         found.append(_digests("the data", run.data_digest, manifest.data_digest))
     if run.base_digest != manifest.base_digest:
         found.append(_digests("the base model", run.base_digest, manifest.base_digest))
+    if run.matmul not in ("auto", kind := matmul_of(manifest)):
+        found.append(f"precision.matmul: {run.matmul} here, {kind} in the checkpoint")
     return found
 
 

@@ -42,6 +42,7 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
         trainable_parameters=run.loaded.trainable_parameters,
         trainable_modules=network.trainable_modules,
         weights=weights,
+        matmul=run.loaded.matmul.kind,
     )
     written = write_run_result(
         run.job.result_dir,

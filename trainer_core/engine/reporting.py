@@ -23,7 +23,7 @@ def report_plan(run: Run, state: TrainingState) -> None:
             "trainable_modules": run.loaded.network.trainable_modules,
             "trainable_parameters": run.loaded.trainable_parameters,
             "steps": run.last_step,
-            "preparation": list(run.loaded.network.preparation),
+            "preparation": [*run.loaded.network.preparation, run.loaded.matmul.reason],
             "warnings": list(run.job.index.warnings),
         },
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from trainer_core.checkpoint.folders import keep_newest
 from trainer_core.checkpoint.identity import checkpoint_identity
+from trainer_core.checkpoint.matmul import matmul_scalar
 from trainer_core.checkpoint.read import read_checkpoint
 from trainer_core.checkpoint.write import CheckpointFacts, TrainedTensors, write_checkpoint
 from trainer_core.engine.reporting import (
@@ -39,7 +40,12 @@ def save(run: Run, state: TrainingState) -> None:
         step=state.step,
         cursor=state.step * run.micro_batches_per_step,
         run=checkpoint_identity(run.job),
-        scalars={_LOSS_BEFORE: state.loss_before, "loss": state.loss, **environment_fingerprint()},
+        scalars={
+            _LOSS_BEFORE: state.loss_before,
+            "loss": state.loss,
+            **matmul_scalar(run.loaded.matmul),
+            **environment_fingerprint(),
+        },
     )
     folder = run.job.checkpoints_dir
     written = write_checkpoint(folder, facts, trained)

@@ -10,7 +10,9 @@ from diffusers import AutoencoderKL
 from pydantic import JsonValue
 
 from trainer_core.base_models.describe import read_base_model
+from trainer_core.checkpoint.matmul import matmul_for
 from trainer_core.config.plan import Plan
+from trainer_core.config.plan.matmul import MatmulPick
 from trainer_core.data.index import ShardDescription
 from trainer_core.data.shards import ShardFolder
 from trainer_core.engine.batch import BatchMaker
@@ -19,7 +21,7 @@ from trainer_core.errors import BaseModelError, DeviceError
 from trainer_core.hidream.loading import load_scheduler, load_transformer, load_vae
 from trainer_core.hidream.network import Network, prepare
 from trainer_core.hidream.timestep_sampling import AutoShift
-from trainer_core.precision.compute import choose_compute
+from trainer_core.precision.compute import capability_of, choose_compute
 from trainer_core.process.control import Control
 from trainer_core.process.job import Job
 
@@ -33,6 +35,8 @@ class LoadedRun:
     backend: Backend
     batches: BatchMaker
     trainable_parameters: int
+    matmul: MatmulPick
+    """How the frozen base is multiplied."""
 
 
 def make_deterministic(env: Mapping[str, str]) -> None:
@@ -59,8 +63,8 @@ def environment_fingerprint() -> dict[str, JsonValue]:
 def load_run(job: Job, control: Control) -> LoadedRun:
     """Load the base model, prepare the network, and open what trains it.
 
-    Raises BaseModelError where the folder does not hold the plan's base model, DeviceError,
-    and what loading raises.
+    Raises BaseModelError where the folder does not hold the plan's base model, DeviceError where
+    the machine lacks the plan's device or its products, and what loading raises.
     """
     folder = Path(job.base_model_dir)
     _check_base(folder, job.plan)
@@ -69,6 +73,7 @@ def load_run(job: Job, control: Control) -> LoadedRun:
         job.plan.identity.precision,
         trains_base=job.plan.identity.adapter is None and job.plan.operation.zero_stage is None,
     )
+    matmul = matmul_for(job, capability_of(compute.device))
     vae = load_vae(folder, torch.float32)
     network = prepare(load_transformer(folder, compute.weights), job.plan, compute)
     # Counted before DeepSpeed, which may shard the parameters.
@@ -88,6 +93,7 @@ def load_run(job: Job, control: Control) -> LoadedRun:
         backend=backend,
         batches=batches,
         trainable_parameters=size,
+        matmul=matmul,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from trainer_core.config.plan import Identity, LokrAdapter, LoraAdapter, Plan
+from trainer_core.config.plan import Identity, LokrAdapter, LoraAdapter, MatmulKind, Plan
 from trainer_core.export.origin import Weights
 
 
@@ -16,10 +16,12 @@ def card_facts(
     trainable_parameters: int,
     trainable_modules: int,
     weights: Weights,
+    matmul: MatmulKind,
 ) -> dict[str, JsonValue]:
     """The content of ``card.json``: settings and losses, without paths, captions or tenant names.
 
-    ``weights`` says whether the result contains the trained weights or their EMA.
+    ``weights`` says whether the result contains the trained weights or their EMA, ``matmul`` how
+    the run multiplied with the base.
     """
     identity, operation = plan.identity, plan.operation
     return {
@@ -34,7 +36,7 @@ def card_facts(
         "trainable_parameters": trainable_parameters,
         "trainable_modules": trainable_modules,
         "options": {
-            **_training_options(identity),
+            **_training_options(identity, matmul),
             **_objective_options(identity),
             **_adapter_options(identity.adapter),
         },
@@ -52,7 +54,7 @@ def card_facts(
     }
 
 
-def _training_options(identity: Identity) -> dict[str, JsonValue]:
+def _training_options(identity: Identity, matmul: MatmulKind) -> dict[str, JsonValue]:
     optimizer, schedule = identity.optimizer, identity.schedule
     clip, ema = identity.clip, identity.ema
     return {
@@ -66,6 +68,7 @@ def _training_options(identity: Identity) -> dict[str, JsonValue]:
         "train_batch_size": identity.micro_batch_size,
         "gradient_accumulation_steps": identity.accumulation_steps * identity.world_size,
         "base_model_precision": identity.precision.base,
+        "base_model_matmul_precision": matmul,
         "mixed_precision": identity.precision.compute,
         "caption_dropout_probability": identity.caption_dropout_probability,
     }

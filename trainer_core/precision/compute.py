@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from trainer_core.config.plan import Precision
+from trainer_core.config.plan.matmul import Capability
 from trainer_core.errors import DeviceError
 
 
@@ -53,6 +54,11 @@ def choose_compute(
         )
     device = torch.device("cuda" if has_cuda and wanted != "cpu" else "cpu")
     return compute_on(device, precision, trains_base=trains_base)
+
+
+def capability_of(device: torch.device) -> Capability | None:
+    """Compute capability of a cuda device; None for a CPU."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
 
 
 def compute_on(device: torch.device, precision: Precision, *, trains_base: bool) -> Compute:

@@ -206,6 +206,7 @@ class Environment:
             trainable_parameters=size,
             trainable_modules=modules,
             weights="trained",
+            matmul="no_change",
         )
         return write_run_result(
             self.folder / "results" / _name_of(plan),

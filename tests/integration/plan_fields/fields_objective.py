@@ -15,6 +15,7 @@ from tests.integration.plan_fields.observe import expect, expect_close
 from tests.integration.plan_fields.registry import Check, Group
 from trainer_core.config.plan import Plan
 from trainer_core.engine.losses import batch_losses
+from trainer_core.errors import DeviceError
 from trainer_core.hidream.warm import WarmEncoders
 
 GROUP: Final = Group()
@@ -205,6 +206,16 @@ def every_linear_of_the_base_is_quantised(plan: Plan, environment: Environment) 
     transformer = environment.load(plan).network.transformer
     quantised = sum(isinstance(part, QLinear) for part in transformer.modules())
     expect(quantised, len(stock_linears(environment)))
+
+
+@GROUP.observes(
+    "identity.precision.matmul",
+    files=Files(config={"base_model_precision": "int8-quanto"}),
+    reset="fp8",
+    refuses=(DeviceError,),
+)
+def a_cpu_has_no_8_bit_products(plan: Plan, environment: Environment) -> None:
+    expect(environment.load(plan).matmul.kind, "no_change")
 
 
 @GROUP.observes(

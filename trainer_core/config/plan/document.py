@@ -37,11 +37,12 @@ class Plan(Frozen):
         """The identity as JSON, without the fields that may change before a resume.
 
         ``max_train_steps`` may change where the learning-rate schedule does not depend on it. The
-        name of the base model may change, because its digest identifies it.
+        name of the base model may change, because its digest identifies it. ``precision.matmul``
+        is compared with what the checkpoint's run picked (``checkpoint.matmul``).
         """
         prolongs = not self.identity.schedule.follows_length
         identity = self.identity.model_dump(
             mode="json", exclude={"max_train_steps"} if prolongs else set()
         )
-        del identity["base"]["name"]
+        del identity["base"]["name"], identity["precision"]["matmul"]
         return identity

@@ -15,6 +15,8 @@ CropAspect = Literal["square", "preserve"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
 Loss = Literal["l2", "huber", "smooth_l1"]
 MaskKind = Literal["mask", "segmentation"]
+Matmul = Literal["auto", "fp8", "no_change"]
+MatmulKind = Literal["fp8", "no_change"]
 OptimizerName = Literal["optimi-lion", "optimi-adamw", "adamw", "bnb-lion8bit-paged", "prodigy"]
 Quantization = Literal["no_change", "int8-quanto"]
 ScheduleName = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
@@ -121,6 +123,9 @@ class Precision(Frozen):
     """The types in which weights are stored in memory and multiplied."""
 
     base: Quantization
+    matmul: Matmul = "no_change"
+    """How products with the frozen base are computed; ``config.plan.matmul`` resolves ``auto``.
+    Plans of older versions lack it; they ran without 8-bit products."""
     compute: Compute
     text_encoder_1: Quantization
     text_encoder_2: Quantization

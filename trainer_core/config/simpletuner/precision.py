@@ -2,9 +2,11 @@
 
 from typing import Final
 
-from trainer_core.config.plan import Compute, Place, Precision, Quantization
+from trainer_core.config.plan import Compute, Matmul, Place, Precision, Quantization
+from trainer_core.config.plan.matmul import FP8_NEEDS
 from trainer_core.config.simpletuner.model import is_full_rank
 from trainer_core.config.simpletuner.reading import Options
+from trainer_core.config.simpletuner.steps import device_of
 from trainer_core.config.simpletuner.verdicts import Option, Table, words
 
 PRECISION: Final = Table()
@@ -26,6 +28,14 @@ def _quantization(name: str, reason: str) -> Option[Quantization]:
 
 
 _BASE: Final = _quantization("base_model_precision", "How the base model's weights are stored.")
+_MATMUL: Final[Option[Matmul]] = PRECISION.choice(
+    "base_model_matmul_precision",
+    Matmul,
+    "auto",
+    "Reverie's own: how the frozen base is multiplied. fp8 uses the card's 8-bit units and holds "
+    "the base in 8 bits; auto is fp8 where the base is held in 8 bits and the card has such units.",
+    known=("int8",),
+)
 _ENCODERS: Final = tuple(
     _quantization(f"text_encoder_{n}_precision", f"How text encoder {n} is stored.")
     for n in (1, 2, 3, 4)
@@ -62,17 +72,41 @@ def precision_of(config: Options) -> Precision:
     if is_full_rank(config) and base != "no_change":
         message = "A quantised base cannot be trained: set it to no_change, or train an adapter."
         config.problem(_BASE, "conflict", message)
-    if config.given(_QUANTIZE_VIA) and base == "no_change":
+    matmul = _matmul_of(config)
+    if config.given(_QUANTIZE_VIA) and base == "no_change" and matmul != "fp8":
         config.warn("quantize_via has no effect: the base is not quantised.")
     first, second, third, fourth = (config[encoder] for encoder in _ENCODERS)
     return Precision(
         base=base,
+        matmul=matmul,
         compute=config[_COMPUTE],
         text_encoder_1=first,
         text_encoder_2=second,
         text_encoder_3=third,
         text_encoder_4=fourth,
     )
+
+
+def _matmul_of(config: Options) -> Matmul:
+    """How the frozen base is multiplied; a problem for each option that rules fp8 out."""
+    matmul = config[_MATMUL]
+    if matmul != "fp8":
+        return matmul
+    if is_full_rank(config):
+        message = "fp8 products need a frozen base: set it to auto, or train an adapter."
+        config.problem(_MATMUL, "conflict", message)
+    if device_of(config) == "cpu":
+        message = f"{FP8_NEEDS}: set it to auto, or device to cuda."
+        config.problem(_MATMUL, "conflict", message)
+    if config[_COMPUTE] == "fp32":
+        message = "fp8 products are part of a bf16 computation: set it to auto, or mixed_precision "
+        config.problem(_MATMUL, "conflict", message + "to bf16.")
+    if config[_BASE] == "no_change":
+        config.warn(
+            "base_model_matmul_precision fp8 holds the base in 8 bits, as rows of e4m3 numbers, "
+            "although base_model_precision is no_change."
+        )
+    return matmul
 
 
 def quantize_via_of(config: Options) -> Place:
