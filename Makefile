@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -p tests.support.tiers -n 2 --di
 TIERS := tests/unit tests/contract tests/integration tests/e2e tests/faults
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo check test test-deep up
+.PHONY: help deps demo check test test-deep test-gpu up
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,3 +37,6 @@ test: $(STAMP) ## Unit, contract, integration, end-to-end and fault tests (the g
 
 test-deep: $(STAMP) ## Longer tests: random faults and large inputs
 	@$(PYTEST) -m deep $(TIERS)
+
+test-gpu: $(STAMP) ## The kernels on a CUDA device, at the model's true shapes
+	@TRITON_INTERPRET=0 $(PYTHON) -m pytest tests/gpu

@@ -13,11 +13,11 @@ except ImportError:  # torch for CPUs comes without it
     class _Language:
         """As much of ``triton.language`` as the definition of a kernel needs."""
 
-        constexpr = int
+        constexpr = tensor = int
 
     triton, tl = None, _Language
 
-__all__ = ["jit", "next_power_of_2", "runs_triton", "tl"]
+__all__ = ["jit", "next_power_of_2", "runs_triton", "tl", "warps_for"]
 
 
 def jit(kernel: Callable[..., Any]) -> Any:
@@ -33,3 +33,8 @@ def runs_triton(tensor: torch.Tensor) -> bool:
 def next_power_of_2(n: int) -> int:
     """The smallest power of two from ``n`` on: the size of a block that holds n elements."""
     return 1 << max(n - 1, 0).bit_length()
+
+
+def warps_for(block: int) -> int:
+    """Warps of a program that holds one row of ``block`` elements, 16 of them in each thread."""
+    return min(max(block // 512, 1), 16)

@@ -1,0 +1,10 @@
+"""The kernels of ``trainer_core.kernels`` at the shapes of a 1024² step of HiDream-I1.
+
+``tests/gpu/test_kernels.py`` compares each case with PyTorch in float64, and
+``python -m benchmarks.kernels`` times it. A new operation is a module with ``CASES`` and its name
+in the list below.
+"""
+
+from benchmarks.kernel_cases import rows8
+
+CASES = [*rows8.CASES]

@@ -1,0 +1,122 @@
+"""One kernel at one true shape: its inputs, the function it must equal, the bytes it moves."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+Inputs = tuple[Any, ...]
+"""Tensors, None, or what the kernel takes else. Its gradients are those of the tensors that require
+one."""
+
+
+class Quantized(NamedTuple):
+    """Two outputs of a kernel that stand for one: rows in 8 bits and their scales."""
+
+    rows8: torch.Tensor
+    scale: torch.Tensor
+
+
+class Draw:
+    """Draws inputs of a standard normal distribution, the same in each run."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._generator = torch.Generator(device).manual_seed(0)
+
+    def __call__(
+        self,
+        *shape: int,
+        dtype: torch.dtype = torch.bfloat16,
+        factor: float = 1.0,
+        has_gradient: bool = False,
+    ) -> torch.Tensor:
+        """A tensor of ``shape``, multiplied by ``factor``."""
+        value = torch.randn(*shape, generator=self._generator, device=self.device) * factor
+        return value.to(dtype).requires_grad_(has_gradient)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """What the tests compare and the benchmark times."""
+
+    name: str
+    shape: str
+    make: Callable[[Draw], Inputs]
+    kernel: Callable[..., Sequence[torch.Tensor | Quantized]]
+    plain: Callable[..., Sequence[torch.Tensor]]
+    """The same outputs from inputs in float64, in PyTorch; no output in 8 bits."""
+    forward_bytes: int
+    """Read and written at least, with every tensor touched once."""
+    backward_bytes: int = 0
+    max_error: float = 0.004
+    """Bound of the relative L2 error of each output and gradient. Rounding to bf16 gives 0.0017."""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.shape}"
+
+
+MAX_ERROR_8BIT = 0.03
+"""The same for an output in e4m3, whose rounding gives 0.026."""
+
+
+def errors(case: Case, device: torch.device) -> Iterator[tuple[str, float, float]]:
+    """Name, relative L2 error and bound of each output and gradient of ``case``."""
+    draw = Draw(device)
+    inputs = case.make(draw)
+    wide = tuple(_in_float64(each) for each in inputs)
+    outputs, right = case.kernel(*inputs), case.plain(*wide)
+    for i, (output, wanted) in enumerate(zip(outputs, right, strict=True)):
+        if isinstance(output, Quantized):
+            value = output.rows8.double() * output.scale.double()[:, None]
+            yield f"output {i}", _distance(value, wanted.reshape_as(value)), MAX_ERROR_8BIT
+        else:
+            yield f"output {i}", _distance(output, wanted), case.max_error
+    steered = [i for i, output in enumerate(outputs) if _has_gradient(output)]
+    gradients = [draw(*outputs[i].shape, dtype=outputs[i].dtype) for i in steered]
+    found = _gradients(inputs, [outputs[i] for i in steered], gradients)
+    wanted = _gradients(wide, [right[i] for i in steered], [each.double() for each in gradients])
+    for i, (one, other) in enumerate(zip(found, wanted, strict=True)):
+        yield f"gradient {i}", _distance(one, other), case.max_error
+
+
+def launches(case: Case, device: torch.device) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Two functions to time: the forward alone, and the forward with the backward."""
+    draw = Draw(device)
+    inputs = case.make(draw)
+    gradients = [
+        draw(*output.shape, dtype=output.dtype)
+        for output in case.kernel(*inputs)
+        if _has_gradient(output)
+    ]
+
+    def forward() -> object:
+        return case.kernel(*inputs)
+
+    def both() -> object:
+        outputs = [output for output in case.kernel(*inputs) if _has_gradient(output)]
+        return _gradients(inputs, outputs, gradients)
+
+    return forward, both
+
+
+def _has_gradient(output: torch.Tensor | Quantized) -> bool:
+    return isinstance(output, torch.Tensor) and output.requires_grad
+
+
+def _gradients(
+    inputs: Inputs, outputs: Sequence[Any], gradients: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    trained = [each for each in inputs if isinstance(each, torch.Tensor) and each.requires_grad]
+    return torch.autograd.grad(outputs, trained, gradients) if trained else ()
+
+
+def _in_float64(each: Any) -> Any:
+    if not isinstance(each, torch.Tensor) or not each.is_floating_point():
+        return each
+    return each.detach().double().requires_grad_(each.requires_grad)
+
+
+def _distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.double() - wanted).norm() / wanted.norm())
