@@ -15,5 +15,6 @@ pytest_plugins = [
     "tests.support.hub",
     "tests.support.service",
     "tests.support.tiny",
+    "tests.support.poison",
     "tests.support.zygote",
 ]

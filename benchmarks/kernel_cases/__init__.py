@@ -5,6 +5,6 @@
 in the list below.
 """
 
-from benchmarks.kernel_cases import rows8
+from benchmarks.kernel_cases import add_norm, rows8
 
-CASES = [*rows8.CASES]
+CASES = [*rows8.CASES, *add_norm.CASES]

@@ -119,4 +119,4 @@ def _in_float64(each: Any) -> Any:
 
 
 def _distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found.double() - wanted).norm() / wanted.norm())
+    return float((found.detach().double() - wanted.detach()).norm() / wanted.detach().norm())

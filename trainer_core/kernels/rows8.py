@@ -68,12 +68,11 @@ def rows_to_e4m3_triton(
     block = next_power_of_2(F)
     _quantize[(N,)](
         rows,
-        x if factor_F is None else factor_F.contiguous(),
+        None if factor_F is None else factor_F.contiguous(),
         rows8,
         scale,
         rows.stride(0),
         F,
-        HAS_FACTOR=factor_F is not None,
         BLOCK=block,
         num_warps=warps_for(block),
     )
@@ -94,7 +93,6 @@ def _quantize(
     scale: tl.tensor,
     x_stride: tl.tensor,
     F: tl.tensor,
-    HAS_FACTOR: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """One program a row: reads x and factor, writes rows8 and scale."""
@@ -102,7 +100,7 @@ def _quantize(
     columns = tl.arange(0, BLOCK)
     inside = columns < F
     value = tl.load(x + row * x_stride + columns, inside, other=0.0).to(tl.float32)
-    if HAS_FACTOR:
+    if factor is not None:
         value *= tl.load(factor + columns, inside, other=0.0).to(tl.float32)
     row_scale = e4m3_scale(tl.max(tl.abs(value), 0))
     tl.store(rows8 + row * F + columns, (value / row_scale).to(tl.float8e4nv), inside)
