@@ -26,8 +26,8 @@ def jit(kernel: Callable[..., Any]) -> Any:
 
 
 def runs_triton(tensor: torch.Tensor) -> bool:
-    """Whether kernels are used for ``tensor``: on CUDA, in at most 32 bits, with triton."""
-    return triton is not None and tensor.is_cuda and tensor.element_size() <= 4
+    """Whether kernels are used for ``tensor``: on CUDA, with triton, and not in float64."""
+    return triton is not None and tensor.is_cuda and tensor.dtype is not torch.float64
 
 
 def next_power_of_2(n: int) -> int:

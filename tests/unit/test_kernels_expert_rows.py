@@ -1,0 +1,150 @@
+"""Rows copied to experts and summed back: values, gradients, and 8-bit rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.test_kernels_expert_order import choices
+from trainer_core.kernels.expert_order import ExpertOrder, expert_order_plain
+from trainer_core.kernels.expert_rows import (
+    combine_rows,
+    combine_rows_plain,
+    combine_rows_triton,
+    combine_rows_with_gradient,
+    combine_rows_with_gradient_triton,
+    gather_rows,
+    gather_rows8,
+    gather_rows8_plain,
+    gather_rows8_triton,
+    gather_rows_plain,
+    gather_rows_to_e4m3,
+    gather_rows_to_e4m3_plain,
+    gather_rows_to_e4m3_triton,
+    gather_rows_triton,
+    gather_rows_with_gradient,
+    gather_rows_with_gradient_triton,
+)
+
+Function = Callable[..., Any]
+
+N, K, E = 23, 2, 4
+WIDTHS = [1, 37, 64]
+
+
+def order() -> ExpertOrder:
+    return expert_order_plain(choices(N, K, E), E)
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(shape[-1])
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("F", WIDTHS)
+@pytest.mark.parametrize("gather", [gather_rows, gather_rows_plain, gather_rows_triton])
+def test_each_sorted_row_is_that_of_its_token(F: int, gather: Function) -> None:
+    x, sorted_by = normal(N, F), order()
+
+    rows = gather(x, sorted_by.order, K)
+
+    for row, choice in enumerate(sorted_by.order.tolist()):
+        assert torch.equal(rows[row], x[choice // K])
+
+
+@pytest.mark.parametrize("F", WIDTHS)
+@pytest.mark.parametrize("has_extra", [False, True])
+@pytest.mark.parametrize("combine", [combine_rows, combine_rows_plain, combine_rows_triton])
+def test_each_token_gets_the_sum_of_its_rows(F: int, has_extra: bool, combine: Function) -> None:
+    sorted_MF, position = normal(N * K, F), order().position
+    extra = normal(N, F) if has_extra else None
+
+    combined = combine(sorted_MF, position, K, extra)
+
+    for token in range(N):
+        first, second = position[K * token : K * token + K].tolist()
+        wanted = sorted_MF[first].double() + sorted_MF[second].double()
+        if extra is not None:
+            wanted += extra[token].double()
+        torch.testing.assert_close(combined[token].double(), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_sums_of_bf16_rows_are_rounded_once() -> None:
+    sorted_MF, extra = normal(N * K, 64, dtype=torch.bfloat16), normal(N, 64, dtype=torch.bfloat16)
+    position = order().position
+
+    combined = combine_rows(sorted_MF, position, K, extra)
+
+    wanted = combine_rows_plain(sorted_MF.float(), position, K, extra.float())
+    assert torch.equal(combined, wanted.bfloat16())
+
+
+@pytest.mark.parametrize("gather", [gather_rows_with_gradient, gather_rows_with_gradient_triton])
+def test_the_gradient_of_a_copy_is_the_sum(gather: Function) -> None:
+    x, grad, sorted_by = normal(N, 37).requires_grad_(), normal(N * K, 37), order()
+
+    rows = gather(x, sorted_by, K)
+    rows.backward(grad)
+
+    assert torch.equal(rows, gather_rows_plain(x, sorted_by.order, K))
+    torch.testing.assert_close(x.grad, combine_rows_plain(grad, sorted_by.position, K))
+
+
+@pytest.mark.parametrize("has_extra", [False, True])
+@pytest.mark.parametrize("combine", [combine_rows_with_gradient, combine_rows_with_gradient_triton])
+def test_the_gradient_of_a_sum_is_a_copy(has_extra: bool, combine: Function) -> None:
+    sorted_MF, grad, sorted_by = normal(N * K, 37).requires_grad_(), normal(N, 37), order()
+    extra = normal(N, 37).requires_grad_() if has_extra else None
+
+    combine(sorted_MF, sorted_by, K, extra).backward(grad)
+
+    assert torch.equal(sorted_MF.grad, gather_rows_plain(grad, sorted_by.order, K))
+    assert extra is None or torch.equal(extra.grad, grad)
+
+
+def test_both_have_gradients_in_float64() -> None:
+    x, extra = (normal(N, 5, dtype=torch.float64).requires_grad_() for _ in range(2))
+    sorted_by = order()
+
+    def there_and_back(x: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
+        rows = gather_rows_with_gradient(x, sorted_by, K)
+        return combine_rows_with_gradient(rows * rows, sorted_by, K, extra)
+
+    assert torch.autograd.gradcheck(there_and_back, (x, extra))
+
+
+@pytest.mark.parametrize("F", WIDTHS)
+@pytest.mark.parametrize("gather", [gather_rows8, gather_rows8_plain, gather_rows8_triton])
+def test_rows_in_8_bits_are_copied_with_their_scales(F: int, gather: Function) -> None:
+    rows8, scale = normal(N, F).to(torch.float8_e4m3fn), normal(N)
+    tokens = order().order // K
+
+    copied8, copied_scale = gather(rows8, scale, order().order, K)
+
+    assert copied8.dtype == torch.float8_e4m3fn
+    assert torch.equal(copied8.view(torch.uint8), rows8.view(torch.uint8)[tokens])
+    assert torch.equal(copied_scale, scale[tokens])
+
+
+@pytest.mark.parametrize(
+    ("gather", "rounding"),
+    [
+        (gather_rows_to_e4m3, 0.04),
+        (gather_rows_to_e4m3_plain, 0.04),
+        (gather_rows_to_e4m3_triton, 0.2),  # the interpreter loses carries of its rounding
+    ],
+)
+@pytest.mark.parametrize("F", [37, 256])
+def test_a_gradient_is_copied_with_the_factor_of_its_expert(
+    F: int, gather: Function, rounding: float
+) -> None:
+    grad, sorted_by, factor = normal(N, F), order(), normal(E, F).exp()
+
+    rows8, scale = gather(grad, sorted_by.order, sorted_by.expert, K, factor)
+
+    tokens = sorted_by.order // K
+    wanted = grad[tokens].double() * factor[sorted_by.expert].double()
+    off = rows8.double() * scale.double()[:, None] - wanted
+    assert (off.norm(dim=1) / wanted.norm(dim=1)).max() < rounding
+    torch.testing.assert_close(scale, (wanted.abs().amax(1) / 448).float())

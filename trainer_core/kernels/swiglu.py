@@ -1,0 +1,382 @@
+"""SwiGLU with a weight for each row, h = w · silu(a) · b, and its gradients, in one pass a row.
+
+``up`` is [a | b]: the outputs of a feed-forward's first two linears, side by side. In a routed
+expert, w is the routing weight of the row; it is multiplied in here because the product that
+follows is linear. For an incoming gradient g, with s = sigmoid(a):
+
+    da = g · w · b · (s + a · s · (1 − s))
+    db = g · w · a · s
+    dw = Σ_H g · a · s · b
+
+Rows in 8 bits are as in ``rows8``. Before the gradient is rounded, it is multiplied by ``factor``:
+the row scales of the weight that multiplies it next.
+
+Letters: M rows, H inner width, E experts.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from trainer_core.kernels.rows8 import e4m3_scale, rows_to_e4m3_plain
+from trainer_core.kernels.triton_support import jit, next_power_of_2, runs_triton, tl
+
+
+def swiglu(up: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """h, [M, H], with gradients to both. Keeps only them for the backward pass.
+
+    Args:
+        up: [M, 2H].
+        weight: [M], fp32; None: 1.
+    """
+    return swiglu_triton(up, weight) if runs_triton(up) else swiglu_plain(up, weight)
+
+
+def swiglu_plain(up: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """``swiglu`` in PyTorch."""
+    return _wide_swiglu(up, weight).to(up.dtype)
+
+
+def _wide_swiglu(up: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    a, b = up.to(torch.promote_types(up.dtype, torch.float32)).chunk(2, -1)
+    h = functional.silu(a) * b
+    return h if weight is None else h * weight[:, None]
+
+
+def swiglu_triton(up: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """``swiglu`` in one kernel, and another one for the gradient."""
+    h: torch.Tensor = _Swiglu.apply(up, weight)  # type: ignore[no-untyped-call]
+    return h
+
+
+class _Swiglu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, up: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(up, weight)
+        h_MH = up.new_empty(up.shape[0], up.shape[1] // 2)
+        _launch_forward(up, weight, h_MH, None, None)
+        return h_MH
+
+    @staticmethod
+    def backward(ctx: Any, grad_MH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        up, weight = ctx.saved_tensors
+        return swiglu_grad_triton(grad_MH, up, weight)
+
+
+def swiglu_to_e4m3(
+    up: torch.Tensor, weight: torch.Tensor | None = None, *, value_MH: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """h in 8 bits: rows [M, H] and scales [M]. Without gradients.
+
+    Args:
+        up: [M, 2H].
+        weight: [M], fp32; None: 1.
+        value_MH: also receives h, in its own type.
+    """
+    if runs_triton(up):
+        return swiglu_to_e4m3_triton(up, weight, value_MH=value_MH)
+    return swiglu_to_e4m3_plain(up, weight, value_MH=value_MH)
+
+
+def swiglu_to_e4m3_plain(
+    up: torch.Tensor, weight: torch.Tensor | None = None, *, value_MH: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``swiglu_to_e4m3`` in PyTorch."""
+    h = _wide_swiglu(up, weight)
+    if value_MH is not None:
+        value_MH.copy_(h)
+    return rows_to_e4m3_plain(h)
+
+
+def swiglu_to_e4m3_triton(
+    up: torch.Tensor, weight: torch.Tensor | None = None, *, value_MH: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``swiglu_to_e4m3`` in one kernel."""
+    M, H = up.shape[0], up.shape[1] // 2
+    rows8 = up.new_empty(M, H, dtype=torch.float8_e4m3fn)
+    scale = up.new_empty(M, dtype=torch.float32)
+    _launch_forward(up, weight, value_MH, rows8, scale)
+    return rows8, scale
+
+
+def swiglu_grad(
+    grad_MH: torch.Tensor, up: torch.Tensor, weight: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The gradients of ``up``, [M, 2H], and of ``weight``, [M] in at least fp32."""
+    if runs_triton(up):
+        return swiglu_grad_triton(grad_MH, up, weight)
+    return swiglu_grad_plain(grad_MH, up, weight)
+
+
+def swiglu_grad_plain(
+    grad_MH: torch.Tensor, up: torch.Tensor, weight: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """``swiglu_grad`` in PyTorch."""
+    grad_up, grad_weight = _wide_swiglu_grad(grad_MH, up, weight)
+    return grad_up.to(up.dtype), grad_weight
+
+
+def _wide_swiglu_grad(
+    grad_MH: torch.Tensor, up: torch.Tensor, weight: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    wide = torch.promote_types(up.dtype, torch.float32)
+    a, b = up.to(wide).chunk(2, -1)
+    grad = grad_MH.to(wide)
+    sigmoid = a.sigmoid()
+    silu = a * sigmoid
+    grad_weight = None if weight is None else (grad * silu * b).sum(-1)
+    if weight is not None:
+        grad = grad * weight[:, None]
+    grad_a = grad * b * (sigmoid + silu * (1 - sigmoid))
+    return torch.cat([grad_a, grad * silu], dim=-1), grad_weight
+
+
+def swiglu_grad_triton(
+    grad_MH: torch.Tensor, up: torch.Tensor, weight: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """``swiglu_grad`` in one kernel."""
+    grad_up = torch.empty_like(up, memory_format=torch.contiguous_format)
+    return grad_up, _launch_backward(grad_MH, up, weight, value=grad_up)
+
+
+def swiglu_grad_to_e4m3(
+    grad_MH: torch.Tensor,
+    up: torch.Tensor,
+    weight: torch.Tensor | None,
+    factor: torch.Tensor,
+    expert: torch.Tensor | None = None,
+    *,
+    value_M2H: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The gradient of ``up`` times ``factor`` in 8 bits, and the gradient of ``weight``.
+
+    Args:
+        grad_MH: the gradient of h.
+        up: [M, 2H].
+        weight: [M], fp32; None: 1.
+        factor: [2H], or [E, 2H] with ``expert``; fp32.
+        expert: [M], int32: the row of ``factor`` for each row.
+        value_M2H: also receives the gradient of ``up``, without the factor, in its own type.
+
+    Returns:
+        Rows [M, 2H], scales [M], and the gradient of ``weight``, [M], or None.
+    """
+    if runs_triton(up):
+        return swiglu_grad_to_e4m3_triton(grad_MH, up, weight, factor, expert, value_M2H=value_M2H)
+    return swiglu_grad_to_e4m3_plain(grad_MH, up, weight, factor, expert, value_M2H=value_M2H)
+
+
+def swiglu_grad_to_e4m3_plain(
+    grad_MH: torch.Tensor,
+    up: torch.Tensor,
+    weight: torch.Tensor | None,
+    factor: torch.Tensor,
+    expert: torch.Tensor | None = None,
+    *,
+    value_M2H: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """``swiglu_grad_to_e4m3`` in PyTorch."""
+    grad_up, grad_weight = _wide_swiglu_grad(grad_MH, up, weight)
+    if value_M2H is not None:
+        value_M2H.copy_(grad_up)
+    return *rows_to_e4m3_plain(
+        grad_up * (factor if expert is None else factor[expert])
+    ), grad_weight
+
+
+def swiglu_grad_to_e4m3_triton(
+    grad_MH: torch.Tensor,
+    up: torch.Tensor,
+    weight: torch.Tensor | None,
+    factor: torch.Tensor,
+    expert: torch.Tensor | None = None,
+    *,
+    value_M2H: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """``swiglu_grad_to_e4m3`` in one kernel."""
+    rows8 = torch.empty(up.shape, dtype=torch.float8_e4m3fn, device=up.device)
+    scale = up.new_empty(len(up), dtype=torch.float32)
+    grad_weight = _launch_backward(
+        grad_MH,
+        up,
+        weight,
+        value=value_M2H,
+        factor=factor,
+        expert=expert,
+        rows8=rows8,
+        scale=scale,
+    )
+    return rows8, scale, grad_weight
+
+
+def _launch_forward(
+    up: torch.Tensor,
+    weight: torch.Tensor | None,
+    value: torch.Tensor | None,
+    rows8: torch.Tensor | None,
+    scale: torch.Tensor | None,
+) -> None:
+    M, H = up.shape[0], up.shape[1] // 2
+    chunk = chunk_of_row(H)
+    assert value is None or value.is_contiguous()
+    forward_row[(M,)](
+        up.contiguous(), weight, value, rows8, scale, H=H, CHUNK=chunk, num_warps=chunk // 128
+    )
+
+
+def _launch_backward(
+    grad: torch.Tensor,
+    up: torch.Tensor,
+    weight: torch.Tensor | None,
+    *,
+    value: torch.Tensor | None,
+    factor: torch.Tensor | None = None,
+    expert: torch.Tensor | None = None,
+    rows8: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    M, H = grad.shape
+    chunk = chunk_of_row(H)
+    grad_weight = None if weight is None else torch.empty_like(weight)
+    assert value is None or value.is_contiguous()
+    backward_row[(M,)](
+        grad.contiguous(),
+        up.contiguous(),
+        weight,
+        factor,
+        expert,
+        value,
+        rows8,
+        scale,
+        grad_weight,
+        H=H,
+        CHUNK=chunk,
+        num_warps=chunk // 128,
+        # Three programs of 8 warps then share a multiprocessor: one loads while another computes.
+        maxnreg=80,
+    )
+    return grad_weight
+
+
+def chunk_of_row(width: int) -> int:
+    """Columns that a program holds as one block: at most eight blocks a row, four columns a thread.
+
+    A block of the whole row would have the next power of two: 8192 columns for 6912.
+    """
+    return max(next_power_of_2(-(-width // 8)), 128)
+
+
+@jit
+def _sigmoid(x: tl.tensor) -> tl.tensor:
+    """1 / (1 + exp(−x)), as the square of a reciprocal root: a third of a division's cost."""
+    root = tl.rsqrt(1.0 + tl.exp2(x * -1.4426950408889634))
+    return root * root
+
+
+@jit
+def forward_row(
+    up: tl.tensor,
+    weight: tl.tensor,
+    value: tl.tensor,
+    rows8: tl.tensor,
+    scale: tl.tensor,
+    H: tl.constexpr,
+    CHUNK: tl.constexpr,
+) -> None:
+    """h = w · silu(a) · b of one row, to ``value`` and, divided by its scale, to ``rows8``.
+
+    Reads a row of ``up`` once. Either output may be None.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    w = 1.0
+    if weight is not None:
+        w = tl.load(weight + row)
+    kept: tl.tuple = ()
+    largest = tl.zeros((CHUNK,), tl.float32)
+    for start in tl.static_range(0, H, CHUNK):
+        column = start + tl.arange(0, CHUNK)
+        a = tl.load(up + row * 2 * H + column, column < H, other=0.0).to(tl.float32)
+        b = tl.load(up + row * 2 * H + H + column, column < H, other=0.0).to(tl.float32)
+        h = a * _sigmoid(a) * b
+        if value is not None:
+            tl.store(value + row * H + column, (h * w).to(value.dtype.element_ty), column < H)
+        largest = tl.maximum(largest, tl.abs(h))
+        kept += (h,)
+    if rows8 is not None:
+        # w is the same for the whole row: it goes into the scale instead of each value.
+        row_scale = e4m3_scale(tl.max(largest, 0) * tl.abs(w))
+        tl.store(scale + row, row_scale)
+        for start in tl.static_range(0, H, CHUNK):
+            column = start + tl.arange(0, CHUNK)
+            h8 = (kept[start // CHUNK] * (w / row_scale)).to(tl.float8e4nv)
+            tl.store(rows8 + row * H + column, h8, column < H)
+
+
+@jit
+def backward_row(
+    grad: tl.tensor,
+    up: tl.tensor,
+    weight: tl.tensor,
+    factor: tl.tensor,
+    expert: tl.tensor,
+    value: tl.tensor,
+    rows8: tl.tensor,
+    scale: tl.tensor,
+    grad_weight: tl.tensor,
+    H: tl.constexpr,
+    CHUNK: tl.constexpr,
+) -> None:
+    """The gradients of one row, by the formulas of this module.
+
+    da and db go to ``value`` and, times ``factor`` and divided by their scale, to ``rows8``; dw to
+    ``grad_weight``. Reads the rows of ``grad`` and ``up`` once, and one row of ``factor``. Each of
+    the outputs may be None.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    w = 1.0
+    if weight is not None:
+        w = tl.load(weight + row)
+    factor_row = factor
+    if expert is not None:
+        factor_row = factor + tl.load(expert + row).to(tl.int64) * 2 * H
+    kept_a: tl.tuple = ()
+    kept_b: tl.tuple = ()
+    largest = tl.zeros((CHUNK,), tl.float32)
+    sum_w = tl.zeros((CHUNK,), tl.float32)
+    for start in tl.static_range(0, H, CHUNK):
+        column = start + tl.arange(0, CHUNK)
+        inside = column < H
+        # Past the first-level cache, which is left to the factors that all rows share.
+        a = tl.load(up + row * 2 * H + column, inside, other=0.0, cache_modifier=".cg")
+        b = tl.load(up + row * 2 * H + H + column, inside, other=0.0, cache_modifier=".cg")
+        g = tl.load(grad + row * H + column, inside, other=0.0, cache_modifier=".cg")
+        a = a.to(tl.float32)
+        g = g.to(tl.float32)
+        gb = g * b.to(tl.float32)
+        sigmoid = _sigmoid(a)
+        silu = a * sigmoid
+        sum_w += gb * silu
+        da = gb * (sigmoid + silu * (1.0 - sigmoid))
+        db = g * silu
+        if value is not None:
+            value_type = value.dtype.element_ty
+            tl.store(value + row * 2 * H + column, (da * w).to(value_type), inside)
+            tl.store(value + row * 2 * H + H + column, (db * w).to(value_type), inside)
+        if rows8 is not None:
+            da *= tl.load(factor_row + column, inside, other=0.0)
+            db *= tl.load(factor_row + H + column, inside, other=0.0)
+            largest = tl.maximum(largest, tl.maximum(tl.abs(da), tl.abs(db)))
+            kept_a += (da,)
+            kept_b += (db,)
+    if grad_weight is not None:
+        tl.store(grad_weight + row, tl.sum(sum_w, 0))
+    if rows8 is not None:
+        row_scale = e4m3_scale(tl.max(largest, 0) * tl.abs(w))
+        tl.store(scale + row, row_scale)
+        for start in tl.static_range(0, H, CHUNK):
+            column = start + tl.arange(0, CHUNK)
+            a8 = (kept_a[start // CHUNK] * (w / row_scale)).to(tl.float8e4nv)
+            b8 = (kept_b[start // CHUNK] * (w / row_scale)).to(tl.float8e4nv)
+            tl.store(rows8 + row * 2 * H + column, a8, column < H)
+            tl.store(rows8 + row * 2 * H + H + column, b8, column < H)
