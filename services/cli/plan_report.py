@@ -25,6 +25,7 @@ from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, escaped, read_options
 from trainer_core.data.survey import Survey, survey_pictures
 from trainer_core.errors import BaseModelError, DocumentError
+from trainer_core.memory.cards import CardRow, card_rows
 from trainer_core.memory.report import Memory, plan_memory
 from trainer_core.memory.trained import trained_modules, trained_parameters
 from trainer_core.paths import is_folder, search_folders
@@ -69,6 +70,8 @@ class Report:
     surveys: tuple[Survey, ...] = ()
     """One for each image folder that is on this machine."""
     memory: Memory | None = None
+    cards: tuple[CardRow, ...] = ()
+    """How the run would fit cards of common sizes."""
 
 
 Content = TypeVar("Content")
@@ -223,16 +226,27 @@ def _resolved(
     used: tuple[UsedFile, ...],
     warnings: tuple[str, ...],
 ) -> Report:
-    transformer = base.parts.transformer
+    transformer, image_px = base.parts.transformer, _largest_px(plan, surveys)
+    cards = card_rows(plan, transformer, image_px=image_px)
     return Report(
         used=used,
-        warnings=warnings,
+        warnings=warnings + _cards_warnings(cards),
         plan=plan,
         plan_digest=plan.identity_digest() if base.model.digest else None,
         trainable_modules=trained_modules(plan.identity, transformer),
         trainable_parameters=trained_parameters(plan.identity, transformer),
         surveys=surveys,
-        memory=plan_memory(plan, base.parts, largest_image_px=_largest_px(plan, surveys)),
+        memory=plan_memory(plan, base.parts, largest_image_px=image_px),
+        cards=cards,
+    )
+
+
+def _cards_warnings(cards: Sequence[CardRow]) -> tuple[str, ...]:
+    """That the run does not fit the largest card, or nothing."""
+    return tuple(
+        f"A card of {row.card_gib} GB is too small: {row.refusal}."
+        for row in cards[:1]
+        if row.refusal is not None
     )
 
 

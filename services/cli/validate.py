@@ -16,6 +16,7 @@ from services.cli.connection import Invocation
 if TYPE_CHECKING:
     from services.cli.plan_report import Progress, Report
     from trainer_core.config.plan import Identity, MatmulKind, Plan
+    from trainer_core.memory.cards import CardRow
     from trainer_core.memory.report import Memory
 
 EXAMPLES: Final = """Examples:
@@ -53,7 +54,8 @@ def validate(
     It needs no GPU, no network and no weights of the base model.
 
     Shown: what is trained, with which optimizer, schedule and number of
-    steps; the images in each bucket; the memory of each part.
+    steps; the images in each bucket; what cards of common sizes would
+    recompute and offload; the memory of each part.
 
     config.json names other files and image folders. A relative path is tried
     from the parent of config.json's folder, from that folder, and from the
@@ -111,6 +113,7 @@ def _as_json(report: "Report") -> dict[str, Any]:
         "buckets": _buckets(report),
         "matmul": _matmul(report.plan) if report.plan else None,
         "memory": asdict(report.memory) if report.memory else None,
+        "cards": [_card(row) for row in report.cards],
         "warnings": list(report.warnings),
         "errors": [
             {"pointer": error.pointer, "code": error.code, "message": error.message}
@@ -163,6 +166,10 @@ def _print(report: "Report") -> None:
     if rows:
         sys.stdout.write("\n")
         output.print_table(("BACKEND", "ROLE", "BUCKET", "IMAGES", "AN EPOCH"), rows)
+    if report.cards:
+        sys.stdout.write("\n")
+        head = ("CARD", "PEAK", "CONDITIONING", "RECOMPUTED", "OFFLOADED", "LARGEST BATCH")
+        output.print_table(head, [_card_cells(row) for row in report.cards])
     sys.stdout.write("\n")
     output.print_table((f"MEMORY ON {report.memory.device}", "BYTES", ""), _memory(report.memory))
 
@@ -249,6 +256,35 @@ def _kind(plan: "Plan") -> str:
         return f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g}"
     groups = sorted({module.factor for module in adapter.modules})
     return f"LoKr of factor {', '.join(str(factor) for factor in groups)}"
+
+
+def _card(row: "CardRow") -> dict[str, Any]:
+    """How the run fits a card; the blocks that are recomputed and offloaded by number."""
+    planned = row.planned
+    return {
+        "card_gib": row.card_gib,
+        "peak_estimate_bytes": planned.peak_bytes if planned else None,
+        "streams_conditioning": planned.streams_conditioning if planned else None,
+        "recomputed_blocks": sorted(planned.recomputed) if planned else None,
+        "offloaded_blocks": sorted(planned.offloaded) if planned else None,
+        "host_bytes": planned.host_bytes if planned else None,
+        "largest_batch": row.largest_batch,
+        "refusal": row.refusal,
+    }
+
+
+def _card_cells(row: "CardRow") -> tuple[object, ...]:
+    planned = row.planned
+    if planned is None:
+        return f"{row.card_gib} GB", "does not fit", "", "", "", ""
+    return (
+        f"{row.card_gib} GB",
+        output.size(planned.peak_bytes),
+        "streamed" if planned.streams_conditioning else "held",
+        f"{len(planned.recomputed)} blocks",
+        f"{len(planned.offloaded)} blocks",
+        row.largest_batch,
+    )
 
 
 def _memory(memory: "Memory") -> Iterator[tuple[str, str, str]]:

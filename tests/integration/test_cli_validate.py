@@ -26,7 +26,7 @@ from trainer_core.documents import parse_document
 ROOT = Path(__file__).parents[2]
 KEYS = {
     *("trainable_modules", "trainable_parameters", "steps", "buckets", "memory", "warnings"),
-    *("errors", "used_files", "plan_digest", "matmul"),
+    *("errors", "used_files", "plan_digest", "matmul", "cards"),
 }
 FRESH = """
 import sys
@@ -133,10 +133,26 @@ def test_a_fresh_process_needs_no_torch_and_prints_one_line(project: Path) -> No
         "by value at 0.01",
         "no_change on CPU, cards before 8.9; fp8 on 8.9, 9.0",
         "estimate",
+        "LARGEST BATCH",
+        "80 GB",
+        "streamed",
     ):
         assert words in readable.stdout
     for words in ("lycoris_config.json", "there is no folder"):
         assert words in readable.stderr
+
+
+def test_a_run_that_fits_no_card_is_told_what_would_fit(
+    project: Path, validate: Callable[..., Answer]
+) -> None:
+    wide = ("gradient_checkpointing=false", "train_batch_size=16")
+    status, answer = validate(project, *(part for s in wide for part in ("--set", s)))
+
+    assert status == 0
+    assert [card["card_gib"] for card in answer["cards"]] == [80, 48, 24, 16, 12]
+    assert {card["peak_estimate_bytes"] for card in answer["cards"]} == {None}
+    assert all("it fits with gradient_checkpointing" in c["refusal"] for c in answer["cards"])
+    assert any(w.startswith("A card of 80 GB is too small") for w in answer["warnings"])
 
 
 def test_all_errors_are_reported_at_once_each_with_its_option(

@@ -9,7 +9,12 @@ from typing import Literal
 from trainer_core.base_models.known import PartConfigs
 from trainer_core.config.plan import Plan
 from trainer_core.memory.activations import MicroBatch, activation_bytes
+from trainer_core.memory.card_plan import card_needs
+from trainer_core.memory.cards import assumed_matmul
+from trainer_core.memory.fused_model import FusedModel
+from trainer_core.memory.fused_weights import base_bytes
 from trainer_core.memory.optimizer_state import optimizer_state_bytes
+from trainer_core.memory.peak import activations_at_peak
 from trainer_core.memory.trained import trained_tensors
 from trainer_core.memory.weights import (
     FP32_BYTES,
@@ -47,7 +52,7 @@ class Memory:
     held_bytes: int
     """Everything on the device during training except activations."""
     activations_estimate_bytes: int
-    """For the largest bucket, with the plan's gradient checkpointing."""
+    """For the largest bucket, with all blocks recomputed that the plan lets be recomputed."""
     activations_without_checkpointing_estimate_bytes: int
     total_bytes: int
     """``held_bytes`` and the estimate of activations."""
@@ -67,20 +72,23 @@ def plan_memory(plan: Plan, parts: PartConfigs, *, largest_image_px: int) -> Mem
     tensors = trained_tensors(identity, parts.transformer)
     trained_bytes = sum(tensor.elements for tensor in tensors) * FP32_BYTES
 
-    weights, scales = base_weight_bytes(identity, parts.transformer, device)
+    fused = _fused_model(plan, parts, device)
+    weights, scales = (
+        base_weight_bytes(identity, parts.transformer, device)
+        if fused is None
+        else base_bytes(fused)
+    )
     weights = shares.of_weights(weights)
     adapter = 0 if identity.adapter is None else trained_bytes
     gradients = shares.of_gradients(trained_bytes)
     state = shares.of_optimizer_state(optimizer_state_bytes(identity.optimizer.name, tensors))
     ema = 0 if identity.ema is None else trained_bytes
-    is_ema_on_device = operation.ema_device == "accelerator" or device == "cpu"
+    ema_device = operation.ema_device if fused is None else "accelerator"
+    is_ema_on_device = ema_device == "accelerator" or device == "cpu"
     held = weights + scales + adapter + gradients + state + (ema if is_ema_on_device else 0)
 
     encoders, vae = text_encoder_bytes(identity, parts, device), vae_bytes(parts)
-    interval = operation.gradient_checkpointing_interval
-    step = MicroBatch(identity, parts.transformer, device, largest_image_px)
-    without_checkpointing = activation_bytes(step, None)
-    activations = activation_bytes(step, interval if operation.gradient_checkpointing else None)
+    activations, without_checkpointing = _activations(plan, parts, device, largest_image_px, fused)
     return Memory(
         device=device,
         base_weights_bytes=weights,
@@ -89,7 +97,7 @@ def plan_memory(plan: Plan, parts: PartConfigs, *, largest_image_px: int) -> Mem
         gradients_bytes=gradients,
         optimizer_state_bytes=state,
         ema_bytes=ema,
-        ema_device=operation.ema_device,
+        ema_device=ema_device,
         text_encoder_1_bytes=encoders[0],
         text_encoder_2_bytes=encoders[1],
         text_encoder_3_bytes=encoders[2],
@@ -100,4 +108,34 @@ def plan_memory(plan: Plan, parts: PartConfigs, *, largest_image_px: int) -> Mem
         activations_estimate_bytes=activations,
         activations_without_checkpointing_estimate_bytes=without_checkpointing,
         total_bytes=held + activations,
+    )
+
+
+def _fused_model(plan: Plan, parts: PartConfigs, device: DeviceKind) -> FusedModel | None:
+    """What the fused blocks compute: a frozen base on a card. None for anything else."""
+    if device == "cpu" or plan.identity.adapter is None:
+        return None
+    return FusedModel.of(plan, parts.transformer, assumed_matmul(plan))
+
+
+def _activations(
+    plan: Plan,
+    parts: PartConfigs,
+    device: DeviceKind,
+    image_px: int,
+    fused: FusedModel | None,
+) -> tuple[int, int]:
+    """Estimated bytes (as the plan checkpoints, without checkpointing)."""
+    identity, operation = plan.identity, plan.operation
+    if fused is not None:
+        needs = card_needs(fused, plan, image_px=image_px)
+        return (
+            activations_at_peak(needs.blocks, needs.recomputable, needs.outside),
+            activations_at_peak(needs.blocks, frozenset(), needs.outside),
+        )
+    step = MicroBatch(identity, parts.transformer, device, image_px)
+    interval = operation.gradient_checkpointing_interval
+    return (
+        activation_bytes(step, interval if operation.gradient_checkpointing else None),
+        activation_bytes(step, None),
     )

@@ -25,12 +25,15 @@ _RESUME: Final = OPERATION.text(
     "latest resumes from the newest checkpoint, empty starts afresh; in a local run also a path.",
 )
 _CHECKPOINTING: Final = OPERATION.flag(
-    "gradient_checkpointing", True, "Recompute activations to save memory."
+    "gradient_checkpointing",
+    True,
+    "Whether blocks may be computed again in the backward pass to save memory. A card recomputes "
+    "an adapter's run only as far as it needs to.",
 )
 _CHECKPOINTING_INTERVAL: Final = OPERATION.integer(
     "gradient_checkpointing_interval",
     1,
-    "Every n-th block is recomputed.",
+    "Only every n-th block may be recomputed.",
     at_least=1,
     at_most=1000,
 )

@@ -1,0 +1,293 @@
+"""What a run recomputes, streams and offloads to fit a card, and what would make it fit."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.config_examples import BASE_MODELS, CONFIG_TEXT, LYCORIS_TEXT, TRUE_CONFIG
+from trainer_core.config.plan import MatmulKind, Plan
+from trainer_core.config.simpletuner.importer import import_run
+from trainer_core.documents import parse_document
+from trainer_core.errors import OutOfMemoryError
+from trainer_core.memory.card_fit import (
+    CardRun,
+    largest_batch,
+    nearest_settings,
+    require_fit,
+)
+from trainer_core.memory.card_plan import card_needs, fits, plan_card, smallest_plan
+from trainer_core.memory.cards import SIZES_GIB, card_rows
+from trainer_core.memory.fused_activations import block_bytes
+from trainer_core.memory.fused_model import FusedModel, tokens_of
+from trainer_core.memory.fused_weights import base_bytes, fused_weights
+from trainer_core.memory.peak import Calibration, PeakEstimate, activations_at_peak
+from trainer_core.memory.weights import base_weight_bytes
+
+GIB = 2**30
+CONFIG: Any = parse_document(CONFIG_TEXT, name="config.json")
+LYCORIS: Any = parse_document(LYCORIS_TEXT, name="lycoris_config.json")
+
+
+def plan(**options: Any) -> Plan:
+    """The published example with other options, without its images."""
+    return import_run(
+        config={**CONFIG, **options},
+        lycoris_config=LYCORIS,
+        data_backends=[{"id": "cats", "caption_strategy": "filename"}],
+        prompt_library=None,
+        base_models=BASE_MODELS,
+        source="http",
+    ).plan
+
+
+@cache
+def model(
+    base: str = "int8-quanto", matmul: MatmulKind = "fp8", targets: tuple[str, ...] = ()
+) -> FusedModel:
+    """Of the example, or of a LoRA on ``targets``."""
+    lora = {"lora_type": "standard", "lora_rank": 8, "peft_lora_target_modules": list(targets)}
+    options: dict[str, Any] = {"base_model_precision": base, **(lora if targets else {})}
+    return FusedModel.of(plan(**options), TRUE_CONFIG, matmul)
+
+
+def run_of(
+    free_gib: float, *, edge_px: int = 1024, base: str = "int8-quanto", **options: Any
+) -> CardRun:
+    matmul: MatmulKind = "no_change" if base == "no_change" else "fp8"
+    return CardRun(
+        plan=plan(base_model_precision=base, **options),
+        model=model(base, matmul),
+        image_px=edge_px**2,
+        free_bytes=round(free_gib * GIB),
+    )
+
+
+RUNS = st.builds(
+    run_of,
+    st.floats(2, 160),
+    edge_px=st.sampled_from([256, 512, 768, 1024]),
+    base=st.sampled_from(["int8-quanto", "no_change"]),
+    train_batch_size=st.integers(1, 40),
+    gradient_checkpointing=st.booleans(),
+    gradient_checkpointing_interval=st.integers(1, 5),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(RUNS)
+def test_a_plan_is_never_above_its_card_and_never_does_more_than_it_needs(run: CardRun) -> None:
+    planned = plan_card(run.needs, run.free_bytes)
+
+    if planned is None:
+        assert smallest_plan(run.needs).peak_bytes > run.free_bytes
+        return
+    assert planned.peak_bytes <= run.free_bytes
+    operation = run.plan.operation
+    assert all(
+        number % operation.gradient_checkpointing_interval == 0 for number in planned.recomputed
+    )
+    assert not planned.recomputed or operation.gradient_checkpointing
+    assert planned.recomputed or planned.streams_conditioning or not planned.offloaded
+    # The card just large enough for it gives the same plan, and a smaller one another.
+    assert plan_card(run.needs, planned.peak_bytes) == planned
+    assert plan_card(run.needs, planned.peak_bytes - 1) != planned
+    for number in planned.recomputed if not planned.offloaded else ():
+        fewer = run.needs.planned(
+            planned.recomputed - {number}, streams=planned.streams_conditioning
+        )
+        assert not fits(fewer, run.free_bytes)
+
+
+@settings(max_examples=40, deadline=None)
+@given(RUNS, st.floats(1, 3))
+def test_a_larger_card_does_no_more(run: CardRun, times: float) -> None:
+    small = plan_card(run.needs, run.free_bytes)
+    large = plan_card(run.needs, round(run.free_bytes * times))
+
+    if small is not None:
+        assert large is not None
+        assert (len(large.offloaded), large.streams_conditioning, len(large.recomputed)) <= (
+            len(small.offloaded),
+            small.streams_conditioning,
+            len(small.recomputed),
+        )
+
+
+@settings(max_examples=40, deadline=None)
+@given(RUNS)
+def test_a_refusal_names_settings_with_which_the_run_fits(run: CardRun) -> None:
+    if run.fits:
+        require_fit(run)
+        return
+    with pytest.raises(OutOfMemoryError) as caught:
+        require_fit(run)
+    named = nearest_settings(run)
+    if named is None:
+        assert "no batch and no resolution is small enough" in caught.value.message
+        return
+    assert caught.value.message.endswith(f"it fits with {named}")
+
+    options = dict(setting.split() for setting in named.split(" and "))
+    edge_px = int(options.pop("resolution", round(run.image_px**0.5)))
+    operation, identity = run.plan.operation, run.plan.identity
+    same = {
+        "base": identity.precision.base,
+        "train_batch_size": identity.micro_batch_size,
+        "gradient_checkpointing": operation.gradient_checkpointing,
+        "gradient_checkpointing_interval": operation.gradient_checkpointing_interval,
+    }
+    if "base_model_precision" in options:
+        same["base"] = options.pop("base_model_precision")
+    require_fit(run_of(run.free_bytes / GIB, edge_px=edge_px, **{**same, **options}))
+
+
+def test_what_costs_least_time_is_done_first() -> None:
+    needs = run_of(1).needs
+    whole = needs.planned(streams=False)
+
+    assert plan_card(needs, whole.peak_bytes) == whole
+    streamed = plan_card(needs, whole.peak_bytes - 1)
+    assert streamed == needs.planned(streams=True)
+    some = plan_card(needs, streamed.peak_bytes - 1)
+    assert some is not None
+    assert (some.streams_conditioning, len(some.recomputed), some.offloaded) == (
+        True,
+        1,
+        frozenset(),
+    )
+    every = needs.planned(needs.recomputable, streams=True)
+    # The last block need not be recomputed: its gradient is computed first.
+    assert plan_card(needs, every.peak_bytes) == needs.planned(
+        needs.recomputable - {47}, streams=True
+    )
+    away = plan_card(needs, every.peak_bytes - 1)
+    assert away is not None
+    assert len(away.recomputed) == 48
+    assert len(away.offloaded) == 3  # two blocks stand in the ring
+    assert away.host_bytes == needs.weights.conditioning + sum(
+        needs.weights.blocks[number] for number in away.offloaded
+    )
+
+
+def test_a_batch_is_proposed_that_fits_and_the_next_larger_does_not() -> None:
+    for free_gib in (14, 22, 45, 77):
+        run = run_of(free_gib)
+        batch = largest_batch(run)
+        assert batch is not None
+        own = plan_card(run.needs, run.free_bytes)
+        assert own is not None
+        for size, is_larger in ((batch, False), (batch + 1, True)):
+            planned = plan_card(run_of(free_gib, train_batch_size=size).needs, run.free_bytes)
+            offloads_more = planned is None or len(planned.offloaded) > len(own.offloaded)
+            assert offloads_more == is_larger
+    assert largest_batch(run_of(2)) is None
+
+
+def test_the_published_example_fits_every_common_card() -> None:
+    rows = card_rows(plan(), TRUE_CONFIG, image_px=1024**2)
+
+    assert tuple(row.card_gib for row in rows) == SIZES_GIB
+    assert all(row.planned is not None and row.refusal is None for row in rows)
+    assert [len(row.planned.recomputed) for row in rows if row.planned][:2] == [0, 0]
+    assert [len(row.planned.offloaded) for row in rows if row.planned][:3] == [0, 0, 0]
+    assert card_rows(plan(device="cpu"), TRUE_CONFIG, image_px=1024**2) == ()
+    full = {"model_type": "full", "lora_type": None, "base_model_precision": "no_change"}
+    assert card_rows(plan(**full), TRUE_CONFIG, image_px=1024**2) == ()
+
+
+@pytest.mark.parametrize("base", ["int8-quanto", "no_change"])
+def test_the_parts_of_the_base_are_all_of_it(base: str) -> None:
+    for matmul in ("fp8", "no_change"):
+        parts = fused_weights(model(base, matmul))  # type: ignore[arg-type]  # from the line above
+        weights, scales = base_bytes(model(base, matmul))  # type: ignore[arg-type]
+        assert sum(parts.blocks) + parts.conditioning + parts.rest == weights + scales
+    counted = base_weight_bytes(plan(base_model_precision=base).identity, TRUE_CONFIG, "cuda")
+    assert (weights, scales) == counted
+
+
+def test_offloaded_blocks_leave_two_buffers() -> None:
+    weights = fused_weights(model())
+    whole = weights.on_card(streamed=False, offloaded=frozenset())
+
+    for blocks in ({0}, {0, 20}, {0, 20, 21, 40}):
+        left = weights.on_card(streamed=False, offloaded=frozenset(blocks))
+        ring = min(2, len(blocks)) * weights.blocks[0]
+        assert left == whole - sum(weights.blocks[number] for number in blocks) + ring
+
+
+@pytest.mark.parametrize(
+    ("target", "stays"),
+    [
+        ("single_stream_blocks.3.block.adaLN_modulation.1", "adaLN_modulation"),
+        ("caption_projection.5.linear", "caption_projection"),
+    ],
+)
+def test_conditioning_that_is_adapted_stays_on_the_card(target: str, stays: str) -> None:
+    plain, adapted = fused_weights(model()), fused_weights(model(targets=(target,)))
+    linear = model().linears[target]
+    size = linear.parameters + 4 * linear.out_features + (linear.out_features if linear.bias else 0)
+
+    assert plain.conditioning - adapted.conditioning == size
+    assert adapted.rest - plain.rest == size
+    assert stays in target
+
+
+def test_the_modulation_stays_where_the_embedders_before_it_are_adapted() -> None:
+    adapted = fused_weights(model(targets=("t_embedder.timestep_embedder.linear_1",)))
+    captions = [each for path, each in model().linears.items() if path.startswith("caption_")]
+
+    assert adapted.conditioning == sum(each.parameters + 4 * each.out_features for each in captions)
+
+
+def test_a_block_keeps_more_where_more_of_it_is_adapted() -> None:
+    tokens = tokens_of(plan(), 1024**2)
+    live, rows, F = 4352, 4480, 2560
+
+    def kept(*targets: str) -> int:
+        return block_bytes(model(targets=targets), 20, tokens).kept
+
+    block = "single_stream_blocks.4.block."
+    none = kept("single_stream_blocks.5.block.attn1.to_q")
+    assert none == 2 * F * (4 * live + 5 * rows) + 2 * live * (2 * 13824 + 7168) + 4 * 20 * live
+    assert kept(f"{block}attn1.to_k") - none == 2 * rows * (F + 8)
+    assert kept(f"{block}attn1.to_k", f"{block}attn1.to_v") - none == 2 * rows * (F + 16)
+    assert kept(f"{block}attn1.to_out") - none == 2 * live * 8
+    assert kept(f"{block}ff_i.shared_experts.w2") - none == 2 * live * 8
+    experts = tuple(f"{block}ff_i.experts.{expert}.w1" for expert in range(4))
+    assert kept(*experts) - none == 2 * live * (F + 2 * 8)
+
+
+def test_recomputing_the_last_block_frees_nothing() -> None:
+    needs = run_of(1).needs
+    every = frozenset(range(48))
+
+    assert activations_at_peak(needs.blocks, every, 0) == activations_at_peak(
+        needs.blocks, every - {47}, 0
+    )
+    assert activations_at_peak(needs.blocks, every, 5) < activations_at_peak(
+        needs.blocks, every - {46}, 5
+    )
+
+
+def test_a_measured_step_corrects_what_is_foretold_for_other_shapes() -> None:
+    guess = Calibration(factor=1.0, constant_bytes=GIB)
+    measured = guess.calibrated(PeakEstimate(10 * GIB, 4 * GIB), 16 * GIB)
+
+    assert measured.reserved_bytes(PeakEstimate(10 * GIB, 4 * GIB)) == 16 * GIB
+    assert measured.reserved_bytes(PeakEstimate(8 * GIB, 8 * GIB)) == 19 * GIB
+    small = replace(run_of(77), calibration=measured)
+    assert plan_card(small.needs, small.free_bytes) == small.needs.planned(streams=False)
+
+
+def test_a_twice_as_large_batch_keeps_twice_as_much() -> None:
+    one, two = (
+        card_needs(model(), plan(train_batch_size=size), image_px=512**2) for size in (1, 2)
+    )
+    for each, other in zip(one.blocks, two.blocks, strict=True):
+        assert (other.kept, other.input) == (2 * each.kept, 2 * each.input)
+        assert other.recompute_flops == 2 * each.recompute_flops
+        assert each.passing < other.passing < 2 * each.passing  # the weight's copy is the same

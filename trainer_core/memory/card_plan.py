@@ -1,0 +1,173 @@
+"""What a run recomputes, streams and offloads so that its steps fit a CUDA card. No torch.
+
+None of it changes a result. In this order, each only where the one before is not enough:
+
+1. Everything is on the card, and nothing is recomputed.
+2. The conditioning is held by the host and streamed: 3 of 17 GB, used once a step.
+3. Blocks are recomputed, as few as needed: each costs another forward of it.
+4. Blocks are held by the host and copied when they are used, as few as needed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from trainer_core.config.plan import Plan
+from trainer_core.memory.fused_activations import BlockBytes, block_bytes, outside_bytes
+from trainer_core.memory.fused_model import FusedModel, tokens_of
+from trainer_core.memory.fused_weights import FusedWeights, fused_weights
+from trainer_core.memory.peak import (
+    DEFAULT_CALIBRATION,
+    Calibration,
+    PeakEstimate,
+    activations_at_peak,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CardPlan:
+    """What of a run leaves the card, and what is computed twice.
+
+    Blocks are counted from 0, double-stream blocks first.
+    """
+
+    recomputed: frozenset[int]
+    """Blocks that are computed again in the backward pass."""
+    streams_conditioning: bool
+    """Whether modulation and caption projections are held by the host, and computed ahead."""
+    offloaded: frozenset[int]
+    """Blocks whose weights are held by the host."""
+    estimate: PeakEstimate
+    peak_bytes: int
+    """Reserved memory that is foretold for the largest bucket."""
+    host_bytes: int
+    """Pinned memory of the host."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CardNeeds:
+    """The bytes of a run on a card, before anything is chosen."""
+
+    blocks: tuple[BlockBytes, ...]
+    outside: int
+    weights: FusedWeights
+    adapter: int
+    recomputable: frozenset[int]
+    """The blocks that the plan lets be recomputed."""
+    calibration: Calibration
+
+    def planned(
+        self, recomputed: Iterable[int] = (), offloaded: Iterable[int] = (), *, streams: bool
+    ) -> CardPlan:
+        """The peak with these choices."""
+        again, away = frozenset(recomputed), frozenset(offloaded)
+        weights = self.weights.on_card(streamed=streams, offloaded=away)
+        estimate = PeakEstimate(
+            held=weights + self.adapter,
+            activations=activations_at_peak(self.blocks, again, self.outside),
+        )
+        host = sum(self.weights.blocks[number] for number in away)
+        return CardPlan(
+            recomputed=again,
+            streams_conditioning=streams,
+            offloaded=away,
+            estimate=estimate,
+            peak_bytes=self.calibration.reserved_bytes(estimate),
+            host_bytes=host + (self.weights.conditioning if streams else 0),
+        )
+
+
+def card_needs(
+    model: FusedModel,
+    plan: Plan,
+    *,
+    image_px: int,
+    calibration: Calibration = DEFAULT_CALIBRATION,
+) -> CardNeeds:
+    """What a run needs.
+
+    Args:
+        model: of the plan.
+        plan: its batch size is read, and what it lets be recomputed.
+        image_px: area in pixels of an image of the largest bucket.
+        calibration: of this card, if a step was measured on it.
+    """
+    tokens = tokens_of(plan, image_px)
+    return CardNeeds(
+        blocks=tuple(block_bytes(model, number, tokens) for number in range(model.blocks)),
+        outside=outside_bytes(model, tokens),
+        weights=fused_weights(model),
+        adapter=model.adapter_bytes,
+        recomputable=_recomputable(plan, model.blocks),
+        calibration=calibration,
+    )
+
+
+def plan_card(needs: CardNeeds, free_bytes: int) -> CardPlan | None:
+    """The choices that cost least time; None where nothing makes the run fit.
+
+    Args:
+        needs: of the run.
+        free_bytes: what the run may reserve on the card, its weights included.
+    """
+    streams = needs.weights.conditioning > needs.weights.staged
+    for streamed in (False, True) if streams else (False,):
+        if fits(resident := needs.planned(streams=streamed), free_bytes):
+            return resident
+    order = _by_gain(needs)
+    for count in range(1, len(order) + 1):
+        if fits(needs.planned(order[:count], streams=streams), free_bytes):
+            return _without_idle(needs, order[:count], free_bytes, streams=streams)
+    total = len(needs.blocks)
+    for count in range(1, total + 1):
+        planned = needs.planned(order, _spread(count, total), streams=streams)
+        if fits(planned, free_bytes):
+            return planned
+    return None
+
+
+def smallest_plan(needs: CardNeeds) -> CardPlan:
+    """Everything that saves memory."""
+    streams = needs.weights.conditioning > needs.weights.staged
+    every = range(len(needs.blocks))
+    return needs.planned(needs.recomputable, every, streams=streams)
+
+
+def fits(planned: CardPlan, free_bytes: int) -> bool:
+    return planned.peak_bytes <= free_bytes
+
+
+def _recomputable(plan: Plan, blocks: int) -> frozenset[int]:
+    """Every n-th block, where the plan allows it at all."""
+    if not plan.operation.gradient_checkpointing:
+        return frozenset()
+    return frozenset(range(0, blocks, plan.operation.gradient_checkpointing_interval))
+
+
+def _by_gain(needs: CardNeeds) -> list[int]:
+    """The recomputable blocks, those first that free most for the work of computing them again."""
+
+    def gain(number: int) -> float:
+        block = needs.blocks[number]
+        return (block.kept - block.input) / block.recompute_flops
+
+    return sorted(needs.recomputable, key=lambda number: (-gain(number), number))
+
+
+def _without_idle(
+    needs: CardNeeds, recomputed: list[int], free_bytes: int, *, streams: bool
+) -> CardPlan:
+    """The plan without blocks whose recomputing is not needed, such as the last one's.
+
+    The last block's gradient is computed first: recomputing it frees nothing at that moment.
+    """
+    kept = list(recomputed)
+    for number in sorted(recomputed, reverse=True):
+        fewer = [each for each in kept if each != number]
+        if fits(needs.planned(fewer, streams=streams), free_bytes):
+            kept = fewer
+    return needs.planned(kept, streams=streams)
+
+
+def _spread(count: int, total: int) -> list[int]:
+    """``count`` numbers below ``total``, evenly spread: copies hide behind the blocks between."""
+    return [(2 * position + 1) * total // (2 * count) for position in range(count)]

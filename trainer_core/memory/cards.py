@@ -1,0 +1,63 @@
+"""How a run would fit cards of common sizes. Imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from trainer_core.config.plan import MatmulKind, Plan
+from trainer_core.config.plan.matmul import CARDS, pick_matmul
+from trainer_core.memory.card_fit import CardRun, largest_batch, refusal_of
+from trainer_core.memory.card_plan import CardPlan, plan_card
+from trainer_core.memory.fused_model import FusedModel
+
+SIZES_GIB: Final = (80, 48, 24, 16, 12)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CardRow:
+    """A run on a card of one size."""
+
+    card_gib: int
+    planned: CardPlan | None
+    """None where the run does not fit."""
+    largest_batch: int | None
+    """The largest ``train_batch_size`` that fits without offloading more; None as above."""
+    refusal: str | None
+    """Why the run does not fit, and which settings would."""
+
+
+def card_rows(plan: Plan, transformer: Mapping[str, Any], *, image_px: int) -> tuple[CardRow, ...]:
+    """A row for each of ``SIZES_GIB``; none for a run on a CPU or of all weights.
+
+    Args:
+        plan: the run.
+        transformer: configuration of the base model's transformer.
+        image_px: area in pixels of an image of the largest bucket.
+    """
+    if plan.identity.adapter is None or plan.operation.device == "cpu":
+        return ()
+    model = FusedModel.of(plan, transformer, assumed_matmul(plan))
+    return tuple(
+        _row(CardRun(plan=plan, model=model, image_px=image_px, free_bytes=_free(size)), size)
+        for size in SIZES_GIB
+    )
+
+
+def assumed_matmul(plan: Plan) -> MatmulKind:
+    """What the run would pick on a card that has all kinds of products."""
+    return pick_matmul(plan.identity.precision, CARDS["9.0"]).kind
+
+
+def _row(run: CardRun, size_gib: int) -> CardRow:
+    planned = plan_card(run.needs, run.free_bytes)
+    return CardRow(
+        card_gib=size_gib,
+        planned=planned,
+        largest_batch=largest_batch(run),
+        refusal=refusal_of(run) if planned is None else None,
+    )
+
+
+def _free(size_gib: int) -> int:
+    """A card has up to 3 % less than its name says, and CUDA itself takes half a GiB."""
+    return round((0.97 * size_gib - 0.5) * 2**30)

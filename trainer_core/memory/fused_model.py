@@ -1,0 +1,156 @@
+"""The facts of a plan with an adapter that its memory on a CUDA card follows from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self, assert_never
+
+from trainer_core.config.plan import (
+    AdaptedModule,
+    Compute,
+    LoraAdapter,
+    MatmulKind,
+    Plan,
+    Quantization,
+)
+from trainer_core.config.plan.shapes import LinearShape, factorization, hidream_linears
+from trainer_core.memory.optimizer_state import optimizer_state_bytes
+from trainer_core.memory.trained import trained_parameters, trained_tensors
+from trainer_core.memory.weights import BF16_BYTES, FP32_BYTES
+
+LIVE_TEXT_TOKENS: Final = 2 * 128
+"""Of T5 and of Llama's last layer: they go through all blocks."""
+TAIL_TOKENS: Final = 128
+"""Of the block's own Llama layer: only their keys and values are used."""
+_PATCH_PX: Final = 16
+"""Side of the square of pixels that one image token covers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The shape of a micro-batch."""
+
+    samples: int
+    image: int
+    """Image tokens of a sample."""
+
+    @property
+    def live(self) -> int:
+        """Tokens of a sample that go through all blocks."""
+        return self.image + LIVE_TEXT_TOKENS
+
+
+def compute_bytes(compute: Compute) -> int:
+    """Bytes of one number of the compute type."""
+    match compute:
+        case "bf16":
+            return BF16_BYTES
+        case "fp32":
+            return FP32_BYTES
+    assert_never(compute)
+
+
+def tokens_of(plan: Plan, image_px: int) -> Tokens:
+    """The micro-batches of images of this area."""
+    return Tokens(plan.identity.micro_batch_size, max(1, image_px // _PATCH_PX**2))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FusedModel:
+    """A frozen transformer with an adapter, as the fused blocks compute it."""
+
+    linears: Mapping[str, LinearShape]
+    """By path."""
+    inner: Mapping[str, int]
+    """Path of an adapted linear → numbers a row that its delta keeps: X · W2ᵀ of LoKr, A · x of
+    LoRA."""
+    width: int
+    heads: int
+    doubles: int
+    singles: int
+    experts: int
+    """Routed ones of a layer; 0: one plain feed-forward."""
+    choices: int
+    """Experts that a token uses, beside the shared one."""
+    compute: Compute
+    base: Quantization
+    matmul: MatmulKind
+    has_balance: bool
+    """Whether the gates' load-balancing loss is trained on."""
+    llama_layers: int
+    """Hidden states of Llama in the cached text of a caption."""
+    trained: int
+    """Parameters of the adapter."""
+    adapter_bytes: int
+    """The adapter, its gradients, optimizer state and running mean."""
+
+    @classmethod
+    def of(cls, plan: Plan, transformer: Mapping[str, Any], matmul: MatmulKind) -> Self:
+        """
+        Args:
+            plan: with an adapter.
+            transformer: its configuration.
+            matmul: how the run multiplies with the base.
+        """
+        identity = plan.identity
+        linears = {linear.path: linear for linear in hidream_linears(transformer)}
+        heads = int(transformer["num_attention_heads"])
+        return cls(
+            linears=linears,
+            inner=_inner_widths(plan, linears),
+            width=heads * int(transformer["attention_head_dim"]),
+            heads=heads,
+            doubles=int(transformer["num_layers"]),
+            singles=int(transformer["num_single_layers"]),
+            experts=int(transformer.get("num_routed_experts", 4)),
+            choices=int(transformer.get("num_activated_experts", 2)),
+            compute=identity.precision.compute,
+            base=identity.precision.base,
+            matmul=matmul,
+            has_balance=identity.objective.balance_weight > 0,
+            llama_layers=max(transformer["llama_layers"]) + 1,
+            trained=trained_parameters(identity, transformer),
+            adapter_bytes=_adapter_bytes(plan, transformer),
+        )
+
+    @property
+    def blocks(self) -> int:
+        return self.doubles + self.singles
+
+    @property
+    def number_bytes(self) -> int:
+        """Bytes of one number of an activation, and of a weight that is not held in 8 bits."""
+        return compute_bytes(self.compute)
+
+    @property
+    def holds_8_bits(self) -> bool:
+        return self.base != "no_change" or self.matmul == "fp8"
+
+    def block_path(self, number: int) -> str:
+        """The start of the paths in block ``number``; single-stream blocks follow the double."""
+        if number < self.doubles:
+            return f"double_stream_blocks.{number}.block."
+        return f"single_stream_blocks.{number - self.doubles}.block."
+
+
+def _adapter_bytes(plan: Plan, transformer: Mapping[str, Any]) -> int:
+    identity = plan.identity
+    tensors = trained_tensors(identity, transformer)
+    copies = 2 if identity.ema is None else 3
+    state = optimizer_state_bytes(identity.optimizer.name, tensors)
+    return copies * FP32_BYTES * sum(tensor.elements for tensor in tensors) + state
+
+
+def _inner_widths(plan: Plan, linears: Mapping[str, LinearShape]) -> dict[str, int]:
+    adapter = plan.identity.adapter
+    assert adapter is not None, "the fused blocks train adapters only"
+    if isinstance(adapter, LoraAdapter):
+        return dict.fromkeys(adapter.modules, adapter.rank)
+    return {module.path: _lokr_inner(module, linears[module.path]) for module in adapter.modules}
+
+
+def _lokr_inner(module: AdaptedModule, linear: LinearShape) -> int:
+    """X [c, D] · W2ᵀ [D, K] has c · K numbers, for in = c · D and out = a · K."""
+    return (
+        factorization(linear.in_features, module.factor)[0]
+        * factorization(linear.out_features, module.factor)[1]
+    )

@@ -1,0 +1,114 @@
+"""Bytes of a frozen base on a CUDA card, by the parts that may leave it."""
+
+import re
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from trainer_core.config.plan.shapes import LinearShape
+from trainer_core.memory.fused_model import FusedModel
+from trainer_core.memory.weights import FP32_BYTES, NUMBERS_BESIDE_SCALES
+
+RING_BLOCKS: Final = 2
+"""Buffers for blocks that are held by the host: one is computed while the next one is copied."""
+_STAGED_LINEARS: Final = 2
+"""The same for linears of the conditioning."""
+_BLOCK: Final = re.compile(r"(double|single)_stream_blocks\.(\d+)\.block\.")
+_CAPTIONS: Final = "caption_projection."
+_MODULATION: Final = "adaLN_modulation."
+_TIME_AND_POOLED: Final = ("t_embedder.", "p_embedder.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FusedWeights:
+    """Bytes of the base's weights with their scales."""
+
+    blocks: tuple[int, ...]
+    """Of each block: attention and feed-forward."""
+    conditioning: int
+    """Modulation and caption projections that may be held by the host: nothing is trained in them
+    or before them, so they are computed once a step, ahead of it."""
+    staged: int
+    """What the card holds of ``conditioning`` while it is streamed."""
+    rest: int
+    """Embedders, norms, gates, the last layer, and conditioning that has to stay."""
+
+    def on_card(self, *, streamed: bool, offloaded: frozenset[int]) -> int:
+        """Bytes on the card.
+
+        Args:
+            streamed: whether the conditioning is held by the host.
+            offloaded: the blocks that are held by the host.
+        """
+        away = [self.blocks[number] for number in offloaded]
+        ring = min(len(away), RING_BLOCKS) * max(away, default=0)
+        conditioning = self.staged if streamed else self.conditioning
+        return sum(self.blocks) - sum(away) + ring + conditioning + self.rest
+
+
+def fused_weights(model: FusedModel) -> FusedWeights:
+    """The weights of the base, by part."""
+    blocks = [0] * model.blocks
+    streamed: list[int] = []
+    rest = _norm_bytes(model)
+    for path, linear in model.linears.items():
+        size = sum(_held(model, linear))
+        if _is_conditioning(path):
+            if _may_leave(model, path):
+                streamed.append(size)
+            else:
+                rest += size
+        elif match := _BLOCK.match(path):
+            first = 0 if match[1] == "double" else model.doubles
+            blocks[first + int(match[2])] += size
+        else:
+            rest += size
+    return FusedWeights(
+        blocks=tuple(blocks),
+        conditioning=sum(streamed),
+        staged=_STAGED_LINEARS * max(streamed, default=0),
+        rest=rest,
+    )
+
+
+def base_bytes(model: FusedModel) -> tuple[int, int]:
+    """Bytes of the whole base: (weights, scales of 8-bit weights)."""
+    held = [_held(model, linear) for linear in model.linears.values()]
+    return _norm_bytes(model) + sum(weights for weights, _ in held), sum(s for _, s in held)
+
+
+def _is_conditioning(path: str) -> bool:
+    """The last layer's modulation is small and stays."""
+    return path.startswith(_CAPTIONS) or (_MODULATION in path and bool(_BLOCK.match(path)))
+
+
+def _may_leave(model: FusedModel, path: str) -> bool:
+    if path in model.inner:
+        return False
+    if path.startswith(_CAPTIONS):
+        return True
+    # A gradient goes through the modulation where the embedders before it are trained.
+    return not any(adapted.startswith(_TIME_AND_POOLED) for adapted in model.inner)
+
+
+def _held(model: FusedModel, linear: LinearShape) -> tuple[int, int]:
+    """Bytes of (weight and bias, scales)."""
+    number_bytes = model.number_bytes
+    weights, rows = linear.in_features * linear.out_features, linear.out_features
+    bias = rows * number_bytes if linear.bias else 0
+    match model.matmul:
+        case "fp8":
+            # The first and the last layers keep their type.
+            if _BLOCK.match(linear.path) or linear.path.startswith(_CAPTIONS):
+                return weights + bias, rows * FP32_BYTES
+        case "no_change":
+            if model.base == "int8-quanto":
+                return weights + bias, (rows + NUMBERS_BESIDE_SCALES) * number_bytes
+        case _:
+            assert_never(model.matmul)
+    return weights * number_bytes + bias, 0
+
+
+def _norm_bytes(model: FusedModel) -> int:
+    """The norms of queries and keys, and the gates."""
+    norms = (4 * model.doubles + 2 * model.singles) * model.width
+    return (norms + model.blocks * model.experts * model.width) * model.number_bytes
