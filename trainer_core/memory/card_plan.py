@@ -52,8 +52,13 @@ class CardNeeds:
     weights: FusedWeights
     adapter: int
     recomputable: frozenset[int]
-    """The blocks that the plan lets be recomputed."""
+    """The blocks that the plan lets be recomputed, and that free memory."""
     calibration: Calibration
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether streaming the conditioning frees memory."""
+        return self.weights.conditioning > self.weights.staged
 
     def planned(
         self, recomputed: Iterable[int] = (), offloaded: Iterable[int] = (), *, streams: bool
@@ -109,27 +114,26 @@ def plan_card(needs: CardNeeds, free_bytes: int) -> CardPlan | None:
         needs: of the run.
         free_bytes: what the run may reserve on the card, its weights included.
     """
-    streams = needs.weights.conditioning > needs.weights.staged
-    for streamed in (False, True) if streams else (False,):
-        if fits(resident := needs.planned(streams=streamed), free_bytes):
-            return resident
-    order = _by_gain(needs)
-    for count in range(1, len(order) + 1):
-        if fits(needs.planned(order[:count], streams=streams), free_bytes):
-            return _without_idle(needs, order[:count], free_bytes, streams=streams)
-    total = len(needs.blocks)
-    for count in range(1, total + 1):
-        planned = needs.planned(order, _spread(count, total), streams=streams)
+    for streams in (False, True) if needs.can_stream else (False,):
+        planned = needs.planned(streams=streams)
         if fits(planned, free_bytes):
             return planned
+    order, total = _by_gain(needs), len(needs.blocks)
+    for offloaded in range(total + 1):
+        away = _spread(offloaded, total)
+        if not fits(needs.planned(order, away, streams=needs.can_stream), free_bytes):
+            continue
+        for count in range(len(order) + 1):
+            planned = needs.planned(order[:count], away, streams=needs.can_stream)
+            if fits(planned, free_bytes):
+                return planned
     return None
 
 
 def smallest_plan(needs: CardNeeds) -> CardPlan:
     """Everything that saves memory."""
-    streams = needs.weights.conditioning > needs.weights.staged
     every = range(len(needs.blocks))
-    return needs.planned(needs.recomputable, every, streams=streams)
+    return needs.planned(_by_gain(needs), every, streams=needs.can_stream)
 
 
 def fits(planned: CardPlan, free_bytes: int) -> bool:
@@ -137,10 +141,14 @@ def fits(planned: CardPlan, free_bytes: int) -> bool:
 
 
 def _recomputable(plan: Plan, blocks: int) -> frozenset[int]:
-    """Every n-th block, where the plan allows it at all."""
+    """Every n-th block, where the plan allows it at all, but for the last one.
+
+    The last block's gradient is computed first, when all blocks are kept: recomputing it frees
+    nothing.
+    """
     if not plan.operation.gradient_checkpointing:
         return frozenset()
-    return frozenset(range(0, blocks, plan.operation.gradient_checkpointing_interval))
+    return frozenset(range(0, blocks - 1, plan.operation.gradient_checkpointing_interval))
 
 
 def _by_gain(needs: CardNeeds) -> list[int]:
@@ -151,21 +159,6 @@ def _by_gain(needs: CardNeeds) -> list[int]:
         return (block.kept - block.input) / block.recompute_flops
 
     return sorted(needs.recomputable, key=lambda number: (-gain(number), number))
-
-
-def _without_idle(
-    needs: CardNeeds, recomputed: list[int], free_bytes: int, *, streams: bool
-) -> CardPlan:
-    """The plan without blocks whose recomputing is not needed, such as the last one's.
-
-    The last block's gradient is computed first: recomputing it frees nothing at that moment.
-    """
-    kept = list(recomputed)
-    for number in sorted(recomputed, reverse=True):
-        fewer = [each for each in kept if each != number]
-        if fits(needs.planned(fewer, streams=streams), free_bytes):
-            kept = fewer
-    return needs.planned(kept, streams=streams)
 
 
 def _spread(count: int, total: int) -> list[int]:
