@@ -5,6 +5,6 @@
 in the list below.
 """
 
-from benchmarks.kernel_cases import add_norm, rows8
+from benchmarks.kernel_cases import add_norm, qkv_heads, rows8
 
-CASES = [*rows8.CASES, *add_norm.CASES]
+CASES = [*rows8.CASES, *add_norm.CASES, *qkv_heads.CASES]
