@@ -5,10 +5,12 @@ STAMP := .venv/.deps-$(shell cat requirements.lock pyproject.toml | sha256sum | 
 # Two at a time, file by file: most tests wait for a process of their own. One thread each: two that
 # spin on two busy cores take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -p tests.support.tiers -n 2 --dist loadfile
+# Cases of `make bench-step`, by name; benchmarks/README.md has their groups.
+CASES := *
 TIERS := tests/unit tests/contract tests/integration tests/e2e tests/faults
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo check test test-deep test-gpu up
+.PHONY: help deps demo check test test-deep test-gpu bench-step up
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,3 +42,6 @@ test-deep: $(STAMP) ## Longer tests: random faults and large inputs
 
 test-gpu: $(STAMP) ## The kernels on a CUDA device, at the model's true shapes
 	@TRITON_INTERPRET=0 $(PYTHON) -m pytest tests/gpu
+
+bench-step: ## Time a training step, ours and the peers', on a CUDA device (CASES, PYTHON)
+	$(PYTHON) -m benchmarks.step --output bench-step.jsonl --cases '$(CASES)'

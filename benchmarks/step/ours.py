@@ -1,0 +1,65 @@
+"""Our training step, made as a run makes it."""
+
+import time
+
+import torch
+from diffusers import HiDreamImageTransformer2DModel
+
+from benchmarks.step.cases import Case
+from benchmarks.step.measure import Gradient
+from benchmarks.step.plans import LEARNING_RATE, plan_of
+from benchmarks.step.setting import Setting
+from benchmarks.step.weights import fill_adapter, random_model
+from trainer_core.engine.batch import Batch
+from trainer_core.engine.step import SingleProcess
+from trainer_core.hidream.network import prepare
+from trainer_core.precision.compute import choose_compute
+
+
+class Ours:
+    """A prepared network and its backend."""
+
+    def __init__(self, case: Case, setting: Setting) -> None:
+        self._drawn_on = setting.device
+        plan = plan_of(case, setting)
+        compute = choose_compute(plan.operation.device, plan.identity.precision)
+        # A card on which most memory is taken cannot hold the base before it is quantised.
+        on_cpu = plan.operation.quantize_via == "cpu"
+        transformer = random_model(
+            HiDreamImageTransformer2DModel,
+            setting.transformer,
+            drawn_on=setting.device,
+            device=torch.device("cpu") if on_cpu else setting.device,
+            dtype=compute.weights,
+        )
+        start_s = time.perf_counter()
+        self.network = prepare(transformer, plan, compute)
+        fill_adapter(self.network.trained, drawn_on=setting.device)
+        self._backend = SingleProcess(self.network, plan)
+        self._steps = 0
+        self.prepared_s = time.perf_counter() - start_s
+
+    def step(self, batch: Batch) -> None:
+        """As ``Subject.step``."""
+        self._steps += 1
+        self._backend.update([batch], count=1, step=self._steps, learning_rate=LEARNING_RATE)
+
+    def wait(self) -> None:
+        """As ``Subject.wait``; each step waits already."""
+
+    @torch.no_grad()
+    def velocity(self, batch: Batch) -> torch.Tensor:
+        """The velocity from data to noise, [B, C, H, W]."""
+        timesteps_B = 1000 * batch.sigmas_B
+        return self.network.velocity(batch.noisy_BCHW, timesteps_B, batch.text).velocity_BCHW
+
+    def gradient(self, batch: Batch) -> Gradient:
+        """As ``Subject.gradient``."""
+        trained = self.network.trained
+        fill_adapter(trained, drawn_on=self._drawn_on)
+        loss = self._backend.losses(batch).mean()
+        loss.backward()
+        tensors = {name: each.grad.float().cpu() for name, each in trained.items()}
+        for each in trained.values():
+            each.grad = None
+        return Gradient(loss.item(), tensors)

@@ -1,0 +1,85 @@
+"""Random weights and adapter values, a function of names: equal in every model of these names.
+
+Models are built one after another, because a card holds one. So nothing is copied between them:
+each draws the same numbers. A CPU and a CUDA device draw different ones.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeVar
+
+import torch
+from torch import nn
+
+ROW_SPREAD: Final = 0.3
+"""Each row of a weight is scaled by exp(spread · normal), as rows of trained weights differ."""
+_BIAS_STD: Final = 0.02
+_NORM_STD: Final = 0.1
+_ADAPTER_SCALE: Final = 0.3
+"""Size of an adapter's delta, relative to the weight that it is added to."""
+
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+def random_model(
+    model_class: type[_Model],
+    config: Mapping[str, Any],
+    *,
+    drawn_on: torch.device,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> _Model:
+    """A frozen model in train mode, whose weights follow from their names.
+
+    Args:
+        model_class: diffusers' transformer or one with the same parameter names.
+        config: its arguments.
+        drawn_on: where numbers are drawn. A card draws 17 billion in a second.
+        device: where the model is.
+        dtype: of the weights. Values are rounded to bf16 first, so that all types hold the same.
+    """
+    with torch.device("meta"):
+        model = model_class(**config)
+    # diffusers' own ``to`` warns about layers that this model does not have.
+    nn.Module.to(model, dtype).to_empty(device=device)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(_weight(name, parameter.shape, drawn_on).bfloat16())
+    return model.requires_grad_(False).train()
+
+
+def fill_adapter(parameters: Mapping[str, torch.Tensor], *, drawn_on: torch.device) -> None:
+    """Give trained tensors values away from zero, by logical name (``<path>.w1``).
+
+    The delta of each linear is then about 0.3 times as large as its weight. bf16 holds the values
+    exactly. The tensors are changed in place.
+    """
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            kind = name.rpartition(".")[2]
+            if kind == "scalar":
+                value = torch.full(parameter.shape, _ADAPTER_SCALE)
+            else:
+                value = _normal(name, parameter.shape, drawn_on)
+                value /= math.sqrt(parameter.shape[-1])
+                if kind == "lora_B":
+                    value *= _ADAPTER_SCALE
+            parameter.copy_(value.bfloat16())
+
+
+def _weight(name: str, shape: Iterable[int], device: torch.device) -> torch.Tensor:
+    """fp32; a weight keeps the variance of its input, a norm's weight is near 1."""
+    value = _normal(name, shape, device)
+    if value.ndim > 1:
+        rows = _normal(f"{name} rows", (len(value), 1), device)
+        return value.mul_((ROW_SPREAD * rows).exp_() / math.sqrt(value[0].numel()))
+    if name.endswith("bias"):
+        return value.mul_(_BIAS_STD)
+    return value.mul_(_NORM_STD).add_(1)
+
+
+def _normal(name: str, shape: Iterable[int], device: torch.device) -> torch.Tensor:
+    digest = hashlib.sha256(name.encode()).digest()
+    draw = torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.randn(tuple(shape), generator=draw, device=device)
