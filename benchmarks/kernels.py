@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.kernel_cases import CASES
-from benchmarks.kernel_cases.case import Case, errors, launches
+from benchmarks.kernel_cases.case import Case, Draw, errors, launches
 
 _BYTES_PER_US = 4.3e6
 _CALLS, _REPLAYS = 20, 7
@@ -48,8 +48,8 @@ def time_us(run: Callable[[], object]) -> float:
 def lines(case: Case) -> list[str]:
     """The forward, and the backward where the case has one."""
     device = torch.device("cuda")
-    error = max(found for _, found, _ in errors(case, device))
-    forward, both = launches(case, device)
+    error = max(found for _, found, _ in errors(case, Draw(device)))
+    forward, both = launches(case, Draw(device))
     forward_us = time_us(forward)
     parts = [("forward", forward_us, case.forward_bytes)]
     if case.backward_bytes:
