@@ -1,6 +1,6 @@
 """Time of each kernel, beside the time in which memory could move its bytes.
 
-    TRITON_INTERPRET=0 python -m benchmarks.kernels [--only WORD]
+    python -m benchmarks.kernels [--only WORD]
 
 One line a case: name, shape, microseconds, the microseconds of its bytes at 4.3 TB/s (nine tenths
 of an H200's memory bandwidth), and the largest relative L2 error. The backward is the time of both
