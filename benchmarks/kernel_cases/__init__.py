@@ -5,6 +5,24 @@
 in the list below.
 """
 
-from benchmarks.kernel_cases import add_norm, qkv_heads, rows8
+from benchmarks.kernel_cases import (
+    add_norm,
+    dropout,
+    experts,
+    lokr_mix,
+    qkv_heads,
+    rows8,
+    swiglu,
+    transpose8,
+)
 
-CASES = [*rows8.CASES, *add_norm.CASES, *qkv_heads.CASES]
+CASES = [
+    *rows8.CASES,
+    *add_norm.CASES,
+    *qkv_heads.CASES,
+    *experts.CASES,
+    *swiglu.CASES,
+    *lokr_mix.CASES,
+    *transpose8.CASES,
+    *dropout.CASES,
+]

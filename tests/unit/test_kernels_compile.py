@@ -1,4 +1,4 @@
-"""Triton's compiler accepts every kernel at the model's shapes. It needs no card for that."""
+"""Every kernel compiles for a GPU, whose compiler refuses some of what the interpreter accepts."""
 
 import os
 import subprocess
@@ -7,25 +7,16 @@ from pathlib import Path
 
 from benchmarks.kernel_cases import CASES
 
-ROOT = Path(__file__).parents[2]
 
-
-def test_every_kernel_compiles_for_a_hopper_card() -> None:
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "TRITON_INTERPRET": "0",
-        "TRITON_CACHE_DIR": str(ROOT / ".cache" / "triton"),
-    }
-
+def test_every_kernel_compiles_for_an_h100(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.compile_kernels"],
+        [sys.executable, "-m", "tests.support.kernel_compiler"],
         capture_output=True,
         text=True,
         check=False,
-        env=env,
-        timeout=600,
+        env={**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},
     )
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(case) for case in CASES]
+    for case in CASES:
+        assert str(case) in done.stdout, f"{case} launches no kernel"

@@ -47,7 +47,7 @@ def mix_add_triton_(out_NO: torch.Tensor, hidden_NcK: torch.Tensor, w1_ac: torch
     assert hidden_NcK.stride(2) == 1
     (a, c), (N, _, K) = w1_ac.shape, hidden_NcK.shape
     A, C, BLOCK, num_warps = _block_sizes(a, c)
-    _mix_add[(-(-N * K // BLOCK),)](
+    mix_add_blocks[(-(-N * K // BLOCK),)](
         out_NO,
         hidden_NcK,
         w1_ac.contiguous(),
@@ -114,7 +114,7 @@ def mix_grad_triton(
     A, C, BLOCK, num_warps = _block_sizes(a, c)
     programs = min(-(-N * K // BLOCK), _PROGRAMS)
     parts = torch.empty(programs, a, c, dtype=torch.float32, device=grad_NO.device)
-    _mix_grad[(programs,)](
+    mix_grad_blocks[(programs,)](
         grad_NO,
         hidden_NcK,
         w1_ac.contiguous(),
@@ -145,7 +145,7 @@ def _block_sizes(a: int, c: int) -> tuple[int, int, int, int]:
 
 
 @jit
-def _mix_add(
+def mix_add_blocks(
     out: tl.tensor,
     hidden: tl.tensor,
     w1: tl.tensor,
@@ -184,7 +184,7 @@ def _mix_add(
 
 
 @jit
-def _mix_grad(
+def mix_grad_blocks(
     grad: tl.tensor,
     hidden: tl.tensor,
     w1: tl.tensor,

@@ -35,12 +35,12 @@ def transposed_rows8_triton(w8: torch.Tensor) -> torch.Tensor:
     *leading, N, K = w8.shape
     out = w8.new_empty(*leading, K, N)
     tiles = (-(-K // _TILE), -(-N // _TILE), w8.numel() // (N * K))
-    _transpose[tiles](w8.view(torch.uint8), out.view(torch.uint8), N, K, TILE=_TILE)
+    transpose_tile[tiles](w8.view(torch.uint8), out.view(torch.uint8), N, K, TILE=_TILE)
     return out
 
 
 @jit
-def _transpose(
+def transpose_tile(
     w8: tl.tensor, out: tl.tensor, N: tl.tensor, K: tl.tensor, TILE: tl.constexpr
 ) -> None:
     """out[m, k, n] = w8[m, n, k] for one tile of matrix m."""

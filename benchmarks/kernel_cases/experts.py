@@ -1,0 +1,125 @@
+"""The order of the experts' choices, and rows that go to experts and back."""
+
+import torch
+
+from benchmarks.kernel_cases.case import Case, Draw, Inputs, Quantized
+from trainer_core.kernels.expert_order import (
+    ExpertOrder,
+    expert_order_plain,
+    expert_order_triton,
+)
+from trainer_core.kernels.expert_rows import (
+    combine_rows_plain,
+    combine_rows_with_gradient_triton,
+    gather_rows8_triton,
+    gather_rows_plain,
+    gather_rows_to_e4m3_triton,
+    gather_rows_with_gradient_triton,
+)
+
+E, K, F = 4, 2, 2560
+
+
+def _chosen(draw: Draw, tokens: int) -> torch.Tensor:
+    return draw(tokens, E, dtype=torch.float32).topk(K, dim=-1).indices
+
+
+def _order(draw: Draw, tokens: int) -> ExpertOrder:
+    return expert_order_plain(_chosen(draw, tokens), E)
+
+
+def _sort(tokens: int) -> Case:
+    return Case(
+        name="expert order",
+        shape=f"{tokens}x{K}, {E} experts",
+        make=lambda draw: (_chosen(draw, tokens),),
+        kernel=lambda chosen: expert_order_triton(chosen, E),
+        plain=lambda chosen: [each.double() for each in expert_order_plain(chosen, E)],
+        forward_bytes=tokens * K * (8 + 4 * 3),
+        max_error=1e-12,
+    )
+
+
+def _gather(tokens: int) -> Case:
+    row_bytes = 2 * F
+
+    def make(draw: Draw) -> Inputs:
+        return draw(tokens, F, has_gradient=True), _order(draw, tokens)
+
+    return Case(
+        name="gather rows",
+        shape=f"{tokens}x{F} to {tokens * K}",
+        make=make,
+        kernel=lambda x, order: [gather_rows_with_gradient_triton(x, order, K)],
+        plain=lambda x, order: [gather_rows_plain(x, order.order, K)],
+        forward_bytes=tokens * row_bytes * (1 + K),
+        backward_bytes=tokens * row_bytes * (1 + K),
+    )
+
+
+def _combine(tokens: int) -> Case:
+    row_bytes = 2 * F
+
+    def make(draw: Draw) -> Inputs:
+        rows, extra = draw(tokens * K, F, has_gradient=True), draw(tokens, F, has_gradient=True)
+        return rows, extra, _order(draw, tokens)
+
+    return Case(
+        name="combine rows",
+        shape=f"{tokens * K}x{F} to {tokens}",
+        make=make,
+        kernel=lambda rows, extra, order: [
+            combine_rows_with_gradient_triton(rows, order, K, extra)
+        ],
+        plain=lambda rows, extra, order: [combine_rows_plain(rows, order.position, K, extra)],
+        forward_bytes=tokens * row_bytes * (K + 2),
+        backward_bytes=tokens * row_bytes * (1 + K),
+    )
+
+
+def _gather8(tokens: int) -> Case:
+    def make(draw: Draw) -> Inputs:
+        rows8 = draw(tokens, F, dtype=torch.float8_e4m3fn)
+        return rows8, draw(tokens, dtype=torch.float32).exp(), _order(draw, tokens).order
+
+    return Case(
+        name="gather 8-bit rows",
+        shape=f"{tokens}x{F} to {tokens * K}",
+        make=make,
+        kernel=lambda rows8, scale, order: [
+            Quantized(*gather_rows8_triton(rows8, scale, order, K))
+        ],
+        plain=lambda rows8, scale, order: [gather_rows_plain(rows8 * scale[:, None], order, K)],
+        forward_bytes=tokens * F * (1 + K),
+    )
+
+
+def _gather_to_e4m3(tokens: int) -> Case:
+    def make(draw: Draw) -> Inputs:
+        factor = draw(E, F, dtype=torch.float32).exp()
+        return draw(tokens, F), _order(draw, tokens), factor
+
+    def plain(grad: torch.Tensor, order: ExpertOrder, factor: torch.Tensor) -> list[torch.Tensor]:
+        return [gather_rows_plain(grad, order.order, K) * factor[order.expert]]
+
+    return Case(
+        name="gather rows to 8 bits",
+        shape=f"{tokens}x{F} to {tokens * K}",
+        make=make,
+        kernel=lambda grad, order, factor: [
+            Quantized(*gather_rows_to_e4m3_triton(grad, order.order, order.expert, K, factor))
+        ],
+        plain=plain,
+        forward_bytes=tokens * F * (2 + K),
+    )
+
+
+CASES = [
+    _sort(4352),
+    _sort(4480),
+    _sort(19_999),
+    _gather(4352),
+    _gather8(4352),
+    _gather_to_e4m3(4352),
+    _combine(4352),
+]
