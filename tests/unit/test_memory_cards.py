@@ -45,13 +45,10 @@ def plan(**options: Any) -> Plan:
 
 
 @cache
-def model(
-    base: str = "int8-quanto", matmul: MatmulKind = "fp8", targets: tuple[str, ...] = ()
-) -> FusedModel:
+def model(matmul: MatmulKind = "fp8", targets: tuple[str, ...] = ()) -> FusedModel:
     """Of the example, or of a LoRA on ``targets``."""
     lora = {"lora_type": "standard", "lora_rank": 8, "peft_lora_target_modules": list(targets)}
-    options: dict[str, Any] = {"base_model_precision": base, **(lora if targets else {})}
-    return FusedModel.of(plan(**options), TRUE_CONFIG, matmul)
+    return FusedModel.of(plan(**(lora if targets else {})), TRUE_CONFIG, matmul)
 
 
 def run_of(
@@ -60,9 +57,10 @@ def run_of(
     matmul: MatmulKind = "no_change" if base == "no_change" else "fp8"
     return CardRun(
         plan=plan(base_model_precision=base, **options),
-        model=model(base, matmul),
+        model=model(matmul),
         image_px=edge_px**2,
         free_bytes=round(free_gib * GIB),
+        has_fp8=True,
     )
 
 
@@ -193,19 +191,34 @@ def test_the_published_example_fits_every_common_card() -> None:
     assert all(row.planned is not None and row.refusal is None for row in rows)
     assert [len(row.planned.recomputed) for row in rows if row.planned][:2] == [0, 0]
     assert [len(row.planned.offloaded) for row in rows if row.planned][:3] == [0, 0, 0]
-    assert card_rows(plan(device="cpu"), TRUE_CONFIG, image_px=1024**2) == ()
-    full = {"model_type": "full", "lora_type": None, "base_model_precision": "no_change"}
-    assert card_rows(plan(**full), TRUE_CONFIG, image_px=1024**2) == ()
 
 
-@pytest.mark.parametrize("base", ["int8-quanto", "no_change"])
-def test_the_parts_of_the_base_are_all_of_it(base: str) -> None:
-    for matmul in ("fp8", "no_change"):
-        parts = fused_weights(model(base, matmul))  # type: ignore[arg-type]  # from the line above
-        weights, scales = base_bytes(model(base, matmul))  # type: ignore[arg-type]
-        assert sum(parts.blocks) + parts.conditioning + parts.rest == weights + scales
-    counted = base_weight_bytes(plan(base_model_precision=base).identity, TRUE_CONFIG, "cuda")
-    assert (weights, scales) == counted
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"device": "cpu"},
+        {"model_type": "full", "lora_type": None, "base_model_precision": "no_change"},
+        {"mixed_precision": "no"},
+        {"base_model_matmul_precision": "no_change"},
+    ],
+)
+def test_a_run_whose_blocks_are_not_fused_is_not_planned(options: dict[str, Any]) -> None:
+    assert card_rows(plan(**options), TRUE_CONFIG, image_px=1024**2) == ()
+
+
+@pytest.mark.parametrize("matmul", ["fp8", "no_change"])
+def test_the_parts_of_the_base_are_all_of_it(matmul: MatmulKind) -> None:
+    parts = fused_weights(model(matmul))
+    weights, scales = base_bytes(model(matmul))
+
+    assert sum(parts.blocks) + parts.conditioning + parts.rest == weights + scales
+    in_bf16 = base_weight_bytes(
+        plan(base_model_precision="no_change").identity, TRUE_CONFIG, "cuda"
+    )
+    if matmul == "no_change":
+        assert (weights, scales) == in_bf16
+    else:
+        assert 0.5 < weights / in_bf16[0] < 0.503  # biases and the first and last layers are bf16
 
 
 def test_offloaded_blocks_leave_two_buffers() -> None:
@@ -250,7 +263,8 @@ def test_a_block_keeps_more_where_more_of_it_is_adapted() -> None:
         return block_bytes(model(targets=targets), 20, tokens).kept
 
     block = "single_stream_blocks.4.block."
-    none = kept("single_stream_blocks.5.block.attn1.to_q")
+    before = "single_stream_blocks.3.block.attn1.to_q"
+    none = kept(before)
     assert none == 2 * F * (4 * live + 5 * rows) + 2 * live * (2 * 13824 + 7168) + 4 * 20 * live
     assert kept(f"{block}attn1.to_k") - none == 2 * rows * (F + 8)
     assert kept(f"{block}attn1.to_k", f"{block}attn1.to_v") - none == 2 * rows * (F + 16)
@@ -258,6 +272,45 @@ def test_a_block_keeps_more_where_more_of_it_is_adapted() -> None:
     assert kept(f"{block}ff_i.shared_experts.w2") - none == 2 * live * 8
     experts = tuple(f"{block}ff_i.experts.{expert}.w1" for expert in range(4))
     assert kept(*experts) - none == 2 * live * (F + 2 * 8)
+
+
+def test_the_last_block_computes_no_text() -> None:
+    tokens = tokens_of(plan(), 1024**2)
+    last, other = (block_bytes(model(), number, tokens) for number in (47, 46))
+
+    # A text token's residual stream, query, output and up-projections; LoKr's inner product.
+    a_token = 2 * (2560 * 5 + 2 * 13824 + 7168) + 4 * 20
+    assert other.kept - last.kept == 256 * a_token
+
+
+def test_the_balancing_loss_counts_the_tokens_whose_outputs_are_not_used() -> None:
+    tokens = tokens_of(plan(), 1024**2)
+    balanced = replace(model(), has_balance=True)
+
+    for number in (0, 16, 47):
+        assert (
+            block_bytes(balanced, number, tokens).kept > block_bytes(model(), number, tokens).kept
+        )
+    assert block_bytes(balanced, 46, tokens).kept == block_bytes(balanced, 47, tokens).kept
+
+
+@pytest.mark.parametrize(
+    ("target", "first"),
+    [
+        ("single_stream_blocks.4.block.attn1.to_q", 20),
+        ("double_stream_blocks.3.block.ff_t.w1", 3),
+        ("caption_projection.5.linear", 5),
+        ("caption_projection.47.linear", 0),
+        ("caption_projection.48.linear", 0),
+        ("x_embedder.proj", 0),
+        ("final_layer.linear", 48),
+    ],
+)
+def test_blocks_before_the_first_gradient_keep_nothing(target: str, first: int) -> None:
+    tokens = tokens_of(plan(), 512**2)
+    kept = [block_bytes(model(targets=(target,)), i, tokens).kept for i in range(48)]
+
+    assert [size > 0 for size in kept] == [number >= first for number in range(48)]
 
 
 def test_recomputing_the_last_block_frees_nothing() -> None:

@@ -34,6 +34,8 @@ class CardRun:
     """Area in pixels of an image of the largest bucket."""
     free_bytes: int
     """What the run may reserve on the card, its weights included."""
+    has_fp8: bool
+    """Whether the card has fp8 products."""
     calibration: Calibration = DEFAULT_CALIBRATION
 
     @property
@@ -132,9 +134,10 @@ def _recompute_all(run: CardRun) -> _Changed | None:
 
 
 def _hold_8_bits(run: CardRun) -> _Changed | None:
-    if run.model.holds_8_bits:
+    is_auto = run.plan.identity.precision.matmul == "auto"
+    if run.model.matmul == "fp8" or not (is_auto and run.has_fp8):
         return None
-    model = replace(run.model, base="int8-quanto")
+    model = replace(run.model, matmul="fp8")
     return _Changed("base_model_precision int8-quanto", replace(run, model=model))
 
 

@@ -156,7 +156,7 @@ def _by_gain(needs: CardNeeds) -> list[int]:
 
     def gain(number: int) -> float:
         block = needs.blocks[number]
-        return (block.kept - block.input) / block.recompute_flops
+        return (block.kept - block.input) / block.recompute_flops if block.kept else 0.0
 
     return sorted(needs.recomputable, key=lambda number: (-gain(number), number))
 

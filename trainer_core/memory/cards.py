@@ -8,7 +8,7 @@ from trainer_core.config.plan import MatmulKind, Plan
 from trainer_core.config.plan.matmul import CARDS, pick_matmul
 from trainer_core.memory.card_fit import CardRun, largest_batch, refusal_of
 from trainer_core.memory.card_plan import CardPlan, plan_card
-from trainer_core.memory.fused_model import FusedModel
+from trainer_core.memory.fused_model import FusedModel, is_fused
 
 SIZES_GIB: Final = (80, 48, 24, 16, 12)
 
@@ -27,20 +27,18 @@ class CardRow:
 
 
 def card_rows(plan: Plan, transformer: Mapping[str, Any], *, image_px: int) -> tuple[CardRow, ...]:
-    """A row for each of ``SIZES_GIB``; none for a run on a CPU or of all weights.
+    """A row for each of ``SIZES_GIB``; none where the blocks are not fused.
 
     Args:
         plan: the run.
         transformer: configuration of the base model's transformer.
         image_px: area in pixels of an image of the largest bucket.
     """
-    if plan.identity.adapter is None or plan.operation.device == "cpu":
+    matmul = assumed_matmul(plan)
+    if plan.operation.device == "cpu" or not is_fused(plan, matmul):
         return ()
-    model = FusedModel.of(plan, transformer, assumed_matmul(plan))
-    return tuple(
-        _row(CardRun(plan=plan, model=model, image_px=image_px, free_bytes=_free(size)), size)
-        for size in SIZES_GIB
-    )
+    model = FusedModel.of(plan, transformer, matmul)
+    return tuple(_row(plan, model, image_px, size_gib) for size_gib in SIZES_GIB)
 
 
 def assumed_matmul(plan: Plan) -> MatmulKind:
@@ -48,7 +46,10 @@ def assumed_matmul(plan: Plan) -> MatmulKind:
     return pick_matmul(plan.identity.precision, CARDS["9.0"]).kind
 
 
-def _row(run: CardRun, size_gib: int) -> CardRow:
+def _row(plan: Plan, model: FusedModel, image_px: int, size_gib: int) -> CardRow:
+    run = CardRun(
+        plan=plan, model=model, image_px=image_px, free_bytes=_free(size_gib), has_fp8=True
+    )
     planned = plan_card(run.needs, run.free_bytes)
     return CardRow(
         card_gib=size_gib,

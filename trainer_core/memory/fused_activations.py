@@ -25,7 +25,9 @@ class BlockBytes:
     passing: int
     """The most that its backward pass allocates beside what is kept."""
     recompute_flops: int
-    """Of computing it again up to SwiGLU."""
+    """Of computing it again up to SwiGLU.
+
+    All are 0 of a block before the first one with a gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class _Stream:
 
 def block_bytes(model: FusedModel, number: int, tokens: Tokens) -> BlockBytes:
     """What block ``number`` needs, double-stream blocks first."""
+    if number < model.first_trained:
+        return BlockBytes(kept=0, input=0, passing=0, recompute_flops=0)
     streams = _streams(model, number, tokens)
     live = sum(stream.live for stream in streams)
     keys = sum(stream.rows for stream in streams)
@@ -78,15 +82,22 @@ def outside_bytes(model: FusedModel, tokens: Tokens) -> int:
 
 
 def _streams(model: FusedModel, number: int, tokens: Tokens) -> tuple[_Stream, ...]:
+    """The tokens of a block.
+
+    The load-balancing loss counts all tokens. Without it the tail's outputs are not computed, nor
+    those of any text in the last block.
+    """
     B, path, has_experts = tokens.samples, model.block_path(number), model.experts > 0
-    if number >= model.doubles:
-        live = B * tokens.live
-        return (_Stream(path, "", "ff_i", live, live + B * TAIL_TOKENS, has_experts),)
-    image, text = B * tokens.image, B * LIVE_TEXT_TOKENS
-    return (
-        _Stream(path, "", "ff_i", image, image, has_experts),
-        _Stream(path, "_t", "ff_t", text, text + B * TAIL_TOKENS, False),
-    )
+    image, all_text = B * tokens.image, B * (LIVE_TEXT_TOKENS + TAIL_TOKENS)
+    text = all_text if model.has_balance else B * LIVE_TEXT_TOKENS
+    if number < model.doubles:
+        return (
+            _Stream(path, "", "ff_i", image, image, has_experts),
+            _Stream(path, "_t", "ff_t", text, all_text, False),
+        )
+    if number == model.blocks - 1 and not model.has_balance:
+        text = 0
+    return (_Stream(path, "", "ff_i", image + text, image + all_text, has_experts),)
 
 
 def _stream_numbers(model: FusedModel, stream: _Stream) -> int:
@@ -140,20 +151,26 @@ def _passing_bytes(model: FusedModel, stream: _Stream) -> int:
     """While the gradient of SwiGLU's input becomes that of the rows.
 
     Alive are the gradient of SwiGLU's output, that of its input (in 8 bits with fp8 products), the
-    result, three gradients of the residual stream's size, and the weight: transposed with fp8
-    products, converted where it is held in 8 bits and multiplied otherwise.
+    result, three gradients of the residual stream's size, and with fp8 products the transposed
+    weight; where these linears are adapted, their inputs and whole gradients too.
     """
     F, size = model.width, model.number_bytes
     name = f"{stream.feed}.experts.0" if stream.has_experts else stream.feed
     rows = stream.live * (model.choices if stream.has_experts else 1)
     inner = model.linears[f"{stream.path}{name}.w1"].out_features
-    weight = 2 * inner * F * (model.experts if stream.has_experts else 1)
+    numbers = rows * (inner + F) + 3 * stream.live * F
+    in_8_bits = 0
     if model.matmul == "fp8":
-        gradient, copy = rows * 2 * inner, weight
-    else:
-        gradient = rows * 2 * inner * size
-        copy = weight * size if model.holds_8_bits else 0
-    return gradient + copy + size * (rows * (inner + F) + 3 * stream.live * F)
+        weight = 2 * inner * F * (model.experts if stream.has_experts else 1)
+        in_8_bits = rows * 2 * inner + weight
+    is_up_adapted = _any_adapted(model, stream, [f"{name}.w1", f"{name}.w3"])
+    if is_up_adapted or model.matmul == "no_change":
+        numbers += rows * 2 * inner
+    if is_up_adapted:
+        numbers += rows * (inner + F)
+    if _any_adapted(model, stream, [f"{name}.w2"]):
+        numbers += rows * (inner + F)
+    return in_8_bits + size * numbers
 
 
 def _recompute_flops(model: FusedModel, streams: tuple[_Stream, ...], tokens: Tokens) -> int:

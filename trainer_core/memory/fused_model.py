@@ -1,5 +1,6 @@
 """The facts of a plan with an adapter that its memory on a CUDA card follows from."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, assert_never
@@ -10,7 +11,6 @@ from trainer_core.config.plan import (
     LoraAdapter,
     MatmulKind,
     Plan,
-    Quantization,
 )
 from trainer_core.config.plan.shapes import LinearShape, factorization, hidream_linears
 from trainer_core.memory.optimizer_state import optimizer_state_bytes
@@ -21,6 +21,8 @@ LIVE_TEXT_TOKENS: Final = 2 * 128
 """Of T5 and of Llama's last layer: they go through all blocks."""
 TAIL_TOKENS: Final = 128
 """Of the block's own Llama layer: only their keys and values are used."""
+_BLOCK: Final = re.compile(r"(double|single)_stream_blocks\.(\d+)\.block\.")
+_CAPTION: Final = re.compile(r"caption_projection\.(\d+)\.")
 _PATCH_PX: Final = 16
 """Side of the square of pixels that one image token covers."""
 
@@ -32,11 +34,6 @@ class Tokens:
     samples: int
     image: int
     """Image tokens of a sample."""
-
-    @property
-    def live(self) -> int:
-        """Tokens of a sample that go through all blocks."""
-        return self.image + LIVE_TEXT_TOKENS
 
 
 def compute_bytes(compute: Compute) -> int:
@@ -52,6 +49,17 @@ def compute_bytes(compute: Compute) -> int:
 def tokens_of(plan: Plan, image_px: int) -> Tokens:
     """The micro-batches of images of this area."""
     return Tokens(plan.identity.micro_batch_size, max(1, image_px // _PATCH_PX**2))
+
+
+def is_fused(plan: Plan, matmul: MatmulKind) -> bool:
+    """Whether a CUDA card computes the plan with the fused blocks.
+
+    They multiply a frozen base in bf16 or in fp8; int8 weights that are converted before each
+    product are left to optimum-quanto.
+    """
+    precision = plan.identity.precision
+    is_converted = precision.base != "no_change" and matmul == "no_change"
+    return plan.identity.adapter is not None and precision.compute == "bf16" and not is_converted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +80,8 @@ class FusedModel:
     choices: int
     """Experts that a token uses, beside the shared one."""
     compute: Compute
-    base: Quantization
     matmul: MatmulKind
+    """``fp8``: the base is held in 8 bits, but for its first and last layers."""
     has_balance: bool
     """Whether the gates' load-balancing loss is trained on."""
     llama_layers: int
@@ -87,7 +95,7 @@ class FusedModel:
     def of(cls, plan: Plan, transformer: Mapping[str, Any], matmul: MatmulKind) -> Self:
         """
         Args:
-            plan: with an adapter.
+            plan: ``is_fused``.
             transformer: its configuration.
             matmul: how the run multiplies with the base.
         """
@@ -104,7 +112,6 @@ class FusedModel:
             experts=int(transformer.get("num_routed_experts", 4)),
             choices=int(transformer.get("num_activated_experts", 2)),
             compute=identity.precision.compute,
-            base=identity.precision.base,
             matmul=matmul,
             has_balance=identity.objective.balance_weight > 0,
             llama_layers=max(transformer["llama_layers"]) + 1,
@@ -113,23 +120,43 @@ class FusedModel:
         )
 
     @property
+    def first_trained(self) -> int:
+        """The first block that a gradient is computed in."""
+        return min(map(self._reaches, self.inner))
+
+    @property
     def blocks(self) -> int:
         return self.doubles + self.singles
 
     @property
     def number_bytes(self) -> int:
-        """Bytes of one number of an activation, and of a weight that is not held in 8 bits."""
+        """Bytes of one number of an activation, and of a weight that is not in 8 bits."""
         return compute_bytes(self.compute)
-
-    @property
-    def holds_8_bits(self) -> bool:
-        return self.base != "no_change" or self.matmul == "fp8"
 
     def block_path(self, number: int) -> str:
         """The start of the paths in block ``number``; single-stream blocks follow the double."""
         if number < self.doubles:
             return f"double_stream_blocks.{number}.block."
         return f"single_stream_blocks.{number - self.doubles}.block."
+
+    def block_of(self, path: str) -> int | None:
+        """Number of the block that a linear is in; None: it is in none."""
+        match = _BLOCK.match(path)
+        if match is None:
+            return None
+        return int(match[2]) + (0 if match[1] == "double" else self.doubles)
+
+    def _reaches(self, path: str) -> int:
+        """The first block whose outputs depend on a linear."""
+        if (number := self.block_of(path)) is not None:
+            return number
+        if path.startswith("final_layer."):
+            return self.blocks
+        caption = _CAPTION.match(path)
+        # The last Llama caption and T5's go through all blocks.
+        if caption is not None and int(caption[1]) < self.blocks - 1:
+            return int(caption[1])
+        return 0
 
 
 def _adapter_bytes(plan: Plan, transformer: Mapping[str, Any]) -> int:

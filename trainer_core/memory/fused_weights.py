@@ -1,18 +1,16 @@
 """Bytes of a frozen base on a CUDA card, by the parts that may leave it."""
 
-import re
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import Final
 
 from trainer_core.config.plan.shapes import LinearShape
 from trainer_core.memory.fused_model import FusedModel
-from trainer_core.memory.weights import FP32_BYTES, NUMBERS_BESIDE_SCALES
+from trainer_core.memory.weights import FP32_BYTES
 
 RING_BLOCKS: Final = 2
 """Buffers for blocks that are held by the host: one is computed while the next one is copied."""
 _STAGED_LINEARS: Final = 2
 """The same for linears of the conditioning."""
-_BLOCK: Final = re.compile(r"(double|single)_stream_blocks\.(\d+)\.block\.")
 _CAPTIONS: Final = "caption_projection."
 _MODULATION: Final = "adaLN_modulation."
 _TIME_AND_POOLED: Final = ("t_embedder.", "p_embedder.")
@@ -57,9 +55,8 @@ def fused_weights(model: FusedModel) -> FusedWeights:
                 streamed.append(size)
             else:
                 rest += size
-        elif match := _BLOCK.match(path):
-            first = 0 if match[1] == "double" else model.doubles
-            blocks[first + int(match[2])] += size
+        elif (number := model.block_of(path)) is not None:
+            blocks[number] += size
         else:
             rest += size
     return FusedWeights(
@@ -78,7 +75,9 @@ def base_bytes(model: FusedModel) -> tuple[int, int]:
 
 def _is_conditioning(path: str) -> bool:
     """The last layer's modulation is small and stays."""
-    return path.startswith(_CAPTIONS) or (_MODULATION in path and bool(_BLOCK.match(path)))
+    return path.startswith(_CAPTIONS) or (
+        _MODULATION in path and not path.startswith("final_layer.")
+    )
 
 
 def _may_leave(model: FusedModel, path: str) -> bool:
@@ -95,16 +94,9 @@ def _held(model: FusedModel, linear: LinearShape) -> tuple[int, int]:
     number_bytes = model.number_bytes
     weights, rows = linear.in_features * linear.out_features, linear.out_features
     bias = rows * number_bytes if linear.bias else 0
-    match model.matmul:
-        case "fp8":
-            # The first and the last layers keep their type.
-            if _BLOCK.match(linear.path) or linear.path.startswith(_CAPTIONS):
-                return weights + bias, rows * FP32_BYTES
-        case "no_change":
-            if model.base == "int8-quanto":
-                return weights + bias, (rows + NUMBERS_BESIDE_SCALES) * number_bytes
-        case _:
-            assert_never(model.matmul)
+    is_inside = model.block_of(linear.path) is not None or linear.path.startswith(_CAPTIONS)
+    if model.matmul == "fp8" and is_inside:
+        return weights + bias, rows * FP32_BYTES
     return weights * number_bytes + bias, 0
 
 

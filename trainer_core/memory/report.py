@@ -11,7 +11,7 @@ from trainer_core.config.plan import Plan
 from trainer_core.memory.activations import MicroBatch, activation_bytes
 from trainer_core.memory.card_plan import card_needs
 from trainer_core.memory.cards import assumed_matmul
-from trainer_core.memory.fused_model import FusedModel
+from trainer_core.memory.fused_model import FusedModel, is_fused
 from trainer_core.memory.fused_weights import base_bytes
 from trainer_core.memory.optimizer_state import optimizer_state_bytes
 from trainer_core.memory.peak import activations_at_peak
@@ -112,10 +112,11 @@ def plan_memory(plan: Plan, parts: PartConfigs, *, largest_image_px: int) -> Mem
 
 
 def _fused_model(plan: Plan, parts: PartConfigs, device: DeviceKind) -> FusedModel | None:
-    """What the fused blocks compute: a frozen base on a card. None for anything else."""
-    if device == "cpu" or plan.identity.adapter is None:
+    """What the fused blocks compute; None: the plan's blocks are not fused."""
+    matmul = assumed_matmul(plan)
+    if device == "cpu" or not is_fused(plan, matmul):
         return None
-    return FusedModel.of(plan, parts.transformer, assumed_matmul(plan))
+    return FusedModel.of(plan, parts.transformer, matmul)
 
 
 def _activations(

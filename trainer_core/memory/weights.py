@@ -16,7 +16,7 @@ DeviceKind = Literal["cpu", "cuda"]
 
 FP32_BYTES: Final = 4
 BF16_BYTES: Final = 2
-NUMBERS_BESIDE_SCALES: Final = 2
+_NUMBERS_BESIDE_SCALES: Final = 2
 """A linear layer quantised by optimum-quanto also stores one scale of its input and one of its
 output, in the dtype of the weight scales."""
 
@@ -78,6 +78,6 @@ def _stored_bytes(size: PartSize, quantization: Quantization, number_bytes: int)
             return size.parameters * number_bytes, 0
         case "int8-quanto":
             others = size.parameters - size.linear_weights
-            scales = size.linear_rows + NUMBERS_BESIDE_SCALES * size.linears
+            scales = size.linear_rows + _NUMBERS_BESIDE_SCALES * size.linears
             return size.linear_weights + others * number_bytes, scales * number_bytes
     assert_never(quantization)
