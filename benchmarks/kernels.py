@@ -1,6 +1,6 @@
 """Time of each kernel, beside the time in which memory could move its bytes.
 
-    TRITON_INTERPRET=0 python -m benchmarks.kernels [--only WORD]
+    python -m benchmarks.kernels [--only WORD]
 
 One line a case: name, shape, microseconds, the microseconds of its bytes at 4.3 TB/s (nine tenths
 of an H200's memory bandwidth), and the largest relative L2 error. The backward is the time of both
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.kernel_cases import CASES
-from benchmarks.kernel_cases.case import Case, errors, launches
+from benchmarks.kernel_cases.case import Case, Draw, errors, launches
 
 _BYTES_PER_US = 4.3e6
 _CALLS, _REPLAYS = 20, 7
@@ -48,8 +48,8 @@ def time_us(run: Callable[[], object]) -> float:
 def lines(case: Case) -> list[str]:
     """The forward, and the backward where the case has one."""
     device = torch.device("cuda")
-    error = max(found for _, found, _ in errors(case, device))
-    forward, both = launches(case, device)
+    error = max(found for _, found, _ in errors(case, Draw(device)))
+    forward, both = launches(case, Draw(device))
     forward_us = time_us(forward)
     parts = [("forward", forward_us, case.forward_bytes)]
     if case.backward_bytes:

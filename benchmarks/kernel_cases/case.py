@@ -19,15 +19,11 @@ class Quantized(NamedTuple):
 
 
 class Draw:
-    """Draws inputs of a standard normal distribution, the same in each run.
-
-    On the device "meta", tensors have a shape and a type, and no values.
-    """
+    """Draws inputs of a standard normal distribution, the same in each run."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        has_values = device.type != "meta"
-        self._generator = torch.Generator(device).manual_seed(0) if has_values else None
+        self._generator = torch.Generator(device).manual_seed(0)
 
     def __call__(
         self,
@@ -65,9 +61,8 @@ MAX_ERROR_8BIT = 0.03
 """The same for an output in e4m3, whose rounding gives 0.026."""
 
 
-def errors(case: Case, device: torch.device) -> Iterator[tuple[str, float, float]]:
+def errors(case: Case, draw: Draw) -> Iterator[tuple[str, float, float]]:
     """Name, relative L2 error and bound of each output and gradient of ``case``."""
-    draw = Draw(device)
     inputs = case.make(draw)
     wide = tuple(_in_float64(each) for each in inputs)
     outputs, right = case.kernel(*inputs), case.plain(*wide)
@@ -85,9 +80,13 @@ def errors(case: Case, device: torch.device) -> Iterator[tuple[str, float, float
         yield f"gradient {i}", _distance(one, other), case.max_error
 
 
-def launches(case: Case, device: torch.device) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Two functions to time: the forward alone, and the forward with the backward."""
-    draw = Draw(device)
+def launches(
+    case: Case, draw: Draw
+) -> tuple[Callable[[], Sequence[torch.Tensor]], Callable[[], Sequence[torch.Tensor]]]:
+    """Two functions to time or to capture: the forward alone, and the forward with the backward.
+
+    They return all that the kernels write.
+    """
     inputs = case.make(draw)
     gradients = [
         draw(*output.shape, dtype=output.dtype)
@@ -95,14 +94,23 @@ def launches(case: Case, device: torch.device) -> tuple[Callable[[], Any], Calla
         if _has_gradient(output)
     ]
 
-    def forward() -> object:
-        return case.kernel(*inputs)
+    def forward() -> list[torch.Tensor]:
+        return _flat(case.kernel(*inputs))
 
-    def both() -> object:
-        outputs = [output for output in case.kernel(*inputs) if _has_gradient(output)]
-        return _gradients(inputs, outputs, gradients)
+    def both() -> list[torch.Tensor]:
+        outputs = case.kernel(*inputs)
+        steered = [output for output in outputs if _has_gradient(output)]
+        return [*_flat(outputs), *_gradients(inputs, steered, gradients)]
 
     return forward, both
+
+
+def _flat(outputs: Sequence[torch.Tensor | Quantized]) -> list[torch.Tensor]:
+    return [
+        tensor
+        for output in outputs
+        for tensor in (output if isinstance(output, Quantized) else (output,))
+    ]
 
 
 def _has_gradient(output: torch.Tensor | Quantized) -> bool:

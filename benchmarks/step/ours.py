@@ -1,6 +1,7 @@
 """Our training step, made as a run makes it."""
 
 import time
+from collections.abc import Iterator
 
 import torch
 from diffusers import HiDreamImageTransformer2DModel
@@ -46,6 +47,12 @@ class Ours:
 
     def wait(self) -> None:
         """As ``Subject.wait``; each step waits already."""
+
+    def held(self) -> Iterator[torch.Tensor]:
+        """Weights, adapter and buffers."""
+        yield from self.network.transformer.parameters()
+        yield from self.network.transformer.buffers()
+        yield from self.network.trained.values()
 
     @torch.no_grad()
     def velocity(self, batch: Batch) -> torch.Tensor:

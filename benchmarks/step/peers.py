@@ -109,6 +109,12 @@ class Peer:
         self._optimizer.zero_grad(set_to_none=True)
         return Gradient(loss.item(), tensors)
 
+    def held(self) -> Iterator[torch.Tensor]:
+        """Weights, adapter and buffers."""
+        yield from self._transformer.parameters()
+        yield from self._transformer.buffers()
+        yield from self.trained.values()
+
     @torch.no_grad()
     def velocity(self, batch: Batch) -> torch.Tensor:
         """The velocity from data to noise, [B, C, H, W]."""

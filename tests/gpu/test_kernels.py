@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks.kernel_cases import CASES
-from benchmarks.kernel_cases.case import Case, errors
+from benchmarks.kernel_cases.case import Case, Draw, errors, launches
+from trainer_core.kernels.rows8 import rows_to_e4m3_triton
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") != "0",
@@ -19,5 +20,31 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_kernel_equals_pytorch(case: Case) -> None:
-    for name, error, bound in errors(case, torch.device("cuda")):
+    for name, error, bound in errors(case, Draw(torch.device("cuda"))):
         assert error < bound, name
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_cuda_graph_repeats_the_kernels(case: Case) -> None:
+    _, both = launches(case, Draw(torch.device("cuda")))
+    wanted = both()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = both()
+    for each in found:
+        each.detach().view(torch.uint8).fill_(255)
+
+    graph.replay()
+
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+def test_what_is_not_a_number_stays_so_in_8_bits() -> None:
+    x = torch.ones(2, 2560, device="cuda")
+    x[0, 1000] = torch.nan
+
+    rows8, _ = rows_to_e4m3_triton(x)
+
+    assert rows8.float().isnan().sum(1).tolist() == [1, 0]

@@ -1,4 +1,4 @@
-"""Every kernel compiles for a GPU, whose compiler refuses some of what the interpreter accepts."""
+"""Triton's compiler accepts every kernel at the model's shapes. It needs no card for that."""
 
 import os
 import subprocess
@@ -7,16 +7,25 @@ from pathlib import Path
 
 from benchmarks.kernel_cases import CASES
 
+ROOT = Path(__file__).parents[2]
 
-def test_every_kernel_compiles_for_an_h100(tmp_path: Path) -> None:
+
+def test_every_kernel_compiles_for_a_hopper_card() -> None:
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TRITON_INTERPRET": "0",
+        "TRITON_CACHE_DIR": str(ROOT / ".cache" / "triton"),
+    }
+
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.kernel_compiler"],
+        [sys.executable, "-m", "tests.support.compile_kernels"],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},
+        env=env,
+        timeout=600,
     )
 
     assert done.returncode == 0, done.stderr
-    for case in CASES:
-        assert str(case) in done.stdout, f"{case} launches no kernel"
+    assert done.stdout.splitlines() == [str(case) for case in CASES]

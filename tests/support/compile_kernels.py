@@ -1,0 +1,57 @@
+"""Compile the kernels of all cases for a Hopper card, on a machine without one.
+
+    TRITON_INTERPRET=0 python -m tests.support.compile_kernels
+
+Triton's interpreter runs functions that its compiler refuses. Here each launch, forward and
+backward, is replaced by a compilation for its arguments. Inputs are zeros, and outputs mean
+nothing. Prints a line a case.
+"""
+
+from typing import Any
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from benchmarks.kernel_cases import CASES
+from benchmarks.kernel_cases.case import Draw, launches
+
+
+class _Hopper:
+    """What Triton asks about the device before it compiles."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+class _Zeros(Draw):
+    """Zeros take no time, and no memory until somebody writes them."""
+
+    def __call__(self, *shape: int, **options: Any) -> torch.Tensor:
+        dtype = options.get("dtype", torch.bfloat16)
+        return torch.zeros(shape, dtype=dtype).requires_grad_(options.get("has_gradient", False))
+
+
+def _compile_only(kernel: Any, grid: Any) -> Any:
+    return lambda *args, **options: kernel.run(*args, grid=grid, warmup=True, **options)
+
+
+def main() -> None:
+    """Compile case after case; the first error ends it."""
+    driver.set_active(_Hopper())
+    JITFunction.__getitem__ = _compile_only
+    for case in CASES:
+        _, both = launches(case, _Zeros(torch.device("cpu")))
+        both()
+        print(case, flush=True)
+
+
+if __name__ == "__main__":
+    main()
