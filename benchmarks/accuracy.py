@@ -32,10 +32,9 @@ from benchmarks.step.setting import Setting, tiny_setting, true_setting
 
 _COSINE: Final = 0.99
 _WORST: Final = 10
-_SIZE: Final = {"width_px": 512, "height_px": 512}
 _CASES: Final = {
-    "ours, bf16": Case(name="bf16", precision="bf16", **_SIZE),
-    "ours, 8 bits": Case(name="8bit", precision="8bit", **_SIZE),
+    "ours, bf16": Case("bf16", (512, 512), "bf16"),
+    "ours, 8 bits": Case("8bit", (512, 512), "8bit"),
 }
 LEAST_COSINE: Final = 0.995
 """Of the 8-bit gradient as a whole."""
@@ -63,9 +62,9 @@ def main() -> int:
     setting = tiny_setting() if args.tiny else true_setting()
     torch.backends.cuda.matmul.allow_tf32 = False
     exact = _peer(setting, in_fp32=True)
-    answers = {"diffusers, bf16": attempt(lambda: _peer(setting, in_fp32=False))}
+    answers = {"diffusers, bf16": attempt(_peer, setting, in_fp32=False)}
     for name, case in _CASES.items():
-        answers[name] = attempt(lambda case=case: _ours(case, setting))
+        answers[name] = attempt(_ours, case, setting)
     lines = {name: _line(answer, exact) for name, answer in answers.items()}
     failed = {
         "ours, bf16": _bf16_misses(lines["ours, bf16"], lines["diffusers, bf16"]),

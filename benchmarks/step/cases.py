@@ -14,13 +14,13 @@ Precision = Literal["8bit", "bf16"]
 BOTH: Final[tuple[PeerName, ...]] = ("simpletuner", "diffusers")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Case:
     """One row of the table: a training step of one setting."""
 
     name: str
-    width_px: int
-    height_px: int
+    size_px: tuple[int, int]
+    """Width and height of the image."""
     precision: Precision
     checkpointing: bool = False
     """Gradient checkpointing of whole blocks."""
@@ -33,66 +33,31 @@ class Case:
 
     @property
     def res(self) -> str:
-        return f"{self.width_px}x{self.height_px}"
+        return "{}x{}".format(*self.size_px)
 
 
-_SQUARE: Final = {"width_px": 1024, "height_px": 1024}
-_SMALL: Final = {"width_px": 512, "height_px": 512}
-_WIDE: Final = {"width_px": 768, "height_px": 512}
+_ST: Final[tuple[PeerName, ...]] = ("simpletuner",)
+
+_1024: Final = (1024, 1024)
+_512: Final = (512, 512)
+_768: Final = (768, 512)
 
 CASES: Final[tuple[Case, ...]] = (
-    Case(
-        name="1024-8bit-ckpt",
-        precision="8bit",
-        checkpointing=True,
-        peers=("simpletuner",),
-        **_SQUARE,
-    ),
-    Case(name="1024-8bit", precision="8bit", peers=("simpletuner",), **_SQUARE),
-    Case(
-        name="1024-8bit-24gib",
-        precision="8bit",
-        checkpointing=True,
-        card_gib=24,
-        peers=("simpletuner",),
-        **_SQUARE,
-    ),
-    Case(name="1024-bf16-ckpt", precision="bf16", checkpointing=True, peers=BOTH, **_SQUARE),
-    Case(name="1024-bf16", precision="bf16", peers=BOTH, **_SQUARE),
-    Case(
-        name="512-8bit-ckpt",
-        precision="8bit",
-        checkpointing=True,
-        peers=("simpletuner",),
-        **_SMALL,
-    ),
-    Case(name="512-8bit", precision="8bit", peers=("simpletuner",), **_SMALL),
-    Case(name="512-bf16-ckpt", precision="bf16", checkpointing=True, peers=BOTH, **_SMALL),
-    Case(name="512-bf16", precision="bf16", peers=BOTH, **_SMALL),
-    Case(name="768x512-bf16-ckpt", precision="bf16", checkpointing=True, peers=BOTH, **_WIDE),
-    Case(name="768x512-bf16", precision="bf16", peers=BOTH, **_WIDE),
-    Case(
-        name="alone-1536x1024-8bit-ckpt",
-        precision="8bit",
-        checkpointing=True,
-        width_px=1536,
-        height_px=1024,
-    ),
-    Case(name="alone-batch4-8bit-ckpt", precision="8bit", checkpointing=True, batch=4, **_SQUARE),
-    Case(
-        name="alone-feed-forward-8bit-ckpt",
-        precision="8bit",
-        checkpointing=True,
-        adapter="feed-forward",
-        **_SQUARE,
-    ),
-    Case(
-        name="alone-lora16-8bit-ckpt",
-        precision="8bit",
-        checkpointing=True,
-        adapter="lora",
-        **_SQUARE,
-    ),
+    Case("1024-8bit-ckpt", _1024, "8bit", checkpointing=True, peers=_ST),
+    Case("1024-8bit", _1024, "8bit", peers=_ST),
+    Case("1024-8bit-24gib", _1024, "8bit", checkpointing=True, card_gib=24, peers=_ST),
+    Case("1024-bf16-ckpt", _1024, "bf16", checkpointing=True, peers=BOTH),
+    Case("1024-bf16", _1024, "bf16", peers=BOTH),
+    Case("512-8bit-ckpt", _512, "8bit", checkpointing=True, peers=_ST),
+    Case("512-8bit", _512, "8bit", peers=_ST),
+    Case("512-bf16-ckpt", _512, "bf16", checkpointing=True, peers=BOTH),
+    Case("512-bf16", _512, "bf16", peers=BOTH),
+    Case("768x512-bf16-ckpt", _768, "bf16", checkpointing=True, peers=BOTH),
+    Case("768x512-bf16", _768, "bf16", peers=BOTH),
+    Case("alone-1536x1024-8bit-ckpt", (1536, 1024), "8bit", checkpointing=True),
+    Case("alone-batch4-8bit-ckpt", _1024, "8bit", checkpointing=True, batch=4),
+    Case("alone-ff-8bit-ckpt", _1024, "8bit", checkpointing=True, adapter="feed-forward"),
+    Case("alone-lora16-8bit-ckpt", _1024, "8bit", checkpointing=True, adapter="lora"),
 )
 
 

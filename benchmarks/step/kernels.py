@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.step.measure import Subject
@@ -57,7 +57,7 @@ def kernels_of_one_step(subject: Subject, batch: Batch) -> Kernels:
     microseconds: Counter[str] = Counter()
     for event in trace.events():
         if event.device_type == device:
-            spent = event.self_device_time_total if on_card else event.self_cpu_time_total
+            spent = event.time_range.elapsed_us() if on_card else event.self_cpu_time_total
             calls[event.name] += 1
             microseconds[event.name] += spent
     by_kind: Counter[str] = Counter()

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 import torch
 
@@ -40,6 +40,13 @@ class Gradient:
     tensors: Mapping[str, torch.Tensor]
     """Logical name → gradient, fp32 on the CPU."""
 
+    @classmethod
+    def of(cls, loss: torch.Tensor, trained: Mapping[str, torch.Tensor]) -> "Gradient":
+        """Of a loss with its graph; what the tensors have as ``grad`` is left alone."""
+        gradients = torch.autograd.grad(loss, list(trained.values()))
+        tensors = zip(trained, (each.float().cpu() for each in gradients), strict=True)
+        return cls(loss.item(), dict(tensors))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
@@ -65,13 +72,16 @@ class Failure:
     out_of_memory: bool = False
 
 
+_Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-def attempt(work: Callable[[], _Result]) -> _Result | Failure:
+def attempt(
+    work: Callable[_Arguments, _Result], *args: _Arguments.args, **named: _Arguments.kwargs
+) -> _Result | Failure:
     """What ``work`` returns, or why it failed. The card's memory is free again afterwards."""
     try:
-        return work()
+        return work(*args, **named)
     except Exception as error:  # noqa: BLE001 - one case that fails must not lose the others
         text = f"{type(error).__name__}: {error}".replace("\n", " ")
         failure = Failure(text[:300], out_of_memory=_is_out_of_memory(error))
@@ -145,8 +155,8 @@ def time_steps(
     )
 
 
-def _mark(on_card: bool) -> torch.cuda.Event | float:
-    """Now: on the card, when it has done everything launched so far."""
+def _mark(on_card: bool) -> Any:
+    """Now; on the card, when it has done everything launched so far."""
     if not on_card:
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -154,8 +164,8 @@ def _mark(on_card: bool) -> torch.cuda.Event | float:
     return event
 
 
-def _between(earlier: torch.cuda.Event | float, later: torch.cuda.Event | float) -> float:
-    """Seconds."""
-    if isinstance(earlier, torch.cuda.Event):
-        return float(earlier.elapsed_time(later)) / 1000
-    return float(later) - earlier
+def _between(earlier: Any, later: Any) -> float:
+    """Seconds between two marks."""
+    if isinstance(earlier, float):
+        return float(later - earlier)
+    return float(earlier.elapsed_time(later)) / 1000

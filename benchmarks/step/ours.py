@@ -65,8 +65,4 @@ class Ours:
         trained = self.network.trained
         fill_adapter(trained, drawn_on=self._drawn_on)
         loss = self._backend.losses(batch).mean()
-        loss.backward()
-        tensors = {name: each.grad.float().cpu() for name, each in trained.items()}
-        for each in trained.values():
-            each.grad = None
-        return Gradient(loss.item(), tensors)
+        return Gradient.of(loss, trained)

@@ -103,11 +103,7 @@ class Peer:
     def gradient(self, batch: Batch) -> Gradient:
         """As ``Subject.gradient``."""
         fill_adapter(self.trained, drawn_on=self._drawn_on)
-        loss = self._loss(batch)
-        loss.backward()
-        tensors = {name: each.grad.float().cpu() for name, each in self.trained.items()}
-        self._optimizer.zero_grad(set_to_none=True)
-        return Gradient(loss.item(), tensors)
+        return Gradient.of(self._loss(batch), self.trained)
 
     def held(self) -> Iterator[torch.Tensor]:
         """Weights, adapter and buffers."""

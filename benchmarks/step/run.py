@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from benchmarks.step.card import card_of
@@ -61,14 +62,13 @@ def run(
     """
     rows = [Row(case=case) for case in cases]
     for row in rows:
-        with card_of(row.case.card_gib):
-            failure = attempt(lambda row=row: _ours(row, setting, steps, profile))
+        failure = attempt(_ours, row, setting, steps, profile)
         if isinstance(failure, Failure):
             row.ours = row.ours or failure
         free_memory()
         report(rows)
     for build in _builds(rows, tuple(peers), setting):
-        failure = attempt(lambda build=build: build.measure(setting, steps, lambda: report(rows)))
+        failure = attempt(build.measure, setting, steps, partial(report, rows))
         if isinstance(failure, Failure):
             build.fail(failure)
         free_memory()
@@ -77,15 +77,16 @@ def run(
 
 
 def _ours(row: Row, setting: Setting, steps: int, profile: bool) -> None:
-    ours = Ours(row.case, setting)
-    free_memory()
-    batch = setting.batch(row.case)
-    row.ours = time_steps(
-        ours, batch, warm_up=_OUR_WARM_UP, least=steps, most=steps, budget_s=_OUR_BUDGET_S
-    )
-    if profile:
-        row.kernels = attempt(lambda: kernels_of_one_step(ours, batch))
-    row.gradient = attempt(lambda: ours.gradient(batch))
+    with card_of(row.case.card_gib):
+        ours = Ours(row.case, setting)
+        free_memory()
+        batch = setting.batch(row.case)
+        row.ours = time_steps(
+            ours, batch, warm_up=_OUR_WARM_UP, least=steps, most=steps, budget_s=_OUR_BUDGET_S
+        )
+        if profile:
+            row.kernels = attempt(kernels_of_one_step, ours, batch)
+        row.gradient = attempt(ours.gradient, batch)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +110,7 @@ class _Build:
             key = case.res, case.batch, case.checkpointing
             if key not in times:
                 peer.set_checkpointing(on=case.checkpointing)
-                times[key] = attempt(lambda case=case: _time(peer, case, setting, steps))
+                times[key] = attempt(_time, peer, case, setting, steps)
             row.peers[self.peer] = times[key]
             report()
         peer.set_checkpointing(on=True)
@@ -117,9 +118,7 @@ class _Build:
         for row in self.compared:
             key_of_inputs = row.case.res, row.case.batch
             if key_of_inputs not in gradients:
-                gradients[key_of_inputs] = attempt(
-                    lambda case=row.case: _gradient(peer, case, setting)
-                )
+                gradients[key_of_inputs] = attempt(_gradient, peer, row.case, setting)
             self._keep(row, gradients[key_of_inputs])
             report()
 
@@ -138,36 +137,41 @@ class _Build:
 
 
 def _builds(rows: Sequence[Row], peers: Sequence[PeerName], setting: Setting) -> Iterator[_Build]:
-    """diffusers first: importing SimpleTuner changes classes of diffusers."""
+    """diffusers first, because importing SimpleTuner changes classes of diffusers."""
     if not peers:
         return
-    for adapter in ("attention", "feed-forward"):
-        same = [row for row in rows if row.case.adapter == adapter]
-        for peer in ("diffusers", "simpletuner"):
-            for precision in ("bf16", "8bit"):
-                timed = [
-                    row
-                    for row in same
-                    if peer in peers and peer in row.case.peers and row.case.precision == precision
-                ]
-                compared = same if (peer, precision) == ("diffusers", "bf16") else []
-                if timed or compared:
-                    yield _Build(
-                        peer=peer,
-                        precision=precision,
-                        adapter=adapter,
-                        timed=timed,
-                        compared=compared,
-                    )
+    adapted = [row for row in rows if row.case.adapter != "lora"]
+    adapters = list(dict.fromkeys(row.case.adapter for row in adapted))
+    for adapter in adapters:
+        same = [row for row in adapted if row.case.adapter == adapter]
+        timed = [row for row in same if _is_timed(row, "diffusers", "bf16", peers)]
+        yield _Build(
+            peer="diffusers", precision="bf16", adapter=adapter, timed=timed, compared=same
+        )
     small = [
         row
-        for row in rows
+        for row in adapted
         if row.case.adapter == "attention" and setting.image_tokens(row.case) <= _FP32_TOKENS
     ]
     if small:
         yield _Build(
             peer="diffusers", precision=None, adapter="attention", timed=[], compared=small
         )
+    for precision in ("bf16", "8bit"):
+        timed = [row for row in adapted if _is_timed(row, "simpletuner", precision, peers)]
+        if timed:
+            yield _Build(
+                peer="simpletuner",
+                precision=precision,
+                adapter="attention",
+                timed=timed,
+                compared=[],
+            )
+
+
+def _is_timed(row: Row, peer: PeerName, precision: Precision, peers: Sequence[PeerName]) -> bool:
+    case = row.case
+    return peer in peers and peer in case.peers and case.precision == precision
 
 
 def _time(peer: Peer, case: Case, setting: Setting, steps: int) -> Timing:

@@ -35,8 +35,9 @@ class Setting:
 
     def cells(self, case: Case) -> tuple[int, int]:
         """Height and width of the latents."""
-        side = LATENT_CELL_PX * self.shrinks
-        return case.height_px // side, case.width_px // side
+        width_px, height_px = case.size_px
+        side_px = LATENT_CELL_PX * self.shrinks
+        return height_px // side_px, width_px // side_px
 
     def image_tokens(self, case: Case) -> int:
         height, width = self.cells(case)
