@@ -5,7 +5,7 @@ model and the real one.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -26,10 +26,13 @@ from transformers import (
 
 from trainer_core.config.plan import Quantization
 from trainer_core.errors import BaseModelError
+from trainer_core.precision.base_weights import Target, allocate, fill, source_targets
 from trainer_core.precision.quanto import quantize_frozen
+from trainer_core.weights.part import stored_tensors
 
 Part = TypeVar("Part")
 
+_TRANSFORMER: Final = "transformer"
 _LOCAL: Final[dict[str, Any]] = {"local_files_only": True}
 _WEIGHTS: Final[dict[str, Any]] = {"local_files_only": True, "use_safetensors": True}
 
@@ -49,23 +52,52 @@ class TextEncoders:
     """Uses its end token for padding, as diffusers' pipeline does."""
 
 
-def load_transformer(folder: Path, dtype: torch.dtype) -> HiDreamImageTransformer2DModel:
+def load_transformer(
+    folder: Path, dtype: torch.dtype, device: torch.device | None = None
+) -> HiDreamImageTransformer2DModel:
     """The transformer, in eval mode; ``network.prepare`` sets train mode.
 
-    Weights are cast to ``dtype`` while they are read, so peak memory is one model and one file.
-    Raises BaseModelError where it is missing or its config sets ``force_inference_output``.
+    Weights are cast to ``dtype`` on ``device`` (None: the CPU) while they are read, so peak memory
+    is one model and a few tensors. Raises BaseModelError where a tensor is missing, unexpected or
+    damaged, or the config sets ``force_inference_output``.
     """
-    model = _load(
-        folder,
-        "transformer",
-        lambda path: HiDreamImageTransformer2DModel.from_pretrained(path, dtype=dtype, **_WEIGHTS),
-    )
+    home = device or torch.device("cpu")
+    transformer = empty_transformer(folder, dtype)
+    allocate(transformer, home)
+    fill_from_folder(source_targets(transformer), folder, home)
+    return transformer
+
+
+def empty_transformer(folder: Path, dtype: torch.dtype) -> HiDreamImageTransformer2DModel:
+    """The transformer that the config describes, on the meta device, in eval mode.
+
+    Raises BaseModelError where the config is missing, or sets ``force_inference_output``.
+    """
+
+    def build(path: Path) -> HiDreamImageTransformer2DModel:
+        config = HiDreamImageTransformer2DModel.load_config(path, **_LOCAL)
+        with torch.device("meta"):
+            return HiDreamImageTransformer2DModel.from_config(config)
+
+    model = _load(folder, _TRANSFORMER, build)
     if model.config.force_inference_output:
         # diffusers would run the experts without gradients, and report no error.
         raise BaseModelError(
             f"{folder}: a transformer with force_inference_output cannot be trained"
         )
-    return model
+    return model.to(dtype).eval()
+
+
+def fill_from_folder(targets: Mapping[str, Target], folder: Path, device: torch.device) -> None:
+    """Read the transformer's published weights to ``device`` and put them into ``targets``.
+
+    Raises BaseModelError where a tensor is missing, unexpected or damaged.
+    """
+    _load(
+        folder,
+        _TRANSFORMER,
+        lambda path: fill(targets, stored_tensors(path), device, source=str(path)),
+    )
 
 
 def load_vae(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
