@@ -1,12 +1,12 @@
 """Whether a run fits a card, which settings make it fit, and how large a batch would. No torch."""
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
-from typing import Final
+from typing import Any, Final, Self
 
-from trainer_core.config.plan import Plan
+from trainer_core.config.plan import MatmulKind, Plan
 from trainer_core.errors import OutOfMemoryError
 from trainer_core.memory.card_plan import (
     CardNeeds,
@@ -17,6 +17,7 @@ from trainer_core.memory.card_plan import (
     smallest_plan,
 )
 from trainer_core.memory.fused_model import FusedModel
+from trainer_core.memory.fused_weights import FusedWeights, fused_weights
 from trainer_core.memory.peak import DEFAULT_CALIBRATION, Calibration
 
 _LARGEST_BATCH: Final = 1024
@@ -29,19 +30,47 @@ class CardRun:
 
     plan: Plan
     model: FusedModel
-    """Of the plan."""
+    weights: FusedWeights
     image_px: int
     """Area in pixels of an image of the largest bucket."""
     free_bytes: int
     """What the run may reserve on the card, its weights included."""
     has_fp8: bool
     """Whether the card has fp8 products."""
-    calibration: Calibration = DEFAULT_CALIBRATION
+    calibration: Calibration
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        transformer: Mapping[str, Any],
+        *,
+        matmul: MatmulKind,
+        image_px: int,
+        free_bytes: int,
+        has_fp8: bool,
+        calibration: Calibration = DEFAULT_CALIBRATION,
+    ) -> Self:
+        """``transformer``: its configuration. ``matmul``: how the run multiplies with the base."""
+        model = FusedModel.of(plan, transformer, matmul)
+        return cls(
+            plan=plan,
+            model=model,
+            weights=fused_weights(model),
+            image_px=image_px,
+            free_bytes=free_bytes,
+            has_fp8=has_fp8,
+            calibration=calibration,
+        )
 
     @property
     def needs(self) -> CardNeeds:
         return card_needs(
-            self.model, self.plan, image_px=self.image_px, calibration=self.calibration
+            self.plan,
+            self.model,
+            self.weights,
+            image_px=self.image_px,
+            calibration=self.calibration,
         )
 
     @property
@@ -138,7 +167,8 @@ def _hold_8_bits(run: CardRun) -> _Changed | None:
     if run.model.matmul == "fp8" or not (is_auto and run.has_fp8):
         return None
     model = replace(run.model, matmul="fp8")
-    return _Changed("base_model_precision int8-quanto", replace(run, model=model))
+    changed = replace(run, model=model, weights=fused_weights(model))
+    return _Changed("base_model_precision int8-quanto", changed)
 
 
 def _smaller_batch(run: CardRun) -> _Changed | None:

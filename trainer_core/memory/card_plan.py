@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from trainer_core.config.plan import Plan
 from trainer_core.memory.fused_activations import BlockBytes, block_bytes, outside_bytes
 from trainer_core.memory.fused_model import FusedModel, tokens_of
-from trainer_core.memory.fused_weights import FusedWeights, fused_weights
+from trainer_core.memory.fused_weights import FusedWeights
 from trainer_core.memory.peak import (
     DEFAULT_CALIBRATION,
     Calibration,
@@ -82,8 +82,9 @@ class CardNeeds:
 
 
 def card_needs(
-    model: FusedModel,
     plan: Plan,
+    model: FusedModel,
+    weights: FusedWeights,
     *,
     image_px: int,
     calibration: Calibration = DEFAULT_CALIBRATION,
@@ -91,8 +92,9 @@ def card_needs(
     """What a run needs.
 
     Args:
-        model: of the plan.
         plan: its batch size is read, and what it lets be recomputed.
+        model: of the plan.
+        weights: of the model.
         image_px: area in pixels of an image of the largest bucket.
         calibration: of this card, if a step was measured on it.
     """
@@ -100,7 +102,7 @@ def card_needs(
     return CardNeeds(
         blocks=tuple(block_bytes(model, number, tokens) for number in range(model.blocks)),
         outside=outside_bytes(model, tokens),
-        weights=fused_weights(model),
+        weights=weights,
         adapter=model.adapter_bytes,
         recomputable=_recomputable(plan, model.blocks),
         calibration=calibration,

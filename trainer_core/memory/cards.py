@@ -1,14 +1,14 @@
 """How a run would fit cards of common sizes. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from trainer_core.config.plan import MatmulKind, Plan
 from trainer_core.config.plan.matmul import CARDS, pick_matmul
 from trainer_core.memory.card_fit import CardRun, largest_batch, refusal_of
 from trainer_core.memory.card_plan import CardPlan, plan_card
-from trainer_core.memory.fused_model import FusedModel, is_fused
+from trainer_core.memory.fused_model import is_fused
 
 SIZES_GIB: Final = (80, 48, 24, 16, 12)
 
@@ -37,8 +37,10 @@ def card_rows(plan: Plan, transformer: Mapping[str, Any], *, image_px: int) -> t
     matmul = assumed_matmul(plan)
     if plan.operation.device == "cpu" or not is_fused(plan, matmul):
         return ()
-    model = FusedModel.of(plan, transformer, matmul)
-    return tuple(_row(plan, model, image_px, size_gib) for size_gib in SIZES_GIB)
+    run = CardRun.of(
+        plan, transformer, matmul=matmul, image_px=image_px, free_bytes=0, has_fp8=True
+    )
+    return tuple(_row(run, size_gib) for size_gib in SIZES_GIB)
 
 
 def assumed_matmul(plan: Plan) -> MatmulKind:
@@ -46,10 +48,8 @@ def assumed_matmul(plan: Plan) -> MatmulKind:
     return pick_matmul(plan.identity.precision, CARDS["9.0"]).kind
 
 
-def _row(plan: Plan, model: FusedModel, image_px: int, size_gib: int) -> CardRow:
-    run = CardRun(
-        plan=plan, model=model, image_px=image_px, free_bytes=_free(size_gib), has_fp8=True
-    )
+def _row(run: CardRun, size_gib: int) -> CardRow:
+    run = replace(run, free_bytes=_free(size_gib))
     planned = plan_card(run.needs, run.free_bytes)
     return CardRow(
         card_gib=size_gib,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Self, assert_never
 
 from trainer_core.config.plan import (
@@ -62,7 +63,7 @@ def is_fused(plan: Plan, matmul: MatmulKind) -> bool:
     return plan.identity.adapter is not None and precision.compute == "bf16" and not is_converted
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class FusedModel:
     """A frozen transformer with an adapter, as the fused blocks compute it."""
 
@@ -119,7 +120,7 @@ class FusedModel:
             adapter_bytes=_adapter_bytes(plan, transformer),
         )
 
-    @property
+    @cached_property
     def first_trained(self) -> int:
         """The first block that a gradient is computed in."""
         return min(map(self._reaches, self.inner))

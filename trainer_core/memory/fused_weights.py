@@ -46,15 +46,17 @@ class FusedWeights:
 def fused_weights(model: FusedModel) -> FusedWeights:
     """The weights of the base, by part."""
     blocks = [0] * model.blocks
+    # A gradient goes through the modulation where the embedders before it are trained.
+    stays = any(adapted.startswith(_TIME_AND_POOLED) for adapted in model.inner)
     streamed: list[int] = []
     rest = _norm_bytes(model)
     for path, linear in model.linears.items():
         size = sum(_held(model, linear))
         if _is_conditioning(path):
-            if _may_leave(model, path):
-                streamed.append(size)
-            else:
+            if path in model.inner or (stays and _MODULATION in path):
                 rest += size
+            else:
+                streamed.append(size)
         elif (number := model.block_of(path)) is not None:
             blocks[number] += size
         else:
@@ -78,15 +80,6 @@ def _is_conditioning(path: str) -> bool:
     return path.startswith(_CAPTIONS) or (
         _MODULATION in path and not path.startswith("final_layer.")
     )
-
-
-def _may_leave(model: FusedModel, path: str) -> bool:
-    if path in model.inner:
-        return False
-    if path.startswith(_CAPTIONS):
-        return True
-    # A gradient goes through the modulation where the embedders before it are trained.
-    return not any(adapted.startswith(_TIME_AND_POOLED) for adapted in model.inner)
 
 
 def _held(model: FusedModel, linear: LinearShape) -> tuple[int, int]:

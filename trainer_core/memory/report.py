@@ -12,7 +12,7 @@ from trainer_core.memory.activations import MicroBatch, activation_bytes
 from trainer_core.memory.card_plan import card_needs
 from trainer_core.memory.cards import assumed_matmul
 from trainer_core.memory.fused_model import FusedModel, is_fused
-from trainer_core.memory.fused_weights import base_bytes
+from trainer_core.memory.fused_weights import base_bytes, fused_weights
 from trainer_core.memory.optimizer_state import optimizer_state_bytes
 from trainer_core.memory.peak import activations_at_peak
 from trainer_core.memory.trained import trained_tensors
@@ -129,7 +129,7 @@ def _activations(
     """Estimated bytes (as the plan checkpoints, without checkpointing)."""
     identity, operation = plan.identity, plan.operation
     if fused is not None:
-        needs = card_needs(fused, plan, image_px=image_px)
+        needs = card_needs(plan, fused, fused_weights(fused), image_px=image_px)
         return (
             activations_at_peak(needs.blocks, needs.recomputable, needs.outside),
             activations_at_peak(needs.blocks, frozenset(), needs.outside),
