@@ -168,7 +168,7 @@ def _print(report: "Report") -> None:
         output.print_table(("BACKEND", "ROLE", "BUCKET", "IMAGES", "AN EPOCH"), rows)
     if report.cards:
         sys.stdout.write("\n")
-        head = ("CARD", "PEAK", "CONDITIONING", "RECOMPUTED", "OFFLOADED", "LARGEST BATCH")
+        head = ("CARD", "PEAK", "HOLDS", "RECOMPUTED", "OFFLOADED", "LARGEST BATCH")
         output.print_table(head, [_card_cells(row) for row in report.cards])
     sys.stdout.write("\n")
     output.print_table((f"MEMORY ON {report.memory.device}", "BYTES", ""), _memory(report.memory))
@@ -264,6 +264,7 @@ def _card(row: "CardRow") -> dict[str, Any]:
     return {
         "card_gib": row.card_gib,
         "peak_estimate_bytes": planned.peak_bytes if planned else None,
+        "keeps_transposed": planned.keeps_transposed if planned else None,
         "streams_conditioning": planned.streams_conditioning if planned else None,
         "recomputed_blocks": sorted(planned.recomputed) if planned else None,
         "offloaded_blocks": sorted(planned.offloaded) if planned else None,
@@ -277,10 +278,11 @@ def _card_cells(row: "CardRow") -> tuple[object, ...]:
     planned = row.planned
     if planned is None:
         return f"{row.card_gib} GB", "does not fit", "", "", "", ""
+    holds = "all weights, transposed too" if planned.keeps_transposed else "all weights"
     return (
         f"{row.card_gib} GB",
         output.size(planned.peak_bytes),
-        "streamed" if planned.streams_conditioning else "held",
+        "no conditioning" if planned.streams_conditioning else holds,
         f"{len(planned.recomputed)} blocks",
         f"{len(planned.offloaded)} blocks",
         row.largest_batch,

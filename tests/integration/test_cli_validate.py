@@ -135,7 +135,8 @@ def test_a_fresh_process_needs_no_torch_and_prints_one_line(project: Path) -> No
         "estimate",
         "LARGEST BATCH",
         "80 GB",
-        "streamed",
+        "all weights, transposed too",
+        "no conditioning",
     ):
         assert words in readable.stdout
     for words in ("lycoris_config.json", "there is no folder"):

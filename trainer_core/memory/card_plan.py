@@ -2,13 +2,14 @@
 
 None of it changes a result. In this order, each only where the one before is not enough:
 
-1. Everything is on the card, and nothing is recomputed.
-2. The conditioning is held by the host and streamed: 3 of 17 GB, used once a step.
-3. Blocks are recomputed, as few as needed: each costs another forward of it.
-4. Blocks are held by the host and copied when they are used, as few as needed.
+1. Everything is on the card, 8-bit weights also transposed, and nothing is recomputed.
+2. Weights are transposed at each use.
+3. The conditioning is held by the host and streamed: 3 of 17 GB, used once a step.
+4. Blocks are recomputed, as few as needed: each costs another forward of it.
+5. Blocks are held by the host and copied when they are used, as few as needed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from trainer_core.config.plan import Plan
@@ -32,6 +33,8 @@ class CardPlan:
 
     recomputed: frozenset[int]
     """Blocks that are computed again in the backward pass."""
+    keeps_transposed: bool
+    """Whether the card holds the blocks' 8-bit weights in both directions."""
     streams_conditioning: bool
     """Whether modulation and caption projections are held by the host, and computed ahead."""
     offloaded: frozenset[int]
@@ -61,18 +64,28 @@ class CardNeeds:
         return self.weights.conditioning > self.weights.staged
 
     def planned(
-        self, recomputed: Iterable[int] = (), offloaded: Iterable[int] = (), *, streams: bool
+        self,
+        recomputed: Iterable[int] = (),
+        offloaded: Iterable[int] = (),
+        *,
+        streams: bool = False,
+        keeps_transposed: bool = False,
     ) -> CardPlan:
         """The peak with these choices."""
         again, away = frozenset(recomputed), frozenset(offloaded)
         weights = self.weights.on_card(streamed=streams, offloaded=away)
+        if keeps_transposed:
+            weights += self.weights.transposed
         estimate = PeakEstimate(
             held=weights + self.adapter,
-            activations=activations_at_peak(self.blocks, again, self.outside),
+            activations=activations_at_peak(
+                self.blocks, again, self.outside, keeps_transposed=keeps_transposed
+            ),
         )
         host = sum(self.weights.blocks[number] for number in away)
         return CardPlan(
             recomputed=again,
+            keeps_transposed=keeps_transposed,
             streams_conditioning=streams,
             offloaded=away,
             estimate=estimate,
@@ -116,8 +129,7 @@ def plan_card(needs: CardNeeds, free_bytes: int) -> CardPlan | None:
         needs: of the run.
         free_bytes: what the run may reserve on the card, its weights included.
     """
-    for streams in (False, True) if needs.can_stream else (False,):
-        planned = needs.planned(streams=streams)
+    for planned in _without_recomputing(needs):
         if fits(planned, free_bytes):
             return planned
     order, total = _by_gain(needs), len(needs.blocks)
@@ -130,6 +142,15 @@ def plan_card(needs: CardNeeds, free_bytes: int) -> CardPlan | None:
             if fits(planned, free_bytes):
                 return planned
     return None
+
+
+def _without_recomputing(needs: CardNeeds) -> Iterator[CardPlan]:
+    """Those first that are faster."""
+    if needs.weights.transposed:
+        yield needs.planned(keeps_transposed=True)
+    yield needs.planned()
+    if needs.can_stream:
+        yield needs.planned(streams=True)
 
 
 def smallest_plan(needs: CardNeeds) -> CardPlan:

@@ -23,7 +23,9 @@ class BlockBytes:
     input: int
     """The same where it is recomputed: its input, which ``kept`` includes."""
     passing: int
-    """The most that its backward pass allocates beside what is kept."""
+    """The most that its backward pass allocates beside what is kept and ``transposed``."""
+    transposed: int
+    """A transposed 8-bit weight, made for the gradient of its input."""
     recompute_flops: int
     """Of computing it again up to SwiGLU.
 
@@ -49,7 +51,7 @@ class _Stream:
 def block_bytes(model: FusedModel, number: int, tokens: Tokens) -> BlockBytes:
     """What block ``number`` needs, double-stream blocks first."""
     if number < model.first_trained:
-        return BlockBytes(kept=0, input=0, passing=0, recompute_flops=0)
+        return BlockBytes(kept=0, input=0, passing=0, transposed=0, recompute_flops=0)
     streams = _streams(model, number, tokens)
     live = sum(stream.live for stream in streams)
     keys = sum(stream.rows for stream in streams)
@@ -61,6 +63,9 @@ def block_bytes(model: FusedModel, number: int, tokens: Tokens) -> BlockBytes:
         kept=kept * size + log_sum_exp,
         input=live * F * size,
         passing=max(_passing_bytes(model, stream) for stream in streams),
+        transposed=max(_up_numbers(model, stream) for stream in streams)
+        if model.matmul == "fp8"
+        else 0,
         recompute_flops=_recompute_flops(model, streams, tokens),
     )
 
@@ -151,18 +156,15 @@ def _passing_bytes(model: FusedModel, stream: _Stream) -> int:
     """While the gradient of SwiGLU's input becomes that of the rows.
 
     Alive are the gradient of SwiGLU's output, that of its input (in 8 bits with fp8 products), the
-    result, three gradients of the residual stream's size, and with fp8 products the transposed
-    weight; where these linears are adapted, their inputs and whole gradients too.
+    result, and three gradients of the residual stream's size; where these linears are adapted,
+    their inputs and whole gradients too.
     """
     F, size = model.width, model.number_bytes
-    name = f"{stream.feed}.experts.0" if stream.has_experts else stream.feed
+    name = _routed(stream)
     rows = stream.live * (model.choices if stream.has_experts else 1)
     inner = model.linears[f"{stream.path}{name}.w1"].out_features
     numbers = rows * (inner + F) + 3 * stream.live * F
-    in_8_bits = 0
-    if model.matmul == "fp8":
-        weight = 2 * inner * F * (model.experts if stream.has_experts else 1)
-        in_8_bits = rows * 2 * inner + weight
+    in_8_bits = rows * 2 * inner if model.matmul == "fp8" else 0
     is_up_adapted = _any_adapted(model, stream, [f"{name}.w1", f"{name}.w3"])
     if is_up_adapted or model.matmul == "no_change":
         numbers += rows * 2 * inner
@@ -171,6 +173,17 @@ def _passing_bytes(model: FusedModel, stream: _Stream) -> int:
     if _any_adapted(model, stream, [f"{name}.w2"]):
         numbers += rows * (inner + F)
     return in_8_bits + size * numbers
+
+
+def _up_numbers(model: FusedModel, stream: _Stream) -> int:
+    """Elements of the largest weight: w1 and w3 of the feed-forward or of all experts."""
+    inner = model.linears[f"{stream.path}{_routed(stream)}.w1"].out_features
+    return 2 * inner * model.width * (model.experts if stream.has_experts else 1)
+
+
+def _routed(stream: _Stream) -> str:
+    """Where the linears of the first expert are, or those of the feed-forward."""
+    return f"{stream.feed}.experts.0" if stream.has_experts else stream.feed
 
 
 def _recompute_flops(model: FusedModel, streams: tuple[_Stream, ...], tokens: Tokens) -> int:

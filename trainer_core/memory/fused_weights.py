@@ -25,6 +25,8 @@ class FusedWeights:
     conditioning: int
     """Modulation and caption projections that may be held by the host: nothing is trained in them
     or before them, so they are computed once a step, ahead of it."""
+    transposed: int
+    """A second copy of the blocks' 8-bit weights, for the gradients of their inputs; 0 without."""
     staged: int
     """What the card holds of ``conditioning`` while it is streamed."""
     rest: int
@@ -49,7 +51,7 @@ def fused_weights(model: FusedModel) -> FusedWeights:
     # A gradient goes through the modulation where the embedders before it are trained.
     stays = any(adapted.startswith(_TIME_AND_POOLED) for adapted in model.inner)
     streamed: list[int] = []
-    rest = _norm_bytes(model)
+    rest, transposed = _norm_bytes(model), 0
     for path, linear in model.linears.items():
         size = sum(_held(model, linear))
         if _is_conditioning(path):
@@ -59,11 +61,14 @@ def fused_weights(model: FusedModel) -> FusedWeights:
                 streamed.append(size)
         elif (number := model.block_of(path)) is not None:
             blocks[number] += size
+            if model.matmul == "fp8":
+                transposed += linear.in_features * linear.out_features
         else:
             rest += size
     return FusedWeights(
         blocks=tuple(blocks),
         conditioning=sum(streamed),
+        transposed=transposed,
         staged=_STAGED_LINEARS * max(streamed, default=0),
         rest=rest,
     )

@@ -41,7 +41,11 @@ DEFAULT_CALIBRATION: Final = Calibration(factor=1.0, constant_bytes=1 << 30)
 
 
 def activations_at_peak(
-    blocks: Sequence[BlockBytes], recomputed: frozenset[int], outside: int
+    blocks: Sequence[BlockBytes],
+    recomputed: frozenset[int],
+    outside: int,
+    *,
+    keeps_transposed: bool = False,
 ) -> int:
     """The most that is alive during the backward pass.
 
@@ -52,9 +56,11 @@ def activations_at_peak(
         blocks: in their order.
         recomputed: numbers of the blocks that are recomputed.
         outside: alive during the whole step.
+        keeps_transposed: no transposed weight is made.
     """
     before, peak = outside, 0
     for number, block in enumerate(blocks):
-        peak = max(peak, before + block.kept + block.passing)
+        passing = block.passing + (0 if keeps_transposed else block.transposed)
+        peak = max(peak, before + block.kept + passing)
         before += block.input if number in recomputed else block.kept
     return peak
