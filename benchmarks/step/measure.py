@@ -42,10 +42,21 @@ class Gradient:
 
     @classmethod
     def of(cls, loss: torch.Tensor, trained: Mapping[str, torch.Tensor]) -> "Gradient":
-        """Of a loss with its graph; what the tensors have as ``grad`` is left alone."""
-        gradients = torch.autograd.grad(loss, list(trained.values()))
-        tensors = zip(trained, (each.float().cpu() for each in gradients), strict=True)
-        return cls(loss.item(), dict(tensors))
+        """Of a loss with its graph. Each ``grad`` is used, and is 0 afterwards.
+
+        They are zeroed in place, because they may be views of one flat gradient. The gradient of an
+        expert that got no token is 0.
+        """
+        _zero_gradients(trained)
+        torch.autograd.backward(loss)
+        tensors = {
+            name: (torch.zeros_like(each) if each.grad is None else each.grad)
+            .detach()
+            .to("cpu", torch.float32, copy=True)
+            for name, each in trained.items()
+        }
+        _zero_gradients(trained)
+        return cls(loss.item(), tensors)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +81,12 @@ class Failure:
 
     reason: str
     out_of_memory: bool = False
+
+
+def _zero_gradients(trained: Mapping[str, torch.Tensor]) -> None:
+    for each in trained.values():
+        if each.grad is not None:
+            each.grad.zero_()
 
 
 _Arguments = ParamSpec("_Arguments")
