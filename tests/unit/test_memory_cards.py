@@ -356,8 +356,10 @@ def test_a_twice_as_large_batch_keeps_twice_as_much() -> None:
         card_needs(plan(train_batch_size=size), model(), fused_weights(model()), image_px=512**2)
         for size in (1, 2)
     )
-    for each, other in zip(one.blocks, two.blocks, strict=True):
-        assert (other.kept, other.input) == (2 * each.kept, 2 * each.input)
+    for number, (each, other) in enumerate(zip(one.blocks, two.blocks, strict=True)):
+        # A double-stream block cuts the attention's output into image and text: copies, for two.
+        copies = 2 * each.input if number < 16 else 0
+        assert (other.kept, other.input) == (2 * each.kept + copies, 2 * each.input)
         assert other.recompute_flops == 2 * each.recompute_flops
         assert other.passing == 2 * each.passing
         assert other.transposed == each.transposed > 0

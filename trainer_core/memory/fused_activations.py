@@ -58,6 +58,13 @@ def block_bytes(model: FusedModel, number: int, tokens: Tokens) -> BlockBytes:
     F, size = model.width, model.number_bytes
     attention = F * (2 * live + 2 * keys)  # queries, output; keys, values
     kept = attention + sum(_stream_numbers(model, stream) for stream in streams)
+    if len(streams) > 1 and tokens.samples > 1:
+        # The attention's output is cut into streams, which copies the input of an adapted linear.
+        kept += sum(
+            stream.live * F
+            for stream in streams
+            if _any_adapted(model, stream, [f"attn1.to_out{stream.suffix}"])
+        )
     log_sum_exp = live * model.heads * FP32_BYTES
     return BlockBytes(
         kept=kept * size + log_sum_exp,
@@ -132,7 +139,7 @@ def _feed_numbers(model: FusedModel, stream: _Stream) -> int:
     # All experts have the same shapes; where they are adapted, all are adapted alike.
     up, down = ([f"{feed}.experts.0.{w}" for w in names] for names in (("w1", "w3"), ("w2",)))
     numbers += _swiglu_numbers(model, stream, stream.live * model.choices, up, down)
-    if model.has_balance or _any_adapted(model, stream, [*up, *shared_up]):
+    if _any_adapted(model, stream, [*up, *shared_up]):
         numbers += stream.live * F
     return numbers
 
