@@ -56,7 +56,7 @@ def pick_matmul(precision: Precision, capability: Capability | None) -> MatmulPi
         DeviceError: the plan asks for products that the card does not have.
     """
     kind: MatmulKind = "no_change" if precision.matmul == "auto" else precision.matmul
-    if precision.matmul == "auto" and _gains_from_fp8(precision) and _has(capability):
+    if precision.matmul == "auto" and _gains_from_fp8(precision) and has_fp8(capability):
         kind = "fp8"
     return _checked(kind, capability, "")
 
@@ -89,7 +89,8 @@ def _gains_from_fp8(precision: Precision) -> bool:
     return precision.base == "int8-quanto" and precision.compute == "bf16"
 
 
-def _has(capability: Capability | None) -> bool:
+def has_fp8(capability: Capability | None) -> bool:
+    """Whether a card has fp8 products; None: no card."""
     return capability is not None and capability >= _FP8_FROM
 
 
@@ -98,7 +99,7 @@ def _checked(kind: MatmulKind, capability: Capability | None, because: str) -> M
     place = "a CPU" if capability is None else "a card of capability {}.{}".format(*capability)
     if kind == "no_change":
         return MatmulPick(kind=kind, reason=f"multiplies without 8-bit products on {place}")
-    if not _has(capability):
+    if not has_fp8(capability):
         raise DeviceError(f"{because}{FP8_NEEDS}, and this run is on {place}")
     unmeasured = "" if capability in _MEASURED else ", where this was never measured"
     return MatmulPick(kind=kind, reason=f"multiplies in fp8 on {place}{unmeasured}")
