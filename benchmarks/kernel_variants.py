@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 import torch
 
 from benchmarks.kernels import time_us
-from trainer_core.kernels.lokr_mix import mix_add_blocks, mix_grad_blocks
+from trainer_core.kernels.lokr_mix import mix_add_blocks, mix_grad_blocks, sum_parts
 from trainer_core.kernels.swiglu import backward_row, forward_row
 from trainer_core.kernels.transpose8 import transpose_tile
+from trainer_core.kernels.triton_support import next_power_of_2
 
 Variants = Iterator[tuple[str, Callable[[], object]]]
 
@@ -74,11 +75,32 @@ def _lokr_mix(rows: int, K: int, choices: list[tuple[int, int, int]]) -> Variant
                 BLOCK=block,
                 num_warps=warps,
             )
-            parts.sum(0)
 
         label = f"{rows}x16x{K} block {block} warps {warps}"
         yield f"lokr mix, add {label}", add
         yield f"lokr mix, gradients {label} programs {programs}", gradients
+
+
+def _lokr_sum(choices: list[tuple[int, int, int]]) -> Variants:
+    """Programs whose parts are summed, columns of a block, and warps."""
+    for programs, block, warps in choices:
+        parts = torch.randn(programs, 256, device="cuda")
+        out = torch.empty(256, device="cuda")
+
+        def run(
+            parts: torch.Tensor = parts,
+            out: torch.Tensor = out,
+            block: int = block,
+            warps: int = warps,
+        ) -> None:
+            sum_parts[(256 // block,)](
+                *(parts, out, len(parts), 256),
+                BLOCK=block,
+                PARTS=next_power_of_2(len(parts)),
+                num_warps=warps,
+            )
+
+        yield f"lokr mix, sum of parts {programs}x256 block {block} warps {warps}", run
 
 
 def _transpose(shape: tuple[int, int, int], choices: list[tuple[int, int]]) -> Variants:
@@ -121,6 +143,7 @@ def main() -> None:
             160,
             [(128, 2, 792), (64, 2, 1320), (128, 4, 528), (256, 4, 264), (256, 4, 528)],
         ),
+        _lokr_sum([(792, 8, 8), (792, 8, 4), (792, 16, 8), (792, 4, 4), (528, 8, 8), (264, 8, 8)]),
         _transpose((4, 13824, 2560), [(128, 4), (128, 8), (64, 4), (64, 2)]),
     ]
     for group in groups:

@@ -18,6 +18,8 @@ from trainer_core.kernels.triton_support import jit, next_power_of_2, runs_trito
 
 _PROGRAMS: Final = 792
 """Six for each of the 132 multiprocessors of an H100. A constant, so that sums have one order."""
+_SUM_COLUMNS: Final = 8
+"""32 bytes, the least that memory reads at once."""
 
 
 def mix_add_(out_NO: torch.Tensor, hidden_NcK: torch.Tensor, w1_ac: torch.Tensor) -> None:
@@ -107,7 +109,7 @@ def mix_grad_triton(
     w1_ac: torch.Tensor,
     grad_hidden_NcK: torch.Tensor,
 ) -> torch.Tensor:
-    """``mix_grad`` in one kernel, and a sum over its programs; returns the gradient of ``w1``."""
+    """``mix_grad`` in one kernel, and one for the sum over its programs; returns grad of ``w1``."""
     assert grad_NO.stride(1) == 1
     assert hidden_NcK.stride(2) == grad_hidden_NcK.stride(2) == 1
     (a, c), (N, _, K) = w1_ac.shape, hidden_NcK.shape
@@ -134,7 +136,17 @@ def mix_grad_triton(
         BLOCK=BLOCK,
         num_warps=num_warps,
     )
-    return parts.sum(0)
+    return _sum(parts)
+
+
+def _sum(parts_Pac: torch.Tensor) -> torch.Tensor:
+    """Σ_p parts[p]. PyTorch's sum gives so few columns too few programs."""
+    P, a, c = parts_Pac.shape
+    sum_ac = parts_Pac.new_empty(a, c)
+    sum_parts[(-(-a * c // _SUM_COLUMNS),)](
+        parts_Pac, sum_ac, P, a * c, BLOCK=_SUM_COLUMNS, PARTS=next_power_of_2(P), num_warps=8
+    )
+    return sum_ac
 
 
 def _block_sizes(a: int, c: int) -> tuple[int, int, int, int]:
@@ -238,3 +250,23 @@ def mix_grad_blocks(
     column_C = tl.arange(0, C)[None, :]
     part_AC = parts + tl.program_id(0) * a * c + every_A * c + column_C
     tl.store(part_AC, grad_w1_AC, (every_A < a) & (column_C < c))
+
+
+@jit
+def sum_parts(
+    parts: tl.tensor,
+    out: tl.tensor,
+    P: tl.tensor,
+    columns: tl.tensor,
+    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
+) -> None:
+    """out[j] = Σ_p parts[p, j] for one block of columns; all its parts are loaded at once."""
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    part = tl.arange(0, PARTS)[:, None]
+    value = tl.load(
+        parts + part * columns + column[None, :],
+        (part < P) & (column[None, :] < columns),
+        other=0.0,
+    )
+    tl.store(out + column, tl.sum(value, 0), column < columns)
