@@ -20,6 +20,8 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
     "encode.before_write",
     "encode.before_rename",
     "encode.after_rename",
+    "weights.before_manifest",
+    "weights.before_rename",
     "train.loaded",
     "train.after_backward",
     "train.before_step",

@@ -85,7 +85,8 @@ def empty_transformer(folder: Path, dtype: torch.dtype) -> HiDreamImageTransform
         raise BaseModelError(
             f"{folder}: a transformer with force_inference_output cannot be trained"
         )
-    return model.to(dtype).eval()
+    torch.nn.Module.to(model, dtype)  # diffusers' own method warns of a type given here
+    return model.eval()
 
 
 def fill_from_folder(targets: Mapping[str, Target], folder: Path, device: torch.device) -> None:
