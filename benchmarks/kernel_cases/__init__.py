@@ -9,6 +9,7 @@ from benchmarks.kernel_cases import (
     add_norm,
     dropout,
     experts,
+    few_rows,
     lokr_mix,
     qkv_heads,
     rows8,
@@ -25,4 +26,5 @@ CASES = [
     *lokr_mix.CASES,
     *transpose8.CASES,
     *dropout.CASES,
+    *few_rows.CASES,
 ]

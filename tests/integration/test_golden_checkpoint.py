@@ -1,9 +1,11 @@
-"""Checkpoints that an older version wrote resume, and end with the bits that it ended with.
+"""Checkpoints that an older version wrote resume, and end near the numbers that it ended with.
+
+Not with its bits: since then tokens whose outputs are dropped are no longer computed, and a routing
+weight is multiplied in before an expert's last product instead of after it.
 
 `tests/golden/<commit>/README.md` says how they were recorded.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.jobs import Event, shorten_texts, write_shards
+from tests.support.jobs import shorten_texts, write_shards
 from tests.support.zygote import Zygote
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.data.index import DataIndex
@@ -27,7 +29,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.parent.name} {case.name}")
-def test_an_older_checkpoint_resumes_and_ends_with_the_same_bits(
+def test_an_older_checkpoint_resumes_and_ends_with_nearly_the_same_numbers(
     zygote: Zygote, tiny_folder: Path, shards: Path, tmp_path: Path, case: Path
 ) -> None:
     job, expected = (
@@ -41,48 +43,26 @@ def test_an_older_checkpoint_resumes_and_ends_with_the_same_bits(
     status, events = zygote.train(job, tmp_path)
 
     assert status == 0, (tmp_path / "output.log").read_text()
-    is_same_machine = _cpu_model() == expected["cpu"] and not _other_environment(events)
     steps = [event for event in events if event["event"] == "step"]
     assert len(steps) == len(expected["steps"])
     for event, recorded in zip(steps, expected["steps"], strict=True):
         found = {name: event[name] for name in recorded}
-        assert found == (recorded if is_same_machine else pytest.approx(recorded, rel=1e-3))
+        # The largest gradient is one element, and under bf16 autocast one element rounds coarsely.
+        assert found.pop("grad_max") == pytest.approx(recorded.pop("grad_max"), rel=0.2)
+        assert found == pytest.approx(recorded, rel=1e-2)
     (evaluation,) = (event["losses"] for event in events if event["event"] == "eval")
-    assert evaluation == (
-        expected["evaluation"]
-        if is_same_machine
-        else pytest.approx(expected["evaluation"], rel=1e-3)
-    )
+    assert evaluation == pytest.approx(expected["evaluation"], rel=1e-2)
     state = tmp_path / "output/checkpoints/step-00000006/state.safetensors"
     (weights,) = (tmp_path / "output/result").rglob("*.safetensors")
     for file, recorded_file in ((state, "final_state"), (weights, "result")):
         recorded = load_file(case / f"{recorded_file}.safetensors")
-        _assert_same(recorded, load_file(file), exact=is_same_machine)
+        _assert_near(recorded, load_file(file))
 
 
-def _assert_same(
-    expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], *, exact: bool
-) -> None:
-    """Same names and types; the same bits, or on another machine nearly the same values."""
+def _assert_near(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+    """Same names and types, and nearly the same values."""
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert value.dtype is found[name].dtype, name
-        if exact:
-            assert torch.equal(value, found[name]), name
-        else:
-            torch.testing.assert_close(value, found[name], atol=1e-3, rtol=1e-2, msg=name)
-
-
-def _other_environment(events: list[Event]) -> bool:
-    """Whether the run warned that threads, torch or CPU features are not those of the recording."""
-    return any(event.get("code") == "other_environment" for event in events)
-
-
-def _cpu_model() -> str:
-    """Name and a digest of the features: bits are compared only on a CPU that shares both."""
-    facts = dict(
-        line.partition(":")[::2] for line in Path("/proc/cpuinfo").read_text().splitlines()
-    )
-    stripped = {name.strip(): value.strip() for name, value in facts.items()}
-    flags = hashlib.sha256(stripped.get("flags", "").encode()).hexdigest()[:12]
-    return f"{stripped.get('model name', 'unknown')} {flags}"
+        # AdamW's first steps are nearly signs: near 0 a gradient moves a value by the rate.
+        torch.testing.assert_close(value, found[name], atol=5e-3, rtol=1e-2, msg=name)

@@ -5,6 +5,7 @@ from diffusers import HiDreamImageTransformer2DModel
 from trainer_core.adapters.attach import Adapter
 from trainer_core.hidream.balance import replace_gates
 from trainer_core.hidream.network import Network
+from trainer_core.hidream.plain_blocks import PlainBlocks
 from trainer_core.precision.compute import Compute
 
 
@@ -21,8 +22,12 @@ def network_of(
     trained = dict(transformer.named_parameters()) if adapter is None else adapter.parameters()
     return Network(
         transformer=transformer,
+        blocks=PlainBlocks(
+            transformer=transformer,
+            gradient_checkpointing_interval=gradient_checkpointing_interval,
+        ),
         adapter=adapter,
         trained=trained,
         compute=compute,
-        gradient_checkpointing_interval=gradient_checkpointing_interval,
+        has_balance=balanced,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import HiDreamImageTransformer2DModel
+from diffusers.models.transformers import transformer_hidream_image as stock_module
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -108,6 +109,21 @@ class Answer:
     gates: list[torch.Tensor] = field(default_factory=list)
 
 
+def rope64(
+    query: torch.Tensor, key: torch.Tensor, freqs: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """diffusers' rotation without its rounding to fp32, which also rounds gradients."""
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        pairs = x.unflatten(-1, (-1, 1, 2))
+        return (freqs[..., 0] * pairs[..., 0] + freqs[..., 1] * pairs[..., 1]).flatten(-2)
+
+    return turned(query), turned(key)
+
+
+_ROPE = stock_module.apply_rope
+
+
 def stock_prediction(
     model: HiDreamImageTransformer2DModel,
     weights: Mapping[str, torch.Tensor],
@@ -130,8 +146,10 @@ def stock_prediction(
         "return_dict": False,
     }
     try:
+        stock_module.apply_rope = rope64
         (output,) = torch.func.functional_call(model, dict(weights), (), arguments)
     finally:
+        stock_module.apply_rope = _ROPE
         for handle in handles:
             handle.remove()
     rows, columns = question.size[0] // 2, question.size[1] // 2

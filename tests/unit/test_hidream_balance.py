@@ -237,7 +237,7 @@ def spread_after(steps: int, weight: float) -> float:
     """Standard deviation of the four experts' shares, the mean over the layers."""
     model = model_of("small").float()
     network = network_of(model, compute=CPU32, balanced=weight > 0)
-    batch = batch_of(Question.of((4, 4)), torch.float32)
+    batch = batch_of(Question.of((8, 8)), torch.float32)
     favour_one_expert(network, batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(steps):

@@ -24,6 +24,7 @@ from trainer_core.hidream import network as network_module
 from trainer_core.hidream.balance import ExpertGate
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.hidream.network import Network, prepare
+from trainer_core.hidream.plain_blocks import PlainBlocks
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.precision.compute import choose_compute
 
@@ -160,13 +161,19 @@ def test_the_base_is_quantised_then_gates_are_replaced_then_the_adapter_is_attac
     gates = [p for p in network.transformer.modules() if isinstance(p, ExpertGate | MoEGate)]
     assert [(type(gate), gate.has_loss) for gate in gates] == [(ExpertGate, True)] * 4
     assert network.transformer.training
-    assert network.gradient_checkpointing_interval == plan.operation.gradient_checkpointing_interval
+    interval = plan.operation.gradient_checkpointing_interval
+    assert _checkpointing_interval(network) == interval
 
 
 def test_without_gradient_checkpointing_no_block_is_computed_again(tiny_folder: Path) -> None:
     plan = plan_of(tiny_folder, gradient_checkpointing=False)
 
-    assert prepared(tiny_folder, plan).gradient_checkpointing_interval is None
+    assert _checkpointing_interval(prepared(tiny_folder, plan)) is None
+
+
+def _checkpointing_interval(network: Network) -> int | None:
+    assert isinstance(network.blocks, PlainBlocks)
+    return network.blocks.gradient_checkpointing_interval
 
 
 def test_a_model_without_experts_cannot_be_balanced(tiny_folder: Path) -> None:

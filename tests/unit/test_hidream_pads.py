@@ -5,29 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import HiDreamImageTransformer2DModel
-from diffusers.models.transformers import transformer_hidream_image as stock_module
 
 from tests.support.networks import network_of
 from tests.unit.hidream_oracle import Question, model_of, stock_prediction
-from trainer_core.hidream import pads
 from trainer_core.hidream.forward import Padding
 from trainer_core.hidream.objective import noisy_latents
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.precision.compute import Compute
 
 SIZES = [(6, 10), (12, 4), (2, 4)]
-
-
-def rope64(
-    query: torch.Tensor, key: torch.Tensor, freqs: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """diffusers' rotation without its rounding to fp32, which also rounds gradients."""
-
-    def turned(x: torch.Tensor) -> torch.Tensor:
-        pairs = x.unflatten(-1, (-1, 1, 2))
-        return (freqs[..., 0] * pairs[..., 0] + freqs[..., 1] * pairs[..., 1]).flatten(-2)
-
-    return turned(query), turned(key)
 
 
 CPU64 = Compute(device=torch.device("cpu"), weights=torch.float64, is_autocast=False)
@@ -58,10 +44,8 @@ def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     ("shape", "size"), [*(("tiny", size) for size in SIZES), ("tiny", (8, 8)), ("wide", (6, 10))]
 )
 def test_output_and_gradient_equal_those_of_diffusers_padded_forward(
-    monkeypatch: pytest.MonkeyPatch, shape: str, size: tuple[int, int]
+    shape: str, size: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(stock_module, "apply_rope", rope64)
-    monkeypatch.setattr(pads, "apply_rope", rope64)
     question, stock, ours = Question.of(size), model_of(shape), model_of(shape)
     weight = torch.linspace(-1, 1, question.latents.numel()).view_as(question.latents).double()
 

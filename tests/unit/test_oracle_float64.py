@@ -138,7 +138,7 @@ def check(
     assert found.keys() == gradients.keys()
     errors = {name: _distance(found[name], gradients[name]) for name in gradients}
     worst = max(errors, key=lambda name: errors[name])
-    assert errors[worst] < (1e-6 if exact else 1e-4), f"{worst}: {errors[worst]}"
+    assert errors[worst] < (1e-6 if exact else 2e-4), f"{worst}: {errors[worst]}"
     if not exact:
         whole = [
             torch.cat([g[n].flatten().double() for n in gradients]) for g in (found, gradients)

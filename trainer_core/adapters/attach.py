@@ -2,8 +2,10 @@
 
 from typing import Protocol
 
+import torch
 from torch import nn
 
+from trainer_core.adapters.factors import AdapterFactors
 from trainer_core.adapters.lokr import attach_lokr
 from trainer_core.adapters.lora import attach_lora
 from trainer_core.adapters.switch import AdapterSwitch
@@ -24,6 +26,12 @@ class Adapter(Protocol):
     @property
     def switch(self) -> AdapterSwitch:
         """Whether the adapter takes part in a forward. Only ``Network`` uses it."""
+
+    def factors(self, dtype: torch.dtype, seed: torch.Tensor | None = None) -> AdapterFactors:
+        """The matrices of all deltas for one forward, for products in ``dtype``.
+
+        ``seed``: of the dropout of this forward, 0-dimensional, int64.
+        """
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters, fp32, by logical name: ``<path in the transformer>.<name>``."""

@@ -7,7 +7,7 @@ product of two matrices over a rank r. Trained tensors are fp32, whatever type t
 Source: LyCORIS 4.1.3, module `lokr` for linear layers; tests compare the two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -15,11 +15,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from trainer_core.adapters.factors import AdapterFactors, Factors, factors_of
 from trainer_core.adapters.places import linear_at, parent_of
 from trainer_core.adapters.start import kaiming, start_generator
 from trainer_core.adapters.switch import AdapterSwitch
 from trainer_core.config.plan import AdaptedModule, LokrAdapter
 from trainer_core.config.plan.shapes import lokr_scale, lokr_shapes
+from trainer_core.precision.linear8 import Linear8
 
 
 class LokrLinear(nn.Module):
@@ -36,6 +38,8 @@ class LokrLinear(nn.Module):
     """[K, D]; None where it is w2_a · w2_b."""
     w2_a: nn.Parameter | None
     w2_b: nn.Parameter | None
+    constant: torch.Tensor
+    """[1]: scale · multiplier."""
     scalar: torch.Tensor
     """[1]; a parameter where it is trained, otherwise the constant 1."""
 
@@ -68,6 +72,8 @@ class LokrLinear(nn.Module):
             self.register_buffer("scalar", one, persistent=False)
         self.scale: Final = scale
         self.multiplier = multiplier
+        constant = torch.full((1,), scale * multiplier, device=self.scalar.device)
+        self.register_buffer("constant", constant, persistent=False)
         self._switch: Final = switch
 
     def forward(self, input_: torch.Tensor) -> torch.Tensor:
@@ -123,6 +129,26 @@ class LokrNetwork:
         self.linears: Final = MappingProxyType(dict(linears))
         self.num_modules: Final = len(self.linears)
         self.switch: Final = switch
+        by_shape: dict[tuple[tuple[str, torch.Size], ...], list[str]] = {}
+        for path, linear in self.linears.items():
+            shapes = tuple((n, p.shape) for n, p in linear.named_parameters(recurse=False))
+            by_shape.setdefault(shapes, []).append(path)
+        self._alike: Final = tuple(tuple(paths) for paths in by_shape.values())
+
+    def factors(
+        self,
+        dtype: torch.dtype,
+        seed: torch.Tensor | None = None,  # noqa: ARG002 - LoKr has no dropout
+    ) -> AdapterFactors:
+        """The matrices of all deltas for one forward; equal shapes are computed together."""
+        values: dict[str, Factors] = {}
+        links: dict[str, Factors] = {}
+        for paths in self._alike:
+            first_nac, second_nKD = _stacked_factors([self.linears[path] for path in paths])
+            own_values, own_links = factors_of(paths, first_nac, second_nKD, dtype)
+            values |= own_values
+            links |= own_links
+        return AdapterFactors(values=values, links=links, is_on=self.switch.is_on)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by logical name: ``<path>.<name>``, as in ``shapes.lokr_shapes``.
@@ -134,6 +160,24 @@ class LokrNetwork:
             for path, linear in self.linears.items()
             for name, parameter in linear.named_parameters(recurse=False)
         }
+
+
+def _stacked_factors(linears: Sequence[LokrLinear]) -> tuple[torch.Tensor, torch.Tensor]:
+    """w1 [n, a, c] with all constant factors and the scalar, and w2 [n, K, D], fp32."""
+
+    def full(name: str) -> torch.Tensor:
+        if getattr(linears[0], name) is not None:
+            return torch.stack([getattr(linear, name) for linear in linears])
+        left, right = (
+            torch.stack([getattr(linear, f"{name}_{side}") for linear in linears])
+            for side in ("a", "b")
+        )
+        return torch.bmm(left, right)
+
+    scalar_n11 = torch.stack([linear.scalar for linear in linears]).unsqueeze(-1)
+    # Linears of one adapter share its multiplier; alpha / dim may differ.
+    factor_n11 = torch.stack([linear.constant for linear in linears]).unsqueeze(-1)
+    return full("w1") * (scalar_n11 * factor_n11), full("w2")
 
 
 def attach_lokr(model: nn.Module, adapter: LokrAdapter, seed: int) -> LokrNetwork:
@@ -162,7 +206,11 @@ def attach_lokr(model: nn.Module, adapter: LokrAdapter, seed: int) -> LokrNetwor
 
 
 def _adapted(
-    base: nn.Linear, module: AdaptedModule, adapter: LokrAdapter, switch: AdapterSwitch, seed: int
+    base: nn.Linear | Linear8,
+    module: AdaptedModule,
+    adapter: LokrAdapter,
+    switch: AdapterSwitch,
+    seed: int,
 ) -> LokrLinear:
     shapes = lokr_shapes(module, base.in_features, base.out_features)
     if adapter.init_lokr_norm is None:
@@ -194,7 +242,7 @@ def _start_values(
 
 
 def _start_near(
-    base: nn.Linear,
+    base: nn.Linear | Linear8,
     module: AdaptedModule,
     shapes: Mapping[str, tuple[int, ...]],
     norm: float,

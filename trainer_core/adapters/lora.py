@@ -15,10 +15,12 @@ from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from trainer_core.adapters.factors import AdapterFactors, Factors, factors_of
 from trainer_core.adapters.places import linear_at
 from trainer_core.adapters.start import kaiming, start_generator
 from trainer_core.adapters.switch import AdapterSwitch
 from trainer_core.config.plan import LoraAdapter
+from trainer_core.precision.linear8 import Linear8
 
 _NAME: Final = "default"
 """peft's name of the one adapter."""
@@ -52,6 +54,30 @@ class LoraNetwork:
         self.num_modules: Final = len(self.layers)
         self.has_dropout: Final = has_dropout
         self.switch: Final = switch
+        by_shape: dict[tuple[torch.Size, torch.Size], list[str]] = {}
+        for path, layer in self.layers.items():
+            shapes = layer.lora_A[_NAME].weight.shape, layer.lora_B[_NAME].weight.shape
+            by_shape.setdefault(shapes, []).append(path)
+        self._alike: Final = tuple(tuple(paths) for paths in by_shape.values())
+
+    def factors(self, dtype: torch.dtype, seed: torch.Tensor | None = None) -> AdapterFactors:
+        """The matrices of all deltas for one forward; layers of equal shapes are computed as one.
+
+        ``seed``: of the dropout of this forward.
+        """
+        values: dict[str, Factors] = {}
+        links: dict[str, Factors] = {}
+        for paths in self._alike:
+            layers = [self.layers[path] for path in paths]
+            a_nrI, b_nOr = (
+                torch.stack([getattr(layer, name)[_NAME].weight for layer in layers])
+                for name in ("lora_A", "lora_B")
+            )
+            scaled_nOr = b_nOr * layers[0].scaling[_NAME]
+            own_values, own_links = factors_of(paths, a_nrI, scaled_nOr, dtype)
+            values |= own_values
+            links |= own_links
+        return AdapterFactors(values=values, links=links, seed=seed, is_on=self.switch.is_on)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by logical name.
@@ -88,7 +114,8 @@ def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwor
     )
     switch = AdapterSwitch()
     # peft documents this method for custom layers, although its name starts with "_".
-    config._register_custom_module({nn.Linear: partial(SwitchedLinear, switch=switch)})
+    switched = partial(SwitchedLinear, switch=switch)
+    config._register_custom_module({nn.Linear: switched, Linear8: switched})
     inject_adapter_in_model(config, model, adapter_name=_NAME)
     model.requires_grad_(False)
     layers = {path: model.get_submodule(path) for path in adapter.modules}
@@ -102,7 +129,7 @@ def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwor
 
 
 def _start_values(
-    path: str, base: nn.Linear, adapter: LoraAdapter, seed: int
+    path: str, base: nn.Linear | Linear8, adapter: LoraAdapter, seed: int
 ) -> dict[str, torch.Tensor]:
     """peft's start values, fp32: B is 0; A is Kaiming, or normal with deviation 1 / rank."""
     generator = start_generator(seed, f"lora {path}.lora_A")

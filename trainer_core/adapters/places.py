@@ -3,10 +3,11 @@
 from torch import nn
 
 from trainer_core.errors import BaseModelError
+from trainer_core.precision.linear8 import Linear8
 
 
-def linear_at(model: nn.Module, path: str) -> nn.Linear:
-    """The linear layer at a path, plain or quantised (quanto's QLinear is an ``nn.Linear``).
+def linear_at(model: nn.Module, path: str) -> nn.Linear | Linear8:
+    """The linear layer at a path, plain or in 8 bits (quanto's QLinear is an ``nn.Linear``).
 
     Raises BaseModelError where the model has no such module, or it is not a linear layer.
     """
@@ -14,7 +15,7 @@ def linear_at(model: nn.Module, path: str) -> nn.Linear:
         module = model.get_submodule(path)
     except AttributeError as error:
         raise BaseModelError(f"the base model has no module {path}") from error
-    if not isinstance(module, nn.Linear):
+    if not isinstance(module, nn.Linear | Linear8):
         raise BaseModelError(f"{path} is a {type(module).__name__}, not a linear layer")
     return module
 

@@ -75,7 +75,8 @@ def load_run(job: Job, control: Control) -> LoadedRun:
     )
     matmul = matmul_for(job, capability_of(compute.device))
     vae = load_vae(folder, torch.float32)
-    network = prepare(load_transformer(folder, compute.weights), job.plan, compute)
+    transformer = load_transformer(folder, compute.weights)
+    network = prepare(transformer, job.plan, compute, matmul=matmul.kind)
     # Counted before DeepSpeed, which may shard the parameters.
     size = sum(each.numel() for each in network.trained.values())
     backend = _backend(job.plan, network)

@@ -9,21 +9,16 @@ Letters: B samples, C channels, H × W latent cells, P image tokens, T text toke
 p cells along a patch's side (2).
 """
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import torch
 from diffusers import HiDreamImageTransformer2DModel
-from diffusers.models.transformers.transformer_hidream_image import (
-    HiDreamImageSingleTransformerBlock,
-    HiDreamImageTransformerBlock,
-    MOEFeedForwardSwiGLU,
-)
-from torch import nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from trainer_core.hidream.pads import Pads, attend_double, attend_single
+from trainer_core.adapters.factors import AdapterFactors
+from trainer_core.hidream.blocks import Blocks, Conditions
+from trainer_core.hidream.pads import Pads
 from trainer_core.hidream.text import TextEmbeddings
 
 Padding = Literal["exact", "stock"]
@@ -42,41 +37,46 @@ class Prediction(NamedTuple):
 
 def predict(
     transformer: HiDreamImageTransformer2DModel,
+    blocks: Blocks,
     noisy_BCHW: torch.Tensor,
     timesteps_B: torch.Tensor,
     text: TextEmbeddings,
     *,
     padding: Padding,
-    gradient_checkpointing_interval: int | None,
+    adapter: AdapterFactors,
+    has_balance: bool,
 ) -> Prediction:
     """Predict the velocity from data to noise, with gradients.
 
     Args:
-        transformer: in ``train()`` mode if gradients are needed. In eval mode the routed experts
-            use diffusers' inference path, which has no gradient.
+        transformer: the layers before and after the blocks are used.
+        blocks: compute the transformer's blocks.
         noisy_BCHW: latents of one bucket, with even sides, in the type of the weights.
         timesteps_B: 1000 · sigma, not rounded.
         text: B rows, in the type of the latents.
         padding: whether latents that are not square are padded.
-        gradient_checkpointing_interval: block i is recomputed in the backward pass if i is a
-            multiple of it; None: no block is. Double-stream blocks are counted from 0, and
-            single-stream blocks follow.
+        adapter: its matrices, for fused blocks.
+        has_balance: the blocks compute the load-balancing loss. It counts all tokens that diffusers
+            routes, so then each block computes them all, also those whose outputs are dropped.
 
     Raises:
         ValueError: batch sizes differ, the text has fewer Llama layers than the network reads, the
             sides are odd, or there are more patches than ``max_seq``.
     """
     _check(transformer, noisy_BCHW, timesteps_B, text)
-    tokens, ids, pads = _patches(transformer, noisy_BCHW, padding)
+    tokens, pads = _patches(transformer, noisy_BCHW, padding)
     image = transformer.x_embedder(tokens)
     # The embedding is computed from fp32: a bf16 timestep can be off by 2.
     temb = transformer.t_embedder(timesteps_B.float(), noisy_BCHW.dtype)
     temb = temb + transformer.p_embedder(text.pooled)
     captions = _captions(transformer, text)
-    rope = transformer.pe_embedder(_with_text_ids(ids, captions))
-    run = _runner(gradient_checkpointing_interval)
-    hidden, losses = _blocks(transformer, image, captions, _Shared(temb, rope, pads), run)
-    output = transformer.final_layer(hidden, temb)
+    rope = _rope(transformer, noisy_BCHW, pads is not None, _text_length(captions))
+    conditions = Conditions(_modulations(transformer, temb), rope, pads, adapter)
+    doubles = len(transformer.double_stream_blocks)
+    image, losses = _blocks(
+        blocks, image, captions, conditions, doubles=doubles, has_balance=has_balance
+    )
+    output = transformer.final_layer(image, temb)
     # The network predicts the velocity from noise to data.
     velocity = -_image_of(output, noisy_BCHW.shape, int(transformer.config.patch_size))
     return Prediction(velocity, torch.stack(losses).sum() if losses else None)
@@ -105,17 +105,13 @@ def _check(
 
 def _patches(
     transformer: HiDreamImageTransformer2DModel, noisy_BCHW: torch.Tensor, padding: Padding
-) -> tuple[torch.Tensor, torch.Tensor, Pads | None]:
-    """Tokens [B, P, p·p·C], their positions [B, P, 3], and the pads, if any, as the last token."""
+) -> tuple[torch.Tensor, Pads | None]:
+    """Tokens [B, P, p·p·C], and the pads, if any, as the last token."""
     B, C, H, W = noisy_BCHW.shape
     patch = int(transformer.config.patch_size)
     rows, columns = H // patch, W // patch
     cells = noisy_BCHW.reshape(B, C, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
     tokens = cells.reshape(B, rows * columns, patch * patch * C)
-    ids = torch.zeros(rows, columns, 3, device=noisy_BCHW.device)
-    ids[..., 1] = torch.arange(rows, device=noisy_BCHW.device)[:, None]
-    ids[..., 2] = torch.arange(columns, device=noisy_BCHW.device)[None, :]
-    ids = ids.reshape(1, rows * columns, 3).expand(B, -1, -1)
     count = 0
     if padding == "stock" and H != W:
         count = int(transformer.max_seq) - rows * columns
@@ -124,9 +120,9 @@ def _patches(
             f"{rows * columns} patches are more than the model's max_seq {transformer.max_seq}"
         )
     if count == 0:
-        return tokens, ids, None
-    tokens, ids = functional.pad(tokens, (0, 0, 0, 1)), functional.pad(ids, (0, 0, 0, 1))
-    return tokens, ids, Pads.at_the_end_of(tokens, count)
+        return tokens, None
+    tokens = functional.pad(tokens, (0, 0, 0, 1))
+    return tokens, Pads.at_the_end_of(tokens, count)
 
 
 def _image_of(output_BPF: torch.Tensor, shape: torch.Size, patch: int) -> torch.Tensor:
@@ -148,134 +144,85 @@ def _captions(
     return [*captions, transformer.caption_projection[-1](text.t5)]
 
 
-def _with_text_ids(ids_BP3: torch.Tensor, captions: list[torch.Tensor]) -> torch.Tensor:
-    """The positions of the image tokens, followed by position 0 for a block's text tokens."""
-    length = sum(captions[i].shape[1] for i in (-1, -2, 0))
-    return functional.pad(ids_BP3, (0, 0, 0, length))
+def _text_length(captions: list[torch.Tensor]) -> int:
+    """Tokens of T5, of Llama's last layer, and of a block's own Llama layer."""
+    return sum(captions[i].shape[1] for i in (-1, -2, 0))
 
 
-class _Shared(NamedTuple):
-    """Inputs that all blocks of a forward share."""
+def _rope(
+    transformer: HiDreamImageTransformer2DModel,
+    noisy_BCHW: torch.Tensor,
+    has_pad: bool,
+    text_tokens: int,
+) -> torch.Tensor:
+    """Rotary embedding, [1, S, 1, D / 2, 2, 2]: of the patches, a pad and the text, fp32."""
+    H, W = noisy_BCHW.shape[-2:]
+    patch = int(transformer.config.patch_size)
+    return _rope_of(
+        transformer.pe_embedder, H // patch, W // patch, has_pad + text_tokens, noisy_BCHW.device
+    )
 
-    temb: torch.Tensor
-    """[B, F]: timestep and pooled text."""
-    rope: torch.Tensor
-    pads: Pads | None
+
+@lru_cache(maxsize=32)
+def _rope_of(
+    embedder: torch.nn.Module, rows: int, columns: int, others: int, device: torch.device
+) -> torch.Tensor:
+    """A function of the shape alone. A pad and the text tokens have position 0."""
+    ids = torch.zeros(rows, columns, 3)
+    ids[..., 1] = torch.arange(rows)[:, None]
+    ids[..., 2] = torch.arange(columns)[None, :]
+    ids = functional.pad(ids.reshape(1, rows * columns, 3), (0, 0, 0, others))
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        rope: torch.Tensor = embedder(ids.to(device))
+    return rope
 
 
-_Run = Callable[..., Any]
-"""Runs block number ``args[0]`` as ``args[1](*args[2:])``."""
-
-
-def _runner(gradient_checkpointing_interval: int | None) -> _Run:
-    def run(number: int, forward: Callable[..., Any], *inputs: Any) -> Any:
-        if gradient_checkpointing_interval is None or number % gradient_checkpointing_interval:
-            return forward(*inputs)
-        if not torch.is_grad_enabled():
-            return forward(*inputs)
-        # preserve_rng_state: dropout draws the same numbers in the recomputation.
-        return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=True)
-
-    return run
+def _modulations(
+    transformer: HiDreamImageTransformer2DModel, temb_BF: torch.Tensor
+) -> list[torch.Tensor]:
+    """Shifts, scales and gates of each block, side by side."""
+    holders = (*transformer.double_stream_blocks, *transformer.single_stream_blocks)
+    return [holder.block.adaLN_modulation(temb_BF) for holder in holders]
 
 
 def _blocks(
-    transformer: HiDreamImageTransformer2DModel,
+    blocks: Blocks,
     image: torch.Tensor,
     captions: list[torch.Tensor],
-    shared: _Shared,
-    run: _Run,
+    conditions: Conditions,
+    *,
+    doubles: int,
+    has_balance: bool,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The image tokens after all blocks, and the loss of each layer whose gate computes one.
 
     The T5 caption and the last Llama caption go through all blocks. Each block also gets the Llama
-    caption of its own layer.
+    caption of its own layer, as its tail. After the last block only the image is read, so there
+    the text belongs to the tail.
     """
     losses: list[torch.Tensor | None] = []
-    number = 0
     text = torch.cat([captions[-1], captions[-2]], dim=1)
     T = text.shape[1]
-    for holder in transformer.double_stream_blocks:
-        block_text = torch.cat([text, captions[number]], dim=1)
-        image, text, loss = run(number, _double_stream, holder.block, image, block_text, shared)
+    for number in range(doubles):
+        text, tail = _split(text, captions[number], has_balance)
+        image, text, loss = blocks.double(number, image, text, tail, conditions)
         text = text[:, :T]
         losses.append(loss)
-        number += 1
     P = image.shape[1]
     hidden = torch.cat([image, text], dim=1)
-    S = hidden.shape[1]
-    for holder in transformer.single_stream_blocks:
-        hidden = torch.cat([hidden, captions[number]], dim=1)
-        hidden, loss = run(number, _single_stream, holder.block, hidden, shared)
+    S, last = P + T, len(captions) - 2
+    for number in range(doubles, last + 1):
+        hidden, tail = _split(hidden, captions[number], has_balance)
+        if number == last and tail is not None:
+            hidden, tail = hidden[:, :P], torch.cat([hidden[:, P:], tail], dim=1)
+        hidden, loss = blocks.single(number, hidden, tail, conditions)
         hidden = hidden[:, :S]
         losses.append(loss)
-        number += 1
     return hidden[:, :P], [loss for loss in losses if loss is not None]
 
 
-def _double_stream(
-    block: HiDreamImageTransformerBlock,
-    image: torch.Tensor,
-    text: torch.Tensor,
-    shared: _Shared,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """diffusers' ``HiDreamImageTransformerBlock``: image and text have separate weights."""
-    temb, rope, pads = shared
-    dtype = image.dtype
-    modulation = block.adaLN_modulation(temb)[:, None].chunk(12, dim=-1)
-    shift_i, scale_i, gate_i, shift_ff_i, scale_ff_i, gate_ff_i = modulation[:6]
-    shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = modulation[6:]
-
-    normed_i = block.norm1_i(image).to(dtype) * (1 + scale_i) + shift_i
-    normed_t = block.norm1_t(text).to(dtype) * (1 + scale_t) + shift_t
-    attended_i, attended_t = attend_double(block.attn1, normed_i, normed_t, rope, pads)
-    image = gate_i * attended_i + image
-    text = gate_t * attended_t + text
-
-    normed_i = block.norm3_i(image).to(dtype) * (1 + scale_ff_i) + shift_ff_i
-    normed_t = block.norm3_t(text).to(dtype) * (1 + scale_ff_t) + shift_ff_t
-    fed_i, loss = _feed_forward(block.ff_i, normed_i, pads)
-    fed_i = gate_ff_i * fed_i
-    fed_t = gate_ff_t * block.ff_t(normed_t)
-    return fed_i + image, fed_t + text, loss
-
-
-def _single_stream(
-    block: HiDreamImageSingleTransformerBlock,
-    hidden: torch.Tensor,
-    shared: _Shared,
+def _split(
+    live: torch.Tensor, caption: torch.Tensor, has_balance: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """diffusers' ``HiDreamImageSingleTransformerBlock``: image and text as one sequence."""
-    temb, rope, pads = shared
-    dtype = hidden.dtype
-    modulation = block.adaLN_modulation(temb)[:, None].chunk(6, dim=-1)
-    shift, scale, gate, shift_ff, scale_ff, gate_ff = modulation
-
-    normed = block.norm1_i(hidden).to(dtype) * (1 + scale) + shift
-    hidden = gate * attend_single(block.attn1, normed, rope, pads) + hidden
-
-    normed = block.norm3_i(hidden).to(dtype) * (1 + scale_ff) + shift_ff
-    fed, loss = _feed_forward(block.ff_i, normed.to(dtype), pads)
-    return gate_ff * fed + hidden, loss
-
-
-def _feed_forward(
-    layer: nn.Module, hidden_BSF: torch.Tensor, pads: Pads | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """diffusers' ``MOEFeedForwardSwiGLU``, or a plain layer where the model has no experts."""
-    if not isinstance(layer, MOEFeedForwardSwiGLU):
-        return layer(hidden_BSF), None
-    dtype = hidden_BSF.dtype
-    chosen_NK, weights_NK, loss = layer.gate(hidden_BSF, pads)
-    chosen = chosen_NK.view(-1)
-    tokens = hidden_BSF.view(-1, hidden_BSF.shape[-1])
-    if layer.training:
-        tokens = tokens.repeat_interleave(layer.num_activated_experts, dim=0)
-        routed = torch.empty_like(tokens, dtype=dtype)
-        for i, expert in enumerate(layer.experts):
-            routed[chosen == i] = expert(tokens[chosen == i]).to(dtype)
-        routed = (routed.view(*weights_NK.shape, -1) * weights_NK.unsqueeze(-1)).sum(dim=1)
-        routed = routed.view(*hidden_BSF.shape).to(dtype)
-    else:
-        routed = layer.moe_infer(tokens, chosen, weights_NK.view(-1, 1)).view(*hidden_BSF.shape)
-    return routed + layer.shared_experts(hidden_BSF), loss
+    """Live tokens and tail: the caption is the tail, unless the loss counts its tokens too."""
+    return (torch.cat([live, caption], dim=1), None) if has_balance else (live, caption)

@@ -5,22 +5,38 @@ replaced. Everything that varies between forwards is an argument.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from diffusers import HiDreamImageTransformer2DModel
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainer_core.adapters.attach import Adapter, attach_adapter
+from trainer_core.adapters.factors import NO_ADAPTER
 from trainer_core.adapters.full import full_rank_parameters
-from trainer_core.config.plan import Plan, Quantization
+from trainer_core.config.plan import MatmulKind, Plan, Quantization
 from trainer_core.errors import BaseModelError
 from trainer_core.hidream.balance import replace_gates
+from trainer_core.hidream.blocks import Blocks
 from trainer_core.hidream.forward import Padding, Prediction, predict
+from trainer_core.hidream.fused.blocks import FusedBlocks
+from trainer_core.hidream.fused.build import fused_blocks, refusal
+from trainer_core.hidream.plain_blocks import PlainBlocks
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.precision.compute import Compute
+from trainer_core.precision.linear8 import hold_in_8bit
 from trainer_core.precision.quanto import quantize_frozen
+
+_ATTENTION = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+"""In order of preference. On Hopper cuDNN's kernels take half the time of torch's flash kernels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,13 +44,17 @@ class Network:
     """A transformer that is ready to be trained, on its device."""
 
     transformer: HiDreamImageTransformer2DModel
+    blocks: Blocks
+    """Compute the transformer's blocks, with gradients."""
     adapter: Adapter | None
     """The adapter on a frozen base; None for full rank."""
     trained: Mapping[str, nn.Parameter]
     """The trained parameters, by logical name."""
     compute: Compute
-    gradient_checkpointing_interval: int | None = None
-    """Block i is recomputed in the backward pass if i is a multiple of it; None: no block is."""
+    has_balance: bool = False
+    """Whether the experts' gates compute the load-balancing loss."""
+    capture_refusal: str | None = None
+    """Why a CUDA graph cannot capture a forward and backward pass; None: it can."""
     preparation: tuple[str, ...] = ()
     """The steps that prepared the base model, in order."""
 
@@ -44,16 +64,26 @@ class Network:
         timesteps_B: torch.Tensor,
         text: TextEmbeddings,
         padding: Padding = "exact",
+        dropout_seed: torch.Tensor | None = None,
     ) -> Prediction:
-        """Velocity and load-balancing loss; arguments and errors as in ``forward.predict``."""
-        with self.compute.context():
+        """Velocity and load-balancing loss; arguments and errors as in ``forward.predict``.
+
+        ``dropout_seed``: of an adapter's dropout in fused blocks, 0-dimensional, int64. Plain
+        blocks draw from torch's global generator.
+        """
+        factors = NO_ADAPTER
+        if self.adapter is not None and isinstance(self.blocks, FusedBlocks):
+            factors = self.adapter.factors(self.compute.weights, dropout_seed)
+        with self.compute.context(), _attention_on(self.compute.device):
             return predict(
                 self.transformer,
+                self.blocks,
                 noisy_BCHW,
                 timesteps_B,
                 text,
                 padding=padding,
-                gradient_checkpointing_interval=self.gradient_checkpointing_interval,
+                adapter=factors,
+                has_balance=self._computes_balance(),
             )
 
     def base_velocity(
@@ -74,6 +104,9 @@ class Network:
         with torch.no_grad(), self.adapter.switch.off():
             return self.velocity(noisy_BCHW, timesteps_B, text, padding).velocity_BCHW
 
+    def _computes_balance(self) -> bool:
+        return self.has_balance and self.transformer.training and torch.is_grad_enabled()
+
     @property
     def trainable_modules(self) -> int:
         """Number of linear layers that are trained or adapted."""
@@ -82,22 +115,37 @@ class Network:
         return sum(isinstance(part, nn.Linear) for part in self.transformer.modules())
 
 
-def prepare(transformer: HiDreamImageTransformer2DModel, plan: Plan, compute: Compute) -> Network:
+def prepare(
+    transformer: HiDreamImageTransformer2DModel,
+    plan: Plan,
+    compute: Compute,
+    *,
+    matmul: MatmulKind = "no_change",
+) -> Network:
     """Make a freshly loaded transformer ready to be trained, in this order:
 
     1. Quantise the base and move it to its device. Quantising replaces linears, so it comes before
        the adapter: a quantised adapter would not be trained.
     2. Replace the experts' gates.
     3. Attach the adapter and freeze everything else. For full rank enable all gradients.
-    4. Set train mode and gradient checkpointing.
+    4. Set train mode, and build the blocks.
 
-    Nothing else may change the transformer afterwards. Raises BaseModelError where the base model
-    has no experts to balance, lacks a layer that the plan adapts, or cannot be trained.
+    Nothing else may change the transformer afterwards. ``matmul``: how the frozen base is
+    multiplied. Raises BaseModelError where the base model has no experts to balance, lacks a layer
+    that the plan adapts, or cannot be trained.
     """
     identity, operation = plan.identity, plan.operation
-    preparation = place_base(
-        transformer, identity.precision.base, operation.quantize_via, compute.device
-    )
+    if matmul == "fp8":
+        transformer.to(compute.device)
+        count = hold_in_8bit(transformer.requires_grad_(False))
+        preparation: tuple[str, ...] = (
+            f"moved to {compute.device.type}",
+            f"{count} linears held in 8 bits",
+        )
+    else:
+        preparation = place_base(
+            transformer, identity.precision.base, operation.quantize_via, compute.device
+        )
     has_balance = identity.objective.balance_weight > 0
     if replace_gates(transformer, has_loss=has_balance) == 0 and has_balance:
         raise BaseModelError(
@@ -105,15 +153,40 @@ def prepare(transformer: HiDreamImageTransformer2DModel, plan: Plan, compute: Co
         )
     adapter, trained = _trained(transformer, plan)
     transformer.train()
-    interval = operation.gradient_checkpointing_interval
+    blocks, reason = _blocks(transformer, plan, compute)
     return Network(
         transformer=transformer,
+        blocks=blocks,
         adapter=adapter,
         trained=trained,
         compute=compute,
-        gradient_checkpointing_interval=interval if operation.gradient_checkpointing else None,
+        has_balance=has_balance,
+        capture_refusal=reason,
         preparation=preparation,
     )
+
+
+def _blocks(
+    transformer: HiDreamImageTransformer2DModel, plan: Plan, compute: Compute
+) -> tuple[Blocks, str | None]:
+    """Fused blocks where they can be had; else plain ones, and why a graph cannot capture them."""
+    operation = plan.operation
+    interval = (
+        operation.gradient_checkpointing_interval if operation.gradient_checkpointing else None
+    )
+    reason = refusal(transformer, compute)
+    if reason is not None:
+        plain = PlainBlocks(transformer=transformer, gradient_checkpointing_interval=interval)
+        return plain, reason
+    count = len(transformer.double_stream_blocks) + len(transformer.single_stream_blocks)
+    recomputed = frozenset() if interval is None else frozenset(range(0, count, interval))
+    blocks = fused_blocks(
+        transformer,
+        numbers={path: number for number, path in enumerate(_adapted_paths(plan))},
+        recomputed=recomputed,
+        keeps_transposed=False,
+    )
+    return blocks, None
 
 
 def place_base(
@@ -155,6 +228,19 @@ def _trained(
     # The weights may be bf16, because DeepSpeed keeps fp32 copies.
     transformer.requires_grad_(True)
     return None, dict(transformer.named_parameters())
+
+
+def _adapted_paths(plan: Plan) -> list[str]:
+    adapter = plan.identity.adapter
+    if adapter is None:
+        return []
+    return [each if isinstance(each, str) else each.path for each in adapter.modules]
+
+
+def _attention_on(device: torch.device) -> AbstractContextManager[object]:
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel(_ATTENTION, set_priority=True)
 
 
 def _device_of(module: nn.Module) -> str:

@@ -77,7 +77,7 @@ def qkv_heads_plain(
     heads: int,
     eps: float,
 ) -> Heads:
-    """``qkv_heads`` in PyTorch. As in diffusers, the rotation is computed in fp32."""
+    """``qkv_heads`` in PyTorch. The rotation is computed in at least fp32."""
     queries, keys, values = [], [], []
     for qkv_BR3F, query_weight_F, key_weight_F, live in streams:
         query, key, value = qkv_BR3F.chunk(3, dim=-1)
@@ -97,7 +97,8 @@ def _in_heads(parts: list[torch.Tensor], heads: int) -> torch.Tensor:
 
 def _rotated(x_BRAD: torch.Tensor, cos_RP: torch.Tensor, sin_RP: torch.Tensor) -> torch.Tensor:
     width = 2 * cos_RP.shape[1]
-    even, odd = x_BRAD[..., 0:width:2].float(), x_BRAD[..., 1:width:2].float()
+    wide = torch.promote_types(x_BRAD.dtype, torch.float32)
+    even, odd = x_BRAD[..., 0:width:2].to(wide), x_BRAD[..., 1:width:2].to(wide)
     cos, sin = cos_RP[:, None], sin_RP[:, None]
     turned = torch.stack([cos * even - sin * odd, sin * even + cos * odd], dim=-1).flatten(-2)
     return torch.cat([turned.type_as(x_BRAD), x_BRAD[..., width:]], dim=-1)

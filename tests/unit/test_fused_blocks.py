@@ -1,0 +1,173 @@
+"""The fused blocks compute what the plain blocks compute: output, losses and every gradient.
+
+They run on the CPU here, over the plain twins of the kernels, so the hand-written gradients are
+compared in float64. ``tests/gpu`` compares the kernels.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import HiDreamImageTransformer2DModel
+
+from tests.support.networks import network_of
+from tests.unit.hidream_oracle import Question, model_of
+from tests.unit.lora_examples import lora
+from trainer_core.adapters.attach import attach_adapter
+from trainer_core.config.plan import LokrAdapter, LoraAdapter
+from trainer_core.config.plan.shapes import hidream_linears
+from trainer_core.config.simpletuner.lokr import lokr_of
+from trainer_core.config.simpletuner.reading import Findings
+from trainer_core.hidream.fused.build import fused_blocks
+from trainer_core.hidream.network import Network
+from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.precision.compute import Compute
+from trainer_core.precision.linear8 import Linear8, hold_in_8bit
+
+CPU64 = Compute(device=torch.device("cpu"), weights=torch.float64, is_autocast=False)
+FULL = {"full_matrix": True, "factor": 8, "use_scalar": True}
+LOW_RANK = {"linear_dim": 2, "linear_alpha": 1, "factor": 4, "use_scalar": False}
+ATTENTION = ("attn1.to_q", "attn1.to_k_t", "attn1.to_v", "attn1.to_out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What a network is made of, and what it is asked."""
+
+    shape: str = "small"
+    size: tuple[int, int] = (8, 8)
+    lokr: Mapping[str, Any] | None = field(default_factory=lambda: FULL)
+    rank: int | None = None
+    only: tuple[str, ...] = ()
+    """Parts of the paths to adapt; empty: every linear."""
+    padded: bool = False
+    balanced: bool = False
+    is_recomputed: bool = False
+    keeps_transposed: bool = False
+
+
+CASES = {
+    "attention": Case(only=ATTENTION),
+    "all linears": Case(),
+    "all linears, recomputed": Case(is_recomputed=True, balanced=True),
+    "low rank": Case(lokr=LOW_RANK),
+    "lora": Case(lokr=None, rank=4, balanced=True),
+    "lora, recomputed": Case(lokr=None, rank=8, is_recomputed=True, size=(6, 10)),
+    "attention of several blocks": Case(
+        shape="tiny", only=ATTENTION, size=(6, 10), is_recomputed=True
+    ),
+    "pads": Case(only=ATTENTION, size=(6, 10), padded=True, balanced=True),
+    "experts only": Case(only=(".experts.",), shape="wide"),
+    "one expert linear": Case(only=("w3",), balanced=True),
+    "modulation": Case(only=("adaLN",), is_recomputed=True),
+    "captions and embedders": Case(only=("caption_projection", "embedder"), is_recomputed=True),
+}
+
+
+def adapter_of(model: HiDreamImageTransformer2DModel, case: Case) -> LokrAdapter | LoraAdapter:
+    linears = hidream_linears(dict(model.config))
+    named = lokr_of(
+        {"algo": "lokr", "preset": "all", **(case.lokr or FULL)}, linears, None, Findings(), "local"
+    )
+    assert named is not None
+    modules = tuple(
+        module
+        for module in named.modules
+        if not case.only or any(part in module.path for part in case.only)
+    )
+    if case.rank is not None:
+        return lora(*(module.path for module in modules), rank=case.rank)
+    return named.model_copy(update={"modules": modules})
+
+
+def networks(case: Case, *, in_8bit: bool = False) -> tuple[Network, Network]:
+    """The same adapted transformer with plain and with fused blocks, each with its own tensors."""
+    model = model_of(case.shape)
+    if in_8bit:
+        hold_in_8bit(model.requires_grad_(False))
+    adapter = adapter_of(model, case)
+    found = []
+    for _ in range(2):
+        own = copy.deepcopy(model)
+        attached = attach_adapter(own, adapter, seed=1)
+        draw = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for parameter in attached.parameters().values():
+                noise = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+                parameter.data = 0.3 * noise
+        found.append(network_of(own, attached, compute=CPU64, balanced=case.balanced))
+    return found[0], with_fused_blocks(found[1], case)
+
+
+def with_fused_blocks(network: Network, case: Case) -> Network:
+    paths = {name.rpartition(".")[0] for name in network.trained}
+    blocks = fused_blocks(
+        network.transformer,
+        numbers={path: number for number, path in enumerate(sorted(paths))},
+        recomputed=frozenset(range(100)) if case.is_recomputed else frozenset(),
+        keeps_transposed=case.keeps_transposed,
+    )
+    return Network(
+        transformer=network.transformer,
+        blocks=blocks,
+        adapter=network.adapter,
+        trained=network.trained,
+        compute=network.compute,
+        has_balance=network.has_balance,
+    )
+
+
+def answer(network: Network, case: Case) -> dict[str, torch.Tensor]:
+    """The prediction, the balancing loss, and the gradient of each trained tensor."""
+    question = Question.of(case.size)
+    noisy = question.noise * 0.5 + question.latents
+    text = TextEmbeddings(question.t5, question.llama, question.pooled)
+    padding = "stock" if case.padded else "exact"
+    prediction = network.velocity(noisy, 1000 * question.sigmas.double(), text, padding)
+    weights = torch.randn(
+        prediction.velocity_BCHW.shape, generator=torch.Generator().manual_seed(9)
+    )
+    loss = (prediction.velocity_BCHW * weights).sum()
+    found = {"velocity": prediction.velocity_BCHW.detach()}
+    if prediction.balance is not None:
+        loss = loss + 0.3 * prediction.balance
+        found["balance"] = prediction.balance.detach()
+    loss.backward()  # type: ignore[no-untyped-call]
+    for name, parameter in network.trained.items():
+        grad = parameter.grad
+        found[name] = torch.zeros_like(parameter) if grad is None else grad
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fused_blocks_compute_what_plain_blocks_compute(name: str) -> None:
+    case = CASES[name]
+    plain, fused = (answer(network, case) for network in networks(case))
+
+    assert plain.keys() == fused.keys()
+    assert ("balance" in plain) == case.balanced
+    assert any(value.abs().max() > 0 for key, value in plain.items() if "." in key)
+    for key, value in plain.items():
+        torch.testing.assert_close(fused[key], value, rtol=1e-9, atol=1e-9, msg=key)
+
+
+@pytest.mark.parametrize("keeps_transposed", [True, False])
+@pytest.mark.parametrize("name", ["attention", "all linears", "lora", "experts only"])
+def test_8bit_products_round_only_activations_and_gradients(
+    name: str, keeps_transposed: bool
+) -> None:
+    """Beside plain blocks that convert the same 8-bit weights and multiply them in float64."""
+    case = replace(CASES[name], keeps_transposed=keeps_transposed)
+    plain, fused = networks(case, in_8bit=True)
+    assert any(isinstance(part, Linear8) for part in fused.transformer.modules())
+    expected, found = answer(plain, case), answer(fused, case)
+
+    velocity = found["velocity"] - expected["velocity"]
+    assert 0 < velocity.norm() < 0.1 * expected["velocity"].norm()
+    together = [
+        torch.cat([each[name].flatten() for name in plain.trained]) for each in (expected, found)
+    ]
+    assert torch.nn.functional.cosine_similarity(*together, dim=0) > 0.97

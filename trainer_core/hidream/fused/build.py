@@ -1,0 +1,251 @@
+"""Builds the fused blocks from the modules of a prepared transformer.
+
+The weights of linears that share an input are put side by side in one tensor. The modules keep
+views of it, so nothing is held twice, and names and shapes stay those of diffusers.
+
+Letters: K input width, N output width, E experts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from diffusers import HiDreamImageTransformer2DModel
+from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from trainer_core.adapters.lokr import LokrLinear
+from trainer_core.hidream.fused.blocks import Attention, FusedBlock, FusedBlocks
+from trainer_core.hidream.fused.deltas import DeltaKind, Place
+from trainer_core.hidream.fused.expert_deltas import ExpertPlace
+from trainer_core.hidream.fused.experts import Experts
+from trainer_core.hidream.fused.feed_forward import FeedForward
+from trainer_core.hidream.fused.linears import Linears
+from trainer_core.hidream.fused.weights import Weight
+from trainer_core.kernels.transpose8 import transposed_rows8
+from trainer_core.precision.compute import Compute
+from trainer_core.precision.linear8 import Linear8
+
+
+def fused_blocks(
+    transformer: HiDreamImageTransformer2DModel,
+    *,
+    numbers: Mapping[str, int],
+    recomputed: frozenset[int],
+    keeps_transposed: bool,
+) -> FusedBlocks:
+    """The blocks of a transformer whose base is frozen; adapters are attached.
+
+    Args:
+        transformer: its block linears are ``nn.Linear``, or ``Linear8`` in e4m3, on one device.
+        numbers: number of each adapted linear, by path.
+        recomputed: numbers of the blocks that are computed again in the backward pass.
+        keeps_transposed: hold 8-bit weights in both directions: faster, for twice the memory.
+    """
+    builder = _Builder(numbers, keeps_transposed)
+    blocks = [
+        builder.block(f"{stream}.{i}.block", holder.block)
+        for stream in ("double_stream_blocks", "single_stream_blocks")
+        for i, holder in enumerate(getattr(transformer, stream))
+    ]
+    attention = transformer.single_stream_blocks[0].block.attn1
+    return FusedBlocks(
+        blocks=blocks,
+        heads=int(attention.heads),
+        norm_eps=float(attention.q_rms_norm.eps),
+        recomputed=recomputed,
+    )
+
+
+def refusal(transformer: HiDreamImageTransformer2DModel, compute: Compute) -> str | None:
+    """Why the blocks of a prepared transformer cannot be fused; None: they can."""
+    if compute.device.type != "cuda":
+        return "fused blocks need cuda"
+    if compute.weights is not torch.bfloat16:
+        return "fused blocks compute in bf16"
+    if any(parameter.requires_grad for parameter in _frozen_parts(transformer)):
+        return "fused blocks need a frozen base"
+    for path, part in transformer.named_modules():
+        if isinstance(part, MOEFeedForwardSwiGLU) and not _is_alike(part):
+            return f"the experts of {path} have adapters of different shapes"
+        if type(part) in _FUSABLE or not isinstance(part, nn.Linear | Linear8):
+            continue
+        if "_blocks." in path and "lora_" not in path:
+            return f"fused blocks do not multiply a {type(part).__name__}"
+    return None
+
+
+_FUSABLE: Final = (nn.Linear, Linear8)
+
+
+def _frozen_parts(transformer: nn.Module) -> Iterator[nn.Parameter]:
+    """Every parameter that an adapter did not add."""
+    adapters = [part for part in transformer.modules() if isinstance(part, LokrLinear | LoraLayer)]
+    own = {
+        id(parameter)
+        for part in adapters
+        for name, parameter in part.named_parameters()
+        if not name.startswith(("base.", "base_layer."))
+    }
+    return (each for each in transformer.parameters() if id(each) not in own)
+
+
+def _is_alike(layer: Any) -> bool:
+    """Whether each linear has the same kind and shape of adapter in all routed experts."""
+    return all(
+        len({_signature(getattr(expert, name)) for expert in layer.experts}) == 1
+        for name in ("w1", "w2", "w3")
+    )
+
+
+def _signature(linear: nn.Module) -> tuple[Any, ...]:
+    if _kind(linear) is None:
+        return ()
+    shapes = [
+        (name, parameter.shape)
+        for name, parameter in linear.named_parameters()
+        if not name.startswith(("base.", "base_layer."))
+    ]
+    return (_kind(linear), *shapes)
+
+
+class _Builder:
+    def __init__(self, numbers: Mapping[str, int], keeps_transposed: bool) -> None:
+        self._numbers = numbers
+        self._keeps_transposed = keeps_transposed
+
+    def block(self, path: str, block: Any) -> FusedBlock:
+        attn = f"{path}.attn1"
+        is_double = hasattr(block, "ff_t")
+        return FusedBlock(
+            attention=self._attention(attn, block.attn1, ""),
+            feed=self._feed(f"{path}.ff_i", block.ff_i),
+            text_attention=self._attention(attn, block.attn1, "_t") if is_double else None,
+            text_feed=self._feed_forward(f"{path}.ff_t", block.ff_t) if is_double else None,
+            has_balance=isinstance(block.ff_i, MOEFeedForwardSwiGLU) and block.ff_i.gate.has_loss,
+        )
+
+    def _attention(self, path: str, attn: Any, suffix: str) -> Attention:
+        return Attention(
+            qkv=self._linears(path, attn, [f"{name}{suffix}" for name in ("to_q", "to_k", "to_v")]),
+            query_norm_F=getattr(attn, f"q_rms_norm{suffix}").weight,
+            key_norm_F=getattr(attn, f"k_rms_norm{suffix}").weight,
+            out=self._linears(path, attn, [f"to_out{suffix}"]),
+        )
+
+    def _feed(self, path: str, layer: Any) -> Experts | FeedForward:
+        if not isinstance(layer, MOEFeedForwardSwiGLU):
+            return self._feed_forward(path, layer)
+        up, places_up = self._experts(path, layer, ("w1", "w3"))
+        down, places_down = self._experts(path, layer, ("w2",))
+        return Experts(
+            gate_EF=layer.gate.weight,
+            choices=int(layer.num_activated_experts),
+            up=up,
+            down=down,
+            shared=self._feed_forward(f"{path}.shared_experts", layer.shared_experts),
+            places_up=places_up,
+            places_down=places_down,
+        )
+
+    def _feed_forward(self, path: str, layer: nn.Module) -> FeedForward:
+        return FeedForward(
+            up=self._linears(path, layer, ["w1", "w3"]), down=self._linears(path, layer, ["w2"])
+        )
+
+    def _linears(self, path: str, parent: nn.Module, names: Sequence[str]) -> Linears:
+        """The children ``names`` of a module as one product."""
+        children = [getattr(parent, name) for name in names]
+        weight = self._joined([_base(child) for child in children])
+        places, paths, start = [], [], 0
+        for name, child in zip(names, children, strict=True):
+            stop = start + _base(child).out_features
+            kind = _kind(child)
+            if kind is not None:
+                full = f"{path}.{name}"
+                places.append(Place(kind, start, stop, _dropout(child), self._numbers[full]))
+                paths.append(full)
+            start = stop
+        return Linears(weight=weight, places=tuple(places), paths=tuple(paths))
+
+    def _joined(self, linears: Sequence[Any]) -> Weight:
+        biases = [linear.bias for linear in linears]
+        bias = None
+        if biases[0] is not None:
+            bias = torch.cat(biases)
+        if isinstance(linears[0], Linear8):
+            rows8 = _shared(linears, "rows8", _side_by_side)
+            scale = _shared(linears, "scale", _side_by_side)
+            return Weight(rows8=rows8, scale=scale, bias=bias, transposed=self._transposed(rows8))
+        return Weight(whole=_shared(linears, "weight", _side_by_side), bias=bias)
+
+    def _experts(
+        self, path: str, layer: Any, names: tuple[str, ...]
+    ) -> tuple[Weight, tuple[ExpertPlace, ...]]:
+        """The linears of these names of all experts as one grouped product."""
+        linears = [_base(getattr(expert, name)) for expert in layer.experts for name in names]
+        E = len(layer.experts)
+
+        def stacked(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+            joined = _side_by_side(parts)
+            return joined.view(E, -1, joined.shape[1]) if joined.ndim == 2 else joined.view(E, -1)
+
+        places, start = [], 0
+        for name in names:
+            children = [getattr(expert, name) for expert in layer.experts]
+            stop = start + _base(children[0]).out_features
+            kind = _kind(children[0])
+            if kind is not None:
+                paths = tuple(f"{path}.experts.{e}.{name}" for e in range(E))
+                places.append(ExpertPlace(kind, start, stop, paths))
+            start = stop
+        if isinstance(linears[0], Linear8):
+            rows8, scale = (_shared(linears, name, stacked) for name in ("rows8", "scale"))
+            weight = Weight(rows8=rows8, scale=scale, transposed=self._transposed(rows8))
+        else:
+            weight = Weight(whole=_shared(linears, "weight", stacked))
+        return weight, tuple(places)
+
+    def _transposed(self, rows8: torch.Tensor) -> torch.Tensor | None:
+        return transposed_rows8(rows8) if self._keeps_transposed else None
+
+
+def _side_by_side(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(list(parts))
+
+
+def _shared(
+    linears: Sequence[nn.Module],
+    name: str,
+    join: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+) -> torch.Tensor:
+    """The tensors ``name`` of some linears joined into one, of which each gets its view."""
+    parts = [getattr(linear, name) for linear in linears]
+    joined = join([part.detach() for part in parts])
+    views = torch.split(joined.view(-1, *parts[0].shape[1:]), [len(part) for part in parts])
+    for linear, part, view in zip(linears, parts, views, strict=True):
+        if isinstance(part, nn.Parameter):
+            part.data = view
+        else:
+            setattr(linear, name, view)
+    return joined
+
+
+def _base(linear: Any) -> Any:
+    """The frozen linear itself, without its adapter."""
+    if isinstance(linear, LokrLinear):
+        return linear.base
+    return linear.base_layer if isinstance(linear, LoraLayer) else linear
+
+
+def _kind(linear: nn.Module) -> DeltaKind | None:
+    if isinstance(linear, LokrLinear):
+        return "lokr"
+    return "lora" if isinstance(linear, LoraLayer) else None
+
+
+def _dropout(linear: Any) -> float:
+    if not isinstance(linear, LoraLayer):
+        return 0.0
+    return float(getattr(linear.lora_dropout["default"], "p", 0.0))

@@ -1,0 +1,373 @@
+"""HiDream's experts as one step of autograd: route, sort, multiply in groups, combine.
+
+The routing weight is multiplied into the inner activation, before w2: so the output of w2 is not
+kept for the gradient of the gate, and a recomputed block need not compute it at all.
+
+Letters: B samples, S tokens, N = B · S, F width, E experts, K experts chosen for a token,
+M = N · K sorted rows, H inner width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from trainer_core.adapters.factors import AdapterFactors, Factors
+from trainer_core.hidream.fused.deltas import FactorGradients
+from trainer_core.hidream.fused.expert_deltas import (
+    ExpertPlace,
+    Routed,
+    add_expert_deltas_,
+    expert_delta_gradients_,
+)
+from trainer_core.hidream.fused.feed_forward import (
+    FeedForward,
+    FeedForwardFactors,
+    Kept,
+    backward_rows,
+    forward_rows,
+)
+from trainer_core.hidream.fused.linears import flat
+from trainer_core.hidream.fused.weights import (
+    Weight,
+    as_rows8,
+    multiply_grouped,
+    multiply_grouped_gradient,
+)
+from trainer_core.kernels.activation import Activation
+from trainer_core.kernels.expert_order import ExpertOrder, expert_order
+from trainer_core.kernels.expert_rows import (
+    combine_rows,
+    gather_rows,
+    gather_rows8,
+    gather_rows_to_e4m3,
+)
+from trainer_core.kernels.rows8 import rows_to_e4m3
+from trainer_core.kernels.swiglu import swiglu, swiglu_grad, swiglu_grad_to_e4m3, swiglu_to_e4m3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experts:
+    """A layer of routed experts and the shared one."""
+
+    gate_EF: torch.Tensor
+    choices: int
+    """K."""
+    up: Weight
+    """w1 and w3 of each expert, [E, 2H, F]."""
+    down: Weight
+    """w2 of each expert, [E, F, H]."""
+    shared: FeedForward
+    places_up: tuple[ExpertPlace, ...] = ()
+    places_down: tuple[ExpertPlace, ...] = ()
+
+    def factors(self, adapter: AdapterFactors) -> "ExpertFactors":
+        return ExpertFactors(
+            _stacked(self.places_up, adapter),
+            _stacked(self.places_down, adapter),
+            self.shared.factors(adapter),
+        )
+
+    def links(self, adapter: AdapterFactors) -> list[torch.Tensor]:
+        return [
+            *_links(self.places_up, adapter),
+            *_links(self.places_down, adapter),
+            *self.shared.links(adapter),
+        ]
+
+
+class ExpertFactors(NamedTuple):
+    """The adapters' matrices, [E, ...] for the routed experts."""
+
+    up: list[Factors]
+    down: list[Factors]
+    shared: FeedForwardFactors
+
+
+class Fed(NamedTuple):
+    """The residual stream after a feed-forward, and how its tokens were routed."""
+
+    hidden_BSF: torch.Tensor
+    chosen_NK: torch.Tensor
+
+
+def add_experts(
+    layer: Experts,
+    hidden_BSF: torch.Tensor,
+    gate_BF: torch.Tensor,
+    input_: Activation,
+    adapter: AdapterFactors,
+    *,
+    keep_output: bool,
+) -> Fed:
+    """hidden + gate · (routed experts + shared expert)(input), and the chosen experts.
+
+    ``keep_output``: as for ``feed_forward``. Gradients go to ``hidden``, ``gate``, the input and
+    the adapter.
+    """
+    if gate_BF.requires_grad and not keep_output:
+        keep_output = True  # the gate's gradient needs the output
+    output, chosen = _AddExperts.apply(  # type: ignore[no-untyped-call]
+        hidden_BSF,
+        gate_BF,
+        input_.value,
+        input_,
+        layer,
+        layer.factors(adapter),
+        keep_output,
+        *layer.links(adapter),
+    )
+    return Fed(output, chosen)
+
+
+class _AddExperts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_BSF: torch.Tensor,
+        gate_BF: torch.Tensor,
+        value: torch.Tensor,
+        input_: Activation,
+        layer: Experts,
+        factors: ExpertFactors,
+        keep_output: bool,
+        *_links: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = value.reshape(-1, value.shape[-1])
+        activation = Activation(rows, input_.rows8, input_.scale)
+        shared, kept_shared = forward_rows(
+            layer.shared, activation, factors.shared, keep_output=keep_output
+        )
+        probability_NE = functional.linear(rows, layer.gate_EF).softmax(dim=-1)
+        weight_NK, chosen_NK = torch.topk(probability_NE, layer.choices, dim=-1, sorted=False)
+        order = expert_order(chosen_NK, len(layer.gate_EF))
+        weight_M = weight_NK.reshape(-1)[order.order.long()].to(_wide(weight_NK.dtype))
+
+        up, hidden_up = _up(layer, activation, order, factors)
+        down, hidden_down = _down(layer, up, weight_M, order, factors, keep_output=keep_output)
+        update = None
+        if keep_output:
+            assert down is not None
+            update = combine_rows(down, order.position, layer.choices, shared)
+            update = update.view_as(hidden_BSF)
+            output = hidden_BSF + gate_BF[:, None] * update
+        else:
+            output = torch.empty_like(hidden_BSF)
+
+        ctx.layer, ctx.factors, ctx.order = layer, factors, order
+        ctx.counts = len(hidden_up), len(hidden_down), len(kept_shared.hidden_up)
+        keeps_rows = bool(factors.up or factors.shared.up)
+        ctx.save_for_backward(
+            gate_BF,
+            update if gate_BF.requires_grad else None,
+            rows if keeps_rows else None,
+            probability_NE,
+            chosen_NK,
+            weight_M,
+            up,
+            kept_shared.up,
+            *hidden_up,
+            *hidden_down,
+            *kept_shared.hidden_up,
+            *kept_shared.hidden_down,
+        )
+        ctx.mark_non_differentiable(chosen_NK)
+        return output, chosen_NK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BSF: torch.Tensor, _: Any) -> tuple[Any, ...]:
+        gate_BF, update, rows, probability_NE, chosen_NK, weight_M, up, up_shared, *hidden = (
+            ctx.saved_tensors
+        )
+        layer, factors, order = ctx.layer, ctx.factors, ctx.order
+        ends = [sum(ctx.counts[: i + 1]) for i in range(3)]
+        hidden_up, hidden_down = hidden[: ends[0]], hidden[ends[0] : ends[1]]
+        kept_shared = Kept(up_shared, hidden[ends[1] : ends[2]], hidden[ends[2] :])
+        F = grad_BSF.shape[-1]
+        grad_update = (gate_BF[:, None] * grad_BSF).view(-1, F)
+        grad_gate = None if update is None else (grad_BSF * update).sum(dim=1)
+
+        grad_shared, shared_gradients = backward_rows(
+            layer.shared, grad_update, rows, kept_shared, factors.shared
+        )
+        routed = _routed_gradients(
+            layer, factors, order, grad_update, rows, up, weight_M, hidden_up, hidden_down
+        )
+        grad_rows = combine_rows(routed.rows, order.position, layer.choices, grad_shared)
+        grad_weight_NK = routed.weight_M[order.position.long()].view_as(chosen_NK)
+        grad_logits = _gate_gradient(probability_NE, chosen_NK, grad_weight_NK)
+        grad_rows.addmm_(grad_logits.to(grad_rows.dtype), layer.gate_EF)
+        return (
+            grad_BSF,
+            grad_gate,
+            grad_rows.view_as(grad_BSF),
+            None,
+            None,
+            None,
+            None,
+            *_unstacked([*routed.up, *routed.down]),
+            *flat(shared_gradients),
+        )
+
+
+class _RoutedGradients(NamedTuple):
+    rows: torch.Tensor
+    """[M, F], sorted by expert."""
+    weight_M: torch.Tensor
+    up: list[FactorGradients]
+    down: list[FactorGradients]
+
+
+def _up(
+    layer: Experts, input_: Activation, order: ExpertOrder, factors: ExpertFactors
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The sorted rows times w1 and w3 of their experts, with the adapters' part."""
+    dtype = input_.value.dtype
+    if layer.up.is_8bit:
+        rows8, scale = gather_rows8(*as_rows8(input_), order.order, layer.choices)
+        up = multiply_grouped(layer.up, rows8, scale, order.ends, dtype)
+    else:
+        rows = gather_rows(input_.value, order.order, layer.choices)
+        up = multiply_grouped(layer.up, rows, None, order.ends, dtype)
+    if not factors.up:
+        return up, []
+    rows = gather_rows(input_.value, order.order, layer.choices)
+    return up, add_expert_deltas_(up, rows, _routed(order), layer.places_up, factors.up)
+
+
+def _down(
+    layer: Experts,
+    up: torch.Tensor,
+    weight_M: torch.Tensor,
+    order: ExpertOrder,
+    factors: ExpertFactors,
+    *,
+    keep_output: bool,
+) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+    """silu(a) · b · weight times w2 of each row's expert; None where nothing needs it."""
+    if not keep_output and not factors.down:
+        return None, []
+    if layer.down.is_8bit and not factors.down:
+        inner8, scale = swiglu_to_e4m3(up, weight_M)
+        return multiply_grouped(layer.down, inner8, scale, order.ends, up.dtype), []
+    inner = swiglu(up, weight_M)
+    rows, scale_M = rows_to_e4m3(inner) if layer.down.is_8bit else (inner, None)
+    down = multiply_grouped(layer.down, rows, scale_M, order.ends, up.dtype)
+    if not factors.down:
+        return down, []
+    return down, add_expert_deltas_(down, inner, _routed(order), layer.places_down, factors.down)
+
+
+def _routed_gradients(
+    layer: Experts,
+    factors: ExpertFactors,
+    order: ExpertOrder,
+    grad_update_NF: torch.Tensor,
+    rows_NF: torch.Tensor | None,
+    up: torch.Tensor,
+    weight_M: torch.Tensor,
+    hidden_up: list[torch.Tensor],
+    hidden_down: list[torch.Tensor],
+) -> _RoutedGradients:
+    dtype, choices = grad_update_NF.dtype, layer.choices
+    grad_down = None
+    if factors.down or not layer.down.is_8bit:
+        grad_down = gather_rows(grad_update_NF, order.order, choices)
+    if layer.down.is_8bit:
+        assert layer.down.scale is not None
+        rows8, scale = gather_rows_to_e4m3(
+            grad_update_NF, order.order, order.expert, choices, layer.down.scale
+        )
+        grad_inner = multiply_grouped_gradient(layer.down, rows8, scale, order.ends, dtype)
+    else:
+        assert grad_down is not None
+        grad_inner = multiply_grouped_gradient(layer.down, grad_down, None, order.ends, dtype)
+    gradients_down: list[FactorGradients] = []
+    if factors.down:
+        assert grad_down is not None
+        gradients_down = expert_delta_gradients_(
+            grad_down,
+            swiglu(up, weight_M),
+            hidden_down,
+            _routed(order),
+            layer.places_down,
+            factors.down,
+            grad_inner,
+        )
+    grad_up = None
+    if layer.up.is_8bit:
+        assert layer.up.scale is not None
+        grad_up = torch.empty_like(up) if factors.up else None
+        rows8, scale, grad_weight = swiglu_grad_to_e4m3(
+            grad_inner, up, weight_M, layer.up.scale, order.expert, value_M2H=grad_up
+        )
+        grad_rows = multiply_grouped_gradient(layer.up, rows8, scale, order.ends, dtype)
+    else:
+        grad_up, grad_weight = swiglu_grad(grad_inner, up, weight_M)
+        grad_rows = multiply_grouped_gradient(layer.up, grad_up, None, order.ends, dtype)
+    assert grad_weight is not None
+    gradients_up: list[FactorGradients] = []
+    if factors.up:
+        assert rows_NF is not None
+        assert grad_up is not None
+        gradients_up = expert_delta_gradients_(
+            grad_up,
+            gather_rows(rows_NF, order.order, choices),
+            hidden_up,
+            _routed(order),
+            layer.places_up,
+            factors.up,
+            grad_rows,
+        )
+    return _RoutedGradients(grad_rows, grad_weight, gradients_up, gradients_down)
+
+
+def _gate_gradient(
+    probability_NE: torch.Tensor, chosen_NK: torch.Tensor, grad_weight_NK: torch.Tensor
+) -> torch.Tensor:
+    """Gradient of the gate's logits, [N, E], from that of the chosen probabilities."""
+    grad_NE = torch.zeros_like(probability_NE, dtype=grad_weight_NK.dtype)
+    grad_NE.scatter_(1, chosen_NK, grad_weight_NK)
+    wide = probability_NE.to(grad_NE.dtype)
+    weighted = wide * grad_NE
+    return weighted - wide * weighted.sum(dim=-1, keepdim=True)
+
+
+def _routed(order: ExpertOrder) -> Routed:
+    return Routed(order.ends, order.expert)
+
+
+def _stacked(places: Sequence[ExpertPlace], adapter: AdapterFactors) -> list[Factors]:
+    if not adapter.is_on:
+        return []
+    return [
+        Factors(
+            torch.stack([adapter.values[path].first for path in place.paths]),
+            torch.stack([adapter.values[path].second for path in place.paths]),
+        )
+        for place in places
+    ]
+
+
+def _links(places: Sequence[ExpertPlace], adapter: AdapterFactors) -> list[torch.Tensor]:
+    if not adapter.is_on:
+        return []
+    return [each for place in places for path in place.paths for each in adapter.links[path]]
+
+
+def _unstacked(gradients: Sequence[FactorGradients]) -> list[torch.Tensor]:
+    """In the order of ``_links``."""
+    return [
+        each
+        for first_E, second_E in gradients
+        for pair in zip(first_E.unbind(), second_E.unbind(), strict=True)
+        for each in pair
+    ]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,199 @@
+"""Frozen weights as the fused blocks multiply them: whole, or as 8-bit rows.
+
+Letters: M rows of activations, K input width, N output width, E experts.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch.nn import functional
+
+from trainer_core.kernels.activation import Activation
+from trainer_core.kernels.rows8 import rows_to_e4m3
+from trainer_core.kernels.transpose8 import transposed_rows8
+
+E4M3: Final = torch.float8_e4m3fn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weight:
+    """One weight, [N, K], or the weights of E experts, [E, N, K]."""
+
+    whole: torch.Tensor | None = None
+    """In the compute type; None: only 8-bit rows are held."""
+    rows8: torch.Tensor | None = None
+    """e4m3; weight = scale · rows8."""
+    scale: torch.Tensor | None = None
+    """[N] or [E, N], fp32."""
+    transposed: torch.Tensor | None = None
+    """``rows8`` as [K, N] or [E, K, N]; None: made for each use, to save memory."""
+    bias: torch.Tensor | None = None
+    """[N], in the compute type."""
+
+    @property
+    def is_8bit(self) -> bool:
+        return self.rows8 is not None
+
+    @property
+    def out_features(self) -> int:
+        """N."""
+        held = self.whole if self.rows8 is None else self.rows8
+        assert held is not None
+        return held.shape[-2]
+
+    def turned(self) -> torch.Tensor:
+        """The 8-bit rows with their last two dimensions exchanged, contiguous."""
+        if self.transposed is not None:
+            return self.transposed
+        assert self.rows8 is not None
+        return transposed_rows8(self.rows8)
+
+
+def as_rows8(activation: Activation) -> tuple[torch.Tensor, torch.Tensor]:
+    """The 8-bit rows of an activation, [M, K], and their scales, [M]."""
+    if activation.rows8 is not None and activation.scale is not None:
+        return activation.rows8, activation.scale
+    return rows_to_e4m3(activation.value)
+
+
+def multiply(weight: Weight, activation: Activation) -> torch.Tensor:
+    """activation · weightᵀ + bias, [M, N], without gradients."""
+    dtype = activation.value.dtype
+    if weight.whole is not None:
+        return functional.linear(_rows(activation.value), weight.whole, weight.bias)
+    assert weight.rows8 is not None
+    assert weight.scale is not None
+    rows8, scale_M = as_rows8(activation)
+    return _product8(rows8, scale_M, weight.rows8, weight.scale, dtype=dtype, bias=weight.bias)
+
+
+def multiply_gradient(weight: Weight, grad_MN: torch.Tensor) -> torch.Tensor:
+    """gradient · weight, [M, K]: the gradient of ``multiply`` for its activation.
+
+    The scale of each weight row is multiplied into the gradient before that is rounded to 8 bits.
+    So one copy of the weight serves both directions.
+    """
+    if weight.whole is not None:
+        return grad_MN @ weight.whole
+    return multiply_rows8_gradient(
+        weight, *rows_to_e4m3(grad_MN, weight.scale), dtype=grad_MN.dtype
+    )
+
+
+def multiply_rows8_gradient(
+    weight: Weight, rows8_MN: torch.Tensor, scale_M: torch.Tensor, *, dtype: torch.dtype
+) -> torch.Tensor:
+    """As ``multiply_gradient``, for a gradient that already has the weight's scales and 8 bits."""
+    turned = weight.turned()
+    ones = torch.ones(turned.shape[:-1], device=turned.device)
+    return _product8(rows8_MN, scale_M, turned, ones, dtype=dtype)
+
+
+def multiply_grouped(
+    weight: Weight,
+    rows: torch.Tensor,
+    scale_M: torch.Tensor | None,
+    ends_E: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Each row times the weight of its expert, [M, N].
+
+    Args:
+        weight: of E experts.
+        rows: [M, K], sorted by expert, in the compute type or as 8-bit rows.
+        scale_M: of the 8-bit rows; None: whole rows.
+        ends_E: int32: the row after the last one of each expert.
+        dtype: of the result.
+    """
+    if scale_M is None:
+        assert weight.whole is not None
+        return grouped_product(rows, weight.whole.transpose(-2, -1), ends_E)
+    assert weight.rows8 is not None
+    assert weight.scale is not None
+    return _grouped_product8(rows, scale_M, weight.rows8, weight.scale, ends_E, dtype)
+
+
+def multiply_grouped_gradient(
+    weight: Weight,
+    grad_MN: torch.Tensor,
+    scale_M: torch.Tensor | None,
+    ends_E: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The gradient of ``multiply_grouped`` for its rows, [M, K].
+
+    ``grad_MN``: whole, or as 8-bit rows that already have the weight's scales.
+    """
+    if scale_M is None:
+        assert weight.whole is not None
+        return grouped_product(grad_MN, weight.whole, ends_E)
+    turned = weight.turned()
+    ones = torch.ones(turned.shape[:-1], device=turned.device)
+    return _grouped_product8(grad_MN, scale_M, turned, ones, ends_E, dtype)
+
+
+def grouped_product(
+    rows_MK: torch.Tensor, weights_EKN: torch.Tensor, ends_E: torch.Tensor
+) -> torch.Tensor:
+    """Rows sorted by expert times their expert's matrix, [M, N]."""
+    if rows_MK.is_cuda:
+        return functional.grouped_mm(rows_MK, weights_EKN, offs=ends_E)
+    parts = per_expert(rows_MK, ends_E)
+    return torch.cat([part @ each for part, each in zip(parts, weights_EKN, strict=True)])
+
+
+def _product8(
+    rows8_MK: torch.Tensor,
+    scale_M: torch.Tensor,
+    weight8_NK: torch.Tensor,
+    scale_N: torch.Tensor,
+    *,
+    dtype: torch.dtype,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    if rows8_MK.is_cuda:
+        return torch._scaled_mm(
+            rows8_MK,
+            weight8_NK.t(),
+            scale_a=scale_M[:, None],
+            scale_b=scale_N[None],
+            bias=bias,
+            out_dtype=dtype,
+            use_fast_accum=True,
+        )
+    rows = rows8_MK.to(dtype) * scale_M[:, None].to(dtype)
+    weight = weight8_NK.to(dtype) * scale_N[:, None].to(dtype)
+    return functional.linear(rows, weight, bias)
+
+
+def _grouped_product8(
+    rows8_MK: torch.Tensor,
+    scale_M: torch.Tensor,
+    weight8_ENK: torch.Tensor,
+    scale_EN: torch.Tensor,
+    ends_E: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    if rows8_MK.is_cuda:
+        return torch._scaled_grouped_mm(
+            rows8_MK,
+            weight8_ENK.transpose(-2, -1),
+            scale_M,
+            scale_EN,
+            offs=ends_E,
+            out_dtype=dtype,
+            use_fast_accum=True,
+        )
+    rows = rows8_MK.to(dtype) * scale_M[:, None].to(dtype)
+    weights = weight8_ENK.to(dtype) * scale_EN[..., None].to(dtype)
+    return grouped_product(rows, weights.transpose(-2, -1), ends_E)
+
+
+def per_expert(rows: torch.Tensor, ends_E: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The rows of each expert; the ends are read on the host, so for the CPU only."""
+    return torch.tensor_split(rows, ends_E[:-1].long().cpu())
+
+
+def _rows(value: torch.Tensor) -> torch.Tensor:
+    return value.reshape(-1, value.shape[-1])
