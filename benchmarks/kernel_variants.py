@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.kernels import time_us
 from trainer_core.kernels.lokr_mix import mix_add_blocks, mix_grad_blocks, sum_parts
+from trainer_core.kernels.rows8 import quantize_row
 from trainer_core.kernels.swiglu import backward_row, forward_row
 from trainer_core.kernels.transpose8 import transpose_tile
 from trainer_core.kernels.triton_support import next_power_of_2
@@ -20,6 +21,31 @@ Variants = Iterator[tuple[str, Callable[[], object]]]
 
 def _normal(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     return torch.randn(*shape, device="cuda", dtype=dtype)
+
+
+def _quantize(rows: int, F: int, choices: list[tuple[int, int]]) -> Variants:
+    """Columns of a block, and warps."""
+    x, factor = _normal(rows, F), torch.rand(F, device="cuda")
+    rows8 = torch.empty_like(x, dtype=torch.float8_e4m3fn)
+    scale = torch.empty(rows, device="cuda")
+    for has_factor in (False, True):
+        for chunk, warps in choices:
+
+            def run(
+                factor: torch.Tensor | None = factor if has_factor else None,
+                chunk: int = chunk,
+                warps: int = warps,
+            ) -> None:
+                quantize_row[(rows,)](
+                    *(x, factor, None, None, None, rows8, scale, F, 0, 1),
+                    F=F,
+                    CHOICES=1,
+                    CHUNK=chunk,
+                    num_warps=warps,
+                )
+
+            extra = ", with factor" * has_factor
+            yield f"rows to 8 bits{extra} {rows}x{F} chunk {chunk} warps {warps}", run
 
 
 def _swiglu_gradient(rows: int, H: int, choices: list[tuple[int, int, int | None]]) -> Variants:
@@ -122,6 +148,8 @@ def main() -> None:
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
     free = None
     groups = [
+        _quantize(4480, 2560, [(512, 2), (512, 1), (512, 4), (1024, 4), (256, 1), (4096, 8)]),
+        _quantize(4480, 7680, [(1024, 4), (1024, 2), (1024, 8), (512, 2), (8192, 16)]),
         _swiglu_gradient(
             8960,
             6912,

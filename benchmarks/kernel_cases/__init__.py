@@ -10,6 +10,7 @@ from benchmarks.kernel_cases import (
     dropout,
     experts,
     few_rows,
+    gated_rows,
     lokr_mix,
     qkv_heads,
     rows8,
@@ -19,6 +20,7 @@ from benchmarks.kernel_cases import (
 
 CASES = [
     *rows8.CASES,
+    *gated_rows.CASES,
     *add_norm.CASES,
     *qkv_heads.CASES,
     *experts.CASES,

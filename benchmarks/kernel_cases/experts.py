@@ -14,6 +14,7 @@ from trainer_core.kernels.expert_rows import (
     gather_rows8_triton,
     gather_rows_plain,
     gather_rows_to_e4m3_triton,
+    gather_rows_triton,
     gather_rows_with_gradient_triton,
 )
 
@@ -57,6 +58,20 @@ def _gather(tokens: int) -> Case:
     )
 
 
+def _gather_gated(tokens: int) -> Case:
+    def make(draw: Draw) -> Inputs:
+        return draw(tokens, F), _order(draw, tokens).order, draw(1, F)
+
+    return Case(
+        name="gather rows, with gate",
+        shape=f"{tokens}x{F} to {tokens * K}",
+        make=make,
+        kernel=lambda x, order, gate: [gather_rows_triton(x, order, K, gate)],
+        plain=lambda x, order, gate: [gather_rows_plain(x, order, K, gate)],
+        forward_bytes=tokens * 2 * F * (1 + K),
+    )
+
+
 def _combine(tokens: int) -> Case:
     row_bytes = 2 * F
 
@@ -97,18 +112,25 @@ def _gather8(tokens: int) -> Case:
 def _gather_to_e4m3(tokens: int) -> Case:
     def make(draw: Draw) -> Inputs:
         factor = draw(E, F, dtype=torch.float32).exp()
-        return draw(tokens, F), _order(draw, tokens), factor
+        return draw(tokens, F), _order(draw, tokens), factor, draw(1, F)
 
-    def plain(grad: torch.Tensor, order: ExpertOrder, factor: torch.Tensor) -> list[torch.Tensor]:
-        return [gather_rows_plain(grad, order.order, K) * factor[order.expert]]
+    def kernel(
+        grad: torch.Tensor, order: ExpertOrder, factor: torch.Tensor, gate: torch.Tensor
+    ) -> list[Quantized]:
+        return [
+            Quantized(*gather_rows_to_e4m3_triton(grad, order.order, order.expert, K, factor, gate))
+        ]
+
+    def plain(
+        grad: torch.Tensor, order: ExpertOrder, factor: torch.Tensor, gate: torch.Tensor
+    ) -> list[torch.Tensor]:
+        return [gather_rows_plain(grad, order.order, K, gate) * factor[order.expert]]
 
     return Case(
         name="gather rows to 8 bits",
         shape=f"{tokens}x{F} to {tokens * K}",
         make=make,
-        kernel=lambda grad, order, factor: [
-            Quantized(*gather_rows_to_e4m3_triton(grad, order.order, order.expert, K, factor))
-        ],
+        kernel=kernel,
         plain=plain,
         forward_bytes=tokens * F * (2 + K),
     )
@@ -119,6 +141,7 @@ CASES = [
     _sort(4480),
     _sort(19_999),
     _gather(4352),
+    _gather_gated(4352),
     _gather8(4352),
     _gather_to_e4m3(4352),
     _combine(4352),

@@ -1,28 +1,38 @@
-"""Rows to 8 bits: activations, incoming gradients with the weight's scale, the experts' weights."""
+"""Rows to 8 bits: activations, incoming gradients with the weight's scale and the gate, weights."""
 
 from typing import Any
 
 import torch
 
 from benchmarks.kernel_cases.case import Case, Draw, Inputs, Quantized
+from trainer_core.kernels.gated_rows import gate_rows_plain
 from trainer_core.kernels.rows8 import rows_to_e4m3_triton
 
 
-def _kernel(x: torch.Tensor, factor_F: torch.Tensor | None) -> list[Quantized]:
-    return [Quantized(*rows_to_e4m3_triton(x, factor_F))]
+def _kernel(
+    x: torch.Tensor, factor_F: torch.Tensor | None, gate_BF: torch.Tensor | None
+) -> list[Quantized]:
+    return [Quantized(*rows_to_e4m3_triton(x, factor_F, gate_BF))]
 
 
-def _plain(x: torch.Tensor, factor_F: torch.Tensor | None) -> list[torch.Tensor]:
-    return [x if factor_F is None else x * factor_F]
+def _plain(
+    x: torch.Tensor, factor_F: torch.Tensor | None, gate_BF: torch.Tensor | None
+) -> list[torch.Tensor]:
+    x = x if factor_F is None else x * factor_F
+    return [x if gate_BF is None else gate_rows_plain(x, gate_BF)]
 
 
-def _case(rows: int, F: int, *, has_factor: bool) -> Case:
+def _case(rows: int, F: int, *, has_factor: bool = False, samples: int = 0) -> Case:
+    """With the gates of ``samples`` samples; 0: without a gate."""
+
     def make(draw: Draw) -> Inputs:
         factor_F: Any = draw(F, dtype=torch.float32).abs() if has_factor else None
-        return draw(rows, F), factor_F
+        gate_BF: Any = draw(samples, 6 * F)[:, 2 * F : 3 * F] if samples else None
+        return draw(rows, F), factor_F, gate_BF
 
+    extras = ", with factor" * has_factor + " and gate" * bool(samples)
     return Case(
-        name="rows to 8 bits, with factor" if has_factor else "rows to 8 bits",
+        name="rows to 8 bits" + extras,
         shape=f"{rows}x{F}",
         make=make,
         kernel=_kernel,
@@ -32,9 +42,11 @@ def _case(rows: int, F: int, *, has_factor: bool) -> Case:
 
 
 CASES = [
-    _case(4480, 2560, has_factor=False),
+    _case(4480, 2560),
+    _case(4352, 2560, has_factor=True, samples=1),
+    _case(4 * 1344, 2560, has_factor=True, samples=4),
     _case(4480, 7680, has_factor=True),
     _case(4480, 7168, has_factor=True),
     _case(8960, 13824, has_factor=True),
-    _case(71680, 160, has_factor=False),
+    _case(71680, 160),
 ]

@@ -29,7 +29,7 @@ from trainer_core.kernels.expert_rows import (
 
 Function = Callable[..., Any]
 
-N, K, E = 23, 2, 4
+N, K, E, B = 21, 2, 4, 3
 WIDTHS = [1, 37, 64]
 
 
@@ -51,6 +51,18 @@ def test_each_sorted_row_is_that_of_its_token(F: int, gather: Function) -> None:
 
     for row, choice in enumerate(sorted_by.order.tolist()):
         assert torch.equal(rows[row], x[choice // K])
+
+
+@pytest.mark.parametrize("F", WIDTHS)
+@pytest.mark.parametrize("gather", [gather_rows, gather_rows_plain, gather_rows_triton])
+def test_each_sorted_row_is_multiplied_by_the_gate_of_its_sample(F: int, gather: Function) -> None:
+    x, sorted_by, gate = normal(N, F), order(), normal(B, 3 * F)[:, F : 2 * F]
+
+    rows = gather(x, sorted_by.order, K, gate)
+
+    for row, choice in enumerate(sorted_by.order.tolist()):
+        token = choice // K
+        assert torch.equal(rows[row], x[token] * gate[token // (N // B)])
 
 
 @pytest.mark.parametrize("F", WIDTHS)
@@ -136,15 +148,19 @@ def test_rows_in_8_bits_are_copied_with_their_scales(F: int, gather: Function) -
     ],
 )
 @pytest.mark.parametrize("F", [37, 256])
+@pytest.mark.parametrize("has_gate", [False, True])
 def test_a_gradient_is_copied_with_the_factor_of_its_expert(
-    F: int, gather: Function, rounding: float
+    has_gate: bool, F: int, gather: Function, rounding: float
 ) -> None:
     grad, sorted_by, factor = normal(N, F), order(), normal(E, F).exp()
+    gate = normal(B, 2 * F)[:, F:] if has_gate else None
 
-    rows8, scale = gather(grad, sorted_by.order, sorted_by.expert, K, factor)
+    rows8, scale = gather(grad, sorted_by.order, sorted_by.expert, K, factor, gate)
 
     tokens = sorted_by.order // K
     wanted = grad[tokens].double() * factor[sorted_by.expert].double()
+    if gate is not None:
+        wanted *= gate[tokens // (N // B)].double()
     off = rows8.double() * scale.double()[:, None] - wanted
     assert (off.norm(dim=1) / wanted.norm(dim=1)).max() < rounding
     torch.testing.assert_close(scale, (wanted.abs().amax(1) / 448).float())

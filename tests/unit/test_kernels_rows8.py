@@ -70,6 +70,22 @@ def test_the_kernel_stores_the_rows(F: int, has_factor: bool, dtype: torch.dtype
     assert torch.equal(rows8.view(torch.uint8), wanted8.view(torch.uint8))
 
 
+@pytest.mark.parametrize("quantize", [rows_to_e4m3, *BOTH])
+@pytest.mark.parametrize("has_factor", [False, True])
+def test_each_sample_has_its_gate(has_factor: bool, quantize: Quantize) -> None:
+    wanted8, wanted_scale = exact_rows(6, 101)
+    wide = torch.arange(3 * 203).remainder(7).sub(3).exp2().view(3, 203)
+    gate = wide[:, ::2][:, :101]
+    factor = torch.arange(101).remainder(5).sub(2).exp2() if has_factor else None
+    x = wanted8.float() * wanted_scale[:, None] / (1 if factor is None else factor)
+    x = x.view(3, 2, 101) / gate[:, None]
+
+    rows8, scale = quantize(x, factor, gate)
+
+    assert torch.equal(scale, wanted_scale)
+    assert torch.equal(rows8.view(torch.uint8), wanted8.view(torch.uint8))
+
+
 @pytest.mark.parametrize("quantize", BOTH)
 def test_rows_may_lie_apart(quantize: Quantize) -> None:
     wide = spread_rows(6, 96, torch.float32).view(2, 3, 96)

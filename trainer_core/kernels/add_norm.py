@@ -11,7 +11,14 @@ from torch.nn import functional
 
 from trainer_core.kernels.activation import Activation
 from trainer_core.kernels.rows8 import e4m3_scale, rows_to_e4m3_plain
-from trainer_core.kernels.triton_support import jit, next_power_of_2, runs_triton, tl, warps_for
+from trainer_core.kernels.triton_support import (
+    jit,
+    next_power_of_2,
+    packed,
+    runs_triton,
+    tl,
+    warps_for,
+)
 
 
 class AddNorm(NamedTuple):
@@ -122,8 +129,8 @@ class _AddNorm(torch.autograd.Function):
         eps: float,
         with_rows8: bool,
     ) -> tuple[torch.Tensor | None, ...]:
-        hidden, shift, scale = hidden.contiguous(), _packed(shift), _packed(scale)
-        update, gate, tail = _contiguous(update), _packed(gate), _contiguous(tail)
+        hidden, shift, scale = hidden.contiguous(), packed(shift), packed(scale)
+        update, gate, tail = _contiguous(update), packed(gate), _contiguous(tail)
         B, S, F = hidden.shape
         T = 0 if tail is None else tail.shape[1]
         N = B * (S + T)
@@ -195,11 +202,6 @@ class _AddNorm(torch.autograd.Function):
 
 def _contiguous(x: torch.Tensor | None) -> torch.Tensor | None:
     return None if x is None else x.contiguous()
-
-
-def _packed(x_BF: Any) -> Any:
-    """The same values with the elements of each row side by side. Rows may lie apart."""
-    return x_BF if x_BF is None or x_BF.stride(1) == 1 else x_BF.contiguous()
 
 
 @jit

@@ -12,12 +12,15 @@ from typing import Any
 import torch
 
 from trainer_core.kernels.expert_order import ExpertOrder
-from trainer_core.kernels.rows8 import e4m3_scale, rows_to_e4m3_plain
-from trainer_core.kernels.triton_support import jit, next_power_of_2, runs_triton, tl, warps_for
+from trainer_core.kernels.gated_rows import gate_rows_plain, sample_rows
+from trainer_core.kernels.rows8 import quantize_rows, rows_to_e4m3_plain
+from trainer_core.kernels.triton_support import jit, next_power_of_2, packed, runs_triton, tl
 
 
-def gather_rows(x_NF: torch.Tensor, order: torch.Tensor, choices: int) -> torch.Tensor:
-    """[M, F]: for each sorted row the row of its token, x[order // K].
+def gather_rows(
+    x_NF: torch.Tensor, order: torch.Tensor, choices: int, gate_BF: torch.Tensor | None = None
+) -> torch.Tensor:
+    """[M, F]: for each sorted row the row of its token, x[order // K], times the gate.
 
     On CUDA it has no gradient; see ``gather_rows_with_gradient``.
 
@@ -25,25 +28,27 @@ def gather_rows(x_NF: torch.Tensor, order: torch.Tensor, choices: int) -> torch.
         x_NF: one row a token.
         order: [M], int32.
         choices: K.
+        gate_BF: multiplies the rows of each sample, as in ``gate_rows``; None: 1.
     """
     if runs_triton(x_NF):
-        return gather_rows_triton(x_NF, order, choices)
-    return gather_rows_plain(x_NF, order, choices)
+        return gather_rows_triton(x_NF, order, choices, gate_BF)
+    return gather_rows_plain(x_NF, order, choices, gate_BF)
 
 
-def gather_rows_plain(x_NF: torch.Tensor, order: torch.Tensor, choices: int) -> torch.Tensor:
+def gather_rows_plain(
+    x_NF: torch.Tensor, order: torch.Tensor, choices: int, gate_BF: torch.Tensor | None = None
+) -> torch.Tensor:
     """``gather_rows`` in PyTorch."""
-    return x_NF[order // choices]
+    gated_NF = x_NF if gate_BF is None else gate_rows_plain(x_NF, gate_BF)
+    return gated_NF[order // choices]
 
 
-def gather_rows_triton(x_NF: torch.Tensor, order: torch.Tensor, choices: int) -> torch.Tensor:
+def gather_rows_triton(
+    x_NF: torch.Tensor, order: torch.Tensor, choices: int, gate_BF: torch.Tensor | None = None
+) -> torch.Tensor:
     """``gather_rows`` in one kernel."""
-    x_NF = x_NF.contiguous()
-    F = x_NF.shape[1]
-    out_MF = x_NF.new_empty(len(order), F)
-    _gather[(len(order),)](
-        x_NF, None, order, out_MF, None, F, CHOICES=choices, BLOCK=next_power_of_2(F)
-    )
+    out_MF = x_NF.new_empty(len(order), x_NF.shape[1])
+    _launch_gather(x_NF.contiguous(), order, choices, out_MF, gate_BF=packed(gate_BF))
     return out_MF
 
 
@@ -70,31 +75,61 @@ def gather_rows8_triton(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``gather_rows8`` in one kernel."""
     bytes_NF = rows8_NF.contiguous().view(torch.uint8)
-    M, F = len(order), rows8_NF.shape[1]
-    bytes_MF, scale_M = bytes_NF.new_empty(M, F), scale_N.new_empty(M)
-    _gather[(M,)](
-        bytes_NF, scale_N, order, bytes_MF, scale_M, F, CHOICES=choices, BLOCK=next_power_of_2(F)
-    )
+    bytes_MF = bytes_NF.new_empty(len(order), rows8_NF.shape[1])
+    scale_M = scale_N.new_empty(len(order))
+    _launch_gather(bytes_NF, order, choices, bytes_MF, scales=(scale_N, scale_M))
     return bytes_MF.view(rows8_NF.dtype), scale_M
+
+
+def _launch_gather(
+    x_NF: torch.Tensor,
+    order: torch.Tensor,
+    choices: int,
+    out_MF: torch.Tensor,
+    *,
+    gate_BF: torch.Tensor | None = None,
+    scales: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
+) -> None:
+    N, F = x_NF.shape
+    _gather[(len(order),)](
+        x_NF,
+        gate_BF,
+        scales[0],
+        order,
+        out_MF,
+        scales[1],
+        0 if gate_BF is None else gate_BF.stride(0),
+        1 if gate_BF is None else sample_rows(N, gate_BF),
+        F,
+        CHOICES=choices,
+        BLOCK=next_power_of_2(F),
+    )
 
 
 @jit
 def _gather(
     x: tl.tensor,
+    gate: tl.tensor,
     scale: tl.tensor,
     order: tl.tensor,
     out: tl.tensor,
     scale_out: tl.tensor,
+    gate_stride: tl.tensor,
+    rows: tl.tensor,
     F: tl.tensor,
     CHOICES: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """out[m] = x[order[m] // K], and the same for the scales."""
-    row = tl.program_id(0).to(tl.int64)
-    source = (tl.load(order + row) // CHOICES).to(tl.int64)
+    """out[m] = x[n] · gate[n // rows] with n = order[m] // K, and the same n for the scales."""
+    row = tl.program_id(0)
+    source = tl.load(order + row) // CHOICES
     column = tl.arange(0, BLOCK)
-    values = tl.load(x + source * F + column, column < F)
-    tl.store(out + row * F + column, values, column < F)
+    value = tl.load(x + source.to(tl.int64) * F + column, column < F)
+    if gate is not None:
+        gate += (source // rows).to(tl.int64) * gate_stride
+        gated = value.to(tl.float32) * tl.load(gate + column, column < F).to(tl.float32)
+        value = gated.to(value.dtype)
+    tl.store(out + row.to(tl.int64) * F + column, value, column < F)
     if scale is not None:
         tl.store(scale_out + row, tl.load(scale + source))
 
@@ -105,8 +140,9 @@ def gather_rows_to_e4m3(
     expert: torch.Tensor,
     choices: int,
     factor_EF: torch.Tensor,
+    gate_BF: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each sorted row the row of its token times its expert's factor, in 8 bits.
+    """For each sorted row the row of its token times its expert's factor and the gate, in 8 bits.
 
     It starts the backward pass of the experts: the factors are the row scales of their last weight.
 
@@ -116,13 +152,14 @@ def gather_rows_to_e4m3(
         expert: [M], int32: the row of ``factor_EF``.
         choices: K.
         factor_EF: fp32.
+        gate_BF: multiplies the rows of each sample, as in ``gate_rows``; None: 1.
 
     Returns:
         Rows [M, F] and scales [M], as in ``rows8``.
     """
     if runs_triton(grad_NF):
-        return gather_rows_to_e4m3_triton(grad_NF, order, expert, choices, factor_EF)
-    return gather_rows_to_e4m3_plain(grad_NF, order, expert, choices, factor_EF)
+        return gather_rows_to_e4m3_triton(grad_NF, order, expert, choices, factor_EF, gate_BF)
+    return gather_rows_to_e4m3_plain(grad_NF, order, expert, choices, factor_EF, gate_BF)
 
 
 def gather_rows_to_e4m3_plain(
@@ -131,9 +168,11 @@ def gather_rows_to_e4m3_plain(
     expert: torch.Tensor,
     choices: int,
     factor_EF: torch.Tensor,
+    gate_BF: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``gather_rows_to_e4m3`` in PyTorch."""
-    return rows_to_e4m3_plain(grad_NF[order // choices] * factor_EF[expert])
+    gated_MF = gather_rows_plain(grad_NF.float(), order, choices, gate_BF)
+    return rows_to_e4m3_plain(gated_MF * factor_EF[expert])
 
 
 def gather_rows_to_e4m3_triton(
@@ -142,50 +181,10 @@ def gather_rows_to_e4m3_triton(
     expert: torch.Tensor,
     choices: int,
     factor_EF: torch.Tensor,
+    gate_BF: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``gather_rows_to_e4m3`` in one kernel."""
-    grad_NF = grad_NF.contiguous()
-    M, F = len(order), grad_NF.shape[1]
-    rows8_MF = grad_NF.new_empty(M, F, dtype=torch.float8_e4m3fn)
-    scale_M = grad_NF.new_empty(M, dtype=torch.float32)
-    block = next_power_of_2(F)
-    _gather_to_e4m3[(M,)](
-        grad_NF,
-        factor_EF.contiguous(),
-        order,
-        expert,
-        rows8_MF,
-        scale_M,
-        F,
-        CHOICES=choices,
-        BLOCK=block,
-        num_warps=warps_for(block),
-    )
-    return rows8_MF, scale_M
-
-
-@jit
-def _gather_to_e4m3(
-    grad: tl.tensor,
-    factor: tl.tensor,
-    order: tl.tensor,
-    expert: tl.tensor,
-    rows8: tl.tensor,
-    scale: tl.tensor,
-    F: tl.tensor,
-    CHOICES: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    """rows8[m] = grad[order[m] // K] · factor[expert[m]] / scale[m]."""
-    row = tl.program_id(0).to(tl.int64)
-    source = (tl.load(order + row) // CHOICES).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    value = tl.load(grad + source * F + column, column < F, other=0.0).to(tl.float32)
-    factor_row = factor + tl.load(expert + row).to(tl.int64) * F
-    value *= tl.load(factor_row + column, column < F, other=0.0)
-    row_scale = e4m3_scale(tl.max(tl.abs(value), 0))
-    tl.store(rows8 + row * F + column, (value / row_scale).to(tl.float8e4nv), column < F)
-    tl.store(scale + row, row_scale)
+    return quantize_rows(grad_NF, factor_EF, gate_BF, order=order, choices=choices, expert=expert)
 
 
 def combine_rows(

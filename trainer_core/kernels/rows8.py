@@ -4,7 +4,8 @@ from typing import Final
 
 import torch
 
-from trainer_core.kernels.triton_support import jit, next_power_of_2, runs_triton, tl, warps_for
+from trainer_core.kernels.gated_rows import gate_rows_plain, sample_rows
+from trainer_core.kernels.triton_support import chunk_of_row, jit, packed, runs_triton, tl
 
 E4M3_MAX: Final = 448.0
 """The largest number of the type."""
@@ -13,24 +14,26 @@ LEAST_MAXIMUM: Final = 1e-12
 
 
 def rows_to_e4m3(
-    x: torch.Tensor, factor_F: torch.Tensor | None = None
+    x: torch.Tensor, factor_F: torch.Tensor | None = None, gate_BF: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows of ``x`` · ``factor_F`` in 8 bits, and their scales. It has no gradient.
+    """The rows of ``x`` · ``factor_F`` · ``gate_BF`` in 8 bits, and their scales. No gradient.
 
-    scale = max |x · factor| / 448 of each row, rows8 = x · factor / scale, in fp32. A row that is
-    not finite gives NaN in ``rows8``, so no product with it is finite.
+    With value = x · factor · gate, scale = max |value| / 448 of each row, rows8 = value / scale, in
+    fp32. A row that is not finite gives NaN in ``rows8``, so no product with it is finite.
 
     Args:
         x: [..., F], in at most 32 bits; a view if its last dimension is contiguous.
         factor_F: multiplies each row; None: 1.
+        gate_BF: multiplies the rows of each sample, which are N / B side by side; may be a view.
+            None: 1.
 
     Returns:
         rows8 [N, F] in float8_e4m3fn, where N is the number of rows of ``x``, and scale [N] in
         fp32.
     """
     if runs_triton(x):
-        return rows_to_e4m3_triton(x, factor_F)
-    return rows_to_e4m3_plain(x, factor_F)
+        return rows_to_e4m3_triton(x, factor_F, gate_BF)
+    return rows_to_e4m3_plain(x, factor_F, gate_BF)
 
 
 def weight_to_e4m3(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,37 +47,68 @@ def weight_to_e4m3(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def rows_to_e4m3_plain(
-    x: torch.Tensor, factor_F: torch.Tensor | None = None
+    x: torch.Tensor, factor_F: torch.Tensor | None = None, gate_BF: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``rows_to_e4m3`` in PyTorch."""
     rows = x.reshape(-1, x.shape[-1]).float()
     if factor_F is not None:
         rows = rows * factor_F.float()
+    if gate_BF is not None:
+        rows = gate_rows_plain(rows, gate_BF)
     scale = rows.abs().amax(dim=-1).clamp_min(LEAST_MAXIMUM) / E4M3_MAX
     return (rows / scale[:, None]).to(torch.float8_e4m3fn), scale
 
 
 @torch.no_grad()
 def rows_to_e4m3_triton(
-    x: torch.Tensor, factor_F: torch.Tensor | None = None
+    x: torch.Tensor, factor_F: torch.Tensor | None = None, gate_BF: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``rows_to_e4m3`` in one pass over the rows."""
-    rows = x.reshape(-1, x.shape[-1])
-    if rows.stride(1) != 1:
-        rows = rows.contiguous()
-    N, F = rows.shape
-    rows8 = torch.empty(N, F, dtype=torch.float8_e4m3fn, device=x.device)
-    scale = torch.empty(N, dtype=torch.float32, device=x.device)
-    block = next_power_of_2(F)
-    _quantize[(N,)](
-        rows,
-        None if factor_F is None else factor_F.contiguous(),
+    return quantize_rows(x.reshape(-1, x.shape[-1]), factor_F, gate_BF)
+
+
+def quantize_rows(
+    x_NF: torch.Tensor,
+    factor: torch.Tensor | None,
+    gate_BF: torch.Tensor | None,
+    *,
+    order: torch.Tensor | None = None,
+    choices: int = 1,
+    expert: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kernel of ``rows_to_e4m3``, and of ``gather_rows_to_e4m3``, which gives an order.
+
+    Args:
+        x_NF: rows to read.
+        factor: [F], or [E, F] with ``expert``.
+        gate_BF: the gate of each sample.
+        order: [M]: row m is made of row order[m] // choices; None: of row m.
+        choices: K.
+        expert: [M]: the row of ``factor``.
+    """
+    x_NF = packed(x_NF)
+    N, F = x_NF.shape
+    M = N if order is None else len(order)
+    gate_BF = packed(gate_BF)
+    rows8 = torch.empty(M, F, dtype=torch.float8_e4m3fn, device=x_NF.device)
+    scale = torch.empty(M, dtype=torch.float32, device=x_NF.device)
+    chunk = chunk_of_row(F)
+    quantize_row[(M,)](
+        x_NF,
+        None if factor is None else factor.contiguous(),
+        gate_BF,
+        order,
+        expert,
         rows8,
         scale,
-        rows.stride(0),
-        F,
-        BLOCK=block,
-        num_warps=warps_for(block),
+        x_NF.stride(0),
+        0 if gate_BF is None else gate_BF.stride(0),
+        1 if gate_BF is None else sample_rows(N, gate_BF),
+        F=F,
+        CHOICES=choices,
+        CHUNK=chunk,
+        # Eight columns a thread: its loads are as wide as they can be.
+        num_warps=max(chunk // 256, 1),
     )
     return rows8, scale
 
@@ -86,22 +120,52 @@ def e4m3_scale(maximum: tl.tensor) -> tl.tensor:
 
 
 @jit
-def _quantize(
+def quantize_row(
     x: tl.tensor,
     factor: tl.tensor,
+    gate: tl.tensor,
+    order: tl.tensor,
+    expert: tl.tensor,
     rows8: tl.tensor,
     scale: tl.tensor,
     x_stride: tl.tensor,
-    F: tl.tensor,
-    BLOCK: tl.constexpr,
+    gate_stride: tl.tensor,
+    rows: tl.tensor,
+    F: tl.constexpr,
+    CHOICES: tl.constexpr,
+    CHUNK: tl.constexpr,
 ) -> None:
-    """One program a row: reads x and factor, writes rows8 and scale."""
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < F
-    value = tl.load(x + row * x_stride + columns, inside, other=0.0).to(tl.float32)
-    if factor is not None:
-        value *= tl.load(factor + columns, inside, other=0.0).to(tl.float32)
-    row_scale = e4m3_scale(tl.max(tl.abs(value), 0))
-    tl.store(rows8 + row * F + columns, (value / row_scale).to(tl.float8e4nv), inside)
+    """rows8[m] = x[n] · factor[e] · gate[n // rows] / scale[m], one program a row m.
+
+    n is m, or order[m] // K; e is 0, or expert[m]. The row is read once and kept in registers.
+    """
+    row = tl.program_id(0)
+    source = row
+    if order is not None:
+        source = tl.load(order + row) // CHOICES
+    if expert is not None:
+        factor += tl.load(expert + row).to(tl.int64) * F
+    if gate is not None:
+        gate += (source // rows).to(tl.int64) * gate_stride
+    x += source.to(tl.int64) * x_stride
+    kept: tl.tuple = ()
+    largest = tl.zeros((CHUNK,), tl.float32)
+    for start in tl.static_range(0, F, CHUNK):
+        column = start + tl.arange(0, CHUNK)
+        inside = column < F
+        # Past the first-level cache, which is left to what rows share.
+        value = tl.load(x + column, inside, other=0.0, cache_modifier=".cg").to(tl.float32)
+        if factor is not None:
+            value *= tl.load(factor + column, inside, other=0.0).to(tl.float32)
+        if gate is not None:
+            value *= tl.load(gate + column, inside, other=0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.abs(value))
+        kept += (value,)
+    row_scale = e4m3_scale(tl.max(largest, 0))
+    inverse = 1.0 / row_scale  # one division a row
     tl.store(scale + row, row_scale)
+    rows8 += row.to(tl.int64) * F
+    for start in tl.static_range(0, F, CHUNK):
+        column = start + tl.arange(0, CHUNK)
+        value8 = (kept[start // CHUNK] * inverse).to(tl.float8e4nv)
+        tl.store(rows8 + column, value8, column < F)

@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional
 
 from trainer_core.kernels.rows8 import e4m3_scale, rows_to_e4m3_plain
-from trainer_core.kernels.triton_support import jit, next_power_of_2, runs_triton, tl
+from trainer_core.kernels.triton_support import chunk_of_row, jit, runs_triton, tl
 
 
 def swiglu(up: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
@@ -257,14 +257,6 @@ def _launch_backward(
         maxnreg=80,
     )
     return grad_weight
-
-
-def chunk_of_row(width: int) -> int:
-    """Columns that a program holds as one block: at most eight blocks a row, four columns a thread.
-
-    A block of the whole row would have the next power of two: 8192 columns for 6912.
-    """
-    return max(next_power_of_2(-(-width // 8)), 128)
 
 
 @jit

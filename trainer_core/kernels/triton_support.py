@@ -17,7 +17,7 @@ except ImportError:  # torch for CPUs comes without it
 
     triton, tl = None, _Language
 
-__all__ = ["jit", "next_power_of_2", "runs_triton", "tl", "warps_for"]
+__all__ = ["chunk_of_row", "jit", "next_power_of_2", "packed", "runs_triton", "tl", "warps_for"]
 
 
 def jit(kernel: Callable[..., Any]) -> Any:
@@ -38,3 +38,16 @@ def next_power_of_2(n: int) -> int:
 def warps_for(block: int) -> int:
     """Warps of a program that holds one row of ``block`` elements, 16 of them in each thread."""
     return min(max(block // 512, 1), 16)
+
+
+def chunk_of_row(width: int) -> int:
+    """Columns that a program holds as one block: at most eight blocks a row, four columns a thread.
+
+    A block of the whole row would have the next power of two: 8192 columns for 6912.
+    """
+    return max(next_power_of_2(-(-width // 8)), 128)
+
+
+def packed(x: Any) -> Any:
+    """The same values with the elements of each row side by side; rows may lie apart. Or None."""
+    return x if x is None or x.stride(-1) == 1 else x.contiguous()
