@@ -5,14 +5,12 @@ replaced. Everything that varies between forwards is an argument.
 """
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from diffusers import HiDreamImageTransformer2DModel
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainer_core.adapters.attach import Adapter, attach_adapter
 from trainer_core.adapters.factors import NO_ADAPTER
@@ -29,14 +27,6 @@ from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.precision.compute import Compute
 from trainer_core.precision.linear8 import hold_in_8bit
 from trainer_core.precision.quanto import quantize_frozen
-
-_ATTENTION = [
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
-"""In order of preference. On Hopper cuDNN's kernels take half the time of torch's flash kernels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +64,7 @@ class Network:
         factors = NO_ADAPTER
         if self.adapter is not None and isinstance(self.blocks, FusedBlocks):
             factors = self.adapter.factors(self.compute.weights, dropout_seed)
-        with self.compute.context(), _attention_on(self.compute.device):
+        with self.compute.context():
             return predict(
                 self.transformer,
                 self.blocks,
@@ -235,12 +225,6 @@ def _adapted_paths(plan: Plan) -> list[str]:
     if adapter is None:
         return []
     return [each if isinstance(each, str) else each.path for each in adapter.modules]
-
-
-def _attention_on(device: torch.device) -> AbstractContextManager[object]:
-    if device.type != "cuda":
-        return nullcontext()
-    return sdpa_kernel(_ATTENTION, set_priority=True)
 
 
 def _device_of(module: nn.Module) -> str:

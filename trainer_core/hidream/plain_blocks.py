@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from trainer_core.hidream.attention import attend
 from trainer_core.hidream.blocks import Conditions, Double, Single
 from trainer_core.hidream.pads import Pads
 from trainer_core.kernels.expert_order import expert_order
@@ -188,13 +189,13 @@ def _attend(
     query_BSAD, key_BRAD, value_BRAD = (
         each.view(*each.shape[:2], heads, -1) for each in (query, key, value)
     )
-    attended_BASD = functional.scaled_dot_product_attention(
-        _with_rope(query_BSAD, conditions.rope).transpose(1, 2),
-        _with_rope(key_BRAD, conditions.rope).transpose(1, 2),
-        value_BRAD.transpose(1, 2),
-        attn_mask=scores,
+    attended_BSF = attend(
+        _with_rope(query_BSAD, conditions.rope),
+        _with_rope(key_BRAD, conditions.rope),
+        value_BRAD,
+        scores,
     )
-    return attended_BASD.transpose(1, 2).flatten(2).to(query.dtype)
+    return attended_BSF.to(query.dtype)
 
 
 def _with_rope(heads_BSAD: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn import functional
 
 from trainer_core.adapters.factors import AdapterFactors, Factors
+from trainer_core.hidream.attention import attend
 from trainer_core.hidream.balance import layer_balance
 from trainer_core.hidream.blocks import Conditions, Double, Single
 from trainer_core.hidream.fused.experts import Experts, add_experts
@@ -219,10 +219,7 @@ class FusedBlocks:
         if pads is not None:
             key = key * pads.real_tokens(key.shape[1], key.dtype).unsqueeze(-1)
             scores = pads.scores(key.shape[1], query.dtype)
-        attended_BASD = functional.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=scores
-        )
-        return attended_BASD.transpose(1, 2).flatten(2)
+        return attend(query, key, value, scores)
 
 
 def _stream(attention: Attention, normed: Activation, live: int, adapter: AdapterFactors) -> Stream:
