@@ -11,10 +11,11 @@ from benchmarks.step.measure import Gradient
 from benchmarks.step.plans import LEARNING_RATE, plan_of
 from benchmarks.step.setting import Setting
 from benchmarks.step.weights import fill_adapter, random_model
+from trainer_core.config.plan.matmul import pick_matmul
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.step import SingleProcess
 from trainer_core.hidream.network import prepare
-from trainer_core.precision.compute import choose_compute
+from trainer_core.precision.compute import capability_of, choose_compute
 
 
 class Ours:
@@ -34,7 +35,8 @@ class Ours:
             dtype=compute.weights,
         )
         start_s = time.perf_counter()
-        self.network = prepare(transformer, plan, compute)
+        pick = pick_matmul(plan.identity.precision, capability_of(compute.device))
+        self.network = prepare(transformer, plan, compute, matmul=pick.kind)
         fill_adapter(self.network.trained, drawn_on=setting.device)
         self._backend = SingleProcess(self.network, plan)
         self._steps = 0

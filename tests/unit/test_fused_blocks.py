@@ -87,7 +87,7 @@ def networks(case: Case, *, in_8bit: bool = False) -> tuple[Network, Network]:
     """The same adapted transformer with plain and with fused blocks, each with its own tensors."""
     model = model_of(case.shape)
     if in_8bit:
-        hold_in_8bit(model.requires_grad_(False))
+        hold_in_8bit(model.requires_grad_(False), torch.device("cpu"))
     adapter = adapter_of(model, case)
     found = []
     for _ in range(2):

@@ -7,6 +7,8 @@ from torch import nn
 from tests.unit.hidream_oracle import model_of
 from trainer_core.precision.linear8 import HeldForm, Linear8, held_form, hold_in_8bit, linear8_of
 
+CPU = torch.device("cpu")
+
 
 @pytest.mark.parametrize(("form", "error"), [("e4m3", 0.04), ("int8", 0.01)])
 def test_the_held_weight_is_near_the_whole_one(form: HeldForm, error: float) -> None:
@@ -14,7 +16,7 @@ def test_the_held_weight_is_near_the_whole_one(form: HeldForm, error: float) -> 
     linear = nn.Linear(96, 40)
     assert form != "plain"
 
-    held = linear8_of(linear, form)
+    held = linear8_of(linear, form, CPU)
 
     assert (held.in_features, held.out_features) == (96, 40)
     assert held.rows8.element_size() == 1
@@ -27,7 +29,7 @@ def test_the_held_weight_is_near_the_whole_one(form: HeldForm, error: float) -> 
 def test_it_multiplies_the_weight_that_it_holds(form: HeldForm, rows: int) -> None:
     torch.manual_seed(1)
     assert form != "plain"
-    held = linear8_of(nn.Linear(96, 40), form)
+    held = linear8_of(nn.Linear(96, 40), form, CPU)
     input_ = torch.randn(3, rows, 96, requires_grad=rows > 16)
 
     output = held(input_)
@@ -44,7 +46,7 @@ def test_each_linear_of_the_transformer_is_held_as_its_place_says() -> None:
     model = model_of("small").float().requires_grad_(False)
     linears = {path for path, part in model.named_modules() if isinstance(part, nn.Linear)}
 
-    count = hold_in_8bit(model)
+    count = hold_in_8bit(model, CPU)
 
     held = {path: part for path, part in model.named_modules() if isinstance(part, Linear8)}
     assert count == len(held)

@@ -126,8 +126,7 @@ def prepare(
     """
     identity, operation = plan.identity, plan.operation
     if matmul == "fp8":
-        transformer.to(compute.device)
-        count = hold_in_8bit(transformer.requires_grad_(False))
+        count = hold_in_8bit(transformer.requires_grad_(False), compute.device)
         preparation: tuple[str, ...] = (
             f"moved to {compute.device.type}",
             f"{count} linears held in 8 bits",

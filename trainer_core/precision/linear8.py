@@ -76,17 +76,18 @@ class Linear8(nn.Module):
         return output if self.bias is None else output + self.bias
 
 
-def linear8_of(linear: nn.Linear, form: Literal["e4m3", "int8"]) -> Linear8:
-    """The same layer with its weight in 8 bits."""
-    weight = linear.weight.detach()
+def linear8_of(linear: nn.Linear, form: Literal["e4m3", "int8"], device: torch.device) -> Linear8:
+    """The same layer on ``device``, with its weight in 8 bits."""
+    weight = linear.weight.detach().to(device)
     rows8, scale = weight_to_e4m3(weight) if form == "e4m3" else weight_to_int8(weight)
-    return Linear8(rows8, scale, linear.bias)
+    return Linear8(rows8, scale, None if linear.bias is None else linear.bias.to(device))
 
 
-def hold_in_8bit(transformer: nn.Module) -> int:
+def hold_in_8bit(transformer: nn.Module, device: torch.device) -> int:
     """Replace the linears of HiDream's transformer by ``Linear8`` as ``held_form`` says.
 
-    It runs on the device of the weights. Returns the number of replaced linears.
+    The layers are moved to ``device`` one by one and converted there, so a card needs room for the
+    8-bit weights only. Returns the number of replaced linears.
     """
     found = [
         (path, part) for path, part in transformer.named_modules() if isinstance(part, nn.Linear)
@@ -97,7 +98,8 @@ def hold_in_8bit(transformer: nn.Module) -> int:
         if form == "plain":
             continue
         parent, _, name = path.rpartition(".")
-        layer = linear8_of(linear, form).train(linear.training)
+        layer = linear8_of(linear, form, device).train(linear.training)
         transformer.get_submodule(parent).register_module(name, layer)
         count += 1
+    transformer.to(device)
     return count
