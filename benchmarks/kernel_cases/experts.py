@@ -9,12 +9,17 @@ from trainer_core.kernels.expert_order import (
     expert_order_triton,
 )
 from trainer_core.kernels.expert_rows import (
+    add_combined_rows_plain,
+    add_combined_rows_triton,
     combine_rows_plain,
-    combine_rows_with_gradient_triton,
+    combine_rows_triton,
     gather_rows8_triton,
     gather_rows_plain,
     gather_rows_to_e4m3_triton,
     gather_rows_triton,
+)
+from trainer_core.kernels.expert_rows_autograd import (
+    combine_rows_with_gradient_triton,
     gather_rows_with_gradient_triton,
 )
 
@@ -92,6 +97,51 @@ def _combine(tokens: int) -> Case:
     )
 
 
+def _combine_gradient(tokens: int) -> Case:
+    """As the backward pass of the experts ends."""
+
+    def make(draw: Draw) -> Inputs:
+        logits, gate = draw(tokens, E, dtype=torch.float32), draw(E, F)
+        position = _order(draw, tokens).position
+        return draw(tokens * K, F), position, draw(tokens, F), logits, gate
+
+    def kernel(
+        rows: torch.Tensor, position: torch.Tensor, *others: torch.Tensor
+    ) -> list[torch.Tensor]:
+        return [combine_rows_triton(rows, position, K, *others)]
+
+    def plain(
+        rows: torch.Tensor, position: torch.Tensor, *others: torch.Tensor
+    ) -> list[torch.Tensor]:
+        return [combine_rows_plain(rows, position, K, *others)]
+
+    return Case(
+        name="combine rows, with the gate's gradient",
+        shape=f"{tokens * K}x{F} to {tokens}",
+        make=make,
+        kernel=kernel,
+        plain=plain,
+        forward_bytes=tokens * 2 * F * (K + 2),
+    )
+
+
+def _add_combined(samples: int, tokens: int) -> Case:
+    N = samples * tokens
+
+    def make(draw: Draw) -> Inputs:
+        gate, position = draw(samples, 6 * F)[:, :F], _order(draw, N).position
+        return draw(N, F), gate, draw(N * K, F), position, K, draw(N, F)
+
+    return Case(
+        name="add combined rows",
+        shape=f"{N * K}x{F} to {samples}x{tokens}",
+        make=make,
+        kernel=lambda *inputs: [add_combined_rows_triton(*inputs)],
+        plain=lambda *inputs: [add_combined_rows_plain(*inputs)],
+        forward_bytes=N * 2 * F * (K + 3),
+    )
+
+
 def _gather8(tokens: int) -> Case:
     def make(draw: Draw) -> Inputs:
         rows8 = draw(tokens, F, dtype=torch.float8_e4m3fn)
@@ -145,4 +195,7 @@ CASES = [
     _gather8(4352),
     _gather_to_e4m3(4352),
     _combine(4352),
+    _combine_gradient(4352),
+    _add_combined(1, 4352),
+    _add_combined(4, 1344),
 ]

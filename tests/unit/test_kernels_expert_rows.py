@@ -9,11 +9,12 @@ import torch
 from tests.unit.test_kernels_expert_order import choices
 from trainer_core.kernels.expert_order import ExpertOrder, expert_order_plain
 from trainer_core.kernels.expert_rows import (
+    add_combined_rows,
+    add_combined_rows_plain,
+    add_combined_rows_triton,
     combine_rows,
     combine_rows_plain,
     combine_rows_triton,
-    combine_rows_with_gradient,
-    combine_rows_with_gradient_triton,
     gather_rows,
     gather_rows8,
     gather_rows8_plain,
@@ -23,6 +24,10 @@ from trainer_core.kernels.expert_rows import (
     gather_rows_to_e4m3_plain,
     gather_rows_to_e4m3_triton,
     gather_rows_triton,
+)
+from trainer_core.kernels.expert_rows_autograd import (
+    combine_rows_with_gradient,
+    combine_rows_with_gradient_triton,
     gather_rows_with_gradient,
     gather_rows_with_gradient_triton,
 )
@@ -82,6 +87,50 @@ def test_each_token_gets_the_sum_of_its_rows(F: int, has_extra: bool, combine: F
         torch.testing.assert_close(combined[token].double(), wanted, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("F", WIDTHS)
+@pytest.mark.parametrize("has_extra", [False, True])
+@pytest.mark.parametrize("combine", [combine_rows, combine_rows_plain, combine_rows_triton])
+def test_the_gradient_of_the_gate_is_added(F: int, has_extra: bool, combine: Function) -> None:
+    sorted_MF, position = normal(N * K, F), order().position
+    extra = normal(N, F) if has_extra else None
+    logits, gate = normal(N, 2 * E)[:, :E], normal(E, F)
+
+    combined = combine(sorted_MF, position, K, extra, logits, gate)
+
+    wanted = combine_rows_plain(sorted_MF.double(), position, K, extra)
+    wanted += logits.double() @ gate.double()
+    torch.testing.assert_close(combined.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("F", WIDTHS)
+@pytest.mark.parametrize("has_extra", [False, True])
+@pytest.mark.parametrize(
+    "add", [add_combined_rows, add_combined_rows_plain, add_combined_rows_triton]
+)
+def test_the_gated_sum_is_added_to_the_stream(F: int, has_extra: bool, add: Function) -> None:
+    hidden, gate = normal(N, F), normal(B, 3 * F)[:, F : 2 * F]
+    sorted_MF, position = normal(N * K, F), order().position
+    extra = normal(N, F) if has_extra else None
+
+    added = add(hidden, gate, sorted_MF, position, K, extra)
+
+    update = combine_rows_plain(sorted_MF.double(), position, K, extra)
+    wanted = hidden.double() + gate.double().repeat_interleave(N // B, 0) * update
+    torch.testing.assert_close(added.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gated_sum_of_bf16_rows_is_rounded_once() -> None:
+    inputs = [normal(rows, 64, dtype=torch.bfloat16) for rows in (N, B, N * K, N)]
+    hidden, gate, sorted_MF, extra = inputs
+
+    added = add_combined_rows(hidden, gate, sorted_MF, order().position, K, extra)
+
+    hidden, gate, sorted_MF, extra = (each.double() for each in inputs)
+    wanted = add_combined_rows(hidden, gate, sorted_MF, order().position, K, extra)
+    assert added.dtype == torch.bfloat16
+    assert ((added.double() - wanted).abs() <= wanted.abs() * 2**-8 + 1e-6).all()
+
+
 def test_sums_of_bf16_rows_are_rounded_once() -> None:
     sorted_MF, extra = normal(N * K, 64, dtype=torch.bfloat16), normal(N, 64, dtype=torch.bfloat16)
     position = order().position
@@ -124,6 +173,21 @@ def test_both_have_gradients_in_float64() -> None:
         return combine_rows_with_gradient(rows * rows, sorted_by, K, extra)
 
     assert torch.autograd.gradcheck(there_and_back, (x, extra))
+
+
+def test_the_plain_sums_have_gradients_in_float64() -> None:
+    rows, extra, hidden, gate, logits, weight = (
+        normal(length, width, dtype=torch.float64).requires_grad_()
+        for length, width in ((N * K, 3), (N, 3), (N, 3), (B, 3), (N, E), (E, 3))
+    )
+    position = order().position
+
+    def both(*inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, extra, hidden, gate, logits, weight = inputs
+        combined = combine_rows(rows, position, K, extra, logits, weight)
+        return combined, add_combined_rows(hidden, gate, rows, position, K, extra)
+
+    assert torch.autograd.gradcheck(both, (rows, extra, hidden, gate, logits, weight))
 
 
 @pytest.mark.parametrize("F", WIDTHS)

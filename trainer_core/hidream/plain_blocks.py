@@ -28,7 +28,7 @@ from trainer_core.hidream.attention import attend
 from trainer_core.hidream.blocks import Conditions, Double, Single
 from trainer_core.hidream.pads import Pads
 from trainer_core.kernels.expert_order import expert_order
-from trainer_core.kernels.expert_rows import (
+from trainer_core.kernels.expert_rows_autograd import (
     combine_rows_with_gradient,
     gather_rows_with_gradient,
 )

@@ -3,15 +3,12 @@
 Gather and combine are each other's gradient. Both read with an index and write each row once, so
 there are no atomics: the same input gives the same bits.
 
-Letters: N tokens, K experts chosen for a token, M = N · K rows sorted by expert, F width,
-E experts. ``order`` and ``position`` are those of ``expert_order.ExpertOrder``.
+Letters: B samples, N tokens, K experts chosen for a token, M = N · K rows sorted by expert,
+F width, E experts. ``order`` and ``position`` are those of ``expert_order.ExpertOrder``.
 """
-
-from typing import Any
 
 import torch
 
-from trainer_core.kernels.expert_order import ExpertOrder
 from trainer_core.kernels.gated_rows import gate_rows_plain, sample_rows
 from trainer_core.kernels.rows8 import quantize_rows, rows_to_e4m3_plain
 from trainer_core.kernels.triton_support import jit, next_power_of_2, packed, runs_triton, tl
@@ -22,7 +19,7 @@ def gather_rows(
 ) -> torch.Tensor:
     """[M, F]: for each sorted row the row of its token, x[order // K], times the gate.
 
-    On CUDA it has no gradient; see ``gather_rows_with_gradient``.
+    On CUDA it has no gradient; see ``expert_rows_autograd``.
 
     Args:
         x_NF: one row a token.
@@ -192,20 +189,25 @@ def combine_rows(
     position: torch.Tensor,
     choices: int,
     extra_NF: torch.Tensor | None = None,
+    logits_NE: torch.Tensor | None = None,
+    gate_EF: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """[N, F]: for each token the sum of its sorted rows, Σ_k sorted[position[n · K + k]].
+    """[N, F]: Σ_k sorted[position[n · K + k]] + extra[n] + Σ_e logits[n, e] · gate[e].
 
-    Sums are at least fp32. On CUDA it has no gradient; see ``combine_rows_with_gradient``.
+    Sums are at least fp32. On CUDA it has no gradient; see ``expert_rows_autograd``.
 
     Args:
         sorted_MF: rows sorted by expert.
         position: [M], int32.
         choices: K.
-        extra_NF: added to the sum: the output of the shared expert.
+        extra_NF: the shared expert's part; None: 0.
+        logits_NE: gradients of the gate's logits, where the sum is the gradient of the tokens. It
+            comes with ``gate_EF``. None: 0.
+        gate_EF: the weight of the gate that chooses experts.
     """
     if runs_triton(sorted_MF):
-        return combine_rows_triton(sorted_MF, position, choices, extra_NF)
-    return combine_rows_plain(sorted_MF, position, choices, extra_NF)
+        return combine_rows_triton(sorted_MF, position, choices, extra_NF, logits_NE, gate_EF)
+    return combine_rows_plain(sorted_MF, position, choices, extra_NF, logits_NE, gate_EF)
 
 
 def combine_rows_plain(
@@ -213,14 +215,23 @@ def combine_rows_plain(
     position: torch.Tensor,
     choices: int,
     extra_NF: torch.Tensor | None = None,
+    logits_NE: torch.Tensor | None = None,
+    gate_EF: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``combine_rows`` in PyTorch."""
+    sum_NF = _wide_sum(sorted_MF, position, choices, extra_NF)
+    if logits_NE is not None and gate_EF is not None:
+        sum_NF = sum_NF + logits_NE.to(sum_NF.dtype) @ gate_EF.to(sum_NF.dtype)
+    return sum_NF.to(sorted_MF.dtype)
+
+
+def _wide_sum(
+    sorted_MF: torch.Tensor, position: torch.Tensor, choices: int, extra_NF: torch.Tensor | None
+) -> torch.Tensor:
     wide = torch.promote_types(sorted_MF.dtype, torch.float32)
     sorted_NKF = sorted_MF[position].view(-1, choices, sorted_MF.shape[1])
     sum_NF = sorted_NKF.sum(1, dtype=wide)
-    if extra_NF is not None:
-        sum_NF = sum_NF + extra_NF
-    return sum_NF.to(sorted_MF.dtype)
+    return sum_NF if extra_NF is None else sum_NF + extra_NF
 
 
 def combine_rows_triton(
@@ -228,14 +239,91 @@ def combine_rows_triton(
     position: torch.Tensor,
     choices: int,
     extra_NF: torch.Tensor | None = None,
+    logits_NE: torch.Tensor | None = None,
+    gate_EF: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``combine_rows`` in one kernel."""
-    sorted_MF = sorted_MF.contiguous()
-    extra_NF = None if extra_NF is None else extra_NF.contiguous()
+    return _launch_combine(
+        sorted_MF, position, choices, extra_NF, logits=logits_NE, logits_gate=gate_EF
+    )
+
+
+def add_combined_rows(
+    hidden_NF: torch.Tensor,
+    gate_BF: torch.Tensor,
+    sorted_MF: torch.Tensor,
+    position: torch.Tensor,
+    choices: int,
+    extra_NF: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """[N, F]: hidden[n] + gate[n // (N / B)] · combine_rows(sorted, position, K, extra)[n].
+
+    The sum is at least fp32, and rounded once. On CUDA it has no gradient.
+
+    Args:
+        hidden_NF: the residual stream, one sample after the other.
+        gate_BF: the gate of each sample; may be a view.
+        sorted_MF, position, choices, extra_NF: as for ``combine_rows``.
+    """
+    add = add_combined_rows_triton if runs_triton(hidden_NF) else add_combined_rows_plain
+    return add(hidden_NF, gate_BF, sorted_MF, position, choices, extra_NF)
+
+
+def add_combined_rows_plain(
+    hidden_NF: torch.Tensor,
+    gate_BF: torch.Tensor,
+    sorted_MF: torch.Tensor,
+    position: torch.Tensor,
+    choices: int,
+    extra_NF: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``add_combined_rows`` in PyTorch."""
+    sum_NF = _wide_sum(sorted_MF, position, choices, extra_NF)
+    return (hidden_NF + gate_rows_plain(sum_NF, gate_BF)).to(hidden_NF.dtype)
+
+
+def add_combined_rows_triton(
+    hidden_NF: torch.Tensor,
+    gate_BF: torch.Tensor,
+    sorted_MF: torch.Tensor,
+    position: torch.Tensor,
+    choices: int,
+    extra_NF: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``add_combined_rows`` in one kernel."""
+    return _launch_combine(
+        sorted_MF, position, choices, extra_NF, hidden=hidden_NF.contiguous(), gate=packed(gate_BF)
+    )
+
+
+def _launch_combine(
+    sorted_MF: torch.Tensor,
+    position: torch.Tensor,
+    choices: int,
+    extra_NF: torch.Tensor | None,
+    *,
+    logits: torch.Tensor | None = None,
+    logits_gate: torch.Tensor | None = None,
+    hidden: torch.Tensor | None = None,
+    gate: torch.Tensor | None = None,
+) -> torch.Tensor:
     N, F = len(position) // choices, sorted_MF.shape[1]
     out_NF = sorted_MF.new_empty(N, F)
     _combine[(N,)](
-        sorted_MF, position, extra_NF, out_NF, F, CHOICES=choices, BLOCK=next_power_of_2(F)
+        sorted_MF.contiguous(),
+        position,
+        None if extra_NF is None else extra_NF.contiguous(),
+        None if logits is None else logits.contiguous(),
+        None if logits_gate is None else logits_gate.contiguous(),
+        hidden,
+        gate,
+        out_NF,
+        0 if gate is None else gate.stride(0),
+        1 if gate is None else sample_rows(N, gate),
+        F,
+        CHOICES=choices,
+        EXPERTS=0 if logits_gate is None else len(logits_gate),
+        BLOCK=next_power_of_2(F),
     )
     return out_NF
 
@@ -245,91 +333,37 @@ def _combine(
     rows: tl.tensor,
     position: tl.tensor,
     extra: tl.tensor,
+    logits: tl.tensor,
+    logits_gate: tl.tensor,
+    hidden: tl.tensor,
+    gate: tl.tensor,
     out: tl.tensor,
+    gate_stride: tl.tensor,
+    rows_of_sample: tl.tensor,
     F: tl.tensor,
     CHOICES: tl.constexpr,
+    EXPERTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """out[n] = Σ_k rows[position[n · K + k]] + extra[n], summed in fp32."""
-    token = tl.program_id(0).to(tl.int64)
+    """sum = Σ_k rows[position[n · K + k]] + extra[n] + Σ_e logits[n, e] · logits_gate[e], in fp32.
+
+    out[n] = sum, or hidden[n] + gate[n // rows_of_sample] · sum. One program a token n.
+    """
+    token = tl.program_id(0)
+    at = token.to(tl.int64) * F
     column = tl.arange(0, BLOCK)
+    inside = column < F
     total = tl.zeros((BLOCK,), tl.float32)
     for k in tl.static_range(CHOICES):
         row = tl.load(position + token * CHOICES + k).to(tl.int64)
-        total += tl.load(rows + row * F + column, column < F, other=0.0).to(tl.float32)
+        total += tl.load(rows + row * F + column, inside, other=0.0).to(tl.float32)
     if extra is not None:
-        total += tl.load(extra + token * F + column, column < F, other=0.0).to(tl.float32)
-    tl.store(out + token * F + column, total.to(out.dtype.element_ty), column < F)
-
-
-def gather_rows_with_gradient(x_NF: torch.Tensor, order: ExpertOrder, choices: int) -> torch.Tensor:
-    """``gather_rows``; its gradient is ``combine_rows``."""
-    if runs_triton(x_NF):
-        return gather_rows_with_gradient_triton(x_NF, order, choices)
-    return gather_rows_plain(x_NF, order.order, choices)
-
-
-def gather_rows_with_gradient_triton(
-    x_NF: torch.Tensor, order: ExpertOrder, choices: int
-) -> torch.Tensor:
-    """``gather_rows_with_gradient`` in one kernel, and another one for the gradient."""
-    gathered: torch.Tensor = _GatherRows.apply(x_NF, order, choices)  # type: ignore[no-untyped-call]
-    return gathered
-
-
-def combine_rows_with_gradient(
-    sorted_MF: torch.Tensor,
-    order: ExpertOrder,
-    choices: int,
-    extra_NF: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """``combine_rows``; its gradient is ``gather_rows``, and that of ``extra_NF`` is unchanged."""
-    if runs_triton(sorted_MF):
-        return combine_rows_with_gradient_triton(sorted_MF, order, choices, extra_NF)
-    return combine_rows_plain(sorted_MF, order.position, choices, extra_NF)
-
-
-def combine_rows_with_gradient_triton(
-    sorted_MF: torch.Tensor,
-    order: ExpertOrder,
-    choices: int,
-    extra_NF: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """``combine_rows_with_gradient`` in one kernel, and another one for the gradient."""
-    combined: torch.Tensor = _CombineRows.apply(sorted_MF, order, choices, extra_NF)  # type: ignore[no-untyped-call]
-    return combined
-
-
-class _GatherRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_NF: torch.Tensor, order: ExpertOrder, choices: int) -> torch.Tensor:
-        ctx.save_for_backward(order.position)
-        ctx.choices = choices
-        return gather_rows_triton(x_NF, order.order, choices)
-
-    @staticmethod
-    def backward(ctx: Any, grad_MF: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (position,) = ctx.saved_tensors
-        return combine_rows_triton(grad_MF, position, ctx.choices), None, None
-
-
-class _CombineRows(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        sorted_MF: torch.Tensor,
-        order: ExpertOrder,
-        choices: int,
-        extra_NF: torch.Tensor | None,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(order.order)
-        ctx.choices, ctx.has_extra = choices, extra_NF is not None
-        return combine_rows_triton(sorted_MF, order.position, choices, extra_NF)
-
-    @staticmethod
-    def backward(
-        ctx: Any, grad_NF: torch.Tensor
-    ) -> tuple[torch.Tensor, None, None, torch.Tensor | None]:
-        (order,) = ctx.saved_tensors
-        grad_MF = gather_rows_triton(grad_NF, order, ctx.choices)
-        return grad_MF, None, None, grad_NF if ctx.has_extra else None
+        total += tl.load(extra + at + column, inside, other=0.0).to(tl.float32)
+    for e in tl.static_range(EXPERTS):
+        weight = tl.load(logits_gate + e * F + column, inside, other=0.0).to(tl.float32)
+        total += tl.load(logits + token * EXPERTS + e).to(tl.float32) * weight
+    if hidden is not None:
+        gate += (token // rows_of_sample).to(tl.int64) * gate_stride
+        total *= tl.load(gate + column, inside, other=0.0).to(tl.float32)
+        total += tl.load(hidden + at + column, inside, other=0.0).to(tl.float32)
+    tl.store(out + at + column, total.to(out.dtype.element_ty), inside)
