@@ -120,11 +120,11 @@ def measure(options: Mapping[str, Any], size_px: tuple[int, int], steps: int) ->
     for step in range(1, steps + 1):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        figures = backend.update(batches(size_px, step), count=1, step=step, learning_rate=4e-5)
+        launched = backend.launch(batches(size_px, step), count=1, step=step, learning_rate=4e-5)
         end.record()
         torch.cuda.synchronize()
         seconds.append(start.elapsed_time(end) / 1000)
-        losses.append(figures.loss)
+        losses.append(launched.read().loss)
     planned = plan_memory(
         plan,
         PUBLISHED,

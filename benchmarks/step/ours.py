@@ -13,6 +13,7 @@ from benchmarks.step.setting import Setting
 from benchmarks.step.weights import fill_adapter, random_model
 from trainer_core.config.plan.matmul import pick_matmul
 from trainer_core.engine.batch import Batch
+from trainer_core.engine.pending import Pending
 from trainer_core.engine.step import SingleProcess
 from trainer_core.hidream.network import prepare
 from trainer_core.precision.compute import capability_of, choose_compute
@@ -40,15 +41,20 @@ class Ours:
         fill_adapter(self.network.trained, drawn_on=setting.device)
         self._backend = SingleProcess(self.network, plan)
         self._steps = 0
+        self._last: Pending | None = None
         self.prepared_s = time.perf_counter() - start_s
 
     def step(self, batch: Batch) -> None:
         """As ``Subject.step``."""
         self._steps += 1
-        self._backend.update([batch], count=1, step=self._steps, learning_rate=LEARNING_RATE)
+        self._last = self._backend.launch(
+            [batch], count=1, step=self._steps, learning_rate=LEARNING_RATE
+        )
 
     def wait(self) -> None:
-        """As ``Subject.wait``; each step waits already."""
+        """As ``Subject.wait``."""
+        if self._last is not None:
+            self._last.read()
 
     def held(self) -> Iterator[torch.Tensor]:
         """Weights, adapter and buffers."""

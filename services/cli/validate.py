@@ -222,11 +222,14 @@ def _objective(identity: "Identity") -> str:
 
 
 def _optimizer(identity: "Identity") -> str:
+    from trainer_core.config.plan import HOST_ASKING_OPTIMIZERS
+
     optimizer = identity.optimizer
     first, second = optimizer.betas
+    asks = optimizer.name in HOST_ASKING_OPTIMIZERS
     return (
         f"{optimizer.name}, rate {optimizer.learning_rate:g}, betas {first:g} {second:g}, "
-        f"decay {optimizer.weight_decay:g}"
+        f"decay {optimizer.weight_decay:g}" + (", asks the host before each update" * asks)
     )
 
 

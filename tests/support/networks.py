@@ -6,6 +6,7 @@ from trainer_core.adapters.attach import Adapter
 from trainer_core.hidream.balance import replace_gates
 from trainer_core.hidream.network import Network
 from trainer_core.hidream.plain_blocks import PlainBlocks
+from trainer_core.optim.flat import FlatParameters
 from trainer_core.precision.compute import Compute
 
 
@@ -28,6 +29,7 @@ def network_of(
         ),
         adapter=adapter,
         trained=trained,
+        flat=None if adapter is None else FlatParameters(trained),
         compute=compute,
         has_balance=balanced,
     )

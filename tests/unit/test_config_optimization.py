@@ -133,6 +133,8 @@ def test_a_schedule_that_cannot_fall_is_an_error() -> None:
         ({"lr_scheduler": "cosine", "lr_power": 2}, "lr_power has no effect"),
         ({"adam_weight_decay": 0.1}, "adam_weight_decay has no effect"),
         ({"ema_decay": 0.9}, "ema_decay has no effect"),
+        ({"use_ema": True, "ema_device": "cpu"}, "ema_device has no effect for an adapter"),
+        ({"use_ema": True, "ema_cpu_only": True}, "ema_cpu_only has no effect for an adapter"),
         ({"optimizer": "adamw_bf16"}, "fp32"),
         ({"gradient_accumulation_steps": 0}, "taken as 1"),
     ],
@@ -149,13 +151,14 @@ def test_the_running_mean_is_read() -> None:
         "ema_update_interval": 2,
         "ema_device": "accelerator",
     }
-    plan = import_small(written).plan
+    plan = import_small({**FULL, **written}).plan
 
     assert plan.identity.ema == EmaPlan(decay=0.9, warmup_steps=3, update_interval=2)
     assert plan.operation.ema_device == "accelerator"
-    usual = import_small({"use_ema": True}).plan
+    usual = import_small({**FULL, "use_ema": True}).plan
     assert usual.identity.ema == EmaPlan(decay=0.995, warmup_steps=0, update_interval=1)
     assert usual.operation.ema_device == "cpu"
+    assert import_small({"use_ema": True}).plan.operation.ema_device == "accelerator"
     assert identity({"use_ema": "false"}).ema is None
     assert problems_of({**written, "ema_cpu_only": True}) == [("/config/ema_cpu_only", "conflict")]
     assert problems_of({"use_ema": True, "ema_decay": 1}) == [("/config/ema_decay", "bad_value")]

@@ -1,6 +1,7 @@
 """One optimizer step in this process: its changes, and that a failed step changes nothing."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from trainer_core.config.plan import Plan
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import Losses
 from trainer_core.engine.step import SingleProcess
-from trainer_core.engine.step_metrics import StepMeans, total_loss
+from trainer_core.engine.step_metrics import StepMeans, metrics_of, total_loss
 from trainer_core.errors import NonFiniteLossError
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.hidream.network import place_base
@@ -26,6 +27,7 @@ from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.optim.build import BUILDERS
 from trainer_core.optim.clip import largest_gradient
 from trainer_core.precision.compute import Compute
+from trainer_core.process.control import StopRequestedError
 
 CPU = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=False)
 OPTIMIZERS = tuple(BUILDERS)
@@ -76,7 +78,7 @@ def optimizer_of(name: str) -> dict[str, Any]:
 
 def step(backend: SingleProcess, number: int, *batches: Batch) -> float:
     count = len(batches)
-    return backend.update(batches, count=count, step=number, learning_rate=1e-3).loss
+    return backend.launch(batches, count=count, step=number, learning_rate=1e-3).read().loss
 
 
 def snapshot(trained: TrainedTensors) -> dict[str, torch.Tensor]:
@@ -120,6 +122,56 @@ def test_a_bad_micro_batch_anywhere_in_a_step_changes_nothing(
     assert not same(before, snapshot(backend.tensors()))
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "full"), [*((name, False) for name in OPTIMIZERS), ("adamw", True)]
+)
+def test_steps_launched_after_a_bad_one_change_nothing(
+    tiny_folder: Path, plan: Plan, optimizer: str, full: bool
+) -> None:
+    backend, clean = (
+        backend_of(tiny_folder, plan, full=full, optimizer=optimizer_of(optimizer))
+        for _ in range(2)
+    )
+    for each in (backend, clean):
+        step(each, 1, batch_of(50))
+    before = snapshot(backend.tensors())
+
+    bad, next_, third = (
+        backend.launch([batch], count=1, step=number, learning_rate=1e-3)
+        for number, batch in ((2, spoiled(batch_of(1))), (3, batch_of(2)), (4, batch_of(3)))
+    )
+
+    assert same(before, snapshot(backend.tensors()))
+    with pytest.raises(NonFiniteLossError, match="step 2: loss nan"):
+        bad.read()
+    for number, later in ((3, next_), (4, third)):
+        with pytest.raises(NonFiniteLossError, match=f"step {number}: no update"):
+            later.read()
+    for each in (backend, clean):
+        step(each, 2, batch_of(9))
+    assert same(snapshot(clean.tensors()), snapshot(backend.tensors()))
+    assert not same(before, snapshot(backend.tensors()))
+
+
+def test_an_error_between_two_micro_batches_leaves_no_gradient(
+    tiny_folder: Path, plan: Plan
+) -> None:
+    def batches() -> Iterator[Batch]:
+        yield batch_of(1)
+        raise StopRequestedError("while the second was awaited")
+
+    backend, clean = (
+        backend_of(tiny_folder, plan, optimizer=optimizer_of("optimi-lion")) for _ in range(2)
+    )
+
+    with pytest.raises(StopRequestedError):
+        backend.launch(batches(), count=2, step=1, learning_rate=1e-3)
+
+    for each in (backend, clean):
+        step(each, 1, batch_of(2))
+    assert same(snapshot(clean.tensors()), snapshot(backend.tensors()))
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_a_parameter_that_is_not_finite_is_found_before_the_update(
     tiny_folder: Path, plan: Plan, full: bool
@@ -142,7 +194,7 @@ def test_a_gradient_that_is_not_finite_is_found_although_the_loss_is(
 ) -> None:
     backend = backend_of(tiny_folder, plan, full=True, optimizer=optimizer_of("optimi-lion"))
     before = snapshot(backend.tensors())
-    parameter = backend._trained[40]
+    parameter = tuple(backend._parameters.named.values())[40]
     hook = parameter.register_hook(lambda gradient: torch.full_like(gradient, bad))
 
     with pytest.raises(NonFiniteLossError, match=r"step 1: loss [0-9.]+, largest gradient"):
@@ -158,7 +210,8 @@ def test_accumulation_is_the_mean_over_micro_batches(tiny_folder: Path, plan: Pl
     backend = backend_of(tiny_folder, plan, full=True, **at_rest)
     one_by_one = [backend.losses(batch_of(i)).mean().item() for i in range(3)]
 
-    metrics = backend.update([batch_of(i) for i in range(3)], count=3, step=1, learning_rate=1e-3)
+    window = [batch_of(i) for i in range(3)]
+    metrics = backend.launch(window, count=3, step=1, learning_rate=1e-3).read()
 
     assert metrics.loss == pytest.approx(sum(one_by_one) / 3, rel=1e-6)
     assert metrics.balance_loss is None
@@ -175,7 +228,8 @@ def test_the_balancing_loss_is_weighted_in_the_total_and_not_in_the_metrics(plan
     for each in losses:
         means.add(each, 2)
 
-    metrics = means.read(1, torch.tensor(0.25))
+    numbers = means.numbers(torch.tensor(0.25)).tolist()
+    metrics = metrics_of(1, numbers, has_balance=means.has_balance)
 
     assert total_loss(losses[0], objective).item() == 1.5 + 0.5 * 4
     assert (metrics.loss, metrics.balance_loss, metrics.grad_max) == (2.5, 5.0, 0.25)
@@ -187,8 +241,9 @@ def test_a_balancing_loss_that_is_not_finite_is_named(bad: float) -> None:
     means.add(Losses(torch.ones(2), torch.tensor(bad)), 2)
     means.add(Losses(torch.ones(2), torch.tensor(1.0)), 2)
 
+    numbers = means.numbers(torch.tensor(0.25)).tolist()
     with pytest.raises(NonFiniteLossError, match=f"step 7: loss 1.0, balancing loss {bad}"):
-        means.read(7, torch.tensor(0.25))
+        metrics_of(7, numbers, has_balance=means.has_balance)
 
 
 def test_full_rank_trains_every_weight(tiny_folder: Path, plan: Plan) -> None:

@@ -109,7 +109,7 @@ def test_nothing_on_the_transformer_changes_while_it_trains(
     for step, size in enumerate([(4, 6), (6, 4), (4, 4), (4, 6)], start=1):
         has_prior = network.adapter is not None and step % 2 == 0
         batch = batch_of(size, step, prior=has_prior)
-        metrics = backend.update([batch], count=1, step=step, learning_rate=1e-3)
+        metrics = backend.launch([batch], count=1, step=step, learning_rate=1e-3).read()
         assert metrics.balance_loss is not None
         assert len(seen) == (2 if has_prior else 1)  # the base's own prediction is one more
         assert all(each == training for each in [*seen, structure_of(transformer)])

@@ -7,6 +7,7 @@ from torch import nn
 from trainer_core.config.plan import EmaPlan
 from trainer_core.errors import CheckpointError
 from trainer_core.optim.ema import Ema, decay_at
+from trainer_core.optim.flat import FlatParameters
 
 CPU = torch.device("cpu")
 
@@ -20,6 +21,14 @@ def moved(parameters: dict[str, nn.Parameter], step: int) -> None:
     with torch.no_grad():
         for parameter in parameters.values():
             parameter.add_(torch.randn(parameter.shape, generator=draw))
+
+
+def ema_of(parameters: dict[str, nn.Parameter], ema_plan: EmaPlan) -> Ema:
+    return Ema(FlatParameters(parameters), ema_plan, CPU)
+
+
+def update(ema: Ema, step: int, *, is_healthy: bool = True) -> None:
+    ema.update(torch.tensor(ema.share(step)), torch.tensor(is_healthy))
 
 
 def fresh() -> dict[str, nn.Parameter]:
@@ -41,10 +50,10 @@ def test_during_a_warm_up_the_mean_is_a_copy() -> None:
 
     assert found == [0.0, 0.0, 0.9, 0.9]
     parameters = fresh()
-    ema = Ema(parameters, plan(warmup_steps=2), CPU)
+    ema = ema_of(parameters, plan(warmup_steps=2))
     for step in (1, 2):
         moved(parameters, step)
-        ema.update(step)
+        update(ema, step)
         assert all(torch.equal(ema.tensors()[name], parameters[name]) for name in parameters)
 
 
@@ -52,10 +61,10 @@ def test_during_a_warm_up_the_mean_is_a_copy() -> None:
 def test_the_first_update_is_a_copy(warmup_steps: int, interval: int) -> None:
     """With an interval longer than the warm-up no other update would be one."""
     parameters = fresh()
-    ema = Ema(parameters, plan(0.995, warmup_steps, interval), CPU)
+    ema = ema_of(parameters, plan(0.995, warmup_steps, interval))
     for step in range(1, interval + 1):
         moved(parameters, step)
-        ema.update(step)
+        update(ema, step)
 
     assert all(torch.equal(ema.tensors()[name], parameters[name]) for name in parameters)
     assert decay_at(2 * interval, plan(0.995, warmup_steps, interval)) > 0
@@ -64,12 +73,12 @@ def test_the_first_update_is_a_copy(warmup_steps: int, interval: int) -> None:
 @pytest.mark.parametrize("interval", [1, 3])
 def test_the_mean_equals_one_in_float64(interval: int) -> None:
     parameters = fresh()
-    ema = Ema(parameters, plan(decay=0.3, update_interval=interval), CPU)
+    ema = ema_of(parameters, plan(decay=0.3, update_interval=interval))
     expected = {name: value.detach().double() for name, value in parameters.items()}
 
     for step in range(1, 10):
         moved(parameters, step)
-        ema.update(step)
+        update(ema, step)
         if step % interval == 0:
             s = step // interval
             kept = min(0.3, (1 + s) / (10 + s)) if s > 1 else 0.0
@@ -86,10 +95,10 @@ def test_the_mean_equals_one_in_float64(interval: int) -> None:
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_parameters_hold_the_means_for_a_while_and_then_their_own_bits(fails: bool) -> None:
     parameters = fresh()
-    ema = Ema(parameters, plan(), CPU)
+    ema = ema_of(parameters, plan())
     for step in (1, 2):
         moved(parameters, step)
-        ema.update(step)
+        update(ema, step)
     trained = {name: value.detach().clone() for name, value in parameters.items()}
     means = {name: value.clone() for name, value in ema.tensors().items()}
 
@@ -112,13 +121,34 @@ def test_the_parameters_hold_the_means_for_a_while_and_then_their_own_bits(fails
 
 def test_a_mean_is_restored_and_one_of_other_parameters_is_refused() -> None:
     parameters = fresh()
-    ema = Ema(parameters, plan(), CPU)
+    ema = ema_of(parameters, plan())
     moved(parameters, 1)
-    ema.update(1)
-    again = Ema(parameters, plan(), CPU)
+    update(ema, 1)
+    again = ema_of(parameters, plan())
 
     again.load(ema.tensors())
 
     assert all(torch.equal(again.tensors()[name], mean) for name, mean in ema.tensors().items())
     with pytest.raises(CheckpointError, match=r"b\.scalar"):
         again.load({"a": ema.tensors()["a"]})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_after_a_step_that_is_not_healthy_the_mean_keeps_its_bits(bad: float) -> None:
+    parameters = fresh()
+    ema = ema_of(parameters, plan())
+    moved(parameters, 1)
+    update(ema, 1)
+    before = {name: mean.clone() for name, mean in ema.tensors().items()}
+    with torch.no_grad():
+        parameters["a"][0, 0] = bad
+
+    update(ema, 2, is_healthy=False)
+
+    assert all(torch.equal(ema.tensors()[name], mean) for name, mean in before.items())
+
+
+def test_without_an_update_the_share_is_zero() -> None:
+    ema = ema_of(fresh(), plan(decay=0.9, warmup_steps=4, update_interval=2))
+
+    assert [ema.share(step) for step in range(1, 7)] == pytest.approx([0, 1, 0, 1, 0, 0.1])

@@ -1,5 +1,6 @@
 """Pause and stop requests of the supervisor; all ranks act on them at the same step."""
 
+from trainer_core.engine.complete import complete_step
 from trainer_core.engine.reporting import report_stage, report_step
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.process.control import ControlRequest, StopRequestedError
@@ -8,10 +9,11 @@ from trainer_core.process.control import ControlRequest, StopRequestedError
 def check_control(run: Run, state: TrainingState) -> None:
     """Wait while a pause is requested; raise StopRequestedError where a stop is.
 
-    Every rank calls it before the same step.
+    Every rank calls it before it launches the same step.
     """
     request = _request(run)
     if request is ControlRequest.PAUSE:
+        complete_step(run, state)
         report_step(run, state)
         report_stage(run, state, "paused")
         while request is ControlRequest.PAUSE:

@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer_core.engine.batch import Batch
+from trainer_core.engine.complete import complete_step
 from trainer_core.engine.control import check_control
 from trainer_core.engine.evaluation import measure_loss
 from trainer_core.engine.finish import finish
-from trainer_core.engine.reporting import report_plan, report_stage, report_step, report_stopped
+from trainer_core.engine.reporting import report_plan, report_stage, report_stopped
 from trainer_core.engine.saving import resume, save, save_if_unsaved
 from trainer_core.engine.setup import load_run
 from trainer_core.engine.state import Run, TrainingState, open_run
 from trainer_core.engine.throughput import Throughput
+from trainer_core.errors import TrainerError
 from trainer_core.faultpoints import fault_point
 from trainer_core.process.control import Control, StopRequestedError
 from trainer_core.process.events import EventWriter
@@ -41,14 +43,7 @@ def train(run: Run) -> bool:
             state.loss_before = measure_loss(run, state).as_json()
         report_stage(run, state, "training")
         state.throughput.start(state.step)
-        while state.step < run.last_step:
-            check_control(run, state)
-            take_step(run, state)
-            if state.throughput.is_due(state.step):
-                report_step(run, state)
-            if state.step % run.plan.operation.checkpoint_step_interval == 0:
-                save(run, state)
-                report_stage(run, state, "training")
+        take_steps(run, state)
         save_if_unsaved(run, state)
         with run.backend.averaged():
             finish(run, state, measure_loss(run, state))
@@ -59,18 +54,33 @@ def train(run: Run) -> bool:
     return True
 
 
-def take_step(run: Run, state: TrainingState) -> None:
-    """Take one optimizer step. If it raises NonFiniteLossError, nothing has changed."""
-    step = state.step + 1
-    state.pending_event = run.backend.update(
-        _micro_batches(run, step),
-        count=run.micro_batches_per_step,
-        step=step,
-        learning_rate=run.learning_rate(step),
-    )
-    state.loss = state.pending_event.loss
-    state.step = step
-    fault_point("train.after_step")
+def take_steps(run: Run, state: TrainingState) -> None:
+    """Take the remaining steps.
+
+    The numbers of a step are read after the next step is launched, so that the device never waits
+    for the host. Before a checkpoint, a pause and the end they are read at once.
+    """
+    every = run.plan.operation.checkpoint_step_interval
+    for step in range(state.step + 1, run.last_step + 1):
+        try:
+            check_control(run, state)
+            launched = run.backend.launch(
+                _micro_batches(run, step),
+                count=run.micro_batches_per_step,
+                step=step,
+                learning_rate=run.learning_rate(step),
+            )
+        except TrainerError:
+            complete_step(run, state)
+            raise
+        complete_step(run, state)
+        state.launched = launched
+        is_saved = step % every == 0
+        if is_saved or step == run.last_step or launched.is_done():
+            complete_step(run, state)
+        if is_saved:
+            save(run, state)
+            report_stage(run, state, "training")
 
 
 def _micro_batches(run: Run, step: int) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ from pydantic import JsonValue
 
 from trainer_core.config.plan import Plan
 from trainer_core.data.sampler import Sampler
+from trainer_core.engine.pending import Pending
 from trainer_core.engine.setup import LoadedRun
 from trainer_core.engine.step import Backend
 from trainer_core.engine.step_metrics import StepMetrics
@@ -56,13 +57,15 @@ class TrainingState:
 
     throughput: Throughput
     step: int = 0
-    """Optimizer steps done."""
+    """Optimizer steps whose numbers are read."""
     saved_step: int = 0
     """Step of the newest checkpoint; 0: none."""
     loss: float | None = None
     """Training loss of the current step."""
     loss_before: dict[str, JsonValue] | None = None
     """Fixed validation loss before the first step, as its event reports it."""
+    launched: Pending | None = None
+    """The step after ``step``, once it is launched; ``complete_step`` reads it."""
     pending_event: StepMetrics | None = None
     """Metrics of the current step; None once they are reported."""
 

@@ -12,14 +12,15 @@ from trainer_core.checkpoint.write import TrainedTensors
 from trainer_core.config.plan import Plan
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import Losses, batch_losses
-from trainer_core.engine.step_metrics import StepMeans, StepMetrics, total_loss
+from trainer_core.engine.pending import Launched, Pending
+from trainer_core.engine.step_metrics import StepMeans, total_loss
+from trainer_core.engine.update import Update
 from trainer_core.errors import CheckpointError
 from trainer_core.faultpoints import fault_point
 from trainer_core.hidream.network import Network
-from trainer_core.optim.build import build_optimizer, set_learning_rate
-from trainer_core.optim.clip import clip_gradients, largest_gradient
 from trainer_core.optim.ema import Ema
-from trainer_core.optim.state import load_state_tensors, state_tensors
+from trainer_core.optim.open import open_optimizer
+from trainer_core.optim.parameters import SeparateParameters
 
 
 class Backend(Protocol):
@@ -38,10 +39,14 @@ class Backend(Protocol):
     def losses(self, batch: Batch) -> torch.Tensor:
         """Flow loss of each sample, [B], fp32, with its graph where gradients are enabled."""
 
-    def update(
+    def launch(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
-    ) -> StepMetrics:
-        """Take one optimizer step, and wait until its metrics are on the host.
+    ) -> Pending:
+        """Start one optimizer step. Its numbers are read from what is returned.
+
+        The next step may be launched before that. Where a loss or a gradient is not finite, the
+        step and all that were launched after it leave parameters, optimizer state and EMA as they
+        were. An error that ``batches`` raises does so too.
 
         Args:
             batches: this rank's micro-batches of the step.
@@ -49,8 +54,7 @@ class Backend(Protocol):
             step: number of the optimizer step, from 1.
             learning_rate: of this step.
 
-        Raises NonFiniteLossError where a loss or a gradient is not finite. Parameters, optimizer
-        state and EMA are then as they were before.
+        Raises NonFiniteLossError already here where the host is asked before the update.
         """
 
     def tensors(self) -> TrainedTensors:
@@ -77,55 +81,60 @@ class SingleProcess:
 
     def __init__(self, network: Network, plan: Plan) -> None:
         """``network``: on its device, with fp32 trained parameters."""
+        identity, device = plan.identity, network.compute.device
         self._network = network
-        self._parameters = dict(network.trained)
-        self._trained = list(self._parameters.values())
-        self._identity = plan.identity
-        self._optimizer = build_optimizer(self._trained, plan.identity.optimizer)
+        self._objective = identity.objective
+        self._parameters = network.flat or SeparateParameters(network.trained)
+        self._optimizer = open_optimizer(self._parameters, identity.optimizer)
         self._ema: Ema | None = None
-        if plan.identity.ema is not None:
-            on_cpu = plan.operation.ema_device == "cpu"
-            home = torch.device("cpu") if on_cpu else network.compute.device
-            self._ema = Ema(self._parameters, plan.identity.ema, home)
+        if identity.ema is not None:
+            # An adapter's mean is small. Only that of all weights may have to leave the device.
+            is_away = plan.operation.ema_device == "cpu" and network.flat is None
+            home = torch.device("cpu") if is_away else device
+            self._ema = Ema(self._parameters, identity.ema, home)
+        self._means = StepMeans(device)
+        self._update = Update(
+            self._parameters, self._optimizer, self._ema, identity.clip, self._means
+        )
 
     def losses(self, batch: Batch) -> torch.Tensor:
         return self._losses(batch).flow_B
 
     def _losses(self, batch: Batch) -> Losses:
-        return batch_losses(self._network, batch, self._identity.objective)
+        return batch_losses(self._network, batch, self._objective)
 
-    def update(
+    def launch(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
-    ) -> StepMetrics:
-        means = StepMeans(self._network.compute.device)
+    ) -> Pending:
+        self._update.prepare(step, learning_rate)
         try:
             for batch in batches:
-                losses = self._losses(batch)
-                loss = total_loss(losses, self._identity.objective) / count
-                loss.backward()  # type: ignore[no-untyped-call]
-                means.add(losses, count)
+                self._add_gradients(batch, count)
                 fault_point("train.after_backward")
-            metrics = means.read(step, largest_gradient(self._trained))
-            clip_gradients(self._trained, self._identity.clip)
             fault_point("train.before_step")
-            set_learning_rate(self._optimizer, learning_rate)
-            self._optimizer.step()
-        finally:  # also after a stop request while the step waits for a shard
-            self._optimizer.zero_grad(set_to_none=True)
-        if self._ema is not None:
-            self._ema.update(step)
-        return metrics
+        except BaseException:  # also a stop request while the step waits for a shard
+            self._update.clear()
+            raise
+        self._update.apply()
+        has_balance = self._means.has_balance
+        return Launched(step, self._update.report, self._update.health, has_balance=has_balance)
+
+    def _add_gradients(self, batch: Batch, count: int) -> None:
+        """Forward and backward of one of ``count`` micro-batches."""
+        losses = self._losses(batch)
+        (total_loss(losses, self._objective) / count).backward()  # type: ignore[no-untyped-call]
+        self._means.add(losses, count)
 
     def tensors(self) -> TrainedTensors:
         return TrainedTensors(
-            parameters={name: each.detach() for name, each in self._parameters.items()},
-            optimizer_state=state_tensors(self._optimizer, self._parameters),
+            parameters={name: each.detach() for name, each in self._parameters.named.items()},
+            optimizer_state=self._optimizer.state(),
             ema=self._ema.tensors() if self._ema else {},
         )
 
     def load(self, checkpoint: Checkpoint) -> None:
-        load_parameters(self._parameters, checkpoint.parameters)
-        load_state_tensors(self._optimizer, self._parameters, checkpoint.optimizer_state)
+        load_parameters(self._parameters.named, checkpoint.parameters)
+        self._optimizer.load(checkpoint.optimizer_state)
         if self._ema is not None:
             self._ema.load(checkpoint.ema)
 

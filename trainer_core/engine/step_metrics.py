@@ -1,6 +1,7 @@
-"""Metrics of a step: collected on the device, and read once before the update."""
+"""Metrics of a step: collected on the device, and read by the host in one transfer."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,44 +25,50 @@ class StepMetrics:
 
 
 class StepMeans:
-    """Means over the micro-batches of a step, on the device."""
+    """Means over the micro-batches of a step, in tensors that stay where they are."""
 
     def __init__(self, device: torch.device) -> None:
         self.flow = torch.zeros((), device=device)
-        self.balance: torch.Tensor | None = None
+        self.balance = torch.zeros((), device=device)
+        self.has_balance = False
+        """Whether any micro-batch had a balancing loss."""
 
     def add(self, losses: Losses, count: int) -> None:
         """Add the losses of one micro-batch; ``count`` of them make the step."""
         self.flow += losses.flow_B.detach().mean() / count
         if losses.balance is not None:
-            share = losses.balance.detach() / count
-            self.balance = share if self.balance is None else self.balance + share
+            self.balance += losses.balance.detach() / count
+            self.has_balance = True
 
-    def read(self, step: int, grad_max: torch.Tensor) -> StepMetrics:
-        """Copy the means to the host, which waits for the device.
+    def clear(self) -> None:
+        """Start a new step."""
+        self.flow.zero_()
+        self.balance.zero_()
 
-        Raises NonFiniteLossError, with the step and the values, where one of them is not finite. A
-        single bad micro-batch makes it so, because a sum keeps NaN and infinity.
-        """
-        balance = grad_max.new_zeros(()) if self.balance is None else self.balance
-        # One transfer for all three.
-        together = torch.stack([self.flow.double(), balance.double(), grad_max.double()])
-        flow_loss, balance_loss, largest = together.tolist()
-        metrics = StepMetrics(
-            loss=flow_loss,
-            balance_loss=None if self.balance is None else balance_loss,
-            grad_max=largest,
+    def numbers(self, grad_max: torch.Tensor) -> torch.Tensor:
+        """Both means and the largest gradient, fp64, [3], for ``metrics_of``."""
+        return torch.stack([self.flow.double(), self.balance.double(), grad_max.double()])
+
+
+def metrics_of(step: int, numbers: Sequence[float], *, has_balance: bool) -> StepMetrics:
+    """The metrics of a step from what ``StepMeans.numbers`` returned.
+
+    Raises NonFiniteLossError, with the step and the values, where one of them is not finite. A
+    single bad micro-batch makes it so, because a sum keeps NaN and infinity.
+    """
+    flow_loss, balance_loss, largest = numbers
+    if not all(map(math.isfinite, numbers)):
+        values = [f"loss {flow_loss}"]
+        if has_balance:
+            values.append(f"balancing loss {balance_loss}")
+        values.append(f"largest gradient {largest}")
+        raise NonFiniteLossError(
+            f"step {step}: {', '.join(values)}; no update was made. "
+            "Lower the learning rate, or clip gradients."
         )
-        if not all(map(math.isfinite, (flow_loss, balance_loss, largest))):
-            values = [f"loss {flow_loss}"]
-            if self.balance is not None:
-                values.append(f"balancing loss {balance_loss}")
-            values.append(f"largest gradient {largest}")
-            raise NonFiniteLossError(
-                f"step {step}: {', '.join(values)}; no update was made. "
-                "Lower the learning rate, or clip gradients."
-            )
-        return metrics
+    return StepMetrics(
+        loss=flow_loss, balance_loss=balance_loss if has_balance else None, grad_max=largest
+    )
 
 
 def total_loss(losses: Losses, objective: Objective) -> torch.Tensor:

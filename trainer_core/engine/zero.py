@@ -20,8 +20,9 @@ from trainer_core.checkpoint.write import TrainedTensors
 from trainer_core.config.plan import SHARDED_OPTIMIZERS, Identity, Objective, Plan
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import Losses, batch_losses
+from trainer_core.engine.pending import Finished, Pending
 from trainer_core.engine.step import check_same_names
-from trainer_core.engine.step_metrics import StepMeans, StepMetrics, total_loss
+from trainer_core.engine.step_metrics import StepMeans, metrics_of, total_loss
 from trainer_core.errors import CheckpointError, DeviceError
 from trainer_core.faultpoints import fault_point
 from trainer_core.hidream.network import Network
@@ -80,9 +81,9 @@ class ZeroSharded:
     def _losses(self, batch: Batch) -> Losses:
         return Losses(*self._engine(batch))
 
-    def update(
+    def launch(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
-    ) -> StepMetrics:
+    ) -> Pending:
         share = count // self.ranks
         means = StepMeans(self._compute.device)
         for number, batch in enumerate(batches, start=1):
@@ -93,13 +94,14 @@ class ZeroSharded:
             if number < share:
                 self._engine.step()  # only counts the micro-batch: DeepSpeed updates at the last
         torch.distributed.all_reduce(means.flow)
-        if means.balance is not None:
+        if means.has_balance:
             torch.distributed.all_reduce(means.balance)
-        metrics = means.read(step, self._largest_gradient())
+        numbers = means.numbers(self._largest_gradient()).tolist()
+        metrics = metrics_of(step, numbers, has_balance=means.has_balance)
         fault_point("train.before_step")
         set_learning_rate(self._optimizer, learning_rate)
         self._engine.step()
-        return metrics
+        return Finished(metrics)
 
     def _largest_gradient(self) -> torch.Tensor:
         """Largest absolute element of all gradients, before DeepSpeed clips them by norm."""

@@ -24,6 +24,7 @@ from trainer_core.hidream.fused.blocks import FusedBlocks
 from trainer_core.hidream.fused.build import fused_blocks, refusal
 from trainer_core.hidream.plain_blocks import PlainBlocks
 from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.optim.flat import FlatParameters
 from trainer_core.precision.compute import Compute
 from trainer_core.precision.linear8 import hold_in_8bit
 from trainer_core.precision.quanto import quantize_frozen
@@ -40,6 +41,8 @@ class Network:
     """The adapter on a frozen base; None for full rank."""
     trained: Mapping[str, nn.Parameter]
     """The trained parameters, by logical name."""
+    flat: FlatParameters | None = None
+    """The tensor that holds the values of ``trained``; None for full rank."""
     compute: Compute
     has_balance: bool = False
     """Whether the experts' gates compute the load-balancing loss."""
@@ -118,7 +121,8 @@ def prepare(
        the adapter: a quantised adapter would not be trained.
     2. Replace the experts' gates.
     3. Attach the adapter and freeze everything else. For full rank enable all gradients.
-    4. Set train mode, and build the blocks.
+    4. Move the adapter's tensors into one flat tensor.
+    5. Set train mode, and build the blocks.
 
     Nothing else may change the transformer afterwards. ``matmul``: how the frozen base is
     multiplied. Raises BaseModelError where the base model has no experts to balance, lacks a layer
@@ -148,6 +152,7 @@ def prepare(
         blocks=blocks,
         adapter=adapter,
         trained=trained,
+        flat=None if adapter is None else FlatParameters(trained),
         compute=compute,
         has_balance=has_balance,
         capture_refusal=reason,

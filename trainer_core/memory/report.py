@@ -83,7 +83,7 @@ def plan_memory(plan: Plan, parts: PartConfigs, *, largest_image_px: int) -> Mem
     gradients = shares.of_gradients(trained_bytes)
     state = shares.of_optimizer_state(optimizer_state_bytes(identity.optimizer.name, tensors))
     ema = 0 if identity.ema is None else trained_bytes
-    ema_device = operation.ema_device if fused is None else "accelerator"
+    ema_device = operation.ema_device if identity.adapter is None else "accelerator"
     is_ema_on_device = ema_device == "accelerator" or device == "cpu"
     held = weights + scales + adapter + gradients + state + (ema if is_ema_on_device else 0)
 

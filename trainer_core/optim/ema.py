@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 
 import torch
-from torch import nn
 
 from trainer_core.config.plan import EmaPlan
 from trainer_core.errors import CheckpointError
+from trainer_core.optim.guarded import keep_unless
+from trainer_core.optim.parameters import ParameterTensors
 
 
 def decay_at(step: int, plan: EmaPlan) -> float:
@@ -24,32 +26,41 @@ def decay_at(step: int, plan: EmaPlan) -> float:
 
 
 class Ema:
-    """One mean for each trained parameter. The step alone decides whether it is updated."""
+    """A mean of each leaf of the trained parameters."""
 
-    def __init__(
-        self, parameters: Mapping[str, nn.Parameter], plan: EmaPlan, device: torch.device
-    ) -> None:
+    def __init__(self, parameters: ParameterTensors, plan: EmaPlan, device: torch.device) -> None:
         """The means start as copies of the parameters, on ``device``."""
-        self._parameters = dict(parameters)
+        self._parameters = parameters
         self._plan = plan
-        self._means = {
-            name: parameter.detach().to(device, torch.float32, copy=True)
-            for name, parameter in parameters.items()
-        }
+        self._means = [
+            leaf.detach().to(device, torch.float32, copy=True) for leaf in parameters.leaves
+        ]
+        self.asks_host: Final = device.type == "cpu" and parameters.leaves[0].is_cuda
+        """Whether ``update`` waits for the device, to copy the parameters to the host."""
+
+    def share(self, step: int) -> float:
+        """The weight of the parameters in the update after optimizer step ``step``; 0: none."""
+        return 0.0 if step % self._plan.update_interval else 1 - decay_at(step, self._plan)
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Update the means with the parameters after optimizer step ``step``."""
-        if step % self._plan.update_interval:
-            return
-        share = 1 - decay_at(step, self._plan)
-        for name, parameter in self._parameters.items():
-            mean = self._means[name]
-            value = parameter.detach().to(mean.device, mean.dtype)
-            if share == 1:  # the formula below would round
-                mean.copy_(value)
-            else:
-                mean.add_(value - mean, alpha=share)
+    def update(self, share: torch.Tensor, is_healthy: torch.Tensor) -> None:
+        """Update the means with the parameters.
+
+        Args:
+            share: that of this step, fp32, 0-dimensional, on the parameters' device.
+            is_healthy: a boolean, 0-dimensional, on the parameters' device. Where it is False, or
+                the share is 0, the means keep their bits.
+        """
+        is_due = is_healthy & (share > 0)
+        if self.asks_host:
+            if not is_due.item():
+                return
+            share, is_due = share.cpu(), is_due.cpu()
+        for leaf, mean in zip(self._parameters.leaves, self._means, strict=True):
+            value = leaf.detach().to(mean.device, mean.dtype)
+            # At share 1 the formula would round.
+            moved = torch.where(share == 1, value, torch.addcmul(mean, value - mean, share))
+            keep_unless(is_due, moved, mean)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -62,14 +73,14 @@ class Ema:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The means by the parameters' names. Not valid inside ``applied``."""
-        return dict(self._means)
+        return self._parameters.by_name(self._means)
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Restore what ``tensors`` returned.
 
         Raises CheckpointError where a mean is missing, or has another shape or type.
         """
-        for name, mean in self._means.items():
+        for name, mean in self.tensors().items():
             saved = tensors.get(name)
             if saved is None or saved.shape != mean.shape or saved.dtype != mean.dtype:
                 raise CheckpointError(
@@ -79,9 +90,8 @@ class Ema:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        # In place, one parameter at a time: a whole second copy may not fit.
-        for name, parameter in self._parameters.items():
-            mean = self._means[name]
-            value = parameter.detach().to(mean.device, copy=True)
-            parameter.copy_(mean)
+        # In place, one leaf at a time: a second copy of all weights may not fit.
+        for leaf, mean in zip(self._parameters.leaves, self._means, strict=True):
+            value = leaf.detach().to(mean.device, copy=True)
+            leaf.copy_(mean)
             mean.copy_(value)

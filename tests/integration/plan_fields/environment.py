@@ -168,13 +168,13 @@ class Environment:
         batches = self.batches(plan, loaded, count * per_step)
         start, after, grad_max = _copied(loaded.backend.tensors().parameters), [], []
         for step in range(1, count + 1):
-            metrics = loaded.backend.update(
+            launched = loaded.backend.launch(
                 batches[(step - 1) * per_step : step * per_step],
                 count=per_step,
                 step=step,
                 learning_rate=plan.identity.optimizer.learning_rate,
             )
-            grad_max.append(metrics.grad_max)
+            grad_max.append(launched.read().grad_max)
             trained = loaded.backend.tensors()
             state = {f"param/{name}": value for name, value in trained.parameters.items()}
             state |= {f"ema/{name}": value for name, value in trained.ema.items()}

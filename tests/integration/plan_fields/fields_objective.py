@@ -157,7 +157,7 @@ def half_of_the_balancing_loss_is_added(plan: Plan, environment: Environment) ->
     trained = [each for each in loaded.network.transformer.parameters() if each.requires_grad]
     gradients = torch.autograd.grad(total, trained, allow_unused=True)
     largest = max(each.abs().max().item() for each in gradients if each is not None)
-    metrics = loaded.backend.update([batch], count=1, step=1, learning_rate=RATE)
+    metrics = loaded.backend.launch([batch], count=1, step=1, learning_rate=RATE).read()
     expect(metrics.grad_max, pytest.approx(largest, rel=1e-5))
     expect(metrics.balance_loss, pytest.approx(losses.balance.item(), rel=1e-5))
 

@@ -98,9 +98,12 @@ def the_base_is_quantised_before_it_moves(plan: Plan, environment: Environment) 
     expect(done, (f"quantized {linears} linears on cpu", "moved to cpu"))
 
 
-@GROUP.observes(
-    "operation.ema_device", files=Files(config={"ema_device": "cpu"}), reset="accelerator"
+_EMA_OF_ALL_WEIGHTS: Final = Files(
+    config={"model_type": "full", "lora_type": None, "ema_device": "cpu"}
 )
+
+
+@GROUP.observes("operation.ema_device", files=_EMA_OF_ALL_WEIGHTS, reset="accelerator")
 def the_means_are_on_the_cpu(plan: Plan, environment: Environment) -> None:
     loaded = environment.load(plan)
     elsewhere = Compute(device=torch.device("meta"), weights=torch.float32, is_autocast=False)

@@ -2,6 +2,7 @@
 
 from trainer_core.config.plan.document import Plan
 from trainer_core.config.plan.identity import (
+    HOST_ASKING_OPTIMIZERS,
     SHARDED_OPTIMIZERS,
     AdaptedModule,
     AdapterInit,
@@ -36,6 +37,7 @@ from trainer_core.config.plan.identity import (
 from trainer_core.config.plan.operation import Device, Operation, Place, Publication, Tracker
 
 __all__ = [
+    "HOST_ASKING_OPTIMIZERS",
     "SHARDED_OPTIMIZERS",
     "AdaptedModule",
     "AdapterInit",

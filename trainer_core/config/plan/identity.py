@@ -26,6 +26,8 @@ TimestepOrder = Literal["random", "round-robin"]
 SHARDED_OPTIMIZERS: Final[tuple[OptimizerName, ...]] = ("optimi-lion", "adamw")
 """Optimizers that run with DeepSpeed. Their state has one element for each element of a weight, so
 it can be sharded like the weight."""
+HOST_ASKING_OPTIMIZERS: Final[tuple[OptimizerName, ...]] = ("bnb-lion8bit-paged", "prodigy")
+"""Optimizers whose update waits until the host has read that the step is finite."""
 
 
 class Base(Frozen):

@@ -36,6 +36,7 @@ class Operation(Frozen):
     zero_stage: int | None = Field(ge=0, le=3)
     """DeepSpeed ZeRO stage of full-rank training; None: one process without DeepSpeed."""
     ema_device: Place
+    """Where the mean of all weights is kept. An adapter's mean is always on the accelerator."""
     resume_from: str = "latest"
     """``latest``: the newest checkpoint in the output folder. Empty: start at step 0. Or a path."""
     output_dir: str | None = None

@@ -3,6 +3,7 @@
 from typing import Final
 
 from trainer_core.config.plan import EmaPlan, Place
+from trainer_core.config.simpletuner.model import is_full_rank
 from trainer_core.config.simpletuner.reading import Options
 from trainer_core.config.simpletuner.steps import MAX_STEPS, uses_deepspeed
 from trainer_core.config.simpletuner.verdicts import Option, Table
@@ -21,7 +22,12 @@ _INTERVAL: Final = EMA.integer(
     at_least=1,
     at_most=MAX_STEPS,
 )
-_DEVICE: Final[Option[Place]] = EMA.choice("ema_device", Place, "cpu", "Where the mean is stored.")
+_DEVICE: Final[Option[Place]] = EMA.choice(
+    "ema_device",
+    Place,
+    "cpu",
+    "Where the mean of all weights is stored. An adapter's mean is on the accelerator.",
+)
 _CPU_ONLY: Final = EMA.flag("ema_cpu_only", False, "The same as ema_device cpu.")
 EMA.superseded("ema_foreach_disable", "There is one way to update the mean.")
 EMA.watches("ema_validation", "Pictures of the mean during the run are not built.")
@@ -32,6 +38,9 @@ def ema_of(config: Options, steps: int) -> EmaPlan | None:
     if not config[_USE]:
         config.warn_idle("without use_ema", _DECAY, _WARMUP, _INTERVAL, _DEVICE, _CPU_ONLY)
         return None
+    if not is_full_rank(config):
+        why = "for an adapter: its mean is updated on the accelerator, as a part of the step"
+        config.warn_idle(why, _DEVICE, _CPU_ONLY)
     interval = config[_INTERVAL]
     if interval > steps:
         message = f"The run has {steps} steps: no mean would ever be taken. Use at most that many."
@@ -48,5 +57,7 @@ def ema_of(config: Options, steps: int) -> EmaPlan | None:
 
 
 def ema_device_of(config: Options) -> Place:
-    """Where the mean is stored."""
+    """Where the mean is stored. Only that of all weights can be too large for the accelerator."""
+    if not is_full_rank(config):
+        return "accelerator"
     return "cpu" if config[_CPU_ONLY] else config[_DEVICE]

@@ -1,0 +1,67 @@
+"""The end of a step on the device: check, clip, optimizer, running mean."""
+
+import torch
+
+from trainer_core.config.plan import Clip
+from trainer_core.engine.pending import Health
+from trainer_core.engine.step_metrics import StepMeans
+from trainer_core.optim.clip import clip_gradients, largest_gradient
+from trainer_core.optim.ema import Ema
+from trainer_core.optim.guarded import GuardedOptimizer
+from trainer_core.optim.parameters import ParameterTensors
+
+
+class Update:
+    """Applies the gradients of a step, unless a number of it is not finite.
+
+    ``apply`` reads and writes tensors that stay where they are, so it may be captured in a graph
+    where ``asks_host`` is empty.
+    """
+
+    def __init__(
+        self,
+        parameters: ParameterTensors,
+        optimizer: GuardedOptimizer,
+        ema: Ema | None,
+        clip: Clip | None,
+        means: StepMeans,
+    ) -> None:
+        """``means``: filled by the micro-batches of a step, and cleared by ``apply``."""
+        self._parameters = parameters
+        self._optimizer = optimizer
+        self._ema = ema
+        self._clip = clip
+        self._means = means
+        device = means.flow.device
+        self.health = Health(device)
+        self._numbers = torch.zeros(len(self._numbers_of(1, 0.0)), device=device)
+        self.report = torch.zeros(4, dtype=torch.float64, device=device)
+        """What ``Health.note`` returned for the last step."""
+
+    def prepare(self, step: int, learning_rate: float) -> None:
+        """Send the numbers of a step to the device."""
+        self.health.before_launch()
+        numbers = torch.tensor(
+            self._numbers_of(step, learning_rate), pin_memory=self._numbers.is_cuda
+        )
+        self._numbers.copy_(numbers, non_blocking=True)
+
+    def apply(self) -> None:
+        """Update the parameters, and clear gradients and means."""
+        leaves = self._parameters.leaves
+        self.report.copy_(self.health.note(self._means.numbers(largest_gradient(leaves))))
+        clip_gradients(leaves, self._clip)
+        share, numbers = self._numbers[0], self._numbers[1:]
+        self._optimizer.update(numbers, self.health.is_healthy)
+        if self._ema is not None:
+            self._ema.update(share, self.health.is_healthy)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the gradients and the means of a step."""
+        self._parameters.clear_gradients()
+        self._means.clear()
+
+    def _numbers_of(self, step: int, learning_rate: float) -> tuple[float, ...]:
+        share = 0.0 if self._ema is None else self._ema.share(step)
+        return share, *self._optimizer.numbers(step, learning_rate)

@@ -1,0 +1,114 @@
+"""AdamW (Loshchilov, Hutter 2019, arXiv 1711.05101), as torch and as optimi compute it.
+
+The two differ in where they correct the bias of the moments, which is a difference in rounding
+only. A checkpoint has the count of updates where each library keeps it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from trainer_core.config.plan import OptimizerPlan
+from trainer_core.errors import CheckpointError
+from trainer_core.optim.guarded import keep_unless, load_moments, moment_tensors
+from trainer_core.optim.parameters import ParameterTensors
+from trainer_core.optim.state import GROUP_TENSOR, TENSOR
+
+_STEP: Final = "step"
+
+
+class AdamW:
+    """With gradient g, moments m and v, value p, and the ``_numbers`` of the step:
+
+    - m ← m + mean_share · (g - m)
+    - v ← v · square_kept + g² · square_share
+    - p ← p · value_kept - rate · m / (√v / root + eps)
+    """
+
+    asks_host: Final = False
+
+    def __init__(self, parameters: ParameterTensors, plan: OptimizerPlan) -> None:
+        """``plan.name`` chooses the library."""
+        self._parameters = parameters
+        self._plan = plan
+        self._library = _LIBRARIES[plan.name]
+        self._moments: Final = {
+            field: [torch.zeros_like(leaf, requires_grad=False) for leaf in parameters.leaves]
+            for field in ("exp_avg", "exp_avg_sq")
+        }
+        device = parameters.leaves[0].device
+        self._count: Final = torch.zeros((), dtype=self._library.count_type, device=device)
+
+    def numbers(self, step: int, learning_rate: float) -> tuple[float, ...]:
+        return self._library.numbers(step, learning_rate, self._plan)
+
+    @torch.no_grad()
+    def update(self, numbers: torch.Tensor, is_healthy: torch.Tensor) -> None:
+        value_kept, mean_share, square_kept, square_share, root, rate = numbers.unbind()
+        leaves, moments = self._parameters.leaves, self._moments
+        for leaf, mean, square in zip(
+            leaves, moments["exp_avg"], moments["exp_avg_sq"], strict=True
+        ):
+            gradient = leaf.grad
+            if gradient is None:
+                continue
+            value = leaf.detach()
+            new_mean = mean.lerp(gradient, mean_share)
+            # Factors are multiplied in the order of the libraries' scalar arguments: same bits.
+            new_square = (square * square_kept).addcmul_(gradient * square_share, gradient)
+            size = (new_square.sqrt() / root).add_(self._plan.eps)
+            new_value = (value * value_kept).addcdiv_(new_mean * -rate, size)
+            keep_unless(is_healthy, new_value, value)
+            keep_unless(is_healthy, new_mean, mean)
+            keep_unless(is_healthy, new_square, square)
+        self._count.add_(is_healthy)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        counts = {key: self._count.clone() for key in self._count_keys()}
+        return moment_tensors(self._parameters, self._moments) | counts
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        load_moments(self._parameters, self._moments, tensors)
+        for key in self._count_keys():
+            if key not in tensors:
+                raise CheckpointError(f"the checkpoint has no count of updates {key}")
+            self._count.copy_(tensors[key])
+
+    def _count_keys(self) -> tuple[str, ...]:
+        if self._library.has_one_count:
+            return (GROUP_TENSOR + _STEP,)
+        return tuple(f"{TENSOR}{name}/{_STEP}" for name in self._parameters.named)
+
+
+def _torch_numbers(step: int, learning_rate: float, plan: OptimizerPlan) -> tuple[float, ...]:
+    """As ``torch.optim.AdamW``: the moments are biased, rate and root correct it."""
+    beta1, beta2 = plan.betas
+    root = (1 - beta2**step) ** 0.5
+    rate = learning_rate / (1 - beta1**step)
+    return 1 - learning_rate * plan.weight_decay, 1 - beta1, beta2, 1 - beta2, root, rate
+
+
+def _optimi_numbers(step: int, learning_rate: float, plan: OptimizerPlan) -> tuple[float, ...]:
+    """As ``optimi.AdamW``: the betas are corrected, so the moments have no bias."""
+    beta1, beta2 = ((beta**step - beta) / (beta**step - 1) for beta in plan.betas)
+    kept = 1 - learning_rate * plan.weight_decay
+    return kept, 1 - beta1, beta2, 1 - beta2, 1.0, learning_rate
+
+
+@dataclass(frozen=True, slots=True)
+class _Library:
+    """What differs between the libraries."""
+
+    numbers: Callable[[int, float, OptimizerPlan], tuple[float, ...]]
+    """value_kept, mean_share, square_kept, square_share, root and rate of a step."""
+    count_type: torch.dtype
+    has_one_count: bool
+    """Whether a checkpoint has one count of updates, or one for each parameter."""
+
+
+_LIBRARIES: Final[Mapping[str, _Library]] = {
+    "adamw": _Library(_torch_numbers, torch.float32, has_one_count=False),
+    "optimi-adamw": _Library(_optimi_numbers, torch.int32, has_one_count=True),
+}
