@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.kernels import time_us
 from trainer_core.kernels.lokr_mix import mix_add_blocks, mix_grad_blocks, sum_parts
+from trainer_core.kernels.route import route_tokens
 from trainer_core.kernels.rows8 import quantize_row
 from trainer_core.kernels.swiglu import backward_row, forward_row
 from trainer_core.kernels.transpose8 import transpose_tile
@@ -46,6 +47,31 @@ def _quantize(rows: int, F: int, choices: list[tuple[int, int]]) -> Variants:
 
             extra = ", with factor" * has_factor
             yield f"rows to 8 bits{extra} {rows}x{F} chunk {chunk} warps {warps}", run
+
+
+def _route(rows: int, choices: list[tuple[int, int, int, int]]) -> Variants:
+    """Tokens of a block, columns of a block, warps, and blocks of columns on their way."""
+    x, gate = _normal(rows, 2560), _normal(4, 2560)
+    probability, weight = _normal(rows, 4), _normal(rows, 2)
+    chosen = torch.empty_like(weight, dtype=torch.int64)
+    for tokens, columns, warps, stages in choices:
+
+        def run(
+            tokens: int = tokens, columns: int = columns, warps: int = warps, stages: int = stages
+        ) -> None:
+            route_tokens[(-(-rows // tokens),)](
+                *(x, gate, probability, chosen, weight, 2560, rows, 2560),
+                E=4,
+                K=2,
+                TOKENS=tokens,
+                EXPERTS=8,
+                COLUMNS=columns,
+                num_warps=warps,
+                num_stages=stages,
+            )
+
+        label = f"tokens {tokens} columns {columns} warps {warps} stages {stages}"
+        yield f"route {rows}x2560 {label}", run
 
 
 def _swiglu_gradient(rows: int, H: int, choices: list[tuple[int, int, int | None]]) -> Variants:
@@ -150,6 +176,17 @@ def main() -> None:
     groups = [
         _quantize(4480, 2560, [(512, 2), (512, 1), (512, 4), (1024, 4), (256, 1), (4096, 8)]),
         _quantize(4480, 7680, [(1024, 4), (1024, 2), (1024, 8), (512, 2), (8192, 16)]),
+        _route(
+            4352,
+            [
+                (16, 256, 4, 4),
+                (16, 256, 2, 4),
+                (16, 256, 1, 4),
+                (16, 512, 4, 3),
+                (16, 512, 4, 4),
+                (32, 256, 4, 4),
+            ],
+        ),
         _swiglu_gradient(
             8960,
             6912,

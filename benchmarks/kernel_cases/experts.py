@@ -34,14 +34,20 @@ def _order(draw: Draw, tokens: int) -> ExpertOrder:
     return expert_order_plain(_chosen(draw, tokens), E)
 
 
+def _sorted(order: ExpertOrder) -> list[torch.Tensor]:
+    return [each for each in order if each is not None]
+
+
 def _sort(tokens: int) -> Case:
     return Case(
         name="expert order",
         shape=f"{tokens}x{K}, {E} experts",
-        make=lambda draw: (_chosen(draw, tokens),),
-        kernel=lambda chosen: expert_order_triton(chosen, E),
-        plain=lambda chosen: [each.double() for each in expert_order_plain(chosen, E)],
-        forward_bytes=tokens * K * (8 + 4 * 3),
+        make=lambda draw: (_chosen(draw, tokens), draw(tokens, K)),
+        kernel=lambda chosen, weight: _sorted(expert_order_triton(chosen, E, weight)),
+        plain=lambda chosen, weight: [
+            each.double() for each in _sorted(expert_order_plain(chosen, E, weight))
+        ],
+        forward_bytes=tokens * K * (8 + 2 + 4 * 4),
         max_error=1e-12,
     )
 

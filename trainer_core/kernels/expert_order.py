@@ -16,7 +16,7 @@ _BLOCK: Final = 256
 
 
 class ExpertOrder(NamedTuple):
-    """The choices sorted by expert, by choice within an expert. All int32."""
+    """The choices sorted by expert, by choice within an expert. All int32 but the weights."""
 
     order: torch.Tensor
     """[M]: the choice that stands in each sorted row."""
@@ -26,21 +26,28 @@ class ExpertOrder(NamedTuple):
     """[M]: the expert of each sorted row."""
     ends: torch.Tensor
     """[E]: the row after the last one of each expert, as grouped matrix products take it."""
+    weight: torch.Tensor | None = None
+    """[M], at least fp32: the weight of the choice of each sorted row."""
 
 
-def expert_order(chosen_NK: torch.Tensor, experts: int) -> ExpertOrder:
-    """Sorts the choices by expert.
+def expert_order(
+    chosen_NK: torch.Tensor, experts: int, weight_NK: torch.Tensor | None = None
+) -> ExpertOrder:
+    """Sorts the choices by expert. On CUDA the weights have no gradient; see ``route_gradient``.
 
     Args:
         chosen_NK: the experts chosen for each token, from 0 on, in any integer type.
         experts: how many there are.
+        weight_NK: the weights of the choices, to be sorted too.
     """
     if runs_triton(chosen_NK):
-        return expert_order_triton(chosen_NK, experts)
-    return expert_order_plain(chosen_NK, experts)
+        return expert_order_triton(chosen_NK, experts, weight_NK)
+    return expert_order_plain(chosen_NK, experts, weight_NK)
 
 
-def expert_order_plain(chosen_NK: torch.Tensor, experts: int) -> ExpertOrder:
+def expert_order_plain(
+    chosen_NK: torch.Tensor, experts: int, weight_NK: torch.Tensor | None = None
+) -> ExpertOrder:
     """``expert_order`` in PyTorch."""
     chosen_M = chosen_NK.flatten().long()
     order = chosen_M.argsort(stable=True)
@@ -48,10 +55,19 @@ def expert_order_plain(chosen_NK: torch.Tensor, experts: int) -> ExpertOrder:
     position[order] = torch.arange(len(order), device=order.device)
     is_of_ME = chosen_M[:, None] == torch.arange(experts, device=order.device)
     ends = is_of_ME.sum(0).cumsum(0)
-    return ExpertOrder(order.int(), position.int(), chosen_M[order].int(), ends.int())
+    weight_M = None
+    if weight_NK is not None:
+        weight_M = weight_NK.flatten()[order].to(_wide(weight_NK.dtype))
+    return ExpertOrder(order.int(), position.int(), chosen_M[order].int(), ends.int(), weight_M)
 
 
-def expert_order_triton(chosen_NK: torch.Tensor, experts: int) -> ExpertOrder:
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def expert_order_triton(
+    chosen_NK: torch.Tensor, experts: int, weight_NK: torch.Tensor | None = None
+) -> ExpertOrder:
     """``expert_order`` in two kernels: count within blocks, then place."""
     chosen_M = chosen_NK.contiguous()
     M = chosen_M.numel()
@@ -60,14 +76,20 @@ def expert_order_triton(chosen_NK: torch.Tensor, experts: int) -> ExpertOrder:
     counts = torch.empty(blocks, E, dtype=torch.int32, device=chosen_M.device)
     order, position, expert = torch.empty(3, M, dtype=torch.int32, device=chosen_M.device)
     ends = torch.empty(experts, dtype=torch.int32, device=chosen_M.device)
+    weight_M = None
+    if weight_NK is not None:
+        weight_NK = weight_NK.contiguous()
+        weight_M = weight_NK.new_empty(M, dtype=_wide(weight_NK.dtype))
     _count[(blocks,)](chosen_M, counts, M, E=E, BLOCK=_BLOCK)
     _place[(blocks,)](
         chosen_M,
+        weight_NK,
         counts,
         order,
         position,
         expert,
         ends,
+        weight_M,
         M,
         blocks,
         experts,
@@ -75,7 +97,7 @@ def expert_order_triton(chosen_NK: torch.Tensor, experts: int) -> ExpertOrder:
         BLOCK=_BLOCK,
         BLOCKS=next_power_of_2(blocks),
     )
-    return ExpertOrder(order, position, expert, ends)
+    return ExpertOrder(order, position, expert, ends, weight_M)
 
 
 @jit
@@ -93,11 +115,13 @@ def _count(
 @jit
 def _place(
     chosen: tl.tensor,
+    weight: tl.tensor,
     counts: tl.tensor,
     order: tl.tensor,
     position: tl.tensor,
     expert_of_row: tl.tensor,
     ends: tl.tensor,
+    weight_of_row: tl.tensor,
     M: tl.tensor,
     blocks: tl.tensor,
     experts: tl.tensor,
@@ -124,3 +148,6 @@ def _place(
     tl.store(position + choice, row, choice < M)
     tl.store(order + row, choice, choice < M)
     tl.store(expert_of_row + row, expert, choice < M)
+    if weight is not None:
+        value = tl.load(weight + choice, choice < M)
+        tl.store(weight_of_row + row, value.to(weight_of_row.dtype.element_ty), choice < M)
