@@ -2,7 +2,7 @@
 
 A product of [N, K] and [K, M] counts 2·N·K·M. Products of the adapter are not counted: for LoKr on
 attention they are about 2 % of a step.
-Letters: B samples, P image tokens, T text tokens of a block, N tokens of a block, F width.
+Letters: B samples, P image tokens, T text tokens of a block, N = P + T, F width.
 """
 
 from collections.abc import Mapping
@@ -62,43 +62,52 @@ class Flops:
 
 
 def forward_flops(
-    transformer: Mapping[str, Any], *, image_tokens: int, batch: int = 1, caption_tokens: int = 128
+    transformer: Mapping[str, Any],
+    *,
+    image_tokens: int,
+    batch: int = 1,
+    caption_tokens: int = 128,
+    without_unused: bool = False,
 ) -> Flops:
-    """Operations of diffusers' forward in train mode.
+    """Operations of a forward in train mode.
 
-    Every token of a block goes through attention and feed-forward, with the text tokens of which
-    only keys and values are used.
+    diffusers sends every token of a block through all of it. Of a block's own caption only keys and
+    values are used, and of the last block only the image tokens' outputs.
 
     Args:
         transformer: the model's ``config.json``.
         image_tokens: P, of one sample.
         batch: B.
         caption_tokens: of each of the three captions that a block gets.
+        without_unused: leave out the work whose results are not used.
     """
     F = transformer["num_attention_heads"] * transformer["attention_head_dim"]
     doubles, singles = transformer["num_layers"], transformer["num_single_layers"]
-    P, T = batch * image_tokens, batch * 3 * caption_tokens
-    N = P + T
     blocks = doubles + singles
+    P, T = image_tokens, 3 * caption_tokens
+    N = P + T
+    kept_T = T - caption_tokens if without_unused else T
+    # Rows of queries, outputs and feed-forwards, over all single-stream blocks.
+    kept_single = singles * (P + kept_T) - (kept_T if without_unused else 0)
+    kept = doubles * (P + kept_T) + kept_single
+    mixed = doubles * P + kept_single  # rows that go through experts
     chosen, experts = transformer["num_activated_experts"], transformer["num_routed_experts"]
     wide, narrow = _inner_width(4 * F), _inner_width(2 * F)
-    mixed = doubles * P + singles * N
-    """Rows that go through the experts, over all blocks."""
     patch = transformer["patch_size"] ** 2
     t5, llama = transformer["caption_channels"]
     embedders = F * (_TIME_CHANNELS + transformer["text_emb_dim"] + 2 * F)
     modulations = F * F * (12 * doubles + 6 * singles + 2)
-    captions = batch * caption_tokens * F * (blocks * llama + t5)
+    captions = caption_tokens * F * (blocks * llama + t5)
+    pixels = P * F * patch * transformer["in_channels"]
     return Flops(
-        attention_projections=2 * 4 * F * F * N * blocks,
-        routed_experts=2 * 3 * F * wide * chosen * mixed,
-        shared_experts=2 * 3 * F * narrow * mixed,
-        text_feed_forward=2 * 3 * F * wide * T * doubles,
-        gates=2 * F * experts * mixed,
-        attention=4 * N * (N // batch) * F * blocks,
-        head=2 * F * patch * transformer["out_channels"] * P,
-        inputs=2 * (batch * (embedders + modulations) + captions)
-        + 2 * P * F * patch * transformer["in_channels"],
+        attention_projections=batch * 2 * F * F * (2 * kept + 2 * N * blocks),
+        routed_experts=batch * 2 * 3 * F * wide * chosen * mixed,
+        shared_experts=batch * 2 * 3 * F * narrow * mixed,
+        text_feed_forward=batch * 2 * 3 * F * wide * kept_T * doubles,
+        gates=batch * 2 * F * experts * mixed,
+        attention=batch * 4 * N * kept * F,
+        head=batch * 2 * F * patch * transformer["out_channels"] * P,
+        inputs=batch * 2 * (embedders + modulations + captions + pixels),
     )
 
 

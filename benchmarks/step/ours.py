@@ -45,16 +45,19 @@ class Ours:
         self.prepared_s = time.perf_counter() - start_s
 
     def step(self, batch: Batch) -> None:
-        """As ``Subject.step``."""
+        """As ``Subject.step``. As in a run, the numbers of the step before are read meanwhile."""
         self._steps += 1
-        self._last = self._backend.launch(
+        launched = self._backend.launch(
             [batch], count=1, step=self._steps, learning_rate=LEARNING_RATE
         )
+        self.wait()
+        self._last = launched
 
     def wait(self) -> None:
         """As ``Subject.wait``."""
         if self._last is not None:
             self._last.read()
+            self._last = None
 
     def held(self) -> Iterator[torch.Tensor]:
         """Weights, adapter and buffers."""

@@ -2,16 +2,15 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,7 +29,8 @@ _COPIES = {"tolist", "numpy", "cpu"}
 @dataclass(frozen=True, kw_only=True)
 class StepCounts:
     host_reads: dict[str, int]
-    """File of this project, or ``elsewhere`` → reads of the host; without the plain twins."""
+    """``file:function`` of this project, or ``elsewhere`` → reads of the host; without the plain
+    twins."""
     operations: int
     """Dispatched operations, without views and empty tensors: about one kernel each."""
     flops: int
@@ -47,10 +47,10 @@ def count_step(step: Callable[[], object], held: Iterable[torch.Tensor]) -> Step
     step()  # makes the optimizer's state
     reads = _Reads()
     saved = _Saved(held)
-    with saved.hooks(), _Copies(reads), reads:
+    with saved.hooks(), _copies_counted(reads), reads:
         step()
-    flops = FlopCounterMode(display=False)
-    with flops, sdpa_kernel(SDPBackend.MATH):
+    flops = flop_counter()
+    with flops:
         step()
     return StepCounts(
         host_reads=dict(reads.by_place),
@@ -58,6 +58,25 @@ def count_step(step: Callable[[], object], held: Iterable[torch.Tensor]) -> Step
         flops=flops.get_total_flops(),
         saved_bytes=saved.total_bytes,
     )
+
+
+def flop_counter() -> FlopCounterMode:
+    """Counts matrix products, and attention of the CPU's kernel, which torch does not count."""
+    operations = torch.ops.aten
+    forward = operations._scaled_dot_product_flash_attention_for_cpu
+    backward = operations._scaled_dot_product_flash_attention_for_cpu_backward
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            forward: lambda query, key, *_, **__: 2 * _product(query, key),
+            backward: lambda _, query, key, *__, **___: 5 * _product(query, key),
+        },
+    )
+
+
+def _product(query: torch.Size, key: torch.Size) -> int:
+    """FLOPs of all scores: queries [B, A, S, D] with keys [B, A, R, D]."""
+    return 2 * query.numel() * key[-2]
 
 
 class _Reads(TorchDispatchMode):
@@ -83,17 +102,24 @@ class _Reads(TorchDispatchMode):
             self.by_place[place] += 1
 
 
-class _Copies(TorchFunctionMode):
-    """Counts the copies to the host that no operation shows."""
+@contextmanager
+def _copies_counted(reads: _Reads) -> Iterator[None]:
+    """Inside, ``reads`` counts the copies to the host that no operation shows.
 
-    def __init__(self, reads: _Reads) -> None:
-        super().__init__()
-        self._reads = reads
+    The methods are replaced, because a function mode is off in the backward pass.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _COPIES:
+            patch.setattr(torch.Tensor, name, _counted(getattr(torch.Tensor, name), reads))
+        yield
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in _COPIES:
-            self._reads.add()
-        return func(*args, **(kwargs or {}))
+
+def _counted(method: Callable[..., Any], reads: _Reads) -> Callable[..., Any]:
+    def call(*args: Any, **named: Any) -> Any:
+        reads.add()
+        return method(*args, **named)
+
+    return call
 
 
 class _Saved:
@@ -103,16 +129,16 @@ class _Saved:
         self._held = {each.untyped_storage().data_ptr() for each in held}
         self._sizes: dict[int, int] = {}
 
-    def hooks(self) -> ExitStack:
+    def hooks(self) -> saved_tensors_hooks:
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in self._held:
+            # What a recomputed block saves within the backward pass is gone after the block.
+            is_forward = torch._C._current_graph_task_id() == -1
+            if is_forward and storage.data_ptr() not in self._held:
                 self._sizes[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        stack = ExitStack()
-        stack.enter_context(saved_tensors_hooks(pack, lambda tensor: tensor))
-        return stack
+        return saved_tensors_hooks(pack, lambda tensor: tensor)
 
     @property
     def total_bytes(self) -> int:
@@ -124,11 +150,11 @@ def _is_mask(index: Any) -> bool:
 
 
 def _place() -> str:
-    """The file of this project that asked, innermost first."""
+    """The function of this project that asked, the innermost."""
     frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(ROOT / "trainer_core"):
-            return str(path.relative_to(ROOT))
+            return f"{path.relative_to(ROOT)}:{frame.f_code.co_name}"
         frame = frame.f_back  # type: ignore[assignment]
     return "elsewhere"

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import HiDreamImageTransformer2DModel
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step.agreement import agreement
 from benchmarks.step.cases import CASES, select
@@ -20,6 +18,7 @@ from benchmarks.step.run import run
 from benchmarks.step.setting import tiny_setting
 from benchmarks.step.weights import fill_adapter, random_model
 from tests.support.lycoris_oracle import presets_put_back
+from tests.support.step_counts import flop_counter
 from trainer_core.base_models.known import KNOWN_MODELS, PUBLISHED, TINY_NAME, WIDE_NAME
 
 CPU = torch.device("cpu")
@@ -42,10 +41,8 @@ def test_a_forward_takes_the_counted_operations(
 ) -> None:
     config = KNOWN_MODELS[name].transformer
     t5, llama = config["caption_channels"]
-    counter = FlopCounterMode(display=False)
 
-    # The counter knows the products of which this attention is made.
-    with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+    with flop_counter() as counter, torch.no_grad():
         model_of(name)(
             hidden_states=torch.randn(batch, 16, side, side),
             timesteps=torch.rand(batch),

@@ -1,89 +1,165 @@
 """What one step of ours costs beside diffusers with LyCORIS: the same weights, adapter and batch.
 
 Times are measured on a GPU by `make bench-step`. What makes them is counted here on a CPU: reads
-of the host, operations, FLOPs of matrix products, and bytes kept for the backward pass.
+of the host, operations, FLOPs of matrix products, and bytes kept for the backward pass. Plain
+blocks are what a CPU trains with. Fused blocks are counted over the plain twins of their kernels.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Final
 
 import pytest
 import torch
+from diffusers import HiDreamImageTransformer2DModel
 from torch.nn import functional
 
-from benchmarks.step.cases import select
+from benchmarks.step.cases import Case, select
 from benchmarks.step.flops import Flops, forward_flops
-from benchmarks.step.ours import Ours
 from benchmarks.step.peers import Peer
+from benchmarks.step.plans import plan_of
 from benchmarks.step.setting import CAPTION_TOKENS, tiny_setting
+from benchmarks.step.weights import fill_adapter, random_model
 from tests.support.lycoris_oracle import presets_put_back
-from tests.support.step_counts import StepCounts, count_step
+from tests.support.step_counts import StepCounts, count_step, flop_counter
+from trainer_core.config.plan import Plan
+from trainer_core.engine.batch import Batch
+from trainer_core.engine.step import SingleProcess
+from trainer_core.hidream.fused.build import fused_blocks
+from trainer_core.hidream.network import Network, prepare
+from trainer_core.precision.compute import choose_compute
 
-HOST_READS: Final = {False: 4, True: 4}
-"""Reads of the host in a step of ours at most, without and with gradient checkpointing: on a CPU
-each block with experts reads how many rows each of them gets, and the step reads its metrics."""
-OPERATIONS: Final = {False: 1348, True: 1832}
-"""Operations of a step of ours at most."""
+SETTING: Final = tiny_setting()
+LAYERS: Final = 3
+READ_AFTERWARDS: Final = "trainer_core/engine/pending.py:read"
+"""Reads the numbers of a step that is done, while the next one runs."""
+ENDS_OF_EXPERTS: Final = "trainer_core/hidream/fused/weights.py:per_expert"
+"""Cuts rows by expert for a CPU; a card's grouped product takes the ends where they are."""
+PLAIN_EXPERTS: Final = "trainer_core/hidream/plain_blocks.py:_feed_forward"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
     checkpointing: bool
-    ours: StepCounts
+    plain: StepCounts
+    fused: StepCounts
     peer: StepCounts
-    flops: Flops
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["kept", "checkpointed"])
 def counted(request: pytest.FixtureRequest) -> Counted:
-    setting = tiny_setting()
     (case,) = select("512-bf16-ckpt" if request.param else "512-bf16")
-    batch = setting.batch(case)
-    inputs = [batch.noisy_BCHW, batch.target_BCHW, batch.sigmas_B, *batch.text.tensors().values()]
-    ours = Ours(case, setting)
+    batch = SETTING.batch(case)
     with presets_put_back():
-        peer = Peer("diffusers", "bf16", "attention", setting)
+        peer = Peer("diffusers", "bf16", "attention", SETTING)
     peer.set_checkpointing(on=request.param)
     return Counted(
         checkpointing=request.param,
-        ours=count_step(lambda: ours.step(batch), [*ours.held(), *inputs]),
-        peer=count_step(lambda: peer.step(batch), [*peer.held(), *inputs]),
-        flops=forward_flops(
-            setting.transformer,
-            image_tokens=setting.image_tokens(case),
-            caption_tokens=CAPTION_TOKENS,
-        ),
+        plain=count_ours(case, batch, fused=False),
+        fused=count_ours(case, batch, fused=True),
+        peer=count(lambda: peer.step(batch), peer.held(), batch),
     )
 
 
-def test_reads_of_the_host(counted: Counted) -> None:
-    assert sum(counted.ours.host_reads.values()) <= HOST_READS[counted.checkpointing], (
-        counted.ours.host_reads
+def count_ours(case: Case, batch: Batch, *, fused: bool) -> StepCounts:
+    plan = plan_of(case, SETTING)
+    network = network_of(plan)
+    if fused:
+        network = with_fused_blocks(network, recomputes=case.checkpointing)
+    backend = SingleProcess(network, plan)
+    transformer = network.transformer
+    held = (*transformer.parameters(), *transformer.buffers(), *network.trained.values())
+
+    def step() -> None:
+        backend.launch([batch], count=1, step=1, learning_rate=1e-5).read()
+
+    return count(step, held, batch)
+
+
+def network_of(plan: Plan) -> Network:
+    transformer = random_model(
+        HiDreamImageTransformer2DModel,
+        SETTING.transformer,
+        drawn_on=SETTING.device,
+        device=SETTING.device,
+        dtype=SETTING.dtype,
     )
+    network = prepare(transformer, plan, choose_compute("cpu", plan.identity.precision))
+    fill_adapter(network.trained, drawn_on=SETTING.device)
+    return network
+
+
+def with_fused_blocks(network: Network, *, recomputes: bool) -> Network:
+    paths = dict.fromkeys(name.rpartition(".")[0] for name in network.trained)
+    blocks = fused_blocks(
+        network.transformer,
+        numbers={path: number for number, path in enumerate(paths)},
+        recomputed=frozenset(range(3)) if recomputes else frozenset(),
+        keeps_transposed=False,
+    )
+    return replace(network, blocks=blocks)
+
+
+def count(step: Callable[[], object], held: Iterable[torch.Tensor], batch: Batch) -> StepCounts:
+    inputs = [batch.noisy_BCHW, batch.target_BCHW, batch.sigmas_B, *batch.text.tensors().values()]
+    return count_step(step, [*held, *inputs])
+
+
+def flops_of_the_base(*, without_unused: bool) -> Flops:
+    (case,) = select("512-bf16")
+    return forward_flops(
+        SETTING.transformer,
+        image_tokens=SETTING.image_tokens(case),
+        caption_tokens=CAPTION_TOKENS,
+        without_unused=without_unused,
+    )
+
+
+def test_the_host_reads_nothing_within_a_step(counted: Counted) -> None:
+    assert counted.fused.host_reads.keys() == {READ_AFTERWARDS, ENDS_OF_EXPERTS}
+    assert counted.fused.host_reads[READ_AFTERWARDS] == 1
+    assert counted.plain.host_reads == {
+        READ_AFTERWARDS: 1,
+        PLAIN_EXPERTS: 2 * LAYERS if counted.checkpointing else LAYERS,
+    }
     assert sum(counted.peer.host_reads.values()) >= 60
 
 
-def test_operations(counted: Counted) -> None:
-    assert counted.ours.operations <= OPERATIONS[counted.checkpointing]
+def test_ours_takes_fewer_operations(counted: Counted) -> None:
+    assert counted.fused.operations < counted.plain.operations < counted.peer.operations
 
 
 def test_flops_are_those_of_the_base_and_little_more(counted: Counted) -> None:
     """LyCORIS builds each delta as a matrix as large as its weight, and its gradient too."""
-    flops = counted.flops
-    # This attention keeps its scores, so its backward takes four products and not five.
-    least = flops.step - flops.attention // 2
-    if counted.checkpointing:
-        least += flops.checkpointed_step - flops.step
+    base = flops_of_the_base(without_unused=True)
+    least = base.checkpointed_step if counted.checkpointing else base.step
 
-    assert counted.ours.flops <= 1.02 * least
-    assert counted.peer.flops >= 1.15 * counted.ours.flops
+    assert least <= counted.plain.flops <= 1.02 * least
+    assert counted.fused.flops <= 1.05 * least
+    if counted.checkpointing:  # what a block ends with is not computed again
+        assert counted.fused.flops < counted.plain.flops
+    assert counted.peer.flops >= 2.3 * counted.fused.flops
+
+
+def test_a_forward_leaves_out_the_work_that_nobody_uses() -> None:
+    """Exactly: the adapter is off."""
+    (case,) = select("512-bf16")
+    batch = SETTING.batch(case)
+    network = network_of(plan_of(case, SETTING))
+
+    with flop_counter() as counter:
+        network.base_velocity(batch.noisy_BCHW, 1000 * batch.sigmas_B, batch.text)
+
+    assert counter.get_total_flops() == flops_of_the_base(without_unused=True).forward
+    assert counter.get_total_flops() < flops_of_the_base(without_unused=False).forward
 
 
 def test_bytes_kept_for_the_backward_pass(counted: Counted) -> None:
-    assert counted.ours.saved_bytes < counted.peer.saved_bytes
-    if counted.checkpointing:
-        # Of each block only its inputs.
-        assert counted.ours.saved_bytes < 2e6
+    # Of a recomputed block only its inputs are kept.
+    most = 2e6 if counted.checkpointing else counted.peer.saved_bytes / 1.8
+    for ours in (counted.plain, counted.fused):
+        assert ours.saved_bytes < most
+        assert ours.saved_bytes < counted.peer.saved_bytes
 
 
 def test_the_counter_sees_each_way_of_reading() -> None:
