@@ -2,9 +2,9 @@
 
     TRITON_INTERPRET=0 python -m tests.support.compile_kernels
 
-Triton's interpreter runs functions that its compiler refuses. Here each launch, forward and
-backward, is replaced by a compilation for its arguments. Inputs are zeros, and outputs mean
-nothing. Prints a line a case.
+Triton's interpreter runs functions that its compiler refuses, or that need more shared memory than
+a card has. Here each launch, forward and backward, is replaced by a compilation for its arguments.
+Inputs are zeros, and outputs mean nothing. Prints a line a case.
 """
 
 from typing import Any
@@ -16,6 +16,9 @@ from triton.runtime.jit import JITFunction
 
 from benchmarks.kernel_cases import CASES
 from benchmarks.kernel_cases.case import Draw, launches
+
+_SHARED_MEMORY_BYTES = 227 * 1024
+"""Of one program on a Hopper card, at most."""
 
 
 class _Hopper:
@@ -40,7 +43,11 @@ class _Zeros(Draw):
 
 
 def _compile_only(kernel: Any, grid: Any) -> Any:
-    return lambda *args, **options: kernel.run(*args, grid=grid, warmup=True, **options)
+    def compile_for(*args: Any, **options: Any) -> None:
+        compiled = kernel.run(*args, grid=grid, warmup=True, **options)
+        assert compiled.metadata.shared <= _SHARED_MEMORY_BYTES, kernel
+
+    return compile_for
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ import torch
 try:
     import triton
     import triton.language as tl
+    from triton.tools.ragged_tma import create_ragged_descriptor, to_ragged_indices
+    from triton.tools.tensor_descriptor import TensorDescriptor
 except ImportError:  # torch for CPUs comes without it
 
     class _Language:
@@ -16,8 +18,20 @@ except ImportError:  # torch for CPUs comes without it
         constexpr = tensor = int
 
     triton, tl = None, _Language
+    create_ragged_descriptor = to_ragged_indices = TensorDescriptor = None
 
-__all__ = ["chunk_of_row", "jit", "next_power_of_2", "packed", "runs_triton", "tl", "warps_for"]
+__all__ = [
+    "TensorDescriptor",
+    "chunk_of_row",
+    "create_ragged_descriptor",
+    "jit",
+    "next_power_of_2",
+    "packed",
+    "runs_triton",
+    "tl",
+    "to_ragged_indices",
+    "warps_for",
+]
 
 
 def jit(kernel: Callable[..., Any]) -> Any:

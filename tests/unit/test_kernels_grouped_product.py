@@ -1,0 +1,172 @@
+"""Rows sorted by expert times their expert's matrix: tiles at every edge, scales, both directions.
+
+Triton's interpreter multiplies fp32 right, and bf16 wrong. Products of true types are compared on
+a card, in tests/gpu.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from trainer_core.kernels.grouped_product import (
+    grouped_product,
+    grouped_product8,
+    grouped_product8_plain,
+    grouped_product8_triton,
+    grouped_product_gradient,
+    grouped_product_gradient_plain,
+    grouped_product_gradient_triton,
+    grouped_product_plain,
+    grouped_product_triton,
+)
+from trainer_core.kernels.grouped_tiles import Tiling, multiply_tiles
+
+Function = Callable[..., Any]
+
+SIZES = [[5, 0, 17, 40], [0, 0, 0, 3], [16, 33, 1, 0], [100]]
+TILINGS = {
+    "square": Tiling(16, 16, 16, 2, 1, 4, 3, 1),
+    "halves": Tiling(16, 32, 16, 1, 2, 4, 3, 2),
+    "large": Tiling(64, 64, 32, 16, 1, 4, 3, 1),
+}
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def ends_of(sizes: list[int]) -> torch.Tensor:
+    return torch.tensor(sizes).cumsum(0).int()
+
+
+def product(rows: torch.Tensor, weight_ENK: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """The right result, in float64."""
+    experts = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    return torch.einsum("mk,mnk->mn", rows.double(), weight_ENK.double()[experts])
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("widths", [(48, 32), (36, 40), (16, 100)], ids=str)
+@pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS)
+@pytest.mark.parametrize("sums_weight_rows", [False, True])
+def test_every_row_meets_the_matrix_of_its_expert(
+    sizes: list[int], widths: tuple[int, int], tiling: Tiling, sums_weight_rows: bool
+) -> None:
+    N, K = widths
+    rows, weight = normal(sum(sizes), K), normal(len(sizes), N, K)
+    held = weight.transpose(1, 2).contiguous() if sums_weight_rows else weight
+    out = torch.full((len(rows), N), torch.nan)
+
+    multiply_tiles(out, rows, held, ends_of(sizes), tiling, sums_weight_rows=sums_weight_rows)
+
+    torch.testing.assert_close(out.double(), product(rows, weight, sizes), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("has_row_scale", [False, True])
+@pytest.mark.parametrize("has_column_scale", [False, True])
+@pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS)
+def test_scales_of_rows_and_columns(
+    has_row_scale: bool, has_column_scale: bool, tiling: Tiling
+) -> None:
+    sizes, N, K = [5, 0, 17, 40], 36, 40
+    rows, weight = normal(sum(sizes), K), normal(len(sizes), N, K)
+    scale_M, scale_EN = normal(len(rows)).exp(), normal(len(sizes), N).exp()
+    out = torch.full((len(rows), N), torch.nan)
+
+    multiply_tiles(
+        out,
+        rows,
+        weight,
+        ends_of(sizes),
+        tiling,
+        scale_M=scale_M if has_row_scale else None,
+        scale_EN=scale_EN if has_column_scale else None,
+    )
+
+    scaled = weight * scale_EN[..., None] if has_column_scale else weight
+    wanted = product(rows * scale_M[:, None] if has_row_scale else rows, scaled, sizes)
+    torch.testing.assert_close(out.double(), wanted, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS)
+def test_rows_from_the_last_end_on_are_left_alone(tiling: Tiling) -> None:
+    sizes, N, K = [3, 18], 36, 32
+    rows, weight = normal(30, K), normal(2, N, K)
+    out = torch.full((30, N), 7.0)
+
+    multiply_tiles(out, rows, weight, ends_of(sizes), tiling)
+
+    assert torch.equal(out[21:], torch.full((9, N), 7.0))
+    wanted = product(rows[:21], weight, sizes)
+    torch.testing.assert_close(out[:21].double(), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize(
+    "multiply", [grouped_product, grouped_product_plain, grouped_product_triton]
+)
+def test_the_product(sizes: list[int], multiply: Function) -> None:
+    rows, weight = normal(sum(sizes), 32), normal(len(sizes), 48, 32)
+
+    out = multiply(rows, weight, ends_of(sizes))
+
+    torch.testing.assert_close(out.double(), product(rows, weight, sizes), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize(
+    "multiply",
+    [
+        grouped_product_gradient,
+        grouped_product_gradient_plain,
+        grouped_product_gradient_triton,
+    ],
+)
+def test_its_gradient(sizes: list[int], multiply: Function) -> None:
+    rows = normal(sum(sizes), 32, dtype=torch.float64).requires_grad_()
+    weight, grad = normal(len(sizes), 48, 32), normal(sum(sizes), 48)
+    (wanted,) = torch.autograd.grad(product(rows, weight, sizes), rows, grad.double())
+
+    found = multiply(grad, weight, ends_of(sizes))
+
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("has_column_scale", [False, True])
+@pytest.mark.parametrize(
+    "multiply", [grouped_product8, grouped_product8_plain, grouped_product8_triton]
+)
+def test_the_product_of_8_bit_rows(
+    sizes: list[int], has_column_scale: bool, multiply: Function
+) -> None:
+    rows8 = normal(sum(sizes), 32, dtype=torch.float8_e4m3fn)
+    weight8 = normal(len(sizes), 48, 32, dtype=torch.float8_e4m3fn)
+    scale_M, scale_EN = normal(len(rows8)).exp(), normal(len(sizes), 48).exp()
+
+    out = multiply(
+        rows8,
+        scale_M,
+        weight8,
+        scale_EN if has_column_scale else None,
+        ends_of(sizes),
+        torch.float32,
+    )
+
+    weight = weight8.float()
+    if has_column_scale:
+        weight = weight * scale_EN[..., None]
+    wanted = product(rows8.float() * scale_M[:, None], weight, sizes)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.double(), wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_no_rows() -> None:
+    ends = torch.zeros(4, dtype=torch.int32)
+
+    out = grouped_product_triton(torch.empty(0, 32), normal(4, 48, 32), ends)
+
+    assert out.shape == (0, 48)

@@ -1,0 +1,177 @@
+"""Rows sorted by expert, each times the matrix of its expert: one product for all experts.
+
+How many rows an expert has is known to the device alone. The kernel does not read it back. On CUDA
+the products need a Hopper card, and have no gradients of their own.
+
+Letters: M rows, K input width, N output width, E experts.
+"""
+
+from typing import Final
+
+import torch
+
+from trainer_core.kernels.grouped_tiles import Tiling, multiply_tiles
+from trainer_core.kernels.triton_support import runs_triton
+
+_8_BITS: Final = Tiling(
+    M=128, N=256, K=128, rows_together=16, stores=1, warps=8, stages=3, programs=1
+)
+_16_BITS: Final = _8_BITS._replace(K=64)
+
+MANY_ROWS: Final = 4096
+WIDE: Final = 4096
+TILINGS: Final = {
+    # has 8 bits, at least MANY_ROWS rows, at least WIDE columns of the output
+    (True, True, True): _8_BITS,
+    (True, True, False): _8_BITS,
+    (True, False, True): _8_BITS,
+    (True, False, False): _8_BITS,
+    (False, True, True): _16_BITS,
+    (False, True, False): _16_BITS,
+    (False, False, True): _16_BITS,
+    (False, False, False): _16_BITS,
+}
+"""Found with ``python -m benchmarks.grouped_tuning``."""
+
+
+def grouped_product8(
+    rows8_MK: torch.Tensor,
+    scale_M: torch.Tensor,
+    weight8_ENK: torch.Tensor,
+    scale_EN: torch.Tensor | None,
+    ends_E: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """out[m] = scale[m] · scale[e] · (weight[e] · rows[m]) of 8-bit rows, e the expert of row m.
+
+    Hopper cards sum 8-bit products with 14 bits, so a sum of 13824 is right to about 1%.
+
+    Args:
+        rows8_MK: e4m3, sorted by expert; K is a multiple of 16.
+        scale_M: fp32.
+        weight8_ENK: e4m3; N is a multiple of 8.
+        scale_EN: fp32; None: 1.
+        ends_E: int32: the row after the last one of each expert. The last end is M.
+        dtype: of the result; in 16 bits on CUDA.
+
+    Returns:
+        [M, N].
+    """
+    product = grouped_product8_triton if _is_for_kernel(rows8_MK) else grouped_product8_plain
+    return product(rows8_MK, scale_M, weight8_ENK, scale_EN, ends_E, dtype)
+
+
+def grouped_product8_plain(
+    rows8_MK: torch.Tensor,
+    scale_M: torch.Tensor,
+    weight8_ENK: torch.Tensor,
+    scale_EN: torch.Tensor | None,
+    ends_E: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """``grouped_product8`` in PyTorch."""
+    wide = torch.promote_types(dtype, torch.float32)
+    sums = grouped_product_plain(rows8_MK.to(wide), weight8_ENK.to(wide), ends_E)
+    out = sums * scale_M[:, None]
+    if scale_EN is not None:
+        rows = [len(part) for part in _parts(rows8_MK, ends_E)]
+        out *= scale_EN.repeat_interleave(torch.tensor(rows, device=out.device), dim=0)
+    return out.to(dtype)
+
+
+def grouped_product8_triton(
+    rows8_MK: torch.Tensor,
+    scale_M: torch.Tensor,
+    weight8_ENK: torch.Tensor,
+    scale_EN: torch.Tensor | None,
+    ends_E: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """``grouped_product8`` in one kernel."""
+    out = rows8_MK.new_empty(len(rows8_MK), weight8_ENK.shape[1], dtype=dtype)
+    multiply_tiles(
+        out,
+        rows8_MK,
+        weight8_ENK,
+        ends_E,
+        tiling_for(rows8_MK, out),
+        scale_M=scale_M,
+        scale_EN=scale_EN,
+    )
+    return out
+
+
+def grouped_product(
+    rows_MK: torch.Tensor, weight_ENK: torch.Tensor, ends_E: torch.Tensor
+) -> torch.Tensor:
+    """out[m] = weight[e] · rows[m], [M, N], e the expert of row m.
+
+    Args:
+        rows_MK: sorted by expert; K is a multiple of 8.
+        weight_ENK: in the type of the rows; N is a multiple of 8.
+        ends_E: int32: the row after the last one of each expert. The last end is M.
+    """
+    product = grouped_product_triton if _is_for_kernel(rows_MK) else grouped_product_plain
+    return product(rows_MK, weight_ENK, ends_E)
+
+
+def grouped_product_plain(
+    rows_MK: torch.Tensor, weight_ENK: torch.Tensor, ends_E: torch.Tensor
+) -> torch.Tensor:
+    """``grouped_product`` in PyTorch."""
+    return grouped_product_gradient_plain(rows_MK, weight_ENK.transpose(1, 2), ends_E)
+
+
+def grouped_product_triton(
+    rows_MK: torch.Tensor, weight_ENK: torch.Tensor, ends_E: torch.Tensor
+) -> torch.Tensor:
+    """``grouped_product`` in one kernel."""
+    out = rows_MK.new_empty(len(rows_MK), weight_ENK.shape[1])
+    multiply_tiles(out, rows_MK, weight_ENK, ends_E, tiling_for(rows_MK, out))
+    return out
+
+
+def grouped_product_gradient(
+    grad_MN: torch.Tensor, weight_ENK: torch.Tensor, ends_E: torch.Tensor
+) -> torch.Tensor:
+    """The gradient of ``grouped_product`` for its rows: weight[e]ᵀ · grad[m], [M, K].
+
+    It reads the weight as it lies, without a transposed copy. Arguments as there.
+    """
+    if _is_for_kernel(grad_MN):
+        return grouped_product_gradient_triton(grad_MN, weight_ENK, ends_E)
+    return grouped_product_gradient_plain(grad_MN, weight_ENK, ends_E)
+
+
+def grouped_product_gradient_plain(
+    grad_MN: torch.Tensor, weight_ENK: torch.Tensor, ends_E: torch.Tensor
+) -> torch.Tensor:
+    """``grouped_product_gradient`` in PyTorch."""
+    parts = zip(_parts(grad_MN, ends_E), weight_ENK, strict=True)
+    return torch.cat([part @ weight for part, weight in parts])
+
+
+def grouped_product_gradient_triton(
+    grad_MN: torch.Tensor, weight_ENK: torch.Tensor, ends_E: torch.Tensor
+) -> torch.Tensor:
+    """``grouped_product_gradient`` in one kernel."""
+    out = grad_MN.new_empty(len(grad_MN), weight_ENK.shape[2])
+    multiply_tiles(
+        out, grad_MN, weight_ENK, ends_E, tiling_for(grad_MN, out), sums_weight_rows=True
+    )
+    return out
+
+
+def tiling_for(rows: torch.Tensor, out: torch.Tensor) -> Tiling:
+    """How the product of ``rows`` into ``out`` is cut."""
+    return TILINGS[rows.element_size() == 1, len(rows) >= MANY_ROWS, out.shape[1] >= WIDE]
+
+
+def _is_for_kernel(rows: torch.Tensor) -> bool:
+    """Tiles of wider elements do not fit into a card's shared memory."""
+    return runs_triton(rows) and rows.element_size() <= 2
+
+
+def _parts(rows: torch.Tensor, ends_E: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The rows of each expert."""
+    return torch.tensor_split(rows, ends_E[:-1].long().cpu())
