@@ -24,6 +24,7 @@ from trainer_core.config.simpletuner.reading import Findings
 from trainer_core.hidream.fused.build import fused_blocks
 from trainer_core.hidream.network import Network
 from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.optim.flat import FlatParameters
 from trainer_core.precision.compute import Compute
 from trainer_core.precision.linear8 import Linear8, hold_in_8bit
 
@@ -117,6 +118,7 @@ def with_fused_blocks(network: Network, case: Case) -> Network:
         trained=network.trained,
         compute=network.compute,
         has_balance=network.has_balance,
+        flat=FlatParameters(network.trained),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from trainer_core.adapters.factors import AdapterFactors
+from trainer_core.adapters.factors import AdapterFactors, Trained
 from trainer_core.adapters.lokr import attach_lokr
 from trainer_core.adapters.lora import attach_lora
 from trainer_core.adapters.switch import AdapterSwitch
@@ -27,10 +27,15 @@ class Adapter(Protocol):
     def switch(self) -> AdapterSwitch:
         """Whether the adapter takes part in a forward. Only ``Network`` uses it."""
 
-    def factors(self, dtype: torch.dtype, seed: torch.Tensor | None = None) -> AdapterFactors:
-        """The matrices of all deltas for one forward, for products in ``dtype``.
+    def factors(
+        self, trained: Trained, dtype: torch.dtype, seed: torch.Tensor | None = None
+    ) -> AdapterFactors:
+        """The matrices of all deltas for one forward; equal shapes are computed together.
 
-        ``seed``: of the dropout of this forward, 0-dimensional, int64.
+        Args:
+            trained: the trained tensors.
+            dtype: of the products.
+            seed: of the dropout of this forward, 0-dimensional, int64.
         """
 
     def parameters(self) -> dict[str, nn.Parameter]:

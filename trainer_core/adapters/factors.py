@@ -4,11 +4,13 @@ An adapter of attention alone has 768 tensors. Computed one by one, they would t
 kernels of no work each. Tensors of the same shape are stacked, and each operation serves a stack.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+
+from trainer_core.optim.flat import Stack
 
 
 class Factors(NamedTuple):
@@ -39,15 +41,59 @@ class AdapterFactors:
 NO_ADAPTER = AdapterFactors(is_on=False)
 
 
-def factors_of(
-    paths: Sequence[str], first_n: torch.Tensor, second_n: torch.Tensor, dtype: torch.dtype
+class Trained:
+    """The trained tensors of one forward, to be read as stacks [n, *shape] of equal shapes."""
+
+    def __init__(self, stacks: Sequence[Stack]) -> None:
+        self._places = {
+            name: (stack, number) for stack in stacks for number, name in enumerate(stack.names)
+        }
+
+    def stacked(self, names: Sequence[str]) -> torch.Tensor:
+        """The tensors of these names, [n, *shape], with their graph.
+
+        Where they lie side by side, as those of one adapter do, nothing is copied.
+        """
+        stack, first = self._places[names[0]]
+        if stack.names[first : first + len(names)] == tuple(names):
+            return stack.values[first : first + len(names)]
+        return torch.stack([self._one(name) for name in names])
+
+    def _one(self, name: str) -> torch.Tensor:
+        stack, number = self._places[name]
+        return stack.values[number]
+
+
+def by_path(
+    stacks: Sequence[tuple[Sequence[str], torch.Tensor]], dtype: torch.dtype
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """(values, links) by path, from stacks of matrices with the paths of their linears.
+
+    ``values`` are of ``dtype`` and without graph, ``links`` have it.
+    """
+    values: dict[str, torch.Tensor] = {}
+    links: dict[str, torch.Tensor] = {}
+    for paths, matrices_n in stacks:
+        values |= zip(paths, matrices_n.detach().to(dtype).unbind(), strict=True)
+        links |= zip(paths, matrices_n.unbind(), strict=True)
+    return values, links
+
+
+def grouped_by(keys: Mapping[str, Hashable]) -> list[tuple[str, ...]]:
+    """Paths whose keys are equal, in the order of the first of each group."""
+    groups: dict[Hashable, list[str]] = {}
+    for path, key in keys.items():
+        groups.setdefault(key, []).append(path)
+    return [tuple(paths) for paths in groups.values()]
+
+
+def joined(
+    first: tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]],
+    second: tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]],
 ) -> tuple[dict[str, Factors], dict[str, Factors]]:
-    """(values, links) of n linears from their stacked matrices, [n, ...] each, with their graph."""
-    links = zip(first_n.unbind(), second_n.unbind(), strict=True)
-    values = zip(
-        first_n.detach().to(dtype).unbind(), second_n.detach().to(dtype).unbind(), strict=True
+    """(values, links) of both matrices of each linear, from those of one and of the other."""
+    values, links = (
+        {path: Factors(ones[path], others[path]) for path in ones}
+        for ones, others in zip(first, second, strict=True)
     )
-    return (
-        {path: Factors(*each) for path, each in zip(paths, values, strict=True)},
-        {path: Factors(*each) for path, each in zip(paths, links, strict=True)},
-    )
+    return values, links

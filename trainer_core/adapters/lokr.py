@@ -7,15 +7,21 @@ product of two matrices over a rank r. Trained tensors are fp32, whatever type t
 Source: LyCORIS 4.1.3, module `lokr` for linear layers; tests compare the two.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from trainer_core.adapters.factors import AdapterFactors, Factors, factors_of
+from trainer_core.adapters.factors import (
+    AdapterFactors,
+    Trained,
+    by_path,
+    grouped_by,
+    joined,
+)
 from trainer_core.adapters.places import linear_at, parent_of
 from trainer_core.adapters.start import kaiming, start_generator
 from trainer_core.adapters.switch import AdapterSwitch
@@ -95,6 +101,17 @@ class LokrLinear(nn.Module):
         x_cD = input_.reshape(*input_.shape[:-1], columns, input_.shape[-1] // columns)
         return torch.matmul(w1_ac, self._times_w2(x_cD)).flatten(-2)
 
+    def shapes(self, name: Literal["w1", "w2"]) -> tuple[Any, ...]:
+        """The shapes of w1 or w2, or of its two factors, and whether the scalar is trained."""
+        return (
+            isinstance(self.scalar, nn.Parameter),
+            *(
+                (each, parameter.shape)
+                for each, parameter in self.named_parameters(recurse=False)
+                if each.startswith(name)
+            ),
+        )
+
     def full_w1(self) -> torch.Tensor:
         """[a, c], fp32 also under autocast."""
         return _full(self.w1, self.w1_a, self.w1_b)
@@ -129,26 +146,42 @@ class LokrNetwork:
         self.linears: Final = MappingProxyType(dict(linears))
         self.num_modules: Final = len(self.linears)
         self.switch: Final = switch
-        by_shape: dict[tuple[tuple[str, torch.Size], ...], list[str]] = {}
-        for path, linear in self.linears.items():
-            shapes = tuple((n, p.shape) for n, p in linear.named_parameters(recurse=False))
-            by_shape.setdefault(shapes, []).append(path)
-        self._alike: Final = tuple(tuple(paths) for paths in by_shape.values())
+        self._alike_w1: Final = grouped_by(
+            {path: linear.shapes("w1") for path, linear in self.linears.items()}
+        )
+        self._alike_w2: Final = grouped_by(
+            {path: linear.shapes("w2") for path, linear in self.linears.items()}
+        )
+        self._constants: Final = tuple(
+            torch.stack([self.linears[path].constant for path in paths]).unsqueeze(-1)
+            for paths in self._alike_w1
+        )
 
     def factors(
         self,
+        trained: Trained,
         dtype: torch.dtype,
         seed: torch.Tensor | None = None,  # noqa: ARG002 - LoKr has no dropout
     ) -> AdapterFactors:
-        """The matrices of all deltas for one forward; equal shapes are computed together."""
-        values: dict[str, Factors] = {}
-        links: dict[str, Factors] = {}
-        for paths in self._alike:
-            first_nac, second_nKD = _stacked_factors([self.linears[path] for path in paths])
-            own_values, own_links = factors_of(paths, first_nac, second_nKD, dtype)
-            values |= own_values
-            links |= own_links
+        """As ``Adapter.factors``."""
+        firsts = []
+        for paths, constant_n11 in zip(self._alike_w1, self._constants, strict=True):
+            w1_nac = self._full("w1", paths, trained) * constant_n11
+            if isinstance(self.linears[paths[0]].scalar, nn.Parameter):
+                w1_nac = w1_nac * trained.stacked(_names(paths, "scalar")).unsqueeze(-1)
+            firsts.append((paths, w1_nac))
+        seconds = [(paths, self._full("w2", paths, trained)) for paths in self._alike_w2]
+        values, links = joined(by_path(firsts, dtype), by_path(seconds, dtype))
         return AdapterFactors(values=values, links=links, is_on=self.switch.is_on)
+
+    def _full(
+        self, name: Literal["w1", "w2"], paths: tuple[str, ...], trained: Trained
+    ) -> torch.Tensor:
+        """w1 or w2 of some linears, stacked; a product where it is decomposed."""
+        if getattr(self.linears[paths[0]], name) is not None:
+            return trained.stacked(_names(paths, name))
+        left, right = (trained.stacked(_names(paths, f"{name}_{side}")) for side in ("a", "b"))
+        return torch.bmm(left, right)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by logical name: ``<path>.<name>``, as in ``shapes.lokr_shapes``.
@@ -162,22 +195,8 @@ class LokrNetwork:
         }
 
 
-def _stacked_factors(linears: Sequence[LokrLinear]) -> tuple[torch.Tensor, torch.Tensor]:
-    """w1 [n, a, c] with all constant factors and the scalar, and w2 [n, K, D], fp32."""
-
-    def full(name: str) -> torch.Tensor:
-        if getattr(linears[0], name) is not None:
-            return torch.stack([getattr(linear, name) for linear in linears])
-        left, right = (
-            torch.stack([getattr(linear, f"{name}_{side}") for linear in linears])
-            for side in ("a", "b")
-        )
-        return torch.bmm(left, right)
-
-    scalar_n11 = torch.stack([linear.scalar for linear in linears]).unsqueeze(-1)
-    # Linears of one adapter share its multiplier; alpha / dim may differ.
-    factor_n11 = torch.stack([linear.constant for linear in linears]).unsqueeze(-1)
-    return full("w1") * (scalar_n11 * factor_n11), full("w2")
+def _names(paths: Iterable[str], name: str) -> tuple[str, ...]:
+    return tuple(f"{path}.{name}" for path in paths)
 
 
 def attach_lokr(model: nn.Module, adapter: LokrAdapter, seed: int) -> LokrNetwork:

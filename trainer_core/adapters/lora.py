@@ -15,7 +15,13 @@ from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from trainer_core.adapters.factors import AdapterFactors, Factors, factors_of
+from trainer_core.adapters.factors import (
+    AdapterFactors,
+    Trained,
+    by_path,
+    grouped_by,
+    joined,
+)
 from trainer_core.adapters.places import linear_at
 from trainer_core.adapters.start import kaiming, start_generator
 from trainer_core.adapters.switch import AdapterSwitch
@@ -54,29 +60,31 @@ class LoraNetwork:
         self.num_modules: Final = len(self.layers)
         self.has_dropout: Final = has_dropout
         self.switch: Final = switch
-        by_shape: dict[tuple[torch.Size, torch.Size], list[str]] = {}
-        for path, layer in self.layers.items():
-            shapes = layer.lora_A[_NAME].weight.shape, layer.lora_B[_NAME].weight.shape
-            by_shape.setdefault(shapes, []).append(path)
-        self._alike: Final = tuple(tuple(paths) for paths in by_shape.values())
-
-    def factors(self, dtype: torch.dtype, seed: torch.Tensor | None = None) -> AdapterFactors:
-        """The matrices of all deltas for one forward; layers of equal shapes are computed as one.
-
-        ``seed``: of the dropout of this forward.
-        """
-        values: dict[str, Factors] = {}
-        links: dict[str, Factors] = {}
-        for paths in self._alike:
-            layers = [self.layers[path] for path in paths]
-            a_nrI, b_nOr = (
-                torch.stack([getattr(layer, name)[_NAME].weight for layer in layers])
-                for name in ("lora_A", "lora_B")
+        self._alike: Final = {
+            name: grouped_by(
+                {
+                    path: getattr(layer, name)[_NAME].weight.shape
+                    for path, layer in self.layers.items()
+                }
             )
-            scaled_nOr = b_nOr * layers[0].scaling[_NAME]
-            own_values, own_links = factors_of(paths, a_nrI, scaled_nOr, dtype)
-            values |= own_values
-            links |= own_links
+            for name in ("lora_A", "lora_B")
+        }
+
+    def factors(
+        self, trained: Trained, dtype: torch.dtype, seed: torch.Tensor | None = None
+    ) -> AdapterFactors:
+        """As ``Adapter.factors``."""
+        a, b = (
+            [
+                (paths, trained.stacked([f"{path}.{name}" for path in paths]))
+                for paths in self._alike[name]
+            ]
+            for name in ("lora_A", "lora_B")
+        )
+        # One rank and one alpha for all layers, so one scale.
+        scale = next(iter(self.layers.values())).scaling[_NAME]
+        scaled_b = [(paths, b_nOr * scale) for paths, b_nOr in b]
+        values, links = joined(by_path(a, dtype), by_path(scaled_b, dtype))
         return AdapterFactors(values=values, links=links, seed=seed, is_on=self.switch.is_on)
 
     def parameters(self) -> dict[str, nn.Parameter]:

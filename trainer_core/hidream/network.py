@@ -13,7 +13,7 @@ from diffusers import HiDreamImageTransformer2DModel
 from torch import nn
 
 from trainer_core.adapters.attach import Adapter, attach_adapter
-from trainer_core.adapters.factors import NO_ADAPTER
+from trainer_core.adapters.factors import NO_ADAPTER, Trained
 from trainer_core.adapters.full import full_rank_parameters
 from trainer_core.config.plan import MatmulKind, Plan, Quantization
 from trainer_core.errors import BaseModelError
@@ -66,7 +66,9 @@ class Network:
         """
         factors = NO_ADAPTER
         if self.adapter is not None and isinstance(self.blocks, FusedBlocks):
-            factors = self.adapter.factors(self.compute.weights, dropout_seed)
+            assert self.flat is not None
+            trained = Trained(self.flat.stacks())
+            factors = self.adapter.factors(trained, self.compute.weights, dropout_seed)
         with self.compute.context():
             return predict(
                 self.transformer,

@@ -40,6 +40,7 @@ from trainer_core.hidream.fused.weights import (
 from trainer_core.kernels.activation import Activation
 from trainer_core.kernels.expert_order import ExpertOrder, expert_order
 from trainer_core.kernels.expert_rows import (
+    add_combined_rows,
     combine_rows,
     gather_rows,
     gather_rows8,
@@ -148,21 +149,21 @@ class _AddExperts(torch.autograd.Function):
 
         up, hidden_up = _up(layer, activation, order, factors)
         down, hidden_down = _down(layer, up, weight_M, order, factors, keep_output=keep_output)
-        update = None
+        update, output = None, torch.empty_like(hidden_BSF)
         if keep_output:
             assert down is not None
-            update = combine_rows(down, order.position, layer.choices, shared)
-            update = update.view_as(hidden_BSF)
-            output = hidden_BSF + gate_BF[:, None] * update
-        else:
-            output = torch.empty_like(hidden_BSF)
+            sorted_and_shared = (down, order.position, layer.choices, shared)
+            hidden_NF = hidden_BSF.reshape(rows.shape)
+            output = add_combined_rows(hidden_NF, gate_BF, *sorted_and_shared).view_as(hidden_BSF)
+            if gate_BF.requires_grad:
+                update = combine_rows(*sorted_and_shared).view_as(hidden_BSF)
 
         ctx.layer, ctx.factors, ctx.order = layer, factors, order
         ctx.counts = len(hidden_up), len(hidden_down), len(kept_shared.hidden_up)
         keeps_rows = bool(factors.up or factors.shared.up)
         ctx.save_for_backward(
             gate_BF,
-            update if gate_BF.requires_grad else None,
+            update,
             rows if keeps_rows else None,
             probability_NE,
             chosen_NK,
@@ -187,20 +188,26 @@ class _AddExperts(torch.autograd.Function):
         ends = [sum(ctx.counts[: i + 1]) for i in range(3)]
         hidden_up, hidden_down = hidden[: ends[0]], hidden[ends[0] : ends[1]]
         kept_shared = Kept(up_shared, hidden[ends[1] : ends[2]], hidden[ends[2] :])
-        F = grad_BSF.shape[-1]
-        grad_update = (gate_BF[:, None] * grad_BSF).view(-1, F)
+        grad_BSF = grad_BSF.contiguous()
+        grad_NF = grad_BSF.view(-1, grad_BSF.shape[-1])
         grad_gate = None if update is None else (grad_BSF * update).sum(dim=1)
 
         grad_shared, shared_gradients = backward_rows(
-            layer.shared, grad_update, rows, kept_shared, factors.shared
+            layer.shared, grad_NF, rows, kept_shared, factors.shared, gate_BF
         )
         routed = _routed_gradients(
-            layer, factors, order, grad_update, rows, up, weight_M, hidden_up, hidden_down
+            layer, factors, order, grad_NF, gate_BF, rows, up, weight_M, hidden_up, hidden_down
         )
-        grad_rows = combine_rows(routed.rows, order.position, layer.choices, grad_shared)
         grad_weight_NK = routed.weight_M[order.position.long()].view_as(chosen_NK)
         grad_logits = _gate_gradient(probability_NE, chosen_NK, grad_weight_NK)
-        grad_rows.addmm_(grad_logits.to(grad_rows.dtype), layer.gate_EF)
+        grad_rows = combine_rows(
+            routed.rows,
+            order.position,
+            layer.choices,
+            grad_shared,
+            grad_logits.to(grad_NF.dtype),
+            layer.gate_EF,
+        )
         return (
             grad_BSF,
             grad_gate,
@@ -266,21 +273,22 @@ def _routed_gradients(
     layer: Experts,
     factors: ExpertFactors,
     order: ExpertOrder,
-    grad_update_NF: torch.Tensor,
+    grad_NF: torch.Tensor,
+    gate_BF: torch.Tensor,
     rows_NF: torch.Tensor | None,
     up: torch.Tensor,
     weight_M: torch.Tensor,
     hidden_up: list[torch.Tensor],
     hidden_down: list[torch.Tensor],
 ) -> _RoutedGradients:
-    dtype, choices = grad_update_NF.dtype, layer.choices
+    dtype, choices = grad_NF.dtype, layer.choices
     grad_down = None
     if factors.down or not layer.down.is_8bit:
-        grad_down = gather_rows(grad_update_NF, order.order, choices)
+        grad_down = gather_rows(grad_NF, order.order, choices, gate_BF)
     if layer.down.is_8bit:
         assert layer.down.scale is not None
         rows8, scale = gather_rows_to_e4m3(
-            grad_update_NF, order.order, order.expert, choices, layer.down.scale
+            grad_NF, order.order, order.expert, choices, layer.down.scale, gate_BF
         )
         grad_inner = multiply_grouped_gradient(layer.down, rows8, scale, order.ends, dtype)
     else:

@@ -23,6 +23,7 @@ from trainer_core.hidream.fused.weights import (
     multiply_rows8_gradient,
 )
 from trainer_core.kernels.activation import Activation
+from trainer_core.kernels.gated_rows import gate_rows
 from trainer_core.kernels.swiglu import swiglu, swiglu_grad, swiglu_grad_to_e4m3, swiglu_to_e4m3
 
 
@@ -140,10 +141,16 @@ def backward_rows(
     input_MI: torch.Tensor | None,
     kept: Kept,
     factors: FeedForwardFactors,
+    gate_BN: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, list[FactorGradients]]:
-    """The gradient [M, in] of the rows, and those of the factors; ``up`` before ``down``."""
+    """The gradient [M, in] of the rows, and those of the factors; ``up`` before ``down``.
+
+    ``gate_BN``: multiplies the gradient of each sample's rows first; None: 1.
+    """
     dtype = grad_MN.dtype
-    grad_inner = multiply_gradient(layer.down.weight, grad_MN)
+    if factors.down and gate_BN is not None:
+        grad_MN, gate_BN = gate_rows(grad_MN, gate_BN), None
+    grad_inner = multiply_gradient(layer.down.weight, grad_MN, gate_BN)
     gradients_down: list[FactorGradients] = []
     if factors.down:
         gradients_down = delta_gradients_(

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from trainer_core.kernels.activation import Activation
+from trainer_core.kernels.gated_rows import gate_rows
 from trainer_core.kernels.rows8 import rows_to_e4m3
 from trainer_core.kernels.transpose8 import transposed_rows8
 
@@ -68,17 +69,21 @@ def multiply(weight: Weight, activation: Activation) -> torch.Tensor:
     return _product8(rows8, scale_M, weight.rows8, weight.scale, dtype=dtype, bias=weight.bias)
 
 
-def multiply_gradient(weight: Weight, grad_MN: torch.Tensor) -> torch.Tensor:
+def multiply_gradient(
+    weight: Weight, grad_MN: torch.Tensor, gate_BN: torch.Tensor | None = None
+) -> torch.Tensor:
     """gradient · weight, [M, K]: the gradient of ``multiply`` for its activation.
 
     The scale of each weight row is multiplied into the gradient before that is rounded to 8 bits.
     So one copy of the weight serves both directions.
+
+    ``gate_BN``: multiplies the gradient of each sample's rows first; None: 1.
     """
     if weight.whole is not None:
-        return grad_MN @ weight.whole
-    return multiply_rows8_gradient(
-        weight, *rows_to_e4m3(grad_MN, weight.scale), dtype=grad_MN.dtype
-    )
+        gated = grad_MN if gate_BN is None else gate_rows(grad_MN, gate_BN)
+        return gated @ weight.whole
+    rows8, scale = rows_to_e4m3(grad_MN, weight.scale, gate_BN)
+    return multiply_rows8_gradient(weight, rows8, scale, dtype=grad_MN.dtype)
 
 
 def multiply_rows8_gradient(
