@@ -1,6 +1,6 @@
 """What a block gets and returns, whichever way it is computed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -12,8 +12,9 @@ from trainer_core.hidream.pads import Pads
 class Conditions(NamedTuple):
     """Inputs that all blocks of a forward share."""
 
-    modulations: Sequence[torch.Tensor]
-    """For each block [B, 12 · F] or, of a single-stream block, [B, 6 · F]."""
+    modulation: Callable[[int], torch.Tensor]
+    """Computes the modulation of a block, by number: [B, 12 · F] or, of a single-stream block,
+    [B, 6 · F]. Called once a block, just before it: weights that the host holds are there then."""
     rope: torch.Tensor
     """Rotary embedding, [1, R, 1, D / 2, 2, 2], fp32: of image, text and tail tokens."""
     pads: Pads | None

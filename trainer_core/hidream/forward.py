@@ -9,6 +9,7 @@ Letters: B samples, C channels, H × W latent cells, P image tokens, T text toke
 p cells along a patch's side (2).
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -69,13 +70,9 @@ def predict(
     # The embedding is computed from fp32: a bf16 timestep can be off by 2.
     temb = transformer.t_embedder(timesteps_B.float(), noisy_BCHW.dtype)
     temb = temb + transformer.p_embedder(text.pooled)
-    captions = _captions(transformer, text)
-    rope = _rope(transformer, noisy_BCHW, pads is not None, _text_length(captions))
-    conditions = Conditions(_modulations(transformer, temb), rope, pads, adapter)
-    doubles = len(transformer.double_stream_blocks)
-    image, losses = _blocks(
-        blocks, image, captions, conditions, doubles=doubles, has_balance=has_balance
-    )
+    rope = _rope(transformer, noisy_BCHW, pads is not None, _text_tokens(text))
+    conditions = Conditions(_modulation_of(transformer, temb), rope, pads, adapter)
+    image, losses = _blocks(transformer, blocks, image, text, conditions, has_balance=has_balance)
     output = transformer.final_layer(image, temb)
     # The network predicts the velocity from noise to data.
     velocity = -_image_of(output, noisy_BCHW.shape, int(transformer.config.patch_size))
@@ -133,20 +130,18 @@ def _image_of(output_BPF: torch.Tensor, shape: torch.Size, patch: int) -> torch.
     return cells.permute(0, 5, 1, 3, 2, 4).reshape(B, C, H, W)
 
 
-def _captions(
-    transformer: HiDreamImageTransformer2DModel, text: TextEmbeddings
-) -> list[torch.Tensor]:
-    """Llama's hidden state for each block [B, T, F], and T5's output last."""
-    layers = transformer.config.llama_layers
-    captions = [
-        transformer.caption_projection[i](text.llama[:, layer]) for i, layer in enumerate(layers)
-    ]
-    return [*captions, transformer.caption_projection[-1](text.t5)]
+def _caption(
+    transformer: HiDreamImageTransformer2DModel, text: TextEmbeddings, number: int
+) -> torch.Tensor:
+    """Llama's hidden state for a block, [B, T, F]."""
+    layer = transformer.config.llama_layers[number]
+    caption: torch.Tensor = transformer.caption_projection[number](text.llama[:, layer])
+    return caption
 
 
-def _text_length(captions: list[torch.Tensor]) -> int:
+def _text_tokens(text: TextEmbeddings) -> int:
     """Tokens of T5, of Llama's last layer, and of a block's own Llama layer."""
-    return sum(captions[i].shape[1] for i in (-1, -2, 0))
+    return text.t5.shape[1] + 2 * text.llama.shape[2]
 
 
 def _rope(
@@ -177,21 +172,26 @@ def _rope_of(
     return rope
 
 
-def _modulations(
+def _modulation_of(
     transformer: HiDreamImageTransformer2DModel, temb_BF: torch.Tensor
-) -> list[torch.Tensor]:
-    """Shifts, scales and gates of each block, side by side."""
+) -> Callable[[int], torch.Tensor]:
+    """Computes shifts, scales and gates of a block, side by side."""
     holders = (*transformer.double_stream_blocks, *transformer.single_stream_blocks)
-    return [holder.block.adaLN_modulation(temb_BF) for holder in holders]
+
+    def modulation(number: int) -> torch.Tensor:
+        found: torch.Tensor = holders[number].block.adaLN_modulation(temb_BF)
+        return found
+
+    return modulation
 
 
 def _blocks(
+    transformer: HiDreamImageTransformer2DModel,
     blocks: Blocks,
     image: torch.Tensor,
-    captions: list[torch.Tensor],
+    text: TextEmbeddings,
     conditions: Conditions,
     *,
-    doubles: int,
     has_balance: bool,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The image tokens after all blocks, and the loss of each layer whose gate computes one.
@@ -199,20 +199,27 @@ def _blocks(
     The T5 caption and the last Llama caption go through all blocks. Each block also gets the Llama
     caption of its own layer, as its tail. After the last block only the image is read, so there
     the text belongs to the tail.
+
+    Captions are projected just before the block that needs them, as the modulation is.
     """
+    doubles = len(transformer.double_stream_blocks)
+    last = doubles + len(transformer.single_stream_blocks) - 1
     losses: list[torch.Tensor | None] = []
-    text = torch.cat([captions[-1], captions[-2]], dim=1)
-    T = text.shape[1]
+    t5 = transformer.caption_projection[-1](text.t5)
+    last_caption = _caption(transformer, text, last)
+    live = torch.cat([t5, last_caption], dim=1)
+    T = live.shape[1]
     for number in range(doubles):
-        text, tail = _split(text, captions[number], has_balance)
-        image, text, loss = blocks.double(number, image, text, tail, conditions)
-        text = text[:, :T]
+        live, tail = _split(live, _caption(transformer, text, number), has_balance)
+        image, live, loss = blocks.double(number, image, live, tail, conditions)
+        live = live[:, :T]
         losses.append(loss)
     P = image.shape[1]
-    hidden = torch.cat([image, text], dim=1)
-    S, last = P + T, len(captions) - 2
+    hidden = torch.cat([image, live], dim=1)
+    S = P + T
     for number in range(doubles, last + 1):
-        hidden, tail = _split(hidden, captions[number], has_balance)
+        caption = last_caption if number == last else _caption(transformer, text, number)
+        hidden, tail = _split(hidden, caption, has_balance)
         if number == last and tail is not None:
             hidden, tail = hidden[:, :P], torch.cat([hidden[:, P:], tail], dim=1)
         hidden, loss = blocks.single(number, hidden, tail, conditions)

@@ -71,7 +71,7 @@ class PlainBlocks:
 
     def _run(self, number: int, forward: Any, block: Any, *tokens: Any) -> Any:
         *_, conditions = tokens
-        inputs = (block, conditions.modulations[number], *tokens)
+        inputs = (block, conditions.modulation(number), *tokens)
         interval = self.gradient_checkpointing_interval
         if interval is None or number % interval or not torch.is_grad_enabled():
             return forward(*inputs)

@@ -137,7 +137,7 @@ class FusedBlocks:
             )
             return found
 
-        inputs = [conditions.modulations[number], *hidden, *([] if tail is None else [tail])]
+        inputs = [conditions.modulation(number), *hidden, *([] if tail is None else [tail])]
         flat_links = [each for pair in links.values() for each in pair]
         is_recomputed = number in self.recomputed and torch.is_grad_enabled()
         outputs = (
