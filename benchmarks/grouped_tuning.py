@@ -5,7 +5,7 @@
 Each result is compared with fp32 first: a tiling whose worst row is wrong is not timed. A table a
 type: a line a tiling, a column a product, in microseconds. Below it, TFLOP/s of the best, and the
 best tiling for each entry of ``trainer_core.kernels.grouped_product.TILINGS``. Needs one Hopper
-card, and about a minute.
+card.
 """
 
 import argparse
@@ -49,7 +49,7 @@ TILINGS_16: Final = [
     T(64, 256, 64, 16, 2, 4, 2, 2),
 ]
 MAX_ROW_ERROR: Final = {8: 0.1, 16: 0.01}
-"""Relative L2 error of the worst row. Hopper cards sum 8-bit products with 14 bits."""
+"""Relative L2 error of the worst row. The card sums 8-bit products in fewer bits than fp32 has."""
 
 
 class Product(NamedTuple):
