@@ -131,7 +131,9 @@ def _train_shown(run: "LocalRun") -> Path | None:
     from services.cli.train_view import open_view
     from trainer_core.config.plan.problems import PlanError
     from trainer_core.local.run import train_locally
+    from trainer_core.process.node_cache import keep_kernels, node_cache_of
 
+    keep_kernels(node_cache_of(os.environ), os.environ)
     _, err = output.consoles()
     try:
         # stdout is for the result alone: what libraries print there goes to stderr.

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Self, cast
 
+from trainer_core.process.node_cache import NodeCache, NodeCacheSettingError, node_cache_of
+
 LogFormat = Literal["console", "json"]
 Environment = Literal["production", "test"]
 
@@ -31,6 +33,9 @@ class Settings:
     """REVERIE_SCRATCH_DIR: local disk for attempts; everything in it may be deleted."""
     scratch_bytes: int = 8 << 30
     """REVERIE_SCRATCH_BYTES: most bytes of shards that one attempt keeps on disk."""
+    node_cache: NodeCache | None = None
+    """REVERIE_NODE_CACHE_DIR: local disk for what a run can make again, such as compiled kernels.
+    REVERIE_NODE_CACHE_BYTES: most bytes of 8-bit weights. None where the first is ``off``."""
     api_url: str = "http://127.0.0.1:8484"
     """REVERIE_API_URL: the public base URL, without a slash at its end."""
     gpu_class: str = "cpu"
@@ -84,6 +89,7 @@ class Settings:
             publications_dir=Path(given.get("REVERIE_PUBLICATIONS_DIR", home / "publications")),
             scratch_dir=Path(given.get("REVERIE_SCRATCH_DIR", home / "scratch")),
             scratch_bytes=int(_number(given, "REVERIE_SCRATCH_BYTES", 8 << 30)),
+            node_cache=_node_cache(given),
             api_url=given.get("REVERIE_API_URL", "http://127.0.0.1:8484").rstrip("/"),
             gpu_class=given.get("REVERIE_GPU_CLASS", "cpu"),
             lease_s=_number(given, "REVERIE_LEASE_S", 60),
@@ -153,6 +159,13 @@ def _number(given: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < value < float("inf"):
         raise SettingsError(f"{name} has to be above zero: {text}")
     return value
+
+
+def _node_cache(given: Mapping[str, str]) -> NodeCache | None:
+    try:
+        return node_cache_of(given)
+    except NodeCacheSettingError as error:
+        raise SettingsError(error.message) from None
 
 
 def _one_of(given: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ from services.domain.ledger import Claim, Ledger, RequestedAction
 from services.objects.port import ObjectStore
 from services.trainer.lease import Lease, LeaseTimes
 from services.workers.scratch import Scratch
+from trainer_core.process.node_cache import NodeCache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +24,7 @@ class TrainerContext:
     models_dir: Path
     scratch_bytes: int
     """Disk space for the cache shards of one attempt."""
+    node_cache: NodeCache | None
     times: LeaseTimes
     stall_s: float
     """A training process that reports no new event for this long counts as hung."""

@@ -102,6 +102,7 @@ def _context(
         scratch=scratch,
         models_dir=settings.models_dir,
         scratch_bytes=settings.scratch_bytes,
+        node_cache=settings.node_cache,
         times=times,
         stall_s=settings.stall_s,
         stopping=stopping,

@@ -72,6 +72,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
             output_dir=str(output_dir),
             resume_from=None if resume_from is None else str(resume_from),
             shard_wait_s=_SHARD_WAIT_S,
+            node_cache=held.context.node_cache,
         ),
         order=FeedOrder(
             index=index,

@@ -59,6 +59,7 @@ class Runs:
                 folders=(self.output.parent,),
                 output_dir=self.output,
                 cache_dir=self.output / "cache",
+                node_cache=None,
                 control=Control(None),
                 events=events,
                 reporter=SilentReporter(),

@@ -36,6 +36,7 @@ def main() -> None:
             scratch=scratch,
             models_dir=settings.models_dir,
             scratch_bytes=1 << 30,
+            node_cache=settings.node_cache,
             times=LeaseTimes(
                 lease_s=settings.lease_s, renew_s=settings.renew_s, orphan_s=settings.orphan_s
             ),

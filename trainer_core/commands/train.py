@@ -19,6 +19,7 @@ from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
 from trainer_core.process.failure import failure_as_json, failure_of
 from trainer_core.process.job import read_job
+from trainer_core.process.node_cache import keep_kernels
 from trainer_core.process.supervision import parse_supervisor, start_watch
 
 EXIT_FAILED: Final = 1
@@ -42,8 +43,10 @@ def _guarded(job: Path, events: EventWriter, control: Control) -> int:
     """Run the job; any failure becomes the last event."""
     try:
         control.on_unknown(partial(events.warn, "unknown_control"))
+        read = read_job(job)
+        keep_kernels(read.node_cache, os.environ)
         make_deterministic(os.environ)
-        finished = run_job(read_job(job), events, control)
+        finished = run_job(read, events, control)
     except Exception as error:  # noqa: BLE001 - the process's outermost loop
         traceback.print_exc(file=sys.stderr)
         events.emit("failed", events.last_step, failure_as_json(failure_of(error)))

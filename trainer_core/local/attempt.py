@@ -46,6 +46,7 @@ from trainer_core.local.trackers import trackers
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
 from trainer_core.process.job import BadJobError, Job, read_job
+from trainer_core.process.node_cache import NodeCache
 from trainer_core.progress import Reporter
 
 _JOB_NAME: Final = "job.json"
@@ -63,6 +64,7 @@ class Attempt:
     """A relative path to a checkpoint is tried from each of these, in order."""
     output_dir: Path
     cache_dir: Path
+    node_cache: NodeCache | None
     control: Control
     events: EventWriter
     reporter: Reporter
@@ -140,6 +142,7 @@ class Attempt:
             resume_from=None if checkpoint is None else str(checkpoint.absolute()),
             shard_wait_s=_SHARD_WAIT_S,
             keep_checkpoints=plan.operation.checkpoints_total_limit,
+            node_cache=self.node_cache,
         )
 
     def _check_checkpoint(self, job: Job) -> int:

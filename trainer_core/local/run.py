@@ -26,6 +26,7 @@ from trainer_core.local.output import ControlledView, View, open_control, record
 from trainer_core.local.trackers import check_trackers
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
+from trainer_core.process.node_cache import node_cache_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +61,7 @@ def train_locally(
 
     Args:
         run: configuration and folders.
-        env: REVERIE_MODELS_DIR, REVERIE_HOME and OMP_NUM_THREADS are read.
+        env: REVERIE_MODELS_DIR, REVERIE_HOME, REVERIE_NODE_CACHE_* and OMP_NUM_THREADS are read.
         view: shows progress, events and warnings.
         handle_signals: called once with the ``Control`` that a signal handler can stop the run by.
 
@@ -68,6 +69,7 @@ def train_locally(
         PlanError: lists every mistake in the files.
         TrainerError: any other failure.
     """
+    node_cache = node_cache_of(env)
     options = read_options(run.config, OPTIONS, "/config", Findings(), "local")
     found = find_base(base_name_of(options), env=env, folders=run.folders)
     imported = _import(run, options, found)
@@ -91,6 +93,7 @@ def train_locally(
                 folders=run.folders,
                 output_dir=output_dir,
                 cache_dir=run.cache_dir or output_dir / "cache",
+                node_cache=node_cache,
                 control=control,
                 events=events,
                 reporter=ControlledView(view, control),

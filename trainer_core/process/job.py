@@ -8,6 +8,7 @@ from trainer_core.config.plan import Plan
 from trainer_core.config.plan.frozen import Frozen
 from trainer_core.data.index import DataIndex
 from trainer_core.errors import TrainerError
+from trainer_core.process.node_cache import NodeCache
 
 
 class BadJobError(TrainerError):
@@ -31,6 +32,8 @@ class Job(Frozen):
     """Number of newest checkpoints in ``checkpoints_dir``; the service has copied older ones."""
     shard_wait_s: float = Field(gt=0)
     """The longest wait for a shard that is not in ``shards_dir`` yet."""
+    node_cache: NodeCache | None = None
+    """None: 8-bit weights are not kept, and compiled kernels where the libraries keep them."""
 
     @property
     def checkpoints_dir(self) -> Path:

@@ -262,6 +262,7 @@ class Environment:
                 folders=self.local_run(output).folders,
                 output_dir=output,
                 cache_dir=self.folder / "shards",
+                node_cache=None,
                 control=control,
                 events=events,
                 reporter=SilentReporter(),
