@@ -77,6 +77,24 @@ def test_events_report_the_run_in_order(finished: tuple[Path, list[Event]]) -> N
     assert events[-1]["event"] == "finished"
 
 
+def test_events_report_how_long_the_start_took(finished: tuple[Path, list[Event]]) -> None:
+    _, events = finished
+
+    (plan,) = named(events, "plan")
+    (started,) = (event for event in named(events, "stage") if "timings" in event)
+
+    assert plan["weights"] == "published"
+    loading = ["process_s", "vae_s", "weights_s", "network_s", "optimizer_s"]
+    assert list(plan["timings"]) == [*loading, "total_s"]
+    first = ["resume_s", "validation_s", "first_step_s", "total_s", "shard_wait_s"]
+    assert list(started["timings"]) == [*loading, *first]
+    assert (started["stage"], started["step"]) == ("training", 1)
+    assert events.index(named(events, "step")[0]) == events.index(started) + 1
+    assert all(seconds >= 0 for seconds in started["timings"].values())
+    # The event file is opened a little after the process starts.
+    assert started["t_s"] <= started["timings"]["total_s"] <= started["t_s"] + 30
+
+
 def test_events_and_manifests_have_the_files_digests_and_sizes(
     finished: tuple[Path, list[Event]],
 ) -> None:

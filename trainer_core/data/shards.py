@@ -94,6 +94,8 @@ class ShardFolder:
         self._wait_s = wait_s
         self._while_waiting = while_waiting
         self._open: OrderedDict[str, Any] = OrderedDict()
+        self.waited_s = 0.0
+        """Time in which shards were missing."""
 
     def read_row(self, shard: ShardDescription, row: int) -> dict[str, torch.Tensor]:
         """The tensors of one entry, each with a leading dimension of 1; copies, not views.
@@ -130,7 +132,8 @@ class ShardFolder:
         return file
 
     def _await(self, shard: ShardDescription) -> None:
-        deadline = time.monotonic() + self._wait_s
+        started_s = time.monotonic()
+        deadline = started_s + self._wait_s
         while not self.is_there(shard):
             if time.monotonic() >= deadline:
                 raise ShardMissingError(
@@ -139,6 +142,7 @@ class ShardFolder:
             if self._while_waiting is not None:
                 self._while_waiting(shard)
             time.sleep(_WAIT_POLL_S)
+        self.waited_s += time.monotonic() - started_s
 
 
 def _open_checked(path: Path, shard: ShardDescription) -> Any:

@@ -1,6 +1,6 @@
 """Completes a launched step: its numbers become the run's state, and its event is written."""
 
-from trainer_core.engine.reporting import report_step
+from trainer_core.engine.reporting import report_start, report_step
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.faultpoints import fault_point
 
@@ -18,5 +18,9 @@ def complete_step(run: Run, state: TrainingState) -> None:
     state.loss = state.pending_event.loss
     state.step += 1
     fault_point("train.after_step")
+    if not state.has_started:
+        state.has_started = True
+        run.loaded.start_times.end("first_step_s")
+        report_start(run, state)
     if state.throughput.is_due(state.step):
         report_step(run, state)

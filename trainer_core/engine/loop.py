@@ -38,9 +38,11 @@ def train(run: Run) -> bool:
     report_plan(run, state)
     if run.job.resume_from is not None:
         resume(run, state, Path(run.job.resume_from))
+    run.loaded.start_times.end("resume_s")
     try:
         if state.step == 0:
             state.loss_before = measure_loss(run, state).as_json()
+        run.loaded.start_times.end("validation_s")
         report_stage(run, state, "training")
         state.throughput.start(state.step)
         take_steps(run, state)

@@ -25,12 +25,23 @@ def report_plan(run: Run, state: TrainingState) -> None:
             "steps": run.last_step,
             "preparation": [*run.loaded.network.preparation, run.loaded.matmul.reason],
             "warnings": list(run.job.index.warnings),
+            "weights": run.loaded.weights,
+            "timings": {**run.loaded.start_times.as_json()},
         },
     )
 
 
 def report_stage(run: Run, state: TrainingState, stage: Stage) -> None:
     _emit(run, state, "stage", {"stage": stage})
+
+
+def report_start(run: Run, state: TrainingState) -> None:
+    """How long the start took, once this process has taken its first step."""
+    timings = {
+        **run.loaded.start_times.as_json(),
+        "shard_wait_s": round(run.loaded.shards.waited_s, 3),
+    }
+    _emit(run, state, "stage", {"stage": "training", "timings": {**timings}})
 
 
 def report_step(run: Run, state: TrainingState) -> None:

@@ -16,14 +16,17 @@ from trainer_core.config.plan.matmul import MatmulPick
 from trainer_core.data.index import ShardDescription
 from trainer_core.data.shards import ShardFolder
 from trainer_core.engine.batch import BatchMaker
+from trainer_core.engine.start_times import StartTimes
 from trainer_core.engine.step import Backend, SingleProcess
 from trainer_core.errors import BaseModelError, DeviceError
-from trainer_core.hidream.loading import load_scheduler, load_transformer, load_vae
+from trainer_core.hidream.base import Source, load_base
+from trainer_core.hidream.loading import load_scheduler, load_vae
 from trainer_core.hidream.network import Network, prepare
 from trainer_core.hidream.timestep_sampling import AutoShift
 from trainer_core.precision.compute import capability_of, choose_compute
 from trainer_core.process.control import Control
 from trainer_core.process.job import Job
+from trainer_core.weights.kept import KeptWeights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +40,11 @@ class LoadedRun:
     trainable_parameters: int
     matmul: MatmulPick
     """How the frozen base is multiplied."""
+    weights: Source
+    """Which weights of the base model were read."""
+    shards: ShardFolder
+    start_times: StartTimes
+    """Of this process; its parts end with the first step."""
 
 
 def make_deterministic(env: Mapping[str, str]) -> None:
@@ -66,6 +74,7 @@ def load_run(job: Job, control: Control) -> LoadedRun:
     Raises BaseModelError where the folder does not hold the plan's base model, DeviceError where
     the machine lacks the plan's device or its products, and what loading raises.
     """
+    times = StartTimes()
     folder = Path(job.base_model_dir)
     _check_base(folder, job.plan)
     compute = choose_compute(
@@ -75,19 +84,26 @@ def load_run(job: Job, control: Control) -> LoadedRun:
     )
     matmul = matmul_for(job, capability_of(compute.device))
     vae = load_vae(folder, torch.float32)
-    transformer = load_transformer(folder, compute.weights)
-    network = prepare(transformer, job.plan, compute, matmul=matmul.kind)
+    times.end("vae_s")
+    base = load_base(folder, job.plan, compute, matmul.kind, _kept_weights(job))
+    times.end("weights_s")
+    network = prepare(
+        base.transformer, job.plan, compute, matmul=matmul.kind, preparation=base.preparation
+    )
+    times.end("network_s")
     # Counted before DeepSpeed, which may shard the parameters.
     size = sum(each.numel() for each in network.trained.values())
     backend = _backend(job.plan, network)
+    shards = _shards(job, control)
     batches = BatchMaker(
         job.index,
-        _shards(job, control),
+        shards,
         job.plan.identity,
         vae,
         compute,
         auto_shift=AutoShift.of_scheduler(load_scheduler(folder).config),
     )
+    times.end("optimizer_s")
     return LoadedRun(
         network=network,
         vae=vae.to(compute.device),
@@ -95,6 +111,9 @@ def load_run(job: Job, control: Control) -> LoadedRun:
         batches=batches,
         trainable_parameters=size,
         matmul=matmul,
+        weights=base.source,
+        shards=shards,
+        start_times=times,
     )
 
 
@@ -116,6 +135,13 @@ def _backend(plan: Plan, network: Network) -> Backend:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise DeviceError("several processes train one model only with DeepSpeed: set zero_stage")
     return SingleProcess(network, plan)
+
+
+def _kept_weights(job: Job) -> KeptWeights | None:
+    cache = job.node_cache
+    if cache is None:
+        return None
+    return KeptWeights(folder=cache.weights_dir, limit_bytes=cache.limit_bytes)
 
 
 def _shards(job: Job, control: Control) -> ShardFolder:

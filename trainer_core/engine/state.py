@@ -58,6 +58,8 @@ class TrainingState:
     throughput: Throughput
     step: int = 0
     """Optimizer steps whose numbers are read."""
+    has_started: bool = False
+    """Whether this process has taken a step."""
     saved_step: int = 0
     """Step of the newest checkpoint; 0: none."""
     loss: float | None = None

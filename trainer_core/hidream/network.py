@@ -116,31 +116,33 @@ def prepare(
     compute: Compute,
     *,
     matmul: MatmulKind = "no_change",
+    preparation: tuple[str, ...] | None = None,
 ) -> Network:
     """Make a freshly loaded transformer ready to be trained, in this order:
 
-    1. Quantise the base and move it to its device. Quantising replaces linears, so it comes before
-       the adapter: a quantised adapter would not be trained.
+    1. Quantise the base and move it to its device, unless ``load_base`` has. Quantising replaces
+       linears, so it comes before the adapter: a quantised adapter would not be trained.
     2. Replace the experts' gates.
     3. Attach the adapter and freeze everything else. For full rank enable all gradients.
     4. Move the adapter's tensors into one flat tensor.
     5. Set train mode, and build the blocks.
 
-    Nothing else may change the transformer afterwards. ``matmul``: how the frozen base is
-    multiplied. Raises BaseModelError where the base model has no experts to balance, lacks a layer
-    that the plan adapts, or cannot be trained.
+    Nothing else may change the transformer afterwards.
+
+    Args:
+        transformer: with weights.
+        plan: of the run.
+        compute: device and types.
+        matmul: how the frozen base is multiplied.
+        preparation: what ``load_base`` did; None: the transformer comes from elsewhere.
+
+    Raises:
+        BaseModelError: the base model has no experts to balance, lacks a layer that the plan
+            adapts, or cannot be trained.
     """
-    identity, operation = plan.identity, plan.operation
-    if matmul == "fp8":
-        count = hold_in_8bit(transformer.requires_grad_(False), compute.device)
-        preparation: tuple[str, ...] = (
-            f"moved to {compute.device.type}",
-            f"{count} linears held in 8 bits",
-        )
-    else:
-        preparation = place_base(
-            transformer, identity.precision.base, operation.quantize_via, compute.device
-        )
+    identity = plan.identity
+    if preparation is None:
+        preparation = _placed(transformer, plan, compute.device, matmul)
     has_balance = identity.objective.balance_weight > 0
     if replace_gates(transformer, has_loss=has_balance) == 0 and has_balance:
         raise BaseModelError(
@@ -183,6 +185,16 @@ def _blocks(
         keeps_transposed=False,
     )
     return blocks, None
+
+
+def _placed(
+    transformer: nn.Module, plan: Plan, device: torch.device, matmul: MatmulKind
+) -> tuple[str, ...]:
+    if matmul == "fp8":
+        count = hold_in_8bit(transformer.requires_grad_(False), device)
+        return f"moved to {device.type}", f"{count} linears held in 8 bits"
+    precision, via = plan.identity.precision, plan.operation.quantize_via
+    return place_base(transformer, precision.base, via, device)
 
 
 def place_base(

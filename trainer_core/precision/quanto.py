@@ -1,9 +1,15 @@
 """Frozen base weights in 8 bits."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
 from optimum.quanto import QLinear, freeze, qint8, quantize
+from optimum.quanto.nn import quantize_module
 from torch import nn
 
 from trainer_core.config.plan import Quantization
+from trainer_core.precision.base_weights import Target, linears_of, source_targets
 
 
 def quantize_frozen(module: nn.Module, scheme: Quantization) -> tuple[str, ...]:
@@ -15,7 +21,8 @@ def quantize_frozen(module: nn.Module, scheme: Quantization) -> tuple[str, ...]:
     keep their type, and so do activations.
 
     It runs on the device of the weights. Call it before adapters are attached, because quanto
-    replaces modules. It is used for the transformer and the text encoders.
+    replaces modules. It is used for the text encoders, and for a transformer that is changed
+    between reading and quantising; ``quantizing_targets`` serves any other.
 
     Returns:
         The paths of the quantised linears; empty for ``no_change``.
@@ -28,6 +35,43 @@ def quantize_frozen(module: nn.Module, scheme: Quantization) -> tuple[str, ...]:
     return quantized_paths(module)
 
 
+def quantizing_targets(model: nn.Module, device: torch.device) -> dict[str, Target]:
+    """Targets for published weights: each linear is quantised to int8 as its weight arrives.
+
+    The result equals that of ``quantize_frozen``, and no more than a few weights are whole at a
+    time.
+
+    Args:
+        model: in its compute type; the weights of its linears are on the meta device, all other
+            tensors on ``device``.
+        device: of the quantised weights. They are quantised where the values arrive.
+    """
+    targets = source_targets(model)
+    for path, linear in linears_of(model):
+        weight = targets[f"{path}.weight"]
+        put = _quantizing(model, path, linear, device)
+        targets[f"{path}.weight"] = replace(weight, put=put, place=None)
+    return targets
+
+
 def quantized_paths(module: nn.Module) -> tuple[str, ...]:
     """Paths of the linears whose weights are quantised."""
     return tuple(name for name, part in module.named_modules() if isinstance(part, QLinear))
+
+
+def _quantizing(
+    model: nn.Module, path: str, linear: nn.Linear, device: torch.device
+) -> Callable[[torch.Tensor], None]:
+    dtype, bias = linear.weight.dtype, linear.bias
+
+    def put(weight: torch.Tensor) -> None:
+        # The bias stays as it is: on its device, where its own value arrives.
+        linear.register_parameter("bias", None)
+        linear.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+        quantized = quantize_module(linear, weights=qint8)
+        quantized.freeze()
+        quantized.name = path
+        quantized.to(device).bias = bias
+        model.set_submodule(path, quantized.requires_grad_(False))
+
+    return put

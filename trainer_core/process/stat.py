@@ -1,5 +1,7 @@
 """Read the state of a process from ``/proc/PID/stat``. Source: proc_pid_stat(5)."""
 
+import os
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,3 +40,11 @@ def identify(pid: int) -> ProcessId | None:
     """The process that has this pid now; None if there is none."""
     stat = read_stat(pid)
     return None if stat is None else ProcessId(pid, stat.start_ticks)
+
+
+def age_s(pid: int) -> float:
+    """Seconds since the process started, to a clock tick (10 ms); 0 if there is none."""
+    stat = read_stat(pid)
+    if stat is None:
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - stat.start_ticks / os.sysconf("SC_CLK_TCK")

@@ -1,7 +1,8 @@
 """Builds the fused blocks from the modules of a prepared transformer.
 
-The weights of linears that share an input are put side by side in one tensor. The modules keep
-views of it, so nothing is held twice, and names and shapes stay those of diffusers.
+The weights of linears that share an input are put side by side in one tensor, where ``load_base``
+has not done so. The modules keep views of it, so nothing is held twice, and names and shapes stay
+those of diffusers.
 
 Letters: K input width, N output width, E experts.
 """
@@ -24,6 +25,7 @@ from trainer_core.hidream.fused.feed_forward import FeedForward
 from trainer_core.hidream.fused.linears import Linears
 from trainer_core.hidream.fused.weights import Weight
 from trainer_core.kernels.transpose8 import transposed_rows8
+from trainer_core.precision.base_weights import joined
 from trainer_core.precision.compute import Compute
 from trainer_core.precision.linear8 import Linear8
 
@@ -175,10 +177,10 @@ class _Builder:
         if biases[0] is not None:
             bias = torch.cat(biases)
         if isinstance(linears[0], Linear8):
-            rows8 = _shared(linears, "rows8", _side_by_side)
-            scale = _shared(linears, "scale", _side_by_side)
+            rows8 = _shared(linears, "rows8", joined)
+            scale = _shared(linears, "scale", joined)
             return Weight(rows8=rows8, scale=scale, bias=bias, transposed=self._transposed(rows8))
-        return Weight(whole=_shared(linears, "weight", _side_by_side), bias=bias)
+        return Weight(whole=_shared(linears, "weight", joined), bias=bias)
 
     def _experts(
         self, path: str, layer: Any, names: tuple[str, ...]
@@ -188,8 +190,8 @@ class _Builder:
         E = len(layer.experts)
 
         def stacked(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-            joined = _side_by_side(parts)
-            return joined.view(E, -1, joined.shape[1]) if joined.ndim == 2 else joined.view(E, -1)
+            whole = joined(parts)
+            return whole.view(E, -1, whole.shape[1]) if whole.ndim == 2 else whole.view(E, -1)
 
         places, start = [], 0
         for name in names:
@@ -211,10 +213,6 @@ class _Builder:
         return transposed_rows8(rows8) if self._keeps_transposed else None
 
 
-def _side_by_side(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat(list(parts))
-
-
 def _shared(
     linears: Sequence[nn.Module],
     name: str,
@@ -222,14 +220,14 @@ def _shared(
 ) -> torch.Tensor:
     """The tensors ``name`` of some linears joined into one, of which each gets its view."""
     parts = [getattr(linear, name) for linear in linears]
-    joined = join([part.detach() for part in parts])
-    views = torch.split(joined.view(-1, *parts[0].shape[1:]), [len(part) for part in parts])
+    whole = join([part.detach() for part in parts])
+    views = torch.split(whole.view(-1, *parts[0].shape[1:]), [len(part) for part in parts])
     for linear, part, view in zip(linears, parts, views, strict=True):
         if isinstance(part, nn.Parameter):
             part.data = view
         else:
             setattr(linear, name, view)
-    return joined
+    return whole
 
 
 def _base(linear: Any) -> Any:
