@@ -6,16 +6,20 @@ None of it changes a result. In this order, each only where the one before is no
 2. Weights are transposed at each use.
 3. The conditioning is held by the host and streamed: 3 of 17 GB, used once a step.
 4. Blocks are recomputed, as few as needed: each costs another forward of it.
-5. Blocks are held by the host and copied when they are used, as few as needed.
+5. Recomputed blocks are held by the host and copied when they are used, as few as needed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from trainer_core.config.plan import Plan
 from trainer_core.memory.fused_activations import BlockBytes, block_bytes, outside_bytes
 from trainer_core.memory.fused_model import FusedModel, tokens_of
-from trainer_core.memory.fused_weights import FusedWeights
+from trainer_core.memory.fused_weights import (
+    FusedWeights,
+    block_weights_of,
+    streamed_linears,
+)
 from trainer_core.memory.peak import (
     DEFAULT_CALIBRATION,
     Calibration,
@@ -38,7 +42,7 @@ class CardPlan:
     streams_conditioning: bool
     """Whether modulation and caption projections are held by the host, and computed ahead."""
     offloaded: frozenset[int]
-    """Blocks whose weights are held by the host."""
+    """Blocks whose weights are held by the host; all of them are recomputed."""
     estimate: PeakEstimate
     peak_bytes: int
     """Reserved memory that is foretold for the largest bucket."""
@@ -132,13 +136,14 @@ def plan_card(needs: CardNeeds, free_bytes: int) -> CardPlan | None:
     for planned in _without_recomputing(needs):
         if fits(planned, free_bytes):
             return planned
-    order, total = _by_gain(needs), len(needs.blocks)
-    for offloaded in range(total + 1):
-        away = _spread(offloaded, total)
+    order = _by_gain(needs)
+    for offloaded in range(len(order) + 1):
+        away = _spread(offloaded, needs.recomputable)
         if not fits(needs.planned(order, away, streams=needs.can_stream), free_bytes):
             continue
         for count in range(len(order) + 1):
-            planned = needs.planned(order[:count], away, streams=needs.can_stream)
+            again = [*away, *order[:count]]
+            planned = needs.planned(again, away, streams=needs.can_stream)
             if fits(planned, free_bytes):
                 return planned
     return None
@@ -155,8 +160,17 @@ def _without_recomputing(needs: CardNeeds) -> Iterator[CardPlan]:
 
 def smallest_plan(needs: CardNeeds) -> CardPlan:
     """Everything that saves memory."""
-    every = range(len(needs.blocks))
-    return needs.planned(_by_gain(needs), every, streams=needs.can_stream)
+    every = needs.recomputable
+    return needs.planned(every, every, streams=needs.can_stream)
+
+
+def host_linears(model: FusedModel, planned: CardPlan) -> frozenset[str]:
+    """Paths of the linears whose weights are held by the host."""
+    streamed = streamed_linears(model) if planned.streams_conditioning else ()
+    offloaded = (
+        path for path in model.linears if block_weights_of(model, path) in planned.offloaded
+    )
+    return frozenset((*streamed, *offloaded))
 
 
 def fits(planned: CardPlan, free_bytes: int) -> bool:
@@ -184,6 +198,7 @@ def _by_gain(needs: CardNeeds) -> list[int]:
     return sorted(needs.recomputable, key=lambda number: (-gain(number), number))
 
 
-def _spread(count: int, total: int) -> list[int]:
-    """``count`` numbers below ``total``, evenly spread: copies hide behind the blocks between."""
-    return [(2 * position + 1) * total // (2 * count) for position in range(count)]
+def _spread(count: int, blocks: Collection[int]) -> list[int]:
+    """``count`` of the blocks, evenly spread: copies hide behind the blocks between."""
+    in_order, total = sorted(blocks), len(blocks)
+    return [in_order[(2 * position + 1) * total // (2 * count)] for position in range(count)]

@@ -1,5 +1,6 @@
 """Bytes of a frozen base on a CUDA card, by the parts that may leave it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +10,7 @@ from trainer_core.memory.weights import FP32_BYTES
 
 RING_BLOCKS: Final = 2
 """Buffers for blocks that are held by the host: one is computed while the next one is copied."""
-_STAGED_LINEARS: Final = 2
+STAGED_LINEARS: Final = 2
 """The same for linears of the conditioning."""
 _CAPTIONS: Final = "caption_projection."
 _MODULATION: Final = "adaLN_modulation."
@@ -48,18 +49,13 @@ class FusedWeights:
 def fused_weights(model: FusedModel) -> FusedWeights:
     """The weights of the base, by part."""
     blocks = [0] * model.blocks
-    # A gradient goes through the modulation where the embedders before it are trained.
-    stays = any(adapted.startswith(_TIME_AND_POOLED) for adapted in model.inner)
-    streamed: list[int] = []
+    streamed = dict.fromkeys(streamed_linears(model), 0)
     rest, transposed = _norm_bytes(model), 0
     for path, linear in model.linears.items():
         size = sum(_held(model, linear))
-        if _is_conditioning(path):
-            if path in model.inner or (stays and _MODULATION in path):
-                rest += size
-            else:
-                streamed.append(size)
-        elif (number := model.block_of(path)) is not None:
+        if path in streamed:
+            streamed[path] = size
+        elif (number := block_weights_of(model, path)) is not None:
             blocks[number] += size
             if model.matmul == "fp8":
                 transposed += linear.in_features * linear.out_features
@@ -67,11 +63,31 @@ def fused_weights(model: FusedModel) -> FusedWeights:
             rest += size
     return FusedWeights(
         blocks=tuple(blocks),
-        conditioning=sum(streamed),
+        conditioning=sum(streamed.values()),
         transposed=transposed,
-        staged=_STAGED_LINEARS * max(streamed, default=0),
+        staged=STAGED_LINEARS * max(streamed.values(), default=0),
         rest=rest,
     )
+
+
+def streamed_linears(model: FusedModel) -> tuple[str, ...]:
+    """Paths of the conditioning that may be held by the host, in the order of their use.
+
+    The T5 and the last Llama caption go into all blocks. Each block has a caption of its own and a
+    modulation.
+    """
+    # A gradient goes through the modulation where the embedders before it are trained.
+    stays = any(adapted.startswith(_TIME_AND_POOLED) for adapted in model.inner)
+    return tuple(
+        path
+        for path in _conditioning(model)
+        if path not in model.inner and not (stays and _MODULATION in path)
+    )
+
+
+def block_weights_of(model: FusedModel, path: str) -> int | None:
+    """Number of the block whose attention or feed-forward a linear belongs to; None: of none."""
+    return None if _MODULATION in path else model.block_of(path)
 
 
 def base_bytes(model: FusedModel) -> tuple[int, int]:
@@ -80,11 +96,15 @@ def base_bytes(model: FusedModel) -> tuple[int, int]:
     return _norm_bytes(model) + sum(weights for weights, _ in held), sum(s for _, s in held)
 
 
-def _is_conditioning(path: str) -> bool:
-    """The last layer's modulation is small and stays."""
-    return path.startswith(_CAPTIONS) or (
-        _MODULATION in path and not path.startswith("final_layer.")
-    )
+def _conditioning(model: FusedModel) -> Iterator[str]:
+    """In the order of use. The last layer's modulation is small and is not part of it."""
+    last = model.blocks - 1
+    yield f"{_CAPTIONS}{model.blocks}.linear"
+    yield f"{_CAPTIONS}{last}.linear"
+    for number in range(model.blocks):
+        if number != last:
+            yield f"{_CAPTIONS}{number}.linear"
+        yield f"{model.block_path(number)}{_MODULATION}1"
 
 
 def _held(model: FusedModel, linear: LinearShape) -> tuple[int, int]:
