@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from trainer_core.adapters.factors import AdapterFactors, Factors
 from trainer_core.hidream.fused.deltas import FactorGradients
@@ -46,6 +45,7 @@ from trainer_core.kernels.expert_rows import (
     gather_rows8,
     gather_rows_to_e4m3,
 )
+from trainer_core.kernels.route import route, route_gradient
 from trainer_core.kernels.rows8 import rows_to_e4m3
 from trainer_core.kernels.swiglu import swiglu, swiglu_grad, swiglu_grad_to_e4m3, swiglu_to_e4m3
 
@@ -142,11 +142,10 @@ class _AddExperts(torch.autograd.Function):
         shared, kept_shared = forward_rows(
             layer.shared, activation, factors.shared, keep_output=keep_output
         )
-        probability_NE = functional.linear(rows, layer.gate_EF).softmax(dim=-1)
-        weight_NK, chosen_NK = torch.topk(probability_NE, layer.choices, dim=-1, sorted=False)
-        order = expert_order(chosen_NK, len(layer.gate_EF))
-        weight_M = weight_NK.reshape(-1)[order.order.long()].to(_wide(weight_NK.dtype))
-
+        probability_NE, chosen_NK, weight_NK = route(rows, layer.gate_EF, layer.choices)
+        order = expert_order(chosen_NK, len(layer.gate_EF), weight_NK)
+        weight_M = order.weight
+        assert weight_M is not None
         up, hidden_up = _up(layer, activation, order, factors)
         down, hidden_down = _down(layer, up, weight_M, order, factors, keep_output=keep_output)
         update, output = None, torch.empty_like(hidden_BSF)
@@ -198,8 +197,7 @@ class _AddExperts(torch.autograd.Function):
         routed = _routed_gradients(
             layer, factors, order, grad_NF, gate_BF, rows, up, weight_M, hidden_up, hidden_down
         )
-        grad_weight_NK = routed.weight_M[order.position.long()].view_as(chosen_NK)
-        grad_logits = _gate_gradient(probability_NE, chosen_NK, grad_weight_NK)
+        grad_logits = route_gradient(probability_NE, chosen_NK, routed.weight_M, order.position)
         grad_rows = combine_rows(
             routed.rows,
             order.position,
@@ -334,17 +332,6 @@ def _routed_gradients(
     return _RoutedGradients(grad_rows, grad_weight, gradients_up, gradients_down)
 
 
-def _gate_gradient(
-    probability_NE: torch.Tensor, chosen_NK: torch.Tensor, grad_weight_NK: torch.Tensor
-) -> torch.Tensor:
-    """Gradient of the gate's logits, [N, E], from that of the chosen probabilities."""
-    grad_NE = torch.zeros_like(probability_NE, dtype=grad_weight_NK.dtype)
-    grad_NE.scatter_(1, chosen_NK, grad_weight_NK)
-    wide = probability_NE.to(grad_NE.dtype)
-    weighted = wide * grad_NE
-    return weighted - wide * weighted.sum(dim=-1, keepdim=True)
-
-
 def _routed(order: ExpertOrder) -> Routed:
     return Routed(order.ends, order.expert)
 
@@ -375,7 +362,3 @@ def _unstacked(gradients: Sequence[FactorGradients]) -> list[torch.Tensor]:
         for pair in zip(first_E.unbind(), second_E.unbind(), strict=True)
         for each in pair
     ]
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
