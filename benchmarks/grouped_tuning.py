@@ -4,7 +4,7 @@
 
 Each result is compared with fp32 first: a tiling whose worst row is wrong is not timed. A table a
 type: a line a tiling, a column a product, in microseconds. Below it, TFLOP/s of the best, and the
-best tiling for each entry of ``trainer_core.kernels.grouped_product.TILINGS``. Needs one Hopper
+best tiling for each product, for ``trainer_core.kernels.grouped_product``. Needs one Hopper
 card.
 """
 

@@ -20,8 +20,8 @@ from trainer_core.process.job import Job
 
 POINTER = "/config/base_model_matmul_precision"
 IN_8_BITS = {"base_model_precision": "int8-quanto"}
-WITH_FP8: list[Capability] = [(8, 9), (9, 0), (10, 0), (12, 0)]
-WITHOUT: list[Capability | None] = [None, (7, 5), (8, 0), (8, 6)]
+WITH_FP8: list[Capability] = ((9, 0), (10, 0), (12, 0))
+WITHOUT: list[Capability | None] = (None, (7, 5), (8, 0), (8, 6), (8, 9))
 
 
 def precision(**config: Any) -> Precision:
@@ -42,18 +42,21 @@ def precision(**config: Any) -> Precision:
 def test_a_card_with_fp8_uses_it_where_the_base_is_held_in_8_bits(
     config: dict[str, Any], is_picked: bool
 ) -> None:
+    is_asked = config.get("base_model_matmul_precision") == "fp8"
     for capability in WITH_FP8:
+        is_measured = capability == (9, 0)
         pick = pick_matmul(precision(**config), capability)
-        assert pick.kind == ("fp8" if is_picked else "no_change")
+        is_fp8 = is_picked and (is_measured or is_asked)
+        assert pick.kind == ("fp8" if is_fp8 else "no_change")
         assert "{}.{}".format(*capability) in pick.reason
-        assert ("never measured" in pick.reason) == (is_picked and capability != (9, 0))
+        assert ("never measured" in pick.reason) == (is_fp8 and not is_measured)
 
 
 def test_any_other_card_uses_none_or_refuses() -> None:
     for capability in WITHOUT:
         auto = precision(**IN_8_BITS)
         assert pick_matmul(auto, capability).kind == "no_change"
-        with pytest.raises(DeviceError, match=r"capability 8\.9 or newer, and this run is on a "):
+        with pytest.raises(DeviceError, match=r"capability 9\.0 or newer, and this run is on a "):
             pick_matmul(precision(base_model_matmul_precision="fp8"), capability)
 
 
@@ -100,7 +103,7 @@ def test_every_class_of_card_is_shown_that_the_device_may_be() -> None:
 
     assert picks_by_card(auto, "cpu") == {"CPU": "no_change"}
     assert picks_by_card(asked, "auto") == {
-        "CPU": None, "cards before 8.9": None, "8.9": "fp8", "9.0": "fp8", "cards after 9.0": "fp8"
+        "CPU": None, "cards before 9.0": None, "9.0": "fp8", "cards after 9.0": "fp8"
     }  # fmt: skip
     assert "CPU" not in picks_by_card(asked, "cuda")
 
@@ -108,7 +111,7 @@ def test_every_class_of_card_is_shown_that_the_device_may_be() -> None:
 @pytest.mark.parametrize(
     ("config", "code", "words"),
     [
-        ({"device": "cpu"}, "conflict", "fp8 products need a CUDA card of capability 8.9 or newer"),
+        ({"device": "cpu"}, "conflict", "fp8 products need a CUDA card of capability 9.0 or newer"),
         ({"mixed_precision": "no"}, "conflict", "bf16"),
         ({"model_type": "full", "lora_type": None}, "conflict", "frozen base"),
         ({"base_model_matmul_precision": "int8"}, "not_implemented", "not built in this version"),

@@ -17,16 +17,15 @@ from trainer_core.errors import DeviceError
 Capability = tuple[int, int]
 """Compute capability of a CUDA card, such as (9, 0) of an H100."""
 
-FP8_NEEDS: Final = "fp8 products need a CUDA card of capability 8.9 or newer"
-_FP8_FROM: Final[Capability] = (8, 9)
+FP8_NEEDS: Final = "fp8 products need a CUDA card of capability 9.0 or newer"
+_FP8_FROM: Final[Capability] = (9, 0)
 _MEASURED: Final[tuple[Capability, ...]] = ((9, 0),)
 """Cards on which the fp8 products were run and compared with bf16."""
 
 CARDS: Final[Mapping[str, Capability | None]] = MappingProxyType(
     {
         "CPU": None,
-        "cards before 8.9": (8, 6),
-        "8.9": (8, 9),
+        "cards before 9.0": (8, 9),
         "9.0": (9, 0),
         "cards after 9.0": (10, 0),
     }
@@ -46,7 +45,8 @@ class MatmulPick:
 def pick_matmul(precision: Precision, capability: Capability | None) -> MatmulPick:
     """How a new run multiplies.
 
-    ``auto`` is fp8 where the base is held in 8 bits, the computation is bf16 and the card can.
+    ``auto`` is fp8 where the base is held in 8 bits, the computation is bf16 and the card is one on
+    which fp8 products were measured. On newer cards they have to be asked for.
 
     Args:
         precision: of the plan.
@@ -56,7 +56,8 @@ def pick_matmul(precision: Precision, capability: Capability | None) -> MatmulPi
         DeviceError: the plan asks for products that the card does not have.
     """
     kind: MatmulKind = "no_change" if precision.matmul == "auto" else precision.matmul
-    if precision.matmul == "auto" and _gains_from_fp8(precision) and has_fp8(capability):
+    is_auto = precision.matmul == "auto"
+    if is_auto and _gains_from_fp8(precision) and capability in _MEASURED:
         kind = "fp8"
     return _checked(kind, capability, "")
 

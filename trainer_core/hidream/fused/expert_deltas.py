@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from trainer_core.adapters.factors import Factors
 from trainer_core.hidream.fused.deltas import DeltaKind, FactorGradients
-from trainer_core.hidream.fused.weights import grouped_product, per_expert
+from trainer_core.hidream.fused.weights import grouped_mm, per_expert
 
 
 class ExpertPlace(NamedTuple):
@@ -47,12 +47,12 @@ def add_expert_deltas_(
     for place, (first, second) in zip(places, factors, strict=True):
         columns = output_MN[:, place.start : place.stop]
         if place.kind == "lora":
-            inner = grouped_product(input_MI, first.transpose(-2, -1), routed.ends_E)
-            columns += grouped_product(inner, second.transpose(-2, -1), routed.ends_E)
+            inner = grouped_mm(input_MI, first.transpose(-2, -1), routed.ends_E)
+            columns += grouped_mm(inner, second.transpose(-2, -1), routed.ends_E)
         else:
             (M, _), c = input_MI.shape, first.shape[2]
             rows = input_MI.reshape(M * c, -1)
-            inner = grouped_product(rows, second.transpose(-2, -1), routed.ends_E * c)
+            inner = grouped_mm(rows, second.transpose(-2, -1), routed.ends_E * c)
             inner = inner.view(M, c, -1)
             columns += torch.bmm(first[routed.expert_M], inner).flatten(1)
         hidden.append(inner)
@@ -85,8 +85,8 @@ def _lora_gradients_(
     factors: Factors,
     grad_input_MI: torch.Tensor,
 ) -> FactorGradients:
-    grad_inner = grouped_product(grad_MO, factors.second, routed.ends_E)
-    grad_input_MI += grouped_product(grad_inner, factors.first, routed.ends_E)
+    grad_inner = grouped_mm(grad_MO, factors.second, routed.ends_E)
+    grad_input_MI += grouped_mm(grad_inner, factors.first, routed.ends_E)
     return FactorGradients(
         _grouped_outer(grad_inner, input_MI, routed.ends_E),
         _grouped_outer(grad_MO, inner_Mr, routed.ends_E),
@@ -106,7 +106,7 @@ def _lokr_gradients_(
     grad_MaK = grad_MO.view(M, first.shape[1], -1)
     grad_inner = torch.bmm(first.transpose(1, 2)[routed.expert_M], grad_MaK).view(M * c, -1)
     rows, ends = input_MI.reshape(M * c, -1), routed.ends_E * c
-    grad_input_MI += grouped_product(grad_inner, second, ends).view_as(input_MI)
+    grad_input_MI += grouped_mm(grad_inner, second, ends).view_as(input_MI)
     outer = torch.bmm(grad_MaK, inner_McK.transpose(1, 2)).flatten(1)
     wide = torch.promote_types(outer.dtype, torch.float32)
     # A sum over the rows of each expert, as one product: no atomic additions.

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from trainer_core.kernels.activation import Activation
 from trainer_core.kernels.gated_rows import gate_rows
+from trainer_core.kernels.grouped_product import grouped_product, grouped_product8
 from trainer_core.kernels.rows8 import rows_to_e4m3
 from trainer_core.kernels.transpose8 import transposed_rows8
 
@@ -113,10 +114,13 @@ def multiply_grouped(
     """
     if scale_M is None:
         assert weight.whole is not None
-        return grouped_product(rows, weight.whole.transpose(-2, -1), ends_E)
+        if weight.whole.shape[1] > weight.whole.shape[2]:
+            # On an H200 897 us instead of 1017 for 8704 rows of 2560 to 13824 columns; into fewer
+            # columns torch's product is as fast.
+            return grouped_product(rows, weight.whole, ends_E)
+        return grouped_mm(rows, weight.whole.transpose(-2, -1), ends_E)
     assert weight.rows8 is not None
-    assert weight.scale is not None
-    return _grouped_product8(rows, scale_M, weight.rows8, weight.scale, ends_E, dtype)
+    return grouped_product8(rows, scale_M, weight.rows8, weight.scale, ends_E, dtype)
 
 
 def multiply_grouped_gradient(
@@ -132,13 +136,11 @@ def multiply_grouped_gradient(
     """
     if scale_M is None:
         assert weight.whole is not None
-        return grouped_product(grad_MN, weight.whole, ends_E)
-    turned = weight.turned()
-    ones = torch.ones(turned.shape[:-1], device=turned.device)
-    return _grouped_product8(grad_MN, scale_M, turned, ones, ends_E, dtype)
+        return grouped_mm(grad_MN, weight.whole, ends_E)
+    return grouped_product8(grad_MN, scale_M, weight.turned(), None, ends_E, dtype)
 
 
-def grouped_product(
+def grouped_mm(
     rows_MK: torch.Tensor, weights_EKN: torch.Tensor, ends_E: torch.Tensor
 ) -> torch.Tensor:
     """Rows sorted by expert times their expert's matrix, [M, N]."""
@@ -170,29 +172,6 @@ def _product8(
     rows = rows8_MK.to(dtype) * scale_M[:, None].to(dtype)
     weight = weight8_NK.to(dtype) * scale_N[:, None].to(dtype)
     return functional.linear(rows, weight, bias)
-
-
-def _grouped_product8(
-    rows8_MK: torch.Tensor,
-    scale_M: torch.Tensor,
-    weight8_ENK: torch.Tensor,
-    scale_EN: torch.Tensor,
-    ends_E: torch.Tensor,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    if rows8_MK.is_cuda:
-        return torch._scaled_grouped_mm(
-            rows8_MK,
-            weight8_ENK.transpose(-2, -1),
-            scale_M,
-            scale_EN,
-            offs=ends_E,
-            out_dtype=dtype,
-            use_fast_accum=True,
-        )
-    rows = rows8_MK.to(dtype) * scale_M[:, None].to(dtype)
-    weights = weight8_ENK.to(dtype) * scale_EN[..., None].to(dtype)
-    return grouped_product(rows, weights.transpose(-2, -1), ends_E)
 
 
 def per_expert(rows: torch.Tensor, ends_E: torch.Tensor) -> tuple[torch.Tensor, ...]:
