@@ -34,7 +34,7 @@ A base model for trying things out:
 def main(argv: Sequence[str]) -> int:
     """Run one command. Each imports what it needs itself: ``inspect`` never sees torch."""
     if argv[:1] == ["train"]:
-        from trainer_core.commands.train import main as train  # noqa: PLC0415 - imports torch
+        from trainer_core.commands.train import main as train  # noqa: PLC0415 - imports the job
 
         return train(argv[1:])
     args = _parser().parse_args(argv)

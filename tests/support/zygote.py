@@ -97,6 +97,8 @@ def _serve() -> None:
     import peft  # noqa: F401
     import prodigyopt  # noqa: F401
 
+    import trainer_core.engine.loop  # noqa: F401
+
     importlib.import_module(_TRAIN)
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print

@@ -13,14 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from trainer_core.engine.loop import run_job
-from trainer_core.engine.setup import make_deterministic
+from trainer_core.config.plan.matmul import picks_by_card
+from trainer_core.errors import BaseModelError
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
 from trainer_core.process.failure import failure_as_json, failure_of
-from trainer_core.process.job import read_job
+from trainer_core.process.job import Job, read_job
 from trainer_core.process.node_cache import keep_kernels
 from trainer_core.process.supervision import parse_supervisor, start_watch
+from trainer_core.weights.files import kept_files, weight_files
+from trainer_core.weights.read_ahead import start_read_ahead
 
 EXIT_FAILED: Final = 1
 EXIT_STOPPED: Final = 75
@@ -43,15 +45,37 @@ def _guarded(job: Path, events: EventWriter, control: Control) -> int:
     """Run the job; any failure becomes the last event."""
     try:
         control.on_unknown(partial(events.warn, "unknown_control"))
-        read = read_job(job)
-        keep_kernels(read.node_cache, os.environ)
-        make_deterministic(os.environ)
-        finished = run_job(read, events, control)
+        finished = _run(read_job(job), events, control)
     except Exception as error:  # noqa: BLE001 - the process's outermost loop
         traceback.print_exc(file=sys.stderr)
         events.emit("failed", events.last_step, failure_as_json(failure_of(error)))
         return EXIT_FAILED
     return 0 if finished else EXIT_STOPPED
+
+
+def _run(job: Job, events: EventWriter, control: Control) -> bool:
+    keep_kernels(job.node_cache, os.environ)
+    start_read_ahead(_likely_files(job))
+    # Importing takes seconds, in which the disk reads weights.
+    from trainer_core.engine.loop import run_job  # noqa: PLC0415 - imports torch
+    from trainer_core.engine.setup import make_deterministic  # noqa: PLC0415 - the same
+
+    make_deterministic(os.environ)
+    return run_job(job, events, control)
+
+
+def _likely_files(job: Job) -> Sequence[Path]:
+    """The weights that the run will read. A wrong guess costs no more than the reading."""
+    identity = job.plan.identity
+    kinds = picks_by_card(identity.precision, job.plan.operation.device).values()
+    if job.node_cache is not None and "fp8" in kinds:
+        kept = kept_files(job.node_cache.weights_dir, identity.base.digest)
+        if kept:
+            return kept[:1]
+    try:
+        return weight_files(Path(job.base_model_dir) / "transformer")
+    except BaseModelError:  # reported when the base model is loaded
+        return ()
 
 
 def _parser() -> argparse.ArgumentParser:

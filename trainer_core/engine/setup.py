@@ -35,6 +35,7 @@ class LoadedRun:
 
     network: Network
     vae: AutoencoderKL
+    """On the CPU: only the sample of the result is decoded, on the device."""
     backend: Backend
     batches: BatchMaker
     trainable_parameters: int
@@ -106,7 +107,7 @@ def load_run(job: Job, control: Control) -> LoadedRun:
     times.end("optimizer_s")
     return LoadedRun(
         network=network,
-        vae=vae.to(compute.device),
+        vae=vae,
         backend=backend,
         batches=batches,
         trainable_parameters=size,

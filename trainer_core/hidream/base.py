@@ -25,6 +25,7 @@ from trainer_core.precision.compute import Compute
 from trainer_core.precision.eight_bits import ROUNDING_VERSION, rounding_targets
 from trainer_core.precision.linear8 import hold_in_8bit
 from trainer_core.precision.quanto import quantizing_targets
+from trainer_core.weights.files import kept_name
 from trainer_core.weights.kept import KeptWeights
 
 Source = Literal["published", "kept"]
@@ -135,4 +136,4 @@ def _key(model: nn.Module, digest: str) -> str:
     form: dict[str, JsonValue] = {
         name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in model.state_dict().items()
     }
-    return digest_of([digest, form, ROUNDING_VERSION])[:32]
+    return kept_name(digest, digest_of([form, ROUNDING_VERSION]))

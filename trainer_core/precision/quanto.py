@@ -1,5 +1,6 @@
 """Frozen base weights in 8 bits."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -47,9 +48,11 @@ def quantizing_targets(model: nn.Module, device: torch.device) -> dict[str, Targ
         device: of the quantised weights. They are quantised where the values arrive.
     """
     targets = source_targets(model)
+    # The first call compiles Python source, which two threads of Python 3.11 cannot do at once.
+    one_at_a_time = threading.Lock()
     for path, linear in linears_of(model):
         weight = targets[f"{path}.weight"]
-        put = _quantizing(model, path, linear, device)
+        put = _quantizing(model, path, linear, device, one_at_a_time)
         targets[f"{path}.weight"] = replace(weight, put=put, place=None)
     return targets
 
@@ -60,7 +63,11 @@ def quantized_paths(module: nn.Module) -> tuple[str, ...]:
 
 
 def _quantizing(
-    model: nn.Module, path: str, linear: nn.Linear, device: torch.device
+    model: nn.Module,
+    path: str,
+    linear: nn.Linear,
+    device: torch.device,
+    one_at_a_time: threading.Lock,
 ) -> Callable[[torch.Tensor], None]:
     dtype, bias = linear.weight.dtype, linear.bias
 
@@ -68,8 +75,9 @@ def _quantizing(
         # The bias stays as it is: on its device, where its own value arrives.
         linear.register_parameter("bias", None)
         linear.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-        quantized = quantize_module(linear, weights=qint8)
-        quantized.freeze()
+        with one_at_a_time:
+            quantized = quantize_module(linear, weights=qint8)
+            quantized.freeze()
         quantized.name = path
         quantized.to(device).bias = bias
         model.set_submodule(path, quantized.requires_grad_(False))

@@ -28,7 +28,8 @@ def sample_for_result(
 ) -> Image.Image:
     """One image with the plan's prompt, size, steps, guidance and seed.
 
-    ``read_text`` reads the prompts' cached embeddings, so no text encoder is loaded.
+    ``read_text`` reads the prompts' cached embeddings, so no text encoder is loaded. The VAE is
+    moved to the device, where nothing needs it before.
     """
     texts = [
         read_text(index.prompts[prompt]).to(device=compute.device, dtype=compute.weights)
@@ -37,7 +38,7 @@ def sample_for_result(
     with torch.no_grad(), compute.context():
         return sample_image(
             transformer,
-            vae,
+            vae.to(compute.device),
             load_scheduler(base_model_dir),
             texts[0],
             texts[1],

@@ -20,10 +20,10 @@ import torch
 
 from trainer_core.errors import BaseModelError
 from trainer_core.faultpoints import fault_point
+from trainer_core.weights.files import KEPT_FILE_NAME
 from trainer_core.weights.headers import StoredTensor, header_of, read_header
 from trainer_core.weights.transfer import write_tensors
 
-_WEIGHTS_NAME: Final = "weights.safetensors"
 _MANIFEST_NAME: Final = "manifest.json"
 _LOCK_NAME: Final = ".lock"
 _DRAFT_NAME: Final = ".draft"
@@ -45,7 +45,7 @@ class KeptWeights:
         entry = self.folder / key
         try:
             manifest = json.loads((entry / _MANIFEST_NAME).read_bytes())
-            stored = _checked(read_header(entry / _WEIGHTS_NAME), manifest)
+            stored = _checked(read_header(entry / KEPT_FILE_NAME), manifest)
             os.utime(entry)
         except FileNotFoundError:
             return None
@@ -132,7 +132,7 @@ def _checked(stored: dict[str, StoredTensor], manifest: Any) -> dict[str, Stored
 def _write(draft: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Write the tensors; the manifest to be written after them. Cleans up where it fails."""
     try:
-        file = draft / _WEIGHTS_NAME
+        file = draft / KEPT_FILE_NAME
         header, places = header_of(tensors, file)
         file.write_bytes(header)
         crc32s = write_tensors(file, places, tensors)
@@ -150,7 +150,7 @@ def _write(draft: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 def _publish(draft: Path, manifest: Mapping[str, Any], entry: Path, lock: int) -> None:
     """Make everything durable, then rename. Where it fails, there is no entry."""
     try:
-        _sync(draft / _WEIGHTS_NAME)
+        _sync(draft / KEPT_FILE_NAME)
         fault_point("weights.before_manifest")
         (draft / _MANIFEST_NAME).write_text(json.dumps(manifest), encoding="utf-8")
         _sync(draft / _MANIFEST_NAME)

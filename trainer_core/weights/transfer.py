@@ -20,7 +20,7 @@ from trainer_core.weights.staging import Staging, staging_for
 
 Item = TypeVar("Item")
 
-_THREADS: Final = min(8, os.cpu_count() or 1)
+_THREADS: Final = min(8, len(os.sched_getaffinity(0)))
 _READ_AHEAD: Final = 2 * _THREADS
 """How many tensors ahead of the threads the kernel is asked to read from the disk."""
 
@@ -138,6 +138,7 @@ def _each_in_threads(
             future.result()
     if on_cuda:
         torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()  # the memory that the threads reused
 
 
 @contextmanager
