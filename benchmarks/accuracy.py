@@ -7,6 +7,10 @@ own, and the adapter is away from zero. diffusers' own bf16 stands beside ours. 
 take 64 GiB of the CUDA device. ``--tiny`` runs a miniature in fp32 on a CPU; there only the 8-bit
 base differs.
 
+Twice: with weights as torch draws them, and with larger ones that keep the variance of their input.
+The second network changes tokens much more in each block, so it magnifies every error, and more
+tokens change their experts. Its figures are shown, and no limit is set for them.
+
 A line for each subject: relative error of the output, cosine and relative error of the adapter's
 gradient, the share of the tensors that count (norm above 1e-3 of the whole) whose cosine is at
 least 0.99, and the tensors that agree least. Exit status 1 where a subject misses its limits.
@@ -16,7 +20,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +33,7 @@ from benchmarks.step.ours import Ours
 from benchmarks.step.peers import Peer
 from benchmarks.step.report import header
 from benchmarks.step.setting import Setting, tiny_setting, true_setting
+from benchmarks.step.weights import TORCH_GAIN
 
 _COSINE: Final = 0.99
 _WORST: Final = 10
@@ -36,6 +41,8 @@ _CASES: Final = {
     "ours, bf16": Case("bf16", (512, 512), "bf16"),
     "ours, 8 bits": Case("8bit", (512, 512), "8bit"),
 }
+_LIMITED: Final = "as torch draws them"
+_GAINS: Final = {_LIMITED: TORCH_GAIN, "of unit gain": 1.0}
 LEAST_COSINE: Final = 0.995
 """Of the 8-bit gradient as a whole."""
 LEAST_SHARE: Final = 0.95
@@ -61,24 +68,36 @@ def main() -> int:
     args = parser.parse_args()
     setting = tiny_setting() if args.tiny else true_setting()
     torch.backends.cuda.matmul.allow_tf32 = False
+    written = [header(setting)]
+    has_missed = False
+    for weights, gain in _GAINS.items():
+        lines = _lines(replace(setting, weight_gain=gain))
+        misses = _misses(lines) if weights == _LIMITED else {}
+        has_missed = has_missed or any(misses.values())
+        for name, line in lines.items():
+            entry = {"weights": weights, "subject": name, **line, "misses": misses.get(name, [])}
+            written.append(entry)
+            print(json.dumps({key: each for key, each in entry.items() if key != "worst"}))
+            for each in line.get("worst", ()):
+                print(f"    {each['cosine']:.5f}  norm {each['norm']:.1e}  {each['name']}")
+        args.output.write_text("".join(json.dumps(line) + "\n" for line in written))
+    return 1 if has_missed else 0
+
+
+def _lines(setting: Setting) -> dict[str, dict[str, Any]]:
+    """The figures of each subject, by name."""
     exact = _peer(setting, in_fp32=True)
     answers = {"diffusers, bf16": attempt(_peer, setting, in_fp32=False)}
     for name, case in _CASES.items():
         answers[name] = attempt(_ours, case, setting)
-    lines = {name: _line(answer, exact) for name, answer in answers.items()}
-    failed = {
+    return {name: _line(answer, exact) for name, answer in answers.items()}
+
+
+def _misses(lines: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    return {
         "ours, bf16": _bf16_misses(lines["ours, bf16"], lines["diffusers, bf16"]),
         "ours, 8 bits": _8bit_misses(lines["ours, 8 bits"]),
     }
-    written = [header(setting)]
-    for name, line in lines.items():
-        written.append({"subject": name, **line, "misses": failed.get(name, [])})
-    args.output.write_text("".join(json.dumps(line) + "\n" for line in written))
-    for line in written[1:]:
-        print(json.dumps({key: each for key, each in line.items() if key != "worst"}))
-        for each in line.get("worst", ()):
-            print(f"    {each['cosine']:.5f}  norm {each['norm']:.1e}  {each['name']}")
-    return 1 if any(failed.values()) else 0
 
 
 def _peer(setting: Setting, *, in_fp32: bool) -> Answer:

@@ -34,6 +34,7 @@ class Ours:
             drawn_on=setting.device,
             device=torch.device("cpu") if on_cpu else setting.device,
             dtype=compute.weights,
+            gain=setting.weight_gain,
         )
         start_s = time.perf_counter()
         pick = pick_matmul(plan.identity.precision, capability_of(compute.device))

@@ -54,6 +54,7 @@ class Peer:
             drawn_on=setting.device,
             device=setting.device,
             dtype=self.dtype,
+            gain=setting.weight_gain,
         )
         start_s = time.perf_counter()
         if precision == "8bit":

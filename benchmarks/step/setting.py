@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks.step.cases import Case
+from benchmarks.step.weights import TORCH_GAIN
 from trainer_core.base_models.known import FLAVOURS, KNOWN_MODELS, WIDE_NAME
 from trainer_core.config.plan.shapes import LATENT_CELL_PX
 from trainer_core.engine.batch import Batch
@@ -28,6 +29,8 @@ class Setting:
     dtype: torch.dtype
     """Of frozen weights and inputs; on a CPU fp32, which shows errors that bf16 hides."""
     shrinks: int
+    weight_gain: float = TORCH_GAIN
+    """Size of the base's weights, as in ``random_model``."""
 
     @property
     def transformer(self) -> Mapping[str, Any]:

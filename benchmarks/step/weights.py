@@ -12,12 +12,14 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import nn
 
+TORCH_GAIN: Final = 3**-0.5
+"""Size of a weight relative to one that keeps the variance of its input: as ``nn.Linear`` draws."""
 ROW_SPREAD: Final = 0.3
 """Each row of a weight is scaled by exp(spread · normal), as rows of trained weights differ."""
 _BIAS_STD: Final = 0.02
 _NORM_STD: Final = 0.1
 _ADAPTER_SCALE: Final = 0.3
-"""Size of an adapter's delta, relative to the weight that it is added to."""
+"""Size of an adapter's delta, relative to a weight that keeps the variance of its input."""
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -29,6 +31,7 @@ def random_model(
     drawn_on: torch.device,
     device: torch.device,
     dtype: torch.dtype,
+    gain: float = TORCH_GAIN,
 ) -> _Model:
     """A frozen model in train mode, whose weights follow from their names.
 
@@ -38,6 +41,7 @@ def random_model(
         drawn_on: where numbers are drawn. A card draws 17 billion in a second.
         device: where the model is.
         dtype: of the weights. Values are rounded to bf16 first, so that all types hold the same.
+        gain: size of the weights; at 1 each keeps the variance of its input.
     """
     with torch.device("meta"):
         model = model_class(**config)
@@ -45,14 +49,17 @@ def random_model(
     nn.Module.to(model, dtype).to_empty(device=device)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(_weight(name, parameter.shape, drawn_on).bfloat16())
+            value = _weight(name, parameter.shape, drawn_on)
+            if parameter.ndim > 1:
+                value *= gain
+            parameter.copy_(value.bfloat16())
     return model.requires_grad_(False).train()
 
 
 def fill_adapter(parameters: Mapping[str, torch.Tensor], *, drawn_on: torch.device) -> None:
     """Give trained tensors values away from zero, by logical name (``<path>.w1``).
 
-    The delta of each linear is then about 0.3 times as large as its weight. bf16 holds the values
+    The delta of each linear is then about half as large as its weight. bf16 holds the values
     exactly. The tensors are changed in place.
     """
     with torch.no_grad():
