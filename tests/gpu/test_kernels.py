@@ -32,12 +32,19 @@ def test_a_cuda_graph_repeats_the_kernels(case: Case) -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         found = both()
-    for each in found:
-        each.detach().view(torch.uint8).fill_(255)
+    # A kernel may hand on a tensor that existed before the capture: nothing writes it again.
+    written = [
+        (one, other)
+        for one, other in zip(found, wanted, strict=True)
+        if one.data_ptr() != other.data_ptr()
+    ]
+    assert written
+    for one, _ in written:
+        one.detach().view(torch.uint8).fill_(255)
 
     graph.replay()
 
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in written:
         assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
