@@ -97,6 +97,23 @@ def test_int8_equals_quantising_the_whole_model(tiny_folder: Path, via: str) -> 
     assert torch.equal(output(model), output(expected))
 
 
+@pytest.mark.parametrize("matmul", ["fp8", "no_change"])
+def test_weights_of_some_linears_go_to_the_cpu(
+    tiny_folder: Path, matmul: MatmulKind, tmp_path: Path
+) -> None:
+    compute = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=False)
+    plan, kept = plan_of(tiny_folder, **WHOLE), KeptWeights(folder=tmp_path, limit_bytes=1 << 30)
+    attention = "double_stream_blocks.0.block.attn1"
+    on_host = {f"{attention}.{name}" for name in ("to_q", "to_k", "to_v", "to_out")}
+
+    expected = load_base(tiny_folder, plan, compute, matmul)
+    found = [load_base(tiny_folder, plan, compute, matmul, kept, on_host=on_host) for _ in range(2)]
+
+    assert found[1].source == ("kept" if matmul == "fp8" else "published")
+    for base in found:
+        assert bytes_of(base.transformer) == bytes_of(expected.transformer)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_8_bit_linears_equal_those_of_a_whole_model(tiny_folder: Path, dtype: torch.dtype) -> None:
     expected = load_transformer(tiny_folder, torch.float32)

@@ -19,7 +19,15 @@ from trainer_core.memory.card_fit import (
     nearest_settings,
     require_fit,
 )
-from trainer_core.memory.card_plan import CardPlan, card_needs, fits, plan_card, smallest_plan
+from trainer_core.memory.card_plan import (
+    CardPlan,
+    card_needs,
+    described,
+    fits,
+    host_linears,
+    plan_card,
+    smallest_plan,
+)
 from trainer_core.memory.cards import SIZES_GIB, card_rows
 from trainer_core.memory.fused_activations import block_bytes
 from trainer_core.memory.fused_model import FusedModel, tokens_of
@@ -235,6 +243,37 @@ def test_the_parts_of_the_base_are_all_of_it(matmul: MatmulKind) -> None:
         assert (weights, scales) == in_bf16
     else:
         assert 0.5 < weights / in_bf16[0] < 0.503  # biases and the first and last layers are bf16
+
+
+def test_the_plan_names_the_linears_that_the_host_holds() -> None:
+    needs = run_of(1).needs
+    planned = needs.planned([3, 20], [20], streams=True)
+    paths = host_linears(model(), planned)
+
+    def size(path: str) -> int:
+        linear = model().linears[path]
+        bias = 2 * linear.out_features if linear.bias else 0
+        held_in_8bit = linear.parameters - (linear.out_features if linear.bias else 0)
+        return held_in_8bit + 4 * linear.out_features + bias
+
+    assert sum(size(path) for path in paths) == planned.host_bytes
+    block = {path for path in paths if path.startswith("single_stream_blocks.4.block.")}
+    assert {path.split(".")[3] for path in block} == {"attn1", "ff_i", "adaLN_modulation"}
+    assert host_linears(model(), needs.planned([3])) == frozenset()
+
+
+def test_the_plan_is_told_in_one_line() -> None:
+    needs = run_of(1).needs
+
+    assert described(needs.planned(), 48).startswith("recomputes 0 of 48 blocks, foretold peak ")
+    assert described(needs.planned(keeps_transposed=True), 48).startswith(
+        "recomputes 0 of 48 blocks, holds 8-bit weights in both directions, foretold peak "
+    )
+    least = needs.planned([1, 2, 5], [2, 5], streams=True)
+    assert described(least, 48) == (
+        "recomputes 3 of 48 blocks, streams the conditioning from the host, holds 2 blocks on the "
+        f"host, foretold peak {least.peak_bytes / GIB:.1f} GiB"
+    )
 
 
 def test_offloaded_blocks_leave_two_buffers() -> None:

@@ -1,12 +1,13 @@
 """Attaches an adapter of any kind."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from trainer_core.adapters.factors import AdapterFactors, Trained
-from trainer_core.adapters.lokr import attach_lokr
+from trainer_core.adapters.lokr import LokrLinear, attach_lokr
 from trainer_core.adapters.lora import attach_lora
 from trainer_core.adapters.switch import AdapterSwitch
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
@@ -40,6 +41,13 @@ class Adapter(Protocol):
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters, fp32, by logical name: ``<path in the transformer>.<name>``."""
+
+
+def base_of(linear: Any) -> Any:
+    """The frozen linear itself, without its adapter, if it has one."""
+    if isinstance(linear, LokrLinear):
+        return linear.base
+    return linear.base_layer if isinstance(linear, LoraLayer) else linear
 
 
 def attach_adapter(model: nn.Module, adapter: LokrAdapter | LoraAdapter, seed: int) -> Adapter:

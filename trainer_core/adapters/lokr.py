@@ -22,7 +22,7 @@ from trainer_core.adapters.factors import (
     grouped_by,
     joined,
 )
-from trainer_core.adapters.places import linear_at, parent_of
+from trainer_core.adapters.places import device_of, linear_at, parent_of
 from trainer_core.adapters.start import kaiming, start_generator
 from trainer_core.adapters.switch import AdapterSwitch
 from trainer_core.config.plan import AdaptedModule, LokrAdapter
@@ -213,11 +213,12 @@ def attach_lokr(model: nn.Module, adapter: LokrAdapter, seed: int) -> LokrNetwor
         BaseModelError: a path is not a linear layer of this model.
     """
     model.requires_grad_(False)
+    device = device_of(model)
     linears = {}
     switch = AdapterSwitch()
     for module in adapter.modules:
         base = linear_at(model, module.path)
-        linear = _adapted(base, module, adapter, switch, seed)
+        linear = _adapted(base, module, adapter, switch, seed=seed, device=device)
         linears[module.path] = linear.train(base.training)
         parent, name = parent_of(model, module.path)
         parent.register_module(name, linear)
@@ -229,14 +230,15 @@ def _adapted(
     module: AdaptedModule,
     adapter: LokrAdapter,
     switch: AdapterSwitch,
+    *,
     seed: int,
+    device: torch.device,
 ) -> LokrLinear:
     shapes = lokr_shapes(module, base.in_features, base.out_features)
     if adapter.init_lokr_norm is None:
         start = _start_values(module, shapes, seed)
     else:
         start = _start_near(base, module, shapes, adapter.init_lokr_norm, seed)
-    device = base.weight.device
     tensors = {name: value.to(device) for name, value in start.items()}
     return LokrLinear(
         base,

@@ -22,7 +22,7 @@ from trainer_core.adapters.factors import (
     grouped_by,
     joined,
 )
-from trainer_core.adapters.places import linear_at
+from trainer_core.adapters.places import device_of, linear_at
 from trainer_core.adapters.start import kaiming, start_generator
 from trainer_core.adapters.switch import AdapterSwitch
 from trainer_core.config.plan import LoraAdapter
@@ -113,6 +113,7 @@ def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwor
         BaseModelError: a path is not a linear layer of this model.
     """
     linears = {path: linear_at(model, path) for path in adapter.modules}
+    device = device_of(model)
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
@@ -131,7 +132,7 @@ def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwor
         linear = linears[path]
         for name, start in _start_values(path, linear, adapter, seed).items():
             part = getattr(layer, name)[_NAME]
-            part.weight = nn.Parameter(start.to(linear.weight.device))
+            part.weight = nn.Parameter(start.to(device))
         layer.train(linear.training)
     return LoraNetwork(layers, switch, has_dropout=adapter.dropout > 0)
 

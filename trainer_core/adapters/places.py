@@ -1,5 +1,8 @@
 """Finds the modules that an adapter replaces."""
 
+from itertools import chain
+
+import torch
 from torch import nn
 
 from trainer_core.errors import BaseModelError
@@ -18,6 +21,14 @@ def linear_at(model: nn.Module, path: str) -> nn.Linear | Linear8:
     if not isinstance(module, nn.Linear | Linear8):
         raise BaseModelError(f"{path} is a {type(module).__name__}, not a linear layer")
     return module
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device that the model computes on: that of its first tensor.
+
+    The weights of linears in the middle may be held by the host.
+    """
+    return next(chain(model.parameters(), model.buffers())).device
 
 
 def parent_of(model: nn.Module, path: str) -> tuple[nn.Module, str]:

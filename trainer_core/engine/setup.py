@@ -11,8 +11,8 @@ from pydantic import JsonValue
 
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.matmul import matmul_for
-from trainer_core.config.plan import Plan
-from trainer_core.config.plan.matmul import MatmulPick
+from trainer_core.config.plan import MatmulKind, Plan
+from trainer_core.config.plan.matmul import MatmulPick, has_fp8
 from trainer_core.data.index import ShardDescription
 from trainer_core.data.shards import ShardFolder
 from trainer_core.engine.batch import BatchMaker
@@ -23,7 +23,10 @@ from trainer_core.hidream.base import Source, load_base
 from trainer_core.hidream.loading import load_scheduler, load_vae
 from trainer_core.hidream.network import Network, prepare
 from trainer_core.hidream.timestep_sampling import AutoShift
-from trainer_core.precision.compute import capability_of, choose_compute
+from trainer_core.memory.card_fit import CardRun, require_fit
+from trainer_core.memory.card_plan import CardPlan, host_linears
+from trainer_core.memory.fused_model import is_fused
+from trainer_core.precision.compute import Compute, capability_of, choose_compute
 from trainer_core.process.control import Control
 from trainer_core.process.job import Job
 from trainer_core.weights.kept import KeptWeights
@@ -73,7 +76,8 @@ def load_run(job: Job, control: Control) -> LoadedRun:
     """Load the base model, prepare the network, and open what trains it.
 
     Raises BaseModelError where the folder does not hold the plan's base model, DeviceError where
-    the machine lacks the plan's device or its products, and what loading raises.
+    the machine lacks the plan's device or its products, OutOfMemoryError where the run does not
+    fit the card, and what loading raises.
     """
     times = StartTimes()
     folder = Path(job.base_model_dir)
@@ -86,10 +90,23 @@ def load_run(job: Job, control: Control) -> LoadedRun:
     matmul = matmul_for(job, capability_of(compute.device))
     vae = load_vae(folder, torch.float32)
     times.end("vae_s")
-    base = load_base(folder, job.plan, compute, matmul.kind, _kept_weights(job))
+    card, on_host = _card_plan(job, compute, matmul.kind)
+    base = load_base(
+        folder,
+        job.plan,
+        compute,
+        matmul.kind,
+        _kept_weights(job),
+        on_host=on_host,
+    )
     times.end("weights_s")
     network = prepare(
-        base.transformer, job.plan, compute, matmul=matmul.kind, preparation=base.preparation
+        base.transformer,
+        job.plan,
+        compute,
+        matmul=matmul.kind,
+        preparation=base.preparation,
+        card=card,
     )
     times.end("network_s")
     # Counted before DeepSpeed, which may shard the parameters.
@@ -116,6 +133,29 @@ def load_run(job: Job, control: Control) -> LoadedRun:
         shards=shards,
         start_times=times,
     )
+
+
+def _card_plan(
+    job: Job, compute: Compute, matmul: MatmulKind
+) -> tuple[CardPlan | None, frozenset[str]]:
+    """How the run fits its card, and the linears whose weights the host holds.
+
+    (None, none) without a card, or without fused blocks. Raises OutOfMemoryError where the run does
+    not fit.
+    """
+    if compute.device.type != "cuda" or not is_fused(job.plan, matmul):
+        return None, frozenset()
+    free_bytes, _ = torch.cuda.mem_get_info(compute.device)
+    run = CardRun.of(
+        job.plan,
+        read_base_model(Path(job.base_model_dir)).transformer_config,
+        matmul=matmul,
+        image_px=max(each.width_px * each.height_px for each in job.index.samples),
+        free_bytes=free_bytes,
+        has_fp8=has_fp8(capability_of(compute.device)),
+    )
+    card = require_fit(run)
+    return card, host_linears(run.model, card)
 
 
 def _check_base(folder: Path, plan: Plan) -> None:

@@ -1,5 +1,6 @@
 """Loads the base model of a run in the form in which the run multiplies it."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from trainer_core.errors import BaseModelError
 from trainer_core.hidream.loading import empty_transformer, fill_from_folder
 from trainer_core.hidream.stacks import linear_stacks
 from trainer_core.precision.base_weights import (
+    WEIGHTS,
     allocate,
     fill,
     linears_of,
@@ -48,6 +50,8 @@ def load_base(
     compute: Compute,
     matmul: MatmulKind,
     kept: KeptWeights | None = None,
+    *,
+    on_host: Collection[str] = (),
 ) -> LoadedBase:
     """Load the transformer of a run straight to its device.
 
@@ -66,18 +70,23 @@ def load_base(
         compute: device and types.
         matmul: how the run multiplies with the base.
         kept: where 8-bit weights are kept; None: nowhere.
+        on_host: paths of frozen linears whose weights go to the CPU, and later to pinned memory.
 
     Raises:
         BaseModelError: a tensor is missing, unexpected or damaged.
     """
     model = empty_transformer(folder, compute.weights)
     if matmul == "fp8":
-        return _load_in_8_bits(model, folder, plan.identity.base.digest, compute.device, kept)
+        digest = plan.identity.base.digest
+        return _load_in_8_bits(
+            model, folder, digest, device=compute.device, kept=kept, on_host=on_host
+        )
     if plan.identity.precision.base == "int8-quanto":
         done = _fill_quantized(model, folder, plan, compute.device)
     else:
         is_trained = plan.identity.adapter is None
-        allocate(model, compute.device, stacks=() if is_trained else linear_stacks(model))
+        stacks = () if is_trained else linear_stacks(model)
+        _allocate(model, compute.device, stacks, on_host)
         fill_from_folder(source_targets(model), folder, compute.device)
         done = (f"moved to {compute.device.type}",)
     return LoadedBase(transformer=model, preparation=done, source="published")
@@ -99,12 +108,14 @@ def _load_in_8_bits(
     model: HiDreamImageTransformer2DModel,
     folder: Path,
     digest: str,
+    *,
     device: torch.device,
     kept: KeptWeights | None,
+    on_host: Collection[str],
 ) -> LoadedBase:
     count = hold_in_8bit(model.requires_grad_(False), torch.device("meta"))
     key = _key(model, digest)
-    allocate(model, device, stacks=linear_stacks(model))
+    _allocate(model, device, linear_stacks(model), on_host)
     steps: tuple[str, ...] = (
         f"moved to {device.type}",
         f"{count} linears held in 8 bits",
@@ -116,6 +127,20 @@ def _load_in_8_bits(
     if reason is not None:
         steps = (*steps, f"8-bit weights are not kept: {reason}")
     return LoadedBase(transformer=model, preparation=steps, source="published")
+
+
+def _allocate(
+    model: nn.Module,
+    device: torch.device,
+    stacks: Sequence[Sequence[str]],
+    on_host: Collection[str],
+) -> None:
+    """Memory for all tensors, that of the weights of ``on_host`` on the CPU."""
+    names = model.state_dict().keys()
+    away = {f"{path}.{name}" for path in on_host for name in WEIGHTS} & names
+    allocate(model, device, stacks=stacks, without=away)
+    if away:
+        allocate(model, torch.device("cpu"), stacks=stacks, without=names - away)
 
 
 def _fill_from_kept(model: nn.Module, kept: KeptWeights, key: str, device: torch.device) -> bool:

@@ -21,9 +21,10 @@ from trainer_core.hidream.balance import replace_gates
 from trainer_core.hidream.blocks import Blocks
 from trainer_core.hidream.forward import Padding, Prediction, predict
 from trainer_core.hidream.fused.blocks import FusedBlocks
-from trainer_core.hidream.fused.build import fused_blocks, refusal
-from trainer_core.hidream.plain_blocks import PlainBlocks
+from trainer_core.hidream.host.weights import ALL_ON_DEVICE, HostWeights
+from trainer_core.hidream.open_blocks import open_blocks
 from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.memory.card_plan import CardPlan
 from trainer_core.optim.flat import FlatParameters
 from trainer_core.precision.compute import Compute
 from trainer_core.precision.linear8 import hold_in_8bit
@@ -44,6 +45,8 @@ class Network:
     flat: FlatParameters | None = None
     """The tensor that holds the values of ``trained``; None for full rank."""
     compute: Compute
+    host: HostWeights = ALL_ON_DEVICE
+    """Frozen weights that the card has no room for."""
     has_balance: bool = False
     """Whether the experts' gates compute the load-balancing loss."""
     capture_refusal: str | None = None
@@ -69,7 +72,7 @@ class Network:
             assert self.flat is not None
             trained = Trained(self.flat.stacks())
             factors = self.adapter.factors(trained, self.compute.weights, dropout_seed)
-        with self.compute.context():
+        with self.compute.context(), self.host.forward():
             return predict(
                 self.transformer,
                 self.blocks,
@@ -117,6 +120,7 @@ def prepare(
     *,
     matmul: MatmulKind = "no_change",
     preparation: tuple[str, ...] | None = None,
+    card: CardPlan | None = None,
 ) -> Network:
     """Make a freshly loaded transformer ready to be trained, in this order:
 
@@ -125,7 +129,7 @@ def prepare(
     2. Replace the experts' gates.
     3. Attach the adapter and freeze everything else. For full rank enable all gradients.
     4. Move the adapter's tensors into one flat tensor.
-    5. Set train mode, and build the blocks.
+    5. Set train mode, leave to the host what the card has no room for, and build the blocks.
 
     Nothing else may change the transformer afterwards.
 
@@ -135,6 +139,7 @@ def prepare(
         compute: device and types.
         matmul: how the frozen base is multiplied.
         preparation: what ``load_base`` did; None: the transformer comes from elsewhere.
+        card: as for ``open_blocks``.
 
     Raises:
         BaseModelError: the base model has no experts to balance, lacks a layer that the plan
@@ -150,41 +155,19 @@ def prepare(
         )
     adapter, trained = _trained(transformer, plan)
     transformer.train()
-    blocks, reason = _blocks(transformer, plan, compute)
+    opened = open_blocks(transformer, plan, compute, matmul, card)
     return Network(
         transformer=transformer,
-        blocks=blocks,
+        blocks=opened.blocks,
         adapter=adapter,
         trained=trained,
         flat=None if adapter is None else FlatParameters(trained),
         compute=compute,
+        host=opened.host,
         has_balance=has_balance,
-        capture_refusal=reason,
-        preparation=preparation,
+        capture_refusal=opened.capture_refusal,
+        preparation=(*preparation, *opened.preparation),
     )
-
-
-def _blocks(
-    transformer: HiDreamImageTransformer2DModel, plan: Plan, compute: Compute
-) -> tuple[Blocks, str | None]:
-    """Fused blocks where they can be had; else plain ones, and why a graph cannot capture them."""
-    operation = plan.operation
-    interval = (
-        operation.gradient_checkpointing_interval if operation.gradient_checkpointing else None
-    )
-    reason = refusal(transformer, compute)
-    if reason is not None:
-        plain = PlainBlocks(transformer=transformer, gradient_checkpointing_interval=interval)
-        return plain, reason
-    count = len(transformer.double_stream_blocks) + len(transformer.single_stream_blocks)
-    recomputed = frozenset() if interval is None else frozenset(range(0, count, interval))
-    blocks = fused_blocks(
-        transformer,
-        numbers={path: number for number, path in enumerate(_adapted_paths(plan))},
-        recomputed=recomputed,
-        keeps_transposed=False,
-    )
-    return blocks, None
 
 
 def _placed(
@@ -236,13 +219,6 @@ def _trained(
     # The weights may be bf16, because DeepSpeed keeps fp32 copies.
     transformer.requires_grad_(True)
     return None, dict(transformer.named_parameters())
-
-
-def _adapted_paths(plan: Plan) -> list[str]:
-    adapter = plan.identity.adapter
-    if adapter is None:
-        return []
-    return [each if isinstance(each, str) else each.path for each in adapter.modules]
 
 
 def _device_of(module: nn.Module) -> str:

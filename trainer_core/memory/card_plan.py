@@ -11,6 +11,7 @@ None of it changes a result. In this order, each only where the one before is no
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from trainer_core.config.plan import Plan
 from trainer_core.memory.fused_activations import BlockBytes, block_bytes, outside_bytes
@@ -167,10 +168,29 @@ def smallest_plan(needs: CardNeeds) -> CardPlan:
 def host_linears(model: FusedModel, planned: CardPlan) -> frozenset[str]:
     """Paths of the linears whose weights are held by the host."""
     streamed = streamed_linears(model) if planned.streams_conditioning else ()
-    offloaded = (
-        path for path in model.linears if block_weights_of(model, path) in planned.offloaded
-    )
-    return frozenset((*streamed, *offloaded))
+    return frozenset(chain(streamed, *offloaded_linears(model, planned).values()))
+
+
+def offloaded_linears(model: FusedModel, planned: CardPlan) -> dict[int, list[str]]:
+    """Number of an offloaded block → paths of its linears of attention and feed-forward."""
+    found: dict[int, list[str]] = {number: [] for number in planned.offloaded}
+    for path in model.linears:
+        number = block_weights_of(model, path)
+        if number in found:
+            found[number].append(path)
+    return found
+
+
+def described(planned: CardPlan, blocks: int) -> str:
+    """The plan of a run with so many blocks, in one line for its log."""
+    done = [f"recomputes {len(planned.recomputed)} of {blocks} blocks"]
+    if planned.keeps_transposed:
+        done.append("holds 8-bit weights in both directions")
+    if planned.streams_conditioning:
+        done.append("streams the conditioning from the host")
+    if planned.offloaded:
+        done.append(f"holds {len(planned.offloaded)} blocks on the host")
+    return ", ".join([*done, f"foretold peak {planned.peak_bytes / 2**30:.1f} GiB"])
 
 
 def fits(planned: CardPlan, free_bytes: int) -> bool:

@@ -17,6 +17,8 @@ from trainer_core.weights.transfer import Read, read_tensors
 
 _CAST_FROM: Final = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _NAMES_SHOWN: Final = 3
+WEIGHTS: Final = ("weight", "rows8", "scale")
+"""The tensors of a linear, in either form, but for its bias."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +156,7 @@ def _stacked_names(
 ) -> Iterator[list[str]]:
     """Names of tensors that are allocated together."""
     for paths in stacks:
-        for own_name in ("weight", "rows8", "scale", "bias"):
+        for own_name in (*WEIGHTS, "bias"):
             names = [f"{path}.{own_name}" for path in paths]
             if not all(name in tensors for name in names):
                 continue

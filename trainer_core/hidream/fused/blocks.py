@@ -17,6 +17,7 @@ from trainer_core.hidream.fused.experts import Experts, add_experts
 from trainer_core.hidream.fused.feed_forward import FeedForward, feed_forward
 from trainer_core.hidream.fused.linears import Linears, product
 from trainer_core.hidream.fused.recompute import recomputed
+from trainer_core.hidream.host.weights import HostWeights
 from trainer_core.kernels.activation import Activation
 from trainer_core.kernels.add_norm import add_norm
 from trainer_core.kernels.qkv_heads import Stream, qkv_heads
@@ -88,6 +89,8 @@ class FusedBlocks:
     """Of the norms of queries and keys."""
     recomputed: frozenset[int]
     """Numbers of the blocks that are computed again in the backward pass."""
+    host: HostWeights
+    """What of the blocks the host holds."""
 
     def double(
         self,
@@ -140,9 +143,13 @@ class FusedBlocks:
         inputs = [conditions.modulation(number), *hidden, *([] if tail is None else [tail])]
         flat_links = [each for pair in links.values() for each in pair]
         is_recomputed = number in self.recomputed and torch.is_grad_enabled()
-        outputs = (
-            recomputed(run, inputs, flat_links) if is_recomputed else run(inputs, flat_links, True)
-        )
+        has_gradient = any(each.requires_grad for each in (*inputs, *flat_links))
+        with self.host.block(number, again=is_recomputed and has_gradient):
+            outputs = (
+                recomputed(run, inputs, flat_links, lambda: self.host.block_again(number))
+                if is_recomputed
+                else run(inputs, flat_links, True)
+            )
         return (outputs[:-1], outputs[-1]) if has_loss else (outputs, None)
 
     def _double(

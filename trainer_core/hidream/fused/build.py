@@ -16,6 +16,7 @@ from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwa
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from trainer_core.adapters.attach import base_of
 from trainer_core.adapters.lokr import LokrLinear
 from trainer_core.hidream.fused.blocks import Attention, FusedBlock, FusedBlocks
 from trainer_core.hidream.fused.deltas import DeltaKind, Place
@@ -24,6 +25,7 @@ from trainer_core.hidream.fused.experts import Experts
 from trainer_core.hidream.fused.feed_forward import FeedForward
 from trainer_core.hidream.fused.linears import Linears
 from trainer_core.hidream.fused.weights import Weight
+from trainer_core.hidream.host.weights import ALL_ON_DEVICE, HostWeights
 from trainer_core.kernels.transpose8 import transposed_rows8
 from trainer_core.precision.base_weights import joined
 from trainer_core.precision.compute import Compute
@@ -36,6 +38,7 @@ def fused_blocks(
     numbers: Mapping[str, int],
     recomputed: frozenset[int],
     keeps_transposed: bool,
+    host: HostWeights = ALL_ON_DEVICE,
 ) -> FusedBlocks:
     """The blocks of a transformer whose base is frozen; adapters are attached.
 
@@ -44,7 +47,9 @@ def fused_blocks(
         numbers: number of each adapted linear, by path.
         recomputed: numbers of the blocks that are computed again in the backward pass.
         keeps_transposed: hold 8-bit weights in both directions: faster, for twice the memory.
+        host: what of the transformer the host holds; only blocks that are recomputed.
     """
+    assert host.items.keys() <= recomputed
     builder = _Builder(numbers, keeps_transposed)
     blocks = [
         builder.block(f"{stream}.{i}.block", holder.block)
@@ -57,6 +62,7 @@ def fused_blocks(
         heads=int(attention.heads),
         norm_eps=float(attention.q_rms_norm.eps),
         recomputed=recomputed,
+        host=host,
     )
 
 
@@ -159,10 +165,10 @@ class _Builder:
     def _linears(self, path: str, parent: nn.Module, names: Sequence[str]) -> Linears:
         """The children ``names`` of a module as one product."""
         children = [getattr(parent, name) for name in names]
-        weight = self._joined([_base(child) for child in children])
+        weight = self._joined([base_of(child) for child in children])
         places, paths, start = [], [], 0
         for name, child in zip(names, children, strict=True):
-            stop = start + _base(child).out_features
+            stop = start + base_of(child).out_features
             kind = _kind(child)
             if kind is not None:
                 full = f"{path}.{name}"
@@ -186,7 +192,7 @@ class _Builder:
         self, path: str, layer: Any, names: tuple[str, ...]
     ) -> tuple[Weight, tuple[ExpertPlace, ...]]:
         """The linears of these names of all experts as one grouped product."""
-        linears = [_base(getattr(expert, name)) for expert in layer.experts for name in names]
+        linears = [base_of(getattr(expert, name)) for expert in layer.experts for name in names]
         E = len(layer.experts)
 
         def stacked(parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -196,7 +202,7 @@ class _Builder:
         places, start = [], 0
         for name in names:
             children = [getattr(expert, name) for expert in layer.experts]
-            stop = start + _base(children[0]).out_features
+            stop = start + base_of(children[0]).out_features
             kind = _kind(children[0])
             if kind is not None:
                 paths = tuple(f"{path}.experts.{e}.{name}" for e in range(E))
@@ -228,13 +234,6 @@ def _shared(
         else:
             setattr(linear, name, view)
     return whole
-
-
-def _base(linear: Any) -> Any:
-    """The frozen linear itself, without its adapter."""
-    if isinstance(linear, LokrLinear):
-        return linear.base
-    return linear.base_layer if isinstance(linear, LoraLayer) else linear
 
 
 def _kind(linear: nn.Module) -> DeltaKind | None:

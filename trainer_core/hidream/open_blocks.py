@@ -1,0 +1,99 @@
+"""The blocks of a prepared transformer: fused where they can be had, else plain."""
+
+from dataclasses import dataclass
+
+from diffusers import HiDreamImageTransformer2DModel
+
+from trainer_core.config.plan import MatmulKind, Plan
+from trainer_core.hidream.blocks import Blocks
+from trainer_core.hidream.fused.blocks import FusedBlocks
+from trainer_core.hidream.fused.build import fused_blocks, refusal
+from trainer_core.hidream.host.weights import ALL_ON_DEVICE, HostWeights, hold_on_host
+from trainer_core.hidream.plain_blocks import PlainBlocks
+from trainer_core.memory.card_plan import CardPlan, described, offloaded_linears
+from trainer_core.memory.fused_model import FusedModel
+from trainer_core.memory.fused_weights import streamed_linears
+from trainer_core.precision.compute import Compute
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenedBlocks:
+    """Blocks, and what was done to have them."""
+
+    blocks: Blocks
+    host: HostWeights = ALL_ON_DEVICE
+    capture_refusal: str | None = None
+    """Why a CUDA graph cannot capture them; None: it can."""
+    preparation: tuple[str, ...] = ()
+    """The steps that were taken, in order."""
+
+
+def open_blocks(
+    transformer: HiDreamImageTransformer2DModel,
+    plan: Plan,
+    compute: Compute,
+    matmul: MatmulKind,
+    card: CardPlan | None,
+) -> OpenedBlocks:
+    """The blocks of a transformer in train mode, with its adapter.
+
+    Args:
+        transformer: on its device, but for weights that ``card`` leaves to the host.
+        plan: of the run.
+        compute: device and types.
+        matmul: how the frozen base is multiplied.
+        card: how fused blocks fit the card; None: everything is on it, and the blocks are
+            recomputed that the plan lets be recomputed.
+    """
+    reason = refusal(transformer, compute)
+    interval = _recomputing_interval(plan)
+    if reason is not None:
+        if card is not None:  # plain blocks need all weights on the card
+            transformer.to(compute.device)
+        plain = PlainBlocks(transformer=transformer, gradient_checkpointing_interval=interval)
+        return OpenedBlocks(blocks=plain, capture_refusal=reason)
+    total = len(transformer.double_stream_blocks) + len(transformer.single_stream_blocks)
+    if card is None:
+        recomputed = frozenset() if interval is None else frozenset(range(0, total, interval))
+        blocks = _fused(transformer, plan, ALL_ON_DEVICE, recomputed, keeps_transposed=False)
+        return OpenedBlocks(blocks=blocks)
+    model = FusedModel.of(plan, dict(transformer.config), matmul)
+    host = hold_on_host(
+        transformer,
+        streamed=streamed_linears(model) if card.streams_conditioning else (),
+        offloaded=offloaded_linears(model, card),
+        device=compute.device,
+    )
+    blocks = _fused(
+        transformer, plan, host, card.recomputed, keeps_transposed=card.keeps_transposed
+    )
+    return OpenedBlocks(blocks=blocks, host=host, preparation=(described(card, total),))
+
+
+def _fused(
+    transformer: HiDreamImageTransformer2DModel,
+    plan: Plan,
+    host: HostWeights,
+    recomputed: frozenset[int],
+    *,
+    keeps_transposed: bool,
+) -> FusedBlocks:
+    return fused_blocks(
+        transformer,
+        numbers={path: number for number, path in enumerate(_adapted_paths(plan))},
+        recomputed=recomputed,
+        keeps_transposed=keeps_transposed,
+        host=host,
+    )
+
+
+def _adapted_paths(plan: Plan) -> list[str]:
+    adapter = plan.identity.adapter
+    if adapter is None:
+        return []
+    return [each if isinstance(each, str) else each.path for each in adapter.modules]
+
+
+def _recomputing_interval(plan: Plan) -> int | None:
+    operation = plan.operation
+    return operation.gradient_checkpointing_interval if operation.gradient_checkpointing else None
