@@ -6,6 +6,7 @@ from torch import nn
 
 from trainer_core.config.plan import EmaPlan
 from trainer_core.errors import CheckpointError
+from trainer_core.optim import guarded
 from trainer_core.optim.ema import Ema, decay_at
 from trainer_core.optim.flat import FlatParameters
 
@@ -14,6 +15,13 @@ CPU = torch.device("cpu")
 
 def plan(decay: float = 0.9, warmup_steps: int = 0, update_interval: int = 1) -> EmaPlan:
     return EmaPlan(decay=decay, warmup_steps=warmup_steps, update_interval=update_interval)
+
+
+@pytest.fixture(autouse=True, params=["known", "on the device"])
+def flag(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also as on cuda, where the host does not know whether a step was healthy."""
+    if request.param == "on the device":
+        monkeypatch.setattr(guarded, "host_knows", lambda flag: False)
 
 
 def moved(parameters: dict[str, nn.Parameter], step: int) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from trainer_core.config.plan import HOST_ASKING_OPTIMIZERS, OptimizerPlan
 from trainer_core.errors import CheckpointError
+from trainer_core.optim import guarded
 from trainer_core.optim.build import BUILDERS, build_optimizer, set_learning_rate
 from trainer_core.optim.flat import FlatParameters
 from trainer_core.optim.guarded import GuardedOptimizer
@@ -25,6 +26,13 @@ LIBRARIES: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": lambda trained, **options: torch.optim.AdamW(trained, foreach=False, **options),
 }
 YES, NO = torch.tensor(True), torch.tensor(False)
+
+
+@pytest.fixture(autouse=True, params=["known", "on the device"])
+def flag(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also as on cuda, where the host does not know whether a step was healthy."""
+    if request.param == "on the device":
+        monkeypatch.setattr(guarded, "host_knows", lambda flag: False)
 
 
 def plan(name: str, weight_decay: float = 0.01) -> OptimizerPlan:

@@ -75,7 +75,7 @@ class ShardFolder:
     """Shards in a local folder that another process fills, read row by row from mapped files.
 
     Writers rename a finished file to its final name, so an existing shard is complete. At most 64
-    files are kept open.
+    files are kept open. It serves one thread.
     """
 
     def __init__(
@@ -94,8 +94,18 @@ class ShardFolder:
         self._wait_s = wait_s
         self._while_waiting = while_waiting
         self._open: OrderedDict[str, Any] = OrderedDict()
-        self.waited_s = 0.0
+        self._waits_s: list[float] = []
+
+    @property
+    def waited_s(self) -> float:
         """Time in which shards were missing."""
+        return sum(self._waits_s)
+
+    def beside(self, while_waiting: Callable[[ShardDescription], None]) -> "ShardFolder":
+        """The same folder for another thread, with its own open files; its waits count here too."""
+        other = ShardFolder(self._folder, wait_s=self._wait_s, while_waiting=while_waiting)
+        other._waits_s = self._waits_s
+        return other
 
     def read_row(self, shard: ShardDescription, row: int) -> dict[str, torch.Tensor]:
         """The tensors of one entry, each with a leading dimension of 1; copies, not views.
@@ -142,7 +152,7 @@ class ShardFolder:
             if self._while_waiting is not None:
                 self._while_waiting(shard)
             time.sleep(_WAIT_POLL_S)
-        self.waited_s += time.monotonic() - started_s
+        self._waits_s.append(time.monotonic() - started_s)
 
 
 def _open_checked(path: Path, shard: ShardDescription) -> Any:

@@ -5,9 +5,10 @@ earlier draws, on the device, or on the number of ranks.
 Letters: B samples, C channels, H × W latent cells.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Self
 
 import torch
 from diffusers import AutoencoderKL
@@ -45,7 +46,7 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """B samples of one bucket, on the device."""
+    """B samples of one bucket; all tensors are on one device."""
 
     noisy_BCHW: torch.Tensor
     target_BCHW: torch.Tensor
@@ -56,14 +57,44 @@ class Batch:
     """Loss weight of each cell, 0 to 1, fp32; None: 1 everywhere."""
     is_prior_B: torch.Tensor | None = None
     """Booleans: the samples whose target is the base's own prediction; None: no sample."""
-    order: int = 0
-    """Number of the micro-batch."""
-    dropout_seed: int = 0
-    """Seed of an adapter's dropout; a function of the run's seed and of ``order``."""
+    dropout_seed: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    """Seed of an adapter's dropout, 0-dimensional, int64; a function of the run's seed and of the
+    number of the micro-batch."""
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """The batch with ``change`` applied to each of its tensors."""
+        mask, is_prior, text = self.mask_B1HW, self.is_prior_B, self.text
+        return Batch(
+            noisy_BCHW=change(self.noisy_BCHW),
+            target_BCHW=change(self.target_BCHW),
+            sigmas_B=change(self.sigmas_B),
+            text=TextEmbeddings(change(text.t5), change(text.llama), change(text.pooled)),
+            mask_B1HW=None if mask is None else change(mask),
+            is_prior_B=None if is_prior is None else change(is_prior),
+            dropout_seed=change(self.dropout_seed),
+        )
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Each tensor, always in the same order."""
+        found: list[torch.Tensor] = []
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map(note)
+        return tuple(found)
 
 
 class BatchMaker:
-    """Reads the rows of a batch from the shards, and draws latents, noise, sigmas and masks."""
+    """Reads the rows of a batch from the shards, and draws latents, noise, sigmas and masks.
+
+    Its batches are on the CPU, in the types that the network reads.
+    """
 
     def __init__(
         self,
@@ -81,7 +112,7 @@ class BatchMaker:
             shards: the folder that the rows are read from.
             identity: the identity of the run's plan.
             vae: only its shift and scale are used.
-            compute: device and type of the batches.
+            compute: its type of weights is that of the batches.
             auto_shift: from the base model's scheduler; used only where the objective has
                 ``auto_shift``.
         """
@@ -89,9 +120,15 @@ class BatchMaker:
         self._shards = shards
         self._identity = identity
         self._vae = vae
-        self._compute = compute
+        self._dtype = compute.weights
         self._auto_shift = auto_shift
         self._prior = {b.id for b in identity.backends if b.is_regularisation}
+
+    def reading_from(self, shards: ShardFolder) -> Self:
+        """The same, from a shard folder of its own: a folder serves one thread."""
+        other = copy.copy(self)
+        other._shards = shards
+        return other
 
     def training(self, micro: MicroBatch) -> Batch:
         """The batch of one micro-batch; waits for shards that are still missing."""
@@ -109,21 +146,19 @@ class BatchMaker:
         return replace(
             self.batch(draws),
             is_prior_B=self._is_prior(micro),
-            order=micro.index,
-            dropout_seed=draw_seed(self._identity.seed, "adapter dropout", micro.index, 0),
+            dropout_seed=self._dropout_seed(micro),
         )
 
     def batch(self, draws: Sequence[Draw]) -> Batch:
         """One sample for each draw, all of one bucket; the target of each is its own image."""
         rows = [self._sample(draw) for draw in draws]
         latents, noise, sigmas = (torch.cat(parts) for parts in zip(*rows, strict=True))
-        device, dtype = self._compute.device, self._compute.weights
         texts = TextEmbeddings.concatenate([self.text(draw.text) for draw in draws])
         return Batch(
-            noisy_BCHW=noisy_latents(latents, noise, sigmas).to(device, dtype),
-            target_BCHW=velocity_target(latents, noise).to(device),
-            sigmas_B=sigmas.to(device),
-            text=texts.to(device=device, dtype=dtype),
+            noisy_BCHW=noisy_latents(latents, noise, sigmas).to(self._dtype),
+            target_BCHW=velocity_target(latents, noise),
+            sigmas_B=sigmas,
+            text=texts.to(device=latents.device, dtype=self._dtype),
             mask_B1HW=self._masks(draws, latents),
         )
 
@@ -136,7 +171,12 @@ class BatchMaker:
 
     def _is_prior(self, micro: MicroBatch) -> torch.Tensor | None:
         flags = [self._index.samples[sample].backend in self._prior for sample in micro.samples]
-        return torch.tensor(flags, device=self._compute.device) if any(flags) else None
+        return torch.tensor(flags) if any(flags) else None
+
+    def _dropout_seed(self, micro: MicroBatch) -> torch.Tensor:
+        """The 64 bits of the draw as a signed number."""
+        bits = draw_seed(self._identity.seed, "adapter dropout", micro.index, 0)
+        return torch.tensor(bits - (1 << 64) if bits >> 63 else bits)
 
     def _caption(self, micro: MicroBatch, slot: int) -> ShardRef:
         dropout = self._identity.caption_dropout_probability
@@ -150,7 +190,7 @@ class BatchMaker:
             return None
         everywhere = torch.ones_like(latents_BCHW[:1, :1])
         rows = [everywhere if mask is None else mask for mask in masks]
-        return torch.cat(rows).to(self._compute.device)
+        return torch.cat(rows)
 
     def _mask(self, draw: Draw) -> torch.Tensor | None:
         """The mask, [1, 1, H, W]; None where the sample has none or its draw does not apply it."""

@@ -26,7 +26,8 @@ def measure_loss(run: Run, state: TrainingState) -> FixedLoss:
         draws = [
             Draw(sample=s.sample, text=s.text, purpose="probe", i=s.i, slot=0) for s in samples
         ]
-        return run.backend.losses(run.loaded.batches.batch(draws))
+        batch = run.loaded.batches.batch(draws).to(run.loaded.network.compute.device)
+        return run.backend.losses(batch)
 
     # Without dropout, so that a loss depends on nothing but the parameters.
     run.loaded.network.transformer.eval()

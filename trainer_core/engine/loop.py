@@ -1,12 +1,11 @@
 """A run from its first step to its result."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from trainer_core.engine.batch import Batch
 from trainer_core.engine.complete import complete_step
 from trainer_core.engine.control import check_control
 from trainer_core.engine.evaluation import measure_loss
+from trainer_core.engine.feed import Feed
 from trainer_core.engine.finish import finish
 from trainer_core.engine.reporting import report_plan, report_stage, report_stopped
 from trainer_core.engine.saving import resume, save, save_if_unsaved
@@ -45,7 +44,8 @@ def train(run: Run) -> bool:
         run.loaded.start_times.end("validation_s")
         report_stage(run, state, "training")
         state.throughput.start(state.step)
-        take_steps(run, state)
+        with Feed(run, state.step) as feed:
+            take_steps(run, state, feed)
         save_if_unsaved(run, state)
         with run.backend.averaged():
             finish(run, state, measure_loss(run, state))
@@ -56,7 +56,7 @@ def train(run: Run) -> bool:
     return True
 
 
-def take_steps(run: Run, state: TrainingState) -> None:
+def take_steps(run: Run, state: TrainingState, feed: Feed) -> None:
     """Take the remaining steps.
 
     The numbers of a step are read after the next step is launched, so that the device never waits
@@ -67,7 +67,7 @@ def take_steps(run: Run, state: TrainingState) -> None:
         try:
             check_control(run, state)
             launched = run.backend.launch(
-                _micro_batches(run, step),
+                feed.take(run.micro_batches_per_step // run.backend.ranks),
                 count=run.micro_batches_per_step,
                 step=step,
                 learning_rate=run.learning_rate(step),
@@ -83,11 +83,3 @@ def take_steps(run: Run, state: TrainingState) -> None:
         if is_saved:
             save(run, state)
             report_stage(run, state, "training")
-
-
-def _micro_batches(run: Run, step: int) -> Iterator[Batch]:
-    """This rank's micro-batches of a step; each is built when the backend iterates to it."""
-    first = (step - 1) * run.micro_batches_per_step
-    of_all_ranks = range(first, first + run.micro_batches_per_step)
-    for i in of_all_ranks[run.backend.rank :: run.backend.ranks]:
-        yield run.loaded.batches.training(run.sampler.micro_batch(i))

@@ -9,6 +9,7 @@ from trainer_core.engine.batch import Batch
 from trainer_core.hidream.flow_loss import flow_loss
 from trainer_core.hidream.forward import Padding
 from trainer_core.hidream.network import Network
+from trainer_core.hidream.plain_blocks import PlainBlocks
 
 _TIMESTEPS: Final = 1000.0
 
@@ -27,8 +28,8 @@ def batch_losses(network: Network, batch: Batch, objective: Objective) -> Losses
 
     The target of a prior sample is the base's prediction at the same noise. A batch with prior
     samples therefore takes one more forward. The balancing loss is computed only with gradients.
-    An adapter's dropout draws from torch's global generator. It is seeded with the batch's
-    ``dropout_seed``, and its state is not restored.
+    An adapter's dropout is a function of the batch's ``dropout_seed``. Plain blocks draw it from
+    torch's global generator, which the host seeds for them; its state is not restored.
 
     Args:
         network: in ``train()`` mode if gradients are enabled.
@@ -49,8 +50,9 @@ def batch_losses(network: Network, batch: Batch, objective: Objective) -> Losses
         base = network.base_velocity(*inputs)
         is_prior_B111 = batch.is_prior_B.view(-1, 1, 1, 1)
         target = torch.where(is_prior_B111, base.to(target.dtype), target)
-    if network.adapter is not None and network.adapter.has_dropout:
-        torch.manual_seed(batch.dropout_seed)
-    prediction = network.velocity(*inputs)
+    has_dropout = network.adapter is not None and network.adapter.has_dropout
+    if has_dropout and isinstance(network.blocks, PlainBlocks):
+        torch.manual_seed(int(batch.dropout_seed.item()) % (1 << 64))
+    prediction = network.velocity(*inputs, dropout_seed=batch.dropout_seed)
     flow_B = flow_loss(prediction.velocity_BCHW, target, batch.sigmas_B, objective, batch.mask_B1HW)
     return Losses(flow_B, prediction.balance)

@@ -186,11 +186,13 @@ def _kept_weights(job: Job) -> KeptWeights | None:
 
 
 def _shards(job: Job, control: Control) -> ShardFolder:
-    folder = Path(job.shards_dir)
-
-    def request(shard: ShardDescription) -> None:
-        # The supervisor fetches shards in sampler order. This file tells it to fetch one first.
-        (folder / f"{shard.digest}.wanted").touch()
+    def wait(shard: ShardDescription) -> None:
+        request_shard(job, shard)
         control.check_stop()
 
-    return ShardFolder(folder, wait_s=job.shard_wait_s, while_waiting=request)
+    return ShardFolder(Path(job.shards_dir), wait_s=job.shard_wait_s, while_waiting=wait)
+
+
+def request_shard(job: Job, shard: ShardDescription) -> None:
+    """Tell the supervisor, which fetches shards in sampler order, to fetch this one first."""
+    (Path(job.shards_dir) / f"{shard.digest}.wanted").touch()

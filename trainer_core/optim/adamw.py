@@ -12,7 +12,7 @@ import torch
 
 from trainer_core.config.plan import OptimizerPlan
 from trainer_core.errors import CheckpointError
-from trainer_core.optim.guarded import keep_unless, load_moments, moment_tensors
+from trainer_core.optim.guarded import Guard, load_moments, moment_tensors
 from trainer_core.optim.parameters import ParameterTensors
 from trainer_core.optim.state import GROUP_TENSOR, TENSOR
 
@@ -46,6 +46,9 @@ class AdamW:
 
     @torch.no_grad()
     def update(self, numbers: torch.Tensor, is_healthy: torch.Tensor) -> None:
+        guard = Guard(is_healthy)
+        if guard.is_shut:
+            return
         value_kept, mean_share, square_kept, square_share, root, rate = numbers.unbind()
         leaves, moments = self._parameters.leaves, self._moments
         for leaf, mean, square in zip(
@@ -55,14 +58,15 @@ class AdamW:
             if gradient is None:
                 continue
             value = leaf.detach()
-            new_mean = mean.lerp(gradient, mean_share)
+            new_mean = torch.lerp(mean, gradient, mean_share, out=guard.place(mean))
             # Factors are multiplied in the order of the libraries' scalar arguments: same bits.
-            new_square = (square * square_kept).addcmul_(gradient * square_share, gradient)
-            size = (new_square.sqrt() / root).add_(self._plan.eps)
-            new_value = (value * value_kept).addcdiv_(new_mean * -rate, size)
-            keep_unless(is_healthy, new_value, value)
-            keep_unless(is_healthy, new_mean, mean)
-            keep_unless(is_healthy, new_square, square)
+            new_square = torch.mul(square, square_kept, out=guard.place(square))
+            new_square.addcmul_(gradient * square_share, gradient)
+            size = new_square.sqrt().div_(root).add_(self._plan.eps)
+            new_value = torch.mul(value, value_kept, out=guard.place(value))
+            new_value.addcdiv_(new_mean * -rate, size)
+            for new, old in ((new_mean, mean), (new_square, square), (new_value, value)):
+                guard.write(new, old)
         self._count.add_(is_healthy)
 
     def state(self) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import torch
 
 from trainer_core.config.plan import EmaPlan
 from trainer_core.errors import CheckpointError
-from trainer_core.optim.guarded import keep_unless
+from trainer_core.optim.guarded import Guard
 from trainer_core.optim.parameters import ParameterTensors
 
 
@@ -53,14 +53,17 @@ class Ema:
         """
         is_due = is_healthy & (share > 0)
         if self.asks_host:
-            if not is_due.item():
-                return
             share, is_due = share.cpu(), is_due.cpu()
+        guard = Guard(is_due)
+        if guard.is_shut:
+            return
+        is_copy = Guard(share == 1)
         for leaf, mean in zip(self._parameters.leaves, self._means, strict=True):
             value = leaf.detach().to(mean.device, mean.dtype)
             # At share 1 the formula would round.
-            moved = torch.where(share == 1, value, torch.addcmul(mean, value - mean, share))
-            keep_unless(is_due, moved, mean)
+            moved = torch.addcmul(mean, value - mean, share, out=guard.place(mean))
+            is_copy.write(value, moved)
+            guard.write(moved, mean)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

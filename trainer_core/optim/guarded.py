@@ -43,9 +43,39 @@ class GuardedOptimizer(Protocol):
         """Restore what ``state`` returned. Raises CheckpointError where it does not fit."""
 
 
-def keep_unless(is_healthy: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> None:
-    """Write ``new`` into ``old`` where ``is_healthy``. A product with 0 would let NaN through."""
-    torch.where(is_healthy, new, old, out=old)
+class Guard:
+    """Writes new values over old ones where a flag is True, such as after a healthy step.
+
+    On a CPU the host knows the flag without waiting: new values are computed in place, or not at
+    all. Elsewhere they are computed, and written where the flag is True. A product with the flag
+    would not do, because 0 · NaN is NaN.
+    """
+
+    def __init__(self, flag: torch.Tensor) -> None:
+        """``flag``: a boolean, 0-dimensional."""
+        self._flag = flag
+        self._known: bool | None = bool(flag.item()) if host_knows(flag) else None
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether the host knows that nothing will be written."""
+        return self._known is False
+
+    def place(self, old: torch.Tensor) -> torch.Tensor:
+        """Where to compute the successor of ``old``: pass it as ``out``, and then to ``write``."""
+        return torch.empty_like(old) if self._known is None else old
+
+    def write(self, new: torch.Tensor, old: torch.Tensor) -> None:
+        """Write ``new`` over ``old`` where the flag is True."""
+        if self._known is None:
+            torch.where(self._flag, new, old, out=old)
+        elif self._known and new is not old:
+            old.copy_(new)
+
+
+def host_knows(flag: torch.Tensor) -> bool:
+    """Whether the host can read a flag without waiting for a device."""
+    return flag.device.type == "cpu"
 
 
 Moments = Mapping[str, Sequence[torch.Tensor]]

@@ -6,7 +6,7 @@ from typing import Final
 import torch
 
 from trainer_core.config.plan import OptimizerPlan
-from trainer_core.optim.guarded import keep_unless, load_moments, moment_tensors
+from trainer_core.optim.guarded import Guard, load_moments, moment_tensors
 from trainer_core.optim.parameters import ParameterTensors
 
 
@@ -30,6 +30,9 @@ class Lion:
 
     @torch.no_grad()
     def update(self, numbers: torch.Tensor, is_healthy: torch.Tensor) -> None:
+        guard = Guard(is_healthy)
+        if guard.is_shut:
+            return
         rate, kept = numbers.unbind()
         beta1, beta2 = self._plan.betas
         for leaf, mean in zip(self._parameters.leaves, self._moments["exp_avg"], strict=True):
@@ -38,8 +41,9 @@ class Lion:
                 continue
             value = leaf.detach()
             direction = mean.lerp(gradient, weight=1 - beta1).sign_()
-            keep_unless(is_healthy, (value * kept).addcmul_(direction, rate, value=-1), value)
-            keep_unless(is_healthy, mean.lerp(gradient, weight=1 - beta2), mean)
+            moved = torch.mul(value, kept, out=guard.place(value))
+            guard.write(moved.addcmul_(direction, rate, value=-1), value)
+            guard.write(torch.lerp(mean, gradient, 1 - beta2, out=guard.place(mean)), mean)
 
     def state(self) -> dict[str, torch.Tensor]:
         return moment_tensors(self._parameters, self._moments)

@@ -1,0 +1,177 @@
+"""Batches that a thread builds ahead of their step."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.jobs import make_job, shorten_texts
+from trainer_core.data.sampler import MicroBatch, Sampler
+from trainer_core.data.shards import ShardFolder, shard_name
+from trainer_core.engine.feed import Feed
+from trainer_core.engine.loop import take_steps
+from trainer_core.engine.setup import LoadedRun, load_run
+from trainer_core.engine.state import Run, TrainingState, open_run
+from trainer_core.engine.throughput import Throughput
+from trainer_core.errors import ShardCorruptError, ShardMissingError
+from trainer_core.process.control import Control, StopRequestedError
+from trainer_core.process.events import Event, EventWriter
+from trainer_core.process.job import Job
+
+STEPS, ACCUMULATION = 6, 2
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shards")
+
+
+@pytest.fixture(scope="module")
+def job(tiny_folder: Path, shards: Path) -> dict[str, Any]:
+    job = make_job(
+        tiny_folder,
+        shards,
+        shards,
+        edge_px=64,
+        count=4,
+        train_batch_size=1,
+        max_train_steps=STEPS,
+        gradient_accumulation_steps=ACCUMULATION,
+    )
+    shorten_texts(shards)
+    return job
+
+
+@pytest.fixture(scope="module")
+def loaded(job: dict[str, Any]) -> LoadedRun:
+    return load_run(Job.model_validate(job), Control(None))
+
+
+@pytest.fixture
+def run(job: dict[str, Any], loaded: LoadedRun, tmp_path: Path) -> Iterator[Run]:
+    """A run whose shards lie in a folder of its own."""
+    for path in Path(job["shards_dir"]).glob("*.safetensors"):
+        (tmp_path / path.name).hardlink_to(path)
+    own = job | {"shards_dir": str(tmp_path), "output_dir": str(tmp_path / "output")}
+    with EventWriter(tmp_path / "events.jsonl") as events:
+        here = replace(loaded, shards=ShardFolder(tmp_path, wait_s=30))
+        yield open_run(Job.model_validate(own), here, events, Control(None))
+    assert not [thread for thread in threading.enumerate() if thread.name == "feed"]
+
+
+def latents_of(run: Run, i: int) -> Path:
+    """The file that micro-batch i reads its image from."""
+    (sample,) = run.sampler.micro_batch(i).samples
+    index = run.job.index
+    shard = index.shards[index.samples[sample].latents.shard]
+    return Path(run.job.shards_dir) / shard_name(shard.digest)
+
+
+def wait_until_wanted(shard: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not shard.with_suffix(".wanted").exists():
+        assert time.monotonic() < deadline, "nothing asks for the shard"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("after_step", [0, 4])
+def test_every_batch_comes_once_and_in_order(run: Run, after_step: int) -> None:
+    first = after_step * ACCUMULATION
+    wanted = [
+        run.loaded.batches.training(run.sampler.micro_batch(i))
+        for i in range(first, STEPS * ACCUMULATION)
+    ]
+
+    with Feed(run, after_step) as feed:
+        found = [batch for _ in range(after_step, STEPS) for batch in feed.take(ACCUMULATION)]
+
+    assert len(found) == len(wanted)
+    for batch, other in zip(found, wanted, strict=True):
+        pairs = zip(batch.tensors(), other.tensors(), strict=True)
+        assert all(torch.equal(a, b) and a.dtype is b.dtype for a, b in pairs)
+
+
+def test_a_block_that_is_left_early_ends_the_thread(run: Run) -> None:
+    with Feed(run, 0) as feed:
+        next(feed.take(1))
+
+
+def test_a_block_that_is_left_while_a_shard_is_awaited_ends_the_thread(run: Run) -> None:
+    missing = latents_of(run, 0)
+    missing.unlink()
+
+    with Feed(run, 0):
+        wait_until_wanted(missing)
+
+
+def test_a_stop_ends_the_wait_for_a_shard(run: Run) -> None:
+    latents_of(run, 0).unlink()
+
+    with Feed(run, 0) as feed:
+        run.control.request_stop()
+        with pytest.raises(StopRequestedError):
+            next(feed.take(1))
+
+
+class UntilSampler(Sampler):
+    """The run's sampler, up to a micro-batch whose data is not there."""
+
+    def __init__(self, run: Run, end: int) -> None:
+        identity = run.plan.identity
+        super().__init__(run.job.index, identity.seed, identity.micro_batch_size)
+        self._end = end
+
+    def micro_batch(self, i: int) -> MicroBatch:
+        if i == self._end:
+            raise ShardMissingError(f"no data for micro-batch {i}")
+        return super().micro_batch(i)
+
+
+@pytest.mark.parametrize("end", [0, 5, 6])
+def test_an_error_fails_the_step_that_needs_the_batch(run: Run, end: int) -> None:
+    ending = replace(run, sampler=UntilSampler(run, end))
+    state = TrainingState(throughput=Throughput(STEPS))
+    seen: list[Event] = []
+    run.events.listen("test", seen.append)
+
+    with pytest.raises(ShardMissingError, match=f"micro-batch {end}$"), Feed(ending, 0) as feed:
+        take_steps(run, state, feed)
+
+    assert [e.step for e in seen if e.name == "step"] == list(range(1, end // ACCUMULATION + 1))
+
+
+def test_a_file_that_is_no_shard_is_named(run: Run) -> None:
+    path = latents_of(run, 0)
+    path.unlink()
+    path.write_bytes(b"not a shard")
+
+    with Feed(run, 0) as feed, pytest.raises(ShardCorruptError, match=path.stem):
+        next(feed.take(1))
+
+
+def test_a_shard_that_does_not_arrive_in_time_fails(run: Run) -> None:
+    latents_of(run, 0).unlink()
+    shards = ShardFolder(Path(run.job.shards_dir), wait_s=0.1)
+    impatient = replace(run, loaded=replace(run.loaded, shards=shards))
+
+    with Feed(impatient, 0) as feed, pytest.raises(ShardMissingError):
+        next(feed.take(1))
+
+
+def test_a_wait_for_a_shard_counts_as_the_runs(run: Run) -> None:
+    latents = latents_of(run, 0)
+    content = latents.read_bytes()
+    latents.unlink()
+
+    with Feed(run, 0) as feed:
+        wait_until_wanted(latents)
+        latents.with_suffix(".new").write_bytes(content)
+        latents.with_suffix(".new").rename(latents)
+        next(feed.take(1))
+
+    assert run.loaded.shards.waited_s > 0.04  # one look takes 0.05 s
