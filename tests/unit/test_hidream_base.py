@@ -20,13 +20,13 @@ from trainer_core.config.plan import LokrAdapter, MatmulKind, Plan
 from trainer_core.errors import BaseModelError
 from trainer_core.hidream.base import LoadedBase, load_base
 from trainer_core.hidream.fused.build import fused_blocks
-from trainer_core.hidream.loading import load_transformer
+from trainer_core.hidream.loading import empty_transformer, fill_from_folder, load_transformer
 from trainer_core.hidream.network import prepare
 from trainer_core.hidream.stacks import linear_stacks
-from trainer_core.precision.base_weights import joined, linears_of
+from trainer_core.precision.base_weights import allocate, joined, linears_of
 from trainer_core.precision.compute import Compute
 from trainer_core.precision.linear8 import held_form, hold_in_8bit
-from trainer_core.precision.quanto import quantize_frozen
+from trainer_core.precision.quanto import quantize_frozen, quantizing_targets
 from trainer_core.weights.kept import KeptWeights
 
 WHOLE = {"base_model_precision": "no_change", "quantize_via": None}
@@ -112,6 +112,19 @@ def test_weights_of_some_linears_go_to_the_cpu(
     assert found[1].source == ("kept" if matmul == "fp8" else "published")
     for base in found:
         assert bytes_of(base.transformer) == bytes_of(expected.transformer)
+
+
+def test_no_whole_weight_is_held_while_others_are_read(tiny_folder: Path) -> None:
+    cpu = torch.device("cpu")
+    model = empty_transformer(tiny_folder, torch.bfloat16)
+    linears = linears_of(model.requires_grad_(False))
+    allocate(model, cpu, without={f"{path}.weight" for path, _ in linears})
+    targets = quantizing_targets(model, cpu)
+
+    fill_from_folder(targets, tiny_folder, cpu)
+
+    assert all(linear.weight is None for _, linear in linears)
+    assert len(targets) > len(linears)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -78,6 +78,7 @@ def _quantizing(
         with one_at_a_time:
             quantized = quantize_module(linear, weights=qint8)
             quantized.freeze()
+        linear.register_parameter("weight", None)  # this function lives as long as the targets
         quantized.name = path
         quantized.to(device).bias = bias
         model.set_submodule(path, quantized.requires_grad_(False))
