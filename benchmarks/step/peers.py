@@ -42,20 +42,20 @@ class Peer:
         precision: Precision | None,
         adapter: Adapter,
         setting: Setting,
+        transformer: Any = None,
     ) -> None:
-        """``precision``: None for an fp32 model, with which gradients are compared."""
+        """
+        Args:
+            name: whose class of transformer is trained.
+            precision: None for an fp32 model, with which gradients are compared.
+            adapter: what is adapted.
+            setting: device, types and shape.
+            transformer: on the device, of the setting's type; None: one with random weights.
+        """
         self._name = name
         self._drawn_on = setting.device
         self.dtype: Final = setting.dtype if precision is not None else torch.float32
-        model_class, extra = _transformer_class(name)
-        self._transformer = random_model(
-            model_class,
-            {**setting.transformer, **extra},
-            drawn_on=setting.device,
-            device=setting.device,
-            dtype=self.dtype,
-            gain=setting.weight_gain,
-        )
+        self._transformer = transformer or self._random_transformer(setting)
         start_s = time.perf_counter()
         if precision == "8bit":
             _quantize(self._transformer)
@@ -68,6 +68,17 @@ class Peer:
         self._parameters = list(self.trained.values())
         self._optimizer = _lion(self._parameters, on_card=setting.device.type == "cuda")
         self.prepared_s = time.perf_counter() - start_s
+
+    def _random_transformer(self, setting: Setting) -> Any:
+        model_class, extra = transformer_class(self._name)
+        return random_model(
+            model_class,
+            {**setting.transformer, **extra},
+            drawn_on=setting.device,
+            device=setting.device,
+            dtype=self.dtype,
+            gain=setting.weight_gain,
+        )
 
     def set_checkpointing(self, *, on: bool) -> None:
         """Turn gradient checkpointing of whole blocks on or off."""
@@ -141,7 +152,7 @@ class Peer:
         return functional.mse_loss(self._velocity(batch).float(), batch.target_BCHW)
 
 
-def _transformer_class(name: PeerName) -> tuple[type[nn.Module], dict[str, Any]]:
+def transformer_class(name: PeerName) -> tuple[Any, dict[str, Any]]:
     """The class, and arguments that it takes besides the model's config."""
     if name == "diffusers":
         return HiDreamImageTransformer2DModel, {}

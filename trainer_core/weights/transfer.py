@@ -67,12 +67,13 @@ def read_tensors(reads: Sequence[Read], device: torch.device) -> None:
 def write_tensors(
     file: Path, places: Sequence[StoredTensor], tensors: Mapping[str, torch.Tensor]
 ) -> dict[str, int]:
-    """Write contiguous tensors of one device to their places in an existing file; name → CRC-32.
+    """Write contiguous tensors to their places in an existing file; name → CRC-32.
 
-    Raises OSError.
+    They are on the CPU, or on one CUDA device, or some there and some here. Raises OSError.
     """
     crc32s: dict[str, int] = {}
-    device = next(iter(tensors.values())).device
+    devices = {tensor.device for tensor in tensors.values()} - {torch.device("cpu")}
+    device = devices.pop() if devices else torch.device("cpu")
     with _opened({file}, os.O_WRONLY) as descriptors:
 
         def work(memory: "_Memory", place: StoredTensor) -> None:

@@ -1,0 +1,219 @@
+"""A base model of random weights on the disk, and a job that trains on random data."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    HiDreamImageTransformer2DModel,
+)
+
+from benchmarks.step.plans import LEARNING_RATE
+from benchmarks.step.setting import CAPTION_TOKENS
+from benchmarks.trainer_matrix import EXAMPLES
+from trainer_core.base_models.describe import read_base_model, write_description
+from trainer_core.base_models.known import PUBLISHED
+from trainer_core.config.plan import Plan
+from trainer_core.config.plan.frozen import digest_of
+from trainer_core.config.simpletuner.importer import import_run
+from trainer_core.data.index import DataIndex, FileItem, PictureEntry, ShardDescription
+from trainer_core.data.indexing import build_index
+from trainer_core.data.shards import shard_name, write_shard
+from trainer_core.documents import load_document
+from trainer_core.hidream.testing.tiny import make_tiny
+from trainer_core.process.job import Job, write_job
+from trainer_core.process.node_cache import NodeCache
+from trainer_core.weights.headers import header_of
+from trainer_core.weights.transfer import write_tensors
+
+_FILES: Final = 7
+"""As many as HiDream-I1 is published in."""
+_STD: Final = 0.02
+_PICTURES: Final = 4
+_CELL_PX: Final = 8
+_STEPS: Final = 1000
+"""More than are taken: the process is ended after its first step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What is started."""
+
+    folder: Path
+    """Holds everything that is written."""
+    layers: int | None
+    """Blocks of the transformer, a third of them with two streams; None: the tiny model."""
+    edge_px: int
+    precision: str
+    """``8bit`` or ``bf16``."""
+
+    @property
+    def base(self) -> Path:
+        return self.folder / "base"
+
+    @property
+    def node_cache(self) -> NodeCache:
+        return NodeCache(folder=str(self.folder / "node-cache"), limit_bytes=64 << 30)
+
+
+def make_base(setting: Setting) -> None:
+    """Write the base model's folder, unless it is there."""
+    base = setting.base
+    if (base / "reverie-base.json").is_file():
+        return
+    if setting.layers is None:
+        make_tiny(base)
+        return
+    part = base / "transformer"
+    part.mkdir(parents=True)
+    with torch.device("meta"):
+        model = HiDreamImageTransformer2DModel.from_config(_config(setting.layers))
+    model.save_config(part)
+    _write_weights(part, {name: tuple(p.shape) for name, p in model.named_parameters()})
+    vae = AutoencoderKL.from_config(
+        {**dict(PUBLISHED.vae or {}), "shift_factor": 0.1159, "scaling_factor": 0.3611,
+         "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    )  # fmt: skip
+    vae.save_pretrained(base / "vae")
+    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(base / "scheduler")
+    # Random weights need no hash: their number names them.
+    write_description(base, f"random-{setting.layers}", {}, digest_of(["random", setting.layers]))
+
+
+def make_job(setting: Setting) -> Path:
+    """Write a job and its shards; the job's file."""
+    base = read_base_model(setting.base)
+    plan = _plan(setting)
+    index = build_index(plan, list(_items(setting.edge_px)), base.transformer_config)
+    shards = setting.folder / "shards"
+    for shard in index.shards:
+        if not (shards / shard_name(shard.digest)).exists():
+            tensors = _random_shard(shard, base.transformer_config)
+            write_shard(shards / shard_name(shard.digest), shard.kind, tensors)
+    file = setting.folder / "job.json"
+    write_job(file, _job(setting, plan, index))
+    return file
+
+
+def forget_pages(folder: Path) -> None:
+    """Take the files of a folder out of the page cache. Other files stay in it."""
+    for file in folder.rglob("*.safetensors"):
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def _config(layers: int) -> dict[str, Any]:
+    published = dict(PUBLISHED.transformer)
+    double = max(layers // 3, 1)
+    return {
+        **published,
+        "num_layers": double,
+        "num_single_layers": layers - double,
+        "llama_layers": published["llama_layers"][:layers],
+    }
+
+
+def _write_weights(part: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """bf16 weights in files of about the same size, with their index."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    total = sum(torch.Size(shape).numel() for shape in shapes.values())
+    groups: list[list[str]] = [[] for _ in range(_FILES)]
+    done = 0
+    for name, shape in shapes.items():
+        groups[min(done * _FILES // total, _FILES - 1)].append(name)
+        done += torch.Size(shape).numel()
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(groups, start=1):
+        file = part / f"diffusion_pytorch_model-{number:05d}-of-{_FILES:05d}.safetensors"
+        tensors = {
+            name: torch.randn(shapes[name], device=device, dtype=torch.bfloat16).mul_(_STD)
+            for name in names
+        }
+        header, places = header_of(tensors, file)
+        file.write_bytes(header)
+        write_tensors(file, places, tensors)
+        weight_map |= dict.fromkeys(names, file.name)
+    index = {"metadata": {"total_size": 2 * total}, "weight_map": weight_map}
+    (part / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _plan(setting: Setting) -> Plan:
+    base = read_base_model(setting.base)
+    demo = EXAMPLES / "demo"
+    raw: Any = load_document(demo / "config.json")
+    lycoris: Any = load_document(demo / "lycoris_config.json")
+    edge_px = setting.edge_px
+    config = {
+        **raw,
+        "pretrained_model_name_or_path": base.name,
+        "resolution": edge_px,
+        "validation_resolution": f"{edge_px}x{edge_px}",
+        "learning_rate": LEARNING_RATE,
+        "max_train_steps": _STEPS,
+        "base_model_precision": "int8-quanto" if setting.precision == "8bit" else "no_change",
+        "device": "auto",
+    }
+    return import_run(
+        config=config,
+        lycoris_config=lycoris,
+        data_backends=[{"id": "photos", "caption_strategy": "filename", "resolution": edge_px}],
+        prompt_library=None,
+        base_models={base.name: base},
+        source="http",
+    ).plan
+
+
+def _items(edge_px: int) -> Iterator[FileItem]:
+    for number in range(_PICTURES):
+        yield FileItem(
+            backend="photos",
+            path=f"{number}.png",
+            sha256=f"{number:064d}",
+            width_px=edge_px,
+            height_px=edge_px,
+            captions=(f"picture {number}",),
+        )
+
+
+def _random_shard(
+    shard: ShardDescription, transformer: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(int(shard.digest[:8], 16))
+
+    def normal(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return torch.randn(shape, generator=draw).to(dtype)
+
+    rows = len(shard.spec.entries)
+    entry = shard.spec.entries[0]
+    if isinstance(entry, PictureEntry):
+        cells = entry.geometry.height_px // _CELL_PX, entry.geometry.width_px // _CELL_PX
+        mean = normal(rows, transformer["in_channels"], *cells, dtype=torch.float32)
+        return {"mean": mean, "std": torch.full_like(mean, 0.05)}
+    t5, llama = transformer["caption_channels"]
+    layers = max(transformer["llama_layers"]) + 1
+    return {
+        "t5": normal(rows, CAPTION_TOKENS, t5),
+        "llama": normal(rows, layers, CAPTION_TOKENS, llama),
+        "pooled": normal(rows, transformer["text_emb_dim"]),
+    }
+
+
+def _job(setting: Setting, plan: Plan, index: DataIndex) -> Job:
+    return Job(
+        plan=plan,
+        index=index,
+        base_model_dir=str(setting.base),
+        shards_dir=str(setting.folder / "shards"),
+        output_dir=str(setting.folder / "output"),
+        resume_from=None,
+        shard_wait_s=10,
+        node_cache=setting.node_cache,
+    )
