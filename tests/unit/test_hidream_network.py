@@ -66,7 +66,7 @@ def batch_of(size: tuple[int, int], seed: int, *, prior: bool) -> Batch:
         text=TextEmbeddings(normal(2, 5, 48), normal(2, 3, 5, 64), normal(2, 64)),
         mask_B1HW=normal(2, 1, *size).abs(),
         is_prior_B=torch.tensor([True, False]) if prior else None,
-        order=seed,
+        dropout_seed=torch.tensor(seed),
     )
 
 
