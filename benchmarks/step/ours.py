@@ -10,12 +10,15 @@ from benchmarks.step.cases import Case
 from benchmarks.step.measure import Gradient
 from benchmarks.step.plans import LEARNING_RATE, plan_of
 from benchmarks.step.setting import Setting
-from benchmarks.step.weights import fill_adapter, random_model
-from trainer_core.config.plan.matmul import pick_matmul
+from benchmarks.step.weights import fill_adapter, random_base, random_model
+from trainer_core.config.plan import MatmulKind, Plan
+from trainer_core.config.plan.matmul import has_fp8, pick_matmul
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.pending import Pending
 from trainer_core.engine.step import SingleProcess
 from trainer_core.hidream.network import prepare
+from trainer_core.memory.card_fit import CardRun, require_fit
+from trainer_core.memory.card_plan import CardPlan, host_linears
 from trainer_core.precision.compute import capability_of, choose_compute
 
 
@@ -26,19 +29,27 @@ class Ours:
         self._drawn_on = setting.device
         plan = plan_of(case, setting)
         compute = choose_compute(plan.operation.device, plan.identity.precision)
-        # A card on which most memory is taken cannot hold the base before it is quantised.
-        on_cpu = plan.operation.quantize_via == "cpu"
-        transformer = random_model(
-            HiDreamImageTransformer2DModel,
-            setting.transformer,
-            drawn_on=setting.device,
-            device=torch.device("cpu") if on_cpu else setting.device,
-            dtype=compute.weights,
-            gain=setting.weight_gain,
-        )
+        matmul = pick_matmul(plan.identity.precision, capability_of(compute.device)).kind
+        self.card: CardPlan | None = None
+        """How the run fits its part of the card; None: it has all of it, and recomputes all blocks
+        or none, as the case says."""
+        if case.card_gib is None or setting.device.type == "cpu":
+            transformer = random_model(
+                HiDreamImageTransformer2DModel,
+                setting.transformer,
+                drawn_on=setting.device,
+                device=setting.device,
+                dtype=compute.weights,
+                gain=setting.weight_gain,
+            )
+            done = None
+        else:
+            self.card, transformer = _planned(case, setting, plan, matmul)
+            done = ("drawn in the form in which it is multiplied",)
         start_s = time.perf_counter()
-        pick = pick_matmul(plan.identity.precision, capability_of(compute.device))
-        self.network = prepare(transformer, plan, compute, matmul=pick.kind)
+        self.network = prepare(
+            transformer, plan, compute, matmul=matmul, preparation=done, card=self.card
+        )
         fill_adapter(self.network.trained, drawn_on=setting.device)
         self._backend = SingleProcess(self.network, plan)
         self._steps = 0
@@ -78,3 +89,31 @@ class Ours:
         fill_adapter(trained, drawn_on=self._drawn_on)
         loss = self._backend.losses(batch).mean()
         return Gradient.of(loss, trained)
+
+
+def _planned(
+    case: Case, setting: Setting, plan: Plan, matmul: MatmulKind
+) -> tuple[CardPlan, HiDreamImageTransformer2DModel]:
+    """How a run fits the free memory of the card, and its base, as a run loads it.
+
+    Raises OutOfMemoryError where it does not fit.
+    """
+    width_px, height_px = case.size_px
+    run = CardRun.of(
+        plan,
+        setting.transformer,
+        matmul=matmul,
+        image_px=width_px * height_px,
+        free_bytes=torch.cuda.mem_get_info(setting.device)[0],
+        has_fp8=has_fp8(capability_of(setting.device)),
+    )
+    card = require_fit(run)
+    base = random_base(
+        setting.transformer,
+        device=setting.device,
+        dtype=setting.dtype,
+        matmul=matmul,
+        on_host=host_linears(run.model, card),
+        gain=setting.weight_gain,
+    )
+    return card, base

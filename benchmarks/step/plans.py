@@ -60,14 +60,13 @@ def plan_of(case: Case, setting: Setting) -> Plan:
 
     The random base is drawn on the card, so it is quantised there too; a run's default is the CPU.
     """
-    on_card = setting.device.type == "cuda" and case.card_gib is None
     options: dict[str, Any] = {
         "device": setting.device.type,
         "train_batch_size": case.batch,
         "gradient_checkpointing": case.checkpointing,
         "base_model_precision": "int8-quanto" if case.precision == "8bit" else "no_change",
         "mixed_precision": "bf16" if setting.device.type == "cuda" else "no",
-        "quantize_via": "accelerator" if on_card else "cpu",
+        "quantize_via": "accelerator" if setting.device.type == "cuda" else "cpu",
     }
     if case.adapter == "lora":
         options |= _LORA

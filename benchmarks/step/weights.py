@@ -6,11 +6,18 @@ each draws the same numbers. A CPU and a CUDA device draw different ones.
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import torch
+from diffusers import HiDreamImageTransformer2DModel
 from torch import nn
+
+from trainer_core.config.plan import MatmulKind
+from trainer_core.hidream.base import allocate_base
+from trainer_core.hidream.stacks import linear_stacks
+from trainer_core.precision.eight_bits import rounding_targets
+from trainer_core.precision.linear8 import hold_in_8bit
 
 TORCH_GAIN: Final = 3**-0.5
 """Size of a weight relative to one that keeps the variance of its input: as ``nn.Linear`` draws."""
@@ -49,11 +56,40 @@ def random_model(
     nn.Module.to(model, dtype).to_empty(device=device)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            value = _weight(name, parameter.shape, drawn_on)
-            if parameter.ndim > 1:
-                value *= gain
-            parameter.copy_(value.bfloat16())
+            parameter.copy_(_rounded_weight(name, parameter.shape, drawn_on, gain))
     return model.requires_grad_(False).train()
+
+
+def random_base(
+    config: Mapping[str, Any],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    matmul: MatmulKind,
+    on_host: Collection[str],
+    gain: float = TORCH_GAIN,
+) -> HiDreamImageTransformer2DModel:
+    """diffusers' transformer with the weights of ``random_model``, as ``load_base`` loads it.
+
+    Args:
+        config: its arguments.
+        device: where numbers are drawn, and where the model is.
+        dtype: of weights that are not in 8 bits.
+        matmul: how the base is multiplied.
+        on_host: paths of linears whose weights are on the CPU.
+        gain: as for ``random_model``.
+    """
+    with torch.device("meta"):
+        model = HiDreamImageTransformer2DModel(**config)
+    nn.Module.to(model, dtype).requires_grad_(False)
+    if matmul == "fp8":
+        hold_in_8bit(model, torch.device("meta"))
+    allocate_base(model, device, linear_stacks(model), on_host)
+    with torch.no_grad():
+        for name, target in rounding_targets(model).items():
+            target.put(_rounded_weight(name, target.shape, device, gain))
+    model.train()
+    return model
 
 
 def fill_adapter(parameters: Mapping[str, torch.Tensor], *, drawn_on: torch.device) -> None:
@@ -73,6 +109,14 @@ def fill_adapter(parameters: Mapping[str, torch.Tensor], *, drawn_on: torch.devi
                 if kind == "lora_B":
                     value *= _ADAPTER_SCALE
             parameter.copy_(value.bfloat16())
+
+
+def _rounded_weight(
+    name: str, shape: Sequence[int], device: torch.device, gain: float
+) -> torch.Tensor:
+    """bf16."""
+    value = _weight(name, shape, device)
+    return (value * gain if value.ndim > 1 else value).bfloat16()
 
 
 def _weight(name: str, shape: Iterable[int], device: torch.device) -> torch.Tensor:

@@ -16,10 +16,12 @@ from benchmarks.step.measure import Failure, Gradient, Timing, attempt
 from benchmarks.step.report import line_of, table, write
 from benchmarks.step.run import run
 from benchmarks.step.setting import tiny_setting
-from benchmarks.step.weights import fill_adapter, random_model
+from benchmarks.step.weights import fill_adapter, random_base, random_model
 from tests.support.lycoris_oracle import presets_put_back
 from tests.support.step_counts import flop_counter
 from trainer_core.base_models.known import KNOWN_MODELS, PUBLISHED, TINY_NAME, WIDE_NAME
+from trainer_core.config.plan import MatmulKind
+from trainer_core.precision.linear8 import hold_in_8bit
 
 CPU = torch.device("cpu")
 
@@ -32,6 +34,29 @@ def model_of(name: str) -> HiDreamImageTransformer2DModel:
         device=CPU,
         dtype=torch.float32,
     )
+
+
+@pytest.mark.parametrize("matmul", ["fp8", "no_change"])
+def test_a_base_drawn_in_its_form_equals_one_that_is_brought_into_it(matmul: MatmulKind) -> None:
+    expected = model_of(TINY_NAME)
+    if matmul == "fp8":
+        hold_in_8bit(expected, CPU)
+    path = "caption_projection.0.linear"
+
+    found = random_base(
+        KNOWN_MODELS[TINY_NAME].transformer,
+        device=CPU,
+        dtype=torch.float32,
+        matmul=matmul,
+        on_host=[path],
+    )
+
+    values = found.state_dict()
+    assert values.keys() == expected.state_dict().keys()
+    for name, value in expected.state_dict().items():
+        assert torch.equal(values[name].float(), value.float()), name
+    assert found.training
+    assert not any(each.requires_grad for each in found.parameters())
 
 
 @pytest.mark.parametrize("name", [TINY_NAME, WIDE_NAME])

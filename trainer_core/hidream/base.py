@@ -86,7 +86,7 @@ def load_base(
     else:
         is_trained = plan.identity.adapter is None
         stacks = () if is_trained else linear_stacks(model)
-        _allocate(model, compute.device, stacks, on_host)
+        allocate_base(model, compute.device, stacks, on_host)
         fill_from_folder(source_targets(model), folder, compute.device)
         done = (f"moved to {compute.device.type}",)
     return LoadedBase(transformer=model, preparation=done, source="published")
@@ -115,7 +115,7 @@ def _load_in_8_bits(
 ) -> LoadedBase:
     count = hold_in_8bit(model.requires_grad_(False), torch.device("meta"))
     key = _key(model, digest)
-    _allocate(model, device, linear_stacks(model), on_host)
+    allocate_base(model, device, linear_stacks(model), on_host)
     steps: tuple[str, ...] = (
         f"moved to {device.type}",
         f"{count} linears held in 8 bits",
@@ -129,13 +129,13 @@ def _load_in_8_bits(
     return LoadedBase(transformer=model, preparation=steps, source="published")
 
 
-def _allocate(
+def allocate_base(
     model: nn.Module,
     device: torch.device,
     stacks: Sequence[Sequence[str]],
     on_host: Collection[str],
 ) -> None:
-    """Memory for all tensors, that of the weights of ``on_host`` on the CPU."""
+    """As ``allocate``, with the weights of the linears ``on_host`` on the CPU."""
     names = model.state_dict().keys()
     away = {f"{path}.{name}" for path in on_host for name in WEIGHTS} & names
     allocate(model, device, stacks=stacks, without=away)
