@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.networks import network_of
@@ -72,6 +72,9 @@ class StrictSlots(CpuSlots):
         self.on_their_way.add(slot)
         self.fills += 1
 
+    def finish(self) -> None:
+        self.on_their_way.clear()
+
     def wait(self, slot: int) -> None:
         self.read.add(slot)
         self.on_their_way.discard(slot)
@@ -96,6 +99,8 @@ PROGRAMS = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(PROGRAMS, st.integers(1, 3), st.integers(1, 7))
+@example([("forward", {0, 1}), ("forward", {1}), ("backward", None)], 1, 2)
+@example([("forward", {0}), ("backward", None), ("use again", 1), ("backward", None)], 1, 2)
 def test_an_item_is_in_its_slot_while_it_is_used(
     program: Program, slot_count: int, items: int
 ) -> None:

@@ -28,7 +28,7 @@ class Ring:
         """The item that is in each slot, or on its way there."""
         self._is_forward = False
         self._used_again: set[int] = set()
-        """Items that the backward pass of the last forward uses."""
+        """Items that the backward pass of the last forward has still to use."""
 
     @contextmanager
     def forward(self) -> Iterator[None]:
@@ -58,6 +58,7 @@ class Ring:
     @contextmanager
     def use_again(self, item: int) -> Iterator[None]:
         """As ``use``, in the backward pass."""
+        self._used_again.discard(item)
         following = item - len(self._held)
         with self._present(item, following if following in self._used_again else None):
             yield
