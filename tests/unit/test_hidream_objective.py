@@ -74,7 +74,7 @@ def test_the_stock_call_has_the_opposite_sign(transformer: HiDreamImageTransform
         ).sample
         ours = velocity(transformer, noisy, timesteps, text)
 
-    assert torch.equal(ours, -stock)
+    assert (ours + stock).norm() < 1e-6 * stock.norm()
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(4, 4), (4, 6), (6, 3)])
@@ -98,7 +98,7 @@ def test_a_sequence_of_exact_length_equals_the_stock_call(
             pooled_embeds=text.pooled,
         ).sample
 
-    assert torch.equal(ours, -stock)
+    assert (ours + stock).norm() < 1e-6 * stock.norm()
 
 
 def test_a_batch_as_large_as_the_layers_keeps_samples_apart(
