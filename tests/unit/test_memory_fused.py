@@ -13,6 +13,7 @@ from tests.unit.config_examples import import_small
 from tests.unit.hidream_oracle import LLAMA_LAYERS, model_of
 from tests.unit.test_fused_blocks import Case, adapter_of, with_fused_blocks
 from trainer_core.adapters.attach import attach_adapter
+from trainer_core.adapters.factors import Trained
 from trainer_core.config.plan import MatmulKind
 from trainer_core.hidream.blocks import Blocks, Double, Single
 from trainer_core.hidream.forward import predict
@@ -75,7 +76,9 @@ def test_autograd_saves_what_is_counted(name: str, samples: int) -> None:
     adapter = adapter_of(transformer, case)
     attached = attach_adapter(transformer, adapter, seed=1)
     network = network_of(transformer, attached, compute=CPU32, balanced=case.balanced)
-    factors = attached.factors(torch.float32, torch.tensor(1))
+    assert network.flat is not None
+    trained = Trained(network.flat.stacks())
+    factors = attached.factors(trained, torch.float32, torch.tensor(1))
     watched = Watched(
         with_fused_blocks(network, case).blocks,
         storages(
