@@ -34,15 +34,15 @@ CPU = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=Fal
 OPTIMIZERS = tuple(BUILDERS)
 
 
-def batch_of(seed: int) -> Batch:
+def batch_of(seed: int, size: tuple[int, int] = (4, 6)) -> Batch:
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=draw)
 
     return Batch(
-        noisy_BCHW=normal(2, 16, 4, 6),
-        target_BCHW=normal(2, 16, 4, 6),
+        noisy_BCHW=normal(2, 16, *size),
+        target_BCHW=normal(2, 16, *size),
         sigmas_B=torch.rand(2, generator=draw),
         text=TextEmbeddings(normal(2, 5, 48), normal(2, 3, 5, 64), normal(2, 64)),
     )

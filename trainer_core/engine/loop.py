@@ -7,7 +7,12 @@ from trainer_core.engine.control import check_control
 from trainer_core.engine.evaluation import measure_loss
 from trainer_core.engine.feed import Feed
 from trainer_core.engine.finish import finish
-from trainer_core.engine.reporting import report_plan, report_stage, report_stopped
+from trainer_core.engine.reporting import (
+    report_plan,
+    report_stage,
+    report_stopped,
+    report_warning,
+)
 from trainer_core.engine.saving import resume, save, save_if_unsaved
 from trainer_core.engine.setup import load_run
 from trainer_core.engine.state import Run, TrainingState, open_run
@@ -76,6 +81,8 @@ def take_steps(run: Run, state: TrainingState, feed: Feed) -> None:
             complete_step(run, state)
             raise
         complete_step(run, state)
+        for message in run.backend.take_warnings():
+            report_warning(run, state, "without_graph", message)
         state.launched = launched
         is_saved = step % every == 0
         if is_saved or step == run.last_step or launched.is_done():

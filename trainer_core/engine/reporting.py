@@ -14,19 +14,24 @@ Stage = Literal["training", "paused", "checkpointing", "sampling", "finalizing"]
 
 
 def report_plan(run: Run, state: TrainingState) -> None:
-    """What is trained, and how the base model was prepared."""
+    """What is trained, and how base model and steps were prepared."""
+    loaded = run.loaded
     _emit(
         run,
         state,
         "plan",
         {
-            "trainable_modules": run.loaded.network.trainable_modules,
-            "trainable_parameters": run.loaded.trainable_parameters,
+            "trainable_modules": loaded.network.trainable_modules,
+            "trainable_parameters": loaded.trainable_parameters,
             "steps": run.last_step,
-            "preparation": [*run.loaded.network.preparation, run.loaded.matmul.reason],
+            "preparation": [
+                *loaded.network.preparation,
+                loaded.matmul.reason,
+                *loaded.backend.preparation,
+            ],
             "warnings": list(run.job.index.warnings),
-            "weights": run.loaded.weights,
-            "timings": {**run.loaded.start_times.as_json()},
+            "weights": loaded.weights,
+            "timings": {**loaded.start_times.as_json()},
         },
     )
 

@@ -61,6 +61,8 @@ def make_deterministic(env: Mapping[str, str]) -> None:
         torch.set_num_threads(int(threads))
     # On cuda a few backward kernels have no deterministic form; they warn instead of failing.
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    # New memory is written before it is read. To fill it first would be a pass over all of it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def environment_fingerprint() -> dict[str, JsonValue]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -9,10 +10,13 @@ from torch import nn
 
 from trainer_core.checkpoint.read import Checkpoint
 from trainer_core.checkpoint.write import TrainedTensors
-from trainer_core.config.plan import Plan
+from trainer_core.config.plan import Identity, Plan
 from trainer_core.engine.batch import Batch
+from trainer_core.engine.cuda_graphs import CudaRecorder
+from trainer_core.engine.graphs import Graphs, Work
 from trainer_core.engine.losses import Losses, batch_losses
 from trainer_core.engine.pending import Launched, Pending
+from trainer_core.engine.static_batches import StaticBatches, shapes_of
 from trainer_core.engine.step_metrics import StepMeans, total_loss
 from trainer_core.engine.update import Update
 from trainer_core.errors import CheckpointError
@@ -35,6 +39,8 @@ class Backend(Protocol):
     """Number of this process, from 0."""
     ranks: int
     """Number of processes that share a step's micro-batches."""
+    preparation: tuple[str, ...]
+    """How steps are launched, and why not faster; told once, before the first step."""
 
     def losses(self, batch: Batch) -> torch.Tensor:
         """Flow loss of each sample, [B], fp32, with its graph where gradients are enabled."""
@@ -57,6 +63,9 @@ class Backend(Protocol):
         Raises NonFiniteLossError already here where the host is asked before the update.
         """
 
+    def take_warnings(self) -> list[str]:
+        """What became known since the last call, while steps were launched."""
+
     def tensors(self) -> TrainedTensors:
         """Everything that a checkpoint holds, by logical name, whole on every rank."""
 
@@ -64,7 +73,10 @@ class Backend(Protocol):
         """Restore what ``tensors`` returned. Raises CheckpointError where it does not fit."""
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the parameters hold their running means, if the plan has an EMA."""
+        """Inside, the parameters hold their running means, if the plan has an EMA.
+
+        Called after the last step: memory that only steps need is freed.
+        """
 
     def max_across_ranks(self, number: int) -> int:
         """The largest of the numbers that the ranks pass; the same answer on every rank."""
@@ -96,6 +108,24 @@ class SingleProcess:
         self._update = Update(
             self._parameters, self._optimizer, self._ema, identity.clip, self._means
         )
+        self._warnings: list[str] = []
+        self._static = StaticBatches()
+        self._graphs: Graphs | None = None
+        self.preparation = self._asks_host(identity)
+        if device.type == "cuda":
+            reason = network.capture_refusal
+            if reason is None:
+                self._graphs = Graphs(CudaRecorder(device), self._warnings.append)
+            told = f"no CUDA graph: {reason}" if reason else "a CUDA graph for each shape of batch"
+            self.preparation += (told,)
+
+    def _asks_host(self, identity: Identity) -> tuple[str, ...]:
+        found = []
+        if self._optimizer.asks_host:
+            found.append(f"{identity.optimizer.name} asks the host before each update")
+        if self._ema is not None and self._ema.asks_host:
+            found.append("a mean (EMA) on the CPU asks the host after each update")
+        return tuple(found)
 
     def losses(self, batch: Batch) -> torch.Tensor:
         return self._losses(batch).flow_B
@@ -109,21 +139,40 @@ class SingleProcess:
         self._update.prepare(step, learning_rate)
         try:
             for batch in batches:
-                self._add_gradients(batch, count)
+                self._take(batch, count)
                 fault_point("train.after_backward")
             fault_point("train.before_step")
         except BaseException:  # also a stop request while the step waits for a shard
             self._update.clear()
             raise
-        self._update.apply()
+        if self._graphs is None or self._optimizer.asks_host:
+            self._update.apply()
+        else:
+            self._graphs.run(self._update.work())
         has_balance = self._means.has_balance
         return Launched(step, self._update.report, self._update.health, has_balance=has_balance)
+
+    def _take(self, batch: Batch, count: int) -> None:
+        """Add the gradients of one micro-batch, from a graph if it can be captured."""
+        if self._graphs is None:
+            self._add_gradients(batch, count)
+            return
+        static = self._static.filled(batch)
+        add = partial(self._add_gradients, static, count)
+        key = count, shapes_of(static)
+        changed = self._update.accumulated()
+        self._graphs.run(Work(key=key, run=add, rehearse=add, changed=changed))
 
     def _add_gradients(self, batch: Batch, count: int) -> None:
         """Forward and backward of one of ``count`` micro-batches."""
         losses = self._losses(batch)
         (total_loss(losses, self._objective) / count).backward()  # type: ignore[no-untyped-call]
         self._means.add(losses, count)
+
+    def take_warnings(self) -> list[str]:
+        found = self._warnings.copy()
+        self._warnings.clear()
+        return found
 
     def tensors(self) -> TrainedTensors:
         return TrainedTensors(
@@ -139,6 +188,8 @@ class SingleProcess:
             self._ema.load(checkpoint.ema)
 
     def averaged(self) -> AbstractContextManager[None]:
+        if self._graphs is not None:
+            self._graphs.clear()
         return self._ema.applied() if self._ema else nullcontext()
 
     def max_across_ranks(self, number: int) -> int:

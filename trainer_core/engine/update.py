@@ -3,6 +3,7 @@
 import torch
 
 from trainer_core.config.plan import Clip
+from trainer_core.engine.graphs import Work
 from trainer_core.engine.pending import Health
 from trainer_core.engine.step_metrics import StepMeans
 from trainer_core.optim.clip import clip_gradients, largest_gradient
@@ -14,8 +15,8 @@ from trainer_core.optim.parameters import ParameterTensors
 class Update:
     """Applies the gradients of a step, unless a number of it is not finite.
 
-    ``apply`` reads and writes tensors that stay where they are, so it may be captured in a graph
-    where ``asks_host`` is empty.
+    ``apply`` reads and writes tensors that stay where they are, so a graph may capture it, unless
+    the optimizer or the mean asks the host.
     """
 
     def __init__(
@@ -56,6 +57,22 @@ class Update:
         if self._ema is not None:
             self._ema.update(share, self.health.is_healthy)
         self.clear()
+
+    def work(self) -> Work:
+        """``apply``, for a graph."""
+        changed = [*self.accumulated(), self.health.is_healthy]
+        return Work(key="update", run=self.apply, rehearse=self._rehearse, changed=changed)
+
+    def _rehearse(self) -> None:
+        """After a step that is not healthy, ``apply`` changes nothing but the sums."""
+        self.health.is_healthy.fill_(False)
+        self.apply()
+
+    def accumulated(self) -> list[torch.Tensor]:
+        """The sums over micro-batches: gradients and means."""
+        gradients = (leaf.grad for leaf in self._parameters.leaves)
+        kept = [gradient for gradient in gradients if gradient is not None]
+        return [*kept, self._means.flow, self._means.balance]
 
     def clear(self) -> None:
         """Forget the gradients and the means of a step."""

@@ -72,6 +72,7 @@ class ZeroSharded:
         self._compute = compute
         transformer = engine.module.transformer
         self._parameters: dict[str, nn.Parameter] = dict(transformer.named_parameters())
+        self.preparation: tuple[str, ...] = ("DeepSpeed asks the host before each update",)
         self.rank = torch.distributed.get_rank()
         self.ranks = torch.distributed.get_world_size()
 
@@ -102,6 +103,9 @@ class ZeroSharded:
         set_learning_rate(self._optimizer, learning_rate)
         self._engine.step()
         return Finished(metrics)
+
+    def take_warnings(self) -> list[str]:
+        return []
 
     def _largest_gradient(self) -> torch.Tensor:
         """Largest absolute element of all gradients, before DeepSpeed clips them by norm."""

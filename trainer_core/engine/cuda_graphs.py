@@ -1,0 +1,55 @@
+"""Captures CUDA graphs that share their memory."""
+
+import torch
+
+from trainer_core.engine.graphs import Run
+
+
+class CudaRecorder:
+    """All graphs use the same memory: they run one after another, and nothing in it outlives one.
+
+    What runs without a graph uses that memory too. Otherwise a rehearsal would need as much again
+    as the graphs hold.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._memory = torch.cuda.MemPool()
+
+    def capture(self, run: Run) -> Run:
+        graph = torch.cuda.CUDAGraph()
+        with (
+            torch.cuda.graph(
+                graph,
+                pool=self._memory.id,  # type: ignore[arg-type]
+                stream=self._stream,
+                # The thread that feeds batches allocates and copies at the same time.
+                capture_error_mode="thread_local",
+            ),
+            _one_thread(),
+        ):
+            run()
+        return graph.replay
+
+    def run_beside(self, run: Run) -> None:
+        """In order with the current stream."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with (
+            torch.cuda.stream(self._stream),
+            torch.cuda.use_mem_pool(self._memory, self._device),
+            _one_thread(),
+        ):
+            run()
+        current.wait_stream(self._stream)
+
+    def clear(self) -> None:
+        # A rehearsal's kernels may still be at work in the memory.
+        torch.cuda.synchronize(self._device)
+        self._memory = torch.cuda.MemPool()
+
+
+def _one_thread() -> torch.autograd.set_multithreading_enabled:
+    """Backward passes stay in this thread, because memory and capture are bound to a thread."""
+    return torch.autograd.set_multithreading_enabled(False)
