@@ -30,7 +30,7 @@ from trainer_core.memory.card_plan import (
 )
 from trainer_core.memory.cards import SIZES_GIB, card_rows
 from trainer_core.memory.fused_activations import block_bytes
-from trainer_core.memory.fused_model import FusedModel, tokens_of
+from trainer_core.memory.fused_model import LIVE_TEXT_TOKENS, FusedModel, tokens_of
 from trainer_core.memory.fused_weights import base_bytes, fused_weights
 from trainer_core.memory.peak import (
     DEFAULT_CALIBRATION,
@@ -397,7 +397,8 @@ def test_a_twice_as_large_batch_keeps_twice_as_much() -> None:
     )
     for number, (each, other) in enumerate(zip(one.blocks, two.blocks, strict=True)):
         # A double-stream block cuts the attention's output into image and text: copies, for two.
-        copies = 2 * each.input if number < 16 else 0
+        tokens = 32**2 + LIVE_TEXT_TOKENS
+        copies = 2 * tokens * model().width * 2 if number < 16 else 0
         assert (other.kept, other.input) == (2 * each.kept + copies, 2 * each.input)
         assert other.recompute_flops == 2 * each.recompute_flops
         assert other.passing == 2 * each.passing

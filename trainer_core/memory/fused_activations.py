@@ -21,13 +21,14 @@ class BlockBytes:
     kept: int
     """From the forward to the backward pass, where the block is not recomputed."""
     input: int
-    """The same where it is recomputed: its input, which ``kept`` includes."""
+    """The same where it is recomputed: its input and the result of its attention, which ``kept``
+    includes."""
     passing: int
     """The most that its backward pass allocates beside what is kept and ``transposed``."""
     transposed: int
     """A transposed 8-bit weight, made for the gradient of its input."""
     recompute_flops: int
-    """Of computing it again up to SwiGLU.
+    """Of computing it again up to SwiGLU, without attention.
 
     All are 0 of a block before the first one with a gradient."""
 
@@ -68,12 +69,12 @@ def block_bytes(model: FusedModel, number: int, tokens: Tokens) -> BlockBytes:
     log_sum_exp = live * model.heads * FP32_BYTES
     return BlockBytes(
         kept=kept * size + log_sum_exp,
-        input=live * F * size,
+        input=2 * live * F * size + log_sum_exp,
         passing=max(_passing_bytes(model, stream) for stream in streams),
         transposed=max(_up_numbers(model, stream) for stream in streams)
         if model.matmul == "fp8"
         else 0,
-        recompute_flops=_recompute_flops(model, streams, tokens),
+        recompute_flops=_recompute_flops(model, streams),
     )
 
 
@@ -193,11 +194,9 @@ def _routed(stream: _Stream) -> str:
     return f"{stream.feed}.experts.0" if stream.has_experts else stream.feed
 
 
-def _recompute_flops(model: FusedModel, streams: tuple[_Stream, ...], tokens: Tokens) -> int:
+def _recompute_flops(model: FusedModel, streams: tuple[_Stream, ...]) -> int:
     F = model.width
-    live = sum(stream.live for stream in streams)
-    keys = sum(stream.rows for stream in streams) // tokens.samples
-    products = 2 * live * keys * F  # multiply-adds of attention
+    products = 0
     for stream in streams:
         products += F * F * (3 * stream.rows + stream.live)
         names = [f"{stream.feed}.w1"]

@@ -18,6 +18,7 @@ from trainer_core.hidream.fused.feed_forward import FeedForward, feed_forward
 from trainer_core.hidream.fused.linears import Linears, product
 from trainer_core.hidream.fused.recompute import recomputed
 from trainer_core.hidream.host.weights import HostWeights
+from trainer_core.hidream.kept_attention import KeptAttention
 from trainer_core.kernels.activation import Activation
 from trainer_core.kernels.add_norm import add_norm
 from trainer_core.kernels.qkv_heads import Stream, qkv_heads
@@ -77,6 +78,8 @@ class _Wanted(NamedTuple):
     """False while it is recomputed for its gradients, which do not need the output."""
     balance: bool
     """The load-balancing loss."""
+    attention: KeptAttention | None
+    """Of a block that is recomputed: the attention of its first forward."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +128,9 @@ class FusedBlocks:
         forward: Any = self._single if block.text_attention is None else self._double
         links = block.links(conditions.adapter)
         has_loss = block.has_balance and torch.is_grad_enabled()
+        is_recomputed = number in self.recomputed and torch.is_grad_enabled()
+        # With pads the scores have a bias, which the kept kernel does not take.
+        kept = KeptAttention() if is_recomputed and conditions.pads is None else None
 
         def run(
             inputs: Sequence[torch.Tensor], links_of: Sequence[torch.Tensor], keep_output: bool
@@ -134,7 +140,7 @@ class FusedBlocks:
             pairs = zip(links_of[::2], links_of[1::2], strict=True)
             own = {path: Factors(*pair) for path, pair in zip(links, pairs, strict=True)}
             inside = conditions._replace(adapter=replace(conditions.adapter, links=own))
-            wanted = _Wanted(keep_output, has_loss)
+            wanted = _Wanted(keep_output, has_loss, kept)
             found: tuple[torch.Tensor, ...] = forward(
                 block, *tokens, last, modulation, inside, wanted
             )
@@ -142,7 +148,6 @@ class FusedBlocks:
 
         inputs = [conditions.modulation(number), *hidden, *([] if tail is None else [tail])]
         flat_links = [each for pair in links.values() for each in pair]
-        is_recomputed = number in self.recomputed and torch.is_grad_enabled()
         has_gradient = any(each.requires_grad for each in (*inputs, *flat_links))
         with self.host.block(number, again=is_recomputed and has_gradient):
             outputs = (
@@ -180,6 +185,7 @@ class FusedBlocks:
                 _stream(block.text_attention, normed_t, text.shape[1], adapter),
             ],
             conditions,
+            wanted.attention,
         )
         update_i = product(block.attention.out, Activation(attended[:, :P]), adapter)
         update_t = product(block.text_attention.out, Activation(attended[:, P:]), adapter)
@@ -209,19 +215,23 @@ class FusedBlocks:
         is_8bit = block.attention.qkv.weight.is_8bit
         hidden, normed = add_norm(hidden, shift, scale, tail_BTF=tail, with_rows8=is_8bit)
         stream = _stream(block.attention, normed, hidden.shape[1], adapter)
-        attended = self._attend([stream], conditions)
+        attended = self._attend([stream], conditions, wanted.attention)
         update = product(block.attention.out, Activation(attended), adapter)
         hidden, normed = add_norm(
             hidden, shift_ff, scale_ff, update_BSF=update, gate_BF=gate, with_rows8=is_8bit
         )
         return _fed(block, hidden, gate_ff, normed, conditions, wanted)
 
-    def _attend(self, streams: Sequence[Stream], conditions: Conditions) -> torch.Tensor:
+    def _attend(
+        self, streams: Sequence[Stream], conditions: Conditions, kept: KeptAttention | None
+    ) -> torch.Tensor:
         """Scaled dot-product attention, [B, S, F]. A pad's key is 0."""
         rope = conditions.rope[0, :, 0]
         query, key, value = qkv_heads(
             streams, rope[..., 0, 0], rope[..., 1, 0], self.heads, self.norm_eps
         )
+        if kept is not None and kept.can_attend(query, key, value):
+            return kept.attend(query, key, value)
         scores, pads = None, conditions.pads
         if pads is not None:
             key = key * pads.real_tokens(key.shape[1], key.dtype).unsqueeze(-1)
