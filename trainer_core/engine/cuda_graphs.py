@@ -13,8 +13,9 @@ class CudaRecorder:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # torch's memory pools take only a device with a number.
+        self._device = torch.device("cuda", _number_of(device))
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._memory = torch.cuda.MemPool()
 
     def capture(self, run: Run) -> Run:
@@ -48,6 +49,10 @@ class CudaRecorder:
         # A rehearsal's kernels may still be at work in the memory.
         torch.cuda.synchronize(self._device)
         self._memory = torch.cuda.MemPool()
+
+
+def _number_of(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _one_thread() -> torch.autograd.set_multithreading_enabled:
