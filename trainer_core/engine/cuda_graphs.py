@@ -39,7 +39,7 @@ class CudaRecorder:
         self._stream.wait_stream(current)
         with (
             torch.cuda.stream(self._stream),
-            torch.cuda.use_mem_pool(self._memory, self._device),
+            torch.cuda.use_mem_pool(self._memory),
             _one_thread(),
         ):
             run()

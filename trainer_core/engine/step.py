@@ -175,8 +175,9 @@ class SingleProcess:
         return found
 
     def tensors(self) -> TrainedTensors:
+        values = [leaf.detach() for leaf in self._parameters.leaves]
         return TrainedTensors(
-            parameters={name: each.detach() for name, each in self._parameters.named.items()},
+            parameters=self._parameters.for_checkpoint(values),
             optimizer_state=self._optimizer.state(),
             ema=self._ema.tensors() if self._ema else {},
         )

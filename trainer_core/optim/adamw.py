@@ -70,7 +70,8 @@ class AdamW:
         self._count.add_(is_healthy)
 
     def state(self) -> dict[str, torch.Tensor]:
-        counts = {key: self._count.clone() for key in self._count_keys()}
+        count = self._count.cpu()
+        counts = {key: count.clone() for key in self._count_keys()}
         return moment_tensors(self._parameters, self._moments) | counts
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -76,14 +76,14 @@ class Ema:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The means by the parameters' names. Not valid inside ``applied``."""
-        return self._parameters.by_name(self._means)
+        return self._parameters.for_checkpoint(self._means)
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Restore what ``tensors`` returned.
 
         Raises CheckpointError where a mean is missing, or has another shape or type.
         """
-        for name, mean in self.tensors().items():
+        for name, mean in self._parameters.by_name(self._means).items():
             saved = tensors.get(name)
             if saved is None or saved.shape != mean.shape or saved.dtype != mean.dtype:
                 raise CheckpointError(

@@ -76,6 +76,9 @@ class FlatParameters:
             for name, parameter in self.named.items()
         }
 
+    def for_checkpoint(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        return self.by_name([tensor.cpu() for tensor in tensors])
+
     def clear_gradients(self) -> None:
         assert self.values.grad is not None
         self.values.grad.zero_()

@@ -83,11 +83,11 @@ Moments = Mapping[str, Sequence[torch.Tensor]]
 
 
 def moment_tensors(parameters: ParameterTensors, moments: Moments) -> dict[str, torch.Tensor]:
-    """The moments of each parameter, by the keys of ``optim.state``; views."""
+    """The moments of each parameter, by the keys of ``optim.state``."""
     return {
         f"{TENSOR}{name}/{field}": part
         for field, tensors in moments.items()
-        for name, part in parameters.by_name(tensors).items()
+        for name, part in parameters.for_checkpoint(tensors).items()
     }
 
 
@@ -103,14 +103,14 @@ def load_moments(
         name = key.removeprefix(TENSOR).rpartition("/")[0]
         if key.startswith(TENSOR) and name not in parameters.named:
             raise CheckpointError(f"optimizer state of {name}, which is not trained here")
-    for key, moment in moment_tensors(parameters, moments).items():
-        name, _, field = key.removeprefix(TENSOR).rpartition("/")
-        value = saved.get(key)
-        if value is None:
-            raise CheckpointError(f"no optimizer state {field} of {name}")
-        if value.shape != moment.shape or value.dtype != moment.dtype:
-            raise CheckpointError(
-                f"{field} of {name} is {tuple(value.shape)} {value.dtype} in the checkpoint and "
-                f"{tuple(moment.shape)} {moment.dtype} here"
-            )
-        moment.copy_(value)
+    for field, tensors in moments.items():
+        for name, moment in parameters.by_name(tensors).items():
+            value = saved.get(f"{TENSOR}{name}/{field}")
+            if value is None:
+                raise CheckpointError(f"no optimizer state {field} of {name}")
+            if value.shape != moment.shape or value.dtype != moment.dtype:
+                raise CheckpointError(
+                    f"{field} of {name} is {tuple(value.shape)} {value.dtype} in the checkpoint "
+                    f"and {tuple(moment.shape)} {moment.dtype} here"
+                )
+            moment.copy_(value)

@@ -24,6 +24,9 @@ class ParameterTensors(Protocol):
     def by_name(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """The parts of tensors that are shaped like the leaves, by the parameters' names: views."""
 
+    def for_checkpoint(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """As ``by_name``, but copied to the host where that takes a single transfer."""
+
     def clear_gradients(self) -> None:
         """Forget all gradients."""
 
@@ -37,6 +40,9 @@ class SeparateParameters:
 
     def by_name(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         return dict(zip(self.named, tensors, strict=True))
+
+    def for_checkpoint(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        return self.by_name(tensors)
 
     def clear_gradients(self) -> None:
         for leaf in self.leaves:
