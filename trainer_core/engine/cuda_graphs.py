@@ -39,7 +39,7 @@ class CudaRecorder:
         self._stream.wait_stream(current)
         with (
             torch.cuda.stream(self._stream),
-            torch.cuda.use_mem_pool(self._memory),
+            torch.cuda.use_mem_pool(self._memory, self._device),
             _one_thread(),
         ):
             run()
