@@ -10,7 +10,7 @@ p cells along a patch's side (2).
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -158,7 +158,7 @@ def _rope(
     )
 
 
-@lru_cache(maxsize=32)
+@cache  # never evicted: a CUDA graph holds the tensor's address
 def _rope_of(
     embedder: torch.nn.Module, rows: int, columns: int, others: int, device: torch.device
 ) -> torch.Tensor:
