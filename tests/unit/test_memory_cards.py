@@ -32,12 +32,7 @@ from trainer_core.memory.cards import SIZES_GIB, card_rows
 from trainer_core.memory.fused_activations import block_bytes
 from trainer_core.memory.fused_model import LIVE_TEXT_TOKENS, FusedModel, tokens_of
 from trainer_core.memory.fused_weights import base_bytes, fused_weights
-from trainer_core.memory.peak import (
-    DEFAULT_CALIBRATION,
-    Calibration,
-    PeakEstimate,
-    activations_at_peak,
-)
+from trainer_core.memory.peak import activations_at_peak
 from trainer_core.memory.weights import base_weight_bytes
 
 GIB = 2**30
@@ -75,7 +70,6 @@ def run_of(
         image_px=edge_px**2,
         free_bytes=round(free_gib * GIB),
         has_fp8=True,
-        calibration=DEFAULT_CALIBRATION,
     )
 
 
@@ -267,7 +261,7 @@ def test_the_plan_is_told_in_one_line() -> None:
 
     assert described(needs.planned(), 48).startswith("recomputes 0 of 48 blocks, foretold peak ")
     assert described(needs.planned(keeps_transposed=True), 48).startswith(
-        "recomputes 0 of 48 blocks, holds 8-bit weights in both directions, foretold peak "
+        "recomputes 0 of 48 blocks, holds 8-bit weights also transposed, foretold peak "
     )
     least = needs.planned([1, 2, 5], [2, 5], streams=True)
     assert described(least, 48) == (
@@ -378,16 +372,6 @@ def test_recomputing_the_last_block_frees_nothing() -> None:
     assert activations_at_peak(needs.blocks, every, 5) < activations_at_peak(
         needs.blocks, every - {46}, 5
     )
-
-
-def test_a_measured_step_corrects_what_is_foretold_for_other_shapes() -> None:
-    guess = Calibration(factor=1.0, constant_bytes=GIB)
-    measured = guess.calibrated(PeakEstimate(10 * GIB, 4 * GIB), 16 * GIB)
-
-    assert measured.reserved_bytes(PeakEstimate(10 * GIB, 4 * GIB)) == 16 * GIB
-    assert measured.reserved_bytes(PeakEstimate(8 * GIB, 8 * GIB)) == 19 * GIB
-    small = replace(run_of(77), calibration=measured)
-    assert plan_card(small.needs, small.free_bytes) == small.needs.planned(keeps_transposed=True)
 
 
 def test_a_twice_as_large_batch_keeps_twice_as_much() -> None:

@@ -18,7 +18,6 @@ from trainer_core.memory.card_plan import (
 )
 from trainer_core.memory.fused_model import FusedModel
 from trainer_core.memory.fused_weights import FusedWeights, fused_weights
-from trainer_core.memory.peak import DEFAULT_CALIBRATION, Calibration
 
 _LARGEST_BATCH: Final = 1024
 _EDGE_STEP_PX: Final = 64
@@ -37,7 +36,6 @@ class CardRun:
     """What the run may reserve on the card, its weights included."""
     has_fp8: bool
     """Whether the card has fp8 products."""
-    calibration: Calibration
 
     @classmethod
     def of(
@@ -49,7 +47,6 @@ class CardRun:
         image_px: int,
         free_bytes: int,
         has_fp8: bool,
-        calibration: Calibration = DEFAULT_CALIBRATION,
     ) -> Self:
         """``transformer``: its configuration. ``matmul``: how the run multiplies with the base."""
         model = FusedModel.of(plan, transformer, matmul)
@@ -60,7 +57,6 @@ class CardRun:
             image_px=image_px,
             free_bytes=free_bytes,
             has_fp8=has_fp8,
-            calibration=calibration,
         )
 
     @property
@@ -70,7 +66,6 @@ class CardRun:
             self.model,
             self.weights,
             image_px=self.image_px,
-            calibration=self.calibration,
         )
 
     @property

@@ -4,7 +4,8 @@ None of it changes a result. In this order, each only where the one before is no
 
 1. Everything is on the card, 8-bit weights also transposed, and nothing is recomputed.
 2. Weights are transposed at each use.
-3. The conditioning is held by the host and streamed: 3 of 17 GB, used once a step.
+3. Modulation and caption projections (the conditioning) are held by the host and streamed: 3 of
+   17 billion weights, used once a step.
 4. Blocks are recomputed, as few as needed: each costs another forward of it.
 5. Recomputed blocks are held by the host and copied when they are used, as few as needed.
 """
@@ -21,12 +22,7 @@ from trainer_core.memory.fused_weights import (
     block_weights_of,
     streamed_linears,
 )
-from trainer_core.memory.peak import (
-    DEFAULT_CALIBRATION,
-    Calibration,
-    PeakEstimate,
-    activations_at_peak,
-)
+from trainer_core.memory.peak import PeakEstimate, activations_at_peak
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,9 +35,9 @@ class CardPlan:
     recomputed: frozenset[int]
     """Blocks that are computed again in the backward pass."""
     keeps_transposed: bool
-    """Whether the card holds the blocks' 8-bit weights in both directions."""
+    """Whether the card holds the blocks' 8-bit weights also transposed."""
     streams_conditioning: bool
-    """Whether modulation and caption projections are held by the host, and computed ahead."""
+    """Whether modulation and caption projections are held by the host, and copied before use."""
     offloaded: frozenset[int]
     """Blocks whose weights are held by the host; all of them are recomputed."""
     estimate: PeakEstimate
@@ -61,7 +57,6 @@ class CardNeeds:
     adapter: int
     recomputable: frozenset[int]
     """The blocks that the plan lets be recomputed, and that free memory."""
-    calibration: Calibration
 
     @property
     def can_stream(self) -> bool:
@@ -94,7 +89,7 @@ class CardNeeds:
             streams_conditioning=streams,
             offloaded=away,
             estimate=estimate,
-            peak_bytes=self.calibration.reserved_bytes(estimate),
+            peak_bytes=estimate.reserved_bytes,
             host_bytes=host + (self.weights.conditioning if streams else 0),
         )
 
@@ -105,7 +100,6 @@ def card_needs(
     weights: FusedWeights,
     *,
     image_px: int,
-    calibration: Calibration = DEFAULT_CALIBRATION,
 ) -> CardNeeds:
     """What a run needs.
 
@@ -114,7 +108,6 @@ def card_needs(
         model: of the plan.
         weights: of the model.
         image_px: area in pixels of an image of the largest bucket.
-        calibration: of this card, if a step was measured on it.
     """
     tokens = tokens_of(plan, image_px)
     return CardNeeds(
@@ -123,7 +116,6 @@ def card_needs(
         weights=weights,
         adapter=model.adapter_bytes,
         recomputable=_recomputable(plan, model.blocks),
-        calibration=calibration,
     )
 
 
@@ -185,7 +177,7 @@ def described(planned: CardPlan, blocks: int) -> str:
     """The plan of a run with so many blocks, in one line for its log."""
     done = [f"recomputes {len(planned.recomputed)} of {blocks} blocks"]
     if planned.keeps_transposed:
-        done.append("holds 8-bit weights in both directions")
+        done.append("holds 8-bit weights also transposed")
     if planned.streams_conditioning:
         done.append("streams the conditioning from the host")
     if planned.offloaded:

@@ -82,8 +82,8 @@ def outside_bytes(model: FusedModel, tokens: Tokens) -> int:
     """What is alive during the whole step beside the blocks' activations.
 
     Two batches of cached text, because one is copied while the other is computed; the projected
-    captions and the modulations, which are computed ahead; patches and the output; the adapter in
-    the compute type.
+    captions and the modulations of all blocks, which the backward pass reads; patches and the
+    output; the adapter in the compute type.
     """
     B, F, size = tokens.samples, model.width, model.number_bytes
     llama, t5 = (model.linears[f"caption_projection.{i}.linear"] for i in (0, model.blocks))

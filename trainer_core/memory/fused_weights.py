@@ -25,7 +25,7 @@ class FusedWeights:
     """Of each block: attention and feed-forward."""
     conditioning: int
     """Modulation and caption projections that may be held by the host: nothing is trained in them
-    or before them, so they are computed once a step, ahead of it."""
+    or before them, so the backward pass does not need their weights."""
     transposed: int
     """A second copy of the blocks' 8-bit weights, for the gradients of their inputs; 0 without."""
     staged: int

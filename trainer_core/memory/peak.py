@@ -1,10 +1,13 @@
-"""The peak of a step's memory on a CUDA card, and its correction by a measured step."""
+"""The peak of a step's memory on a CUDA card."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Self
+from dataclasses import dataclass
+from typing import Final
 
 from trainer_core.memory.fused_activations import BlockBytes
+
+_CONSTANT_BYTES: Final = 1 << 30
+"""Workspaces of cuBLAS and cuDNN, and the first segment of each memory pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,28 +19,10 @@ class PeakEstimate:
     activations: int
     """What the step adds."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Calibration:
-    """How reserved memory follows from counted bytes: held + constant + factor · activations."""
-
-    factor: float
-    """What the allocator loses by rounding and by gaps, and what was not counted."""
-    constant_bytes: int
-    """Workspaces of cuBLAS and cuDNN, and the first segment of each pool."""
-
-    def reserved_bytes(self, estimate: PeakEstimate) -> int:
+    @property
+    def reserved_bytes(self) -> int:
         """The peak of reserved memory that is foretold."""
-        return estimate.held + self.constant_bytes + round(self.factor * estimate.activations)
-
-    def calibrated(self, estimate: PeakEstimate, measured_bytes: int) -> Self:
-        """With the factor at which ``estimate`` gives what a step of its shape has reserved."""
-        surplus = measured_bytes - estimate.held - self.constant_bytes
-        return replace(self, factor=max(0.0, surplus / estimate.activations))
-
-
-DEFAULT_CALIBRATION: Final = Calibration(factor=1.0, constant_bytes=1 << 30)
-"""Assumed before a step was measured."""
+        return self.held + self.activations + _CONSTANT_BYTES
 
 
 def activations_at_peak(
