@@ -1,4 +1,4 @@
-"""Attention, with one token in place of all pads of diffusers' pipeline.
+"""One token in place of all pads of diffusers' pipeline.
 
 diffusers pads latents that are not square with zero tokens up to the longest sequence. Its mask
 multiplies the keys of the pads by zero, so their attention scores are 0 instead of -inf: pads take
@@ -6,7 +6,7 @@ part in attention. All pads of a sample start equal (zero latents, position 0) a
 every layer. Therefore one token with the score log n contributes the same to a softmax as n tokens
 with the score 0. The gradient is the same too.
 
-Letters: B samples, S tokens, P image tokens with the pad, A heads, D width of a head.
+Letters: B samples, S tokens, P image tokens with the pad, F width.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A product of a few rows with a weight in 8 bits: it reads each weight once and converts it there.
+"""A product of a few rows with a weight in 8 bits, which is converted as it is read.
 
 HiDream's modulation is 2.5 billion weights and one row a sample, so only reading them takes time.
 

@@ -58,9 +58,10 @@ def warps_for(block: int) -> int:
 
 
 def chunk_of_row(width: int) -> int:
-    """Columns that a program holds as one block: at most eight blocks a row, four columns a thread.
+    """Columns that a program computes at a time: at most eight such chunks make a row.
 
-    A block of the whole row would have the next power of two: 8192 columns for 6912.
+    A block has a power of two of columns, so one of a whole row would be 8192 for 6912; seven
+    chunks are 7168.
     """
     return max(next_power_of_2(-(-width // 8)), 128)
 

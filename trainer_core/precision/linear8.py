@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from trainer_core.kernels.few_rows import MOST_ROWS, few_rows_product
 from trainer_core.kernels.rows8 import weight_to_e4m3
+from trainer_core.precision.base_weights import linears_of
 
 HeldForm = Literal["e4m3", "int8", "plain"]
 """``e4m3``: 8-bit floats, which tensor cores multiply. ``int8``: 8-bit integers, which keep more
@@ -41,8 +42,8 @@ def weight_to_int8(weight_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 class Linear8(nn.Module):
     """A frozen linear layer. Calling it converts the weight to the input's type and multiplies.
 
-    The fused blocks multiply the 8-bit rows themselves and never call it. diffusers' own forward,
-    which draws samples, does.
+    It is called for modulation and caption projections, and for all linears by diffusers' own
+    forward, which draws samples. The fused blocks multiply the rows of their linears themselves.
     """
 
     rows8: torch.Tensor
@@ -89,11 +90,8 @@ def hold_in_8bit(transformer: nn.Module, device: torch.device) -> int:
     The layers are moved to ``device`` one by one and converted there, so a card needs room for the
     8-bit weights only. Returns the number of replaced linears.
     """
-    found = [
-        (path, part) for path, part in transformer.named_modules() if isinstance(part, nn.Linear)
-    ]
     count = 0
-    for path, linear in found:
+    for path, linear in linears_of(transformer):
         form = held_form(path)
         if form == "plain":
             continue

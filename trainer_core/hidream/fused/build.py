@@ -46,7 +46,7 @@ def fused_blocks(
         transformer: its block linears are ``nn.Linear``, or ``Linear8`` in e4m3, on one device.
         numbers: number of each adapted linear, by path.
         recomputed: numbers of the blocks that are computed again in the backward pass.
-        keeps_transposed: hold 8-bit weights in both directions: faster, for twice the memory.
+        keeps_transposed: hold 8-bit weights also transposed: faster, for twice the memory.
         host: what of the transformer the host holds; only blocks that are recomputed.
     """
     assert host.items.keys() <= recomputed

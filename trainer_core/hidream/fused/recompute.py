@@ -12,7 +12,7 @@ import torch
 
 Run = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], bool], tuple[torch.Tensor, ...]]
 """``run(inputs, links, keep_output)`` computes a block. Links are tensors that only gradients go
-to. Its first ``outputs`` need no values where ``keep_output`` is False."""
+to. Where ``keep_output`` is False, the streams that it returns need no values."""
 Weights = Callable[[], AbstractContextManager[None]]
 """Inside the context, the block's weights are on the device."""
 

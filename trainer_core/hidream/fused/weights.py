@@ -4,7 +4,6 @@ Letters: M rows of activations, K input width, N output width, E experts.
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch.nn import functional
@@ -14,8 +13,6 @@ from trainer_core.kernels.gated_rows import gate_rows
 from trainer_core.kernels.grouped_product import grouped_product, grouped_product8
 from trainer_core.kernels.rows8 import rows_to_e4m3
 from trainer_core.kernels.transpose8 import transposed_rows8
-
-E4M3: Final = torch.float8_e4m3fn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +73,7 @@ def multiply_gradient(
     """gradient · weight, [M, K]: the gradient of ``multiply`` for its activation.
 
     The scale of each weight row is multiplied into the gradient before that is rounded to 8 bits.
-    So one copy of the weight serves both directions.
+    So the weight itself is rounded once, for both products.
 
     ``gate_BN``: multiplies the gradient of each sample's rows first; None: 1.
     """
