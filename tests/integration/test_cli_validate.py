@@ -151,7 +151,11 @@ def test_a_run_that_fits_no_card_is_told_what_would_fit(
     assert status == 0
     assert [card["card_gib"] for card in answer["cards"]] == [80, 48, 24, 16, 12]
     assert {card["peak_estimate_bytes"] for card in answer["cards"]} == {None}
-    assert all("it fits with gradient_checkpointing" in c["refusal"] for c in answer["cards"])
+    refusals = [card["refusal"] for card in answer["cards"]]
+    assert refusals[0].endswith("it fits with gradient_checkpointing true")
+    assert refusals[1].endswith("it fits with train_batch_size 1")
+    both = "it fits with gradient_checkpointing true and train_batch_size"
+    assert all(both in refusal for refusal in refusals[2:])
     assert any(w.startswith("A card of 80 GB is too small") for w in answer["warnings"])
 
 
