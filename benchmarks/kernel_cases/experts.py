@@ -87,18 +87,15 @@ def _combine(tokens: int) -> Case:
     row_bytes = 2 * F
 
     def make(draw: Draw) -> Inputs:
-        rows, extra = draw(tokens * K, F, has_gradient=True), draw(tokens, F, has_gradient=True)
-        return rows, extra, _order(draw, tokens)
+        return draw(tokens * K, F, has_gradient=True), _order(draw, tokens)
 
     return Case(
         name="combine rows",
         shape=f"{tokens * K}x{F} to {tokens}",
         make=make,
-        kernel=lambda rows, extra, order: [
-            combine_rows_with_gradient_triton(rows, order, K, extra)
-        ],
-        plain=lambda rows, extra, order: [combine_rows_plain(rows, order.position, K, extra)],
-        forward_bytes=tokens * row_bytes * (K + 2),
+        kernel=lambda rows, order: [combine_rows_with_gradient_triton(rows, order, K)],
+        plain=lambda rows, order: [combine_rows_plain(rows, order.position, K)],
+        forward_bytes=tokens * row_bytes * (K + 1),
         backward_bytes=tokens * row_bytes * (1 + K),
     )
 

@@ -51,21 +51,6 @@ def _forward8(rows: int, H: int, *, is_routed: bool) -> Case:
     )
 
 
-def _forward8_and_value(rows: int, H: int) -> Case:
-    def kernel(up: torch.Tensor) -> list[torch.Tensor | Quantized]:
-        value = up.new_empty(rows, H)
-        return [Quantized(*swiglu_to_e4m3_triton(up, value_MH=value)), value]
-
-    return Case(
-        name="swiglu to 8 bits and bf16",
-        shape=f"{rows}x{H}",
-        make=lambda draw: (draw(rows, 2 * H),),
-        kernel=kernel,
-        plain=lambda up: [swiglu_plain(up)] * 2,
-        forward_bytes=rows * H * 7,
-    )
-
-
 def _backward8(rows: int, H: int, *, is_routed: bool, has_value: bool = False) -> Case:
     def make(draw: Draw) -> Inputs:
         factor = draw(E, 2 * H, dtype=torch.float32).exp()
@@ -116,7 +101,6 @@ CASES = [
     _forward8(8704, 6912, is_routed=True),
     _forward8(8960, 6912, is_routed=True),
     _forward8(4352, 3584, is_routed=False),
-    _forward8_and_value(4352, 3584),
     _backward8(8704, 6912, is_routed=True),
     _backward8(8960, 6912, is_routed=True),
     _backward8(4352, 3584, is_routed=False),

@@ -33,25 +33,19 @@ def gather_rows_with_gradient_triton(
 
 
 def combine_rows_with_gradient(
-    sorted_MF: torch.Tensor,
-    order: ExpertOrder,
-    choices: int,
-    extra_NF: torch.Tensor | None = None,
+    sorted_MF: torch.Tensor, order: ExpertOrder, choices: int
 ) -> torch.Tensor:
-    """``combine_rows``; its gradient is ``gather_rows``, and that of ``extra_NF`` is unchanged."""
+    """``combine_rows`` of the sorted rows alone; its gradient is ``gather_rows``."""
     if runs_triton(sorted_MF):
-        return combine_rows_with_gradient_triton(sorted_MF, order, choices, extra_NF)
-    return combine_rows_plain(sorted_MF, order.position, choices, extra_NF)
+        return combine_rows_with_gradient_triton(sorted_MF, order, choices)
+    return combine_rows_plain(sorted_MF, order.position, choices)
 
 
 def combine_rows_with_gradient_triton(
-    sorted_MF: torch.Tensor,
-    order: ExpertOrder,
-    choices: int,
-    extra_NF: torch.Tensor | None = None,
+    sorted_MF: torch.Tensor, order: ExpertOrder, choices: int
 ) -> torch.Tensor:
     """``combine_rows_with_gradient`` in one kernel, and another one for the gradient."""
-    combined: torch.Tensor = _CombineRows.apply(sorted_MF, order, choices, extra_NF)  # type: ignore[no-untyped-call]
+    combined: torch.Tensor = _CombineRows.apply(sorted_MF, order, choices)  # type: ignore[no-untyped-call]
     return combined
 
 
@@ -71,20 +65,13 @@ class _GatherRows(torch.autograd.Function):
 class _CombineRows(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        sorted_MF: torch.Tensor,
-        order: ExpertOrder,
-        choices: int,
-        extra_NF: torch.Tensor | None,
+        ctx: Any, sorted_MF: torch.Tensor, order: ExpertOrder, choices: int
     ) -> torch.Tensor:
         ctx.save_for_backward(order.order)
-        ctx.choices, ctx.has_extra = choices, extra_NF is not None
-        return combine_rows_triton(sorted_MF, order.position, choices, extra_NF)
+        ctx.choices = choices
+        return combine_rows_triton(sorted_MF, order.position, choices)
 
     @staticmethod
-    def backward(
-        ctx: Any, grad_NF: torch.Tensor
-    ) -> tuple[torch.Tensor, None, None, torch.Tensor | None]:
+    def backward(ctx: Any, grad_NF: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (order,) = ctx.saved_tensors
-        grad_MF = gather_rows_triton(grad_NF, order, ctx.choices)
-        return grad_MF, None, None, grad_NF if ctx.has_extra else None
+        return gather_rows_triton(grad_NF, order, ctx.choices), None, None

@@ -65,38 +65,34 @@ class _Swiglu(torch.autograd.Function):
 
 
 def swiglu_to_e4m3(
-    up: torch.Tensor, weight: torch.Tensor | None = None, *, value_MH: torch.Tensor | None = None
+    up: torch.Tensor, weight: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """h in 8 bits: rows [M, H] and scales [M]. Without gradients.
 
     Args:
         up: [M, 2H].
         weight: [M], fp32; None: 1.
-        value_MH: also receives h, in its own type.
     """
     if runs_triton(up):
-        return swiglu_to_e4m3_triton(up, weight, value_MH=value_MH)
-    return swiglu_to_e4m3_plain(up, weight, value_MH=value_MH)
+        return swiglu_to_e4m3_triton(up, weight)
+    return swiglu_to_e4m3_plain(up, weight)
 
 
 def swiglu_to_e4m3_plain(
-    up: torch.Tensor, weight: torch.Tensor | None = None, *, value_MH: torch.Tensor | None = None
+    up: torch.Tensor, weight: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``swiglu_to_e4m3`` in PyTorch."""
-    h = _wide_swiglu(up, weight)
-    if value_MH is not None:
-        value_MH.copy_(h)
-    return rows_to_e4m3_plain(h)
+    return rows_to_e4m3_plain(_wide_swiglu(up, weight))
 
 
 def swiglu_to_e4m3_triton(
-    up: torch.Tensor, weight: torch.Tensor | None = None, *, value_MH: torch.Tensor | None = None
+    up: torch.Tensor, weight: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``swiglu_to_e4m3`` in one kernel."""
     M, H = up.shape[0], up.shape[1] // 2
     rows8 = up.new_empty(M, H, dtype=torch.float8_e4m3fn)
     scale = up.new_empty(M, dtype=torch.float32)
-    _launch_forward(up, weight, value_MH, rows8, scale)
+    _launch_forward(up, weight, None, rows8, scale)
     return rows8, scale
 
 
