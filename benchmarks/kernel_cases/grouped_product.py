@@ -1,4 +1,4 @@
-"""Products of the experts and their gradients, in 8 bits and in bf16, at 1024² and 512²."""
+"""Products of the experts, in 8 bits with their gradients and in bf16, at 1024² and 512²."""
 
 import torch
 
@@ -6,8 +6,6 @@ from benchmarks.kernel_cases.case import Case, Draw, Inputs
 from trainer_core.kernels.grouped_product import (
     grouped_product8_plain,
     grouped_product8_triton,
-    grouped_product_gradient_plain,
-    grouped_product_gradient_triton,
     grouped_product_plain,
     grouped_product_triton,
 )
@@ -63,24 +61,18 @@ def _rows8(
     )
 
 
-def _rows16(sizes: tuple[int, ...], K: int, N: int, *, is_gradient: bool = False) -> Case:
+def _rows16(sizes: tuple[int, ...], K: int, N: int) -> Case:
     M, E = sum(sizes), len(sizes)
 
     def make(draw: Draw) -> Inputs:
-        weight = draw(E, K, N) if is_gradient else draw(E, N, K)
-        return draw(M, K), weight, ends_of(sizes, draw.device)
+        return draw(M, K), draw(E, N, K), ends_of(sizes, draw.device)
 
-    kernel, plain = (
-        (grouped_product_gradient_triton, grouped_product_gradient_plain)
-        if is_gradient
-        else (grouped_product_triton, grouped_product_plain)
-    )
     return Case(
-        name="grouped product, gradient" if is_gradient else "grouped product",
+        name="grouped product",
         shape=_shape(sizes, K, N),
         make=make,
-        kernel=lambda *inputs: [kernel(*inputs)],
-        plain=lambda *inputs: [plain(*inputs)],
+        kernel=lambda *inputs: [grouped_product_triton(*inputs)],
+        plain=lambda *inputs: [grouped_product_plain(*inputs)],
         forward_bytes=_moved_bytes(sizes, K, N, 2),
     )
 
@@ -94,8 +86,5 @@ CASES = [
     _rows8((5, 0, 0, 0), 16, 328, has_scale=False, max_error=0.004),
     *(_rows16(sizes, 2560, 13824) for sizes in (AT_1024, AT_512)),
     *(_rows16(sizes, 6912, 2560) for sizes in (AT_1024, AT_512)),
-    *(_rows16(sizes, 13824, 2560, is_gradient=True) for sizes in (AT_1024, AT_512)),
-    *(_rows16(sizes, 2560, 6912, is_gradient=True) for sizes in (AT_1024, AT_512)),
     _rows16(SMALL, 264, 136),
-    _rows16(SMALL, 264, 136, is_gradient=True),
 ]

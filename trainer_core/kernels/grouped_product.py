@@ -106,7 +106,8 @@ def grouped_product_plain(
     rows_MK: torch.Tensor, weight_ENK: torch.Tensor, ends_E: torch.Tensor
 ) -> torch.Tensor:
     """``grouped_product`` in PyTorch."""
-    return grouped_product_gradient_plain(rows_MK, weight_ENK.transpose(1, 2), ends_E)
+    parts = zip(_parts(rows_MK, ends_E), weight_ENK, strict=True)
+    return torch.cat([part @ weight.t() for part, weight in parts])
 
 
 def grouped_product_triton(
@@ -115,35 +116,6 @@ def grouped_product_triton(
     """``grouped_product`` in one kernel."""
     out = rows_MK.new_empty(len(rows_MK), weight_ENK.shape[1])
     multiply_tiles(out, rows_MK, weight_ENK, ends_E, tiling_for(rows_MK))
-    return out
-
-
-def grouped_product_gradient(
-    grad_MN: torch.Tensor, weight_ENK: torch.Tensor, ends_E: torch.Tensor
-) -> torch.Tensor:
-    """The gradient of ``grouped_product`` for its rows: weight[e]ᵀ · grad[m], [M, K].
-
-    It reads the weight as it lies, without a transposed copy. Arguments as there.
-    """
-    if _is_for_kernel(grad_MN):
-        return grouped_product_gradient_triton(grad_MN, weight_ENK, ends_E)
-    return grouped_product_gradient_plain(grad_MN, weight_ENK, ends_E)
-
-
-def grouped_product_gradient_plain(
-    grad_MN: torch.Tensor, weight_ENK: torch.Tensor, ends_E: torch.Tensor
-) -> torch.Tensor:
-    """``grouped_product_gradient`` in PyTorch."""
-    parts = zip(_parts(grad_MN, ends_E), weight_ENK, strict=True)
-    return torch.cat([part @ weight for part, weight in parts])
-
-
-def grouped_product_gradient_triton(
-    grad_MN: torch.Tensor, weight_ENK: torch.Tensor, ends_E: torch.Tensor
-) -> torch.Tensor:
-    """``grouped_product_gradient`` in one kernel."""
-    out = grad_MN.new_empty(len(grad_MN), weight_ENK.shape[2])
-    multiply_tiles(out, grad_MN, weight_ENK, ends_E, tiling_for(grad_MN), sums_weight_rows=True)
     return out
 
 

@@ -57,7 +57,6 @@ def multiply_tiles(
     *,
     scale_M: torch.Tensor | None = None,
     scale_EN: torch.Tensor | None = None,
-    sums_weight_rows: bool = False,
 ) -> None:
     """out[m, n] = scale[m] · scale[e, n] · Σ_k rows[m, k] · weights[e, n, k], e the expert of m.
 
@@ -66,15 +65,14 @@ def multiply_tiles(
     Args:
         out_MN: is written, but for rows from the last end on.
         rows_MK: sorted by expert.
-        weights: [E, N, K], in the type of the rows. 8-bit weights must be so.
+        weights: [E, N, K], in the type of the rows.
         ends_E: int32: the row after the last one of each expert.
         tiling: any, with powers of two.
         scale_M: fp32; None: 1.
         scale_EN: fp32; None: 1.
-        sums_weight_rows: weights are [E, K, N], and weights[e, k, n] is multiplied.
     """
     (M, K), N, E = rows_MK.shape, out_MN.shape[1], len(ends_E)
-    assert weights.shape == ((E, K, N) if sums_weight_rows else (E, N, K))
+    assert weights.shape == (E, N, K)
     assert weights.dtype == rows_MK.dtype
     assert ends_E.dtype == torch.int32
     for tensor in (out_MN, rows_MK, weights):
@@ -82,10 +80,9 @@ def multiply_tiles(
         assert tensor.shape[-1] * tensor.element_size() % 16 == 0
     if M == 0:
         return
-    block = [tiling.K, tiling.N] if sums_weight_rows else [tiling.N, tiling.K]
     grouped_tiles[(_processors(rows_MK.device) * tiling.programs,)](
         TensorDescriptor.from_tensor(rows_MK, [tiling.M, tiling.K]),
-        TensorDescriptor.from_tensor(weights.view(-1, weights.shape[-1]), block),
+        TensorDescriptor.from_tensor(weights.view(-1, K), [tiling.N, tiling.K]),
         create_ragged_descriptor(out_MN, [tiling.M, tiling.N // tiling.stores]),
         scale_M,
         scale_EN,
@@ -98,7 +95,6 @@ def multiply_tiles(
         TILE_K=tiling.K,
         ROWS_TOGETHER=tiling.rows_together,
         STORES=tiling.stores,
-        SUMS_WEIGHT_ROWS=sums_weight_rows,
         num_warps=tiling.warps,
         num_stages=tiling.stages,
     )
@@ -126,7 +122,6 @@ def grouped_tiles(
     TILE_K: tl.constexpr,
     ROWS_TOGETHER: tl.constexpr,
     STORES: tl.constexpr,
-    SUMS_WEIGHT_ROWS: tl.constexpr,
 ) -> None:
     """The formula of ``multiply_tiles``; rows, weights and out are tensor descriptors."""
     blocks = tl.cdiv(K, TILE_K)
@@ -138,10 +133,7 @@ def grouped_tiles(
         for block in tl.range(0, blocks):
             k = block * TILE_K
             left = rows.load([start + m, k])
-            if SUMS_WEIGHT_ROWS:
-                right = weights.load([expert * K + k, n])
-            else:
-                right = tl.trans(weights.load([expert * N + n, k]))
+            right = tl.trans(weights.load([expert * N + n, k]))
             sums = tl.dot(left, right, sums)
         if scale_M is not None:
             row = start + m + tl.arange(0, TILE_M)
