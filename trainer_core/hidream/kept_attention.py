@@ -62,15 +62,16 @@ class _Again(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, result: _Result
     ) -> torch.Tensor:
-        ctx.save_for_backward(query, key, value)
-        ctx.result = result
+        # The result is an output too: as an attribute it would keep the graph that keeps it.
+        ctx.save_for_backward(query, key, value, result.attended_BASD)
+        ctx.others = result.others
         return result.attended_BASD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BASD: torch.Tensor) -> tuple[Any, ...]:
-        query, key, value = ctx.saved_tensors
-        return *_gradients(grad_BASD, query, key, value, ctx.result), None
+        query, key, value, attended = ctx.saved_tensors
+        return *_gradients(grad_BASD, query, key, value, _Result(attended, ctx.others)), None
 
 
 @torch.no_grad()
