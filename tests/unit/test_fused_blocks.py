@@ -5,6 +5,7 @@ compared in float64. ``tests/gpu`` compares the kernels.
 """
 
 import copy
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,6 +43,8 @@ class Case:
     size: tuple[int, int] = (8, 8)
     lokr: Mapping[str, Any] | None = field(default_factory=lambda: FULL)
     rank: int | None = None
+    dropout: float = 0.0
+    """Of LoRA."""
     only: tuple[str, ...] = ()
     """Parts of the paths to adapt; empty: every linear."""
     padded: bool = False
@@ -80,7 +83,7 @@ def adapter_of(model: HiDreamImageTransformer2DModel, case: Case) -> LokrAdapter
         if not case.only or any(part in module.path for part in case.only)
     )
     if case.rank is not None:
-        return lora(*(module.path for module in modules), rank=case.rank)
+        return lora(*(module.path for module in modules), rank=case.rank, dropout=case.dropout)
     return named.model_copy(update={"modules": modules})
 
 
@@ -154,6 +157,43 @@ def test_fused_blocks_compute_what_plain_blocks_compute(name: str) -> None:
     assert any(value.abs().max() > 0 for key, value in plain.items() if "." in key)
     for key, value in plain.items():
         torch.testing.assert_close(fused[key], value, rtol=1e-9, atol=1e-9, msg=key)
+
+
+@pytest.mark.parametrize("name", ["all linears", "all linears, recomputed", "lora, recomputed"])
+def test_a_backward_pass_frees_its_graph_without_the_garbage_collector(name: str) -> None:
+    """A tensor in a cycle of references stays on a card until the collector happens to run."""
+    _, fused = networks(CASES[name])
+    answer(fused, CASES[name])
+    gc.collect()
+    gc.disable()
+    try:
+        answer(fused, CASES[name])
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert not [each for each in gc.garbage if isinstance(each, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+def test_lora_drops_elements_in_train_mode_only() -> None:
+    case = Case(lokr=None, rank=4, only=("attn1", "ff_t", "shared_experts"), dropout=0.5)
+    question = Question.of(case.size)
+    text = TextEmbeddings(question.t5, question.llama, question.pooled)
+    _, network = networks(case)
+    _, without = networks(replace(case, dropout=0.0))
+
+    def velocity(network: Network, seed: int) -> torch.Tensor:
+        sigmas = 1000 * question.sigmas.double()
+        seeds = torch.tensor(seed)
+        with torch.no_grad():
+            return network.velocity(question.latents, sigmas, text, "exact", seeds).velocity_BCHW
+
+    assert not torch.equal(velocity(network, 1), velocity(network, 2))
+    for each in (network, without):
+        each.transformer.eval()
+    assert torch.equal(velocity(network, 1), velocity(without, 2))
 
 
 @pytest.mark.parametrize("keeps_transposed", [True, False])

@@ -36,7 +36,7 @@ class Adapter(Protocol):
         Args:
             trained: the trained tensors.
             dtype: of the products.
-            seed: of the dropout of this forward, 0-dimensional, int64.
+            seed: of the dropout of this forward, 0-dimensional, int64; None: nothing is dropped.
         """
 
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -33,7 +33,7 @@ class AdapterFactors:
     links: Mapping[str, Factors] = field(default_factory=dict)
     """The same in fp32, with the graph to the trained tensors: where gradients go."""
     seed: torch.Tensor | None = None
-    """Seed of the dropout of this forward, 0-dimensional, int64."""
+    """Seed of the dropout of this forward, 0-dimensional, int64; None: nothing is dropped."""
     is_on: bool = True
     """False: the base without the adapter."""
 

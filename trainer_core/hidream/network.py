@@ -64,14 +64,15 @@ class Network:
     ) -> Prediction:
         """Velocity and load-balancing loss; arguments and errors as in ``forward.predict``.
 
-        ``dropout_seed``: of an adapter's dropout in fused blocks, 0-dimensional, int64. Plain
-        blocks draw from torch's global generator.
+        ``dropout_seed``: of an adapter's dropout in fused blocks, 0-dimensional, int64; not used in
+        eval mode. Plain blocks draw from torch's global generator.
         """
         factors = NO_ADAPTER
         if self.adapter is not None and isinstance(self.blocks, FusedBlocks):
             assert self.flat is not None
             trained = Trained(self.flat.stacks())
-            factors = self.adapter.factors(trained, self.compute.weights, dropout_seed)
+            seed = dropout_seed if self.transformer.training else None
+            factors = self.adapter.factors(trained, self.compute.weights, seed)
         with self.compute.context(), self.host.forward():
             return predict(
                 self.transformer,
