@@ -11,7 +11,7 @@ _HEADS, _D, _EPS = 20, 128, 1e-5
 _F = _HEADS * _D
 
 
-def _case(B: int, rows: Sequence[tuple[int, int]], *, is_all_trained: bool = False) -> Case:
+def _case(B: int, rows: Sequence[tuple[int, int]]) -> Case:
     """``rows``: rows and live rows of each stream."""
     R, S = sum(each for each, _ in rows), sum(live for _, live in rows)
 
@@ -22,8 +22,8 @@ def _case(B: int, rows: Sequence[tuple[int, int]], *, is_all_trained: bool = Fal
             for count, _ in rows
             for part in (
                 draw(B, count, 3 * _F, has_gradient=True),
-                draw(_F, has_gradient=is_all_trained),
-                draw(_F, has_gradient=is_all_trained),
+                draw(_F),
+                draw(_F),
             )
         ]
         return angles.cos(), angles.sin(), *parts
@@ -39,7 +39,7 @@ def _case(B: int, rows: Sequence[tuple[int, int]], *, is_all_trained: bool = Fal
 
     query, other = 2 * B * S * _F, 2 * B * R * _F
     return Case(
-        name="qkv_heads, all trained" if is_all_trained else "qkv_heads",
+        name="qkv_heads",
         shape=f"{B}x({'+'.join(f'{live}/{count}' for count, live in rows)})x3x{_F}",
         make=make,
         kernel=kernel,
@@ -53,5 +53,5 @@ def _case(B: int, rows: Sequence[tuple[int, int]], *, is_all_trained: bool = Fal
 CASES = [
     _case(1, [(4480, 4352)]),
     _case(1, [(4096, 4096), (384, 256)]),
-    _case(2, [(1024, 1024), (383, 255)], is_all_trained=True),
+    _case(2, [(1024, 1024), (383, 255)]),
 ]

@@ -20,6 +20,7 @@ class Stream(NamedTuple):
     qkv_BR3F: torch.Tensor
     """Query, key and value of each row, one after the other."""
     query_weight_F: torch.Tensor
+    """Frozen, as ``key_weight_F`` is: on CUDA they have no gradient."""
     key_weight_F: torch.Tensor
     live: int
     """Only the first ``live`` rows need a query; the others are keys and values."""
@@ -112,6 +113,8 @@ def qkv_heads_triton(
     eps: float,
 ) -> Heads:
     """``qkv_heads`` with one kernel a stream, and another for its backward."""
+    assert not any(each.query_weight_F.requires_grad for each in streams)
+    assert not any(each.key_weight_F.requires_grad for each in streams)
     lives = [each.live for each in streams]
     tensors = [tensor for each in streams for tensor in each[:3]]
     return Heads(
@@ -168,20 +171,7 @@ class _QkvHeads(torch.autograd.Function):
                 first, rows, live, S, R, F, ctx.eps, cos.shape[1],
                 D=D, BLOCK=block, num_warps=warps_for(block),
             )  # fmt: skip
-            gradients.append(d_qkv)
-            for d, count, x, weight in (
-                (d_query, live, qkv[..., :F], query_weight),
-                (d_key, rows, qkv[..., F : 2 * F], key_weight),
-            ):
-                is_trained = ctx.needs_input_grad[5 + len(gradients)]
-                here = slice(first, first + count)
-                gradients.append(
-                    _weight_gradient(d[:, here], x[:, :count], cos[here], sin[here], ctx.eps).to(
-                        weight.dtype
-                    )
-                    if is_trained
-                    else None
-                )
+            gradients += [d_qkv, None, None]
         return None, None, None, None, None, *gradients
 
 
@@ -194,15 +184,6 @@ def _streams(
         qkv, query_weight, key_weight = tensors[3 * i : 3 * i + 3]
         yield first, live, qkv, query_weight, key_weight
         first += qkv.shape[1]
-
-
-def _weight_gradient(
-    d_BRAD: torch.Tensor, x_BRF: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, eps: float
-) -> torch.Tensor:
-    """Of a norm's weight [F], in fp32. Full rank only, so PyTorch's several passes are enough."""
-    back_BRF = _rotated(d_BRAD.float(), cos, -sin).flatten(2)
-    normed_BRF = functional.rms_norm(x_BRF.float(), x_BRF.shape[-1:], None, eps)
-    return (back_BRF * normed_BRF).sum((0, 1))
 
 
 @jit
