@@ -285,7 +285,7 @@ def _card_cells(row: "CardRow") -> tuple[object, ...]:
     return (
         f"{row.card_gib} GB",
         output.size(planned.peak_bytes),
-        "no conditioning" if planned.streams_conditioning else holds,
+        "all but modulation, captions" if planned.streams_conditioning else holds,
         f"{len(planned.recomputed)} blocks",
         f"{len(planned.offloaded)} blocks",
         row.largest_batch,

@@ -135,7 +135,7 @@ def test_a_fresh_process_needs_no_torch_and_prints_one_line(project: Path) -> No
         "LARGEST BATCH",
         "80 GB",
         "all weights, transposed too",
-        "no conditioning",
+        "all but modulation, captions",
     ):
         assert words in readable.stdout
     for words in ("lycoris_config.json", "there is no folder"):

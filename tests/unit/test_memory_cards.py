@@ -265,7 +265,8 @@ def test_the_plan_is_told_in_one_line() -> None:
     )
     least = needs.planned([1, 2, 5], [2, 5], streams=True)
     assert described(least, 48) == (
-        "recomputes 3 of 48 blocks, streams the conditioning from the host, holds 2 blocks on the "
+        "recomputes 3 of 48 blocks, streams modulation and caption projections from the host, "
+        "holds 2 blocks on the "
         f"host, foretold peak {least.peak_bytes / GIB:.1f} GiB"
     )
 

@@ -22,7 +22,10 @@ class Adapter(Protocol):
 
     @property
     def has_dropout(self) -> bool:
-        """Whether a forward in train mode draws from torch's global generator."""
+        """Whether a forward in train mode drops elements.
+
+        Plain blocks draw them from torch's global generator.
+        """
 
     @property
     def switch(self) -> AdapterSwitch:

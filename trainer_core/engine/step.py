@@ -60,7 +60,7 @@ class Backend(Protocol):
             step: number of the optimizer step, from 1.
             learning_rate: of this step.
 
-        Raises NonFiniteLossError already here where the host is asked before the update.
+        ``zero.ZeroSharded`` raises NonFiniteLossError already here: DeepSpeed updates at once.
         """
 
     def take_warnings(self) -> list[str]:

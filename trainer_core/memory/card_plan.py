@@ -179,7 +179,7 @@ def described(planned: CardPlan, blocks: int) -> str:
     if planned.keeps_transposed:
         done.append("holds 8-bit weights also transposed")
     if planned.streams_conditioning:
-        done.append("streams the conditioning from the host")
+        done.append("streams modulation and caption projections from the host")
     if planned.offloaded:
         done.append(f"holds {len(planned.offloaded)} blocks on the host")
     return ", ".join([*done, f"foretold peak {planned.peak_bytes / 2**30:.1f} GiB"])

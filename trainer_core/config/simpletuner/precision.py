@@ -33,7 +33,8 @@ _MATMUL: Final[Option[Matmul]] = PRECISION.choice(
     Matmul,
     "auto",
     "Reverie's own: how the frozen base is multiplied. fp8 uses the card's 8-bit units and holds "
-    "the base in 8 bits; auto is fp8 where the base is held in 8 bits and the card has such units.",
+    "the base in 8 bits; auto is fp8 where the base is held in 8 bits and the card is of "
+    "capability 9.0.",
     known=("int8",),
 )
 _ENCODERS: Final = tuple(
