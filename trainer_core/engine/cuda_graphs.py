@@ -1,5 +1,7 @@
 """Captures CUDA graphs that share their memory."""
 
+from contextlib import suppress
+
 import torch
 
 from trainer_core.engine.graphs import Run
@@ -20,18 +22,33 @@ class CudaRecorder:
 
     def capture(self, run: Run) -> Run:
         graph = torch.cuda.CUDAGraph()
-        with (
-            torch.cuda.graph(
-                graph,
-                pool=self._memory.id,  # type: ignore[arg-type]
-                stream=self._stream,
-                # The thread that feeds batches allocates and copies at the same time.
-                capture_error_mode="thread_local",
-            ),
-            _one_thread(),
-        ):
-            run()
+        # A capture that fails would leave its own stream behind as the current one.
+        with torch.cuda.stream(torch.cuda.current_stream(self._device)):
+            try:
+                with (
+                    torch.cuda.graph(
+                        graph,
+                        pool=self._memory.id,  # type: ignore[arg-type]
+                        stream=self._stream,
+                        # The thread that feeds batches allocates and copies at the same time.
+                        capture_error_mode="thread_local",
+                    ),
+                    _one_thread(),
+                ):
+                    run()
+            except RuntimeError:
+                self._end_recording()
+                raise
         return graph.replay
+
+    def _end_recording(self) -> None:
+        """Let the memory be used again after a capture that CUDA has ended with an error.
+
+        torch 2.11 then goes on to count it as in use by that capture: it refuses to use it for
+        anything else, and frees no tensor that another stream has used.
+        """
+        with suppress(RuntimeError):  # it was ended
+            torch._C._cuda_endAllocateToPool(self._device.index, self._memory.id)
 
     def run_beside(self, run: Run) -> None:
         """In order with the current stream."""
