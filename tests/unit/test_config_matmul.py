@@ -11,6 +11,7 @@ from trainer_core.checkpoint.matmul import matmul_for, matmul_scalar
 from trainer_core.config.plan import Precision
 from trainer_core.config.plan.matmul import (
     Capability,
+    has_fused_blocks,
     pick_matmul,
     picked_earlier,
     picks_by_card,
@@ -58,6 +59,13 @@ def test_any_other_card_uses_none_or_refuses() -> None:
         assert pick_matmul(auto, capability).kind == "no_change"
         with pytest.raises(DeviceError, match=r"capability 9\.0 or newer, and this run is on a "):
             pick_matmul(precision(base_model_matmul_precision="fp8"), capability)
+
+
+def test_fused_blocks_need_a_card_whose_grouped_products_never_ask_the_host() -> None:
+    for fits in ((9, 0), (10, 0), (10, 3)):
+        assert has_fused_blocks(fits)
+    for other in (*WITHOUT, (12, 0)):
+        assert not has_fused_blocks(other)
 
 
 def test_a_resume_keeps_the_kind_and_needs_a_card_that_has_it() -> None:

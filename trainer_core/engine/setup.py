@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.matmul import matmul_for
 from trainer_core.config.plan import MatmulKind, Plan
-from trainer_core.config.plan.matmul import MatmulPick, has_fp8
+from trainer_core.config.plan.matmul import MatmulPick, has_fp8, has_fused_blocks
 from trainer_core.data.index import ShardDescription
 from trainer_core.data.shards import ShardFolder
 from trainer_core.engine.batch import BatchMaker
@@ -142,10 +142,11 @@ def _card_plan(
 ) -> tuple[CardPlan | None, frozenset[str]]:
     """How the run fits its card, and the linears whose weights the host holds.
 
-    (None, none) without a card, or without fused blocks. Raises OutOfMemoryError where the run does
-    not fit.
+    (None, none) without fused blocks, or a card that computes them. Raises OutOfMemoryError where
+    the run does not fit.
     """
-    if compute.device.type != "cuda" or not is_fused(job.plan, matmul):
+    capability = capability_of(compute.device)
+    if not has_fused_blocks(capability) or not is_fused(job.plan, matmul):
         return None, frozenset()
     free_bytes, _ = torch.cuda.mem_get_info(compute.device)
     run = CardRun.of(
@@ -154,7 +155,7 @@ def _card_plan(
         matmul=matmul,
         image_px=max(each.width_px * each.height_px for each in job.index.samples),
         free_bytes=free_bytes,
-        has_fp8=has_fp8(capability_of(compute.device)),
+        has_fp8=has_fp8(capability),
     )
     card = require_fit(run)
     return card, host_linears(run.model, card)

@@ -19,6 +19,8 @@ Capability = tuple[int, int]
 
 FP8_NEEDS: Final = "fp8 products need a CUDA card of capability 9.0 or newer"
 _FP8_FROM: Final[Capability] = (9, 0)
+_FUSED_ON: Final = (9, 10)
+"""First numbers of capabilities. Source: ``_grouped_mm_cuda`` of torch 2.11 and 2.13."""
 _MEASURED: Final[tuple[Capability, ...]] = ((9, 0),)
 """Cards on which the fp8 products were run and compared with bf16."""
 
@@ -93,6 +95,15 @@ def _gains_from_fp8(precision: Precision) -> bool:
 def has_fp8(capability: Capability | None) -> bool:
     """Whether a card has fp8 products; None: no card."""
     return capability is not None and capability >= _FP8_FROM
+
+
+def has_fused_blocks(capability: Capability | None) -> bool:
+    """Whether a card can compute HiDream's fused blocks.
+
+    On others torch's grouped products ask the host, which no CUDA graph can capture, and most have
+    less shared memory than the kernels of the experts need.
+    """
+    return capability is not None and capability[0] in _FUSED_ON
 
 
 def _checked(kind: MatmulKind, capability: Capability | None, because: str) -> MatmulPick:

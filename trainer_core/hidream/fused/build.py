@@ -18,6 +18,7 @@ from torch import nn
 
 from trainer_core.adapters.attach import base_of
 from trainer_core.adapters.lokr import LokrLinear
+from trainer_core.config.plan.matmul import has_fused_blocks
 from trainer_core.hidream.fused.blocks import Attention, FusedBlock, FusedBlocks
 from trainer_core.hidream.fused.deltas import DeltaKind, Place
 from trainer_core.hidream.fused.expert_deltas import ExpertPlace
@@ -28,7 +29,7 @@ from trainer_core.hidream.fused.weights import Weight
 from trainer_core.hidream.host.weights import ALL_ON_DEVICE, HostWeights
 from trainer_core.kernels.transpose8 import transposed_rows8
 from trainer_core.precision.base_weights import joined
-from trainer_core.precision.compute import Compute
+from trainer_core.precision.compute import Compute, capability_of
 from trainer_core.precision.linear8 import Linear8
 
 
@@ -68,8 +69,8 @@ def fused_blocks(
 
 def refusal(transformer: HiDreamImageTransformer2DModel, compute: Compute) -> str | None:
     """Why the blocks of a prepared transformer cannot be fused; None: they can."""
-    if compute.device.type != "cuda":
-        return "fused blocks need cuda"
+    if not has_fused_blocks(capability_of(compute.device)):
+        return "fused blocks need a CUDA card of capability 9 or 10"
     if compute.weights is not torch.bfloat16:
         return "fused blocks compute in bf16"
     if any(parameter.requires_grad for parameter in _frozen_parts(transformer)):
