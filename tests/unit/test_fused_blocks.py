@@ -22,7 +22,7 @@ from trainer_core.config.plan import LokrAdapter, LoraAdapter
 from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.config.simpletuner.lokr import lokr_of
 from trainer_core.config.simpletuner.reading import Findings
-from trainer_core.hidream.fused.build import fused_blocks
+from trainer_core.hidream.fused.build import can_group, fused_blocks
 from trainer_core.hidream.network import Network
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.optim.flat import FlatParameters
@@ -194,6 +194,23 @@ def test_lora_drops_elements_in_train_mode_only() -> None:
     for each in (network, without):
         each.transformer.eval()
     assert torch.equal(velocity(network, 1), velocity(without, 2))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "fits"),
+    [
+        (Case(lokr=None, rank=16), True),
+        (Case(lokr=None, rank=12), False),
+        (Case(lokr={"full_matrix": True, "factor": 16}), True),
+        (Case(lokr={"linear_dim": 2, "factor": 16}), True),
+        (Case(lokr=None, rank=12, only=ATTENTION), True),
+    ],
+)
+def test_grouped_products_need_ranks_that_are_multiples_of_8(adapter: Case, fits: bool) -> None:
+    _, network = networks(adapter)
+    layer: Any = network.transformer.double_stream_blocks[0].block.ff_i
+
+    assert can_group(layer) == fits
 
 
 @pytest.mark.parametrize("keeps_transposed", [True, False])

@@ -76,8 +76,8 @@ def refusal(transformer: HiDreamImageTransformer2DModel, compute: Compute) -> st
     if any(parameter.requires_grad for parameter in _frozen_parts(transformer)):
         return "fused blocks need a frozen base"
     for path, part in transformer.named_modules():
-        if isinstance(part, MOEFeedForwardSwiGLU) and not _is_alike(part):
-            return f"the experts of {path} have adapters of different shapes"
+        if isinstance(part, MOEFeedForwardSwiGLU) and not can_group(part):
+            return f"the adapters of the experts of {path} cannot be multiplied in groups"
         if type(part) in _FUSABLE or not isinstance(part, nn.Linear | Linear8):
             continue
         if "_blocks." in path and "lora_" not in path:
@@ -100,12 +100,30 @@ def _frozen_parts(transformer: nn.Module) -> Iterator[nn.Parameter]:
     return (each for each in transformer.parameters() if id(each) not in own)
 
 
-def _is_alike(layer: Any) -> bool:
-    """Whether each linear has the same kind and shape of adapter in all routed experts."""
+def can_group(layer: Any) -> bool:
+    """Whether a grouped product can multiply the adapters of a layer's routed experts.
+
+    Each linear has the same kind and shape of adapter in all experts. Rows of the matrices are
+    multiples of 16 bytes in bf16, as torch's product on CUDA demands.
+    """
     return all(
         len({_signature(getattr(expert, name)) for expert in layer.experts}) == 1
+        and all(side % 8 == 0 for side in _grouped_sides(getattr(layer.experts[0], name)))
         for name in ("w1", "w2", "w3")
     )
+
+
+def _grouped_sides(linear: nn.Module) -> tuple[int, ...]:
+    """Sides of an adapter's matrices; its inputs and outputs are those of its linear."""
+    if isinstance(linear, LoraLayer):
+        return (int(linear.r["default"]),)
+    if not isinstance(linear, LokrLinear):
+        return ()
+    left = linear.w2_a if linear.w2 is None else linear.w2
+    right = linear.w2_b if linear.w2 is None else linear.w2
+    assert left is not None
+    assert right is not None
+    return left.shape[0], right.shape[1]
 
 
 def _signature(linear: nn.Module) -> tuple[Any, ...]:
