@@ -259,15 +259,15 @@ def test_the_plan_names_the_linears_that_the_host_holds() -> None:
 def test_the_plan_is_told_in_one_line() -> None:
     needs = run_of(1).needs
 
-    assert described(needs.planned(), 48).startswith("recomputes 0 of 48 blocks, foretold peak ")
+    assert described(needs.planned(), 48).startswith("recomputes 0 of 48 blocks, estimated peak ")
     assert described(needs.planned(keeps_transposed=True), 48).startswith(
-        "recomputes 0 of 48 blocks, holds 8-bit weights also transposed, foretold peak "
+        "recomputes 0 of 48 blocks, holds 8-bit weights also transposed, estimated peak "
     )
     least = needs.planned([1, 2, 5], [2, 5], streams=True)
     assert described(least, 48) == (
         "recomputes 3 of 48 blocks, streams modulation and caption projections from the host, "
         "holds 2 blocks on the "
-        f"host, foretold peak {least.peak_bytes / GIB:.1f} GiB"
+        f"host, estimated peak {least.peak_bytes / GIB:.1f} GiB"
     )
 
 

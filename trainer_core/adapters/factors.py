@@ -87,7 +87,7 @@ def grouped_by(keys: Mapping[str, Hashable]) -> list[tuple[str, ...]]:
     return [tuple(paths) for paths in groups.values()]
 
 
-def joined(
+def paired(
     first: tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]],
     second: tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]],
 ) -> tuple[dict[str, Factors], dict[str, Factors]]:

@@ -20,7 +20,7 @@ from trainer_core.adapters.factors import (
     Trained,
     by_path,
     grouped_by,
-    joined,
+    paired,
 )
 from trainer_core.adapters.places import device_of, linear_at, parent_of
 from trainer_core.adapters.start import kaiming, start_generator
@@ -171,7 +171,7 @@ class LokrNetwork:
                 w1_nac = w1_nac * trained.stacked(_names(paths, "scalar")).unsqueeze(-1)
             firsts.append((paths, w1_nac))
         seconds = [(paths, self._full("w2", paths, trained)) for paths in self._alike_w2]
-        values, links = joined(by_path(firsts, dtype), by_path(seconds, dtype))
+        values, links = paired(by_path(firsts, dtype), by_path(seconds, dtype))
         return AdapterFactors(values=values, links=links, is_on=self.switch.is_on)
 
     def _full(

@@ -20,7 +20,7 @@ from trainer_core.adapters.factors import (
     Trained,
     by_path,
     grouped_by,
-    joined,
+    paired,
 )
 from trainer_core.adapters.places import device_of, linear_at
 from trainer_core.adapters.start import kaiming, start_generator
@@ -84,7 +84,7 @@ class LoraNetwork:
         # One rank and one alpha for all layers, so one scale.
         scale = next(iter(self.layers.values())).scaling[_NAME]
         scaled_b = [(paths, b_nOr * scale) for paths, b_nOr in b]
-        values, links = joined(by_path(a, dtype), by_path(scaled_b, dtype))
+        values, links = paired(by_path(a, dtype), by_path(scaled_b, dtype))
         return AdapterFactors(values=values, links=links, seed=seed, is_on=self.switch.is_on)
 
     def parameters(self) -> dict[str, nn.Parameter]:

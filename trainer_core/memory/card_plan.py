@@ -42,7 +42,7 @@ class CardPlan:
     """Blocks whose weights are held by the host; all of them are recomputed."""
     estimate: PeakEstimate
     peak_bytes: int
-    """Reserved memory that is foretold for the largest bucket."""
+    """Estimate of the reserved memory, for the largest bucket."""
     host_bytes: int
     """Pinned memory of the host."""
 
@@ -182,7 +182,7 @@ def described(planned: CardPlan, blocks: int) -> str:
         done.append("streams modulation and caption projections from the host")
     if planned.offloaded:
         done.append(f"holds {len(planned.offloaded)} blocks on the host")
-    return ", ".join([*done, f"foretold peak {planned.peak_bytes / 2**30:.1f} GiB"])
+    return ", ".join([*done, f"estimated peak {planned.peak_bytes / 2**30:.1f} GiB"])
 
 
 def fits(planned: CardPlan, free_bytes: int) -> bool:

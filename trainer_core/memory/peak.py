@@ -21,7 +21,7 @@ class PeakEstimate:
 
     @property
     def reserved_bytes(self) -> int:
-        """The peak of reserved memory that is foretold."""
+        """Estimate of the reserved memory."""
         return self.held + self.activations + _CONSTANT_BYTES
 
 
