@@ -213,6 +213,37 @@ def test_grouped_products_need_ranks_that_are_multiples_of_8(adapter: Case, fits
     assert can_group(layer) == fits
 
 
+@pytest.mark.parametrize("is_recomputed", [False, True])
+@pytest.mark.parametrize("only", [".experts.", "shared_experts", "attn1"])
+def test_the_gradient_of_dropout_is_that_of_the_elements_it_kept(
+    only: str, is_recomputed: bool
+) -> None:
+    case = Case(lokr=None, rank=8, only=(only,), dropout=0.5, is_recomputed=is_recomputed)
+    _, network = networks(case)
+    assert network.flat is not None
+    values = network.flat.values
+    draw = torch.Generator().manual_seed(3)
+    direction = torch.randn(len(values), generator=draw, dtype=torch.float64)
+
+    def loss(seed: int = 5) -> torch.Tensor:
+        question = Question.of(case.size)
+        text = TextEmbeddings(question.t5, question.llama, question.pooled)
+        sigmas, seeds = 1000 * question.sigmas.double(), torch.tensor(seed)
+        found = network.velocity(question.latents, sigmas, text, "exact", seeds).velocity_BCHW
+        return found.square().mean()
+
+    loss().backward()  # type: ignore[no-untyped-call]
+    assert values.grad is not None
+    with torch.no_grad():
+        assert loss() != loss(seed=6)
+        values.add_(1e-6 * direction)
+        above = loss()
+        values.sub_(2e-6 * direction)
+        slope = (above - loss()) / 2e-6
+
+    assert float(values.grad @ direction) == pytest.approx(float(slope), rel=1e-5)
+
+
 @pytest.mark.parametrize("keeps_transposed", [True, False])
 @pytest.mark.parametrize("name", ["attention", "all linears", "lora", "experts only"])
 def test_8bit_products_round_only_activations_and_gradients(

@@ -225,7 +225,8 @@ class _Builder:
             kind = _kind(children[0])
             if kind is not None:
                 paths = tuple(f"{path}.experts.{e}.{name}" for e in range(E))
-                places.append(ExpertPlace(kind, start, stop, paths))
+                number = self._numbers[paths[0]]
+                places.append(ExpertPlace(kind, start, stop, paths, _dropout(children[0]), number))
             start = stop
         if isinstance(linears[0], Linear8):
             rows8, scale = (_shared(linears, name, stacked) for name in ("rows8", "scale"))

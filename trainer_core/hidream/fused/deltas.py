@@ -112,7 +112,7 @@ def _inner_products(
         if place.kind == "lokr":
             hidden += _lokr_inner(input_MI, [each])
         else:
-            hidden.append(_dropped(input_MI, place, seed) @ each.first.t())
+            hidden.append(dropped(input_MI, place.dropout, place.number, seed) @ each.first.t())
     return hidden
 
 
@@ -167,15 +167,20 @@ def _lora_gradients_(
             grad_input_MI.addmm_(grad_inner, factors.first)
         else:
             # The gradient of dropout is dropout with the same draw.
-            grad_input_MI.add_(_dropped(grad_inner @ factors.first, place, seed))
-    first = wide_product(grad_inner.t(), _dropped(input_MI, place, seed))
+            grad_input_MI.add_(
+                dropped(grad_inner @ factors.first, place.dropout, place.number, seed)
+            )
+    first = wide_product(grad_inner.t(), dropped(input_MI, place.dropout, place.number, seed))
     return FactorGradients(first, wide_product(grad_MO.t(), inner_Mr))
 
 
-def _dropped(input_MI: torch.Tensor, place: Place, seed: torch.Tensor | None) -> torch.Tensor:
-    if place.dropout == 0 or seed is None:
+def dropped(
+    input_MI: torch.Tensor, probability: float, number: int, seed: torch.Tensor | None
+) -> torch.Tensor:
+    """The input of LoRA's first matrix in linear ``number``; without a seed nothing is dropped."""
+    if probability == 0 or seed is None:
         return input_MI
-    return dropout(input_MI, place.dropout, seed, place.number)
+    return dropout(input_MI, probability, seed, number)
 
 
 def wide_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from trainer_core.adapters.factors import Factors
-from trainer_core.hidream.fused.deltas import DeltaKind, FactorGradients
+from trainer_core.hidream.fused.deltas import DeltaKind, FactorGradients, dropped
 from trainer_core.hidream.fused.weights import grouped_mm, per_expert
 
 
@@ -21,6 +21,10 @@ class ExpertPlace(NamedTuple):
     stop: int
     paths: tuple[str, ...]
     """The linear's path in each expert; all are adapted with matrices of the same shape."""
+    dropout: float = 0.0
+    """As of ``deltas.Place``."""
+    number: int = 0
+    """That of the first expert's linear: the rows of all experts are drawn together."""
 
 
 class Routed(NamedTuple):
@@ -38,6 +42,7 @@ def add_expert_deltas_(
     routed: Routed,
     places: tuple[ExpertPlace, ...],
     factors: list[Factors],
+    seed: torch.Tensor | None,
 ) -> list[torch.Tensor]:
     """Add each linear's delta to its columns, in place; returns the inner products.
 
@@ -47,7 +52,8 @@ def add_expert_deltas_(
     for place, (first, second) in zip(places, factors, strict=True):
         columns = output_MN[:, place.start : place.stop]
         if place.kind == "lora":
-            inner = grouped_mm(input_MI, first.transpose(-2, -1), routed.ends_E)
+            rows = dropped(input_MI, place.dropout, place.number, seed)
+            inner = grouped_mm(rows, first.transpose(-2, -1), routed.ends_E)
             columns += grouped_mm(inner, second.transpose(-2, -1), routed.ends_E)
         else:
             (M, _), c = input_MI.shape, first.shape[2]
@@ -66,14 +72,18 @@ def expert_delta_gradients_(
     routed: Routed,
     places: tuple[ExpertPlace, ...],
     factors: list[Factors],
+    seed: torch.Tensor | None,
     grad_input_MI: torch.Tensor,
 ) -> list[FactorGradients]:
     """Gradients of the stacked factors; adds the deltas' part to ``grad_input_MI``, in place."""
     gradients = []
     for place, each, inner in zip(places, factors, hidden, strict=True):
         grad = grad_MN[:, place.start : place.stop].contiguous()
-        of = _lora_gradients_ if place.kind == "lora" else _lokr_gradients_
-        gradients.append(of(grad, input_MI, inner, routed, each, grad_input_MI))
+        if place.kind == "lora":
+            one = _lora_gradients_(grad, input_MI, inner, routed, place, each, seed, grad_input_MI)
+        else:
+            one = _lokr_gradients_(grad, input_MI, inner, routed, each, grad_input_MI)
+        gradients.append(one)
     return gradients
 
 
@@ -82,13 +92,18 @@ def _lora_gradients_(
     input_MI: torch.Tensor,
     inner_Mr: torch.Tensor,
     routed: Routed,
+    place: ExpertPlace,
     factors: Factors,
+    seed: torch.Tensor | None,
     grad_input_MI: torch.Tensor,
 ) -> FactorGradients:
     grad_inner = grouped_mm(grad_MO, factors.second, routed.ends_E)
-    grad_input_MI += grouped_mm(grad_inner, factors.first, routed.ends_E)
+    grad_rows = grouped_mm(grad_inner, factors.first, routed.ends_E)
+    # The gradient of dropout is dropout with the same draw.
+    grad_input_MI += dropped(grad_rows, place.dropout, place.number, seed)
+    rows = dropped(input_MI, place.dropout, place.number, seed)
     return FactorGradients(
-        _grouped_outer(grad_inner, input_MI, routed.ends_E),
+        _grouped_outer(grad_inner, rows, routed.ends_E),
         _grouped_outer(grad_MO, inner_Mr, routed.ends_E),
     )
 

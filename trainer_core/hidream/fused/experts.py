@@ -241,7 +241,10 @@ def _up(
     if not factors.up:
         return up, []
     rows = gather_rows(input_.value, order.order, layer.choices)
-    return up, add_expert_deltas_(up, rows, _routed(order), layer.places_up, factors.up)
+    deltas = add_expert_deltas_(
+        up, rows, _routed(order), layer.places_up, factors.up, factors.shared.seed
+    )
+    return up, deltas
 
 
 def _down(
@@ -264,7 +267,10 @@ def _down(
     down = multiply_grouped(layer.down, rows, scale_M, order.ends, up.dtype)
     if not factors.down:
         return down, []
-    return down, add_expert_deltas_(down, inner, _routed(order), layer.places_down, factors.down)
+    deltas = add_expert_deltas_(
+        down, inner, _routed(order), layer.places_down, factors.down, factors.shared.seed
+    )
+    return down, deltas
 
 
 def _routed_gradients(
@@ -302,6 +308,7 @@ def _routed_gradients(
             _routed(order),
             layer.places_down,
             factors.down,
+            factors.shared.seed,
             grad_inner,
         )
     grad_up = None
@@ -327,6 +334,7 @@ def _routed_gradients(
             _routed(order),
             layer.places_up,
             factors.up,
+            factors.shared.seed,
             grad_rows,
         )
     return _RoutedGradients(grad_rows, grad_weight, gradients_up, gradients_down)
