@@ -1,6 +1,9 @@
 """Safetensors files are read and written as the safetensors library does, and checked."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -229,3 +232,31 @@ def test_no_damage_is_read_that_the_library_refuses(
     except (SafetensorError, KeyError, ValueError):
         pytest.fail(f"the library refuses {bytes(whole)!r}")
     assert ours == {name: (tuple(each.shape), each.dtype) for name, each in theirs.items()}
+
+
+READ = """
+import sys, time, torch
+from pathlib import Path
+from trainer_core.weights.headers import read_header
+from trainer_core.weights.transfer import Read, read_tensors
+def slow(_):
+    print("reading", flush=True)
+    time.sleep(0.2)
+stored = read_header(Path(sys.argv[1])).values()
+read_tensors([Read(stored=each, then=slow) for each in stored], torch.device("cpu"))
+"""
+
+
+def test_an_interrupt_ends_the_reading(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file({f"t{number:03}": torch.ones(4) for number in range(2000)}, file)
+    with subprocess.Popen(
+        [sys.executable, "-c", READ, str(file)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"reading\n"
+
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(timeout=20) == -signal.SIGINT

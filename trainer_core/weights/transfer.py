@@ -122,21 +122,28 @@ def _each_in_threads(
                     return
             yield item
 
-    def run() -> None:
+    @contextmanager
+    def ending_all() -> Iterator[None]:
         try:
-            # Grad mode, device and stream belong to a thread.
-            with torch.no_grad(), nullcontext() if stream is None else torch.cuda.stream(stream):
-                memory = _Memory(device)
-                for item in take():
-                    work(memory, item)
+            yield
         except BaseException:
             failed.set()
             raise
 
+    def run() -> None:
+        # Grad mode, device and stream belong to a thread.
+        on_stream = nullcontext() if stream is None else torch.cuda.stream(stream)
+        with ending_all(), torch.no_grad(), on_stream:
+            memory = _Memory(device)
+            for item in take():
+                work(memory, item)
+
     count = min(_THREADS, len(items))
     with ThreadPoolExecutor(max(count, 1), thread_name_prefix="weights") as pool:
-        for future in [pool.submit(run) for _ in range(count)]:
-            future.result()
+        futures = [pool.submit(run) for _ in range(count)]
+        with ending_all():  # an interrupt of this thread too
+            for future in futures:
+                future.result()
     if on_cuda:
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()  # the memory that the threads reused
