@@ -218,6 +218,22 @@ def test_work_that_cannot_be_captured_runs_without_a_graph() -> None:
     assert active_bytes() == held
 
 
+def test_a_rehearsal_gets_memory_that_was_used_before_it() -> None:
+    graphs = Graphs(CudaRecorder(torch.device("cuda")), pytest.fail)
+    free_bytes, _ = torch.cuda.mem_get_info()
+    most = free_bytes * 6 // 10
+    total = torch.zeros((), device="cuda")
+    torch.empty(most, dtype=torch.uint8, device="cuda")  # torch keeps it for the next one
+
+    def add() -> None:
+        total.add_(torch.zeros(most, dtype=torch.uint8, device="cuda")[0] + 1)
+
+    graphs.run(Work(key="add", run=add, rehearse=add, changed=[total]))
+
+    assert total.item() == 1
+    graphs.clear()
+
+
 def active_bytes() -> int:
     """Memory that torch's allocator cannot give away, after it was asked for some."""
     torch.cuda.synchronize()

@@ -34,6 +34,9 @@ class Repeating:
         self.log: list[str] = []
         self.refuses = False
 
+    def make_room(self) -> None:
+        self.log.append("room")
+
     def capture(self, run: Run) -> Run:
         self.log.append("capture")
         if self.refuses:
@@ -75,7 +78,7 @@ def test_work_is_rehearsed_without_a_trace_and_captured_once(recorder: Repeating
     graphs.run(counter.work)
     graphs.run(counter.work)
 
-    assert recorder.log == ["beside", "beside", "capture", "replay", "replay"]
+    assert recorder.log == ["room", "beside", "beside", "capture", "replay", "replay"]
     assert counter.total == 2
 
 

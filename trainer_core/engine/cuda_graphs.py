@@ -20,6 +20,11 @@ class CudaRecorder:
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._memory = torch.cuda.MemPool()
 
+    def make_room(self) -> None:
+        # While torch allocates for a pool, it gives back nothing that it keeps for others, such as
+        # what a measured loss needed, but fails for want of memory.
+        torch.cuda.empty_cache()
+
     def capture(self, run: Run) -> Run:
         graph = torch.cuda.CUDAGraph()
         # A capture that fails would leave its own stream behind as the current one.

@@ -35,6 +35,9 @@ class Work:
 class Recorder(Protocol):
     """Captures graphs; ``cuda_graphs.CudaRecorder`` on a device."""
 
+    def make_room(self) -> None:
+        """Give memory that is not used now back to the device, so that graphs can have it."""
+
     def capture(self, run: Run) -> Run:
         """What repeats the operations of ``run``; they are not done yet.
 
@@ -82,6 +85,7 @@ class Graphs:
             self._stop(f"{MAX_GRAPHS} graphs are the most that are kept")
         if not self._captures:
             return None
+        self._recorder.make_room()
         before = [tensor.clone() for tensor in work.changed]
         for _ in range(_REHEARSALS):
             self._recorder.run_beside(work.rehearse)
