@@ -33,6 +33,8 @@ class Repeating:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.refuses = False
+        self.free_runs = 1000
+        """Runs until memory is missing."""
 
     def make_room(self) -> None:
         self.log.append("room")
@@ -51,9 +53,13 @@ class Repeating:
     def run_beside(self, run: Run) -> None:
         self.log.append("beside")
         run()
+        self.free_runs -= 1
+        if self.free_runs < 0:
+            raise torch.OutOfMemoryError
 
     def clear(self) -> None:
         self.log.append("clear")
+        self.free_runs = max(self.free_runs, 2)
 
 
 class Counter:
@@ -123,6 +129,32 @@ def test_cleared_graphs_are_captured_again(recorder: Repeating) -> None:
 
     assert recorder.log.count("capture") == 2
     assert counter.total == 2
+
+
+def test_graphs_give_their_memory_to_work_that_lacks_it(recorder: Repeating) -> None:
+    graphs, small, large = Graphs(recorder, pytest.fail), Counter("a"), Counter("b")
+    graphs.run(small.work)
+    recorder.free_runs = 1
+
+    graphs.run(large.work)
+
+    assert recorder.log[5:] == [
+        *("room", "beside", "beside", "clear"),
+        *("room", "beside", "beside", "capture", "replay"),
+    ]
+    recorder.free_runs = 2
+    graphs.run(small.work)
+    assert (small.total, large.total) == (2, 1)
+
+
+def test_memory_that_no_graph_holds_is_missing(recorder: Repeating) -> None:
+    counter = Counter("a")
+    recorder.free_runs = 1
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Graphs(recorder, pytest.fail).run(counter.work)
+
+    assert counter.total == 0
 
 
 def with_graphs(backend: SingleProcess, recorder: Repeating) -> SingleProcess:

@@ -59,13 +59,15 @@ class CudaRecorder:
         """In order with the current stream."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
-        with (
-            torch.cuda.stream(self._stream),
-            torch.cuda.use_mem_pool(self._memory, self._device),
-            _one_thread(),
-        ):
-            run()
-        current.wait_stream(self._stream)
+        try:
+            with (
+                torch.cuda.stream(self._stream),
+                torch.cuda.use_mem_pool(self._memory, self._device),
+                _one_thread(),
+            ):
+                run()
+        finally:
+            current.wait_stream(self._stream)
 
     def clear(self) -> None:
         # A rehearsal's kernels may still be at work in the memory.

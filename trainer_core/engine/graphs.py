@@ -86,11 +86,12 @@ class Graphs:
         if not self._captures:
             return None
         self._recorder.make_room()
-        before = [tensor.clone() for tensor in work.changed]
-        for _ in range(_REHEARSALS):
-            self._recorder.run_beside(work.rehearse)
-        for tensor, value in zip(work.changed, before, strict=True):
-            tensor.copy_(value)
+        if not self._rehearsed(work):
+            # Memory in pieces for smaller shapes is too small for this one: it gets them all anew,
+            # and the others fit into its pieces when they are captured again.
+            self.clear()
+            self._recorder.make_room()
+            self._rehearsed(work)
         try:
             graph = self._recorder.capture(work.run)
         except RuntimeError as error:
@@ -98,6 +99,21 @@ class Graphs:
             return None
         self._graphs[work.key] = graph
         return graph
+
+    def _rehearsed(self, work: Work) -> bool:
+        """Rehearse; False where memory was missing, and graphs hold some that can be freed."""
+        before = [tensor.clone() for tensor in work.changed]
+        try:
+            for _ in range(_REHEARSALS):
+                self._recorder.run_beside(work.rehearse)
+        except torch.OutOfMemoryError:
+            if not self._graphs:
+                raise
+            return False
+        finally:
+            for tensor, value in zip(work.changed, before, strict=True):
+                tensor.copy_(value)
+        return True
 
     def _stop(self, reason: str) -> None:
         """Capture no more."""
