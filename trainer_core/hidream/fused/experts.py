@@ -109,8 +109,6 @@ def add_experts(
     ``keep_output``: as for ``feed_forward``. Gradients go to ``hidden``, ``gate``, the input and
     the adapter.
     """
-    if gate_BF.requires_grad and not keep_output:
-        keep_output = True  # the gate's gradient needs the output
     output, chosen = _AddExperts.apply(  # type: ignore[no-untyped-call]
         hidden_BSF,
         gate_BF,
@@ -118,7 +116,7 @@ def add_experts(
         input_,
         layer,
         layer.factors(adapter),
-        keep_output,
+        keep_output or gate_BF.requires_grad,  # the gate's gradient needs the output
         *layer.links(adapter),
     )
     return Fed(output, chosen)
@@ -232,15 +230,18 @@ def _up(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The sorted rows times w1 and w3 of their experts, with the adapters' part."""
     dtype = input_.value.dtype
+    rows = None
+    if factors.up or not layer.up.is_8bit:
+        rows = gather_rows(input_.value, order.order, layer.choices)
     if layer.up.is_8bit:
         rows8, scale = gather_rows8(*as_rows8(input_), order.order, layer.choices)
         up = multiply_grouped(layer.up, rows8, scale, order.ends, dtype)
     else:
-        rows = gather_rows(input_.value, order.order, layer.choices)
+        assert rows is not None
         up = multiply_grouped(layer.up, rows, None, order.ends, dtype)
     if not factors.up:
         return up, []
-    rows = gather_rows(input_.value, order.order, layer.choices)
+    assert rows is not None
     deltas = add_expert_deltas_(
         up, rows, _routed(order), layer.places_up, factors.up, factors.shared.seed
     )
