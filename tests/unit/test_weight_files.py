@@ -235,12 +235,12 @@ def test_no_damage_is_read_that_the_library_refuses(
 
 
 READ = """
-import sys, time, torch
+import os, sys, time, torch
 from pathlib import Path
 from trainer_core.weights.headers import read_header
 from trainer_core.weights.transfer import Read, read_tensors
 def slow(_):
-    print("reading", flush=True)
+    os.write(1, b"reading\\n")  # in one piece, whichever thread writes
     time.sleep(0.2)
 stored = read_header(Path(sys.argv[1])).values()
 read_tensors([Read(stored=each, then=slow) for each in stored], torch.device("cpu"))

@@ -139,11 +139,11 @@ def _each_in_threads(
                 work(memory, item)
 
     count = min(_THREADS, len(items))
-    with ThreadPoolExecutor(max(count, 1), thread_name_prefix="weights") as pool:
+    # An interrupt of this thread ends the others too, also while it starts them.
+    with ThreadPoolExecutor(max(count, 1), thread_name_prefix="weights") as pool, ending_all():
         futures = [pool.submit(run) for _ in range(count)]
-        with ending_all():  # an interrupt of this thread too
-            for future in futures:
-                future.result()
+        for future in futures:
+            future.result()
     if on_cuda:
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()  # the memory that the threads reused
