@@ -100,7 +100,9 @@ def launches(
     def both() -> list[torch.Tensor]:
         outputs = case.kernel(*inputs)
         steered = [output for output in outputs if _has_gradient(output)]
-        return [*_flat(outputs), *_gradients(inputs, steered, gradients)]
+        found = _gradients(inputs, steered, gradients)
+        # Detached, because a graph that lives on binds the inputs to the stream that it ran on.
+        return [*(each.detach() for each in _flat(outputs)), *found]
 
     return forward, both
 

@@ -43,9 +43,9 @@ _512: Final = (512, 512)
 _768: Final = (768, 512)
 
 CASES: Final[tuple[Case, ...]] = (
-    Case("1024-8bit-ckpt", _1024, "8bit", checkpointing=True, peers=_ST),
-    Case("1024-8bit", _1024, "8bit", peers=_ST),
+    Case("1024-8bit-18gib", _1024, "8bit", checkpointing=True, card_gib=18, peers=_ST),
     Case("1024-8bit-24gib", _1024, "8bit", checkpointing=True, card_gib=24, peers=_ST),
+    Case("1024-8bit", _1024, "8bit", peers=_ST),
     Case("1024-bf16-ckpt", _1024, "bf16", checkpointing=True, peers=BOTH),
     Case("1024-bf16", _1024, "bf16", peers=BOTH),
     Case("512-8bit-ckpt", _512, "8bit", checkpointing=True, peers=_ST),

@@ -31,9 +31,10 @@ class Ours:
         compute = choose_compute(plan.operation.device, plan.identity.precision)
         matmul = pick_matmul(plan.identity.precision, capability_of(compute.device)).kind
         self.card: CardPlan | None = None
-        """How the run fits its part of the card; None: it has all of it, and recomputes all blocks
-        or none, as the case says."""
-        if case.card_gib is None or setting.device.type == "cpu":
+        """How the run fits the memory that is free; None: every block is recomputed, as a peer's
+        is, although there is memory for more, or the device is a CPU."""
+        recomputes_all = case.checkpointing and case.card_gib is None
+        if recomputes_all or setting.device.type == "cpu":
             transformer = random_model(
                 HiDreamImageTransformer2DModel,
                 setting.transformer,
@@ -87,8 +88,9 @@ class Ours:
         """As ``Subject.gradient``."""
         trained = self.network.trained
         fill_adapter(trained, drawn_on=self._drawn_on)
-        loss = self._backend.losses(batch).mean()
-        return Gradient.of(loss, trained)
+        with self._backend.averaged():  # frees the memory of graphs
+            loss = self._backend.losses(batch).mean()
+            return Gradient.of(loss, trained)
 
 
 def _planned(
