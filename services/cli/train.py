@@ -131,9 +131,11 @@ def _train_shown(run: "LocalRun") -> Path | None:
     from services.cli.train_view import open_view
     from trainer_core.config.plan.problems import PlanError
     from trainer_core.local.run import train_locally
+    from trainer_core.process.cuda_memory import let_segments_grow
     from trainer_core.process.node_cache import keep_kernels, node_cache_of
 
     keep_kernels(node_cache_of(os.environ), os.environ)
+    let_segments_grow(os.environ)
     _, err = output.consoles()
     try:
         # stdout is for the result alone: what libraries print there goes to stderr.

@@ -16,6 +16,7 @@ from typing import Final
 from trainer_core.config.plan.matmul import picks_by_card
 from trainer_core.errors import BaseModelError
 from trainer_core.process.control import Control
+from trainer_core.process.cuda_memory import let_segments_grow
 from trainer_core.process.events import EventWriter
 from trainer_core.process.failure import failure_as_json, failure_of
 from trainer_core.process.job import Job, read_job
@@ -55,6 +56,7 @@ def _guarded(job: Path, events: EventWriter, control: Control) -> int:
 
 def _run(job: Job, events: EventWriter, control: Control) -> bool:
     keep_kernels(job.node_cache, os.environ)
+    let_segments_grow(os.environ)
     start_read_ahead(_likely_files(job))
     # Importing takes seconds, in which the disk reads weights.
     from trainer_core.engine.loop import run_job  # noqa: PLC0415 - imports torch
