@@ -22,6 +22,7 @@ from trainer_core.engine.cuda_graphs import CudaRecorder
 from trainer_core.engine.graphs import MAX_GRAPHS, Graphs, Work
 from trainer_core.engine.pending import Pending
 from trainer_core.engine.transfer import Transfer
+from trainer_core.engine.used_memory import used_memory
 from trainer_core.errors import NonFiniteLossError
 
 pytestmark = pytest.mark.skipif(
@@ -88,7 +89,7 @@ def test_memory_is_flat_over_mixed_buckets() -> None:
     backend = backend_of(optimizer=optimizer_of("optimi-lion"))
     transfer = Transfer(torch.device("cuda"))
     batches = [batch_of(i, size) for i, size in enumerate(SIZES)]
-    held: list[tuple[int, int]] = []
+    held: list[dict[str, int]] = []
     pending = None
     for step in range(1, 501):
         arriving = [transfer.start(batches[step % len(SIZES)])]
@@ -101,11 +102,13 @@ def test_memory_is_flat_over_mixed_buckets() -> None:
             del arriving, given
             pending.read()
             torch.cuda.synchronize()
-            held.append((torch.cuda.memory_allocated(), torch.cuda.memory_reserved()))
+            held.append(used_memory(torch.device("cuda")))
 
-    allocated, reserved = zip(*held, strict=True)
-    assert len(set(allocated)) == 1, allocated
+    allocated, reserved, peak = zip(*(each.values() for each in held), strict=True)
+    assert set(allocated) == {torch.cuda.memory_allocated()}, allocated
     assert max(reserved[5:]) <= max(reserved[:5]), reserved
+    assert reserved[-1] == torch.cuda.memory_reserved()
+    assert peak[-1] == torch.cuda.max_memory_reserved()
     assert not backend.take_warnings()
 
 

@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from trainer_core.checkpoint.write import WrittenFolder
 from trainer_core.engine.state import Run, TrainingState
+from trainer_core.engine.used_memory import used_memory
 from trainer_core.process.events import EventName
 from trainer_core.validation.fixed_loss import FixedLoss
 
@@ -50,7 +51,7 @@ def report_start(run: Run, state: TrainingState) -> None:
 
 
 def report_step(run: Run, state: TrainingState) -> None:
-    """The metrics of the current step, unless they are already reported."""
+    """The metrics of the current step and the memory in use, unless they are already reported."""
     metrics, state.pending_event = state.pending_event, None
     if metrics is None:
         return
@@ -68,6 +69,7 @@ def report_step(run: Run, state: TrainingState) -> None:
             "steps_per_s": speed,
             "eta_s": (run.last_step - state.step) / speed if speed else None,
             "epoch": last_micro_batch.epoch,
+            **used_memory(run.loaded.network.compute.device),
         },
     )
 

@@ -21,7 +21,8 @@ _PACKAGES: Final[dict[Kind, tuple[str, str]]] = {
     "wandb": ("wandb", "trackers"),
 }
 """Kind → (package, extra of this distribution that installs it)."""
-_STEP_SCALARS: Final = ("loss", "balance_loss", "learning_rate", "grad_max", "steps_per_s")
+_STEP_SCALARS: Final = ("loss", "balance_loss", "learning_rate", "grad_max", "steps_per_s",
+                        "allocated_bytes", "reserved_bytes")  # fmt: skip
 _EVAL_SCALARS: Final = ("mean", "held_out_mean")
 _FLUSH_EVERY_S: Final = 10
 
