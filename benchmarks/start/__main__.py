@@ -25,13 +25,15 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.start.folder import Setting, forget_pages, make_base, make_job
+from benchmarks.start.folder import Setting, await_kept, forget_pages, make_base, make_job
 from trainer_core.hidream.quiet import quieten_libraries
 
 CASES: Final = ("published", "published-cold", "kept-cold", "warm", "simpletuner", "diffusers",
                 "simpletuner-cold", "diffusers-cold")  # fmt: skip
 _DEFAULT: Final = "published-cold,kept-cold,warm,warm"
 _DEADLINE_S: Final = 900
+_STEPS: Final = 1000
+"""More than are taken: the process is ended after its first step."""
 
 
 def main() -> int:
@@ -48,8 +50,9 @@ def main() -> int:
     setting = Setting(
         folder=args.folder.absolute(),
         layers=None if args.tiny else args.layers,
-        edge_px=args.edge_px,
+        sizes_px=((args.edge_px, args.edge_px),),
         precision=args.precision,
+        options={"max_train_steps": _STEPS},
     )
     names = args.cases.split(",")
     if unknown := sorted(set(names) - set(CASES)):
@@ -57,7 +60,7 @@ def main() -> int:
     quieten_libraries()
     started_s = time.monotonic()
     make_base(setting)
-    job = make_job(setting)
+    job = make_job(setting, setting.folder)
     _print({"case": "make", "total_s": round(time.monotonic() - started_s, 1)})
     for name in names:
         _print(_run(name, setting, job))
@@ -72,7 +75,7 @@ def _run(name: str, setting: Setting, job: Path) -> dict[str, Any]:
     facts = {
         "case": name,
         "layers": setting.layers,
-        "edge_px": setting.edge_px,
+        "edge_px": setting.sizes_px[0][0],
         "precision": setting.precision,
     }
     if name.startswith(("simpletuner", "diffusers")):
@@ -93,8 +96,9 @@ def _ours(setting: Setting, job: Path) -> dict[str, Any]:
         try:
             weights = _wait(process, events, "plan")
             started = _wait(process, events, "stage", "timings")
-            _await_kept(setting, str(weights.get("weights")))
-        except _EndedError as error:
+            if weights["weights"] == "published":  # the next case finds them kept
+                await_kept(setting.node_cache)
+        except (_EndedError, TimeoutError) as error:
             return {"error": f"{error}: {log.read_text(errors='replace')[-400:]}"}
         finally:
             process.kill()
@@ -126,20 +130,10 @@ def _wait(
     raise _EndedError(f"no event {name}")
 
 
-def _await_kept(setting: Setting, weights: str) -> None:
-    """Wait until weights that are being kept are on the disk, so that the next case finds them."""
-    folder = setting.node_cache.weights_dir
-    deadline_s = time.monotonic() + _DEADLINE_S
-    while weights == "published" and (folder / ".draft").exists():
-        if time.monotonic() > deadline_s:
-            raise _EndedError("the weights are not kept")
-        time.sleep(0.1)
-
-
 def _peer(name: str, setting: Setting) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.start.peer", "--base", str(setting.base)]
     command += ["--name", name, "--precision", setting.precision]
-    command += ["--edge-px", str(setting.edge_px)]
+    command += ["--edge-px", str(setting.sizes_px[0][0])]
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         command, env=env, capture_output=True, text=True, timeout=_DEADLINE_S, check=False

@@ -1,9 +1,12 @@
 """A base model of random weights on the disk, and a job that trains on random data."""
 
+import itertools
 import json
+import math
 import os
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +25,7 @@ from trainer_core.base_models.known import PUBLISHED
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.config.simpletuner.importer import import_run
-from trainer_core.data.index import DataIndex, FileItem, PictureEntry, ShardDescription
+from trainer_core.data.index import FileItem, PictureEntry, ShardDescription
 from trainer_core.data.indexing import build_index
 from trainer_core.data.shards import shard_name, write_shard
 from trainer_core.documents import load_document
@@ -35,10 +38,14 @@ from trainer_core.weights.transfer import write_tensors
 _FILES: Final = 7
 """As many as HiDream-I1 is published in."""
 _STD: Final = 0.02
-_PICTURES: Final = 4
 _CELL_PX: Final = 8
-_STEPS: Final = 1000
-"""More than are taken: the process is ended after its first step."""
+_KEEPING_S: Final = 900
+_PRECISIONS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "8bit": {"base_model_precision": "int8-quanto"},
+    "bf16": {"base_model_precision": "no_change"},
+    "fp32": {"base_model_precision": "no_change", "mixed_precision": "no"},
+}
+"""Name → entries of SimpleTuner's config."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +56,14 @@ class Setting:
     """Holds everything that is written."""
     layers: int | None
     """Blocks of the transformer, a third of them with two streams; None: the tiny model."""
-    edge_px: int
+    sizes_px: tuple[tuple[int, int], ...]
+    """Width and height of each bucket: multiples of 64."""
     precision: str
-    """``8bit`` or ``bf16``."""
+    """``8bit``, ``bf16`` or ``fp32``."""
+    pictures: int = 4
+    """Of each size in turn; each has a caption of its own."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further entries of SimpleTuner's config."""
 
     @property
     def base(self) -> Path:
@@ -86,18 +98,38 @@ def make_base(setting: Setting) -> None:
     write_description(base, f"random-{setting.layers}", {}, digest_of(["random", setting.layers]))
 
 
-def make_job(setting: Setting) -> Path:
-    """Write a job and its shards; the job's file."""
+def make_job(setting: Setting, folder: Path, resume_from: Path | None = None) -> Path:
+    """Write a job and its shards; the job's file.
+
+    Args:
+        setting: what is trained.
+        folder: of the job's file and output.
+        resume_from: folder of a checkpoint.
+    """
     base = read_base_model(setting.base)
     plan = _plan(setting)
-    index = build_index(plan, list(_items(setting.edge_px)), base.transformer_config)
+    index = build_index(plan, list(_items(setting)), base.transformer_config)
+    made_px = {(sample.width_px, sample.height_px) for sample in index.samples}
+    if made_px != set(setting.sizes_px):
+        raise ValueError(f"pictures of {setting.sizes_px} pixels become {sorted(made_px)}")
     shards = setting.folder / "shards"
     for shard in index.shards:
         if not (shards / shard_name(shard.digest)).exists():
             tensors = _random_shard(shard, base.transformer_config)
             write_shard(shards / shard_name(shard.digest), shard.kind, tensors)
-    file = setting.folder / "job.json"
-    write_job(file, _job(setting, plan, index))
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "job.json"
+    job = Job(
+        plan=plan,
+        index=index,
+        base_model_dir=str(setting.base),
+        shards_dir=str(shards),
+        output_dir=str(folder / "output"),
+        resume_from=None if resume_from is None else str(resume_from),
+        shard_wait_s=10,
+        node_cache=setting.node_cache,
+    )
+    write_job(file, job)
     return file
 
 
@@ -108,6 +140,15 @@ def forget_pages(folder: Path) -> None:
         os.fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
+
+
+def await_kept(cache: NodeCache) -> None:
+    """Wait until 8-bit weights that a process keeps are on the disk. Raises TimeoutError."""
+    deadline_s = time.monotonic() + _KEEPING_S
+    while (cache.weights_dir / ".draft").exists():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("the weights are not kept")
+        time.sleep(0.1)
 
 
 def _config(layers: int) -> dict[str, Any]:
@@ -150,35 +191,48 @@ def _plan(setting: Setting) -> Plan:
     demo = EXAMPLES / "demo"
     raw: Any = load_document(demo / "config.json")
     lycoris: Any = load_document(demo / "lycoris_config.json")
-    edge_px = setting.edge_px
     config = {
         **raw,
         "pretrained_model_name_or_path": base.name,
-        "resolution": edge_px,
-        "validation_resolution": f"{edge_px}x{edge_px}",
+        "validation_resolution": "{}x{}".format(*setting.sizes_px[0]),
         "learning_rate": LEARNING_RATE,
-        "max_train_steps": _STEPS,
-        "base_model_precision": "int8-quanto" if setting.precision == "8bit" else "no_change",
         "device": "auto",
+        **_PRECISIONS[setting.precision],
+        **setting.options,
     }
+    # The buckets of one backend have about the same area, so each size has a backend of its own.
+    backends = [
+        {"id": _backend(size_px), "caption_strategy": "filename", "resolution": _edge_px(size_px)}
+        for size_px in setting.sizes_px
+    ]
     return import_run(
         config=config,
         lycoris_config=lycoris,
-        data_backends=[{"id": "photos", "caption_strategy": "filename", "resolution": edge_px}],
+        data_backends=backends,
         prompt_library=None,
         base_models={base.name: base},
         source="http",
     ).plan
 
 
-def _items(edge_px: int) -> Iterator[FileItem]:
-    for number in range(_PICTURES):
+def _backend(size_px: tuple[int, int]) -> str:
+    return "{}x{}".format(*size_px)
+
+
+def _edge_px(size_px: tuple[int, int]) -> int:
+    """Edge of the square of the same area."""
+    return round(math.sqrt(math.prod(size_px)))
+
+
+def _items(setting: Setting) -> Iterator[FileItem]:
+    sizes_px = itertools.cycle(setting.sizes_px)
+    for number, size_px in zip(range(setting.pictures), sizes_px, strict=False):
         yield FileItem(
-            backend="photos",
+            backend=_backend(size_px),
             path=f"{number}.png",
             sha256=f"{number:064d}",
-            width_px=edge_px,
-            height_px=edge_px,
+            width_px=size_px[0],
+            height_px=size_px[1],
             captions=(f"picture {number}",),
         )
 
@@ -204,16 +258,3 @@ def _random_shard(
         "llama": normal(rows, layers, CAPTION_TOKENS, llama),
         "pooled": normal(rows, transformer["text_emb_dim"]),
     }
-
-
-def _job(setting: Setting, plan: Plan, index: DataIndex) -> Job:
-    return Job(
-        plan=plan,
-        index=index,
-        base_model_dir=str(setting.base),
-        shards_dir=str(setting.folder / "shards"),
-        output_dir=str(setting.folder / "output"),
-        resume_from=None,
-        shard_wait_s=10,
-        node_cache=setting.node_cache,
-    )

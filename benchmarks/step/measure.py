@@ -16,8 +16,8 @@ from trainer_core.engine.batch import Batch
 GIB: Final = 2**30
 
 
-class Subject(Protocol):
-    """A model with an adapter and an optimizer: ours or a peer's."""
+class Steps(Protocol):
+    """Takes steps that can be timed."""
 
     prepared_s: float
     """Seconds from random weights to being ready for a step."""
@@ -27,6 +27,10 @@ class Subject(Protocol):
 
     def wait(self) -> None:
         """Return when every step is done, also on the device."""
+
+
+class Subject(Steps, Protocol):
+    """A model with an adapter and an optimizer: ours or a peer's."""
 
     def gradient(self, batch: Batch) -> "Gradient":
         """Loss and gradient at the first adapter values, which are set again."""
@@ -124,7 +128,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def time_steps(
-    subject: Subject,
+    subject: Steps,
     batch: Batch,
     *,
     warm_up: int,

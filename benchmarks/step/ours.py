@@ -15,11 +15,38 @@ from trainer_core.config.plan import MatmulKind, Plan
 from trainer_core.config.plan.matmul import has_fp8, pick_matmul
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.pending import Pending
-from trainer_core.engine.step import SingleProcess
+from trainer_core.engine.step import Backend, SingleProcess
 from trainer_core.hidream.network import prepare
 from trainer_core.memory.card_fit import CardRun, require_fit
 from trainer_core.memory.card_plan import CardPlan, host_linears
 from trainer_core.precision.compute import capability_of, choose_compute
+
+
+class Launching:
+    """Takes steps as a run does: the numbers of a step are read once the next one is launched."""
+
+    prepared_s = 0.0
+
+    def __init__(self, backend: Backend, learning_rate: float) -> None:
+        self._backend = backend
+        self._learning_rate = learning_rate
+        self._steps = 0
+        self._last: Pending | None = None
+
+    def step(self, batch: Batch) -> None:
+        """As ``Steps.step``."""
+        self._steps += 1
+        launched = self._backend.launch(
+            [batch], count=1, step=self._steps, learning_rate=self._learning_rate
+        )
+        self.wait()
+        self._last = launched
+
+    def wait(self) -> None:
+        """As ``Steps.wait``."""
+        if self._last is not None:
+            self._last.read()
+            self._last = None
 
 
 class Ours:
@@ -53,24 +80,16 @@ class Ours:
         )
         fill_adapter(self.network.trained, drawn_on=setting.device)
         self._backend = SingleProcess(self.network, plan)
-        self._steps = 0
-        self._last: Pending | None = None
+        self._launching = Launching(self._backend, LEARNING_RATE)
         self.prepared_s = time.perf_counter() - start_s
 
     def step(self, batch: Batch) -> None:
-        """As ``Subject.step``. As in a run, the numbers of the step before are read meanwhile."""
-        self._steps += 1
-        launched = self._backend.launch(
-            [batch], count=1, step=self._steps, learning_rate=LEARNING_RATE
-        )
-        self.wait()
-        self._last = launched
+        """As ``Subject.step``."""
+        self._launching.step(batch)
 
     def wait(self) -> None:
         """As ``Subject.wait``."""
-        if self._last is not None:
-            self._last.read()
-            self._last = None
+        self._launching.wait()
 
     def held(self) -> Iterator[torch.Tensor]:
         """Weights, adapter and buffers."""

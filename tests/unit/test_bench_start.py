@@ -46,7 +46,7 @@ def test_random_weights_have_the_shapes_of_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmarks.start.folder.PUBLISHED", SMALL)
-    setting = Setting(folder=tmp_path, layers=3, edge_px=64, precision="8bit")
+    setting = Setting(folder=tmp_path, layers=3, sizes_px=((64, 64),), precision="8bit")
 
     make_base(setting)
 

@@ -1,0 +1,99 @@
+"""What the events of a run say about its speed, its memory and its start."""
+
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benchmarks.step.measure import GIB
+from trainer_core.process.events import Event
+
+_WARM_UP: Final = 5
+"""Steps that do not count: the first one captures."""
+_SETTLED_EPOCH: Final = 2
+"""From this epoch on, counted from 0, every bucket has its graph, also after graphs were freed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Interval:
+    """From one reported step to the next reported one."""
+
+    steps: int
+    seconds: float
+    has_checkpoint: bool
+
+
+def pace(events: Sequence[Event]) -> dict[str, Any]:
+    """Seconds a step, between the ends of steps on the device.
+
+    ``step_s`` is the mean without the intervals in which a checkpoint was written, and
+    ``with_checkpoint_s`` that of all. A checkpoint after the last step is not in either.
+    """
+    intervals = list(_intervals(events))
+    plain = [each for each in intervals if not each.has_checkpoint]
+    interrupted = [each for each in intervals if each.has_checkpoint]
+    step_s = _mean_s(plain)
+    pauses_s = [each.seconds - each.steps * step_s for each in interrupted]
+    per_step_s = [each.seconds / each.steps for each in plain]
+    return {
+        "steps": sum(each.steps for each in intervals),
+        "step_s": round(step_s, 4),
+        "with_checkpoint_s": round(_mean_s(intervals), 4),
+        "median_s": round(statistics.median(per_step_s), 4),
+        "min_s": round(min(per_step_s), 4),
+        "max_s": round(max(per_step_s), 4),
+        "checkpoint_pause_s": [round(pause_s, 3) for pause_s in pauses_s],
+    }
+
+
+def start(events: Sequence[Event]) -> dict[str, Any]:
+    """Which weights were read, how a step is launched, and how long the start took."""
+    plan = next(event for event in events if event.name == "plan")
+    timings = next(
+        event.data["timings"]
+        for event in events
+        if event.name == "stage" and "timings" in event.data
+    )
+    return {
+        "weights": plan.data["weights"],
+        "preparation": plan.data["preparation"],
+        "start": timings,
+    }
+
+
+def peak(events: Sequence[Event]) -> dict[str, Any]:
+    """The most memory of the card that torch reserved; None on a CPU."""
+    found = [e.data.get("peak_reserved_bytes") for e in events if e.name == "step"]
+    return {"peak_reserved_gib": None if found[-1] is None else round(found[-1] / GIB, 2)}
+
+
+def growth(events: Sequence[Event]) -> dict[str, Any]:
+    """How much more memory the second half of the settled steps used than the first half.
+
+    Each half's figure is its largest; at any moment up to three batches are on the device.
+    """
+    settled = [e for e in events if e.name == "step" and e.data["epoch"] >= _SETTLED_EPOCH]
+    found: dict[str, Any] = {"settled_reports": len(settled)}
+    half = len(settled) // 2
+    for name in ("allocated_bytes", "reserved_bytes"):
+        values = [event.data[name] for event in settled if name in event.data]
+        if values:
+            before, after = max(values[:half]), max(values[half:])
+            found |= {name: [before, after], f"{name}_grown": after - before}
+    return found
+
+
+def _intervals(events: Sequence[Event]) -> Iterator[_Interval]:
+    saved = {event.step for event in events if event.name == "checkpoint"}
+    steps = [event for event in events if event.name == "step" and event.step >= _WARM_UP]
+    for one, next_one in itertools.pairwise(steps):
+        yield _Interval(
+            steps=next_one.step - one.step,
+            seconds=next_one.t_s - one.t_s,
+            has_checkpoint=any(one.step <= step < next_one.step for step in saved),
+        )
+
+
+def _mean_s(intervals: Sequence[_Interval]) -> float:
+    return sum(each.seconds for each in intervals) / sum(each.steps for each in intervals)
