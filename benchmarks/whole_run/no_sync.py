@@ -7,6 +7,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,8 @@ def main() -> None:
     parser.add_argument("--job", type=Path, required=True)
     parser.add_argument("--events", type=Path, required=True)
     args = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("only a CUDA device can be waited for")
     job = read_job(args.job)
     make_deterministic(os.environ)
     with EventWriter(args.events) as events:

@@ -85,5 +85,5 @@ def test_a_tiny_run_is_measured_against_its_bare_step(
     assert speed["sizes_px"] == [[64, 64]]
     assert speed["steps"] == 3
     assert speed["ratio"] == pytest.approx(speed["step_s"] / speed["bare_s"], rel=0.01)
-    assert len(speed["checkpoint_pause_s"]) == 0
+    assert not speed["checkpoint_pause_s"]  # it came before the steps that count
     assert "more than 60 steps" in no_sync["error"]
