@@ -58,10 +58,8 @@ class Ours:
         compute = choose_compute(plan.operation.device, plan.identity.precision)
         matmul = pick_matmul(plan.identity.precision, capability_of(compute.device)).kind
         self.card: CardPlan | None = None
-        """How the run fits the memory that is free; None: every block is recomputed, as a peer's
-        is, although there is memory for more, or the device is a CPU."""
-        recomputes_all = case.checkpointing and case.card_gib is None
-        if recomputes_all or setting.device.type == "cpu":
+        """How the run fits the memory that is free; None on a CPU."""
+        if setting.device.type == "cpu":
             transformer = random_model(
                 HiDreamImageTransformer2DModel,
                 setting.transformer,
@@ -117,7 +115,8 @@ def _planned(
 ) -> tuple[CardPlan, HiDreamImageTransformer2DModel]:
     """How a run fits the free memory of the card, and its base, as a run loads it.
 
-    Raises OutOfMemoryError where it does not fit.
+    With checkpointing and the whole card, every block is recomputed, as a peer's is, although there
+    is memory for more. Raises OutOfMemoryError where it does not fit.
     """
     width_px, height_px = case.size_px
     run = CardRun.of(
@@ -128,7 +127,10 @@ def _planned(
         free_bytes=torch.cuda.mem_get_info(setting.device)[0],
         has_fp8=has_fp8(capability_of(setting.device)),
     )
-    card = require_fit(run)
+    if case.checkpointing and case.card_gib is None:
+        card = run.needs.planned(run.needs.recomputable)
+    else:
+        card = require_fit(run)
     base = random_base(
         setting.transformer,
         device=setting.device,

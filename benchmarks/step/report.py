@@ -55,6 +55,7 @@ def line_of(row: Row, setting: Setting) -> dict[str, Any]:
     case = row.case
     line: dict[str, Any] = {"case": case.name, "res": case.res, "batch": case.batch}
     line |= _figures(row.ours)
+    line["foretold_gib"] = None if row.foretold_gib is None else round(row.foretold_gib, 2)
     peer = next((row.peers[name] for name in case.peers if name in row.peers), None)
     line["peer_s"] = round(peer.step_s, 4) if isinstance(peer, Timing) else None
     line["ratio"] = _ratio(peer, row.ours)

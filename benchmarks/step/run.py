@@ -8,7 +8,7 @@ from typing import Final
 from benchmarks.step.card import card_of
 from benchmarks.step.cases import Adapter, Case, PeerName, Precision
 from benchmarks.step.kernels import Kernels, kernels_of_one_step
-from benchmarks.step.measure import Failure, Gradient, Timing, attempt, free_memory, time_steps
+from benchmarks.step.measure import GIB, Failure, Gradient, Timing, attempt, free_memory, time_steps
 from benchmarks.step.ours import Ours
 from benchmarks.step.peers import Peer
 from benchmarks.step.setting import Setting
@@ -28,6 +28,8 @@ class Row:
 
     case: Case
     ours: Timing | Failure | None = None
+    foretold_gib: float | None = None
+    """The reserved memory that the plan of the run foretells; None on a CPU."""
     gradient: Gradient | Failure | None = None
     reference: Gradient | Failure | None = None
     """Of diffusers' model with LyCORIS, in the type of the setting."""
@@ -79,6 +81,7 @@ def run(
 def _ours(row: Row, setting: Setting, steps: int, profile: bool) -> None:
     with card_of(row.case.card_gib):
         ours = Ours(row.case, setting)
+        row.foretold_gib = None if ours.card is None else ours.card.peak_bytes / GIB
         free_memory()
         batch = setting.batch(row.case)
         row.ours = time_steps(
