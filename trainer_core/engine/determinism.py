@@ -12,16 +12,20 @@ from pydantic import JsonValue
 from trainer_core.config.plan import Operation
 
 
-def set_determinism(env: Mapping[str, str], operation: Operation) -> None:
-    """Set the thread count from ``OMP_NUM_THREADS``, and select deterministic or fastest kernels.
-
-    On a CPU the rounding of a sum depends on the number of threads. For CUDA
-    ``process.cublas.fix_workspace`` has to come first. Where kernels have to be deterministic,
-    torch raises RuntimeError in an operation that has no such kernel.
-    """
+def set_threads(env: Mapping[str, str]) -> None:
+    """Set the thread count from ``OMP_NUM_THREADS``: a sum on a CPU is rounded by it."""
     threads = env.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads) > 0:
         torch.set_num_threads(int(threads))
+
+
+def set_determinism(env: Mapping[str, str], operation: Operation) -> None:
+    """``set_threads``, and select kernels that are deterministic, or the fastest.
+
+    For CUDA ``process.cublas.fix_workspace`` has to come first. Where kernels have to be
+    deterministic, torch raises RuntimeError in an operation that has no such kernel.
+    """
+    set_threads(env)
     is_on_cuda = operation.device != "cpu" and torch.cuda.is_available()
     torch.use_deterministic_algorithms(operation.deterministic or not is_on_cuda)
     # New memory is written before it is read. To fill it first would be a pass over all of it.
