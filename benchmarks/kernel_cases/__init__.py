@@ -7,6 +7,7 @@ in the list below.
 
 from benchmarks.kernel_cases import (
     add_norm,
+    dense_product8,
     dropout,
     experts,
     few_rows,
@@ -29,6 +30,7 @@ CASES = [
     *experts.CASES,
     *swiglu.CASES,
     *grouped_product.CASES,
+    *dense_product8.CASES,
     *lokr_mix.CASES,
     *transpose8.CASES,
     *dropout.CASES,

@@ -52,13 +52,20 @@ class Case:
     backward_bytes: int = 0
     max_error: float = 0.004
     """Bound of the relative L2 error of each output and gradient. Rounding to bf16 gives 0.0017."""
+    capability: int = 80
+    """Compute capability of the oldest cards that run it, without the point."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.shape}"
 
 
-MAX_ERROR_8BIT = 0.03
+MAX_ERROR_E4M3 = 0.03
 """The same for an output in e4m3, whose rounding gives 0.026."""
+MAX_STEPS_INT8 = 0.4
+"""The same for int8, in steps of 1 for each element. Rounding gives 0.29, cutting 0.58."""
+NAMES = {torch.float8_e4m3fn: "e4m3", torch.int8: "int8"}
+E4M3_FROM = 90
+"""Cards of our 8-bit floats. 8.9 has them too, but no kernel here is written for it."""
 
 
 def errors(case: Case, draw: Draw) -> Iterator[tuple[str, float, float]]:
@@ -68,8 +75,7 @@ def errors(case: Case, draw: Draw) -> Iterator[tuple[str, float, float]]:
     outputs, right = case.kernel(*inputs), case.plain(*wide)
     for i, (output, wanted) in enumerate(zip(outputs, right, strict=True)):
         if isinstance(output, Quantized):
-            value = output.rows8.double() * output.scale.double()[:, None]
-            yield f"output {i}", _distance(value, wanted.reshape_as(value)), MAX_ERROR_8BIT
+            yield f"output {i}", *_rounding(output, wanted)
         else:
             yield f"output {i}", _distance(output, wanted), case.max_error
     steered = [i for i, output in enumerate(outputs) if _has_gradient(output)]
@@ -78,6 +84,21 @@ def errors(case: Case, draw: Draw) -> Iterator[tuple[str, float, float]]:
     wanted = _gradients(wide, [right[i] for i in steered], [each.double() for each in gradients])
     for i, (one, other) in enumerate(zip(found, wanted, strict=True)):
         yield f"gradient {i}", _distance(one, other), case.max_error
+
+
+def _rounding(output: Quantized, wanted: torch.Tensor) -> tuple[float, float]:
+    """Error and bound of rows in 8 bits."""
+    scale_N1 = output.scale.double()[:, None]
+    value = output.rows8.double()
+    wanted = wanted.reshape_as(value)
+    if output.rows8.dtype is torch.int8:
+        return float((value - wanted / scale_N1).square().mean().sqrt()), MAX_STEPS_INT8
+    return _distance(value * scale_N1, wanted), MAX_ERROR_E4M3
+
+
+def capability_of(dtype: torch.dtype) -> int:
+    """Of the oldest cards that round to this type of 8 bits."""
+    return 80 if dtype is torch.int8 else E4M3_FROM
 
 
 def launches(

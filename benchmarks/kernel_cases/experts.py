@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.kernel_cases.case import Case, Draw, Inputs, Quantized
+from benchmarks.kernel_cases.case import NAMES, Case, Draw, Inputs, Quantized, capability_of
 from trainer_core.kernels.expert_order import (
     ExpertOrder,
     expert_order_plain,
@@ -15,7 +15,7 @@ from trainer_core.kernels.expert_rows import (
     combine_rows_triton,
     gather_rows8_triton,
     gather_rows_plain,
-    gather_rows_to_e4m3_triton,
+    gather_rows_to_8_bits_triton,
     gather_rows_triton,
 )
 from trainer_core.kernels.expert_rows_autograd import (
@@ -162,7 +162,7 @@ def _gather8(tokens: int) -> Case:
     )
 
 
-def _gather_to_e4m3(tokens: int) -> Case:
+def _gather_to_8_bits(tokens: int, dtype: torch.dtype) -> Case:
     def make(draw: Draw) -> Inputs:
         factor = draw(E, F, dtype=torch.float32).exp()
         return draw(tokens, F), _order(draw, tokens), factor, draw(1, F)
@@ -171,7 +171,11 @@ def _gather_to_e4m3(tokens: int) -> Case:
         grad: torch.Tensor, order: ExpertOrder, factor: torch.Tensor, gate: torch.Tensor
     ) -> list[Quantized]:
         return [
-            Quantized(*gather_rows_to_e4m3_triton(grad, order.order, order.expert, K, factor, gate))
+            Quantized(
+                *gather_rows_to_8_bits_triton(
+                    grad, order.order, order.expert, K, factor, gate, dtype=dtype
+                )
+            )
         ]
 
     def plain(
@@ -180,12 +184,13 @@ def _gather_to_e4m3(tokens: int) -> Case:
         return [gather_rows_plain(grad, order.order, K, gate) * factor[order.expert]]
 
     return Case(
-        name="gather rows to 8 bits",
+        name=f"gather rows to {NAMES[dtype]}",
         shape=f"{tokens}x{F} to {tokens * K}",
         make=make,
         kernel=kernel,
         plain=plain,
         forward_bytes=tokens * F * (2 + K),
+        capability=capability_of(dtype),
     )
 
 
@@ -196,7 +201,7 @@ CASES = [
     _gather(4352),
     _gather_gated(4352),
     _gather8(4352),
-    _gather_to_e4m3(4352),
+    *(_gather_to_8_bits(4352, dtype) for dtype in NAMES),
     _combine(4352),
     _combine_gradient(4352),
     _add_combined(1, 4352),

@@ -4,15 +4,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernel_cases.case import Case, Draw, Inputs, Quantized
+from benchmarks.kernel_cases.case import NAMES, Case, Draw, Inputs, Quantized, capability_of
 from trainer_core.kernels.gated_rows import gate_rows_plain
-from trainer_core.kernels.rows8 import rows_to_e4m3_triton
-
-
-def _kernel(
-    x: torch.Tensor, factor_F: torch.Tensor | None, gate_BF: torch.Tensor | None
-) -> list[Quantized]:
-    return [Quantized(*rows_to_e4m3_triton(x, factor_F, gate_BF))]
+from trainer_core.kernels.rows8 import rows_to_8_bits_triton
 
 
 def _plain(
@@ -22,7 +16,14 @@ def _plain(
     return [x if gate_BF is None else gate_rows_plain(x, gate_BF)]
 
 
-def _case(rows: int, F: int, *, has_factor: bool = False, samples: int = 0) -> Case:
+def _case(
+    rows: int,
+    F: int,
+    *,
+    has_factor: bool = False,
+    samples: int = 0,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+) -> Case:
     """With the gates of ``samples`` samples; 0: without a gate."""
 
     def make(draw: Draw) -> Inputs:
@@ -30,14 +31,20 @@ def _case(rows: int, F: int, *, has_factor: bool = False, samples: int = 0) -> C
         gate_BF: Any = draw(samples, 6 * F)[:, 2 * F : 3 * F] if samples else None
         return draw(rows, F), factor_F, gate_BF
 
+    def kernel(
+        x: torch.Tensor, factor_F: torch.Tensor | None, gate_BF: torch.Tensor | None
+    ) -> list[Quantized]:
+        return [Quantized(*rows_to_8_bits_triton(x, factor_F, gate_BF, dtype=dtype))]
+
     extras = ", with factor" * has_factor + " and gate" * bool(samples)
     return Case(
-        name="rows to 8 bits" + extras,
+        name=f"rows to {NAMES[dtype]}{extras}",
         shape=f"{rows}x{F}",
         make=make,
-        kernel=_kernel,
+        kernel=kernel,
         plain=_plain,
         forward_bytes=rows * F * 3,
+        capability=capability_of(dtype),
     )
 
 
@@ -49,4 +56,12 @@ CASES = [
     _case(4480, 7168, has_factor=True),
     _case(8960, 13824, has_factor=True),
     _case(71680, 160),
+    *(
+        _case(rows, F, has_factor=has_factor, samples=samples, dtype=torch.int8)
+        for rows, F, has_factor, samples in (
+            (4480, 2560, False, 0),
+            (4 * 1344, 2560, True, 4),
+            (4480, 7680, True, 0),
+        )
+    ),
 ]

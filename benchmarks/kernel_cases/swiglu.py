@@ -2,16 +2,17 @@
 
 import torch
 
-from benchmarks.kernel_cases.case import Case, Draw, Inputs, Quantized
+from benchmarks.kernel_cases.case import NAMES, Case, Draw, Inputs, Quantized, capability_of
 from trainer_core.kernels.swiglu import (
     swiglu_grad_plain,
-    swiglu_grad_to_e4m3_triton,
+    swiglu_grad_to_8_bits_triton,
     swiglu_plain,
-    swiglu_to_e4m3_triton,
+    swiglu_to_8_bits_triton,
     swiglu_triton,
 )
 
 E = 4
+_E4M3 = torch.float8_e4m3fn
 
 
 def _weight(draw: Draw, rows: int, *, is_routed: bool) -> torch.Tensor | None:
@@ -40,18 +41,26 @@ def _both(rows: int, H: int, *, is_routed: bool) -> Case:
     )
 
 
-def _forward8(rows: int, H: int, *, is_routed: bool) -> Case:
+def _forward8(rows: int, H: int, *, is_routed: bool, dtype: torch.dtype = _E4M3) -> Case:
     return Case(
-        name=_name("swiglu to 8 bits", is_routed=is_routed),
+        name=_name(f"swiglu to {NAMES[dtype]}", is_routed=is_routed),
         shape=f"{rows}x{H}",
         make=lambda draw: (draw(rows, 2 * H), _weight(draw, rows, is_routed=is_routed)),
-        kernel=lambda up, weight: [Quantized(*swiglu_to_e4m3_triton(up, weight))],
+        kernel=lambda up, weight: [Quantized(*swiglu_to_8_bits_triton(up, weight, dtype=dtype))],
         plain=lambda up, weight: [swiglu_plain(up, weight)],
         forward_bytes=rows * H * 5,
+        capability=capability_of(dtype),
     )
 
 
-def _backward8(rows: int, H: int, *, is_routed: bool, has_value: bool = False) -> Case:
+def _backward8(
+    rows: int,
+    H: int,
+    *,
+    is_routed: bool,
+    has_value: bool = False,
+    dtype: torch.dtype = _E4M3,
+) -> Case:
     def make(draw: Draw) -> Inputs:
         factor = draw(E, 2 * H, dtype=torch.float32).exp()
         expert = torch.arange(rows, dtype=torch.int32, device=draw.device) * E // rows
@@ -67,8 +76,8 @@ def _backward8(rows: int, H: int, *, is_routed: bool, has_value: bool = False) -
         expert: torch.Tensor | None,
     ) -> list[torch.Tensor | Quantized]:
         value = torch.empty_like(up) if has_value else None
-        rows8, scale, grad_weight = swiglu_grad_to_e4m3_triton(
-            grad, up, weight, factor, expert, value_M2H=value
+        rows8, scale, grad_weight = swiglu_grad_to_8_bits_triton(
+            grad, up, weight, factor, expert, dtype=dtype, value_M2H=value
         )
         return [Quantized(rows8, scale), *(x for x in (grad_weight, value) if x is not None)]
 
@@ -84,7 +93,7 @@ def _backward8(rows: int, H: int, *, is_routed: bool, has_value: bool = False) -
         wanted = (grad_weight, value if has_value else None)
         return [scaled, *(x for x in wanted if x is not None)]
 
-    name = "swiglu gradient to 8 bits and bf16" if has_value else "swiglu gradient to 8 bits"
+    name = f"swiglu gradient to {NAMES[dtype]}" + " and bf16" * has_value
     return Case(
         name=_name(name, is_routed=is_routed),
         shape=f"{rows}x{H}",
@@ -92,6 +101,7 @@ def _backward8(rows: int, H: int, *, is_routed: bool, has_value: bool = False) -
         kernel=kernel,
         plain=plain,
         forward_bytes=rows * H * (12 if has_value else 8),
+        capability=capability_of(dtype),
     )
 
 
@@ -105,4 +115,7 @@ CASES = [
     _backward8(8960, 6912, is_routed=True),
     _backward8(4352, 3584, is_routed=False),
     _backward8(8704, 6912, is_routed=True, has_value=True),
+    _forward8(8704, 6912, is_routed=True, dtype=torch.int8),
+    _backward8(8704, 6912, is_routed=True, dtype=torch.int8),
+    _backward8(4352, 3584, is_routed=False, dtype=torch.int8),
 ]

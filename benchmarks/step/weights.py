@@ -17,7 +17,7 @@ from trainer_core.config.plan import MatmulKind
 from trainer_core.hidream.base import allocate_base
 from trainer_core.hidream.stacks import linear_stacks
 from trainer_core.precision.eight_bits import rounding_targets
-from trainer_core.precision.linear8 import hold_in_8bit
+from trainer_core.precision.linear8 import dtype8_of, hold_in_8bit
 
 TORCH_GAIN: Final = 3**-0.5
 """Size of a weight relative to one that keeps the variance of its input: as ``nn.Linear`` draws."""
@@ -82,8 +82,9 @@ def random_base(
     with torch.device("meta"):
         model = HiDreamImageTransformer2DModel(**config)
     nn.Module.to(model, dtype).requires_grad_(False)
-    if matmul == "fp8":
-        hold_in_8bit(model, torch.device("meta"))
+    dtype8 = dtype8_of(matmul)
+    if dtype8 is not None:
+        hold_in_8bit(model, torch.device("meta"), dtype8)
     allocate_base(model, device, linear_stacks(model), on_host)
     with torch.no_grad():
         for name, target in rounding_targets(model).items():

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks.kernel_cases import CASES
-from benchmarks.kernel_cases.case import Case, Draw, errors, launches
-from trainer_core.kernels.rows8 import rows_to_e4m3_triton
+from benchmarks.kernel_cases.case import NAMES, Case, Draw, errors, launches
+from trainer_core.kernels.rows8 import rows_to_8_bits_triton
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") != "0",
@@ -47,10 +47,12 @@ def test_a_cuda_graph_repeats_the_kernels(case: Case) -> None:
         assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
-def test_what_is_not_a_number_stays_so_in_8_bits() -> None:
+@pytest.mark.parametrize("dtype", NAMES, ids=str)
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_so_in_every_product(odd: float, dtype: torch.dtype) -> None:
     x = torch.ones(2, 2560, device="cuda")
-    x[0, 1000] = torch.nan
+    x[0, 1000] = odd
 
-    rows8, _ = rows_to_e4m3_triton(x)
+    rows8, scale = rows_to_8_bits_triton(x, dtype=dtype)
 
-    assert rows8.float().isnan().sum(1).tolist() == [1, 0]
+    assert (rows8.float().sum(1) * scale).isfinite().tolist() == [False, True]

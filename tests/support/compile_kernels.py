@@ -1,10 +1,10 @@
-"""Compile the kernels of all cases for a Hopper card, on a machine without one.
+"""Compile the kernels of all cases for the cards that run them, on a machine without one.
 
     TRITON_INTERPRET=0 python -m tests.support.compile_kernels
 
 Triton's interpreter runs functions that its compiler refuses, or that need more shared memory than
 a card has. Here each launch, forward and backward, is replaced by a compilation for its arguments.
-Inputs are zeros, and outputs mean nothing. Prints a line a case.
+Inputs are zeros, and outputs mean nothing. Prints a line a case and card.
 """
 
 from typing import Any
@@ -17,12 +17,14 @@ from triton.runtime.jit import JITFunction
 from benchmarks.kernel_cases import CASES
 from benchmarks.kernel_cases.case import Draw, launches
 
-_SHARED_MEMORY_BYTES = 227 * 1024
-"""Of one program on a Hopper card, at most."""
+SHARED_MEMORY_BYTES = {90: 227 * 1024, 80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024}
+"""Of one program at most, by compute capability without its point."""
 
 
-class _Hopper:
+class _Card:
     """What Triton asks about the device before it compiles."""
+
+    capability = 90
 
     def get_current_device(self) -> int:
         return 0
@@ -31,7 +33,7 @@ class _Hopper:
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
+        return GPUTarget("cuda", self.capability, 32)
 
 
 class _Zeros(Draw):
@@ -42,22 +44,29 @@ class _Zeros(Draw):
         return torch.zeros(shape, dtype=dtype).requires_grad_(options.get("has_gradient", False))
 
 
+_CARD = _Card()
+
+
 def _compile_only(kernel: Any, grid: Any) -> Any:
     def compile_for(*args: Any, **options: Any) -> None:
         compiled = kernel.run(*args, grid=grid, warmup=True, **options)
-        assert compiled.metadata.shared <= _SHARED_MEMORY_BYTES, kernel
+        assert compiled.metadata.shared <= SHARED_MEMORY_BYTES[_CARD.capability], kernel
 
     return compile_for
 
 
 def main() -> None:
     """Compile case after case; the first error ends it."""
-    driver.set_active(_Hopper())
+    driver.set_active(_CARD)
     JITFunction.__getitem__ = _compile_only
     for case in CASES:
         _, both = launches(case, _Zeros(torch.device("cpu")))
-        both()
-        print(case, flush=True)
+        for capability in SHARED_MEMORY_BYTES:
+            if case.capability <= capability:
+                _CARD.capability = capability
+                both()
+                print(case, capability, flush=True)
+        _CARD.capability = 90
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from tests.support.lycoris_oracle import presets_put_back
 from tests.support.step_counts import flop_counter
 from trainer_core.base_models.known import KNOWN_MODELS, PUBLISHED, TINY_NAME, WIDE_NAME
 from trainer_core.config.plan import MatmulKind
-from trainer_core.precision.linear8 import hold_in_8bit
+from trainer_core.precision.linear8 import dtype8_of, hold_in_8bit
 
 CPU = torch.device("cpu")
 
@@ -36,11 +36,12 @@ def model_of(name: str) -> HiDreamImageTransformer2DModel:
     )
 
 
-@pytest.mark.parametrize("matmul", ["fp8", "no_change"])
+@pytest.mark.parametrize("matmul", ["fp8", "int8", "no_change"])
 def test_a_base_drawn_in_its_form_equals_one_that_is_brought_into_it(matmul: MatmulKind) -> None:
     expected = model_of(TINY_NAME)
-    if matmul == "fp8":
-        hold_in_8bit(expected, CPU)
+    dtype8 = dtype8_of(matmul)
+    if dtype8 is not None:
+        hold_in_8bit(expected, CPU, dtype8)
     path = "caption_projection.0.linear"
 
     found = random_base(

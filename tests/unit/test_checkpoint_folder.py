@@ -153,7 +153,7 @@ def test_a_refusal_names_eight_of_many_fields(tmp_path: Path) -> None:
     assert "and 12 more fields; the data: ffffffffffff here" in caught.value.message
 
 
-@pytest.mark.parametrize("kind", ["fp8", "no_change"])
+@pytest.mark.parametrize("kind", ["fp8", "int8", "no_change"])
 def test_the_products_of_the_checkpoint_are_kept_or_refused(tmp_path: Path, kind: str) -> None:
     written = write_checkpoint(
         tmp_path, CheckpointFacts(step=4, cursor=8, run=RUN, scalars={"matmul": kind}), TRAINED

@@ -1,14 +1,14 @@
 """How products with the base are picked, and the option that asks for a kind of them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from tests.unit.config_examples import import_small, problems_of, warnings_of
 from trainer_core.checkpoint.layout import MANIFEST_NAME, CheckpointManifest
 from trainer_core.checkpoint.matmul import matmul_for, matmul_scalar
-from trainer_core.config.plan import Precision
+from trainer_core.config.plan import MatmulKind, Precision
 from trainer_core.config.plan.matmul import (
     Capability,
     has_fused_blocks,
@@ -23,6 +23,7 @@ POINTER = "/config/base_model_matmul_precision"
 IN_8_BITS = {"base_model_precision": "int8-quanto"}
 WITH_FP8: list[Capability] = ((9, 0), (10, 0), (12, 0))
 WITHOUT: list[Capability | None] = (None, (7, 5), (8, 0), (8, 6), (8, 9))
+WITH_INT8: list[Capability] = ((8, 0), (8, 6), (8, 9), *WITH_FP8)
 
 
 def precision(**config: Any) -> Precision:
@@ -61,11 +62,25 @@ def test_any_other_card_uses_none_or_refuses() -> None:
             pick_matmul(precision(base_model_matmul_precision="fp8"), capability)
 
 
-def test_fused_blocks_need_a_card_whose_grouped_products_never_ask_the_host() -> None:
+def test_int8_is_used_only_where_it_is_asked_for() -> None:
+    asked = precision(base_model_matmul_precision="int8")
+    for capability in WITH_INT8:
+        pick = pick_matmul(asked, capability)
+        assert pick.kind == "int8"
+        assert "never measured" in pick.reason
+        assert pick_matmul(precision(**IN_8_BITS), capability).kind != "int8"
+    for without in (None, (7, 5)):
+        with pytest.raises(DeviceError, match=r"int8 products need a CUDA card of capability 8\.0"):
+            pick_matmul(asked, without)
+
+
+@pytest.mark.parametrize("kind", get_args(MatmulKind))
+def test_fused_blocks_need_a_card_whose_products_never_ask_the_host(kind: MatmulKind) -> None:
     for fits in ((9, 0), (10, 0), (10, 3)):
-        assert has_fused_blocks(fits)
+        assert has_fused_blocks(fits, kind)
     for other in (*WITHOUT, (12, 0)):
-        assert not has_fused_blocks(other)
+        fits_int8 = other is not None and other[0] == 8
+        assert has_fused_blocks(other, kind) == (kind == "int8" and fits_int8)
 
 
 def test_a_resume_keeps_the_kind_and_needs_a_card_that_has_it() -> None:
@@ -73,6 +88,10 @@ def test_a_resume_keeps_the_kind_and_needs_a_card_that_has_it() -> None:
         assert picked_earlier("no_change", capability).kind == "no_change"
     for capability in WITH_FP8:
         assert picked_earlier("fp8", capability).kind == "fp8"
+    for capability in WITH_INT8:
+        assert picked_earlier("int8", capability).kind == "int8"
+    with pytest.raises(DeviceError, match="the checkpoint was trained with int8 products"):
+        picked_earlier("int8", (7, 5))
     for capability in WITHOUT:
         with pytest.raises(DeviceError, match="the checkpoint was trained with fp8 products"):
             picked_earlier("fp8", capability)
@@ -111,8 +130,14 @@ def test_every_class_of_card_is_shown_that_the_device_may_be() -> None:
 
     assert picks_by_card(auto, "cpu") == {"CPU": "no_change"}
     assert picks_by_card(asked, "auto") == {
-        "CPU": None, "cards before 9.0": None, "9.0": "fp8", "cards after 9.0": "fp8"
-    }  # fmt: skip
+        "CPU": None,
+        "cards before 8.0": None,
+        "8.0 to 8.9": None,
+        "9.0": "fp8",
+        "cards after 9.0": "fp8",
+    }
+    int8 = picks_by_card(precision(base_model_matmul_precision="int8"), "cuda")
+    assert [card for card, kind in int8.items() if kind != "int8"] == ["cards before 8.0"]
     assert "CPU" not in picks_by_card(asked, "cuda")
 
 
@@ -122,8 +147,12 @@ def test_every_class_of_card_is_shown_that_the_device_may_be() -> None:
         ({"device": "cpu"}, "conflict", "fp8 products need a CUDA card of capability 9.0 or newer"),
         ({"mixed_precision": "no"}, "conflict", "bf16"),
         ({"model_type": "full", "lora_type": None}, "conflict", "frozen base"),
-        ({"base_model_matmul_precision": "int8"}, "not_implemented", "not built in this version"),
-        ({"base_model_matmul_precision": "fp4"}, "bad_value", "has to be auto or fp8 or no_change"),
+        (
+            {"base_model_matmul_precision": "int8", "device": "cpu"},
+            "conflict",
+            "int8 products need a CUDA card of capability 8.0 or newer",
+        ),
+        ({"base_model_matmul_precision": "fp4"}, "bad_value", "has to be auto or fp8 or int8 or"),
     ],
 )
 def test_what_cannot_be_multiplied_so_is_refused(
@@ -136,9 +165,15 @@ def test_what_cannot_be_multiplied_so_is_refused(
     assert words in message
 
 
-def test_fp8_products_hold_the_base_in_8_bits_and_say_so() -> None:
-    asked = {"base_model_matmul_precision": "fp8", "quantize_via": "cpu"}
+@pytest.mark.parametrize(
+    ("kind", "where"), [("fp8", "on cards of capability 9.0 only"), ("int8", "on no card yet")]
+)
+def test_8_bit_products_hold_the_base_so_and_say_where_they_were_measured(
+    kind: str, where: str
+) -> None:
+    asked = {"base_model_matmul_precision": kind, "quantize_via": "cpu"}
 
+    assert f"{kind} products were measured {where}." in warnings_of(asked)
     assert any("holds the base in 8 bits" in warning for warning in warnings_of(asked))
     assert not any("quantize_via" in warning for warning in warnings_of(asked))
     assert not any("8 bits" in warning for warning in warnings_of({**asked, **IN_8_BITS}))
@@ -147,6 +182,10 @@ def test_fp8_products_hold_the_base_in_8_bits_and_say_so() -> None:
 def test_the_option_alone_refuses_no_resume() -> None:
     digests = {
         import_small({"seed": 1, **config}).plan.identity_digest()
-        for config in ({}, {"base_model_matmul_precision": "fp8"})
+        for config in (
+            {},
+            {"base_model_matmul_precision": "fp8"},
+            {"base_model_matmul_precision": "int8"},
+        )
     }
     assert len(digests) == 1

@@ -87,11 +87,11 @@ def adapter_of(model: HiDreamImageTransformer2DModel, case: Case) -> LokrAdapter
     return named.model_copy(update={"modules": modules})
 
 
-def networks(case: Case, *, in_8bit: bool = False) -> tuple[Network, Network]:
+def networks(case: Case, *, dtype8: torch.dtype | None = None) -> tuple[Network, Network]:
     """The same adapted transformer with plain and with fused blocks, each with its own tensors."""
     model = model_of(case.shape)
-    if in_8bit:
-        hold_in_8bit(model.requires_grad_(False), torch.device("cpu"))
+    if dtype8 is not None:
+        hold_in_8bit(model.requires_grad_(False), torch.device("cpu"), dtype8)
     adapter = adapter_of(model, case)
     found = []
     for _ in range(2):
@@ -246,18 +246,23 @@ def test_the_gradient_of_dropout_is_that_of_the_elements_it_kept(
 
 @pytest.mark.parametrize("keeps_transposed", [True, False])
 @pytest.mark.parametrize("name", ["attention", "all linears", "lora", "experts only"])
+@pytest.mark.parametrize(
+    ("dtype8", "most", "least_cosine"),
+    [(torch.float8_e4m3fn, 0.1, 0.97), (torch.int8, 0.03, 0.99)],
+    ids=str,
+)
 def test_8bit_products_round_only_activations_and_gradients(
-    name: str, keeps_transposed: bool
+    name: str, keeps_transposed: bool, dtype8: torch.dtype, most: float, least_cosine: float
 ) -> None:
     """Beside plain blocks that convert the same 8-bit weights and multiply them in float64."""
     case = replace(CASES[name], keeps_transposed=keeps_transposed)
-    plain, fused = networks(case, in_8bit=True)
+    plain, fused = networks(case, dtype8=dtype8)
     assert any(isinstance(part, Linear8) for part in fused.transformer.modules())
     expected, found = answer(plain, case), answer(fused, case)
 
     velocity = found["velocity"] - expected["velocity"]
-    assert 0 < velocity.norm() < 0.1 * expected["velocity"].norm()
+    assert 0 < velocity.norm() < most * expected["velocity"].norm()
     together = [
         torch.cat([each[name].flatten() for name in plain.trained]) for each in (expected, found)
     ]
-    assert torch.nn.functional.cosine_similarity(*together, dim=0) > 0.97
+    assert torch.nn.functional.cosine_similarity(*together, dim=0) > least_cosine

@@ -25,7 +25,7 @@ from trainer_core.hidream.network import prepare
 from trainer_core.hidream.stacks import linear_stacks
 from trainer_core.precision.base_weights import allocate, joined, linears_of
 from trainer_core.precision.compute import Compute
-from trainer_core.precision.linear8 import held_form, hold_in_8bit
+from trainer_core.precision.linear8 import dtype8_of, held_form, hold_in_8bit
 from trainer_core.precision.quanto import quantize_frozen, quantizing_targets
 from trainer_core.weights.kept import KeptWeights
 
@@ -97,7 +97,7 @@ def test_int8_equals_quantising_the_whole_model(tiny_folder: Path, via: str) -> 
     assert torch.equal(output(model), output(expected))
 
 
-@pytest.mark.parametrize("matmul", ["fp8", "no_change"])
+@pytest.mark.parametrize("matmul", ["fp8", "int8", "no_change"])
 def test_weights_of_some_linears_go_to_the_cpu(
     tiny_folder: Path, matmul: MatmulKind, tmp_path: Path
 ) -> None:
@@ -109,7 +109,7 @@ def test_weights_of_some_linears_go_to_the_cpu(
     expected = load_base(tiny_folder, plan, compute, matmul)
     found = [load_base(tiny_folder, plan, compute, matmul, kept, on_host=on_host) for _ in range(2)]
 
-    assert found[1].source == ("kept" if matmul == "fp8" else "published")
+    assert found[1].source == ("published" if matmul == "no_change" else "kept")
     for base in found:
         assert bytes_of(base.transformer) == bytes_of(expected.transformer)
 
@@ -128,11 +128,16 @@ def test_no_whole_weight_is_held_while_others_are_read(tiny_folder: Path) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_8_bit_linears_equal_those_of_a_whole_model(tiny_folder: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("matmul", ["fp8", "int8"])
+def test_8_bit_linears_equal_those_of_a_whole_model(
+    tiny_folder: Path, matmul: MatmulKind, dtype: torch.dtype
+) -> None:
+    dtype8 = dtype8_of(matmul)
+    assert dtype8 is not None
     expected = load_transformer(tiny_folder, torch.float32)
-    hold_in_8bit(expected, torch.device("cpu"))
+    hold_in_8bit(expected, torch.device("cpu"), dtype8)
 
-    base = load(tiny_folder, "fp8", dtype=dtype)
+    base = load(tiny_folder, matmul, dtype=dtype)
 
     found = base.transformer.state_dict()
     assert list(found) == list(expected.state_dict())
@@ -142,7 +147,7 @@ def test_8_bit_linears_equal_those_of_a_whole_model(tiny_folder: Path, dtype: to
         assert found[name].dtype is wanted.dtype
         assert torch.equal(found[name].float(), wanted.float())
     forms = {held_form(path) for path, _ in linears_of(load_transformer(tiny_folder, dtype))}
-    assert forms == {"e4m3", "int8", "plain"}
+    assert forms == {"multiplied", "converted", "plain"}
     assert not any(each.requires_grad for each in base.transformer.parameters())
 
 

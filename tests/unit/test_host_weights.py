@@ -163,7 +163,7 @@ def network(
     adapter = adapter_of(model, case)
     counted = fused_model(model, adapter, case)
     if in_8bit:
-        hold_in_8bit(model.requires_grad_(False), CPU)
+        hold_in_8bit(model.requires_grad_(False), CPU, torch.float8_e4m3fn)
     attached = attach_adapter(model, adapter, seed=1)
     draw = torch.Generator().manual_seed(2)
     for parameter in attached.parameters().values():

@@ -7,18 +7,19 @@ import pytest
 import torch
 from torch.nn import functional
 
+from tests.support.rows_in_8_bits import DTYPES, ROUNDING, WITHOUT_CARRY, assert_near
 from trainer_core.kernels.swiglu import (
     swiglu,
     swiglu_grad,
     swiglu_grad_plain,
-    swiglu_grad_to_e4m3,
-    swiglu_grad_to_e4m3_plain,
-    swiglu_grad_to_e4m3_triton,
+    swiglu_grad_to_8_bits,
+    swiglu_grad_to_8_bits_plain,
+    swiglu_grad_to_8_bits_triton,
     swiglu_grad_triton,
     swiglu_plain,
-    swiglu_to_e4m3,
-    swiglu_to_e4m3_plain,
-    swiglu_to_e4m3_triton,
+    swiglu_to_8_bits,
+    swiglu_to_8_bits_plain,
+    swiglu_to_8_bits_triton,
     swiglu_triton,
 )
 
@@ -26,8 +27,6 @@ Function = Callable[..., Any]
 
 M, E = 5, 4
 WIDTHS = [5, 128, 1100]
-ROUNDING, WITHOUT_CARRY = 0.035, 0.2
-"""Bounds of the relative L2 error of a row in e4m3. The interpreter loses carries as it rounds."""
 
 
 class Example:
@@ -56,13 +55,6 @@ def close(found: torch.Tensor | None, wanted: torch.Tensor | None, bound: float 
     if found is None or wanted is None:
         return found is wanted
     return bool((found.double() - wanted).norm() < bound * wanted.norm())
-
-
-def close8(rows8: torch.Tensor, scale: torch.Tensor, wanted: torch.Tensor, bound: float) -> bool:
-    """Whether each row of 8-bit values is near, and its scale is that of its largest value."""
-    off = rows8.double() * scale.double()[:, None] - wanted
-    torch.testing.assert_close(scale.double(), wanted.abs().amax(1) / 448, rtol=1e-5, atol=0)
-    return bool((off.norm(dim=1) < bound * wanted.norm(dim=1)).all())
 
 
 @pytest.mark.parametrize("H", WIDTHS)
@@ -118,55 +110,59 @@ def test_bf16_is_rounded_once() -> None:
 @pytest.mark.parametrize(
     ("function", "bound"),
     [
-        (swiglu_to_e4m3, ROUNDING),
-        (swiglu_to_e4m3_plain, ROUNDING),
-        (swiglu_to_e4m3_triton, WITHOUT_CARRY),
+        (swiglu_to_8_bits, ROUNDING),
+        (swiglu_to_8_bits_plain, ROUNDING),
+        (swiglu_to_8_bits_triton, WITHOUT_CARRY),
     ],
 )
-def test_values_in_8_bits(H: int, is_weighted: bool, function: Function, bound: float) -> None:
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_values_in_8_bits(
+    H: int, is_weighted: bool, function: Function, bound: float, dtype: torch.dtype
+) -> None:
     example = Example(H, is_weighted=is_weighted)
 
-    rows8, scale = function(example.up, example.weight)
+    rows8, scale = function(example.up, example.weight, dtype=dtype)
 
-    assert close8(rows8, scale, example.h, bound)
+    assert rows8.dtype == dtype
+    assert_near(rows8, scale, example.h, bound)
 
 
 @pytest.mark.parametrize("H", WIDTHS)
 @pytest.mark.parametrize("is_weighted", [False, True])
 @pytest.mark.parametrize("is_routed", [False, True])
 @pytest.mark.parametrize(
-    ("function", "bound"),
-    [
-        (swiglu_grad_to_e4m3, ROUNDING),
-        (swiglu_grad_to_e4m3_plain, ROUNDING),
-        (swiglu_grad_to_e4m3_triton, WITHOUT_CARRY),
-    ],
+    "function",
+    [swiglu_grad_to_8_bits, swiglu_grad_to_8_bits_plain, swiglu_grad_to_8_bits_triton],
 )
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gradients_in_8_bits(
-    H: int, is_weighted: bool, is_routed: bool, function: Function, bound: float
+    H: int, is_weighted: bool, is_routed: bool, function: Function, dtype: torch.dtype
 ) -> None:
+    bound = WITHOUT_CARRY if function is swiglu_grad_to_8_bits_triton else ROUNDING
     example = Example(H, is_weighted=is_weighted)
     factor = example.factor if is_routed else example.factor[2]
     expert = example.expert.int() if is_routed else None
     value = torch.full((M, 2 * H), torch.nan)
 
     rows8, scale, grad_weight = function(
-        example.grad, example.up, example.weight, factor, expert, value_M2H=value
+        example.grad, example.up, example.weight, factor, expert, dtype=dtype, value_M2H=value
     )
-    alone8, _, _ = function(example.grad, example.up, example.weight, factor, expert)
+    alone8, _, _ = function(example.grad, example.up, example.weight, factor, expert, dtype=dtype)
 
     wanted = example.grad_up * (factor[example.expert] if is_routed else factor)
-    assert close8(rows8, scale, wanted, bound)
+    assert rows8.dtype == dtype
+    assert_near(rows8, scale, wanted, bound)
     assert close(value, example.grad_up)
     assert close(grad_weight, example.grad_weight, 1e-5)
     assert torch.equal(alone8.view(torch.uint8), rows8.view(torch.uint8))
 
 
-@pytest.mark.parametrize("function", [swiglu_grad_to_e4m3_plain, swiglu_grad_to_e4m3_triton])
-def test_a_weight_of_zero_gives_zeros(function: Function) -> None:
+@pytest.mark.parametrize("function", [swiglu_grad_to_8_bits_plain, swiglu_grad_to_8_bits_triton])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_weight_of_zero_gives_zeros(function: Function, dtype: torch.dtype) -> None:
     example = Example(37, is_weighted=True)
     weight = torch.zeros(M)
 
-    rows8, scale, _ = function(example.grad, example.up, weight, example.factor[0])
+    rows8, scale, _ = function(example.grad, example.up, weight, example.factor[0], dtype=dtype)
 
     assert torch.equal(rows8.float() * scale[:, None], torch.zeros(M, 74))

@@ -22,7 +22,7 @@ from trainer_core.memory.fused_activations import block_bytes
 from trainer_core.memory.fused_model import LIVE_TEXT_TOKENS, TAIL_TOKENS, FusedModel, Tokens
 from trainer_core.memory.fused_weights import base_bytes
 from trainer_core.precision.compute import Compute
-from trainer_core.precision.linear8 import hold_in_8bit
+from trainer_core.precision.linear8 import dtype8_of, hold_in_8bit
 
 CPU32 = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=False)
 CELLS = (24, 24)
@@ -122,13 +122,14 @@ def test_autograd_saves_what_is_counted(name: str, samples: int) -> None:
         assert watched.saved_bytes[number] == pytest.approx(counted, rel=0.03), number
 
 
-@pytest.mark.parametrize("matmul", ["fp8", "no_change"])
+@pytest.mark.parametrize("matmul", ["fp8", "int8", "no_change"])
 def test_the_base_is_counted_to_the_byte(matmul: MatmulKind) -> None:
     case = CASES["attention"]
     transformer = model_of(case.shape).float()
     counted = fused_model(transformer, adapter_of(transformer, case), case, matmul)
-    if matmul == "fp8":
-        hold_in_8bit(transformer.requires_grad_(False), torch.device("cpu"))
+    dtype8 = dtype8_of(matmul)
+    if dtype8 is not None:
+        hold_in_8bit(transformer.requires_grad_(False), torch.device("cpu"), dtype8)
 
     tensors = [*transformer.parameters(), *transformer.buffers()]
     held = sum(each.numel() * each.element_size() for each in tensors)

@@ -16,7 +16,6 @@ from typing import Final
 from trainer_core.config.plan.matmul import picks_by_card
 from trainer_core.errors import BaseModelError
 from trainer_core.process.control import Control
-from trainer_core.process.cublas import fix_workspace
 from trainer_core.process.cuda_memory import let_segments_grow
 from trainer_core.process.events import EventWriter
 from trainer_core.process.failure import failure_as_json, failure_of
@@ -58,13 +57,12 @@ def _guarded(job: Path, events: EventWriter, control: Control) -> int:
 def _run(job: Job, events: EventWriter, control: Control) -> bool:
     keep_kernels(job.node_cache, os.environ)
     let_segments_grow(os.environ)
-    fix_workspace(job.plan.operation, os.environ)
     start_read_ahead(_likely_files(job))
     # Importing takes seconds, in which the disk reads weights.
-    from trainer_core.engine.determinism import set_determinism  # noqa: PLC0415 - imports torch
-    from trainer_core.engine.loop import run_job  # noqa: PLC0415 - the same
+    from trainer_core.engine.loop import run_job  # noqa: PLC0415 - imports torch
+    from trainer_core.engine.setup import make_deterministic  # noqa: PLC0415 - the same
 
-    set_determinism(os.environ, job.plan.operation)
+    make_deterministic(os.environ)
     return run_job(job, events, control)
 
 
@@ -72,7 +70,7 @@ def _likely_files(job: Job) -> Sequence[Path]:
     """The weights that the run will read. A wrong guess costs no more than the reading."""
     identity = job.plan.identity
     kinds = picks_by_card(identity.precision, job.plan.operation.device).values()
-    if job.node_cache is not None and "fp8" in kinds:
+    if job.node_cache is not None and {"fp8", "int8"} & set(kinds):
         kept = kept_files(job.node_cache.weights_dir, identity.base.digest)
         if kept:
             return kept[:1]

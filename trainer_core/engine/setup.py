@@ -1,16 +1,18 @@
 """Loads everything that a job needs into memory."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from pydantic import JsonValue
 
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.matmul import matmul_for
 from trainer_core.config.plan import MatmulKind, Plan
-from trainer_core.config.plan.matmul import MatmulPick, has_fp8, has_fused_blocks
+from trainer_core.config.plan.matmul import MatmulPick, has_fused_blocks, has_products
 from trainer_core.data.index import ShardDescription
 from trainer_core.data.shards import ShardFolder
 from trainer_core.engine.batch import BatchMaker
@@ -47,6 +49,29 @@ class LoadedRun:
     shards: ShardFolder
     start_times: StartTimes
     """Of this process; its parts end with the first step."""
+
+
+def make_deterministic(env: Mapping[str, str]) -> None:
+    """Set the thread count from ``OMP_NUM_THREADS`` and select deterministic kernels.
+
+    On a CPU the rounding of a sum depends on the number of threads.
+    """
+    threads = env.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and int(threads) > 0:
+        torch.set_num_threads(int(threads))
+    # On cuda a few backward kernels have no deterministic form; they warn instead of failing.
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    # New memory is written before it is read. To fill it first would be a pass over all of it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def environment_fingerprint() -> dict[str, JsonValue]:
+    """What the bits of a result depend on beside the plan; stored in each checkpoint's scalars."""
+    return {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def load_run(job: Job, control: Control) -> LoadedRun:
@@ -121,7 +146,7 @@ def _card_plan(
     the run does not fit.
     """
     capability = capability_of(compute.device)
-    if not has_fused_blocks(capability) or not is_fused(job.plan, matmul):
+    if not has_fused_blocks(capability, matmul) or not is_fused(job.plan, matmul):
         return None, frozenset()
     free_bytes, _ = torch.cuda.mem_get_info(compute.device)
     run = CardRun.of(
@@ -130,7 +155,7 @@ def _card_plan(
         matmul=matmul,
         image_px=max(each.width_px * each.height_px for each in job.index.samples),
         free_bytes=free_bytes,
-        has_fp8=has_fp8(capability),
+        has_fp8=has_products("fp8", capability),
     )
     card = require_fit(run)
     return card, host_linears(run.model, card)

@@ -25,7 +25,7 @@ from trainer_core.precision.base_weights import (
 )
 from trainer_core.precision.compute import Compute
 from trainer_core.precision.eight_bits import ROUNDING_VERSION, rounding_targets
-from trainer_core.precision.linear8 import hold_in_8bit
+from trainer_core.precision.linear8 import dtype8_of, hold_in_8bit
 from trainer_core.precision.quanto import quantizing_targets
 from trainer_core.weights.files import kept_name
 from trainer_core.weights.kept import KeptWeights
@@ -55,7 +55,7 @@ def load_base(
 ) -> LoadedBase:
     """Load the transformer of a run straight to its device.
 
-    - ``fp8`` products: linears are rounded to 8 bits as their weights arrive. The rounded weights
+    - 8-bit products: linears are rounded to 8 bits as their weights arrive. The rounded weights
       are kept for the next run, which reads half the bytes.
     - int8 by quanto: linears are quantised as their weights arrive, on the device that the plan
       names.
@@ -76,10 +76,11 @@ def load_base(
         BaseModelError: a tensor is missing, unexpected or damaged.
     """
     model = empty_transformer(folder, compute.weights)
-    if matmul == "fp8":
+    dtype8 = dtype8_of(matmul)
+    if dtype8 is not None:
         digest = plan.identity.base.digest
         return _load_in_8_bits(
-            model, folder, digest, device=compute.device, kept=kept, on_host=on_host
+            model, folder, digest, dtype8, device=compute.device, kept=kept, on_host=on_host
         )
     if plan.identity.precision.base == "int8-quanto":
         done = _fill_quantized(model, folder, plan, compute.device)
@@ -108,12 +109,13 @@ def _load_in_8_bits(
     model: HiDreamImageTransformer2DModel,
     folder: Path,
     digest: str,
+    dtype8: torch.dtype,
     *,
     device: torch.device,
     kept: KeptWeights | None,
     on_host: Collection[str],
 ) -> LoadedBase:
-    count = hold_in_8bit(model.requires_grad_(False), torch.device("meta"))
+    count = hold_in_8bit(model.requires_grad_(False), torch.device("meta"), dtype8)
     key = _key(model, digest)
     allocate_base(model, device, linear_stacks(model), on_host)
     steps: tuple[str, ...] = (

@@ -27,7 +27,7 @@ from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.memory.card_plan import CardPlan
 from trainer_core.optim.flat import FlatParameters
 from trainer_core.precision.compute import Compute
-from trainer_core.precision.linear8 import hold_in_8bit
+from trainer_core.precision.linear8 import dtype8_of, hold_in_8bit
 from trainer_core.precision.quanto import quantize_frozen
 
 
@@ -174,8 +174,9 @@ def prepare(
 def _placed(
     transformer: nn.Module, plan: Plan, device: torch.device, matmul: MatmulKind
 ) -> tuple[str, ...]:
-    if matmul == "fp8":
-        count = hold_in_8bit(transformer.requires_grad_(False), device)
+    dtype8 = dtype8_of(matmul)
+    if dtype8 is not None:
+        count = hold_in_8bit(transformer.requires_grad_(False), device, dtype8)
         return f"moved to {device.type}", f"{count} linears held in 8 bits"
     precision, via = plan.identity.precision, plan.operation.quantize_via
     return place_base(transformer, precision.base, via, device)

@@ -45,7 +45,7 @@ def open_blocks(
         card: how fused blocks fit the card; None: everything is on it, and the blocks are
             recomputed that the plan lets be recomputed.
     """
-    reason = refusal(transformer, compute)
+    reason = refusal(transformer, compute, matmul)
     interval = _recomputing_interval(plan)
     if reason is not None:
         if card is not None:  # plain blocks need all weights on the card

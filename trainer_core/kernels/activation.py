@@ -15,6 +15,6 @@ class Activation(NamedTuple):
     value: torch.Tensor
     """[..., F], in the type of the computation."""
     rows8: torch.Tensor | None = None
-    """[rows, F] in float8_e4m3fn: each row of ``value`` divided by its scale, and rounded."""
+    """[rows, F] in e4m3 or int8: each row of ``value`` divided by its scale, and rounded."""
     scale: torch.Tensor | None = None
-    """[rows], fp32: the largest magnitude of each row / 448."""
+    """[rows], fp32: the largest magnitude of each row / 448 for e4m3, / 127 for int8."""

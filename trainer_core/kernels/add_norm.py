@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from trainer_core.kernels.activation import Activation
-from trainer_core.kernels.rows8 import e4m3_scale, rows_to_e4m3_plain
+from trainer_core.kernels.rows8 import largest_magnitude, rounded8, rows_to_8_bits_plain, scale8
 from trainer_core.kernels.triton_support import (
     jit,
     next_power_of_2,
@@ -39,7 +39,7 @@ def add_norm(
     gate_BF: torch.Tensor | None = None,
     tail_BTF: torch.Tensor | None = None,
     eps: float = 1e-6,
-    with_rows8: bool = False,
+    dtype8: torch.dtype | None = None,
 ) -> AddNorm:
     """Add a gated update to the residual stream, then normalize and modulate it and the tail.
 
@@ -55,7 +55,7 @@ def add_norm(
         update_BSF: None: hidden' is hidden. It needs a gate.
         tail_BTF: rows that are normalized after those of the stream, and leave it again.
         eps: added to the variance.
-        with_rows8: also store the rows of ``normed`` in 8 bits.
+        dtype8: also store the rows of ``normed`` in this type of 8 bits.
 
     Raises:
         ValueError: only one of update and gate is given.
@@ -71,7 +71,7 @@ def add_norm(
         gate_BF=gate_BF,
         tail_BTF=tail_BTF,
         eps=eps,
-        with_rows8=with_rows8,
+        dtype8=dtype8,
     )
 
 
@@ -84,7 +84,7 @@ def add_norm_plain(
     gate_BF: torch.Tensor | None,
     tail_BTF: torch.Tensor | None,
     eps: float,
-    with_rows8: bool,
+    dtype8: torch.dtype | None,
 ) -> AddNorm:
     """``add_norm`` in PyTorch, rounded where diffusers rounds."""
     if update_BSF is not None and gate_BF is not None:
@@ -92,7 +92,7 @@ def add_norm_plain(
     rows_BRF = hidden_BSF if tail_BTF is None else torch.cat([hidden_BSF, tail_BTF], dim=1)
     normed_BRF = functional.layer_norm(rows_BRF, rows_BRF.shape[-1:], eps=eps).to(rows_BRF.dtype)
     normed_BRF = normed_BRF * (1 + scale_BF[:, None]) + shift_BF[:, None]
-    quantized = rows_to_e4m3_plain(normed_BRF) if with_rows8 else (None, None)
+    quantized = (None, None) if dtype8 is None else rows_to_8_bits_plain(normed_BRF, dtype=dtype8)
     return AddNorm(hidden_BSF, Activation(normed_BRF, *quantized))
 
 
@@ -105,11 +105,11 @@ def add_norm_triton(
     gate_BF: torch.Tensor | None,
     tail_BTF: torch.Tensor | None,
     eps: float,
-    with_rows8: bool,
+    dtype8: torch.dtype | None,
 ) -> AddNorm:
     """``add_norm`` in one kernel, and its backward in another. hidden' is rounded once."""
     hidden_BSF, *normed = _AddNorm.apply(  # type: ignore[no-untyped-call]
-        hidden_BSF, shift_BF, scale_BF, update_BSF, gate_BF, tail_BTF, eps, with_rows8
+        hidden_BSF, shift_BF, scale_BF, update_BSF, gate_BF, tail_BTF, eps, dtype8
     )
     return AddNorm(hidden_BSF, Activation(*normed))
 
@@ -127,7 +127,7 @@ class _AddNorm(torch.autograd.Function):
         gate: torch.Tensor | None,
         tail: torch.Tensor | None,
         eps: float,
-        with_rows8: bool,
+        dtype8: torch.dtype | None,
     ) -> tuple[torch.Tensor | None, ...]:
         hidden, shift, scale = hidden.contiguous(), packed(shift), packed(scale)
         update, gate, tail = _contiguous(update), packed(gate), _contiguous(tail)
@@ -138,8 +138,8 @@ class _AddNorm(torch.autograd.Function):
         normed = hidden.new_empty(B, S + T, F)
         mean = hidden.new_empty(N, dtype=torch.float32)
         rstd = torch.empty_like(mean)
-        rows8 = hidden.new_empty(N, F, dtype=torch.float8_e4m3fn) if with_rows8 else None
-        row_scale = torch.empty_like(mean) if with_rows8 else None
+        rows8 = None if dtype8 is None else hidden.new_empty(N, F, dtype=dtype8)
+        row_scale = None if dtype8 is None else torch.empty_like(mean)
         block = next_power_of_2(F)
         _forward[(N,)](
             hidden, update, tail, gate, scale, shift,
@@ -281,9 +281,9 @@ def _forward(
     tl.store(normed + row * F + columns, value, inside)
     if rows8 is not None:
         rounded = value.to(tl.float32)
-        scale8 = e4m3_scale(tl.max(tl.abs(rounded), 0))
-        tl.store(rows8 + row * F + columns, (rounded / scale8).to(tl.float8e4nv), inside)
-        tl.store(row_scale + row, scale8)
+        value_scale = scale8(largest_magnitude(tl.abs(rounded)), rows8)
+        tl.store(rows8 + row * F + columns, rounded8(rounded / value_scale, rows8), inside)
+        tl.store(row_scale + row, value_scale)
 
 
 @jit

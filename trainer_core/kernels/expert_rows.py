@@ -10,7 +10,7 @@ F width, E experts. ``order`` and ``position`` are those of ``expert_order.Exper
 import torch
 
 from trainer_core.kernels.gated_rows import gate_rows_plain, sample_rows
-from trainer_core.kernels.rows8 import quantize_rows, rows_to_e4m3_plain
+from trainer_core.kernels.rows8 import quantize_rows, rows_to_8_bits_plain
 from trainer_core.kernels.triton_support import jit, next_power_of_2, packed, runs_triton, tl
 
 
@@ -131,13 +131,15 @@ def _gather(
         tl.store(scale_out + row, tl.load(scale + source))
 
 
-def gather_rows_to_e4m3(
+def gather_rows_to_8_bits(
     grad_NF: torch.Tensor,
     order: torch.Tensor,
     expert: torch.Tensor,
     choices: int,
     factor_EF: torch.Tensor,
     gate_BF: torch.Tensor | None = None,
+    *,
+    dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """For each sorted row the row of its token times its expert's factor and the gate, in 8 bits.
 
@@ -150,38 +152,44 @@ def gather_rows_to_e4m3(
         choices: K.
         factor_EF: fp32.
         gate_BF: multiplies the rows of each sample, as in ``gate_rows``; None: 1.
+        dtype: of the rows.
 
     Returns:
         Rows [M, F] and scales [M], as in ``rows8``.
     """
-    if runs_triton(grad_NF):
-        return gather_rows_to_e4m3_triton(grad_NF, order, expert, choices, factor_EF, gate_BF)
-    return gather_rows_to_e4m3_plain(grad_NF, order, expert, choices, factor_EF, gate_BF)
+    gather = gather_rows_to_8_bits_triton if runs_triton(grad_NF) else gather_rows_to_8_bits_plain
+    return gather(grad_NF, order, expert, choices, factor_EF, gate_BF, dtype=dtype)
 
 
-def gather_rows_to_e4m3_plain(
+def gather_rows_to_8_bits_plain(
     grad_NF: torch.Tensor,
     order: torch.Tensor,
     expert: torch.Tensor,
     choices: int,
     factor_EF: torch.Tensor,
     gate_BF: torch.Tensor | None = None,
+    *,
+    dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``gather_rows_to_e4m3`` in PyTorch."""
+    """``gather_rows_to_8_bits`` in PyTorch."""
     gated_MF = gather_rows_plain(grad_NF.float(), order, choices, gate_BF)
-    return rows_to_e4m3_plain(gated_MF * factor_EF[expert])
+    return rows_to_8_bits_plain(gated_MF * factor_EF[expert], dtype=dtype)
 
 
-def gather_rows_to_e4m3_triton(
+def gather_rows_to_8_bits_triton(
     grad_NF: torch.Tensor,
     order: torch.Tensor,
     expert: torch.Tensor,
     choices: int,
     factor_EF: torch.Tensor,
     gate_BF: torch.Tensor | None = None,
+    *,
+    dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``gather_rows_to_e4m3`` in one kernel."""
-    return quantize_rows(grad_NF, factor_EF, gate_BF, order=order, choices=choices, expert=expert)
+    """``gather_rows_to_8_bits`` in one kernel."""
+    return quantize_rows(
+        grad_NF, factor_EF, gate_BF, dtype=dtype, order=order, choices=choices, expert=expert
+    )
 
 
 def combine_rows(

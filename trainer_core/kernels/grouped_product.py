@@ -1,24 +1,16 @@
 """Rows sorted by expert, each times the matrix of its expert: one product for all experts.
 
 How many rows an expert has is known to the device alone. The kernel does not read it back. On CUDA
-the products need a Hopper card, and have no gradients of their own.
+the products need a Hopper card, but for int8, and have no gradients of their own.
 
 Letters: M rows, K input width, N output width, E experts.
 """
 
-from typing import Final
-
 import torch
 
-from trainer_core.kernels.grouped_tiles import Tiling, multiply_tiles
+from trainer_core.kernels.grouped_tiles import multiply_tiles
+from trainer_core.kernels.tilings import tiling_for
 from trainer_core.kernels.triton_support import runs_triton
-
-TILING_8_BITS: Final = Tiling(
-    M=128, N=256, K=128, rows_together=16, stores=1, warps=8, stages=3, programs=1
-)
-TILING_16_BITS: Final = TILING_8_BITS._replace(K=64)
-"""Of 13 and 8 tilings, on an H200, the fastest or within 8 % of it for all products of HiDream's
-experts at 1024 and at 512 px; ``python -m benchmarks.grouped_tuning`` measures them."""
 
 
 def grouped_product8(
@@ -31,12 +23,10 @@ def grouped_product8(
 ) -> torch.Tensor:
     """out[m] = scale[m] · scale[e] · (weight[e] · rows[m]) of 8-bit rows, e the expert of row m.
 
-    Hopper cards sum 8-bit products in fewer bits than fp32 has: the error grows with K.
-
     Args:
-        rows8_MK: e4m3, sorted by expert; K is a multiple of 16.
+        rows8_MK: e4m3 or int8, sorted by expert; K is a multiple of 16.
         scale_M: fp32.
-        weight8_ENK: e4m3; N is a multiple of 8.
+        weight8_ENK: in the type of the rows; N is a multiple of 8.
         scale_EN: fp32; None: 1.
         ends_E: int32: the row after the last one of each expert. The last end is M.
         dtype: of the result; in 16 bits on CUDA.
@@ -117,11 +107,6 @@ def grouped_product_triton(
     out = rows_MK.new_empty(len(rows_MK), weight_ENK.shape[1])
     multiply_tiles(out, rows_MK, weight_ENK, ends_E, tiling_for(rows_MK))
     return out
-
-
-def tiling_for(rows: torch.Tensor) -> Tiling:
-    """How the product of ``rows`` is cut."""
-    return TILING_8_BITS if rows.element_size() == 1 else TILING_16_BITS
 
 
 def _is_for_kernel(rows: torch.Tensor) -> bool:

@@ -1,20 +1,21 @@
 """Products of sorted rows with the matrices of their experts, one tile of the output after another.
 
-One program runs on each multiprocessor for the whole product, and takes every P-th tile, where P is
-the number of programs. Its loops over tiles and over K are one loop, so that the first blocks of a
-tile arrive while the tile before it is stored. Blocks are read and tiles are stored by the tensor
-memory accelerator of Hopper cards.
+Programs run for the whole product and take tile after tile. Two kernels do so. In
+``accelerated_tiles`` the tensor memory accelerator of Hopper cards reads blocks and stores tiles.
+Its loops over tiles and over K are one loop, so that the first blocks of a tile arrive while the
+tile before it is stored. ``loaded_tiles`` reads and stores by addresses, which all cards can.
 
-A tile holds rows of one expert. The last tile of an expert also reads rows of the next one, and
-stores none of them.
+8-bit integers are summed in int32, exactly while K is below 133,000. Hopper cards sum e4m3 in fewer
+bits than fp32 has: the error grows with K.
 
 Letters: M rows, K summed width, N width of the output, E experts.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 
+from trainer_core.kernels.tile_order import Tiling, count_tiles, place_of, scaled
 from trainer_core.kernels.triton_support import (
     TensorDescriptor,
     create_ragged_descriptor,
@@ -23,28 +24,6 @@ from trainer_core.kernels.triton_support import (
     to_ragged_indices,
 )
 
-
-class Tiling(NamedTuple):
-    """How a product is cut into tiles, and how a program computes them."""
-
-    M: int
-    """Rows of a tile."""
-    N: int
-    """Columns of a tile."""
-    K: int
-    """Summed at a time. 128 bytes of a row are best for the memory accelerator."""
-    rows_together: int
-    """Tiles below each other that are computed before those to their right. Programs that run at
-    the same time then find the same rows and matrices in the cache."""
-    stores: int
-    """1: a tile is stored at once. 2: one half after the other, with half the shared memory."""
-    warps: int
-    stages: int
-    """Blocks of K in shared memory."""
-    programs: int
-    """On each multiprocessor. With 2, one stores while the other multiplies."""
-
-
 _PROCESSORS_WITHOUT_CARD: Final = 2
 
 
@@ -52,52 +31,63 @@ def multiply_tiles(
     out_MN: torch.Tensor,
     rows_MK: torch.Tensor,
     weights: torch.Tensor,
-    ends_E: torch.Tensor,
+    ends_E: torch.Tensor | None,
     tiling: Tiling,
     *,
     scale_M: torch.Tensor | None = None,
     scale_EN: torch.Tensor | None = None,
+    bias_EN: torch.Tensor | None = None,
 ) -> None:
-    """out[m, n] = scale[m] · scale[e, n] · Σ_k rows[m, k] · weights[e, n, k], e the expert of m.
+    """out[m, n] = scale[m] · scale[e, n] · Σ_k rows[m, k] · weights[e, n, k] + bias[e, n].
 
-    All tensors are contiguous, and the bytes of their rows are a multiple of 16.
+    e is the expert of row m. All tensors are contiguous, and the bytes of their rows are a multiple
+    of 16.
 
     Args:
         out_MN: is written, but for rows from the last end on.
         rows_MK: sorted by expert.
         weights: [E, N, K], in the type of the rows.
-        ends_E: int32: the row after the last one of each expert.
+        ends_E: int32: the row after the last one of each expert; None: E is 1.
         tiling: any, with powers of two.
         scale_M: fp32; None: 1.
         scale_EN: fp32; None: 1.
+        bias_EN: None: 0.
     """
-    (M, K), N, E = rows_MK.shape, out_MN.shape[1], len(ends_E)
+    (M, K), N, E = rows_MK.shape, out_MN.shape[1], len(weights)
     assert weights.shape == (E, N, K)
     assert weights.dtype == rows_MK.dtype
-    assert ends_E.dtype == torch.int32
+    if ends_E is None:
+        assert E == 1
+    else:
+        assert ends_E.dtype == torch.int32
+        assert len(ends_E) == E
     for tensor in (out_MN, rows_MK, weights):
         assert tensor.is_contiguous()
         assert tensor.shape[-1] * tensor.element_size() % 16 == 0
     if M == 0:
         return
-    grouped_tiles[(_processors(rows_MK.device) * tiling.programs,)](
-        TensorDescriptor.from_tensor(rows_MK, [tiling.M, tiling.K]),
-        TensorDescriptor.from_tensor(weights.view(-1, K), [tiling.N, tiling.K]),
-        create_ragged_descriptor(out_MN, [tiling.M, tiling.N // tiling.stores]),
-        scale_M,
-        scale_EN,
-        ends_E,
-        N,
-        K,
-        E=E,
-        TILE_M=tiling.M,
-        TILE_N=tiling.N,
-        TILE_K=tiling.K,
-        ROWS_TOGETHER=tiling.rows_together,
-        STORES=tiling.stores,
-        num_warps=tiling.warps,
-        num_stages=tiling.stages,
-    )
+    programs = (_processors(rows_MK.device) * tiling.programs,)
+    others = (scale_M, scale_EN, bias_EN, ends_E, M, N, K)
+    sizes = {
+        "E": E,
+        "TILE_M": tiling.M,
+        "TILE_N": tiling.N,
+        "TILE_K": tiling.K,
+        "ROWS_TOGETHER": tiling.rows_together,
+        "num_warps": tiling.warps,
+        "num_stages": tiling.stages,
+    }
+    if tiling.has_accelerator:
+        accelerated_tiles[programs](
+            TensorDescriptor.from_tensor(rows_MK, [tiling.M, tiling.K]),
+            TensorDescriptor.from_tensor(weights.view(-1, K), [tiling.N, tiling.K]),
+            create_ragged_descriptor(out_MN, [tiling.M, tiling.N // tiling.stores]),
+            *others,
+            STORES=tiling.stores,
+            **sizes,
+        )
+    else:
+        loaded_tiles[programs](rows_MK, weights, out_MN, *others, **sizes)
 
 
 def _processors(device: torch.device) -> int:
@@ -107,13 +97,15 @@ def _processors(device: torch.device) -> int:
 
 
 @jit
-def grouped_tiles(
+def accelerated_tiles(
     rows: tl.tensor,
     weights: tl.tensor,
     out: tl.tensor,
     scale_M: tl.tensor,
     scale_EN: tl.tensor,
+    bias_EN: tl.tensor,
     ends: tl.tensor,
+    M: tl.tensor,
     N: tl.tensor,
     K: tl.tensor,
     E: tl.constexpr,
@@ -123,29 +115,29 @@ def grouped_tiles(
     ROWS_TOGETHER: tl.constexpr,
     STORES: tl.constexpr,
 ) -> None:
-    """The formula of ``multiply_tiles``; rows, weights and out are tensor descriptors."""
+    """The formula of ``multiply_tiles``; rows, weights and out are tensor descriptors.
+
+    The last tile of an expert also reads rows of the next one, and stores none of them.
+    """
+    SUM: tl.constexpr = tl.int32 if rows.dtype == tl.int8 else tl.float32
     blocks = tl.cdiv(K, TILE_K)
     tl.assume(blocks > 0)
-    tiles = _count_tiles(ends, N, E, TILE_M, TILE_N)
+    tiles = count_tiles(ends, M, N, E, TILE_M, TILE_N)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
-        expert, start, end, m, n = _place_of(tile, ends, N, E, TILE_M, TILE_N, ROWS_TOGETHER)
-        sums = tl.zeros((TILE_M, TILE_N), tl.float32)
+        expert, start, end, m, n = place_of(tile, ends, M, N, E, TILE_M, TILE_N, ROWS_TOGETHER)
+        sums = tl.zeros((TILE_M, TILE_N), SUM)
         for block in tl.range(0, blocks):
             k = block * TILE_K
             left = rows.load([start + m, k])
             right = tl.trans(weights.load([expert * N + n, k]))
-            sums = tl.dot(left, right, sums)
-        if scale_M is not None:
-            row = start + m + tl.arange(0, TILE_M)
-            sums *= tl.load(scale_M + row, row < end, other=0.0)[:, None]
-        if scale_EN is not None:
-            column = n + tl.arange(0, TILE_N)
-            scale = tl.load(scale_EN + expert * N + column, column < N, other=0.0)
-            sums *= scale[None, :]
+            sums = tl.dot(left, right, sums, out_dtype=SUM)
+        row = start + m + tl.arange(0, TILE_M)
+        column = n + tl.arange(0, TILE_N)
+        value = scaled(sums, scale_M, scale_EN, bias_EN, row, end, column, expert, N)
         if STORES == 1:
-            _store(out, sums, start, end, m, n)
+            _store(out, value, start, end, m, n)
         else:
-            halves = tl.permute(tl.reshape(sums, (TILE_M, 2, TILE_N // 2)), (0, 2, 1))
+            halves = tl.permute(tl.reshape(value, (TILE_M, 2, TILE_N // 2)), (0, 2, 1))
             left_half, right_half = tl.split(halves)
             _store(out, left_half, start, end, m, n)
             _store(out, right_half, start, end, m, n + TILE_N // 2)
@@ -167,57 +159,41 @@ def _store(
 
 
 @jit
-def _count_tiles(
+def loaded_tiles(
+    rows: tl.tensor,
+    weights: tl.tensor,
+    out: tl.tensor,
+    scale_M: tl.tensor,
+    scale_EN: tl.tensor,
+    bias_EN: tl.tensor,
     ends: tl.tensor,
+    M: tl.tensor,
     N: tl.tensor,
+    K: tl.tensor,
     E: tl.constexpr,
     TILE_M: tl.constexpr,
     TILE_N: tl.constexpr,
-) -> tl.tensor:
-    """Tiles of all experts."""
-    down = 0
-    start = 0
-    for e in tl.static_range(E):
-        end = tl.load(ends + e)
-        down += tl.cdiv(end - start, TILE_M)
-        start = end
-    return down * tl.cdiv(N, TILE_N)
-
-
-@jit
-def _place_of(
-    tile: tl.tensor,
-    ends: tl.tensor,
-    N: tl.tensor,
-    E: tl.constexpr,
-    TILE_M: tl.constexpr,
-    TILE_N: tl.constexpr,
+    TILE_K: tl.constexpr,
     ROWS_TOGETHER: tl.constexpr,
-) -> tuple[tl.tensor, ...]:
-    """The expert of a tile, its first row and the row after its last, and the tile's place in it.
-
-    Tiles are counted expert by expert; within an expert, in bands of ROWS_TOGETHER tiles below each
-    other; within a band, column of tiles by column.
-    """
-    across = tl.cdiv(N, TILE_N)
-    expert = 0
-    start = 0
-    end = 0
-    first = 0
-    next_start = 0
-    next_first = 0
-    for e in tl.static_range(E):
-        next_end = tl.load(ends + e)
-        reached = tile >= next_first
-        expert = tl.where(reached, e, expert)
-        start = tl.where(reached, next_start, start)
-        end = tl.where(reached, next_end, end)
-        first = tl.where(reached, next_first, first)
-        next_first += tl.cdiv(next_end - next_start, TILE_M) * across
-        next_start = next_end
-    tile -= first
-    band = tile // (ROWS_TOGETHER * across)
-    tile -= band * ROWS_TOGETHER * across
-    down = tl.minimum(tl.cdiv(end - start, TILE_M) - band * ROWS_TOGETHER, ROWS_TOGETHER)
-    m = (band * ROWS_TOGETHER + tile % down) * TILE_M
-    return expert, start, end, m, tile // down * TILE_N
+) -> None:
+    """The formula of ``multiply_tiles``, with plain loads and stores."""
+    SUM: tl.constexpr = tl.int32 if rows.dtype.element_ty == tl.int8 else tl.float32
+    tiles = count_tiles(ends, M, N, E, TILE_M, TILE_N)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0)):
+        expert, start, end, m, n = place_of(tile, ends, M, N, E, TILE_M, TILE_N, ROWS_TOGETHER)
+        row = start + m + tl.arange(0, TILE_M)
+        column = n + tl.arange(0, TILE_N)
+        left_row = rows + row.to(tl.int64)[:, None] * K
+        right_column = weights + (expert * N + column).to(tl.int64)[None, :] * K
+        sums = tl.zeros((TILE_M, TILE_N), SUM)
+        for block in tl.range(0, tl.cdiv(K, TILE_K)):
+            k = block * TILE_K + tl.arange(0, TILE_K)
+            left_inside = (row < end)[:, None] & (k < K)[None, :]
+            right_inside = (k < K)[:, None] & (column < N)[None, :]
+            left = tl.load(left_row + k[None, :], left_inside, other=0)
+            right = tl.load(right_column + k[:, None], right_inside, other=0)
+            sums = tl.dot(left, right, sums, out_dtype=SUM)
+        value = scaled(sums, scale_M, scale_EN, bias_EN, row, end, column, expert, N)
+        place = out + row.to(tl.int64)[:, None] * N + column[None, :]
+        inside = (row < end)[:, None] & (column < N)[None, :]
+        tl.store(place, value.to(out.dtype.element_ty), inside)

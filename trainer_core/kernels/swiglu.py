@@ -19,7 +19,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from trainer_core.kernels.rows8 import e4m3_scale, rows_to_e4m3_plain
+from trainer_core.kernels.rows8 import (
+    larger,
+    largest_magnitude,
+    rounded8,
+    rows_to_8_bits_plain,
+    scale8,
+)
 from trainer_core.kernels.triton_support import chunk_of_row, jit, runs_triton, tl
 
 
@@ -64,33 +70,34 @@ class _Swiglu(torch.autograd.Function):
         return swiglu_grad_triton(grad_MH, up, weight)
 
 
-def swiglu_to_e4m3(
-    up: torch.Tensor, weight: torch.Tensor | None = None
+def swiglu_to_8_bits(
+    up: torch.Tensor, weight: torch.Tensor | None = None, *, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """h in 8 bits: rows [M, H] and scales [M]. Without gradients.
 
     Args:
         up: [M, 2H].
         weight: [M], fp32; None: 1.
+        dtype: of the rows.
     """
     if runs_triton(up):
-        return swiglu_to_e4m3_triton(up, weight)
-    return swiglu_to_e4m3_plain(up, weight)
+        return swiglu_to_8_bits_triton(up, weight, dtype=dtype)
+    return swiglu_to_8_bits_plain(up, weight, dtype=dtype)
 
 
-def swiglu_to_e4m3_plain(
-    up: torch.Tensor, weight: torch.Tensor | None = None
+def swiglu_to_8_bits_plain(
+    up: torch.Tensor, weight: torch.Tensor | None = None, *, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``swiglu_to_e4m3`` in PyTorch."""
-    return rows_to_e4m3_plain(_wide_swiglu(up, weight))
+    """``swiglu_to_8_bits`` in PyTorch."""
+    return rows_to_8_bits_plain(_wide_swiglu(up, weight), dtype=dtype)
 
 
-def swiglu_to_e4m3_triton(
-    up: torch.Tensor, weight: torch.Tensor | None = None
+def swiglu_to_8_bits_triton(
+    up: torch.Tensor, weight: torch.Tensor | None = None, *, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``swiglu_to_e4m3`` in one kernel."""
+    """``swiglu_to_8_bits`` in one kernel."""
     M, H = up.shape[0], up.shape[1] // 2
-    rows8 = up.new_empty(M, H, dtype=torch.float8_e4m3fn)
+    rows8 = up.new_empty(M, H, dtype=dtype)
     scale = up.new_empty(M, dtype=torch.float32)
     _launch_forward(up, weight, None, rows8, scale)
     return rows8, scale
@@ -136,13 +143,14 @@ def swiglu_grad_triton(
     return grad_up, _launch_backward(grad_MH, up, weight, value=grad_up)
 
 
-def swiglu_grad_to_e4m3(
+def swiglu_grad_to_8_bits(
     grad_MH: torch.Tensor,
     up: torch.Tensor,
     weight: torch.Tensor | None,
     factor: torch.Tensor,
     expert: torch.Tensor | None = None,
     *,
+    dtype: torch.dtype,
     value_M2H: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The gradient of ``up`` times ``factor`` in 8 bits, and the gradient of ``weight``.
@@ -153,45 +161,53 @@ def swiglu_grad_to_e4m3(
         weight: [M], fp32; None: 1.
         factor: [2H], or [E, 2H] with ``expert``; fp32.
         expert: [M], int32: the row of ``factor`` for each row.
+        dtype: of the rows.
         value_M2H: also receives the gradient of ``up``, without the factor, in its own type.
 
     Returns:
         Rows [M, 2H], scales [M], and the gradient of ``weight``, [M], or None.
     """
     if runs_triton(up):
-        return swiglu_grad_to_e4m3_triton(grad_MH, up, weight, factor, expert, value_M2H=value_M2H)
-    return swiglu_grad_to_e4m3_plain(grad_MH, up, weight, factor, expert, value_M2H=value_M2H)
+        return swiglu_grad_to_8_bits_triton(
+            grad_MH, up, weight, factor, expert, dtype=dtype, value_M2H=value_M2H
+        )
+    return swiglu_grad_to_8_bits_plain(
+        grad_MH, up, weight, factor, expert, dtype=dtype, value_M2H=value_M2H
+    )
 
 
-def swiglu_grad_to_e4m3_plain(
+def swiglu_grad_to_8_bits_plain(
     grad_MH: torch.Tensor,
     up: torch.Tensor,
     weight: torch.Tensor | None,
     factor: torch.Tensor,
     expert: torch.Tensor | None = None,
     *,
+    dtype: torch.dtype,
     value_M2H: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """``swiglu_grad_to_e4m3`` in PyTorch."""
+    """``swiglu_grad_to_8_bits`` in PyTorch."""
     grad_up, grad_weight = _wide_swiglu_grad(grad_MH, up, weight)
     if value_M2H is not None:
         value_M2H.copy_(grad_up)
-    return *rows_to_e4m3_plain(
-        grad_up * (factor if expert is None else factor[expert])
-    ), grad_weight
+    rows8, scale = rows_to_8_bits_plain(
+        grad_up * (factor if expert is None else factor[expert]), dtype=dtype
+    )
+    return rows8, scale, grad_weight
 
 
-def swiglu_grad_to_e4m3_triton(
+def swiglu_grad_to_8_bits_triton(
     grad_MH: torch.Tensor,
     up: torch.Tensor,
     weight: torch.Tensor | None,
     factor: torch.Tensor,
     expert: torch.Tensor | None = None,
     *,
+    dtype: torch.dtype,
     value_M2H: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """``swiglu_grad_to_e4m3`` in one kernel."""
-    rows8 = torch.empty(up.shape, dtype=torch.float8_e4m3fn, device=up.device)
+    """``swiglu_grad_to_8_bits`` in one kernel."""
+    rows8 = torch.empty(up.shape, dtype=dtype, device=up.device)
     scale = up.new_empty(len(up), dtype=torch.float32)
     grad_weight = _launch_backward(
         grad_MH,
@@ -289,15 +305,15 @@ def forward_row(
         h = a * _sigmoid(a) * b
         if value is not None:
             tl.store(value + row * H + column, (h * w).to(value.dtype.element_ty), column < H)
-        largest = tl.maximum(largest, tl.abs(h))
+        largest = larger(largest, tl.abs(h))
         kept += (h,)
     if rows8 is not None:
         # w is the same for the whole row: it goes into the scale instead of each value.
-        row_scale = e4m3_scale(tl.max(largest, 0) * tl.abs(w))
+        row_scale = scale8(largest_magnitude(largest) * tl.abs(w), rows8)
         tl.store(scale + row, row_scale)
         for start in tl.static_range(0, H, CHUNK):
             column = start + tl.arange(0, CHUNK)
-            h8 = (kept[start // CHUNK] * (w / row_scale)).to(tl.float8e4nv)
+            h8 = rounded8(kept[start // CHUNK] * (w / row_scale), rows8)
             tl.store(rows8 + row * H + column, h8, column < H)
 
 
@@ -354,17 +370,17 @@ def backward_row(
         if rows8 is not None:
             da *= tl.load(factor_row + column, inside, other=0.0)
             db *= tl.load(factor_row + H + column, inside, other=0.0)
-            largest = tl.maximum(largest, tl.maximum(tl.abs(da), tl.abs(db)))
+            largest = larger(largest, larger(tl.abs(da), tl.abs(db)))
             kept_a += (da,)
             kept_b += (db,)
     if grad_weight is not None:
         tl.store(grad_weight + row, tl.sum(sum_w, 0))
     if rows8 is not None:
-        row_scale = e4m3_scale(tl.max(largest, 0) * tl.abs(w))
+        row_scale = scale8(largest_magnitude(largest) * tl.abs(w), rows8)
         tl.store(scale + row, row_scale)
         for start in tl.static_range(0, H, CHUNK):
             column = start + tl.arange(0, CHUNK)
-            a8 = (kept_a[start // CHUNK] * (w / row_scale)).to(tl.float8e4nv)
-            b8 = (kept_b[start // CHUNK] * (w / row_scale)).to(tl.float8e4nv)
+            a8 = rounded8(kept_a[start // CHUNK] * (w / row_scale), rows8)
+            b8 = rounded8(kept_b[start // CHUNK] * (w / row_scale), rows8)
             tl.store(rows8 + row * 2 * H + column, a8, column < H)
             tl.store(rows8 + row * 2 * H + H + column, b8, column < H)

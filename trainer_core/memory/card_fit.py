@@ -7,6 +7,7 @@ from math import isqrt
 from typing import Any, Final, Self
 
 from trainer_core.config.plan import MatmulKind, Plan
+from trainer_core.config.plan.matmul import is_8bit
 from trainer_core.errors import OutOfMemoryError
 from trainer_core.memory.card_plan import (
     CardNeeds,
@@ -159,7 +160,7 @@ def _recompute_all(run: CardRun) -> _Changed | None:
 
 def _hold_8_bits(run: CardRun) -> _Changed | None:
     is_auto = run.plan.identity.precision.matmul == "auto"
-    if run.model.matmul == "fp8" or not (is_auto and run.has_fp8):
+    if is_8bit(run.model.matmul) or not (is_auto and run.has_fp8):
         return None
     model = replace(run.model, matmul="fp8")
     changed = replace(run, model=model, weights=fused_weights(model))

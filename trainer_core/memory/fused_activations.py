@@ -10,6 +10,7 @@ what comes after it is not kept: no gradient needs it, or it is made again by on
 
 from dataclasses import dataclass
 
+from trainer_core.config.plan.matmul import is_8bit
 from trainer_core.memory.fused_model import LIVE_TEXT_TOKENS, TAIL_TOKENS, FusedModel, Tokens
 from trainer_core.memory.weights import FP32_BYTES
 
@@ -72,7 +73,7 @@ def block_bytes(model: FusedModel, number: int, tokens: Tokens) -> BlockBytes:
         input=2 * live * F * size + log_sum_exp,
         passing=max(_passing_bytes(model, stream) for stream in streams),
         transposed=max(_up_numbers(model, stream) for stream in streams)
-        if model.matmul == "fp8"
+        if is_8bit(model.matmul)
         else 0,
         recompute_flops=_recompute_flops(model, streams),
     )
@@ -163,22 +164,18 @@ def _any_adapted(model: FusedModel, stream: _Stream, names: list[str]) -> bool:
 def _passing_bytes(model: FusedModel, stream: _Stream) -> int:
     """While the gradient of SwiGLU's input becomes that of the rows.
 
-    Alive are the gradient of SwiGLU's output, that of its input (in 8 bits with fp8 products), the
-    result, and three gradients of the residual stream's size; where these linears are adapted,
-    their inputs and whole gradients too.
-
-    The gradient of attention comes later and needs less, because SwiGLU's input is freed by then. A
-    deterministic one adds up 7 fp32 copies of the queries' gradient on an H200 (one sample): 0.29
-    GiB at 1024 px, where SwiGLU's input has 0.28 GiB and its gradient takes 0.33 GiB.
+    Alive are the gradient of SwiGLU's output, that of its input (in 8 bits where these are
+    multiplied), the result, and three gradients of the residual stream's size; where these linears
+    are adapted, their inputs and whole gradients too.
     """
     F, size = model.width, model.number_bytes
     name = _routed(stream)
     rows = stream.live * (model.choices if stream.has_experts else 1)
     inner = model.linears[f"{stream.path}{name}.w1"].out_features
     numbers = rows * (inner + F) + 3 * stream.live * F
-    in_8_bits = rows * 2 * inner if model.matmul == "fp8" else 0
+    in_8_bits = rows * 2 * inner if is_8bit(model.matmul) else 0
     is_up_adapted = _any_adapted(model, stream, [f"{name}.w1", f"{name}.w3"])
-    if is_up_adapted or model.matmul == "no_change":
+    if is_up_adapted or not is_8bit(model.matmul):
         numbers += rows * 2 * inner
     if is_up_adapted:
         numbers += rows * (inner + F)

@@ -55,7 +55,7 @@ def tokens_of(plan: Plan, image_px: int) -> Tokens:
 def is_fused(plan: Plan, matmul: MatmulKind) -> bool:
     """Whether a CUDA card computes the plan with the fused blocks.
 
-    They multiply a frozen base in bf16 or in fp8; int8 weights that are converted before each
+    They multiply a frozen base in bf16 or in 8 bits; int8 weights that are converted before each
     product are left to optimum-quanto.
     """
     precision = plan.identity.precision
@@ -82,7 +82,7 @@ class FusedModel:
     """Experts that a token uses, beside the shared one."""
     compute: Compute
     matmul: MatmulKind
-    """``fp8``: the base is held in 8 bits, but for its first and last layers."""
+    """With 8-bit products the base is held in 8 bits, but for its first and last layers."""
     has_balance: bool
     """Whether the gates' load-balancing loss is trained on."""
     llama_layers: int

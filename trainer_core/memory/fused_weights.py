@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from trainer_core.config.plan.matmul import is_8bit
 from trainer_core.config.plan.shapes import LinearShape
 from trainer_core.memory.fused_model import FusedModel
 from trainer_core.memory.weights import FP32_BYTES
@@ -57,7 +58,7 @@ def fused_weights(model: FusedModel) -> FusedWeights:
             streamed[path] = size
         elif (number := block_weights_of(model, path)) is not None:
             blocks[number] += size
-            if model.matmul == "fp8":
+            if is_8bit(model.matmul):
                 transposed += linear.in_features * linear.out_features
         else:
             rest += size
@@ -113,7 +114,7 @@ def _held(model: FusedModel, linear: LinearShape) -> tuple[int, int]:
     weights, rows = linear.in_features * linear.out_features, linear.out_features
     bias = rows * number_bytes if linear.bias else 0
     is_inside = model.block_of(linear.path) is not None or linear.path.startswith(_CAPTIONS)
-    if model.matmul == "fp8" and is_inside:
+    if is_8bit(model.matmul) and is_inside:
         return weights + bias, rows * FP32_BYTES
     return weights * number_bytes + bias, 0
 

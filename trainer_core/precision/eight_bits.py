@@ -8,11 +8,11 @@ from typing import Final
 import torch
 from torch import nn
 
-from trainer_core.kernels.rows8 import weight_to_e4m3
+from trainer_core.kernels.rows8 import weight_to_8_bits
 from trainer_core.precision.base_weights import Target, source_targets
-from trainer_core.precision.linear8 import Linear8, weight_to_int8
+from trainer_core.precision.linear8 import Linear8
 
-ROUNDING_VERSION: Final = 1
+ROUNDING_VERSION: Final = 2
 """Raised when the rounding changes, so that weights kept by an earlier version are not used."""
 
 
@@ -34,11 +34,9 @@ def rounding_targets(model: nn.Module) -> dict[str, Target]:
 
 
 def _rounding(linear: Linear8, one_at_a_time: threading.Lock) -> Callable[[torch.Tensor], None]:
-    to_rows8 = weight_to_int8 if linear.rows8.dtype is torch.int8 else weight_to_e4m3
-
     def put(weight: torch.Tensor) -> None:
         with one_at_a_time:
-            rows8, scale = to_rows8(weight)
+            rows8, scale = weight_to_8_bits(weight, dtype=linear.rows8.dtype)
             linear.rows8.copy_(rows8)
             linear.scale.copy_(scale)
 

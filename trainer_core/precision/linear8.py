@@ -1,42 +1,43 @@
 """Frozen linear layers whose weights are held in 8 bits, with one scale for each output row."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from trainer_core.config.plan import MatmulKind
 from trainer_core.kernels.few_rows import MOST_ROWS, few_rows_product
-from trainer_core.kernels.rows8 import weight_to_e4m3
+from trainer_core.kernels.rows8 import weight_to_8_bits
 from trainer_core.precision.base_weights import linears_of
 
-HeldForm = Literal["e4m3", "int8", "plain"]
-"""``e4m3``: 8-bit floats, which tensor cores multiply. ``int8``: 8-bit integers, which keep more
-bits of a weight and are multiplied after conversion. ``plain``: the compute type."""
+HeldForm = Literal["multiplied", "converted", "plain"]
+"""``multiplied``: in the 8-bit type of the products. ``converted``: 8-bit integers, which are
+converted before each product. ``plain``: the compute type."""
+_DTYPES: Final[Mapping[MatmulKind, torch.dtype]] = MappingProxyType(
+    {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+)
 
-_INT8_MAX: Final = 127.0
-_SMALLEST_SCALE: Final = 1e-12
+
+def dtype8_of(matmul: MatmulKind) -> torch.dtype | None:
+    """The type of the rows that products of this kind multiply; None: not in 8 bits."""
+    return _DTYPES.get(matmul)
 
 
 def held_form(path: str) -> HeldForm:
     """How a run with 8-bit products holds the linear layer at ``path`` of HiDream's transformer.
 
     The linears of attention and feed-forward make up 84 % of the weights and nearly all of the
-    arithmetic: e4m3. The modulation and the captions' projections are multiplied once a step: int8.
-    The first and last layers are small and see the least averaging: plain.
+    arithmetic: multiplied in 8 bits. The modulation and the captions' projections are multiplied
+    once a step: converted. The first and last layers are small and see the least averaging: plain.
     """
     if "adaLN_modulation" in path or path.startswith("caption_projection."):
-        return "plain" if path.startswith("final_layer.") else "int8"
+        return "plain" if path.startswith("final_layer.") else "converted"
     if ".attn1." in path or ".ff_i." in path or ".ff_t." in path:
-        return "e4m3"
+        return "multiplied"
     return "plain"
-
-
-def weight_to_int8(weight_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of a weight as int8 [N, K], and their scales [N], fp32: row = scale · integers."""
-    wide = weight_NK.float()
-    scale_N = (wide.abs().amax(dim=1) / _INT8_MAX).clamp(min=_SMALLEST_SCALE)
-    return (wide / scale_N[:, None]).round().to(torch.int8), scale_N
 
 
 class Linear8(nn.Module):
@@ -77,15 +78,17 @@ class Linear8(nn.Module):
         return output if self.bias is None else output + self.bias
 
 
-def linear8_of(linear: nn.Linear, form: Literal["e4m3", "int8"], device: torch.device) -> Linear8:
-    """The same layer on ``device``, with its weight in 8 bits."""
+def linear8_of(linear: nn.Linear, dtype8: torch.dtype, device: torch.device) -> Linear8:
+    """The same layer on ``device``, with its weight in this 8-bit type."""
     weight = linear.weight.detach().to(device)
-    rows8, scale = weight_to_e4m3(weight) if form == "e4m3" else weight_to_int8(weight)
+    rows8, scale = weight_to_8_bits(weight, dtype=dtype8)
     return Linear8(rows8, scale, None if linear.bias is None else linear.bias.to(device))
 
 
-def hold_in_8bit(transformer: nn.Module, device: torch.device) -> int:
+def hold_in_8bit(transformer: nn.Module, device: torch.device, dtype8: torch.dtype) -> int:
     """Replace the linears of HiDream's transformer by ``Linear8`` as ``held_form`` says.
+
+    ``dtype8``: of the weights that are multiplied in 8 bits.
 
     The layers are moved to ``device`` one by one and converted there, so a card needs room for the
     8-bit weights only. Returns the number of replaced linears.
@@ -96,7 +99,8 @@ def hold_in_8bit(transformer: nn.Module, device: torch.device) -> int:
         if form == "plain":
             continue
         parent, _, name = path.rpartition(".")
-        layer = linear8_of(linear, form, device).train(linear.training)
+        held = dtype8 if form == "multiplied" else torch.int8
+        layer = linear8_of(linear, held, device).train(linear.training)
         transformer.get_submodule(parent).register_module(name, layer)
         count += 1
     transformer.to(device)

@@ -1,8 +1,9 @@
 """How products with the frozen base are computed, chosen by the card. Imports no torch.
 
-``fp8`` multiplies rows of e4m3 numbers on the card's 8-bit units, forward and for the gradient of
-the input. ``no_change`` multiplies in the type of the computation; 8-bit weights are converted
-before each product. The kind changes numbers: a checkpoint stores it, and a resume keeps it.
+``fp8`` and ``int8`` multiply rows of e4m3 numbers or of 8-bit integers on the card's 8-bit units,
+forward and for the gradient of the input. ``no_change`` multiplies in the type of the computation;
+8-bit weights are converted before each product. The kind changes numbers: a checkpoint stores it,
+and a resume keeps it.
 """
 
 from collections.abc import Mapping
@@ -17,17 +18,20 @@ from trainer_core.errors import DeviceError
 Capability = tuple[int, int]
 """Compute capability of a CUDA card, such as (9, 0) of an H100."""
 
-FP8_NEEDS: Final = "fp8 products need a CUDA card of capability 9.0 or newer"
-_FP8_FROM: Final[Capability] = (9, 0)
-_FUSED_ON: Final = (9, 10)
+_FROM: Final[Mapping[MatmulKind, Capability]] = MappingProxyType({"fp8": (9, 0), "int8": (8, 0)})
+"""The oldest cards with the products. Older ones multiply in the type of the computation."""
+_GROUPED_ON: Final = (9, 10)
 """First numbers of capabilities. Source: ``_grouped_mm_cuda`` of torch 2.11 and 2.13."""
-_MEASURED: Final[tuple[Capability, ...]] = ((9, 0),)
-"""Cards on which the fp8 products were run and compared with bf16."""
+_MEASURED: Final[Mapping[MatmulKind, tuple[Capability, ...]]] = MappingProxyType(
+    {"fp8": ((9, 0),), "int8": ()}
+)
+"""Cards on which the products were run and compared with bf16."""
 
 CARDS: Final[Mapping[str, Capability | None]] = MappingProxyType(
     {
         "CPU": None,
-        "cards before 9.0": (8, 9),
+        "cards before 8.0": (7, 5),
+        "8.0 to 8.9": (8, 6),
         "9.0": (9, 0),
         "cards after 9.0": (10, 0),
     }
@@ -48,7 +52,7 @@ def pick_matmul(precision: Precision, capability: Capability | None) -> MatmulPi
     """How a new run multiplies.
 
     ``auto`` is fp8 where the base is held in 8 bits, the computation is bf16 and the card is one on
-    which fp8 products were measured. On newer cards they have to be asked for.
+    which fp8 products were measured. On newer cards they have to be asked for, and int8 everywhere.
 
     Args:
         precision: of the plan.
@@ -59,7 +63,7 @@ def pick_matmul(precision: Precision, capability: Capability | None) -> MatmulPi
     """
     kind: MatmulKind = "no_change" if precision.matmul == "auto" else precision.matmul
     is_auto = precision.matmul == "auto"
-    if is_auto and _gains_from_fp8(precision) and capability in _MEASURED:
+    if is_auto and _gains_from_fp8(precision) and capability in _MEASURED["fp8"]:
         kind = "fp8"
     return _checked(kind, capability, "")
 
@@ -69,7 +73,7 @@ def picked_earlier(kind: MatmulKind, capability: Capability | None) -> MatmulPic
 
     Raises DeviceError where this card does not have such products.
     """
-    return _checked(kind, capability, "the checkpoint was trained with fp8 products: ")
+    return _checked(kind, capability, f"the checkpoint was trained with {kind} products: ")
 
 
 def picks_by_card(precision: Precision, device: Device) -> dict[str, MatmulKind | None]:
@@ -92,18 +96,43 @@ def _gains_from_fp8(precision: Precision) -> bool:
     return precision.base == "int8-quanto" and precision.compute == "bf16"
 
 
-def has_fp8(capability: Capability | None) -> bool:
-    """Whether a card has fp8 products; None: no card."""
-    return capability is not None and capability >= _FP8_FROM
+def is_8bit(kind: MatmulKind) -> bool:
+    """Whether products of this kind multiply rows in 8 bits, and the base is held so."""
+    return kind != "no_change"
 
 
-def has_fused_blocks(capability: Capability | None) -> bool:
-    """Whether a card can compute HiDream's fused blocks.
+def needs_of(kind: MatmulKind) -> str:
+    """Which cards have 8-bit products of this kind, as a sentence."""
+    return "{} products need a CUDA card of capability {}.{} or newer".format(kind, *_FROM[kind])
 
-    On others torch's grouped products ask the host, which no CUDA graph can capture, and most have
-    less shared memory than the kernels of the experts need.
+
+def measured_on(kind: MatmulKind) -> str:
+    """Where 8-bit products of this kind were measured, such as ``on cards of capability 9.0``."""
+    cards = ", ".join("{}.{}".format(*capability) for capability in _MEASURED[kind])
+    return f"on cards of capability {cards} only" if cards else "on no card yet"
+
+
+def has_products(kind: MatmulKind, capability: Capability | None) -> bool:
+    """Whether a card has products of this kind; None: no card."""
+    return kind == "no_change" or (capability is not None and capability >= _FROM[kind])
+
+
+def has_grouped_products(capability: Capability | None) -> bool:
+    """Whether torch's grouped products run on a card without asking the host.
+
+    A CUDA graph can capture only such.
     """
-    return capability is not None and capability[0] in _FUSED_ON
+    return capability is not None and capability[0] in _GROUPED_ON
+
+
+def has_fused_blocks(capability: Capability | None, kind: MatmulKind) -> bool:
+    """Whether a card can compute HiDream's fused blocks with products of this kind.
+
+    Cards of 8.0 to 8.9 can with int8 products: their kernels need nothing that came later. Others
+    lack grouped products, or the shared memory that the kernels of the experts need.
+    """
+    is_ampere_or_ada = capability is not None and capability[0] == 8
+    return has_grouped_products(capability) or (kind == "int8" and is_ampere_or_ada)
 
 
 def _checked(kind: MatmulKind, capability: Capability | None, because: str) -> MatmulPick:
@@ -111,7 +140,7 @@ def _checked(kind: MatmulKind, capability: Capability | None, because: str) -> M
     place = "a CPU" if capability is None else "a card of capability {}.{}".format(*capability)
     if kind == "no_change":
         return MatmulPick(kind=kind, reason=f"multiplies without 8-bit products on {place}")
-    if not has_fp8(capability):
-        raise DeviceError(f"{because}{FP8_NEEDS}, and this run is on {place}")
-    unmeasured = "" if capability in _MEASURED else ", where this was never measured"
-    return MatmulPick(kind=kind, reason=f"multiplies in fp8 on {place}{unmeasured}")
+    if not has_products(kind, capability):
+        raise DeviceError(f"{because}{needs_of(kind)}, and this run is on {place}")
+    unmeasured = "" if capability in _MEASURED[kind] else ", where this was never measured"
+    return MatmulPick(kind=kind, reason=f"multiplies in {kind} on {place}{unmeasured}")

@@ -3,7 +3,7 @@
 from typing import Final
 
 from trainer_core.config.plan import Compute, Matmul, Place, Precision, Quantization
-from trainer_core.config.plan.matmul import FP8_NEEDS
+from trainer_core.config.plan.matmul import measured_on, needs_of
 from trainer_core.config.simpletuner.model import is_full_rank
 from trainer_core.config.simpletuner.reading import Options
 from trainer_core.config.simpletuner.steps import device_of
@@ -32,11 +32,11 @@ _MATMUL: Final[Option[Matmul]] = PRECISION.choice(
     "base_model_matmul_precision",
     Matmul,
     "auto",
-    "Reverie's own: how the frozen base is multiplied. fp8 uses the card's 8-bit units and holds "
-    "the base in 8 bits; auto is fp8 where the base is held in 8 bits and the card is of "
-    "capability 9.0.",
-    known=("int8",),
+    "Reverie's own: how the frozen base is multiplied. fp8 and int8 use the card's 8-bit units and "
+    "hold the base in 8 bits; auto is fp8 where the base is held in 8 bits and the card is of "
+    "capability 9.0. fp8 needs capability 9.0, int8 8.0; int8 was never measured on a card.",
 )
+_ROWS: Final = {"fp8": "e4m3 numbers", "int8": "8-bit integers"}
 _ENCODERS: Final = tuple(
     _quantization(f"text_encoder_{n}_precision", f"How text encoder {n} is stored.")
     for n in (1, 2, 3, 4)
@@ -74,7 +74,7 @@ def precision_of(config: Options) -> Precision:
         message = "A quantised base cannot be trained: set it to no_change, or train an adapter."
         config.problem(_BASE, "conflict", message)
     matmul = _matmul_of(config)
-    if config.given(_QUANTIZE_VIA) and base == "no_change" and matmul != "fp8":
+    if config.given(_QUANTIZE_VIA) and base == "no_change" and matmul not in {"fp8", "int8"}:
         config.warn("quantize_via has no effect: the base is not quantised.")
     first, second, third, fourth = (config[encoder] for encoder in _ENCODERS)
     return Precision(
@@ -89,24 +89,25 @@ def precision_of(config: Options) -> Precision:
 
 
 def _matmul_of(config: Options) -> Matmul:
-    """How the frozen base is multiplied; a problem for each option that rules fp8 out."""
+    """How the frozen base is multiplied; a problem for each option without 8-bit products."""
     matmul = config[_MATMUL]
-    if matmul != "fp8":
+    if matmul == "auto" or matmul == "no_change":  # noqa: PLR1714 - mypy narrows only this
         return matmul
     if is_full_rank(config):
-        message = "fp8 products need a frozen base: set it to auto, or train an adapter."
+        message = f"{matmul} products need a frozen base: set it to auto, or train an adapter."
         config.problem(_MATMUL, "conflict", message)
     if device_of(config) == "cpu":
-        message = f"{FP8_NEEDS}: set it to auto, or device to cuda."
+        message = f"{needs_of(matmul)}: set it to auto, or device to cuda."
         config.problem(_MATMUL, "conflict", message)
     if config[_COMPUTE] == "fp32":
-        message = "fp8 products are part of a bf16 computation: set it to auto, or mixed_precision "
-        config.problem(_MATMUL, "conflict", message + "to bf16.")
+        message = f"{matmul} products are part of a bf16 computation: set it to auto, or "
+        config.problem(_MATMUL, "conflict", message + "mixed_precision to bf16.")
     if config[_BASE] == "no_change":
         config.warn(
-            "base_model_matmul_precision fp8 holds the base in 8 bits, as rows of e4m3 numbers, "
-            "although base_model_precision is no_change."
+            f"base_model_matmul_precision {matmul} holds the base in 8 bits, as rows of "
+            f"{_ROWS[matmul]}, although base_model_precision is no_change."
         )
+    config.warn(f"{matmul} products were measured {measured_on(matmul)}.")
     return matmul
 
 

@@ -175,10 +175,10 @@ class FusedBlocks:
         shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = parts[6:]
         P = image.shape[1]
 
-        is_8bit = block.attention.qkv.weight.is_8bit
+        dtype8 = block.attention.qkv.weight.dtype8
         # Later layers read the stream that the norm returns: its kernel adds both gradients.
-        image, normed_i = add_norm(image, shift_i, scale_i, with_rows8=is_8bit)
-        text, normed_t = add_norm(text, shift_t, scale_t, tail_BTF=tail, with_rows8=is_8bit)
+        image, normed_i = add_norm(image, shift_i, scale_i, dtype8=dtype8)
+        text, normed_t = add_norm(text, shift_t, scale_t, tail_BTF=tail, dtype8=dtype8)
         attended = self._attend(
             [
                 _stream(block.attention, normed_i, P, adapter),
@@ -190,10 +190,10 @@ class FusedBlocks:
         update_i = product(block.attention.out, Activation(attended[:, :P]), adapter)
         update_t = product(block.text_attention.out, Activation(attended[:, P:]), adapter)
         image, normed_i = add_norm(
-            image, shift_ff_i, scale_ff_i, update_BSF=update_i, gate_BF=gate_i, with_rows8=is_8bit
+            image, shift_ff_i, scale_ff_i, update_BSF=update_i, gate_BF=gate_i, dtype8=dtype8
         )
         text, normed_t = add_norm(
-            text, shift_ff_t, scale_ff_t, update_BSF=update_t, gate_BF=gate_t, with_rows8=is_8bit
+            text, shift_ff_t, scale_ff_t, update_BSF=update_t, gate_BF=gate_t, dtype8=dtype8
         )
         keeps_t = wanted.output or gate_ff_t.requires_grad
         fed_t = feed_forward(block.text_feed, normed_t, adapter, keep_output=keeps_t)
@@ -212,13 +212,13 @@ class FusedBlocks:
     ) -> tuple[torch.Tensor, ...]:
         adapter = conditions.adapter
         shift, scale, gate, shift_ff, scale_ff, gate_ff = modulation.chunk(6, dim=-1)
-        is_8bit = block.attention.qkv.weight.is_8bit
-        hidden, normed = add_norm(hidden, shift, scale, tail_BTF=tail, with_rows8=is_8bit)
+        dtype8 = block.attention.qkv.weight.dtype8
+        hidden, normed = add_norm(hidden, shift, scale, tail_BTF=tail, dtype8=dtype8)
         stream = _stream(block.attention, normed, hidden.shape[1], adapter)
         attended = self._attend([stream], conditions, wanted.attention)
         update = product(block.attention.out, Activation(attended), adapter)
         hidden, normed = add_norm(
-            hidden, shift_ff, scale_ff, update_BSF=update, gate_BF=gate, with_rows8=is_8bit
+            hidden, shift_ff, scale_ff, update_BSF=update, gate_BF=gate, dtype8=dtype8
         )
         return _fed(block, hidden, gate_ff, normed, conditions, wanted)
 

@@ -18,7 +18,8 @@ from torch import nn
 
 from trainer_core.adapters.attach import base_of
 from trainer_core.adapters.lokr import LokrLinear
-from trainer_core.config.plan.matmul import has_fused_blocks
+from trainer_core.config.plan import MatmulKind
+from trainer_core.config.plan.matmul import has_fused_blocks, has_grouped_products
 from trainer_core.hidream.fused.blocks import Attention, FusedBlock, FusedBlocks
 from trainer_core.hidream.fused.deltas import DeltaKind, Place
 from trainer_core.hidream.fused.expert_deltas import ExpertPlace
@@ -44,7 +45,7 @@ def fused_blocks(
     """The blocks of a transformer whose base is frozen; adapters are attached.
 
     Args:
-        transformer: its block linears are ``nn.Linear``, or ``Linear8`` in e4m3, on one device.
+        transformer: its block linears are ``nn.Linear`` or ``Linear8``, on one device.
         numbers: number of each adapted linear, by path.
         recomputed: numbers of the blocks that are computed again in the backward pass.
         keeps_transposed: hold 8-bit weights also transposed: faster, for twice the memory.
@@ -67,22 +68,34 @@ def fused_blocks(
     )
 
 
-def refusal(transformer: HiDreamImageTransformer2DModel, compute: Compute) -> str | None:
-    """Why the blocks of a prepared transformer cannot be fused; None: they can."""
-    if not has_fused_blocks(capability_of(compute.device)):
-        return "fused blocks need a CUDA card of capability 9 or 10"
+def refusal(
+    transformer: HiDreamImageTransformer2DModel, compute: Compute, matmul: MatmulKind
+) -> str | None:
+    """Why the blocks of a prepared transformer cannot be fused; None: they can.
+
+    ``matmul``: how the frozen base is multiplied.
+    """
+    capability = capability_of(compute.device)
+    if not has_fused_blocks(capability, matmul):
+        return "fused blocks need a CUDA card of capability 9 or 10, or of 8 with int8 products"
     if compute.weights is not torch.bfloat16:
         return "fused blocks compute in bf16"
     if any(parameter.requires_grad for parameter in _frozen_parts(transformer)):
         return "fused blocks need a frozen base"
+    return next(_unfusable(transformer, has_grouped_products(capability)), None)
+
+
+def _unfusable(transformer: nn.Module, has_grouped: bool) -> Iterator[str]:
+    """What the fused blocks do not multiply, and why."""
     for path, part in transformer.named_modules():
         if isinstance(part, MOEFeedForwardSwiGLU) and not can_group(part):
-            return f"the adapters of the experts of {path} cannot be multiplied in groups"
+            yield f"the adapters of the experts of {path} cannot be multiplied in groups"
+        if isinstance(part, MOEFeedForwardSwiGLU) and _has_adapters(part) and not has_grouped:
+            yield "adapters of experts need a CUDA card of capability 9 or 10"
         if type(part) in _FUSABLE or not isinstance(part, nn.Linear | Linear8):
             continue
         if "_blocks." in path and "lora_" not in path:
-            return f"fused blocks do not multiply a {type(part).__name__}"
-    return None
+            yield f"fused blocks do not multiply a {type(part).__name__}"
 
 
 _FUSABLE: Final = (nn.Linear, Linear8)
@@ -111,6 +124,10 @@ def can_group(layer: Any) -> bool:
         and all(side % 8 == 0 for side in _grouped_sides(getattr(layer.experts[0], name)))
         for name in ("w1", "w2", "w3")
     )
+
+
+def _has_adapters(layer: Any) -> bool:
+    return any(_kind(getattr(layer.experts[0], name)) is not None for name in ("w1", "w2", "w3"))
 
 
 def _grouped_sides(linear: nn.Module) -> tuple[int, ...]:

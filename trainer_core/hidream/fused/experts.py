@@ -43,11 +43,11 @@ from trainer_core.kernels.expert_rows import (
     combine_rows,
     gather_rows,
     gather_rows8,
-    gather_rows_to_e4m3,
+    gather_rows_to_8_bits,
 )
 from trainer_core.kernels.route import route, route_gradient
-from trainer_core.kernels.rows8 import rows_to_e4m3
-from trainer_core.kernels.swiglu import swiglu, swiglu_grad, swiglu_grad_to_e4m3, swiglu_to_e4m3
+from trainer_core.kernels.rows8 import rows_to_8_bits
+from trainer_core.kernels.swiglu import swiglu, swiglu_grad, swiglu_grad_to_8_bits, swiglu_to_8_bits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,12 +229,12 @@ def _up(
     layer: Experts, input_: Activation, order: ExpertOrder, factors: ExpertFactors
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The sorted rows times w1 and w3 of their experts, with the adapters' part."""
-    dtype = input_.value.dtype
+    dtype, dtype8 = input_.value.dtype, layer.up.dtype8
     rows = None
-    if factors.up or not layer.up.is_8bit:
+    if factors.up or dtype8 is None:
         rows = gather_rows(input_.value, order.order, layer.choices)
-    if layer.up.is_8bit:
-        rows8, scale = gather_rows8(*as_rows8(input_), order.order, layer.choices)
+    if dtype8 is not None:
+        rows8, scale = gather_rows8(*as_rows8(input_, dtype8), order.order, layer.choices)
         up = multiply_grouped(layer.up, rows8, scale, order.ends, dtype)
     else:
         assert rows is not None
@@ -260,11 +260,12 @@ def _down(
     """silu(a) · b · weight times w2 of each row's expert; None where nothing needs it."""
     if not keep_output and not factors.down:
         return None, []
-    if layer.down.is_8bit and not factors.down:
-        inner8, scale = swiglu_to_e4m3(up, weight_M)
+    dtype8 = layer.down.dtype8
+    if dtype8 is not None and not factors.down:
+        inner8, scale = swiglu_to_8_bits(up, weight_M, dtype=dtype8)
         return multiply_grouped(layer.down, inner8, scale, order.ends, up.dtype), []
     inner = swiglu(up, weight_M)
-    rows, scale_M = rows_to_e4m3(inner) if layer.down.is_8bit else (inner, None)
+    rows, scale_M = (inner, None) if dtype8 is None else rows_to_8_bits(inner, dtype=dtype8)
     down = multiply_grouped(layer.down, rows, scale_M, order.ends, up.dtype)
     if not factors.down:
         return down, []
@@ -290,10 +291,11 @@ def _routed_gradients(
     grad_down = None
     if factors.down or not layer.down.is_8bit:
         grad_down = gather_rows(grad_NF, order.order, choices, gate_BF)
-    if layer.down.is_8bit:
+    if layer.down.dtype8 is not None:
         assert layer.down.scale is not None
-        rows8, scale = gather_rows_to_e4m3(
-            grad_NF, order.order, order.expert, choices, layer.down.scale, gate_BF
+        rows8, scale = gather_rows_to_8_bits(
+            *(grad_NF, order.order, order.expert, choices, layer.down.scale, gate_BF),
+            dtype=layer.down.dtype8,
         )
         grad_inner = multiply_grouped_gradient(layer.down, rows8, scale, order.ends, dtype)
     else:
@@ -313,11 +315,13 @@ def _routed_gradients(
             grad_inner,
         )
     grad_up = None
-    if layer.up.is_8bit:
+    if layer.up.dtype8 is not None:
         assert layer.up.scale is not None
         grad_up = torch.empty_like(up) if factors.up else None
-        rows8, scale, grad_weight = swiglu_grad_to_e4m3(
-            grad_inner, up, weight_M, layer.up.scale, order.expert, value_M2H=grad_up
+        rows8, scale, grad_weight = swiglu_grad_to_8_bits(
+            *(grad_inner, up, weight_M, layer.up.scale, order.expert),
+            dtype=layer.up.dtype8,
+            value_M2H=grad_up,
         )
         grad_rows = multiply_grouped_gradient(layer.up, rows8, scale, order.ends, dtype)
     else:

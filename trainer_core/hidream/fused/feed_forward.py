@@ -24,7 +24,7 @@ from trainer_core.hidream.fused.weights import (
 )
 from trainer_core.kernels.activation import Activation
 from trainer_core.kernels.gated_rows import gate_rows
-from trainer_core.kernels.swiglu import swiglu, swiglu_grad, swiglu_grad_to_e4m3, swiglu_to_e4m3
+from trainer_core.kernels.swiglu import swiglu, swiglu_grad, swiglu_grad_to_8_bits, swiglu_to_8_bits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,10 +127,11 @@ def forward_rows(
     kept = Kept(up, hidden_up, [])
     if not keep_output:
         return input_.value.new_empty(len(up), layer.down.weight.out_features), kept
+    dtype8 = layer.down.weight.dtype8
     inner = (
-        Activation(up, *swiglu_to_e4m3(up))  # ``value`` only tells the type
-        if layer.down.weight.is_8bit
-        else Activation(swiglu(up))
+        Activation(swiglu(up))
+        if dtype8 is None
+        else Activation(up, *swiglu_to_8_bits(up, dtype=dtype8))  # ``value`` only tells the type
     )
     return multiply(layer.down.weight, inner), kept
 
@@ -162,7 +163,8 @@ def backward_rows(
             factors.seed,
             grad_inner,
         )
-    if factors.up or not layer.up.weight.is_8bit:
+    scale_N, dtype8 = layer.up.weight.scale, layer.up.weight.dtype8
+    if factors.up or scale_N is None or dtype8 is None:
         grad_up, _ = swiglu_grad(grad_inner, kept.up)
         grad_input = multiply_gradient(layer.up.weight, grad_up)
         gradients_up: list[FactorGradients] = []
@@ -178,7 +180,6 @@ def backward_rows(
                 grad_input,
             )
         return grad_input, [*gradients_up, *gradients_down]
-    assert layer.up.weight.scale is not None
-    rows8, scale, _ = swiglu_grad_to_e4m3(grad_inner, kept.up, None, layer.up.weight.scale)
+    rows8, scale, _ = swiglu_grad_to_8_bits(grad_inner, kept.up, None, scale_N, dtype=dtype8)
     grad_input = multiply_rows8_gradient(layer.up.weight, rows8, scale, dtype=dtype)
     return grad_input, gradients_down

@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional
 
 from trainer_core.kernels.activation import Activation
+from trainer_core.kernels.dense_product8 import dense_product8
 from trainer_core.kernels.gated_rows import gate_rows
 from trainer_core.kernels.grouped_product import grouped_product, grouped_product8
-from trainer_core.kernels.rows8 import rows_to_e4m3
+from trainer_core.kernels.rows8 import rows_to_8_bits
 from trainer_core.kernels.transpose8 import transposed_rows8
 
 
@@ -22,7 +23,7 @@ class Weight:
     whole: torch.Tensor | None = None
     """In the compute type; None: only 8-bit rows are held."""
     rows8: torch.Tensor | None = None
-    """e4m3; weight = scale · rows8."""
+    """e4m3 or int8; weight = scale · rows8."""
     scale: torch.Tensor | None = None
     """[N] or [E, N], fp32."""
     transposed: torch.Tensor | None = None
@@ -33,6 +34,11 @@ class Weight:
     @property
     def is_8bit(self) -> bool:
         return self.rows8 is not None
+
+    @property
+    def dtype8(self) -> torch.dtype | None:
+        """Type of the 8-bit rows, which a product wants its activations in; None: whole."""
+        return None if self.rows8 is None else self.rows8.dtype
 
     @property
     def out_features(self) -> int:
@@ -49,11 +55,12 @@ class Weight:
         return transposed_rows8(self.rows8)
 
 
-def as_rows8(activation: Activation) -> tuple[torch.Tensor, torch.Tensor]:
+def as_rows8(activation: Activation, dtype8: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """The 8-bit rows of an activation, [M, K], and their scales, [M]."""
     if activation.rows8 is not None and activation.scale is not None:
+        assert activation.rows8.dtype is dtype8
         return activation.rows8, activation.scale
-    return rows_to_e4m3(activation.value)
+    return rows_to_8_bits(activation.value, dtype=dtype8)
 
 
 def multiply(weight: Weight, activation: Activation) -> torch.Tensor:
@@ -63,8 +70,8 @@ def multiply(weight: Weight, activation: Activation) -> torch.Tensor:
         return functional.linear(_rows(activation.value), weight.whole, weight.bias)
     assert weight.rows8 is not None
     assert weight.scale is not None
-    rows8, scale_M = as_rows8(activation)
-    return _product8(rows8, scale_M, weight.rows8, weight.scale, dtype=dtype, bias=weight.bias)
+    rows8, scale_M = as_rows8(activation, weight.rows8.dtype)
+    return dense_product8(rows8, scale_M, weight.rows8, weight.scale, dtype, weight.bias)
 
 
 def multiply_gradient(
@@ -80,7 +87,8 @@ def multiply_gradient(
     if weight.whole is not None:
         gated = grad_MN if gate_BN is None else gate_rows(grad_MN, gate_BN)
         return gated @ weight.whole
-    rows8, scale = rows_to_e4m3(grad_MN, weight.scale, gate_BN)
+    assert weight.rows8 is not None
+    rows8, scale = rows_to_8_bits(grad_MN, weight.scale, gate_BN, dtype=weight.rows8.dtype)
     return multiply_rows8_gradient(weight, rows8, scale, dtype=grad_MN.dtype)
 
 
@@ -88,9 +96,7 @@ def multiply_rows8_gradient(
     weight: Weight, rows8_MN: torch.Tensor, scale_M: torch.Tensor, *, dtype: torch.dtype
 ) -> torch.Tensor:
     """As ``multiply_gradient``, for a gradient that already has the weight's scales and 8 bits."""
-    turned = weight.turned()
-    ones = torch.ones(turned.shape[:-1], device=turned.device)
-    return _product8(rows8_MN, scale_M, turned, ones, dtype=dtype)
+    return dense_product8(rows8_MN, scale_M, weight.turned(), None, dtype)
 
 
 def multiply_grouped(
@@ -145,30 +151,6 @@ def grouped_mm(
         return functional.grouped_mm(rows_MK, weights_EKN, offs=ends_E)
     parts = per_expert(rows_MK, ends_E)
     return torch.cat([part @ each for part, each in zip(parts, weights_EKN, strict=True)])
-
-
-def _product8(
-    rows8_MK: torch.Tensor,
-    scale_M: torch.Tensor,
-    weight8_NK: torch.Tensor,
-    scale_N: torch.Tensor,
-    *,
-    dtype: torch.dtype,
-    bias: torch.Tensor | None = None,
-) -> torch.Tensor:
-    if rows8_MK.is_cuda:
-        return torch._scaled_mm(
-            rows8_MK,
-            weight8_NK.t(),
-            scale_a=scale_M[:, None],
-            scale_b=scale_N[None],
-            bias=bias,
-            out_dtype=dtype,
-            use_fast_accum=True,
-        )
-    rows = rows8_MK.to(dtype) * scale_M[:, None].to(dtype)
-    weight = weight8_NK.to(dtype) * scale_N[:, None].to(dtype)
-    return functional.linear(rows, weight, bias)
 
 
 def per_expert(rows: torch.Tensor, ends_E: torch.Tensor) -> tuple[torch.Tensor, ...]:
