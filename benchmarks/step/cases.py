@@ -8,8 +8,9 @@ from typing import Final, Literal
 Adapter = Literal["attention", "feed-forward", "lora"]
 """LoKr on attention, LoKr on attention and on every feed-forward, or LoRA on attention."""
 PeerName = Literal["simpletuner", "diffusers"]
-Precision = Literal["8bit", "bf16"]
-"""How the frozen base is held: 8 bits (int8-quanto for a peer) or bf16."""
+Precision = Literal["8bit", "int8", "bf16"]
+"""How the frozen base is held: 8 bits (int8-quanto for a peer), 8 bits whose products are in int8
+(ours only), or bf16."""
 
 BOTH: Final[tuple[PeerName, ...]] = ("simpletuner", "diffusers")
 
@@ -58,6 +59,8 @@ CASES: Final[tuple[Case, ...]] = (
     Case("alone-batch4-8bit-ckpt", _1024, "8bit", checkpointing=True, batch=4),
     Case("alone-ff-8bit-ckpt", _1024, "8bit", checkpointing=True, adapter="feed-forward"),
     Case("alone-lora16-8bit-ckpt", _1024, "8bit", checkpointing=True, adapter="lora"),
+    Case("alone-int8", _1024, "int8"),
+    Case("alone-512-int8", _512, "int8"),
 )
 
 

@@ -64,10 +64,12 @@ def plan_of(case: Case, setting: Setting) -> Plan:
         "device": setting.device.type,
         "train_batch_size": case.batch,
         "gradient_checkpointing": case.checkpointing,
-        "base_model_precision": "int8-quanto" if case.precision == "8bit" else "no_change",
+        "base_model_precision": "no_change" if case.precision == "bf16" else "int8-quanto",
         "mixed_precision": "bf16" if setting.device.type == "cuda" else "no",
         "quantize_via": "accelerator" if setting.device.type == "cuda" else "cpu",
     }
+    if case.precision == "int8" and setting.device.type == "cuda":
+        options["base_model_matmul_precision"] = "int8"
     if case.adapter == "lora":
         options |= _LORA
         return quick_start(options, base_model=setting.base_model)
