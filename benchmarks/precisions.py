@@ -43,10 +43,11 @@ from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.data.indexing import build_index
 from trainer_core.documents import load_document
 from trainer_core.engine.batch import BatchMaker
+from trainer_core.engine.determinism import set_determinism, set_threads
 from trainer_core.engine.evaluation import measure_loss
 from trainer_core.engine.feed import Feed
 from trainer_core.engine.loop import take_steps
-from trainer_core.engine.setup import load_run, make_deterministic
+from trainer_core.engine.setup import load_run
 from trainer_core.engine.state import Run, TrainingState, open_run
 from trainer_core.engine.throughput import Throughput
 from trainer_core.hidream.loading import load_scheduler
@@ -153,7 +154,7 @@ def _plan(base: BaseModel, options: Mapping[str, Any], device: str, steps: int) 
 def train(job: Job) -> Line:
     """One training in this process; its losses before and after, and its seconds."""
     quieten_libraries()
-    make_deterministic(os.environ)
+    set_determinism(os.environ, job.plan.operation)
     control = Control(None)
     loaded = load_run(job, control)
     with EventWriter(Path(job.output_dir) / "events.jsonl") as events:
@@ -252,7 +253,7 @@ def main() -> int:
     args = parser.parse_args()
     # Trainings at once, of small products: more threads would only wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    make_deterministic(os.environ)
+    set_threads(os.environ)
     quieten_libraries()
     with tempfile.TemporaryDirectory() as name, args.output.open("w") as file:
         os.environ.setdefault("REVERIE_HOME", f"{name}/home")

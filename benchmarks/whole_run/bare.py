@@ -16,8 +16,10 @@ from benchmarks.start.folder import await_kept
 from benchmarks.step.measure import time_steps
 from benchmarks.step.ours import Launching
 from trainer_core.data.sampler import Sampler
-from trainer_core.engine.setup import load_run, make_deterministic
+from trainer_core.engine.determinism import set_determinism
+from trainer_core.engine.setup import load_run
 from trainer_core.process.control import Control
+from trainer_core.process.cublas import fix_workspace
 from trainer_core.process.job import read_job
 
 _WARM_UP: Final = 5
@@ -30,7 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, required=True)
     job = read_job(parser.parse_args().job)
-    make_deterministic(os.environ)
+    fix_workspace(job.plan.operation, os.environ)
+    set_determinism(os.environ, job.plan.operation)
     loaded = load_run(job, Control(None))
     identity = job.plan.identity
     first = Sampler(job.index, identity.seed, identity.micro_batch_size).micro_batch(0)

@@ -13,9 +13,10 @@ from typing import Final
 
 import torch
 
+from trainer_core.engine.determinism import set_determinism
 from trainer_core.engine.loop import run_job
-from trainer_core.engine.setup import make_deterministic
 from trainer_core.process.control import Control
+from trainer_core.process.cublas import fix_workspace
 from trainer_core.process.events import Event, EventWriter
 from trainer_core.process.job import read_job
 
@@ -32,7 +33,8 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("only a CUDA device can be waited for")
     job = read_job(args.job)
-    make_deterministic(os.environ)
+    fix_workspace(job.plan.operation, os.environ)
+    set_determinism(os.environ, job.plan.operation)
     with EventWriter(args.events) as events:
         events.listen("no_sync", _refuse_waits)
         run_job(job, events, Control(None))

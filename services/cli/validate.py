@@ -15,7 +15,7 @@ from services.cli.connection import Invocation
 
 if TYPE_CHECKING:
     from services.cli.plan_report import Progress, Report
-    from trainer_core.config.plan import Identity, MatmulKind, Plan
+    from trainer_core.config.plan import Identity, MatmulKind, Operation, Plan
     from trainer_core.memory.cards import CardRow
     from trainer_core.memory.report import Memory
 
@@ -112,6 +112,7 @@ def _as_json(report: "Report") -> dict[str, Any]:
         "steps": report.plan.identity.max_train_steps if report.plan else None,
         "buckets": _buckets(report),
         "matmul": _matmul(report.plan) if report.plan else None,
+        "deterministic": report.plan.operation.deterministic if report.plan else None,
         "memory": asdict(report.memory) if report.memory else None,
         "cards": [_card(row) for row in report.cards],
         "warnings": list(report.warnings),
@@ -192,8 +193,18 @@ def _facts(report: "Report", plan: "Plan") -> dict[str, object]:
         "steps": _steps(identity),
         "checkpoints": f"every {operation.checkpoint_step_interval} steps, "
         f"{operation.checkpoints_total_limit} kept",
+        "resume": _resume(operation),
         "plan": report.plan_digest,
     }
+
+
+def _resume(operation: "Operation") -> str | None:
+    """What a resume is worth; None on a CPU, where it always equals an unbroken run."""
+    if operation.device == "cpu":
+        return None
+    if operation.deterministic:
+        return "equals an unbroken run bit for bit"
+    return "on a GPU as good as an unbroken run, but not bit for bit; see deterministic"
 
 
 def _products(plan: "Plan") -> str:

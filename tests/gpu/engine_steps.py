@@ -1,12 +1,13 @@
 """Backends and batches of a small model on a CUDA device."""
 
+import os
 from dataclasses import replace
 from typing import Any, Final
 
 import torch
 from diffusers import HiDreamImageTransformer2DModel
 
-from benchmarks.step.cases import Case
+from benchmarks.step.cases import Case, Precision
 from benchmarks.step.plans import plan_of
 from benchmarks.step.setting import Setting
 from benchmarks.step.weights import fill_adapter, random_model
@@ -15,34 +16,47 @@ from trainer_core.checkpoint.write import TrainedTensors
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.matmul import pick_matmul
 from trainer_core.engine.batch import Batch
+from trainer_core.engine.determinism import set_determinism
 from trainer_core.engine.pending import Pending
-from trainer_core.engine.setup import make_deterministic
 from trainer_core.engine.step import SingleProcess
 from trainer_core.hidream.network import prepare
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.precision.compute import capability_of, choose_compute
 
+# While tests are collected, before one of them multiplies on a card: torch reads it once.
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 RATE: Final = 1e-3
 SIZES: Final = ((16, 16), (12, 20), (20, 12), (8, 24), (24, 8), (10, 10))
 """Cells of six buckets."""
 _CUDA: Final = torch.device("cuda")
+_HALF: Final = torch.bfloat16
+"""What batches have of what the network reads."""
 _SETTING: Final = Setting(base_model=WIDE_NAME, device=_CUDA, dtype=torch.bfloat16, shrinks=8)
 
 
 def backend_of(
-    case: str = "512-bf16-ckpt", *, with_graphs: bool = True, **identity: Any
+    case: str = "512-bf16-ckpt",
+    *,
+    with_graphs: bool = True,
+    deterministic: bool = True,
+    **identity: Any,
 ) -> SingleProcess:
-    """On fresh random weights, deterministic; ``identity`` replaces fields of the plan.
+    """On fresh random weights; ``identity`` replaces fields of the plan.
 
-    ``case``: precision and checkpointing, as in the benchmark's table.
+    ``case``: precision and checkpointing, as in the benchmark's table; or fp32, whose blocks are
+    plain ones and have no graph.
     """
-    make_deterministic({})
-    _, precision, *rest = case.split("-")
-    row = Case(case, (512, 512), precision, checkpointing=bool(rest))  # type: ignore[arg-type]
-    plan = plan_of(row, _SETTING)
+    _, named, *rest = case.split("-")
+    precision: Precision = "8bit" if named == "8bit" else "bf16"
+    plan = plan_of(Case(case, (512, 512), precision, checkpointing=bool(rest)), _SETTING)
+    if named == "fp32":
+        fp32 = {**plan.identity.precision.model_dump(mode="json"), "compute": "fp32"}
+        identity = {"precision": fp32, **identity}
     ema = {"decay": 0.9, "warmup_steps": 0, "update_interval": 2}
     given = {**plan.identity.model_dump(mode="json"), "ema": ema, **identity}
-    plan = Plan.model_validate({**plan.model_dump(mode="json"), "identity": given})
+    operation = {**plan.operation.model_dump(mode="json"), "deterministic": deterministic}
+    plan = Plan.model_validate({"identity": given, "operation": operation})
+    set_determinism({}, plan.operation)
     compute = choose_compute("cuda", plan.identity.precision)
     transformer = random_model(
         HiDreamImageTransformer2DModel,
@@ -53,7 +67,7 @@ def backend_of(
     )
     matmul = pick_matmul(plan.identity.precision, capability_of(compute.device)).kind
     network = prepare(transformer, plan, compute, matmul=matmul)
-    assert network.capture_refusal is None
+    assert (network.capture_refusal is None) == (compute.weights is torch.bfloat16)
     fill_adapter(network.trained, drawn_on=_CUDA)
     if not with_graphs:
         network = replace(network, capture_refusal="a test compares with none")
@@ -91,12 +105,14 @@ def batch_of(
     )
 
 
-def on_device(batch: Batch) -> Batch:
-    return batch.to(_CUDA)
+def on_device(batch: Batch, backend: SingleProcess) -> Batch:
+    """The batch in the type of the backend's weights."""
+    dtype = backend._network.compute.weights
+    return batch.to(_CUDA).map(lambda each: each.to(dtype) if each.dtype is _HALF else each)
 
 
 def launch(backend: SingleProcess, step: int, *batches: Batch) -> Pending:
-    given = [on_device(batch) for batch in batches]
+    given = [on_device(batch, backend) for batch in batches]
     return backend.launch(given, count=len(batches), step=step, learning_rate=RATE)
 
 

@@ -26,7 +26,7 @@ from trainer_core.documents import parse_document
 ROOT = Path(__file__).parents[2]
 KEYS = {
     *("trainable_modules", "trainable_parameters", "steps", "buckets", "memory", "warnings"),
-    *("errors", "used_files", "plan_digest", "matmul", "cards"),
+    *("errors", "used_files", "plan_digest", "matmul", "deterministic", "cards"),
 }
 FRESH = """
 import sys
@@ -132,6 +132,7 @@ def test_a_fresh_process_needs_no_torch_and_prints_one_line(project: Path) -> No
         "optimi-lion",
         "by value at 0.01",
         "no_change on CPU, cards before 8.0, 8.0 to 8.9, cards after 9.0; fp8 on 9.0",
+        "on a GPU as good as an unbroken run, but not bit for bit; see deterministic",
         "estimate",
         "LARGEST BATCH",
         "80 GB",

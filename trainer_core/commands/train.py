@@ -16,6 +16,7 @@ from typing import Final
 from trainer_core.config.plan.matmul import picks_by_card
 from trainer_core.errors import BaseModelError
 from trainer_core.process.control import Control
+from trainer_core.process.cublas import fix_workspace
 from trainer_core.process.cuda_memory import let_segments_grow
 from trainer_core.process.events import EventWriter
 from trainer_core.process.failure import failure_as_json, failure_of
@@ -57,12 +58,13 @@ def _guarded(job: Path, events: EventWriter, control: Control) -> int:
 def _run(job: Job, events: EventWriter, control: Control) -> bool:
     keep_kernels(job.node_cache, os.environ)
     let_segments_grow(os.environ)
+    fix_workspace(job.plan.operation, os.environ)
     start_read_ahead(_likely_files(job))
     # Importing takes seconds, in which the disk reads weights.
-    from trainer_core.engine.loop import run_job  # noqa: PLC0415 - imports torch
-    from trainer_core.engine.setup import make_deterministic  # noqa: PLC0415 - the same
+    from trainer_core.engine.determinism import set_determinism  # noqa: PLC0415 - imports torch
+    from trainer_core.engine.loop import run_job  # noqa: PLC0415 - the same
 
-    make_deterministic(os.environ)
+    set_determinism(os.environ, job.plan.operation)
     return run_job(job, events, control)
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from trainer_core.checkpoint.write import WrittenFolder
+from trainer_core.engine.determinism import resume_promise
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.engine.used_memory import used_memory
 from trainer_core.process.events import EventName
@@ -15,7 +16,7 @@ Stage = Literal["training", "paused", "checkpointing", "sampling", "finalizing"]
 
 
 def report_plan(run: Run, state: TrainingState) -> None:
-    """What is trained, and how base model and steps were prepared."""
+    """What is trained, how base model and steps were prepared, and what a resume is worth."""
     loaded = run.loaded
     _emit(
         run,
@@ -29,6 +30,7 @@ def report_plan(run: Run, state: TrainingState) -> None:
                 *loaded.network.preparation,
                 loaded.matmul.reason,
                 *loaded.backend.preparation,
+                *resume_promise(loaded.network.compute.device),
             ],
             "warnings": list(run.job.index.warnings),
             "weights": loaded.weights,

@@ -7,13 +7,13 @@ from trainer_core.checkpoint.identity import checkpoint_identity
 from trainer_core.checkpoint.matmul import matmul_scalar
 from trainer_core.checkpoint.read import read_checkpoint
 from trainer_core.checkpoint.write import CheckpointFacts, TrainedTensors, write_checkpoint
+from trainer_core.engine.determinism import environment_fingerprint
 from trainer_core.engine.reporting import (
     report_checkpoint,
     report_stage,
     report_step,
     report_warning,
 )
-from trainer_core.engine.setup import environment_fingerprint
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.errors import NonFiniteLossError
 from trainer_core.faultpoints import fault_point
@@ -44,7 +44,7 @@ def save(run: Run, state: TrainingState) -> None:
             _LOSS_BEFORE: state.loss_before,
             "loss": state.loss,
             **matmul_scalar(run.loaded.matmul),
-            **environment_fingerprint(),
+            **environment_fingerprint(run.loaded.network.compute.device),
         },
     )
     folder = run.job.checkpoints_dir
@@ -68,7 +68,8 @@ def resume(run: Run, state: TrainingState, folder: Path) -> None:
     """
     checkpoint = read_checkpoint(folder, checkpoint_identity(run.job), last_step=run.last_step)
     manifest = checkpoint.manifest
-    for name, value in environment_fingerprint().items():
+    here = environment_fingerprint(run.loaded.network.compute.device)
+    for name, value in here.items():
         if manifest.scalars.get(name) != value:
             # Allowed: the result is as good, but not the same bit for bit.
             message = f"The run resumes with {name} {value}, not {manifest.scalars.get(name)}."

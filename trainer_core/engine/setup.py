@@ -1,13 +1,11 @@
 """Loads everything that a job needs into memory."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from pydantic import JsonValue
 
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.matmul import matmul_for
@@ -49,29 +47,6 @@ class LoadedRun:
     shards: ShardFolder
     start_times: StartTimes
     """Of this process; its parts end with the first step."""
-
-
-def make_deterministic(env: Mapping[str, str]) -> None:
-    """Set the thread count from ``OMP_NUM_THREADS`` and select deterministic kernels.
-
-    On a CPU the rounding of a sum depends on the number of threads.
-    """
-    threads = env.get("OMP_NUM_THREADS", "")
-    if threads.isdecimal() and int(threads) > 0:
-        torch.set_num_threads(int(threads))
-    # On cuda a few backward kernels have no deterministic form; they warn instead of failing.
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    # New memory is written before it is read. To fill it first would be a pass over all of it.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-def environment_fingerprint() -> dict[str, JsonValue]:
-    """What the bits of a result depend on beside the plan; stored in each checkpoint's scalars."""
-    return {
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
 
 
 def load_run(job: Job, control: Control) -> LoadedRun:

@@ -13,7 +13,8 @@ _PREFERENCE: Final = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
-"""On Hopper cuDNN's kernels take half the time of torch's flash kernels, which torch prefers."""
+"""On Hopper cuDNN's kernels take half the time of torch's flash kernels, which torch prefers. torch
+passes over cuDNN's where kernels have to be deterministic: the next ones then are."""
 
 
 def attend(

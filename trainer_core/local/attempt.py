@@ -4,6 +4,7 @@ Files are read and checked first. Torch is imported after that.
 """
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ from trainer_core.local.start import (
 )
 from trainer_core.local.trackers import trackers
 from trainer_core.process.control import Control
+from trainer_core.process.cublas import fix_workspace
 from trainer_core.process.events import EventWriter
 from trainer_core.process.job import BadJobError, Job, read_job
 from trainer_core.process.node_cache import NodeCache
@@ -102,6 +104,8 @@ class Attempt:
         job = self._job(plan, index, base, start.checkpoint)
         from_step = self._check_checkpoint(job)
         self._report_stage("caching")
+        # Before the encoders, whose products would fix another one.
+        fix_workspace(plan.operation, os.environ)
         self._fill_cache(plan, base, index, data)
 
         self._prepare_folder(start, this, from_step)
@@ -184,10 +188,10 @@ class Attempt:
 
     def _run_training(self, job: Job) -> bool:
         quieten_libraries()  # they print when they are imported
-        from trainer_core.engine.loop import run_job  # noqa: PLC0415 - imports torch
-        from trainer_core.engine.setup import make_deterministic  # noqa: PLC0415 - the same
+        from trainer_core.engine.determinism import set_determinism  # noqa: PLC0415 - imports torch
+        from trainer_core.engine.loop import run_job  # noqa: PLC0415 - the same
 
-        make_deterministic(self.env)
+        set_determinism(self.env, job.plan.operation)
         return run_job(job, self.events, self.control)
 
     def _report_stage(self, stage: str) -> None:

@@ -167,6 +167,10 @@ def _passing_bytes(model: FusedModel, stream: _Stream) -> int:
     Alive are the gradient of SwiGLU's output, that of its input (in 8 bits where these are
     multiplied), the result, and three gradients of the residual stream's size; where these linears
     are adapted, their inputs and whole gradients too.
+
+    The gradient of attention comes later and needs less, because SwiGLU's input is freed by then. A
+    deterministic one adds up 7 fp32 copies of the queries' gradient on an H200 (one sample): 0.29
+    GiB at 1024 px, where SwiGLU's input has 0.28 GiB and its gradient takes 0.33 GiB.
     """
     F, size = model.width, model.number_bytes
     name = _routed(stream)

@@ -26,6 +26,7 @@ from trainer_core.local.trackers import trackers
 from trainer_core.painting.options import SamplingOptions
 from trainer_core.painting.sampling import sample_image
 from trainer_core.precision.compute import Compute
+from trainer_core.process.cublas import fix_workspace
 from trainer_core.process.events import EventWriter
 from trainer_core.validation.sample import sample_for_result
 
@@ -85,6 +86,17 @@ def every_third_block_is_computed_twice(plan: Plan, environment: Environment) ->
 def the_weights_are_on_the_cpu(plan: Plan, environment: Environment) -> None:
     devices = {each.device.type for each in environment.load(plan).network.transformer.parameters()}
     expect(devices, {"cpu"})
+
+
+@GROUP.observes(
+    "operation.deterministic",
+    files=Files(config={"device": "auto", "deterministic": True}),
+    reset=False,
+)
+def the_workspace_of_cublas_is_fixed(plan: Plan, environment: Environment) -> None:
+    env: dict[str, str] = {}
+    fix_workspace(plan.operation, env)
+    expect(env, {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
 
 
 @GROUP.observes(

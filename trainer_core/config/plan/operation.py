@@ -1,4 +1,4 @@
-"""How a run is carried out. Nothing here changes the trained weights."""
+"""How a run is carried out. It changes the trained weights by their rounding at most."""
 
 from typing import Literal
 
@@ -30,6 +30,8 @@ class Operation(Frozen):
     gradient_checkpointing_interval: int = Field(ge=1)
     """Every n-th block is checkpointed; 1: all of them."""
     device: Device
+    deterministic: bool = False
+    """Whether equal inputs give equal bits on CUDA too, as they always do on a CPU."""
     quantize_via: Place
     """Where the base model's weights are quantised; ``cpu`` needs less memory on the accelerator.
     Text encoders are always quantised on the CPU."""

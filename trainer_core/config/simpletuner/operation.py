@@ -10,7 +10,12 @@ from trainer_core.config.simpletuner.precision import quantize_via_of
 from trainer_core.config.simpletuner.reading import Options
 from trainer_core.config.simpletuner.reporting import trackers_of
 from trainer_core.config.simpletuner.samples import sample_of
-from trainer_core.config.simpletuner.steps import MAX_STEPS, device_of, zero_stage_of
+from trainer_core.config.simpletuner.steps import (
+    MAX_STEPS,
+    device_of,
+    uses_deepspeed,
+    zero_stage_of,
+)
 from trainer_core.config.simpletuner.verdicts import Table
 
 OPERATION: Final = Table()
@@ -23,6 +28,12 @@ _RESUME: Final = OPERATION.text(
     "resume_from_checkpoint",
     "latest",
     "latest resumes from the newest checkpoint, empty starts afresh; in a local run also a path.",
+)
+_DETERMINISTIC: Final = OPERATION.flag(
+    "deterministic",
+    False,
+    "Reverie's own: bit-equal results on a GPU, so that a resumed run equals one never "
+    "interrupted, at some cost in time. On a CPU results are always bit-equal.",
 )
 _CHECKPOINTING: Final = OPERATION.flag(
     "gradient_checkpointing",
@@ -78,6 +89,7 @@ def operation_of(config: Options, max_area_px: int, folders: dict[str, str]) -> 
         gradient_checkpointing=config[_CHECKPOINTING],
         gradient_checkpointing_interval=config[_CHECKPOINTING_INTERVAL],
         device=device_of(config),
+        deterministic=_deterministic(config),
         quantize_via=quantize_via_of(config),
         zero_stage=zero_stage_of(config),
         ema_device=ema_device_of(config),
@@ -97,6 +109,17 @@ def operation_of(config: Options, max_area_px: int, folders: dict[str, str]) -> 
         sample_seed=sample.seed,
         publication=_publication(config),
     )
+
+
+def _deterministic(config: Options) -> bool:
+    if device_of(config) == "cpu":
+        config.warn_idle("on a CPU, where results are always bit-equal", _DETERMINISTIC)
+    elif config[_DETERMINISTIC] and uses_deepspeed(config):
+        message = (
+            "DeepSpeed does not promise equal bits on a GPU: set it to false, or train on one "
+        )
+        config.problem(_DETERMINISTIC, "conflict", message + "GPU without zero_stage.")
+    return config[_DETERMINISTIC]
 
 
 def _resume_from(config: Options) -> str:
