@@ -239,9 +239,11 @@ def entries(kept: KeptWeights) -> list[Path]:
     return sorted(path.parent for path in kept.folder.glob("[!.]*/manifest.json"))
 
 
-def load_and_keep(folder: Path, kept: KeptWeights, **options: Any) -> LoadedBase:
+def load_and_keep(
+    folder: Path, kept: KeptWeights, matmul: MatmulKind = "fp8", **options: Any
+) -> LoadedBase:
     count = len(entries(kept))
-    base = load(folder, "fp8", kept, **options)
+    base = load(folder, matmul, kept, **options)
     assert base.source == "published"
     wait_until(lambda: len(entries(kept)) > count, what="the entry")
     return base
@@ -293,7 +295,7 @@ def test_a_damaged_entry_is_written_anew(tiny_folder: Path, kept: KeptWeights, p
     assert load(tiny_folder, "fp8", kept).source == "kept"
 
 
-def test_another_type_or_base_model_has_an_entry_of_its_own(
+def test_another_type_kind_or_base_model_has_an_entry_of_its_own(
     tiny_folder: Path, tmp_path: Path, kept: KeptWeights
 ) -> None:
     from trainer_core.base_models.describe import describe_base
@@ -304,10 +306,12 @@ def test_another_type_or_base_model_has_an_entry_of_its_own(
     describe_base(other, "other")
 
     load_and_keep(tiny_folder, kept)
+    load_and_keep(tiny_folder, kept, "int8")
     load_and_keep(tiny_folder, kept, dtype=torch.bfloat16)
     load_and_keep(other, kept, pretrained_model_name_or_path="other", model_flavour=None)
 
-    assert len(entries(kept)) == 3
+    assert len(entries(kept)) == 4
+    assert load(tiny_folder, "int8", kept).source == "kept"
 
 
 def test_nothing_but_8_bit_weights_is_kept(tiny_folder: Path, kept: KeptWeights) -> None:
