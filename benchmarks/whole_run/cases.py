@@ -60,7 +60,8 @@ def no_sync(setting: Setting, steps: int) -> dict[str, Any]:
     """Whether the host waits for the device in 50 steps; if it does, the run fails."""
     if steps <= LAST:
         raise RunFailedError(f"the case takes more than {LAST} steps")
-    job = _job(setting, "no-sync", steps)
+    # A checkpoint waits for the device.
+    job = _job(setting, "no-sync", steps, checkpoint_every=steps)
     train(job, ("benchmarks.whole_run.no_sync",))
     return {"waits": 0}
 
@@ -93,12 +94,22 @@ CASES: Final[Mapping[str, Case]] = {
 }
 
 
-def _job(setting: Setting, name: str, steps: int, *, resume_from: Path | None = None) -> Path:
-    """The file of a new job, with a checkpoint in the middle and one at the end."""
+def _job(
+    setting: Setting,
+    name: str,
+    steps: int,
+    *,
+    resume_from: Path | None = None,
+    checkpoint_every: int | None = None,
+) -> Path:
+    """The file of a new job, with a checkpoint at the end and each ``checkpoint_every`` steps.
+
+    ``checkpoint_every``: half of the steps where it is None.
+    """
     options = {
         **setting.options,
         "max_train_steps": steps,
-        "checkpoint_step_interval": steps // 2,
+        "checkpoint_step_interval": checkpoint_every or steps // 2,
         # A sample image belongs to a run, and is not measured.
         "validation_num_inference_steps": 2,
     }

@@ -22,6 +22,7 @@ from trainer_core.engine.batch import Batch
 from trainer_core.engine.cuda_graphs import CudaRecorder
 from trainer_core.engine.graphs import MAX_GRAPHS, Graphs, Work
 from trainer_core.engine.pending import Pending
+from trainer_core.engine.step import SingleProcess
 from trainer_core.engine.transfer import Transfer
 from trainer_core.engine.used_memory import used_memory
 from trainer_core.errors import NonFiniteLossError
@@ -207,6 +208,30 @@ def test_too_many_shapes_run_without_a_graph_and_say_so_once() -> None:
     assert not different(snapshot(graphs.tensors()), snapshot(without.tensors()))
 
 
+def test_nothing_of_a_shape_stays_in_the_memory_that_graphs_share() -> None:
+    """Graphs of other shapes write there."""
+    backend = backend_of()
+    launch(backend, 1, batch_of(1, SIZES[0])).read()
+    kept = kept_in_pool(backend)
+
+    for step, size in enumerate(SIZES[1:], start=2):
+        launch(backend, step, batch_of(step, size, masked=step % 2 == 0)).read()
+
+    assert kept_in_pool(backend) == kept
+
+
+def kept_in_pool(backend: SingleProcess) -> int:
+    """Bytes of the graphs' memory that a living tensor holds."""
+    recorder = backend._graphs._recorder  # type: ignore[union-attr]
+    assert isinstance(recorder, CudaRecorder)
+    return sum(
+        block["size"]
+        for segment in recorder._memory.snapshot()  # type: ignore[no-untyped-call]
+        for block in segment["blocks"]
+        if block["state"] == "active_allocated"
+    )
+
+
 def test_work_that_cannot_be_captured_runs_without_a_graph() -> None:
     warnings: list[str] = []
     graphs = Graphs(CudaRecorder(torch.device("cuda")), warnings.append)
@@ -223,6 +248,7 @@ def test_work_that_cannot_be_captured_runs_without_a_graph() -> None:
     assert torch.cuda.current_stream() == stream
     (warning,) = warnings
     assert "a capture failed" in warning
+    torch.randn(1, device="cuda")
     # Where torch knows of a capture, it does not free what another stream has used.
     held, tensor = active_bytes(), torch.empty(1 << 20, device="cuda")
     tensor.record_stream(torch.cuda.Stream())  # type: ignore[no-untyped-call]

@@ -50,10 +50,13 @@ class CudaRecorder:
         """Let the memory be used again after a capture that CUDA has ended with an error.
 
         torch 2.11 then goes on to count it as in use by that capture: it refuses to use it for
-        anything else, and frees no tensor that another stream has used.
+        anything else, and frees no tensor that another stream has used. The device's random numbers
+        refuse to be drawn, too, until their generator has another state.
         """
         with suppress(RuntimeError):  # it was ended
             torch._C._cuda_endAllocateToPool(self._device.index, self._memory.id)
+        generator = torch.cuda.default_generators[self._device.index]
+        generator.graphsafe_set_state(generator.clone_state())
 
     def run_beside(self, run: Run) -> None:
         """In order with the current stream."""

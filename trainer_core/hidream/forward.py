@@ -10,7 +10,6 @@ p cells along a patch's side (2).
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -150,25 +149,20 @@ def _rope(
     has_pad: bool,
     text_tokens: int,
 ) -> torch.Tensor:
-    """Rotary embedding, [1, S, 1, D / 2, 2, 2]: of the patches, a pad and the text, fp32."""
+    """Rotary embedding, [1, S, 1, D / 2, 2, 2]: of the patches, a pad and the text, fp32.
+
+    A pad and the text tokens have position 0. It is a function of the shape alone, but it is not
+    kept: CUDA graphs of other shapes would write into its memory, which they share.
+    """
     H, W = noisy_BCHW.shape[-2:]
-    patch = int(transformer.config.patch_size)
-    return _rope_of(
-        transformer.pe_embedder, H // patch, W // patch, has_pad + text_tokens, noisy_BCHW.device
-    )
-
-
-@cache  # never evicted: a CUDA graph holds the tensor's address
-def _rope_of(
-    embedder: torch.nn.Module, rows: int, columns: int, others: int, device: torch.device
-) -> torch.Tensor:
-    """A function of the shape alone. A pad and the text tokens have position 0."""
-    ids = torch.zeros(rows, columns, 3)
-    ids[..., 1] = torch.arange(rows)[:, None]
-    ids[..., 2] = torch.arange(columns)[None, :]
-    ids = functional.pad(ids.reshape(1, rows * columns, 3), (0, 0, 0, others))
+    patch, device = int(transformer.config.patch_size), noisy_BCHW.device
+    rows, columns = H // patch, W // patch
+    ids = torch.zeros(rows, columns, 3, device=device)
+    ids[..., 1] = torch.arange(rows, device=device)[:, None]
+    ids[..., 2] = torch.arange(columns, device=device)[None, :]
+    ids = functional.pad(ids.reshape(1, rows * columns, 3), (0, 0, 0, has_pad + text_tokens))
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        rope: torch.Tensor = embedder(ids.to(device))
+        rope: torch.Tensor = transformer.pe_embedder(ids)
     return rope
 
 

@@ -23,7 +23,7 @@ _FROM: Final[Mapping[MatmulKind, Capability]] = MappingProxyType({"fp8": (9, 0),
 _GROUPED_ON: Final = (9, 10)
 """First numbers of capabilities. Source: ``_grouped_mm_cuda`` of torch 2.11 and 2.13."""
 _MEASURED: Final[Mapping[MatmulKind, tuple[Capability, ...]]] = MappingProxyType(
-    {"fp8": ((9, 0),), "int8": ()}
+    {"fp8": ((9, 0),), "int8": ((9, 0),)}
 )
 """Cards on which the products were run and compared with bf16."""
 
