@@ -78,6 +78,67 @@ def test_gradients(shape: tuple[int, int, int, int], gradients: Function) -> Non
     assert close(grad_w1, example.grad_w1, 1e-6)
 
 
+class Experts:
+    """Rows sorted by expert, and the example of each expert's rows alone."""
+
+    def __init__(self, sizes: tuple[int, ...], a: int, c: int, K: int) -> None:
+        self.each = [Example(N, a, c, K) for N in sizes]
+        self.columns = self.each[0].columns
+        self.wide, self.hidden, self.grad, self.grad_hidden, self.sum = (
+            torch.cat([getattr(example, name) for example in self.each])
+            for name in ("wide", "hidden", "grad", "grad_hidden", "sum")
+        )
+        self.w1, self.grad_w1 = (
+            torch.stack([getattr(example, name) for example in self.each])
+            for name in ("w1", "grad_w1")
+        )
+        self.ends = torch.tensor(sizes).cumsum(0).int()
+
+
+EXPERTS = [
+    ((3, 1, 5), 16, 16, 160),
+    ((0, 7, 0, 2), 8, 8, 24),
+    ((5, 0, 0), 3, 20, 24),
+    ((2, 3), 40, 17, 13),
+    ((2,), 8, 8, 320),
+]
+"""Rows of each expert, a, c, K."""
+
+
+@pytest.mark.parametrize(("sizes", "a", "c", "K"), EXPERTS)
+@pytest.mark.parametrize("add_", [mix_add_, mix_add_plain_, mix_add_triton_])
+def test_each_expert_mixes_its_rows_with_its_own_matrix(
+    sizes: tuple[int, ...], a: int, c: int, K: int, add_: Function
+) -> None:
+    experts = Experts(sizes, a, c, K)
+    before = experts.wide.clone()
+
+    add_(experts.wide[:, experts.columns], experts.hidden, experts.w1, experts.ends)
+
+    assert close(experts.wide[:, experts.columns], experts.sum, 1e-6)
+    for beside in (slice(0, experts.columns.start), slice(experts.columns.stop, None)):
+        assert torch.equal(experts.wide[:, beside], before[:, beside])
+
+
+@pytest.mark.parametrize(("sizes", "a", "c", "K"), EXPERTS)
+@pytest.mark.parametrize("gradients", [mix_grad_plain, mix_grad_triton])
+def test_gradients_of_experts(
+    sizes: tuple[int, ...], a: int, c: int, K: int, gradients: Function
+) -> None:
+    experts = Experts(sizes, a, c, K)
+    around = torch.full((sum(sizes), c, K + 3), torch.nan)
+
+    grad_w1 = gradients(
+        experts.grad, experts.hidden, experts.w1, around[..., 1 : 1 + K], experts.ends
+    )
+
+    assert close(around[..., 1 : 1 + K], experts.grad_hidden, 1e-6)
+    assert around[..., :1].isnan().all()
+    assert around[..., 1 + K :].isnan().all()
+    for found, wanted in zip(grad_w1, experts.grad_w1, strict=True):
+        assert close(found, wanted, 1e-6)
+
+
 def test_a_program_may_have_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lokr_mix, "_PROGRAMS", 3)
     example = Example(7, 16, 16, 160)  # 9 blocks of 128 columns
@@ -87,6 +148,20 @@ def test_a_program_may_have_several_blocks(monkeypatch: pytest.MonkeyPatch) -> N
 
     assert close(grad_hidden, example.grad_hidden, 1e-6)
     assert close(grad_w1, example.grad_w1, 1e-6)
+
+
+@pytest.mark.parametrize("programs", [1, 3])
+def test_a_program_may_have_several_blocks_of_each_expert(
+    programs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lokr_mix, "_PROGRAMS", programs)
+    experts = Experts((3, 0, 7), 16, 16, 160)  # 4 and 9 blocks of 128 columns
+    grad_hidden = torch.full((10, 16, 160), torch.nan)
+
+    grad_w1 = mix_grad_triton(experts.grad, experts.hidden, experts.w1, grad_hidden, experts.ends)
+
+    assert close(grad_hidden, experts.grad_hidden, 1e-6)
+    assert close(grad_w1, experts.grad_w1, 1e-6)
 
 
 def test_float64_stays_exact() -> None:
