@@ -58,6 +58,16 @@ CASES = {
     "all linears": Case(),
     "all linears, recomputed": Case(is_recomputed=True, balanced=True),
     "low rank": Case(lokr=LOW_RANK),
+    "unlike factors": Case(
+        lokr={
+            **FULL,
+            "preset": "full",
+            "apply_preset": {
+                "name_algo_map": {r".*\.w[12]": {"factor": 8}, r".*\.w3": {"factor": 4}}
+            },
+        },
+        is_recomputed=True,
+    ),
     "lora": Case(lokr=None, rank=4, balanced=True),
     "lora, recomputed": Case(lokr=None, rank=8, is_recomputed=True, size=(6, 10)),
     "attention of several blocks": Case(

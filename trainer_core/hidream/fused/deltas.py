@@ -8,7 +8,7 @@ Letters: M rows, c · D = in, a · K = out, r rank.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 
@@ -48,9 +48,9 @@ def add_deltas_(
 ) -> list[torch.Tensor]:
     """Add each linear's delta to its columns of ``output_MN``, in place.
 
-    Returns the inner products, X · W2ᵀ or x · Aᵀ, which the gradients need.
+    Returns the inner products, which the gradients need.
     """
-    hidden = _inner_products(input_MI, places, factors, seed)
+    hidden = inner_products(input_MI, places, factors, seed)
     for place, each, inner in zip(places, factors, hidden, strict=True):
         columns = output_MN[:, place.start : place.stop]
         if place.kind == "lokr":
@@ -70,7 +70,7 @@ def delta_gradients_(
     grad_input_MI: torch.Tensor | None,
 ) -> list[FactorGradients]:
     """Gradients of all factors; adds the deltas' part to ``grad_input_MI``, in place."""
-    if _is_joint_lokr(places, factors):
+    if is_joint_lokr(places, factors):
         return _joint_lokr_gradients_(grad_MN, input_MI, hidden, places, factors, grad_input_MI)
     gradients = []
     for place, each, inner in zip(places, factors, hidden, strict=True):
@@ -90,22 +90,28 @@ def delta_gradients_(
     return gradients
 
 
-def _is_joint_lokr(places: Sequence[Place], factors: Sequence[Factors]) -> bool:
+class _OfKind(Protocol):
+    @property
+    def kind(self) -> DeltaKind: ...
+
+
+def is_joint_lokr(places: Sequence[_OfKind], factors: Sequence[Factors]) -> bool:
     """Whether all linears see the input as the same matrix X, so that one product serves all."""
     return all(place.kind == "lokr" for place in places) and (
-        len({each.second.shape[1] for each in factors}) == 1
+        len({each.second.shape[-1] for each in factors}) == 1
     )
 
 
-def _inner_products(
+def inner_products(
     input_MI: torch.Tensor,
     places: Sequence[Place],
     factors: Sequence[Factors],
     seed: torch.Tensor | None,
 ) -> list[torch.Tensor]:
+    """X · W2ᵀ, [M, c, K], or x · Aᵀ, [M, r], of each linear; they may be views of one product."""
     if not places:
         return []
-    if _is_joint_lokr(places, factors):
+    if is_joint_lokr(places, factors):
         return _lokr_inner(input_MI, factors)
     hidden = []
     for place, each in zip(places, factors, strict=True):

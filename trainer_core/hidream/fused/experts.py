@@ -18,9 +18,9 @@ from trainer_core.adapters.factors import AdapterFactors, Factors
 from trainer_core.hidream.fused.deltas import FactorGradients
 from trainer_core.hidream.fused.expert_deltas import (
     ExpertPlace,
-    Routed,
     add_expert_deltas_,
     expert_delta_gradients_,
+    expert_inner_products,
 )
 from trainer_core.hidream.fused.feed_forward import (
     FeedForward,
@@ -243,7 +243,7 @@ def _up(
         return up, []
     assert rows is not None
     deltas = add_expert_deltas_(
-        up, rows, _routed(order), layer.places_up, factors.up, factors.shared.seed
+        up, rows, order.ends, layer.places_up, factors.up, factors.shared.seed
     )
     return up, deltas
 
@@ -257,8 +257,11 @@ def _down(
     *,
     keep_output: bool,
 ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-    """silu(a) · b · weight times w2 of each row's expert; None where nothing needs it."""
-    if not keep_output and not factors.down:
+    """silu(a) · b · weight times w2 of each row's expert; None where nothing needs it.
+
+    The inner products are then left out too: they are made for the gradients of w2.
+    """
+    if not keep_output:
         return None, []
     dtype8 = layer.down.dtype8
     if dtype8 is not None and not factors.down:
@@ -270,7 +273,7 @@ def _down(
     if not factors.down:
         return down, []
     deltas = add_expert_deltas_(
-        down, inner, _routed(order), layer.places_down, factors.down, factors.shared.seed
+        down, inner, order.ends, layer.places_down, factors.down, factors.shared.seed
     )
     return down, deltas
 
@@ -304,15 +307,8 @@ def _routed_gradients(
     gradients_down: list[FactorGradients] = []
     if factors.down:
         assert grad_down is not None
-        gradients_down = expert_delta_gradients_(
-            grad_down,
-            swiglu(up, weight_M),
-            hidden_down,
-            _routed(order),
-            layer.places_down,
-            factors.down,
-            factors.shared.seed,
-            grad_inner,
+        gradients_down = _down_gradients(
+            layer, factors, order, grad_down, swiglu(up, weight_M), hidden_down, grad_inner
         )
     grad_up = None
     if layer.up.dtype8 is not None:
@@ -336,7 +332,7 @@ def _routed_gradients(
             grad_up,
             gather_rows(rows_NF, order.order, choices),
             hidden_up,
-            _routed(order),
+            order.ends,
             layer.places_up,
             factors.up,
             factors.shared.seed,
@@ -345,8 +341,19 @@ def _routed_gradients(
     return _RoutedGradients(grad_rows, grad_weight, gradients_up, gradients_down)
 
 
-def _routed(order: ExpertOrder) -> Routed:
-    return Routed(order.ends, order.expert)
+def _down_gradients(
+    layer: Experts,
+    factors: ExpertFactors,
+    order: ExpertOrder,
+    grad_down: torch.Tensor,
+    inner: torch.Tensor,
+    hidden_down: list[torch.Tensor],
+    grad_inner: torch.Tensor,
+) -> list[FactorGradients]:
+    """Of the adapters of w2; adds their part to ``grad_inner``, in place."""
+    adapted = order.ends, layer.places_down, factors.down, factors.shared.seed
+    hidden = hidden_down or expert_inner_products(inner, *adapted)
+    return expert_delta_gradients_(grad_down, inner, hidden, *adapted, grad_inner)
 
 
 def _stacked(places: Sequence[ExpertPlace], adapter: AdapterFactors) -> list[Factors]:

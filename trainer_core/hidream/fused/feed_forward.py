@@ -15,6 +15,7 @@ from trainer_core.hidream.fused.deltas import (
     FactorGradients,
     add_deltas_,
     delta_gradients_,
+    inner_products,
 )
 from trainer_core.hidream.fused.linears import Linears, flat
 from trainer_core.hidream.fused.weights import (
@@ -60,6 +61,7 @@ class Kept(NamedTuple):
     """[M, 2H]: w1 · x and w3 · x."""
     hidden_up: list[torch.Tensor]
     hidden_down: list[torch.Tensor]
+    """Of w2; none where its output was left out: they are then made for its gradients."""
 
 
 def feed_forward(
@@ -117,6 +119,9 @@ def forward_rows(
     places_up = layer.up.places if factors.up else ()
     up = multiply(layer.up.weight, input_)
     hidden_up = add_deltas_(up, input_.value, places_up, factors.up, factors.seed)
+    if not keep_output:
+        output = input_.value.new_empty(len(up), layer.down.weight.out_features)
+        return output, Kept(up, hidden_up, [])
     if factors.down:
         inner = Activation(swiglu(up))
         output = multiply(layer.down.weight, inner)
@@ -124,16 +129,13 @@ def forward_rows(
             output, inner.value, layer.down.places, factors.down, factors.seed
         )
         return output, Kept(up, hidden_up, hidden_down)
-    kept = Kept(up, hidden_up, [])
-    if not keep_output:
-        return input_.value.new_empty(len(up), layer.down.weight.out_features), kept
     dtype8 = layer.down.weight.dtype8
     inner = (
         Activation(swiglu(up))
         if dtype8 is None
         else Activation(up, *swiglu_to_8_bits(up, dtype=dtype8))  # ``value`` only tells the type
     )
-    return multiply(layer.down.weight, inner), kept
+    return multiply(layer.down.weight, inner), Kept(up, hidden_up, [])
 
 
 def backward_rows(
@@ -154,15 +156,7 @@ def backward_rows(
     grad_inner = multiply_gradient(layer.down.weight, grad_MN, gate_BN)
     gradients_down: list[FactorGradients] = []
     if factors.down:
-        gradients_down = delta_gradients_(
-            grad_MN,
-            swiglu(kept.up),
-            kept.hidden_down,
-            layer.down.places,
-            factors.down,
-            factors.seed,
-            grad_inner,
-        )
+        gradients_down = _down_gradients(layer, grad_MN, kept, factors, grad_inner)
     scale_N, dtype8 = layer.up.weight.scale, layer.up.weight.dtype8
     if factors.up or scale_N is None or dtype8 is None:
         grad_up, _ = swiglu_grad(grad_inner, kept.up)
@@ -183,3 +177,17 @@ def backward_rows(
     rows8, scale, _ = swiglu_grad_to_8_bits(grad_inner, kept.up, None, scale_N, dtype=dtype8)
     grad_input = multiply_rows8_gradient(layer.up.weight, rows8, scale, dtype=dtype)
     return grad_input, gradients_down
+
+
+def _down_gradients(
+    layer: FeedForward,
+    grad_MN: torch.Tensor,
+    kept: Kept,
+    factors: FeedForwardFactors,
+    grad_inner: torch.Tensor,
+) -> list[FactorGradients]:
+    """Of the adapter of w2; adds its part to ``grad_inner``, in place."""
+    inner = swiglu(kept.up)
+    adapted = layer.down.places, factors.down, factors.seed
+    hidden = kept.hidden_down or inner_products(inner, *adapted)
+    return delta_gradients_(grad_MN, inner, hidden, *adapted, grad_inner)
