@@ -168,7 +168,9 @@ def _print(report: "Report") -> None:
         sys.stdout.write("\n")
         output.print_table(("BACKEND", "ROLE", "BUCKET", "IMAGES", "AN EPOCH"), rows)
     if report.cards:
-        sys.stdout.write("\n")
+        sys.stdout.write(
+            "\nCards of capability 9 and 10; others have no fused blocks to plan for:\n"
+        )
         head = ("CARD", "PEAK", "HOLDS", "RECOMPUTED", "OFFLOADED", "LARGEST BATCH")
         output.print_table(head, [_card_cells(row) for row in report.cards])
     sys.stdout.write("\n")

@@ -134,6 +134,7 @@ def test_a_fresh_process_needs_no_torch_and_prints_one_line(project: Path) -> No
         "no_change on CPU, cards before 8.0, 8.0 to 8.9, cards after 9.0; fp8 on 9.0",
         "on a GPU as good as an unbroken run, but not bit for bit; see deterministic",
         "estimate",
+        "Cards of capability 9 and 10;",
         "LARGEST BATCH",
         "80 GB",
         "all weights, transposed too",
