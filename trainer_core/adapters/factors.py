@@ -48,6 +48,8 @@ class Trained:
         self._places = {
             name: (stack, number) for stack in stacks for number, name in enumerate(stack.names)
         }
+        self._apart: dict[str, tuple[torch.Tensor, ...]] = {}
+        """The tensors of stacks that were taken apart, by the stack's first name."""
 
     def stacked(self, names: Sequence[str]) -> torch.Tensor:
         """The tensors of these names, [n, *shape], with their graph.
@@ -61,7 +63,11 @@ class Trained:
 
     def _one(self, name: str) -> torch.Tensor:
         stack, number = self._places[name]
-        return stack.values[number]
+        first = stack.names[0]
+        if first not in self._apart:
+            # All at once: their gradients are then put together once, not added up one by one.
+            self._apart[first] = stack.values.unbind()
+        return self._apart[first][number]
 
 
 def by_path(
