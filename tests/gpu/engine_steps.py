@@ -1,6 +1,7 @@
 """Backends and batches of a small model on a CUDA device."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -28,6 +29,13 @@ os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 RATE: Final = 1e-3
 SIZES: Final = ((16, 16), (12, 20), (20, 12), (8, 24), (24, 8), (10, 10))
 """Cells of six buckets."""
+_PRECISIONS: Final[Mapping[str, Precision]] = {
+    "8bit": "8bit",
+    "int8": "int8",
+    "bf16": "bf16",
+    "fp32": "bf16",
+}
+"""Of a case of the benchmark, by the second part of a name here."""
 _CUDA: Final = torch.device("cuda")
 _HALF: Final = torch.bfloat16
 """What batches have of what the network reads."""
@@ -47,7 +55,7 @@ def backend_of(
     plain ones and have no graph.
     """
     _, named, *rest = case.split("-")
-    precision: Precision = "8bit" if named == "8bit" else "bf16"
+    precision = _PRECISIONS[named]
     plan = plan_of(Case(case, (512, 512), precision, checkpointing=bool(rest)), _SETTING)
     if named == "fp32":
         fp32 = {**plan.identity.precision.model_dump(mode="json"), "compute": "fp32"}

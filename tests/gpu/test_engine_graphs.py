@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") != "0",
     reason="needs a CUDA device, and TRITON_INTERPRET=0 before the start",
 )
-CASES = ("512-bf16", "512-bf16-ckpt", "512-8bit-ckpt")
+CASES = ("512-bf16", "512-bf16-ckpt", "512-8bit-ckpt", "512-int8-ckpt")
 CLIPS = ({"method": "value", "limit": 1e-3}, {"method": "norm", "limit": 1e-3})
 ON_DEVICE = ("optimi-lion", "optimi-adamw", "adamw")
 

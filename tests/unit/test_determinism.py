@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import JsonValue
 
 from tests.unit.config_examples import import_small, problems_of, warnings_of
 from trainer_core.config.plan import Operation
 from trainer_core.engine.determinism import (
+    environment_changes,
     environment_fingerprint,
     resume_promise,
     set_determinism,
@@ -128,3 +130,21 @@ def test_on_a_cpu_bits_depend_on_threads_and_versions_alone() -> None:
         "torch",
         "cpu_capability",
     }
+
+
+def test_a_resume_says_what_is_not_as_it_was() -> None:
+    cpu: dict[str, JsonValue] = {"threads": 2, "torch": "2.11.0"}
+    on_card = {**cpu, "card": "NVIDIA H200", "deterministic": False}
+
+    assert list(environment_changes({**on_card, "loss": 0.5}, on_card)) == []
+    assert list(environment_changes(on_card, {**on_card, "threads": 3, "deterministic": True})) == [
+        "The run resumes with threads 3, not 2.",
+        "The run resumes with deterministic True, not False.",
+    ]
+    assert list(environment_changes(cpu, on_card)) == [
+        "The run resumes with card NVIDIA H200; the checkpoint names none.",
+        "The run resumes with deterministic False; the checkpoint names none.",
+    ]
+    assert list(environment_changes(on_card, cpu)) == [
+        "The run resumes on a CPU, not with card NVIDIA H200."
+    ]

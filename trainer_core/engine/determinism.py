@@ -4,7 +4,7 @@ On a CPU they always do. On CUDA they do where the plan asks for it, because tha
 fastest attention, cuDNN's, adds the parts of the query's gradient in no fixed order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from pydantic import JsonValue
@@ -43,6 +43,22 @@ def environment_fingerprint(device: torch.device) -> dict[str, JsonValue]:
         found["card"] = torch.cuda.get_device_name(device)
         found["deterministic"] = torch.are_deterministic_algorithms_enabled()
     return found
+
+
+def environment_changes(
+    stored: Mapping[str, JsonValue], here: Mapping[str, JsonValue]
+) -> Iterator[str]:
+    """How a run's fingerprint differs from the one among a checkpoint's scalars, as sentences.
+
+    Older checkpoints, and those of a CPU, store no card.
+    """
+    for name, value in here.items():
+        if name not in stored:
+            yield f"The run resumes with {name} {value}; the checkpoint names none."
+        elif stored[name] != value:
+            yield f"The run resumes with {name} {value}, not {stored[name]}."
+    if "card" in stored and "card" not in here:
+        yield f"The run resumes on a CPU, not with card {stored['card']}."
 
 
 def resume_promise(device: torch.device) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from trainer_core.checkpoint.identity import checkpoint_identity
 from trainer_core.checkpoint.matmul import matmul_scalar
 from trainer_core.checkpoint.read import read_checkpoint
 from trainer_core.checkpoint.write import CheckpointFacts, TrainedTensors, write_checkpoint
-from trainer_core.engine.determinism import environment_fingerprint
+from trainer_core.engine.determinism import environment_changes, environment_fingerprint
 from trainer_core.engine.reporting import (
     report_checkpoint,
     report_stage,
@@ -69,11 +69,9 @@ def resume(run: Run, state: TrainingState, folder: Path) -> None:
     checkpoint = read_checkpoint(folder, checkpoint_identity(run.job), last_step=run.last_step)
     manifest = checkpoint.manifest
     here = environment_fingerprint(run.loaded.network.compute.device)
-    for name, value in here.items():
-        if manifest.scalars.get(name) != value:
-            # Allowed: the result is as good, but not the same bit for bit.
-            message = f"The run resumes with {name} {value}, not {manifest.scalars.get(name)}."
-            report_warning(run, state, "other_environment", message)
+    # Allowed: the result is as good, but not the same bit for bit.
+    for message in environment_changes(manifest.scalars, here):
+        report_warning(run, state, "other_environment", message)
     run.backend.load(checkpoint)
     state.step = state.saved_step = manifest.step
     before = manifest.scalars.get(_LOSS_BEFORE)

@@ -104,7 +104,7 @@ class Attempt:
         job = self._job(plan, index, base, start.checkpoint)
         from_step = self._check_checkpoint(job)
         self._report_stage("caching")
-        # Before the encoders, whose products would fix another one.
+        # Before the encoders: torch sets the workspace up at the first product.
         fix_workspace(plan.operation, os.environ)
         self._fill_cache(plan, base, index, data)
 
