@@ -41,14 +41,27 @@ def _both(rows: int, H: int, *, is_routed: bool) -> Case:
     )
 
 
-def _forward8(rows: int, H: int, *, is_routed: bool, dtype: torch.dtype = _E4M3) -> Case:
+def _forward8(
+    rows: int,
+    H: int,
+    *,
+    is_routed: bool,
+    has_value: bool = False,
+    dtype: torch.dtype = _E4M3,
+) -> Case:
+    def kernel(up: torch.Tensor, weight: torch.Tensor | None) -> list[torch.Tensor | Quantized]:
+        value = up.new_empty(rows, H) if has_value else None
+        rows8, scale = swiglu_to_8_bits_triton(up, weight, dtype=dtype, value_MH=value)
+        return [Quantized(rows8, scale), *([] if value is None else [value])]
+
+    name = f"swiglu to {NAMES[dtype]}" + " and bf16" * has_value
     return Case(
-        name=_name(f"swiglu to {NAMES[dtype]}", is_routed=is_routed),
+        name=_name(name, is_routed=is_routed),
         shape=f"{rows}x{H}",
         make=lambda draw: (draw(rows, 2 * H), _weight(draw, rows, is_routed=is_routed)),
-        kernel=lambda up, weight: [Quantized(*swiglu_to_8_bits_triton(up, weight, dtype=dtype))],
-        plain=lambda up, weight: [swiglu_plain(up, weight)],
-        forward_bytes=rows * H * 5,
+        kernel=kernel,
+        plain=lambda up, weight: [swiglu_plain(up, weight)] * (2 if has_value else 1),
+        forward_bytes=rows * H * (7 if has_value else 5),
         capability=capability_of(dtype),
     )
 
@@ -111,10 +124,13 @@ CASES = [
     _forward8(8704, 6912, is_routed=True),
     _forward8(8960, 6912, is_routed=True),
     _forward8(4352, 3584, is_routed=False),
+    _forward8(8704, 6912, is_routed=True, has_value=True),
+    _forward8(4352, 3584, is_routed=False, has_value=True),
     _backward8(8704, 6912, is_routed=True),
     _backward8(8960, 6912, is_routed=True),
     _backward8(4352, 3584, is_routed=False),
     _backward8(8704, 6912, is_routed=True, has_value=True),
+    _backward8(4352, 3584, is_routed=False, has_value=True),
     _forward8(8704, 6912, is_routed=True, dtype=torch.int8),
     _backward8(8704, 6912, is_routed=True, dtype=torch.int8),
     _backward8(4352, 3584, is_routed=False, dtype=torch.int8),

@@ -121,10 +121,15 @@ def test_values_in_8_bits(
 ) -> None:
     example = Example(H, is_weighted=is_weighted)
 
-    rows8, scale = function(example.up, example.weight, dtype=dtype)
+    value = torch.full((M, H), torch.nan)
+
+    rows8, scale = function(example.up, example.weight, dtype=dtype, value_MH=value)
+    alone8, _ = function(example.up, example.weight, dtype=dtype)
 
     assert rows8.dtype == dtype
     assert_near(rows8, scale, example.h, bound)
+    assert close(value, example.h)
+    assert torch.equal(alone8.view(torch.uint8), rows8.view(torch.uint8))
 
 
 @pytest.mark.parametrize("H", WIDTHS)

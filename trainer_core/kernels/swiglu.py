@@ -71,7 +71,11 @@ class _Swiglu(torch.autograd.Function):
 
 
 def swiglu_to_8_bits(
-    up: torch.Tensor, weight: torch.Tensor | None = None, *, dtype: torch.dtype
+    up: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    *,
+    dtype: torch.dtype,
+    value_MH: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """h in 8 bits: rows [M, H] and scales [M]. Without gradients.
 
@@ -79,27 +83,39 @@ def swiglu_to_8_bits(
         up: [M, 2H].
         weight: [M], fp32; None: 1.
         dtype: of the rows.
+        value_MH: also receives h, in its own type.
     """
     if runs_triton(up):
-        return swiglu_to_8_bits_triton(up, weight, dtype=dtype)
-    return swiglu_to_8_bits_plain(up, weight, dtype=dtype)
+        return swiglu_to_8_bits_triton(up, weight, dtype=dtype, value_MH=value_MH)
+    return swiglu_to_8_bits_plain(up, weight, dtype=dtype, value_MH=value_MH)
 
 
 def swiglu_to_8_bits_plain(
-    up: torch.Tensor, weight: torch.Tensor | None = None, *, dtype: torch.dtype
+    up: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    *,
+    dtype: torch.dtype,
+    value_MH: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``swiglu_to_8_bits`` in PyTorch."""
-    return rows_to_8_bits_plain(_wide_swiglu(up, weight), dtype=dtype)
+    h_MH = _wide_swiglu(up, weight)
+    if value_MH is not None:
+        value_MH.copy_(h_MH)
+    return rows_to_8_bits_plain(h_MH, dtype=dtype)
 
 
 def swiglu_to_8_bits_triton(
-    up: torch.Tensor, weight: torch.Tensor | None = None, *, dtype: torch.dtype
+    up: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    *,
+    dtype: torch.dtype,
+    value_MH: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``swiglu_to_8_bits`` in one kernel."""
     M, H = up.shape[0], up.shape[1] // 2
     rows8 = up.new_empty(M, H, dtype=dtype)
     scale = up.new_empty(M, dtype=torch.float32)
-    _launch_forward(up, weight, None, rows8, scale)
+    _launch_forward(up, weight, value_MH, rows8, scale)
     return rows8, scale
 
 

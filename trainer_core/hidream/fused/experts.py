@@ -46,7 +46,6 @@ from trainer_core.kernels.expert_rows import (
     gather_rows_to_8_bits,
 )
 from trainer_core.kernels.route import route, route_gradient
-from trainer_core.kernels.rows8 import rows_to_8_bits
 from trainer_core.kernels.swiglu import swiglu, swiglu_grad, swiglu_grad_to_8_bits, swiglu_to_8_bits
 
 
@@ -264,14 +263,17 @@ def _down(
     if not keep_output:
         return None, []
     dtype8 = layer.down.dtype8
-    if dtype8 is not None and not factors.down:
-        inner8, scale = swiglu_to_8_bits(up, weight_M, dtype=dtype8)
-        return multiply_grouped(layer.down, inner8, scale, order.ends, up.dtype), []
-    inner = swiglu(up, weight_M)
-    rows, scale_M = (inner, None) if dtype8 is None else rows_to_8_bits(inner, dtype=dtype8)
-    down = multiply_grouped(layer.down, rows, scale_M, order.ends, up.dtype)
+    inner: torch.Tensor | None
+    if dtype8 is None:
+        inner = swiglu(up, weight_M)
+        down = multiply_grouped(layer.down, inner, None, order.ends, up.dtype)
+    else:
+        inner = up.new_empty(len(up), up.shape[1] // 2) if factors.down else None
+        inner8, scale = swiglu_to_8_bits(up, weight_M, dtype=dtype8, value_MH=inner)
+        down = multiply_grouped(layer.down, inner8, scale, order.ends, up.dtype)
     if not factors.down:
         return down, []
+    assert inner is not None
     deltas = add_expert_deltas_(
         down, inner, order.ends, layer.places_down, factors.down, factors.shared.seed
     )

@@ -122,20 +122,23 @@ def forward_rows(
     if not keep_output:
         output = input_.value.new_empty(len(up), layer.down.weight.out_features)
         return output, Kept(up, hidden_up, [])
+    inner = _inner(layer, up, has_value=bool(factors.down))
+    output = multiply(layer.down.weight, inner)
+    hidden_down: list[torch.Tensor] = []
     if factors.down:
-        inner = Activation(swiglu(up))
-        output = multiply(layer.down.weight, inner)
-        hidden_down = add_deltas_(
-            output, inner.value, layer.down.places, factors.down, factors.seed
-        )
-        return output, Kept(up, hidden_up, hidden_down)
+        places_down = layer.down.places
+        hidden_down = add_deltas_(output, inner.value, places_down, factors.down, factors.seed)
+    return output, Kept(up, hidden_up, hidden_down)
+
+
+def _inner(layer: FeedForward, up: torch.Tensor, *, has_value: bool) -> Activation:
+    """silu(a) · b, [M, H], as w2 is multiplied with it; in 8 bits alone unless ``has_value``."""
     dtype8 = layer.down.weight.dtype8
-    inner = (
-        Activation(swiglu(up))
-        if dtype8 is None
-        else Activation(up, *swiglu_to_8_bits(up, dtype=dtype8))  # ``value`` only tells the type
-    )
-    return multiply(layer.down.weight, inner), Kept(up, hidden_up, [])
+    if dtype8 is None:
+        return Activation(swiglu(up))
+    value = up.new_empty(len(up), up.shape[1] // 2) if has_value else None
+    rows8, scale = swiglu_to_8_bits(up, dtype=dtype8, value_MH=value)
+    return Activation(up if value is None else value, rows8, scale)  # ``up`` only tells the type
 
 
 def backward_rows(
@@ -158,25 +161,30 @@ def backward_rows(
     if factors.down:
         gradients_down = _down_gradients(layer, grad_MN, kept, factors, grad_inner)
     scale_N, dtype8 = layer.up.weight.scale, layer.up.weight.dtype8
-    if factors.up or scale_N is None or dtype8 is None:
+    grad_up: torch.Tensor | None
+    if scale_N is None or dtype8 is None:
         grad_up, _ = swiglu_grad(grad_inner, kept.up)
         grad_input = multiply_gradient(layer.up.weight, grad_up)
-        gradients_up: list[FactorGradients] = []
-        if factors.up:
-            assert input_MI is not None
-            gradients_up = delta_gradients_(
-                grad_up,
-                input_MI,
-                kept.hidden_up,
-                layer.up.places,
-                factors.up,
-                factors.seed,
-                grad_input,
-            )
-        return grad_input, [*gradients_up, *gradients_down]
-    rows8, scale, _ = swiglu_grad_to_8_bits(grad_inner, kept.up, None, scale_N, dtype=dtype8)
-    grad_input = multiply_rows8_gradient(layer.up.weight, rows8, scale, dtype=dtype)
-    return grad_input, gradients_down
+    else:
+        grad_up = torch.empty_like(kept.up) if factors.up else None
+        rows8, scale, _ = swiglu_grad_to_8_bits(
+            grad_inner, kept.up, None, scale_N, dtype=dtype8, value_M2H=grad_up
+        )
+        grad_input = multiply_rows8_gradient(layer.up.weight, rows8, scale, dtype=dtype)
+    gradients_up: list[FactorGradients] = []
+    if factors.up:
+        assert input_MI is not None
+        assert grad_up is not None
+        gradients_up = delta_gradients_(
+            grad_up,
+            input_MI,
+            kept.hidden_up,
+            layer.up.places,
+            factors.up,
+            factors.seed,
+            grad_input,
+        )
+    return grad_input, [*gradients_up, *gradients_down]
 
 
 def _down_gradients(
