@@ -169,12 +169,21 @@ def _print(report: "Report") -> None:
         output.print_table(("BACKEND", "ROLE", "BUCKET", "IMAGES", "AN EPOCH"), rows)
     if report.cards:
         sys.stdout.write(
-            "\nCards of capability 9 and 10; others have no fused blocks to plan for:\n"
+            f"\nCards of capability {_fused_on(report.plan)}; others have no fused blocks to plan "
+            "for:\n"
         )
         head = ("CARD", "PEAK", "HOLDS", "RECOMPUTED", "OFFLOADED", "LARGEST BATCH")
         output.print_table(head, [_card_cells(row) for row in report.cards])
     sys.stdout.write("\n")
     output.print_table((f"MEMORY ON {report.memory.device}", "BYTES", ""), _memory(report.memory))
+
+
+def _fused_on(plan: "Plan") -> str:
+    """First numbers of the capabilities of cards that compute the plan with fused blocks."""
+    from trainer_core.memory.cards import assumed_matmul
+    from trainer_core.memory.fused_model import is_fused_on
+
+    return "8, 9 and 10" if is_fused_on(plan, assumed_matmul(plan), (8, 0)) else "9 and 10"
 
 
 def _facts(report: "Report", plan: "Plan") -> dict[str, object]:

@@ -145,6 +145,31 @@ def test_a_fresh_process_needs_no_torch_and_prints_one_line(project: Path) -> No
         assert words in readable.stderr
 
 
+@pytest.mark.parametrize(
+    ("settings", "on"),
+    [
+        (("base_model_matmul_precision=int8",), "8, 9 and 10"),
+        (("base_model_matmul_precision=int8", "lora_type=standard",
+          'peft_lora_target_modules=["experts.1.w2"]'), "9 and 10"),
+        (("base_model_matmul_precision=fp8",), "9 and 10"),
+    ],
+)  # fmt: skip
+def test_the_table_says_which_cards_it_is_for(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: tuple[str, ...],
+    on: str,
+) -> None:
+    monkeypatch.chdir(project)
+    command = ["validate", "--config", str(project)]
+    command += [part for each in settings for part in ("--set", each)]
+
+    app(command, obj=Invocation(env={"REVERIE_HOME": str(project)}), standalone_mode=False)
+
+    assert f"Cards of capability {on}; others" in capsys.readouterr().out
+
+
 def test_a_run_that_fits_no_card_is_told_what_would_fit(
     project: Path, validate: Callable[..., Answer]
 ) -> None:

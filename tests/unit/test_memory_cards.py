@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.config_examples import BASE_MODELS, CONFIG_TEXT, LYCORIS_TEXT, TRUE_CONFIG
 from trainer_core.config.plan import MatmulKind, Plan
+from trainer_core.config.plan.matmul import Capability
 from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.documents import parse_document
 from trainer_core.errors import OutOfMemoryError
@@ -30,7 +31,7 @@ from trainer_core.memory.card_plan import (
 )
 from trainer_core.memory.cards import SIZES_GIB, card_rows
 from trainer_core.memory.fused_activations import block_bytes
-from trainer_core.memory.fused_model import LIVE_TEXT_TOKENS, FusedModel, tokens_of
+from trainer_core.memory.fused_model import LIVE_TEXT_TOKENS, FusedModel, is_fused_on, tokens_of
 from trainer_core.memory.fused_weights import base_bytes, fused_weights
 from trainer_core.memory.peak import activations_at_peak
 from trainer_core.memory.weights import base_weight_bytes
@@ -222,6 +223,27 @@ def test_the_published_example_fits_every_common_card() -> None:
 )
 def test_a_run_whose_blocks_are_not_fused_is_not_planned(options: dict[str, Any]) -> None:
     assert card_rows(plan(**options), TRUE_CONFIG, image_px=1024**2) == ()
+
+
+@pytest.mark.parametrize(
+    ("target", "on_ampere"), [("to_q", True), ("shared_experts.w1", True), ("experts.1.w2", False)]
+)
+def test_cards_of_8_fuse_int8_products_unless_a_routed_expert_is_adapted(
+    target: str, on_ampere: bool
+) -> None:
+    lora = {"lora_type": "standard", "lora_rank": 8, "peft_lora_target_modules": [target]}
+    adapted = plan(base_model_precision="int8-quanto", **lora)
+
+    cards: list[tuple[MatmulKind, Capability | None, bool]] = [
+        ("int8", (8, 6), on_ampere),
+        ("int8", (9, 0), True),
+        ("fp8", (8, 6), False),
+        ("no_change", (9, 0), False),  # optimum-quanto converts
+        ("int8", None, False),
+        ("int8", (7, 5), False),
+    ]
+    for kind, capability, is_fused in cards:
+        assert is_fused_on(adapted, kind, capability) == is_fused, (kind, capability)
 
 
 @pytest.mark.parametrize("matmul", ["fp8", "no_change"])

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from trainer_core.config.plan.matmul import picks_by_card
+from trainer_core.config.plan.matmul import is_8bit, picks_by_card
 from trainer_core.errors import BaseModelError
 from trainer_core.process.control import Control
 from trainer_core.process.cublas import fix_workspace
@@ -72,7 +72,7 @@ def _likely_files(job: Job) -> Sequence[Path]:
     """The weights that the run will read. A wrong guess costs no more than the reading."""
     identity = job.plan.identity
     kinds = picks_by_card(identity.precision, job.plan.operation.device).values()
-    if job.node_cache is not None and {"fp8", "int8"} & set(kinds):
+    if job.node_cache is not None and any(kind and is_8bit(kind) for kind in kinds):
         kept = kept_files(job.node_cache.weights_dir, identity.base.digest)
         if kept:
             return kept[:1]

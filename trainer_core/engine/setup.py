@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.matmul import matmul_for
 from trainer_core.config.plan import MatmulKind, Plan
-from trainer_core.config.plan.matmul import MatmulPick, has_fused_blocks, has_products
+from trainer_core.config.plan.matmul import MatmulPick, has_products
 from trainer_core.data.index import ShardDescription
 from trainer_core.data.shards import ShardFolder
 from trainer_core.engine.batch import BatchMaker
@@ -23,7 +23,7 @@ from trainer_core.hidream.network import Network, prepare
 from trainer_core.hidream.timestep_sampling import AutoShift
 from trainer_core.memory.card_fit import CardRun, require_fit
 from trainer_core.memory.card_plan import CardPlan, host_linears
-from trainer_core.memory.fused_model import is_fused
+from trainer_core.memory.fused_model import is_fused_on
 from trainer_core.precision.compute import Compute, capability_of, choose_compute
 from trainer_core.process.control import Control
 from trainer_core.process.job import Job
@@ -121,7 +121,7 @@ def _card_plan(
     the run does not fit.
     """
     capability = capability_of(compute.device)
-    if not has_fused_blocks(capability, matmul) or not is_fused(job.plan, matmul):
+    if not is_fused_on(job.plan, matmul, capability):
         return None, frozenset()
     free_bytes, _ = torch.cuda.mem_get_info(compute.device)
     run = CardRun.of(

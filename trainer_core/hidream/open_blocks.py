@@ -11,7 +11,7 @@ from trainer_core.hidream.fused.build import fused_blocks, refusal
 from trainer_core.hidream.host.weights import ALL_ON_DEVICE, HostWeights, hold_on_host
 from trainer_core.hidream.plain_blocks import PlainBlocks
 from trainer_core.memory.card_plan import CardPlan, described, offloaded_linears
-from trainer_core.memory.fused_model import FusedModel
+from trainer_core.memory.fused_model import FusedModel, adapted_paths
 from trainer_core.memory.fused_weights import streamed_linears
 from trainer_core.precision.compute import Compute
 
@@ -80,18 +80,11 @@ def _fused(
 ) -> FusedBlocks:
     return fused_blocks(
         transformer,
-        numbers={path: number for number, path in enumerate(_adapted_paths(plan))},
+        numbers={path: number for number, path in enumerate(adapted_paths(plan))},
         recomputed=recomputed,
         keeps_transposed=keeps_transposed,
         host=host,
     )
-
-
-def _adapted_paths(plan: Plan) -> list[str]:
-    adapter = plan.identity.adapter
-    if adapter is None:
-        return []
-    return [each if isinstance(each, str) else each.path for each in adapter.modules]
 
 
 def _recomputing_interval(plan: Plan) -> int | None:

@@ -13,6 +13,7 @@ from trainer_core.config.plan import (
     MatmulKind,
     Plan,
 )
+from trainer_core.config.plan.matmul import Capability, has_fused_blocks, has_grouped_products
 from trainer_core.config.plan.shapes import LinearShape, factorization, hidream_linears
 from trainer_core.memory.optimizer_state import optimizer_state_bytes
 from trainer_core.memory.trained import trained_parameters, trained_tensors
@@ -61,6 +62,26 @@ def is_fused(plan: Plan, matmul: MatmulKind) -> bool:
     precision = plan.identity.precision
     is_converted = precision.base != "no_change" and matmul == "no_change"
     return plan.identity.adapter is not None and precision.compute == "bf16" and not is_converted
+
+
+def is_fused_on(plan: Plan, matmul: MatmulKind, capability: Capability | None) -> bool:
+    """``is_fused``, on a card of this capability; None: on a CPU, which never does it.
+
+    Adapters of routed experts are multiplied by torch's grouped products.
+    """
+    has_card = has_fused_blocks(capability, matmul) and (
+        has_grouped_products(capability)
+        or not any(".experts." in path for path in adapted_paths(plan))
+    )
+    return has_card and is_fused(plan, matmul)
+
+
+def adapted_paths(plan: Plan) -> list[str]:
+    """Path of every linear that the adapter adapts, in order; none without an adapter."""
+    adapter = plan.identity.adapter
+    if adapter is None:
+        return []
+    return [each if isinstance(each, str) else each.path for each in adapter.modules]
 
 
 @dataclass(frozen=True, kw_only=True)
