@@ -101,6 +101,12 @@ def capability_of(dtype: torch.dtype) -> int:
     return 80 if dtype is torch.int8 else E4M3_FROM
 
 
+def is_for_this_card(capability: int) -> bool:
+    """Whether the current card has at least this capability, without the point."""
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor >= capability
+
+
 def launches(
     case: Case, draw: Draw
 ) -> tuple[Callable[[], Sequence[torch.Tensor]], Callable[[], Sequence[torch.Tensor]]]:

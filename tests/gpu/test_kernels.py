@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from benchmarks.kernel_cases import CASES
-from benchmarks.kernel_cases.case import NAMES, Case, Draw, errors, launches
+from benchmarks.kernel_cases.case import (
+    NAMES,
+    Case,
+    Draw,
+    capability_of,
+    errors,
+    is_for_this_card,
+    launches,
+)
 from trainer_core.kernels.rows8 import rows_to_8_bits_triton
 
 pytestmark = pytest.mark.skipif(
@@ -18,14 +26,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def skip_unless_it_has(capability: int) -> None:
+    if not is_for_this_card(capability):
+        pytest.skip(f"needs a card of capability {capability / 10}")
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_kernel_equals_pytorch(case: Case) -> None:
+    skip_unless_it_has(case.capability)
     for name, error, bound in errors(case, Draw(torch.device("cuda"))):
         assert error < bound, name
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_cuda_graph_repeats_the_kernels(case: Case) -> None:
+    skip_unless_it_has(case.capability)
     _, both = launches(case, Draw(torch.device("cuda")))
     wanted = both()
     torch.cuda.synchronize()
@@ -50,6 +65,7 @@ def test_a_cuda_graph_repeats_the_kernels(case: Case) -> None:
 @pytest.mark.parametrize("dtype", NAMES, ids=str)
 @pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf])
 def test_what_is_not_finite_is_so_in_every_product(odd: float, dtype: torch.dtype) -> None:
+    skip_unless_it_has(capability_of(dtype))
     x = torch.ones(2, 2560, device="cuda")
     x[0, 1000] = odd
 
