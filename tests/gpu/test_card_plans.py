@@ -39,7 +39,7 @@ CONFIG: Mapping[str, Any] = {
 BLOCKS = frozenset(range(5))
 IMAGE_PX = 512**2
 CELLS = 64
-MATMULS: list[MatmulKind] = ["fp8", "no_change"]
+MATMULS: list[MatmulKind] = ["fp8", "int8", "no_change"]
 
 
 def plan_of(matmul: MatmulKind) -> Plan:
@@ -48,7 +48,7 @@ def plan_of(matmul: MatmulKind) -> Plan:
         {
             "device": "cuda",
             "mixed_precision": "bf16",
-            "base_model_precision": "int8-quanto" if matmul == "fp8" else "no_change",
+            "base_model_precision": "no_change" if matmul == "no_change" else "int8-quanto",
             "quantize_via": "accelerator",
         }
     )
