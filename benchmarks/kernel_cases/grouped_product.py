@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernel_cases.case import NAMES, Case, Draw, Inputs
+from benchmarks.kernel_cases.case import NAMES, Case, Draw, Inputs, capability_of
 from trainer_core.kernels.grouped_product import (
     grouped_product8_plain,
     grouped_product8_triton,
@@ -12,7 +12,7 @@ from trainer_core.kernels.grouped_product import (
     grouped_product_triton,
 )
 from trainer_core.kernels.grouped_tiles import multiply_tiles
-from trainer_core.kernels.tilings import INT8_LOADED
+from trainer_core.kernels.tilings import LOADED8
 
 ACCELERATOR_FROM = 90
 """Cards with a tensor memory accelerator."""
@@ -67,7 +67,7 @@ def _rows8(
         ends: torch.Tensor,
     ) -> list[torch.Tensor]:
         out = rows8.new_empty(M, N, dtype=torch.bfloat16)
-        multiply_tiles(out, rows8, weight8, ends, INT8_LOADED, scale_M=scale_M, scale_EN=scale_EN)
+        multiply_tiles(out, rows8, weight8, ends, LOADED8, scale_M=scale_M, scale_EN=scale_EN)
         return [out]
 
     def used(*inputs: Any) -> list[torch.Tensor]:
@@ -81,7 +81,7 @@ def _rows8(
         plain=lambda *inputs: [grouped_product8_plain(*inputs, torch.float64)],
         forward_bytes=_moved_bytes(sizes, K, N, 1),
         max_error=max_error,
-        capability=80 if is_loaded else ACCELERATOR_FROM,
+        capability=capability_of(dtype) if is_loaded else ACCELERATOR_FROM,
     )
 
 
@@ -126,6 +126,8 @@ CASES = [
     _rows8(SMALL, 272, 144, dtype=torch.int8, max_error=0.004),
     _rows8(AT_512, 6912, 2560, dtype=torch.int8, max_error=0.004, is_loaded=True),
     _rows8(SMALL, 272, 144, dtype=torch.int8, max_error=0.004, is_loaded=True),
+    _rows8(AT_512, 6912, 2560, is_loaded=True),
+    _rows8(SMALL, 272, 144, max_error=0.004, is_loaded=True),
     _rows8(SMALL, 272, 144, max_error=0.004),
     _rows8((5, 0, 0, 0), 16, 328, has_scale=False, max_error=0.004),
     *(_rows16(sizes, 2560, 13824) for sizes in (AT_1024, AT_512)),

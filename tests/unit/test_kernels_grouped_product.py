@@ -139,6 +139,21 @@ def test_integers_are_summed_exactly(tiling: Tiling) -> None:
     assert torch.equal(out, product(rows, weight, sizes).float())
 
 
+@pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS)
+def test_rows_of_e4m3_in_every_tiling(tiling: Tiling) -> None:
+    sizes, N, K = [5, 0, 17, 40], 48, 80
+    rows, weight = (
+        (20 * normal(*shape)).to(torch.float8_e4m3fn)
+        for shape in ((sum(sizes), K), (len(sizes), N, K))
+    )
+    out = torch.full((len(rows), N), torch.nan)
+
+    multiply_tiles(out, rows, weight, ends_of(sizes), tiling)
+
+    wanted = product(rows, weight, sizes)
+    torch.testing.assert_close(out.double(), wanted, rtol=1e-5, atol=0.1)
+
+
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("has_column_scale", [False, True])
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from trainer_core.kernels.grouped_tiles import multiply_tiles
-from trainer_core.kernels.tilings import tiling_for
+from trainer_core.kernels.tilings import is_before_hopper, tiling_for
 from trainer_core.kernels.triton_support import runs_triton
 
 
@@ -21,8 +21,8 @@ def dense_product8(
 ) -> torch.Tensor:
     """out[m] = scale[m] · scale · (weight · rows[m]) + bias, [M, N], without gradients.
 
-    On CUDA a library's product multiplies e4m3, and needs capability 9.0. For int8 the library is
-    slower than bf16 on Hopper cards, so a kernel of our own does.
+    On CUDA a library's product multiplies e4m3 from capability 9.0 on. A kernel of our own does on
+    older cards, and for int8 everywhere: there the library is slower than bf16 on Hopper cards.
 
     Args:
         rows8_MK: e4m3 or int8; K is a multiple of 16.
@@ -35,7 +35,7 @@ def dense_product8(
     inputs = (rows8_MK, scale_M, weight8_NK, scale_N, dtype, bias_N)
     if not runs_triton(rows8_MK):
         return dense_product8_plain(*inputs)
-    if rows8_MK.dtype is torch.int8:
+    if rows8_MK.dtype is torch.int8 or is_before_hopper(rows8_MK):
         return dense_product8_triton(*inputs)
     return _library_product(*inputs)
 

@@ -190,8 +190,8 @@ def loaded_tiles(
             k = block * TILE_K + tl.arange(0, TILE_K)
             left_inside = (row < end)[:, None] & (k < K)[None, :]
             right_inside = (k < K)[:, None] & (column < N)[None, :]
-            left = tl.load(left_row + k[None, :], left_inside, other=0)
-            right = tl.load(right_column + k[:, None], right_inside, other=0)
+            left = tl.load(left_row + k[None, :], left_inside, other=0.0)
+            right = tl.load(right_column + k[:, None], right_inside, other=0.0)
             sums = tl.dot(left, right, sums, out_dtype=SUM)
         value = scaled(sums, scale_M, scale_EN, bias_EN, row, end, column, expert, N)
         place = out + row.to(tl.int64)[:, None] * N + column[None, :]

@@ -13,7 +13,7 @@ experts at 1024 and at 512 px."""
 INT8: Final = Tiling(M=128, N=128, K=128, rows_together=16, stores=2, warps=4, stages=3, programs=2)
 """Of 17 tilings, on an H200, the fastest or within 4 % of it for all products of HiDream's blocks
 at 1024 and at 512 px."""
-INT8_LOADED: Final = Tiling(
+LOADED8: Final = Tiling(
     M=128,
     N=128,
     K=64,
@@ -24,15 +24,22 @@ INT8_LOADED: Final = Tiling(
     programs=1,
     has_accelerator=False,
 )
-"""For cards before capability 9.0, on which nobody has measured it. Fits 99 KiB of shared memory,
-the least among cards of 8.0 to 8.9."""
+"""Of both types of 8 bits on cards before capability 9.0, on which nobody has measured it. Fits
+99 KiB of shared memory, the least among cards of 8.0 to 8.9."""
 _ACCELERATOR_FROM: Final = (9, 0)
 
 
 def tiling_for(rows: torch.Tensor) -> Tiling:
     """How the product of ``rows`` is cut, on their card."""
+    if rows.element_size() == 1 and is_before_hopper(rows):
+        return LOADED8
     if rows.dtype is torch.int8:
-        if rows.is_cuda and torch.cuda.get_device_capability(rows.device) < _ACCELERATOR_FROM:
-            return INT8_LOADED
         return INT8
     return E4M3 if rows.element_size() == 1 else BITS_16
+
+
+def is_before_hopper(rows: torch.Tensor) -> bool:
+    """Whether a card before capability 9.0 holds the rows. It has no tensor memory accelerator."""
+    if not rows.is_cuda:
+        return False
+    return torch.cuda.get_device_capability(rows.device) < _ACCELERATOR_FROM
