@@ -12,7 +12,7 @@ from benchmarks.step.plans import LEARNING_RATE, plan_of
 from benchmarks.step.setting import Setting
 from benchmarks.step.weights import fill_adapter, random_base, random_model
 from trainer_core.config.plan import MatmulKind, Plan
-from trainer_core.config.plan.matmul import has_products, pick_matmul
+from trainer_core.config.plan.matmul import pick_matmul, picks_fp8
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.pending import Pending
 from trainer_core.engine.step import Backend, SingleProcess
@@ -125,7 +125,7 @@ def _planned(
         matmul=matmul,
         image_px=width_px * height_px,
         free_bytes=torch.cuda.mem_get_info(setting.device)[0],
-        has_fp8=has_products("fp8", capability_of(setting.device)),
+        picks_fp8=picks_fp8(capability_of(setting.device)),
     )
     if case.checkpointing and case.card_gib is None:
         card = run.needs.planned(run.needs.recomputable)

@@ -179,11 +179,11 @@ def _print(report: "Report") -> None:
 
 
 def _fused_on(plan: "Plan") -> str:
-    """First numbers of the capabilities of cards that compute the plan with fused blocks."""
-    from trainer_core.memory.cards import assumed_matmul
-    from trainer_core.memory.fused_model import is_fused_on
+    """Capabilities of the cards that compute the plan with fused blocks, in words."""
+    from trainer_core.memory.cards import fused_on
 
-    return "8, 9 and 10" if is_fused_on(plan, assumed_matmul(plan), (8, 0)) else "9 and 10"
+    *others, last = fused_on(plan)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _facts(report: "Report", plan: "Plan") -> dict[str, object]:

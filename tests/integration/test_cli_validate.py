@@ -106,7 +106,8 @@ def test_the_published_presets_have_their_sizes_whatever_the_precision(
     assert answer["matmul"] == {
         "CPU": "no_change",
         "cards before 8.0": "no_change",
-        "8.0 to 8.9": "no_change",
+        "8.0 to 8.8": "no_change",
+        "8.9": "no_change",
         "9.0": in_8_bits,
         "cards after 9.0": "no_change",
     }
@@ -131,10 +132,10 @@ def test_a_fresh_process_needs_no_torch_and_prints_one_line(project: Path) -> No
         "256 modules, 6,619,392 parameters",
         "optimi-lion",
         "by value at 0.01",
-        "no_change on CPU, cards before 8.0, 8.0 to 8.9, cards after 9.0; fp8 on 9.0",
+        "no_change on CPU, cards before 8.0, 8.0 to 8.8, 8.9, cards after 9.0; fp8 on 9.0",
         "on a GPU as good as an unbroken run, but not bit for bit; see deterministic",
         "estimate",
-        "Cards of capability 9 and 10;",
+        "Cards of capability 9;",
         "LARGEST BATCH",
         "80 GB",
         "all weights, transposed too",
@@ -151,7 +152,11 @@ def test_a_fresh_process_needs_no_torch_and_prints_one_line(project: Path) -> No
         (("base_model_matmul_precision=int8",), "8, 9 and 10"),
         (("base_model_matmul_precision=int8", "lora_type=standard",
           'peft_lora_target_modules=["experts.1.w2"]'), "9 and 10"),
-        (("base_model_matmul_precision=fp8",), "9 and 10"),
+        (("base_model_matmul_precision=fp8",), "8.9, 9 and 10"),
+        (("base_model_matmul_precision=fp8", "lora_type=standard",
+          'peft_lora_target_modules=["experts.1.w2"]'), "9 and 10"),
+        (("base_model_precision=no_change",), "9 and 10"),
+        (("base_model_precision=int8-quanto",), "9"),
     ],
 )  # fmt: skip
 def test_the_table_says_which_cards_it_is_for(

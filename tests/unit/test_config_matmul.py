@@ -21,9 +21,9 @@ from trainer_core.process.job import Job
 
 POINTER = "/config/base_model_matmul_precision"
 IN_8_BITS = {"base_model_precision": "int8-quanto"}
-WITH_FP8: list[Capability] = ((9, 0), (10, 0), (12, 0))
-WITHOUT: list[Capability | None] = (None, (7, 5), (8, 0), (8, 6), (8, 9))
-WITH_INT8: list[Capability] = ((8, 0), (8, 6), (8, 9), *WITH_FP8)
+WITH_FP8: list[Capability] = ((8, 9), (9, 0), (10, 0), (12, 0))
+WITHOUT: list[Capability | None] = (None, (7, 5), (8, 0), (8, 6))
+WITH_INT8: list[Capability] = ((8, 0), (8, 6), *WITH_FP8)
 
 
 def precision(**config: Any) -> Precision:
@@ -58,7 +58,7 @@ def test_any_other_card_uses_none_or_refuses() -> None:
     for capability in WITHOUT:
         auto = precision(**IN_8_BITS)
         assert pick_matmul(auto, capability).kind == "no_change"
-        with pytest.raises(DeviceError, match=r"capability 9\.0 or newer, and this run is on a "):
+        with pytest.raises(DeviceError, match=r"capability 8\.9 or newer, and this run is on a "):
             pick_matmul(precision(base_model_matmul_precision="fp8"), capability)
 
 
@@ -78,9 +78,18 @@ def test_int8_is_used_only_where_it_is_asked_for() -> None:
 def test_fused_blocks_need_a_card_whose_products_never_ask_the_host(kind: MatmulKind) -> None:
     for fits in ((9, 0), (10, 0), (10, 3)):
         assert has_fused_blocks(fits, kind)
-    for other in (*WITHOUT, (12, 0)):
-        fits_int8 = other is not None and other[0] == 8
-        assert has_fused_blocks(other, kind) == (kind == "int8" and fits_int8)
+    for other in (None, (7, 5), (12, 0)):
+        assert not has_fused_blocks(other, kind)
+
+
+@pytest.mark.parametrize(
+    ("capability", "kinds"),
+    [((8, 0), ["int8"]), ((8, 6), ["int8"]), ((8, 9), ["fp8", "int8"])],
+)
+def test_cards_of_8_fuse_blocks_with_the_8_bit_products_that_they_have(
+    capability: Capability, kinds: list[MatmulKind]
+) -> None:
+    assert [kind for kind in get_args(MatmulKind) if has_fused_blocks(capability, kind)] == kinds
 
 
 def test_a_resume_keeps_the_kind_and_needs_a_card_that_has_it() -> None:
@@ -132,7 +141,8 @@ def test_every_class_of_card_is_shown_that_the_device_may_be() -> None:
     assert picks_by_card(asked, "auto") == {
         "CPU": None,
         "cards before 8.0": None,
-        "8.0 to 8.9": None,
+        "8.0 to 8.8": None,
+        "8.9": "fp8",
         "9.0": "fp8",
         "cards after 9.0": "fp8",
     }
@@ -144,7 +154,7 @@ def test_every_class_of_card_is_shown_that_the_device_may_be() -> None:
 @pytest.mark.parametrize(
     ("config", "code", "words"),
     [
-        ({"device": "cpu"}, "conflict", "fp8 products need a CUDA card of capability 9.0 or newer"),
+        ({"device": "cpu"}, "conflict", "fp8 products need a CUDA card of capability 8.9 or newer"),
         ({"mixed_precision": "no"}, "conflict", "bf16"),
         ({"model_type": "full", "lora_type": None}, "conflict", "frozen base"),
         (

@@ -70,7 +70,7 @@ def run_of(
         weights=fused_weights(model(matmul)),
         image_px=edge_px**2,
         free_bytes=round(free_gib * GIB),
-        has_fp8=True,
+        picks_fp8=True,
     )
 
 
@@ -226,18 +226,19 @@ def test_a_run_whose_blocks_are_not_fused_is_not_planned(options: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("target", "on_ampere"), [("to_q", True), ("shared_experts.w1", True), ("experts.1.w2", False)]
+    ("target", "on_older"), [("to_q", True), ("shared_experts.w1", True), ("experts.1.w2", False)]
 )
-def test_cards_of_8_fuse_int8_products_unless_a_routed_expert_is_adapted(
-    target: str, on_ampere: bool
+def test_cards_of_8_fuse_8_bit_products_unless_a_routed_expert_is_adapted(
+    target: str, on_older: bool
 ) -> None:
     lora = {"lora_type": "standard", "lora_rank": 8, "peft_lora_target_modules": [target]}
     adapted = plan(base_model_precision="int8-quanto", **lora)
 
     cards: list[tuple[MatmulKind, Capability | None, bool]] = [
-        ("int8", (8, 6), on_ampere),
+        ("int8", (8, 6), on_older),
         ("int8", (9, 0), True),
         ("fp8", (8, 6), False),
+        ("fp8", (8, 9), on_older),
         ("no_change", (9, 0), False),  # optimum-quanto converts
         ("int8", None, False),
         ("int8", (7, 5), False),

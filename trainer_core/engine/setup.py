@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.matmul import matmul_for
 from trainer_core.config.plan import MatmulKind, Plan
-from trainer_core.config.plan.matmul import MatmulPick, has_products
+from trainer_core.config.plan.matmul import MatmulPick, picks_fp8
 from trainer_core.data.index import ShardDescription
 from trainer_core.data.shards import ShardFolder
 from trainer_core.engine.batch import BatchMaker
@@ -130,7 +130,7 @@ def _card_plan(
         matmul=matmul,
         image_px=max(each.width_px * each.height_px for each in job.index.samples),
         free_bytes=free_bytes,
-        has_fp8=has_products("fp8", capability),
+        picks_fp8=picks_fp8(capability),
     )
     card = require_fit(run)
     return card, host_linears(run.model, card)

@@ -35,8 +35,8 @@ class CardRun:
     """Area in pixels of an image of the largest bucket."""
     free_bytes: int
     """What the run may reserve on the card, its weights included."""
-    has_fp8: bool
-    """Whether the card has fp8 products."""
+    picks_fp8: bool
+    """Whether ``auto`` multiplies in fp8 on the card where the base is held in 8 bits."""
 
     @classmethod
     def of(
@@ -47,7 +47,7 @@ class CardRun:
         matmul: MatmulKind,
         image_px: int,
         free_bytes: int,
-        has_fp8: bool,
+        picks_fp8: bool,
     ) -> Self:
         """``transformer``: its configuration. ``matmul``: how the run multiplies with the base."""
         model = FusedModel.of(plan, transformer, matmul)
@@ -57,7 +57,7 @@ class CardRun:
             weights=fused_weights(model),
             image_px=image_px,
             free_bytes=free_bytes,
-            has_fp8=has_fp8,
+            picks_fp8=picks_fp8,
         )
 
     @property
@@ -160,7 +160,7 @@ def _recompute_all(run: CardRun) -> _Changed | None:
 
 def _hold_8_bits(run: CardRun) -> _Changed | None:
     is_auto = run.plan.identity.precision.matmul == "auto"
-    if is_8bit(run.model.matmul) or not (is_auto and run.has_fp8):
+    if is_8bit(run.model.matmul) or not (is_auto and run.picks_fp8):
         return None
     model = replace(run.model, matmul="fp8")
     changed = replace(run, model=model, weights=fused_weights(model))

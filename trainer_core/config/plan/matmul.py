@@ -18,7 +18,7 @@ from trainer_core.errors import DeviceError
 Capability = tuple[int, int]
 """Compute capability of a CUDA card, such as (9, 0) of an H100."""
 
-_FROM: Final[Mapping[MatmulKind, Capability]] = MappingProxyType({"fp8": (9, 0), "int8": (8, 0)})
+_FROM: Final[Mapping[MatmulKind, Capability]] = MappingProxyType({"fp8": (8, 9), "int8": (8, 0)})
 """The oldest cards with the products. Older ones multiply in the type of the computation."""
 _GROUPED_ON: Final = (9, 10)
 """First numbers of capabilities. Source: ``_grouped_mm_cuda`` of torch 2.11 and 2.13."""
@@ -31,7 +31,8 @@ CARDS: Final[Mapping[str, Capability | None]] = MappingProxyType(
     {
         "CPU": None,
         "cards before 8.0": (7, 5),
-        "8.0 to 8.9": (8, 6),
+        "8.0 to 8.8": (8, 6),
+        "8.9": (8, 9),
         "9.0": (9, 0),
         "cards after 9.0": (10, 0),
     }
@@ -52,7 +53,7 @@ def pick_matmul(precision: Precision, capability: Capability | None) -> MatmulPi
     """How a new run multiplies.
 
     ``auto`` is fp8 where the base is held in 8 bits, the computation is bf16 and the card is one on
-    which fp8 products were measured. On newer cards they have to be asked for, and int8 everywhere.
+    which fp8 products were measured. On other cards they have to be asked for, and int8 everywhere.
 
     Args:
         precision: of the plan.
@@ -63,7 +64,7 @@ def pick_matmul(precision: Precision, capability: Capability | None) -> MatmulPi
     """
     kind: MatmulKind = "no_change" if precision.matmul == "auto" else precision.matmul
     is_auto = precision.matmul == "auto"
-    if is_auto and _gains_from_fp8(precision) and capability in _MEASURED["fp8"]:
+    if is_auto and _gains_from_fp8(precision) and picks_fp8(capability):
         kind = "fp8"
     return _checked(kind, capability, "")
 
@@ -112,8 +113,12 @@ def measured_on(kind: MatmulKind) -> str:
     return f"on cards of capability {cards} only" if cards else "on no card yet"
 
 
-def has_products(kind: MatmulKind, capability: Capability | None) -> bool:
-    """Whether a card has products of this kind; None: no card."""
+def picks_fp8(capability: Capability | None) -> bool:
+    """Whether ``auto`` multiplies a base that is held in 8 bits in fp8 on a card; None: no card."""
+    return capability in _MEASURED["fp8"]
+
+
+def _has_products(kind: MatmulKind, capability: Capability | None) -> bool:
     return kind == "no_change" or (capability is not None and capability >= _FROM[kind])
 
 
@@ -128,11 +133,12 @@ def has_grouped_products(capability: Capability | None) -> bool:
 def has_fused_blocks(capability: Capability | None, kind: MatmulKind) -> bool:
     """Whether a card can compute HiDream's fused blocks with products of this kind.
 
-    Cards of 8.0 to 8.9 can with int8 products: their kernels need nothing that came later. Others
-    lack grouped products, or the shared memory that the kernels of the experts need.
+    Cards of 8.0 to 8.9 can with those 8-bit products that they have: a kernel that needs nothing
+    newer multiplies the experts. Others lack grouped products, or shared memory for their kernels.
     """
     is_ampere_or_ada = capability is not None and capability[0] == 8
-    return has_grouped_products(capability) or (kind == "int8" and is_ampere_or_ada)
+    has_8bit = is_8bit(kind) and _has_products(kind, capability)
+    return has_grouped_products(capability) or (is_ampere_or_ada and has_8bit)
 
 
 def _checked(kind: MatmulKind, capability: Capability | None, because: str) -> MatmulPick:
@@ -140,7 +146,7 @@ def _checked(kind: MatmulKind, capability: Capability | None, because: str) -> M
     place = "a CPU" if capability is None else "a card of capability {}.{}".format(*capability)
     if kind == "no_change":
         return MatmulPick(kind=kind, reason=f"multiplies without 8-bit products on {place}")
-    if not has_products(kind, capability):
+    if not _has_products(kind, capability):
         raise DeviceError(f"{because}{needs_of(kind)}, and this run is on {place}")
     unmeasured = "" if capability in _MEASURED[kind] else ", where this was never measured"
     return MatmulPick(kind=kind, reason=f"multiplies in {kind} on {place}{unmeasured}")

@@ -34,7 +34,7 @@ _MATMUL: Final[Option[Matmul]] = PRECISION.choice(
     "auto",
     "Reverie's own: how the frozen base is multiplied. fp8 and int8 use the card's 8-bit units and "
     "hold the base in 8 bits; auto is fp8 where the base is held in 8 bits and the card is of "
-    "capability 9.0. fp8 needs capability 9.0, int8 8.0. int8 is the more exact one where no "
+    "capability 9.0. fp8 needs capability 8.9, int8 8.0. int8 is the more exact one where no "
     "value of a row stands out.",
 )
 _ROWS: Final = {"fp8": "e4m3 numbers", "int8": "8-bit integers"}

@@ -77,7 +77,7 @@ def refusal(
     """
     capability = capability_of(compute.device)
     if not has_fused_blocks(capability, matmul):
-        return "fused blocks need a CUDA card of capability 9 or 10, or of 8 with int8 products"
+        return "fused blocks need a CUDA card of capability 9 or 10, or of 8 with 8-bit products"
     if compute.weights is not torch.bfloat16:
         return "fused blocks compute in bf16"
     if any(parameter.requires_grad for parameter in _frozen_parts(transformer)):
