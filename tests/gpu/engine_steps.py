@@ -16,6 +16,7 @@ from trainer_core.base_models.known import WIDE_NAME
 from trainer_core.checkpoint.write import TrainedTensors
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.matmul import pick_matmul
+from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.determinism import set_determinism
 from trainer_core.engine.pending import Pending
@@ -86,6 +87,23 @@ def optimizer_of(name: str) -> dict[str, Any]:
     rate = 1.0 if name == "prodigy" else RATE
     betas = [0.9, 0.99]
     return {"name": name, "learning_rate": rate, "betas": betas, "eps": 1e-8, "weight_decay": 0.01}
+
+
+def lora_with_dropout() -> dict[str, Any]:
+    """Fields of a plan: LoRA on every linear but those of routed experts.
+
+    Not all cards multiply those in groups.
+    """
+    paths = [linear.path for linear in hidream_linears(_SETTING.transformer)]
+    adapter = {
+        "kind": "lora",
+        "rank": 8,
+        "alpha": 8.0,
+        "dropout": 0.2,
+        "init": "default",
+        "modules": [path for path in paths if ".experts." not in path],
+    }
+    return {"model_type": "lora", "adapter": adapter}
 
 
 def batch_of(

@@ -233,7 +233,7 @@ class Ours:
         network = prepare(model.weights(dtype), plan, compute)
         fill_adapter(network.trained, drawn_on=model.device)
         if is_fused and not isinstance(network.blocks, FusedBlocks):
-            network = _with_fused_blocks(network, kind.paths(model.transformer), checkpointing)
+            network = _with_fused_blocks(network, checkpointing)
         assert isinstance(network.blocks, FusedBlocks) == is_fused
         self._network = network
         self._dtype = dtype
@@ -261,11 +261,10 @@ def _plan(adapter: LokrAdapter | LoraAdapter, *, checkpointing: bool) -> Plan:
     )
 
 
-def _with_fused_blocks(network: Network, paths: Sequence[str], checkpointing: bool) -> Network:
+def _with_fused_blocks(network: Network, checkpointing: bool) -> Network:
     every = range(_DOUBLES + _SINGLES) if checkpointing else ()
     blocks = fused_blocks(
         network.transformer,
-        numbers={path: number for number, path in enumerate(paths)},
         recomputed=frozenset(every),
         keeps_transposed=False,
     )

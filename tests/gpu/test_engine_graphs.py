@@ -13,6 +13,7 @@ from tests.gpu.engine_steps import (
     batch_of,
     different,
     launch,
+    lora_with_dropout,
     on_device,
     optimizer_of,
     snapshot,
@@ -65,6 +66,21 @@ def test_a_graph_computes_the_same_bits(case: str, clip: dict[str, Any], optimiz
         assert found == wanted
 
     assert not different(snapshot(graphs.tensors()), snapshot(without.tensors()))
+    assert not graphs.take_warnings()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_graph_drops_what_the_seed_of_each_batch_decides(case: str) -> None:
+    fields = {**lora_with_dropout(), "optimizer": optimizer_of("adamw")}
+    graphs, without = (backend_of(case, with_graphs=each, **fields) for each in (True, False))
+    state = torch.cuda.get_rng_state()
+
+    for step in range(1, 7):
+        found, wanted = (launch(each, step, *window(step)).read() for each in (graphs, without))
+        assert found == wanted
+
+    assert not different(snapshot(graphs.tensors()), snapshot(without.tensors()))
+    assert torch.equal(torch.cuda.get_rng_state(), state)
     assert not graphs.take_warnings()
 
 
@@ -173,7 +189,16 @@ def test_a_gradient_that_is_not_finite_is_found_although_the_loss_is(
 def test_a_resumed_run_has_the_same_bits(case: str, optimizer: str) -> None:
     if optimizer.startswith("bnb"):
         pytest.importorskip("bitsandbytes")
-    fields = {"optimizer": optimizer_of(optimizer)}
+    check_resumed(case, {"optimizer": optimizer_of(optimizer)})
+
+
+@pytest.mark.parametrize("case", [*CASES, "512-fp32"])
+def test_a_resumed_run_with_dropout_has_the_same_bits(case: str) -> None:
+    fields = {**lora_with_dropout(), "optimizer": optimizer_of("adamw")}
+    check_resumed(case, fields)
+
+
+def check_resumed(case: str, fields: dict[str, Any]) -> None:
     whole, broken = (backend_of(case, **fields) for _ in range(2))
     for step in range(1, 7):
         launch(whole, step, *window(step)).read()

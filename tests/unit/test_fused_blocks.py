@@ -18,10 +18,12 @@ from tests.support.networks import network_of
 from tests.unit.hidream_oracle import Question, model_of
 from tests.unit.lora_examples import lora
 from trainer_core.adapters.attach import attach_adapter
+from trainer_core.adapters.lora import SeededDropout
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
 from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.config.simpletuner.lokr import lokr_of
 from trainer_core.config.simpletuner.reading import Findings
+from trainer_core.hidream.fused.blocks import FusedBlocks
 from trainer_core.hidream.fused.build import can_group, fused_blocks
 from trainer_core.hidream.network import Network
 from trainer_core.hidream.text import TextEmbeddings
@@ -117,10 +119,8 @@ def networks(case: Case, *, dtype8: torch.dtype | None = None) -> tuple[Network,
 
 
 def with_fused_blocks(network: Network, case: Case) -> Network:
-    paths = {name.rpartition(".")[0] for name in network.trained}
     blocks = fused_blocks(
         network.transformer,
-        numbers={path: number for number, path in enumerate(sorted(paths))},
         recomputed=frozenset(range(100)) if case.is_recomputed else frozenset(),
         keeps_transposed=case.keeps_transposed,
     )
@@ -135,13 +135,18 @@ def with_fused_blocks(network: Network, case: Case) -> Network:
     )
 
 
-def answer(network: Network, case: Case) -> dict[str, torch.Tensor]:
-    """The prediction, the balancing loss, and the gradient of each trained tensor."""
+def answer(network: Network, case: Case, seed: int = 0) -> dict[str, torch.Tensor]:
+    """The prediction, the balancing loss, and the gradient of each trained tensor.
+
+    ``seed``: of the dropout.
+    """
     question = Question.of(case.size)
     noisy = question.noise * 0.5 + question.latents
     text = TextEmbeddings(question.t5, question.llama, question.pooled)
     padding = "stock" if case.padded else "exact"
-    prediction = network.velocity(noisy, 1000 * question.sigmas.double(), text, padding)
+    prediction = network.velocity(
+        noisy, 1000 * question.sigmas.double(), text, padding, torch.tensor(seed)
+    )
     weights = torch.randn(
         prediction.velocity_BCHW.shape, generator=torch.Generator().manual_seed(9)
     )
@@ -187,8 +192,13 @@ def test_a_backward_pass_frees_its_graph_without_the_garbage_collector(name: str
         gc.enable()
 
 
-def test_lora_drops_elements_in_train_mode_only() -> None:
-    case = Case(lokr=None, rank=4, only=("attn1", "ff_t", "shared_experts"), dropout=0.5)
+OUTSIDE = ("caption_projection", "_embedder.", "adaLN", "final_layer.linear")
+"""Linears that diffusers' modules call themselves."""
+
+
+@pytest.mark.parametrize("only", [("attn1", "ff_t", "shared_experts"), *((o,) for o in OUTSIDE)])
+def test_lora_drops_elements_in_train_mode_only(only: tuple[str, ...]) -> None:
+    case = Case(lokr=None, rank=4, only=only, dropout=0.5)
     question = Question.of(case.size)
     text = TextEmbeddings(question.t5, question.llama, question.pooled)
     _, network = networks(case)
@@ -200,10 +210,71 @@ def test_lora_drops_elements_in_train_mode_only() -> None:
         with torch.no_grad():
             return network.velocity(question.latents, sigmas, text, "exact", seeds).velocity_BCHW
 
+    assert torch.equal(velocity(network, 1), velocity(network, 1))
     assert not torch.equal(velocity(network, 1), velocity(network, 2))
     for each in (network, without):
         each.transformer.eval()
     assert torch.equal(velocity(network, 1), velocity(without, 2))
+
+
+def test_every_linear_has_a_number_of_its_own() -> None:
+    _, network = networks(Case(lokr=None, rank=8, dropout=0.5))
+    layers = {
+        path.removesuffix(".lora_dropout.default"): part
+        for path, part in network.transformer.named_modules()
+        if isinstance(part, SeededDropout)
+    }
+    assert isinstance(network.blocks, FusedBlocks)
+    found = {
+        path: place.number
+        for block in network.blocks.blocks
+        for linears in block.attention.linears
+        for path, place in zip(linears.paths, linears.places, strict=True)
+    }
+
+    assert sorted(layer.number for layer in layers.values()) == list(range(len(layers)))
+    assert {name.rpartition(".")[0] for name in network.trained} == layers.keys()
+    assert found
+    assert all(layers[path].number == number for path, number in found.items())
+
+
+def test_dropout_in_every_linear_leaves_the_generator_of_torch_alone() -> None:
+    case = Case(lokr=None, rank=8, dropout=0.5, is_recomputed=True)
+    _, network = networks(case)
+    state = torch.get_rng_state()
+
+    answer(network, case, seed=3)
+
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_seed_alone_decides_what_is_dropped() -> None:
+    case = Case(lokr=None, rank=8, dropout=0.5)
+    answers = []
+    for seed, is_recomputed in ((3, False), (3, True), (4, False)):
+        torch.manual_seed(len(answers))
+        _, network = networks(replace(case, is_recomputed=is_recomputed))
+        answers.append(answer(network, case, seed=seed))
+    one, again, other = answers
+
+    # A recomputed block adds up gradients in another order.
+    torch.testing.assert_close(one, again, rtol=1e-9, atol=1e-9)
+    assert torch.equal(one["velocity"], again["velocity"])
+    for name in network.trained:
+        assert not torch.equal(one[name], other[name])
+
+
+def test_the_base_beside_fused_blocks_drops_nothing() -> None:
+    case = Case(lokr=None, rank=8, dropout=0.5)
+    question = Question.of(case.size)
+    text = TextEmbeddings(question.t5, question.llama, question.pooled)
+    inputs = question.latents, 1000 * question.sigmas.double(), text
+    (plain, network), (_, without) = networks(case), networks(replace(case, dropout=0.0))
+
+    base = network.base_velocity(*inputs)
+
+    assert torch.equal(base, without.base_velocity(*inputs))
+    torch.testing.assert_close(base, plain.base_velocity(*inputs), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +295,7 @@ def test_grouped_products_need_ranks_that_are_multiples_of_8(adapter: Case, fits
 
 
 @pytest.mark.parametrize("is_recomputed", [False, True])
-@pytest.mark.parametrize("only", [".experts.", "shared_experts", "attn1"])
+@pytest.mark.parametrize("only", [".experts.", "shared_experts", "attn1", *OUTSIDE])
 def test_the_gradient_of_dropout_is_that_of_the_elements_it_kept(
     only: str, is_recomputed: bool
 ) -> None:

@@ -16,7 +16,7 @@ from tests.unit.test_base_weights import inputs
 from tests.unit.test_hidream_network import batch_of
 from trainer_core.adapters.lokr import LokrLinear
 from trainer_core.base_models.describe import read_base_model
-from trainer_core.config.plan import LokrAdapter, MatmulKind, Plan
+from trainer_core.config.plan import MatmulKind, Plan
 from trainer_core.errors import BaseModelError
 from trainer_core.hidream.base import LoadedBase, load_base
 from trainer_core.hidream.fused.build import fused_blocks
@@ -183,11 +183,6 @@ def test_trained_weights_have_memory_of_their_own(tiny_folder: Path) -> None:
     assert all(each.requires_grad for each in model.parameters())
 
 
-def plan_paths(plan: Plan) -> list[str]:
-    assert isinstance(plan.identity.adapter, LokrAdapter)
-    return [module.path for module in plan.identity.adapter.modules]
-
-
 @pytest.mark.parametrize("matmul", ["fp8", "no_change"])
 def test_a_prepared_network_uses_the_weights_where_they_were_read(
     tiny_folder: Path, matmul: MatmulKind
@@ -206,7 +201,6 @@ def test_a_prepared_network_uses_the_weights_where_they_were_read(
 
     fused_blocks(
         network.transformer,
-        numbers={path: number for number, path in enumerate(plan_paths(plan))},
         recomputed=frozenset(),
         keeps_transposed=False,
     )

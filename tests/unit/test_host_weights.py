@@ -180,10 +180,8 @@ def network(
         device=CPU,
         open_slots=StrictSlots,
     )
-    paths = sorted({name.rpartition(".")[0] for name in plain.trained})
     blocks = fused_blocks(
         model,
-        numbers={path: number for number, path in enumerate(paths)},
         recomputed=recomputed,
         keeps_transposed=False,
         host=host,

@@ -6,6 +6,7 @@ from optimum.quanto import QLinear
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as PeftLinear
 from torch import nn
+from torch.nn import functional
 
 from tests.unit.lora_examples import lora
 from trainer_core.adapters.attach import attach_adapter
@@ -162,6 +163,89 @@ def test_dropout_draws_in_train_mode_only() -> None:
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
+
+
+class Twins(nn.Module):
+    """Two linears that are the same, so that only their dropout differs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(64, 48), nn.Linear(64, 48)
+        self.two.load_state_dict(self.one.state_dict())
+
+
+def adapted_twins(dropout: float) -> tuple[Twins, LoraNetwork]:
+    torch.manual_seed(4)
+    model = Twins()
+    network = attach_lora(model, lora("one", "two", dropout=dropout), seed=1)
+    randomise(network)
+    parameters = network.parameters()
+    with torch.no_grad():
+        for name in ("lora_A", "lora_B"):
+            parameters[f"two.{name}"].copy_(parameters[f"one.{name}"])
+    return model, network
+
+
+def seeded(
+    model: Twins, network: LoraNetwork, seed: int | None
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """The outputs of both linears, and all gradients."""
+    x = input_for("fp32").requires_grad_()
+    with network.switch.seeded(None if seed is None else torch.tensor(seed)):
+        one, two = model.one(x), model.two(x)
+    loss = one.square().sum() + two.square().sum()
+    trained = [x, *network.parameters().values()]
+    return one, two, list(torch.autograd.grad(loss, trained))
+
+
+def test_a_seed_decides_what_is_dropped_and_each_linear_drops_other_elements() -> None:
+    model, network = adapted_twins(0.5)
+    state = torch.get_rng_state()
+    one, two, gradients = seeded(model, network, 7)
+    one_again, two_again, gradients_again = seeded(model, network, 7)
+    one_of_other, *_ = seeded(model, network, 8)
+
+    assert torch.equal(one, one_again)
+    assert torch.equal(two, two_again)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, gradients_again, strict=True))
+    assert not torch.equal(one, two)
+    assert not torch.equal(one, one_of_other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_seeded_dropout_keeps_the_mean() -> None:
+    model, network = adapted_twins(0.5)
+    whole, *_ = seeded(*adapted_twins(0.0), None)
+    draws = torch.stack([seeded(model, network, seed)[0].detach() for seed in range(400)])
+
+    deviation = draws.std(dim=0) / len(draws) ** 0.5
+    assert ((draws.mean(dim=0) - whole).abs() < 5 * deviation).all()
+
+
+def test_without_a_seed_and_in_eval_mode_nothing_is_dropped() -> None:
+    model, network = adapted_twins(0.5)
+    whole, *_ = seeded(*adapted_twins(0.0), None)
+    unseeded, *_ = seeded(model, network, None)
+    in_eval, *_ = seeded(model.eval(), network, 7)
+
+    assert torch.equal(unseeded, whole)
+    assert torch.equal(in_eval, whole)
+
+
+def test_outside_of_seeded_dropout_is_that_of_torch() -> None:
+    model, network = adapted_twins(0.5)
+    x = input_for("fp32")
+    with pytest.raises(ZeroDivisionError), network.switch.seeded(torch.tensor(7)):
+        _ = 1 / 0
+    parameters = network.parameters()
+    torch.manual_seed(3)
+    found = model.one(x)
+    torch.manual_seed(3)
+    inner = functional.dropout(x, 0.5) @ parameters["one.lora_A"].t()
+    delta = inner @ parameters["one.lora_B"].t() * (6.0 / 4)
+
+    with network.switch.off():
+        torch.testing.assert_close(found, model.one(x) + delta)
 
 
 def test_an_adapter_joins_its_model_in_eval_mode() -> None:

@@ -94,10 +94,8 @@ def network_of(plan: Plan) -> Network:
 
 
 def with_fused_blocks(network: Network, *, recomputes: bool) -> Network:
-    paths = dict.fromkeys(name.rpartition(".")[0] for name in network.trained)
     blocks = fused_blocks(
         network.transformer,
-        numbers={path: number for number, path in enumerate(paths)},
         recomputed=frozenset(range(3)) if recomputes else frozenset(),
         keeps_transposed=False,
     )

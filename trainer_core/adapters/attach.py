@@ -22,14 +22,11 @@ class Adapter(Protocol):
 
     @property
     def has_dropout(self) -> bool:
-        """Whether a forward in train mode drops elements.
-
-        Plain blocks draw them from torch's global generator.
-        """
+        """Whether a forward in train mode drops elements."""
 
     @property
     def switch(self) -> AdapterSwitch:
-        """Whether the adapter takes part in a forward. Only ``Network`` uses it."""
+        """What the layers read in a forward. Only ``Network`` sets it."""
 
     def factors(
         self, trained: Trained, dtype: torch.dtype, seed: torch.Tensor | None = None

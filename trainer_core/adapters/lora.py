@@ -26,6 +26,7 @@ from trainer_core.adapters.places import device_of, linear_at
 from trainer_core.adapters.start import kaiming, start_generator
 from trainer_core.adapters.switch import AdapterSwitch
 from trainer_core.config.plan import LoraAdapter
+from trainer_core.kernels.dropout import dropout
 from trainer_core.precision.linear8 import Linear8
 
 _NAME: Final = "default"
@@ -48,6 +49,28 @@ class SwitchedLinear(PeftLinear):  # type: ignore[misc]
     def disable_adapters(self) -> bool:
         """Read by peft's forward."""
         return not self._switch.is_on
+
+
+class SeededDropout(nn.Dropout):
+    """Dropout of the input of one linear's A, by the seed that the ``AdapterSwitch`` holds.
+
+    Without ``AdapterSwitch.seeded`` it is torch's own.
+    """
+
+    def __init__(self, probability: float, number: int, switch: AdapterSwitch) -> None:
+        """``number``: of the linear in the adapter; each drops other elements."""
+        super().__init__(probability)
+        self.number: Final = number
+        self._switch: Final = switch
+
+    def forward(self, input_: torch.Tensor) -> torch.Tensor:
+        """The same shape and type."""
+        if not self._switch.is_seeded:
+            return super().forward(input_)
+        seed = self._switch.seed
+        if seed is None or not self.training:
+            return input_
+        return dropout(input_, self.p, seed, self.number)
 
 
 class LoraNetwork:
@@ -127,9 +150,11 @@ def attach_lora(model: nn.Module, adapter: LoraAdapter, seed: int) -> LoraNetwor
     config._register_custom_module({nn.Linear: switched, Linear8: switched})
     inject_adapter_in_model(config, model, adapter_name=_NAME)
     model.requires_grad_(False)
-    layers = {path: model.get_submodule(path) for path in adapter.modules}
-    for path, layer in layers.items():
+    layers: dict[str, Any] = {path: model.get_submodule(path) for path in adapter.modules}
+    for number, (path, layer) in enumerate(layers.items()):
         linear = linears[path]
+        if adapter.dropout > 0:
+            layer.lora_dropout[_NAME] = SeededDropout(adapter.dropout, number, switch)
         for name, start in _start_values(path, linear, adapter, seed).items():
             part = getattr(layer, name)[_NAME]
             part.weight = nn.Parameter(start.to(device))

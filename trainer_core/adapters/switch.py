@@ -1,19 +1,40 @@
-"""Turns an adapter off for a forward."""
+"""What the layers of an adapter are told about a forward: on or off, and the dropout's seed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 
 class AdapterSwitch:
     """One object that all layers of an adapter read in their forward.
 
-    diffusers' blocks call their linear layers with a single tensor, so "adapter on or off" cannot
-    be passed as an argument. The switch is off only inside forwards without gradients. Therefore
-    gradient checkpointing never recomputes a block with another setting than its first forward.
+    diffusers' modules call their linear layers with a single tensor, so neither "adapter on or
+    off" nor a seed can be passed as an argument. The switch is off only inside forwards without
+    gradients, and seeds are set only beside fused blocks, which recompute no layer that reads them.
+    Therefore gradient checkpointing never recomputes a layer with another setting than its first
+    forward.
     """
 
     def __init__(self) -> None:
         self.is_on = True
+        self.is_seeded = False
+        """False: dropout draws from torch's global generator."""
+        self.seed: torch.Tensor | None = None
+        """Read while ``is_seeded``; None: nothing is dropped."""
+
+    @contextmanager
+    def seeded(self, seed: torch.Tensor | None) -> Iterator[None]:
+        """Inside, a seed decides what dropout drops, and torch's generators are left alone.
+
+        ``seed``: 0-dimensional, int64, on the device of the layers; None: nothing is dropped.
+        """
+        before = self.is_seeded, self.seed
+        self.is_seeded, self.seed = True, seed
+        try:
+            yield
+        finally:
+            self.is_seeded, self.seed = before
 
     @contextmanager
     def off(self) -> Iterator[None]:

@@ -28,8 +28,8 @@ def batch_losses(network: Network, batch: Batch, objective: Objective) -> Losses
 
     The target of a prior sample is the base's prediction at the same noise. A batch with prior
     samples therefore takes one more forward. The balancing loss is computed only with gradients.
-    An adapter's dropout is a function of the batch's ``dropout_seed``. Plain blocks draw it from
-    torch's global generator, which the host seeds for them; its state is not restored.
+    An adapter's dropout is a function of the batch's ``dropout_seed``. With plain blocks it is
+    drawn from torch's global generator, which the host seeds; its state is not restored.
 
     Args:
         network: in ``train()`` mode if gradients are enabled.

@@ -5,6 +5,7 @@ replaced. Everything that varies between forwards is an argument.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,16 +65,19 @@ class Network:
     ) -> Prediction:
         """Velocity and load-balancing loss; arguments and errors as in ``forward.predict``.
 
-        ``dropout_seed``: of an adapter's dropout in fused blocks, 0-dimensional, int64; not used in
-        eval mode. Plain blocks draw from torch's global generator.
+        ``dropout_seed``: of the dropout of all linears of an adapter, 0-dimensional, int64; not
+        used in eval mode. With plain blocks it is not used at all: the linears draw from torch's
+        global generator.
         """
         factors = NO_ADAPTER
+        seeded: AbstractContextManager[None] = nullcontext()
         if self.adapter is not None and isinstance(self.blocks, FusedBlocks):
             assert self.flat is not None
             trained = Trained(self.flat.stacks())
             seed = dropout_seed if self.transformer.training else None
             factors = self.adapter.factors(trained, self.compute.weights, seed)
-        with self.compute.context(), self.host.forward():
+            seeded = self.adapter.switch.seeded(seed)
+        with self.compute.context(), self.host.forward(), seeded:
             return predict(
                 self.transformer,
                 self.blocks,

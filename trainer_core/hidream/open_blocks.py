@@ -6,12 +6,11 @@ from diffusers import HiDreamImageTransformer2DModel
 
 from trainer_core.config.plan import MatmulKind, Plan
 from trainer_core.hidream.blocks import Blocks
-from trainer_core.hidream.fused.blocks import FusedBlocks
 from trainer_core.hidream.fused.build import fused_blocks, refusal
 from trainer_core.hidream.host.weights import ALL_ON_DEVICE, HostWeights, hold_on_host
 from trainer_core.hidream.plain_blocks import PlainBlocks
 from trainer_core.memory.card_plan import CardPlan, described, offloaded_linears
-from trainer_core.memory.fused_model import FusedModel, adapted_paths
+from trainer_core.memory.fused_model import FusedModel
 from trainer_core.memory.fused_weights import streamed_linears
 from trainer_core.precision.compute import Compute
 
@@ -55,7 +54,7 @@ def open_blocks(
     total = len(transformer.double_stream_blocks) + len(transformer.single_stream_blocks)
     if card is None:
         recomputed = frozenset() if interval is None else frozenset(range(0, total, interval))
-        blocks = _fused(transformer, plan, ALL_ON_DEVICE, recomputed, keeps_transposed=False)
+        blocks = fused_blocks(transformer, recomputed=recomputed, keeps_transposed=False)
         return OpenedBlocks(blocks=blocks)
     model = FusedModel.of(plan, dict(transformer.config), matmul)
     host = hold_on_host(
@@ -64,27 +63,13 @@ def open_blocks(
         offloaded=offloaded_linears(model, card),
         device=compute.device,
     )
-    blocks = _fused(
-        transformer, plan, host, card.recomputed, keeps_transposed=card.keeps_transposed
-    )
-    return OpenedBlocks(blocks=blocks, host=host, preparation=(described(card, total),))
-
-
-def _fused(
-    transformer: HiDreamImageTransformer2DModel,
-    plan: Plan,
-    host: HostWeights,
-    recomputed: frozenset[int],
-    *,
-    keeps_transposed: bool,
-) -> FusedBlocks:
-    return fused_blocks(
+    blocks = fused_blocks(
         transformer,
-        numbers={path: number for number, path in enumerate(adapted_paths(plan))},
-        recomputed=recomputed,
-        keeps_transposed=keeps_transposed,
+        recomputed=card.recomputed,
+        keeps_transposed=card.keeps_transposed,
         host=host,
     )
+    return OpenedBlocks(blocks=blocks, host=host, preparation=(described(card, total),))
 
 
 def _recomputing_interval(plan: Plan) -> int | None:

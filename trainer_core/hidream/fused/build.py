@@ -7,7 +7,7 @@ those of diffusers.
 Letters: K input width, N output width, E experts.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 
 from trainer_core.adapters.attach import base_of
 from trainer_core.adapters.lokr import LokrLinear
+from trainer_core.adapters.lora import SeededDropout
 from trainer_core.config.plan import MatmulKind
 from trainer_core.config.plan.matmul import has_fused_blocks, has_grouped_products
 from trainer_core.hidream.fused.blocks import Attention, FusedBlock, FusedBlocks
@@ -37,7 +38,6 @@ from trainer_core.precision.linear8 import Linear8
 def fused_blocks(
     transformer: HiDreamImageTransformer2DModel,
     *,
-    numbers: Mapping[str, int],
     recomputed: frozenset[int],
     keeps_transposed: bool,
     host: HostWeights = ALL_ON_DEVICE,
@@ -46,13 +46,12 @@ def fused_blocks(
 
     Args:
         transformer: its block linears are ``nn.Linear`` or ``Linear8``, on one device.
-        numbers: number of each adapted linear, by path.
         recomputed: numbers of the blocks that are computed again in the backward pass.
         keeps_transposed: hold 8-bit weights also transposed: faster, for twice the memory.
         host: what of the transformer the host holds; only blocks that are recomputed.
     """
     assert host.items.keys() <= recomputed
-    builder = _Builder(numbers, keeps_transposed)
+    builder = _Builder(keeps_transposed)
     blocks = [
         builder.block(f"{stream}.{i}.block", holder.block)
         for stream in ("double_stream_blocks", "single_stream_blocks")
@@ -155,8 +154,7 @@ def _signature(linear: nn.Module) -> tuple[Any, ...]:
 
 
 class _Builder:
-    def __init__(self, numbers: Mapping[str, int], keeps_transposed: bool) -> None:
-        self._numbers = numbers
+    def __init__(self, keeps_transposed: bool) -> None:
         self._keeps_transposed = keeps_transposed
 
     def block(self, path: str, block: Any) -> FusedBlock:
@@ -207,9 +205,8 @@ class _Builder:
             stop = start + base_of(child).out_features
             kind = _kind(child)
             if kind is not None:
-                full = f"{path}.{name}"
-                places.append(Place(kind, start, stop, _dropout(child), self._numbers[full]))
-                paths.append(full)
+                places.append(Place(kind, start, stop, *_dropout(child)))
+                paths.append(f"{path}.{name}")
             start = stop
         return Linears(weight=weight, places=tuple(places), paths=tuple(paths))
 
@@ -242,8 +239,7 @@ class _Builder:
             kind = _kind(children[0])
             if kind is not None:
                 paths = tuple(f"{path}.experts.{e}.{name}" for e in range(E))
-                number = self._numbers[paths[0]]
-                places.append(ExpertPlace(kind, start, stop, paths, _dropout(children[0]), number))
+                places.append(ExpertPlace(kind, start, stop, paths, *_dropout(children[0])))
             start = stop
         if isinstance(linears[0], Linear8):
             rows8, scale = (_shared(linears, name, stacked) for name in ("rows8", "scale"))
@@ -279,7 +275,10 @@ def _kind(linear: nn.Module) -> DeltaKind | None:
     return "lora" if isinstance(linear, LoraLayer) else None
 
 
-def _dropout(linear: Any) -> float:
-    if not isinstance(linear, LoraLayer):
-        return 0.0
-    return float(getattr(linear.lora_dropout["default"], "p", 0.0))
+def _dropout(linear: nn.Module) -> tuple[float, int]:
+    """Probability and number of a linear's dropout."""
+    if isinstance(linear, LoraLayer):
+        layer = linear.lora_dropout["default"]
+        if isinstance(layer, SeededDropout):
+            return layer.p, layer.number
+    return 0.0, 0
