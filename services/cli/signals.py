@@ -18,7 +18,7 @@ class StopSignals:
         """Install the handlers that send requests to ``control``; main thread only."""
 
         def on_interrupt(_number: int, _frame: FrameType | None) -> None:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, lambda *_: control.interrupt())
             control.request_stop()
             self._log("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
 

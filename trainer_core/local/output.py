@@ -56,10 +56,19 @@ def open_control(file: Path | None, output_dir: Path) -> Control:
 
 
 @contextlib.contextmanager
-def recorded_outcome(events: EventWriter) -> Iterator[None]:
-    """Write the error that ends the run as its last event. A requested stop is not raised again."""
+def recorded_outcome(events: EventWriter, control: Control) -> Iterator[None]:
+    """Write the error that ends the run as its last event. A requested stop is not raised again.
+
+    Raises KeyboardInterrupt for any error of a run that was interrupted: libraries raise others for
+    it, such as when a model is being loaded.
+    """
     try:
-        yield
+        try:
+            yield
+        except Exception as error:
+            if control.was_interrupted and not isinstance(error, StopRequestedError):
+                raise KeyboardInterrupt from error
+            raise
     except StopRequestedError:
         events.emit("stopped", events.last_step, {})
     except (Exception, KeyboardInterrupt) as error:

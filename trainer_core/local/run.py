@@ -84,7 +84,7 @@ def train_locally(
         control.on_unknown(partial(events.warn, "unknown_control"))
         handle_signals(control)
         events.listen("the display", view.event)
-        with recorded_outcome(events):
+        with recorded_outcome(events, control):
             for text in imported.warnings:
                 events.emit("warning", 0, {"code": "plan", "message": text})
             restore_interrupted(output_dir)

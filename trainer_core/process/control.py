@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from trainer_core.errors import TrainerError
 
@@ -43,6 +43,7 @@ class Control:
         """``path``: the control file; None: only signals count."""
         self._path = path
         self._stop = threading.Event()
+        self._is_interrupted = False
         self._last = ControlRequest.RUN
         self._unknown: str | None = None
         """The invalid text that the file had when it was last read; None if it was valid."""
@@ -59,6 +60,20 @@ class Control:
     def request_stop(self) -> None:
         """From now on a stop is requested, whatever the file holds."""
         self._stop.set()
+
+    def interrupt(self) -> NoReturn:
+        """For a signal handler: raise KeyboardInterrupt, and remember that it was raised.
+
+        It is raised wherever the process is. A library may catch it there, or raise another error
+        for it: see ``check_stop`` and ``was_interrupted``.
+        """
+        self._is_interrupted = True
+        raise KeyboardInterrupt
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether ``interrupt`` was called, so that any later error is due to it."""
+        return self._is_interrupted
 
     def requested(self) -> ControlRequest:
         """The current request; an invalid text in the file leaves the earlier request in force."""
@@ -84,7 +99,12 @@ class Control:
         return self._last
 
     def check_stop(self) -> None:
-        """Raise StopRequestedError if a stop is requested."""
+        """Raise StopRequestedError if a stop is requested.
+
+        Raises KeyboardInterrupt if the process was interrupted, and a library has caught it.
+        """
+        if self._is_interrupted:
+            raise KeyboardInterrupt
         if self.requested() is ControlRequest.STOP:
             raise StopRequestedError("a stop was requested")
 
