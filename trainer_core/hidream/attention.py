@@ -14,7 +14,7 @@ _PREFERENCE: Final = [
     SDPBackend.MATH,
 ]
 """On Hopper cuDNN's kernels take half the time of torch's flash kernels, which torch prefers. torch
-passes over cuDNN's where kernels have to be deterministic: the next ones then are."""
+passes over those that are not deterministic where kernels have to be."""
 
 
 def attend(
