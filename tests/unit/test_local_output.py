@@ -50,7 +50,7 @@ def load_a_model(control: Control, library: str) -> None:
             raise ValueError("cannot load the model") from None
         if library == "passes it on":
             raise
-    control.check_stop()
+    control.requested()  # as between two steps
 
 
 def run(path: Path, control: Control, work: Callable[[], None]) -> None:

@@ -65,7 +65,7 @@ class Control:
         """For a signal handler: raise KeyboardInterrupt, and remember that it was raised.
 
         It is raised wherever the process is. A library may catch it there, or raise another error
-        for it: see ``check_stop`` and ``was_interrupted``.
+        for it: see ``requested`` and ``was_interrupted``.
         """
         self._is_interrupted = True
         raise KeyboardInterrupt
@@ -76,7 +76,12 @@ class Control:
         return self._is_interrupted
 
     def requested(self) -> ControlRequest:
-        """The current request; an invalid text in the file leaves the earlier request in force."""
+        """The current request; an invalid text in the file leaves the earlier request in force.
+
+        Raises KeyboardInterrupt if the process was interrupted, and a library has caught it.
+        """
+        if self._is_interrupted:
+            raise KeyboardInterrupt
         if self._stop.is_set():
             return ControlRequest.STOP
         try:
@@ -99,12 +104,7 @@ class Control:
         return self._last
 
     def check_stop(self) -> None:
-        """Raise StopRequestedError if a stop is requested.
-
-        Raises KeyboardInterrupt if the process was interrupted, and a library has caught it.
-        """
-        if self._is_interrupted:
-            raise KeyboardInterrupt
+        """Raise StopRequestedError if a stop is requested; errors as in ``requested``."""
         if self.requested() is ControlRequest.STOP:
             raise StopRequestedError("a stop was requested")
 
