@@ -1,7 +1,7 @@
 """Whether equal inputs give equal bits, so that a resumed run equals one never interrupted.
 
-On a CPU they always do. On CUDA they do where the plan asks for it, because that costs time: the
-fastest attention, cuDNN's, adds the parts of the query's gradient in no fixed order.
+On a CPU they always do. On CUDA they do where the plan asks for it, because a step may take longer:
+otherwise the fastest attention, cuDNN's, adds the parts of the query's gradient in no fixed order.
 """
 
 from collections.abc import Iterator, Mapping

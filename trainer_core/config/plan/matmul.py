@@ -110,7 +110,7 @@ def needs_of(kind: MatmulKind) -> str:
 def measured_on(kind: MatmulKind) -> str:
     """Where 8-bit products of this kind were measured, such as ``on cards of capability 9.0``."""
     cards = ", ".join("{}.{}".format(*capability) for capability in _MEASURED[kind])
-    return f"on cards of capability {cards} only" if cards else "on no card yet"
+    return f"on cards of capability {cards} only"
 
 
 def picks_fp8(capability: Capability | None) -> bool:

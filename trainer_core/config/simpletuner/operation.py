@@ -33,7 +33,7 @@ _DETERMINISTIC: Final = OPERATION.flag(
     "deterministic",
     False,
     "Reverie's own: bit-equal results on a GPU, so that a resumed run equals one never "
-    "interrupted, at some cost in time. On a CPU results are always bit-equal.",
+    "interrupted; a step may take longer. On a CPU results are always bit-equal.",
 )
 _CHECKPOINTING: Final = OPERATION.flag(
     "gradient_checkpointing",
