@@ -14,7 +14,10 @@ from trainer_core.engine.batch import Batch
 
 KINDS: Final[Sequence[tuple[str, tuple[str, ...]]]] = (
     ("attention", ("flash", "sdpa", "fmha", "attention", "mha_")),
-    ("grouped product", ("grouped", "group_gemm", "groupproblem")),
+    (
+        "grouped product",
+        ("grouped", "group_gemm", "groupproblem", "accelerated_tiles", "loaded_tiles"),
+    ),
     ("product", ("gemm", "cutlass", "nvjet", "matmul", "addmm", "bmm", "::mm", "splitk", "dot_")),
     ("transpose", ("transpose",)),
     ("copy", ("memcpy", "memset", "copy_", "catarray", "fill")),

@@ -155,6 +155,7 @@ def test_agreement_of_gradients() -> None:
     ("name", "kind"),
     [
         ("void cutlass::GemmUniversal<GroupProblemShape...>", "grouped product"),
+        ("accelerated_tiles", "grouped product"),
         ("nvjet_sm90_tst_128x256", "product"),
         ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma", "attention"),
         ("void at::native::vectorized_elementwise_kernel<4, ...>", "elementwise"),
