@@ -351,7 +351,7 @@ def test_concurrent_migrations_are_applied_once(
         list(pool.map(migrate, [url] * 4))
     migrate(url)
     with psycopg.connect(url) as conn:
-        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
+        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0004",)]
 
 
 def test_a_crash_of_the_server_loses_nothing_and_the_pool_recovers(

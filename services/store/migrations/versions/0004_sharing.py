@@ -1,0 +1,106 @@
+"""Columns and tables for sharing the workers between tenants: usage, quotas, prices, placement.
+
+Columns are only added, with defaults, so processes of the version before keep working meanwhile.
+"""
+
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+_STATEMENTS = (
+    # A tenant of weight 2 gets twice the GPU time of one of weight 1 while both have runs waiting.
+    "ALTER TABLE tenants ADD COLUMN weight real NOT NULL DEFAULT 1 CHECK (weight > 0)",
+    """
+    ALTER TABLE runs
+        ADD COLUMN infra_failures integer NOT NULL DEFAULT 0, -- in a row, without a new checkpoint
+        ADD COLUMN offered_to text,              -- worker that the offer names
+        ADD COLUMN queued_at timestamptz NOT NULL DEFAULT clock_timestamp(), -- waits since
+        ADD COLUMN charged_s double precision NOT NULL DEFAULT 0, -- of all attempts
+        ADD COLUMN cost_micros bigint NOT NULL DEFAULT 0
+    """,
+    """
+    ALTER TABLE attempts
+        ADD COLUMN gpu_class text,
+        ADD COLUMN node text NOT NULL DEFAULT '',  -- machine of the worker
+        ADD COLUMN charged_s double precision NOT NULL DEFAULT 0,
+        ADD COLUMN charged_until timestamptz,      -- NULL: nothing charged yet
+        ADD COLUMN price_micros_per_hour bigint NOT NULL DEFAULT 0,
+        ADD COLUMN cost_micros bigint NOT NULL DEFAULT 0,
+        ADD COLUMN lost_steps integer,             -- steps after the last checkpoint, when it ended
+        ADD COLUMN lost_s double precision         -- and the time since then
+    """,
+    """
+    ALTER TABLE workers
+        ADD COLUMN node text NOT NULL DEFAULT '',
+        ADD COLUMN base_models text[] NOT NULL DEFAULT '{}', -- read lately by its machine
+        ADD COLUMN drain_reason jsonb               -- NULL: it drains because it was asked to stop
+    """,
+    """
+    ALTER TABLE datasets
+        ADD COLUMN verified_files integer NOT NULL DEFAULT 0,
+        ADD COLUMN verify_failures integer NOT NULL DEFAULT 0
+    """,
+    """
+    CREATE TABLE gpu_classes (
+        gpu_class   text PRIMARY KEY,
+        price_micros_per_hour bigint NOT NULL DEFAULT 0, -- in millionths of the currency
+        currency    text NOT NULL DEFAULT 'USD'
+    )
+    """,
+    # Seconds that fade: those of one half-life ago count half.
+    """
+    CREATE TABLE tenant_usage (
+        tenant_id   text NOT NULL REFERENCES tenants,
+        gpu_class   text NOT NULL,
+        decayed_s   double precision NOT NULL DEFAULT 0,
+        decayed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+        PRIMARY KEY (tenant_id, gpu_class)
+    )
+    """,
+    """
+    CREATE TABLE monthly_usage (
+        tenant_id   text NOT NULL REFERENCES tenants,
+        month       date NOT NULL,                  -- its first day, UTC
+        gpu_class   text NOT NULL,
+        charged_s   double precision NOT NULL DEFAULT 0,
+        cost_micros bigint NOT NULL DEFAULT 0,
+        PRIMARY KEY (tenant_id, month, gpu_class)
+    )
+    """,
+    # NULL: the service's default.
+    """
+    CREATE TABLE quotas (
+        tenant_id       text PRIMARY KEY REFERENCES tenants,
+        queued_runs     integer,                    -- runs that are not over
+        concurrent_runs integer,                    -- runs that a worker holds
+        gpu_hours       double precision,           -- a month
+        storage_bytes   bigint,                     -- datasets, checkpoints, results
+        uploads         integer,                    -- datasets that are still uploading
+        requests_per_minute integer
+    )
+    """,
+    # Contents may be lost in a crash; then every bucket is full again.
+    """
+    CREATE UNLOGGED TABLE rate_buckets (
+        tenant_id   text NOT NULL,
+        policy      text NOT NULL,
+        tokens      double precision NOT NULL,
+        filled_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+        PRIMARY KEY (tenant_id, policy)
+    )
+    """,
+    """
+    CREATE INDEX runs_open_of_tenant ON runs (tenant_id)
+        WHERE status NOT IN ('succeeded', 'failed', 'canceled')
+    """,
+    "CREATE INDEX attempts_of_worker ON attempts (worker_id) WHERE outcome IS NULL",
+    "CREATE INDEX attempts_started ON attempts (gpu_class, started_at)",
+)
+
+
+def upgrade() -> None:
+    for statement in _STATEMENTS:
+        op.execute(statement)
