@@ -26,6 +26,7 @@ STATUS: Final[dict[type[DomainError], int]] = {
     api.InvalidJsonError: 400,
     api.UnauthenticatedError: 401,
     api.SignatureRefusedError: 403,
+    domain.QuotaExceededError: 403,
     api.NoResultError: 404,
     domain.NotFoundError: 404,
     domain.DatasetIncompleteError: 409,

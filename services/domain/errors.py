@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.domain.quotas import ALLOWS, WAY_OUT
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
@@ -86,3 +88,20 @@ class DatasetIncompleteError(DomainError):
     def __init__(self, num_missing: int, problems: Sequence[Problem]) -> None:
         super().__init__(f"{num_missing} of the declared files were not uploaded")
         self.problems = tuple(problems)
+
+
+class QuotaExceededError(DomainError):
+    """One of the tenant's quotas does not allow more; ``problems`` names the quota."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, quota: str, *, limit: float, used: float, added: float) -> None:
+        """``added`` is what the request asked for; 0 where it only needs the quota to hold."""
+        message = (
+            f"The quota {quota} allows {limit:,} {ALLOWS[quota]} (used: {used:,}, "
+            f"asked for: {added:,}). "
+            f"{WAY_OUT[quota]}, or ask the operator of the service for a larger quota."
+        )
+        super().__init__(message)
+        self.quota, self.limit, self.used, self.added = quota, limit, used, added
+        self.problems = (Problem(pointer=f"quota:{quota}", code=self.code, message=message),)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Self, cast
 
+from services.domain.quotas import Quotas
 from trainer_core.process.node_cache import NodeCache, NodeCacheSettingError, node_cache_of
 
 LogFormat = Literal["console", "json"]
@@ -56,6 +57,8 @@ class Settings:
     """REVERIE_ORPHAN_S: a worker that cannot renew its lease for this long stops its run."""
     max_attempts: int = 5
     """REVERIE_MAX_ATTEMPTS: attempts in a row without a new checkpoint before a run fails."""
+    quotas: Quotas = field(default_factory=Quotas)
+    """Each tenant's quotas, unless `reverie admin quota set` gave it others."""
     log_format: LogFormat = "console"
     """REVERIE_LOG_FORMAT."""
     single_tenant: bool = False
@@ -100,6 +103,7 @@ class Settings:
             stall_s=_number(given, "REVERIE_STALL_S", 600),
             orphan_s=_number(given, "REVERIE_ORPHAN_S", 900),
             max_attempts=int(_number(given, "REVERIE_MAX_ATTEMPTS", 5)),
+            quotas=_quotas(given),
             log_format=cast(LogFormat, _one_of(given, "REVERIE_LOG_FORMAT", ("console", "json"))),
             single_tenant=_one_of(given, "REVERIE_SINGLE_TENANT", ("false", "true")) == "true",
             environment=cast(Environment, _one_of(given, "REVERIE_ENV", ("production", "test"))),
@@ -159,6 +163,22 @@ def _number(given: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < value < float("inf"):
         raise SettingsError(f"{name} has to be above zero: {text}")
     return value
+
+
+def _quotas(given: Mapping[str, str]) -> Quotas:
+    default = Quotas()
+
+    def whole(name: str, default: int) -> int:
+        return int(_number(given, name, default))
+
+    return Quotas(
+        queued_runs=whole("REVERIE_QUOTA_QUEUED_RUNS", default.queued_runs),
+        concurrent_runs=whole("REVERIE_QUOTA_CONCURRENT_RUNS", default.concurrent_runs),
+        gpu_hours=_number(given, "REVERIE_QUOTA_GPU_HOURS", default.gpu_hours),
+        storage_bytes=whole("REVERIE_QUOTA_STORAGE_BYTES", default.storage_bytes),
+        uploads=whole("REVERIE_QUOTA_UPLOADS", default.uploads),
+        requests_per_minute=whole("REVERIE_QUOTA_REQUESTS_PER_MINUTE", default.requests_per_minute),
+    )
 
 
 def _node_cache(given: Mapping[str, str]) -> NodeCache | None:

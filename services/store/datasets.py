@@ -68,8 +68,8 @@ class FileFacts:
 
 
 _CREATE: Final = SQL("""
-INSERT INTO datasets (dataset_id, tenant_id, name, status)
-VALUES (%s, %s, %s, 'uploading')
+INSERT INTO datasets (dataset_id, tenant_id, name, status, size_bytes)
+VALUES (%s, %s, %s, 'uploading', %s)
 RETURNING {columns}
 """).format(columns=columns_of(Dataset))
 _ADD_FILE: Final = """
@@ -80,8 +80,10 @@ VALUES (%s, %s, %s, %s, %s, %s)
 
 def create(conn: Connection, tenant_id: str, name: str, files: Sequence[NewFile]) -> Dataset:
     """Create a dataset of these files, open for uploads; their paths must be unique."""
+    size_bytes = sum(file.size_bytes for file in files)
     with conn.cursor(row_factory=class_row(Dataset)) as cursor:
-        dataset = cursor.execute(_CREATE, (new_id("ds"), tenant_id, name)).fetchone()
+        facts = (new_id("ds"), tenant_id, name, size_bytes)
+        dataset = cursor.execute(_CREATE, facts).fetchone()
         assert dataset is not None
         cursor.executemany(
             _ADD_FILE,

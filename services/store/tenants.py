@@ -40,5 +40,19 @@ def tenant_of_key(conn: Connection, plaintext: str) -> str | None:
     return None if row is None else str(row[0])
 
 
+_FIND: Final = "SELECT tenant_id FROM tenants WHERE tenant_id = %(tenant)s OR name = %(tenant)s"
+_NAMES: Final = "SELECT tenant_id, name FROM tenants ORDER BY tenant_id DESC LIMIT %s"
+
+
+def find(conn: Connection, tenant: str) -> list[str]:
+    """The ids of the tenants of this id or name; a name need not be unique."""
+    return [row[0] for row in conn.execute(_FIND, {"tenant": tenant})]
+
+
+def newest(conn: Connection, limit: int) -> list[tuple[str, str]]:
+    """Id and name of the tenants that were created last."""
+    return [(row[0], row[1]) for row in conn.execute(_NAMES, (limit,))]
+
+
 def _digest(plaintext: str) -> str:
     return hashlib.sha256(plaintext.encode()).hexdigest()

@@ -15,7 +15,7 @@ from services.api.routing import TenantRoute
 from services.api.service import Service, ServiceDep, TenantDep
 from services.domain.errors import DatasetIncompleteError, DatasetNotOpenError, Problem
 from services.objects.keys import upload_key
-from services.store import datasets
+from services.store import datasets, quotas
 from services.store.database import Connection
 from services.store.datasets import DatasetFile, NewFile
 
@@ -27,15 +27,21 @@ _MAX_NAMED: Final = 100
 
 @router.post("/datasets", status_code=201, response_model=Dataset)
 def create_dataset(
-    body: DatasetRequest, tenant_id: TenantDep, request: CreatingDep
+    body: DatasetRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
 ) -> JSONResponse:
-    """A new dataset of these files: 201; 422 names every file that cannot be accepted."""
+    """A new dataset of these files: 201; 422 names every file that cannot be accepted.
+
+    403 ``quota_exceeded`` where the tenant may not store as much, or has too many unfinished ones.
+    """
 
     def prepare() -> list[NewFile]:
         return check_files(body.files)
 
     def insert(conn: Connection, files: list[NewFile]) -> Dataset:
-        return dataset_shape(datasets.create(conn, tenant_id, body.name, files))
+        dataset = datasets.create(conn, tenant_id, body.name, files)
+        size_bytes = sum(file.size_bytes for file in files)
+        quotas.check_new_dataset(conn, tenant_id, service.settings.quotas, size_bytes=size_bytes)
+        return dataset_shape(dataset)
 
     return create_once(request, prepare, insert)
 

@@ -15,7 +15,7 @@ from services.api.runs.planning import check_datasets, plan_run
 from services.api.runs.presenting import run_shape
 from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest
 from services.api.service import Service, ServiceDep, TenantDep
-from services.store import run_documents, runs
+from services.store import quotas, run_documents, runs
 from services.store.database import Connection
 from services.store.run_rows import Run as RunRow
 from services.store.runs import NewRun
@@ -27,13 +27,17 @@ router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
 def create_run(
     body: RunRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
 ) -> JSONResponse:
-    """A new run, queued: 201; 422 lists everything that is wrong with the request."""
+    """A new run, queued: 201; 422 lists everything that is wrong with the request.
+
+    403 ``quota_exceeded`` where the tenant may have no more runs, or its storage is full.
+    """
 
     def prepare() -> NewRun:
         return plan_run(service, tenant_id, body)
 
     def insert(conn: Connection, new: NewRun) -> Run:
         check_datasets(conn, tenant_id, new.datasets)
+        quotas.check_new_run(conn, tenant_id, service.settings.quotas)
         return run_shape(runs.create(conn, tenant_id, new), new.plan, [])
 
     return create_once(request, prepare, insert)

@@ -41,7 +41,14 @@ _STATEMENTS = (
     """
     ALTER TABLE datasets
         ADD COLUMN verified_files integer NOT NULL DEFAULT 0,
-        ADD COLUMN verify_failures integer NOT NULL DEFAULT 0
+        ADD COLUMN verify_failures integer NOT NULL DEFAULT 0,
+        ADD COLUMN size_bytes bigint NOT NULL DEFAULT 0 -- of all its files, as declared
+    """,
+    """
+    UPDATE datasets SET size_bytes = listed.size_bytes
+    FROM (SELECT dataset_id, sum(size_bytes) AS size_bytes FROM dataset_files GROUP BY dataset_id)
+        AS listed
+    WHERE datasets.dataset_id = listed.dataset_id
     """,
     """
     CREATE TABLE gpu_classes (
@@ -95,6 +102,12 @@ _STATEMENTS = (
     """
     CREATE INDEX runs_open_of_tenant ON runs (tenant_id)
         WHERE status NOT IN ('succeeded', 'failed', 'canceled')
+    """,
+    # What a tenant stores is summed from indexes alone.
+    "CREATE INDEX checkpoints_of_tenant ON checkpoints (tenant_id) INCLUDE (size_bytes)",
+    """
+    CREATE INDEX results_of_tenant ON runs (tenant_id) INCLUDE (result_size_bytes)
+        WHERE result_size_bytes IS NOT NULL
     """,
     "CREATE INDEX attempts_of_worker ON attempts (worker_id) WHERE outcome IS NULL",
     "CREATE INDEX attempts_started ON attempts (gpu_class, started_at)",

@@ -1,0 +1,190 @@
+"""`reverie admin`: what only the operator may do, directly in the service's database."""
+
+import contextlib
+import math
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from services.cli import output
+from services.cli.connection import CommandError
+
+if TYPE_CHECKING:
+    from services.settings.env import Settings
+    from services.store.database import Connection
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="For the operator: works on the service's database (REVERIE_DATABASE_URL).",
+)
+quota = typer.Typer(no_args_is_help=True, help="How much of the service each tenant may use.")
+app.add_typer(quota, name="quota")
+
+_EXAMPLES: Final = """Examples:
+
+reverie admin quota set ada --concurrent-runs 4 --gpu-hours 200
+
+reverie admin quota set ada --storage 50GB --uploads none"""
+_UNITS: Final[dict[str, int]] = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000**power for power, letter in enumerate("kMGT", 1)},
+    **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", 1)},
+}
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)")
+_SHOWN: Final = 20
+
+TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="A tenant's id or name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+
+
+@quota.command("show", epilog="Example: reverie admin quota show ada")
+def show(tenant: TenantArgument, as_json: Json = False) -> None:
+    """Show what a tenant uses of each quota, and its limit.
+
+    Where queued_runs, uploads or storage_bytes is used up, requests that need more are refused.
+    Where concurrent_runs or gpu_hours is used up, runs wait in the queue.
+    """
+    from services.store import quotas
+
+    with _open_database() as (settings, conn):
+        found = quotas.read(conn, _tenant_of(conn, tenant), settings.quotas)
+    if as_json:
+        facts = {
+            name: {"used": each.used, "limit": each.limit, "is_default": each.is_default}
+            for name, each in found.items()
+        }
+        output.print_json(facts)
+        return
+    rows = [
+        (
+            name,
+            "" if each.used is None else _amount(name, each.used),
+            _amount(name, each.limit),
+            "the default" if each.is_default else "set",
+        )
+        for name, each in found.items()
+    ]
+    output.print_table(("QUOTA", "USED", "LIMIT", "LIMIT IS"), rows)
+
+
+@quota.command("set", epilog=_EXAMPLES)
+def change(
+    tenant: TenantArgument,
+    *,
+    queued_runs: Annotated[
+        str | None, typer.Option(metavar="N|none", help="Runs that are not over.")
+    ] = None,
+    concurrent_runs: Annotated[
+        str | None, typer.Option(metavar="N|none", help="Runs that workers hold at once.")
+    ] = None,
+    gpu_hours: Annotated[
+        str | None, typer.Option(metavar="H|none", help="Charged in a calendar month (UTC).")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE|none", help="Datasets, checkpoints and results: 50GB, 2TiB."),
+    ] = None,
+    uploads: Annotated[
+        str | None, typer.Option(metavar="N|none", help="Datasets that are still being uploaded.")
+    ] = None,
+    requests_per_minute: Annotated[
+        str | None,
+        typer.Option(metavar="N|none", help="Requests that create something."),
+    ] = None,
+) -> None:
+    """Set limits of a tenant, from now on; `none` brings the service's default back.
+
+    Limits that are not named stay as they are. The defaults are the settings REVERIE_QUOTA_….
+    Nothing that a tenant has already is taken away, but a run that trains stops with a checkpoint
+    and waits where gpu_hours is below what is used.
+    """
+    from services.store import quotas
+
+    given = (
+        ("queued_runs", "--queued-runs", queued_runs, _count),
+        ("concurrent_runs", "--concurrent-runs", concurrent_runs, _count),
+        ("gpu_hours", "--gpu-hours", gpu_hours, _hours),
+        ("storage_bytes", "--storage", storage, _bytes),
+        ("uploads", "--uploads", uploads, _count),
+        ("requests_per_minute", "--requests-per-minute", requests_per_minute, _count),
+    )
+    limits = {
+        name: None if text == "none" else parse(option, text)
+        for name, option, text, parse in given
+        if text is not None
+    }
+    if not limits:
+        raise CommandError("no limit is named: give at least one, such as --queued-runs 100")
+    with _open_database() as (_, conn):
+        quotas.change(conn, _tenant_of(conn, tenant), limits)
+    show(tenant)
+
+
+@contextlib.contextmanager
+def _open_database() -> Iterator[tuple["Settings", "Connection"]]:
+    """The settings, and one transaction in the database that they name."""
+    from services.settings.env import Settings
+    from services.store.database import Database, DatabaseDownError
+
+    settings = Settings.from_env(os.environ)
+    database = Database(settings.database_url, max_size=1)
+    try:
+        with database.transaction() as conn:
+            yield settings, conn
+    except DatabaseDownError as error:
+        raise CommandError(
+            f"the database of REVERIE_DATABASE_URL does not answer ({error}): start it, or set the "
+            "variable as for the service's processes"
+        ) from error
+    finally:
+        database.close()
+
+
+def _tenant_of(conn: "Connection", tenant: str) -> str:
+    """The id of the tenant with this id or name; raises CommandError unless there is one."""
+    from services.store import tenants
+
+    found = tenants.find(conn, tenant)
+    if len(found) > 1:
+        raise CommandError(f"several tenants are called {tenant}: give an id, {_either(found)}")
+    if not found:
+        known = [f"{name} ({tenant_id})" for tenant_id, name in tenants.newest(conn, _SHOWN)]
+        raise CommandError(f"there is no tenant {tenant}; the newest are {_either(known)}")
+    return found[0]
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(names) or "none"
+
+
+def _count(option: str, text: str) -> int:
+    if not text.isdecimal() or len(text) > 9:
+        raise CommandError(f"{option} is {text}; it has to be a whole number, or none")
+    return int(text)
+
+
+def _hours(option: str, text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not 0 <= hours < math.inf:
+        raise CommandError(f"{option} is {text}; it has to be a number of hours, or none")
+    return hours
+
+
+def _bytes(option: str, text: str) -> int:
+    parts = _SIZE.fullmatch(text)
+    if parts is None or parts[2] not in _UNITS:
+        raise CommandError(f"{option} is {text}; it has to be a size such as 50GB or 2TiB, or none")
+    return round(float(parts[1]) * _UNITS[parts[2]])
+
+
+def _amount(name: str, value: float) -> str:
+    if name == "storage_bytes":
+        return output.size(value)
+    return f"{value:,.1f}" if name == "gpu_hours" else f"{value:,.0f}"

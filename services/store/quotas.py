@@ -1,0 +1,160 @@
+"""Quotas: a tenant's limits, what it uses, and the check in the transaction that uses more."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from psycopg.rows import dict_row
+from psycopg.sql import SQL, Composed, Identifier, Placeholder
+
+from services.domain.errors import QuotaExceededError
+from services.domain.quotas import QUOTA_NAMES, Quotas
+from services.store.database import WORK, Connection, notify
+
+# What is used of each quota by the tenant of the row ``tenants``.
+_USED: Final = {
+    "queued_runs": SQL("""(
+        SELECT count(*) FROM runs WHERE runs.tenant_id = tenants.tenant_id
+            AND status NOT IN ('succeeded', 'failed', 'canceled'))"""),
+    "concurrent_runs": SQL("""(
+        SELECT count(*) FROM runs WHERE runs.tenant_id = tenants.tenant_id
+            AND status NOT IN ('succeeded', 'failed', 'canceled')
+            AND (lease_until IS NOT NULL OR offered_until > clock_timestamp()))"""),
+    # Seconds that were charged, and those that held attempts used since then.
+    "gpu_hours": SQL("""(
+        SELECT coalesce(sum(used_s), 0) / 3600 FROM (
+            SELECT charged_s AS used_s FROM monthly_usage
+            WHERE monthly_usage.tenant_id = tenants.tenant_id
+                AND month = date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date
+            UNION ALL
+            SELECT greatest(0,
+                extract(epoch FROM least(clock_timestamp(), lease_until) - charged_until))
+            FROM runs JOIN attempts USING (run_id, fence)
+            WHERE runs.tenant_id = tenants.tenant_id AND lease_until IS NOT NULL
+        ) AS seconds)::double precision"""),
+    "storage_bytes": SQL("""(
+        SELECT coalesce(sum(stored_bytes), 0) FROM (
+            SELECT size_bytes AS stored_bytes FROM datasets
+            WHERE datasets.tenant_id = tenants.tenant_id
+            UNION ALL
+            SELECT size_bytes FROM checkpoints WHERE checkpoints.tenant_id = tenants.tenant_id
+            UNION ALL
+            SELECT result_size_bytes FROM runs
+            WHERE runs.tenant_id = tenants.tenant_id AND result_size_bytes IS NOT NULL
+        ) AS stored)::bigint"""),
+    "uploads": SQL("""(
+        SELECT count(*) FROM datasets
+        WHERE datasets.tenant_id = tenants.tenant_id AND status = 'uploading')"""),
+}
+_FROM: Final = SQL("""
+FROM tenants LEFT JOIN quotas USING (tenant_id) WHERE tenants.tenant_id = %(tenant_id)s
+""")
+
+
+def _limits(names: Sequence[str]) -> Composed:
+    """The tenant's limit of each quota, in columns of the same name."""
+    each = SQL("coalesce(quotas.{0}, {1}) AS {0}")
+    return SQL(", ").join(each.format(Identifier(name), Placeholder(name)) for name in names)
+
+
+def _used(names: Sequence[str]) -> Composed:
+    each = SQL("{} AS {}")
+    return SQL(", ").join(each.format(_USED[name], Identifier(f"{name}_used")) for name in names)
+
+
+def _limits_and_use(names: Sequence[str]) -> Composed:
+    return SQL("SELECT ") + _limits(names) + SQL(", ") + _used(names) + _FROM
+
+
+# Whoever creates a run or a dataset of this tenant waits here until the one before has committed.
+# Rows that refer to the tenant may be inserted meanwhile.
+_LOCK: Final = "SELECT FROM tenants WHERE tenant_id = %s FOR NO KEY UPDATE"
+_OF_A_RUN: Final = _limits_and_use(("queued_runs", "storage_bytes"))
+_OF_A_DATASET: Final = _limits_and_use(("uploads", "storage_bytes"))
+
+
+def check_new_run(conn: Connection, tenant_id: str, defaults: Quotas) -> None:
+    """Check that the tenant may have one more run; insert it in the same transaction.
+
+    Raises QuotaExceededError.
+    """
+    conn.execute(_LOCK, (tenant_id,))
+    state = _read(conn, _OF_A_RUN, tenant_id, defaults)
+    _check(state, "queued_runs", added=1)
+    _check(state, "storage_bytes", added=0)
+
+
+def check_new_dataset(
+    conn: Connection, tenant_id: str, defaults: Quotas, *, size_bytes: int
+) -> None:
+    """Check the quotas after a dataset of ``size_bytes`` was inserted, in the same transaction.
+
+    The dataset counts already. Thus the tenant's other requests need not wait while the rows of a
+    long list of files are inserted. Raises QuotaExceededError; the transaction has to be rolled
+    back then.
+    """
+    conn.execute(_LOCK, (tenant_id,))
+    state = _read(conn, _OF_A_DATASET, tenant_id, defaults)
+    state["uploads_used"] -= 1
+    state["storage_bytes_used"] -= size_bytes
+    _check(state, "uploads", added=1)
+    _check(state, "storage_bytes", added=size_bytes)
+
+
+def _read(conn: Connection, query: Composed, tenant_id: str, defaults: Quotas) -> dict[str, Any]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        state = cursor.execute(query, {**asdict(defaults), "tenant_id": tenant_id}).fetchone()
+    assert state is not None
+    return state
+
+
+def _check(state: Mapping[str, Any], quota: str, *, added: int) -> None:
+    limit, used = state[quota], state[f"{quota}_used"]
+    if used + added > limit:
+        raise QuotaExceededError(quota, limit=limit, used=used, added=added)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuotaState:
+    """One quota of one tenant."""
+
+    limit: float
+    is_default: bool
+    """Whether the limit is the service's default."""
+    used: float | None
+    """None for a quota of requests, which is not counted here."""
+
+
+_OWN: Final = SQL(", ").join(SQL("quotas.{}").format(Identifier(name)) for name in QUOTA_NAMES)
+_ALL: Final = SQL("SELECT ") + _OWN + SQL(", ") + _used(tuple(_USED)) + _FROM
+
+
+def read(conn: Connection, tenant_id: str, defaults: Quotas) -> dict[str, QuotaState]:
+    """Every quota of an existing tenant, by name."""
+    row = _read(conn, _ALL, tenant_id, defaults)
+    return {
+        name: QuotaState(
+            limit=getattr(defaults, name) if row[name] is None else row[name],
+            is_default=row[name] is None,
+            used=row.get(f"{name}_used"),
+        )
+        for name in QUOTA_NAMES
+    }
+
+
+_SET: Final = SQL("""
+INSERT INTO quotas (tenant_id, {names}) VALUES (%(tenant_id)s, {values})
+ON CONFLICT (tenant_id) DO UPDATE SET {changes}
+""")
+
+
+def change(conn: Connection, tenant_id: str, limits: Mapping[str, float | None]) -> None:
+    """Set some of a tenant's limits; None brings the service's default back. Applies at once."""
+    names = [name for name in QUOTA_NAMES if name in limits]
+    query = _SET.format(
+        names=SQL(", ").join(map(Identifier, names)),
+        values=SQL(", ").join(map(Placeholder, names)),
+        changes=SQL(", ").join(SQL("{0} = excluded.{0}").format(Identifier(n)) for n in names),
+    )
+    conn.execute(query, {**limits, "tenant_id": tenant_id})
+    notify(conn, WORK)
