@@ -21,6 +21,7 @@ from services.dispatcher.admission import (
     decide,
 )
 from services.dispatcher.health import Health
+from services.domain.attempt_budgets import MAX_INFRA_FAILURES
 from services.domain.failures import internal_error
 from services.queue.rings import BrokerDownError
 from services.store import (
@@ -83,6 +84,7 @@ class Dispatcher:
     offer: timedelta
     heartbeat: timedelta
     max_attempts: int
+    max_infra_failures: int = MAX_INFRA_FAILURES
     max_index_bytes: int = MAX_INDEX_BYTES
 
     def round(self) -> None:
@@ -168,7 +170,12 @@ class Dispatcher:
     def _sweep(self, run_id: str) -> None:
         try:
             with self._transaction() as conn:
-                dead = leases.close_dead(conn, run_id, max_attempts=self.max_attempts)
+                dead = leases.close_dead(
+                    conn,
+                    run_id,
+                    max_attempts=self.max_attempts,
+                    max_infra_failures=self.max_infra_failures,
+                )
                 # There may have been an outage since the check before.
                 if not self.health.trusts_leases:
                     raise _LeasesNotTrustedError

@@ -49,6 +49,7 @@ def main() -> int:
             offer=timedelta(seconds=settings.offer_s),
             heartbeat=timedelta(seconds=settings.heartbeat_s),
             max_attempts=settings.max_attempts,
+            max_infra_failures=settings.max_infra_failures,
         )
         log.info("dispatcher_up")
         while not stopping.is_set():

@@ -67,6 +67,8 @@ class Claim:
     shards: tuple[CachedShard, ...]
     checkpoint: StoredCheckpoint | None
     """The newest committed checkpoint; the attempt resumes there."""
+    older_checkpoints: tuple[StoredCheckpoint, ...] = ()
+    """The newest first; for an attempt that finds the newest one damaged."""
 
 
 class RequestedAction(StrEnum):
@@ -136,6 +138,12 @@ class Ledger(Protocol):
         """End the run as ``succeeded``, or ``canceled`` where that was requested, with this result.
 
         Its publication is created in the same transaction.
+        """
+
+    def rebuild_shard(self, run_id: str, fence: int, shard: CachedShard) -> bool:
+        """Have a shard built again whose stored content is damaged.
+
+        False, and no change, where it no longer has this manifest or is being built already.
         """
 
     def hand_back(self, run_id: str, fence: int, outcome: Outcome, failure: Failure | None) -> None:

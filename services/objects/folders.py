@@ -129,6 +129,14 @@ def get_shard(store: ObjectStore, tenant_id: str, shard: CachedShard, dest: Path
         unchecked.unlink(missing_ok=True)
 
 
+def delete_shard(store: ObjectStore, tenant_id: str, shard: CachedShard) -> None:
+    """Delete a damaged shard: its content, and its manifest last, so that it can be built again."""
+    prefix = shard_prefix(tenant_id, shard.digest)
+    keys = list(store.list_keys(prefix))
+    for key in sorted(keys, key=lambda key: key == prefix + MANIFEST_NAME):
+        store.delete(key)
+
+
 def _shard_name(facts: FileFacts) -> str:
     return f"{facts.sha256}.safetensors"
 

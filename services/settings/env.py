@@ -56,7 +56,10 @@ class Settings:
     orphan_s: float = 900
     """REVERIE_ORPHAN_S: a worker that cannot renew its lease for this long stops its run."""
     max_attempts: int = 5
-    """REVERIE_MAX_ATTEMPTS: attempts in a row without a new checkpoint before a run fails."""
+    """REVERIE_MAX_ATTEMPTS: a run's own failures without a new checkpoint before it fails."""
+    max_infra_failures: int = 20
+    """REVERIE_MAX_INFRA_FAILURES: failed attempts of any kind without a new checkpoint before a run
+    fails; most of them are the service's faults."""
     quotas: Quotas = field(default_factory=Quotas)
     """Each tenant's quotas, unless `reverie admin quota set` gave it others."""
     log_format: LogFormat = "console"
@@ -103,6 +106,7 @@ class Settings:
             stall_s=_number(given, "REVERIE_STALL_S", 600),
             orphan_s=_number(given, "REVERIE_ORPHAN_S", 900),
             max_attempts=int(_number(given, "REVERIE_MAX_ATTEMPTS", 5)),
+            max_infra_failures=int(_number(given, "REVERIE_MAX_INFRA_FAILURES", 20)),
             quotas=_quotas(given),
             log_format=cast(LogFormat, _one_of(given, "REVERIE_LOG_FORMAT", ("console", "json"))),
             single_tenant=_one_of(given, "REVERIE_SINGLE_TENANT", ("false", "true")) == "true",

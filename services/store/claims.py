@@ -62,9 +62,9 @@ _SHARDS: Final = """
 SELECT digest, kind, manifest_sha256, size_bytes
 FROM run_shards JOIN cache_shards USING (tenant_id, digest) WHERE run_id = %s ORDER BY digest
 """
-_NEWEST_CHECKPOINT: Final = """
+_CHECKPOINTS: Final = """
 SELECT step, key_prefix, manifest_sha256, size_bytes FROM checkpoints
-WHERE run_id = %s ORDER BY step DESC LIMIT 1
+WHERE run_id = %s AND tenant_id = %s ORDER BY step DESC
 """
 
 
@@ -73,14 +73,17 @@ def _claim_of(conn: Connection, run: Run) -> Claim:
     assert documents.data_index is not None  # a condition of the claim
     with conn.cursor(row_factory=class_row(CachedShard)) as cursor:
         shards = tuple(cursor.execute(_SHARDS, (run.run_id,)))
-    newest = conn.execute(_NEWEST_CHECKPOINT, (run.run_id,)).fetchone()
-    checkpoint = None
-    if newest is not None:
-        step, key_prefix, manifest_sha256, size_bytes = newest
-        files = StoredFiles(
-            key_prefix=key_prefix, manifest_sha256=manifest_sha256, size_bytes=size_bytes
+    newest_first = [
+        StoredCheckpoint(
+            step=step,
+            files=StoredFiles(
+                key_prefix=key_prefix, manifest_sha256=manifest_sha256, size_bytes=size_bytes
+            ),
         )
-        checkpoint = StoredCheckpoint(step=step, files=files)
+        for step, key_prefix, manifest_sha256, size_bytes in conn.execute(
+            _CHECKPOINTS, (run.run_id, run.tenant_id)
+        )
+    ]
     return Claim(
         run_id=run.run_id,
         tenant_id=run.tenant_id,
@@ -89,5 +92,6 @@ def _claim_of(conn: Connection, run: Run) -> Claim:
         data_index=documents.data_index,
         base_model=run.base_model,
         shards=shards,
-        checkpoint=checkpoint,
+        checkpoint=newest_first[0] if newest_first else None,
+        older_checkpoints=tuple(newest_first[1:]),
     )

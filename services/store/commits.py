@@ -21,7 +21,7 @@ RETURNING true
 """
 _NEW_PROGRESS: Final = """
 UPDATE runs SET checkpoint_step = greatest(checkpoint_step, %(step)s),
-    step = greatest(step, %(step)s), attempts_without_progress = 0,
+    step = greatest(step, %(step)s), attempts_without_progress = 0, infra_failures = 0,
     version = version + 1, updated_at = clock_timestamp()
 WHERE run_id = %(run_id)s
 """
@@ -73,7 +73,7 @@ def result(conn: Connection, run: Run, files: StoredFiles, *, step: int) -> None
     """
     conn.execute(_PUT_RESULT, {"run_id": run.run_id, "step": step, **_columns(files)})
     note_step(conn, run.run_id, run.fence, step)
-    run = transitions.release(conn, run, "finished", None, attempts_without_progress=0)
+    run = transitions.release(conn, run, "finished", None)
     if run.status == RunStatus.CANCELING:
         transitions.change_status(conn, run, RunStatus.CANCELED)
         return

@@ -65,8 +65,7 @@ def count_failure(conn: Connection, run_id: str, reason: Failure) -> None:
         return
     reason = replace(reason, retryable=False)
     if run.is_held:
-        without = run.attempts_without_progress
-        run = transitions.release(conn, run, "lost", reason, attempts_without_progress=without)
+        run = transitions.release(conn, run, "lost", reason)
     if run.status == RunStatus.CANCELING:
         transitions.change_status(conn, run, RunStatus.CANCELED)
     else:

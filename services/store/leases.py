@@ -6,6 +6,7 @@ from typing import Final
 from psycopg.rows import class_row
 from psycopg.sql import SQL
 
+from services.domain.attempt_budgets import MAX_INFRA_FAILURES
 from services.domain.failures import worker_lost
 from services.store import outcomes
 from services.store.database import Connection, columns_of
@@ -42,7 +43,13 @@ FOR UPDATE SKIP LOCKED
 """).format(columns=columns_of(Run))
 
 
-def close_dead(conn: Connection, run_id: str, *, max_attempts: int) -> DeadAttempt | None:
+def close_dead(
+    conn: Connection,
+    run_id: str,
+    *,
+    max_attempts: int,
+    max_infra_failures: int = MAX_INFRA_FAILURES,
+) -> DeadAttempt | None:
     """End the attempt if its lease has expired; None where it is valid or the row is locked.
 
     Call it only when the database was reachable for a whole lease: after an outage every lease
@@ -52,7 +59,14 @@ def close_dead(conn: Connection, run_id: str, *, max_attempts: int) -> DeadAttem
         run = cursor.execute(_LOCK_DEAD, (run_id,)).fetchone()
     if run is None:
         return None
-    after = outcomes.end_failed(conn, run, "lost", worker_lost(), max_attempts=max_attempts)
+    after = outcomes.end_failed(
+        conn,
+        run,
+        "lost",
+        worker_lost(),
+        max_attempts=max_attempts,
+        max_infra_failures=max_infra_failures,
+    )
     return DeadAttempt(
         run_id=run.run_id, fence=run.fence, worker_id=run.worker_id, status=after.status
     )

@@ -12,9 +12,11 @@ from typing import Final
 from psycopg.rows import class_row
 from psycopg.sql import SQL
 
+from services.domain.attempt_budgets import MAX_INFRA_FAILURES
 from services.domain.errors import LeaseLostError
 from services.domain.failures import internal_error, unexplained
 from services.domain.ledger import (
+    CachedShard,
     ChildEvent,
     Claim,
     LedgerDownError,
@@ -25,7 +27,7 @@ from services.domain.ledger import (
     Worker,
 )
 from services.domain.states import RunStatus, Stage
-from services.store import claims, commits, failing_rows, outcomes, run_events, workers
+from services.store import claims, commits, failing_rows, outcomes, run_events, shards, workers
 from services.store.database import (
     Connection,
     Database,
@@ -51,11 +53,15 @@ _LEDGER_CONNECTIONS: Final = 4
 
 
 @contextlib.contextmanager
-def open_ledger(url: str, *, max_attempts: int) -> Iterator["PostgresLedger"]:
+def open_ledger(
+    url: str, *, max_attempts: int, max_infra_failures: int
+) -> Iterator["PostgresLedger"]:
     """The ledger in the database at ``url``, with connections of its own until the block ends."""
     database = Database(url, max_size=_LEDGER_CONNECTIONS)
     try:
-        yield PostgresLedger(database, max_attempts=max_attempts)
+        yield PostgresLedger(
+            database, max_attempts=max_attempts, max_infra_failures=max_infra_failures
+        )
     finally:
         database.close()
 
@@ -67,13 +73,21 @@ class PostgresLedger:
     protocol defines which calls may be repeated then.
     """
 
-    def __init__(self, database: Database, *, max_attempts: int = 5) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_attempts: int = 5,
+        max_infra_failures: int = MAX_INFRA_FAILURES,
+    ) -> None:
         """
         Args:
-            max_attempts: the run fails after this many attempts without a new checkpoint.
+            max_attempts: as in ``outcomes.end_failed``.
+            max_infra_failures: the same.
         """
         self._database = database
         self._max_attempts = max_attempts
+        self._max_infra_failures = max_infra_failures
 
     def register(self, worker: Worker, *, draining: bool, run_id: str | None) -> None:
         """Register the worker, or refresh its heartbeat."""
@@ -142,6 +156,12 @@ class PostgresLedger:
                 raise LeaseLostError(run_id=run_id, fence=fence)
             commits.result(conn, run, result, step=step)
 
+    def rebuild_shard(self, run_id: str, fence: int, shard: CachedShard) -> bool:
+        """Have a damaged shard built again; False where it no longer has this manifest."""
+        with self._database.transaction() as conn:
+            run = _lock_held(conn, run_id, fence)
+            return shards.rebuild(conn, run.tenant_id, shard)
+
     def hand_back(self, run_id: str, fence: int, outcome: Outcome, failure: Failure | None) -> None:
         """End the attempt without a result. The run is queued again, paused, canceled or failed."""
         with self._database.transaction() as conn:
@@ -149,8 +169,14 @@ class PostgresLedger:
             if outcome is Outcome.STOPPED:
                 outcomes.end_stopped(conn, run)
             else:
-                failure = failure or unexplained()
-                outcomes.end_failed(conn, run, "failed", failure, max_attempts=self._max_attempts)
+                outcomes.end_failed(
+                    conn,
+                    run,
+                    "failed",
+                    failure or unexplained(),
+                    max_attempts=self._max_attempts,
+                    max_infra_failures=self._max_infra_failures,
+                )
 
 
 _RENEW: Final = """

@@ -35,6 +35,9 @@ class Run:
     offered_until: datetime | None
     ring_after: datetime | None
     attempts_without_progress: int
+    """Failures of the run itself since its newest checkpoint."""
+    infra_failures: int
+    """Failures of the service since then."""
     dispatch_failures: int
     """Unexpected errors in a row while the dispatcher worked on this run."""
     step: int

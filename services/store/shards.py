@@ -65,6 +65,26 @@ def done(conn: Connection, tenant_id: str, digest: str, shard: CachedShard) -> N
         notify(conn, WORK)
 
 
+_REBUILD: Final = """
+UPDATE cache_shards SET status = 'pending', attempts = 0,
+    ring_after = clock_timestamp() + interval '5 seconds'
+WHERE tenant_id = %s AND digest = %s AND manifest_sha256 = %s AND status = 'done'
+RETURNING true
+"""
+
+
+def rebuild(conn: Connection, tenant_id: str, shard: CachedShard) -> bool:
+    """Have a stored shard built again; False where it no longer has this manifest.
+
+    The pause is for the caller to delete the damaged objects: a builder adopts what it finds.
+    """
+    facts = (tenant_id, shard.digest, shard.manifest_sha256)
+    if conn.execute(_REBUILD, facts).fetchone() is None:
+        return False
+    notify(conn, WORK)
+    return True
+
+
 _LOCK: Final = """
 SELECT attempts FROM cache_shards
 WHERE tenant_id = %s AND digest = %s AND status = 'pending' FOR UPDATE

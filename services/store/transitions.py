@@ -93,7 +93,7 @@ def announce(conn: Connection, run: Run, type_: str, data: dict[str, Any]) -> Ru
 
 
 _RELEASE: Final = """
-UPDATE runs SET lease_until = NULL, worker_id = NULL, attempts_without_progress = %(without)s,
+UPDATE runs SET lease_until = NULL, worker_id = NULL,
     sweep_after = clock_timestamp() + make_interval(secs => %(sweep_after_s)s)
 WHERE run_id = %(run_id)s
 """
@@ -103,14 +103,7 @@ WHERE run_id = %(run_id)s AND fence = %(fence)s AND outcome IS NULL
 """
 
 
-def release(
-    conn: Connection,
-    run: Run,
-    outcome: str,
-    failure: Failure | None,
-    *,
-    attempts_without_progress: int,
-) -> Run:
+def release(conn: Connection, run: Run, outcome: str, failure: Failure | None) -> Run:
     """End the current attempt. The fence is kept, so that later writes of its holder are refused.
 
     Args:
@@ -121,15 +114,9 @@ def release(
         "fence": run.fence,
         "outcome": outcome,
         "reason": None if failure is None else Jsonb(failure_as_json(failure)),
-        "without": attempts_without_progress,
         "sweep_after_s": seconds(_SWEEP_DELAY),
     }
     conn.execute(_RELEASE, facts)
     conn.execute(_END_ATTEMPT, facts)
     workers.release(conn, run.worker_id, run.run_id)
-    return replace(
-        run,
-        lease_until=None,
-        worker_id=None,
-        attempts_without_progress=attempts_without_progress,
-    )
+    return replace(run, lease_until=None, worker_id=None)

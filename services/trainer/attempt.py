@@ -14,7 +14,12 @@ from services.domain.ledger import Claim, Outcome
 from services.trainer.child import Child, training_command
 from services.trainer.commits import Committer
 from services.trainer.context import Assignment, HeldRun, TrainerContext
-from services.trainer.failures import AttemptFailedError, failure_of_attempt, infra_failed
+from services.trainer.failures import (
+    AttemptFailedError,
+    failure_of_attempt,
+    failure_of_child,
+    infra_failed,
+)
 from services.trainer.feeder import Feeder
 from services.trainer.lease import UNREACHABLE, GivenUpError, Lease
 from services.trainer.prepare import Prepared, prepare, shard_fetcher
@@ -22,7 +27,7 @@ from services.trainer.reporter import Reporter
 from services.trainer.supervision import Supervision
 from trainer_core.faultpoints import fault_point
 from trainer_core.process.events import Event
-from trainer_core.process.failure import Failure, failure_reported
+from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
 
@@ -102,7 +107,7 @@ def _train(held: HeldRun, folder: Path) -> bool:
         try:
             outcome = _run_child(held, prepared, reporter, committer)
             if outcome.name == "failed":
-                raise AttemptFailedError(failure_reported(outcome.data))
+                raise AttemptFailedError(failure_of_child(outcome.data))
             reporter.flush()
             committer.wait()
         except GivenUpError:
@@ -134,7 +139,7 @@ def _run_child(
             claim.shards,
             prepared.shards_dir,
             limit_bytes=context.scratch_bytes,
-            from_step=held.from_step,
+            from_step=prepared.from_step,
             fetch=shard_fetcher(held),
         ) as feeder:
             outcome = Supervision(held, child, feeder, reporter, committer).until_end()

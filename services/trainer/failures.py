@@ -1,13 +1,21 @@
 """Why an attempt failed: maps every error to a failure with a code and a message."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
 import structlog
 
 from services.domain.failures import infra_failure
 from services.objects.errors import ObjectStoreError
 from trainer_core.errors import Category
-from trainer_core.process.failure import Failure, failure_of
+from trainer_core.process.failure import Failure, failure_of, failure_reported
 
 log = structlog.get_logger(__name__)
+
+
+_OF_THE_WORKER: Final = {"disk_full": "worker_disk_full", "disk_failed": "worker_disk_failed"}
+"""A disk error's code in any process → its code where the disk is a worker's."""
 
 
 class AttemptFailedError(Exception):
@@ -39,4 +47,13 @@ def failure_of_attempt(error: Exception) -> Failure:
             log.error("object_store_failed", code=error.code, reason=str(error))
             return infra_failure(error.code, f"The object store failed ({error.code}).")
     log.error("attempt_failed_unexpectedly", exc_info=error)
-    return failure_of(error)
+    return _of_worker(failure_of(error))
+
+
+def failure_of_child(reported: Mapping[str, Any]) -> Failure:
+    """The failure that the training process reported in its last event."""
+    return _of_worker(failure_reported(reported))
+
+
+def _of_worker(failure: Failure) -> Failure:
+    return replace(failure, code=_OF_THE_WORKER.get(failure.code, failure.code))

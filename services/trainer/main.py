@@ -40,7 +40,11 @@ def main() -> int:
     )
     objects = open_store(settings)
     objects.prove_conditional_writes()
-    with open_ledger(settings.database_url, max_attempts=settings.max_attempts) as ledger:
+    with open_ledger(
+        settings.database_url,
+        max_attempts=settings.max_attempts,
+        max_infra_failures=settings.max_infra_failures,
+    ) as ledger:
         _answer_rings(settings, worker, ledger, objects)
     log.info("worker_down", worker_id=worker.worker_id)
     return 0

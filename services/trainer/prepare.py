@@ -1,18 +1,19 @@
 """Prepares the local files that a training process needs to start, except for the shards."""
 
 import random
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import pydantic
 import structlog
 
-from services.domain.ledger import CachedShard, Claim
+from services.domain.ledger import CachedShard, ChildEvent, Claim, StoredCheckpoint
 from services.objects.errors import ObjectCorruptError, ObjectMissingError
-from services.objects.folders import get_folder, get_shard
+from services.objects.folders import delete_shard, get_folder, get_shard
 from services.trainer.context import HeldRun
 from services.trainer.failures import AttemptFailedError, infra_failed, platform_failed
 from services.trainer.feeder import FeedOrder
@@ -31,8 +32,6 @@ _TRIES: Final = 3
 """Damage in transit is repaired by a second download; damage in the store is not."""
 _SHARD_WAIT_S: Final = 600
 
-Document = TypeVar("Document", bound=pydantic.BaseModel)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
@@ -41,6 +40,8 @@ class Prepared:
     folder: Path
     """The scratch folder of this attempt."""
     job: Job
+    from_step: int
+    """The step of the checkpoint that it resumes from; 0 without one."""
     order: FeedOrder
     world_size: int
     output_dir: Path
@@ -48,19 +49,18 @@ class Prepared:
 
 
 def prepare(held: HeldRun, folder: Path) -> Prepared:
-    """Find the base model, download the newest checkpoint into ``folder``, build the job.
+    """Find the base model, download the newest intact checkpoint into ``folder``, build the job.
 
     Raises AttemptFailedError, ObjectStoreError, OSError for the local disk, or GivenUpError when
     the lease is lost.
     """
     claim = held.claim
-    plan = _read(Plan, claim.plan, "plan")
-    index = _read(DataIndex, claim.data_index, "data_index")
+    plan, index = _read_plan(claim), _read_index(claim)
     base_dir = _base_model(claim, plan, held.context.models_dir)
     output_dir, shards_dir = folder / "output", folder / "shards"
     output_dir.mkdir()
     shards_dir.mkdir()
-    resume_from = _fetch_checkpoint(held, folder)
+    checkpoint = _fetch_checkpoint(held, folder)
     identity = plan.identity
     return Prepared(
         folder=folder,
@@ -70,10 +70,11 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
             base_model_dir=str(base_dir),
             shards_dir=str(shards_dir),
             output_dir=str(output_dir),
-            resume_from=None if resume_from is None else str(resume_from),
+            resume_from=None if checkpoint is None else str(_resume_dir(folder, checkpoint)),
             shard_wait_s=_SHARD_WAIT_S,
             node_cache=held.context.node_cache,
         ),
+        from_step=0 if checkpoint is None else checkpoint.step,
         order=FeedOrder(
             index=index,
             sampler=Sampler(index, identity.seed, identity.micro_batch_size),
@@ -86,28 +87,76 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
 
 
 def shard_fetcher(held: HeldRun) -> Callable[[CachedShard, Path], None]:
-    """The feeder's function that downloads one shard to a path and verifies it."""
+    """The feeder's function that downloads one shard to a path and verifies it.
+
+    A damaged shard ends the attempt and is built again before the next one.
+    """
+    objects, claim = held.context.objects, held.claim
 
     def fetch(shard: CachedShard, dest: Path) -> None:
         def get() -> None:
-            get_shard(held.context.objects, held.claim.tenant_id, shard, dest)
+            get_shard(objects, claim.tenant_id, shard, dest)
 
         if not _intact(get, held.lease, doing="fetch_shard"):
-            message = f"Cache shard {shard.digest} is missing or does not match its manifest."
+            _rebuild(held, shard)
+            message = f"Cache shard {shard.digest} was damaged in the store; it is built again."
             raise infra_failed("shard_corrupt", message)
 
     return fetch
 
 
-def _read(kind: type[Document], body: dict[str, Any], name: str) -> Document:
-    """Parse a stored document of the run; not retried, because the document stays as it is."""
+def _rebuild(held: HeldRun, shard: CachedShard) -> None:
+    claim, context = held.claim, held.context
+    is_first = held.lease.until_answered(
+        lambda: context.ledger.rebuild_shard(claim.run_id, claim.fence, shard),
+        doing="rebuild_shard",
+    )
+    if is_first:  # otherwise another attempt has deleted it, and a new one may be there
+        log.error("shard_damaged", digest=shard.digest)
+        held.lease.until_answered(
+            lambda: delete_shard(context.objects, claim.tenant_id, shard), doing="delete_shard"
+        )
+
+
+def _read_plan(claim: Claim) -> Plan:
     try:
-        return kind.model_validate(body)
+        return Plan.model_validate(claim.plan)
     except pydantic.ValidationError as error:
-        wrong = error.errors(include_input=False, include_url=False)  # inputs are the tenant's
-        log.error("document_unreadable", document=name, errors=[e["loc"] for e in wrong[:10]])
-        message = f"The stored {name.replace('_', ' ')} of the run cannot be read by this worker."
-        raise platform_failed(f"{name}_unreadable", message) from error
+        _log_unreadable("plan", error)
+        is_newer = any(
+            each["type"] == "extra_forbidden" or each["loc"] == ("version",)
+            for each in error.errors()
+        )
+        message = (
+            "A newer version of the service resolved this run; it waits for a worker of that "
+            "version."
+            if is_newer
+            else "Another version of the service resolved this run, and this one cannot read it: "
+            "submit the run again."
+        )
+        raise AttemptFailedError(
+            Failure(
+                code="plan_of_other_version",
+                category=Category.PLATFORM,
+                message=message,
+                retryable=is_newer,
+            )
+        ) from error
+
+
+def _read_index(claim: Claim) -> DataIndex:
+    """Not retried where it cannot be read, because the stored document stays as it is."""
+    try:
+        return DataIndex.model_validate(claim.data_index)
+    except pydantic.ValidationError as error:
+        _log_unreadable("data_index", error)
+        message = "The stored data index of the run cannot be read by this worker."
+        raise platform_failed("data_index_unreadable", message) from error
+
+
+def _log_unreadable(document: str, error: pydantic.ValidationError) -> None:
+    wrong = error.errors(include_input=False, include_url=False)  # inputs are the tenant's
+    log.error("document_unreadable", document=document, errors=[e["loc"] for e in wrong[:10]])
 
 
 def _base_model(claim: Claim, plan: Plan, models_dir: Path) -> Path:
@@ -119,28 +168,57 @@ def _base_model(claim: Claim, plan: Plan, models_dir: Path) -> Path:
     return model.folder
 
 
-def _fetch_checkpoint(held: HeldRun, folder: Path) -> Path | None:
-    checkpoint = held.claim.checkpoint
-    if checkpoint is None:
+def _fetch_checkpoint(held: HeldRun, folder: Path) -> StoredCheckpoint | None:
+    """Download the newest checkpoint that is intact; None where the run has none at all.
+
+    Rows and objects of damaged ones are kept for the operator. Training reaches their steps again
+    and replaces them.
+    """
+    claim = held.claim
+    if claim.checkpoint is None:
         return None
-    # Named as in the child's output folder; the child reads the step from the manifest.
-    dest = folder / "resume" / f"step-{checkpoint.step:08d}"
+    for checkpoint in (claim.checkpoint, *claim.older_checkpoints):
+        dest = _resume_dir(folder, checkpoint)
 
-    def get() -> None:
-        get_folder(held.context.objects, checkpoint.files, dest)
+        def get(checkpoint: StoredCheckpoint = checkpoint, dest: Path = dest) -> None:
+            get_folder(held.context.objects, checkpoint.files, dest)
 
-    if not _intact(get, held.lease, doing="fetch_checkpoint"):
-        # Not retried: the next attempt would read the same object. An operator must repair it.
-        message = f"The checkpoint of step {checkpoint.step} is missing or damaged in the store."
-        raise AttemptFailedError(
-            Failure(
-                code="checkpoint_corrupt",
-                category=Category.INFRA,
-                message=message,
-                retryable=False,
-            )
+        if _intact(get, held.lease, doing="fetch_checkpoint"):
+            return checkpoint
+        _report_damaged(held, checkpoint)
+        shutil.rmtree(dest, ignore_errors=True)
+    # Not retried: the next attempt would read the same objects. An operator must repair one.
+    raise AttemptFailedError(
+        Failure(
+            code="checkpoint_corrupt",
+            category=Category.INFRA,
+            message=f"The checkpoint of step {claim.checkpoint.step} and all older ones are "
+            "missing or damaged in the store.",
+            retryable=False,
         )
-    return dest
+    )
+
+
+def _resume_dir(folder: Path, checkpoint: StoredCheckpoint) -> Path:
+    """Named as in the child's output folder; the child reads the step from the manifest."""
+    return folder / "resume" / f"step-{checkpoint.step:08d}"
+
+
+def _report_damaged(held: HeldRun, checkpoint: StoredCheckpoint) -> None:
+    claim = held.claim
+    log.error("checkpoint_damaged", step=checkpoint.step, key_prefix=checkpoint.files.key_prefix)
+    message = (
+        f"The checkpoint of step {checkpoint.step} is missing or damaged in the store; an older "
+        "one is tried."
+    )
+    warning = ChildEvent(
+        type="warning",
+        step=claim.checkpoint.step if claim.checkpoint else 0,
+        data={"code": "checkpoint_corrupt", "message": message},
+    )
+    held.lease.until_answered(
+        lambda: held.context.ledger.event(claim.run_id, claim.fence, [warning]), doing="report"
+    )
 
 
 def _intact(get: Callable[[], None], lease: Lease, *, doing: str) -> bool:

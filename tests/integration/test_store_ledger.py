@@ -295,38 +295,6 @@ def test_a_stopped_attempt_is_not_counted_and_causes_no_pause(tenant_db: TenantD
         claim = again
 
 
-def test_failures_without_progress_end_the_run(tenant_db: TenantDatabase) -> None:
-    claim = tenant_db.held()
-    for attempt in (1, 2, 3):
-        tenant_db.ledger.hand_back(claim.run_id, claim.fence, Outcome.FAILED, failure())
-        run = tenant_db.run(claim.run_id)
-        assert run.attempts_without_progress == attempt
-        if attempt < 3:
-            assert (run.status, run.stage) == ("queued", "capacity")
-            assert run.ring_after is not None
-            assert tenant_db.ledger.claim(claim.run_id, worker_id="w", lease=LEASE) is None
-            tenant_db.due_now(claim.run_id)
-            again = tenant_db.ledger.claim(claim.run_id, worker_id="w", lease=LEASE)
-            assert again is not None
-            claim = again
-    assert run.status == "failed"
-    assert run.status_reason is not None
-    assert run.status_reason["code"] == "attempts_exhausted"
-    assert "child_died." in run.status_reason["message"]
-
-
-def test_a_new_checkpoint_resets_the_attempt_count(tenant_db: TenantDatabase) -> None:
-    claim = tenant_db.held()
-    for step in range(1, 6):
-        tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, step))
-        tenant_db.ledger.hand_back(claim.run_id, claim.fence, Outcome.FAILED, failure())
-        assert tenant_db.run(claim.run_id).attempts_without_progress == 0
-        tenant_db.due_now(claim.run_id)
-        again = tenant_db.ledger.claim(claim.run_id, worker_id="w", lease=LEASE)
-        assert again is not None
-        claim = again
-
-
 def test_a_users_error_is_not_retried(tenant_db: TenantDatabase) -> None:
     claim = tenant_db.held()
     wrong = failure(retryable=False, code="non_finite_loss")
@@ -356,7 +324,7 @@ def test_concurrent_sweeps_close_an_attempt_once(tenant_db: TenantDatabase) -> N
     with ThreadPoolExecutor(8) as pool:
         swept = [s for s in pool.map(lambda _: sweep(tenant_db), range(8)) if s is not None]
     assert len(swept) == 1
-    assert tenant_db.run(claim.run_id).attempts_without_progress == 1
+    assert tenant_db.run(claim.run_id).infra_failures == 1
 
 
 @pytest.mark.parametrize(

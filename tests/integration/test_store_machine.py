@@ -12,6 +12,7 @@ from services.domain.states import OVER, RunStatus
 from services.store import publications, runs
 from services.store.database import Database
 from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
+from trainer_core.errors import Category
 
 MAX_ATTEMPTS = 3
 ACTIONS = ("claim", "renew", "event", "checkpoint", "result", "stop", "fail", "lose", "cancel")
@@ -24,8 +25,12 @@ class Model:
     status: str = "queued"
     fence: int = 0
     holder: Claim | None = None
-    without_progress: int = 0
+    own_failures: int = 0
+    lost_at: list[int] = field(default_factory=list)
+    """Steps at which attempts without progress were lost."""
     has_progress: bool = False
+    reached: int = 0
+    """The last step that the attempt reported."""
     checkpoint_step: int = 0
     old: list[Claim] = field(default_factory=list)
 
@@ -35,10 +40,21 @@ class Model:
         self.holder = None
         self.status = "canceled" if self.status == "canceling" else status
 
-    def lose_attempt(self) -> None:
-        self.without_progress = 0 if self.has_progress else self.without_progress + 1
-        exhausted = self.without_progress >= MAX_ATTEMPTS
-        self.let_go("failed" if exhausted else "queued")
+    def progress(self, step: int) -> None:
+        self.checkpoint_step, self.has_progress = step, True
+        self.own_failures, self.lost_at = 0, []
+
+    def end_attempt(self, *, is_lost: bool) -> None:
+        if not self.has_progress:
+            if is_lost:
+                self.lost_at.append(self.reached)
+            else:
+                self.own_failures += 1
+        together = max(
+            (sum(step in {n, n + 1} for step in self.lost_at) for n in self.lost_at), default=0
+        )
+        own = self.own_failures + (together if together > 1 else 0)
+        self.let_go("failed" if own >= MAX_ATTEMPTS else "queued")
 
 
 @settings(
@@ -71,7 +87,7 @@ def act(tenant_db: TenantDatabase, run_id: str, model: Model, action: str, step:
         assert (claim is not None) == (model.status == "queued")
         if claim is not None:
             model.status, model.fence, model.holder = "running", model.fence + 1, claim
-            model.has_progress = False
+            model.has_progress, model.reached = False, model.checkpoint_step
     elif action == "cancel":
         cancel(tenant_db, run_id, model)
     elif held is not None:
@@ -98,9 +114,10 @@ def act_as_holder(
         assert ledger.renew(run_id, fence, lease=LEASE) is requested
     elif action == "event":
         ledger.event(run_id, fence, [ChildEvent(type="step", step=step, data={})])
+        model.reached = step
     elif action == "checkpoint":
         ledger.commit_checkpoint(run_id, fence, checkpoint_at(held, step))
-        model.checkpoint_step, model.has_progress, model.without_progress = step, True, 0
+        model.progress(step)
     elif action == "result":
         ledger.commit_result(run_id, fence, result_of(held), step=step)
         ledger.commit_result(run_id, fence, result_of(held), step=step)
@@ -110,13 +127,14 @@ def act_as_holder(
         ledger.hand_back(run_id, fence, Outcome.STOPPED, None)
         model.let_go("queued")
     elif action == "fail":
-        ledger.hand_back(run_id, fence, Outcome.FAILED, failure())
-        model.lose_attempt()
+        own = failure(code="internal_error", category=Category.PLATFORM)
+        ledger.hand_back(run_id, fence, Outcome.FAILED, own)
+        model.end_attempt(is_lost=False)
     elif action == "lose":
         tenant_db.let_lease_run_out(run_id)
         dead = tenant_db.sweep(max_attempts=MAX_ATTEMPTS)
         assert dead is not None
-        model.lose_attempt()
+        model.end_attempt(is_lost=True)
 
 
 def assert_refused(tenant_db: TenantDatabase, stale: Claim, step: int) -> None:

@@ -152,11 +152,31 @@ def _paused(attempt: Path) -> bool:
     return stages[-1] == "paused"
 
 
-def test_a_damaged_checkpoint_is_named_and_not_retried(host: TrainerHost) -> None:
+def damage_checkpoint(host: TrainerHost, step: int) -> None:
+    (manifest,) = host.stored_state(step)
+    (manifest.parent / "state.bin").write_bytes(b"not what the manifest says")
+
+
+def test_instead_of_a_damaged_checkpoint_the_older_one_is_used(host: TrainerHost) -> None:
     assert host.end_of(host.start("die")) == 0
     claimable_again(host)
-    (manifest,) = host.stored_state(4)
-    (manifest.parent / "state.bin").write_bytes(b"state after 5")
+    damage_checkpoint(host, 4)
+
+    assert host.end_of(host.start("finish")) == 0
+
+    assert host.run()["status"] == "succeeded", host.logs()
+    ((step, warning),) = host.events("warning")
+    assert (step, warning["code"]) == (4, "checkpoint_corrupt")
+    assert "step 4" in warning["message"]
+    trained = [round(1 / data["loss"]) for _, data in host.events("step")]
+    assert (trained.count(3), trained.count(2)) == (2, 1)
+
+
+def test_without_an_intact_checkpoint_a_run_fails_and_names_it(host: TrainerHost) -> None:
+    assert host.end_of(host.start("die")) == 0
+    claimable_again(host)
+    damage_checkpoint(host, 2)
+    damage_checkpoint(host, 4)
 
     assert host.end_of(host.start("finish")) == 0
 

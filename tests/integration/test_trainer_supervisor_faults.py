@@ -53,7 +53,7 @@ def test_a_disk_without_a_free_inode_ends_the_attempt(host: TrainerHost, files: 
 
     process = host.start("finish", launcher=disk)
 
-    assert handed_back(host, process, started_s) == "disk_full"
+    assert handed_back(host, process, started_s) == "worker_disk_full"
     assert host.run()["status"] == "queued"  # another machine may have room
 
 
@@ -68,7 +68,7 @@ def test_a_worker_whose_disk_is_full_takes_no_run(host: TrainerHost) -> None:
 @pytest.mark.parametrize(
     ("damage", "code"),
     [
-        ("plan = plan #- '{identity,seed}'", "plan_unreadable"),
+        ("plan = plan #- '{identity,seed}'", "plan_of_other_version"),
         ("data_index = '{}'", "data_index_unreadable"),
     ],
 )
@@ -81,6 +81,31 @@ def test_a_document_that_cannot_be_read_is_not_retried(
     assert handed_back(host, host.start("finish"), started_s) == code
     assert host.run()["status"] == "failed"
     assert host.run()["status_reason"]["category"] == "platform"
+
+
+def test_a_plan_of_a_newer_version_waits_for_a_newer_worker(host: TrainerHost) -> None:
+    host.do("UPDATE run_documents SET plan = jsonb_set(plan, '{identity,newer}', '1')")
+    started_s = time.monotonic()
+
+    assert handed_back(host, host.start("finish"), started_s) == "plan_of_other_version"
+    run = host.run()
+    assert (run["status"], run["stage"]) == ("queued", "capacity")
+    assert "newer" in run["status_reason"]["message"]
+    assert host.ask("SELECT attempts_without_progress, infra_failures FROM runs") == [(0, 1)]
+
+
+def test_a_damaged_shard_is_deleted_and_built_again(host: TrainerHost) -> None:
+    content = next((host.folder / "objects").rglob("*.safetensors"))
+    content.write_bytes(b"x" * content.stat().st_size)
+    digest = content.parent.name
+    started_s = time.monotonic()
+
+    assert handed_back(host, host.start("endless"), started_s) == "shard_corrupt"
+    assert not list(content.parent.glob("*"))
+    pending = host.ask("SELECT digest FROM cache_shards WHERE status = 'pending'")
+    assert pending == [(digest,)]
+    run = host.run()
+    assert (run["status"], run["stage"]) == ("running", "caching")  # until it is built
 
 
 def test_an_unexpected_error_is_reported_as_internal(host: TrainerHost) -> None:

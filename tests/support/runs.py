@@ -189,6 +189,8 @@ class TenantDatabase:
             )
 
 
-def failure(*, retryable: bool = True, code: str = "child_died") -> Failure:
-    category = Category.INFRA if retryable else Category.USER
+def failure(
+    *, retryable: bool = True, code: str = "child_died", category: Category | None = None
+) -> Failure:
+    category = category or (Category.INFRA if retryable else Category.USER)
     return Failure(code=code, category=category, message=f"{code}.", retryable=retryable)

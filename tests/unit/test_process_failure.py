@@ -61,6 +61,50 @@ def test_torchs_out_of_memory_error_is_recognised_by_its_class_not_its_name() ->
     assert failure_of(OutOfMemoryError()).code == "internal_error"
 
 
+def test_an_exhausted_card_comes_with_advice() -> None:
+    torch = pytest.importorskip("torch")
+
+    failure = failure_of(torch.OutOfMemoryError("CUDA out of memory"))
+
+    assert "train_batch_size" in failure.message
+    assert not failure.retryable
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "code"),
+    [
+        ("AcceleratorError", "CUDA error: uncorrectable ECC error encountered", "gpu_failed"),
+        ("RuntimeError", "CUDA error: an illegal memory access was encountered", "gpu_failed"),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling", "gpu_failed"),
+        ("RuntimeError", "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", "gpu_failed"),
+        ("AcceleratorError", "CUDA error: out of memory", "out_of_memory"),
+        ("RuntimeError", "shapes differ", "internal_error"),
+    ],
+)
+def test_errors_of_the_card_have_a_code_of_their_own(kind: str, text: str, code: str) -> None:
+    torch = pytest.importorskip("torch")
+    error_type = getattr(torch, kind, RuntimeError)
+
+    failure = failure_of(error_type(text))
+
+    assert failure.code == code
+    assert text not in failure.message
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.EIO, "disk_failed"),
+        (errno.EROFS, "disk_failed"),
+        (errno.EMFILE, "too_many_open_files"),
+    ],
+)
+def test_failures_of_the_machine_are_not_the_runs(number: int, code: str) -> None:
+    failure = failure_of(OSError(number, "a secret"))
+
+    assert (failure.code, failure.category, failure.retryable) == (code, "infra", True)
+
+
 def test_explaining_an_error_does_not_import_torch() -> None:
     program = (
         "import sys\n"

@@ -60,7 +60,34 @@ def failure_reported(body: Mapping[str, Any]) -> Failure:
     )
 
 
-_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL: Final = ("disk_full", "The disk of the machine that did the work is full.")
+_DISK_FAILED: Final = ("disk_failed", "The disk of the machine that did the work failed.")
+_TOO_MANY_FILES: Final = (
+    "too_many_open_files",
+    "The machine that did the work has too many open files.",
+)
+_OF_MACHINE: Final[Mapping[int | None, tuple[str, str]]] = {
+    errno.ENOSPC: _DISK_FULL,
+    errno.EDQUOT: _DISK_FULL,
+    errno.EIO: _DISK_FAILED,
+    errno.EROFS: _DISK_FAILED,
+    errno.ESTALE: _DISK_FAILED,
+    errno.EMFILE: _TOO_MANY_FILES,
+    errno.ENFILE: _TOO_MANY_FILES,
+}
+"""Error number of the system → code and message of a failure of the machine."""
+_MORE_MEMORY: Final = (
+    "Lower train_batch_size or resolution, quantize the base model, or turn on "
+    "gradient_checkpointing."
+)
+_GPU_LIBRARIES: Final = (
+    "CUDA error",
+    "CUDA driver error",
+    "CUBLAS_STATUS_",
+    "CUDNN_STATUS_",
+    "NVML",
+)
+"""How torch's messages start, or the statuses that they name, where a GPU or its driver failed."""
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -84,20 +111,17 @@ def failure_of(error: BaseException) -> Failure:
                 message="The run was interrupted at once, without a checkpoint.",
                 retryable=True,
             )
-        case OSError() if error.errno in _DISK_FULL:
-            return Failure(
-                code="disk_full",
-                category=Category.INFRA,
-                message="The disk of the machine that did the work is full.",
-                retryable=True,
-            )
-        case _ if _is_torch_out_of_memory(error):
+        case OSError() if error.errno in _OF_MACHINE:
+            return _of_machine(*_OF_MACHINE[error.errno])
+        case _ if _is_out_of_gpu_memory(error):
             return Failure(
                 code="out_of_memory",
                 category=Category.USER,
-                message="The accelerator's memory is too small for this run.",
+                message=f"The accelerator's memory is too small for this run. {_MORE_MEMORY}",
                 retryable=False,
             )
+        case _ if _is_gpu_error(error):
+            return _of_machine("gpu_failed", "The GPU or its driver failed.")
     return Failure(
         code="internal_error",
         category=Category.PLATFORM,
@@ -106,7 +130,28 @@ def failure_of(error: BaseException) -> Failure:
     )
 
 
-def _is_torch_out_of_memory(error: BaseException) -> bool:
+def _of_machine(code: str, message: str) -> Failure:
+    return Failure(code=code, category=Category.INFRA, message=message, retryable=True)
+
+
+def _is_out_of_gpu_memory(error: BaseException) -> bool:
+    if _is_torch_error(error, "OutOfMemoryError"):
+        return True
+    return _is_gpu_error(error) and "out of memory" in str(error)
+
+
+def _is_gpu_error(error: BaseException) -> bool:
+    """Torch raises its AcceleratorError for most of them, and RuntimeError for its libraries'."""
+    if _is_torch_error(error, "AcceleratorError"):
+        return True
+    return (
+        "torch" in sys.modules
+        and isinstance(error, RuntimeError)
+        and any(name in str(error) for name in _GPU_LIBRARIES)
+    )
+
+
+def _is_torch_error(error: BaseException, name: str) -> bool:
     """Looks at torch only if it is imported: otherwise it cannot have raised the error."""
-    kind = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
+    kind = getattr(sys.modules.get("torch"), name, None)
     return isinstance(kind, type) and isinstance(error, kind)
