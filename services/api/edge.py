@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api.problems import internal_problem
 from services.domain.ids import new_id
+from services.metrics import http as metrics
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,7 @@ class RequestEdge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                metrics.observe(scope, status, time.monotonic() - started_s)
                 added = [
                     (b"x-request-id", request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),

@@ -14,6 +14,7 @@ import uvicorn
 from services.api.app import create_app
 from services.api.service import Service
 from services.logs.setup import configure
+from services.metrics.exposition import MetricsPortError, serve_metrics
 from services.settings.env import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
@@ -42,8 +43,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         settings = Settings.from_env(os.environ)
         configure("api", settings.log_format)
+        serve_metrics(settings.metrics_host, settings.metrics_port)
         server = make_server(settings, host=args.host, port=args.port)
-    except SettingsError as error:
+    except (SettingsError, MetricsPortError) as error:
         parser.exit(2, f"{error}\n")
     # uvicorn raises the signal again once it has stopped; a requested stop must end with status 0.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -15,6 +15,7 @@ from services.api.pointers import json_pointer
 from services.api.shapes import ProblemDocument
 from services.domain import errors as domain
 from services.domain.errors import DomainError, Problem
+from services.metrics import http as metrics
 from services.objects import errors as objects
 from services.store.database import DatabaseBusyError, DatabaseDownError
 from trainer_core.errors import BaseModelError
@@ -59,6 +60,7 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """A problem document; ``errors`` lists everything that is wrong with the request."""
+    metrics.problems.labels(code=code).inc()
     body = ProblemDocument(
         type=f"urn:reverie:problem:{code}",
         title=code.replace("_", " ").capitalize(),

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from services.domain.failures import infra_failure
+from services.metrics import work as metrics
 from services.objects.errors import ObjectMissingError, ObjectStoreDownError
 from services.objects.folders import put_shard
 from services.objects.keys import upload_key
@@ -63,7 +64,8 @@ class Builder:
             if work is None:
                 return  # already built
             try:
-                self._build(tenant_id, work)
+                with metrics.shard_seconds.labels(kind=work.kind).time():
+                    self._build(tenant_id, work)
             except ObjectStoreDownError as error:
                 log.warning("build_postponed", digest=digest, error=type(error).__name__)
                 with self.database.transaction() as conn:
@@ -76,12 +78,14 @@ class Builder:
             try:
                 content = self._encode(tenant_id, work, folder)
             except BuildFailedError as error:
+                metrics.shards.labels(kind=work.kind, outcome=error.failure.code).inc()
                 self._record_failure(tenant_id, work.digest, error.failure)
                 return
             shard = put_shard(self.objects, tenant_id, work.digest, work.kind, content)
         fault_point("shard.uploaded")
         with self.database.transaction() as conn:
             shards.done(conn, tenant_id, work.digest, shard)
+        metrics.shards.labels(kind=work.kind, outcome="built").inc()
         log.info("shard_built", digest=work.digest, kind=work.kind, size_bytes=shard.size_bytes)
 
     def _encode(self, tenant_id: str, work: ShardWork, folder: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from services.domain.errors import Problem
+from services.metrics.work import verifications
 from services.objects.errors import ObjectMissingError, ObjectStoreDownError
 from services.objects.keys import upload_key
 from services.objects.local_files import sha256_of
@@ -62,6 +63,7 @@ class Verifier:
         try:
             facts, errors = self._check_all(tenant_id, files)
         except (ObjectStoreDownError, ChildLostError, RequestFailedError) as error:
+            verifications.labels(outcome="postponed").inc()
             log.warning("verification_postponed", dataset_id=dataset_id, error=type(error).__name__)
             with self.database.transaction() as conn:
                 datasets.verify_later(conn, tenant_id, dataset_id, after_s=_LATER_S)
@@ -71,6 +73,7 @@ class Verifier:
                 datasets.reject(conn, tenant_id, dataset_id, errors)
             else:
                 datasets.record_verified(conn, tenant_id, dataset_id, facts)
+        verifications.labels(outcome="verified").inc()
         log.info("dataset_verified", dataset_id=dataset_id, files=len(files), errors=len(errors))
 
     def _check_all(

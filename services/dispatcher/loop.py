@@ -23,6 +23,7 @@ from services.dispatcher.admission import (
 from services.dispatcher.health import Health
 from services.domain.attempt_budgets import MAX_INFRA_FAILURES
 from services.domain.failures import internal_error
+from services.metrics import dispatching as metrics
 from services.queue.rings import BrokerDownError
 from services.store import (
     admission,
@@ -51,7 +52,7 @@ log = structlog.get_logger(__name__)
 
 _ROWS_A_ROUND: Final = 64
 _ADMISSIONS_A_ROUND: Final = 4
-_HEARTBEATS_MISSED: Final = 3
+HEARTBEATS_MISSED: Final = 3
 _LATER: Final = timedelta(minutes=1)
 
 
@@ -155,7 +156,7 @@ class Dispatcher:
 
     def offer_runs(self) -> None:
         """Ring for as many runs as there are free workers."""
-        silence = self.heartbeat * _HEARTBEATS_MISSED
+        silence = self.heartbeat * HEARTBEATS_MISSED
         with self._transaction() as conn:
             taken = offers.take_offers(conn, offer=self.offer, silence=silence)
         for position, offer in enumerate(taken):
@@ -227,6 +228,7 @@ class Dispatcher:
             log.info("run_admitted", run_id=run.run_id, shards=len(admitted.shards))
 
     def _refuse(self, run: Run, failure: Failure, cause: BaseException | None) -> None:
+        metrics.runs_refused.labels(code=failure.code).inc()
         if failure.category is Category.PLATFORM:
             log.error("run_refused", run_id=run.run_id, code=failure.code, exc_info=cause)
         else:
@@ -257,12 +259,15 @@ class Dispatcher:
 
     def _run_step(self, step: Callable[[], None]) -> None:
         try:
-            step()
+            with metrics.step_seconds.labels(step=step.__name__).time():
+                step()
         except DatabaseDownError:
             raise
         except DatabaseBusyError as error:
+            metrics.step_errors.labels(step=step.__name__, kind="busy").inc()
             log.warning("step_cut_short", step=step.__name__, reason=str(error))
         except Exception:  # the outermost loop: the other steps must run
+            metrics.step_errors.labels(step=step.__name__, kind="unexpected").inc()
             log.exception("step_failed", step=step.__name__)
 
     @contextlib.contextmanager
@@ -273,9 +278,11 @@ class Dispatcher:
         except DatabaseDownError:
             raise
         except DatabaseBusyError as error:
+            metrics.run_errors.labels(kind="busy").inc()
             log.warning("run_postponed", run_id=run_id, reason=str(error))
             self._postpone_busy(run_id)
         except Exception:  # the outermost loop: the other runs must be processed
+            metrics.run_errors.labels(kind="unexpected").inc()
             log.exception("run_failed_unexpectedly", run_id=run_id)
             self._count_failure(run_id)
 
@@ -307,6 +314,7 @@ class Dispatcher:
 
 
 def _log_lost(dead: DeadAttempt) -> None:
+    metrics.leases_expired.inc()
     log.warning(
         "attempt_lost",
         run_id=dead.run_id,

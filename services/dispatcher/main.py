@@ -8,9 +8,12 @@ from typing import Final
 
 import structlog
 
+from services.dispatcher.figures import Figures
 from services.dispatcher.health import Health
-from services.dispatcher.loop import Dispatcher
+from services.dispatcher.loop import HEARTBEATS_MISSED, Dispatcher
 from services.logs.setup import configure
+from services.metrics import dispatching as metrics
+from services.metrics.exposition import serve_metrics
 from services.queue.rings import Rings
 from services.settings.env import Settings
 from services.store.database import WORK, Database, DatabaseDownError
@@ -27,6 +30,7 @@ def main() -> int:
     """Work until SIGTERM or SIGINT; 0 after a clean end."""
     settings = Settings.from_env(os.environ)
     configure("dispatcher", settings.log_format)
+    serve_metrics(settings.metrics_host, settings.metrics_port)
     stopping, work = threading.Event(), threading.Event()
 
     def stop(_number: int, _frame: object) -> None:
@@ -35,12 +39,13 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    database = Database(settings.database_url, max_size=2, lock_timeout=_LOCK_TIMEOUT)
+    database = Database(settings.database_url, max_size=3, lock_timeout=_LOCK_TIMEOUT)
     listener = threading.Thread(
         target=_listen, args=(database, work, stopping), name="listener", daemon=True
     )
     listener.start()
-    with Rings(settings.broker_url) as rings:
+    silence = timedelta(seconds=settings.heartbeat_s) * HEARTBEATS_MISSED
+    with Rings(settings.broker_url) as rings, Figures(database, silence=silence):
         dispatcher = Dispatcher(
             database=database,
             rings=rings,
@@ -55,8 +60,11 @@ def main() -> int:
         while not stopping.is_set():
             work.clear()
             try:
-                dispatcher.round()
+                with metrics.round_seconds.time():
+                    dispatcher.round()
+                metrics.rounds.labels(outcome="ok").inc()
             except DatabaseDownError as error:
+                metrics.rounds.labels(outcome="database_down").inc()
                 log.warning("database_down", error=str(error))
             stopping.wait(_SHORTEST_PAUSE_S)
             work.wait(settings.poll_s)

@@ -84,15 +84,33 @@ def has_base_model(models: Path) -> bool:
 
 
 def api(env: Mapping[str, str], port: int) -> ChildSpec:
-    return _process("api", "services.api", env, "--host", LOOPBACK, "--port", str(port))
+    return _process(
+        "api", "services.api", _own_metrics_port(env, 0), "--host", LOOPBACK, "--port", str(port)
+    )
 
 
 def workers(env: Mapping[str, str], trainers: int) -> list[ChildSpec]:
     """Dispatcher, cache builder, results and the trainers."""
     names = [f"trainer-{n}" if trainers > 1 else "trainer" for n in range(1, trainers + 1)]
     return [
-        _process("dispatcher", "services.dispatcher", env),
-        _process("cache-builder", "services.cache_builder", env),
-        _process("results", "services.results", env),
-        *(_process(name, "services.trainer", env, stop_s=TRAINER_STOP_S) for name in names),
+        _process("dispatcher", "services.dispatcher", _own_metrics_port(env, 1)),
+        _process("cache-builder", "services.cache_builder", _own_metrics_port(env, 2)),
+        _process("results", "services.results", _own_metrics_port(env, 3)),
+        *(
+            _process(
+                name,
+                "services.trainer",
+                _own_metrics_port(env, number),
+                stop_s=TRAINER_STOP_S,
+            )
+            for number, name in enumerate(names, start=4)
+        ),
     ]
+
+
+def _own_metrics_port(env: Mapping[str, str], number: int) -> Mapping[str, str]:
+    """Each process serves its metrics on a port of its own, counted from REVERIE_METRICS_PORT."""
+    first = env.get("REVERIE_METRICS_PORT", "0")
+    if not first.isdecimal() or first == "0":
+        return env  # off, or a wrong value, which the process itself refuses
+    return {**env, "REVERIE_METRICS_PORT": str(int(first) + number)}

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from services.metrics.dependencies import object_store_errors
 from services.objects.errors import (
     ConditionalWritesError,
     ObjectCorruptError,
@@ -245,9 +246,9 @@ def _link(name: str, folder: int, new_name: str, new_folder: int) -> None:
 
 
 def _translated(error: OSError, key: str) -> ObjectStoreDownError | ObjectStoreRefusedError:
-    if error.errno in _NO_RIGHT:
-        return ObjectStoreRefusedError(f"{key}: {error.strerror}")
-    return ObjectStoreDownError(f"{key}: {error.strerror}")
+    kind = ObjectStoreRefusedError if error.errno in _NO_RIGHT else ObjectStoreDownError
+    object_store_errors.labels(code=kind.code).inc()
+    return kind(f"{key}: {error.strerror}")
 
 
 def _after(expires_s: int) -> datetime:

@@ -19,6 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnectionError
 
+from services.metrics.dependencies import object_store_errors
 from services.objects.errors import (
     ConditionalWritesError,
     ObjectMissingError,
@@ -214,8 +215,10 @@ def _translated(key: str) -> Iterator[None]:
     except ClientError as error:
         raise _answered(error, key) from error
     except (NoConnectionError, HTTPClientError, RetriesExceededError) as error:
+        object_store_errors.labels(code=ObjectStoreDownError.code).inc()
         raise ObjectStoreDownError(f"{key}: {error}") from error
     except BotoCoreError as error:  # no credentials, a parameter that botocore refuses
+        object_store_errors.labels(code=ObjectStoreRefusedError.code).inc()
         raise ObjectStoreRefusedError(f"{key}: {error}") from error
 
 
@@ -223,6 +226,7 @@ def _answered(error: ClientError, key: str) -> ObjectStoreError:
     code, status = str(error.response["Error"].get("Code")), _status(error)
     if code == "NoSuchKey" or (status == 404 and code == "404"):  # a HEAD has no body, so no code
         return ObjectMissingError(key)
+    object_store_errors.labels(code=f"http_{status}").inc()
     if status >= 500 or status == 429 or code in ("RequestTimeout", "SlowDown"):
         return ObjectStoreDownError(f"{key}: the store answered {status} {code}")
     return ObjectStoreRefusedError(f"{key}: the store answered {status} {code}")

@@ -14,6 +14,8 @@ from typing import Any
 import structlog
 from celery.worker.consumer import Consumer
 
+from services.metrics.work import rings_dropped
+
 log = structlog.get_logger(__name__)
 
 
@@ -47,5 +49,6 @@ class RingConsumer(Consumer):  # type: ignore[misc]
         self._drop(message, "not_decodable")
 
     def _drop(self, message: Any, reason: str) -> None:
+        rings_dropped.labels(reason=reason).inc()
         log.warning("ring_dropped", reason=reason)
         message.reject()

@@ -5,6 +5,7 @@ from typing import Self
 
 from kombu.exceptions import OperationalError
 
+from services.metrics import dispatching as metrics
 from services.queue import app as apps
 
 
@@ -57,6 +58,8 @@ class Rings:
             # No expiry: it would compare this machine's clock with the worker's.
             self._app.send_task(task, args=ids, queue=queue, retry=False, ignore_result=True)
         except (OperationalError, ConnectionError, TimeoutError) as error:
+            metrics.rings.labels(task=task, outcome="failed").inc()
             raise BrokerDownError(
                 f"the ring {task} was not sent: {type(error).__name__}"
             ) from error
+        metrics.rings.labels(task=task, outcome="sent").inc()

@@ -12,6 +12,7 @@ from celery import Celery, signals
 from celery.platforms import SecurityWarning
 
 from services.domain.ids import is_id
+from services.metrics.work import rings_dropped
 from services.queue import app as apps
 
 log = structlog.get_logger(__name__)
@@ -81,6 +82,7 @@ def _answer(name: str, handler: Callable[..., None]) -> Callable[..., None]:
     def answer(*args: object, **kwargs: object) -> None:
         ids = _ids_of(name, args)
         if ids is None or kwargs:
+            rings_dropped.labels(reason="malformed").inc()
             log.warning("ring_dropped", reason="malformed", task=name)
             return
         log.debug("ring_heard", task=name, ids=ids)
@@ -140,6 +142,7 @@ class _Unreadable(logging.Filter):
         """Log one line instead of its traceback."""
         if record.levelno < logging.ERROR:
             return True
+        rings_dropped.labels(reason="not_unpackable").inc()
         log.warning("ring_dropped", reason="not_unpackable")
         return False
 

@@ -9,6 +9,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from services.domain.ids import new_id
 from services.logs.setup import configure
+from services.metrics.exposition import serve_metrics
 from services.objects.open import open_store
 from services.queue.app import NOTIFY_QUEUE, PUBLICATION_TASK
 from services.queue.serve import serve
@@ -33,6 +34,7 @@ def main() -> int:
     """
     settings = Settings.from_env(os.environ)
     configure("results", settings.log_format)
+    serve_metrics(settings.metrics_host, settings.metrics_port)
     disable_progress_bars()
     database = Database(settings.database_url, max_size=3)
     objects = open_store(settings)

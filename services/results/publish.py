@@ -11,6 +11,7 @@ import structlog
 
 from services.domain.errors import LeaseLostError
 from services.domain.failures import backoff
+from services.metrics.work import publications as tries
 from services.objects.errors import ObjectStoreError
 from services.objects.folders import get_folder
 from services.objects.port import ObjectStore
@@ -117,6 +118,7 @@ class Publisher:
         except LeaseLostError:
             log.warning("publication_taken_over")  # it published the same content
             return
+        tries.labels(outcome="succeeded").inc()
         log.info("publication_succeeded", location=published.location, revision=published.revision)
 
     def _record_failure(self, work: PublicationWork, failure: Failure) -> None:
@@ -127,6 +129,7 @@ class Publisher:
         except LeaseLostError:
             log.warning("publication_taken_over")
             return
+        tries.labels(outcome=failure.code).inc()
         again_s = None if again_after is None else round(again_after.total_seconds(), 1)
         log.warning("publication_failed", code=failure.code, again_s=again_s)
 

@@ -6,6 +6,7 @@ from typing import Final, Self
 
 import structlog
 
+from services.metrics.work import objects_swept
 from services.objects.errors import ObjectStoreError
 from services.objects.keys import MANIFEST_NAME, attempts_prefix
 from services.objects.port import ObjectStore
@@ -73,6 +74,7 @@ class Sweeper:
         unreferenced_keys.sort(key=lambda key: (not key.endswith("/" + MANIFEST_NAME), key))
         for key in unreferenced_keys:
             self._objects.delete(key)
+            objects_swept.inc()
         with self._database.transaction() as conn:
             unreferenced.mark_swept(conn, run)
         if unreferenced_keys:

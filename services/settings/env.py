@@ -62,6 +62,11 @@ class Settings:
     fails; most of them are the service's faults."""
     quotas: Quotas = field(default_factory=Quotas)
     """Each tenant's quotas, unless `reverie admin quota set` gave it others."""
+    metrics_port: int = 0
+    """REVERIE_METRICS_PORT: where this process serves its metrics; 0: nowhere. Processes of one
+    machine need a port each."""
+    metrics_host: str = "127.0.0.1"
+    """REVERIE_METRICS_HOST: the address that this port is bound to."""
     log_format: LogFormat = "console"
     """REVERIE_LOG_FORMAT."""
     single_tenant: bool = False
@@ -108,6 +113,8 @@ class Settings:
             max_attempts=int(_number(given, "REVERIE_MAX_ATTEMPTS", 5)),
             max_infra_failures=int(_number(given, "REVERIE_MAX_INFRA_FAILURES", 20)),
             quotas=_quotas(given),
+            metrics_port=_port(given, "REVERIE_METRICS_PORT"),
+            metrics_host=given.get("REVERIE_METRICS_HOST", "127.0.0.1"),
             log_format=cast(LogFormat, _one_of(given, "REVERIE_LOG_FORMAT", ("console", "json"))),
             single_tenant=_one_of(given, "REVERIE_SINGLE_TENANT", ("false", "true")) == "true",
             environment=cast(Environment, _one_of(given, "REVERIE_ENV", ("production", "test"))),
@@ -183,6 +190,14 @@ def _quotas(given: Mapping[str, str]) -> Quotas:
         uploads=whole("REVERIE_QUOTA_UPLOADS", default.uploads),
         requests_per_minute=whole("REVERIE_QUOTA_REQUESTS_PER_MINUTE", default.requests_per_minute),
     )
+
+
+def _port(given: Mapping[str, str], name: str) -> int:
+    """The port number; 0 where it is not set."""
+    text = given.get(name, "0")
+    if not text.isdecimal() or int(text) > 65535:
+        raise SettingsError(f"{name} is {text}; it has to be a port, or 0 for none")
+    return int(text)
 
 
 def _node_cache(given: Mapping[str, str]) -> NodeCache | None:

@@ -11,6 +11,7 @@ from psycopg import sql
 from psycopg_pool import ConnectionPool
 
 from services.domain.ledger import LedgerDownError
+from services.metrics.dependencies import database_errors
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
@@ -162,11 +163,15 @@ def _translated(error: psycopg.Error) -> Exception:
     state = error.sqlstate or "08"
     is_connection = isinstance(error, psycopg.OperationalError) and state.startswith("08")
     if is_connection or isinstance(error, _DOWN):
+        database_errors.labels(kind="down").inc()
         return DatabaseDownError(name)
     if isinstance(error, _BUSY):
+        database_errors.labels(kind="busy").inc()
         return DatabaseBusyError(name)
     if isinstance(error, psycopg.errors.ProgramLimitExceeded):
+        database_errors.labels(kind="too_large").inc()
         return DocumentTooLargeError(str(error).strip())
+    database_errors.labels(kind="unexpected").inc()
     return error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from services.domain.ledger import Claim, Outcome
+from services.metrics import work as metrics
 from services.trainer.child import Child, training_command
 from services.trainer.commits import Committer
 from services.trainer.context import Assignment, HeldRun, TrainerContext
@@ -50,8 +51,11 @@ def answer_ring(context: TrainerContext, assignment: Assignment, run_id: str) ->
         return
     assignment.run_id = run_id
     try:
-        with structlog.contextvars.bound_contextvars(
-            run_id=run_id, tenant_id=claim.tenant_id, fence=claim.fence
+        with (
+            metrics.attempts_running.track_inprogress(),
+            structlog.contextvars.bound_contextvars(
+                run_id=run_id, tenant_id=claim.tenant_id, fence=claim.fence
+            ),
         ):
             _hold(context, claim)
     finally:
@@ -67,6 +71,7 @@ def _hold(context: TrainerContext, claim: Claim) -> None:
             ended = _train_and_hand_back(held)
         except GivenUpError:
             ended = "given_up"
+        metrics.attempts.labels(end=ended).inc()
         log.info("attempt_over", ended=ended)
 
 

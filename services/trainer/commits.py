@@ -14,6 +14,7 @@ from typing import Final, Self
 import structlog
 
 from services.domain.ledger import StoredCheckpoint, StoredFiles
+from services.metrics import work as metrics
 from services.objects.errors import ObjectStoreError
 from services.objects.folders import put_folder
 from services.objects.keys import checkpoint_prefix, result_prefix
@@ -117,9 +118,13 @@ class Committer:
 
     def _upload(self, prefix: str, folder: Path, event: Event) -> StoredFiles:
         try:
-            stored = self._lease.until_answered(
-                lambda: put_folder(self._objects, prefix, folder), doing="upload"
-            )
+            with (
+                metrics.uploads_in_flight.track_inprogress(),
+                metrics.upload_seconds.labels(kind=event.name).time(),
+            ):
+                stored = self._lease.until_answered(
+                    lambda: put_folder(self._objects, prefix, folder), doing="upload"
+                )
         except ObjectStoreError as error:
             log.error("upload_refused", code=error.code, reason=str(error))
             message = f"The {event.name} could not be stored ({error.code})."
@@ -127,6 +132,7 @@ class Committer:
         if stored.manifest_sha256 != event.data.get("manifest_sha256"):
             message = f"The {event.name} is not what the training process reported."
             raise infra_failed("output_changed", message)
+        metrics.upload_bytes.labels(kind=event.name).inc(stored.size_bytes)
         return stored
 
     def _folder_of(self, event: Event) -> Path:

@@ -9,6 +9,8 @@ import structlog
 from services.domain.ids import new_id
 from services.domain.ledger import Ledger, Worker
 from services.logs.setup import configure
+from services.metrics.exposition import serve_metrics
+from services.metrics.gpu import show_gpus
 from services.objects.open import open_store
 from services.objects.port import ObjectStore
 from services.queue.app import TRAINER_TASK, trainer_queue
@@ -32,6 +34,8 @@ def main() -> int:
     """
     settings = Settings.from_env(os.environ)
     configure("trainer", settings.log_format)
+    show_gpus()
+    serve_metrics(settings.metrics_host, settings.metrics_port)
     worker = Worker(
         worker_id=new_id("wrk"),
         kind="trainer",

@@ -6,6 +6,7 @@ from typing import Final
 import structlog
 
 from services.domain.ledger import ChildEvent
+from services.metrics.progress import AttemptProgress
 from services.trainer.child import Child
 from services.trainer.commits import Committer
 from services.trainer.context import HeldRun
@@ -40,6 +41,7 @@ class Supervision:
         self._feeder = feeder
         self._reporter = reporter
         self._committer = committer
+        self._progress = AttemptProgress(held.from_step)
         self._last_event_s = time.monotonic()
         self._outcome: Event | None = None
 
@@ -67,10 +69,12 @@ class Supervision:
     def _handle(self, event: Event) -> None:
         self._last_event_s = time.monotonic()
         self._feeder.reached(event.step)
+        self._progress.note(event.name, event.step, event.data)
         if event.name == "checkpoint":
             self._committer.checkpoint(event)
         if event.name in OUTCOMES:
             self._outcome = event
+            self._progress.enter(None)
         data = {name: value for name, value in event.data.items() if name not in _LOCAL_PATHS}
         # A process that resumes reports step 0 while it loads; a run's step never decreases.
         step = max(event.step, self._held.from_step)

@@ -123,6 +123,32 @@ def test_traffic_is_denied_unless_named() -> None:
     assert "r-hub" not in policies  # no token, no way out to the Hub
 
 
+def test_metrics_are_off_unless_a_port_is_given() -> None:
+    documents = render()
+
+    assert "PodMonitor" not in {d["kind"] for d in documents}
+    for name, pod in pods(documents).items():
+        assert "REVERIE_METRICS_PORT" not in {e["name"] for e in pod["containers"][0]["env"]}, name
+
+
+def test_with_a_port_every_process_serves_its_metrics() -> None:
+    documents = render(
+        *("--set", "metrics.port=9400"),
+        *("--set", "metrics.annotations=true,metrics.podMonitor=true"),
+    )
+
+    for document in documents:
+        if document["kind"] == "Deployment":
+            name, template = document["metadata"]["name"], document["spec"]["template"]
+            assert template["metadata"]["annotations"]["prometheus.io/port"] == "9400", name
+            (container,) = template["spec"]["containers"]
+            assert {"name": "metrics", "containerPort": 9400} in container["ports"], name
+            env = {each["name"]: each.get("value") for each in container["env"]}
+            assert env["REVERIE_METRICS_PORT"] == "9400", name
+    named = {(d["kind"], d["metadata"]["name"]) for d in documents}
+    assert {("PodMonitor", "r-reverie"), ("NetworkPolicy", "r-metrics")} <= named
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -130,6 +156,7 @@ def test_traffic_is_denied_unless_named() -> None:
         "api.url=ftp://x",
         "trainers[0].gpuClass=H 200",
         "settings.LEASE=1",
+        "metrics.port=80",
         "x=1",
     ],
 )

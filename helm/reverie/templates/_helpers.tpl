@@ -39,8 +39,28 @@ app.kubernetes.io/component: {{ .component }}
 - name: AWS_SECRET_ACCESS_KEY
   valueFrom: { secretKeyRef: { name: {{ . }}, key: AWS_SECRET_ACCESS_KEY } }
 {{- end }}
+{{- with .root.Values.metrics.port }}
+- { name: REVERIE_METRICS_PORT, value: {{ . | quote }} }
+- { name: REVERIE_METRICS_HOST, value: 0.0.0.0 }
+{{- end }}
 {{- range $name, $value := .root.Values.settings }}
 - { name: {{ $name }}, value: {{ $value | quote }} }
+{{- end }}
+{{- end }}
+
+{{/* The port on which Prometheus reads a process's metrics. */}}
+{{- define "reverie.metricsPort" -}}
+{{- with .Values.metrics.port }}
+- { name: metrics, containerPort: {{ . }} }
+{{- end }}
+{{- end }}
+
+{{/* For a Prometheus that finds its targets by annotations. */}}
+{{- define "reverie.annotations" -}}
+{{- if and .Values.metrics.port .Values.metrics.annotations }}
+annotations:
+  prometheus.io/scrape: "true"
+  prometheus.io/port: {{ .Values.metrics.port | quote }}
 {{- end }}
 {{- end }}
 
