@@ -33,6 +33,12 @@ _CONNECTIONS: Final = 16
 _LOOKUPS: Final = 16
 
 
+def check_settings(settings: Settings) -> None:
+    """Raise the SettingsError that ``create_app`` would raise; starts no thread."""
+    _ = settings.database_url
+    open_store(settings)
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The application; it opens no connection before it starts. Raises SettingsError."""
     database = Database(settings.database_url, max_size=_CONNECTIONS)

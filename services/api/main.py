@@ -1,25 +1,29 @@
-"""``python -m services.api``: serve HTTP until SIGTERM."""
+"""``python -m services.api``: serve HTTP until SIGTERM, in several processes."""
 
 import argparse
 import os
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 from types import FrameType
 from typing import Final
 
-import structlog
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
-from services.api.app import create_app
+from services.api.app import check_settings, create_app
+from services.api.processes import fork_processes
 from services.api.service import Service
 from services.logs.setup import configure
 from services.metrics.exposition import MetricsPortError, serve_metrics
 from services.settings.env import Settings, SettingsError
 
-log = structlog.get_logger(__name__)
-
 _GRACE_S: Final = 15
+"""Time for open requests after SIGTERM."""
+_CLOSE_S: Final = 3
+"""And then for closing the connections of the process."""
+_BACKLOG: Final = 2048
 
 
 class ApiServer(uvicorn.Server):
@@ -35,39 +39,57 @@ class ApiServer(uvicorn.Server):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve HTTP. Status: 0 after a clean stop, 1 where it cannot start, 2 on wrong settings."""
+    """Serve HTTP. Status: 0 after a clean stop, 2 on wrong settings, 3 where it cannot start."""
     parser = argparse.ArgumentParser(prog="python -m services.api", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8484)
+    parser.add_argument("--processes", type=int, help="default: REVERIE_API_PROCESSES, or 2")
     args = parser.parse_args(argv)
+    if args.processes is not None and args.processes < 1:
+        parser.error(f"--processes has to be 1 or more: {args.processes}")
     try:
         settings = Settings.from_env(os.environ)
         configure("api", settings.log_format)
-        serve_metrics(settings.metrics_host, settings.metrics_port)
-        server = make_server(settings, host=args.host, port=args.port)
-    except (SettingsError, MetricsPortError) as error:
+        check_settings(settings)
+    except SettingsError as error:
         parser.exit(2, f"{error}\n")
-    # uvicorn raises the signal again once it has stopped; a requested stop must end with status 0.
+    try:
+        listening = _listen(args.host, args.port)
+    except OSError as error:
+        parser.exit(STARTUP_FAILURE, f"cannot listen on --host and --port: {error.strerror}\n")
+    processes = args.processes or settings.api_processes
+    process = fork_processes(processes, stop_s=_GRACE_S + _CLOSE_S) if processes > 1 else 0
+    if process == 0:
+        try:
+            serve_metrics(settings.metrics_host, settings.metrics_port, are_shared=True)
+        except MetricsPortError as error:
+            parser.exit(2, f"{error}\n")
+    # uvicorn takes these signals while it serves, and raises them again once it has stopped.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _ignore_signal)
-    server.run()
-    return 0 if server.started else 1
+        signal.signal(number, _end_well)
+    make_server(settings).run([listening])
+    return 0
 
 
-def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
-    """Ignore a signal that arrives after the server has stopped."""
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
-def make_server(settings: Settings, *, host: str, port: int) -> ApiServer:
+def _end_well(_number: int, _frame: FrameType | None) -> None:
+    """A requested stop ends with status 0, also before the server has started."""
+    sys.exit(0)
+
+
+def make_server(settings: Settings) -> ApiServer:
     """The server, not yet running; raises SettingsError."""
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_config=None,
         access_log=False,  # RequestEdge writes one line a request, without the query
         server_header=False,
+        backlog=_BACKLOG,
         timeout_graceful_shutdown=_GRACE_S,
     )
     service: Service = app.state.service

@@ -37,13 +37,21 @@ def main(argv: list[str]) -> None:
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
+    die_with_parent(death_signal, parent_pid)
+    os.umask(0o077)
+    os.execv(command[0], command)  # noqa: S606  # no shell is wanted here
+
+
+def die_with_parent(death_signal: int, parent_pid: int) -> None:
+    """Ask the kernel for ``death_signal`` when the parent ends; exits where it has ended.
+
+    Raises OSError.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent_pid:
         sys.exit(1)  # the parent died before the request, so no signal would come
-    os.umask(0o077)
-    os.execv(command[0], command)  # noqa: S606  # no shell is wanted here
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ class Settings:
     REVERIE_NODE_CACHE_BYTES: most bytes of 8-bit weights. None where the first is ``off``."""
     api_url: str = "http://127.0.0.1:8484"
     """REVERIE_API_URL: the public base URL, without a slash at its end."""
+    api_processes: int = 2
+    """REVERIE_API_PROCESSES: processes of the API that share its port."""
     gpu_class: str = "cpu"
     """REVERIE_GPU_CLASS: the GPU class of this worker, and of every new run."""
     lease_s: float = 60
@@ -102,6 +104,7 @@ class Settings:
             scratch_bytes=int(_number(given, "REVERIE_SCRATCH_BYTES", 8 << 30)),
             node_cache=_node_cache(given),
             api_url=given.get("REVERIE_API_URL", "http://127.0.0.1:8484").rstrip("/"),
+            api_processes=_count(given, "REVERIE_API_PROCESSES", 2),
             gpu_class=given.get("REVERIE_GPU_CLASS", "cpu"),
             lease_s=_number(given, "REVERIE_LEASE_S", 60),
             renew_s=_number(given, "REVERIE_RENEW_S", 15),
@@ -198,6 +201,14 @@ def _port(given: Mapping[str, str], name: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise SettingsError(f"{name} is {text}; it has to be a port, or 0 for none")
     return int(text)
+
+
+def _count(given: Mapping[str, str], name: str, default: int) -> int:
+    """A whole number, 1 or more."""
+    number = _number(given, name, default)
+    if number != int(number):
+        raise SettingsError(f"{name} is not a whole number: {given[name]}")
+    return int(number)
 
 
 def _node_cache(given: Mapping[str, str]) -> NodeCache | None:

@@ -38,6 +38,7 @@ def test_a_missing_setting_is_named_when_it_is_read() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("REVERIE_API_PROCESSES", "1.5"),
         ("REVERIE_LEASE_S", "soon"),
         ("REVERIE_LEASE_S", "-1"),
         ("REVERIE_LEASE_S", "nan"),

@@ -1,0 +1,116 @@
+"""The API's processes: replaced when they die, ended with their parent, refused as a whole."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.fleet import Fleet, children_of
+from tests.support.service import new_tenant
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def fleet(fleet_of: Callable[..., Fleet]) -> Iterator[Fleet]:
+    fleet = fleet_of(REVERIE_API_PROCESSES="2")
+    fleet.start("api")
+    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    yield fleet
+    fleet.stop()
+
+
+def processes_of(fleet: Fleet) -> list[int]:
+    return children_of(fleet.processes["api"].pid)
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}/exe").exists()
+
+
+def refuses(fleet: Fleet) -> bool:
+    try:
+        httpx.get(f"{fleet.url}/healthz", timeout=2)
+    except httpx.ConnectError:
+        return True
+    return False
+
+
+def test_a_dead_process_is_replaced_while_the_other_one_serves(fleet: Fleet) -> None:
+    tenant = new_tenant(fleet, "ada")
+    killed, other = processes_of(fleet)
+
+    os.kill(killed, signal.SIGKILL)
+
+    assert tenant.get("/v1/runs")["data"] == []
+    replaced = wait_until(
+        lambda: (now := processes_of(fleet)) and killed not in now and len(now) == 2 and now,
+        deadline_s=20,
+        what="a new process",
+    )
+    assert other in replaced
+    assert fleet.processes["api"].poll() is None
+
+
+def test_all_processes_end_with_a_killed_parent(fleet: Fleet) -> None:
+    pids = processes_of(fleet)
+
+    fleet.processes["api"].kill()
+
+    wait_until(lambda: all(map(is_gone, pids)), deadline_s=10, what="the processes to end")
+    assert refuses(fleet)
+
+
+def test_a_stop_ends_all_processes_with_status_0(fleet: Fleet) -> None:
+    pids = processes_of(fleet)
+
+    fleet.signal("api", signal.SIGTERM)
+
+    assert fleet.wait("api", deadline_s=20) == 0
+    assert len(pids) == 2
+    assert all(map(is_gone, pids))
+
+
+def test_a_stop_during_the_start_ends_it_at_once(fleet_of: Callable[..., Fleet]) -> None:
+    fleet = fleet_of(REVERIE_API_PROCESSES="2")
+    fleet.start("api")
+    wait_until(lambda: len(processes_of(fleet)) == 2, deadline_s=30, what="two processes")
+
+    fleet.signal("api", signal.SIGTERM)
+
+    assert fleet.wait("api", deadline_s=10) == 0
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "status", "message"),
+    [
+        ({"REVERIE_DATABASE_URL": ""}, ["--port", "0"], 2, "REVERIE_DATABASE_URL is not set"),
+        ({}, ["--port", "{taken}"], 3, "Address already in use"),
+        # Each process finds out for itself that it cannot write there.
+        ({"REVERIE_OBJECTS_URL": "file:///proc/nowhere"}, ["--port", "0"], 3, "/proc/nowhere"),
+    ],
+)
+def test_a_start_that_cannot_work_fails_as_a_whole(
+    fleet_of: Callable[..., Fleet],
+    env: dict[str, str],
+    arguments: list[str],
+    status: int,
+    message: str,
+) -> None:
+    fleet = fleet_of(REVERIE_API_PROCESSES="2", **env)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        given = [argument.format(taken=port) for argument in arguments]
+        command = [sys.executable, "-m", "services.api", *given]
+
+        ended = subprocess.run(
+            command, env=fleet.env, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    assert ended.returncode == status, ended.stderr
+    assert message in ended.stdout + ended.stderr
