@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Protocol
@@ -23,6 +23,7 @@ from services.dispatcher.admission import (
 from services.dispatcher.health import Health
 from services.domain.attempt_budgets import MAX_INFRA_FAILURES
 from services.domain.failures import internal_error
+from services.domain.quotas import Quotas
 from services.metrics import dispatching as metrics
 from services.queue.rings import BrokerDownError
 from services.store import (
@@ -31,6 +32,7 @@ from services.store import (
     failing_rows,
     leases,
     offers,
+    quota_waits,
     run_documents,
     workers,
 )
@@ -86,6 +88,8 @@ class Dispatcher:
     heartbeat: timedelta
     max_attempts: int
     max_infra_failures: int = MAX_INFRA_FAILURES
+    quotas: Quotas = field(default_factory=Quotas)
+    """Of tenants that have no others."""
     max_index_bytes: int = MAX_INDEX_BYTES
 
     def round(self) -> None:
@@ -102,6 +106,7 @@ class Dispatcher:
                 self.ring_for_datasets,
                 self.ring_for_shards,
                 self.ring_for_publications,
+                self.apply_quotas,
                 self.offer_runs,
             ):
                 self._run_step(step)
@@ -153,6 +158,16 @@ class Dispatcher:
         with self._transaction() as conn:
             due = due_rows.take_publications(conn, _ROWS_A_ROUND)
         self._ring_each(due, self.rings.publication, due_rows.put_back_publication)
+
+    def apply_quotas(self) -> None:
+        """Let runs over a quota of their tenant wait, let others go on, ask holders to stop."""
+        with self._transaction() as conn:
+            starts = quota_waits.starts(conn, self.quotas)
+            quota_waits.stop_runs(conn, starts)
+            moves = quota_waits.moves(conn, starts, _ROWS_A_ROUND)
+        for run_id, reason in moves:
+            with self._one_run(run_id), self._transaction() as conn:
+                quota_waits.move(conn, run_id, reason)
 
     def offer_runs(self) -> None:
         """Ring for as many runs as there are free workers."""

@@ -55,6 +55,7 @@ def main() -> int:
             heartbeat=timedelta(seconds=settings.heartbeat_s),
             max_attempts=settings.max_attempts,
             max_infra_failures=settings.max_infra_failures,
+            quotas=settings.quotas,
         )
         log.info("dispatcher_up")
         while not stopping.is_set():

@@ -78,6 +78,8 @@ class RequestedAction(StrEnum):
     PAUSE = "pause"
     """The tenant paused the run: write a checkpoint and hand the run back."""
     CANCEL = "cancel"
+    STOP = "stop"
+    """The run has to make room: write a checkpoint and hand the run back; it is queued again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

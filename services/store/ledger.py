@@ -125,7 +125,9 @@ class PostgresLedger:
             RunStatus.CANCELING: RequestedAction.CANCEL,
             RunStatus.PAUSING: RequestedAction.PAUSE,
         }
-        return requested.get(RunStatus(row[0]), RequestedAction.RUN)
+        status, must_stop = row
+        otherwise = RequestedAction.STOP if must_stop else RequestedAction.RUN
+        return requested.get(RunStatus(status), otherwise)
 
     def event(self, run_id: str, fence: int, events: Sequence[ChildEvent]) -> None:
         """Store the child's events in order; updates the run's stage and step."""
@@ -183,7 +185,7 @@ _RENEW: Final = """
 UPDATE runs SET lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
 WHERE run_id = %(run_id)s AND fence = %(fence)s AND lease_until IS NOT NULL
     AND status IN ('running', 'pausing', 'canceling')
-RETURNING status
+RETURNING status, stop_reason IS NOT NULL
 """
 
 _LOCK_HELD: Final = SQL("""

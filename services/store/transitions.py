@@ -69,7 +69,7 @@ def change_status(
 
 
 _CHANGE_STAGE: Final = SQL("""
-UPDATE runs SET stage = %(stage)s, status_reason = NULL, version = version + 1,
+UPDATE runs SET stage = %(stage)s, status_reason = %(reason)s, version = version + 1,
     updated_at = clock_timestamp(), offered_until = NULL, ring_after = NULL,
     dispatch_failures = 0
 WHERE run_id = %(run_id)s
@@ -77,12 +77,21 @@ RETURNING {columns}
 """).format(columns=columns_of(Run))
 
 
-def change_stage(conn: Connection, run: Run, stage: Stage) -> Run:
-    """Change the stage within the status and write the event of that status."""
+def change_stage(conn: Connection, run: Run, stage: Stage, *, reason: Failure | None = None) -> Run:
+    """Change the stage within the status and write the event of that status.
+
+    ``reason`` is shown to the tenant.
+    """
+    body = None if reason is None else failure_as_json(reason)
+    facts = {
+        "run_id": run.run_id,
+        "stage": stage,
+        "reason": None if body is None else Jsonb(body),
+    }
     with conn.cursor(row_factory=class_row(Run)) as cursor:
-        changed = cursor.execute(_CHANGE_STAGE, {"run_id": run.run_id, "stage": stage}).fetchone()
+        changed = cursor.execute(_CHANGE_STAGE, facts).fetchone()
     assert changed is not None
-    return announce(conn, changed, f"run.{changed.status}", {"stage": stage, "reason": None})
+    return announce(conn, changed, f"run.{changed.status}", {"stage": stage, "reason": body})
 
 
 def announce(conn: Connection, run: Run, type_: str, data: dict[str, Any]) -> Run:

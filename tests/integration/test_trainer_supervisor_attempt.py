@@ -110,14 +110,21 @@ def test_the_child_of_a_killed_supervisor_ends(host: TrainerHost) -> None:
     assert list((host.folder / "scratch").glob("wrk_*")) == []  # … and wiped by the next one
 
 
-def test_cancel_stops_the_child(host: TrainerHost) -> None:
+@pytest.mark.parametrize(
+    ("requested", "status"),
+    [("status = 'canceling'", "canceled"), ("stop_reason = '{}'", "queued")],
+)
+def test_a_request_of_the_service_stops_the_child(
+    host: TrainerHost, requested: str, status: str
+) -> None:
     holder = host.start("endless")
     host.wait_for_step(3)
 
-    host.do("UPDATE runs SET status = 'canceling' WHERE run_id = %(run_id)s")
+    host.do(f"UPDATE runs SET {requested} WHERE run_id = %(run_id)s")
     assert host.end_of(holder) == 0
 
-    assert host.run()["status"] == "canceled", host.logs()
+    assert host.run()["status"] == status, host.logs()
+    assert host.attempts()[0][0] == "stopped"
 
 
 def test_a_frozen_database_pauses_the_child_until_the_same_fence_renews(

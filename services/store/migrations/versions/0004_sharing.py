@@ -17,6 +17,7 @@ _STATEMENTS = (
     ALTER TABLE runs
         ADD COLUMN infra_failures integer NOT NULL DEFAULT 0, -- in a row, without a new checkpoint
         ADD COLUMN offered_to text,              -- worker that the offer names
+        ADD COLUMN stop_reason jsonb,            -- the holder is asked to hand it back; why
         ADD COLUMN queued_at timestamptz NOT NULL DEFAULT clock_timestamp(), -- waits since
         ADD COLUMN charged_s double precision NOT NULL DEFAULT 0, -- of all attempts
         ADD COLUMN cost_micros bigint NOT NULL DEFAULT 0
@@ -109,6 +110,7 @@ _STATEMENTS = (
     CREATE INDEX results_of_tenant ON runs (tenant_id) INCLUDE (result_size_bytes)
         WHERE result_size_bytes IS NOT NULL
     """,
+    "CREATE INDEX runs_over_quota ON runs (tenant_id) WHERE status = 'queued' AND stage = 'quota'",
     "CREATE INDEX attempts_of_worker ON attempts (worker_id) WHERE outcome IS NULL",
     "CREATE INDEX attempts_started ON attempts (gpu_class, started_at)",
 )

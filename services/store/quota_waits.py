@@ -1,0 +1,156 @@
+"""Runs that wait for a quota: of how many may train at once, or of GPU-hours a month."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Final
+
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+from psycopg.types.json import Jsonb
+
+from services.domain.quotas import Quotas, Starts, starts_of
+from services.domain.states import Stage
+from services.store import transitions
+from services.store.database import Connection, columns_of
+from services.store.run_rows import Run
+from trainer_core.process.failure import Failure, failure_as_json
+
+# Of each tenant with a run that waits or is held: its limits and what it uses. Seconds of held
+# attempts count from their last charge on.
+_USE: Final = """
+WITH busy AS (
+    SELECT tenant_id FROM runs WHERE status = 'queued' AND stage = 'capacity'
+    UNION SELECT tenant_id FROM runs WHERE status = 'queued' AND stage = 'quota'
+    UNION SELECT tenant_id FROM runs WHERE lease_until IS NOT NULL
+), held AS (
+    SELECT runs.tenant_id, count(*) AS runs, sum(greatest(0,
+        extract(epoch FROM least(clock_timestamp(), lease_until) - charged_until))) AS used_s
+    FROM runs LEFT JOIN attempts USING (run_id, fence) WHERE lease_until IS NOT NULL
+    GROUP BY runs.tenant_id
+), offered AS (
+    SELECT tenant_id, count(*) AS runs FROM runs
+    WHERE status = 'queued' AND offered_until > clock_timestamp() GROUP BY tenant_id
+), charged AS (
+    SELECT tenant_id, sum(charged_s) AS used_s FROM monthly_usage JOIN busy USING (tenant_id)
+    WHERE month = date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date
+    GROUP BY tenant_id
+)
+SELECT tenant_id,
+    coalesce(concurrent_runs, %(concurrent_runs)s), coalesce(gpu_hours, %(gpu_hours)s),
+    coalesce(held.runs, 0) + coalesce(offered.runs, 0),
+    (coalesce(charged.used_s, 0) + coalesce(held.used_s, 0)) / 3600
+FROM busy LEFT JOIN quotas USING (tenant_id) LEFT JOIN held USING (tenant_id)
+    LEFT JOIN offered USING (tenant_id) LEFT JOIN charged USING (tenant_id)
+"""
+
+
+def starts(conn: Connection, defaults: Quotas) -> dict[str, Starts]:
+    """Tenant id → how many of its runs may start now, for each tenant that has runs to start."""
+    return {
+        tenant_id: starts_of(
+            concurrent_runs=concurrent_runs,
+            gpu_hours=gpu_hours,
+            runs=runs,
+            used_hours=float(used_hours),
+        )
+        for tenant_id, concurrent_runs, gpu_hours, runs, used_hours in conn.execute(
+            _USE, asdict(defaults)
+        )
+    }
+
+
+_STOP: Final = """
+UPDATE runs SET stop_reason = %(reason)s WHERE run_id IN (
+    SELECT run_id FROM runs
+    WHERE tenant_id = %(tenant_id)s AND lease_until IS NOT NULL AND status = 'running'
+        AND stop_reason IS NULL
+    FOR UPDATE SKIP LOCKED)
+"""
+
+
+def stop_runs(conn: Connection, starts: Mapping[str, Starts]) -> None:
+    """Ask the holders of runs whose tenant has used up its GPU-hours to hand them back.
+
+    A holder reads the request at its next renewal, and stores a checkpoint first.
+    """
+    for tenant_id, each in starts.items():
+        if each.must_stop:
+            assert each.reason is not None
+            facts = {"tenant_id": tenant_id, "reason": Jsonb(failure_as_json(each.reason))}
+            conn.execute(_STOP, facts)
+
+
+# Of tenants of which no run may start: the runs that must wait, and those that wait for a reason
+# that has changed. An offered run counts as one that trains, so it stays.
+_TO_HOLD: Final = """
+WITH reasons AS (
+    SELECT * FROM unnest(%(tenants)s::text[], %(codes)s::text[]) AS given (tenant_id, code)
+)
+SELECT run_id, tenant_id FROM runs JOIN reasons USING (tenant_id)
+WHERE status = 'queued' AND stage = 'capacity'
+    AND (offered_until IS NULL OR offered_until <= clock_timestamp())
+    AND (ring_after IS NULL OR ring_after <= clock_timestamp())
+UNION ALL
+SELECT run_id, tenant_id FROM runs JOIN reasons USING (tenant_id)
+WHERE status = 'queued' AND stage = 'quota' AND status_reason->>'code' IS DISTINCT FROM code
+LIMIT %(limit)s
+"""
+# Of the others: in each GPU class as many runs as may start, the first in line.
+_TO_RELEASE: Final = """
+WITH rooms AS (
+    SELECT * FROM unnest(%(tenants)s::text[], %(rooms)s::bigint[]) AS given (tenant_id, room)
+    WHERE EXISTS (
+        SELECT FROM runs
+        WHERE runs.tenant_id = given.tenant_id AND status = 'queued' AND stage = 'quota')
+)
+SELECT run_id FROM (
+    SELECT run_id, stage, room, row_number() OVER (
+            PARTITION BY tenant_id, gpu_class ORDER BY priority DESC, run_id) AS place
+    FROM runs JOIN rooms USING (tenant_id)
+    WHERE status = 'queued' AND stage IN ('capacity', 'quota')
+        AND (offered_until IS NULL OR offered_until <= clock_timestamp())
+) AS line
+WHERE stage = 'quota' AND place <= room ORDER BY place LIMIT %(limit)s
+"""
+
+
+def moves(
+    conn: Connection, starts: Mapping[str, Starts], limit: int
+) -> list[tuple[str, Failure | None]]:
+    """Runs that have to wait for a quota, with the reason, and runs that may go on, with None.
+
+    Call ``move`` for each. A tenant's runs go on only as it has room for them, so that a long queue
+    is not moved to and fro whenever one run ends.
+    """
+    reasons = {tenant_id: each.reason for tenant_id, each in starts.items() if each.reason}
+    rooms = {tenant_id: each.room for tenant_id, each in starts.items() if not each.reason}
+    facts = {
+        "tenants": list(reasons),
+        "codes": [reason.code for reason in reasons.values()],
+        "limit": limit,
+    }
+    found: list[tuple[str, Failure | None]] = [
+        (run_id, reasons[tenant_id]) for run_id, tenant_id in conn.execute(_TO_HOLD, facts)
+    ]
+    facts = {"tenants": list(rooms), "rooms": list(rooms.values()), "limit": limit}
+    return found + [(run_id, None) for (run_id,) in conn.execute(_TO_RELEASE, facts)]
+
+
+_LOCK: Final = SQL("""
+SELECT {columns} FROM runs
+WHERE run_id = %s AND status = 'queued' AND stage IN ('capacity', 'quota')
+    AND (offered_until IS NULL OR offered_until <= clock_timestamp())
+FOR UPDATE SKIP LOCKED
+""").format(columns=columns_of(Run))
+
+
+def move(conn: Connection, run_id: str, reason: Failure | None) -> None:
+    """Let the run wait for a quota, for this reason, or for a worker where there is none.
+
+    No change where it was offered or canceled meanwhile.
+    """
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        run = cursor.execute(_LOCK, (run_id,)).fetchone()
+    if run is not None:
+        stage = Stage.CAPACITY if reason is None else Stage.QUOTA
+        transitions.change_stage(conn, run, stage, reason=reason)
