@@ -46,6 +46,8 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
     "checkpoint.committed",
     "result.uploaded",
     "result.committed",
+    "restored.run",
+    "restored.before_end",
 )
 """Every name that ``fault_point`` accepts, in the order in which a process reaches them."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from services.cli import output
+from services.cli import output, restore
 from services.cli.connection import CommandError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 quota = typer.Typer(no_args_is_help=True, help="How much of the service each tenant may use.")
 app.add_typer(quota, name="quota")
+app.command("restore", epilog=restore.EXAMPLE)(restore.restore)
 
 _EXAMPLES: Final = """Examples:
 

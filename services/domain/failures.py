@@ -52,6 +52,14 @@ def internal_error() -> Failure:
     )
 
 
+def database_restored() -> Failure:
+    """The database was restored from a backup, so an attempt cannot go on."""
+    message = (
+        "The service's database was restored from a backup; the run goes on from a checkpoint."
+    )
+    return infra_failure("database_restored", message)
+
+
 def database_busy() -> Failure:
     """A lock was not free in time, or a statement took too long."""
     message = "The database was too busy to continue with this run; it is tried again."

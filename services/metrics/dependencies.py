@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 database_errors: Final = Counter(
     "reverie_database_errors_total",
@@ -13,4 +13,8 @@ object_store_errors: Final = Counter(
     "reverie_object_store_errors_total",
     "Requests to the object store that failed, by code. A missing object is not counted.",
     ["code"],
+)
+database_is_restored: Final = Gauge(
+    "reverie_database_restored",
+    "1 while the database is older than the object store: no run is claimed, nothing is deleted.",
 )

@@ -45,11 +45,7 @@ def put_folder(store: ObjectStore, key_prefix: str, local_dir: Path) -> StoredFi
         store.put_file(key_prefix + name, local_dir / name)
     if not store.commit_once(manifest_key, manifest):
         raise ObjectCorruptError(manifest_key, "another manifest exists here")
-    return StoredFiles(
-        key_prefix=key_prefix,
-        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
-        size_bytes=sum(facts.size_bytes for facts in files.values()),
-    )
+    return _stored(key_prefix, manifest, files)
 
 
 def get_folder(store: ObjectStore, stored: StoredFiles, local_dir: Path) -> None:
@@ -66,6 +62,31 @@ def get_folder(store: ObjectStore, stored: StoredFiles, local_dir: Path) -> None
         store.get_to(stored.key_prefix + name, path)
         _check_file(path, facts, stored.key_prefix + name)
     (local_dir / MANIFEST_NAME).write_bytes(manifest)
+
+
+def check_folder(store: ObjectStore, key_prefix: str, scratch: Path) -> StoredFiles:
+    """Read a stored folder, file by file through ``scratch``, and check every digest.
+
+    Raises:
+        ObjectMissingError: the manifest or a file that it names is missing.
+        ObjectCorruptError: a file is not what the manifest says.
+    """
+    manifest = store.get_bytes(key_prefix + MANIFEST_NAME, limit_bytes=MANIFEST_LIMIT_BYTES)
+    files = _files_of(manifest, key_prefix + MANIFEST_NAME)
+    for name, facts in files.items():
+        local = scratch / "file"
+        store.get_to(key_prefix + name, local)
+        _check_file(local, facts, key_prefix + name)
+        local.unlink()
+    return _stored(key_prefix, manifest, files)
+
+
+def _stored(key_prefix: str, manifest: bytes, files: Mapping[str, FileFacts]) -> StoredFiles:
+    return StoredFiles(
+        key_prefix=key_prefix,
+        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
+        size_bytes=sum(facts.size_bytes for facts in files.values()),
+    )
 
 
 def folder_files(store: ObjectStore, key_prefix: str, manifest_sha256: str) -> dict[str, FileFacts]:

@@ -4,9 +4,11 @@ tenants/<tenant_id>/uploads/<sha256>                                    a tenant
 tenants/<tenant_id>/cache/<digest>/                                     a shard and its manifest
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/checkpoints/step-00000100/
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/result/
+services/<service_id>/generation                                        see results/restored.py
 """
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from services.domain.ids import is_id
@@ -23,6 +25,8 @@ MAX_PART_BYTES: Final = 255  # a file name's limit on Linux
 # The first character is never a dot: "." and ".." cannot be spelled, and names with a leading dot
 # are the folder store's own.
 _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_ATTEMPT: Final = re.compile(r"tenants/[^/]+/runs/[^/]+/attempts/(\d+)/")
+_CHECKPOINT: Final = re.compile(_ATTEMPT.pattern + r"checkpoints/step-(\d+)/")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -83,6 +87,31 @@ def checkpoint_prefix(tenant_id: str, run_id: str, fence: int, step: int) -> str
     if step < 1:
         raise InvalidKeyError(str(step), "a step starts at 1")
     return f"{attempt_prefix(tenant_id, run_id, fence)}checkpoints/step-{step:08d}/"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointPlace:
+    """Where a checkpoint's object belongs."""
+
+    fence: int
+    step: int
+
+
+def checkpoint_of(key: str) -> CheckpointPlace | None:
+    """The checkpoint that this object is part of; None for any other object."""
+    found = _CHECKPOINT.match(key)
+    return None if found is None else CheckpointPlace(fence=int(found[1]), step=int(found[2]))
+
+
+def fence_of(key: str) -> int:
+    """The fence of the attempt that wrote this object; 0 for an object of no attempt."""
+    found = _ATTEMPT.match(key)
+    return 0 if found is None else int(found[1])
+
+
+def generation_key(service_id: str) -> str:
+    """Key of the marker that a restored database is compared with."""
+    return f"services/{service_id}/generation"
 
 
 def result_prefix(tenant_id: str, run_id: str, fence: int) -> str:

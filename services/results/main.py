@@ -14,6 +14,7 @@ from services.objects.open import open_store
 from services.queue.app import NOTIFY_QUEUE, PUBLICATION_TASK
 from services.queue.serve import serve
 from services.results.publish import Publisher
+from services.results.restored import settle
 from services.results.sweep import Sweeper
 from services.results.targets.folder import FolderTarget
 from services.results.targets.hub import HubAccess, HubTarget
@@ -40,7 +41,7 @@ def main() -> int:
     objects = open_store(settings)
     with (
         Scratch(settings.scratch_dir, new_id("wrk")) as scratch,
-        Sweeper(database, objects),
+        Sweeper(database, objects, settle=lambda: settle(database, objects, scratch)),
     ):
         publisher = Publisher(
             database=database,

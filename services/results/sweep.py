@@ -1,6 +1,7 @@
 """Delete the objects of lost attempts and replaced checkpoints, which no row references."""
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,7 +17,7 @@ from services.store.unreferenced import RunToSweep
 
 log = structlog.get_logger(__name__)
 
-SWEEP_EVERY_S: Final = 600.0
+SWEEP_EVERY_S: Final = 60.0
 _RUNS_A_BATCH: Final = 20
 _JOIN_S: Final = 30.0
 
@@ -25,10 +26,17 @@ class Sweeper:
     """A thread that sweeps at once and then every ``every_s`` seconds."""
 
     def __init__(
-        self, database: Database, objects: ObjectStore, *, every_s: float = SWEEP_EVERY_S
+        self,
+        database: Database,
+        objects: ObjectStore,
+        *,
+        settle: Callable[[], None] = lambda: None,
+        every_s: float = SWEEP_EVERY_S,
     ) -> None:
+        """``settle``: called before each sweep; whatever it raises postpones the sweep."""
         self._database = database
         self._objects = objects
+        self._settle = settle
         self._every_s = every_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(
@@ -69,6 +77,8 @@ class Sweeper:
         keys = list(self._objects.list_keys(prefix))
         with self._database.transaction() as conn:
             referenced = unreferenced.referenced_prefixes(conn, run.run_id)
+        if referenced is None:
+            return 0
         unreferenced_keys = [key for key in keys if is_unreferenced(key, prefix, run, referenced)]
         # Manifests first: a folder that is deleted in part must not look complete.
         unreferenced_keys.sort(key=lambda key: (not key.endswith("/" + MANIFEST_NAME), key))
@@ -84,6 +94,7 @@ class Sweeper:
     def _sweep_until_stopped(self) -> None:
         while True:
             try:
+                self._settle()
                 self.sweep()
             except (ObjectStoreError, *TRANSIENT_ERRORS) as error:
                 log.warning("sweep_postponed", error=str(error))

@@ -8,7 +8,7 @@ from psycopg.sql import SQL
 
 from services.domain.ids import new_id
 from services.domain.ledger import CachedShard, Claim, StoredCheckpoint, StoredFiles
-from services.store import run_documents, transitions, workers
+from services.store import restore_guard, run_documents, transitions, workers
 from services.store.database import Connection, columns_of, seconds
 from services.store.run_rows import Run
 
@@ -27,8 +27,9 @@ WHERE run_id = %(run_id)s AND status = 'queued' AND stage = 'capacity'
     AND NOT EXISTS (
         SELECT FROM run_shards JOIN cache_shards USING (tenant_id, digest)
         WHERE run_shards.run_id = runs.run_id AND cache_shards.status <> 'done')
+    AND NOT {is_restored}
 RETURNING {columns}
-""").format(columns=columns_of(Run))
+""").format(columns=columns_of(Run), is_restored=restore_guard.IS_RESTORED)
 _ADD_ATTEMPT: Final = """
 INSERT INTO attempts (attempt_id, run_id, tenant_id, fence, worker_id, from_step, last_step)
 SELECT %(attempt_id)s, run_id, tenant_id, fence, worker_id, checkpoint_step, checkpoint_step

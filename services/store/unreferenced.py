@@ -7,6 +7,7 @@ from typing import Final
 from psycopg.rows import class_row
 from psycopg.sql import SQL
 
+from services.store import restore_guard
 from services.store.database import Connection, columns_of
 
 
@@ -34,13 +35,13 @@ _TO_SWEEP: Final = SQL("""
 SELECT {columns} FROM (
     SELECT run_id, tenant_id, fence, lease_until IS NOT NULL AS is_held, checkpoint_step,
         sweep_after
-    FROM runs WHERE sweep_after < clock_timestamp()
+    FROM runs WHERE sweep_after < clock_timestamp() AND NOT {is_restored}
 ) AS due ORDER BY sweep_after LIMIT %s
-""").format(columns=columns_of(RunToSweep))
+""").format(columns=columns_of(RunToSweep), is_restored=restore_guard.IS_RESTORED)
 
 
 def runs_to_sweep(conn: Connection, limit: int = 20) -> list[RunToSweep]:
-    """Runs that are due for a sweep, the longest due first."""
+    """Runs that are due for a sweep, the longest due first; none where the database is restored."""
     with conn.cursor(row_factory=class_row(RunToSweep)) as cursor:
         return cursor.execute(_TO_SWEEP, (limit,)).fetchall()
 
@@ -52,8 +53,13 @@ SELECT result_key_prefix FROM runs WHERE run_id = %(run_id)s AND result_key_pref
 """
 
 
-def referenced_prefixes(conn: Connection, run_id: str) -> frozenset[str]:
-    """Key prefixes, each ending in ``/``, of the run's checkpoints and its result."""
+def referenced_prefixes(conn: Connection, run_id: str) -> frozenset[str] | None:
+    """Key prefixes, each ending in ``/``, of the run's checkpoints and its result.
+
+    None where the database was restored: then the objects know more than the rows.
+    """
+    if restore_guard.is_restored(conn):
+        return None
     return frozenset(row[0] for row in conn.execute(_REFERENCED, {"run_id": run_id}))
 
 

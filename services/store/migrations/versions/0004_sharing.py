@@ -100,6 +100,15 @@ _STATEMENTS = (
         PRIMARY KEY (tenant_id, policy)
     )
     """,
+    # One row, by which a database that was restored from a backup notices that it was.
+    """
+    CREATE TABLE restore_guard (
+        is_the_only_row boolean PRIMARY KEY DEFAULT true CHECK (is_the_only_row),
+        service_id  text NOT NULL,                  -- names the marker in the object store
+        generation  bigint NOT NULL DEFAULT 0,      -- +1 every minute, here and in the marker
+        identity    text NOT NULL                   -- of the database whose runs are reconciled
+    )
+    """,
     """
     CREATE INDEX runs_open_of_tenant ON runs (tenant_id)
         WHERE status NOT IN ('succeeded', 'failed', 'canceled')
