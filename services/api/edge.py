@@ -19,7 +19,9 @@ _PROBES: Final = frozenset({"/healthz", "/readyz"})
 class RequestEdge:
     """Gives each request an id (``X-Request-Id``) and logs it without its query.
 
-    An unexpected error becomes a 500 whose body does not reveal the cause.
+    An unexpected error becomes a 500 whose body does not reveal the cause. A client that waits to
+    be asked for its body (``Expect``) and is refused instead may send it or not, so the connection
+    is closed.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -32,6 +34,12 @@ class RequestEdge:
         request_id, status = new_id("req"), 0
         scope.setdefault("state", {})["request_id"] = request_id
         started_s = time.monotonic()
+        is_asked = not any(name == b"expect" for name, _ in scope["headers"])
+
+        async def receive_asked() -> Message:
+            nonlocal is_asked
+            is_asked = True
+            return await receive()
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -42,13 +50,15 @@ class RequestEdge:
                     (b"x-request-id", request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                 ]
+                if not is_asked:
+                    added.append((b"connection", b"close"))
                 message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
         path = _printable(scope["path"])
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._app(scope, receive, send_with_id)
+                await self._app(scope, receive_asked, send_with_id)
             except ClientDisconnect:
                 log.info("client_gone", method=scope["method"], path=path)
             except Exception:

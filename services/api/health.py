@@ -9,8 +9,8 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz")
-def healthz() -> dict[str, str]:
-    """200: the process answers."""
+async def healthz() -> dict[str, str]:
+    """200: the process answers. It needs no thread, so it answers when all of them are taken."""
     return {"status": "ok"}
 
 

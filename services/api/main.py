@@ -1,6 +1,8 @@
 """``python -m services.api``: serve HTTP until SIGTERM, in several processes."""
 
 import argparse
+import functools
+import math
 import os
 import signal
 import socket
@@ -13,6 +15,8 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from services.api.app import check_settings, create_app
+from services.api.http.connections import Connections
+from services.api.http.protocol import BoundedProtocol
 from services.api.processes import fork_processes
 from services.api.service import Service
 from services.logs.setup import configure
@@ -84,11 +88,19 @@ def _end_well(_number: int, _frame: FrameType | None) -> None:
 def make_server(settings: Settings) -> ApiServer:
     """The server, not yet running; raises SettingsError."""
     app = create_app(settings)
+    limits = settings.http
     config = uvicorn.Config(
         app,
+        http=functools.partial(  # type: ignore[arg-type]  # uvicorn calls it, as it would the class
+            BoundedProtocol, limits=limits, connections=Connections(limits)
+        ),
+        ws="none",
+        timeout_keep_alive=math.ceil(limits.keep_alive_s),
         log_config=None,
         access_log=False,  # RequestEdge writes one line a request, without the query
         server_header=False,
+        proxy_headers=bool(limits.trusted_proxies),
+        forwarded_allow_ips=[str(network) for network in limits.trusted_proxies],
         backlog=_BACKLOG,
         timeout_graceful_shutdown=_GRACE_S,
     )

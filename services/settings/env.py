@@ -6,10 +6,12 @@ AWS_* variables are not here: the libraries that need them read them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final, Literal, Self, cast
 
 from services.domain.quotas import Quotas
+from services.settings.http_limits import HttpLimits, Network
 from trainer_core.process.node_cache import NodeCache, NodeCacheSettingError, node_cache_of
 
 LogFormat = Literal["console", "json"]
@@ -41,6 +43,8 @@ class Settings:
     """REVERIE_API_URL: the public base URL, without a slash at its end."""
     api_processes: int = 2
     """REVERIE_API_PROCESSES: processes of the API that share its port."""
+    http: HttpLimits = field(default_factory=HttpLimits)
+    """What a client may take of the API; the fields name their variables."""
     gpu_class: str = "cpu"
     """REVERIE_GPU_CLASS: the GPU class of this worker, and of every new run."""
     lease_s: float = 60
@@ -105,6 +109,7 @@ class Settings:
             node_cache=_node_cache(given),
             api_url=given.get("REVERIE_API_URL", "http://127.0.0.1:8484").rstrip("/"),
             api_processes=_count(given, "REVERIE_API_PROCESSES", 2),
+            http=_http_limits(given),
             gpu_class=given.get("REVERIE_GPU_CLASS", "cpu"),
             lease_s=_number(given, "REVERIE_LEASE_S", 60),
             renew_s=_number(given, "REVERIE_RENEW_S", 15),
@@ -216,6 +221,25 @@ def _node_cache(given: Mapping[str, str]) -> NodeCache | None:
         return node_cache_of(given)
     except NodeCacheSettingError as error:
         raise SettingsError(error.message) from None
+
+
+def _http_limits(given: Mapping[str, str]) -> HttpLimits:
+    return HttpLimits(
+        header_s=_number(given, "REVERIE_HTTP_HEADER_S", 10),
+        body_s=_number(given, "REVERIE_HTTP_BODY_S", 30),
+        write_s=_number(given, "REVERIE_HTTP_WRITE_S", 30),
+        keep_alive_s=_number(given, "REVERIE_HTTP_KEEP_ALIVE_S", 75),
+        connections=int(_number(given, "REVERIE_HTTP_CONNECTIONS", 2000)),
+        connections_per_client=int(_number(given, "REVERIE_HTTP_CONNECTIONS_PER_CLIENT", 1000)),
+        trusted_proxies=_networks(given, "REVERIE_TRUSTED_PROXIES"),
+    )
+
+
+def _networks(given: Mapping[str, str], name: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ip_network(each.strip()) for each in given.get(name, "").split(",") if each)
+    except ValueError as error:
+        raise SettingsError(f"{name} names no network: {error}") from None
 
 
 def _one_of(given: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:

@@ -1,0 +1,73 @@
+"""The open connections of a process: how many there are, and from whom."""
+
+from collections import Counter
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Protocol
+
+from services.api.http.heads import CLIENT_FULL, SERVER_FULL, Refusal
+from services.settings.http_limits import HttpLimits
+
+
+class Connection(Protocol):
+    """An open connection, as far as it can be closed for another."""
+
+    def drop(self) -> None:
+        """Close it now."""
+
+
+class Connections:
+    """Counts connections; one that waits for a request gives way to a new one, oldest first."""
+
+    def __init__(self, limits: HttpLimits) -> None:
+        self._limits = limits
+        self._client_of: dict[Connection, str | None] = {}
+        self._of_client: Counter[str] = Counter()
+        self._waiting: dict[Connection, None] = {}  # the one that waits longest comes first
+
+    def admit(self, connection: Connection, address: str | None) -> Refusal | None:
+        """Count a new connection, or say why it cannot be served.
+
+        Args:
+            address: of the peer; None where it has none. A trusted proxy has many clients, so its
+                connections are not counted as one client's.
+        """
+        client = None if address is None else self._client(address)
+        if client is not None and self._of_client[client] >= self._limits.connections_per_client:
+            return CLIENT_FULL
+        if len(self._client_of) >= self._limits.connections:
+            if not self._waiting:
+                return SERVER_FULL
+            oldest = next(iter(self._waiting))
+            self.remove(oldest)
+            oldest.drop()
+        self._client_of[connection] = client
+        if client is not None:
+            self._of_client[client] += 1
+        self._waiting[connection] = None
+        return None
+
+    def remove(self, connection: Connection) -> None:
+        """The connection is closed; harmless for one that is not counted."""
+        self._waiting.pop(connection, None)
+        client = self._client_of.pop(connection, None)
+        if client is not None:
+            self._of_client[client] -= 1
+            if not self._of_client[client]:
+                del self._of_client[client]
+
+    def is_busy(self, connection: Connection) -> None:
+        """A request came in whole as far as its head."""
+        self._waiting.pop(connection, None)
+
+    def is_waiting(self, connection: Connection) -> None:
+        """The request was answered."""
+        if connection in self._client_of:
+            self._waiting[connection] = None
+
+    def _client(self, address: str) -> str | None:
+        host = ip_address(address)
+        if any(host in network for network in self._limits.trusted_proxies):
+            return None
+        if isinstance(host, IPv6Address) and host.ipv4_mapped is None:
+            return str(ip_network((host, 64), strict=False))
+        return address
