@@ -1,17 +1,19 @@
 """Building one cache shard: download its inputs, encode them in the warm child, store the shard.
 
-A shard's name is the digest of its inputs, so a duplicate ring or a second builder is harmless. The
-content is stored first and then the manifest, which only the first builder can write. The row is
-updated last.
+The builder holds the shard's row under a lease meanwhile. A shard's name is the digest of its
+inputs, so a second builder is harmless, too. The content is stored first and then the manifest,
+which only the first builder can write. The row is updated last.
 """
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from services.cache_builder.holding import renewed
 from services.domain.failures import infra_failure
 from services.metrics import work as metrics
 from services.objects.errors import ObjectMissingError, ObjectStoreDownError
@@ -53,49 +55,59 @@ class Builder:
     scratch: Scratch
 
     def answer_ring(self, tenant_id: str, digest: str) -> None:
-        """Build the shard if it is missing.
+        """Build the shard if it is missing and no other builder builds it.
 
         Where the database or the object store cannot be reached, the shard stays due and the
         dispatcher rings again later.
         """
         try:
             with self.database.transaction() as conn:
-                work = shards.to_build(conn, tenant_id, digest)
+                work = shards.take(conn, tenant_id, digest)
             if work is None:
-                return  # already built
-            try:
-                with metrics.shard_seconds.labels(kind=work.kind).time():
-                    self._build(tenant_id, work)
-            except ObjectStoreDownError as error:
-                log.warning("build_postponed", digest=digest, error=type(error).__name__)
-                with self.database.transaction() as conn:
-                    shards.retry_later(conn, tenant_id, digest, after=_LATER)
+                return
+            with (
+                metrics.shard_seconds.labels(kind=work.kind).time(),
+                renewed(self.database, partial(shards.renew, work=work)),
+            ):
+                self._build_or_say_why_not(work)
         except TRANSIENT_ERRORS as error:
             log.warning("build_postponed", digest=digest, error=type(error).__name__)
 
-    def _build(self, tenant_id: str, work: ShardWork) -> None:
+    def _build_or_say_why_not(self, work: ShardWork) -> None:
+        try:
+            self._build(work)
+        except BuildFailedError as error:
+            self._record_failure(work, error.failure)
+        except (ObjectStoreDownError, OSError) as error:
+            # The store is away, or this machine's disk is full: it is not the shard's fault.
+            log.warning("build_postponed", digest=work.digest, error=type(error).__name__)
+            with self.database.transaction() as conn:
+                shards.retry_later(conn, work, after=_LATER)
+        except TRANSIENT_ERRORS:
+            raise
+        except Exception:  # one bad shard must end with a reason, not be tried for ever
+            log.exception("build_failed_unexpectedly", digest=work.digest)
+            message = f"Building the cache shard of {work.shown} failed unexpectedly."
+            self._record_failure(work, infra_failure("build_failed", message))
+
+    def _build(self, work: ShardWork) -> None:
         with self.scratch.work_folder("build") as folder:
-            try:
-                content = self._encode(tenant_id, work, folder)
-            except BuildFailedError as error:
-                metrics.shards.labels(kind=work.kind, outcome=error.failure.code).inc()
-                self._record_failure(tenant_id, work.digest, error.failure)
-                return
-            shard = put_shard(self.objects, tenant_id, work.digest, work.kind, content)
+            content = self._encode(work, folder)
+            shard = put_shard(self.objects, work.tenant_id, work.digest, work.kind, content)
         fault_point("shard.uploaded")
         with self.database.transaction() as conn:
-            shards.done(conn, tenant_id, work.digest, shard)
+            shards.done(conn, work.tenant_id, work.digest, shard)
         metrics.shards.labels(kind=work.kind, outcome="built").inc()
         log.info("shard_built", digest=work.digest, kind=work.kind, size_bytes=shard.size_bytes)
 
-    def _encode(self, tenant_id: str, work: ShardWork, folder: Path) -> Path:
+    def _encode(self, work: ShardWork, folder: Path) -> Path:
         """The shard's file in ``folder``; raises BuildFailedError."""
         spec = ShardSpec.model_validate(work.spec)
         output = folder / "shard.safetensors"
         request = EncodeRequest(
             base_model=work.base_model,
             spec=spec,
-            inputs=self._download_inputs(tenant_id, spec, folder),
+            inputs=self._download_inputs(work.tenant_id, spec, folder),
             output=str(output),
         )
         try:
@@ -103,8 +115,8 @@ class Builder:
         except RequestFailedError as error:
             raise BuildFailedError(error.failure) from error
         except ChildLostError as error:
-            failure = infra_failure("encoder_died", f"The encoder failed: {error}.")
-            raise BuildFailedError(failure) from error
+            message = f"The encoder failed on the cache shard of {work.shown}: {error}."
+            raise BuildFailedError(infra_failure("encoder_died", message)) from error
         if output.stat().st_size != reply.size_bytes:
             raise BuildFailedError(infra_failure("shard_torn", "The encoded shard is incomplete."))
         return output
@@ -127,7 +139,10 @@ class Builder:
             inputs[entry.sha256] = str(local)
         return inputs
 
-    def _record_failure(self, tenant_id: str, digest: str, failure: Failure) -> None:
-        log.warning("shard_not_built", digest=digest, code=failure.code, reason=failure.message)
+    def _record_failure(self, work: ShardWork, failure: Failure) -> None:
+        metrics.shards.labels(kind=work.kind, outcome=failure.code).inc()
+        log.warning(
+            "shard_not_built", digest=work.digest, code=failure.code, reason=failure.message
+        )
         with self.database.transaction() as conn:
-            shards.failed(conn, tenant_id, digest, failure)
+            shards.failed(conn, work, failure)

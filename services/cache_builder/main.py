@@ -29,6 +29,8 @@ from services.workers.scratch import Scratch
 log = structlog.get_logger(__name__)
 
 _LIBRARY: Final = (sys.executable, "-m", "trainer_core")
+_DECODING_S: Final = 60.0
+"""A batch of pictures that takes longer is tried one by one; a picture that does is rejected."""
 
 
 def main() -> int:
@@ -78,7 +80,7 @@ def _answer_rings(
     with (
         Scratch(settings.scratch_dir, worker.worker_id) as scratch,
         RequestChild(encode, env=os.environ) as encoder,
-        RequestChild(inspect, env=os.environ) as inspector,
+        RequestChild(inspect, env=os.environ, deadline_s=_DECODING_S) as inspector,
         heartbeat,
     ):
         verifier = Verifier(

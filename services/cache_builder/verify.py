@@ -1,37 +1,45 @@
 """Verification of a dataset: each upload matches its declaration and can be decoded.
 
-Every error is collected, so that a tenant can correct all of them at once.
+A ring verifies files for about two seconds, so that datasets of other tenants get their turn.
+Problems are collected, so that a tenant can correct many of them at once.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from services.cache_builder.holding import renewed
 from services.domain.errors import Problem
 from services.metrics.work import verifications
 from services.objects.errors import ObjectMissingError, ObjectStoreDownError
 from services.objects.keys import upload_key
 from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
-from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
-from services.store import datasets
+from services.processes.request_child import ChildLostError, RequestChild
+from services.store import verification
 from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.datasets import DatasetFile, FileFacts
+from services.store.verification import Verification
 from services.workers.scratch import Scratch
 from trainer_core.data.captions import decode_caption
 from trainer_core.errors import BadCaptionError
+from trainer_core.faultpoints import fault_point
 from trainer_core.process.requests import InspectReply, InspectRequest
 
 log = structlog.get_logger(__name__)
 
 MAX_CAPTION_BYTES: Final = 1 << 20
-_LATER_S: Final = 10.0
+_LATER: Final = timedelta(seconds=10)
 _FILES_AT_ONCE: Final = 32
-_BYTES_AT_ONCE: Final = 256 << 20
-"""Limit of a batch on local disk and of one decoder request; one file is always allowed."""
+_BYTES_AT_ONCE: Final = 16 << 20
+"""Limit of a batch, which is recorded at once; one file is always allowed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,50 +51,98 @@ class Verifier:
     inspector: RequestChild
     """Runs ``trainer_core inspect``: untrusted images are decoded in a separate process."""
     scratch: Scratch
+    slice_s: float = 2.0
+    """A ring verifies batches for this long, and at least one."""
 
     def answer_ring(self, tenant_id: str, dataset_id: str) -> None:
-        """Verify the dataset if it waits for that.
+        """Verify some files of the dataset, if it waits for that and no other builder does it.
 
-        Where the database or the object store cannot be reached, the dataset stays due.
+        Where files are left, the dataset is due again at once, behind others. Where the database or
+        the object store cannot be reached, it stays due.
         """
         try:
             with self.database.transaction() as conn:
-                dataset = datasets.to_verify(conn, tenant_id, dataset_id)
-            if dataset is not None:
-                self._verify(tenant_id, dataset_id)
+                work = verification.take(conn, tenant_id, dataset_id)
+            if work is None:
+                return
+            with renewed(self.database, partial(verification.renew, work=work)):
+                self._verify_a_slice(work)
         except TRANSIENT_ERRORS as error:
             log.warning("verification_postponed", dataset_id=dataset_id, error=type(error).__name__)
 
-    def _verify(self, tenant_id: str, dataset_id: str) -> None:
-        with self.database.transaction() as conn:
-            files = datasets.files(conn, tenant_id, dataset_id)
+    def _verify_a_slice(self, work: Verification) -> None:
+        ends_s = time.monotonic() + self.slice_s
         try:
-            facts, errors = self._check_all(tenant_id, files)
-        except (ObjectStoreDownError, ChildLostError, RequestFailedError) as error:
-            verifications.labels(outcome="postponed").inc()
-            log.warning("verification_postponed", dataset_id=dataset_id, error=type(error).__name__)
+            while batch := self._next_batch(work):
+                if work.has_too_many_problems:
+                    break
+                advanced = self._verify(work, batch)
+                if advanced is None:
+                    return  # another builder is ahead
+                work = advanced
+                if time.monotonic() >= ends_s:
+                    with self.database.transaction() as conn:
+                        verification.put_back(conn, work)
+                    verifications.labels(outcome="verified").inc()
+                    return
             with self.database.transaction() as conn:
-                datasets.verify_later(conn, tenant_id, dataset_id, after_s=_LATER_S)
-            return
-        with self.database.transaction() as conn:
-            if errors:
-                datasets.reject(conn, tenant_id, dataset_id, errors)
-            else:
-                datasets.record_verified(conn, tenant_id, dataset_id, facts)
-        verifications.labels(outcome="verified").inc()
-        log.info("dataset_verified", dataset_id=dataset_id, files=len(files), errors=len(errors))
+                status = verification.finish(conn, work)
+        except TRANSIENT_ERRORS:
+            raise
+        except (ObjectStoreDownError, ChildLostError, OSError) as error:
+            # The store is away, or this machine cannot decode or has a full disk.
+            verifications.labels(outcome="postponed").inc()
+            log.warning(
+                "verification_postponed", dataset_id=work.dataset_id, error=type(error).__name__
+            )
+            with self.database.transaction() as conn:
+                verification.postpone(conn, work, after=_LATER)
+        except Exception:  # one bad dataset must end with a reason, not be tried for ever
+            verifications.labels(outcome="failed").inc()
+            log.exception("verification_failed_unexpectedly", dataset_id=work.dataset_id)
+            with self.database.transaction() as conn:
+                verification.count_failure(conn, work)
+        else:
+            verifications.labels(outcome="verified").inc()
+            log.info(
+                "dataset_verified",
+                dataset_id=work.dataset_id,
+                status=status,
+                files=work.verified_files,
+                errors=work.num_problems,
+            )
 
-    def _check_all(
-        self, tenant_id: str, files: Sequence[DatasetFile]
-    ) -> tuple[list[FileFacts], list[Problem]]:
-        errors: list[Problem] = []
-        facts: list[FileFacts] = []
-        for batch in _batches(files):
-            with self.scratch.work_folder("verify") as folder:
-                found, wrong = self._check(tenant_id, batch, folder)
-                facts += found
-                errors += wrong
-        return facts, errors
+    def _next_batch(self, work: Verification) -> list[DatasetFile]:
+        with self.database.transaction() as conn:
+            files = verification.next_files(conn, work, _FILES_AT_ONCE)
+        return _within(files, _BYTES_AT_ONCE)
+
+    def _verify(self, work: Verification, batch: Sequence[DatasetFile]) -> Verification | None:
+        """Check a batch and record it; None where another builder has recorded it."""
+        with self.scratch.work_folder("verify") as folder:
+            try:
+                facts, problems = self._check(work.tenant_id, batch, folder)
+            except ChildLostError:
+                if len(batch) > 1:
+                    return self._verify_one_by_one(work, batch)
+                # Raises ChildLostError where the decoder cannot start at all.
+                self.inspector.request(InspectRequest(inputs={}), InspectReply)
+                wrong = "cannot be decoded within the limits on time and memory"
+                facts, problems = [], [_problem(batch[0].path, "bad_image", wrong)]
+        fault_point("verify.checked")
+        with self.database.transaction() as conn:
+            return verification.record(conn, work, batch, facts, problems)
+
+    def _verify_one_by_one(
+        self, work: Verification, batch: Sequence[DatasetFile]
+    ) -> Verification | None:
+        """Find the picture that crashed the decoder, so that only this one is rejected."""
+        advanced: Verification | None = work
+        for file in batch:
+            if advanced is None:
+                break
+            advanced = self._verify(advanced, [file])
+        return advanced
 
     def _check(
         self, tenant_id: str, batch: Sequence[DatasetFile], folder: Path
@@ -136,10 +192,7 @@ class Verifier:
         if not images:
             return [], []
         request = InspectRequest(inputs={path: str(local) for path, local in images.items()})
-        try:
-            reply = self.inspector.request(request, InspectReply)
-        except ChildLostError:
-            return self._inspect_one_by_one(images)
+        reply = self.inspector.request(request, InspectReply)
         facts = [
             FileFacts(path=path, width_px=fact.width_px, height_px=fact.height_px)
             for path, fact in reply.facts.items()
@@ -148,36 +201,12 @@ class Verifier:
             Problem(pointer=e.path, code=e.code, message=e.message) for e in reply.errors
         ]
 
-    def _inspect_one_by_one(self, images: dict[str, Path]) -> tuple[list[FileFacts], list[Problem]]:
-        """Find the picture that crashed the decoder, so that only this one is rejected.
 
-        Raises ChildLostError where the decoder cannot start at all.
-        """
-        self.inspector.request(InspectRequest(inputs={}), InspectReply)
-        if len(images) == 1:
-            (path,) = images
-            wrong = "cannot be decoded within the limits on time and memory"
-            return [], [_problem(path, "bad_image", wrong)]
-        facts: list[FileFacts] = []
-        errors: list[Problem] = []
-        for path, local in images.items():
-            found, wrong_ones = self._inspect({path: local})
-            facts += found
-            errors += wrong_ones
-        return facts, errors
-
-
-def _batches(files: Sequence[DatasetFile]) -> Iterator[list[DatasetFile]]:
-    batch: list[DatasetFile] = []
-    room_bytes = _BYTES_AT_ONCE
-    for file in files:
-        if batch and (len(batch) == _FILES_AT_ONCE or file.size_bytes > room_bytes):
-            yield batch
-            batch, room_bytes = [], _BYTES_AT_ONCE
-        batch.append(file)
-        room_bytes -= file.size_bytes
-    if batch:
-        yield batch
+def _within(files: Sequence[DatasetFile], limit_bytes: int) -> list[DatasetFile]:
+    """As many of the first files as the limit allows, and at least one."""
+    total_bytes = accumulate(file.size_bytes for file in files)
+    fitting = [f for f, size in zip(files, total_bytes, strict=True) if size <= limit_bytes]
+    return fitting or list(files[:1])
 
 
 def _problem(path: str, code: str, wrong: str) -> Problem:

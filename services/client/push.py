@@ -87,9 +87,7 @@ def push_folder(
     _upload(client, folder, dataset["id"], files, report)
     report(PushProgress(stage="verifying", done=0, total=len(files)))
     client.complete_dataset(dataset["id"])
-    ready = _wait_ready(client, dataset["id"], ready_within_s)
-    report(PushProgress(stage="verifying", done=len(files), total=len(files)))
-    return ready
+    return _wait_ready(client, dataset["id"], ready_within_s, report)
 
 
 def _ignore(_progress: PushProgress) -> None:
@@ -178,11 +176,13 @@ def _may_pass(status: int) -> bool:
     return status in RETRIED_STATUSES or status == 500
 
 
-def _wait_ready(client: Client, dataset_id: str, within_s: float) -> Dataset:
+def _wait_ready(client: Client, dataset_id: str, within_s: float, report: OnProgress) -> Dataset:
     end_s = time.monotonic() + within_s
     polls = 0
     while True:
         dataset = client.get_dataset(dataset_id)
+        done, total = dataset["verified_files"], dataset["num_files"] or 0
+        report(PushProgress(stage="verifying", done=done, total=total))
         if dataset["status"] == "ready":
             return dataset
         if dataset["status"] == "rejected":

@@ -46,6 +46,9 @@ class Dataset(TypedDict):
     name: str
     status: Literal["uploading", "verifying", "ready", "rejected"]
     errors: list[Problem]
+    num_files: int | None
+    """None until the dataset is completed."""
+    verified_files: int
     links: dict[str, str]
     created_at: str
     updated_at: str

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from services.domain.failures import infra_failure
+from services.domain.failures import VERIFICATION_FAILED, infra_failure
 from services.store.admission import BackendData
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
@@ -56,9 +56,12 @@ def rejection_of(backends: Sequence[BackendData]) -> Failure | None:
     messages = [error["message"] for error in errors[:_ERRORS_SHOWN]]
     if len(errors) > _ERRORS_SHOWN:
         messages.append(f"and {len(errors) - _ERRORS_SHOWN} more")
+    code = str(errors[0]["code"]) if errors else "dataset_rejected"
+    if any(error["code"] == VERIFICATION_FAILED for error in errors):
+        code = VERIFICATION_FAILED
     return Failure(
-        code=errors[0]["code"] if errors else "dataset_rejected",
-        category=Category.USER,
+        code=code,
+        category=Category.PLATFORM if code == VERIFICATION_FAILED else Category.USER,
         message="; ".join(messages) or f"Dataset {rejected[0].dataset_id} was rejected.",
         retryable=False,
     )

@@ -28,6 +28,7 @@ from services.metrics import dispatching as metrics
 from services.queue.rings import BrokerDownError
 from services.store import (
     admission,
+    cache_work,
     due_rows,
     failing_rows,
     leases,
@@ -36,6 +37,7 @@ from services.store import (
     run_documents,
     workers,
 )
+from services.store.cache_work import CacheTask
 from services.store.database import (
     Connection,
     Database,
@@ -103,8 +105,7 @@ class Dispatcher:
                 self.sweep,
                 self.admit,
                 self.end_caching,
-                self.ring_for_datasets,
-                self.ring_for_shards,
+                self.ring_for_cache_work,
                 self.ring_for_publications,
                 self.apply_quotas,
                 self.offer_runs,
@@ -141,17 +142,20 @@ class Dispatcher:
             with self._one_run(run_id), self._transaction() as conn:
                 admission.end_caching(conn, run_id)
 
-    def ring_for_datasets(self) -> None:
-        """Ring for datasets that wait for verification."""
+    def ring_for_cache_work(self) -> None:
+        """Ring for datasets to verify and shards to build: two for each cache builder."""
+        silence = self.heartbeat * HEARTBEATS_MISSED
         with self._transaction() as conn:
-            due = due_rows.take_datasets(conn, _ROWS_A_ROUND)
-        self._ring_each(due, self.rings.dataset, due_rows.put_back_dataset)
-
-    def ring_for_shards(self) -> None:
-        """Ring for shards that must be built."""
-        with self._transaction() as conn:
-            due = due_rows.take_shards(conn, _ROWS_A_ROUND)
-        self._ring_each(due, self.rings.shard, due_rows.put_back_shard)
+            taken = cache_work.take_offers(conn, offer=self.offer, silence=silence)
+        ring = {CacheTask.VERIFY: self.rings.dataset, CacheTask.BUILD: self.rings.shard}
+        for position, work in enumerate(taken):
+            try:
+                ring[work.task](work.tenant_id, work.id)
+            except BrokerDownError as error:
+                log.warning("broker_down", waiting=len(taken) - position, reason=str(error))
+                with self._transaction() as conn:
+                    cache_work.withdraw(conn, taken[position:])
+                return
 
     def ring_for_publications(self) -> None:
         """Ring for publications that are due."""

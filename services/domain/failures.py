@@ -2,9 +2,13 @@
 
 import random
 from datetime import timedelta
+from typing import Final
 
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
+
+VERIFICATION_FAILED: Final = "verification_failed"
+"""Code of a dataset that the service itself failed to verify, and of the runs that name it."""
 
 
 def infra_failure(code: str, message: str) -> Failure:

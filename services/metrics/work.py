@@ -47,7 +47,7 @@ shard_seconds: Final = Histogram(
 )
 verifications: Final = Counter(
     "reverie_verifications_total",
-    "Tasks that verified files of a dataset, by outcome: verified, postponed.",
+    "Tasks that verified files of a dataset, by outcome: verified, postponed, failed.",
     ["outcome"],
 )
 publications: Final = Counter(

@@ -32,7 +32,7 @@ class Rings:
 
     def dataset(self, tenant_id: str, dataset_id: str) -> None:
         """The files of a dataset may be waiting for verification."""
-        self._ring(apps.DATASET_TASK, apps.CONTROL_QUEUE, tenant_id, dataset_id)
+        self._ring(apps.DATASET_TASK, apps.CACHE_QUEUE, tenant_id, dataset_id)
 
     def publication(self, tenant_id: str, publication_id: str) -> None:
         """A publication may be due."""

@@ -1,15 +1,14 @@
 """Datasets: declared, uploaded, verified; immutable once completed."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from psycopg.rows import class_row
 from psycopg.sql import SQL
-from psycopg.types.json import Jsonb
 
-from services.domain.errors import NotFoundError, Problem
+from services.domain.errors import NotFoundError
 from services.domain.ids import new_id
 from services.store.database import WORK, Connection, columns_of, notify
 
@@ -27,6 +26,9 @@ class Dataset:
     """``uploading``, ``verifying``, ``ready`` or ``rejected``."""
     errors: list[dict[str, Any]]
     """Problems as ``{pointer, code, message}``; the pointer is a file's path."""
+    num_files: int | None
+    """None until it is completed."""
+    verified_files: int
     created_at: datetime
     updated_at: datetime
 
@@ -142,88 +144,18 @@ def files(conn: Connection, tenant_id: str, dataset_id: str) -> list[DatasetFile
 
 _COMPLETE: Final = """
 UPDATE datasets SET status = 'verifying', ring_after = clock_timestamp(),
-    updated_at = clock_timestamp()
-WHERE tenant_id = %s AND dataset_id = %s AND status = 'uploading'
+    updated_at = clock_timestamp(), (num_files, caption_bytes) = (
+        SELECT count(*), coalesce(sum(size_bytes) FILTER (WHERE media = 'caption'), 0)
+        FROM dataset_files
+        WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s)
+WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND status = 'uploading'
 RETURNING true
 """
 
 
 def complete(conn: Connection, tenant_id: str, dataset_id: str) -> Dataset:
     """Close the dataset and start its verification. Idempotent. Raises NotFoundError."""
-    if conn.execute(_COMPLETE, (tenant_id, dataset_id)).fetchone() is not None:
+    facts = {"tenant_id": tenant_id, "dataset_id": dataset_id}
+    if conn.execute(_COMPLETE, facts).fetchone() is not None:
         notify(conn, WORK)
     return get(conn, tenant_id, dataset_id)
-
-
-_TO_VERIFY: Final = SQL("""
-UPDATE datasets SET ring_after = clock_timestamp() + interval '1 minute'
-WHERE tenant_id = %s AND dataset_id = %s AND status = 'verifying'
-RETURNING {columns}
-""").format(columns=columns_of(Dataset))
-
-
-def to_verify(conn: Connection, tenant_id: str, dataset_id: str) -> Dataset | None:
-    """The dataset, if it waits for verification; the next ring is due in a minute.
-
-    Two processes may verify the same dataset; their results are equal.
-    """
-    with conn.cursor(row_factory=class_row(Dataset)) as cursor:
-        return cursor.execute(_TO_VERIFY, (tenant_id, dataset_id)).fetchone()
-
-
-_VERIFY_LATER: Final = """
-UPDATE datasets SET ring_after = clock_timestamp() + make_interval(secs => %s)
-WHERE tenant_id = %s AND dataset_id = %s AND status = 'verifying'
-"""
-
-
-def verify_later(conn: Connection, tenant_id: str, dataset_id: str, *, after_s: float) -> None:
-    """Postpone the verification, because the object store cannot be reached."""
-    conn.execute(_VERIFY_LATER, (after_s, tenant_id, dataset_id))
-
-
-_LOCK_VERIFYING: Final = """
-SELECT true FROM datasets
-WHERE tenant_id = %s AND dataset_id = %s AND status = 'verifying' FOR UPDATE
-"""
-_SET_FACTS: Final = """
-UPDATE dataset_files SET width_px = %s, height_px = %s, text = %s
-WHERE tenant_id = %s AND dataset_id = %s AND path = %s
-"""
-_END: Final = """
-UPDATE datasets SET status = %s, errors = %s, ring_after = NULL, updated_at = clock_timestamp()
-WHERE tenant_id = %s AND dataset_id = %s
-"""
-_WAKE_RUNS: Final = """
-UPDATE runs SET ring_after = clock_timestamp()
-WHERE tenant_id = %s AND status = 'queued' AND stage = 'admission'
-    AND EXISTS (SELECT FROM jsonb_each_text(datasets) WHERE value = %s)
-"""
-
-
-def record_verified(
-    conn: Connection, tenant_id: str, dataset_id: str, facts: Sequence[FileFacts]
-) -> None:
-    """Make the dataset ``ready``; no change where verification has already ended."""
-    if conn.execute(_LOCK_VERIFYING, (tenant_id, dataset_id)).fetchone() is None:
-        return
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            _SET_FACTS,
-            [(f.width_px, f.height_px, f.text, tenant_id, dataset_id, f.path) for f in facts],
-        )
-    _end(conn, tenant_id, dataset_id, "ready", [])
-
-
-def reject(conn: Connection, tenant_id: str, dataset_id: str, errors: Sequence[Problem]) -> None:
-    """Make the dataset ``rejected``; no change where verification has already ended."""
-    if conn.execute(_LOCK_VERIFYING, (tenant_id, dataset_id)).fetchone() is not None:
-        _end(conn, tenant_id, dataset_id, "rejected", [asdict(error) for error in errors])
-
-
-def _end(
-    conn: Connection, tenant_id: str, dataset_id: str, status: str, errors: list[dict[str, Any]]
-) -> None:
-    conn.execute(_END, (status, Jsonb(errors), tenant_id, dataset_id))
-    conn.execute(_WAKE_RUNS, (tenant_id, dataset_id))
-    notify(conn, WORK)

@@ -1,4 +1,4 @@
-"""Datasets, shards and publications that are due (``ring_after`` has passed).
+"""Publications that are due (``ring_after`` has passed).
 
 The dispatcher takes due rows and rings for each: it sends a Celery message that names the row. Of
 several dispatchers each row goes to one, because locked rows are skipped.
@@ -27,44 +27,6 @@ _AGAIN: Final = SQL(
     " greatest(make_interval(secs => 10), clock_timestamp() - {since}))"
 )
 
-_DATASETS: Final = SQL("""
-WITH due AS (
-    SELECT dataset_id FROM datasets WHERE ring_after <= clock_timestamp()
-    ORDER BY ring_after LIMIT %s FOR UPDATE SKIP LOCKED
-)
-UPDATE datasets SET ring_after = {again} FROM due
-WHERE datasets.dataset_id = due.dataset_id
-RETURNING datasets.tenant_id, datasets.dataset_id AS id
-""").format(again=_AGAIN.format(since=SQL("updated_at")))
-
-
-def take_datasets(conn: Connection, limit: int) -> list[Due]:
-    """Take datasets that are due for verification."""
-    return _take(conn, _DATASETS, limit)
-
-
-# Tenants take turns, so that one with thousands of shards does not delay all others.
-_SHARDS: Final = SQL("""
-WITH ranked AS (
-    SELECT tenant_id, digest,
-        row_number() OVER (PARTITION BY tenant_id ORDER BY created_at, digest) AS turn
-    FROM cache_shards WHERE status = 'pending' AND ring_after <= clock_timestamp()
-), due AS (
-    SELECT tenant_id, digest FROM cache_shards JOIN ranked USING (tenant_id, digest)
-    WHERE status = 'pending' AND ring_after <= clock_timestamp()
-    ORDER BY turn, digest LIMIT %s FOR UPDATE OF cache_shards SKIP LOCKED
-)
-UPDATE cache_shards SET ring_after = {again} FROM due
-WHERE cache_shards.tenant_id = due.tenant_id AND cache_shards.digest = due.digest
-RETURNING cache_shards.tenant_id, cache_shards.digest AS id
-""").format(again=_AGAIN.format(since=SQL("created_at")))
-
-
-def take_shards(conn: Connection, limit: int) -> list[Due]:
-    """Take cache shards that are due to be built."""
-    return _take(conn, _SHARDS, limit)
-
-
 _PUBLICATIONS: Final = SQL("""
 WITH due AS (
     SELECT publication_id FROM publications
@@ -85,28 +47,6 @@ def take_publications(conn: Connection, limit: int) -> list[Due]:
 def _take(conn: Connection, query: Any, limit: int) -> list[Due]:
     with conn.cursor(row_factory=class_row(Due)) as cursor:
         return cursor.execute(query, (limit,)).fetchall()
-
-
-_PUT_BACK_DATASET: Final = """
-UPDATE datasets SET ring_after = clock_timestamp()
-WHERE tenant_id = %s AND dataset_id = %s AND ring_after IS NOT NULL
-"""
-
-
-def put_back_dataset(conn: Connection, due: Due) -> None:
-    """Make the dataset due again, because the ring could not be sent."""
-    conn.execute(_PUT_BACK_DATASET, (due.tenant_id, due.id))
-
-
-_PUT_BACK_SHARD: Final = """
-UPDATE cache_shards SET ring_after = clock_timestamp()
-WHERE tenant_id = %s AND digest = %s AND ring_after IS NOT NULL
-"""
-
-
-def put_back_shard(conn: Connection, due: Due) -> None:
-    """Make the shard due again, because the ring could not be sent."""
-    conn.execute(_PUT_BACK_SHARD, (due.tenant_id, due.id))
 
 
 _PUT_BACK_PUBLICATION: Final = """

@@ -8,13 +8,17 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
-from services.domain.failures import backoff
+from services.domain.failures import backoff, infra_failure
 from services.domain.ledger import CachedShard
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from trainer_core.process.failure import Failure, failure_as_json
 
+LEASE: Final = timedelta(seconds=30)
 MAX_TRIES: Final = 8
 """Failed builds of a shard after which its runs fail."""
+
+
+_NAMES_SHOWN: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,29 +34,63 @@ class ShardWork:
     base_model: str
     """Name on the operator's list of base models."""
     attempts: int
-    """Failed builds so far."""
+    """Builds so far, with the one under way."""
+
+    @property
+    def shown(self) -> str:
+        """What the shard holds, for a message: the first files of pictures, or captions."""
+        entries = self.spec.get("entries", [])
+        names = [str(entry["path"]) for entry in entries if "path" in entry]
+        if not names:
+            return f"{len(entries)} captions"
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
-_TO_BUILD: Final = SQL("""
-UPDATE cache_shards SET ring_after = clock_timestamp() + interval '1 minute'
-WHERE tenant_id = %s AND digest = %s AND status = 'pending'
+# The try is counted before the work, because a shard may end the builder's process.
+_TAKE: Final = SQL("""
+UPDATE cache_shards SET lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s),
+    ring_after = clock_timestamp() + make_interval(secs => %(lease_s)s),
+    offered_until = NULL, attempts = attempts + 1
+WHERE tenant_id = %(tenant_id)s AND digest = %(digest)s AND status = 'pending'
+    AND (lease_until IS NULL OR lease_until <= clock_timestamp())
 RETURNING {columns}
 """).format(columns=columns_of(ShardWork))
 
 
-def to_build(conn: Connection, tenant_id: str, digest: str) -> ShardWork | None:
-    """The shard, if it is not built yet; the next ring is due in a minute.
+def take(conn: Connection, tenant_id: str, digest: str) -> ShardWork | None:
+    """Take the shard if it is not built yet and no other builder builds it.
 
-    Two builders may build the same shard: the object store keeps the first manifest, and both
-    report that one.
+    Where the lease runs out meanwhile, two builders may build it: the object store keeps the first
+    manifest, and both report that one.
     """
+    facts = {"tenant_id": tenant_id, "digest": digest, "lease_s": seconds(LEASE)}
     with conn.cursor(row_factory=class_row(ShardWork)) as cursor:
-        return cursor.execute(_TO_BUILD, (tenant_id, digest)).fetchone()
+        work = cursor.execute(_TAKE, facts).fetchone()
+    if work is not None and work.attempts > MAX_TRIES:
+        failure = infra_failure("builder_died", f"Building the cache shard of {work.shown} failed.")
+        failed(conn, work, failure)
+        return None
+    return work
+
+
+_RENEW: Final = """
+UPDATE cache_shards SET lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s),
+    ring_after = clock_timestamp() + make_interval(secs => %(lease_s)s)
+WHERE tenant_id = %(tenant_id)s AND digest = %(digest)s AND status = 'pending'
+    AND lease_until > clock_timestamp()
+"""
+
+
+def renew(conn: Connection, work: ShardWork) -> None:
+    """Extend the lease while the shard is built; no change where it has run out."""
+    facts = {"tenant_id": work.tenant_id, "digest": work.digest, "lease_s": seconds(LEASE)}
+    conn.execute(_RENEW, facts)
 
 
 _DONE: Final = """
 UPDATE cache_shards SET status = 'done', manifest_sha256 = %s, size_bytes = %s, error = NULL,
-    ring_after = NULL, done_at = clock_timestamp()
+    ring_after = NULL, offered_until = NULL, lease_until = NULL, done_at = clock_timestamp()
 WHERE tenant_id = %s AND digest = %s AND status <> 'done'
 RETURNING true
 """
@@ -85,41 +123,39 @@ def rebuild(conn: Connection, tenant_id: str, shard: CachedShard) -> bool:
     return True
 
 
-_LOCK: Final = """
-SELECT attempts FROM cache_shards
-WHERE tenant_id = %s AND digest = %s AND status = 'pending' FOR UPDATE
-"""
 _FAILED: Final = """
-UPDATE cache_shards SET status = 'failed', attempts = attempts + 1, error = %s, ring_after = NULL
-WHERE tenant_id = %s AND digest = %s
+UPDATE cache_shards SET status = 'failed', error = %s,
+    ring_after = NULL, offered_until = NULL, lease_until = NULL
+WHERE tenant_id = %s AND digest = %s AND status = 'pending'
 """
 _AGAIN: Final = """
-UPDATE cache_shards SET attempts = attempts + 1, error = %s,
+UPDATE cache_shards SET error = %s, lease_until = NULL,
     ring_after = clock_timestamp() + make_interval(secs => %s)
-WHERE tenant_id = %s AND digest = %s
-"""
-
-
-def failed(conn: Connection, tenant_id: str, digest: str, failure: Failure) -> None:
-    """Record a failed build: try it again later if it is retryable, else fail its runs."""
-    row = conn.execute(_LOCK, (tenant_id, digest)).fetchone()
-    if row is None:
-        return  # another builder stored it, or it has failed for good
-    attempts, error = row[0], Jsonb(failure_as_json(failure))
-    if failure.retryable and attempts + 1 < MAX_TRIES:
-        delay = backoff(attempts, first=timedelta(seconds=2), limit=timedelta(minutes=5))
-        conn.execute(_AGAIN, (error, seconds(delay), tenant_id, digest))
-    else:
-        conn.execute(_FAILED, (error, tenant_id, digest))
-    notify(conn, WORK)
-
-
-_LATER: Final = """
-UPDATE cache_shards SET ring_after = clock_timestamp() + make_interval(secs => %s)
 WHERE tenant_id = %s AND digest = %s AND status = 'pending'
 """
 
 
-def retry_later(conn: Connection, tenant_id: str, digest: str, *, after: timedelta) -> None:
+def failed(conn: Connection, work: ShardWork, failure: Failure) -> None:
+    """Record a failed build: try it again later if it is retryable, else fail its runs.
+
+    No change where another builder stored it, or where it has failed for good.
+    """
+    error = Jsonb(failure_as_json(failure))
+    if failure.retryable and work.attempts < MAX_TRIES:
+        delay = backoff(work.attempts - 1, first=timedelta(seconds=2), limit=timedelta(minutes=5))
+        conn.execute(_AGAIN, (error, seconds(delay), work.tenant_id, work.digest))
+    else:
+        conn.execute(_FAILED, (error, work.tenant_id, work.digest))
+    notify(conn, WORK)
+
+
+_LATER: Final = """
+UPDATE cache_shards SET attempts = greatest(0, attempts - 1), lease_until = NULL,
+    ring_after = clock_timestamp() + make_interval(secs => %s)
+WHERE tenant_id = %s AND digest = %s AND status = 'pending'
+"""
+
+
+def retry_later(conn: Connection, work: ShardWork, *, after: timedelta) -> None:
     """Postpone the build without counting a failed try, because a server cannot be reached."""
-    conn.execute(_LATER, (seconds(after), tenant_id, digest))
+    conn.execute(_LATER, (seconds(after), work.tenant_id, work.digest))

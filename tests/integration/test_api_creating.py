@@ -22,6 +22,7 @@ from services.store.database import Database
 from services.store.datasets import NewFile
 from tests.support.fleet import Fleet
 from tests.support.service import run_request
+from tests.support.verifying import end_verification
 from trainer_core.config.plan.problems import PlanError
 from trainer_core.config.plan.problems import Problem as PlanProblem
 
@@ -75,7 +76,7 @@ class Service:
         with self.database.transaction() as conn:
             datasets.complete(conn, self.tenant_id, self.dataset_id)
             problem = Problem(pointer="a.jpg", code="bad_image", message="It is no image.")
-            datasets.reject(conn, self.tenant_id, self.dataset_id, [problem])
+            end_verification(conn, self.tenant_id, self.dataset_id, problems=[problem])
 
     def delete(self) -> None:
         self.sql("DELETE FROM dataset_files")

@@ -10,12 +10,12 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import httpx
 import pytest
 
-from services.store import datasets
 from services.store.database import Database
 from services.store.datasets import FileFacts
 from tests.support.fleet import Fleet, children_of
 from tests.support.service import new_tenant, run_request
 from tests.support.tenant import Json, Tenant
+from tests.support.verifying import end_verification
 from tests.support.waiting import wait_until
 
 
@@ -138,10 +138,9 @@ def test_a_rejected_dataset_is_refused_with_its_bad_files(tenant: Tenant, store:
     tenant_id = _tenant_id(store, tenant)
     with store.transaction() as conn:
         problem = Problem(pointer="a.jpg", code="bad_image", message="It is no picture.")
-        datasets.reject(conn, tenant_id, bad, [problem])
-        datasets.record_verified(
-            conn, tenant_id, good, [FileFacts(path="b.jpg", width_px=64, height_px=64)]
-        )
+        end_verification(conn, tenant_id, bad, problems=[problem])
+        facts = [FileFacts(path="b.jpg", width_px=64, height_px=64)]
+        end_verification(conn, tenant_id, good, facts=facts)
 
     answer = tenant.http.post("/v1/runs", json=run_request({"photos": bad, "held-out": good}))
 
@@ -150,7 +149,8 @@ def test_a_rejected_dataset_is_refused_with_its_bad_files(tenant: Tenant, store:
     assert error["pointer"] == "/datasets/photos"
     assert "a.jpg: It is no picture." in error["message"]
     assert tenant.get(f"/v1/datasets/{bad}")["errors"][0]["pointer"] == "a.jpg"
-    assert tenant.get(f"/v1/datasets/{good}")["status"] == "ready"
+    seen = tenant.get(f"/v1/datasets/{good}")
+    assert (seen["status"], seen["num_files"], seen["verified_files"]) == ("ready", 1, 1)
 
 
 def _tenant_id(store: Database, tenant: Tenant) -> str:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psycopg
 import pytest
@@ -51,6 +51,14 @@ class Service:
     tenant_id: str
     process: subprocess.Popen[bytes]
     log: Path
+    env: dict[str, str]
+
+    def restart(self) -> None:
+        """Start another builder after the first one has died; its leases count as run out."""
+        with self.database.transaction() as conn:
+            conn.execute("UPDATE datasets SET lease_until = clock_timestamp()")
+        with self.log.open("ab") as output:
+            self.process = start_builder(self.env, output)
 
     def upload(self, body: bytes) -> str:
         sha256 = hashlib.sha256(body).hexdigest()
@@ -106,8 +114,15 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def service(
+def faults() -> dict[str, str]:
+    """Further environment variables of the first builder; tests override it."""
+    return {}
+
+
+@pytest.fixture
+def service(  # noqa: PLR0917 - fixtures
     tmp_path: Path,
+    faults: dict[str, str],
     database_url: str,
     database: Database,
     redis_server: RedisServer,
@@ -128,16 +143,21 @@ def service(
         conn.execute("INSERT INTO tenants (tenant_id, name) VALUES (%s, 'ada')", (tenant_id,))
     log = tmp_path / "log"
     with log.open("wb") as output, Rings(redis_server.url) as rings:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "services.cache_builder"],
-            env={**os.environ, **env},
-            stdout=output,
-            stderr=output,
-        )
         store = open_store(Settings.from_env(env))
-        yield Service(database, store, rings, tenant_id, process, log)
-    process.kill()
-    process.wait()
+        process = start_builder({**env, **faults}, output)
+        service = Service(database, store, rings, tenant_id, process, log, env)
+        yield service
+    service.process.kill()
+    service.process.wait()
+
+
+def start_builder(env: dict[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "services.cache_builder"],
+        env={**os.environ, **env},
+        stdout=output,
+        stderr=output,
+    )
 
 
 def image_of(path: str, body: bytes) -> NewFile:
@@ -192,6 +212,25 @@ def test_all_problems_of_a_dataset_are_reported_together(service: Service) -> No
         "swapped.jpg": "sha256_mismatch",
         "bad.txt": "bad_caption",
     }
+
+
+@pytest.mark.parametrize(
+    "faults", [{"FAULT_AT": "verify.checked@2=kill", "REVERIE_ENV": "test"}], ids=["kill"]
+)
+def test_a_killed_builder_repeats_one_batch(service: Service) -> None:
+    body = picture(64, 64)
+    service.upload(body)
+    files = {str(n): image_of(f"{n:03d}.jpg", body) for n in range(40)}
+
+    dataset_id = service.dataset_of(files)
+
+    assert service.process.wait(DEADLINE_S) == -signal.SIGKILL
+    dataset = service.dataset(dataset_id)
+    assert (dataset.status, dataset.verified_files) == ("verifying", 32)
+    service.restart()
+    service.rings.dataset(service.tenant_id, dataset_id)
+    assert service.wait_decided(dataset_id).status == "ready"
+    assert service.dataset(dataset_id).verified_files == 40
 
 
 def index_of(models_dir: Path, bodies: dict[str, bytes]) -> DataIndex:

@@ -58,6 +58,8 @@ def test_two_dispatchers_do_each_piece_of_work_once(
         "REVERIE_LOG_FORMAT": "json",
     }
     held = tenant_db.held()
+    for _ in range(2):
+        tenant_db.builder()
     with two_dispatchers(settings):
         waiting = [tenant_db.queued(plan=real_plan()) for _ in range(3)]
 

@@ -9,7 +9,7 @@ import pytest
 from services.dispatcher.health import Health
 from services.dispatcher.loop import Dispatcher
 from services.domain.errors import Problem
-from services.queue.app import CACHE_QUEUE, CONTROL_QUEUE, NOTIFY_QUEUE, trainer_queue
+from services.queue.app import CACHE_QUEUE, NOTIFY_QUEUE, trainer_queue
 from services.queue.rings import Rings
 from services.store import datasets, offers, publications, runs, shards, tenants
 from services.store.database import Database, DatabaseDownError
@@ -17,6 +17,7 @@ from tests.support.dispatching import build_all_shards, real_plan
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.runs import LEASE, TenantDatabase, result_of
+from tests.support.verifying import end_verification
 from tests.unit.config_examples import import_small
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
@@ -54,6 +55,13 @@ def dispatcher(
         yield dispatcher_of(tenant_db, rings, described_models_dir, clock)
 
 
+@pytest.fixture
+def builders(tenant_db: TenantDatabase) -> None:
+    """Two cache builders: four rows of cache work may be in flight."""
+    tenant_db.builder()
+    tenant_db.builder()
+
+
 def dispatcher_of(
     tenant_db: TenantDatabase, rings: Rings, described_models_dir: Path, clock: Clock
 ) -> Dispatcher:
@@ -74,6 +82,7 @@ def let_health_recover(dispatcher: Dispatcher, clock: Clock) -> None:
         dispatcher.health.note_answer()
 
 
+@pytest.mark.usefixtures("builders")
 def test_a_run_goes_from_admission_to_an_offer(
     tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
 ) -> None:
@@ -123,6 +132,7 @@ def test_masks_are_paired_and_cached_like_their_images(
     assert tenant_db.run(run_id).stage == "capacity"
 
 
+@pytest.mark.usefixtures("builders")
 def test_shards_of_the_same_data_are_built_once(
     tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
 ) -> None:
@@ -138,6 +148,7 @@ def test_shards_of_the_same_data_are_built_once(
     assert states == {("queued", "capacity")}
 
 
+@pytest.mark.usefixtures("builders")
 def test_a_run_waits_for_its_dataset(
     tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
 ) -> None:
@@ -146,11 +157,11 @@ def test_a_run_waits_for_its_dataset(
         datasets.complete(conn, tenant_db.tenant_id, dataset.dataset_id)
     run_id = tenant_db.queued(plan=real_plan(), datasets={"photos": dataset.dataset_id}).run_id
     dispatcher.round()
-    assert queues(CONTROL_QUEUE) == 1
+    assert queues(CACHE_QUEUE) == 1
     assert tenant_db.run(run_id).stage == "admission"
     wrong = Problem(pointer="b.png", code="bad_image", message="b.png is damaged.")
     with tenant_db.database.transaction() as conn:
-        datasets.reject(conn, tenant_db.tenant_id, dataset.dataset_id, [wrong])
+        end_verification(conn, tenant_db.tenant_id, dataset.dataset_id, problems=[wrong])
     dispatcher.round()
     run = tenant_db.run(run_id)
     assert run.status == "failed"
@@ -204,7 +215,9 @@ def test_a_shard_that_cannot_be_built_fails_its_runs_and_is_tried_for_the_next(
     )
     with tenant_db.database.transaction() as conn:
         digest = conn.execute("SELECT digest FROM cache_shards LIMIT 1").fetchall()[0][0]
-        shards.failed(conn, tenant_db.tenant_id, digest, wrong)
+        work = shards.take(conn, tenant_db.tenant_id, digest)
+        assert work is not None
+        shards.failed(conn, work, wrong)
     dispatcher.round()
     failed = tenant_db.run(first.run_id)
     assert failed.status == "failed"
@@ -214,7 +227,7 @@ def test_a_shard_that_cannot_be_built_fails_its_runs_and_is_tried_for_the_next(
     tenant_db.queued(plan=real_plan(), datasets=first.datasets)
     dispatcher.round()
     with tenant_db.database.transaction() as conn:
-        assert shards.to_build(conn, tenant_db.tenant_id, digest) is not None
+        assert shards.take(conn, tenant_db.tenant_id, digest) is not None
 
 
 def test_no_more_offers_than_free_workers(
@@ -285,6 +298,7 @@ def test_publications_are_rung_for(
         assert publications.claim(conn, publication.publication_id, LEASE) is not None
 
 
+@pytest.mark.usefixtures("builders")
 def test_with_the_broker_down_rows_stay_due(
     tenant_db: TenantDatabase,
     dispatcher: Dispatcher,

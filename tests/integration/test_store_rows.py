@@ -29,6 +29,7 @@ from services.store import (
     shards,
     tenants,
     unreferenced,
+    verification,
 )
 from services.store.database import (
     EVENTS,
@@ -109,7 +110,7 @@ def test_another_tenants_rows_are_not_found(
         assert datasets.list_page(conn, other, 10) == []
         assert publications.list_page(conn, other, 10) == []
         assert publications.list_page(conn, other, 10, run_id=run.run_id) == []
-        assert shards.to_build(conn, other, shard_digest()) is None
+        assert shards.take(conn, other, shard_digest()) is None
     assert tenant_db.run(run.run_id) == run
 
 
@@ -255,13 +256,19 @@ def test_a_dataset_is_verified_once(tenant_db: TenantDatabase) -> None:
     with tenant_db.database.transaction() as conn:
         dataset = tenant_db.dataset(conn, ready=False)
         scope = (tenant_db.tenant_id, dataset.dataset_id)
-        assert datasets.to_verify(conn, *scope) is None  # still open
+        assert verification.take(conn, *scope) is None  # still open
         for _ in range(2):
             assert datasets.complete(conn, *scope).status == "verifying"
-        assert datasets.to_verify(conn, *scope) is not None
+        work = verification.take(conn, *scope)
+        assert work is not None
+        assert verification.take(conn, *scope) is None  # it has a builder
+        batch = verification.next_files(conn, work, 10)
         wrong = Problem(pointer="a.png", code="bad_image", message="a.png is damaged.")
-        datasets.reject(conn, *scope, [wrong])
-        datasets.record_verified(conn, *scope, [])  # too late
+        recorded = verification.record(conn, work, batch, [], [wrong])
+        assert recorded is not None
+        assert verification.record(conn, work, batch, [], [wrong]) is None  # another builder's
+        assert verification.finish(conn, recorded) == "rejected"
+        assert verification.finish(conn, recorded) is None
         rejected = datasets.get(conn, *scope)
         assert rejected.status == "rejected"
         assert rejected.errors == [
@@ -300,11 +307,11 @@ def test_a_shard_fails_after_its_last_try(tenant_db: TenantDatabase) -> None:
     tenant_db.caching()
     with tenant_db.database.transaction() as conn:
         for tries in range(shards.MAX_TRIES):
-            work = shards.to_build(conn, tenant_db.tenant_id, shard_digest())
+            work = shards.take(conn, tenant_db.tenant_id, shard_digest())
             assert work is not None
-            assert work.attempts == tries
-            shards.failed(conn, tenant_db.tenant_id, shard_digest(), failure())
-        assert shards.to_build(conn, tenant_db.tenant_id, shard_digest()) is None
+            assert work.attempts == tries + 1
+            shards.failed(conn, work, failure())
+        assert shards.take(conn, tenant_db.tenant_id, shard_digest()) is None
 
 
 def test_objects_of_replaced_checkpoints_are_unreferenced(tenant_db: TenantDatabase) -> None:

@@ -20,6 +20,7 @@ from services.store.leases import DeadAttempt
 from services.store.ledger import PostgresLedger
 from services.store.run_documents import RunDocuments
 from services.store.run_rows import Run
+from tests.support.verifying import end_verification
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 
@@ -87,7 +88,7 @@ class TenantDatabase:
         dataset = datasets.create(conn, self.tenant_id, "photos", files)
         if ready:
             datasets.complete(conn, self.tenant_id, dataset.dataset_id)
-            datasets.record_verified(conn, self.tenant_id, dataset.dataset_id, facts)
+            end_verification(conn, self.tenant_id, dataset.dataset_id, facts=facts)
         return datasets.get(conn, self.tenant_id, dataset.dataset_id)
 
     def queued(self, **changes: Any) -> Run:
@@ -138,8 +139,14 @@ class TenantDatabase:
         assert claim is not None
         return claim
 
-    def worker(self, *, draining: bool = False, gpu_class: str = "cpu") -> str:
-        worker = Worker(worker_id=new_id("wrk"), kind="trainer", gpu_class=gpu_class, version="0")
+    def builder(self) -> str:
+        """A cache builder, without which the dispatcher rings for no cache work."""
+        return self.worker(kind="cache_builder")
+
+    def worker(
+        self, *, kind: str = "trainer", draining: bool = False, gpu_class: str = "cpu"
+    ) -> str:
+        worker = Worker(worker_id=new_id("wrk"), kind=kind, gpu_class=gpu_class, version="0")
         self.ledger.register(worker, draining=draining, run_id=None)
         return worker.worker_id
 

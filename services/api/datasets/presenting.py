@@ -12,6 +12,8 @@ def dataset_shape(row: DatasetRow) -> Dataset:
         name=row.name,
         status=known_status(row.status),
         errors=[ProblemItem(**error) for error in row.errors],
+        num_files=row.num_files,
+        verified_files=row.verified_files,
         links={"self": here, "uploads": "/v1/uploads", "complete": f"{here}:complete"},
         created_at=in_utc(row.created_at),
         updated_at=in_utc(row.updated_at),

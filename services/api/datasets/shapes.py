@@ -43,7 +43,12 @@ class Dataset(Shape):
     name: str
     status: Literal["uploading", "verifying", "ready", "rejected"]
     errors: list[ProblemItem]
-    """What is wrong with a rejected dataset; the pointer is a file's path."""
+    """What is wrong with its files; the pointer is a file's path. It grows while the dataset is
+    verified, and verification stops after some hundred problems."""
+    num_files: int | None
+    """Null until the dataset is completed."""
+    verified_files: int
+    """Files that are verified so far."""
     links: dict[str, str]
     created_at: datetime
     updated_at: datetime

@@ -41,8 +41,13 @@ _STATEMENTS = (
     """,
     """
     ALTER TABLE datasets
+        ADD COLUMN num_files integer,              -- NULL: not completed yet
+        ADD COLUMN caption_bytes bigint,           -- of all its caption files; NULL as above
         ADD COLUMN verified_files integer NOT NULL DEFAULT 0,
-        ADD COLUMN verify_failures integer NOT NULL DEFAULT 0,
+        ADD COLUMN verified_to text NOT NULL DEFAULT '', -- path of the last verified file
+        ADD COLUMN verify_failures integer NOT NULL DEFAULT 0, -- in a row, with the one under way
+        ADD COLUMN offered_until timestamptz,      -- a ring was sent; sent again after this
+        ADD COLUMN lease_until timestamptz,        -- a builder verifies it; NULL: none
         ADD COLUMN size_bytes bigint NOT NULL DEFAULT 0 -- of all its files, as declared
     """,
     """
@@ -50,6 +55,21 @@ _STATEMENTS = (
     FROM (SELECT dataset_id, sum(size_bytes) AS size_bytes FROM dataset_files GROUP BY dataset_id)
         AS listed
     WHERE datasets.dataset_id = listed.dataset_id
+    """,
+    """
+    UPDATE datasets SET num_files = counted.num_files, caption_bytes = counted.caption_bytes,
+        verified_files = CASE WHEN status = 'verifying' THEN 0 ELSE counted.num_files END
+    FROM (
+        SELECT dataset_id, count(*) AS num_files,
+            coalesce(sum(size_bytes) FILTER (WHERE media = 'caption'), 0) AS caption_bytes
+        FROM dataset_files GROUP BY dataset_id
+    ) AS counted
+    WHERE datasets.dataset_id = counted.dataset_id AND status <> 'uploading'
+    """,
+    """
+    ALTER TABLE cache_shards
+        ADD COLUMN offered_until timestamptz,      -- a ring was sent; sent again after this
+        ADD COLUMN lease_until timestamptz         -- a builder builds it; NULL: none
     """,
     """
     CREATE TABLE gpu_classes (
@@ -121,6 +141,19 @@ _STATEMENTS = (
     """,
     "CREATE INDEX runs_over_quota ON runs (tenant_id) WHERE status = 'queued' AND stage = 'quota'",
     "CREATE INDEX attempts_of_worker ON attempts (worker_id) WHERE outcome IS NULL",
+    "CREATE INDEX datasets_due ON datasets (tenant_id, ring_after) WHERE ring_after IS NOT NULL",
+    """
+    CREATE INDEX datasets_in_flight ON datasets (tenant_id)
+        WHERE offered_until IS NOT NULL OR lease_until IS NOT NULL
+    """,
+    """
+    CREATE INDEX cache_shards_due ON cache_shards (tenant_id, ring_after)
+        WHERE ring_after IS NOT NULL
+    """,
+    """
+    CREATE INDEX cache_shards_in_flight ON cache_shards (tenant_id)
+        WHERE offered_until IS NOT NULL OR lease_until IS NOT NULL
+    """,
     "CREATE INDEX attempts_started ON attempts (gpu_class, started_at)",
 )
 

@@ -1,0 +1,40 @@
+"""Keep a lease on a row alive while this process works on the row."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import structlog
+
+from services.store.database import TRANSIENT_ERRORS, Connection, Database
+
+log = structlog.get_logger(__name__)
+
+_RENEW_S: Final = 10.0
+"""A third of the lease: two lost renewals do not end it."""
+
+
+@contextlib.contextmanager
+def renewed(database: Database, renew: Callable[[Connection], None]) -> Iterator[None]:
+    """Call ``renew`` in a transaction every 10 s until the end of the block.
+
+    A lease that runs out nevertheless does no harm: then another builder may do the same work.
+    """
+    done = threading.Event()
+
+    def renew_until_done() -> None:
+        while not done.wait(_RENEW_S):
+            try:
+                with database.transaction() as conn:
+                    renew(conn)
+            except TRANSIENT_ERRORS as error:
+                log.warning("lease_not_renewed", error=type(error).__name__)
+
+    thread = threading.Thread(target=renew_until_done, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,235 @@
+"""Verification in short tasks: slices, their failures, and whose turn it is."""
+
+import hashlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from services.cache_builder.verify import Verifier
+from services.objects.errors import ObjectStoreDownError
+from services.objects.folder_store import FolderStore
+from services.objects.keys import upload_key
+from services.objects.signing import UrlSigner
+from services.processes.request_child import RequestChild
+from services.store import cache_work, datasets, tenants, verification
+from services.store.cache_work import CacheWork
+from services.store.database import Database
+from services.store.datasets import Dataset, NewFile
+from services.store.verification import MAX_FAILURES, MAX_PROBLEMS
+from services.workers.scratch import Scratch
+from tests.support.runs import TenantDatabase
+
+BATCH = 32
+OFFER = timedelta(seconds=10)
+
+
+class FailingStore(FolderStore):
+    """A store that cannot be reached while ``is_away``."""
+
+    is_away = False
+
+    def size(self, key: str) -> int | None:
+        if self.is_away:
+            raise ObjectStoreDownError("away")
+        return super().size(key)
+
+
+@pytest.fixture(scope="module")
+def inspector() -> Iterator[RequestChild]:
+    command = (sys.executable, "-m", "trainer_core", "inspect")
+    with RequestChild(command, env=os.environ) as child:
+        yield child
+
+
+@pytest.fixture
+def ada(database: Database) -> TenantDatabase:
+    return TenantDatabase.new(database)
+
+
+@pytest.fixture
+def bob(ada: TenantDatabase) -> TenantDatabase:
+    with ada.database.transaction() as conn:
+        tenant_id = tenants.create_tenant(conn, "bob")
+    return TenantDatabase(database=ada.database, tenant_id=tenant_id, ledger=ada.ledger)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FailingStore:
+    signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 32)
+    return FailingStore(tmp_path / "objects", signer)
+
+
+@pytest.fixture
+def verifier(
+    ada: TenantDatabase, store: FailingStore, inspector: RequestChild, tmp_path: Path
+) -> Iterator[Verifier]:
+    """Each ring verifies one batch."""
+    with Scratch(tmp_path / "scratch", "wrk") as scratch:
+        yield Verifier(
+            database=ada.database, objects=store, inspector=inspector, scratch=scratch, slice_s=0
+        )
+
+
+def verifying(
+    tenant_db: TenantDatabase, store: FailingStore | None = None, *, num_files: int = 1
+) -> str:
+    """A completed dataset of equal pictures, uploaded where a store is given."""
+    body = io.BytesIO()
+    Image.new("RGB", (64, 48), (200, 90, 40)).save(body, "JPEG")
+    content = body.getvalue()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if store is not None:
+        store.put_bytes(upload_key(tenant_db.tenant_id, sha256), content)
+    files = [
+        NewFile(path=f"{n:05d}.jpg", media="image", size_bytes=len(content), sha256=sha256)
+        for n in range(num_files)
+    ]
+    with tenant_db.database.transaction() as conn:
+        dataset_id = datasets.create(conn, tenant_db.tenant_id, "photos", files).dataset_id
+        datasets.complete(conn, tenant_db.tenant_id, dataset_id)
+    return dataset_id
+
+
+def seen(tenant_db: TenantDatabase, dataset_id: str) -> Dataset:
+    with tenant_db.database.transaction() as conn:
+        return datasets.get(conn, tenant_db.tenant_id, dataset_id)
+
+
+def execute(tenant_db: TenantDatabase, statement: str, *facts: object) -> None:
+    with tenant_db.database.transaction() as conn:
+        conn.execute(statement.encode(), facts)
+
+
+def offered(tenant_db: TenantDatabase) -> list[CacheWork]:
+    with tenant_db.database.transaction() as conn:
+        return cache_work.take_offers(conn, offer=OFFER, silence=timedelta(seconds=30))
+
+
+def test_a_ring_verifies_a_slice_and_the_next_one_goes_on(
+    ada: TenantDatabase, store: FailingStore, verifier: Verifier
+) -> None:
+    dataset_id = verifying(ada, store, num_files=BATCH + 8)
+    ada.builder()
+
+    verifier.answer_ring(ada.tenant_id, dataset_id)
+
+    half = seen(ada, dataset_id)
+    assert (half.status, half.verified_files, half.num_files) == ("verifying", BATCH, BATCH + 8)
+    assert [work.id for work in offered(ada)] == [dataset_id]  # due again at once
+    verifier.answer_ring(ada.tenant_id, dataset_id)
+    assert seen(ada, dataset_id).verified_files == BATCH + 8
+    verifier.answer_ring(ada.tenant_id, dataset_id)  # nothing is left
+    assert seen(ada, dataset_id).status == "ready"
+    with ada.database.transaction() as conn:
+        files = datasets.files(conn, ada.tenant_id, dataset_id)
+    assert {(file.width_px, file.height_px) for file in files} == {(64, 48)}
+
+
+def test_a_ring_to_a_dataset_that_another_builder_verifies_does_nothing(
+    ada: TenantDatabase, store: FailingStore, verifier: Verifier
+) -> None:
+    dataset_id = verifying(ada, store)
+    with ada.database.transaction() as conn:
+        assert verification.take(conn, ada.tenant_id, dataset_id) is not None
+    verifier.answer_ring(ada.tenant_id, dataset_id)
+    assert seen(ada, dataset_id).verified_files == 0
+    execute(ada, "UPDATE datasets SET lease_until = clock_timestamp()")  # it died
+    verifier.answer_ring(ada.tenant_id, dataset_id)
+    assert seen(ada, dataset_id).verified_files == 1
+
+
+def test_verification_stops_after_many_problems(ada: TenantDatabase, verifier: Verifier) -> None:
+    dataset_id = verifying(ada, num_files=MAX_PROBLEMS + 3 * BATCH)  # nothing is uploaded
+    while seen(ada, dataset_id).status == "verifying":
+        verifier.answer_ring(ada.tenant_id, dataset_id)
+    rejected = seen(ada, dataset_id)
+    codes = [error["code"] for error in rejected.errors]
+    assert rejected.status == "rejected"
+    assert MAX_PROBLEMS < len(codes) <= MAX_PROBLEMS + BATCH
+    assert set(codes[:-1]) == {"not_uploaded"}
+    assert codes[-1] == "too_many_problems"
+
+
+def test_unexpected_failures_in_a_row_reject_the_dataset(
+    ada: TenantDatabase, store: FailingStore, verifier: Verifier
+) -> None:
+    dataset_id = verifying(ada, store)
+    execute(ada, "ALTER TABLE dataset_files ADD CONSTRAINT never CHECK (width_px IS NULL)")
+    for _ in range(MAX_FAILURES):
+        assert seen(ada, dataset_id).status == "verifying"
+        verifier.answer_ring(ada.tenant_id, dataset_id)
+    rejected = seen(ada, dataset_id)
+    assert rejected.status == "rejected"
+    assert [error["code"] for error in rejected.errors] == ["verification_failed"]
+
+
+def test_builders_that_die_are_counted(ada: TenantDatabase, store: FailingStore) -> None:
+    dataset_id = verifying(ada, store)
+    for _ in range(MAX_FAILURES):
+        with ada.database.transaction() as conn:
+            assert verification.take(conn, ada.tenant_id, dataset_id) is not None
+        execute(ada, "UPDATE datasets SET lease_until = clock_timestamp()")  # it died
+    with ada.database.transaction() as conn:
+        assert verification.take(conn, ada.tenant_id, dataset_id) is None
+    assert [error["code"] for error in seen(ada, dataset_id).errors] == ["verification_failed"]
+
+
+def test_a_store_that_is_away_is_no_failure(
+    ada: TenantDatabase, store: FailingStore, verifier: Verifier
+) -> None:
+    dataset_id = verifying(ada, store)
+    store.is_away = True
+    for _ in range(2 * MAX_FAILURES):
+        verifier.answer_ring(ada.tenant_id, dataset_id)
+    assert seen(ada, dataset_id).status == "verifying"
+    assert offered(ada) == []  # postponed
+    store.is_away = False
+    for _ in range(2):
+        verifier.answer_ring(ada.tenant_id, dataset_id)
+    assert seen(ada, dataset_id).status == "ready"
+
+
+def test_tenants_take_turns(ada: TenantDatabase, bob: TenantDatabase) -> None:
+    for _ in range(5):
+        verifying(ada)
+    ada.caching()  # and a shard
+    late = verifying(bob)
+    assert offered(ada) == []  # there is no builder
+    ada.builder()
+
+    first = offered(ada)
+
+    assert [work.tenant_id for work in first] == [ada.tenant_id, bob.tenant_id]
+    assert offered(ada) == []  # two a builder are in flight
+    with ada.database.transaction() as conn:
+        work = verification.take(conn, bob.tenant_id, late)
+        assert work is not None
+    assert offered(ada) == []  # one that a builder works on is in flight, too
+    with ada.database.transaction() as conn:
+        verification.put_back(conn, work)
+    assert [each.id for each in offered(ada)] == [late]  # ada has one already
+
+
+def test_a_lost_ring_is_sent_again(ada: TenantDatabase) -> None:
+    dataset_id = verifying(ada)
+    ada.builder()
+    assert len(offered(ada)) == 1
+    execute(
+        ada,
+        "UPDATE datasets SET ring_after = clock_timestamp(), offered_until = clock_timestamp()",
+    )
+    assert [work.id for work in offered(ada)] == [dataset_id]
+
+
+def test_a_locked_row_takes_no_place(ada: TenantDatabase, bob: TenantDatabase) -> None:
+    locked, free = verifying(ada), verifying(bob)
+    ada.builder()
+    with ada.database.transaction() as other:
+        other.execute("SELECT FROM datasets WHERE dataset_id = %s FOR UPDATE", (locked,))
+        assert [work.id for work in offered(ada)] == [free]
