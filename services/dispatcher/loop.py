@@ -23,6 +23,7 @@ from services.dispatcher.admission import (
 from services.dispatcher.health import Health
 from services.domain.attempt_budgets import MAX_INFRA_FAILURES
 from services.domain.failures import internal_error
+from services.domain.fair_share import HALF_LIFE
 from services.domain.quotas import Quotas
 from services.metrics import dispatching as metrics
 from services.queue.rings import BrokerDownError
@@ -92,6 +93,8 @@ class Dispatcher:
     max_infra_failures: int = MAX_INFRA_FAILURES
     quotas: Quotas = field(default_factory=Quotas)
     """Of tenants that have no others."""
+    half_life: timedelta = HALF_LIFE
+    """Of the use that tenants' shares are computed from."""
     max_index_bytes: int = MAX_INDEX_BYTES
 
     def round(self) -> None:
@@ -177,7 +180,9 @@ class Dispatcher:
         """Ring for as many runs as there are free workers."""
         silence = self.heartbeat * HEARTBEATS_MISSED
         with self._transaction() as conn:
-            taken = offers.take_offers(conn, offer=self.offer, silence=silence)
+            taken = offers.take_offers(
+                conn, offer=self.offer, silence=silence, half_life=self.half_life
+            )
         for position, offer in enumerate(taken):
             try:
                 self.rings.trainer(offer.gpu_class, offer.run_id)

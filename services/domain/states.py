@@ -31,6 +31,9 @@ class Stage(StrEnum):
     STOPPING = "stopping"
 
 
+CHARGED_STAGES: Final = frozenset({Stage.TRAINING, Stage.SAMPLING})
+"""Stages whose time is charged; a run that is being canceled is charged until it has stopped."""
+
 _S = RunStatus
 TRANSITIONS: Final[dict[RunStatus, frozenset[RunStatus]]] = {
     _S.QUEUED: frozenset({_S.RUNNING, _S.PAUSED, _S.CANCELING, _S.FAILED}),

@@ -73,6 +73,9 @@ class Settings:
     machine need a port each."""
     metrics_host: str = "127.0.0.1"
     """REVERIE_METRICS_HOST: the address that this port is bound to."""
+    share_half_life_s: float = 7 * 86_400
+    """REVERIE_SHARE_HALF_LIFE_S: GPU time that was used this long ago counts half in a tenant's
+    share."""
     log_format: LogFormat = "console"
     """REVERIE_LOG_FORMAT."""
     single_tenant: bool = False
@@ -123,6 +126,7 @@ class Settings:
             quotas=_quotas(given),
             metrics_port=_port(given, "REVERIE_METRICS_PORT"),
             metrics_host=given.get("REVERIE_METRICS_HOST", "127.0.0.1"),
+            share_half_life_s=_number(given, "REVERIE_SHARE_HALF_LIFE_S", 7 * 86_400),
             log_format=cast(LogFormat, _one_of(given, "REVERIE_LOG_FORMAT", ("console", "json"))),
             single_tenant=_one_of(given, "REVERIE_SINGLE_TENANT", ("false", "true")) == "true",
             environment=cast(Environment, _one_of(given, "REVERIE_ENV", ("production", "test"))),

@@ -31,9 +31,11 @@ WHERE run_id = %(run_id)s AND status = 'queued' AND stage = 'capacity'
 RETURNING {columns}
 """).format(columns=columns_of(Run), is_restored=restore_guard.IS_RESTORED)
 _ADD_ATTEMPT: Final = """
-INSERT INTO attempts (attempt_id, run_id, tenant_id, fence, worker_id, from_step, last_step)
-SELECT %(attempt_id)s, run_id, tenant_id, fence, worker_id, checkpoint_step, checkpoint_step
-FROM runs WHERE run_id = %(run_id)s
+INSERT INTO attempts (attempt_id, run_id, tenant_id, fence, worker_id, from_step, last_step,
+    gpu_class, price_micros_per_hour)
+SELECT %(attempt_id)s, run_id, tenant_id, fence, worker_id, checkpoint_step, checkpoint_step,
+    gpu_class, coalesce(price_micros_per_hour, 0)
+FROM runs LEFT JOIN gpu_classes USING (gpu_class) WHERE run_id = %(run_id)s
 """
 
 

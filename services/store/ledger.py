@@ -15,6 +15,7 @@ from psycopg.sql import SQL
 from services.domain.attempt_budgets import MAX_INFRA_FAILURES
 from services.domain.errors import LeaseLostError
 from services.domain.failures import internal_error, unexplained
+from services.domain.fair_share import HALF_LIFE
 from services.domain.ledger import (
     CachedShard,
     ChildEvent,
@@ -26,8 +27,17 @@ from services.domain.ledger import (
     StoredFiles,
     Worker,
 )
-from services.domain.states import RunStatus, Stage
-from services.store import claims, commits, failing_rows, outcomes, run_events, shards, workers
+from services.domain.states import CHARGED_STAGES, RunStatus, Stage
+from services.store import (
+    claims,
+    commits,
+    failing_rows,
+    outcomes,
+    run_events,
+    shards,
+    usage,
+    workers,
+)
 from services.store.database import (
     Connection,
     Database,
@@ -54,13 +64,16 @@ _LEDGER_CONNECTIONS: Final = 4
 
 @contextlib.contextmanager
 def open_ledger(
-    url: str, *, max_attempts: int, max_infra_failures: int
+    url: str, *, max_attempts: int, max_infra_failures: int, half_life: timedelta
 ) -> Iterator["PostgresLedger"]:
     """The ledger in the database at ``url``, with connections of its own until the block ends."""
     database = Database(url, max_size=_LEDGER_CONNECTIONS)
     try:
         yield PostgresLedger(
-            database, max_attempts=max_attempts, max_infra_failures=max_infra_failures
+            database,
+            max_attempts=max_attempts,
+            max_infra_failures=max_infra_failures,
+            half_life=half_life,
         )
     finally:
         database.close()
@@ -79,15 +92,18 @@ class PostgresLedger:
         *,
         max_attempts: int = 5,
         max_infra_failures: int = MAX_INFRA_FAILURES,
+        half_life: timedelta = HALF_LIFE,
     ) -> None:
         """
         Args:
             max_attempts: as in ``outcomes.end_failed``.
             max_infra_failures: the same.
+            half_life: of the use that tenants' shares are computed from.
         """
         self._database = database
         self._max_attempts = max_attempts
         self._max_infra_failures = max_infra_failures
+        self._half_life = half_life
 
     def register(self, worker: Worker, *, draining: bool, run_id: str | None) -> None:
         """Register the worker, or refresh its heartbeat."""
@@ -116,11 +132,11 @@ class PostgresLedger:
 
     def renew(self, run_id: str, fence: int, *, lease: timedelta) -> RequestedAction:
         """Extend the lease; raises LeaseLostError where the run is no longer held."""
-        facts = {"run_id": run_id, "fence": fence, "lease_s": seconds(lease)}
         with self._database.transaction() as conn:
-            row = conn.execute(_RENEW, facts).fetchone()
-        if row is None:
-            raise LeaseLostError(run_id=run_id, fence=fence)
+            run = _lock_held(conn, run_id, fence)
+            usage.charge(conn, run, half_life=self._half_life, goes_on=True)
+            row = conn.execute(_RENEW, {"run_id": run_id, "lease_s": seconds(lease)}).fetchone()
+        assert row is not None  # its row is locked
         requested = {
             RunStatus.CANCELING: RequestedAction.CANCEL,
             RunStatus.PAUSING: RequestedAction.PAUSE,
@@ -137,7 +153,9 @@ class PostgresLedger:
             if not events:
                 return  # nothing new: the reply to the first call was lost
             step = max(event.step for event in events)
-            facts = {"run_id": run_id, "step": step, "stage": _stage_after(run, events)}
+            stage = _stage_after(run, events)
+            self._meter(conn, run, stage)
+            facts = {"run_id": run_id, "step": step, "stage": stage}
             conn.execute(_SET_STEP_AND_STAGE, facts)
             commits.note_step(conn, run_id, fence, step)
             run_events.append(conn, run_id, events)
@@ -156,6 +174,7 @@ class PostgresLedger:
                 return  # the reply to the first call was lost
             if run is None or run.fence != fence or not run.is_held:
                 raise LeaseLostError(run_id=run_id, fence=fence)
+            usage.close_meter(conn, run, half_life=self._half_life)
             commits.result(conn, run, result, step=step)
 
     def rebuild_shard(self, run_id: str, fence: int, shard: CachedShard) -> bool:
@@ -168,6 +187,7 @@ class PostgresLedger:
         """End the attempt without a result. The run is queued again, paused, canceled or failed."""
         with self._database.transaction() as conn:
             run = _lock_held(conn, run_id, fence)
+            usage.close_meter(conn, run, half_life=self._half_life)
             if outcome is Outcome.STOPPED:
                 outcomes.end_stopped(conn, run)
             else:
@@ -180,11 +200,19 @@ class PostgresLedger:
                     max_infra_failures=self._max_infra_failures,
                 )
 
+    def _meter(self, conn: Connection, run: Run, stage: str | None) -> None:
+        """Start or stop the attempt's meter where the run enters or leaves a charged stage."""
+        if stage == run.stage:
+            return
+        if stage in CHARGED_STAGES:
+            usage.start_meter(conn, run)
+        else:
+            usage.charge(conn, run, half_life=self._half_life, goes_on=False)
+
 
 _RENEW: Final = """
 UPDATE runs SET lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
-WHERE run_id = %(run_id)s AND fence = %(fence)s AND lease_until IS NOT NULL
-    AND status IN ('running', 'pausing', 'canceling')
+WHERE run_id = %(run_id)s
 RETURNING status, stop_reason IS NOT NULL
 """
 

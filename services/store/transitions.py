@@ -107,13 +107,16 @@ UPDATE runs SET lease_until = NULL, worker_id = NULL,
 WHERE run_id = %(run_id)s
 """
 _END_ATTEMPT: Final = """
-UPDATE attempts SET outcome = %(outcome)s, reason = %(reason)s, ended_at = clock_timestamp()
+UPDATE attempts SET outcome = %(outcome)s, reason = %(reason)s, ended_at = clock_timestamp(),
+    charged_until = NULL
 WHERE run_id = %(run_id)s AND fence = %(fence)s AND outcome IS NULL
 """
 
 
 def release(conn: Connection, run: Run, outcome: str, failure: Failure | None) -> Run:
     """End the current attempt. The fence is kept, so that later writes of its holder are refused.
+
+    Time since the last charge is not charged; call ``usage.close_meter`` before, to charge it.
 
     Args:
         outcome: ``finished``, ``stopped``, ``failed`` or ``lost``.

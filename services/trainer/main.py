@@ -2,6 +2,7 @@
 
 import os
 import threading
+from datetime import timedelta
 from importlib.metadata import version
 
 import structlog
@@ -48,6 +49,7 @@ def main() -> int:
         settings.database_url,
         max_attempts=settings.max_attempts,
         max_infra_failures=settings.max_infra_failures,
+        half_life=timedelta(seconds=settings.share_half_life_s),
     ) as ledger:
         _answer_rings(settings, worker, ledger, objects)
     log.info("worker_down", worker_id=worker.worker_id)

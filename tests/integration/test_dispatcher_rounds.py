@@ -11,7 +11,7 @@ from services.dispatcher.loop import Dispatcher
 from services.domain.errors import Problem
 from services.queue.app import CACHE_QUEUE, NOTIFY_QUEUE, trainer_queue
 from services.queue.rings import Rings
-from services.store import datasets, offers, publications, runs, shards, tenants
+from services.store import datasets, publications, runs, shards
 from services.store.database import Database, DatabaseDownError
 from tests.support.dispatching import build_all_shards, real_plan
 from tests.support.postgres import PostgresServer
@@ -250,27 +250,6 @@ def test_no_more_offers_than_free_workers(
     for _ in range(3):
         dispatcher.round()
     assert queues(TRAIN) == 2
-
-
-def test_waiting_runs_go_by_priority_then_share_then_age(tenant_db: TenantDatabase) -> None:
-    with tenant_db.database.transaction() as conn:
-        other_id = tenants.create_tenant(conn, "bob")
-    other = TenantDatabase(database=tenant_db.database, tenant_id=other_id, ledger=tenant_db.ledger)
-    tenant_db.held()  # ada holds one already
-    first, second = tenant_db.claimable(), tenant_db.claimable()
-    late, later = other.claimable(), other.claimable()
-    urgent = tenant_db.claimable(priority=1)
-    order = []
-    for _ in range(5):
-        worker_id = tenant_db.worker()
-        with tenant_db.database.transaction() as conn:
-            (offer,) = offers.take_offers(
-                conn, offer=timedelta(seconds=60), silence=timedelta(seconds=60)
-            )
-        assert tenant_db.ledger.claim(offer.run_id, worker_id=worker_id, lease=LEASE) is not None
-        order.append(offer.run_id)
-    # ada holds 1, then 2 (urgent); bob 0, 1, 2; then the oldest of those with equal shares.
-    assert order == [r.run_id for r in (urgent, late, later, first, second)]
 
 
 def test_an_offer_that_no_worker_took_is_repeated(

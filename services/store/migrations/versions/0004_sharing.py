@@ -27,7 +27,7 @@ _STATEMENTS = (
         ADD COLUMN gpu_class text,
         ADD COLUMN node text NOT NULL DEFAULT '',  -- machine of the worker
         ADD COLUMN charged_s double precision NOT NULL DEFAULT 0,
-        ADD COLUMN charged_until timestamptz,      -- NULL: nothing charged yet
+        ADD COLUMN charged_until timestamptz,      -- NULL: the meter is off
         ADD COLUMN price_micros_per_hour bigint NOT NULL DEFAULT 0,
         ADD COLUMN cost_micros bigint NOT NULL DEFAULT 0,
         ADD COLUMN lost_steps integer,             -- steps after the last checkpoint, when it ended
@@ -85,6 +85,7 @@ _STATEMENTS = (
         gpu_class   text NOT NULL,
         decayed_s   double precision NOT NULL DEFAULT 0,
         decayed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+        mean_attempt_s double precision,            -- moving average of its attempts' charged_s
         PRIMARY KEY (tenant_id, gpu_class)
     )
     """,
@@ -140,6 +141,11 @@ _STATEMENTS = (
         WHERE result_size_bytes IS NOT NULL
     """,
     "CREATE INDEX runs_over_quota ON runs (tenant_id) WHERE status = 'queued' AND stage = 'quota'",
+    """
+    CREATE INDEX runs_waiting_of_tenant ON runs (gpu_class, tenant_id)
+        WHERE status = 'queued' AND stage = 'capacity'
+    """,
+    "CREATE INDEX runs_offered ON runs (offered_until) WHERE offered_until IS NOT NULL",
     "CREATE INDEX attempts_of_worker ON attempts (worker_id) WHERE outcome IS NULL",
     "CREATE INDEX datasets_due ON datasets (tenant_id, ring_after) WHERE ring_after IS NOT NULL",
     """

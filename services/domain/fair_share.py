@@ -1,0 +1,52 @@
+"""Fair shares: which tenant's run goes next on a free worker. Pure."""
+
+import heapq
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, TypeVar
+
+HALF_LIFE: Final = timedelta(days=7)
+"""Seconds of use that are this old count half."""
+UNKNOWN_RUN_S: Final = 60.0
+"""Expected length of a run while no run of its GPU class has ended."""
+
+Taken = TypeVar("Taken")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """A tenant's use of one GPU class."""
+
+    tenant_id: str
+    weight: float
+    """A tenant of weight 2 gets twice the GPU time of one of weight 1 while both have runs."""
+    used_s: float
+    """Decayed seconds of use, and the expected rest of the runs that it holds or is offered."""
+    run_s: float
+    """Expected length of its next run."""
+
+
+def take_turns(
+    shares: Iterable[Share], limit: int, take: Callable[[str], Taken | None]
+) -> list[Taken]:
+    """Give up to ``limit`` turns, each to the tenant with the smallest use for its weight.
+
+    A turn counts as a run of the expected length, so that many turns at once are spread as single
+    ones would be. Of tenants with equal use the first in the order of ids goes first.
+
+    Args:
+        take: takes a run of the tenant with this id; None where it has none left.
+    """
+    line = [(share.used_s / share.weight, share.tenant_id, share) for share in shares]
+    heapq.heapify(line)
+    taken: list[Taken] = []
+    while line and len(taken) < limit:
+        key, tenant_id, share = line[0]
+        result = take(tenant_id)
+        if result is None:
+            heapq.heappop(line)
+        else:
+            taken.append(result)
+            heapq.heapreplace(line, (key + share.run_s / share.weight, tenant_id, share))
+    return taken
