@@ -7,10 +7,14 @@ STAMP := .venv/.deps-$(shell cat requirements.lock pyproject.toml | sha256sum | 
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -p tests.support.tiers -n 2 --dist loadfile
 # Cases of `make bench-step`, by name; benchmarks/README.md has their groups.
 CASES := *
+# Of `make faults`: the seed of the schedule, and for how long faults are injected. BUG=fence and
+# BUG=lease remove a guard in a copy of the code; the check must find that.
+SEED := 1
+SECONDS := 90
 TIERS := tests/unit tests/contract tests/integration tests/e2e tests/faults
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo check test test-deep test-gpu bench-step up
+.PHONY: help deps demo check test test-deep test-gpu faults bench-step up
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,6 +43,9 @@ test: $(STAMP) ## Unit, contract, integration, end-to-end and fault tests (the g
 
 test-deep: $(STAMP) ## Longer tests: random faults and large inputs
 	@$(PYTEST) -m deep $(TIERS)
+
+faults: $(STAMP) ## The whole service under random faults, then a check (SEED, SECONDS, BUG)
+	@$(PYTHON) -m tests.faults.random --seed $(SEED) --seconds $(SECONDS) $(if $(BUG),--bug $(BUG))
 
 # Without conftest: these tests need no servers, and a machine with a card may lack their clients.
 test-gpu: ## Compare the Triton kernels with PyTorch on a CUDA device (PYTHON)

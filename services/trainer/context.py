@@ -5,12 +5,15 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from services.domain.ledger import Claim, Ledger, RequestedAction
 from services.objects.port import ObjectStore
 from services.trainer.lease import Lease, LeaseTimes
 from services.workers.scratch import Scratch
 from trainer_core.process.node_cache import NodeCache
+
+TRAINING_PROGRAM: Final = (sys.executable, "-m", "trainer_core")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +33,7 @@ class TrainerContext:
     """A training process that reports no new event for this long counts as hung."""
     stopping: threading.Event
     """Set when this process was asked to stop."""
-    child_command: Sequence[str] = (sys.executable, "-m", "trainer_core")
+    child_command: Sequence[str] = TRAINING_PROGRAM
 
 
 @dataclass(slots=True)

@@ -142,7 +142,9 @@ class Feeder:
         except GivenUpError:
             pass  # the attempt finds out from the lease
         except Exception as error:  # noqa: BLE001 - the thread's outermost loop
-            self.failure = failure_of_attempt(error)
+            # At the end of the attempt its folder is deleted under a download.
+            if not self._closing.is_set():
+                self.failure = failure_of_attempt(error)
 
     def _next_missing(self) -> CachedShard | None:
         """The shard to fetch next, None where none is missing; deletes others to make room."""

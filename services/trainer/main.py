@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib.metadata import version
 
@@ -19,7 +20,7 @@ from services.queue.serve import serve
 from services.settings.env import Settings
 from services.store.ledger import open_ledger
 from services.trainer.attempt import answer_ring
-from services.trainer.context import Assignment, TrainerContext
+from services.trainer.context import TRAINING_PROGRAM, Assignment, TrainerContext
 from services.trainer.lease import LeaseTimes
 from services.workers.heartbeat import Heartbeat
 from services.workers.scratch import Scratch
@@ -27,8 +28,11 @@ from services.workers.scratch import Scratch
 log = structlog.get_logger(__name__)
 
 
-def main() -> int:
+def main(child_command: Sequence[str] = TRAINING_PROGRAM) -> int:
     """Work until SIGTERM or SIGINT; 0 after a clean end, with the running attempt handed back.
+
+    Args:
+        child_command: the program that trains, before its arguments.
 
     Exits with a traceback where the settings are wrong, or where the object store does not honour
     conditional writes.
@@ -51,12 +55,18 @@ def main() -> int:
         max_infra_failures=settings.max_infra_failures,
         half_life=timedelta(seconds=settings.share_half_life_s),
     ) as ledger:
-        _answer_rings(settings, worker, ledger, objects)
+        _answer_rings(settings, worker, ledger, objects, child_command)
     log.info("worker_down", worker_id=worker.worker_id)
     return 0
 
 
-def _answer_rings(settings: Settings, worker: Worker, ledger: Ledger, objects: ObjectStore) -> None:
+def _answer_rings(
+    settings: Settings,
+    worker: Worker,
+    ledger: Ledger,
+    objects: ObjectStore,
+    child_command: Sequence[str],
+) -> None:
     """Handle messages until the process is asked to stop."""
     stopping, assignment = threading.Event(), Assignment()
     with (
@@ -82,6 +92,7 @@ def _answer_rings(settings: Settings, worker: Worker, ledger: Ledger, objects: O
             objects=objects,
             scratch=scratch,
             stopping=stopping,
+            child_command=child_command,
         )
         log.info("worker_up", worker_id=worker.worker_id, gpu_class=worker.gpu_class)
         serve(
@@ -101,6 +112,7 @@ def _context(
     objects: ObjectStore,
     scratch: Scratch,
     stopping: threading.Event,
+    child_command: Sequence[str],
 ) -> TrainerContext:
     times = LeaseTimes(
         lease_s=settings.lease_s, renew_s=settings.renew_s, orphan_s=settings.orphan_s
@@ -116,4 +128,5 @@ def _context(
         times=times,
         stall_s=settings.stall_s,
         stopping=stopping,
+        child_command=child_command,
     )

@@ -60,8 +60,12 @@ def training_children(home: Path) -> dict[int, str]:
 class Fleet:
     """Processes by name (``api``, ``dispatcher``, ``trainer-1``, …) over given servers."""
 
-    def __init__(self, home: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, home: Path, env: Mapping[str, str], modules: Mapping[str, str] | None = None
+    ) -> None:
+        """``modules``: what to start in place of ``services.<name>``, by name."""
         self.home = home
+        self._modules = modules or {}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         home.mkdir(parents=True, exist_ok=True)
@@ -79,9 +83,10 @@ class Fleet:
 
     def start(self, name: str, **env: str) -> subprocess.Popen[bytes]:
         """Start ``python -m services.<name without -n>``; its log is ``<home>/<name>.log``."""
-        module = name.partition("-")[0]
-        command = [sys.executable, "-m", f"services.{module}"]
-        if module == "api":
+        kind = name.partition("-")[0]
+        module = self._modules.get(kind, f"services.{kind}")
+        command = [sys.executable, "-m", module]
+        if kind == "api":
             command += ["--host", "127.0.0.1", "--port", str(self.port)]
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(

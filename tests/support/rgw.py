@@ -262,15 +262,20 @@ class RgwServer:
         )
 
 
-@pytest.fixture(scope="session")
-def rgw_server() -> Iterator[RgwServer]:
-    """Ceph RGW; without its programs the test is skipped, but on CI that is a failure."""
+def need_rgw() -> None:
+    """Skip the test where the server's programs are missing; on CI that is a failure."""
     missing = [program for program in _PROGRAMS if shutil.which(program) is None]
     if missing:
         reason = f"no S3 server: install radosgw ceph-mon ceph-osd (missing {', '.join(missing)})"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def rgw_server() -> Iterator[RgwServer]:
+    """Ceph RGW; see ``need_rgw``."""
+    need_rgw()
     server = RgwServer()
     server.start()
     yield server

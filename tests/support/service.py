@@ -62,14 +62,19 @@ def fleet_of(
 
 def new_tenant(fleet: Fleet, name: str) -> Tenant:
     """A tenant with a fresh key, made by the operator's own functions."""
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=1)
+    return Tenant(fleet.url, new_key(fleet.env["REVERIE_DATABASE_URL"], name))
+
+
+def new_key(database_url: str, name: str) -> str:
+    """The API key of a new tenant."""
+    database = Database(database_url, max_size=1)
     try:
         with database.transaction() as conn:
             tenant_id = tenants.create_tenant(conn, name)
             _, api_key = tenants.create_api_key(conn, tenant_id, "tests")
     finally:
         database.close()
-    return Tenant(fleet.url, api_key)
+    return api_key
 
 
 def push_photos(tenant: Tenant) -> dict[str, str]:
