@@ -16,6 +16,7 @@ from services.api.datasets import routes as datasets
 from services.api.edge import RequestEdge
 from services.api.events import routes as events
 from services.api.events.hub import EventHub
+from services.api.forwarded import ForwardedClients
 from services.api.objects.routes import objects_router
 from services.api.problems import MEDIA_TYPE, install_handlers
 from services.api.publications import routes as publications
@@ -59,7 +60,9 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    app.add_middleware(RequestEdge)
+    if settings.http.trusted_proxies:
+        app.add_middleware(ForwardedClients, most=settings.http.connections_per_client)
+    app.add_middleware(RequestEdge)  # the outermost
     install_handlers(app)
     for noun in (health, datasets, runs, events, publications):
         app.include_router(noun.router)

@@ -4,6 +4,7 @@ import argparse
 import functools
 import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -28,6 +29,7 @@ _GRACE_S: Final = 15
 _CLOSE_S: Final = 3
 """And then for closing the connections of the process."""
 _BACKLOG: Final = 2048
+_OTHER_FILES: Final = 512
 
 
 class ApiServer(uvicorn.Server):
@@ -55,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
         settings = Settings.from_env(os.environ)
         configure("api", settings.log_format)
         check_settings(settings)
+        _allow_open_files(settings.http.connections)
     except SettingsError as error:
         parser.exit(2, f"{error}\n")
     try:
@@ -73,6 +76,19 @@ def main(argv: Sequence[str]) -> int:
         signal.signal(number, _end_well)
     make_server(settings).run([listening])
     return 0
+
+
+def _allow_open_files(connections: int) -> None:
+    """Let this process open that many connections beside its other files; raises SettingsError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise SettingsError(
+            f"REVERIE_HTTP_CONNECTIONS is {connections}, and this process may open {hard} files: "
+            f"lower it, or raise the limit to {needed} (ulimit -n)"
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

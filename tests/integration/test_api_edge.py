@@ -1,15 +1,18 @@
 """Hostile clients of ``python -m services.api``: smuggled, slow, too large, too many."""
 
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from tests.support.fleet import Fleet
 from tests.support.raw_http import Answer, connect, read, read_one, talk
-from tests.support.service import new_tenant
+from tests.support.service import new_tenant, run_request
 from tests.support.tenant import Tenant
 from tests.support.waiting import wait_until
 
@@ -123,6 +126,8 @@ def edge(fleet_of: Callable[..., Fleet]) -> Fleet:
         REVERIE_HTTP_BODY_S="0.5",
         REVERIE_HTTP_WRITE_S="0.5",
         REVERIE_HTTP_KEEP_ALIVE_S="2",
+        REVERIE_HTTP_CONNECTIONS_PER_CLIENT="5",
+        REVERIE_TRUSTED_PROXIES="127.0.0.1",  # so that this bound is one of the forwarded address
     )
 
 
@@ -290,6 +295,45 @@ def test_too_many_connections(fleet_of: Callable[..., Fleet]) -> None:
         return talk(edge.port, get(b"Connection: close"), within_s=5).statuses == [200]
 
     wait_until(is_served, deadline_s=10, what="the address to be served again")
+
+
+def test_more_connections_than_files_are_refused_at_the_start(edge: Fleet) -> None:
+    command = "ulimit -n 1000; exec python -m services.api --port 1"
+    path = f"{Path(sys.executable).parent}:{edge.env['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env={**edge.env, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "REVERIE_HTTP_CONNECTIONS is 2000" in done.stderr
+    assert "raise the limit to 2512" in done.stderr
+
+
+def test_too_many_requests_of_one_forwarded_address(edge: Fleet, tenant: Tenant) -> None:
+    dataset = tenant.push({"a.jpg": b"not looked at here"})
+    run_id = tenant.submit(run_request({"photos": dataset, "held-out": dataset}))
+
+    def watching(address: bytes) -> bytes:
+        events = f"/v1/runs/{run_id}/events".encode()
+        forwarded = b"X-Forwarded-For: 192.0.2.1, " + address  # the first one is what a client sent
+        return get(key_of(tenant), b"Accept: text/event-stream", forwarded, target=events)
+
+    watchers = [connect(edge.port) for _ in range(5)]
+    try:
+        for each in watchers:
+            each.sendall(watching(b"203.0.113.7"))
+            assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
+        for address, status in ((b"203.0.113.7", 429), (b"203.0.113.8", 200)):
+            with connect(edge.port) as other:
+                other.sendall(watching(address))
+                assert other.recv(65536).startswith(b"HTTP/1.1 %d " % status)
+    finally:
+        for each in watchers:
+            each.close()
 
 
 def drip(connection: socket.socket, body: bytes, *, every_s: float) -> float:

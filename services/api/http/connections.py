@@ -31,7 +31,7 @@ class Connections:
             address: of the peer; None where it has none. A trusted proxy has many clients, so its
                 connections are not counted as one client's.
         """
-        client = None if address is None else self._client(address)
+        client = None if address is None or self._is_proxy(address) else client_of(address)
         if client is not None and self._of_client[client] >= self._limits.connections_per_client:
             return CLIENT_FULL
         if len(self._client_of) >= self._limits.connections:
@@ -64,10 +64,20 @@ class Connections:
         if connection in self._client_of:
             self._waiting[connection] = None
 
-    def _client(self, address: str) -> str | None:
+    def _is_proxy(self, address: str) -> bool:
         host = ip_address(address)
-        if any(host in network for network in self._limits.trusted_proxies):
-            return None
-        if isinstance(host, IPv6Address) and host.ipv4_mapped is None:
-            return str(ip_network((host, 64), strict=False))
+        return any(host in network for network in self._limits.trusted_proxies)
+
+
+def client_of(address: str) -> str:
+    """Whom an address stands for: itself, or its /64, of which one client may have every address.
+
+    A proxy may forward any text; that stands for itself.
+    """
+    try:
+        host = ip_address(address)
+    except ValueError:
         return address
+    if isinstance(host, IPv6Address) and host.ipv4_mapped is None:
+        return str(ip_network((host, 64), strict=False))
+    return address

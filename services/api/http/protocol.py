@@ -20,6 +20,7 @@ from services.api.http.deadline import Deadline
 from services.api.http.heads import Refusal, refusal_of_head
 from services.api.shapes import ProblemDocument
 from services.domain.ids import new_id
+from services.metrics import http as metrics
 from services.settings.http_limits import HttpLimits
 
 log = structlog.get_logger(__name__)
@@ -235,6 +236,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer, where no other answer is under way, and read nothing more of this connection."""
         self._is_deaf = True
         self._read_deadline.clear()
+        metrics.problems.labels(code=refusal.code).inc()
         log.info("request_refused", status=refusal.status, code=refusal.code)
         if self._reading == "body":
             if self.cycle.response_started or self.pipeline:
