@@ -1,6 +1,7 @@
 """`python -m trainer_core COMMAND`: the training library as processes of its own.
 
-Exit status: 0 done; 2 wrong usage; 70 the supervisor died; 75 (train) stopped on request.
+Exit status: 0 done; 1 (check-device) a GPU does not work; 2 wrong usage; 70 the supervisor died; 75
+(train) stopped on request.
 """
 
 import argparse
@@ -59,6 +60,10 @@ def main(argv: Sequence[str]) -> int:
             return encode.serve(
                 models_dir=args.models_dir, reply_fd=args.reply_fd, device=args.device
             )
+        case "check-device":
+            from trainer_core.commands import check_device  # noqa: PLC0415 - imports torch
+
+            return check_device.check(args.device)
     raise AssertionError(args.command)
 
 
@@ -91,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="address space of the process (default: 2 GiB)",
     )
+    check = commands.add_parser(
+        "check-device", help="check that every GPU of this machine computes"
+    )
+    check.add_argument(
+        "--device", choices=("auto", "cuda"), default="auto", help="cuda: there has to be one"
+    )
+    _add_supervisor(check)
     tiny = commands.add_parser("make-tiny", help="write a tiny random base model")
     tiny.add_argument("folder", type=Path, metavar="DIR", help="where to; nothing may be there yet")
     tiny.add_argument(
@@ -118,13 +130,17 @@ def _server(
         metavar="N",
         help="open descriptor for the replies, one JSON object a line",
     )
+    _add_supervisor(parser)
+    return parser
+
+
+def _add_supervisor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--supervisor",
         type=parse_supervisor,
         metavar="PID:START_TICKS",
         help="process to end with; start time as in field 22 of /proc/PID/stat",
     )
-    return parser
 
 
 if __name__ == "__main__":

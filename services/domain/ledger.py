@@ -114,8 +114,19 @@ class Ledger(Protocol):
     LeaseLostError and changes nothing.
     """
 
-    def register(self, worker: Worker, *, draining: bool, run_id: str | None) -> None:
-        """Register the worker, or refresh its heartbeat."""
+    def register(
+        self,
+        worker: Worker,
+        *,
+        draining: bool,
+        run_id: str | None,
+        drain_reason: Failure | None = None,
+    ) -> None:
+        """Register the worker, or refresh its heartbeat.
+
+        Args:
+            drain_reason: why it cannot work, for the operator; None where it was asked to stop.
+        """
 
     def claim(self, run_id: str, *, worker_id: str, lease: timedelta) -> Claim | None:
         """Claim a queued run whose shards are all stored; None where it cannot be claimed.

@@ -105,10 +105,19 @@ class PostgresLedger:
         self._max_infra_failures = max_infra_failures
         self._half_life = half_life
 
-    def register(self, worker: Worker, *, draining: bool, run_id: str | None) -> None:
+    def register(
+        self,
+        worker: Worker,
+        *,
+        draining: bool,
+        run_id: str | None,
+        drain_reason: Failure | None = None,
+    ) -> None:
         """Register the worker, or refresh its heartbeat."""
         with self._database.transaction() as conn:
-            workers.register(conn, worker, draining=draining, run_id=run_id)
+            workers.register(
+                conn, worker, draining=draining, run_id=run_id, drain_reason=drain_reason
+            )
 
     def claim(self, run_id: str, *, worker_id: str, lease: timedelta) -> Claim | None:
         """Claim a queued run whose shards are all built; None where it cannot be claimed.

@@ -37,9 +37,9 @@ def answer_ring(context: TrainerContext, assignment: Assignment, run_id: str) ->
     """Claim the run and train it, if it can be claimed; returns when the attempt is over."""
     if context.stopping.is_set():
         return
-    if not context.scratch.has_space():
-        log.warning("ring_declined", run_id=run_id, reason="the scratch disk is full")
-        return  # offered again, to another worker or when there is space
+    if (reason := context.health.must_decline()) is not None:
+        log.warning("ring_declined", run_id=run_id, reason=reason.code)
+        return  # offered again, to another worker or when this one works again
     lease_s = timedelta(seconds=context.times.lease_s)
     try:
         claim = context.ledger.claim(run_id, worker_id=context.worker_id, lease=lease_s)
@@ -85,8 +85,10 @@ def _train_and_hand_back(held: HeldRun) -> str:
         raise
     except Exception as error:  # noqa: BLE001 - any error: the run must not wait for its lease
         failure = failure_of_attempt(error)
+        held.context.health.note_failure(failure)
         _hand_back(held, Outcome.FAILED, failure)
         return failure.code
+    held.context.health.note_success()
     if is_finished:
         return "finished"
     _hand_back(held, Outcome.STOPPED, None)

@@ -10,6 +10,7 @@ from typing import Final
 from services.domain.ledger import Claim, Ledger, RequestedAction
 from services.objects.port import ObjectStore
 from services.trainer.lease import Lease, LeaseTimes
+from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
 from trainer_core.process.node_cache import NodeCache
 
@@ -24,6 +25,7 @@ class TrainerContext:
     objects: ObjectStore
     worker_id: str
     scratch: Scratch
+    health: WorkerHealth
     models_dir: Path
     scratch_bytes: int
     """Disk space for the cache shards of one attempt."""

@@ -22,6 +22,7 @@ from services.store.ledger import open_ledger
 from services.trainer.attempt import answer_ring
 from services.trainer.context import TRAINING_PROGRAM, Assignment, TrainerContext
 from services.trainer.lease import LeaseTimes
+from services.workers.health import WorkerHealth
 from services.workers.heartbeat import Heartbeat
 from services.workers.scratch import Scratch
 
@@ -69,17 +70,22 @@ def _answer_rings(
 ) -> None:
     """Handle messages until the process is asked to stop."""
     stopping, assignment = threading.Event(), Assignment()
-    with (
-        Scratch(settings.scratch_dir, worker.worker_id) as scratch,
-        Heartbeat(
+    with Scratch(settings.scratch_dir, worker.worker_id) as scratch:
+        heartbeat = Heartbeat(
             ledger,
             worker,
             every_s=settings.heartbeat_s,
-            # A worker with a full disk takes no runs; the dispatcher offers them to others.
-            is_draining=lambda: stopping.is_set() or not scratch.has_space(),
+            is_draining=stopping.is_set,
             run_id=lambda: assignment.run_id,
-        ) as heartbeat,
-    ):
+            drain_reason=lambda: health.drain_reason,
+        )
+        health = WorkerHealth(
+            scratch,
+            scratch_bytes=settings.scratch_bytes,
+            models_dir=settings.models_dir,
+            program=TRAINING_PROGRAM,
+            on_change=heartbeat.wake,
+        )
 
         def drain() -> None:
             stopping.set()
@@ -91,17 +97,19 @@ def _answer_rings(
             ledger=ledger,
             objects=objects,
             scratch=scratch,
+            health=health,
             stopping=stopping,
             child_command=child_command,
         )
-        log.info("worker_up", worker_id=worker.worker_id, gpu_class=worker.gpu_class)
-        serve(
-            settings.broker_url,
-            [trainer_queue(settings.gpu_class)],
-            {TRAINER_TASK: lambda run_id: answer_ring(context, assignment, run_id)},
-            acks_late=False,
-            on_shutdown=drain,
-        )
+        with health, heartbeat:
+            log.info("worker_up", worker_id=worker.worker_id, gpu_class=worker.gpu_class)
+            serve(
+                settings.broker_url,
+                [trainer_queue(settings.gpu_class)],
+                {TRAINER_TASK: lambda run_id: answer_ring(context, assignment, run_id)},
+                acks_late=False,
+                on_shutdown=drain,
+            )
 
 
 def _context(
@@ -111,6 +119,7 @@ def _context(
     ledger: Ledger,
     objects: ObjectStore,
     scratch: Scratch,
+    health: WorkerHealth,
     stopping: threading.Event,
     child_command: Sequence[str],
 ) -> TrainerContext:
@@ -122,6 +131,7 @@ def _context(
         objects=objects,
         worker_id=worker_id,
         scratch=scratch,
+        health=health,
         models_dir=settings.models_dir,
         scratch_bytes=settings.scratch_bytes,
         node_cache=settings.node_cache,

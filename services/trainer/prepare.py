@@ -1,5 +1,6 @@
 """Prepares the local files that a training process needs to start, except for the shards."""
 
+import os
 import random
 import shutil
 import time
@@ -160,6 +161,9 @@ def _log_unreadable(document: str, error: pydantic.ValidationError) -> None:
 
 
 def _base_model(claim: Claim, plan: Plan, models_dir: Path) -> Path:
+    if not os.access(models_dir, os.R_OK | os.X_OK):
+        message = "This worker cannot read its base models."
+        raise infra_failed("base_models_unreadable", message)
     model = find_base_model(models_dir, claim.base_model)
     if model is None or model.digest != plan.identity.base.digest:
         # Another worker may have it.

@@ -8,6 +8,7 @@ from typing import Final, Self
 import structlog
 
 from services.domain.ledger import Ledger, LedgerDownError, Worker
+from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
 
@@ -25,12 +26,19 @@ class Heartbeat:
         every_s: float,
         is_draining: Callable[[], bool],
         run_id: Callable[[], str | None],
+        drain_reason: Callable[[], Failure | None] = lambda: None,
     ) -> None:
+        """
+        Args:
+            is_draining: whether the worker was asked to stop.
+            drain_reason: why it cannot work now; it then counts as draining.
+        """
         self._ledger = ledger
         self._worker = worker
         self._every_s = every_s
         self._is_draining = is_draining
         self._run_id = run_id
+        self._drain_reason = drain_reason
         self._is_closing = False
         self._awake = threading.Event()
         self._thread = threading.Thread(
@@ -60,8 +68,12 @@ class Heartbeat:
         while True:
             is_last = self._is_closing
             try:
+                reason = self._drain_reason()
                 self._ledger.register(
-                    self._worker, draining=is_last or self._is_draining(), run_id=self._run_id()
+                    self._worker,
+                    draining=is_last or self._is_draining() or reason is not None,
+                    drain_reason=reason,
+                    run_id=self._run_id(),
                 )
             except LedgerDownError as error:
                 log.warning("heartbeat_failed", error=type(error).__name__)

@@ -20,7 +20,9 @@ import structlog
 log = structlog.get_logger(__name__)
 
 _LOCK_NAME: Final = "lock"
-_MIN_FREE_BYTES: Final = 64 << 20
+MIN_FREE_BYTES: Final = 64 << 20
+"""A worker with less takes no work."""
+_MIN_FREE_FILES: Final = 64
 
 
 class Scratch:
@@ -41,9 +43,20 @@ class Scratch:
         finally:
             os.close(root_lock)
 
-    def has_space(self) -> bool:
-        """Whether 64 MiB are free; work that needs more may still fail later."""
-        return shutil.disk_usage(self.folder).free >= _MIN_FREE_BYTES
+    def has_space(self, needed_bytes: int = MIN_FREE_BYTES) -> bool:
+        """Whether so many bytes are free, and files can be created; a quota is not seen."""
+        disk = os.statvfs(self.folder)
+        has_inodes = disk.f_files == 0 or disk.f_favail >= _MIN_FREE_FILES  # 0: has no such limit
+        return disk.f_bavail * disk.f_frsize >= needed_bytes and has_inodes
+
+    def prove_writable(self) -> None:
+        """Write and delete a small file; raises OSError where the disk does not take it."""
+        probe = self.folder / "probe"
+        with probe.open("wb") as file:
+            file.write(b"probe")
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
 
     @contextmanager
     def work_folder(self, what: str) -> Iterator[Path]:

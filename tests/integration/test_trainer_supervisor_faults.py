@@ -45,20 +45,24 @@ def own_disk(host: TrainerHost, options: str) -> list[str]:
     return own
 
 
-@pytest.mark.parametrize("files", [4, 5, 6, 7, 8])
-def test_a_disk_without_a_free_inode_ends_the_attempt(host: TrainerHost, files: int) -> None:
-    """The worker itself needs four inodes; the attempt's folders and its job file need more."""
-    disk = own_disk(host, f"size=200m,nr_inodes={files}")
+def test_a_run_that_meets_a_full_disk_is_handed_back_and_the_worker_takes_no_other(
+    host: TrainerHost,
+) -> None:
     started_s = time.monotonic()
 
-    process = host.start("finish", launcher=disk)
+    process = host.start("fill", launcher=own_disk(host, "size=80m"), rings=3)
 
     assert handed_back(host, process, started_s) == "worker_disk_full"
     assert host.run()["status"] == "queued"  # another machine may have room
+    logs = host.logs()
+    assert logs.count("ring_declined") == 2, logs
+    assert logs.count("worker_draining") == 1, logs
+    assert "REVERIE_SCRATCH_DIR" not in host.run()["status_reason"]["message"]
 
 
-def test_a_worker_whose_disk_is_full_takes_no_run(host: TrainerHost) -> None:
-    process = host.start("finish", launcher=own_disk(host, "size=1m"))
+@pytest.mark.parametrize("options", ["size=1m", "size=200m,nr_inodes=50"])
+def test_a_worker_whose_disk_is_full_takes_no_run(host: TrainerHost, options: str) -> None:
+    process = host.start("finish", launcher=own_disk(host, options))
 
     assert host.end_of(process) == 0, host.logs()
     assert host.attempts() == []

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from trainer_core.process.failure import failure_as_json, failure_of
 from trainer_core.process.supervision import parse_supervisor, start_watch
 
 STEPS = 10
@@ -104,6 +105,14 @@ class Training:
                 with self.events.open("a") as file:
                     file.write("x" * (5 << 20))
                 time.sleep(600)
+            case "fill":
+                try:
+                    with (self.output / "ballast").open("wb") as file:
+                        while True:
+                            file.write(bytes(1 << 20))
+                except OSError as error:
+                    self.emit("failed", 5, **failure_as_json(failure_of(error)))
+                    sys.exit(1)
             case "fail":
                 failure = {"category": "user", "message": "loss is nan", "retryable": False}
                 self.emit("failed", 5, code="non_finite_loss", **failure)

@@ -68,9 +68,10 @@ class TrainerHost:
         *,
         python: str = sys.executable,
         launcher: Sequence[str] = (),
+        rings: int = 1,
         **env: str,
     ) -> subprocess.Popen[bytes]:
-        """A trainer that answers one ring.
+        """A trainer that answers rings, one after the other, and then ends.
 
         Args:
             behaviour: of the training process, see ``trainer_supervisor_child``.
@@ -79,6 +80,7 @@ class TrainerHost:
         """
         told = {
             "run_id": self.run_id,
+            "rings": rings,
             "env": {**self.env, **env},
             "child_command": [python, str(HERE / "trainer_supervisor_child.py"), behaviour],
         }

@@ -1,6 +1,6 @@
-"""A trainer without a queue: one ring, answered in a process of its own, with a scripted child.
+"""A trainer without a queue: it answers rings for one run, with a scripted child.
 
-``python trainer_supervisor_process.py '{"run_id": …, "env": {…}, "child_command": […]}'``
+``python trainer_supervisor_process.py '{"run_id": …, "rings": 1, "env": {…}, …}'``
 """
 
 import json
@@ -15,8 +15,9 @@ from services.settings.env import Settings
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
 from services.trainer.attempt import answer_ring
-from services.trainer.context import Assignment, TrainerContext
+from services.trainer.context import TRAINING_PROGRAM, Assignment, TrainerContext
 from services.trainer.lease import LeaseTimes
+from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
 
 
@@ -28,12 +29,22 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     database = Database(settings.database_url, max_size=4)
     worker_id = new_id("wrk")
-    with Scratch(settings.scratch_dir, worker_id) as scratch:
+    with (
+        Scratch(settings.scratch_dir, worker_id) as scratch,
+        WorkerHealth(
+            scratch,
+            scratch_bytes=settings.scratch_bytes,
+            models_dir=settings.models_dir,
+            program=TRAINING_PROGRAM,
+            on_change=lambda: None,
+        ) as health,
+    ):
         context = TrainerContext(
             ledger=PostgresLedger(database),
             objects=open_store(settings),
             worker_id=worker_id,
             scratch=scratch,
+            health=health,
             models_dir=settings.models_dir,
             scratch_bytes=1 << 30,
             node_cache=settings.node_cache,
@@ -44,7 +55,8 @@ def main() -> None:
             stopping=stopping,
             child_command=arguments["child_command"],
         )
-        answer_ring(context, Assignment(), arguments["run_id"])
+        for _ in range(arguments["rings"]):
+            answer_ring(context, Assignment(), arguments["run_id"])
     database.close()
 
 
