@@ -17,6 +17,7 @@ from services.api.edge import RequestEdge
 from services.api.events import routes as events
 from services.api.events.hub import EventHub
 from services.api.forwarded import ForwardedClients
+from services.api.key_guesses import KeyGuesses
 from services.api.objects.routes import objects_router
 from services.api.problems import MEDIA_TYPE, install_handlers
 from services.api.publications import routes as publications
@@ -48,7 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
         database=database,
         objects=open_store(settings),
         base_models=BaseModels(settings.models_dir),
-        events=EventHub(database),
+        events=EventHub(database, streams_per_tenant=settings.streams_per_tenant),
+        key_guesses=KeyGuesses(),
         lookups=ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup"),
     )
     app = FastAPI(

@@ -49,6 +49,7 @@ class RequestEdge:
                 added = [
                     (b"x-request-id", request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
+                    *_rate_headers(scope),
                 ]
                 if not is_asked:
                     added.append((b"connection", b"close"))
@@ -75,6 +76,12 @@ class RequestEdge:
                     tenant_id=scope["state"].get("tenant_id"),
                     duration_s=round(time.monotonic() - started_s, 4),
                 )
+
+
+def _rate_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """The tenant's request rate, also on errors; empty where the request has no tenant."""
+    found = scope["state"].get("rate_headers", {})
+    return [(name.lower().encode(), value.encode()) for name, value in found.items()]
 
 
 def _printable(path: str) -> str:

@@ -9,6 +9,16 @@ class UnauthenticatedError(DomainError):
     code = "unauthenticated"
 
 
+class RateLimitedError(DomainError):
+    """Too many requests; the same one may succeed after a while."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        self.retry_after_s = max(1, retry_after_s)
+        super().__init__(f"{message} Try again in {self.retry_after_s} s.")
+
+
 class InvalidJsonError(DomainError):
     """The body cannot be read as JSON; the message says where."""
 

@@ -41,8 +41,9 @@ STATUS: Final[dict[type[DomainError], int]] = {
     api.InvalidPlanError: 422,
     domain.IdempotencyMismatchError: 422,
     domain.InvalidRequestError: 422,
+    api.RateLimitedError: 429,
 }
-_RETRYABLE: Final = frozenset({domain.IdempotencyInFlightError})
+_RETRYABLE: Final = frozenset({domain.IdempotencyInFlightError, api.RateLimitedError})
 _HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
 _MAX_ERRORS: Final = 1000
 _RETRY_AFTER_S: Final = 2
@@ -111,8 +112,18 @@ async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
         detail=_detail(error, problems),
         errors=problems,
         retryable=kind in _RETRYABLE,
-        headers={"WWW-Authenticate": "Bearer"} if status == 401 else None,
+        headers=_headers(error),
     )
+
+
+def _headers(error: DomainError) -> dict[str, str]:
+    match error:
+        case api.UnauthenticatedError():
+            return {"WWW-Authenticate": "Bearer"}
+        case api.RateLimitedError():
+            return {"Retry-After": str(error.retry_after_s)}
+        case _:
+            return {}
 
 
 def _detail(error: DomainError, problems: Sequence[Problem]) -> str:

@@ -1,7 +1,6 @@
 """Routes that need an API key. The key is checked before the body is read, up to a limit."""
 
 import hashlib
-import re
 from collections.abc import Callable, Coroutine
 from email.message import Message
 from typing import Any, Final
@@ -9,19 +8,20 @@ from typing import Any, Final
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.status import HTTP_201_CREATED
 
-from services.api.errors import BodyTooLargeError, UnauthenticatedError, UnsupportedMediaTypeError
+from services.api.authentication import authenticate, too_many_requests
+from services.api.errors import BodyTooLargeError, UnsupportedMediaTypeError
 from services.api.json_body import parse_body
-from services.api.service import Service
-from services.store import tenants
+from services.domain.request_rates import RatePolicy
 
 BODY_LIMIT_BYTES: Final = 4 << 20
 DATASET_BODY_LIMIT_BYTES: Final = 32 << 20
 """Enough for a list of 100,000 files."""
 _DRAIN_BYTES: Final = 64 << 20
 
-_API_KEY: Final = re.compile(r"rv_[A-Za-z0-9_-]{16,128}")
 _BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
+EVENT_STREAM: Final = "text/event-stream"
 
 
 class JsonRequest(Request):
@@ -42,7 +42,10 @@ class TenantRoute(APIRoute):
 
         async def handle_of_tenant(request: Request) -> Response:
             checked = JsonRequest(request.scope, request.receive)
-            checked.state.tenant_id = await run_in_threadpool(_tenant_of, checked)
+            taken = await authenticate(checked, self._policy_of(checked))
+            if not taken.is_allowed:
+                await _skip_body(checked)
+                raise too_many_requests(taken)
             if checked.method in _BODY_METHODS:
                 body = await _read_body(checked, limit_bytes)
                 checked.state.fingerprint = hashlib.sha256(body).hexdigest()
@@ -53,18 +56,12 @@ class TenantRoute(APIRoute):
 
         return handle_of_tenant
 
-
-def _tenant_of(request: Request) -> str:
-    """The tenant that the request's API key belongs to; raises UnauthenticatedError."""
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or _API_KEY.fullmatch(key) is None:
-        raise UnauthenticatedError("Send an API key: Authorization: Bearer rv_…")
-    service: Service = request.app.state.service
-    with service.database.transaction() as conn:
-        tenant_id = tenants.tenant_of_key(conn, key)
-    if tenant_id is None:
-        raise UnauthenticatedError("This API key is unknown, or was revoked.")
-    return tenant_id
+    def _policy_of(self, request: Request) -> RatePolicy:
+        if self.status_code == HTTP_201_CREATED:
+            return RatePolicy.CREATE
+        if EVENT_STREAM in request.headers.get("accept", ""):
+            return RatePolicy.STREAM
+        return RatePolicy.OTHER
 
 
 async def _read_body(request: JsonRequest, limit_bytes: int) -> bytes:
@@ -88,6 +85,15 @@ async def _read_body(request: JsonRequest, limit_bytes: int) -> bytes:
     body = b"".join(chunks)
     request._body = body
     return body
+
+
+async def _skip_body(request: Request) -> None:
+    """Read the body, up to a limit, and keep nothing; for the same reason as in ``_read_body``."""
+    size_bytes = 0
+    async for chunk in request.stream():
+        size_bytes += len(chunk)
+        if size_bytes > _DRAIN_BYTES:
+            break
 
 
 def _check_media_type(request: Request) -> None:

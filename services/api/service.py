@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from services.api.base_models import BaseModels
 from services.api.events.hub import EventHub
+from services.api.key_guesses import KeyGuesses
 from services.objects.port import ObjectStore
 from services.settings.env import Settings
 from services.store.database import Database
@@ -21,6 +22,7 @@ class Service:
     objects: ObjectStore
     base_models: BaseModels
     events: EventHub
+    key_guesses: KeyGuesses
     lookups: ThreadPoolExecutor
     """For many small requests to the object store at once."""
 

@@ -76,6 +76,8 @@ class Settings:
     share_half_life_s: float = 7 * 86_400
     """REVERIE_SHARE_HALF_LIFE_S: GPU time that was used this long ago counts half in a tenant's
     share."""
+    streams_per_tenant: int = 500
+    """REVERIE_STREAMS_PER_TENANT: event streams of one tenant that a process of the API serves."""
     log_format: LogFormat = "console"
     """REVERIE_LOG_FORMAT."""
     single_tenant: bool = False
@@ -124,6 +126,7 @@ class Settings:
             max_attempts=int(_number(given, "REVERIE_MAX_ATTEMPTS", 5)),
             max_infra_failures=int(_number(given, "REVERIE_MAX_INFRA_FAILURES", 20)),
             quotas=_quotas(given),
+            streams_per_tenant=int(_number(given, "REVERIE_STREAMS_PER_TENANT", 500)),
             metrics_port=_port(given, "REVERIE_METRICS_PORT"),
             metrics_host=given.get("REVERIE_METRICS_HOST", "127.0.0.1"),
             share_half_life_s=_number(given, "REVERIE_SHARE_HALF_LIFE_S", 7 * 86_400),

@@ -120,6 +120,21 @@ class Database:
         except psycopg.Error as error:
             raise _translated(error) from error
 
+    @contextlib.contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """A connection on which each statement is a transaction of its own; raises as above.
+
+        It takes fewer round trips than a transaction of one statement, and holds no lock while
+        this process is paused.
+        """
+        with self.transaction() as conn:
+            conn.autocommit = True
+            try:
+                yield conn
+            finally:
+                if not conn.closed:
+                    conn.autocommit = False
+
     def listen(self, channel: str, *, wait_s: float = 1.0) -> Iterator[str | None]:
         """Payloads of the notifications on ``channel``, over a separate connection.
 

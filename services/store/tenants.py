@@ -7,6 +7,12 @@ from typing import Final
 from services.domain.ids import new_id
 from services.store.database import Connection
 
+
+def digest(plaintext: str) -> str:
+    """What the database keeps of an API key."""
+    return hashlib.sha256(plaintext.encode()).hexdigest()
+
+
 _CREATE_TENANT: Final = "INSERT INTO tenants (tenant_id, name) VALUES (%s, %s)"
 
 
@@ -25,7 +31,7 @@ INSERT INTO api_keys (key_id, tenant_id, key_sha256, name) VALUES (%s, %s, %s, %
 def create_api_key(conn: Connection, tenant_id: str, name: str) -> tuple[str, str]:
     """A new key of 256 random bits; returns its id and the key itself, ``rv_…``."""
     key_id, plaintext = new_id("key"), f"rv_{secrets.token_urlsafe(32)}"
-    conn.execute(_CREATE_KEY, (key_id, tenant_id, _digest(plaintext), name))
+    conn.execute(_CREATE_KEY, (key_id, tenant_id, digest(plaintext), name))
     return key_id, plaintext
 
 
@@ -36,7 +42,7 @@ SELECT tenant_id FROM api_keys WHERE key_sha256 = %s AND revoked_at IS NULL
 
 def tenant_of_key(conn: Connection, plaintext: str) -> str | None:
     """The tenant of an API key; None for an unknown or revoked key."""
-    row = conn.execute(_TENANT_OF_KEY, (_digest(plaintext),)).fetchone()
+    row = conn.execute(_TENANT_OF_KEY, (digest(plaintext),)).fetchone()
     return None if row is None else str(row[0])
 
 
@@ -52,7 +58,3 @@ def find(conn: Connection, tenant: str) -> list[str]:
 def newest(conn: Connection, limit: int) -> list[tuple[str, str]]:
     """Id and name of the tenants that were created last."""
     return [(row[0], row[1]) for row in conn.execute(_NAMES, (limit,))]
-
-
-def _digest(plaintext: str) -> str:
-    return hashlib.sha256(plaintext.encode()).hexdigest()

@@ -8,24 +8,29 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Final
 
 import structlog
 
+from services.api.errors import RateLimitedError
 from services.store.database import EVENTS, Database, DatabaseDownError
 
 log = structlog.get_logger(__name__)
 
 _RECONNECT_S: Final = 1.0
+_STREAMS_RETRY_S: Final = 5
 
 
 class EventHub:
     """Wakes the streams of one event loop; notifications arrive in a thread of its own."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, streams_per_tenant: int) -> None:
         self._database = database
+        self._streams_per_tenant = streams_per_tenant
+        self._open: Counter[str] = Counter()
+        """Tenant id → its open streams."""
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._closing = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -45,6 +50,26 @@ class EventHub:
         """End every stream soon; call it in the event loop."""
         self._closing.set()
         self._wake_all()
+
+    @contextlib.contextmanager
+    def counted(self, tenant_id: str) -> Iterator[None]:
+        """Counts a stream of this tenant while it is open.
+
+        Raises RateLimitedError where the tenant has as many as it may have in this process.
+        """
+        if self._open[tenant_id] >= self._streams_per_tenant:
+            raise RateLimitedError(
+                f"The tenant has {self._streams_per_tenant:,} event streams open. Close one, or "
+                "read the events as a list.",
+                retry_after_s=_STREAMS_RETRY_S,
+            )
+        self._open[tenant_id] += 1
+        try:
+            yield
+        finally:
+            self._open[tenant_id] -= 1
+            if not self._open[tenant_id]:
+                del self._open[tenant_id]
 
     @contextlib.contextmanager
     def subscribed(self, run_id: str) -> Iterator[asyncio.Event]:
