@@ -5,7 +5,7 @@ STAMP := .venv/.deps-$(shell cat requirements.lock pyproject.toml | sha256sum | 
 # Two at a time, file by file: most tests wait for a process of their own. One thread each: two that
 # spin on two busy cores take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -p tests.support.tiers -n 2 --dist loadfile
-# Cases of `make bench-step`, by name; benchmarks/README.md has their groups.
+# Cases of `make bench-step` and `make bench-service`, by name; benchmarks/README.md has them.
 CASES := *
 # Of `make faults`: the seed of the schedule, and for how long faults are injected. BUG=fence and
 # BUG=lease remove a guard in a copy of the code; the check must find that.
@@ -14,7 +14,7 @@ SECONDS := 90
 TIERS := tests/unit tests/contract tests/integration tests/e2e tests/faults
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo check test test-deep test-gpu faults bench-step up
+.PHONY: help deps demo check test test-deep test-gpu faults bench-step bench-service up
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -53,3 +53,6 @@ test-gpu: ## Compare the Triton kernels with PyTorch on a CUDA device (PYTHON)
 
 bench-step: ## Time a training step, ours and the peers', on a CUDA device (CASES, PYTHON)
 	$(PYTHON) -m benchmarks.step --output bench-step.jsonl --cases '$(CASES)'
+
+bench-service: $(STAMP) ## Time the control plane: submits, admission, fairness, lists, streams (CASES)
+	$(PYTHON) -m benchmarks.service --output bench-service.jsonl --cases '$(CASES)'

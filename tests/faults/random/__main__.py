@@ -24,6 +24,8 @@ from tests.faults.random.schedule import Fault, make_schedule
 from tests.faults.random.stack import Stack, running_stack, wait_for_server
 
 _DRAIN_S = 240
+_PRINTED = 20
+"""Most breaches that are printed."""
 _BUGS = {"fence": FENCE, "lease": LEASE}
 
 
@@ -55,8 +57,10 @@ def main(argv: Sequence[str]) -> int:
         return _run_in_copy(_BUGS[args.bug], args.seed, args.seconds)
     home = Path(tempfile.mkdtemp(prefix="faults-"))
     report = run(home, args.seed, args.seconds)
-    for breach in report.breaches:
+    for breach in report.breaches[:_PRINTED]:
         print(f"BREACH {breach}")
+    if len(report.breaches) > _PRINTED:
+        print(f"and {len(report.breaches) - _PRINTED} more")
     print(report.line(), flush=True)
     if report.breaches:
         print(f"the logs are in {home}")
