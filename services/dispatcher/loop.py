@@ -252,7 +252,6 @@ class Dispatcher:
             log.info("run_admitted", run_id=run.run_id, shards=len(admitted.shards))
 
     def _refuse(self, run: Run, failure: Failure, cause: BaseException | None) -> None:
-        metrics.runs_refused.labels(code=failure.code).inc()
         if failure.category is Category.PLATFORM:
             log.error("run_refused", run_id=run.run_id, code=failure.code, exc_info=cause)
         else:

@@ -8,9 +8,9 @@ from typing import Final
 
 import structlog
 
-from services.dispatcher.figures import Figures
 from services.dispatcher.health import Health
 from services.dispatcher.loop import HEARTBEATS_MISSED, Dispatcher
+from services.dispatcher.reporting import Reporting
 from services.logs.setup import configure
 from services.metrics import dispatching as metrics
 from services.metrics.exposition import serve_metrics
@@ -45,7 +45,10 @@ def main() -> int:
     )
     listener.start()
     silence = timedelta(seconds=settings.heartbeat_s) * HEARTBEATS_MISSED
-    with Rings(settings.broker_url) as rings, Figures(database, silence=silence):
+    with (
+        Rings(settings.broker_url) as rings,
+        Reporting(database, is_broker_up=rings.is_up, silence=silence) as reporting,
+    ):
         dispatcher = Dispatcher(
             database=database,
             rings=rings,
@@ -65,6 +68,7 @@ def main() -> int:
                 with metrics.round_seconds.time():
                     dispatcher.round()
                 metrics.rounds.labels(outcome="ok").inc()
+                reporting.round_ended()
             except DatabaseDownError as error:
                 metrics.rounds.labels(outcome="database_down").inc()
                 log.warning("database_down", error=str(error))

@@ -17,4 +17,5 @@ object_store_errors: Final = Counter(
 database_is_restored: Final = Gauge(
     "reverie_database_restored",
     "1 while the database is older than the object store: no run is claimed, nothing is deleted.",
+    multiprocess_mode="max",
 )

@@ -1,8 +1,8 @@
-"""Metrics of the dispatcher: its rounds, the rings it sends, and the leases that expire."""
+"""Metrics of runs on their way: rounds of the dispatcher, rings, expired leases, failed runs."""
 
 from typing import Final
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 _ROUND_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -36,13 +36,16 @@ leases_expired: Final = Counter(
     "reverie_leases_expired_total",
     "Attempts that were closed because their worker stopped renewing.",
 )
-runs_refused: Final = Counter(
-    "reverie_runs_refused_total",
-    "Runs that failed at admission, by code.",
-    ["code"],
+runs_failed: Final = Counter(
+    "reverie_runs_failed_total",
+    "Runs that failed for good, by category and code; counted where it happened.",
+    ["category", "code"],
 )
 rings: Final = Counter(
     "reverie_rings_total",
     "Celery messages by task and outcome: sent, failed.",
     ["task", "outcome"],
+)
+broker_up: Final = Gauge(
+    "reverie_broker_up", "1 where Redis answers and takes a write.", multiprocess_mode="max"
 )

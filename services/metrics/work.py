@@ -13,7 +13,9 @@ attempts: Final = Counter(
     ["end"],
 )
 attempts_running: Final = Gauge(
-    "reverie_attempts_running", "Attempts that this trainer holds now: 0 or 1."
+    "reverie_attempts_running",
+    "Attempts that this trainer holds now: 0 or 1.",
+    multiprocess_mode="max",
 )
 stage_seconds: Final = Histogram(
     "reverie_attempt_stage_seconds",
@@ -23,7 +25,9 @@ stage_seconds: Final = Histogram(
 )
 steps: Final = Counter("reverie_steps_total", "Optimizer steps that were reported.")
 uploads_in_flight: Final = Gauge(
-    "reverie_uploads_in_flight", "Checkpoints and results that are being uploaded."
+    "reverie_uploads_in_flight",
+    "Checkpoints and results that are being uploaded.",
+    multiprocess_mode="max",
 )
 upload_seconds: Final = Histogram(
     "reverie_upload_seconds",

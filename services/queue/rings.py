@@ -1,12 +1,15 @@
 """Rings: messages that say that a row may have work. A lost ring is sent again later."""
 
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from kombu.exceptions import OperationalError
 
 from services.metrics import dispatching as metrics
 from services.queue import app as apps
+
+_PROBE_KEY: Final = "reverie.probe"
+_PROBE_S: Final = 60
 
 
 class BrokerDownError(Exception):
@@ -37,6 +40,15 @@ class Rings:
     def publication(self, tenant_id: str, publication_id: str) -> None:
         """A publication may be due."""
         self._ring(apps.PUBLICATION_TASK, apps.NOTIFY_QUEUE, tenant_id, publication_id)
+
+    def is_up(self) -> bool:
+        """Whether the broker answers and takes a write, within 3 s; a full Redis answers only."""
+        with self._app.connection_for_write() as connection:
+            try:
+                connection.default_channel.client.set(_PROBE_KEY, "1", ex=_PROBE_S)
+            except (OperationalError, *connection.connection_errors, *connection.channel_errors):
+                return False
+        return True
 
     def close(self) -> None:
         """Drop the connections."""

@@ -121,6 +121,14 @@ _STATEMENTS = (
         PRIMARY KEY (tenant_id, policy)
     )
     """,
+    # What the dispatcher reports every few seconds; shown by /readyz.
+    """
+    CREATE TABLE health (
+        part        text PRIMARY KEY,               -- dispatcher, broker
+        is_ok       boolean NOT NULL,
+        checked_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+    )
+    """,
     # One row, by which a database that was restored from a backup notices that it was.
     """
     CREATE TABLE restore_guard (
