@@ -35,7 +35,7 @@ class Settings:
     scratch_dir: Path
     """REVERIE_SCRATCH_DIR: local disk for attempts; everything in it may be deleted."""
     scratch_bytes: int = 8 << 30
-    """REVERIE_SCRATCH_BYTES: most bytes of shards that one attempt keeps on disk."""
+    """REVERIE_SCRATCH_BYTES: most bytes that one attempt keeps on disk: shards and checkpoints."""
     node_cache: NodeCache | None = None
     """REVERIE_NODE_CACHE_DIR: local disk for what a run can make again, such as compiled kernels.
     REVERIE_NODE_CACHE_BYTES: most bytes of 8-bit weights. None where the first is ``off``."""
@@ -58,7 +58,10 @@ class Settings:
     poll_s: float = 1
     """REVERIE_POLL_S: how often the dispatcher looks for work without a notification."""
     stall_s: float = 600
-    """REVERIE_STALL_S: a training process that reports no event for this long is killed."""
+    """REVERIE_STALL_S: a training process without an event, or without a step, for this long is
+    killed."""
+    start_stall_s: float = 1800
+    """REVERIE_START_STALL_S: the same before its first step, while it loads and compiles."""
     orphan_s: float = 900
     """REVERIE_ORPHAN_S: a worker that cannot renew its lease for this long stops its run."""
     max_attempts: int = 5
@@ -122,6 +125,7 @@ class Settings:
             offer_s=_number(given, "REVERIE_OFFER_S", 10),
             poll_s=_number(given, "REVERIE_POLL_S", 1),
             stall_s=_number(given, "REVERIE_STALL_S", 600),
+            start_stall_s=_number(given, "REVERIE_START_STALL_S", 1800),
             orphan_s=_number(given, "REVERIE_ORPHAN_S", 900),
             max_attempts=int(_number(given, "REVERIE_MAX_ATTEMPTS", 5)),
             max_infra_failures=int(_number(given, "REVERIE_MAX_INFRA_FAILURES", 20)),

@@ -25,6 +25,7 @@ from services.trainer.feeder import Feeder
 from services.trainer.lease import UNREACHABLE, GivenUpError, Lease
 from services.trainer.prepare import Prepared, prepare, shard_fetcher
 from services.trainer.reporter import Reporter
+from services.trainer.scratch_use import ScratchUse
 from services.trainer.supervision import Supervision
 from trainer_core.faultpoints import fault_point
 from trainer_core.process.events import Event
@@ -141,6 +142,14 @@ def _run_child(
     log.info("child_started", pid=child.pid)
     try:
         fault_point("attempt.child_started")
+        newest = claim.checkpoint
+        use = ScratchUse(
+            prepared.folder,
+            prepared.shards_dir,
+            pid=child.pid,
+            has_ranks=prepared.world_size > 1,
+            checkpoint_bytes=None if newest is None else newest.files.size_bytes,
+        )
         with Feeder(
             prepared.order,
             claim.shards,
@@ -148,8 +157,12 @@ def _run_child(
             limit_bytes=context.scratch_bytes,
             from_step=prepared.from_step,
             fetch=shard_fetcher(held),
+            other_bytes=use.bytes_taken,
+            is_uploading=lambda: committer.is_busy,
         ) as feeder:
-            outcome = Supervision(held, child, feeder, reporter, committer).until_end()
+            outcome = Supervision(
+                held, child, feeder, reporter, committer, scratch_use=use
+            ).until_end()
     finally:
         child.kill()
     if outcome is None:

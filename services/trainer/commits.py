@@ -1,9 +1,12 @@
 """Uploads and commits checkpoints and results: first content, then manifest, then the row.
 
-Commits are made one at a time and in order, so an attempt's checkpoints are committed before its
-result. Uploads run in a thread, so that training continues meanwhile.
+A committed checkpoint is deleted from the disk, by which the training process knows of it. Commits
+are made one at a time and in order, so an attempt's checkpoints are committed before its result.
+Uploads run in a thread, so that training continues meanwhile.
 """
 
+import contextlib
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
@@ -26,6 +29,9 @@ from trainer_core.process.events import Event
 
 log = structlog.get_logger(__name__)
 
+WAITING_CHECKPOINTS: Final = 2
+"""Training waits while so many checkpoints are not committed, so a kill costs at most two intervals
+of checkpoints, and the scratch disk holds no more of them."""
 _LOOK_EVERY_S: Final = 0.1
 
 
@@ -58,6 +64,17 @@ class Committer:
         """Start to upload and commit the checkpoint that this event names."""
         self._pending.append(self._start(self._commit_checkpoint, event))
 
+    @property
+    def has_full_queue(self) -> bool:
+        """Whether training waits for a commit."""
+        waiting = sum(not future.done() for future in tuple(self._pending))
+        return waiting >= WAITING_CHECKPOINTS
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a checkpoint is on its way to the store."""
+        return any(not future.done() for future in tuple(self._pending))
+
     def check(self) -> None:
         """Raise the error of a commit that has failed."""
         for future in [each for each in self._pending if each.done()]:
@@ -81,16 +98,8 @@ class Committer:
 
     def _commit_checkpoint(self, event: Event) -> None:
         claim, folder = self._claim, self._folder_of(event)
-        try:
-            stored = self._upload(
-                checkpoint_prefix(claim.tenant_id, claim.run_id, claim.fence, event.step),
-                folder,
-                event,
-            )
-        except FileNotFoundError:
-            # The child keeps its newest checkpoints only; a slow upload may come too late for one.
-            log.warning("checkpoint_gone_before_upload", step=event.step)
-            return
+        prefix = checkpoint_prefix(claim.tenant_id, claim.run_id, claim.fence, event.step)
+        stored = self._upload(prefix, folder, event)
         fault_point("checkpoint.uploaded")
         checkpoint = StoredCheckpoint(step=event.step, files=stored)
         self._lease.until_answered(
@@ -99,15 +108,12 @@ class Committer:
         )
         fault_point("checkpoint.committed")
         log.info("checkpoint_committed", step=event.step, size_bytes=stored.size_bytes)
+        _delete(folder)
 
     def _commit_result(self, event: Event) -> None:
         claim = self._claim
         prefix = result_prefix(claim.tenant_id, claim.run_id, claim.fence)
-        try:
-            stored = self._upload(prefix, self._folder_of(event), event)
-        except FileNotFoundError as error:
-            message = "The training process named a result that does not exist."
-            raise platform_failed("result_missing", message) from error
+        stored = self._upload(prefix, self._folder_of(event), event)
         fault_point("result.uploaded")
         self._lease.until_answered(
             lambda: self._ledger.commit_result(claim.run_id, claim.fence, stored, step=event.step),
@@ -125,6 +131,9 @@ class Committer:
                 stored = self._lease.until_answered(
                     lambda: put_folder(self._objects, prefix, folder), doing="upload"
                 )
+        except FileNotFoundError as error:
+            message = f"The training process named a {event.name} that does not exist."
+            raise platform_failed("output_missing", message) from error
         except ObjectStoreError as error:
             log.error("upload_refused", code=error.code, reason=str(error))
             message = f"The {event.name} could not be stored ({error.code})."
@@ -141,6 +150,14 @@ class Committer:
             message = "The training process named a folder that is not its own."
             raise platform_failed("bad_event", message)
         return folder
+
+
+def _delete(folder: Path) -> None:
+    """Renamed first, so that the training process never sees half a checkpoint."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    with contextlib.suppress(OSError):
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _result_of(future: Future[None], lease: Lease) -> None:

@@ -28,11 +28,13 @@ class TrainerContext:
     health: WorkerHealth
     models_dir: Path
     scratch_bytes: int
-    """Disk space for the cache shards of one attempt."""
+    """Disk space for one attempt."""
     node_cache: NodeCache | None
     times: LeaseTimes
     stall_s: float
-    """A training process that reports no new event for this long counts as hung."""
+    """A training process counts as hung after this long without an event, or without a step."""
+    start_stall_s: float
+    """The same before its first step."""
     stopping: threading.Event
     """Set when this process was asked to stop."""
     child_command: Sequence[str] = TRAINING_PROGRAM

@@ -1,8 +1,9 @@
 """Downloads cache shards ahead of the training step, in the order of the sampler.
 
-The folder's size is limited: when it is full, shards that are not needed soon are deleted. The
-training process maps the files into memory, so deleting one that it reads is harmless on Linux. To
-request a missing shard, it creates an empty file ``<digest>.wanted``; that shard is fetched next.
+The attempt's disk space is limited: when it is full, shards that are not needed soon are deleted.
+The training process maps the files into memory, so deleting one that it reads is harmless on Linux,
+but frees its space only when it is closed. To request a missing shard, the process creates an empty
+file ``<digest>.wanted``; that shard is fetched next.
 """
 
 import threading
@@ -86,13 +87,18 @@ class Feeder:
         limit_bytes: int,
         from_step: int,
         fetch: Callable[[CachedShard, Path], None],
+        other_bytes: Callable[[], int] = lambda: 0,
+        is_uploading: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
             shards: all shards of the run, in any order.
-            limit_bytes: size limit of the folder; one shard is always allowed.
+            limit_bytes: for the folder and what ``other_bytes`` counts; one shard is always
+                allowed, but for the time of an upload.
             fetch: downloads to a path and checks size and SHA-256. It retries while the store
                 cannot be reached, and raises AttemptFailedError or GivenUpError.
+            other_bytes: disk space that the attempt takes besides the folder.
+            is_uploading: whether a part of it becomes free without a further step.
         """
         self._order = order
         self._shards: Mapping[str, CachedShard] = {shard.digest: shard for shard in shards}
@@ -102,6 +108,9 @@ class Feeder:
         self._wanted: list[str] = []
         self._wanted_at_step = from_step
         self._fetch = fetch
+        self._other_bytes = other_bytes
+        self._is_uploading = is_uploading
+        self._all_bytes = sum(shard.size_bytes for shard in shards)
         self._changed = threading.Event()
         self._closing = threading.Event()
         context = copy_context()  # the thread's log lines name the run
@@ -123,6 +132,13 @@ class Feeder:
     ) -> None:
         self._closing.set()
         self._changed.set()
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether the training process waits for a shard that is not there yet."""
+        return any(
+            not (self._folder / f"{digest}.safetensors").exists() for digest in list(self._wanted)
+        )
 
     def reached(self, step: int) -> None:
         """Report that training has completed this optimizer step."""
@@ -150,14 +166,14 @@ class Feeder:
         """The shard to fetch next, None where none is missing; deletes others to make room."""
         present = {path.stem for path in self._folder.glob("*.safetensors")}
         self._note_wanted(present)
-        if len(present) == len(self._shards):
+        room_bytes = self._limit_bytes - self._other_bytes()
+        if len(present) == len(self._shards) and self._all_bytes <= room_bytes:
             return None
-        soon = self._soon()
-        missing = next((digest for digest in soon if digest not in present), None)
-        if missing is None:
-            return None
-        self._make_room(present, set(soon), self._shards[missing].size_bytes)
-        return self._shards[missing]
+        soon = self._soon(room_bytes)
+        missing = next((self._shards[digest] for digest in soon if digest not in present), None)
+        needed_bytes = 0 if missing is None else missing.size_bytes
+        free_bytes = self._make_room(present, set(soon), room_bytes - needed_bytes)
+        return None if free_bytes < 0 and self._is_uploading() else missing
 
     def _note_wanted(self, present: set[str]) -> None:
         """Read the requests (``.wanted``); they hold until the next step, the newest first."""
@@ -169,10 +185,9 @@ class Feeder:
             if path.stem in present:
                 path.unlink()
 
-    def _soon(self) -> list[str]:
-        """Digests that the folder should hold, by first use, within the limit; at least one."""
+    def _soon(self, room_bytes: int) -> list[str]:
+        """Digests that the folder should hold, by first use, within the room; at least one."""
         soon: dict[str, None] = {}
-        room_bytes = self._limit_bytes
         for digest in chain(self._wanted, self._order.digests_from(self._step)):
             if digest in soon:
                 continue
@@ -182,14 +197,16 @@ class Feeder:
             soon[digest] = None
         return list(soon)
 
-    def _make_room(self, present: set[str], soon: set[str], size_bytes: int) -> None:
-        held_bytes = sum(self._shards[digest].size_bytes for digest in present)
+    def _make_room(self, present: set[str], soon: set[str], room_bytes: int) -> int:
+        """Delete shards that are not needed soon; the room that is left, below 0 if too little."""
+        free_bytes = room_bytes - sum(self._shards[digest].size_bytes for digest in present)
         for digest in present - soon:
-            if held_bytes + size_bytes <= self._limit_bytes:
-                return
+            if free_bytes >= 0:
+                break
             (self._folder / f"{digest}.safetensors").unlink(missing_ok=True)
-            held_bytes -= self._shards[digest].size_bytes
+            free_bytes += self._shards[digest].size_bytes
             log.debug("shard_evicted", digest=digest)
+        return free_bytes
 
     def _fetch_to_folder(self, shard: CachedShard) -> None:
         draft = self._folder / f"{shard.digest}.part"

@@ -137,6 +137,7 @@ def _context(
         node_cache=settings.node_cache,
         times=times,
         stall_s=settings.stall_s,
+        start_stall_s=settings.start_stall_s,
         stopping=stopping,
         child_command=child_command,
     )

@@ -15,6 +15,7 @@ import structlog
 from services.domain.ledger import CachedShard, ChildEvent, Claim, StoredCheckpoint
 from services.objects.errors import ObjectCorruptError, ObjectMissingError
 from services.objects.folders import delete_shard, get_folder, get_shard
+from services.trainer.commits import WAITING_CHECKPOINTS
 from services.trainer.context import HeldRun
 from services.trainer.failures import AttemptFailedError, infra_failed, platform_failed
 from services.trainer.feeder import FeedOrder
@@ -72,6 +73,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
             shards_dir=str(shards_dir),
             output_dir=str(output_dir),
             resume_from=None if checkpoint is None else str(_resume_dir(folder, checkpoint)),
+            waiting_checkpoints=WAITING_CHECKPOINTS,
             shard_wait_s=_SHARD_WAIT_S,
             node_cache=held.context.node_cache,
         ),

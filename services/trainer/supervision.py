@@ -10,9 +10,11 @@ from services.metrics.progress import AttemptProgress
 from services.trainer.child import Child
 from services.trainer.commits import Committer
 from services.trainer.context import HeldRun
-from services.trainer.failures import AttemptFailedError, infra_failed
+from services.trainer.failures import AttemptFailedError
 from services.trainer.feeder import Feeder
 from services.trainer.reporter import Reporter
+from services.trainer.scratch_use import ScratchUse
+from services.trainer.stalls import StallWatch
 from trainer_core.process.control import ControlRequest
 from trainer_core.process.events import OUTCOMES, Event
 
@@ -34,6 +36,8 @@ class Supervision:
         feeder: Feeder,
         reporter: Reporter,
         committer: Committer,
+        *,
+        scratch_use: ScratchUse,
     ) -> None:
         self._held = held
         self._lease = held.lease
@@ -41,8 +45,10 @@ class Supervision:
         self._feeder = feeder
         self._reporter = reporter
         self._committer = committer
+        self._scratch_use = scratch_use
         self._progress = AttemptProgress(held.from_step)
-        self._last_event_s = time.monotonic()
+        context = held.context
+        self._stalls = StallWatch(stall_s=context.stall_s, start_stall_s=context.start_stall_s)
         self._outcome: Event | None = None
 
     def until_end(self) -> Event | None:
@@ -61,13 +67,14 @@ class Supervision:
             self._check_threads()
             self._child.request(self._request())
             self._check_stall()
-            if self._outcome is not None and self._silent_s() > _EXIT_GRACE_S:
+            if self._outcome is not None and self._stalls.silent_s > _EXIT_GRACE_S:
                 log.warning("child_slow_to_exit")
                 return self._outcome
             time.sleep(_TICK_S)
 
     def _handle(self, event: Event) -> None:
-        self._last_event_s = time.monotonic()
+        self._stalls.note(event)
+        self._scratch_use.note(event)
         self._feeder.reached(event.step)
         self._progress.note(event.name, event.step, event.data)
         if event.name == "checkpoint":
@@ -96,17 +103,14 @@ class Supervision:
             return ControlRequest.STOP
         if self._lease.may_have_run_out:
             # Another worker may hold the run: pause until a renewal succeeds.
-            self._last_event_s = time.monotonic()  # a paused process is not hung
+            self._stalls.excuse()
             return ControlRequest.PAUSE
+        if self._committer.has_full_queue or self._feeder.is_waited_for:
+            self._stalls.excuse()
         return ControlRequest.RUN
 
     def _check_stall(self) -> None:
-        stall_s = self._held.context.stall_s
-        if self._outcome is None and self._silent_s() > stall_s:
+        problem = self._stalls.problem()
+        if self._outcome is None and problem is not None:
             self._lease.stop_renewing()
-            raise infra_failed(
-                "stalled", f"The training process reported nothing for {stall_s:g} s."
-            )
-
-    def _silent_s(self) -> float:
-        return time.monotonic() - self._last_event_s
+            raise AttemptFailedError(problem)

@@ -3,10 +3,13 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import torch
 from PIL import Image
 
 from tests.support.jobs import Event, events_in, make_job, start_train, train, wait_for_event
+from tests.support.waiting import wait_until
 from tests.support.zygote import Zygote
 from trainer_core.checkpoint.folders import committed_checkpoints
 from trainer_core.data.index import DataIndex, ShardSpec
@@ -245,6 +249,33 @@ def test_as_many_checkpoints_are_kept_as_the_job_says(
     assert [event["step"] for event in named(events, "checkpoint")] == [1, 2, 3, 4, 5]
     kept = committed_checkpoints(tmp_path / "output/checkpoints")
     assert [path.name for path in kept] == [f"step-{step:08d}" for step in (3, 4, 5)]
+
+
+def test_training_waits_while_two_checkpoints_are_not_stored(
+    zygote: Zygote, small: Small, tmp_path: Path
+) -> None:
+    job = small(max_train_steps=5, checkpoint_step_interval=1) | {"waiting_checkpoints": 2}
+    checkpoints = tmp_path / "output/checkpoints"
+
+    def steps() -> list[int]:
+        return [event["step"] for event in named(events_in(tmp_path), "checkpoint")]
+
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(zygote.train, job, tmp_path)
+        wait_until(lambda: steps() == [1, 2], what="two checkpoints")
+        time.sleep(0.5)  # time for some steps, if it did not wait
+        assert named(events_in(tmp_path), "step")[-1]["step"] == 2
+        for stored in (1, 2, 3):
+            shutil.rmtree(checkpoints / f"step-{stored:08d}")
+            wait_until(lambda: steps()[-1] == stored + 2, what="the next one")  # noqa: B023
+        status, events = run.result()
+
+    assert status == 0
+    assert events[-1]["event"] == "finished"  # nobody need store the last one before the result
+    assert [path.name for path in committed_checkpoints(checkpoints)] == [
+        "step-00000004",
+        "step-00000005",
+    ]
 
 
 def test_the_step_of_a_checkpoint_is_reported_even_where_few_steps_are(

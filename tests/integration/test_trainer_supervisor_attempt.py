@@ -88,6 +88,16 @@ def test_a_child_that_hangs_is_ended(host: TrainerHost) -> None:
     assert not host.child_pids()
 
 
+def test_a_child_that_reports_but_takes_no_step_is_ended(host: TrainerHost) -> None:
+    assert host.end_of(host.start("chatter", REVERIE_STALL_S="1.5")) == 0
+
+    outcome, _, code, message = host.attempts()[0]
+    assert (outcome, code) == ("failed", "no_progress"), host.logs()
+    assert "took no step for 1.5 s" in message
+    assert host.run()["status"] == "queued"
+    assert not host.child_pids()
+
+
 def test_a_users_error_is_not_retried(host: TrainerHost) -> None:
     assert host.end_of(host.start("fail")) == 0
 
@@ -130,7 +140,7 @@ def test_a_request_of_the_service_stops_the_child(
 def test_a_frozen_database_pauses_the_child_until_the_same_fence_renews(
     host: TrainerHost, postgres_server: PostgresServer
 ) -> None:
-    holder = host.start("endless")
+    holder = host.start("unsaved")
     host.wait_for_step(3)
     (child,) = host.child_pids()
     (attempt,) = (host.folder / "scratch").glob("wrk_*/attempt-*")

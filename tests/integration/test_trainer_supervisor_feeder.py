@@ -1,7 +1,9 @@
 """Shards are fetched ahead of the step, within the size limit, and a requested shard comes next."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from services.domain.ledger import CachedShard
 from services.trainer.failures import AttemptFailedError
@@ -61,14 +63,21 @@ class Source:
 
 
 def feeder_of(
-    index: DataIndex, folder: Path, fetch: Callable[[CachedShard, Path], None], limit_bytes: int
+    index: DataIndex,
+    folder: Path,
+    fetch: Callable[[CachedShard, Path], None],
+    limit_bytes: int,
+    **disk: Any,
 ) -> tuple[Feeder, FeedOrder]:
     order = FeedOrder(index=index, sampler=Sampler(index, 7, 1), micro_batches_per_step=1)
     shards = [
         CachedShard(digest=s.digest, kind=s.kind, manifest_sha256="", size_bytes=SIZE_BYTES)
         for s in index.shards
     ]
-    return Feeder(order, shards, folder, limit_bytes=limit_bytes, from_step=0, fetch=fetch), order
+    feeder = Feeder(
+        order, shards, folder, limit_bytes=limit_bytes, from_step=0, fetch=fetch, **disk
+    )
+    return feeder, order
 
 
 def held(folder: Path) -> set[str]:
@@ -116,6 +125,41 @@ def test_the_folder_stays_within_its_limit_and_follows_the_step(tmp_path: Path) 
                 deadline_s=10,
             )
             assert len(held(tmp_path)) <= 5
+
+
+def test_shards_make_room_for_what_else_the_attempt_stores(tmp_path: Path) -> None:
+    others: list[int] = []
+    feeder, _ = feeder_of(
+        index_of(40),
+        tmp_path,
+        Source(),
+        limit_bytes=9 * SIZE_BYTES,
+        other_bytes=lambda: sum(others),
+    )
+    with feeder:
+        wait_until(lambda: len(held(tmp_path)) == 9, what="a full folder", deadline_s=10)
+        others.append(6 * SIZE_BYTES)
+        feeder.reached(1)
+        wait_until(lambda: len(held(tmp_path)) == 3, what="room for it", deadline_s=10)
+
+
+def test_a_shard_waits_for_the_upload_that_will_free_its_room(tmp_path: Path) -> None:
+    others, uploading = [9 * SIZE_BYTES], [True]
+    feeder, _ = feeder_of(
+        index_of(40),
+        tmp_path,
+        Source(),
+        limit_bytes=9 * SIZE_BYTES,
+        other_bytes=lambda: sum(others),
+        is_uploading=lambda: bool(uploading),
+    )
+    with feeder:
+        time.sleep(0.3)  # several shards come in this time, if it does not wait
+        assert not held(tmp_path)
+        uploading.clear()  # nothing will become free: training must not wait forever
+        wait_until(lambda: len(held(tmp_path)) == 1, what="one shard", deadline_s=10)
+        others.clear()
+        wait_until(lambda: len(held(tmp_path)) == 9, what="a full folder", deadline_s=10)
 
 
 def test_a_requested_shard_is_fetched_next(tmp_path: Path) -> None:

@@ -57,6 +57,13 @@ class Training:
         if not (self.output / name).exists():
             self.emit("checkpoint", step, **self.folder(name, "checkpoint", step))
 
+    def wait_until_stored(self) -> None:
+        limit = self.job["waiting_checkpoints"]
+        while len(list(self.output.glob("checkpoints/step-*"))) >= limit:
+            if self.requested() == "stop":
+                return
+            time.sleep(0.02)
+
     def requested(self) -> str:
         return self.control.read_text() if self.control.exists() else "run"
 
@@ -70,7 +77,7 @@ class Training:
     def run(self) -> int:
         step = self.first_step()
         self.emit("stage", step, stage="training", environment=dict(os.environ))
-        while step < STEPS or self.behaviour == "endless":
+        while step < STEPS or self.behaviour in {"endless", "unsaved"}:
             if self.requested() == "pause":
                 self.emit("stage", step, stage="paused")
                 while self.requested() == "pause":
@@ -83,8 +90,9 @@ class Training:
             step += 1
             time.sleep(0.05)
             self.emit("step", step, loss=1.0 / step)
-            if step % INTERVAL == 0:
+            if step % INTERVAL == 0 and self.behaviour != "unsaved":
                 self.checkpoint(step)
+                self.wait_until_stored()
             if step == 5:
                 self.at_step_5()
         self.emit("finished", step, **self.folder("result", "result", step))
@@ -94,6 +102,10 @@ class Training:
         match self.behaviour:
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "chatter":
+                while True:
+                    self.emit("warning", 5, code="tired", message="no step today")
+                    time.sleep(0.1)
             case "hang":
                 time.sleep(600)
             case "babble":

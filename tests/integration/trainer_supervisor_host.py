@@ -126,15 +126,17 @@ class TrainerHost:
 
 
 @contextmanager
-def open_host(tmp_path: Path, database_url: str) -> Iterator[TrainerHost]:
-    """A host in ``tmp_path``; its trainers are killed at the end."""
+def open_host(
+    tmp_path: Path, database_url: str, objects_url: str | None = None
+) -> Iterator[TrainerHost]:
+    """A host in ``tmp_path``; its trainers are killed at the end. Objects are in a folder there."""
     base = tmp_path / "models" / "hidream-tiny"
     (base / "transformer").mkdir(parents=True)
     (base / "transformer" / "config.json").write_text(json.dumps(TINY_CONFIG))
     model = describe_base(base, "hidream-tiny")
     env = {
         "REVERIE_DATABASE_URL": database_url,
-        "REVERIE_OBJECTS_URL": f"file://{tmp_path}/objects",
+        "REVERIE_OBJECTS_URL": objects_url or f"file://{tmp_path}/objects",
         "REVERIE_SIGNING_KEY": "5f" * 32,
         "REVERIE_SCRATCH_DIR": str(tmp_path / "scratch"),
         "REVERIE_MODELS_DIR": str(tmp_path / "models"),

@@ -52,6 +52,7 @@ def main() -> None:
                 lease_s=settings.lease_s, renew_s=settings.renew_s, orphan_s=settings.orphan_s
             ),
             stall_s=settings.stall_s,
+            start_stall_s=settings.start_stall_s,
             stopping=stopping,
             child_command=arguments["child_command"],
         )

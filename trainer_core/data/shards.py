@@ -75,7 +75,7 @@ class ShardFolder:
     """Shards in a local folder that another process fills, read row by row from mapped files.
 
     Writers rename a finished file to its final name, so an existing shard is complete. At most 64
-    files are kept open. It serves one thread.
+    files are kept open, and deleted ones until the next is opened. It serves one thread.
     """
 
     def __init__(
@@ -134,12 +134,19 @@ class ShardFolder:
         if shard.digest in self._open:
             self._open.move_to_end(shard.digest)
             return self._open[shard.digest]
+        self._close_deleted()
         self._await(shard)
         file = _open_checked(self._path(shard), shard)
         self._open[shard.digest] = file
         if len(self._open) > _OPEN_SHARDS:
             self._open.popitem(last=False)
         return file
+
+    def _close_deleted(self) -> None:
+        """Give back the disk space of files that their writer has deleted."""
+        for digest in tuple(self._open):
+            if not (self._folder / shard_name(digest)).exists():
+                del self._open[digest]
 
     def _await(self, shard: ShardDescription) -> None:
         started_s = time.monotonic()

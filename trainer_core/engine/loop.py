@@ -13,7 +13,7 @@ from trainer_core.engine.reporting import (
     report_stopped,
     report_warning,
 )
-from trainer_core.engine.saving import resume, save, save_if_unsaved
+from trainer_core.engine.saving import resume, save, save_if_unsaved, wait_until_stored
 from trainer_core.engine.setup import load_run
 from trainer_core.engine.state import Run, TrainingState, open_run
 from trainer_core.engine.throughput import Throughput
@@ -89,4 +89,6 @@ def take_steps(run: Run, state: TrainingState, feed: Feed) -> None:
             complete_step(run, state)
         if is_saved:
             save(run, state)
+            if step < run.last_step:
+                wait_until_stored(run, state)
             report_stage(run, state, "training")

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from trainer_core.checkpoint.folders import keep_newest
+from trainer_core.checkpoint.folders import committed_checkpoints, keep_newest
 from trainer_core.checkpoint.identity import checkpoint_identity
 from trainer_core.checkpoint.matmul import matmul_scalar
 from trainer_core.checkpoint.read import read_checkpoint
 from trainer_core.checkpoint.write import CheckpointFacts, TrainedTensors, write_checkpoint
+from trainer_core.engine.control import check_stop
 from trainer_core.engine.determinism import environment_changes, environment_fingerprint
 from trainer_core.engine.reporting import (
     report_checkpoint,
@@ -26,8 +27,8 @@ def save(run: Run, state: TrainingState) -> None:
     """Write a checkpoint of the current step and report it. Rank 0 writes for all ranks.
 
     The step event always comes before the checkpoint event. Older checkpoints are deleted, except
-    the newest ``keep_checkpoints`` of the job. Raises NonFiniteLossError where a tensor is not
-    finite.
+    the newest ``keep_checkpoints`` of the job, unless the supervisor deletes them. Raises
+    NonFiniteLossError where a tensor is not finite.
     """
     report_step(run, state)
     report_stage(run, state, "checkpointing")
@@ -50,9 +51,33 @@ def save(run: Run, state: TrainingState) -> None:
     folder = run.job.checkpoints_dir
     written = write_checkpoint(folder, facts, trained)
     fault_point("checkpoint.after_rename")
-    keep_newest(folder, run.job.keep_checkpoints)
+    if run.job.waiting_checkpoints is None:
+        keep_newest(folder, run.job.keep_checkpoints)
     fault_point("checkpoint.before_event")
     report_checkpoint(run, state, written)
+
+
+def wait_until_stored(run: Run, state: TrainingState) -> None:
+    """Wait while the supervisor still has to store ``waiting_checkpoints`` checkpoints of the job.
+
+    So a kill costs no more steps than those since the last checkpoint but so many. Every rank calls
+    it at the same step. Raises StopRequestedError where a stop is requested.
+    """
+    if not _has_to_wait(run):
+        return
+    while _has_to_wait(run):
+        check_stop(run)
+        run.control.wait()
+    state.throughput.start(state.step)
+
+
+def _has_to_wait(run: Run) -> bool:
+    """What rank 0, which writes the checkpoints, finds on the disk; the answer of every rank."""
+    limit = run.job.waiting_checkpoints
+    if limit is None:
+        return False
+    waiting = len(committed_checkpoints(run.job.checkpoints_dir)) if run.backend.rank == 0 else 0
+    return run.backend.max_across_ranks(waiting) >= limit
 
 
 def save_if_unsaved(run: Run, state: TrainingState) -> None:

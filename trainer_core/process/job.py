@@ -29,7 +29,10 @@ class Job(Frozen):
     resume_from: str | None
     """Folder of the checkpoint to resume from; None: start at step 0."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Number of newest checkpoints in ``checkpoints_dir``; the service has copied older ones."""
+    """Number of newest checkpoints in ``checkpoints_dir``, where the process deletes older ones."""
+    waiting_checkpoints: int | None = Field(default=None, ge=1)
+    """The supervisor stores each checkpoint and then deletes it; training waits while so many are
+    left. None: nobody stores them, and ``keep_checkpoints`` holds."""
     shard_wait_s: float = Field(gt=0)
     """The longest wait for a shard that is not in ``shards_dir`` yet."""
     node_cache: NodeCache | None = None

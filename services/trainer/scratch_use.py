@@ -1,0 +1,71 @@
+"""What an attempt takes of the scratch disk besides the shards in their folder."""
+
+from pathlib import Path
+from typing import Final
+
+from services.processes.deleted_files import mapped_deleted_bytes
+from services.processes.tree import descendants
+from services.trainer.commits import WAITING_CHECKPOINTS
+from trainer_core.process.events import Event
+
+_BYTES_A_PARAMETER: Final = 16
+"""Of a checkpoint: the weight, two moments of the optimizer and a mean, each in fp32."""
+
+
+class ScratchUse:
+    """Checkpoints, present and to come, other files, and deleted shards that are still mapped."""
+
+    def __init__(
+        self,
+        folder: Path,
+        shards_dir: Path,
+        *,
+        pid: int,
+        has_ranks: bool,
+        checkpoint_bytes: int | None,
+    ) -> None:
+        """
+        Args:
+            folder: of the attempt; ``shards_dir`` is below it and is not counted.
+            pid: the training process.
+            has_ranks: whether it only launches others that train.
+            checkpoint_bytes: of the newest checkpoint; None without one.
+        """
+        self._folder = folder
+        self._shards_dir = shards_dir
+        self._checkpoints_dir = folder / "output" / "checkpoints"
+        self._pid = pid
+        self._has_ranks = has_ranks
+        self._checkpoint_bytes = checkpoint_bytes
+
+    def note(self, event: Event) -> None:
+        """Take an event of the training process: a checkpoint, or the number of its parameters."""
+        if event.name == "checkpoint":
+            self._checkpoint_bytes = int(event.data.get("size_bytes", 0))
+        elif event.name == "plan" and self._checkpoint_bytes is None:
+            parameters = int(event.data.get("trainable_parameters", 0))
+            self._checkpoint_bytes = parameters * _BYTES_A_PARAMETER
+
+    def bytes_taken(self) -> int:
+        """Space for all checkpoints that may wait for their upload is taken from the start."""
+        checkpoints = others = 0
+        for path in self._folder.rglob("*"):
+            if path.is_relative_to(self._shards_dir):
+                continue
+            if path.is_relative_to(self._checkpoints_dir):
+                checkpoints += _size_of(path)
+            else:
+                others += _size_of(path)
+        to_come = WAITING_CHECKPOINTS * (self._checkpoint_bytes or 0)
+        pids = [self._pid]
+        if self._has_ranks:
+            pids += [each.pid for each in descendants(pids)]
+        return others + max(checkpoints, to_come) + mapped_deleted_bytes(pids, self._shards_dir)
+
+
+def _size_of(path: Path) -> int:
+    """Of a file; 0 for a folder, and for what was deleted meanwhile."""
+    try:
+        return path.lstat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
