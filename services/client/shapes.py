@@ -87,10 +87,13 @@ class Attempt(TypedDict):
 
     id: str
     fence: int
+    node: str
     from_step: int
     last_step: int
     outcome: str | None
     reason: Failure | None
+    lost_steps: int | None
+    lost_s: float | None
     started_at: str
     ended_at: str | None
 

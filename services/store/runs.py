@@ -76,6 +76,8 @@ class Attempt:
     run_id: str
     fence: int
     worker_id: str
+    node: str
+    """Machine of the worker; empty where that is unknown."""
     from_step: int
     """Step of the checkpoint that it started from."""
     last_step: int
@@ -83,6 +85,10 @@ class Attempt:
     outcome: str | None
     """None while held; ``finished``, ``stopped``, ``failed``, ``lost``."""
     reason: dict[str, Any] | None
+    lost_steps: int | None
+    """Steps after the newest checkpoint; None while held, and where it finished."""
+    lost_s: float | None
+    """Time since that checkpoint was stored, or since its start where it stored none."""
     started_at: datetime
     ended_at: datetime | None
 

@@ -109,9 +109,18 @@ UPDATE runs SET lease_until = NULL, worker_id = NULL,
     sweep_after = clock_timestamp() + make_interval(secs => %(sweep_after_s)s)
 WHERE run_id = %(run_id)s
 """
+# Lost is what came after the newest checkpoint, or after the start of an attempt that stored none.
 _END_ATTEMPT: Final = """
 UPDATE attempts SET outcome = %(outcome)s, reason = %(reason)s, ended_at = clock_timestamp(),
-    charged_until = NULL
+    charged_until = NULL,
+    lost_steps = CASE WHEN %(is_unfinished)s
+        THEN greatest(0, last_step - greatest(from_step, %(checkpoint_step)s)) END,
+    lost_s = CASE WHEN %(is_unfinished)s
+        THEN extract(epoch FROM clock_timestamp() - greatest(started_at, (
+            SELECT max(created_at) FROM checkpoints
+            WHERE checkpoints.run_id = attempts.run_id
+                AND checkpoints.tenant_id = attempts.tenant_id
+                AND checkpoints.fence = attempts.fence))) END
 WHERE run_id = %(run_id)s AND fence = %(fence)s AND outcome IS NULL
 """
 
@@ -128,6 +137,8 @@ def release(conn: Connection, run: Run, outcome: str, failure: Failure | None) -
         "run_id": run.run_id,
         "fence": run.fence,
         "outcome": outcome,
+        "is_unfinished": outcome != "finished",
+        "checkpoint_step": run.checkpoint_step,
         "reason": None if failure is None else Jsonb(failure_as_json(failure)),
         "sweep_after_s": seconds(_SWEEP_DELAY),
     }

@@ -8,7 +8,7 @@ from services.domain.ledger import ChildEvent, Claim, Outcome
 from services.store import admission
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
-from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure
+from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
 from trainer_core.errors import Category
 
 
@@ -143,3 +143,46 @@ def test_a_new_checkpoint_resets_the_attempt_count(tenant_db: TenantDatabase) ->
         again = tenant_db.ledger.claim(claim.run_id, worker_id="w", lease=LEASE)
         assert again is not None
         claim = again
+
+
+@pytest.mark.parametrize("end", ["stopped", "failed", "lost"])
+def test_an_attempt_says_what_it_lost(tenant_db: TenantDatabase, end: str) -> None:
+    claim = tenant_db.held()
+    tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 4))
+    events = [ChildEvent(type="step", step=7, data={})]
+    tenant_db.ledger.event(claim.run_id, claim.fence, events)
+    with tenant_db.database.transaction() as conn:
+        conn.execute(
+            "UPDATE attempts SET started_at = clock_timestamp() - interval '1 hour';"
+            "UPDATE checkpoints SET created_at = clock_timestamp() - interval '1 minute'"
+        )
+    if end == "lost":
+        tenant_db.let_lease_run_out(claim.run_id)
+        assert tenant_db.sweep(max_attempts=3) is not None
+    else:
+        reason = failure() if end == "failed" else None
+        tenant_db.ledger.hand_back(claim.run_id, claim.fence, Outcome(end), reason)
+
+    (attempt,) = tenant_db.attempts(claim.run_id)
+    assert (attempt.outcome, attempt.lost_steps) == (end, 3)
+    assert attempt.lost_s is not None
+    assert 60 <= attempt.lost_s < 90
+
+
+def test_an_attempt_without_a_checkpoint_lost_all_its_time(tenant_db: TenantDatabase) -> None:
+    claim = tenant_db.held()
+    with tenant_db.database.transaction() as conn:
+        conn.execute("UPDATE attempts SET started_at = clock_timestamp() - interval '1 hour'")
+    tenant_db.ledger.hand_back(claim.run_id, claim.fence, Outcome.FAILED, failure())
+
+    (attempt,) = tenant_db.attempts(claim.run_id)
+    assert attempt.lost_steps == 0
+    assert attempt.lost_s is not None
+    assert 3600 <= attempt.lost_s < 3630
+
+
+def test_a_finished_attempt_lost_nothing(tenant_db: TenantDatabase) -> None:
+    claim = tenant_db.held()
+    tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+    (attempt,) = tenant_db.attempts(claim.run_id)
+    assert (attempt.lost_steps, attempt.lost_s) == (None, None)

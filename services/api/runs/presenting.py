@@ -53,10 +53,13 @@ def attempt_shape(row: AttemptRow) -> Attempt:
     return Attempt(
         id=row.attempt_id,
         fence=row.fence,
+        node=row.node,
         from_step=row.from_step,
         last_step=row.last_step,
         outcome=row.outcome,
         reason=failure_shape(row.reason),
+        lost_steps=row.lost_steps,
+        lost_s=row.lost_s,
         started_at=in_utc(row.started_at),
         ended_at=in_utc_or_none(row.ended_at),
     )

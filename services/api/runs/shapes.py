@@ -34,11 +34,17 @@ class Attempt(Shape):
     id: str
     object: Literal["attempt"] = "attempt"
     fence: int
+    node: str
+    """Name of the machine that it ran on; empty where that is unknown."""
     from_step: int
     last_step: int
     outcome: str | None
     """None while it runs; ``finished``, ``stopped``, ``failed`` or ``lost``."""
     reason: Failure | None
+    lost_steps: int | None
+    """Steps after its last checkpoint, to be taken again; None while it runs or if it finished."""
+    lost_s: float | None
+    """Seconds since that checkpoint was stored, or since its start without one."""
     started_at: datetime
     ended_at: datetime | None
 
