@@ -46,8 +46,10 @@ def failure_of_attempt(error: Exception) -> Failure:
         case ObjectStoreError():
             log.error("object_store_failed", code=error.code, reason=str(error))
             return infra_failure(error.code, f"The object store failed ({error.code}).")
-    log.error("attempt_failed_unexpectedly", exc_info=error)
-    return _of_worker(failure_of(error))
+    failure = failure_of(error)
+    if failure.code not in _OF_THE_WORKER:  # the worker then drains, and says so
+        log.error("attempt_failed_unexpectedly", exc_info=error)
+    return _of_worker(failure)
 
 
 def failure_of_child(reported: Mapping[str, Any]) -> Failure:

@@ -111,6 +111,8 @@ class FaultProxy:
         except (OSError, _Cut):
             for each in pair:
                 _reset(each)
+        except asyncio.CancelledError:
+            pass  # the proxy is stopped; asyncio would log it
         finally:
             requests.cancel()
             replies.cancel()

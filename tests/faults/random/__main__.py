@@ -147,25 +147,27 @@ def _check(report: Report, stack: Stack, load: Load) -> None:
         runs, attempts, folders = rows.runs(conn), rows.attempts(conn), rows.folders(conn)
         entries = audit.entries(conn)
         left = leftovers.in_rows(conn, runs)
-    configs = load.all_runs()
+    configs, store = load.all_runs(), stored.open_bucket(stack.bucket)
     report.facts["runs"] = len(runs)
-    report.add("lost", check.lost_and_doubled(runs, configs))
+    report.add("lost", check.lost(runs, configs))
+    report.add("healthy_failed", check.healthy_failed(runs))
+    report.add("submitted_twice", check.submitted_twice(runs))
     report.add("unanswered", load.errors)
     report.add("committed_twice", check.committed_twice(runs, entries))
     report.add("accepted_stale", check.stale_writes(entries))
     report.add("resumed_elsewhere", check.resumed_elsewhere(entries, attempts))
-    local, torn = stored.fetch_all(
-        stored.open_bucket(stack.bucket), folders, stack.home / "fetched"
-    )
+    local, torn = stored.fetch_all(store, folders, stack.home / "fetched")
     report.add("torn", torn)
     compared, differing = stored.differing(runs, folders, local, configs, load.unbroken)
     report.facts["compared"] = compared
     report.add("different", differing)
+    report.add("unnamed", stored.unnamed(stack.database_url, store, runs, folders))
     report.add("leases", left)
     report.add(
         "secrets", leftovers.secrets_in_logs(stack.home, [*load.keys, stack.bucket.secret_key])
     )
     counted, unexpected = leftovers.log_events(stack.home)
+    report.facts["given_up"] = counted["attempt_over given_up"]
     report.add("unexpected_errors", unexpected)
     _count_steps(report, attempts, counted["attempt_started"], len(runs))
 

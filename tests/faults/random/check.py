@@ -13,21 +13,36 @@ from tests.faults.random.rows import AttemptRow, RunRow
 _KILLED = ("lost", "failed")
 
 
-def lost_and_doubled(runs: Sequence[RunRow], answered: Iterable[str]) -> list[str]:
-    """Every answered run is there, once, and has succeeded, for all of them are healthy."""
+_OVER = ("succeeded", "failed", "canceled")
+
+
+def lost(runs: Sequence[RunRow], answered: Iterable[str]) -> list[str]:
+    """Every answered run has a row, which is final."""
     found = {run.run_id for run in runs}
-    breaches = [
-        f"lost: run {each} was answered and has no row" for each in answered if each not in found
+    breaches = [f"run {each} was answered and has no row" for each in answered if each not in found]
+    return breaches + [
+        f"run {run.run_id} is still {run.status}" for run in runs if run.status not in _OVER
     ]
+
+
+def healthy_failed(runs: Sequence[RunRow]) -> list[str]:
+    """Every run succeeds with all of its steps, for nothing is wrong with any of them."""
+    breaches = []
     for run in runs:
-        if run.status != "succeeded":
-            breaches.append(f"healthy run {run.run_id} is {run.status} ({run.reason})")
-        elif run.step != run.max_steps:
+        if run.status in ("failed", "canceled"):
+            breaches.append(f"run {run.run_id} is {run.status} ({run.reason})")
+        elif run.status == "succeeded" and run.step != run.max_steps:
             breaches.append(f"run {run.run_id} succeeded at step {run.step} of {run.max_steps}")
-    for submission, times in Counter(run.submission for run in runs).items():
-        if times > 1:
-            breaches.append(f"submission {submission} made {times} runs")
     return breaches
+
+
+def submitted_twice(runs: Sequence[RunRow]) -> list[str]:
+    """One run for each submission, however often it was sent."""
+    return [
+        f"submission {submission} made {times} runs"
+        for submission, times in Counter(run.submission for run in runs).items()
+        if times > 1
+    ]
 
 
 def committed_twice(runs: Sequence[RunRow], entries: Sequence[Entry]) -> list[str]:

@@ -65,16 +65,20 @@ def secrets_in_logs(home: Path, secrets: Iterable[str]) -> list[str]:
 
 
 def log_events(home: Path) -> tuple[Counter[str], list[str]]:
-    """How often each event was logged, and the first lines of those nobody expects."""
+    """How often each event was logged, and the first lines of those nobody expects.
+
+    How an attempt ended counts as part of its event: ``attempt_over given_up``.
+    """
     counted: Counter[str] = Counter()
     unexpected: dict[str, str] = {}
     for log in sorted(home.glob("*.log")):
         for line in log.read_text(errors="replace").splitlines():
             try:
-                event = str(json.loads(line)["event"])
+                logged = json.loads(line)
+                event = str(logged["event"])
             except (ValueError, KeyError, TypeError):
                 continue
-            counted[event] += 1
+            counted[f"{event} {logged['ended']}" if "ended" in logged else event] += 1
             if event.endswith(_UNEXPECTED):
                 unexpected.setdefault(f"{log.name} {event}", line[-3000:])
     return counted, [f"{where}: {line}" for where, line in unexpected.items()]

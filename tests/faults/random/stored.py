@@ -10,11 +10,16 @@ from pathlib import Path
 from services.domain.ledger import StoredFiles
 from services.objects.errors import ObjectStoreError
 from services.objects.folders import get_folder
+from services.objects.keys import attempts_prefix
 from services.objects.open import open_store
 from services.objects.port import ObjectStore
+from services.results.sweep import Sweeper
 from services.settings.env import Settings
+from services.store.database import Database
 from tests.faults.random.rows import FolderRow, RunRow
 from tests.support.rgw import Bucket
+
+_SWEEP_NOW = "UPDATE runs SET sweep_after = clock_timestamp() - interval '1 second'"
 
 
 def open_bucket(bucket: Bucket) -> ObjectStore:
@@ -49,6 +54,26 @@ def fetch_all(
     with ThreadPoolExecutor(8) as threads:
         breaches = [wrong for wrong in threads.map(fetch, folders) if wrong]
     return local, breaches
+
+
+def unnamed(
+    database_url: str, store: ObjectStore, runs: Sequence[RunRow], folders: Sequence[FolderRow]
+) -> list[str]:
+    """Objects of runs that no row names: the sweep, which is due at once here, deletes them all."""
+    database = Database(database_url, max_size=1)
+    try:
+        with database.transaction() as conn:
+            conn.execute(_SWEEP_NOW)
+        Sweeper(database, store).sweep()
+    finally:
+        database.close()
+    named = tuple(folder.key_prefix for folder in folders)
+    return [
+        f"{key} is named by no row"
+        for run in runs
+        for key in store.list_keys(attempts_prefix(run.tenant_id, run.run_id))
+        if not key.startswith(named)
+    ]
 
 
 def differing(
