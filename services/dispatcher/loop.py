@@ -23,7 +23,7 @@ from services.dispatcher.admission import (
 from services.dispatcher.health import Health
 from services.domain.attempt_budgets import MAX_INFRA_FAILURES
 from services.domain.failures import internal_error
-from services.domain.fair_share import HALF_LIFE
+from services.domain.fair_share import AGING, HALF_LIFE
 from services.domain.quotas import Quotas
 from services.metrics import dispatching as metrics
 from services.queue.rings import BrokerDownError
@@ -68,7 +68,8 @@ class Rings(Protocol):
     repeated: the row says what is due. Every method may raise BrokerDownError.
     """
 
-    def trainer(self, gpu_class: str, run_id: str) -> None: ...
+    def trainer(self, gpu_class: str, run_id: str, worker_id: str | None) -> None: ...
+    def forget_worker(self, worker_id: str) -> None: ...
     def shard(self, tenant_id: str, digest: str) -> None: ...
     def dataset(self, tenant_id: str, dataset_id: str) -> None: ...
     def publication(self, tenant_id: str, publication_id: str) -> None: ...
@@ -95,6 +96,7 @@ class Dispatcher:
     """Of tenants that have no others."""
     half_life: timedelta = HALF_LIFE
     """Of the use that tenants' shares are computed from."""
+    aging: timedelta = AGING
     max_index_bytes: int = MAX_INDEX_BYTES
 
     def round(self) -> None:
@@ -112,6 +114,7 @@ class Dispatcher:
                 self.ring_for_publications,
                 self.apply_quotas,
                 self.offer_runs,
+                self.forget_workers,
             ):
                 self._run_step(step)
         except DatabaseDownError:
@@ -121,7 +124,6 @@ class Dispatcher:
     def sweep(self) -> None:
         """Close attempts whose lease has expired."""
         with self._transaction() as conn:
-            workers.delete_silent(conn)
             run_ids = leases.dead_runs(conn, _ROWS_A_ROUND)
         for run_id in run_ids:
             if not self.health.trusts_leases:
@@ -171,7 +173,7 @@ class Dispatcher:
         with self._transaction() as conn:
             starts = quota_waits.starts(conn, self.quotas)
             quota_waits.stop_runs(conn, starts)
-            moves = quota_waits.moves(conn, starts, _ROWS_A_ROUND)
+            moves = quota_waits.moves(conn, starts, _ROWS_A_ROUND, aging=self.aging)
         for run_id, reason in moves:
             with self._one_run(run_id), self._transaction() as conn:
                 quota_waits.move(conn, run_id, reason)
@@ -181,16 +183,33 @@ class Dispatcher:
         silence = self.heartbeat * HEARTBEATS_MISSED
         with self._transaction() as conn:
             taken = offers.take_offers(
-                conn, offer=self.offer, silence=silence, half_life=self.half_life
+                conn,
+                offer=self.offer,
+                silence=silence,
+                half_life=self.half_life,
+                aging=self.aging,
             )
         for position, offer in enumerate(taken):
             try:
-                self.rings.trainer(offer.gpu_class, offer.run_id)
+                self.rings.trainer(offer.gpu_class, offer.run_id, offer.worker_id)
             except BrokerDownError as error:
                 log.warning("broker_down", waiting=len(taken) - position, reason=str(error))
                 self._withdraw(taken[position:])
                 return
             log.info("run_offered", run_id=offer.run_id, gpu_class=offer.gpu_class)
+
+    def forget_workers(self) -> None:
+        """Delete workers that have sent no heartbeat for a day, and their queues."""
+        with self._transaction() as conn:
+            silent = workers.silent(conn, _ROWS_A_ROUND)
+        for worker_id in silent:
+            try:
+                self.rings.forget_worker(worker_id)
+            except BrokerDownError as error:
+                log.warning("broker_down", waiting=len(silent), reason=str(error))
+                return
+            with self._transaction() as conn:
+                workers.delete_silent(conn, worker_id)
 
     def _sweep(self, run_id: str) -> None:
         try:

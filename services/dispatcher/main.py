@@ -60,6 +60,7 @@ def main() -> int:
             max_infra_failures=settings.max_infra_failures,
             quotas=settings.quotas,
             half_life=timedelta(seconds=settings.share_half_life_s),
+            aging=timedelta(seconds=settings.aging_s),
         )
         log.info("dispatcher_up")
         while not stopping.is_set():

@@ -8,6 +8,8 @@ from typing import Final, TypeVar
 
 HALF_LIFE: Final = timedelta(days=7)
 """Seconds of use that are this old count half."""
+AGING: Final = timedelta(hours=6)
+"""A run that has waited for this long goes like one of the next higher priority."""
 UNKNOWN_RUN_S: Final = 60.0
 """Expected length of a run while no run of its GPU class has ended."""
 

@@ -22,6 +22,8 @@ class Worker:
     """``trainer`` or ``cache_builder``."""
     gpu_class: str
     version: str
+    node: str = ""
+    """Its machine. Offers name a worker with a node, and it listens on a queue of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,6 +33,11 @@ def trainer_queue(gpu_class: str) -> str:
     return f"train.{gpu_class}"
 
 
+def worker_queue(worker_id: str) -> str:
+    """The queue that only this trainer listens on."""
+    return f"train.{worker_id}"
+
+
 def publisher_app(broker_url: str) -> Celery:
     """An app that only sends; every call on it fails fast when the broker is away."""
     app = _app(broker_url)
@@ -65,7 +70,7 @@ def worker_app(broker_url: str, queues: tuple[str, ...], *, acks_late: bool) -> 
     """
     app = _app(broker_url)
     app.conf.update(
-        task_queues=[_queue(name) for name in queues],
+        task_queues=[queue_of(name) for name in queues],
         task_acks_late=acks_late,
         # The bound on repetition is the attempt counter in the database, not the broker.
         task_reject_on_worker_lost=acks_late,
@@ -110,6 +115,7 @@ def _app(broker_url: str) -> Celery:
     return app
 
 
-def _queue(name: str) -> Queue:
+def queue_of(name: str) -> Queue:
+    """The queue of this name, as Celery declares it."""
     exchange = Exchange(name, type="direct")
     return Queue(name, exchange, routing_key=name)

@@ -25,9 +25,22 @@ class Rings:
     def __init__(self, broker_url: str) -> None:
         self._app = apps.publisher_app(broker_url)
 
-    def trainer(self, gpu_class: str, run_id: str) -> None:
-        """A run may be claimable by a trainer of this GPU class."""
-        self._ring(apps.TRAINER_TASK, apps.trainer_queue(gpu_class), run_id)
+    def trainer(self, gpu_class: str, run_id: str, worker_id: str | None = None) -> None:
+        """A run may be claimable by this trainer; None: by any of this GPU class."""
+        queue = apps.trainer_queue(gpu_class) if worker_id is None else apps.worker_queue(worker_id)
+        self._ring(apps.TRAINER_TASK, queue, run_id)
+
+    def forget_worker(self, worker_id: str) -> None:
+        """Delete the queue of a trainer that is gone."""
+        queue = apps.queue_of(apps.worker_queue(worker_id))
+        try:
+            with self._app.connection_for_write() as connection:
+                bound = queue(connection.default_channel)
+                bound.declare()  # only a queue that this connection knows can be deleted
+                bound.delete()
+        except (OperationalError, ConnectionError, TimeoutError) as error:
+            raise BrokerDownError(f"a queue was not deleted: {type(error).__name__}") from error
+        self._app.amqp.queues.pop(queue.name, None)
 
     def shard(self, tenant_id: str, digest: str) -> None:
         """A cache shard may be missing."""

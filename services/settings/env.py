@@ -4,6 +4,7 @@ Times are in seconds and sizes in bytes, as their names say. HF_TOKEN, HF_ENDPOI
 AWS_* variables are not here: the libraries that need them read them.
 """
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -47,6 +48,9 @@ class Settings:
     """What a client may take of the API; the fields name their variables."""
     gpu_class: str = "cpu"
     """REVERIE_GPU_CLASS: the GPU class of this worker, and of every new run."""
+    node: str = field(default_factory=socket.gethostname)
+    """REVERIE_NODE: the machine of this worker, by default its host name. Workers of one machine
+    share what it keeps of base models."""
     lease_s: float = 60
     """REVERIE_LEASE_S: a run whose worker does not renew for this long is queued again."""
     renew_s: float = 15
@@ -81,6 +85,8 @@ class Settings:
     share."""
     streams_per_tenant: int = 500
     """REVERIE_STREAMS_PER_TENANT: event streams of one tenant that a process of the API serves."""
+    aging_s: float = 6 * 3600
+    """REVERIE_AGING_S: a run that waits for this long goes like one of the next higher priority."""
     log_format: LogFormat = "console"
     """REVERIE_LOG_FORMAT."""
     single_tenant: bool = False
@@ -119,6 +125,7 @@ class Settings:
             api_processes=_count(given, "REVERIE_API_PROCESSES", 2),
             http=_http_limits(given),
             gpu_class=given.get("REVERIE_GPU_CLASS", "cpu"),
+            node=given.get("REVERIE_NODE", socket.gethostname()),
             lease_s=_number(given, "REVERIE_LEASE_S", 60),
             renew_s=_number(given, "REVERIE_RENEW_S", 15),
             heartbeat_s=_number(given, "REVERIE_HEARTBEAT_S", 10),
@@ -134,6 +141,7 @@ class Settings:
             metrics_port=_port(given, "REVERIE_METRICS_PORT"),
             metrics_host=given.get("REVERIE_METRICS_HOST", "127.0.0.1"),
             share_half_life_s=_number(given, "REVERIE_SHARE_HALF_LIFE_S", 7 * 86_400),
+            aging_s=_number(given, "REVERIE_AGING_S", 6 * 3600),
             log_format=cast(LogFormat, _one_of(given, "REVERIE_LOG_FORMAT", ("console", "json"))),
             single_tenant=_one_of(given, "REVERIE_SINGLE_TENANT", ("false", "true")) == "true",
             environment=cast(Environment, _one_of(given, "REVERIE_ENV", ("production", "test"))),

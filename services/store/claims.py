@@ -16,7 +16,7 @@ _CLAIM: Final = SQL("""
 UPDATE runs SET status = 'running', stage = 'provisioning', status_reason = NULL,
     fence = fence + 1, worker_id = %(worker_id)s, step = checkpoint_step,
     lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s),
-    offered_until = NULL, ring_after = NULL, stop_reason = NULL,
+    offered_until = NULL, offered_to = NULL, ring_after = NULL, stop_reason = NULL,
     version = version + 1, updated_at = clock_timestamp(),
     started_at = coalesce(started_at, clock_timestamp())
 WHERE run_id = %(run_id)s AND status = 'queued' AND stage = 'capacity'
@@ -24,6 +24,7 @@ WHERE run_id = %(run_id)s AND status = 'queued' AND stage = 'capacity'
         SELECT FROM run_documents WHERE run_documents.run_id = runs.run_id
             AND run_documents.tenant_id = runs.tenant_id AND data_index IS NOT NULL)
     AND (ring_after IS NULL OR ring_after <= clock_timestamp())
+    AND (offered_to IS NULL OR offered_to = %(worker_id)s OR offered_until <= clock_timestamp())
     AND NOT EXISTS (
         SELECT FROM run_shards JOIN cache_shards USING (tenant_id, digest)
         WHERE run_shards.run_id = runs.run_id AND cache_shards.status <> 'done')
@@ -32,15 +33,16 @@ RETURNING {columns}
 """).format(columns=columns_of(Run), is_restored=restore_guard.IS_RESTORED)
 _ADD_ATTEMPT: Final = """
 INSERT INTO attempts (attempt_id, run_id, tenant_id, fence, worker_id, from_step, last_step,
-    gpu_class, price_micros_per_hour)
+    gpu_class, price_micros_per_hour, node)
 SELECT %(attempt_id)s, run_id, tenant_id, fence, worker_id, checkpoint_step, checkpoint_step,
-    gpu_class, coalesce(price_micros_per_hour, 0)
+    gpu_class, coalesce(price_micros_per_hour, 0),
+    coalesce((SELECT node FROM workers WHERE worker_id = %(worker_id)s), '')
 FROM runs LEFT JOIN gpu_classes USING (gpu_class) WHERE run_id = %(run_id)s
 """
 
 
 def claim(conn: Connection, run_id: str, *, worker_id: str, lease: timedelta) -> Claim | None:
-    """Claim the run if it is queued with all shards built and has no holder; else None.
+    """Claim the run if it is queued with all shards built and offered to no other; else None.
 
     A single guarded UPDATE decides, so only one of several workers succeeds.
     """

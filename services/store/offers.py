@@ -1,13 +1,17 @@
-"""Offers: choose the next runs for the free workers."""
+"""Offers: choose the next runs for the free workers, and a worker for each."""
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final
 
 from psycopg.rows import class_row
+from psycopg.sql import SQL
 
-from services.domain.fair_share import take_turns
-from services.store import usage
+from services.domain.fair_share import Share, take_turns
+from services.domain.placement import FreeWorker, NextRun, place
+from services.store import line, usage
 from services.store.database import Connection, seconds
 
 _OFFERS_LOCK: Final = 0x72657665726F6666
@@ -16,34 +20,51 @@ _OFFERS_LOCK: Final = 0x72657665726F6666
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Offer:
-    """A run that is offered to the trainers of its GPU class."""
+    """A run that is offered to a worker of its GPU class."""
 
     run_id: str
     gpu_class: str
+    worker_id: str | None
+    """Nobody else can claim it meanwhile; None: any worker of the class can."""
 
 
 _TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(%s)"
-# A worker is free if no run names it as its holder; its last heartbeat may be outdated.
+# A worker is free if no run names it as its holder; its last heartbeat may be outdated. An offer
+# that names no worker takes one of those without a node. The last heartbeats come first.
 _FREE: Final = """
-WITH free AS (
-    SELECT gpu_class, count(*) AS workers FROM workers
+WITH warm AS (
+    SELECT node, array_agg(DISTINCT base_model) AS base_models
+    FROM workers CROSS JOIN unnest(base_models) AS base_model WHERE node <> '' GROUP BY node
+), free AS (
+    SELECT worker_id, gpu_class, node, heartbeat_at,
+        row_number() OVER (PARTITION BY gpu_class, node ORDER BY heartbeat_at DESC) AS place
+    FROM workers
     WHERE kind = 'trainer' AND NOT draining
         AND heartbeat_at > clock_timestamp() - make_interval(secs => %(silence_s)s)
         AND NOT EXISTS (
             SELECT FROM runs
             WHERE runs.worker_id = workers.worker_id AND runs.lease_until IS NOT NULL)
-    GROUP BY gpu_class
-), offered AS (
-    SELECT gpu_class, count(*) AS runs FROM runs
-    WHERE offered_until > clock_timestamp() GROUP BY gpu_class
+        AND NOT EXISTS (
+            SELECT FROM runs
+            WHERE offered_to = workers.worker_id AND offered_until > clock_timestamp())
 )
-SELECT gpu_class, workers - coalesce(runs, 0) FROM free LEFT JOIN offered USING (gpu_class)
-WHERE workers > coalesce(runs, 0)
+SELECT worker_id, gpu_class, node, coalesce(base_models, '{}') AS base_models
+FROM free LEFT JOIN warm USING (node)
+WHERE node <> '' OR place > (
+    SELECT count(*) FROM runs
+    WHERE runs.gpu_class = free.gpu_class AND offered_to IS NULL
+        AND offered_until > clock_timestamp())
+ORDER BY gpu_class, heartbeat_at DESC
 """
 
 
 def take_offers(
-    conn: Connection, *, offer: timedelta, silence: timedelta, half_life: timedelta
+    conn: Connection,
+    *,
+    offer: timedelta,
+    silence: timedelta,
+    half_life: timedelta,
+    aging: timedelta,
 ) -> list[Offer]:
     """Mark runs as offered and return them: at most one for each free worker without an offer.
 
@@ -51,45 +72,67 @@ def take_offers(
         offer: a run that is not claimed within this time may be offered again.
         silence: a worker without a heartbeat for this long is not counted.
         half_life: of the use that tenants' shares are computed from.
+        aging: a run that has waited for this long goes like one of the next higher priority.
     """
     row = conn.execute(_TRY_LOCK, (_OFFERS_LOCK,)).fetchone()
     if row != (True,):
         return []  # another dispatcher is counting
+    with conn.cursor(row_factory=class_row(FreeWorker)) as cursor:
+        workers = cursor.execute(_FREE, {"silence_s": seconds(silence)}).fetchall()
     offers: list[Offer] = []
-    for gpu_class, workers in conn.execute(_FREE, {"silence_s": seconds(silence)}).fetchall():
-        facts = {"gpu_class": gpu_class, "offer_s": seconds(offer)}
-
-        def take(tenant_id: str, facts: dict[str, object] = facts) -> Offer | None:
-            return _offer_next(conn, {**facts, "tenant_id": tenant_id})
-
+    for gpu_class, free in groupby(workers, attrgetter("gpu_class")):
+        facts = {"gpu_class": gpu_class, "offer_s": seconds(offer), "aging_s": seconds(aging)}
         shares = usage.shares(conn, gpu_class, half_life=half_life)
-        offers += take_turns(shares, workers, take)
+        offers += _offer_to(conn, shares, list(free), facts)
     return offers
 
 
+def _offer_to(
+    conn: Connection, shares: list[Share], free: list[FreeWorker], facts: dict[str, Any]
+) -> list[Offer]:
+    """Offer a run to each of these workers of one class, as far as there are runs."""
+
+    def take(tenant_id: str) -> Offer | None:
+        run = _next_run(conn, {**facts, "tenant_id": tenant_id})
+        if run is None:
+            return None
+        worker = place(run, free)
+        free.remove(worker)
+        worker_id = worker.worker_id if worker.node else None
+        conn.execute(_OFFER, {**facts, "run_id": run.run_id, "worker_id": worker_id})
+        return Offer(run_id=run.run_id, gpu_class=worker.gpu_class, worker_id=worker_id)
+
+    return take_turns(shares, len(free), take)
+
+
 # Locked rows are skipped.
-_OFFER_NEXT: Final = """
-WITH next AS (
-    SELECT run_id FROM runs
-    WHERE tenant_id = %(tenant_id)s AND gpu_class = %(gpu_class)s
-        AND status = 'queued' AND stage = 'capacity'
-        AND (offered_until IS NULL OR offered_until <= clock_timestamp())
-        AND (ring_after IS NULL OR ring_after <= clock_timestamp())
-    ORDER BY priority DESC, run_id LIMIT 1 FOR UPDATE SKIP LOCKED
-)
-UPDATE runs SET offered_until = clock_timestamp() + make_interval(secs => %(offer_s)s)
-FROM next WHERE runs.run_id = next.run_id
-RETURNING runs.run_id, runs.gpu_class
+_NEXT: Final = SQL("""
+SELECT run_id, base_model, offered_to AS unanswered_by, (
+    SELECT node FROM attempts
+    WHERE attempts.run_id = runs.run_id AND attempts.fence = runs.fence
+        AND (outcome = 'lost' OR (outcome = 'failed' AND reason->>'category' = 'infra'))
+    ) AS failed_on
+FROM runs
+WHERE tenant_id = %(tenant_id)s AND gpu_class = %(gpu_class)s
+    AND status = 'queued' AND stage = 'capacity'
+    AND (offered_until IS NULL OR offered_until <= clock_timestamp())
+    AND (ring_after IS NULL OR ring_after <= clock_timestamp())
+ORDER BY {order} LIMIT 1 FOR UPDATE OF runs SKIP LOCKED
+""").format(order=line.ORDER)
+_OFFER: Final = """
+UPDATE runs SET offered_to = %(worker_id)s,
+    offered_until = clock_timestamp() + make_interval(secs => %(offer_s)s)
+WHERE run_id = %(run_id)s
 """
 
 
-def _offer_next(conn: Connection, facts: dict[str, object]) -> Offer | None:
-    with conn.cursor(row_factory=class_row(Offer)) as cursor:
-        return cursor.execute(_OFFER_NEXT, facts).fetchone()
+def _next_run(conn: Connection, facts: dict[str, Any]) -> NextRun | None:
+    with conn.cursor(row_factory=class_row(NextRun)) as cursor:
+        return cursor.execute(_NEXT, facts).fetchone()
 
 
 _WITHDRAW: Final = """
-UPDATE runs SET offered_until = NULL WHERE run_id = %s AND status = 'queued'
+UPDATE runs SET offered_until = NULL, offered_to = NULL WHERE run_id = %s AND status = 'queued'
 """
 
 

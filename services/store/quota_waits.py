@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Final
 
 from psycopg.rows import class_row
@@ -10,8 +11,8 @@ from psycopg.types.json import Jsonb
 
 from services.domain.quotas import Quotas, Starts, starts_of
 from services.domain.states import Stage
-from services.store import transitions
-from services.store.database import Connection, columns_of
+from services.store import line, transitions
+from services.store.database import Connection, columns_of, seconds
 from services.store.run_rows import Run
 from trainer_core.process.failure import Failure, failure_as_json
 
@@ -96,7 +97,7 @@ WHERE status = 'queued' AND stage = 'quota' AND status_reason->>'code' IS DISTIN
 LIMIT %(limit)s
 """
 # Of the others: in each GPU class as many runs as may start, the first in line.
-_TO_RELEASE: Final = """
+_TO_RELEASE: Final = SQL("""
 WITH rooms AS (
     SELECT * FROM unnest(%(tenants)s::text[], %(rooms)s::bigint[]) AS given (tenant_id, room)
     WHERE EXISTS (
@@ -105,17 +106,17 @@ WITH rooms AS (
 )
 SELECT run_id FROM (
     SELECT run_id, stage, room, row_number() OVER (
-            PARTITION BY tenant_id, gpu_class ORDER BY priority DESC, run_id) AS place
+            PARTITION BY tenant_id, gpu_class ORDER BY {order}) AS place
     FROM runs JOIN rooms USING (tenant_id)
     WHERE status = 'queued' AND stage IN ('capacity', 'quota')
         AND (offered_until IS NULL OR offered_until <= clock_timestamp())
 ) AS line
 WHERE stage = 'quota' AND place <= room ORDER BY place LIMIT %(limit)s
-"""
+""").format(order=line.ORDER)
 
 
 def moves(
-    conn: Connection, starts: Mapping[str, Starts], limit: int
+    conn: Connection, starts: Mapping[str, Starts], limit: int, *, aging: timedelta
 ) -> list[tuple[str, Failure | None]]:
     """Runs that have to wait for a quota, with the reason, and runs that may go on, with None.
 
@@ -132,7 +133,12 @@ def moves(
     found: list[tuple[str, Failure | None]] = [
         (run_id, reasons[tenant_id]) for run_id, tenant_id in conn.execute(_TO_HOLD, facts)
     ]
-    facts = {"tenants": list(rooms), "rooms": list(rooms.values()), "limit": limit}
+    facts = {
+        "tenants": list(rooms),
+        "rooms": list(rooms.values()),
+        "limit": limit,
+        "aging_s": seconds(aging),
+    }
     return found + [(run_id, None) for (run_id,) in conn.execute(_TO_RELEASE, facts)]
 
 

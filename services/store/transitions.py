@@ -25,7 +25,7 @@ _SWEEP_DELAY: Final = timedelta(minutes=20)
 _CHANGE_STATUS: Final = SQL("""
 UPDATE runs SET status = %(status)s, stage = %(stage)s, status_reason = %(reason)s,
     version = version + 1, updated_at = clock_timestamp(),
-    offered_until = NULL, dispatch_failures = 0,
+    offered_until = NULL, offered_to = NULL, dispatch_failures = 0,
     ring_after = clock_timestamp() + make_interval(secs => %(ring_after_s)s),
     finished_at = CASE WHEN %(is_over)s THEN clock_timestamp() ELSE finished_at END,
     sweep_after = CASE WHEN %(is_over)s AND fence > 0
@@ -73,7 +73,7 @@ def change_status(
 
 _CHANGE_STAGE: Final = SQL("""
 UPDATE runs SET stage = %(stage)s, status_reason = %(reason)s, version = version + 1,
-    updated_at = clock_timestamp(), offered_until = NULL, ring_after = NULL,
+    updated_at = clock_timestamp(), offered_until = NULL, offered_to = NULL, ring_after = NULL,
     dispatch_failures = 0
 WHERE run_id = %(run_id)s
 RETURNING {columns}

@@ -15,7 +15,7 @@ from services.metrics.exposition import serve_metrics
 from services.metrics.gpu import show_gpus
 from services.objects.open import open_store
 from services.objects.port import ObjectStore
-from services.queue.app import TRAINER_TASK, trainer_queue
+from services.queue.app import TRAINER_TASK, trainer_queue, worker_queue
 from services.queue.serve import serve
 from services.settings.env import Settings
 from services.store.ledger import open_ledger
@@ -47,6 +47,7 @@ def main(child_command: Sequence[str] = TRAINING_PROGRAM) -> int:
         kind="trainer",
         gpu_class=settings.gpu_class,
         version=version("reverie"),
+        node=settings.node,
     )
     objects = open_store(settings)
     objects.prove_conditional_writes()
@@ -105,7 +106,8 @@ def _answer_rings(
             log.info("worker_up", worker_id=worker.worker_id, gpu_class=worker.gpu_class)
             serve(
                 settings.broker_url,
-                [trainer_queue(settings.gpu_class)],
+                # Dispatchers of the version before ring for any worker of a class.
+                [worker_queue(worker.worker_id), trainer_queue(settings.gpu_class)],
                 {TRAINER_TASK: lambda run_id: answer_ring(context, assignment, run_id)},
                 acks_late=False,
                 on_shutdown=drain,

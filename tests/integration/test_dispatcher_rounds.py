@@ -9,7 +9,7 @@ import pytest
 from services.dispatcher.health import Health
 from services.dispatcher.loop import Dispatcher
 from services.domain.errors import Problem
-from services.queue.app import CACHE_QUEUE, NOTIFY_QUEUE, trainer_queue
+from services.queue.app import CACHE_QUEUE, NOTIFY_QUEUE, trainer_queue, worker_queue
 from services.queue.rings import Rings
 from services.store import datasets, publications, runs, shards
 from services.store.database import Database, DatabaseDownError
@@ -250,6 +250,31 @@ def test_no_more_offers_than_free_workers(
     for _ in range(3):
         dispatcher.round()
     assert queues(TRAIN) == 2
+
+
+def test_the_queue_of_a_worker_is_deleted_a_day_after_its_last_heartbeat(
+    tenant_db: TenantDatabase,
+    dispatcher: Dispatcher,
+    redis_server: RedisServer,
+    queues: Callable[[str], int],
+) -> None:
+    tenant_db.claimable()
+    gone, alive = tenant_db.worker(node="a"), tenant_db.worker(node="a")
+    tenant_db.claimable()
+    dispatcher.round()
+    assert [queues(worker_queue(id_)) for id_ in (gone, alive)] == [1, 1]
+    assert queues(TRAIN) == 0
+    with tenant_db.database.transaction() as conn:
+        conn.execute(
+            "UPDATE workers SET heartbeat_at = now() - interval '25 h' WHERE worker_id = %s",
+            (gone,),
+        )
+    dispatcher.round()
+    with redis_server.client() as client:
+        assert [key for key in client.scan_iter() if gone.encode() in key] == []
+    with tenant_db.database.transaction() as conn:
+        assert conn.execute("SELECT worker_id FROM workers").fetchall() == [(alive,)]
+    assert queues(worker_queue(alive)) == 1
 
 
 def test_an_offer_that_no_worker_took_is_repeated(

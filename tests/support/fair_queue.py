@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
+from services.domain.fair_share import AGING, HALF_LIFE
 from services.domain.ids import new_id
 from services.domain.ledger import ChildEvent, Claim, Outcome
 from services.store import offers, tenants
@@ -75,7 +76,7 @@ class FairQueue:
         """Workers that never miss a heartbeat, each with no run."""
         tenant_db = TenantDatabase(database=self.database, tenant_id="", ledger=self.ledger)
         for _ in range(number):
-            tenant_db.worker()
+            tenant_db.worker(node="here")
 
     def dispatch(self, number: int) -> list[Dispatch]:
         """Start this many runs, one as each worker gets free; returns them in order."""
@@ -83,17 +84,19 @@ class FairQueue:
         while len(started) < number:
             taken = self._offer()
             for offer in taken:
-                started.append(self._start(offer.run_id))
+                assert offer.worker_id is not None
+                started.append(self._start(offer.run_id, offer.worker_id))
             if not taken:
                 self._end_next()
         return started
 
     def _offer(self) -> list[offers.Offer]:
         with self.database.transaction() as conn:
-            return offers.take_offers(conn, offer=_LONG, silence=_LONG, half_life=_LONG * 24 * 7)
+            return offers.take_offers(
+                conn, offer=_LONG, silence=_LONG, half_life=HALF_LIFE, aging=AGING
+            )
 
-    def _start(self, run_id: str) -> Dispatch:
-        worker_id = self._free_worker()
+    def _start(self, run_id: str, worker_id: str) -> Dispatch:
         claim = self.ledger.claim(run_id, worker_id=worker_id, lease=_LONG)
         assert claim is not None
         training = ChildEvent(type="stage", step=0, data={"stage": "training"}, number=1)
@@ -102,12 +105,6 @@ class FairQueue:
         started = Dispatch(tenant_id=claim.tenant_id, run_id=run_id, length_s=length_s)
         heapq.heappush(self.running, (self.now_s + length_s, worker_id, claim, started))
         return started
-
-    def _free_worker(self) -> str:
-        with self.database.transaction() as conn:
-            row = conn.execute("SELECT worker_id FROM workers WHERE run_id IS NULL").fetchone()
-        assert row is not None
-        return str(row[0])
 
     def _end_next(self) -> None:
         self.now_s, _, claim, started = heapq.heappop(self.running)

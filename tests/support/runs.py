@@ -144,9 +144,16 @@ class TenantDatabase:
         return self.worker(kind="cache_builder")
 
     def worker(
-        self, *, kind: str = "trainer", draining: bool = False, gpu_class: str = "cpu"
+        self,
+        *,
+        kind: str = "trainer",
+        draining: bool = False,
+        gpu_class: str = "cpu",
+        node: str = "",
     ) -> str:
-        worker = Worker(worker_id=new_id("wrk"), kind=kind, gpu_class=gpu_class, version="0")
+        worker = Worker(
+            worker_id=new_id("wrk"), kind=kind, gpu_class=gpu_class, version="0", node=node
+        )
         self.ledger.register(worker, draining=draining, run_id=None)
         return worker.worker_id
 

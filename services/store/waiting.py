@@ -1,0 +1,85 @@
+"""Why runs wait, for the pages that show them: one query, however many runs are shown."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+
+from services.domain.states import RunStatus, Stage
+from services.domain.waiting import PlaceInLine, Waiting, waiting_for
+from services.store import line
+from services.store.database import Connection, seconds
+from services.store.run_rows import Run
+
+_PLACES: Final = SQL("""
+WITH line AS (
+    SELECT run_id, row_number() OVER (PARTITION BY gpu_class ORDER BY {order}) AS position
+    FROM runs
+    WHERE tenant_id = %(tenant_id)s AND gpu_class = ANY(%(gpu_classes)s)
+        AND status NOT IN ('succeeded', 'failed', 'canceled')
+        AND (status = 'queued' OR (status = 'running' AND stage = 'caching'))
+), starts AS (
+    SELECT gpu_class, count(*) AS class_starts,
+        count(*) FILTER (WHERE tenant_id = %(tenant_id)s) AS own_starts
+    FROM attempts
+    WHERE gpu_class = ANY(%(gpu_classes)s)
+        AND started_at > clock_timestamp() - interval '1 hour'
+    GROUP BY gpu_class
+), tenants AS (
+    SELECT gpu_class, count(*) AS tenants FROM (
+        SELECT DISTINCT gpu_class, tenant_id FROM runs
+        WHERE gpu_class = ANY(%(gpu_classes)s) AND status = 'queued' AND stage = 'capacity'
+    ) AS waiting GROUP BY gpu_class
+)
+SELECT run_id, gpu_class, position,
+    coalesce(ring_after > clock_timestamp(), false) AS is_postponed,
+    stage = 'admission' AND EXISTS (
+        SELECT FROM jsonb_each_text(runs.datasets) AS named
+            JOIN datasets ON dataset_id = named.value
+        WHERE datasets.tenant_id = runs.tenant_id AND datasets.status <> 'ready') AS lacks_data,
+    EXISTS (
+        SELECT FROM workers
+        WHERE kind = 'trainer' AND workers.gpu_class = runs.gpu_class AND NOT draining
+            AND heartbeat_at > clock_timestamp() - make_interval(secs => %(silence_s)s)
+    ) AS has_workers,
+    coalesce(own_starts, 0) AS own_starts, coalesce(class_starts, 0) AS class_starts,
+    coalesce(tenants, 0) AS tenants
+FROM runs JOIN line USING (run_id)
+    LEFT JOIN starts USING (gpu_class) LEFT JOIN tenants USING (gpu_class)
+WHERE tenant_id = %(tenant_id)s AND run_id = ANY(%(run_ids)s)
+""").format(order=line.ORDER)
+
+
+def of_runs(
+    conn: Connection, tenant_id: str, runs: Sequence[Run], *, aging: timedelta, silence: timedelta
+) -> dict[str, Waiting]:
+    """Run id → why it waits, for those of the tenant's runs that wait.
+
+    Args:
+        aging: as in ``offers.take_offers``.
+        silence: a worker without a heartbeat for this long is not counted.
+    """
+    by_id = {run.run_id: run for run in runs if _waits(run)}
+    if not by_id:
+        return {}
+    facts = {
+        "tenant_id": tenant_id,
+        "run_ids": list(by_id),
+        "gpu_classes": list({run.gpu_class for run in by_id.values()}),
+        "aging_s": seconds(aging),
+        "silence_s": seconds(silence),
+    }
+    with conn.cursor(row_factory=class_row(PlaceInLine)) as cursor:
+        places = cursor.execute(_PLACES, facts).fetchall()
+    found: dict[str, Waiting] = {}
+    for place in places:
+        run = by_id[place.run_id]
+        found[run.run_id] = waiting_for(run.status, run.stage, run.status_reason, place)
+    return found
+
+
+def _waits(run: Run) -> bool:
+    is_cached = run.status == RunStatus.RUNNING and run.stage == Stage.CACHING
+    return run.status == RunStatus.QUEUED or is_cached
