@@ -188,6 +188,7 @@ class Dispatcher:
                 silence=silence,
                 half_life=self.half_life,
                 aging=self.aging,
+                quotas=self.quotas,
             )
         for position, offer in enumerate(taken):
             try:

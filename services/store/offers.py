@@ -11,7 +11,8 @@ from psycopg.sql import SQL
 
 from services.domain.fair_share import Share, take_turns
 from services.domain.placement import FreeWorker, NextRun, place
-from services.store import line, usage
+from services.domain.quotas import Quotas
+from services.store import line, quota_waits, usage
 from services.store.database import Connection, seconds
 
 _OFFERS_LOCK: Final = 0x72657665726F6666
@@ -65,14 +66,18 @@ def take_offers(
     silence: timedelta,
     half_life: timedelta,
     aging: timedelta,
+    quotas: Quotas,
 ) -> list[Offer]:
     """Mark runs as offered and return them: at most one for each free worker without an offer.
+
+    No tenant gets more than its quotas allow.
 
     Args:
         offer: a run that is not claimed within this time may be offered again.
         silence: a worker without a heartbeat for this long is not counted.
         half_life: of the use that tenants' shares are computed from.
         aging: a run that has waited for this long goes like one of the next higher priority.
+        quotas: of tenants that have no others.
     """
     row = conn.execute(_TRY_LOCK, (_OFFERS_LOCK,)).fetchone()
     if row != (True,):
@@ -80,22 +85,36 @@ def take_offers(
     with conn.cursor(row_factory=class_row(FreeWorker)) as cursor:
         workers = cursor.execute(_FREE, {"silence_s": seconds(silence)}).fetchall()
     offers: list[Offer] = []
+    rooms: dict[str, int] = {}
     for gpu_class, free in groupby(workers, attrgetter("gpu_class")):
         facts = {"gpu_class": gpu_class, "offer_s": seconds(offer), "aging_s": seconds(aging)}
         shares = usage.shares(conn, gpu_class, half_life=half_life)
-        offers += _offer_to(conn, shares, list(free), facts)
+        offers += _offer_to(conn, shares, list(free), facts, rooms=rooms, quotas=quotas)
     return offers
 
 
 def _offer_to(
-    conn: Connection, shares: list[Share], free: list[FreeWorker], facts: dict[str, Any]
+    conn: Connection,
+    shares: list[Share],
+    free: list[FreeWorker],
+    facts: dict[str, Any],
+    *,
+    rooms: dict[str, int],
+    quotas: Quotas,
 ) -> list[Offer]:
-    """Offer a run to each of these workers of one class, as far as there are runs."""
+    """Offer a run to each of these workers of one class, as far as there are runs.
+
+    Args:
+        rooms: tenant id → what its quotas leave in this round; added at the tenant's first turn.
+    """
 
     def take(tenant_id: str) -> Offer | None:
-        run = _next_run(conn, {**facts, "tenant_id": tenant_id})
+        if tenant_id not in rooms:
+            rooms[tenant_id] = quota_waits.room(conn, tenant_id, quotas)
+        run = _next_run(conn, {**facts, "tenant_id": tenant_id}) if rooms[tenant_id] else None
         if run is None:
             return None
+        rooms[tenant_id] -= 1
         worker = place(run, free)
         free.remove(worker)
         worker_id = worker.worker_id if worker.node else None

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from psycopg.rows import class_row
-from psycopg.sql import SQL
+from psycopg.sql import SQL, Composed
 from psycopg.types.json import Jsonb
 
 from services.domain.quotas import Quotas, Starts, starts_of
@@ -16,14 +16,10 @@ from services.store.database import Connection, columns_of, seconds
 from services.store.run_rows import Run
 from trainer_core.process.failure import Failure, failure_as_json
 
-# Of each tenant with a run that waits or is held: its limits and what it uses. Seconds of held
-# attempts count from their last charge on.
-_USE: Final = """
-WITH busy AS (
-    SELECT tenant_id FROM runs WHERE status = 'queued' AND stage = 'capacity'
-    UNION SELECT tenant_id FROM runs WHERE status = 'queued' AND stage = 'quota'
-    UNION SELECT tenant_id FROM runs WHERE lease_until IS NOT NULL
-), held AS (
+# Of each busy tenant: its limits and what it uses. Seconds of held attempts count from their last
+# charge on.
+_USE: Final = SQL("""
+WITH busy AS ({busy}), held AS (
     SELECT runs.tenant_id, count(*) AS runs, sum(greatest(0,
         extract(epoch FROM least(clock_timestamp(), lease_until) - charged_until))) AS used_s
     FROM runs LEFT JOIN attempts USING (run_id, fence) WHERE lease_until IS NOT NULL
@@ -42,11 +38,33 @@ SELECT tenant_id,
     (coalesce(charged.used_s, 0) + coalesce(held.used_s, 0)) / 3600
 FROM busy LEFT JOIN quotas USING (tenant_id) LEFT JOIN held USING (tenant_id)
     LEFT JOIN offered USING (tenant_id) LEFT JOIN charged USING (tenant_id)
-"""
+""")
+# Whose quota may be used up, or whose runs wait for one: a tenant with limits of its own, with use
+# this month, or with runs that are held, offered or wait. All others are below every default.
+_USE_OF_ALL: Final = _USE.format(
+    busy=SQL("""
+    SELECT tenant_id FROM quotas
+    UNION SELECT tenant_id FROM monthly_usage
+        WHERE month = date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date
+    UNION SELECT tenant_id FROM runs WHERE lease_until IS NOT NULL
+    UNION SELECT tenant_id FROM runs
+        WHERE status = 'queued' AND offered_until > clock_timestamp()
+    UNION SELECT tenant_id FROM runs WHERE status = 'queued' AND stage = 'quota'""")
+)
+_USE_OF_ONE: Final = _USE.format(busy=SQL("SELECT %(tenant_id)s::text AS tenant_id"))
 
 
 def starts(conn: Connection, defaults: Quotas) -> dict[str, Starts]:
-    """Tenant id → how many of its runs may start now, for each tenant that has runs to start."""
+    """Tenant id → how many of its runs may start now; without tenants that are far from a limit."""
+    return _starts(conn, _USE_OF_ALL, asdict(defaults))
+
+
+def room(conn: Connection, tenant_id: str, defaults: Quotas) -> int:
+    """How many more runs of a tenant may start now."""
+    return _starts(conn, _USE_OF_ONE, {**asdict(defaults), "tenant_id": tenant_id})[tenant_id].room
+
+
+def _starts(conn: Connection, query: Composed, facts: Mapping[str, Any]) -> dict[str, Starts]:
     return {
         tenant_id: starts_of(
             concurrent_runs=concurrent_runs,
@@ -54,9 +72,7 @@ def starts(conn: Connection, defaults: Quotas) -> dict[str, Starts]:
             runs=runs,
             used_hours=float(used_hours),
         )
-        for tenant_id, concurrent_runs, gpu_hours, runs, used_hours in conn.execute(
-            _USE, asdict(defaults)
-        )
+        for tenant_id, concurrent_runs, gpu_hours, runs, used_hours in conn.execute(query, facts)
     }
 
 

@@ -112,6 +112,21 @@ def test_runs_over_the_quota_of_concurrent_runs_wait_until_one_ends(
     assert seen == [("run.queued", "quota"), ("run.queued", "capacity")]
 
 
+def test_a_rounds_offers_stay_within_the_quota(
+    tenant_db: TenantDatabase, dispatcher: Dispatcher
+) -> None:
+    run_ids = [tenant_db.claimable().run_id for _ in range(5)]
+    for _ in range(5):
+        tenant_db.worker()
+
+    dispatcher.round()
+    dispatcher.round()
+
+    offered = [run_id for run_id in run_ids if tenant_db.run(run_id).offered_until is not None]
+    assert len(offered) == 2
+    assert stages(tenant_db, *run_ids).count("quota") == 3
+
+
 def test_the_first_in_line_of_each_gpu_class_goes_on(
     tenant_db: TenantDatabase, dispatcher: Dispatcher
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from services.domain.fair_share import AGING, HALF_LIFE
 from services.domain.ledger import ChildEvent, Outcome
 from services.domain.placement import FreeWorker, NextRun, place
+from services.domain.quotas import Quotas
 from services.store import offers
 from services.store.database import Database
 from services.store.offers import Offer
@@ -23,7 +24,12 @@ def tenant_db(database: Database) -> TenantDatabase:
 def take_offers(tenant_db: TenantDatabase, *, aging: timedelta = AGING) -> list[Offer]:
     with tenant_db.database.transaction() as conn:
         return offers.take_offers(
-            conn, offer=MINUTE, silence=MINUTE, half_life=HALF_LIFE, aging=aging
+            conn,
+            offer=MINUTE,
+            silence=MINUTE,
+            half_life=HALF_LIFE,
+            aging=aging,
+            quotas=Quotas(),
         )
 
 

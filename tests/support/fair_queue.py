@@ -13,6 +13,7 @@ from typing import Final
 from services.domain.fair_share import AGING, HALF_LIFE
 from services.domain.ids import new_id
 from services.domain.ledger import ChildEvent, Claim, Outcome
+from services.domain.quotas import Quotas
 from services.store import offers, tenants
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
@@ -93,7 +94,12 @@ class FairQueue:
     def _offer(self) -> list[offers.Offer]:
         with self.database.transaction() as conn:
             return offers.take_offers(
-                conn, offer=_LONG, silence=_LONG, half_life=HALF_LIFE, aging=AGING
+                conn,
+                offer=_LONG,
+                silence=_LONG,
+                half_life=HALF_LIFE,
+                aging=AGING,
+                quotas=Quotas(),
             )
 
     def _start(self, run_id: str, worker_id: str) -> Dispatch:
