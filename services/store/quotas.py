@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from psycopg.rows import dict_row
-from psycopg.sql import SQL, Composed, Identifier, Placeholder
+from psycopg.sql import SQL, Composable, Composed, Identifier, Placeholder
 
 from services.domain.errors import QuotaExceededError
 from services.domain.quotas import QUOTA_NAMES, Quotas
@@ -57,20 +57,53 @@ def _limits(names: Sequence[str]) -> Composed:
     return SQL(", ").join(each.format(Identifier(name), Placeholder(name)) for name in names)
 
 
-def _used(names: Sequence[str]) -> Composed:
+def _used(used: Mapping[str, Composable]) -> Composed:
+    """What is used of each quota, in columns ``<quota>_used``."""
     each = SQL("{} AS {}")
-    return SQL(", ").join(each.format(_USED[name], Identifier(f"{name}_used")) for name in names)
+    return SQL(", ").join(
+        each.format(sql, Identifier(f"{name}_used")) for name, sql in used.items()
+    )
 
 
-def _limits_and_use(names: Sequence[str]) -> Composed:
-    return SQL("SELECT ") + _limits(names) + SQL(", ") + _used(names) + _FROM
+def _limits_and_use(used: Mapping[str, Composable]) -> Composed:
+    return SQL("SELECT ") + _limits(list(used)) + SQL(", ") + _used(used) + _FROM
+
+
+# A sum over all runs of a tenant takes milliseconds once it has thousands. New runs store nothing
+# themselves, so a count of the last minute is good enough for them.
+_IS_RECENT: Final = SQL("tenant_storage.counted_at > clock_timestamp() - interval '1 minute'")
+_STORED_LATELY: Final = SQL("""coalesce((
+    SELECT size_bytes FROM tenant_storage
+    WHERE tenant_storage.tenant_id = tenants.tenant_id AND {}), {})
+""").format(_IS_RECENT, _USED["storage_bytes"])
 
 
 # Whoever creates a run or a dataset of this tenant waits here until the one before has committed.
 # Rows that refer to the tenant may be inserted meanwhile.
 _LOCK: Final = "SELECT FROM tenants WHERE tenant_id = %s FOR NO KEY UPDATE"
-_OF_A_RUN: Final = _limits_and_use(("queued_runs", "storage_bytes"))
-_OF_A_DATASET: Final = _limits_and_use(("uploads", "storage_bytes"))
+_OF_A_RUN: Final = _limits_and_use(
+    {"queued_runs": _USED["queued_runs"], "storage_bytes": _STORED_LATELY}
+)
+_OF_A_DATASET: Final = _limits_and_use({name: _USED[name] for name in ("uploads", "storage_bytes")})
+
+
+_COUNT_STORAGE: Final = SQL("""
+INSERT INTO tenant_storage (tenant_id, size_bytes)
+SELECT tenant_id, {} FROM tenants
+WHERE tenant_id = %(tenant_id)s AND NOT EXISTS (
+    SELECT FROM tenant_storage
+    WHERE tenant_storage.tenant_id = tenants.tenant_id AND {})
+ON CONFLICT (tenant_id) DO UPDATE
+    SET size_bytes = excluded.size_bytes, counted_at = clock_timestamp()
+""").format(_USED["storage_bytes"], _IS_RECENT)
+
+
+def count_storage(conn: Connection, tenant_id: str) -> None:
+    """Count what the tenant stores, unless it was counted within the last minute.
+
+    ``check_new_run`` is quick after it, and the count is kept even where that refuses the run.
+    """
+    conn.execute(_COUNT_STORAGE, {"tenant_id": tenant_id})
 
 
 def check_new_run(conn: Connection, tenant_id: str, defaults: Quotas) -> None:
@@ -126,7 +159,7 @@ class QuotaState:
 
 
 _OWN: Final = SQL(", ").join(SQL("quotas.{}").format(Identifier(name)) for name in QUOTA_NAMES)
-_ALL: Final = SQL("SELECT ") + _OWN + SQL(", ") + _used(tuple(_USED)) + _FROM
+_ALL: Final = SQL("SELECT ") + _OWN + SQL(", ") + _used(_USED) + _FROM
 
 
 def read(conn: Connection, tenant_id: str, defaults: Quotas) -> dict[str, QuotaState]:

@@ -11,6 +11,7 @@ from services.api.runs.shapes import RunRequest
 from services.api.service import Service
 from services.domain.errors import NotFoundError, Problem
 from services.settings.env import Settings
+from services.store import quotas
 from services.store.database import Connection
 from services.store.runs import NewRun
 from trainer_core.base_models.describe import BaseModel
@@ -28,6 +29,7 @@ def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
     """
     settings = service.settings
     with service.database.transaction() as conn:
+        quotas.count_storage(conn, tenant_id)
         about_datasets = list(_about_datasets(conn, tenant_id, request.datasets))
     imported, problems = _import(request, service.base_models.read())
     if imported is not None:

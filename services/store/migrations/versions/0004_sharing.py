@@ -111,6 +111,14 @@ _STATEMENTS = (
         requests_per_minute integer
     )
     """,
+    # What each tenant stores, counted a while ago. Contents may be lost in a crash.
+    """
+    CREATE UNLOGGED TABLE tenant_storage (
+        tenant_id   text PRIMARY KEY,
+        size_bytes  bigint NOT NULL,
+        counted_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+    )
+    """,
     # Contents may be lost in a crash; then every bucket is full again.
     """
     CREATE UNLOGGED TABLE rate_buckets (
