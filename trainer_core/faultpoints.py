@@ -39,6 +39,7 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
     "result.before_event",
     "train.before_finished",
     # their supervisors in the service
+    "index.taken",
     "verify.checked",
     "shard.uploaded",
     "attempt.claimed",

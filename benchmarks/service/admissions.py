@@ -1,4 +1,4 @@
-"""How many runs a second one dispatcher admits: it indexes ten pictures for each."""
+"""How many runs a second one dispatcher and one indexer admit, with ten pictures each."""
 
 import time
 from typing import Any
@@ -17,7 +17,7 @@ def admissions() -> dict[str, Any]:
         tenants = [setting.tenant(f"tenant-{n}")[0] for n in range(_TENANTS)]
         for _ in wait_for_admission(setting, tenants, _RUNS, _PICTURES):
             pass
-        setting.fleet.start("dispatcher")
+        setting.start_admission()
         started_s, admitted = 0.0, 0
         end_s = time.monotonic() + _DEADLINE_S
         while admitted < _RUNS and time.monotonic() < end_s:

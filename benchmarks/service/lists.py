@@ -18,7 +18,7 @@ def lists() -> dict[str, Any]:
     with running() as setting:
         tenant_id, key = setting.tenant("ada")
         made = list(wait_for_admission(setting, [tenant_id], _RUNS, _PICTURES))
-        setting.fleet.start("dispatcher")
+        setting.start_admission()
         setting.start_api()
         end_s = time.monotonic() + _DEADLINE_S
         while True:

@@ -13,9 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from services.domain.ids import new_id
+from services.domain.ledger import Worker
 from services.processes.tree import descendants
 from services.store import tenants
 from services.store.database import Database
+from services.store.ledger import PostgresLedger
 from tests.support.fleet import Fleet
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
@@ -42,6 +45,16 @@ class Setting:
         with self.database.transaction() as conn:
             tenant_id = tenants.create_tenant(conn, name)
             return tenant_id, tenants.create_api_key(conn, tenant_id, name)[1]
+
+    def start_admission(self) -> None:
+        """A dispatcher, and an indexer without its cache builder, which would encode pictures."""
+        builder = Worker(
+            worker_id=new_id("wrk"), kind="cache_builder", gpu_class="cpu", version="0"
+        )
+        PostgresLedger(self.database).register(builder, draining=False, run_id=None)
+        self.fleet.start("indexer")
+        # The builder sends no heartbeat, so the dispatcher must not wait for one.
+        self.fleet.start("dispatcher", REVERIE_HEARTBEAT_S="3600")
 
     def start_api(self) -> None:
         self.fleet.start("api")
@@ -79,7 +92,7 @@ def running(modules: dict[str, str] | None = None, **env: str) -> Iterator[Setti
                 "REVERIE_POLL_S": "1",
                 **env,
             },
-            modules,
+            {"indexer": "services.cache_builder.indexing", **(modules or {})},
         )
         database = Database(url, max_size=8)
         opened.callback(database.close)

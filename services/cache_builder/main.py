@@ -1,4 +1,7 @@
-"""The cache builder process: verifies datasets and builds cache shards, one ring at a time."""
+"""The cache builder process: verifies datasets and builds cache shards, one ring at a time.
+
+A second process beside it admits runs (see ``indexing``).
+"""
 
 import os
 import sys
@@ -9,6 +12,7 @@ from typing import Final
 import structlog
 
 from services.cache_builder.build import Builder
+from services.cache_builder.indexer_process import IndexerProcess
 from services.cache_builder.verify import Verifier
 from services.domain.ids import new_id
 from services.domain.ledger import Worker
@@ -18,7 +22,7 @@ from services.metrics.gpu import show_gpus
 from services.objects.open import open_store
 from services.objects.port import ObjectStore
 from services.processes.request_child import RequestChild
-from services.queue.app import CACHE_QUEUE, CONTROL_QUEUE, DATASET_TASK, SHARD_TASK
+from services.queue.app import CACHE_QUEUE, DATASET_TASK, SHARD_TASK
 from services.queue.serve import serve
 from services.settings.env import Settings
 from services.store.database import Database
@@ -71,8 +75,11 @@ def _answer_rings(
         run_id=lambda: None,
     )
 
+    indexer = IndexerProcess()
+
     def drain() -> None:
         stopping.set()
+        indexer.ask_to_stop()
         heartbeat.wake()
 
     encode = (*_LIBRARY, "encode", "--models-dir", str(settings.models_dir))
@@ -81,6 +88,7 @@ def _answer_rings(
         Scratch(settings.scratch_dir, worker.worker_id) as scratch,
         RequestChild(encode, env=os.environ) as encoder,
         RequestChild(inspect, env=os.environ, deadline_s=_DECODING_S) as inspector,
+        indexer,
         heartbeat,
     ):
         verifier = Verifier(
@@ -90,7 +98,7 @@ def _answer_rings(
         log.info("worker_up", worker_id=worker.worker_id)
         serve(
             settings.broker_url,
-            [CONTROL_QUEUE, CACHE_QUEUE],
+            [CACHE_QUEUE],
             {DATASET_TASK: verifier.answer_ring, SHARD_TASK: builder.answer_ring},
             acks_late=True,
             on_shutdown=drain,

@@ -1,25 +1,13 @@
-"""A round of the dispatcher: sweep, admit, end caching, ring, offer. All state is in rows."""
+"""A round of the dispatcher: sweep, ring, end caching, offer. All state is in rows."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
 
-from services.dispatcher import failures
-from services.dispatcher.admission import (
-    CAPTIONS_TO_INDEX,
-    MAX_INDEX_BYTES,
-    Admitted,
-    DataIncomplete,
-    Decision,
-    Postponed,
-    Refused,
-    decide,
-)
 from services.dispatcher.health import Health
 from services.domain.attempt_budgets import MAX_INFRA_FAILURES
 from services.domain.failures import internal_error
@@ -32,10 +20,10 @@ from services.store import (
     cache_work,
     due_rows,
     failing_rows,
+    index_tasks,
     leases,
     offers,
     quota_waits,
-    run_documents,
     workers,
 )
 from services.store.cache_work import CacheTask
@@ -44,21 +32,15 @@ from services.store.database import (
     Database,
     DatabaseBusyError,
     DatabaseDownError,
-    DocumentTooLargeError,
 )
 from services.store.due_rows import Due
 from services.store.leases import DeadAttempt
 from services.store.offers import Offer
-from services.store.run_rows import Run
-from trainer_core.errors import Category
-from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
 
 _ROWS_A_ROUND: Final = 64
-_ADMISSIONS_A_ROUND: Final = 4
 HEARTBEATS_MISSED: Final = 3
-_LATER: Final = timedelta(minutes=1)
 
 
 class Rings(Protocol):
@@ -68,6 +50,7 @@ class Rings(Protocol):
     repeated: the row says what is due. Every method may raise BrokerDownError.
     """
 
+    def admission(self, tenant_id: str, run_id: str) -> None: ...
     def trainer(self, gpu_class: str, run_id: str, worker_id: str | None) -> None: ...
     def forget_worker(self, worker_id: str) -> None: ...
     def shard(self, tenant_id: str, digest: str) -> None: ...
@@ -87,7 +70,6 @@ class Dispatcher:
     """With a lock timeout of a few seconds, so that a locked row does not delay all others."""
     rings: Rings
     health: Health
-    models_dir: Path
     offer: timedelta
     heartbeat: timedelta
     max_attempts: int
@@ -97,7 +79,6 @@ class Dispatcher:
     half_life: timedelta = HALF_LIFE
     """Of the use that tenants' shares are computed from."""
     aging: timedelta = AGING
-    max_index_bytes: int = MAX_INDEX_BYTES
 
     def round(self) -> None:
         """Process everything that is due; raises DatabaseDownError.
@@ -108,7 +89,7 @@ class Dispatcher:
         try:
             for step in (
                 self.sweep,
-                self.admit,
+                self.ring_for_admission,
                 self.end_caching,
                 self.ring_for_cache_work,
                 self.ring_for_publications,
@@ -131,13 +112,20 @@ class Dispatcher:
             with self._one_run(run_id):
                 self._sweep(run_id)
 
-    def admit(self) -> None:
-        """Admit, refuse or postpone new runs."""
+    def ring_for_admission(self) -> None:
+        """Ring for runs whose data must be indexed: a few for each cache builder and tenant."""
+        silence = self.heartbeat * HEARTBEATS_MISSED
         with self._transaction() as conn:
-            runs = admission.take_runs(conn, _ADMISSIONS_A_ROUND)
-        for run in runs:
-            with self._one_run(run.run_id):
-                self._act(run, self._decide(run))
+            taken = index_tasks.take_offers(conn, offer=self.offer, silence=silence)
+        for position, offer in enumerate(taken):
+            try:
+                self.rings.admission(offer.tenant_id, offer.run_id)
+            except BrokerDownError as error:
+                log.warning("broker_down", waiting=len(taken) - position, reason=str(error))
+                with self._transaction() as conn:
+                    for missed in taken[position:]:
+                        index_tasks.withdraw(conn, missed)
+                return
 
     def end_caching(self) -> None:
         """Queue runs whose shards are all built; fail those with a shard that cannot be built."""
@@ -229,55 +217,6 @@ class Dispatcher:
             return
         if dead is not None:
             _log_lost(dead)
-
-    def _decide(self, run: Run) -> Decision:
-        limit_bytes = CAPTIONS_TO_INDEX * self.max_index_bytes
-        with self._transaction() as conn:
-            caption_bytes = admission.caption_bytes(conn, run)
-            if caption_bytes > limit_bytes:
-                return Refused(failure=failures.captions_too_large(caption_bytes, limit_bytes))
-            backends = admission.data_of(conn, run)
-            plan = run_documents.read_plan(conn, run.tenant_id, run.run_id)
-        return decide(
-            plan,
-            run.base_model,
-            backends,
-            models_dir=self.models_dir,
-            max_index_bytes=self.max_index_bytes,
-        )
-
-    def _act(self, run: Run, decision: Decision) -> None:
-        match decision:
-            case Admitted():
-                self._admit(run, decision)
-            case Refused(failure=failure, cause=cause):
-                self._refuse(run, failure, cause)
-            case Postponed(reason=reason):
-                with self._transaction() as conn:
-                    failing_rows.postpone(conn, run.run_id, after=_LATER, reason=reason)
-            case DataIncomplete():
-                with self._transaction() as conn:
-                    admission.await_data(conn, run.run_id)
-
-    def _admit(self, run: Run, admitted: Admitted) -> None:
-        try:
-            with self._transaction() as conn:
-                is_admitted = admission.admit(
-                    conn, run.run_id, admitted.data_index, admitted.shards, admitted.warnings
-                )
-        except DocumentTooLargeError as error:
-            self._refuse(run, admitted.too_large, error)
-            return
-        if is_admitted:
-            log.info("run_admitted", run_id=run.run_id, shards=len(admitted.shards))
-
-    def _refuse(self, run: Run, failure: Failure, cause: BaseException | None) -> None:
-        if failure.category is Category.PLATFORM:
-            log.error("run_refused", run_id=run.run_id, code=failure.code, exc_info=cause)
-        else:
-            log.info("run_refused", run_id=run.run_id, code=failure.code)
-        with self._transaction() as conn:
-            admission.refuse(conn, run.run_id, failure)
 
     def _ring_each(
         self,

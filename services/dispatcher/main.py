@@ -53,7 +53,6 @@ def main() -> int:
             database=database,
             rings=rings,
             health=Health(settings.lease_s),
-            models_dir=settings.models_dir,
             offer=timedelta(seconds=settings.offer_s),
             heartbeat=timedelta(seconds=settings.heartbeat_s),
             max_attempts=settings.max_attempts,

@@ -64,6 +64,26 @@ def database_restored() -> Failure:
     return infra_failure("database_restored", message)
 
 
+def indexing_died(tries: int) -> Failure:
+    """Each try to index the run's data ended the process."""
+    return Failure(
+        code="indexing_died",
+        category=Category.PLATFORM,
+        message=(
+            f"The service died {tries} times in a row while it prepared the run's data, perhaps for"
+            " want of memory. Use datasets with fewer files or shorter captions."
+        ),
+        retryable=False,
+    )
+
+
+def indexing_interrupted() -> Failure:
+    """The process that indexed the run's data died or took too long."""
+    return infra_failure(
+        "indexing_interrupted", "The process that prepared the run's data died; it is tried again."
+    )
+
+
 def database_busy() -> Failure:
     """A lock was not free in time, or a statement took too long."""
     message = "The database was too busy to continue with this run; it is tried again."

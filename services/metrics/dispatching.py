@@ -18,7 +18,7 @@ rounds: Final = Counter(
 )
 step_seconds: Final = Histogram(
     "reverie_dispatcher_step_seconds",
-    "Time of one step of a round, such as admit.",
+    "Time of one step of a round, such as sweep.",
     ["step"],
     buckets=_ROUND_BUCKETS,
 )

@@ -20,6 +20,7 @@ PUBLISH_CONNECT_TIMEOUT_S: Final = 2.0
 
 TRAINER_TASK: Final = "trainer.ring"
 SHARD_TASK: Final = "cache.build"
+ADMISSION_TASK: Final = "runs.admit"
 DATASET_TASK: Final = "datasets.verify"
 PUBLICATION_TASK: Final = "publications.publish"
 
@@ -62,8 +63,10 @@ def publisher_app(broker_url: str) -> Celery:
     return app
 
 
-def worker_app(broker_url: str, queues: tuple[str, ...], *, acks_late: bool) -> Celery:
-    """An app that consumes ``queues`` one message at a time and reconnects for ever.
+def worker_app(
+    broker_url: str, queues: tuple[str, ...], *, acks_late: bool, threads: int
+) -> Celery:
+    """An app that handles ``threads`` messages of ``queues`` at a time and reconnects for ever.
 
     ``acks_late`` False is for training: the lease in PostgreSQL outlives the message, so an early
     acknowledgement loses nothing and a training of many hours never reaches a visibility timeout.
@@ -77,7 +80,7 @@ def worker_app(broker_url: str, queues: tuple[str, ...], *, acks_late: bool) -> 
         worker_prefetch_multiplier=1,
         # A busy worker leaves the next ring to an idle one.
         worker_disable_prefetch=True,
-        worker_concurrency=1,
+        worker_concurrency=threads,
         worker_consumer="services.queue.consumer:RingConsumer",
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,

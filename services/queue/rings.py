@@ -46,6 +46,10 @@ class Rings:
         """A cache shard may be missing."""
         self._ring(apps.SHARD_TASK, apps.CACHE_QUEUE, tenant_id, digest)
 
+    def admission(self, tenant_id: str, run_id: str) -> None:
+        """A run may be waiting for admission."""
+        self._ring(apps.ADMISSION_TASK, apps.CONTROL_QUEUE, tenant_id, run_id)
+
     def dataset(self, tenant_id: str, dataset_id: str) -> None:
         """The files of a dataset may be waiting for verification."""
         self._ring(apps.DATASET_TASK, apps.CACHE_QUEUE, tenant_id, dataset_id)

@@ -1,4 +1,4 @@
-"""Handle rings: a Celery worker in the foreground of this process, one handler at a time."""
+"""Handle rings: a Celery worker in the foreground of this process, with a few threads."""
 
 import logging
 import os
@@ -27,6 +27,7 @@ def serve(
     *,
     acks_late: bool,
     on_shutdown: Callable[[], None],
+    threads: int = 1,
 ) -> None:
     """Handle messages of ``queues`` until SIGTERM or SIGINT; returns when the last one is done.
 
@@ -39,8 +40,9 @@ def serve(
         acks_late: False for training, which is protected by its lease; True for short work.
         on_shutdown: called at once when the process gets its stop signal, in the signal handler: it
             may set a flag or an event, and must neither block nor raise.
+        threads: handlers at the same time; each takes the next message of any of the queues.
     """
-    app = apps.worker_app(broker_url, tuple(queues), acks_late=acks_late)
+    app = apps.worker_app(broker_url, tuple(queues), acks_late=acks_late, threads=threads)
     for name, handler in handlers.items():
         app.task(name=name)(_answer(name, handler))
 
@@ -66,7 +68,7 @@ def _run_worker(app: Celery) -> None:
     worker = app.Worker(
         hostname=f"{os.getpid()}@{socket.gethostname()}",
         pool_cls="threads",
-        concurrency=1,
+        concurrency=app.conf.worker_concurrency,
         quiet=True,
         # Workers need not exchange their state over the broker: it is in the database.
         without_gossip=True,
@@ -129,6 +131,7 @@ def _is_digest(text: str) -> bool:
 
 _ARGUMENTS: Final[Mapping[str, tuple[Callable[[str], bool], ...]]] = {
     apps.TRAINER_TASK: (_is_run,),
+    apps.ADMISSION_TASK: (_is_tenant, _is_run),
     apps.SHARD_TASK: (_is_tenant, _is_digest),
     apps.DATASET_TASK: (_is_tenant, _is_dataset),
     apps.PUBLICATION_TASK: (_is_tenant, _is_publication),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final
 
 from psycopg.rows import class_row
@@ -11,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 from services.domain.states import RunStatus, Stage
 from services.store import datasets, run_documents, transitions
-from services.store.database import Connection, columns_of, seconds
+from services.store.database import Connection, columns_of
 from services.store.datasets import Dataset, DatasetFile
 from services.store.run_rows import Run
 from trainer_core.process.failure import Failure, failure_from_json
@@ -35,29 +34,6 @@ class NeededShard:
     kind: str
     spec: str
     """``trainer_core.data.index.ShardSpec`` as JSON text."""
-
-
-_TAKE: Final = SQL("""
-WITH due AS (
-    SELECT run_id FROM runs
-    WHERE status = 'queued' AND stage = 'admission' AND ring_after <= clock_timestamp()
-    ORDER BY ring_after LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-)
-UPDATE runs SET ring_after = clock_timestamp() + make_interval(secs => %(pause_s)s)
-WHERE run_id IN (SELECT run_id FROM due)
-RETURNING {columns}
-""").format(columns=columns_of(Run))
-_TAKEN_FOR: Final = timedelta(seconds=30)
-
-
-def take_runs(conn: Connection, limit: int) -> list[Run]:
-    """The runs that are due for admission, the longest due first; not due again for half a minute.
-
-    The pause keeps a run that crashes the process or the connection from being first every time.
-    """
-    facts = {"limit": limit, "pause_s": seconds(_TAKEN_FOR)}
-    with conn.cursor(row_factory=class_row(Run)) as cursor:
-        return cursor.execute(_TAKE, facts).fetchall()
 
 
 _CAPTION_BYTES: Final = """
@@ -89,7 +65,9 @@ _LOCK: Final = SQL("""
 SELECT {columns} FROM runs
 WHERE run_id = %s AND status = 'queued' AND stage = 'admission' FOR UPDATE
 """).format(columns=columns_of(Run))
-_ADD_WARNINGS: Final = "UPDATE runs SET warnings = warnings || %s WHERE run_id = %s"
+_ADD_WARNINGS: Final = """
+UPDATE runs SET warnings = warnings || %s, index_until = NULL WHERE run_id = %s
+"""
 # Rows are locked in the order of digests, so that two runs with the same shards cannot deadlock. A
 # shard that failed for another run is tried again.
 _NEED_SHARDS: Final = """
@@ -118,7 +96,7 @@ def admit(
 ) -> bool:
     """Store the run's data index and request missing shards; with none missing, caching is skipped.
 
-    False where the run is not waiting any more: another dispatcher admitted it, or it was canceled.
+    False where the run is not waiting any more: another indexer admitted it, or it was canceled.
     Raises DocumentTooLargeError at the end of the transaction where the index cannot be stored.
 
     Args:
@@ -158,20 +136,6 @@ def refuse(conn: Connection, run_id: str, failure: Failure) -> None:
     run = _lock(conn, run_id)
     if run is not None:
         transitions.change_status(conn, run, RunStatus.FAILED, reason=failure)
-
-
-_AWAIT_DATA: Final = """
-UPDATE runs SET status_reason = NULL,
-    ring_after = clock_timestamp() + least(make_interval(mins => 1),
-        greatest(make_interval(secs => 2), clock_timestamp() - created_at))
-WHERE run_id = %s
-"""
-
-
-def await_data(conn: Connection, run_id: str) -> None:
-    """Postpone the run until its datasets are verified, or for a growing pause up to a minute."""
-    if _lock(conn, run_id) is not None:
-        conn.execute(_AWAIT_DATA, (run_id,))
 
 
 _CACHED: Final = """

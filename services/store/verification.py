@@ -163,7 +163,7 @@ RETURNING status
 _WAKE_RUNS: Final = """
 UPDATE runs SET ring_after = clock_timestamp()
 WHERE tenant_id = %s AND status = 'queued' AND stage = 'admission'
-    AND EXISTS (SELECT FROM jsonb_each_text(datasets) WHERE value = %s)
+    AND %s IN (SELECT jsonb_path_query(datasets, '$.*') #>> '{}')
 """
 
 

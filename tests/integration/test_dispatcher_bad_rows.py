@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from services.cache_builder.indexing.index import Indexer
 from services.dispatcher.health import Health
 from services.dispatcher.loop import Dispatcher
 from services.queue.app import trainer_queue
@@ -15,7 +16,7 @@ from services.store import tenants
 from services.store.database import Database, DatabaseBusyError
 from services.store.failing_rows import MAX_FAILURES
 from services.store.run_rows import Run
-from tests.support.dispatching import build_all_shards, real_plan
+from tests.support.dispatching import DispatcherAndIndexer, build_all_shards, real_plan
 from tests.support.redis import RedisServer
 from tests.support.runs import LEASE, TenantDatabase
 
@@ -45,22 +46,25 @@ def bob(ada: TenantDatabase) -> TenantDatabase:
 @pytest.fixture
 def dispatcher(
     ada: TenantDatabase, redis_server: RedisServer, described_models_dir: Path
-) -> Iterator[Dispatcher]:
+) -> Iterator[DispatcherAndIndexer]:
     clock_s = [0.0]
     health = Health(60, lambda: clock_s[0])
     for clock_s[0] in range(0, 62, 2):  # it trusts leases after a minute without a gap
         health.note_answer()
     with Rings(redis_server.url) as rings:
-        yield Dispatcher(
+        dispatcher = Dispatcher(
             database=ada.database,
             rings=rings,
             health=health,
-            models_dir=described_models_dir,
             offer=timedelta(seconds=10),
             heartbeat=timedelta(seconds=10),
             max_attempts=3,
-            max_index_bytes=LIMIT_BYTES,
         )
+        ada.builder()
+        indexer = Indexer(
+            database=ada.database, models_dir=described_models_dir, max_index_bytes=LIMIT_BYTES
+        )
+        yield DispatcherAndIndexer(dispatcher=dispatcher, indexer=indexer)
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def captions_of_length(tenant_db: TenantDatabase, run: Run, length: int) -> None
 
 @pytest.mark.parametrize("length", [LIMIT_BYTES, 4 * LIMIT_BYTES])
 def test_data_larger_than_the_limit_fails_its_run_and_says_how_to_fix_it(
-    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, length: int
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: DispatcherAndIndexer, length: int
 ) -> None:
     huge = ada.queued(plan=real_plan())
     captions_of_length(ada, huge, length)
@@ -116,7 +120,7 @@ def test_data_larger_than_the_limit_fails_its_run_and_says_how_to_fix_it(
 
 
 def test_a_document_too_large_for_the_server_fails_its_run(
-    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: DispatcherAndIndexer
 ) -> None:
     # An entry of a B-tree takes 2,704 bytes at most: ProgramLimitExceeded, as for a huge jsonb.
     huge = ada.queued(plan=real_plan())
@@ -141,7 +145,10 @@ def test_a_document_too_large_for_the_server_fails_its_run(
 
 
 def test_a_locked_run_is_skipped(
-    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, elsewhere: psycopg.Connection
+    ada: TenantDatabase,
+    bob: TenantDatabase,
+    dispatcher: DispatcherAndIndexer,
+    elsewhere: psycopg.Connection,
 ) -> None:
     locked, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
     elsewhere.execute("SELECT FROM runs WHERE run_id = %s FOR UPDATE", (locked.run_id,))
@@ -156,7 +163,10 @@ def test_a_locked_run_is_skipped(
 
 
 def test_a_run_whose_shard_is_locked_is_postponed_with_the_reason(
-    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, elsewhere: psycopg.Connection
+    ada: TenantDatabase,
+    bob: TenantDatabase,
+    dispatcher: DispatcherAndIndexer,
+    elsewhere: psycopg.Connection,
 ) -> None:
     first = ada.queued(plan=real_plan())
     dispatcher.round()
@@ -188,7 +198,7 @@ CORRUPTIONS = {
 
 @pytest.mark.parametrize("corrupt", CORRUPTIONS.values(), ids=CORRUPTIONS)
 def test_a_corrupt_run_is_retried_and_then_fails(
-    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, corrupt: str
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: DispatcherAndIndexer, corrupt: str
 ) -> None:
     broken, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
     execute(ada, corrupt, broken.run_id)
@@ -212,7 +222,7 @@ def test_a_corrupt_run_is_retried_and_then_fails(
 
 
 def test_corrupt_runs_do_not_stay_first_in_line(
-    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: DispatcherAndIndexer
 ) -> None:
     broken = [ada.queued(plan=real_plan()) for _ in range(8)]
     for run in broken:
@@ -223,7 +233,9 @@ def test_corrupt_runs_do_not_stay_first_in_line(
     assert bob.run(good.run_id).stage == "caching"
 
 
-def test_success_resets_the_failure_count(ada: TenantDatabase, dispatcher: Dispatcher) -> None:
+def test_success_resets_the_failure_count(
+    ada: TenantDatabase, dispatcher: DispatcherAndIndexer
+) -> None:
     run_id = ada.queued(plan=real_plan()).run_id
     execute(ada, "UPDATE runs SET dispatch_failures = 4 WHERE run_id = %s", run_id)
     dispatcher.round()
@@ -231,7 +243,7 @@ def test_success_resets_the_failure_count(ada: TenantDatabase, dispatcher: Dispa
 
 
 def test_a_shard_without_a_readable_error_delays_only_its_own_run(
-    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: DispatcherAndIndexer
 ) -> None:
     broken, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
     dispatcher.round()
@@ -254,7 +266,10 @@ def test_a_shard_without_a_readable_error_delays_only_its_own_run(
 
 
 def test_an_attempt_that_cannot_be_closed_does_not_delay_others(
-    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher, elsewhere: psycopg.Connection
+    ada: TenantDatabase,
+    bob: TenantDatabase,
+    dispatcher: DispatcherAndIndexer,
+    elsewhere: psycopg.Connection,
 ) -> None:
     stuck, lost = ada.held(), bob.held()
     for claim in (stuck, lost):
@@ -272,7 +287,7 @@ def test_an_attempt_that_cannot_be_closed_does_not_delay_others(
 
 
 def test_an_attempt_whose_end_cannot_be_written_does_not_delay_others(
-    ada: TenantDatabase, bob: TenantDatabase, dispatcher: Dispatcher
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: DispatcherAndIndexer
 ) -> None:
     broken, lost = ada.held(), bob.held()
     for claim in (broken, lost):
@@ -292,7 +307,7 @@ def test_an_attempt_whose_end_cannot_be_written_does_not_delay_others(
 def test_a_locked_run_does_not_use_up_a_workers_offer(
     ada: TenantDatabase,
     bob: TenantDatabase,
-    dispatcher: Dispatcher,
+    dispatcher: DispatcherAndIndexer,
     elsewhere: psycopg.Connection,
     queues: Callable[[str], int],
 ) -> None:

@@ -28,18 +28,22 @@ def tenant_db(database: Database) -> TenantDatabase:
 
 @contextmanager
 def two_dispatchers(settings: Mapping[str, str]) -> Iterator[None]:
-    """Run two dispatchers; both must end cleanly on SIGTERM and log JSON lines."""
-    command, env = [sys.executable, "-m", "services.dispatcher"], {**os.environ, **settings}
-    both = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE) for _ in range(2)]
+    """Run two dispatchers and an indexer; all must end cleanly on SIGTERM and log JSON lines."""
+    env = {**os.environ, **settings}
+    modules = ["services.dispatcher", "services.dispatcher", "services.cache_builder.indexing"]
+    all_three = [
+        subprocess.Popen([sys.executable, "-m", module], env=env, stderr=subprocess.PIPE)
+        for module in modules
+    ]
     try:
         yield
     finally:
-        for process in both:
+        for process in all_three:
             process.send_signal(signal.SIGTERM)
-        logs = [process.communicate(timeout=20)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], logs
+        logs = [process.communicate(timeout=20)[1] for process in all_three]
+    assert [process.returncode for process in all_three] == [0, 0, 0], logs
     lines = [json.loads(line) for log in logs for line in log.splitlines()]
-    assert all(line["service"] == "dispatcher" for line in lines)
+    assert {line["service"] for line in lines} == {"dispatcher", "indexer"}
 
 
 def test_two_dispatchers_do_each_piece_of_work_once(

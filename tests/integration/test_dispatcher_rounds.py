@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.cache_builder.indexing.index import Indexer
 from services.dispatcher.health import Health
 from services.dispatcher.loop import Dispatcher
 from services.domain.errors import Problem
@@ -13,7 +14,7 @@ from services.queue.app import CACHE_QUEUE, NOTIFY_QUEUE, trainer_queue, worker_
 from services.queue.rings import Rings
 from services.store import datasets, publications, runs, shards
 from services.store.database import Database, DatabaseDownError
-from tests.support.dispatching import build_all_shards, real_plan
+from tests.support.dispatching import DispatcherAndIndexer, build_all_shards, real_plan
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.runs import LEASE, TenantDatabase, result_of
@@ -49,27 +50,28 @@ def clock() -> Clock:
 
 @pytest.fixture
 def dispatcher(
-    tenant_db: TenantDatabase, redis_server: RedisServer, described_models_dir: Path, clock: Clock
+    tenant_db: TenantDatabase, redis_server: RedisServer, clock: Clock
 ) -> Iterator[Dispatcher]:
     with Rings(redis_server.url) as rings:
-        yield dispatcher_of(tenant_db, rings, described_models_dir, clock)
+        yield dispatcher_of(tenant_db, rings, clock)
 
 
 @pytest.fixture
-def builders(tenant_db: TenantDatabase) -> None:
-    """Two cache builders: four rows of cache work may be in flight."""
-    tenant_db.builder()
-    tenant_db.builder()
+def service(
+    tenant_db: TenantDatabase, dispatcher: Dispatcher, described_models_dir: Path
+) -> DispatcherAndIndexer:
+    """With two cache builders: four rows of cache work may be in flight."""
+    for _ in range(2):
+        tenant_db.builder()
+    indexer = Indexer(database=tenant_db.database, models_dir=described_models_dir)
+    return DispatcherAndIndexer(dispatcher=dispatcher, indexer=indexer)
 
 
-def dispatcher_of(
-    tenant_db: TenantDatabase, rings: Rings, described_models_dir: Path, clock: Clock
-) -> Dispatcher:
+def dispatcher_of(tenant_db: TenantDatabase, rings: Rings, clock: Clock) -> Dispatcher:
     return Dispatcher(
         database=tenant_db.database,
         rings=rings,
         health=Health(60, clock),
-        models_dir=described_models_dir,
         offer=timedelta(seconds=10),
         heartbeat=timedelta(seconds=10),
         max_attempts=3,
@@ -82,14 +84,13 @@ def let_health_recover(dispatcher: Dispatcher, clock: Clock) -> None:
         dispatcher.health.note_answer()
 
 
-@pytest.mark.usefixtures("builders")
 def test_a_run_goes_from_admission_to_an_offer(
-    tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
+    tenant_db: TenantDatabase, service: DispatcherAndIndexer, queues: Callable[[str], int]
 ) -> None:
     run_id = tenant_db.queued(plan=real_plan()).run_id
     tenant_db.worker()
 
-    dispatcher.round()
+    service.round()
     run = tenant_db.run(run_id)
     assert (run.status, run.stage) == ("running", "caching")
     num_shards = len(tenant_db.data_index(run_id)["shards"])
@@ -97,19 +98,19 @@ def test_a_run_goes_from_admission_to_an_offer(
     assert queues(TRAIN) == 0
 
     assert len(build_all_shards(tenant_db)) == num_shards
-    dispatcher.round()
+    service.round()
     run = tenant_db.run(run_id)
     assert (run.status, run.stage) == ("queued", "capacity")
     assert run.offered_until is not None
     assert queues(TRAIN) == 1
     for _ in range(3):
-        dispatcher.round()
+        service.round()
     assert (queues(CACHE_QUEUE), queues(TRAIN)) == (num_shards, 1)
     assert tenant_db.ledger.claim(run_id, worker_id="w", lease=LEASE) is not None
 
 
 def test_masks_are_paired_and_cached_like_their_images(
-    tenant_db: TenantDatabase, dispatcher: Dispatcher
+    tenant_db: TenantDatabase, service: DispatcherAndIndexer
 ) -> None:
     backends = [{"id": name, "caption_strategy": "textfile"} for name in ("photos", "masks")]
     plan = import_small(backends=backends).plan.model_dump(mode="json")
@@ -120,7 +121,7 @@ def test_masks_are_paired_and_cached_like_their_images(
         datasets_of = {name: tenant_db.dataset(conn).dataset_id for name in ("photos", "masks")}
     run_id = tenant_db.queued(plan=plan, datasets=datasets_of).run_id
 
-    dispatcher.round()
+    service.round()
 
     index = tenant_db.data_index(run_id)
     assert [sample["backend"] for sample in index["samples"]] == ["photos", "photos"]
@@ -128,19 +129,18 @@ def test_masks_are_paired_and_cached_like_their_images(
     kinds = sorted(shard["kind"] for shard in index["shards"])
     assert kinds == ["latents", "masks", "text", "text"]
     assert len(build_all_shards(tenant_db)) == len(kinds)
-    dispatcher.round()
+    service.round()
     assert tenant_db.run(run_id).stage == "capacity"
 
 
-@pytest.mark.usefixtures("builders")
 def test_shards_of_the_same_data_are_built_once(
-    tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
+    tenant_db: TenantDatabase, service: DispatcherAndIndexer, queues: Callable[[str], int]
 ) -> None:
     first = tenant_db.queued(plan=real_plan())
-    dispatcher.round()
+    service.round()
     num_shards = len(build_all_shards(tenant_db))
     second = tenant_db.queued(plan=real_plan(), datasets=first.datasets)
-    dispatcher.round()
+    service.round()
     assert tenant_db.event_types(second.run_id) == ["run.queued", "run.queued"]  # nothing to cache
     assert queues(CACHE_QUEUE) == num_shards
     with tenant_db.database.transaction() as conn:
@@ -148,21 +148,20 @@ def test_shards_of_the_same_data_are_built_once(
     assert states == {("queued", "capacity")}
 
 
-@pytest.mark.usefixtures("builders")
 def test_a_run_waits_for_its_dataset(
-    tenant_db: TenantDatabase, dispatcher: Dispatcher, queues: Callable[[str], int]
+    tenant_db: TenantDatabase, service: DispatcherAndIndexer, queues: Callable[[str], int]
 ) -> None:
     with tenant_db.database.transaction() as conn:
         dataset = tenant_db.dataset(conn, ready=False)
         datasets.complete(conn, tenant_db.tenant_id, dataset.dataset_id)
     run_id = tenant_db.queued(plan=real_plan(), datasets={"photos": dataset.dataset_id}).run_id
-    dispatcher.round()
+    service.round()
     assert queues(CACHE_QUEUE) == 1
     assert tenant_db.run(run_id).stage == "admission"
     wrong = Problem(pointer="b.png", code="bad_image", message="b.png is damaged.")
     with tenant_db.database.transaction() as conn:
         end_verification(conn, tenant_db.tenant_id, dataset.dataset_id, problems=[wrong])
-    dispatcher.round()
+    service.round()
     run = tenant_db.run(run_id)
     assert run.status == "failed"
     assert run.status_reason == {
@@ -174,10 +173,10 @@ def test_a_run_waits_for_its_dataset(
 
 
 def test_data_without_a_usable_sample_fails_the_run_with_the_reason(
-    tenant_db: TenantDatabase, dispatcher: Dispatcher
+    tenant_db: TenantDatabase, service: DispatcherAndIndexer
 ) -> None:
     run_id = tenant_db.queued(plan=real_plan(minimum_image_size=200)).run_id
-    dispatcher.round()
+    service.round()
     run = tenant_db.run(run_id)
     assert run.status == "failed"
     assert run.status_reason is not None
@@ -186,19 +185,19 @@ def test_data_without_a_usable_sample_fails_the_run_with_the_reason(
 
 
 def test_a_run_that_cannot_be_read_does_not_stop_others(
-    tenant_db: TenantDatabase, dispatcher: Dispatcher
+    tenant_db: TenantDatabase, service: DispatcherAndIndexer
 ) -> None:
     broken, good = tenant_db.queued(plan={"nonsense": True}), tenant_db.queued(plan=real_plan())
-    dispatcher.round()
+    service.round()
     assert tenant_db.run(broken.run_id).status == "failed"
     assert tenant_db.run(good.run_id).stage == "caching"
 
 
 def test_a_missing_base_model_makes_a_run_wait(
-    tenant_db: TenantDatabase, dispatcher: Dispatcher
+    tenant_db: TenantDatabase, service: DispatcherAndIndexer
 ) -> None:
     run_id = tenant_db.queued(plan=real_plan(), base_model="elsewhere").run_id
-    dispatcher.round()
+    service.round()
     run = tenant_db.run(run_id)
     assert (run.status, run.stage) == ("queued", "admission")
     assert run.status_reason is not None
@@ -206,10 +205,10 @@ def test_a_missing_base_model_makes_a_run_wait(
 
 
 def test_a_shard_that_cannot_be_built_fails_its_runs_and_is_tried_for_the_next(
-    tenant_db: TenantDatabase, dispatcher: Dispatcher
+    tenant_db: TenantDatabase, service: DispatcherAndIndexer
 ) -> None:
     first = tenant_db.queued(plan=real_plan())
-    dispatcher.round()
+    service.round()
     wrong = Failure(
         code="bad_image", category=Category.USER, message="a.png is damaged.", retryable=False
     )
@@ -218,14 +217,14 @@ def test_a_shard_that_cannot_be_built_fails_its_runs_and_is_tried_for_the_next(
         work = shards.take(conn, tenant_db.tenant_id, digest)
         assert work is not None
         shards.failed(conn, work, wrong)
-    dispatcher.round()
+    service.round()
     failed = tenant_db.run(first.run_id)
     assert failed.status == "failed"
     assert failed.status_reason is not None
     assert failed.status_reason["message"] == "a.png is damaged."
 
     tenant_db.queued(plan=real_plan(), datasets=first.datasets)
-    dispatcher.round()
+    service.round()
     with tenant_db.database.transaction() as conn:
         assert shards.take(conn, tenant_db.tenant_id, digest) is not None
 
@@ -302,10 +301,9 @@ def test_publications_are_rung_for(
         assert publications.claim(conn, publication.publication_id, LEASE) is not None
 
 
-@pytest.mark.usefixtures("builders")
 def test_with_the_broker_down_rows_stay_due(
     tenant_db: TenantDatabase,
-    dispatcher: Dispatcher,
+    service: DispatcherAndIndexer,
     redis_server: RedisServer,
     queues: Callable[[str], int],
 ) -> None:
@@ -316,12 +314,12 @@ def test_with_the_broker_down_rows_stay_due(
     tenant_db.queued(plan=real_plan())
     redis_server.kill()
     try:
-        dispatcher.round()  # does not raise
+        service.round()  # does not raise
         run = tenant_db.run(waiting.run_id)
         assert run.offered_until is None
     finally:
         redis_server.start()
-    dispatcher.round()
+    service.round()
     assert queues(TRAIN) == 1
     assert queues(NOTIFY_QUEUE) == 1
     assert queues(CACHE_QUEUE) > 0

@@ -128,7 +128,7 @@ def test_api_and_dispatcher_serve_their_metrics_on_ports_of_their_own(fleet: Fle
     )
     rounds = scrape(dispatcher)
     steps = {dict(labels)["step"] for labels in rounds["reverie_dispatcher_step_seconds_count"]}
-    assert {"sweep", "admit", "offer_runs"} <= steps
+    assert {"sweep", "ring_for_admission", "offer_runs"} <= steps
     wait_until(
         lambda: value_of(dispatcher, "reverie_pending_rows", kind="shard") == 0, what="the figures"
     )

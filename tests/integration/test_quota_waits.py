@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -25,15 +24,12 @@ def tenant_db(database: Database) -> TenantDatabase:
 
 
 @pytest.fixture
-def dispatcher(
-    database: Database, redis_server: RedisServer, tmp_path: Path
-) -> Iterator[Dispatcher]:
+def dispatcher(database: Database, redis_server: RedisServer) -> Iterator[Dispatcher]:
     with Rings(redis_server.url) as rings:
         yield Dispatcher(
             database=database,
             rings=rings,
             health=Health(60),
-            models_dir=tmp_path,
             offer=timedelta(seconds=10),
             heartbeat=timedelta(seconds=10),
             max_attempts=3,

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from services.cache_builder.indexing.index import Indexer
 from services.dispatcher.health import Health
 from services.dispatcher.loop import Dispatcher
 from services.queue.rings import Rings
@@ -18,6 +19,7 @@ from services.store import run_documents
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
 from services.store.migrate import migrate
+from tests.support.dispatching import DispatcherAndIndexer
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.runs import LEASE, TenantDatabase
@@ -137,12 +139,13 @@ def test_waiting_runs_are_admitted_and_claimed_and_a_dead_lease_is_swept(
             database=migrated,
             rings=rings,
             health=health,
-            models_dir=described_models_dir,
             offer=timedelta(seconds=10),
             heartbeat=timedelta(seconds=10),
             max_attempts=3,
         )
-        dispatcher.round()
+        tenant_db_of(migrated, waiting[0]).builder()
+        indexer = Indexer(database=migrated, models_dir=described_models_dir)
+        DispatcherAndIndexer(dispatcher=dispatcher, indexer=indexer).round()
 
     assert len(runs_at(migrated, "queued", "admission")) == 1  # its dataset is still uploading
     (admitted,) = set(waiting) - set(runs_at(migrated, "queued", "admission"))

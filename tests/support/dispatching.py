@@ -1,13 +1,16 @@
-"""Fixtures for tests of the dispatcher: base models, queues, plans and shards."""
+"""Fixtures for tests of the dispatcher: base models, queues, plans, shards, and an indexer."""
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from services.cache_builder.indexing.index import Indexer
+from services.dispatcher.loop import Dispatcher
 from services.domain.ledger import CachedShard
 from services.store import shards
 from tests.support.redis import RedisServer
@@ -48,3 +51,27 @@ def build_all_shards(tenant_db: TenantDatabase) -> list[str]:
             stored = CachedShard(digest=digest, kind=kind, manifest_sha256="e" * 64, size_bytes=1)
             shards.done(conn, tenant_db.tenant_id, digest, stored)
     return [digest for digest, _ in rows]
+
+
+def index_offered(indexer: Indexer) -> None:
+    """Answer the rings for runs that were offered for admission."""
+    with indexer.database.transaction() as conn:
+        offered = conn.execute(
+            "SELECT tenant_id, run_id FROM runs WHERE offered_until > clock_timestamp()"
+            " AND status = 'queued' AND stage = 'admission'"
+        ).fetchall()
+    for tenant_id, run_id in offered:
+        indexer.answer_ring(tenant_id, run_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DispatcherAndIndexer:
+    """A dispatcher whose rings for admission are answered by an indexer in the same round."""
+
+    dispatcher: Dispatcher
+    indexer: Indexer
+
+    def round(self) -> None:
+        self.dispatcher.ring_for_admission()
+        index_offered(self.indexer)
+        self.dispatcher.round()

@@ -16,6 +16,7 @@ _STATEMENTS = (
     """
     ALTER TABLE runs
         ADD COLUMN infra_failures integer NOT NULL DEFAULT 0, -- in a row, without a new checkpoint
+        ADD COLUMN index_until timestamptz,      -- its data is being indexed; NULL: it is not
         ADD COLUMN offered_to text,              -- worker that the offer names
         ADD COLUMN stop_reason jsonb,            -- the holder is asked to hand it back; why
         ADD COLUMN queued_at timestamptz NOT NULL DEFAULT clock_timestamp(), -- waits since
@@ -163,6 +164,10 @@ _STATEMENTS = (
     """,
     "CREATE INDEX runs_offered ON runs (offered_until) WHERE offered_until IS NOT NULL",
     "CREATE INDEX attempts_of_worker ON attempts (worker_id) WHERE outcome IS NULL",
+    """
+    CREATE INDEX runs_to_index ON runs (tenant_id, ring_after)
+        WHERE status = 'queued' AND stage = 'admission'
+    """,
     "CREATE INDEX datasets_due ON datasets (tenant_id, ring_after) WHERE ring_after IS NOT NULL",
     """
     CREATE INDEX datasets_in_flight ON datasets (tenant_id)

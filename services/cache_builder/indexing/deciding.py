@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from services.dispatcher import failures
-from services.dispatcher.data import UnusableDataError, index_of
+from services.cache_builder.indexing import failures
+from services.cache_builder.indexing.data import UnusableDataError, index_of
 from services.store.admission import BackendData, NeededShard
 from services.workers.base_models import find_base_model
 from trainer_core.data.index import DataIndex
@@ -41,7 +41,7 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Postponed:
-    """The service lacks something that this run needs; the dispatcher looks at it again later."""
+    """The service lacks something that this run needs; it is looked at again later."""
 
     reason: Failure
 

@@ -1,4 +1,4 @@
-"""The reasons that the dispatcher reports for runs that it postpones or fails."""
+"""The reasons for which runs are postponed or fail at admission."""
 
 from collections.abc import Sequence
 from typing import Final

@@ -1,0 +1,62 @@
+"""Keeps the process that admits runs alive beside the cache builder."""
+
+import os
+import signal
+import threading
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from services.cache_builder.indexing.index import COMMAND
+from services.processes.child import ChildProcess
+from trainer_core.process.supervision import current_process_token
+
+log = structlog.get_logger(__name__)
+
+_FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 30.0
+_STOP_S: Final = 20.0
+_TICK_S: Final = 0.2
+
+
+class IndexerProcess:
+    """Started with the block and ended with it; started again where it ends before."""
+
+    def __init__(self) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep_running, name="indexer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.ask_to_stop()
+        self._thread.join()
+
+    def ask_to_stop(self) -> None:
+        """May be called in a signal handler."""
+        self._stopping.set()
+
+    def _keep_running(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not self._stopping.is_set():
+            process = ChildProcess(
+                [*COMMAND, "--supervisor", current_process_token()], env=os.environ
+            )
+            while process.is_running and not self._stopping.wait(_TICK_S):
+                pass
+            if not process.is_running:
+                log.error("indexer_ended", how=process.exit_in_words(), restart_s=pause_s)
+                self._stopping.wait(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                continue
+            process.send_signal(signal.SIGTERM)
+            process.wait(_STOP_S)
+            process.kill()

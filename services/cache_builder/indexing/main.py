@@ -1,0 +1,70 @@
+"""The process that admits runs, beside a cache builder and ended with it.
+
+It is a process of its own, because a Celery worker takes the next message of any of its queues: a
+builder that also listened for admissions would make them wait for its long work.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from services.cache_builder.indexing.index import Indexer
+from services.logs.setup import configure
+from services.queue.app import ADMISSION_TASK, CONTROL_QUEUE
+from services.queue.serve import serve
+from services.settings.env import Settings
+from services.store.database import Database
+from trainer_core.process.supervision import (
+    EXIT_ORPHANED,
+    SupervisorGoneError,
+    parse_supervisor,
+    start_watch,
+)
+
+log = structlog.get_logger(__name__)
+
+_THREADS: Final = 2
+"""One is enough for small runs while the other waits for a large one, which is indexed in a process
+of its own. The dispatcher rings for at most one large run a builder."""
+_LOCK_TIMEOUT: Final = timedelta(seconds=2)
+"""Longest wait for a row that another transaction has locked; then the run is postponed."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Work until SIGTERM; 0 after a clean end, 70 if the cache builder died."""
+    parser = argparse.ArgumentParser(prog="python -m services.cache_builder.indexing")
+    parser.add_argument("--supervisor", type=parse_supervisor, metavar="PID:START_TICKS")
+    parser.add_argument(
+        "--run", nargs=2, metavar=("TENANT_ID", "RUN_ID"), help="handle this run only, and exit"
+    )
+    args = parser.parse_args(argv)
+    if args.supervisor is not None:
+        try:
+            start_watch(*args.supervisor)
+        except SupervisorGoneError as error:
+            print(error.message, file=sys.stderr)  # noqa: T201 - nobody else reads it
+            return EXIT_ORPHANED
+    settings = Settings.from_env(os.environ)
+    configure("indexer", settings.log_format)
+    database = Database(settings.database_url, max_size=2 * _THREADS, lock_timeout=_LOCK_TIMEOUT)
+    indexer = Indexer(database=database, models_dir=settings.models_dir)
+    if args.run is not None:
+        indexer.admit(*args.run)
+    else:
+        log.info("indexer_up")
+        serve(
+            settings.broker_url,
+            [CONTROL_QUEUE],
+            {ADMISSION_TASK: indexer.answer_ring},
+            acks_late=True,
+            on_shutdown=lambda: None,
+            threads=_THREADS,
+        )
+        log.info("indexer_down")
+    database.close()
+    return 0
