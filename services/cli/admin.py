@@ -22,6 +22,10 @@ app = typer.Typer(
 )
 quota = typer.Typer(no_args_is_help=True, help="How much of the service each tenant may use.")
 app.add_typer(quota, name="quota")
+gpu_class = typer.Typer(no_args_is_help=True, help="Classes of GPUs that workers have.")
+app.add_typer(gpu_class, name="gpu-class")
+tenant_app = typer.Typer(no_args_is_help=True, help="Tenants of the service.")
+app.add_typer(tenant_app, name="tenant")
 app.command("restore", epilog=restore.EXAMPLE)(restore.restore)
 
 _EXAMPLES: Final = """Examples:
@@ -123,6 +127,42 @@ def change(
     with _open_database() as (_, conn):
         quotas.change(conn, _tenant_of(conn, tenant), limits)
     show(tenant)
+
+
+@gpu_class.command("set", epilog="Example: reverie admin gpu-class set h200 --price 3.50")
+def set_price(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As in REVERIE_GPU_CLASS.")],
+    *,
+    price: Annotated[float, typer.Option(min=0, max=1e6, help="Of one GPU for an hour.")],
+    currency: Annotated[str, typer.Option(metavar="CODE", help="ISO 4217.")] = "USD",
+) -> None:
+    """Set the price of a class's GPU time, for attempts that start from now on.
+
+    Training and sampling are charged, by the second.
+    """
+    from services.store import gpu_classes
+
+    if not re.fullmatch("[A-Z]{3}", currency):
+        raise CommandError(f"--currency is {currency}; it has to be three letters such as USD")
+    with _open_database() as (_, conn):
+        gpu_classes.set_price(
+            conn, name, price_micros_per_hour=round(price * 1e6), currency=currency
+        )
+    output.print_facts({"gpu_class": name, "price": f"{price:g} {currency} an hour"})
+
+
+@tenant_app.command("weight", epilog="Example: reverie admin tenant weight ada 2")
+def set_weight(
+    tenant: TenantArgument,
+    weight: Annotated[float, typer.Argument(metavar="W", min=0.001, max=1000)],
+) -> None:
+    """Set a tenant's share: weight 2 gets twice the GPU time of weight 1 while both have runs."""
+    from services.store import tenants
+
+    with _open_database() as (_, conn):
+        tenant_id = _tenant_of(conn, tenant)
+        tenants.set_weight(conn, tenant_id, weight)
+    output.print_facts({"tenant": tenant_id, "weight": f"{weight:g}"})
 
 
 @contextlib.contextmanager

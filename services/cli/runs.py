@@ -8,10 +8,11 @@ import typer
 
 from services.cli import output
 from services.cli.connection import Invocation
+from services.domain.priorities import Priority
 
 if TYPE_CHECKING:
     from services.client.client import Client
-    from services.client.shapes import Checkpoint, Failure, Publication, Run, RunRequest
+    from services.client.shapes import Checkpoint, Failure, Publication, Run, RunRequest, Waiting
 
 app = typer.Typer(no_args_is_help=True, help="Training runs.")
 
@@ -50,6 +51,9 @@ def submit(
     config: Config,
     dataset: Sources = None,
     setting: Replaced = None,
+    priority: Annotated[
+        Priority, typer.Option(help="Which of your own waiting runs goes first.")
+    ] = "normal",
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -69,6 +73,8 @@ def submit(
     with invocation.connect() as client:
         datasets = push_sources(client, {**documents.folders, **sources})
         request: RunRequest = {**documents.body, "datasets": datasets}  # type: ignore[typeddict-item]  # read from files; the service checks it
+        if priority != "normal":
+            request["priority"] = priority
         run = client.submit_run(request)
         if not as_json:
             _print_submitted(run)
@@ -172,15 +178,37 @@ def _facts(run: "Run") -> dict[str, object]:
         "run": run["id"],
         "status": f"{run['status']}{stage}",
         "reason": _why(run["status_reason"]).removeprefix(": ") or None,
+        "waits": _waits(run.get("waiting")),
         "step": f"{run['step']} of {run['max_steps']}",
         "saved": f"step {run['checkpoint_step']}" if run["checkpoint_step"] else None,
         "model": run["base_model"],
         "plan": run["plan_digest"],
         "datasets": ", ".join(f"{b} = {d}" for b, d in run["datasets"].items()) or None,
+        "priority": run.get("priority"),
+        "charged": _charged(run),
         "created": output.when(run["created_at"]),
         "started": output.when(run["started_at"]),
         "finished": output.when(run["finished_at"]),
     }
+
+
+def _waits(waiting: "Waiting | None") -> str | None:
+    if waiting is None:
+        return None
+    facts = [f"{waiting['message']} [{waiting['code']}]"]
+    if waiting["position"] is not None:
+        facts.append(f"place {waiting['position']} of your runs")
+    if waiting["eta_s"] is not None:
+        facts.append(f"starts in about {output.duration(waiting['eta_s'])}")
+    return ", ".join(facts)
+
+
+def _charged(run: "Run") -> str | None:
+    charged_s, currency = run.get("charged_s", 0.0), run.get("currency")
+    if not charged_s:
+        return None
+    cost = f", {run.get('cost_micros', 0) / 1e6:.2f} {currency}" if currency else ""
+    return f"{output.duration(charged_s)}{cost}"
 
 
 def _history(

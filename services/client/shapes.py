@@ -80,6 +80,7 @@ class RunRequest(TypedDict):
     prompt_library: NotRequired[dict[str, Any] | None]
     datasets: dict[str, str]
     metadata: NotRequired[dict[str, str]]
+    priority: NotRequired[Literal["low", "normal", "high"]]
 
 
 class Attempt(TypedDict):
@@ -98,6 +99,15 @@ class Attempt(TypedDict):
     ended_at: str | None
 
 
+class Waiting(TypedDict):
+    """What a run that does not train yet waits for."""
+
+    code: str
+    message: str
+    position: int | None
+    eta_s: float | None
+
+
 class Run(TypedDict):
     """A training run; ``step`` counts optimizer steps from 1, 0 means none yet."""
 
@@ -106,10 +116,15 @@ class Run(TypedDict):
     status: str
     stage: str | None
     status_reason: Failure | None
+    waiting: NotRequired[Waiting | None]
     step: int
     max_steps: int
     checkpoint_step: int
     base_model: str
+    priority: NotRequired[Literal["low", "normal", "high"]]
+    charged_s: NotRequired[float]
+    cost_micros: NotRequired[int]
+    currency: NotRequired[str | None]
     plan: dict[str, Any]
     plan_digest: str
     warnings: list[str]

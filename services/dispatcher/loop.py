@@ -12,6 +12,7 @@ from services.dispatcher.health import Health
 from services.domain.attempt_budgets import MAX_INFRA_FAILURES
 from services.domain.failures import internal_error
 from services.domain.fair_share import AGING, HALF_LIFE
+from services.domain.placement import HEARTBEATS_MISSED
 from services.domain.quotas import Quotas
 from services.metrics import dispatching as metrics
 from services.queue.rings import BrokerDownError
@@ -40,7 +41,6 @@ from services.store.offers import Offer
 log = structlog.get_logger(__name__)
 
 _ROWS_A_ROUND: Final = 64
-HEARTBEATS_MISSED: Final = 3
 
 
 class Rings(Protocol):

@@ -9,8 +9,9 @@ from typing import Final
 import structlog
 
 from services.dispatcher.health import Health
-from services.dispatcher.loop import HEARTBEATS_MISSED, Dispatcher
+from services.dispatcher.loop import Dispatcher
 from services.dispatcher.reporting import Reporting
+from services.domain.placement import HEARTBEATS_MISSED
 from services.logs.setup import configure
 from services.metrics import dispatching as metrics
 from services.metrics.exposition import serve_metrics

@@ -2,6 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+
+HEARTBEATS_MISSED: Final = 3
+"""A worker that has missed so many gets no run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

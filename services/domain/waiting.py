@@ -1,11 +1,11 @@
 """Why a run waits, and until when. Pure."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from services.domain.states import RunStatus, Stage
 
-_CODES = {"base_model_missing": "waiting_for_base_model"}
+_CODES: Final = {"base_model_missing": "waiting_for_base_model"}
 """Codes of reasons for which a run is postponed → code of the waiting; others keep theirs."""
 
 
@@ -19,6 +19,10 @@ class Waiting:
     """Among the tenant's own waiting runs of its GPU class; the run at 1 goes first."""
     eta_s: float | None = None
     """Seconds until it is expected to start; None where that cannot be told."""
+
+
+NEW: Final = Waiting(code="waiting_for_admission", message="The run's data are being read.")
+"""What a run waits for that was just created."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +69,7 @@ def waiting_for(
         if place.lacks_data:
             message = "A dataset of the run is not verified yet."
             return Waiting(code="waiting_for_data", message=message, position=position)
-        message = "The run's data are being read."
-        return Waiting(code="waiting_for_admission", message=message, position=position)
+        return replace(NEW, position=position)
     if not place.has_workers:
         message = f"No worker of the GPU class {place.gpu_class} is running at the moment."
         return Waiting(code="no_worker_of_this_class", message=message, position=position)

@@ -4,7 +4,6 @@ from typing import Final
 
 from services.store.database import Connection
 
-DEFAULT_CURRENCY: Final = "USD"
 _SET_PRICE: Final = """
 INSERT INTO gpu_classes (gpu_class, price_micros_per_hour, currency)
 VALUES (%(gpu_class)s, %(price)s, %(currency)s)

@@ -47,6 +47,9 @@ class Run:
     result_key_prefix: str | None
     result_manifest_sha256: str | None
     result_size_bytes: int | None
+    charged_s: float
+    """GPU time that was charged, of all attempts."""
+    cost_micros: int
     created_at: datetime
     updated_at: datetime
     started_at: datetime | None

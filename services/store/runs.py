@@ -89,6 +89,8 @@ class Attempt:
     """Steps after the newest checkpoint; None while held, and where it finished."""
     lost_s: float | None
     """Time since that checkpoint was stored, or since its start where it stored none."""
+    charged_s: float
+    cost_micros: int
     started_at: datetime
     ended_at: datetime | None
 

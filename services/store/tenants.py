@@ -58,3 +58,11 @@ def find(conn: Connection, tenant: str) -> list[str]:
 def newest(conn: Connection, limit: int) -> list[tuple[str, str]]:
     """Id and name of the tenants that were created last."""
     return [(row[0], row[1]) for row in conn.execute(_NAMES, (limit,))]
+
+
+_SET_WEIGHT: Final = "UPDATE tenants SET weight = %s WHERE tenant_id = %s"
+
+
+def set_weight(conn: Connection, tenant_id: str, weight: float) -> None:
+    """Set the tenant's part of the GPU time; above 0."""
+    conn.execute(_SET_WEIGHT, (weight, tenant_id))

@@ -14,12 +14,14 @@ from services.store.database import Connection, seconds
 from services.store.run_rows import Run
 
 _PLACES: Final = SQL("""
-WITH line AS (
-    SELECT run_id, row_number() OVER (PARTITION BY gpu_class ORDER BY {order}) AS position
-    FROM runs
-    WHERE tenant_id = %(tenant_id)s AND gpu_class = ANY(%(gpu_classes)s)
-        AND status NOT IN ('succeeded', 'failed', 'canceled')
-        AND (status = 'queued' OR (status = 'running' AND stage = 'caching'))
+WITH shown AS MATERIALIZED (
+    SELECT run_id, position FROM (
+        SELECT run_id, row_number() OVER (PARTITION BY gpu_class ORDER BY {order}) AS position
+        FROM runs
+        WHERE tenant_id = %(tenant_id)s AND gpu_class = ANY(%(gpu_classes)s)
+            AND status NOT IN ('succeeded', 'failed', 'canceled')
+            AND (status = 'queued' OR (status = 'running' AND stage = 'caching'))
+    ) AS line WHERE run_id = ANY(%(run_ids)s)
 ), starts AS (
     SELECT gpu_class, count(*) AS class_starts,
         count(*) FILTER (WHERE tenant_id = %(tenant_id)s) AS own_starts
@@ -46,9 +48,9 @@ SELECT run_id, gpu_class, position,
     ) AS has_workers,
     coalesce(own_starts, 0) AS own_starts, coalesce(class_starts, 0) AS class_starts,
     coalesce(tenants, 0) AS tenants
-FROM runs JOIN line USING (run_id)
+FROM shown JOIN runs USING (run_id)
     LEFT JOIN starts USING (gpu_class) LEFT JOIN tenants USING (gpu_class)
-WHERE tenant_id = %(tenant_id)s AND run_id = ANY(%(run_ids)s)
+WHERE tenant_id = %(tenant_id)s
 """).format(order=line.ORDER)
 
 

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from services.api.runs.routes import list_runs
+from services.settings.env import Settings
 from services.store import runs
 from services.store.database import Database
 from tests.support.fleet import Fleet
@@ -49,6 +50,27 @@ def test_a_run_is_created_with_its_resolved_plan(tenant: Tenant, datasets: dict[
     assert tenant.run(run["id"])["plan_digest"] == run["plan_digest"]
     assert tenant.get("/v1/runs?limit=1")["data"][0]["id"] == run["id"]
     assert [e["type"] for e in tenant.events(run["id"])] == ["run.queued"]
+
+
+def test_a_run_says_its_priority_what_it_waits_for_and_what_it_cost(
+    tenant: Tenant, datasets: dict[str, str]
+) -> None:
+    created = tenant.post("/v1/runs", {**run_request(datasets), "priority": "high"})
+    assert created["waiting"]["code"] == "waiting_for_admission"
+
+    run = tenant.run(created["id"])
+    assert run["priority"] == "high"
+    assert run["waiting"]["code"] == "waiting_for_data"
+    assert run["waiting"]["position"] == 1  # before the runs of other tests
+    assert run["waiting"]["eta_s"] is None
+    assert (run["charged_s"], run["cost_micros"], run["currency"]) == (0, 0, None)
+    assert run in tenant.get("/v1/runs?limit=5")["data"]
+    tenant.post(f"/v1/runs/{run['id']}:cancel", {})
+    assert tenant.run(run["id"])["waiting"] is None
+
+    wrong = tenant.http.post("/v1/runs", json={**run_request(datasets), "priority": "urgent"})
+    assert wrong.status_code == 422
+    assert [each["pointer"] for each in wrong.json()["errors"]] == ["/priority"]
 
 
 def test_the_same_key_gives_the_same_run_even_at_once(
@@ -112,7 +134,7 @@ def test_a_page_of_runs_takes_as_many_statements_as_one_run(
         return execute(cursor, query, *args, **options)
 
     monkeypatch.setattr(psycopg.Cursor, "execute", counted)
-    service = Mock(database=database)
+    service = Mock(database=database, settings=Settings.from_env({}))
     list_runs(service, tenant_db.tenant_id, limit=1)
     num_for_one = len(statements)
     page = list_runs(service, tenant_db.tenant_id, limit=10)

@@ -10,6 +10,7 @@ from services.api.publications.shapes import HUB_REFUSED
 from services.api.runs.shapes import RunRequest
 from services.api.service import Service
 from services.domain.errors import NotFoundError, Problem
+from services.domain.priorities import number_of
 from services.settings.env import Settings
 from services.store import quotas
 from services.store.database import Connection
@@ -48,6 +49,7 @@ def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
         datasets=dict(request.datasets),
         metadata=dict(request.metadata),
         gpu_class=settings.gpu_class,
+        priority=number_of(request.priority),
         max_steps=plan.identity.max_train_steps,
     )
 

@@ -1,25 +1,40 @@
 """Rows of runs and attempts as the shapes that tenants see."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from services.api.runs.shapes import Attempt, Run
+from services.api.runs.shapes import Attempt, Run, Waiting
 from services.api.shapes import failure_shape, in_utc, in_utc_or_none, known_status
+from services.domain.priorities import name_of
+from services.domain.waiting import Waiting as RunWaiting
 from services.store.run_rows import Run as RunRow
 from services.store.runs import Attempt as AttemptRow
 
 
-def run_shape(row: RunRow, plan: dict[str, Any], attempts: Sequence[AttemptRow]) -> Run:
+def run_shape(
+    row: RunRow,
+    plan: dict[str, Any],
+    attempts: Sequence[AttemptRow],
+    *,
+    waiting: RunWaiting | None,
+    currency: str | None,
+) -> Run:
     return Run(
         id=row.run_id,
         status=known_status(row.status),
         stage=row.stage,
         status_reason=failure_shape(row.status_reason),
+        waiting=None if waiting is None else Waiting(**asdict(waiting)),
         step=row.step,
         max_steps=row.max_steps,
         checkpoint_step=row.checkpoint_step,
         base_model=row.base_model,
         gpu_class=row.gpu_class,
+        priority=name_of(row.priority),
+        charged_s=row.charged_s,
+        cost_micros=row.cost_micros,
+        currency=currency,
         plan=plan,
         plan_digest=row.plan_digest,
         warnings=row.warnings,
@@ -60,6 +75,8 @@ def attempt_shape(row: AttemptRow) -> Attempt:
         reason=failure_shape(row.reason),
         lost_steps=row.lost_steps,
         lost_s=row.lost_s,
+        charged_s=row.charged_s,
+        cost_micros=row.cost_micros,
         started_at=in_utc(row.started_at),
         ended_at=in_utc_or_none(row.ended_at),
     )

@@ -1,5 +1,7 @@
 """/v1/runs: submit, list, show, cancel, download."""
 
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -15,7 +17,9 @@ from services.api.runs.planning import check_datasets, plan_run
 from services.api.runs.presenting import run_shape
 from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest
 from services.api.service import Service, ServiceDep, TenantDep
-from services.store import quotas, run_documents, runs
+from services.domain.placement import HEARTBEATS_MISSED
+from services.domain.waiting import NEW, Waiting
+from services.store import gpu_classes, quotas, run_documents, runs, waiting
 from services.store.database import Connection
 from services.store.run_rows import Run as RunRow
 from services.store.runs import NewRun
@@ -38,7 +42,13 @@ def create_run(
     def insert(conn: Connection, new: NewRun) -> Run:
         check_datasets(conn, tenant_id, new.datasets)
         quotas.check_new_run(conn, tenant_id, service.settings.quotas)
-        return run_shape(runs.create(conn, tenant_id, new), new.plan, [])
+        return run_shape(
+            runs.create(conn, tenant_id, new),
+            new.plan,
+            [],
+            waiting=NEW,
+            currency=gpu_classes.currencies(conn).get(new.gpu_class),
+        )
 
     return create_once(request, prepare, insert)
 
@@ -54,10 +64,18 @@ def list_runs(
         shown = [row.run_id for row in rows[:limit]]
         plans = run_documents.read_plans(conn, tenant_id, shown)
         attempts = runs.attempts_of(conn, tenant_id, shown)
+        waits = _waits(service, conn, tenant_id, rows[:limit])
+        currencies = gpu_classes.currencies(conn)
     return page_of(
         rows,
         limit,
-        lambda row: run_shape(row, plans[row.run_id], attempts[row.run_id]),
+        lambda row: run_shape(
+            row,
+            plans[row.run_id],
+            attempts[row.run_id],
+            waiting=waits.get(row.run_id),
+            currency=currencies.get(row.gpu_class),
+        ),
         lambda row: row.run_id,
     )
 
@@ -66,7 +84,7 @@ def list_runs(
 def get_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """404 where there is none, or it is another tenant's."""
     with service.database.transaction() as conn:
-        return _shape_of(conn, find_run(conn, tenant_id, run_id))
+        return _shape_of(service, conn, find_run(conn, tenant_id, run_id))
 
 
 @router.post("/runs/{run_id}:cancel", status_code=202)
@@ -74,7 +92,7 @@ def cancel_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """202 and the run, canceling or canceled; 409 where it succeeded or failed before."""
     with service.database.transaction() as conn:
         find_run(conn, tenant_id, run_id)
-        return _shape_of(conn, runs.cancel(conn, tenant_id, run_id))
+        return _shape_of(service, conn, runs.cancel(conn, tenant_id, run_id))
 
 
 @router.get("/runs/{run_id}/checkpoints")
@@ -109,10 +127,29 @@ def get_result(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Result
     )
 
 
-def _shape_of(conn: Connection, row: RunRow) -> Run:
-    """One run with its plan and its attempts."""
-    plan = run_documents.read_plan(conn, row.tenant_id, row.run_id)
-    return run_shape(row, plan, runs.attempts(conn, row.tenant_id, row.run_id))
+def _shape_of(service: Service, conn: Connection, row: RunRow) -> Run:
+    """One run with its plan, its attempts and why it waits."""
+    return run_shape(
+        row,
+        run_documents.read_plan(conn, row.tenant_id, row.run_id),
+        runs.attempts(conn, row.tenant_id, row.run_id),
+        waiting=_waits(service, conn, row.tenant_id, [row]).get(row.run_id),
+        currency=gpu_classes.currencies(conn).get(row.gpu_class),
+    )
+
+
+def _waits(
+    service: Service, conn: Connection, tenant_id: str, rows: Sequence[RunRow]
+) -> dict[str, Waiting]:
+    """Run id → why it waits, for those that wait."""
+    settings = service.settings
+    return waiting.of_runs(
+        conn,
+        tenant_id,
+        rows,
+        aging=timedelta(seconds=settings.aging_s),
+        silence=timedelta(seconds=settings.heartbeat_s) * HEARTBEATS_MISSED,
+    )
 
 
 def _checkpoint(service: Service, row: runs.Checkpoint) -> Checkpoint:

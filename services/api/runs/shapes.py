@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from services.api.shapes import Body, Failure, Shape
+from services.domain.priorities import Priority
 
 RunStatus = Literal[
     "queued", "running", "pausing", "paused", "canceling", "succeeded", "failed", "canceled"
@@ -26,6 +27,8 @@ class RunRequest(Body):
     datasets: Annotated[dict[str, str], Field(max_length=100)]
     """Id of an image backend → id of a dataset."""
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(default={})
+    priority: Priority = "normal"
+    """Orders the tenant's own runs."""
 
 
 class Attempt(Shape):
@@ -45,8 +48,23 @@ class Attempt(Shape):
     """Steps after its last checkpoint, to be taken again; None while it runs or if it finished."""
     lost_s: float | None
     """Seconds since that checkpoint was stored, or since its start without one."""
+    charged_s: float
+    """Seconds of training and sampling that were charged."""
+    cost_micros: int
+    """Their price, in millionths of the run's currency."""
     started_at: datetime
     ended_at: datetime | None
+
+
+class Waiting(Shape):
+    """What a run that does not train yet waits for."""
+
+    code: str
+    message: str
+    position: int | None
+    """Among the tenant's own waiting runs of its GPU class; the run at 1 goes first."""
+    eta_s: float | None
+    """Seconds until it is expected to start; null where that cannot be told."""
 
 
 class Run(Shape):
@@ -57,12 +75,21 @@ class Run(Shape):
     status: RunStatus
     stage: str | None
     status_reason: Failure | None
+    waiting: Waiting | None
+    """Null where it does not wait."""
     step: int
     max_steps: int
     checkpoint_step: int
     """Where a new attempt would start."""
     base_model: str
     gpu_class: str
+    priority: Priority
+    charged_s: float
+    """Seconds of training and sampling that were charged, of all attempts."""
+    cost_micros: int
+    """Their price, in millionths of the currency."""
+    currency: str | None
+    """ISO 4217 code; null where the operator set no price for this GPU class."""
     plan: dict[str, Any]
     """The request, resolved: every default filled in."""
     plan_digest: str
