@@ -11,7 +11,7 @@ from services.settings.env import Settings
 from services.store import shards
 
 _RUNS, _WARM = 160, 40
-_DEADLINE_S = 100.0
+_DEADLINE_S = 80.0
 _PROCESSES = ("api", "dispatcher", "results", "trainer-1", "trainer-2")
 _OVER = "SELECT count(*) FROM runs WHERE status = 'succeeded'"
 _FAILED = "SELECT status_reason->>'code' FROM runs WHERE status = 'failed' LIMIT 1"
