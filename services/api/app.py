@@ -1,9 +1,9 @@
 """The API as an ASGI application."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import structlog
 from fastapi import FastAPI
@@ -12,12 +12,16 @@ from starlette.concurrency import run_in_threadpool
 
 from services.api import health
 from services.api.base_models import BaseModels
+from services.api.datasets import creating
 from services.api.datasets import routes as datasets
+from services.api.datasets.checked_list import check_list
+from services.api.datasets.shapes import DatasetRequest
 from services.api.edge import RequestEdge
 from services.api.events import routes as events
 from services.api.events.hub import EventHub
 from services.api.forwarded import ForwardedClients
 from services.api.key_guesses import KeyGuesses
+from services.api.long_lists import CheckedList, LongLists
 from services.api.objects.routes import objects_router
 from services.api.problems import MEDIA_TYPE, install_handlers
 from services.api.publications import routes as publications
@@ -41,8 +45,14 @@ def check_settings(settings: Settings) -> None:
     open_store(settings)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application; it opens no connection before it starts. Raises SettingsError."""
+def create_app(
+    settings: Settings, check: Callable[[BinaryIO, BinaryIO], CheckedList] = check_list
+) -> FastAPI:
+    """The application; it opens no connection before it starts. Raises SettingsError.
+
+    Args:
+        check: checks long lists of files, as ``check_list`` does.
+    """
     database = Database(settings.database_url, max_size=_CONNECTIONS)
     service = Service(
         settings=settings,
@@ -51,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
         base_models=BaseModels(settings.models_dir),
         events=EventHub(database, streams_per_tenant=settings.streams_per_tenant),
         key_guesses=KeyGuesses(),
+        long_lists=LongLists(check=check),
         lookups=ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup"),
     )
     app = FastAPI(
@@ -66,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(ForwardedClients, most=settings.http.connections_per_client)
     app.add_middleware(RequestEdge)  # the outermost
     install_handlers(app)
-    for noun in (health, datasets, runs, events, publications):
+    for noun in (health, creating, datasets, runs, events, publications):
         app.include_router(noun.router)
     if isinstance(service.objects, FolderStore):
         app.include_router(objects_router(service.objects))
@@ -99,9 +110,11 @@ def _document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document["components"]["schemas"]
-        problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(problem.pop("$defs", {}))
-        schemas["ProblemDocument"] = problem
+        # FastAPI knows only the bodies that it reads itself.
+        for model in (ProblemDocument, DatasetRequest):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[model.__name__] = schema
         schemas.pop("HTTPValidationError", None)
         schemas.pop("ValidationError", None)
         document["components"]["securitySchemes"] = {

@@ -34,19 +34,19 @@ class CreatingRequest:
     """SHA-256 of the body."""
 
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="Any text of your own; the same request with the same key is done once.",
+    ),
+]
+
+
 async def creating_request(
-    request: Request,
-    service: ServiceDep,
-    tenant_id: TenantDep,
-    key: Annotated[
-        str | None,
-        Header(
-            alias="Idempotency-Key",
-            min_length=1,
-            max_length=255,
-            description="Any text of your own; the same request with the same key is done once.",
-        ),
-    ] = None,
+    request: Request, service: ServiceDep, tenant_id: TenantDep, key: IdempotencyKey = None
 ) -> CreatingRequest:
     """Dependency: the request in the form that ``create_once`` takes."""
     return CreatingRequest(

@@ -22,9 +22,9 @@ def parse_body(body: bytes) -> Any:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidJsonError(f"The body is not UTF-8 (byte {error.start}).") from None
+        raise not_utf_8(error.start) from None
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        value = json.loads(text, object_pairs_hook=object_of_pairs)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise InvalidJsonError(f"The body is not JSON at {where}: {error.msg}.") from None
@@ -32,12 +32,18 @@ def parse_body(body: bytes) -> Any:
         raise InvalidJsonError(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
     except ValueError as error:  # an integer of more digits than Python reads
         raise InvalidJsonError(f"The body is not JSON: {error}.") from None
-    if problems := list(_unstorable(value, (), 1)):
+    if problems := list(unstorable(value, (), 1)):
         raise InvalidRequestError(problems)
     return value
 
 
-def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def not_utf_8(position: int) -> InvalidJsonError:
+    """The error where the byte at this position is not UTF-8."""
+    return InvalidJsonError(f"The body is not UTF-8 (byte {position}).")
+
+
+def object_of_pairs(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """An object from its members; raises InvalidJsonError where a key is given twice."""
     built: dict[str, Any] = {}
     for key, value in pairs:
         if key in built:
@@ -46,7 +52,7 @@ def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return built
 
 
-def _unstorable(value: Any, path: tuple[str, ...], depth: int) -> Iterator[Problem]:
+def unstorable(value: Any, path: tuple[str, ...], depth: int) -> Iterator[Problem]:
     """A problem for each text with a NUL or half a surrogate pair, and for each NaN or infinity.
 
     Raises InvalidJsonError where the value is nested too deep.
@@ -64,12 +70,12 @@ def _unstorable(value: Any, path: tuple[str, ...], depth: int) -> Iterator[Probl
     elif isinstance(value, dict):
         for key, item in value.items():
             if _is_storable(key):
-                yield from _unstorable(item, (*path, key), depth + 1)
+                yield from unstorable(item, (*path, key), depth + 1)
             else:
                 yield _bad_text(path)
     elif isinstance(value, list):
         for position, item in enumerate(value):
-            yield from _unstorable(item, (*path, str(position)), depth + 1)
+            yield from unstorable(item, (*path, str(position)), depth + 1)
 
 
 def _bad_text(path: tuple[str, ...]) -> Problem:

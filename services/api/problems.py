@@ -12,6 +12,7 @@ from starlette.routing import compile_path
 
 from services.api import errors as api
 from services.api.pointers import json_pointer
+from services.api.problem_list import MAX_PROBLEMS
 from services.api.shapes import ProblemDocument
 from services.domain import errors as domain
 from services.domain.errors import DomainError, Problem
@@ -45,7 +46,6 @@ STATUS: Final[dict[type[DomainError], int]] = {
 }
 _RETRYABLE: Final = frozenset({domain.IdempotencyInFlightError, api.RateLimitedError})
 _HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
-_MAX_ERRORS: Final = 1000
 _RETRY_AFTER_S: Final = 2
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -73,7 +73,7 @@ def problem_response(
         retryable=retryable,
         errors=[
             {"pointer": each.pointer, "code": each.code, "message": each.message}
-            for each in errors[:_MAX_ERRORS]
+            for each in errors[:MAX_PROBLEMS]
         ],
     )
     return JSONResponse(
@@ -109,7 +109,7 @@ async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
         request,
         status=status,
         code=kind.code,
-        detail=_detail(error, problems),
+        detail=_detail(error),
         errors=problems,
         retryable=kind in _RETRYABLE,
         headers=_headers(error),
@@ -126,17 +126,17 @@ def _headers(error: DomainError) -> dict[str, str]:
             return {}
 
 
-def _detail(error: DomainError, problems: Sequence[Problem]) -> str:
+def _detail(error: DomainError) -> str:
     if isinstance(error, domain.InvalidRequestError):
-        number = len(problems)
+        number = error.total
         return f"{number} problem{'s' if number != 1 else ''}; see errors."
     return str(error) or (type(error).__doc__ or "").partition("\n")[0]
 
 
 async def _on_invalid_shape(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = [_shape_problem(each) for each in error.errors()]
-    detail = _detail(domain.InvalidRequestError(found), found)
+    found = [shape_problem(each) for each in error.errors()]
+    detail = _detail(domain.InvalidRequestError(found))
     return problem_response(
         request, status=422, code="invalid_request", detail=detail, errors=found
     )
@@ -145,7 +145,7 @@ async def _on_invalid_shape(request: Request, error: Exception) -> JSONResponse:
 _SHAPE_CODES: Final = {"missing": "missing", "extra_forbidden": "unknown_field"}
 
 
-def _shape_problem(raw: Mapping[str, Any]) -> Problem:
+def shape_problem(raw: Mapping[str, Any]) -> Problem:
     """A problem from one of pydantic's; the value that was sent is left out: it may be private."""
     where, *inner = raw["loc"]
     if where == "body":

@@ -13,12 +13,10 @@ from starlette.status import HTTP_201_CREATED
 from services.api.authentication import authenticate, too_many_requests
 from services.api.errors import BodyTooLargeError, UnsupportedMediaTypeError
 from services.api.json_body import parse_body
+from services.api.spooled_body import DRAIN_BYTES
 from services.domain.request_rates import RatePolicy
 
 BODY_LIMIT_BYTES: Final = 4 << 20
-DATASET_BODY_LIMIT_BYTES: Final = 32 << 20
-"""Enough for a list of 100,000 files."""
-_DRAIN_BYTES: Final = 64 << 20
 
 _BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 EVENT_STREAM: Final = "text/event-stream"
@@ -36,9 +34,10 @@ class JsonRequest(Request):
 class TenantRoute(APIRoute):
     """Puts ``tenant_id`` and ``fingerprint`` (SHA-256 of the body) into the request's state."""
 
+    reads_body = True
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        limit_bytes = DATASET_BODY_LIMIT_BYTES if self.path == "/v1/datasets" else BODY_LIMIT_BYTES
 
         async def handle_of_tenant(request: Request) -> Response:
             checked = JsonRequest(request.scope, request.receive)
@@ -46,11 +45,11 @@ class TenantRoute(APIRoute):
             if not taken.is_allowed:
                 await _skip_body(checked)
                 raise too_many_requests(taken)
-            if checked.method in _BODY_METHODS:
-                body = await _read_body(checked, limit_bytes)
+            if self.reads_body and checked.method in _BODY_METHODS:
+                body = await _read_body(checked, BODY_LIMIT_BYTES)
                 checked.state.fingerprint = hashlib.sha256(body).hexdigest()
                 if body:
-                    _check_media_type(checked)
+                    check_media_type(checked)
                     checked.parsed = await run_in_threadpool(parse_body, body)
             return await handle(checked)
 
@@ -62,6 +61,12 @@ class TenantRoute(APIRoute):
         if EVENT_STREAM in request.headers.get("accept", ""):
             return RatePolicy.STREAM
         return RatePolicy.OTHER
+
+
+class StreamRoute(TenantRoute):
+    """Leaves the body to the endpoint; the state has only ``tenant_id``."""
+
+    reads_body = False
 
 
 async def _read_body(request: JsonRequest, limit_bytes: int) -> bytes:
@@ -78,7 +83,7 @@ async def _read_body(request: JsonRequest, limit_bytes: int) -> bytes:
             chunks.append(chunk)
         else:
             chunks.clear()
-            if size_bytes > _DRAIN_BYTES:
+            if size_bytes > DRAIN_BYTES:
                 break
     if size_bytes > limit_bytes:
         raise BodyTooLargeError(limit_bytes=limit_bytes)
@@ -92,11 +97,12 @@ async def _skip_body(request: Request) -> None:
     size_bytes = 0
     async for chunk in request.stream():
         size_bytes += len(chunk)
-        if size_bytes > _DRAIN_BYTES:
+        if size_bytes > DRAIN_BYTES:
             break
 
 
-def _check_media_type(request: Request) -> None:
+def check_media_type(request: Request) -> None:
+    """Raise UnsupportedMediaTypeError where the body is not declared as JSON."""
     header = Message()
     header["content-type"] = request.headers.get("content-type", "")
     if header.get_content_type() != "application/json":

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from services.api.base_models import BaseModels
 from services.api.events.hub import EventHub
 from services.api.key_guesses import KeyGuesses
+from services.api.long_lists import LongLists
 from services.objects.port import ObjectStore
 from services.settings.env import Settings
 from services.store.database import Database
@@ -25,6 +26,7 @@ class Service:
     key_guesses: KeyGuesses
     lookups: ThreadPoolExecutor
     """For many small requests to the object store at once."""
+    long_lists: LongLists
 
     def sizes(self, keys: list[str]) -> Iterator[int | None]:
         """Length in bytes of each object, in order; None where there is none."""

@@ -53,13 +53,15 @@ class LeaseLostError(DomainError):
 
 
 class InvalidRequestError(DomainError):
-    """The request is well-formed but invalid; ``problems`` lists all problems."""
+    """The request is well-formed but invalid; ``problems`` lists what is wrong."""
 
     code = "invalid_request"
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], *, total: int | None = None) -> None:
+        """``total``: how many there are where ``problems`` are only the first ones."""
         super().__init__("; ".join(p.message for p in problems))
         self.problems = tuple(problems)
+        self.total = len(self.problems) if total is None else total
 
 
 class IdempotencyMismatchError(DomainError):

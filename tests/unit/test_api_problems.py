@@ -1,20 +1,24 @@
 """Every error has a status; all problems of a body or a file list are reported together."""
 
 import asyncio
+import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from services.api.datasets.files import check_files
-from services.api.datasets.shapes import FileDeclaration
+from services.api.datasets.checked_list import check_list, files_of
 from services.api.edge import RequestEdge
 from services.api.errors import InvalidJsonError
 from services.api.json_body import parse_body
 from services.api.problems import STATUS
 from services.domain.errors import DomainError, InvalidRequestError
+from services.store.datasets import NewFile
+from tests.support.tenant import Json
 
 
 def _kinds(kind: type[DomainError]) -> Iterator[type[DomainError]]:
@@ -62,12 +66,22 @@ def test_text_that_cannot_be_stored_is_refused_with_pointers() -> None:
     ]
 
 
-def _file(path: str, size_bytes: int = 3, sha256: str = "0" * 64) -> FileDeclaration:
-    return FileDeclaration(path=path, size_bytes=size_bytes, sha256=sha256)
+def _file(path: str, size_bytes: int = 3, sha256: str = "0" * 64) -> Json:
+    return {"path": path, "size_bytes": size_bytes, "sha256": sha256}
+
+
+def _read(body: Any) -> list[NewFile]:
+    rows = io.BytesIO()
+    check_list(io.BytesIO(json.dumps(body).encode()), rows)
+    return list(files_of(rows))
+
+
+def _read_files(*files: Any) -> list[NewFile]:
+    return _read({"name": "photos", "files": files})
 
 
 def test_good_files_become_rows() -> None:
-    rows = check_files([_file("a/é.JPEG"), _file("a/é.txt", 0), _file("b.webp")])
+    rows = _read_files(_file("a/é.JPEG"), _file("a/é.txt", 0), _file("b.webp"))
     assert [(row.path, row.media) for row in rows] == [
         ("a/é.JPEG", "image"),
         ("a/é.txt", "caption"),
@@ -97,22 +111,67 @@ def test_good_files_become_rows() -> None:
         (_file("a.jpg", sha256="../x"), "/files/0/sha256"),
     ],
 )
-def test_a_bad_file_is_refused_by_pointer(file: FileDeclaration, at: str) -> None:
+def test_a_bad_file_is_refused_by_pointer(file: Json, at: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        check_files([file])
+        _read_files(file)
     assert at in {problem.pointer for problem in caught.value.problems}
 
 
 def test_every_bad_file_is_named_at_once() -> None:
     files = [_file("a.jpg"), _file("A.JPG"), _file("../b.jpg"), _file("c.exe", sha256="x")]
     with pytest.raises(InvalidRequestError) as caught:
-        check_files(files)
+        _read_files(*files)
     assert [(p.pointer, p.code) for p in caught.value.problems] == [
         ("/files/1/path", "conflict"),
         ("/files/2/path", "bad_value"),
         ("/files/3/path", "bad_value"),
         ("/files/3/sha256", "bad_value"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ([], [("", "bad_value")]),
+        ({}, [("/name", "missing"), ("/files", "missing")]),
+        ({"name": "", "files": []}, [("/name", "bad_value"), ("/files", "bad_value")]),
+        ({"name": "a", "files": {}}, [("/files", "bad_value")]),
+        ({"name": "a", "files": [3], "x": 1}, [("/files/0", "bad_value"), ("/x", "unknown_field")]),
+        (
+            {"name": 1, "files": [{**_file("a.jpg"), "x": 1}, {"path": 3}]},
+            [
+                ("/files/0/x", "unknown_field"),
+                ("/files/1/path", "bad_value"),
+                ("/files/1/size_bytes", "missing"),
+                ("/files/1/sha256", "missing"),
+                ("/name", "bad_value"),
+            ],
+        ),
+        # What cannot be stored is told first, and alone.
+        (
+            {"name": "\0", "files": [{"path": "\ud800"}]},
+            [("/files/0/path", "bad_value"), ("/name", "bad_value")],
+        ),
+        ({"name": "a", "files": [_file("a.jpg")] * 100_001}, [("/files", "bad_value")]),
+    ],
+)  # fmt: skip
+def test_a_body_of_another_shape_is_refused_by_pointer(
+    body: Any, expected: list[tuple[str, str]]
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        _read(body)
+    assert [(p.pointer, p.code) for p in caught.value.problems] == expected
+
+
+def test_problems_are_counted_beyond_those_that_are_listed() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        _read_files(*(_file(f"{n}.exe") for n in range(3000)))
+    assert (len(caught.value.problems), caught.value.total) == (1000, 3000)
+
+
+def test_many_files_are_read_in_order() -> None:
+    names = [f"{n}.jpg" for n in range(2500)]
+    assert [row.path for row in _read_files(*map(_file, names))] == names
 
 
 def test_an_unexpected_error_is_a_500_that_shows_only_its_id() -> None:

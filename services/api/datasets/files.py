@@ -1,13 +1,13 @@
-"""Which files a dataset may list; all problems of the list are reported together."""
+"""Which files a dataset may list."""
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Final
 
 from services.api.datasets.shapes import FileDeclaration
-from services.domain.errors import InvalidRequestError, Problem
+from services.domain.errors import Problem
 from services.store.datasets import Media, NewFile
 
 MAX_PATH_CHARACTERS: Final = 512
@@ -23,28 +23,37 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def check_files(files: Sequence[FileDeclaration]) -> list[NewFile]:
-    """The files as new rows; raises InvalidRequestError with every problem."""
-    problems: list[Problem] = []
-    checked: list[NewFile] = []
-    seen: dict[str, str] = {}
-    for position, file in enumerate(files):
-        at = f"/files/{position}"
+class FileRules:
+    """Checks the files of one list, one by one."""
+
+    def __init__(self) -> None:
+        # As bytes, since one character beyond ASCII makes a text take up to four times as much.
+        self._seen: dict[bytes, bytes] = {}
+
+    def check(self, file: FileDeclaration, at: str) -> NewFile | list[Problem]:
+        """The file as a new row, or everything that is wrong with it.
+
+        Args:
+            at: JSON Pointer of the file.
+        """
         media = _MEDIA.get(PurePosixPath(file.path).suffix.lower())
-        found = [*_about_path(file.path, at), *_about_content(file, media, at)]
-        folded = unicodedata.normalize("NFC", file.path).casefold()
-        if folded in seen:
-            message = f"{file.path} is listed twice, also as {seen[folded]} (case is ignored)."
-            found.append(Problem(pointer=f"{at}/path", code="conflict", message=message))
-        seen.setdefault(folded, file.path)
-        if media is not None and not found:
-            checked.append(
-                NewFile(path=file.path, media=media, size_bytes=file.size_bytes, sha256=file.sha256)
-            )
-        problems += found
-    if problems:
-        raise InvalidRequestError(problems)
-    return checked
+        problems = [
+            *_about_path(file.path, at),
+            *_about_content(file, media, at),
+            *self._about_twin(file.path, at),
+        ]
+        if problems or media is None:
+            return problems
+        return NewFile(path=file.path, media=media, size_bytes=file.size_bytes, sha256=file.sha256)
+
+    def _about_twin(self, path: str, at: str) -> Iterator[Problem]:
+        folded = unicodedata.normalize("NFC", path).casefold()
+        key = folded.encode()
+        written = key if folded == path else path.encode()
+        twin = self._seen.setdefault(key, written)
+        if twin is not written:
+            message = f"{path} is listed twice, also as {twin.decode()} (case is ignored)."
+            yield Problem(pointer=f"{at}/path", code="conflict", message=message)
 
 
 def _about_path(path: str, at: str) -> Iterator[Problem]:

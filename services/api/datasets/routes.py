@@ -1,49 +1,24 @@
-"""/v1/datasets and /v1/uploads: list the files, upload what is missing, complete."""
+"""/v1/datasets and /v1/uploads: what there is, upload what is missing, complete."""
 
 from typing import Final
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
 
-from services.api.datasets.files import check_files
 from services.api.datasets.lookup import find_dataset
 from services.api.datasets.presenting import dataset_shape
-from services.api.datasets.shapes import Dataset, DatasetRequest, Upload, UploadsRequest
-from services.api.idempotency import CreatingDep, create_once
+from services.api.datasets.shapes import Dataset, Upload, UploadsRequest
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
 from services.api.service import Service, ServiceDep, TenantDep
 from services.domain.errors import DatasetIncompleteError, DatasetNotOpenError, Problem
 from services.objects.keys import upload_key
-from services.store import datasets, quotas
-from services.store.database import Connection
-from services.store.datasets import DatasetFile, NewFile
+from services.store import datasets
+from services.store.datasets import DatasetFile
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=TenantRoute)
 
 _UPLOAD_EXPIRES_S: Final = 3600
 _MAX_NAMED: Final = 100
-
-
-@router.post("/datasets", status_code=201, response_model=Dataset)
-def create_dataset(
-    body: DatasetRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
-) -> JSONResponse:
-    """A new dataset of these files: 201; 422 names every file that cannot be accepted.
-
-    403 ``quota_exceeded`` where the tenant may not store as much, or has too many unfinished ones.
-    """
-
-    def prepare() -> list[NewFile]:
-        return check_files(body.files)
-
-    def insert(conn: Connection, files: list[NewFile]) -> Dataset:
-        dataset = datasets.create(conn, tenant_id, body.name, files)
-        size_bytes = sum(file.size_bytes for file in files)
-        quotas.check_new_dataset(conn, tenant_id, service.settings.quotas, size_bytes=size_bytes)
-        return dataset_shape(dataset)
-
-    return create_once(request, prepare, insert)
 
 
 @router.get("/datasets")

@@ -1,0 +1,93 @@
+"""POST /v1/datasets. A list of files may be long, so it is read piece by piece, and few at once."""
+
+from collections.abc import Callable
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, Final, cast
+
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from services.api.datasets.checked_list import check_list, files_of
+from services.api.datasets.presenting import dataset_shape
+from services.api.datasets.shapes import Dataset
+from services.api.idempotency import CreatingRequest, IdempotencyKey, create_once
+from services.api.long_lists import CheckedList
+from services.api.routing import StreamRoute, check_media_type
+from services.api.service import Service, ServiceDep, TenantDep
+from services.api.spooled_body import IN_MEMORY_BYTES, spooled_body
+from services.store import datasets, quotas
+from services.store.database import Connection
+
+router = APIRouter(prefix="/v1", tags=["datasets"], route_class=StreamRoute)
+
+BODY_LIMIT_BYTES: Final = 32 << 20
+"""Enough for a list of 100,000 files."""
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/DatasetRequest"}}
+        },
+    }
+}
+
+
+@router.post("/datasets", status_code=201, response_model=Dataset, openapi_extra=_BODY)
+async def create_dataset(
+    request: Request, service: ServiceDep, tenant_id: TenantDep, key: IdempotencyKey = None
+) -> JSONResponse:
+    """A new dataset of these files: 201; 422 names every file that cannot be accepted.
+
+    403 ``quota_exceeded`` where the tenant may not store as much, or has too many unfinished ones.
+    429 ``rate_limited`` where the tenant's other long lists are not done after 30 s.
+    """
+    if _is_short(request):
+        return await _create(request, service, tenant_id, key, None)
+    async with service.long_lists.places.one_for(tenant_id):
+        return await _create(request, service, tenant_id, key, service.long_lists.threads)
+
+
+def _is_short(request: Request) -> bool:
+    length = request.headers.get("content-length", "")
+    return length.isdecimal() and int(length) <= IN_MEMORY_BYTES
+
+
+async def _create(
+    request: Request,
+    service: Service,
+    tenant_id: str,
+    key: str | None,
+    threads: CapacityLimiter | None,
+) -> JSONResponse:
+    async with spooled_body(request, BODY_LIMIT_BYTES) as body:
+        if body.size_bytes:
+            check_media_type(request)
+        creating = CreatingRequest(
+            service=service,
+            tenant_id=tenant_id,
+            path=request.url.path,
+            key=key,
+            fingerprint=body.fingerprint,
+        )
+        check = check_list if threads is None else service.long_lists.check
+        return await run_sync(_create_in_thread, creating, body.file, check, limiter=threads)
+
+
+def _create_in_thread(
+    creating: CreatingRequest,
+    body: BinaryIO,
+    check: Callable[[BinaryIO, BinaryIO], CheckedList],
+) -> JSONResponse:
+    service, tenant_id = creating.service, creating.tenant_id
+    with SpooledTemporaryFile(max_size=IN_MEMORY_BYTES) as file:
+        rows = cast(BinaryIO, file)
+
+        def insert(conn: Connection, checked: CheckedList) -> Dataset:
+            dataset = datasets.create(conn, tenant_id, checked.name, files_of(rows))
+            limits, size_bytes = service.settings.quotas, checked.size_bytes
+            quotas.check_new_dataset(conn, tenant_id, limits, size_bytes=size_bytes)
+            return dataset_shape(dataset)
+
+        return create_once(creating, lambda: check(body, rows), insert)
