@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Final
 
+import anyio
 import structlog
 
 from services.api.errors import RateLimitedError
@@ -21,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 _RECONNECT_S: Final = 1.0
 _STREAMS_RETRY_S: Final = 5
+_READERS: Final = 8
 
 
 class EventHub:
@@ -32,6 +34,9 @@ class EventHub:
         self._open: Counter[str] = Counter()
         """Tenant id → its open streams."""
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self.readers = anyio.CapacityLimiter(_READERS)
+        """Streams read rows in threads of their own: one event may wake hundreds of them, and other
+        requests must not queue behind those."""
         self._closing = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._listen, name="event-hub", daemon=True)

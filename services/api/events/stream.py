@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final
 
-from starlette.concurrency import run_in_threadpool
+import anyio.to_thread
 
 from services.api.events.presenting import event_shape
 from services.api.events.shapes import TERMINAL_EVENTS
@@ -34,8 +34,8 @@ async def event_stream(
         while not service.events.is_closing:
             wake_up.clear()  # before reading, so that no hint is lost between reading and waiting
             try:
-                rows, is_over = await run_in_threadpool(
-                    _read, service, tenant_id, run_id, after_seq
+                rows, is_over = await anyio.to_thread.run_sync(
+                    _read, service, tenant_id, run_id, after_seq, limiter=service.events.readers
                 )
             except TRANSIENT_ERRORS:
                 return
