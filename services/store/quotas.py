@@ -71,11 +71,17 @@ def _limits_and_use(used: Mapping[str, Composable]) -> Composed:
 
 # A sum over all runs of a tenant takes milliseconds once it has thousands. New runs store nothing
 # themselves, so a count of the last minute is good enough for them.
-_IS_RECENT: Final = SQL("tenant_storage.counted_at > clock_timestamp() - interval '1 minute'")
-_STORED_LATELY: Final = SQL("""coalesce((
+_STORED_LATELY: Final = SQL("""(
     SELECT size_bytes FROM tenant_storage
-    WHERE tenant_storage.tenant_id = tenants.tenant_id AND {}), {})
-""").format(_IS_RECENT, _USED["storage_bytes"])
+    WHERE tenant_storage.tenant_id = tenants.tenant_id
+        AND counted_at > clock_timestamp() - interval '1 minute')""")
+_COUNT_STORAGE: Final = SQL("""
+INSERT INTO tenant_storage (tenant_id, size_bytes)
+SELECT tenant_id, {} FROM tenants WHERE tenant_id = %s
+ON CONFLICT (tenant_id) DO UPDATE
+    SET size_bytes = excluded.size_bytes, counted_at = clock_timestamp()
+RETURNING size_bytes
+""").format(_USED["storage_bytes"])
 
 
 # Whoever creates a run or a dataset of this tenant waits here until the one before has committed.
@@ -87,25 +93,6 @@ _OF_A_RUN: Final = _limits_and_use(
 _OF_A_DATASET: Final = _limits_and_use({name: _USED[name] for name in ("uploads", "storage_bytes")})
 
 
-_COUNT_STORAGE: Final = SQL("""
-INSERT INTO tenant_storage (tenant_id, size_bytes)
-SELECT tenant_id, {} FROM tenants
-WHERE tenant_id = %(tenant_id)s AND NOT EXISTS (
-    SELECT FROM tenant_storage
-    WHERE tenant_storage.tenant_id = tenants.tenant_id AND {})
-ON CONFLICT (tenant_id) DO UPDATE
-    SET size_bytes = excluded.size_bytes, counted_at = clock_timestamp()
-""").format(_USED["storage_bytes"], _IS_RECENT)
-
-
-def count_storage(conn: Connection, tenant_id: str) -> None:
-    """Count what the tenant stores, unless it was counted within the last minute.
-
-    ``check_new_run`` is quick after it, and the count is kept even where that refuses the run.
-    """
-    conn.execute(_COUNT_STORAGE, {"tenant_id": tenant_id})
-
-
 def check_new_run(conn: Connection, tenant_id: str, defaults: Quotas) -> None:
     """Check that the tenant may have one more run; insert it in the same transaction.
 
@@ -114,6 +101,10 @@ def check_new_run(conn: Connection, tenant_id: str, defaults: Quotas) -> None:
     conn.execute(_LOCK, (tenant_id,))
     state = _read(conn, _OF_A_RUN, tenant_id, defaults)
     _check(state, "queued_runs", added=1)
+    if state["storage_bytes_used"] is None:
+        row = conn.execute(_COUNT_STORAGE, (tenant_id,)).fetchone()
+        assert row is not None
+        state["storage_bytes_used"] = row[0]
     _check(state, "storage_bytes", added=0)
 
 

@@ -12,7 +12,6 @@ from services.api.service import Service
 from services.domain.errors import NotFoundError, Problem
 from services.domain.priorities import number_of
 from services.settings.env import Settings
-from services.store import quotas
 from services.store.database import Connection
 from services.store.runs import NewRun
 from trainer_core.base_models.describe import BaseModel
@@ -30,7 +29,6 @@ def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
     """
     settings = service.settings
     with service.database.transaction() as conn:
-        quotas.count_storage(conn, tenant_id)
         about_datasets = list(_about_datasets(conn, tenant_id, request.datasets))
     imported, problems = _import(request, service.base_models.read())
     if imported is not None:
