@@ -3,6 +3,7 @@
 import re
 from typing import Final
 
+import structlog
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
@@ -34,6 +35,7 @@ async def authenticate(request: Request, policy: RatePolicy) -> Taken:
         raise UnauthenticatedError("This API key is unknown, or was revoked.")
     service.key_guesses.note_valid(key)
     request.state.tenant_id = taken.tenant_id
+    structlog.contextvars.bind_contextvars(tenant_id=taken.tenant_id)
     request.state.rate_headers = _headers(taken)
     return taken
 

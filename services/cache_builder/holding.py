@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from typing import Final
 
 import structlog
@@ -31,7 +32,10 @@ def renewed(database: Database, renew: Callable[[Connection], None]) -> Iterator
             except TRANSIENT_ERRORS as error:
                 log.warning("lease_not_renewed", error=type(error).__name__)
 
-    thread = threading.Thread(target=renew_until_done, name="lease", daemon=True)
+    context = copy_context()  # the thread's log lines name the row
+    thread = threading.Thread(
+        target=context.run, args=(renew_until_done,), name="lease", daemon=True
+    )
     thread.start()
     try:
         yield

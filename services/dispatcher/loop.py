@@ -300,6 +300,7 @@ def _log_lost(dead: DeadAttempt) -> None:
     log.warning(
         "attempt_lost",
         run_id=dead.run_id,
+        tenant_id=dead.tenant_id,
         fence=dead.fence,
         worker_id=dead.worker_id,
         status=dead.status,

@@ -87,11 +87,15 @@ def _answer(name: str, handler: Callable[..., None]) -> Callable[..., None]:
             rings_dropped.labels(reason="malformed").inc()
             log.warning("ring_dropped", reason="malformed", task=name)
             return
-        log.debug("ring_heard", task=name, ids=ids)
-        try:
-            handler(*ids)
-        except Exception:  # the outermost loop: one bad row must not end the worker
-            log.exception("ring_failed", task=name, ids=ids)
+        # Every line that the handler logs names its row.
+        with structlog.contextvars.bound_contextvars(
+            **dict(zip(_ARGUMENTS[name], ids, strict=True))
+        ):
+            log.debug("ring_heard", task=name)
+            try:
+                handler(*ids)
+            except Exception:  # the outermost loop: one bad row must not end the worker
+                log.exception("ring_failed", task=name)
 
     answer.__name__ = name.replace(".", "_")
     return answer
@@ -103,7 +107,8 @@ def _ids_of(name: str, args: Sequence[Any]) -> tuple[str, ...] | None:
     if checks is None or len(checks) != len(args):
         return None
     if not all(
-        isinstance(arg, str) and check(arg) for check, arg in zip(checks, args, strict=True)
+        isinstance(arg, str) and check(arg)
+        for check, arg in zip(checks.values(), args, strict=True)
     ):
         return None
     return tuple(args)
@@ -129,13 +134,14 @@ def _is_digest(text: str) -> bool:
     return len(text) == 64 and set(text) <= _HEX_DIGITS  # SHA-256 in lower-case hex
 
 
-_ARGUMENTS: Final[Mapping[str, tuple[Callable[[str], bool], ...]]] = {
-    apps.TRAINER_TASK: (_is_run,),
-    apps.ADMISSION_TASK: (_is_tenant, _is_run),
-    apps.SHARD_TASK: (_is_tenant, _is_digest),
-    apps.DATASET_TASK: (_is_tenant, _is_dataset),
-    apps.PUBLICATION_TASK: (_is_tenant, _is_publication),
+_ARGUMENTS: Final[Mapping[str, Mapping[str, Callable[[str], bool]]]] = {
+    apps.TRAINER_TASK: {"run_id": _is_run},
+    apps.ADMISSION_TASK: {"tenant_id": _is_tenant, "run_id": _is_run},
+    apps.SHARD_TASK: {"tenant_id": _is_tenant, "digest": _is_digest},
+    apps.DATASET_TASK: {"tenant_id": _is_tenant, "dataset_id": _is_dataset},
+    apps.PUBLICATION_TASK: {"tenant_id": _is_tenant, "publication_id": _is_publication},
 }
+"""Task → its arguments in order: name in log lines, and check."""
 
 
 class _Unreadable(logging.Filter):

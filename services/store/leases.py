@@ -18,6 +18,7 @@ class DeadAttempt:
     """An attempt that the sweep closed."""
 
     run_id: str
+    tenant_id: str
     fence: int
     worker_id: str | None
     status: str
@@ -68,5 +69,9 @@ def close_dead(
         max_infra_failures=max_infra_failures,
     )
     return DeadAttempt(
-        run_id=run.run_id, fence=run.fence, worker_id=run.worker_id, status=after.status
+        run_id=run.run_id,
+        tenant_id=run.tenant_id,
+        fence=run.fence,
+        worker_id=run.worker_id,
+        status=after.status,
     )

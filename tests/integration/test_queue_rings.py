@@ -43,7 +43,7 @@ WORKER = textwrap.dedent(
     logging.basicConfig(level=logging.WARNING)
     note("up")
     assert not any(name.split(".")[0] == "torch" for name in sys.modules)
-    serve(url, ["control"], {"datasets.verify": verify}, acks_late=acks_late,
+    serve(url, ["cache"], {"datasets.verify": verify}, acks_late=acks_late,
           on_shutdown=lambda: note("stopping"))
     note("down")
     """
@@ -206,7 +206,7 @@ def _message(*, task: str, body: str, content_type: str = "application/json") ->
             "properties": {
                 "correlation_id": "1",
                 "delivery_mode": 2,
-                "delivery_info": {"exchange": "", "routing_key": "control"},
+                "delivery_info": {"exchange": "", "routing_key": "cache"},
                 "priority": 0,
                 "body_encoding": "base64",
                 "delivery_tag": os.urandom(8).hex(),
@@ -230,17 +230,17 @@ def test_a_malformed_message_is_dropped_with_a_log_line(
     last = new_id("ds")
     with redis_server.client() as client, Rings(redis_server.url) as rings:
         for body in bodies:
-            client.lpush("control", _message(task="datasets.verify", body=body))
-        client.lpush("control", _message(task="os.system", body=json.dumps([["x"], {}, {}])))
+            client.lpush("cache", _message(task="datasets.verify", body=body))
+        client.lpush("cache", _message(task="os.system", body=json.dumps([["x"], {}, {}])))
         pickled = _message(
             task="datasets.verify", body="x", content_type="application/x-python-serialize"
         )
-        client.lpush("control", pickled)
+        client.lpush("cache", pickled)
         rings.dataset(tenant_id, last)
         listener.wait_for(f"end {last}")
 
         assert listener.heard() == ["up", f"begin {last}", f"end {last}"]
-        assert client.llen("control") == 0
+        assert client.llen("cache") == 0
         wait_until(lambda: client.hlen("unacked") == 0, what="acknowledgements")
     dropped = [line for line in listener.log().splitlines() if "ring_dropped" in line]
     assert len(dropped) == len(bodies) + 2, listener.log()
