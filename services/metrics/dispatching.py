@@ -36,11 +36,6 @@ leases_expired: Final = Counter(
     "reverie_leases_expired_total",
     "Attempts that were closed because their worker stopped renewing.",
 )
-runs_failed: Final = Counter(
-    "reverie_runs_failed_total",
-    "Runs that failed for good, by category and code; counted where it happened.",
-    ["category", "code"],
-)
 rings: Final = Counter(
     "reverie_rings_total",
     "Celery messages by task and outcome: sent, failed.",

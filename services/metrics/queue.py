@@ -1,4 +1,4 @@
-"""What waits, from the database: runs, workers and due rows.
+"""What waits and what failed, from the database: runs, workers and due rows.
 
 A collector and not gauges, because a series must vanish when its rows do.
 """
@@ -47,12 +47,22 @@ class PendingRows:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FailedRuns:
+    """Runs that failed for good in the last hour."""
+
+    category: str
+    code: str
+    runs: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class QueueFigures:
     """All figures, read at one time."""
 
     runs: Sequence[OpenRuns]
     workers: Sequence[Workers]
     pending: Sequence[PendingRows]
+    failed: Sequence[FailedRuns]
 
 
 class QueueCollector(Collector):
@@ -66,7 +76,7 @@ class QueueCollector(Collector):
         self._figures = figures
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        figures = self._figures or QueueFigures(runs=(), workers=(), pending=())
+        figures = self._figures or QueueFigures(runs=(), workers=(), pending=(), failed=())
         yield from _runs(figures.runs)
         workers = GaugeMetricFamily(
             "reverie_workers",
@@ -88,6 +98,14 @@ class QueueCollector(Collector):
             pending.add_metric([each.kind], each.rows)
             oldest.add_metric([each.kind], each.oldest_s)
         yield from (pending, oldest)
+        failed = GaugeMetricFamily(
+            "reverie_failed_runs",
+            "Runs that failed for good in the last hour, by category and code.",
+            labels=["category", "code"],
+        )
+        for ended in figures.failed:
+            failed.add_metric([ended.category, ended.code], ended.runs)
+        yield failed
 
 
 def _runs(rows: Sequence[OpenRuns]) -> Iterator[GaugeMetricFamily]:

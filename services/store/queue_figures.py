@@ -1,11 +1,11 @@
-"""Figures of what waits, for the operator's metrics. Queries read open rows only, by index."""
+"""Figures of what waits and what failed, for the operator's metrics; each is read by an index."""
 
 from datetime import timedelta
 from typing import Final
 
 from psycopg.rows import class_row
 
-from services.metrics.queue import OpenRuns, PendingRows, QueueFigures, Workers
+from services.metrics.queue import FailedRuns, OpenRuns, PendingRows, QueueFigures, Workers
 from services.store.database import Connection, seconds
 
 # Tenants are grouped by their weight: a label for each of them would be a series for each of them.
@@ -44,6 +44,14 @@ SELECT 'publication', count(*),
 FROM publications WHERE ring_after IS NOT NULL
 """
 
+_FAILED: Final = """
+SELECT status_reason->>'category' AS category, status_reason->>'code' AS code, count(*) AS runs
+FROM runs
+WHERE status = 'failed' AND status_reason IS NOT NULL
+    AND finished_at > clock_timestamp() - interval '1 hour'
+GROUP BY category, code
+"""
+
 
 def read(conn: Connection, *, silence: timedelta) -> QueueFigures:
     """All figures.
@@ -57,4 +65,6 @@ def read(conn: Connection, *, silence: timedelta) -> QueueFigures:
         workers = cursor.execute(_WORKERS, {"silence_s": seconds(silence)}).fetchall()
     with conn.cursor(row_factory=class_row(PendingRows)) as cursor:
         pending = cursor.execute(_PENDING).fetchall()
-    return QueueFigures(runs=runs, workers=workers, pending=pending)
+    with conn.cursor(row_factory=class_row(FailedRuns)) as cursor:
+        failed = cursor.execute(_FAILED).fetchall()
+    return QueueFigures(runs=runs, workers=workers, pending=pending, failed=failed)

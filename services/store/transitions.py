@@ -13,7 +13,6 @@ from psycopg.types.json import Jsonb
 
 from services.domain.ledger import ChildEvent
 from services.domain.states import OVER, RunStatus, Stage, check_transition
-from services.metrics.dispatching import runs_failed
 from services.store import run_events, workers
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from services.store.run_rows import Run
@@ -66,8 +65,6 @@ def change_status(
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         changed = cursor.execute(_CHANGE_STATUS, facts).fetchone()
     assert changed is not None
-    if status is RunStatus.FAILED and reason is not None:
-        runs_failed.labels(category=reason.category, code=reason.code).inc()
     return announce(conn, changed, f"run.{status}", {"stage": stage, "reason": body})
 
 

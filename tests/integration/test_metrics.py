@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from services.domain.ledger import Outcome
-from services.metrics.queue import OpenRuns, PendingRows, QueueFigures, Workers
+from services.metrics.queue import FailedRuns, OpenRuns, PendingRows, QueueFigures, Workers
 from services.store import queue_figures
 from services.store.database import Database
 from tests.support.fleet import Fleet
@@ -44,7 +44,8 @@ def test_open_runs_are_counted_by_class_and_state(tenant_db: TenantDatabase) -> 
             (waiting.run_id,),
         )
 
-    rows = {(row.gpu_class, row.status, row.stage): row for row in figures(tenant_db).runs}
+    found = figures(tenant_db)
+    rows = {(row.gpu_class, row.status, row.stage): row for row in found.runs}
 
     assert rows.keys() == {
         ("cpu", "running", "provisioning"),
@@ -58,6 +59,16 @@ def test_open_runs_are_counted_by_class_and_state(tenant_db: TenantDatabase) -> 
         runs=1,
         oldest_s=pytest.approx(90, abs=20),
     )
+
+
+def test_failed_runs_are_counted_by_code(tenant_db: TenantDatabase) -> None:
+    for _ in range(2):
+        claim = tenant_db.held()
+        tenant_db.ledger.hand_back(
+            claim.run_id, claim.fence, Outcome.FAILED, failure(retryable=False, code="bad_data")
+        )
+
+    assert figures(tenant_db).failed == [FailedRuns(category="user", code="bad_data", runs=2)]
 
 
 def test_workers_are_counted_by_state_and_reason(tenant_db: TenantDatabase) -> None:

@@ -15,7 +15,14 @@ import services.metrics.dispatching
 import services.metrics.http
 import services.metrics.work  # noqa: F401 - importing declares the metrics
 from services.metrics.gpu import GpuCollector
-from services.metrics.queue import OpenRuns, PendingRows, QueueCollector, QueueFigures, Workers
+from services.metrics.queue import (
+    FailedRuns,
+    OpenRuns,
+    PendingRows,
+    QueueCollector,
+    QueueFigures,
+    Workers,
+)
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "alerts" / "reverie.rules.yaml"
@@ -39,6 +46,7 @@ def known_metrics() -> dict[str, set[str]]:
             ],
             workers=[Workers(kind="", gpu_class="", state="", reason="", workers=1)],
             pending=[PendingRows(kind="", rows=1, oldest_s=1)],
+            failed=[FailedRuns(category="", code="", runs=1)],
         )
     )
     found: dict[str, set[str]] = {}

@@ -181,6 +181,7 @@ _STATEMENTS = (
     CREATE INDEX cache_shards_in_flight ON cache_shards (tenant_id)
         WHERE offered_until IS NOT NULL OR lease_until IS NOT NULL
     """,
+    "CREATE INDEX runs_failed ON runs (finished_at) WHERE status = 'failed'",
     "CREATE INDEX attempts_started ON attempts (gpu_class, started_at)",
 )
 
