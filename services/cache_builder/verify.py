@@ -28,14 +28,13 @@ from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.datasets import DatasetFile, FileFacts
 from services.store.verification import Verification
 from services.workers.scratch import Scratch
-from trainer_core.data.captions import decode_caption
+from trainer_core.data.captions import MAX_CAPTION_BYTES, decode_caption
 from trainer_core.errors import BadCaptionError
 from trainer_core.faultpoints import fault_point
 from trainer_core.process.requests import InspectReply, InspectRequest
 
 log = structlog.get_logger(__name__)
 
-MAX_CAPTION_BYTES: Final = 1 << 20
 _LATER: Final = timedelta(seconds=10)
 _FILES_AT_ONCE: Final = 32
 _BYTES_AT_ONCE: Final = 16 << 20

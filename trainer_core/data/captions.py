@@ -8,7 +8,7 @@ from trainer_core.data.folder import CAPTION_SUFFIX
 from trainer_core.errors import BadCaptionError
 
 MAX_CAPTION_CHARACTERS: Final = 20_000
-_MAX_CAPTION_BYTES: Final = 4 * MAX_CAPTION_CHARACTERS + 3
+MAX_CAPTION_BYTES: Final = 4 * MAX_CAPTION_CHARACTERS + 3
 """The longest UTF-8 encoding, with a byte-order mark."""
 
 
@@ -57,12 +57,12 @@ def _read_caption(file: Path, *, name: str) -> str | None:
     """The text of a caption file; None if there is no such file. Raises BadCaptionError."""
     try:
         with file.open("rb") as opened:
-            body = opened.read(_MAX_CAPTION_BYTES + 1)
+            body = opened.read(MAX_CAPTION_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise BadCaptionError(f"{name}: {error.strerror}") from error
-    if len(body) > _MAX_CAPTION_BYTES:
+    if len(body) > MAX_CAPTION_BYTES:
         raise BadCaptionError(f"{name}: more than {MAX_CAPTION_CHARACTERS} characters")
     return decode_caption(body, name=name)
 

@@ -9,9 +9,10 @@ from typing import Final
 from services.api.datasets.shapes import FileDeclaration
 from services.domain.errors import Problem
 from services.store.datasets import Media, NewFile
+from trainer_core.data.captions import MAX_CAPTION_BYTES
 
 MAX_PATH_CHARACTERS: Final = 512
-MAX_BYTES: Final[dict[Media, int]] = {"image": 100 << 20, "caption": 1 << 20}
+MAX_BYTES: Final[dict[Media, int]] = {"image": 100 << 20, "caption": MAX_CAPTION_BYTES}
 _MEDIA: Final[dict[str, Media]] = {
     ".jpg": "image",
     ".jpeg": "image",
