@@ -11,7 +11,7 @@ CASES := *
 # BUG=lease remove a guard in a copy of the code; the check must find that.
 SEED := 1
 SECONDS := 90
-TIERS := tests/unit tests/contract tests/integration tests/e2e tests/faults
+TIERS := tests/unit tests/contract tests/integration tests/e2e tests/faults tests/security
 
 .DEFAULT_GOAL := help
 .PHONY: help deps demo check test test-deep test-gpu faults bench-step bench-service up
@@ -38,7 +38,7 @@ check: $(STAMP) ## Formatting, lint, types, import contracts
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-test: $(STAMP) ## Unit, contract, integration, end-to-end and fault tests (the gate)
+test: $(STAMP) ## Unit, contract, integration, end-to-end, fault and security tests (the gate)
 	@$(PYTEST) -m "not deep" $(TIERS)
 
 test-deep: $(STAMP) ## Longer tests: random faults and large inputs

@@ -21,7 +21,9 @@ _MEDIA: Final[dict[str, Media]] = {
     ".txt": "caption",
 }
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Also the marks that turn the direction of text: with one, a file can look like a picture."""
+_DRIVE: Final = re.compile(r"[A-Za-z]:")
 
 
 class FileRules:
@@ -72,6 +74,7 @@ def _path_fault(path: str) -> str | None:
     faults = (
         (len(path) > MAX_PATH_CHARACTERS, f"is longer than {MAX_PATH_CHARACTERS} characters"),
         (path.startswith("/"), "is not relative"),
+        (_DRIVE.match(path) is not None, "begins with a drive"),
         ("\\" in path, "has a backslash; folders are separated by /"),
         (_CONTROL.search(path) is not None, "has a control character"),
         (".." in parts, "has a part .."),

@@ -1,0 +1,131 @@
+"""Text, names and bodies made to hurt: bounded, refused with a code, or stored as sent."""
+
+import json
+import uuid
+from collections.abc import Callable
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.fleet import Fleet
+from tests.support.service import new_tenant
+from tests.support.tenant import Json, Tenant
+from tests.support.waiting import wait_until
+
+JSON = {"Content-Type": "application/json"}
+QUICK = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+HURTING = st.sampled_from(["'", '"', ";--", "\\", "%s", "{{7*7}}", "$(id)", "\u202e", "\x1b[2J"])
+"""Quotes of SQL, templates and shells, a mark that turns text around, a terminal's command."""
+
+
+@pytest.fixture(scope="module")
+def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
+    fleet = fleet_of()
+    fleet.start("api")
+    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def tenant(fleet: Fleet) -> Tenant:
+    return new_tenant(fleet, "ada")
+
+
+def file_named(path: str) -> Json:
+    return {"path": path, "size_bytes": 1, "sha256": "0" * 64}
+
+
+def create(tenant: Tenant, *paths: str, name: str = "photos") -> httpx.Response:
+    body = {"name": name, "files": [file_named(path) for path in paths]}
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    return tenant.http.post("/v1/datasets", content=json.dumps(body), headers=key | JSON)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../a.jpg",
+        "a/../../b.jpg",
+        "a/./b.jpg",
+        "/etc/a.jpg",
+        "//host/a.jpg",
+        "C:/a.jpg",
+        "C:\\a.jpg",
+        "a\\..\\b.jpg",
+        "a//b.jpg",
+        "a.jpg/",
+        "",
+        ".jpg/..",
+        "a\0.jpg",
+        "a\n.jpg",
+        "a\x1b[2J.jpg",
+        "a\u202egpj.txt",
+        "a\u2066b.jpg",
+        "a\x9b2J.jpg",
+        "a\u0301.jpg",  # not NFC
+        "a" * 600 + ".jpg",
+        "a.zip",
+        "a.svg",
+        "a.jpg.exe",
+    ],
+)
+def test_a_file_name_that_could_leave_its_folder_or_deceive_is_refused(
+    tenant: Tenant, path: str
+) -> None:
+    answer = create(tenant, path)
+    assert answer.status_code == 422, path
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("paths", [("a.jpg", "A.jpg"), ("a.jpg", "a.jpg"), ("ß.jpg", "SS.jpg")])
+def test_names_that_one_file_system_would_take_for_one_are_refused(
+    tenant: Tenant, paths: tuple[str, str]
+) -> None:
+    assert create(tenant, *paths).status_code == 422
+
+
+@given(parts=st.lists(HURTING | st.text(max_size=8), min_size=1, max_size=5))
+@QUICK
+def test_text_is_refused_or_stored_exactly_as_sent(tenant: Tenant, parts: list[str]) -> None:
+    name = "".join(parts)
+    answer = create(tenant, "a.jpg", name=name)
+    if answer.status_code == 201:
+        assert answer.json()["name"] == name
+        assert tenant.get(f"/v1/datasets/{answer.json()['id']}")["name"] == name
+    else:
+        assert answer.status_code in (400, 422), answer.text
+        assert answer.json()["code"] in ("invalid_json", "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("body", "statuses"),
+    [
+        pytest.param(b"[" * 100_000, {400}, id="deep lists"),
+        pytest.param(b'{"a":' * 1000 + b"1" + b"}" * 1000, {400}, id="deep objects"),
+        pytest.param(b'{"name":' + b"9" * 100_000 + b"}", {400}, id="a long number"),
+        pytest.param(b'{"name": 1e400}', {400, 422}, id="a huge number"),
+        pytest.param(b'{"name": NaN}', {400, 422}, id="NaN"),
+        pytest.param(b'{"name": "a", "name": "b"}', {400}, id="a key twice"),
+        pytest.param(b'{"name": "\xff"}', {400}, id="not UTF-8"),
+        pytest.param(b'{"name": "\\ud800"}', {422}, id="half a pair"),
+        pytest.param(b'{"name": "\\u0000"}', {422}, id="NUL"),
+        pytest.param(b'"' + b"a" * (33 << 20) + b'"', {413}, id="33 MiB"),
+    ],
+)
+def test_a_body_that_costs_more_than_it_says_is_refused(
+    tenant: Tenant, body: bytes, statuses: set[int]
+) -> None:
+    answer = tenant.http.post("/v1/datasets", content=body, headers=JSON)
+    assert answer.status_code in statuses, answer.text[:500]
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_terminal_that_shows_the_log_is_not_commanded(fleet: Fleet, tenant: Tenant) -> None:
+    tenant.http.get("/v1/runs/%1B%5B2J%0Aforged%20line")
+    log = fleet.tail("api", 1 << 20)
+    assert "\x1b[2J" not in log
+    assert "\nforged line" not in log
