@@ -18,7 +18,7 @@ from services.domain.ids import new_id
 from services.domain.ledger import Worker
 from services.logs.setup import configure
 from services.metrics.exposition import serve_metrics
-from services.metrics.gpu import GpuCollector
+from services.metrics.gpu import show_gpus
 from services.objects.open import open_store
 from services.objects.port import ObjectStore
 from services.processes.request_child import RequestChild
@@ -45,9 +45,8 @@ def main() -> int:
     """
     settings = Settings.from_env(os.environ)
     configure("cache_builder", settings.log_format)
-    serve_metrics(
-        settings.metrics_host, settings.metrics_port, are_shared=True, also=[GpuCollector()]
-    )
+    show_gpus()
+    serve_metrics(settings.metrics_host, settings.metrics_port)
     worker = Worker(
         worker_id=new_id("wrk"),
         kind="cache_builder",

@@ -1,29 +1,22 @@
 """Serves the metrics of this process as Prometheus text, on a port of their own.
 
 The port is not the API's, so tenants cannot read them. Every process has a registry of its own;
-Prometheus adds them up. The processes of the API share one port, and one of them adds up; so do a
-cache builder and its indexer.
+Prometheus adds them up. Only the processes of the API share one port, and one of them adds up.
 """
-
-from collections.abc import Sequence
 
 import prometheus_client
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
 
 
 class MetricsPortError(Exception):
     """The port cannot be used; the message names the settings."""
 
 
-def serve_metrics(
-    host: str, port: int, *, are_shared: bool = False, also: Sequence[Collector] = ()
-) -> None:
+def serve_metrics(host: str, port: int, *, are_shared: bool = False) -> None:
     """Answer ``GET /metrics`` in a thread until the process ends; does nothing where port is 0.
 
     Args:
         are_shared: the sums of all processes that share PROMETHEUS_MULTIPROC_DIR.
-        also: further metrics of this process alone.
 
     Raises MetricsPortError.
     """
@@ -33,8 +26,6 @@ def serve_metrics(
     if are_shared:
         registry = prometheus_client.CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library has no types for it
-    for collector in also:
-        registry.register(collector)
     try:
         prometheus_client.start_http_server(port, host, registry)
     except OSError as error:

@@ -7,14 +7,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from services.store import datasets, tenants
 from services.store.database import Database
 from services.store.run_rows import Run
 from tests.support.dispatching import real_plan
-from tests.support.ports import free_port
 from tests.support.redis import RedisServer
 from tests.support.runs import TenantDatabase
 from tests.support.waiting import wait_until
@@ -48,14 +46,7 @@ def bob(ada: TenantDatabase) -> TenantDatabase:
 
 
 @pytest.fixture
-def metrics_port() -> int:
-    """Of the cache builder."""
-    return free_port()
-
-
-@pytest.fixture
-def log(  # noqa: PLR0917 - fixtures
-    metrics_port: int,
+def log(
     database_url: str,
     database: Database,
     redis_server: RedisServer,
@@ -74,15 +65,13 @@ def log(  # noqa: PLR0917 - fixtures
         "OMP_NUM_THREADS": "1",
     }
     path = tmp_path / "log"
-    modules = {"services.dispatcher": "0", "services.cache_builder": str(metrics_port)}
+    modules = ("services.dispatcher", "services.cache_builder")
     with path.open("wb") as output:
         processes = [
             subprocess.Popen(
-                [sys.executable, "-m", module],
-                env={**os.environ, **env, "REVERIE_METRICS_PORT": port},
-                stderr=output,
+                [sys.executable, "-m", module], env={**os.environ, **env}, stderr=output
             )
-            for module, port in modules.items()
+            for module in modules
         ]
         wait_until(lambda: "indexer_up" in path.read_text(), what=path.read_text)
         yield path
@@ -149,18 +138,6 @@ def test_a_huge_run_does_not_delay_another_tenants(  # noqa: PLR0917 - fixtures
 
     assert max(times_s) < BOUND_S, times_s
     assert ended == end
-
-
-def test_a_run_that_fails_at_admission_is_counted_by_the_builders_metrics(
-    ada: TenantDatabase, log: Path, metrics_port: int
-) -> None:
-    run_id = ada.queued(plan={"nonsense": True}).run_id
-
-    assert wait_until(lambda: end_of(ada, run_id), what=log.read_text) == "admission_failed"
-
-    text = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
-    labels = '{category="platform",code="admission_failed"}'
-    assert f"reverie_runs_failed_total{labels} 1.0" in text, text
 
 
 def end_of(tenant_db: TenantDatabase, run_id: str) -> str | None:

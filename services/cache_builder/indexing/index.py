@@ -157,9 +157,7 @@ class Indexer:
 def _admitted_elsewhere(tenant_id: str, run_id: str) -> bool:
     """Handle the run in a new process; False where it died or took too long."""
     supervisor = ("--supervisor", current_process_token())
-    # Each process that shares metrics leaves a file, and these are many.
-    env = {name: os.environ[name] for name in os.environ if name != "PROMETHEUS_MULTIPROC_DIR"}
-    process = ChildProcess([*COMMAND, *supervisor, "--run", tenant_id, run_id], env=env)
+    process = ChildProcess([*COMMAND, *supervisor, "--run", tenant_id, run_id], env=os.environ)
     if not process.wait(_LARGE_S):
         process.kill()
     log.info("large_run_handled", run_id=run_id, how=process.exit_in_words())
