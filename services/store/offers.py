@@ -31,9 +31,14 @@ class Offer:
 
 _TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(%s)"
 # A worker is free if no run names it as its holder; its last heartbeat may be outdated. An offer
-# that names no worker takes one of those without a node. The last heartbeats come first.
+# that names no worker takes one of those without a node. The last heartbeats come first. Held and
+# offered runs are read once, not once a worker.
 _FREE: Final = """
-WITH warm AS (
+WITH held AS MATERIALIZED (
+    SELECT worker_id FROM runs WHERE lease_until IS NOT NULL
+), offered AS MATERIALIZED (
+    SELECT gpu_class, offered_to FROM runs WHERE offered_until > clock_timestamp()
+), warm AS (
     SELECT node, array_agg(DISTINCT base_model) AS base_models
     FROM workers CROSS JOIN unnest(base_models) AS base_model WHERE node <> '' GROUP BY node
 ), free AS (
@@ -42,19 +47,14 @@ WITH warm AS (
     FROM workers
     WHERE kind = 'trainer' AND NOT draining
         AND heartbeat_at > clock_timestamp() - make_interval(secs => %(silence_s)s)
-        AND NOT EXISTS (
-            SELECT FROM runs
-            WHERE runs.worker_id = workers.worker_id AND runs.lease_until IS NOT NULL)
-        AND NOT EXISTS (
-            SELECT FROM runs
-            WHERE offered_to = workers.worker_id AND offered_until > clock_timestamp())
+        AND NOT EXISTS (SELECT FROM held WHERE held.worker_id = workers.worker_id)
+        AND NOT EXISTS (SELECT FROM offered WHERE offered_to = workers.worker_id)
 )
 SELECT worker_id, gpu_class, node, coalesce(base_models, '{}') AS base_models
 FROM free LEFT JOIN warm USING (node)
 WHERE node <> '' OR place > (
-    SELECT count(*) FROM runs
-    WHERE runs.gpu_class = free.gpu_class AND offered_to IS NULL
-        AND offered_until > clock_timestamp())
+    SELECT count(*) FROM offered
+    WHERE offered.gpu_class = free.gpu_class AND offered_to IS NULL)
 ORDER BY gpu_class, heartbeat_at DESC
 """
 

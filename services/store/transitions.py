@@ -26,6 +26,7 @@ UPDATE runs SET status = %(status)s, stage = %(stage)s, status_reason = %(reason
     version = version + 1, updated_at = clock_timestamp(),
     offered_until = NULL, offered_to = NULL, dispatch_failures = 0,
     ring_after = clock_timestamp() + make_interval(secs => %(ring_after_s)s),
+    queued_at = CASE WHEN %(status)s = 'queued' THEN clock_timestamp() ELSE queued_at END,
     finished_at = CASE WHEN %(is_over)s THEN clock_timestamp() ELSE finished_at END,
     sweep_after = CASE WHEN %(is_over)s AND fence > 0
         THEN clock_timestamp() + make_interval(secs => %(sweep_after_s)s) ELSE sweep_after END

@@ -365,3 +365,15 @@ def test_renewing_extends_the_lease(tenant_db: TenantDatabase) -> None:
     with tenant_db.database.transaction() as conn:
         row = conn.execute("SELECT lease_until > now() + interval '59 min' FROM runs").fetchone()
     assert row == (True,)
+
+
+def test_a_run_that_is_handed_back_waits_since_then(tenant_db: TenantDatabase) -> None:
+    claim = tenant_db.held()
+    with tenant_db.database.transaction() as conn:
+        conn.execute("UPDATE runs SET queued_at = queued_at - interval '1 day'")
+    tenant_db.ledger.hand_back(claim.run_id, claim.fence, Outcome.STOPPED, None)
+    with tenant_db.database.transaction() as conn:
+        row = conn.execute(
+            "SELECT clock_timestamp() - queued_at < interval '1 minute' FROM runs"
+        ).fetchone()
+    assert row == (True,)
