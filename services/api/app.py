@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any, BinaryIO, Final
 
 import structlog
@@ -18,11 +19,12 @@ from services.api.datasets.checked_list import check_list
 from services.api.datasets.shapes import DatasetRequest
 from services.api.edge import RequestEdge
 from services.api.events import routes as events
-from services.api.events.hub import EventHub
+from services.api.events.hub import STREAM_READERS, EventHub
 from services.api.forwarded import ForwardedClients
 from services.api.key_guesses import KeyGuesses
 from services.api.long_lists import CheckedList, LongLists
 from services.api.objects.routes import objects_router
+from services.api.places import REQUESTS_AT_ONCE, RequestPlaces
 from services.api.problems import MEDIA_TYPE, install_handlers
 from services.api.publications import routes as publications
 from services.api.runs import routes as runs
@@ -32,10 +34,12 @@ from services.objects.folder_store import FolderStore
 from services.objects.open import open_store
 from services.settings.env import Settings
 from services.store.database import Database
+from services.store.scoped_database import ScopedDatabase
 
 log = structlog.get_logger(__name__)
 
-_CONNECTIONS: Final = 16
+_UNSCOPED_CONNECTIONS: Final = 4
+_STATEMENT_TIMEOUT: Final = timedelta(seconds=10)
 _LOOKUPS: Final = 16
 
 
@@ -53,14 +57,21 @@ def create_app(
     Args:
         check: checks long lists of files, as ``check_list`` does.
     """
-    database = Database(settings.database_url, max_size=_CONNECTIONS)
+    url = settings.database_url
+    unscoped = Database(url, max_size=_UNSCOPED_CONNECTIONS, statement_timeout=_STATEMENT_TIMEOUT)
     service = Service(
         settings=settings,
-        database=database,
+        database=ScopedDatabase(
+            url,
+            max_size=REQUESTS_AT_ONCE + STREAM_READERS,
+            statement_timeout=_STATEMENT_TIMEOUT,
+        ),
+        unscoped=unscoped,
         objects=open_store(settings),
         base_models=BaseModels(settings.models_dir),
-        events=EventHub(database, streams_per_tenant=settings.streams_per_tenant),
+        events=EventHub(unscoped, streams_per_tenant=settings.streams_per_tenant),
         key_guesses=KeyGuesses(),
+        places=RequestPlaces(),
         long_lists=LongLists(check=check),
         lookups=ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup"),
     )
@@ -102,6 +113,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.events.close()
         service.lookups.shutdown(wait=False, cancel_futures=True)
         await run_in_threadpool(service.database.close)
+        await run_in_threadpool(service.unscoped.close)
         log.info("api_stopped")
 
 

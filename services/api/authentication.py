@@ -29,7 +29,8 @@ async def authenticate(request: Request, policy: RatePolicy) -> Taken:
         raise RateLimitedError(
             "This address has sent too many unknown API keys. Check the key.", retry_after_s=wait_s
         )
-    taken = await run_in_threadpool(_take, service, key, policy)
+    async with service.places.keys.one_for(key):
+        taken = await run_in_threadpool(_take, service, key, policy)
     if taken is None:
         service.key_guesses.note_unknown(client, key)
         raise UnauthenticatedError("This API key is unknown, or was revoked.")
@@ -56,7 +57,7 @@ def _key_of(request: Request) -> str:
 
 
 def _take(service: Service, key: str, policy: RatePolicy) -> Taken | None:
-    with service.database.autocommit() as conn:
+    with service.unscoped.autocommit() as conn:
         return request_rates.take(conn, key, policy, service.settings.quotas)
 
 

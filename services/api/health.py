@@ -37,7 +37,7 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", response_model=Readiness)
 def readyz(service: ServiceDep) -> Readiness:
     """200: database and object store answer; 503 with the code of the one that does not."""
-    with service.database.transaction() as conn:
+    with service.unscoped.transaction() as conn:
         degraded = health.degraded(conn, silence=_SILENCE)
     service.objects.size(f"{PROBE_PREFIX}ready")
     return Readiness(status="degraded" if degraded else "ok", degraded=degraded)

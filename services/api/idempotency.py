@@ -81,25 +81,25 @@ def create_once(
     database = request.service.database
     if request.key is None:
         prepared = prepare()
-        with database.transaction() as conn:
+        with database.transaction(request.tenant_id) as conn:
             body = insert(conn, prepared).model_dump(mode="json")
         return _created(request, body, {"Idempotency-Key-Missing": "true"})
     scope = KeyScope(
         tenant_id=request.tenant_id, method=_METHOD, path=request.path, key=request.key
     )
-    with database.transaction() as conn:
+    with database.transaction(request.tenant_id) as conn:
         replay = idempotency.find(conn, scope, request.fingerprint)
     if replay is not None:
         return _replayed(request, replay)
     try:
         prepared = prepare()
     except Exception:  # raised again, unless a request with the same key succeeded meanwhile
-        with database.transaction() as conn:
+        with database.transaction(request.tenant_id) as conn:
             replay = idempotency.find(conn, scope, request.fingerprint)
         if replay is None:
             raise
         return _replayed(request, replay)
-    with database.transaction() as conn:
+    with database.transaction(request.tenant_id) as conn:
         replay = idempotency.begin(conn, scope, request.fingerprint)
         if replay is None:
             body = insert(conn, prepared).model_dump(mode="json")

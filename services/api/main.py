@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     except SettingsError as error:
         parser.exit(2, f"{error}\n")
     try:
-        listening = listen(args.host, args.port)
+        listening = _listen(args.host, args.port)
     except OSError as error:
         parser.exit(STARTUP_FAILURE, f"cannot listen on --host and --port: {error.strerror}\n")
     processes = args.processes or settings.api_processes
@@ -95,15 +95,9 @@ def _allow_open_files(connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that accepts connections; raises OSError."""
+def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio turns off Nagle's algorithm: else an answer takes 40 ms.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((host, port))
-    listening.listen(_BACKLOG)
-    return listening
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
 def _end_well(_number: int, _frame: FrameType | None) -> None:

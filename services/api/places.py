@@ -11,6 +11,9 @@ from weakref import WeakValueDictionary
 
 from services.api.errors import RateLimitedError
 
+REQUESTS_AT_ONCE: Final = 12
+REQUESTS_PER_TENANT: Final = 4
+_WAIT_S: Final = 10
 _RETRY_AFTER_S: Final = 5
 
 
@@ -39,3 +42,18 @@ class Places:
                 message = "Other requests of this kind are still at work."
                 raise RateLimitedError(message, retry_after_s=_RETRY_AFTER_S) from None
             yield
+
+
+class RequestPlaces:
+    """The places of a process for everything but long lists of files.
+
+    A place stands for a connection to the database. One tenant has few of them, so that its slow
+    requests leave connections and threads for others.
+    """
+
+    def __init__(self) -> None:
+        self.keys = Places(total=8, per_tenant=2, wait_s=_WAIT_S)
+        """For finding out whose an API key is, so they are counted for each key."""
+        self.requests = Places(
+            total=REQUESTS_AT_ONCE, per_tenant=REQUESTS_PER_TENANT, wait_s=_WAIT_S
+        )

@@ -13,6 +13,7 @@ from starlette.status import HTTP_201_CREATED
 from services.api.authentication import authenticate, too_many_requests
 from services.api.errors import BodyTooLargeError, UnsupportedMediaTypeError
 from services.api.json_body import parse_body
+from services.api.service import Service
 from services.api.spooled_body import DRAIN_BYTES
 from services.domain.request_rates import RatePolicy
 
@@ -51,7 +52,11 @@ class TenantRoute(APIRoute):
                 if body:
                     check_media_type(checked)
                     checked.parsed = await run_in_threadpool(parse_body, body)
-            return await handle(checked)
+            if not self.reads_body:
+                return await handle(checked)
+            service: Service = checked.app.state.service
+            async with service.places.requests.one_for(taken.tenant_id):
+                return await handle(checked)
 
         return handle_of_tenant
 
@@ -64,7 +69,7 @@ class TenantRoute(APIRoute):
 
 
 class StreamRoute(TenantRoute):
-    """Leaves the body to the endpoint; the state has only ``tenant_id``."""
+    """Leaves the body and the place among requests to the endpoint."""
 
     reads_body = False
 

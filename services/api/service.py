@@ -11,21 +11,27 @@ from services.api.base_models import BaseModels
 from services.api.events.hub import EventHub
 from services.api.key_guesses import KeyGuesses
 from services.api.long_lists import LongLists
+from services.api.places import RequestPlaces
 from services.objects.port import ObjectStore
 from services.settings.env import Settings
 from services.store.database import Database
+from services.store.scoped_database import ScopedDatabase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
     settings: Settings
-    database: Database
+    database: ScopedDatabase
+    """For the requests of tenants."""
+    unscoped: Database
+    """Rows of all tenants, only to find out whose a key is, for notifications and for /readyz."""
     objects: ObjectStore
     base_models: BaseModels
     events: EventHub
     key_guesses: KeyGuesses
     lookups: ThreadPoolExecutor
     """For many small requests to the object store at once."""
+    places: RequestPlaces
     long_lists: LongLists
 
     def sizes(self, keys: list[str]) -> Iterator[int | None]:

@@ -84,6 +84,7 @@ class Database:
         *,
         statement_timeout: timedelta = _STATEMENT_TIMEOUT,
         lock_timeout: timedelta | None = None,
+        role: str | None = None,
     ) -> None:
         """Connects on first use, not here.
 
@@ -91,9 +92,10 @@ class Database:
             max_size: connections at once.
             statement_timeout: a statement that takes longer raises DatabaseBusyError.
             lock_timeout: so does one that waits longer for a lock; None: the statement's timeout.
+            role: what the connections run as; None: the user of the URL.
         """
         self._url = url
-        self._connect = {**_CONNECT, "options": _options(statement_timeout, lock_timeout)}
+        self._connect = {**_CONNECT, "options": _options(statement_timeout, lock_timeout, role)}
         self._pool = ConnectionPool(
             url,
             kwargs=self._connect,
@@ -161,12 +163,13 @@ class Database:
         self._pool.close()
 
 
-def _options(statement_timeout: timedelta, lock_timeout: timedelta | None) -> str:
+def _options(statement_timeout: timedelta, lock_timeout: timedelta | None, role: str | None) -> str:
     """Connection options for the server: milliseconds, 0 is no limit."""
     lock_ms = 0 if lock_timeout is None else round(lock_timeout.total_seconds() * 1000)
     return (
         f"-c statement_timeout={round(statement_timeout.total_seconds() * 1000)}"
         f" -c lock_timeout={lock_ms} -c idle_in_transaction_session_timeout=60s"
+        f"{f' -c role={role}' if role else ''}"
     )
 
 

@@ -22,18 +22,11 @@ WITH shown AS MATERIALIZED (
             AND status NOT IN ('succeeded', 'failed', 'canceled')
             AND (status = 'queued' OR (status = 'running' AND stage = 'caching'))
     ) AS line WHERE run_id = ANY(%(run_ids)s)
-), starts AS (
-    SELECT gpu_class, count(*) AS class_starts,
-        count(*) FILTER (WHERE tenant_id = %(tenant_id)s) AS own_starts
-    FROM attempts
-    WHERE gpu_class = ANY(%(gpu_classes)s)
+), own AS (
+    SELECT gpu_class, count(*) AS own_starts FROM attempts
+    WHERE tenant_id = %(tenant_id)s AND gpu_class = ANY(%(gpu_classes)s)
         AND started_at > clock_timestamp() - interval '1 hour'
     GROUP BY gpu_class
-), tenants AS (
-    SELECT gpu_class, count(*) AS tenants FROM (
-        SELECT DISTINCT gpu_class, tenant_id FROM runs
-        WHERE gpu_class = ANY(%(gpu_classes)s) AND status = 'queued' AND stage = 'capacity'
-    ) AS waiting GROUP BY gpu_class
 )
 SELECT run_id, gpu_class, position,
     coalesce(ring_after > clock_timestamp(), false) AS is_postponed,
@@ -46,10 +39,10 @@ SELECT run_id, gpu_class, position,
         WHERE kind = 'trainer' AND workers.gpu_class = runs.gpu_class AND NOT draining
             AND heartbeat_at > clock_timestamp() - make_interval(secs => %(silence_s)s)
     ) AS has_workers,
-    coalesce(own_starts, 0) AS own_starts, coalesce(class_starts, 0) AS class_starts,
-    coalesce(tenants, 0) AS tenants
+    coalesce(own_starts, 0) AS own_starts, pace.starts AS class_starts, pace.tenants AS tenants
 FROM shown JOIN runs USING (run_id)
-    LEFT JOIN starts USING (gpu_class) LEFT JOIN tenants USING (gpu_class)
+    JOIN gpu_class_pace(%(gpu_classes)s) AS pace USING (gpu_class)
+    LEFT JOIN own USING (gpu_class)
 WHERE tenant_id = %(tenant_id)s
 """).format(order=line.ORDER)
 

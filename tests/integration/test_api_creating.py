@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.api.app import create_app
+from services.api.places import REQUESTS_PER_TENANT
 from services.api.runs import planning
 from services.domain.errors import Problem
 from services.settings.env import Settings
@@ -119,7 +120,8 @@ def test_planning_holds_no_transaction_and_blocks_no_other_request(
 def test_twenty_posts_that_plan_at_once_make_one_run(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import_run, all_are_planning = planning.import_run, threading.Barrier(20)
+    # As many as a process lets one tenant have at work at once; the others wait.
+    import_run, all_are_planning = planning.import_run, threading.Barrier(REQUESTS_PER_TENANT)
 
     def together(**kwargs: Any) -> Any:
         all_are_planning.wait(WAIT_S)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from tempfile import TemporaryFile
 from typing import BinaryIO
@@ -14,7 +13,6 @@ import pytest
 from services.api.datasets.checked_list import files_of
 from services.api.datasets.checker import Checker
 from services.api.errors import RateLimitedError
-from services.api.main import listen
 from services.api.places import Places
 
 
@@ -83,8 +81,3 @@ def test_a_list_whose_checker_dies_is_checked_by_the_next(
     assert (checked.name, checked.size_bytes) == ("one", 1)
     assert [file.path for file in files_of(files[1])] == ["a.jpg"]
     assert os.waitstatus_to_exitcode(statuses[0]) == 1
-
-
-def test_answers_do_not_wait_for_acknowledgements() -> None:
-    with listen("127.0.0.1", 0) as listening:
-        assert listening.proto == socket.IPPROTO_TCP  # then asyncio sets TCP_NODELAY

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 from unittest.mock import Mock
 
@@ -14,6 +15,7 @@ from services.api.runs.routes import list_runs
 from services.settings.env import Settings
 from services.store import runs
 from services.store.database import Database
+from services.store.scoped_database import ScopedDatabase
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase
 from tests.support.service import new_tenant, run_request
@@ -121,9 +123,10 @@ def test_a_queued_run_is_canceled_at_once(tenant: Tenant, datasets: dict[str, st
 
 
 def test_a_page_of_runs_takes_as_many_statements_as_one_run(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tenant_db = TenantDatabase.new(database)
+    scoped = ScopedDatabase(database_url, 1, statement_timeout=timedelta(seconds=10))
     claims = [tenant_db.held() for _ in range(3)]
     waiting = tenant_db.queued()
     statements: list[object] = []
@@ -134,11 +137,12 @@ def test_a_page_of_runs_takes_as_many_statements_as_one_run(
         return execute(cursor, query, *args, **options)
 
     monkeypatch.setattr(psycopg.Cursor, "execute", counted)
-    service = Mock(database=database, settings=Settings.from_env({}))
+    service = Mock(database=scoped, settings=Settings.from_env({}))
     list_runs(service, tenant_db.tenant_id, limit=1)
     num_for_one = len(statements)
     page = list_runs(service, tenant_db.tenant_id, limit=10)
 
+    scoped.close()
     assert len(statements) == 2 * num_for_one > 0
     attempts = {run.id: [attempt.id for attempt in run.attempts] for run in page.data}
     assert attempts == {waiting.run_id: []} | {

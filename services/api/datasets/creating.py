@@ -71,8 +71,11 @@ async def _create(
             key=key,
             fingerprint=body.fingerprint,
         )
-        check = check_list if threads is None else service.long_lists.check
-        return await run_sync(_create_in_thread, creating, body.file, check, limiter=threads)
+        if threads is not None:
+            check = service.long_lists.check
+            return await run_sync(_create_in_thread, creating, body.file, check, limiter=threads)
+        async with service.places.requests.one_for(tenant_id):
+            return await run_sync(_create_in_thread, creating, body.file, check_list)
 
 
 def _create_in_thread(

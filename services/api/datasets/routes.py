@@ -27,7 +27,7 @@ def list_datasets(
 ) -> Page[Dataset]:
     """Newest first."""
     cursor = check_cursor(after, "ds")
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         rows = datasets.list_page(conn, tenant_id, limit + 1, cursor)
     return page_of(rows, limit, dataset_shape, lambda row: row.dataset_id)
 
@@ -35,7 +35,7 @@ def list_datasets(
 @router.get("/datasets/{dataset_id}")
 def get_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep) -> Dataset:
     """404 where there is none, or it is another tenant's."""
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         return dataset_shape(find_dataset(conn, tenant_id, dataset_id))
 
 
@@ -45,7 +45,7 @@ def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
 
     409 where the dataset is completed.
     """
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         dataset = find_dataset(conn, tenant_id, body.dataset_id)
         if dataset.status != "uploading":
             raise DatasetNotOpenError(f"The dataset is {dataset.status}; it accepts no more files.")
@@ -70,7 +70,7 @@ def complete_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep)
 
     Repeating it is harmless.
     """
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         dataset = find_dataset(conn, tenant_id, dataset_id)
         if dataset.status != "uploading":
             return dataset_shape(dataset)
@@ -83,7 +83,7 @@ def complete_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep)
             for path in missing[:_MAX_NAMED]
         ]
         raise DatasetIncompleteError(len(missing), problems)
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         return dataset_shape(datasets.complete(conn, tenant_id, dataset_id))
 
 

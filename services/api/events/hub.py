@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 _RECONNECT_S: Final = 1.0
 _STREAMS_RETRY_S: Final = 5
-_READERS: Final = 8
+STREAM_READERS: Final = 4
 
 
 class EventHub:
@@ -34,7 +34,7 @@ class EventHub:
         self._open: Counter[str] = Counter()
         """Tenant id → its open streams."""
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self.readers = anyio.CapacityLimiter(_READERS)
+        self.readers = anyio.CapacityLimiter(STREAM_READERS)
         """Streams read rows in threads of their own: one event may wake hundreds of them, and other
         requests must not queue behind those."""
         self._closing = threading.Event()

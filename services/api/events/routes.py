@@ -73,7 +73,7 @@ async def list_events(  # noqa: PLR0917 - a route is called by name
 def _events_page(
     service: Service, tenant_id: str, run_id: str, after_seq: int, limit: int
 ) -> Page[Event]:
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         find_run(conn, tenant_id, run_id)
         rows = runs.events(conn, tenant_id, run_id, after_seq, limit + 1)
     return page_of(rows, limit, event_shape, lambda row: str(row.seq))
@@ -81,6 +81,6 @@ def _events_page(
 
 def _has_no_more(service: Service, tenant_id: str, run_id: str, after_seq: int) -> bool:
     """Whether the run is over and ``after_seq`` is its last event; raises NotFoundError."""
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         row = find_run(conn, tenant_id, run_id)
         return row.is_over and row.event_seq <= after_seq

@@ -65,6 +65,6 @@ def _read(
     service: Service, tenant_id: str, run_id: str, after_seq: int
 ) -> tuple[list[Event], bool]:
     """The next events, and whether the run was over before they were read."""
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         is_over = runs.get(conn, tenant_id, run_id).is_over
         return runs.events(conn, tenant_id, run_id, after_seq, _BATCH), is_over

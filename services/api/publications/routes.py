@@ -56,7 +56,7 @@ def list_publications(
     cursor = check_cursor(after, "pub")
     if run_id is not None and not is_id(run_id, "run"):
         return Page(data=[], has_more=False, next_cursor=None)
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         rows = publications.list_page(conn, tenant_id, limit + 1, cursor, run_id=run_id)
     return page_of(rows, limit, publication_shape, lambda row: row.publication_id)
 
@@ -66,5 +66,5 @@ def get_publication(publication_id: str, service: ServiceDep, tenant_id: TenantD
     """404 where there is none, or it is another tenant's."""
     if not is_id(publication_id, "pub"):
         raise NotFoundError("publication", publication_id)
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         return publication_shape(publications.get(conn, tenant_id, publication_id))

@@ -28,7 +28,7 @@ def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
     Raises InvalidPlanError, or DatasetRejectedError where rejected datasets are the only problem.
     """
     settings = service.settings
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         about_datasets = list(_about_datasets(conn, tenant_id, request.datasets))
     imported, problems = _import(request, service.base_models.read())
     if imported is not None:

@@ -59,7 +59,7 @@ def list_runs(
 ) -> Page[Run]:
     """Newest first."""
     cursor = check_cursor(after, "run")
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         rows = runs.list_page(conn, tenant_id, limit + 1, cursor)
         shown = [row.run_id for row in rows[:limit]]
         plans = run_documents.read_plans(conn, tenant_id, shown)
@@ -83,14 +83,14 @@ def list_runs(
 @router.get("/runs/{run_id}")
 def get_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """404 where there is none, or it is another tenant's."""
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         return _shape_of(service, conn, find_run(conn, tenant_id, run_id))
 
 
 @router.post("/runs/{run_id}:cancel", status_code=202)
 def cancel_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """202 and the run, canceling or canceled; 409 where it succeeded or failed before."""
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         find_run(conn, tenant_id, run_id)
         return _shape_of(service, conn, runs.cancel(conn, tenant_id, run_id))
 
@@ -104,7 +104,7 @@ def list_checkpoints(
     after: Annotated[int | None, Query(ge=0, description="next_cursor: a step.")] = None,
 ) -> Page[Checkpoint]:
     """The checkpoints that are stored, newest first, with a link for each file."""
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         find_run(conn, tenant_id, run_id)
         found = runs.checkpoints(conn, tenant_id, run_id)
     rows = [row for row in found if after is None or row.step < after][: limit + 1]
@@ -114,7 +114,7 @@ def list_checkpoints(
 @router.get("/runs/{run_id}/result")
 def get_result(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Result:
     """The result, with a link for each file; 404 ``no_result`` until the run succeeded."""
-    with service.database.transaction() as conn:
+    with service.database.transaction(tenant_id) as conn:
         row = find_run(conn, tenant_id, run_id)
     if row.result_key_prefix is None or row.result_manifest_sha256 is None:
         raise NoResultError(f"The run is {row.status} and has no result.")

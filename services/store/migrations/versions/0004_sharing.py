@@ -3,6 +3,8 @@
 Columns are only added, with defaults, so processes of the version before keep working meanwhile.
 """
 
+from pathlib import Path
+
 from alembic import op
 
 revision = "0004"
@@ -189,3 +191,7 @@ _STATEMENTS = (
 def upgrade() -> None:
     for statement in _STATEMENTS:
         op.execute(statement)
+    driver = op.get_bind().connection.driver_connection
+    assert driver is not None
+    access = Path(__file__).parents[1] / "0004_tenant_access.sql"
+    driver.execute(access.read_text(encoding="utf-8"))

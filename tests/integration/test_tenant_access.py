@@ -1,0 +1,299 @@
+"""Row-level security: the API's transactions see one tenant's rows, whatever a query forgets."""
+
+import ast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from services.domain.errors import NotFoundError
+from services.domain.quotas import Quotas
+from services.store import (
+    datasets,
+    gpu_classes,
+    idempotency,
+    publications,
+    quotas,
+    run_documents,
+    runs,
+    waiting,
+)
+from services.store.database import Connection, Database
+from services.store.datasets import NewFile
+from services.store.idempotency import KeyScope
+from services.store.migrate import migrate
+from services.store.run_rows import Run
+from services.store.runs import NewRun
+from services.store.scoped_database import ROLE, ScopedDatabase
+from tests.support.postgres import PostgresServer
+from tests.support.runs import TenantDatabase, checkpoint_at, plan, result_of
+
+API = Path(__file__).parents[2] / "services" / "api"
+LIMIT = timedelta(seconds=10)
+FILE = NewFile(path="a.jpg", media="image", size_bytes=1, sha256="a" * 64)
+UNSCOPED = {"gpu_classes.currencies", "health.degraded", "request_rates.take"}
+"""Functions for rows of no tenant, and of those that the API reads before it knows the tenant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What the tenant ada has, and another tenant who must not see it."""
+
+    ada: str
+    eve: str
+    queued: Run
+    over: Run
+    dataset_id: str
+    publication_id: str
+    key: KeyScope
+
+
+@pytest.fixture
+def rows(database: Database) -> Rows:
+    tenant, other = TenantDatabase.new(database), TenantDatabase.new(database)
+    claim = tenant.held()
+    tenant.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 5))
+    tenant.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+    queued = tenant.queued()
+    key = KeyScope(tenant_id=tenant.tenant_id, method="POST", path="/v1/runs", key="k")
+    with database.transaction() as conn:
+        published = publications.create(conn, tenant.tenant_id, claim.run_id, {"kind": "folder"})
+        assert idempotency.begin(conn, key, "f") is None
+        idempotency.finish(conn, key, status=201, body={})
+        quotas.change(conn, tenant.tenant_id, {"requests_per_minute": 700})
+        quotas.check_new_run(conn, tenant.tenant_id, Quotas())
+        conn.execute(
+            "INSERT INTO monthly_usage (tenant_id, month, gpu_class) VALUES (%s, now(), 'cpu')",
+            (tenant.tenant_id,),
+        )
+    return Rows(
+        ada=tenant.tenant_id,
+        eve=other.tenant_id,
+        queued=queued,
+        over=tenant.run(claim.run_id),
+        dataset_id=queued.datasets["photos"],
+        publication_id=published.publication_id,
+        key=key,
+    )
+
+
+@pytest.fixture
+def scoped(database_url: str) -> Iterator[ScopedDatabase]:
+    scoped = ScopedDatabase(database_url, max_size=2, statement_timeout=LIMIT)
+    yield scoped
+    scoped.close()
+
+
+def new_run(rows: Rows) -> NewRun:
+    return NewRun(
+        request={}, plan=plan(), plan_digest="d" * 64, base_model="hidream-tiny",
+        datasets={"photos": rows.dataset_id}, gpu_class="cpu", max_steps=100,
+    )  # fmt: skip
+
+
+Call = Callable[[Connection, Rows], Any]
+
+# Each names ada as the tenant, as a query with a wrong or forgotten filter would.
+READS: dict[str, Call] = {
+    "datasets.get": lambda c, r: datasets.get(c, r.ada, r.dataset_id),
+    "datasets.list_page": lambda c, r: datasets.list_page(c, r.ada, 10),
+    "datasets.files": lambda c, r: datasets.files(c, r.ada, r.dataset_id),
+    "idempotency.find": lambda c, r: idempotency.find(c, r.key, "f"),
+    "publications.get": lambda c, r: publications.get(c, r.ada, r.publication_id),
+    "publications.list_page": lambda c, r: publications.list_page(c, r.ada, 10),
+    "run_documents.read_plan": lambda c, r: run_documents.read_plan(c, r.ada, r.queued.run_id),
+    "run_documents.read_plans": lambda c, r: run_documents.read_plans(
+        c, r.ada, [r.queued.run_id]
+    ),
+    "runs.get": lambda c, r: runs.get(c, r.ada, r.queued.run_id),
+    "runs.list_page": lambda c, r: runs.list_page(c, r.ada, 10),
+    "runs.events": lambda c, r: runs.events(c, r.ada, r.queued.run_id, 0, 10),
+    "runs.checkpoints": lambda c, r: runs.checkpoints(c, r.ada, r.over.run_id),
+    "runs.attempts": lambda c, r: runs.attempts(c, r.ada, r.over.run_id),
+    "runs.attempts_of": lambda c, r: runs.attempts_of(c, r.ada, [r.over.run_id])[r.over.run_id],
+    "waiting.of_runs": lambda c, r: waiting.of_runs(
+        c, r.ada, [r.queued], aging=LIMIT, silence=LIMIT
+    ),
+}  # fmt: skip
+WRITES: dict[str, Call] = {
+    "datasets.complete": lambda c, r: datasets.complete(c, r.ada, r.dataset_id),
+    "datasets.create": lambda c, r: datasets.create(c, r.ada, "photos", [FILE]),
+    "idempotency.begin": lambda c, r: idempotency.begin(c, r.key, "f"),
+    "idempotency.finish": lambda c, r: idempotency.finish(c, r.key, status=500, body={}),
+    "publications.create": lambda c, r: publications.create(
+        c, r.ada, r.over.run_id, {"kind": "folder"}
+    ),
+    "quotas.check_new_dataset": lambda c, r: quotas.check_new_dataset(
+        c, r.ada, Quotas(), size_bytes=1
+    ),
+    "quotas.check_new_run": lambda c, r: quotas.check_new_run(c, r.ada, Quotas()),
+    "runs.cancel": lambda c, r: runs.cancel(c, r.ada, r.queued.run_id),
+    "runs.create": lambda c, r: runs.create(c, r.ada, new_run(r)),
+}  # fmt: skip
+REFUSED = (NotFoundError, AssertionError, psycopg.errors.InsufficientPrivilege)
+"""AssertionError: the function found no row where there has to be one."""
+
+
+def outcome_of(call: Call, conn: Connection, rows: Rows) -> Any:
+    """What the call returns; None where it is refused."""
+    try:
+        with conn.transaction():
+            return call(conn, rows)
+    except REFUSED:
+        return None
+
+
+@pytest.mark.parametrize("name", READS)
+def test_no_function_reads_another_tenants_rows(
+    rows: Rows, scoped: ScopedDatabase, name: str
+) -> None:
+    with scoped.transaction(rows.ada) as conn:
+        assert READS[name](conn, rows)
+    for tenant_id in (rows.eve, ""):
+        with scoped.transaction(tenant_id) as conn:
+            assert not outcome_of(READS[name], conn, rows)
+
+
+SNAPSHOT = """
+SELECT table_name, query_to_xml(
+    format('SELECT * FROM %I AS each ORDER BY each::text', table_name), true, true, '')::text
+FROM information_schema.tables WHERE table_schema = 'public'
+"""
+
+
+def contents(database: Database) -> dict[str, str]:
+    with database.transaction() as conn:
+        return dict(conn.execute(SNAPSHOT).fetchall())
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_no_function_writes_another_tenants_rows(
+    rows: Rows, database: Database, scoped: ScopedDatabase, name: str
+) -> None:
+    before = contents(database)
+    for tenant_id in (rows.eve, ""):
+        with scoped.transaction(tenant_id) as conn:
+            outcome_of(WRITES[name], conn, rows)
+    assert contents(database) == before
+    with scoped.transaction(rows.ada) as conn:
+        WRITES[name](conn, rows)  # its own tenant may
+
+
+def test_every_function_that_the_api_calls_is_tested_here() -> None:
+    used = set()
+    for file in API.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        modules = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == "services.store"
+            for alias in node.names
+        }
+        used |= {
+            f"{node.func.value.id}.{node.func.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id in modules
+        }
+    assert used == READS.keys() | WRITES.keys() | UNSCOPED
+
+
+def test_only_few_files_of_the_api_may_see_all_tenants() -> None:
+    found = {
+        f.relative_to(API).as_posix() for f in API.rglob("*.py") if "unscoped" in f.read_text()
+    }
+    assert found == {"app.py", "authentication.py", "health.py", "service.py"}
+
+
+def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(
+    rows: Rows, database: Database, database_url: str
+) -> None:
+    with database.transaction() as conn:
+        tables = conn.execute(
+            "SELECT table_name, has_table_privilege(%s, table_name, 'SELECT')"
+            " FROM information_schema.columns"
+            " WHERE table_schema = 'public' AND column_name = 'tenant_id'",
+            (ROLE,),
+        ).fetchall()
+        secured = conn.execute(
+            "SELECT tablename FROM pg_policies JOIN pg_class ON relname = tablename"
+            " WHERE relrowsecurity AND %s = ANY(roles)",
+            (ROLE,),
+        ).fetchall()
+    assert {name for (name,) in secured} == {name for name, _ in tables}
+    readable = [name for name, is_readable in tables if is_readable]
+    assert len(readable) == 13
+    with psycopg.connect(database_url, options=f"-c role={ROLE}", autocommit=True) as conn:
+        for name in readable:
+            count = f"SELECT count(*) FROM {name}".encode()
+            assert conn.execute(count).fetchone() == (0,), name
+            with conn.transaction():
+                conn.execute("SELECT set_config('reverie.tenant_id', %s, true)", (rows.ada,))
+                assert conn.execute(count).fetchone() != (0,), name
+            assert conn.execute(count).fetchone() == (0,), name
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM runs",
+        "DELETE FROM datasets",
+        "TRUNCATE events",
+        "UPDATE tenants SET weight = 100",
+        "UPDATE quotas SET uploads = 1000000",
+        "UPDATE checkpoints SET step = 0",
+        "SELECT key_sha256 FROM api_keys",
+        "INSERT INTO attempts SELECT * FROM attempts",
+        "CREATE TABLE mine (x integer)",
+    ],
+)
+def test_requests_may_not(rows: Rows, scoped: ScopedDatabase, statement: str) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), scoped.transaction(rows.ada) as conn:
+        conn.execute(statement.encode())
+
+
+def test_currencies_are_read_without_a_tenant(scoped: ScopedDatabase) -> None:
+    with scoped.transaction("") as conn:
+        assert gpu_classes.currencies(conn) == {}
+
+
+@pytest.fixture
+def owned_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """An empty database that belongs to a user without rights on the server."""
+    with psycopg.connect(postgres_server.url(), autocommit=True) as conn:
+        conn.execute("CREATE ROLE plain LOGIN")
+        conn.execute("CREATE DATABASE owned OWNER plain")
+    url = postgres_server.url("owned")
+    yield url.replace("postgres@", "plain@")
+    postgres_server.drop_database(url)
+    with psycopg.connect(postgres_server.url(), autocommit=True) as conn:
+        conn.execute("DROP ROLE plain")
+
+
+def test_an_owner_who_may_not_create_roles_is_told_what_to_ask_for(
+    owned_url: str, postgres_server: PostgresServer
+) -> None:
+    with pytest.raises(psycopg.Error, match="GRANT reverie_api TO plain"):
+        migrate(owned_url)
+    with psycopg.connect(postgres_server.url(), autocommit=True) as conn:
+        conn.execute("GRANT reverie_api TO plain")
+
+    migrate(owned_url)
+
+    scoped, owner = ScopedDatabase(owned_url, 1, statement_timeout=LIMIT), Database(owned_url, 1)
+    tenant = TenantDatabase.new(owner)
+    with scoped.transaction(tenant.tenant_id) as conn:
+        made = datasets.create(conn, tenant.tenant_id, "photos", [FILE])
+        assert datasets.get(conn, tenant.tenant_id, made.dataset_id) == made
+    with scoped.transaction("ten_other") as conn, pytest.raises(NotFoundError):
+        datasets.get(conn, tenant.tenant_id, made.dataset_id)
+    with owner.transaction() as conn:  # as every other process
+        assert datasets.get(conn, tenant.tenant_id, made.dataset_id) == made
+    scoped.close()
+    owner.close()
