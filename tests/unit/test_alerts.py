@@ -23,6 +23,7 @@ from services.metrics.queue import (
     QueueFigures,
     Workers,
 )
+from services.store.scoped_database import ROLE
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "alerts" / "reverie.rules.yaml"
@@ -104,7 +105,7 @@ def test_runbooks_name_only_metrics_that_exist() -> None:
     text = "".join(file.read_text() for file in RUNBOOKS.glob("*.md"))
     names = {
         re.sub(r"_(bucket|count|sum|total)$", "", name) for name in re.findall(r"reverie_\w+", text)
-    }
+    } - {ROLE}
     known = {re.sub(r"_(bucket|count|sum|total)$", "", name) for name in known_metrics()}
 
     assert names <= known
