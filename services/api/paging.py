@@ -1,7 +1,7 @@
 """Pages of lists. ``after`` is ``next_cursor`` of the page before; clients send it unchanged."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Final, Generic, Literal, TypeVar
 
 from fastapi import Query
 
@@ -10,9 +10,11 @@ from services.domain.errors import InvalidRequestError, Problem
 from services.domain.ids import Prefix, is_id
 
 R = TypeVar("R")
-S = TypeVar("S")
+S = TypeVar("S", bound=Shape)
 T = TypeVar("T")
 
+PAGE_BYTES: Final = 256 << 10
+"""Of the items of a page; a single item may be longer."""
 Limit = Annotated[int, Query(ge=1, le=100, description="Items a page.")]
 After = Annotated[str | None, Query(description="next_cursor of the page before.")]
 
@@ -36,13 +38,28 @@ def check_cursor(after: str | None, prefix: Prefix) -> str | None:
 
 
 def page_of(
-    rows: Sequence[R], limit: int, shape: Callable[[R], S], cursor: Callable[[R], str]
+    rows: Sequence[R],
+    limit: int,
+    shape: Callable[[R], S],
+    cursor: Callable[[R], str],
+    *,
+    most_bytes: int = PAGE_BYTES,
 ) -> Page[S]:
-    """A page of ``limit`` items; ``rows`` has one more where another page follows."""
-    shown = rows[:limit]
-    has_more = len(rows) > limit
+    """A page of ``limit`` items, or of fewer where those are longer than ``most_bytes``.
+
+    ``rows`` has one more where another page follows.
+    """
+    shown: list[S] = []
+    size_bytes = 0
+    for row in rows[:limit]:
+        item = shape(row)
+        size_bytes += len(item.model_dump_json())
+        if shown and size_bytes > most_bytes:
+            break
+        shown.append(item)
+    has_more = len(rows) > len(shown)
     return Page(
-        data=[shape(row) for row in shown],
+        data=shown,
         has_more=has_more,
-        next_cursor=cursor(shown[-1]) if has_more else None,
+        next_cursor=cursor(rows[len(shown) - 1]) if has_more else None,
     )

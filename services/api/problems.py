@@ -47,6 +47,7 @@ STATUS: Final[dict[type[DomainError], int]] = {
 _RETRYABLE: Final = frozenset({domain.IdempotencyInFlightError, api.RateLimitedError})
 _HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
 _RETRY_AFTER_S: Final = 2
+_MAX_CHARACTERS: Final = 1000
 MEDIA_TYPE: Final = "application/problem+json"
 
 
@@ -72,13 +73,18 @@ def problem_response(
         request_id=request.state.request_id,
         retryable=retryable,
         errors=[
-            {"pointer": each.pointer, "code": each.code, "message": each.message}
+            {"pointer": _cut(each.pointer), "code": each.code, "message": _cut(each.message)}
             for each in errors[:MAX_PROBLEMS]
         ],
     )
     return JSONResponse(
         body.model_dump(mode="json"), status, headers=dict(headers or {}), media_type=MEDIA_TYPE
     )
+
+
+def _cut(text: str) -> str:
+    """A text that may quote what was sent."""
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"
 
 
 def internal_problem(request: Request) -> JSONResponse:

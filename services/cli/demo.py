@@ -21,7 +21,7 @@ from services.cli.watch import watch_run
 from services.client.client import Client
 from services.client.errors import ClientError
 from services.client.push import push_folder
-from services.client.shapes import Event, Publication, Run, RunRequest
+from services.client.shapes import Event, Publication, RunRequest
 from services.embedded.errors import EmbeddedError
 from services.embedded.service import EmbeddedService
 
@@ -111,6 +111,7 @@ def train(service: EmbeddedService, console: Console) -> dict[str, Any]:
             raise DemoFailedError(f"the run is {run['status']}: {run['status_reason']}")
         publication = wait_published(client, run_id)
         before, after = fixed_losses(all_events(client, run_id))
+        prompts = prompts_of(client.get_plan(run_id))
     drop = loss_drop(before, after)
     objects = service.home.objects
     return {
@@ -122,15 +123,15 @@ def train(service: EmbeddedService, console: Console) -> dict[str, Any]:
         "loss_drop_pct": round(drop.drop_pct, 2),
         "loss_drop_sigma": round(drop.drop_sigma, 2),
         "cached_images": cached_rows(objects, "latents"),
-        "cached_captions": cached_rows(objects, "text") - len(prompts_of(run)),
+        "cached_captions": cached_rows(objects, "text") - len(prompts),
         "checkpoint": str(newest_checkpoint(objects, run_id)),
         "publication": publication,
     }
 
 
-def prompts_of(run: Run) -> set[str]:
+def prompts_of(plan: dict[str, Any]) -> set[str]:
     """The texts that are cached for the sample image and not for a photograph."""
-    operation = run["plan"]["operation"]
+    operation = plan["operation"]
     return {"", operation["sample_prompt"], operation["sample_negative_prompt"]}
 
 

@@ -15,6 +15,7 @@ from services.client.shapes import (
     Publication,
     Run,
     RunRequest,
+    RunSummary,
     UploadPage,
 )
 from services.client.stream import stream
@@ -88,13 +89,17 @@ class Client:
         return self._page("/v1/datasets", {"limit": limit, "after": after})
 
     def submit_run(self, request: RunRequest) -> Run:
-        """Queue a run; the answer has its plan."""
+        """Queue a run."""
         return cast("Run", self._transport.post("/v1/runs", request))
 
     def get_run(self, run_id: str) -> Run:
         return cast("Run", self._transport.get(f"/v1/runs/{_part(run_id)}"))
 
-    def list_runs(self, *, limit: int = 20, after: str | None = None) -> Page[Run]:
+    def get_plan(self, run_id: str) -> dict[str, Any]:
+        """The run's request, resolved: every default filled in."""
+        return self._transport.get(f"/v1/runs/{_part(run_id)}/plan")
+
+    def list_runs(self, *, limit: int = 20, after: str | None = None) -> Page[RunSummary]:
         """Newest first."""
         return self._page("/v1/runs", {"limit": limit, "after": after})
 

@@ -108,8 +108,8 @@ class Waiting(TypedDict):
     eta_s: float | None
 
 
-class Run(TypedDict):
-    """A training run; ``step`` counts optimizer steps from 1, 0 means none yet."""
+class RunSummary(TypedDict):
+    """A training run in a list; ``step`` counts optimizer steps from 1, 0 means none yet."""
 
     id: str
     object: Literal["run"]
@@ -125,18 +125,23 @@ class Run(TypedDict):
     charged_s: NotRequired[float]
     cost_micros: NotRequired[int]
     currency: NotRequired[str | None]
-    plan: dict[str, Any]
     plan_digest: str
-    warnings: list[str]
     datasets: dict[str, str]
     metadata: dict[str, str]
-    attempts: list[Attempt]
     links: dict[str, str]
     created_at: str
     updated_at: str
     started_at: str | None
     finished_at: str | None
     version: int
+
+
+class Run(RunSummary):
+    """A training run."""
+
+    warnings: list[str]
+    attempts: list[Attempt]
+    """The newest 100, oldest first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -146,6 +146,24 @@ def files(conn: Connection, tenant_id: str, dataset_id: str) -> list[DatasetFile
     return found
 
 
+# In the collation of the primary key, so that a page is read from its index.
+_FILES_PAGE: Final = SQL("""
+SELECT {columns} FROM dataset_files
+WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s
+    AND (%(after)s::text IS NULL OR path > %(after)s)
+ORDER BY path LIMIT %(limit)s
+""").format(columns=columns_of(DatasetFile))
+
+
+def files_page(
+    conn: Connection, tenant_id: str, dataset_id: str, limit: int, after: str | None = None
+) -> list[DatasetFile]:
+    """Some files of an existing dataset by path; ``after`` is the last path of the page before."""
+    facts = {"tenant_id": tenant_id, "dataset_id": dataset_id, "limit": limit, "after": after}
+    with conn.cursor(row_factory=class_row(DatasetFile)) as cursor:
+        return cursor.execute(_FILES_PAGE, facts).fetchall()
+
+
 _COMPLETE: Final = """
 UPDATE datasets SET status = 'verifying', ring_after = clock_timestamp(),
     updated_at = clock_timestamp(), (num_files, caption_bytes) = (

@@ -1,6 +1,5 @@
 """The large documents of runs, in a separate table: read them only where needed."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -52,25 +51,16 @@ def read(conn: Connection, tenant_id: str, run_id: str) -> RunDocuments:
     return documents
 
 
-_READ_PLANS: Final = """
-SELECT run_id, plan FROM run_documents WHERE tenant_id = %s AND run_id = ANY(%s)
-"""
-
-
-def read_plans(
-    conn: Connection, tenant_id: str, run_ids: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Run id → plan; unknown runs are left out."""
-    rows = conn.execute(_READ_PLANS, (tenant_id, list(run_ids)))
-    return dict(rows.fetchall())
+_READ_PLAN: Final = "SELECT plan FROM run_documents WHERE tenant_id = %s AND run_id = %s"
 
 
 def read_plan(conn: Connection, tenant_id: str, run_id: str) -> dict[str, Any]:
     """Only the plan; raises NotFoundError."""
-    plans = read_plans(conn, tenant_id, [run_id])
-    if run_id not in plans:
+    row = conn.execute(_READ_PLAN, (tenant_id, run_id)).fetchone()
+    if row is None:
         raise NotFoundError("run", run_id)
-    return plans[run_id]
+    plan: dict[str, Any] = row[0]
+    return plan
 
 
 _SET_DATA_INDEX: Final = """

@@ -203,43 +203,46 @@ def events(
 
 
 _CHECKPOINTS: Final = SQL("""
-SELECT {columns} FROM checkpoints WHERE tenant_id = %s AND run_id = %s ORDER BY step DESC
+SELECT {columns} FROM checkpoints
+WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s
+    AND (%(before_step)s::bigint IS NULL OR step < %(before_step)s)
+ORDER BY step DESC LIMIT %(limit)s
 """).format(columns=columns_of(Checkpoint))
 
 
-def checkpoints(conn: Connection, tenant_id: str, run_id: str) -> list[Checkpoint]:
-    """The committed checkpoints, newest first; raises NotFoundError."""
+def checkpoints(
+    conn: Connection,
+    tenant_id: str,
+    run_id: str,
+    limit: int | None = None,
+    *,
+    before_step: int | None = None,
+) -> list[Checkpoint]:
+    """The committed checkpoints, newest first. Raises NotFoundError.
+
+    Args:
+        limit: at most as many; None for all.
+        before_step: only those of smaller steps.
+    """
+    facts = {"tenant_id": tenant_id, "run_id": run_id, "limit": limit, "before_step": before_step}
     with conn.cursor(row_factory=class_row(Checkpoint)) as cursor:
-        found = cursor.execute(_CHECKPOINTS, (tenant_id, run_id)).fetchall()
+        found = cursor.execute(_CHECKPOINTS, facts).fetchall()
     return _of_existing(conn, tenant_id, run_id, found)
 
 
 _ATTEMPTS: Final = SQL("""
-SELECT {columns} FROM attempts WHERE tenant_id = %s AND run_id = %s ORDER BY fence
+SELECT {columns} FROM attempts WHERE tenant_id = %s AND run_id = %s
+ORDER BY fence DESC LIMIT %s
 """).format(columns=columns_of(Attempt))
 
 
-def attempts(conn: Connection, tenant_id: str, run_id: str) -> list[Attempt]:
-    """The attempts, oldest first; raises NotFoundError."""
+def attempts(
+    conn: Connection, tenant_id: str, run_id: str, limit: int | None = None
+) -> list[Attempt]:
+    """The newest attempts, oldest first; ``limit``: None for all. Raises NotFoundError."""
     with conn.cursor(row_factory=class_row(Attempt)) as cursor:
-        found = cursor.execute(_ATTEMPTS, (tenant_id, run_id)).fetchall()
-    return _of_existing(conn, tenant_id, run_id, found)
-
-
-_ATTEMPTS_OF: Final = SQL("""
-SELECT {columns} FROM attempts WHERE tenant_id = %s AND run_id = ANY(%s) ORDER BY run_id, fence
-""").format(columns=columns_of(Attempt))
-
-
-def attempts_of(
-    conn: Connection, tenant_id: str, run_ids: Sequence[str]
-) -> dict[str, list[Attempt]]:
-    """Run id → its attempts, oldest first, in one query; an empty list where there are none."""
-    found: dict[str, list[Attempt]] = {run_id: [] for run_id in run_ids}
-    with conn.cursor(row_factory=class_row(Attempt)) as cursor:
-        for attempt in cursor.execute(_ATTEMPTS_OF, (tenant_id, list(run_ids))):
-            found[attempt.run_id].append(attempt)
-    return found
+        found = cursor.execute(_ATTEMPTS, (tenant_id, run_id, limit)).fetchall()
+    return _of_existing(conn, tenant_id, run_id, found[::-1])
 
 
 def _of_existing(conn: Connection, tenant_id: str, run_id: str, found: Sequence[T]) -> list[T]:

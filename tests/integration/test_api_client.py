@@ -101,7 +101,7 @@ def test_every_call_of_the_client_is_documented(fleet: Fleet, client: Client) ->
         (upload, shapes.Upload),
         (run, shapes.Run),
         (client.get_run(run["id"]), shapes.Run),
-        (client.list_runs().data[0], shapes.Run),
+        (client.list_runs().data[0], shapes.RunSummary),
     ]
     assert client.list_events(run["id"]).data == seen
     assert client.list_checkpoints(run["id"]) == []

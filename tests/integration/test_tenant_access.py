@@ -101,20 +101,16 @@ Call = Callable[[Connection, Rows], Any]
 READS: dict[str, Call] = {
     "datasets.get": lambda c, r: datasets.get(c, r.ada, r.dataset_id),
     "datasets.list_page": lambda c, r: datasets.list_page(c, r.ada, 10),
-    "datasets.files": lambda c, r: datasets.files(c, r.ada, r.dataset_id),
+    "datasets.files_page": lambda c, r: datasets.files_page(c, r.ada, r.dataset_id, 10),
     "idempotency.find": lambda c, r: idempotency.find(c, r.key, "f"),
     "publications.get": lambda c, r: publications.get(c, r.ada, r.publication_id),
     "publications.list_page": lambda c, r: publications.list_page(c, r.ada, 10),
     "run_documents.read_plan": lambda c, r: run_documents.read_plan(c, r.ada, r.queued.run_id),
-    "run_documents.read_plans": lambda c, r: run_documents.read_plans(
-        c, r.ada, [r.queued.run_id]
-    ),
     "runs.get": lambda c, r: runs.get(c, r.ada, r.queued.run_id),
     "runs.list_page": lambda c, r: runs.list_page(c, r.ada, 10),
     "runs.events": lambda c, r: runs.events(c, r.ada, r.queued.run_id, 0, 10),
     "runs.checkpoints": lambda c, r: runs.checkpoints(c, r.ada, r.over.run_id),
     "runs.attempts": lambda c, r: runs.attempts(c, r.ada, r.over.run_id),
-    "runs.attempts_of": lambda c, r: runs.attempts_of(c, r.ada, [r.over.run_id])[r.over.run_id],
     "waiting.of_runs": lambda c, r: waiting.of_runs(
         c, r.ada, [r.queued], aging=LIMIT, silence=LIMIT
     ),

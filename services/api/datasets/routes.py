@@ -19,6 +19,8 @@ router = APIRouter(prefix="/v1", tags=["datasets"], route_class=TenantRoute)
 
 _UPLOAD_EXPIRES_S: Final = 3600
 _MAX_NAMED: Final = 100
+_UPLOADS_BYTES: Final = 1 << 20
+_FILES_AT_ONCE: Final = 1000
 
 
 @router.get("/datasets")
@@ -41,7 +43,7 @@ def get_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep) -> D
 
 @router.post("/uploads")
 def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep) -> Page[Upload]:
-    """The dataset's files sorted by path; each one that is not stored has a signed PUT.
+    """The dataset's files by path; each one that is not stored has a signed PUT.
 
     409 where the dataset is completed.
     """
@@ -49,11 +51,8 @@ def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
         dataset = find_dataset(conn, tenant_id, body.dataset_id)
         if dataset.status != "uploading":
             raise DatasetNotOpenError(f"The dataset is {dataset.status}; it accepts no more files.")
-        found = datasets.files(conn, tenant_id, body.dataset_id)
-    # By code point, like the cursor; the database's collation may differ.
-    files = sorted(found, key=lambda file: file.path)
-    after = body.after or ""
-    rows = [file for file in files if file.path > after][: body.limit + 1]
+        after, limit = body.after, body.limit + 1
+        rows = datasets.files_page(conn, tenant_id, body.dataset_id, limit, after)
     shown = rows[: body.limit]
     present = dict(zip(shown, _are_stored(service, tenant_id, shown), strict=True))
     return page_of(
@@ -61,6 +60,7 @@ def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
         body.limit,
         lambda file: _upload(service, tenant_id, file, is_stored=present[file]),
         lambda file: file.path,
+        most_bytes=_UPLOADS_BYTES,
     )
 
 
@@ -74,9 +74,7 @@ def complete_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep)
         dataset = find_dataset(conn, tenant_id, dataset_id)
         if dataset.status != "uploading":
             return dataset_shape(dataset)
-        files = datasets.files(conn, tenant_id, dataset_id)
-    stored = _are_stored(service, tenant_id, files)
-    missing = [file.path for file, there in zip(files, stored, strict=True) if not there]
+    missing = _missing(service, tenant_id, dataset_id)
     if missing:
         problems = [
             Problem(pointer=path, code="missing", message=f"{path} is not uploaded.")
@@ -85,6 +83,20 @@ def complete_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep)
         raise DatasetIncompleteError(len(missing), problems)
     with service.database.transaction(tenant_id) as conn:
         return dataset_shape(datasets.complete(conn, tenant_id, dataset_id))
+
+
+def _missing(service: Service, tenant_id: str, dataset_id: str) -> list[str]:
+    """The paths of the files that are not uploaded. No transaction is open meanwhile."""
+    missing: list[str] = []
+    after: str | None = None
+    while True:
+        with service.database.transaction(tenant_id) as conn:
+            files = datasets.files_page(conn, tenant_id, dataset_id, _FILES_AT_ONCE, after)
+        stored = _are_stored(service, tenant_id, files)
+        missing += [file.path for file, there in zip(files, stored, strict=True) if not there]
+        if len(files) < _FILES_AT_ONCE:
+            return missing
+        after = files[-1].path
 
 
 def _are_stored(service: Service, tenant_id: str, files: list[DatasetFile]) -> list[bool]:

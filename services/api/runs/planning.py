@@ -1,6 +1,6 @@
 """Turns a request into a new run, or raises one error that lists all its problems."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from services.api.datasets.lookup import find_dataset
@@ -19,6 +19,8 @@ from trainer_core.config.plan.problems import PlanError
 from trainer_core.config.simpletuner.importer import Imported, import_run
 
 _MAX_BAD_FILES: Final = 20
+_MAX_WARNINGS: Final = 100
+_WARNING_CHARACTERS: Final = 500
 _REJECTED: Final = "dataset_rejected"
 
 
@@ -42,7 +44,7 @@ def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
         request=request.model_dump(mode="json"),
         plan=plan.model_dump(mode="json"),
         plan_digest=plan.identity_digest(),
-        warnings=list(imported.warnings),
+        warnings=_bounded(imported.warnings),
         base_model=plan.identity.base.name,
         datasets=dict(request.datasets),
         metadata=dict(request.metadata),
@@ -50,6 +52,16 @@ def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
         priority=number_of(request.priority),
         max_steps=plan.identity.max_train_steps,
     )
+
+
+def _bounded(warnings: Sequence[str]) -> list[str]:
+    """The first warnings, cut to a length: they are part of every answer that shows the run."""
+    shown = [
+        text if len(text) <= _WARNING_CHARACTERS else f"{text[:_WARNING_CHARACTERS]}…"
+        for text in warnings[:_MAX_WARNINGS]
+    ]
+    left = len(warnings) - len(shown)
+    return [*shown, f"There are {left} more warnings."] if left else shown
 
 
 def check_datasets(conn: Connection, tenant_id: str, chosen: Mapping[str, str]) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from services.api.runs.shapes import Attempt, Run, Waiting
-from services.api.shapes import failure_shape, in_utc, in_utc_or_none, known_status
+from services.api.runs.shapes import Attempt, Run, RunSummary, Waiting
+from services.api.shapes import failure_shape, in_utc, in_utc_or_none
 from services.domain.priorities import name_of
 from services.domain.waiting import Waiting as RunWaiting
 from services.store.run_rows import Run as RunRow
@@ -14,46 +14,55 @@ from services.store.runs import Attempt as AttemptRow
 
 def run_shape(
     row: RunRow,
-    plan: dict[str, Any],
     attempts: Sequence[AttemptRow],
     *,
     waiting: RunWaiting | None,
     currency: str | None,
 ) -> Run:
     return Run(
-        id=row.run_id,
-        status=known_status(row.status),
-        stage=row.stage,
-        status_reason=failure_shape(row.status_reason),
-        waiting=None if waiting is None else Waiting(**asdict(waiting)),
-        step=row.step,
-        max_steps=row.max_steps,
-        checkpoint_step=row.checkpoint_step,
-        base_model=row.base_model,
-        gpu_class=row.gpu_class,
-        priority=name_of(row.priority),
-        charged_s=row.charged_s,
-        cost_micros=row.cost_micros,
-        currency=currency,
-        plan=plan,
-        plan_digest=row.plan_digest,
+        **_facts(row, waiting, currency),
         warnings=row.warnings,
-        datasets=row.datasets,
-        metadata=row.metadata,
         attempts=[attempt_shape(each) for each in attempts],
-        links=_links(row),
-        version=row.version,
-        created_at=in_utc(row.created_at),
-        updated_at=in_utc(row.updated_at),
-        started_at=in_utc_or_none(row.started_at),
-        finished_at=in_utc_or_none(row.finished_at),
     )
+
+
+def summary_shape(row: RunRow, *, waiting: RunWaiting | None, currency: str | None) -> RunSummary:
+    return RunSummary(**_facts(row, waiting, currency))
+
+
+def _facts(row: RunRow, waiting: RunWaiting | None, currency: str | None) -> dict[str, Any]:
+    return {
+        "id": row.run_id,
+        "status": row.status,
+        "stage": row.stage,
+        "status_reason": failure_shape(row.status_reason),
+        "waiting": None if waiting is None else Waiting(**asdict(waiting)),
+        "step": row.step,
+        "max_steps": row.max_steps,
+        "checkpoint_step": row.checkpoint_step,
+        "base_model": row.base_model,
+        "gpu_class": row.gpu_class,
+        "priority": name_of(row.priority),
+        "charged_s": row.charged_s,
+        "cost_micros": row.cost_micros,
+        "currency": currency,
+        "plan_digest": row.plan_digest,
+        "datasets": row.datasets,
+        "metadata": row.metadata,
+        "links": _links(row),
+        "version": row.version,
+        "created_at": in_utc(row.created_at),
+        "updated_at": in_utc(row.updated_at),
+        "started_at": in_utc_or_none(row.started_at),
+        "finished_at": in_utc_or_none(row.finished_at),
+    }
 
 
 def _links(row: RunRow) -> dict[str, str]:
     here = f"/v1/runs/{row.run_id}"
     links = {
         "self": here,
+        "plan": f"{here}/plan",
         "events": f"{here}/events",
         "checkpoints": f"{here}/checkpoints",
         "cancel": f"{here}:cancel",

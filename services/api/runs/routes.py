@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
@@ -14,8 +14,8 @@ from services.api.routing import TenantRoute
 from services.api.runs.downloads import files_of
 from services.api.runs.lookup import find_run
 from services.api.runs.planning import check_datasets, plan_run
-from services.api.runs.presenting import run_shape
-from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest
+from services.api.runs.presenting import run_shape, summary_shape
+from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest, RunSummary
 from services.api.service import Service, ServiceDep, TenantDep
 from services.domain.placement import HEARTBEATS_MISSED
 from services.domain.waiting import NEW, Waiting
@@ -25,6 +25,8 @@ from services.store.run_rows import Run as RunRow
 from services.store.runs import NewRun
 
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
+
+_MAX_ATTEMPTS: Final = 100
 
 
 @router.post("/runs", status_code=201, response_model=Run)
@@ -44,7 +46,6 @@ def create_run(
         quotas.check_new_run(conn, tenant_id, service.settings.quotas)
         return run_shape(
             runs.create(conn, tenant_id, new),
-            new.plan,
             [],
             waiting=NEW,
             currency=gpu_classes.currencies(conn).get(new.gpu_class),
@@ -56,23 +57,18 @@ def create_run(
 @router.get("/runs")
 def list_runs(
     service: ServiceDep, tenant_id: TenantDep, limit: Limit = 20, after: After = None
-) -> Page[Run]:
-    """Newest first."""
+) -> Page[RunSummary]:
+    """Newest first; without warnings and attempts, which the run itself has."""
     cursor = check_cursor(after, "run")
     with service.database.transaction(tenant_id) as conn:
         rows = runs.list_page(conn, tenant_id, limit + 1, cursor)
-        shown = [row.run_id for row in rows[:limit]]
-        plans = run_documents.read_plans(conn, tenant_id, shown)
-        attempts = runs.attempts_of(conn, tenant_id, shown)
         waits = _waits(service, conn, tenant_id, rows[:limit])
         currencies = gpu_classes.currencies(conn)
     return page_of(
         rows,
         limit,
-        lambda row: run_shape(
+        lambda row: summary_shape(
             row,
-            plans[row.run_id],
-            attempts[row.run_id],
             waiting=waits.get(row.run_id),
             currency=currencies.get(row.gpu_class),
         ),
@@ -85,6 +81,14 @@ def get_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """404 where there is none, or it is another tenant's."""
     with service.database.transaction(tenant_id) as conn:
         return _shape_of(service, conn, find_run(conn, tenant_id, run_id))
+
+
+@router.get("/runs/{run_id}/plan")
+def get_plan(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> dict[str, Any]:
+    """The request, resolved: every default filled in."""
+    with service.database.transaction(tenant_id) as conn:
+        find_run(conn, tenant_id, run_id)
+        return run_documents.read_plan(conn, tenant_id, run_id)
 
 
 @router.post("/runs/{run_id}:cancel", status_code=202)
@@ -101,13 +105,12 @@ def list_checkpoints(
     service: ServiceDep,
     tenant_id: TenantDep,
     limit: Limit = 20,
-    after: Annotated[int | None, Query(ge=0, description="next_cursor: a step.")] = None,
+    after: Annotated[int | None, Query(ge=0, lt=2**63, description="next_cursor: a step.")] = None,
 ) -> Page[Checkpoint]:
     """The checkpoints that are stored, newest first, with a link for each file."""
     with service.database.transaction(tenant_id) as conn:
         find_run(conn, tenant_id, run_id)
-        found = runs.checkpoints(conn, tenant_id, run_id)
-    rows = [row for row in found if after is None or row.step < after][: limit + 1]
+        rows = runs.checkpoints(conn, tenant_id, run_id, limit + 1, before_step=after)
     return page_of(rows, limit, lambda row: _checkpoint(service, row), lambda row: str(row.step))
 
 
@@ -128,11 +131,10 @@ def get_result(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Result
 
 
 def _shape_of(service: Service, conn: Connection, row: RunRow) -> Run:
-    """One run with its plan, its attempts and why it waits."""
+    """One run with its attempts and why it waits."""
     return run_shape(
         row,
-        run_documents.read_plan(conn, row.tenant_id, row.run_id),
-        runs.attempts(conn, row.tenant_id, row.run_id),
+        runs.attempts(conn, row.tenant_id, row.run_id, _MAX_ATTEMPTS),
         waiting=_waits(service, conn, row.tenant_id, [row]).get(row.run_id),
         currency=gpu_classes.currencies(conn).get(row.gpu_class),
     )

@@ -67,8 +67,8 @@ class Waiting(Shape):
     """Seconds until it is expected to start; null where that cannot be told."""
 
 
-class Run(Shape):
-    """A training run. ``step`` counts optimizer steps from 1; 0 means none yet."""
+class RunSummary(Shape):
+    """A training run in a list. ``step`` counts optimizer steps from 1; 0 means none yet."""
 
     id: str
     object: Literal["run"] = "run"
@@ -90,13 +90,10 @@ class Run(Shape):
     """Their price, in millionths of the currency."""
     currency: str | None
     """ISO 4217 code; null where the operator set no price for this GPU class."""
-    plan: dict[str, Any]
-    """The request, resolved: every default filled in."""
     plan_digest: str
-    warnings: list[str]
+    """Of the plan; the plan itself is at ``links.plan``."""
     datasets: dict[str, str]
     metadata: dict[str, str]
-    attempts: list[Attempt]
     links: dict[str, str]
     version: int
     """Rises with each change."""
@@ -104,6 +101,14 @@ class Run(Shape):
     updated_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+
+
+class Run(RunSummary):
+    """A training run."""
+
+    warnings: list[str]
+    attempts: list[Attempt]
+    """The newest 100, oldest first."""
 
 
 class File(Shape):
