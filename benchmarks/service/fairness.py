@@ -129,6 +129,6 @@ def _work(setting: Setting, number: int, end: threading.Event) -> None:
             continue
         training = ChildEvent(type="stage", step=0, data={"stage": "training"}, number=1)
         ledger.event(claim.run_id, claim.fence, [training])
-        time.sleep(draw.uniform(*_HELD_S))
+        time.sleep(draw.uniform(*_HELD_S))  # it trains
         ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=10)
     database.close()

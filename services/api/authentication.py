@@ -25,11 +25,9 @@ async def authenticate(request: Request, policy: RatePolicy) -> Taken:
     service: Service = request.app.state.service
     key = _key_of(request)
     client = client_of(request.client.host) if request.client else ""
-    if wait_s := service.key_guesses.wait_s(client, key):
-        raise RateLimitedError(
-            "This address has sent too many unknown API keys. Check the key.", retry_after_s=wait_s
-        )
+    _check_guesses(service, client, key)
     async with service.places.keys.one_for(key):
+        _check_guesses(service, client, key)  # others of this address were answered meanwhile
         taken = await run_in_threadpool(_take, service, key, policy)
     if taken is None:
         service.key_guesses.note_unknown(client, key)
@@ -39,6 +37,13 @@ async def authenticate(request: Request, policy: RatePolicy) -> Taken:
     structlog.contextvars.bind_contextvars(tenant_id=taken.tenant_id)
     request.state.rate_headers = _headers(taken)
     return taken
+
+
+def _check_guesses(service: Service, client: str, key: str) -> None:
+    if wait_s := service.key_guesses.wait_s(client, key):
+        raise RateLimitedError(
+            "This address has sent too many unknown API keys. Check the key.", retry_after_s=wait_s
+        )
 
 
 def too_many_requests(taken: Taken) -> RateLimitedError:

@@ -53,7 +53,7 @@ def page_of(
     size_bytes = 0
     for row in rows[:limit]:
         item = shape(row)
-        size_bytes += len(item.model_dump_json())
+        size_bytes += len(item.model_dump_json().encode())
         if shown and size_bytes > most_bytes:
             break
         shown.append(item)

@@ -103,6 +103,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(DatabaseDownError, _on_unavailable)
     app.add_exception_handler(DatabaseBusyError, _on_unavailable)
     app.add_exception_handler(objects.ObjectStoreDownError, _on_unavailable)
+    app.add_exception_handler(objects.ObjectStoreRefusedError, _on_unavailable)
     app.add_exception_handler(BaseModelError, _on_unavailable)
 
 
@@ -189,11 +190,12 @@ def _allowed(request: Request, status: int) -> dict[str, str]:
 
 
 async def _on_unavailable(request: Request, error: Exception) -> JSONResponse:
-    """503: a server that this one needs does not answer; the same request may succeed soon."""
+    """503: a server that this one needs does not work; the same request may succeed soon."""
     code = {
         DatabaseDownError: "database_unavailable",
         DatabaseBusyError: "database_unavailable",
         objects.ObjectStoreDownError: "object_store_unavailable",
+        objects.ObjectStoreRefusedError: "object_store_unavailable",
         BaseModelError: "base_models_unavailable",
     }[type(error)]
     log.warning("dependency_unavailable", code=code, reason=str(error))

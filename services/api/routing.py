@@ -46,16 +46,18 @@ class TenantRoute(APIRoute):
             if not taken.is_allowed:
                 await _skip_body(checked)
                 raise too_many_requests(taken)
-            if self.reads_body and checked.method in _BODY_METHODS:
+            if not self.reads_body:
+                return await handle(checked)
+            body = b""
+            if checked.method in _BODY_METHODS:
                 body = await _read_body(checked, BODY_LIMIT_BYTES)
                 checked.state.fingerprint = hashlib.sha256(body).hexdigest()
                 if body:
                     check_media_type(checked)
-                    checked.parsed = await run_in_threadpool(parse_body, body)
-            if not self.reads_body:
-                return await handle(checked)
             service: Service = checked.app.state.service
             async with service.places.requests.one_for(taken.tenant_id):
+                if body:
+                    checked.parsed = await run_in_threadpool(parse_body, body)
                 return await handle(checked)
 
         return handle_of_tenant

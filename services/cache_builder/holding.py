@@ -31,6 +31,8 @@ def renewed(database: Database, renew: Callable[[Connection], None]) -> Iterator
                     renew(conn)
             except TRANSIENT_ERRORS as error:
                 log.warning("lease_not_renewed", error=type(error).__name__)
+            except Exception:  # the thread's outermost loop: the next renewal may succeed
+                log.exception("lease_not_renewed")
 
     context = copy_context()  # the thread's log lines name the row
     thread = threading.Thread(

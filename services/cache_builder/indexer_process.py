@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
+_STEADY_S: Final = 60.0
+"""After a run of this length the pause before a restart is short again."""
 _STOP_S: Final = 20.0
 _TICK_S: Final = 0.2
 
@@ -47,12 +50,20 @@ class IndexerProcess:
     def _keep_running(self) -> None:
         pause_s = _FIRST_PAUSE_S
         while not self._stopping.is_set():
-            process = ChildProcess(
-                [*COMMAND, "--supervisor", current_process_token()], env=os.environ
-            )
+            try:
+                process = ChildProcess(
+                    [*COMMAND, "--supervisor", current_process_token()], env=os.environ
+                )
+            except OSError:  # no memory or no process is free at the moment
+                log.exception("indexer_not_started", retry_s=_LONGEST_PAUSE_S)
+                self._stopping.wait(_LONGEST_PAUSE_S)
+                continue
+            started_s = time.monotonic()
             while process.is_running and not self._stopping.wait(_TICK_S):
                 pass
             if not process.is_running:
+                if time.monotonic() - started_s > _STEADY_S:
+                    pause_s = _FIRST_PAUSE_S
                 log.error("indexer_ended", how=process.exit_in_words(), restart_s=pause_s)
                 self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -169,17 +169,17 @@ def set_weight(
 def _open_database() -> Iterator[tuple["Settings", "Connection"]]:
     """The settings, and one transaction in the database that they name."""
     from services.settings.env import Settings
-    from services.store.database import Database, DatabaseDownError
+    from services.store.database import TRANSIENT_ERRORS, Database
 
     settings = Settings.from_env(os.environ)
     database = Database(settings.database_url, max_size=1)
     try:
         with database.transaction() as conn:
             yield settings, conn
-    except DatabaseDownError as error:
+    except TRANSIENT_ERRORS as error:
         raise CommandError(
-            f"the database of REVERIE_DATABASE_URL does not answer ({error}): start it, or set the "
-            "variable as for the service's processes"
+            f"the database of REVERIE_DATABASE_URL does not answer in time ({error}): start it, "
+            "try again, or set the variable as for the service's processes"
         ) from error
     finally:
         database.close()

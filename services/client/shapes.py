@@ -95,6 +95,8 @@ class Attempt(TypedDict):
     reason: Failure | None
     lost_steps: int | None
     lost_s: float | None
+    charged_s: float
+    cost_micros: int
     started_at: str
     ended_at: str | None
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
@@ -34,11 +34,12 @@ from services.store.database import (
     DatabaseBusyError,
     DatabaseDownError,
 )
-from services.store.due_rows import Due
 from services.store.leases import DeadAttempt
 from services.store.offers import Offer
 
 log = structlog.get_logger(__name__)
+
+Row = TypeVar("Row")
 
 _ROWS_A_ROUND: Final = 64
 
@@ -117,15 +118,11 @@ class Dispatcher:
         silence = self.heartbeat * HEARTBEATS_MISSED
         with self._transaction() as conn:
             taken = index_tasks.take_offers(conn, offer=self.offer, silence=silence)
-        for position, offer in enumerate(taken):
-            try:
-                self.rings.admission(offer.tenant_id, offer.run_id)
-            except BrokerDownError as error:
-                log.warning("broker_down", waiting=len(taken) - position, reason=str(error))
-                with self._transaction() as conn:
-                    for missed in taken[position:]:
-                        index_tasks.withdraw(conn, missed)
-                return
+        self._ring_each(
+            taken,
+            lambda offer: self.rings.admission(offer.tenant_id, offer.run_id),
+            index_tasks.withdraw,
+        )
 
     def end_caching(self) -> None:
         """Queue runs whose shards are all built; fail those with a shard that cannot be built."""
@@ -141,20 +138,19 @@ class Dispatcher:
         with self._transaction() as conn:
             taken = cache_work.take_offers(conn, offer=self.offer, silence=silence)
         ring = {CacheTask.VERIFY: self.rings.dataset, CacheTask.BUILD: self.rings.shard}
-        for position, work in enumerate(taken):
-            try:
-                ring[work.task](work.tenant_id, work.id)
-            except BrokerDownError as error:
-                log.warning("broker_down", waiting=len(taken) - position, reason=str(error))
-                with self._transaction() as conn:
-                    cache_work.withdraw(conn, taken[position:])
-                return
+        self._ring_each(
+            taken, lambda work: ring[work.task](work.tenant_id, work.id), cache_work.withdraw
+        )
 
     def ring_for_publications(self) -> None:
         """Ring for publications that are due."""
         with self._transaction() as conn:
             due = due_rows.take_publications(conn, _ROWS_A_ROUND)
-        self._ring_each(due, self.rings.publication, due_rows.put_back_publication)
+        self._ring_each(
+            due,
+            lambda row: self.rings.publication(row.tenant_id, row.id),
+            due_rows.put_back_publication,
+        )
 
     def apply_quotas(self) -> None:
         """Let runs over a quota of their tenant wait, let others go on, ask holders to stop."""
@@ -178,14 +174,7 @@ class Dispatcher:
                 aging=self.aging,
                 quotas=self.quotas,
             )
-        for position, offer in enumerate(taken):
-            try:
-                self.rings.trainer(offer.gpu_class, offer.run_id, offer.worker_id)
-            except BrokerDownError as error:
-                log.warning("broker_down", waiting=len(taken) - position, reason=str(error))
-                self._withdraw(taken[position:])
-                return
-            log.info("run_offered", run_id=offer.run_id, gpu_class=offer.gpu_class)
+        self._ring_each(taken, self._ring_trainer, offers.withdraw)
 
     def forget_workers(self) -> None:
         """Delete workers that have sent no heartbeat for a day, and their queues."""
@@ -218,26 +207,25 @@ class Dispatcher:
         if dead is not None:
             _log_lost(dead)
 
+    def _ring_trainer(self, offer: Offer) -> None:
+        self.rings.trainer(offer.gpu_class, offer.run_id, offer.worker_id)
+        log.info("run_offered", run_id=offer.run_id, gpu_class=offer.gpu_class)
+
     def _ring_each(
         self,
-        due: Sequence[Due],
-        ring: Callable[[str, str], None],
-        put_back: Callable[[Connection, Due], None],
+        rows: Sequence[Row],
+        ring: Callable[[Row], None],
+        put_back: Callable[[Connection, Row], None],
     ) -> None:
-        for position, row in enumerate(due):
+        for position, row in enumerate(rows):
             try:
-                ring(row.tenant_id, row.id)
+                ring(row)
             except BrokerDownError as error:
-                log.warning("broker_down", waiting=len(due) - position, reason=str(error))
+                log.warning("broker_down", waiting=len(rows) - position, reason=str(error))
                 with self._transaction() as conn:
-                    for missed in due[position:]:
+                    for missed in rows[position:]:
                         put_back(conn, missed)
                 return
-
-    def _withdraw(self, missed: Sequence[Offer]) -> None:
-        with self._transaction() as conn:
-            for offer in missed:
-                offers.withdraw(conn, offer)
 
     def _run_step(self, step: Callable[[], None]) -> None:
         try:

@@ -23,7 +23,7 @@ _JOIN_S: Final = 5.0
 
 
 class Reporting:
-    """A thread with a connection of its own, so that neither it nor the rounds wait."""
+    """A thread of its own, so that neither it nor the rounds wait."""
 
     def __init__(
         self,

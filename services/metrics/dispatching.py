@@ -1,4 +1,4 @@
-"""Metrics of runs on their way: rounds of the dispatcher, rings, expired leases, failed runs."""
+"""Metrics of runs on their way: rounds of the dispatcher, rings, expired leases."""
 
 from typing import Final
 

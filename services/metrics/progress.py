@@ -11,7 +11,7 @@ class AttemptProgress:
     """Counts each step once, and the time of each stage when the next one begins."""
 
     def __init__(self, from_step: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """``from_step``: of the checkpoint that the attempt resumes from."""
+        """``from_step``: of the run's newest checkpoint; repeated steps are not counted again."""
         self._step = from_step
         self._stage: str | None = None
         self._clock = clock

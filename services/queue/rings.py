@@ -19,7 +19,7 @@ class BrokerDownError(Exception):
 class Rings:
     """Sends rings; safe to share among threads.
 
-    Every method raises BrokerDownError within 3 s when the broker cannot be reached.
+    Every method but ``is_up`` raises BrokerDownError within 3 s when the broker cannot be reached.
     """
 
     def __init__(self, broker_url: str) -> None:
@@ -33,13 +33,17 @@ class Rings:
     def forget_worker(self, worker_id: str) -> None:
         """Delete the queue of a trainer that is gone."""
         queue = apps.queue_of(apps.worker_queue(worker_id))
-        try:
-            with self._app.connection_for_write() as connection:
+        with self._app.connection_for_write() as connection:
+            try:
                 bound = queue(connection.default_channel)
                 bound.declare()  # only a queue that this connection knows can be deleted
                 bound.delete()
-        except (OperationalError, ConnectionError, TimeoutError) as error:
-            raise BrokerDownError(f"a queue was not deleted: {type(error).__name__}") from error
+            except (
+                OperationalError,
+                *connection.connection_errors,
+                *connection.channel_errors,
+            ) as error:
+                raise BrokerDownError(f"a queue was not deleted: {type(error).__name__}") from error
         self._app.amqp.queues.pop(queue.name, None)
 
     def shard(self, tenant_id: str, digest: str) -> None:

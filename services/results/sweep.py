@@ -98,9 +98,8 @@ class Sweeper:
                 self.sweep()
             except (ObjectStoreError, *TRANSIENT_ERRORS) as error:
                 log.warning("sweep_postponed", error=str(error))
-            except Exception:
+            except Exception:  # the thread's outermost loop: the next sweep tries again
                 log.exception("sweep_failed")
-                raise
             if self._stopping.wait(self._every_s):
                 return
 

@@ -205,17 +205,15 @@ def _number(given: Mapping[str, str], name: str, default: float) -> float:
 
 def _quotas(given: Mapping[str, str]) -> Quotas:
     default = Quotas()
-
-    def whole(name: str, default: int) -> int:
-        return int(_number(given, name, default))
-
     return Quotas(
-        queued_runs=whole("REVERIE_QUOTA_QUEUED_RUNS", default.queued_runs),
-        concurrent_runs=whole("REVERIE_QUOTA_CONCURRENT_RUNS", default.concurrent_runs),
+        queued_runs=_count(given, "REVERIE_QUOTA_QUEUED_RUNS", default.queued_runs),
+        concurrent_runs=_count(given, "REVERIE_QUOTA_CONCURRENT_RUNS", default.concurrent_runs),
         gpu_hours=_number(given, "REVERIE_QUOTA_GPU_HOURS", default.gpu_hours),
-        storage_bytes=whole("REVERIE_QUOTA_STORAGE_BYTES", default.storage_bytes),
-        uploads=whole("REVERIE_QUOTA_UPLOADS", default.uploads),
-        requests_per_minute=whole("REVERIE_QUOTA_REQUESTS_PER_MINUTE", default.requests_per_minute),
+        storage_bytes=_count(given, "REVERIE_QUOTA_STORAGE_BYTES", default.storage_bytes),
+        uploads=_count(given, "REVERIE_QUOTA_UPLOADS", default.uploads),
+        requests_per_minute=_count(
+            given, "REVERIE_QUOTA_REQUESTS_PER_MINUTE", default.requests_per_minute
+        ),
     )
 
 
@@ -243,20 +241,24 @@ def _node_cache(given: Mapping[str, str]) -> NodeCache | None:
 
 
 def _http_limits(given: Mapping[str, str]) -> HttpLimits:
+    default = HttpLimits()
     return HttpLimits(
-        header_s=_number(given, "REVERIE_HTTP_HEADER_S", 10),
-        body_s=_number(given, "REVERIE_HTTP_BODY_S", 30),
-        write_s=_number(given, "REVERIE_HTTP_WRITE_S", 30),
-        keep_alive_s=_number(given, "REVERIE_HTTP_KEEP_ALIVE_S", 75),
-        connections=int(_number(given, "REVERIE_HTTP_CONNECTIONS", 2000)),
-        connections_per_client=int(_number(given, "REVERIE_HTTP_CONNECTIONS_PER_CLIENT", 1000)),
+        header_s=_number(given, "REVERIE_HTTP_HEADER_S", default.header_s),
+        body_s=_number(given, "REVERIE_HTTP_BODY_S", default.body_s),
+        write_s=_number(given, "REVERIE_HTTP_WRITE_S", default.write_s),
+        keep_alive_s=_number(given, "REVERIE_HTTP_KEEP_ALIVE_S", default.keep_alive_s),
+        connections=_count(given, "REVERIE_HTTP_CONNECTIONS", default.connections),
+        connections_per_client=_count(
+            given, "REVERIE_HTTP_CONNECTIONS_PER_CLIENT", default.connections_per_client
+        ),
         trusted_proxies=_networks(given, "REVERIE_TRUSTED_PROXIES"),
     )
 
 
 def _networks(given: Mapping[str, str], name: str) -> tuple[Network, ...]:
     try:
-        return tuple(ip_network(each.strip()) for each in given.get(name, "").split(",") if each)
+        texts = (each.strip() for each in given.get(name, "").split(","))
+        return tuple(ip_network(text) for text in texts if text)
     except ValueError as error:
         raise SettingsError(f"{name} names no network: {error}") from None
 

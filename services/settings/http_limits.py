@@ -15,7 +15,8 @@ class HttpLimits:
     body_s: float = 30
     """REVERIE_HTTP_BODY_S: a body has to bring 1,000 bytes a second over each such time."""
     write_s: float = 30
-    """REVERIE_HTTP_WRITE_S: a client that takes nothing of its answer for this long is dropped."""
+    """REVERIE_HTTP_WRITE_S: a client has to take 1,000 bytes a second of its answer over each such
+    time."""
     keep_alive_s: float = 75
     """REVERIE_HTTP_KEEP_ALIVE_S: an idle connection is closed after this; longer than a proxy's."""
     connections: int = 2000

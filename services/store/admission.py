@@ -102,7 +102,7 @@ def admit(
     Args:
         data_index: ``trainer_core.data.index.DataIndex`` as JSON text.
     """
-    run = _lock(conn, run_id)
+    run = lock_waiting(conn, run_id)
     if run is None:
         return False
     run_documents.set_data_index(conn, run.tenant_id, run_id, data_index)
@@ -133,7 +133,7 @@ def _need_shards(conn: Connection, run: Run, shards: Sequence[NeededShard]) -> N
 
 def refuse(conn: Connection, run_id: str, failure: Failure) -> None:
     """Fail the run, whose data cannot be used; no change where it no longer waits for admission."""
-    run = _lock(conn, run_id)
+    run = lock_waiting(conn, run_id)
     if run is not None:
         transitions.change_status(conn, run, RunStatus.FAILED, reason=failure)
 
@@ -187,7 +187,7 @@ def _shard_states(conn: Connection, run_id: str) -> list[tuple[str, dict[str, An
     return [(status, error) for status, error in conn.execute(_SHARD_STATES, (run_id,))]
 
 
-def _lock(conn: Connection, run_id: str) -> Run | None:
+def lock_waiting(conn: Connection, run_id: str) -> Run | None:
     """The run, locked, if it still waits for admission."""
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         return cursor.execute(_LOCK, (run_id,)).fetchone()

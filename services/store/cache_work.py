@@ -4,13 +4,10 @@ At most two rows a builder are in flight: one that it works on, and one whose ri
 the broker never holds a backlog, and the next row is chosen when a builder is about to be free.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Final
-
-from psycopg.rows import class_row
 
 from services.store.database import Connection, seconds
 
@@ -126,31 +123,24 @@ def take_offers(conn: Connection, *, offer: timedelta, silence: timedelta) -> li
 
 
 def _candidates(conn: Connection, limit: int) -> list[CacheWork]:
-    with conn.cursor(row_factory=class_row(_Row)) as cursor:
-        rows = cursor.execute(_CANDIDATES.encode(), {"limit": limit}).fetchall()
-    return [CacheWork(task=CacheTask(r.task), tenant_id=r.tenant_id, id=r.id) for r in rows]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    task: str
-    tenant_id: str
-    id: str
+    found = conn.execute(_CANDIDATES.encode(), {"limit": limit})
+    return [CacheWork(task=CacheTask(task), tenant_id=t, id=i) for task, t, i in found]
 
 
 _WITHDRAW: Final = {
     CacheTask.VERIFY: """
 UPDATE datasets SET offered_until = NULL, ring_after = clock_timestamp()
-WHERE tenant_id = %s AND dataset_id = %s AND lease_until IS NULL AND ring_after IS NOT NULL
+WHERE tenant_id = %s AND dataset_id = %s
+    AND (lease_until IS NULL OR lease_until <= clock_timestamp()) AND ring_after IS NOT NULL
 """,
     CacheTask.BUILD: """
 UPDATE cache_shards SET offered_until = NULL, ring_after = clock_timestamp()
-WHERE tenant_id = %s AND digest = %s AND lease_until IS NULL AND ring_after IS NOT NULL
+WHERE tenant_id = %s AND digest = %s
+    AND (lease_until IS NULL OR lease_until <= clock_timestamp()) AND ring_after IS NOT NULL
 """,
 }
 
 
-def withdraw(conn: Connection, offered: Sequence[CacheWork]) -> None:
-    """Take the offers back, because their rings could not be sent."""
-    for work in offered:
-        conn.execute(_WITHDRAW[work.task], (work.tenant_id, work.id))
+def withdraw(conn: Connection, offered: CacheWork) -> None:
+    """Take the offer back, because its ring could not be sent."""
+    conn.execute(_WITHDRAW[offered.task], (offered.tenant_id, offered.id))

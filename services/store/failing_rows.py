@@ -1,4 +1,4 @@
-"""Runs that cannot be admitted, offered or claimed now: postponed with a reason, or failed.
+"""Runs with which the service cannot go on now: postponed with a reason, or failed.
 
 A row that another transaction has locked is skipped, so that nobody waits for it.
 """

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from services.domain.failures import backoff, indexing_died
 from services.domain.states import RunStatus
-from services.store import transitions
+from services.store import admission, transitions
 from services.store.database import Connection, columns_of, seconds
 from services.store.failing_rows import MAX_FAILURES
 from services.store.run_rows import Run
@@ -74,9 +74,9 @@ WITH in_flight AS ({_IN_FLIGHT}), admitted AS (
         SELECT run_id, priority, ring_after, {_LARGE} AS is_large FROM runs
         WHERE runs.tenant_id = tenants.tenant_id AND {_WAITING}
             AND ring_after <= clock_timestamp()
-        ORDER BY priority DESC, ring_after, run_id LIMIT %(a_tenant)s
+        ORDER BY priority DESC, ring_after, run_id
+        LIMIT greatest(0, %(a_tenant)s - coalesce(in_flight.num_runs, 0))
     ) AS waiting
-    WHERE coalesce(in_flight.num_runs, 0) < %(a_tenant)s
 ), turns AS (
     SELECT due.tenant_id, run_id, is_large, ring_after,
         (coalesce(in_flight.num_runs, 0) + coalesce(admitted.num_runs, 0)
@@ -202,10 +202,6 @@ def renew(conn: Connection, run_id: str) -> None:
     conn.execute(_RENEW, {"run_id": run_id, "lease_s": seconds(LEASE)})
 
 
-_LOCK_RUN: Final = SQL("""
-SELECT {columns} FROM runs
-WHERE run_id = %s AND status = 'queued' AND stage = 'admission' FOR UPDATE
-""").format(columns=columns_of(Run))
 _GIVE_BACK: Final = """
 UPDATE runs SET index_until = NULL, status_reason = %(reason)s, dispatch_failures = %(failures)s,
     ring_after = clock_timestamp() + make_interval(secs => %(after_s)s)
@@ -215,14 +211,14 @@ WHERE run_id = %(run_id)s
 
 def postpone(conn: Connection, run_id: str, *, after: timedelta, reason: Failure) -> None:
     """Postpone the run; the tenant sees the reason. This is not counted as a failure."""
-    run = _lock(conn, run_id)
+    run = admission.lock_waiting(conn, run_id)
     if run is not None:
         _give_back(conn, run, after, reason, max(0, run.dispatch_failures - 1))
 
 
 def fail(conn: Connection, run_id: str, reason: Failure) -> None:
     """Postpone after an unexpected error, for longer each time; the fifth fails the run."""
-    run = _lock(conn, run_id)
+    run = admission.lock_waiting(conn, run_id)
     if run is None:
         return
     if run.dispatch_failures >= MAX_FAILURES:
@@ -245,13 +241,8 @@ WHERE run_id = %s
 
 def await_data(conn: Connection, run_id: str) -> None:
     """Postpone the run until its datasets are verified, or for a growing pause up to a minute."""
-    if _lock(conn, run_id) is not None:
+    if admission.lock_waiting(conn, run_id) is not None:
         conn.execute(_AWAIT_DATA, (run_id,))
-
-
-def _lock(conn: Connection, run_id: str) -> Run | None:
-    with conn.cursor(row_factory=class_row(Run)) as cursor:
-        return cursor.execute(_LOCK_RUN, (run_id,)).fetchone()
 
 
 def _give_back(

@@ -32,12 +32,13 @@ class Offer:
 _TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(%s)"
 # A worker is free if no run names it as its holder; its last heartbeat may be outdated. An offer
 # that names no worker takes one of those without a node. The last heartbeats come first. Held and
-# offered runs are read once, not once a worker.
+# offered runs are read once, not once a worker. An offer of a run in admission is the indexer's.
 _FREE: Final = """
 WITH held AS MATERIALIZED (
     SELECT worker_id FROM runs WHERE lease_until IS NOT NULL
 ), offered AS MATERIALIZED (
-    SELECT gpu_class, offered_to FROM runs WHERE offered_until > clock_timestamp()
+    SELECT gpu_class, offered_to FROM runs
+    WHERE stage = 'capacity' AND offered_until > clock_timestamp()
 ), warm AS (
     SELECT node, array_agg(DISTINCT base_model) AS base_models
     FROM workers CROSS JOIN unnest(base_models) AS base_model WHERE node <> '' GROUP BY node

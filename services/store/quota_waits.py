@@ -26,7 +26,8 @@ WITH busy AS ({busy}), held AS (
     GROUP BY runs.tenant_id
 ), offered AS (
     SELECT tenant_id, count(*) AS runs FROM runs
-    WHERE status = 'queued' AND offered_until > clock_timestamp() GROUP BY tenant_id
+    WHERE status = 'queued' AND stage = 'capacity' AND offered_until > clock_timestamp()
+    GROUP BY tenant_id
 ), charged AS (
     SELECT tenant_id, sum(charged_s) AS used_s FROM monthly_usage JOIN busy USING (tenant_id)
     WHERE month = date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date
@@ -48,7 +49,7 @@ _USE_OF_ALL: Final = _USE.format(
         WHERE month = date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date
     UNION SELECT tenant_id FROM runs WHERE lease_until IS NOT NULL
     UNION SELECT tenant_id FROM runs
-        WHERE status = 'queued' AND offered_until > clock_timestamp()
+        WHERE status = 'queued' AND stage = 'capacity' AND offered_until > clock_timestamp()
     UNION SELECT tenant_id FROM runs WHERE status = 'queued' AND stage = 'quota'""")
 )
 _USE_OF_ONE: Final = _USE.format(busy=SQL("SELECT %(tenant_id)s::text AS tenant_id"))

@@ -19,7 +19,8 @@ _USED: Final = {
     "concurrent_runs": SQL("""(
         SELECT count(*) FROM runs WHERE runs.tenant_id = tenants.tenant_id
             AND status NOT IN ('succeeded', 'failed', 'canceled')
-            AND (lease_until IS NOT NULL OR offered_until > clock_timestamp()))"""),
+            AND (lease_until IS NOT NULL
+                OR stage = 'capacity' AND offered_until > clock_timestamp()))"""),
     # Seconds that were charged, and those that held attempts used since then.
     "gpu_hours": SQL("""(
         SELECT coalesce(sum(used_s), 0) / 3600 FROM (

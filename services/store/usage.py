@@ -122,7 +122,7 @@ WITH due AS (
     WHERE runs.gpu_class = %(gpu_class)s AND runs.lease_until IS NOT NULL
     UNION ALL
     SELECT tenant_id, 0 FROM runs
-    WHERE gpu_class = %(gpu_class)s AND offered_until > clock_timestamp()
+    WHERE gpu_class = %(gpu_class)s AND stage = 'capacity' AND offered_until > clock_timestamp()
 )
 SELECT tenant_id, weight, run_s,
     decayed_s + coalesce(sum(greatest(0, run_s - ahead.charged_s)), 0) AS used_s

@@ -67,13 +67,15 @@ class Committer:
     @property
     def has_full_queue(self) -> bool:
         """Whether training waits for a commit."""
-        waiting = sum(not future.done() for future in tuple(self._pending))
-        return waiting >= WAITING_CHECKPOINTS
+        return self._num_waiting() >= WAITING_CHECKPOINTS
 
     @property
     def is_busy(self) -> bool:
         """Whether a checkpoint is on its way to the store."""
-        return any(not future.done() for future in tuple(self._pending))
+        return self._num_waiting() > 0
+
+    def _num_waiting(self) -> int:
+        return sum(not future.done() for future in tuple(self._pending))
 
     def check(self) -> None:
         """Raise the error of a commit that has failed."""
@@ -155,7 +157,7 @@ class Committer:
 def _delete(folder: Path) -> None:
     """Renamed first, so that the training process never sees half a checkpoint."""
     gone = folder.with_name(f".{folder.name}.gone")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(FileNotFoundError):
         folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 

@@ -57,7 +57,10 @@ class HeldRun:
 
     @property
     def from_step(self) -> int:
-        """The step of the checkpoint that the attempt resumes from; 0 without one."""
+        """The step of the run's newest checkpoint; 0 without one.
+
+        The attempt resumes from an older one where the newest is damaged.
+        """
         return 0 if self.claim.checkpoint is None else self.claim.checkpoint.step
 
     def must_stop(self) -> bool:

@@ -137,7 +137,7 @@ class Feeder:
     def is_waited_for(self) -> bool:
         """Whether the training process waits for a shard that is not there yet."""
         return any(
-            not (self._folder / f"{digest}.safetensors").exists() for digest in list(self._wanted)
+            not path.with_suffix(".safetensors").exists() for path in self._folder.glob("*.wanted")
         )
 
     def reached(self, step: int) -> None:

@@ -213,13 +213,10 @@ def _resume_dir(folder: Path, checkpoint: StoredCheckpoint) -> Path:
 def _report_damaged(held: HeldRun, checkpoint: StoredCheckpoint) -> None:
     claim = held.claim
     log.error("checkpoint_damaged", step=checkpoint.step, key_prefix=checkpoint.files.key_prefix)
-    message = (
-        f"The checkpoint of step {checkpoint.step} is missing or damaged in the store; an older "
-        "one is tried."
-    )
+    message = f"The checkpoint of step {checkpoint.step} is missing or damaged in the store."
     warning = ChildEvent(
         type="warning",
-        step=claim.checkpoint.step if claim.checkpoint else 0,
+        step=held.from_step,
         data={"code": "checkpoint_corrupt", "message": message},
     )
     held.lease.until_answered(

@@ -1,5 +1,6 @@
 """What an attempt takes of the scratch disk besides the shards in their folder."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -49,13 +50,15 @@ class ScratchUse:
     def bytes_taken(self) -> int:
         """Space for all checkpoints that may wait for their upload is taken from the start."""
         checkpoints = others = 0
-        for path in self._folder.rglob("*"):
-            if path.is_relative_to(self._shards_dir):
+        for parent, _, names in os.walk(self._folder):  # unlike rglob, passes over what vanishes
+            folder = Path(parent)
+            if folder.is_relative_to(self._shards_dir):
                 continue
-            if path.is_relative_to(self._checkpoints_dir):
-                checkpoints += _size_of(path)
+            size_bytes = sum(_size_of(folder / name) for name in names)
+            if folder.is_relative_to(self._checkpoints_dir):
+                checkpoints += size_bytes
             else:
-                others += _size_of(path)
+                others += size_bytes
         to_come = WAITING_CHECKPOINTS * (self._checkpoint_bytes or 0)
         pids = [self._pid]
         if self._has_ranks:
@@ -64,8 +67,8 @@ class ScratchUse:
 
 
 def _size_of(path: Path) -> int:
-    """Of a file; 0 for a folder, and for what was deleted meanwhile."""
+    """0 for what was deleted meanwhile."""
     try:
-        return path.lstat().st_size if path.is_file() else 0
+        return path.lstat().st_size
     except OSError:
         return 0

@@ -13,7 +13,7 @@ import pytest
 from services.store.database import Database
 from services.store.datasets import FileFacts
 from tests.support.fleet import Fleet, children_of
-from tests.support.service import new_tenant, run_request
+from tests.support.service import database_of, new_tenant, run_request
 from tests.support.tenant import Json, Tenant
 from tests.support.verifying import end_verification
 from tests.support.waiting import wait_until
@@ -34,10 +34,8 @@ def tenant(fleet: Fleet) -> Tenant:
 
 @pytest.fixture
 def store(fleet: Fleet) -> Iterator[Database]:
-    """The fleet's database, to stand in for the processes that are not started here."""
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
-    yield database
-    database.close()
+    with database_of(fleet) as database:
+        yield database
 
 
 def listed(files: dict[str, bytes]) -> list[Json]:

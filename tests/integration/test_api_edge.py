@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.fleet import Fleet
 from tests.support.raw_http import Answer, connect, read, read_one, talk
-from tests.support.service import new_tenant, run_request
+from tests.support.service import new_tenant, push_unread, run_request
 from tests.support.tenant import Tenant
 from tests.support.waiting import wait_until
 
@@ -324,8 +324,7 @@ def test_more_connections_than_files_are_refused_at_the_start(edge: Fleet) -> No
 
 
 def test_too_many_requests_of_one_forwarded_address(edge: Fleet, tenant: Tenant) -> None:
-    dataset = tenant.push({"a.jpg": b"not looked at here"})
-    run_id = tenant.submit(run_request({"photos": dataset, "held-out": dataset}))
+    run_id = tenant.submit(run_request(push_unread(tenant)))
 
     def watching(address: bytes) -> bytes:
         events = f"/v1/runs/{run_id}/events".encode()

@@ -19,7 +19,7 @@ from services.domain.ledger import ChildEvent
 from services.store import run_events
 from services.store.database import Database
 from tests.support.fleet import Fleet, children_of
-from tests.support.service import new_tenant, run_request
+from tests.support.service import database_of, new_tenant, push_unread, run_request
 from tests.support.tenant import Tenant
 from tests.support.waiting import wait_until
 
@@ -51,15 +51,13 @@ def tenant(edge: Fleet) -> Tenant:
 
 @pytest.fixture(scope="module")
 def datasets(tenant: Tenant) -> dict[str, str]:
-    dataset = tenant.push({"a.jpg": b"not looked at here"})
-    return {"photos": dataset, "held-out": dataset}
+    return push_unread(tenant)
 
 
 @pytest.fixture
 def store(edge: Fleet) -> Iterator[Database]:
-    database = Database(edge.env["REVERIE_DATABASE_URL"], max_size=2)
-    yield database
-    database.close()
+    with database_of(edge) as database:
+        yield database
 
 
 def report(store: Database, run_id: str, steps: range, note: str = "") -> None:
@@ -197,7 +195,7 @@ class Attack:
         request = b"GET /healthz HTTP/1.1\r\nHost: reverie\r\n\r\n"
         writer.write(request)
         await reader.readuntil(b'"ok"}')
-        await asyncio.sleep(self._end_s - time.monotonic())
+        await asyncio.sleep(self._end_s - time.monotonic())  # idle until the end
         writer.write(request)
         answer = await reader.readuntil(b'"ok"}')
         self.idle_kept += answer.startswith(b"HTTP/1.1 200 ")
@@ -214,7 +212,7 @@ class Attack:
             "Accept: text/event-stream\r\n\r\n"
         )
         await loop.sock_sendall(connection, request.encode())
-        await asyncio.sleep(self._end_s - time.monotonic())
+        await asyncio.sleep(self._end_s - time.monotonic())  # reads nothing until the end
         connection.close()
 
 

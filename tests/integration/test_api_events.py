@@ -14,7 +14,7 @@ from services.store import run_events
 from services.store.database import Database
 from tests.support.fleet import Fleet
 from tests.support.postgres import PostgresServer
-from tests.support.service import new_tenant, run_request
+from tests.support.service import database_of, new_tenant, push_unread, run_request
 from tests.support.tenant import Json, Tenant
 from tests.support.waiting import wait_until
 
@@ -36,15 +36,13 @@ def tenant(fleet: Fleet) -> Tenant:
 
 @pytest.fixture(scope="module")
 def datasets(tenant: Tenant) -> dict[str, str]:
-    dataset = tenant.push({"a.jpg": b"not looked at here"})
-    return {"photos": dataset, "held-out": dataset}
+    return push_unread(tenant)
 
 
 @pytest.fixture
 def store(fleet: Fleet) -> Iterator[Database]:
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
-    yield database
-    database.close()
+    with database_of(fleet) as database:
+        yield database
 
 
 def report(store: Database, run_id: str, *steps: int) -> None:

@@ -12,7 +12,6 @@ from services.dispatcher.health import Health
 from services.dispatcher.loop import Dispatcher
 from services.queue.app import trainer_queue
 from services.queue.rings import Rings
-from services.store import tenants
 from services.store.database import Database, DatabaseBusyError
 from services.store.failing_rows import MAX_FAILURES
 from services.store.run_rows import Run
@@ -38,9 +37,7 @@ def ada(impatient: Database) -> TenantDatabase:
 
 @pytest.fixture
 def bob(ada: TenantDatabase) -> TenantDatabase:
-    with ada.database.transaction() as conn:
-        tenant_id = tenants.create_tenant(conn, "bob")
-    return TenantDatabase(database=ada.database, tenant_id=tenant_id, ledger=ada.ledger)
+    return ada.neighbour()
 
 
 @pytest.fixture

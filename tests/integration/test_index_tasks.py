@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.cache_builder.indexing.index import Indexer
-from services.store import index_tasks, tenants
+from services.store import index_tasks
 from services.store.database import Database
 from services.store.failing_rows import MAX_FAILURES
 from services.store.index_tasks import LARGE_FILES, IndexOffer
@@ -23,9 +23,7 @@ def ada(database: Database) -> TenantDatabase:
 
 @pytest.fixture
 def bob(ada: TenantDatabase) -> TenantDatabase:
-    with ada.database.transaction() as conn:
-        tenant_id = tenants.create_tenant(conn, "bob")
-    return TenantDatabase(database=ada.database, tenant_id=tenant_id, ledger=ada.ledger)
+    return ada.neighbour()
 
 
 @pytest.fixture
@@ -81,6 +79,15 @@ def test_tenants_take_turns(ada: TenantDatabase, bob: TenantDatabase) -> None:
     assert offered(ada) == []  # one that is being indexed counts, too
     execute(ada, "UPDATE runs SET stage = 'capacity' WHERE run_id = %s", first)
     assert ids_of(offered(ada)) == [third]
+
+
+def test_one_run_in_flight_leaves_room_for_one(ada: TenantDatabase) -> None:
+    first = ada.queued().run_id
+    ada.builder()
+    assert ids_of(offered(ada)) == [first]
+    second, _ = (ada.queued().run_id for _ in range(2))
+
+    assert ids_of(offered(ada)) == [second]
 
 
 def test_a_tenant_whose_admitted_runs_wait_goes_behind(

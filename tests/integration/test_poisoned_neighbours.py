@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.store import datasets, tenants
+from services.store import datasets
 from services.store.database import Database
 from services.store.run_rows import Run
 from tests.support.dispatching import real_plan
@@ -40,9 +40,7 @@ def ada(database: Database) -> TenantDatabase:
 
 @pytest.fixture
 def bob(ada: TenantDatabase) -> TenantDatabase:
-    with ada.database.transaction() as conn:
-        tenant_id = tenants.create_tenant(conn, "bob")
-    return TenantDatabase(database=ada.database, tenant_id=tenant_id, ledger=ada.ledger)
+    return ada.neighbour()
 
 
 @pytest.fixture
@@ -73,11 +71,13 @@ def log(
             )
             for module in modules
         ]
-        wait_until(lambda: "indexer_up" in path.read_text(), what=path.read_text)
-        yield path
-        for process in processes:
-            process.kill()
-            process.wait()
+        try:
+            wait_until(lambda: "indexer_up" in path.read_text(), what=path.read_text)
+            yield path
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
 
 
 def huge(tenant_db: TenantDatabase, *, pairs: int, length: int) -> Run:

@@ -75,6 +75,23 @@ def finish(tenant_db: TenantDatabase, claim: Claim) -> None:
     tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
 
 
+def test_a_run_that_is_offered_to_an_indexer_uses_no_quota(
+    tenant_db: TenantDatabase, dispatcher: Dispatcher
+) -> None:
+    limit(tenant_db, concurrent_runs=1)
+    waiting = tenant_db.claimable().run_id
+    tenant_db.queued()
+    tenant_db.builder()
+    tenant_db.worker()
+
+    dispatcher.ring_for_admission()
+    dispatcher.apply_quotas()
+    dispatcher.offer_runs()
+
+    assert tenant_db.run(waiting).stage == "capacity"
+    assert tenant_db.run(waiting).offered_until is not None
+
+
 def test_runs_over_the_quota_of_concurrent_runs_wait_until_one_ends(
     tenant_db: TenantDatabase, dispatcher: Dispatcher
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from services.domain.fair_share import AGING
 from services.domain.ledger import Outcome
 from services.domain.waiting import Waiting
-from services.store import datasets, failing_rows, runs, tenants, waiting
+from services.store import datasets, failing_rows, runs, waiting
 from services.store.database import Database
 from tests.support.runs import LEASE, TenantDatabase, failure
 
@@ -77,9 +77,7 @@ def test_the_code_follows_the_run(tenant_db: TenantDatabase) -> None:
 
 
 def test_positions_count_the_tenants_own_runs(tenant_db: TenantDatabase) -> None:
-    with tenant_db.database.transaction() as conn:
-        other_id = tenants.create_tenant(conn, "bob")
-    other = TenantDatabase(database=tenant_db.database, tenant_id=other_id, ledger=tenant_db.ledger)
+    other = tenant_db.neighbour()
     for _ in range(3):
         other.claimable()
     first, second = tenant_db.claimable().run_id, tenant_db.claimable().run_id
@@ -100,13 +98,11 @@ def test_positions_count_the_tenants_own_runs(tenant_db: TenantDatabase) -> None
 def test_the_eta_follows_the_last_hour(
     tenant_db: TenantDatabase, own: list[int], of_bob: list[int], eta_s: float | None
 ) -> None:
-    with tenant_db.database.transaction() as conn:
-        other_id = tenants.create_tenant(conn, "bob")
+    other = tenant_db.neighbour()
     for minutes in own:
         started_before(tenant_db, tenant_db.tenant_id, minutes)
     for minutes in of_bob:
-        started_before(tenant_db, other_id, minutes)
-    other = TenantDatabase(database=tenant_db.database, tenant_id=other_id, ledger=tenant_db.ledger)
+        started_before(tenant_db, other.tenant_id, minutes)
     other.claimable()
     tenant_db.claimable()
     second = tenant_db.claimable().run_id
@@ -117,6 +113,6 @@ def test_the_eta_follows_the_last_hour(
 def test_another_tenants_runs_are_not_told_of(tenant_db: TenantDatabase) -> None:
     run = tenant_db.claimable()
     facts: dict[str, Any] = {"aging": AGING, "silence": MINUTE}
+    other = tenant_db.neighbour()
     with tenant_db.database.transaction() as conn:
-        other_id = tenants.create_tenant(conn, "bob")
-        assert waiting.of_runs(conn, other_id, [run], **facts) == {}
+        assert waiting.of_runs(conn, other.tenant_id, [run], **facts) == {}

@@ -191,3 +191,17 @@ def test_an_error_inside_the_feeder_is_reported_too(tmp_path: Path) -> None:
     feeder, _ = feeder_of(index_of(2), tmp_path / "not there", Source(), limit_bytes=1 << 20)
     with feeder:
         wait_until(lambda: feeder.failure is not None, what="the failure", deadline_s=10)
+
+
+def test_nothing_is_waited_for_once_each_request_was_served(tmp_path: Path) -> None:
+    index, source = index_of(8), Source()
+    feeder, _ = feeder_of(index, tmp_path, source, limit_bytes=SIZE_BYTES)
+    last, last_but_one = (index.shards[n].digest for n in (7, 6))
+    (tmp_path / f"{last}.wanted").touch()
+    assert feeder.is_waited_for
+    with feeder:
+        wait_until(lambda: not feeder.is_waited_for, what="the first shard", deadline_s=10)
+        (tmp_path / f"{last_but_one}.wanted").touch()
+        wait_until(lambda: held(tmp_path) == {last_but_one}, what="the second", deadline_s=10)
+        # The first one has made room for it, and no step has been taken since.
+        assert not feeder.is_waited_for

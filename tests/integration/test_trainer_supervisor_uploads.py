@@ -57,7 +57,7 @@ def wait_for_the_limit(host: TrainerHost) -> None:
     """Until training waits, for longer than a stall may last."""
     host.wait_for_step(LIMIT)
     wait_until(lambda: len(waiting(host)) == 2, what="two checkpoints")
-    time.sleep(1.5)
+    time.sleep(1.5)  # longer than REVERIE_STALL_S: a stall would have ended it
     assert host.run()["step"] == LIMIT, host.logs()
     assert host.run()["checkpoint_step"] == 0
     assert waiting(host) == [f"step-{step:08d}" for step in (INTERVAL, LIMIT)]

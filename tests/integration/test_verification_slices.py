@@ -17,7 +17,7 @@ from services.objects.folder_store import FolderStore
 from services.objects.keys import upload_key
 from services.objects.signing import UrlSigner
 from services.processes.request_child import RequestChild
-from services.store import cache_work, datasets, tenants, verification
+from services.store import cache_work, datasets, verification
 from services.store.cache_work import CacheWork
 from services.store.database import Database
 from services.store.datasets import Dataset, NewFile
@@ -54,9 +54,7 @@ def ada(database: Database) -> TenantDatabase:
 
 @pytest.fixture
 def bob(ada: TenantDatabase) -> TenantDatabase:
-    with ada.database.transaction() as conn:
-        tenant_id = tenants.create_tenant(conn, "bob")
-    return TenantDatabase(database=ada.database, tenant_id=tenant_id, ledger=ada.ledger)
+    return ada.neighbour()
 
 
 @pytest.fixture

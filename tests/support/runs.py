@@ -1,6 +1,6 @@
 """Rows for tests of the ledger and the dispatcher, made through the store's own functions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -70,6 +70,11 @@ class TenantDatabase:
             tenant_id = tenants.create_tenant(conn, "ada")
         ledger = PostgresLedger(database, max_attempts=max_attempts)
         return cls(database=database, tenant_id=tenant_id, ledger=ledger)
+
+    def neighbour(self) -> "TenantDatabase":
+        """Another tenant of the same database."""
+        with self.database.transaction() as conn:
+            return replace(self, tenant_id=tenants.create_tenant(conn, "bob"))
 
     def dataset(self, conn: Connection, *, ready: bool = True) -> Dataset:
         """Two pictures with a caption each."""

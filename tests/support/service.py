@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,22 @@ def new_key(database_url: str, name: str) -> str:
     finally:
         database.close()
     return api_key
+
+
+@contextmanager
+def database_of(fleet: Fleet) -> Iterator[Database]:
+    """The fleet's database, to stand in for processes that are not started."""
+    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def push_unread(tenant: Tenant) -> dict[str, str]:
+    """Datasets for runs that nobody trains: backend id to dataset id."""
+    dataset = tenant.push({"a.jpg": b"not looked at here"})
+    return {"photos": dataset, "held-out": dataset}
 
 
 def push_photos(tenant: Tenant) -> dict[str, str]:

@@ -40,3 +40,8 @@ def test_a_page_ends_at_its_limits(
 
     assert [len(item.text) for item in found.data] == shown
     assert (found.next_cursor, found.has_more) == (next_cursor, next_cursor is not None)
+
+
+def test_bytes_are_those_of_the_answer_not_characters() -> None:
+    found = page_of([1, 2], 2, lambda _: Item(text="\u5b57" * 300), str, most_bytes=1000)
+    assert len(found.data) == 1  # 300 characters are 900 bytes

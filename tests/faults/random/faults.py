@@ -64,7 +64,7 @@ def _disturb(stack: Stack, fault: Fault, server: str, mode: Mode) -> str | None:
     with _LOCKS[server]:
         before = proxy.hits[mode]
         proxy.set(mode)
-        time.sleep(fault.duration_s)
+        time.sleep(fault.duration_s)  # the fault lasts this long
         proxy.set("ok")
         return None if proxy.hits[mode] > before else "no traffic"
 
@@ -128,7 +128,7 @@ def _redis_flush(stack: Stack, _fault: Fault) -> str | None:
 def _redis_restart_empty(stack: Stack, fault: Fault) -> str | None:
     with _LOCKS["redis"]:
         stack.redis.kill()
-        time.sleep(fault.duration_s)
+        time.sleep(fault.duration_s)  # the fault lasts this long
         stack.redis.start()
     return None
 
@@ -145,7 +145,7 @@ def _ring_again(stack: Stack, _fault: Fault) -> str | None:
 def _postgres_crash(stack: Stack, fault: Fault) -> str | None:
     with _LOCKS["postgres"]:
         stack.postgres.stop("immediate")
-        time.sleep(fault.duration_s)
+        time.sleep(fault.duration_s)  # the fault lasts this long
         stack.postgres.start()
     return None
 
@@ -158,7 +158,7 @@ def _disk_full(stack: Stack, fault: Fault) -> str | None:
         with filler.open("wb") as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(1 << 20))
-        time.sleep(fault.duration_s)
+        time.sleep(fault.duration_s)  # the fault lasts this long
     finally:
         filler.unlink()
     return None if stack.process(FULL_DISK).poll() is None else "no worker"
@@ -168,7 +168,7 @@ def _clock_step(stack: Stack, fault: Fault) -> str | None:
     if stack.clock is None:
         return "skipped: a wrong clock needs a C compiler"
     stack.clock.set(_pick(CLOCKS, fault))
-    time.sleep(fault.duration_s)
+    time.sleep(fault.duration_s)  # the fault lasts this long
     stack.clock.set(0)
     return None if stack.process(ODD_CLOCK).poll() is None else "no worker"
 

@@ -165,7 +165,6 @@ _STATEMENTS = (
         WHERE status = 'queued' AND stage = 'capacity'
     """,
     "CREATE INDEX runs_offered ON runs (offered_until) WHERE offered_until IS NOT NULL",
-    "CREATE INDEX attempts_of_worker ON attempts (worker_id) WHERE outcome IS NULL",
     """
     CREATE INDEX runs_to_index ON runs (tenant_id, ring_after)
         WHERE status = 'queued' AND stage = 'admission'
