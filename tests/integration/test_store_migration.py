@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,16 @@ def test_plans_and_indices_of_60c19c9_are_valid_today(migrated: Database) -> Non
         assert identity.model_dump(mode="json") == plan["identity"]
     index = tenant_db_of(migrated, admitted).data_index(admitted)
     assert DataIndex.model_validate(index).model_dump(mode="json") == index
+
+
+def test_concurrent_migrations_are_applied_once(
+    postgres_server: PostgresServer,
+) -> None:
+    with psycopg.connect(postgres_server.url(), autocommit=True) as conn:
+        conn.execute("CREATE DATABASE empty_at_first")
+    url = postgres_server.url("empty_at_first")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrate, [url] * 4))
+    migrate(url)
+    with psycopg.connect(url) as conn:
+        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0004",)]

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
-import psycopg
 import pytest
 
 from services.domain.errors import (
@@ -40,7 +39,6 @@ from services.store.database import (
     DatabaseDownError,
 )
 from services.store.ledger import PostgresLedger
-from services.store.migrate import migrate
 from services.store.run_rows import Run
 from tests.support.postgres import PostgresServer
 from tests.support.runs import (
@@ -346,19 +344,6 @@ def test_listeners_are_notified_of_work_and_of_events(tenant_db: TenantDatabase)
     assert next(events) == run.run_id
     work.close()
     events.close()
-
-
-def test_concurrent_migrations_are_applied_once(
-    postgres_server: PostgresServer,
-) -> None:
-    with psycopg.connect(postgres_server.url(), autocommit=True) as conn:
-        conn.execute("CREATE DATABASE empty_at_first")
-    url = postgres_server.url("empty_at_first")
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(migrate, [url] * 4))
-    migrate(url)
-    with psycopg.connect(url) as conn:
-        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0004",)]
 
 
 def test_a_crash_of_the_server_loses_nothing_and_the_pool_recovers(
