@@ -1,6 +1,7 @@
 """Images of users are decoded in full, or refused with an error that names the file."""
 
 import io
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -94,6 +95,45 @@ def test_every_mode_becomes_rgb(
     whole = Geometry(resize_w=64, resize_h=64, crop_x=0, crop_y=0, width_px=64, height_px=64)
 
     assert load_rgb(path, whole).getpixel((32, 32)) == pixel
+
+
+def test_a_jpeg_in_four_colours_becomes_rgb(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.new("CMYK", (64, 64), (0, 255, 255, 0)), "JPEG")
+    whole = Geometry(resize_w=64, resize_h=64, crop_x=0, crop_y=0, width_px=64, height_px=64)
+
+    image = load_rgb(path, whole)
+
+    red, green, blue = image.getpixel((32, 32))  # type: ignore[misc]
+    assert image.mode == "RGB"
+    assert red > 200
+    assert max(green, blue) < 50
+
+
+def test_of_an_animation_the_first_picture_counts(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("white", "black")]
+    path = tmp_path / "moving.webp"
+    frames[0].save(path, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    whole = Geometry(resize_w=64, resize_h=64, crop_x=0, crop_y=0, width_px=64, height_px=64)
+
+    assert load_rgb(path, whole).getpixel((32, 32)) == (255, 255, 255)
+
+
+def test_the_content_counts_and_not_the_files_name(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (1, 1)).save(path, "JPEG")
+
+    assert inspect_image(path, name="picture.png") == ImageFacts(width_px=1, height_px=1)
+
+
+def test_a_machine_out_of_file_handles_is_not_the_pictures_fault(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.new("RGB", (8, 8)), "PNG")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            inspect_image(path, name="1.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def png_that_claims(width: int, height: int) -> bytes:

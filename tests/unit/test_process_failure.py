@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from safetensors import SafetensorError
 
 from trainer_core.errors import BadImageError, Category, ShardMissingError
 from trainer_core.process.failure import (
@@ -30,6 +31,14 @@ def test_a_full_disk_has_a_code_of_its_own_and_names_no_path(number: int) -> Non
 
     assert (failure.code, failure.category, failure.retryable) == ("disk_full", "infra", True)
     assert "secret" not in failure.message
+
+
+def test_a_full_disk_is_recognised_in_an_error_of_safetensors() -> None:
+    full = SafetensorError("I/O error: No space left on device (os error 28)")
+
+    assert (failure_of(full).code, failure_of(full).retryable) == ("disk_full", True)
+    assert failure_of(SafetensorError("InvalidHeader")).code == "internal_error"
+    assert failure_of(ValueError("I/O error (os error 28)")).code == "internal_error"
 
 
 def test_any_other_error_is_internal_and_only_its_class_is_named() -> None:

@@ -1,6 +1,9 @@
 """Decode images that users upload: three formats, limited size, errors that name the file."""
 
+import contextlib
+import errno
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -32,6 +35,8 @@ _DECODING_ERRORS: Final = (
     Image.DecompressionBombError,
 )
 """Exceptions that Pillow's decoders raise on broken files; Pillow documents no list."""
+_OF_MACHINE: Final = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)
+"""Error numbers that do not tell anything about the file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +51,8 @@ def inspect_image(path: Path, *, name: str) -> ImageFacts:
     """Decode the whole image and return its size.
 
     Raises BadImageError, which names the file as ``name``, if the format is not JPEG, PNG or WebP,
-    if there are more than 64 million pixels, or if the content does not decode.
+    if there are more than 64 million pixels, or if the content does not decode; OSError where this
+    machine cannot read files at all.
     """
     image = _displayed(path, name)
     return ImageFacts(width_px=image.width, height_px=image.height)
@@ -58,15 +64,12 @@ def inspect_header(path: Path, *, name: str) -> ImageFacts:
     This is fast, but the rest of the file may be broken. Raises BadImageError as
     ``inspect_image`` does.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            # Not getexif(): for a PNG it reads to the end of the file.
-            exif = Image.Exif()
-            exif.load(image.info.get("exif", b""))
-            is_turned = exif.get(_ORIENTATION) in _SIDEWAYS
-    except _DECODING_ERRORS as error:
-        raise _unreadable(path, name, error) from error
+    with _opened(path, name) as image:
+        width, height = image.size
+        # Not getexif(): for a PNG it reads to the end of the file.
+        exif = Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        is_turned = exif.get(_ORIENTATION) in _SIDEWAYS
     if width * height > MAX_PIXELS:
         raise BadImageError(f"{name}: {width} x {height} is more than {MAX_PIXELS} pixels")
     if is_turned:
@@ -128,21 +131,27 @@ def _part_of(image: Image.Image, geometry: Geometry) -> tuple[float, float, floa
 
 
 def _displayed(path: Path, name: str) -> Image.Image:
+    with _opened(path, name) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImageError(
+                f"{name}: {image.width} x {image.height} is more than {MAX_PIXELS} pixels"
+            )
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, name: str) -> Iterator[Image.Image]:
+    """The image; what its decoder raises in the block becomes BadImageError."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImageError(
-                    f"{name}: {image.width} x {image.height} is more than {MAX_PIXELS} pixels"
-                )
-            image.load()
-            return ImageOps.exif_transpose(image)
+            yield image
     except _DECODING_ERRORS as error:
-        raise _unreadable(path, name, error) from error
-
-
-def _unreadable(path: Path, name: str, error: BaseException) -> BadImageError:
-    why = str(error).replace(str(path), name)
-    return BadImageError(f"{name}: not a readable JPEG, PNG or WebP image ({why})")
+        if isinstance(error, OSError) and error.errno in _OF_MACHINE:
+            raise
+        why = str(error).replace(str(path), name)
+        message = f"{name}: not a readable JPEG, PNG or WebP image ({why})"
+        raise BadImageError(message) from error
 
 
 def _rgb(image: Image.Image, behind: Literal["white", "black"]) -> Image.Image:

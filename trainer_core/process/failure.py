@@ -1,6 +1,7 @@
 """Describe the failure of a process with the same four fields everywhere."""
 
 import errno
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,6 +77,9 @@ _OF_MACHINE: Final[Mapping[int | None, tuple[str, str]]] = {
     errno.ENFILE: _TOO_MANY_FILES,
 }
 """Error number of the system → code and message of a failure of the machine."""
+MACHINE_CODES: Final = frozenset(code for code, _ in _OF_MACHINE.values())
+"""Codes of failures of the machine's disk, or of its limit of open files."""
+_OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")
 _MORE_MEMORY: Final = (
     "Lower train_batch_size or resolution, quantize the base model, or turn on "
     "gradient_checkpointing."
@@ -111,8 +115,8 @@ def failure_of(error: BaseException) -> Failure:
                 message="The run was interrupted at once, without a checkpoint.",
                 retryable=True,
             )
-        case OSError() if error.errno in _OF_MACHINE:
-            return _of_machine(*_OF_MACHINE[error.errno])
+        case _ if (number := _error_number(error)) in _OF_MACHINE:
+            return _of_machine(*_OF_MACHINE[number])
         case _ if _is_out_of_gpu_memory(error):
             return Failure(
                 code="out_of_memory",
@@ -134,15 +138,25 @@ def _of_machine(code: str, message: str) -> Failure:
     return Failure(code=code, category=Category.INFRA, message=message, retryable=True)
 
 
+def _error_number(error: BaseException) -> int | None:
+    """The system's number of the error; safetensors gives it in the text only."""
+    if isinstance(error, OSError):
+        return error.errno
+    if _is_of(error, "safetensors", "SafetensorError"):
+        found = _OS_ERROR.search(str(error))
+        return None if found is None else int(found[1])
+    return None
+
+
 def _is_out_of_gpu_memory(error: BaseException) -> bool:
-    if _is_torch_error(error, "OutOfMemoryError"):
+    if _is_of(error, "torch", "OutOfMemoryError"):
         return True
     return _is_gpu_error(error) and "out of memory" in str(error)
 
 
 def _is_gpu_error(error: BaseException) -> bool:
     """Torch raises its AcceleratorError for most of them, and RuntimeError for its libraries'."""
-    if _is_torch_error(error, "AcceleratorError"):
+    if _is_of(error, "torch", "AcceleratorError"):
         return True
     return (
         "torch" in sys.modules
@@ -151,7 +165,7 @@ def _is_gpu_error(error: BaseException) -> bool:
     )
 
 
-def _is_torch_error(error: BaseException, name: str) -> bool:
-    """Looks at torch only if it is imported: otherwise it cannot have raised the error."""
-    kind = getattr(sys.modules.get("torch"), name, None)
+def _is_of(error: BaseException, library: str, name: str) -> bool:
+    """Looks at a library only if it is imported: otherwise it cannot have raised the error."""
+    kind = getattr(sys.modules.get(library), name, None)
     return isinstance(kind, type) and isinstance(error, kind)
