@@ -16,7 +16,13 @@ MAX_INFRA_FAILURES: Final = 20
 DEATHS: Final = frozenset({"child_died", "gpu_failed", "no_progress", "stalled", "worker_lost"})
 """The training process or its worker died or hung; each of them may be the run's doing."""
 WORKER_FAULTS: Final = frozenset(
-    {"base_models_unreadable", "gpu_failed", "worker_disk_failed", "worker_disk_full"}
+    {
+        "base_models_unreadable",
+        "clock_wrong",
+        "gpu_failed",
+        "worker_disk_failed",
+        "worker_disk_full",
+    }
 )
 """The worker cannot work. It takes no further run until it has checked itself."""
 _INFRA_BUT_PLATFORM: Final = frozenset({"plan_of_other_version"})

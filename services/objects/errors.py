@@ -53,6 +53,12 @@ class ObjectStoreRefusedError(ObjectStoreError):
     code = "object_store_refused"
 
 
+class WrongClockError(ObjectStoreRefusedError):
+    """The store refuses signed requests, because the clock of this machine is wrong."""
+
+    code = "clock_wrong"
+
+
 class ConditionalWritesError(ObjectStoreError):
     """The store ignores If-None-Match, so two writers could both believe that they committed."""
 

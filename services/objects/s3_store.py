@@ -27,6 +27,7 @@ from services.objects.errors import (
     ObjectStoreError,
     ObjectStoreRefusedError,
     ObjectTooBigError,
+    WrongClockError,
 )
 from services.objects.keys import PROBE_PREFIX, check_key, check_prefix
 from services.objects.local_files import COPY_BYTES, appearing_whole
@@ -229,6 +230,8 @@ def _answered(error: ClientError, key: str) -> ObjectStoreError:
     object_store_errors.labels(code=f"http_{status}").inc()
     if status >= 500 or status == 429 or code in ("RequestTimeout", "SlowDown"):
         return ObjectStoreDownError(f"{key}: the store answered {status} {code}")
+    if code == "RequestTimeTooSkewed":
+        return WrongClockError(f"{key}: the store answered {status} {code}")
     return ObjectStoreRefusedError(f"{key}: the store answered {status} {code}")
 
 

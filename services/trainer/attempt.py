@@ -12,6 +12,7 @@ import structlog
 
 from services.domain.ledger import Claim, Outcome
 from services.metrics import work as metrics
+from services.trainer.background import Background
 from services.trainer.child import Child, training_command
 from services.trainer.commits import Committer
 from services.trainer.context import Assignment, HeldRun, TrainerContext
@@ -22,7 +23,13 @@ from services.trainer.failures import (
     infra_failed,
 )
 from services.trainer.feeder import Feeder
-from services.trainer.lease import UNREACHABLE, GivenUpError, Lease
+from services.trainer.lease import (
+    UNREACHABLE,
+    CanceledError,
+    GivenUpError,
+    Lease,
+    NotWantedError,
+)
 from services.trainer.prepare import Prepared, prepare, shard_fetcher
 from services.trainer.reporter import Reporter
 from services.trainer.scratch_use import ScratchUse
@@ -84,6 +91,9 @@ def _train_and_hand_back(held: HeldRun) -> str:
             is_finished = _train(held, folder)
     except GivenUpError:
         raise
+    except CanceledError:
+        _hand_back(held, Outcome.STOPPED, None)
+        return "stopped"
     except Exception as error:  # noqa: BLE001 - any error: the run must not wait for its lease
         failure = failure_of_attempt(error)
         held.context.health.note_failure(failure)
@@ -98,17 +108,18 @@ def _train_and_hand_back(held: HeldRun) -> str:
 
 def _hand_back(held: HeldRun, outcome: Outcome, failure: Failure | None) -> None:
     claim, ledger = held.claim, held.context.ledger
-    held.lease.until_answered(
-        lambda: ledger.hand_back(claim.run_id, claim.fence, outcome, failure), doing="hand_back"
+    held.lease.until_handed_back(
+        lambda: ledger.hand_back(claim.run_id, claim.fence, outcome, failure)
     )
 
 
 def _train(held: HeldRun, folder: Path) -> bool:
     """True once the result is committed, False where a request ended the training before.
 
-    Raises GivenUpError when the lease is lost, and any other error as it is.
+    Raises NotWantedError, and any other error as it is.
     """
-    prepared = prepare(held, folder)
+    with Background(held.lease, "prepare") as background:
+        prepared = background.result_of(background.start(lambda: prepare(held, folder)))
     if held.must_stop():
         return False
     with Reporter(held) as reporter, Committer(held, prepared.output_dir) as committer:
@@ -118,7 +129,7 @@ def _train(held: HeldRun, folder: Path) -> bool:
                 raise AttemptFailedError(failure_of_child(outcome.data))
             reporter.flush()
             committer.wait()
-        except GivenUpError:
+        except NotWantedError:
             raise
         except Exception:  # raised again: what was saved before any error is kept
             _keep_progress(reporter, committer)
@@ -177,7 +188,7 @@ def _keep_progress(reporter: Reporter, committer: Committer) -> None:
     for write in (reporter.flush, committer.wait):
         try:
             write()
-        except GivenUpError:
+        except NotWantedError:
             raise
         except Exception as error:  # noqa: BLE001 - must not hide the first error
             log.warning("progress_not_kept", error=type(error).__name__)

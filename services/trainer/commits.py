@@ -7,9 +7,8 @@ Uploads run in a thread, so that training continues meanwhile.
 
 import contextlib
 import shutil
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -21,9 +20,9 @@ from services.metrics import work as metrics
 from services.objects.errors import ObjectStoreError
 from services.objects.folders import put_folder
 from services.objects.keys import checkpoint_prefix, result_prefix
+from services.trainer.background import Background
 from services.trainer.context import HeldRun
 from services.trainer.failures import infra_failed, platform_failed
-from services.trainer.lease import GivenUpError, Lease
 from trainer_core.faultpoints import fault_point
 from trainer_core.process.events import Event
 
@@ -32,7 +31,6 @@ log = structlog.get_logger(__name__)
 WAITING_CHECKPOINTS: Final = 2
 """Training waits while so many checkpoints are not committed, so a kill costs at most two intervals
 of checkpoints, and the scratch disk holds no more of them."""
-_LOOK_EVERY_S: Final = 0.1
 
 
 class Committer:
@@ -45,7 +43,7 @@ class Committer:
         self._claim = held.claim
         self._lease = held.lease
         self._output_dir = output_dir
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="committer")
+        self._background = Background(held.lease, "committer")
         self._pending: list[Future[None]] = []
 
     def __enter__(self) -> Self:
@@ -57,12 +55,12 @@ class Committer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Not waited for: an upload that hangs commits nothing once the lease is gone.
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        # Not waited for: an upload that hangs commits nothing once the lease has ended.
+        self._background.abandon()
 
     def checkpoint(self, event: Event) -> None:
         """Start to upload and commit the checkpoint that this event names."""
-        self._pending.append(self._start(self._commit_checkpoint, event))
+        self._pending.append(self._background.start(partial(self._commit_checkpoint, event)))
 
     @property
     def has_full_queue(self) -> bool:
@@ -84,19 +82,16 @@ class Committer:
             future.result()
 
     def wait(self) -> None:
-        """Wait for all commits that were started; raises their error, or GivenUpError."""
+        """Wait for all commits that were started; raises their error, or as ``Lease.check``."""
         for future in self._pending:
-            _result_of(future, self._lease)
+            self._background.result_of(future)
         self._pending.clear()
 
     def result(self, event: Event) -> None:
         """Upload the result and commit it: from then on the run has succeeded."""
         self.wait()
-        _result_of(self._start(self._commit_result, event), self._lease)
-
-    def _start(self, commit: Callable[[Event], None], event: Event) -> Future[None]:
-        # The context lets the thread's log lines name the run.
-        return self._thread.submit(copy_context().run, commit, event)
+        committed = self._background.start(partial(self._commit_result, event))
+        self._background.result_of(committed)
 
     def _commit_checkpoint(self, event: Event) -> None:
         claim, folder = self._claim, self._folder_of(event)
@@ -160,15 +155,3 @@ def _delete(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def _result_of(future: Future[None], lease: Lease) -> None:
-    """The future's result; raises GivenUpError if the lease is lost first."""
-    while True:
-        try:
-            return future.result(timeout=_LOOK_EVERY_S)
-        except TimeoutError:
-            if future.done():
-                raise
-        if lease.is_given_up:
-            raise GivenUpError

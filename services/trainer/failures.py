@@ -7,7 +7,7 @@ from typing import Any, Final
 import structlog
 
 from services.domain.failures import infra_failure
-from services.objects.errors import ObjectStoreError
+from services.objects.errors import ObjectStoreError, WrongClockError
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure, failure_of, failure_reported
 
@@ -43,6 +43,9 @@ def failure_of_attempt(error: Exception) -> Failure:
     match error:
         case AttemptFailedError():
             return error.failure
+        case WrongClockError():
+            log.error("clock_wrong", reason=str(error))
+            return infra_failure(error.code, "The clock of the worker is wrong.")
         case ObjectStoreError():
             log.error("object_store_failed", code=error.code, reason=str(error))
             return infra_failure(error.code, f"The object store failed ({error.code}).")

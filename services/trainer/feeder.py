@@ -19,7 +19,7 @@ import structlog
 
 from services.domain.ledger import CachedShard
 from services.trainer.failures import failure_of_attempt
-from services.trainer.lease import GivenUpError
+from services.trainer.lease import NotWantedError
 from trainer_core.data.index import DataIndex, Sample
 from trainer_core.data.sampler import Sampler
 from trainer_core.process.failure import Failure
@@ -96,7 +96,7 @@ class Feeder:
             limit_bytes: for the folder and what ``other_bytes`` counts; one shard is always
                 allowed, but for the time of an upload.
             fetch: downloads to a path and checks size and SHA-256. It retries while the store
-                cannot be reached, and raises AttemptFailedError or GivenUpError.
+                cannot be reached, and raises AttemptFailedError or NotWantedError.
             other_bytes: disk space that the attempt takes besides the folder.
             is_uploading: whether a part of it becomes free without a further step.
         """
@@ -155,7 +155,7 @@ class Feeder:
                     self._changed.clear()
                 else:
                     self._fetch_to_folder(shard)
-        except GivenUpError:
+        except NotWantedError:
             pass  # the attempt finds out from the lease
         except Exception as error:  # noqa: BLE001 - the thread's outermost loop
             # At the end of the attempt its folder is deleted under a download.

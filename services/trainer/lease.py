@@ -30,8 +30,16 @@ _LONGEST_PAUSE_S: Final = 5.0
 Answer = TypeVar("Answer")
 
 
-class GivenUpError(Exception):
-    """This worker lost the lease or must assume so: stop at once and write nothing more."""
+class NotWantedError(Exception):
+    """Nothing more of this attempt is wanted: stop at once."""
+
+
+class GivenUpError(NotWantedError):
+    """This worker lost the lease or must assume so: write nothing more."""
+
+
+class CanceledError(NotWantedError):
+    """The run is being canceled: hand it back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,20 +108,32 @@ class Lease:
         self._is_lost = True
 
     def check(self) -> None:
-        """Raise GivenUpError where the lease is given up."""
-        if self.is_given_up:
-            raise GivenUpError
+        """Raise GivenUpError where the lease is given up, CanceledError where the run is."""
+        self._check_held()
+        if self._requested is RequestedAction.CANCEL:
+            raise CanceledError
 
     def until_answered(self, call: Callable[[], Answer], *, doing: str) -> Answer:
         """Repeat ``call()``, with growing pauses and jitter, until it returns.
 
         Only errors in UNREACHABLE are retried. ``call`` must be idempotent, because a reply may be
-        lost after the write; the methods of Ledger are. Raises GivenUpError when the lease is lost
-        or given up. A repeated hand-back ends this way, too: the first one has ended the lease.
+        lost after the write; the methods of Ledger are. Raises as ``check``.
         """
+        return self._until_answered(call, doing=doing, check=self.check)
+
+    def until_handed_back(self, hand_back: Callable[[], None]) -> None:
+        """As ``until_answered``, also where the run is canceled.
+
+        A repeated hand-back raises GivenUpError, because the first one has ended the lease.
+        """
+        self._until_answered(hand_back, doing="hand_back", check=self._check_held)
+
+    def _until_answered(
+        self, call: Callable[[], Answer], *, doing: str, check: Callable[[], None]
+    ) -> Answer:
         pause_s = 0.1
         while True:
-            self.check()
+            check()
             try:
                 return call()
             except LeaseLostError:
@@ -123,6 +143,10 @@ class Lease:
                 log.warning("call_retried", doing=doing, error=type(error).__name__)
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+
+    def _check_held(self) -> None:
+        if self.is_given_up:
+            raise GivenUpError
 
     def _silent_s(self) -> float:
         return time.monotonic() - self._renewed_at_s

@@ -53,8 +53,7 @@ class Prepared:
 def prepare(held: HeldRun, folder: Path) -> Prepared:
     """Find the base model, download the newest intact checkpoint into ``folder``, build the job.
 
-    Raises AttemptFailedError, ObjectStoreError, OSError for the local disk, or GivenUpError when
-    the lease is lost.
+    Raises AttemptFailedError, ObjectStoreError, OSError for the local disk, or NotWantedError.
     """
     claim = held.claim
     plan, index = _read_plan(claim), _read_index(claim)

@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from services.domain.ledger import ChildEvent
 from services.trainer.context import HeldRun
-from services.trainer.lease import GivenUpError
+from services.trainer.lease import NotWantedError
 
 _WRITE_EVERY_S: Final = 0.2
 _STEPS_KEPT: Final = 5
@@ -61,7 +61,7 @@ class Reporter:
             raise self._broken
 
     def flush(self) -> None:
-        """Wait until all events are stored; raises as ``check``, or GivenUpError."""
+        """Wait until all events are stored; raises as ``check``, or as ``Lease.check``."""
         with self._changed:
             while self._waiting or self._is_busy:
                 self.check()
@@ -78,7 +78,7 @@ class Reporter:
                 self._is_busy = True
             try:
                 self._write(thinned(batch))
-            except GivenUpError:
+            except NotWantedError:
                 return  # the attempt finds out from the lease
             except Exception as error:  # noqa: BLE001 - the thread's outermost loop; check() raises it
                 self._broken = error

@@ -54,8 +54,8 @@ class Supervision:
     def until_end(self) -> Event | None:
         """Wait for the end; the outcome event of the process, None where it ended without one.
 
-        The process may still be running: the caller must kill it. Raises GivenUpError when the
-        lease is lost, AttemptFailedError for a hung process, and errors of the attempt's threads.
+        The process may still be running: the caller must kill it. Raises NotWantedError,
+        AttemptFailedError for a hung process, and errors of the attempt's threads.
         """
         while True:
             # Asked before the events are read, so that the last one is not missed.
