@@ -38,12 +38,17 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
     "result.between_renames",
     "result.before_event",
     "train.before_finished",
-    # their supervisors in the service
+    # the service
+    "request.stored",
+    "sweep.closed",
     "index.taken",
     "verify.checked",
+    "shard.before_manifest",
     "shard.uploaded",
+    "offers.taken",
     "attempt.claimed",
     "attempt.child_started",
+    "folder.before_manifest",
     "checkpoint.uploaded",
     "checkpoint.committed",
     "result.uploaded",

@@ -16,6 +16,7 @@ from services.api.service import Service, ServiceDep, TenantDep
 from services.store import idempotency
 from services.store.database import Connection
 from services.store.idempotency import KeyScope, Replay
+from trainer_core.faultpoints import fault_point
 
 P = TypeVar("P")
 
@@ -104,6 +105,7 @@ def create_once(
         if replay is None:
             body = insert(conn, prepared).model_dump(mode="json")
             idempotency.finish(conn, scope, status=201, body=body)
+    fault_point("request.stored")
     return _created(request, body, {}) if replay is None else _replayed(request, replay)
 
 

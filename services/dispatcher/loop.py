@@ -36,6 +36,7 @@ from services.store.database import (
 )
 from services.store.leases import DeadAttempt
 from services.store.offers import Offer
+from trainer_core.faultpoints import fault_point
 
 log = structlog.get_logger(__name__)
 
@@ -174,6 +175,8 @@ class Dispatcher:
                 aging=self.aging,
                 quotas=self.quotas,
             )
+        if taken:
+            fault_point("offers.taken")
         self._ring_each(taken, self._ring_trainer, offers.withdraw)
 
     def forget_workers(self) -> None:
@@ -198,6 +201,7 @@ class Dispatcher:
                     max_attempts=self.max_attempts,
                     max_infra_failures=self.max_infra_failures,
                 )
+                fault_point("sweep.closed")
                 # There may have been an outage since the check before.
                 if not self.health.trusts_leases:
                     raise _LeasesNotTrustedError

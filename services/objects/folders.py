@@ -16,6 +16,7 @@ from services.objects.errors import InvalidKeyError, ObjectCorruptError
 from services.objects.keys import MANIFEST_NAME, check_key, shard_prefix
 from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
+from trainer_core.faultpoints import fault_point
 
 MANIFEST_LIMIT_BYTES: Final = 16 << 20
 
@@ -43,6 +44,7 @@ def put_folder(store: ObjectStore, key_prefix: str, local_dir: Path) -> StoredFi
     for name, facts in files.items():
         _check_file(local_dir / name, facts, name)
         store.put_file(key_prefix + name, local_dir / name)
+    fault_point("folder.before_manifest")
     if not store.commit_once(manifest_key, manifest):
         raise ObjectCorruptError(manifest_key, "another manifest exists here")
     return _stored(key_prefix, manifest, files)
@@ -120,6 +122,7 @@ def put_shard(
         },
         sort_keys=True,
     ).encode()
+    fault_point("shard.before_manifest")
     if not store.commit_once(prefix + MANIFEST_NAME, manifest):
         manifest = store.get_bytes(prefix + MANIFEST_NAME, limit_bytes=MANIFEST_LIMIT_BYTES)
         existing_key, facts = _shard_content(manifest, prefix)

@@ -130,6 +130,23 @@ def test_a_shard_comes_back_and_the_loser_of_a_race_adopts_it(
     assert list(store.list_keys(prefix)) == [prefix + content, prefix + "manifest.json"]
 
 
+def test_shards_that_were_swapped_are_refused(store: ObjectStore, tmp_path: Path) -> None:
+    tenant_id, digests = new_id("ten"), ("ab" * 32, "cd" * 32)
+    shards, keys = [], []
+    for digest in digests:
+        (tmp_path / digest).write_bytes(digest.encode())
+        shards.append(put_shard(store, tenant_id, digest, "text", tmp_path / digest))
+        keys.append(next(store.list_keys(shard_prefix(tenant_id, digest))))
+    bodies = [store.get_bytes(key, limit_bytes=100) for key in keys]
+
+    for key, body in zip(keys, reversed(bodies), strict=True):
+        store.put_bytes(key, body)
+
+    for shard in shards:
+        with pytest.raises(ObjectCorruptError):
+            get_shard(store, tenant_id, shard, tmp_path / "back")
+
+
 def test_a_damaged_shard_is_named_and_leaves_nothing(store: ObjectStore, tmp_path: Path) -> None:
     tenant_id, digest = new_id("ten"), "ab" * 32
     (tmp_path / "local").write_bytes(b"numbers")

@@ -15,6 +15,7 @@ from tests.integration.trainer_supervisor_host import TrainerHost, claimable_aga
 POINTS = (
     "attempt.claimed",
     "attempt.child_started",
+    "folder.before_manifest",
     "checkpoint.uploaded",
     "checkpoint.committed",
     "result.uploaded",
@@ -69,15 +70,15 @@ def test_a_run_whose_workers_die_at_each_point_in_turn_ends_once(host: TrainerHo
     resumed_from = []
     for point in POINTS:
         # At the second checkpoint of its attempt, so that one is stored.
-        nth = "@2" if point.startswith("checkpoint") else ""
+        nth = "@2" if point.startswith(("checkpoint", "folder")) else ""
         assert with_fault(host, f"{point}{nth}=kill") == -signal.SIGKILL, host.logs()
         resumed_from.append(host.attempts()[-1][1])
         if point != "result.committed":  # its commit counts, although nobody saw the answer
             claimable_again(host)
 
-    assert resumed_from[:4] == [0, 0, 0, INTERVAL]
-    assert resumed_from[4] in {2 * INTERVAL, 3 * INTERVAL}
-    assert resumed_from[5] == STEPS
+    assert resumed_from[:5] == [0, 0, 0, INTERVAL, 2 * INTERVAL]
+    assert resumed_from[5] in {3 * INTERVAL, 4 * INTERVAL}
+    assert resumed_from[6] == STEPS
     assert_ended_once(host, attempts=len(POINTS))
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +27,7 @@ from services.settings.env import Settings
 from services.store import datasets
 from services.store.database import Database
 from services.store.datasets import NewFile
+from tests.support.own_disk import own_disk
 from tests.support.redis import RedisServer
 from tests.support.waiting import wait_until
 from tests.unit.config_examples import import_small
@@ -57,6 +58,7 @@ class Service:
         """Start another builder after the first one has died; its leases count as run out."""
         with self.database.transaction() as conn:
             conn.execute("UPDATE datasets SET lease_until = clock_timestamp()")
+            conn.execute("UPDATE cache_shards SET lease_until = clock_timestamp()")
         with self.log.open("ab") as output:
             self.process = start_builder(self.env, output)
 
@@ -120,9 +122,16 @@ def faults() -> dict[str, str]:
 
 
 @pytest.fixture
+def disk() -> str:
+    """Mount options of a disk of its own for the first builder; tests override it."""
+    return ""
+
+
+@pytest.fixture
 def service(  # noqa: PLR0917 - fixtures
     tmp_path: Path,
     faults: dict[str, str],
+    disk: str,
     database_url: str,
     database: Database,
     redis_server: RedisServer,
@@ -144,16 +153,19 @@ def service(  # noqa: PLR0917 - fixtures
     log = tmp_path / "log"
     with log.open("wb") as output, Rings(redis_server.url) as rings:
         store = open_store(Settings.from_env(env))
-        process = start_builder({**env, **faults}, output)
+        launcher = own_disk(tmp_path / "scratch", disk) if disk else []
+        process = start_builder({**env, **faults}, output, launcher)
         service = Service(database, store, rings, tenant_id, process, log, env)
         yield service
     service.process.kill()
     service.process.wait()
 
 
-def start_builder(env: dict[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+def start_builder(
+    env: dict[str, str], output: IO[bytes], launcher: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "services.cache_builder"],
+        [*launcher, sys.executable, "-m", "services.cache_builder"],
         env={**os.environ, **env},
         stdout=output,
         stderr=output,
@@ -297,3 +309,69 @@ def test_a_users_error_names_the_file_and_is_not_retried(
     error = service.shard(latents)["error"]
     assert error["code"] == "bad_image"
     assert "torn.jpg" in error["message"]
+
+
+def wait_built(service: Service, digests: Sequence[str]) -> None:
+    for digest in digests:
+        wait_until(lambda: service.shard(digest)["status"] == "done", what=service.log.read_text)  # noqa: B023
+
+
+def stored_times(service: Service) -> dict[str, int]:
+    """Content of shards in the store → when it was written."""
+    found = (service.log.parent / "objects").rglob("*.safetensors")
+    return {path.parent.name: path.stat().st_mtime_ns for path in found}
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {"FAULT_AT": f"{place}@2=kill", "REVERIE_ENV": "test"}
+        for place in ("shard.before_manifest", "shard.uploaded")
+    ],
+    ids=["before the manifest", "before the row"],
+)
+def test_a_builder_killed_at_its_second_shard_loses_only_that_one(
+    service: Service, models_dir: Path
+) -> None:
+    body = picture(256, 256)
+    service.upload(body)
+    first, second, *rest = service.want(index_of(models_dir, {"a.jpg": body}))
+
+    assert service.process.wait(DEADLINE_S) == -signal.SIGKILL
+    assert [service.shard(digest)["status"] for digest in (first, second)] == ["done", "pending"]
+    before = stored_times(service)
+    assert set(before) == {first, second}
+    service.restart()
+    for digest in (second, *rest):
+        service.rings.shard(service.tenant_id, digest)
+    wait_built(service, [first, second, *rest])
+
+    after = stored_times(service)
+    assert set(after) == {first, second, *rest}
+    assert after[first] == before[first]
+    assert service.shard(first)["attempts"] == 1
+    assert len(list((service.log.parent / "objects").rglob("manifest.json"))) == len(after)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("disk", ["size=64k"], ids=["too small for the latents"])
+def test_a_shard_waits_for_a_builder_with_room(service: Service, models_dir: Path) -> None:
+    body = picture(256, 256)
+    service.upload(body)
+
+    index = index_of(models_dir, {"a.jpg": body})
+    digests = service.want(index)
+    (latents,) = [shard.digest for shard in index.shards if shard.kind == "latents"]
+    others = [digest for digest in digests if digest != latents]
+
+    wait_until(lambda: "build_postponed" in service.log.read_text(), what=service.log.read_text)
+    wait_built(service, others)
+    row = service.shard(latents)
+    assert (row["status"], row["attempts"], row["error"]) == ("pending", 0, None)
+    assert set(stored_times(service)) == set(others)
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(DEADLINE_S) == 0
+    service.restart()
+    service.rings.shard(service.tenant_id, latents)
+    wait_built(service, [latents])

@@ -11,6 +11,7 @@ from services.domain.errors import LeaseLostError
 from services.domain.ids import new_id
 from services.domain.ledger import (
     ChildEvent,
+    Claim,
     LedgerDownError,
     Outcome,
     RequestedAction,
@@ -54,6 +55,25 @@ def test_of_twenty_concurrent_claims_one_succeeds(tenant_db: TenantDatabase) -> 
     assert tenant_db.run(run.run_id).fence == 1
     assert [a.fence for a in tenant_db.attempts(run.run_id)] == [1]
     assert tenant_db.event_types(run.run_id).count("run.started") == 1
+
+
+@pytest.mark.deep
+def test_of_two_claims_at_the_same_instant_one_succeeds_a_thousand_times(
+    tenant_db: TenantDatabase,
+) -> None:
+    run_id = tenant_db.claimable().run_id
+    start = threading.Barrier(2)
+
+    def claim(worker_id: str) -> Claim | None:
+        start.wait()
+        return tenant_db.ledger.claim(run_id, worker_id=worker_id, lease=LEASE)
+
+    with ThreadPoolExecutor(2) as pool:
+        for fence in range(1, 1001):
+            claims = [each for each in pool.map(claim, ("a", "b")) if each is not None]
+            assert [each.fence for each in claims] == [fence]
+            tenant_db.ledger.hand_back(run_id, fence, Outcome.STOPPED, None)
+    assert tenant_db.run(run_id).fence == 1000
 
 
 def test_a_claim_returns_everything_needed_for_training(tenant_db: TenantDatabase) -> None:

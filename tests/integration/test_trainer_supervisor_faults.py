@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.integration.trainer_supervisor_host import TrainerHost, claimable_again, open_host
+from tests.support.own_disk import own_disk
 
 SECONDS = 20.0
 """Most of it is the start of the trainer process."""
-NEW_DISK = 'mount -t tmpfs -o "$0" tmpfs "$1" && shift && exec "$@"'
 
 
 @pytest.fixture
@@ -35,22 +35,12 @@ def handed_back(host: TrainerHost, process: subprocess.Popen[bytes], started_s: 
     return str(code)
 
 
-def own_disk(host: TrainerHost, options: str) -> list[str]:
-    """A launcher that mounts a small tmpfs as the trainer's scratch disk, in its own namespace."""
-    scratch = host.folder / "scratch"
-    scratch.mkdir()
-    own = ["unshare", "--map-root-user", "--mount", "sh", "-c", NEW_DISK, options, str(scratch)]
-    if subprocess.run([*own, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a tmpfs in a namespace")
-    return own
-
-
 def test_a_run_that_meets_a_full_disk_is_handed_back_and_the_worker_takes_no_other(
     host: TrainerHost,
 ) -> None:
     started_s = time.monotonic()
 
-    process = host.start("fill", launcher=own_disk(host, "size=80m"), rings=3)
+    process = host.start("fill", launcher=own_disk(host.folder / "scratch", "size=80m"), rings=3)
 
     assert handed_back(host, process, started_s) == "worker_disk_full"
     assert host.run()["status"] == "queued"  # another machine may have room
@@ -62,7 +52,7 @@ def test_a_run_that_meets_a_full_disk_is_handed_back_and_the_worker_takes_no_oth
 
 @pytest.mark.parametrize("options", ["size=1m", "size=200m,nr_inodes=50"])
 def test_a_worker_whose_disk_is_full_takes_no_run(host: TrainerHost, options: str) -> None:
-    process = host.start("finish", launcher=own_disk(host, options))
+    process = host.start("finish", launcher=own_disk(host.folder / "scratch", options))
 
     assert host.end_of(process) == 0, host.logs()
     assert host.attempts() == []

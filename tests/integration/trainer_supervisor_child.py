@@ -4,12 +4,14 @@
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +92,22 @@ class Training:
             step += 1
             time.sleep(0.05)
             self.emit("step", step, loss=1.0 / step)
-            if step % INTERVAL == 0 and self.behaviour != "unsaved":
+            if step % INTERVAL == 0 and self.behaviour not in {"unsaved", "only-result"}:
                 self.checkpoint(step)
                 self.wait_until_stored()
             if step == 5:
                 self.at_step_5()
         self.emit("finished", step, **self.folder("result", "result", step))
         return 0
+
+    @contextlib.contextmanager
+    def failing(self) -> Iterator[None]:
+        """An error ends the training as it does in ``trainer_core``."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - as in trainer_core
+            self.emit("failed", 5, **failure_as_json(failure_of(error)))
+            sys.exit(1)
 
     def at_step_5(self) -> None:
         match self.behaviour:
@@ -118,13 +129,22 @@ class Training:
                     file.write("x" * (5 << 20))
                 time.sleep(600)
             case "fill":
-                try:
-                    with (self.output / "ballast").open("wb") as file:
-                        while True:
-                            file.write(bytes(1 << 20))
-                except OSError as error:
-                    self.emit("failed", 5, **failure_as_json(failure_of(error)))
-                    sys.exit(1)
+                with (self.output / "ballast").open("wb") as file, self.failing():
+                    while True:
+                        file.write(bytes(1 << 20))
+            case "open-files":
+                with self.failing(), contextlib.ExitStack() as opened:
+                    while True:
+                        opened.enter_context(Path(__file__).open())
+            case "use-memory":
+                ballast = []
+                while True:  # until the kernel kills it
+                    ballast.append(b"x" * (8 << 20))
+            case "use-gpu-memory":
+                import torch
+
+                with self.failing():
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             case "fail":
                 failure = {"category": "user", "message": "loss is nan", "retryable": False}
                 self.emit("failed", 5, code="non_finite_loss", **failure)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ from trainer_core.data.indexing import build_index
 
 HERE = Path(__file__).parent
 DEADLINE_S = 60.0
+_COPIED = {
+    "runs": "tenant_id, plan_digest, base_model, datasets, gpu_class, status, stage, max_steps",
+    "run_documents": "tenant_id, request, plan, data_index",
+    "run_shards": "tenant_id, digest",
+}
+"""Table → its columns that a second run shares with the first."""
 
 
 @dataclass
@@ -36,6 +42,16 @@ class TrainerHost:
     run_id: str = field(default_factory=lambda: new_id("run"))
     tenant_id: str = field(default_factory=lambda: new_id("ten"))
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def another_run(self) -> "TrainerHost":
+        """The same machine, with another run like this one."""
+        other = replace(self, run_id=new_id("run"))
+        for table, columns in _COPIED.items():
+            other.do(
+                f"INSERT INTO {table} (run_id, {columns}) SELECT %(run_id)s, {columns}"
+                f" FROM {table} WHERE run_id = '{self.run_id}'"
+            )
+        return other
 
     def ask(self, query: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.env["REVERIE_DATABASE_URL"]) as conn:
