@@ -6,7 +6,7 @@ from typing import Final
 from psycopg.rows import class_row
 from psycopg.sql import SQL
 
-from services.domain.fair_share import UNKNOWN_RUN_S, Share
+from services.domain.fair_share import UNKNOWN_RUN_S, Share, limit_credit
 from services.store.database import Connection, seconds
 from services.store.run_rows import Run
 
@@ -102,20 +102,11 @@ def close_meter(conn: Connection, run: Run, *, half_life: timedelta) -> None:
 # The expected length of a run is its tenant's average, else the average of the GPU class. What a
 # held run is charged already is part of the tenant's use.
 _SHARES: Final = SQL("""
-WITH due AS (
-    SELECT DISTINCT tenant_id FROM runs
-    WHERE gpu_class = %(gpu_class)s AND status = 'queued' AND stage = 'capacity'
-        AND (offered_until IS NULL OR offered_until <= clock_timestamp())
-        AND (ring_after IS NULL OR ring_after <= clock_timestamp())
-), class AS (
-    SELECT coalesce(avg(mean_attempt_s), %(unknown_run_s)s) AS run_s
-    FROM tenant_usage WHERE gpu_class = %(gpu_class)s
-), share AS (
-    SELECT tenant_id, weight, coalesce(mean_attempt_s, class.run_s) AS run_s,
-        coalesce(decayed_s * {remaining}, 0) AS decayed_s
-    FROM due JOIN tenants USING (tenant_id) CROSS JOIN class
-        LEFT JOIN (SELECT * FROM tenant_usage WHERE gpu_class = %(gpu_class)s) AS tenant_usage
-        USING (tenant_id)
+WITH queued AS (
+    SELECT tenant_id, bool_or((offered_until IS NULL OR offered_until <= clock_timestamp())
+        AND (ring_after IS NULL OR ring_after <= clock_timestamp())) AS is_waiting
+    FROM runs WHERE gpu_class = %(gpu_class)s AND status = 'queued' AND stage = 'capacity'
+    GROUP BY tenant_id
 ), ahead AS (
     SELECT runs.tenant_id, coalesce(attempts.charged_s, 0) AS charged_s
     FROM runs LEFT JOIN attempts USING (run_id, fence)
@@ -123,20 +114,59 @@ WITH due AS (
     UNION ALL
     SELECT tenant_id, 0 FROM runs
     WHERE gpu_class = %(gpu_class)s AND stage = 'capacity' AND offered_until > clock_timestamp()
+), active AS (
+    SELECT tenant_id FROM queued UNION SELECT tenant_id FROM ahead
+), class AS (
+    SELECT coalesce(avg(mean_attempt_s), %(unknown_run_s)s) AS run_s
+    FROM tenant_usage WHERE gpu_class = %(gpu_class)s
+), share AS (
+    SELECT tenant_id, weight, coalesce(mean_attempt_s, class.run_s) AS run_s,
+        coalesce(decayed_s * {remaining}, 0) AS decayed_s,
+        coalesce(is_waiting, false) AS is_waiting, is_active IS NOT TRUE AS is_new
+    FROM active JOIN tenants USING (tenant_id) CROSS JOIN class LEFT JOIN queued USING (tenant_id)
+        LEFT JOIN (SELECT * FROM tenant_usage WHERE gpu_class = %(gpu_class)s) AS tenant_usage
+        USING (tenant_id)
 )
-SELECT tenant_id, weight, run_s,
+SELECT tenant_id, weight, run_s, is_waiting, is_new,
     decayed_s + coalesce(sum(greatest(0, run_s - ahead.charged_s)), 0) AS used_s
 FROM share LEFT JOIN ahead USING (tenant_id)
-GROUP BY tenant_id, weight, run_s, decayed_s
+GROUP BY tenant_id, weight, run_s, is_waiting, is_new, decayed_s
 """).format(remaining=_REMAINING)
+_LAST: Final = SQL("""
+SELECT decayed_s * {remaining} / weight FROM tenant_usage JOIN tenants USING (tenant_id)
+WHERE gpu_class = %(gpu_class)s ORDER BY decayed_at DESC LIMIT 1
+""").format(remaining=_REMAINING)
+_ENTER: Final = SQL("""
+INSERT INTO tenant_usage (tenant_id, gpu_class, decayed_s, is_active)
+VALUES (%(tenant_id)s, %(gpu_class)s, %(raised_s)s, true)
+ON CONFLICT (tenant_id, gpu_class) DO UPDATE
+    SET decayed_s = tenant_usage.decayed_s * {remaining} + excluded.decayed_s,
+        decayed_at = clock_timestamp(), is_active = true
+""").format(remaining=_REMAINING)
+_LEAVE: Final = """
+UPDATE tenant_usage SET is_active = false
+WHERE gpu_class = %(gpu_class)s AND is_active AND tenant_id <> ALL(%(tenant_ids)s)
+"""
 
 
 def shares(conn: Connection, gpu_class: str, *, half_life: timedelta) -> list[Share]:
-    """The use of each tenant that has a run to offer to a worker of this GPU class."""
+    """The use of each tenant that has a run of this GPU class, waiting or held.
+
+    The use of a tenant that had none in the round before is raised where that is needed to limit
+    its credit. One dispatcher at a time may do this.
+    """
     facts = {
         "gpu_class": gpu_class,
         "half_life_s": seconds(half_life),
         "unknown_run_s": UNKNOWN_RUN_S,
     }
     with conn.cursor(row_factory=class_row(Share)) as cursor:
-        return cursor.execute(_SHARES, facts).fetchall()
+        found = cursor.execute(_SHARES, facts).fetchall()
+    row = conn.execute(_LAST, facts).fetchone()
+    limited = limit_credit(found, last_use=0.0 if row is None else row[0])
+    for before, share in zip(found, limited, strict=True):
+        if share.is_new:
+            raised_s = share.used_s - before.used_s
+            conn.execute(_ENTER, {**facts, "tenant_id": share.tenant_id, "raised_s": raised_s})
+    conn.execute(_LEAVE, {**facts, "tenant_ids": [share.tenant_id for share in found]})
+    return limited

@@ -6,6 +6,8 @@ from typing import TypeAlias
 
 import pytest
 
+from services.domain.fair_share import HALF_LIFE
+from services.store import usage
 from services.store.database import Database
 from tests.support.fair_queue import Dispatch, FairQueue
 
@@ -78,3 +80,38 @@ def test_runs_of_all_lengths_are_shared_to_within_a_run(database: Database, size
         assert error < 1.5 * longest_s / smallest_s, number
     if len(dispatched) >= 50 * num_tenants:
         assert error < 0.05
+
+
+def test_a_tenant_that_was_away_does_not_take_the_workers_for_long(database: Database) -> None:
+    """One that never trained comes to three that have trained 1,000 hours each."""
+    hour_s = 3600.0
+    queue = FairQueue(database=database, length_s=lambda _: hour_s)
+    queue.add_workers(WORKERS)
+    old = [queue.add_tenant(runs=20) for _ in range(3)]
+    queue.dispatch(2 * WORKERS)
+    with database.transaction() as conn:
+        conn.execute("UPDATE tenant_usage SET decayed_s = decayed_s + %s", (1000 * hour_s,))
+
+    newcomer = queue.add_tenant(runs=40)
+    started = [each.tenant_id for each in queue.dispatch(8 * WORKERS)]
+
+    assert started[0] == newcomer
+    fair = len(started) / (1 + len(old))
+    assert abs(started.count(newcomer) - fair) <= 3  # the head start is one run of an hour
+
+    with database.transaction() as conn:  # nobody has runs left, and the use of all but one fades
+        conn.execute("UPDATE runs SET status = 'canceled', stage = NULL WHERE stage = 'capacity'")
+    while queue.running:
+        queue.end_next()
+    with database.transaction() as conn:
+        assert usage.shares(conn, "cpu", half_life=HALF_LIFE) == []
+        conn.execute(
+            "UPDATE tenant_usage SET decayed_s = 0, decayed_at = decayed_at - interval '1 hour'"
+            " WHERE tenant_id <> %s",
+            (old[0],),
+        )
+    last = queue.add_tenant(runs=40)
+    assert {each.tenant_id for each in queue.dispatch(WORKERS)} == {last}  # alone
+    queue.add_runs(old[0], 40)
+    started = [each.tenant_id for each in queue.dispatch(5 * WORKERS)]
+    assert started.count(old[0]) >= 6

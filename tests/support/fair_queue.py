@@ -88,7 +88,7 @@ class FairQueue:
                 assert offer.worker_id is not None
                 started.append(self._start(offer.run_id, offer.worker_id))
             if not taken:
-                self._end_next()
+                self.end_next()
         return started
 
     def _offer(self) -> list[offers.Offer]:
@@ -112,7 +112,8 @@ class FairQueue:
         heapq.heappush(self.running, (self.now_s + length_s, worker_id, claim, started))
         return started
 
-    def _end_next(self) -> None:
+    def end_next(self) -> None:
+        """End the run that ends first."""
         self.now_s, _, claim, started = heapq.heappop(self.running)
         with self.database.transaction() as conn:
             conn.execute(

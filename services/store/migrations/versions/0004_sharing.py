@@ -89,6 +89,7 @@ _STATEMENTS = (
         decayed_s   double precision NOT NULL DEFAULT 0,
         decayed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
         mean_attempt_s double precision,            -- moving average of its attempts' charged_s
+        is_active   boolean NOT NULL DEFAULT false, -- had runs that waited or were held lately
         PRIMARY KEY (tenant_id, gpu_class)
     )
     """,
