@@ -10,6 +10,7 @@ from typing import Final, Self
 import structlog
 
 from services.cache_builder.indexing.index import COMMAND
+from services.metrics.work import indexer_deaths
 from services.processes.child import ChildProcess
 from trainer_core.process.supervision import current_process_token
 
@@ -64,6 +65,7 @@ class IndexerProcess:
             if not process.is_running:
                 if time.monotonic() - started_s > _STEADY_S:
                     pause_s = _FIRST_PAUSE_S
+                indexer_deaths.inc()
                 log.error("indexer_ended", how=process.exit_in_words(), restart_s=pause_s)
                 self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -54,6 +54,10 @@ verifications: Final = Counter(
     "Tasks that verified files of a dataset, by outcome: verified, postponed, failed.",
     ["outcome"],
 )
+indexer_deaths: Final = Counter(
+    "reverie_indexer_deaths_total",
+    "Times that the process beside this cache builder, which admits runs, ended by itself.",
+)
 publications: Final = Counter(
     "reverie_publications_total",
     "Tries to publish a result, by outcome: succeeded, or the code of the failure.",

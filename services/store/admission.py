@@ -66,7 +66,8 @@ SELECT {columns} FROM runs
 WHERE run_id = %s AND status = 'queued' AND stage = 'admission' FOR UPDATE
 """).format(columns=columns_of(Run))
 _ADD_WARNINGS: Final = """
-UPDATE runs SET warnings = warnings || %s, index_until = NULL WHERE run_id = %s
+UPDATE runs SET warnings = warnings || %s, index_until = NULL, infra_failures = 0
+WHERE run_id = %s
 """
 # Rows are locked in the order of digests, so that two runs with the same shards cannot deadlock. A
 # shard that failed for another run is tried again.

@@ -1,6 +1,9 @@
 """Runs that wait for admission: offered to an indexer, taken under a lease, given back.
 
 Tenants take turns, and one whose runs are already admitted and wait goes behind others.
+
+A run whose indexer vanishes is tried again in a process of its own. When that dies and its indexer
+lives, it was the run's doing, and the fifth time fails it. Machines that vanish are counted apart.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +14,13 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
-from services.domain.failures import backoff, indexing_died
+from services.domain.attempt_budgets import MAX_INFRA_FAILURES
+from services.domain.failures import (
+    attempts_exhausted,
+    backoff,
+    indexing_died,
+    indexing_interrupted,
+)
 from services.domain.states import RunStatus
 from services.store import admission, transitions
 from services.store.database import Connection, columns_of, seconds
@@ -148,24 +157,27 @@ def withdraw(conn: Connection, offer: IndexOffer) -> None:
     conn.execute(_WITHDRAW, (offer.run_id,))
 
 
-_IS_LARGE: Final = f"""
-SELECT {_LARGE} FROM runs
+_NEEDS_PROCESS: Final = f"""
+SELECT infra_failures > 0 OR {_LARGE} FROM runs
 WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s AND {_WAITING} AND offered_until IS NOT NULL
 """  # noqa: S608 - constants
 
 
-def is_large(conn: Connection, tenant_id: str, run_id: str) -> bool:
-    """Whether the run is offered and its data takes longer than a second to index."""
+def needs_process(conn: Connection, tenant_id: str, run_id: str) -> bool:
+    """Whether the run is offered, and has to be indexed in a process of its own.
+
+    Its data takes longer than a second to index, or an indexer has vanished with it.
+    """
     facts = {**_SIZES, "tenant_id": tenant_id, "run_id": run_id}
-    return conn.execute(_IS_LARGE.encode(), facts).fetchone() == (True,)
+    return conn.execute(_NEEDS_PROCESS.encode(), facts).fetchone() == (True,)
 
 
-# The failure is counted before the work, because an index may end the process. A locked row is
-# skipped and offered again later.
+# The try is counted before the work, because an index may end the process. A locked row is skipped
+# and offered again later.
 _TAKE: Final = SQL("""
 UPDATE runs SET index_until = clock_timestamp() + make_interval(secs => %(lease_s)s),
     ring_after = clock_timestamp() + make_interval(secs => %(lease_s)s),
-    offered_until = NULL, dispatch_failures = dispatch_failures + 1
+    offered_until = NULL, infra_failures = infra_failures + 1
 WHERE run_id IN (
     SELECT run_id FROM runs
     WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s
@@ -178,13 +190,14 @@ RETURNING {columns}
 def take(conn: Connection, tenant_id: str, run_id: str) -> Run | None:
     """Take an offered run; None where it is not offered any more, or where its row is locked.
 
-    A run that ended its indexer as often as a run may fail, fails here.
+    A run whose indexers vanished too often fails here.
     """
     facts = {"tenant_id": tenant_id, "run_id": run_id, "lease_s": seconds(LEASE)}
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_TAKE, facts).fetchone()
-    if run is not None and run.dispatch_failures > MAX_FAILURES:
-        transitions.change_status(conn, run, RunStatus.FAILED, reason=indexing_died(MAX_FAILURES))
+    if run is not None and run.infra_failures > MAX_INFRA_FAILURES:
+        reason = attempts_exhausted(MAX_INFRA_FAILURES, indexing_interrupted())
+        transitions.change_status(conn, run, RunStatus.FAILED, reason=reason)
         return None
     return run
 
@@ -204,6 +217,7 @@ def renew(conn: Connection, run_id: str) -> None:
 
 _GIVE_BACK: Final = """
 UPDATE runs SET index_until = NULL, status_reason = %(reason)s, dispatch_failures = %(failures)s,
+    infra_failures = %(infra_failures)s,
     ring_after = clock_timestamp() + make_interval(secs => %(after_s)s)
 WHERE run_id = %(run_id)s
 """
@@ -213,26 +227,26 @@ def postpone(conn: Connection, run_id: str, *, after: timedelta, reason: Failure
     """Postpone the run; the tenant sees the reason. This is not counted as a failure."""
     run = admission.lock_waiting(conn, run_id)
     if run is not None:
-        _give_back(conn, run, after, reason, max(0, run.dispatch_failures - 1))
+        _give_back(conn, replace(run, infra_failures=0), after, reason)
 
 
 def fail(conn: Connection, run_id: str, reason: Failure) -> None:
     """Postpone after an unexpected error, for longer each time; the fifth fails the run."""
     run = admission.lock_waiting(conn, run_id)
-    if run is None:
-        return
-    if run.dispatch_failures >= MAX_FAILURES:
-        final = replace(reason, retryable=False)
-        transitions.change_status(conn, run, RunStatus.FAILED, reason=final)
-        return
-    tries = max(0, run.dispatch_failures - 1)
-    after = backoff(tries, first=_FIRST_PAUSE, limit=_LONGEST_PAUSE)
-    _give_back(conn, run, after, reason, run.dispatch_failures)
+    if run is not None:
+        run = replace(run, infra_failures=0)
+        _count_failure(conn, run, reason, final=replace(reason, retryable=False))
+
+
+def fail_dead(conn: Connection, run_id: str) -> None:
+    """As ``fail``, where the process that indexed only this run has died or took too long."""
+    run = admission.lock_waiting(conn, run_id)
+    if run is not None:
+        _count_failure(conn, run, indexing_interrupted(), final=indexing_died(MAX_FAILURES))
 
 
 _AWAIT_DATA: Final = """
-UPDATE runs SET status_reason = NULL, index_until = NULL,
-    dispatch_failures = greatest(0, dispatch_failures - 1),
+UPDATE runs SET status_reason = NULL, index_until = NULL, infra_failures = 0,
     ring_after = clock_timestamp() + least(make_interval(mins => 1),
         greatest(make_interval(secs => 2), clock_timestamp() - created_at))
 WHERE run_id = %s
@@ -245,13 +259,21 @@ def await_data(conn: Connection, run_id: str) -> None:
         conn.execute(_AWAIT_DATA, (run_id,))
 
 
-def _give_back(
-    conn: Connection, run: Run, after: timedelta, reason: Failure, failures: int
-) -> None:
+def _count_failure(conn: Connection, run: Run, reason: Failure, *, final: Failure) -> None:
+    failures = run.dispatch_failures + 1
+    if failures >= MAX_FAILURES:
+        transitions.change_status(conn, run, RunStatus.FAILED, reason=final)
+        return
+    after = backoff(run.dispatch_failures, first=_FIRST_PAUSE, limit=_LONGEST_PAUSE)
+    _give_back(conn, replace(run, dispatch_failures=failures), after, reason)
+
+
+def _give_back(conn: Connection, run: Run, after: timedelta, reason: Failure) -> None:
     facts = {
         "run_id": run.run_id,
         "after_s": seconds(after),
         "reason": Jsonb(failure_as_json(reason)),
-        "failures": failures,
+        "failures": run.dispatch_failures,
+        "infra_failures": run.infra_failures,
     }
     conn.execute(_GIVE_BACK, facts)

@@ -1,17 +1,24 @@
 """Whose run is indexed next, and what happens to a run that ends its indexer."""
 
+import os
+import signal
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from services.cache_builder.indexing.index import Indexer
+from services.domain.attempt_budgets import MAX_INFRA_FAILURES
+from services.processes.tree import descendants, send_signal
 from services.store import index_tasks
 from services.store.database import Database
 from services.store.failing_rows import MAX_FAILURES
 from services.store.index_tasks import LARGE_FILES, IndexOffer
 from tests.support.dispatching import real_plan
 from tests.support.runs import TenantDatabase
+from tests.support.waiting import wait_until
+from trainer_core.process.stat import ProcessId
 
 OFFER = timedelta(seconds=10)
 
@@ -123,50 +130,117 @@ def test_a_locked_run_and_a_corrupt_one_are_no_obstacle(
         assert set(ids_of(offered(ada))) == {corrupt.run_id, good.run_id}
 
 
-def test_a_run_that_ends_its_indexer_each_time_fails(ada: TenantDatabase) -> None:
-    run_id = ada.queued().run_id
+def taken(tenant_db: TenantDatabase, run_id: str) -> bool:
+    """Offer the run and take it."""
+    assert ids_of(offered(tenant_db)) == [run_id]
+    with tenant_db.database.transaction() as conn:
+        return index_tasks.take(conn, tenant_db.tenant_id, run_id) is not None
+
+
+def test_indexers_that_vanish_use_up_a_budget_of_their_own(
+    ada: TenantDatabase, indexer: Indexer
+) -> None:
+    """Five machines that are switched off do not fail a healthy run."""
+    run_id = ada.queued(plan=real_plan()).run_id
     ada.builder()
-    for _ in range(MAX_FAILURES):
-        assert ids_of(offered(ada)) == [run_id]
-        with ada.database.transaction() as conn:
-            assert index_tasks.take(conn, ada.tenant_id, run_id) is not None
+    for _ in range(MAX_FAILURES + 1):
+        assert taken(ada, run_id)
         due_again(ada, run_id)
     assert ids_of(offered(ada)) == [run_id]
-    with ada.database.transaction() as conn:
-        assert index_tasks.take(conn, ada.tenant_id, run_id) is None
+    indexer.admit(ada.tenant_id, run_id)
     run = ada.run(run_id)
-    assert run.status == "failed"
-    assert run.status_reason is not None
-    assert run.status_reason["code"] == "indexing_died"
+    assert (run.stage, run.infra_failures) == ("caching", 0)
 
 
-@pytest.mark.parametrize("fault", ["index.taken=kill", ""])
-def test_a_large_run_has_a_process_of_its_own(
-    ada: TenantDatabase,
-    indexer: Indexer,
-    database_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    fault: str,
-) -> None:
+def test_a_run_whose_indexers_always_vanish_fails(ada: TenantDatabase) -> None:
+    run_id = ada.queued().run_id
+    ada.builder()
+    for _ in range(MAX_INFRA_FAILURES):
+        assert taken(ada, run_id)
+        due_again(ada, run_id)
+    assert not taken(ada, run_id)
+    assert end_of(ada, run_id) == ("failed", "attempts_exhausted")
+
+
+@pytest.fixture
+def real_process(
+    indexer: Indexer, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> pytest.MonkeyPatch:
+    """An indexing process that is started gets these settings."""
     for name, value in {
         "REVERIE_DATABASE_URL": database_url,
         "REVERIE_MODELS_DIR": str(indexer.models_dir),
         "REVERIE_ENV": "test",
-        "FAULT_AT": fault,
     }.items():
         monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def test_a_run_that_ends_a_process_of_its_own_each_time_fails(
+    ada: TenantDatabase, indexer: Indexer, real_process: pytest.MonkeyPatch
+) -> None:
+    real_process.setenv("FAULT_AT", "index.taken=kill")
+    run_id = ada.queued(plan=real_plan()).run_id
+    ada.builder()
+    assert taken(ada, run_id)  # a small one: it ends the indexer and whatever else is there
+    due_again(ada, run_id)
+    execute(ada, "UPDATE runs SET dispatch_failures = %s", MAX_FAILURES - 2)
+    assert ids_of(offered(ada)) == [run_id]
+
+    indexer.answer_ring(ada.tenant_id, run_id)
+
+    assert end_of(ada, run_id) == ("queued", "indexing_interrupted")
+    assert ada.run(run_id).dispatch_failures == MAX_FAILURES - 1
+    due_again(ada, run_id)
+    assert ids_of(offered(ada)) == [run_id]
+    indexer.answer_ring(ada.tenant_id, run_id)
+    assert end_of(ada, run_id) == ("failed", "indexing_died")
+
+
+def test_a_process_that_is_stopped_with_its_machine_does_not_count_against_the_run(
+    ada: TenantDatabase, indexer: Indexer, real_process: pytest.MonkeyPatch
+) -> None:
+    real_process.setenv("FAULT_AT", "index.taken=stall")
     run = ada.queued(plan=real_plan())
     make_large(ada, run.datasets["photos"])
     ada.builder()
     assert ids_of(offered(ada)) == [run.run_id]
+    answering = Thread(target=indexer.answer_ring, args=(ada.tenant_id, run.run_id))
+    answering.start()
+    wait_until(lambda: ada.run(run.run_id).infra_failures == 1, what="an indexing process")
 
-    indexer.answer_ring(ada.tenant_id, run.run_id)
+    send_signal(indexing_process(run.run_id), signal.SIGTERM)
+    answering.join()
 
     seen = ada.run(run.run_id)
-    if not fault:
-        assert seen.stage == "caching"
-        return
-    assert (seen.stage, seen.dispatch_failures) == ("admission", 1)
-    assert seen.status_reason is not None
-    assert seen.status_reason["code"] == "indexing_interrupted"
-    assert offered(ada) == []  # postponed
+    assert (seen.status, seen.dispatch_failures, seen.status_reason) == ("queued", 0, None)
+    assert (seen.stage, seen.infra_failures) == ("admission", 1)
+
+
+def indexing_process(run_id: str) -> ProcessId:
+    (found,) = [each for each in descendants([os.getpid()]) if run_id in command_of(each)]
+    return found
+
+
+def command_of(process: ProcessId) -> str:
+    try:
+        return Path(f"/proc/{process.pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def end_of(tenant_db: TenantDatabase, run_id: str) -> tuple[str, str]:
+    run = tenant_db.run(run_id)
+    assert run.status_reason is not None
+    return run.status, str(run.status_reason["code"])
+
+
+def test_a_large_run_has_a_process_of_its_own(
+    ada: TenantDatabase, indexer: Indexer, real_process: pytest.MonkeyPatch
+) -> None:
+    run = ada.queued(plan=real_plan())
+    make_large(ada, run.datasets["photos"])
+    ada.builder()
+    assert ids_of(offered(ada)) == [run.run_id]
+    indexer.answer_ring(ada.tenant_id, run.run_id)
+    assert ada.run(run.run_id).stage == "caching"

@@ -1,10 +1,11 @@
 """Admission of one run: its data is indexed, its missing shards are requested.
 
-What goes wrong with one run ends or postpones that run. The try is counted before the work, so that
-a run whose index ends the process each time fails after some tries.
+What goes wrong with one run ends or postpones that run. A run that ends the process in which it is
+indexed gets a process of its own, and fails after some tries.
 """
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +27,7 @@ from services.cache_builder.indexing.deciding import (
     Refused,
     decide,
 )
-from services.domain.failures import database_busy, indexing_interrupted, internal_error
+from services.domain.failures import database_busy, internal_error
 from services.processes.child import ChildProcess
 from services.store import admission, index_tasks, run_documents
 from services.store.database import (
@@ -63,17 +64,17 @@ class Indexer:
         """Admit, refuse or postpone the run, if it was offered and nobody else took it.
 
         A large one is indexed in a process of its own: Python would let others wait for it, and its
-        memory is free again afterwards. Where the database cannot be reached, the run is offered
-        again later.
+        memory is free again afterwards. So is one with which an indexer has died. Where the
+        database cannot be reached, the run is offered again later.
         """
         try:
             with self.database.transaction() as conn:
-                is_large = index_tasks.is_large(conn, tenant_id, run_id)
-            if not is_large:
+                needs_process = index_tasks.needs_process(conn, tenant_id, run_id)
+            if not needs_process:
                 self.admit(tenant_id, run_id)
-            elif not _admitted_elsewhere(tenant_id, run_id):
+            elif _has_died_in_a_process(tenant_id, run_id):
                 with self.database.transaction() as conn:
-                    index_tasks.fail(conn, run_id, indexing_interrupted())
+                    index_tasks.fail_dead(conn, run_id)
         except (DatabaseDownError, DatabaseBusyError) as error:
             log.warning("admission_postponed", run_id=run_id, error=type(error).__name__)
 
@@ -154,11 +155,14 @@ class Indexer:
             admission.refuse(conn, run.run_id, failure)
 
 
-def _admitted_elsewhere(tenant_id: str, run_id: str) -> bool:
-    """Handle the run in a new process; False where it died or took too long."""
+def _has_died_in_a_process(tenant_id: str, run_id: str) -> bool:
+    """Handle the run in a new process; whether that died or took too long.
+
+    Not where SIGTERM ended it: then this machine is stopped, and the run's lease runs out.
+    """
     supervisor = ("--supervisor", current_process_token())
     process = ChildProcess([*COMMAND, *supervisor, "--run", tenant_id, run_id], env=os.environ)
     if not process.wait(_LARGE_S):
         process.kill()
-    log.info("large_run_handled", run_id=run_id, how=process.exit_in_words())
-    return process.exit_status == 0
+    log.info("indexed_in_a_process", run_id=run_id, how=process.exit_in_words())
+    return process.exit_status not in (0, -signal.SIGTERM)
