@@ -113,6 +113,13 @@ class DeviceError(TrainerError):
     category: Category = Category.INFRA
 
 
+class GpuMissingError(DeviceError):
+    """A GPU is required, and CUDA finds none; another machine may have one."""
+
+    code = "gpu_missing"
+    retryable = True
+
+
 class InjectedFaultError(TrainerError):
     """Raised by a fault point that a test activated."""
 

@@ -16,7 +16,11 @@ import structlog
 from services.cache_builder.holding import renewed
 from services.domain.failures import infra_failure
 from services.metrics import work as metrics
-from services.objects.errors import ObjectMissingError, ObjectStoreDownError
+from services.objects.errors import (
+    ObjectMissingError,
+    ObjectStoreDownError,
+    ObjectStoreRefusedError,
+)
 from services.objects.folders import put_shard
 from services.objects.keys import upload_key
 from services.objects.local_files import sha256_of
@@ -25,6 +29,8 @@ from services.processes.request_child import ChildLostError, RequestChild, Reque
 from services.store import shards
 from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.shards import ShardWork
+from services.workers.failures import as_of_worker, failure_of_work, is_only_of_worker
+from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
 from trainer_core.data.index import PictureEntry, ShardSpec
 from trainer_core.faultpoints import fault_point
@@ -53,6 +59,7 @@ class Builder:
     encoder: RequestChild
     """Runs ``trainer_core encode``; its models stay loaded from shard to shard."""
     scratch: Scratch
+    health: WorkerHealth
 
     def answer_ring(self, tenant_id: str, digest: str) -> None:
         """Build the shard if it is missing and no other builder builds it.
@@ -77,18 +84,24 @@ class Builder:
         try:
             self._build(work)
         except BuildFailedError as error:
-            self._record_failure(work, error.failure)
-        except (ObjectStoreDownError, OSError) as error:
-            # The store is away, or this machine's disk is full: it is not the shard's fault.
-            log.warning("build_postponed", digest=work.digest, error=type(error).__name__)
-            with self.database.transaction() as conn:
-                shards.retry_later(conn, work, after=_LATER)
+            self.health.note_failure(error.failure)
+            if is_only_of_worker(error.failure):
+                self._postpone(work, error.failure)
+            else:
+                self._record_failure(work, error.failure)
+        except (ObjectStoreDownError, ObjectStoreRefusedError, OSError) as error:
+            # The store fails, or this machine: it is not the shard's fault.
+            failure = failure_of_work(error)
+            self.health.note_failure(failure)
+            self._postpone(work, failure)
         except TRANSIENT_ERRORS:
             raise
         except Exception:  # one bad shard must end with a reason, not be tried for ever
             log.exception("build_failed_unexpectedly", digest=work.digest)
             message = f"Building the cache shard of {work.shown} failed unexpectedly."
             self._record_failure(work, infra_failure("build_failed", message))
+        else:
+            self.health.note_success()
 
     def _build(self, work: ShardWork) -> None:
         with self.scratch.work_folder("build") as folder:
@@ -113,7 +126,9 @@ class Builder:
         try:
             reply = self.encoder.request(request, EncodeReply)
         except RequestFailedError as error:
-            raise BuildFailedError(error.failure) from error
+            if error.failure.code == "gpu_failed":
+                self.encoder.end()  # after an error of the GPU this process can use it no more
+            raise BuildFailedError(as_of_worker(error.failure)) from error
         except ChildLostError as error:
             message = f"The encoder failed on the cache shard of {work.shown}: {error}."
             raise BuildFailedError(infra_failure("encoder_died", message)) from error
@@ -138,6 +153,13 @@ class Builder:
                 raise BuildFailedError(infra_failure("input_corrupt", message))
             inputs[entry.sha256] = str(local)
         return inputs
+
+    def _postpone(self, work: ShardWork, failure: Failure) -> None:
+        """Try the shard later, perhaps on another machine; this is not counted as a try."""
+        metrics.shards.labels(kind=work.kind, outcome=failure.code).inc()
+        log.warning("build_postponed", digest=work.digest, code=failure.code)
+        with self.database.transaction() as conn:
+            shards.retry_later(conn, work, after=_LATER)
 
     def _record_failure(self, work: ShardWork, failure: Failure) -> None:
         metrics.shards.labels(kind=work.kind, outcome=failure.code).inc()

@@ -6,6 +6,7 @@ A second process beside it admits runs (see ``indexing``).
 import os
 import sys
 import threading
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final
 
@@ -27,6 +28,7 @@ from services.queue.serve import serve
 from services.settings.env import Settings
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
+from services.workers.health import WorkerHealth
 from services.workers.heartbeat import Heartbeat
 from services.workers.scratch import Scratch
 
@@ -35,6 +37,9 @@ log = structlog.get_logger(__name__)
 _LIBRARY: Final = (sys.executable, "-m", "trainer_core")
 _DECODING_S: Final = 60.0
 """A batch of pictures that takes longer is tried one by one; a picture that does is rejected."""
+_SCRATCH_BYTES: Final = 1 << 30
+"""What has to be free again after a full disk: a large shard and its pictures."""
+_TICK_S: Final = 0.5
 
 
 def main() -> int:
@@ -66,40 +71,73 @@ def _answer_rings(
     settings: Settings, worker: Worker, database: Database, objects: ObjectStore
 ) -> None:
     """Handle messages until the process is asked to stop."""
-    stopping = threading.Event()
-    heartbeat = Heartbeat(
-        PostgresLedger(database),
-        worker,
-        every_s=settings.heartbeat_s,
-        is_draining=stopping.is_set,
-        run_id=lambda: None,
-    )
-
-    indexer = IndexerProcess()
-
-    def drain() -> None:
-        stopping.set()
-        indexer.ask_to_stop()
-        heartbeat.wake()
-
+    stopping, indexer = threading.Event(), IndexerProcess()
     encode = (*_LIBRARY, "encode", "--models-dir", str(settings.models_dir))
     inspect = (*_LIBRARY, "inspect")
     with (
         Scratch(settings.scratch_dir, worker.worker_id) as scratch,
         RequestChild(encode, env=os.environ) as encoder,
         RequestChild(inspect, env=os.environ, deadline_s=_DECODING_S) as inspector,
-        indexer,
-        heartbeat,
     ):
+        heartbeat = Heartbeat(
+            PostgresLedger(database),
+            worker,
+            every_s=settings.heartbeat_s,
+            is_draining=stopping.is_set,
+            run_id=lambda: None,
+            drain_reason=lambda: health.drain_reason,
+        )
+        health = WorkerHealth(
+            scratch,
+            objects,
+            scratch_bytes=_SCRATCH_BYTES,
+            models_dir=settings.models_dir,
+            needs_gpu=False,
+            program=_LIBRARY,
+            on_change=heartbeat.wake,
+        )
         verifier = Verifier(
-            database=database, objects=objects, inspector=inspector, scratch=scratch
+            database=database,
+            objects=objects,
+            inspector=inspector,
+            scratch=scratch,
+            health=health,
         )
-        builder = Builder(database=database, objects=objects, encoder=encoder, scratch=scratch)
-        log.info("worker_up", worker_id=worker.worker_id)
-        serve(
-            settings.broker_url,
-            [CACHE_QUEUE],
-            {DATASET_TASK: verifier.answer_ring, SHARD_TASK: builder.answer_ring},
-            acks_late=True,
-            on_shutdown=drain,
+        builder = Builder(
+            database=database, objects=objects, encoder=encoder, scratch=scratch, health=health
         )
+
+        def drain() -> None:
+            stopping.set()
+            indexer.ask_to_stop()
+            heartbeat.wake()
+
+        with health, indexer, heartbeat:
+            log.info("worker_up", worker_id=worker.worker_id)
+            serve(
+                settings.broker_url,
+                [CACHE_QUEUE],
+                {
+                    DATASET_TASK: _when_healthy(verifier.answer_ring, health, stopping),
+                    SHARD_TASK: _when_healthy(builder.answer_ring, health, stopping),
+                },
+                acks_late=True,
+                on_shutdown=drain,
+            )
+
+
+def _when_healthy(
+    answer_ring: Callable[[str, str], None], health: WorkerHealth, stopping: threading.Event
+) -> Callable[[str, str], None]:
+    """Answer a ring once the builder can work.
+
+    All builders share a queue. One that keeps its ring takes no other, and the row is rung again.
+    """
+
+    def answer(tenant_id: str, id_: str) -> None:
+        while health.must_decline() is not None and not stopping.wait(_TICK_S):
+            pass
+        if not stopping.is_set():
+            answer_ring(tenant_id, id_)
+
+    return answer

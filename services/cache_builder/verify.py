@@ -18,15 +18,21 @@ import structlog
 from services.cache_builder.holding import renewed
 from services.domain.errors import Problem
 from services.metrics.work import verifications
-from services.objects.errors import ObjectMissingError, ObjectStoreDownError
+from services.objects.errors import (
+    ObjectMissingError,
+    ObjectStoreDownError,
+    ObjectStoreRefusedError,
+)
 from services.objects.keys import upload_key
 from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
-from services.processes.request_child import ChildLostError, RequestChild
+from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
 from services.store import verification
 from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.datasets import DatasetFile, FileFacts
 from services.store.verification import Verification
+from services.workers.failures import as_of_worker, failure_of_work
+from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
 from trainer_core.data.captions import MAX_CAPTION_BYTES, decode_caption
 from trainer_core.errors import BadCaptionError
@@ -50,6 +56,7 @@ class Verifier:
     inspector: RequestChild
     """Runs ``trainer_core inspect``: untrusted images are decoded in a separate process."""
     scratch: Scratch
+    health: WorkerHealth
     slice_s: float = 2.0
     """A ring verifies batches for this long, and at least one."""
 
@@ -76,6 +83,7 @@ class Verifier:
                 if work.has_too_many_problems:
                     break
                 advanced = self._verify(work, batch)
+                self.health.note_success()
                 if advanced is None:
                     return  # another builder is ahead
                 work = advanced
@@ -88,14 +96,15 @@ class Verifier:
                 status = verification.finish(conn, work)
         except TRANSIENT_ERRORS:
             raise
-        except (ObjectStoreDownError, ChildLostError, OSError) as error:
-            # The store is away, or this machine cannot decode or has a full disk.
-            verifications.labels(outcome="postponed").inc()
-            log.warning(
-                "verification_postponed", dataset_id=work.dataset_id, error=type(error).__name__
-            )
-            with self.database.transaction() as conn:
-                verification.postpone(conn, work, after=_LATER)
+        except ChildLostError as error:  # this machine cannot decode
+            self._postpone(work, error)
+        except RequestFailedError as error:  # so did the decoder, because of this machine
+            self.health.note_failure(as_of_worker(error.failure))
+            self._postpone(work, error)
+        except (ObjectStoreDownError, ObjectStoreRefusedError, OSError) as error:
+            # The store fails, or this machine: it is not the dataset's fault.
+            self.health.note_failure(failure_of_work(error))
+            self._postpone(work, error)
         except Exception:  # one bad dataset must end with a reason, not be tried for ever
             verifications.labels(outcome="failed").inc()
             log.exception("verification_failed_unexpectedly", dataset_id=work.dataset_id)
@@ -110,6 +119,14 @@ class Verifier:
                 files=work.verified_files,
                 errors=work.num_problems,
             )
+
+    def _postpone(self, work: Verification, error: Exception) -> None:
+        verifications.labels(outcome="postponed").inc()
+        log.warning(
+            "verification_postponed", dataset_id=work.dataset_id, error=type(error).__name__
+        )
+        with self.database.transaction() as conn:
+            verification.postpone(conn, work, after=_LATER)
 
     def _next_batch(self, work: Verification) -> list[DatasetFile]:
         with self.database.transaction() as conn:

@@ -20,6 +20,8 @@ WORKER_FAULTS: Final = frozenset(
         "base_models_unreadable",
         "clock_wrong",
         "gpu_failed",
+        "gpu_missing",
+        "object_store_refused",
         "worker_disk_failed",
         "worker_disk_full",
     }

@@ -19,7 +19,7 @@ import structlog
 from services.processes.child import ChildProcess
 from services.processes.environment import environment_for_child
 from trainer_core.config.plan.frozen import Frozen
-from trainer_core.process.failure import MACHINE_CODES, Failure
+from trainer_core.process.failure import Failure
 from trainer_core.process.requests import Reply, read_reply, request_line
 from trainer_core.process.supervision import current_process_token
 
@@ -93,7 +93,6 @@ class RequestChild:
 
         Raises:
             RequestFailedError: the child replied with a failure; it keeps running.
-            OSError: the same, and it is the machine's: its disk is full, for example.
             ChildLostError: it died, hung or sent an invalid reply; it has been ended.
         """
         with self._lock:
@@ -111,8 +110,6 @@ class RequestChild:
                 raise ChildLostError(f"{error} ({how})") from error
             self._start_idle_timer()
             if isinstance(reply, Failure):
-                if reply.code in MACHINE_CODES:
-                    raise OSError(reply.message)
                 raise RequestFailedError(reply)
             return reply
 

@@ -47,7 +47,8 @@ class Settings:
     http: HttpLimits = field(default_factory=HttpLimits)
     """What a client may take of the API; the fields name their variables."""
     gpu_class: str = "cpu"
-    """REVERIE_GPU_CLASS: the GPU class of this worker, and of every new run."""
+    """REVERIE_GPU_CLASS: the GPU class of this worker, and of every new run. Except in the class
+    ``cpu`` nothing is trained without a GPU."""
     node: str = field(default_factory=socket.gethostname)
     """REVERIE_NODE: the machine of this worker, by default its host name. Workers of one machine
     share what it keeps of base models."""
@@ -147,6 +148,11 @@ class Settings:
             environment=cast(Environment, _one_of(given, "REVERIE_ENV", ("production", "test"))),
             _given={name: given[name] for name in _WITHOUT_DEFAULT if name in given},
         )
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether runs of this GPU class are trained on a GPU, never on a CPU instead."""
+        return self.gpu_class != "cpu"
 
     @property
     def database_url(self) -> str:

@@ -29,6 +29,8 @@ class TrainerContext:
     models_dir: Path
     scratch_bytes: int
     """Disk space for one attempt."""
+    needs_gpu: bool
+    """The training process fails where it finds no GPU, instead of training on the CPU."""
     node_cache: NodeCache | None
     times: LeaseTimes
     stall_s: float

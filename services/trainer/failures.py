@@ -1,21 +1,12 @@
 """Why an attempt failed: maps every error to a failure with a code and a message."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Final
-
-import structlog
+from typing import Any
 
 from services.domain.failures import infra_failure
-from services.objects.errors import ObjectStoreError, WrongClockError
+from services.workers.failures import as_of_worker, failure_of_work
 from trainer_core.errors import Category
-from trainer_core.process.failure import Failure, failure_of, failure_reported
-
-log = structlog.get_logger(__name__)
-
-
-_OF_THE_WORKER: Final = {"disk_full": "worker_disk_full", "disk_failed": "worker_disk_failed"}
-"""A disk error's code in any process → its code where the disk is a worker's."""
+from trainer_core.process.failure import Failure, failure_reported
 
 
 class AttemptFailedError(Exception):
@@ -40,25 +31,9 @@ def platform_failed(code: str, message: str) -> AttemptFailedError:
 
 def failure_of_attempt(error: Exception) -> Failure:
     """The failure to report for an attempt's error; an unexpected one is logged with traceback."""
-    match error:
-        case AttemptFailedError():
-            return error.failure
-        case WrongClockError():
-            log.error("clock_wrong", reason=str(error))
-            return infra_failure(error.code, "The clock of the worker is wrong.")
-        case ObjectStoreError():
-            log.error("object_store_failed", code=error.code, reason=str(error))
-            return infra_failure(error.code, f"The object store failed ({error.code}).")
-    failure = failure_of(error)
-    if failure.code not in _OF_THE_WORKER:  # the worker then drains, and says so
-        log.error("attempt_failed_unexpectedly", exc_info=error)
-    return _of_worker(failure)
+    return error.failure if isinstance(error, AttemptFailedError) else failure_of_work(error)
 
 
 def failure_of_child(reported: Mapping[str, Any]) -> Failure:
     """The failure that the training process reported in its last event."""
-    return _of_worker(failure_reported(reported))
-
-
-def _of_worker(failure: Failure) -> Failure:
-    return replace(failure, code=_OF_THE_WORKER.get(failure.code, failure.code))
+    return as_of_worker(failure_reported(reported))

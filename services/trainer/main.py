@@ -82,8 +82,10 @@ def _answer_rings(
         )
         health = WorkerHealth(
             scratch,
+            objects,
             scratch_bytes=settings.scratch_bytes,
             models_dir=settings.models_dir,
+            needs_gpu=settings.needs_gpu,
             program=TRAINING_PROGRAM,
             on_change=heartbeat.wake,
         )
@@ -136,6 +138,7 @@ def _context(
         health=health,
         models_dir=settings.models_dir,
         scratch_bytes=settings.scratch_bytes,
+        needs_gpu=settings.needs_gpu,
         node_cache=settings.node_cache,
         times=times,
         stall_s=settings.stall_s,

@@ -57,6 +57,8 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
     """
     claim = held.claim
     plan, index = _read_plan(claim), _read_index(claim)
+    if held.context.needs_gpu:
+        plan = _on_a_gpu(plan)
     base_dir = _base_model(claim, plan, held.context.models_dir)
     output_dir, shards_dir = folder / "output", folder / "shards"
     output_dir.mkdir()
@@ -144,6 +146,12 @@ def _read_plan(claim: Claim) -> Plan:
                 retryable=is_newer,
             )
         ) from error
+
+
+def _on_a_gpu(plan: Plan) -> Plan:
+    """The plan with the device ``cuda``; ``auto`` would train on the CPU where the GPU is gone."""
+    operation = plan.operation.model_copy(update={"device": "cuda"})
+    return plan.model_copy(update={"operation": operation})
 
 
 def _read_index(claim: Claim) -> DataIndex:

@@ -15,6 +15,8 @@ import structlog
 
 from services.domain.attempt_budgets import WORKER_FAULTS
 from services.domain.failures import infra_failure
+from services.objects.errors import ObjectStoreError, ObjectStoreRefusedError, WrongClockError
+from services.objects.port import ObjectStore
 from services.workers.device_check import gpu_answers
 from services.workers.scratch import MIN_FREE_BYTES, Scratch
 from trainer_core.process.failure import Failure
@@ -24,6 +26,19 @@ log = structlog.get_logger(__name__)
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 60.0
 _LOOK_EVERY_S: Final = 10.0
+_OF_STORE: Final = {
+    ObjectStoreRefusedError.code: "The object store refuses this worker; the worker's log has its "
+    "answer. Look at REVERIE_OBJECTS_URL, and at the credentials (AWS_*) and their rights.",
+    WrongClockError.code: "The object store refuses this worker, because the clock of its machine "
+    "is wrong: set it, and see that NTP keeps it right.",
+}
+_OF_GPU: Final = {
+    "gpu_failed": "A GPU of this machine does not compute; the worker's log has the reason. Reset "
+    "the GPU, or take the machine out of service.",
+    "gpu_missing": "CUDA finds no GPU on this machine that computes, and REVERIE_GPU_CLASS "
+    "promises one; the worker's log has the reason. Repair the GPU or its driver, or take the "
+    "machine out of service.",
+}
 
 
 class WorkerHealth:
@@ -32,9 +47,11 @@ class WorkerHealth:
     def __init__(
         self,
         scratch: Scratch,
+        objects: ObjectStore,
         *,
         scratch_bytes: int,
         models_dir: Path,
+        needs_gpu: bool,
         program: Sequence[str],
         on_change: Callable[[], None],
     ) -> None:
@@ -42,17 +59,20 @@ class WorkerHealth:
         Args:
             scratch_bytes: what has to be free after a piece of work has filled the disk.
             models_dir: has to be readable.
+            needs_gpu: check at the start that there is a GPU, and that all of them compute.
             program: such as ``python -m trainer_core``; asked whether the GPUs compute.
             on_change: called when the worker begins or ends to drain, or has another reason.
         """
         self._scratch = scratch
+        self._objects = objects
         self._scratch_bytes = scratch_bytes
         self._models_dir = models_dir
         self._program = program
         self._on_change = on_change
         self._lock = threading.RLock()
-        self._fault: Failure | None = None
-        """How the last piece of work failed, if that was because of this worker."""
+        self._fault = infra_failure("gpu_missing", "") if needs_gpu else None
+        """How the last piece of work failed, if that was because of this worker. Before the first
+        check a GPU that is needed counts as missing."""
         self._reason: Failure | None = None
         self._pause_s = _FIRST_PAUSE_S
         self._is_closing = False
@@ -150,13 +170,20 @@ class WorkerHealth:
                 "base_models_unreadable",
                 f"REVERIE_MODELS_DIR cannot be read ({error.strerror}): mount it again.",
             )
-        if code == "gpu_failed" and not gpu_answers(self._program):
-            return infra_failure(
-                "gpu_failed",
-                "A GPU of this machine does not compute; the worker's log has the reason. Reset "
-                "the GPU, or take the machine out of service.",
-            )
+        if code in _OF_STORE and not self._store_accepts():
+            return infra_failure(code, _OF_STORE[code])
+        if code in _OF_GPU and not gpu_answers(self._program):
+            return infra_failure(code, _OF_GPU[code])
         return None
+
+    def _store_accepts(self) -> bool:
+        """Whether the worker can write and read; as when it started."""
+        try:
+            self._objects.prove_conditional_writes()
+        except ObjectStoreError as error:
+            log.warning("object_store_failed", code=error.code, reason=str(error))
+            return False
+        return True
 
     def _set_reason(self, reason: Failure | None) -> None:
         with self._lock:

@@ -23,7 +23,7 @@ SSE = {"Accept": "text/event-stream"}
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of(REVERIE_SINGLE_TENANT="false")
+    fleet = fleet_of(REVERIE_SINGLE_TENANT="false", REVERIE_GPU_CLASS="h200")
     fleet.start("api")
     wait_until(fleet.is_ready, deadline_s=30, what="the API")
     return fleet
@@ -200,6 +200,18 @@ def test_the_hub_is_refused_where_there_are_several_tenants(
     body["target"] = {"kind": "folder"}
     early = tenant.http.post("/v1/publications", json=body)
     assert (early.status_code, early.json()["errors"][0]["code"]) == (422, "no_result")
+
+
+def test_a_cpu_is_refused_where_the_workers_have_gpus(
+    tenant: Tenant, datasets: dict[str, str]
+) -> None:
+    answer = tenant.http.post("/v1/runs", json=run_request(datasets, **{"--device": "cpu"}))
+    assert answer.status_code == 422
+    ((pointer, code, message),) = [
+        (e["pointer"], e["code"], e["message"]) for e in answer.json()["errors"]
+    ]
+    assert (pointer, code) == ("/config/--device", "refused")
+    assert "h200" in message
 
 
 def test_requests_without_a_known_key_are_unauthenticated(fleet: Fleet, tenant: Tenant) -> None:

@@ -245,6 +245,30 @@ def test_a_killed_builder_repeats_one_batch(service: Service) -> None:
     assert service.dataset(dataset_id).verified_files == 40
 
 
+@pytest.mark.parametrize("disk", ["size=100m"], ids=["small"])
+def test_a_builder_whose_disk_is_full_drains_and_keeps_its_ring(service: Service) -> None:
+    scratch = service.env["REVERIE_SCRATCH_DIR"]
+    ballast = Path(f"/proc/{service.process.pid}/root{scratch}/ballast")
+
+    def state() -> tuple[bool, str | None] | None:
+        with service.database.transaction() as conn:
+            return conn.execute("SELECT draining, drain_reason->>'code' FROM workers").fetchone()
+
+    wait_until(lambda: state() == (False, None), what=service.log.read_text)
+    ballast.write_bytes(bytes(60 << 20))
+    body = picture(64, 64)
+    service.upload(body)
+
+    dataset_id = service.dataset_of({"a": image_of("a.jpg", body)})
+
+    full = (True, "worker_disk_full")
+    wait_until(lambda: state() == full, what=service.log.read_text)
+    assert service.dataset(dataset_id).status == "verifying"
+    ballast.unlink()
+    assert service.wait_decided(dataset_id).status == "ready"
+    wait_until(lambda: state() == (False, None), what=service.log.read_text)
+
+
 def index_of(models_dir: Path, bodies: dict[str, bytes]) -> DataIndex:
     model = read_base_models(models_dir)["hidream-tiny"]
     plan = import_small({}, backends=[{"id": "a", "caption_strategy": "filename"}]).plan
@@ -355,23 +379,20 @@ def test_a_builder_killed_at_its_second_shard_loses_only_that_one(
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("disk", ["size=64k"], ids=["too small for the latents"])
+@pytest.mark.parametrize("disk", ["size=64k"], ids=["without room"])
 def test_a_shard_waits_for_a_builder_with_room(service: Service, models_dir: Path) -> None:
     body = picture(256, 256)
     service.upload(body)
 
-    index = index_of(models_dir, {"a.jpg": body})
-    digests = service.want(index)
-    (latents,) = [shard.digest for shard in index.shards if shard.kind == "latents"]
-    others = [digest for digest in digests if digest != latents]
+    digests = service.want(index_of(models_dir, {"a.jpg": body}))
 
-    wait_until(lambda: "build_postponed" in service.log.read_text(), what=service.log.read_text)
-    wait_built(service, others)
-    row = service.shard(latents)
-    assert (row["status"], row["attempts"], row["error"]) == ("pending", 0, None)
-    assert set(stored_times(service)) == set(others)
+    wait_until(lambda: "worker_draining" in service.log.read_text(), what=service.log.read_text)
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(DEADLINE_S) == 0
+    for digest in digests:
+        row = service.shard(digest)
+        assert (row["status"], row["attempts"], row["error"]) == ("pending", 0, None)
     service.restart()
-    service.rings.shard(service.tenant_id, latents)
-    wait_built(service, [latents])
+    for digest in digests:
+        service.rings.shard(service.tenant_id, digest)
+    wait_built(service, digests)

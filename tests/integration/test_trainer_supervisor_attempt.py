@@ -69,6 +69,25 @@ def test_a_lost_lease_kills_the_child_and_nothing_more_is_written(host: TrainerH
     assert list((host.folder / "scratch").glob("wrk_*")) == []
 
 
+def test_nothing_is_trained_on_the_cpu_where_the_gpu_has_vanished(host: TrainerHost) -> None:
+    """The device is ``auto``, and the check before found a GPU."""
+    host.do(
+        "UPDATE run_documents SET plan = jsonb_set(plan, '{operation,device}', '\"auto\"')"
+        " WHERE run_id = %(run_id)s"
+    )
+    trainer = host.start("real", device_check=["true"], rings=2, REVERIE_GPU_CLASS="h200")
+    assert host.end_of(trainer) == 0
+
+    ((outcome, _, code, message),) = host.attempts()
+    assert (outcome, code) == ("failed", "gpu_missing"), host.logs()
+    assert "no cuda device" in message
+    run = host.run()
+    assert (run["status"], run["step"]) == ("queued", 0)
+    assert host.events("step") == []
+    assert "worker_draining" in host.logs()
+    assert "ring_declined" in host.logs()
+
+
 def test_a_child_that_dies_is_retryable_and_its_checkpoints_are_kept(host: TrainerHost) -> None:
     assert host.end_of(host.start("die")) == 0
 
@@ -158,6 +177,25 @@ def test_a_frozen_database_pauses_the_child_until_the_same_fence_renews(
     holder.send_signal(signal.SIGTERM)
     assert host.end_of(holder) == 0
     assert host.attempts()[0][0] == "stopped", host.logs()
+
+
+def test_a_crash_of_the_database_costs_the_run_nothing(
+    host: TrainerHost, postgres_server: PostgresServer
+) -> None:
+    holder = host.start("unsaved")
+    host.wait_for_step(3)
+    (child,) = host.child_pids()
+
+    postgres_server.stop("immediate")
+    postgres_server.start()
+
+    step = host.run()["step"]
+    host.wait_for_step(step + 3)
+    assert host.child_pids() == [child]
+    holder.send_signal(signal.SIGTERM)
+    assert host.end_of(holder) == 0
+    assert [each[0] for each in host.attempts()] == ["stopped"], host.logs()
+    assert host.ask("SELECT attempts_without_progress, infra_failures FROM runs") == [(0, 0)]
 
 
 def _paused(attempt: Path) -> bool:

@@ -12,32 +12,26 @@ import pytest
 from PIL import Image
 
 from services.cache_builder.verify import Verifier
-from services.objects.errors import ObjectStoreDownError
-from services.objects.folder_store import FolderStore
+from services.objects.errors import (
+    ObjectStoreDownError,
+    ObjectStoreError,
+    ObjectStoreRefusedError,
+)
 from services.objects.keys import upload_key
-from services.objects.signing import UrlSigner
 from services.processes.request_child import RequestChild
 from services.store import cache_work, datasets, verification
 from services.store.cache_work import CacheWork
 from services.store.database import Database
 from services.store.datasets import Dataset, NewFile
 from services.store.verification import MAX_FAILURES, MAX_PROBLEMS
+from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
+from tests.support.failing_store import FailingStore, store_in
 from tests.support.runs import TenantDatabase
+from tests.support.waiting import wait_until
 
 BATCH = 32
 OFFER = timedelta(seconds=10)
-
-
-class FailingStore(FolderStore):
-    """A store that cannot be reached while ``is_away``."""
-
-    is_away = False
-
-    def size(self, key: str) -> int | None:
-        if self.is_away:
-            raise ObjectStoreDownError("away")
-        return super().size(key)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +53,7 @@ def bob(ada: TenantDatabase) -> TenantDatabase:
 
 @pytest.fixture
 def store(tmp_path: Path) -> FailingStore:
-    signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 32)
-    return FailingStore(tmp_path / "objects", signer)
+    return store_in(tmp_path)
 
 
 @pytest.fixture
@@ -68,9 +61,25 @@ def verifier(
     ada: TenantDatabase, store: FailingStore, inspector: RequestChild, tmp_path: Path
 ) -> Iterator[Verifier]:
     """Each ring verifies one batch."""
-    with Scratch(tmp_path / "scratch", "wrk") as scratch:
+    with (
+        Scratch(tmp_path / "scratch", "wrk") as scratch,
+        WorkerHealth(
+            scratch,
+            store,
+            scratch_bytes=1,
+            models_dir=tmp_path,
+            needs_gpu=False,
+            program=(),
+            on_change=lambda: None,
+        ) as health,
+    ):
         yield Verifier(
-            database=ada.database, objects=store, inspector=inspector, scratch=scratch, slice_s=0
+            database=ada.database,
+            objects=store,
+            inspector=inspector,
+            scratch=scratch,
+            health=health,
+            slice_s=0,
         )
 
 
@@ -178,16 +187,28 @@ def test_builders_that_die_are_counted(ada: TenantDatabase, store: FailingStore)
     assert [error["code"] for error in seen(ada, dataset_id).errors] == ["verification_failed"]
 
 
-def test_a_store_that_is_away_is_no_failure(
-    ada: TenantDatabase, store: FailingStore, verifier: Verifier
+@pytest.mark.parametrize(
+    ("error", "drains"), [(ObjectStoreDownError("a"), False), (ObjectStoreRefusedError("b"), True)]
+)
+def test_a_store_that_fails_is_not_the_datasets_fault(
+    ada: TenantDatabase,
+    store: FailingStore,
+    verifier: Verifier,
+    error: ObjectStoreError,
+    drains: bool,
 ) -> None:
     dataset_id = verifying(ada, store)
-    store.is_away = True
-    for _ in range(2 * MAX_FAILURES):
+    store.error = error
+    for _ in range(2):
         verifier.answer_ring(ada.tenant_id, dataset_id)
-    assert seen(ada, dataset_id).status == "verifying"
+    with ada.database.transaction() as conn:
+        row = conn.execute("SELECT status, verify_failures FROM datasets").fetchone()
+    assert row == ("verifying", 0)
     assert offered(ada) == []  # postponed
-    store.is_away = False
+    reason = verifier.health.drain_reason
+    assert (reason is not None and reason.code == error.code) == drains
+    store.error = None
+    wait_until(lambda: verifier.health.drain_reason is None, what="a healthy builder")
     for _ in range(2):
         verifier.answer_ring(ada.tenant_id, dataset_id)
     assert seen(ada, dataset_id).status == "ready"

@@ -16,6 +16,7 @@ from services.store.ledger import PostgresLedger
 from services.workers.health import WorkerHealth
 from services.workers.heartbeat import Heartbeat
 from services.workers.scratch import Scratch
+from tests.support.failing_store import store_in
 from tests.support.waiting import wait_until
 
 CHECK = """
@@ -32,7 +33,9 @@ def card(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def worker(tmp_path: Path, card: Path, *, scratch_bytes: int = 1) -> Iterator[WorkerHealth]:
+def worker(
+    tmp_path: Path, card: Path, *, scratch_bytes: int = 1, needs_gpu: bool = False
+) -> Iterator[WorkerHealth]:
     script = tmp_path / "check.py"
     script.write_text(CHECK)
     models = tmp_path / "models"
@@ -42,8 +45,10 @@ def worker(tmp_path: Path, card: Path, *, scratch_bytes: int = 1) -> Iterator[Wo
         Scratch(tmp_path / "scratch", new_id("wrk")) as scratch,
         WorkerHealth(
             scratch,
+            store_in(tmp_path),
             scratch_bytes=scratch_bytes,
             models_dir=models,
+            needs_gpu=needs_gpu,
             program=(sys.executable, str(script), str(card)),
             on_change=lambda: None,
         ) as health,
@@ -61,19 +66,35 @@ def way_out(health: WorkerHealth) -> str:
     return "" if failure is None else failure.message
 
 
-def test_a_worker_drains_until_its_gpu_computes_again(tmp_path: Path, card: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "words"), [("gpu_failed", "Reset the GPU"), ("gpu_missing", "REVERIE_GPU_CLASS")]
+)
+def test_a_worker_drains_until_its_gpu_computes_again(
+    tmp_path: Path, card: Path, code: str, words: str
+) -> None:
     with worker(tmp_path, card) as health:
         assert health.must_decline() is None
-        health.note_failure(infra_failure("gpu_failed", "The GPU or its driver failed."))
-        assert reason(health) == "gpu_failed"
+        health.note_failure(infra_failure(code, "The GPU or its driver failed."))
+        assert reason(health) == code
         wait_until(
-            lambda: "Reset the GPU" in way_out(health),
+            lambda: words in way_out(health),
             what="a check of the GPU",
             deadline_s=10,
         )
         card.touch()
         wait_until(lambda: reason(health) is None, what="the worker to come back", deadline_s=15)
         assert health.must_decline() is None
+
+
+def test_a_worker_that_needs_a_gpu_takes_nothing_before_it_has_one(
+    tmp_path: Path, card: Path
+) -> None:
+    with worker(tmp_path, card, needs_gpu=True) as health:
+        assert reason(health) == "gpu_missing"
+        card.touch()
+        wait_until(lambda: reason(health) is None, what="the worker to come back", deadline_s=10)
+    with worker(tmp_path, card, needs_gpu=True) as health:
+        assert reason(health) is None
 
 
 def test_a_worker_whose_disk_was_filled_waits_for_the_space_it_promises(

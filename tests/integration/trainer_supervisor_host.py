@@ -17,6 +17,7 @@ from services.domain.ids import new_id
 from services.objects.folders import put_shard
 from services.objects.open import open_store
 from services.settings.env import Settings
+from services.trainer.context import TRAINING_PROGRAM
 from tests.support.waiting import wait_until
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.base_models.describe import describe_base
@@ -84,21 +85,26 @@ class TrainerHost:
         *,
         python: str = sys.executable,
         launcher: Sequence[str] = (),
+        device_check: Sequence[str] = TRAINING_PROGRAM,
         rings: int = 1,
         **env: str,
     ) -> subprocess.Popen[bytes]:
         """A trainer that answers rings, one after the other, and then ends.
 
         Args:
-            behaviour: of the training process, see ``trainer_supervisor_child``.
+            behaviour: of the training process, see ``trainer_supervisor_child``. ``real``: it is
+                the one of a trainer.
             python: the interpreter of the training process.
             launcher: a command that starts the trainer.
+            device_check: the program that is asked whether the GPUs compute.
         """
+        scripted = (python, str(HERE / "trainer_supervisor_child.py"), behaviour)
         told = {
             "run_id": self.run_id,
             "rings": rings,
             "env": {**self.env, **env},
-            "child_command": [python, str(HERE / "trainer_supervisor_child.py"), behaviour],
+            "child_command": TRAINING_PROGRAM if behaviour == "real" else scripted,
+            "device_check": device_check,
         }
         log = (self.folder / f"trainer-{len(self.processes)}.log").open("wb")
         process = subprocess.Popen(

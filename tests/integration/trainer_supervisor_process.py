@@ -15,7 +15,7 @@ from services.settings.env import Settings
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
 from services.trainer.attempt import answer_ring
-from services.trainer.context import TRAINING_PROGRAM, Assignment, TrainerContext
+from services.trainer.context import Assignment, TrainerContext
 from services.trainer.lease import LeaseTimes
 from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
@@ -28,25 +28,29 @@ def main() -> None:
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     database = Database(settings.database_url, max_size=4)
+    objects = open_store(settings)
     worker_id = new_id("wrk")
     with (
         Scratch(settings.scratch_dir, worker_id) as scratch,
         WorkerHealth(
             scratch,
+            objects,
             scratch_bytes=settings.scratch_bytes,
             models_dir=settings.models_dir,
-            program=TRAINING_PROGRAM,
+            needs_gpu=settings.needs_gpu,
+            program=arguments["device_check"],
             on_change=lambda: None,
         ) as health,
     ):
         context = TrainerContext(
             ledger=PostgresLedger(database),
-            objects=open_store(settings),
+            objects=objects,
             worker_id=worker_id,
             scratch=scratch,
             health=health,
             models_dir=settings.models_dir,
             scratch_bytes=1 << 30,
+            needs_gpu=settings.needs_gpu,
             node_cache=settings.node_cache,
             times=LeaseTimes(
                 lease_s=settings.lease_s, renew_s=settings.renew_s, orphan_s=settings.orphan_s

@@ -52,9 +52,9 @@ class LoadedRun:
 def load_run(job: Job, control: Control) -> LoadedRun:
     """Load the base model, prepare the network, and open what trains it.
 
-    Raises BaseModelError where the folder does not hold the plan's base model, DeviceError where
-    the machine lacks the plan's device or its products, OutOfMemoryError where the run does not
-    fit the card, and what loading raises.
+    Raises BaseModelError where the folder does not hold the plan's base model, DeviceError
+    (GpuMissingError) where the machine lacks the plan's products (its device), OutOfMemoryError
+    where the run does not fit the card, and what loading raises.
     """
     times = StartTimes()
     folder = Path(job.base_model_dir)

@@ -60,7 +60,7 @@ def generate(
         AdapterFileError: the adapter cannot be read or was made for another model, or the
             multiplier is not finite.
         BaseModelError: the base model cannot be loaded.
-        DeviceError: cuda is requested but not available.
+        GpuMissingError: cuda is requested but not available.
     """
     check_multiplier(options.multiplier)
     for request in requests:

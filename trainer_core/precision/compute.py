@@ -8,7 +8,7 @@ import torch
 
 from trainer_core.config.plan import Precision
 from trainer_core.config.plan.matmul import Capability
-from trainer_core.errors import DeviceError
+from trainer_core.errors import GpuMissingError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +44,11 @@ def choose_compute(
             device, because a small update of a bf16 weight rounds to nothing.
 
     Raises:
-        DeviceError: the plan's device is cuda, and the machine has none.
+        GpuMissingError: the plan's device is cuda, and the machine has none.
     """
     has_cuda = torch.cuda.is_available()
     if wanted == "cuda" and not has_cuda:
-        raise DeviceError(
+        raise GpuMissingError(
             "the plan's device is cuda, and this machine has no cuda device: set device to auto or "
             "cpu"
         )

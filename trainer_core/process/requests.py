@@ -11,9 +11,8 @@ from typing import BinaryIO, Final, TypeVar
 
 from trainer_core.config.plan.frozen import Frozen, Many
 from trainer_core.data.index import ShardSpec
-from trainer_core.errors import TrainerError
+from trainer_core.errors import Category, TrainerError
 from trainer_core.process.failure import (
-    MACHINE_CODES,
     Failure,
     failure_as_json,
     failure_of,
@@ -115,8 +114,9 @@ def answer_requests(
 ) -> None:
     """Answer until stdin ends; `{"id", "ok": true, …}` or `{"id", "ok": false, "error": {…}}`.
 
-    A TrainerError becomes a reply, and so does a full or broken disk. Any other exception ends the
-    process; the parent then reads end of file and knows which request failed.
+    A TrainerError becomes a reply, and so does a failure of the machine, such as a full disk. Any
+    other exception ends the process; the parent then reads end of file and knows which request
+    failed.
     """
     for line in requests:
         if line.strip():
@@ -124,9 +124,9 @@ def answer_requests(
             reply = {"id": body.pop("id")}
             try:
                 reply |= {"ok": True, **handle(kind.model_validate(body)).model_dump(mode="json")}
-            except Exception as error:
+            except Exception as error:  # raised again unless it is one of the two
                 failure = failure_of(error)
-                if not isinstance(error, TrainerError) and failure.code not in MACHINE_CODES:
+                if not isinstance(error, TrainerError) and failure.category is not Category.INFRA:
                     raise
                 reply |= {"ok": False, "error": failure_as_json(failure)}
             replies.write(json.dumps(reply, allow_nan=False).encode() + b"\n")

@@ -35,6 +35,7 @@ def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
     imported, problems = _import(request, service.base_models.read())
     if imported is not None:
         problems += _about_target(request, imported, settings)
+        problems += _about_device(request, imported, settings)
         problems += _about_assignment(request, imported)
     problems += about_datasets
     _refuse(problems)
@@ -103,11 +104,14 @@ def _about_target(request: RunRequest, imported: Imported, settings: Settings) -
     """A problem where the run publishes to the Hub and the service has several tenants."""
     if imported.plan.operation.publication.hub_model_id is None or settings.single_tenant:
         return
-    written = next(
-        (name for name in request.config if name.lstrip("-") == "hub_model_id"), "hub_model_id"
-    )
-    pointer = json_pointer(("config", written))
-    yield Problem(pointer=pointer, code="refused", message=HUB_REFUSED)
+    yield Problem(pointer=_option(request, "hub_model_id"), code="refused", message=HUB_REFUSED)
+
+
+def _about_device(request: RunRequest, imported: Imported, settings: Settings) -> Iterator[Problem]:
+    """A problem where the run asks for a CPU and the service's workers have GPUs."""
+    if imported.plan.operation.device == "cpu" and settings.needs_gpu:
+        message = f"This service trains on GPUs ({settings.gpu_class}): leave device out."
+        yield Problem(pointer=_option(request, "device"), code="refused", message=message)
 
 
 def _about_assignment(request: RunRequest, imported: Imported) -> Iterator[Problem]:
@@ -139,6 +143,12 @@ def _about_datasets(
             for error in dataset.errors[:_MAX_BAD_FILES]:
                 message = f"{dataset_id} was rejected: {error['pointer']}: {error['message']}"
                 yield Problem(pointer=_at(backend_id), code=_REJECTED, message=message)
+
+
+def _option(request: RunRequest, name: str) -> str:
+    """The JSON pointer of an option, as it is written in the request: with or without dashes."""
+    written = next((each for each in request.config if each.lstrip("-") == name), name)
+    return json_pointer(("config", written))
 
 
 def _at(backend_id: str) -> str:
