@@ -103,8 +103,9 @@ class Lease:
         """Stop renewing and let the lease expire."""
         self._closing.set()
 
-    def mark_lost(self) -> None:
-        """Record that a write with our fence was refused."""
+    def _mark_lost(self, *, doing: str) -> None:
+        """A write with our fence was refused."""
+        log.warning("write_refused", doing=doing)
         self._is_lost = True
 
     def check(self) -> None:
@@ -137,7 +138,7 @@ class Lease:
             try:
                 return call()
             except LeaseLostError:
-                self.mark_lost()
+                self._mark_lost(doing=doing)
                 raise GivenUpError from None
             except UNREACHABLE as error:
                 log.warning("call_retried", doing=doing, error=type(error).__name__)
@@ -160,7 +161,7 @@ class Lease:
                     self._run_id, self._fence, lease=timedelta(seconds=self._times.lease_s)
                 )
             except LeaseLostError:
-                self._is_lost = True
+                self._mark_lost(doing="renew")
             except UNREACHABLE as error:
                 log.warning("renewal_failed", error=type(error).__name__)
                 wait_s = min(self._times.renew_s, 1.0)

@@ -8,9 +8,13 @@ from contextvars import copy_context
 from types import TracebackType
 from typing import Final, Self
 
+import structlog
+
 from services.domain.ledger import ChildEvent
 from services.trainer.context import HeldRun
 from services.trainer.lease import NotWantedError
+
+log = structlog.get_logger(__name__)
 
 _WRITE_EVERY_S: Final = 0.2
 _STEPS_KEPT: Final = 5
@@ -27,7 +31,8 @@ class Reporter:
         self._lease = held.lease
         self._waiting: deque[ChildEvent] = deque()
         self._changed = threading.Condition()
-        self._is_busy = False
+        self._sending: Sequence[ChildEvent] = ()
+        """Taken from the queue, and not known to be stored."""
         self._is_closed = False
         self._broken: Exception | None = None
         context = copy_context()  # the thread's log lines name the run
@@ -48,6 +53,9 @@ class Reporter:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+            unsent = [*self._sending, *self._waiting]
+        if unsent:
+            log.warning("events_not_stored", events=len(unsent), step=unsent[-1].step)
 
     def add(self, event: ChildEvent) -> None:
         """Queue one event."""
@@ -63,7 +71,7 @@ class Reporter:
     def flush(self) -> None:
         """Wait until all events are stored; raises as ``check``, or as ``Lease.check``."""
         with self._changed:
-            while self._waiting or self._is_busy:
+            while self._waiting or self._sending:
                 self.check()
                 self._lease.check()
                 self._changed.wait(0.1)
@@ -74,17 +82,18 @@ class Reporter:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed)
                 if self._is_closed:
                     return
-                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-                self._is_busy = True
+                self._sending = [
+                    self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))
+                ]
             try:
-                self._write(thinned(batch))
+                self._write(thinned(self._sending))
             except NotWantedError:
                 return  # the attempt finds out from the lease
             except Exception as error:  # noqa: BLE001 - the thread's outermost loop; check() raises it
                 self._broken = error
                 return
             with self._changed:
-                self._is_busy = False
+                self._sending = ()
                 self._changed.notify_all()
             time.sleep(_WRITE_EVERY_S)
 

@@ -95,8 +95,8 @@ def run(home: Path, seed: int, seconds: float) -> Report:
         print(f"{time.monotonic() - started_s:.0f} s: the unbroken runs are trained", flush=True)
         not_fired = _under_faults(stack, load, schedule)
         drained_s = wait_drained(stack, _DRAIN_S)
-        _check(report, stack, load)
         report.facts |= {"faults": len(schedule), "fired": len(schedule) - len(not_fired)}
+        _check(report, stack, load)
         report.facts |= {"restarts": stack.restarts}
         report.facts["drain_s"] = "never" if drained_s is None else f"{drained_s:.1f}"
         if drained_s is None:
@@ -158,8 +158,8 @@ def _check(report: Report, stack: Stack, load: Load) -> None:
     report.add("resumed_elsewhere", check.resumed_elsewhere(entries, attempts))
     local, torn = stored.fetch_all(store, folders, stack.home / "fetched")
     report.add("torn", torn)
-    compared, differing = stored.differing(runs, folders, local, configs, load.unbroken)
-    report.facts["compared"] = compared
+    equal, compared, differing = stored.differing(runs, folders, local, configs, load.unbroken)
+    report.facts["bit_equal"] = f"{equal}/{compared}"
     report.add("different", differing)
     report.add("unnamed", stored.unnamed(stack.database_url, store, runs, folders))
     report.add("leases", left)
@@ -170,6 +170,11 @@ def _check(report: Report, stack: Stack, load: Load) -> None:
     report.facts["given_up"] = counted["attempt_over given_up"]
     report.add("unexpected_errors", unexpected)
     _count_steps(report, attempts, counted["attempt_started"], len(runs))
+    overlap = check.overlap_steps(attempts, leftovers.refused_steps(stack.home))
+    report.facts |= {
+        "overlap_steps": sum(overlap.values()),
+        "refused_writes": counted["write_refused"],
+    }
 
 
 def _count_steps(

@@ -138,5 +138,17 @@ def steps_lost(attempts: Sequence[AttemptRow]) -> Mapping[str, list[int]]:
     return lost
 
 
+def overlap_steps(
+    attempts: Sequence[AttemptRow], refused: Mapping[tuple[str, int], int]
+) -> Mapping[tuple[str, int], int]:
+    """Steps of each former holder that the database refused, because the run was another's by then.
+
+    Args:
+        refused: run and fence of a former holder → the last step of its training process.
+    """
+    stored = {(each.run_id, each.fence): each.last_step for each in attempts}
+    return {claim: max(0, step - stored[claim]) for claim, step in refused.items()}
+
+
 def _run_id(entry: Entry) -> str:
     return entry.run_id

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +71,30 @@ def log_events(home: Path) -> tuple[Counter[str], list[str]]:
     """
     counted: Counter[str] = Counter()
     unexpected: dict[str, str] = {}
+    for log, logged, line in _lines(home):
+        event = logged["event"]
+        counted[f"{event} {logged['ended']}" if "ended" in logged else event] += 1
+        if event.endswith(_UNEXPECTED):
+            unexpected.setdefault(f"{log} {event}", line[-3000:])
+    return counted, [f"{where}: {line}" for where, line in unexpected.items()]
+
+
+def refused_steps(home: Path) -> dict[tuple[str, int], int]:
+    """Run and fence of each former holder → the last step of its training process."""
+    return {
+        (logged["run_id"], logged["fence"]): logged["step"]
+        for _, logged, _ in _lines(home)
+        if logged["event"] == "events_not_stored"
+    }
+
+
+def _lines(home: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """The name of the log, the line as JSON, and as text; lines of libraries are left out."""
     for log in sorted(home.glob("*.log")):
         for line in log.read_text(errors="replace").splitlines():
             try:
                 logged = json.loads(line)
-                event = str(logged["event"])
-            except (ValueError, KeyError, TypeError):
+            except ValueError:
                 continue
-            counted[f"{event} {logged['ended']}" if "ended" in logged else event] += 1
-            if event.endswith(_UNEXPECTED):
-                unexpected.setdefault(f"{log.name} {event}", line[-3000:])
-    return counted, [f"{where}: {line}" for where, line in unexpected.items()]
+            if isinstance(logged, dict) and isinstance(logged.get("event"), str):
+                yield log.name, logged, line

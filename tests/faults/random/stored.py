@@ -82,10 +82,10 @@ def differing(
     local: Mapping[str, Path],
     configs: Mapping[str, str],
     unbroken: Mapping[str, str],
-) -> tuple[int, list[str]]:
+) -> tuple[int, int, list[str]]:
     """Each run's adapter and last state equal, bit for bit, those of the unbroken run.
 
-    Returns the number of runs compared, and the breaches.
+    Returns how many runs were equal, how many were compared, and the breaches.
     """
     places: dict[str, list[Path]] = {}
     for run in runs:
@@ -97,19 +97,21 @@ def differing(
             local[run.result_key_prefix] / "pytorch_lora_weights.safetensors",
             local[last.key_prefix] / "state.safetensors",
         ]
-    breaches = []
-    compared = 0
+    breaches: list[str] = []
+    equal = compared = 0
     for run_id, files in places.items():
         reference = unbroken.get(configs.get(run_id, ""))
         if reference is None or reference == run_id or reference not in places:
             continue
         compared += 1
-        for ours, theirs in zip(files, places[reference], strict=True):
-            if not _equal(ours, theirs):
-                breaches.append(
-                    f"run {run_id}: {ours.name} differs from the unbroken run {reference}"
-                )
-    return compared, breaches
+        wrong = [
+            f"run {run_id}: {ours.name} differs from the unbroken run {reference}"
+            for ours, theirs in zip(files, places[reference], strict=True)
+            if not _equal(ours, theirs)
+        ]
+        equal += not wrong
+        breaches += wrong
+    return equal, compared, breaches
 
 
 def _equal(ours: Path, theirs: Path) -> bool:
