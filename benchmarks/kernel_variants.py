@@ -13,7 +13,7 @@ from benchmarks.kernels import time_us
 from trainer_core.kernels.lokr_mix import mix_add_blocks, mix_grad_blocks, sum_parts
 from trainer_core.kernels.route import route_tokens
 from trainer_core.kernels.rows8 import quantize_row
-from trainer_core.kernels.swiglu import backward_row, forward_row
+from trainer_core.kernels.swiglu_rows import backward_row, forward_row
 from trainer_core.kernels.transpose8 import transpose_tile
 from trainer_core.kernels.triton_support import next_power_of_2
 

@@ -15,6 +15,7 @@ pytest_plugins = [
     "tests.support.hub",
     "tests.support.service",
     "tests.support.tiny",
+    "tests.support.small_jobs",
     "tests.support.poison",
     "tests.support.zygote",
 ]

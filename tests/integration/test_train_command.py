@@ -8,56 +8,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
-from tests.support.jobs import Event, events_in, make_job, start_train, train, wait_for_event
+from tests.support.jobs import Event, events_in, start_train, train, wait_for_event
+from tests.support.small_jobs import STEPS, Small, named, small_job
 from tests.support.waiting import wait_until
 from tests.support.zygote import Zygote
 from trainer_core.checkpoint.folders import committed_checkpoints
-from trainer_core.data.index import DataIndex, ShardSpec
-from trainer_core.data.shards import shard_name
 from trainer_core.process.supervision import EXIT_ORPHANED
-
-STEPS = 3
-
-Small = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shards")
-
-
-def small_job(tiny: Path, shards: Path, folder: Path, **options: Any) -> dict[str, Any]:
-    few = {"max_train_steps": STEPS, "checkpoint_step_interval": 2, "lr_warmup_steps": 2}
-    return make_job(tiny, shards, folder, edge_px=64, count=2, **{**few, **options})
-
-
-@pytest.fixture
-def small(tiny_folder: Path, shards: Path, tmp_path: Path) -> Small:
-    return partial(small_job, tiny_folder, shards, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def finished(
-    tiny_folder: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_folder: Path, small_shards: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[Event]]:
     folder = tmp_path_factory.mktemp("finished")
-    status, events = train(small_job(tiny_folder, shards, folder), folder)
+    status, events = train(small_job(tiny_folder, small_shards, folder), folder)
     assert status == 0, (folder / "output.log").read_text()
     return folder / "output", events
-
-
-def named(events: list[Event], name: str) -> list[Event]:
-    return [event for event in events if event["event"] == name]
 
 
 def test_events_report_the_run_in_order(finished: tuple[Path, list[Event]]) -> None:
@@ -137,10 +109,10 @@ def test_the_result_has_adapter_image_and_card(finished: tuple[Path, list[Event]
 
 
 def test_sigterm_saves_a_checkpoint_and_a_resume_finishes(
-    tiny_folder: Path, shards: Path, tmp_path: Path
+    tiny_folder: Path, small_shards: Path, tmp_path: Path
 ) -> None:
     job = small_job(
-        tiny_folder, shards, tmp_path, max_train_steps=500, checkpoint_step_interval=500
+        tiny_folder, small_shards, tmp_path, max_train_steps=500, checkpoint_step_interval=500
     )
     process = start_train(job, tmp_path)
     wait_for_event(process, tmp_path, lambda e: e["event"] == "step" and e["step"] >= 2)
@@ -153,7 +125,7 @@ def test_sigterm_saves_a_checkpoint_and_a_resume_finishes(
     (checkpoint,) = named(events, "checkpoint")
     assert checkpoint["step"] == events[-1]["step"] == named(events, "step")[-1]["step"]
     last = checkpoint["step"]
-    resumed = small_job(tiny_folder, shards, tmp_path, max_train_steps=last + 1)
+    resumed = small_job(tiny_folder, small_shards, tmp_path, max_train_steps=last + 1)
     resumed["resume_from"] = str(tmp_path / "output" / checkpoint["path"])
     resumed["plan"]["operation"]["checkpoint_step_interval"] = 500
     status, after = train(resumed, tmp_path / "again")
@@ -162,8 +134,10 @@ def test_sigterm_saves_a_checkpoint_and_a_resume_finishes(
     assert [event["step"] for event in named(after, "eval")] == [last + 1]
 
 
-def test_the_control_file_pauses_and_stops(tiny_folder: Path, shards: Path, tmp_path: Path) -> None:
-    job = small_job(tiny_folder, shards, tmp_path, max_train_steps=500)
+def test_the_control_file_pauses_and_stops(
+    tiny_folder: Path, small_shards: Path, tmp_path: Path
+) -> None:
+    job = small_job(tiny_folder, small_shards, tmp_path, max_train_steps=500)
     control = tmp_path / "control"
     control.write_text("pause")
     process = start_train(job, tmp_path)
@@ -184,57 +158,6 @@ def _say(control: Path, word: str) -> None:
     draft = control.with_suffix(".new")
     draft.write_text(word)
     draft.replace(control)
-
-
-def test_a_loss_that_is_not_a_number_ends_the_run_without_an_update(
-    zygote: Zygote, small: Small, tmp_path: Path
-) -> None:
-    job = small()
-    job["shards_dir"] = str(_poisoned(job, tmp_path))
-
-    status, events = zygote.train(job, tmp_path)
-
-    assert status == 1
-    assert events[-1]["event"] == "failed"
-    assert events[-1]["code"] == "non_finite_loss"
-    assert "step 1" in events[-1]["message"]
-    assert named(events, "eval")[0]["mean"] is None
-    assert not (tmp_path / "output" / "checkpoints").exists()
-
-
-def test_the_last_good_checkpoint_is_kept_when_the_run_fails(
-    zygote: Zygote, small: Small, tmp_path: Path
-) -> None:
-    job = small(max_train_steps=2)
-    status, _ = zygote.train(job, tmp_path)
-    assert status == 0
-    (checkpoint,) = committed_checkpoints(tmp_path / "output/checkpoints")
-    before = (checkpoint / "state.safetensors").read_bytes()
-    longer = small(max_train_steps=4)
-    longer |= {"resume_from": str(checkpoint), "shards_dir": str(_poisoned(longer, tmp_path))}
-
-    status, events = zygote.train(longer, tmp_path)
-
-    assert (status, events[-1]["code"]) == (1, "non_finite_loss")
-    assert "step 3" in events[-1]["message"]
-    assert committed_checkpoints(tmp_path / "output/checkpoints") == [checkpoint]
-    assert (checkpoint / "state.safetensors").read_bytes() == before
-
-
-def test_an_update_that_overflows_is_not_saved(
-    zygote: Zygote, small: Small, tmp_path: Path
-) -> None:
-    job = small(max_train_steps=4, checkpoint_step_interval=1)
-    # Loss and gradient are numbers; what they make of the weights is not.
-    overflow = {"name": "adamw", "learning_rate": 1e37, "weight_decay": 100.0}
-    job["plan"]["identity"]["optimizer"] |= overflow
-    job["plan"]["identity"]["schedule"] |= {"name": "constant"}
-
-    status, events = zygote.train(job, tmp_path)
-
-    assert (status, events[-1]["code"]) == (1, "non_finite_loss")
-    assert "step 1: after the update" in events[-1]["message"]
-    assert not committed_checkpoints(tmp_path / "output/checkpoints")
 
 
 def test_as_many_checkpoints_are_kept_as_the_job_says(
@@ -293,41 +216,6 @@ def test_the_step_of_a_checkpoint_is_reported_even_where_few_steps_are(
     assert all(event["balance_loss"] is None for event in named(events, "step"))
 
 
-def test_several_processes_need_deepspeed(zygote: Zygote, small: Small, tmp_path: Path) -> None:
-    job = small()
-
-    status, events = zygote.train(job, tmp_path, {"WORLD_SIZE": "2"})
-
-    assert (status, events[-1]["code"]) == (1, "bad_device")
-    assert "zero_stage" in events[-1]["message"]
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"ema": {"decay": 0.9, "warmup_steps": 0, "update_interval": 1}}, "EMA"),
-        ({"clip": {"method": "value", "limit": 1.0}}, "grad_clip_method"),
-        ({"name": "prodigy"}, "prodigy cannot be sharded"),
-        ({"name": "bnb-lion8bit-paged"}, "bnb-lion8bit-paged cannot be sharded"),
-    ],
-)
-def test_what_deepspeed_cannot_do_is_refused(
-    zygote: Zygote, small: Small, tmp_path: Path, change: dict[str, Any], words: str
-) -> None:
-    job = small(base_model_precision="no_change")
-    identity = job["plan"]["identity"]
-    identity |= {"model_type": "full", "adapter": None}
-    identity |= {"clip": None}
-    identity |= {key: value for key, value in change.items() if key in ("ema", "clip")}
-    identity["optimizer"] |= {key: value for key, value in change.items() if key == "name"}
-    job["plan"]["operation"]["zero_stage"] = 2
-
-    status, events = zygote.train(job, tmp_path)
-
-    assert (status, events[-1]["code"]) == (1, "bad_device")
-    assert words in events[-1]["message"]
-
-
 def test_the_plan_event_reports_the_bases_preparation(
     finished: tuple[Path, list[Event]],
 ) -> None:
@@ -338,62 +226,11 @@ def test_the_plan_event_reports_the_bases_preparation(
     assert [step.split()[0] for step in plan["preparation"]] == ["moved", "quantized", "multiplies"]
 
 
-def _poisoned(job: dict[str, Any], folder: Path) -> Path:
-    """The job's shards, all latents not a number."""
-    poisoned = folder / "poisoned"
-    poisoned.mkdir()
-    for shard in DataIndex.model_validate(job["index"]).shards:
-        _copy(Path(job["shards_dir"]), poisoned, shard.spec, poison=shard.kind == "latents")
-    return poisoned
-
-
-def _copy(shards: Path, to: Path, spec: ShardSpec, *, poison: bool) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(shards / shard_name(spec.digest()))
-    if poison:
-        tensors["mean"] = torch.full_like(tensors["mean"], float("nan"))
-    save_file(tensors, to / shard_name(spec.digest()))
-
-
-def test_a_missing_shard_is_requested_and_then_fails_the_run(
-    zygote: Zygote, small: Small, tmp_path: Path
-) -> None:
-    job = small()
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    job |= {"shards_dir": str(empty), "shard_wait_s": 0.2}
-
-    status, events = zygote.train(job, tmp_path)
-
-    assert status == 1
-    assert events[-1].items() >= {"code": "shard_missing", "retryable": True}.items()
-    assert len(list(empty.glob("*.wanted"))) == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
-        ({"base_model_dir": "/nowhere"}, "bad_base_model"),
-        ({"resume_from": "/nowhere"}, "bad_checkpoint"),
-        ({"shard_wait_s": -1}, "bad_job"),
-    ],
-)
-def test_a_fault_of_the_job_is_the_last_event(
-    zygote: Zygote, small: Small, tmp_path: Path, change: dict[str, Any], code: str
-) -> None:
-    status, events = zygote.train(small() | change, tmp_path)
-
-    assert status == 1
-    assert events[-1]["event"] == "failed"
-    assert events[-1]["code"] == code
-
-
 def test_the_child_ends_with_its_supervisor(
-    tiny_folder: Path, shards: Path, tmp_path: Path
+    tiny_folder: Path, small_shards: Path, tmp_path: Path
 ) -> None:
     """Another process starts the child, as its supervisor, and is killed."""
-    job = small_job(tiny_folder, shards, tmp_path, max_train_steps=5000)
+    job = small_job(tiny_folder, small_shards, tmp_path, max_train_steps=5000)
     (tmp_path / "job.json").write_text(json.dumps(job))
     script = (
         "import subprocess, sys, time\n"

@@ -1,18 +1,15 @@
 """What a run recomputes, streams and offloads to fit a card, and what would make it fit."""
 
-from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.config_examples import BASE_MODELS, CONFIG_TEXT, LYCORIS_TEXT, TRUE_CONFIG
-from trainer_core.config.plan import MatmulKind, Plan
+from tests.unit.config_examples import TRUE_CONFIG
+from tests.unit.memory_examples import GIB, model, plan, run_of
+from trainer_core.config.plan import MatmulKind
 from trainer_core.config.plan.matmul import Capability
-from trainer_core.config.simpletuner.importer import import_run
-from trainer_core.documents import parse_document
 from trainer_core.errors import OutOfMemoryError
 from trainer_core.memory.card_fit import (
     CardRun,
@@ -22,7 +19,6 @@ from trainer_core.memory.card_fit import (
 )
 from trainer_core.memory.card_plan import (
     CardPlan,
-    card_needs,
     described,
     fits,
     host_linears,
@@ -30,49 +26,10 @@ from trainer_core.memory.card_plan import (
     smallest_plan,
 )
 from trainer_core.memory.cards import SIZES_GIB, card_rows
-from trainer_core.memory.fused_activations import block_bytes
-from trainer_core.memory.fused_model import LIVE_TEXT_TOKENS, FusedModel, is_fused_on, tokens_of
+from trainer_core.memory.fused_model import is_fused_on
 from trainer_core.memory.fused_weights import base_bytes, fused_weights
 from trainer_core.memory.peak import activations_at_peak
 from trainer_core.memory.weights import base_weight_bytes
-
-GIB = 2**30
-CONFIG: Any = parse_document(CONFIG_TEXT, name="config.json")
-LYCORIS: Any = parse_document(LYCORIS_TEXT, name="lycoris_config.json")
-
-
-def plan(**options: Any) -> Plan:
-    """The published example with other options, without its images."""
-    return import_run(
-        config={**CONFIG, **options},
-        lycoris_config=LYCORIS,
-        data_backends=[{"id": "cats", "caption_strategy": "filename"}],
-        prompt_library=None,
-        base_models=BASE_MODELS,
-        source="http",
-    ).plan
-
-
-@cache
-def model(matmul: MatmulKind = "fp8", targets: tuple[str, ...] = ()) -> FusedModel:
-    """Of the example, or of a LoRA on ``targets``."""
-    lora = {"lora_type": "standard", "lora_rank": 8, "peft_lora_target_modules": list(targets)}
-    return FusedModel.of(plan(**(lora if targets else {})), TRUE_CONFIG, matmul)
-
-
-def run_of(
-    free_gib: float, *, edge_px: int = 1024, base: str = "int8-quanto", **options: Any
-) -> CardRun:
-    matmul: MatmulKind = "no_change" if base == "no_change" else "fp8"
-    return CardRun(
-        plan=plan(base_model_precision=base, **options),
-        model=model(matmul),
-        weights=fused_weights(model(matmul)),
-        image_px=edge_px**2,
-        free_bytes=round(free_gib * GIB),
-        picks_fp8=True,
-    )
-
 
 RUNS = st.builds(
     run_of,
@@ -328,64 +285,6 @@ def test_the_modulation_stays_where_the_embedders_before_it_are_adapted() -> Non
     assert adapted.conditioning == sum(each.parameters + 4 * each.out_features for each in captions)
 
 
-def test_a_block_keeps_more_where_more_of_it_is_adapted() -> None:
-    tokens = tokens_of(plan(), 1024**2)
-    live, rows, F = 4352, 4480, 2560
-
-    def kept(*targets: str) -> int:
-        return block_bytes(model(targets=targets), 20, tokens).kept
-
-    block = "single_stream_blocks.4.block."
-    before = "single_stream_blocks.3.block.attn1.to_q"
-    none = kept(before)
-    assert none == 2 * F * (4 * live + 5 * rows) + 2 * live * (2 * 13824 + 7168) + 4 * 20 * live
-    assert kept(f"{block}attn1.to_k") - none == 2 * rows * (F + 8)
-    assert kept(f"{block}attn1.to_k", f"{block}attn1.to_v") - none == 2 * rows * (F + 16)
-    assert kept(f"{block}attn1.to_out") - none == 2 * live * 8
-    assert kept(f"{block}ff_i.shared_experts.w2") - none == 2 * live * 8
-    experts = tuple(f"{block}ff_i.experts.{expert}.w1" for expert in range(4))
-    assert kept(*experts) - none == 2 * live * (F + 2 * 8)
-
-
-def test_the_last_block_computes_no_text() -> None:
-    tokens = tokens_of(plan(), 1024**2)
-    last, other = (block_bytes(model(), number, tokens) for number in (47, 46))
-
-    # A text token's residual stream, query, output and up-projections; LoKr's inner product.
-    a_token = 2 * (2560 * 5 + 2 * 13824 + 7168) + 4 * 20
-    assert other.kept - last.kept == 256 * a_token
-
-
-def test_the_balancing_loss_counts_the_tokens_whose_outputs_are_not_used() -> None:
-    tokens = tokens_of(plan(), 1024**2)
-    balanced = replace(model(), has_balance=True)
-
-    for number in (0, 16, 47):
-        assert (
-            block_bytes(balanced, number, tokens).kept > block_bytes(model(), number, tokens).kept
-        )
-    assert block_bytes(balanced, 46, tokens).kept == block_bytes(balanced, 47, tokens).kept
-
-
-@pytest.mark.parametrize(
-    ("target", "first"),
-    [
-        ("single_stream_blocks.4.block.attn1.to_q", 20),
-        ("double_stream_blocks.3.block.ff_t.w1", 3),
-        ("caption_projection.5.linear", 5),
-        ("caption_projection.47.linear", 0),
-        ("caption_projection.48.linear", 0),
-        ("x_embedder.proj", 0),
-        ("final_layer.linear", 48),
-    ],
-)
-def test_blocks_before_the_first_gradient_keep_nothing(target: str, first: int) -> None:
-    tokens = tokens_of(plan(), 512**2)
-    kept = [block_bytes(model(targets=(target,)), i, tokens).kept for i in range(48)]
-
-    assert [size > 0 for size in kept] == [number >= first for number in range(48)]
-
-
 def test_recomputing_the_last_block_frees_nothing() -> None:
     needs = run_of(1).needs
     every = frozenset(range(48))
@@ -396,18 +295,3 @@ def test_recomputing_the_last_block_frees_nothing() -> None:
     assert activations_at_peak(needs.blocks, every, 5) < activations_at_peak(
         needs.blocks, every - {46}, 5
     )
-
-
-def test_a_twice_as_large_batch_keeps_twice_as_much() -> None:
-    one, two = (
-        card_needs(plan(train_batch_size=size), model(), fused_weights(model()), image_px=512**2)
-        for size in (1, 2)
-    )
-    for number, (each, other) in enumerate(zip(one.blocks, two.blocks, strict=True)):
-        # A double-stream block cuts the attention's output into image and text: copies, for two.
-        tokens = 32**2 + LIVE_TEXT_TOKENS
-        copies = 2 * tokens * model().width * 2 if number < 16 else 0
-        assert (other.kept, other.input) == (2 * each.kept + copies, 2 * each.input)
-        assert other.recompute_flops == 2 * each.recompute_flops
-        assert other.passing == 2 * each.passing
-        assert other.transposed == each.transposed > 0

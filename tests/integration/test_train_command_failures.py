@@ -1,0 +1,150 @@
+"""`python -m trainer_core train` where the run cannot go on: what it reports, and what it keeps."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.small_jobs import Small, named
+from tests.support.zygote import Zygote
+from trainer_core.checkpoint.folders import committed_checkpoints
+from trainer_core.data.index import DataIndex, ShardSpec
+from trainer_core.data.shards import shard_name
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_without_an_update(
+    zygote: Zygote, small: Small, tmp_path: Path
+) -> None:
+    job = small()
+    job["shards_dir"] = str(_poisoned(job, tmp_path))
+
+    status, events = zygote.train(job, tmp_path)
+
+    assert status == 1
+    assert events[-1]["event"] == "failed"
+    assert events[-1]["code"] == "non_finite_loss"
+    assert "step 1" in events[-1]["message"]
+    assert named(events, "eval")[0]["mean"] is None
+    assert not (tmp_path / "output" / "checkpoints").exists()
+
+
+def test_the_last_good_checkpoint_is_kept_when_the_run_fails(
+    zygote: Zygote, small: Small, tmp_path: Path
+) -> None:
+    job = small(max_train_steps=2)
+    status, _ = zygote.train(job, tmp_path)
+    assert status == 0
+    (checkpoint,) = committed_checkpoints(tmp_path / "output/checkpoints")
+    before = (checkpoint / "state.safetensors").read_bytes()
+    longer = small(max_train_steps=4)
+    longer |= {"resume_from": str(checkpoint), "shards_dir": str(_poisoned(longer, tmp_path))}
+
+    status, events = zygote.train(longer, tmp_path)
+
+    assert (status, events[-1]["code"]) == (1, "non_finite_loss")
+    assert "step 3" in events[-1]["message"]
+    assert committed_checkpoints(tmp_path / "output/checkpoints") == [checkpoint]
+    assert (checkpoint / "state.safetensors").read_bytes() == before
+
+
+def test_an_update_that_overflows_is_not_saved(
+    zygote: Zygote, small: Small, tmp_path: Path
+) -> None:
+    job = small(max_train_steps=4, checkpoint_step_interval=1)
+    # Loss and gradient are numbers; what they make of the weights is not.
+    overflow = {"name": "adamw", "learning_rate": 1e37, "weight_decay": 100.0}
+    job["plan"]["identity"]["optimizer"] |= overflow
+    job["plan"]["identity"]["schedule"] |= {"name": "constant"}
+
+    status, events = zygote.train(job, tmp_path)
+
+    assert (status, events[-1]["code"]) == (1, "non_finite_loss")
+    assert "step 1: after the update" in events[-1]["message"]
+    assert not committed_checkpoints(tmp_path / "output/checkpoints")
+
+
+def _poisoned(job: dict[str, Any], folder: Path) -> Path:
+    """The job's shards, all latents not a number."""
+    poisoned = folder / "poisoned"
+    poisoned.mkdir()
+    for shard in DataIndex.model_validate(job["index"]).shards:
+        _copy(Path(job["shards_dir"]), poisoned, shard.spec, poison=shard.kind == "latents")
+    return poisoned
+
+
+def _copy(shards: Path, to: Path, spec: ShardSpec, *, poison: bool) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(shards / shard_name(spec.digest()))
+    if poison:
+        tensors["mean"] = torch.full_like(tensors["mean"], float("nan"))
+    save_file(tensors, to / shard_name(spec.digest()))
+
+
+def test_several_processes_need_deepspeed(zygote: Zygote, small: Small, tmp_path: Path) -> None:
+    job = small()
+
+    status, events = zygote.train(job, tmp_path, {"WORLD_SIZE": "2"})
+
+    assert (status, events[-1]["code"]) == (1, "bad_device")
+    assert "zero_stage" in events[-1]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ema": {"decay": 0.9, "warmup_steps": 0, "update_interval": 1}}, "EMA"),
+        ({"clip": {"method": "value", "limit": 1.0}}, "grad_clip_method"),
+        ({"name": "prodigy"}, "prodigy cannot be sharded"),
+        ({"name": "bnb-lion8bit-paged"}, "bnb-lion8bit-paged cannot be sharded"),
+    ],
+)
+def test_what_deepspeed_cannot_do_is_refused(
+    zygote: Zygote, small: Small, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    job = small(base_model_precision="no_change")
+    identity = job["plan"]["identity"]
+    identity |= {"model_type": "full", "adapter": None}
+    identity |= {"clip": None}
+    identity |= {key: value for key, value in change.items() if key in ("ema", "clip")}
+    identity["optimizer"] |= {key: value for key, value in change.items() if key == "name"}
+    job["plan"]["operation"]["zero_stage"] = 2
+
+    status, events = zygote.train(job, tmp_path)
+
+    assert (status, events[-1]["code"]) == (1, "bad_device")
+    assert words in events[-1]["message"]
+
+
+def test_a_missing_shard_is_requested_and_then_fails_the_run(
+    zygote: Zygote, small: Small, tmp_path: Path
+) -> None:
+    job = small()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    job |= {"shards_dir": str(empty), "shard_wait_s": 0.2}
+
+    status, events = zygote.train(job, tmp_path)
+
+    assert status == 1
+    assert events[-1].items() >= {"code": "shard_missing", "retryable": True}.items()
+    assert len(list(empty.glob("*.wanted"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"base_model_dir": "/nowhere"}, "bad_base_model"),
+        ({"resume_from": "/nowhere"}, "bad_checkpoint"),
+        ({"shard_wait_s": -1}, "bad_job"),
+    ],
+)
+def test_a_fault_of_the_job_is_the_last_event(
+    zygote: Zygote, small: Small, tmp_path: Path, change: dict[str, Any], code: str
+) -> None:
+    status, events = zygote.train(small() | change, tmp_path)
+
+    assert status == 1
+    assert events[-1]["event"] == "failed"
+    assert events[-1]["code"] == code
