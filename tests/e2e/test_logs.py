@@ -15,6 +15,8 @@ _OF_THE_PROCESS = {
     "api_started",
     "dispatcher_up",
     "worker_up",
+    "indexer_up",
+    "indexer_down",
     "worker_stopping",
     "worker_down",
     "leftovers_deleted",

@@ -94,6 +94,23 @@ def test_a_new_run_asks_for_a_gpu_class_that_has_trainers() -> None:
     assert classes["r-api"] == classes["r-trainer-h200"] == "h200"
 
 
+def test_a_trainer_names_the_machine_that_it_runs_on() -> None:
+    environment = pods(render())["r-trainer-h200"]["containers"][0]["env"]
+
+    (node,) = [entry for entry in environment if entry["name"] == "REVERIE_NODE"]
+    assert node["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+
+
+def test_every_process_serves_its_metrics_where_they_are_read() -> None:
+    found = pods(render("--set", "metrics.port=9464"))
+    for name in ("r-api", "r-dispatcher", "r-cache-builder", "r-trainer-h200", "r-results"):
+        (container,) = found[name]["containers"]
+        environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+        assert environment["REVERIE_METRICS_PORT"] == "9464", name
+        assert environment["REVERIE_METRICS_HOST"] == "0.0.0.0", name
+        assert {"name": "metrics", "containerPort": 9464} in container["ports"], name
+
+
 def test_urls_with_passwords_come_from_secrets_only() -> None:
     for name, pod in pods(render()).items():
         for entry in pod["containers"][0]["env"]:

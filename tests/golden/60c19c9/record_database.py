@@ -1,5 +1,8 @@
 """Fill a database with the code of commit 60c19c9 and dump it; run in a checkout of that commit.
 
+Kept as the record of how the data beside it were made: it calls the modules of that commit, some of
+which have other names or arguments today, so it does not run, and is not checked, with this code.
+
 Writes ``database.sql`` and ``database.json``, the SHA-256 of every document, into the folder named.
 """
 
