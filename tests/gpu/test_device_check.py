@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("structlog", reason="the worker's part needs the extra `worker`")
+pytest.importorskip("structlog", reason="a worker needs it")
+pytest.importorskip("prometheus_client", reason="a worker needs it")
 
 from services.objects.folder_store import FolderStore
 from services.objects.signing import UrlSigner
