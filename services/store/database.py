@@ -21,6 +21,7 @@ EVENTS: Final = "reverie_events"
 """NOTIFY channel: a run has new events; the payload is the run's id."""
 
 _STATEMENT_TIMEOUT: Final = timedelta(seconds=30)
+_IDLE_TIMEOUT: Final = timedelta(seconds=60)
 _CONNECT: Final[dict[str, Any]] = {
     "connect_timeout": 5,
     # A peer that vanished without closing the connection is noticed within half a minute.
@@ -84,6 +85,7 @@ class Database:
         *,
         statement_timeout: timedelta = _STATEMENT_TIMEOUT,
         lock_timeout: timedelta | None = None,
+        idle_timeout: timedelta = _IDLE_TIMEOUT,
         role: str | None = None,
     ) -> None:
         """Connects on first use, not here.
@@ -92,10 +94,18 @@ class Database:
             max_size: connections at once.
             statement_timeout: a statement that takes longer raises DatabaseBusyError.
             lock_timeout: so does one that waits longer for a lock; None: the statement's timeout.
+            idle_timeout: the server ends a transaction whose client is silent for so long, and
+                with it the locks of a process that was cut off.
             role: what the connections run as; None: the user of the URL.
         """
         self._url = url
-        self._connect = {**_CONNECT, "options": _options(statement_timeout, lock_timeout, role)}
+        options = _options(
+            role,
+            statement_timeout=statement_timeout,
+            lock_timeout=lock_timeout,
+            idle_in_transaction_session_timeout=idle_timeout,
+        )
+        self._connect = {**_CONNECT, "options": options}
         self._pool = ConnectionPool(
             url,
             kwargs=self._connect,
@@ -163,14 +173,15 @@ class Database:
         self._pool.close()
 
 
-def _options(statement_timeout: timedelta, lock_timeout: timedelta | None, role: str | None) -> str:
-    """Connection options for the server: milliseconds, 0 is no limit."""
-    lock_ms = 0 if lock_timeout is None else round(lock_timeout.total_seconds() * 1000)
-    return (
-        f"-c statement_timeout={round(statement_timeout.total_seconds() * 1000)}"
-        f" -c lock_timeout={lock_ms} -c idle_in_transaction_session_timeout=60s"
-        f"{f' -c role={role}' if role else ''}"
-    )
+def _options(role: str | None, **timeouts: timedelta | None) -> str:
+    """Connection options for the server: milliseconds; 0, for None, is no limit."""
+    settings = {
+        name: str(0 if timeout is None else round(timeout.total_seconds() * 1000))
+        for name, timeout in timeouts.items()
+    }
+    if role is not None:
+        settings["role"] = role
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
 
 def _translated(error: psycopg.Error) -> Exception:

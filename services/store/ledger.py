@@ -64,10 +64,13 @@ _LEDGER_CONNECTIONS: Final = 4
 
 @contextlib.contextmanager
 def open_ledger(
-    url: str, *, max_attempts: int, max_infra_failures: int, half_life: timedelta
+    url: str, *, lease: timedelta, max_attempts: int, max_infra_failures: int, half_life: timedelta
 ) -> Iterator["PostgresLedger"]:
-    """The ledger in the database at ``url``, with connections of its own until the block ends."""
-    database = Database(url, max_size=_LEDGER_CONNECTIONS)
+    """The ledger in the database at ``url``, with connections of its own until the block ends.
+
+    A holder that is cut off in the middle of a write keeps its run's row locked for one lease.
+    """
+    database = Database(url, max_size=_LEDGER_CONNECTIONS, idle_timeout=lease)
     try:
         yield PostgresLedger(
             database,

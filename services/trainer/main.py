@@ -53,6 +53,7 @@ def main(child_command: Sequence[str] = TRAINING_PROGRAM) -> int:
     objects.prove_conditional_writes()
     with open_ledger(
         settings.database_url,
+        lease=timedelta(seconds=settings.lease_s),
         max_attempts=settings.max_attempts,
         max_infra_failures=settings.max_infra_failures,
         half_life=timedelta(seconds=settings.share_half_life_s),
