@@ -7,7 +7,11 @@ Modes:
 - ``reset``: answers every connection, old and new, with a TCP reset.
 - ``half_body``: passes half of the next block of more than 1 KiB, then resets.
 - ``drop_reply``: the server gets the request and acts; its reply is lost with the connection.
+- ``hang``: passes nothing, in either direction, until the mode changes.
 - ``503``: answers each HTTP request itself, as S3 does when it is overloaded.
+- ``409``: answers each conditional PUT itself, as S3 does while another one is under way.
+
+``lose_answer`` loses one answer that it names, in the mode ``ok``.
 """
 
 import asyncio
@@ -16,23 +20,69 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
-Mode = Literal["ok", "slow", "reset", "half_body", "drop_reply", "503"]
+Mode = Literal["ok", "slow", "reset", "half_body", "drop_reply", "hang", "503", "409"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 _BLOCK_BYTES = 16 << 10
 _SLOW_S = 0.4
 _HALVED_BYTES = 1 << 10
-_OVERLOADED = (
-    b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message>'
-    b"</Error>"
+_HANG_LOOK_S = 0.05
+_INTERIM = b"HTTP/1.1 100 "
+"""Start of the answer that asks for the body of a request."""
+
+
+def _error_answer(status: bytes, code: bytes, message: bytes) -> bytes:
+    body = b'<?xml version="1.0"?><Error><Code>%s</Code><Message>%s</Message></Error>' % (
+        code,
+        message,
+    )
+    return (
+        b"HTTP/1.1 %s\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (status, len(body), body)
+    )
+
+
+_503 = _error_answer(b"503 Service Unavailable", b"SlowDown", b"Reduce your request rate.")
+_409 = _error_answer(
+    b"409 Conflict", b"ConditionalRequestConflict", b"A conflicting operation is under way."
 )
-_503 = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/xml\r\nConnection: close\r\n"
-    b"Content-Length: %d\r\n\r\n%s" % (len(_OVERLOADED), _OVERLOADED)
-)
+
+
+@dataclass(eq=False)
+class _Connection:
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+
+
+class LostAnswer:
+    """One answer that is to be lost; see ``FaultProxy.lose_answer``. Without texts: none."""
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        self._texts = texts
+        self._seen: Counter[_Connection] = Counter()
+        self._is_lost = threading.Event()
+
+    @property
+    def is_lost(self) -> bool:
+        return self._is_lost.is_set()
+
+    def note_request(self, connection: _Connection, block: bytes) -> None:
+        """Take what a client sends next."""
+        for text in self._texts[self._seen[connection] :]:
+            if text not in block:
+                break
+            self._seen[connection] += 1
+
+    def take(self, connection: _Connection) -> bool:
+        """Whether the next reply on this connection is the one to lose; True once."""
+        if not self._texts or self.is_lost or self._seen[connection] < len(self._texts):
+            return False
+        self._is_lost.set()
+        return True
 
 
 class FaultProxy:
@@ -41,6 +91,7 @@ class FaultProxy:
     def __init__(self, upstream_port: int) -> None:
         self._upstream_port = upstream_port
         self._mode: Mode = "ok"
+        self._losing = LostAnswer(())
         self._open: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
@@ -63,6 +114,15 @@ class FaultProxy:
         self._mode = mode
         if mode == "reset":
             self._loop.call_soon_threadsafe(self._reset_all)
+
+    def lose_answer(self, *texts: bytes) -> LostAnswer:
+        """Lose one answer with its connection: that to the last of these texts.
+
+        The texts are searched in what one connection sends, each after the one before. With
+        PostgreSQL the last one is ``COMMIT``: that of a transaction with the others in it.
+        """
+        self._losing = LostAnswer(texts)
+        return self._losing
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -104,8 +164,9 @@ class FaultProxy:
             return
         pair = (writer, upstream[1])
         self._open.update(pair)
-        requests = asyncio.ensure_future(self._pass(reader, upstream[1], writer, is_reply=False))
-        replies = asyncio.ensure_future(self._pass(upstream[0], writer, writer, is_reply=True))
+        connection = _Connection(client=writer, server=upstream[1])
+        requests = asyncio.ensure_future(self._pass(reader, connection, is_reply=False))
+        replies = asyncio.ensure_future(self._pass(upstream[0], connection, is_reply=True))
         try:
             await asyncio.gather(requests, replies)
         except (OSError, _Cut):
@@ -121,41 +182,57 @@ class FaultProxy:
                 each.close()
 
     async def _pass(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        client: asyncio.StreamWriter,
-        *,
-        is_reply: bool,
+        self, reader: asyncio.StreamReader, connection: _Connection, *, is_reply: bool
     ) -> None:
+        writer = connection.client if is_reply else connection.server
         while block := await reader.read(_BLOCK_BYTES):
             mode = self._mode
             if mode == "slow":
                 self.hits[mode] += 1
                 await asyncio.sleep(_SLOW_S)
-            elif mode == "drop_reply" and is_reply:
+            elif mode == "hang":
                 self.hits[mode] += 1
+                while self._mode == "hang":
+                    await asyncio.sleep(_HANG_LOOK_S)
+            elif is_reply and self._must_lose(mode, connection, block):
+                self.hits["drop_reply"] += 1
                 raise _Cut
             elif mode == "half_body" and len(block) > _HALVED_BYTES:
                 self.hits[mode] += 1
                 writer.write(block[: len(block) // 2])
                 await writer.drain()
                 raise _Cut
-            elif mode == "503" and not is_reply:
+            elif not is_reply and (answer := _answer_of(mode, block)):
                 self.hits[mode] += 1
-                client.write(_503)
-                await client.drain()
-                client.close()
+                connection.client.write(answer)
+                await connection.client.drain()
+                connection.client.close()
                 return
+            if not is_reply:
+                self._losing.note_request(connection, block)
             writer.write(block)
             await writer.drain()
         with contextlib.suppress(OSError):
             writer.write_eof()
 
+    def _must_lose(self, mode: Mode, connection: _Connection, reply: bytes) -> bool:
+        """Whether this reply is lost. One that asks for the body is not: the server did nothing."""
+        is_interim = reply.startswith(_INTERIM)
+        return not is_interim and (mode == "drop_reply" or self._losing.take(connection))
+
     def _reset_all(self) -> None:
         for writer in list(self._open):
             self.hits["reset"] += 1
             _reset(writer)
+
+
+def _answer_of(mode: Mode, request: bytes) -> bytes | None:
+    """The proxy's own answer to this request; None where the server answers."""
+    if mode == "503":
+        return _503
+    if mode == "409" and request.startswith(b"PUT ") and b"if-none-match" in request.lower():
+        return _409
+    return None
 
 
 class _Cut(Exception):  # noqa: N818 - a signal within this file
