@@ -1,38 +1,48 @@
 """Memory of each process while runs go all the way through them, one after the other."""
 
 import time
-from typing import Any
+from typing import Any, Final
 
-from benchmarks.service.queued import wait_for_admission
+from benchmarks.service.queued import new_run, ready_dataset, real_plan
 from benchmarks.service.setting import Setting, running
 from services.objects.folders import put_shard
 from services.objects.open import open_store
 from services.settings.env import Settings
-from services.store import shards
+from services.store import runs, shards
 
-_RUNS, _WARM = 160, 40
-_DEADLINE_S = 80.0
-_PROCESSES = ("api", "dispatcher", "results", "trainer-1", "trainer-2")
-_OVER = "SELECT count(*) FROM runs WHERE status = 'succeeded'"
-_FAILED = "SELECT status_reason->>'code' FROM runs WHERE status = 'failed' LIMIT 1"
+SECONDS: Final = 80.0
+_WARM = 40
+_QUEUED = 50
+_TRAINERS = ("trainer-1", "trainer-2", "trainer-3", "trainer-4")
+_PROCESSES = ("api", "dispatcher", "indexer", "results", *_TRAINERS)
+_COUNTS = """
+SELECT count(*) FILTER (WHERE status = 'succeeded'), count(*) FILTER (WHERE status = 'queued'),
+    max(status_reason->>'code') FILTER (WHERE status = 'failed')
+FROM runs
+"""
 _PENDING = "SELECT tenant_id, digest, kind FROM cache_shards WHERE status <> 'done'"
 
 
-def memory() -> dict[str, Any]:
+def memory(seconds: float = SECONDS) -> dict[str, Any]:
     """``growth_kb_per_run`` of each process, after it is warm, and its memory at the end."""
     with running({"trainer": "benchmarks.service.trainer"}) as setting:
         tenant_id, _ = setting.tenant("ada")
-        for _ in wait_for_admission(setting, [tenant_id], _RUNS, 2):
-            pass
+        with setting.database.transaction() as conn:
+            dataset_id = ready_dataset(conn, tenant_id, 2)
+        run = new_run(dataset_id, real_plan(setting))
         setting.start_api()
-        for name in _PROCESSES[1:]:
+        setting.start_admission()
+        for name in ("results", *_TRAINERS):
             setting.fleet.start(name)
-        end_s = time.monotonic() + _DEADLINE_S
+        end_s = time.monotonic() + seconds
         warm: dict[str, int] = {}
         warm_runs = ended = 0
-        while ended < _RUNS and time.monotonic() < end_s:
+        while time.monotonic() < end_s:
             _build_shards(setting)
-            ended = _ended(setting)
+            ended, queued = _counts(setting)
+            with setting.database.transaction() as conn:
+                for _ in range(_QUEUED - queued):
+                    runs.create(conn, tenant_id, run)
             if not warm and ended >= _WARM:
                 warm = {name: setting.pss_bytes(name) for name in _PROCESSES}
                 warm_runs = ended
@@ -44,18 +54,20 @@ def memory() -> dict[str, Any]:
             "growth_kb_per_run": {
                 name: round((last[name] - warm[name]) / 1024 / counted, 2) for name in warm
             },
+            "warm_pss_mb": {name: round(each / 2**20, 1) for name, each in warm.items()},
             "pss_mb": {name: round(each / 2**20, 1) for name, each in last.items()},
         }
 
 
-def _ended(setting: Setting) -> int:
+def _counts(setting: Setting) -> tuple[int, int]:
+    """Runs that succeeded, and runs that are queued."""
     with setting.database.transaction() as conn:
-        failed = conn.execute(_FAILED).fetchone()
-        row = conn.execute(_OVER).fetchone()
-    if failed is not None:
-        raise RuntimeError(f"a run failed: {failed[0]}")
+        row = conn.execute(_COUNTS).fetchone()
     assert row is not None
-    return int(row[0])
+    succeeded, queued, failure = row
+    if failure is not None:
+        raise RuntimeError(f"a run failed: {failure}")
+    return succeeded, queued
 
 
 def _build_shards(setting: Setting) -> None:
