@@ -106,6 +106,14 @@ class OutOfMemoryError(TrainerError):
     category: Category = Category.USER
 
 
+class GpuMemoryTakenError(TrainerError):
+    """Other processes hold so much of the GPU's memory that the run does not fit."""
+
+    code = "gpu_memory_taken"
+    category: Category = Category.INFRA
+    retryable = True
+
+
 class DeviceError(TrainerError):
     """The requested device is not available or not supported."""
 

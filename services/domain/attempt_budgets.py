@@ -20,6 +20,7 @@ WORKER_FAULTS: Final = frozenset(
         "base_models_unreadable",
         "clock_wrong",
         "gpu_failed",
+        "gpu_memory_taken",
         "gpu_missing",
         "object_store_refused",
         "worker_disk_failed",

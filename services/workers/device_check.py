@@ -5,17 +5,27 @@ The worker's own process never imports torch, and a driver that hangs must not h
 
 import os
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Final
 
 from services.processes.child import ChildProcess
 from services.processes.environment import environment_for_child
+from trainer_core.process.card_memory import EXIT_MEMORY_TAKEN
 from trainer_core.process.supervision import current_process_token
 
 _DEADLINE_S: Final = 120.0
 
 
-def gpu_answers(program: Sequence[str]) -> bool:
-    """Whether there is a GPU, and every one computes. The reason is on the standard error.
+class GpuState(StrEnum):
+    WORKS = "works"
+    """There is a GPU, and every one computes."""
+    MEMORY_TAKEN = "memory_taken"
+    """No GPU failed, but other processes hold much of the memory of one."""
+    FAILED = "failed"
+
+
+def gpu_state(program: Sequence[str]) -> GpuState:
+    """The state of this machine's GPUs. The reason is on the standard error.
 
     Args:
         program: such as ``python -m trainer_core``.
@@ -24,4 +34,5 @@ def gpu_answers(program: Sequence[str]) -> bool:
     child = ChildProcess([*program, *arguments], env=environment_for_child(os.environ))
     child.wait(_DEADLINE_S)
     child.kill()
-    return child.exit_status == 0
+    states = {0: GpuState.WORKS, EXIT_MEMORY_TAKEN: GpuState.MEMORY_TAKEN}
+    return states.get(child.exit_status, GpuState.FAILED)

@@ -17,7 +17,7 @@ from services.domain.attempt_budgets import WORKER_FAULTS
 from services.domain.failures import infra_failure
 from services.objects.errors import ObjectStoreError, ObjectStoreRefusedError, WrongClockError
 from services.objects.port import ObjectStore
-from services.workers.device_check import gpu_answers
+from services.workers.device_check import GpuState, gpu_state
 from services.workers.scratch import MIN_FREE_BYTES, Scratch
 from trainer_core.process.failure import Failure
 
@@ -39,6 +39,11 @@ _OF_GPU: Final = {
     "promises one; the worker's log has the reason. Repair the GPU or its driver, or take the "
     "machine out of service.",
 }
+_MEMORY_TAKEN: Final = infra_failure(
+    "gpu_memory_taken",
+    "Other processes hold memory of a GPU of this machine; the worker's log says how much. End "
+    "them, or give the worker a GPU of its own.",
+)
 
 
 class WorkerHealth:
@@ -172,9 +177,18 @@ class WorkerHealth:
             )
         if code in _OF_STORE and not self._store_accepts():
             return infra_failure(code, _OF_STORE[code])
-        if code in _OF_GPU and not gpu_answers(self._program):
-            return infra_failure(code, _OF_GPU[code])
+        if code in _OF_GPU or code == _MEMORY_TAKEN.code:
+            return self._gpu_problem(code)
         return None
+
+    def _gpu_problem(self, code: str) -> Failure | None:
+        """What is wrong with the GPUs; that others use one matters only once a run did not fit."""
+        state = gpu_state(self._program)
+        if state is GpuState.FAILED:
+            failed = code if code in _OF_GPU else "gpu_failed"
+            return infra_failure(failed, _OF_GPU[failed])
+        is_taken = state is GpuState.MEMORY_TAKEN and code == _MEMORY_TAKEN.code
+        return _MEMORY_TAKEN if is_taken else None
 
     def _store_accepts(self) -> bool:
         """Whether the worker can write and read; as when it started."""

@@ -80,6 +80,26 @@ def test_an_exhausted_card_comes_with_advice() -> None:
 
 
 @pytest.mark.parametrize(
+    ("free_gib", "own_gib", "code"),
+    [(1, 60, "gpu_memory_taken"), (1, 78, "out_of_memory"), (0, 80, "out_of_memory")],
+)
+def test_memory_that_other_processes_hold_is_not_the_runs(
+    free_gib: int, own_gib: int, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free_gib << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: own_gib << 30)
+
+    failure = failure_of(torch.OutOfMemoryError("CUDA out of memory"))
+
+    assert failure.code == code
+    assert failure.retryable == (code == "gpu_memory_taken")
+    if code == "gpu_memory_taken":
+        assert failure.message == "Other processes hold 19.0 GiB of the GPU's memory."
+
+
+@pytest.mark.parametrize(
     ("kind", "text", "code"),
     [
         ("AcceleratorError", "CUDA error: uncorrectable ECC error encountered", "gpu_failed"),

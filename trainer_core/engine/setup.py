@@ -1,7 +1,7 @@
 """Loads everything that a job needs into memory."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from trainer_core.data.shards import ShardFolder
 from trainer_core.engine.batch import BatchMaker
 from trainer_core.engine.start_times import StartTimes
 from trainer_core.engine.step import Backend, SingleProcess
-from trainer_core.errors import BaseModelError, DeviceError
+from trainer_core.errors import BaseModelError, DeviceError, GpuMemoryTakenError, OutOfMemoryError
 from trainer_core.hidream.base import Source, load_base
 from trainer_core.hidream.loading import load_scheduler, load_vae
 from trainer_core.hidream.network import Network, prepare
@@ -25,6 +25,11 @@ from trainer_core.memory.card_fit import CardRun, require_fit
 from trainer_core.memory.card_plan import CardPlan, host_linears
 from trainer_core.memory.fused_model import is_fused_on
 from trainer_core.precision.compute import Compute, capability_of, choose_compute
+from trainer_core.process.card_memory import (
+    MOST_OF_OTHERS_BYTES,
+    bytes_of_others,
+    taken_in_words,
+)
 from trainer_core.process.control import Control
 from trainer_core.process.job import Job
 from trainer_core.weights.kept import KeptWeights
@@ -118,7 +123,7 @@ def _card_plan(
     """How the run fits its card, and the linears whose weights the host holds.
 
     (None, none) without fused blocks, or a card that computes them. Raises OutOfMemoryError where
-    the run does not fit.
+    the run does not fit, and GpuMemoryTakenError where it would without other processes.
     """
     capability = capability_of(compute.device)
     if not is_fused_on(job.plan, matmul, capability):
@@ -132,8 +137,19 @@ def _card_plan(
         free_bytes=free_bytes,
         picks_fp8=picks_fp8(capability),
     )
-    card = require_fit(run)
+    card = _require_fit(run)
     return card, host_linears(run.model, card)
+
+
+def _require_fit(run: CardRun) -> CardPlan:
+    try:
+        return require_fit(run)
+    except OutOfMemoryError:
+        taken_bytes = bytes_of_others()
+        alone = replace(run, free_bytes=run.free_bytes + taken_bytes)
+        if taken_bytes > MOST_OF_OTHERS_BYTES and alone.fits:
+            raise GpuMemoryTakenError(taken_in_words(taken_bytes)) from None
+        raise
 
 
 def _check_base(folder: Path, plan: Plan) -> None:

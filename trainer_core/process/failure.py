@@ -9,7 +9,12 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
-from trainer_core.errors import Category, TrainerError
+from trainer_core.errors import Category, GpuMemoryTakenError, TrainerError
+from trainer_core.process.card_memory import (
+    MOST_OF_OTHERS_BYTES,
+    bytes_of_others,
+    taken_in_words,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,12 +123,7 @@ def failure_of(error: BaseException) -> Failure:
         case _ if (number := _error_number(error)) in _OF_MACHINE:
             return _of_machine(*_OF_MACHINE[number])
         case _ if _is_out_of_gpu_memory(error):
-            return Failure(
-                code="out_of_memory",
-                category=Category.USER,
-                message=f"The accelerator's memory is too small for this run. {_MORE_MEMORY}",
-                retryable=False,
-            )
+            return _out_of_memory()
         case _ if _is_gpu_error(error):
             return _of_machine("gpu_failed", "The GPU or its driver failed.")
     return Failure(
@@ -131,6 +131,21 @@ def failure_of(error: BaseException) -> Failure:
         category=Category.PLATFORM,
         message=f"An internal error ended the work ({type(error).__name__}).",
         retryable=True,
+    )
+
+
+def _out_of_memory() -> Failure:
+    try:
+        taken_bytes = bytes_of_others()
+    except Exception:  # noqa: BLE001 - the first error must be reported, whatever the GPU answers
+        taken_bytes = 0
+    if taken_bytes > MOST_OF_OTHERS_BYTES:
+        return _of_machine(GpuMemoryTakenError.code, taken_in_words(taken_bytes))
+    return Failure(
+        code="out_of_memory",
+        category=Category.USER,
+        message=f"The accelerator's memory is too small for this run. {_MORE_MEMORY}",
+        retryable=False,
     )
 
 

@@ -1,0 +1,27 @@
+"""What other processes hold of a GPU's memory, read through the torch that is imported already."""
+
+import sys
+from typing import Final
+
+MOST_OF_OTHERS_BYTES: Final = 2 << 30
+"""With this much, a card counts as this process's own: a display, a driver's own memory, and what
+this process holds outside torch's allocator (its context, compiled kernels) are less."""
+EXIT_MEMORY_TAKEN: Final = 3
+"""Of ``check-device``: no GPU failed, but other processes hold more than that of one."""
+
+
+def bytes_of_others(device: int | None = None) -> int:
+    """Bytes of a GPU that this process did not allocate through torch; 0 without torch or GPU.
+
+    Args:
+        device: its number; None for the current one.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return 0
+    free, total = torch.cuda.mem_get_info(device)
+    return max(0, total - free - torch.cuda.memory_reserved(device))
+
+
+def taken_in_words(taken_bytes: int) -> str:
+    return f"Other processes hold {taken_bytes / 2**30:.1f} GiB of the GPU's memory."
