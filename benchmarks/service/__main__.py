@@ -3,8 +3,8 @@
     python -m benchmarks.service --output FILE [--cases submits,lists]
 
 PostgreSQL and Redis are those of the tests; API, dispatcher and trainers are processes of their
-own, and the clients run on the same machine. Each case takes up to two and a half minutes and adds one JSON
-line to FILE. After all cases, one more line gathers the figures that have a target.
+own, and the clients run on the same machine. Each case takes up to two and a half minutes and adds
+one JSON line to FILE. After all cases, one more line gathers the figures that have a target.
 """
 
 import argparse
