@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 HEARTBEATS_MISSED: Final = 3
 """A worker that has missed so many gets no run."""
+BUILDER_LEASE: Final = timedelta(seconds=30)
+"""A row that its cache builder does not renew for this long is offered to others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

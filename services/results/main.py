@@ -13,6 +13,7 @@ from services.metrics.exposition import serve_metrics
 from services.objects.open import open_store
 from services.queue.app import NOTIFY_QUEUE, PUBLICATION_TASK
 from services.queue.serve import serve
+from services.results.abandoned import sweep_abandoned
 from services.results.publish import Publisher
 from services.results.restored import settle
 from services.results.sweep import Sweeper
@@ -39,9 +40,15 @@ def main() -> int:
     disable_progress_bars()
     database = Database(settings.database_url, max_size=3)
     objects = open_store(settings)
+    upload_expires = timedelta(seconds=settings.upload_expires_s)
     with (
         Scratch(settings.scratch_dir, new_id("wrk")) as scratch,
-        Sweeper(database, objects, settle=lambda: settle(database, objects, scratch)),
+        Sweeper(
+            database,
+            objects,
+            settle=lambda: settle(database, objects, scratch),
+            sweep_uploads=lambda: sweep_abandoned(database, objects, after=upload_expires),
+        ),
     ):
         publisher = Publisher(
             database=database,

@@ -31,12 +31,19 @@ class Sweeper:
         objects: ObjectStore,
         *,
         settle: Callable[[], None] = lambda: None,
+        sweep_uploads: Callable[[], object] = lambda: None,
         every_s: float = SWEEP_EVERY_S,
     ) -> None:
-        """``settle``: called before each sweep; whatever it raises postpones the sweep."""
+        """Not started yet.
+
+        Args:
+            settle: called before each sweep; whatever it raises postpones the sweep.
+            sweep_uploads: called after each sweep of runs.
+        """
         self._database = database
         self._objects = objects
         self._settle = settle
+        self._sweep_uploads = sweep_uploads
         self._every_s = every_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(
@@ -96,6 +103,7 @@ class Sweeper:
             try:
                 self._settle()
                 self.sweep()
+                self._sweep_uploads()
             except (ObjectStoreError, *TRANSIENT_ERRORS) as error:
                 log.warning("sweep_postponed", error=str(error))
             except Exception:  # the thread's outermost loop: the next sweep tries again

@@ -88,6 +88,9 @@ class Settings:
     """REVERIE_STREAMS_PER_TENANT: event streams of one tenant that a process of the API serves."""
     aging_s: float = 6 * 3600
     """REVERIE_AGING_S: a run that waits for this long goes like one of the next higher priority."""
+    upload_expires_s: float = 7 * 86_400
+    """REVERIE_UPLOAD_EXPIRES_S: a dataset that is not completed, and whose upload addresses nobody
+    has asked for in this time, is rejected and its files are deleted."""
     log_format: LogFormat = "console"
     """REVERIE_LOG_FORMAT."""
     single_tenant: bool = False
@@ -143,6 +146,7 @@ class Settings:
             metrics_host=given.get("REVERIE_METRICS_HOST", "127.0.0.1"),
             share_half_life_s=_number(given, "REVERIE_SHARE_HALF_LIFE_S", 7 * 86_400),
             aging_s=_number(given, "REVERIE_AGING_S", 6 * 3600),
+            upload_expires_s=_number(given, "REVERIE_UPLOAD_EXPIRES_S", 7 * 86_400),
             log_format=cast(LogFormat, _one_of(given, "REVERIE_LOG_FORMAT", ("console", "json"))),
             single_tenant=_one_of(given, "REVERIE_SINGLE_TENANT", ("false", "true")) == "true",
             environment=cast(Environment, _one_of(given, "REVERIE_ENV", ("production", "test"))),
@@ -251,6 +255,7 @@ def _http_limits(given: Mapping[str, str]) -> HttpLimits:
     return HttpLimits(
         header_s=_number(given, "REVERIE_HTTP_HEADER_S", default.header_s),
         body_s=_number(given, "REVERIE_HTTP_BODY_S", default.body_s),
+        whole_body_s=_number(given, "REVERIE_HTTP_WHOLE_BODY_S", default.whole_body_s),
         write_s=_number(given, "REVERIE_HTTP_WRITE_S", default.write_s),
         keep_alive_s=_number(given, "REVERIE_HTTP_KEEP_ALIVE_S", default.keep_alive_s),
         connections=_count(given, "REVERIE_HTTP_CONNECTIONS", default.connections),

@@ -14,6 +14,8 @@ class HttpLimits:
     """REVERIE_HTTP_HEADER_S: time for the head of a request to arrive."""
     body_s: float = 30
     """REVERIE_HTTP_BODY_S: a body has to bring 1,000 bytes a second over each such time."""
+    whole_body_s: float = 300
+    """REVERIE_HTTP_WHOLE_BODY_S: and all of it within this time, where it is JSON."""
     write_s: float = 30
     """REVERIE_HTTP_WRITE_S: a client has to take 1,000 bytes a second of its answer over each such
     time."""

@@ -16,7 +16,7 @@ _CLAIM: Final = SQL("""
 UPDATE runs SET status = 'running', stage = 'provisioning', status_reason = NULL,
     fence = fence + 1, worker_id = %(worker_id)s, step = checkpoint_step,
     lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s),
-    offered_until = NULL, offered_to = NULL, ring_after = NULL, stop_reason = NULL,
+    offered_until = NULL, offered_to = NULL, ring_after = NULL, must_stop = false,
     version = version + 1, updated_at = clock_timestamp(),
     started_at = coalesce(started_at, clock_timestamp())
 WHERE run_id = %(run_id)s AND status = 'queued' AND stage = 'capacity'

@@ -29,7 +29,7 @@ class Dataset:
     errors: list[dict[str, Any]]
     """Problems as ``{pointer, code, message}``; the pointer is a file's path."""
     num_files: int | None
-    """None until it is completed."""
+    """None until it is completed; 0 where it expired and its files are deleted."""
     verified_files: int
     created_at: datetime
     updated_at: datetime
@@ -181,3 +181,28 @@ def complete(conn: Connection, tenant_id: str, dataset_id: str) -> Dataset:
     if conn.execute(_COMPLETE, facts).fetchone() is not None:
         notify(conn, WORK)
     return get(conn, tenant_id, dataset_id)
+
+
+_TOUCH: Final = """
+UPDATE datasets SET updated_at = clock_timestamp()
+WHERE tenant_id = %s AND dataset_id = %s AND status = 'uploading'
+    AND updated_at < clock_timestamp() - interval '1 hour'
+"""
+
+
+def touch(conn: Connection, tenant_id: str, dataset_id: str) -> None:
+    """Its upload goes on, so that it does not expire; noted once an hour."""
+    conn.execute(_TOUCH, (tenant_id, dataset_id))
+
+
+_WAKE_RUNS: Final = """
+UPDATE runs SET ring_after = clock_timestamp()
+WHERE tenant_id = %s AND status = 'queued' AND stage = 'admission'
+    AND %s IN (SELECT jsonb_path_query(datasets, '$.*') #>> '{}')
+"""
+
+
+def wake_runs(conn: Connection, tenant_id: str, dataset_id: str) -> None:
+    """The dataset is ready or rejected: runs that wait for it are due."""
+    conn.execute(_WAKE_RUNS, (tenant_id, dataset_id))
+    notify(conn, WORK)

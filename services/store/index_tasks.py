@@ -21,6 +21,7 @@ from services.domain.failures import (
     indexing_died,
     indexing_interrupted,
 )
+from services.domain.placement import BUILDER_LEASE
 from services.domain.states import RunStatus
 from services.store import admission, transitions
 from services.store.database import Connection, columns_of, seconds
@@ -28,7 +29,6 @@ from services.store.failing_rows import MAX_FAILURES
 from services.store.run_rows import Run
 from trainer_core.process.failure import Failure, failure_as_json
 
-LEASE: Final = timedelta(seconds=30)
 LARGE_FILES: Final = 10_000
 LARGE_CAPTION_BYTES: Final = 16 << 20
 """A run with more of one of the two takes longer than a second to index. At most one such run a
@@ -192,7 +192,7 @@ def take(conn: Connection, tenant_id: str, run_id: str) -> Run | None:
 
     A run whose indexers vanished too often fails here.
     """
-    facts = {"tenant_id": tenant_id, "run_id": run_id, "lease_s": seconds(LEASE)}
+    facts = {"tenant_id": tenant_id, "run_id": run_id, "lease_s": seconds(BUILDER_LEASE)}
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_TAKE, facts).fetchone()
     if run is not None and run.infra_failures > MAX_INFRA_FAILURES:
@@ -212,7 +212,7 @@ WHERE run_id = %(run_id)s AND status = 'queued' AND stage = 'admission'
 
 def renew(conn: Connection, run_id: str) -> None:
     """Extend the lease while the run is indexed; no change where it has run out."""
-    conn.execute(_RENEW, {"run_id": run_id, "lease_s": seconds(LEASE)})
+    conn.execute(_RENEW, {"run_id": run_id, "lease_s": seconds(BUILDER_LEASE)})
 
 
 _GIVE_BACK: Final = """

@@ -225,7 +225,7 @@ class PostgresLedger:
 _RENEW: Final = """
 UPDATE runs SET lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
 WHERE run_id = %(run_id)s
-RETURNING status, stop_reason IS NOT NULL
+RETURNING status, must_stop
 """
 
 _LOCK_HELD: Final = SQL("""

@@ -6,32 +6,34 @@ from datetime import timedelta
 from typing import Any, Final
 
 from psycopg.rows import class_row
-from psycopg.sql import SQL, Composed
-from psycopg.types.json import Jsonb
+from psycopg.sql import SQL, Composable, Composed
 
 from services.domain.quotas import Quotas, Starts, starts_of
 from services.domain.states import Stage
 from services.store import line, transitions
 from services.store.database import Connection, columns_of, seconds
 from services.store.run_rows import Run
-from trainer_core.process.failure import Failure, failure_as_json
+from trainer_core.process.failure import Failure
 
-# Of each busy tenant: its limits and what it uses. Seconds of held attempts count from their last
-# charge on.
+IS_OFFERED: Final = SQL("""
+    status = 'queued' AND stage = 'capacity' AND offered_until > clock_timestamp()""")
+IS_THIS_MONTH: Final = SQL("""
+    month = date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date""")
+UNCHARGED_S: Final = SQL("""
+    greatest(0, extract(epoch FROM least(clock_timestamp(), lease_until) - charged_until))""")
+"""Seconds of a held attempt since its last charge."""
+
+# Of each busy tenant: its limits and what it uses.
 _USE: Final = SQL("""
 WITH busy AS ({busy}), held AS (
-    SELECT runs.tenant_id, count(*) AS runs, sum(greatest(0,
-        extract(epoch FROM least(clock_timestamp(), lease_until) - charged_until))) AS used_s
+    SELECT runs.tenant_id, count(*) AS runs, sum({uncharged_s}) AS used_s
     FROM runs LEFT JOIN attempts USING (run_id, fence) WHERE lease_until IS NOT NULL
     GROUP BY runs.tenant_id
 ), offered AS (
-    SELECT tenant_id, count(*) AS runs FROM runs
-    WHERE status = 'queued' AND stage = 'capacity' AND offered_until > clock_timestamp()
-    GROUP BY tenant_id
+    SELECT tenant_id, count(*) AS runs FROM runs WHERE {is_offered} GROUP BY tenant_id
 ), charged AS (
     SELECT tenant_id, sum(charged_s) AS used_s FROM monthly_usage JOIN busy USING (tenant_id)
-    WHERE month = date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date
-    GROUP BY tenant_id
+    WHERE {is_this_month} GROUP BY tenant_id
 )
 SELECT tenant_id,
     coalesce(concurrent_runs, %(concurrent_runs)s), coalesce(gpu_hours, %(gpu_hours)s),
@@ -42,17 +44,26 @@ FROM busy LEFT JOIN quotas USING (tenant_id) LEFT JOIN held USING (tenant_id)
 """)
 # Whose quota may be used up, or whose runs wait for one: a tenant with limits of its own, with use
 # this month, or with runs that are held, offered or wait. All others are below every default.
-_USE_OF_ALL: Final = _USE.format(
-    busy=SQL("""
+_BUSY: Final = SQL("""
     SELECT tenant_id FROM quotas
-    UNION SELECT tenant_id FROM monthly_usage
-        WHERE month = date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date
+    UNION SELECT tenant_id FROM monthly_usage WHERE {is_this_month}
     UNION SELECT tenant_id FROM runs WHERE lease_until IS NOT NULL
-    UNION SELECT tenant_id FROM runs
-        WHERE status = 'queued' AND stage = 'capacity' AND offered_until > clock_timestamp()
-    UNION SELECT tenant_id FROM runs WHERE status = 'queued' AND stage = 'quota'""")
-)
-_USE_OF_ONE: Final = _USE.format(busy=SQL("SELECT %(tenant_id)s::text AS tenant_id"))
+    UNION SELECT tenant_id FROM runs WHERE {is_offered}
+    UNION SELECT tenant_id FROM runs WHERE status = 'queued' AND stage = 'quota'
+""").format(is_this_month=IS_THIS_MONTH, is_offered=IS_OFFERED)
+
+
+def _use_of(busy: Composable) -> Composed:
+    return _USE.format(
+        busy=busy,
+        uncharged_s=UNCHARGED_S,
+        is_offered=IS_OFFERED,
+        is_this_month=IS_THIS_MONTH,
+    )
+
+
+_USE_OF_ALL: Final = _use_of(_BUSY)
+_USE_OF_ONE: Final = _use_of(SQL("SELECT %(tenant_id)s::text AS tenant_id"))
 
 
 def starts(conn: Connection, defaults: Quotas) -> dict[str, Starts]:
@@ -78,10 +89,9 @@ def _starts(conn: Connection, query: Composed, facts: Mapping[str, Any]) -> dict
 
 
 _STOP: Final = """
-UPDATE runs SET stop_reason = %(reason)s WHERE run_id IN (
+UPDATE runs SET must_stop = true WHERE run_id IN (
     SELECT run_id FROM runs
-    WHERE tenant_id = %(tenant_id)s AND lease_until IS NOT NULL AND status = 'running'
-        AND stop_reason IS NULL
+    WHERE tenant_id = ANY(%s) AND lease_until IS NOT NULL AND status = 'running' AND NOT must_stop
     FOR UPDATE SKIP LOCKED)
 """
 
@@ -91,11 +101,8 @@ def stop_runs(conn: Connection, starts: Mapping[str, Starts]) -> None:
 
     A holder reads the request at its next renewal, and stores a checkpoint first.
     """
-    for tenant_id, each in starts.items():
-        if each.must_stop:
-            assert each.reason is not None
-            facts = {"tenant_id": tenant_id, "reason": Jsonb(failure_as_json(each.reason))}
-            conn.execute(_STOP, facts)
+    if tenants := [tenant_id for tenant_id, each in starts.items() if each.must_stop]:
+        conn.execute(_STOP, (tenants,))
 
 
 # Of tenants of which no run may start: the runs that must wait, and those that wait for a reason

@@ -9,7 +9,9 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Placeholder
 
 from services.domain.errors import QuotaExceededError
 from services.domain.quotas import QUOTA_NAMES, Quotas
+from services.store import tenants
 from services.store.database import WORK, Connection, notify
+from services.store.quota_waits import IS_OFFERED, IS_THIS_MONTH, UNCHARGED_S
 
 # What is used of each quota by the tenant of the row ``tenants``.
 _USED: Final = {
@@ -19,20 +21,18 @@ _USED: Final = {
     "concurrent_runs": SQL("""(
         SELECT count(*) FROM runs WHERE runs.tenant_id = tenants.tenant_id
             AND status NOT IN ('succeeded', 'failed', 'canceled')
-            AND (lease_until IS NOT NULL
-                OR stage = 'capacity' AND offered_until > clock_timestamp()))"""),
+            AND (lease_until IS NOT NULL OR {is_offered}))""").format(is_offered=IS_OFFERED),
     # Seconds that were charged, and those that held attempts used since then.
     "gpu_hours": SQL("""(
         SELECT coalesce(sum(used_s), 0) / 3600 FROM (
             SELECT charged_s AS used_s FROM monthly_usage
-            WHERE monthly_usage.tenant_id = tenants.tenant_id
-                AND month = date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date
+            WHERE monthly_usage.tenant_id = tenants.tenant_id AND {is_this_month}
             UNION ALL
-            SELECT greatest(0,
-                extract(epoch FROM least(clock_timestamp(), lease_until) - charged_until))
-            FROM runs JOIN attempts USING (run_id, fence)
+            SELECT {uncharged_s} FROM runs JOIN attempts USING (run_id, fence)
             WHERE runs.tenant_id = tenants.tenant_id AND lease_until IS NOT NULL
-        ) AS seconds)::double precision"""),
+        ) AS seconds)::double precision""").format(
+        is_this_month=IS_THIS_MONTH, uncharged_s=UNCHARGED_S
+    ),
     "storage_bytes": SQL("""(
         SELECT coalesce(sum(stored_bytes), 0) FROM (
             SELECT size_bytes AS stored_bytes FROM datasets
@@ -84,10 +84,6 @@ ON CONFLICT (tenant_id) DO UPDATE
 RETURNING size_bytes
 """).format(_USED["storage_bytes"])
 
-
-# Whoever creates a run or a dataset of this tenant waits here until the one before has committed.
-# Rows that refer to the tenant may be inserted meanwhile.
-_LOCK: Final = "SELECT FROM tenants WHERE tenant_id = %s FOR NO KEY UPDATE"
 _OF_A_RUN: Final = _limits_and_use(
     {"queued_runs": _USED["queued_runs"], "storage_bytes": _STORED_LATELY}
 )
@@ -99,7 +95,7 @@ def check_new_run(conn: Connection, tenant_id: str, defaults: Quotas) -> None:
 
     Raises QuotaExceededError.
     """
-    conn.execute(_LOCK, (tenant_id,))
+    tenants.lock(conn, tenant_id)
     state = _read(conn, _OF_A_RUN, tenant_id, defaults)
     _check(state, "queued_runs", added=1)
     if state["storage_bytes_used"] is None:
@@ -118,7 +114,7 @@ def check_new_dataset(
     long list of files are inserted. Raises QuotaExceededError; the transaction has to be rolled
     back then.
     """
-    conn.execute(_LOCK, (tenant_id,))
+    tenants.lock(conn, tenant_id)
     state = _read(conn, _OF_A_DATASET, tenant_id, defaults)
     state["uploads_used"] -= 1
     state["storage_bytes_used"] -= size_bytes

@@ -10,10 +10,10 @@ from psycopg.types.json import Jsonb
 
 from services.domain.failures import backoff, infra_failure
 from services.domain.ledger import CachedShard
+from services.domain.placement import BUILDER_LEASE
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from trainer_core.process.failure import Failure, failure_as_json
 
-LEASE: Final = timedelta(seconds=30)
 MAX_TRIES: Final = 8
 """Failed builds of a shard after which its runs fail."""
 
@@ -64,7 +64,7 @@ def take(conn: Connection, tenant_id: str, digest: str) -> ShardWork | None:
     Where the lease runs out meanwhile, two builders may build it: the object store keeps the first
     manifest, and both report that one.
     """
-    facts = {"tenant_id": tenant_id, "digest": digest, "lease_s": seconds(LEASE)}
+    facts = {"tenant_id": tenant_id, "digest": digest, "lease_s": seconds(BUILDER_LEASE)}
     with conn.cursor(row_factory=class_row(ShardWork)) as cursor:
         work = cursor.execute(_TAKE, facts).fetchone()
     if work is not None and work.attempts > MAX_TRIES:
@@ -84,7 +84,7 @@ WHERE tenant_id = %(tenant_id)s AND digest = %(digest)s AND status = 'pending'
 
 def renew(conn: Connection, work: ShardWork) -> None:
     """Extend the lease while the shard is built; no change where it has run out."""
-    facts = {"tenant_id": work.tenant_id, "digest": work.digest, "lease_s": seconds(LEASE)}
+    facts = {"tenant_id": work.tenant_id, "digest": work.digest, "lease_s": seconds(BUILDER_LEASE)}
     conn.execute(_RENEW, facts)
 
 

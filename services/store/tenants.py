@@ -60,6 +60,15 @@ def newest(conn: Connection, limit: int) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in conn.execute(_NAMES, (limit,))]
 
 
+# Rows that refer to the tenant may be inserted meanwhile.
+_LOCK: Final = "SELECT FROM tenants WHERE tenant_id = %s FOR NO KEY UPDATE"
+
+
+def lock(conn: Connection, tenant_id: str) -> None:
+    """Until the commit, nobody else creates a run or a dataset of this tenant."""
+    conn.execute(_LOCK, (tenant_id,))
+
+
 _SET_WEIGHT: Final = "UPDATE tenants SET weight = %s WHERE tenant_id = %s"
 
 

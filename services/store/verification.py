@@ -16,10 +16,11 @@ from psycopg.types.json import Jsonb
 
 from services.domain.errors import Problem
 from services.domain.failures import VERIFICATION_FAILED, backoff
+from services.domain.placement import BUILDER_LEASE
+from services.store import datasets
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from services.store.datasets import DatasetFile, FileFacts
 
-LEASE: Final = timedelta(seconds=30)
 MAX_FAILURES: Final = 5
 """Unexpected failures in a row after which the dataset is rejected."""
 MAX_PROBLEMS: Final = 200
@@ -67,7 +68,7 @@ RETURNING {columns}
 
 def take(conn: Connection, tenant_id: str, dataset_id: str) -> Verification | None:
     """Take the dataset if it waits for verification and no other builder verifies it."""
-    facts = {"tenant_id": tenant_id, "dataset_id": dataset_id, "lease_s": seconds(LEASE)}
+    facts = {"tenant_id": tenant_id, "dataset_id": dataset_id, "lease_s": seconds(BUILDER_LEASE)}
     with conn.cursor(row_factory=class_row(Verification)) as cursor:
         taken = cursor.execute(_TAKE, facts).fetchone()
     if taken is not None and taken.verify_failures > MAX_FAILURES:
@@ -86,7 +87,7 @@ WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND status = 've
 
 def renew(conn: Connection, work: Verification) -> None:
     """Extend the lease while a batch takes its time; no change where it has run out."""
-    conn.execute(_RENEW, {**_key(work), "lease_s": seconds(LEASE)})
+    conn.execute(_RENEW, {**_key(work), "lease_s": seconds(BUILDER_LEASE)})
 
 
 _NEXT_FILES: Final = SQL("""
@@ -160,11 +161,6 @@ UPDATE datasets SET status = CASE WHEN errors = '[]' THEN 'ready' ELSE 'rejected
 WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND status = 'verifying'
 RETURNING status
 """
-_WAKE_RUNS: Final = """
-UPDATE runs SET ring_after = clock_timestamp()
-WHERE tenant_id = %s AND status = 'queued' AND stage = 'admission'
-    AND %s IN (SELECT jsonb_path_query(datasets, '$.*') #>> '{}')
-"""
 
 
 def finish(conn: Connection, work: Verification) -> str | None:
@@ -182,8 +178,7 @@ def finish(conn: Connection, work: Verification) -> str | None:
     row = conn.execute(_FINISH, _key(work)).fetchone()
     if row is None:
         return None
-    conn.execute(_WAKE_RUNS, (work.tenant_id, work.dataset_id))
-    notify(conn, WORK)
+    datasets.wake_runs(conn, work.tenant_id, work.dataset_id)
     return str(row[0])
 
 

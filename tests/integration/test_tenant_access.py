@@ -118,6 +118,7 @@ READS: dict[str, Call] = {
 WRITES: dict[str, Call] = {
     "datasets.complete": lambda c, r: datasets.complete(c, r.ada, r.dataset_id),
     "datasets.create": lambda c, r: datasets.create(c, r.ada, "photos", [FILE]),
+    "datasets.touch": lambda c, r: datasets.touch(c, r.ada, r.dataset_id),
     "idempotency.begin": lambda c, r: idempotency.begin(c, r.key, "f"),
     "idempotency.finish": lambda c, r: idempotency.finish(c, r.key, status=500, body={}),
     "publications.create": lambda c, r: publications.create(

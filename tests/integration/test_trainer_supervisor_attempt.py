@@ -141,7 +141,7 @@ def test_the_child_of_a_killed_supervisor_ends(host: TrainerHost) -> None:
 
 @pytest.mark.parametrize(
     ("requested", "status"),
-    [("status = 'canceling'", "canceled"), ("stop_reason = '{}'", "queued")],
+    [("status = 'canceling'", "canceled"), ("must_stop = true", "queued")],
 )
 def test_a_request_of_the_service_stops_the_child(
     host: TrainerHost, requested: str, status: str

@@ -20,7 +20,7 @@ _STATEMENTS = (
         ADD COLUMN infra_failures integer NOT NULL DEFAULT 0, -- in a row, without a new checkpoint
         ADD COLUMN index_until timestamptz,      -- its data is being indexed; NULL: it is not
         ADD COLUMN offered_to text,              -- worker that the offer names
-        ADD COLUMN stop_reason jsonb,            -- the holder is asked to hand it back; why
+        ADD COLUMN must_stop boolean NOT NULL DEFAULT false, -- the holder has to hand it back
         ADD COLUMN queued_at timestamptz NOT NULL DEFAULT clock_timestamp(), -- waits since
         ADD COLUMN charged_s double precision NOT NULL DEFAULT 0, -- of all attempts
         ADD COLUMN cost_micros bigint NOT NULL DEFAULT 0
@@ -171,6 +171,7 @@ _STATEMENTS = (
         WHERE status = 'queued' AND stage = 'admission'
     """,
     "CREATE INDEX datasets_due ON datasets (tenant_id, ring_after) WHERE ring_after IS NOT NULL",
+    "CREATE INDEX datasets_not_completed ON datasets (updated_at) WHERE num_files IS NULL",
     """
     CREATE INDEX datasets_in_flight ON datasets (tenant_id)
         WHERE offered_until IS NOT NULL OR lease_until IS NOT NULL

@@ -1,0 +1,53 @@
+"""Delete the uploaded files of datasets that were never completed."""
+
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from services.metrics.work import objects_swept
+from services.objects.keys import upload_key
+from services.objects.port import ObjectStore
+from services.store import abandoned_uploads
+from services.store.abandoned_uploads import Abandoned
+from services.store.database import Database
+
+log = structlog.get_logger(__name__)
+
+_DATASETS_A_BATCH: Final = 20
+_FILES_A_BATCH: Final = 50
+"""Meanwhile the tenant can create nothing."""
+
+
+def sweep_abandoned(database: Database, objects: ObjectStore, *, after: timedelta) -> int:
+    """Expire datasets that were left alone for this long; returns how many objects it deleted.
+
+    Raises ObjectStoreError, DatabaseDownError or DatabaseBusyError; the next call continues.
+    """
+    with database.transaction() as conn:
+        abandoned_uploads.expire(conn, after=after, limit=_DATASETS_A_BATCH)
+    with database.transaction() as conn:
+        found = abandoned_uploads.abandoned(conn, _DATASETS_A_BATCH)
+    return sum(_delete_files(database, objects, dataset) for dataset in found)
+
+
+def _delete_files(database: Database, objects: ObjectStore, dataset: Abandoned) -> int:
+    with database.transaction() as conn:
+        since, contents = abandoned_uploads.unshared(conn, dataset)
+    num_deleted = 0
+    for start in range(0, len(contents), _FILES_A_BATCH):
+        batch = contents[start : start + _FILES_A_BATCH]
+        with database.transaction() as conn:
+            for sha256 in abandoned_uploads.lock_unshared(conn, dataset, batch, since):
+                objects.delete(upload_key(dataset.tenant_id, sha256))
+                objects_swept.inc()
+                num_deleted += 1
+    with database.transaction() as conn:
+        abandoned_uploads.end(conn, dataset)
+    log.info(
+        "upload_expired",
+        tenant_id=dataset.tenant_id,
+        dataset_id=dataset.dataset_id,
+        num_objects=num_deleted,
+    )
+    return num_deleted

@@ -1,0 +1,126 @@
+"""Datasets that were never completed: they expire, and their files are deleted.
+
+An expired dataset is ``rejected`` and counts in no quota. ``num_files`` stays NULL until its files
+are deleted.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+from psycopg.types.json import Jsonb
+
+from services.store import datasets, restore_guard, tenants
+from services.store.database import Connection, columns_of, seconds
+
+CODE: Final = "upload_expired"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Abandoned:
+    """An expired dataset whose files may still be stored."""
+
+    tenant_id: str
+    dataset_id: str
+
+
+_EXPIRE: Final = SQL("""
+UPDATE datasets SET status = 'rejected', size_bytes = 0, errors = %(errors)s,
+    updated_at = clock_timestamp()
+WHERE dataset_id IN (
+    SELECT dataset_id FROM datasets
+    WHERE num_files IS NULL AND status = 'uploading' AND NOT {is_restored}
+        AND updated_at < clock_timestamp() - make_interval(secs => %(after_s)s)
+    ORDER BY updated_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+RETURNING tenant_id, dataset_id
+""").format(is_restored=restore_guard.IS_RESTORED)
+
+
+def expire(conn: Connection, *, after: timedelta, limit: int) -> int:
+    """Reject datasets whose upload nobody has gone on with for this long; returns how many.
+
+    None where the database is restored from a backup: then they may be completed.
+    """
+    message = (
+        f"The dataset was not completed, and for {after / timedelta(hours=1):g} hours nobody asked"
+        " for its upload addresses. Create it again."
+    )
+    errors = Jsonb([{"pointer": "", "code": CODE, "message": message}])
+    facts = {"errors": errors, "after_s": seconds(after), "limit": limit}
+    expired = conn.execute(_EXPIRE, facts).fetchall()
+    for tenant_id, dataset_id in expired:
+        datasets.wake_runs(conn, tenant_id, dataset_id)
+    return len(expired)
+
+
+_ABANDONED: Final = SQL("""
+SELECT {columns} FROM datasets
+WHERE num_files IS NULL AND status = 'rejected' AND NOT {is_restored}
+ORDER BY updated_at LIMIT %s
+""").format(columns=columns_of(Abandoned), is_restored=restore_guard.IS_RESTORED)
+
+
+def abandoned(conn: Connection, limit: int) -> list[Abandoned]:
+    """Expired datasets whose files are to be deleted; none where the database is restored."""
+    with conn.cursor(row_factory=class_row(Abandoned)) as cursor:
+        return cursor.execute(_ABANDONED, (limit,)).fetchall()
+
+
+_UNSHARED: Final = """
+SELECT clock_timestamp(), ARRAY(
+    SELECT DISTINCT sha256 FROM dataset_files
+    WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s
+    EXCEPT
+    SELECT sha256 FROM datasets JOIN dataset_files USING (dataset_id)
+    WHERE datasets.tenant_id = %(tenant_id)s AND dataset_id <> %(dataset_id)s)
+"""
+
+
+def unshared(conn: Connection, dataset: Abandoned) -> tuple[datetime, list[str]]:
+    """The contents that no other dataset of the tenant lists, and when that was so."""
+    facts = {"tenant_id": dataset.tenant_id, "dataset_id": dataset.dataset_id}
+    row = conn.execute(_UNSHARED, facts).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+# A transaction that creates a dataset takes far less than ten minutes.
+_SHARED_SINCE: Final = """
+SELECT DISTINCT sha256 FROM datasets JOIN dataset_files USING (dataset_id)
+WHERE datasets.tenant_id = %(tenant_id)s AND dataset_id <> %(dataset_id)s
+    AND datasets.created_at > %(since)s - interval '10 minutes' AND sha256 = ANY(%(contents)s)
+"""
+
+
+def lock_unshared(
+    conn: Connection, dataset: Abandoned, contents: list[str], since: datetime
+) -> list[str]:
+    """Those of the contents that still no other dataset lists; none can come until the commit.
+
+    Whoever creates a dataset waits for this transaction before its end, and is told only then
+    which of its files are stored.
+
+    Args:
+        since: when ``unshared`` named them.
+    """
+    tenants.lock(conn, dataset.tenant_id)
+    facts = {
+        "tenant_id": dataset.tenant_id,
+        "dataset_id": dataset.dataset_id,
+        "contents": contents,
+        "since": since,
+    }
+    shared = {row[0] for row in conn.execute(_SHARED_SINCE, facts)}
+    return [each for each in contents if each not in shared]
+
+
+_DELETE_FILES: Final = "DELETE FROM dataset_files WHERE tenant_id = %s AND dataset_id = %s"
+_SET_EMPTY: Final = "UPDATE datasets SET num_files = 0 WHERE tenant_id = %s AND dataset_id = %s"
+
+
+def end(conn: Connection, dataset: Abandoned) -> None:
+    """Its files are deleted."""
+    conn.execute(_DELETE_FILES, (dataset.tenant_id, dataset.dataset_id))
+    conn.execute(_SET_EMPTY, (dataset.tenant_id, dataset.dataset_id))

@@ -1,0 +1,158 @@
+"""Uploads that nobody completes expire: they use no quota, and only their own files are deleted."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from services.domain.errors import QuotaExceededError
+from services.domain.quotas import Quotas
+from services.objects.folder_store import FolderStore
+from services.objects.keys import upload_key
+from services.objects.signing import UrlSigner
+from services.results.abandoned import sweep_abandoned
+from services.store import abandoned_uploads, datasets, quotas, restore_guard
+from services.store.database import Connection, Database
+from services.store.datasets import Dataset, NewFile
+from tests.support.runs import TenantDatabase
+
+WEEK = timedelta(days=7)
+ONE_UPLOAD = Quotas(uploads=1, storage_bytes=30)
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> FolderStore:
+    signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
+    return FolderStore(tmp_path / "objects", signer)
+
+
+@pytest.fixture
+def ada(database: Database) -> TenantDatabase:
+    return TenantDatabase.new(database)
+
+
+def create(conn: Connection, tenant_id: str, *contents: str) -> Dataset:
+    """A dataset with one file of 10 bytes for each letter, which stands for its content."""
+    files = [
+        NewFile(path=f"{each}.jpg", media="image", size_bytes=10, sha256=each * 64)
+        for each in contents
+    ]
+    return datasets.create(conn, tenant_id, "photos", files)
+
+
+def uploaded(
+    ada: TenantDatabase, objects: FolderStore, *contents: str, days_ago: float = 8
+) -> Dataset:
+    """A dataset whose files are stored, as it was left so many days ago."""
+    with ada.database.transaction() as conn:
+        dataset = create(conn, ada.tenant_id, *contents)
+        conn.execute(
+            "UPDATE datasets SET updated_at = updated_at - make_interval(hours => %s)"
+            " WHERE dataset_id = %s",
+            (round(days_ago * 24), dataset.dataset_id),
+        )
+    for each in contents:
+        objects.put_bytes(upload_key(ada.tenant_id, each * 64), each.encode() * 10)
+    return dataset
+
+
+def create_within_quotas(ada: TenantDatabase) -> None:
+    with ada.database.transaction() as conn:
+        create(conn, ada.tenant_id, "d")
+        quotas.check_new_dataset(conn, ada.tenant_id, ONE_UPLOAD, size_bytes=10)
+
+
+def stored(ada: TenantDatabase, objects: FolderStore) -> set[str]:
+    return {key[-1] for key in objects.list_keys(f"tenants/{ada.tenant_id}/uploads/")}
+
+
+def now(ada: TenantDatabase, dataset: Dataset) -> Dataset:
+    with ada.database.transaction() as conn:
+        return datasets.get(conn, ada.tenant_id, dataset.dataset_id)
+
+
+def test_an_abandoned_upload_ends_with_its_own_code_and_frees_the_quotas(
+    ada: TenantDatabase, objects: FolderStore
+) -> None:
+    left = uploaded(ada, objects, "a", "b", "c")
+    with pytest.raises(QuotaExceededError):
+        create_within_quotas(ada)
+
+    assert sweep_abandoned(ada.database, objects, after=WEEK) == 3
+
+    ended = now(ada, left)
+    assert (ended.status, [each["code"] for each in ended.errors]) == (
+        "rejected",
+        [abandoned_uploads.CODE],
+    )
+    assert stored(ada, objects) == set()
+    create_within_quotas(ada)
+    assert sweep_abandoned(ada.database, objects, after=WEEK) == 0
+
+
+def test_files_that_another_dataset_lists_are_kept(
+    ada: TenantDatabase, objects: FolderStore
+) -> None:
+    uploaded(ada, objects, "a", "b", "c")
+    kept = uploaded(ada, objects, "b", days_ago=1)
+    neighbour = ada.neighbour()
+    uploaded(neighbour, objects, "a", days_ago=1)
+
+    assert sweep_abandoned(ada.database, objects, after=WEEK) == 2
+
+    assert stored(ada, objects) == {"b"}
+    assert stored(neighbour, objects) == {"a"}
+    assert now(ada, kept).status == "uploading"
+
+
+def test_files_of_a_dataset_that_is_created_meanwhile_are_kept(
+    ada: TenantDatabase, objects: FolderStore
+) -> None:
+    uploaded(ada, objects, "a", "b")
+    with ada.database.transaction() as conn:
+        assert abandoned_uploads.expire(conn, after=WEEK, limit=10) == 1
+        (dataset,) = abandoned_uploads.abandoned(conn, 10)
+        since, contents = abandoned_uploads.unshared(conn, dataset)
+        assert sorted(contents) == ["a" * 64, "b" * 64]
+    with ada.database.transaction() as conn:
+        create(conn, ada.tenant_id, "b")
+
+    with ada.database.transaction() as conn:
+        assert abandoned_uploads.lock_unshared(conn, dataset, contents, since) == ["a" * 64]
+
+
+def test_an_upload_that_goes_on_does_not_expire(ada: TenantDatabase, objects: FolderStore) -> None:
+    going_on = uploaded(ada, objects, "a")
+    with ada.database.transaction() as conn:
+        datasets.touch(conn, ada.tenant_id, going_on.dataset_id)
+    completed = uploaded(ada, objects, "b")
+    with ada.database.transaction() as conn:
+        datasets.complete(conn, ada.tenant_id, completed.dataset_id)
+
+    assert sweep_abandoned(ada.database, objects, after=WEEK) == 0
+    assert now(ada, going_on).status == "uploading"
+    assert now(ada, completed).status == "verifying"
+
+
+def test_a_run_that_waits_for_an_abandoned_upload_is_due(
+    ada: TenantDatabase, objects: FolderStore
+) -> None:
+    left = uploaded(ada, objects, "a")
+    run = ada.queued(datasets={"photos": left.dataset_id})
+    ada.due_now(run.run_id)
+
+    sweep_abandoned(ada.database, objects, after=WEEK)
+
+    assert ada.run(run.run_id).ring_after is not None
+
+
+def test_nothing_expires_in_a_database_that_was_restored(
+    ada: TenantDatabase, objects: FolderStore
+) -> None:
+    left = uploaded(ada, objects, "a")
+    with ada.database.transaction() as conn:
+        restore_guard.lock_guard(conn)
+        restore_guard.declare_restored(conn)
+
+    assert sweep_abandoned(ada.database, objects, after=WEEK) == 0
+    assert now(ada, left).status == "uploading"
