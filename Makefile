@@ -8,13 +8,15 @@ PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -p tests.support.tiers -n 2 --di
 # Cases of `make bench-step` and `make bench-service`, by name; benchmarks/README.md has them.
 CASES := *
 # Of `make faults`: the seed of the schedule, and for how long faults are injected. BUG=fence and
-# BUG=lease remove a guard in a copy of the code; the check must find that.
+# BUG=lease remove a guard in a copy of the code; the check must find that. `make fuzz` takes the seed, too.
 SEED := 1
 SECONDS := 90
+# Of `make fuzz`: most made-up requests of each kind for each operation.
+EXAMPLES := 100
 TIERS := tests/unit tests/contract tests/integration tests/e2e tests/faults tests/security
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo check test test-deep test-gpu faults bench-step bench-service up
+.PHONY: help deps demo check test test-deep test-gpu faults fuzz bench-step bench-service up
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +48,9 @@ test-deep: $(STAMP) ## Longer tests: random faults and large inputs
 
 faults: $(STAMP) ## The whole service under random faults, then a check (SEED, SECONDS, BUG)
 	@$(PYTHON) -m tests.faults.random --seed $(SEED) --seconds $(SECONDS) $(if $(BUG),--bug $(BUG))
+
+fuzz: $(STAMP) ## Made-up requests for every operation of the OpenAPI document (SEED, EXAMPLES)
+	@FUZZ_SEEDS=$(SEED) FUZZ_EXAMPLES=$(EXAMPLES) $(PYTHON) -m pytest -q -s -m deep tests/integration/test_openapi.py
 
 # Without conftest: these tests need no servers, and a machine with a card may lack their clients.
 test-gpu: ## Compare the Triton kernels with PyTorch on a CUDA device (PYTHON)

@@ -4,11 +4,10 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import structlog
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.concurrency import run_in_threadpool
 
 from services.api import health
@@ -22,14 +21,14 @@ from services.api.events import routes as events
 from services.api.events.hub import STREAM_READERS, EventHub
 from services.api.forwarded import ForwardedClients
 from services.api.key_guesses import KeyGuesses
-from services.api.long_lists import CheckedList, LongLists
+from services.api.long_lists import LISTS_AT_WORK, CheckedList, LongLists
 from services.api.objects.routes import objects_router
-from services.api.places import REQUESTS_AT_ONCE, RequestPlaces
-from services.api.problems import MEDIA_TYPE, install_handlers
+from services.api.openapi import openapi_document
+from services.api.places import KEYS_AT_ONCE, REQUESTS_AT_ONCE, RequestPlaces
+from services.api.problems import install_handlers
 from services.api.publications import routes as publications
 from services.api.runs import routes as runs
 from services.api.service import Service
-from services.api.shapes import ProblemDocument
 from services.objects.folder_store import FolderStore
 from services.objects.open import open_store
 from services.settings.env import Settings
@@ -38,7 +37,9 @@ from services.store.scoped_database import ScopedDatabase
 
 log = structlog.get_logger(__name__)
 
-_UNSCOPED_CONNECTIONS: Final = 4
+_UNSCOPED_CONNECTIONS: Final = KEYS_AT_ONCE + 1
+"""The last one is for /readyz."""
+_SCOPED_CONNECTIONS: Final = REQUESTS_AT_ONCE + STREAM_READERS + LISTS_AT_WORK
 _STATEMENT_TIMEOUT: Final = timedelta(seconds=10)
 _LOOKUPS: Final = 16
 
@@ -63,7 +64,7 @@ def create_app(
         settings=settings,
         database=ScopedDatabase(
             url,
-            max_size=REQUESTS_AT_ONCE + STREAM_READERS,
+            max_size=_SCOPED_CONNECTIONS,
             statement_timeout=_STATEMENT_TIMEOUT,
         ),
         unscoped=unscoped,
@@ -92,7 +93,7 @@ def create_app(
         app.include_router(noun.router)
     if isinstance(service.objects, FolderStore):
         app.include_router(objects_router(service.objects))
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way
+    app.openapi = lambda: openapi_document(app, [DatasetRequest])  # type: ignore[method-assign]  # FastAPI's own way
     return app
 
 
@@ -115,34 +116,3 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(service.database.close)
         await run_in_threadpool(service.unscoped.close)
         log.info("api_stopped")
-
-
-def _document(app: FastAPI) -> dict[str, Any]:
-    """OpenAPI 3.1, with the API key and with the problem document as every route's error."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        schemas = document["components"]["schemas"]
-        # FastAPI knows only the bodies that it reads itself.
-        for model in (ProblemDocument, DatasetRequest):
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(schema.pop("$defs", {}))
-            schemas[model.__name__] = schema
-        schemas.pop("HTTPValidationError", None)
-        schemas.pop("ValidationError", None)
-        document["components"]["securitySchemes"] = {
-            "api_key": {"type": "http", "scheme": "bearer", "bearerFormat": "rv_…"}
-        }
-        for path, item in document["paths"].items():
-            for operation in item.values():
-                operation["responses"].pop("422", None)
-                operation["responses"]["default"] = _PROBLEM_RESPONSE
-                if path.startswith("/v1/"):
-                    operation["security"] = [{"api_key": []}]
-        app.openapi_schema = document
-    return app.openapi_schema
-
-
-_PROBLEM_RESPONSE: Final = {
-    "description": "A problem (RFC 9457).",
-    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
-}

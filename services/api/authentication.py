@@ -26,13 +26,14 @@ async def authenticate(request: Request, policy: RatePolicy) -> Taken:
     key = _key_of(request)
     client = client_of(request.client.host) if request.client else ""
     _check_guesses(service, client, key)
-    async with service.places.keys.one_for(key):
+    owner = service.key_guesses.tenant_of(key) or f"client {client}"
+    async with service.places.keys.one_for(owner):
         _check_guesses(service, client, key)  # others of this address were answered meanwhile
         taken = await run_in_threadpool(_take, service, key, policy)
     if taken is None:
         service.key_guesses.note_unknown(client, key)
         raise UnauthenticatedError("This API key is unknown, or was revoked.")
-    service.key_guesses.note_valid(key)
+    service.key_guesses.note_valid(key, taken.tenant_id)
     request.state.tenant_id = taken.tenant_id
     structlog.contextvars.bind_contextvars(tenant_id=taken.tenant_id)
     request.state.rate_headers = _headers(taken)

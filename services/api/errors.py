@@ -25,6 +25,12 @@ class InvalidJsonError(DomainError):
     code = "invalid_json"
 
 
+class BodyTooSlowError(DomainError):
+    """The body did not arrive in time."""
+
+    code = "request_timeout"
+
+
 class BodyTooLargeError(DomainError):
     """The body is larger than this address accepts."""
 

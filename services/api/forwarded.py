@@ -1,16 +1,13 @@
 """A bound for each client behind a trusted proxy, whose connections say nothing about clients."""
 
 from collections import Counter
-from typing import Final
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.api.http.connections import client_of
-from services.api.http.heads import CLIENT_FULL
+from services.api.http.heads import CLIENT_FULL, RETRY_AFTER_S
 from services.api.problems import problem_response
-
-_RETRY_AFTER_S: Final = 2
 
 
 class ForwardedClients:
@@ -38,7 +35,7 @@ class ForwardedClients:
                 code=CLIENT_FULL.code,
                 detail=CLIENT_FULL.detail,
                 retryable=CLIENT_FULL.retryable,
-                headers={"Retry-After": str(_RETRY_AFTER_S)},
+                headers={"Retry-After": str(RETRY_AFTER_S)},
             )
             await refusal(scope, receive, send)
             return

@@ -35,6 +35,8 @@ class CreatingRequest:
     """SHA-256 of the body."""
 
 
+_VISIBLE: Final = r"[!-~\u0080-\u00ff]+"
+"""What HTTP can send in a header, but for spaces; those at its ends are not part of it."""
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -42,6 +44,10 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         description="Any text of your own; the same request with the same key is done once.",
+        # What HTTP can send; the spaces around a header are not part of it.
+        json_schema_extra={
+            "pattern": r"^[!-~\u0080-\u00ff]([ -~\u0080-\u00ff]*[!-~\u0080-\u00ff])?$"
+        },
     ),
 ]
 

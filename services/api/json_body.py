@@ -26,12 +26,11 @@ def parse_body(body: bytes) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=object_of_pairs)
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InvalidJsonError(f"The body is not JSON at {where}: {error.msg}.") from None
+        raise not_json(error.msg, error.lineno, error.colno) from None
     except RecursionError:
-        raise InvalidJsonError(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
+        raise too_deep() from None
     except ValueError as error:  # an integer of more digits than Python reads
-        raise InvalidJsonError(f"The body is not JSON: {error}.") from None
+        raise unreadable(error) from None
     if problems := list(unstorable(value, (), 1)):
         raise InvalidRequestError(problems)
     return value
@@ -40,6 +39,22 @@ def parse_body(body: bytes) -> Any:
 def not_utf_8(position: int) -> InvalidJsonError:
     """The error where the byte at this position is not UTF-8."""
     return InvalidJsonError(f"The body is not UTF-8 (byte {position}).")
+
+
+def not_json(message: str, line: int, column: int) -> InvalidJsonError:
+    """The parser's message, and where it stopped; both from 1."""
+    return InvalidJsonError(f"The body is not JSON at line {line}, column {column}: {message}.")
+
+
+def too_deep(at: str = "") -> InvalidJsonError:
+    """The error where the value at this JSON Pointer is nested too deep."""
+    where = f" at {at}" if at else ""
+    return InvalidJsonError(f"The body is nested deeper than {MAX_DEPTH} levels{where}.")
+
+
+def unreadable(error: ValueError) -> InvalidJsonError:
+    """The error where Python cannot read a number."""
+    return InvalidJsonError(f"The body is not JSON: {error}.")
 
 
 def object_of_pairs(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -58,8 +73,7 @@ def unstorable(value: Any, path: tuple[str, ...], depth: int) -> Iterator[Proble
     Raises InvalidJsonError where the value is nested too deep.
     """
     if depth > MAX_DEPTH:
-        at = json_pointer(path[:_SHOWN_PARTS])
-        raise InvalidJsonError(f"The body is nested deeper than {MAX_DEPTH} levels at {at}.")
+        raise too_deep(json_pointer(path[:_SHOWN_PARTS]))
     if isinstance(value, str):
         if not _is_storable(value):
             yield _bad_text(path)

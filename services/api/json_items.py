@@ -1,6 +1,6 @@
 """Reading a large JSON object piece by piece: one of its arrays is not held in memory.
 
-The errors are those of ``json_body.parse_body``, in the same words.
+The errors are those of ``json_body.parse_body``.
 """
 
 import codecs
@@ -11,7 +11,7 @@ from json import JSONDecodeError, JSONDecoder
 from typing import Any, BinaryIO, Final, NoReturn
 
 from services.api.errors import InvalidJsonError
-from services.api.json_body import MAX_DEPTH, object_of_pairs
+from services.api.json_body import not_json, object_of_pairs, too_deep, unreadable
 
 _CHUNK_BYTES: Final = 256 << 10
 MAX_VALUE_CHARACTERS: Final = 4 << 20
@@ -121,10 +121,9 @@ class _Text:
                 if self._is_complete or self._is_certain(error):
                     self._fail_at(error.pos, error.msg)
             except RecursionError:
-                message = f"The body is nested deeper than {MAX_DEPTH} levels."
-                raise InvalidJsonError(message) from None
+                raise too_deep() from None
             except ValueError as error:  # an integer of more digits than Python reads
-                raise InvalidJsonError(f"The body is not JSON: {error}.") from None
+                raise unreadable(error) from None
             else:
                 if self._is_complete or end + _LOOK_AHEAD < len(self._text):
                     self._at = end
@@ -141,8 +140,7 @@ class _Text:
 
     def _fail_at(self, position: int, message: str) -> NoReturn:
         line, column = self._place(position)
-        where = f"line {line + 1}, column {column + 1}"
-        raise InvalidJsonError(f"The body is not JSON at {where}: {message}.")
+        raise not_json(message, line + 1, column + 1)
 
     def _place(self, position: int) -> tuple[int, int]:
         """Line and column, from 0, of a position in ``_text``."""

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from anyio import CapacityLimiter
 
 from services.api.places import Places
+
+LISTS_AT_WORK: Final = 2
+"""Each uses a connection to the database."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +27,7 @@ class LongLists:
 
     check: Callable[[BinaryIO, BinaryIO], CheckedList]
     """``check_list``, in a process of its own where there is one."""
-    places: Places = field(default_factory=lambda: Places(total=8, per_tenant=2, wait_s=30))
-    """From the first byte of the body to the answer."""
-    threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(2))
+    places: Places = field(default_factory=lambda: Places(total=8, per_owner=2, wait_s=30))
+    """Once the body is there."""
+    threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(LISTS_AT_WORK))
     """For checking and storing: while one list is checked, another one is stored."""

@@ -17,7 +17,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from services.api.app import check_settings, create_app
 from services.api.datasets.checker import Checker
-from services.api.http.connections import Connections
+from services.api.http.connections import MOST_REFUSED, Connections
 from services.api.http.protocol import BoundedProtocol
 from services.api.processes import fork_processes
 from services.api.service import Service
@@ -30,7 +30,7 @@ _GRACE_S: Final = 15
 _CLOSE_S: Final = 3
 """And then for closing the connections of the process."""
 _BACKLOG: Final = 2048
-_OTHER_FILES: Final = 512
+_OTHER_FILES: Final = 256
 
 
 class ApiServer(uvicorn.Server):
@@ -83,16 +83,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _allow_open_files(connections: int) -> None:
-    """Let this process open that many connections beside its other files; raises SettingsError."""
+    """Let this process open all files that it may; raises SettingsError where they are too few."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = connections + _OTHER_FILES
+    needed = connections + MOST_REFUSED + _OTHER_FILES
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise SettingsError(
             f"REVERIE_HTTP_CONNECTIONS is {connections}, and this process may open {hard} files: "
             f"lower it, or raise the limit to {needed} (ulimit -n)"
         )
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 PAGE_BYTES: Final = 256 << 10
 """Of the items of a page; a single item may be longer."""
 Limit = Annotated[int, Query(ge=1, le=100, description="Items a page.")]
-After = Annotated[str | None, Query(description="next_cursor of the page before.")]
+After = Annotated[T | None, Query(description="next_cursor of the page before.")]
 
 
 class Page(Shape, Generic[T]):

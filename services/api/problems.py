@@ -1,5 +1,6 @@
 """Every error as ``application/problem+json`` (RFC 9457); the only place that picks a status."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from services.api import errors as api
+from services.api.http.heads import RETRY_AFTER_S
 from services.api.pointers import json_pointer
 from services.api.problem_list import MAX_PROBLEMS
 from services.api.shapes import ProblemDocument
@@ -36,6 +38,7 @@ STATUS: Final[dict[type[DomainError], int]] = {
     domain.IdempotencyInFlightError: 409,
     domain.IllegalTransitionError: 409,
     domain.LeaseLostError: 409,
+    api.BodyTooSlowError: 408,
     api.BodyTooLargeError: 413,
     api.UnsupportedMediaTypeError: 415,
     api.DatasetRejectedError: 422,
@@ -44,10 +47,20 @@ STATUS: Final[dict[type[DomainError], int]] = {
     domain.InvalidRequestError: 422,
     api.RateLimitedError: 429,
 }
-_RETRYABLE: Final = frozenset({domain.IdempotencyInFlightError, api.RateLimitedError})
+UNAVAILABLE: Final[dict[type[Exception], str]] = {
+    DatabaseDownError: "database_unavailable",
+    DatabaseBusyError: "database_unavailable",
+    objects.ObjectStoreDownError: "object_store_unavailable",
+    objects.ObjectStoreRefusedError: "object_store_unavailable",
+    BaseModelError: "base_models_unavailable",
+}
+"""Codes of status 503."""
+_RETRYABLE: Final = frozenset(
+    {api.BodyTooSlowError, api.RateLimitedError, domain.IdempotencyInFlightError}
+)
 _HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
-_RETRY_AFTER_S: Final = 2
 _MAX_CHARACTERS: Final = 1000
+_PARAMETER: Final = re.compile(r"\{[^}]*\}")
 MEDIA_TYPE: Final = "application/problem+json"
 
 
@@ -100,11 +113,8 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(DomainError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_shape)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(DatabaseDownError, _on_unavailable)
-    app.add_exception_handler(DatabaseBusyError, _on_unavailable)
-    app.add_exception_handler(objects.ObjectStoreDownError, _on_unavailable)
-    app.add_exception_handler(objects.ObjectStoreRefusedError, _on_unavailable)
-    app.add_exception_handler(BaseModelError, _on_unavailable)
+    for kind in UNAVAILABLE:
+        app.add_exception_handler(kind, _on_unavailable)
 
 
 async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
@@ -127,6 +137,8 @@ def _headers(error: DomainError) -> dict[str, str]:
     match error:
         case api.UnauthenticatedError():
             return {"WWW-Authenticate": "Bearer"}
+        case api.BodyTooSlowError():
+            return {"Connection": "close"}  # what follows is the rest of the body
         case api.RateLimitedError():
             return {"Retry-After": str(error.retry_after_s)}
         case _:
@@ -180,24 +192,16 @@ def _allowed(request: Request, status: int) -> dict[str, str]:
     if status != 405:
         return {}
     paths = request.app.openapi()["paths"]
-    methods = {
-        method.upper()
-        for path, operations in paths.items()
-        if compile_path(path)[0].match(request.url.path)
-        for method in operations
-    }
-    return {"Allow": ", ".join(sorted(methods))} if methods else {}
+    fitting = [path for path in paths if compile_path(path)[0].match(request.url.path)]
+    if not fitting:
+        return {}
+    closest = max(fitting, key=lambda path: len(_PARAMETER.sub("", path)))  # …:cancel, not …/{id}
+    return {"Allow": ", ".join(sorted(method.upper() for method in paths[closest]))}
 
 
 async def _on_unavailable(request: Request, error: Exception) -> JSONResponse:
     """503: a server that this one needs does not work; the same request may succeed soon."""
-    code = {
-        DatabaseDownError: "database_unavailable",
-        DatabaseBusyError: "database_unavailable",
-        objects.ObjectStoreDownError: "object_store_unavailable",
-        objects.ObjectStoreRefusedError: "object_store_unavailable",
-        BaseModelError: "base_models_unavailable",
-    }[type(error)]
+    code = UNAVAILABLE[type(error)]
     log.warning("dependency_unavailable", code=code, reason=str(error))
     return problem_response(
         request,
@@ -205,5 +209,5 @@ async def _on_unavailable(request: Request, error: Exception) -> JSONResponse:
         code=code,
         detail="A part of the service does not answer; try again in a moment.",
         retryable=True,
-        headers={"Retry-After": str(_RETRY_AFTER_S)},
+        headers={"Retry-After": str(RETRY_AFTER_S)},
     )

@@ -1,9 +1,8 @@
 """Routes that need an API key. The key is checked before the body is read, up to a limit."""
 
-import hashlib
 from collections.abc import Callable, Coroutine
 from email.message import Message
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -11,10 +10,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.status import HTTP_201_CREATED
 
 from services.api.authentication import authenticate, too_many_requests
-from services.api.errors import BodyTooLargeError, UnsupportedMediaTypeError
+from services.api.errors import UnsupportedMediaTypeError
 from services.api.json_body import parse_body
-from services.api.service import Service
-from services.api.spooled_body import DRAIN_BYTES
+from services.api.places import RequestPlaces
+from services.api.spooled_body import DRAIN_BYTES, spooled_body
 from services.domain.request_rates import RatePolicy
 
 BODY_LIMIT_BYTES: Final = 4 << 20
@@ -27,6 +26,12 @@ class JsonRequest(Request):
     """A request whose JSON body was already read and validated."""
 
     parsed: Any = None
+
+    def parse(self, body: BinaryIO) -> None:
+        """Read the body; raises as ``parse_body`` does."""
+        self._body = body.read()
+        if self._body:
+            self.parsed = parse_body(self._body)
 
     async def json(self) -> Any:
         return self.parsed
@@ -48,17 +53,18 @@ class TenantRoute(APIRoute):
                 raise too_many_requests(taken)
             if not self.reads_body:
                 return await handle(checked)
-            body = b""
-            if checked.method in _BODY_METHODS:
-                body = await _read_body(checked, BODY_LIMIT_BYTES)
-                checked.state.fingerprint = hashlib.sha256(body).hexdigest()
-                if body:
+            places: RequestPlaces = checked.app.state.service.places
+            tenant_id = taken.tenant_id
+            if checked.method not in _BODY_METHODS:
+                async with places.requests.one_for(tenant_id):
+                    return await handle(checked)
+            async with spooled_body(checked, BODY_LIMIT_BYTES, tenant_id) as body:
+                checked.state.fingerprint = body.fingerprint
+                if body.size_bytes:
                     check_media_type(checked)
-            service: Service = checked.app.state.service
-            async with service.places.requests.one_for(taken.tenant_id):
-                if body:
-                    checked.parsed = await run_in_threadpool(parse_body, body)
-                return await handle(checked)
+                async with places.requests.one_for(tenant_id):
+                    await run_in_threadpool(checked.parse, body.file)
+                    return await handle(checked)
 
         return handle_of_tenant
 
@@ -76,31 +82,8 @@ class StreamRoute(TenantRoute):
     reads_body = False
 
 
-async def _read_body(request: JsonRequest, limit_bytes: int) -> bytes:
-    """The whole body; raises BodyTooLargeError where it is longer than the limit.
-
-    A body that is too long is still read, up to a second limit. Otherwise a client that is still
-    sending would see a reset connection instead of the response.
-    """
-    chunks: list[bytes] = []
-    size_bytes = 0
-    async for chunk in request.stream():
-        size_bytes += len(chunk)
-        if size_bytes <= limit_bytes:
-            chunks.append(chunk)
-        else:
-            chunks.clear()
-            if size_bytes > DRAIN_BYTES:
-                break
-    if size_bytes > limit_bytes:
-        raise BodyTooLargeError(limit_bytes=limit_bytes)
-    body = b"".join(chunks)
-    request._body = body
-    return body
-
-
 async def _skip_body(request: Request) -> None:
-    """Read the body, up to a limit, and keep nothing; for the same reason as in ``_read_body``."""
+    """Read the body, up to a limit, and keep nothing, for the reason that DRAIN_BYTES has."""
     size_bytes = 0
     async for chunk in request.stream():
         size_bytes += len(chunk)

@@ -1,9 +1,45 @@
 """Base classes and small types of all JSON requests and responses."""
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+# What follows says in JSON Schema what ``json_body`` and ``is_id`` check, for the OpenAPI document.
+_NO_NUL: Final = "^[^\\u0000]*$"
+_MOST: Final = 1.7976931348623157e308
+_VALUE: Final = {"$ref": "#/components/schemas/JsonValue"}
+_ARRAY: Final[dict[str, Any]] = {"type": "array", "items": _VALUE}
+_OBJECT: Final[dict[str, Any]] = {
+    "type": "object",
+    "propertyNames": {"pattern": _NO_NUL},
+    "additionalProperties": _VALUE,
+}
+JSON_VALUE: Final = {
+    "description": "JSON without NUL in texts and keys, at most 32 levels deep in a body.",
+    "anyOf": [
+        {"type": ["null", "boolean"]},
+        {"type": "number", "minimum": -_MOST, "maximum": _MOST},
+        {"type": "string", "pattern": _NO_NUL},
+        _ARRAY,
+        _OBJECT,
+    ],
+}
+"""The component ``JsonValue``, which the next two types need."""
+JsonObject = Annotated[dict[str, Any], WithJsonSchema(_OBJECT)]
+JsonArray = Annotated[list[Any], WithJsonSchema(_ARRAY)]
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE: Final = BeforeValidator(_whole)
+"""Of an integer as JSON Schema has it: 1.0 is one."""
+Text = Annotated[str, Field(json_schema_extra={"pattern": _NO_NUL})]
+RunId = Annotated[str, Field(json_schema_extra={"pattern": "^run_[0-9a-f]{32}$"})]
+DatasetId = Annotated[str, Field(json_schema_extra={"pattern": "^ds_[0-9a-f]{32}$"})]
+PublicationId = Annotated[str, Field(json_schema_extra={"pattern": "^pub_[0-9a-f]{32}$"})]
 
 
 class Body(BaseModel):

@@ -88,7 +88,6 @@ class Attempt(TypedDict):
 
     id: str
     fence: int
-    node: str
     from_step: int
     last_step: int
     outcome: str | None

@@ -1,7 +1,6 @@
 """The Python client against the service: every call is documented, downloads work."""
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,14 +13,12 @@ from services.client import shapes
 from services.client.client import Client
 from services.client.errors import ProblemError
 from services.client.retry import Retry
-from services.domain.ledger import StoredCheckpoint
-from services.objects.folders import put_folder
-from services.objects.keys import checkpoint_prefix, result_prefix
 from services.objects.open import open_store
 from services.settings.env import Settings
 from services.store import tenants
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
+from tests.support.finished_runs import finish
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase, plan
 from tests.support.service import run_request
@@ -52,17 +49,6 @@ def client(fleet: Fleet, tenant_db: TenantDatabase) -> Iterator[Client]:
         _, api_key = tenants.create_api_key(conn, tenant_db.tenant_id, "tests")
     with Client(fleet.url, api_key, retry=Retry(tries=1)) as client:
         yield client
-
-
-def stored_folder(folder: Path, files: dict[str, bytes]) -> Path:
-    """A folder closed by a manifest, as training writes it."""
-    folder.mkdir()
-    facts = {}
-    for name, body in files.items():
-        (folder / name).write_bytes(body)
-        facts[name] = {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-    (folder / "manifest.json").write_text(json.dumps({"version": 1, "files": facts}))
-    return folder
 
 
 def is_shape(body: dict[str, Any], shape: type) -> bool:
@@ -123,17 +109,9 @@ def test_results_and_checkpoints_are_downloaded_by_signed_links(
     store = open_store(Settings.from_env(fleet.env))
     whole_plan = plan()
     claim = tenant_db.held(plan=whole_plan)
-    scope = (claim.tenant_id, claim.run_id, claim.fence)
     early = client._transport.http.get(f"/v1/runs/{claim.run_id}/result")
     assert (early.status_code, early.json()["code"]) == (404, "no_result")
-    state = stored_folder(tmp_path / "state", {"state.safetensors": b"weights" * 1000})
-    result = stored_folder(tmp_path / "result", {"card.json": b"{}", "adapter.safetensors": b"a"})
-    for step in (10, 20):
-        files = put_folder(store, checkpoint_prefix(*scope, step), state)
-        checkpoint = StoredCheckpoint(step=step, files=files)
-        tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint)
-    files = put_folder(store, result_prefix(*scope), result)
-    tenant_db.ledger.commit_result(claim.run_id, claim.fence, files, step=20)
+    finish(tenant_db, claim, store, tmp_path)
 
     run = client.get_run(claim.run_id)
     checkpoints = client.list_checkpoints(claim.run_id)

@@ -18,7 +18,7 @@ from services.api.places import Places
 
 def test_a_tenant_waits_for_its_own_places_only() -> None:
     async def run() -> None:
-        places = Places(total=3, per_tenant=2, wait_s=0.05)
+        places = Places(total=3, per_owner=2, wait_s=0.05)
         async with places.one_for("a"), places.one_for("a"):
             with pytest.raises(RateLimitedError):
                 await places.one_for("a").__aenter__()
@@ -35,7 +35,7 @@ def test_a_tenant_waits_for_its_own_places_only() -> None:
 
 def test_places_are_given_in_order() -> None:
     async def run() -> list[int]:
-        places, order = Places(total=1, per_tenant=1, wait_s=10), []
+        places, order = Places(total=1, per_owner=1, wait_s=10), []
 
         async def work(number: int) -> None:
             async with places.one_for("a"):

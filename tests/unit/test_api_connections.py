@@ -4,7 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from services.api.http.connections import Connections
+from services.api.http.connections import MOST_REFUSED, Connections
 from services.api.http.heads import CLIENT_FULL, SERVER_FULL
 from services.settings.env import Settings, SettingsError
 from services.settings.http_limits import HttpLimits
@@ -68,6 +68,18 @@ def test_a_closed_connection_makes_room_for_its_address_once() -> None:
     connections.remove(line)
     assert connections.admit(Line(), "10.0.0.1") is None
     assert connections.admit(Line(), "10.0.0.1") is CLIENT_FULL
+
+
+def test_refused_connections_are_few() -> None:
+    connections = Connections(HttpLimits(connections_per_client=1))
+    assert connections.admit(Line(), "10.0.0.1") is None
+    refused = [Line() for _ in range(MOST_REFUSED + 2)]
+    for each in refused:
+        assert connections.admit(each, "10.0.0.1") is CLIENT_FULL
+    assert [each.is_dropped for each in refused[:3]] == [True, True, False]
+    connections.remove(refused[2])
+    assert connections.admit(Line(), "10.0.0.1") is CLIENT_FULL
+    assert not refused[3].is_dropped
 
 
 def test_trusted_proxies_are_addresses_and_networks() -> None:

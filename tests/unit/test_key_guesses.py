@@ -34,14 +34,14 @@ def test_more_unknown_keys_mean_a_longer_wait(guesses: KeyGuesses) -> None:
 
 
 def test_a_valid_key_passes_from_a_client_that_guesses(guesses: KeyGuesses) -> None:
-    guesses.note_valid(KEY)
+    guesses.note_valid(KEY, "ten_1")
     guess(guesses, "192.0.2.1")
     assert guesses.wait_s("192.0.2.1", KEY) == 0
     assert guesses.wait_s("192.0.2.1", OTHER) == 1
 
 
 def test_a_revoked_key_is_no_longer_valid(guesses: KeyGuesses) -> None:
-    guesses.note_valid(KEY)
+    guesses.note_valid(KEY, "ten_1")
     guess(guesses, "192.0.2.1")
     guesses.note_unknown("192.0.2.1", KEY)
     assert guesses.wait_s("192.0.2.1", KEY) >= 1

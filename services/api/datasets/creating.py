@@ -4,7 +4,6 @@ from collections.abc import Callable
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, Final, cast
 
-from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -14,9 +13,11 @@ from services.api.datasets.presenting import dataset_shape
 from services.api.datasets.shapes import Dataset
 from services.api.idempotency import CreatingRequest, IdempotencyKey, create_once
 from services.api.long_lists import CheckedList
+from services.api.openapi import raises
 from services.api.routing import StreamRoute, check_media_type
-from services.api.service import Service, ServiceDep, TenantDep
+from services.api.service import ServiceDep, TenantDep
 from services.api.spooled_body import IN_MEMORY_BYTES, spooled_body
+from services.domain.errors import QuotaExceededError
 from services.store import datasets, quotas
 from services.store.database import Connection
 
@@ -24,17 +25,20 @@ router = APIRouter(prefix="/v1", tags=["datasets"], route_class=StreamRoute)
 
 BODY_LIMIT_BYTES: Final = 32 << 20
 """Enough for a list of 100,000 files."""
-_BODY: Final[dict[str, Any]] = {
+_SHORT_BYTES: Final = 256 << 10
+"""A list up to this size is checked at once, by the process that received it."""
+_DOCUMENTED: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {"schema": {"$ref": "#/components/schemas/DatasetRequest"}}
         },
-    }
+    },
+    **raises(QuotaExceededError),
 }
 
 
-@router.post("/datasets", status_code=201, response_model=Dataset, openapi_extra=_BODY)
+@router.post("/datasets", status_code=201, response_model=Dataset, openapi_extra=_DOCUMENTED)
 async def create_dataset(
     request: Request, service: ServiceDep, tenant_id: TenantDep, key: IdempotencyKey = None
 ) -> JSONResponse:
@@ -43,25 +47,8 @@ async def create_dataset(
     403 ``quota_exceeded`` where the tenant may not store as much, or has too many unfinished ones.
     429 ``rate_limited`` where the tenant's other long lists are not done after 30 s.
     """
-    if _is_short(request):
-        return await _create(request, service, tenant_id, key, None)
-    async with service.long_lists.places.one_for(tenant_id):
-        return await _create(request, service, tenant_id, key, service.long_lists.threads)
-
-
-def _is_short(request: Request) -> bool:
-    length = request.headers.get("content-length", "")
-    return length.isdecimal() and int(length) <= IN_MEMORY_BYTES
-
-
-async def _create(
-    request: Request,
-    service: Service,
-    tenant_id: str,
-    key: str | None,
-    threads: CapacityLimiter | None,
-) -> JSONResponse:
-    async with spooled_body(request, BODY_LIMIT_BYTES) as body:
+    places, long_lists = service.places, service.long_lists
+    async with spooled_body(request, BODY_LIMIT_BYTES, tenant_id) as body:
         if body.size_bytes:
             check_media_type(request)
         creating = CreatingRequest(
@@ -71,11 +58,12 @@ async def _create(
             key=key,
             fingerprint=body.fingerprint,
         )
-        if threads is not None:
-            check = service.long_lists.check
+        if body.size_bytes <= _SHORT_BYTES:
+            async with places.requests.one_for(tenant_id):
+                return await run_sync(_create_in_thread, creating, body.file, check_list)
+        async with long_lists.places.one_for(tenant_id):
+            check, threads = long_lists.check, long_lists.threads
             return await run_sync(_create_in_thread, creating, body.file, check, limiter=threads)
-        async with service.places.requests.one_for(tenant_id):
-            return await run_sync(_create_in_thread, creating, body.file, check_list)
 
 
 def _create_in_thread(

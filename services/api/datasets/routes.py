@@ -7,10 +7,17 @@ from fastapi import APIRouter
 from services.api.datasets.lookup import find_dataset
 from services.api.datasets.presenting import dataset_shape
 from services.api.datasets.shapes import Dataset, Upload, UploadsRequest
+from services.api.openapi import raises
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
 from services.api.service import Service, ServiceDep, TenantDep
-from services.domain.errors import DatasetIncompleteError, DatasetNotOpenError, Problem
+from services.api.shapes import DatasetId
+from services.domain.errors import (
+    DatasetIncompleteError,
+    DatasetNotOpenError,
+    NotFoundError,
+    Problem,
+)
 from services.objects.keys import upload_key
 from services.store import datasets
 from services.store.datasets import DatasetFile
@@ -25,7 +32,7 @@ _FILES_AT_ONCE: Final = 1000
 
 @router.get("/datasets")
 def list_datasets(
-    service: ServiceDep, tenant_id: TenantDep, limit: Limit = 20, after: After = None
+    service: ServiceDep, tenant_id: TenantDep, limit: Limit = 20, after: After[DatasetId] = None
 ) -> Page[Dataset]:
     """Newest first."""
     cursor = check_cursor(after, "ds")
@@ -34,14 +41,14 @@ def list_datasets(
     return page_of(rows, limit, dataset_shape, lambda row: row.dataset_id)
 
 
-@router.get("/datasets/{dataset_id}")
-def get_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep) -> Dataset:
+@router.get("/datasets/{dataset_id}", openapi_extra=raises(NotFoundError))
+def get_dataset(dataset_id: DatasetId, service: ServiceDep, tenant_id: TenantDep) -> Dataset:
     """404 where there is none, or it is another tenant's."""
     with service.database.transaction(tenant_id) as conn:
         return dataset_shape(find_dataset(conn, tenant_id, dataset_id))
 
 
-@router.post("/uploads")
+@router.post("/uploads", openapi_extra=raises(NotFoundError, DatasetNotOpenError))
 def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep) -> Page[Upload]:
     """The dataset's files by path; each one that is not stored has a signed PUT.
 
@@ -51,6 +58,7 @@ def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
         dataset = find_dataset(conn, tenant_id, body.dataset_id)
         if dataset.status != "uploading":
             raise DatasetNotOpenError(f"The dataset is {dataset.status}; it accepts no more files.")
+        datasets.touch(conn, tenant_id, body.dataset_id)
         after, limit = body.after, body.limit + 1
         rows = datasets.files_page(conn, tenant_id, body.dataset_id, limit, after)
     shown = rows[: body.limit]
@@ -64,8 +72,12 @@ def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
     )
 
 
-@router.post("/datasets/{dataset_id}:complete", status_code=202)
-def complete_dataset(dataset_id: str, service: ServiceDep, tenant_id: TenantDep) -> Dataset:
+@router.post(
+    "/datasets/{dataset_id}:complete",
+    status_code=202,
+    openapi_extra=raises(NotFoundError, DatasetIncompleteError),
+)
+def complete_dataset(dataset_id: DatasetId, service: ServiceDep, tenant_id: TenantDep) -> Dataset:
     """No more files: 202, and verification starts. 409 names files that are not uploaded.
 
     Repeating it is harmless.

@@ -3,36 +3,41 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from services.api.shapes import Body, ProblemItem, Shape
+from services.api.datasets.file_kinds import MAX_PATH_CHARACTERS, file_schemas
+from services.api.shapes import WHOLE, Body, DatasetId, ProblemItem, Shape, Text
 
 MAX_FILES = 100_000
 MAX_UPLOADS = 1000
 
 
 class FileDeclaration(Body):
-    """A file that will be uploaded."""
+    """A file that will be uploaded: an image, or a caption (.txt).
 
-    path: str
-    """Relative, ``/`` separated; the suffix says what it is (.jpg .jpeg .png .webp, .txt)."""
-    size_bytes: int
-    sha256: str
-    """64 lower-case hex digits."""
+    Its path is relative, with ``/``, in Unicode NFC, and differs from the others in more than case.
+    """
+
+    # For the document; ``FileRules`` checks it, with better words.
+    model_config = ConfigDict(json_schema_extra={"anyOf": file_schemas()})
+
+    path: Annotated[str, Field(json_schema_extra={"maxLength": MAX_PATH_CHARACTERS})]
+    size_bytes: Annotated[int, WHOLE]
+    sha256: Annotated[str, Field(json_schema_extra={"pattern": "^[0-9a-f]{64}$"})]
 
 
 class DatasetRequest(Body):
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: Annotated[Text, Field(min_length=1, max_length=200)]
     files: Annotated[list[FileDeclaration], Field(min_length=1, max_length=MAX_FILES)]
 
 
 class UploadsRequest(Body):
     """Ask for signed PUTs of a dataset's files, a page at a time."""
 
-    dataset_id: str
-    after: str | None = None
+    dataset_id: DatasetId
+    after: Text | None = None
     """``next_cursor`` of the page before."""
-    limit: Annotated[int, Field(ge=1, le=MAX_UPLOADS)] = MAX_UPLOADS
+    limit: Annotated[int, Field(ge=1, le=MAX_UPLOADS), WHOLE] = MAX_UPLOADS
 
 
 class Dataset(Shape):

@@ -2,10 +2,13 @@
 
 from collections import Counter
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Protocol
+from typing import Final, Protocol
 
 from services.api.http.heads import CLIENT_FULL, SERVER_FULL, Refusal
 from services.settings.http_limits import HttpLimits
+
+MOST_REFUSED: Final = 256
+"""Refused connections that are open at once; the oldest gives way to a new one."""
 
 
 class Connection(Protocol):
@@ -23,6 +26,7 @@ class Connections:
         self._client_of: dict[Connection, str | None] = {}
         self._of_client: Counter[str] = Counter()
         self._waiting: dict[Connection, None] = {}  # the one that waits longest comes first
+        self._refused: dict[Connection, None] = {}  # open until they are told why, oldest first
 
     def admit(self, connection: Connection, address: str | None) -> Refusal | None:
         """Count a new connection, or say why it cannot be served.
@@ -33,10 +37,10 @@ class Connections:
         """
         client = None if address is None or self._is_proxy(address) else client_of(address)
         if client is not None and self._of_client[client] >= self._limits.connections_per_client:
-            return CLIENT_FULL
+            return self._refuse(connection, CLIENT_FULL)
         if len(self._client_of) >= self._limits.connections:
             if not self._waiting:
-                return SERVER_FULL
+                return self._refuse(connection, SERVER_FULL)
             oldest = next(iter(self._waiting))
             self.remove(oldest)
             oldest.drop()
@@ -48,6 +52,7 @@ class Connections:
 
     def remove(self, connection: Connection) -> None:
         """The connection is closed; harmless for one that is not counted."""
+        self._refused.pop(connection, None)
         self._waiting.pop(connection, None)
         client = self._client_of.pop(connection, None)
         if client is not None:
@@ -63,6 +68,14 @@ class Connections:
         """The request was answered."""
         if connection in self._client_of:
             self._waiting[connection] = None
+
+    def _refuse(self, connection: Connection, refusal: Refusal) -> Refusal:
+        self._refused[connection] = None
+        if len(self._refused) > MOST_REFUSED:
+            oldest = next(iter(self._refused))
+            self.remove(oldest)
+            oldest.drop()
+        return refusal
 
     def _is_proxy(self, address: str) -> bool:
         host = ip_address(address)

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+RETRY_AFTER_S: Final = 2
+"""Where the service itself cannot take a request now."""
 MAX_FIELDS: Final = 100
 MAX_FIELDS_BYTES: Final = 16 << 10
 MAX_TARGET_BYTES: Final = 8 << 10

@@ -260,6 +260,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def _response(refusal: Refusal) -> bytes:
+    request_id = new_id("req")
     document = ProblemDocument(
         type=f"urn:reverie:problem:{refusal.code}",
         title=refusal.code.replace("_", " ").capitalize(),
@@ -267,7 +268,7 @@ def _response(refusal: Refusal) -> bytes:
         detail=refusal.detail,
         instance="",
         code=refusal.code,
-        request_id=new_id("req"),
+        request_id=request_id,
         retryable=refusal.retryable,
     )
     body = document.model_dump_json().encode()
@@ -275,9 +276,10 @@ def _response(refusal: Refusal) -> bytes:
         b"content-type: application/problem+json",
         b"content-length: %d" % len(body),
         b"connection: close",
+        b"x-request-id: " + request_id.encode(),
     ]
     if refusal.retryable:
-        fields.append(b"retry-after: 2")
+        fields.append(b"retry-after: %d" % heads.RETRY_AFTER_S)
     return STATUS_LINE[refusal.status] + b"\r\n".join(fields) + b"\r\n\r\n" + body
 
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
 from services.api.idempotency import CreatingDep, create_once
+from services.api.openapi import raises
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.publications.presenting import publication_shape
 from services.api.publications.shapes import (
@@ -16,6 +17,7 @@ from services.api.publications.shapes import (
 )
 from services.api.routing import TenantRoute
 from services.api.service import ServiceDep, TenantDep
+from services.api.shapes import PublicationId
 from services.domain.errors import InvalidRequestError, NotFoundError, Problem
 from services.domain.ids import is_id
 from services.store import publications
@@ -24,7 +26,12 @@ from services.store.database import Connection
 router = APIRouter(prefix="/v1", tags=["publications"], route_class=TenantRoute)
 
 
-@router.post("/publications", status_code=201, response_model=Publication)
+@router.post(
+    "/publications",
+    status_code=201,
+    response_model=Publication,
+    openapi_extra=raises(NotFoundError),
+)
 def create_publication(
     body: PublicationRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
 ) -> JSONResponse:
@@ -49,7 +56,7 @@ def list_publications(
     service: ServiceDep,
     tenant_id: TenantDep,
     limit: Limit = 20,
-    after: After = None,
+    after: After[PublicationId] = None,
     run_id: Annotated[str | None, Query(description="Only those of this run.")] = None,
 ) -> Page[Publication]:
     """Newest first."""
@@ -61,8 +68,10 @@ def list_publications(
     return page_of(rows, limit, publication_shape, lambda row: row.publication_id)
 
 
-@router.get("/publications/{publication_id}")
-def get_publication(publication_id: str, service: ServiceDep, tenant_id: TenantDep) -> Publication:
+@router.get("/publications/{publication_id}", openapi_extra=raises(NotFoundError))
+def get_publication(
+    publication_id: PublicationId, service: ServiceDep, tenant_id: TenantDep
+) -> Publication:
     """404 where there is none, or it is another tenant's."""
     if not is_id(publication_id, "pub"):
         raise NotFoundError("publication", publication_id)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from services.api.shapes import Body, Failure, Shape
+from services.api.shapes import Body, Failure, RunId, Shape
 
 HUB_REFUSED: Final = (
     "Publishing to the Hub uses this service's own token, so it is allowed only where the service "
@@ -19,18 +19,24 @@ class FolderTarget(Body):
     kind: Literal["folder"]
 
 
+_NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
 class HubTarget(Body):
     """A repository on the Hugging Face Hub."""
 
     kind: Literal["hub"]
     repo_id: Annotated[
-        str, Field(max_length=96, pattern=r"^(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*$")
+        str,
+        Field(
+            max_length=96, pattern=r"^(?:[A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*$"
+        ),
     ]
     private: bool = True
 
 
 class PublicationRequest(Body):
-    run_id: str
+    run_id: RunId
     target: Annotated[FolderTarget | HubTarget, Field(discriminator="kind")]
 
 

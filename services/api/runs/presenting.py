@@ -77,7 +77,6 @@ def attempt_shape(row: AttemptRow) -> Attempt:
     return Attempt(
         id=row.attempt_id,
         fence=row.fence,
-        node=row.node,
         from_step=row.from_step,
         last_step=row.last_step,
         outcome=row.outcome,

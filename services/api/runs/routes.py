@@ -7,8 +7,9 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from services.api.errors import NoResultError
+from services.api.errors import DatasetRejectedError, InvalidPlanError, NoResultError
 from services.api.idempotency import CreatingDep, create_once
+from services.api.openapi import raises
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
 from services.api.runs.downloads import files_of
@@ -17,6 +18,8 @@ from services.api.runs.planning import check_datasets, plan_run
 from services.api.runs.presenting import run_shape, summary_shape
 from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest, RunSummary
 from services.api.service import Service, ServiceDep, TenantDep
+from services.api.shapes import RunId
+from services.domain.errors import IllegalTransitionError, NotFoundError, QuotaExceededError
 from services.domain.placement import HEARTBEATS_MISSED
 from services.domain.waiting import NEW, Waiting
 from services.store import gpu_classes, quotas, run_documents, runs, waiting
@@ -29,7 +32,12 @@ router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
 _MAX_ATTEMPTS: Final = 100
 
 
-@router.post("/runs", status_code=201, response_model=Run)
+@router.post(
+    "/runs",
+    status_code=201,
+    response_model=Run,
+    openapi_extra=raises(InvalidPlanError, DatasetRejectedError, QuotaExceededError),
+)
 def create_run(
     body: RunRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
 ) -> JSONResponse:
@@ -56,7 +64,7 @@ def create_run(
 
 @router.get("/runs")
 def list_runs(
-    service: ServiceDep, tenant_id: TenantDep, limit: Limit = 20, after: After = None
+    service: ServiceDep, tenant_id: TenantDep, limit: Limit = 20, after: After[RunId] = None
 ) -> Page[RunSummary]:
     """Newest first; without warnings and attempts, which the run itself has."""
     cursor = check_cursor(after, "run")
@@ -76,32 +84,36 @@ def list_runs(
     )
 
 
-@router.get("/runs/{run_id}")
-def get_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
+@router.get("/runs/{run_id}", openapi_extra=raises(NotFoundError))
+def get_run(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """404 where there is none, or it is another tenant's."""
     with service.database.transaction(tenant_id) as conn:
         return _shape_of(service, conn, find_run(conn, tenant_id, run_id))
 
 
-@router.get("/runs/{run_id}/plan")
-def get_plan(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> dict[str, Any]:
+@router.get("/runs/{run_id}/plan", openapi_extra=raises(NotFoundError))
+def get_plan(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> dict[str, Any]:
     """The request, resolved: every default filled in."""
     with service.database.transaction(tenant_id) as conn:
         find_run(conn, tenant_id, run_id)
         return run_documents.read_plan(conn, tenant_id, run_id)
 
 
-@router.post("/runs/{run_id}:cancel", status_code=202)
-def cancel_run(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Run:
+@router.post(
+    "/runs/{run_id}:cancel",
+    status_code=202,
+    openapi_extra=raises(NotFoundError, IllegalTransitionError),
+)
+def cancel_run(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """202 and the run, canceling or canceled; 409 where it succeeded or failed before."""
     with service.database.transaction(tenant_id) as conn:
         find_run(conn, tenant_id, run_id)
         return _shape_of(service, conn, runs.cancel(conn, tenant_id, run_id))
 
 
-@router.get("/runs/{run_id}/checkpoints")
+@router.get("/runs/{run_id}/checkpoints", openapi_extra=raises(NotFoundError))
 def list_checkpoints(
-    run_id: str,
+    run_id: RunId,
     service: ServiceDep,
     tenant_id: TenantDep,
     limit: Limit = 20,
@@ -114,8 +126,8 @@ def list_checkpoints(
     return page_of(rows, limit, lambda row: _checkpoint(service, row), lambda row: str(row.step))
 
 
-@router.get("/runs/{run_id}/result")
-def get_result(run_id: str, service: ServiceDep, tenant_id: TenantDep) -> Result:
+@router.get("/runs/{run_id}/result", openapi_extra=raises(NotFoundError, NoResultError))
+def get_result(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> Result:
     """The result, with a link for each file; 404 ``no_result`` until the run succeeded."""
     with service.database.transaction(tenant_id) as conn:
         row = find_run(conn, tenant_id, run_id)

@@ -1,32 +1,39 @@
 """Runs, their attempts, checkpoints and results as JSON: requests and answers."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
+from pydantic.config import JsonDict
 
-from services.api.shapes import Body, Failure, Shape
+from services.api.shapes import Body, DatasetId, Failure, JsonArray, JsonObject, Shape, Text
 from services.domain.priorities import Priority
 
 RunStatus = Literal[
     "queued", "running", "pausing", "paused", "canceling", "succeeded", "failed", "canceled"
 ]
-MetadataValue = Annotated[str, Field(max_length=500)]
-MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
+MetadataValue = Annotated[Text, Field(max_length=500)]
+MetadataKey = Annotated[Text, Field(min_length=1, max_length=64)]
+
+
+_NO_OTHER: Final[JsonDict] = {"additionalProperties": False}
+"""Keys have to match the pattern of ``Text``."""
 
 
 class RunRequest(Body):
     """SimpleTuner's files as JSON, and which dataset each image backend reads."""
 
-    config: dict[str, Any]
+    config: JsonObject
     """``config.json``; options are listed in docs/reference/options.md."""
-    lycoris_config: dict[str, Any] | None = None
-    data_backends: list[Any]
+    lycoris_config: JsonObject | None = None
+    data_backends: JsonArray
     """``multidatabackend.json``."""
-    prompt_library: dict[str, Any] | None = None
-    datasets: Annotated[dict[str, str], Field(max_length=100)]
+    prompt_library: JsonObject | None = None
+    datasets: Annotated[dict[Text, DatasetId], Field(max_length=100, json_schema_extra=_NO_OTHER)]
     """Id of an image backend → id of a dataset."""
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(default={})
+    metadata: Annotated[
+        dict[MetadataKey, MetadataValue], Field(max_length=16, json_schema_extra=_NO_OTHER)
+    ] = Field(default={})
     priority: Priority = "normal"
     """Orders the tenant's own runs."""
 
@@ -37,8 +44,6 @@ class Attempt(Shape):
     id: str
     object: Literal["attempt"] = "attempt"
     fence: int
-    node: str
-    """Name of the machine that it ran on; empty where that is unknown."""
     from_step: int
     last_step: int
     outcome: str | None

@@ -1,0 +1,167 @@
+"""The OpenAPI document: every route with all statuses and codes that it may answer with."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from services.api import errors as api
+from services.api.problems import MEDIA_TYPE, STATUS, UNAVAILABLE
+from services.api.shapes import JSON_VALUE, ProblemDocument
+from services.domain import errors as domain
+from services.domain.errors import DomainError
+
+Codes = dict[int, list[str]]
+"""Status → the codes of its problem documents."""
+Json = dict[str, Any]
+
+_RAISES: Final = "x-raises"
+_METHODS_WITH_BODY: Final = frozenset({"post", "put", "patch"})
+_OF_ALL: Final[Codes] = {
+    400: ["bad_request"],
+    408: ["request_timeout"],
+    414: ["uri_too_long"],
+    417: ["expectation_failed"],
+    429: ["too_many_connections"],
+    431: ["headers_too_large"],
+    500: ["internal_error"],
+    503: ["too_many_connections", *sorted(set(UNAVAILABLE.values()))],
+    505: ["http_version"],
+}
+
+
+def raises(*errors: type[DomainError]) -> Json:
+    """``openapi_extra`` of a route: errors of its own, which others do not raise."""
+    return {_RAISES: [kind.code for kind in errors]}
+
+
+def openapi_document(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> Json:
+    """The document of an application; it is made once.
+
+    Args:
+        bodies: of requests that routes read themselves; they refer to them by name.
+    """
+    if app.openapi_schema is None:
+        app.openapi_schema = _document(app, bodies)
+    return app.openapi_schema
+
+
+def _document(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> Json:
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    schemas = document["components"]["schemas"]
+    schemas["JsonValue"] = JSON_VALUE
+    models: list[type[BaseModel]] = [ProblemDocument, *bodies]
+    for model in models:
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[model.__name__] = schema
+    schemas.pop("HTTPValidationError", None)
+    schemas.pop("ValidationError", None)
+    document["components"]["securitySchemes"] = {
+        "api_key": {"type": "http", "scheme": "bearer", "bearerFormat": "rv_…"}
+    }
+    shared: Json = {}
+    document["components"]["responses"] = shared
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            _complete(operation, shared, method, has_key=path.startswith("/v1/"))
+    return document
+
+
+def _complete(operation: Json, shared: Json, method: str, *, has_key: bool) -> None:
+    """Add what FastAPI does not know of an operation; ``shared`` are responses of several."""
+    parameters = operation.get("parameters", [])
+    for parameter in parameters:
+        parameter["schema"] = _without_null(parameter["schema"])
+    responses = operation["responses"]
+    responses.pop("422", None)
+    for response in responses.values():
+        response["headers"] = _headers(_SUCCESS_HEADERS if has_key else _HEADERS)
+    if "201" in responses:
+        responses["201"]["headers"] |= _headers(_CREATED_HEADERS)
+    raised = [kind.code for kind in _before_the_route(parameters, method, has_key=has_key)]
+    for status, codes in sorted(_by_status([*raised, *operation.pop(_RAISES, [])]).items()):
+        responses[str(status)] = _response(status, codes, shared)
+    if has_key:
+        operation["security"] = [{"api_key": []}]
+
+
+def _without_null(schema: Json) -> Json:
+    """The schema of a parameter that may be left out: no text stands for null there."""
+    given = [each for each in schema.get("anyOf", []) if each.get("type") != "null"]
+    rest = {name: value for name, value in schema.items() if name != "anyOf"}
+    return {**given[0], **rest} if len(given) == 1 else schema
+
+
+def _before_the_route(
+    parameters: list[Json], method: str, *, has_key: bool
+) -> list[type[DomainError]]:
+    """Errors of a request that does not reach the function of its route."""
+    raised: list[type[DomainError]] = []
+    if has_key:
+        raised += [api.UnauthenticatedError, api.RateLimitedError]
+    if method in _METHODS_WITH_BODY:
+        raised += [api.InvalidJsonError, api.BodyTooLargeError, api.UnsupportedMediaTypeError]
+    if method in _METHODS_WITH_BODY or any(each["in"] != "path" for each in parameters):
+        raised.append(domain.InvalidRequestError)
+    if any(each["name"] == "Idempotency-Key" for each in parameters):
+        raised += [domain.IdempotencyInFlightError, domain.IdempotencyMismatchError]
+    return raised
+
+
+_STATUS_OF: Final = {kind.code: status for kind, status in STATUS.items()}
+
+
+def _by_status(raised: list[str]) -> Codes:
+    """These codes and those of every request."""
+    codes: defaultdict[int, set[str]] = defaultdict(set)
+    for status, always in _OF_ALL.items():
+        codes[status].update(always)
+    for code in raised:
+        codes[_STATUS_OF[code]].add(code)
+    return {status: sorted(found) for status, found in codes.items()}
+
+
+_HEADERS: Final = {"X-Request-Id": "Quote it when you report a problem."}
+_SUCCESS_HEADERS: Final = {
+    **_HEADERS,
+    "RateLimit-Policy": "The policy of this request: requests (q) in seconds (w).",
+    "RateLimit": "Requests that are left (r), and seconds until all are again (t).",
+}
+_CREATED_HEADERS: Final = {"Location": "The address of the new object."}
+_PROBLEM_HEADERS: Final = {
+    401: {"WWW-Authenticate": "Bearer"},
+    429: {"Retry-After": "Seconds to wait."},
+    503: {"Retry-After": "Seconds to wait."},
+}
+
+
+def _headers(described: dict[str, str]) -> Json:
+    return {
+        name: {"description": words, "required": True, "schema": {"type": "string"}}
+        for name, words in described.items()
+    }
+
+
+def _response(status: int, codes: list[str], shared: Json) -> Json:
+    if len(codes) > 1:
+        return _problem(status, codes)
+    shared.setdefault(codes[0], _problem(status, codes))
+    return {"$ref": f"#/components/responses/{codes[0]}"}
+
+
+def _problem(status: int, codes: list[str]) -> Json:
+    """A problem document (RFC 9457) with one of these codes."""
+    schema = {
+        "$ref": "#/components/schemas/ProblemDocument",
+        "properties": {"status": {"const": status}, "code": {"enum": codes}},
+    }
+    return {
+        "description": f"{HTTPStatus(status).phrase}.",
+        "headers": _headers({**_HEADERS, **_PROBLEM_HEADERS.get(status, {})}),
+        "content": {MEDIA_TYPE: {"schema": schema}},
+    }

@@ -1,0 +1,127 @@
+"""``schemathesis run`` on a live API, as two tenants, and the answers that it saw."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.tenant import Json
+
+# The checks that ``hooks.refused_as_documented_only`` is stricter than are off.
+_CONFIG = """
+hooks = "tests.integration.openapi_fuzz.hooks"
+continue-on-failure = true
+request-timeout = 20
+max-stream-events = 3
+
+[cache]
+enabled = false
+
+[auth.wfc]
+path = "{keys}"
+peers = [{peers}]
+
+[checks.positive_data_acceptance]
+enabled = false
+
+# A new run has no result yet.
+[[operations]]
+include-name = "GET /v1/runs/{{run_id}}/result"
+checks.ensure_resource_availability.enabled = false
+
+[phases.fuzzing.error-feedback]
+enabled = false
+
+[dictionaries.finished-runs]
+values = ["{finished_run}"]
+
+[dictionaries.completed-datasets]
+values = [{completed}]
+
+[parameters]
+"path.run_id" = {{ dictionary = "finished-runs", probability = 0.2 }}
+"path.dataset_id" = {{ dictionary = "completed-datasets", probability = 0.2 }}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fuzzed:
+    """What came of it."""
+
+    report: str
+    """The failures, each with a curl command, and a summary."""
+    has_passed: bool
+    answers: dict[str, dict[int, int]]
+    """Operation → status → number of answers."""
+
+
+def fuzz(
+    url: str,
+    folder: Path,
+    *,
+    keys: Mapping[str, str],
+    run_request: Json,
+    finished_run: str,
+    phases: str,
+    seed: int,
+    examples: int,
+) -> Fuzzed:
+    """Send at most ``examples`` requests an operation in each phase that makes some up.
+
+    Args:
+        folder: for its files.
+        keys: API keys of tenants that must not see each other's objects, by name.
+        run_request: one that is accepted from the first of them; its datasets are completed.
+        finished_run: the id of a run of the first, with a checkpoint and a result.
+    """
+    auth = [
+        {
+            "name": name,
+            "fixedHeaders": [{"name": "Authorization", "value": f"Bearer {key}"}],
+        }
+        for name, key in keys.items()
+    ]
+    (folder / "keys.json").write_text(json.dumps({"auth": auth}))
+    config = _CONFIG.format(
+        keys=folder / "keys.json",
+        peers=_listed(keys),
+        completed=_listed(set(run_request["datasets"].values())),
+        finished_run=finished_run,
+    )
+    (folder / "schemathesis.toml").write_text(config)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli"),
+            *("--config-file", str(folder / "schemathesis.toml")),
+            *("run", f"{url}/openapi.json", "--phases", phases, "--no-color"),
+            *("--seed", str(seed), "--max-examples", str(examples)),
+            *("--generation-database", "none"),
+        ],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[3]),  # of the hooks
+            "FUZZ_FINISHED_RUN": finished_run,
+            "FUZZ_RUN_REQUEST": json.dumps(run_request),
+            "FUZZ_SEEN": str(folder / "seen.json"),
+        },
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seen: dict[str, dict[str, int]] = json.loads((folder / "seen.json").read_text())
+    return Fuzzed(
+        report=done.stdout + done.stderr,
+        has_passed=done.returncode == 0,
+        answers={
+            label: {int(status): number for status, number in found.items()}
+            for label, found in seen.items()
+        },
+    )
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return ", ".join(f'"{text}"' for text in sorted(texts))

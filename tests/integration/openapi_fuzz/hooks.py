@@ -1,0 +1,148 @@
+"""What schemathesis loads beside its own checks: run requests that can succeed, a stricter check.
+
+JSON Schema cannot say all that the API asks of a request. ``_REFUSALS`` has the rest, each with the
+condition under which it may refuse a request that the document allows. Any other refusal fails.
+"""
+
+import atexit
+import copy
+import json
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import schemathesis
+from schemathesis import Case, CheckContext, HookContext, Response
+from schemathesis.specs.openapi.checks import skips_on_unexpected_http_status
+
+Json = dict[str, Any]
+
+RUN_REQUEST: Final[Json] = json.loads(os.environ["FUZZ_RUN_REQUEST"])
+"""A request for a run that the service accepts."""
+_SEEN: Final[defaultdict[str, Counter[int]]] = defaultdict(Counter)
+
+
+@schemathesis.hook
+def map_case(context: HookContext, case: Case) -> Case:
+    """Let some requests succeed: what is generated is no plan, and no run that has ended."""
+    del context
+    if _is_valid(case):
+        match case.operation.label, case.body:
+            case "POST /v1/runs", {"priority": _}:
+                documents = {"prompt_library": None, **copy.deepcopy(RUN_REQUEST)}
+                case.body = {**case.body, **documents}
+            case "POST /v1/publications", {"target": {"kind": "folder"}}:
+                case.body = {**case.body, "run_id": os.environ["FUZZ_FINISHED_RUN"]}
+    return case
+
+
+@schemathesis.hook
+def after_call(context: HookContext, case: Case, response: Response) -> None:
+    """Count the answers of each operation."""
+    del context
+    _SEEN[case.operation.label][response.status_code] += 1
+
+
+@atexit.register
+def _write_seen() -> None:
+    Path(os.environ["FUZZ_SEEN"]).write_text(json.dumps(_SEEN))
+
+
+@schemathesis.check
+@skips_on_unexpected_http_status
+def refused_as_documented_only(ctx: CheckContext, response: Response, case: Case) -> None:
+    """Fail where a request that the document allows is refused for any other reason."""
+    del ctx
+    if not _is_valid(case) or response.status_code < 400:
+        return
+    problem = response.json()
+    is_due = _REFUSALS.get((case.operation.label, problem["code"]), _never)
+    assert is_due(case, problem), f"A valid request was refused: {problem}"
+
+
+def _is_valid(case: Case) -> bool:
+    return case.meta is not None and case.meta.generation.mode.is_positive
+
+
+def _never(_case: Case, _problem: Json) -> bool:
+    return False
+
+
+def _always(_case: Case, _problem: Json) -> bool:
+    return True
+
+
+def _is_not_readable(case: Case, _problem: Json) -> bool:
+    """Nearly every configuration is refused; the one that is known to be right is not."""
+    known = {"prompt_library": None, **RUN_REQUEST}
+    return any(case.body.get(name) != known[name] for name in known)
+
+
+def _has_key(case: Case, _problem: Json) -> bool:
+    """Only one body may come under one idempotency key, and generated keys are often the same."""
+    return any(name.lower() == "idempotency-key" for name in case.headers or {})
+
+
+def _has_no_result(_case: Case, problem: Json) -> bool:
+    return [each["code"] for each in problem["errors"]] == ["no_result"]
+
+
+def _is_for_the_hub(case: Case, problem: Json) -> bool:
+    """Whether a service with several tenants may publish to the Hub is up to its operator."""
+    is_hub = case.body["target"]["kind"] == "hub"
+    return is_hub and [each["code"] for each in problem["errors"]] == ["refused"]
+
+
+def _has_bad_paths(case: Case, problem: Json) -> bool:
+    """The paths are not in NFC, or differ in case only: exactly those are named."""
+    seen: dict[str, str] = {}
+    expected = set()
+    for position, file in enumerate(case.body["files"]):
+        path = file["path"]
+        if not unicodedata.is_normalized("NFC", path):
+            expected.add((f"/files/{position}/path", "bad_value"))
+        folded = unicodedata.normalize("NFC", path).casefold()
+        if seen.setdefault(folded, path) is not path:
+            expected.add((f"/files/{position}/path", "conflict"))
+    return {(each["pointer"], each["code"]) for each in problem["errors"]} == expected
+
+
+def _any(*conditions: Callable[[Case, Json], bool]) -> Callable[[Case, Json], bool]:
+    return lambda case, problem: any(each(case, problem) for each in conditions)
+
+
+_NO_SUCH_ID: Final = {
+    (f"{method} /v1/{path}", "not_found"): _always
+    for method, path in [
+        ("POST", "uploads"),
+        ("GET", "datasets/{dataset_id}"),
+        ("POST", "datasets/{dataset_id}:complete"),
+        ("GET", "runs/{run_id}"),
+        ("GET", "runs/{run_id}/plan"),
+        ("GET", "runs/{run_id}/events"),
+        ("GET", "runs/{run_id}/checkpoints"),
+        ("GET", "runs/{run_id}/result"),
+        ("POST", "runs/{run_id}:cancel"),
+        ("POST", "publications"),
+        ("GET", "publications/{publication_id}"),
+    ]
+}
+_REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
+    **_NO_SUCH_ID,
+    # The state of what the request names.
+    ("POST /v1/uploads", "dataset_not_open"): _always,
+    ("POST /v1/datasets/{dataset_id}:complete", "dataset_incomplete"): _always,
+    ("GET /v1/runs/{run_id}/result", "no_result"): _always,
+    ("POST /v1/runs/{run_id}:cancel", "illegal_move"): _always,
+    ("POST /v1/publications", "invalid_request"): _any(_has_no_result, _is_for_the_hub),
+    # Another body came under this key.
+    ("POST /v1/datasets", "idempotency_key_reused"): _has_key,
+    ("POST /v1/runs", "idempotency_key_reused"): _has_key,
+    ("POST /v1/publications", "idempotency_key_reused"): _has_key,
+    # What the options of a configuration mean together, and Unicode.
+    ("POST /v1/runs", "invalid_plan"): _is_not_readable,
+    ("POST /v1/datasets", "invalid_request"): _has_bad_paths,
+}

@@ -1,0 +1,110 @@
+"""The OpenAPI document says all that requests and answers may be; schemathesis tries to refute it.
+
+Every answer has a status, a code, headers and a shape that its operation documents, none is a 5xx,
+no request that the document forbids is accepted, and one that it allows is refused only for the
+reasons that ``openapi_fuzz.hooks`` lists. ``make fuzz`` has the seed and the number of examples.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from services.objects.open import open_store
+from services.settings.env import Settings
+from services.store import tenants
+from services.store.database import Database
+from tests.integration.openapi_fuzz.command import Fuzzed, fuzz
+from tests.support.finished_runs import finish
+from tests.support.fleet import Fleet
+from tests.support.runs import TenantDatabase, plan
+from tests.support.service import push_unread, run_request
+from tests.support.tenant import Json, Tenant
+from tests.support.waiting import wait_until
+
+SEEDS = [int(seed) for seed in os.environ.get("FUZZ_SEEDS", "1 2 3").split()]
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A live API and what to fuzz it with."""
+
+    url: str
+    keys: dict[str, str]
+    run_request: Json
+    finished_run: str
+
+
+@pytest.fixture(scope="module")
+def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFactory) -> Target:
+    """The API with two tenants; the first has a dataset and a finished run."""
+    fleet = fleet_of(
+        REVERIE_SINGLE_TENANT="false",
+        REVERIE_QUOTA_REQUESTS_PER_MINUTE="1000000",
+        REVERIE_QUOTA_QUEUED_RUNS="100000",
+        REVERIE_QUOTA_UPLOADS="100000",
+        REVERIE_QUOTA_STORAGE_BYTES=str(1 << 60),
+    )
+    fleet.start("api")
+    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
+    try:
+        ada = TenantDatabase.new(database)
+        with database.transaction() as conn:
+            owners = {"ada": ada.tenant_id, "grace": tenants.create_tenant(conn, "grace")}
+            keys = {
+                name: tenants.create_api_key(conn, tenant_id, "fuzz")[1]
+                for name, tenant_id in owners.items()
+            }
+        claim = ada.held(plan=plan())
+        store = open_store(Settings.from_env(fleet.env))
+        finish(ada, claim, store, tmp_path_factory.mktemp("run"))
+    finally:
+        database.close()
+    return Target(
+        url=fleet.url,
+        keys=keys,
+        run_request=run_request(push_unread(Tenant(fleet.url, keys["ada"]))),
+        finished_run=claim.run_id,
+    )
+
+
+def fuzzed(target: Target, folder: Path, *, phases: str, seed: int, examples: int) -> Fuzzed:
+    return fuzz(
+        target.url,
+        folder,
+        keys=target.keys,
+        run_request=target.run_request,
+        finished_run=target.finished_run,
+        phases=phases,
+        seed=seed,
+        examples=examples,
+    )
+
+
+def check(found: Fuzzed) -> None:
+    """Everything conforms, and every operation was also seen to succeed."""
+    print(found.answers)
+    assert found.has_passed, found.report
+    for label, answers in found.answers.items():
+        assert any(200 <= status < 300 for status in answers), f"{label}: {answers}"
+        assert all(status < 500 for status in answers), f"{label}: {answers}"
+
+
+def test_a_few_requests_of_every_operation(target: Target, tmp_path: Path) -> None:
+    found = fuzzed(target, tmp_path, phases="examples,fuzzing", seed=1, examples=5)
+    assert found.has_passed, found.report
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("seed", SEEDS)
+def test_thousands_of_requests(target: Target, tmp_path: Path, seed: int) -> None:
+    phases = "examples,coverage,fuzzing,stateful"
+    found = fuzzed(target, tmp_path, phases=phases, seed=seed, examples=EXAMPLES)
+    check(found)
+    total = sum(Counter(statuses).total() for statuses in found.answers.values())
+    assert total > 3000, found.answers
