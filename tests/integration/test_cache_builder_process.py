@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import psycopg
 import pytest
+import redis
 from PIL import Image
 from psycopg.types.json import Jsonb
 
@@ -22,6 +23,7 @@ from services.objects.folders import get_shard
 from services.objects.keys import upload_key
 from services.objects.open import open_store
 from services.objects.port import ObjectStore
+from services.queue.app import CACHE_QUEUE
 from services.queue.rings import Rings
 from services.settings.env import Settings
 from services.store import datasets
@@ -387,6 +389,8 @@ def test_a_shard_waits_for_a_builder_with_room(service: Service, models_dir: Pat
     digests = service.want(index_of(models_dir, {"a.jpg": body}))
 
     wait_until(lambda: "worker_draining" in service.log.read_text(), what=service.log.read_text)
+    with redis.Redis.from_url(service.env["REVERIE_BROKER_URL"]) as broker:
+        wait_until(lambda: broker.llen(CACHE_QUEUE) == len(digests) - 1, what="one ring taken")
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(DEADLINE_S) == 0
     for digest in digests:
