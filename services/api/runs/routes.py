@@ -128,17 +128,23 @@ def list_checkpoints(
 
 @router.get("/runs/{run_id}/result", openapi_extra=raises(NotFoundError, NoResultError))
 def get_result(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> Result:
-    """The result, with a link for each file; 404 ``no_result`` until the run succeeded."""
+    """The result, with a link for each file; 404 ``no_result`` until the run succeeded.
+
+    Also where the result is missing or damaged in the object store.
+    """
     with service.database.transaction(tenant_id) as conn:
         row = find_run(conn, tenant_id, run_id)
     if row.result_key_prefix is None or row.result_manifest_sha256 is None:
         raise NoResultError(f"The run is {row.status} and has no result.")
+    files = files_of(service.objects, row.result_key_prefix, row.result_manifest_sha256)
+    if not files:
+        raise NoResultError("The run's result is missing or damaged in the object store.")
     return Result(
         run_id=run_id,
         step=row.result_step or row.step,
         size_bytes=row.result_size_bytes or 0,
         manifest_sha256=row.result_manifest_sha256,
-        files=files_of(service.objects, row.result_key_prefix, row.result_manifest_sha256),
+        files=files,
     )
 
 
