@@ -6,6 +6,8 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -26,7 +28,9 @@ from services.objects.keys import upload_key
 from services.objects.port import ObjectStore
 from services.objects.s3_store import S3Store
 from tests.support.objects import BODY, SHA256, open_bucket
+from tests.support.proxy import FaultProxy
 from tests.support.rgw import Bucket
+from tests.support.waiting import wait_until
 
 # --- reading and writing
 
@@ -150,6 +154,61 @@ def test_a_versioned_bucket_is_detected(
 
     with pytest.raises(ConditionalWritesError):
         store.prove_conditional_writes()
+
+
+@pytest.fixture
+def proxied(
+    rgw_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[S3Store, FaultProxy]]:
+    """The bucket behind a fault proxy. RGW itself was never seen to answer 409."""
+    with FaultProxy(int(rgw_bucket.endpoint.rpartition(":")[2])).running() as proxy:
+        endpoint = f"http://127.0.0.1:{proxy.port}"
+        yield open_bucket(replace(rgw_bucket, endpoint=endpoint), monkeypatch), proxy
+
+
+def test_of_writers_that_met_a_conflict_one_commits(proxied: tuple[S3Store, FaultProxy]) -> None:
+    store, proxy = proxied
+    proxy.set("409")
+    with ThreadPoolExecutor(2) as threads:
+        bodies = (b"ours", b"theirs")
+        commits = [threads.submit(store.commit_once, "race", body) for body in bodies]
+        wait_until(lambda: proxy.hits["409"] >= 2, what="both to meet a conflict", every_s=0.01)
+        proxy.set("ok")
+
+        won = [body for body, commit in zip(bodies, commits, strict=True) if commit.result()]
+
+    assert won == [store.get_bytes("race", limit_bytes=10)]
+
+
+@pytest.mark.deep
+def test_conflicts_without_end_are_an_outage(proxied: tuple[S3Store, FaultProxy]) -> None:
+    store, proxy = proxied
+    proxy.set("409")
+
+    with pytest.raises(ObjectStoreDownError, match="conflicting writes"):
+        store.commit_once("a", b"1")
+
+    assert proxy.hits["409"] == 6
+    assert store.size("a") is None
+
+
+def test_a_read_that_breaks_off_may_be_repeated(
+    proxied: tuple[S3Store, FaultProxy], tmp_path: Path
+) -> None:
+    store, proxy = proxied
+    body = os.urandom(100_000)
+    store.put_bytes("a", body)
+    proxy.set("half_body")
+
+    with pytest.raises(ObjectStoreDownError):
+        store.get_to("a", tmp_path / "a")
+    with pytest.raises(ObjectStoreDownError):
+        store.get_bytes("a", limit_bytes=1 << 20)
+
+    assert list(tmp_path.iterdir()) == []
+    proxy.set("ok")
+    store.get_to("a", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == body
 
 
 # --- signed URLs
