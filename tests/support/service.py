@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from services.store import tenants
 from services.store.database import Database
@@ -18,6 +19,7 @@ from tests.support.tenant import Json, Tenant
 from trainer_core.documents import load_document
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+SMALL_PX = 64
 
 
 @pytest.fixture(scope="session")
@@ -129,3 +131,32 @@ def run_request(datasets: dict[str, str], **config: Any) -> Json:
         "data_backends": backends,
         "datasets": datasets,
     }
+
+
+def small_photos(folder: Path) -> Path:
+    """Two small photographs with short captions: long ones take most of a tiny model's time."""
+    folder.mkdir()
+    for name in ("astronaut_portrait", "espresso_cup"):
+        with Image.open(EXAMPLES / "photos" / "train" / f"{name}.jpg") as photo:
+            photo.resize((96, 96)).save(folder / f"{name}.jpg", quality=90)
+        (folder / f"{name}.txt").write_text(name.partition("_")[0])
+    return folder
+
+
+def small_run_request(datasets: dict[str, str], **config: Any) -> Json:
+    """As ``run_request``, with pictures of 64 px and without held-out ones: quick steps."""
+    request = run_request(
+        datasets,
+        **{
+            "resolution": SMALL_PX,
+            "validation_resolution": f"{SMALL_PX}x{SMALL_PX}",
+            "lr_warmup_steps": 2,
+            "base_model_precision": "no_change",
+            **config,
+        },
+    )
+    backends = [each for each in request["data_backends"] if each["id"] != "held-out"]
+    for backend in backends:
+        backend.update({key: SMALL_PX for key, value in backend.items() if value == 128})
+    request["data_backends"] = backends
+    return request

@@ -6,10 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from services.client.client import Client
 from services.client.errors import ClientError
@@ -18,7 +15,7 @@ from services.client.retry import Retry
 from services.domain.states import OVER
 from tests.faults.random.rows import open_runs
 from tests.faults.random.stack import Stack
-from tests.support.service import EXAMPLES, new_key, run_request
+from tests.support.service import new_key, small_photos, small_run_request
 from tests.support.waiting import wait_until
 
 STEPS = 16
@@ -29,7 +26,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "lokr-adamw": {"seed": 2, "optimizer": "optimi-adamw", "learning_rate": "1e-3"},
     "lora": {"seed": 3, "lora_type": "standard", "lora_rank": 4, "optimizer": "optimi-adamw"},
 }
-_EDGE_PX = 64
 _AT_ONCE = 6
 """Most runs of all tenants that are not over."""
 _UNBROKEN_S = 180
@@ -53,7 +49,7 @@ class Load:
     def __init__(self, stack: Stack, seed: int, tenants: int = 3) -> None:
         self._stack = stack
         self._draw = random.Random(f"load {seed}")
-        self._photos = _small_photos(stack.home / "photos")
+        self._photos = small_photos(stack.home / "photos")
         self.keys: list[str] = []
         """Secrets that no log may hold."""
         self.tenants = [self._new_tenant(f"tenant-{n}") for n in range(tenants)]
@@ -117,34 +113,13 @@ def _is_over(client: Client, run_id: str) -> bool:
 
 
 def _request(datasets: Mapping[str, str], config: Mapping[str, Any]) -> Any:
-    request = run_request(
-        dict(datasets),
-        resolution=_EDGE_PX,
-        validation_resolution=f"{_EDGE_PX}x{_EDGE_PX}",
-        max_train_steps=STEPS,
-        checkpoint_step_interval=INTERVAL,
-        lr_warmup_steps=2,
-        base_model_precision="no_change",
-        **config,
+    request = small_run_request(
+        dict(datasets), max_train_steps=STEPS, checkpoint_step_interval=INTERVAL, **config
     )
-    backends = [each for each in request["data_backends"] if each["id"] != "held-out"]
-    for backend in backends:
-        backend.update({key: _EDGE_PX for key, value in backend.items() if value == 128})
-    request["data_backends"] = backends
     if config.get("lora_type") == "standard":
         request["config"].pop("lycoris_config")
         request.pop("lycoris_config")
     return request
-
-
-def _small_photos(folder: Path) -> Path:
-    """Two small photographs with short captions: long ones take most of a tiny model's time."""
-    folder.mkdir()
-    for name in ("astronaut_portrait", "espresso_cup"):
-        with Image.open(EXAMPLES / "photos" / "train" / f"{name}.jpg") as photo:
-            photo.resize((96, 96)).save(folder / f"{name}.jpg", quality=90)
-        (folder / f"{name}.txt").write_text(name.partition("_")[0])
-    return folder
 
 
 def wait_drained(stack: Stack, deadline_s: float) -> float | None:

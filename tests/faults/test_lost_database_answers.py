@@ -1,0 +1,103 @@
+"""F19: PostgreSQL commits, and the answer is lost: everything happens once all the same."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.faults.proxied import INTERVAL, ProxiedService, running_service
+from tests.support.postgres import PostgresServer
+from tests.support.proxy import LostAnswer
+from tests.support.redis import RedisServer
+from tests.support.service import small_run_request
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.deep
+
+TRAINER = "trainer-1"
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: PostgresServer,
+    shared_redis_server: RedisServer,
+    models_dir: Path,
+) -> Iterator[ProxiedService]:
+    with running_service(
+        tmp_path_factory.mktemp("service"),
+        postgres=postgres_server,
+        redis=shared_redis_server,
+        models_dir=models_dir,
+    ) as service:
+        service.start(TRAINER)
+        yield service
+
+
+def wait_lost(lost: LostAnswer) -> None:
+    wait_until(lambda: lost.is_lost, deadline_s=120, what="the answer to be lost")
+
+
+def times_trained(service: ProxiedService, run_id: str) -> int:
+    """How often a training process was started for the run."""
+    return [each["run_id"] for each in service.logged(TRAINER, "child_started")].count(run_id)
+
+
+def test_a_submission_is_accepted_once(service: ProxiedService) -> None:
+    headers = {"Idempotency-Key": str(uuid.uuid4())}
+    request = small_run_request(service.datasets, max_train_steps=2)
+    before = len(service.tenant.get("/v1/runs")["data"])
+    lost = service.databases["api"].lose_answer(b"INSERT INTO runs", b"COMMIT")
+
+    def send() -> httpx.Response:
+        return service.tenant.http.post("/v1/runs", json=request, headers=headers)
+
+    first = send()
+    assert lost.is_lost
+    assert (first.status_code, first.json()["code"]) == (503, "database_unavailable")
+    assert int(first.headers["Retry-After"]) > 0
+    second = send()
+    assert second.status_code == 201
+    assert second.headers["Idempotent-Replayed"] == "true"
+
+    runs = service.tenant.get("/v1/runs")["data"]
+    assert len(runs) == before + 1
+    assert runs[0]["id"] == second.json()["id"]
+    service.ended_once(runs[0]["id"])
+
+
+def test_a_run_whose_claim_was_not_answered_is_trained_once(service: ProxiedService) -> None:
+    # Parameters, unlike statements, are sent each time: here the id of the new attempt.
+    lost = service.databases[TRAINER].lose_answer(b"att_", b"COMMIT")
+    run_id = service.submit(max_train_steps=10)
+    wait_lost(lost)
+
+    first, _ = service.ended_once(run_id)
+
+    assert (first["outcome"], first["last_step"]) == ("lost", 0)
+    assert times_trained(service, run_id) == 1
+
+
+def test_a_checkpoint_that_was_not_answered_is_committed_once(service: ProxiedService) -> None:
+    step = f"/checkpoints/step-{INTERVAL:08d}/".encode()
+    lost = service.databases[TRAINER].lose_answer(step, b"COMMIT")
+    run_id = service.submit(max_train_steps=3 * INTERVAL)
+    wait_lost(lost)
+
+    assert len(service.ended_once(run_id)) == 1
+
+    steps = [event["step"] for event in service.tenant.events(run_id, "run.checkpoint")]
+    assert steps == [INTERVAL, 2 * INTERVAL, 3 * INTERVAL]
+    assert times_trained(service, run_id) == 1
+
+
+def test_a_result_that_was_not_answered_is_committed_once(service: ProxiedService) -> None:
+    lost = service.databases[TRAINER].lose_answer(b"/result/", b"COMMIT")
+    run_id = service.submit(max_train_steps=10)
+    wait_lost(lost)
+
+    assert len(service.ended_once(run_id)) == 1
+
+    assert times_trained(service, run_id) == 1
