@@ -34,5 +34,9 @@ def gpu_state(program: Sequence[str]) -> GpuState:
     child = ChildProcess([*program, *arguments], env=environment_for_child(os.environ))
     child.wait(_DEADLINE_S)
     child.kill()
-    states = {0: GpuState.WORKS, EXIT_MEMORY_TAKEN: GpuState.MEMORY_TAKEN}
-    return states.get(child.exit_status, GpuState.FAILED)
+    match child.exit_status:
+        case 0:
+            return GpuState.WORKS
+        case status if status == EXIT_MEMORY_TAKEN:
+            return GpuState.MEMORY_TAKEN
+    return GpuState.FAILED

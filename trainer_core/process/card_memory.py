@@ -19,8 +19,8 @@ def bytes_of_others(device: int | None = None) -> int:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return 0
-    free, total = torch.cuda.mem_get_info(device)
-    return max(0, total - free - torch.cuda.memory_reserved(device))
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    return max(0, int(total_bytes - free_bytes - torch.cuda.memory_reserved(device)))
 
 
 def taken_in_words(taken_bytes: int) -> str:
