@@ -43,8 +43,8 @@ class Background:
             try:
                 return future.result(timeout=_LOOK_EVERY_S)
             except TimeoutError:
-                if future.done():
-                    raise
+                if future.done():  # since that moment, or with a TimeoutError of its own
+                    return future.result()
             self._lease.check()
 
     def abandon(self) -> None:
