@@ -80,19 +80,23 @@ def test_a_process_that_needs_a_gpu_refuses_the_cpu() -> None:
     assert "GpuMissingError" in done.stderr
 
 
-def test_a_run_that_others_leave_no_memory_is_not_at_fault(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "left_bytes",
+    [3 << 30, 32 << 20],  # too little for the run; for the context of any process
+)
+def test_a_run_that_others_leave_no_memory_is_not_at_fault(tmp_path: Path, left_bytes: int) -> None:
     free_bytes, _ = torch.cuda.mem_get_info()
     script = (
         "import torch\n"
         "from trainer_core.process.failure import failure_of\n"
         "try:\n"
         "    torch.empty(4 << 30, dtype=torch.uint8, device='cuda')\n"
-        "except torch.OutOfMemoryError as error:\n"
+        "except Exception as error:\n"
         "    failure = failure_of(error)\n"
         "    print(failure.code, failure.category, failure.message)\n"
     )
     with worker(tmp_path) as health:
-        held = torch.empty(free_bytes - (3 << 30), dtype=torch.uint8, device="cuda")
+        held = torch.empty(free_bytes - left_bytes, dtype=torch.uint8, device="cuda")
         done = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=False
         )

@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from safetensors import SafetensorError
@@ -97,6 +98,23 @@ def test_memory_that_other_processes_hold_is_not_the_runs(
     assert failure.retryable == (code == "gpu_memory_taken")
     if code == "gpu_memory_taken":
         assert failure.message == "Other processes hold 19.0 GiB of the GPU's memory."
+
+
+def test_a_card_that_others_fill_is_not_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+
+    def refuse(_: None) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", refuse)  # there is no room for a context
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    card = SimpleNamespace(total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+
+    failure = failure_of(RuntimeError("CUDA error: out of memory"))
+
+    assert (failure.code, failure.retryable) == ("gpu_memory_taken", True)
 
 
 @pytest.mark.parametrize(

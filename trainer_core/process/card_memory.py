@@ -19,8 +19,15 @@ def bytes_of_others(device: int | None = None) -> int:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return 0
-    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
-    return max(0, int(total_bytes - free_bytes - torch.cuda.memory_reserved(device)))
+    reserved_bytes = torch.cuda.memory_reserved(device)
+    try:
+        free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:
+        if reserved_bytes or "out of memory" not in str(error):
+            raise
+        # Others leave too little for the context that this process needs in order to ask.
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return max(0, int(total_bytes - free_bytes - reserved_bytes))
 
 
 def taken_in_words(taken_bytes: int) -> str:
