@@ -40,6 +40,9 @@ from trainer_core.process.requests import EncodeReply, EncodeRequest
 log = structlog.get_logger(__name__)
 
 _LATER: Final = timedelta(seconds=10)
+_ENDS_ENCODER: Final = frozenset({"gpu_failed", "gpu_memory_taken"})
+"""After an error of the GPU its process can use it no more. Where others hold the memory, the check
+of the GPU would count what the encoder holds as theirs."""
 
 
 class BuildFailedError(Exception):
@@ -126,8 +129,8 @@ class Builder:
         try:
             reply = self.encoder.request(request, EncodeReply)
         except RequestFailedError as error:
-            if error.failure.code == "gpu_failed":
-                self.encoder.end()  # after an error of the GPU this process can use it no more
+            if error.failure.code in _ENDS_ENCODER:
+                self.encoder.end()
             raise BuildFailedError(as_of_worker(error.failure)) from error
         except ChildLostError as error:
             message = f"The encoder failed on the cache shard of {work.shown}: {error}."

@@ -27,6 +27,7 @@ ENCODER = textwrap.dedent(
     """
     import json, os, sys
     reply_fd, code = int(sys.argv[sys.argv.index("--reply-fd") + 1]), sys.argv[1]
+    open(sys.argv[2], "w").write(str(os.getpid()))
     for line in sys.stdin:
         error = {"code": code, "category": "infra", "message": "m", "retryable": True}
         reply = {"id": json.loads(line)["id"], "ok": False, "error": error}
@@ -40,7 +41,9 @@ def builder(database: Database, folder: Path, code: str) -> Iterator[Builder]:
     store = store_in(folder)
     with (
         Scratch(folder / "scratch", "wrk") as scratch,
-        RequestChild((sys.executable, "-c", ENCODER, code), env=os.environ) as encoder,
+        RequestChild(
+            (sys.executable, "-c", ENCODER, code, str(folder / "encoder_pid")), env=os.environ
+        ) as encoder,
         WorkerHealth(
             scratch,
             store,
@@ -61,6 +64,7 @@ def builder(database: Database, folder: Path, code: str) -> Iterator[Builder]:
     [
         ("disk_full", "worker_disk_full", 0),
         ("gpu_failed", "gpu_failed", 1),  # perhaps it is the shard's doing
+        ("gpu_memory_taken", "gpu_memory_taken", 0),
         ("shard_torn", None, 1),
     ],
 )
@@ -76,7 +80,11 @@ def test_a_machine_that_fails_drains(
         it.answer_ring(ada.tenant_id, shard_digest())
         drains = it.health.drain_reason
 
+        pid = (tmp_path / "encoder_pid").read_text()
+        is_running = Path("/proc", pid).exists()
+
     assert (None if drains is None else drains.code) == reason
+    assert is_running == (code not in ("gpu_failed", "gpu_memory_taken"))
     with database.transaction() as conn:
         row = conn.execute("SELECT status, attempts FROM cache_shards").fetchone()
     assert row == ("pending", tries)
