@@ -116,6 +116,18 @@ def lock_unshared(
     return [each for each in contents if each not in shared]
 
 
+# Three tries of a request to the object store, with their pauses, take less than five minutes.
+_KEEP_LOCK: Final = "SET LOCAL idle_in_transaction_session_timeout = '5min'"
+
+
+def keep_lock(conn: Connection) -> None:
+    """Call it before each deletion, so that the lock of ``lock_unshared`` outlasts a slow one.
+
+    Raises DatabaseDownError where the lock is lost already.
+    """
+    conn.execute(_KEEP_LOCK)
+
+
 _DELETE_FILES: Final = "DELETE FROM dataset_files WHERE tenant_id = %s AND dataset_id = %s"
 _SET_EMPTY: Final = "UPDATE datasets SET num_files = 0 WHERE tenant_id = %s AND dataset_id = %s"
 

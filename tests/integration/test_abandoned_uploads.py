@@ -1,5 +1,7 @@
 """Uploads that nobody completes expire: they use no quota, and only their own files are deleted."""
 
+import contextlib
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,13 +19,21 @@ from services.store.datasets import Dataset, NewFile
 from tests.support.runs import TenantDatabase
 
 WEEK = timedelta(days=7)
+SIGNER = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
 ONE_UPLOAD = Quotas(uploads=1, storage_bytes=30)
 
 
 @pytest.fixture
 def objects(tmp_path: Path) -> FolderStore:
-    signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
-    return FolderStore(tmp_path / "objects", signer)
+    return FolderStore(tmp_path / "objects", SIGNER)
+
+
+class SlowStore(FolderStore):
+    """Takes a second for each deletion."""
+
+    def delete(self, key: str) -> None:
+        time.sleep(1)
+        super().delete(key)
 
 
 @pytest.fixture
@@ -119,6 +129,17 @@ def test_files_of_a_dataset_that_is_created_meanwhile_are_kept(
 
     with ada.database.transaction() as conn:
         assert abandoned_uploads.lock_unshared(conn, dataset, contents, since) == ["a" * 64]
+
+
+def test_the_lock_outlasts_a_slow_deletion(
+    ada: TenantDatabase, objects: FolderStore, database_url: str, tmp_path: Path
+) -> None:
+    uploaded(ada, objects, "a")
+    slow = SlowStore(tmp_path / "objects", SIGNER)
+    impatient = Database(database_url, max_size=1, idle_timeout=timedelta(seconds=0.5))
+
+    with contextlib.closing(impatient):
+        assert sweep_abandoned(impatient, slow, after=WEEK) == 1
 
 
 def test_an_upload_that_goes_on_does_not_expire(ada: TenantDatabase, objects: FolderStore) -> None:
