@@ -90,7 +90,7 @@ class Settings:
     """REVERIE_AGING_S: a run that waits for this long goes like one of the next higher priority."""
     upload_expires_s: float = 7 * 86_400
     """REVERIE_UPLOAD_EXPIRES_S: a dataset that is not completed, and whose upload addresses nobody
-    has asked for in this time, is rejected and its files are deleted."""
+    has asked for in this time, is rejected and its files are deleted; at least two hours."""
     log_format: LogFormat = "console"
     """REVERIE_LOG_FORMAT."""
     single_tenant: bool = False
@@ -111,6 +111,11 @@ class Settings:
             raise SettingsError(
                 f"REVERIE_POLL_S is {self.poll_s:g}: more than a sixth of REVERIE_LEASE_S "
                 f"({self.lease_s:g}), so the dispatcher could not tell a pause from a fault"
+            )
+        if self.upload_expires_s < _LEAST_UPLOAD_EXPIRES_S:
+            raise SettingsError(
+                f"REVERIE_UPLOAD_EXPIRES_S is {self.upload_expires_s:g}: less than "
+                f"{_LEAST_UPLOAD_EXPIRES_S}, so an upload could expire while it goes on"
             )
 
     @classmethod
@@ -192,6 +197,8 @@ class Settings:
             raise SettingsError(f"{name} is not set") from None
 
 
+_LEAST_UPLOAD_EXPIRES_S: Final = 7200
+"""Who goes on with an upload is noted once an hour, and its addresses work for an hour."""
 _WITHOUT_DEFAULT: Final = (
     "REVERIE_DATABASE_URL",
     "REVERIE_BROKER_URL",

@@ -44,6 +44,7 @@ def test_a_missing_setting_is_named_when_it_is_read() -> None:
         ("REVERIE_LEASE_S", "nan"),
         ("REVERIE_RENEW_S", "59"),
         ("REVERIE_POLL_S", "30"),
+        ("REVERIE_UPLOAD_EXPIRES_S", "7199"),
         ("REVERIE_LOG_FORMAT", "xml"),
         ("REVERIE_ENV", "prod"),
     ],
