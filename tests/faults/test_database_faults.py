@@ -37,6 +37,8 @@ def service(
 @pytest.fixture(autouse=True)
 def no_trainer_stays(service: ProxiedService) -> Iterator[None]:
     yield
+    for proxy in service.databases.values():
+        proxy.set("ok")
     service.stop_trainers()
 
 

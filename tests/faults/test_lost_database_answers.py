@@ -12,6 +12,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.proxy import LostAnswer
 from tests.support.redis import RedisServer
 from tests.support.service import small_run_request
+from tests.support.tenant import Json
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.deep
@@ -40,9 +41,15 @@ def wait_lost(lost: LostAnswer) -> None:
     wait_until(lambda: lost.is_lost, deadline_s=120, what="the answer to be lost")
 
 
-def times_trained(service: ProxiedService, run_id: str) -> int:
-    """How often a training process was started for the run."""
-    return [each["run_id"] for each in service.logged(TRAINER, "child_started")].count(run_id)
+def ends_of(service: ProxiedService, run_id: str) -> list[str]:
+    """How each attempt that trained the run ended, as its trainer saw it."""
+
+    def lines(event: str) -> list[Json]:
+        return [line for line in service.logged(TRAINER, event) if line["run_id"] == run_id]
+
+    num_started = len(lines("child_started"))
+    wait_until(lambda: len(lines("attempt_over")) == num_started, what="each attempt to be over")
+    return [line["ended"] for line in lines("attempt_over")]
 
 
 def test_a_submission_is_accepted_once(service: ProxiedService) -> None:
@@ -77,7 +84,7 @@ def test_a_run_whose_claim_was_not_answered_is_trained_once(service: ProxiedServ
     first, _ = service.ended_once(run_id)
 
     assert (first["outcome"], first["last_step"]) == ("lost", 0)
-    assert times_trained(service, run_id) == 1
+    assert ends_of(service, run_id) == ["finished"]
 
 
 def test_a_checkpoint_that_was_not_answered_is_committed_once(service: ProxiedService) -> None:
@@ -90,7 +97,7 @@ def test_a_checkpoint_that_was_not_answered_is_committed_once(service: ProxiedSe
 
     steps = [event["step"] for event in service.tenant.events(run_id, "run.checkpoint")]
     assert steps == [INTERVAL, 2 * INTERVAL, 3 * INTERVAL]
-    assert times_trained(service, run_id) == 1
+    assert ends_of(service, run_id) == ["finished"]
 
 
 def test_a_result_that_was_not_answered_is_committed_once(service: ProxiedService) -> None:
@@ -100,4 +107,4 @@ def test_a_result_that_was_not_answered_is_committed_once(service: ProxiedServic
 
     assert len(service.ended_once(run_id)) == 1
 
-    assert times_trained(service, run_id) == 1
+    assert ends_of(service, run_id) == ["finished"]
