@@ -201,7 +201,7 @@ def _allowed(request: Request, status: int) -> dict[str, str]:
 
 async def _on_unavailable(request: Request, error: Exception) -> JSONResponse:
     """503: a server that this one needs does not work; the same request may succeed soon."""
-    code = UNAVAILABLE[type(error)]
+    code = next(UNAVAILABLE[each] for each in type(error).__mro__ if each in UNAVAILABLE)
     log.warning("dependency_unavailable", code=code, reason=str(error))
     return problem_response(
         request,

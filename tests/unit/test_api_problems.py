@@ -9,14 +9,16 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from services.api.datasets.checked_list import check_list, files_of
 from services.api.edge import RequestEdge
 from services.api.errors import InvalidJsonError
 from services.api.json_body import parse_body
-from services.api.problems import STATUS
+from services.api.problems import STATUS, UNAVAILABLE, install_handlers
 from services.domain.errors import DomainError, InvalidRequestError
+from services.objects.errors import ObjectStoreRefusedError, WrongClockError
 from services.store.datasets import NewFile
 from tests.support.tenant import Json
 
@@ -31,6 +33,25 @@ def test_every_domain_error_has_a_status_and_a_code_of_its_own() -> None:
     kinds = set(_kinds(DomainError))
     assert set(STATUS) == kinds
     assert len({kind.code for kind in kinds}) == len(kinds)
+
+
+def test_a_store_that_refuses_because_of_the_clock_is_unavailable() -> None:
+    app = FastAPI()
+    install_handlers(app)
+
+    @app.get("/")
+    async def refuse() -> None:
+        raise WrongClockError("key: the store answered 403 RequestTimeTooSkewed")
+
+    async def answer() -> httpx.Response:
+        transport = httpx.ASGITransport(RequestEdge(app))
+        async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+            return await client.get("/")
+
+    answered = asyncio.run(answer())
+    assert answered.status_code == 503
+    assert answered.json()["code"] == UNAVAILABLE[ObjectStoreRefusedError]
+    assert "Skewed" not in answered.text
 
 
 @pytest.mark.parametrize(
