@@ -106,8 +106,8 @@ class WorkerHealth:
 
     def must_decline(self) -> Failure | None:
         """``drain_reason``, after another look at the disk, which may be full since a moment."""
-        if self._reason is None and not self._scratch.has_space():
-            self._set_reason(_disk_full(MIN_FREE_BYTES))
+        if self._reason is None and (problem := self._space_problem(MIN_FREE_BYTES)) is not None:
+            self._set_reason(problem)
             self._awake.set()
         return self._reason
 
@@ -158,16 +158,12 @@ class WorkerHealth:
         """What keeps the worker from working; looks closer at what ``fault`` names."""
         code = None if fault is None else fault.code
         needed_bytes = self._scratch_bytes if code == "worker_disk_full" else MIN_FREE_BYTES
-        if not self._scratch.has_space(needed_bytes):
-            return _disk_full(needed_bytes)
+        if (problem := self._space_problem(needed_bytes)) is not None:
+            return problem
         try:
             self._scratch.prove_writable()
         except OSError as error:
-            return infra_failure(
-                "worker_disk_failed",
-                f"Nothing can be written to REVERIE_SCRATCH_DIR ({error.strerror}): repair the "
-                "disk, or set another folder.",
-            )
+            return _disk_failed(error)
         try:
             next(self._models_dir.iterdir(), None)
         except OSError as error:
@@ -180,6 +176,13 @@ class WorkerHealth:
         if code in _OF_GPU or code == _MEMORY_TAKEN.code:
             return self._gpu_problem(code)
         return None
+
+    def _space_problem(self, needed_bytes: int) -> Failure | None:
+        try:
+            has_space = self._scratch.has_space(needed_bytes)
+        except OSError as error:  # the folder is gone, such as one on a lost network disk
+            return _disk_failed(error)
+        return None if has_space else _disk_full(needed_bytes)
 
     def _gpu_problem(self, code: str) -> Failure | None:
         """What is wrong with the GPUs; that others use one matters only once a run did not fit."""
@@ -209,6 +212,14 @@ class WorkerHealth:
         else:
             log.error("worker_draining", code=reason.code, reason=reason.message)
         self._on_change()
+
+
+def _disk_failed(error: OSError) -> Failure:
+    return infra_failure(
+        "worker_disk_failed",
+        f"Nothing can be written to REVERIE_SCRATCH_DIR ({error.strerror}): repair the "
+        "disk, or set another folder, and start the worker again.",
+    )
 
 
 def _disk_full(needed_bytes: int) -> Failure:

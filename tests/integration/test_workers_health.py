@@ -1,5 +1,6 @@
 """A worker that cannot work drains, names the reason, and comes back when its checks pass."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,20 @@ def test_a_worker_whose_disk_was_filled_waits_for_the_space_it_promises(
             deadline_s=10,
         )
         assert reason(health) == "worker_disk_full"
+
+
+def test_a_worker_whose_disk_vanishes_drains(tmp_path: Path, card: Path) -> None:
+    with worker(tmp_path, card) as health:
+        shutil.rmtree(tmp_path / "scratch")
+        declined = health.must_decline()
+        assert declined is not None
+        assert declined.code == "worker_disk_failed"
+        health.note_failure(infra_failure("worker_disk_failed", "The disk failed."))
+        wait_until(
+            lambda: "REVERIE_SCRATCH_DIR" in way_out(health),
+            what="a check of the disk",
+            deadline_s=10,
+        )
 
 
 def test_a_worker_without_its_models_says_so_from_the_start(tmp_path: Path, card: Path) -> None:
