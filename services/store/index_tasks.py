@@ -238,10 +238,17 @@ def fail(conn: Connection, run_id: str, reason: Failure) -> None:
         _count_failure(conn, run, reason, final=replace(reason, retryable=False))
 
 
+_IS_TAKEN: Final = "SELECT index_until > clock_timestamp() FROM runs WHERE run_id = %s"
+
+
 def fail_dead(conn: Connection, run_id: str) -> None:
-    """As ``fail``, where the process that indexed only this run has died or took too long."""
+    """As ``fail``, where the process that indexed only this run has died or took too long.
+
+    No change where it died before it took the run: then the run, which is offered again, cannot
+    have caused it.
+    """
     run = admission.lock_waiting(conn, run_id)
-    if run is not None:
+    if run is not None and conn.execute(_IS_TAKEN, (run_id,)).fetchone() == (True,):
         _count_failure(conn, run, indexing_interrupted(), final=indexing_died(MAX_FAILURES))
 
 

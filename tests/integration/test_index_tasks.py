@@ -197,6 +197,21 @@ def test_a_run_that_ends_a_process_of_its_own_each_time_fails(
     assert end_of(ada, run_id) == ("failed", "indexing_died")
 
 
+def test_a_process_that_cannot_start_does_not_count_against_the_run(
+    ada: TenantDatabase, indexer: Indexer, real_process: pytest.MonkeyPatch
+) -> None:
+    real_process.setenv("REVERIE_LOG_FORMAT", "none")  # ends it before it takes the run
+    run = ada.queued(plan=real_plan())
+    make_large(ada, run.datasets["photos"])
+    ada.builder()
+    assert ids_of(offered(ada)) == [run.run_id]
+
+    indexer.answer_ring(ada.tenant_id, run.run_id)
+
+    seen = ada.run(run.run_id)
+    assert (seen.status, seen.dispatch_failures, seen.status_reason) == ("queued", 0, None)
+
+
 def test_a_process_that_is_stopped_with_its_machine_does_not_count_against_the_run(
     ada: TenantDatabase, indexer: Indexer, real_process: pytest.MonkeyPatch
 ) -> None:
