@@ -35,7 +35,12 @@ def card(tmp_path: Path) -> Path:
 
 @contextmanager
 def worker(
-    tmp_path: Path, card: Path, *, scratch_bytes: int = 1, needs_gpu: bool = False
+    tmp_path: Path,
+    card: Path,
+    *,
+    scratch_bytes: int = 1,
+    needs_gpu: bool = False,
+    python: str = sys.executable,
 ) -> Iterator[WorkerHealth]:
     script = tmp_path / "check.py"
     script.write_text(CHECK)
@@ -50,7 +55,7 @@ def worker(
             scratch_bytes=scratch_bytes,
             models_dir=models,
             needs_gpu=needs_gpu,
-            program=(sys.executable, str(script), str(card)),
+            program=(python, str(script), str(card)),
             on_change=lambda: None,
         ) as health,
     ):
@@ -96,6 +101,12 @@ def test_a_worker_that_needs_a_gpu_takes_nothing_before_it_has_one(
         wait_until(lambda: reason(health) is None, what="the worker to come back", deadline_s=10)
     with worker(tmp_path, card, needs_gpu=True) as health:
         assert reason(health) is None
+
+
+def test_a_gpu_that_cannot_be_checked_counts_as_missing(tmp_path: Path, card: Path) -> None:
+    card.touch()
+    with worker(tmp_path, card, needs_gpu=True, python="/nowhere/python") as health:
+        assert reason(health) == "gpu_missing"
 
 
 def test_a_worker_whose_disk_was_filled_waits_for_the_space_it_promises(
