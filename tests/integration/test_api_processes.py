@@ -42,8 +42,8 @@ def is_gone(pid: int) -> bool:
 def refuses(fleet: Fleet) -> bool:
     try:
         httpx.get(f"{fleet.url}/healthz", timeout=2)
-    except httpx.ConnectError:
-        return True
+    except httpx.TransportError as error:  # a connection that was not accepted yet is reset
+        return isinstance(error, httpx.ConnectError)
     return False
 
 
@@ -85,7 +85,7 @@ def test_all_processes_end_with_a_killed_parent(fleet: Fleet) -> None:
     fleet.processes["api"].kill()
 
     wait_until(lambda: all(map(is_gone, pids)), deadline_s=10, what="the processes to end")
-    assert refuses(fleet)
+    wait_until(lambda: refuses(fleet), deadline_s=10, what="its address to refuse connections")
 
 
 def test_a_stop_ends_all_processes_with_status_0(fleet: Fleet) -> None:
