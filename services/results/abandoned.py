@@ -6,6 +6,7 @@ from typing import Final
 import structlog
 
 from services.metrics.work import objects_swept
+from services.objects.errors import ObjectStoreRefusedError
 from services.objects.keys import upload_key
 from services.objects.port import ObjectStore
 from services.store import abandoned_uploads
@@ -22,13 +23,20 @@ _FILES_A_BATCH: Final = 50
 def sweep_abandoned(database: Database, objects: ObjectStore, *, after: timedelta) -> int:
     """Expire datasets that were left alone for this long; returns how many objects it deleted.
 
-    Raises ObjectStoreError, DatabaseDownError or DatabaseBusyError; the next call continues.
+    Files that the store refuses to delete are tried again by the next call. Raises any other
+    ObjectStoreError, DatabaseDownError or DatabaseBusyError; the next call continues.
     """
     with database.transaction() as conn:
         abandoned_uploads.expire(conn, after=after, limit=_DATASETS_A_BATCH)
     with database.transaction() as conn:
         found = abandoned_uploads.abandoned(conn, _DATASETS_A_BATCH)
-    return sum(_delete_files(database, objects, dataset) for dataset in found)
+    num_deleted = 0
+    for dataset in found:
+        try:
+            num_deleted += _delete_files(database, objects, dataset)
+        except ObjectStoreRefusedError as error:  # such as a file under an object lock
+            log.warning("files_not_deleted", dataset_id=dataset.dataset_id, reason=str(error))
+    return num_deleted
 
 
 def _delete_files(database: Database, objects: ObjectStore, dataset: Abandoned) -> int:

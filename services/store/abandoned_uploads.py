@@ -55,10 +55,11 @@ def expire(conn: Connection, *, after: timedelta, limit: int) -> int:
     return len(expired)
 
 
+# In random order: those whose files cannot be deleted must not keep the others from their turn.
 _ABANDONED: Final = SQL("""
 SELECT {columns} FROM datasets
 WHERE num_files IS NULL AND status = 'rejected' AND NOT {is_restored}
-ORDER BY updated_at LIMIT %s
+ORDER BY random() LIMIT %s
 """).format(columns=columns_of(Abandoned), is_restored=restore_guard.IS_RESTORED)
 
 

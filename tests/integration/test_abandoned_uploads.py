@@ -9,6 +9,7 @@ import pytest
 
 from services.domain.errors import QuotaExceededError
 from services.domain.quotas import Quotas
+from services.objects.errors import ObjectStoreRefusedError
 from services.objects.folder_store import FolderStore
 from services.objects.keys import upload_key
 from services.objects.signing import UrlSigner
@@ -33,6 +34,15 @@ class SlowStore(FolderStore):
 
     def delete(self, key: str) -> None:
         time.sleep(1)
+        super().delete(key)
+
+
+class LockingStore(FolderStore):
+    """Refuses to delete the file of one content."""
+
+    def delete(self, key: str) -> None:
+        if key.endswith("a" * 64):
+            raise ObjectStoreRefusedError("the object is locked")
         super().delete(key)
 
 
@@ -140,6 +150,18 @@ def test_the_lock_outlasts_a_slow_deletion(
 
     with contextlib.closing(impatient):
         assert sweep_abandoned(impatient, slow, after=WEEK) == 1
+
+
+def test_a_file_that_cannot_be_deleted_does_not_stop_the_others(
+    ada: TenantDatabase, objects: FolderStore, tmp_path: Path
+) -> None:
+    uploaded(ada, objects, "a", days_ago=9)
+    uploaded(ada, objects, "b")
+    locking = LockingStore(tmp_path / "objects", SIGNER)
+
+    assert sweep_abandoned(ada.database, locking, after=WEEK) == 1
+    assert stored(ada, objects) == {"a"}
+    assert sweep_abandoned(ada.database, objects, after=WEEK) == 1
 
 
 def test_an_upload_that_goes_on_does_not_expire(ada: TenantDatabase, objects: FolderStore) -> None:
