@@ -43,6 +43,7 @@ _LATER: Final = timedelta(seconds=10)
 _ENDS_ENCODER: Final = frozenset({"gpu_failed", "gpu_memory_taken"})
 """After an error of the GPU its process can use it no more. Where others hold the memory, the check
 of the GPU would count what the encoder holds as theirs."""
+_PUSH_AGAIN: Final = "create the dataset again and upload its files"
 
 
 class BuildFailedError(Exception):
@@ -149,10 +150,10 @@ class Builder:
             try:
                 self.objects.get_to(upload_key(tenant_id, entry.sha256), local)
             except ObjectMissingError as error:
-                message = f"{entry.path} is no longer in the object store."
+                message = f"{entry.path} is no longer in the object store: {_PUSH_AGAIN}."
                 raise BuildFailedError(infra_failure("input_missing", message)) from error
             if sha256_of(local) != entry.sha256:
-                message = f"{entry.path} is not the file that was verified."
+                message = f"{entry.path} is not the file that was verified: {_PUSH_AGAIN}."
                 raise BuildFailedError(infra_failure("input_corrupt", message))
             inputs[entry.sha256] = str(local)
         return inputs

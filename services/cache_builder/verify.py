@@ -43,6 +43,8 @@ log = structlog.get_logger(__name__)
 
 _LATER: Final = timedelta(seconds=10)
 _FILES_AT_ONCE: Final = 32
+_DOWNLOADS: Final = 2
+"""Damage on the way is repaired by a second one."""
 _BYTES_AT_ONCE: Final = 16 << 20
 """Limit of a batch, which is recorded at once; one file is always allowed."""
 
@@ -197,12 +199,15 @@ class Verifier:
             wrong = f"has {size_bytes} bytes, {file.size_bytes} were declared"
             return _problem(file.path, "size_mismatch", wrong)
         try:
-            self.objects.get_to(key, local)
+            for _ in range(_DOWNLOADS):
+                self.objects.get_to(key, local)
+                if sha256_of(local) == file.sha256:
+                    return None
         except ObjectMissingError:
             return _problem(file.path, "not_uploaded", "was not uploaded")
-        if sha256_of(local) != file.sha256:
-            return _problem(file.path, "sha256_mismatch", "is not the file that was declared")
-        return None
+        self.objects.delete(key)  # what is stored already is not uploaded again
+        wrong = "is not the file that was declared: create the dataset again and upload it"
+        return _problem(file.path, "sha256_mismatch", wrong)
 
     def _inspect(self, images: dict[str, Path]) -> tuple[list[FileFacts], list[Problem]]:
         if not images:

@@ -4,11 +4,18 @@ import random
 from datetime import timedelta
 from typing import Final
 
+from services.domain.attempt_budgets import DEATHS
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 
 VERIFICATION_FAILED: Final = "verification_failed"
 """Code of a dataset that the service itself failed to verify, and of the runs that name it."""
+
+
+_TOO_MUCH: Final = (
+    " The run may be too much for a worker: lower train_batch_size or resolution, or ask the"
+    " operator of the service."
+)
 
 
 def infra_failure(code: str, message: str) -> Failure:
@@ -28,10 +35,13 @@ def unexplained() -> Failure:
 
 def attempts_exhausted(attempts: int, last: Failure) -> Failure:
     """The run used up its attempts: none of the last ``attempts`` stored a new checkpoint."""
+    way_out = _TOO_MUCH if last.code in DEATHS else ""
     return Failure(
         code="attempts_exhausted",
         category=last.category,
-        message=f"{attempts} attempts in a row made no progress; the last one: {last.message}",
+        message=(
+            f"{attempts} attempts in a row made no progress; the last one: {last.message}{way_out}"
+        ),
         retryable=False,
     )
 

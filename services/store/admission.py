@@ -36,6 +36,26 @@ class NeededShard:
     """``trainer_core.data.index.ShardSpec`` as JSON text."""
 
 
+# A path, because jsonb_each() is an error for datasets that are no object.
+_IS_WHOLE: Final = """
+SELECT jsonb_typeof(datasets) = 'object'
+    AND EXISTS (
+        SELECT FROM run_documents WHERE run_documents.run_id = runs.run_id
+            AND run_documents.tenant_id = runs.tenant_id)
+    AND NOT EXISTS (
+        SELECT FROM jsonb_path_query(runs.datasets, '$.*') AS named WHERE NOT EXISTS (
+            SELECT FROM datasets WHERE datasets.tenant_id = runs.tenant_id
+                AND dataset_id = named #>> '{}'))
+FROM runs WHERE tenant_id = %s AND run_id = %s
+"""
+
+
+def is_whole(conn: Connection, run: Run) -> bool:
+    """Whether the run has its documents, and every dataset that it names exists."""
+    row = conn.execute(_IS_WHOLE, (run.tenant_id, run.run_id)).fetchone()
+    return row == (True,)
+
+
 _CAPTION_BYTES: Final = """
 SELECT coalesce(sum(octet_length(text)), 0) FROM dataset_files
 WHERE tenant_id = %s AND dataset_id = ANY(%s)

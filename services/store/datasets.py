@@ -195,10 +195,14 @@ def touch(conn: Connection, tenant_id: str, dataset_id: str) -> None:
     conn.execute(_TOUCH, (tenant_id, dataset_id))
 
 
+# A run that another transaction has locked is not waited for: it is looked at after its pause.
 _WAKE_RUNS: Final = """
 UPDATE runs SET ring_after = clock_timestamp()
-WHERE tenant_id = %s AND status = 'queued' AND stage = 'admission'
-    AND %s IN (SELECT jsonb_path_query(datasets, '$.*') #>> '{}')
+WHERE run_id IN (
+    SELECT run_id FROM runs
+    WHERE tenant_id = %s AND status = 'queued' AND stage = 'admission'
+        AND %s IN (SELECT jsonb_path_query(datasets, '$.*') #>> '{}')
+    FOR UPDATE SKIP LOCKED)
 """
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.domain.failures import infra_failure
+from services.workers.documents import UnreadableDocumentError
 from services.workers.failures import as_of_worker, failure_of_work
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure, failure_reported
@@ -31,7 +32,9 @@ def platform_failed(code: str, message: str) -> AttemptFailedError:
 
 def failure_of_attempt(error: Exception) -> Failure:
     """The failure to report for an attempt's error; an unexpected one is logged with traceback."""
-    return error.failure if isinstance(error, AttemptFailedError) else failure_of_work(error)
+    if isinstance(error, AttemptFailedError | UnreadableDocumentError):
+        return error.failure
+    return failure_of_work(error)
 
 
 def failure_of_child(reported: Mapping[str, Any]) -> Failure:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import pydantic
 import structlog
 
 from services.domain.ledger import CachedShard, ChildEvent, Claim, StoredCheckpoint
@@ -17,12 +16,12 @@ from services.objects.errors import ObjectCorruptError, ObjectMissingError
 from services.objects.folders import delete_shard, get_folder, get_shard
 from services.trainer.commits import WAITING_CHECKPOINTS
 from services.trainer.context import HeldRun
-from services.trainer.failures import AttemptFailedError, infra_failed, platform_failed
+from services.trainer.failures import AttemptFailedError, infra_failed
 from services.trainer.feeder import FeedOrder
 from services.trainer.lease import Lease
 from services.workers.base_models import find_base_model
+from services.workers.documents import read_index, read_plan
 from trainer_core.config.plan import Plan
-from trainer_core.data.index import DataIndex
 from trainer_core.data.sampler import Sampler
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
@@ -53,10 +52,11 @@ class Prepared:
 def prepare(held: HeldRun, folder: Path) -> Prepared:
     """Find the base model, download the newest intact checkpoint into ``folder``, build the job.
 
-    Raises AttemptFailedError, ObjectStoreError, OSError for the local disk, or NotWantedError.
+    Raises AttemptFailedError, UnreadableDocumentError, ObjectStoreError, OSError for the local
+    disk, or NotWantedError.
     """
     claim = held.claim
-    plan, index = _read_plan(claim), _read_index(claim)
+    plan, index = read_plan(claim.plan), read_index(claim.data_index)
     if held.context.needs_gpu:
         plan = _on_a_gpu(plan)
     base_dir = _base_model(claim, plan, held.context.models_dir)
@@ -122,51 +122,10 @@ def _rebuild(held: HeldRun, shard: CachedShard) -> None:
         )
 
 
-def _read_plan(claim: Claim) -> Plan:
-    try:
-        return Plan.model_validate(claim.plan)
-    except pydantic.ValidationError as error:
-        _log_unreadable("plan", error)
-        is_newer = any(
-            each["type"] == "extra_forbidden" or each["loc"] == ("version",)
-            for each in error.errors()
-        )
-        message = (
-            "A newer version of the service resolved this run; it waits for a worker of that "
-            "version."
-            if is_newer
-            else "Another version of the service resolved this run, and this one cannot read it: "
-            "submit the run again."
-        )
-        raise AttemptFailedError(
-            Failure(
-                code="plan_of_other_version",
-                category=Category.PLATFORM,
-                message=message,
-                retryable=is_newer,
-            )
-        ) from error
-
-
 def _on_a_gpu(plan: Plan) -> Plan:
     """The plan with the device ``cuda``; ``auto`` would train on the CPU where the GPU is gone."""
     operation = plan.operation.model_copy(update={"device": "cuda"})
     return plan.model_copy(update={"operation": operation})
-
-
-def _read_index(claim: Claim) -> DataIndex:
-    """Not retried where it cannot be read, because the stored document stays as it is."""
-    try:
-        return DataIndex.model_validate(claim.data_index)
-    except pydantic.ValidationError as error:
-        _log_unreadable("data_index", error)
-        message = "The stored data index of the run cannot be read by this worker."
-        raise platform_failed("data_index_unreadable", message) from error
-
-
-def _log_unreadable(document: str, error: pydantic.ValidationError) -> None:
-    wrong = error.errors(include_input=False, include_url=False)  # inputs are the tenant's
-    log.error("document_unreadable", document=document, errors=[e["loc"] for e in wrong[:10]])
 
 
 def _base_model(claim: Claim, plan: Plan, models_dir: Path) -> Path:

@@ -194,11 +194,56 @@ CORRUPTIONS = {
 
 
 @pytest.mark.parametrize("corrupt", CORRUPTIONS.values(), ids=CORRUPTIONS)
-def test_a_corrupt_run_is_retried_and_then_fails(
+def test_a_corrupt_run_fails_at_once(
     ada: TenantDatabase, bob: TenantDatabase, dispatcher: DispatcherAndIndexer, corrupt: str
 ) -> None:
     broken, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
     execute(ada, corrupt, broken.run_id)
+
+    dispatcher.round()
+
+    run = ada.run(broken.run_id)
+    assert (run.status, reason_code(run)) == ("failed", "run_damaged")
+    assert run.status_reason is not None
+    assert run.status_reason["category"] == "platform"
+    assert ada.event_types(broken.run_id)[-1] == "run.failed"
+    assert bob.run(good.run_id).stage == "caching"
+
+
+@pytest.mark.parametrize("is_newer", [False, True])
+def test_a_plan_of_an_older_version_fails_its_run_and_a_newer_one_waits(
+    ada: TenantDatabase, dispatcher: DispatcherAndIndexer, is_newer: bool
+) -> None:
+    other = "plan || '{\"newer\": 1}'" if is_newer else "plan #- '{identity,seed}'"
+    run_id = ada.queued(plan=real_plan()).run_id
+    execute(ada, f"UPDATE run_documents SET plan = {other} WHERE run_id = %s", run_id)
+
+    dispatcher.round()
+
+    run = ada.run(run_id)
+    assert reason_code(run) == "plan_of_other_version"
+    assert run.status == ("queued" if is_newer else "failed")
+
+
+def fail_admissions(tenant_db: TenantDatabase) -> None:
+    """The database raises an error that the service does not know, for the runs of one tenant."""
+    execute(
+        tenant_db,
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'a fault of a test'; END $$",
+    )
+    execute(
+        tenant_db,
+        "CREATE TRIGGER fail BEFORE UPDATE ON run_documents FOR EACH ROW"
+        f" WHEN (NEW.tenant_id = '{tenant_db.tenant_id}') EXECUTE FUNCTION fail()",
+    )
+
+
+def test_an_unexpected_error_is_retried_and_then_fails_its_run(
+    ada: TenantDatabase, bob: TenantDatabase, dispatcher: DispatcherAndIndexer
+) -> None:
+    broken, good = ada.queued(plan=real_plan()), bob.queued(plan=real_plan())
+    fail_admissions(ada)
 
     dispatcher.round()
 
@@ -218,12 +263,12 @@ def test_a_corrupt_run_is_retried_and_then_fails(
     assert ada.event_types(broken.run_id)[-1] == "run.failed"
 
 
-def test_corrupt_runs_do_not_stay_first_in_line(
+def test_failing_runs_do_not_stay_first_in_line(
     ada: TenantDatabase, bob: TenantDatabase, dispatcher: DispatcherAndIndexer
 ) -> None:
-    broken = [ada.queued(plan=real_plan()) for _ in range(8)]
-    for run in broken:
-        execute(ada, "UPDATE runs SET datasets = '[]' WHERE run_id = %s", run.run_id)
+    for _ in range(8):
+        ada.queued(plan=real_plan())
+    fail_admissions(ada)
     good = bob.queued(plan=real_plan())
     for _ in range(3):  # four admissions a round
         dispatcher.round()

@@ -252,3 +252,32 @@ def test_a_locked_row_takes_no_place(ada: TenantDatabase, bob: TenantDatabase) -
     with ada.database.transaction() as other:
         other.execute("SELECT FROM datasets WHERE dataset_id = %s FOR UPDATE", (locked,))
         assert [work.id for work in offered(ada)] == [free]
+
+
+def test_a_locked_run_does_not_hold_up_the_builder(
+    ada: TenantDatabase, store: FailingStore, verifier: Verifier
+) -> None:
+    dataset_id = verifying(ada, store)
+    run_id = ada.queued(datasets={"photos": dataset_id}).run_id
+    verifier.answer_ring(ada.tenant_id, dataset_id)
+    with ada.database.transaction() as other:
+        other.execute("SELECT FROM runs WHERE run_id = %s FOR UPDATE", (run_id,))
+        verifier.answer_ring(ada.tenant_id, dataset_id)  # returns
+        assert seen(ada, dataset_id).status == "ready"
+
+
+def test_a_damaged_upload_is_deleted_so_that_it_can_be_sent_again(
+    ada: TenantDatabase, store: FailingStore, verifier: Verifier
+) -> None:
+    dataset_id = verifying(ada, store)
+    with ada.database.transaction() as conn:
+        (file,) = datasets.files(conn, ada.tenant_id, dataset_id)
+    key = upload_key(ada.tenant_id, file.sha256)
+    store.put_bytes(key, bytes(file.size_bytes))
+
+    for _ in range(2):
+        verifier.answer_ring(ada.tenant_id, dataset_id)
+
+    rejected = seen(ada, dataset_id)
+    assert [error["code"] for error in rejected.errors] == ["sha256_mismatch"]
+    assert store.size(key) is None

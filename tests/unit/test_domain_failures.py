@@ -23,6 +23,7 @@ def test_the_last_word_names_the_last_cause() -> None:
     assert not last.retryable
     assert "5 attempts" in last.message
     assert worker_lost().message in last.message
+    assert "train_batch_size" in last.message
 
 
 @given(st.integers(min_value=0, max_value=10_000))

@@ -149,6 +149,8 @@ def _opened(path: Path, name: str) -> Iterator[Image.Image]:
     except _DECODING_ERRORS as error:
         if isinstance(error, OSError) and error.errno in _OF_MACHINE:
             raise
+        if isinstance(error, Image.DecompressionBombError):  # far more: Pillow does not open it
+            raise BadImageError(f"{name}: more than {MAX_PIXELS} pixels") from error
         why = str(error).replace(str(path), name)
         message = f"{name}: not a readable JPEG, PNG or WebP image ({why})"
         raise BadImageError(message) from error

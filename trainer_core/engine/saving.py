@@ -112,5 +112,5 @@ def _check_finite(trained: TrainedTensors, step: int) -> None:
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise NonFiniteLossError(
                     f"step {step}: after the update {name} has numbers that are not finite; the "
-                    "previous checkpoint is kept. Lower the learning rate, or clip gradients."
+                    "previous checkpoint is kept. Lower learning_rate or max_grad_norm."
                 )

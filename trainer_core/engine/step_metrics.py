@@ -64,7 +64,7 @@ def metrics_of(step: int, numbers: Sequence[float], *, has_balance: bool) -> Ste
         values.append(f"largest gradient {largest}")
         raise NonFiniteLossError(
             f"step {step}: {', '.join(values)}; no update was made. "
-            "Lower the learning rate, or clip gradients."
+            "Lower learning_rate or max_grad_norm."
         )
     return StepMetrics(
         loss=flow_loss, balance_loss=balance_loss if has_balance else None, grad_max=largest

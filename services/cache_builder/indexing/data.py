@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from services.cache_builder.indexing.failures import run_damaged
 from services.store.admission import BackendData
 from trainer_core.config.plan import Plan
 from trainer_core.data.captions import caption_path, captions_of
@@ -21,13 +22,12 @@ class UnusableDataError(Exception):
 
 
 def index_of(
-    plan_json: Mapping[str, Any],
+    plan: Plan,
     backends: Sequence[BackendData],
     transformer_config: Mapping[str, Any],
 ) -> DataIndex:
     """Pair images with captions and assign them to shards; raises UnusableDataError."""
     try:
-        plan = Plan.model_validate(plan_json)
         items = [item for backend in backends for item in _items_of(plan, backend)]
         return build_index(plan, items, transformer_config)
     except TrainerError as error:
@@ -40,7 +40,7 @@ def index_of(
         )
         raise UnusableDataError(failure) from error
     except (ValueError, LookupError, TypeError, ArithmeticError) as error:
-        # Not retried: an unreadable plan or row stays unreadable.
+        # Not retried: the rows stay as they are.
         failure = Failure(
             code="admission_failed",
             category=Category.PLATFORM,
@@ -57,8 +57,8 @@ def _items_of(plan: Plan, data: BackendData) -> list[FileItem]:
     for file in data.files:
         if file.media != "image":
             continue
-        assert file.width_px is not None  # a ready dataset has verified files only
-        assert file.height_px is not None
+        if file.width_px is None or file.height_px is None:
+            raise UnusableDataError(run_damaged())  # a ready dataset has verified files only
         text = texts.get(caption_path(file.path))
         item = FileItem(
             backend=backend.id,

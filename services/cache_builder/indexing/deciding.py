@@ -9,6 +9,7 @@ from services.cache_builder.indexing import failures
 from services.cache_builder.indexing.data import UnusableDataError, index_of
 from services.store.admission import BackendData, NeededShard
 from services.workers.base_models import find_base_model
+from services.workers.documents import UnreadableDocumentError, read_plan
 from trainer_core.data.index import DataIndex
 from trainer_core.process.failure import Failure
 
@@ -71,8 +72,10 @@ def decide(
     if model is None:
         return Postponed(reason=failures.base_model_missing(base_model))
     try:
-        index = index_of(plan_json, backends, model.transformer_config)
-    except UnusableDataError as error:
+        index = index_of(read_plan(plan_json), backends, model.transformer_config)
+    except (UnreadableDocumentError, UnusableDataError) as error:
+        if error.failure.retryable:  # a newer version wrote the plan
+            return Postponed(reason=error.failure)
         return Refused(failure=error.failure, cause=error.__cause__)
     return _check_size(index, max_index_bytes)
 

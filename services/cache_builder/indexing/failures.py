@@ -47,6 +47,19 @@ def captions_too_large(size_bytes: int, limit_bytes: int) -> Failure:
     )
 
 
+def run_damaged() -> Failure:
+    """Rows of the run are missing or hold nonsense, and stay so."""
+    return Failure(
+        code="run_damaged",
+        category=Category.PLATFORM,
+        message=(
+            "What the service has stored of this run is damaged; this is a fault of the service."
+            " Submit the run again; if that fails, too, with new datasets."
+        ),
+        retryable=False,
+    )
+
+
 def rejection_of(backends: Sequence[BackendData]) -> Failure | None:
     """The reason to fail the run where one of its datasets was rejected; it names the files."""
     rejected = [b.dataset for b in backends if b.dataset.status == "rejected"]

@@ -108,6 +108,8 @@ class Indexer:
     def _decide(self, run: Run) -> Decision:
         limit_bytes = CAPTIONS_TO_INDEX * self.max_index_bytes
         with self.database.transaction() as conn:
+            if not admission.is_whole(conn, run):
+                return Refused(failure=failures.run_damaged())
             caption_bytes = admission.caption_bytes(conn, run)
             if caption_bytes > limit_bytes:
                 return Refused(failure=failures.captions_too_large(caption_bytes, limit_bytes))
