@@ -92,7 +92,7 @@ def assert_equal(
     local, torn = stored.fetch_all(objects, ours, folder)
     assert torn == []
     configs, unbroken = {run_id: "same"}, {"same": other_id}
-    assert stored.differing(pair, ours, local, configs, unbroken) == (1, [])
+    assert stored.differing(pair, ours, local, configs, unbroken) == (1, 1, [])
 
 
 def test_a_damaged_upload_is_rejected_by_name(

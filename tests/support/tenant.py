@@ -29,19 +29,32 @@ class Tenant:
             for path, body in files.items()
         ]
         dataset = self.post("/v1/datasets", {"name": name, "files": listed})
-        for upload in self.post("/v1/uploads", {"dataset_id": dataset["id"]})["data"]:
-            if not upload["present"]:
-                answer = httpx.request(
-                    upload["method"],
-                    upload["url"],
-                    headers=upload["headers"],
-                    content=files[upload["path"]],
-                    timeout=30,
-                )
-                assert answer.status_code in (200, 201, 204), answer.text
+        self._upload(dataset["id"], files)
         if complete:
             self.complete(dataset["id"])
         return str(dataset["id"])
+
+    def _upload(self, dataset_id: str, files: Mapping[str, bytes]) -> None:
+        """Send each content that the store lacks once."""
+        sent: set[str] = set()
+        after: str | None = None
+        with httpx.Client(timeout=30) as store:
+            while True:
+                page = self.post("/v1/uploads", {"dataset_id": dataset_id, "after": after})
+                for upload in page["data"]:
+                    if upload["present"] or upload["sha256"] in sent:
+                        continue
+                    sent.add(upload["sha256"])
+                    answer = store.request(
+                        upload["method"],
+                        upload["url"],
+                        headers=upload["headers"],
+                        content=files[upload["path"]],
+                    )
+                    assert answer.status_code in (200, 201, 204), answer.text
+                if not page["has_more"]:
+                    return
+                after = page["next_cursor"]
 
     def complete(self, dataset_id: str) -> None:
         self.post(f"/v1/datasets/{dataset_id}:complete", {})

@@ -185,7 +185,7 @@ def running_stack(home: Path) -> Iterator[Stack]:
             bucket=bucket,
             proxies=proxies,
             database_url=database_url,
-            small_disk=_small_disk(home / "small-disk", opened),
+            small_disk=small_disk(home / "small-disk", opened),
             clock=_clock(home),
         )
         opened.callback(stack.close)
@@ -194,7 +194,7 @@ def running_stack(home: Path) -> Iterator[Stack]:
         yield stack
 
 
-def _small_disk(folder: Path, opened: contextlib.ExitStack) -> Path | None:
+def small_disk(folder: Path, opened: contextlib.ExitStack) -> Path | None:
     """A file system of its own, unmounted at the end; None where this user may not mount one."""
     folder.mkdir()
     size = f"size={_SMALL_DISK_BYTES}"
