@@ -35,8 +35,6 @@ class CreatingRequest:
     """SHA-256 of the body."""
 
 
-_VISIBLE: Final = r"[!-~\u0080-\u00ff]+"
-"""What HTTP can send in a header, but for spaces; those at its ends are not part of it."""
 IdempotencyKey = Annotated[
     str | None,
     Header(

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -158,12 +157,10 @@ def test_a_versioned_bucket_is_detected(
 
 @pytest.fixture
 def proxied(
-    rgw_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[S3Store, FaultProxy]]:
+    rgw_bucket: Bucket, rgw_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> tuple[S3Store, FaultProxy]:
     """The bucket behind a fault proxy. RGW itself was never seen to answer 409."""
-    with FaultProxy(int(rgw_bucket.endpoint.rpartition(":")[2])).running() as proxy:
-        endpoint = f"http://127.0.0.1:{proxy.port}"
-        yield open_bucket(replace(rgw_bucket, endpoint=endpoint), monkeypatch), proxy
+    return open_bucket(rgw_bucket.at(rgw_proxy.port), monkeypatch), rgw_proxy
 
 
 def test_of_writers_that_met_a_conflict_one_commits(proxied: tuple[S3Store, FaultProxy]) -> None:

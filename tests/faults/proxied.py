@@ -8,10 +8,10 @@ import contextlib
 import json
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
 
@@ -183,6 +183,10 @@ def _text_of(path: Path) -> str:
         return ""
 
 
+ServiceOn: TypeAlias = Callable[[Bucket | None], contextlib.AbstractContextManager[ProxiedService]]
+"""Runs the service with its objects in this bucket, or in a folder."""
+
+
 @contextlib.contextmanager
 def running_service(
     home: Path,
@@ -202,9 +206,8 @@ def running_service(
         opened.enter_context(training_server(socket))
         store, objects = None, {"REVERIE_OBJECTS_URL": f"file://{home}/objects"}
         if bucket is not None:
-            store = FaultProxy(int(bucket.endpoint.rpartition(":")[2]))
-            opened.enter_context(store.running())
-            objects = {**bucket.env, "REVERIE_OBJECTS_URL": _url_through(store, bucket)}
+            store = opened.enter_context(FaultProxy(bucket.port).running())
+            objects = {**bucket.env, "REVERIE_OBJECTS_URL": bucket.at(store.port).url}
         database_url = postgres.create_database()
         fleet = Fleet(
             home,
@@ -252,7 +255,3 @@ _USER = (
     "GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}",
     "GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {user}",
 )
-
-
-def _url_through(proxy: FaultProxy, bucket: Bucket) -> str:
-    return f"s3://{bucket.name}?endpoint=http://127.0.0.1:{proxy.port}&region={bucket.region}"

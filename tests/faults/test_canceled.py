@@ -5,10 +5,8 @@ A run that nobody holds is canceled at once (tests/integration/test_store_rows.p
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -35,26 +33,10 @@ Reach: TypeAlias = Callable[[TrainerHost, FaultProxy, Mode], None]
 
 
 @pytest.fixture
-def proxy(rgw_bucket: Bucket) -> Iterator[FaultProxy]:
-    """Before the object store."""
-    port = urlsplit(rgw_bucket.endpoint).port
-    assert port is not None
-    with FaultProxy(port).running() as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def host(
-    tmp_path: Path,
-    database_url: str,
-    rgw_bucket: Bucket,
-    proxy: FaultProxy,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, database_url: str, rgw_bucket: Bucket, rgw_proxy: FaultProxy
 ) -> Iterator[TrainerHost]:
-    for name, value in rgw_bucket.env.items():
-        monkeypatch.setenv(name, value)
-    url = replace(rgw_bucket, endpoint=f"http://127.0.0.1:{proxy.port}").url
-    with open_host(tmp_path, database_url, url) as host:
+    with open_host(tmp_path, database_url, rgw_bucket.at(rgw_proxy.port).url) as host:
         host.env |= {"REVERIE_LEASE_S": f"{LEASE_S:g}", "REVERIE_RENEW_S": "0.5"}
         yield host
 
@@ -106,9 +88,9 @@ def in_the_download_of_its_checkpoint(host: TrainerHost, proxy: FaultProxy, mode
     ],
 )
 def test_a_held_run_is_canceled_within_its_lease(
-    host: TrainerHost, proxy: FaultProxy, database: Database, reach: Reach, mode: Mode
+    host: TrainerHost, rgw_proxy: FaultProxy, database: Database, reach: Reach, mode: Mode
 ) -> None:
-    reach(host, proxy, mode)
+    reach(host, rgw_proxy, mode)
     with database.transaction() as conn:
         assert runs.cancel(conn, host.tenant_id, host.run_id).status == "canceling"
     canceled_s = time.monotonic()
@@ -119,7 +101,7 @@ def test_a_held_run_is_canceled_within_its_lease(
     assert not host.child_pids()
     assert host.attempts()[-1][0] == "stopped"
     stored = host.ask("SELECT * FROM checkpoints ORDER BY step")
-    proxy.set("ok")
+    rgw_proxy.set("ok")
     assert host.end_of(host.processes[-1]) == 0, host.logs()
     assert host.ask("SELECT * FROM checkpoints ORDER BY step") == stored
     assert host.run()["result_step"] is None

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from tests.faults.proxied import INTERVAL, LEASE_S, ProxiedService, running_service
+from tests.faults.proxied import INTERVAL, LEASE_S, ProxiedService, ServiceOn
 from tests.support.postgres import PostgresServer
-from tests.support.redis import RedisServer
 from tests.support.tenant import Json
 from tests.support.waiting import wait_until
 
@@ -19,18 +17,8 @@ WITHOUT_CHECKPOINTS = {"checkpoint_step_interval": 10_000, "max_train_steps": 20
 
 
 @pytest.fixture(scope="module")
-def service(
-    tmp_path_factory: pytest.TempPathFactory,
-    postgres_server: PostgresServer,
-    shared_redis_server: RedisServer,
-    models_dir: Path,
-) -> Iterator[ProxiedService]:
-    with running_service(
-        tmp_path_factory.mktemp("service"),
-        postgres=postgres_server,
-        redis=shared_redis_server,
-        models_dir=models_dir,
-    ) as service:
+def service(service_on: ServiceOn) -> Iterator[ProxiedService]:
+    with service_on(None) as service:
         yield service
 
 

@@ -7,16 +7,13 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
-from tests.faults.proxied import ProxiedService, running_service
-from tests.support.postgres import PostgresServer
-from tests.support.redis import RedisServer
+from tests.faults.proxied import ProxiedService, ServiceOn
 from tests.support.service import small_run_request
 from tests.support.waiting import wait_until
 
@@ -34,18 +31,8 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %(user)s
 
 
 @pytest.fixture(scope="module")
-def service(
-    tmp_path_factory: pytest.TempPathFactory,
-    postgres_server: PostgresServer,
-    shared_redis_server: RedisServer,
-    models_dir: Path,
-) -> Iterator[ProxiedService]:
-    with running_service(
-        tmp_path_factory.mktemp("service"),
-        postgres=postgres_server,
-        redis=shared_redis_server,
-        models_dir=models_dir,
-    ) as service:
+def service(service_on: ServiceOn) -> Iterator[ProxiedService]:
+    with service_on(None) as service:
         service.start(TRAINER)
         yield service
 

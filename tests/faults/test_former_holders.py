@@ -9,7 +9,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,8 +41,6 @@ FROM runs WHERE run_id = %(run_id)s
 def host(
     tmp_path: Path, database_url: str, rgw_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TrainerHost]:
-    for name, value in rgw_bucket.env.items():
-        monkeypatch.setenv(name, value)
     with open_host(tmp_path, database_url, rgw_bucket.url) as host:
         yield host
 
@@ -65,7 +62,7 @@ def proxies(
     ports = {
         "postgres": postgres_server.port,
         "redis": redis_server.port,
-        "s3": urlsplit(rgw_bucket.endpoint).port or 0,
+        "s3": rgw_bucket.port,
     }
     with contextlib.ExitStack() as opened:
         proxies = {
@@ -88,13 +85,12 @@ def through_proxies(
     """The environment of the trainer that is cut off."""
     database_url = host.env["REVERIE_DATABASE_URL"]
     port = urlsplit(database_url).port
-    endpoint = f"http://127.0.0.1:{proxies['s3'].port}"
     return {
         "REVERIE_DATABASE_URL": database_url.replace(f":{port}/", f":{proxies['postgres'].port}/"),
         "REVERIE_BROKER_URL": redis_server.url.replace(
             f":{redis_server.port}/", f":{proxies['redis'].port}/"
         ),
-        "REVERIE_OBJECTS_URL": replace(rgw_bucket, endpoint=endpoint).url,
+        "REVERIE_OBJECTS_URL": rgw_bucket.at(proxies["s3"].port).url,
     }
 
 

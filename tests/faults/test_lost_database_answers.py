@@ -2,15 +2,12 @@
 
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.faults.proxied import INTERVAL, ProxiedService, running_service
-from tests.support.postgres import PostgresServer
+from tests.faults.proxied import INTERVAL, ProxiedService, ServiceOn
 from tests.support.proxy import LostAnswer
-from tests.support.redis import RedisServer
 from tests.support.service import small_run_request
 from tests.support.tenant import Json
 from tests.support.waiting import wait_until
@@ -21,18 +18,8 @@ TRAINER = "trainer-1"
 
 
 @pytest.fixture(scope="module")
-def service(
-    tmp_path_factory: pytest.TempPathFactory,
-    postgres_server: PostgresServer,
-    shared_redis_server: RedisServer,
-    models_dir: Path,
-) -> Iterator[ProxiedService]:
-    with running_service(
-        tmp_path_factory.mktemp("service"),
-        postgres=postgres_server,
-        redis=shared_redis_server,
-        models_dir=models_dir,
-    ) as service:
+def service(service_on: ServiceOn) -> Iterator[ProxiedService]:
+    with service_on(None) as service:
         service.start(TRAINER)
         yield service
 

@@ -1,9 +1,7 @@
 """F43: replaced checkpoints are deleted while a worker downloads one to resume from."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -29,17 +27,9 @@ PATIENT = {"REVERIE_LEASE_S": "60", "REVERIE_RENEW_S": "20"}
 
 
 @pytest.fixture
-def proxy(rgw_bucket: Bucket) -> Iterator[FaultProxy]:
-    port = urlsplit(rgw_bucket.endpoint).port
-    assert port is not None
-    with FaultProxy(port).running() as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def slow_url(rgw_bucket: Bucket, proxy: FaultProxy) -> str:
+def slow_url(rgw_bucket: Bucket, rgw_proxy: FaultProxy) -> str:
     """The same bucket through the proxy."""
-    return replace(rgw_bucket, endpoint=f"http://127.0.0.1:{proxy.port}").url
+    return rgw_bucket.at(rgw_proxy.port).url
 
 
 @pytest.fixture
@@ -47,8 +37,6 @@ def host(
     tmp_path: Path, database_url: str, rgw_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TrainerHost]:
     """Its run keeps one checkpoint: the one of step 4."""
-    for name, value in rgw_bucket.env.items():
-        monkeypatch.setenv(name, value)
     with open_host(tmp_path, database_url, rgw_bucket.url) as host:
         host.do(
             "UPDATE run_documents SET"
@@ -75,15 +63,15 @@ def manifests(host: TrainerHost, store: ObjectStore) -> list[str]:
 
 
 def test_the_checkpoint_that_is_read_is_kept(
-    host: TrainerHost, database: Database, proxy: FaultProxy, slow_url: str
+    host: TrainerHost, database: Database, rgw_proxy: FaultProxy, slow_url: str
 ) -> None:
-    proxy.set("hang")
+    rgw_proxy.set("hang")
     reader = host.start("finish", REVERIE_OBJECTS_URL=slow_url)
-    wait_until(lambda: proxy.hits["hang"], what="the download to begin")
+    wait_until(lambda: rgw_proxy.hits["hang"], what="the download to begin")
 
     assert sweep(host, database) == ["1/checkpoints/step-00000004"]
 
-    proxy.set("ok")
+    rgw_proxy.set("ok")
     assert host.end_of(reader) == 0
     assert host.run()["status"] == "succeeded", host.logs()
     assert [row[:2] for row in host.attempts()] == [("failed", 0), ("finished", 4)]
@@ -91,11 +79,11 @@ def test_the_checkpoint_that_is_read_is_kept(
 
 
 def test_a_former_holder_whose_checkpoint_is_deleted_stops(
-    host: TrainerHost, database: Database, proxy: FaultProxy, slow_url: str
+    host: TrainerHost, database: Database, rgw_proxy: FaultProxy, slow_url: str
 ) -> None:
-    proxy.set("hang")
+    rgw_proxy.set("hang")
     reader = host.start("finish", REVERIE_OBJECTS_URL=slow_url, **PATIENT)
-    wait_until(lambda: proxy.hits["hang"], what="the download to begin")
+    wait_until(lambda: rgw_proxy.hits["hang"], what="the download to begin")
     host.do("UPDATE runs SET lease_until = clock_timestamp() - interval '1 s'")
     with database.transaction() as conn:
         assert leases.close_dead(conn, host.run_id, max_attempts=9) is not None
@@ -104,7 +92,7 @@ def test_a_former_holder_whose_checkpoint_is_deleted_stops(
     assert host.run()["status"] == "succeeded", host.logs()
     assert sweep(host, database) == ["3/checkpoints/step-00000010", "3/result"]
 
-    proxy.set("ok")
+    rgw_proxy.set("ok")
 
     assert host.end_of(reader) == 0
     assert "given_up" in host.logs()

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.proxied import INTERVAL, LEASE_S, ProxiedService, running_service
+from tests.faults.proxied import INTERVAL, LEASE_S, ProxiedService, ServiceOn
 from tests.faults.random import rows, stored
 from tests.support.objects import open_bucket
-from tests.support.postgres import PostgresServer
 from tests.support.proxy import FaultProxy, Mode
-from tests.support.redis import RedisServer
 from tests.support.rgw import Bucket, RgwServer
 from tests.support.waiting import wait_until
 
@@ -28,20 +26,8 @@ def bucket(rgw_server: RgwServer) -> Bucket:
 
 
 @pytest.fixture(scope="module")
-def service(
-    tmp_path_factory: pytest.TempPathFactory,
-    postgres_server: PostgresServer,
-    shared_redis_server: RedisServer,
-    models_dir: Path,
-    bucket: Bucket,
-) -> Iterator[ProxiedService]:
-    with running_service(
-        tmp_path_factory.mktemp("service"),
-        postgres=postgres_server,
-        redis=shared_redis_server,
-        models_dir=models_dir,
-        bucket=bucket,
-    ) as service:
+def service(service_on: ServiceOn, bucket: Bucket) -> Iterator[ProxiedService]:
+    with service_on(bucket) as service:
         service.start(TRAINER)
         yield service
 

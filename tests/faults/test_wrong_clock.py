@@ -56,8 +56,6 @@ def test_the_lease_is_renewed_as_always(
 def host_with_s3(
     tmp_path: Path, database_url: str, rgw_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TrainerHost]:
-    for name, value in rgw_bucket.env.items():
-        monkeypatch.setenv(name, value)
     with open_host(tmp_path, database_url, rgw_bucket.url) as host:
         yield host
 

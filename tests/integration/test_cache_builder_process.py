@@ -109,14 +109,6 @@ class Service:
         return digests
 
 
-@pytest.fixture(scope="module")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    make = ["-m", "trainer_core", "make-tiny", str(folder / "hidream-tiny")]
-    subprocess.run([sys.executable, *make], check=True)
-    return folder
-
-
 @pytest.fixture
 def faults() -> dict[str, str]:
     """Further environment variables of the first builder; tests override it."""

@@ -3,9 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -24,25 +22,10 @@ LIMIT = 2 * INTERVAL
 
 
 @pytest.fixture
-def proxy(rgw_bucket: Bucket) -> Iterator[FaultProxy]:
-    port = urlsplit(rgw_bucket.endpoint).port
-    assert port is not None
-    with FaultProxy(port).running() as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def host(
-    tmp_path: Path,
-    database_url: str,
-    rgw_bucket: Bucket,
-    proxy: FaultProxy,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, database_url: str, rgw_bucket: Bucket, rgw_proxy: FaultProxy
 ) -> Iterator[TrainerHost]:
-    for name, value in rgw_bucket.env.items():
-        monkeypatch.setenv(name, value)
-    url = replace(rgw_bucket, endpoint=f"http://127.0.0.1:{proxy.port}").url
-    with open_host(tmp_path, database_url, url) as host:
+    with open_host(tmp_path, database_url, rgw_bucket.at(rgw_proxy.port).url) as host:
         host.env |= {"REVERIE_LEASE_S": "60", "REVERIE_RENEW_S": "1", "REVERIE_POLL_S": "1"}
         yield host
 
@@ -64,15 +47,15 @@ def wait_for_the_limit(host: TrainerHost) -> None:
 
 
 def test_a_kill_while_the_store_is_away_costs_at_most_two_intervals(
-    host: TrainerHost, proxy: FaultProxy
+    host: TrainerHost, rgw_proxy: FaultProxy
 ) -> None:
-    proxy.set("reset")
+    rgw_proxy.set("reset")
     holder = host.start("endless", REVERIE_STALL_S="1")
     wait_for_the_limit(host)
 
     holder.kill()
     host.end_of(holder)
-    proxy.set("ok")
+    rgw_proxy.set("ok")
     claimable_again(host)
 
     assert host.end_of(host.start("finish")) == 0
@@ -81,12 +64,12 @@ def test_a_kill_while_the_store_is_away_costs_at_most_two_intervals(
     assert steps == [(0, LIMIT), (0, 10)]
 
 
-def test_training_goes_on_when_the_store_is_back(host: TrainerHost, proxy: FaultProxy) -> None:
-    proxy.set("503")
+def test_training_goes_on_when_the_store_is_back(host: TrainerHost, rgw_proxy: FaultProxy) -> None:
+    rgw_proxy.set("503")
     holder = host.start("endless", REVERIE_STALL_S="1")
     wait_for_the_limit(host)
 
-    proxy.set("ok")
+    rgw_proxy.set("ok")
 
     for step in range(LIMIT, LIMIT + 20):
         host.wait_for_step(step)
@@ -101,9 +84,9 @@ def test_training_goes_on_when_the_store_is_back(host: TrainerHost, proxy: Fault
 
 @pytest.mark.deep
 def test_a_slow_store_delays_training_and_loses_nothing(
-    host: TrainerHost, proxy: FaultProxy
+    host: TrainerHost, rgw_proxy: FaultProxy
 ) -> None:
-    proxy.set("slow")  # 0.4 s for each block
+    rgw_proxy.set("slow")  # 0.4 s for each block
 
     assert host.end_of(host.start("finish", REVERIE_STALL_S="5")) == 0
 

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import boto3
@@ -23,6 +23,7 @@ import pytest
 from botocore.config import Config
 
 from tests.support.ports import free_ports
+from tests.support.proxy import FaultProxy
 
 _PROGRAMS = (
     "ceph",
@@ -101,6 +102,14 @@ class Bucket:
     def url(self) -> str:
         """For REVERIE_OBJECTS_URL."""
         return f"s3://{self.name}?endpoint={self.endpoint}&region={self.region}"
+
+    @property
+    def port(self) -> int:
+        return int(self.endpoint.rpartition(":")[2])
+
+    def at(self, port: int) -> "Bucket":
+        """The same bucket, reached through a proxy that listens on this port."""
+        return replace(self, endpoint=f"http://127.0.0.1:{port}")
 
     @property
     def env(self) -> dict[str, str]:
@@ -283,9 +292,19 @@ def rgw_server() -> Iterator[RgwServer]:
 
 
 @pytest.fixture
-def rgw_bucket(rgw_server: RgwServer) -> Bucket:
-    """A bucket for this test alone."""
-    return rgw_server.create_bucket()
+def rgw_bucket(rgw_server: RgwServer, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A bucket for this test alone; its credentials are in the environment."""
+    bucket = rgw_server.create_bucket()
+    for name, value in bucket.env.items():
+        monkeypatch.setenv(name, value)
+    return bucket
+
+
+@pytest.fixture
+def rgw_proxy(rgw_bucket: Bucket) -> Iterator[FaultProxy]:
+    """Before the server of ``rgw_bucket``."""
+    with FaultProxy(rgw_bucket.port).running() as proxy:
+        yield proxy
 
 
 @pytest.fixture

@@ -26,12 +26,7 @@ class HubTarget(Body):
     """A repository on the Hugging Face Hub."""
 
     kind: Literal["hub"]
-    repo_id: Annotated[
-        str,
-        Field(
-            max_length=96, pattern=r"^(?:[A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*$"
-        ),
-    ]
+    repo_id: Annotated[str, Field(max_length=96, pattern=f"^(?:{_NAME}/)?{_NAME}$")]
     private: bool = True
 
 

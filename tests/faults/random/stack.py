@@ -149,7 +149,7 @@ def running_stack(home: Path) -> Iterator[Stack]:
             for name, port in {
                 "postgres": postgres.port,
                 "redis": redis.port,
-                "s3": int(bucket.endpoint.rpartition(":")[2]),
+                "s3": bucket.port,
             }.items()
         }
         models_dir = home / "models"
@@ -165,8 +165,7 @@ def running_stack(home: Path) -> Iterator[Stack]:
                     f":{postgres.port}/", f":{proxies['postgres'].port}/"
                 ),
                 "REVERIE_BROKER_URL": f"redis://127.0.0.1:{proxies['redis'].port}/0",
-                "REVERIE_OBJECTS_URL": f"s3://{bucket.name}"
-                f"?endpoint=http://127.0.0.1:{proxies['s3'].port}&region={bucket.region}",
+                "REVERIE_OBJECTS_URL": bucket.at(proxies["s3"].port).url,
                 **bucket.env,
                 "REVERIE_MODELS_DIR": str(models_dir),
                 "REVERIE_LEASE_S": f"{LEASE_S:g}",
