@@ -7,8 +7,7 @@ import torch
 
 from trainer_core.process.card_memory import (
     EXIT_MEMORY_TAKEN,
-    MOST_OF_OTHERS_BYTES,
-    bytes_of_others,
+    bytes_taken,
     taken_in_words,
 )
 
@@ -27,8 +26,7 @@ def check(device: str) -> int:
     try:
         count = torch.cuda.device_count()
         for index in range(count):
-            taken_bytes = bytes_of_others(index)
-            if taken_bytes > MOST_OF_OTHERS_BYTES:
+            if taken_bytes := bytes_taken(index):
                 _say(f"GPU {index}: {taken_in_words(taken_bytes)}")
                 is_taken = True
             else:

@@ -25,11 +25,7 @@ from trainer_core.memory.card_fit import CardRun, require_fit
 from trainer_core.memory.card_plan import CardPlan, host_linears
 from trainer_core.memory.fused_model import is_fused_on
 from trainer_core.precision.compute import Compute, capability_of, choose_compute
-from trainer_core.process.card_memory import (
-    MOST_OF_OTHERS_BYTES,
-    bytes_of_others,
-    taken_in_words,
-)
+from trainer_core.process.card_memory import bytes_taken, taken_in_words
 from trainer_core.process.control import Control
 from trainer_core.process.job import Job
 from trainer_core.weights.kept import KeptWeights
@@ -145,9 +141,9 @@ def _require_fit(run: CardRun) -> CardPlan:
     try:
         return require_fit(run)
     except OutOfMemoryError:
-        taken_bytes = bytes_of_others()
+        taken_bytes = bytes_taken()
         alone = replace(run, free_bytes=run.free_bytes + taken_bytes)
-        if taken_bytes > MOST_OF_OTHERS_BYTES and alone.fits:
+        if taken_bytes and alone.fits:
             raise GpuMemoryTakenError(taken_in_words(taken_bytes)) from None
         raise
 

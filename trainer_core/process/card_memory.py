@@ -3,15 +3,15 @@
 import sys
 from typing import Final
 
-MOST_OF_OTHERS_BYTES: Final = 2 << 30
-"""With this much, a card counts as this process's own: a display, a driver's own memory, and what
-this process holds outside torch's allocator (its context, compiled kernels) are less."""
+_LITTLE_BYTES: Final = 2 << 30
+"""A display, a driver's own memory, and what this process holds outside torch's allocator (its
+context, compiled kernels) are less than this."""
 EXIT_MEMORY_TAKEN: Final = 3
-"""Of ``check-device``: no GPU failed, but other processes hold more than that of one."""
+"""Of ``check-device``: no GPU failed, but other processes hold much of the memory of one."""
 
 
-def bytes_of_others(device: int | None = None) -> int:
-    """Bytes of a GPU that this process did not allocate through torch; 0 without torch or GPU.
+def bytes_taken(device: int | None = None) -> int:
+    """Bytes of a GPU that other processes hold; 0 where they are few, and without torch or GPU.
 
     Args:
         device: its number; None for the current one.
@@ -27,7 +27,8 @@ def bytes_of_others(device: int | None = None) -> int:
             raise
         # Others leave too little for the context that this process needs in order to ask.
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return max(0, int(total_bytes - free_bytes - reserved_bytes))
+    taken_bytes = int(total_bytes - free_bytes - reserved_bytes)
+    return taken_bytes if taken_bytes > _LITTLE_BYTES else 0
 
 
 def taken_in_words(taken_bytes: int) -> str:

@@ -10,11 +10,7 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from trainer_core.errors import Category, GpuMemoryTakenError, TrainerError
-from trainer_core.process.card_memory import (
-    MOST_OF_OTHERS_BYTES,
-    bytes_of_others,
-    taken_in_words,
-)
+from trainer_core.process.card_memory import bytes_taken, taken_in_words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,10 +132,10 @@ def failure_of(error: BaseException) -> Failure:
 
 def _out_of_memory() -> Failure:
     try:
-        taken_bytes = bytes_of_others()
+        taken_bytes = bytes_taken()
     except Exception:  # noqa: BLE001 - the first error must be reported, whatever the GPU answers
         taken_bytes = 0
-    if taken_bytes > MOST_OF_OTHERS_BYTES:
+    if taken_bytes:
         return _of_machine(GpuMemoryTakenError.code, taken_in_words(taken_bytes))
     return Failure(
         code="out_of_memory",
