@@ -1,6 +1,7 @@
 """Real servers for the tests: each plugin owns one kind of process."""
 
 import os
+import signal
 
 # Before anything imports triton: its interpreter runs the kernels on CPU tensors. `make test-gpu`
 # sets 0, and so compiles them.
@@ -19,3 +20,9 @@ pytest_plugins = [
     "tests.support.poison",
     "tests.support.zygote",
 ]
+
+
+def pytest_configure() -> None:
+    """Undo an ignored SIGINT: a background job of `sh` has it, and child processes inherit it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
