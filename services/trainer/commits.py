@@ -112,7 +112,7 @@ class Committer:
         prefix = result_prefix(claim.tenant_id, claim.run_id, claim.fence)
         stored = self._upload(prefix, self._folder_of(event), event)
         fault_point("result.uploaded")
-        self._lease.until_answered(
+        self._lease.until_ended(
             lambda: self._ledger.commit_result(claim.run_id, claim.fence, stored, step=event.step),
             doing="commit_result",
         )

@@ -65,6 +65,7 @@ class Lease:
         self._renewed_at_s = time.monotonic()
         self._requested = RequestedAction.RUN
         self._is_lost = False
+        self._may_have_ended = False
         self._closing = threading.Event()
         context = copy_context()  # the thread's log lines name the run
         self._thread = threading.Thread(
@@ -122,6 +123,15 @@ class Lease:
         """
         return self._until_answered(call, doing=doing, check=self.check)
 
+    def until_ended(self, call: Callable[[], Answer], *, doing: str) -> Answer:
+        """As ``until_answered``, for a call that ends the lease.
+
+        If its reply is lost, later renewals are refused. Only the repeated call tells whether it
+        was this call that ended the lease.
+        """
+        self._may_have_ended = True
+        return self.until_answered(call, doing=doing)
+
     def until_handed_back(self, hand_back: Callable[[], None]) -> None:
         """As ``until_answered``, also where the run is canceled.
 
@@ -161,6 +171,8 @@ class Lease:
                     self._run_id, self._fence, lease=timedelta(seconds=self._times.lease_s)
                 )
             except LeaseLostError:
+                if self._may_have_ended:
+                    return
                 self._mark_lost(doing="renew")
             except UNREACHABLE as error:
                 log.warning("renewal_failed", error=type(error).__name__)

@@ -107,4 +107,4 @@ def test_thousands_of_requests(target: Target, tmp_path: Path, seed: int) -> Non
     found = fuzzed(target, tmp_path, phases=phases, seed=seed, examples=EXAMPLES)
     check(found)
     total = sum(Counter(statuses).total() for statuses in found.answers.values())
-    assert total > 3000, found.answers
+    assert total > 2000, found.answers
