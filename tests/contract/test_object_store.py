@@ -142,10 +142,8 @@ def test_check_of_conditional_writes_leaves_no_object(store: ObjectStore) -> Non
     assert list(store.list_keys("probe/")) == []
 
 
-def test_a_versioned_bucket_is_detected(
-    rgw_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = open_bucket(rgw_bucket, monkeypatch)
+def test_a_versioned_bucket_is_detected(rgw_bucket: Bucket) -> None:
+    store = open_bucket(rgw_bucket)
     client = boto3.client("s3", endpoint_url=rgw_bucket.endpoint)
     client.put_bucket_versioning(
         Bucket=rgw_bucket.name, VersioningConfiguration={"Status": "Enabled"}
@@ -156,11 +154,9 @@ def test_a_versioned_bucket_is_detected(
 
 
 @pytest.fixture
-def proxied(
-    rgw_bucket: Bucket, rgw_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
-) -> tuple[S3Store, FaultProxy]:
+def proxied(rgw_bucket: Bucket, rgw_proxy: FaultProxy) -> tuple[S3Store, FaultProxy]:
     """The bucket behind a fault proxy. RGW itself was never seen to answer 409."""
-    return open_bucket(rgw_bucket.at(rgw_proxy.port), monkeypatch), rgw_proxy
+    return open_bucket(rgw_bucket.at(rgw_proxy.port)), rgw_proxy
 
 
 def test_of_writers_that_met_a_conflict_one_commits(proxied: tuple[S3Store, FaultProxy]) -> None:
@@ -337,7 +333,6 @@ def test_a_large_file_is_uploaded_in_parts_and_read_back(s3_store: S3Store, tmp_
 def test_a_store_that_does_not_answer_is_down_and_one_that_refuses_is_not(
     rgw_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_bucket(rgw_bucket, monkeypatch)
     away = S3Store("bucket", endpoint="http://127.0.0.1:9", region="us-east-1")
     with pytest.raises(ObjectStoreDownError):
         away.get_bytes("a", limit_bytes=1)

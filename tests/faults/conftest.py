@@ -1,5 +1,6 @@
 """What several modules of this folder use."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,16 @@ import pytest
 from tests.faults.proxied import ServiceOn, running_service
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
+from tests.support.rgw import Bucket, RgwServer, use_credentials
+
+
+@pytest.fixture(scope="module")
+def bucket(rgw_server: RgwServer) -> Iterator[Bucket]:
+    """A bucket for this module alone; its credentials are in the environment."""
+    bucket = rgw_server.create_bucket()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_credentials(bucket, monkeypatch)
+        yield bucket
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,13 @@ from services.objects.port import ObjectStore
 from tests.faults.proxied import INTERVAL, ProxiedService, ServiceOn
 from tests.faults.random import rows, stored
 from tests.support.objects import open_bucket
-from tests.support.rgw import Bucket, RgwServer
+from tests.support.rgw import Bucket
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.deep
 
 DAMAGES = ("truncated", "flipped", "longer", "gone")
 STEPS = 40
-
-
-@pytest.fixture(scope="module")
-def bucket(rgw_server: RgwServer) -> Bucket:
-    return rgw_server.create_bucket()
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +35,9 @@ def unbroken(service: ProxiedService) -> str:
 
 
 @pytest.fixture
-def objects(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+def objects(bucket: Bucket) -> ObjectStore:
     """The bucket, past the proxy."""
-    return open_bucket(bucket, monkeypatch)
+    return open_bucket(bucket)
 
 
 def damage(objects: ObjectStore, key: str, how: str) -> bytes:

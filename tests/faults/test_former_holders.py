@@ -38,9 +38,7 @@ FROM runs WHERE run_id = %(run_id)s
 
 
 @pytest.fixture
-def host(
-    tmp_path: Path, database_url: str, rgw_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[TrainerHost]:
+def host(tmp_path: Path, database_url: str, rgw_bucket: Bucket) -> Iterator[TrainerHost]:
     with open_host(tmp_path, database_url, rgw_bucket.url) as host:
         yield host
 

@@ -33,9 +33,7 @@ def slow_url(rgw_bucket: Bucket, rgw_proxy: FaultProxy) -> str:
 
 
 @pytest.fixture
-def host(
-    tmp_path: Path, database_url: str, rgw_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[TrainerHost]:
+def host(tmp_path: Path, database_url: str, rgw_bucket: Bucket) -> Iterator[TrainerHost]:
     """Its run keeps one checkpoint: the one of step 4."""
     with open_host(tmp_path, database_url, rgw_bucket.url) as host:
         host.do(

@@ -12,17 +12,12 @@ from tests.faults.proxied import INTERVAL, LEASE_S, ProxiedService, ServiceOn
 from tests.faults.random import rows, stored
 from tests.support.objects import open_bucket
 from tests.support.proxy import FaultProxy, Mode
-from tests.support.rgw import Bucket, RgwServer
+from tests.support.rgw import Bucket
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.deep
 
 TRAINER = "trainer-1"
-
-
-@pytest.fixture(scope="module")
-def bucket(rgw_server: RgwServer) -> Bucket:
-    return rgw_server.create_bucket()
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +138,7 @@ def test_each_stage_waits_for_the_store(service: ProxiedService, proxy: FaultPro
 
 
 def test_what_was_stored_without_an_answer_is_committed_once(
-    service: ProxiedService,
-    proxy: FaultProxy,
-    bucket: Bucket,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    service: ProxiedService, proxy: FaultProxy, bucket: Bucket, tmp_path: Path
 ) -> None:
     run_id = service.submit(service.push_photos("stored"), max_train_steps=5 * INTERVAL)
 
@@ -166,5 +157,5 @@ def test_what_was_stored_without_an_answer_is_committed_once(
     with service.connection() as conn:
         folders = [each for each in rows.folders(conn) if each.run_id == run_id]
     assert len(folders) == 6
-    _, torn = stored.fetch_all(open_bucket(bucket, monkeypatch), folders, tmp_path)
+    _, torn = stored.fetch_all(open_bucket(bucket), folders, tmp_path)
     assert torn == []

@@ -53,9 +53,7 @@ def test_the_lease_is_renewed_as_always(
 
 
 @pytest.fixture
-def host_with_s3(
-    tmp_path: Path, database_url: str, rgw_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[TrainerHost]:
+def host_with_s3(tmp_path: Path, database_url: str, rgw_bucket: Bucket) -> Iterator[TrainerHost]:
     with open_host(tmp_path, database_url, rgw_bucket.url) as host:
         yield host
 

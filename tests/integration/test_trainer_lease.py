@@ -42,6 +42,30 @@ def test_a_result_whose_reply_was_lost_is_committed(database: Database) -> None:
     assert tenant.run(claim.run_id).status == "succeeded"
 
 
+def test_a_result_that_came_too_late_is_refused(database: Database) -> None:
+    """It was not stored, and renewals are refused, because the run was handed back meanwhile."""
+    tenant = TenantDatabase.new(database)
+    claim = tenant.held()
+    calls = 0
+
+    def commit() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            tenant.ledger.hand_back(claim.run_id, claim.fence, Outcome.STOPPED, None)
+            wait_refused()
+            raise LedgerDownError("the call was lost")
+        tenant.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+
+    with Lease(tenant.ledger, claim.run_id, claim.fence, TIMES) as lease:
+        with pytest.raises(GivenUpError):
+            lease.until_ended(commit, doing="commit_result")
+        assert lease.is_given_up
+
+    assert calls == 2
+    assert tenant.run(claim.run_id).status == "queued"
+
+
 def test_a_result_of_a_former_holder_is_refused(database: Database) -> None:
     tenant = TenantDatabase.new(database)
     claim = tenant.held()

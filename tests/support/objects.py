@@ -48,14 +48,12 @@ def folder_store(tmp_path: Path) -> Iterator[FolderStore]:
 
 
 @pytest.fixture
-def s3_store(rgw_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> S3Store:
-    return open_bucket(rgw_bucket, monkeypatch)
+def s3_store(rgw_bucket: Bucket) -> S3Store:
+    return open_bucket(rgw_bucket)
 
 
-def open_bucket(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> S3Store:
+def open_bucket(bucket: Bucket) -> S3Store:
     """The bucket as the service opens it, credentials from the environment."""
-    for name, value in bucket.env.items():
-        monkeypatch.setenv(name, value)
     made = open_store(Settings.from_env({"REVERIE_OBJECTS_URL": bucket.url}))
     assert isinstance(made, S3Store)
     return made

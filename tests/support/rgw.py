@@ -291,12 +291,17 @@ def rgw_server() -> Iterator[RgwServer]:
     server.stop()
 
 
+def use_credentials(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put them into the environment: S3 clients read them only there, and so does a new process."""
+    for name, value in bucket.env.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture
 def rgw_bucket(rgw_server: RgwServer, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """A bucket for this test alone; its credentials are in the environment."""
     bucket = rgw_server.create_bucket()
-    for name, value in bucket.env.items():
-        monkeypatch.setenv(name, value)
+    use_credentials(bucket, monkeypatch)
     return bucket
 
 

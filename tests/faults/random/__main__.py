@@ -22,6 +22,7 @@ from tests.faults.random.faults import inject
 from tests.faults.random.load import INTERVAL, STEPS, Load, wait_drained
 from tests.faults.random.schedule import Fault, make_schedule
 from tests.faults.random.stack import Stack, running_stack, wait_for_server
+from tests.support.objects import open_bucket
 
 _DRAIN_S = 240
 _PRINTED = 20
@@ -147,7 +148,8 @@ def _check(report: Report, stack: Stack, load: Load) -> None:
         runs, attempts, folders = rows.runs(conn), rows.attempts(conn), rows.folders(conn)
         entries = audit.entries(conn)
         left = leftovers.in_rows(conn, runs)
-    configs, store = load.all_runs(), stored.open_bucket(stack.bucket)
+    os.environ.update(stack.bucket.env)  # S3 clients read credentials only from there
+    configs, store = load.all_runs(), open_bucket(stack.bucket)
     report.facts["runs"] = len(runs)
     report.add("lost", check.lost(runs, configs))
     report.add("healthy_failed", check.healthy_failed(runs))

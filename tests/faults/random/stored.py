@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,20 +10,12 @@ from services.domain.ledger import StoredFiles
 from services.objects.errors import ObjectStoreError
 from services.objects.folders import get_folder
 from services.objects.keys import attempts_prefix
-from services.objects.open import open_store
 from services.objects.port import ObjectStore
 from services.results.sweep import Sweeper
-from services.settings.env import Settings
 from services.store.database import Database
 from tests.faults.random.rows import FolderRow, RunRow
-from tests.support.rgw import Bucket
 
 _SWEEP_NOW = "UPDATE runs SET sweep_after = clock_timestamp() - interval '1 second'"
-
-
-def open_bucket(bucket: Bucket) -> ObjectStore:
-    os.environ.update(bucket.env)  # boto3 reads credentials from there
-    return open_store(Settings.from_env({"REVERIE_OBJECTS_URL": bucket.url}))
 
 
 def fetch_all(
