@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.deep
 
 ROOT = Path(__file__).parents[2]
-NEWEST_MIGRATION = "services/store/migrations/versions/0004_sharing.py"
+NEWEST_MIGRATION = "services/store/migrations/versions/0005_contract.py"
 
 
 def _git(*arguments: str) -> bytes:

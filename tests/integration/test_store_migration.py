@@ -186,4 +186,4 @@ def test_concurrent_migrations_are_applied_once(
         list(pool.map(migrate, [url] * 4))
     migrate(url)
     with psycopg.connect(url) as conn:
-        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0004",)]
+        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0005",)]

@@ -1,0 +1,145 @@
+"""Columns and tables for members, keys with scopes, batches, limits of runs, logs and secrets.
+
+Columns are only added, with defaults, so processes of the version before keep working meanwhile.
+"""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+_STATEMENTS = (
+    # The people of a tenant. A key acts for one of them, and may do at most what the role may.
+    """
+    CREATE TABLE members (
+        member_id   text PRIMARY KEY,
+        tenant_id   text NOT NULL REFERENCES tenants,
+        name        text NOT NULL,
+        role        text NOT NULL CHECK (role IN ('owner', 'member', 'viewer', 'billing')),
+        created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+        removed_at  timestamptz
+    )
+    """,
+    "CREATE INDEX members_of_tenant ON members (tenant_id, member_id)",
+    # Every tenant of the version before gets one owner, for whom its keys act.
+    """
+    INSERT INTO members (member_id, tenant_id, name, role)
+    SELECT replace(tenant_id, 'ten_', 'mem_'), tenant_id, name, 'owner' FROM tenants
+    """,
+    """
+    ALTER TABLE api_keys
+        ADD COLUMN member_id text REFERENCES members,
+        ADD COLUMN key_hmac text UNIQUE,           -- HMAC-SHA256 with the pepper of the service
+        ADD COLUMN scopes text[],                  -- NULL: all that the member's role has
+        ADD COLUMN expires_at timestamptz,         -- NULL: never
+        ADD COLUMN last_used_at timestamptz,       -- a minute old at most; NULL: never used
+        ALTER COLUMN key_sha256 DROP NOT NULL      -- NULL: made by this version or a later one
+    """,
+    "UPDATE api_keys SET member_id = replace(tenant_id, 'ten_', 'mem_')",
+    "CREATE INDEX api_keys_of_tenant ON api_keys (tenant_id, key_id)",
+    # Keys of the people who run the service. They belong to no tenant.
+    """
+    CREATE TABLE operator_keys (
+        key_id      text PRIMARY KEY,
+        name        text NOT NULL,
+        key_hmac    text NOT NULL UNIQUE,
+        created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+        expires_at  timestamptz,
+        last_used_at timestamptz,
+        revoked_at  timestamptz
+    )
+    """,
+    # Who did what, newest last. The hash of a row covers all its columns and the hash before.
+    """
+    CREATE TABLE audit_events (
+        tenant_id   text NOT NULL REFERENCES tenants,
+        seq         bigint NOT NULL,               -- from 1, without gaps
+        created_at  timestamptz NOT NULL,
+        actor       jsonb NOT NULL,                -- {"kind": "key", "id": …}, operator or service
+        action      text NOT NULL,                 -- such as run.canceled
+        target      text NOT NULL,                 -- the id that it was done to
+        client      text NOT NULL DEFAULT '',      -- address that the request came from
+        data        jsonb NOT NULL DEFAULT '{}',
+        hash_before text NOT NULL,
+        hash        text NOT NULL,
+        PRIMARY KEY (tenant_id, seq)
+    )
+    """,
+    # Several runs of one request. Its runs are those that name it.
+    """
+    CREATE TABLE batches (
+        batch_id    text PRIMARY KEY,
+        tenant_id   text NOT NULL REFERENCES tenants,
+        name        text NOT NULL DEFAULT '',
+        sweep       jsonb,                         -- as sent; NULL: a list of runs
+        num_rows    integer NOT NULL,              -- accepted and refused
+        refused     jsonb NOT NULL DEFAULT '[]',   -- [{"row": 0, "errors": […]}]
+        created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+    )
+    """,
+    "CREATE INDEX batches_of_tenant ON batches (tenant_id, batch_id)",
+    """
+    ALTER TABLE runs
+        ADD COLUMN batch_id text REFERENCES batches,
+        ADD COLUMN batch_row integer,              -- its place in the batch, from 0
+        ADD COLUMN batch_options jsonb,            -- what the sweep chose for it
+        ADD COLUMN parent_run_id text REFERENCES runs, -- it was cloned from
+        ADD COLUMN max_cost_micros bigint,         -- it is paused there; NULL: no limit
+        ADD COLUMN max_gpu_s double precision,     -- it is paused there; NULL: no limit
+        ADD COLUMN deadline timestamptz,           -- it is paused then; NULL: none
+        ADD COLUMN cancel_now boolean NOT NULL DEFAULT false -- without a checkpoint
+    """,
+    """
+    CREATE INDEX runs_of_batch ON runs (tenant_id, batch_id, batch_row)
+        WHERE batch_id IS NOT NULL
+    """,
+    """
+    CREATE INDEX runs_with_deadline ON runs (deadline)
+        WHERE deadline IS NOT NULL AND status IN ('queued', 'running')
+    """,
+    # What training processes print, in pieces.
+    """
+    CREATE TABLE run_logs (
+        tenant_id   text NOT NULL REFERENCES tenants,
+        run_id      text NOT NULL REFERENCES runs,
+        start_byte  bigint NOT NULL,               -- of all its attempts' output
+        num_bytes   integer NOT NULL,
+        fence       bigint NOT NULL,
+        text        text NOT NULL,
+        created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+        PRIMARY KEY (run_id, start_byte)
+    )
+    """,
+    # Written by the API with the public key, read by the process that has the private one.
+    """
+    CREATE TABLE secrets (
+        secret_id   text PRIMARY KEY,
+        tenant_id   text NOT NULL REFERENCES tenants,
+        name        text NOT NULL,
+        kind        text NOT NULL CHECK (kind IN ('hub', 's3', 'wandb', 'webhook')),
+        key_id      text NOT NULL,                 -- of the public key that sealed its data key
+        sealed_key  bytea NOT NULL,
+        ciphertext  bytea NOT NULL,
+        version     bigint NOT NULL DEFAULT 1,     -- +1 at each new value
+        created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+        updated_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+        last_used_at timestamptz,
+        UNIQUE (tenant_id, name)
+    )
+    """,
+    # NULL: of the result.
+    "ALTER TABLE publications ADD COLUMN checkpoint_step integer",
+)
+
+
+def upgrade() -> None:
+    for statement in _STATEMENTS:
+        op.execute(statement)
+    driver = op.get_bind().connection.driver_connection
+    assert driver is not None
+    access = Path(__file__).parents[1] / "0005_tenant_access.sql"
+    driver.execute(access.read_text(encoding="utf-8"))
