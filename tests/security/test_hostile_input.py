@@ -66,6 +66,12 @@ def create(tenant: Tenant, *paths: str, name: str = "photos") -> httpx.Response:
         "a\u202egpj.txt",
         "a\u2066b.jpg",
         "a\x9b2J.jpg",
+        "a\u200b.jpg",
+        "\ufeffa.jpg",
+        "CON.jpg",
+        "a/nul.txt",
+        "a./b.jpg",
+        "a /b.jpg",
         "a\u0301.jpg",  # not NFC
         "a" * 600 + ".jpg",
         "a.zip",

@@ -1,20 +1,13 @@
 """Which files a dataset may list."""
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
-from services.api.datasets.file_kinds import (
-    HAS_CONTROL,
-    MAX_PATH_CHARACTERS,
-    MEDIA,
-    SIZES_BYTES,
-    media_of,
-    path_fault,
-)
+from services.api.datasets.file_kinds import MEDIA, SIZES_BYTES, media_of
 from services.api.datasets.shapes import FileDeclaration
 from services.domain.errors import Problem
+from services.domain.file_names import folded, path_fault, shown
 from services.store.datasets import Media, NewFile
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -44,9 +37,9 @@ class FileRules:
         return NewFile(path=file.path, media=media, size_bytes=file.size_bytes, sha256=file.sha256)
 
     def _about_twin(self, path: str, at: str) -> Iterator[Problem]:
-        folded = unicodedata.normalize("NFC", path).casefold()
-        key = folded.encode()
-        written = key if folded == path else path.encode()
+        same = folded(path)
+        key = same.encode()
+        written = key if same == path else path.encode()
         twin = self._seen.setdefault(key, written)
         if twin is not written:
             message = f"{path} is listed twice, also as {twin.decode()} (case is ignored)."
@@ -56,10 +49,7 @@ class FileRules:
 def _about_path(path: str, at: str) -> Iterator[Problem]:
     wrong = path_fault(path)
     if wrong is not None:
-        shown = path if len(path) <= MAX_PATH_CHARACTERS else f"{path[:100]}…"
-        message = f"{shown.encode('unicode_escape').decode()} {wrong}."
-        if not HAS_CONTROL.search(path):
-            message = f"{shown} {wrong}."
+        message = f"{shown(path)} {wrong}."
         yield Problem(pointer=f"{at}/path", code="bad_value", message=message)
 
 

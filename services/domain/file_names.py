@@ -1,0 +1,74 @@
+"""Names of files that mean one file on every system, and look like what they are.
+
+A dataset is made on one machine, trained on another and downloaded to a third.
+"""
+
+import re
+import unicodedata
+from typing import Final
+
+MAX_PATH_CHARACTERS: Final = 512
+CONTROLS: Final = r"\u0000-\u001f\u007f-\u009f"
+HIDDEN: Final = (
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb" + "\U000e0000-\U000e007f"
+)
+"""Characters that show nothing, and marks that turn the direction of text: with one, a file can
+look like another one, or like a picture."""
+DEVICES: Final = (
+    *("con", "prn", "aux", "nul", "conin$", "conout$"),
+    *(f"{port}{digit}" for port in ("com", "lpt") for digit in "123456789¹²³"),
+)
+"""What Windows opens in place of a file of this name, whatever its suffix and case."""
+
+_CONTROL: Final = re.compile(f"[{CONTROLS}]")
+_HIDDEN: Final = re.compile(f"[{HIDDEN}]")
+_HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
+_DRIVE: Final = re.compile(r"[A-Za-z]:")
+
+
+def path_fault(path: str) -> str | None:
+    """What is wrong with the relative path of a file: the end of a sentence; None where nothing is.
+
+    The suffix is not looked at.
+    """
+    parts = path.split("/")
+    device = next((part for part in parts if _stem(part) in DEVICES), None)
+    faults = (
+        (_HALF_PAIR.search(path) is not None, "is not text in UTF-8"),
+        (len(path) > MAX_PATH_CHARACTERS, f"is longer than {MAX_PATH_CHARACTERS} characters"),
+        (path.startswith("/"), "is not relative"),
+        (_DRIVE.match(path) is not None, "begins with a drive"),
+        ("\\" in path, "has a backslash; folders are separated by /"),
+        (_CONTROL.search(path) is not None, "has a control character"),
+        (_HIDDEN.search(path) is not None, "has an invisible character"),
+        (".." in parts, "has a part .."),
+        ("" in parts or "." in parts, "has an empty part or a part ."),
+        (
+            any(part.endswith((".", " ")) for part in parts),
+            "has a part that ends in a dot or a space, which Windows leaves out",
+        ),
+        (device is not None, f"has the part {device}, which is a device on Windows"),
+        (not unicodedata.is_normalized("NFC", path), "is not in Unicode's composed form (NFC)"),
+    )
+    return next((words for is_wrong, words in faults if is_wrong), None)
+
+
+def _stem(part: str) -> str:
+    """What Windows compares with the names of its devices."""
+    return part.partition(".")[0].rstrip(" ").lower()
+
+
+def shown(path: str) -> str:
+    """The path for a message: cut to a length, with each character escaped that cannot be seen."""
+    text = path if len(path) <= MAX_PATH_CHARACTERS else f"{path[:100]}…"
+    return "".join(c if _is_visible(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_visible(character: str) -> bool:
+    return not any(kind.match(character) for kind in (_CONTROL, _HIDDEN, _HALF_PAIR))
+
+
+def folded(path: str) -> str:
+    """Equal for two paths that are one file where case or the form of Unicode does not count."""
+    return unicodedata.normalize("NFC", path).casefold()
