@@ -1,12 +1,6 @@
-"""The object store as a folder, for one machine. It behaves like S3 (one contract test for both).
-
-Every path is walked part by part with O_NOFOLLOW from the root's file descriptor, so that no key
-and no link inside the folder leads out of it.
-"""
+"""The object store as a folder, for one machine; one contract test for it and for S3."""
 
 import contextlib
-import errno
-import hashlib
 import os
 import secrets
 import shutil
@@ -17,32 +11,28 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from services.metrics.dependencies import object_store_errors
 from services.objects.errors import (
     ConditionalWritesError,
-    ObjectCorruptError,
     ObjectMissingError,
-    ObjectStoreDownError,
-    ObjectStoreRefusedError,
     ObjectTooBigError,
 )
+from services.objects.folder_files import (
+    INCOMING,
+    NOTHING_THERE,
+    checked,
+    directory,
+    link,
+    rename,
+    translated,
+    write,
+)
+from services.objects.folder_parts import FolderParts
 from services.objects.keys import PROBE_PREFIX, check_key, check_prefix
 from services.objects.local_files import COPY_BYTES, appearing_whole
 from services.objects.port import SignedRequest
 from services.objects.signing import UrlSigner
 
-_INCOMING: Final = ".incoming"  # no key starts with a dot
 _BROKEN_AFTER_S: Final = 24 * 3600  # a running upload writes to its file all the time
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NOTHING_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR)
-_NO_RIGHT: Final = (
-    errno.ENOTDIR,
-    errno.ELOOP,
-    errno.EISDIR,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-)
 
 
 class FolderStore:
@@ -51,6 +41,7 @@ class FolderStore:
     def __init__(self, root: Path, signer: UrlSigner) -> None:
         self._root = root
         self._signer = signer
+        self.parts = FolderParts(root, signer)
 
     def put_file(self, key: str, path: Path) -> None:
         with path.open("rb") as source:
@@ -61,21 +52,7 @@ class FolderStore:
 
     def receive(self, key: str, chunks: Iterable[bytes], *, size_bytes: int, sha256: str) -> None:
         """Store a signed PUT's body; ObjectCorruptError where its size or SHA-256 differs."""
-
-        def write(target: BinaryIO) -> None:
-            digest, seen_bytes = hashlib.sha256(), 0
-            for chunk in chunks:
-                seen_bytes += len(chunk)
-                if seen_bytes > size_bytes:
-                    raise ObjectCorruptError(key, f"the body is longer than {size_bytes} bytes")
-                digest.update(chunk)
-                target.write(chunk)
-            if seen_bytes != size_bytes or digest.hexdigest() != sha256:
-                raise ObjectCorruptError(
-                    key, "the body is not the one for which the URL was signed"
-                )
-
-        self._put(key, write)
+        self._put(key, checked(key, chunks, size_bytes=size_bytes, sha256=sha256))
 
     def get_bytes(self, key: str, *, limit_bytes: int) -> bytes:
         with self.open_read(key) as source:
@@ -97,9 +74,9 @@ class FolderStore:
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
                 fd = os.open(parts[-1], flags, dir_fd=parent)
         except OSError as error:
-            if error.errno in _NOTHING_THERE:
+            if error.errno in NOTHING_THERE:
                 raise ObjectMissingError(key) from error
-            raise _translated(error, key) from error
+            raise translated(error, key) from error
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise ObjectMissingError(key)
@@ -114,7 +91,7 @@ class FolderStore:
 
     def commit_once(self, key: str, body: bytes) -> bool:
         try:
-            self._put(key, lambda target: target.write(body), give_name=_link)
+            self._put(key, lambda target: target.write(body), give_name=link)
         except FileExistsError:
             with self.open_read(key) as existing:
                 return existing.read(len(body) + 1) == body
@@ -127,8 +104,8 @@ class FolderStore:
                 os.unlink(parts[-1], dir_fd=parent)
                 os.fsync(parent)
         except OSError as error:
-            if error.errno not in _NOTHING_THERE:
-                raise _translated(error, key) from error
+            if error.errno not in NOTHING_THERE:
+                raise translated(error, key) from error
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         parts = check_prefix(prefix)
@@ -143,8 +120,8 @@ class FolderStore:
                         if stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
                     ]
         except OSError as error:
-            if error.errno not in _NOTHING_THERE:
-                raise _translated(error, prefix) from error
+            if error.errno not in NOTHING_THERE:
+                raise translated(error, prefix) from error
         yield from sorted(found)
 
     def sign_put(self, key: str, *, size_bytes: int, sha256: str, expires_s: int) -> SignedRequest:
@@ -174,7 +151,7 @@ class FolderStore:
             self.delete(key)
 
     def _delete_broken_uploads(self) -> None:
-        with self._directory((_INCOMING,), create=True) as incoming:
+        with self._directory((INCOMING,), create=True) as incoming:
             for name in os.listdir(incoming):  # noqa: PTH208  # a descriptor, not a path
                 with contextlib.suppress(FileNotFoundError):  # another process deleted it first
                     age_s = time.time() - os.stat(name, dir_fd=incoming).st_mtime
@@ -184,71 +161,22 @@ class FolderStore:
     def _put(
         self,
         key: str,
-        write: Callable[[BinaryIO], object],
+        fill: Callable[[BinaryIO], object],
         *,
-        give_name: Callable[[str, int, str, int], None] | None = None,
+        give_name: Callable[[str, int, str, int], None] = rename,
     ) -> None:
-        """Write a temporary file, flush it to disk, then rename it: no reader sees half a file."""
         parts = check_key(key)
-        temporary = secrets.token_hex(16)
         try:
-            with (
-                self._directory((_INCOMING,), create=True) as incoming,
-                self._directory(parts[:-1], create=True) as parent,
-            ):
-                try:
-                    _write_new(temporary, incoming, write)
-                    (give_name or _rename)(temporary, incoming, parts[-1], parent)
-                    os.fsync(parent)
-                finally:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(temporary, dir_fd=incoming)
+            write(self._root, parts, fill, give_name=give_name)
         except FileExistsError:
             raise
         except OSError as error:
-            raise _translated(error, key) from error
+            raise translated(error, key) from error
 
-    @contextlib.contextmanager
-    def _directory(self, parts: tuple[str, ...], *, create: bool) -> Iterator[int]:
-        """File descriptor of a folder below the root, reached without following any link."""
-        if create:
-            self._root.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for part in parts:
-                if create:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(part, dir_fd=fd)
-                        os.fsync(fd)
-                below = os.open(part, _DIRECTORY, dir_fd=fd)
-                os.close(fd)
-                fd = below
-            yield fd
-        finally:
-            os.close(fd)
-
-
-def _write_new(name: str, folder: int, write: Callable[[BinaryIO], object]) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(name, flags, 0o644, dir_fd=folder), "wb") as target:
-        write(target)
-        target.flush()
-        os.fsync(target.fileno())
-
-
-def _rename(name: str, folder: int, new_name: str, new_folder: int) -> None:
-    os.replace(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
-
-
-def _link(name: str, folder: int, new_name: str, new_folder: int) -> None:
-    """Unlike a rename, a link fails where a file exists: the folder's If-None-Match."""
-    os.link(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder, follow_symlinks=False)
-
-
-def _translated(error: OSError, key: str) -> ObjectStoreDownError | ObjectStoreRefusedError:
-    kind = ObjectStoreRefusedError if error.errno in _NO_RIGHT else ObjectStoreDownError
-    object_store_errors.labels(code=kind.code).inc()
-    return kind(f"{key}: {error.strerror}")
+    def _directory(
+        self, parts: tuple[str, ...], *, create: bool
+    ) -> contextlib.AbstractContextManager[int]:
+        return directory(self._root, parts, create=create)
 
 
 def _after(expires_s: int) -> datetime:

@@ -18,6 +18,7 @@ MANIFEST_NAME: Final = "manifest.json"
 """The manifest of a folder: written last, it names every file with its size and SHA-256."""
 
 PROBE_PREFIX: Final = "probe/"
+TENANTS_PREFIX: Final = "tenants/"
 
 MAX_KEY_BYTES: Final = 1024  # S3's own limit
 MAX_PART_BYTES: Final = 255  # a file name's limit on Linux

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,42 @@ class SignedRequest:
     """To be sent exactly as they are; Content-Length must be the signed size."""
 
 
+class PartUploads(Protocol):
+    """Large objects that clients send in parts, and go on with after an interruption.
+
+    The store is all that remembers an upload: it is found again by its key. Methods raise as those
+    of ``ObjectStore`` do.
+    """
+
+    def begin(self, key: str) -> str:
+        """The id of the upload of this key: of the one under way, or of a new one."""
+
+    def sizes(self, key: str, upload_id: str) -> dict[int, int]:
+        """Number of each part that is stored, from 1 → its length in bytes; none where the upload
+        has ended."""
+
+    def sign(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        *,
+        size_bytes: int,
+        sha256: str,
+        expires_s: int,
+    ) -> SignedRequest:
+        """A PUT of one part, which the store accepts only with exactly this length and SHA-256."""
+
+    def finish(self, key: str, upload_id: str) -> None:
+        """Join the parts by number; nothing happens where there are none, or it has ended.
+
+        Other uploads of this key end with it.
+        """
+
+    def abort(self, prefix: str, *, older_than: timedelta) -> int:
+        """End the uploads under ``prefix`` that began longer ago, with their parts; how many."""
+
+
 class ObjectStore(Protocol):
     """Keys are checked (``keys.check_key``); all methods may be called from several threads.
 
@@ -23,6 +60,10 @@ class ObjectStore(Protocol):
     ObjectStoreRefusedError where it refuses, and InvalidKeyError for a wrong key. Other errors are
     named at the method.
     """
+
+    @property
+    def parts(self) -> PartUploads:
+        """Uploads in parts."""
 
     def put_file(self, key: str, path: Path) -> None:
         """Store the file's bytes, replacing an older object; readers see the old or the new one."""

@@ -11,27 +11,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import boto3
-from boto3.exceptions import RetriesExceededError
 from boto3.s3.transfer import TransferConfig
-from botocore.auth import S3SigV4QueryAuth
-from botocore.awsrequest import AWSRequest
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from botocore.exceptions import ConnectionError as NoConnectionError
+from botocore.exceptions import ClientError
 
-from services.metrics.dependencies import object_store_errors
 from services.objects.errors import (
     ConditionalWritesError,
     ObjectMissingError,
     ObjectStoreDownError,
-    ObjectStoreError,
-    ObjectStoreRefusedError,
     ObjectTooBigError,
-    WrongClockError,
 )
 from services.objects.keys import PROBE_PREFIX, check_key, check_prefix
 from services.objects.local_files import COPY_BYTES, appearing_whole
 from services.objects.port import SignedRequest
+from services.objects.s3_errors import status_of, translated
+from services.objects.s3_parts import S3Parts
+from services.objects.s3_signing import sign_put
 
 _CONFIG: Final = {
     "signature_version": "s3v4",
@@ -59,25 +54,31 @@ class S3Store:
         self._region = region or "us-east-1"
         self._session = boto3.Session(region_name=self._region)
         # A self-hosted store rarely has a DNS name for every bucket.
-        addressing = {"addressing_style": "path" if endpoint else "auto"}
-        self._client: Any = self._session.client(
-            "s3", endpoint_url=endpoint, config=Config(s3=addressing, **_CONFIG)
-        )
+        config = Config(s3={"addressing_style": "path" if endpoint else "auto"}, **_CONFIG)
+        self._client: Any = self._session.client("s3", endpoint_url=endpoint, config=config)
         self._transfer = TransferConfig(**_TRANSFER)
+        bare = config.merge(Config(request_checksum_calculation="when_required"))
+        self.parts = S3Parts(
+            self._session,
+            self._session.client("s3", endpoint_url=endpoint, config=bare),
+            bucket,
+            region=self._region,
+            url_of=self._object_url,
+        )
 
     def put_file(self, key: str, path: Path) -> None:
         check_key(key)
-        with path.open("rb") as source, _translated(key):
+        with path.open("rb") as source, translated(key):
             self._client.upload_fileobj(source, self._bucket, key, Config=self._transfer)
 
     def put_bytes(self, key: str, body: bytes) -> None:
         check_key(key)
-        with _translated(key):
+        with translated(key):
             self._client.put_object(Bucket=self._bucket, Key=key, Body=body)
 
     def get_bytes(self, key: str, *, limit_bytes: int) -> bytes:
         check_key(key)
-        with _translated(key), self._open(key) as source:
+        with translated(key), self._open(key) as source:
             body: bytes = source.read(limit_bytes + 1)
         if len(body) > limit_bytes:
             raise ObjectTooBigError(key, limit_bytes=limit_bytes)
@@ -85,7 +86,7 @@ class S3Store:
 
     def get_to(self, key: str, path: Path) -> None:
         check_key(key)
-        with appearing_whole(path) as target, _translated(key):
+        with appearing_whole(path) as target, translated(key):
             if (self.size(key) or 0) < _TRANSFER["multipart_threshold"]:
                 with self._open(key) as source:
                     shutil.copyfileobj(source, target, COPY_BYTES)
@@ -95,7 +96,7 @@ class S3Store:
     def size(self, key: str) -> int | None:
         check_key(key)
         try:
-            with _translated(key):
+            with translated(key):
                 head = self._client.head_object(Bucket=self._bucket, Key=key)
         except ObjectMissingError:
             return None
@@ -110,14 +111,14 @@ class S3Store:
         """
         check_key(key)
         for attempt in range(_CONFLICT_ATTEMPTS):
-            with _translated(key):
+            with translated(key):
                 status = self._put_if_absent(key, body)
             if status == 200:
                 return True
             if status == 412:
                 with (
                     contextlib.suppress(ObjectMissingError),
-                    _translated(key),
+                    translated(key),
                     self._open(key) as existing,
                 ):
                     return bool(existing.read(len(body) + 1) == body)
@@ -126,42 +127,33 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         check_key(key)
-        with _translated(key):
+        with translated(key):
             self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         check_prefix(prefix)
         pages = self._client.get_paginator("list_objects_v2")
-        with _translated(prefix):
+        with translated(prefix):
             for page in pages.paginate(Bucket=self._bucket, Prefix=prefix):
                 yield from (each["Key"] for each in page.get("Contents", ()))
 
     def sign_put(self, key: str, *, size_bytes: int, sha256: str, expires_s: int) -> SignedRequest:
-        """A PUT bound to its bytes by three signed headers.
-
-        ``generate_presigned_url`` signs "any payload" and moves the checksum into the query, where
-        Ceph RGW does not look: it took any bytes. With the payload's own hash signed as
-        x-amz-content-sha256, RGW 16.2 answers 400 to other bytes and 403 to another length; AWS
-        does the same, and checks x-amz-checksum-sha256 as well.
-        """
         check_key(key)
-        headers = {
-            "x-amz-content-sha256": sha256,
-            "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode(),
-        }
-        request = AWSRequest("PUT", self._object_url(key), headers=dict(headers))
-        request.headers["content-length"] = str(size_bytes)
-        with _translated(key):
-            credentials = self._session.get_credentials()
-            if credentials is None:
-                raise ObjectStoreRefusedError("no credentials: AWS_ACCESS_KEY_ID is not set")
-            frozen = credentials.get_frozen_credentials()
-        _SignedPayload(frozen, "s3", self._region, expires=expires_s).add_auth(request)
-        return SignedRequest(method="PUT", url=request.url, headers=headers)
+        checksum = base64.b64encode(bytes.fromhex(sha256)).decode()  # AWS looks at it, too
+        with translated(key):
+            return sign_put(
+                self._session,
+                self._object_url(key),
+                region=self._region,
+                size_bytes=size_bytes,
+                sha256=sha256,
+                expires_s=expires_s,
+                headers={"x-amz-checksum-sha256": checksum},
+            )
 
     def sign_get(self, key: str, *, expires_s: int) -> str:
         check_key(key)
-        with _translated(key):
+        with translated(key):
             return str(
                 self._client.generate_presigned_url(
                     "get_object",
@@ -185,7 +177,7 @@ class S3Store:
         try:
             self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*")
         except ClientError as error:
-            status = _status(error)
+            status = status_of(error)
             if status not in (409, 412):
                 raise
             return status
@@ -199,41 +191,3 @@ class S3Store:
     def _object_url(self, key: str) -> str:
         """The object's address as botocore resolves it (endpoint, region, addressing style)."""
         return self.sign_get(key, expires_s=1).partition("?")[0]
-
-
-class _SignedPayload(S3SigV4QueryAuth):  # type: ignore[misc]  # botocore has no types
-    """Query signing over the hash of the payload; botocore's own signs "any payload"."""
-
-    def payload(self, request: AWSRequest) -> str:
-        return str(request.headers["x-amz-content-sha256"])
-
-
-@contextlib.contextmanager
-def _translated(key: str) -> Iterator[None]:
-    """Turn what boto3 raises into the port's errors."""
-    try:
-        yield
-    except ClientError as error:
-        raise _answered(error, key) from error
-    except (NoConnectionError, HTTPClientError, RetriesExceededError) as error:
-        object_store_errors.labels(code=ObjectStoreDownError.code).inc()
-        raise ObjectStoreDownError(f"{key}: {error}") from error
-    except BotoCoreError as error:  # no credentials, a parameter that botocore refuses
-        object_store_errors.labels(code=ObjectStoreRefusedError.code).inc()
-        raise ObjectStoreRefusedError(f"{key}: {error}") from error
-
-
-def _answered(error: ClientError, key: str) -> ObjectStoreError:
-    code, status = str(error.response["Error"].get("Code")), _status(error)
-    if code == "NoSuchKey" or (status == 404 and code == "404"):  # a HEAD has no body, so no code
-        return ObjectMissingError(key)
-    object_store_errors.labels(code=f"http_{status}").inc()
-    if status >= 500 or status == 429 or code in ("RequestTimeout", "SlowDown"):
-        return ObjectStoreDownError(f"{key}: the store answered {status} {code}")
-    if code == "RequestTimeTooSkewed":
-        return WrongClockError(f"{key}: the store answered {status} {code}")
-    return ObjectStoreRefusedError(f"{key}: the store answered {status} {code}")
-
-
-def _status(error: ClientError) -> int:
-    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])

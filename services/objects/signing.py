@@ -23,6 +23,17 @@ class SignedGrant:
     """Length that a PUT must have; None for a GET."""
     sha256: str | None
     """Digest that the body of a PUT must have; None for a GET."""
+    part: "UploadPart | None" = None
+    """Where the body is a part of an object."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UploadPart:
+    """A part of an object that is sent in parts."""
+
+    upload_id: str
+    number: int
+    """From 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,14 +52,17 @@ class UrlSigner:
         expires_at: datetime,
         size_bytes: int | None = None,
         sha256: str | None = None,
+        part: UploadPart | None = None,
     ) -> str:
-        """The signed URL; length and digest are for PUT."""
+        """The signed URL; length, digest and part are for PUT."""
         terms = {
             "expires": str(int(expires_at.timestamp())),
             "method": method,
             "size": "" if size_bytes is None else str(size_bytes),
             "sha256": sha256 or "",
         }
+        if part is not None:
+            terms |= {"upload": part.upload_id, "part": str(part.number)}
         terms["signature"] = _signature(key, terms, self.signing_key)
         return f"{self.api_url}/objects/{quote(key)}?{urlencode(terms)}"
 
@@ -72,12 +86,24 @@ def verify_signed(
     if now.timestamp() >= int(query["expires"]):
         raise BadSignatureError("the URL has expired")
     size = query.get("size")  # a query parser may drop an empty value
-    return SignedGrant(size_bytes=int(size) if size else None, sha256=query.get("sha256") or None)
+    part = None
+    if "upload" in query:
+        part = UploadPart(upload_id=query["upload"], number=int(query["part"]))
+    return SignedGrant(
+        size_bytes=int(size) if size else None, sha256=query.get("sha256") or None, part=part
+    )
 
 
 def _signature(key: str, terms: Mapping[str, str], signing_key: bytes) -> str:
     # One term a line, and no line feed in a term: different terms never give the same text.
-    lines = [key, *(terms.get(name, "") for name in ("expires", "method", "size", "sha256"))]
+    names = [
+        "expires",
+        "method",
+        "size",
+        "sha256",
+        *(["upload", "part"] if "upload" in terms else []),
+    ]
+    lines = [key, *(terms.get(name, "") for name in names)]
     if any("\n" in line for line in lines):
         raise BadSignatureError("a term of the URL holds a line feed")
     return hmac.new(signing_key, "\n".join(lines).encode(), hashlib.sha256).hexdigest()

@@ -74,7 +74,11 @@ class _SignedUrls(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
 
         def receive(key: str, grant: Any) -> bytes:
-            self.store.receive(key, [body], size_bytes=grant.size_bytes, sha256=grant.sha256)
+            facts = {"size_bytes": grant.size_bytes, "sha256": grant.sha256}
+            if grant.part is None:
+                self.store.receive(key, [body], **facts)
+            else:
+                self.store.parts.receive(key, grant.part, [body], **facts)
             return b""
 
         self._answer(receive)
