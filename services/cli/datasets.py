@@ -92,7 +92,8 @@ def push_shown(client: "Client", folder: Path, name: str | None) -> "Dataset":
         TextColumn,
     )
 
-    from services.client.push import PushProgress, list_folder, push_folder
+    from services.client.folder import list_folder
+    from services.client.push import PushProgress, push_folder
 
     others = list_folder(folder).others
     if others:
@@ -101,11 +102,19 @@ def push_shown(client: "Client", folder: Path, name: str | None) -> "Dataset":
         rest = more if len(others) > _NAMED_AT_MOST else ""
         output.print_note(f"skipped, neither images nor captions: {named}{rest}")
     _, err = output.consoles()
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn())
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[sent]}"),
+    )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("hashing", total=None)
+        task = progress.add_task("hashing", total=None, sent="")
 
         def show_progress(now: PushProgress) -> None:
-            progress.update(task, description=now.stage, completed=now.done, total=now.total)
+            sent = output.size(now.sent_bytes) if now.sent_bytes else ""
+            progress.update(
+                task, description=now.stage, completed=now.done, total=now.total, sent=sent
+            )
 
         return push_folder(client, folder, name, show_progress)

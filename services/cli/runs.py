@@ -120,13 +120,15 @@ def list_runs(
 @app.command("show")
 def show(ctx: typer.Context, run_id: RunId, as_json: Json = False) -> None:
     """Show one run: its status and step, its attempts, checkpoints and publications."""
+    from services.client.pages import every
+
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
         run = client.get_run(run_id)
         if as_json:
             output.print_json(run)
             return
-        checkpoints = client.list_checkpoints(run_id)
+        checkpoints = list(every(lambda after: client.list_checkpoints(run_id, after=after)))
         publications = client.list_publications(run_id=run_id).data
     output.print_facts(_facts(run))
     for fact in _history(run, checkpoints, publications):
@@ -178,13 +180,13 @@ def _facts(run: "Run") -> dict[str, object]:
         "run": run["id"],
         "status": f"{run['status']}{stage}",
         "reason": _why(run["status_reason"]).removeprefix(": ") or None,
-        "waits": _waits(run.get("waiting")),
+        "waits": _waits(run["waiting"]),
         "step": f"{run['step']} of {run['max_steps']}",
         "saved": f"step {run['checkpoint_step']}" if run["checkpoint_step"] else None,
         "model": run["base_model"],
         "plan": run["plan_digest"],
         "datasets": ", ".join(f"{b} = {d}" for b, d in run["datasets"].items()) or None,
-        "priority": run.get("priority"),
+        "priority": run["priority"],
         "charged": _charged(run),
         "created": output.when(run["created_at"]),
         "started": output.when(run["started_at"]),
@@ -204,11 +206,10 @@ def _waits(waiting: "Waiting | None") -> str | None:
 
 
 def _charged(run: "Run") -> str | None:
-    charged_s, currency = run.get("charged_s", 0.0), run.get("currency")
-    if not charged_s:
+    if not run["charged_s"]:
         return None
-    cost = f", {run.get('cost_micros', 0) / 1e6:.2f} {currency}" if currency else ""
-    return f"{output.duration(charged_s)}{cost}"
+    cost = f", {run['cost_micros'] / 1e6:.2f} {run['currency']}" if run["currency"] else ""
+    return f"{output.duration(run['charged_s'])}{cost}"
 
 
 def _history(

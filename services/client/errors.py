@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
+
+_NAMED_AT_MOST: Final = 20
 
 
 class ClientError(Exception):
@@ -20,6 +22,18 @@ class WaitTooLongError(ClientError):
 
 class EmptyFolderError(ClientError):
     """The folder has no image and no caption."""
+
+
+class BadNamesError(ClientError):
+    """Files of the folder cannot be in a dataset because of their names; the message says why."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        """``faults`` each name a file and what is wrong with it."""
+        self.faults = tuple(faults)
+        lines = [f"  {fault}" for fault in faults[:_NAMED_AT_MOST]]
+        if len(faults) > _NAMED_AT_MOST:
+            lines.append(f"  and {len(faults) - _NAMED_AT_MOST} more")
+        super().__init__("\n".join(["rename these files, then push the folder again:", *lines]))
 
 
 class UploadFailedError(ClientError):

@@ -4,6 +4,10 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
+import httpx
+
+from services.client.errors import ProblemError, ServiceUnreachableError
+
 RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
 _LONGEST_WAIT_S: Final = 60.0
 """A longer Retry-After is cut to this."""
@@ -45,3 +49,45 @@ def _seconds(header: str | None) -> float | None:
     if header is None or not header.strip().isdigit():
         return None
     return float(header.strip())
+
+
+class Tries:
+    """The tries of one call that failed so far."""
+
+    def __init__(self, retry: Retry, url: str) -> None:
+        self._retry = retry
+        self._url = url
+        self.failed = 0
+
+    def after_error(self, error: httpx.TransportError | httpx.StreamError) -> float:
+        """Seconds to wait after a try without an answer. Raises ServiceUnreachableError."""
+        self.failed += 1
+        if self.failed >= self._retry.tries or not _may_pass(error):
+            reason = str(error) or type(error).__name__
+            message = f"the service at {self._url} cannot be reached: {reason}"
+            raise ServiceUnreachableError(message) from error
+        return self._retry.wait_s(self.failed, None)
+
+    def after_refusal(self, answer: httpx.Response) -> float:
+        """Seconds to wait after a refusal, whose body was read. Raises ProblemError."""
+        self.failed += 1
+        problem = problem_of(answer)
+        is_last = self.failed >= self._retry.tries
+        if is_last or not is_worth_retrying(problem.status, problem.code):
+            raise problem
+        return self._retry.wait_s(self.failed, answer.headers.get("Retry-After"))
+
+
+def problem_of(answer: httpx.Response) -> ProblemError:
+    """The answer's problem; its body has to be read already."""
+    try:
+        body: object = answer.json()
+    except ValueError:
+        body = None
+    request_id = answer.headers.get("X-Request-Id")
+    return ProblemError.of_answer(answer.status_code, body, request_id=request_id)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another try can help; a wrong scheme or a malformed header never gets right."""
+    return not isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)

@@ -1,4 +1,7 @@
-"""The JSON of requests and answers as types; a newer service may send more fields."""
+"""The JSON of requests and answers as types; a newer service may send more fields.
+
+They equal the schemas of the OpenAPI document, under the same names.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NotRequired, Self, TypedDict, TypeVar
@@ -55,20 +58,45 @@ class Dataset(TypedDict):
 
 
 class Upload(TypedDict):
-    """A file of a dataset, with the request that stores it where it is not stored yet."""
+    """A file of a dataset, with the request that stores it where it is not stored yet.
+
+    A large file is sent in parts of ``part_size_bytes``, and has no request of its own.
+    """
 
     path: str
     sha256: str
+    size_bytes: int
+    present: bool
+    part_size_bytes: int | None
+    method: str | None
+    url: str | None
+    headers: dict[str, str]
+
+
+class Part(TypedDict):
+    """A part of a large file, with the request that stores it where it is not stored yet."""
+
+    number: int
+    size_bytes: int
     present: bool
     method: str | None
     url: str | None
     headers: dict[str, str]
 
 
-class UploadPage(TypedDict):
-    data: list[Upload]
-    has_more: bool
-    next_cursor: str | None
+class UploadParts(TypedDict):
+    """A large file on its way; it has no parts once it is present."""
+
+    object: Literal["upload_parts"]
+    path: str
+    present: bool
+    parts: list[Part]
+
+
+RunStatus = Literal[
+    "queued", "running", "pausing", "paused", "canceling", "succeeded", "failed", "canceled"
+]
+Priority = Literal["low", "normal", "high"]
 
 
 class RunRequest(TypedDict):
@@ -80,13 +108,14 @@ class RunRequest(TypedDict):
     prompt_library: NotRequired[dict[str, Any] | None]
     datasets: dict[str, str]
     metadata: NotRequired[dict[str, str]]
-    priority: NotRequired[Literal["low", "normal", "high"]]
+    priority: NotRequired[Priority]
 
 
 class Attempt(TypedDict):
     """The work of one worker on a run; ``outcome`` is None while it runs."""
 
     id: str
+    object: Literal["attempt"]
     fence: int
     from_step: int
     last_step: int
@@ -114,18 +143,19 @@ class RunSummary(TypedDict):
 
     id: str
     object: Literal["run"]
-    status: str
+    status: RunStatus
     stage: str | None
     status_reason: Failure | None
-    waiting: NotRequired[Waiting | None]
+    waiting: Waiting | None
     step: int
     max_steps: int
     checkpoint_step: int
     base_model: str
-    priority: NotRequired[Literal["low", "normal", "high"]]
-    charged_s: NotRequired[float]
-    cost_micros: NotRequired[int]
-    currency: NotRequired[str | None]
+    gpu_class: str
+    priority: Priority
+    charged_s: float
+    cost_micros: int
+    currency: str | None
     plan_digest: str
     datasets: dict[str, str]
     metadata: dict[str, str]
@@ -150,6 +180,7 @@ class Event:
     """Something that happened to a run; ids count from 1 without gaps."""
 
     id: int
+    object: Literal["event"] = "event"
     type: str
     step: int
     data: dict[str, Any]
@@ -176,6 +207,9 @@ class File(TypedDict):
 
 
 class Checkpoint(TypedDict):
+    """A stored state from which training can resume."""
+
+    object: Literal["checkpoint"]
     run_id: str
     step: int
     size_bytes: int
@@ -184,7 +218,39 @@ class Checkpoint(TypedDict):
     created_at: str
 
 
+class Result(TypedDict):
+    """The files that a run produced."""
+
+    object: Literal["result"]
+    run_id: str
+    step: int
+    size_bytes: int
+    manifest_sha256: str
+    files: list[File]
+
+
+class FolderTarget(TypedDict):
+    """A folder on the service's own disk."""
+
+    kind: Literal["folder"]
+
+
+class HubTarget(TypedDict):
+    """A repository on the Hugging Face Hub; private unless this says otherwise."""
+
+    kind: Literal["hub"]
+    repo_id: str
+    private: NotRequired[bool]
+
+
+class PublicationRequest(TypedDict):
+    run_id: str
+    target: FolderTarget | HubTarget
+
+
 class Publication(TypedDict):
+    """The publication of a result to a folder or to the Hub."""
+
     id: str
     object: Literal["publication"]
     run_id: str
@@ -194,5 +260,6 @@ class Publication(TypedDict):
     location: str | None
     revision: str | None
     error: Failure | None
+    links: dict[str, str]
     created_at: str
     updated_at: str

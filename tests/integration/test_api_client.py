@@ -1,5 +1,7 @@
 """The Python client against the service: every call is documented, downloads work."""
 
+import asyncio
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -10,8 +12,10 @@ import httpx
 import pytest
 
 from services.client import shapes
+from services.client.async_client import AsyncClient
 from services.client.client import Client
 from services.client.errors import ProblemError
+from services.client.pages import every, every_async
 from services.client.retry import Retry
 from services.objects.open import open_store
 from services.settings.env import Settings
@@ -69,7 +73,7 @@ def test_every_call_of_the_client_is_documented(fleet: Fleet, client: Client) ->
 
     sha256 = hashlib.sha256(b"x").hexdigest()
     dataset = client.create_dataset("a", [{"path": "a.jpg", "size_bytes": 1, "sha256": sha256}])
-    (upload,) = client.sign_uploads(dataset["id"])["data"]
+    (upload,) = client.sign_uploads(dataset["id"]).data
     assert upload["url"]
     httpx.put(upload["url"], content=b"x").raise_for_status()
     client.complete_dataset(dataset["id"])
@@ -90,7 +94,7 @@ def test_every_call_of_the_client_is_documented(fleet: Fleet, client: Client) ->
         (client.list_runs().data[0], shapes.RunSummary),
     ]
     assert client.list_events(run["id"]).data == seen
-    assert client.list_checkpoints(run["id"]) == []
+    assert client.list_checkpoints(run["id"]).data == []
     assert client.list_publications(run_id=run["id"]).data == []
     with pytest.raises(ProblemError):
         client.get_publication("pub_" + "0" * 32)
@@ -109,18 +113,21 @@ def test_results_and_checkpoints_are_downloaded_by_signed_links(
     store = open_store(Settings.from_env(fleet.env))
     whole_plan = plan()
     claim = tenant_db.held(plan=whole_plan)
-    early = client._transport.http.get(f"/v1/runs/{claim.run_id}/result")
-    assert (early.status_code, early.json()["code"]) == (404, "no_result")
+    with pytest.raises(ProblemError) as early:
+        client.get_result(claim.run_id)
+    assert (early.value.status, early.value.code) == (404, "no_result")
     finish(tenant_db, claim, store, tmp_path)
 
     run = client.get_run(claim.run_id)
-    checkpoints = client.list_checkpoints(claim.run_id)
-    page = client._transport.get(f"/v1/runs/{claim.run_id}/checkpoints", {"limit": 1})
-    made = client._transport.get(run["links"]["result"])
+    page = client.list_checkpoints(claim.run_id, limit=1)
+    checkpoints = list(
+        every(lambda after: client.list_checkpoints(claim.run_id, limit=1, after=after))
+    )
+    made = client.get_result(claim.run_id)
 
     assert (run["status"], [a["outcome"] for a in run["attempts"]]) == ("succeeded", ["finished"])
     assert [c["step"] for c in checkpoints] == [20, 10]
-    assert (page["has_more"], page["next_cursor"]) == (True, "20")
+    assert (page.has_more, page.next_cursor) == (True, "20")
     assert is_shape(dict(checkpoints[0]), shapes.Checkpoint)
     (file,) = checkpoints[0]["files"]
     download = httpx.get(file["url"])  # without a key
@@ -130,8 +137,7 @@ def test_results_and_checkpoints_are_downloaded_by_signed_links(
     assert httpx.get(made["files"][1]["url"]).content == b"{}"
     key = file["url"].partition("?")[0]
     assert httpx.get(key).status_code == 403
-    body = {"run_id": claim.run_id, "target": {"kind": "folder"}}
-    publication = client._transport.post("/v1/publications", body)
+    publication = client.create_publication({"run_id": claim.run_id, "target": {"kind": "folder"}})
     assert publication["status"] == "pending"
     assert client.get_publication(publication["id"])["run_id"] == claim.run_id
     listed = client.list_publications(run_id=claim.run_id).data
@@ -139,3 +145,26 @@ def test_results_and_checkpoints_are_downloaded_by_signed_links(
     with pytest.raises(ProblemError) as caught:
         client.cancel_run(claim.run_id)
     assert (caught.value.status, caught.value.code) == (409, "illegal_move")
+
+
+def test_the_asynchronous_client_reads_the_same(
+    fleet: Fleet, client: Client, tenant_db: TenantDatabase, tmp_path: Path
+) -> None:
+    claim = tenant_db.held(plan=plan())
+    finish(tenant_db, claim, open_store(Settings.from_env(fleet.env)), tmp_path)
+    with tenant_db.database.transaction() as conn:
+        _, api_key = tenants.create_api_key(conn, tenant_db.tenant_id, "async")
+
+    async def seen() -> tuple[Any, ...]:
+        async with AsyncClient(fleet.url, api_key) as other:
+            page = functools.partial(other.list_checkpoints, claim.run_id, limit=1)
+            return (
+                await other.get_run(claim.run_id),
+                [each async for each in other.stream_events(claim.run_id)],
+                [each["step"] async for each in every_async(lambda after: page(after=after))],
+            )
+
+    run, events, steps = asyncio.run(seen())
+    assert run == client.get_run(claim.run_id)
+    assert events == list(client.stream_events(claim.run_id))
+    assert (len(events) > 2, steps) == (True, [20, 10])

@@ -13,7 +13,8 @@ from PIL import Image
 
 from services.client.client import Client
 from services.client.errors import DatasetRejectedError
-from services.client.push import PushProgress, list_folder, push_folder
+from services.client.folder import list_folder
+from services.client.push import PushProgress, push_folder
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant
 from tests.support.waiting import wait_until

@@ -1,19 +1,22 @@
 """What the client tries again, against a real HTTP server that answers from a script."""
 
+import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from services.client.async_client import AsyncClient
+from services.client.call import StreamCall
 from services.client.client import Client
 from services.client.errors import ProblemError, ServiceUnreachableError
-from services.client.retry import Retry
-from services.client.shapes import RunRequest
-from services.client.stream import messages
+from services.client.retry import Retry, Tries
+from services.client.shapes import Event, RunRequest
+from services.client.stream import Reception
 
 QUICK = Retry(tries=5, first_wait_s=0.01, limit_s=0.05)
 
@@ -149,7 +152,23 @@ def sse(*ids: int) -> bytes:
     )
 
 
-def test_a_stream_continues_where_it_was_cut(scripted: Scripted) -> None:
+def of_client(url: str) -> list[Event]:
+    with Client(url, "rv_k", retry=QUICK) as client:
+        return list(client.stream_events("run_1"))
+
+
+def of_async_client(url: str) -> list[Event]:
+    async def events() -> list[Event]:
+        async with AsyncClient(url, "rv_k", retry=QUICK) as client:
+            return [event async for event in client.stream_events("run_1")]
+
+    return asyncio.run(events())
+
+
+@pytest.mark.parametrize("streamed", [of_client, of_async_client])
+def test_a_stream_continues_where_it_was_cut(
+    scripted: Scripted, streamed: Callable[[str], list[Event]]
+) -> None:
     stream = {"Content-Type": "text/event-stream"}
     cut_off = sse(1, 2) + b'id: 3\ndata: {"id": 3'
     scripted.script = Script(
@@ -161,10 +180,28 @@ def test_a_stream_continues_where_it_was_cut(scripted: Scripted) -> None:
             (204, {}, b""),
         ]
     )
-    with Client(scripted.url, "rv_k", retry=QUICK) as client:
-        assert [event.id for event in client.stream_events("run_1")] == [1, 2, 3]
+    assert [event.id for event in streamed(scripted.url)] == [1, 2, 3]
     asked = [headers["Last-Event-ID"] for headers in scripted.script.asked]
     assert asked == ["0", "2", "2", "2", "3"]
+
+
+def test_the_asynchronous_client_repeats_and_refuses_alike(scripted: Scripted) -> None:
+    refusal = json.dumps({"code": "not_found", "detail": "no run"}).encode()
+    scripted.script = Script([(503, {}, b""), (0, {}, b""), RUN, (404, JSON, refusal)])
+
+    async def calls() -> str:
+        async with AsyncClient(scripted.url, "rv_k", retry=QUICK) as client:
+            run = await client.submit_run(REQUEST)
+            with pytest.raises(ProblemError):
+                await client.get_run("run_2")
+        async with AsyncClient("http://127.0.0.1:9", "rv_k", retry=QUICK) as client:
+            with pytest.raises(ServiceUnreachableError):
+                await client.get_run("run_3")
+        return run["id"]
+
+    assert asyncio.run(calls()) == "run_1"
+    keys = {headers.get("Idempotency-Key") for headers in scripted.script.asked[:3]}
+    assert (len(scripted.script.asked), len(keys)) == (4, 1)
 
 
 def test_a_stream_that_is_refused_ends_with_the_problem(scripted: Scripted) -> None:
@@ -173,9 +210,22 @@ def test_a_stream_that_is_refused_ends_with_the_problem(scripted: Scripted) -> N
         next(client.stream_events("run_1"))
 
 
-def test_messages_join_lines_and_skip_comments() -> None:
-    lines = [": hello", "", "data: a", "data:b", "", "retry: 10", "data: cut off"]
-    assert list(messages(lines)) == ["a\nb"]
+def test_messages_join_lines_and_skip_comments_and_what_came_before() -> None:
+    call = StreamCall(path="/", after=1, read=lambda body: body)
+    reception = Reception(call, Tries(QUICK, "http://service"))
+    lines = [
+        ": hello",
+        "",
+        "id: 2",
+        "data: [1,",
+        "data:2]",
+        "",
+        "retry: 10",
+        "id: 2",
+        "data: 3",
+        "",
+    ]
+    assert [item for item in map(reception.feed, [*lines, "data: cut off"]) if item] == [[1, 2]]
 
 
 @pytest.mark.parametrize(("header", "wait_s"), [("3", 3.0), ("9999", 60.0)])

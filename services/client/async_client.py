@@ -1,0 +1,79 @@
+"""The client for asyncio: the same calls, awaited."""
+
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Concatenate, ParamSpec, Self, TypeVar
+
+from services.client.call import Call, StreamCall
+from services.client.calls import datasets, publications, runs
+from services.client.retry import Retry
+from services.client.stream import stream_async
+from services.client.transport import AsyncTransport
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _sent(describe: Callable[P, Call[T]]) -> "Callable[Concatenate[AsyncClient, P], Awaitable[T]]":
+    """A method that sends the call and returns its answer."""
+
+    @functools.wraps(describe)
+    async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._transport.send(describe(*args, **kwargs))
+
+    return method
+
+
+def _streamed(
+    describe: Callable[P, StreamCall[T]],
+) -> "Callable[Concatenate[AsyncClient, P], AsyncIterator[T]]":
+    """A method that yields what the stream brings."""
+
+    @functools.wraps(describe)
+    def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+        return stream_async(self._transport, describe(*args, **kwargs))
+
+    return method
+
+
+class AsyncClient:
+    """As ``Client``; an asynchronous context manager that closes its connections."""
+
+    def __init__(self, url: str, api_key: str, *, retry: Retry | None = None) -> None:
+        self._transport = AsyncTransport(url, api_key, retry or Retry())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._transport.http.aclose()
+
+    create_dataset = _sent(datasets.create_dataset)
+    list_datasets = _sent(datasets.list_datasets)
+    get_dataset = _sent(datasets.get_dataset)
+    sign_uploads = _sent(datasets.sign_uploads)
+    sign_parts = _sent(datasets.sign_parts)
+    complete_dataset = _sent(datasets.complete_dataset)
+
+    submit_run = _sent(runs.submit_run)
+    list_runs = _sent(runs.list_runs)
+    get_run = _sent(runs.get_run)
+    get_plan = _sent(runs.get_plan)
+    cancel_run = _sent(runs.cancel_run)
+    list_events = _sent(runs.list_events)
+    stream_events = _streamed(runs.stream_events)
+    list_checkpoints = _sent(runs.list_checkpoints)
+    get_result = _sent(runs.get_result)
+
+    create_publication = _sent(publications.create_publication)
+    list_publications = _sent(publications.list_publications)
+    get_publication = _sent(publications.get_publication)

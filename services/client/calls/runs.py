@@ -1,0 +1,57 @@
+"""Runs and what they make."""
+
+from typing import Any
+
+from services.client.call import Call, StreamCall, get, page, part, post
+from services.client.shapes import Checkpoint, Event, Page, Result, Run, RunRequest, RunSummary
+
+
+def submit_run(request: RunRequest) -> Call[Run]:
+    """Queue a run."""
+    return post("/v1/runs", request)
+
+
+def list_runs(*, limit: int = 20, after: str | None = None) -> Call[Page[RunSummary]]:
+    """Newest first."""
+    return page("/v1/runs", {"limit": limit, "after": after})
+
+
+def get_run(run_id: str) -> Call[Run]:
+    """A run with its attempts."""
+    return get(f"/v1/runs/{part(run_id)}")
+
+
+def get_plan(run_id: str) -> Call[dict[str, Any]]:
+    """The run's request, resolved: every default filled in."""
+    return get(f"/v1/runs/{part(run_id)}/plan")
+
+
+def cancel_run(run_id: str, *, version: int | None = None) -> Call[Run]:
+    """Cancel a run; only if it still has this version, where one is given."""
+    return post(f"/v1/runs/{part(run_id)}:cancel", version=version)
+
+
+def list_events(run_id: str, *, limit: int = 100, after: int = 0) -> Call[Page[Event]]:
+    """Oldest first, starting after the event ``after``."""
+    query = {"limit": limit, "after": after}
+    return page(f"/v1/runs/{part(run_id)}/events", query, Event.of_json)
+
+
+def stream_events(run_id: str, after: int = 0) -> StreamCall[Event]:
+    """Events after ``after`` as they happen, until the run is over; reconnects where needed.
+
+    Close the iterator, or leave its loop, to release the connection.
+    """
+    return StreamCall(path=f"/v1/runs/{part(run_id)}/events", after=after, read=Event.of_json)
+
+
+def list_checkpoints(
+    run_id: str, *, limit: int = 20, after: str | None = None
+) -> Call[Page[Checkpoint]]:
+    """Newest first, with links to their files."""
+    return page(f"/v1/runs/{part(run_id)}/checkpoints", {"limit": limit, "after": after})
+
+
+def get_result(run_id: str) -> Call[Result]:
+    """The files that the run made; refused with ``no_result`` until it succeeded."""
+    return get(f"/v1/runs/{part(run_id)}/result")

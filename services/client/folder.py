@@ -1,0 +1,53 @@
+"""The files of a local folder under the names that a dataset gives them."""
+
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from services.client.errors import BadNamesError, ClientError, EmptyFolderError
+from services.domain.file_names import folded, path_fault, shown
+from trainer_core.data.folder import CAPTION_SUFFIX, IMAGE_SUFFIXES, FolderFiles, list_files
+
+_SUFFIXES: Final = ", ".join(sorted({*IMAGE_SUFFIXES, CAPTION_SUFFIX}))
+
+
+def list_folder(folder: Path) -> FolderFiles:
+    """The files of a folder; images and captions are pushed, others are not.
+
+    Raises ClientError where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ClientError(f"there is no folder {folder}")
+    return list_files(folder)
+
+
+def named_files(folder: Path) -> dict[str, Path]:
+    """Path in the dataset → local file, sorted.
+
+    Names are composed (NFC), as macOS hands out decomposed ones. Raises EmptyFolderError, and
+    BadNamesError where a name means something else on another system.
+    """
+    found = list_folder(folder)
+    paths = sorted((*found.images, *found.captions), key=PurePosixPath)
+    if not paths:
+        raise EmptyFolderError(f"{folder} has no file that ends in {_SUFFIXES}")
+    faults = list(_faults(paths))
+    if faults:
+        raise BadNamesError(faults)
+    return {_composed(path): folder / path for path in paths}
+
+
+def _faults(paths: list[str]) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for path in paths:
+        wrong = path_fault(_composed(path))
+        if wrong is not None:
+            yield f"{shown(path)} {wrong}"
+        twin = seen.setdefault(folded(path), path)
+        if twin is not path:
+            yield f"{shown(path)} and {shown(twin)} are one file where case does not count"
+
+
+def _composed(path: str) -> str:
+    return unicodedata.normalize("NFC", path)

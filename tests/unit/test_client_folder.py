@@ -1,0 +1,56 @@
+"""A folder whose names cannot be pushed is refused with the names and the way out."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from services.client.errors import BadNamesError, EmptyFolderError
+from services.client.folder import named_files
+
+
+def fill(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return folder
+
+
+def test_decomposed_names_are_composed_and_their_files_are_found(tmp_path: Path) -> None:
+    decomposed = "cafe\u0301/e\u0301.jpg"
+    found = named_files(fill(tmp_path, decomposed, "b.txt"))
+    assert found == {"b.txt": tmp_path / "b.txt", "caf\u00e9/\u00e9.jpg": tmp_path / decomposed}
+    assert all(path.read_bytes() == b"x" for path in found.values())
+
+
+def test_every_bad_name_is_told_with_the_way_out(tmp_path: Path) -> None:
+    fill(tmp_path, "fine.jpg", "aux.txt", "gpj.\u202eexe.jpg", "dot./a.png", "A.jpg", "a.JPG")
+    with pytest.raises(BadNamesError) as caught:
+        named_files(tmp_path)
+    assert str(caught.value).splitlines() == [
+        "rename these files, then push the folder again:",
+        "  a.JPG and A.jpg are one file where case does not count",
+        "  aux.txt has the part aux.txt, which is a device on Windows",
+        "  dot./a.png has a part that ends in a dot or a space, which Windows leaves out",
+        "  gpj.\\u202eexe.jpg has an invisible character",
+    ]
+
+
+def test_a_name_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb"):  # noqa: PTH123  # a name as bytes
+        pass
+    with pytest.raises(BadNamesError, match=r"caf\\udce9\.jpg is not text in UTF-8"):
+        named_files(tmp_path)
+
+
+def test_a_long_list_of_bad_names_is_cut(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"nul.{n}.jpg" for n in range(25)))
+    with pytest.raises(BadNamesError, match=r"and 5 more$") as caught:
+        named_files(tmp_path)
+    assert len(caught.value.faults) == 25
+
+
+def test_a_folder_without_images_and_captions_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EmptyFolderError, match=r"ends in \.jpeg, \.jpg"):
+        named_files(fill(tmp_path, "notes.md"))
