@@ -16,7 +16,7 @@ EXAMPLES := 100
 TIERS := tests/unit tests/contract tests/integration tests/e2e tests/faults tests/security
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo check test test-deep test-gpu faults fuzz bench-step bench-service up
+.PHONY: help deps demo openapi check test test-deep test-gpu faults fuzz bench-step bench-service up
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,6 +33,10 @@ demo: $(STAMP) ## Train the tiny model on real photographs through the whole ser
 
 up: $(STAMP) ## Run the service on this machine until Ctrl-C
 	@.venv/bin/reverie up
+
+openapi: $(STAMP) ## Write docs/reference/openapi.json anew
+	@$(PYTHON) -m services.api.describe > docs/reference/openapi.json.new
+	@mv docs/reference/openapi.json.new docs/reference/openapi.json
 
 check: $(STAMP) ## Formatting, lint, types, import contracts
 	.venv/bin/ruff format --check .

@@ -12,10 +12,11 @@ from starlette.concurrency import run_in_threadpool
 
 from services.api import health
 from services.api.base_models import BaseModels
-from services.api.datasets import creating
+from services.api.datasets import creating, parts
 from services.api.datasets import routes as datasets
 from services.api.datasets.checked_list import check_list
 from services.api.datasets.shapes import DatasetRequest
+from services.api.deprecation import DEPRECATED, Deprecations
 from services.api.edge import RequestEdge
 from services.api.events import routes as events
 from services.api.events.hub import STREAM_READERS, EventHub
@@ -23,7 +24,7 @@ from services.api.forwarded import ForwardedClients
 from services.api.key_guesses import KeyGuesses
 from services.api.long_lists import LISTS_AT_WORK, CheckedList, LongLists
 from services.api.objects.routes import objects_router
-from services.api.openapi import openapi_document
+from services.api.openapi import DESCRIPTION, openapi_document
 from services.api.places import KEYS_AT_ONCE, REQUESTS_AT_ONCE, RequestPlaces
 from services.api.problems import install_handlers
 from services.api.publications import routes as publications
@@ -51,12 +52,15 @@ def check_settings(settings: Settings) -> None:
 
 
 def create_app(
-    settings: Settings, check: Callable[[BinaryIO, BinaryIO], CheckedList] = check_list
+    settings: Settings,
+    check: Callable[[BinaryIO, BinaryIO], CheckedList] = check_list,
+    deprecated: Deprecations = DEPRECATED,
 ) -> FastAPI:
     """The application; it opens no connection before it starts. Raises SettingsError.
 
     Args:
         check: checks long lists of files, as ``check_list`` does.
+        deprecated: operations that will go away.
     """
     url = settings.database_url
     unscoped = Database(url, max_size=_UNSCOPED_CONNECTIONS, statement_timeout=_STATEMENT_TIMEOUT)
@@ -79,21 +83,23 @@ def create_app(
     app = FastAPI(
         title="Reverie",
         version="1",
+        description=DESCRIPTION,
         lifespan=_lifespan,
         docs_url=None,  # the page would load its scripts from another host
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
-    app.state.service = service
+    app.state.service, app.state.deprecated = service, deprecated
     if settings.http.trusted_proxies:
         app.add_middleware(ForwardedClients, most=settings.http.connections_per_client)
     app.add_middleware(RequestEdge)  # the outermost
     install_handlers(app)
-    for noun in (health, creating, datasets, runs, events, publications):
+    for noun in (health, creating, datasets, parts, runs, events, publications):
         app.include_router(noun.router)
     if isinstance(service.objects, FolderStore):
         app.include_router(objects_router(service.objects))
-    app.openapi = lambda: openapi_document(app, [DatasetRequest])  # type: ignore[method-assign]  # FastAPI's own way
+    app.openapi = lambda: openapi_document(app, [DatasetRequest], deprecated)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 
 

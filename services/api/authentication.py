@@ -36,7 +36,7 @@ async def authenticate(request: Request, policy: RatePolicy) -> Taken:
     service.key_guesses.note_valid(key, taken.tenant_id)
     request.state.tenant_id = taken.tenant_id
     structlog.contextvars.bind_contextvars(tenant_id=taken.tenant_id)
-    request.state.rate_headers = _headers(taken)
+    request.state.headers = _headers(taken)
     return taken
 
 

@@ -1,6 +1,7 @@
 """The outermost layer of a request: its id, its log line, and the answer to unexpected errors."""
 
 import time
+from collections.abc import Iterable
 from typing import Final
 
 import structlog
@@ -49,7 +50,8 @@ class RequestEdge:
                 added = [
                     (b"x-request-id", request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
-                    *_rate_headers(scope),
+                    *_uncached(message["headers"]),
+                    *_noted_headers(scope),
                 ]
                 if not is_asked:
                     added.append((b"connection", b"close"))
@@ -78,9 +80,15 @@ class RequestEdge:
                 )
 
 
-def _rate_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """The tenant's request rate, also on errors; empty where the request has no tenant."""
-    found = scope["state"].get("rate_headers", {})
+def _uncached(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """``Cache-Control: no-store``, unless the answer says something else itself."""
+    is_said = any(name.lower() == b"cache-control" for name, _ in headers)
+    return [] if is_said else [(b"cache-control", b"no-store")]
+
+
+def _noted_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """Headers of every answer to this request, also of errors, such as its tenant's rate."""
+    found = scope["state"].get("headers", {})
     return [(name.lower().encode(), value.encode()) for name, value in found.items()]
 
 

@@ -58,6 +58,22 @@ class DatasetRejectedError(InvalidRequestError):
     code = "dataset_rejected"
 
 
+class RepeatedHeaderError(DomainError):
+    """A header that may come once came twice; the message names it."""
+
+    code = "repeated_header"
+
+
+class VersionMismatchError(DomainError):
+    """The object is not the one that If-Match names: it changed meanwhile."""
+
+    code = "version_mismatch"
+
+    def __init__(self, version: int) -> None:
+        """``version`` is the one that the object has now."""
+        super().__init__(f"The object has version {version} now. Get it again and decide anew.")
+
+
 class NoResultError(DomainError):
     """The run has no result, or none yet."""
 

@@ -6,11 +6,12 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from services.api.head_routes import HeadRoute
 from services.api.service import ServiceDep
 from services.objects.keys import PROBE_PREFIX
 from services.store import health
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=HeadRoute)
 
 _SILENCE: Final = timedelta(seconds=30)
 

@@ -1,5 +1,6 @@
 """The OpenAPI document: every route with all statuses and codes that it may answer with."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -8,13 +9,19 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode
 
 from services.api import errors as api
+from services.api.deprecation import Deprecations
 from services.api.problems import MEDIA_TYPE, STATUS, UNAVAILABLE
-from services.api.shapes import JSON_VALUE, ProblemDocument
+from services.api.shapes import JSON_VALUE, ProblemDocument, Shape
 from services.domain import errors as domain
 from services.domain.errors import DomainError
 
+DESCRIPTION: Final = (
+    "HEAD is answered wherever GET is, without the body. Query parameters that an operation does "
+    "not have are refused. docs/reference/http.md says how the requests belong together."
+)
 Codes = dict[int, list[str]]
 """Status → the codes of its problem documents."""
 Json = dict[str, Any]
@@ -39,24 +46,32 @@ def raises(*errors: type[DomainError]) -> Json:
     return {_RAISES: [kind.code for kind in errors]}
 
 
-def openapi_document(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> Json:
+def openapi_document(
+    app: FastAPI, bodies: Sequence[type[BaseModel]], deprecated: Deprecations
+) -> Json:
     """The document of an application; it is made once.
 
     Args:
         bodies: of requests that routes read themselves; they refer to them by name.
+        deprecated: operations that will go away.
     """
     if app.openapi_schema is None:
-        app.openapi_schema = _document(app, bodies)
+        app.openapi_schema = _document(app, bodies, deprecated)
     return app.openapi_schema
 
 
-def _document(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> Json:
-    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+def _document(app: FastAPI, bodies: Sequence[type[BaseModel]], deprecated: Deprecations) -> Json:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Duplicate Operation ID")  # of HEAD beside its GET
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
     schemas = document["components"]["schemas"]
     schemas["JsonValue"] = JSON_VALUE
     models: list[type[BaseModel]] = [ProblemDocument, *bodies]
     for model in models:
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        mode: JsonSchemaMode = "serialization" if issubclass(model, Shape) else "validation"
+        schema = model.model_json_schema(mode=mode, ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
     schemas.pop("HTTPValidationError", None)
@@ -67,14 +82,17 @@ def _document(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> Json:
     shared: Json = {}
     document["components"]["responses"] = shared
     for path, item in document["paths"].items():
+        item.pop("head", None)
         for method, operation in item.items():
             _complete(operation, shared, method, has_key=path.startswith("/v1/"))
+            if f"{method.upper()} {path}" in deprecated:
+                _announce_end(operation)
     return document
 
 
 def _complete(operation: Json, shared: Json, method: str, *, has_key: bool) -> None:
     """Add what FastAPI does not know of an operation; ``shared`` are responses of several."""
-    parameters = operation.get("parameters", [])
+    parameters = operation.setdefault("parameters", [])
     for parameter in parameters:
         parameter["schema"] = _without_null(parameter["schema"])
     responses = operation["responses"]
@@ -88,6 +106,32 @@ def _complete(operation: Json, shared: Json, method: str, *, has_key: bool) -> N
         responses[str(status)] = _response(status, codes, shared)
     if has_key:
         operation["security"] = [{"api_key": []}]
+    if has_key and method == "get":
+        _add_validators(operation)
+
+
+def _add_validators(operation: Json) -> None:
+    """What ``validators`` adds to answers in JSON: ETag, 304, and the links of a list."""
+    responses = operation["responses"]
+    content = responses.get("200", {}).get("content", {})
+    if "application/json" not in content:
+        return
+    schema = content["application/json"]["schema"]
+    is_list = schema.get("$ref", "").rpartition("/")[2].startswith("Page_")
+    described = _VALIDATORS | (_LINKS if is_list else {})
+    responses["200"]["headers"] |= _headers(described, required=len(content) == 1)
+    responses["304"] = {
+        "description": "The answer is the one that If-None-Match names.",
+        "headers": _headers({**_SUCCESS_HEADERS, **described}),
+    }
+    operation["parameters"].append(_IF_NONE_MATCH)
+
+
+def _announce_end(operation: Json) -> None:
+    operation["deprecated"] = True
+    for status, response in operation["responses"].items():
+        if status < "300":
+            response["headers"] |= _headers(_DEPRECATED)
 
 
 def _without_null(schema: Json) -> Json:
@@ -104,12 +148,14 @@ def _before_the_route(
     raised: list[type[DomainError]] = []
     if has_key:
         raised += [api.UnauthenticatedError, api.RateLimitedError]
+        raised += [api.RepeatedHeaderError, domain.InvalidRequestError]  # of ``query``
     if method in _METHODS_WITH_BODY:
         raised += [api.InvalidJsonError, api.BodyTooLargeError, api.UnsupportedMediaTypeError]
-    if method in _METHODS_WITH_BODY or any(each["in"] != "path" for each in parameters):
-        raised.append(domain.InvalidRequestError)
-    if any(each["name"] == "Idempotency-Key" for each in parameters):
+    names = {each["name"] for each in parameters}
+    if "Idempotency-Key" in names:
         raised += [domain.IdempotencyInFlightError, domain.IdempotencyMismatchError]
+    if "If-Match" in names:
+        raised.append(api.VersionMismatchError)
     return raised
 
 
@@ -126,13 +172,30 @@ def _by_status(raised: list[str]) -> Codes:
     return {status: sorted(found) for status, found in codes.items()}
 
 
-_HEADERS: Final = {"X-Request-Id": "Quote it when you report a problem."}
+_HEADERS: Final = {
+    "X-Request-Id": "Quote it when you report a problem.",
+    "Cache-Control": "`no-store`: answers are for this client only.",
+}
 _SUCCESS_HEADERS: Final = {
     **_HEADERS,
     "RateLimit-Policy": "The policy of this request: requests (q) in seconds (w).",
     "RateLimit": "Requests that are left (r), and seconds until all are again (t).",
 }
 _CREATED_HEADERS: Final = {"Location": "The address of the new object."}
+_VALIDATORS: Final = {"ETag": "Names this very answer, for If-None-Match and If-Match."}
+_LINKS: Final = {"Link": "The `first` page and, where there is one, the `next` (RFC 8288)."}
+_DEPRECATED: Final = {
+    "Deprecation": "Since when the operation is deprecated (RFC 9745).",
+    "Sunset": "From when on it may be missing (RFC 8594).",
+    "Link": "`deprecation`: what to use in its place.",
+}
+_IF_NONE_MATCH: Final = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "ETags that you have; 304 where the answer is one of them.",
+    "schema": {"type": "string"},
+}
 _PROBLEM_HEADERS: Final = {
     401: {"WWW-Authenticate": "Bearer"},
     429: {"Retry-After": "Seconds to wait."},
@@ -140,9 +203,9 @@ _PROBLEM_HEADERS: Final = {
 }
 
 
-def _headers(described: dict[str, str]) -> Json:
+def _headers(described: dict[str, str], *, required: bool = True) -> Json:
     return {
-        name: {"description": words, "required": True, "schema": {"type": "string"}}
+        name: {"description": words, "required": required, "schema": {"type": "string"}}
         for name, words in described.items()
     }
 

@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 STATUS: Final[dict[type[DomainError], int]] = {
     api.BodyMismatchError: 400,
     api.InvalidJsonError: 400,
+    api.RepeatedHeaderError: 400,
     api.UnauthenticatedError: 401,
     api.SignatureRefusedError: 403,
     domain.QuotaExceededError: 403,
@@ -39,6 +40,7 @@ STATUS: Final[dict[type[DomainError], int]] = {
     domain.IllegalTransitionError: 409,
     domain.LeaseLostError: 409,
     api.BodyTooSlowError: 408,
+    api.VersionMismatchError: 412,
     api.BodyTooLargeError: 413,
     api.UnsupportedMediaTypeError: 415,
     api.DatasetRejectedError: 422,
@@ -196,7 +198,8 @@ def _allowed(request: Request, status: int) -> dict[str, str]:
     if not fitting:
         return {}
     closest = max(fitting, key=lambda path: len(_PARAMETER.sub("", path)))  # …:cancel, not …/{id}
-    return {"Allow": ", ".join(sorted(method.upper() for method in paths[closest]))}
+    methods = {method.upper() for method in paths[closest]}
+    return {"Allow": ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))}
 
 
 async def _on_unavailable(request: Request, error: Exception) -> JSONResponse:

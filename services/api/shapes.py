@@ -51,7 +51,8 @@ class Body(BaseModel):
 class Shape(BaseModel):
     """Base of response bodies. Times are RFC 3339 in UTC, sizes are bytes, ids are opaque text."""
 
-    model_config = ConfigDict(frozen=True)
+    # What has a default is sent, too.
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
 
 class ProblemItem(Shape):

@@ -7,7 +7,7 @@ import structlog
 
 from services.metrics.work import objects_swept
 from services.objects.errors import ObjectStoreRefusedError
-from services.objects.keys import upload_key
+from services.objects.keys import TENANTS_PREFIX, upload_key
 from services.objects.port import ObjectStore
 from services.store import abandoned_uploads
 from services.store.abandoned_uploads import Abandoned
@@ -23,6 +23,7 @@ _FILES_A_BATCH: Final = 50
 def sweep_abandoned(database: Database, objects: ObjectStore, *, after: timedelta) -> int:
     """Expire datasets that were left alone for this long; returns how many objects it deleted.
 
+    Uploads in parts that are as old are ended, too, also those of datasets that were completed.
     Files that the store refuses to delete are tried again by the next call. Raises any other
     ObjectStoreError, DatabaseDownError or DatabaseBusyError; the next call continues.
     """
@@ -36,6 +37,8 @@ def sweep_abandoned(database: Database, objects: ObjectStore, *, after: timedelt
             num_deleted += _delete_files(database, objects, dataset)
         except ObjectStoreRefusedError as error:  # such as a file under an object lock
             log.warning("files_not_deleted", dataset_id=dataset.dataset_id, reason=str(error))
+    if num_aborted := objects.parts.abort(TENANTS_PREFIX, older_than=after):
+        log.info("uploads_aborted", num_uploads=num_aborted)
     return num_deleted
 
 

@@ -131,6 +131,17 @@ def list_page(
         return cursor.execute(_LIST, facts).fetchall()
 
 
+_FIND_FILE: Final = SQL("""
+SELECT {columns} FROM dataset_files WHERE tenant_id = %s AND dataset_id = %s AND path = %s
+""").format(columns=columns_of(DatasetFile))
+
+
+def find_file(conn: Connection, tenant_id: str, dataset_id: str, path: str) -> DatasetFile | None:
+    """The file with this path; None where the dataset does not list it."""
+    with conn.cursor(row_factory=class_row(DatasetFile)) as cursor:
+        return cursor.execute(_FIND_FILE, (tenant_id, dataset_id, path)).fetchone()
+
+
 _FILES: Final = SQL("""
 SELECT {columns} FROM dataset_files WHERE tenant_id = %s AND dataset_id = %s
 ORDER BY path COLLATE "C"

@@ -169,16 +169,22 @@ _LOCK: Final = SQL(
 ).format(columns=columns_of(Run))
 
 
+def lock(conn: Connection, tenant_id: str, run_id: str) -> Run:
+    """The run, locked until the transaction ends. Raises NotFoundError."""
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        run = cursor.execute(_LOCK, (tenant_id, run_id)).fetchone()
+    if run is None:
+        raise NotFoundError("run", run_id)
+    return run
+
+
 def cancel(conn: Connection, tenant_id: str, run_id: str) -> Run:
     """Cancel the run at once, or request it from the holder, who reads it at its next renewal.
 
     Idempotent. Raises NotFoundError, and IllegalTransitionError where the run has already succeeded
     or failed.
     """
-    with conn.cursor(row_factory=class_row(Run)) as cursor:
-        run = cursor.execute(_LOCK, (tenant_id, run_id)).fetchone()
-    if run is None:
-        raise NotFoundError("run", run_id)
+    run = lock(conn, tenant_id, run_id)
     if run.status in {RunStatus.CANCELING, RunStatus.CANCELED}:
         return run
     run = transitions.change_status(conn, run, RunStatus.CANCELING, stage=Stage.STOPPING)

@@ -1,6 +1,8 @@
 """Uploads that nobody completes expire: they use no quota, and only their own files are deleted."""
 
 import contextlib
+import hashlib
+import os
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ from services.domain.quotas import Quotas
 from services.objects.errors import ObjectStoreRefusedError
 from services.objects.folder_store import FolderStore
 from services.objects.keys import upload_key
-from services.objects.signing import UrlSigner
+from services.objects.signing import UploadPart, UrlSigner
 from services.results.abandoned import sweep_abandoned
 from services.store import abandoned_uploads, datasets, quotas, restore_guard
 from services.store.database import Connection, Database
@@ -199,3 +201,24 @@ def test_nothing_expires_in_a_database_that_was_restored(
 
     assert sweep_abandoned(ada.database, objects, after=WEEK) == 0
     assert now(ada, left).status == "uploading"
+
+
+def test_parts_of_large_files_that_nobody_goes_on_with_are_deleted(
+    ada: TenantDatabase, objects: FolderStore, tmp_path: Path
+) -> None:
+    key = upload_key(ada.tenant_id, "a" * 64)
+    upload_id = objects.parts.begin(key)
+    objects.parts.receive(
+        key,
+        UploadPart(upload_id=upload_id, number=1),
+        [b"x"],
+        size_bytes=1,
+        sha256=hashlib.sha256(b"x").hexdigest(),
+    )
+    sweep_abandoned(ada.database, objects, after=WEEK)
+    assert objects.parts.sizes(key, upload_id) == {1: 1}
+
+    (folder,) = (tmp_path / "objects" / ".parts").iterdir()
+    os.utime(folder, (0, time.time() - 8 * 24 * 3600))
+    sweep_abandoned(ada.database, objects, after=WEEK)
+    assert list((tmp_path / "objects" / ".parts").iterdir()) == []

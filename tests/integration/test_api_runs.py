@@ -149,7 +149,7 @@ def test_a_page_of_runs_takes_as_many_statements_as_one_run(
 
 
 def test_a_wrong_method_is_answered_with_all_allowed_ones(tenant: Tenant) -> None:
-    assert tenant.http.delete("/v1/runs").headers["allow"] == "GET, POST"
+    assert tenant.http.delete("/v1/runs").headers["allow"] == "GET, HEAD, POST"
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,12 @@ class Target:
     keys: dict[str, str]
     run_request: Json
     finished_run: str
+    large_upload: Json
 
 
 @pytest.fixture(scope="module")
 def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFactory) -> Target:
-    """The API with two tenants; the first has a dataset and a finished run."""
+    """The API with two tenants; the first has datasets and a finished run."""
     fleet = fleet_of(
         REVERIE_SINGLE_TENANT="false",
         REVERIE_QUOTA_REQUESTS_PER_MINUTE="1000000",
@@ -65,11 +66,15 @@ def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFact
         finish(ada, claim, store, tmp_path_factory.mktemp("run"))
     finally:
         database.close()
+    tenant = Tenant(fleet.url, keys["ada"])
+    large = {"path": "large.png", "size_bytes": 40 << 20, "sha256": "0" * 64}
+    waiting = tenant.post("/v1/datasets", {"name": "large", "files": [large]})
     return Target(
         url=fleet.url,
         keys=keys,
-        run_request=run_request(push_unread(Tenant(fleet.url, keys["ada"]))),
+        run_request=run_request(push_unread(tenant)),
         finished_run=claim.run_id,
+        large_upload={"dataset_id": waiting["id"], "path": "large.png", "sha256": ["0" * 64] * 3},
     )
 
 
@@ -80,6 +85,7 @@ def fuzzed(target: Target, folder: Path, *, phases: str, seed: int, examples: in
         keys=target.keys,
         run_request=target.run_request,
         finished_run=target.finished_run,
+        large_upload=target.large_upload,
         phases=phases,
         seed=seed,
         examples=examples,

@@ -33,6 +33,8 @@ def body_of(method: str, path: str, ids: Ids) -> Any:
     match method, path:
         case "post", "/v1/uploads":
             return {"dataset_id": ids["dataset_id"]}
+        case "post", "/v1/uploads/parts":
+            return {"dataset_id": ids["dataset_id"], "path": "a.jpg", "sha256": ["0" * 64]}
         case "post", "/v1/runs":
             dataset = ids["dataset_id"]
             return run_request({"photos": dataset, "held-out": dataset})

@@ -5,6 +5,7 @@ from typing import Final
 from fastapi import APIRouter
 
 from services.api.datasets.lookup import find_dataset
+from services.api.datasets.part_sizes import PART_BYTES, UPLOAD_EXPIRES_S, part_sizes
 from services.api.datasets.presenting import dataset_shape
 from services.api.datasets.shapes import Dataset, Upload, UploadsRequest
 from services.api.openapi import raises
@@ -24,7 +25,6 @@ from services.store.datasets import DatasetFile
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=TenantRoute)
 
-_UPLOAD_EXPIRES_S: Final = 3600
 _MAX_NAMED: Final = 100
 _UPLOADS_BYTES: Final = 1 << 20
 _FILES_AT_ONCE: Final = 1000
@@ -49,10 +49,10 @@ def get_dataset(dataset_id: DatasetId, service: ServiceDep, tenant_id: TenantDep
 
 
 @router.post("/uploads", openapi_extra=raises(NotFoundError, DatasetNotOpenError))
-def list_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep) -> Page[Upload]:
+def sign_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep) -> Page[Upload]:
     """The dataset's files by path; each one that is not stored has a signed PUT.
 
-    409 where the dataset is completed.
+    Large ones are sent in parts (``/v1/uploads/parts``). 409 where the dataset is completed.
     """
     with service.database.transaction(tenant_id) as conn:
         dataset = find_dataset(conn, tenant_id, body.dataset_id)
@@ -117,19 +117,20 @@ def _are_stored(service: Service, tenant_id: str, files: list[DatasetFile]) -> l
 
 
 def _upload(service: Service, tenant_id: str, file: DatasetFile, *, is_stored: bool) -> Upload:
-    signed = None
-    if not is_stored:
+    signed, is_large = None, bool(part_sizes(file.size_bytes))
+    if not is_stored and not is_large:
         signed = service.objects.sign_put(
             upload_key(tenant_id, file.sha256),
             size_bytes=file.size_bytes,
             sha256=file.sha256,
-            expires_s=_UPLOAD_EXPIRES_S,
+            expires_s=UPLOAD_EXPIRES_S,
         )
     return Upload(
         path=file.path,
         sha256=file.sha256,
         size_bytes=file.size_bytes,
         present=is_stored,
+        part_size_bytes=PART_BYTES if is_large else None,
         method=signed.method if signed else None,
         url=signed.url if signed else None,
         headers=signed.headers if signed else {},

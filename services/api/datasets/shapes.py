@@ -5,11 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from services.api.datasets.file_kinds import MAX_PATH_CHARACTERS, file_schemas
+from services.api.datasets.file_kinds import SIZES_BYTES, file_schemas
+from services.api.datasets.part_sizes import part_sizes
 from services.api.shapes import WHOLE, Body, DatasetId, ProblemItem, Shape, Text
+from services.domain.file_names import MAX_PATH_CHARACTERS
 
 MAX_FILES = 100_000
 MAX_UPLOADS = 1000
+MAX_PARTS = len(part_sizes(SIZES_BYTES["image"][1]))
 
 
 class FileDeclaration(Body):
@@ -26,6 +29,9 @@ class FileDeclaration(Body):
     sha256: Annotated[str, Field(json_schema_extra={"pattern": "^[0-9a-f]{64}$"})]
 
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class DatasetRequest(Body):
     name: Annotated[Text, Field(min_length=1, max_length=200)]
     files: Annotated[list[FileDeclaration], Field(min_length=1, max_length=MAX_FILES)]
@@ -38,6 +44,16 @@ class UploadsRequest(Body):
     after: Text | None = None
     """``next_cursor`` of the page before."""
     limit: Annotated[int, Field(ge=1, le=MAX_UPLOADS), WHOLE] = MAX_UPLOADS
+
+
+class PartsRequest(Body):
+    """Ask for signed PUTs of a large file's parts."""
+
+    dataset_id: DatasetId
+    path: Text
+    """As in the dataset."""
+    sha256: Annotated[list[Sha256], Field(min_length=1, max_length=MAX_PARTS)]
+    """Of each part, in order."""
 
 
 class Dataset(Shape):
@@ -66,7 +82,34 @@ class Upload(Shape):
     sha256: str
     size_bytes: int
     present: bool
+    part_size_bytes: int | None
+    """Where the file is large: the length of each of its parts but the last. It has no PUT of its
+    own then; ``POST /v1/uploads/parts`` has those of its parts."""
     method: str | None
     url: str | None
     headers: dict[str, str]
     """To be sent exactly as they are."""
+
+
+class Part(Shape):
+    """A part of a large file, with a signed PUT where it is not stored yet."""
+
+    number: int
+    """From 1."""
+    size_bytes: int
+    present: bool
+    method: str | None
+    url: str | None
+    headers: dict[str, str]
+    """To be sent exactly as they are."""
+
+
+class UploadParts(Shape):
+    """A large file of a dataset on its way."""
+
+    object: Literal["upload_parts"] = "upload_parts"
+    path: str
+    present: bool
+    """Whether the file is stored."""
+    parts: list[Part]
+    """None once the file is stored."""

@@ -45,12 +45,18 @@ def objects_router(store: FolderStore) -> APIRouter:
         body = request.stream()
 
         def receive() -> None:
-            store.receive(key, _chunks(body), size_bytes=size_bytes, sha256=sha256)
+            chunks = _chunks(body)
+            if grant.part is None:
+                store.receive(key, chunks, size_bytes=size_bytes, sha256=sha256)
+            else:
+                store.parts.receive(key, grant.part, chunks, size_bytes=size_bytes, sha256=sha256)
 
         try:
             await _in_thread(receive, uploads)
         except ObjectCorruptError as error:
             raise BodyMismatchError(str(error)) from error
+        except ObjectMissingError:
+            raise NotFoundError("upload", key) from None
         return Response(status_code=200)
 
     @router.get("/objects/{key:path}")

@@ -13,12 +13,13 @@ from services.api.openapi import raises
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
 from services.api.runs.downloads import files_of
-from services.api.runs.lookup import find_run
+from services.api.runs.lookup import find_run, lock_run
 from services.api.runs.planning import check_datasets, plan_run
 from services.api.runs.presenting import run_shape, summary_shape
 from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest, RunSummary
 from services.api.service import Service, ServiceDep, TenantDep
 from services.api.shapes import RunId
+from services.api.validators import ExpectedVersionDep
 from services.domain.errors import IllegalTransitionError, NotFoundError, QuotaExceededError
 from services.domain.placement import HEARTBEATS_MISSED
 from services.domain.waiting import NEW, Waiting
@@ -38,7 +39,7 @@ _MAX_ATTEMPTS: Final = 100
     response_model=Run,
     openapi_extra=raises(InvalidPlanError, DatasetRejectedError, QuotaExceededError),
 )
-def create_run(
+def submit_run(
     body: RunRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
 ) -> JSONResponse:
     """A new run, queued: 201; 422 lists everything that is wrong with the request.
@@ -104,10 +105,12 @@ def get_plan(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> dict[s
     status_code=202,
     openapi_extra=raises(NotFoundError, IllegalTransitionError),
 )
-def cancel_run(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> Run:
+def cancel_run(
+    run_id: RunId, service: ServiceDep, tenant_id: TenantDep, expected: ExpectedVersionDep
+) -> Run:
     """202 and the run, canceling or canceled; 409 where it succeeded or failed before."""
     with service.database.transaction(tenant_id) as conn:
-        find_run(conn, tenant_id, run_id)
+        expected.check(lock_run(conn, tenant_id, run_id).version)
         return _shape_of(service, conn, runs.cancel(conn, tenant_id, run_id))
 
 

@@ -65,6 +65,7 @@ def fuzz(
     keys: Mapping[str, str],
     run_request: Json,
     finished_run: str,
+    large_upload: Json,
     phases: str,
     seed: int,
     examples: int,
@@ -76,6 +77,7 @@ def fuzz(
         keys: API keys of tenants that must not see each other's objects, by name.
         run_request: one that is accepted from the first of them; its datasets are completed.
         finished_run: the id of a run of the first, with a checkpoint and a result.
+        large_upload: a request for the parts of a file that the first has not uploaded.
     """
     auth = [
         {
@@ -104,6 +106,7 @@ def fuzz(
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[3]),  # of the hooks
             "FUZZ_FINISHED_RUN": finished_run,
+            "FUZZ_LARGE_UPLOAD": json.dumps(large_upload),
             "FUZZ_RUN_REQUEST": json.dumps(run_request),
             "FUZZ_SEEN": str(folder / "seen.json"),
         },

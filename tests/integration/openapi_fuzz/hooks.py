@@ -27,13 +27,15 @@ _SEEN: Final[defaultdict[str, Counter[int]]] = defaultdict(Counter)
 
 @schemathesis.hook
 def map_case(context: HookContext, case: Case) -> Case:
-    """Let some requests succeed: what is generated is no plan, and no run that has ended."""
+    """Let some requests succeed: what is generated is no plan, no run that has ended, no file."""
     del context
     if _is_valid(case):
         match case.operation.label, case.body:
             case "POST /v1/runs", {"priority": _}:
                 documents = {"prompt_library": None, **copy.deepcopy(RUN_REQUEST)}
                 case.body = {**case.body, **documents}
+            case "POST /v1/uploads/parts", _:
+                case.body = json.loads(os.environ["FUZZ_LARGE_UPLOAD"])
             case "POST /v1/publications", {"target": {"kind": "folder"}}:
                 case.body = {**case.body, "run_id": os.environ["FUZZ_FINISHED_RUN"]}
     return case
@@ -86,6 +88,11 @@ def _has_key(case: Case, _problem: Json) -> bool:
     return any(name.lower() == "idempotency-key" for name in case.headers or {})
 
 
+def _names_a_version(case: Case, _problem: Json) -> bool:
+    """Generated versions are those of no run."""
+    return any(name.lower() == "if-match" for name in case.headers or {})
+
+
 def _has_no_result(_case: Case, problem: Json) -> bool:
     return [each["code"] for each in problem["errors"]] == ["no_result"]
 
@@ -118,6 +125,7 @@ _NO_SUCH_ID: Final = {
     (f"{method} /v1/{path}", "not_found"): _always
     for method, path in [
         ("POST", "uploads"),
+        ("POST", "uploads/parts"),
         ("GET", "datasets/{dataset_id}"),
         ("POST", "datasets/{dataset_id}:complete"),
         ("GET", "runs/{run_id}"),
@@ -134,9 +142,11 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     **_NO_SUCH_ID,
     # The state of what the request names.
     ("POST /v1/uploads", "dataset_not_open"): _always,
+    ("POST /v1/uploads/parts", "dataset_not_open"): _always,
     ("POST /v1/datasets/{dataset_id}:complete", "dataset_incomplete"): _always,
     ("GET /v1/runs/{run_id}/result", "no_result"): _always,
     ("POST /v1/runs/{run_id}:cancel", "illegal_move"): _always,
+    ("POST /v1/runs/{run_id}:cancel", "version_mismatch"): _names_a_version,
     ("POST /v1/publications", "invalid_request"): _any(_has_no_result, _is_for_the_hub),
     # Another body came under this key.
     ("POST /v1/datasets", "idempotency_key_reused"): _has_key,

@@ -1,0 +1,209 @@
+"""Both clients have a method for every operation of the OpenAPI document, with its very types."""
+
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from typing import (
+    Any,
+    Final,
+    Literal,
+    NotRequired,
+    Required,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+import pytest
+
+from services.api import describe
+from services.client import shapes
+from services.client.async_client import AsyncClient
+from services.client.client import Client
+
+Json = dict[str, Any]
+
+_OTHER_NAMES: Final = {"Problem": "ProblemItem", "NewFile": "FileDeclaration"}
+"""Client's name → schema, where they differ."""
+_STREAMS: Final = {"stream_events": "list_events"}
+"""A method that reads an operation's answer as a stream → the operation."""
+
+
+@pytest.fixture(scope="module")
+def document() -> Json:
+    return describe.document()
+
+
+def operations(document: Json) -> dict[str, tuple[str, str, Json]]:
+    """Operation id → method, path and operation, of those that need a key."""
+    return {
+        operation["operationId"]: (method, path, operation)
+        for path, item in document["paths"].items()
+        if path.startswith("/v1/")
+        for method, operation in item.items()
+    }
+
+
+def methods(client: type) -> dict[str, inspect.Signature]:
+    """The calls of a client: what it has beside its own connection."""
+    return {
+        name: inspect.signature(member)
+        for name, member in vars(client).items()
+        if hasattr(member, "__wrapped__")
+    }
+
+
+def test_every_operation_is_a_method_of_both_clients(document: Json) -> None:
+    wanted = operations(document)
+    assert len(wanted) > 15
+    for client in (Client, AsyncClient):
+        assert wanted.keys() == methods(client).keys() - _STREAMS.keys(), client
+        assert methods(client).keys() >= _STREAMS.keys()
+
+
+def test_both_clients_have_the_same_signatures() -> None:
+    assert methods(Client) == methods(AsyncClient)
+    for name in methods(Client):
+        assert getattr(Client, name).__doc__ == getattr(AsyncClient, name).__doc__
+        assert getattr(Client, name).__doc__, f"{name} has no docstring"
+
+
+def test_a_method_takes_what_its_operation_takes(document: Json) -> None:
+    for name, (_, path, operation) in operations(document).items():
+        takes = methods(Client)[name].parameters
+        hints = get_type_hints(getattr(Client, name).__wrapped__)
+        named = {p["name"]: p for p in operation["parameters"] if p["in"] != "header"}
+        headers = {p["name"] for p in operation["parameters"] if p["in"] == "header"}
+        wanted = set(named)
+        if "If-Match" in headers:
+            wanted.add("version")
+        for parameter, described in named.items():
+            assert parameter in takes, (name, parameter)
+            if described["in"] == "path":
+                assert takes[parameter].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        if "requestBody" in operation:
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            wanted |= about_body(document, schema, takes.keys() - wanted, hints)
+        assert wanted == set(takes), (name, path)
+
+
+def about_body(document: Json, schema: Json, others: set[str], hints: Json) -> set[str]:
+    """The parameters of a body: one that is all of it, or one for each of its members."""
+    whole = of_schema(schema, document)
+    if len(others) == 1 and of_type(hints[next(iter(others))]) == whole:
+        return others
+    assert whole[0] == "object", whole
+    members = dict(whole[1])
+    for member in others & members.keys():
+        shape = of_type(hints[member])
+        assert members[member][1] in {shape, ("union", frozenset({shape, "null"}))} or (
+            shape == ("union", frozenset({members[member][1], "null"}))
+        ), (member, shape, members[member])
+    return set(members)
+
+
+def test_a_method_returns_what_its_operation_answers(document: Json) -> None:
+    for name, (_, _, operation) in operations(document).items():
+        hints = get_type_hints(getattr(Client, name).__wrapped__)
+        (returned,) = get_args(hints["return"])
+        answers = [
+            response["content"]["application/json"]["schema"]
+            for status, response in operation["responses"].items()
+            if status < "300" and "application/json" in response.get("content", {})
+        ]
+        assert [of_schema(each, document) for each in answers] == [of_type(returned)], name
+
+
+def test_every_type_of_the_client_is_a_schema(document: Json) -> None:
+    schemas = document["components"]["schemas"]
+    found = list(types())
+    assert len(found) > 10
+    for kind in found:
+        name = _OTHER_NAMES.get(kind.__name__, kind.__name__)
+        assert of_type(kind) == of_schema(schemas[name], document), kind
+
+
+def types() -> Iterator[type]:
+    for kind in vars(shapes).values():
+        if (
+            isinstance(kind, type)
+            and kind.__module__ == shapes.__name__
+            and kind is not shapes.Page
+        ):
+            yield kind
+
+
+def of_type(hint: Any) -> Any:
+    """A type of the client in a form that ``of_schema`` has, too."""
+    origin, args = get_origin(hint), get_args(hint)
+    plain = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+    if hint is Any:
+        return "any"
+    if hint in plain:
+        return plain[hint]
+    if origin is Literal:
+        return ("one of", frozenset(args))
+    if origin is list or (inspect.isclass(origin) and issubclass(list, origin)):
+        return ("list", of_type(args[0]))
+    if origin is dict:
+        return ("dict", of_type(args[1]))
+    if origin is shapes.Page:
+        return ("page", of_type(args[0]))
+    if is_typeddict(hint) or dataclasses.is_dataclass(hint):
+        return ("object", frozenset(members_of(hint)))
+    assert args, f"no schema can be told from {hint}"
+    return ("union", frozenset(of_type(each) for each in args))
+
+
+def members_of(kind: Any) -> Iterator[tuple[str, tuple[bool, Any]]]:
+    """Name → whether it is required, and its shape."""
+    required = getattr(kind, "__required_keys__", None)
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        is_marked = get_origin(hint) in (Required, NotRequired)
+        shape = of_type(get_args(hint)[0] if is_marked else hint)
+        yield name, (required is None or name in required, shape)
+
+
+def of_schema(schema: Json, document: Json) -> Any:
+    """A schema of the document in a form that can be compared with a type of the client."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return "any" if name == "JsonValue" else of_schema(named(name, document), document)
+    if "const" in schema:
+        return ("one of", frozenset({schema["const"]}))
+    if "enum" in schema:
+        return ("one of", frozenset(schema["enum"]))
+    kind = schema.get("type")
+    if "properties" in schema:
+        return of_object(schema, document)
+    if kind == "array":
+        return ("list", of_schema(schema.get("items", {}), document))
+    if kind == "object":
+        values = [*schema.get("patternProperties", {}).values(), schema.get("additionalProperties")]
+        inner = next((each for each in values if isinstance(each, dict)), {})
+        return ("dict", of_schema(inner, document))
+    if kind is not None:
+        return kind
+    inner = schema.get("anyOf") or schema.get("oneOf")
+    if inner is None:
+        return "any"
+    return ("union", frozenset(of_schema(each, document) for each in inner))
+
+
+def of_object(schema: Json, document: Json) -> Any:
+    properties = schema["properties"]
+    if {"data", "has_more", "next_cursor"} <= properties.keys():
+        return ("page", of_schema(properties["data"]["items"], document))
+    required = set(schema.get("required", ()))
+    return (
+        "object",
+        frozenset(
+            (name, (name in required, of_schema(each, document)))
+            for name, each in properties.items()
+        ),
+    )
+
+
+def named(name: str, document: Json) -> Json:
+    return dict(document["components"]["schemas"][name])
