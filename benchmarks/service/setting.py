@@ -19,6 +19,7 @@ from services.processes.tree import descendants
 from services.store import tenants
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
+from tests.support.api_keys import new_api_key
 from tests.support.fleet import Fleet
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
@@ -44,7 +45,7 @@ class Setting:
         """A new tenant: its id and an API key."""
         with self.database.transaction() as conn:
             tenant_id = tenants.create_tenant(conn, name)
-            return tenant_id, tenants.create_api_key(conn, tenant_id, name)[1]
+            return tenant_id, new_api_key(conn, tenant_id)
 
     def start_admission(self) -> None:
         """A dispatcher, and an indexer without its cache builder, which would encode pictures."""

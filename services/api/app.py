@@ -11,6 +11,8 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from services.api import health
+from services.api.admin import routes as admin
+from services.api.api_keys import routes as api_keys
 from services.api.base_models import BaseModels
 from services.api.datasets import creating, parts
 from services.api.datasets import routes as datasets
@@ -23,13 +25,16 @@ from services.api.events.hub import STREAM_READERS, EventHub
 from services.api.forwarded import ForwardedClients
 from services.api.key_guesses import KeyGuesses
 from services.api.long_lists import LISTS_AT_WORK, CheckedList, LongLists
+from services.api.members import routes as members
 from services.api.objects.routes import objects_router
 from services.api.openapi import DESCRIPTION, openapi_document
-from services.api.places import KEYS_AT_ONCE, REQUESTS_AT_ONCE, RequestPlaces
+from services.api.places import KEYS_AT_ONCE, OPERATORS_AT_ONCE, REQUESTS_AT_ONCE, RequestPlaces
 from services.api.problems import install_handlers
 from services.api.publications import routes as publications
+from services.api.routing import check_routes
 from services.api.runs import routes as runs
 from services.api.service import Service
+from services.api.usage import routes as usage
 from services.objects.folder_store import FolderStore
 from services.objects.open import open_store
 from services.settings.env import Settings
@@ -38,16 +43,16 @@ from services.store.scoped_database import ScopedDatabase
 
 log = structlog.get_logger(__name__)
 
-_UNSCOPED_CONNECTIONS: Final = KEYS_AT_ONCE + 1
+_UNSCOPED_CONNECTIONS: Final = KEYS_AT_ONCE + OPERATORS_AT_ONCE + 1
 """The last one is for /readyz."""
-_SCOPED_CONNECTIONS: Final = REQUESTS_AT_ONCE + STREAM_READERS + LISTS_AT_WORK
+_SCOPED_CONNECTIONS: Final = REQUESTS_AT_ONCE + OPERATORS_AT_ONCE + STREAM_READERS + LISTS_AT_WORK
 _STATEMENT_TIMEOUT: Final = timedelta(seconds=10)
 _LOOKUPS: Final = 16
 
 
 def check_settings(settings: Settings) -> None:
     """Raise the SettingsError that ``create_app`` would raise; starts no thread."""
-    _ = settings.database_url
+    _ = settings.database_url, settings.key_pepper
     open_store(settings)
 
 
@@ -56,7 +61,9 @@ def create_app(
     check: Callable[[BinaryIO, BinaryIO], CheckedList] = check_list,
     deprecated: Deprecations = DEPRECATED,
 ) -> FastAPI:
-    """The application; it opens no connection before it starts. Raises SettingsError.
+    """The application; it opens no connection before it starts.
+
+    Raises SettingsError, and RouteWithoutScopeError for a route under /v1 that everybody could use.
 
     Args:
         check: checks long lists of files, as ``check_list`` does.
@@ -76,6 +83,7 @@ def create_app(
         base_models=BaseModels(settings.models_dir),
         events=EventHub(unscoped, streams_per_tenant=settings.streams_per_tenant),
         key_guesses=KeyGuesses(),
+        key_pepper=settings.key_pepper,
         places=RequestPlaces(),
         long_lists=LongLists(check=check),
         lookups=ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup"),
@@ -95,10 +103,12 @@ def create_app(
         app.add_middleware(ForwardedClients, most=settings.http.connections_per_client)
     app.add_middleware(RequestEdge)  # the outermost
     install_handlers(app)
-    for noun in (health, creating, datasets, parts, runs, events, publications):
+    of_tenants = (creating, datasets, parts, runs, events, publications, members, api_keys, usage)
+    for noun in (health, *of_tenants, admin):
         app.include_router(noun.router)
     if isinstance(service.objects, FolderStore):
         app.include_router(objects_router(service.objects))
+    check_routes(app.routes)
     app.openapi = lambda: openapi_document(app, [DatasetRequest], deprecated)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 

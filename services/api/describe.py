@@ -11,6 +11,7 @@ _SETTINGS: Final = {
     "REVERIE_DATABASE_URL": "postgresql://nobody@localhost/none",
     "REVERIE_OBJECTS_URL": "file:///none",
     "REVERIE_SIGNING_KEY": "00" * 32,
+    "REVERIE_KEY_PEPPER": "00" * 32,
 }
 """The document is the same for all; nothing is opened."""
 

@@ -4,9 +4,21 @@ from services.domain.errors import DomainError, InvalidRequestError
 
 
 class UnauthenticatedError(DomainError):
-    """The request has no API key, or one that is unknown or was revoked."""
+    """The request has no API key, or one that is unknown, has expired or was revoked."""
 
     code = "unauthenticated"
+
+
+class ScopeMissingError(DomainError):
+    """The API key may not do this; the message names the scope, and what to ask for."""
+
+    code = "scope_missing"
+
+
+class WrongKeyError(DomainError):
+    """The key of an operator where a tenant's is needed, or the other way round."""
+
+    code = "wrong_key"
 
 
 class RateLimitedError(DomainError):

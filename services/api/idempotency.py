@@ -4,7 +4,7 @@ The work is done first, with no transaction open: planning a run may take second
 transaction writes the idempotency key, the new row and the answer, or none of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
@@ -70,6 +70,9 @@ def create_once(
     request: CreatingRequest,
     prepare: Callable[[], P],
     insert: Callable[[Connection, P], BaseModel],
+    *,
+    collection: str | None = None,
+    shown_once: Sequence[str] = (),
 ) -> JSONResponse:
     """201 with the new object, or the stored response to the first request with this key.
 
@@ -80,22 +83,25 @@ def create_once(
         prepare: all checks and work that need no lock; may open short transactions of its own.
         insert: writes the row in the transaction of the key. Time has passed since ``prepare``, so
             it checks again what may have changed.
+        collection: where the new object is, below its id; None: the address of the request.
+        shown_once: fields of the answer that are not stored; a replay has null in their place.
 
     Raises IdempotencyMismatchError and IdempotencyInFlightError.
     """
     database = request.service.database
+    collection = collection or request.path
     if request.key is None:
         prepared = prepare()
         with database.transaction(request.tenant_id) as conn:
             body = insert(conn, prepared).model_dump(mode="json")
-        return _created(request, body, {"Idempotency-Key-Missing": "true"})
+        return _created(collection, body, {"Idempotency-Key-Missing": "true"})
     scope = KeyScope(
         tenant_id=request.tenant_id, method=_METHOD, path=request.path, key=request.key
     )
     with database.transaction(request.tenant_id) as conn:
         replay = idempotency.find(conn, scope, request.fingerprint)
     if replay is not None:
-        return _replayed(request, replay)
+        return _replayed(collection, replay)
     try:
         prepared = prepare()
     except Exception:  # raised again, unless a request with the same key succeeded meanwhile
@@ -103,26 +109,21 @@ def create_once(
             replay = idempotency.find(conn, scope, request.fingerprint)
         if replay is None:
             raise
-        return _replayed(request, replay)
+        return _replayed(collection, replay)
     with database.transaction(request.tenant_id) as conn:
         replay = idempotency.begin(conn, scope, request.fingerprint)
         if replay is None:
             body = insert(conn, prepared).model_dump(mode="json")
-            idempotency.finish(conn, scope, status=201, body=body)
+            stored = {**body, **dict.fromkeys(shown_once)}
+            idempotency.finish(conn, scope, status=201, body=stored)
     fault_point("request.stored")
-    return _created(request, body, {}) if replay is None else _replayed(request, replay)
+    return _created(collection, body, {}) if replay is None else _replayed(collection, replay)
 
 
-def _created(
-    request: CreatingRequest, body: dict[str, Any], headers: dict[str, str]
-) -> JSONResponse:
-    return JSONResponse(body, 201, headers={"Location": _location(request, body), **headers})
+def _created(collection: str, body: dict[str, Any], headers: dict[str, str]) -> JSONResponse:
+    return JSONResponse(body, 201, headers={"Location": f"{collection}/{body['id']}", **headers})
 
 
-def _replayed(request: CreatingRequest, replay: Replay) -> JSONResponse:
-    headers = {"Location": _location(request, replay.body), "Idempotent-Replayed": "true"}
+def _replayed(collection: str, replay: Replay) -> JSONResponse:
+    headers = {"Location": f"{collection}/{replay.body['id']}", "Idempotent-Replayed": "true"}
     return JSONResponse(replay.body, replay.status, headers=headers)
-
-
-def _location(request: CreatingRequest, body: dict[str, Any]) -> str:
-    return f"{request.path}/{body['id']}"

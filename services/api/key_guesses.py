@@ -23,7 +23,7 @@ class KeyGuesses:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """Client → (unknown keys that it may still send, when that was, in monotonic seconds)."""
         self._valid: OrderedDict[bytes, str] = OrderedDict()
-        """Digest of a key → its tenant."""
+        """Digest of a key → its owner."""
 
     def wait_s(self, client: str, key: str) -> int:
         """Seconds until this client may try this key; 0 where it may now."""
@@ -40,14 +40,14 @@ class KeyGuesses:
         if len(self._left) > _MOST_CLIENTS:
             self._left.popitem(last=False)
 
-    def tenant_of(self, key: str) -> str | None:
+    def owner_of(self, key: str) -> str | None:
         """Whose the key was when it was last seen; None where it was not seen to be valid."""
         return self._valid.get(_digest(key))
 
-    def note_valid(self, key: str, tenant_id: str) -> None:
-        """The key belongs to this tenant."""
+    def note_valid(self, key: str, owner: str) -> None:
+        """The key belongs to this tenant, or is the operator's key of this id."""
         digest = _digest(key)
-        self._valid[digest] = tenant_id
+        self._valid[digest] = owner
         self._valid.move_to_end(digest)
         if len(self._valid) > _MOST_KEYS:
             self._valid.popitem(last=False)

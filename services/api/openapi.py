@@ -14,6 +14,7 @@ from pydantic.json_schema import JsonSchemaMode
 from services.api import errors as api
 from services.api.deprecation import Deprecations
 from services.api.problems import MEDIA_TYPE, STATUS, UNAVAILABLE
+from services.api.scopes import OPERATOR, RAISES, SCOPE
 from services.api.shapes import JSON_VALUE, ProblemDocument, Shape
 from services.domain import errors as domain
 from services.domain.errors import DomainError
@@ -26,7 +27,6 @@ Codes = dict[int, list[str]]
 """Status → the codes of its problem documents."""
 Json = dict[str, Any]
 
-_RAISES: Final = "x-raises"
 _METHODS_WITH_BODY: Final = frozenset({"post", "put", "patch"})
 _OF_ALL: Final[Codes] = {
     400: ["bad_request"],
@@ -39,11 +39,6 @@ _OF_ALL: Final[Codes] = {
     503: ["too_many_connections", *sorted(set(UNAVAILABLE.values()))],
     505: ["http_version"],
 }
-
-
-def raises(*errors: type[DomainError]) -> Json:
-    """``openapi_extra`` of a route: errors of its own, which others do not raise."""
-    return {_RAISES: [kind.code for kind in errors]}
 
 
 def openapi_document(
@@ -77,36 +72,39 @@ def _document(app: FastAPI, bodies: Sequence[type[BaseModel]], deprecated: Depre
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
     document["components"]["securitySchemes"] = {
-        "api_key": {"type": "http", "scheme": "bearer", "bearerFormat": "rv_…"}
+        "api_key": {"type": "http", "scheme": "bearer", "bearerFormat": "rv_…"},
+        "operator_key": {"type": "http", "scheme": "bearer", "bearerFormat": "rvo_…"},
     }
     shared: Json = {}
     document["components"]["responses"] = shared
     for path, item in document["paths"].items():
         item.pop("head", None)
         for method, operation in item.items():
-            _complete(operation, shared, method, has_key=path.startswith("/v1/"))
+            _complete(operation, shared, method)
             if f"{method.upper()} {path}" in deprecated:
                 _announce_end(operation)
     return document
 
 
-def _complete(operation: Json, shared: Json, method: str, *, has_key: bool) -> None:
+def _complete(operation: Json, shared: Json, method: str) -> None:
     """Add what FastAPI does not know of an operation; ``shared`` are responses of several."""
+    scope: str | None = operation.get(SCOPE)
     parameters = operation.setdefault("parameters", [])
     for parameter in parameters:
         parameter["schema"] = _without_null(parameter["schema"])
     responses = operation["responses"]
     responses.pop("422", None)
     for response in responses.values():
-        response["headers"] = _headers(_SUCCESS_HEADERS if has_key else _HEADERS)
+        response["headers"] = _headers(_HEADERS if scope is None else _SUCCESS_HEADERS)
     if "201" in responses:
         responses["201"]["headers"] |= _headers(_CREATED_HEADERS)
-    raised = [kind.code for kind in _before_the_route(parameters, method, has_key=has_key)]
-    for status, codes in sorted(_by_status([*raised, *operation.pop(_RAISES, [])]).items()):
+    raised = [kind.code for kind in _before_the_route(parameters, method, scope)]
+    for status, codes in sorted(_by_status([*raised, *operation.pop(RAISES, [])]).items()):
         responses[str(status)] = _response(status, codes, shared)
-    if has_key:
-        operation["security"] = [{"api_key": []}]
-    if has_key and method == "get":
+    if scope is None:
+        return
+    operation["security"] = [{"operator_key": []} if scope == OPERATOR else {"api_key": [scope]}]
+    if method == "get":
         _add_validators(operation)
 
 
@@ -142,13 +140,15 @@ def _without_null(schema: Json) -> Json:
 
 
 def _before_the_route(
-    parameters: list[Json], method: str, *, has_key: bool
+    parameters: list[Json], method: str, scope: str | None
 ) -> list[type[DomainError]]:
     """Errors of a request that does not reach the function of its route."""
     raised: list[type[DomainError]] = []
-    if has_key:
-        raised += [api.UnauthenticatedError, api.RateLimitedError]
+    if scope is not None:
+        raised += [api.UnauthenticatedError, api.WrongKeyError, api.RateLimitedError]
         raised += [api.RepeatedHeaderError, domain.InvalidRequestError]  # of ``query``
+    if scope not in (None, OPERATOR):
+        raised.append(api.ScopeMissingError)
     if method in _METHODS_WITH_BODY:
         raised += [api.InvalidJsonError, api.BodyTooLargeError, api.UnsupportedMediaTypeError]
     names = {each["name"] for each in parameters}

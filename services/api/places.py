@@ -13,6 +13,7 @@ from services.api.errors import RateLimitedError
 
 KEYS_AT_ONCE: Final = 4
 REQUESTS_AT_ONCE: Final = 12
+OPERATORS_AT_ONCE: Final = 2
 REQUESTS_PER_TENANT: Final = 4
 _WAIT_S: Final = 10
 _BODY_WAIT_S: Final = 30
@@ -49,8 +50,8 @@ class Places:
 class RequestPlaces:
     """The places of a process for all requests.
 
-    A place of ``keys`` and of ``requests`` stands for a connection to the database. One tenant has
-    few of them, so that its slow requests leave connections and threads for others.
+    A place of ``keys``, ``requests`` and ``operators`` stands for a connection to the database. One
+    tenant has few of them, so that its slow requests leave connections and threads for others.
     """
 
     def __init__(self) -> None:
@@ -61,4 +62,7 @@ class RequestPlaces:
         """For bodies that are on disk, from their first byte to the answer."""
         self.requests = Places(
             total=REQUESTS_AT_ONCE, per_owner=REQUESTS_PER_TENANT, wait_s=_WAIT_S
+        )
+        self.operators = Places(
+            total=OPERATORS_AT_ONCE, per_owner=OPERATORS_AT_ONCE, wait_s=_WAIT_S
         )

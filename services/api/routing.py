@@ -1,20 +1,23 @@
-"""Routes that need an API key. The key is checked before the body is read, up to a limit."""
+"""Routes that need an API key. Key and scope are checked before the body is read, up to a limit."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from email.message import Message
 from typing import Any, BinaryIO, Final
 
 from fastapi import Request, Response
+from fastapi.routing import iter_route_contexts
 from starlette.concurrency import run_in_threadpool
+from starlette.routing import BaseRoute
 from starlette.status import HTTP_201_CREATED
 
-from services.api.authentication import authenticate, too_many_requests
+from services.api.authentication import authenticate, authenticate_operator, too_many_requests
 from services.api.deprecation import Deprecations
 from services.api.errors import UnsupportedMediaTypeError
 from services.api.head_routes import HeadRoute
 from services.api.json_body import parse_body
-from services.api.places import RequestPlaces
+from services.api.places import Places, RequestPlaces
 from services.api.query import check_parameters, query_names
+from services.api.scopes import ADMIN, RouteWithoutScopeError, refusal, scope_of
 from services.api.spooled_body import DRAIN_BYTES, spooled_body
 from services.api.validators import validated
 from services.domain.errors import DomainError
@@ -42,46 +45,57 @@ class JsonRequest(Request):
         return self.parsed
 
 
-class TenantRoute(HeadRoute):
-    """Puts ``tenant_id`` and ``fingerprint`` (SHA-256 of the body) into the request's state."""
+class KeyRoute(HeadRoute):
+    """A route that asks for a key; puts ``fingerprint`` (SHA-256 of the body) into the state.
+
+    Defining it without a scope raises RouteWithoutScopeError.
+    """
 
     reads_body = True
+
+    async def admit(self, request: Request) -> tuple[str, DomainError | None]:
+        """Whose the key is, and why it may not send this request; raises where there is no key."""
+        raise NotImplementedError
+
+    def places_of(self, places: RequestPlaces) -> Places:
+        """Where the request waits until others of its owner are answered."""
+        return places.requests
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         names = query_names(self.dependant)
+        self.needed = scope_of(self)
 
         async def answer(request: Request) -> Response:
             response = await handle(request)
             return validated(request, response) if request.method in _READING else response
 
-        async def handle_of_tenant(request: Request) -> Response:
+        async def handle_with_key(request: Request) -> Response:
             checked = JsonRequest(request.scope, request.receive)
-            taken = await authenticate(checked, self._policy_of(checked))
+            owner, refused = await self.admit(checked)
             checked.state.headers |= self._end_headers(checked)
             try:
-                if not taken.is_allowed:
-                    raise too_many_requests(taken)
+                if refused is not None:
+                    raise refused
                 check_parameters(checked, names)
             except DomainError:
                 await _skip_body(checked)
                 raise
             if not self.reads_body:
                 return await answer(checked)
-            places: RequestPlaces = checked.app.state.service.places
-            tenant_id = taken.tenant_id
+            places = self.places_of(checked.app.state.service.places)
             if checked.method not in _BODY_METHODS:
-                async with places.requests.one_for(tenant_id):
+                async with places.one_for(owner):
                     return await answer(checked)
-            async with spooled_body(checked, BODY_LIMIT_BYTES, tenant_id) as body:
+            async with spooled_body(checked, BODY_LIMIT_BYTES, owner) as body:
                 checked.state.fingerprint = body.fingerprint
                 if body.size_bytes:
                     check_media_type(checked)
-                async with places.requests.one_for(tenant_id):
+                async with places.one_for(owner):
                     await run_in_threadpool(checked.parse, body.file)
                     return await answer(checked)
 
-        return handle_of_tenant
+        return handle_with_key
 
     def _end_headers(self, request: Request) -> dict[str, str]:
         """Of an operation that will go away."""
@@ -90,7 +104,8 @@ class TenantRoute(HeadRoute):
         end = deprecated.get(f"{method} {self.path_format}")
         return {} if end is None else end.headers()
 
-    def _policy_of(self, request: Request) -> RatePolicy:
+    def policy_of(self, request: Request) -> RatePolicy:
+        """The request rate that the request counts for."""
         if self.status_code == HTTP_201_CREATED:
             return RatePolicy.CREATE
         if EVENT_STREAM in request.headers.get("accept", ""):
@@ -98,10 +113,38 @@ class TenantRoute(HeadRoute):
         return RatePolicy.OTHER
 
 
+class TenantRoute(KeyRoute):
+    """For keys of tenants that have its scope; puts ``tenant_id`` and ``actor`` into the state."""
+
+    async def admit(self, request: Request) -> tuple[str, DomainError | None]:
+        actor, taken = await authenticate(request, self.policy_of(request))
+        return actor.tenant_id, too_many_requests(taken) or refusal(actor, self.needed)
+
+
+class OperatorRoute(KeyRoute):
+    """For keys of operators; puts ``operator`` into the request's state."""
+
+    async def admit(self, request: Request) -> tuple[str, DomainError | None]:
+        operator, taken = await authenticate_operator(request, self.policy_of(request))
+        return operator.key_id, too_many_requests(taken)
+
+    def places_of(self, places: RequestPlaces) -> Places:
+        return places.operators
+
+
 class StreamRoute(TenantRoute):
     """Leaves the body and the place among requests to the endpoint."""
 
     reads_body = False
+
+
+def check_routes(routes: Sequence[BaseRoute]) -> None:
+    """Raise RouteWithoutScopeError unless every route under /v1 asks for a key of its kind."""
+    for route in iter_route_contexts(routes):
+        path = route.path or ""
+        kind = OperatorRoute if path.startswith(f"{ADMIN}/") else TenantRoute
+        if path.startswith("/v1") and not isinstance(route.original_route, kind):
+            raise RouteWithoutScopeError(f"{path} asks for no key: make it a {kind.__name__}")
 
 
 async def _skip_body(request: Request) -> None:

@@ -12,6 +12,7 @@ from services.api.events.hub import EventHub
 from services.api.key_guesses import KeyGuesses
 from services.api.long_lists import LongLists
 from services.api.places import RequestPlaces
+from services.domain.access import Actor, Operator
 from services.objects.port import ObjectStore
 from services.settings.env import Settings
 from services.store.database import Database
@@ -24,11 +25,14 @@ class Service:
     database: ScopedDatabase
     """For the requests of tenants."""
     unscoped: Database
-    """Rows of all tenants, only to find out whose a key is, for notifications and for /readyz."""
+    """Rows of all tenants, only to find out whose a key is, for operators, for notifications and
+    for /readyz."""
     objects: ObjectStore
     base_models: BaseModels
     events: EventHub
     key_guesses: KeyGuesses
+    key_pepper: bytes
+    """The secret with which API keys are stored."""
     lookups: ThreadPoolExecutor
     """For many small requests to the object store at once."""
     places: RequestPlaces
@@ -51,5 +55,19 @@ async def tenant_of(request: Request) -> str:
     return tenant_id
 
 
+async def actor_of(request: Request) -> Actor:
+    """Dependency: the API key that TenantRoute checked."""
+    actor: Actor = request.state.actor
+    return actor
+
+
+async def operator_of(request: Request) -> Operator:
+    """Dependency: the operator's key that OperatorRoute checked."""
+    operator: Operator = request.state.operator
+    return operator
+
+
 ServiceDep = Annotated[Service, Depends(service_of)]
 TenantDep = Annotated[str, Depends(tenant_of)]
+ActorDep = Annotated[Actor, Depends(actor_of)]
+OperatorDep = Annotated[Operator, Depends(operator_of)]

@@ -1,5 +1,6 @@
 """Base classes and small types of all JSON requests and responses."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -39,7 +40,38 @@ WHOLE: Final = BeforeValidator(_whole)
 Text = Annotated[str, Field(json_schema_extra={"pattern": _NO_NUL})]
 RunId = Annotated[str, Field(json_schema_extra={"pattern": "^run_[0-9a-f]{32}$"})]
 DatasetId = Annotated[str, Field(json_schema_extra={"pattern": "^ds_[0-9a-f]{32}$"})]
+MemberId = Annotated[str, Field(json_schema_extra={"pattern": "^mem_[0-9a-f]{32}$"})]
+KeyId = Annotated[str, Field(json_schema_extra={"pattern": "^key_[0-9a-f]{32}$"})]
+WorkerId = Annotated[str, Field(json_schema_extra={"pattern": "^wrk_[0-9a-f]{32}$"})]
+TenantId = Annotated[str, Field(json_schema_extra={"pattern": "^ten_[0-9a-f]{32}$"})]
+Name = Annotated[Text, Field(min_length=1, max_length=200)]
 PublicationId = Annotated[str, Field(json_schema_extra={"pattern": "^pub_[0-9a-f]{32}$"})]
+
+
+_RFC_3339: Final = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
+)
+
+
+def _moment(value: Any) -> Any:
+    if not isinstance(value, str) or _RFC_3339.fullmatch(value) is None:
+        raise ValueError("a time has to be written as in RFC 3339, such as 2030-01-31T12:00:00Z")
+    try:
+        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time has to be between the years 1 and 9999") from None
+
+
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+"""A time in a request, RFC 3339 with its zone."""
+
+
+def _left_out() -> Any:
+    return None
+
+
+LEFT_OUT: Final[Any] = Field(default_factory=_left_out)
+"""Of a field of a PATCH that may be missing but not null; ``model_fields_set`` has those given."""
 
 
 class Body(BaseModel):

@@ -1,20 +1,14 @@
 """`reverie admin`: what only the operator may do, directly in the service's database."""
 
-import contextlib
 import math
-import os
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
-from services.cli import output, restore
+from services.cli import admin_keys, output, restore
+from services.cli.admin_database import TenantArgument, open_database, tenant_of
 from services.cli.connection import CommandError
-
-if TYPE_CHECKING:
-    from services.settings.env import Settings
-    from services.store.database import Connection
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +21,11 @@ app.add_typer(gpu_class, name="gpu-class")
 tenant_app = typer.Typer(no_args_is_help=True, help="Tenants of the service.")
 app.add_typer(tenant_app, name="tenant")
 app.command("restore", epilog=restore.EXAMPLE)(restore.restore)
+app.command("create-key", epilog=admin_keys.EXAMPLES)(admin_keys.create_key)
+app.command("create-operator-key")(admin_keys.create_operator_key)
+app.command("list-keys")(admin_keys.list_keys)
+app.command("revoke-key")(admin_keys.revoke_key)
+app.command("list-members")(admin_keys.list_members)
 
 _EXAMPLES: Final = """Examples:
 
@@ -40,9 +39,7 @@ _UNITS: Final[dict[str, int]] = {
     **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", 1)},
 }
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)")
-_SHOWN: Final = 20
 
-TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="A tenant's id or name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 
 
@@ -55,8 +52,8 @@ def show(tenant: TenantArgument, as_json: Json = False) -> None:
     """
     from services.store import quotas
 
-    with _open_database() as (settings, conn):
-        found = quotas.read(conn, _tenant_of(conn, tenant), settings.quotas)
+    with open_database() as (settings, conn):
+        found = quotas.read(conn, tenant_of(conn, tenant), settings.quotas)
     if as_json:
         facts = {
             name: {"used": each.used, "limit": each.limit, "is_default": each.is_default}
@@ -67,8 +64,8 @@ def show(tenant: TenantArgument, as_json: Json = False) -> None:
     rows = [
         (
             name,
-            "" if each.used is None else _amount(name, each.used),
-            _amount(name, each.limit),
+            "" if each.used is None else output.amount(name, each.used),
+            output.amount(name, each.limit),
             "the default" if each.is_default else "set",
         )
         for name, each in found.items()
@@ -124,8 +121,8 @@ def change(
     }
     if not limits:
         raise CommandError("no limit is named: give at least one, such as --queued-runs 100")
-    with _open_database() as (_, conn):
-        quotas.change(conn, _tenant_of(conn, tenant), limits)
+    with open_database() as (_, conn):
+        quotas.change(conn, tenant_of(conn, tenant), limits)
     show(tenant)
 
 
@@ -144,11 +141,21 @@ def set_price(
 
     if not re.fullmatch("[A-Z]{3}", currency):
         raise CommandError(f"--currency is {currency}; it has to be three letters such as USD")
-    with _open_database() as (_, conn):
+    with open_database() as (_, conn):
         gpu_classes.set_price(
             conn, name, price_micros_per_hour=round(price * 1e6), currency=currency
         )
     output.print_facts({"gpu_class": name, "price": f"{price:g} {currency} an hour"})
+
+
+@tenant_app.command("create", epilog="Example: reverie admin tenant create ada")
+def create_tenant(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Create a tenant with one owner; `reverie admin create-key` makes the owner's first key."""
+    from services.store import tenants
+
+    with open_database() as (_, conn):
+        tenant_id = tenants.create_tenant(conn, name)
+    output.print_facts({"tenant": tenant_id, "name": name})
 
 
 @tenant_app.command("weight", epilog="Example: reverie admin tenant weight ada 2")
@@ -159,47 +166,10 @@ def set_weight(
     """Set a tenant's share: weight 2 gets twice the GPU time of weight 1 while both have runs."""
     from services.store import tenants
 
-    with _open_database() as (_, conn):
-        tenant_id = _tenant_of(conn, tenant)
+    with open_database() as (_, conn):
+        tenant_id = tenant_of(conn, tenant)
         tenants.set_weight(conn, tenant_id, weight)
     output.print_facts({"tenant": tenant_id, "weight": f"{weight:g}"})
-
-
-@contextlib.contextmanager
-def _open_database() -> Iterator[tuple["Settings", "Connection"]]:
-    """The settings, and one transaction in the database that they name."""
-    from services.settings.env import Settings
-    from services.store.database import TRANSIENT_ERRORS, Database
-
-    settings = Settings.from_env(os.environ)
-    database = Database(settings.database_url, max_size=1)
-    try:
-        with database.transaction() as conn:
-            yield settings, conn
-    except TRANSIENT_ERRORS as error:
-        raise CommandError(
-            f"the database of REVERIE_DATABASE_URL does not answer in time ({error}): start it, "
-            "try again, or set the variable as for the service's processes"
-        ) from error
-    finally:
-        database.close()
-
-
-def _tenant_of(conn: "Connection", tenant: str) -> str:
-    """The id of the tenant with this id or name; raises CommandError unless there is one."""
-    from services.store import tenants
-
-    found = tenants.find(conn, tenant)
-    if len(found) > 1:
-        raise CommandError(f"several tenants are called {tenant}: give an id, {_either(found)}")
-    if not found:
-        known = [f"{name} ({tenant_id})" for tenant_id, name in tenants.newest(conn, _SHOWN)]
-        raise CommandError(f"there is no tenant {tenant}; the newest are {_either(known)}")
-    return found[0]
-
-
-def _either(names: list[str]) -> str:
-    return " or ".join(names) or "none"
 
 
 def _count(option: str, text: str) -> int:
@@ -223,9 +193,3 @@ def _bytes(option: str, text: str) -> int:
     if parts is None or parts[2] not in _UNITS:
         raise CommandError(f"{option} is {text}; it has to be a size such as 50GB or 2TiB, or none")
     return round(float(parts[1]) * _UNITS[parts[2]])
-
-
-def _amount(name: str, value: float) -> str:
-    if name == "storage_bytes":
-        return output.size(value)
-    return f"{value:,.1f}" if name == "gpu_hours" else f"{value:,.0f}"

@@ -9,7 +9,20 @@ from typing import Annotated, Final
 
 import typer
 
-from services.cli import admin, datasets, generate, merge, models, output, runs, train, validate
+from services.cli import (
+    admin,
+    datasets,
+    generate,
+    keys,
+    members,
+    merge,
+    models,
+    output,
+    runs,
+    train,
+    usage,
+    validate,
+)
 from services.cli.connection import CommandError, Invocation
 
 _EXAMPLES: Final = """Examples:
@@ -32,7 +45,10 @@ app = typer.Typer(
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
+app.add_typer(members.app, name="members")
 app.add_typer(admin.app, name="admin")
+app.command("usage", epilog=usage.EXAMPLE)(usage.usage)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
 app.command("validate", epilog=validate.EXAMPLES)(validate.validate)

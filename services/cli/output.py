@@ -106,3 +106,10 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def amount(quota: str, value: float) -> str:
+    """A limit or a use of a quota, in its own unit."""
+    if quota == "storage_bytes":
+        return size(value)
+    return f"{value:,.1f}" if quota == "gpu_hours" else f"{value:,.0f}"

@@ -65,6 +65,21 @@ def post(
     return Call(method="POST", path=path, body=body or {}, headers=headers, read=json_object)
 
 
+def put(path: str, body: Mapping[str, Any]) -> Call[Any]:
+    """The answer is a JSON object, which is returned as it is."""
+    return Call(method="PUT", path=path, body=body, read=json_object)
+
+
+def patch(path: str, body: Mapping[str, Any]) -> Call[Any]:
+    """What the body names is changed; the answer is the object as it is now."""
+    return Call(method="PATCH", path=path, body=body, read=json_object)
+
+
+def delete(path: str) -> Call[None]:
+    """There is no answer but the status."""
+    return Call(method="DELETE", path=path, read=lambda _: None)
+
+
 def if_match(version: int | None) -> dict[str, str]:
     """The header that lets a call change an object of this version only; None: of any."""
     return {} if version is None else {"If-Match": f'"{version}"'}

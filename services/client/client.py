@@ -6,7 +6,15 @@ from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from services.client.call import Call, StreamCall
-from services.client.calls import datasets, publications, runs
+from services.client.calls import (
+    api_keys,
+    datasets,
+    members,
+    operators,
+    publications,
+    runs,
+    usage,
+)
 from services.client.retry import Retry
 from services.client.stream import stream
 from services.client.transport import Transport
@@ -38,7 +46,7 @@ def _streamed(
 
 
 class Client:
-    """The service for one tenant; a context manager that closes its connections.
+    """The service for a tenant, or an operator; a context manager that closes its connections.
 
     Every method raises ProblemError where the service refuses the request, and
     ServiceUnreachableError where it does not answer. ``AsyncClient`` has the same ones.
@@ -90,3 +98,31 @@ class Client:
     create_publication = _sent(publications.create_publication)
     list_publications = _sent(publications.list_publications)
     get_publication = _sent(publications.get_publication)
+
+    list_members = _sent(members.list_members)
+    create_member = _sent(members.create_member)
+    get_member = _sent(members.get_member)
+    change_member = _sent(members.change_member)
+    remove_member = _sent(members.remove_member)
+
+    list_keys = _sent(api_keys.list_keys)
+    create_key = _sent(api_keys.create_key)
+    get_key = _sent(api_keys.get_key)
+    rotate_key = _sent(api_keys.rotate_key)
+    revoke_key = _sent(api_keys.revoke_key)
+
+    list_usage = _sent(usage.list_usage)
+    list_quotas = _sent(usage.list_quotas)
+
+    list_tenants = _sent(operators.list_tenants)
+    create_tenant = _sent(operators.create_tenant)
+    get_tenant = _sent(operators.get_tenant)
+    change_tenant = _sent(operators.change_tenant)
+    list_tenant_members = _sent(operators.list_tenant_members)
+    list_tenant_keys = _sent(operators.list_tenant_keys)
+    create_tenant_key = _sent(operators.create_tenant_key)
+    get_tenant_key = _sent(operators.get_tenant_key)
+    revoke_tenant_key = _sent(operators.revoke_tenant_key)
+    list_gpu_classes = _sent(operators.list_gpu_classes)
+    set_price = _sent(operators.set_price)
+    list_workers = _sent(operators.list_workers)

@@ -6,6 +6,8 @@ They equal the schemas of the OpenAPI document, under the same names.
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NotRequired, Self, TypedDict, TypeVar
 
+from services.domain.access import Role, Scope
+
 T = TypeVar("T")
 
 
@@ -263,3 +265,135 @@ class Publication(TypedDict):
     links: dict[str, str]
     created_at: str
     updated_at: str
+
+
+class Member(TypedDict):
+    """Who acts for the tenant, with API keys of its own."""
+
+    id: str
+    object: Literal["member"]
+    name: str
+    role: Role
+    links: dict[str, str]
+    created_at: str
+
+
+class MemberChanges(TypedDict, total=False):
+    name: str
+    role: Role
+
+
+class ApiKeyRequest(TypedDict):
+    name: str
+    member_id: NotRequired[str | None]
+    scopes: NotRequired[list[Scope] | None]
+    expires_at: NotRequired[str | None]
+
+
+class ApiKey(TypedDict):
+    """An API key, without its secret."""
+
+    id: str
+    object: Literal["api_key"]
+    name: str
+    member_id: str | None
+    scopes: list[str] | None
+    """None: all that the member's role has."""
+    expires_at: str | None
+    last_used_at: str | None
+    replaced_by: str | None
+    links: dict[str, str]
+    created_at: str
+
+
+class NewApiKey(ApiKey):
+    secret: str | None
+    """None where the answer to the first try was lost: rotate the key."""
+
+
+class ClassUsage(TypedDict):
+    gpu_class: str
+    charged_s: float
+    cost_micros: int
+    currency: str | None
+
+
+class MonthUsage(TypedDict):
+    """GPU time of a calendar month (UTC); its id is such as 2026-11."""
+
+    id: str
+    object: Literal["month_usage"]
+    gpu_classes: list[ClassUsage]
+
+
+class Quota(TypedDict):
+    """A limit of the tenant; ``used`` is None for a quota of requests."""
+
+    id: str
+    object: Literal["quota"]
+    limit: int | float
+    used: int | float | None
+    is_default: bool
+
+
+class QuotaChanges(TypedDict, total=False):
+    """Limits to set; None brings the service's default back."""
+
+    queued_runs: int | None
+    concurrent_runs: int | None
+    gpu_hours: float | None
+    storage_bytes: int | None
+    uploads: int | None
+    requests_per_minute: int | None
+
+
+class TenantRequest(TypedDict):
+    name: str
+    weight: NotRequired[float]
+    quotas: NotRequired[QuotaChanges]
+
+
+class TenantChanges(TypedDict, total=False):
+    name: str
+    weight: float
+    quotas: QuotaChanges
+
+
+class TenantSummary(TypedDict):
+    """A tenant in an operator's list."""
+
+    id: str
+    object: Literal["tenant"]
+    name: str
+    weight: float
+    links: dict[str, str]
+    created_at: str
+
+
+class Tenant(TenantSummary):
+    quotas: list[Quota]
+
+
+class GpuClass(TypedDict):
+    """A class of GPUs that has a price."""
+
+    id: str
+    object: Literal["gpu_class"]
+    price_micros_per_hour: int
+    currency: str
+
+
+class Worker(TypedDict):
+    """A process that takes work, as operators see it."""
+
+    id: str
+    object: Literal["worker"]
+    kind: str
+    gpu_class: str
+    version: str
+    node: str
+    draining: bool
+    drain_reason: Failure | None
+    run_id: str | None
+    started_at: str
+    heartbeat_at: str

@@ -92,6 +92,18 @@ class DatasetIncompleteError(DomainError):
         self.problems = tuple(problems)
 
 
+class LastOwnerError(DomainError):
+    """A tenant keeps at least one owner."""
+
+    code = "last_owner"
+
+
+class KeyNotActiveError(DomainError):
+    """The API key has expired or was rotated before; the message says what to use."""
+
+    code = "key_not_active"
+
+
 class QuotaExceededError(DomainError):
     """One of the tenant's quotas does not allow more; ``problems`` names the quota."""
 

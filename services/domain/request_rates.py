@@ -24,7 +24,6 @@ WINDOW_S: Final = 60
 class Taken:
     """The answer of a tenant's bucket to one request."""
 
-    tenant_id: str
     policy: RatePolicy
     capacity: int
     """Requests that the full bucket allows at once, and within a minute after it was empty."""

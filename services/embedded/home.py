@@ -25,6 +25,8 @@ class Secrets:
     broker_password: str
     signing_key: str
     """Hex; signs the folder store's URLs."""
+    key_pepper: str
+    """Hex; API keys are stored as HMACs with it."""
     api_key: str | None
     """The first tenant's API key; None until there is a database."""
 
@@ -97,18 +99,20 @@ class Home:
         return descriptor
 
     def secrets(self) -> Secrets:
-        """The secrets of this home; created by the first call."""
+        """The secrets of this home; the first call creates those that are missing."""
         file = self.path / "secrets.json"
-        if file.exists():
-            return Secrets(**json.loads(file.read_text()))
-        fresh = Secrets(
-            postgres_password=secrets.token_hex(24),
-            broker_password=secrets.token_hex(24),
-            signing_key=secrets.token_hex(32),
-            api_key=None,
-        )
-        self.save_secrets(fresh)
-        return fresh
+        known = json.loads(file.read_text()) if file.exists() else {}
+        fresh = {
+            "postgres_password": secrets.token_hex(24),
+            "broker_password": secrets.token_hex(24),
+            "signing_key": secrets.token_hex(32),
+            "key_pepper": secrets.token_hex(32),
+            "api_key": None,
+        }
+        found = Secrets(**{**fresh, **known})
+        if fresh.keys() - known.keys():
+            self.save_secrets(found)
+        return found
 
     def save_secrets(self, saved: Secrets) -> None:
         write_private(self.path / "secrets.json", dataclasses.asdict(saved))

@@ -13,20 +13,31 @@ BASE_MODEL = "hidream-tiny"
 TRAINER_STOP_S = 120.0
 """Time for a trainer to finish its step and commit a checkpoint."""
 
+_ONLY_FOR = {
+    "services.api": ("REVERIE_KEY_PEPPER",),
+    # Only publishing uses the Hub.
+    "services.results": ("HF_TOKEN", "HF_ENDPOINT", "HUGGING_FACE_HUB_TOKEN"),
+}
+"""Variables that no other process sees."""
+
 
 def service_environment(
-    env: Mapping[str, str], home: Home, *, urls: Mapping[str, str], signing_key: str, port: int
+    env: Mapping[str, str], home: Home, *, urls: Mapping[str, str], port: int
 ) -> dict[str, str]:
     """The environment that all processes share; values of the caller override defaults.
+
+    ``_process`` leaves out what only one of them may see.
 
     Args:
         env: the caller's environment.
         urls: ``REVERIE_DATABASE_URL`` and ``REVERIE_BROKER_URL``.
         port: the API's port on loopback.
     """
+    secrets = home.secrets()
     defaults = {
         "REVERIE_OBJECTS_URL": f"file://{home.objects}",
-        "REVERIE_SIGNING_KEY": signing_key,
+        "REVERIE_SIGNING_KEY": secrets.signing_key,
+        "REVERIE_KEY_PEPPER": secrets.key_pepper,
         "REVERIE_MODELS_DIR": str(home.models),
         "REVERIE_PUBLICATIONS_DIR": str(home.publications),
         "REVERIE_SCRATCH_DIR": str(home.scratch),
@@ -51,10 +62,9 @@ def _process(
     *arguments: str,
     stop_s: float = 20.0,
 ) -> ChildSpec:
-    own = dict(env)
-    if module != "services.results":  # only publishing uses the Hub
-        for key in ("HF_TOKEN", "HF_ENDPOINT", "HUGGING_FACE_HUB_TOKEN"):
-            own.pop(key, None)
+    others = {name for user, names in _ONLY_FOR.items() if user != module for name in names}
+    own = {name: value for name, value in env.items() if name not in others}
+    if module != "services.results":
         own["HF_HUB_OFFLINE"] = "1"
     return ChildSpec(
         name=name,

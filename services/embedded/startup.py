@@ -17,6 +17,7 @@ from services.embedded.servers import Server
 from services.processes.errors import ChildDiedError, StopAskedError
 from services.processes.supervised import ChildSpec, SupervisedChild
 from services.processes.supervisor import stop_in_order, wait_ready
+from services.settings.env import Settings
 
 DEFAULT_PORT = 8484
 _SERVER_DEADLINE_S: Final = 60.0
@@ -80,17 +81,15 @@ class Startup:
         """
         port = self._api_port()
         urls = self._start_servers()
-        signing_key = self.home.secrets().signing_key
-        env = parts.service_environment(
-            self.env, self.home, urls=urls, signing_key=signing_key, port=port
-        )
+        env = parts.service_environment(self.env, self.home, urls=urls, port=port)
         model = None
         own_models = (
             "REVERIE_MODELS_DIR" in self.env
         )  # the operator's own folder: no model is added
         if not own_models and not parts.has_base_model(self.home.models):
             model = self.children.start(parts.make_base_model(self.home, env))
-        api_key = prepare_database(urls["REVERIE_DATABASE_URL"], self.home)
+        key_pepper = Settings.from_env(env).key_pepper
+        api_key = prepare_database(urls["REVERIE_DATABASE_URL"], self.home, key_pepper)
         if model is not None:
             self._finish_model(model)
         url = env["REVERIE_API_URL"]

@@ -10,11 +10,11 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 _SECRET_NAME: Final = re.compile(
-    r"(^|_)(token|key|secret|password|authorization|signature|credential)s?$", re.IGNORECASE
+    r"(^|_)(token|key|pepper|secret|password|authorization|signature|credential)s?$", re.IGNORECASE
 )
 _SIGNED_URL: Final = re.compile(r"(https?://[^\s?#]+)\?\S*signature\S*", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"(\w+://)[^\s/@]+@")
-_API_KEY: Final = re.compile(r"\brv_[A-Za-z0-9_-]{8,}")
+_API_KEY: Final = re.compile(r"\brv[a-z]?_[A-Za-z0-9_-]{8,}")
 _REDACTED: Final = "[redacted]"
 
 

@@ -181,13 +181,21 @@ class Settings:
     @property
     def signing_key(self) -> bytes:
         """REVERIE_SIGNING_KEY, given in hex, at least 128 bits: signs URLs of the folder store."""
-        text = self._required("REVERIE_SIGNING_KEY")
+        return self._hex("REVERIE_SIGNING_KEY")
+
+    @property
+    def key_pepper(self) -> bytes:
+        """REVERIE_KEY_PEPPER, given in hex, at least 128 bits: API keys are stored as HMACs with
+        it, so with another one no key is valid. For the API and for the migration."""
+        return self._hex("REVERIE_KEY_PEPPER")
+
+    def _hex(self, name: str) -> bytes:
         try:
-            key = bytes.fromhex(text)
+            key = bytes.fromhex(self._required(name))
         except ValueError:
-            raise SettingsError("REVERIE_SIGNING_KEY is not hex") from None
+            raise SettingsError(f"{name} is not hex") from None
         if len(key) < 16:
-            raise SettingsError("REVERIE_SIGNING_KEY has fewer than 32 hex digits")
+            raise SettingsError(f"{name} has fewer than 32 hex digits")
         return key
 
     def _required(self, name: str) -> str:
@@ -204,6 +212,7 @@ _WITHOUT_DEFAULT: Final = (
     "REVERIE_BROKER_URL",
     "REVERIE_OBJECTS_URL",
     "REVERIE_SIGNING_KEY",
+    "REVERIE_KEY_PEPPER",
 )
 
 

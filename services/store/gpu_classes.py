@@ -1,8 +1,12 @@
 """GPU classes: the operator's price of an hour of each."""
 
+from dataclasses import dataclass
 from typing import Final
 
-from services.store.database import Connection
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+
+from services.store.database import Connection, columns_of
 
 _SET_PRICE: Final = """
 INSERT INTO gpu_classes (gpu_class, price_micros_per_hour, currency)
@@ -18,6 +22,28 @@ def set_price(
     """Set the price for attempts that start from now on."""
     facts = {"gpu_class": gpu_class, "price": price_micros_per_hour, "currency": currency}
     conn.execute(_SET_PRICE, facts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuClass:
+    """One row of ``gpu_classes``."""
+
+    gpu_class: str
+    price_micros_per_hour: int
+    """Of one GPU, in millionths of the currency."""
+    currency: str
+    """ISO 4217."""
+
+
+_ALL: Final = SQL("SELECT {columns} FROM gpu_classes ORDER BY gpu_class").format(
+    columns=columns_of(GpuClass)
+)
+
+
+def all_classes(conn: Connection) -> list[GpuClass]:
+    """The classes that have a price, by name; there are few."""
+    with conn.cursor(row_factory=class_row(GpuClass)) as cursor:
+        return cursor.execute(_ALL).fetchall()
 
 
 _CURRENCIES: Final = "SELECT gpu_class, currency FROM gpu_classes"

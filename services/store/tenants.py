@@ -1,49 +1,98 @@
-"""Tenants and their API keys. A key is shown once; the database keeps its SHA-256."""
+"""Tenants: the customers of the service, whose rows nobody else sees."""
 
-import hashlib
-import secrets
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+
+from services.domain.errors import IdempotencyMismatchError, NotFoundError
 from services.domain.ids import new_id
-from services.store.database import Connection
+from services.store.database import Connection, columns_of
 
 
-def digest(plaintext: str) -> str:
-    """What the database keeps of an API key."""
-    return hashlib.sha256(plaintext.encode()).hexdigest()
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tenant:
+    """One row of ``tenants``."""
+
+    tenant_id: str
+    name: str
+    weight: float
+    """Its part of the GPU time, next to the weights of others."""
+    created_at: datetime
 
 
-_CREATE_TENANT: Final = "INSERT INTO tenants (tenant_id, name) VALUES (%s, %s)"
+_CREATE: Final = """
+WITH tenant AS (
+    INSERT INTO tenants (tenant_id, name, request_key)
+    VALUES (%(tenant_id)s, %(name)s, %(request_key)s)
+    ON CONFLICT (request_key) DO NOTHING RETURNING tenant_id
+)
+INSERT INTO members (member_id, tenant_id, name, role)
+SELECT %(member_id)s, tenant_id, %(name)s, 'owner' FROM tenant
+"""
 
 
 def create_tenant(conn: Connection, name: str) -> str:
-    """A new tenant; returns its id."""
+    """A new tenant with one owner of the same name; returns the tenant's id."""
     tenant_id = new_id("ten")
-    conn.execute(_CREATE_TENANT, (tenant_id, name))
+    _create(conn, tenant_id, name, request_key=None)
     return tenant_id
 
 
-_CREATE_KEY: Final = """
-INSERT INTO api_keys (key_id, tenant_id, key_sha256, name) VALUES (%s, %s, %s, %s)
-"""
+_OF_REQUEST: Final = "SELECT tenant_id, name FROM tenants WHERE request_key = %s"
 
 
-def create_api_key(conn: Connection, tenant_id: str, name: str) -> tuple[str, str]:
-    """A new key of 256 random bits; returns its id and the key itself, ``rv_…``."""
-    key_id, plaintext = new_id("key"), f"rv_{secrets.token_urlsafe(32)}"
-    conn.execute(_CREATE_KEY, (key_id, tenant_id, digest(plaintext), name))
-    return key_id, plaintext
+def create_once(conn: Connection, name: str, request_key: str | None) -> tuple[str, bool]:
+    """As ``create_tenant``, once for each ``request_key`` that is given; also whether it is new.
+
+    Raises IdempotencyMismatchError where the key made a tenant of another name.
+    """
+    tenant_id = new_id("ten")
+    if _create(conn, tenant_id, name, request_key=request_key):
+        return tenant_id, True
+    row = conn.execute(_OF_REQUEST, (request_key,)).fetchone()
+    assert row is not None
+    if row[1] != name:
+        raise IdempotencyMismatchError(f"key {request_key} made a tenant of another name")
+    return str(row[0]), False
 
 
-_TENANT_OF_KEY: Final = """
-SELECT tenant_id FROM api_keys WHERE key_sha256 = %s AND revoked_at IS NULL
-"""
+def _create(conn: Connection, tenant_id: str, name: str, *, request_key: str | None) -> bool:
+    facts = {
+        "tenant_id": tenant_id,
+        "member_id": new_id("mem"),
+        "name": name,
+        "request_key": request_key,
+    }
+    return conn.execute(_CREATE, facts).rowcount == 1
 
 
-def tenant_of_key(conn: Connection, plaintext: str) -> str | None:
-    """The tenant of an API key; None for an unknown or revoked key."""
-    row = conn.execute(_TENANT_OF_KEY, (digest(plaintext),)).fetchone()
-    return None if row is None else str(row[0])
+_GET: Final = SQL("SELECT {columns} FROM tenants WHERE tenant_id = %s").format(
+    columns=columns_of(Tenant)
+)
+
+
+def get(conn: Connection, tenant_id: str) -> Tenant:
+    """Raises NotFoundError."""
+    with conn.cursor(row_factory=class_row(Tenant)) as cursor:
+        tenant = cursor.execute(_GET, (tenant_id,)).fetchone()
+    if tenant is None:
+        raise NotFoundError("tenant", tenant_id)
+    return tenant
+
+
+_LIST: Final = SQL("""
+SELECT {columns} FROM tenants WHERE (%(after)s::text IS NULL OR tenant_id < %(after)s)
+ORDER BY tenant_id DESC LIMIT %(limit)s
+""").format(columns=columns_of(Tenant))
+
+
+def list_page(conn: Connection, limit: int, after: str | None = None) -> list[Tenant]:
+    """All tenants, newest first; ``after`` is the last id of the page before."""
+    with conn.cursor(row_factory=class_row(Tenant)) as cursor:
+        return cursor.execute(_LIST, {"limit": limit, "after": after}).fetchall()
 
 
 _FIND: Final = "SELECT tenant_id FROM tenants WHERE tenant_id = %(tenant)s OR name = %(tenant)s"
@@ -75,3 +124,11 @@ _SET_WEIGHT: Final = "UPDATE tenants SET weight = %s WHERE tenant_id = %s"
 def set_weight(conn: Connection, tenant_id: str, weight: float) -> None:
     """Set the tenant's part of the GPU time; above 0."""
     conn.execute(_SET_WEIGHT, (weight, tenant_id))
+
+
+_SET_NAME: Final = "UPDATE tenants SET name = %s WHERE tenant_id = %s"
+
+
+def set_name(conn: Connection, tenant_id: str, name: str) -> None:
+    """Set what operators call the tenant; it need not be unique."""
+    conn.execute(_SET_NAME, (name, tenant_id))

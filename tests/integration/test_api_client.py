@@ -22,6 +22,7 @@ from services.settings.env import Settings
 from services.store import tenants
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
+from tests.support.api_keys import new_api_key
 from tests.support.finished_runs import finish
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase, plan
@@ -50,7 +51,7 @@ def tenant_db(fleet: Fleet) -> Iterator[TenantDatabase]:
 @pytest.fixture
 def client(fleet: Fleet, tenant_db: TenantDatabase) -> Iterator[Client]:
     with tenant_db.database.transaction() as conn:
-        _, api_key = tenants.create_api_key(conn, tenant_db.tenant_id, "tests")
+        api_key = new_api_key(conn, tenant_db.tenant_id)
     with Client(fleet.url, api_key, retry=Retry(tries=1)) as client:
         yield client
 
@@ -84,7 +85,7 @@ def test_every_call_of_the_client_is_documented(fleet: Fleet, client: Client) ->
         seen.append(event)
         if len(seen) == 1:
             client.cancel_run(run["id"])
-    shown = [
+    shown: list[tuple[Any, Any]] = [
         (dataset, shapes.Dataset),
         (client.get_dataset(dataset["id"]), shapes.Dataset),
         (client.list_datasets().data[0], shapes.Dataset),
@@ -99,12 +100,29 @@ def test_every_call_of_the_client_is_documented(fleet: Fleet, client: Client) ->
     with pytest.raises(ProblemError):
         client.get_publication("pub_" + "0" * 32)
 
+    member = client.create_member("bob", "viewer")
+    key = client.create_key({"name": "ci", "member_id": member["id"]})
+    shown += [
+        (member, shapes.Member),
+        (client.get_member(member["id"]), shapes.Member),
+        (client.change_member(member["id"], {"role": "owner"}), shapes.Member),
+        (client.list_members().data[0], shapes.Member),
+        (key, shapes.NewApiKey),
+        (client.get_key(key["id"]), shapes.ApiKey),
+        (client.list_keys().data[0], shapes.ApiKey),
+        (client.rotate_key(key["id"]), shapes.NewApiKey),
+        (client.list_quotas().data[0], shapes.Quota),
+    ]
+    client.revoke_key(key["id"])
+    client.remove_member(member["id"])
+    assert client.list_usage().data == []
+
     for body, shape in shown:
         assert is_shape(dict(body), shape), shape
     for method, path in made:
         assert any(m == method and p.fullmatch(path) for m, p in documented), (method, path)
     assert document["openapi"].startswith("3.1")
-    assert document["paths"]["/v1/runs"]["post"]["security"] == [{"api_key": []}]
+    assert document["paths"]["/v1/runs"]["post"]["security"] == [{"api_key": ["runs:write"]}]
 
 
 def test_results_and_checkpoints_are_downloaded_by_signed_links(
@@ -153,7 +171,7 @@ def test_the_asynchronous_client_reads_the_same(
     claim = tenant_db.held(plan=plan())
     finish(tenant_db, claim, open_store(Settings.from_env(fleet.env)), tmp_path)
     with tenant_db.database.transaction() as conn:
-        _, api_key = tenants.create_api_key(conn, tenant_db.tenant_id, "async")
+        api_key = new_api_key(conn, tenant_db.tenant_id)
 
     async def seen() -> tuple[Any, ...]:
         async with AsyncClient(fleet.url, api_key) as other:

@@ -21,6 +21,7 @@ from services.settings.env import Settings
 from services.store import datasets, idempotency, tenants
 from services.store.database import Database
 from services.store.datasets import NewFile
+from tests.support.api_keys import new_api_key
 from tests.support.fleet import Fleet
 from tests.support.service import run_request
 from tests.support.verifying import end_verification
@@ -55,7 +56,7 @@ class Service:
         file = NewFile(path="a.jpg", media="image", size_bytes=1, sha256="a" * 64)
         with self.database.transaction() as conn:
             self.tenant_id = tenants.create_tenant(conn, "ada")
-            _, api_key = tenants.create_api_key(conn, self.tenant_id, "tests")
+            api_key = new_api_key(conn, self.tenant_id)
             dataset = datasets.create(conn, self.tenant_id, "photos", [file])
         self.dataset_id = dataset.dataset_id
         self.request = run_request(dict.fromkeys(("photos", "held-out"), self.dataset_id))

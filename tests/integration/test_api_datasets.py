@@ -10,8 +10,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import httpx
 import pytest
 
+from services.store import api_keys
 from services.store.database import Database
 from services.store.datasets import FileFacts
+from tests.support.api_keys import digest
 from tests.support.fleet import Fleet, children_of
 from tests.support.service import database_of, new_tenant, run_request
 from tests.support.tenant import Json, Tenant
@@ -164,11 +166,9 @@ def test_a_rejected_dataset_is_refused_with_its_bad_files(tenant: Tenant, store:
 
 
 def _tenant_id(store: Database, tenant: Tenant) -> str:
-    from services.store import tenants
-
     key = tenant.http.headers["Authorization"].removeprefix("Bearer ")
     with store.transaction() as conn:
-        found = tenants.tenant_of_key(conn, key)
+        found = api_keys.tenant_of(conn, digest(key))
     assert found is not None
     return found
 

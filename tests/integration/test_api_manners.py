@@ -43,13 +43,13 @@ def runs(tenant: Tenant, datasets: dict[str, str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def addresses(fleet: Fleet, runs: list[str], datasets: dict[str, str]) -> list[str]:
-    """Every address that has a GET; what is missing is there, too: it is answered with 404."""
+    """Every address for tenants that has a GET; what is missing is answered with 404."""
     paths = httpx.get(f"{fleet.url}/openapi.json").json()["paths"]
     ids = {"run_id": runs[0], "dataset_id": datasets["photos"]}
     found = [
         re.sub(r"\{(\w+)\}", lambda name: ids.get(name[1], "nothing"), path)
         for path, item in paths.items()
-        if "get" in item
+        if "get" in item and not path.startswith("/v1/admin/")
     ]
     assert len(found) > 10
     return found

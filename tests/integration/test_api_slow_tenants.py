@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from services.store import tenants
+from tests.support.api_keys import new_api_key
 from tests.support.fleet import Fleet
 from tests.support.raw_http import connect, read
 from tests.support.service import database_of, new_tenant
@@ -45,7 +46,7 @@ def grace(fleet: Fleet) -> Tenant:
 def test_a_tenant_with_many_keys_leaves_connections_to_others(fleet: Fleet, grace: Tenant) -> None:
     with database_of(fleet) as database, database.transaction() as conn:
         ada = tenants.create_tenant(conn, "ada")
-        keys = [tenants.create_api_key(conn, ada, "one of many")[1] for _ in range(8)]
+        keys = [new_api_key(conn, ada) for _ in range(8)]
 
     def ask(key: str) -> int:
         headers = {"Authorization": f"Bearer {key}"}

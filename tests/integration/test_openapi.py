@@ -15,9 +15,10 @@ import pytest
 
 from services.objects.open import open_store
 from services.settings.env import Settings
-from services.store import tenants
+from services.store import api_keys, members, operator_keys, tenants
 from services.store.database import Database
-from tests.integration.openapi_fuzz.command import Fuzzed, fuzz
+from tests.integration.openapi_fuzz.command import Fuzzed, Spare, fuzz
+from tests.support.api_keys import KEY_PEPPER
 from tests.support.finished_runs import finish
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase, plan
@@ -35,6 +36,8 @@ class Target:
 
     url: str
     keys: dict[str, str]
+    operator: str
+    spare: Spare
     run_request: Json
     finished_run: str
     large_upload: Json
@@ -57,10 +60,17 @@ def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFact
         ada = TenantDatabase.new(database)
         with database.transaction() as conn:
             owners = {"ada": ada.tenant_id, "grace": tenants.create_tenant(conn, "grace")}
-            keys = {
-                name: tenants.create_api_key(conn, tenant_id, "fuzz")[1]
+            made = {
+                name: api_keys.create(conn, tenant_id, KEY_PEPPER, name="fuzz")
                 for name, tenant_id in owners.items()
             }
+            spare = Spare(
+                tenant_id=tenants.create_tenant(conn, "spare"),
+                member_id=members.create(conn, ada.tenant_id, name="bob", role="owner").member_id,
+                kept_ids=[id_ for key, _ in made.values() for id_ in (key.key_id, key.member_id)],
+            )
+            operator = operator_keys.create(conn, KEY_PEPPER, name="fuzz")[1]
+        keys = {name: secret for name, (_, secret) in made.items()}
         claim = ada.held(plan=plan())
         store = open_store(Settings.from_env(fleet.env))
         finish(ada, claim, store, tmp_path_factory.mktemp("run"))
@@ -72,6 +82,8 @@ def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFact
     return Target(
         url=fleet.url,
         keys=keys,
+        operator=operator,
+        spare=spare,
         run_request=run_request(push_unread(tenant)),
         finished_run=claim.run_id,
         large_upload={"dataset_id": waiting["id"], "path": "large.png", "sha256": ["0" * 64] * 3},
@@ -83,6 +95,8 @@ def fuzzed(target: Target, folder: Path, *, phases: str, seed: int, examples: in
         target.url,
         folder,
         keys=target.keys,
+        operator=target.operator,
+        spare=target.spare,
         run_request=target.run_request,
         finished_run=target.finished_run,
         large_upload=target.large_upload,

@@ -15,6 +15,7 @@ from services.settings.env import SettingsError
 from services.store import tenants
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
+from tests.support.api_keys import new_api_key
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase, checkpoint_at, result_of
 from tests.support.service import run_request
@@ -46,7 +47,7 @@ def tenant_db(fleet: Fleet) -> Iterator[TenantDatabase]:
 @pytest.fixture
 def tenant(fleet: Fleet, tenant_db: TenantDatabase) -> Iterator[Tenant]:
     with tenant_db.database.transaction() as conn:
-        _, api_key = tenants.create_api_key(conn, tenant_db.tenant_id, "tests")
+        api_key = new_api_key(conn, tenant_db.tenant_id)
     tenant = Tenant(fleet.url, api_key)
     yield tenant
     tenant.http.close()

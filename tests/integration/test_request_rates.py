@@ -14,8 +14,9 @@ from fastapi.testclient import TestClient
 from services.api.app import create_app
 from services.client.client import Client
 from services.settings.env import Settings
-from services.store import quotas, tenants
+from services.store import quotas
 from services.store.database import Database
+from tests.support.api_keys import new_api_key
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase
 from tests.support.service import new_tenant
@@ -52,7 +53,7 @@ def tenant_db(replicas: tuple[Fleet, Fleet]) -> Iterator[TenantDatabase]:
 @pytest.fixture
 def api_key(tenant_db: TenantDatabase) -> str:
     with tenant_db.database.transaction() as conn:
-        return tenants.create_api_key(conn, tenant_db.tenant_id, "tests")[1]
+        return new_api_key(conn, tenant_db.tenant_id)
 
 
 @pytest.fixture

@@ -15,11 +15,16 @@ import pytest
 from services.cache_builder.indexing.index import Indexer
 from services.dispatcher.health import Health
 from services.dispatcher.loop import Dispatcher
+from services.domain.access import SCOPES_OF
+from services.domain.quotas import Quotas
+from services.domain.request_rates import RatePolicy
 from services.queue.rings import Rings
-from services.store import run_documents
+from services.store import members, request_rates, run_documents
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
 from services.store.migrate import migrate
+from tests.support.api_keys import KEY_PEPPER
+from tests.support.api_keys import digest as digest_of
 from tests.support.dispatching import DispatcherAndIndexer
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
@@ -53,7 +58,7 @@ def old_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 def migrated(old_url: str) -> Iterator[Database]:
-    migrate(old_url)
+    migrate(old_url, KEY_PEPPER)
     database = Database(old_url, max_size=4)
     yield database
     database.close()
@@ -96,15 +101,32 @@ def test_every_document_is_as_it_was(migrated: Database) -> None:
     assert any(digests["data_index"] for digests in found.values())
 
 
+def test_the_keys_go_on_working_for_an_owner(old_url: str) -> None:
+    key = "rv_" + "aB3_-" * 8 + "xyz"  # as they were made at 60c19c9
+    with psycopg.connect(old_url) as conn:
+        key_sha256 = hashlib.sha256(key.encode()).hexdigest()
+        conn.execute("UPDATE api_keys SET key_sha256 = %s", (key_sha256,))
+    migrate(old_url, KEY_PEPPER)
+    database = Database(old_url, max_size=1)
+    with database.autocommit() as conn:
+        found = request_rates.take(conn, digest_of(key), RatePolicy.OTHER, Quotas())
+        assert found is not None
+        member = members.get(conn, found[0].tenant_id, str(found[0].member_id))
+        other = request_rates.take(conn, digest_of(f"{key}x"), RatePolicy.OTHER, Quotas())
+    database.close()
+    assert (member.role, found[0].scopes) == ("owner", SCOPES_OF["owner"])
+    assert other is None
+
+
 def test_no_row_of_another_table_is_lost(old_url: str) -> None:
     with psycopg.connect(old_url) as conn:
         before = dict(conn.execute(ROWS).fetchall())
-    migrate(old_url)
+    migrate(old_url, KEY_PEPPER)
     with psycopg.connect(old_url) as conn:
         after = dict(conn.execute(ROWS).fetchall())
     assert {name: after[name] for name in before} == before
     new = {name: count for name, count in after.items() if name not in before and count}
-    assert new == {"run_documents": before["runs"]}
+    assert new == {"run_documents": before["runs"], "members": before["tenants"]}
     assert min(before.values()) > 0, "every table holds at least one row"
 
 
@@ -183,7 +205,7 @@ def test_concurrent_migrations_are_applied_once(
         conn.execute("CREATE DATABASE empty_at_first")
     url = postgres_server.url("empty_at_first")
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(migrate, [url] * 4))
-    migrate(url)
+        list(pool.map(migrate, [url] * 4, [KEY_PEPPER] * 4))
+    migrate(url, KEY_PEPPER)
     with psycopg.connect(url) as conn:
         assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0005",)]

@@ -20,6 +20,7 @@ from services.domain.errors import (
 from services.domain.ids import new_id
 from services.domain.ledger import ChildEvent, Outcome
 from services.store import (
+    api_keys,
     datasets,
     idempotency,
     publications,
@@ -40,6 +41,7 @@ from services.store.database import (
 )
 from services.store.ledger import PostgresLedger
 from services.store.run_rows import Run
+from tests.support.api_keys import KEY_PEPPER, digest
 from tests.support.postgres import PostgresServer
 from tests.support.runs import (
     LEASE,
@@ -242,12 +244,13 @@ def test_a_failed_request_stores_no_idempotency_key(tenant_db: TenantDatabase) -
 
 def test_an_api_key_identifies_its_tenant(tenant_db: TenantDatabase) -> None:
     with tenant_db.database.transaction() as conn:
-        key_id, plaintext = tenants.create_api_key(conn, tenant_db.tenant_id, "laptop")
-        assert plaintext.startswith("rv_")
-        assert tenants.tenant_of_key(conn, plaintext) == tenant_db.tenant_id
-        assert tenants.tenant_of_key(conn, plaintext + "x") is None
-        conn.execute("UPDATE api_keys SET revoked_at = now() WHERE key_id = %s", (key_id,))
-        assert tenants.tenant_of_key(conn, plaintext) is None
+        key, secret = api_keys.create(conn, tenant_db.tenant_id, KEY_PEPPER, name="laptop")
+        assert secret.startswith("rv_")
+        assert api_keys.tenant_of(conn, digest(secret)) == tenant_db.tenant_id
+        assert api_keys.tenant_of(conn, digest(secret + "x")) is None
+        assert api_keys.tenant_of(conn, api_keys.digest(b"another pepper", secret)) is None
+        api_keys.revoke(conn, tenant_db.tenant_id, key.key_id)
+        assert api_keys.tenant_of(conn, digest(secret)) is None
 
 
 def test_a_dataset_is_verified_once(tenant_db: TenantDatabase) -> None:

@@ -1,53 +1,39 @@
-"""Every route of the OpenAPI document: who is let in, and that another's object is no object."""
+"""Every route of the OpenAPI document: which keys are let in, and that another's object is none.
 
+``route_table`` has a row for each.
+"""
+
+import itertools
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
 
-from services.store import publications, tenants
+from services.domain.access import ROLES, SCOPES, SCOPES_OF
+from services.domain.api_keys import new_key
+from services.store import api_keys, members, operator_keys, publications, tenants
 from services.store.database import Database
+from tests.security.route_table import NOBODYS, ROUTES, WHO, Ids, Row
+from tests.support.api_keys import KEY_PEPPER, new_api_key
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant, run_request
-from tests.support.tenant import Tenant
+from tests.support.tenant import Json, Tenant
 from tests.support.waiting import wait_until
 
-OPEN = {("get", "/healthz"), ("get", "/readyz")}
-LISTS = {("get", "/v1/datasets"), ("get", "/v1/runs"), ("get", "/v1/publications")}
-"""Routes that name no object: they show the caller's own."""
-CREATING = {("post", "/v1/datasets")}
-"""Routes that name no object, and make one."""
-
-Ids = dict[str, str]
-NOBODYS: Ids = {
-    "run_id": "run_" + "0" * 32,
-    "dataset_id": "ds_" + "0" * 32,
-    "publication_id": "pub_" + "0" * 32,
-}
-
-
-def body_of(method: str, path: str, ids: Ids) -> Any:
-    """A body that names an object, for the routes that take one in it."""
-    match method, path:
-        case "post", "/v1/uploads":
-            return {"dataset_id": ids["dataset_id"]}
-        case "post", "/v1/uploads/parts":
-            return {"dataset_id": ids["dataset_id"], "path": "a.jpg", "sha256": ["0" * 64]}
-        case "post", "/v1/runs":
-            dataset = ids["dataset_id"]
-            return run_request({"photos": dataset, "held-out": dataset})
-        case "post", "/v1/publications":
-            return {"run_id": ids["run_id"], "target": {"kind": "folder"}}
-        case "post", _ if "{" in path:
-            return {}
-    return None
+OF_TENANTS = {name: row for name, row in ROUTES.items() if row.scope not in (None, "operator")}
+OF_OPERATORS = {name: row for name, row in ROUTES.items() if row.scope == "operator"}
+SOON = datetime.now(UTC) + timedelta(hours=1)
 
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of(REVERIE_SINGLE_TENANT="false")
+    fleet = fleet_of(
+        REVERIE_SINGLE_TENANT="false",
+        # Each request comes from an address of its own: an address may send few unknown keys.
+        REVERIE_TRUSTED_PROXIES="127.0.0.1",
+    )
     fleet.start("api")
     wait_until(fleet.is_ready, deadline_s=30, what="the API")
     return fleet
@@ -66,96 +52,216 @@ def ada(fleet: Fleet) -> Tenant:
 
 
 @pytest.fixture(scope="module")
-def grace(fleet: Fleet) -> Tenant:
-    return new_tenant(fleet, "grace")
+def ada_id(ada: Tenant, database: Database) -> str:
+    with database.transaction() as conn:
+        return tenants.find(conn, "ada")[0]
 
 
 @pytest.fixture(scope="module")
-def hers(ada: Tenant, database: Database) -> Ids:
+def grace(fleet: Fleet) -> str:
+    return str(new_tenant(fleet, "grace").http.headers["Authorization"])
+
+
+@pytest.fixture(scope="module")
+def hers(ada: Tenant, ada_id: str, database: Database) -> Ids:
     """One object of each kind that belongs to ada."""
     dataset_id = ada.push({"a.jpg": b"not looked at here"})
     run_id = ada.submit(run_request({"photos": dataset_id, "held-out": dataset_id}))
     with database.transaction() as conn:
-        tenant_id = tenants.find(conn, "ada")[0]
-        target = {"kind": "folder"}
-        publication = publications.insert(conn, tenant_id, run_id, target)
+        publication = publications.insert(conn, ada_id, run_id, {"kind": "folder"})
+        bob = members.create(conn, ada_id, name="bob", role="viewer")
+        key, _ = api_keys.create(conn, ada_id, KEY_PEPPER, name="spare")
     return {
         "run_id": run_id,
         "dataset_id": dataset_id,
         "publication_id": publication.publication_id,
+        "member_id": bob.member_id,
+        "key_id": key.key_id,
+        "tenant_id": ada_id,
+        "gpu_class": "cpu",
     }
 
 
 @pytest.fixture(scope="module")
-def routes(fleet: Fleet) -> list[tuple[str, str]]:
-    document = httpx.get(f"{fleet.url}/openapi.json").json()
-    found = [(method, path) for path, item in document["paths"].items() for method in item]
-    assert len(found) > 15
-    return found
+def operator(database: Database) -> str:
+    with database.transaction() as conn:
+        return bearer(operator_keys.create(conn, KEY_PEPPER, name="operator")[1])
 
 
-def ask(fleet: Fleet, method: str, path: str, ids: Ids, **headers: str) -> httpx.Response:
-    for name, value in ids.items():
-        path = path.replace(f"{{{name}}}", value)
-    assert "{" not in path, f"{path} names an object of a new kind: add it to the ids"
-    body = body_of(method, path, ids)
-    return httpx.request(method, f"{fleet.url}{path}", json=body, headers=headers, timeout=30)
+@pytest.fixture(scope="module")
+def of_roles(ada_id: str, database: Database) -> dict[str, str]:
+    """Role → a key without a list of scopes."""
+    with database.transaction() as conn:
+        return {
+            role: bearer(new_api_key(conn, ada_id, member_id=new_member(conn, ada_id, role)))
+            for role in ROLES
+        }
 
 
-def test_every_route_but_the_probes_needs_a_key(
-    fleet: Fleet, routes: list[tuple[str, str]], hers: Ids, grace: Tenant
-) -> None:
-    revoked = revoked_key(fleet)
-    keys = {
-        "none": {},
-        "garbage": {"Authorization": "Bearer rv_!"},
-        "another scheme": {"Authorization": "Basic cm9vdDpyb290"},
-        "revoked": {"Authorization": f"Bearer {revoked}"},
+@pytest.fixture(scope="module")
+def refused(ada_id: str, database: Database) -> dict[str, tuple[str, str]]:
+    """Description → an Authorization header that no route accepts, and the form of its key."""
+    with database.transaction() as conn:
+        revoked, revoked_secret = api_keys.create(conn, ada_id, KEY_PEPPER, name="revoked")
+        api_keys.revoke(conn, ada_id, revoked.key_id)
+        expired = new_api_key(conn, ada_id, expires_at=SOON)
+        removed = members.create(conn, ada_id, name="removed", role="owner")
+        of_removed = new_api_key(conn, ada_id, member_id=removed.member_id)
+        operators, operators_secret = operator_keys.create(conn, KEY_PEPPER, name="revoked")
+        operator_keys.revoke(conn, operators.key_id)
+        operators_expired = operator_keys.create(conn, KEY_PEPPER, name="x", expires_at=SOON)[1]
+        # Without the revocation that ``members.remove`` adds, and without waiting for an hour.
+        conn.execute("UPDATE members SET removed_at = clock_timestamp() WHERE name = 'removed'")
+        for table in ("api_keys", "operator_keys"):
+            soon = f"UPDATE {table} SET expires_at = clock_timestamp() WHERE expires_at > now()"
+            conn.execute(soon.encode())
+    good = new_key("rv_")
+    mistyped = good[:-1] + ("0" if good[-1] != "0" else "1")
+    return {
+        "none": ("", ""),
+        "garbage": ("Bearer rv_!", ""),
+        "another scheme": ("Basic cm9vdDpyb290", ""),
+        "wrong checksum": (bearer(mistyped), ""),
+        "wrong checksum of an operator's": (bearer("rvo_" + good[3:]), ""),
+        "unknown": (bearer(good), "tenant"),
+        "revoked": (bearer(revoked_secret), "tenant"),
+        "expired": (bearer(expired), "tenant"),
+        "of a removed member": (bearer(of_removed), "tenant"),
+        "unknown operator": (bearer(new_key("rvo_")), "operator"),
+        "revoked operator": (bearer(operators_secret), "operator"),
+        "expired operator": (bearer(operators_expired), "operator"),
     }
-    for method, path in routes:
-        for kind, headers in keys.items():
-            answer = ask(fleet, method, path, hers, **headers)
-            if (method, path) in OPEN:
-                assert answer.status_code == 200, path
-            else:
-                assert answer.status_code == 401, (method, path, kind)
-                assert answer.json()["code"] == "unauthenticated"
+
+
+@pytest.fixture(scope="module")
+def ask(fleet: Fleet) -> Iterator[Callable[..., httpx.Response]]:
+    """Send a request of the table with these ids and this Authorization header."""
+    address = itertools.count(1)
+    with httpx.Client(base_url=fleet.url, timeout=30) as http:
+
+        def send(name: str, row: Row, ids: Ids, key: str) -> httpx.Response:
+            method, path = name.split(" ")
+            for parameter, value in ids.items():
+                path = path.replace(f"{{{parameter}}}", value)
+            assert "{" not in path, f"{path} names an object of a new kind: add it to the ids"
+            number = next(address)
+            headers = {"X-Forwarded-For": f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"}
+            if key:
+                headers["Authorization"] = key
+            return http.request(method, path, json=row.body(ids), headers=headers)
+
+        yield send
+
+
+def bearer(secret: str) -> str:
+    return f"Bearer {secret}"
+
+
+def new_member(conn: Any, tenant_id: str, role: Any) -> str:
+    return members.create(conn, tenant_id, name=role, role=role).member_id
+
+
+def code_of(answer: httpx.Response) -> str | None:
+    return answer.json()["code"] if answer.status_code >= 400 else None
+
+
+def test_every_route_has_a_row_and_says_what_the_row_says(fleet: Fleet) -> None:
+    document = httpx.get(f"{fleet.url}/openapi.json").json()
+    found = {
+        f"{method.upper()} {path}": (operation.get("x-scope"), operation.get("security"))
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+    }
+    assert found == {
+        name: (
+            row.scope,
+            None
+            if row.scope is None
+            else [{"operator_key": []} if row.scope == "operator" else {"api_key": [row.scope]}],
+        )
+        for name, row in ROUTES.items()
+    }
+    roles_of = {scope: {r for r in ROLES if scope in SCOPES_OF[r]} for scope in SCOPES}
+    assert roles_of == WHO
+
+
+def test_a_key_that_is_not_valid_is_let_in_nowhere(
+    ask: Callable[..., httpx.Response], hers: Ids, refused: dict[str, tuple[str, str]]
+) -> None:
+    for name, row in ROUTES.items():
+        needed = "operator" if row.scope == "operator" else "tenant"
+        for description, (key, form) in refused.items():
+            answer = ask(name, row, hers, key)
+            found = answer.status_code, code_of(answer)
+            if row.scope is None:
+                assert found == (200, None), name
+            elif form in ("", needed):
+                assert found == (401, "unauthenticated"), (name, description)
                 assert answer.headers["www-authenticate"] == "Bearer"
+            else:
+                assert found == (403, "wrong_key"), (name, description)
 
 
-def revoked_key(fleet: Fleet) -> str:
-    tenant = new_tenant(fleet, "mary")
-    assert tenant.http.get("/v1/runs").status_code == 200
-    key = tenant.http.headers["Authorization"].removeprefix("Bearer ")
-    with psycopg.connect(fleet.env["REVERIE_DATABASE_URL"], autocommit=True) as conn:
-        revoke = "UPDATE api_keys SET revoked_at = clock_timestamp() WHERE key_sha256 = %s"
-        assert conn.execute(revoke, [tenants.digest(key)]).rowcount == 1
-    return str(key)
+def test_each_role_may_do_what_it_is_for_and_nothing_else(
+    ask: Callable[..., httpx.Response], of_roles: dict[str, str], operator: str
+) -> None:
+    for name, row in OF_TENANTS.items():
+        for role, key in of_roles.items():
+            answer = ask(name, row, NOBODYS, key)
+            if role in WHO[str(row.scope)]:
+                assert answer.status_code not in (401, 403, 429), (name, role, answer.text)
+                continue
+            assert (answer.status_code, code_of(answer)) == (403, "scope_missing"), (name, role)
+            assert f"the scope {row.scope}, which a {role} does not have" in answer.json()["detail"]
+        answer = ask(name, row, NOBODYS, operator)
+        assert (answer.status_code, code_of(answer)) == (403, "wrong_key"), name
+
+
+def test_a_key_may_do_what_its_list_says_and_nothing_else(
+    ask: Callable[..., httpx.Response], ada_id: str, database: Database
+) -> None:
+    with database.transaction() as conn:
+        only = {s: bearer(new_api_key(conn, ada_id, scopes=[s])) for s in SCOPES}
+        without = {
+            scope: bearer(new_api_key(conn, ada_id, scopes=sorted(set(SCOPES) - {scope})))
+            for scope in SCOPES
+        }
+    for name, row in OF_TENANTS.items():
+        scope = str(row.scope)
+        assert ask(name, row, NOBODYS, only[scope]).status_code == row.absent, name
+        answer = ask(name, row, NOBODYS, without[scope])
+        assert (answer.status_code, code_of(answer)) == (403, "scope_missing"), name
+        assert f"the scope {scope}, which this key was made without" in answer.json()["detail"]
+
+
+def test_routes_for_operators_are_for_operators(
+    ask: Callable[..., httpx.Response], of_roles: dict[str, str], operator: str
+) -> None:
+    for name, row in OF_OPERATORS.items():
+        assert ask(name, row, NOBODYS, operator).status_code == row.absent, name
+        for role, key in of_roles.items():
+            answer = ask(name, row, NOBODYS, key)
+            assert (answer.status_code, code_of(answer)) == (403, "wrong_key"), (name, role)
 
 
 def test_the_object_of_another_tenant_is_answered_like_one_that_does_not_exist(
-    fleet: Fleet, routes: list[tuple[str, str]], hers: Ids, ada: Tenant, grace: Tenant
+    ask: Callable[..., httpx.Response], hers: Ids, ada: Tenant, grace: str
 ) -> None:
-    key = {"Authorization": grace.http.headers["Authorization"]}
-    before = {name: ada.get(f"/v1/{name}") for name in ("runs", "datasets", "publications")}
-    for method, path in routes:
-        theirs = ask(fleet, method, path, hers, **key)
-        nobodys = ask(fleet, method, path, NOBODYS, **key)
-        assert without_ids(theirs, hers) == without_ids(nobodys, NOBODYS), (method, path)
-        if (method, path) in OPEN | LISTS:
-            assert theirs.status_code == 200, path
-        elif (method, path) in CREATING:
-            assert theirs.status_code == 422, path  # no body
-        elif (method, path) == ("post", "/v1/runs"):
-            problems = {(e["pointer"], e["code"]) for e in theirs.json()["errors"]}
-            assert problems == {
-                ("/datasets/photos", "not_found"),
-                ("/datasets/held-out", "not_found"),
-            }
-        else:
-            assert theirs.status_code == 404, (method, path)
-            assert theirs.json()["code"] == "not_found"
-    assert {name: ada.get(f"/v1/{name}") for name in before} == before
+    lists = [name.split(" ")[1] for name, row in OF_TENANTS.items() if row.absent == 200]
+    before = {path: without_use(ada.get(path)) for path in lists}
+    for name, row in OF_TENANTS.items():
+        theirs = ask(name, row, hers, grace)
+        nobodys = ask(name, row, NOBODYS, grace)
+        assert without_ids(theirs, hers) == without_ids(nobodys, NOBODYS), name
+        assert theirs.status_code == row.absent, (name, theirs.text)
+        if row.absent == 404:
+            assert code_of(theirs) == "not_found"
+    assert {path: without_use(ada.get(path)) for path in lists} == before
+
+
+def without_use(page: Json) -> list[Json]:
+    """The items of a list, without when a key was last used."""
+    return [{**each, "last_used_at": None} for each in page["data"]]
 
 
 def without_ids(answer: httpx.Response, ids: Ids) -> tuple[int, str]:
@@ -164,3 +270,27 @@ def without_ids(answer: httpx.Response, ids: Ids) -> tuple[int, str]:
     for name, value in ids.items():
         text = text.replace(value, name)
     return answer.status_code, text
+
+
+def test_a_run_of_anothers_dataset_is_refused_by_name(
+    ask: Callable[..., httpx.Response], hers: Ids, grace: str
+) -> None:
+    answer = ask("POST /v1/runs", ROUTES["POST /v1/runs"], hers, grace)
+    assert {(each["pointer"], each["code"]) for each in answer.json()["errors"]} == {
+        ("/datasets/photos", "not_found"),
+        ("/datasets/held-out", "not_found"),
+    }
+
+
+def test_ones_own_object_is_found(
+    ask: Callable[..., httpx.Response], hers: Ids, ada: Tenant, operator: str
+) -> None:
+    """The last test: it cancels, rotates and removes."""
+    key = str(ada.http.headers["Authorization"])
+    for name, row in OF_TENANTS.items():
+        answer = ask(name, row, hers, key)
+        assert answer.status_code == row.own, (name, answer.text)
+    with_new_key = {**hers, "key_id": ada.get("/v1/api-keys")["data"][0]["id"]}
+    for name, row in OF_OPERATORS.items():
+        answer = ask(name, row, with_new_key, operator)
+        assert answer.status_code == row.own, (name, answer.text)

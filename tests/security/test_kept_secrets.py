@@ -6,6 +6,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from services.domain.api_keys import new_key
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant, run_request
 from tests.support.tenant import Tenant
@@ -49,12 +50,21 @@ def test_the_log_of_the_api_has_no_secret_and_nothing_private(fleet: Fleet, tena
     assert tenant.http.post("/v1/runs", json={**good, "config": wrong}).status_code == 422
     assert tenant.http.get("/v1/runs", headers={"Authorization": "Bearer rv_?"}).status_code == 401
 
+    made = tenant.post("/v1/api-keys", {"name": WRITTEN})["secret"]
+    of_operator = new_key("rvo_")
+    for path, key in (("runs", made[:-1]), ("admin/tenants", of_operator)):
+        headers = {"Authorization": f"Bearer {key}"}
+        assert tenant.http.get(f"/v1/{path}", headers=headers).status_code == 401
+
     log = fleet.tail("api", 1 << 24)
     assert "request" in log
     assert all(len(each) > 20 for each in signed)
     for text in (
         tenant.http.headers["Authorization"].removeprefix("Bearer "),
         fleet.env["REVERIE_SIGNING_KEY"],
+        fleet.env["REVERIE_KEY_PEPPER"],
+        made,
+        of_operator,
         *signed,
         CAPTION,
         PROMPT,

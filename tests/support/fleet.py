@@ -16,6 +16,7 @@ from typing import TypeVar
 import httpx
 
 from services.processes.tree import descendants
+from tests.support.api_keys import KEY_PEPPER
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 from trainer_core.process.stat import read_stat
@@ -77,6 +78,7 @@ class Fleet:
             "REVERIE_SCRATCH_DIR": str(home / "scratch"),
             "REVERIE_PUBLICATIONS_DIR": str(home / "publications"),
             "REVERIE_SIGNING_KEY": "5f" * 32,
+            "REVERIE_KEY_PEPPER": KEY_PEPPER.hex(),
             **env,
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}

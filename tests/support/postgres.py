@@ -18,6 +18,7 @@ import pytest
 from services.processes.tree import descendants
 from services.store.database import Database
 from services.store.migrate import migrate
+from tests.support.api_keys import KEY_PEPPER
 from tests.support.ports import free_port
 
 StopMode = Literal["smart", "fast", "immediate"]
@@ -125,7 +126,7 @@ class PostgresServer:
     def make_template(self) -> None:
         with psycopg.connect(self.url(), autocommit=True) as conn:
             conn.execute(f"CREATE DATABASE {_TEMPLATE}")
-        migrate(self.url(_TEMPLATE))
+        migrate(self.url(_TEMPLATE), KEY_PEPPER)
 
     def remove(self) -> None:
         """Stop it and delete its data."""

@@ -12,6 +12,7 @@ from PIL import Image
 
 from services.store import tenants
 from services.store.database import Database
+from tests.support.api_keys import new_api_key
 from tests.support.fleet import Fleet
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
@@ -74,10 +75,9 @@ def new_key(database_url: str, name: str) -> str:
     try:
         with database.transaction() as conn:
             tenant_id = tenants.create_tenant(conn, name)
-            _, api_key = tenants.create_api_key(conn, tenant_id, "tests")
+            return new_api_key(conn, tenant_id)
     finally:
         database.close()
-    return api_key
 
 
 @contextmanager

@@ -79,6 +79,8 @@ def test_only_results_sees_the_hub_token_and_the_api_no_broker() -> None:
     }
 
     assert {name for name, env in environment.items() if "HF_TOKEN" in env} == {"r-results"}
+    keys = {name for name, env in environment.items() if "REVERIE_KEY_PEPPER" in env}
+    assert keys == {"r-api", "r-migrate"}
     assert "REVERIE_BROKER_URL" not in environment["r-api"]
     assert all("REVERIE_BROKER_URL" in env for name, env in environment.items() if name != "r-api")
 
@@ -111,10 +113,11 @@ def test_every_process_serves_its_metrics_where_they_are_read() -> None:
         assert {"name": "metrics", "containerPort": 9464} in container["ports"], name
 
 
-def test_urls_with_passwords_come_from_secrets_only() -> None:
+def test_what_is_secret_comes_from_secrets_only() -> None:
+    secret = ("REVERIE_DATABASE_URL", "REVERIE_BROKER_URL", "REVERIE_KEY_PEPPER")
     for name, pod in pods(render()).items():
         for entry in pod["containers"][0]["env"]:
-            if entry["name"] in ("REVERIE_DATABASE_URL", "REVERIE_BROKER_URL"):
+            if entry["name"] in secret:
                 assert "secretKeyRef" in entry["valueFrom"], name
 
 

@@ -112,7 +112,8 @@ def test_a_method_returns_what_its_operation_answers(document: Json) -> None:
             for status, response in operation["responses"].items()
             if status < "300" and "application/json" in response.get("content", {})
         ]
-        assert [of_schema(each, document) for each in answers] == [of_type(returned)], name
+        shown = [of_schema(each, document) for each in answers] or ["null"]
+        assert shown == [of_type(returned)], name
 
 
 def test_every_type_of_the_client_is_a_schema(document: Json) -> None:

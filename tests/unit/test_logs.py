@@ -19,6 +19,8 @@ from services.logs.setup import redact
         ("url", "http://127.0.0.1/objects/k?expires=1&signature=abc123"),
         ("database", "postgresql://user:abc123@db/reverie"),
         ("detail", ["key rv_abc123abc123 was refused"]),
+        ("detail", "key rvo_abc123abc123 was refused"),
+        ("key_pepper", "abc123"),
         ("hf_token", "abc123"),
     ],
 )

@@ -55,6 +55,8 @@ def test_a_wrong_setting_is_named(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["xyz", "5f"])
-def test_a_weak_signing_key_is_refused(value: str) -> None:
-    with pytest.raises(SettingsError, match="REVERIE_SIGNING_KEY"):
-        _ = Settings.from_env({"REVERIE_SIGNING_KEY": value}).signing_key
+@pytest.mark.parametrize("name", ["signing_key", "key_pepper"])
+def test_a_weak_key_is_refused(name: str, value: str) -> None:
+    variable = f"REVERIE_{name.upper()}"
+    with pytest.raises(SettingsError, match=variable):
+        getattr(Settings.from_env({variable: value}), name)

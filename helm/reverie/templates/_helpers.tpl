@@ -17,7 +17,8 @@ app.kubernetes.io/component: {{ .component }}
 {{ $image.repository }}:{{ $image.tag | default .root.Chart.AppVersion }}
 {{- end }}
 
-{{/* The environment of every process; the API gets no broker URL, because it does not use the broker. */}}
+{{/* The environment of every process; the API gets no broker URL, because it does not use the broker. The pepper of API keys is
+for those that check or make keys. */}}
 {{- define "reverie.env" -}}
 - { name: REVERIE_ENV, value: production }
 - { name: REVERIE_LOG_FORMAT, value: json }
@@ -32,6 +33,10 @@ app.kubernetes.io/component: {{ .component }}
 {{- if ne .component "api" }}
 - name: REVERIE_BROKER_URL
   valueFrom: { secretKeyRef: { name: {{ .root.Values.secrets.broker.name }}, key: {{ .root.Values.secrets.broker.key }} } }
+{{- end }}
+{{- if has .component (list "api" "migrate") }}
+- name: REVERIE_KEY_PEPPER
+  valueFrom: { secretKeyRef: { name: {{ .root.Values.secrets.keys.name }}, key: {{ .root.Values.secrets.keys.key }} } }
 {{- end }}
 {{- with .root.Values.secrets.objects.name }}
 - name: AWS_ACCESS_KEY_ID

@@ -13,8 +13,8 @@ from services.api.datasets.presenting import dataset_shape
 from services.api.datasets.shapes import Dataset
 from services.api.idempotency import CreatingRequest, IdempotencyKey, create_once
 from services.api.long_lists import CheckedList
-from services.api.openapi import raises
 from services.api.routing import StreamRoute, check_media_type
+from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
 from services.api.spooled_body import IN_MEMORY_BYTES, spooled_body
 from services.domain.errors import QuotaExceededError
@@ -34,7 +34,7 @@ _DOCUMENTED: Final[dict[str, Any]] = {
             "application/json": {"schema": {"$ref": "#/components/schemas/DatasetRequest"}}
         },
     },
-    **raises(QuotaExceededError),
+    **needs("datasets:write", QuotaExceededError),
 }
 
 

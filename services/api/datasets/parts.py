@@ -5,8 +5,8 @@ from fastapi import APIRouter
 from services.api.datasets.lookup import find_dataset
 from services.api.datasets.part_sizes import PART_BYTES, UPLOAD_EXPIRES_S, part_sizes
 from services.api.datasets.shapes import Part, PartsRequest, UploadParts
-from services.api.openapi import raises
 from services.api.routing import TenantRoute
+from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
 from services.domain.errors import (
     DatasetNotOpenError,
@@ -21,7 +21,9 @@ from services.store.datasets import DatasetFile
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=TenantRoute)
 
 
-@router.post("/uploads/parts", openapi_extra=raises(NotFoundError, DatasetNotOpenError))
+@router.post(
+    "/uploads/parts", openapi_extra=needs("datasets:write", NotFoundError, DatasetNotOpenError)
+)
 def sign_parts(body: PartsRequest, service: ServiceDep, tenant_id: TenantDep) -> UploadParts:
     """The parts of a large file; each one that is not stored has a signed PUT.
 

@@ -8,9 +8,9 @@ from services.api.datasets.lookup import find_dataset
 from services.api.datasets.part_sizes import PART_BYTES, UPLOAD_EXPIRES_S, part_sizes
 from services.api.datasets.presenting import dataset_shape
 from services.api.datasets.shapes import Dataset, Upload, UploadsRequest
-from services.api.openapi import raises
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
+from services.api.scopes import needs
 from services.api.service import Service, ServiceDep, TenantDep
 from services.api.shapes import DatasetId
 from services.domain.errors import (
@@ -30,7 +30,7 @@ _UPLOADS_BYTES: Final = 1 << 20
 _FILES_AT_ONCE: Final = 1000
 
 
-@router.get("/datasets")
+@router.get("/datasets", openapi_extra=needs("datasets:read"))
 def list_datasets(
     service: ServiceDep, tenant_id: TenantDep, limit: Limit = 20, after: After[DatasetId] = None
 ) -> Page[Dataset]:
@@ -41,14 +41,14 @@ def list_datasets(
     return page_of(rows, limit, dataset_shape, lambda row: row.dataset_id)
 
 
-@router.get("/datasets/{dataset_id}", openapi_extra=raises(NotFoundError))
+@router.get("/datasets/{dataset_id}", openapi_extra=needs("datasets:read", NotFoundError))
 def get_dataset(dataset_id: DatasetId, service: ServiceDep, tenant_id: TenantDep) -> Dataset:
     """404 where there is none, or it is another tenant's."""
     with service.database.transaction(tenant_id) as conn:
         return dataset_shape(find_dataset(conn, tenant_id, dataset_id))
 
 
-@router.post("/uploads", openapi_extra=raises(NotFoundError, DatasetNotOpenError))
+@router.post("/uploads", openapi_extra=needs("datasets:write", NotFoundError, DatasetNotOpenError))
 def sign_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep) -> Page[Upload]:
     """The dataset's files by path; each one that is not stored has a signed PUT.
 
@@ -75,7 +75,7 @@ def sign_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
 @router.post(
     "/datasets/{dataset_id}:complete",
     status_code=202,
-    openapi_extra=raises(NotFoundError, DatasetIncompleteError),
+    openapi_extra=needs("datasets:write", NotFoundError, DatasetIncompleteError),
 )
 def complete_dataset(dataset_id: DatasetId, service: ServiceDep, tenant_id: TenantDep) -> Dataset:
     """No more files: 202, and verification starts. 409 names files that are not uploaded.

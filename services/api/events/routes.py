@@ -12,10 +12,10 @@ from services.api.events.hub import EventHub
 from services.api.events.presenting import event_shape
 from services.api.events.shapes import Event
 from services.api.events.stream import event_stream
-from services.api.openapi import raises
 from services.api.paging import Limit, Page, page_of
 from services.api.routing import EVENT_STREAM, TenantRoute
 from services.api.runs.lookup import find_run
+from services.api.scopes import needs
 from services.api.service import Service, ServiceDep, TenantDep
 from services.api.shapes import RunId
 from services.domain.errors import NotFoundError
@@ -49,7 +49,7 @@ class _CountedStream(StreamingResponse):
         200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}},
         204: {"description": "The run is over, and no event follows Last-Event-ID."},
     },
-    openapi_extra=raises(NotFoundError),
+    openapi_extra=needs("runs:read", NotFoundError),
 )
 async def list_events(  # noqa: PLR0917 - a route is called by name
     run_id: RunId,

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
 from services.api.idempotency import CreatingDep, create_once
-from services.api.openapi import raises
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.publications.presenting import publication_shape
 from services.api.publications.shapes import (
@@ -16,6 +15,7 @@ from services.api.publications.shapes import (
     PublicationRequest,
 )
 from services.api.routing import TenantRoute
+from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
 from services.api.shapes import PublicationId
 from services.domain.errors import InvalidRequestError, NotFoundError, Problem
@@ -30,7 +30,7 @@ router = APIRouter(prefix="/v1", tags=["publications"], route_class=TenantRoute)
     "/publications",
     status_code=201,
     response_model=Publication,
-    openapi_extra=raises(NotFoundError),
+    openapi_extra=needs("publications:write", NotFoundError),
 )
 def create_publication(
     body: PublicationRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
@@ -51,7 +51,7 @@ def create_publication(
     return create_once(request, prepare, insert)
 
 
-@router.get("/publications")
+@router.get("/publications", openapi_extra=needs("publications:read"))
 def list_publications(
     service: ServiceDep,
     tenant_id: TenantDep,
@@ -68,7 +68,9 @@ def list_publications(
     return page_of(rows, limit, publication_shape, lambda row: row.publication_id)
 
 
-@router.get("/publications/{publication_id}", openapi_extra=raises(NotFoundError))
+@router.get(
+    "/publications/{publication_id}", openapi_extra=needs("publications:read", NotFoundError)
+)
 def get_publication(
     publication_id: PublicationId, service: ServiceDep, tenant_id: TenantDep
 ) -> Publication:

@@ -9,7 +9,6 @@ from fastapi.responses import JSONResponse
 
 from services.api.errors import DatasetRejectedError, InvalidPlanError, NoResultError
 from services.api.idempotency import CreatingDep, create_once
-from services.api.openapi import raises
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
 from services.api.runs.downloads import files_of
@@ -17,6 +16,7 @@ from services.api.runs.lookup import find_run, lock_run
 from services.api.runs.planning import check_datasets, plan_run
 from services.api.runs.presenting import run_shape, summary_shape
 from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest, RunSummary
+from services.api.scopes import needs
 from services.api.service import Service, ServiceDep, TenantDep
 from services.api.shapes import RunId
 from services.api.validators import ExpectedVersionDep
@@ -37,7 +37,7 @@ _MAX_ATTEMPTS: Final = 100
     "/runs",
     status_code=201,
     response_model=Run,
-    openapi_extra=raises(InvalidPlanError, DatasetRejectedError, QuotaExceededError),
+    openapi_extra=needs("runs:write", InvalidPlanError, DatasetRejectedError, QuotaExceededError),
 )
 def submit_run(
     body: RunRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
@@ -63,7 +63,7 @@ def submit_run(
     return create_once(request, prepare, insert)
 
 
-@router.get("/runs")
+@router.get("/runs", openapi_extra=needs("runs:read"))
 def list_runs(
     service: ServiceDep, tenant_id: TenantDep, limit: Limit = 20, after: After[RunId] = None
 ) -> Page[RunSummary]:
@@ -85,14 +85,14 @@ def list_runs(
     )
 
 
-@router.get("/runs/{run_id}", openapi_extra=raises(NotFoundError))
+@router.get("/runs/{run_id}", openapi_extra=needs("runs:read", NotFoundError))
 def get_run(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """404 where there is none, or it is another tenant's."""
     with service.database.transaction(tenant_id) as conn:
         return _shape_of(service, conn, find_run(conn, tenant_id, run_id))
 
 
-@router.get("/runs/{run_id}/plan", openapi_extra=raises(NotFoundError))
+@router.get("/runs/{run_id}/plan", openapi_extra=needs("runs:read", NotFoundError))
 def get_plan(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> dict[str, Any]:
     """The request, resolved: every default filled in."""
     with service.database.transaction(tenant_id) as conn:
@@ -103,7 +103,7 @@ def get_plan(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> dict[s
 @router.post(
     "/runs/{run_id}:cancel",
     status_code=202,
-    openapi_extra=raises(NotFoundError, IllegalTransitionError),
+    openapi_extra=needs("runs:write", NotFoundError, IllegalTransitionError),
 )
 def cancel_run(
     run_id: RunId, service: ServiceDep, tenant_id: TenantDep, expected: ExpectedVersionDep
@@ -114,7 +114,7 @@ def cancel_run(
         return _shape_of(service, conn, runs.cancel(conn, tenant_id, run_id))
 
 
-@router.get("/runs/{run_id}/checkpoints", openapi_extra=raises(NotFoundError))
+@router.get("/runs/{run_id}/checkpoints", openapi_extra=needs("runs:read", NotFoundError))
 def list_checkpoints(
     run_id: RunId,
     service: ServiceDep,
@@ -129,7 +129,7 @@ def list_checkpoints(
     return page_of(rows, limit, lambda row: _checkpoint(service, row), lambda row: str(row.step))
 
 
-@router.get("/runs/{run_id}/result", openapi_extra=raises(NotFoundError, NoResultError))
+@router.get("/runs/{run_id}/result", openapi_extra=needs("runs:read", NotFoundError, NoResultError))
 def get_result(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> Result:
     """The result, with a link for each file; 404 ``no_result`` until the run succeeded.
 

@@ -1,7 +1,11 @@
 -- Row-level security of the tables of migration 0005, as in 0004_tenant_access.sql.
 
 GRANT SELECT, INSERT ON batches, audit_events TO reverie_api;
-GRANT SELECT, INSERT, UPDATE ON members, api_keys TO reverie_api;
+GRANT SELECT, INSERT, UPDATE ON members TO reverie_api;
+-- What a request may see of a key: everything but what the key is checked against.
+GRANT SELECT (key_id, tenant_id, member_id, name, scopes, created_at, expires_at, last_used_at,
+    revoked_at, replaced_by) ON api_keys TO reverie_api;
+GRANT INSERT, UPDATE (expires_at, revoked_at, replaced_by) ON api_keys TO reverie_api;
 GRANT SELECT ON run_logs TO reverie_api;
 GRANT INSERT, UPDATE, DELETE ON secrets TO reverie_api;
 -- What a request may see of a secret: everything but its content.

@@ -35,6 +35,12 @@ checks.ensure_resource_availability.enabled = false
 [phases.fuzzing.error-feedback]
 enabled = false
 
+[dictionaries.spare-members]
+values = ["{spare.member_id}"]
+
+[dictionaries.spare-tenants]
+values = ["{spare.tenant_id}"]
+
 [dictionaries.finished-runs]
 values = ["{finished_run}"]
 
@@ -44,7 +50,21 @@ values = [{completed}]
 [parameters]
 "path.run_id" = {{ dictionary = "finished-runs", probability = 0.2 }}
 "path.dataset_id" = {{ dictionary = "completed-datasets", probability = 0.2 }}
+"path.member_id" = {{ dictionary = "spare-members", probability = 0.2 }}
+"path.tenant_id" = {{ dictionary = "spare-tenants", probability = 0.5 }}
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spare:
+    """What the requests may change, and what they must not."""
+
+    tenant_id: str
+    """For the operator's requests only."""
+    member_id: str
+    """Of the first tenant."""
+    kept_ids: list[str]
+    """Keys and members as which the requests are sent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +83,8 @@ def fuzz(
     folder: Path,
     *,
     keys: Mapping[str, str],
+    operator: str,
+    spare: Spare,
     run_request: Json,
     finished_run: str,
     large_upload: Json,
@@ -75,6 +97,7 @@ def fuzz(
     Args:
         folder: for its files.
         keys: API keys of tenants that must not see each other's objects, by name.
+        operator: an operator's key, which is tried where those of tenants are refused.
         run_request: one that is accepted from the first of them; its datasets are completed.
         finished_run: the id of a run of the first, with a checkpoint and a result.
         large_upload: a request for the parts of a file that the first has not uploaded.
@@ -84,7 +107,7 @@ def fuzz(
             "name": name,
             "fixedHeaders": [{"name": "Authorization", "value": f"Bearer {key}"}],
         }
-        for name, key in keys.items()
+        for name, key in {**keys, "operator": operator}.items()
     ]
     (folder / "keys.json").write_text(json.dumps({"auth": auth}))
     config = _CONFIG.format(
@@ -92,6 +115,7 @@ def fuzz(
         peers=_listed(keys),
         completed=_listed(set(run_request["datasets"].values())),
         finished_run=finished_run,
+        spare=spare,
     )
     (folder / "schemathesis.toml").write_text(config)
     done = subprocess.run(
@@ -108,6 +132,7 @@ def fuzz(
             "FUZZ_FINISHED_RUN": finished_run,
             "FUZZ_LARGE_UPLOAD": json.dumps(large_upload),
             "FUZZ_RUN_REQUEST": json.dumps(run_request),
+            "FUZZ_KEPT_IDS": json.dumps(spare.kept_ids),
             "FUZZ_SEEN": str(folder / "seen.json"),
         },
         cwd=folder,

@@ -3,9 +3,11 @@
 Columns are only added, with defaults, so processes of the version before keep working meanwhile.
 """
 
+import hashlib
+import hmac
 from pathlib import Path
 
-from alembic import op
+from alembic import context, op
 
 revision = "0005"
 down_revision = "0004"
@@ -37,9 +39,12 @@ _STATEMENTS = (
         ADD COLUMN scopes text[],                  -- NULL: all that the member's role has
         ADD COLUMN expires_at timestamptz,         -- NULL: never
         ADD COLUMN last_used_at timestamptz,       -- a minute old at most; NULL: never used
+        ADD COLUMN replaced_by text REFERENCES api_keys, -- it was rotated; NULL: it was not
         ALTER COLUMN key_sha256 DROP NOT NULL      -- NULL: made by this version or a later one
     """,
     "UPDATE api_keys SET member_id = replace(tenant_id, 'ten_', 'mem_')",
+    # The Idempotency-Key with which an operator asked for the tenant; it is made once.
+    "ALTER TABLE tenants ADD COLUMN request_key text UNIQUE",
     "CREATE INDEX api_keys_of_tenant ON api_keys (tenant_id, key_id)",
     # Keys of the people who run the service. They belong to no tenant.
     """
@@ -141,5 +146,9 @@ def upgrade() -> None:
         op.execute(statement)
     driver = op.get_bind().connection.driver_connection
     assert driver is not None
+    pepper: bytes = context.config.attributes["key_pepper"]
+    for key_id, key_sha256 in driver.execute("SELECT key_id, key_sha256 FROM api_keys").fetchall():
+        key_hmac = hmac.new(pepper, key_sha256.encode(), hashlib.sha256).hexdigest()
+        driver.execute("UPDATE api_keys SET key_hmac = %s WHERE key_id = %s", (key_hmac, key_id))
     access = Path(__file__).parents[1] / "0005_tenant_access.sql"
     driver.execute(access.read_text(encoding="utf-8"))

@@ -1,0 +1,93 @@
+"""What operators send and see as JSON."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from services.api.shapes import LEFT_OUT, WHOLE, Body, Failure, Name, Shape
+from services.api.usage.shapes import Quota
+
+Weight = Annotated[float, Field(ge=0.001, le=1000)]
+Count = Annotated[int, Field(ge=0, le=999_999_999), WHOLE]
+Currency = Annotated[str, Field(pattern="^[A-Z]{3}$")]
+"""ISO 4217."""
+
+
+class QuotaChanges(Body):
+    """Limits to set; null brings the service's default back."""
+
+    queued_runs: Count | None = None
+    concurrent_runs: Count | None = None
+    gpu_hours: Annotated[float, Field(ge=0, le=1e12)] | None = None
+    storage_bytes: Annotated[int, Field(ge=0, le=2**60), WHOLE] | None = None
+    uploads: Count | None = None
+    requests_per_minute: Count | None = None
+
+
+class TenantRequest(Body):
+    name: Name
+    weight: Weight = 1.0
+    quotas: QuotaChanges = QuotaChanges()
+
+
+class TenantChanges(Body):
+    """What changes; the rest stays."""
+
+    name: Name = LEFT_OUT
+    weight: Weight = LEFT_OUT
+    quotas: QuotaChanges = LEFT_OUT
+
+
+class TenantSummary(Shape):
+    """A tenant in a list."""
+
+    id: str
+    object: Literal["tenant"] = "tenant"
+    name: str
+    weight: float
+    """Its part of the GPU time, next to the weights of others."""
+    links: dict[str, str]
+    created_at: datetime
+
+
+class Tenant(TenantSummary):
+    quotas: list[Quota]
+
+
+class PriceRequest(Body):
+    price_micros_per_hour: Annotated[int, Field(ge=0, le=10**12), WHOLE]
+    """Of one GPU, in millionths of the currency."""
+    currency: Currency = "USD"
+
+
+class GpuClass(Shape):
+    """A class of GPUs that has a price."""
+
+    id: str
+    object: Literal["gpu_class"] = "gpu_class"
+    price_micros_per_hour: int
+    currency: str
+
+
+class Worker(Shape):
+    """A process that takes work; it is shown for a day after its last heartbeat."""
+
+    id: str
+    object: Literal["worker"] = "worker"
+    kind: str
+    gpu_class: str
+    version: str
+    node: str
+    draining: bool
+    """It takes no more work."""
+    drain_reason: Failure | None
+    """Why it cannot work; null where it was asked to stop, or works."""
+    run_id: str | None
+    started_at: datetime
+    heartbeat_at: datetime
+
+
+def given(body: Body) -> dict[str, Any]:
+    """The fields that the request has."""
+    return body.model_dump(exclude_unset=True)

@@ -1,0 +1,136 @@
+"""Every route of the API: the scope that it needs, and how to ask for an object through it.
+
+A new route needs a row here; ``test_every_route`` fails without it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.support.service import run_request
+
+Ids = dict[str, str]
+"""Name of a path parameter → the id of an object."""
+NOBODYS: Final[Ids] = {
+    "run_id": "run_" + "0" * 32,
+    "dataset_id": "ds_" + "0" * 32,
+    "publication_id": "pub_" + "0" * 32,
+    "member_id": "mem_" + "0" * 32,
+    "key_id": "key_" + "0" * 32,
+    "tenant_id": "ten_" + "0" * 32,
+    "gpu_class": "none",
+}
+WHO: Final = {
+    "runs:read": {"owner", "member", "viewer", "billing"},
+    "runs:write": {"owner", "member"},
+    "datasets:read": {"owner", "member", "viewer"},
+    "datasets:write": {"owner", "member"},
+    "publications:read": {"owner", "member", "viewer"},
+    "publications:write": {"owner", "member"},
+    "secrets:read": {"owner", "member"},
+    "secrets:write": {"owner"},
+    "keys:read": {"owner", "member"},
+    "keys:write": {"owner", "member"},
+    "members:read": {"owner", "member", "viewer", "billing"},
+    "members:write": {"owner"},
+    "usage:read": {"owner", "member", "viewer", "billing"},
+    "audit:read": {"owner"},
+    "tenant:write": {"owner"},
+}
+"""Scope → the roles that have it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A route, asked with ids of the caller's own objects, of another tenant's, or of none."""
+
+    scope: str | None
+    """None: the route needs no key. ``operator``: it needs an operator's."""
+    own: int
+    """Status for the caller's own object."""
+    absent: int = 404
+    """Status for an object of another tenant, and for one that does not exist."""
+    body: Callable[[Ids], Any] = lambda _: None
+
+
+def lists(scope: str) -> Row:
+    """The route names no object, and shows the caller's own."""
+    return Row(scope=scope, own=200, absent=200)
+
+
+def creates(scope: str) -> Row:
+    """The route names no object, and makes one; it is asked with an empty body."""
+    return Row(scope=scope, own=422, absent=422, body=lambda _: {})
+
+
+def reads(scope: str, *, own: int = 200) -> Row:
+    """The route shows the object of its address."""
+    return Row(scope=scope, own=own)
+
+
+def acts(scope: str, own: int, body: Callable[[Ids], Any] = lambda _: {}) -> Row:
+    """The route changes the object that its address or its body names."""
+    return Row(scope=scope, own=own, body=body)
+
+
+def _new_run(ids: Ids) -> Any:
+    return run_request(dict.fromkeys(("photos", "held-out"), ids["dataset_id"]))
+
+
+ROUTES: Final[dict[str, Row]] = {
+    "GET /healthz": Row(scope=None, own=200, absent=200),
+    "GET /readyz": Row(scope=None, own=200, absent=200),
+    "GET /v1/datasets": lists("datasets:read"),
+    "POST /v1/datasets": creates("datasets:write"),
+    "GET /v1/datasets/{dataset_id}": reads("datasets:read"),
+    "POST /v1/datasets/{dataset_id}:complete": acts("datasets:write", 202),
+    "POST /v1/uploads": acts("datasets:write", 409, lambda ids: {"dataset_id": ids["dataset_id"]}),
+    "POST /v1/uploads/parts": acts(
+        "datasets:write",
+        409,
+        lambda ids: {"dataset_id": ids["dataset_id"], "path": "a.jpg", "sha256": ["0" * 64]},
+    ),
+    "GET /v1/runs": lists("runs:read"),
+    "POST /v1/runs": Row(scope="runs:write", own=201, absent=422, body=_new_run),
+    "GET /v1/runs/{run_id}": reads("runs:read"),
+    "GET /v1/runs/{run_id}/plan": reads("runs:read"),
+    "GET /v1/runs/{run_id}/events": reads("runs:read"),
+    "GET /v1/runs/{run_id}/checkpoints": reads("runs:read"),
+    "GET /v1/runs/{run_id}/result": reads("runs:read", own=404),
+    "POST /v1/runs/{run_id}:cancel": acts("runs:write", 202),
+    "GET /v1/publications": lists("publications:read"),
+    "POST /v1/publications": acts(
+        "publications:write",
+        422,
+        lambda ids: {"run_id": ids["run_id"], "target": {"kind": "folder"}},
+    ),
+    "GET /v1/publications/{publication_id}": reads("publications:read"),
+    "GET /v1/members": lists("members:read"),
+    "POST /v1/members": creates("members:write"),
+    "GET /v1/members/{member_id}": reads("members:read"),
+    "PATCH /v1/members/{member_id}": acts("members:write", 200, lambda _: {"role": "member"}),
+    "GET /v1/api-keys": lists("keys:read"),
+    "POST /v1/api-keys": acts(
+        "keys:write", 201, lambda ids: {"name": "new", "member_id": ids["member_id"]}
+    ),
+    "GET /v1/api-keys/{key_id}": reads("keys:read"),
+    "POST /v1/api-keys/{key_id}:rotate": acts("keys:write", 201),
+    "DELETE /v1/api-keys/{key_id}": Row(scope="keys:write", own=204),
+    "DELETE /v1/members/{member_id}": Row(scope="members:write", own=204),
+    "GET /v1/usage": lists("usage:read"),
+    "GET /v1/quotas": lists("usage:read"),
+    "GET /v1/admin/tenants": lists("operator"),
+    "POST /v1/admin/tenants": creates("operator"),
+    "GET /v1/admin/tenants/{tenant_id}": reads("operator"),
+    "PATCH /v1/admin/tenants/{tenant_id}": acts("operator", 200, lambda _: {"weight": 1}),
+    "GET /v1/admin/tenants/{tenant_id}/members": reads("operator"),
+    "GET /v1/admin/tenants/{tenant_id}/api-keys": reads("operator"),
+    "POST /v1/admin/tenants/{tenant_id}/api-keys": acts(
+        "operator", 201, lambda _: {"name": "made by an operator"}
+    ),
+    "GET /v1/admin/tenants/{tenant_id}/api-keys/{key_id}": reads("operator"),
+    "DELETE /v1/admin/tenants/{tenant_id}/api-keys/{key_id}": Row(scope="operator", own=204),
+    "GET /v1/admin/gpu-classes": lists("operator"),
+    "PUT /v1/admin/gpu-classes/{gpu_class}": creates("operator"),
+    "GET /v1/admin/workers": lists("operator"),
+}
