@@ -33,6 +33,8 @@ from services.api.problems import install_handlers
 from services.api.publications import routes as publications
 from services.api.routing import check_routes
 from services.api.runs import routes as runs
+from services.api.secrets import routes as secrets
+from services.api.secrets.sealing_key import sealing_key
 from services.api.service import Service
 from services.api.usage import routes as usage
 from services.objects.folder_store import FolderStore
@@ -53,6 +55,7 @@ _LOOKUPS: Final = 16
 def check_settings(settings: Settings) -> None:
     """Raise the SettingsError that ``create_app`` would raise; starts no thread."""
     _ = settings.database_url, settings.key_pepper
+    sealing_key(settings)
     open_store(settings)
 
 
@@ -87,6 +90,7 @@ def create_app(
         places=RequestPlaces(),
         long_lists=LongLists(check=check),
         lookups=ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup"),
+        sealing_key=sealing_key(settings),
     )
     app = FastAPI(
         title="Reverie",
@@ -103,8 +107,8 @@ def create_app(
         app.add_middleware(ForwardedClients, most=settings.http.connections_per_client)
     app.add_middleware(RequestEdge)  # the outermost
     install_handlers(app)
-    of_tenants = (creating, datasets, parts, runs, events, publications, members, api_keys, usage)
-    for noun in (health, *of_tenants, admin):
+    of_tenants = (creating, datasets, parts, runs, events, publications, secrets)
+    for noun in (health, *of_tenants, members, api_keys, usage, admin):
         app.include_router(noun.router)
     if isinstance(service.objects, FolderStore):
         app.include_router(objects_router(service.objects))

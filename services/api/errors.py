@@ -92,6 +92,12 @@ class NoResultError(DomainError):
     code = "no_result"
 
 
+class SecretsOffError(DomainError):
+    """The service has no key to seal secrets with."""
+
+    code = "secrets_off"
+
+
 class SignatureRefusedError(DomainError):
     """The signed URL was altered, has expired, or is for another method."""
 

@@ -23,6 +23,7 @@ from services.api.processes import fork_processes
 from services.api.service import Service
 from services.logs.setup import configure
 from services.metrics.exposition import MetricsPortError, serve_metrics
+from services.processes.core_dumps import forbid_core_dumps
 from services.settings.env import Settings, SettingsError
 
 _GRACE_S: Final = 15
@@ -54,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if args.processes is not None and args.processes < 1:
         parser.error(f"--processes has to be 1 or more: {args.processes}")
+    forbid_core_dumps()
     try:
         settings = Settings.from_env(os.environ)
         configure("api", settings.log_format)

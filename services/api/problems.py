@@ -43,6 +43,7 @@ STATUS: Final[dict[type[DomainError], int]] = {
     domain.KeyNotActiveError: 409,
     domain.LastOwnerError: 409,
     domain.LeaseLostError: 409,
+    api.SecretsOffError: 501,
     api.BodyTooSlowError: 408,
     api.VersionMismatchError: 412,
     api.BodyTooLargeError: 413,

@@ -52,6 +52,7 @@ class KeyRoute(HeadRoute):
     """
 
     reads_body = True
+    body_limit_bytes = BODY_LIMIT_BYTES
 
     async def admit(self, request: Request) -> tuple[str, DomainError | None]:
         """Whose the key is, and why it may not send this request; raises where there is no key."""
@@ -87,7 +88,7 @@ class KeyRoute(HeadRoute):
             if checked.method not in _BODY_METHODS:
                 async with places.one_for(owner):
                     return await answer(checked)
-            async with spooled_body(checked, BODY_LIMIT_BYTES, owner) as body:
+            async with spooled_body(checked, self.body_limit_bytes, owner) as body:
                 checked.state.fingerprint = body.fingerprint
                 if body.size_bytes:
                     check_media_type(checked)

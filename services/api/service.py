@@ -14,6 +14,7 @@ from services.api.long_lists import LongLists
 from services.api.places import RequestPlaces
 from services.domain.access import Actor, Operator
 from services.objects.port import ObjectStore
+from services.secrets.keys import PublicKey
 from services.settings.env import Settings
 from services.store.database import Database
 from services.store.scoped_database import ScopedDatabase
@@ -37,6 +38,8 @@ class Service:
     """For many small requests to the object store at once."""
     places: RequestPlaces
     long_lists: LongLists
+    sealing_key: PublicKey | None
+    """Seals tenants' secrets; None where the operator has set none."""
 
     def sizes(self, keys: list[str]) -> Iterator[int | None]:
         """Length in bytes of each object, in order; None where there is none."""

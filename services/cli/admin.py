@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from services.cli import admin_keys, output, restore
+from services.cli import admin_keys, output, restore, secrets_keys
 from services.cli.admin_database import TenantArgument, open_database, tenant_of
 from services.cli.connection import CommandError
 
@@ -26,6 +26,8 @@ app.command("create-operator-key")(admin_keys.create_operator_key)
 app.command("list-keys")(admin_keys.list_keys)
 app.command("revoke-key")(admin_keys.revoke_key)
 app.command("list-members")(admin_keys.list_members)
+app.command("new-secrets-key", epilog=secrets_keys.NEW_EXAMPLE)(secrets_keys.new_secrets_key)
+app.command("rotate-secrets", epilog=secrets_keys.ROTATE_EXAMPLE)(secrets_keys.rotate_secrets)
 
 _EXAMPLES: Final = """Examples:
 

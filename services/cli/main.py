@@ -19,6 +19,7 @@ from services.cli import (
     models,
     output,
     runs,
+    secrets,
     train,
     usage,
     validate,
@@ -47,6 +48,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(members.app, name="members")
+app.add_typer(secrets.app, name="secrets")
 app.add_typer(admin.app, name="admin")
 app.command("usage", epilog=usage.EXAMPLE)(usage.usage)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)

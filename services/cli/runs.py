@@ -54,6 +54,12 @@ def submit(
     priority: Annotated[
         Priority, typer.Option(help="Which of your own waiting runs goes first.")
     ] = "normal",
+    hub_secret: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Secret that publishes to hub_model_id; default: your only one."
+        ),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -75,6 +81,8 @@ def submit(
         request: RunRequest = {**documents.body, "datasets": datasets}  # type: ignore[typeddict-item]  # read from files; the service checks it
         if priority != "normal":
             request["priority"] = priority
+        if hub_secret is not None:
+            request["secrets"] = {"hub": hub_secret}
         run = client.submit_run(request)
         if not as_json:
             _print_submitted(run)

@@ -13,6 +13,7 @@ from services.client.calls import (
     operators,
     publications,
     runs,
+    secrets,
     usage,
 )
 from services.client.retry import Retry
@@ -113,3 +114,8 @@ class AsyncClient:
     list_gpu_classes = _sent(operators.list_gpu_classes)
     set_price = _sent(operators.set_price)
     list_workers = _sent(operators.list_workers)
+
+    put_secret = _sent(secrets.put_secret)
+    list_secrets = _sent(secrets.list_secrets)
+    get_secret = _sent(secrets.get_secret)
+    delete_secret = _sent(secrets.delete_secret)

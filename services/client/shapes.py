@@ -101,6 +101,12 @@ RunStatus = Literal[
 Priority = Literal["low", "normal", "high"]
 
 
+class RunSecrets(TypedDict):
+    """Names of secrets that a run uses."""
+
+    hub: NotRequired[str | None]
+
+
 class RunRequest(TypedDict):
     """SimpleTuner's files as JSON, and which dataset each image backend reads."""
 
@@ -111,6 +117,25 @@ class RunRequest(TypedDict):
     datasets: dict[str, str]
     metadata: NotRequired[dict[str, str]]
     priority: NotRequired[Priority]
+    secrets: NotRequired[RunSecrets]
+
+
+SecretKind = Literal["hub", "s3", "wandb", "webhook"]
+
+
+class Secret(TypedDict):
+    """What is known of a secret; nobody can read its value."""
+
+    id: str
+    object: Literal["secret"]
+    name: str
+    kind: SecretKind
+    version: int
+    warning: str | None
+    links: dict[str, str]
+    created_at: str
+    updated_at: str
+    last_used_at: str | None
 
 
 class Attempt(TypedDict):
@@ -243,6 +268,7 @@ class HubTarget(TypedDict):
     kind: Literal["hub"]
     repo_id: str
     private: NotRequired[bool]
+    secret: NotRequired[str | None]
 
 
 class PublicationRequest(TypedDict):

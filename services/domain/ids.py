@@ -9,9 +9,9 @@ import re
 import time
 from typing import Final, Literal
 
-Prefix = Literal["run", "ds", "att", "wrk", "pub", "ten", "mem", "key", "req"]
+Prefix = Literal["run", "ds", "att", "wrk", "pub", "ten", "mem", "key", "req", "sec"]
 
-_ID: Final = re.compile(r"(run|ds|att|wrk|pub|ten|mem|key|req)_[0-9a-f]{32}")
+_ID: Final = re.compile(r"(run|ds|att|wrk|pub|ten|mem|key|req|sec)_[0-9a-f]{32}")
 
 
 def new_id(prefix: Prefix) -> str:

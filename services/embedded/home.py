@@ -12,6 +12,7 @@ from typing import Any
 
 from services.embedded.errors import HomeInUseError
 from services.processes.pid_files import end_leftovers
+from services.secrets.keys import new_private_key
 
 DEFAULT_HOME = "~/.reverie"
 _LEFTOVER_GRACE_S = 10.0
@@ -27,6 +28,8 @@ class Secrets:
     """Hex; signs the folder store's URLs."""
     key_pepper: str
     """Hex; API keys are stored as HMACs with it."""
+    secrets_private_key: str
+    """Opens the secrets of tenants."""
     api_key: str | None
     """The first tenant's API key; None until there is a database."""
 
@@ -107,6 +110,7 @@ class Home:
             "broker_password": secrets.token_hex(24),
             "signing_key": secrets.token_hex(32),
             "key_pepper": secrets.token_hex(32),
+            "secrets_private_key": new_private_key(),
             "api_key": None,
         }
         found = Secrets(**{**fresh, **known})

@@ -8,15 +8,21 @@ from pathlib import Path
 from services.embedded.home import Home
 from services.embedded.servers import LOOPBACK
 from services.processes.supervised import ChildSpec
+from services.secrets.keys import public_text
 
 BASE_MODEL = "hidream-tiny"
 TRAINER_STOP_S = 120.0
 """Time for a trainer to finish its step and commit a checkpoint."""
 
 _ONLY_FOR = {
-    "services.api": ("REVERIE_KEY_PEPPER",),
+    "services.api": ("REVERIE_KEY_PEPPER", "REVERIE_SECRETS_PUBLIC_KEY"),
     # Only publishing uses the Hub.
-    "services.results": ("HF_TOKEN", "HF_ENDPOINT", "HUGGING_FACE_HUB_TOKEN"),
+    "services.results": (
+        "REVERIE_SECRETS_PRIVATE_KEYS",
+        "HF_TOKEN",
+        "HF_ENDPOINT",
+        "HUGGING_FACE_HUB_TOKEN",
+    ),
 }
 """Variables that no other process sees."""
 
@@ -38,6 +44,8 @@ def service_environment(
         "REVERIE_OBJECTS_URL": f"file://{home.objects}",
         "REVERIE_SIGNING_KEY": secrets.signing_key,
         "REVERIE_KEY_PEPPER": secrets.key_pepper,
+        "REVERIE_SECRETS_PUBLIC_KEY": public_text(secrets.secrets_private_key),
+        "REVERIE_SECRETS_PRIVATE_KEYS": secrets.secrets_private_key,
         "REVERIE_MODELS_DIR": str(home.models),
         "REVERIE_PUBLICATIONS_DIR": str(home.publications),
         "REVERIE_SCRATCH_DIR": str(home.scratch),

@@ -14,7 +14,10 @@ _SECRET_NAME: Final = re.compile(
 )
 _SIGNED_URL: Final = re.compile(r"(https?://[^\s?#]+)\?\S*signature\S*", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"(\w+://)[^\s/@]+@")
-_API_KEY: Final = re.compile(r"\brv[a-z]?_[A-Za-z0-9_-]{8,}")
+_TOKEN: Final = re.compile(
+    r"\b(?:rv[a-z]?_[A-Za-z0-9_-]{8,}|hf_(?:oauth_)?[A-Za-z0-9._-]{16,}|whsec_[A-Za-z0-9+/=]{16,})"
+)
+"""API keys, tokens of the Hub, and keys of webhooks."""
 _REDACTED: Final = "[redacted]"
 
 
@@ -64,7 +67,7 @@ def _clean(name: str, value: Any) -> Any:
         return _REDACTED
     if isinstance(value, str):
         text = _SIGNED_URL.sub(rf"\1?{_REDACTED}", value)
-        return _API_KEY.sub(_REDACTED, _USERINFO.sub(rf"\1{_REDACTED}@", text))
+        return _TOKEN.sub(_REDACTED, _USERINFO.sub(rf"\1{_REDACTED}@", text))
     if isinstance(value, Mapping):
         return {key: _clean(str(key), inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -94,8 +94,8 @@ class Settings:
     log_format: LogFormat = "console"
     """REVERIE_LOG_FORMAT."""
     single_tenant: bool = False
-    """REVERIE_SINGLE_TENANT: the service has one tenant, its operator. Only then may a run name a
-    Hub repository, since the service has one Hub token: the operator's."""
+    """REVERIE_SINGLE_TENANT: the service has one tenant, its operator. A run may then publish to
+    the Hub with the service's own token; otherwise it needs a secret of its tenant."""
     environment: Environment = "production"
     """REVERIE_ENV: ``test`` allows fault points."""
     _given: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -198,6 +198,22 @@ class Settings:
             raise SettingsError(f"{name} has fewer than 32 hex digits")
         return key
 
+    @property
+    def secrets_public_key(self) -> str | None:
+        """REVERIE_SECRETS_PUBLIC_KEY: for the API only, which seals tenants' secrets with it.
+
+        `reverie admin new-secrets-key` makes it. None: the API takes no secrets.
+        """
+        return self._given.get("REVERIE_SECRETS_PUBLIC_KEY")
+
+    @property
+    def secrets_private_keys(self) -> str | None:
+        """REVERIE_SECRETS_PRIVATE_KEYS: for the results process only, which opens the secrets.
+
+        Several by comma, the newest first. None: it can open none.
+        """
+        return self._given.get("REVERIE_SECRETS_PRIVATE_KEYS")
+
     def _required(self, name: str) -> str:
         try:
             return self._given[name]
@@ -213,6 +229,8 @@ _WITHOUT_DEFAULT: Final = (
     "REVERIE_OBJECTS_URL",
     "REVERIE_SIGNING_KEY",
     "REVERIE_KEY_PEPPER",
+    "REVERIE_SECRETS_PUBLIC_KEY",
+    "REVERIE_SECRETS_PRIVATE_KEYS",
 )
 
 

@@ -79,7 +79,9 @@ def result(conn: Connection, run: Run, files: StoredFiles, *, step: int) -> None
         return
     transitions.change_status(conn, run, RunStatus.SUCCEEDED)
     plan = run_documents.read_plan(conn, run.tenant_id, run.run_id)
-    publications.insert(conn, run.tenant_id, run.run_id, publications.target_of(plan))
+    hub_secret = run_documents.read_hub_secret(conn, run.tenant_id, run.run_id)
+    target = publications.target_of(plan, hub_secret)
+    publications.insert(conn, run.tenant_id, run.run_id, target)
 
 
 def is_result_of(run: Run, fence: int, result: StoredFiles) -> bool:

@@ -25,7 +25,7 @@ class Publication:
     tenant_id: str
     run_id: str
     target: dict[str, Any]
-    """``{"kind": "folder"}`` or ``{"kind": "hub", "repo_id": …, "private": …}``."""
+    """``{"kind": "folder"}`` or ``{"kind": "hub", "repo_id": …, "private": …, "secret": …}``."""
     status: str
     """``pending``, ``running``, ``succeeded`` or ``failed``."""
     attempts: int
@@ -204,10 +204,14 @@ def fail(
         raise LeaseLostError(run_id=publication_id, fence=fence)
 
 
-def target_of(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The publication target of a plan; a Hub repository is private unless the plan disables it."""
+def target_of(plan: Mapping[str, Any], hub_secret: str | None = None) -> dict[str, Any]:
+    """The publication target of a plan; a Hub repository is private unless the plan disables it.
+
+    ``hub_secret``: name of the secret that publishes there; None: the service's own token.
+    """
     requested = plan["operation"]["publication"]
     name = requested["hub_model_id"]
     if name is None:
         return {"kind": "folder"}
-    return {"kind": "hub", "repo_id": name, "private": requested.get("private", True)}
+    private = requested.get("private", True)
+    return {"kind": "hub", "repo_id": name, "private": private, "secret": hub_secret}

@@ -63,6 +63,17 @@ def read_plan(conn: Connection, tenant_id: str, run_id: str) -> dict[str, Any]:
     return plan
 
 
+_READ_NAME_FOR_HUB: Final = """
+SELECT request #>> '{secrets,hub}' FROM run_documents WHERE tenant_id = %s AND run_id = %s
+"""
+
+
+def read_hub_secret(conn: Connection, tenant_id: str, run_id: str) -> str | None:
+    """The name of the secret that publishes the run's result to the Hub, if one does."""
+    row = conn.execute(_READ_NAME_FOR_HUB, (tenant_id, run_id)).fetchone()
+    return None if row is None or row[0] is None else str(row[0])
+
+
 _SET_DATA_INDEX: Final = """
 UPDATE run_documents SET data_index = %s::jsonb WHERE tenant_id = %s AND run_id = %s
 """

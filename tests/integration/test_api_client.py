@@ -99,6 +99,13 @@ def test_every_call_of_the_client_is_documented(fleet: Fleet, client: Client) ->
     assert client.list_publications(run_id=run["id"]).data == []
     with pytest.raises(ProblemError):
         client.get_publication("pub_" + "0" * 32)
+    secret = client.put_secret("my-hub", "hub", "hf_0123456789abcdef")
+    shown += [
+        (secret, shapes.Secret),
+        (client.get_secret("my-hub"), shapes.Secret),
+        (client.list_secrets().data[0], shapes.Secret),
+    ]
+    client.delete_secret("my-hub")
 
     member = client.create_member("bob", "viewer")
     key = client.create_key({"name": "ci", "member_id": member["id"]})

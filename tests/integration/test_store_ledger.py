@@ -262,7 +262,8 @@ def test_a_checkpoint_committed_twice_counts_once(tenant_db: TenantDatabase) -> 
 
 
 def test_a_result_committed_twice_counts_once(tenant_db: TenantDatabase) -> None:
-    claim = tenant_db.held(plan=plan(hub_model_id="ada/dream"))
+    request = {"secrets": {"hub": "my-hub"}}
+    claim = tenant_db.held(plan=plan(hub_model_id="ada/dream"), request=request)
     for _ in range(2):  # the reply to the first was lost
         tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
     run = tenant_db.run(claim.run_id)
@@ -272,7 +273,12 @@ def test_a_result_committed_twice_counts_once(tenant_db: TenantDatabase) -> None
     assert tenant_db.attempts(claim.run_id)[0].outcome == "finished"
     with tenant_db.database.transaction() as conn:
         (publication,) = publications.list_page(conn, tenant_db.tenant_id, 10, run_id=claim.run_id)
-    assert publication.target == {"kind": "hub", "repo_id": "ada/dream", "private": True}
+    assert publication.target == {
+        "kind": "hub",
+        "repo_id": "ada/dream",
+        "private": True,
+        "secret": "my-hub",
+    }
     with pytest.raises(LeaseLostError):
         tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim, "cc"), step=100)
 

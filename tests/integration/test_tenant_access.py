@@ -12,6 +12,7 @@ import pytest
 
 from services.domain.errors import NotFoundError
 from services.domain.quotas import Quotas
+from services.secrets.envelope import Envelope
 from services.store import (
     api_keys,
     datasets,
@@ -23,6 +24,7 @@ from services.store import (
     quotas,
     run_documents,
     runs,
+    secrets,
     waiting,
 )
 from services.store.api_keys import ApiKey
@@ -40,6 +42,7 @@ from tests.support.runs import TenantDatabase, checkpoint_at, plan, result_of
 API = Path(__file__).parents[2] / "services" / "api"
 LIMIT = timedelta(seconds=10)
 FILE = NewFile(path="a.jpg", media="image", size_bytes=1, sha256="a" * 64)
+ENVELOPE = Envelope(key_id="k", sealed_key=b"s", ciphertext=b"c")
 UNSCOPED = {"api_keys.digest", "gpu_classes.currencies", "health.degraded"}
 """Functions for rows of no tenant."""
 
@@ -66,6 +69,8 @@ def rows(database: Database) -> Rows:
     tenant.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 5))
     tenant.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
     queued = tenant.queued()
+    with database.transaction() as conn:
+        secrets.put(conn, tenant.tenant_id, "my-hub", "hub", lambda _: ENVELOPE)
     ada = (tenant.tenant_id,)
     key = KeyScope(tenant_id=tenant.tenant_id, method="POST", path="/v1/runs", key="k")
     with database.transaction() as conn:
@@ -144,6 +149,9 @@ READS: dict[str, Call] = {
     "runs.events": lambda c, r: runs.events(c, r.ada, r.queued.run_id, 0, 10),
     "runs.checkpoints": lambda c, r: runs.checkpoints(c, r.ada, r.over.run_id),
     "runs.attempts": lambda c, r: runs.attempts(c, r.ada, r.over.run_id),
+    "secrets.get": lambda c, r: secrets.get(c, r.ada, "my-hub"),
+    "secrets.list_page": lambda c, r: secrets.list_page(c, r.ada, 10),
+    "secrets.names": lambda c, r: secrets.names(c, r.ada, "hub"),
     "waiting.of_runs": lambda c, r: waiting.of_runs(
         c, r.ada, [r.queued], aging=LIMIT, silence=LIMIT
     ),
@@ -171,6 +179,8 @@ WRITES: dict[str, Call] = {
     "quotas.check_new_run": lambda c, r: quotas.check_new_run(c, r.ada, Quotas()),
     "runs.cancel": lambda c, r: runs.cancel(c, r.ada, r.queued.run_id),
     "runs.create": lambda c, r: runs.create(c, r.ada, new_run(r)),
+    "secrets.put": lambda c, r: secrets.put(c, r.ada, "my-hub", "hub", lambda _: ENVELOPE),
+    "secrets.delete": lambda c, r: secrets.delete(c, r.ada, "my-hub"),
 }  # fmt: skip
 REFUSED = (NotFoundError, AssertionError, psycopg.errors.InsufficientPrivilege)
 """AssertionError: the function found no row where there has to be one."""
@@ -294,6 +304,8 @@ def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(
         "UPDATE api_keys SET scopes = NULL",
         "UPDATE api_keys SET key_hmac = 'mine'",
         "SELECT key_hmac FROM operator_keys",
+        "SELECT ciphertext FROM secrets",
+        "UPDATE secrets SET name = 'a' RETURNING sealed_key",
         "INSERT INTO attempts SELECT * FROM attempts",
         "CREATE TABLE mine (x integer)",
     ],

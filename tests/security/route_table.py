@@ -19,6 +19,7 @@ NOBODYS: Final[Ids] = {
     "key_id": "key_" + "0" * 32,
     "tenant_id": "ten_" + "0" * 32,
     "gpu_class": "none",
+    "name": "nobodys",
 }
 WHO: Final = {
     "runs:read": {"owner", "member", "viewer", "billing"},
@@ -105,6 +106,10 @@ ROUTES: Final[dict[str, Row]] = {
         lambda ids: {"run_id": ids["run_id"], "target": {"kind": "folder"}},
     ),
     "GET /v1/publications/{publication_id}": reads("publications:read"),
+    "GET /v1/secrets": lists("secrets:read"),
+    "PUT /v1/secrets/{name}": creates("secrets:write"),
+    "GET /v1/secrets/{name}": reads("secrets:read"),
+    "DELETE /v1/secrets/{name}": Row(scope="secrets:write", own=204),
     "GET /v1/members": lists("members:read"),
     "POST /v1/members": creates("members:write"),
     "GET /v1/members/{member_id}": reads("members:read"),

@@ -67,6 +67,8 @@ def hers(ada: Tenant, ada_id: str, database: Database) -> Ids:
     """One object of each kind that belongs to ada."""
     dataset_id = ada.push({"a.jpg": b"not looked at here"})
     run_id = ada.submit(run_request({"photos": dataset_id, "held-out": dataset_id}))
+    secret = {"kind": "hub", "value": "hf_0123456789abcdef"}
+    assert ada.http.put("/v1/secrets/my-hub", json=secret).status_code == 201
     with database.transaction() as conn:
         publication = publications.insert(conn, ada_id, run_id, {"kind": "folder"})
         bob = members.create(conn, ada_id, name="bob", role="viewer")
@@ -79,6 +81,7 @@ def hers(ada: Tenant, ada_id: str, database: Database) -> Ids:
         "key_id": key.key_id,
         "tenant_id": ada_id,
         "gpu_class": "cpu",
+        "name": "my-hub",
     }
 
 

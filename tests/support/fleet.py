@@ -16,6 +16,7 @@ from typing import TypeVar
 import httpx
 
 from services.processes.tree import descendants
+from services.secrets.keys import new_private_key, public_text
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
@@ -34,6 +35,13 @@ FAST = {
     "REVERIE_SINGLE_TENANT": "true",
     "OMP_NUM_THREADS": "1",
 }
+
+_PRIVATE_KEY = new_private_key()
+_ONLY_FOR = {
+    "api": {"REVERIE_SECRETS_PUBLIC_KEY": public_text(_PRIVATE_KEY)},
+    "results": {"REVERIE_SECRETS_PRIVATE_KEYS": _PRIVATE_KEY},
+}
+"""What only one kind of process is given."""
 
 
 def children_of(pid: int) -> list[int]:
@@ -92,7 +100,11 @@ class Fleet:
             command += ["--host", "127.0.0.1", "--port", str(self.port)]
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command, env={**self.env, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                env={**self.env, **_ONLY_FOR.get(kind, {}), **env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         return self.processes[name]
 

@@ -85,6 +85,25 @@ def test_only_results_sees_the_hub_token_and_the_api_no_broker() -> None:
     assert all("REVERIE_BROKER_URL" in env for name, env in environment.items() if name != "r-api")
 
 
+def test_the_api_seals_secrets_and_only_results_opens_them() -> None:
+    documents = render("--set", "secrets.sealing.name=public,secrets.opening.name=private")
+    environment = {
+        name: {
+            entry["name"]: entry["valueFrom"]["secretKeyRef"]["name"]
+            for entry in pod["containers"][0]["env"]
+            if entry["name"].startswith("REVERIE_SECRETS_")
+        }
+        for name, pod in pods(documents).items()
+    }
+
+    assert {name: env for name, env in environment.items() if env} == {
+        "r-api": {"REVERIE_SECRETS_PUBLIC_KEY": "public"},
+        "r-results": {"REVERIE_SECRETS_PRIVATE_KEYS": "private"},
+    }
+    policies = {d["metadata"]["name"] for d in documents if d["kind"] == "NetworkPolicy"}
+    assert "r-hub" in policies
+
+
 def test_a_new_run_asks_for_a_gpu_class_that_has_trainers() -> None:
     classes = {
         name: entry["value"]

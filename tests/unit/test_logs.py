@@ -22,6 +22,8 @@ from services.logs.setup import redact
         ("detail", "key rvo_abc123abc123 was refused"),
         ("key_pepper", "abc123"),
         ("hf_token", "abc123"),
+        ("path", "/v1/secrets/hf_abc123abc123abc123"),
+        ("detail", "whsec_abc123abc123abc123"),
     ],
 )
 def test_secrets_are_redacted(name: str, value: object) -> None:
@@ -33,10 +35,17 @@ def test_secrets_are_redacted(name: str, value: object) -> None:
 
 
 def test_other_values_are_not_redacted() -> None:
-    event = {"event": "run_offered", "run_id": "run_1", "key_prefix": "tenants/t/", "tokens": 1}
+    event = {
+        "event": "run_offered",
+        "run_id": "run_1",
+        "key_prefix": "tenants/t/",
+        "tokens": 1,
+        "setting": "hf_hub_offline",
+    }
     kept = redact(None, "info", dict(event))
     assert kept["run_id"] == "run_1"
     assert kept["key_prefix"] == "tenants/t/"
+    assert kept["setting"] == "hf_hub_offline"
 
 
 def test_lines_are_json_on_standard_error_with_the_service_in_each() -> None:

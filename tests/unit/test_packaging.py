@@ -76,9 +76,12 @@ def test_compose_starts_each_process_once() -> None:
     # A run asks for the class of the API's setting: a trainer has to have it.
     classes = {services[name]["environment"]["REVERIE_GPU_CLASS"] for name in ("api", "trainer")}
     assert len(classes) == 1
-    assert [name for name, s in services.items() if "HF_TOKEN" in s.get("environment", {})] == [
-        "results"
-    ]
+    for name, only in {
+        "HF_TOKEN": "results",
+        "REVERIE_SECRETS_PRIVATE_KEYS": "results",
+        "REVERIE_SECRETS_PUBLIC_KEY": "api",
+    }.items():
+        assert [each for each, s in services.items() if name in s.get("environment", {})] == [only]
 
 
 def test_the_lock_pins_every_dependency_and_torch_first() -> None:

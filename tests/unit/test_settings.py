@@ -22,11 +22,14 @@ def test_given_settings_are_read() -> None:
             "REVERIE_POLL_S": "0.2",
             "REVERIE_API_URL": "https://reverie.example/",
             "REVERIE_SIGNING_KEY": "5f" * 32,
+            "REVERIE_SECRETS_PRIVATE_KEYS": "x25519-private-secret",
         }
     )
     assert settings.database_url == "postgresql://u:secret@db/reverie"
     assert settings.api_url == "https://reverie.example"
     assert settings.signing_key == b"\x5f" * 32
+    assert settings.secrets_private_keys == "x25519-private-secret"
+    assert settings.secrets_public_key is None
     assert "secret" not in repr(settings)
 
 

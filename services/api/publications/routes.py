@@ -8,19 +8,15 @@ from fastapi.responses import JSONResponse
 from services.api.idempotency import CreatingDep, create_once
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.publications.presenting import publication_shape
-from services.api.publications.shapes import (
-    HUB_REFUSED,
-    HubTarget,
-    Publication,
-    PublicationRequest,
-)
+from services.api.publications.shapes import HubTarget, Publication, PublicationRequest
 from services.api.routing import TenantRoute
 from services.api.scopes import needs
-from services.api.service import ServiceDep, TenantDep
+from services.api.secrets.choosing import choose_hub_secret
+from services.api.service import Service, ServiceDep, TenantDep
 from services.api.shapes import PublicationId
 from services.domain.errors import InvalidRequestError, NotFoundError, Problem
 from services.domain.ids import is_id
-from services.store import publications
+from services.store import publications, secrets
 from services.store.database import Connection
 
 router = APIRouter(prefix="/v1", tags=["publications"], route_class=TenantRoute)
@@ -38,17 +34,33 @@ def create_publication(
     """Publish a run's result again: 201; 422 where it has none."""
 
     def prepare() -> dict[str, Any]:
-        if isinstance(body.target, HubTarget) and not service.settings.single_tenant:
-            problem = Problem(pointer="/target/kind", code="refused", message=HUB_REFUSED)
-            raise InvalidRequestError([problem])
         if not is_id(body.run_id, "run"):
             raise NotFoundError("run", body.run_id)
-        return body.target.model_dump(mode="json")
+        target = body.target.model_dump(mode="json")
+        if isinstance(body.target, HubTarget):
+            target["secret"] = _hub_secret(service, tenant_id, body.target)
+        return target
 
     def insert(conn: Connection, target: dict[str, Any]) -> Publication:
         return publication_shape(publications.create(conn, tenant_id, body.run_id, target))
 
     return create_once(request, prepare, insert)
+
+
+def _hub_secret(service: Service, tenant_id: str, target: HubTarget) -> str | None:
+    """The secret that will publish; None: the service's own token. Raises InvalidRequestError."""
+    with service.database.transaction(tenant_id) as conn:
+        known = secrets.names(conn, tenant_id, "hub")
+    chosen = choose_hub_secret(
+        known,
+        target.secret,
+        is_single_tenant=service.settings.single_tenant,
+        named_at="/target/secret",
+        publishes_at="/target/kind",
+    )
+    if isinstance(chosen, Problem):
+        raise InvalidRequestError([chosen])
+    return chosen
 
 
 @router.get("/publications", openapi_extra=needs("publications:read"))

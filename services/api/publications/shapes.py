@@ -5,12 +5,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from services.api.secrets.shapes import SecretName
 from services.api.shapes import Body, Failure, RunId, Shape
-
-HUB_REFUSED: Final = (
-    "Publishing to the Hub uses this service's own token, so it is allowed only where the service "
-    "has a single tenant. Remove it and download the result instead."
-)
 
 
 class FolderTarget(Body):
@@ -28,6 +24,9 @@ class HubTarget(Body):
     kind: Literal["hub"]
     repo_id: Annotated[str, Field(max_length=96, pattern=f"^(?:{_NAME}/)?{_NAME}$")]
     private: bool = True
+    secret: SecretName | None = None
+    """Of the kind ``hub``. Null: the tenant's only one, or the service's own token where it has a
+    single tenant."""
 
 
 class PublicationRequest(Body):

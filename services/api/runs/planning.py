@@ -6,12 +6,13 @@ from typing import Final
 from services.api.datasets.lookup import find_dataset
 from services.api.errors import DatasetRejectedError, InvalidPlanError
 from services.api.pointers import json_pointer
-from services.api.publications.shapes import HUB_REFUSED
 from services.api.runs.shapes import RunRequest
+from services.api.secrets.choosing import choose_hub_secret
 from services.api.service import Service
 from services.domain.errors import NotFoundError, Problem
 from services.domain.priorities import number_of
 from services.settings.env import Settings
+from services.store import secrets
 from services.store.database import Connection
 from services.store.runs import NewRun
 from trainer_core.base_models.describe import BaseModel
@@ -32,9 +33,13 @@ def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
     settings = service.settings
     with service.database.transaction(tenant_id) as conn:
         about_datasets = list(_about_datasets(conn, tenant_id, request.datasets))
+        hub_secrets = secrets.names(conn, tenant_id, "hub")
     imported, problems = _import(request, service.base_models.read())
+    hub_secret = None
     if imported is not None:
-        problems += _about_target(request, imported, settings)
+        hub_secret = _hub_secret(request, imported, hub_secrets, settings)
+        if isinstance(hub_secret, Problem):
+            problems.append(hub_secret)
         problems += _about_device(request, imported, settings)
         problems += _about_assignment(request, imported)
     problems += about_datasets
@@ -42,7 +47,7 @@ def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
     assert imported is not None  # where it is None, there are problems
     plan = imported.plan
     return NewRun(
-        request=request.model_dump(mode="json"),
+        request={**request.model_dump(mode="json"), "secrets": {"hub": hub_secret}},
         plan=plan.model_dump(mode="json"),
         plan_digest=plan.identity_digest(),
         warnings=_bounded(imported.warnings),
@@ -100,11 +105,23 @@ def _import(
     return imported, []
 
 
-def _about_target(request: RunRequest, imported: Imported, settings: Settings) -> Iterator[Problem]:
-    """A problem where the run publishes to the Hub and the service has several tenants."""
-    if imported.plan.operation.publication.hub_model_id is None or settings.single_tenant:
-        return
-    yield Problem(pointer=_option(request, "hub_model_id"), code="refused", message=HUB_REFUSED)
+def _hub_secret(
+    request: RunRequest, imported: Imported, known: Sequence[str], settings: Settings
+) -> str | Problem | None:
+    """The secret that will publish the result; None where it needs none, or what is wrong."""
+    named = request.secrets.hub
+    if imported.plan.operation.publication.hub_model_id is None:
+        if named is None:
+            return None
+        message = "This run names no repository of the Hub: set hub_model_id, or leave this out."
+        return Problem(pointer="/secrets/hub", code="bad_value", message=message)
+    return choose_hub_secret(
+        known,
+        named,
+        is_single_tenant=settings.single_tenant,
+        named_at="/secrets/hub",
+        publishes_at=_option(request, "hub_model_id"),
+    )
 
 
 def _about_device(request: RunRequest, imported: Imported, settings: Settings) -> Iterator[Problem]:

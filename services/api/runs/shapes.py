@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 from pydantic.config import JsonDict
 
+from services.api.secrets.shapes import SecretName
 from services.api.shapes import Body, DatasetId, Failure, JsonArray, JsonObject, Shape, Text
 from services.domain.priorities import Priority
 
@@ -18,6 +19,13 @@ MetadataKey = Annotated[Text, Field(min_length=1, max_length=64)]
 
 _NO_OTHER: Final[JsonDict] = {"additionalProperties": False}
 """Keys have to match the pattern of ``Text``."""
+
+
+class RunSecrets(Body):
+    """Names of the tenant's secrets that a run uses; a run never holds their values."""
+
+    hub: SecretName | None = None
+    """Publishes to ``hub_model_id``. Null: the tenant's only secret of the kind ``hub``."""
 
 
 class RunRequest(Body):
@@ -36,6 +44,7 @@ class RunRequest(Body):
     ] = Field(default={})
     priority: Priority = "normal"
     """Orders the tenant's own runs."""
+    secrets: RunSecrets = RunSecrets()
 
 
 class Attempt(Shape):

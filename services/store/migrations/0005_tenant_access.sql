@@ -9,8 +9,8 @@ GRANT INSERT, UPDATE (expires_at, revoked_at, replaced_by) ON api_keys TO reveri
 GRANT SELECT ON run_logs TO reverie_api;
 GRANT INSERT, UPDATE, DELETE ON secrets TO reverie_api;
 -- What a request may see of a secret: everything but its content.
-GRANT SELECT (secret_id, tenant_id, name, kind, version, created_at, updated_at, last_used_at)
-    ON secrets TO reverie_api;
+GRANT SELECT (secret_id, tenant_id, name, kind, version, warning, created_at, updated_at,
+    last_used_at) ON secrets TO reverie_api;
 
 DO $$
 DECLARE

@@ -133,9 +133,14 @@ def _has_no_result(_case: Case, problem: Json) -> bool:
 
 
 def _is_for_the_hub(case: Case, problem: Json) -> bool:
-    """Whether a service with several tenants may publish to the Hub is up to its operator."""
+    """Which secrets the tenant has decides what may publish to the Hub."""
+    codes = [each["code"] for each in problem["errors"]]
     is_hub = case.body["target"]["kind"] == "hub"
-    return is_hub and [each["code"] for each in problem["errors"]] == ["refused"]
+    return is_hub and codes in (["refused"], ["not_found"], ["missing"])
+
+
+def _are_too_many(_case: Case, problem: Json) -> bool:
+    return [each["code"] for each in problem["errors"]] == ["too_many"]
 
 
 def _has_bad_paths(case: Case, problem: Json) -> bool:
@@ -195,6 +200,8 @@ _NO_SUCH_ID: Final = {
         ("POST", "admin/tenants/{tenant_id}/api-keys"),
         ("GET", "admin/tenants/{tenant_id}/api-keys/{key_id}"),
         ("DELETE", "admin/tenants/{tenant_id}/api-keys/{key_id}"),
+        ("GET", "secrets/{name}"),
+        ("DELETE", "secrets/{name}"),
     ]
 }
 _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
@@ -215,6 +222,7 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ("POST /v1/api-keys", "invalid_request"): _is_past,
     ("POST /v1/api-keys/{key_id}:rotate", "invalid_request"): _is_past,
     ("POST /v1/admin/tenants/{tenant_id}/api-keys", "invalid_request"): _is_past,
+    ("PUT /v1/secrets/{name}", "invalid_request"): _are_too_many,
     # Another body came under this key.
     ("POST /v1/members", "idempotency_key_reused"): _has_key,
     ("POST /v1/api-keys", "idempotency_key_reused"): _has_key,

@@ -243,4 +243,5 @@ _PUBLISHED: Final = Files(
 @GROUP.observes("operation.publication.private", files=_PUBLISHED, reset=True)
 def the_result_goes_to_that_repository(plan: Plan, environment: Environment) -> None:
     stored = json.loads(plan.model_dump_json())
-    expect(target_of(stored), {"kind": "hub", "repo_id": "ada/cats", "private": False})
+    target = {"kind": "hub", "repo_id": "ada/cats", "private": False, "secret": None}
+    expect(target_of(stored), target)

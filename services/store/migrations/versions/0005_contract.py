@@ -130,9 +130,10 @@ _STATEMENTS = (
         sealed_key  bytea NOT NULL,
         ciphertext  bytea NOT NULL,
         version     bigint NOT NULL DEFAULT 1,     -- +1 at each new value
+        warning     text,                          -- what a use has found out
         created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
         updated_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-        last_used_at timestamptz,
+        last_used_at timestamptz,                  -- of this version
         UNIQUE (tenant_id, name)
     )
     """,

@@ -1,0 +1,154 @@
+"""Secrets of tenants, sealed. What requests may read of them is everything but the content."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+
+from services.domain.errors import InvalidRequestError, NotFoundError, Problem
+from services.domain.ids import new_id
+from services.secrets.envelope import Envelope, SecretPlace
+from services.store import tenants
+from services.store.database import Connection, columns_of
+
+MOST_SECRETS: Final = 50
+"""Of one tenant."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Secret:
+    """One row of ``secrets`` without its content."""
+
+    secret_id: str
+    tenant_id: str
+    name: str
+    kind: str
+    """``hub``, ``s3``, ``wandb`` or ``webhook``."""
+    version: int
+    """+1 at each new value."""
+    warning: str | None
+    """What a use has found out; None where that is nothing."""
+    created_at: datetime
+    updated_at: datetime
+    last_used_at: datetime | None
+    """Of this version."""
+
+
+_OF_NAME: Final = SQL("""
+SELECT {columns} FROM secrets WHERE tenant_id = %s AND name = %s
+""").format(columns=columns_of(Secret))
+_COUNT: Final = "SELECT count(*) FROM secrets WHERE tenant_id = %s"
+_INSERT: Final = SQL("""
+INSERT INTO secrets (secret_id, tenant_id, name, kind, version, key_id, sealed_key, ciphertext)
+VALUES (%(secret_id)s, %(tenant_id)s, %(name)s, %(kind)s, %(version)s, %(key_id)s,
+    %(sealed_key)s, %(ciphertext)s)
+RETURNING {columns}
+""").format(columns=columns_of(Secret))
+_REPLACE: Final = SQL("""
+UPDATE secrets SET kind = %(kind)s, version = %(version)s, key_id = %(key_id)s,
+    sealed_key = %(sealed_key)s, ciphertext = %(ciphertext)s, warning = NULL,
+    last_used_at = NULL, updated_at = clock_timestamp()
+WHERE tenant_id = %(tenant_id)s AND secret_id = %(secret_id)s
+RETURNING {columns}
+""").format(columns=columns_of(Secret))
+
+
+def put(
+    conn: Connection,
+    tenant_id: str,
+    name: str,
+    kind: str,
+    seal: Callable[[SecretPlace], Envelope],
+) -> tuple[Secret, bool]:
+    """Store a value in place of the one of this name, if any; whether the name is new.
+
+    Raises InvalidRequestError where the tenant has MOST_SECRETS already.
+    """
+    tenants.lock(conn, tenant_id)
+    known = _find(conn, tenant_id, name)
+    if known is None:
+        _check_number(conn, tenant_id)
+    place = SecretPlace(
+        tenant_id=tenant_id,
+        secret_id=new_id("sec") if known is None else known.secret_id,
+        name=name,
+        kind=kind,
+        version=1 if known is None else known.version + 1,
+    )
+    facts = {
+        "secret_id": place.secret_id,
+        "tenant_id": tenant_id,
+        "name": name,
+        "kind": kind,
+        "version": place.version,
+        **_content(seal(place)),
+    }
+    with conn.cursor(row_factory=class_row(Secret)) as cursor:
+        stored = cursor.execute(_INSERT if known is None else _REPLACE, facts).fetchone()
+    assert stored is not None
+    return stored, known is None
+
+
+def _find(conn: Connection, tenant_id: str, name: str) -> Secret | None:
+    with conn.cursor(row_factory=class_row(Secret)) as cursor:
+        return cursor.execute(_OF_NAME, (tenant_id, name)).fetchone()
+
+
+def _check_number(conn: Connection, tenant_id: str) -> None:
+    row = conn.execute(_COUNT, (tenant_id,)).fetchone()
+    assert row is not None
+    if row[0] >= MOST_SECRETS:
+        message = f"A tenant has {MOST_SECRETS} secrets at most: delete one that nothing uses."
+        raise InvalidRequestError([Problem(pointer="", code="too_many", message=message)])
+
+
+def _content(envelope: Envelope) -> dict[str, str | bytes]:
+    return {
+        "key_id": envelope.key_id,
+        "sealed_key": envelope.sealed_key,
+        "ciphertext": envelope.ciphertext,
+    }
+
+
+def get(conn: Connection, tenant_id: str, name: str) -> Secret:
+    """Raises NotFoundError."""
+    found = _find(conn, tenant_id, name)
+    if found is None:
+        raise NotFoundError("secret", name)
+    return found
+
+
+_LIST: Final = SQL("""
+SELECT {columns} FROM secrets
+WHERE tenant_id = %(tenant_id)s AND (%(after)s::text IS NULL OR secret_id < %(after)s)
+ORDER BY secret_id DESC LIMIT %(limit)s
+""").format(columns=columns_of(Secret))
+
+
+def list_page(
+    conn: Connection, tenant_id: str, limit: int, after: str | None = None
+) -> list[Secret]:
+    """Newest first; ``after`` is the last id of the page before."""
+    facts = {"tenant_id": tenant_id, "limit": limit, "after": after}
+    with conn.cursor(row_factory=class_row(Secret)) as cursor:
+        return cursor.execute(_LIST, facts).fetchall()
+
+
+_NAMES: Final = "SELECT name FROM secrets WHERE tenant_id = %s AND kind = %s ORDER BY name"
+
+
+def names(conn: Connection, tenant_id: str, kind: str) -> list[str]:
+    """The names of the tenant's secrets of one kind."""
+    return [row[0] for row in conn.execute(_NAMES, (tenant_id, kind))]
+
+
+_DELETE: Final = "DELETE FROM secrets WHERE tenant_id = %s AND name = %s RETURNING true"
+
+
+def delete(conn: Connection, tenant_id: str, name: str) -> None:
+    """Delete the secret with its content. Raises NotFoundError."""
+    if conn.execute(_DELETE, (tenant_id, name)).fetchone() is None:
+        raise NotFoundError("secret", name)
