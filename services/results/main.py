@@ -11,6 +11,7 @@ from services.domain.ids import new_id
 from services.logs.setup import configure
 from services.metrics.exposition import serve_metrics
 from services.objects.open import open_store
+from services.processes.core_dumps import forbid_core_dumps
 from services.queue.app import NOTIFY_QUEUE, PUBLICATION_TASK
 from services.queue.serve import serve
 from services.results.abandoned import sweep_abandoned
@@ -19,6 +20,7 @@ from services.results.restored import settle
 from services.results.sweep import Sweeper
 from services.results.targets.folder import FolderTarget
 from services.results.targets.hub import HubAccess, HubTarget
+from services.results.targets.tenant_hub import check_private_keys
 from services.settings.env import Settings
 from services.store.database import Database
 from services.workers.scratch import Scratch
@@ -34,7 +36,9 @@ def main() -> int:
 
     Exits with a traceback where the settings are wrong.
     """
+    forbid_core_dumps()
     settings = Settings.from_env(os.environ)
+    check_private_keys(settings)
     configure("results", settings.log_format)
     serve_metrics(settings.metrics_host, settings.metrics_port)
     disable_progress_bars()

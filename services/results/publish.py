@@ -23,6 +23,7 @@ from services.results.targets.port import (
     PublicationTarget,
     Published,
 )
+from services.results.targets.tenant_hub import TenantHubTarget
 from services.store import publications
 from services.store.database import Database
 from services.store.publications import PublicationWork
@@ -85,17 +86,7 @@ class Publisher:
             self._record_success(work, published)
 
     def _publish(self, work: PublicationWork) -> Published:
-        kind = str(work.target.get("kind"))
-        target = self._targets.get(kind)
-        if target is None:
-            raise PublicationRefusedError(
-                Failure(
-                    code="unknown_target",
-                    category=Category.USER,
-                    message=f"There is no target of kind {kind}.",
-                    retryable=False,
-                )
-            )
+        target = self._target_of(work)
         with self._scratch.work_folder("publication") as folder:
             get_folder(self._objects, work.result, folder / "result")
             try:
@@ -108,6 +99,22 @@ class Publisher:
                 folder / "repo",
                 f"Result of {work.run_id} at step {work.result_step}",
             )
+
+    def _target_of(self, work: PublicationWork) -> PublicationTarget:
+        kind, secret = str(work.target.get("kind")), work.target.get("secret")
+        if kind == "hub" and secret is not None:
+            return TenantHubTarget(self._database, work.tenant_id, str(secret))
+        target = self._targets.get(kind)
+        if target is None:
+            raise PublicationRefusedError(
+                Failure(
+                    code="unknown_target",
+                    category=Category.USER,
+                    message=f"There is no target of kind {kind}.",
+                    retryable=False,
+                )
+            )
+        return target
 
     def _record_success(self, work: PublicationWork, published: Published) -> None:
         try:

@@ -1,7 +1,5 @@
 """Publishing over a real database, a real object store and a real process."""
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -30,13 +28,11 @@ from services.store import publications
 from services.store.database import Database
 from services.store.publications import Publication
 from services.workers.scratch import Scratch
+from tests.support.finished_runs import write_result
 from tests.support.hub import HubServer
 from tests.support.redis import RedisServer
 from tests.support.runs import TenantDatabase, plan
-from tests.unit.config_examples import import_small
-from trainer_core.export.card_facts import card_facts
 
-_LOSS = {"mean": 0.5, "held_out_mean": 0.6}
 _HUB = {"kind": "hub", "repo_id": "tester/moon", "private": True}
 _PUBLISHED = {
     "README.md",
@@ -89,7 +85,7 @@ def publishing(database: Database, tmp_path: Path, hub_server: HubServer) -> Ite
     tenant_db = TenantDatabase.new(database)
     claim = tenant_db.held(plan=plan())
     result = tmp_path / "result"
-    _write_result(result)
+    write_result(result)
     stored = put_folder(objects, result_prefix(claim.tenant_id, claim.run_id, claim.fence), result)
     tenant_db.ledger.commit_result(claim.run_id, claim.fence, stored, step=10)
     with Scratch(tmp_path / "scratch", new_id("wrk")) as scratch:
@@ -113,34 +109,6 @@ def publishing(database: Database, tmp_path: Path, hub_server: HubServer) -> Ite
             scratch_dir=scratch.folder,
             publisher=publisher,
         )
-
-
-def _write_result(folder: Path) -> None:
-    """A result as training writes it: weights, config, sample, facts for the card, manifest."""
-    (folder / "samples").mkdir(parents=True)
-    (folder / "pytorch_lora_weights.safetensors").write_bytes(os.urandom(50_000))
-    (folder / "lycoris_config.json").write_text("{}")
-    (folder / "samples" / "0.png").write_bytes(os.urandom(2_000))
-    facts = card_facts(
-        import_small().plan,
-        loss_before=_LOSS,
-        loss_after=_LOSS,
-        trainable_parameters=1000,
-        trainable_modules=4,
-        weights="trained",
-        matmul="no_change",
-    )
-    (folder / "card.json").write_text(json.dumps(facts))
-    files = {
-        str(path.relative_to(folder)): {
-            "size_bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-    manifest = {"version": 1, "kind": "result", "step": 10, "files": files}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def _read(folder: Path) -> dict[str, bytes]:

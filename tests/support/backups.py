@@ -21,6 +21,12 @@ def back_up(url: str, file: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
+def dump_text(url: str) -> bytes:
+    """A dump of the database as SQL."""
+    done = subprocess.run([_program("pg_dump"), url], check=True, capture_output=True)
+    return done.stdout
+
+
 def restore(url: str, file: Path) -> None:
     """Replace everything in the database by the dump; ends the connections of its clients."""
     with psycopg.connect(url, autocommit=True) as conn:

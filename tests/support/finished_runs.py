@@ -2,13 +2,18 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from services.domain.ledger import Claim, StoredCheckpoint
 from services.objects.folders import put_folder
 from services.objects.keys import checkpoint_prefix, result_prefix
 from services.objects.port import ObjectStore
-from tests.support.runs import TenantDatabase
+from tests.support.runs import TenantDatabase, plan
+from tests.unit.config_examples import import_small
+from trainer_core.export.card_facts import card_facts
+
+_LOSS = {"mean": 0.5, "held_out_mean": 0.6}
 
 
 def finish(tenant_db: TenantDatabase, claim: Claim, store: ObjectStore, folder: Path) -> None:
@@ -33,3 +38,41 @@ def _closed_folder(folder: Path, files: dict[str, bytes]) -> Path:
         facts[name] = {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
     (folder / "manifest.json").write_text(json.dumps({"version": 1, "files": facts}))
     return folder
+
+
+def commit_whole_result(tenant_db: TenantDatabase, store: ObjectStore, folder: Path) -> str:
+    """End a new run with a result that can be published; returns the run's id."""
+    claim = tenant_db.held(plan=plan())
+    write_result(folder)
+    key_prefix = result_prefix(claim.tenant_id, claim.run_id, claim.fence)
+    files = put_folder(store, key_prefix, folder)
+    tenant_db.ledger.commit_result(claim.run_id, claim.fence, files, step=10)
+    return claim.run_id
+
+
+def write_result(folder: Path) -> None:
+    """A result as training writes it: weights, config, sample, facts for the card, manifest."""
+    (folder / "samples").mkdir(parents=True)
+    (folder / "pytorch_lora_weights.safetensors").write_bytes(os.urandom(50_000))
+    (folder / "lycoris_config.json").write_text("{}")
+    (folder / "samples" / "0.png").write_bytes(os.urandom(2_000))
+    facts = card_facts(
+        import_small().plan,
+        loss_before=_LOSS,
+        loss_after=_LOSS,
+        trainable_parameters=1000,
+        trainable_modules=4,
+        weights="trained",
+        matmul="no_change",
+    )
+    (folder / "card.json").write_text(json.dumps(facts))
+    files = {
+        str(path.relative_to(folder)): {
+            "size_bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    manifest = {"version": 1, "kind": "result", "step": 10, "files": files}
+    (folder / "manifest.json").write_text(json.dumps(manifest))

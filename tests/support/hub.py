@@ -70,12 +70,19 @@ class HubServer:
 
     def __init__(self) -> None:
         self.token = f"hf_{secrets.token_hex(17)}"
+        self.roles: dict[str, str] = {}
+        """Further tokens that are accepted, and what ``whoami`` says of them; of ``token`` it says
+        ``fineGrained``."""
         self.repos: dict[str, HubRepo] = {}
         self.requests: list[str] = []
         """Method and path of every request, in order."""
         self.failing_with: int | None = None
         """While set, every request below ``failing_below`` is answered with this status."""
         self.failing_below = "/"
+        self.held_below: str | None = None
+        """While set, requests below it get no answer; ``has_held`` says that one came."""
+        self.has_held = threading.Event()
+        self._is_released = threading.Event()
         self._blobs: dict[str, bytes] = {}
         self._lock = threading.RLock()
         self._lfs_secret = secrets.token_hex(16)
@@ -97,6 +104,11 @@ class HubServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def release(self) -> None:
+        """Answer what is held."""
+        self.held_below = None
+        self._is_released.set()
 
     def add_model(self, name: str, folder: Path, *, is_gated: bool = False) -> HubRepo:
         """Create a public repository with the files of a folder, in one commit."""
@@ -122,6 +134,9 @@ class HubServer:
         """Check the token and answer the request; one request at a time."""
         path = unquote(urlsplit(request.path).path)
         body = request.body()
+        if self.held_below is not None and path.startswith(self.held_below):
+            self.has_held.set()
+            assert self._is_released.wait(60)
         with self._lock:
             self.requests.append(f"{request.command} {path}")
             if self.failing_with is not None and path.startswith(self.failing_below):
@@ -130,7 +145,8 @@ class HubServer:
                 match = re.fullmatch(pattern, path)
                 if match is None or method != request.command:
                     continue
-                is_known = request.headers.get("Authorization") == f"Bearer {self.token}"
+                token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+                is_known = token == self.token or token in self.roles
                 if needs_token and not is_known:
                     error = "Invalid user token."
                     return _Reply(status=401, body={"error": error}, headers=_error_header(error))
@@ -138,6 +154,8 @@ class HubServer:
                     refused = self._refusal(match["name"], is_file=route == self._resolve)
                     if refused is not None:
                         return refused
+                if route == self._whoami:
+                    return self._whoami(token)
                 try:
                     return route(body, **match.groupdict())
                 except _RefusedError as error:
@@ -180,9 +198,11 @@ class HubServer:
         headers = {**_error_header(error), "X-Error-Code": code}
         return _Reply(status=401, body={"error": error}, headers=headers)
 
-    def _whoami(self, _: bytes) -> _Reply:
+    def _whoami(self, token: str) -> _Reply:
         orgs = [{"name": name, "type": "org"} for name in ORGANIZATIONS]
-        return _Reply(body={"name": USER, "type": "user", "orgs": orgs})
+        role = self.roles.get(token, "fineGrained")
+        auth = {"type": "access_token", "accessToken": {"displayName": "tests", "role": role}}
+        return _Reply(body={"name": USER, "type": "user", "orgs": orgs, "auth": auth})
 
     def _validate_card(self, body: bytes) -> _Reply:
         """The Hub requires a card's metadata between two lines of dashes."""

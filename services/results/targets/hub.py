@@ -29,9 +29,9 @@ log = structlog.get_logger(__name__)
 
 _TRY_LATER: Final = frozenset({408, 409, 412, 423, 425, 429})  # besides all of 5xx
 _REASONS: Final = {
-    401: ("hub_token_refused", "The Hub does not accept this service's token."),
-    403: ("hub_forbidden", "This service's token has no right to write to {name}."),
-    404: ("hub_repo_missing", "{name} does not exist, or this service's token cannot read it."),
+    401: ("hub_token_refused", "The Hub does not accept {token}."),
+    403: ("hub_forbidden", "The Hub gives {token} no right to write to {name}."),
+    404: ("hub_repo_missing", "{name} does not exist on the Hub, or {token} cannot read it."),
 }
 
 
@@ -42,6 +42,8 @@ class HubAccess:
     token: str | None = field(repr=False)
     endpoint: str | None
     """None: the public Hub."""
+    words: str = "this service's token"
+    """How failures name the token."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -58,6 +60,7 @@ class HubTarget:
         timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, 10))
         set_client_factory(lambda: httpx2.Client(follow_redirects=True, timeout=timeout))
         self._has_token = access.token is not None
+        self._words = access.words
         # False, not None: with None the library uses the token of a login on this machine.
         self._api = HfApi(endpoint=access.endpoint, token=access.token or False)
 
@@ -83,13 +86,24 @@ class HubTarget:
             log.warning("hub_upload_broke_off", error=type(error.__cause__ or error).__name__)
             raise TargetDownError(_down("The upload to the Hub broke off.")) from error
         except (httpx2.HTTPError, ValueError, OSError) as error:
-            raise _classified(error, repo.name) from error
+            raise _classified(error, repo.name, self._words) from error
         return Published(location=f"{self._api.endpoint}/{repo.name}", revision=commit.oid)
 
+    def role(self) -> str | None:
+        """What the token is: ``fineGrained``, ``write``, …; None where the Hub does not tell."""
+        try:
+            facts = self._api.whoami()
+            return str(facts["auth"]["accessToken"]["role"])
+        except (httpx2.HTTPError, ValueError, OSError, KeyError, TypeError) as error:
+            log.info("hub_role_unknown", error=type(error).__name__)
+            return None
 
-def _classified(error: Exception, name: str) -> PublicationRefusedError | TargetDownError:
+
+def _classified(
+    error: Exception, name: str, token: str
+) -> PublicationRefusedError | TargetDownError:
     if isinstance(error, HfHubHTTPError):
-        return _answered(error, name)
+        return _answered(error, name, token)
     if isinstance(error, HFValidationError):
         message = f"{name} cannot be the name of a repository on the Hub."
         return PublicationRefusedError(_failure("hub_bad_name", message))
@@ -101,14 +115,18 @@ def _classified(error: Exception, name: str) -> PublicationRefusedError | Target
     return TargetDownError(_down("The Hub cannot be reached."))
 
 
-def _answered(error: HfHubHTTPError, name: str) -> PublicationRefusedError | TargetDownError:
+def _answered(
+    error: HfHubHTTPError, name: str, token: str
+) -> PublicationRefusedError | TargetDownError:
     status = error.response.status_code
     log.warning("hub_refused", status=status, repo=name, request=error.request_id)
     if status >= 500 or status in _TRY_LATER:
         return TargetDownError(_down(f"The Hub answered {status}."))
+    if status in _REASONS:
+        code, message = _REASONS[status]
+        return PublicationRefusedError(_failure(code, message.format(name=name, token=token)))
     reason = (error.server_message or "no reason given").strip()[:500]
-    code, message = _REASONS.get(status, ("hub_refused", f"The Hub refused ({status}): {reason}"))
-    return PublicationRefusedError(_failure(code, message.format(name=name)))
+    return PublicationRefusedError(_failure("hub_refused", f"The Hub refused ({status}): {reason}"))
 
 
 def _failure(code: str, message: str) -> Failure:
