@@ -187,3 +187,23 @@ def test_equal_files_of_a_folder_are_all_in_its_dataset(client: Client, tmp_path
     assert list_folder(tmp_path).others == ("notes.md",)
     again = push_folder(client, tmp_path)
     assert again["id"] != dataset["id"]
+
+
+@pytest.mark.deep
+def test_an_interrupted_push_of_a_large_picture_goes_on(client: Client, tmp_path: Path) -> None:
+    Image.frombytes("RGB", (3500, 3500), os.urandom(3 * 3500**2)).save(tmp_path / "large.png")
+    (tmp_path / "large.txt").write_text("noise")
+
+    def interrupt(progress: PushProgress) -> None:
+        if progress.sent_bytes >= 16 << 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        push_folder(client, tmp_path, "large", interrupt)
+    reported: list[PushProgress] = []
+    dataset = push_folder(client, tmp_path, "large", reported.append)
+
+    assert dataset["status"] == "ready"  # so its SHA-256 is the declared one, and it was decoded
+    sent = [each.sent_bytes for each in reported if each.stage == "uploading"]
+    assert sent == sorted(sent)
+    assert push_folder(client, tmp_path, "again")["status"] == "ready"
