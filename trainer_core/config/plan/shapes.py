@@ -5,6 +5,8 @@ installed; a test rebuilds it from diffusers on the meta device. Source: diffuse
 models/transformers/transformer_hidream_image.py.
 """
 
+import functools
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,7 +48,13 @@ def hidream_linears(transformer_config: Mapping[str, Any]) -> tuple[LinearShape,
 
     ``transformer_config`` is the model's ``config.json``; keys it lacks have diffusers' defaults.
     """
-    config = {**_DEFAULTS, **transformer_config}
+    return _linears(json.dumps(dict(transformer_config), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=8)
+def _linears(transformer_config: str) -> tuple[LinearShape, ...]:
+    """Kept because it is most of the work of planning a run, and the runs of a batch ask again."""
+    config = {**_DEFAULTS, **json.loads(transformer_config)}
     dim = config["num_attention_heads"] * config["attention_head_dim"]
     patch = config["patch_size"] ** 2
     return tuple(_with_walk(_modules(config, dim, patch)))

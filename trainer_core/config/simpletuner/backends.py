@@ -18,7 +18,12 @@ from trainer_core.config.simpletuner.masks import (
     masks_backend,
 )
 from trainer_core.config.simpletuner.model import is_full_rank
-from trainer_core.config.simpletuner.reading import Findings, Options, read_options
+from trainer_core.config.simpletuner.reading import (
+    Findings,
+    Options,
+    option_name,
+    read_options,
+)
 from trainer_core.config.simpletuner.sizes import BACKEND_SIZES, CROP, sizes_of, without_idle_crops
 from trainer_core.config.simpletuner.steps import BATCH_SIZE
 from trainer_core.config.simpletuner.verdicts import Option, Table, joined
@@ -198,7 +203,7 @@ def holds_no_images(item: Mapping[str, JsonValue]) -> bool:
 def _first_look(item: Mapping[str, JsonValue]) -> Options:
     """The options that decide how the others are read, without reporting problems."""
     wanted = {_DISABLED.name, "disable", _TYPE.name, CROP.name}
-    few = {name: value for name, value in item.items() if name.removeprefix("--") in wanted}
+    few = {name: value for name, value in item.items() if option_name(name) in wanted}
     return read_options(few, BACKEND_OPTIONS, "", Findings(), "local")
 
 

@@ -1,6 +1,7 @@
 """Reads one object of options by a table, and collects all problems and warnings."""
 
 import difflib
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -101,6 +102,11 @@ def escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
+def option_name(written: str) -> str:
+    """The name of an option, which SimpleTuner's files may write with two dashes before it."""
+    return written.removeprefix("--")
+
+
 def read_options(
     raw: Mapping[str, JsonValue],
     table: Mapping[str, Verdict],
@@ -122,7 +128,7 @@ def read_options(
         return options
     num_unknown = 0
     for written, value in raw.items():
-        name = written.removeprefix("--") if isinstance(written, str) else str(written)
+        name = option_name(written) if isinstance(written, str) else str(written)
         row = table.get(name)
         if row is None:
             num_unknown += 1
@@ -164,9 +170,15 @@ def _read_known(
 
 
 def _unknown(written: str, name: str, table: Mapping[str, Verdict]) -> str:
-    close = difflib.get_close_matches(name[:100], table, n=3, cutoff=0.6)
+    close = _nearest(name[:100], tuple(table))
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return f"There is no option {written[:100]}.{hint}"
+
+
+@functools.lru_cache(maxsize=1000)
+def _nearest(name: str, names: tuple[str, ...]) -> list[str]:
+    """The runs of a sweep have the same mistakes, so that an answer is often asked for again."""
+    return difflib.get_close_matches(name, names, n=3, cutoff=0.6)
 
 
 def _report(row: Verdict, value: JsonValue, at: str, findings: Findings) -> None:
