@@ -14,6 +14,8 @@ from services.api import health
 from services.api.admin import routes as admin
 from services.api.api_keys import routes as api_keys
 from services.api.base_models import BaseModels
+from services.api.batches import routes as batches
+from services.api.batches.shapes import SweepRange
 from services.api.datasets import creating, parts
 from services.api.datasets import routes as datasets
 from services.api.datasets.checked_list import check_list
@@ -28,7 +30,13 @@ from services.api.long_lists import LISTS_AT_WORK, CheckedList, LongLists
 from services.api.members import routes as members
 from services.api.objects.routes import objects_router
 from services.api.openapi import DESCRIPTION, openapi_document
-from services.api.places import KEYS_AT_ONCE, OPERATORS_AT_ONCE, REQUESTS_AT_ONCE, RequestPlaces
+from services.api.places import (
+    BATCHES_AT_ONCE,
+    KEYS_AT_ONCE,
+    OPERATORS_AT_ONCE,
+    REQUESTS_AT_ONCE,
+    RequestPlaces,
+)
 from services.api.problems import install_handlers
 from services.api.publications import routes as publications
 from services.api.routing import check_routes
@@ -47,7 +55,9 @@ log = structlog.get_logger(__name__)
 
 _UNSCOPED_CONNECTIONS: Final = KEYS_AT_ONCE + OPERATORS_AT_ONCE + 1
 """The last one is for /readyz."""
-_SCOPED_CONNECTIONS: Final = REQUESTS_AT_ONCE + OPERATORS_AT_ONCE + STREAM_READERS + LISTS_AT_WORK
+_SCOPED_CONNECTIONS: Final = (
+    REQUESTS_AT_ONCE + OPERATORS_AT_ONCE + BATCHES_AT_ONCE + STREAM_READERS + LISTS_AT_WORK
+)
 _STATEMENT_TIMEOUT: Final = timedelta(seconds=10)
 _LOOKUPS: Final = 16
 
@@ -107,13 +117,13 @@ def create_app(
         app.add_middleware(ForwardedClients, most=settings.http.connections_per_client)
     app.add_middleware(RequestEdge)  # the outermost
     install_handlers(app)
-    of_tenants = (creating, datasets, parts, runs, events, publications, secrets)
-    for noun in (health, *of_tenants, members, api_keys, usage, admin):
+    of_runs = (creating, datasets, parts, runs, events, batches, publications, secrets)
+    for noun in (health, *of_runs, members, api_keys, usage, admin):
         app.include_router(noun.router)
     if isinstance(service.objects, FolderStore):
         app.include_router(objects_router(service.objects))
     check_routes(app.routes)
-    app.openapi = lambda: openapi_document(app, [DatasetRequest], deprecated)  # type: ignore[method-assign]  # FastAPI's own way
+    app.openapi = lambda: openapi_document(app, [DatasetRequest, SweepRange], deprecated)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 
 

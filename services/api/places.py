@@ -15,8 +15,9 @@ KEYS_AT_ONCE: Final = 4
 REQUESTS_AT_ONCE: Final = 12
 OPERATORS_AT_ONCE: Final = 2
 REQUESTS_PER_TENANT: Final = 4
+BATCHES_AT_ONCE: Final = 1
 _WAIT_S: Final = 10
-_BODY_WAIT_S: Final = 30
+_LONG_WAIT_S: Final = 30
 _RETRY_AFTER_S: Final = 5
 
 
@@ -50,15 +51,15 @@ class Places:
 class RequestPlaces:
     """The places of a process for all requests.
 
-    A place of ``keys``, ``requests`` and ``operators`` stands for a connection to the database. One
-    tenant has few of them, so that its slow requests leave connections and threads for others.
+    A place of all but ``bodies`` stands for a connection to the database. One tenant has few of
+    them, so that its slow requests leave connections and threads for others.
     """
 
     def __init__(self) -> None:
         self.keys = Places(total=KEYS_AT_ONCE, per_owner=2, wait_s=_WAIT_S)
         """For finding out whose an API key is. Their owner is the tenant where the key was seen
         before, and otherwise the client."""
-        self.bodies = Places(total=32, per_owner=4, wait_s=_BODY_WAIT_S)
+        self.bodies = Places(total=32, per_owner=4, wait_s=_LONG_WAIT_S)
         """For bodies that are on disk, from their first byte to the answer."""
         self.requests = Places(
             total=REQUESTS_AT_ONCE, per_owner=REQUESTS_PER_TENANT, wait_s=_WAIT_S
@@ -66,3 +67,6 @@ class RequestPlaces:
         self.operators = Places(
             total=OPERATORS_AT_ONCE, per_owner=OPERATORS_AT_ONCE, wait_s=_WAIT_S
         )
+        self.batches = Places(total=BATCHES_AT_ONCE, per_owner=1, wait_s=_LONG_WAIT_S)
+        """For planning the runs of a batch, which is seconds of Python: they would hold up other
+        requests if there were several."""

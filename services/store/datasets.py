@@ -115,6 +115,29 @@ def get(conn: Connection, tenant_id: str, dataset_id: str) -> Dataset:
     return dataset
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usability:
+    """Whether runs can use a dataset."""
+
+    dataset_id: str
+    status: str
+    errors: list[dict[str, Any]]
+    """The first problems of a rejected dataset."""
+
+
+_USABILITY: Final = SQL("""
+SELECT dataset_id, status, jsonb_path_query_array(errors, '$[0 to 19]') AS errors
+FROM datasets WHERE tenant_id = %s AND dataset_id = ANY(%s)
+""")
+
+
+def usability(conn: Connection, tenant_id: str, dataset_ids: Iterable[str]) -> dict[str, Usability]:
+    """Dataset id → whether it can be used, of those that exist."""
+    with conn.cursor(row_factory=class_row(Usability)) as cursor:
+        found = cursor.execute(_USABILITY, (tenant_id, list(dataset_ids))).fetchall()
+    return {each.dataset_id: each for each in found}
+
+
 _LIST: Final = SQL("""
 SELECT {columns} FROM datasets
 WHERE tenant_id = %(tenant_id)s AND (%(after)s::text IS NULL OR dataset_id < %(after)s)

@@ -90,14 +90,14 @@ _OF_A_RUN: Final = _limits_and_use(
 _OF_A_DATASET: Final = _limits_and_use({name: _USED[name] for name in ("uploads", "storage_bytes")})
 
 
-def check_new_run(conn: Connection, tenant_id: str, defaults: Quotas) -> None:
-    """Check that the tenant may have one more run; insert it in the same transaction.
+def check_new_runs(conn: Connection, tenant_id: str, defaults: Quotas, *, added: int = 1) -> None:
+    """Check that the tenant may have so many more runs; insert them in the same transaction.
 
     Raises QuotaExceededError.
     """
     tenants.lock(conn, tenant_id)
     state = _read(conn, _OF_A_RUN, tenant_id, defaults)
-    _check(state, "queued_runs", added=1)
+    _check(state, "queued_runs", added=added)
     if state["storage_bytes_used"] is None:
         row = conn.execute(_COUNT_STORAGE, (tenant_id,)).fetchone()
         assert row is not None

@@ -144,3 +144,16 @@ def _take(
     owner, capacity, *key, is_allowed, tokens = row
     taken = Taken(policy=policy, capacity=capacity, tokens=float(tokens), is_allowed=is_allowed)
     return (owner, *key), taken
+
+
+_CHARGE: Final = """
+UPDATE rate_buckets SET tokens = tokens - %s WHERE tenant_id = %s AND policy = %s
+"""
+
+
+def charge(conn: Connection, tenant_id: str, policy: RatePolicy, requests: int) -> None:
+    """Count a request that was let in as ``requests`` more.
+
+    The bucket may hold less than nothing then, and the next request waits until it is filled.
+    """
+    conn.execute(_CHARGE, (requests, tenant_id, policy))

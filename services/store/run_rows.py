@@ -50,6 +50,9 @@ class Run:
     charged_s: float
     """GPU time that was charged, of all attempts."""
     cost_micros: int
+    batch_id: str | None
+    batch_row: int | None
+    """Its place in the batch, from 0."""
     created_at: datetime
     updated_at: datetime
     started_at: datetime | None

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 from psycopg.rows import class_row
 from psycopg.sql import SQL
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json, Jsonb
 
 from services.domain.errors import NotFoundError
 from services.domain.ids import new_id
@@ -18,6 +18,17 @@ from services.store.database import WORK, Connection, columns_of, notify
 from services.store.run_rows import Run
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchPlace:
+    """Where a run is in its batch."""
+
+    batch_id: str
+    row: int
+    """From 0."""
+    options: dict[str, Any]
+    """What it has other than the batch's other runs: name of an option → its value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +50,7 @@ class NewRun:
     priority: int = 0
     """Runs with a higher number go first."""
     max_steps: int
+    batch: BatchPlace | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,9 +113,11 @@ WHERE NOT EXISTS (SELECT FROM datasets WHERE tenant_id = %s AND dataset_id = wan
 """
 _CREATE: Final = SQL("""
 INSERT INTO runs (run_id, tenant_id, plan_digest, warnings, base_model, datasets,
-    metadata, gpu_class, priority, max_steps, status, stage, ring_after)
+    metadata, gpu_class, priority, max_steps, batch_id, batch_row, batch_options,
+    status, stage, ring_after)
 VALUES (%(run_id)s, %(tenant_id)s, %(plan_digest)s, %(warnings)s,
     %(base_model)s, %(datasets)s, %(metadata)s, %(gpu_class)s, %(priority)s, %(max_steps)s,
+    %(batch_id)s, %(batch_row)s, %(batch_options)s,
     'queued', 'admission', clock_timestamp())
 RETURNING {columns}
 """).format(columns=columns_of(Run))
@@ -125,6 +139,9 @@ def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
         "gpu_class": new.gpu_class,
         "priority": new.priority,
         "max_steps": new.max_steps,
+        "batch_id": new.batch.batch_id if new.batch else None,
+        "batch_row": new.batch.row if new.batch else None,
+        "batch_options": Json(new.batch.options) if new.batch else None,
     }
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_CREATE, facts).fetchone()
@@ -153,13 +170,21 @@ def get(conn: Connection, tenant_id: str, run_id: str) -> Run:
 _LIST: Final = SQL("""
 SELECT {columns} FROM runs
 WHERE tenant_id = %(tenant_id)s AND (%(after)s::text IS NULL OR run_id < %(after)s)
+    AND (%(batch_id)s::text IS NULL OR batch_id = %(batch_id)s)
 ORDER BY run_id DESC LIMIT %(limit)s
 """).format(columns=columns_of(Run))
 
 
-def list_page(conn: Connection, tenant_id: str, limit: int, after: str | None = None) -> list[Run]:
-    """Newest first; ``after`` is the last id of the page before."""
-    facts = {"tenant_id": tenant_id, "limit": limit, "after": after}
+def list_page(
+    conn: Connection,
+    tenant_id: str,
+    limit: int,
+    after: str | None = None,
+    *,
+    batch_id: str | None = None,
+) -> list[Run]:
+    """Newest first, of one batch or of all; ``after`` is the last id of the page before."""
+    facts = {"tenant_id": tenant_id, "limit": limit, "after": after, "batch_id": batch_id}
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         return cursor.execute(_LIST, facts).fetchall()
 

@@ -12,9 +12,11 @@ import pytest
 
 from services.domain.errors import NotFoundError
 from services.domain.quotas import Quotas
+from services.domain.request_rates import RatePolicy
 from services.secrets.envelope import Envelope
 from services.store import (
     api_keys,
+    batches,
     datasets,
     gpu_classes,
     idempotency,
@@ -22,6 +24,7 @@ from services.store import (
     monthly_usage,
     publications,
     quotas,
+    request_rates,
     run_documents,
     runs,
     secrets,
@@ -33,7 +36,7 @@ from services.store.datasets import NewFile
 from services.store.idempotency import KeyScope
 from services.store.migrate import migrate
 from services.store.run_rows import Run
-from services.store.runs import NewRun
+from services.store.runs import BatchPlace, NewRun
 from services.store.scoped_database import ROLE, ScopedDatabase
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.postgres import PostgresServer
@@ -56,6 +59,7 @@ class Rows:
     queued: Run
     over: Run
     dataset_id: str
+    batch_id: str
     publication_id: str
     member_id: str
     api_key: ApiKey
@@ -68,20 +72,25 @@ def rows(database: Database) -> Rows:
     claim = tenant.held()
     tenant.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 5))
     tenant.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
-    queued = tenant.queued()
+    ada = (tenant.tenant_id,)
     with database.transaction() as conn:
         secrets.put(conn, tenant.tenant_id, "my-hub", "hub", lambda _: ENVELOPE)
-    ada = (tenant.tenant_id,)
+        batch = batches.create(conn, tenant.tenant_id, name="", sweep=None, num_rows=1, refused=[])
+    place = BatchPlace(batch_id=batch.batch_id, row=0, options={})
+    queued = tenant.queued(batch=place)
     key = KeyScope(tenant_id=tenant.tenant_id, method="POST", path="/v1/runs", key="k")
     with database.transaction() as conn:
         published = publications.create(conn, tenant.tenant_id, claim.run_id, {"kind": "folder"})
         assert idempotency.begin(conn, key, "f") is None
         idempotency.finish(conn, key, status=201, body={})
         quotas.change(conn, tenant.tenant_id, {"requests_per_minute": 700})
-        quotas.check_new_run(conn, tenant.tenant_id, Quotas())
         member = members.create(conn, tenant.tenant_id, name="bob", role="owner")
         facts = {"name": "laptop", "member_id": member.member_id}
         api_key, _ = api_keys.create(conn, tenant.tenant_id, KEY_PEPPER, **facts)
+        quotas.check_new_runs(conn, tenant.tenant_id, Quotas())
+        conn.execute(
+            "INSERT INTO rate_buckets (tenant_id, policy, tokens) VALUES (%s, 'create', 5)", ada
+        )
         conn.execute(
             "INSERT INTO monthly_usage (tenant_id, month, gpu_class) VALUES (%s, now(), 'cpu')", ada
         )
@@ -89,9 +98,6 @@ def rows(database: Database) -> Rows:
             "INSERT INTO audit_events (tenant_id, seq, created_at, actor, action, target,"
             " hash_before, hash) VALUES (%s, 1, now(), '{}', 'run.canceled', 'run_1', '', '')",
             ada,
-        )
-        conn.execute(
-            "INSERT INTO batches (batch_id, tenant_id, num_rows) VALUES ('bat_1', %s, 0)", ada
         )
         conn.execute(
             "INSERT INTO run_logs (tenant_id, run_id, start_byte, num_bytes, fence, text)"
@@ -104,6 +110,7 @@ def rows(database: Database) -> Rows:
         queued=queued,
         over=tenant.run(claim.run_id),
         dataset_id=queued.datasets["photos"],
+        batch_id=batch.batch_id,
         publication_id=published.publication_id,
         member_id=member.member_id,
         api_key=api_key,
@@ -135,10 +142,16 @@ READS: dict[str, Call] = {
     "members.list_page": lambda c, r: members.list_page(c, r.ada, 10),
     "monthly_usage.months": lambda c, r: monthly_usage.months(c, r.ada, 10),
     "quotas.read": lambda c, r: quotas.read(c, r.ada, Quotas()),
+    "batches.get": lambda c, r: batches.get(c, r.ada, r.batch_id),
+    "batches.list_page": lambda c, r: batches.list_page(c, r.ada, 10),
+    "batches.runs_not_over": lambda c, r: batches.runs_not_over(c, r.ada, r.batch_id),
+    "batches.runs_of": lambda c, r: batches.runs_of(c, r.ada, r.batch_id),
+    "batches.shares": lambda c, r: batches.shares(c, r.ada, [r.batch_id]),
     "datasets.get": lambda c, r: datasets.get(c, r.ada, r.dataset_id),
     "datasets.list_page": lambda c, r: datasets.list_page(c, r.ada, 10),
     "datasets.find_file": lambda c, r: datasets.find_file(c, r.ada, r.dataset_id, "a.png"),
     "datasets.files_page": lambda c, r: datasets.files_page(c, r.ada, r.dataset_id, 10),
+    "datasets.usability": lambda c, r: datasets.usability(c, r.ada, [r.dataset_id]),
     "idempotency.find": lambda c, r: idempotency.find(c, r.key, "f"),
     "publications.get": lambda c, r: publications.get(c, r.ada, r.publication_id),
     "publications.list_page": lambda c, r: publications.list_page(c, r.ada, 10),
@@ -165,6 +178,9 @@ WRITES: dict[str, Call] = {
     "members.change": lambda c, r: members.change(c, r.ada, r.member_id, {"role": "viewer"}),
     "members.create": lambda c, r: members.create(c, r.ada, name="eve", role="owner"),
     "members.remove": lambda c, r: members.remove(c, r.ada, r.member_id),
+    "batches.create": lambda c, r: batches.create(
+        c, r.ada, name="", sweep=None, num_rows=1, refused=[]
+    ),
     "datasets.complete": lambda c, r: datasets.complete(c, r.ada, r.dataset_id),
     "datasets.create": lambda c, r: datasets.create(c, r.ada, "photos", [FILE]),
     "datasets.touch": lambda c, r: datasets.touch(c, r.ada, r.dataset_id),
@@ -176,7 +192,8 @@ WRITES: dict[str, Call] = {
     "quotas.check_new_dataset": lambda c, r: quotas.check_new_dataset(
         c, r.ada, Quotas(), size_bytes=1
     ),
-    "quotas.check_new_run": lambda c, r: quotas.check_new_run(c, r.ada, Quotas()),
+    "quotas.check_new_runs": lambda c, r: quotas.check_new_runs(c, r.ada, Quotas()),
+    "request_rates.charge": lambda c, r: request_rates.charge(c, r.ada, RatePolicy.CREATE, 1),
     "runs.cancel": lambda c, r: runs.cancel(c, r.ada, r.queued.run_id),
     "runs.create": lambda c, r: runs.create(c, r.ada, new_run(r)),
     "secrets.put": lambda c, r: secrets.put(c, r.ada, "my-hub", "hub", lambda _: ENVELOPE),
@@ -279,7 +296,7 @@ def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(
         ).fetchall()
     assert {name for (name,) in secured} == {name for name, _ in tables}
     readable = [name for name, is_readable in tables if is_readable]
-    assert len(readable) == 17
+    assert len(readable) == 18
     with psycopg.connect(database_url, options=f"-c role={ROLE}", autocommit=True) as conn:
         for name in readable:
             count = f"SELECT count(*) FROM {name}".encode()

@@ -14,6 +14,7 @@ Ids = dict[str, str]
 NOBODYS: Final[Ids] = {
     "run_id": "run_" + "0" * 32,
     "dataset_id": "ds_" + "0" * 32,
+    "batch_id": "bat_" + "0" * 32,
     "publication_id": "pub_" + "0" * 32,
     "member_id": "mem_" + "0" * 32,
     "key_id": "key_" + "0" * 32,
@@ -99,6 +100,13 @@ ROUTES: Final[dict[str, Row]] = {
     "GET /v1/runs/{run_id}/checkpoints": reads("runs:read"),
     "GET /v1/runs/{run_id}/result": reads("runs:read", own=404),
     "POST /v1/runs/{run_id}:cancel": acts("runs:write", 202),
+    "GET /v1/batches": lists("runs:read"),
+    "POST /v1/batches": Row(
+        scope="runs:write", own=201, absent=422, body=lambda ids: {"runs": [_new_run(ids)]}
+    ),
+    "GET /v1/batches/{batch_id}": reads("runs:read"),
+    "GET /v1/batches/{batch_id}/compare": reads("runs:read"),
+    "POST /v1/batches/{batch_id}:cancel": acts("runs:write", 202),
     "GET /v1/publications": lists("publications:read"),
     "POST /v1/publications": acts(
         "publications:write",

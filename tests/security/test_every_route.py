@@ -66,7 +66,9 @@ def grace(fleet: Fleet) -> str:
 def hers(ada: Tenant, ada_id: str, database: Database) -> Ids:
     """One object of each kind that belongs to ada."""
     dataset_id = ada.push({"a.jpg": b"not looked at here"})
-    run_id = ada.submit(run_request({"photos": dataset_id, "held-out": dataset_id}))
+    request = run_request({"photos": dataset_id, "held-out": dataset_id})
+    batch = ada.post("/v1/batches", {"runs": [request]})
+    run_id = batch["runs"][0]["run_id"]
     secret = {"kind": "hub", "value": "hf_0123456789abcdef"}
     assert ada.http.put("/v1/secrets/my-hub", json=secret).status_code == 201
     with database.transaction() as conn:
@@ -76,6 +78,7 @@ def hers(ada: Tenant, ada_id: str, database: Database) -> Ids:
     return {
         "run_id": run_id,
         "dataset_id": dataset_id,
+        "batch_id": batch["id"],
         "publication_id": publication.publication_id,
         "member_id": bob.member_id,
         "key_id": key.key_id,

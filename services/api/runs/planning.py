@@ -1,28 +1,40 @@
 """Turns a request into a new run, or raises one error that lists all its problems."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from services.api.datasets.lookup import find_dataset
 from services.api.errors import DatasetRejectedError, InvalidPlanError
 from services.api.pointers import json_pointer
 from services.api.runs.shapes import RunRequest
 from services.api.secrets.choosing import choose_hub_secret
 from services.api.service import Service
-from services.domain.errors import NotFoundError, Problem
+from services.domain.errors import Problem
+from services.domain.ids import is_id
 from services.domain.priorities import number_of
 from services.settings.env import Settings
-from services.store import secrets
+from services.store import datasets, secrets
 from services.store.database import Connection
+from services.store.datasets import Usability
 from services.store.runs import NewRun
 from trainer_core.base_models.describe import BaseModel
 from trainer_core.config.plan.problems import PlanError
 from trainer_core.config.simpletuner.importer import Imported, import_run
 
-_MAX_BAD_FILES: Final = 20
 _MAX_WARNINGS: Final = 100
 _WARNING_CHARACTERS: Final = 500
 _REJECTED: Final = "dataset_rejected"
+KnownDatasets = Mapping[str, Usability]
+"""Dataset id → whether runs can use it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """What a tenant has that its runs can name."""
+
+    datasets: KnownDatasets
+    hub_secrets: Sequence[str]
+    """Names of its secrets of the kind ``hub``."""
 
 
 def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
@@ -30,20 +42,38 @@ def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
 
     Raises InvalidPlanError, or DatasetRejectedError where rejected datasets are the only problem.
     """
-    settings = service.settings
     with service.database.transaction(tenant_id) as conn:
-        about_datasets = list(_about_datasets(conn, tenant_id, request.datasets))
-        hub_secrets = secrets.names(conn, tenant_id, "hub")
+        known = find_known(conn, tenant_id, request.datasets.values())
+    return plan_request(service, request, known)
+
+
+def find_known(conn: Connection, tenant_id: str, dataset_ids: Iterable[str]) -> Known:
+    """Which of the datasets exist, and the tenant's secrets."""
+    return Known(
+        datasets=find_datasets(conn, tenant_id, dataset_ids),
+        hub_secrets=secrets.names(conn, tenant_id, "hub"),
+    )
+
+
+def find_datasets(conn: Connection, tenant_id: str, dataset_ids: Iterable[str]) -> KnownDatasets:
+    """Those of the datasets that exist, by id."""
+    possible = {each for each in dataset_ids if is_id(each, "ds")}
+    return datasets.usability(conn, tenant_id, possible)
+
+
+def plan_request(service: Service, request: RunRequest, known: Known) -> NewRun:
+    """As ``plan_run``, without a transaction."""
+    settings = service.settings
     imported, problems = _import(request, service.base_models.read())
     hub_secret = None
     if imported is not None:
-        hub_secret = _hub_secret(request, imported, hub_secrets, settings)
+        hub_secret = _hub_secret(request, imported, known.hub_secrets, settings)
         if isinstance(hub_secret, Problem):
             problems.append(hub_secret)
         problems += _about_device(request, imported, settings)
         problems += _about_assignment(request, imported)
-    problems += about_datasets
-    _refuse(problems)
+    problems += about_datasets(request.datasets, known.datasets)
+    refuse(problems)
     assert imported is not None  # where it is None, there are problems
     plan = imported.plan
     return NewRun(
@@ -75,15 +105,16 @@ def check_datasets(conn: Connection, tenant_id: str, chosen: Mapping[str, str]) 
 
     Raises as ``plan_run`` does.
     """
-    _refuse(list(_about_datasets(conn, tenant_id, chosen)))
+    refuse(about_datasets(chosen, find_datasets(conn, tenant_id, chosen.values())))
 
 
-def _refuse(problems: list[Problem]) -> None:
+def refuse(problems: Iterable[Problem]) -> None:
     """Raise all problems as one error, where there are any."""
-    if problems and all(problem.code == _REJECTED for problem in problems):
-        raise DatasetRejectedError(problems)
-    if problems:
-        raise InvalidPlanError(problems)
+    found = list(problems)
+    if found and all(problem.code == _REJECTED for problem in found):
+        raise DatasetRejectedError(found)
+    if found:
+        raise InvalidPlanError(found)
 
 
 def _import(
@@ -145,19 +176,15 @@ def _about_assignment(request: RunRequest, imported: Imported) -> Iterator[Probl
         yield Problem(pointer=_at(backend_id), code="bad_value", message=message)
 
 
-def _about_datasets(
-    conn: Connection, tenant_id: str, chosen: Mapping[str, str]
-) -> Iterator[Problem]:
+def about_datasets(chosen: Mapping[str, str], known: KnownDatasets) -> Iterator[Problem]:
     """Problems where a dataset is missing or was rejected; one still uploading is accepted."""
     for backend_id, dataset_id in chosen.items():
-        try:
-            dataset = find_dataset(conn, tenant_id, dataset_id)
-        except NotFoundError:
+        dataset = known.get(dataset_id)
+        if dataset is None:
             message = f"There is no dataset {dataset_id[:64]}."
             yield Problem(pointer=_at(backend_id), code="not_found", message=message)
-            continue
-        if dataset.status == "rejected":
-            for error in dataset.errors[:_MAX_BAD_FILES]:
+        elif dataset.status == "rejected":
+            for error in dataset.errors:
                 message = f"{dataset_id} was rejected: {error['pointer']}: {error['message']}"
                 yield Problem(pointer=_at(backend_id), code=_REJECTED, message=message)
 

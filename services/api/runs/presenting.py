@@ -49,6 +49,8 @@ def _facts(row: RunRow, waiting: RunWaiting | None, currency: str | None) -> dic
         "plan_digest": row.plan_digest,
         "datasets": row.datasets,
         "metadata": row.metadata,
+        "batch_id": row.batch_id,
+        "batch_row": row.batch_row,
         "links": _links(row),
         "version": row.version,
         "created_at": in_utc(row.created_at),
@@ -68,6 +70,8 @@ def _links(row: RunRow) -> dict[str, str]:
         "cancel": f"{here}:cancel",
         "publications": f"/v1/publications?run_id={row.run_id}",
     }
+    if row.batch_id is not None:
+        links["batch"] = f"/v1/batches/{row.batch_id}"
     if row.result_manifest_sha256 is not None:
         links["result"] = f"{here}/result"
     return links

@@ -21,6 +21,7 @@ from services.api.service import Service, ServiceDep, TenantDep
 from services.api.shapes import RunId
 from services.api.validators import ExpectedVersionDep
 from services.domain.errors import IllegalTransitionError, NotFoundError, QuotaExceededError
+from services.domain.ids import is_id
 from services.domain.placement import HEARTBEATS_MISSED
 from services.domain.waiting import NEW, Waiting
 from services.store import gpu_classes, quotas, run_documents, runs, waiting
@@ -52,7 +53,7 @@ def submit_run(
 
     def insert(conn: Connection, new: NewRun) -> Run:
         check_datasets(conn, tenant_id, new.datasets)
-        quotas.check_new_run(conn, tenant_id, service.settings.quotas)
+        quotas.check_new_runs(conn, tenant_id, service.settings.quotas)
         return run_shape(
             runs.create(conn, tenant_id, new),
             [],
@@ -65,12 +66,18 @@ def submit_run(
 
 @router.get("/runs", openapi_extra=needs("runs:read"))
 def list_runs(
-    service: ServiceDep, tenant_id: TenantDep, limit: Limit = 20, after: After[RunId] = None
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    limit: Limit = 20,
+    after: After[RunId] = None,
+    batch_id: Annotated[str | None, Query(description="Only those of this batch.")] = None,
 ) -> Page[RunSummary]:
     """Newest first; without warnings and attempts, which the run itself has."""
     cursor = check_cursor(after, "run")
+    if batch_id is not None and not is_id(batch_id, "bat"):
+        return Page(data=[], has_more=False, next_cursor=None)
     with service.database.transaction(tenant_id) as conn:
-        rows = runs.list_page(conn, tenant_id, limit + 1, cursor)
+        rows = runs.list_page(conn, tenant_id, limit + 1, cursor, batch_id=batch_id)
         waits = _waits(service, conn, tenant_id, rows[:limit])
         currencies = gpu_classes.currencies(conn)
     return page_of(

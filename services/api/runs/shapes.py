@@ -108,6 +108,10 @@ class RunSummary(Shape):
     """Of the plan; the plan itself is at ``links.plan``."""
     datasets: dict[str, str]
     metadata: dict[str, str]
+    batch_id: str | None
+    """The batch that it was submitted with."""
+    batch_row: int | None
+    """Its place there, from 0."""
     links: dict[str, str]
     version: int
     """Rises with each change."""

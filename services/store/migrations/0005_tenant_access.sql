@@ -7,6 +7,7 @@ GRANT SELECT (key_id, tenant_id, member_id, name, scopes, created_at, expires_at
     revoked_at, replaced_by) ON api_keys TO reverie_api;
 GRANT INSERT, UPDATE (expires_at, revoked_at, replaced_by) ON api_keys TO reverie_api;
 GRANT SELECT ON run_logs TO reverie_api;
+GRANT SELECT, UPDATE ON rate_buckets TO reverie_api; -- a batch counts as many requests
 GRANT INSERT, UPDATE, DELETE ON secrets TO reverie_api;
 -- What a request may see of a secret: everything but its content.
 GRANT SELECT (secret_id, tenant_id, name, kind, version, warning, created_at, updated_at,

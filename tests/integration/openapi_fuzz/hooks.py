@@ -37,13 +37,21 @@ def map_case(context: HookContext, case: Case) -> Case:
     if _is_valid(case):
         match case.operation.label, case.body:
             case "POST /v1/runs", {"priority": _}:
-                documents = {"prompt_library": None, **copy.deepcopy(RUN_REQUEST)}
-                case.body = {**case.body, **documents}
+                case.body = {**case.body, **_accepted()}
             case "POST /v1/uploads/parts", _:
                 case.body = copy.deepcopy(LARGE_UPLOAD)
+            case "POST /v1/batches", {"runs": [{"priority": _} as first, *_]}:
+                case.body = {**case.body, "runs": [{**first, **_accepted()}]}
+            case "POST /v1/batches", {"base": {"priority": _} as base}:
+                sweep = {"method": "zip", "options": {"seed": [1, 2, 0.5]}}
+                case.body = {"base": {**base, **_accepted()}, "sweep": sweep}
             case "POST /v1/publications", {"target": {"kind": "folder"}}:
                 case.body = {**case.body, "run_id": os.environ["FUZZ_FINISHED_RUN"]}
     return case
+
+
+def _accepted() -> Json:
+    return {"prompt_library": None, **copy.deepcopy(RUN_REQUEST)}
 
 
 @schemathesis.hook
@@ -102,8 +110,26 @@ def _always(_case: Case, _problem: Json) -> bool:
 
 def _is_not_readable(case: Case, _problem: Json) -> bool:
     """Nearly every configuration is refused; the one that is known to be right is not."""
-    known = {"prompt_library": None, **RUN_REQUEST}
-    return any(case.body.get(name) != known[name] for name in known)
+    return not _is_accepted(case.body)
+
+
+def _is_accepted(request: Json) -> bool:
+    known = _accepted()
+    return all(request.get(name) == known[name] for name in known)
+
+
+def _has_no_readable_row(case: Case, _problem: Json) -> bool:
+    requests = case.body.get("runs") or [case.body["base"]]
+    return not any(_is_accepted(request) for request in requests)
+
+
+def _is_no_sweep(case: Case, problem: Json) -> bool:
+    """What JSON Schema does not say of a sweep: numbers of values, ranges, the method's own needs.
+
+    Its options are looked for in the base, too.
+    """
+    pointers = {each["pointer"].split("/")[1] for each in problem["errors"]}
+    return "sweep" in case.body and pointers == {"sweep"}
 
 
 def _has_key(case: Case, _problem: Json) -> bool:
@@ -184,6 +210,9 @@ _NO_SUCH_ID: Final = {
         ("GET", "runs/{run_id}/checkpoints"),
         ("GET", "runs/{run_id}/result"),
         ("POST", "runs/{run_id}:cancel"),
+        ("GET", "batches/{batch_id}"),
+        ("GET", "batches/{batch_id}/compare"),
+        ("POST", "batches/{batch_id}:cancel"),
         ("POST", "publications"),
         ("GET", "publications/{publication_id}"),
         ("GET", "members/{member_id}"),
@@ -231,8 +260,11 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ("POST /v1/admin/tenants/{tenant_id}/api-keys", "idempotency_key_reused"): _has_key,
     ("POST /v1/datasets", "idempotency_key_reused"): _has_key,
     ("POST /v1/runs", "idempotency_key_reused"): _has_key,
+    ("POST /v1/batches", "idempotency_key_reused"): _has_key,
     ("POST /v1/publications", "idempotency_key_reused"): _has_key,
     # What the options of a configuration mean together, and Unicode.
     ("POST /v1/runs", "invalid_plan"): _is_not_readable,
+    ("POST /v1/batches", "invalid_plan"): _has_no_readable_row,
+    ("POST /v1/batches", "invalid_request"): _is_no_sweep,
     ("POST /v1/datasets", "invalid_request"): _has_bad_paths,
 }

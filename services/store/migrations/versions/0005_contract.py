@@ -80,9 +80,9 @@ _STATEMENTS = (
         batch_id    text PRIMARY KEY,
         tenant_id   text NOT NULL REFERENCES tenants,
         name        text NOT NULL DEFAULT '',
-        sweep       jsonb,                         -- as sent; NULL: a list of runs
+        sweep       json,                          -- as sent, in that order; NULL: a list of runs
         num_rows    integer NOT NULL,              -- accepted and refused
-        refused     jsonb NOT NULL DEFAULT '[]',   -- [{"row": 0, "errors": […]}]
+        refused     json NOT NULL DEFAULT '[]',    -- [{"row": 0, "options": {…}, "errors": […]}]
         created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
     )
     """,
@@ -91,7 +91,7 @@ _STATEMENTS = (
     ALTER TABLE runs
         ADD COLUMN batch_id text REFERENCES batches,
         ADD COLUMN batch_row integer,              -- its place in the batch, from 0
-        ADD COLUMN batch_options jsonb,            -- what the sweep chose for it
+        ADD COLUMN batch_options json,             -- what it has other than its batch
         ADD COLUMN parent_run_id text REFERENCES runs, -- it was cloned from
         ADD COLUMN max_cost_micros bigint,         -- it is paused there; NULL: no limit
         ADD COLUMN max_gpu_s double precision,     -- it is paused there; NULL: no limit
