@@ -212,9 +212,7 @@ def _with_settings(options: Mapping[str, Any], settings: Mapping[str, Any]) -> d
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Options from ``key=value`` texts. A value that is valid JSON is read as JSON.
-
-    A number or boolean stays text for an option that takes text.
+    """Options from ``key=value`` texts, each value as ``value_of`` reads it.
 
     Raises:
         ValueError: a text without ``=``.
@@ -224,11 +222,19 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not plain_name(key):
             raise ValueError(f"{pair!r} is not key=value")
-        read = _json_or_text(value)
-        verdict = OPTIONS.get(plain_name(key))
-        is_text = verdict is not None and verdict.type == "text"
-        settings[plain_name(key)] = value if is_text and isinstance(read, int | float) else read
+        settings[plain_name(key)] = value_of(plain_name(key), value)
     return settings
+
+
+def value_of(option: str, text: str) -> Any:
+    """The value that a text gives to an option: JSON where it is valid JSON.
+
+    A number or boolean stays text for an option that takes text.
+    """
+    read = _json_or_text(text)
+    verdict = OPTIONS.get(option)
+    is_text = verdict is not None and verdict.type == "text"
+    return text if is_text and isinstance(read, int | float) else read
 
 
 def _json_or_text(text: str) -> Any:

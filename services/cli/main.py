@@ -11,6 +11,7 @@ import typer
 
 from services.cli import (
     admin,
+    batches,
     datasets,
     generate,
     keys,
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(runs.app, name="runs")
+app.add_typer(batches.app, name="batches")
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(members.app, name="members")

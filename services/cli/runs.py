@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from services.cli import output
+from services.cli import batches, output
 from services.cli.connection import Invocation
 from services.domain.priorities import Priority
+from services.domain.sweeps import MAX_ROWS, Method
 
 if TYPE_CHECKING:
     from services.client.client import Client
@@ -41,7 +42,12 @@ _SUBMIT_EXAMPLES: Final = """Examples:
 
 reverie runs submit --config examples/demo --watch
 
-reverie runs submit --config my/config.json --dataset photos=ds_… --set max_train_steps=500"""
+reverie runs submit --config my/config.json --dataset photos=ds_… --set max_train_steps=500
+
+reverie runs submit --config my --sweep learning_rate=1e-4,3e-4 --sweep lycoris_config.factor=8,16
+
+reverie runs submit --config my --sweep learning_rate=1e-5..1e-3:log --sweep-method random
+--sweep-runs 10"""
 
 
 @app.command("submit", epilog=_SUBMIT_EXAMPLES)
@@ -60,12 +66,32 @@ def submit(
             metavar="NAME", help="Secret that publishes to hub_model_id; default: your only one."
         ),
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=V1,V2,…",
+            help="Queue a run for each value of an option; see --sweep-method for several options. "
+            "LOW..HIGH[:log] is a range to draw from. Repeatable.",
+        ),
+    ] = None,
+    sweep_method: Annotated[
+        Method,
+        typer.Option(help="All combinations, the n-th values together, or random draws."),
+    ] = "grid",
+    sweep_runs: Annotated[
+        int | None, typer.Option(min=1, max=MAX_ROWS, help="How many random runs.")
+    ] = None,
+    sweep_seed: Annotated[int | None, typer.Option(min=0, help="Of the random draws.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Queue a run from SimpleTuner's files, exactly as they are."""
+    """Queue a run from SimpleTuner's files, exactly as they are; with --sweep several, as a batch.
+
+    The exit status is 1 where some runs of a sweep were refused; the others are queued.
+    """
     from services.cli.documents import parse_settings, read_documents
     from services.cli.run_sources import parse_sources, push_sources
+    from services.cli.sweeps import parse_sweep
 
     invocation: Invocation = ctx.obj
     sources = parse_sources(dataset or [])
@@ -73,6 +99,7 @@ def submit(
         settings = parse_settings(setting or [])
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--set") from error
+    swept = parse_sweep(sweep or [], method=sweep_method, num_runs=sweep_runs, seed=sweep_seed)
     documents = read_documents(config, settings, Path.cwd())
     for file in documents.used:
         output.print_note(f"{file.option:<20} {file.path}")
@@ -83,6 +110,9 @@ def submit(
             request["priority"] = priority
         if hub_secret is not None:
             request["secrets"] = {"hub": hub_secret}
+        if swept is not None:
+            batches.submit(client, request, swept, watch=watch, as_json=as_json)
+            return
         run = client.submit_run(request)
         if not as_json:
             _print_submitted(run)
@@ -97,6 +127,9 @@ def submit(
 @app.command("list")
 def list_runs(
     ctx: typer.Context,
+    batch: Annotated[
+        str | None, typer.Option(metavar="BATCH", help="Only the runs of this batch.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Runs a page.")] = 20,
     after: Annotated[
         str | None, typer.Option(metavar="RUN", help="Show the runs older than this one.")
@@ -106,7 +139,7 @@ def list_runs(
     """Show runs, newest first."""
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
-        page = client.list_runs(limit=limit, after=after)
+        page = client.list_runs(batch_id=batch, limit=limit, after=after)
     if as_json:
         output.print_json(asdict(page))
         return
@@ -122,7 +155,8 @@ def list_runs(
     ]
     output.print_table(("ID", "STATUS", "STAGE", "STEP", "CREATED"), rows)
     if page.has_more:
-        output.print_note(f"more: reverie runs list --after {page.next_cursor}")
+        only = f" --batch {batch}" if batch else ""
+        output.print_note(f"more: reverie runs list{only} --after {page.next_cursor}")
 
 
 @app.command("show")
@@ -195,6 +229,7 @@ def _facts(run: "Run") -> dict[str, object]:
         "plan": run["plan_digest"],
         "datasets": ", ".join(f"{b} = {d}" for b, d in run["datasets"].items()) or None,
         "priority": run["priority"],
+        "batch": run["batch_id"],
         "charged": _charged(run),
         "created": output.when(run["created_at"]),
         "started": output.when(run["started_at"]),

@@ -8,6 +8,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 from services.client.call import Call, StreamCall
 from services.client.calls import (
     api_keys,
+    batches,
     datasets,
     members,
     operators,
@@ -95,6 +96,12 @@ class Client:
     stream_events = _streamed(runs.stream_events)
     list_checkpoints = _sent(runs.list_checkpoints)
     get_result = _sent(runs.get_result)
+
+    submit_batch = _sent(batches.submit_batch)
+    list_batches = _sent(batches.list_batches)
+    get_batch = _sent(batches.get_batch)
+    compare_batch = _sent(batches.compare_batch)
+    cancel_batch = _sent(batches.cancel_batch)
 
     create_publication = _sent(publications.create_publication)
     list_publications = _sent(publications.list_publications)

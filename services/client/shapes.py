@@ -186,6 +186,8 @@ class RunSummary(TypedDict):
     plan_digest: str
     datasets: dict[str, str]
     metadata: dict[str, str]
+    batch_id: str | None
+    batch_row: int | None
     links: dict[str, str]
     created_at: str
     updated_at: str

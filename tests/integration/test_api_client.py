@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import httpx
 import pytest
 
-from services.client import shapes
+from services.client import batch_shapes, shapes
 from services.client.async_client import AsyncClient
 from services.client.client import Client
 from services.client.errors import ProblemError
@@ -106,6 +106,18 @@ def test_every_call_of_the_client_is_documented(fleet: Fleet, client: Client) ->
         (client.list_secrets().data[0], shapes.Secret),
     ]
     client.delete_secret("my-hub")
+
+    batch = client.submit_batch({"runs": [request]})
+    compared = client.compare_batch(batch["id"])
+    shown += [
+        (batch, batch_shapes.Batch),
+        (batch["runs"][0], batch_shapes.BatchRow),
+        (client.get_batch(batch["id"]), batch_shapes.Batch),
+        (client.list_batches().data[0], batch_shapes.BatchSummary),
+        (compared, batch_shapes.Comparison),
+        (compared["runs"][0], batch_shapes.ComparedRun),
+        (client.cancel_batch(batch["id"]), batch_shapes.Batch),
+    ]
 
     member = client.create_member("bob", "viewer")
     key = client.create_key({"name": "ci", "member_id": member["id"]})

@@ -11,9 +11,11 @@ def submit_run(request: RunRequest) -> Call[Run]:
     return post("/v1/runs", request)
 
 
-def list_runs(*, limit: int = 20, after: str | None = None) -> Call[Page[RunSummary]]:
-    """Newest first."""
-    return page("/v1/runs", {"limit": limit, "after": after})
+def list_runs(
+    *, batch_id: str | None = None, limit: int = 20, after: str | None = None
+) -> Call[Page[RunSummary]]:
+    """Newest first, of one batch or of all."""
+    return page("/v1/runs", {"batch_id": batch_id, "limit": limit, "after": after})
 
 
 def get_run(run_id: str) -> Call[Run]:

@@ -1,0 +1,98 @@
+"""The JSON of batches as types."""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+from services.client.shapes import Failure, Problem, RunRequest
+
+
+class SweepRange(TypedDict):
+    """Numbers to draw from; whole numbers where both ends are."""
+
+    min: int | float
+    max: int | float
+    scale: NotRequired[Literal["linear", "log"]]
+
+
+class Sweep(TypedDict):
+    """Which options take which values; ``num_runs`` and ``seed`` are for ``random``."""
+
+    method: Literal["grid", "zip", "random"]
+    options: dict[str, list[Any] | SweepRange]
+    num_runs: NotRequired[int]
+    seed: NotRequired[int]
+
+
+class BatchRequest(TypedDict):
+    """Either ``runs``, or ``base`` and ``sweep``."""
+
+    name: NotRequired[str]
+    runs: NotRequired[list[RunRequest]]
+    base: NotRequired[RunRequest]
+    sweep: NotRequired[Sweep]
+
+
+class RefusedRow(TypedDict):
+    """A row of the request that became no run."""
+
+    row: int
+    options: dict[str, Any]
+    errors: list[Problem]
+    num_errors: int
+
+
+class BatchRow(TypedDict):
+    """A row of the request that became a run."""
+
+    row: int
+    run_id: str
+    options: dict[str, Any]
+
+
+class BatchSummary(TypedDict):
+    """A batch in a list; ``step`` and ``max_steps`` are those of all its runs together."""
+
+    id: str
+    object: Literal["batch"]
+    name: str
+    num_runs: int
+    num_refused: int
+    counts: dict[str, int]
+    step: int
+    max_steps: int
+    charged_s: float
+    cost_micros: int
+    currency: str | None
+    links: dict[str, str]
+    created_at: str
+
+
+class Batch(BatchSummary):
+    """Several runs of one request."""
+
+    sweep: Sweep | None
+    runs: list[BatchRow]
+    refused: list[RefusedRow]
+
+
+class ComparedRun(BatchRow):
+    """One run beside the others of its batch."""
+
+    status: str
+    stage: str | None
+    status_reason: Failure | None
+    step: int
+    max_steps: int
+    loss: float | None
+    loss_step: int | None
+    charged_s: float
+    cost_micros: int
+    currency: str | None
+
+
+class Comparison(TypedDict):
+    """The runs of a batch side by side."""
+
+    object: Literal["comparison"]
+    batch_id: str
+    options: list[str]
+    runs: list[ComparedRun]
