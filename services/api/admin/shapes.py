@@ -20,7 +20,7 @@ class QuotaChanges(Body):
     queued_runs: Count | None = None
     concurrent_runs: Count | None = None
     gpu_hours: Annotated[float, Field(ge=0, le=1e12)] | None = None
-    storage_bytes: Annotated[int, Field(ge=0, le=2**60), WHOLE] | None = None
+    storage_bytes: Annotated[int, Field(ge=0, le=10**18), WHOLE] | None = None
     uploads: Count | None = None
     requests_per_minute: Count | None = None
 
