@@ -64,8 +64,15 @@ def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFact
                 name: api_keys.create(conn, tenant_id, KEY_PEPPER, name="fuzz")
                 for name, tenant_id in owners.items()
             }
+            spare_tenant = tenants.create_tenant(conn, "spare")
             spare = Spare(
-                tenant_id=tenants.create_tenant(conn, "spare"),
+                tenant_id=spare_tenant,
+                key_id=api_keys.create(conn, spare_tenant, KEY_PEPPER, name="shown")[0].key_id,
+                revoked_id=api_keys.create(conn, spare_tenant, KEY_PEPPER, name="spare")[0].key_id,
+                key_ids=[
+                    api_keys.create(conn, ada.tenant_id, KEY_PEPPER, name=name)[0].key_id
+                    for name in ("spare", "another")
+                ],
                 member_id=members.create(conn, ada.tenant_id, name="bob", role="owner").member_id,
                 kept_ids=[id_ for key, _ in made.values() for id_ in (key.key_id, key.member_id)],
             )

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.support.tenant import Json
@@ -38,8 +38,8 @@ enabled = false
 [dictionaries.spare-members]
 values = ["{spare.member_id}"]
 
-[dictionaries.spare-tenants]
-values = ["{spare.tenant_id}"]
+[dictionaries.spare-keys]
+values = [{spare_keys}]
 
 [dictionaries.finished-runs]
 values = ["{finished_run}"]
@@ -50,8 +50,8 @@ values = [{completed}]
 [parameters]
 "path.run_id" = {{ dictionary = "finished-runs", probability = 0.2 }}
 "path.dataset_id" = {{ dictionary = "completed-datasets", probability = 0.2 }}
+"path.key_id" = {{ dictionary = "spare-keys", probability = 0.2 }}
 "path.member_id" = {{ dictionary = "spare-members", probability = 0.2 }}
-"path.tenant_id" = {{ dictionary = "spare-tenants", probability = 0.5 }}
 """
 
 
@@ -61,7 +61,13 @@ class Spare:
 
     tenant_id: str
     """For the operator's requests only."""
+    key_id: str
+    """Of this tenant, to be looked at."""
+    revoked_id: str
+    """Of this tenant, to be revoked."""
     member_id: str
+    """Of the first tenant."""
+    key_ids: list[str]
     """Of the first tenant."""
     kept_ids: list[str]
     """Keys and members as which the requests are sent."""
@@ -116,6 +122,7 @@ def fuzz(
         completed=_listed(set(run_request["datasets"].values())),
         finished_run=finished_run,
         spare=spare,
+        spare_keys=_listed(spare.key_ids),
     )
     (folder / "schemathesis.toml").write_text(config)
     done = subprocess.run(
@@ -132,7 +139,7 @@ def fuzz(
             "FUZZ_FINISHED_RUN": finished_run,
             "FUZZ_LARGE_UPLOAD": json.dumps(large_upload),
             "FUZZ_RUN_REQUEST": json.dumps(run_request),
-            "FUZZ_KEPT_IDS": json.dumps(spare.kept_ids),
+            "FUZZ_SPARE": json.dumps(asdict(spare)),
             "FUZZ_SEEN": str(folder / "seen.json"),
         },
         cwd=folder,

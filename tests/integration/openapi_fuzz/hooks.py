@@ -26,7 +26,8 @@ RUN_REQUEST: Final[Json] = json.loads(os.environ["FUZZ_RUN_REQUEST"])
 LARGE_UPLOAD: Final[Json] = json.loads(os.environ["FUZZ_LARGE_UPLOAD"])
 """A request for the parts of a file that the service accepts."""
 _UNKNOWN_HEADER: Final = "x-schemathesis-unknown-property"
-_KEPT_IDS: Final = frozenset(json.loads(os.environ["FUZZ_KEPT_IDS"]))
+SPARE: Final[Json] = json.loads(os.environ["FUZZ_SPARE"])
+"""What the requests may change, and what they must not: ``command.Spare``."""
 _SEEN: Final[defaultdict[str, Counter[int]]] = defaultdict(Counter)
 
 
@@ -35,6 +36,11 @@ def map_case(context: HookContext, case: Case) -> Case:
     """Let some requests succeed: what is generated is no plan, no run that has ended, no file."""
     del context
     if _is_valid(case):
+        if "/v1/admin/tenants/{tenant_id}" in case.operation.label:
+            case.path_parameters["tenant_id"] = SPARE["tenant_id"]
+            if "key_id" in case.path_parameters:
+                is_shown = case.method == "GET"
+                case.path_parameters["key_id"] = SPARE["key_id" if is_shown else "revoked_id"]
         match case.operation.label, case.body:
             case "POST /v1/runs", {"priority": _}:
                 case.body = {**case.body, **_accepted()}
@@ -66,7 +72,7 @@ def before_call(context: HookContext, case: Case, kwargs: Json) -> None:
     """Keep the keys that the requests are sent with, and their members."""
     del context, kwargs
     for name, id_ in case.path_parameters.items():
-        if id_ in _KEPT_IDS and case.method != "GET":
+        if id_ in SPARE["kept_ids"] and case.method != "GET":
             case.path_parameters[name] = f"{id_.partition('_')[0]}_{'0' * 32}"
 
 
