@@ -40,6 +40,7 @@ from services.api.places import (
 from services.api.problems import install_handlers
 from services.api.publications import routes as publications
 from services.api.routing import check_routes
+from services.api.runs import control as run_control
 from services.api.runs import routes as runs
 from services.api.secrets import routes as secrets
 from services.api.secrets.sealing_key import sealing_key
@@ -117,7 +118,7 @@ def create_app(
         app.add_middleware(ForwardedClients, most=settings.http.connections_per_client)
     app.add_middleware(RequestEdge)  # the outermost
     install_handlers(app)
-    of_runs = (creating, datasets, parts, runs, events, batches, publications, secrets)
+    of_runs = (creating, datasets, parts, runs, run_control, events, batches, publications, secrets)
     for noun in (health, *of_runs, members, api_keys, usage, admin):
         app.include_router(noun.router)
     if isinstance(service.objects, FolderStore):

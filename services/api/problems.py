@@ -43,6 +43,8 @@ STATUS: Final[dict[type[DomainError], int]] = {
     domain.KeyNotActiveError: 409,
     domain.LastOwnerError: 409,
     domain.LeaseLostError: 409,
+    domain.LimitReachedError: 409,
+    domain.RunOverError: 409,
     api.SecretsOffError: 501,
     api.BodyTooSlowError: 408,
     api.VersionMismatchError: 412,

@@ -161,5 +161,7 @@ def check_media_type(request: Request) -> None:
     """Raise UnsupportedMediaTypeError where the body is not declared as JSON."""
     header = Message()
     header["content-type"] = request.headers.get("content-type", "")
-    if header.get_content_type() != "application/json":
+    declared = header.get_content_type()
+    is_patch = request.method == "PATCH" and declared == "application/merge-patch+json"
+    if declared != "application/json" and not is_patch:
         raise UnsupportedMediaTypeError("Send the body with Content-Type: application/json.")

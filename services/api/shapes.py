@@ -92,8 +92,8 @@ class ProblemItem(Shape):
     """One thing wrong with a request."""
 
     pointer: str
-    """JSON Pointer into the body, ``query:name``, ``header:name`` or ``quota:name``, or a file's
-    path."""
+    """JSON Pointer into the body, ``query:name``, ``header:name``, ``quota:name`` or
+    ``limit:code``, or a file's path."""
     code: str
     message: str
 

@@ -16,6 +16,8 @@ _COLOURS = {
     "rejected": "red",
     "canceled": "yellow",
     "canceling": "yellow",
+    "paused": "yellow",
+    "pausing": "yellow",
     "running": "cyan",
 }
 

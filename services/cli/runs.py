@@ -1,4 +1,4 @@
-"""`reverie runs`: submit, list, show, watch, cancel."""
+"""`reverie runs`: submit, list, show, watch; ``run_control`` has the others."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from services.cli import batches, output
+from services.cli import batches, output, run_control
 from services.cli.connection import Invocation
+from services.cli.run_limits import Deadline, MaxCost, MaxGpuHours, limit_facts, parse_limits
+from services.cli.run_options import Json, RunId
 from services.domain.priorities import Priority
 from services.domain.sweeps import MAX_ROWS, Method
 
@@ -16,9 +18,8 @@ if TYPE_CHECKING:
     from services.client.shapes import Checkpoint, Failure, Publication, Run, RunRequest, Waiting
 
 app = typer.Typer(no_args_is_help=True, help="Training runs.")
+app.add_typer(run_control.app)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="run_…")]
 Config = Annotated[
     Path,
     typer.Option(exists=True, metavar="DIR|FILE", help="SimpleTuner's config.json, or its folder."),
@@ -60,6 +61,9 @@ def submit(
     priority: Annotated[
         Priority, typer.Option(help="Which of your own waiting runs goes first.")
     ] = "normal",
+    max_cost: MaxCost = None,
+    max_gpu_hours: MaxGpuHours = None,
+    deadline: Deadline = None,
     hub_secret: Annotated[
         str | None,
         typer.Option(
@@ -99,13 +103,14 @@ def submit(
         settings = parse_settings(setting or [])
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--set") from error
+    limits = parse_limits(max_cost=max_cost, max_gpu_hours=max_gpu_hours, deadline=deadline)
     swept = parse_sweep(sweep or [], method=sweep_method, num_runs=sweep_runs, seed=sweep_seed)
     documents = read_documents(config, settings, Path.cwd())
     for file in documents.used:
         output.print_note(f"{file.option:<20} {file.path}")
     with invocation.connect() as client:
         datasets = push_sources(client, {**documents.folders, **sources})
-        request: RunRequest = {**documents.body, "datasets": datasets}  # type: ignore[typeddict-item]  # read from files; the service checks it
+        request: RunRequest = {**documents.body, **limits, "datasets": datasets}  # type: ignore[typeddict-item]  # read from files; the service checks it
         if priority != "normal":
             request["priority"] = priority
         if hub_secret is not None:
@@ -181,7 +186,7 @@ def show(ctx: typer.Context, run_id: RunId, as_json: Json = False) -> None:
 
 @app.command("watch")
 def watch(ctx: typer.Context, run_id: RunId) -> None:
-    """Follow a run to its end. Ctrl-C ends the watching, not the run.
+    """Follow a run until it is over or paused. Ctrl-C ends the watching, not the run.
 
     The exit status is 0 only where the run succeeded.
     """
@@ -189,18 +194,6 @@ def watch(ctx: typer.Context, run_id: RunId) -> None:
     with invocation.connect() as client:
         run = _watch(client, run_id, on_stderr=False)
     raise typer.Exit(_exit_code(run))
-
-
-@app.command("cancel")
-def cancel(ctx: typer.Context, run_id: RunId, as_json: Json = False) -> None:
-    """Cancel a run. One that is training writes a checkpoint first."""
-    invocation: Invocation = ctx.obj
-    with invocation.connect() as client:
-        run = client.cancel_run(run_id)
-    if as_json:
-        output.print_json(run)
-    else:
-        output.print_facts({"run": run["id"], "status": run["status"]})
 
 
 def _watch(client: "Client", run_id: str, *, on_stderr: bool) -> "Run":
@@ -231,6 +224,7 @@ def _facts(run: "Run") -> dict[str, object]:
         "priority": run["priority"],
         "batch": run["batch_id"],
         "charged": _charged(run),
+        **limit_facts(run),
         "created": output.when(run["created_at"]),
         "started": output.when(run["started_at"]),
         "finished": output.when(run["finished_at"]),

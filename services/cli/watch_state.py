@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from services.domain.states import OVER
+from services.domain.states import OVER, RunStatus
 
 if TYPE_CHECKING:
     from services.client.shapes import Event, Run
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 _SMOOTHING: Final = 0.95
 """Weight of the past in the smoothed loss: about the last twenty steps."""
 _WARNINGS_KEPT: Final = 100
+STATUS_EVENTS: Final = frozenset(f"run.{status}" for status in RunStatus)
+"""Events that are named after the status that the run has from then on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +57,9 @@ class WatchState:
                 self._start_attempt(data)
             case "run.checkpoint":
                 self.checkpoint_step = event.step
-            case str(type_) if type_.startswith("run."):
+            case "run.resumed":
+                self._set_status(data.get("status") or self.status, data)
+            case str(type_) if type_ in STATUS_EVENTS:
                 self._set_status(type_.removeprefix("run."), data)
             case "plan":
                 for warning in data.get("warnings") or ():

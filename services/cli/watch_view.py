@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.cli import output
-from services.cli.watch_state import FixedLoss, WatchState, smoothed
+from services.cli.watch_state import STATUS_EVENTS, FixedLoss, WatchState, smoothed
 
 if TYPE_CHECKING:
     from services.client.shapes import Event
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _SPARKS: Final = 32
 _WARNINGS_SHOWN: Final = 3
-_COLOURS: Final = {"succeeded": "green", "failed": "red", "canceled": "yellow", "running": "cyan"}
+_COLOURS: Final = {
+    "succeeded": "green",
+    "failed": "red",
+    "canceled": "yellow",
+    "paused": "yellow",
+    "running": "cyan",
+}
+_WORTH_A_LINE: Final = STATUS_EVENTS | {"run.started", "run.resumed"}
 _LINES_A_RUN: Final = 10
 """Without a terminal: about how many of a run's steps get a line."""
 
@@ -35,10 +42,8 @@ def plain_line(state: WatchState, event: "Event", step_before: int) -> str | Non
     match event.type:
         case "run.checkpoint":
             return f"{where}: checkpoint saved"
-        case str(type_) if type_.startswith("run."):
-            reason = f": {state.reason}" if state.reason else ""
-            attempt = f" (attempt {state.attempt})" if type_ == "run.started" else ""
-            return f"{_status(state)}{attempt}{reason}"
+        case str(type_) if type_ in _WORTH_A_LINE:
+            return _change_of_status(state, type_)
         case "stage":
             return _status(state)
         case "eval" if event.data.get("name") == "probe" and state.fixed_losses:
@@ -47,6 +52,12 @@ def plain_line(state: WatchState, event: "Event", step_before: int) -> str | Non
             facts = [_loss_text(_losses(state)), _speed_text(state)]
             return f"{where}: {', '.join(fact for fact in facts if fact)}"
     return None
+
+
+def _change_of_status(state: WatchState, type_: str) -> str:
+    reason = f": {state.reason}" if state.reason else ""
+    notes = {"run.started": f" (attempt {state.attempt})", "run.resumed": " (resumed)"}
+    return f"{_status(state)}{notes.get(type_, '')}{reason}"
 
 
 def render(state: WatchState, busy: RenderableType = "") -> RenderableType:

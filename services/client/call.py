@@ -70,9 +70,14 @@ def put(path: str, body: Mapping[str, Any]) -> Call[Any]:
     return Call(method="PUT", path=path, body=body, read=json_object)
 
 
-def patch(path: str, body: Mapping[str, Any]) -> Call[Any]:
-    """What the body names is changed; the answer is the object as it is now."""
-    return Call(method="PATCH", path=path, body=body, read=json_object)
+def patch(path: str, body: Mapping[str, Any], *, version: int | None = None) -> Call[Any]:
+    """What the body names is changed; the answer is the object as it is now.
+
+    Args:
+        version: as in ``post``.
+    """
+    headers = if_match(version)
+    return Call(method="PATCH", path=path, body=body, headers=headers, read=json_object)
 
 
 def delete(path: str) -> Call[None]:

@@ -117,7 +117,20 @@ class RunRequest(TypedDict):
     datasets: dict[str, str]
     metadata: NotRequired[dict[str, str]]
     priority: NotRequired[Priority]
+    max_cost_micros: NotRequired[int | None]
+    max_gpu_hours: NotRequired[float | None]
+    deadline: NotRequired[str | None]
     secrets: NotRequired[RunSecrets]
+
+
+class RunPatch(TypedDict, total=False):
+    """What is to be changed; None brings the default back, and removes a pair of metadata."""
+
+    priority: Priority | None
+    max_cost_micros: int | None
+    max_gpu_hours: float | None
+    deadline: str | None
+    metadata: dict[str, str | None] | None
 
 
 SecretKind = Literal["hub", "s3", "wandb", "webhook"]
@@ -183,6 +196,9 @@ class RunSummary(TypedDict):
     charged_s: float
     cost_micros: int
     currency: str | None
+    max_cost_micros: int | None
+    max_gpu_hours: float | None
+    deadline: str | None
     plan_digest: str
     datasets: dict[str, str]
     metadata: dict[str, str]

@@ -25,6 +25,8 @@ from services.store import (
     leases,
     offers,
     quota_waits,
+    run_control,
+    run_limits,
     workers,
 )
 from services.store.cache_work import CacheTask
@@ -95,6 +97,7 @@ class Dispatcher:
                 self.end_caching,
                 self.ring_for_cache_work,
                 self.ring_for_publications,
+                self.pause_at_limits,
                 self.apply_quotas,
                 self.offer_runs,
                 self.forget_workers,
@@ -152,6 +155,14 @@ class Dispatcher:
             lambda row: self.rings.publication(row.tenant_id, row.id),
             due_rows.put_back_publication,
         )
+
+    def pause_at_limits(self) -> None:
+        """Pause runs whose deadline has passed, or that have used up another of their limits."""
+        with self._transaction() as conn:
+            run_ids = run_limits.runs_at_limits(conn, _ROWS_A_ROUND)
+        for run_id in run_ids:
+            with self._one_run(run_id), self._transaction() as conn:
+                run_control.pause_at_limit(conn, run_id)
 
     def apply_quotas(self) -> None:
         """Let runs over a quota of their tenant wait, let others go on, ask holders to stop."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.domain.quotas import ALLOWS, WAY_OUT
+from trainer_core.process.failure import Failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,15 @@ class IllegalTransitionError(DomainError):
     def __init__(self, *, here: str, there: str) -> None:
         super().__init__(f"a run that is {here} cannot become {there}")
         self.here, self.there = here, there
+
+
+class RunOverError(DomainError):
+    """The run has ended: of what can be changed, only its metadata still can."""
+
+    code = "run_over"
+
+    def __init__(self, status: str) -> None:
+        super().__init__(f"the run is {status}: only its metadata can be changed")
 
 
 class NotFoundError(DomainError):
@@ -119,3 +129,16 @@ class QuotaExceededError(DomainError):
         super().__init__(message)
         self.quota, self.limit, self.used, self.added = quota, limit, used, added
         self.problems = (Problem(pointer=f"quota:{quota}", code=self.code, message=message),)
+
+
+class LimitReachedError(DomainError):
+    """The run has reached one of its limits; ``problems`` names it. Raise it, then resume."""
+
+    code = "limit_reached"
+
+    def __init__(self, reason: Failure) -> None:
+        """``reason``: the ``status_reason`` of a run that is paused at this limit."""
+        super().__init__(reason.message)
+        self.problems = (
+            Problem(pointer=f"limit:{reason.code}", code=reason.code, message=reason.message),
+        )

@@ -71,6 +71,8 @@ class Claim:
     """The newest committed checkpoint; the attempt resumes there."""
     older_checkpoints: tuple[StoredCheckpoint, ...] = ()
     """The newest first; for an attempt that finds the newest one damaged."""
+    budget_s: float | None = None
+    """As in ``Renewal``."""
 
 
 class RequestedAction(StrEnum):
@@ -78,10 +80,23 @@ class RequestedAction(StrEnum):
 
     RUN = "run"
     PAUSE = "pause"
-    """The tenant paused the run: write a checkpoint and hand the run back."""
+    """The run is to be paused: write a checkpoint and hand the run back."""
     CANCEL = "cancel"
+    """The run is canceled: write a checkpoint, in limited time, and hand the run back."""
+    CANCEL_NOW = "cancel_now"
+    """The run is canceled: hand it back at once."""
     STOP = "stop"
     """The run has to make room: write a checkpoint and hand the run back; it is queued again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Renewal:
+    """The answer to a renewal."""
+
+    requested: RequestedAction
+    budget_s: float | None = None
+    """Seconds that may still be charged to the run from now on; None where nothing limits them.
+    The holder renews again when they are used up, and is asked to pause then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,8 +152,11 @@ class Ledger(Protocol):
         lease has expired.
         """
 
-    def renew(self, run_id: str, fence: int, *, lease: timedelta) -> RequestedAction:
-        """Extend the lease; raises LeaseLostError where the run is no longer held."""
+    def renew(self, run_id: str, fence: int, *, lease: timedelta) -> Renewal:
+        """Extend the lease; raises LeaseLostError where the run is no longer held.
+
+        A run that has reached one of its limits is paused from then on.
+        """
 
     def event(self, run_id: str, fence: int, events: Sequence[ChildEvent]) -> None:
         """Store the child's events in order, and update the run's stage and step.

@@ -32,15 +32,19 @@ class Stage(StrEnum):
 
 
 CHARGED_STAGES: Final = frozenset({Stage.TRAINING, Stage.SAMPLING})
-"""Stages whose time is charged; a run that is being canceled is charged until it has stopped."""
+"""Stages of the training process whose time is charged, whatever the run's status is."""
 
 _S = RunStatus
 TRANSITIONS: Final[dict[RunStatus, frozenset[RunStatus]]] = {
     _S.QUEUED: frozenset({_S.RUNNING, _S.PAUSED, _S.CANCELING, _S.FAILED}),
-    _S.RUNNING: frozenset({_S.PAUSING, _S.CANCELING, _S.QUEUED, _S.SUCCEEDED, _S.FAILED}),
-    # A run may reach its last step before it reads the request to pause.
-    _S.PAUSING: frozenset({_S.PAUSED, _S.QUEUED, _S.CANCELING, _S.SUCCEEDED, _S.FAILED}),
-    _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELING, _S.FAILED}),
+    # A run that nobody holds is paused at once.
+    _S.RUNNING: frozenset(
+        {_S.PAUSING, _S.PAUSED, _S.CANCELING, _S.QUEUED, _S.SUCCEEDED, _S.FAILED}
+    ),
+    # A pause can be taken back, and a run may reach its last step before it reads the request.
+    _S.PAUSING: frozenset({_S.PAUSED, _S.RUNNING, _S.CANCELING, _S.SUCCEEDED, _S.FAILED}),
+    # It goes on in ``running`` where its shards are still being built.
+    _S.PAUSED: frozenset({_S.QUEUED, _S.RUNNING, _S.CANCELING, _S.FAILED}),
     _S.CANCELING: frozenset({_S.CANCELED}),
     _S.SUCCEEDED: frozenset(),
     _S.FAILED: frozenset(),

@@ -53,14 +53,18 @@ def put_folder(store: ObjectStore, key_prefix: str, local_dir: Path) -> StoredFi
 def get_folder(store: ObjectStore, stored: StoredFiles, local_dir: Path) -> None:
     """Fetch a stored folder into ``local_dir``; the manifest is written last.
 
+    It ends with FileNotFoundError where ``local_dir`` is deleted meanwhile.
+
     Raises:
         ObjectMissingError: the manifest or a file that it names is gone.
         ObjectCorruptError: something is not what its row or its manifest says.
     """
     manifest = _get_manifest(store, stored.key_prefix, stored.manifest_sha256)
+    local_dir.mkdir(parents=True, exist_ok=True)
     for name, facts in _files_of(manifest, stored.key_prefix + MANIFEST_NAME).items():
         path = local_dir / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for parent in reversed(path.relative_to(local_dir).parents[:-1]):
+            (local_dir / parent).mkdir(exist_ok=True)
         store.get_to(stored.key_prefix + name, path)
         _check_file(path, facts, stored.key_prefix + name)
     (local_dir / MANIFEST_NAME).write_bytes(manifest)

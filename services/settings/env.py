@@ -69,6 +69,8 @@ class Settings:
     """REVERIE_START_STALL_S: the same before its first step, while it loads and compiles."""
     orphan_s: float = 900
     """REVERIE_ORPHAN_S: a worker that cannot renew its lease for this long stops its run."""
+    cancel_s: float = 35
+    """REVERIE_CANCEL_S: a canceled run may use so long for its last checkpoint."""
     max_attempts: int = 5
     """REVERIE_MAX_ATTEMPTS: a run's own failures without a new checkpoint before it fails."""
     max_infra_failures: int = 20
@@ -143,6 +145,7 @@ class Settings:
             stall_s=_number(given, "REVERIE_STALL_S", 600),
             start_stall_s=_number(given, "REVERIE_START_STALL_S", 1800),
             orphan_s=_number(given, "REVERIE_ORPHAN_S", 900),
+            cancel_s=_number(given, "REVERIE_CANCEL_S", 35),
             max_attempts=int(_number(given, "REVERIE_MAX_ATTEMPTS", 5)),
             max_infra_failures=int(_number(given, "REVERIE_MAX_INFRA_FAILURES", 20)),
             quotas=_quotas(given),

@@ -203,6 +203,31 @@ def end_caching(conn: Connection, run_id: str) -> None:
         transitions.change_status(conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY)
 
 
+_PLACE: Final = """
+SELECT
+    EXISTS (
+        SELECT FROM run_documents
+        WHERE run_id = %(run_id)s AND tenant_id = %(tenant_id)s AND data_index IS NOT NULL),
+    EXISTS (
+        SELECT FROM run_shards JOIN cache_shards USING (tenant_id, digest)
+        WHERE run_shards.run_id = %(run_id)s AND run_shards.tenant_id = %(tenant_id)s
+            AND cache_shards.status <> 'done')
+"""
+
+
+def place_of(conn: Connection, run: Run) -> tuple[RunStatus, Stage]:
+    """Where a run belongs that nobody holds: what it has to wait for."""
+    facts = {"run_id": run.run_id, "tenant_id": run.tenant_id}
+    row = conn.execute(_PLACE, facts).fetchone()
+    assert row is not None
+    is_admitted, lacks_shards = row
+    if not is_admitted:
+        return RunStatus.QUEUED, Stage.ADMISSION
+    if lacks_shards:
+        return RunStatus.RUNNING, Stage.CACHING
+    return RunStatus.QUEUED, Stage.CAPACITY
+
+
 def _shard_states(conn: Connection, run_id: str) -> list[tuple[str, dict[str, Any] | None]]:
     """Status and error of every shard that the run needs."""
     return [(status, error) for status, error in conn.execute(_SHARD_STATES, (run_id,))]

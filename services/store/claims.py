@@ -8,7 +8,7 @@ from psycopg.sql import SQL
 
 from services.domain.ids import new_id
 from services.domain.ledger import CachedShard, Claim, StoredCheckpoint, StoredFiles
-from services.store import restore_guard, run_documents, transitions, workers
+from services.store import restore_guard, run_documents, run_limits, transitions, workers
 from services.store.database import Connection, columns_of, seconds
 from services.store.run_rows import Run
 
@@ -28,9 +28,13 @@ WHERE run_id = %(run_id)s AND status = 'queued' AND stage = 'capacity'
     AND NOT EXISTS (
         SELECT FROM run_shards JOIN cache_shards USING (tenant_id, digest)
         WHERE run_shards.run_id = runs.run_id AND cache_shards.status <> 'done')
-    AND NOT {is_restored}
+    AND NOT {is_at_limit} AND NOT {is_restored}
 RETURNING {columns}
-""").format(columns=columns_of(Run), is_restored=restore_guard.IS_RESTORED)
+""").format(
+    columns=columns_of(Run),
+    is_at_limit=run_limits.IS_REACHED,
+    is_restored=restore_guard.IS_RESTORED,
+)
 _ADD_ATTEMPT: Final = """
 INSERT INTO attempts (attempt_id, run_id, tenant_id, fence, worker_id, from_step, last_step,
     gpu_class, price_micros_per_hour, node)
@@ -99,4 +103,5 @@ def _claim_of(conn: Connection, run: Run) -> Claim:
         shards=shards,
         checkpoint=newest_first[0] if newest_first else None,
         older_checkpoints=tuple(newest_first[1:]),
+        budget_s=run_limits.budget_s(conn, run),
     )

@@ -24,6 +24,9 @@ _BUSY_PAUSE: Final = timedelta(seconds=10)
 _FIRST_PAUSE: Final = timedelta(seconds=10)
 _LONGEST_PAUSE: Final = timedelta(minutes=5)
 
+_UNTOUCHED: Final = OVER | {RunStatus.PAUSED}
+"""The service does not work on a run in one of these."""
+
 # A run with a valid lease belongs to its holder.
 _LOCK: Final = SQL("""
 SELECT {columns} FROM runs
@@ -75,7 +78,7 @@ def count_failure(conn: Connection, run_id: str, reason: Failure) -> None:
 def _lock(conn: Connection, run_id: str) -> Run | None:
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_LOCK, (run_id,)).fetchone()
-    return None if run is None or RunStatus(run.status) in OVER else run
+    return None if run is None or RunStatus(run.status) in _UNTOUCHED else run
 
 
 def _postpone(conn: Connection, run: Run, after: timedelta, reason: Failure, failures: int) -> None:

@@ -22,6 +22,7 @@ from services.domain.ledger import (
     Claim,
     LedgerDownError,
     Outcome,
+    Renewal,
     RequestedAction,
     StoredCheckpoint,
     StoredFiles,
@@ -33,7 +34,9 @@ from services.store import (
     commits,
     failing_rows,
     outcomes,
+    run_control,
     run_events,
+    run_limits,
     shards,
     usage,
     workers,
@@ -142,20 +145,19 @@ class PostgresLedger:
                 failing_rows.count_failure(conn, run_id, internal_error())
             raise
 
-    def renew(self, run_id: str, fence: int, *, lease: timedelta) -> RequestedAction:
-        """Extend the lease; raises LeaseLostError where the run is no longer held."""
+    def renew(self, run_id: str, fence: int, *, lease: timedelta) -> Renewal:
+        """Extend the lease; raises LeaseLostError where the run is no longer held.
+
+        A run that has reached one of its limits is paused from then on.
+        """
         with self._database.transaction() as conn:
             run = _lock_held(conn, run_id, fence)
             usage.charge(conn, run, half_life=self._half_life, goes_on=True)
-            row = conn.execute(_RENEW, {"run_id": run_id, "lease_s": seconds(lease)}).fetchone()
-        assert row is not None  # its row is locked
-        requested = {
-            RunStatus.CANCELING: RequestedAction.CANCEL,
-            RunStatus.PAUSING: RequestedAction.PAUSE,
-        }
-        status, must_stop = row
-        otherwise = RequestedAction.STOP if must_stop else RequestedAction.RUN
-        return requested.get(RunStatus(status), otherwise)
+            conn.execute(_RENEW, {"run_id": run_id, "lease_s": seconds(lease)})
+            reason = run_limits.reached(conn, run)
+            if reason is not None and run.status == RunStatus.RUNNING:
+                run = run_control.pause_run(conn, run, reason=reason)
+            return Renewal(requested=_requested(run), budget_s=run_limits.budget_s(conn, run))
 
     def event(self, run_id: str, fence: int, events: Sequence[ChildEvent]) -> None:
         """Store the child's events in order; updates the run's stage and step."""
@@ -165,9 +167,10 @@ class PostgresLedger:
             if not events:
                 return  # nothing new: the reply to the first call was lost
             step = max(event.step for event in events)
-            stage = _stage_after(run, events)
-            self._meter(conn, run, stage)
-            facts = {"run_id": run_id, "step": step, "stage": stage}
+            if (entered := _stage_entered(events)) is not None:
+                self._meter(conn, run, entered)
+            shown = entered if entered is not None and run.status in _SHOWS_STAGES else run.stage
+            facts = {"run_id": run_id, "step": step, "stage": shown}
             conn.execute(_SET_STEP_AND_STAGE, facts)
             commits.note_step(conn, run_id, fence, step)
             run_events.append(conn, run_id, events)
@@ -212,10 +215,8 @@ class PostgresLedger:
                     max_infra_failures=self._max_infra_failures,
                 )
 
-    def _meter(self, conn: Connection, run: Run, stage: str | None) -> None:
-        """Start or stop the attempt's meter where the run enters or leaves a charged stage."""
-        if stage == run.stage:
-            return
+    def _meter(self, conn: Connection, run: Run, stage: Stage) -> None:
+        """Start the attempt's meter in a charged stage, stop it in any other."""
         if stage in CHARGED_STAGES:
             usage.start_meter(conn, run)
         else:
@@ -225,8 +226,17 @@ class PostgresLedger:
 _RENEW: Final = """
 UPDATE runs SET lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
 WHERE run_id = %(run_id)s
-RETURNING status, must_stop
 """
+
+
+def _requested(run: Run) -> RequestedAction:
+    match RunStatus(run.status):
+        case RunStatus.CANCELING:
+            return RequestedAction.CANCEL_NOW if run.cancel_now else RequestedAction.CANCEL
+        case RunStatus.PAUSING:
+            return RequestedAction.PAUSE
+    return RequestedAction.STOP if run.must_stop else RequestedAction.RUN
+
 
 _LOCK_HELD: Final = SQL("""
 SELECT {columns} FROM runs
@@ -282,11 +292,14 @@ WHERE run_id = %(run_id)s
 """
 
 
-def _stage_after(run: Run, events: Sequence[ChildEvent]) -> str | None:
-    """The run's stage after these events; a run that is being canceled keeps its stage."""
-    stage = run.stage
-    if run.status == RunStatus.RUNNING:
-        for event in events:
-            if event.type == "stage":
-                stage = _STAGES.get(str(event.data.get("stage")), stage)
-    return stage
+_SHOWS_STAGES: Final = frozenset({RunStatus.RUNNING, RunStatus.PAUSING})
+"""A run that is being canceled shows that it stops, whatever its training process does."""
+
+
+def _stage_entered(events: Sequence[ChildEvent]) -> Stage | None:
+    """The stage that the training process has entered last; None where no event names one."""
+    entered: Stage | None = None
+    for event in events:
+        if event.type == "stage":
+            entered = _STAGES.get(str(event.data.get("stage")), entered)
+    return entered

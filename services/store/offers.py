@@ -12,7 +12,7 @@ from psycopg.sql import SQL
 from services.domain.fair_share import Share, take_turns
 from services.domain.placement import FreeWorker, NextRun, place
 from services.domain.quotas import Quotas
-from services.store import line, quota_waits, usage
+from services.store import line, quota_waits, run_limits, usage
 from services.store.database import Connection, seconds
 
 _OFFERS_LOCK: Final = 0x72657665726F6666
@@ -137,8 +137,9 @@ WHERE tenant_id = %(tenant_id)s AND gpu_class = %(gpu_class)s
     AND status = 'queued' AND stage = 'capacity'
     AND (offered_until IS NULL OR offered_until <= clock_timestamp())
     AND (ring_after IS NULL OR ring_after <= clock_timestamp())
+    AND NOT {is_at_limit}
 ORDER BY {order} LIMIT 1 FOR UPDATE OF runs SKIP LOCKED
-""").format(order=line.ORDER)
+""").format(is_at_limit=run_limits.IS_REACHED, order=line.ORDER)
 _OFFER: Final = """
 UPDATE runs SET offered_to = %(worker_id)s,
     offered_until = clock_timestamp() + make_interval(secs => %(offer_s)s)

@@ -7,11 +7,11 @@ from typing import Final
 from services.domain.attempt_budgets import FailedAttempt, Spent, spent
 from services.domain.failures import attempts_exhausted, backoff
 from services.domain.states import RunStatus, Stage
-from services.store import transitions
+from services.store import admission, run_limits, transitions
 from services.store.database import Connection
 from services.store.run_rows import Run
 from trainer_core.errors import Category
-from trainer_core.process.failure import Failure
+from trainer_core.process.failure import Failure, failure_from_json
 
 _FIRST_DELAY: Final = timedelta(seconds=1)
 _LONGEST_DELAY: Final = timedelta(minutes=5)
@@ -20,7 +20,7 @@ _LONGEST_DELAY: Final = timedelta(minutes=5)
 def end_stopped(conn: Connection, run: Run) -> Run:
     """End an attempt that stopped on request; this does not count as a failed attempt."""
     run = transitions.release(conn, run, "stopped", None)
-    if ended := _as_requested(conn, run):
+    if ended := _canceled(conn, run) or _paused(conn, run):
         return ended
     return transitions.change_status(conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY)
 
@@ -43,8 +43,8 @@ def end_failed(
     """
     run = transitions.release(conn, run, outcome, failure)
     run, counted = _count(conn, run)
-    if ended := _as_requested(conn, run):
-        return ended
+    if canceled := _canceled(conn, run):
+        return canceled
     if not failure.retryable:
         return transitions.change_status(conn, run, RunStatus.FAILED, reason=failure)
     if counted.exhausts(
@@ -54,21 +54,31 @@ def end_failed(
     ):
         reason = attempts_exhausted(counted.attempts, failure)
         return transitions.change_status(conn, run, RunStatus.FAILED, reason=reason)
-    if _lacks_shards(conn, run):
-        return transitions.change_stage(conn, run, Stage.CACHING)
+    if paused := _paused(conn, run):
+        return paused
+    if admission.place_of(conn, run) == (RunStatus.RUNNING, Stage.CACHING):
+        return transitions.change_stage(conn, run, Stage.CACHING)  # a damaged shard is built again
     delay = backoff(counted.attempts, first=_FIRST_DELAY, limit=_LONGEST_DELAY)
     return transitions.change_status(
         conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY, reason=failure, ring_after=delay
     )
 
 
-def _as_requested(conn: Connection, run: Run) -> Run | None:
-    """``canceled`` or ``paused`` where the tenant requested it; None where the run may continue."""
-    if run.status == RunStatus.CANCELING:
-        return transitions.change_status(conn, run, RunStatus.CANCELED)
+def _canceled(conn: Connection, run: Run) -> Run | None:
+    if run.status != RunStatus.CANCELING:
+        return None
+    return transitions.change_status(conn, run, RunStatus.CANCELED)
+
+
+def _paused(conn: Connection, run: Run) -> Run | None:
+    """The run, paused on request or at one of its limits; None where it may go on."""
     if run.status == RunStatus.PAUSING:
-        return transitions.change_status(conn, run, RunStatus.PAUSED)
-    return None
+        reason = None if run.status_reason is None else failure_from_json(run.status_reason)
+        return transitions.change_status(conn, run, RunStatus.PAUSED, reason=reason)
+    reason = run_limits.reached(conn, run)
+    if reason is None:
+        return None
+    return transitions.change_status(conn, run, RunStatus.PAUSED, reason=reason)
 
 
 # An attempt that stored a checkpoint started before the newest one.
@@ -113,15 +123,3 @@ def _nodes(conn: Connection, gpu_class: str) -> int:
     row = conn.execute(_NODES, (gpu_class,)).fetchone()
     assert row is not None
     return int(row[0])
-
-
-_LACKS_SHARDS: Final = """
-SELECT EXISTS (
-    SELECT FROM run_shards JOIN cache_shards USING (tenant_id, digest)
-    WHERE run_shards.run_id = %s AND run_shards.tenant_id = %s AND cache_shards.status <> 'done')
-"""
-
-
-def _lacks_shards(conn: Connection, run: Run) -> bool:
-    """Whether a shard of the run is built again, because its content was damaged."""
-    return conn.execute(_LACKS_SHARDS, (run.run_id, run.tenant_id)).fetchone() == (True,)

@@ -50,6 +50,13 @@ class Run:
     charged_s: float
     """GPU time that was charged, of all attempts."""
     cost_micros: int
+    max_cost_micros: int | None
+    max_gpu_s: float | None
+    deadline: datetime | None
+    must_stop: bool
+    """The holder has to hand it back; it is queued again."""
+    cancel_now: bool
+    """Without a checkpoint; of a run that is being canceled."""
     batch_id: str | None
     batch_row: int | None
     """Its place in the batch, from 0."""
@@ -62,6 +69,11 @@ class Run:
     def is_held(self) -> bool:
         """Whether an attempt holds it; its lease may have run out and wait for the sweep."""
         return self.lease_until is not None
+
+    @property
+    def is_limited(self) -> bool:
+        limits = (self.max_cost_micros, self.max_gpu_s, self.deadline)
+        return any(limit is not None for limit in limits)
 
     @property
     def is_over(self) -> bool:

@@ -1,4 +1,4 @@
-"""Runs as their tenants see them: created, read, canceled."""
+"""Runs as their tenants see them: created and read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from psycopg.types.json import Json, Jsonb
 from services.domain.errors import NotFoundError
 from services.domain.ids import new_id
 from services.domain.ledger import ChildEvent
-from services.domain.states import RunStatus, Stage
-from services.store import run_documents, run_events, transitions
+from services.domain.states import Stage
+from services.store import run_documents, run_events
 from services.store.database import WORK, Connection, columns_of, notify
 from services.store.run_rows import Run
 
@@ -50,6 +50,9 @@ class NewRun:
     priority: int = 0
     """Runs with a higher number go first."""
     max_steps: int
+    max_cost_micros: int | None = None
+    max_gpu_s: float | None = None
+    deadline: datetime | None = None
     batch: BatchPlace | None = None
 
 
@@ -113,12 +116,12 @@ WHERE NOT EXISTS (SELECT FROM datasets WHERE tenant_id = %s AND dataset_id = wan
 """
 _CREATE: Final = SQL("""
 INSERT INTO runs (run_id, tenant_id, plan_digest, warnings, base_model, datasets,
-    metadata, gpu_class, priority, max_steps, batch_id, batch_row, batch_options,
-    status, stage, ring_after)
+    metadata, gpu_class, priority, max_steps, max_cost_micros, max_gpu_s, deadline, batch_id,
+    batch_row, batch_options, status, stage, ring_after)
 VALUES (%(run_id)s, %(tenant_id)s, %(plan_digest)s, %(warnings)s,
     %(base_model)s, %(datasets)s, %(metadata)s, %(gpu_class)s, %(priority)s, %(max_steps)s,
-    %(batch_id)s, %(batch_row)s, %(batch_options)s,
-    'queued', 'admission', clock_timestamp())
+    %(max_cost_micros)s, %(max_gpu_s)s, %(deadline)s, %(batch_id)s, %(batch_row)s,
+    %(batch_options)s, 'queued', 'admission', clock_timestamp())
 RETURNING {columns}
 """).format(columns=columns_of(Run))
 
@@ -139,6 +142,9 @@ def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
         "gpu_class": new.gpu_class,
         "priority": new.priority,
         "max_steps": new.max_steps,
+        "max_cost_micros": new.max_cost_micros,
+        "max_gpu_s": new.max_gpu_s,
+        "deadline": new.deadline,
         "batch_id": new.batch.batch_id if new.batch else None,
         "batch_row": new.batch.row if new.batch else None,
         "batch_options": Json(new.batch.options) if new.batch else None,
@@ -200,21 +206,6 @@ def lock(conn: Connection, tenant_id: str, run_id: str) -> Run:
         run = cursor.execute(_LOCK, (tenant_id, run_id)).fetchone()
     if run is None:
         raise NotFoundError("run", run_id)
-    return run
-
-
-def cancel(conn: Connection, tenant_id: str, run_id: str) -> Run:
-    """Cancel the run at once, or request it from the holder, who reads it at its next renewal.
-
-    Idempotent. Raises NotFoundError, and IllegalTransitionError where the run has already succeeded
-    or failed.
-    """
-    run = lock(conn, tenant_id, run_id)
-    if run.status in {RunStatus.CANCELING, RunStatus.CANCELED}:
-        return run
-    run = transitions.change_status(conn, run, RunStatus.CANCELING, stage=Stage.STOPPING)
-    if not run.is_held:
-        run = transitions.change_status(conn, run, RunStatus.CANCELED)
     return run
 
 

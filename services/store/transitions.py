@@ -43,12 +43,14 @@ def change_status(
     stage: Stage | None = None,
     reason: Failure | None = None,
     ring_after: timedelta | None = None,
+    event: str | None = None,
 ) -> Run:
     """Change the run's status and write the event; returns the changed row.
 
     Args:
         reason: shown to the tenant.
         ring_after: pause until the dispatcher looks at the run or may offer it; None: no pause.
+        event: its type, where that is not named after the status.
 
     Raises IllegalTransitionError for a transition that is not in the table.
     """
@@ -66,7 +68,10 @@ def change_status(
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         changed = cursor.execute(_CHANGE_STATUS, facts).fetchone()
     assert changed is not None
-    return announce(conn, changed, f"run.{status}", {"stage": stage, "reason": body})
+    data = {"stage": stage, "reason": body}
+    if event is not None:
+        return announce(conn, changed, event, {"status": status, **data})
+    return announce(conn, changed, f"run.{status}", data)
 
 
 _CHANGE_STAGE: Final = SQL("""

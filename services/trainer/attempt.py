@@ -13,6 +13,7 @@ import structlog
 from services.domain.ledger import Claim, Outcome
 from services.metrics import work as metrics
 from services.trainer.background import Background
+from services.trainer.budget import Budget
 from services.trainer.child import Child, training_command
 from services.trainer.commits import Committer
 from services.trainer.context import Assignment, HeldRun, TrainerContext
@@ -29,6 +30,7 @@ from services.trainer.lease import (
     GivenUpError,
     Lease,
     NotWantedError,
+    StoppedError,
 )
 from services.trainer.prepare import Prepared, prepare, shard_fetcher
 from services.trainer.reporter import Reporter
@@ -72,7 +74,8 @@ def answer_ring(context: TrainerContext, assignment: Assignment, run_id: str) ->
 
 def _hold(context: TrainerContext, claim: Claim) -> None:
     """Hold the lease for one attempt."""
-    with Lease(context.ledger, claim.run_id, claim.fence, context.times) as lease:
+    budget = Budget(claim.budget_s)
+    with Lease(context.ledger, claim.run_id, claim.fence, context.times, budget) as lease:
         held = HeldRun(context=context, claim=claim, lease=lease)
         log.info("attempt_started", from_step=held.from_step)
         try:
@@ -91,7 +94,7 @@ def _train_and_hand_back(held: HeldRun) -> str:
             is_finished = _train(held, folder)
     except GivenUpError:
         raise
-    except CanceledError:
+    except (CanceledError, StoppedError):
         _hand_back(held, Outcome.STOPPED, None)
         return "stopped"
     except Exception as error:  # noqa: BLE001 - any error: the run must not wait for its lease
@@ -119,9 +122,9 @@ def _train(held: HeldRun, folder: Path) -> bool:
     Raises NotWantedError, and any other error as it is.
     """
     with Background(held.lease, "prepare") as background:
-        prepared = background.result_of(background.start(lambda: prepare(held, folder)))
-    if held.must_stop():
-        return False
+        preparing = background.start(lambda: prepare(held, folder))
+        prepared = background.result_of(preparing, check=held.check_wanted)
+    held.check_wanted()
     with Reporter(held) as reporter, Committer(held, prepared.output_dir) as committer:
         try:
             outcome = _run_child(held, prepared, reporter, committer)

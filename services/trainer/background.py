@@ -37,15 +37,21 @@ class Background:
         # The context lets the thread's log lines name the run.
         return self._thread.submit(copy_context().run, call)
 
-    def result_of(self, future: Future[Result]) -> Result:
-        """Wait for the call's result; raises its error, or before that as ``Lease.check``."""
+    def result_of(
+        self, future: Future[Result], *, check: Callable[[], None] | None = None
+    ) -> Result:
+        """Wait for the call's result; raises its error, or before that as ``check``.
+
+        ``check``: None stands for ``Lease.check``.
+        """
+        check = check or self._lease.check
         while True:
             try:
                 return future.result(timeout=_LOOK_EVERY_S)
             except TimeoutError:
                 if future.done():  # since that moment, or with a TimeoutError of its own
                     return future.result()
-            self._lease.check()
+            check()
 
     def abandon(self) -> None:
         """Start nothing more; what runs is left to itself."""

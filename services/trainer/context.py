@@ -9,7 +9,7 @@ from typing import Final
 
 from services.domain.ledger import Claim, Ledger, RequestedAction
 from services.objects.port import ObjectStore
-from services.trainer.lease import Lease, LeaseTimes
+from services.trainer.lease import Lease, LeaseTimes, StoppedError
 from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
 from trainer_core.process.node_cache import NodeCache
@@ -68,3 +68,9 @@ class HeldRun:
     def must_stop(self) -> bool:
         """Whether this worker was asked to stop, or the run to pause or cancel."""
         return self.context.stopping.is_set() or self.lease.requested is not RequestedAction.RUN
+
+    def check_wanted(self) -> None:
+        """As ``Lease.check``; raises StoppedError where ``must_stop``."""
+        self.lease.check()
+        if self.must_stop():
+            raise StoppedError

@@ -17,8 +17,9 @@ from typing import Final, Self, TypeVar
 import structlog
 
 from services.domain.errors import LeaseLostError
-from services.domain.ledger import Ledger, LedgerDownError, RequestedAction
+from services.domain.ledger import Ledger, LedgerDownError, Renewal, RequestedAction
 from services.objects.errors import ObjectStoreDownError
+from services.trainer.budget import Budget
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +40,11 @@ class GivenUpError(NotWantedError):
 
 
 class CanceledError(NotWantedError):
-    """The run is being canceled: hand it back."""
+    """The run is canceled, and there is no time for a checkpoint: hand it back."""
+
+
+class StoppedError(NotWantedError):
+    """The attempt has to stop before there is anything to store: hand the run back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,22 +56,33 @@ class LeaseTimes:
     renew_s: float
     orphan_s: float
     """The holder itself gives the run up when no renewal succeeded for this long."""
+    cancel_s: float
+    """A canceled run may use so long for its last checkpoint."""
 
 
 class Lease:
     """One claim's lease; its age is measured by this machine's monotonic clock."""
 
-    def __init__(self, ledger: Ledger, run_id: str, fence: int, times: LeaseTimes) -> None:
-        """Create it immediately after the claim, which starts the lease."""
+    def __init__(
+        self, ledger: Ledger, run_id: str, fence: int, times: LeaseTimes, budget: Budget
+    ) -> None:
+        """Create it immediately after the claim, which starts the lease.
+
+        ``budget`` is set at each renewal.
+        """
         self._ledger = ledger
         self._run_id = run_id
         self._fence = fence
         self._times = times
+        self.budget = budget
         self._renewed_at_s = time.monotonic()
         self._requested = RequestedAction.RUN
+        self._canceled_at_s: float | None = None
         self._is_lost = False
         self._may_have_ended = False
-        self._closing = threading.Event()
+        self._is_over = False
+        self._is_closing = False
+        self._woken = threading.Event()
         context = copy_context()  # the thread's log lines name the run
         self._thread = threading.Thread(
             target=context.run, args=(self._renew_until_closed,), name="lease", daemon=True
@@ -83,6 +99,7 @@ class Lease:
         trace: TracebackType | None,
     ) -> None:
         # Not joined: a renewal that hangs in the database is harmless now.
+        self._is_over = True
         self.stop_renewing()
 
     @property
@@ -92,8 +109,8 @@ class Lease:
 
     @property
     def is_given_up(self) -> bool:
-        """Whether the lease is lost, or was not renewed for ``orphan_s``."""
-        return self._is_lost or self._silent_s() > self._times.orphan_s
+        """Whether the lease is lost, was not renewed for ``orphan_s``, or the attempt is over."""
+        return self._is_lost or self._is_over or self._silent_s() > self._times.orphan_s
 
     @property
     def may_have_run_out(self) -> bool:
@@ -102,7 +119,12 @@ class Lease:
 
     def stop_renewing(self) -> None:
         """Stop renewing and let the lease expire."""
-        self._closing.set()
+        self._is_closing = True
+        self._woken.set()
+
+    def renew_now(self) -> None:
+        """Renew before it is time, in the lease's own thread."""
+        self._woken.set()
 
     def _mark_lost(self, *, doing: str) -> None:
         """A write with our fence was refused."""
@@ -110,9 +132,16 @@ class Lease:
         self._is_lost = True
 
     def check(self) -> None:
-        """Raise GivenUpError where the lease is given up, CanceledError where the run is."""
+        """Raise GivenUpError where the lease is given up.
+
+        Raises CanceledError where the run is canceled now, or has had its time for a checkpoint.
+        """
         self._check_held()
-        if self._requested is RequestedAction.CANCEL:
+        if self._requested is RequestedAction.CANCEL_NOW:
+            raise CanceledError
+        waited_s = 0.0 if self._canceled_at_s is None else time.monotonic() - self._canceled_at_s
+        if waited_s > self._times.cancel_s:
+            log.warning("cancel_without_checkpoint", waited_s=round(waited_s, 1))
             raise CanceledError
 
     def until_answered(self, call: Callable[[], Answer], *, doing: str) -> Answer:
@@ -164,10 +193,10 @@ class Lease:
 
     def _renew_until_closed(self) -> None:
         wait_s = self._times.renew_s
-        while not self._closing.wait(wait_s) and not self.is_given_up:
+        while not self._is_closed_within(wait_s) and not self.is_given_up:
             asked_at_s = time.monotonic()
             try:
-                self._requested = self._ledger.renew(
+                renewal = self._ledger.renew(
                     self._run_id, self._fence, lease=timedelta(seconds=self._times.lease_s)
                 )
             except LeaseLostError:
@@ -181,4 +210,17 @@ class Lease:
                 log.exception("renewal_failed_unexpectedly")
             else:
                 self._renewed_at_s = asked_at_s
+                self._take(renewal)
                 wait_s = self._times.renew_s
+
+    def _is_closed_within(self, wait_s: float) -> bool:
+        """Wait until the next renewal is due."""
+        self._woken.wait(wait_s)
+        self._woken.clear()
+        return self._is_closing
+
+    def _take(self, renewal: Renewal) -> None:
+        self.budget.set(renewal.budget_s)
+        if renewal.requested is RequestedAction.CANCEL and self._canceled_at_s is None:
+            self._canceled_at_s = time.monotonic()
+        self._requested = renewal.requested

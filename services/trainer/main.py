@@ -129,7 +129,10 @@ def _context(
     child_command: Sequence[str],
 ) -> TrainerContext:
     times = LeaseTimes(
-        lease_s=settings.lease_s, renew_s=settings.renew_s, orphan_s=settings.orphan_s
+        lease_s=settings.lease_s,
+        renew_s=settings.renew_s,
+        orphan_s=settings.orphan_s,
+        cancel_s=settings.cancel_s,
     )
     return TrainerContext(
         ledger=ledger,

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 _TICK_S: Final = 0.1
 _EXIT_GRACE_S: Final = 60.0
 """Time for the process to exit after its outcome event; driver teardown can take seconds."""
+_LEDGER_ANSWERS_WITHIN_S: Final = 1.0
+"""When the budget is used up; without an answer the training stops all the same."""
 _LOCAL_PATHS: Final = frozenset({"path"})
 
 
@@ -79,9 +81,12 @@ class Supervision:
         self._progress.note(event.name, event.step, event.data)
         if event.name == "checkpoint":
             self._committer.checkpoint(event)
+        if event.name == "stage":
+            self._lease.budget.enter(str(event.data.get("stage")))
         if event.name in OUTCOMES:
             self._outcome = event
             self._progress.enter(None)
+            self._lease.budget.enter(None)
         data = {name: value for name, value in event.data.items() if name not in _LOCAL_PATHS}
         # A process that resumes reports step 0 while it loads; a run's step never decreases.
         step = max(event.step, self._held.from_step)
@@ -99,7 +104,7 @@ class Supervision:
             raise AttemptFailedError(self._feeder.failure)
 
     def _request(self) -> ControlRequest:
-        if self._held.must_stop():
+        if self._held.must_stop() or self._is_overdrawn():
             return ControlRequest.STOP
         if self._lease.may_have_run_out:
             # Another worker may hold the run: pause until a renewal succeeds.
@@ -108,6 +113,16 @@ class Supervision:
         if self._committer.has_full_queue or self._feeder.is_waited_for:
             self._stalls.excuse()
         return ControlRequest.RUN
+
+    def _is_overdrawn(self) -> bool:
+        """Whether the run's budget is used up, and the ledger, which is asked then, is silent."""
+        left_s = self._lease.budget.left_s
+        if left_s is None or left_s > 0:
+            return False
+        if left_s < -_LEDGER_ANSWERS_WITHIN_S:
+            return True
+        self._lease.renew_now()
+        return False
 
     def _check_stall(self) -> None:
         problem = self._stalls.problem()

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from services.store import runs
+from services.store import run_control
 from services.store.database import Database
 from tests.integration.trainer_supervisor_child import INTERVAL
 from tests.integration.trainer_supervisor_host import TrainerHost, open_host
@@ -193,7 +193,7 @@ def test_a_run_that_is_canceled_while_its_holder_is_cut_off(
     set_all(proxies, "hang")
 
     with database.transaction() as conn:
-        runs.cancel(conn, host.tenant_id, host.run_id)
+        run_control.cancel(conn, host.tenant_id, host.run_id)
 
     wait_until(lambda: host.run()["status"] == "canceled", what=lambda: fleet.tail("dispatcher"))
     before = accepted(host)
@@ -232,7 +232,7 @@ def test_a_holder_without_redis_goes_on_and_hears_the_next_ring(
     assert_still_held(host, fleet)
     host.wait_for_step(holder.step() + 2 * INTERVAL)
     with database.transaction() as conn:
-        runs.cancel(conn, host.tenant_id, host.run_id)  # the trainer is free then
+        run_control.cancel(conn, host.tenant_id, host.run_id)  # the trainer is free then
     wait_until(lambda: host.run()["status"] == "canceled", what=holder.log)
     proxies["redis"].set("ok")
 

@@ -80,17 +80,26 @@ def test_every_call_of_the_client_is_documented(fleet: Fleet, client: Client) ->
     client.complete_dataset(dataset["id"])
     request: Any = run_request({"photos": dataset["id"], "held-out": dataset["id"]})
     run = client.submit_run(request)
+    changed = client.change_run(run["id"], {"priority": "high", "max_gpu_hours": 2.0})
+    paused, resumed = client.pause_run(run["id"]), client.resume_run(run["id"])
+    assert (changed["priority"], paused["status"], resumed["status"]) == (
+        "high",
+        "paused",
+        "queued",
+    )
     seen = []
     for event in client.stream_events(run["id"]):
         seen.append(event)
         if len(seen) == 1:
-            client.cancel_run(run["id"])
+            client.cancel_run(run["id"], now=True)
     shown: list[tuple[Any, Any]] = [
         (dataset, shapes.Dataset),
         (client.get_dataset(dataset["id"]), shapes.Dataset),
         (client.list_datasets().data[0], shapes.Dataset),
         (upload, shapes.Upload),
         (run, shapes.Run),
+        (changed, shapes.Run),
+        (paused, shapes.Run),
         (client.get_run(run["id"]), shapes.Run),
         (client.list_runs().data[0], shapes.RunSummary),
     ]

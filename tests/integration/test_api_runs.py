@@ -123,6 +123,80 @@ def test_a_queued_run_is_canceled_at_once(tenant: Tenant, datasets: dict[str, st
     assert again.status_code == 204
 
 
+def test_a_queued_run_is_paused_changed_and_resumed(
+    tenant: Tenant, datasets: dict[str, str]
+) -> None:
+    run_id = tenant.submit(run_request(datasets))
+    path = f"/v1/runs/{run_id}"
+    for action, status in [("pause", "paused"), ("resume", "queued"), ("pause", "paused")] * 2:
+        for _ in range(2):
+            answer = tenant.http.post(f"{path}:{action}")  # without a body
+            assert (answer.status_code, answer.json()["status"]) == (202, status)
+    patch = {
+        "priority": "low",
+        "max_gpu_hours": 0.7,
+        "deadline": "2030-01-02T03:04:05+01:00",
+        "metadata": {"a": "1", "b": "2"},
+    }
+    merge = {"Content-Type": "application/merge-patch+json"}
+    changed = tenant.http.patch(path, content=json.dumps(patch), headers=merge)
+    assert changed.status_code == 200, changed.text
+    shown = tenant.run(run_id)
+    assert shown == changed.json()
+    assert {name: shown[name] for name in patch} == {**patch, "deadline": "2030-01-02T02:04:05Z"}
+    removed = tenant.http.patch(
+        path, json={"priority": None, "deadline": None, "metadata": {"a": None}}
+    ).json()
+    assert (removed["priority"], removed["deadline"]) == ("normal", None)
+    assert (removed["max_gpu_hours"], removed["metadata"]) == (0.7, {"b": "2"})
+    assert tenant.http.patch(path, json={}).json() == removed
+    assert tenant.http.patch(path, json={"metadata": None}).json()["metadata"] == {}
+    assert tenant.http.post(f"{path}:cancel", json={"now": True}).json()["status"] == "canceled"
+    too_late = [tenant.http.post(f"{path}:{each}") for each in ("pause", "resume")]
+    too_late.append(tenant.http.patch(path, json={"priority": "high"}))
+    assert [(a.status_code, a.json()["code"]) for a in too_late] == [
+        (409, "illegal_move"),
+        (409, "illegal_move"),
+        (409, "run_over"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "pointer"),
+    [
+        ({"max_cost_micros": 5_000_000}, "/max_cost_micros"),  # there is no price
+        ({"max_cost_micros": 0}, "/max_cost_micros"),
+        ({"max_gpu_hours": -1}, "/max_gpu_hours"),
+        ({"deadline": "2020-01-01T00:00:00Z"}, "/deadline"),
+        ({"deadline": "2290-01-01T00:00:00Z"}, "/deadline"),
+        ({"deadline": "2030-01-01T00:00:00"}, "/deadline"),  # of which time zone?
+        ({"deadline": "2030-01-01"}, "/deadline"),
+        ({"deadline": "1893456000"}, "/deadline"),
+        ({"deadline": 1893456000}, "/deadline"),
+    ],
+)
+def test_a_limit_that_cannot_hold_is_refused(
+    tenant: Tenant, datasets: dict[str, str], given: Json, pointer: str
+) -> None:
+    run_id = tenant.submit(run_request(datasets))
+    answers = [
+        tenant.http.post("/v1/runs", json={**run_request(datasets), **given}),
+        tenant.http.patch(f"/v1/runs/{run_id}", json=given),
+    ]
+    for answer in answers:
+        assert answer.status_code == 422, answer.text
+        assert [each["pointer"] for each in answer.json()["errors"]] == [pointer]
+    tenant.post(f"/v1/runs/{run_id}:cancel", {})
+
+
+def test_a_run_is_submitted_with_its_limits(tenant: Tenant, datasets: dict[str, str]) -> None:
+    limits = {"max_gpu_hours": 1.5, "deadline": "2030-01-01T00:00:00Z"}
+    run = tenant.post("/v1/runs", {**run_request(datasets), **limits})
+    assert {name: run[name] for name in limits} == limits
+    assert run["max_cost_micros"] is None
+    tenant.post(f"/v1/runs/{run['id']}:cancel", {})
+
+
 def test_a_page_of_runs_takes_as_many_statements_as_one_run(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

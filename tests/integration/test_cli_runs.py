@@ -136,6 +136,43 @@ def test_a_canceled_run_is_watched_to_its_end(reverie: CommandLine, client: Clie
     assert "canceled" in reverie("runs", "watch", run_id, status=1).stdout
 
 
+def test_a_run_is_paused_changed_resumed_and_canceled(
+    reverie: CommandLine, client: Client, run_id: str
+) -> None:
+    datasets = client.get_run(run_id)["datasets"]
+    submitted = reverie(
+        "runs",
+        "submit",
+        f"--config={EXAMPLES / 'demo'}",
+        *(f"--dataset={backend}={dataset_id}" for backend, dataset_id in datasets.items()),
+        "--max-gpu-hours=1.5",
+        "--deadline=2030-01-01T12:00",
+        "--json",
+    )
+    other = json.loads(submitted.stdout)
+    assert other["max_gpu_hours"] == 1.5
+    assert other["deadline"].startswith(("2029-12-31T", "2030-01-01T"))
+
+    assert "paused" in reverie("runs", "pause", other["id"]).stdout
+    watched = reverie("runs", "watch", other["id"], status=1).stdout.splitlines()
+    assert watched[-2:] == [
+        "paused",
+        f"{other['id']} is paused. Let it go on: reverie runs resume {other['id']}",
+    ]
+    changed = reverie("runs", "set", other["id"], "--priority=high", "--deadline=none").stdout
+    assert "high" in changed
+    assert "1.5" in changed
+    assert "deadline" not in changed
+    refused = reverie("runs", "set", other["id"], "--max-cost=5", status=1)
+    assert "no price" in refused.stderr
+    resumed = json.loads(reverie("runs", "resume", other["id"], "--json").stdout)
+    assert (resumed["status"], resumed["priority"]) in {("queued", "high"), ("running", "high")}
+    assert "canceled" in reverie("runs", "cancel", other["id"], "--now").stdout
+    for wrong in ("--max-cost=free", "--max-gpu-hours=0", "--deadline=soon"):
+        reverie("runs", "set", other["id"], wrong, status=2)
+    reverie("runs", "set", other["id"], status=2)
+
+
 def test_all_problems_of_a_run_are_reported_at_once(
     reverie: CommandLine, client: Client, run_id: str
 ) -> None:

@@ -79,6 +79,28 @@ def test_a_new_attempt_resumes_from_the_checkpoint() -> None:
     assert "attempt 2" in shown(state)
 
 
+def test_a_pause_and_what_the_service_tells_beside_are_shown() -> None:
+    limit = {"code": "cost_limit_reached", "message": "The run has used up its max_cost of 5.00."}
+    state = state_after(*TRAINING)
+    lines = []
+    for each in (
+        event("run.changed", 3, fields=["priority"]),
+        event("run.pausing", 3, stage="training", reason=limit),
+        event("run.paused", 3, stage=None, reason=limit),
+        event("run.resumed", 3, status="queued", stage="capacity", reason=None),
+    ):
+        state.apply(each)
+        lines.append(plain_line(state, each, 3))
+    told = f"{limit['message']} [{limit['code']}]"
+    assert lines == [
+        None,
+        f"pausing/training: {told}",
+        f"paused: {told}",
+        "queued/capacity (resumed)",
+    ]
+    assert (state.status, state.reason) == ("queued", None)
+
+
 def test_missing_numbers_change_nothing() -> None:
     state = state_after(event("step", 1, loss=None, steps_per_s=None, eta_s=None))
     assert state.step == 1

@@ -15,7 +15,7 @@ import pytest
 
 from services.objects.open import open_store
 from services.settings.env import Settings
-from services.store import api_keys, members, operator_keys, tenants
+from services.store import api_keys, gpu_classes, members, operator_keys, tenants
 from services.store.database import Database
 from tests.integration.openapi_fuzz.command import Fuzzed, Spare, fuzz
 from tests.support.api_keys import KEY_PEPPER
@@ -59,6 +59,7 @@ def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFact
     try:
         ada = TenantDatabase.new(database)
         with database.transaction() as conn:
+            gpu_classes.set_price(conn, "cpu", price_micros_per_hour=1, currency="EUR")
             owners = {"ada": ada.tenant_id, "grace": tenants.create_tenant(conn, "grace")}
             made = {
                 name: api_keys.create(conn, tenant_id, KEY_PEPPER, name="fuzz")

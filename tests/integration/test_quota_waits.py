@@ -10,7 +10,7 @@ from services.dispatcher.loop import Dispatcher
 from services.domain.ledger import Claim, Outcome, RequestedAction
 from services.domain.quotas import Quotas
 from services.queue.rings import Rings
-from services.store import quotas, runs
+from services.store import quotas, run_control
 from services.store.database import Database
 from tests.support.redis import RedisServer
 from tests.support.runs import LEASE, TenantDatabase, result_of
@@ -187,10 +187,10 @@ def test_a_run_that_trains_stops_when_the_hours_are_used_up(
     use_hours(tenant_db, 8)
     leave_uncharged(tenant_db, claim, 1.99)
     dispatcher.apply_quotas()
-    before = tenant_db.ledger.renew(*scope, lease=LEASE)
+    before = tenant_db.ledger.renew(*scope, lease=LEASE).requested
     leave_uncharged(tenant_db, claim, 2)
     dispatcher.apply_quotas()
-    at_the_limit = tenant_db.ledger.renew(*scope, lease=LEASE)
+    at_the_limit = tenant_db.ledger.renew(*scope, lease=LEASE).requested
 
     assert (before, at_the_limit) == (RequestedAction.RUN, RequestedAction.STOP)
 
@@ -212,7 +212,7 @@ def test_a_raised_quota_lets_a_stopped_run_go_on(
     assert (stopped.status, stopped.stage) == ("queued", "quota")
     assert again is not None
     renewed = tenant_db.ledger.renew(claim.run_id, again.fence, lease=LEASE)
-    assert renewed is RequestedAction.RUN
+    assert renewed.requested is RequestedAction.RUN
 
 
 def test_a_run_that_waits_shows_the_quota_that_holds_it_now(
@@ -252,7 +252,7 @@ def test_a_run_that_waits_for_a_quota_can_be_canceled(
     run_id = tenant_db.claimable().run_id
     dispatcher.apply_quotas()
     with tenant_db.database.transaction() as conn:
-        canceled = runs.cancel(conn, tenant_db.tenant_id, run_id)
+        canceled = run_control.cancel(conn, tenant_db.tenant_id, run_id)
     limit(tenant_db, concurrent_runs=None)
     dispatcher.apply_quotas()
 

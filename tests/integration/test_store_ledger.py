@@ -144,7 +144,8 @@ def test_a_run_with_an_expired_lease_is_not_claimed_before_the_sweep(
     claim = tenant_db.held()
     tenant_db.let_lease_run_out(claim.run_id)
     assert tenant_db.ledger.claim(claim.run_id, worker_id="thief", lease=LEASE) is None
-    assert tenant_db.ledger.renew(claim.run_id, claim.fence, lease=LEASE) is RequestedAction.RUN
+    renewal = tenant_db.ledger.renew(claim.run_id, claim.fence, lease=LEASE)
+    assert renewal.requested is RequestedAction.RUN
 
 
 Write = Callable[[PostgresLedger, str, int], object]
@@ -367,7 +368,8 @@ def test_a_renewal_returns_the_requested_action_and_the_run_ends_accordingly(
     claim = tenant_db.held()
     with tenant_db.database.transaction() as conn:
         conn.execute("UPDATE runs SET status = %s", (status,))
-    assert tenant_db.ledger.renew(claim.run_id, claim.fence, lease=LEASE) is requested
+    renewal = tenant_db.ledger.renew(claim.run_id, claim.fence, lease=LEASE)
+    assert renewal.requested is requested
     if end == "lost":
         tenant_db.let_lease_run_out(claim.run_id)
         assert sweep(tenant_db) is not None

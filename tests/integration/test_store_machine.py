@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from services.domain.errors import IllegalTransitionError, LeaseLostError
 from services.domain.ledger import ChildEvent, Claim, Outcome, RequestedAction
 from services.domain.states import OVER, RunStatus
-from services.store import publications, runs
+from services.store import publications, run_control
 from services.store.database import Database
 from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
 from trainer_core.errors import Category
 
 MAX_ATTEMPTS = 3
-ACTIONS = ("claim", "renew", "event", "checkpoint", "result", "stop", "fail", "lose", "cancel")
+HOLDERS = ("claim", "renew", "event", "checkpoint", "result", "stop", "fail", "lose")
+ACTIONS = (*HOLDERS, "pause", "resume", "cancel")
 
 
 @dataclass
@@ -38,7 +39,12 @@ class Model:
         assert self.holder is not None
         self.old.append(self.holder)
         self.holder = None
-        self.status = "canceled" if self.status == "canceling" else status
+        self.status = self._asked_for(status)
+
+    def _asked_for(self, status: str) -> str:
+        if self.status == "canceling":
+            return "canceled"
+        return "paused" if self.status == "pausing" and status == "queued" else status
 
     def progress(self, step: int) -> None:
         self.checkpoint_step, self.has_progress = step, True
@@ -88,21 +94,37 @@ def act(tenant_db: TenantDatabase, run_id: str, model: Model, action: str, step:
         if claim is not None:
             model.status, model.fence, model.holder = "running", model.fence + 1, claim
             model.has_progress, model.reached = False, model.checkpoint_step
-    elif action == "cancel":
-        cancel(tenant_db, run_id, model)
+    elif action in CONTROL:
+        control(tenant_db, run_id, model, action)
     elif held is not None:
         act_as_holder(tenant_db, held, model, action, step)
 
 
-def cancel(tenant_db: TenantDatabase, run_id: str, model: Model) -> None:
+CONTROL = {
+    "pause": run_control.pause,
+    "resume": run_control.resume,
+    "cancel": run_control.cancel,
+}
+
+
+def control(tenant_db: TenantDatabase, run_id: str, model: Model, action: str) -> None:
+    too_late = {"succeeded", "failed"} if action == "cancel" else {*OVER, "canceling"}
     try:
         with tenant_db.database.transaction() as conn:
-            runs.cancel(conn, tenant_db.tenant_id, run_id)
+            CONTROL[action](conn, tenant_db.tenant_id, run_id)
     except IllegalTransitionError:
-        assert model.status in {"succeeded", "failed"}
-    else:
-        if model.status != "canceled":
+        assert model.status in too_late
+        return
+    assert model.status not in too_late
+    match action, model.status:
+        case "cancel", status if status != "canceled":
             model.status = "canceled" if model.holder is None else "canceling"
+        case "pause", "queued" | "running":
+            model.status = "paused" if model.holder is None else "pausing"
+        case "resume", "pausing":
+            model.status = "running"
+        case "resume", "paused":
+            model.status = "queued"
 
 
 def act_as_holder(
@@ -110,8 +132,13 @@ def act_as_holder(
 ) -> None:
     ledger, run_id, fence = tenant_db.ledger, held.run_id, held.fence
     if action == "renew":
-        requested = RequestedAction.CANCEL if model.status == "canceling" else RequestedAction.RUN
-        assert ledger.renew(run_id, fence, lease=LEASE) is requested
+        requested = {
+            "running": RequestedAction.RUN,
+            "pausing": RequestedAction.PAUSE,
+            "canceling": RequestedAction.CANCEL,
+        }
+        renewal = ledger.renew(run_id, fence, lease=LEASE)
+        assert (renewal.requested, renewal.budget_s) == (requested[model.status], None)
     elif action == "event":
         ledger.event(run_id, fence, [ChildEvent(type="step", step=step, data={})])
         model.reached = step

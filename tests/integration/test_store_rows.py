@@ -24,6 +24,7 @@ from services.store import (
     datasets,
     idempotency,
     publications,
+    run_control,
     run_documents,
     runs,
     shards,
@@ -70,7 +71,9 @@ READS: dict[str, Callable[[Connection, str, Run, str], Any]] = {
     "run": lambda c, t, run, pub: runs.get(c, t, run.run_id),
     "documents": lambda c, t, run, pub: run_documents.read(c, t, run.run_id),
     "plan": lambda c, t, run, pub: run_documents.read_plan(c, t, run.run_id),
-    "cancel": lambda c, t, run, pub: runs.cancel(c, t, run.run_id),
+    "cancel": lambda c, t, run, pub: run_control.cancel(c, t, run.run_id),
+    "pause": lambda c, t, run, pub: run_control.pause(c, t, run.run_id),
+    "resume": lambda c, t, run, pub: run_control.resume(c, t, run.run_id),
     "events": lambda c, t, run, pub: runs.events(c, t, run.run_id, 0, 100),
     "checkpoints": lambda c, t, run, pub: runs.checkpoints(c, t, run.run_id),
     "attempts": lambda c, t, run, pub: runs.attempts(c, t, run.run_id),
@@ -127,7 +130,7 @@ def test_pages_go_from_new_to_old_without_repeats(tenant_db: TenantDatabase) -> 
 def test_a_run_without_a_holder_is_canceled_at_once(tenant_db: TenantDatabase, state: str) -> None:
     run = getattr(tenant_db, state)()
     with tenant_db.database.transaction() as conn:
-        canceled = runs.cancel(conn, tenant_db.tenant_id, run.run_id)
+        canceled = run_control.cancel(conn, tenant_db.tenant_id, run.run_id)
     assert canceled.status == "canceled"
     assert canceled == tenant_db.run(run.run_id)
     assert canceled.finished_at is not None
@@ -139,7 +142,7 @@ def test_a_held_run_is_canceled_by_its_holder(tenant_db: TenantDatabase) -> None
     claim = tenant_db.held()
     for _ in range(2):  # asking twice changes nothing
         with tenant_db.database.transaction() as conn:
-            asked = runs.cancel(conn, tenant_db.tenant_id, claim.run_id)
+            asked = run_control.cancel(conn, tenant_db.tenant_id, claim.run_id)
         assert (asked.status, asked.is_held) == ("canceling", True)
     assert tenant_db.event_types(claim.run_id).count("run.canceling") == 1
     tenant_db.ledger.hand_back(claim.run_id, claim.fence, Outcome.STOPPED, None)
@@ -151,7 +154,7 @@ def test_a_run_that_finishes_while_canceling_is_canceled_and_not_published(
 ) -> None:
     claim = tenant_db.held()
     with tenant_db.database.transaction() as conn:
-        runs.cancel(conn, tenant_db.tenant_id, claim.run_id)
+        run_control.cancel(conn, tenant_db.tenant_id, claim.run_id)
     tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
     run = tenant_db.run(claim.run_id)
     assert (run.status, run.result_step) == ("canceled", 100)
@@ -162,7 +165,7 @@ def test_a_run_that_finishes_while_canceling_is_canceled_and_not_published(
 def test_a_run_that_ended_cannot_be_canceled(tenant_db: TenantDatabase) -> None:
     run = finished(tenant_db)
     with pytest.raises(IllegalTransitionError), tenant_db.database.transaction() as conn:
-        runs.cancel(conn, tenant_db.tenant_id, run.run_id)
+        run_control.cancel(conn, tenant_db.tenant_id, run.run_id)
 
 
 def test_a_concurrent_cancel_and_result_leave_one_outcome(tenant_db: TenantDatabase) -> None:
@@ -174,7 +177,7 @@ def test_a_concurrent_cancel_and_result_leave_one_outcome(tenant_db: TenantDatab
             start.wait()
             try:
                 with tenant_db.database.transaction() as conn:
-                    runs.cancel(conn, tenant_db.tenant_id, run_id)
+                    run_control.cancel(conn, tenant_db.tenant_id, run_id)
             except IllegalTransitionError:
                 pass  # the result was first
 

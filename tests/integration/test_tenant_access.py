@@ -25,6 +25,8 @@ from services.store import (
     publications,
     quotas,
     request_rates,
+    run_changes,
+    run_control,
     run_documents,
     runs,
     secrets,
@@ -35,6 +37,7 @@ from services.store.database import Connection, Database
 from services.store.datasets import NewFile
 from services.store.idempotency import KeyScope
 from services.store.migrate import migrate
+from services.store.run_changes import RunChanges
 from services.store.run_rows import Run
 from services.store.runs import BatchPlace, NewRun
 from services.store.scoped_database import ROLE, ScopedDatabase
@@ -46,7 +49,7 @@ API = Path(__file__).parents[2] / "services" / "api"
 LIMIT = timedelta(seconds=10)
 FILE = NewFile(path="a.jpg", media="image", size_bytes=1, sha256="a" * 64)
 ENVELOPE = Envelope(key_id="k", sealed_key=b"s", ciphertext=b"c")
-UNSCOPED = {"api_keys.digest", "gpu_classes.currencies", "health.degraded"}
+UNSCOPED = {"api_keys.digest", "gpu_classes.currencies", "health.degraded", "run_limits.now"}
 """Functions for rows of no tenant."""
 
 
@@ -57,6 +60,7 @@ class Rows:
     ada: str
     eve: str
     queued: Run
+    paused: Run
     over: Run
     dataset_id: str
     batch_id: str
@@ -73,6 +77,7 @@ def rows(database: Database) -> Rows:
     tenant.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 5))
     tenant.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
     ada = (tenant.tenant_id,)
+    paused = tenant.claimable()
     with database.transaction() as conn:
         secrets.put(conn, tenant.tenant_id, "my-hub", "hub", lambda _: ENVELOPE)
         batch = batches.create(conn, tenant.tenant_id, name="", sweep=None, num_rows=1, refused=[])
@@ -80,6 +85,7 @@ def rows(database: Database) -> Rows:
     queued = tenant.queued(batch=place)
     key = KeyScope(tenant_id=tenant.tenant_id, method="POST", path="/v1/runs", key="k")
     with database.transaction() as conn:
+        run_control.pause(conn, tenant.tenant_id, paused.run_id)
         published = publications.create(conn, tenant.tenant_id, claim.run_id, {"kind": "folder"})
         assert idempotency.begin(conn, key, "f") is None
         idempotency.finish(conn, key, status=201, body={})
@@ -108,6 +114,7 @@ def rows(database: Database) -> Rows:
         ada=tenant.tenant_id,
         eve=other.tenant_id,
         queued=queued,
+        paused=tenant.run(paused.run_id),
         over=tenant.run(claim.run_id),
         dataset_id=queued.datasets["photos"],
         batch_id=batch.batch_id,
@@ -194,7 +201,12 @@ WRITES: dict[str, Call] = {
     ),
     "quotas.check_new_runs": lambda c, r: quotas.check_new_runs(c, r.ada, Quotas()),
     "request_rates.charge": lambda c, r: request_rates.charge(c, r.ada, RatePolicy.CREATE, 1),
-    "runs.cancel": lambda c, r: runs.cancel(c, r.ada, r.queued.run_id),
+    "run_changes.change": lambda c, r: run_changes.change(
+        c, r.ada, r.queued.run_id, RunChanges(values={"priority": 1})
+    ),
+    "run_control.cancel": lambda c, r: run_control.cancel(c, r.ada, r.queued.run_id),
+    "run_control.pause": lambda c, r: run_control.pause(c, r.ada, r.queued.run_id),
+    "run_control.resume": lambda c, r: run_control.resume(c, r.ada, r.paused.run_id),
     "runs.create": lambda c, r: runs.create(c, r.ada, new_run(r)),
     "secrets.put": lambda c, r: secrets.put(c, r.ada, "my-hub", "hub", lambda _: ENVELOPE),
     "secrets.delete": lambda c, r: secrets.delete(c, r.ada, "my-hub"),
@@ -296,7 +308,7 @@ def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(
         ).fetchall()
     assert {name for (name,) in secured} == {name for name, _ in tables}
     readable = [name for name, is_readable in tables if is_readable]
-    assert len(readable) == 18
+    assert len(readable) == 19
     with psycopg.connect(database_url, options=f"-c role={ROLE}", autocommit=True) as conn:
         for name in readable:
             count = f"SELECT count(*) FROM {name}".encode()

@@ -20,6 +20,11 @@ from trainer_core.process.supervision import parse_supervisor, start_watch
 
 STEPS = 10
 INTERVAL = 2
+STEP_S = 0.05
+SLOW_STEP_S = 0.5
+"""Of the behaviour ``slow``."""
+ENDLESS = {"endless", "unsaved", "slow"}
+UNSAVED = {"unsaved", "only-result", "slow"}
 
 
 class Training:
@@ -79,7 +84,7 @@ class Training:
     def run(self) -> int:
         step = self.first_step()
         self.emit("stage", step, stage="training", environment=dict(os.environ))
-        while step < STEPS or self.behaviour in {"endless", "unsaved"}:
+        while step < STEPS or self.behaviour in ENDLESS:
             if self.requested() == "pause":
                 self.emit("stage", step, stage="paused")
                 while self.requested() == "pause":
@@ -90,9 +95,9 @@ class Training:
                 self.emit("stopped", step)
                 return 75
             step += 1
-            time.sleep(0.05)
+            time.sleep(SLOW_STEP_S if self.behaviour == "slow" else STEP_S)
             self.emit("step", step, loss=1.0 / step)
-            if step % INTERVAL == 0 and self.behaviour not in {"unsaved", "only-result"}:
+            if step % INTERVAL == 0 and self.behaviour not in UNSAVED:
                 self.checkpoint(step)
                 self.wait_until_stored()
             if step == 5:

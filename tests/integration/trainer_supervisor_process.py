@@ -53,7 +53,10 @@ def main() -> None:
             needs_gpu=settings.needs_gpu,
             node_cache=settings.node_cache,
             times=LeaseTimes(
-                lease_s=settings.lease_s, renew_s=settings.renew_s, orphan_s=settings.orphan_s
+                lease_s=settings.lease_s,
+                renew_s=settings.renew_s,
+                orphan_s=settings.orphan_s,
+                cancel_s=settings.cancel_s,
             ),
             stall_s=settings.stall_s,
             start_stall_s=settings.start_stall_s,

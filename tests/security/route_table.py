@@ -99,6 +99,9 @@ ROUTES: Final[dict[str, Row]] = {
     "GET /v1/runs/{run_id}/events": reads("runs:read"),
     "GET /v1/runs/{run_id}/checkpoints": reads("runs:read"),
     "GET /v1/runs/{run_id}/result": reads("runs:read", own=404),
+    "PATCH /v1/runs/{run_id}": acts("runs:write", 200, lambda _: {"priority": "high"}),
+    "POST /v1/runs/{run_id}:pause": acts("runs:write", 202),
+    "POST /v1/runs/{run_id}:resume": acts("runs:write", 202),
     "POST /v1/runs/{run_id}:cancel": acts("runs:write", 202),
     "GET /v1/batches": lists("runs:read"),
     "POST /v1/batches": Row(

@@ -9,6 +9,7 @@ import pytest
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
 from services.trainer.background import Background
+from services.trainer.budget import Budget
 from services.trainer.lease import Lease, LeaseTimes
 
 
@@ -24,9 +25,9 @@ class EndsLate(Future[str]):
 @pytest.fixture
 def background() -> Iterator[Background]:
     database = Database("postgresql://nobody@localhost/none", max_size=1)  # never connects here
-    times = LeaseTimes(lease_s=60, renew_s=15, orphan_s=60)
+    times = LeaseTimes(lease_s=60, renew_s=15, orphan_s=60, cancel_s=40)
     with contextlib.closing(database):
-        lease = Lease(PostgresLedger(database), "run_1", 1, times)
+        lease = Lease(PostgresLedger(database), "run_1", 1, times, Budget(None))
         with Background(lease, "test") as background:
             yield background
 

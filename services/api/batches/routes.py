@@ -20,7 +20,7 @@ from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
 from services.api.shapes import BatchId
 from services.domain.errors import IllegalTransitionError, NotFoundError, QuotaExceededError
-from services.store import batches, gpu_classes, quotas, runs
+from services.store import batches, gpu_classes, quotas, run_control, runs
 from services.store.batches import Batch as BatchRecord
 from services.store.database import Connection
 from services.store.runs import BatchPlace
@@ -122,7 +122,7 @@ def cancel_batch(batch_id: BatchId, service: ServiceDep, tenant_id: TenantDep) -
         try:
             # One run in each transaction: their holders need the rows, too.
             with service.database.transaction(tenant_id) as conn:
-                runs.cancel(conn, tenant_id, run_id)
+                run_control.cancel(conn, tenant_id, run_id)
         except IllegalTransitionError:
             pass  # it has ended meanwhile
     with service.database.transaction(tenant_id) as conn:

@@ -6,6 +6,7 @@ from typing import Final
 
 from services.api.errors import DatasetRejectedError, InvalidPlanError
 from services.api.pointers import json_pointer
+from services.api.runs.limits import KnownLimits, about_limits, find_known_limits, gpu_seconds
 from services.api.runs.shapes import RunRequest
 from services.api.secrets.choosing import choose_hub_secret
 from services.api.service import Service
@@ -35,6 +36,7 @@ class Known:
     datasets: KnownDatasets
     hub_secrets: Sequence[str]
     """Names of its secrets of the kind ``hub``."""
+    limits: KnownLimits
 
 
 def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
@@ -48,10 +50,11 @@ def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
 
 
 def find_known(conn: Connection, tenant_id: str, dataset_ids: Iterable[str]) -> Known:
-    """Which of the datasets exist, and the tenant's secrets."""
+    """Which of the datasets exist, the tenant's secrets, and what bounds the limits of runs."""
     return Known(
         datasets=find_datasets(conn, tenant_id, dataset_ids),
         hub_secrets=secrets.names(conn, tenant_id, "hub"),
+        limits=find_known_limits(conn),
     )
 
 
@@ -73,6 +76,12 @@ def plan_request(service: Service, request: RunRequest, known: Known) -> NewRun:
         problems += _about_device(request, imported, settings)
         problems += _about_assignment(request, imported)
     problems += about_datasets(request.datasets, known.datasets)
+    problems += about_limits(
+        known.limits,
+        settings.gpu_class,
+        max_cost_micros=request.max_cost_micros,
+        deadline=request.deadline,
+    )
     refuse(problems)
     assert imported is not None  # where it is None, there are problems
     plan = imported.plan
@@ -86,6 +95,9 @@ def plan_request(service: Service, request: RunRequest, known: Known) -> NewRun:
         metadata=dict(request.metadata),
         gpu_class=settings.gpu_class,
         priority=number_of(request.priority),
+        max_cost_micros=request.max_cost_micros,
+        max_gpu_s=gpu_seconds(request.max_gpu_hours),
+        deadline=request.deadline,
         max_steps=plan.identity.max_train_steps,
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from services.api.runs.limits import HOUR_S
 from services.api.runs.shapes import Attempt, Run, RunSummary, Waiting
 from services.api.shapes import failure_shape, in_utc, in_utc_or_none
 from services.domain.priorities import name_of
@@ -46,6 +47,9 @@ def _facts(row: RunRow, waiting: RunWaiting | None, currency: str | None) -> dic
         "charged_s": row.charged_s,
         "cost_micros": row.cost_micros,
         "currency": currency,
+        "max_cost_micros": row.max_cost_micros,
+        "max_gpu_hours": None if row.max_gpu_s is None else round(row.max_gpu_s / HOUR_S, 9),
+        "deadline": in_utc_or_none(row.deadline),
         "plan_digest": row.plan_digest,
         "datasets": row.datasets,
         "metadata": row.metadata,
@@ -67,6 +71,8 @@ def _links(row: RunRow) -> dict[str, str]:
         "plan": f"{here}/plan",
         "events": f"{here}/events",
         "checkpoints": f"{here}/checkpoints",
+        "pause": f"{here}:pause",
+        "resume": f"{here}:resume",
         "cancel": f"{here}:cancel",
         "publications": f"/v1/publications?run_id={row.run_id}",
     }

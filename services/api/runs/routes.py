@@ -1,8 +1,6 @@
-"""/v1/runs: submit, list, show, cancel, download."""
+"""/v1/runs: submit, list, show, download."""
 
-from collections.abc import Sequence
-from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
@@ -12,26 +10,22 @@ from services.api.idempotency import CreatingDep, create_once
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
 from services.api.runs.downloads import files_of
-from services.api.runs.lookup import find_run, lock_run
+from services.api.runs.lookup import find_run
 from services.api.runs.planning import check_datasets, plan_run
 from services.api.runs.presenting import run_shape, summary_shape
 from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest, RunSummary
+from services.api.runs.showing import shown_run, waits
 from services.api.scopes import needs
 from services.api.service import Service, ServiceDep, TenantDep
 from services.api.shapes import RunId
-from services.api.validators import ExpectedVersionDep
-from services.domain.errors import IllegalTransitionError, NotFoundError, QuotaExceededError
+from services.domain.errors import NotFoundError, QuotaExceededError
 from services.domain.ids import is_id
-from services.domain.placement import HEARTBEATS_MISSED
-from services.domain.waiting import NEW, Waiting
-from services.store import gpu_classes, quotas, run_documents, runs, waiting
+from services.domain.waiting import NEW
+from services.store import gpu_classes, quotas, run_documents, runs
 from services.store.database import Connection
-from services.store.run_rows import Run as RunRow
 from services.store.runs import NewRun
 
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
-
-_MAX_ATTEMPTS: Final = 100
 
 
 @router.post(
@@ -78,14 +72,14 @@ def list_runs(
         return Page(data=[], has_more=False, next_cursor=None)
     with service.database.transaction(tenant_id) as conn:
         rows = runs.list_page(conn, tenant_id, limit + 1, cursor, batch_id=batch_id)
-        waits = _waits(service, conn, tenant_id, rows[:limit])
+        waiting = waits(service, conn, tenant_id, rows[:limit])
         currencies = gpu_classes.currencies(conn)
     return page_of(
         rows,
         limit,
         lambda row: summary_shape(
             row,
-            waiting=waits.get(row.run_id),
+            waiting=waiting.get(row.run_id),
             currency=currencies.get(row.gpu_class),
         ),
         lambda row: row.run_id,
@@ -96,7 +90,7 @@ def list_runs(
 def get_run(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> Run:
     """404 where there is none, or it is another tenant's."""
     with service.database.transaction(tenant_id) as conn:
-        return _shape_of(service, conn, find_run(conn, tenant_id, run_id))
+        return shown_run(service, conn, find_run(conn, tenant_id, run_id))
 
 
 @router.get("/runs/{run_id}/plan", openapi_extra=needs("runs:read", NotFoundError))
@@ -105,20 +99,6 @@ def get_plan(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> dict[s
     with service.database.transaction(tenant_id) as conn:
         find_run(conn, tenant_id, run_id)
         return run_documents.read_plan(conn, tenant_id, run_id)
-
-
-@router.post(
-    "/runs/{run_id}:cancel",
-    status_code=202,
-    openapi_extra=needs("runs:write", NotFoundError, IllegalTransitionError),
-)
-def cancel_run(
-    run_id: RunId, service: ServiceDep, tenant_id: TenantDep, expected: ExpectedVersionDep
-) -> Run:
-    """202 and the run, canceling or canceled; 409 where it succeeded or failed before."""
-    with service.database.transaction(tenant_id) as conn:
-        expected.check(lock_run(conn, tenant_id, run_id).version)
-        return _shape_of(service, conn, runs.cancel(conn, tenant_id, run_id))
 
 
 @router.get("/runs/{run_id}/checkpoints", openapi_extra=needs("runs:read", NotFoundError))
@@ -155,30 +135,6 @@ def get_result(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> Resu
         size_bytes=row.result_size_bytes or 0,
         manifest_sha256=row.result_manifest_sha256,
         files=files,
-    )
-
-
-def _shape_of(service: Service, conn: Connection, row: RunRow) -> Run:
-    """One run with its attempts and why it waits."""
-    return run_shape(
-        row,
-        runs.attempts(conn, row.tenant_id, row.run_id, _MAX_ATTEMPTS),
-        waiting=_waits(service, conn, row.tenant_id, [row]).get(row.run_id),
-        currency=gpu_classes.currencies(conn).get(row.gpu_class),
-    )
-
-
-def _waits(
-    service: Service, conn: Connection, tenant_id: str, rows: Sequence[RunRow]
-) -> dict[str, Waiting]:
-    """Run id → why it waits, for those that wait."""
-    settings = service.settings
-    return waiting.of_runs(
-        conn,
-        tenant_id,
-        rows,
-        aging=timedelta(seconds=settings.aging_s),
-        silence=timedelta(seconds=settings.heartbeat_s) * HEARTBEATS_MISSED,
     )
 
 

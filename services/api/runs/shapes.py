@@ -1,13 +1,22 @@
 """Runs, their attempts, checkpoints and results as JSON: requests and answers."""
 
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, BeforeValidator, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
 from services.api.secrets.shapes import SecretName
-from services.api.shapes import Body, DatasetId, Failure, JsonArray, JsonObject, Shape, Text
+from services.api.shapes import (
+    WHOLE,
+    Body,
+    DatasetId,
+    Failure,
+    JsonArray,
+    JsonObject,
+    Shape,
+    Text,
+)
 from services.domain.priorities import Priority
 
 RunStatus = Literal[
@@ -16,6 +25,22 @@ RunStatus = Literal[
 MetadataValue = Annotated[Text, Field(max_length=500)]
 MetadataKey = Annotated[Text, Field(min_length=1, max_length=64)]
 
+
+def _moment(value: Any) -> Any:
+    """Refuse what pydantic would take for a moment beside RFC 3339: numbers and bare dates."""
+    if not isinstance(value, str) or "T" not in value.upper():
+        raise ValueError("name a moment as in RFC 3339, such as 2026-12-01T18:00:00Z")
+    return value
+
+
+MaxCost = Annotated[int, Field(ge=1, lt=2**53), WHOLE]
+MaxGpuHours = Annotated[float, Field(ge=0.001, le=1_000_000)]
+Deadline = Annotated[
+    AwareDatetime,
+    Field(strict=False),
+    BeforeValidator(_moment),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
 
 _NO_OTHER: Final[JsonDict] = {"additionalProperties": False}
 """Keys have to match the pattern of ``Text``."""
@@ -44,7 +69,37 @@ class RunRequest(Body):
     ] = Field(default={})
     priority: Priority = "normal"
     """Orders the tenant's own runs."""
+    max_cost_micros: MaxCost | None = None
+    """At this price, in millionths of the currency, it stores a checkpoint and is paused."""
+    max_gpu_hours: MaxGpuHours | None = None
+    """After so many charged hours it does the same."""
+    deadline: Deadline | None = None
+    """And at this moment."""
     secrets: RunSecrets = RunSecrets()
+
+
+class RunPatch(Body):
+    """A merge patch (RFC 7396): what is given is changed, null brings the default back."""
+
+    priority: Priority | None = None
+    max_cost_micros: MaxCost | None = None
+    max_gpu_hours: MaxGpuHours | None = None
+    deadline: Deadline | None = None
+    metadata: (
+        Annotated[
+            dict[MetadataKey, MetadataValue | None],
+            Field(max_length=32, json_schema_extra=_NO_OTHER),
+        ]
+        | None
+    ) = None
+    """Merged: pairs that are not given stay, and null removes a pair."""
+
+
+class CancelRequest(Body):
+    """How to cancel."""
+
+    now: bool = False
+    """Without a checkpoint."""
 
 
 class Attempt(Shape):
@@ -104,6 +159,10 @@ class RunSummary(Shape):
     """Their price, in millionths of the currency."""
     currency: str | None
     """ISO 4217 code; null where the operator set no price for this GPU class."""
+    max_cost_micros: int | None
+    """At each of these three limits it stores a checkpoint and is paused; null: no limit."""
+    max_gpu_hours: float | None
+    deadline: datetime | None
     plan_digest: str
     """Of the plan; the plan itself is at ``links.plan``."""
     datasets: dict[str, str]

@@ -2,8 +2,17 @@
 
 from typing import Any
 
-from services.client.call import Call, StreamCall, get, page, part, post
-from services.client.shapes import Checkpoint, Event, Page, Result, Run, RunRequest, RunSummary
+from services.client.call import Call, StreamCall, get, page, part, patch, post
+from services.client.shapes import (
+    Checkpoint,
+    Event,
+    Page,
+    Result,
+    Run,
+    RunPatch,
+    RunRequest,
+    RunSummary,
+)
 
 
 def submit_run(request: RunRequest) -> Call[Run]:
@@ -28,9 +37,28 @@ def get_plan(run_id: str) -> Call[dict[str, Any]]:
     return get(f"/v1/runs/{part(run_id)}/plan")
 
 
-def cancel_run(run_id: str, *, version: int | None = None) -> Call[Run]:
-    """Cancel a run; only if it still has this version, where one is given."""
-    return post(f"/v1/runs/{part(run_id)}:cancel", version=version)
+def pause_run(run_id: str, *, version: int | None = None) -> Call[Run]:
+    """Pause a run; one that is training writes a checkpoint first.
+
+    Args:
+        version: only if it still has this one; the same below.
+    """
+    return post(f"/v1/runs/{part(run_id)}:pause", version=version)
+
+
+def resume_run(run_id: str, *, version: int | None = None) -> Call[Run]:
+    """Let a paused run go on from its newest checkpoint."""
+    return post(f"/v1/runs/{part(run_id)}:resume", version=version)
+
+
+def cancel_run(run_id: str, *, now: bool = False, version: int | None = None) -> Call[Run]:
+    """Cancel a run; one that is training writes a checkpoint first, unless ``now``."""
+    return post(f"/v1/runs/{part(run_id)}:cancel", {"now": now}, version=version)
+
+
+def change_run(run_id: str, changes: RunPatch, *, version: int | None = None) -> Call[Run]:
+    """Change priority, limits or metadata; None brings a default back."""
+    return patch(f"/v1/runs/{part(run_id)}", changes, version=version)
 
 
 def list_events(run_id: str, *, limit: int = 100, after: int = 0) -> Call[Page[Event]]:

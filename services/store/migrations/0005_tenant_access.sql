@@ -9,6 +9,9 @@ GRANT INSERT, UPDATE (expires_at, revoked_at, replaced_by) ON api_keys TO reveri
 GRANT SELECT ON run_logs TO reverie_api;
 GRANT SELECT, UPDATE ON rate_buckets TO reverie_api; -- a batch counts as many requests
 GRANT INSERT, UPDATE, DELETE ON secrets TO reverie_api;
+-- Where a run goes on that is resumed depends on the shards that are still missing.
+GRANT SELECT ON run_shards TO reverie_api;
+GRANT SELECT (tenant_id, digest, status) ON cache_shards TO reverie_api;
 -- What a request may see of a secret: everything but its content.
 GRANT SELECT (secret_id, tenant_id, name, kind, version, warning, created_at, updated_at,
     last_used_at) ON secrets TO reverie_api;

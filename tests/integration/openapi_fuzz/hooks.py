@@ -11,7 +11,7 @@ import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ LARGE_UPLOAD: Final[Json] = json.loads(os.environ["FUZZ_LARGE_UPLOAD"])
 _UNKNOWN_HEADER: Final = "x-schemathesis-unknown-property"
 SPARE: Final[Json] = json.loads(os.environ["FUZZ_SPARE"])
 """What the requests may change, and what they must not: ``command.Spare``."""
+DEADLINE: Final = (datetime.now(UTC) + timedelta(days=30)).isoformat()
+"""One that the service accepts."""
 _SEEN: Final[defaultdict[str, Counter[int]]] = defaultdict(Counter)
 
 
@@ -57,7 +59,7 @@ def map_case(context: HookContext, case: Case) -> Case:
 
 
 def _accepted() -> Json:
-    return {"prompt_library": None, **copy.deepcopy(RUN_REQUEST)}
+    return {"prompt_library": None, **copy.deepcopy(RUN_REQUEST), "deadline": DEADLINE}
 
 
 @schemathesis.hook
@@ -189,6 +191,16 @@ def _has_bad_paths(case: Case, problem: Json) -> bool:
     return {(each["pointer"], each["code"]) for each in problem["errors"]} == expected
 
 
+def _has_bad_deadline(_case: Case, problem: Json) -> bool:
+    """Deadlines have to lie ahead, within ten years."""
+    return [each["pointer"] for each in problem["errors"]] == ["/deadline"]
+
+
+def _has_much_metadata(_case: Case, problem: Json) -> bool:
+    """What is merged may be too much together."""
+    return [each["pointer"] for each in problem["errors"]] == ["/metadata"]
+
+
 def _any(*conditions: Callable[[Case, Json], bool]) -> Callable[[Case, Json], bool]:
     return lambda case, problem: any(each(case, problem) for each in conditions)
 
@@ -215,6 +227,9 @@ _NO_SUCH_ID: Final = {
         ("GET", "runs/{run_id}/events"),
         ("GET", "runs/{run_id}/checkpoints"),
         ("GET", "runs/{run_id}/result"),
+        ("PATCH", "runs/{run_id}"),
+        ("POST", "runs/{run_id}:pause"),
+        ("POST", "runs/{run_id}:resume"),
         ("POST", "runs/{run_id}:cancel"),
         ("GET", "batches/{batch_id}"),
         ("GET", "batches/{batch_id}/compare"),
@@ -239,6 +254,15 @@ _NO_SUCH_ID: Final = {
         ("DELETE", "secrets/{name}"),
     ]
 }
+_CONTROL: Final = {
+    (f"POST /v1/runs/{{run_id}}:{action}", code): is_due
+    for action in ("pause", "resume", "cancel")
+    for code, is_due in {
+        "illegal_move": _always,
+        "version_mismatch": _names_a_version,
+        "invalid_request": _names_no_version,
+    }.items()
+}
 _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     **_NO_SUCH_ID,
     # The state of what the request names.
@@ -247,9 +271,9 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ("POST /v1/uploads/parts", "invalid_request"): _is_of_another_dataset,
     ("POST /v1/datasets/{dataset_id}:complete", "dataset_incomplete"): _always,
     ("GET /v1/runs/{run_id}/result", "no_result"): _always,
-    ("POST /v1/runs/{run_id}:cancel", "illegal_move"): _always,
-    ("POST /v1/runs/{run_id}:cancel", "version_mismatch"): _names_a_version,
-    ("POST /v1/runs/{run_id}:cancel", "invalid_request"): _names_no_version,
+    ("PATCH /v1/runs/{run_id}", "run_over"): _always,
+    ("PATCH /v1/runs/{run_id}", "version_mismatch"): _names_a_version,
+    **_CONTROL,
     ("POST /v1/publications", "invalid_request"): _any(_has_no_result, _is_for_the_hub),
     ("PATCH /v1/members/{member_id}", "last_owner"): _always,
     ("DELETE /v1/members/{member_id}", "last_owner"): _always,
@@ -269,8 +293,12 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ("POST /v1/batches", "idempotency_key_reused"): _has_key,
     ("POST /v1/publications", "idempotency_key_reused"): _has_key,
     # What the options of a configuration mean together, and Unicode.
+    ("POST /v1/runs", "invalid_request"): _has_bad_deadline,
     ("POST /v1/runs", "invalid_plan"): _is_not_readable,
     ("POST /v1/batches", "invalid_plan"): _has_no_readable_row,
     ("POST /v1/batches", "invalid_request"): _is_no_sweep,
+    ("PATCH /v1/runs/{run_id}", "invalid_request"): _any(
+        _has_bad_deadline, _has_much_metadata, _names_no_version
+    ),
     ("POST /v1/datasets", "invalid_request"): _has_bad_paths,
 }

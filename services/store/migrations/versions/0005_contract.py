@@ -106,6 +106,11 @@ _STATEMENTS = (
     CREATE INDEX runs_with_deadline ON runs (deadline)
         WHERE deadline IS NOT NULL AND status IN ('queued', 'running')
     """,
+    """
+    CREATE INDEX runs_with_limits ON runs (run_id)
+        WHERE (max_cost_micros IS NOT NULL OR max_gpu_s IS NOT NULL)
+            AND status IN ('queued', 'running')
+    """,
     # What training processes print, in pieces.
     """
     CREATE TABLE run_logs (

@@ -1,0 +1,129 @@
+"""/v1/runs/{run_id}: pause, resume, cancel, and change of priority, limits and metadata."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from fastapi import APIRouter
+
+from services.api.routing import TenantRoute
+from services.api.runs.limits import about_limits, find_known_limits, gpu_seconds
+from services.api.runs.lookup import CheckedRunId, lock_run
+from services.api.runs.shapes import CancelRequest, Run, RunPatch
+from services.api.runs.showing import shown_run
+from services.api.scopes import needs
+from services.api.service import ServiceDep, TenantDep
+from services.api.shapes import RunId
+from services.api.validators import ExpectedVersionDep
+from services.domain.errors import (
+    IllegalTransitionError,
+    InvalidRequestError,
+    LimitReachedError,
+    NotFoundError,
+    RunOverError,
+)
+from services.domain.priorities import number_of
+from services.store import run_changes, run_control
+from services.store.run_changes import RunChanges
+
+router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
+
+
+@router.post(
+    "/runs/{run_id}:pause",
+    status_code=202,
+    openapi_extra=needs("runs:write", NotFoundError, IllegalTransitionError),
+)
+def pause_run(
+    run_id: RunId, service: ServiceDep, tenant_id: TenantDep, expected: ExpectedVersionDep
+) -> Run:
+    """202 and the run, pausing or paused; a run that trains stores a checkpoint first.
+
+    409 where it is over or canceled. A run that takes its last step meanwhile succeeds.
+    """
+    with service.database.transaction(tenant_id) as conn:
+        expected.check(lock_run(conn, tenant_id, run_id).version)
+        return shown_run(service, conn, run_control.pause(conn, tenant_id, run_id))
+
+
+@router.post(
+    "/runs/{run_id}:resume",
+    status_code=202,
+    openapi_extra=needs("runs:write", NotFoundError, IllegalTransitionError, LimitReachedError),
+)
+def resume_run(
+    run_id: RunId, service: ServiceDep, tenant_id: TenantDep, expected: ExpectedVersionDep
+) -> Run:
+    """202 and the run, which waits for a worker again; one that is still pausing goes on.
+
+    409 where it is over or canceled, and ``limit_reached`` until the limit that it names is raised.
+    """
+    with service.database.transaction(tenant_id) as conn:
+        expected.check(lock_run(conn, tenant_id, run_id).version)
+        return shown_run(service, conn, run_control.resume(conn, tenant_id, run_id))
+
+
+@router.post(
+    "/runs/{run_id}:cancel",
+    status_code=202,
+    openapi_extra=needs("runs:write", NotFoundError, IllegalTransitionError),
+)
+def cancel_run(
+    run_id: RunId,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    expected: ExpectedVersionDep,
+    body: CancelRequest | None = None,
+) -> Run:
+    """202 and the run, canceling or canceled; 409 where it succeeded or failed before.
+
+    A run that trains stores a checkpoint first, unless ``now`` is true.
+    """
+    with service.database.transaction(tenant_id) as conn:
+        expected.check(lock_run(conn, tenant_id, run_id).version)
+        now = body is not None and body.now
+        run = run_control.cancel(conn, tenant_id, run_id, now=now)
+        return shown_run(service, conn, run)
+
+
+_COLUMNS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "priority": ("priority", lambda given: number_of(given or "normal")),
+    "max_cost_micros": ("max_cost_micros", lambda given: given),
+    "max_gpu_hours": ("max_gpu_s", gpu_seconds),
+    "deadline": ("deadline", lambda given: given),
+}
+"""Field of the patch → column, and the column's value of the field's."""
+
+
+@router.patch("/runs/{run_id}", openapi_extra=needs("runs:write", NotFoundError, RunOverError))
+def change_run(
+    run_id: CheckedRunId,
+    body: RunPatch,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    expected: ExpectedVersionDep,
+) -> Run:
+    """A merge patch: 200 and the changed run; 409 ``run_over`` unless only metadata is changed.
+
+    A run that has used up a new limit already is paused.
+    """
+    given = body.model_fields_set & _COLUMNS.keys()
+    columns = {_COLUMNS[name][0]: _COLUMNS[name][1](getattr(body, name)) for name in given}
+    changes = RunChanges(
+        values=columns,
+        metadata=body.metadata or {},
+        clears_metadata="metadata" in body.model_fields_set and body.metadata is None,
+    )
+    with service.database.transaction(tenant_id) as conn:
+        row = lock_run(conn, tenant_id, run_id)
+        expected.check(row.version)
+        problems = list(
+            about_limits(
+                find_known_limits(conn),
+                row.gpu_class,
+                max_cost_micros=body.max_cost_micros,
+                deadline=body.deadline,
+            )
+        )
+        if problems:
+            raise InvalidRequestError(problems)
+        return shown_run(service, conn, run_changes.change(conn, tenant_id, run_id, changes))
