@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant, push_photos, run_request
+from tests.support.tenant import Json
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.deep
@@ -75,3 +76,34 @@ def test_a_new_trainer_takes_a_run_over_from_an_old_one(
     first, second = sorted(ended["attempts"], key=lambda attempt: attempt["fence"])
     assert first["outcome"] == "stopped"
     assert second["from_step"] >= 5
+
+
+def test_a_run_that_an_old_trainer_holds_is_paused_at_its_limit_and_by_its_tenant(
+    fleet_of: Callable[..., Fleet], version_before: Path
+) -> None:
+    fleet = fleet_of()
+    fleet.start_all(trainers=0)
+    fleet.start("trainer-old", PYTHONPATH=str(version_before), PYTHONSAFEPATH="1")
+    tenant = new_tenant(fleet, "ada")
+    request = run_request(push_photos(tenant), max_train_steps=2000, checkpoint_step_interval=1000)
+    run_id = tenant.submit({**request, "max_gpu_hours": 0.001})
+
+    def wait_paused() -> Json:
+        return tenant.wait_for(
+            run_id, lambda run: run["status"] == "paused", deadline_s=180, what="the pause"
+        )
+
+    at_limit = wait_paused()
+    raised = tenant.http.patch(f"/v1/runs/{run_id}", json={"max_gpu_hours": None})
+    tenant.post(f"/v1/runs/{run_id}:resume", {})
+    tenant.wait_for(
+        run_id, lambda run: run["step"] > at_limit["step"], deadline_s=180, what="another step"
+    )
+    tenant.post(f"/v1/runs/{run_id}:pause", {})
+    by_tenant = wait_paused()
+
+    assert raised.status_code == 200
+    assert at_limit["status_reason"]["code"] == "gpu_hours_limit_reached"
+    assert by_tenant["status_reason"] is None
+    for resting in (at_limit, by_tenant):
+        assert resting["checkpoint_step"] == resting["step"] > 0

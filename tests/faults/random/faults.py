@@ -10,7 +10,11 @@ from typing import TypeVar
 
 import psycopg
 
+from services.domain.errors import IllegalTransitionError, RunOverError
 from services.queue.rings import Rings
+from services.store import run_changes, run_control
+from services.store.database import Connection
+from services.store.run_changes import RunChanges
 from tests.faults.random.schedule import Fault
 from tests.faults.random.stack import FULL_DISK, ODD_CLOCK, Stack
 from tests.support.fleet import training_children
@@ -89,6 +93,41 @@ def _stop_all_trainers(stack: Stack, _fault: Fault) -> str | None:
     for slot in _TRAINERS:
         stack.process(slot).terminate()
     return None
+
+
+def _pause_run(stack: Stack, fault: Fault) -> str | None:
+    """A tenant pauses a run that trains, puts it first in its line, and resumes it later."""
+    held = _wait_for(lambda: _held(stack))
+    if not held:
+        return "no run was training"
+    run_id = _pick(held, fault)[0]
+    try:
+        _control(stack, run_id, run_control.pause)
+    except IllegalTransitionError:
+        return "the run ended before"
+    try:
+        _control(stack, run_id, _put_first)
+        time.sleep(fault.duration_s)  # the pause lasts this long
+    finally:
+        with contextlib.suppress(IllegalTransitionError):  # it took its last step meanwhile
+            _control(stack, run_id, run_control.resume)
+    return None
+
+
+def _put_first(conn: Connection, tenant_id: str, run_id: str) -> None:
+    with contextlib.suppress(RunOverError):
+        run_changes.change(conn, tenant_id, run_id, RunChanges(values={"priority": 1}))
+
+
+def _control(stack: Stack, run_id: str, act: Callable[[Connection, str, str], object]) -> None:
+    """Do it in the place of the API, again and again while the server is down."""
+    while True:
+        with _unless_down(), stack.database() as conn, conn.transaction():
+            row = conn.execute("SELECT tenant_id FROM runs WHERE run_id = %s", (run_id,))
+            ((tenant_id,),) = row.fetchall()
+            act(conn, tenant_id, run_id)
+            return
+        time.sleep(0.2)
 
 
 def _kill_training(stack: Stack, fault: Fault) -> str | None:
@@ -179,6 +218,7 @@ _KINDS: dict[str, Callable[[Stack, Fault], str | None]] = {
     "stop_trainer": _stop_trainer,
     "stop_all_trainers": _stop_all_trainers,
     "freeze_trainer": _freeze_trainer,
+    "pause_run": _pause_run,
     "redis_flush": _redis_flush,
     "redis_restart_empty": _redis_restart_empty,
     "ring_again": _ring_again,

@@ -9,6 +9,7 @@ KINDS = (
     "kill_training",
     "stop_trainer",
     "stop_all_trainers",
+    "pause_run",
     "kill_dispatcher",
     "kill_api",
     "kill_builder",
