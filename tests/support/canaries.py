@@ -1,8 +1,10 @@
 """Search for a text wherever it could have been left: files, Redis, the database, processes."""
 
 import base64
+import itertools
 import os
 import threading
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ from tests.support.redis import RedisServer
 from tests.support.waiting import wait_until
 
 _CHUNK_BYTES = 16 << 20
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Canaries:
@@ -74,10 +77,24 @@ def _memory(pid: int, *, overlap_bytes: int) -> Iterator[bytes]:
             if "r" not in rights or (inode != "0" and "w" not in rights):
                 continue
             start, end = (int(each, 16) for each in addresses.split("-"))
-            for at in range(start, end, _CHUNK_BYTES):
-                with suppress(OSError, ValueError, OverflowError):
-                    memory.seek(at)
-                    yield memory.read(min(_CHUNK_BYTES + overlap_bytes, end - at))
+            for first, last in _used(pid, start, end):
+                for at in range(first, last, _CHUNK_BYTES):
+                    with suppress(OSError, ValueError, OverflowError):
+                        memory.seek(at)
+                        yield memory.read(min(_CHUNK_BYTES + overlap_bytes, last - at))
+
+
+def _used(pid: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a mapping that have pages: most of a thread's stack has none."""
+    with Path(f"/proc/{pid}/pagemap").open("rb") as pagemap:
+        pagemap.seek(start // _PAGE_BYTES * 8)
+        pages = array("Q", pagemap.read((end - start) // _PAGE_BYTES * 8))
+    at = start
+    for is_used, run in itertools.groupby(pages, lambda page: page >> 62 != 0):
+        size_bytes = sum(1 for _ in run) * _PAGE_BYTES
+        if is_used:  # in memory, or swapped out
+            yield at, at + size_bytes
+        at += size_bytes
 
 
 class RedisRecorder:
