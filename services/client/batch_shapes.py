@@ -2,14 +2,14 @@
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-from services.client.shapes import Failure, Problem, RunRequest
+from services.client.shapes import Failure, Problem, RunRequest, RunStatus
 
 
 class SweepRange(TypedDict):
     """Numbers to draw from; whole numbers where both ends are."""
 
-    min: int | float
-    max: int | float
+    min: float
+    max: float
     scale: NotRequired[Literal["linear", "log"]]
 
 
@@ -18,17 +18,17 @@ class Sweep(TypedDict):
 
     method: Literal["grid", "zip", "random"]
     options: dict[str, list[Any] | SweepRange]
-    num_runs: NotRequired[int]
-    seed: NotRequired[int]
+    num_runs: NotRequired[int | None]
+    seed: NotRequired[int | None]
 
 
 class BatchRequest(TypedDict):
     """Either ``runs``, or ``base`` and ``sweep``."""
 
     name: NotRequired[str]
-    runs: NotRequired[list[RunRequest]]
-    base: NotRequired[RunRequest]
-    sweep: NotRequired[Sweep]
+    runs: NotRequired[list[RunRequest] | None]
+    base: NotRequired[RunRequest | None]
+    sweep: NotRequired[Sweep | None]
 
 
 class RefusedRow(TypedDict):
@@ -69,7 +69,7 @@ class BatchSummary(TypedDict):
 class Batch(BatchSummary):
     """Several runs of one request."""
 
-    sweep: Sweep | None
+    sweep: dict[str, Any] | None
     runs: list[BatchRow]
     refused: list[RefusedRow]
 
@@ -77,7 +77,7 @@ class Batch(BatchSummary):
 class ComparedRun(BatchRow):
     """One run beside the others of its batch."""
 
-    status: str
+    status: RunStatus
     stage: str | None
     status_reason: Failure | None
     step: int

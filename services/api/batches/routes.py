@@ -43,7 +43,7 @@ _creating: Final = APIRouter(route_class=PlanningRoute)
     response_model=Batch,
     openapi_extra=needs("runs:write", InvalidPlanError, DatasetRejectedError, QuotaExceededError),
 )
-def create_batch(
+def submit_batch(
     body: BatchRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
 ) -> JSONResponse:
     """Up to 200 runs at once: 201 and the batch, whose ``refused`` has the rows with mistakes.

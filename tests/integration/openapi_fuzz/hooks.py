@@ -59,7 +59,8 @@ def map_case(context: HookContext, case: Case) -> Case:
 
 
 def _accepted() -> Json:
-    return {"prompt_library": None, **copy.deepcopy(RUN_REQUEST), "deadline": DEADLINE}
+    others = {"prompt_library": None, "secrets": {}, "deadline": DEADLINE}
+    return {**copy.deepcopy(RUN_REQUEST), **others}
 
 
 @schemathesis.hook
