@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from trainer_core.process.failure import Failure
 
@@ -111,6 +111,24 @@ class ChildEvent:
     The ledger skips numbers that it has stored, so a batch may be sent twice."""
 
 
+LOG_PIECE_BYTES: Final = 64 << 10
+"""The longest piece of a log."""
+LOG_FIRST_BYTES: Final = 1 << 20
+LOG_NEWEST_BYTES: Final = 3 << 20
+"""What is kept of an attempt's output: its first bytes and its newest ones."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Printed:
+    """A piece of what the training process of an attempt printed."""
+
+    start_byte: int
+    """Its place in the output of the attempt, from 0."""
+    num_bytes: int
+    """Its length there, at most LOG_PIECE_BYTES. The text may be shorter: secrets are removed."""
+    text: str
+
+
 class Outcome(StrEnum):
     """How an attempt without a result ended."""
 
@@ -163,6 +181,9 @@ class Ledger(Protocol):
 
         When a batch is repeated, only its events without a ``number`` are stored twice.
         """
+
+    def log(self, run_id: str, fence: int, printed: Printed) -> None:
+        """Store a piece of the attempt's output, unless one with this ``start_byte`` is stored."""
 
     def commit_checkpoint(self, run_id: str, fence: int, checkpoint: StoredCheckpoint) -> None:
         """Record a stored checkpoint, from which the run resumes from now on."""

@@ -62,12 +62,18 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {name: _clean(name, value) for name, value in event.items()}
 
 
+def redacted(text: str) -> str:
+    """The text without keys and tokens, passwords in addresses and signed queries."""
+    text = _SIGNED_URL.sub(rf"\1?{_REDACTED}", text)
+    text = _USERINFO.sub(rf"\1{_REDACTED}@", text)
+    return _TOKEN.sub(_REDACTED, text)
+
+
 def _clean(name: str, value: Any) -> Any:
     if _SECRET_NAME.search(name):
         return _REDACTED
     if isinstance(value, str):
-        text = _SIGNED_URL.sub(rf"\1?{_REDACTED}", value)
-        return _TOKEN.sub(_REDACTED, _USERINFO.sub(rf"\1{_REDACTED}@", text))
+        return redacted(value)
     if isinstance(value, Mapping):
         return {key: _clean(str(key), inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -22,6 +22,7 @@ from services.domain.ledger import (
     Claim,
     LedgerDownError,
     Outcome,
+    Printed,
     Renewal,
     RequestedAction,
     StoredCheckpoint,
@@ -37,6 +38,7 @@ from services.store import (
     run_control,
     run_events,
     run_limits,
+    run_logs,
     shards,
     usage,
     workers,
@@ -61,8 +63,8 @@ _STAGES: Final = {
 """Stage as the training process names it → stage of the run."""
 
 
-_LEDGER_CONNECTIONS: Final = 4
-"""At once: claim and commits, lease, events, heartbeat."""
+_LEDGER_CONNECTIONS: Final = 5
+"""At once: claim and commits, lease, events, log, heartbeat."""
 
 
 @contextlib.contextmanager
@@ -174,6 +176,12 @@ class PostgresLedger:
             conn.execute(_SET_STEP_AND_STAGE, facts)
             commits.note_step(conn, run_id, fence, step)
             run_events.append(conn, run_id, events)
+
+    def log(self, run_id: str, fence: int, printed: Printed) -> None:
+        """Store a piece of the attempt's output, unless one with this ``start_byte`` is stored."""
+        with self._database.transaction() as conn:
+            run = _lock_held(conn, run_id, fence)
+            run_logs.append(conn, run, printed)
 
     def commit_checkpoint(self, run_id: str, fence: int, checkpoint: StoredCheckpoint) -> None:
         """Record a stored checkpoint, from which the run resumes from now on."""

@@ -106,6 +106,8 @@ class Attempt:
     """Time since that checkpoint was stored, or since its start where it stored none."""
     charged_s: float
     cost_micros: int
+    log_start_byte: int | None
+    """Where its output starts in the run's log; None where it has printed nothing yet."""
     started_at: datetime
     ended_at: datetime | None
 
@@ -253,17 +255,30 @@ def checkpoints(
 
 
 _ATTEMPTS: Final = SQL("""
-SELECT {columns} FROM attempts WHERE tenant_id = %s AND run_id = %s
-ORDER BY fence DESC LIMIT %s
+SELECT {columns} FROM attempts
+WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s
+    AND (%(before_fence)s::bigint IS NULL OR fence < %(before_fence)s)
+ORDER BY fence DESC LIMIT %(limit)s
 """).format(columns=columns_of(Attempt))
 
 
 def attempts(
-    conn: Connection, tenant_id: str, run_id: str, limit: int | None = None
+    conn: Connection,
+    tenant_id: str,
+    run_id: str,
+    limit: int | None = None,
+    *,
+    before_fence: int | None = None,
 ) -> list[Attempt]:
-    """The newest attempts, oldest first; ``limit``: None for all. Raises NotFoundError."""
+    """The newest attempts, oldest first. Raises NotFoundError.
+
+    Args:
+        limit: at most as many; None for all.
+        before_fence: only those of smaller fences.
+    """
+    facts = {"tenant_id": tenant_id, "run_id": run_id, "limit": limit, "before_fence": before_fence}
     with conn.cursor(row_factory=class_row(Attempt)) as cursor:
-        found = cursor.execute(_ATTEMPTS, (tenant_id, run_id, limit)).fetchall()
+        found = cursor.execute(_ATTEMPTS, facts).fetchall()
     return _of_existing(conn, tenant_id, run_id, found[::-1])
 
 

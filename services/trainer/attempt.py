@@ -32,6 +32,7 @@ from services.trainer.lease import (
     NotWantedError,
     StoppedError,
 )
+from services.trainer.log_shipper import LogShipper
 from services.trainer.prepare import Prepared, prepare, shard_fetcher
 from services.trainer.reporter import Reporter
 from services.trainer.scratch_use import ScratchUse
@@ -125,7 +126,11 @@ def _train(held: HeldRun, folder: Path) -> bool:
         preparing = background.start(lambda: prepare(held, folder))
         prepared = background.result_of(preparing, check=held.check_wanted)
     held.check_wanted()
-    with Reporter(held) as reporter, Committer(held, prepared.output_dir) as committer:
+    with (
+        LogShipper(held, prepared.folder) as shipper,
+        Reporter(held) as reporter,
+        Committer(held, prepared.output_dir) as committer,
+    ):
         try:
             outcome = _run_child(held, prepared, reporter, committer)
             if outcome.name == "failed":
@@ -139,6 +144,7 @@ def _train(held: HeldRun, folder: Path) -> bool:
             raise
         if outcome.name == "stopped":
             return False
+        shipper.finish()  # nothing of the attempt is stored after its result
         committer.result(outcome)
         return True
 

@@ -6,6 +6,7 @@ It has no access to runs, tenants, tokens or stores. Its standard output goes to
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -17,6 +18,9 @@ from trainer_core.process.job import Job, write_job
 from trainer_core.process.supervision import current_process_token
 
 log = structlog.get_logger(__name__)
+
+OUTPUT_NAME: Final = "output.log"
+"""In the attempt's folder: what the process prints. It never waits for a reader."""
 
 
 class Child:
@@ -37,7 +41,7 @@ class Child:
         """
         self.events = EventReader(folder / "events.jsonl", on_unreadable=_log_unreadable)
         self._control = folder / "control"
-        self._output = folder / "output.log"
+        self._output = folder / OUTPUT_NAME
         self._requested = ControlRequest.RUN
         job_file = folder / "job.json"
         write_job(job_file, job)

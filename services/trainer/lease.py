@@ -161,12 +161,16 @@ class Lease:
         self._may_have_ended = True
         return self.until_answered(call, doing=doing)
 
+    def until_stored(self, store: Callable[[], None], *, doing: str) -> None:
+        """As ``until_answered``, also where the run is canceled."""
+        self._until_answered(store, doing=doing, check=self._check_held)
+
     def until_handed_back(self, hand_back: Callable[[], None]) -> None:
-        """As ``until_answered``, also where the run is canceled.
+        """As ``until_stored``.
 
         A repeated hand-back raises GivenUpError, because the first one has ended the lease.
         """
-        self._until_answered(hand_back, doing="hand_back", check=self._check_held)
+        self.until_stored(hand_back, doing="hand_back")
 
     def _until_answered(
         self, call: Callable[[], Answer], *, doing: str, check: Callable[[], None]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from services.processes.deleted_files import mapped_deleted_bytes
+from services.processes.holes import used_bytes
 from services.processes.tree import descendants
 from services.trainer.commits import WAITING_CHECKPOINTS
 from trainer_core.process.events import Event
@@ -69,6 +70,6 @@ class ScratchUse:
 def _size_of(path: Path) -> int:
     """0 for what was deleted meanwhile."""
     try:
-        return path.lstat().st_size
+        return used_bytes(path.lstat())
     except OSError:
         return 0

@@ -23,8 +23,10 @@ INTERVAL = 2
 STEP_S = 0.05
 SLOW_STEP_S = 0.5
 """Of the behaviour ``slow``."""
-ENDLESS = {"endless", "unsaved", "slow"}
-UNSAVED = {"unsaved", "only-result", "slow"}
+ENDLESS = {"endless", "unsaved", "slow", "talk", "talk-unsaved"}
+UNSAVED = {"unsaved", "only-result", "slow", "talk-unsaved"}
+FLOOD_LINES = 1_000_000
+"""Of 100 bytes each."""
 
 
 class Training:
@@ -34,11 +36,13 @@ class Training:
         self.events, self.control = args.events, args.control
         self.output = Path(self.job["output_dir"])
         self.seq = 0
+        self.started_s = time.monotonic()
 
     def emit(self, event: str, step: int, **data: Any) -> None:
         self.seq += 1
+        t_s = time.monotonic() - self.started_s
         line = json.dumps(
-            {"v": 1, "seq": self.seq, "event": event, "step": step, "t_s": 0.0, **data}
+            {"v": 1, "seq": self.seq, "event": event, "step": step, "t_s": t_s, **data}
         )
         with self.events.open("a") as file:
             half = len(line) // 2
@@ -97,6 +101,8 @@ class Training:
             step += 1
             time.sleep(SLOW_STEP_S if self.behaviour == "slow" else STEP_S)
             self.emit("step", step, loss=1.0 / step)
+            if self.behaviour in {"talk", "talk-unsaved", "last-words"}:
+                print(f"line of step {step} é", flush=True)
             if step % INTERVAL == 0 and self.behaviour not in UNSAVED:
                 self.checkpoint(step)
                 self.wait_until_stored()
@@ -118,6 +124,14 @@ class Training:
         match self.behaviour:
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "last-words":
+                # Without a line feed, and at once dead.
+                os.write(1, b"Traceback (most recent call last): rv_" + b"s" * 40)
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "flood":
+                line = b"%07d " + b"x" * 91 + b"\n"
+                for number in range(0, FLOOD_LINES, 1000):
+                    os.write(1, b"".join(line % (number + each) for each in range(1000)))
             case "chatter":
                 while True:
                     self.emit("warning", 5, code="tired", message="no step today")
@@ -165,7 +179,7 @@ def main() -> int:
     parser.add_argument("--supervisor")
     args = parser.parse_args()
     start_watch(*parse_supervisor(args.supervisor))
-    print("libraries print what they like")
+    print("libraries print what they like", flush=True)
     return Training(args.behaviour, args).run()
 
 

@@ -16,9 +16,16 @@ class Frozen(BaseModel):
     """Immutable, no unknown fields, no silent conversions, finite numbers only.
 
     ``model_dump(mode="json")`` gives plain JSON and ``model_validate`` takes it back unchanged.
+    Errors do not quote what was read: it has prompts and captions, and errors go to logs.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
 
 
 def digest_of(value: JsonValue) -> str:

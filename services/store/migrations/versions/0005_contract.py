@@ -124,6 +124,8 @@ _STATEMENTS = (
         PRIMARY KEY (run_id, start_byte)
     )
     """,
+    # Where its output starts in the run's log; NULL: it has printed nothing yet.
+    "ALTER TABLE attempts ADD COLUMN log_start_byte bigint",
     # Written by the API with the public key, read by the process that has the private one.
     """
     CREATE TABLE secrets (
