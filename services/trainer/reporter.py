@@ -17,8 +17,9 @@ from services.trainer.lease import NotWantedError
 log = structlog.get_logger(__name__)
 
 _WRITE_EVERY_S: Final = 0.2
-_STEPS_KEPT: Final = 5
-"""Number of ``step`` events kept of a batch, the newest ones. Other events are never dropped."""
+_STEP_EVERY_S: Final = 0.04
+"""Of ``step`` events that follow sooner, only the newest of a batch is kept, by the clock of the
+training process: an outage of the ledger leaves no hole in a curve. Other events are all kept."""
 _BATCH: Final = 200
 
 
@@ -31,6 +32,8 @@ class Reporter:
         self._lease = held.lease
         self._waiting: deque[ChildEvent] = deque()
         self._changed = threading.Condition()
+        self._last_step_s = -_STEP_EVERY_S
+        """When the last ``step`` event that was kept happened."""
         self._sending: Sequence[ChildEvent] = ()
         """Taken from the queue, and not known to be stored."""
         self._is_closed = False
@@ -86,7 +89,7 @@ class Reporter:
                     self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))
                 ]
             try:
-                self._write(thinned(self._sending))
+                self._write(self._thinned(self._sending))
             except NotWantedError:
                 return  # the attempt finds out from the lease
             except Exception as error:  # noqa: BLE001 - the thread's outermost loop; check() raises it
@@ -102,9 +105,15 @@ class Reporter:
             lambda: self._ledger.event(self._claim.run_id, self._claim.fence, batch), doing="report"
         )
 
-
-def thinned(batch: Sequence[ChildEvent]) -> list[ChildEvent]:
-    """The batch with only its newest few ``step`` events, in the same order."""
-    steps = [event for event in batch if event.type == "step"]
-    kept = {id(event) for event in steps[-_STEPS_KEPT:]}
-    return [event for event in batch if event.type != "step" or id(event) in kept]
+    def _thinned(self, batch: Sequence[ChildEvent]) -> list[ChildEvent]:
+        """The batch without steps that follow too soon, in the same order."""
+        newest = next((event for event in reversed(batch) if event.type == "step"), None)
+        kept = []
+        for event in batch:
+            if event.type == "step":
+                at_s = float(event.data["t_s"])
+                if at_s < self._last_step_s + _STEP_EVERY_S and event is not newest:
+                    continue
+                self._last_step_s = at_s
+            kept.append(event)
+        return kept
