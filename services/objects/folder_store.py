@@ -6,7 +6,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -30,7 +30,7 @@ from services.objects.folder_parts import FolderParts
 from services.objects.keys import PROBE_PREFIX, check_key, check_prefix
 from services.objects.local_files import COPY_BYTES, appearing_whole
 from services.objects.port import SignedRequest
-from services.objects.signing import UrlSigner
+from services.objects.signing import SignedGrant, UrlSigner, verify_signed
 
 _BROKEN_AFTER_S: Final = 24 * 3600  # a running upload writes to its file all the time
 
@@ -138,6 +138,14 @@ class FolderStore:
     def sign_get(self, key: str, *, expires_s: int) -> str:
         check_key(key)
         return self._signer.url(key, method="GET", expires_at=_after(expires_s))
+
+    def sign_head(self, key: str, *, expires_s: int) -> str:
+        check_key(key)
+        return self._signer.url(key, method="HEAD", expires_at=_after(expires_s))
+
+    def verify(self, key: str, query: Mapping[str, str], method: str) -> SignedGrant:
+        """What a signed URL allows; raises BadSignatureError and InvalidKeyError."""
+        return verify_signed(key, query, self._signer.signing_key, datetime.now(UTC), method)
 
     def prove_conditional_writes(self) -> None:
         """See ``ObjectStore``. Also deletes the unfinished files of killed writers."""

@@ -101,6 +101,15 @@ def folder_files(store: ObjectStore, key_prefix: str, manifest_sha256: str) -> d
     return _files_of(manifest, key_prefix + MANIFEST_NAME)
 
 
+def folder_contents(
+    store: ObjectStore, key_prefix: str, manifest_sha256: str
+) -> dict[str, FileFacts]:
+    """As ``folder_files``, with the manifest itself."""
+    manifest = _get_manifest(store, key_prefix, manifest_sha256)
+    own = FileFacts(size_bytes=len(manifest), sha256=manifest_sha256)
+    return {**_files_of(manifest, key_prefix + MANIFEST_NAME), MANIFEST_NAME: own}
+
+
 def put_shard(
     store: ObjectStore, tenant_id: str, digest: str, kind: str, local_file: Path
 ) -> CachedShard:

@@ -87,7 +87,12 @@ def checkpoint_prefix(tenant_id: str, run_id: str, fence: int, step: int) -> str
     """Folder of one checkpoint; ends in ``/``. ``step`` is the optimizer step, from 1."""
     if step < 1:
         raise InvalidKeyError(str(step), "a step starts at 1")
-    return f"{attempt_prefix(tenant_id, run_id, fence)}checkpoints/step-{step:08d}/"
+    return f"{attempt_prefix(tenant_id, run_id, fence)}checkpoints/{checkpoint_name(step)}/"
+
+
+def checkpoint_name(step: int) -> str:
+    """The name of a checkpoint's folder."""
+    return f"step-{step:08d}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,6 +53,11 @@ class PartUploads(Protocol):
         """End the uploads under ``prefix`` that began longer ago, with their parts; how many."""
 
 
+def attached(name: str) -> str:
+    """Content-Disposition of a download. ``name``: the last part of a key, so nothing to escape."""
+    return f'attachment; filename="{name}"'
+
+
 class ObjectStore(Protocol):
     """Keys are checked (``keys.check_key``); all methods may be called from several threads.
 
@@ -93,7 +98,10 @@ class ObjectStore(Protocol):
         """A PUT that the store accepts only with exactly this length and SHA-256 (64 hex)."""
 
     def sign_get(self, key: str, *, expires_s: int) -> str:
-        """A URL that reads the object until it expires."""
+        """A URL that reads the object, or a range of it, as a download until it expires."""
+
+    def sign_head(self, key: str, *, expires_s: int) -> str:
+        """A URL that answers HEAD until it expires. S3 refuses HEAD at a URL for GET."""
 
     def prove_conditional_writes(self) -> None:
         """Write a test object twice; ConditionalWritesError where the second write succeeds."""

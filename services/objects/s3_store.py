@@ -23,7 +23,7 @@ from services.objects.errors import (
 )
 from services.objects.keys import PROBE_PREFIX, check_key, check_prefix
 from services.objects.local_files import COPY_BYTES, appearing_whole
-from services.objects.port import SignedRequest
+from services.objects.port import SignedRequest, attached
 from services.objects.s3_errors import status_of, translated
 from services.objects.s3_parts import S3Parts
 from services.objects.s3_signing import sign_put
@@ -152,15 +152,11 @@ class S3Store:
             )
 
     def sign_get(self, key: str, *, expires_s: int) -> str:
-        check_key(key)
-        with translated(key):
-            return str(
-                self._client.generate_presigned_url(
-                    "get_object",
-                    Params={"Bucket": self._bucket, "Key": key},
-                    ExpiresIn=expires_s,
-                )
-            )
+        name = key.rpartition("/")[2]
+        return self._signed("get_object", key, expires_s, ResponseContentDisposition=attached(name))
+
+    def sign_head(self, key: str, *, expires_s: int) -> str:
+        return self._signed("head_object", key, expires_s)
 
     def prove_conditional_writes(self) -> None:
         # In a versioned bucket Ceph RGW lets every conditional write through.
@@ -187,6 +183,17 @@ class S3Store:
         """The object's body as a stream, which the caller closes."""
         body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
         return contextlib.closing(body)
+
+    def _signed(self, operation: str, key: str, expires_s: int, **more: str) -> str:
+        check_key(key)
+        with translated(key):
+            return str(
+                self._client.generate_presigned_url(
+                    operation,
+                    Params={"Bucket": self._bucket, "Key": key, **more},
+                    ExpiresIn=expires_s,
+                )
+            )
 
     def _object_url(self, key: str) -> str:
         """The object's address as botocore resolves it (endpoint, region, addressing style)."""

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime
 from typing import BinaryIO, Final, TypeVar
 
 import anyio.from_thread
@@ -11,7 +10,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from services.api.errors import BodyMismatchError, SignatureRefusedError
-from services.api.service import Service, ServiceDep
+from services.api.head_routes import HeadRoute
+from services.api.objects.ranges import select
 from services.domain.errors import NotFoundError
 from services.objects.errors import (
     BadSignatureError,
@@ -21,10 +21,12 @@ from services.objects.errors import (
 )
 from services.objects.folder_store import FolderStore
 from services.objects.local_files import COPY_BYTES
-from services.objects.signing import SignedGrant, verify_signed
+from services.objects.port import attached
+from services.objects.signing import SignedGrant
 
 T = TypeVar("T")
 
+_MEDIA_TYPE: Final = "application/octet-stream"
 _CHUNK_WITHIN_S: Final = 30.0
 _CONCURRENT_UPLOADS: Final = 16
 """Uploads have threads of their own, so that slow senders do not occupy those of other routes."""
@@ -32,13 +34,13 @@ _CONCURRENT_UPLOADS: Final = 16
 
 def objects_router(store: FolderStore) -> APIRouter:
     """Routes over this store. Only the folder store needs them: S3 serves its own URLs."""
-    router = APIRouter(tags=["objects"], include_in_schema=False)
+    router = APIRouter(tags=["objects"], include_in_schema=False, route_class=HeadRoute)
     uploads = anyio.CapacityLimiter(_CONCURRENT_UPLOADS)
 
     @router.put("/objects/{key:path}")
-    async def put_object(key: str, request: Request, service: ServiceDep) -> Response:
+    async def put_object(key: str, request: Request) -> Response:
         """Store the body; 400 where its length or SHA-256 differs from the signed one."""
-        grant = _grant(service, request, key, "PUT")
+        grant = _grant(store, request, key, "PUT")
         if grant.size_bytes is None or grant.sha256 is None:
             raise BodyMismatchError("The URL names no length and no SHA-256.")
         size_bytes, sha256 = grant.size_bytes, grant.sha256
@@ -60,31 +62,41 @@ def objects_router(store: FolderStore) -> APIRouter:
         return Response(status_code=200)
 
     @router.get("/objects/{key:path}")
-    def get_object(key: str, request: Request, service: ServiceDep) -> StreamingResponse:
-        """The object as a download."""
-        _grant(service, request, key, "GET")
+    def get_object(key: str, request: Request) -> Response:
+        """The object as a download, or a range of it (``ranges.select``)."""
+        is_head = request.method == "HEAD"
+        signed = request.query_params.get("method")
+        _grant(store, request, key, "HEAD" if is_head and signed == "HEAD" else "GET")
         try:
             source = store.open_read(key)
         except ObjectMissingError:
             raise NotFoundError("object", key) from None
-        name = key.rpartition("/")[2]
+        selected = select(request.headers, os.fstat(source.fileno()))
         headers = {
-            "Content-Length": str(os.fstat(source.fileno()).st_size),
-            "Content-Disposition": f'attachment; filename="{name}"',
+            **selected.headers,
+            "Content-Disposition": attached(key.rpartition("/")[2]),
             "Cache-Control": "private, no-store",
         }
+        if selected.status in {200, 206}:
+            headers["Content-Length"] = str(selected.num_bytes)
+        if is_head or not selected.num_bytes:
+            source.close()
+            return Response(status_code=selected.status, headers=headers, media_type=_MEDIA_TYPE)
+        source.seek(selected.start_byte)
         return StreamingResponse(
-            _pieces(source), media_type="application/octet-stream", headers=headers
+            _pieces(source, selected.num_bytes),
+            status_code=selected.status,
+            headers=headers,
+            media_type=_MEDIA_TYPE,
         )
 
     return router
 
 
-def _grant(service: Service, request: Request, key: str, method: str) -> SignedGrant:
+def _grant(store: FolderStore, request: Request, key: str, method: str) -> SignedGrant:
     """The verified grant of a signed URL; raises SignatureRefusedError and NotFoundError."""
-    signing_key = service.settings.signing_key
     try:
-        return verify_signed(key, request.query_params, signing_key, datetime.now(UTC), method)
+        return store.verify(key, request.query_params, method)
     except BadSignatureError as error:
         raise SignatureRefusedError(f"{error}.") from None
     except InvalidKeyError:
@@ -112,7 +124,8 @@ def _chunks(body: AsyncIterator[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _pieces(source: BinaryIO) -> Iterator[bytes]:
+def _pieces(source: BinaryIO, num_bytes: int) -> Iterator[bytes]:
     with source:
-        while piece := source.read(COPY_BYTES):
+        while num_bytes and (piece := source.read(min(COPY_BYTES, num_bytes))):
+            num_bytes -= len(piece)
             yield piece
