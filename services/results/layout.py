@@ -1,11 +1,17 @@
-"""Lays a training result out as the folder of a model repository."""
+"""Lays a training result or a checkpoint out as the folder of a model repository."""
 
 import json
 import shutil
 from pathlib import Path
 from typing import Final
 
+from trainer_core.checkpoint.folders import read_manifest
+from trainer_core.checkpoint.matmul import matmul_of
+from trainer_core.config.plan import Plan
+from trainer_core.errors import CheckpointError
 from trainer_core.export.card import render_card
+from trainer_core.export.card_facts import card_facts
+from trainer_core.export.checkpoint_adapter import write_checkpoint_adapter
 
 _TAKEN: Final = ("pytorch_lora_weights.safetensors", "lycoris_config.json")
 _TAKEN_FOLDERS: Final = ("samples", "transformer")
@@ -26,3 +32,28 @@ def lay_out(result: Path, repo: Path) -> None:
     for name in _TAKEN_FOLDERS:
         if (result / name).is_dir():
             shutil.copytree(result / name, repo / name)
+
+
+def lay_out_checkpoint(checkpoint: Path, plan: Plan, repo: Path) -> None:
+    """Fill ``repo`` (made here) with README.md and the adapter of ``checkpoint``.
+
+    Raises CheckpointError where the checkpoint is not one of this plan, or has no adapter.
+    """
+    adapter = plan.identity.adapter
+    if adapter is None:
+        raise CheckpointError("full-rank training has no adapter")
+    manifest = read_manifest(checkpoint)
+    repo.mkdir(parents=True)
+    parameters = write_checkpoint_adapter(checkpoint, plan, manifest.step, repo)
+    before = manifest.scalars.get("probe_before")
+    facts = card_facts(
+        plan,
+        loss_before=before if isinstance(before, dict) else None,
+        loss_after=None,
+        trainable_parameters=parameters,
+        trainable_modules=len(adapter.modules),
+        weights="trained" if plan.identity.ema is None else "ema",
+        matmul=matmul_of(manifest),
+        checkpoint_step=manifest.step,
+    )
+    (repo / "README.md").write_text(render_card(facts), encoding="utf-8")

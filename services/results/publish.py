@@ -1,10 +1,11 @@
-"""Publish one result: claim the row, fetch, lay out, send to the target, record the outcome.
+"""Publish a result or a checkpoint: claim the row, fetch, lay out, send, record the outcome.
 
 A publication has retries of its own and never touches its run.
 """
 
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -14,8 +15,9 @@ from services.domain.failures import backoff
 from services.metrics.work import publications as tries
 from services.objects.errors import ObjectStoreError
 from services.objects.folders import get_folder
+from services.objects.keys import checkpoint_name
 from services.objects.port import ObjectStore
-from services.results.layout import lay_out
+from services.results.layout import lay_out, lay_out_checkpoint
 from services.results.targets.port import (
     PublicationError,
     PublicationRefusedError,
@@ -24,11 +26,12 @@ from services.results.targets.port import (
     Published,
 )
 from services.results.targets.tenant_hub import TenantHubTarget
-from services.store import publications
+from services.store import publications, run_documents
 from services.store.database import Database
 from services.store.publications import PublicationWork
+from services.workers.documents import UnreadableDocumentError, read_plan
 from services.workers.scratch import Scratch
-from trainer_core.errors import Category
+from trainer_core.errors import Category, CheckpointError
 from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
@@ -87,18 +90,33 @@ class Publisher:
 
     def _publish(self, work: PublicationWork) -> Published:
         target = self._target_of(work)
+        files = work.files
+        if files is None:
+            raise PublicationRefusedError(_gone(work))
         with self._scratch.work_folder("publication") as folder:
-            get_folder(self._objects, work.result, folder / "result")
+            get_folder(self._objects, files, folder / "stored")
+            self._lay_out(work, folder / "stored", folder / "repo")
+            kind = "Result" if work.checkpoint_step is None else "Checkpoint"
+            message = f"{kind} of {work.run_id} at step {work.step}"
+            return target.publish(_repo_of(work), folder / "repo", message)
+
+    def _lay_out(self, work: PublicationWork, stored: Path, repo: Path) -> None:
+        if work.checkpoint_step is None:
             try:
-                lay_out(folder / "result", folder / "repo")
+                lay_out(stored, repo)
             except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
                 log.error("result_has_no_card", error=repr(error))
                 raise PublicationRefusedError(_no_card()) from error
-            return target.publish(
-                _repo_of(work),
-                folder / "repo",
-                f"Result of {work.run_id} at step {work.result_step}",
-            )
+            return
+        with self._database.transaction() as conn:
+            plan = run_documents.read_plan(conn, work.tenant_id, work.run_id)
+        try:
+            lay_out_checkpoint(stored, read_plan(plan), repo)
+        except UnreadableDocumentError as error:
+            raise PublicationRefusedError(error.failure) from error
+        except CheckpointError as error:
+            log.error("checkpoint_not_usable", error=str(error))
+            raise PublicationRefusedError(_no_adapter()) from error
 
     def _target_of(self, work: PublicationWork) -> PublicationTarget:
         kind, secret = str(work.target.get("kind")), work.target.get("secret")
@@ -154,14 +172,15 @@ def _repo_of(work: PublicationWork) -> PublicationRepo:
         return PublicationRepo(
             name=str(target["repo_id"]), private=bool(target.get("private", True))
         )
-    return PublicationRepo(name=f"{work.tenant_id}/{work.run_id}", private=True)
+    step = "" if work.checkpoint_step is None else f"-{checkpoint_name(work.checkpoint_step)}"
+    return PublicationRepo(name=f"{work.tenant_id}/{work.run_id}{step}", private=True)
 
 
 def _not_fetched(*, retryable: bool) -> Failure:
     return Failure(
         code="result_unavailable",
         category=Category.INFRA if retryable else Category.PLATFORM,
-        message="The result could not be read from the object store.",
+        message="The files could not be read from the object store.",
         retryable=retryable,
     )
 
@@ -171,5 +190,23 @@ def _no_card() -> Failure:
         code="result_without_card",
         category=Category.PLATFORM,
         message="The result holds no facts for a model card.",
+        retryable=False,
+    )
+
+
+def _gone(work: PublicationWork) -> Failure:
+    return Failure(
+        code="checkpoint_gone",
+        category=Category.USER,
+        message=f"The checkpoint of step {work.checkpoint_step} was replaced by newer ones.",
+        retryable=False,
+    )
+
+
+def _no_adapter() -> Failure:
+    return Failure(
+        code="checkpoint_without_adapter",
+        category=Category.PLATFORM,
+        message="No adapter can be made of this checkpoint.",
         retryable=False,
     )

@@ -25,9 +25,15 @@ UPDATE runs SET checkpoint_step = greatest(checkpoint_step, %(step)s),
     version = version + 1, updated_at = clock_timestamp()
 WHERE run_id = %(run_id)s
 """
+# A checkpoint that is being published stays until the next one after that.
 _RETIRE: Final = """
 DELETE FROM checkpoints WHERE run_id = %(run_id)s AND step NOT IN (
     SELECT step FROM checkpoints WHERE run_id = %(run_id)s ORDER BY step DESC LIMIT %(limit)s)
+AND NOT EXISTS (
+    SELECT FROM publications
+    WHERE publications.tenant_id = checkpoints.tenant_id
+        AND publications.run_id = checkpoints.run_id AND checkpoint_step = step
+        AND publications.status IN ('pending', 'running'))
 """
 _SWEEP_SOON: Final = """
 UPDATE runs SET sweep_after = least(sweep_after, clock_timestamp()) WHERE run_id = %(run_id)s

@@ -1,4 +1,4 @@
-"""Publications: a result that is copied to a folder or to the Hub, with its own retries."""
+"""Publications: copies of results and checkpoints to a folder or the Hub, with own retries."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from services.domain.errors import InvalidRequestError, LeaseLostError, NotFoundError, Problem
 from services.domain.ids import new_id
 from services.domain.ledger import StoredFiles
-from services.store import runs
+from services.store import run_documents, runs
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from trainer_core.process.failure import Failure, failure_as_json
 
@@ -24,6 +24,8 @@ class Publication:
     publication_id: str
     tenant_id: str
     run_id: str
+    checkpoint_step: int | None
+    """None: of the result."""
     target: dict[str, Any]
     """``{"kind": "folder"}`` or ``{"kind": "hub", "repo_id": …, "private": …, "secret": …}``."""
     status: str
@@ -39,54 +41,100 @@ class Publication:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublicationWork:
-    """A publication that this process has claimed, with the run's result."""
+    """A publication that this process has claimed, with the files to publish."""
 
     publication_id: str
     tenant_id: str
     run_id: str
+    checkpoint_step: int | None
     fence: int
     target: dict[str, Any]
     attempts: int
     """Number of tries, this one included."""
-    result_key_prefix: str
-    result_manifest_sha256: str
-    result_size_bytes: int
-    result_step: int
+    step: int | None
+    """Of the result or the checkpoint; None, as the next three, where it is gone."""
+    key_prefix: str | None
+    manifest_sha256: str | None
+    size_bytes: int | None
 
     @property
-    def result(self) -> StoredFiles:
-        """The files of the result."""
+    def files(self) -> StoredFiles | None:
+        """None where the checkpoint is gone."""
+        if self.key_prefix is None or self.manifest_sha256 is None or self.size_bytes is None:
+            return None
         return StoredFiles(
-            key_prefix=self.result_key_prefix,
-            manifest_sha256=self.result_manifest_sha256,
-            size_bytes=self.result_size_bytes,
+            key_prefix=self.key_prefix,
+            manifest_sha256=self.manifest_sha256,
+            size_bytes=self.size_bytes,
         )
 
 
 _CREATE: Final = SQL("""
-INSERT INTO publications (publication_id, tenant_id, run_id, target, status, ring_after)
-VALUES (%s, %s, %s, %s, 'pending', clock_timestamp())
+INSERT INTO publications (publication_id, tenant_id, run_id, checkpoint_step, target, status,
+    ring_after)
+VALUES (%(publication_id)s, %(tenant_id)s, %(run_id)s, %(checkpoint_step)s, %(target)s, 'pending',
+    clock_timestamp())
 RETURNING {columns}
 """).format(columns=columns_of(Publication))
+_FIND_CHECKPOINT: Final = """
+SELECT true FROM checkpoints WHERE tenant_id = %s AND run_id = %s AND step = %s
+"""
 
 
-def create(conn: Connection, tenant_id: str, run_id: str, target: dict[str, Any]) -> Publication:
-    """A new publication of a run that succeeded.
+def create(
+    conn: Connection,
+    tenant_id: str,
+    run_id: str,
+    target: dict[str, Any],
+    *,
+    checkpoint_step: int | None = None,
+) -> Publication:
+    """A new publication of a run's result or, where a step is given, of a checkpoint.
 
-    Raises NotFoundError, and InvalidRequestError where the run has no result.
+    Raises NotFoundError, and InvalidRequestError where there is no such thing, or nothing that can
+    be used by itself.
     """
     run = runs.get(conn, tenant_id, run_id)
-    if run.result_manifest_sha256 is None:
-        problem = Problem(
-            pointer="/run_id", code="no_result", message=f"{run_id} has no result to publish."
+    if checkpoint_step is not None:
+        _check_checkpoint(conn, tenant_id, run_id, checkpoint_step)
+    elif run.result_manifest_sha256 is None:
+        raise _refused("/run_id", "no_result", f"{run_id} has no result to publish.")
+    return insert(conn, tenant_id, run_id, target, checkpoint_step=checkpoint_step)
+
+
+def _check_checkpoint(conn: Connection, tenant_id: str, run_id: str, step: int) -> None:
+    if conn.execute(_FIND_CHECKPOINT, (tenant_id, run_id, step)).fetchone() is None:
+        message = f"{run_id} has no checkpoint of step {step}."
+        raise _refused("/checkpoint_step", "no_checkpoint", message)
+    plan = run_documents.read_plan(conn, tenant_id, run_id)
+    if plan["identity"]["adapter"] is None:
+        message = (
+            "A checkpoint of full-rank training holds the state of the training and no model that "
+            "can be loaded. Publish the result."
         )
-        raise InvalidRequestError([problem])
-    return insert(conn, tenant_id, run_id, target)
+        raise _refused("/checkpoint_step", "refused", message)
 
 
-def insert(conn: Connection, tenant_id: str, run_id: str, target: dict[str, Any]) -> Publication:
-    """A new publication of a run that is known to have a result."""
-    facts = (new_id("pub"), tenant_id, run_id, Jsonb(target))
+def _refused(pointer: str, code: str, message: str) -> InvalidRequestError:
+    return InvalidRequestError([Problem(pointer=pointer, code=code, message=message)])
+
+
+def insert(
+    conn: Connection,
+    tenant_id: str,
+    run_id: str,
+    target: dict[str, Any],
+    *,
+    checkpoint_step: int | None = None,
+) -> Publication:
+    """A new publication of what is known to be there: a result, or a checkpoint."""
+    facts = {
+        "publication_id": new_id("pub"),
+        "tenant_id": tenant_id,
+        "run_id": run_id,
+        "checkpoint_step": checkpoint_step,
+        "target": Jsonb(target),
+    }
     with conn.cursor(row_factory=class_row(Publication)) as cursor:
         publication = cursor.execute(_CREATE, facts).fetchone()
     assert publication is not None
@@ -141,13 +189,19 @@ WITH claimed AS (
     WHERE publication_id = %(publication_id)s AND (%(tenant_id)s::text IS NULL
             OR tenant_id = %(tenant_id)s)
         AND (status = 'pending' OR (status = 'running' AND lease_until < clock_timestamp()))
-    RETURNING publication_id, tenant_id, run_id, fence, target, attempts
+    RETURNING publication_id, tenant_id, run_id, checkpoint_step, fence, target, attempts
 )
-SELECT {columns} FROM claimed JOIN (
-    SELECT run_id, tenant_id, result_key_prefix, result_manifest_sha256, result_size_bytes,
-        result_step
-    FROM runs WHERE result_manifest_sha256 IS NOT NULL
-) AS result USING (run_id, tenant_id)
+SELECT {columns} FROM claimed LEFT JOIN LATERAL (
+    SELECT result_step AS step, result_key_prefix AS key_prefix,
+        result_manifest_sha256 AS manifest_sha256, result_size_bytes AS size_bytes
+    FROM runs
+    WHERE runs.run_id = claimed.run_id AND runs.tenant_id = claimed.tenant_id
+        AND claimed.checkpoint_step IS NULL
+    UNION ALL
+    SELECT step, key_prefix, manifest_sha256, size_bytes FROM checkpoints
+    WHERE checkpoints.run_id = claimed.run_id AND checkpoints.tenant_id = claimed.tenant_id
+        AND checkpoints.step = claimed.checkpoint_step
+) AS stored ON true
 """).format(columns=columns_of(PublicationWork))
 
 

@@ -287,7 +287,8 @@ def test_a_publication_has_one_holder_and_is_retried(tenant_db: TenantDatabase) 
         id_ = publication.publication_id
         work = publications.claim(conn, id_, LEASE)
         assert work is not None
-        assert work.result.size_bytes == 10
+        assert work.files is not None
+        assert work.files.size_bytes == 10
         assert publications.claim(conn, id_, LEASE) is None
         publications.fail(conn, id_, work.fence, failure(), timedelta(0))
         again = publications.claim(conn, id_, LEASE)

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from trainer_core.config.plan.shapes import LinearShape
 from trainer_core.errors import AdapterFileError
-from trainer_core.export.lora_file import METADATA_KEY
-from trainer_core.export.lycoris_file import PREFIX as LYCORIS_PREFIX
+from trainer_core.export.lora_layout import METADATA_KEY
+from trainer_core.export.lycoris_layout import PREFIX as LYCORIS_PREFIX
 
 _LORA_PREFIXES: Final = ("transformer.", "diffusion_model.")
 _LORA_PARTS: Final = {

@@ -1,4 +1,4 @@
-"""The model card of a result: README.md for the Hugging Face Hub. Imports no torch."""
+"""The model card of a result or a checkpoint: README.md for the Hub. Imports no torch."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -52,13 +52,16 @@ def _front_matter(facts: Mapping[str, Any]) -> str:
     if name.startswith(_REAL_BASES):  # the Hub checks that the repository exists
         lines += ["library_name: diffusers", f"base_model: {name}"]
         lines.append(f"base_model_relation: {'adapter' if is_adapter else 'finetune'}")
-    lines += ["tags:", *(f"- {tag}" for tag in tags), "inference: false", "widget:"]
-    lines += [f"- text: {quoted(sample['prompt'] or 'unconditional')}"]
-    lines += ["  output:", f"    url: {sample['path']}", "---"]
-    return "\n".join(lines)
+    lines += ["tags:", *(f"- {tag}" for tag in tags), "inference: false"]
+    if sample["path"] is not None:
+        lines += ["widget:", f"- text: {quoted(sample['prompt'] or 'unconditional')}"]
+        lines += ["  output:", f"    url: {sample['path']}"]
+    return "\n".join((*lines, "---"))
 
 
 def _sample(sample: Mapping[str, Any]) -> str:
+    if sample["path"] is None:
+        return ""
     prompt = inline_code(sample["prompt"]) if sample["prompt"] else "(no prompt)"
     return (
         f"![Sample]({sample['path']})\n\n"
@@ -76,6 +79,8 @@ _MEASURES: Final = {
 
 def _losses(loss: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     before, after = loss["before"] or {}, loss["after"]
+    if after is None:
+        return ""
     rows = ["## Loss", "", "| | before | after |", "| --- | --- | --- |"]
     for title, key in (("all 64 fixed samples", "mean"), ("on held-out images", "held_out_mean")):
         if after.get(key) is not None:

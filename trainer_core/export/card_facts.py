@@ -12,16 +12,18 @@ def card_facts(
     plan: Plan,
     *,
     loss_before: Mapping[str, JsonValue] | None,
-    loss_after: Mapping[str, JsonValue],
+    loss_after: Mapping[str, JsonValue] | None,
     trainable_parameters: int,
     trainable_modules: int,
     weights: Weights,
     matmul: MatmulKind,
+    checkpoint_step: int | None = None,
 ) -> dict[str, JsonValue]:
     """The content of ``card.json``: settings and losses, without paths, captions or tenant names.
 
     ``weights`` says whether the result contains the trained weights or their EMA, ``matmul`` how
-    the run multiplied with the base.
+    the run multiplied with the base. A checkpoint has a step, and neither a picture nor a loss
+    after the training.
     """
     identity, operation = plan.identity, plan.operation
     return {
@@ -31,7 +33,7 @@ def card_facts(
         # The multiplier of training is folded into the file.
         "multiplier": None if identity.adapter is None else 1.0,
         "weights": weights,
-        "steps": identity.max_train_steps,
+        "steps": checkpoint_step or identity.max_train_steps,
         "identity_digest": plan.identity_digest(),
         "trainable_parameters": trainable_parameters,
         "trainable_modules": trainable_modules,
@@ -42,7 +44,7 @@ def card_facts(
         },
         "loss": {"before": _means(loss_before), "after": _means(loss_after)},
         "sample": {
-            "path": "samples/0.png",
+            "path": "samples/0.png" if checkpoint_step is None else None,
             "prompt": operation.sample_prompt,
             "negative_prompt": operation.sample_negative_prompt,
             "steps": operation.sample_steps,

@@ -9,6 +9,7 @@ def publication_shape(row: PublicationRow) -> Publication:
     return Publication(
         id=row.publication_id,
         run_id=row.run_id,
+        checkpoint_step=row.checkpoint_step,
         target=row.target,
         status=known_status(row.status),
         attempts=row.attempts,

@@ -31,7 +31,7 @@ router = APIRouter(prefix="/v1", tags=["publications"], route_class=TenantRoute)
 def create_publication(
     body: PublicationRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
 ) -> JSONResponse:
-    """Publish a run's result again: 201; 422 where it has none."""
+    """Publish a run's result again, or the adapter of a checkpoint: 201; 422 where it has none."""
 
     def prepare() -> dict[str, Any]:
         if not is_id(body.run_id, "run"):
@@ -42,7 +42,10 @@ def create_publication(
         return target
 
     def insert(conn: Connection, target: dict[str, Any]) -> Publication:
-        return publication_shape(publications.create(conn, tenant_id, body.run_id, target))
+        made = publications.create(
+            conn, tenant_id, body.run_id, target, checkpoint_step=body.checkpoint_step
+        )
+        return publication_shape(made)
 
     return create_once(request, prepare, insert)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from services.api.secrets.shapes import SecretName
-from services.api.shapes import Body, Failure, RunId, Shape
+from services.api.shapes import WHOLE, Body, Failure, RunId, Shape
 
 
 class FolderTarget(Body):
@@ -31,15 +31,19 @@ class HubTarget(Body):
 
 class PublicationRequest(Body):
     run_id: RunId
+    checkpoint_step: Annotated[int, Field(ge=1, lt=2**31), WHOLE] | None = None
+    """Publish the adapter of this checkpoint; null: the result."""
     target: Annotated[FolderTarget | HubTarget, Field(discriminator="kind")]
 
 
 class Publication(Shape):
-    """The publication of a result to a folder or to the Hub."""
+    """The publication of a result or a checkpoint to a folder or to the Hub."""
 
     id: str
     object: Literal["publication"] = "publication"
     run_id: str
+    checkpoint_step: int | None
+    """Null: of the result."""
     target: dict[str, Any]
     status: Literal["pending", "running", "succeeded", "failed"]
     attempts: int
