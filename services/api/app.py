@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from services.api import health
 from services.api.admin import routes as admin
 from services.api.api_keys import routes as api_keys
+from services.api.artifacts import routes as artifacts
 from services.api.base_models import BaseModels
 from services.api.batches import routes as batches
 from services.api.batches.shapes import SweepRange
@@ -26,6 +27,7 @@ from services.api.events import routes as events
 from services.api.events.hub import STREAM_READERS, EventHub
 from services.api.forwarded import ForwardedClients
 from services.api.key_guesses import KeyGuesses
+from services.api.logs import routes as logs
 from services.api.long_lists import LISTS_AT_WORK, CheckedList, LongLists
 from services.api.members import routes as members
 from services.api.objects.routes import objects_router
@@ -40,6 +42,8 @@ from services.api.places import (
 from services.api.problems import install_handlers
 from services.api.publications import routes as publications
 from services.api.routing import check_routes
+from services.api.run_metrics import routes as run_metrics
+from services.api.runs import attempts
 from services.api.runs import control as run_control
 from services.api.runs import routes as runs
 from services.api.secrets import routes as secrets
@@ -118,8 +122,9 @@ def create_app(
         app.add_middleware(ForwardedClients, most=settings.http.connections_per_client)
     app.add_middleware(RequestEdge)  # the outermost
     install_handlers(app)
-    of_runs = (creating, datasets, parts, runs, run_control, events, batches, publications, secrets)
-    for noun in (health, *of_runs, members, api_keys, usage, admin):
+    of_runs = (runs, run_control, attempts, events, logs, run_metrics, artifacts, batches)
+    of_tenants = (creating, datasets, parts, *of_runs, publications, secrets)
+    for noun in (health, *of_tenants, members, api_keys, usage, admin):
         app.include_router(noun.router)
     if isinstance(service.objects, FolderStore):
         app.include_router(objects_router(service.objects))

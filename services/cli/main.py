@@ -19,6 +19,10 @@ from services.cli import (
     merge,
     models,
     output,
+    run_files,
+    run_logs,
+    run_metrics,
+    run_publish,
     runs,
     secrets,
     train,
@@ -46,6 +50,10 @@ app = typer.Typer(
 )
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(runs.app, name="runs")
+runs.app.command("logs")(run_logs.logs)
+runs.app.command("metrics")(run_metrics.metrics)
+runs.app.command("download", epilog=run_files.EXAMPLES)(run_files.download)
+runs.app.command("publish", epilog=run_publish.EXAMPLES)(run_publish.publish)
 app.add_typer(batches.app, name="batches")
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")

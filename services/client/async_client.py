@@ -13,6 +13,7 @@ from services.client.calls import (
     members,
     operators,
     publications,
+    run_output,
     runs,
     secrets,
     usage,
@@ -86,6 +87,14 @@ class AsyncClient:
     stream_events = _streamed(runs.stream_events)
     list_checkpoints = _sent(runs.list_checkpoints)
     get_result = _sent(runs.get_result)
+
+    list_attempts = _sent(run_output.list_attempts)
+    list_logs = _sent(run_output.list_logs)
+    stream_logs = _streamed(run_output.stream_logs)
+    get_metrics = _sent(run_output.get_metrics)
+    list_samples = _sent(run_output.list_samples)
+    list_artifacts = _sent(run_output.list_artifacts)
+    get_artifact = _sent(run_output.get_artifact)
 
     submit_batch = _sent(batches.submit_batch)
     list_batches = _sent(batches.list_batches)

@@ -40,6 +40,10 @@ class UploadFailedError(ClientError):
     """The object store refused a file; the message names the file, never the signed URL."""
 
 
+class DownloadFailedError(ClientError):
+    """A file did not come whole; the message names it, never the signed URL."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FieldProblem:
     """One thing wrong with a request or a dataset."""

@@ -165,6 +165,8 @@ class Attempt(TypedDict):
     lost_s: float | None
     charged_s: float
     cost_micros: int
+    log_start_byte: int | None
+    """Where its output starts in the run's log."""
     started_at: str
     ended_at: str | None
 
@@ -242,6 +244,66 @@ class Event:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogPiece:
+    """Some lines that a training process printed; bytes count over all attempts of the run."""
+
+    object: Literal["log_piece"] = "log_piece"
+    attempt: int
+    start_byte: int
+    end_byte: int
+    """``after`` of a call for what follows."""
+    text: str
+    created_at: str
+
+    @classmethod
+    def of_json(cls, body: dict[str, Any]) -> Self:
+        return cls(
+            attempt=int(body["attempt"]),
+            start_byte=int(body["start_byte"]),
+            end_byte=int(body["end_byte"]),
+            text=str(body["text"]),
+            created_at=str(body["created_at"]),
+        )
+
+
+class MetricSeries(TypedDict):
+    """One metric in bins of equally many steps; each list has one item a bin."""
+
+    name: str
+    first_step: list[int]
+    last_step: list[int]
+    count: list[int]
+    """Steps that have a finite value; where there is none, the next three are None."""
+    mean: list[float | None]
+    min: list[float | None]
+    max: list[float | None]
+
+
+class Metrics(TypedDict):
+    """Numbers that training reports with its steps."""
+
+    object: Literal["metrics"]
+    run_id: str
+    names: list[str]
+    """What the run reports with its newest steps."""
+    every_nth_event: int
+    series: list[MetricSeries]
+
+
+class Sample(TypedDict):
+    """A picture that the run made; its URL works for an hour and needs no key."""
+
+    object: Literal["sample"]
+    run_id: str
+    step: int
+    path: str
+    prompt: str | None
+    size_bytes: int
+    sha256: str
+    url: str
+
+
 class File(TypedDict):
     """A file to download; its URL works for an hour and needs no key."""
 
@@ -291,15 +353,19 @@ class HubTarget(TypedDict):
 
 class PublicationRequest(TypedDict):
     run_id: str
+    checkpoint_step: NotRequired[int | None]
+    """Publish the adapter of this checkpoint, not the result."""
     target: FolderTarget | HubTarget
 
 
 class Publication(TypedDict):
-    """The publication of a result to a folder or to the Hub."""
+    """The publication of a result or a checkpoint to a folder or to the Hub."""
 
     id: str
     object: Literal["publication"]
     run_id: str
+    checkpoint_step: int | None
+    """None: of the result."""
     target: dict[str, Any]
     status: Literal["pending", "running", "succeeded", "failed"]
     attempts: int

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from services.domain.errors import NotFoundError
+from services.domain.ledger import ChildEvent, Printed
 from services.domain.quotas import Quotas
 from services.domain.request_rates import RatePolicy
 from services.secrets.envelope import Envelope
@@ -28,6 +29,9 @@ from services.store import (
     run_changes,
     run_control,
     run_documents,
+    run_logs,
+    run_metrics,
+    run_samples,
     runs,
     secrets,
     waiting,
@@ -75,6 +79,13 @@ def rows(database: Database) -> Rows:
     tenant, other = TenantDatabase.new(database), TenantDatabase.new(database)
     claim = tenant.held()
     tenant.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 5))
+    reported = [
+        ChildEvent(type="step", step=5, data={"loss": 0.5}),
+        ChildEvent(type="sample", step=5, data={"prompt": "a boat"}),
+    ]
+    tenant.ledger.event(claim.run_id, claim.fence, reported)
+    printed = Printed(start_byte=0, num_bytes=6, text="hello\n")
+    tenant.ledger.log(claim.run_id, claim.fence, printed)
     tenant.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
     ada = (tenant.tenant_id,)
     paused = tenant.claimable()
@@ -104,11 +115,6 @@ def rows(database: Database) -> Rows:
             "INSERT INTO audit_events (tenant_id, seq, created_at, actor, action, target,"
             " hash_before, hash) VALUES (%s, 1, now(), '{}', 'run.canceled', 'run_1', '', '')",
             ada,
-        )
-        conn.execute(
-            "INSERT INTO run_logs (tenant_id, run_id, start_byte, num_bytes, fence, text)"
-            " VALUES (%s, %s, 0, 1, 1, 'x')",
-            (tenant.tenant_id, claim.run_id),
         )
     return Rows(
         ada=tenant.tenant_id,
@@ -168,6 +174,15 @@ READS: dict[str, Call] = {
     "runs.list_page": lambda c, r: runs.list_page(c, r.ada, 10),
     "runs.events": lambda c, r: runs.events(c, r.ada, r.queued.run_id, 0, 10),
     "runs.checkpoints": lambda c, r: runs.checkpoints(c, r.ada, r.over.run_id),
+    "run_logs.newest": lambda c, r: run_logs.newest(c, r.ada, r.over.run_id, 0),
+    "run_logs.page": lambda c, r: run_logs.page(c, r.ada, r.over.run_id, 0, 10),
+    "run_metrics.bins": lambda c, r: run_metrics.bins(
+        c, r.ada, r.over.run_id, ["loss"], newest_seq=10, points=10
+    ),
+    "run_metrics.names": lambda c, r: run_metrics.names(
+        c, r.ada, r.over.run_id, newest_seq=10
+    ),
+    "run_samples.newest_prompt": lambda c, r: run_samples.newest_prompt(c, r.ada, r.over.run_id),
     "runs.attempts": lambda c, r: runs.attempts(c, r.ada, r.over.run_id),
     "secrets.get": lambda c, r: secrets.get(c, r.ada, "my-hub"),
     "secrets.list_page": lambda c, r: secrets.list_page(c, r.ada, 10),

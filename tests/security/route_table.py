@@ -21,6 +21,7 @@ NOBODYS: Final[Ids] = {
     "tenant_id": "ten_" + "0" * 32,
     "gpu_class": "none",
     "name": "nobodys",
+    "path": "result/card.json",
 }
 WHO: Final = {
     "runs:read": {"owner", "member", "viewer", "billing"},
@@ -98,6 +99,12 @@ ROUTES: Final[dict[str, Row]] = {
     "GET /v1/runs/{run_id}/plan": reads("runs:read"),
     "GET /v1/runs/{run_id}/events": reads("runs:read"),
     "GET /v1/runs/{run_id}/checkpoints": reads("runs:read"),
+    "GET /v1/runs/{run_id}/attempts": reads("runs:read"),
+    "GET /v1/runs/{run_id}/logs": reads("runs:read"),
+    "GET /v1/runs/{run_id}/metrics": reads("runs:read"),
+    "GET /v1/runs/{run_id}/samples": reads("runs:read"),
+    "GET /v1/runs/{run_id}/artifacts": reads("runs:read"),
+    "GET /v1/runs/{run_id}/artifacts/{path}": reads("runs:read", own=404),  # it has no result
     "GET /v1/runs/{run_id}/result": reads("runs:read", own=404),
     "PATCH /v1/runs/{run_id}": acts("runs:write", 200, lambda _: {"priority": "high"}),
     "POST /v1/runs/{run_id}:pause": acts("runs:write", 202),

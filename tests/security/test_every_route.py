@@ -85,6 +85,7 @@ def hers(ada: Tenant, ada_id: str, database: Database) -> Ids:
         "tenant_id": ada_id,
         "gpu_class": "cpu",
         "name": "my-hub",
+        "path": "result/card.json",
     }
 
 

@@ -30,7 +30,7 @@ _OTHER_NAMES: Final = {
     "Sweep": "SweepRequest",
 }
 """Client's name → schema, where they differ."""
-_STREAMS: Final = {"stream_events": "list_events"}
+_STREAMS: Final = {"stream_events": "list_events", "stream_logs": "list_logs"}
 """A method that reads an operation's answer as a stream → the operation."""
 
 
@@ -123,6 +123,8 @@ def test_a_method_returns_what_its_operation_answers(document: Json) -> None:
             for status, response in operation["responses"].items()
             if status < "300" and "application/json" in response.get("content", {})
         ]
+        if "307" in operation["responses"]:
+            answers = [{"type": "string"}]  # the address that it leads to
         shown = {of_schema(each, document) for each in answers} or {"null"}
         assert shown == {of_type(returned)}, name
 

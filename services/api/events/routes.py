@@ -1,17 +1,14 @@
 """/v1/runs/{run_id}/events: a page of a run's events, or all of them as they happen."""
 
-from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Receive, Scope, Send
 
-from services.api.events.hub import EventHub
+from services.api.events.follow import CountedStream, follow
 from services.api.events.presenting import event_shape
 from services.api.events.shapes import Event
-from services.api.events.stream import event_stream
+from services.api.events.stream import EventSource
 from services.api.paging import Limit, Page, page_of
 from services.api.routing import EVENT_STREAM, TenantRoute
 from services.api.runs.lookup import find_run
@@ -25,21 +22,6 @@ router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
 
 EventId = Annotated[int | None, Query(ge=0, lt=2**63, description="Events after this id.")]
 LastEventId = Annotated[int | None, Header(alias="Last-Event-ID", ge=0, lt=2**63)]
-
-
-class _CountedStream(StreamingResponse):
-    """Counts among the tenant's open streams from before its first byte to its end."""
-
-    media_type = EVENT_STREAM
-
-    def __init__(self, events: AsyncIterator[str], hub: EventHub, tenant_id: str) -> None:
-        super().__init__(events, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._hub = hub
-        self._tenant_id = tenant_id
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._hub.counted(self._tenant_id):
-            await super().__call__(scope, receive, send)
 
 
 @router.get(
@@ -70,8 +52,8 @@ async def list_events(  # noqa: PLR0917 - a route is called by name
         return await run_in_threadpool(_events_page, service, tenant_id, run_id, after_seq, limit)
     if await run_in_threadpool(_has_no_more, service, tenant_id, run_id, after_seq):
         return Response(status_code=204)
-    events = event_stream(service, tenant_id, run_id, after_seq)
-    return _CountedStream(events, service.events, tenant_id)
+    source = EventSource(service, tenant_id, run_id, after_seq)
+    return CountedStream(follow(service.events, run_id, source.read), service.events, tenant_id)
 
 
 def _events_page(

@@ -121,6 +121,8 @@ class Attempt(Shape):
     """Seconds of training and sampling that were charged."""
     cost_micros: int
     """Their price, in millionths of the run's currency."""
+    log_start_byte: int | None
+    """Where its output starts in the run's log; null where it has printed nothing."""
     started_at: datetime
     ended_at: datetime | None
 

@@ -54,7 +54,13 @@ def map_case(context: HookContext, case: Case) -> Case:
                 sweep = {"method": "zip", "options": {"seed": [1, 2, 0.5]}}
                 case.body = {"base": {**base, **_accepted()}, "sweep": sweep}
             case "POST /v1/publications", {"target": {"kind": "folder"}}:
-                case.body = {**case.body, "run_id": os.environ["FUZZ_FINISHED_RUN"]}
+                run_id = os.environ["FUZZ_FINISHED_RUN"]
+                case.body = {**case.body, "run_id": run_id, "checkpoint_step": None}
+            case "GET /v1/runs/{run_id}/artifacts/{path}", _:
+                case.path_parameters = {
+                    "run_id": os.environ["FUZZ_FINISHED_RUN"],
+                    "path": "result/card.json",
+                }
     return case
 
 
@@ -167,6 +173,11 @@ def _has_no_result(_case: Case, problem: Json) -> bool:
     return [each["code"] for each in problem["errors"]] == ["no_result"]
 
 
+def _has_no_checkpoint(case: Case, problem: Json) -> bool:
+    is_asked = case.body.get("checkpoint_step") is not None
+    return is_asked and [each["code"] for each in problem["errors"]] == ["no_checkpoint"]
+
+
 def _is_for_the_hub(case: Case, problem: Json) -> bool:
     """Which secrets the tenant has decides what may publish to the Hub."""
     codes = [each["code"] for each in problem["errors"]]
@@ -226,6 +237,12 @@ _NO_SUCH_ID: Final = {
         ("GET", "runs/{run_id}"),
         ("GET", "runs/{run_id}/plan"),
         ("GET", "runs/{run_id}/events"),
+        ("GET", "runs/{run_id}/logs"),
+        ("GET", "runs/{run_id}/metrics"),
+        ("GET", "runs/{run_id}/attempts"),
+        ("GET", "runs/{run_id}/samples"),
+        ("GET", "runs/{run_id}/artifacts"),
+        ("GET", "runs/{run_id}/artifacts/{path}"),
         ("GET", "runs/{run_id}/checkpoints"),
         ("GET", "runs/{run_id}/result"),
         ("PATCH", "runs/{run_id}"),
@@ -275,7 +292,9 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ("PATCH /v1/runs/{run_id}", "run_over"): _always,
     ("PATCH /v1/runs/{run_id}", "version_mismatch"): _names_a_version,
     **_CONTROL,
-    ("POST /v1/publications", "invalid_request"): _any(_has_no_result, _is_for_the_hub),
+    ("POST /v1/publications", "invalid_request"): _any(
+        _has_no_result, _has_no_checkpoint, _is_for_the_hub
+    ),
     ("PATCH /v1/members/{member_id}", "last_owner"): _always,
     ("DELETE /v1/members/{member_id}", "last_owner"): _always,
     ("POST /v1/api-keys/{key_id}:rotate", "key_not_active"): _always,

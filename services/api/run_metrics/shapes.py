@@ -1,0 +1,31 @@
+"""Metrics of a run as JSON."""
+
+from typing import Literal
+
+from services.api.shapes import Shape
+
+
+class MetricSeries(Shape):
+    """One metric in bins of equally many steps; each list has one item a bin."""
+
+    name: str
+    first_step: list[int]
+    last_step: list[int]
+    count: list[int]
+    """Steps that have a finite value; where there is none, the next three are null."""
+    mean: list[float | None]
+    min: list[float | None]
+    max: list[float | None]
+
+
+class Metrics(Shape):
+    """Numbers that training reports with its steps."""
+
+    object: Literal["metrics"] = "metrics"
+    run_id: str
+    names: list[str]
+    """What the run reports with its newest steps."""
+    every_nth_event: int
+    """1: all stored events count. Of a run with more than 50,000 every second one, and so on."""
+    series: list[MetricSeries]
+    """In the order of the request; empty where it names none."""

@@ -1,0 +1,86 @@
+"""`reverie runs download`: the files of a run's result or of a checkpoint, as local files."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from services.cli import output
+from services.cli.connection import Invocation
+from services.cli.run_options import RunId
+
+if TYPE_CHECKING:
+    from services.client.client import Client
+
+EXAMPLES: Final = """Examples:
+
+reverie runs download run_… --to my-adapter
+
+reverie runs download run_… --checkpoint 500"""
+
+
+def download(
+    ctx: typer.Context,
+    run_id: RunId,
+    *,
+    checkpoint: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="STEP", help="The checkpoint of this step, not the result."),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where to; without it, a new folder named as the run."),
+    ] = None,
+) -> None:
+    """Download the result, or a checkpoint. Run it again to go on after an interruption.
+
+    Every file is checked by its SHA-256.
+    """
+    invocation: Invocation = ctx.obj
+    folder, place = "result", to or Path(run_id)
+    if checkpoint is not None:
+        folder = f"checkpoints/step-{checkpoint:08d}"
+        place = to or Path(f"{run_id}-step-{checkpoint:08d}")
+    with invocation.connect() as client:
+        try:
+            files = download_shown(client, run_id, folder, place)
+        except KeyboardInterrupt:
+            output.print_note(f"What has come is kept in {place}: run the same command to go on.")
+            raise
+    for file in files:
+        output.print_facts({output.size(file.stat().st_size): file})
+
+
+def download_shown(client: "Client", run_id: str, folder: str, to: Path) -> list[Path]:
+    """Download with a progress bar on stderr; raises what ``download_folder`` raises."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    from services.client.download import DownloadProgress, download_folder
+
+    _, err = output.consoles()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+
+        def show(now: DownloadProgress) -> None:
+            progress.update(
+                task,
+                description=now.path.rpartition("/")[2],
+                completed=now.done_bytes,
+                total=now.total_bytes,
+            )
+
+        return download_folder(client, run_id, folder, to, show)

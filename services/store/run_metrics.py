@@ -1,0 +1,106 @@
+"""The numbers that training reports with its steps, reduced to a curve of few points."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from psycopg.rows import class_row
+
+from services.store.database import Connection
+
+MOST_EVENTS: Final = 50_000
+"""That a request reads; of a longer run every second event or fewer are looked at."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bin:
+    """One metric over consecutive steps."""
+
+    name: str
+    first_step: int
+    last_step: int
+    count: int
+    """Steps that have a finite value; without one the next three are None."""
+    mean: float | None
+    min: float | None
+    max: float | None
+
+
+_NAMES: Final = """
+SELECT DISTINCT key FROM (
+    SELECT data FROM events
+    WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s AND seq > %(newest)s - 1000
+        AND type = 'step'
+    ORDER BY seq DESC LIMIT 20
+) AS newest CROSS JOIN LATERAL jsonb_each(data)
+WHERE jsonb_typeof(value) = 'number' ORDER BY key
+"""
+
+
+def names(conn: Connection, tenant_id: str, run_id: str, *, newest_seq: int) -> list[str]:
+    """The metrics that the run reports with its newest steps; ``newest_seq``: its last event."""
+    facts = {"tenant_id": tenant_id, "run_id": run_id, "newest": newest_seq}
+    return [row[0] for row in conn.execute(_NAMES, facts)]
+
+
+def stride(newest_seq: int) -> int:
+    """Of how many events one is looked at."""
+    return -(-newest_seq // MOST_EVENTS) or 1
+
+
+# Steps after the checkpoint that a later attempt started from were lost, and are not counted. Where
+# that checkpoint was damaged, the attempt repeats steps before it, too; the later one counts.
+# A number beyond 1e100 counts as infinite: sums of such numbers overflow.
+_BINS: Final = """
+WITH lineage AS (
+    SELECT fence, min(from_step) OVER (
+        ORDER BY fence ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS until_step
+    FROM attempts WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s
+), steps AS (
+    SELECT DISTINCT ON (step) step, data
+    FROM generate_series(%(stride)s::bigint, %(newest)s::bigint, %(stride)s::bigint) AS looked (at)
+    CROSS JOIN LATERAL (
+        SELECT step, fence, seq, data FROM events
+        WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s AND events.seq = at
+            AND type = 'step'
+    ) AS reported LEFT JOIN lineage USING (fence)
+    WHERE until_step IS NULL OR step <= until_step
+    ORDER BY step, fence DESC, seq DESC
+), sized AS (
+    SELECT step, data, greatest(1, (max(step) OVER () + %(points)s - 1) / %(points)s) AS width
+    FROM steps
+)
+SELECT name, min(step) AS first_step, max(step) AS last_step, count(number) AS count,
+    avg(number) AS mean, min(number) AS min, max(number) AS max
+FROM sized CROSS JOIN unnest(%(names)s::text[]) WITH ORDINALITY AS wanted (name, place)
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN jsonb_typeof(data->name) = 'number' AND abs((data->name)::numeric) < 1e100
+        THEN (data->name)::float8 END AS number
+) AS one
+GROUP BY place, name, (step - 1) / width ORDER BY place, first_step
+"""
+
+
+def bins(
+    conn: Connection,
+    tenant_id: str,
+    run_id: str,
+    wanted: Sequence[str],
+    *,
+    newest_seq: int,
+    points: int,
+) -> list[Bin]:
+    """The metrics in this order, each in at most ``points`` bins of equally many steps.
+
+    Every step counts once: as the attempt took it whose weights the run goes on with.
+    """
+    facts = {
+        "tenant_id": tenant_id,
+        "run_id": run_id,
+        "names": list(wanted),
+        "newest": newest_seq,
+        "stride": stride(newest_seq),
+        "points": points,
+    }
+    with conn.cursor(row_factory=class_row(Bin)) as cursor:
+        return cursor.execute(_BINS, facts).fetchall()

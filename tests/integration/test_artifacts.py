@@ -1,0 +1,296 @@
+"""The files of a run: listed in pages, reached by name, and downloaded although things break."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.client.client import Client
+from services.client.download import DownloadProgress, download, download_folder
+from services.client.errors import DownloadFailedError
+from services.client.retry import Retry
+from services.domain.ledger import ChildEvent, Claim, StoredCheckpoint
+from services.objects.folders import put_folder
+from services.objects.keys import checkpoint_prefix, result_prefix
+from services.objects.open import open_store
+from services.objects.port import ObjectStore
+from services.settings.env import Settings
+from services.store.database import Database
+from tests.support.api_keys import new_api_key
+from tests.support.finished_runs import closed_folder
+from tests.support.fleet import Fleet
+from tests.support.proxy import FaultProxy
+from tests.support.runs import TenantDatabase, plan
+from tests.support.service import database_of
+from tests.support.tenant import Json
+from tests.support.waiting import wait_until
+
+PICTURE, WEIGHTS = b"not a picture", os.urandom(3 << 20)
+RESULT = {"a.safetensors": WEIGHTS, "card.json": b"{}", "samples/0.png": PICTURE}
+STATE = {"state.safetensors": os.urandom(1 << 20)}
+STEPS = (10, 20, 30)
+PATIENT = Retry(tries=8, first_wait_s=0.05, limit_s=0.2)
+
+
+@pytest.fixture(scope="module")
+def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
+    return fleet_of(REVERIE_SINGLE_TENANT="false")
+
+
+@pytest.fixture(scope="module")
+def proxy(fleet: Fleet) -> Iterator[FaultProxy]:
+    """Before the API, whose signed links lead through it."""
+    with FaultProxy(fleet.port).running() as proxy:
+        fleet.start("api", REVERIE_API_URL=f"http://127.0.0.1:{proxy.port}")
+        wait_until(fleet.is_ready, deadline_s=30, what="the API")
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def store(fleet: Fleet) -> Iterator[Database]:
+    with database_of(fleet) as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def tenant_db(store: Database) -> TenantDatabase:
+    return TenantDatabase.new(store)
+
+
+@pytest.fixture(scope="module")
+def objects(fleet: Fleet) -> ObjectStore:
+    return open_store(Settings.from_env(fleet.env))
+
+
+@pytest.fixture(scope="module")
+def claim(
+    tenant_db: TenantDatabase, objects: ObjectStore, tmp_path_factory: pytest.TempPathFactory
+) -> Claim:
+    """A run that succeeded, with three checkpoints and a result."""
+    folder = tmp_path_factory.mktemp("run")
+    claim = tenant_db.held(plan=plan(checkpoints=3))
+    scope = (claim.tenant_id, claim.run_id, claim.fence)
+    state = closed_folder(folder / "state", STATE)
+    for step in STEPS:
+        files = put_folder(objects, checkpoint_prefix(*scope, step), state)
+        stored = StoredCheckpoint(step=step, files=files)
+        tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, stored)
+    sample = ChildEvent(type="sample", step=30, data={"prompt": "a boat"})
+    tenant_db.ledger.event(claim.run_id, claim.fence, [sample])
+    files = put_folder(objects, result_prefix(*scope), closed_folder(folder / "result", RESULT))
+    tenant_db.ledger.commit_result(claim.run_id, claim.fence, files, step=30)
+    return claim
+
+
+@pytest.fixture(scope="module")
+def key(tenant_db: TenantDatabase) -> str:
+    with tenant_db.database.transaction() as conn:
+        return new_api_key(conn, tenant_db.tenant_id)
+
+
+@pytest.fixture
+def client(fleet: Fleet, proxy: FaultProxy, key: str) -> Iterator[Client]:
+    with Client(fleet.url, key, retry=PATIENT) as client:
+        yield client
+    proxy.set("ok")
+
+
+@pytest.fixture
+def http(fleet: Fleet, proxy: FaultProxy, key: str) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=fleet.url, headers=headers) as http:
+        yield http
+
+
+def all_paths() -> list[str]:
+    found = [f"result/{name}" for name in sorted([*RESULT, "manifest.json"])]
+    for step in reversed(STEPS):
+        folder = f"checkpoints/step-{step:08d}"
+        found += [f"{folder}/manifest.json", f"{folder}/state.safetensors"]
+    return found
+
+
+def test_artifacts_are_listed_result_first_in_pages_of_any_size(
+    http: httpx.Client, claim: Claim
+) -> None:
+    for limit in (1, 3, 100):
+        found: list[Json] = []
+        query: dict[str, str | int] = {"limit": limit}
+        while True:
+            page = http.get(f"/v1/runs/{claim.run_id}/artifacts", params=query).json()
+            found += page["data"]
+            if not page["has_more"]:
+                break
+            query["after"] = page["next_cursor"]
+        assert [file["path"] for file in found] == all_paths()
+    for file in found:
+        body = httpx.get(file["url"]).content
+        assert hashlib.sha256(body).hexdigest() == file["sha256"]
+        assert len(body) == file["size_bytes"]
+
+    folder = "checkpoints/step-00000020"
+    page = http.get(f"/v1/runs/{claim.run_id}/artifacts", params={"folder": folder}).json()
+    assert [file["path"] for file in page["data"]] == [p for p in all_paths() if folder in p]
+    gone = {"after": "checkpoints/step-00000025/state.safetensors"}  # replaced meanwhile
+    page = http.get(f"/v1/runs/{claim.run_id}/artifacts", params=gone).json()
+    assert [file["path"] for file in page["data"]] == all_paths()[6:]
+    for query in ({"after": "result"}, {"folder": "results"}, {"after": "result/../x"}):
+        answer = http.get(f"/v1/runs/{claim.run_id}/artifacts", params=query)
+        assert answer.status_code in {200, 422}
+        assert answer.status_code == 422 or query["after"] == "result/../x"
+
+
+def test_the_name_of_an_artifact_leads_to_its_bytes(http: httpx.Client, claim: Claim) -> None:
+    path = f"/v1/runs/{claim.run_id}/artifacts/result/samples/0.png"
+    answer = http.get(path)
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (307, "no-store")
+    link = answer.headers["Location"]
+    assert httpx.get(link).content == PICTURE
+    assert httpx.get(link, headers={"Range": "bytes=4-6"}).content == PICTURE[4:7]
+    head = http.head(path)
+    assert head.status_code == 307
+    told = httpx.head(head.headers["Location"])
+    assert (told.status_code, told.headers["Content-Length"]) == (200, str(len(PICTURE)))
+    assert httpx.get(head.headers["Location"]).status_code == 403
+    for absent in (
+        "result/none",
+        "result/samples",
+        "checkpoints/step-00000015/state.safetensors",
+        "checkpoints/step-00000010/../../../result/card.json",
+        "result/%2e%2e/card.json",
+    ):
+        answer = http.get(f"/v1/runs/{claim.run_id}/artifacts/{absent}")
+        assert (answer.status_code, answer.json()["code"]) in {
+            (404, "not_found"),
+            (422, "invalid_request"),
+        }, absent
+
+
+def test_samples_are_listed_with_their_prompt(http: httpx.Client, claim: Claim) -> None:
+    (sample,) = http.get(f"/v1/runs/{claim.run_id}/samples").json()["data"]
+    assert (sample["path"], sample["step"], sample["prompt"]) == (
+        "result/samples/0.png",
+        30,
+        "a boat",
+    )
+    assert httpx.get(sample["url"]).content == PICTURE
+    after = {"after": sample["path"]}
+    assert http.get(f"/v1/runs/{claim.run_id}/samples", params=after).json()["data"] == []
+
+
+def test_a_run_without_files_has_empty_lists(http: httpx.Client, tenant_db: TenantDatabase) -> None:
+    run_id = tenant_db.queued().run_id
+    for name in ("artifacts", "samples"):
+        assert http.get(f"/v1/runs/{run_id}/{name}").json()["data"] == []
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(
+    client: Client, claim: Claim, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """Each connection is cut in the middle of a block until the whole file is there."""
+    to = tmp_path / "sub" / "weights"
+    seen: list[DownloadProgress] = []
+
+    def cut(now: DownloadProgress) -> None:
+        seen.append(now)
+        proxy.set("half_body" if len(seen) < 4 else "ok")
+
+    proxy.set("half_body")
+    download(client, claim.run_id, "result/a.safetensors", to, cut)
+
+    assert to.read_bytes() == WEIGHTS
+    assert [path.name for path in to.parent.iterdir()] == ["weights"]
+    assert proxy.hits["half_body"] >= 2
+    done = [now.done_bytes for now in seen]
+    assert done == sorted(done), "it never starts anew"
+    assert (done[-1], seen[-1].total_bytes) == (len(WEIGHTS), len(WEIGHTS))
+
+
+def test_a_download_goes_on_in_another_process_and_a_whole_file_is_left_alone(  # noqa: PLR0917
+    fleet: Fleet, key: str, client: Client, claim: Claim, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    to = tmp_path / "weights"
+    proxy.set("half_body")
+    with (
+        Client(fleet.url, key, retry=Retry(tries=1)) as hasty,
+        pytest.raises(DownloadFailedError, match="no answer"),
+    ):
+        download(hasty, claim.run_id, "result/a.safetensors", to)
+    (part,) = tmp_path.iterdir()
+    come_bytes = part.stat().st_size
+    assert 0 < come_bytes < len(WEIGHTS)
+    proxy.set("ok")
+    seen: list[DownloadProgress] = []
+    download(client, claim.run_id, "result/a.safetensors", to, seen.append)
+    assert seen[0].done_bytes > come_bytes
+    assert to.read_bytes() == WEIGHTS
+    before = to.stat().st_mtime_ns
+    download(client, claim.run_id, "result/a.safetensors", to)
+    assert to.stat().st_mtime_ns == before
+    to.write_bytes(b"x" * len(WEIGHTS))
+    download(client, claim.run_id, "result/a.safetensors", to)
+    assert to.read_bytes() == WEIGHTS
+
+
+def test_what_is_not_what_was_stored_is_thrown_away(
+    client: Client, claim: Claim, tmp_path: Path
+) -> None:
+    to = tmp_path / "weights"
+    digest = hashlib.sha256(WEIGHTS).hexdigest()
+    part = tmp_path / f".weights.{digest[:16]}.part"
+    part.write_bytes(b"x" * 1000)
+    with pytest.raises(DownloadFailedError, match="damaged"):
+        download(client, claim.run_id, "result/a.safetensors", to)
+    assert list(tmp_path.iterdir()) == []
+    download(client, claim.run_id, "result/a.safetensors", to)
+    assert to.read_bytes() == WEIGHTS
+    with pytest.raises(DownloadFailedError, match="no artifact result/none"):
+        download(client, claim.run_id, "result/none", to)
+
+
+def test_a_folder_is_downloaded_with_its_manifest(
+    client: Client, claim: Claim, tmp_path: Path
+) -> None:
+    files = download_folder(client, claim.run_id, "checkpoints/step-00000020", tmp_path / "c")
+    assert [file.name for file in files] == ["manifest.json", "state.safetensors"]
+    assert files[1].read_bytes() == STATE["state.safetensors"]
+    with pytest.raises(DownloadFailedError, match="no checkpoints/step-00000025"):
+        download_folder(client, claim.run_id, "checkpoints/step-00000025", tmp_path / "d")
+
+
+def test_the_command_is_interrupted_and_goes_on(
+    fleet: Fleet, proxy: FaultProxy, key: str, claim: Claim, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "services.cli.main", "runs", "download", claim.run_id]
+    command += ["--to", str(tmp_path / "out")]
+    env = {**os.environ, "REVERIE_URL": fleet.url, "REVERIE_API_KEY": key}
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    proxy.set("slow")
+    process = start()
+    wait_until(
+        lambda: any(part.stat().st_size for part in tmp_path.glob("out/.*.part")),
+        what="the first bytes",
+    )
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "run the same command to go on" in err
+    assert "Traceback" not in err
+
+    proxy.set("ok")
+    out, err = start().communicate(timeout=60)
+    assert str(tmp_path / "out" / "a.safetensors") in out, err
+    for name, body in RESULT.items():
+        assert (tmp_path / "out" / name).read_bytes() == body
+    assert list(tmp_path.glob("out/.*.part")) == []
