@@ -5,6 +5,7 @@ inputs, so a second builder is harmless, too. The content is stored first and th
 which only the first builder can write. The row is updated last.
 """
 
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -26,7 +27,7 @@ from services.objects.keys import upload_key
 from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
 from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
-from services.store import shards
+from services.store import measured, shards
 from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.shards import ShardWork
 from services.workers.failures import as_of_worker, failure_of_work, is_only_of_worker
@@ -108,12 +109,20 @@ class Builder:
             self.health.note_success()
 
     def _build(self, work: ShardWork) -> None:
+        started_s = time.monotonic()
         with self.scratch.work_folder("build") as folder:
             content = self._encode(work, folder)
             shard = put_shard(self.objects, work.tenant_id, work.digest, work.kind, content)
         fault_point("shard.uploaded")
         with self.database.transaction() as conn:
             shards.done(conn, work.tenant_id, work.digest, shard)
+            measured.record_encoding(
+                conn,
+                work.base_model,
+                work.kind,
+                units=ShardSpec.model_validate(work.spec).units(),
+                took_s=time.monotonic() - started_s,
+            )
         metrics.shards.labels(kind=work.kind, outcome="built").inc()
         log.info("shard_built", digest=work.digest, kind=work.kind, size_bytes=shard.size_bytes)
 

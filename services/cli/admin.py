@@ -134,18 +134,33 @@ def set_price(
     *,
     price: Annotated[float, typer.Option(min=0, max=1e6, help="Of one GPU for an hour.")],
     currency: Annotated[str, typer.Option(metavar="CODE", help="ISO 4217.")] = "USD",
+    memory_gib: Annotated[
+        float | None, typer.Option(min=0.1, max=1e6, help="Memory of one GPU, for estimates.")
+    ] = None,
+    capability: Annotated[
+        str | None, typer.Option(metavar="N.N", help="Its compute capability, such as 9.0.")
+    ] = None,
 ) -> None:
     """Set the price of a class's GPU time, for attempts that start from now on.
 
-    Training and sampling are charged, by the second.
+    Training and sampling are charged, by the second. Memory and capability let the service tell
+    whether a run fits; without them, or with those given before, it says what is not known.
     """
     from services.store import gpu_classes
 
     if not re.fullmatch("[A-Z]{3}", currency):
         raise CommandError(f"--currency is {currency}; it has to be three letters such as USD")
+    if capability is not None and not re.fullmatch(r"[0-9]{1,2}\.[0-9]", capability):
+        raise CommandError(f"--capability is {capability}; it has to be a number such as 9.0")
     with open_database() as (_, conn):
         gpu_classes.set_price(
             conn, name, price_micros_per_hour=round(price * 1e6), currency=currency
+        )
+        gpu_classes.set_hardware(
+            conn,
+            name,
+            memory_bytes=None if memory_gib is None else round(memory_gib * 2**30),
+            capability=capability,
         )
     output.print_facts({"gpu_class": name, "price": f"{price:g} {currency} an hour"})
 

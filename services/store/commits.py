@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from services.domain.ledger import ChildEvent, StoredCheckpoint, StoredFiles
 from services.domain.states import RunStatus
-from services.store import publications, run_documents, run_events, transitions
+from services.store import measured, publications, run_documents, run_events, transitions
 from services.store.database import Connection
 from services.store.run_rows import Run
 
@@ -80,6 +80,7 @@ def result(conn: Connection, run: Run, files: StoredFiles, *, step: int) -> None
     conn.execute(_PUT_RESULT, {"run_id": run.run_id, "step": step, **_columns(files)})
     note_step(conn, run.run_id, run.fence, step)
     run = transitions.release(conn, run, "finished", None)
+    measured.record_attempt(conn, run)
     if run.status == RunStatus.CANCELING:
         transitions.change_status(conn, run, RunStatus.CANCELED)
         return

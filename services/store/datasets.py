@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -178,6 +178,45 @@ def files(conn: Connection, tenant_id: str, dataset_id: str) -> list[DatasetFile
     if not found:
         get(conn, tenant_id, dataset_id)
     return found
+
+
+_COUNTS: Final = """
+SELECT count(*) FILTER (WHERE media = 'image'), count(*) FILTER (WHERE media = 'caption')
+FROM dataset_files WHERE tenant_id = %s AND dataset_id = %s
+"""
+
+
+def count_files(conn: Connection, tenant_id: str, dataset_id: str) -> tuple[int, int]:
+    """Images and caption files that are declared."""
+    row = conn.execute(_COUNTS, (tenant_id, dataset_id)).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+_CAPTION_BYTES: Final = """
+SELECT coalesce(sum(caption_bytes), 0) FROM datasets WHERE tenant_id = %s AND dataset_id = ANY(%s)
+"""
+
+
+def caption_bytes(conn: Connection, tenant_id: str, dataset_ids: Sequence[str]) -> int:
+    """Bytes of the caption files of completed datasets, as declared."""
+    row = conn.execute(_CAPTION_BYTES, (tenant_id, list(dataset_ids))).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+_SIZES: Final = """
+SELECT width_px, height_px, count(*) FROM dataset_files
+WHERE tenant_id = %s AND dataset_id = %s AND media = 'image' AND width_px IS NOT NULL
+GROUP BY width_px, height_px ORDER BY width_px, height_px LIMIT %s
+"""
+
+
+def picture_sizes(
+    conn: Connection, tenant_id: str, dataset_id: str, limit: int
+) -> list[tuple[int, int, int]]:
+    """Width, height and number of the images of each size; at most ``limit`` sizes."""
+    return conn.execute(_SIZES, (tenant_id, dataset_id, limit)).fetchall()
 
 
 # In the collation of the primary key, so that a page is read from its index.

@@ -1,4 +1,4 @@
-"""GPU classes: the operator's price of an hour of each."""
+"""GPU classes: the operator's price of an hour of each, and what a worker of each has."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -52,3 +52,57 @@ _CURRENCIES: Final = "SELECT gpu_class, currency FROM gpu_classes"
 def currencies(conn: Connection) -> dict[str, str]:
     """GPU class → currency of its price, an ISO 4217 code; classes without a price are left out."""
     return dict(conn.execute(_CURRENCIES).fetchall())
+
+
+_SET_HARDWARE: Final = """
+INSERT INTO gpu_classes (gpu_class, memory_bytes, capability)
+VALUES (%(gpu_class)s, %(memory_bytes)s, %(capability)s)
+ON CONFLICT (gpu_class) DO UPDATE
+    SET memory_bytes = coalesce(excluded.memory_bytes, gpu_classes.memory_bytes),
+        capability = coalesce(excluded.capability, gpu_classes.capability)
+"""
+
+
+def set_hardware(
+    conn: Connection, gpu_class: str, *, memory_bytes: int | None, capability: str | None
+) -> None:
+    """Set what a worker of the class has; None leaves a value as it is."""
+    facts = {"gpu_class": gpu_class, "memory_bytes": memory_bytes, "capability": capability}
+    conn.execute(_SET_HARDWARE, facts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownClass:
+    """A GPU class that workers or settings name."""
+
+    gpu_class: str
+    price_micros_per_hour: int | None
+    """None: the operator set none."""
+    currency: str | None
+    memory_bytes: int | None
+    """Of one GPU, or of the machine for the class ``cpu``; None: not known."""
+    capability: str | None
+    """Of the GPU, such as ``9.0``; None: not known, or no GPU."""
+
+
+_KNOWN: Final = """
+SELECT gpu_class, nullif(price_micros_per_hour, 0) AS price_micros_per_hour,
+    CASE WHEN price_micros_per_hour > 0 THEN currency END AS currency, memory_bytes, capability
+FROM gpu_classes RIGHT JOIN (
+    SELECT gpu_class FROM gpu_classes
+    UNION SELECT gpu_class FROM workers WHERE kind = 'trainer'
+    UNION SELECT %(own)s
+) AS known USING (gpu_class)
+ORDER BY gpu_class
+"""
+
+
+def known(conn: Connection, own: str) -> list[KnownClass]:
+    """Every class that the operator named or that a worker has, and ``own``, by name."""
+    with conn.cursor(row_factory=class_row(KnownClass)) as cursor:
+        return cursor.execute(_KNOWN, {"own": own}).fetchall()
+
+
+def find(conn: Connection, gpu_class: str) -> KnownClass:
+    """One class; all is None of one that nobody named."""
+    return next(each for each in known(conn, gpu_class) if each.gpu_class == gpu_class)

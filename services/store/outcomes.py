@@ -7,7 +7,7 @@ from typing import Final
 from services.domain.attempt_budgets import FailedAttempt, Spent, spent
 from services.domain.failures import attempts_exhausted, backoff
 from services.domain.states import RunStatus, Stage
-from services.store import admission, run_limits, transitions
+from services.store import admission, measured, run_limits, transitions
 from services.store.database import Connection
 from services.store.run_rows import Run
 from trainer_core.errors import Category
@@ -20,6 +20,7 @@ _LONGEST_DELAY: Final = timedelta(minutes=5)
 def end_stopped(conn: Connection, run: Run) -> Run:
     """End an attempt that stopped on request; this does not count as a failed attempt."""
     run = transitions.release(conn, run, "stopped", None)
+    measured.record_attempt(conn, run)
     if ended := _canceled(conn, run) or _paused(conn, run):
         return ended
     return transitions.change_status(conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY)

@@ -105,6 +105,28 @@ def check_new_runs(conn: Connection, tenant_id: str, defaults: Quotas, *, added:
     _check(state, "storage_bytes", added=0)
 
 
+_STORED: Final = SQL("""
+SELECT {} FROM tenants WHERE tenant_id = %s
+""").format(_USED["storage_bytes"])
+
+
+def refusal_of_new_run(
+    conn: Connection, tenant_id: str, defaults: Quotas
+) -> QuotaExceededError | None:
+    """What ``check_new_runs`` would raise for one run; takes no lock and writes nothing."""
+    state = _read(conn, _OF_A_RUN, tenant_id, defaults)
+    if state["storage_bytes_used"] is None:
+        row = conn.execute(_STORED, (tenant_id,)).fetchone()
+        assert row is not None
+        state["storage_bytes_used"] = row[0]
+    try:
+        _check(state, "queued_runs", added=1)
+        _check(state, "storage_bytes", added=0)
+    except QuotaExceededError as error:
+        return error
+    return None
+
+
 def check_new_dataset(
     conn: Connection, tenant_id: str, defaults: Quotas, *, size_bytes: int
 ) -> None:

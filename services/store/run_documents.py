@@ -74,6 +74,21 @@ def read_hub_secret(conn: Connection, tenant_id: str, run_id: str) -> str | None
     return None if row is None or row[0] is None else str(row[0])
 
 
+_READ_REQUEST: Final = """
+SELECT request, plan FROM run_documents WHERE tenant_id = %s AND run_id = %s
+"""
+
+
+def read_request(
+    conn: Connection, tenant_id: str, run_id: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The request and the plan; raises NotFoundError."""
+    row = conn.execute(_READ_REQUEST, (tenant_id, run_id)).fetchone()
+    if row is None:
+        raise NotFoundError("run", run_id)
+    return row[0], row[1]
+
+
 _SET_DATA_INDEX: Final = """
 UPDATE run_documents SET data_index = %s::jsonb WHERE tenant_id = %s AND run_id = %s
 """

@@ -3,7 +3,10 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
+
+from psycopg.rows import class_row
 
 from services.domain.ledger import ChildEvent
 from services.store.database import EVENTS, Connection, notify
@@ -35,6 +38,35 @@ def append(conn: Connection, run_id: str, events: Sequence[ChildEvent]) -> None:
     }
     conn.execute(_APPEND, facts)
     notify(conn, EVENTS, run_id)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """How fast an attempt trains."""
+
+    step_s: float
+    """Mean of its steps."""
+    steps: int
+    """That it has taken."""
+
+
+_NEWEST_PACE: Final = """
+SELECT 1 / (data->>'steps_per_s')::double precision AS step_s, newest.step - from_step AS steps
+FROM (
+    SELECT seq, run_id, tenant_id, fence, type, step, data FROM events
+    WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s ORDER BY seq DESC LIMIT 50
+) AS newest JOIN attempts USING (run_id, tenant_id, fence)
+WHERE type = 'step' AND fence = %(fence)s AND jsonb_typeof(data->'steps_per_s') = 'number'
+    AND (data->>'steps_per_s')::double precision > 0 AND newest.step > from_step
+ORDER BY seq DESC LIMIT 1
+"""
+
+
+def newest_pace(conn: Connection, tenant_id: str, run_id: str, fence: int) -> Pace | None:
+    """The pace in the newest event of a step; None where the attempt reported none lately."""
+    facts = {"tenant_id": tenant_id, "run_id": run_id, "fence": fence}
+    with conn.cursor(row_factory=class_row(Pace)) as cursor:
+        return cursor.execute(_NEWEST_PACE, facts).fetchone()
 
 
 def _json_text(data: dict[str, Any]) -> str:

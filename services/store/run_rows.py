@@ -42,6 +42,10 @@ class Run:
     """Unexpected errors in a row while the dispatcher worked on this run."""
     step: int
     max_steps: int
+    work: dict[str, Any] | None
+    """``trainer_core.config.plan.work.Work`` as JSON; None for runs of an older version."""
+    parent_run_id: str | None
+    """The run that it was cloned from."""
     checkpoint_step: int
     result_step: int | None
     result_key_prefix: str | None

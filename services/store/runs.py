@@ -54,6 +54,10 @@ class NewRun:
     max_gpu_s: float | None = None
     deadline: datetime | None = None
     batch: BatchPlace | None = None
+    work: dict[str, Any] | None = None
+    """``trainer_core.config.plan.work.Work`` as JSON, for estimates."""
+    parent_run_id: str | None = None
+    """The run that it was cloned from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,12 +122,12 @@ WHERE NOT EXISTS (SELECT FROM datasets WHERE tenant_id = %s AND dataset_id = wan
 """
 _CREATE: Final = SQL("""
 INSERT INTO runs (run_id, tenant_id, plan_digest, warnings, base_model, datasets,
-    metadata, gpu_class, priority, max_steps, max_cost_micros, max_gpu_s, deadline, batch_id,
-    batch_row, batch_options, status, stage, ring_after)
+    metadata, gpu_class, priority, max_steps, work, parent_run_id, max_cost_micros, max_gpu_s,
+    deadline, batch_id, batch_row, batch_options, status, stage, ring_after)
 VALUES (%(run_id)s, %(tenant_id)s, %(plan_digest)s, %(warnings)s,
     %(base_model)s, %(datasets)s, %(metadata)s, %(gpu_class)s, %(priority)s, %(max_steps)s,
-    %(max_cost_micros)s, %(max_gpu_s)s, %(deadline)s, %(batch_id)s, %(batch_row)s,
-    %(batch_options)s, 'queued', 'admission', clock_timestamp())
+    %(work)s, %(parent_run_id)s, %(max_cost_micros)s, %(max_gpu_s)s, %(deadline)s, %(batch_id)s,
+    %(batch_row)s, %(batch_options)s, 'queued', 'admission', clock_timestamp())
 RETURNING {columns}
 """).format(columns=columns_of(Run))
 
@@ -150,6 +154,8 @@ def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
         "batch_id": new.batch.batch_id if new.batch else None,
         "batch_row": new.batch.row if new.batch else None,
         "batch_options": Json(new.batch.options) if new.batch else None,
+        "work": None if new.work is None else Jsonb(new.work),
+        "parent_run_id": new.parent_run_id,
     }
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_CREATE, facts).fetchone()

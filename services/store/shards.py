@@ -1,5 +1,6 @@
 """Cache shards: named by the digest of their spec, built by any builder, kept once ``done``."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -159,3 +160,15 @@ WHERE tenant_id = %s AND digest = %s AND status = 'pending'
 def retry_later(conn: Connection, work: ShardWork, *, after: timedelta) -> None:
     """Postpone the build without counting a failed try, because a server cannot be reached."""
     conn.execute(_LATER, (seconds(after), work.tenant_id, work.digest))
+
+
+_STORED: Final = """
+SELECT digest FROM cache_shards
+WHERE tenant_id = %s AND digest = ANY(%s) AND status = 'done'
+"""
+
+
+def stored(conn: Connection, tenant_id: str, digests: Collection[str]) -> set[str]:
+    """Those of the shards that the tenant has already."""
+    rows = conn.execute(_STORED, (tenant_id, list(digests)))
+    return {digest for (digest,) in rows}

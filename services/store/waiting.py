@@ -75,6 +75,46 @@ def of_runs(
     return found
 
 
+# Behind the tenant's own runs of its priority or a higher one.
+_NEW_PLACE: Final = """
+SELECT '' AS run_id, pace.gpu_class,
+    1 + (
+        SELECT count(*) FROM runs
+        WHERE tenant_id = %(tenant_id)s AND runs.gpu_class = pace.gpu_class
+            AND priority >= %(priority)s
+            AND (status = 'queued' OR (status = 'running' AND stage = 'caching'))
+    ) AS position,
+    false AS is_postponed, false AS lacks_data,
+    EXISTS (
+        SELECT FROM workers
+        WHERE kind = 'trainer' AND workers.gpu_class = pace.gpu_class AND NOT draining
+            AND heartbeat_at > clock_timestamp() - make_interval(secs => %(silence_s)s)
+    ) AS has_workers,
+    (
+        SELECT count(*) FROM attempts
+        WHERE tenant_id = %(tenant_id)s AND attempts.gpu_class = pace.gpu_class
+            AND started_at > clock_timestamp() - interval '1 hour'
+    ) AS own_starts, pace.starts AS class_starts, pace.tenants AS tenants
+FROM gpu_class_pace(ARRAY[%(gpu_class)s::text]) AS pace
+"""
+
+
+def of_new_run(
+    conn: Connection, tenant_id: str, gpu_class: str, *, priority: int, silence: timedelta
+) -> Waiting:
+    """What a run would wait for once its data is read and cached, if it were submitted now."""
+    facts = {
+        "tenant_id": tenant_id,
+        "gpu_class": gpu_class,
+        "priority": priority,
+        "silence_s": seconds(silence),
+    }
+    with conn.cursor(row_factory=class_row(PlaceInLine)) as cursor:
+        place = cursor.execute(_NEW_PLACE, facts).fetchone()
+    assert place is not None
+    return waiting_for(RunStatus.QUEUED, Stage.CAPACITY, None, place)
+
+
 def _waits(run: Run) -> bool:
     is_cached = run.status == RunStatus.RUNNING and run.stage == Stage.CACHING
     return run.status == RunStatus.QUEUED or is_cached

@@ -15,6 +15,7 @@ from services.trainer.feeder import Feeder
 from services.trainer.reporter import Reporter
 from services.trainer.scratch_use import ScratchUse
 from services.trainer.stalls import StallWatch
+from trainer_core.process.attempt_times import AttemptTimes
 from trainer_core.process.control import ControlRequest
 from trainer_core.process.events import OUTCOMES, Event
 
@@ -49,6 +50,7 @@ class Supervision:
         self._committer = committer
         self._scratch_use = scratch_use
         self._progress = AttemptProgress(held.from_step)
+        self._times = AttemptTimes()
         context = held.context
         self._stalls = StallWatch(stall_s=context.stall_s, start_stall_s=context.start_stall_s)
         self._outcome: Event | None = None
@@ -76,18 +78,20 @@ class Supervision:
 
     def _handle(self, event: Event) -> None:
         self._stalls.note(event)
+        self._times.note(event)
         self._scratch_use.note(event)
         self._feeder.reached(event.step)
         self._progress.note(event.name, event.step, event.data)
         if event.name == "checkpoint":
             self._committer.checkpoint(event)
+        data = {name: value for name, value in event.data.items() if name not in _LOCAL_PATHS}
         if event.name == "stage":
             self._lease.budget.enter(str(event.data.get("stage")))
         if event.name in OUTCOMES:
             self._outcome = event
             self._progress.enter(None)
             self._lease.budget.enter(None)
-        data = {name: value for name, value in event.data.items() if name not in _LOCAL_PATHS}
+            data["times"] = self._times.as_json()
         # A process that resumes reports step 0 while it loads; a run's step never decreases.
         step = max(event.step, self._held.from_step)
         self._reporter.add(

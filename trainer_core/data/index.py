@@ -59,6 +59,15 @@ class ShardSpec(Frozen):
     def digest(self) -> str:
         return digest_of(self.model_dump(mode="json"))
 
+    def units(self) -> float:
+        """What its encoding time is proportional to: millions of pixels, or captions."""
+        return sum(
+            1.0
+            if isinstance(entry, TextEntry)
+            else entry.geometry.width_px * entry.geometry.height_px / 1e6
+            for entry in self.entries
+        )
+
 
 class ShardDescription(Frozen):
     """One shard of an index."""
@@ -142,6 +151,12 @@ class DataIndex(Frozen):
                 for sample in self.samples
             ]
         )
+
+    def mean_px(self) -> float:
+        """Mean area in pixels of a picture that is trained on."""
+        used = [(each, 1 + each.repeats) for each in self.samples if not each.held_out]
+        area = sum(each.width_px * each.height_px * times for each, times in used)
+        return area / max(1, sum(times for _, times in used))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's ``model_copy``; the copy computes its own digest."""

@@ -6,9 +6,9 @@ from typing import Any
 from services.cache_builder.indexing.failures import run_damaged
 from services.store.admission import BackendData
 from trainer_core.config.plan import Plan
-from trainer_core.data.captions import caption_path, captions_of
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
+from trainer_core.data.listed import items_of
 from trainer_core.errors import Category, TrainerError
 from trainer_core.process.failure import Failure
 
@@ -52,21 +52,6 @@ def index_of(
 
 def _items_of(plan: Plan, data: BackendData) -> list[FileItem]:
     (backend,) = [b for b in plan.identity.backends if b.id == data.backend]
-    texts = {file.path: file.text for file in data.files if file.media == "caption"}
-    items = []
-    for file in data.files:
-        if file.media != "image":
-            continue
-        if file.width_px is None or file.height_px is None:
-            raise UnusableDataError(run_damaged())  # a ready dataset has verified files only
-        text = texts.get(caption_path(file.path))
-        item = FileItem(
-            backend=backend.id,
-            path=file.path,
-            sha256=file.sha256,
-            width_px=file.width_px,
-            height_px=file.height_px,
-            captions=captions_of(backend, file.path, text),
-        )
-        items.append(item)
-    return items
+    if any(file.media == "image" and file.width_px is None for file in data.files):
+        raise UnusableDataError(run_damaged())  # a ready dataset has verified files only
+    return items_of(backend, data.files)

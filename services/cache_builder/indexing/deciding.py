@@ -10,6 +10,7 @@ from services.cache_builder.indexing.data import UnusableDataError, index_of
 from services.store.admission import BackendData, NeededShard
 from services.workers.base_models import find_base_model
 from services.workers.documents import UnreadableDocumentError, read_plan
+from trainer_core.config.plan.work import Work, work_of
 from trainer_core.data.index import DataIndex
 from trainer_core.process.failure import Failure
 
@@ -28,6 +29,7 @@ class Admitted:
     """``trainer_core.data.index.DataIndex`` as JSON text."""
     shards: list[NeededShard]
     warnings: tuple[str, ...]
+    work: Work
     too_large: Failure
     """The failure to record if the database cannot store the index."""
 
@@ -72,15 +74,17 @@ def decide(
     if model is None:
         return Postponed(reason=failures.base_model_missing(base_model))
     try:
-        index = index_of(read_plan(plan_json), backends, model.transformer_config)
+        plan = read_plan(plan_json)
+        index = index_of(plan, backends, model.transformer_config)
     except (UnreadableDocumentError, UnusableDataError) as error:
         if error.failure.retryable:  # a newer version wrote the plan
             return Postponed(reason=error.failure)
         return Refused(failure=error.failure, cause=error.__cause__)
-    return _check_size(index, max_index_bytes)
+    work = work_of(plan, model.transformer_config, image_px=index.mean_px())
+    return _check_size(index, work, max_index_bytes)
 
 
-def _check_size(index: DataIndex, max_index_bytes: int) -> Decision:
+def _check_size(index: DataIndex, work: Work, max_index_bytes: int) -> Decision:
     text = index.model_dump_json()
     size_bytes = len(text.encode())
     num_captions = sum(len(sample.texts) for sample in index.samples)
@@ -93,4 +97,6 @@ def _check_size(index: DataIndex, max_index_bytes: int) -> Decision:
         NeededShard(digest=shard.digest, kind=shard.kind, spec=shard.spec.model_dump_json())
         for shard in index.shards
     ]
-    return Admitted(data_index=text, shards=shards, warnings=index.warnings, too_large=too_large)
+    return Admitted(
+        data_index=text, shards=shards, warnings=index.warnings, work=work, too_large=too_large
+    )

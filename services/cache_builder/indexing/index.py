@@ -140,7 +140,12 @@ class Indexer:
         try:
             with self.database.transaction() as conn:
                 is_admitted = admission.admit(
-                    conn, run.run_id, admitted.data_index, admitted.shards, admitted.warnings
+                    conn,
+                    run.run_id,
+                    admitted.data_index,
+                    admitted.shards,
+                    admitted.warnings,
+                    work=admitted.work.model_dump(mode="json"),
                 )
         except DocumentTooLargeError as error:
             self._refuse(run, admitted.too_large, error)

@@ -15,6 +15,9 @@ GRANT SELECT (tenant_id, digest, status) ON cache_shards TO reverie_api;
 -- What a request may see of a secret: everything but its content.
 GRANT SELECT (secret_id, tenant_id, name, kind, version, warning, created_at, updated_at,
     last_used_at) ON secrets TO reverie_api;
+-- Which of a run's shards the tenant has already.
+GRANT SELECT (tenant_id, digest, kind, status) ON cache_shards TO reverie_api;
+GRANT SELECT ON measured_encoding TO reverie_api; -- of no tenant
 
 DO $$
 DECLARE
@@ -26,3 +29,23 @@ BEGIN
             'USING (tenant_id = current_setting(''reverie.tenant_id'', true))', name);
     END LOOP;
 END $$;
+
+-- What attempts of all tenants took on a GPU class, the newest ones, without saying whose they were.
+-- Estimates are made of them.
+DO $$
+BEGIN
+    EXECUTE format($function$
+        CREATE FUNCTION newest_measured_attempts(class text, base text)
+        RETURNS TABLE (work jsonb, num_steps integer, step_s double precision,
+            start_s double precision, checkpoint_s double precision, end_s double precision,
+            total_s double precision, process_s double precision, charged_s double precision)
+        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, %I, pg_temp AS $sql$
+            SELECT work, num_steps, step_s, start_s, checkpoint_s, end_s, total_s, process_s,
+                charged_s
+            FROM measured_attempts WHERE gpu_class = class AND base_model = base
+            ORDER BY created_at DESC LIMIT 200
+        $sql$
+    $function$, current_schema());
+END $$;
+REVOKE EXECUTE ON FUNCTION newest_measured_attempts FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION newest_measured_attempts TO reverie_api;

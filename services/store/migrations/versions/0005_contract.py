@@ -144,6 +144,47 @@ _STATEMENTS = (
         UNIQUE (tenant_id, name)
     )
     """,
+    # What a run's time depends on (trainer_core.config.plan.work.Work); exact once it is admitted.
+    "ALTER TABLE runs ADD COLUMN work jsonb",
+    # What finished attempts took, of all tenants and without anything of theirs, for estimates.
+    """
+    CREATE TABLE measured_attempts (
+        attempt_id  text PRIMARY KEY,
+        gpu_class   text NOT NULL,
+        base_model  text NOT NULL,
+        work        jsonb NOT NULL,
+        num_steps   integer NOT NULL,
+        step_s      double precision NOT NULL,     -- without the first one
+        start_s     double precision NOT NULL,     -- of the process, to the end of its first step
+        checkpoint_s double precision,             -- each; NULL: it wrote none
+        end_s       double precision,              -- after the last step; NULL: it was stopped
+        total_s     double precision NOT NULL,     -- from the claim to the end of the attempt
+        process_s   double precision NOT NULL,     -- of the process, to its last event
+        charged_s   double precision NOT NULL,
+        created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+    )
+    """,
+    """
+    CREATE INDEX measured_attempts_newest ON measured_attempts
+        (gpu_class, base_model, created_at DESC)
+    """,
+    # How long encoding takes, of all tenants: moving averages of the logarithm of seconds a unit.
+    """
+    CREATE TABLE measured_encoding (
+        base_model  text NOT NULL,
+        kind        text NOT NULL,                 -- of a cache shard
+        num_shards  bigint NOT NULL,
+        ln_unit_s   double precision NOT NULL,     -- a unit: a million pixels, or a caption
+        deviation   double precision NOT NULL,     -- mean distance from it
+        PRIMARY KEY (base_model, kind)
+    )
+    """,
+    # What a worker of a class has; NULL: the operator did not say.
+    """
+    ALTER TABLE gpu_classes
+        ADD COLUMN memory_bytes bigint,
+        ADD COLUMN capability text                 -- such as 9.0
+    """,
     # NULL: of the result.
     "ALTER TABLE publications ADD COLUMN checkpoint_step integer",
 )

@@ -1,0 +1,35 @@
+"""The work of a run: it grows with what is computed, and traits are what else decides the speed."""
+
+from tests.unit.config_examples import TRUE_CONFIG
+from tests.unit.memory_examples import plan
+from trainer_core.config.plan.work import expected_px, work_of
+
+
+def test_the_true_model_takes_about_its_active_parameters_a_token() -> None:
+    work = work_of(plan(), TRUE_CONFIG, image_px=1024**2)
+    # 17e9 parameters, of which a token uses well under a half, for 4096 image tokens.
+    assert 4e13 < work.pass_flops < 1.2e14
+
+
+def test_work_grows_with_pictures_batch_and_sampling() -> None:
+    small = work_of(plan(), TRUE_CONFIG, image_px=512**2)
+    large = work_of(plan(), TRUE_CONFIG, image_px=1024**2)
+    double = work_of(plan(train_batch_size=2), TRUE_CONFIG, image_px=512**2)
+    assert 3 < large.step_flops / small.step_flops < 5
+    assert double.step_flops == 2 * small.step_flops
+    assert double.traits == small.traits == large.traits
+    more = work_of(plan(validation_num_inference_steps=40), TRUE_CONFIG, image_px=512**2)
+    assert more.sample_flops == 2 * small.sample_flops
+
+
+def test_settings_that_choose_how_the_work_is_done_are_traits() -> None:
+    usual = work_of(plan(), TRUE_CONFIG, image_px=512**2)
+    for name, value in (
+        ("gradient_checkpointing", False),
+        ("base_model_precision", "no_change"),
+        ("optimizer", "optimi-adamw"),
+        ("deterministic", True),
+    ):
+        other = work_of(plan(**{name: value}), TRUE_CONFIG, image_px=512**2)
+        assert other.traits != usual.traits, name
+    assert expected_px(plan()) == 1024**2

@@ -1,0 +1,111 @@
+"""How much a run computes, and what else its speed depends on: the facts for estimates of time.
+
+The arithmetic is coarse: it only compares runs of one base model with each other. Imports no torch.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from trainer_core.config.plan.document import Plan
+from trainer_core.config.plan.frozen import Frozen
+from trainer_core.config.plan.shapes import LATENT_CELL_PX, hidream_linears
+
+Trait = str | int | float | bool | None
+
+_PATCH_PX: Final = 2 * LATENT_CELL_PX
+"""Side of the square of pixels that one image token covers."""
+_TEXT_TOKENS: Final = 3 * 128
+"""Of T5, of Llama's last layer, and of the Llama layer of the block."""
+_GUIDED_PASSES: Final = 2
+"""Of a step of the sampler: with the prompt and with the negative one."""
+
+
+class Work(Frozen):
+    """What the time of a run depends on, besides its GPU class and base model."""
+
+    traits: dict[str, Trait]
+    """Settings that choose how the work is done. Runs with equal traits take time alike."""
+    step_flops: float
+    """Floating-point operations of one optimizer step on one rank."""
+    pass_flops: float
+    """Of one picture forward; the fixed validation loss does it a fixed number of times."""
+    sample_flops: float
+    """Of the sample picture in the result."""
+    checkpoint_interval: int
+    """Steps between checkpoints."""
+
+
+def work_of(plan: Plan, transformer: Mapping[str, Any], *, image_px: float) -> Work:
+    """The work of a run.
+
+    Args:
+        plan: the run.
+        transformer: configuration of the base model's transformer.
+        image_px: mean area in pixels of a picture that is trained on.
+    """
+    identity, operation = plan.identity, plan.operation
+    pass_flops = _pass_flops(transformer, image_px)
+    passes = 3 if identity.adapter is None else 2  # forward, and back to inputs and to weights
+    samples = identity.micro_batch_size * identity.accumulation_steps
+    sample_px = operation.sample_width_px * operation.sample_height_px
+    return Work(
+        traits=_traits(plan),
+        step_flops=samples * passes * pass_flops,
+        pass_flops=pass_flops,
+        sample_flops=_GUIDED_PASSES * operation.sample_steps * _pass_flops(transformer, sample_px),
+        checkpoint_interval=operation.checkpoint_step_interval,
+    )
+
+
+def expected_px(plan: Plan) -> float:
+    """Mean area of a training picture before the pictures are known, by the resolutions."""
+    training = [each for each in plan.identity.backends if each.role == "train"]
+    return sum(each.resolution_px**2 for each in training) / max(1, len(training))
+
+
+def _traits(plan: Plan) -> dict[str, Trait]:
+    identity, operation = plan.identity, plan.operation
+    precision, adapter = identity.precision, identity.adapter
+    return {
+        "adapter": identity.model_type,
+        "adapted_modules": 0 if adapter is None else len(adapter.modules),
+        "base_precision": precision.base,
+        "matmul": precision.matmul,
+        "compute": precision.compute,
+        "recomputed": operation.gradient_checkpointing_interval
+        if operation.gradient_checkpointing
+        else 0,
+        "optimizer": identity.optimizer.name,
+        "ema": identity.ema is not None,
+        "deterministic": operation.deterministic,
+        "device": operation.device,
+        "world_size": identity.world_size,
+        "zero_stage": operation.zero_stage,
+    }
+
+
+def _pass_flops(transformer: Mapping[str, Any], image_px: float) -> float:
+    """Of one picture forward: products with weights, and attention."""
+    image_tokens = max(1.0, image_px / _PATCH_PX**2)
+    tokens = image_tokens + _TEXT_TOKENS
+    experts = int(transformer.get("num_routed_experts", 4))
+    share = int(transformer.get("num_activated_experts", 2)) / experts if experts else 1.0
+    products = 0.0
+    for linear in hidream_linears(transformer):
+        rows = _rows(linear.path, image_tokens)
+        used = share if ".experts." in linear.path else 1.0
+        products += used * rows * linear.in_features * linear.out_features
+    dim = int(transformer["num_attention_heads"]) * int(transformer["attention_head_dim"])
+    blocks = int(transformer["num_layers"]) + int(transformer["num_single_layers"])
+    return 2 * products + 4 * blocks * tokens**2 * dim
+
+
+def _rows(path: str, image_tokens: float) -> float:
+    """Tokens that a linear is multiplied with."""
+    if "adaLN" in path or path.startswith(("t_embedder", "p_embedder")):
+        return 1
+    if path.startswith("double_stream_blocks"):
+        return _TEXT_TOKENS if "_t" in path.partition(".block.")[2] else image_tokens
+    if path.startswith("single_stream_blocks"):
+        return image_tokens + _TEXT_TOKENS
+    return _TEXT_TOKENS / 3 if path.startswith("caption_projection") else image_tokens

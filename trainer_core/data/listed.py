@@ -1,0 +1,53 @@
+"""Pair the images of a dataset's list of files with their captions, without reading a file."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from trainer_core.config.plan import Backend
+from trainer_core.data.captions import caption_path, captions_of
+from trainer_core.data.index import FileItem
+
+
+class ListedFile(Protocol):
+    """A file of a verified dataset."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def media(self) -> str:
+        """``image`` or ``caption``."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def width_px(self) -> int | None: ...
+    @property
+    def height_px(self) -> int | None: ...
+    @property
+    def text(self) -> str | None:
+        """Content of a caption."""
+
+
+def items_of(backend: Backend, files: Iterable[ListedFile]) -> list[FileItem]:
+    """The images of one backend with their captions.
+
+    Raises LookupError where an image has no size, BadCaptionError where a caption is unusable.
+    """
+    listed = list(files)
+    texts = {file.path: file.text for file in listed if file.media == "caption"}
+    items = []
+    for file in listed:
+        if file.media != "image":
+            continue
+        if file.width_px is None or file.height_px is None:
+            raise LookupError(f"{file.path} has no size")
+        item = FileItem(
+            backend=backend.id,
+            path=file.path,
+            sha256=file.sha256,
+            width_px=file.width_px,
+            height_px=file.height_px,
+            captions=captions_of(backend, file.path, texts.get(caption_path(file.path))),
+        )
+        items.append(item)
+    return items
