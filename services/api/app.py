@@ -43,7 +43,7 @@ from services.api.problems import install_handlers
 from services.api.publications import routes as publications
 from services.api.routing import check_routes
 from services.api.run_metrics import routes as run_metrics
-from services.api.runs import attempts
+from services.api.runs import attempts, clone_routes, validation_routes
 from services.api.runs import control as run_control
 from services.api.runs import routes as runs
 from services.api.secrets import routes as secrets
@@ -122,7 +122,8 @@ def create_app(
         app.add_middleware(ForwardedClients, most=settings.http.connections_per_client)
     app.add_middleware(RequestEdge)  # the outermost
     install_handlers(app)
-    of_runs = (runs, run_control, attempts, events, logs, run_metrics, artifacts, batches)
+    plans = (validation_routes, clone_routes)
+    of_runs = (runs, *plans, run_control, attempts, events, logs, run_metrics, artifacts, batches)
     of_tenants = (creating, datasets, parts, *of_runs, publications, secrets)
     for noun in (health, *of_tenants, members, api_keys, usage, admin):
         app.include_router(noun.router)

@@ -22,6 +22,7 @@ from services.cli import (
     run_files,
     run_logs,
     run_metrics,
+    run_plans,
     run_publish,
     runs,
     secrets,
@@ -48,6 +49,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EXAMPLES,
 )
+runs.app.command("validate", epilog=run_plans.VALIDATE_EXAMPLES)(run_plans.validate)
+runs.app.command("clone", epilog=run_plans.CLONE_EXAMPLES)(run_plans.clone)
+runs.app.command("diff")(run_plans.diff)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(runs.app, name="runs")
 runs.app.command("logs")(run_logs.logs)

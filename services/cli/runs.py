@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from services.cli import batches, output, run_control
+from services.cli import batches, estimates, output, run_control
 from services.cli.connection import Invocation
 from services.cli.run_limits import Deadline, MaxCost, MaxGpuHours, limit_facts, parse_limits
 from services.cli.run_options import Json, RunId
@@ -120,7 +120,7 @@ def submit(
             return
         run = client.submit_run(request)
         if not as_json:
-            _print_submitted(run)
+            print_submitted(run)
         if watch:
             run = _watch(client, run["id"], on_stderr=as_json)
     if as_json:
@@ -203,10 +203,17 @@ def _watch(client: "Client", run_id: str, *, on_stderr: bool) -> "Run":
     return watch_run(client, run_id, err if on_stderr else out)
 
 
-def _print_submitted(run: "Run") -> None:
+def print_submitted(run: "Run") -> None:
     for warning in run["warnings"]:
         output.print_note(f"warning: {warning}")
-    output.print_facts({"run": run["id"], "status": run["status"], "steps": run["max_steps"]})
+    output.print_facts(
+        {
+            "run": run["id"],
+            "status": run["status"],
+            "steps": run["max_steps"],
+            "takes": estimates.in_words(run["estimate"]),
+        }
+    )
 
 
 def _facts(run: "Run") -> dict[str, object]:
@@ -224,6 +231,8 @@ def _facts(run: "Run") -> dict[str, object]:
         "priority": run["priority"],
         "batch": run["batch_id"],
         "charged": _charged(run),
+        "left": estimates.in_words(run["estimate"]),
+        "cloned from": run["parent_run_id"],
         **limit_facts(run),
         "created": output.when(run["created_at"]),
         "started": output.when(run["started_at"]),

@@ -89,6 +89,9 @@ class Client:
     complete_dataset = _sent(datasets.complete_dataset)
 
     submit_run = _sent(runs.submit_run)
+    validate_run = _sent(runs.validate_run)
+    clone_run = _sent(runs.clone_run)
+    diff_runs = _sent(runs.diff_runs)
     list_runs = _sent(runs.list_runs)
     get_run = _sent(runs.get_run)
     get_plan = _sent(runs.get_plan)

@@ -180,6 +180,31 @@ class Waiting(TypedDict):
     eta_s: float | None
 
 
+class Spread(TypedDict):
+    """Half of all runs are below ``p50``, nine of ten below ``p90``."""
+
+    p50: float
+    p90: float
+
+
+class Basis(TypedDict):
+    """What an estimate rests on: attempts of other runs, and the run's own steps."""
+
+    num_attempts: int
+    likeness: Literal["same", "scaled", "other_settings"] | None
+    own_steps: int
+
+
+class Estimate(TypedDict):
+    """What a run takes, or, while it trains, what is left of it."""
+
+    seconds: Spread
+    charged_s: Spread
+    cost_micros: Spread | None
+    currency: str | None
+    basis: Basis
+
+
 class RunSummary(TypedDict):
     """A training run in a list; ``step`` counts optimizer steps from 1, 0 means none yet."""
 
@@ -201,6 +226,7 @@ class RunSummary(TypedDict):
     max_cost_micros: int | None
     max_gpu_hours: float | None
     deadline: str | None
+    parent_run_id: str | None
     plan_digest: str
     datasets: dict[str, str]
     metadata: dict[str, str]
@@ -220,6 +246,36 @@ class Run(RunSummary):
     warnings: list[str]
     attempts: list[Attempt]
     """The newest 100, oldest first."""
+    estimate: Estimate | None
+
+
+class Difference(TypedDict):
+    """A value that differs; the option is a JSON Pointer."""
+
+    option: str
+    before: Any
+    after: Any
+
+
+class Differences(TypedDict):
+    """What differs between two runs, in what was sent and in the plans."""
+
+    request: list[Difference]
+    plan: list[Difference]
+
+
+class RunDiff(Differences):
+    """What differs between the runs ``before`` and ``after``."""
+
+    object: Literal["run_diff"]
+    before: str
+    after: str
+
+
+class ClonedRun(Run):
+    """A new run, and how it differs from the one that it was cloned from."""
+
+    diff: Differences
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

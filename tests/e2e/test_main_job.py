@@ -108,6 +108,22 @@ def test_the_same_photos_are_cached_once(tenant: Tenant, datasets: dict[str, str
     assert "caching" not in stages
 
 
+def test_what_was_trained_foretells_the_next_run(tenant: Tenant, datasets: dict[str, str]) -> None:
+    found = tenant.post("/v1/runs:validate", run_request(datasets, max_train_steps=10, seed=8))
+
+    assert found["is_valid"]
+    cache = found["data"]["cache"]
+    assert cache["num_stored"] == cache["num_shards"] > 0
+    assert found["encoding_s"] == {"p50": 0, "p90": 0}
+    photos = [each for each in found["data"]["buckets"] if each["backend"] == "photos"]
+    listed = next(each for each in found["data"]["backends"] if each["backend"] == "photos")
+    assert sum(each["num_images"] for each in photos) == listed["num_images"]
+    estimate = found["estimate"]
+    assert estimate["basis"]["likeness"] == "same"
+    assert 0 < estimate["charged_s"]["p50"] < estimate["seconds"]["p50"] < 300
+    assert estimate["seconds"]["p50"] < estimate["seconds"]["p90"]
+
+
 def test_sse_replays_without_gap_or_duplicate(tenant: Tenant, datasets: dict[str, str]) -> None:
     run_id = tenant.submit(run_request(datasets, max_train_steps=4))
     seen: list[int] = []

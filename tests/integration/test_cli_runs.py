@@ -244,3 +244,42 @@ def test_an_interrupted_push_of_a_large_picture_goes_on(client: Client, tmp_path
     sent = [each.sent_bytes for each in reported if each.stage == "uploading"]
     assert sent == sorted(sent)
     assert push_folder(client, tmp_path, "again")["status"] == "ready"
+
+
+def test_a_run_is_validated_before_it_is_submitted(reverie: CommandLine) -> None:
+    demo = f"--config={EXAMPLES / 'demo'}"
+    right = json.loads(
+        reverie("runs", "validate", demo, "--set=max_train_steps=9", "--json").stdout
+    )
+    assert (right["is_valid"], right["max_steps"], right["data"]) == (True, 9, None)
+
+    shown = reverie("runs", "validate", demo)
+    assert "GPU CLASS" in shown.stdout
+    assert "not known: /data: The datasets are left out." in shown.stderr
+
+    wrong = reverie("runs", "validate", demo, "--set=optimizer=none", status=1)
+    assert "error: /config/optimizer: " in wrong.stderr
+    folder = f"--dataset=photos={EXAMPLES / 'photos' / 'train'}"
+    assert "not a folder" in reverie("runs", "validate", demo, folder, status=2).stderr
+
+
+def test_a_run_is_cloned_with_changes_and_compared(
+    reverie: CommandLine, run_id: str, tmp_path: Path
+) -> None:
+    changes = tmp_path / "changes.json"
+    changes.write_text('{"priority": "low", "config": {"seed": 9}}')
+    made = json.loads(
+        reverie(
+            "runs", "clone", run_id, "--set=learning_rate=1e-4", f"--changes={changes}", "--json"
+        ).stdout
+    )
+    assert (made["parent_run_id"], made["priority"]) == (run_id, "low")
+    assert {each["option"] for each in made["diff"]["request"]} == {
+        "/config/learning_rate",
+        "/config/seed",
+        "/priority",
+    }
+    shown = reverie("runs", "diff", run_id, made["id"]).stdout
+    assert "/identity/optimizer/learning_rate" in shown
+    assert "nothing differs" in reverie("runs", "diff", run_id, run_id).stderr
+    reverie("runs", "cancel", made["id"])

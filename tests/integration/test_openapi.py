@@ -79,12 +79,13 @@ def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFact
             )
             operator = operator_keys.create(conn, KEY_PEPPER, name="fuzz")[1]
         keys = {name: secret for name, (_, secret) in made.items()}
-        claim = ada.held(plan=plan())
+        tenant = Tenant(fleet.url, keys["ada"])
+        request = run_request(push_unread(tenant))
+        claim = ada.held(plan=plan(), request=request)
         store = open_store(Settings.from_env(fleet.env))
         finish(ada, claim, store, tmp_path_factory.mktemp("run"))
     finally:
         database.close()
-    tenant = Tenant(fleet.url, keys["ada"])
     large = {"path": "large.png", "size_bytes": 40 << 20, "sha256": "0" * 64}
     waiting = tenant.post("/v1/datasets", {"name": "large", "files": [large]})
     return Target(
@@ -92,7 +93,7 @@ def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFact
         keys=keys,
         operator=operator,
         spare=spare,
-        run_request=run_request(push_unread(tenant)),
+        run_request=request,
         finished_run=claim.run_id,
         large_upload={"dataset_id": waiting["id"], "path": "large.png", "sha256": ["0" * 64] * 3},
     )

@@ -29,11 +29,13 @@ from services.store import (
     run_changes,
     run_control,
     run_documents,
+    run_events,
     run_logs,
     run_metrics,
     run_samples,
     runs,
     secrets,
+    shards,
     waiting,
 )
 from services.store.api_keys import ApiKey
@@ -47,13 +49,17 @@ from services.store.runs import BatchPlace, NewRun
 from services.store.scoped_database import ROLE, ScopedDatabase
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.postgres import PostgresServer
-from tests.support.runs import TenantDatabase, checkpoint_at, plan, result_of
+from tests.support.runs import TenantDatabase, checkpoint_at, plan, result_of, shard_digest
 
 API = Path(__file__).parents[2] / "services" / "api"
 LIMIT = timedelta(seconds=10)
 FILE = NewFile(path="a.jpg", media="image", size_bytes=1, sha256="a" * 64)
 ENVELOPE = Envelope(key_id="k", sealed_key=b"s", ciphertext=b"c")
-UNSCOPED = {"api_keys.digest", "gpu_classes.currencies", "health.degraded", "run_limits.now"}
+UNSCOPED = {
+    "api_keys.digest", "gpu_classes.currencies", "gpu_classes.find", "gpu_classes.known",
+    "health.degraded", "measured.attempts", "measured.builders", "measured.encoding",
+    "run_limits.now",
+}  # fmt: skip
 """Functions for rows of no tenant."""
 
 
@@ -78,6 +84,8 @@ class Rows:
 def rows(database: Database) -> Rows:
     tenant, other = TenantDatabase.new(database), TenantDatabase.new(database)
     claim = tenant.held()
+    step = ChildEvent(type="step", step=1, data={"steps_per_s": 2.0}, number=1)
+    tenant.ledger.event(claim.run_id, claim.fence, [step])
     tenant.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 5))
     reported = [
         ChildEvent(type="step", step=5, data={"loss": 0.5}),
@@ -164,11 +172,22 @@ READS: dict[str, Call] = {
     "datasets.list_page": lambda c, r: datasets.list_page(c, r.ada, 10),
     "datasets.find_file": lambda c, r: datasets.find_file(c, r.ada, r.dataset_id, "a.png"),
     "datasets.files_page": lambda c, r: datasets.files_page(c, r.ada, r.dataset_id, 10),
+    "datasets.caption_bytes": lambda c, r: datasets.caption_bytes(c, r.ada, [r.dataset_id]),
+    "datasets.count_files": lambda c, r: any(datasets.count_files(c, r.ada, r.dataset_id)),
+    "datasets.files": lambda c, r: datasets.files(c, r.ada, r.dataset_id),
+    "datasets.picture_sizes": lambda c, r: datasets.picture_sizes(c, r.ada, r.dataset_id, 10),
     "datasets.usability": lambda c, r: datasets.usability(c, r.ada, [r.dataset_id]),
     "idempotency.find": lambda c, r: idempotency.find(c, r.key, "f"),
     "publications.get": lambda c, r: publications.get(c, r.ada, r.publication_id),
     "publications.list_page": lambda c, r: publications.list_page(c, r.ada, 10),
     "run_documents.read_plan": lambda c, r: run_documents.read_plan(c, r.ada, r.queued.run_id),
+    "run_documents.read_request": lambda c, r: run_documents.read_request(
+        c, r.ada, r.queued.run_id
+    ),
+    "run_events.newest_pace": lambda c, r: run_events.newest_pace(c, r.ada, r.over.run_id, 1),
+    "quotas.refusal_of_new_run": lambda c, r: quotas.refusal_of_new_run(
+        c, r.ada, Quotas(queued_runs=0)
+    ),
     "runs.get": lambda c, r: runs.get(c, r.ada, r.queued.run_id),
     "runs.lock": lambda c, r: runs.lock(c, r.ada, r.queued.run_id),
     "runs.list_page": lambda c, r: runs.list_page(c, r.ada, 10),
@@ -187,6 +206,10 @@ READS: dict[str, Call] = {
     "secrets.get": lambda c, r: secrets.get(c, r.ada, "my-hub"),
     "secrets.list_page": lambda c, r: secrets.list_page(c, r.ada, 10),
     "secrets.names": lambda c, r: secrets.names(c, r.ada, "hub"),
+    "shards.stored": lambda c, r: shards.stored(c, r.ada, [shard_digest()]),
+    "waiting.of_new_run": lambda c, r: (
+        (waiting.of_new_run(c, r.ada, "cpu", priority=0, silence=LIMIT).position or 0) > 1
+    ),
     "waiting.of_runs": lambda c, r: waiting.of_runs(
         c, r.ada, [r.queued], aging=LIMIT, silence=LIMIT
     ),

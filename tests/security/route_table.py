@@ -19,7 +19,7 @@ NOBODYS: Final[Ids] = {
     "member_id": "mem_" + "0" * 32,
     "key_id": "key_" + "0" * 32,
     "tenant_id": "ten_" + "0" * 32,
-    "gpu_class": "none",
+    "gpu_class": "no-such-class",
     "name": "nobodys",
     "path": "result/card.json",
 }
@@ -54,6 +54,7 @@ class Row:
     absent: int = 404
     """Status for an object of another tenant, and for one that does not exist."""
     body: Callable[[Ids], Any] = lambda _: None
+    query: Callable[[Ids], dict[str, str]] = lambda _: {}
 
 
 def lists(scope: str) -> Row:
@@ -95,6 +96,11 @@ ROUTES: Final[dict[str, Row]] = {
     ),
     "GET /v1/runs": lists("runs:read"),
     "POST /v1/runs": Row(scope="runs:write", own=201, absent=422, body=_new_run),
+    "POST /v1/runs:validate": Row(scope="runs:read", own=200, absent=200, body=_new_run),
+    "POST /v1/runs/{run_id}:clone": acts("runs:write", 201),
+    "GET /v1/runs/{run_id}/diff": Row(
+        scope="runs:read", own=200, query=lambda ids: {"against": ids["run_id"]}
+    ),
     "GET /v1/runs/{run_id}": reads("runs:read"),
     "GET /v1/runs/{run_id}/plan": reads("runs:read"),
     "GET /v1/runs/{run_id}/events": reads("runs:read"),

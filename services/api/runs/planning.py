@@ -7,7 +7,7 @@ from typing import Final
 from services.api.errors import DatasetRejectedError, InvalidPlanError
 from services.api.pointers import json_pointer
 from services.api.runs.limits import KnownLimits, about_limits, find_known_limits, gpu_seconds
-from services.api.runs.shapes import RunRequest
+from services.api.runs.shapes import RunCheck, RunRequest
 from services.api.secrets.choosing import choose_hub_secret
 from services.api.service import Service
 from services.domain.errors import Problem
@@ -19,7 +19,9 @@ from services.store.database import Connection
 from services.store.datasets import Usability
 from services.store.runs import NewRun
 from trainer_core.base_models.describe import BaseModel
+from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import PlanError
+from trainer_core.config.plan.work import expected_px, work_of
 from trainer_core.config.simpletuner.importer import Imported, import_run
 
 _MAX_WARNINGS: Final = 100
@@ -39,14 +41,28 @@ class Known:
     limits: KnownLimits
 
 
-def plan_run(service: Service, tenant_id: str, request: RunRequest) -> NewRun:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examined:
+    """A request with everything that is wrong with it."""
+
+    problems: list[Problem]
+    warnings: list[str]
+    plan: Plan | None
+    """None where the configuration has problems."""
+    hub_secret: str | None
+    """The secret that will publish the result; None where it needs none, or has problems."""
+
+
+def plan_run(
+    service: Service, tenant_id: str, request: RunRequest, *, parent_run_id: str | None = None
+) -> NewRun:
     """The new run that a request asks for. No transaction is open during planning.
 
     Raises InvalidPlanError, or DatasetRejectedError where rejected datasets are the only problem.
     """
     with service.database.transaction(tenant_id) as conn:
         known = find_known(conn, tenant_id, request.datasets.values())
-    return plan_request(service, request, known)
+    return plan_request(service, request, known, parent_run_id=parent_run_id)
 
 
 def find_known(conn: Connection, tenant_id: str, dataset_ids: Iterable[str]) -> Known:
@@ -64,41 +80,61 @@ def find_datasets(conn: Connection, tenant_id: str, dataset_ids: Iterable[str]) 
     return datasets.usability(conn, tenant_id, possible)
 
 
-def plan_request(service: Service, request: RunRequest, known: Known) -> NewRun:
+def plan_request(
+    service: Service, request: RunRequest, known: Known, *, parent_run_id: str | None = None
+) -> NewRun:
     """As ``plan_run``, without a transaction."""
+    examined = examine(service, request, known)
+    refuse(examined.problems)
+    plan = examined.plan
+    assert plan is not None  # where it is None, there are problems
+    model = service.base_models.read()[plan.identity.base.name]
+    work = work_of(plan, model.transformer_config, image_px=expected_px(plan))
+    return NewRun(
+        request={**request.model_dump(mode="json"), "secrets": {"hub": examined.hub_secret}},
+        plan=plan.model_dump(mode="json"),
+        plan_digest=plan.identity_digest(),
+        warnings=examined.warnings,
+        base_model=plan.identity.base.name,
+        datasets=dict(request.datasets),
+        metadata=dict(request.metadata),
+        gpu_class=service.settings.gpu_class,
+        priority=number_of(request.priority),
+        max_cost_micros=request.max_cost_micros,
+        max_gpu_s=gpu_seconds(request.max_gpu_hours),
+        deadline=request.deadline,
+        max_steps=plan.identity.max_train_steps,
+        work=work.model_dump(mode="json"),
+        parent_run_id=parent_run_id,
+    )
+
+
+def examine(service: Service, request: RunCheck, known: Known) -> Examined:
+    """Plan a request, and find every problem of it."""
     settings = service.settings
-    imported, problems = _import(request, service.base_models.read())
+    imported, problems, warnings = _import(request, service.base_models.read())
     hub_secret = None
     if imported is not None:
-        hub_secret = _hub_secret(request, imported, known.hub_secrets, settings)
-        if isinstance(hub_secret, Problem):
-            problems.append(hub_secret)
+        chosen = _hub_secret(request, imported, known.hub_secrets, settings)
+        if isinstance(chosen, Problem):
+            problems.append(chosen)
+        else:
+            hub_secret = chosen
         problems += _about_device(request, imported, settings)
-        problems += _about_assignment(request, imported)
-    problems += about_datasets(request.datasets, known.datasets)
+        if request.datasets is not None:
+            problems += _about_assignment(request.datasets, imported)
+    problems += about_datasets(request.datasets or {}, known.datasets)
     problems += about_limits(
         known.limits,
         settings.gpu_class,
         max_cost_micros=request.max_cost_micros,
         deadline=request.deadline,
     )
-    refuse(problems)
-    assert imported is not None  # where it is None, there are problems
-    plan = imported.plan
-    return NewRun(
-        request={**request.model_dump(mode="json"), "secrets": {"hub": hub_secret}},
-        plan=plan.model_dump(mode="json"),
-        plan_digest=plan.identity_digest(),
-        warnings=_bounded(imported.warnings),
-        base_model=plan.identity.base.name,
-        datasets=dict(request.datasets),
-        metadata=dict(request.metadata),
-        gpu_class=settings.gpu_class,
-        priority=number_of(request.priority),
-        max_cost_micros=request.max_cost_micros,
-        max_gpu_s=gpu_seconds(request.max_gpu_hours),
-        deadline=request.deadline,
-        max_steps=plan.identity.max_train_steps,
+    return Examined(
+        problems=problems,
+        warnings=_bounded(warnings),
+        plan=None if imported is None else imported.plan,
+        hub_secret=hub_secret,
     )
 
 
@@ -130,9 +166,9 @@ def refuse(problems: Iterable[Problem]) -> None:
 
 
 def _import(
-    request: RunRequest, base_models: Mapping[str, BaseModel]
-) -> tuple[Imported | None, list[Problem]]:
-    """The plan, or everything that is wrong with the configuration."""
+    request: RunCheck, base_models: Mapping[str, BaseModel]
+) -> tuple[Imported | None, list[Problem], Sequence[str]]:
+    """The plan, everything that is wrong with the configuration, and warnings."""
     try:
         imported = import_run(
             config=request.config,
@@ -144,12 +180,12 @@ def _import(
         )
     except PlanError as error:
         found = (Problem(pointer=p.pointer, code=p.code, message=p.message) for p in error.problems)
-        return None, list(found)
-    return imported, []
+        return None, list(found), error.warnings
+    return imported, [], imported.warnings
 
 
 def _hub_secret(
-    request: RunRequest, imported: Imported, known: Sequence[str], settings: Settings
+    request: RunCheck, imported: Imported, known: Sequence[str], settings: Settings
 ) -> str | Problem | None:
     """The secret that will publish the result; None where it needs none, or what is wrong."""
     named = request.secrets.hub
@@ -167,20 +203,20 @@ def _hub_secret(
     )
 
 
-def _about_device(request: RunRequest, imported: Imported, settings: Settings) -> Iterator[Problem]:
+def _about_device(request: RunCheck, imported: Imported, settings: Settings) -> Iterator[Problem]:
     """A problem where the run asks for a CPU and the service's workers have GPUs."""
     if imported.plan.operation.device == "cpu" and settings.needs_gpu:
         message = f"This service trains on GPUs ({settings.gpu_class}): leave device out."
         yield Problem(pointer=_option(request, "device"), code="refused", message=message)
 
 
-def _about_assignment(request: RunRequest, imported: Imported) -> Iterator[Problem]:
+def _about_assignment(chosen: Mapping[str, str], imported: Imported) -> Iterator[Problem]:
     """Problems where an image backend has no dataset, or a dataset has no image backend."""
     wanted = {backend.id for backend in imported.plan.identity.backends}
-    for backend_id in sorted(wanted - request.datasets.keys()):
+    for backend_id in sorted(wanted - chosen.keys()):
         message = f"The image backend {backend_id} needs a dataset: add it to datasets."
         yield Problem(pointer=_at(backend_id), code="missing", message=message)
-    for backend_id in sorted(request.datasets.keys() - wanted):
+    for backend_id in sorted(chosen.keys() - wanted):
         message = (
             f"{backend_id} is not an image backend of this run; "
             f"its image backends are {sorted(wanted)}."
@@ -201,7 +237,7 @@ def about_datasets(chosen: Mapping[str, str], known: KnownDatasets) -> Iterator[
                 yield Problem(pointer=_at(backend_id), code=_REJECTED, message=message)
 
 
-def _option(request: RunRequest, name: str) -> str:
+def _option(request: RunCheck, name: str) -> str:
     """The JSON pointer of an option, as it is written in the request: with or without dashes."""
     written = next((each for each in request.config if each.lstrip("-") == name), name)
     return json_pointer(("config", written))

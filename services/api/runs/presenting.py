@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from services.api.runs.limits import HOUR_S
-from services.api.runs.shapes import Attempt, Run, RunSummary, Waiting
+from services.api.runs.shapes import Attempt, Estimate, Run, RunSummary, Waiting
 from services.api.shapes import failure_shape, in_utc, in_utc_or_none
 from services.domain.priorities import name_of
 from services.domain.waiting import Waiting as RunWaiting
@@ -19,16 +19,22 @@ def run_shape(
     *,
     waiting: RunWaiting | None,
     currency: str | None,
+    estimate: Estimate | None,
 ) -> Run:
     return Run(
         **_facts(row, waiting, currency),
         warnings=row.warnings,
         attempts=[attempt_shape(each) for each in attempts],
+        estimate=estimate,
     )
 
 
 def summary_shape(row: RunRow, *, waiting: RunWaiting | None, currency: str | None) -> RunSummary:
     return RunSummary(**_facts(row, waiting, currency))
+
+
+def waiting_shape(waiting: RunWaiting) -> Waiting:
+    return Waiting(**asdict(waiting))
 
 
 def _facts(row: RunRow, waiting: RunWaiting | None, currency: str | None) -> dict[str, Any]:
@@ -37,7 +43,7 @@ def _facts(row: RunRow, waiting: RunWaiting | None, currency: str | None) -> dic
         "status": row.status,
         "stage": row.stage,
         "status_reason": failure_shape(row.status_reason),
-        "waiting": None if waiting is None else Waiting(**asdict(waiting)),
+        "waiting": None if waiting is None else waiting_shape(waiting),
         "step": row.step,
         "max_steps": row.max_steps,
         "checkpoint_step": row.checkpoint_step,
@@ -50,6 +56,7 @@ def _facts(row: RunRow, waiting: RunWaiting | None, currency: str | None) -> dic
         "max_cost_micros": row.max_cost_micros,
         "max_gpu_hours": None if row.max_gpu_s is None else round(row.max_gpu_s / HOUR_S, 9),
         "deadline": in_utc_or_none(row.deadline),
+        "parent_run_id": row.parent_run_id,
         "plan_digest": row.plan_digest,
         "datasets": row.datasets,
         "metadata": row.metadata,
@@ -79,6 +86,7 @@ def _links(row: RunRow) -> dict[str, str]:
         "pause": f"{here}:pause",
         "resume": f"{here}:resume",
         "cancel": f"{here}:cancel",
+        "clone": f"{here}:clone",
         "publications": f"/v1/publications?run_id={row.run_id}",
     }
     if row.batch_id is not None:

@@ -9,10 +9,11 @@ from services.api.errors import DatasetRejectedError, InvalidPlanError, NoResult
 from services.api.idempotency import CreatingDep, create_once
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
+from services.api.runs.creating import insert_run
 from services.api.runs.downloads import files_of
 from services.api.runs.lookup import find_run
-from services.api.runs.planning import check_datasets, plan_run
-from services.api.runs.presenting import run_shape, summary_shape
+from services.api.runs.planning import plan_run
+from services.api.runs.presenting import summary_shape
 from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest, RunSummary
 from services.api.runs.showing import shown_run, waits
 from services.api.scopes import needs
@@ -20,8 +21,7 @@ from services.api.service import Service, ServiceDep, TenantDep
 from services.api.shapes import RunId
 from services.domain.errors import NotFoundError, QuotaExceededError
 from services.domain.ids import is_id
-from services.domain.waiting import NEW
-from services.store import gpu_classes, quotas, run_documents, runs
+from services.store import gpu_classes, run_documents, runs
 from services.store.database import Connection
 from services.store.runs import NewRun
 
@@ -46,14 +46,7 @@ def submit_run(
         return plan_run(service, tenant_id, body)
 
     def insert(conn: Connection, new: NewRun) -> Run:
-        check_datasets(conn, tenant_id, new.datasets)
-        quotas.check_new_runs(conn, tenant_id, service.settings.quotas)
-        return run_shape(
-            runs.create(conn, tenant_id, new),
-            [],
-            waiting=NEW,
-            currency=gpu_classes.currencies(conn).get(new.gpu_class),
-        )
+        return insert_run(service, conn, tenant_id, new)
 
     return create_once(request, prepare, insert)
 

@@ -53,8 +53,12 @@ class RunSecrets(Body):
     """Publishes to ``hub_model_id``. Null: the tenant's only secret of the kind ``hub``."""
 
 
-class RunRequest(Body):
-    """SimpleTuner's files as JSON, and which dataset each image backend reads."""
+Datasets = Annotated[dict[Text, DatasetId], Field(max_length=100, json_schema_extra=_NO_OTHER)]
+"""Id of an image backend → id of a dataset."""
+
+
+class RunCheck(Body):
+    """SimpleTuner's files as JSON; which dataset each image backend reads may be left out."""
 
     config: JsonObject
     """``config.json``; options are listed in docs/reference/options.md."""
@@ -62,8 +66,8 @@ class RunRequest(Body):
     data_backends: JsonArray
     """``multidatabackend.json``."""
     prompt_library: JsonObject | None = None
-    datasets: Annotated[dict[Text, DatasetId], Field(max_length=100, json_schema_extra=_NO_OTHER)]
-    """Id of an image backend → id of a dataset."""
+    datasets: Datasets | None = None
+    """None: what depends on pictures is not checked."""
     metadata: Annotated[
         dict[MetadataKey, MetadataValue], Field(max_length=16, json_schema_extra=_NO_OTHER)
     ] = Field(default={})
@@ -76,6 +80,43 @@ class RunRequest(Body):
     deadline: Deadline | None = None
     """And at this moment."""
     secrets: RunSecrets = RunSecrets()
+
+
+class RunRequest(RunCheck):
+    """SimpleTuner's files as JSON, and which dataset each image backend reads."""
+
+    datasets: Datasets
+
+
+class Spread(Shape):
+    """Half of all runs are below ``p50``, nine of ten below ``p90``."""
+
+    p50: float
+    p90: float
+
+
+class Basis(Shape):
+    """What an estimate rests on."""
+
+    num_attempts: int
+    """Finished attempts of this GPU class and base model that were used."""
+    likeness: Literal["same", "scaled", "other_settings"] | None
+    """Of the same settings and work, of the same settings with other work, or of other settings;
+    null: it rests on the run's own steps alone."""
+    own_steps: int
+    """Steps of the run itself that were measured."""
+
+
+class Estimate(Shape):
+    """What a run takes, or, while it trains, what is left of it."""
+
+    seconds: Spread
+    """From a worker's claim to the result: without waiting, and without encoding."""
+    charged_s: Spread
+    cost_micros: Spread | None
+    """Null where the operator set no price for the GPU class."""
+    currency: str | None
+    basis: Basis
 
 
 class RunPatch(Body):
@@ -165,6 +206,8 @@ class RunSummary(Shape):
     """At each of these three limits it stores a checkpoint and is paused; null: no limit."""
     max_gpu_hours: float | None
     deadline: datetime | None
+    parent_run_id: str | None
+    """The run that it was cloned from."""
     plan_digest: str
     """Of the plan; the plan itself is at ``links.plan``."""
     datasets: dict[str, str]
@@ -188,6 +231,8 @@ class Run(RunSummary):
     warnings: list[str]
     attempts: list[Attempt]
     """The newest 100, oldest first."""
+    estimate: Estimate | None
+    """What is left of it; null where nothing like it was measured, and after its end."""
 
 
 class File(Shape):
@@ -220,3 +265,40 @@ class Result(Shape):
     size_bytes: int
     manifest_sha256: str
     files: list[File]
+
+
+class CloneRequest(Body):
+    """What the new run does differently: a JSON Merge Patch of the run's request."""
+
+    changes: JsonObject = Field(default={})
+
+
+class Difference(Shape):
+    """A value that differs; null where one of the two lacks it."""
+
+    option: str
+    """JSON Pointer."""
+    before: Any
+    after: Any
+
+
+class Differences(Shape):
+    """At most 200 of each."""
+
+    request: list[Difference]
+    plan: list[Difference]
+    """Of the plans, with every default filled in."""
+
+
+class RunDiff(Differences):
+    object: Literal["run_diff"] = "run_diff"
+    before: str
+    """Id of the run in the address."""
+    after: str
+    """Id of the run that it is compared with."""
+
+
+class ClonedRun(Run):
+    """The new run, and how it differs from the one that it was cloned from."""
+
+    diff: Differences

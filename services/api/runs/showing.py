@@ -1,9 +1,10 @@
-"""Runs as answers: each with its attempts and why it waits."""
+"""Runs as answers: each with its attempts, its estimate and why it waits."""
 
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
+from services.api.runs.estimating import estimate_of_run
 from services.api.runs.presenting import run_shape
 from services.api.runs.shapes import Run
 from services.api.service import Service
@@ -17,12 +18,13 @@ _MAX_ATTEMPTS: Final = 100
 
 
 def shown_run(service: Service, conn: Connection, row: RunRow) -> Run:
-    """One run with its attempts and why it waits."""
+    """One run with its attempts, its estimate and why it waits."""
     return run_shape(
         row,
         runs.attempts(conn, row.tenant_id, row.run_id, _MAX_ATTEMPTS),
         waiting=waits(service, conn, row.tenant_id, [row]).get(row.run_id),
         currency=gpu_classes.currencies(conn).get(row.gpu_class),
+        estimate=estimate_of_run(conn, row),
     )
 
 

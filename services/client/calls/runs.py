@@ -5,19 +5,46 @@ from typing import Any
 from services.client.call import Call, StreamCall, get, page, part, patch, post
 from services.client.shapes import (
     Checkpoint,
+    ClonedRun,
     Event,
     Page,
     Result,
     Run,
+    RunDiff,
     RunPatch,
     RunRequest,
     RunSummary,
 )
+from services.client.validation_shapes import Validation
 
 
 def submit_run(request: RunRequest) -> Call[Run]:
     """Queue a run."""
     return post("/v1/runs", request)
+
+
+def validate_run(request: Any) -> Call[Validation]:
+    """What the run would be, and all that is wrong with it; nothing is stored.
+
+    Args:
+        request: as for ``submit_run``, without datasets if they are not known yet; or
+            ``{"clone_of": "run_…", "changes": {…}}``.
+    """
+    return post("/v1/runs:validate", request)
+
+
+def clone_run(run_id: str, changes: dict[str, Any] | None = None) -> Call[ClonedRun]:
+    """Queue a new run from the request of another one.
+
+    Args:
+        changes: a JSON Merge Patch of that request, such as ``{"config": {"seed": 7}}``.
+    """
+    return post(f"/v1/runs/{part(run_id)}:clone", {"changes": changes or {}})
+
+
+def diff_runs(run_id: str, *, against: str) -> Call[RunDiff]:
+    """What differs between two runs."""
+    return get(f"/v1/runs/{part(run_id)}/diff", {"against": against})
 
 
 def list_runs(

@@ -53,6 +53,11 @@ def map_case(context: HookContext, case: Case) -> Case:
             case "POST /v1/batches", {"base": {"priority": _} as base}:
                 sweep = {"method": "zip", "options": {"seed": [1, 2, 0.5]}}
                 case.body = {"base": {**base, **_accepted()}, "sweep": sweep}
+            case "POST /v1/runs/{run_id}:clone", _:
+                case.path_parameters["run_id"] = os.environ["FUZZ_FINISHED_RUN"]
+            case "GET /v1/runs/{run_id}/diff", _:
+                case.path_parameters["run_id"] = os.environ["FUZZ_FINISHED_RUN"]
+                case.query["against"] = os.environ["FUZZ_FINISHED_RUN"]
             case "POST /v1/publications", {"target": {"kind": "folder"}}:
                 run_id = os.environ["FUZZ_FINISHED_RUN"]
                 case.body = {**case.body, "run_id": run_id, "checkpoint_step": None}
@@ -169,6 +174,11 @@ def _is_of_another_dataset(case: Case, problem: Json) -> bool:
     return named == ["/path"] and case.body["dataset_id"] != LARGE_UPLOAD["dataset_id"]
 
 
+def _has_changes(case: Case, _problem: Json) -> bool:
+    """What is generated is no member of a request, or no value of one."""
+    return bool(case.body.get("changes"))
+
+
 def _has_no_result(_case: Case, problem: Json) -> bool:
     return [each["code"] for each in problem["errors"]] == ["no_result"]
 
@@ -252,6 +262,8 @@ _NO_SUCH_ID: Final = {
         ("GET", "batches/{batch_id}"),
         ("GET", "batches/{batch_id}/compare"),
         ("POST", "batches/{batch_id}:cancel"),
+        ("POST", "runs/{run_id}:clone"),
+        ("GET", "runs/{run_id}/diff"),
         ("POST", "publications"),
         ("GET", "publications/{publication_id}"),
         ("GET", "members/{member_id}"),
@@ -312,6 +324,7 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ("POST /v1/runs", "idempotency_key_reused"): _has_key,
     ("POST /v1/batches", "idempotency_key_reused"): _has_key,
     ("POST /v1/publications", "idempotency_key_reused"): _has_key,
+    ("POST /v1/runs/{run_id}:clone", "idempotency_key_reused"): _has_key,
     # What the options of a configuration mean together, and Unicode.
     ("POST /v1/runs", "invalid_request"): _has_bad_deadline,
     ("POST /v1/runs", "invalid_plan"): _is_not_readable,
@@ -320,5 +333,7 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ("PATCH /v1/runs/{run_id}", "invalid_request"): _any(
         _has_bad_deadline, _has_much_metadata, _names_no_version
     ),
+    ("POST /v1/runs/{run_id}:clone", "invalid_request"): _has_changes,
+    ("POST /v1/runs/{run_id}:clone", "invalid_plan"): _has_changes,
     ("POST /v1/datasets", "invalid_request"): _has_bad_paths,
 }

@@ -1,0 +1,29 @@
+"""Inserting a planned run, in the transaction of its idempotency key."""
+
+from services.api.runs.estimating import estimate_of_run
+from services.api.runs.planning import check_datasets
+from services.api.runs.presenting import run_shape
+from services.api.runs.shapes import Run
+from services.api.service import Service
+from services.domain.waiting import NEW
+from services.store import gpu_classes, quotas, runs
+from services.store.database import Connection
+from services.store.runs import NewRun
+
+
+def insert_run(service: Service, conn: Connection, tenant_id: str, new: NewRun) -> Run:
+    """The new run.
+
+    Time has passed since it was planned, so its datasets are checked again. Raises as ``plan_run``
+    does, and QuotaExceededError.
+    """
+    check_datasets(conn, tenant_id, new.datasets)
+    quotas.check_new_runs(conn, tenant_id, service.settings.quotas)
+    row = runs.create(conn, tenant_id, new)
+    return run_shape(
+        row,
+        [],
+        waiting=NEW,
+        currency=gpu_classes.currencies(conn).get(new.gpu_class),
+        estimate=estimate_of_run(conn, row),
+    )

@@ -1,0 +1,199 @@
+"""What the service knows of a run's pictures from its lists of files, without reading a file."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from services.api.runs.validation_shapes import BackendData, Bucket, Cache, Data
+from services.api.shapes import ProblemItem, known_status
+from services.store import datasets, shards
+from services.store.database import Connection
+from services.store.datasets import Dataset
+from trainer_core.config.plan import Backend, Plan
+from trainer_core.config.plan.shapes import max_area_px
+from trainer_core.data.buckets import geometry_of, is_too_small
+from trainer_core.data.index import DataIndex
+from trainer_core.data.indexing import build_index
+from trainer_core.data.listed import items_of
+from trainer_core.errors import TrainerError
+
+_INDEXED_FILES: Final = 2000
+"""A run with more files is indexed by a worker only: it would take this process seconds."""
+_INDEXED_CAPTION_BYTES: Final = 4 << 20
+_SIZES: Final = 5000
+
+Buckets = Counter[tuple[str, int, int]]
+"""(backend, width, height) → number of images."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownData:
+    """The report, and what estimates are made of."""
+
+    report: Data
+    mean_px: float | None
+    """Of a picture that is trained on; None where that is not known."""
+    largest_px: int | None
+    missing_units: dict[str, float] | None
+    """Kind of shard → what is to be encoded; None where that is not known."""
+    unknown: dict[str, str] = field(default_factory=dict)
+    """Field of the report → why it is null."""
+
+
+def data_report(
+    conn: Connection,
+    tenant_id: str,
+    plan: Plan,
+    transformer: Mapping[str, Any],
+    chosen: Mapping[str, str],
+) -> KnownData:
+    """What is known of the datasets of a run; each exists and belongs to an image backend."""
+    backends = {each.id: each for each in plan.identity.backends}
+    rows = {
+        backend_id: datasets.get(conn, tenant_id, dataset_id)
+        for backend_id, dataset_id in sorted(chosen.items())
+    }
+    shown = [_backend(conn, backends[each], row) for each, row in rows.items()]
+    is_verified = all(each.is_verified for each in shown)
+    report = Data(
+        backends=shown,
+        is_verified=is_verified,
+        buckets=None,
+        problems=[],
+        warnings=[],
+        cache=None,
+    )
+    if not is_verified:
+        why = "A dataset is not verified yet."
+        return _without(report, {"buckets": why, "cache": why})
+    num_files = sum(row.num_files or 0 for row in rows.values())
+    caption_bytes = datasets.caption_bytes(conn, tenant_id, list(chosen.values()))
+    if num_files > _INDEXED_FILES or caption_bytes > _INDEXED_CAPTION_BYTES:
+        return _counted(conn, plan, transformer, rows, report)
+    try:
+        index = _index_of(conn, plan, transformer, rows)
+    except TrainerError as error:
+        problems = [
+            ProblemItem(pointer=each.pointer, code=each.code, message=each.message)
+            for each in getattr(error, "problems", ())
+        ] or [ProblemItem(pointer="", code=error.code, message=error.message)]
+        why = "The data has problems."
+        changed = report.model_copy(update={"problems": problems})
+        return _without(changed, {"buckets": why, "cache": why})
+    return _indexed(conn, tenant_id, plan, index, report)
+
+
+def _backend(conn: Connection, backend: Backend, row: Dataset) -> BackendData:
+    num_images, num_captions = datasets.count_files(conn, row.tenant_id, row.dataset_id)
+    return BackendData(
+        backend=backend.id,
+        role=backend.role,
+        dataset_id=row.dataset_id,
+        status=known_status(row.status),
+        num_images=num_images,
+        num_captions=num_captions,
+        is_verified=row.status == "ready",
+    )
+
+
+def _without(report: Data, unknown: dict[str, str]) -> KnownData:
+    return KnownData(
+        report=report, mean_px=None, largest_px=None, missing_units=None, unknown=unknown
+    )
+
+
+def _index_of(
+    conn: Connection, plan: Plan, transformer: Mapping[str, Any], rows: Mapping[str, Dataset]
+) -> DataIndex:
+    items = [
+        item
+        for backend in plan.identity.backends
+        for item in items_of(
+            backend, datasets.files(conn, rows[backend.id].tenant_id, rows[backend.id].dataset_id)
+        )
+    ]
+    return build_index(plan, items, transformer)
+
+
+def _indexed(
+    conn: Connection, tenant_id: str, plan: Plan, index: DataIndex, report: Data
+) -> KnownData:
+    counts: Buckets = Counter(
+        (each.backend, each.width_px, each.height_px) for each in index.samples
+    )
+    units = {each.digest: (each.kind, each.spec.units()) for each in index.shards}
+    stored = shards.stored(conn, tenant_id, units.keys())
+    missing: dict[str, float] = {}
+    for digest, (kind, each) in units.items():
+        if digest not in stored:
+            missing[kind] = missing.get(kind, 0.0) + each
+    changed = report.model_copy(
+        update={
+            "buckets": _buckets(plan, counts),
+            "warnings": list(index.warnings),
+            "cache": Cache(num_shards=len(units), num_stored=len(stored)),
+        }
+    )
+    return KnownData(
+        report=changed,
+        mean_px=index.mean_px(),
+        largest_px=max(each.width_px * each.height_px for each in index.samples),
+        missing_units=missing,
+    )
+
+
+def _counted(
+    conn: Connection,
+    plan: Plan,
+    transformer: Mapping[str, Any],
+    rows: Mapping[str, Dataset],
+    report: Data,
+) -> KnownData:
+    """Buckets from the number of images of each size; images without a caption count, too."""
+    counts: Buckets = Counter()
+    max_px = max_area_px(transformer)
+    for backend in plan.identity.backends:
+        if backend.role == "mask":
+            continue
+        row = rows[backend.id]
+        sizes = datasets.picture_sizes(conn, row.tenant_id, row.dataset_id, _SIZES)
+        if len(sizes) == _SIZES:
+            why = f"A dataset has images of more than {_SIZES:,} sizes."
+            return _without(report, {"buckets": why, "cache": why})
+        for width_px, height_px, number in sizes:
+            if not is_too_small(width_px, height_px, backend):
+                fitted = geometry_of(width_px, height_px, backend, max_px)
+                counts[backend.id, fitted.width_px, fitted.height_px] += number
+    if not counts:
+        why = "No image is large enough."
+        return _without(report, {"buckets": why, "cache": why})
+    found = _buckets(plan, counts)
+    samples = sum(each.samples_per_epoch for each in found)
+    area = sum(each.samples_per_epoch * each.width_px * each.height_px for each in found)
+    why = f"With more than {_INDEXED_FILES:,} files this is told once the run's data is read."
+    return KnownData(
+        report=report.model_copy(update={"buckets": found}),
+        mean_px=area / samples if samples else None,
+        largest_px=max(each.width_px * each.height_px for each in found),
+        missing_units=None,
+        unknown={"cache": why},
+    )
+
+
+def _buckets(plan: Plan, counts: Buckets) -> list[Bucket]:
+    backends = {each.id: each for each in plan.identity.backends}
+    return [
+        Bucket(
+            backend=backend_id,
+            role=backends[backend_id].role,
+            width_px=width_px,
+            height_px=height_px,
+            num_images=number,
+            repeats=backends[backend_id].repeats,
+            samples_per_epoch=number * (1 + backends[backend_id].repeats)
+            if backends[backend_id].role == "train"
+            else 0,
+        )
+        for (backend_id, width_px, height_px), number in sorted(counts.items())
+    ]

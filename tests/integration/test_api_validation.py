@@ -1,0 +1,350 @@
+"""POST /v1/runs:validate foretells what POST /v1/runs does, and what the run would need."""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from services.domain.errors import Problem
+from services.store import datasets as dataset_rows
+from services.store import gpu_classes, measured, quotas, tenants
+from services.store.database import Database
+from services.store.datasets import FileFacts
+from tests.support.fleet import Fleet
+from tests.support.service import database_of, new_tenant, run_request
+from tests.support.tenant import Json, Tenant
+from tests.support.verifying import end_verification
+from tests.support.waiting import wait_until
+
+GIB = 2**30
+FILES = {f"{n}.jpg": f"picture {n}".encode() for n in range(4)} | {
+    f"{n}.txt": b"a cat" if n < 2 else b"a dog" for n in range(4)
+}
+
+
+@pytest.fixture(scope="module")
+def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
+    fleet = fleet_of(REVERIE_SINGLE_TENANT="false")
+    fleet.start("api")
+    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def database(fleet: Fleet) -> Iterator[Database]:
+    with database_of(fleet) as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def tenant(fleet: Fleet) -> Tenant:
+    return new_tenant(fleet, "ada")
+
+
+@pytest.fixture(scope="module")
+def datasets(tenant: Tenant) -> dict[str, str]:
+    dataset = tenant.push(FILES)
+    return {"photos": dataset, "held-out": dataset}
+
+
+@pytest.fixture(scope="module")
+def ready(tenant: Tenant, database: Database) -> dict[str, str]:
+    """Two verified datasets: four pictures of two sizes, and one that is held out."""
+    names = {"photos": 4, "held-out": 1}
+    found = {}
+    for backend, number in names.items():
+        files = {name: body for name, body in FILES.items() if int(name[0]) < number}
+        found[backend] = tenant.push(files)
+        facts = [
+            FileFacts(path=name, text=body.decode())
+            if name.endswith(".txt")
+            else FileFacts(path=name, width_px=128 if int(name[0]) < 3 else 256, height_px=128)
+            for name, body in files.items()
+        ]
+        with database.transaction() as conn:
+            tenant_id = tenants.find(conn, "ada")[0]
+            end_verification(conn, tenant_id, found[backend], facts=facts)
+    return found
+
+
+@pytest.fixture(scope="module")
+def rejected(tenant: Tenant, database: Database) -> str:
+    dataset_id = tenant.push({"torn.jpg": b"half a picture"})
+    problem = Problem(pointer="torn.jpg", code="bad_image", message="It ends too early.")
+    with database.transaction() as conn:
+        tenant_id = tenants.find(conn, "ada")[0]
+        end_verification(conn, tenant_id, dataset_id, problems=[problem])
+    return dataset_id
+
+
+def validated(tenant: Tenant, body: Any) -> Json:
+    answer = tenant.http.post("/v1/runs:validate", json=body)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+OPTIONS: list[Json] = [
+    {},
+    {"max_train_steps": 0},
+    {"max_train_steps": "10"},
+    {"max_train_steps": "many"},
+    {"learning_rate": "1e-4"},
+    {"learning_rate": -1},
+    {"optimizer": "optimi-adamw"},
+    {"optimizer": "lion"},
+    {"optimzer": "optimi-lion"},
+    {"lr_scheduler": "cosine", "lr_warmup_steps": 5},
+    {"lr_scheduler": "sine"},
+    {"train_batch_size": 4, "gradient_accumulation_steps": 2},
+    {"train_batch_size": 0},
+    {"resolution": 100_000},
+    {"resolution": 64},
+    {"model_family": "flux"},
+    {"model_type": "full"},
+    {"lora_type": "standard", "lora_rank": 8},
+    {"lora_type": "standard", "lora_rank": 0},
+    {"mixed_precision": "fp32"},
+    {"mixed_precision": "fp16"},
+    {"base_model_precision": "nf4-bnb"},
+    {"base_model_precision": "no_change"},
+    {"gradient_checkpointing": "perhaps"},
+    {"checkpoints_total_limit": 0},
+    {"pretrained_model_name_or_path": "../elsewhere"},
+    {"pretrained_model_name_or_path": "no-such-model"},
+    {"output_dir": "/etc"},
+    {"seed": -1},
+    {"seed": 7},
+    {"use_ema": True},
+    {"push_to_hub": True, "hub_model_id": "ada/cats"},
+    {"device": "cpu"},
+    {"caption_dropout_probability": 2},
+    {"report_to": "wandb"},
+    {"deterministic": True},
+    {"--max_train_steps": 3},
+]
+
+
+def requests(datasets: dict[str, str], rejected: str) -> Iterator[Any]:
+    """Requests of all kinds, right ones and wrong ones."""
+    for options in OPTIONS:
+        yield run_request(datasets, **options)
+    right = run_request(datasets)
+    yield {**right, "datasets": {}}
+    yield {**right, "datasets": {"photos": datasets["photos"]}}
+    yield {**right, "datasets": {**datasets, "pets": datasets["photos"]}}
+    yield {**right, "datasets": {"photos": "ds_" + "0" * 32, "held-out": "cats"}}
+    yield {**right, "datasets": {"photos": rejected, "held-out": rejected}}
+    yield {**run_request(datasets, seed="x"), "datasets": {"photos": rejected}}
+    yield {**right, "lycoris_config": None}
+    yield {**right, "lycoris_config": {"algo": "loha"}}
+    yield {**right, "data_backends": []}
+    yield {**right, "data_backends": [{"id": "photos"}]}
+    yield {**right, "priority": "high", "metadata": {"a": "b"}}
+    yield {**right, "priority": "urgent"}
+    yield {**right, "metadata": {str(n): "" for n in range(17)}}
+    yield {**right, "surprise": 1}
+    yield {**right, "config": []}
+    yield {"config": {}, "datasets": {}}
+
+
+def test_validate_says_valid_exactly_where_submit_answers_201(
+    tenant: Tenant, datasets: dict[str, str], rejected: str
+) -> None:
+    seen = set()
+    for body in requests(datasets, rejected):
+        found = validated(tenant, body)
+        submitted = tenant.http.post("/v1/runs", json=body)
+        seen.add(submitted.status_code)
+        assert found["is_valid"] == (submitted.status_code == 201), (body, found["problems"])
+        if submitted.status_code == 201:
+            run = submitted.json()
+            assert found["max_steps"] == run["max_steps"]
+            if body["config"].get("seed") != -1:  # that one is drawn each time
+                assert found["plan_digest"] == run["plan_digest"]
+                assert found["plan"] == tenant.get(run["links"]["plan"])
+                assert found["warnings"] == run["warnings"]
+        else:
+            assert found["problems"] == submitted.json()["errors"], body
+    assert seen == {201, 422}
+
+
+def test_a_run_that_the_quota_refuses_is_not_valid(
+    tenant: Tenant, fleet: Fleet, database: Database
+) -> None:
+    mary = new_tenant(fleet, "mary")
+    dataset = mary.push({"a.jpg": b"1"})
+    body = run_request({"photos": dataset, "held-out": dataset})
+    with database.transaction() as conn:
+        tenant_id = tenants.find(conn, "mary")[0]
+        quotas.change(conn, tenant_id, {"queued_runs": 1, "concurrent_runs": 0})
+    assert [each["effect"] for each in validated(mary, body)["quota"]] == [
+        "none", "none", "waits", "none",
+    ]  # fmt: skip
+    mary.submit(body)
+    found = validated(mary, body)
+    refused = mary.http.post("/v1/runs", json=body)
+    assert refused.status_code == 403
+    assert not found["is_valid"]
+    assert found["problems"] == refused.json()["errors"]
+    (queued, *_) = found["quota"]
+    assert queued == {"quota": "queued_runs", "limit": 1, "used": 1, "effect": "refused"}
+
+
+def contents(database: Database) -> dict[str, str]:
+    tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+    with database.transaction() as conn:
+        names = [name for (name,) in conn.execute(tables) if name != "rate_buckets"]
+        return {
+            name: str(
+                conn.execute(f"SELECT t::text FROM {name} AS t ORDER BY 1".encode()).fetchall()
+            )
+            for name in names
+        }
+
+
+def test_nothing_is_written(
+    tenant: Tenant, database: Database, ready: dict[str, str], rejected: str
+) -> None:
+    before = contents(database)
+    for body in (run_request(ready), run_request({"photos": rejected}), {}, [], None):
+        validated(tenant, body)
+    assert contents(database) == before
+
+
+def test_it_counts_like_a_submit(tenant: Tenant) -> None:
+    answer = tenant.http.post("/v1/runs:validate", json={})
+    assert answer.headers["ratelimit-policy"].startswith('"create"')
+    torn = tenant.http.post(
+        "/v1/runs:validate", content=b"{", headers={"Content-Type": "application/json"}
+    )
+    assert torn.status_code == 400
+
+
+def test_without_datasets_only_what_depends_on_pictures_is_unknown(tenant: Tenant) -> None:
+    body = run_request({})
+    del body["datasets"]
+    found = validated(tenant, body)
+    assert found["is_valid"]
+    assert found["data"] is None
+    assert found["plan"]["identity"]["adapter"]["factor"] == 16
+    assert found["trainable_parameters"] > 0
+    why = {each["field"]: each["reason"] for each in found["unknown"]}
+    assert why["/data"] == "The datasets are left out."
+    assert why["/estimate"].startswith("No run of this base model")
+    assert found["waiting"]["code"] == "no_worker_of_this_class"
+
+
+def test_a_verified_dataset_is_reported_with_buckets_and_cache_hits(
+    tenant: Tenant, ready: dict[str, str], database: Database
+) -> None:
+    data = validated(tenant, run_request(ready))["data"]
+    assert data["is_verified"]
+    assert data["problems"] == []
+    assert {
+        (each["backend"], each["num_images"], each["num_captions"]) for each in data["backends"]
+    } == {
+        ("photos", 4, 4),
+        ("held-out", 1, 1),
+    }
+    buckets = {
+        (each["backend"], each["width_px"], each["height_px"]): each["num_images"]
+        for each in data["buckets"]
+    }
+    assert sum(number for (backend, *_), number in buckets.items() if backend == "photos") == 4
+    assert buckets["held-out", 128, 128] == 1
+    # Latents of each bucket, captions, and prompts of the sample.
+    assert data["cache"]["num_stored"] == 0
+    assert data["cache"]["num_shards"] >= 4
+
+
+def test_data_for_which_the_run_would_fail_is_told(
+    tenant: Tenant, database: Database, ready: dict[str, str]
+) -> None:
+    body = run_request(ready)
+    for backend in body["data_backends"]:
+        if backend["id"] == "photos":
+            backend["minimum_image_size"] = 1024
+    found = validated(tenant, body)
+    assert found["is_valid"]  # it is accepted, and fails when its data is read
+    assert [each["code"] for each in found["data"]["problems"]] == ["empty_dataset"]
+    assert found["data"]["buckets"] is None
+
+
+def test_memory_is_told_for_classes_that_the_operator_described(
+    tenant: Tenant, ready: dict[str, str], database: Database
+) -> None:
+    with database.transaction() as conn:
+        for name, memory_bytes in (("roomy", 64 * GIB), ("narrow", GIB // 64)):
+            gpu_classes.set_hardware(conn, name, memory_bytes=memory_bytes, capability="9.0")
+        gpu_classes.set_price(conn, "strange", price_micros_per_hour=1, currency="USD")
+    found = validated(tenant, run_request(ready, mixed_precision="bf16"))
+    by_name = {each["gpu_class"]: each for each in found["memory"]["gpu_classes"]}
+    assert by_name.keys() == {"cpu", "narrow", "roomy", "strange"}
+    assert by_name["roomy"]["fits"] is True
+    assert 0 < by_name["roomy"]["peak_estimate_bytes"] < 64 * GIB
+    assert by_name["roomy"]["plan"]["offloaded_blocks"] == []
+    assert by_name["narrow"]["fits"] is False
+    assert "GiB" in by_name["narrow"]["refusal"]
+    assert by_name["strange"]["fits"] is None
+    assert any("strange" in each["reason"] for each in found["unknown"])
+
+
+def test_estimates_come_with_a_price_and_their_basis(
+    tenant: Tenant, ready: dict[str, str], database: Database
+) -> None:
+    run = tenant.post("/v1/runs", run_request(ready))
+    assert run["estimate"] is None
+    with database.transaction() as conn:
+        gpu_classes.set_price(conn, "cpu", price_micros_per_hour=3_600_000, currency="EUR")
+        conn.execute(
+            "INSERT INTO measured_attempts SELECT 'att_' || n, 'cpu', base_model, work, 99, 2, 10,"
+            " 1, 5, 240, 230, 200 FROM runs, generate_series(1, 5) AS n WHERE run_id = %s",
+            (run["id"],),
+        )
+        measured.record_encoding(conn, "hidream-tiny", "text", units=8, took_s=4)
+    found = validated(tenant, run_request(ready, max_train_steps=50, checkpoint_step_interval=10))
+    # 10 outside, 10 start, 50 steps of 2 s, 5 checkpoints, 5 end.
+    assert found["estimate"]["seconds"]["p50"] == pytest.approx(130, rel=0.03)
+    assert found["estimate"]["charged_s"]["p50"] == pytest.approx(102, rel=0.03)
+    assert found["estimate"]["cost_micros"]["p50"] == pytest.approx(102_000, rel=0.03)
+    assert found["estimate"]["currency"] == "EUR"
+    assert found["estimate"]["basis"]["num_attempts"] == 5
+    assert found["encoding_s"] is None  # no builder works, and latents were never measured
+    shown = tenant.run(run["id"])["estimate"]
+    assert shown["seconds"]["p90"] > shown["seconds"]["p50"] > 0
+
+
+def test_a_clone_is_validated_like_one(tenant: Tenant, datasets: dict[str, str]) -> None:
+    run_id = tenant.submit(run_request(datasets))
+    found = validated(tenant, {"clone_of": run_id, "changes": {"config": {"max_train_steps": 3}}})
+    assert (found["is_valid"], found["max_steps"]) == (True, 3)
+    wrong: list[tuple[Json, str]] = [
+        ({"clone_of": "run_" + "0" * 32}, "/clone_of"),
+        ({"clone_of": run_id, "changes": 1}, "/changes"),
+        ({"clone_of": run_id, "chances": {}}, "/chances"),
+        ({"clone_of": run_id, "changes": {"config": {"seed": "x"}}}, "/config/seed"),
+        ({"clone_of": run_id, "changes": {"surprise": 1}}, "/surprise"),
+    ]
+    for body, pointer in wrong:
+        found = validated(tenant, copy.deepcopy(body))
+        assert not found["is_valid"]
+        assert [each["pointer"] for each in found["problems"]] == [pointer]
+
+
+def test_a_large_dataset_is_counted_by_sizes(
+    tenant: Tenant, database: Database, ready: dict[str, str]
+) -> None:
+    files = {f"{n}.jpg": b"one picture" for n in range(2001)}
+    dataset_id = tenant.push(files, name="many", complete=False)
+    tenant.complete(dataset_id)
+    with database.transaction() as conn:
+        tenant_id = tenants.find(conn, "ada")[0]
+        facts = [FileFacts(path=name, width_px=128, height_px=128) for name in files]
+        end_verification(conn, tenant_id, dataset_id, facts=facts)
+        assert dataset_rows.get(conn, tenant_id, dataset_id).status == "ready"
+    found = validated(tenant, run_request({**ready, "photos": dataset_id}))
+    numbers = {each["backend"]: each["num_images"] for each in found["data"]["buckets"]}
+    assert numbers == {"photos": 2001, "held-out": 1}
+    assert found["data"]["cache"] is None
+    assert any(each["field"] == "/data/cache" for each in found["unknown"])
