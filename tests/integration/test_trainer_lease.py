@@ -6,11 +6,12 @@ import pytest
 
 from services.domain.ledger import LedgerDownError, Outcome
 from services.store.database import Database
+from services.trainer.budget import Budget
 from services.trainer.lease import GivenUpError, Lease, LeaseTimes
 from tests.support.runs import TenantDatabase, result_of
 from tests.support.waiting import wait_until
 
-TIMES = LeaseTimes(lease_s=60, renew_s=0.05, orphan_s=60)
+TIMES = LeaseTimes(lease_s=60, renew_s=0.05, orphan_s=60, cancel_s=60)
 
 
 def wait_refused() -> None:
@@ -34,7 +35,7 @@ def test_a_result_whose_reply_was_lost_is_committed(database: Database) -> None:
             wait_refused()
             raise LedgerDownError("the reply was lost")
 
-    with Lease(tenant.ledger, claim.run_id, claim.fence, TIMES) as lease:
+    with Lease(tenant.ledger, claim.run_id, claim.fence, TIMES, Budget(None)) as lease:
         lease.until_ended(commit, doing="commit_result")
         lease.check()
 
@@ -70,7 +71,7 @@ def test_a_result_of_a_former_holder_is_refused(database: Database) -> None:
     tenant = TenantDatabase.new(database)
     claim = tenant.held()
 
-    with Lease(tenant.ledger, claim.run_id, claim.fence, TIMES) as lease:
+    with Lease(tenant.ledger, claim.run_id, claim.fence, TIMES, Budget(None)) as lease:
         tenant.ledger.hand_back(claim.run_id, claim.fence, Outcome.STOPPED, None)
         wait_refused()
         with pytest.raises(GivenUpError):
