@@ -18,7 +18,7 @@ COPY services services
 COPY trainer_core trainer_core
 
 FROM base AS control
-RUN pip install --constraint requirements.lock ".[service]"
+RUN pip install --constraint requirements.lock ".[service,traces]"
 USER 10001:10001
 WORKDIR /home/reverie
 EXPOSE 8484
@@ -30,7 +30,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
 RUN pip install torch==2.13.0 \
-    && DS_BUILD_OPS=0 pip install --constraint requirements.lock ".[service,worker,full-rank]"
+    && DS_BUILD_OPS=0 pip install --constraint requirements.lock ".[service,worker,full-rank,traces]"
 ENV HF_HUB_OFFLINE=1
 USER 10001:10001
 WORKDIR /home/reverie

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Final, Literal, Self, cast
+from urllib.parse import urlsplit
 
 from services.domain.quotas import Quotas
 from services.settings.http_limits import HttpLimits, Network
@@ -83,6 +84,9 @@ class Settings:
     machine need a port each."""
     metrics_host: str = "127.0.0.1"
     """REVERIE_METRICS_HOST: the address that this port is bound to."""
+    otlp_endpoint: str | None = None
+    """REVERIE_OTLP_ENDPOINT: base URL of an OTLP receiver (HTTP, protobuf), to which this process
+    sends its part of each run's trace. None: tracing is off."""
     share_half_life_s: float = 7 * 86_400
     """REVERIE_SHARE_HALF_LIFE_S: GPU time that was used this long ago counts half in a tenant's
     share."""
@@ -152,6 +156,7 @@ class Settings:
             streams_per_tenant=int(_number(given, "REVERIE_STREAMS_PER_TENANT", 500)),
             metrics_port=_port(given, "REVERIE_METRICS_PORT"),
             metrics_host=given.get("REVERIE_METRICS_HOST", "127.0.0.1"),
+            otlp_endpoint=_otlp_endpoint(given),
             share_half_life_s=_number(given, "REVERIE_SHARE_HALF_LIFE_S", 7 * 86_400),
             aging_s=_number(given, "REVERIE_AGING_S", 6 * 3600),
             upload_expires_s=_number(given, "REVERIE_UPLOAD_EXPIRES_S", 7 * 86_400),
@@ -270,6 +275,20 @@ def _port(given: Mapping[str, str], name: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise SettingsError(f"{name} is {text}; it has to be a port, or 0 for none")
     return int(text)
+
+
+def _otlp_endpoint(given: Mapping[str, str]) -> str | None:
+    url = given.get("REVERIE_OTLP_ENDPOINT")
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError("REVERIE_OTLP_ENDPOINT is no URL: write http://host:4318")
+    if "@" in parts.netloc:
+        raise SettingsError(
+            "REVERIE_OTLP_ENDPOINT holds a password: put it into OTEL_EXPORTER_OTLP_HEADERS"
+        )
+    return url
 
 
 def _count(given: Mapping[str, str], name: str, default: int) -> int:

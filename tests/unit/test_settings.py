@@ -50,6 +50,8 @@ def test_a_missing_setting_is_named_when_it_is_read() -> None:
         ("REVERIE_UPLOAD_EXPIRES_S", "7199"),
         ("REVERIE_LOG_FORMAT", "xml"),
         ("REVERIE_ENV", "prod"),
+        ("REVERIE_OTLP_ENDPOINT", "collector:4318"),
+        ("REVERIE_OTLP_ENDPOINT", "http://user:secret@collector:4318"),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:

@@ -1,0 +1,1 @@
+"""One trace a run: from its request over the queue and the trainer to its publication."""
