@@ -116,6 +116,8 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
+        # FastAPI's own would follow clients' traces, and send queries and client addresses.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service, app.state.deprecated = service, deprecated
     if settings.http.trusted_proxies:

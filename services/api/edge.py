@@ -77,6 +77,7 @@ class RequestEdge:
                     status=status,
                     tenant_id=scope["state"].get("tenant_id"),
                     duration_s=round(time.monotonic() - started_s, 4),
+                    **scope["state"].get("logged", {}),
                 )
 
 

@@ -25,6 +25,7 @@ from services.logs.setup import configure
 from services.metrics.exposition import MetricsPortError, serve_metrics
 from services.processes.core_dumps import forbid_core_dumps
 from services.settings.env import Settings, SettingsError
+from services.traces.setup import start_tracing
 
 _GRACE_S: Final = 15
 """Time for open requests after SIGTERM."""
@@ -77,6 +78,10 @@ def main(argv: Sequence[str]) -> int:
             serve_metrics(settings.metrics_host, settings.metrics_port, are_shared=True)
         except MetricsPortError as error:
             parser.exit(2, f"{error}\n")
+    try:
+        start_tracing("api", settings.otlp_endpoint)
+    except SettingsError as error:
+        parser.exit(2, f"{error}\n")
     # uvicorn takes these signals while it serves, and raises them again once it has stopped.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end_well)

@@ -19,6 +19,7 @@ from services.api.places import Places, RequestPlaces
 from services.api.query import check_parameters, query_names
 from services.api.scopes import ADMIN, RouteWithoutScopeError, refusal, scope_of
 from services.api.spooled_body import DRAIN_BYTES, spooled_body
+from services.api.tracing import traced
 from services.api.validators import validated
 from services.domain.errors import DomainError
 from services.domain.request_rates import RatePolicy
@@ -68,8 +69,9 @@ class KeyRoute(HeadRoute):
         self.needed = scope_of(self)
 
         async def answer(request: Request) -> Response:
-            response = await handle(request)
-            return validated(request, response) if request.method in _READING else response
+            if request.method in _READING:
+                return validated(request, await handle(request))
+            return await traced(request, self.path_format, handle)
 
         async def handle_with_key(request: Request) -> Response:
             checked = JsonRequest(request.scope, request.receive)

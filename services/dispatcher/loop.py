@@ -36,8 +36,11 @@ from services.store.database import (
     DatabaseBusyError,
     DatabaseDownError,
 )
+from services.store.due_rows import Due
+from services.store.index_tasks import IndexOffer
 from services.store.leases import DeadAttempt
 from services.store.offers import Offer
+from services.traces.spans import continued, span
 from trainer_core.faultpoints import fault_point
 
 log = structlog.get_logger(__name__)
@@ -124,7 +127,7 @@ class Dispatcher:
             taken = index_tasks.take_offers(conn, offer=self.offer, silence=silence)
         self._ring_each(
             taken,
-            lambda offer: self.rings.admission(offer.tenant_id, offer.run_id),
+            self._ring_indexer,
             index_tasks.withdraw,
         )
 
@@ -152,7 +155,7 @@ class Dispatcher:
             due = due_rows.take_publications(conn, _ROWS_A_ROUND)
         self._ring_each(
             due,
-            lambda row: self.rings.publication(row.tenant_id, row.id),
+            self._ring_publisher,
             due_rows.put_back_publication,
         )
 
@@ -223,8 +226,26 @@ class Dispatcher:
             _log_lost(dead)
 
     def _ring_trainer(self, offer: Offer) -> None:
-        self.rings.trainer(offer.gpu_class, offer.run_id, offer.worker_id)
-        log.info("run_offered", run_id=offer.run_id, gpu_class=offer.gpu_class)
+        with (
+            continued(offer.traceparent),
+            span("ring trainer", kind="producer", run_id=offer.run_id),
+        ):
+            self.rings.trainer(offer.gpu_class, offer.run_id, offer.worker_id)
+            log.info("run_offered", run_id=offer.run_id, gpu_class=offer.gpu_class)
+
+    def _ring_indexer(self, offer: IndexOffer) -> None:
+        with (
+            continued(offer.traceparent),
+            span("ring indexer", kind="producer", run_id=offer.run_id),
+        ):
+            self.rings.admission(offer.tenant_id, offer.run_id)
+
+    def _ring_publisher(self, due: Due) -> None:
+        with (
+            continued(due.traceparent),
+            span("ring results", kind="producer", publication_id=due.id),
+        ):
+            self.rings.publication(due.tenant_id, due.id)
 
     def _ring_each(
         self,

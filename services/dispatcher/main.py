@@ -18,6 +18,7 @@ from services.metrics.exposition import serve_metrics
 from services.queue.rings import Rings
 from services.settings.env import Settings
 from services.store.database import WORK, Database, DatabaseDownError
+from services.traces.setup import start_tracing
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +32,7 @@ def main() -> int:
     """Work until SIGTERM or SIGINT; 0 after a clean end."""
     settings = Settings.from_env(os.environ)
     configure("dispatcher", settings.log_format)
+    start_tracing("dispatcher", settings.otlp_endpoint)
     serve_metrics(settings.metrics_host, settings.metrics_port)
     stopping, work = threading.Event(), threading.Event()
 

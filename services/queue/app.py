@@ -24,6 +24,9 @@ ADMISSION_TASK: Final = "runs.admit"
 DATASET_TASK: Final = "datasets.verify"
 PUBLICATION_TASK: Final = "publications.publish"
 
+TRACE_HEADER: Final = "traceparent"
+"""Of messages, W3C Trace Context: the trace that the handler goes on with."""
+
 CACHE_QUEUE: Final = "cache"
 CONTROL_QUEUE: Final = "control"
 NOTIFY_QUEUE: Final = "notify"

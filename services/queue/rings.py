@@ -7,6 +7,7 @@ from kombu.exceptions import OperationalError
 
 from services.metrics import dispatching as metrics
 from services.queue import app as apps
+from services.traces.spans import current_traceparent
 
 _PROBE_KEY: Final = "reverie.probe"
 _PROBE_S: Final = 60
@@ -87,9 +88,17 @@ class Rings:
         self.close()
 
     def _ring(self, task: str, queue: str, *ids: str) -> None:
+        traceparent = current_traceparent()
         try:
             # No expiry: it would compare this machine's clock with the worker's.
-            self._app.send_task(task, args=ids, queue=queue, retry=False, ignore_result=True)
+            self._app.send_task(
+                task,
+                args=ids,
+                queue=queue,
+                retry=False,
+                ignore_result=True,
+                headers=None if traceparent is None else {apps.TRACE_HEADER: traceparent},
+            )
         except (OperationalError, ConnectionError, TimeoutError) as error:
             metrics.rings.labels(task=task, outcome="failed").inc()
             raise BrokerDownError(

@@ -14,6 +14,7 @@ from celery.platforms import SecurityWarning
 from services.domain.ids import is_id
 from services.metrics.work import rings_dropped
 from services.queue import app as apps
+from services.traces.spans import continued
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,7 @@ def serve(
     """
     app = apps.worker_app(broker_url, tuple(queues), acks_late=acks_late, threads=threads)
     for name, handler in handlers.items():
-        app.task(name=name)(_answer(name, handler))
+        app.task(name=name, bind=True)(_answer(name, handler))
 
     def shutting_down(**_: object) -> None:
         on_shutdown()
@@ -81,15 +82,18 @@ def _run_worker(app: Celery) -> None:
 def _answer(name: str, handler: Callable[..., None]) -> Callable[..., None]:
     """The Celery task for ``handler``: check the ids, delegate, log."""
 
-    def answer(*args: object, **kwargs: object) -> None:
+    def answer(task: Any, /, *args: object, **kwargs: object) -> None:
         ids = _ids_of(name, args)
         if ids is None or kwargs:
             rings_dropped.labels(reason="malformed").inc()
             log.warning("ring_dropped", reason="malformed", task=name)
             return
         # Every line that the handler logs names its row.
-        with structlog.contextvars.bound_contextvars(
-            **dict(zip(_ARGUMENTS[name], ids, strict=True))
+        with (
+            structlog.contextvars.bound_contextvars(
+                **dict(zip(_ARGUMENTS[name], ids, strict=True))
+            ),
+            continued(_traceparent_of(task)),
         ):
             log.debug("ring_heard", task=name)
             try:
@@ -99,6 +103,12 @@ def _answer(name: str, handler: Callable[..., None]) -> Callable[..., None]:
 
     answer.__name__ = name.replace(".", "_")
     return answer
+
+
+def _traceparent_of(task: Any) -> str | None:
+    """The message's header, which may be of another release, or anything."""
+    found = (task.request.headers or {}).get(apps.TRACE_HEADER)
+    return found if isinstance(found, str) else None
 
 
 def _ids_of(name: str, args: Sequence[Any]) -> tuple[str, ...] | None:

@@ -23,6 +23,7 @@ from services.results.targets.hub import HubAccess, HubTarget
 from services.results.targets.tenant_hub import check_private_keys
 from services.settings.env import Settings
 from services.store.database import Database
+from services.traces.setup import start_tracing
 from services.workers.scratch import Scratch
 
 log = structlog.get_logger(__name__)
@@ -40,6 +41,7 @@ def main() -> int:
     settings = Settings.from_env(os.environ)
     check_private_keys(settings)
     configure("results", settings.log_format)
+    start_tracing("results", settings.otlp_endpoint)
     serve_metrics(settings.metrics_host, settings.metrics_port)
     disable_progress_bars()
     database = Database(settings.database_url, max_size=3)

@@ -29,6 +29,7 @@ from services.results.targets.tenant_hub import TenantHubTarget
 from services.store import publications, run_documents
 from services.store.database import Database
 from services.store.publications import PublicationWork
+from services.traces.spans import span
 from services.workers.documents import UnreadableDocumentError, read_plan
 from services.workers.scratch import Scratch
 from trainer_core.errors import Category, CheckpointError
@@ -74,19 +75,36 @@ class Publisher:
             if work is None:
                 log.info("publication_not_due")
                 return
-            with structlog.contextvars.bound_contextvars(run_id=work.run_id, fence=work.fence):
-                self._answer(work)
+            with (
+                structlog.contextvars.bound_contextvars(run_id=work.run_id, fence=work.fence),
+                span(
+                    "publish",
+                    kind="consumer",
+                    publication_id=publication_id,
+                    tenant_id=tenant_id,
+                    run_id=work.run_id,
+                    fence=work.fence,
+                    attempts=work.attempts,
+                ) as publishing,
+            ):
+                failure = self._answer(work)
+                if failure is not None:
+                    publishing.note(code=failure.code)
 
-    def _answer(self, work: PublicationWork) -> None:
+    def _answer(self, work: PublicationWork) -> Failure | None:
+        """Publish it; why that failed, if it did."""
         try:
             published = self._publish(work)
         except PublicationError as error:
-            self._record_failure(work, error.failure)
+            failure = error.failure
         except ObjectStoreError as error:
             log.warning("result_not_fetched", code=error.code, error=str(error))
-            self._record_failure(work, _not_fetched(retryable=error.retryable))
+            failure = _not_fetched(retryable=error.retryable)
         else:
             self._record_success(work, published)
+            return None
+        self._record_failure(work, failure)
+        return failure
 
     def _publish(self, work: PublicationWork) -> Published:
         target = self._target_of(work)

@@ -19,6 +19,8 @@ class Due:
 
     tenant_id: str
     id: str
+    traceparent: str | None
+    """The trace that its handler goes on with; None: it has none."""
 
 
 # Rings are repeated until a worker takes the row. Each pause is as long as the row has waited.
@@ -35,7 +37,7 @@ WITH due AS (
 )
 UPDATE publications SET ring_after = {again} FROM due
 WHERE publications.publication_id = due.publication_id
-RETURNING publications.tenant_id, publications.publication_id AS id
+RETURNING publications.tenant_id, publications.publication_id AS id, publications.traceparent
 """).format(again=_AGAIN.format(since=SQL("updated_at")))
 
 

@@ -49,6 +49,8 @@ class IndexOffer:
     tenant_id: str
     run_id: str
     is_large: bool
+    traceparent: str | None
+    """The run's trace; None: it has none."""
 
 
 _TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(%s)"
@@ -80,21 +82,21 @@ WITH in_flight AS ({_IN_FLIGHT}), admitted AS (
 ), due AS (
     SELECT tenants.tenant_id, weight, waiting.*
     FROM tenants LEFT JOIN in_flight USING (tenant_id) CROSS JOIN LATERAL (
-        SELECT run_id, priority, ring_after, {_LARGE} AS is_large FROM runs
+        SELECT run_id, priority, ring_after, traceparent, {_LARGE} AS is_large FROM runs
         WHERE runs.tenant_id = tenants.tenant_id AND {_WAITING}
             AND ring_after <= clock_timestamp()
         ORDER BY priority DESC, ring_after, run_id
         LIMIT greatest(0, %(a_tenant)s - coalesce(in_flight.num_runs, 0))
     ) AS waiting
 ), turns AS (
-    SELECT due.tenant_id, run_id, is_large, ring_after,
+    SELECT due.tenant_id, run_id, is_large, traceparent, ring_after,
         (coalesce(in_flight.num_runs, 0) + coalesce(admitted.num_runs, 0)
             + row_number() OVER (
                 PARTITION BY tenant_id ORDER BY priority DESC, ring_after, run_id)
         ) / weight AS turn
     FROM due LEFT JOIN in_flight USING (tenant_id) LEFT JOIN admitted USING (tenant_id)
 )
-SELECT tenant_id, run_id, is_large FROM turns
+SELECT tenant_id, run_id, is_large, traceparent FROM turns
 WHERE NOT is_large OR %(large_places)s > 0
 ORDER BY turn, ring_after, run_id LIMIT %(limit)s
 """  # noqa: S608 - constants

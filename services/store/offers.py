@@ -27,6 +27,8 @@ class Offer:
     gpu_class: str
     worker_id: str | None
     """Nobody else can claim it meanwhile; None: any worker of the class can."""
+    traceparent: str | None
+    """The run's trace; None: it has none."""
 
 
 _TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(%s)"
@@ -119,8 +121,15 @@ def _offer_to(
         worker = place(run, free)
         free.remove(worker)
         worker_id = worker.worker_id if worker.node else None
-        conn.execute(_OFFER, {**facts, "run_id": run.run_id, "worker_id": worker_id})
-        return Offer(run_id=run.run_id, gpu_class=worker.gpu_class, worker_id=worker_id)
+        offered = {**facts, "run_id": run.run_id, "worker_id": worker_id}
+        row = conn.execute(_OFFER, offered).fetchone()
+        assert row is not None  # its row is locked
+        return Offer(
+            run_id=run.run_id,
+            gpu_class=worker.gpu_class,
+            worker_id=worker_id,
+            traceparent=row[0],
+        )
 
     return take_turns(shares, len(free), take)
 
@@ -144,6 +153,7 @@ _OFFER: Final = """
 UPDATE runs SET offered_to = %(worker_id)s,
     offered_until = clock_timestamp() + make_interval(secs => %(offer_s)s)
 WHERE run_id = %(run_id)s
+RETURNING traceparent
 """
 
 

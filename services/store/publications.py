@@ -14,6 +14,7 @@ from services.domain.ids import new_id
 from services.domain.ledger import StoredFiles
 from services.store import run_documents, runs
 from services.store.database import WORK, Connection, columns_of, notify, seconds
+from services.traces.spans import current_traceparent
 from trainer_core.process.failure import Failure, failure_as_json
 
 
@@ -71,9 +72,10 @@ class PublicationWork:
 
 _CREATE: Final = SQL("""
 INSERT INTO publications (publication_id, tenant_id, run_id, checkpoint_step, target, status,
-    ring_after)
-VALUES (%(publication_id)s, %(tenant_id)s, %(run_id)s, %(checkpoint_step)s, %(target)s, 'pending',
-    clock_timestamp())
+    ring_after, traceparent)
+SELECT %(publication_id)s, tenant_id, run_id, %(checkpoint_step)s::integer, %(target)s, 'pending',
+    clock_timestamp(), coalesce(%(traceparent)s, traceparent)
+FROM runs WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s
 RETURNING {columns}
 """).format(columns=columns_of(Publication))
 _FIND_CHECKPOINT: Final = """
@@ -127,13 +129,17 @@ def insert(
     *,
     checkpoint_step: int | None = None,
 ) -> Publication:
-    """A new publication of what is known to be there: a result, or a checkpoint."""
+    """A new publication of what is known to be there: a result, or a checkpoint.
+
+    It goes on with the trace of what asks for it, or else of its run.
+    """
     facts = {
         "publication_id": new_id("pub"),
         "tenant_id": tenant_id,
         "run_id": run_id,
         "checkpoint_step": checkpoint_step,
         "target": Jsonb(target),
+        "traceparent": current_traceparent(),
     }
     with conn.cursor(row_factory=class_row(Publication)) as cursor:
         publication = cursor.execute(_CREATE, facts).fetchone()

@@ -16,6 +16,7 @@ from services.domain.states import Stage
 from services.store import run_documents, run_events
 from services.store.database import WORK, Connection, columns_of, notify
 from services.store.run_rows import Run
+from services.traces.spans import current_traceparent
 
 T = TypeVar("T")
 
@@ -123,11 +124,11 @@ WHERE NOT EXISTS (SELECT FROM datasets WHERE tenant_id = %s AND dataset_id = wan
 _CREATE: Final = SQL("""
 INSERT INTO runs (run_id, tenant_id, plan_digest, warnings, base_model, datasets,
     metadata, gpu_class, priority, max_steps, work, parent_run_id, max_cost_micros, max_gpu_s,
-    deadline, batch_id, batch_row, batch_options, status, stage, ring_after)
+    deadline, batch_id, batch_row, batch_options, traceparent, status, stage, ring_after)
 VALUES (%(run_id)s, %(tenant_id)s, %(plan_digest)s, %(warnings)s,
     %(base_model)s, %(datasets)s, %(metadata)s, %(gpu_class)s, %(priority)s, %(max_steps)s,
     %(work)s, %(parent_run_id)s, %(max_cost_micros)s, %(max_gpu_s)s, %(deadline)s, %(batch_id)s,
-    %(batch_row)s, %(batch_options)s, 'queued', 'admission', clock_timestamp())
+    %(batch_row)s, %(batch_options)s, %(traceparent)s, 'queued', 'admission', clock_timestamp())
 RETURNING {columns}
 """).format(columns=columns_of(Run))
 
@@ -156,6 +157,7 @@ def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
         "batch_options": Json(new.batch.options) if new.batch else None,
         "work": None if new.work is None else Jsonb(new.work),
         "parent_run_id": new.parent_run_id,
+        "traceparent": current_traceparent(),
     }
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_CREATE, facts).fetchone()

@@ -5,6 +5,7 @@ lease nothing is written any more: another worker may hold the run.
 """
 
 import os
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import structlog
 
 from services.domain.ledger import Claim, Outcome
 from services.metrics import work as metrics
+from services.traces.spans import continued, record_span, span
 from services.trainer.background import Background
 from services.trainer.budget import Budget
 from services.trainer.child import Child, training_command
@@ -51,14 +53,11 @@ def answer_ring(context: TrainerContext, assignment: Assignment, run_id: str) ->
     if (reason := context.health.must_decline()) is not None:
         log.warning("ring_declined", run_id=run_id, reason=reason.code)
         return  # offered again, to another worker or when this one works again
-    lease_s = timedelta(seconds=context.times.lease_s)
-    try:
-        claim = context.ledger.claim(run_id, worker_id=context.worker_id, lease=lease_s)
-    except UNREACHABLE as error:
-        log.warning("claim_failed", run_id=run_id, error=type(error).__name__)
-        return  # offered again
+    with span("claim", kind="consumer", run_id=run_id, worker_id=context.worker_id) as claiming:
+        claim = _claim(context, run_id)
+        if claim is not None:
+            claiming.note(tenant_id=claim.tenant_id, fence=claim.fence)
     if claim is None:
-        log.info("ring_ignored", run_id=run_id)
         return
     assignment.run_id = run_id
     try:
@@ -67,10 +66,25 @@ def answer_ring(context: TrainerContext, assignment: Assignment, run_id: str) ->
             structlog.contextvars.bound_contextvars(
                 run_id=run_id, tenant_id=claim.tenant_id, fence=claim.fence
             ),
+            # Its spans follow the claim, which is sent at once, and not one that ends in hours.
+            continued(claiming.traceparent),
         ):
             _hold(context, claim)
     finally:
         assignment.run_id = None
+
+
+def _claim(context: TrainerContext, run_id: str) -> Claim | None:
+    """None where it cannot be claimed, or the ledger does not answer: it is offered again."""
+    lease = timedelta(seconds=context.times.lease_s)
+    try:
+        claim = context.ledger.claim(run_id, worker_id=context.worker_id, lease=lease)
+    except UNREACHABLE as error:
+        log.warning("claim_failed", run_id=run_id, error=type(error).__name__)
+        return None
+    if claim is None:
+        log.info("ring_ignored", run_id=run_id)
+    return claim
 
 
 def _hold(context: TrainerContext, claim: Claim) -> None:
@@ -79,12 +93,14 @@ def _hold(context: TrainerContext, claim: Claim) -> None:
     with Lease(context.ledger, claim.run_id, claim.fence, context.times, budget) as lease:
         held = HeldRun(context=context, claim=claim, lease=lease)
         log.info("attempt_started", from_step=held.from_step)
+        started_s = time.time()
         try:
             ended = _train_and_hand_back(held)
         except GivenUpError:
             ended = "given_up"
         metrics.attempts.labels(end=ended).inc()
         log.info("attempt_over", ended=ended)
+        record_span("attempt", started_s=started_s, ended_s=time.time(), outcome=ended)
 
 
 def _train_and_hand_back(held: HeldRun) -> str:
@@ -112,9 +128,12 @@ def _train_and_hand_back(held: HeldRun) -> str:
 
 def _hand_back(held: HeldRun, outcome: Outcome, failure: Failure | None) -> None:
     claim, ledger = held.claim, held.context.ledger
-    held.lease.until_handed_back(
-        lambda: ledger.hand_back(claim.run_id, claim.fence, outcome, failure)
-    )
+    with span("hand back", outcome=outcome) as handing_back:
+        if failure is not None:
+            handing_back.note(code=failure.code)
+        held.lease.until_handed_back(
+            lambda: ledger.hand_back(claim.run_id, claim.fence, outcome, failure)
+        )
 
 
 def _train(held: HeldRun, folder: Path) -> bool:
@@ -122,7 +141,7 @@ def _train(held: HeldRun, folder: Path) -> bool:
 
     Raises NotWantedError, and any other error as it is.
     """
-    with Background(held.lease, "prepare") as background:
+    with span("prepare"), Background(held.lease, "prepare") as background:
         preparing = background.start(lambda: prepare(held, folder))
         prepared = background.result_of(preparing, check=held.check_wanted)
     held.check_wanted()

@@ -7,6 +7,7 @@ Uploads run in a thread, so that training continues meanwhile.
 
 import contextlib
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from services.metrics import work as metrics
 from services.objects.errors import ObjectStoreError
 from services.objects.folders import put_folder
 from services.objects.keys import checkpoint_prefix, result_prefix
+from services.traces.spans import span
 from services.trainer.background import Background
 from services.trainer.context import HeldRun
 from services.trainer.failures import infra_failed, platform_failed
@@ -60,7 +62,8 @@ class Committer:
 
     def checkpoint(self, event: Event) -> None:
         """Start to upload and commit the checkpoint that this event names."""
-        self._pending.append(self._background.start(partial(self._commit_checkpoint, event)))
+        commit = partial(self._traced, self._commit_checkpoint, event)
+        self._pending.append(self._background.start(commit))
 
     @property
     def has_full_queue(self) -> bool:
@@ -90,10 +93,16 @@ class Committer:
     def result(self, event: Event) -> None:
         """Upload the result and commit it: from then on the run has succeeded."""
         self.wait()
-        committed = self._background.start(partial(self._commit_result, event))
+        commit = partial(self._traced, self._commit_result, event)
+        committed = self._background.start(commit)
         self._background.result_of(committed)
 
-    def _commit_checkpoint(self, event: Event) -> None:
+    def _traced(self, commit: Callable[[Event], StoredFiles], event: Event) -> None:
+        what = "checkpoint" if event.name == "checkpoint" else "result"
+        with span(f"commit {what}", step=event.step) as committing:
+            committing.note(size_bytes=commit(event).size_bytes)
+
+    def _commit_checkpoint(self, event: Event) -> StoredFiles:
         claim, folder = self._claim, self._folder_of(event)
         prefix = checkpoint_prefix(claim.tenant_id, claim.run_id, claim.fence, event.step)
         stored = self._upload(prefix, folder, event)
@@ -106,8 +115,9 @@ class Committer:
         fault_point("checkpoint.committed")
         log.info("checkpoint_committed", step=event.step, size_bytes=stored.size_bytes)
         _delete(folder)
+        return stored
 
-    def _commit_result(self, event: Event) -> None:
+    def _commit_result(self, event: Event) -> StoredFiles:
         claim = self._claim
         prefix = result_prefix(claim.tenant_id, claim.run_id, claim.fence)
         stored = self._upload(prefix, self._folder_of(event), event)
@@ -118,6 +128,7 @@ class Committer:
         )
         fault_point("result.committed")
         log.info("result_committed", step=event.step, size_bytes=stored.size_bytes)
+        return stored
 
     def _upload(self, prefix: str, folder: Path, event: Event) -> StoredFiles:
         try:

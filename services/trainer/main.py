@@ -19,6 +19,7 @@ from services.queue.app import TRAINER_TASK, trainer_queue, worker_queue
 from services.queue.serve import serve
 from services.settings.env import Settings
 from services.store.ledger import open_ledger
+from services.traces.setup import start_tracing
 from services.trainer.attempt import answer_ring
 from services.trainer.context import TRAINING_PROGRAM, Assignment, TrainerContext
 from services.trainer.lease import LeaseTimes
@@ -40,6 +41,7 @@ def main(child_command: Sequence[str] = TRAINING_PROGRAM) -> int:
     """
     settings = Settings.from_env(os.environ)
     configure("trainer", settings.log_format)
+    start_tracing("trainer", settings.otlp_endpoint)
     show_gpus()
     serve_metrics(settings.metrics_host, settings.metrics_port)
     worker = Worker(

@@ -14,6 +14,7 @@ from services.trainer.failures import AttemptFailedError
 from services.trainer.feeder import Feeder
 from services.trainer.reporter import Reporter
 from services.trainer.scratch_use import ScratchUse
+from services.trainer.stage_spans import StageSpans
 from services.trainer.stalls import StallWatch
 from trainer_core.process.attempt_times import AttemptTimes
 from trainer_core.process.control import ControlRequest
@@ -53,6 +54,7 @@ class Supervision:
         self._times = AttemptTimes()
         context = held.context
         self._stalls = StallWatch(stall_s=context.stall_s, start_stall_s=context.start_stall_s)
+        self._stage_spans = StageSpans(child.pid)
         self._outcome: Event | None = None
 
     def until_end(self) -> Event | None:
@@ -61,6 +63,10 @@ class Supervision:
         The process may still be running: the caller must kill it. Raises NotWantedError,
         AttemptFailedError for a hung process, and errors of the attempt's threads.
         """
+        with self._stage_spans:
+            return self._until_end()
+
+    def _until_end(self) -> Event | None:
         while True:
             # Asked before the events are read, so that the last one is not missed.
             is_running = self._child.is_running
@@ -79,6 +85,7 @@ class Supervision:
     def _handle(self, event: Event) -> None:
         self._stalls.note(event)
         self._times.note(event)
+        self._stage_spans.note(event)
         self._scratch_use.note(event)
         self._feeder.reached(event.step)
         self._progress.note(event.name, event.step, event.data)

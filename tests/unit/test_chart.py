@@ -188,6 +188,22 @@ def test_with_a_port_every_process_serves_its_metrics() -> None:
     assert {("PodMonitor", "r-reverie"), ("NetworkPolicy", "r-metrics")} <= named
 
 
+def test_traces_are_off_unless_an_endpoint_is_given() -> None:
+    endpoint = "http://collector:4318"
+    given = render("--set", f"traces.endpoint={endpoint},traces.headers.name=otlp")
+    for documents, expected in ((render(), None), (given, endpoint)):
+        for name, pod in pods(documents).items():
+            env = {each["name"]: each for each in pod["containers"][0]["env"]}
+            has = expected is not None and name != "r-migrate"
+            assert ("REVERIE_OTLP_ENDPOINT" in env, "OTEL_EXPORTER_OTLP_HEADERS" in env) == (
+                has,
+                has,
+            ), name
+            assert not has or env["REVERIE_OTLP_ENDPOINT"]["value"] == expected
+        policies = {d["metadata"]["name"] for d in documents if d["kind"] == "NetworkPolicy"}
+        assert ("r-traces" in policies) == (expected is not None)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -196,6 +212,7 @@ def test_with_a_port_every_process_serves_its_metrics() -> None:
         "trainers[0].gpuClass=H 200",
         "settings.LEASE=1",
         "metrics.port=80",
+        "traces.endpoint=http://user:password@collector:4318",
         "x=1",
     ],
 )

@@ -48,6 +48,15 @@ for those that check or make keys. */}}
 - { name: REVERIE_METRICS_PORT, value: {{ . | quote }} }
 - { name: REVERIE_METRICS_HOST, value: 0.0.0.0 }
 {{- end }}
+{{- if and .root.Values.traces.endpoint (ne .component "migrate") }}
+- { name: REVERIE_OTLP_ENDPOINT, value: {{ .root.Values.traces.endpoint | quote }} }
+{{- with .root.Values.traces.headers }}
+{{- if .name }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom: { secretKeyRef: { name: {{ .name }}, key: {{ .key }} } }
+{{- end }}
+{{- end }}
+{{- end }}
 {{- range $name, $value := .root.Values.settings }}
 - { name: {{ $name }}, value: {{ $value | quote }} }
 {{- end }}

@@ -37,6 +37,7 @@ from services.store.database import (
     DocumentTooLargeError,
 )
 from services.store.run_rows import Run
+from services.traces.spans import current_traceparent, span
 from trainer_core.errors import Category
 from trainer_core.faultpoints import fault_point
 from trainer_core.process.failure import Failure
@@ -44,6 +45,8 @@ from trainer_core.process.supervision import current_process_token
 
 log = structlog.get_logger(__name__)
 
+TRACEPARENT: Final = "TRACEPARENT"
+"""Environment variable: the trace that an indexer for one run goes on with."""
 COMMAND: Final = (sys.executable, "-P", "-m", "services.cache_builder.indexing")
 _LATER: Final = timedelta(minutes=1)
 _BUSY_PAUSE: Final = timedelta(seconds=10)
@@ -86,7 +89,10 @@ class Indexer:
             if run is None:
                 return
             fault_point("index.taken")
-            with renewed(self.database, partial(index_tasks.renew, run_id=run_id)):
+            with (
+                span("admit", kind="consumer", tenant_id=tenant_id, run_id=run_id),
+                renewed(self.database, partial(index_tasks.renew, run_id=run_id)),
+            ):
                 self._handle(run)
         except (DatabaseDownError, DatabaseBusyError) as error:
             log.warning("admission_postponed", run_id=run_id, error=type(error).__name__)
@@ -168,7 +174,10 @@ def _has_died_in_a_process(tenant_id: str, run_id: str) -> bool:
     Not where SIGTERM ended it: then this machine is stopped, and the run's lease runs out.
     """
     supervisor = ("--supervisor", current_process_token())
-    process = ChildProcess([*COMMAND, *supervisor, "--run", tenant_id, run_id], env=os.environ)
+    process = ChildProcess(
+        [*COMMAND, *supervisor, "--run", tenant_id, run_id],
+        env={**os.environ, TRACEPARENT: current_traceparent() or ""},
+    )
     if not process.wait(_LARGE_S):
         process.kill()
     log.info("indexed_in_a_process", run_id=run_id, how=process.exit_in_words())

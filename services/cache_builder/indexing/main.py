@@ -13,12 +13,14 @@ from typing import Final
 
 import structlog
 
-from services.cache_builder.indexing.index import Indexer
+from services.cache_builder.indexing.index import TRACEPARENT, Indexer
 from services.logs.setup import configure
 from services.queue.app import ADMISSION_TASK, CONTROL_QUEUE
 from services.queue.serve import serve
 from services.settings.env import Settings
 from services.store.database import Database
+from services.traces.setup import start_tracing
+from services.traces.spans import continued
 from trainer_core.process.supervision import (
     EXIT_ORPHANED,
     SupervisorGoneError,
@@ -51,10 +53,12 @@ def main(argv: Sequence[str]) -> int:
             return EXIT_ORPHANED
     settings = Settings.from_env(os.environ)
     configure("indexer", settings.log_format)
+    start_tracing("indexer", settings.otlp_endpoint)
     database = Database(settings.database_url, max_size=2 * _THREADS, lock_timeout=_LOCK_TIMEOUT)
     indexer = Indexer(database=database, models_dir=settings.models_dir)
     if args.run is not None:
-        indexer.admit(*args.run)
+        with continued(os.environ.get(TRACEPARENT)):
+            indexer.admit(*args.run)
     else:
         log.info("indexer_up")
         serve(

@@ -96,7 +96,8 @@ _STATEMENTS = (
         ADD COLUMN max_cost_micros bigint,         -- it is paused there; NULL: no limit
         ADD COLUMN max_gpu_s double precision,     -- it is paused there; NULL: no limit
         ADD COLUMN deadline timestamptz,           -- it is paused then; NULL: none
-        ADD COLUMN cancel_now boolean NOT NULL DEFAULT false -- without a checkpoint
+        ADD COLUMN cancel_now boolean NOT NULL DEFAULT false, -- without a checkpoint
+        ADD COLUMN traceparent text                -- W3C Trace Context; NULL: it is not traced
     """,
     """
     CREATE INDEX runs_of_batch ON runs (tenant_id, batch_id, batch_row)
@@ -185,8 +186,11 @@ _STATEMENTS = (
         ADD COLUMN memory_bytes bigint,
         ADD COLUMN capability text                 -- such as 9.0
     """,
-    # NULL: of the result.
-    "ALTER TABLE publications ADD COLUMN checkpoint_step integer",
+    """
+    ALTER TABLE publications
+        ADD COLUMN checkpoint_step integer,        -- NULL: of the result
+        ADD COLUMN traceparent text                -- as of runs
+    """,
 )
 
 
