@@ -13,7 +13,7 @@ from services.api.runs.planning import Examined, examine, find_known
 from services.api.runs.presenting import waiting_shape
 from services.api.runs.quota_report import quota_report
 from services.api.runs.shapes import Estimate, RunCheck, Spread
-from services.api.runs.validation_shapes import Memory, Unknown, Validation
+from services.api.runs.validation_shapes import Unknown, Validation
 from services.api.service import Service
 from services.api.shapes import ProblemItem
 from services.domain.errors import InvalidRequestError, NotFoundError, Problem
@@ -42,7 +42,16 @@ def validate(service: Service, tenant_id: str, body: Any) -> Validation:
     examined = examine(service, request, known)
     base = None if examined.plan is None else _base_of(service, examined.plan)
     with service.database.transaction(tenant_id) as conn:
-        return _Validating(service, conn, tenant_id, request).of(examined, base)
+        found, data = _Validating(service, conn, tenant_id, request).of(examined, base)
+        classes = gpu_classes.known(conn, service.settings.gpu_class)
+    if examined.plan is None or base is None:
+        return found
+    # This takes half a second for the true model, and needs no connection.
+    seen_px = None if data is None else data.largest_px
+    memory, unknown = memory_report(
+        examined.plan, base.parts, classes, image_px=seen_px or _largest_px(examined.plan)
+    )
+    return found.model_copy(update={"memory": memory, "unknown": [*found.unknown, *unknown]})
 
 
 def _request_of(service: Service, tenant_id: str, body: Any) -> RunCheck:
@@ -115,17 +124,19 @@ class _Validating:
         self._request = request
         self._unknown: list[Unknown] = []
 
-    def of(self, examined: Examined, base: BaseShape | None) -> Validation:
+    def of(self, examined: Examined, base: BaseShape | None) -> tuple[Validation, KnownData | None]:
+        """The validation without the memory, and what is known of the data."""
         settings, conn = self._service.settings, self._conn
         problems, plan = list(examined.problems), examined.plan
         refusal = quotas.refusal_of_new_run(conn, self._tenant_id, settings.quotas)
         if refusal is not None:
             problems += refusal.problems
         known = self._data(examined, base)
-        memory = self._memory(plan, base, known)
+        if plan is None:
+            self._cannot_tell("/memory", "The configuration has problems.")
         estimate, encoding_s = self._estimate(plan, base, known)
         transformer = {} if base is None else base.parts.transformer
-        return Validation(
+        validation = Validation(
             is_valid=not problems,
             problems=_items(problems),
             warnings=examined.warnings,
@@ -136,7 +147,7 @@ class _Validating:
             trainable_parameters=None
             if plan is None
             else trained_parameters(plan.identity, transformer),
-            memory=memory,
+            memory=None,
             data=None if known is None else known.report,
             quota=quota_report(quotas.read(conn, self._tenant_id, settings.quotas), refusal),
             waiting=waiting_shape(
@@ -152,6 +163,7 @@ class _Validating:
             encoding_s=encoding_s,
             unknown=self._unknown,
         )
+        return validation, known
 
     @property
     def _silence(self) -> timedelta:
@@ -174,22 +186,6 @@ class _Validating:
         for field, reason in known.unknown.items():
             self._cannot_tell(f"/data/{field}", reason)
         return known
-
-    def _memory(
-        self, plan: Plan | None, base: BaseShape | None, known: KnownData | None
-    ) -> Memory | None:
-        if plan is None or base is None:
-            self._cannot_tell("/memory", "The configuration has problems.")
-            return None
-        seen_px = None if known is None else known.largest_px
-        report, unknown = memory_report(
-            plan,
-            base.parts,
-            gpu_classes.known(self._conn, self._service.settings.gpu_class),
-            image_px=seen_px or _largest_px(plan),
-        )
-        self._unknown += unknown
-        return report
 
     def _estimate(
         self, plan: Plan | None, base: BaseShape | None, known: KnownData | None
