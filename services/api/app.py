@@ -14,6 +14,7 @@ from services.api import health
 from services.api.admin import routes as admin
 from services.api.api_keys import routes as api_keys
 from services.api.artifacts import routes as artifacts
+from services.api.audit_log import routes as audit_log
 from services.api.base_models import BaseModels
 from services.api.batches import routes as batches
 from services.api.batches.shapes import SweepRange
@@ -21,6 +22,7 @@ from services.api.datasets import creating, parts
 from services.api.datasets import routes as datasets
 from services.api.datasets.checked_list import check_list
 from services.api.datasets.shapes import DatasetRequest
+from services.api.deletions import routes as deletions
 from services.api.deprecation import DEPRECATED, Deprecations
 from services.api.edge import RequestEdge
 from services.api.events import routes as events
@@ -126,8 +128,9 @@ def create_app(
     install_handlers(app)
     plans = (validation_routes, clone_routes)
     of_runs = (runs, *plans, run_control, attempts, events, logs, run_metrics, artifacts, batches)
-    of_tenants = (creating, datasets, parts, *of_runs, publications, secrets)
-    for noun in (health, *of_tenants, members, api_keys, usage, admin):
+    of_tenants = (creating, datasets, parts, *of_runs, publications, secrets, deletions)
+    of_access = (members, api_keys, usage, audit_log)
+    for noun in (health, *of_tenants, *of_access, admin):
         app.include_router(noun.router)
     if isinstance(service.objects, FolderStore):
         app.include_router(objects_router(service.objects))

@@ -45,7 +45,7 @@ STATUS: Final[dict[type[DomainError], int]] = {
     domain.LeaseLostError: 409,
     domain.LimitReachedError: 409,
     domain.RunOverError: 409,
-    api.SecretsOffError: 501,
+    domain.StillNeededError: 409,
     api.BodyTooSlowError: 408,
     api.VersionMismatchError: 412,
     api.BodyTooLargeError: 413,
@@ -55,6 +55,7 @@ STATUS: Final[dict[type[DomainError], int]] = {
     domain.IdempotencyMismatchError: 422,
     domain.InvalidRequestError: 422,
     api.RateLimitedError: 429,
+    api.SecretsOffError: 501,
 }
 UNAVAILABLE: Final[dict[type[Exception], str]] = {
     DatabaseDownError: "database_unavailable",

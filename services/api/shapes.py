@@ -46,6 +46,7 @@ WorkerId = Annotated[str, Field(json_schema_extra={"pattern": "^wrk_[0-9a-f]{32}
 TenantId = Annotated[str, Field(json_schema_extra={"pattern": "^ten_[0-9a-f]{32}$"})]
 Name = Annotated[Text, Field(min_length=1, max_length=200)]
 BatchId = Annotated[str, Field(json_schema_extra={"pattern": "^bat_[0-9a-f]{32}$"})]
+DeletionId = Annotated[str, Field(json_schema_extra={"pattern": "^del_[0-9a-f]{32}$"})]
 PublicationId = Annotated[str, Field(json_schema_extra={"pattern": "^pub_[0-9a-f]{32}$"})]
 
 

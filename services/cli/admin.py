@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from services.cli import admin_keys, output, restore, secrets_keys
+from services.cli import admin_deletions, admin_keys, output, restore, secrets_keys
 from services.cli.admin_database import TenantArgument, open_database, tenant_of
 from services.cli.connection import CommandError
 
@@ -25,6 +25,8 @@ app.command("create-key", epilog=admin_keys.EXAMPLES)(admin_keys.create_key)
 app.command("create-operator-key")(admin_keys.create_operator_key)
 app.command("list-keys")(admin_keys.list_keys)
 app.command("revoke-key")(admin_keys.revoke_key)
+app.command("delete-tenant", epilog=admin_deletions.EXAMPLES)(admin_deletions.delete_tenant)
+app.command("show-deletion")(admin_deletions.show_deletion)
 app.command("list-members")(admin_keys.list_members)
 app.command("new-secrets-key", epilog=secrets_keys.NEW_EXAMPLE)(secrets_keys.new_secrets_key)
 app.command("rotate-secrets", epilog=secrets_keys.ROTATE_EXAMPLE)(secrets_keys.rotate_secrets)
@@ -106,7 +108,8 @@ def change(
     Nothing that a tenant has already is taken away, but a run that trains stops with a checkpoint
     and waits where gpu_hours is below what is used.
     """
-    from services.store import quotas
+    from services.domain.audit import OPERATOR_AT_DATABASE
+    from services.store import audit, quotas
 
     given = (
         ("queued_runs", "--queued-runs", queued_runs, _count),
@@ -124,7 +127,10 @@ def change(
     if not limits:
         raise CommandError("no limit is named: give at least one, such as --queued-runs 100")
     with open_database() as (_, conn):
-        quotas.change(conn, tenant_of(conn, tenant), limits)
+        tenant_id = tenant_of(conn, tenant)
+        quotas.change(conn, tenant_id, limits)
+        data = {"changed": [f"quotas.{name}" for name in limits]}
+        audit.record(conn, tenant_id, OPERATOR_AT_DATABASE, "tenant.changed", tenant_id, data=data)
     show(tenant)
 
 
@@ -168,10 +174,12 @@ def set_price(
 @tenant_app.command("create", epilog="Example: reverie admin tenant create ada")
 def create_tenant(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """Create a tenant with one owner; `reverie admin create-key` makes the owner's first key."""
-    from services.store import tenants
+    from services.domain.audit import OPERATOR_AT_DATABASE
+    from services.store import audit, tenants
 
     with open_database() as (_, conn):
         tenant_id = tenants.create_tenant(conn, name)
+        audit.record(conn, tenant_id, OPERATOR_AT_DATABASE, "tenant.created", tenant_id)
     output.print_facts({"tenant": tenant_id, "name": name})
 
 
@@ -181,11 +189,14 @@ def set_weight(
     weight: Annotated[float, typer.Argument(metavar="W", min=0.001, max=1000)],
 ) -> None:
     """Set a tenant's share: weight 2 gets twice the GPU time of weight 1 while both have runs."""
-    from services.store import tenants
+    from services.domain.audit import OPERATOR_AT_DATABASE
+    from services.store import audit, tenants
 
     with open_database() as (_, conn):
         tenant_id = tenant_of(conn, tenant)
         tenants.set_weight(conn, tenant_id, weight)
+        data = {"changed": ["weight"]}
+        audit.record(conn, tenant_id, OPERATOR_AT_DATABASE, "tenant.changed", tenant_id, data=data)
     output.print_facts({"tenant": tenant_id, "weight": f"{weight:g}"})
 
 

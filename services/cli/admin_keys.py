@@ -43,7 +43,8 @@ def create_key(
     as_json: Json = False,
 ) -> None:
     """Create a key for a tenant. It is printed this once: the service keeps no copy."""
-    from services.store import api_keys
+    from services.domain.audit import OPERATOR_AT_DATABASE
+    from services.store import api_keys, audit
 
     with open_database() as (settings, conn):
         key, secret = api_keys.create(
@@ -54,6 +55,10 @@ def create_key(
             member_id=member,
             scopes=None if scopes is None else scopes_of("--scopes", _split(scopes)),
             expires_at=_expiry(expires),
+        )
+        data = {"member_id": key.member_id, "scopes": key.scopes}
+        audit.record(
+            conn, key.tenant_id, OPERATOR_AT_DATABASE, "key.created", key.key_id, data=data
         )
     facts = {"key": key.key_id, "secret": secret, "tenant": key.tenant_id, "member": key.member_id}
     _print_new(facts, as_json=as_json)
@@ -112,7 +117,8 @@ def revoke_key(
     key: Annotated[str, typer.Argument(metavar="KEY", help="key_…, the id; not the key itself.")],
 ) -> None:
     """Stop a key of a tenant or of an operator, at once."""
-    from services.store import api_keys, operator_keys
+    from services.domain.audit import OPERATOR_AT_DATABASE
+    from services.store import api_keys, audit, operator_keys
 
     with open_database() as (_, conn):
         tenant_id = api_keys.tenant_of_id(conn, key)
@@ -120,6 +126,7 @@ def revoke_key(
             operator_keys.revoke(conn, key)
         else:
             api_keys.revoke(conn, tenant_id, key)
+            audit.record(conn, tenant_id, OPERATOR_AT_DATABASE, "key.revoked", key)
     output.print_facts({"key": key, "tenant": tenant_id, "status": "revoked"})
 
 

@@ -69,6 +69,26 @@ def print_facts(facts: Mapping[str, object]) -> None:
             out.print(line)
 
 
+def print_deletion(deletion: Mapping[str, Any]) -> None:
+    """A deletion, with what went and what was kept in lines of their own."""
+    report: Mapping[str, Any] = deletion["report"]
+    facts = {
+        "deletion": deletion["id"],
+        deletion["kind"]: deletion["target"],
+        "status": deletion["status"],
+        "waits for": deletion["waits_for"],
+        **{f"rows of {table}": count for table, count in report.get("rows", {}).items()},
+        **{
+            f"objects in {folder}": f"{gone['num_objects']} ({gone['size_bytes']} bytes)"
+            for folder, gone in report.get("objects", {}).items()
+        },
+        **{f"kept: {what}": number for what, number in report.get("shared", {}).items()},
+    }
+    print_facts(facts)
+    for kept in report.get("kept", ()):
+        print_note(f"kept: {kept['what']} {kept['id']} at {kept['place']}: {kept['reason']}")
+
+
 def print_note(text: str) -> None:
     """A remark on stderr, so that it never mixes with a result."""
     from rich.text import Text

@@ -102,6 +102,12 @@ class DatasetIncompleteError(DomainError):
         self.problems = tuple(problems)
 
 
+class StillNeededError(DomainError):
+    """It cannot be deleted yet: it is a run that is not over, or such a run needs it."""
+
+    code = "still_needed"
+
+
 class LastOwnerError(DomainError):
     """A tenant keeps at least one owner."""
 

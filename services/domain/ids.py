@@ -9,9 +9,9 @@ import re
 import time
 from typing import Final, Literal
 
-Prefix = Literal["run", "ds", "att", "wrk", "pub", "ten", "mem", "key", "req", "sec", "bat"]
+Prefix = Literal["run", "ds", "att", "wrk", "pub", "ten", "mem", "key", "req", "sec", "bat", "del"]
 
-_ID: Final = re.compile(r"(run|ds|att|wrk|pub|ten|mem|key|req|sec|bat)_[0-9a-f]{32}")
+_ID: Final = re.compile(r"(run|ds|att|wrk|pub|ten|mem|key|req|sec|bat|del)_[0-9a-f]{32}")
 
 
 def new_id(prefix: Prefix) -> str:

@@ -5,6 +5,8 @@ tenants/<tenant_id>/cache/<digest>/                                     a shard 
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/checkpoints/step-00000100/
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/result/
 services/<service_id>/generation                                        see results/restored.py
+services/<service_id>/deletions/<deletion_id>                           a deletion's report
+services/<service_id>/audit/<tenant_id>/<seq>-<hash>                    an anchor of an audit log
 """
 
 import re
@@ -64,16 +66,26 @@ def shard_prefix(tenant_id: str, digest: str) -> str:
     return f"{_tenant(tenant_id)}/cache/{_digest(digest)}/"
 
 
+def tenant_prefix(tenant_id: str) -> str:
+    """Folder of everything of a tenant; ends in ``/``."""
+    return f"{_tenant(tenant_id)}/"
+
+
 def runs_prefix(tenant_id: str) -> str:
     """Folder of all runs of a tenant; ends in ``/``."""
     return f"{_tenant(tenant_id)}/runs/"
 
 
-def attempts_prefix(tenant_id: str, run_id: str) -> str:
-    """Folder of all attempts of a run; ends in ``/``."""
+def run_prefix(tenant_id: str, run_id: str) -> str:
+    """Folder of a run; ends in ``/``."""
     if not is_id(run_id, "run"):
         raise InvalidKeyError(run_id, "not the id of a run")
-    return f"{runs_prefix(tenant_id)}{run_id}/attempts/"
+    return f"{runs_prefix(tenant_id)}{run_id}/"
+
+
+def attempts_prefix(tenant_id: str, run_id: str) -> str:
+    """Folder of all attempts of a run; ends in ``/``."""
+    return f"{run_prefix(tenant_id, run_id)}attempts/"
 
 
 def attempt_prefix(tenant_id: str, run_id: str, fence: int) -> str:
@@ -118,6 +130,33 @@ def fence_of(key: str) -> int:
 def generation_key(service_id: str) -> str:
     """Key of the marker that a restored database is compared with."""
     return f"services/{service_id}/generation"
+
+
+def deletions_prefix(service_id: str) -> str:
+    """Folder of the reports of deletions; ends in ``/``."""
+    return f"services/{service_id}/deletions/"
+
+
+def deletion_key(service_id: str, deletion_id: str) -> str:
+    """Key of the report of a deletion."""
+    return f"{deletions_prefix(service_id)}{deletion_id}"
+
+
+def anchors_prefix(service_id: str, tenant_id: str) -> str:
+    """Folder of the anchors of a tenant's audit log; ends in ``/``."""
+    _tenant(tenant_id)
+    return f"services/{service_id}/audit/{tenant_id}/"
+
+
+def anchor_key(service_id: str, tenant_id: str, seq: int, event_hash: str) -> str:
+    """Key of an anchor; two histories of one log, as after a restored backup, have two."""
+    return f"{anchors_prefix(service_id, tenant_id)}{seq:020d}-{_digest(event_hash)}"
+
+
+def anchored(key: str) -> tuple[int, str]:
+    """Number and hash of the event that an anchor of this key has."""
+    seq, _, event_hash = key.rpartition("/")[2].partition("-")
+    return int(seq), event_hash
 
 
 def result_prefix(tenant_id: str, run_id: str, fence: int) -> str:

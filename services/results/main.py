@@ -1,4 +1,4 @@
-"""The results process: publishes results, and deletes objects that no row references."""
+"""The results process: publishes results, and deletes what nobody needs or what it is asked to."""
 
 import os
 from datetime import timedelta
@@ -15,8 +15,11 @@ from services.processes.core_dumps import forbid_core_dumps
 from services.queue.app import NOTIFY_QUEUE, PUBLICATION_TASK
 from services.queue.serve import serve
 from services.results.abandoned import sweep_abandoned
+from services.results.deletion.deleter import DELETE_EVERY_S, Deleter
 from services.results.publish import Publisher
+from services.results.repeating import Repeating
 from services.results.restored import settle
+from services.results.retention import retention_of
 from services.results.sweep import Sweeper
 from services.results.targets.folder import FolderTarget
 from services.results.targets.hub import HubAccess, HubTarget
@@ -44,27 +47,34 @@ def main() -> int:
     start_tracing("results", settings.otlp_endpoint)
     serve_metrics(settings.metrics_host, settings.metrics_port)
     disable_progress_bars()
-    database = Database(settings.database_url, max_size=3)
+    database = Database(settings.database_url, max_size=4)
     objects = open_store(settings)
     upload_expires = timedelta(seconds=settings.upload_expires_s)
+    lease = timedelta(seconds=settings.lease_s)
+    folder = FolderTarget(settings.publications_dir)
+    deleter = Deleter(database, objects, folder, lease=lease)
     with (
         Scratch(settings.scratch_dir, new_id("wrk")) as scratch,
         Sweeper(
             database,
             objects,
             settle=lambda: settle(database, objects, scratch),
-            sweep_uploads=lambda: sweep_abandoned(database, objects, after=upload_expires),
+            then=[
+                lambda: sweep_abandoned(database, objects, after=upload_expires),
+                *retention_of(database, objects, settings.retention, lease=lease),
+            ],
         ),
+        Repeating("deletion", deleter.work, every_s=DELETE_EVERY_S),
     ):
         publisher = Publisher(
             database=database,
             objects=objects,
             targets={
-                "folder": FolderTarget(settings.publications_dir),
+                "folder": folder,
                 "hub": HubTarget(HubAccess.from_env(os.environ)),
             },
             scratch=scratch,
-            lease=timedelta(seconds=_LEASES_A_TRY * settings.lease_s),
+            lease=_LEASES_A_TRY * lease,
         )
         log.info("worker_up")
         serve(

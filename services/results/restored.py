@@ -4,8 +4,10 @@ A marker in the object store and a row in the database count up together. Where 
 behind, or is another one than before, its runs are reconciled before anything is deleted: their
 attempts end, their fences rise above every attempt that may still run, and the newest complete
 checkpoint of each run is adopted. Objects that no row references after that are swept as always.
+What was deleted since the backup is deleted again: the reports of deletions lie in the store.
 """
 
+import json
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,13 +21,16 @@ from services.objects.keys import (
     MANIFEST_NAME,
     attempts_prefix,
     checkpoint_of,
+    deletions_prefix,
     fence_of,
     generation_key,
     runs_prefix,
 )
 from services.objects.port import ObjectStore
-from services.store import restore_guard, restored_runs
+from services.results.deletion.report import REPORT_BYTES
+from services.store import restore_guard, restored_deletions, restored_runs
 from services.store.database import Database
+from services.store.restored_deletions import ForgottenDeletion
 from services.store.restored_runs import FoundObjects, OpenRun
 from services.workers.scratch import Scratch
 from trainer_core.faultpoints import fault_point
@@ -84,6 +89,8 @@ def reconcile(database: Database, objects: ObjectStore, scratch: Scratch) -> Rec
     """
     with database.transaction() as conn:
         service_id = restore_guard.lock_guard(conn).service_id
+    _delete_again(database, objects, service_id)
+    with database.transaction() as conn:
         open_runs = restored_runs.open_runs(conn)
         known = restored_runs.run_ids_by_tenant(conn)
     resume_steps = {}
@@ -106,6 +113,23 @@ def reconcile(database: Database, objects: ObjectStore, scratch: Scratch) -> Rec
         restore_guard.end(conn, marked)
     log.info("database_reconciled", runs=len(resume_steps), unknown_runs=len(unknown))
     return Reconciled(resume_steps=resume_steps, unknown_runs=unknown)
+
+
+def _delete_again(database: Database, objects: ObjectStore, service_id: str) -> None:
+    for key in objects.list_keys(deletions_prefix(service_id)):
+        facts = json.loads(objects.get_bytes(key, limit_bytes=REPORT_BYTES))
+        forgotten = ForgottenDeletion(
+            deletion_id=facts["deletion_id"],
+            tenant_id=facts["tenant_id"],
+            kind=facts["kind"],
+            target=facts["target"],
+            report=facts["report"] or {},
+            asked_at=facts["asked_at"],
+        )
+        with database.transaction() as conn:
+            if restored_deletions.ask_again(conn, forgotten):
+                log.warning("deletion_asked_again", deletion_id=forgotten.deletion_id)
+        fault_point("restored.deletion")
 
 
 def _reconcile_run(

@@ -1,29 +1,27 @@
 """Delete the objects of lost attempts and replaced checkpoints, which no row references."""
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
 import structlog
 
 from services.metrics.work import objects_swept
-from services.objects.errors import ObjectStoreError
 from services.objects.keys import MANIFEST_NAME, attempts_prefix
 from services.objects.port import ObjectStore
+from services.results.repeating import Repeating
 from services.store import unreferenced
-from services.store.database import TRANSIENT_ERRORS, Database
+from services.store.database import Database
 from services.store.unreferenced import RunToSweep
 
 log = structlog.get_logger(__name__)
 
 SWEEP_EVERY_S: Final = 60.0
 _RUNS_A_BATCH: Final = 20
-_JOIN_S: Final = 30.0
 
 
 class Sweeper:
-    """A thread that sweeps at once and then every ``every_s`` seconds."""
+    """A thread that sweeps at once and then every ``every_s`` seconds; a context manager."""
 
     def __init__(
         self,
@@ -31,24 +29,20 @@ class Sweeper:
         objects: ObjectStore,
         *,
         settle: Callable[[], None] = lambda: None,
-        sweep_uploads: Callable[[], object] = lambda: None,
+        then: Sequence[Callable[[], object]] = (),
         every_s: float = SWEEP_EVERY_S,
     ) -> None:
         """Not started yet.
 
         Args:
             settle: called before each sweep; whatever it raises postpones the sweep.
-            sweep_uploads: called after each sweep of runs.
+            then: called after each sweep of runs, one after the other.
         """
         self._database = database
         self._objects = objects
         self._settle = settle
-        self._sweep_uploads = sweep_uploads
-        self._every_s = every_s
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(
-            target=self._sweep_until_stopped, name="sweeper", daemon=True
-        )
+        self._then = then
+        self._thread = Repeating("sweep", self._settle_and_sweep, every_s=every_s)
 
     def sweep(self) -> int:
         """Sweep all runs that are due; returns the number of objects deleted.
@@ -56,7 +50,7 @@ class Sweeper:
         Raises ObjectStoreError, DatabaseDownError or DatabaseBusyError; the next sweep continues.
         """
         num_deleted = 0
-        while not self._stopping.is_set():
+        while not self._thread.is_stopping:
             with self._database.transaction() as conn:
                 due = unreferenced.runs_to_sweep(conn, _RUNS_A_BATCH)
             if not due:
@@ -66,7 +60,7 @@ class Sweeper:
         return num_deleted
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._thread.__enter__()
         return self
 
     def __exit__(
@@ -75,8 +69,13 @@ class Sweeper:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stopping.set()
-        self._thread.join(_JOIN_S)
+        self._thread.__exit__(kind, error, trace)
+
+    def _settle_and_sweep(self) -> None:
+        self._settle()
+        self.sweep()
+        for work in self._then:
+            work()
 
     def _sweep_run(self, run: RunToSweep) -> int:
         # Listed before the rows are read, so what is committed in between counts as referenced.
@@ -97,19 +96,6 @@ class Sweeper:
         if unreferenced_keys:
             log.info("run_swept", run_id=run.run_id, num_objects=len(unreferenced_keys))
         return len(unreferenced_keys)
-
-    def _sweep_until_stopped(self) -> None:
-        while True:
-            try:
-                self._settle()
-                self.sweep()
-                self._sweep_uploads()
-            except (ObjectStoreError, *TRANSIENT_ERRORS) as error:
-                log.warning("sweep_postponed", error=str(error))
-            except Exception:  # the thread's outermost loop: the next sweep tries again
-                log.exception("sweep_failed")
-            if self._stopping.wait(self._every_s):
-                return
 
 
 def is_unreferenced(key: str, prefix: str, run: RunToSweep, referenced: frozenset[str]) -> bool:

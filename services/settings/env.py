@@ -13,6 +13,7 @@ from typing import Final, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from services.domain.quotas import Quotas
+from services.domain.retention import Retention
 from services.settings.http_limits import HttpLimits, Network
 from trainer_core.process.node_cache import NodeCache, NodeCacheSettingError, node_cache_of
 
@@ -97,6 +98,8 @@ class Settings:
     upload_expires_s: float = 7 * 86_400
     """REVERIE_UPLOAD_EXPIRES_S: a dataset that is not completed, and whose upload addresses nobody
     has asked for in this time, is rejected and its files are deleted; at least two hours."""
+    retention: Retention = field(default_factory=Retention)
+    """How long things are kept, by age; the fields name their variables."""
     log_format: LogFormat = "console"
     """REVERIE_LOG_FORMAT."""
     single_tenant: bool = False
@@ -160,6 +163,7 @@ class Settings:
             share_half_life_s=_number(given, "REVERIE_SHARE_HALF_LIFE_S", 7 * 86_400),
             aging_s=_number(given, "REVERIE_AGING_S", 6 * 3600),
             upload_expires_s=_number(given, "REVERIE_UPLOAD_EXPIRES_S", 7 * 86_400),
+            retention=_retention(given),
             log_format=cast(LogFormat, _one_of(given, "REVERIE_LOG_FORMAT", ("console", "json"))),
             single_tenant=_one_of(given, "REVERIE_SINGLE_TENANT", ("false", "true")) == "true",
             environment=cast(Environment, _one_of(given, "REVERIE_ENV", ("production", "test"))),
@@ -266,6 +270,15 @@ def _quotas(given: Mapping[str, str]) -> Quotas:
         requests_per_minute=_count(
             given, "REVERIE_QUOTA_REQUESTS_PER_MINUTE", default.requests_per_minute
         ),
+    )
+
+
+def _retention(given: Mapping[str, str]) -> Retention:
+    default = Retention()
+    return Retention(
+        events_days=_number(given, "REVERIE_RETAIN_EVENTS_DAYS", default.events_days),
+        cache_days=_number(given, "REVERIE_RETAIN_CACHE_DAYS", default.cache_days),
+        audit_days=_number(given, "REVERIE_RETAIN_AUDIT_DAYS", default.audit_days),
     )
 
 

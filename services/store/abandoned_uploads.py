@@ -20,7 +20,7 @@ CODE: Final = "upload_expired"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Abandoned:
-    """An expired dataset whose files may still be stored."""
+    """A dataset that expired or is being deleted, whose files may still be stored."""
 
     tenant_id: str
     dataset_id: str
@@ -31,7 +31,7 @@ UPDATE datasets SET status = 'rejected', size_bytes = 0, errors = %(errors)s,
     updated_at = clock_timestamp()
 WHERE dataset_id IN (
     SELECT dataset_id FROM datasets
-    WHERE num_files IS NULL AND status = 'uploading' AND NOT {is_restored}
+    WHERE num_files IS NULL AND status = 'uploading' AND deleted_at IS NULL AND NOT {is_restored}
         AND updated_at < clock_timestamp() - make_interval(secs => %(after_s)s)
     ORDER BY updated_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 RETURNING tenant_id, dataset_id
@@ -58,7 +58,7 @@ def expire(conn: Connection, *, after: timedelta, limit: int) -> int:
 # In random order: those whose files cannot be deleted must not keep the others from their turn.
 _ABANDONED: Final = SQL("""
 SELECT {columns} FROM datasets
-WHERE num_files IS NULL AND status = 'rejected' AND NOT {is_restored}
+WHERE num_files IS NULL AND status = 'rejected' AND deleted_at IS NULL AND NOT {is_restored}
 ORDER BY random() LIMIT %s
 """).format(columns=columns_of(Abandoned), is_restored=restore_guard.IS_RESTORED)
 
@@ -75,12 +75,16 @@ SELECT clock_timestamp(), ARRAY(
     WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s
     EXCEPT
     SELECT sha256 FROM datasets JOIN dataset_files USING (dataset_id)
-    WHERE datasets.tenant_id = %(tenant_id)s AND dataset_id <> %(dataset_id)s)
+    WHERE datasets.tenant_id = %(tenant_id)s AND dataset_id <> %(dataset_id)s
+        AND deleted_at IS NULL)
 """
 
 
 def unshared(conn: Connection, dataset: Abandoned) -> tuple[datetime, list[str]]:
-    """The contents that no other dataset of the tenant lists, and when that was so."""
+    """The contents that no other dataset of the tenant lists, and when that was so.
+
+    A dataset that is being deleted does not count.
+    """
     facts = {"tenant_id": dataset.tenant_id, "dataset_id": dataset.dataset_id}
     row = conn.execute(_UNSHARED, facts).fetchone()
     assert row is not None
@@ -90,7 +94,7 @@ def unshared(conn: Connection, dataset: Abandoned) -> tuple[datetime, list[str]]
 # A transaction that creates a dataset takes far less than ten minutes.
 _SHARED_SINCE: Final = """
 SELECT DISTINCT sha256 FROM datasets JOIN dataset_files USING (dataset_id)
-WHERE datasets.tenant_id = %(tenant_id)s AND dataset_id <> %(dataset_id)s
+WHERE datasets.tenant_id = %(tenant_id)s AND dataset_id <> %(dataset_id)s AND deleted_at IS NULL
     AND datasets.created_at > %(since)s - interval '10 minutes' AND sha256 = ANY(%(contents)s)
 """
 

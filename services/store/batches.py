@@ -114,7 +114,7 @@ _SHARES: Final = """
 SELECT batch_id, status, gpu_class, count(*) AS num_runs, sum(step) AS step,
     sum(max_steps) AS max_steps, sum(charged_s) AS charged_s,
     sum(cost_micros)::bigint AS cost_micros
-FROM runs WHERE tenant_id = %s AND batch_id = ANY(%s)
+FROM runs WHERE tenant_id = %s AND batch_id = ANY(%s) AND deleted_at IS NULL
 GROUP BY batch_id, status, gpu_class
 """
 
@@ -156,7 +156,7 @@ FROM runs LEFT JOIN LATERAL (
         AND seq > event_seq - 200 AND type = 'step' AND jsonb_typeof(data -> 'loss') = 'number'
     ORDER BY seq DESC LIMIT 1
 ) AS newest ON true
-WHERE runs.tenant_id = %s AND batch_id = %s ORDER BY batch_row
+WHERE runs.tenant_id = %s AND batch_id = %s AND deleted_at IS NULL ORDER BY batch_row
 """
 
 

@@ -102,12 +102,13 @@ def create(conn: Connection, tenant_id: str, name: str, files: Iterable[NewFile]
 
 
 _GET: Final = SQL("""
-SELECT {columns} FROM datasets WHERE tenant_id = %s AND dataset_id = %s
+SELECT {columns} FROM datasets
+WHERE tenant_id = %s AND dataset_id = %s AND deleted_at IS NULL
 """).format(columns=columns_of(Dataset))
 
 
 def get(conn: Connection, tenant_id: str, dataset_id: str) -> Dataset:
-    """Raises NotFoundError."""
+    """Raises NotFoundError, also where the dataset is being deleted."""
     with conn.cursor(row_factory=class_row(Dataset)) as cursor:
         dataset = cursor.execute(_GET, (tenant_id, dataset_id)).fetchone()
     if dataset is None:
@@ -140,7 +141,8 @@ def usability(conn: Connection, tenant_id: str, dataset_ids: Iterable[str]) -> d
 
 _LIST: Final = SQL("""
 SELECT {columns} FROM datasets
-WHERE tenant_id = %(tenant_id)s AND (%(after)s::text IS NULL OR dataset_id < %(after)s)
+WHERE tenant_id = %(tenant_id)s AND deleted_at IS NULL
+    AND (%(after)s::text IS NULL OR dataset_id < %(after)s)
 ORDER BY dataset_id DESC LIMIT %(limit)s
 """).format(columns=columns_of(Dataset))
 

@@ -119,7 +119,9 @@ class Attempt:
 
 _MISSING_DATASET: Final = """
 SELECT wanted FROM unnest(%s::text[]) AS wanted
-WHERE NOT EXISTS (SELECT FROM datasets WHERE tenant_id = %s AND dataset_id = wanted)
+WHERE NOT EXISTS (
+    SELECT FROM datasets
+    WHERE tenant_id = %s AND dataset_id = wanted AND deleted_at IS NULL)
 """
 _CREATE: Final = SQL("""
 INSERT INTO runs (run_id, tenant_id, plan_digest, warnings, base_model, datasets,
@@ -169,13 +171,13 @@ def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
     return run
 
 
-_GET: Final = SQL("SELECT {columns} FROM runs WHERE tenant_id = %s AND run_id = %s").format(
-    columns=columns_of(Run)
-)
+_GET: Final = SQL("""
+SELECT {columns} FROM runs WHERE tenant_id = %s AND run_id = %s AND deleted_at IS NULL
+""").format(columns=columns_of(Run))
 
 
 def get(conn: Connection, tenant_id: str, run_id: str) -> Run:
-    """Raises NotFoundError."""
+    """Raises NotFoundError, also where the run is being deleted."""
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_GET, (tenant_id, run_id)).fetchone()
     if run is None:
@@ -185,7 +187,8 @@ def get(conn: Connection, tenant_id: str, run_id: str) -> Run:
 
 _LIST: Final = SQL("""
 SELECT {columns} FROM runs
-WHERE tenant_id = %(tenant_id)s AND (%(after)s::text IS NULL OR run_id < %(after)s)
+WHERE tenant_id = %(tenant_id)s AND deleted_at IS NULL
+    AND (%(after)s::text IS NULL OR run_id < %(after)s)
     AND (%(batch_id)s::text IS NULL OR batch_id = %(batch_id)s)
 ORDER BY run_id DESC LIMIT %(limit)s
 """).format(columns=columns_of(Run))
@@ -205,9 +208,9 @@ def list_page(
         return cursor.execute(_LIST, facts).fetchall()
 
 
-_LOCK: Final = SQL(
-    "SELECT {columns} FROM runs WHERE tenant_id = %s AND run_id = %s FOR UPDATE"
-).format(columns=columns_of(Run))
+_LOCK: Final = SQL("""
+SELECT {columns} FROM runs WHERE tenant_id = %s AND run_id = %s AND deleted_at IS NULL FOR UPDATE
+""").format(columns=columns_of(Run))
 
 
 def lock(conn: Connection, tenant_id: str, run_id: str) -> Run:

@@ -69,13 +69,13 @@ def _create(conn: Connection, tenant_id: str, name: str, *, request_key: str | N
     return conn.execute(_CREATE, facts).rowcount == 1
 
 
-_GET: Final = SQL("SELECT {columns} FROM tenants WHERE tenant_id = %s").format(
-    columns=columns_of(Tenant)
-)
+_GET: Final = SQL("""
+SELECT {columns} FROM tenants WHERE tenant_id = %s AND deleted_at IS NULL
+""").format(columns=columns_of(Tenant))
 
 
 def get(conn: Connection, tenant_id: str) -> Tenant:
-    """Raises NotFoundError."""
+    """Raises NotFoundError, also where the tenant is deleted."""
     with conn.cursor(row_factory=class_row(Tenant)) as cursor:
         tenant = cursor.execute(_GET, (tenant_id,)).fetchone()
     if tenant is None:
@@ -84,7 +84,8 @@ def get(conn: Connection, tenant_id: str) -> Tenant:
 
 
 _LIST: Final = SQL("""
-SELECT {columns} FROM tenants WHERE (%(after)s::text IS NULL OR tenant_id < %(after)s)
+SELECT {columns} FROM tenants
+WHERE deleted_at IS NULL AND (%(after)s::text IS NULL OR tenant_id < %(after)s)
 ORDER BY tenant_id DESC LIMIT %(limit)s
 """).format(columns=columns_of(Tenant))
 
@@ -95,8 +96,13 @@ def list_page(conn: Connection, limit: int, after: str | None = None) -> list[Te
         return cursor.execute(_LIST, {"limit": limit, "after": after}).fetchall()
 
 
-_FIND: Final = "SELECT tenant_id FROM tenants WHERE tenant_id = %(tenant)s OR name = %(tenant)s"
-_NAMES: Final = "SELECT tenant_id, name FROM tenants ORDER BY tenant_id DESC LIMIT %s"
+_FIND: Final = """
+SELECT tenant_id FROM tenants
+WHERE (tenant_id = %(tenant)s OR name = %(tenant)s) AND deleted_at IS NULL
+"""
+_NAMES: Final = """
+SELECT tenant_id, name FROM tenants WHERE deleted_at IS NULL ORDER BY tenant_id DESC LIMIT %s
+"""
 
 
 def find(conn: Connection, tenant: str) -> list[str]:

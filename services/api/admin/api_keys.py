@@ -4,8 +4,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from services.api.admin.tenants import find_tenant
-from services.api.api_keys.presenting import key_shape, new_key_shape
+from services.api.api_keys.presenting import facts_of, key_shape, new_key_shape
 from services.api.api_keys.shapes import ApiKey, ApiKeyRequest, NewApiKey
+from services.api.auditing import AuthorDep
 from services.api.idempotency import CreatingRequest, IdempotencyKey, create_once
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import OperatorRoute
@@ -14,7 +15,7 @@ from services.api.service import ServiceDep
 from services.api.shapes import KeyId, TenantId
 from services.domain.errors import NotFoundError
 from services.domain.ids import is_id
-from services.store import api_keys
+from services.store import api_keys, audit
 from services.store.database import Connection
 
 router = APIRouter(
@@ -44,7 +45,9 @@ def list_tenant_keys(
 def create_tenant_key(
     tenant_id: TenantId,
     body: ApiKeyRequest,
+    *,
     service: ServiceDep,
+    author: AuthorDep,
     request: Request,
     key: IdempotencyKey = None,
 ) -> JSONResponse:
@@ -69,6 +72,7 @@ def create_tenant_key(
             scopes=body.scopes,
             expires_at=body.expires_at,
         )
+        audit.record(conn, tenant_id, author, "key.created", key.key_id, data=facts_of(key))
         return new_key_shape(key, secret, creating.path)
 
     return create_once(creating, lambda: None, insert, shown_once=["secret"])
@@ -88,11 +92,14 @@ def get_tenant_key(tenant_id: TenantId, key_id: KeyId, service: ServiceDep) -> A
     response_class=Response,
     openapi_extra=needs_operator(NotFoundError),
 )
-def revoke_tenant_key(tenant_id: TenantId, key_id: KeyId, service: ServiceDep) -> None:
+def revoke_tenant_key(
+    tenant_id: TenantId, key_id: KeyId, service: ServiceDep, author: AuthorDep
+) -> None:
     """The key stops working at once; repeating it is harmless."""
     with service.unscoped.transaction() as conn:
         _find(conn, tenant_id, key_id)
         api_keys.revoke(conn, tenant_id, key_id)
+        audit.record(conn, tenant_id, author, "key.revoked", key_id)
 
 
 def _find(conn: Connection, tenant_id: str, key_id: str) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from services.api.api_keys.shapes import ApiKey, NewApiKey
 from services.api.shapes import in_utc, in_utc_or_none
+from services.domain.audit import Facts
 from services.store.api_keys import ApiKey as ApiKeyRow
 
 
@@ -28,3 +29,9 @@ def _facts(row: ApiKeyRow, collection: str) -> dict[str, Any]:
         "links": {"self": f"{collection}/{row.key_id}"},
         "created_at": in_utc(row.created_at),
     }
+
+
+def facts_of(row: ApiKeyRow) -> Facts:
+    """What the audit log says of a new key."""
+    expires_at = None if row.expires_at is None else in_utc(row.expires_at).isoformat()
+    return {"member_id": row.member_id, "scopes": row.scopes, "expires_at": expires_at}

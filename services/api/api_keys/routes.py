@@ -7,8 +7,9 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from services.api.api_keys.limits import check_member, check_rotation, check_scopes
-from services.api.api_keys.presenting import key_shape, new_key_shape
+from services.api.api_keys.presenting import facts_of, key_shape, new_key_shape
 from services.api.api_keys.shapes import ApiKey, ApiKeyRequest, NewApiKey, RotateRequest
+from services.api.auditing import AuthorDep
 from services.api.idempotency import CreatingDep, create_once
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
@@ -17,7 +18,7 @@ from services.api.service import ActorDep, ServiceDep
 from services.api.shapes import KeyId
 from services.domain.errors import KeyNotActiveError, NotFoundError
 from services.domain.ids import is_id
-from services.store import api_keys
+from services.store import api_keys, audit
 from services.store.database import Connection
 
 _ROTATE: Final = RotateRequest()
@@ -42,7 +43,11 @@ def list_keys(
     openapi_extra=needs("keys:write", NotFoundError),
 )
 def create_key(
-    body: ApiKeyRequest, service: ServiceDep, actor: ActorDep, request: CreatingDep
+    body: ApiKeyRequest,
+    service: ServiceDep,
+    actor: ActorDep,
+    author: AuthorDep,
+    request: CreatingDep,
 ) -> JSONResponse:
     """A new key: 201, and this once its ``secret``. 422 where it would have more than its maker.
 
@@ -64,6 +69,7 @@ def create_key(
             scopes=scopes,
             expires_at=body.expires_at,
         )
+        audit.record(conn, actor.tenant_id, author, "key.created", key.key_id, data=facts_of(key))
         return new_key_shape(key, secret)
 
     return create_once(request, prepare, insert, shown_once=["secret"])
@@ -83,7 +89,7 @@ def get_key(key_id: KeyId, service: ServiceDep, actor: ActorDep) -> ApiKey:
     response_class=Response,
     openapi_extra=needs("keys:write", NotFoundError),
 )
-def revoke_key(key_id: KeyId, service: ServiceDep, actor: ActorDep) -> None:
+def revoke_key(key_id: KeyId, service: ServiceDep, actor: ActorDep, author: AuthorDep) -> None:
     """The key stops working at once, also where it is the one of this request.
 
     Repeating it is harmless.
@@ -91,6 +97,7 @@ def revoke_key(key_id: KeyId, service: ServiceDep, actor: ActorDep) -> None:
     _check_id(key_id)
     with service.database.transaction(actor.tenant_id) as conn:
         api_keys.revoke(conn, actor.tenant_id, key_id, member_id=actor.keys_of)
+        audit.record(conn, actor.tenant_id, author, "key.revoked", key_id)
 
 
 @router.post(
@@ -101,8 +108,10 @@ def revoke_key(key_id: KeyId, service: ServiceDep, actor: ActorDep) -> None:
 )
 def rotate_key(
     key_id: KeyId,
+    *,
     service: ServiceDep,
     actor: ActorDep,
+    author: AuthorDep,
     request: CreatingDep,
     body: RotateRequest = _ROTATE,
 ) -> JSONResponse:
@@ -125,6 +134,8 @@ def rotate_key(
             grace=timedelta(seconds=body.grace_s),
             expires_at=body.expires_at,
         )
+        data = {"replaced_by": key.key_id}
+        audit.record(conn, actor.tenant_id, author, "key.rotated", key_id, data=data)
         return new_key_shape(key, secret)
 
     return create_once(request, prepare, insert, collection="/v1/api-keys", shown_once=["secret"])

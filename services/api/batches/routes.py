@@ -6,6 +6,7 @@ from typing import Final
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from services.api.auditing import AuthorDep
 from services.api.batches.lookup import find_batch
 from services.api.batches.planning import PlannedBatch, check_again, plan_rows
 from services.api.batches.presenting import batch_shape, comparison_shape, summary_shape
@@ -20,7 +21,7 @@ from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
 from services.api.shapes import BatchId
 from services.domain.errors import IllegalTransitionError, NotFoundError, QuotaExceededError
-from services.store import batches, gpu_classes, quotas, run_control, runs
+from services.store import audit, batches, gpu_classes, quotas, run_control, runs
 from services.store.batches import Batch as BatchRecord
 from services.store.database import Connection
 from services.store.runs import BatchPlace
@@ -44,7 +45,11 @@ _creating: Final = APIRouter(route_class=PlanningRoute)
     openapi_extra=needs("runs:write", InvalidPlanError, DatasetRejectedError, QuotaExceededError),
 )
 def submit_batch(
-    body: BatchRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
+    body: BatchRequest,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    author: AuthorDep,
+    request: CreatingDep,
 ) -> JSONResponse:
     """Up to 200 runs at once: 201 and the batch, whose ``refused`` has the rows with mistakes.
 
@@ -67,10 +72,13 @@ def submit_batch(
             num_rows=len(found.planned) + len(found.refused),
             refused=[each.as_json() for each in found.refused],
         )
+        run_ids = []
         for each in found.planned:
             row = each.row
             place = BatchPlace(batch_id=batch.batch_id, row=row.number, options=row.options)
-            runs.create(conn, tenant_id, replace(each.new, batch=place))
+            run_ids.append(runs.create(conn, tenant_id, replace(each.new, batch=place)).run_id)
+        data = {"runs": run_ids}
+        audit.record(conn, tenant_id, author, "batch.created", batch.batch_id, data=data)
         return _shape_of(conn, batch)
 
     return create_once(request, prepare, insert)
@@ -113,16 +121,20 @@ def compare_batch(batch_id: BatchId, service: ServiceDep, tenant_id: TenantDep) 
 @router.post(
     "/batches/{batch_id}:cancel", status_code=202, openapi_extra=needs("runs:write", NotFoundError)
 )
-def cancel_batch(batch_id: BatchId, service: ServiceDep, tenant_id: TenantDep) -> Batch:
+def cancel_batch(
+    batch_id: BatchId, service: ServiceDep, tenant_id: TenantDep, author: AuthorDep
+) -> Batch:
     """Cancel all its runs that are not over: 202 and the batch. It may be repeated."""
     with service.database.transaction(tenant_id) as conn:
         batch = find_batch(conn, tenant_id, batch_id)
         run_ids = batches.runs_not_over(conn, tenant_id, batch_id)
+    data = {"batch": batch_id}
     for run_id in run_ids:
         try:
             # One run in each transaction: their holders need the rows, too.
             with service.database.transaction(tenant_id) as conn:
                 run_control.cancel(conn, tenant_id, run_id)
+                audit.record(conn, tenant_id, author, "run.canceled", run_id, data=data)
         except IllegalTransitionError:
             pass  # it has ended meanwhile
     with service.database.transaction(tenant_id) as conn:

@@ -8,6 +8,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from services.api.auditing import AuthorDep
 from services.api.datasets.checked_list import check_list, files_of
 from services.api.datasets.presenting import dataset_shape
 from services.api.datasets.shapes import Dataset
@@ -17,8 +18,9 @@ from services.api.routing import StreamRoute, check_media_type
 from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
 from services.api.spooled_body import IN_MEMORY_BYTES, spooled_body
+from services.domain.audit import Author
 from services.domain.errors import QuotaExceededError
-from services.store import datasets, quotas
+from services.store import audit, datasets, quotas
 from services.store.database import Connection
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=StreamRoute)
@@ -40,7 +42,11 @@ _DOCUMENTED: Final[dict[str, Any]] = {
 
 @router.post("/datasets", status_code=201, response_model=Dataset, openapi_extra=_DOCUMENTED)
 async def create_dataset(
-    request: Request, service: ServiceDep, tenant_id: TenantDep, key: IdempotencyKey = None
+    request: Request,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    author: AuthorDep,
+    key: IdempotencyKey = None,
 ) -> JSONResponse:
     """A new dataset of these files: 201; 422 names every file that cannot be accepted.
 
@@ -60,14 +66,17 @@ async def create_dataset(
         )
         if body.size_bytes <= _SHORT_BYTES:
             async with places.requests.one_for(tenant_id):
-                return await run_sync(_create_in_thread, creating, body.file, check_list)
+                return await run_sync(_create_in_thread, creating, author, body.file, check_list)
         async with long_lists.places.one_for(tenant_id):
             check, threads = long_lists.check, long_lists.threads
-            return await run_sync(_create_in_thread, creating, body.file, check, limiter=threads)
+            return await run_sync(
+                _create_in_thread, creating, author, body.file, check, limiter=threads
+            )
 
 
 def _create_in_thread(
     creating: CreatingRequest,
+    author: Author,
     body: BinaryIO,
     check: Callable[[BinaryIO, BinaryIO], CheckedList],
 ) -> JSONResponse:
@@ -79,6 +88,7 @@ def _create_in_thread(
             dataset = datasets.create(conn, tenant_id, checked.name, files_of(rows))
             limits, size_bytes = service.settings.quotas, checked.size_bytes
             quotas.check_new_dataset(conn, tenant_id, limits, size_bytes=size_bytes)
+            audit.record(conn, tenant_id, author, "dataset.created", dataset.dataset_id)
             return dataset_shape(dataset)
 
         return create_once(creating, lambda: check(body, rows), insert)

@@ -4,6 +4,7 @@ from typing import Final
 
 from fastapi import APIRouter
 
+from services.api.auditing import AuthorDep
 from services.api.datasets.lookup import find_dataset
 from services.api.datasets.part_sizes import PART_BYTES, UPLOAD_EXPIRES_S, part_sizes
 from services.api.datasets.presenting import dataset_shape
@@ -20,7 +21,7 @@ from services.domain.errors import (
     Problem,
 )
 from services.objects.keys import upload_key
-from services.store import datasets
+from services.store import audit, datasets
 from services.store.datasets import DatasetFile
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=TenantRoute)
@@ -77,7 +78,9 @@ def sign_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
     status_code=202,
     openapi_extra=needs("datasets:write", NotFoundError, DatasetIncompleteError),
 )
-def complete_dataset(dataset_id: DatasetId, service: ServiceDep, tenant_id: TenantDep) -> Dataset:
+def complete_dataset(
+    dataset_id: DatasetId, service: ServiceDep, tenant_id: TenantDep, author: AuthorDep
+) -> Dataset:
     """No more files: 202, and verification starts. 409 names files that are not uploaded.
 
     Repeating it is harmless.
@@ -94,7 +97,9 @@ def complete_dataset(dataset_id: DatasetId, service: ServiceDep, tenant_id: Tena
         ]
         raise DatasetIncompleteError(len(missing), problems)
     with service.database.transaction(tenant_id) as conn:
-        return dataset_shape(datasets.complete(conn, tenant_id, dataset_id))
+        completed = datasets.complete(conn, tenant_id, dataset_id)
+        audit.record(conn, tenant_id, author, "dataset.completed", dataset_id)
+        return dataset_shape(completed)
 
 
 def _missing(service: Service, tenant_id: str, dataset_id: str) -> list[str]:

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from services.api.auditing import AuthorDep
 from services.api.idempotency import CreatingDep, create_once
 from services.api.members.presenting import member_shape
 from services.api.members.shapes import Member, MemberChanges, MemberRequest
@@ -13,7 +14,7 @@ from services.api.service import ServiceDep, TenantDep
 from services.api.shapes import MemberId
 from services.domain.errors import LastOwnerError, NotFoundError
 from services.domain.ids import is_id
-from services.store import members
+from services.store import audit, members
 from services.store.database import Connection
 
 router = APIRouter(prefix="/v1", tags=["members"], route_class=TenantRoute)
@@ -33,11 +34,16 @@ def list_members(
 @router.post(
     "/members", status_code=201, response_model=Member, openapi_extra=needs("members:write")
 )
-def create_member(body: MemberRequest, tenant_id: TenantDep, request: CreatingDep) -> JSONResponse:
+def create_member(
+    body: MemberRequest, tenant_id: TenantDep, author: AuthorDep, request: CreatingDep
+) -> JSONResponse:
     """A new member: 201. It can do nothing before it has an API key."""
 
     def insert(conn: Connection, _: None) -> Member:
-        return member_shape(members.create(conn, tenant_id, name=body.name, role=body.role))
+        member = members.create(conn, tenant_id, name=body.name, role=body.role)
+        data = {"role": member.role}
+        audit.record(conn, tenant_id, author, "member.created", member.member_id, data=data)
+        return member_shape(member)
 
     return create_once(request, lambda: None, insert)
 
@@ -54,7 +60,11 @@ def get_member(member_id: MemberId, service: ServiceDep, tenant_id: TenantDep) -
     "/members/{member_id}", openapi_extra=needs("members:write", NotFoundError, LastOwnerError)
 )
 def change_member(
-    member_id: MemberId, body: MemberChanges, service: ServiceDep, tenant_id: TenantDep
+    member_id: MemberId,
+    body: MemberChanges,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    author: AuthorDep,
 ) -> Member:
     """Set the name or the role. What the member's keys may do follows with their next request.
 
@@ -63,7 +73,10 @@ def change_member(
     _check_id(member_id)
     changes = body.model_dump(exclude_unset=True)
     with service.database.transaction(tenant_id) as conn:
-        return member_shape(members.change(conn, tenant_id, member_id, changes))
+        member = members.change(conn, tenant_id, member_id, changes)
+        data = {"changed": sorted(changes), "role": member.role}
+        audit.record(conn, tenant_id, author, "member.changed", member_id, data=data)
+        return member_shape(member)
 
 
 @router.delete(
@@ -72,7 +85,9 @@ def change_member(
     response_class=Response,
     openapi_extra=needs("members:write", NotFoundError, LastOwnerError),
 )
-def remove_member(member_id: MemberId, service: ServiceDep, tenant_id: TenantDep) -> None:
+def remove_member(
+    member_id: MemberId, service: ServiceDep, tenant_id: TenantDep, author: AuthorDep
+) -> None:
     """The member is gone and its keys are revoked at once; repeating it is harmless.
 
     409 ``last_owner`` where the tenant would have no owner.
@@ -80,6 +95,7 @@ def remove_member(member_id: MemberId, service: ServiceDep, tenant_id: TenantDep
     _check_id(member_id)
     with service.database.transaction(tenant_id) as conn:
         members.remove(conn, tenant_id, member_id)
+        audit.record(conn, tenant_id, author, "member.removed", member_id)
 
 
 def _check_id(member_id: str) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
+from services.api.auditing import AuthorDep
 from services.api.idempotency import CreatingDep, create_once
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.publications.presenting import publication_shape
@@ -16,7 +17,7 @@ from services.api.service import Service, ServiceDep, TenantDep
 from services.api.shapes import PublicationId
 from services.domain.errors import InvalidRequestError, NotFoundError, Problem
 from services.domain.ids import is_id
-from services.store import publications, secrets
+from services.store import audit, publications, secrets
 from services.store.database import Connection
 
 router = APIRouter(prefix="/v1", tags=["publications"], route_class=TenantRoute)
@@ -29,7 +30,11 @@ router = APIRouter(prefix="/v1", tags=["publications"], route_class=TenantRoute)
     openapi_extra=needs("publications:write", NotFoundError),
 )
 def create_publication(
-    body: PublicationRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
+    body: PublicationRequest,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    author: AuthorDep,
+    request: CreatingDep,
 ) -> JSONResponse:
     """Publish a run's result again, or the adapter of a checkpoint: 201; 422 where it has none."""
 
@@ -42,10 +47,19 @@ def create_publication(
         return target
 
     def insert(conn: Connection, target: dict[str, Any]) -> Publication:
-        made = publications.create(
+        publication = publications.create(
             conn, tenant_id, body.run_id, target, checkpoint_step=body.checkpoint_step
         )
-        return publication_shape(made)
+        data = {"run_id": body.run_id, "kind": str(target["kind"])}
+        audit.record(
+            conn,
+            tenant_id,
+            author,
+            "publication.created",
+            publication.publication_id,
+            data=data,
+        )
+        return publication_shape(publication)
 
     return create_once(request, prepare, insert)
 

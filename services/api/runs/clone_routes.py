@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
+from services.api.auditing import AuthorDep
 from services.api.errors import DatasetRejectedError, InvalidPlanError
 from services.api.idempotency import CreatingDep, create_once
 from services.api.routing import TenantRoute
@@ -17,7 +18,7 @@ from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
 from services.api.shapes import RunId
 from services.domain.errors import NotFoundError, QuotaExceededError
-from services.store import run_documents
+from services.store import audit, run_documents
 from services.store.database import Connection
 from services.store.runs import NewRun
 
@@ -38,8 +39,10 @@ Prepared = tuple[NewRun, dict[str, Any], dict[str, Any]]
 def clone_run(
     run_id: RunId,
     body: CloneRequest,
+    *,
     service: ServiceDep,
     tenant_id: TenantDep,
+    author: AuthorDep,
     request: CreatingDep,
 ) -> JSONResponse:
     """A new run from the request of another one with changes, and what differs: 201.
@@ -57,6 +60,8 @@ def clone_run(
     def insert(conn: Connection, prepared: Prepared) -> ClonedRun:
         new, sent, plan = prepared
         run = insert_run(service, conn, tenant_id, new)
+        data = {"cloned_from": run_id}
+        audit.record(conn, tenant_id, author, "run.created", run.id, data=data)
         diff = differences_of((sent, new.request), (plan, new.plan))
         return ClonedRun(**dict(run), diff=diff)
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter
 
+from services.api.auditing import AuthorDep
 from services.api.routing import TenantRoute
 from services.api.runs.limits import about_limits, find_known_limits, gpu_seconds
 from services.api.runs.lookup import CheckedRunId, lock_run
@@ -14,6 +15,7 @@ from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
 from services.api.shapes import RunId
 from services.api.validators import ExpectedVersionDep
+from services.domain.audit import Author, Facts
 from services.domain.errors import (
     IllegalTransitionError,
     InvalidRequestError,
@@ -22,8 +24,10 @@ from services.domain.errors import (
     RunOverError,
 )
 from services.domain.priorities import number_of
-from services.store import run_changes, run_control
+from services.store import audit, run_changes, run_control
+from services.store.database import Connection
 from services.store.run_changes import RunChanges
+from services.store.run_rows import Run as RunRow
 
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
 
@@ -34,15 +38,23 @@ router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
     openapi_extra=needs("runs:write", NotFoundError, IllegalTransitionError),
 )
 def pause_run(
-    run_id: RunId, service: ServiceDep, tenant_id: TenantDep, expected: ExpectedVersionDep
+    run_id: RunId,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    author: AuthorDep,
+    expected: ExpectedVersionDep,
 ) -> Run:
     """202 and the run, pausing or paused; a run that trains stores a checkpoint first.
 
     409 where it is over or canceled. A run that takes its last step meanwhile succeeds.
     """
     with service.database.transaction(tenant_id) as conn:
-        expected.check(lock_run(conn, tenant_id, run_id).version)
-        return shown_run(service, conn, run_control.pause(conn, tenant_id, run_id))
+        before = lock_run(conn, tenant_id, run_id)
+        expected.check(before.version)
+        run = run_control.pause(conn, tenant_id, run_id)
+        shown = shown_run(service, conn, run)
+        _record(conn, author, "run.paused", before, run)
+        return shown
 
 
 @router.post(
@@ -51,15 +63,23 @@ def pause_run(
     openapi_extra=needs("runs:write", NotFoundError, IllegalTransitionError, LimitReachedError),
 )
 def resume_run(
-    run_id: RunId, service: ServiceDep, tenant_id: TenantDep, expected: ExpectedVersionDep
+    run_id: RunId,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    author: AuthorDep,
+    expected: ExpectedVersionDep,
 ) -> Run:
     """202 and the run, which waits for a worker again; one that is still pausing goes on.
 
     409 where it is over or canceled, and ``limit_reached`` until the limit that it names is raised.
     """
     with service.database.transaction(tenant_id) as conn:
-        expected.check(lock_run(conn, tenant_id, run_id).version)
-        return shown_run(service, conn, run_control.resume(conn, tenant_id, run_id))
+        before = lock_run(conn, tenant_id, run_id)
+        expected.check(before.version)
+        run = run_control.resume(conn, tenant_id, run_id)
+        shown = shown_run(service, conn, run)
+        _record(conn, author, "run.resumed", before, run)
+        return shown
 
 
 @router.post(
@@ -69,8 +89,10 @@ def resume_run(
 )
 def cancel_run(
     run_id: RunId,
+    *,
     service: ServiceDep,
     tenant_id: TenantDep,
+    author: AuthorDep,
     expected: ExpectedVersionDep,
     body: CancelRequest | None = None,
 ) -> Run:
@@ -79,10 +101,13 @@ def cancel_run(
     A run that trains stores a checkpoint first, unless ``now`` is true.
     """
     with service.database.transaction(tenant_id) as conn:
-        expected.check(lock_run(conn, tenant_id, run_id).version)
+        before = lock_run(conn, tenant_id, run_id)
+        expected.check(before.version)
         now = body is not None and body.now
         run = run_control.cancel(conn, tenant_id, run_id, now=now)
-        return shown_run(service, conn, run)
+        shown = shown_run(service, conn, run)
+        _record(conn, author, "run.canceled", before, run)
+        return shown
 
 
 _COLUMNS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
@@ -98,8 +123,10 @@ _COLUMNS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
 def change_run(
     run_id: CheckedRunId,
     body: RunPatch,
+    *,
     service: ServiceDep,
     tenant_id: TenantDep,
+    author: AuthorDep,
     expected: ExpectedVersionDep,
 ) -> Run:
     """A merge patch: 200 and the changed run; 409 ``run_over`` unless only metadata is changed.
@@ -126,4 +153,22 @@ def change_run(
         )
         if problems:
             raise InvalidRequestError(problems)
-        return shown_run(service, conn, run_changes.change(conn, tenant_id, run_id, changes))
+        changed = run_changes.change(conn, tenant_id, run_id, changes)
+        shown = shown_run(service, conn, changed)
+        data: Facts = {"changed": sorted(body.model_fields_set)}
+        _record(conn, author, "run.changed", row, changed, data=data)
+        return shown
+
+
+def _record(
+    conn: Connection,
+    author: Author,
+    action: str,
+    before: RunRow,
+    after: RunRow,
+    *,
+    data: Facts | None = None,
+) -> None:
+    """Tell the audit log, unless the request was repeated and changed nothing."""
+    if after.version != before.version:
+        audit.record(conn, after.tenant_id, author, action, after.run_id, data=data)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
+from services.api.auditing import AuthorDep
 from services.api.errors import DatasetRejectedError, InvalidPlanError, NoResultError
 from services.api.idempotency import CreatingDep, create_once
 from services.api.paging import After, Limit, Page, check_cursor, page_of
@@ -21,7 +22,7 @@ from services.api.service import Service, ServiceDep, TenantDep
 from services.api.shapes import RunId
 from services.domain.errors import NotFoundError, QuotaExceededError
 from services.domain.ids import is_id
-from services.store import gpu_classes, run_documents, runs
+from services.store import audit, gpu_classes, run_documents, runs
 from services.store.database import Connection
 from services.store.runs import NewRun
 
@@ -35,7 +36,11 @@ router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
     openapi_extra=needs("runs:write", InvalidPlanError, DatasetRejectedError, QuotaExceededError),
 )
 def submit_run(
-    body: RunRequest, service: ServiceDep, tenant_id: TenantDep, request: CreatingDep
+    body: RunRequest,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    author: AuthorDep,
+    request: CreatingDep,
 ) -> JSONResponse:
     """A new run, queued: 201; 422 lists everything that is wrong with the request.
 
@@ -46,7 +51,9 @@ def submit_run(
         return plan_run(service, tenant_id, body)
 
     def insert(conn: Connection, new: NewRun) -> Run:
-        return insert_run(service, conn, tenant_id, new)
+        run = insert_run(service, conn, tenant_id, new)
+        audit.record(conn, tenant_id, author, "run.created", run.id)
+        return run
 
     return create_once(request, prepare, insert)
 

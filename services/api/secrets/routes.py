@@ -6,6 +6,7 @@ keeps a digest of the body, from which a short value could be guessed.
 
 from fastapi import APIRouter, Response
 
+from services.api.auditing import AuthorDep
 from services.api.errors import SecretsOffError
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
@@ -21,9 +22,10 @@ from services.api.secrets.shapes import (
 )
 from services.api.service import ServiceDep, TenantDep
 from services.api.spooled_body import IN_MEMORY_BYTES
+from services.domain.audit import Facts
 from services.domain.errors import InvalidRequestError, NotFoundError, Problem
 from services.secrets.sealing import seal
-from services.store import secrets
+from services.store import audit, secrets
 
 
 class SecretRoute(TenantRoute):
@@ -43,8 +45,10 @@ router = APIRouter(prefix="/v1", tags=["secrets"], route_class=SecretRoute)
 def put_secret(
     name: SecretPath,
     body: SecretRequest,
+    *,
     service: ServiceDep,
     tenant_id: TenantDep,
+    author: AuthorDep,
     response: Response,
 ) -> Secret:
     """Store a value: 201 where the name is new, 200 where it takes the place of another value.
@@ -61,6 +65,8 @@ def put_secret(
         row, is_new = secrets.put(
             conn, tenant_id, name, body.kind, lambda place: seal(body.value, place, key)
         )
+        data: Facts = {"name": row.name, "kind": row.kind, "version": row.version}
+        audit.record(conn, tenant_id, author, "secret.stored", row.secret_id, data=data)
     if is_new:
         response.status_code = 201
         response.headers["Location"] = f"/v1/secrets/{name}"
@@ -88,7 +94,10 @@ def get_secret(name: SecretPath, service: ServiceDep, tenant_id: TenantDep) -> S
 @router.delete(
     "/secrets/{name}", status_code=204, openapi_extra=needs("secrets:write", NotFoundError)
 )
-def delete_secret(name: SecretPath, service: ServiceDep, tenant_id: TenantDep) -> None:
+def delete_secret(
+    name: SecretPath, service: ServiceDep, tenant_id: TenantDep, author: AuthorDep
+) -> None:
     """Delete a secret and its value. Publications that still need it fail, and say so."""
     with service.database.transaction(tenant_id) as conn:
         secrets.delete(conn, tenant_id, name)
+        audit.record(conn, tenant_id, author, "secret.deleted", name)

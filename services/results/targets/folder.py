@@ -7,7 +7,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from services.objects.errors import InvalidKeyError
+from services.objects.errors import InvalidKeyError, ObjectStoreDownError
 from services.objects.keys import check_key
 from services.objects.local_files import sha256_of
 from services.results.targets.port import (
@@ -44,6 +44,21 @@ class FolderTarget:
         except OSError as error:
             raise TargetDownError(_down(error)) from error
         return Published(location=str(place), revision=revision)
+
+    def remove(self, name: str) -> tuple[int, int]:
+        """Delete a publication, or all of an owner; returns how many files and bytes there were.
+
+        Raises ObjectStoreDownError where it cannot be deleted now.
+        """
+        place = self._root.joinpath(*check_key(name))
+        files = _files_below(place)
+        size_bytes = sum(path.stat().st_size for path in files)
+        try:
+            if place.exists():
+                shutil.rmtree(place)
+        except OSError as error:
+            raise ObjectStoreDownError(f"publications: {error.strerror}") from error
+        return len(files), size_bytes
 
 
 def _replace(place: Path, files: Path) -> None:

@@ -1,6 +1,8 @@
 -- Row-level security of the tables of migration 0005, as in 0004_tenant_access.sql.
 
-GRANT SELECT, INSERT ON batches, audit_events TO reverie_api;
+GRANT SELECT, INSERT ON batches, audit_events, deletions TO reverie_api;
+GRANT UPDATE (deleted_at) ON tenants TO reverie_api;
+GRANT SELECT (service_id) ON restore_guard TO reverie_api; -- names the folder of audit anchors
 GRANT SELECT, INSERT, UPDATE ON members TO reverie_api;
 -- What a request may see of a key: everything but what the key is checked against.
 GRANT SELECT (key_id, tenant_id, member_id, name, scopes, created_at, expires_at, last_used_at,
@@ -23,7 +25,9 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['members', 'audit_events', 'batches', 'run_logs', 'secrets'] LOOP
+    FOREACH name IN ARRAY ARRAY[
+        'members', 'audit_events', 'batches', 'run_logs', 'secrets', 'deletions'
+    ] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
         EXECUTE format('CREATE POLICY one_tenant ON %I TO reverie_api '
             'USING (tenant_id = current_setting(''reverie.tenant_id'', true))', name);

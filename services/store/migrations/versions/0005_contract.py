@@ -191,6 +191,70 @@ _STATEMENTS = (
         ADD COLUMN checkpoint_step integer,        -- NULL: of the result
         ADD COLUMN traceparent text                -- as of runs
     """,
+    # Found by the action's target, newest first.
+    "CREATE INDEX audit_events_of_target ON audit_events (tenant_id, target, seq)",
+    # What is to be deleted is hidden at once; ``results`` deletes it in steps. The rows of a run or
+    # dataset go last, and the row of a tenant stays, without its name.
+    """
+    ALTER TABLE tenants
+        ADD COLUMN deleted_at timestamptz,
+        ADD COLUMN audit_anchored_at timestamptz,  -- NULL: never
+        ADD COLUMN audit_anchored_seq bigint NOT NULL DEFAULT 0
+    """,
+    """
+    ALTER TABLE runs
+        ADD COLUMN deleted_at timestamptz,
+        ADD COLUMN thinned_at timestamptz          -- its step events and logs were, by their age
+    """,
+    "ALTER TABLE datasets ADD COLUMN deleted_at timestamptz",
+    # When to look whether anybody needs it; NULL: look at once.
+    "ALTER TABLE cache_shards ADD COLUMN sweep_after timestamptz",
+    # No reference to the tenant: in a database that was restored it may be missing.
+    """
+    CREATE TABLE deletions (
+        deletion_id text PRIMARY KEY,
+        tenant_id   text NOT NULL,
+        kind        text NOT NULL CHECK (kind IN ('run', 'dataset', 'tenant')),
+        target      text NOT NULL,                 -- the id of what is deleted
+        status      text NOT NULL DEFAULT 'pending'
+            CHECK (status IN ('pending', 'running', 'succeeded')),
+        waits_for   text,                          -- why it does not go on; NULL: it does
+        batch       jsonb NOT NULL DEFAULT '[]',   -- objects being deleted: [[key, bytes], …]
+        report      jsonb NOT NULL DEFAULT '{}',
+        fence       bigint NOT NULL DEFAULT 0,     -- +1 at each claim
+        lease_until timestamptz,
+        ring_after  timestamptz DEFAULT clock_timestamp(), -- when to go on; NULL: it is over
+        created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+        updated_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+        finished_at timestamptz,
+        UNIQUE (kind, target)
+    )
+    """,
+    "CREATE INDEX deletions_of_tenant ON deletions (tenant_id, deletion_id)",
+    "CREATE INDEX deletions_due ON deletions (ring_after) WHERE ring_after IS NOT NULL",
+    # For the deletion of the rows that they refer to, and for retention.
+    "CREATE INDEX publications_of_any_run ON publications (run_id)",
+    "CREATE INDEX runs_of_parent ON runs (parent_run_id) WHERE parent_run_id IS NOT NULL",
+    "CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at)",
+    """
+    CREATE INDEX runs_to_thin ON runs (finished_at)
+        WHERE finished_at IS NOT NULL AND thinned_at IS NULL
+    """,
+    "CREATE INDEX cache_shards_to_sweep ON cache_shards (sweep_after NULLS FIRST)",
+    # The newest event of a tenant, which no other transaction adds to before this one ends. One
+    # call, and plpgsql: the statement after the lock sees what was committed before the lock.
+    """
+    CREATE FUNCTION lock_audit_chain(tenant text, OUT seq bigint, OUT hash text,
+        OUT now timestamptz)
+    LANGUAGE plpgsql AS $function$
+        BEGIN
+            PERFORM pg_advisory_xact_lock(hashtextextended('audit_events ' || tenant, 0));
+            SELECT newest.seq, newest.hash INTO seq, hash FROM audit_events AS newest
+                WHERE newest.tenant_id = tenant ORDER BY newest.seq DESC LIMIT 1;
+            now := clock_timestamp();
+        END
+    $function$
+    """,
 )
 
 

@@ -1,0 +1,75 @@
+"""/v1/audit-events: what was done in the tenant's name and to it, and whether that is all."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from services.api.audit_log.checking import EVENTS_A_REQUEST, check_part
+from services.api.audit_log.shapes import AuditEvent, AuditVerification
+from services.api.paging import Limit, Page, page_of
+from services.api.routing import TenantRoute
+from services.api.scopes import needs
+from services.api.service import ServiceDep, TenantDep
+from services.api.shapes import Text, in_utc
+from services.domain.audit import AuditEvent as AuditEventRow
+from services.objects.audit_anchors import read_anchors
+from services.store import audit
+
+router = APIRouter(prefix="/v1", tags=["audit log"], route_class=TenantRoute)
+
+Seq = Annotated[int | None, Query(ge=1, lt=2**63, description="next_cursor: a seq.")]
+Filter = Annotated[Text | None, Query(max_length=200)]
+
+
+@router.get("/audit-events", openapi_extra=needs("audit:read"))
+def list_audit_events(
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    *,
+    limit: Limit = 20,
+    after: Seq = None,
+    action: Filter = None,
+    target: Filter = None,
+    actor: Filter = None,
+) -> Page[AuditEvent]:
+    """Newest first; of one action, target or actor (a key or a member) where they are given."""
+    with service.database.transaction(tenant_id) as conn:
+        rows = audit.list_page(
+            conn, tenant_id, limit + 1, after, action=action, target=target, actor=actor
+        )
+    return page_of(rows, limit, _shape, lambda row: str(row.seq))
+
+
+@router.get("/audit-events:verify", openapi_extra=needs("audit:read"))
+def verify_audit_events(
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    after: Annotated[
+        int | None, Query(ge=1, lt=2**63, description="next_after of the part before.")
+    ] = None,
+) -> AuditVerification:
+    """Check the hashes of a part of the chain, oldest first, and its anchors.
+
+    ``misfit`` is the first event that was changed, removed, added or put elsewhere.
+    """
+    with service.database.transaction(tenant_id) as conn:
+        service_id = audit.service_id(conn)
+    anchors = [] if service_id is None else read_anchors(service.objects, service_id, tenant_id)
+    with service.database.transaction(tenant_id) as conn:  # after the anchors: events may come
+        events = audit.chain(conn, tenant_id, after or 0, EVENTS_A_REQUEST + 1)
+    return check_part(events, anchors, after)
+
+
+def _shape(row: AuditEventRow) -> AuditEvent:
+    return AuditEvent(
+        seq=row.seq,
+        tenant_id=row.tenant_id,
+        created_at=in_utc(row.created_at),
+        actor=row.actor,
+        action=row.action,
+        target=row.target,
+        client=row.client,
+        data=row.data,
+        hash_before=row.hash_before,
+        hash=row.hash,
+    )

@@ -1,0 +1,131 @@
+"""Deleting by age, with every sweep: idempotency keys, events, logs, cache shards, the audit log.
+
+Every call does a bounded part; the next sweep goes on.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from services.domain.audit import Anchor
+from services.domain.retention import IDEMPOTENCY_KEYS, Retention
+from services.objects.audit_anchors import read_anchors, write_anchor
+from services.objects.port import ObjectStore
+from services.results.shard_removal import remove_shard
+from services.store import audit, restore_guard, retention, shard_removal
+from services.store.database import Database
+from services.store.shard_removal import Rule
+
+log = structlog.get_logger(__name__)
+
+ANCHOR_EVERY: Final = timedelta(days=1)
+_LOOK_EVERY: Final = timedelta(days=1)
+"""How often a shard that is needed is looked at again."""
+_ROWS_A_STEP: Final = 2000
+_STEPS: Final = 20
+_RUNS: Final = 50
+_SHARDS: Final = 50
+_TENANTS: Final = 50
+
+
+def retention_of(
+    database: Database, objects: ObjectStore, kept: Retention, *, lease: timedelta
+) -> list[Callable[[], object]]:
+    """What to do with every sweep."""
+    return [
+        lambda: delete_idempotency_keys(database),
+        lambda: thin_events(database, kept.events),
+        lambda: delete_unused_shards(database, objects, kept.cache, lease=lease),
+        lambda: anchor_audit_logs(database, objects),
+        lambda: trim_audit_logs(database, objects, kept.audit),
+    ]
+
+
+def delete_idempotency_keys(database: Database) -> int:
+    """Delete keys that no longer count; returns how many."""
+    num_deleted = 0
+    for _ in range(_STEPS):
+        with database.transaction() as conn:
+            step = retention.delete_idempotency_keys(conn, age=IDEMPOTENCY_KEYS, limit=_ROWS_A_STEP)
+        num_deleted += step
+        if step < _ROWS_A_STEP:
+            break
+    return num_deleted
+
+
+def thin_events(database: Database, age: timedelta) -> int:
+    """Delete step events and logs of runs that ended so long ago; returns how many rows."""
+    with database.transaction() as conn:
+        runs = retention.old_runs(conn, age=age, limit=_RUNS)
+    num_deleted = 0
+    for run in runs:
+        for _ in range(_STEPS):
+            with database.transaction() as conn:
+                step = retention.thin(conn, run, limit=_ROWS_A_STEP)
+            num_deleted += step
+            if step == 0:
+                break
+    if num_deleted:
+        log.info("events_thinned", num_runs=len(runs), num_rows=num_deleted)
+    return num_deleted
+
+
+def delete_unused_shards(
+    database: Database, objects: ObjectStore, age: timedelta, *, lease: timedelta
+) -> int:
+    """Delete cache shards that no run needed for so long; returns how many."""
+    with database.transaction() as conn:
+        found = shard_removal.due(conn, age=age, limit=_SHARDS)
+    num_deleted = 0
+    for shard in found:
+        outcome = remove_shard(
+            database,
+            objects,
+            shard,
+            Rule.AGE,
+            age.total_seconds(),
+            lease=lease,
+        )
+        num_deleted += outcome is None
+        if outcome is not None:
+            with database.transaction() as conn:
+                shard_removal.look_again(conn, shard, after=_LOOK_EVERY)
+    if num_deleted:
+        log.info("shards_deleted", num_shards=num_deleted)
+    return num_deleted
+
+
+def anchor_audit_logs(
+    database: Database, objects: ObjectStore, *, every: timedelta = ANCHOR_EVERY
+) -> int:
+    """Store the newest hash of each audit log that grew; returns how many."""
+    with database.transaction() as conn:
+        service_id = restore_guard.lock_guard(conn).service_id
+        newest = audit.unanchored(conn, every=every, limit=_TENANTS)
+    for event in newest:
+        anchor = Anchor(seq=event.seq, hash=event.hash)
+        write_anchor(objects, service_id, event.tenant_id, anchor, event.read_at)
+        with database.transaction() as conn:
+            audit.mark_anchored(conn, event)
+    return len(newest)
+
+
+def trim_audit_logs(database: Database, objects: ObjectStore, age: timedelta) -> int:
+    """Delete old events of audit logs, up to an anchored one that stays; returns how many."""
+    with database.transaction() as conn:
+        service_id = restore_guard.lock_guard(conn).service_id
+        tenant_ids = audit.with_old_events(conn, after=age, limit=_TENANTS)
+    num_deleted = 0
+    for tenant_id in tenant_ids:
+        anchors = {
+            anchor.seq: anchor.hash for anchor in read_anchors(objects, service_id, tenant_id)
+        }
+        for _ in range(_STEPS):
+            with database.transaction() as conn:
+                step = audit.trim(conn, tenant_id, anchors, after=age)
+            num_deleted += step
+            if step == 0:
+                break
+    return num_deleted
