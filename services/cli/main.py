@@ -11,8 +11,10 @@ import typer
 
 from services.cli import (
     admin,
+    audit_log,
     batches,
     datasets,
+    deletions,
     generate,
     keys,
     members,
@@ -63,7 +65,11 @@ app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(members.app, name="members")
 app.add_typer(secrets.app, name="secrets")
+app.add_typer(audit_log.app, name="audit")
 app.add_typer(admin.app, name="admin")
+runs.app.command("delete")(deletions.delete_run)
+datasets.app.command("delete")(deletions.delete_dataset)
+app.command("deletion")(deletions.show_deletion)
 app.command("usage", epilog=usage.EXAMPLE)(usage.usage)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("merge", epilog=merge.EXAMPLES)(merge.merge)

@@ -8,8 +8,10 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 from services.client.call import Call, StreamCall
 from services.client.calls import (
     api_keys,
+    audit_log,
     batches,
     datasets,
+    deletions,
     members,
     operators,
     publications,
@@ -121,6 +123,14 @@ class AsyncClient:
     rotate_key = _sent(api_keys.rotate_key)
     revoke_key = _sent(api_keys.revoke_key)
 
+    list_audit_events = _sent(audit_log.list_audit_events)
+    verify_audit_events = _sent(audit_log.verify_audit_events)
+
+    delete_run = _sent(deletions.delete_run)
+    delete_dataset = _sent(deletions.delete_dataset)
+    delete_tenant = _sent(deletions.delete_tenant)
+    get_deletion = _sent(deletions.get_deletion)
+
     list_usage = _sent(usage.list_usage)
     list_quotas = _sent(usage.list_quotas)
 
@@ -136,6 +146,8 @@ class AsyncClient:
     list_gpu_classes = _sent(operators.list_gpu_classes)
     set_price = _sent(operators.set_price)
     list_workers = _sent(operators.list_workers)
+    operator_delete_tenant = _sent(operators.operator_delete_tenant)
+    operator_get_deletion = _sent(operators.operator_get_deletion)
 
     put_secret = _sent(secrets.put_secret)
     list_secrets = _sent(secrets.list_secrets)

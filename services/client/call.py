@@ -85,6 +85,11 @@ def delete(path: str) -> Call[None]:
     return Call(method="DELETE", path=path, read=lambda _: None)
 
 
+def delete_later(path: str, query: Query | None = None) -> Call[Any]:
+    """The answer is the deletion, which goes on; sent again it is the same one."""
+    return Call(method="DELETE", path=path, query=query or {}, read=json_object)
+
+
 def if_match(version: int | None) -> dict[str, str]:
     """The header that lets a call change an object of this version only; None: of any."""
     return {} if version is None else {"If-Match": f'"{version}"'}

@@ -540,6 +540,56 @@ class Tenant(TenantSummary):
     quotas: list[Quota]
 
 
+class Deletion(TypedDict):
+    """The deletion of a run, a dataset or a tenant."""
+
+    id: str
+    object: Literal["deletion"]
+    kind: Literal["run", "dataset", "tenant"]
+    target: str
+    status: Literal["pending", "running", "succeeded"]
+    waits_for: str | None
+    report: dict[str, Any]
+    """``rows`` by table, ``objects`` by folder, ``kept``, ``shared``, ``checked``."""
+    links: dict[str, str]
+    created_at: str
+    finished_at: str | None
+
+
+class AuditEvent(TypedDict):
+    """Who did what; ``hash`` is of everything else, with ``hash_before`` of the event before."""
+
+    object: Literal["audit_event"]
+    seq: int
+    tenant_id: str
+    created_at: str
+    actor: dict[str, Any]
+    action: str
+    target: str
+    client: str
+    data: dict[str, Any]
+    hash_before: str
+    hash: str
+
+
+class AuditMisfit(TypedDict):
+    seq: int
+    kind: Literal["edited", "removed", "reordered", "rewritten", "truncated"]
+    message: str
+
+
+class AuditVerification(TypedDict):
+    """What a part of the audit log is like."""
+
+    object: Literal["audit_verification"]
+    is_whole: bool
+    misfit: AuditMisfit | None
+    first_seq: int | None
+    last_seq: int | None
+    anchored_seq: int | None
+    next_after: int | None
+
+
 class GpuClass(TypedDict):
     """A class of GPUs that has a price."""
 

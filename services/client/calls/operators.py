@@ -2,10 +2,22 @@
 
 from dataclasses import replace
 
-from services.client.call import Call, delete, get, page, page_of, part, patch, post, put
+from services.client.call import (
+    Call,
+    delete,
+    delete_later,
+    get,
+    page,
+    page_of,
+    part,
+    patch,
+    post,
+    put,
+)
 from services.client.shapes import (
     ApiKey,
     ApiKeyRequest,
+    Deletion,
     GpuClass,
     Member,
     NewApiKey,
@@ -85,3 +97,13 @@ def set_price(
 def list_workers(*, limit: int = 20, after: str | None = None) -> Call[Page[Worker]]:
     """The workers that were heard of within a day, newest first."""
     return page("/v1/admin/workers", {"limit": limit, "after": after})
+
+
+def operator_delete_tenant(tenant_id: str, name: str) -> Call[Deletion]:
+    """Delete everything of a tenant; ``name`` confirms it."""
+    return delete_later(f"/v1/admin/tenants/{part(tenant_id)}", {"name": name})
+
+
+def operator_get_deletion(deletion_id: str) -> Call[Deletion]:
+    """How far a deletion of any tenant is, and its report."""
+    return get(f"/v1/admin/deletions/{part(deletion_id)}")

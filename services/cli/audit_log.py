@@ -1,0 +1,84 @@
+"""`reverie audit`: what was done in the tenant's name and to it."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from services.cli import output
+from services.cli.connection import CommandError, Invocation
+
+app = typer.Typer(no_args_is_help=True, help="The audit log of the tenant.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+
+
+@app.command("list", epilog="Example: reverie audit list --target run_…")
+def list_events(
+    ctx: typer.Context,
+    *,
+    action: Annotated[str | None, typer.Option(help="Such as run.canceled.")] = None,
+    target: Annotated[str | None, typer.Option(metavar="ID", help="What it was done to.")] = None,
+    actor: Annotated[
+        str | None, typer.Option(metavar="ID", help="Who did it: a key or a member.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Events a page.")] = 20,
+    after: Annotated[
+        str | None, typer.Option(metavar="SEQ", help="Show the events older than this one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show events, newest first."""
+    invocation: Invocation = ctx.obj
+    with invocation.connect() as client:
+        page = client.list_audit_events(
+            limit=limit, after=after, action=action, target=target, actor=actor
+        )
+    if as_json:
+        output.print_json(asdict(page))
+        return
+    rows = [
+        (
+            event["seq"],
+            output.when(event["created_at"]),
+            event["action"],
+            event["target"],
+            f"{event['actor']['kind']} {event['actor'].get('member_id') or event['actor']['id']}",
+            event["client"],
+        )
+        for event in page.data
+    ]
+    output.print_table(("SEQ", "WHEN", "ACTION", "TARGET", "BY", "FROM"), rows)
+    if page.has_more:
+        output.print_note(f"more: reverie audit list --after {page.next_cursor}")
+
+
+@app.command("verify")
+def verify(ctx: typer.Context, as_json: Json = False) -> None:
+    """Check that no event was changed, removed, added or put elsewhere.
+
+    Exit status 1 names the first one that was. A removed end is found up to the last event whose
+    hash was anchored in the object store, which is done once a day.
+    """
+    invocation: Invocation = ctx.obj
+    first: int | None = None
+    with invocation.connect() as client:
+        found = client.verify_audit_events()
+        first = found["first_seq"]
+        while found["next_after"] is not None:
+            found = client.verify_audit_events(after=found["next_after"])
+    facts = {
+        "is_whole": found["is_whole"],
+        "first_seq": first,
+        "last_seq": found["last_seq"],
+        "anchored_seq": found["anchored_seq"],
+        "misfit": found["misfit"],
+    }
+    if as_json:
+        output.print_json(facts)
+    misfit = found["misfit"]
+    if misfit is not None:
+        raise CommandError(f"the audit log is not whole: {misfit['message']}")
+    if not as_json:
+        shown = {"events": f"{first} to {found['last_seq']}", "anchored": found["anchored_seq"]}
+        output.print_facts({**shown, "status": "whole"})
