@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from services.domain.audit import Author
 from services.domain.errors import NotFoundError
 from services.domain.ledger import ChildEvent, Printed
 from services.domain.quotas import Quotas
@@ -17,8 +18,10 @@ from services.domain.request_rates import RatePolicy
 from services.secrets.envelope import Envelope
 from services.store import (
     api_keys,
+    audit,
     batches,
     datasets,
+    deletions,
     gpu_classes,
     idempotency,
     members,
@@ -54,11 +57,12 @@ from tests.support.runs import TenantDatabase, checkpoint_at, plan, result_of, s
 API = Path(__file__).parents[2] / "services" / "api"
 LIMIT = timedelta(seconds=10)
 FILE = NewFile(path="a.jpg", media="image", size_bytes=1, sha256="a" * 64)
+KEY = Author(kind="key", id="key_1")
 ENVELOPE = Envelope(key_id="k", sealed_key=b"s", ciphertext=b"c")
 UNSCOPED = {
-    "api_keys.digest", "gpu_classes.currencies", "gpu_classes.find", "gpu_classes.known",
-    "health.degraded", "measured.attempts", "measured.builders", "measured.encoding",
-    "run_limits.now",
+    "api_keys.digest", "audit.service_id",
+    "gpu_classes.currencies", "gpu_classes.find", "gpu_classes.known", "health.degraded",
+    "measured.attempts", "measured.builders", "measured.encoding", "run_limits.now",
 }  # fmt: skip
 """Functions for rows of no tenant."""
 
@@ -75,6 +79,9 @@ class Rows:
     dataset_id: str
     batch_id: str
     publication_id: str
+    lonely_id: str
+    """A dataset that no run needs."""
+    deletion_id: str
     member_id: str
     api_key: ApiKey
     key: KeyScope
@@ -109,6 +116,10 @@ def rows(database: Database) -> Rows:
         assert idempotency.begin(conn, key, "f") is None
         idempotency.finish(conn, key, status=201, body={})
         quotas.change(conn, tenant.tenant_id, {"requests_per_minute": 700})
+        lonely, deleted = (
+            datasets.create(conn, tenant.tenant_id, "photos", [FILE]) for _ in range(2)
+        )
+        deletion, _ = deletions.delete_dataset(conn, tenant.tenant_id, deleted.dataset_id)
         member = members.create(conn, tenant.tenant_id, name="bob", role="owner")
         facts = {"name": "laptop", "member_id": member.member_id}
         api_key, _ = api_keys.create(conn, tenant.tenant_id, KEY_PEPPER, **facts)
@@ -133,6 +144,8 @@ def rows(database: Database) -> Rows:
         dataset_id=queued.datasets["photos"],
         batch_id=batch.batch_id,
         publication_id=published.publication_id,
+        lonely_id=lonely.dataset_id,
+        deletion_id=deletion.deletion_id,
         member_id=member.member_id,
         api_key=api_key,
         key=key,
@@ -163,6 +176,9 @@ READS: dict[str, Call] = {
     "members.list_page": lambda c, r: members.list_page(c, r.ada, 10),
     "monthly_usage.months": lambda c, r: monthly_usage.months(c, r.ada, 10),
     "quotas.read": lambda c, r: quotas.read(c, r.ada, Quotas()),
+    "audit.chain": lambda c, r: audit.chain(c, r.ada, 0, 10),
+    "audit.list_page": lambda c, r: audit.list_page(c, r.ada, 10),
+    "deletions.get": lambda c, r: deletions.get(c, r.deletion_id, tenant_id=r.ada),
     "batches.get": lambda c, r: batches.get(c, r.ada, r.batch_id),
     "batches.list_page": lambda c, r: batches.list_page(c, r.ada, 10),
     "batches.runs_not_over": lambda c, r: batches.runs_not_over(c, r.ada, r.batch_id),
@@ -223,6 +239,10 @@ WRITES: dict[str, Call] = {
     "members.change": lambda c, r: members.change(c, r.ada, r.member_id, {"role": "viewer"}),
     "members.create": lambda c, r: members.create(c, r.ada, name="eve", role="owner"),
     "members.remove": lambda c, r: members.remove(c, r.ada, r.member_id),
+    "audit.record": lambda c, r: audit.record(c, r.ada, KEY, "a", "b"),
+    "deletions.delete_dataset": lambda c, r: deletions.delete_dataset(c, r.ada, r.lonely_id),
+    "deletions.delete_run": lambda c, r: deletions.delete_run(c, r.ada, r.over.run_id),
+    "deletions.delete_tenant": lambda c, r: deletions.delete_tenant(c, r.ada, name="ada"),
     "batches.create": lambda c, r: batches.create(
         c, r.ada, name="", sweep=None, num_rows=1, refused=[]
     ),
@@ -325,7 +345,7 @@ def test_only_few_files_of_the_api_may_see_all_tenants() -> None:
     found = {
         f.relative_to(API).as_posix() for f in API.rglob("*.py") if "unscoped" in f.read_text()
     }
-    of_operators = {f"admin/{name}.py" for name in ("api_keys", "fleet", "tenants")}
+    of_operators = {f"admin/{name}.py" for name in ("api_keys", "deletions", "fleet", "tenants")}
     assert found == {"app.py", "authentication.py", "health.py", "service.py", *of_operators}
 
 
@@ -346,7 +366,7 @@ def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(
         ).fetchall()
     assert {name for (name,) in secured} == {name for name, _ in tables}
     readable = [name for name, is_readable in tables if is_readable]
-    assert len(readable) == 19
+    assert len(readable) == 20
     with psycopg.connect(database_url, options=f"-c role={ROLE}", autocommit=True) as conn:
         for name in readable:
             count = f"SELECT count(*) FROM {name}".encode()
@@ -374,6 +394,9 @@ def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(
         "SELECT ciphertext FROM secrets",
         "UPDATE secrets SET name = 'a' RETURNING sealed_key",
         "INSERT INTO attempts SELECT * FROM attempts",
+        "UPDATE audit_events SET action = 'x'",
+        "DELETE FROM audit_events",
+        "UPDATE deletions SET status = 'succeeded'",
         "CREATE TABLE mine (x integer)",
     ],
 )

@@ -16,6 +16,7 @@ NOBODYS: Final[Ids] = {
     "dataset_id": "ds_" + "0" * 32,
     "batch_id": "bat_" + "0" * 32,
     "publication_id": "pub_" + "0" * 32,
+    "deletion_id": "del_" + "0" * 32,
     "member_id": "mem_" + "0" * 32,
     "key_id": "key_" + "0" * 32,
     "tenant_id": "ten_" + "0" * 32,
@@ -146,6 +147,9 @@ ROUTES: Final[dict[str, Row]] = {
     "POST /v1/api-keys/{key_id}:rotate": acts("keys:write", 201),
     "DELETE /v1/api-keys/{key_id}": Row(scope="keys:write", own=204),
     "DELETE /v1/members/{member_id}": Row(scope="members:write", own=204),
+    "GET /v1/audit-events": lists("audit:read"),
+    "GET /v1/audit-events:verify": lists("audit:read"),
+    "GET /v1/deletions/{deletion_id}": reads("runs:read"),
     "GET /v1/usage": lists("usage:read"),
     "GET /v1/quotas": lists("usage:read"),
     "GET /v1/admin/tenants": lists("operator"),
@@ -162,4 +166,11 @@ ROUTES: Final[dict[str, Row]] = {
     "GET /v1/admin/gpu-classes": lists("operator"),
     "PUT /v1/admin/gpu-classes/{gpu_class}": creates("operator"),
     "GET /v1/admin/workers": lists("operator"),
+    "GET /v1/admin/deletions/{deletion_id}": reads("operator"),
+    # The run was canceled above, and another one needs its dataset. Without the tenant's name
+    # nothing is deleted.
+    "DELETE /v1/runs/{run_id}": Row(scope="runs:write", own=202),
+    "DELETE /v1/datasets/{dataset_id}": Row(scope="datasets:write", own=409),
+    "DELETE /v1/tenant": Row(scope="tenant:write", own=422, absent=422),
+    "DELETE /v1/admin/tenants/{tenant_id}": Row(scope="operator", own=422, absent=422),
 }
