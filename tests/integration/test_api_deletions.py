@@ -218,6 +218,7 @@ def test_the_audit_log_is_read_and_verified(
     key_id = ada.get("/v1/api-keys")["data"][0]["id"]
     assert len(ada.get(f"/v1/audit-events?actor={key_id}")["data"]) == 4
     assert ada.get("/v1/audit-events?actor=key_0")["data"] == []
+    assert ada.http.get("/v1/audit-events?target=%00").status_code == 422
     assert run_id in cli("audit", "list")
     assert "whole" in cli("audit", "verify")
 

@@ -69,6 +69,12 @@ class Spare:
     """Of the first tenant."""
     key_ids: list[str]
     """Of the first tenant."""
+    deleted_run_id: str
+    """Of the first tenant, and so is what follows."""
+    deleted_dataset_id: str
+    deletion_id: str
+    kept_names: list[str]
+    """Of the tenants."""
     kept_ids: list[str]
     """Keys and members as which the requests are sent."""
 

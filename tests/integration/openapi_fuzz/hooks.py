@@ -53,6 +53,13 @@ def map_case(context: HookContext, case: Case) -> Case:
             case "POST /v1/batches", {"base": {"priority": _} as base}:
                 sweep = {"method": "zip", "options": {"seed": [1, 2, 0.5]}}
                 case.body = {"base": {**base, **_accepted()}, "sweep": sweep}
+            # Once more: other requests need the datasets and the finished run.
+            case "DELETE /v1/runs/{run_id}", _:
+                case.path_parameters["run_id"] = SPARE["deleted_run_id"]
+            case "DELETE /v1/datasets/{dataset_id}", _:
+                case.path_parameters["dataset_id"] = SPARE["deleted_dataset_id"]
+            case "GET /v1/deletions/{deletion_id}" | "GET /v1/admin/deletions/{deletion_id}", _:
+                case.path_parameters["deletion_id"] = SPARE["deletion_id"]
             case "POST /v1/runs/{run_id}:clone", _:
                 case.path_parameters["run_id"] = os.environ["FUZZ_FINISHED_RUN"]
             case "GET /v1/runs/{run_id}/diff", _:
@@ -83,8 +90,13 @@ def filter_case(context: HookContext, case: Case) -> bool:
 
 @schemathesis.hook
 def before_call(context: HookContext, case: Case, kwargs: Json) -> None:
-    """Keep the keys that the requests are sent with, and their members."""
+    """Keep the keys that the requests are sent with, their members, and the tenants.
+
+    Names of tenants are found in answers, and would confirm their deletion.
+    """
     del context, kwargs
+    if case.method == "DELETE" and (case.query or {}).get("name") in SPARE["kept_names"]:
+        case.query["name"] = "another"
     for name, id_ in case.path_parameters.items():
         if id_ in SPARE["kept_ids"] and case.method != "GET":
             case.path_parameters[name] = f"{id_.partition('_')[0]}_{'0' * 32}"
@@ -179,6 +191,11 @@ def _has_changes(case: Case, _problem: Json) -> bool:
     return bool(case.body.get("changes"))
 
 
+def _is_not_confirmed(_case: Case, problem: Json) -> bool:
+    """A name that was made up is not the tenant's."""
+    return [each["code"] for each in problem["errors"]] == ["not_confirmed"]
+
+
 def _has_no_result(_case: Case, problem: Json) -> bool:
     return [each["code"] for each in problem["errors"]] == ["no_result"]
 
@@ -256,6 +273,9 @@ _NO_SUCH_ID: Final = {
         ("GET", "runs/{run_id}/checkpoints"),
         ("GET", "runs/{run_id}/result"),
         ("PATCH", "runs/{run_id}"),
+        ("DELETE", "runs/{run_id}"),
+        ("DELETE", "datasets/{dataset_id}"),
+        ("GET", "deletions/{deletion_id}"),
         ("POST", "runs/{run_id}:pause"),
         ("POST", "runs/{run_id}:resume"),
         ("POST", "runs/{run_id}:cancel"),
@@ -314,6 +334,8 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ("POST /v1/api-keys/{key_id}:rotate", "invalid_request"): _is_past,
     ("POST /v1/admin/tenants/{tenant_id}/api-keys", "invalid_request"): _is_past,
     ("PUT /v1/secrets/{name}", "invalid_request"): _are_too_many,
+    ("DELETE /v1/tenant", "invalid_request"): _is_not_confirmed,
+    ("DELETE /v1/admin/tenants/{tenant_id}", "invalid_request"): _is_not_confirmed,
     # Another body came under this key.
     ("POST /v1/members", "idempotency_key_reused"): _has_key,
     ("POST /v1/api-keys", "idempotency_key_reused"): _has_key,
