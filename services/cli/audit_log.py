@@ -1,12 +1,16 @@
 """`reverie audit`: what was done in the tenant's name and to it."""
 
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli import output
 from services.cli.connection import CommandError, Invocation
+
+if TYPE_CHECKING:
+    from services.client.shapes import AuditVerification
 
 app = typer.Typer(no_args_is_help=True, help="The audit log of the tenant.")
 
@@ -61,18 +65,27 @@ def verify(ctx: typer.Context, as_json: Json = False) -> None:
     hash was anchored in the object store, which is done once a day.
     """
     invocation: Invocation = ctx.obj
-    first: int | None = None
     with invocation.connect() as client:
-        found = client.verify_audit_events()
-        first = found["first_seq"]
-        while found["next_after"] is not None:
-            found = client.verify_audit_events(after=found["next_after"])
+        report(lambda after: client.verify_audit_events(after=after), as_json=as_json)
+
+
+def report(verify_part: Callable[[int | None], "AuditVerification"], *, as_json: bool) -> None:
+    """Verify a log part by part and print what is found; raises CommandError where it is wrong.
+
+    Args:
+        verify_part: takes ``next_after`` of the part before, and None first.
+    """
+    found = verify_part(None)
+    first = found["first_seq"]
+    while found["next_after"] is not None:
+        found = verify_part(found["next_after"])
     facts = {
         "is_whole": found["is_whole"],
         "first_seq": first,
         "last_seq": found["last_seq"],
         "anchored_seq": found["anchored_seq"],
         "misfit": found["misfit"],
+        "losses": found["losses"],
     }
     if as_json:
         output.print_json(facts)
@@ -82,3 +95,9 @@ def verify(ctx: typer.Context, as_json: Json = False) -> None:
     if not as_json:
         shown = {"events": f"{first} to {found['last_seq']}", "anchored": found["anchored_seq"]}
         output.print_facts({**shown, "status": "whole"})
+        for loss in found["losses"]:
+            output.print_note(
+                f"but lost with a restored backup: events {loss['first_seq']} to "
+                f"{loss['last_seq']} as they were before; the operator acknowledged it in event "
+                f"{loss['acknowledged_by_seq']} of {output.when(loss['acknowledged_at'])}"
+            )

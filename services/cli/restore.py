@@ -59,3 +59,4 @@ def restore(
     output.print_table(("RUN", "GOES ON FROM"), rows)
     for run_id in done.unknown_runs:
         typer.echo(f"{run_id} was submitted after the backup; its objects are kept", err=True)
+    typer.echo("next: reverie admin audit acknowledge-restore", err=True)

@@ -161,6 +161,7 @@ class Client:
     list_workers = _sent(operators.list_workers)
     operator_delete_tenant = _sent(operators.operator_delete_tenant)
     operator_get_deletion = _sent(operators.operator_get_deletion)
+    operator_verify_audit_events = _sent(operators.operator_verify_audit_events)
 
     put_secret = _sent(secrets.put_secret)
     list_secrets = _sent(secrets.list_secrets)

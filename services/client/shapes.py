@@ -578,6 +578,15 @@ class AuditMisfit(TypedDict):
     message: str
 
 
+class AuditLoss(TypedDict):
+    """Events that were lost when a backup was restored, as an operator acknowledged it."""
+
+    first_seq: int
+    last_seq: int
+    acknowledged_by_seq: int
+    acknowledged_at: str
+
+
 class AuditVerification(TypedDict):
     """What a part of the audit log is like."""
 
@@ -587,6 +596,7 @@ class AuditVerification(TypedDict):
     first_seq: int | None
     last_seq: int | None
     anchored_seq: int | None
+    losses: list[AuditLoss]
     next_after: int | None
 
 

@@ -7,7 +7,7 @@ a list of keys is enough to check a log.
 import json
 from datetime import datetime
 
-from services.domain.audit import Anchor
+from services.domain.audit_chain import Anchor
 from services.objects.keys import anchor_key, anchored, anchors_prefix
 from services.objects.port import ObjectStore
 

@@ -9,12 +9,12 @@ from typing import Final
 
 import structlog
 
-from services.domain.audit import Anchor
+from services.domain.audit_chain import Anchor
 from services.domain.retention import IDEMPOTENCY_KEYS, Retention
 from services.objects.audit_anchors import read_anchors, write_anchor
 from services.objects.port import ObjectStore
 from services.results.shard_removal import remove_shard
-from services.store import audit, restore_guard, retention, shard_removal
+from services.store import audit, audit_losses, restore_guard, retention, shard_removal
 from services.store.database import Database
 from services.store.shard_removal import Rule
 
@@ -119,9 +119,12 @@ def trim_audit_logs(database: Database, objects: ObjectStore, age: timedelta) ->
         tenant_ids = audit.with_old_events(conn, after=age, limit=_TENANTS)
     num_deleted = 0
     for tenant_id in tenant_ids:
-        anchors = {
-            anchor.seq: anchor.hash for anchor in read_anchors(objects, service_id, tenant_id)
-        }
+        anchors = list(read_anchors(objects, service_id, tenant_id))
+        with database.transaction() as conn:
+            losses = audit_losses.all_acknowledged(conn, tenant_id)
+        # An event that acknowledges a loss stays until the log begins after the lost numbers.
+        last_lost = max((each.loss.last_seq for each in losses), default=0)
+        anchors = [anchor for anchor in anchors if anchor.seq > last_lost]
         for _ in range(_STEPS):
             with database.transaction() as conn:
                 step = audit.trim(conn, tenant_id, anchors, after=age)

@@ -1,23 +1,18 @@
 """The audit log of each tenant. Events are written in the transaction of what they tell."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from psycopg.rows import class_row
 from psycopg.sql import SQL
-from psycopg.types.json import Jsonb
 
-from services.domain.audit import FIRST_HASH_BEFORE, AuditEvent, Author, Facts, hash_of
+from services.domain.audit import AuditEvent, Author, Facts, content_hash, content_of
+from services.domain.audit_chain import Anchor
 from services.store.database import Connection, columns_of, seconds
 
-_LOCK_CHAIN: Final = "SELECT seq, hash, now FROM lock_audit_chain(%s)"
-_INSERT: Final = """
-INSERT INTO audit_events (tenant_id, seq, created_at, actor, action, target, client, data,
-    hash_before, hash)
-VALUES (%(tenant_id)s, %(seq)s, %(created_at)s, %(actor)s, %(action)s, %(target)s, %(client)s,
-    %(data)s, %(hash_before)s, %(hash)s)
-"""
+_APPEND: Final = "SELECT append_audit_event(%s, %s::jsonb, %s)"
 
 
 def record(
@@ -37,23 +32,15 @@ def record(
         action: such as ``run.canceled``.
         target: the id that it was done to.
     """
-    row = conn.execute(_LOCK_CHAIN, (tenant_id,)).fetchone()
-    assert row is not None
-    last_seq, last_hash, now = row
-    event = AuditEvent(
+    content = content_of(
         tenant_id=tenant_id,
-        seq=(last_seq or 0) + 1,
-        created_at=now,
         actor=author.as_json(),
         action=action,
         target=target,
         client=author.client,
-        data=dict(data or {}),
-        hash_before=last_hash or FIRST_HASH_BEFORE,
-        hash="",
+        data=data or {},
     )
-    facts: dict[str, Any] = asdict(replace(event, hash=hash_of(event)))
-    conn.execute(_INSERT, {**facts, "actor": Jsonb(event.actor), "data": Jsonb(event.data)})
+    conn.execute(_APPEND, (tenant_id, content, content_hash(content)))
 
 
 _LIST: Final = SQL("""
@@ -176,18 +163,18 @@ DELETE FROM audit_events WHERE tenant_id = %(tenant_id)s AND seq < (
 """
 
 
-def trim(conn: Connection, tenant_id: str, anchors: dict[int, str], *, after: timedelta) -> int:
+def trim(conn: Connection, tenant_id: str, anchors: Sequence[Anchor], *, after: timedelta) -> int:
     """Delete the events before the next anchored one that is older than ``after``; how many.
 
     So the oldest event that stays is an anchored one.
 
     Args:
-        anchors: number → hash of the anchored events. One that differs from its row is not used.
+        anchors: at which the log may begin. One that differs from its row is not used.
     """
     facts = {
         "tenant_id": tenant_id,
-        "seqs": list(anchors),
-        "hashes": list(anchors.values()),
+        "seqs": [anchor.seq for anchor in anchors],
+        "hashes": [anchor.hash for anchor in anchors],
         "after_s": seconds(after),
     }
     return conn.execute(_TRIM, facts).rowcount

@@ -164,10 +164,11 @@ def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         run = cursor.execute(_CREATE, facts).fetchone()
     assert run is not None
-    run_documents.insert(conn, tenant_id, run.run_id, request=new.request, plan=new.plan)
     first = ChildEvent(type="run.queued", step=0, data={"stage": Stage.ADMISSION, "reason": None})
-    run_events.append(conn, run.run_id, [first])
-    notify(conn, WORK)
+    with conn.pipeline():  # in one round trip
+        run_documents.insert(conn, tenant_id, run.run_id, request=new.request, plan=new.plan)
+        run_events.append(conn, run.run_id, [first])
+        notify(conn, WORK)
     return run
 
 

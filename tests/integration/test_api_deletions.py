@@ -18,9 +18,10 @@ from services.objects.signing import UrlSigner
 from services.results.deletion.deleter import Deleter
 from services.results.retention import anchor_audit_logs
 from services.results.targets.folder import FolderTarget
-from services.store import tenants
+from services.store import operator_keys, tenants
 from services.store.database import Database
 from tests.support.deletions import LEASE
+from tests.support.api_keys import KEY_PEPPER
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant, run_request
 from tests.support.tenant import Json, Tenant
@@ -234,6 +235,29 @@ def test_the_audit_log_is_read_and_verified(
     assert (found["is_whole"], found["misfit"]["seq"]) == (False, 3)
     assert ada.get("/v1/audit-events:verify?after=4")["is_whole"]
 
+    with database.transaction() as conn:
+        tenant_id = max(tenants.find(conn, "ada"))  # the newest
+        _, secret = operator_keys.create(conn, KEY_PEPPER, name="operator")
+    answer = ada.http.get(
+        f"/v1/admin/tenants/{tenant_id}/audit-events:verify",
+        headers={"Authorization": f"Bearer {secret}"},
+    )
+    assert answer.json() == found
+
+
+def test_a_tenant_deletes_itself_by_its_name(
+    ada: Tenant, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(ada)
+    with pytest.raises(CommandError, match="needs the tenant's name"):
+        cli("tenant", "delete", "--yes")
+    monkeypatch.setattr("sys.stdin", io.StringIO("bob\nada\n"))
+    with pytest.raises(CommandError, match="nothing was deleted"):
+        cli("tenant", "delete", "ada")
+    assert len(ada.get("/v1/runs")["data"]) == 1
+
+    assert cli("tenant", "delete", "--json")["kind"] == "tenant"  # with the second line
+    assert ada.http.get("/v1/runs").status_code == 401
 
 def test_an_operator_deletes_a_tenant_and_reads_the_report(
     ada: Tenant, cli: Cli, database: Database, delete_all: Callable[[], None]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,71 +9,29 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from services.api.audit_log.checking import EVENTS_A_REQUEST, check_part
-from services.api.audit_log.shapes import AuditVerification
-from services.domain.audit import Author, hash_of
+from services.api.audit_log.checking import check_part
+from services.domain.audit import hash_of
 from services.domain.quotas import Quotas
 from services.objects.audit_anchors import read_anchors
 from services.objects.folder_store import FolderStore
-from services.objects.signing import UrlSigner
 from services.results.retention import anchor_audit_logs, trim_audit_logs
 from services.store import audit, quotas, run_control, runs
 from services.store.database import Connection, Database
 from services.store.scoped_database import ScopedDatabase
+from tests.support.audit_logs import KEY, age, first_misfit, folder_store, record, verify
 from tests.support.runs import TenantDatabase
 
-KEY = Author(kind="key", id="key_1", member_id="mem_1", client="192.0.2.7")
-NOW = timedelta(0)
 YEAR = timedelta(days=365)
 
 
 @pytest.fixture
 def objects(tmp_path: Path) -> FolderStore:
-    signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
-    return FolderStore(tmp_path / "objects", signer)
+    return folder_store(tmp_path)
 
 
 @pytest.fixture
 def ada(database: Database) -> TenantDatabase:
     return TenantDatabase.new(database)
-
-
-def record(ada: TenantDatabase, *actions: str) -> None:
-    for action in actions:
-        with ada.database.transaction() as conn:
-            audit.record(conn, ada.tenant_id, KEY, action, f"run_{action}", data={"of": action})
-
-
-def age(ada: TenantDatabase, seqs: range, days: int) -> None:
-    """Make events old, as if they had been recorded then: all hashes after them are made anew."""
-    with ada.database.transaction() as conn:
-        events = audit.chain(conn, ada.tenant_id, 0, 1000)
-        before = events[0].hash_before
-        for event in events:
-            at = event.created_at - timedelta(days=days if event.seq in seqs else 0)
-            aged = replace(event, created_at=at, hash_before=before)
-            before = hash_of(aged)
-            conn.execute(
-                "UPDATE audit_events SET created_at = %s, hash_before = %s, hash = %s"
-                " WHERE tenant_id = %s AND seq = %s",
-                (at, aged.hash_before, before, ada.tenant_id, event.seq),
-            )
-
-
-def verify(
-    ada: TenantDatabase, objects: FolderStore, after: int | None = None
-) -> AuditVerification:
-    with ada.database.transaction() as conn:
-        service_id = audit.service_id(conn)
-        events = audit.chain(conn, ada.tenant_id, after or 0, EVENTS_A_REQUEST + 1)
-    anchors = read_anchors(objects, service_id, ada.tenant_id) if service_id else []
-    return check_part(events, anchors, after)
-
-
-def first_misfit(ada: TenantDatabase, objects: FolderStore) -> tuple[int, str]:
-    misfit = verify(ada, objects).misfit
-    assert misfit is not None
-    return misfit.seq, misfit.kind
 
 
 def change(ada: TenantDatabase, statement: str, **facts: object) -> None:

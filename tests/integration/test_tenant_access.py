@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from services.domain.audit import Author
+from services.domain.audit_chain import Loss
 from services.domain.errors import NotFoundError
 from services.domain.ledger import ChildEvent, Printed
 from services.domain.quotas import Quotas
@@ -19,6 +20,7 @@ from services.secrets.envelope import Envelope
 from services.store import (
     api_keys,
     audit,
+    audit_losses,
     batches,
     datasets,
     deletions,
@@ -135,6 +137,8 @@ def rows(database: Database) -> Rows:
             " hash_before, hash) VALUES (%s, 1, now(), '{}', 'run.canceled', 'run_1', '', '')",
             ada,
         )
+        loss = Loss(first_seq=1, last_seq=1, anchors=())
+        audit_losses.acknowledge(conn, tenant.tenant_id, KEY, loss)
     return Rows(
         ada=tenant.tenant_id,
         eve=other.tenant_id,
@@ -176,6 +180,7 @@ READS: dict[str, Call] = {
     "members.list_page": lambda c, r: members.list_page(c, r.ada, 10),
     "monthly_usage.months": lambda c, r: monthly_usage.months(c, r.ada, 10),
     "quotas.read": lambda c, r: quotas.read(c, r.ada, Quotas()),
+    "audit_losses.all_acknowledged": lambda c, r: audit_losses.all_acknowledged(c, r.ada),
     "audit.chain": lambda c, r: audit.chain(c, r.ada, 0, 10),
     "audit.list_page": lambda c, r: audit.list_page(c, r.ada, 10),
     "deletions.get": lambda c, r: deletions.get(c, r.deletion_id, tenant_id=r.ada),
@@ -345,7 +350,8 @@ def test_only_few_files_of_the_api_may_see_all_tenants() -> None:
     found = {
         f.relative_to(API).as_posix() for f in API.rglob("*.py") if "unscoped" in f.read_text()
     }
-    of_operators = {f"admin/{name}.py" for name in ("api_keys", "deletions", "fleet", "tenants")}
+    nouns = ("api_keys", "audit_log", "deletions", "fleet", "tenants")
+    of_operators = {f"admin/{name}.py" for name in nouns}
     assert found == {"app.py", "authentication.py", "health.py", "service.py", *of_operators}
 
 

@@ -163,6 +163,7 @@ ROUTES: Final[dict[str, Row]] = {
     ),
     "GET /v1/admin/tenants/{tenant_id}/api-keys/{key_id}": reads("operator"),
     "DELETE /v1/admin/tenants/{tenant_id}/api-keys/{key_id}": Row(scope="operator", own=204),
+    "GET /v1/admin/tenants/{tenant_id}/audit-events:verify": reads("operator"),
     "GET /v1/admin/gpu-classes": lists("operator"),
     "PUT /v1/admin/gpu-classes/{gpu_class}": creates("operator"),
     "GET /v1/admin/workers": lists("operator"),

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from services.api.admin import api_keys, deletions, fleet, tenants
+from services.api.admin import api_keys, audit_log, deletions, fleet, tenants
 
 router = APIRouter()
-for noun in (tenants, api_keys, deletions, fleet):
+for noun in (tenants, api_keys, audit_log, deletions, fleet):
     router.include_router(noun.router)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from services.api.audit_log.checking import EVENTS_A_REQUEST, check_part
+from services.api.audit_log.checking import verify_part
 from services.api.audit_log.shapes import AuditEvent, AuditVerification
 from services.api.paging import Limit, Page, page_of
 from services.api.routing import TenantRoute
@@ -12,12 +12,14 @@ from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
 from services.api.shapes import in_utc
 from services.domain.audit import AuditEvent as AuditEventRow
-from services.objects.audit_anchors import read_anchors
 from services.store import audit
 
 router = APIRouter(prefix="/v1", tags=["audit log"], route_class=TenantRoute)
 
 Seq = Annotated[int | None, Query(ge=1, lt=2**63, description="next_cursor: a seq.")]
+NextAfter = Annotated[
+    int | None, Query(ge=1, lt=2**63, description="next_after of the part before.")
+]
 Filter = Annotated[str | None, Query(pattern="^[A-Za-z0-9._-]{1,200}$")]
 
 
@@ -44,20 +46,16 @@ def list_audit_events(
 def verify_audit_events(
     service: ServiceDep,
     tenant_id: TenantDep,
-    after: Annotated[
-        int | None, Query(ge=1, lt=2**63, description="next_after of the part before.")
-    ] = None,
+    after: NextAfter = None,
 ) -> AuditVerification:
     """Check the hashes of a part of the chain, oldest first, and its anchors.
 
-    ``misfit`` is the first event that was changed, removed, added or put elsewhere.
+    ``misfit`` is the first event that was changed, removed, added or put elsewhere. ``losses`` are
+    the events that went with a restored backup, where an operator acknowledged it.
     """
-    with service.database.transaction(tenant_id) as conn:
-        service_id = audit.service_id(conn)
-    anchors = [] if service_id is None else read_anchors(service.objects, service_id, tenant_id)
-    with service.database.transaction(tenant_id) as conn:  # after the anchors: events may come
-        events = audit.chain(conn, tenant_id, after or 0, EVENTS_A_REQUEST + 1)
-    return check_part(events, anchors, after)
+    return verify_part(
+        lambda: service.database.transaction(tenant_id), service.objects, tenant_id, after
+    )
 
 
 def _shape(row: AuditEventRow) -> AuditEvent:

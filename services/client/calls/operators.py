@@ -17,6 +17,7 @@ from services.client.call import (
 from services.client.shapes import (
     ApiKey,
     ApiKeyRequest,
+    AuditVerification,
     Deletion,
     GpuClass,
     Member,
@@ -107,3 +108,10 @@ def operator_delete_tenant(tenant_id: str, name: str) -> Call[Deletion]:
 def operator_get_deletion(deletion_id: str) -> Call[Deletion]:
     """How far a deletion of any tenant is, and its report."""
     return get(f"/v1/admin/deletions/{part(deletion_id)}")
+
+
+def operator_verify_audit_events(
+    tenant_id: str, *, after: int | None = None
+) -> Call[AuditVerification]:
+    """Check a part of a tenant's audit log; go on with ``after`` = ``next_after``."""
+    return get(f"/v1/admin/tenants/{part(tenant_id)}/audit-events:verify", {"after": after})

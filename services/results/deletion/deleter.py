@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import structlog
 
-from services.domain.audit import RESULTS, Anchor
+from services.domain.audit import RESULTS
+from services.domain.audit_chain import Anchor
 from services.domain.errors import LeaseLostError
 from services.objects.audit_anchors import write_anchor
 from services.objects.keys import deletion_key, run_prefix, tenant_prefix

@@ -244,9 +244,13 @@ _STATEMENTS = (
     # The newest event of a tenant, which no other transaction adds to before this one ends. One
     # call, and plpgsql: the statement after the lock sees what was committed before the lock.
     """
-    CREATE FUNCTION lock_audit_chain(tenant text, OUT seq bigint, OUT hash text,
-        OUT now timestamptz)
-    LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION append_audit_event(tenant text, what jsonb, content_hash text)
+    RETURNS void LANGUAGE plpgsql AS $function$
+        DECLARE
+            newest record;
+            next_seq bigint;
+            before text;
+            now timestamptz;
         BEGIN
             PERFORM pg_advisory_xact_lock(hashtextextended('audit_events ' || tenant, 0));
             SELECT newest.seq, newest.hash INTO seq, hash FROM audit_events AS newest
