@@ -28,6 +28,7 @@ from services.cli import (
     run_publish,
     runs,
     secrets,
+    tenant,
     train,
     usage,
     validate,
@@ -66,6 +67,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(members.app, name="members")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(audit_log.app, name="audit")
+app.add_typer(tenant.app, name="tenant")
 app.add_typer(admin.app, name="admin")
 runs.app.command("delete")(deletions.delete_run)
 datasets.app.command("delete")(deletions.delete_dataset)

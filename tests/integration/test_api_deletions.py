@@ -1,6 +1,7 @@
 """Deleting over HTTP and from the command line, and the audit log as its tenant sees it."""
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +21,8 @@ from services.results.retention import anchor_audit_logs
 from services.results.targets.folder import FolderTarget
 from services.store import operator_keys, tenants
 from services.store.database import Database
-from tests.support.deletions import LEASE
 from tests.support.api_keys import KEY_PEPPER
+from tests.support.deletions import LEASE
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant, run_request
 from tests.support.tenant import Json, Tenant
@@ -234,7 +235,6 @@ def test_the_audit_log_is_read_and_verified(
     found = ada.get("/v1/audit-events:verify")
     assert (found["is_whole"], found["misfit"]["seq"]) == (False, 3)
     assert ada.get("/v1/audit-events:verify?after=4")["is_whole"]
-
     with database.transaction() as conn:
         tenant_id = max(tenants.find(conn, "ada"))  # the newest
         _, secret = operator_keys.create(conn, KEY_PEPPER, name="operator")
@@ -258,6 +258,7 @@ def test_a_tenant_deletes_itself_by_its_name(
 
     assert cli("tenant", "delete", "--json")["kind"] == "tenant"  # with the second line
     assert ada.http.get("/v1/runs").status_code == 401
+
 
 def test_an_operator_deletes_a_tenant_and_reads_the_report(
     ada: Tenant, cli: Cli, database: Database, delete_all: Callable[[], None]

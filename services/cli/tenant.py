@@ -1,0 +1,52 @@
+"""`reverie tenant`: the tenant that the key belongs to, as a whole."""
+
+from typing import Annotated, Final
+
+import typer
+
+from services.cli import output
+from services.cli.connection import CommandError, Invocation
+
+app = typer.Typer(no_args_is_help=True)
+
+_EXAMPLES: Final = """Examples:
+
+reverie tenant delete    (asks for the tenant's name)
+
+reverie tenant delete ada --yes"""
+
+
+@app.callback()
+def group() -> None:
+    """Your tenant as a whole."""
+
+
+@app.command("delete", epilog=_EXAMPLES)
+def delete(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The tenant's name; asked for.")
+    ] = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; NAME has to be given.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Delete everything of the tenant: runs, datasets, caches, secrets, keys, members.
+
+    Its keys stop with the answer, this one too, and runs are canceled. The operator has the report.
+    What was published to the Hub stays there.
+    """
+    if not yes:
+        asked = typer.prompt("Everything of the tenant is deleted. Its name", err=True)
+        if name not in (None, asked):
+            raise CommandError(f"{asked} is not {name}: nothing was deleted")
+        name = asked
+    if name is None:
+        raise CommandError("--yes needs the tenant's name: reverie tenant delete NAME --yes")
+    invocation: Invocation = ctx.obj
+    with invocation.connect() as client:
+        deletion = client.delete_tenant(name)
+    if as_json:
+        output.print_json(deletion)
+    else:
+        output.print_deletion(deletion)
