@@ -601,12 +601,14 @@ class AuditVerification(TypedDict):
 
 
 class GpuClass(TypedDict):
-    """A class of GPUs that has a price."""
+    """A class of GPUs: its price, and what a worker of it has."""
 
     id: str
     object: Literal["gpu_class"]
     price_micros_per_hour: int
     currency: str
+    memory_bytes: int | None
+    capability: str | None
 
 
 class Worker(TypedDict):

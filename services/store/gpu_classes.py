@@ -33,6 +33,10 @@ class GpuClass:
     """Of one GPU, in millionths of the currency."""
     currency: str
     """ISO 4217."""
+    memory_bytes: int | None
+    """Of one GPU; None: not known."""
+    capability: str | None
+    """Of the GPU, such as ``9.0``; None: not known."""
 
 
 _ALL: Final = SQL("SELECT {columns} FROM gpu_classes ORDER BY gpu_class").format(
@@ -41,7 +45,7 @@ _ALL: Final = SQL("SELECT {columns} FROM gpu_classes ORDER BY gpu_class").format
 
 
 def all_classes(conn: Connection) -> list[GpuClass]:
-    """The classes that have a price, by name; there are few."""
+    """The classes that operators set, by name; there are few."""
     with conn.cursor(row_factory=class_row(GpuClass)) as cursor:
         return cursor.execute(_ALL).fetchall()
 

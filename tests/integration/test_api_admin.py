@@ -112,8 +112,16 @@ def test_prices_and_workers(operator: Tenant, database: Database) -> None:
         workers.register(conn, worker, draining=True, run_id=None)
     price = {"price_micros_per_hour": 3_500_000, "currency": "EUR"}
     answer = operator.http.put("/v1/admin/gpu-classes/h200", json=price)
-    assert answer.json() == {"id": "h200", "object": "gpu_class", **price}
+    unknown = {"memory_bytes": None, "capability": None}
+    assert answer.json() == {"id": "h200", "object": "gpu_class", **price, **unknown}
+    hardware = {"memory_bytes": 141 * 2**30, "capability": "9.0"}
+    for sent in ({**price, **hardware}, price):  # what is not given stays
+        answer = operator.http.put("/v1/admin/gpu-classes/h200", json=sent)
+        assert answer.json() == {"id": "h200", "object": "gpu_class", **price, **hardware}
     assert operator.get("/v1/admin/gpu-classes")["data"] == [answer.json()]
+    for wrong in ({"memory_bytes": 0}, {"capability": "sm_90"}):
+        sent = {**price, **wrong}
+        assert operator.http.put("/v1/admin/gpu-classes/h200", json=sent).status_code == 422
     for name in ("-", "a b", "x" * 65):
         assert operator.http.put(f"/v1/admin/gpu-classes/{name}", json=price).status_code == 422
     (shown,) = operator.get("/v1/admin/workers")["data"]

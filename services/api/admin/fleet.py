@@ -12,7 +12,6 @@ from services.api.scopes import ADMIN, needs_operator
 from services.api.service import ServiceDep
 from services.api.shapes import WorkerId
 from services.store import gpu_classes, worker_rows
-from services.store.gpu_classes import GpuClass as GpuClassRow
 
 router = APIRouter(prefix=ADMIN, tags=["operators"], route_class=OperatorRoute)
 
@@ -21,7 +20,7 @@ ClassName = Annotated[str, Path(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 @router.get("/gpu-classes", openapi_extra=needs_operator())
 def list_gpu_classes(service: ServiceDep) -> Page[GpuClass]:
-    """The classes that have a price, by name."""
+    """The classes that operators set, by name."""
     with service.unscoped.transaction() as conn:
         rows = gpu_classes.all_classes(conn)
     return Page(data=[gpu_class_shape(row) for row in rows], has_more=False, next_cursor=None)
@@ -29,12 +28,10 @@ def list_gpu_classes(service: ServiceDep) -> Page[GpuClass]:
 
 @router.put("/gpu-classes/{gpu_class}", openapi_extra=needs_operator())
 def set_price(gpu_class: ClassName, body: PriceRequest, service: ServiceDep) -> GpuClass:
-    """Set the price for attempts that start from now on. Training and sampling are charged."""
-    row = GpuClassRow(
-        gpu_class=gpu_class,
-        price_micros_per_hour=body.price_micros_per_hour,
-        currency=body.currency,
-    )
+    """Set the price for attempts that start from now on, and what a worker of the class has.
+
+    Training and sampling are charged. Memory and capability are for estimates.
+    """
     with service.unscoped.transaction() as conn:
         gpu_classes.set_price(
             conn,
@@ -42,7 +39,11 @@ def set_price(gpu_class: ClassName, body: PriceRequest, service: ServiceDep) -> 
             price_micros_per_hour=body.price_micros_per_hour,
             currency=body.currency,
         )
-    return gpu_class_shape(row)
+        gpu_classes.set_hardware(
+            conn, gpu_class, memory_bytes=body.memory_bytes, capability=body.capability
+        )
+        rows = gpu_classes.all_classes(conn)
+    return next(gpu_class_shape(row) for row in rows if row.gpu_class == gpu_class)
 
 
 @router.get("/workers", openapi_extra=needs_operator())

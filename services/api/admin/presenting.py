@@ -31,6 +31,8 @@ def gpu_class_shape(row: GpuClassRow) -> GpuClass:
         id=row.gpu_class,
         price_micros_per_hour=row.price_micros_per_hour,
         currency=row.currency,
+        memory_bytes=row.memory_bytes,
+        capability=row.capability,
     )
 
 

@@ -59,15 +59,22 @@ class PriceRequest(Body):
     price_micros_per_hour: Annotated[int, Field(ge=0, le=10**12), WHOLE]
     """Of one GPU, in millionths of the currency."""
     currency: Currency = "USD"
+    memory_bytes: Annotated[int, Field(ge=1, le=10**15), WHOLE] | None = None
+    """Of one GPU, for estimates; null leaves it as it is."""
+    capability: Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$")] | None = None
+    """Its compute capability, such as 9.0; null leaves it as it is."""
 
 
 class GpuClass(Shape):
-    """A class of GPUs that has a price."""
+    """A class of GPUs: its price, and what a worker of it has."""
 
     id: str
     object: Literal["gpu_class"] = "gpu_class"
     price_micros_per_hour: int
     currency: str
+    memory_bytes: int | None
+    """Of one GPU; null where nobody said."""
+    capability: str | None
 
 
 class Worker(Shape):

@@ -83,15 +83,28 @@ def revoke_tenant_key(tenant_id: str, key_id: str) -> Call[None]:
 
 
 def list_gpu_classes() -> Call[Page[GpuClass]]:
-    """The GPU classes that have a price."""
+    """The GPU classes that operators set."""
     return replace(get("/v1/admin/gpu-classes"), read=page_of)
 
 
 def set_price(
-    gpu_class: str, *, price_micros_per_hour: int, currency: str = "USD"
+    gpu_class: str,
+    *,
+    price_micros_per_hour: int,
+    currency: str = "USD",
+    memory_bytes: int | None = None,
+    capability: str | None = None,
 ) -> Call[GpuClass]:
-    """Set the price of a class, for attempts that start from now on."""
-    body = {"price_micros_per_hour": price_micros_per_hour, "currency": currency}
+    """Set the price of a class, for attempts that start from now on, and what a worker of it has.
+
+    Memory and capability (such as ``9.0``) are of one GPU; None leaves them as they are.
+    """
+    body = {
+        "price_micros_per_hour": price_micros_per_hour,
+        "currency": currency,
+        "memory_bytes": memory_bytes,
+        "capability": capability,
+    }
     return put(f"/v1/admin/gpu-classes/{part(gpu_class)}", body)
 
 
