@@ -59,7 +59,17 @@ def heads(options: Sequence[str]) -> list[str]:
 
 def columns(comparison: "Comparison") -> tuple[str, ...]:
     """The heads of the table of runs."""
-    return ("ROW", "RUN", *heads(comparison["options"]), "STATUS", "STEP", "LOSS", "CHARGED")
+    return (
+        "ROW",
+        "RUN",
+        *heads(comparison["options"]),
+        "STATUS",
+        "STEP",
+        "LOSS",
+        "BEST",
+        "EVAL",
+        "CHARGED",
+    )
 
 
 def cells(run: "ComparedRun", options: Sequence[str]) -> tuple[object, ...]:
@@ -69,6 +79,8 @@ def cells(run: "ComparedRun", options: Sequence[str]) -> tuple[object, ...]:
         run["run_id"],
         *values(run["options"], options),
         *progress(run),
+        number(run["best_loss"]),
+        number(None if run["evaluation"] is None else run["evaluation"]["mean"]),
         charged(run["charged_s"], run["cost_micros"], run["currency"]) or "-",
     )
 
@@ -80,8 +92,12 @@ def values(chosen: Mapping[str, Any], options: Sequence[str]) -> tuple[str, ...]
 
 def progress(run: "ComparedRun") -> tuple[str, str, str]:
     """Status, step and newest loss."""
-    loss = "-" if run["loss"] is None else f"{run['loss']:.4f}"
-    return run["status"], f"{run['step']}/{run['max_steps']}", loss
+    return run["status"], f"{run['step']}/{run['max_steps']}", number(run["loss"])
+
+
+def number(loss: float | None) -> str:
+    """A loss; a dash where there is none."""
+    return "-" if loss is None else f"{loss:.4f}"
 
 
 def line(run: "ComparedRun") -> str:

@@ -89,11 +89,17 @@ def watch(ctx: typer.Context, batch_id: BatchId) -> None:
 
 
 @app.command("cancel")
-def cancel(ctx: typer.Context, batch_id: BatchId, as_json: Json = False) -> None:
-    """Cancel all its runs that are not over."""
+def cancel(
+    ctx: typer.Context,
+    batch_id: BatchId,
+    *,
+    now: Annotated[bool, typer.Option("--now", help="Without a checkpoint.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Cancel all its runs that are not over. Those that train store a checkpoint first."""
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
-        batch = client.cancel_batch(batch_id)
+        batch = client.cancel_batch(batch_id, now=now)
     if as_json:
         output.print_json(batch)
     else:

@@ -74,6 +74,14 @@ class Batch(BatchSummary):
     refused: list[RefusedRow]
 
 
+class Evaluation(TypedDict):
+    """The loss on the same noise and images before and after the training."""
+
+    step: int
+    mean: float | None
+    held_out_mean: float | None
+
+
 class ComparedRun(BatchRow):
     """One run beside the others of its batch."""
 
@@ -84,6 +92,9 @@ class ComparedRun(BatchRow):
     max_steps: int
     loss: float | None
     loss_step: int | None
+    best_loss: float | None
+    best_loss_step: int | None
+    evaluation: Evaluation | None
     charged_s: float
     cost_micros: int
     currency: str | None

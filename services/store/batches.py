@@ -141,21 +141,37 @@ class BatchRun:
     loss: float | None
     """The newest that it reported, at ``loss_step``; None where it did not lately."""
     loss_step: int | None
+    best_loss: float | None
+    """The lowest of a step, at ``best_loss_step``; None where it reported none."""
+    best_loss_step: int | None
+    evaluation: dict[str, Any] | None
+    """``step``, ``mean`` and ``held_out_mean`` of its newest fixed validation loss; None where it
+    reported none lately."""
     charged_s: float
     cost_micros: int
     gpu_class: str
 
 
-# Steps are reported often, so the newest one is near the end; older events are not searched.
+# Steps are reported often, and an evaluation at the end, so the newest ones are near the end; older
+# events are not searched.
 _RUNS: Final = """
 SELECT batch_row AS row, run_id, batch_options AS options, status, stage, status_reason,
-    runs.step, max_steps, newest.loss, newest.step AS loss_step, charged_s, cost_micros, gpu_class
+    runs.step, max_steps, newest.loss, newest.step AS loss_step, best_loss,
+    best_loss_step, evaluation, charged_s, cost_micros, gpu_class
 FROM runs LEFT JOIN LATERAL (
     SELECT (data ->> 'loss')::double precision AS loss, events.step FROM events
     WHERE events.tenant_id = runs.tenant_id AND events.run_id = runs.run_id
         AND seq > event_seq - 200 AND type = 'step' AND jsonb_typeof(data -> 'loss') = 'number'
     ORDER BY seq DESC LIMIT 1
-) AS newest ON true
+) AS newest ON true LEFT JOIN LATERAL (
+    SELECT jsonb_build_object('step', events.step,
+        'mean', CASE WHEN jsonb_typeof(data -> 'mean') = 'number' THEN data -> 'mean' END,
+        'held_out_mean', CASE WHEN jsonb_typeof(data -> 'held_out_mean') = 'number'
+            THEN data -> 'held_out_mean' END) AS evaluation
+    FROM events
+    WHERE events.tenant_id = runs.tenant_id AND events.run_id = runs.run_id
+        AND seq > event_seq - 200 AND type = 'eval' ORDER BY seq DESC LIMIT 1
+) AS evaluated ON true
 WHERE runs.tenant_id = %s AND batch_id = %s AND deleted_at IS NULL ORDER BY batch_row
 """
 

@@ -6,6 +6,7 @@ expired and keeps the fence, so that later writes of the old holder match no row
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -172,7 +173,14 @@ class PostgresLedger:
             if (entered := _stage_entered(events)) is not None:
                 self._meter(conn, run, entered)
             shown = entered if entered is not None and run.status in _SHOWS_STAGES else run.stage
-            facts = {"run_id": run_id, "step": step, "stage": shown}
+            best = _lowest_loss(events)
+            facts = {
+                "run_id": run_id,
+                "step": step,
+                "stage": shown,
+                "loss": best and best.loss,
+                "loss_step": best and best.step,
+            }
             conn.execute(_SET_STEP_AND_STAGE, facts)
             commits.note_step(conn, run_id, fence, step)
             run_events.append(conn, run_id, events)
@@ -295,9 +303,34 @@ def _not_stored(
 
 _SET_STEP_AND_STAGE: Final = """
 UPDATE runs SET step = greatest(step, %(step)s), stage = %(stage)s, updated_at = clock_timestamp(),
+    best_loss = least(best_loss, %(loss)s),
+    best_loss_step = CASE WHEN %(loss)s::double precision < coalesce(best_loss, 'infinity')
+        THEN %(loss_step)s ELSE best_loss_step END,
     version = version + CASE WHEN stage IS DISTINCT FROM %(stage)s::text THEN 1 ELSE 0 END
 WHERE run_id = %(run_id)s
 """
+
+
+_INFINITE: Final = 1e100
+"""A larger loss counts as none, as in a run's metrics."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _StepLoss:
+    loss: float
+    step: int
+
+
+def _lowest_loss(events: Sequence[ChildEvent]) -> _StepLoss | None:
+    """The lowest loss of these steps, the first of equal ones; None where none has a number."""
+    losses = [
+        _StepLoss(loss=float(loss), step=event.step)
+        for event in events
+        if event.type == "step"
+        and isinstance(loss := event.data.get("loss"), int | float)
+        and abs(loss) < _INFINITE
+    ]
+    return min(losses, key=lambda each: each.loss, default=None)
 
 
 _SHOWS_STAGES: Final = frozenset({RunStatus.RUNNING, RunStatus.PAUSING})

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.domain.ledger import ChildEvent, Claim
+from services.domain.ledger import ChildEvent, Claim, RequestedAction
 from services.store import admission, quotas, tenants
 from services.store.database import Database
 from services.store.ledger import PostgresLedger
@@ -335,6 +335,10 @@ def test_a_batch_is_canceled_while_one_run_trains_and_one_has_ended(
     assert tenant.run(held.run_id)["status"] == "canceling"
     types = [event["type"] for event in tenant.events(held.run_id)]
     assert types.count("run.canceling") == 1
+    now = tenant.http.post(f"/v1/batches/{batch['id']}:cancel", json={"now": True})
+    assert now.status_code == 202
+    renewed = tenant_db.ledger.renew(held.run_id, held.fence, lease=LEASE)
+    assert renewed.requested is RequestedAction.CANCEL_NOW
 
 
 def test_runs_are_compared_by_what_differs(
@@ -347,6 +351,10 @@ def test_runs_are_compared_by_what_differs(
     steps = [ChildEvent(type="step", step=n, data={"loss": n / 8}) for n in (1, 2)]
     more = ChildEvent(type="step", step=3, data={"loss": None})
     tenant_db.ledger.event(held.run_id, held.fence, [*steps, more])
+    worse = ChildEvent(type="step", step=4, data={"loss": 3.0})
+    probe = {"name": "probe", "mean": 0.5, "held_out_mean": None, "losses": [0.5]}
+    evaluated = ChildEvent(type="eval", step=4, data=probe)
+    tenant_db.ledger.event(held.run_id, held.fence, [worse, evaluated])
     after = tenant.get(path)
 
     assert before["options"] == ["learning_rate"]
@@ -357,7 +365,9 @@ def test_runs_are_compared_by_what_differs(
     assert {run["loss"] for run in before["runs"]} == {None}
     first, second = after["runs"]
     assert first == before["runs"][0]
-    assert (second["status"], second["loss"], second["loss_step"]) == ("running", 0.25, 2)
+    assert (second["status"], second["loss"], second["loss_step"]) == ("running", 3.0, 4)
+    assert (second["best_loss"], second["best_loss_step"]) == (0.125, 1)
+    assert second["evaluation"] == {"step": 4, "mean": 0.5, "held_out_mean": None}
     assert (second["run_id"], second["max_steps"]) == (held.run_id, 30)
 
 

@@ -68,6 +68,9 @@ def test_a_run_is_one_line() -> None:
         "max_steps": 10,
         "loss": 0.51234,
         "loss_step": 4,
+        "best_loss": 0.25,
+        "best_loss_step": 2,
+        "evaluation": {"step": 9, "mean": 0.375, "held_out_mean": None},
         "charged_s": 61.0,
         "cost_micros": 1_500_000,
         "currency": "EUR",
@@ -76,7 +79,7 @@ def test_a_run_is_one_line() -> None:
         f"row 3 (learning_rate=0.01, caption={'x' * 40}…): running/training, step 4/10, loss 0.5123"
     )
     assert batch_view.cells(run, ["learning_rate", "seed"])[2:] == (
-        "0.01", "null", "running", "4/10", "0.5123", "1 min 1 s, 1.50 EUR",
+        "0.01", "null", "running", "4/10", "0.5123", "0.2500", "0.3750", "1 min 1 s, 1.50 EUR",
     )  # fmt: skip
     names = ["learning_rate", "a.b.factor", "a.crop", "c.crop"]
     assert batch_view.heads(names) == ["learning_rate", "factor", "a.crop", "c.crop"]

@@ -9,6 +9,7 @@ from services.api.batches.shapes import (
     BatchSummary,
     ComparedRun,
     Comparison,
+    Evaluation,
 )
 from services.api.shapes import failure_shape, in_utc, known_status
 from services.store.batches import Batch as BatchRecord
@@ -87,6 +88,9 @@ def comparison_shape(batch_id: str, runs: Sequence[BatchRun], currencies: Curren
                 max_steps=run.max_steps,
                 loss=run.loss,
                 loss_step=run.loss_step,
+                best_loss=run.best_loss,
+                best_loss_step=run.best_loss_step,
+                evaluation=None if run.evaluation is None else Evaluation(**run.evaluation),
                 charged_s=run.charged_s,
                 cost_micros=run.cost_micros,
                 currency=currencies.get(run.gpu_class),

@@ -17,6 +17,7 @@ from services.api.idempotency import CreatingDep, create_once
 from services.api.paging import After, Limit, Page, check_cursor, page_of
 from services.api.places import Places, RequestPlaces
 from services.api.routing import TenantRoute
+from services.api.runs.shapes import CancelRequest
 from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
 from services.api.shapes import BatchId
@@ -122,9 +123,17 @@ def compare_batch(batch_id: BatchId, service: ServiceDep, tenant_id: TenantDep) 
     "/batches/{batch_id}:cancel", status_code=202, openapi_extra=needs("runs:write", NotFoundError)
 )
 def cancel_batch(
-    batch_id: BatchId, service: ServiceDep, tenant_id: TenantDep, author: AuthorDep
+    batch_id: BatchId,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    author: AuthorDep,
+    body: CancelRequest | None = None,
 ) -> Batch:
-    """Cancel all its runs that are not over: 202 and the batch. It may be repeated."""
+    """Cancel all its runs that are not over: 202 and the batch. It may be repeated.
+
+    Runs that train store a checkpoint first, unless ``now`` is true.
+    """
+    now = body is not None and body.now
     with service.database.transaction(tenant_id) as conn:
         batch = find_batch(conn, tenant_id, batch_id)
         run_ids = batches.runs_not_over(conn, tenant_id, batch_id)
@@ -133,10 +142,12 @@ def cancel_batch(
         try:
             # One run in each transaction: their holders need the rows, too.
             with service.database.transaction(tenant_id) as conn:
-                run_control.cancel(conn, tenant_id, run_id)
-                audit.record(conn, tenant_id, author, "run.canceled", run_id, data=data)
-        except IllegalTransitionError:
-            pass  # it has ended meanwhile
+                before = runs.lock(conn, tenant_id, run_id)
+                after = run_control.cancel(conn, tenant_id, run_id, now=now)
+                if after.version != before.version:  # it was not canceled before
+                    audit.record(conn, tenant_id, author, "run.canceled", run_id, data=data)
+        except (IllegalTransitionError, NotFoundError):
+            pass  # it has ended meanwhile, or was deleted then
     with service.database.transaction(tenant_id) as conn:
         return _shape_of(conn, batch)
 

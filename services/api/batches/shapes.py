@@ -142,6 +142,16 @@ class Batch(BatchSummary):
     refused: list[RefusedRow]
 
 
+class Evaluation(Shape):
+    """The loss on the same noise and images before and after the training."""
+
+    step: int
+    mean: float | None
+    """null where it is not a number."""
+    held_out_mean: float | None
+    """Of images that are not trained on; null where there are none."""
+
+
 class ComparedRun(BatchRow):
     """One run beside the others of its batch."""
 
@@ -153,6 +163,12 @@ class ComparedRun(BatchRow):
     loss: float | None
     """The newest that it reported; null where it reported none lately."""
     loss_step: int | None
+    best_loss: float | None
+    """The lowest of a step; null where it reported none."""
+    best_loss_step: int | None
+    evaluation: Evaluation | None
+    """The newest fixed validation loss; null where it reported none lately. A run that succeeded
+    has that of its result."""
     charged_s: float
     cost_micros: int
     currency: str | None

@@ -28,6 +28,6 @@ def compare_batch(batch_id: str) -> Call[Comparison]:
     return get(f"/v1/batches/{part(batch_id)}/compare")
 
 
-def cancel_batch(batch_id: str) -> Call[Batch]:
-    """Cancel all runs of a batch that are not over."""
-    return post(f"/v1/batches/{part(batch_id)}:cancel")
+def cancel_batch(batch_id: str, *, now: bool = False) -> Call[Batch]:
+    """Cancel all runs of a batch that are not over; with a checkpoint of each, unless ``now``."""
+    return post(f"/v1/batches/{part(batch_id)}:cancel", {"now": now})

@@ -97,6 +97,8 @@ _STATEMENTS = (
         ADD COLUMN max_gpu_s double precision,     -- it is paused there; NULL: no limit
         ADD COLUMN deadline timestamptz,           -- it is paused then; NULL: none
         ADD COLUMN cancel_now boolean NOT NULL DEFAULT false, -- without a checkpoint
+        ADD COLUMN best_loss double precision,     -- the lowest of a step; NULL: none was reported
+        ADD COLUMN best_loss_step integer,
         ADD COLUMN traceparent text                -- W3C Trace Context; NULL: it is not traced
     """,
     """
@@ -241,8 +243,9 @@ _STATEMENTS = (
         WHERE finished_at IS NOT NULL AND thinned_at IS NULL
     """,
     "CREATE INDEX cache_shards_to_sweep ON cache_shards (sweep_after NULLS FIRST)",
-    # The newest event of a tenant, which no other transaction adds to before this one ends. One
-    # call, and plpgsql: the statement after the lock sees what was committed before the lock.
+    # Appends an event to a tenant's chain; no other transaction does until this one has ended. What
+    # the hash is of is in ``domain/audit.py``. One call, and plpgsql: the statement after the lock
+    # sees what was committed before the lock.
     """
     CREATE FUNCTION append_audit_event(tenant text, what jsonb, content_hash text)
     RETURNS void LANGUAGE plpgsql AS $function$
@@ -253,9 +256,18 @@ _STATEMENTS = (
             now timestamptz;
         BEGIN
             PERFORM pg_advisory_xact_lock(hashtextextended('audit_events ' || tenant, 0));
-            SELECT newest.seq, newest.hash INTO seq, hash FROM audit_events AS newest
-                WHERE newest.tenant_id = tenant ORDER BY newest.seq DESC LIMIT 1;
+            SELECT seq, hash INTO newest FROM audit_events
+                WHERE tenant_id = tenant ORDER BY seq DESC LIMIT 1;
+            next_seq := coalesce(newest.seq, 0) + 1;
+            before := coalesce(newest.hash, repeat('0', 64));
             now := clock_timestamp();
+            INSERT INTO audit_events (tenant_id, seq, created_at, actor, action, target, client,
+                data, hash_before, hash)
+            VALUES (tenant, next_seq, now, what -> 'actor', what ->> 'action', what ->> 'target',
+                what ->> 'client', what -> 'data', before,
+                encode(sha256(convert_to(concat_ws(' ', before, next_seq,
+                    to_char(now AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'),
+                    content_hash), 'UTF8')), 'hex'));
         END
     $function$
     """,
