@@ -104,9 +104,27 @@ class FolderParts:
             if error.errno in NOTHING_THERE:  # another request has finished it
                 return
             raise translated(error, key) from error
-        with directory(self._root, (_PARTS,), create=True) as folder:
-            for ended in _uploads_of(folder, key):
-                shutil.rmtree(_name(key, ended), ignore_errors=True, dir_fd=folder)
+        self.drop(key)
+
+    def keys(self, prefix: str) -> set[str]:
+        check_prefix(prefix)
+        try:
+            with directory(self._root, (_PARTS,), create=True) as folder:
+                names = os.listdir(folder)  # noqa: PTH208  # a descriptor, not a path
+        except OSError as error:
+            raise translated(error, prefix) from error
+        found = {name.rpartition("@")[0].replace("+", "/") for name in names}
+        return {key for key in found if key.startswith(prefix)}
+
+    def drop(self, key: str) -> int:
+        try:
+            with directory(self._root, (_PARTS,), create=True) as folder:
+                found = _uploads_of(folder, key)
+                for upload_id in found:
+                    shutil.rmtree(_name(key, upload_id), ignore_errors=True, dir_fd=folder)
+        except OSError as error:
+            raise translated(error, key) from error
+        return len(found)
 
     def abort(self, prefix: str, *, older_than: timedelta) -> int:
         check_prefix(prefix)

@@ -58,7 +58,12 @@ def check_prefix(prefix: str) -> tuple[str, ...]:
 
 def upload_key(tenant_id: str, sha256: str) -> str:
     """Key of an uploaded file; it is named by its content, so uploading it again is harmless."""
-    return f"{_tenant(tenant_id)}/uploads/{_digest(sha256)}"
+    return f"{uploads_prefix(tenant_id)}{_digest(sha256)}"
+
+
+def uploads_prefix(tenant_id: str) -> str:
+    """Folder of a tenant's files; ends in ``/``."""
+    return f"{_tenant(tenant_id)}/uploads/"
 
 
 def shard_prefix(tenant_id: str, digest: str) -> str:

@@ -49,6 +49,12 @@ class PartUploads(Protocol):
         Other uploads of this key end with it.
         """
 
+    def keys(self, prefix: str) -> set[str]:
+        """The keys under ``prefix`` of which an upload is under way."""
+
+    def drop(self, key: str) -> int:
+        """End the uploads of this key, with their parts; how many."""
+
     def abort(self, prefix: str, *, older_than: timedelta) -> int:
         """End the uploads under ``prefix`` that began longer ago, with their parts; how many."""
 

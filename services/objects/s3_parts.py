@@ -77,9 +77,20 @@ class S3Parts:
         if parts:
             with translated(key):
                 self._complete(key, upload_id, parts)
+        self.drop(key)  # what began at the same time, and is not needed
+
+    def keys(self, prefix: str) -> set[str]:
+        check_prefix(prefix)
+        with translated(prefix):
+            return {upload["Key"] for upload in self._uploads(prefix)}
+
+    def drop(self, key: str) -> int:
+        check_key(key)
         with translated(key):
-            for upload in self._uploads_of(key):  # what began at the same time, and is not needed
+            found = self._uploads_of(key)
+            for upload in found:
                 self._abort(upload)
+        return len(found)
 
     def abort(self, prefix: str, *, older_than: timedelta) -> int:
         check_prefix(prefix)

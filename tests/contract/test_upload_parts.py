@@ -128,10 +128,27 @@ def test_abandoned_uploads_end_with_their_parts(store: ObjectStore, key: str) ->
     assert store.parts.begin(key) != upload_id
 
 
+def test_the_uploads_of_one_key_are_ended(store: ObjectStore, key: str) -> None:
+    other = f"{key}0"
+    upload_id, kept = store.parts.begin(key), store.parts.begin(other)
+    signed = sign(store, key, upload_id, 1, b"one")
+    assert put(signed, b"one") == 200
+    assert store.parts.keys("tenants/") == {key, other}
+    assert store.parts.keys("services/") == set()
+
+    assert [store.parts.drop(key), store.parts.drop(key)] == [1, 0]
+    assert store.parts.keys("tenants/") == {other}
+    assert store.parts.sizes(key, upload_id) == {}
+    assert put(signed, b"one") in (400, 403, 404)
+    assert store.parts.begin(other) == kept
+
+
 def test_a_key_that_leads_outside_has_no_parts(store: ObjectStore) -> None:
     for bad in ("../x", "a/../../x", "/etc/passwd", ".hidden", ""):
         with pytest.raises(InvalidKeyError):
             store.parts.begin(bad)
+        with pytest.raises(InvalidKeyError):
+            store.parts.drop(bad)
         with pytest.raises(InvalidKeyError):
             sign(store, bad, "0" * 32, 1, b"x")
     with pytest.raises(InvalidKeyError):

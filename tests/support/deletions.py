@@ -9,7 +9,6 @@ from typing import Any
 
 from services.domain.audit import Author
 from services.domain.ledger import CachedShard, Claim
-from services.objects.folder_store import FolderStore
 from services.objects.keys import (
     checkpoint_prefix,
     result_prefix,
@@ -17,6 +16,7 @@ from services.objects.keys import (
     tenant_prefix,
     upload_key,
 )
+from services.objects.port import ObjectStore
 from services.results.deletion.deleter import Deleter
 from services.results.targets.folder import FolderTarget
 from services.store import admission, audit, deletions, publications, runs, shards
@@ -34,7 +34,7 @@ class Deleting:
     """One tenant, its objects, and what deletes them."""
 
     db: TenantDatabase
-    objects: FolderStore
+    objects: ObjectStore
     folder: Path
 
     @property

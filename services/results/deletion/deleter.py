@@ -131,7 +131,8 @@ def _delete_run(turn: Turn) -> Wait | None:
 
 def _delete_dataset(turn: Turn) -> Wait | None:
     return (
-        steps.wait_for_work(turn)
+        steps.end_uploads(turn)
+        or steps.wait_for_work(turn)
         or steps.delete_shards(turn, Rule.DATASET)
         or steps.wait_for_late_writes(steps.late_writes_s(turn))
         or steps.delete_files(turn)

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Final, Literal
 
 from services.metrics.work import objects_swept
-from services.objects.keys import MANIFEST_NAME, upload_key
+from services.objects.keys import MANIFEST_NAME, upload_key, uploads_prefix
 from services.results.deletion import report
 from services.results.deletion.turn import NEXT_TURN, Turn, Wait
 from services.results.shard_removal import Objects, remove_shard
@@ -176,6 +176,27 @@ def delete_files(turn: Turn) -> Wait | None:
     with turn.database.transaction() as conn:
         if num_shared := deleted_rows.num_contents(conn, turn.deletion):
             report.keep_shared(turn.report, "files that other datasets list", num_shared)
+    return None
+
+
+def end_uploads(turn: Turn) -> Wait | None:
+    """End the uploads in parts of files that no other dataset lists.
+
+    What is sent to a part fails from then on, so this need not wait until addresses expire.
+    """
+    dataset = Abandoned(tenant_id=turn.tenant_id, dataset_id=turn.target)
+    under_way = turn.objects.parts.keys(uploads_prefix(turn.tenant_id))
+    with turn.database.transaction() as conn:
+        since, contents = abandoned_uploads.unshared(conn, dataset)
+    begun = [each for each in contents if upload_key(turn.tenant_id, each) in under_way]
+    for start in range(0, len(begun), _FILES_A_BATCH):
+        with turn.database.transaction() as conn:
+            batch = begun[start : start + _FILES_A_BATCH]
+            for sha256 in abandoned_uploads.lock_unshared(conn, dataset, batch, since):
+                abandoned_uploads.keep_lock(conn)
+                key = upload_key(turn.tenant_id, sha256)
+                report.add_uploads(turn.report, turn.objects.parts.drop(key))
+            turn.save(conn, turn.batch)
     return None
 
 
