@@ -7,6 +7,7 @@ from psycopg.errors import LockNotAvailable
 from psycopg.types.json import Jsonb
 
 from services.domain.errors import IdempotencyInFlightError, IdempotencyMismatchError
+from services.domain.retention import IDEMPOTENCY_KEYS
 from services.store.database import Connection
 
 
@@ -28,19 +29,20 @@ class KeyScope:
     key: str
 
 
+_KEPT_S: Final = IDEMPOTENCY_KEYS.total_seconds()
 _BEGIN: Final = """
 INSERT INTO idempotency_keys (tenant_id, method, path, key, fingerprint)
 VALUES (%(tenant_id)s, %(method)s, %(path)s, %(key)s, %(fingerprint)s)
 ON CONFLICT (tenant_id, method, path, key) DO UPDATE
     SET fingerprint = excluded.fingerprint, status = NULL, body = NULL,
         created_at = clock_timestamp()
-    WHERE idempotency_keys.created_at < clock_timestamp() - interval '7 days'
+    WHERE idempotency_keys.created_at < clock_timestamp() - make_interval(secs => %(kept_s)s)
 RETURNING true
 """
 _GET: Final = """
 SELECT fingerprint, status, body FROM idempotency_keys
 WHERE tenant_id = %(tenant_id)s AND method = %(method)s AND path = %(path)s AND key = %(key)s
-    AND created_at >= clock_timestamp() - interval '7 days'
+    AND created_at >= clock_timestamp() - make_interval(secs => %(kept_s)s)
 """
 # A second request with the key waits here while the first one's transaction runs.
 _PATIENCE: Final = "SET LOCAL lock_timeout = '2s'"
@@ -90,7 +92,7 @@ def finish(conn: Connection, scope: KeyScope, *, status: int, body: dict[str, An
 
 
 def _replay(conn: Connection, scope: KeyScope, fingerprint: str) -> Replay | None:
-    row = conn.execute(_GET, asdict(scope)).fetchone()
+    row = conn.execute(_GET, {**asdict(scope), "kept_s": _KEPT_S}).fetchone()
     if row is None:
         return None
     stored, status, body = row
@@ -102,7 +104,7 @@ def _replay(conn: Connection, scope: KeyScope, fingerprint: str) -> Replay | Non
 
 
 def _take(conn: Connection, scope: KeyScope, fingerprint: str) -> bool:
-    facts = {**asdict(scope), "fingerprint": fingerprint}
+    facts = {**asdict(scope), "fingerprint": fingerprint, "kept_s": _KEPT_S}
     conn.execute(_PATIENCE)
     try:
         with conn.transaction():
