@@ -114,6 +114,22 @@ def test_a_signed_url_accepts_only_its_own_bytes(fleet: Fleet, tenant: Tenant) -
     assert httpx.put(still["url"], content=iter([body[:99], body[99:]])).status_code == 200
 
 
+def test_what_one_tenant_stored_is_not_told_to_another(fleet: Fleet, tenant: Tenant) -> None:
+    files = {"same.jpg": os.urandom(100)}
+    tenant.push(files)
+    eve = new_tenant(fleet, "eve")
+    body = {"name": "photos", "files": listed(files)}
+    key = {"Idempotency-Key": "the same key"}
+    ours, theirs = (each.post("/v1/datasets", body, **key)["id"] for each in (tenant, eve))
+
+    assert ours != theirs
+    assert uploads_of(tenant, ours)["data"][0]["present"]
+    (upload,) = uploads_of(eve, theirs)["data"]
+    assert not upload["present"]
+    early = eve.http.post(f"/v1/datasets/{theirs}:complete", json={})
+    assert (early.status_code, early.json()["code"]) == (409, "dataset_incomplete")
+
+
 def test_a_large_upload_is_not_held_in_memory(fleet: Fleet, tenant: Tenant) -> None:
     """Neither a file that is sent as a whole, nor one in parts while they come and are joined."""
     whole, large = (os.urandom(1 << 20) * mib for mib in (32, 96))

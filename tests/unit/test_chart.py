@@ -72,6 +72,17 @@ def test_every_pod_meets_the_restricted_standard_and_holds_no_cluster_token() ->
             assert limits["readOnlyRootFilesystem"] is True, name
 
 
+def test_every_pod_is_bounded_and_what_answers_requests_is_probed() -> None:
+    documents = render()
+    for name, pod in pods(documents).items():
+        for container in pod["containers"]:
+            assert "memory" in container["resources"]["limits"], name
+    (api,) = pods(documents)["r-api"]["containers"]
+    assert {"livenessProbe", "readinessProbe"} <= api.keys()
+    kept = {d["metadata"]["name"] for d in documents if d["kind"] == "PodDisruptionBudget"}
+    assert kept == {"r-api", "r-trainer-h200"}
+
+
 def test_only_results_sees_the_hub_token_and_the_api_no_broker() -> None:
     environment = {
         name: {entry["name"] for entry in pod["containers"][0]["env"]}

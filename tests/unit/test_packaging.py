@@ -100,6 +100,38 @@ def test_the_lock_pins_every_dependency_and_torch_first() -> None:
     assert {canonical(re.split(r"[\[=<>~! ]", want)[0]) for want in wanted} <= pinned
 
 
+def test_nothing_is_installed_from_an_address() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(name for extra in extras for name in extra)]
+
+    assert len(wanted) > 20
+    assert not [want for want in wanted if "@" in want or "://" in want]
+    installs = re.findall(r"pip install[^\n&]*", (ROOT / "Dockerfile").read_text())
+    assert len(installs) == 3
+    assert not [line for line in installs if "://" in line or "git+" in line]
+
+
+def test_images_run_as_nobody_special_and_hold_no_secret_and_no_more_than_they_need() -> None:
+    _, *stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    by_name = {stage.split()[2]: stage for stage in stages}
+
+    assert by_name.keys() == {"base", "control", "worker"}
+    for name in ("control", "worker"):
+        users = re.findall(r"^USER (\S+)", by_name[name], flags=re.MULTILINE)
+        assert users == ["10001:10001"], name
+    assert "torch" not in by_name["control"]
+    assert re.findall(r"\.\[(.*)\]", by_name["control"]) == ["service,traces"]
+    for stage in stages:
+        assert not re.search(r"^ARG |SECRET|TOKEN|PASSWORD|PEPPER|_KEY", stage, re.MULTILINE)
+    copied = (ROOT / "Dockerfile.dockerignore").read_text().splitlines()
+    kept = {line[1:] for line in copied if line.startswith("!")}
+    assert "*" in copied
+    assert kept == {
+        "pyproject.toml", "requirements.lock", "README.md", "LICENSE", "services", "trainer_core",
+    }  # fmt: skip
+
+
 def canonical(name: str) -> str:
     """As package indexes compare names (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
