@@ -1,7 +1,8 @@
 """Estimates against what happened: real training of the tiny model in varied sizes and lengths.
 
-Runs are submitted in a random order. The first ones are measured only; of each later one the
-estimate of its submission is compared with the time from its claim to its result.
+Some runs are trained to be measured. Then the estimates of all others are asked for, before the
+first of these is trained: so none of them rests on a run that it is compared with. An estimate is
+compared with the time from the claim of its run to the result.
 """
 
 import random
@@ -20,6 +21,7 @@ from tests.support.tenant import Json, Tenant
 MEASURED = 16
 COMPARED = 20
 SIZES_PX = (64, 96, 128)
+SEED = 2027
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,33 +72,35 @@ def seconds_of(run: Json) -> float:
     return (ended - started).total_seconds()
 
 
-def outcome_of(tenant: Tenant, what: str, request: Json) -> Compared | None:
-    """Train the run; None where it came without an estimate."""
-    created = tenant.post("/v1/runs", request)
-    run = tenant.wait_over(created["id"], deadline_s=300)
+def trained(tenant: Tenant, request: Json) -> Json:
+    """The run when it has succeeded."""
+    run = tenant.wait_over(tenant.submit(request), deadline_s=300)
     assert run["status"] == "succeeded", run["status_reason"]
-    estimate = created["estimate"]
-    if estimate is None:
-        return None
-    return Compared(
-        what=what,
-        likeness=estimate["basis"]["likeness"],
-        p50_s=estimate["seconds"]["p50"],
-        p90_s=estimate["seconds"]["p90"],
-        actual_s=seconds_of(run),
-    )
+    return run
 
 
 @pytest.mark.deep
 def test_twenty_runs_take_about_as_long_as_was_estimated(fleet: Fleet, tmp_path: Path) -> None:
     tenant = new_tenant(fleet, "ada")
     datasets = {"photos": tenant.push_folder(small_photos(tmp_path / "photos"))}
-    draw = random.Random(11)
-    for _ in range(MEASURED):
-        outcome_of(tenant, *sized_request(datasets, draw))
-    compared = [outcome_of(tenant, *sized_request(datasets, draw)) for _ in range(COMPARED)]
+    draw = random.Random(SEED)
+    measured, foretold = (
+        [sized_request(datasets, draw) for _ in range(number)] for number in (MEASURED, COMPARED)
+    )
+    for _, request in measured:
+        trained(tenant, request)
+    estimates = [tenant.post("/v1/runs:validate", request)["estimate"] for _, request in foretold]
+    found = [
+        Compared(
+            what=what,
+            likeness=estimate["basis"]["likeness"],
+            p50_s=estimate["seconds"]["p50"],
+            p90_s=estimate["seconds"]["p90"],
+            actual_s=seconds_of(trained(tenant, request)),
+        )
+        for (what, request), estimate in zip(foretold, estimates, strict=True)
+    ]
 
-    found = [each for each in compared if each is not None]
     for each in found:
         print(
             f"{each.what}: {each.actual_s:.1f} s, p50 {each.p50_s:.1f} s, p90 {each.p90_s:.1f} s "
@@ -105,6 +109,5 @@ def test_twenty_runs_take_about_as_long_as_was_estimated(fleet: Fleet, tmp_path:
     off = median(abs(each.ratio - 1) for each in found)
     exceeded = sum(each.actual_s > each.p90_s for each in found)
     print(f"median |actual / p50 - 1| {off:.3f}, p90 exceeded {exceeded} of {len(found)} times")
-    assert len(found) == COMPARED
     assert off <= 0.20
     assert exceeded <= 4
