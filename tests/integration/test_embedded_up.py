@@ -88,6 +88,8 @@ def test_up_restarts_a_process_that_ends_and_leaves_none_behind(
     key = {"Authorization": f"Bearer {service.api_key}"}
     assert httpx.get(f"{service.url}/v1/runs", headers=key, timeout=10).status_code == 200
     assert httpx.get(f"{service.url}/v1/runs", timeout=10).status_code == 401
+    audited = httpx.get(f"{service.url}/v1/audit-events", headers=key, timeout=10).json()["data"]
+    assert [event["action"] for event in audited] == ["key.created", "tenant.created"]
     assert facts_of(home)["url"] == service.url
     for name in ("service.json", "secrets.json"):
         assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
