@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from services.cli import output
+from trainer_core.in_words import duration
 
 if TYPE_CHECKING:
     from services.client.batch_shapes import (
@@ -46,7 +47,7 @@ def charged(charged_s: float, cost_micros: int, currency: str | None) -> str | N
     if not charged_s:
         return None
     cost = f", {cost_micros / 1e6:.2f} {currency}" if currency else ""
-    return f"{output.duration(charged_s)}{cost}"
+    return f"{duration(charged_s)}{cost}"
 
 
 def heads(options: Sequence[str]) -> list[str]:

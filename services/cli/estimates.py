@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from services.cli import output
+from trainer_core.in_words import duration
 
 if TYPE_CHECKING:
     from services.client.shapes import Basis, Estimate
@@ -19,10 +19,7 @@ def in_words(estimate: "Estimate | None") -> str | None:
     if estimate is None:
         return None
     seconds, cost = estimate["seconds"], estimate["cost_micros"]
-    shown = (
-        f"{output.duration(seconds['p50'])}, "
-        f"in 9 of 10 cases at most {output.duration(seconds['p90'])}"
-    )
+    shown = f"{duration(seconds['p50'])}, in 9 of 10 cases at most {duration(seconds['p90'])}"
     if cost is not None:
         shown += f", {cost['p50'] / 1e6:.2f} {estimate['currency']}"
     return f"{shown}; by {_basis(estimate['basis'])}"

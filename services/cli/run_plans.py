@@ -11,6 +11,7 @@ from services.cli import estimates, output
 from services.cli.connection import Invocation
 from services.cli.run_options import Json, RunId
 from services.cli.runs import Config, Replaced, Sources, print_submitted
+from trainer_core.in_words import duration
 
 if TYPE_CHECKING:
     from services.client.shapes import Difference, Differences
@@ -163,7 +164,7 @@ def _print_validation(found: "Validation") -> None:
             if found["trainable_parameters"] is not None
             else None,
             "takes": estimates.in_words(found["estimate"]),
-            "encoding": output.duration(encoding_s["p50"]) if encoding_s else None,
+            "encoding": duration(encoding_s["p50"]) if encoding_s else None,
             "waits": waiting["message"] if waiting else None,
             "plan": found["plan_digest"],
         }

@@ -12,6 +12,7 @@ from services.cli.run_limits import Deadline, MaxCost, MaxGpuHours, limit_facts,
 from services.cli.run_options import Json, RunId
 from services.domain.priorities import Priority
 from services.domain.sweeps import MAX_ROWS, Method
+from trainer_core.in_words import duration
 
 if TYPE_CHECKING:
     from services.client.client import Client
@@ -247,7 +248,7 @@ def _waits(waiting: "Waiting | None") -> str | None:
     if waiting["position"] is not None:
         facts.append(f"place {waiting['position']} of your runs")
     if waiting["eta_s"] is not None:
-        facts.append(f"starts in about {output.duration(waiting['eta_s'])}")
+        facts.append(f"starts in about {duration(waiting['eta_s'])}")
     return ", ".join(facts)
 
 
@@ -255,7 +256,7 @@ def _charged(run: "Run") -> str | None:
     if not run["charged_s"]:
         return None
     cost = f", {run['cost_micros'] / 1e6:.2f} {run['currency']}" if run["currency"] else ""
-    return f"{output.duration(run['charged_s'])}{cost}"
+    return f"{duration(run['charged_s'])}{cost}"
 
 
 def _history(

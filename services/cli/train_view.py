@@ -9,24 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from services.cli.output import duration, speed
 from trainer_core.local.output import View
+from trainer_core.process.event_texts import outcome_line, stage_name, step_facts
 from trainer_core.process.events import Event
 
 _LINE_EVERY_S: Final = 30.0
 """Without a terminal, long work prints a line at least this often."""
 _LINES_A_RUN: Final = 10
-_STAGES: Final = {
-    "scanning": "checking images",
-    "base_model": "base model",
-    "loading": "loading the model",
-    "checkpointing": "checkpoint",
-    "sampling": "sample image",
-    "finalizing": "writing the result",
-}
-"""Stage → the name shown, where it differs from the stage's own name."""
-_EVALUATIONS: Final = {"probe": "validation"}
-"""Name in an ``eval`` event → the name shown."""
 
 
 @contextmanager
@@ -139,37 +128,3 @@ class PlainView:
         if is_due:
             self._stage, self._shown_done, self._shown_s = stage, done, now_s
         return is_due
-
-
-def stage_name(event: Event) -> str:
-    """The name shown for the stage of a ``stage`` event."""
-    stage = str(event.data["stage"])
-    return _STAGES.get(stage, stage)
-
-
-def step_facts(event: Event) -> str:
-    """``loss 0.5123, rate 4e-05, 1.20 s/step, 3 min 20 s left``; unknown ones are left out."""
-    facts = []
-    if (loss := event.data.get("loss")) is not None:
-        facts.append(f"loss {loss:.4f}")
-    if (balance := event.data.get("balance_loss")) is not None:
-        facts.append(f"balance {balance:.4f}")
-    facts.append(f"rate {event.data['learning_rate']:.3g}")
-    if steps_per_s := event.data.get("steps_per_s"):
-        facts.append(speed(steps_per_s))
-    if (eta_s := event.data.get("eta_s")) is not None:
-        facts.append(f"{duration(eta_s)} left")
-    return ", ".join(facts)
-
-
-def outcome_line(event: Event) -> str:
-    """The line shown for an event on either kind of console; empty for most events."""
-    match event.name:
-        case "checkpoint":
-            return f"step {event.step}: checkpoint saved"
-        case "eval" if event.data.get("mean") is not None:
-            held_out = event.data.get("held_out_mean")
-            rest = "" if held_out is None else f", held out {held_out:.4f}"
-            name = _EVALUATIONS.get(event.data["name"], event.data["name"])
-            return f"step {event.step}: {name} loss {event.data['mean']:.4f}{rest}"
-    return ""

@@ -6,6 +6,7 @@ import typer
 
 from services.cli import output
 from services.cli.connection import Invocation
+from trainer_core.in_words import duration
 
 EXAMPLE: Final = "Example: reverie usage --months 3"
 
@@ -26,7 +27,7 @@ def usage(
         (
             month["id"],
             each["gpu_class"],
-            output.duration(each["charged_s"]),
+            duration(each["charged_s"]),
             _cost(each["cost_micros"], each["currency"]),
         )
         for month in page.data

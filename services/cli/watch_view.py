@@ -10,8 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from services.cli import output
 from services.cli.watch_state import STATUS_EVENTS, FixedLoss, WatchState, smoothed
+from trainer_core.in_words import duration, speed
 
 if TYPE_CHECKING:
     from services.client.shapes import Event
@@ -143,8 +143,8 @@ def _speed_text(state: WatchState) -> str:
     steps_per_s, eta_s = state.steps_per_s, state.eta_s
     if not steps_per_s:
         return ""
-    speed = output.speed(steps_per_s)
-    return f"{speed}, {output.duration(eta_s)} left" if eta_s is not None else speed
+    pace = speed(steps_per_s)
+    return f"{pace}, {duration(eta_s)} left" if eta_s is not None else pace
 
 
 def _fixed_loss_text(losses: Sequence[FixedLoss]) -> str:

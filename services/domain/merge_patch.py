@@ -44,12 +44,20 @@ def _compare(before: Any, after: Any, option: str, found: list[Difference]) -> N
         return
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in sorted(before.keys() | after.keys()):
-            _compare(before.get(name), after.get(name), f"{option}/{_escaped(name)}", found)
+            at = f"{option}/{_escaped(name)}"
+            if name in before and name in after:
+                _compare(before[name], after[name], at, found)
+            else:  # also where it is null in one and absent in the other
+                found.append(_difference(at, before.get(name), after.get(name)))
     elif isinstance(before, list) and isinstance(after, list) and _are_comparable(before, after):
         for position, (old, new) in enumerate(zip(before, after, strict=True)):
             _compare(old, new, f"{option}/{position}", found)
     else:
-        found.append(Difference(option=option, before=_shown(before), after=_shown(after, before)))
+        found.append(_difference(option, before, after))
+
+
+def _difference(option: str, before: Any, after: Any) -> Difference:
+    return Difference(option=option, before=_shown(before), after=_shown(after, before))
 
 
 def _are_comparable(before: list[Any], after: list[Any]) -> bool:

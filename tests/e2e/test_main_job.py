@@ -83,6 +83,9 @@ def test_a_run_goes_all_the_way_and_learns(
     assert steps == sorted(set(steps))
     assert tenant.get(f"/v1/runs/{run_id}/checkpoints")["data"][0]["step"] == 30
     assert publication["status"] == "succeeded", publication["error"]
+    log = "".join(each["text"] for each in tenant.get(f"/v1/runs/{run_id}/logs?tail=50")["data"])
+    assert "step 30: checkpoint saved\n" in log
+    assert log.endswith(f"finished after step {run['step']}\n")
     folder = Path(publication["location"])
     card = (folder / "README.md").read_text()
     assert card.startswith("---\n")

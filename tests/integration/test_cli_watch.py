@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from services.cli.output import duration
 from services.cli.watch_state import WatchState, smoothed
 from services.cli.watch_view import plain_line, render, sparkline
 from services.client.shapes import Event
+from trainer_core.in_words import duration
 
 
 def event(type_: str, step: int = 0, **data: Any) -> Event:

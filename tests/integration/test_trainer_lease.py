@@ -58,7 +58,7 @@ def test_a_result_that_came_too_late_is_refused(database: Database) -> None:
             raise LedgerDownError("the call was lost")
         tenant.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
 
-    with Lease(tenant.ledger, claim.run_id, claim.fence, TIMES) as lease:
+    with Lease(tenant.ledger, claim.run_id, claim.fence, TIMES, Budget(None)) as lease:
         with pytest.raises(GivenUpError):
             lease.until_ended(commit, doing="commit_result")
         assert lease.is_given_up

@@ -18,6 +18,7 @@ from trainer_core.errors import BaseModelError
 from trainer_core.process.control import Control
 from trainer_core.process.cublas import fix_workspace
 from trainer_core.process.cuda_memory import let_segments_grow
+from trainer_core.process.event_texts import print_event
 from trainer_core.process.events import EventWriter
 from trainer_core.process.failure import failure_as_json, failure_of
 from trainer_core.process.job import Job, read_job
@@ -40,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     # Only rank 0 writes events.
     rank = int(os.environ.get("RANK", "0"))
     with EventWriter(args.events if rank == 0 else Path(os.devnull)) as events:
+        if rank == 0:
+            events.listen("the log", print_event)
         return _guarded(args.job, events, control)
 
 

@@ -1,0 +1,83 @@
+"""Events as lines of text, for the display of a local run and for the log of the process."""
+
+import sys
+from datetime import UTC, datetime
+from typing import Final
+
+from trainer_core.in_words import duration, speed
+from trainer_core.process.events import Event
+
+_STAGES: Final = {
+    "scanning": "checking images",
+    "base_model": "base model",
+    "loading": "loading the model",
+    "checkpointing": "checkpoint",
+    "sampling": "sample image",
+    "finalizing": "writing the result",
+}
+"""Stage → the name shown, where it differs from the stage's own name."""
+_EVALUATIONS: Final = {"probe": "validation"}
+"""Name in an ``eval`` event → the name shown."""
+
+
+def print_event(event: Event) -> None:
+    """Print the lines of an event, each with its time in UTC, to stdout."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    for line in lines_of(event):
+        sys.stdout.write(f"{now} {line}\n")
+    sys.stdout.flush()
+
+
+def lines_of(event: Event) -> list[str]:
+    """What a log shows of an event: one line for most of them."""
+    data = event.data
+    match event.name:
+        case "plan":
+            first = f"{data['steps']} steps, {data['trainable_parameters']:,} trained parameters"
+            warnings = [f"warning: {text}" for text in data["warnings"]]
+            return [first, *map(str, data["preparation"]), *warnings]
+        case "stage":
+            return [stage_name(event)]
+        case "step":
+            return [f"step {event.step}: {step_facts(event)}"]
+        case "warning" | "failed":
+            return [f"{event.name}: {data['message']}"]
+        case "finished" | "stopped":
+            return [f"{event.name} after step {event.step}"]
+        case _:
+            line = outcome_line(event)
+            return [line] if line else []
+
+
+def stage_name(event: Event) -> str:
+    """The name shown for the stage of a ``stage`` event."""
+    stage = str(event.data["stage"])
+    return _STAGES.get(stage, stage)
+
+
+def step_facts(event: Event) -> str:
+    """``loss 0.5123, rate 4e-05, 1.20 s/step, 3 min 20 s left``; unknown ones are left out."""
+    facts = []
+    if (loss := event.data.get("loss")) is not None:
+        facts.append(f"loss {loss:.4f}")
+    if (balance := event.data.get("balance_loss")) is not None:
+        facts.append(f"balance {balance:.4f}")
+    facts.append(f"rate {event.data['learning_rate']:.3g}")
+    if steps_per_s := event.data.get("steps_per_s"):
+        facts.append(speed(steps_per_s))
+    if (eta_s := event.data.get("eta_s")) is not None:
+        facts.append(f"{duration(eta_s)} left")
+    return ", ".join(facts)
+
+
+def outcome_line(event: Event) -> str:
+    """The line shown for an event on either kind of console; empty for most events."""
+    match event.name:
+        case "checkpoint":
+            return f"step {event.step}: checkpoint saved"
+        case "eval" if event.data.get("mean") is not None:
+            held_out = event.data.get("held_out_mean")
+            rest = "" if held_out is None else f", held out {held_out:.4f}"
+            name = _EVALUATIONS.get(event.data["name"], event.data["name"])
+            return f"step {event.step}: {name} loss {event.data['mean']:.4f}{rest}"
+    return ""
