@@ -62,6 +62,7 @@ def test_what_can_be_read_in_two_ways_is_refused_and_the_connection_closed(edge:
     for name, each in answers.items():
         assert b"content-type: application/problem+json\r\n" in each.raw, name
         assert b"connection: close\r\n" in each.raw, name
+        assert b"cache-control: no-store\r\n" in each.raw, name
 
 
 def test_what_is_unusual_but_right_is_answered(edge: Fleet) -> None:

@@ -66,6 +66,8 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "CONNECT": (b"CONNECT reverie:80 HTTP/1.1\r\n" + HOST + b"\r\n", 400),
     "a target without a slash": (get(target=b"healthz"), 400),
     "a fragment": (get(target=b"/healthz#a"), 400),
+    "a target beyond ASCII": (get(target=b"/\xc3\xa4"), 400),
+    "a query beyond ASCII": (get(target=b"/healthz?a=\xff"), 400),
     "two hosts": (get(b"Host: other"), 400),
     "no host": (b"GET /healthz HTTP/1.1\r\n\r\n", 400),
     "a host with a path": (b"GET /healthz HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),

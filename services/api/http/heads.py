@@ -64,6 +64,8 @@ def _refusals(
         yield Refusal(505, "http_version", "The service speaks HTTP/1.1.")
     if not target.startswith(b"/") or b"#" in target:
         yield _bad("The address of a request has to begin with a slash, and has no fragment.")
+    if not target.isascii():
+        yield _bad("The address has bytes beyond ASCII: percent-encode them.")
     hosts = _values(fields, b"host")
     if len(hosts) > 1 or (not hosts and version == "1.1"):
         yield _bad("A request has one Host header.")

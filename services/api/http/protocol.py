@@ -277,6 +277,8 @@ def _response(refusal: Refusal) -> bytes:
         b"content-length: %d" % len(body),
         b"connection: close",
         b"x-request-id: " + request_id.encode(),
+        b"x-content-type-options: nosniff",
+        b"cache-control: no-store",
     ]
     if refusal.retryable:
         fields.append(b"retry-after: %d" % heads.RETRY_AFTER_S)
