@@ -94,7 +94,6 @@ def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFact
                 deleted_run_id=over,
                 deleted_dataset_id=unused.dataset_id,
                 deletion_id=deletion.deletion_id,
-                kept_names=["ada", "grace", "spare"],
                 kept_ids=[id_ for key, _ in made.values() for id_ in (key.key_id, key.member_id)],
             )
             operator = operator_keys.create(conn, KEY_PEPPER, name="fuzz")[1]

@@ -73,8 +73,6 @@ class Spare:
     """Of the first tenant, and so is what follows."""
     deleted_dataset_id: str
     deletion_id: str
-    kept_names: list[str]
-    """Of the tenants."""
     kept_ids: list[str]
     """Keys and members as which the requests are sent."""
 
@@ -142,6 +140,7 @@ def fuzz(
         env={
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[3]),  # of the hooks
+            "PYTHONFAULTHANDLER": "1",
             "FUZZ_FINISHED_RUN": finished_run,
             "FUZZ_LARGE_UPLOAD": json.dumps(large_upload),
             "FUZZ_RUN_REQUEST": json.dumps(run_request),
@@ -153,9 +152,12 @@ def fuzz(
         text=True,
         check=False,
     )
-    seen: dict[str, dict[str, int]] = json.loads((folder / "seen.json").read_text())
+    report = f"{done.stdout}{done.stderr}\nThe command ended with {done.returncode}."
+    seen_file = folder / "seen.json"
+    assert seen_file.exists(), f"schemathesis did not come to its end: {report}"
+    seen: dict[str, dict[str, int]] = json.loads(seen_file.read_text())
     return Fuzzed(
-        report=done.stdout + done.stderr,
+        report=report,
         has_passed=done.returncode == 0,
         answers={
             label: {int(status): number for status, number in found.items()}
