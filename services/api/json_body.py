@@ -36,6 +36,23 @@ def parse_body(body: bytes) -> Any:
     return value
 
 
+def unexpected(value: Any) -> list[Problem]:
+    """A problem for each member of a body that nobody reads."""
+    message = "This address takes no body."
+    if not isinstance(value, dict):
+        return [Problem(pointer="", code="bad_value", message=message)]
+    return [
+        Problem(pointer=json_pointer([name]), code="unknown_field", message=message)
+        for name in value
+    ]
+
+
+def no_body() -> InvalidRequestError:
+    """The error where an operation needs a body and there is none."""
+    problem = Problem(pointer="", code="missing", message="Field required.")
+    return InvalidRequestError([problem])
+
+
 def not_utf_8(position: int) -> InvalidJsonError:
     """The error where the byte at this position is not UTF-8."""
     return InvalidJsonError(f"The body is not UTF-8 (byte {position}).")

@@ -13,6 +13,18 @@ from pydantic.json_schema import JsonSchemaMode
 
 from services.api import errors as api
 from services.api.deprecation import Deprecations
+from services.api.documented_headers import (
+    OF_ALL,
+    OF_CREATED,
+    OF_DEPRECATED,
+    OF_JSON,
+    OF_KEYED,
+    OF_LISTS,
+    OF_PROBLEMS,
+    OF_SUCCESSES,
+    header_components,
+    headers,
+)
 from services.api.problems import MEDIA_TYPE, STATUS, UNAVAILABLE
 from services.api.scopes import OPERATOR, RAISES, SCOPE
 from services.api.shapes import JSON_VALUE, ProblemDocument, Shape
@@ -77,12 +89,15 @@ def _document(app: FastAPI, bodies: Sequence[type[BaseModel]], deprecated: Depre
     }
     shared: Json = {}
     document["components"]["responses"] = shared
+    document["components"]["headers"] = header_components()
     for path, item in document["paths"].items():
         item.pop("head", None)
         for method, operation in item.items():
             _complete(operation, shared, method)
             if f"{method.upper()} {path}" in deprecated:
                 _announce_end(operation)
+    _remove_titles(document["components"]["schemas"])
+    _remove_titles(document["paths"])
     return document
 
 
@@ -95,9 +110,11 @@ def _complete(operation: Json, shared: Json, method: str) -> None:
     responses = operation["responses"]
     responses.pop("422", None)
     for response in responses.values():
-        response["headers"] = _headers(_HEADERS if scope is None else _SUCCESS_HEADERS)
+        response["headers"] = headers(OF_ALL if scope is None else OF_SUCCESSES)
     if "201" in responses:
-        responses["201"]["headers"] |= _headers(_CREATED_HEADERS)
+        is_keyed = any(each["name"] == "Idempotency-Key" for each in parameters)
+        names = [*OF_CREATED, *(OF_KEYED if is_keyed else ())]
+        responses["201"]["headers"] |= headers(names)
     raised = [kind.code for kind in _before_the_route(parameters, method, scope)]
     for status, codes in sorted(_by_status([*raised, *operation.pop(RAISES, [])]).items()):
         responses[str(status)] = _response(status, codes, shared)
@@ -105,10 +122,10 @@ def _complete(operation: Json, shared: Json, method: str) -> None:
         return
     operation["security"] = [{"operator_key": []} if scope == OPERATOR else {"api_key": [scope]}]
     if method == "get":
-        _add_validators(operation)
+        _add_validators(operation, shared)
 
 
-def _add_validators(operation: Json) -> None:
+def _add_validators(operation: Json, shared: Json) -> None:
     """What ``validators`` adds to answers in JSON: ETag, 304, and the links of a list."""
     responses = operation["responses"]
     content = responses.get("200", {}).get("content", {})
@@ -116,12 +133,16 @@ def _add_validators(operation: Json) -> None:
         return
     schema = content["application/json"]["schema"]
     is_list = schema.get("$ref", "").rpartition("/")[2].startswith("Page_")
-    described = _VALIDATORS | (_LINKS if is_list else {})
-    responses["200"]["headers"] |= _headers(described, required=len(content) == 1)
-    responses["304"] = {
-        "description": "The answer is the one that If-None-Match names.",
-        "headers": _headers({**_SUCCESS_HEADERS, **described}),
-    }
+    names = OF_LISTS if is_list else OF_JSON
+    responses["200"]["headers"] |= headers(names, are_required=len(content) == 1)
+    responses["304"] = _shared(
+        shared,
+        "not_modified.list" if is_list else "not_modified",
+        {
+            "description": "The answer is the one that If-None-Match names.",
+            "headers": headers([*OF_SUCCESSES, *names]),
+        },
+    )
     operation["parameters"].append(_IF_NONE_MATCH)
 
 
@@ -129,7 +150,7 @@ def _announce_end(operation: Json) -> None:
     operation["deprecated"] = True
     for status, response in operation["responses"].items():
         if status < "300":
-            response["headers"] |= _headers(_DEPRECATED)
+            response["headers"] |= headers(OF_DEPRECATED)
 
 
 def _without_null(schema: Json) -> Json:
@@ -172,23 +193,6 @@ def _by_status(raised: list[str]) -> Codes:
     return {status: sorted(found) for status, found in codes.items()}
 
 
-_HEADERS: Final = {
-    "X-Request-Id": "Quote it when you report a problem.",
-    "Cache-Control": "`no-store`: answers are for this client only.",
-}
-_SUCCESS_HEADERS: Final = {
-    **_HEADERS,
-    "RateLimit-Policy": "The policy of this request: requests (q) in seconds (w).",
-    "RateLimit": "Requests that are left (r), and seconds until all are again (t).",
-}
-_CREATED_HEADERS: Final = {"Location": "The address of the new object."}
-_VALIDATORS: Final = {"ETag": "Names this very answer, for If-None-Match and If-Match."}
-_LINKS: Final = {"Link": "The `first` page and, where there is one, the `next` (RFC 8288)."}
-_DEPRECATED: Final = {
-    "Deprecation": "Since when the operation is deprecated (RFC 9745).",
-    "Sunset": "From when on it may be missing (RFC 8594).",
-    "Link": "`deprecation`: what to use in its place.",
-}
 _IF_NONE_MATCH: Final = {
     "name": "If-None-Match",
     "in": "header",
@@ -196,35 +200,38 @@ _IF_NONE_MATCH: Final = {
     "description": "ETags that you have; 304 where the answer is one of them.",
     "schema": {"type": "string"},
 }
-_PROBLEM_HEADERS: Final = {
-    401: {"WWW-Authenticate": "Bearer"},
-    429: {"Retry-After": "Seconds to wait."},
-    503: {"Retry-After": "Seconds to wait."},
-}
-
-
-def _headers(described: dict[str, str], *, required: bool = True) -> Json:
-    return {
-        name: {"description": words, "required": required, "schema": {"type": "string"}}
-        for name, words in described.items()
-    }
 
 
 def _response(status: int, codes: list[str], shared: Json) -> Json:
-    if len(codes) > 1:
-        return _problem(status, codes)
-    shared.setdefault(codes[0], _problem(status, codes))
-    return {"$ref": f"#/components/responses/{codes[0]}"}
-
-
-def _problem(status: int, codes: list[str]) -> Json:
-    """A problem document (RFC 9457) with one of these codes."""
+    """A problem document (RFC 9457) with one of these codes, as all operations share it."""
     schema = {
         "$ref": "#/components/schemas/ProblemDocument",
         "properties": {"status": {"const": status}, "code": {"enum": codes}},
     }
-    return {
-        "description": f"{HTTPStatus(status).phrase}.",
-        "headers": _headers({**_HEADERS, **_PROBLEM_HEADERS.get(status, {})}),
-        "content": {MEDIA_TYPE: {"schema": schema}},
-    }
+    names = [*OF_ALL, *([OF_PROBLEMS[status]] if status in OF_PROBLEMS else [])]
+    return _shared(
+        shared,
+        ".".join(codes),
+        {
+            "description": f"{HTTPStatus(status).phrase}.",
+            "headers": headers(names),
+            "content": {MEDIA_TYPE: {"schema": schema}},
+        },
+    )
+
+
+def _shared(shared: Json, name: str, response: Json) -> Json:
+    shared.setdefault(name, response)
+    return {"$ref": f"#/components/responses/{name}"}
+
+
+def _remove_titles(node: Any) -> None:
+    """Remove the titles of schemas, which only repeat names."""
+    if isinstance(node, list):
+        for each in node:
+            _remove_titles(each)
+    elif isinstance(node, dict):
+        if isinstance(node.get("title"), str):  # and not a field of this name
+            del node["title"]
+        for each in node.values():
+            _remove_titles(each)

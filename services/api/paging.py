@@ -1,9 +1,12 @@
 """Pages of lists. ``after`` is ``next_cursor`` of the page before; clients send it unchanged."""
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from fastapi import Query
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from services.api.shapes import Shape
 from services.domain.errors import InvalidRequestError, Problem
@@ -15,26 +18,48 @@ T = TypeVar("T")
 
 PAGE_BYTES: Final = 256 << 10
 """Of the items of a page; a single item may be longer."""
-Limit = Annotated[int, Query(ge=1, le=100, description="Items a page.")]
+
+
+def _digits(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,20}", value) is None:
+        raise PydanticCustomError("int_parsing", "Input should be a whole number in digits")
+    return value
+
+
+DIGITS: Final = BeforeValidator(_digits)
+"""Of a number in an address or a header: pydantic alone would take 1_0, 1.0 and spaces, too."""
+Limit = Annotated[int, Field(ge=1, le=100), DIGITS, Query(description="Items a page.")]
 After = Annotated[T | None, Query(description="next_cursor of the page before.")]
 
 
 class Page(Shape, Generic[T]):
     """A part of a list; the next one begins at ``?after=<next_cursor>``."""
 
+    # Pydantic gives the docstring to no ``Page[...]``.
+    model_config = ConfigDict(json_schema_extra={"description": "A part of a list."})
+
     object: Literal["list"] = "list"
     data: list[T]
     has_more: bool
     next_cursor: str | None
+    """The next part begins at ``?after=<next_cursor>``; null at the end."""
 
 
 def check_cursor(after: str | None, prefix: Prefix) -> str | None:
     """The cursor, if it can be one; raises InvalidRequestError."""
-    if after is not None and not is_id(after, prefix):
-        message = "This is not a next_cursor of this list."
-        problem = Problem(pointer="query:after", code="bad_value", message=message)
+    return _checked("after", after, prefix, "This is not a next_cursor of this list.")
+
+
+def check_filter(name: str, value: str | None, prefix: Prefix) -> str | None:
+    """The id that a list is filtered by, if it can be one; raises InvalidRequestError."""
+    return _checked(name, value, prefix, f"This is not an id that begins with {prefix}_.")
+
+
+def _checked(name: str, value: str | None, prefix: Prefix, message: str) -> str | None:
+    if value is not None and not is_id(value, prefix):
+        problem = Problem(pointer=f"query:{name}", code="bad_value", message=message)
         raise InvalidRequestError([problem])
-    return after
+    return value
 
 
 def page_of(

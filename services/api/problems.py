@@ -1,6 +1,5 @@
 """Every error as ``application/problem+json`` (RFC 9457); the only place that picks a status."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -8,6 +7,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
@@ -70,7 +70,6 @@ _RETRYABLE: Final = frozenset(
 )
 _HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
 _MAX_CHARACTERS: Final = 1000
-_PARAMETER: Final = re.compile(r"\{[^}]*\}")
 MEDIA_TYPE: Final = "application/problem+json"
 
 
@@ -201,13 +200,13 @@ def _allowed(request: Request, status: int) -> dict[str, str]:
     """All methods of this address; Starlette names only those of the first route that fits."""
     if status != 405:
         return {}
-    paths = request.app.openapi()["paths"]
-    fitting = [path for path in paths if compile_path(path)[0].match(request.url.path)]
-    if not fitting:
-        return {}
-    closest = max(fitting, key=lambda path: len(_PARAMETER.sub("", path)))  # …:cancel, not …/{id}
-    methods = {method.upper() for method in paths[closest]}
-    return {"Allow": ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))}
+    methods = {
+        method
+        for route in iter_route_contexts(request.app.routes)
+        if compile_path(route.path or "")[0].match(request.scope["path"])
+        for method in route.methods or ()
+    }
+    return {"Allow": ", ".join(sorted(methods))}
 
 
 async def _on_unavailable(request: Request, error: Exception) -> JSONResponse:

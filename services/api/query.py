@@ -4,18 +4,21 @@ import difflib
 from collections.abc import Iterator
 from typing import Final
 
-from fastapi import Request, params
+from fastapi import Request
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_flat_params
+from fastapi.params import Header, Query
 
 from services.api.errors import RepeatedHeaderError
 from services.domain.errors import InvalidRequestError, Problem
 
+_IF_MATCH: Final = "If-Match"
+_READING: Final = frozenset({"GET", "HEAD"})
 SINGLE_HEADERS: Final = (
     "Authorization",
     "Content-Type",
     "Idempotency-Key",
-    "If-Match",
+    _IF_MATCH,
     "Last-Event-ID",
 )
 """Of two such headers this server could read one, and a proxy before it the other."""
@@ -24,18 +27,28 @@ SINGLE_HEADERS: Final = (
 def query_names(dependant: Dependant) -> frozenset[str]:
     """The query parameters of a route. Each may be given once."""
     found = get_flat_params(dependant)
-    return frozenset(each.alias for each in found if isinstance(each.field_info, params.Query))
+    return frozenset(each.alias for each in found if isinstance(each.field_info, Query))
 
 
-def check_parameters(request: Request, names: frozenset[str]) -> None:
+def takes_if_match(dependant: Dependant) -> bool:
+    """Whether a route compares versions."""
+    found = get_flat_params(dependant)
+    return any(isinstance(each.field_info, Header) and each.alias == _IF_MATCH for each in found)
+
+
+def check_parameters(request: Request, names: frozenset[str], *, is_conditional: bool) -> None:
     """Refuse query parameters that the route does not have, and what is given twice.
 
-    Raises InvalidRequestError and RepeatedHeaderError.
+    And a change under a condition that the route would not look at. Raises InvalidRequestError and
+    RepeatedHeaderError.
     """
     for header in SINGLE_HEADERS:
         if len(request.headers.getlist(header)) > 1:
             raise RepeatedHeaderError(f"Send one {header} header.")
     problems = list(_about_query(request, names))
+    if _IF_MATCH in request.headers and request.method not in _READING and not is_conditional:
+        message = "This address compares no versions: leave it out."
+        problems.append(Problem(pointer=f"header:{_IF_MATCH}", code="refused", message=message))
     if problems:
         raise InvalidRequestError(problems)
 

@@ -14,14 +14,14 @@ from services.api.authentication import authenticate, authenticate_operator, too
 from services.api.deprecation import Deprecations
 from services.api.errors import UnsupportedMediaTypeError
 from services.api.head_routes import HeadRoute
-from services.api.json_body import parse_body
+from services.api.json_body import parse_body, unexpected
 from services.api.places import Places, RequestPlaces
-from services.api.query import check_parameters, query_names
+from services.api.query import check_parameters, query_names, takes_if_match
 from services.api.scopes import ADMIN, RouteWithoutScopeError, refusal, scope_of
 from services.api.spooled_body import DRAIN_BYTES, spooled_body
 from services.api.tracing import traced
 from services.api.validators import validated
-from services.domain.errors import DomainError
+from services.domain.errors import DomainError, InvalidRequestError
 from services.domain.request_rates import RatePolicy
 
 BODY_LIMIT_BYTES: Final = 4 << 20
@@ -36,11 +36,20 @@ class JsonRequest(Request):
 
     parsed: Any = None
 
-    def parse(self, body: BinaryIO) -> None:
-        """Read the body; raises as ``parse_body`` does."""
+    def parse(self, body: BinaryIO, *, is_expected: bool) -> None:
+        """Read the body; raises as ``parse_body`` does.
+
+        Where none is expected, an empty object is taken for none: many clients send that.
+        """
         self._body = body.read()
         if self._body:
             self.parsed = parse_body(self._body)
+        if not is_expected and self.parsed not in (None, {}):
+            raise InvalidRequestError(unexpected(self.parsed))
+
+    @property
+    def has_body(self) -> bool:
+        return bool(self._body)
 
     async def json(self) -> Any:
         return self.parsed
@@ -65,7 +74,8 @@ class KeyRoute(HeadRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        names = query_names(self.dependant)
+        names, is_conditional = query_names(self.dependant), takes_if_match(self.dependant)
+        takes_body = self.body_field is not None or "requestBody" in (self.openapi_extra or {})
         self.needed = scope_of(self)
 
         async def answer(request: Request) -> Response:
@@ -80,7 +90,9 @@ class KeyRoute(HeadRoute):
             try:
                 if refused is not None:
                     raise refused
-                check_parameters(checked, names)
+                check_parameters(checked, names, is_conditional=is_conditional)
+                if checked.method in _BODY_METHODS:
+                    _check_media_type(checked)
             except DomainError:
                 await _skip_body(checked)
                 raise
@@ -92,10 +104,8 @@ class KeyRoute(HeadRoute):
                     return await answer(checked)
             async with spooled_body(checked, self.body_limit_bytes, owner) as body:
                 checked.state.fingerprint = body.fingerprint
-                if body.size_bytes:
-                    check_media_type(checked)
                 async with places.one_for(owner):
-                    await run_in_threadpool(checked.parse, body.file)
+                    await run_in_threadpool(checked.parse, body.file, is_expected=takes_body)
                     return await answer(checked)
 
         return handle_with_key
@@ -111,7 +121,7 @@ class KeyRoute(HeadRoute):
         """The request rate that the request counts for."""
         if self.status_code == HTTP_201_CREATED:
             return RatePolicy.CREATE
-        if EVENT_STREAM in request.headers.get("accept", ""):
+        if asks_for_stream(request):
             return RatePolicy.STREAM
         return RatePolicy.OTHER
 
@@ -150,6 +160,11 @@ def check_routes(routes: Sequence[BaseRoute]) -> None:
             raise RouteWithoutScopeError(f"{path} asks for no key: make it a {kind.__name__}")
 
 
+def asks_for_stream(request: Request) -> bool:
+    """Whether the client accepts server-sent events."""
+    return EVENT_STREAM in request.headers.get("accept", "").lower()
+
+
 async def _skip_body(request: Request) -> None:
     """Read the body, up to a limit, and keep nothing, for the reason that DRAIN_BYTES has."""
     size_bytes = 0
@@ -159,8 +174,13 @@ async def _skip_body(request: Request) -> None:
             break
 
 
-def check_media_type(request: Request) -> None:
-    """Raise UnsupportedMediaTypeError where the body is not declared as JSON."""
+def _check_media_type(request: Request) -> None:
+    """Raise UnsupportedMediaTypeError where a body is compressed, or not declared as JSON."""
+    is_chunked = "transfer-encoding" in request.headers
+    if not is_chunked and request.headers.get("content-length", "0") == "0":
+        return
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaTypeError("Send the body as it is, without Content-Encoding.")
     header = Message()
     header["content-type"] = request.headers.get("content-type", "")
     declared = header.get_content_type()

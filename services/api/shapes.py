@@ -79,14 +79,18 @@ LEFT_OUT: Final[Any] = Field(default_factory=_left_out)
 class Body(BaseModel):
     """Base of request bodies: types are strict and unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
 
 
 class Shape(BaseModel):
     """Base of response bodies. Times are RFC 3339 in UTC, sizes are bytes, ids are opaque text."""
 
     # What has a default is sent, too.
-    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(
+        frozen=True, json_schema_serialization_defaults_required=True, use_attribute_docstrings=True
+    )
 
 
 class ProblemItem(Shape):

@@ -65,6 +65,7 @@ class Upload(TypedDict):
     A large file is sent in parts of ``part_size_bytes``, and has no request of its own.
     """
 
+    object: Literal["upload"]
     path: str
     sha256: str
     size_bytes: int
@@ -363,6 +364,7 @@ class Sample(TypedDict):
 class File(TypedDict):
     """A file to download; its URL works for an hour and needs no key."""
 
+    object: Literal["file"]
     path: str
     size_bytes: int
     sha256: str

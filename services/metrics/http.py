@@ -27,6 +27,6 @@ def observe(scope: MutableMapping[str, Any], status: int, duration_s: float) -> 
     Args:
         scope: of the ASGI request.
     """
-    route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE)
+    route = getattr(scope.get("route"), "path_format", _UNKNOWN_ROUTE)
     method = scope["method"] if scope["method"] in _METHODS else "other"
     request_seconds.labels(method=method, route=route, status=str(status)).observe(duration_s)

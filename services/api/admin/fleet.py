@@ -15,7 +15,10 @@ from services.store import gpu_classes, worker_rows
 
 router = APIRouter(prefix=ADMIN, tags=["operators"], route_class=OperatorRoute)
 
-ClassName = Annotated[str, Path(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+ClassName = Annotated[
+    str,
+    Path(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Workers tell theirs."),
+]
 
 
 @router.get("/gpu-classes", openapi_extra=needs_operator())

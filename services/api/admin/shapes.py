@@ -26,6 +26,8 @@ class QuotaChanges(Body):
 
 
 class TenantRequest(Body):
+    """A new tenant."""
+
     name: Name
     weight: Weight = 1.0
     quotas: QuotaChanges = QuotaChanges()
@@ -52,10 +54,14 @@ class TenantSummary(Shape):
 
 
 class Tenant(TenantSummary):
+    """A tenant, with its quotas."""
+
     quotas: list[Quota]
 
 
 class PriceRequest(Body):
+    """The price of a GPU class."""
+
     price_micros_per_hour: Annotated[int, Field(ge=0, le=10**12), WHOLE]
     """Of one GPU, in millionths of the currency."""
     currency: Currency = "USD"

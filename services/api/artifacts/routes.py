@@ -108,7 +108,9 @@ def list_samples(
             run_id=run_id,
             step=folders[0].step,
             prompt=prompt,
-            **signed_file(service.objects, file.path, file.key, file.facts).model_dump(),
+            **signed_file(service.objects, file.path, file.key, file.facts).model_dump(
+                exclude={"object"}
+            ),
         )
 
     return page_of(list(islice(files, limit + 1)), limit, shape, lambda file: file.path)

@@ -1,12 +1,13 @@
 """/v1/audit-events: what was done in the tenant's name and to it, and whether that is all."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
 from services.api.audit_log.checking import verify_part
 from services.api.audit_log.shapes import AuditEvent, AuditVerification
-from services.api.paging import Limit, Page, page_of
+from services.api.paging import DIGITS, Limit, Page, page_of
 from services.api.routing import TenantRoute
 from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
@@ -16,11 +17,13 @@ from services.store import audit
 
 router = APIRouter(prefix="/v1", tags=["audit log"], route_class=TenantRoute)
 
-Seq = Annotated[int | None, Query(ge=1, lt=2**63, description="next_cursor: a seq.")]
-NextAfter = Annotated[
-    int | None, Query(ge=1, lt=2**63, description="next_after of the part before.")
-]
-Filter = Annotated[str | None, Query(pattern="^[A-Za-z0-9._-]{1,200}$")]
+Seq = Annotated[int, Field(ge=1, lt=2**63), DIGITS]
+AfterSeq = Annotated[Seq | None, Query(description="next_cursor: a seq.")]
+NextAfter = Annotated[Seq | None, Query(description="next_after of the part before.")]
+_NAME: Final = "^[A-Za-z0-9._-]{1,200}$"
+Action = Annotated[str | None, Query(pattern=_NAME, description="Such as run.created.")]
+Target = Annotated[str | None, Query(pattern=_NAME, description="The id of what was changed.")]
+ActorId = Annotated[str | None, Query(pattern=_NAME, description="A key or a member.")]
 
 
 @router.get("/audit-events", openapi_extra=needs("audit:read"))
@@ -29,10 +32,10 @@ def list_audit_events(
     tenant_id: TenantDep,
     *,
     limit: Limit = 20,
-    after: Seq = None,
-    action: Filter = None,
-    target: Filter = None,
-    actor: Filter = None,
+    after: AfterSeq = None,
+    action: Action = None,
+    target: Target = None,
+    actor: ActorId = None,
 ) -> Page[AuditEvent]:
     """Newest first; of one action, target or actor (a key or a member) where they are given."""
     with service.database.transaction(tenant_id) as conn:

@@ -8,12 +8,12 @@ from pydantic import ValidationError
 
 from services.api.datasets.files import FileRules
 from services.api.datasets.shapes import MAX_FILES, DatasetRequest, FileDeclaration
-from services.api.json_body import unstorable
+from services.api.json_body import no_body, unstorable
 from services.api.json_items import ItemCount, read_items
 from services.api.long_lists import CheckedList
 from services.api.problem_list import ProblemList
 from services.api.problems import shape_problem
-from services.domain.errors import InvalidRequestError, Problem
+from services.domain.errors import Problem
 from services.store.datasets import NewFile
 
 _KEY: Final = "files"
@@ -27,7 +27,7 @@ def check_list(body: BinaryIO, rows: BinaryIO) -> CheckedList:
     Raises InvalidJsonError, and InvalidRequestError with what is wrong.
     """
     if not body.read(1):
-        raise InvalidRequestError([Problem(pointer="", code="missing", message="Field required.")])
+        raise no_body()
     body.seek(0)
     check = _Check(rows)
     outer = read_items(body, _KEY, check.add)

@@ -14,7 +14,7 @@ from services.api.datasets.presenting import dataset_shape
 from services.api.datasets.shapes import Dataset
 from services.api.idempotency import CreatingRequest, IdempotencyKey, create_once
 from services.api.long_lists import CheckedList
-from services.api.routing import StreamRoute, check_media_type
+from services.api.routing import StreamRoute
 from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
 from services.api.spooled_body import IN_MEMORY_BYTES, spooled_body
@@ -55,8 +55,6 @@ async def create_dataset(
     """
     places, long_lists = service.places, service.long_lists
     async with spooled_body(request, BODY_LIMIT_BYTES, tenant_id) as body:
-        if body.size_bytes:
-            check_media_type(request)
         creating = CreatingRequest(
             service=service,
             tenant_id=tenant_id,

@@ -33,6 +33,8 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class DatasetRequest(Body):
+    """A new dataset: its name and all its files."""
+
     name: Annotated[Text, Field(min_length=1, max_length=200)]
     files: Annotated[list[FileDeclaration], Field(min_length=1, max_length=MAX_FILES)]
 
@@ -78,6 +80,7 @@ class Dataset(Shape):
 class Upload(Shape):
     """One file of a dataset, with a signed PUT where its content is not stored yet."""
 
+    object: Literal["upload"] = "upload"
     path: str
     sha256: str
     size_bytes: int
@@ -112,4 +115,4 @@ class UploadParts(Shape):
     present: bool
     """Whether the file is stored."""
     parts: list[Part]
-    """None once the file is stored."""
+    """Empty once the file is stored."""

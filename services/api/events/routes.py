@@ -3,14 +3,15 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from services.api.events.follow import CountedStream, follow
 from services.api.events.presenting import event_shape
 from services.api.events.shapes import Event
 from services.api.events.stream import EventSource
-from services.api.paging import Limit, Page, page_of
-from services.api.routing import EVENT_STREAM, TenantRoute
+from services.api.paging import DIGITS, Limit, Page, page_of
+from services.api.routing import EVENT_STREAM, TenantRoute, asks_for_stream
 from services.api.runs.lookup import find_run
 from services.api.scopes import needs
 from services.api.service import Service, ServiceDep, TenantDep
@@ -20,8 +21,11 @@ from services.store import runs
 
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
 
-EventId = Annotated[int | None, Query(ge=0, lt=2**63, description="Events after this id.")]
-LastEventId = Annotated[int | None, Header(alias="Last-Event-ID", ge=0, lt=2**63)]
+Seq = Annotated[int, Field(ge=0, lt=2**63), DIGITS]
+EventId = Annotated[Seq | None, Query(description="Events after this id.")]
+LastEventId = Annotated[
+    Seq | None, Header(alias="Last-Event-ID", description="Where a stream goes on.")
+]
 
 
 @router.get(
@@ -48,7 +52,7 @@ async def list_events(  # noqa: PLR0917 - a route is called by name
     where the client already has that event.
     """
     after_seq = last_event_id if last_event_id is not None else after or 0
-    if EVENT_STREAM not in request.headers.get("accept", ""):
+    if not asks_for_stream(request):
         return await run_in_threadpool(_events_page, service, tenant_id, run_id, after_seq, limit)
     if await run_in_threadpool(_has_no_more, service, tenant_id, run_id, after_seq):
         return Response(status_code=204)

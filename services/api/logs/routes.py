@@ -3,14 +3,15 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from services.api.events.follow import CountedStream, follow
 from services.api.logs.presenting import last_lines, piece_shapes
 from services.api.logs.shapes import LogPiece
 from services.api.logs.stream import LogSource
-from services.api.paging import Limit, Page, page_of
-from services.api.routing import EVENT_STREAM, TenantRoute
+from services.api.paging import DIGITS, Limit, Page, page_of
+from services.api.routing import EVENT_STREAM, TenantRoute, asks_for_stream
 from services.api.runs.lookup import find_run
 from services.api.scopes import needs
 from services.api.service import Service, ServiceDep, TenantDep
@@ -20,11 +21,15 @@ from services.store import run_logs
 
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
 
-AfterByte = Annotated[
-    int | None, Query(ge=0, lt=2**62, description="Only what follows this byte: an end_byte.")
+Byte = Annotated[int, Field(ge=0, lt=2**62), DIGITS]
+AfterByte = Annotated[Byte | None, Query(description="Only what follows this byte: an end_byte.")]
+Tail = Annotated[
+    Annotated[int, Field(ge=1, le=2000), DIGITS] | None,
+    Query(description="Only so many lines, the last ones."),
 ]
-Tail = Annotated[int | None, Query(ge=1, le=2000, description="Only so many lines, the last ones.")]
-LastEventId = Annotated[int | None, Header(alias="Last-Event-ID", ge=0, lt=2**62)]
+LastEventId = Annotated[
+    Byte | None, Header(alias="Last-Event-ID", description="Where a stream goes on.")
+]
 
 
 @router.get(
@@ -53,7 +58,7 @@ async def list_logs(  # noqa: PLR0917 - a route is called by name
     Of each attempt the first MiB and the newest 3 MiB are kept, also after the run is over.
     """
     after_byte = last_event_id if last_event_id is not None else after or 0
-    if EVENT_STREAM not in request.headers.get("accept", ""):
+    if not asks_for_stream(request):
         if tail is None:
             return await run_in_threadpool(
                 _logs_page, service, tenant_id, run_id, after_byte, limit

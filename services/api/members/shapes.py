@@ -8,6 +8,8 @@ from services.domain.access import Role
 
 
 class MemberRequest(Body):
+    """A new member."""
+
     name: Name
     role: Role
 

@@ -7,14 +7,14 @@ from fastapi.responses import JSONResponse
 
 from services.api.auditing import AuthorDep
 from services.api.idempotency import CreatingDep, create_once
-from services.api.paging import After, Limit, Page, check_cursor, page_of
+from services.api.paging import After, Limit, Page, check_cursor, check_filter, page_of
 from services.api.publications.presenting import publication_shape
 from services.api.publications.shapes import HubTarget, Publication, PublicationRequest
 from services.api.routing import TenantRoute
 from services.api.scopes import needs
 from services.api.secrets.choosing import choose_hub_secret
 from services.api.service import Service, ServiceDep, TenantDep
-from services.api.shapes import PublicationId
+from services.api.shapes import PublicationId, RunId
 from services.domain.errors import InvalidRequestError, NotFoundError, Problem
 from services.domain.ids import is_id
 from services.store import audit, publications, secrets
@@ -86,12 +86,11 @@ def list_publications(
     tenant_id: TenantDep,
     limit: Limit = 20,
     after: After[PublicationId] = None,
-    run_id: Annotated[str | None, Query(description="Only those of this run.")] = None,
+    run_id: Annotated[RunId | None, Query(description="Only those of this run.")] = None,
 ) -> Page[Publication]:
     """Newest first."""
     cursor = check_cursor(after, "pub")
-    if run_id is not None and not is_id(run_id, "run"):
-        return Page(data=[], has_more=False, next_cursor=None)
+    check_filter("run_id", run_id, "run")
     with service.database.transaction(tenant_id) as conn:
         rows = publications.list_page(conn, tenant_id, limit + 1, cursor, run_id=run_id)
     return page_of(rows, limit, publication_shape, lambda row: row.publication_id)

@@ -30,6 +30,8 @@ class HubTarget(Body):
 
 
 class PublicationRequest(Body):
+    """What to publish, and where."""
+
     run_id: RunId
     checkpoint_step: Annotated[int, Field(ge=1, lt=2**31), WHOLE] | None = None
     """Publish the adapter of this checkpoint; null: the result."""

@@ -3,7 +3,9 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
+from services.api.paging import DIGITS
 from services.api.routing import TenantRoute
 from services.api.run_metrics.shapes import Metrics, MetricSeries
 from services.api.runs.lookup import find_run
@@ -23,7 +25,9 @@ Names = Annotated[
         description="At most ten metrics, with commas between them. None: only their names.",
     ),
 ]
-Points = Annotated[int, Query(ge=1, le=1000, description="At most so many bins of steps.")]
+Points = Annotated[
+    int, Field(ge=1, le=1000), DIGITS, Query(description="At most so many bins of steps.")
+]
 
 
 @router.get("/runs/{run_id}/metrics", openapi_extra=needs("runs:read", NotFoundError))

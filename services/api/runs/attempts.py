@@ -3,8 +3,9 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
-from services.api.paging import Limit, Page, page_of
+from services.api.paging import DIGITS, Limit, Page, page_of
 from services.api.routing import TenantRoute
 from services.api.runs.lookup import find_run
 from services.api.runs.presenting import attempt_shape
@@ -17,7 +18,10 @@ from services.store import runs
 
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
 
-AfterFence = Annotated[int | None, Query(ge=0, lt=2**63, description="next_cursor: a fence.")]
+AfterFence = Annotated[
+    Annotated[int, Field(ge=0, lt=2**63), DIGITS] | None,
+    Query(description="next_cursor: a fence."),
+]
 
 
 @router.get("/runs/{run_id}/attempts", openapi_extra=needs("runs:read", NotFoundError))

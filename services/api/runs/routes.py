@@ -4,11 +4,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
+from pydantic import Field
 
 from services.api.auditing import AuthorDep
 from services.api.errors import DatasetRejectedError, InvalidPlanError, NoResultError
 from services.api.idempotency import CreatingDep, create_once
-from services.api.paging import After, Limit, Page, check_cursor, page_of
+from services.api.paging import DIGITS, After, Limit, Page, check_cursor, check_filter, page_of
 from services.api.routing import TenantRoute
 from services.api.runs.creating import insert_run
 from services.api.runs.downloads import files_of
@@ -19,14 +20,18 @@ from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest, RunSum
 from services.api.runs.showing import shown_run, waits
 from services.api.scopes import needs
 from services.api.service import Service, ServiceDep, TenantDep
-from services.api.shapes import RunId
+from services.api.shapes import BatchId, RunId
 from services.domain.errors import NotFoundError, QuotaExceededError
-from services.domain.ids import is_id
 from services.store import audit, gpu_classes, run_documents, runs
 from services.store.database import Connection
 from services.store.runs import NewRun
 
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
+
+Step = Annotated[
+    Annotated[int, Field(ge=0, lt=2**63), DIGITS] | None,
+    Query(description="next_cursor: a step."),
+]
 
 
 @router.post(
@@ -64,12 +69,11 @@ def list_runs(
     tenant_id: TenantDep,
     limit: Limit = 20,
     after: After[RunId] = None,
-    batch_id: Annotated[str | None, Query(description="Only those of this batch.")] = None,
+    batch_id: Annotated[BatchId | None, Query(description="Only those of this batch.")] = None,
 ) -> Page[RunSummary]:
     """Newest first; without warnings and attempts, which the run itself has."""
     cursor = check_cursor(after, "run")
-    if batch_id is not None and not is_id(batch_id, "bat"):
-        return Page(data=[], has_more=False, next_cursor=None)
+    check_filter("batch_id", batch_id, "bat")
     with service.database.transaction(tenant_id) as conn:
         rows = runs.list_page(conn, tenant_id, limit + 1, cursor, batch_id=batch_id)
         waiting = waits(service, conn, tenant_id, rows[:limit])
@@ -107,7 +111,7 @@ def list_checkpoints(
     service: ServiceDep,
     tenant_id: TenantDep,
     limit: Limit = 20,
-    after: Annotated[int | None, Query(ge=0, lt=2**63, description="next_cursor: a step.")] = None,
+    after: Step = None,
 ) -> Page[Checkpoint]:
     """The checkpoints that are stored, newest first, with a link for each file."""
     with service.database.transaction(tenant_id) as conn:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, BeforeValidator, Field, WithJsonSchema
+from pydantic import Field
 from pydantic.config import JsonDict
 
 from services.api.secrets.shapes import SecretName
@@ -14,6 +14,7 @@ from services.api.shapes import (
     Failure,
     JsonArray,
     JsonObject,
+    Moment,
     Shape,
     Text,
 )
@@ -26,21 +27,8 @@ MetadataValue = Annotated[Text, Field(max_length=500)]
 MetadataKey = Annotated[Text, Field(min_length=1, max_length=64)]
 
 
-def _moment(value: Any) -> Any:
-    """Refuse what pydantic would take for a moment beside RFC 3339: numbers and bare dates."""
-    if not isinstance(value, str) or "T" not in value.upper():
-        raise ValueError("name a moment as in RFC 3339, such as 2026-12-01T18:00:00Z")
-    return value
-
-
 MaxCost = Annotated[int, Field(ge=1, lt=2**53), WHOLE]
 MaxGpuHours = Annotated[float, Field(ge=0.001, le=1_000_000)]
-Deadline = Annotated[
-    AwareDatetime,
-    Field(strict=False),
-    BeforeValidator(_moment),
-    WithJsonSchema({"type": "string", "format": "date-time"}),
-]
 
 _NO_OTHER: Final[JsonDict] = {"additionalProperties": False}
 """Keys have to match the pattern of ``Text``."""
@@ -77,7 +65,7 @@ class RunCheck(Body):
     """At this price, in millionths of the currency, it stores a checkpoint and is paused."""
     max_gpu_hours: MaxGpuHours | None = None
     """After so many charged hours it does the same."""
-    deadline: Deadline | None = None
+    deadline: Moment | None = None
     """And at this moment."""
     secrets: RunSecrets = RunSecrets()
 
@@ -125,7 +113,7 @@ class RunPatch(Body):
     priority: Priority | None = None
     max_cost_micros: MaxCost | None = None
     max_gpu_hours: MaxGpuHours | None = None
-    deadline: Deadline | None = None
+    deadline: Moment | None = None
     metadata: (
         Annotated[
             dict[MetadataKey, MetadataValue | None],
@@ -152,10 +140,10 @@ class Attempt(Shape):
     from_step: int
     last_step: int
     outcome: str | None
-    """None while it runs; ``finished``, ``stopped``, ``failed`` or ``lost``."""
+    """Null while it runs; ``finished``, ``stopped``, ``failed`` or ``lost``."""
     reason: Failure | None
     lost_steps: int | None
-    """Steps after its last checkpoint, to be taken again; None while it runs or if it finished."""
+    """Steps after its last checkpoint, to be taken again; null while it runs or if it finished."""
     lost_s: float | None
     """Seconds since that checkpoint was stored, or since its start without one."""
     charged_s: float
@@ -238,6 +226,7 @@ class Run(RunSummary):
 class File(Shape):
     """A file to download; the URL works for an hour and needs no key."""
 
+    object: Literal["file"] = "file"
     path: str
     size_bytes: int
     sha256: str
@@ -291,6 +280,8 @@ class Differences(Shape):
 
 
 class RunDiff(Differences):
+    """What differs between two runs."""
+
     object: Literal["run_diff"] = "run_diff"
     before: str
     """Id of the run in the address."""

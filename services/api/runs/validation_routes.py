@@ -4,6 +4,7 @@ from typing import Any, Final, cast
 
 from fastapi import APIRouter, Request
 
+from services.api.json_body import no_body
 from services.api.routing import JsonRequest, TenantRoute
 from services.api.runs.validation import validate
 from services.api.runs.validation_shapes import Validation
@@ -40,9 +41,12 @@ _DOCUMENTED: Final[dict[str, Any]] = {
 
 @router.post("/runs:validate", openapi_extra=_DOCUMENTED)
 def validate_run(request: Request, service: ServiceDep, tenant_id: TenantDep) -> Validation:
-    """What POST /v1/runs would do with this body, and what the run would need: always 200.
+    """What POST /v1/runs would do with this body, and what the run would need: 200 for any JSON.
 
     ``is_valid`` is true exactly where that would answer 201; ``problems`` lists everything that is
     wrong. Nothing is stored.
     """
-    return validate(service, tenant_id, cast(JsonRequest, request).parsed)
+    sent = cast(JsonRequest, request)
+    if not sent.has_body:
+        raise no_body()
+    return validate(service, tenant_id, sent.parsed)

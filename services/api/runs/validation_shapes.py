@@ -52,6 +52,8 @@ class CardMemory(Shape):
 
 
 class Memory(Shape):
+    """What memory the run needs, and where it fits."""
+
     parts: dict[str, int | str | None]
     """Bytes of each part of the run; exact except where the name says estimate."""
     gpu_classes: list[ClassMemory]
@@ -73,6 +75,8 @@ class BackendData(Shape):
 
 
 class Bucket(Shape):
+    """The images of a backend that are trained at one size."""
+
     backend: str
     role: BackendRole
     width_px: int

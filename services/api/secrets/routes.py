@@ -87,6 +87,7 @@ def list_secrets(
 @router.get("/secrets/{name}", openapi_extra=needs("secrets:read", NotFoundError))
 def get_secret(name: SecretPath, service: ServiceDep, tenant_id: TenantDep) -> Secret:
     """What is known of a secret; never its value."""
+    _check_name(name)
     with service.database.transaction(tenant_id) as conn:
         return secret_shape(secrets.get(conn, tenant_id, name))
 
@@ -98,6 +99,12 @@ def delete_secret(
     name: SecretPath, service: ServiceDep, tenant_id: TenantDep, author: AuthorDep
 ) -> None:
     """Delete a secret and its value. Publications that still need it fail, and say so."""
+    _check_name(name)
     with service.database.transaction(tenant_id) as conn:
         secrets.delete(conn, tenant_id, name)
         audit.record(conn, tenant_id, author, "secret.deleted", name)
+
+
+def _check_name(name: str) -> None:
+    if not is_secret_name(name):
+        raise NotFoundError("secret", name)

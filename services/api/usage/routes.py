@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1", tags=["usage"], route_class=TenantRoute)
 AfterMonth = Annotated[
     str | None,
     Query(
-        pattern=r"^(20|21)\d\d-(0[1-9]|1[0-2])$",
+        pattern="^(20|21)[0-9]{2}-(0[1-9]|1[0-2])$",
         description="next_cursor of the page before: a month such as 2026-11.",
     ),
 ]
