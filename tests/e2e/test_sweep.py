@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -20,51 +19,25 @@ from tests.support.fleet import Fleet
 from tests.support.forked_training import training_server
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
-from tests.support.scripted_trainer import BEHAVIOUR
 from tests.support.service import database_of, new_tenant, small_photos, small_run_request
 from tests.support.tenant import Json, Tenant
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.deep
+
 OVER = ("succeeded", "failed", "canceled")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """What the trainers start."""
-
-    module: str
-    """Of the trainer, in place of ``services.trainer``."""
-    steps: int
-    """Of each run."""
-
-
-SCRIPTED = Training(module="tests.support.scripted_trainer", steps=10)
-"""Processes without torch, which start in no time; all else is the real service."""
-REAL = Training(module="tests.faults.random.trainer", steps=2)
-"""Real training, in forked processes."""
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(SCRIPTED, id="scripted"),
-        pytest.param(REAL, id="real", marks=pytest.mark.deep),
-    ],
-)
-def training(request: pytest.FixtureRequest) -> Training:
-    chosen: Training = request.param
-    return chosen
+STEPS = 2
+"""Of each run."""
 
 
 @pytest.fixture(scope="module")
 def fleet(
-    training: Training,
     tmp_path_factory: pytest.TempPathFactory,
     postgres_server: PostgresServer,
     shared_redis_server: RedisServer,
     models_dir: Path,
 ) -> Iterator[Fleet]:
-    """Two trainers; every other part of the service is as it is."""
+    """Two trainers that train in forked processes, which start in no time."""
     home = tmp_path_factory.mktemp("sweep")
     env = {
         "REVERIE_DATABASE_URL": postgres_server.create_database(),
@@ -72,13 +45,11 @@ def fleet(
         "REVERIE_OBJECTS_URL": f"file://{home}/objects",
         "REVERIE_MODELS_DIR": str(models_dir),
         "REVERIE_LOG_FORMAT": "json",
-        BEHAVIOUR: "only-result",
         SOCKET: str(home / "training.sock"),
     }
-    fleet = Fleet(home, env, modules={"trainer": training.module})
+    fleet = Fleet(home, env, modules={"trainer": "tests.faults.random.trainer"})
     with ExitStack() as opened:
-        if training is REAL:
-            opened.enter_context(training_server(home / "training.sock"))
+        opened.enter_context(training_server(home / "training.sock"))
         opened.callback(fleet.stop)
         fleet.start_all(trainers=2)
         yield fleet
@@ -90,10 +61,10 @@ def tenant(fleet: Fleet) -> Tenant:
 
 
 @pytest.fixture(scope="module")
-def sweep(training: Training, tenant: Tenant, tmp_path_factory: pytest.TempPathFactory) -> Json:
+def sweep(tenant: Tenant, tmp_path_factory: pytest.TempPathFactory) -> Json:
     """Twelve runs; two have a learning rate that no run can have."""
     photos = tenant.push_folder(small_photos(tmp_path_factory.mktemp("photos") / "two"))
-    steps = {"max_train_steps": training.steps, "checkpoint_step_interval": training.steps}
+    steps = {"max_train_steps": STEPS, "checkpoint_step_interval": STEPS}
     base = small_run_request({"photos": photos}, lr_warmup_steps=1, **steps)
     options = {"learning_rate": [1e-3, 2e-3, 3e-3, 5e-3, 1e-2, -1], "seed": [1, 2]}
     return {"name": "rates", "base": base, "sweep": {"method": "grid", "options": options}}
@@ -120,7 +91,7 @@ def lines_of(fleet: Fleet, name: str) -> list[Json]:
 
 
 def test_twelve_runs_share_one_cache_and_end_once(
-    training: Training, fleet: Fleet, tenant: Tenant, batch: Json
+    fleet: Fleet, tenant: Tenant, batch: Json
 ) -> None:
     assert (batch["num_runs"], batch["num_refused"]) == (10, 2)
     for row in batch["refused"]:
@@ -134,7 +105,7 @@ def test_twelve_runs_share_one_cache_and_end_once(
 
     done = wait_until(over, deadline_s=240, every_s=0.5, what="the runs of the batch to end")
     assert done["counts"] == {"succeeded": 10}
-    assert (done["step"], done["max_steps"]) == (10 * training.steps, 10 * training.steps)
+    assert (done["step"], done["max_steps"]) == (10 * STEPS, 10 * STEPS)
     listed = tenant.get("/v1/runs?limit=100")["data"]
     assert {run["id"] for run in listed} == {row["run_id"] for row in batch["runs"]}
     assert len(tenant.get("/v1/batches")["data"]) == 1
@@ -161,10 +132,8 @@ def test_twelve_runs_share_one_cache_and_end_once(
     assert set(built.values()) == {1}
 
 
-def test_the_commands_show_the_batch(
-    training: Training, fleet: Fleet, tenant: Tenant, batch: Json
-) -> None:
-    step = f"{training.steps}/{training.steps}"
+def test_the_commands_show_the_batch(fleet: Fleet, tenant: Tenant, batch: Json) -> None:
+    step = f"{STEPS}/{STEPS}"
     env = {
         **{k: v for k, v in os.environ.items() if not k.startswith("REVERIE_")},
         "REVERIE_URL": fleet.url,
@@ -181,7 +150,7 @@ def test_the_commands_show_the_batch(
     assert watched.count(f"succeeded, step {step}") == 10
     compared = reverie("compare", batch["id"]).splitlines()
     assert re.split(r"\s\s+", compared[0].strip()) == [
-        "ROW", "RUN", "learning_rate", "seed", "STATUS", "STEP", "LOSS", "CHARGED",
+        "ROW", "RUN", "learning_rate", "seed", "STATUS", "STEP", "LOSS", "BEST", "EVAL", "CHARGED",
     ]  # fmt: skip
     assert len(compared) == 11
     assert all(re.search(rf"succeeded +{step} +\d\.\d+", line) for line in compared[1:])

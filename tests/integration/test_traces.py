@@ -107,6 +107,7 @@ def test_rings_the_trainer_its_child_and_results_go_on_with_a_stored_trace(
     assert published.facts["error.type"] == "result_without_card"
 
 
+@pytest.mark.deep
 def test_a_receiver_that_hangs_delays_neither_a_run_nor_the_end_of_a_process(
     host: TrainerHost, fleet: ScriptedFleet, receiver: Receiver
 ) -> None:
