@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Protocol
 from trainer_core.config.plan import Plan
 from trainer_core.errors import Category, TrainerError
 from trainer_core.process.events import Event, EventWriter
+from trainer_core.process.scalars import scalars_of
 
 Kind = Literal["tensorboard", "wandb"]
 
@@ -21,9 +22,6 @@ _PACKAGES: Final[dict[Kind, tuple[str, str]]] = {
     "wandb": ("wandb", "trackers"),
 }
 """Kind → (package, extra of this distribution that installs it)."""
-_STEP_SCALARS: Final = ("loss", "balance_loss", "learning_rate", "grad_max", "steps_per_s",
-                        "allocated_bytes", "reserved_bytes")  # fmt: skip
-_EVAL_SCALARS: Final = ("mean", "held_out_mean")
 _FLUSH_EVERY_S: Final = 10
 
 
@@ -81,23 +79,9 @@ def trackers(
             _guarded(name, tracker.close, events)
 
 
-def scalars_of(event: Event) -> dict[str, float]:
-    """The numbers of an event that are plotted; missing ones are left out."""
-    match event.name:
-        case "step":
-            named = {f"train/{name}": event.data.get(name) for name in _STEP_SCALARS}
-        case "eval":
-            named = {
-                f"eval/{event.data['name']}/{name}": event.data.get(name) for name in _EVAL_SCALARS
-            }
-        case _:
-            return {}
-    return {name: float(value) for name, value in named.items() if isinstance(value, int | float)}
-
-
 def _listener(tracker: Tracker) -> Callable[[Event], None]:
     def listen(event: Event) -> None:
-        if scalars := scalars_of(event):
+        if scalars := scalars_of(event.name, event.data):
             tracker.log(scalars, event.step)
 
     return listen
