@@ -20,6 +20,7 @@ _OF_RUN: Final = (
     "attempts",
     "run_shards",
     "publications",
+    "metric_relays",
     "run_documents",
     "runs",
 )
@@ -69,6 +70,13 @@ SELECT EXISTS (
     SELECT FROM publications WHERE tenant_id = %(tenant_id)s AND status = 'running'
         AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s))
 """
+# One that nobody holds is not claimed any more.
+_IS_RELAYED: Final = """
+SELECT EXISTS (
+    SELECT FROM metric_relays
+    WHERE tenant_id = %(tenant_id)s AND lease_until > clock_timestamp()
+        AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s))
+"""
 _IS_VERIFIED: Final = """
 SELECT EXISTS (
     SELECT FROM datasets WHERE tenant_id = %(tenant_id)s AND lease_until > clock_timestamp()
@@ -79,10 +87,14 @@ SELECT EXISTS (
     SELECT FROM cache_shards WHERE tenant_id = %(tenant_id)s AND lease_until > clock_timestamp())
 """
 _WAITS: Final[dict[Kind, tuple[tuple[str, str], ...]]] = {
-    "run": (("a publication to end", _IS_PUBLISHED),),
+    "run": (
+        ("a publication to end", _IS_PUBLISHED),
+        ("the relay of its metrics to pause", _IS_RELAYED),
+    ),
     "dataset": (("its verification to end", _IS_VERIFIED),),
     "tenant": (
         ("a publication to end", _IS_PUBLISHED),
+        ("the relay of metrics to pause", _IS_RELAYED),
         ("the verification of a dataset to end", _IS_VERIFIED),
         ("a cache shard to be built", _IS_BUILT),
     ),
@@ -125,20 +137,27 @@ def late_writes_s(conn: Connection, deletion: Deletion) -> float:
 
 # With those of runs that the tenant deleted before.
 _PUBLISHED: Final = """
-SELECT publication_id, location FROM publications
+SELECT 'publication', publication_id, location FROM publications
 WHERE tenant_id = %(tenant_id)s AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
     AND location IS NOT NULL AND target ->> 'kind' <> 'folder'
 UNION
-SELECT kept ->> 'id', kept ->> 'place'
+SELECT 'metrics', run_id, url FROM metric_relays
+WHERE tenant_id = %(tenant_id)s AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
+    AND url IS NOT NULL
+UNION
+SELECT kept ->> 'what', kept ->> 'id', kept ->> 'place'
 FROM deletions, jsonb_array_elements(report -> 'kept') AS kept
 WHERE tenant_id = %(tenant_id)s AND %(run_id)s::text IS NULL
-ORDER BY 1
+ORDER BY 2, 1
 """
 
 
-def published(conn: Connection, deletion: Deletion) -> list[tuple[str, str]]:
-    """Id and place of the publications elsewhere, of a run or a tenant: they stay there."""
-    return [(row[0], row[1]) for row in conn.execute(_PUBLISHED, _facts(deletion))]
+def published(conn: Connection, deletion: Deletion) -> list[tuple[str, str, str]]:
+    """What of a run or a tenant is elsewhere and stays there.
+
+    Each with its kind (``publication``, or ``metrics`` of a run), id and place.
+    """
+    return [(row[0], row[1], row[2]) for row in conn.execute(_PUBLISHED, _facts(deletion))]
 
 
 _FORGET_PARENT: Final = """

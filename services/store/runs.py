@@ -13,7 +13,7 @@ from services.domain.errors import NotFoundError
 from services.domain.ids import new_id
 from services.domain.ledger import ChildEvent
 from services.domain.states import Stage
-from services.store import run_documents, run_events
+from services.store import metric_relays, run_documents, run_events
 from services.store.database import WORK, Connection, columns_of, notify
 from services.store.run_rows import Run
 from services.traces.spans import current_traceparent
@@ -59,6 +59,8 @@ class NewRun:
     """``trainer_core.config.plan.work.Work`` as JSON, for estimates."""
     parent_run_id: str | None = None
     """The run that it was cloned from."""
+    wandb_secret: str | None = None
+    """Name of the tenant's secret with which its metrics are relayed; None: they are not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,6 +169,8 @@ def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
     first = ChildEvent(type="run.queued", step=0, data={"stage": Stage.ADMISSION, "reason": None})
     with conn.pipeline():  # in one round trip
         run_documents.insert(conn, tenant_id, run.run_id, request=new.request, plan=new.plan)
+        if new.wandb_secret is not None:
+            metric_relays.insert(conn, tenant_id, run.run_id, new.wandb_secret)
         run_events.append(conn, run.run_id, [first])
         notify(conn, WORK)
     return run

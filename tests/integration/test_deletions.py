@@ -239,7 +239,10 @@ def test_everything_of_a_tenant_goes_but_what_is_documented(ada: Deleting) -> No
 
     report = ended.report
     assert report["checked"] == {f"tenants/{tenant_id}/": 0}
-    assert [kept["id"] for kept in report["kept"]] == [publication_id]
+    assert [(kept["what"], kept["id"]) for kept in report["kept"]] == [
+        ("publication", publication_id),
+        ("metrics", open_run),
+    ]
     assert report["rows"]["api_keys"] == 1
     assert report["audit"]["seq"] == 4  # two above, and the deletion of the run
     anchors = [key for key in ada.objects.list_keys("services/") if f"/audit/{tenant_id}/" in key]
@@ -275,6 +278,11 @@ def _fill_every_table(ada: Deleting) -> None:
         (
             "INSERT INTO secrets (tenant_id, secret_id, name, kind, key_id, sealed_key, ciphertext)"
             " VALUES (%s, 'sec_1', 'hub', 'hub', 'k', '', '')"
+        ),
+        (
+            "INSERT INTO metric_relays (tenant_id, run_id, secret, url) SELECT tenant_id, run_id,"
+            " 'my-wandb', 'https://wandb.ai/ada/photos/runs/1' FROM runs WHERE tenant_id = %s"
+            " ORDER BY run_id DESC LIMIT 1"
         ),
         "INSERT INTO quotas (tenant_id, uploads) VALUES (%s, 1)",
         "INSERT INTO tenant_usage (tenant_id, gpu_class) VALUES (%s, 'cpu')",

@@ -27,6 +27,7 @@ from services.store import (
     gpu_classes,
     idempotency,
     members,
+    metric_relays,
     monthly_usage,
     publications,
     quotas,
@@ -110,7 +111,7 @@ def rows(database: Database) -> Rows:
         secrets.put(conn, tenant.tenant_id, "my-hub", "hub", lambda _: ENVELOPE)
         batch = batches.create(conn, tenant.tenant_id, name="", sweep=None, num_rows=1, refused=[])
     place = BatchPlace(batch_id=batch.batch_id, row=0, options={})
-    queued = tenant.queued(batch=place)
+    queued = tenant.queued(batch=place, wandb_secret="my-wandb")
     key = KeyScope(tenant_id=tenant.tenant_id, method="POST", path="/v1/runs", key="k")
     with database.transaction() as conn:
         run_control.pause(conn, tenant.tenant_id, paused.run_id)
@@ -199,6 +200,7 @@ READS: dict[str, Call] = {
     "datasets.picture_sizes": lambda c, r: datasets.picture_sizes(c, r.ada, r.dataset_id, 10),
     "datasets.usability": lambda c, r: datasets.usability(c, r.ada, [r.dataset_id]),
     "idempotency.find": lambda c, r: idempotency.find(c, r.key, "f"),
+    "metric_relays.find": lambda c, r: metric_relays.find(c, r.ada, r.queued.run_id),
     "publications.get": lambda c, r: publications.get(c, r.ada, r.publication_id),
     "publications.list_page": lambda c, r: publications.list_page(c, r.ada, 10),
     "run_documents.read_plan": lambda c, r: run_documents.read_plan(c, r.ada, r.queued.run_id),
@@ -254,6 +256,7 @@ WRITES: dict[str, Call] = {
     "datasets.complete": lambda c, r: datasets.complete(c, r.ada, r.dataset_id),
     "datasets.create": lambda c, r: datasets.create(c, r.ada, "photos", [FILE]),
     "datasets.touch": lambda c, r: datasets.touch(c, r.ada, r.dataset_id),
+    "metric_relays.go_on": lambda c, r: metric_relays.go_on(c, r.ada, "my-wandb"),
     "idempotency.begin": lambda c, r: idempotency.begin(c, r.key, "f"),
     "idempotency.finish": lambda c, r: idempotency.finish(c, r.key, status=500, body={}),
     "publications.create": lambda c, r: publications.create(
@@ -372,7 +375,7 @@ def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(
         ).fetchall()
     assert {name for (name,) in secured} == {name for name, _ in tables}
     readable = [name for name, is_readable in tables if is_readable]
-    assert len(readable) == 20
+    assert len(readable) == 21
     with psycopg.connect(database_url, options=f"-c role={ROLE}", autocommit=True) as conn:
         for name in readable:
             count = f"SELECT count(*) FROM {name}".encode()
@@ -403,6 +406,7 @@ def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(
         "UPDATE audit_events SET action = 'x'",
         "DELETE FROM audit_events",
         "UPDATE deletions SET status = 'succeeded'",
+        "UPDATE metric_relays SET secret = 'hers'",
         "CREATE TABLE mine (x integer)",
     ],
 )

@@ -26,6 +26,10 @@ _FILES_A_BATCH: Final = 50
 _SHARDS_A_BATCH: Final = 20
 _RUNS_A_BATCH: Final = 20
 _SOON: Final = timedelta(seconds=2)
+_KEPT: Final = {
+    "publication": "A result was published there, and is no longer ours; delete it there.",
+    "metrics": "Metrics were relayed there, and are no longer ours; delete them there.",
+}
 _LONGEST_WAIT: Final = timedelta(minutes=5)
 
 
@@ -60,11 +64,10 @@ def wait_for_late_writes(late_s: float) -> Wait | None:
 
 
 def keep_published(turn: Turn) -> None:
-    """Note what was published elsewhere: it is not ours any more."""
+    """Note what was sent elsewhere: it is not ours any more."""
     with turn.database.transaction() as conn:
-        for publication_id, place in deleted_rows.published(conn, turn.deletion):
-            reason = "A result was published there, and is no longer ours; delete it there."
-            report.keep(turn.report, "publication", publication_id, place=place, reason=reason)
+        for what, id_, place in deleted_rows.published(conn, turn.deletion):
+            report.keep(turn.report, what, id_, place=place, reason=_KEPT[what])
         turn.save(conn, turn.batch)
 
 

@@ -193,6 +193,27 @@ _STATEMENTS = (
         ADD COLUMN checkpoint_step integer,        -- NULL: of the result
         ADD COLUMN traceparent text                -- as of runs
     """,
+    # A run whose metrics ``results`` relays to Weights & Biases.
+    """
+    CREATE TABLE metric_relays (
+        run_id      text PRIMARY KEY REFERENCES runs,
+        tenant_id   text NOT NULL REFERENCES tenants,
+        secret      text NOT NULL,                 -- name of the tenant's secret that it uses
+        status      text NOT NULL DEFAULT 'running'
+            CHECK (status IN ('running', 'succeeded', 'failed')),
+        seq         bigint NOT NULL DEFAULT 0,     -- the run's events up to it are relayed
+        step        integer,                       -- the last step that is there; NULL: none
+        url         text,
+        error       jsonb,                         -- of the last try; NULL: it succeeded
+        tries       integer NOT NULL DEFAULT 0,    -- since the last one that succeeded
+        fence       bigint NOT NULL DEFAULT 0,     -- +1 at each claim
+        lease_until timestamptz,
+        due_at      timestamptz DEFAULT clock_timestamp(), -- when to go on; NULL: it is over
+        updated_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+    )
+    """,
+    "CREATE INDEX metric_relays_of_tenant ON metric_relays (tenant_id, secret)",
+    "CREATE INDEX metric_relays_due ON metric_relays (due_at) WHERE due_at IS NOT NULL",
     # Found by the action's target, newest first.
     "CREATE INDEX audit_events_of_target ON audit_events (tenant_id, target, seq)",
     # What is to be deleted is hidden at once; ``results`` deletes it in steps. The rows of a run or
