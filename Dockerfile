@@ -18,7 +18,7 @@ COPY services services
 COPY trainer_core trainer_core
 
 FROM base AS control
-RUN pip install --constraint requirements.lock ".[service,traces]"
+RUN pip install --constraint requirements.lock ".[service,traces,trackers]"
 USER 10001:10001
 WORKDIR /home/reverie
 EXPOSE 8484

@@ -14,6 +14,7 @@ pytest_plugins = [
     "tests.support.dispatching",
     "tests.support.objects",
     "tests.support.hub",
+    "tests.support.wandb_server",
     "tests.support.service",
     "tests.support.tiny",
     "tests.support.small_jobs",

@@ -63,6 +63,11 @@ publications: Final = Counter(
     "Tries to publish a result, by outcome: succeeded, or the code of the failure.",
     ["outcome"],
 )
+relays: Final = Counter(
+    "reverie_relays_total",
+    "Tries to relay a run's metrics, by outcome: succeeded, or the code of the failure.",
+    ["outcome"],
+)
 objects_swept: Final = Counter(
     "reverie_objects_swept_total", "Objects that were deleted because no row references them."
 )

@@ -1,4 +1,7 @@
-"""The results process: publishes results, and deletes what nobody needs or what it is asked to."""
+"""The results process: publishes results, relays metrics, and deletes.
+
+It deletes what nobody needs, and what it is asked to.
+"""
 
 import os
 from datetime import timedelta
@@ -17,6 +20,7 @@ from services.queue.serve import serve
 from services.results.abandoned import sweep_abandoned
 from services.results.deletion.deleter import DELETE_EVERY_S, Deleter
 from services.results.publish import Publisher
+from services.results.relay.relayer import Relayer
 from services.results.repeating import Repeating
 from services.results.restored import settle
 from services.results.retention import retention_of
@@ -47,7 +51,7 @@ def main() -> int:
     start_tracing("results", settings.otlp_endpoint)
     serve_metrics(settings.metrics_host, settings.metrics_port)
     disable_progress_bars()
-    database = Database(settings.database_url, max_size=4)
+    database = Database(settings.database_url, max_size=6)
     objects = open_store(settings)
     upload_expires = timedelta(seconds=settings.upload_expires_s)
     lease = timedelta(seconds=settings.lease_s)
@@ -65,6 +69,7 @@ def main() -> int:
             ],
         ),
         Repeating("deletion", deleter.work, every_s=DELETE_EVERY_S),
+        Relayer(database, scratch, settings.wandb_url),
     ):
         publisher = Publisher(
             database=database,

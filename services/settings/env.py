@@ -88,6 +88,9 @@ class Settings:
     otlp_endpoint: str | None = None
     """REVERIE_OTLP_ENDPOINT: base URL of an OTLP receiver (HTTP, protobuf), to which this process
     sends its part of each run's trace. None: tracing is off."""
+    wandb_url: str | None = None
+    """REVERIE_WANDB_URL: base URL of a self-hosted Weights & Biases, to which the results process
+    relays metrics of runs. None: the public one."""
     share_half_life_s: float = 7 * 86_400
     """REVERIE_SHARE_HALF_LIFE_S: GPU time that was used this long ago counts half in a tenant's
     share."""
@@ -160,6 +163,7 @@ class Settings:
             metrics_port=_port(given, "REVERIE_METRICS_PORT"),
             metrics_host=given.get("REVERIE_METRICS_HOST", "127.0.0.1"),
             otlp_endpoint=_otlp_endpoint(given),
+            wandb_url=_wandb_url(given),
             share_half_life_s=_number(given, "REVERIE_SHARE_HALF_LIFE_S", 7 * 86_400),
             aging_s=_number(given, "REVERIE_AGING_S", 6 * 3600),
             upload_expires_s=_number(given, "REVERIE_UPLOAD_EXPIRES_S", 7 * 86_400),
@@ -288,6 +292,16 @@ def _port(given: Mapping[str, str], name: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise SettingsError(f"{name} is {text}; it has to be a port, or 0 for none")
     return int(text)
+
+
+def _wandb_url(given: Mapping[str, str]) -> str | None:
+    url = given.get("REVERIE_WANDB_URL")
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise SettingsError("REVERIE_WANDB_URL is no URL: write https://host, without a password")
+    return url.rstrip("/")
 
 
 def _otlp_endpoint(given: Mapping[str, str]) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from services.domain.ledger import ChildEvent
 from services.objects.open import open_store
 from services.processes.tree import descendants
 from services.settings.env import Settings
@@ -20,13 +21,15 @@ from tests.support.api_keys import new_api_key
 from tests.support.backups import dump_text
 from tests.support.canaries import Canaries, RedisRecorder, core_limit_of
 from tests.support.finished_runs import commit_whole_result
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, command_of
 from tests.support.hub import HubServer
 from tests.support.redis import RedisServer
 from tests.support.runs import TenantDatabase
 from tests.support.service import new_tenant, push_photos, run_request
 from tests.support.tenant import Json, Tenant
 from tests.support.waiting import wait_until
+from tests.support.wandb_server import WandbServer
+from tests.unit.config_examples import import_small
 
 JSON = {"Content-Type": "application/json"}
 
@@ -71,6 +74,20 @@ def ended(tenant: Tenant, publication_id: str) -> Json | None:
     return found if found["status"] in ("succeeded", "failed") else None
 
 
+def report_steps(tenant_db: TenantDatabase) -> str:
+    """A run whose metrics are relayed, with a few steps; returns its id."""
+    plan = import_small({"report_to": "wandb"}).plan.model_dump(mode="json")
+    claim = tenant_db.held(plan=plan, wandb_secret="my-wandb")
+    steps = [ChildEvent(type="step", step=n, data={"loss": 1.0 / n}) for n in range(1, 5)]
+    tenant_db.ledger.event(claim.run_id, claim.fence, steps)
+    return claim.run_id
+
+
+def relayed(tenant: Tenant, run_id: str) -> Json | None:
+    relay = tenant.run(run_id)["relay"]
+    return None if relay["step"] is None else relay
+
+
 def pids_of(fleet: Fleet, name: str) -> set[int]:
     first = fleet.processes[name].pid
     return {first, *(each.pid for each in descendants([first]))}
@@ -101,11 +118,13 @@ def test_canaries_are_found_nowhere_but_where_they_are_used(
     fleet_of: Callable[..., Fleet],
     shared_redis_server: RedisServer,
     hub_server: HubServer,
+    wandb_server: WandbServer,
     tmp_path: Path,
 ) -> None:
     fleet = fleet_of(
         REVERIE_SINGLE_TENANT="false",
         REVERIE_LOG_FORMAT="json",
+        REVERIE_WANDB_URL=wandb_server.url,
         HF_ENDPOINT=hub_server.url,
         HF_HUB_DISABLE_XET="1",
     )
@@ -120,32 +139,44 @@ def test_canaries_are_found_nowhere_but_where_they_are_used(
     run_id = commit_whole_result(
         tenant_db, open_store(Settings.from_env(fleet.env)), tmp_path / "result"
     )
-    database.close()
     planted = values()
     canaries = Canaries(planted.values())
     hub_server.roles[planted["hub"]] = "write"
     hub_server.held_below = "/api/models/tester/moon/commit"
+    wandb_server.keys.add(planted["wandb"])
+    wandb_server.held_on = "RunHistoryKeys"
     with RedisRecorder(shared_redis_server) as redis:
         answers = plant(tenant, planted)
+        relayed_id = report_steps(tenant_db)
+        database.close()
         asked = tenant.post(
             "/v1/publications",
             {"run_id": run_id, "target": {"kind": "hub", "repo_id": "tester/moon"}},
         )
         assert hub_server.has_held.wait(60), fleet.tail("results")
+        assert wandb_server.has_held.wait(60), fleet.tail("results")
 
         used = canaries.in_memory()
         api, results = pids_of(fleet, "api"), pids_of(fleet, "results")
-        publishing = used.keys() - api
-        assert publishing <= results - {fleet.processes["results"].pid}
-        if os.geteuid() == 0:  # nobody else can read the memory of that process
-            assert [used[pid] for pid in publishing] == [{planted["hub"]}]
+        using = used.keys() - api
+        assert using <= results - {fleet.processes["results"].pid}
+        if os.geteuid() == 0:  # nobody else can read the memory of those processes
+            found = [used[pid] for pid in using]
+            assert found.count({planted["hub"]}) == 1
+            assert found.count({planted["wandb"]}) == len(found) - 1 == 2  # one is wandb-core
         for pid in (*api, *results):
             assert core_limit_of(pid) == ("0", "0")
+            if "wandb-core" in command_of(pid):
+                assert b"REVERIE_" not in Path(f"/proc/{pid}/environ").read_bytes()
         hub_server.release()
+        wandb_server.release()
         done = wait_until(lambda: ended(tenant, asked["id"]), what="the publication")
 
         assert (done["status"], done["target"]["secret"]) == ("succeeded", "my-hub"), done
         assert "README.md" in hub_server.repos["tester/moon"].files
+        relay = wait_until(lambda: relayed(tenant, relayed_id), what="the relay")
+        assert (relay["step"], relay["error"]) == (3, None)
+        assert [step for step, _ in wandb_server.runs[relayed_id].history] == [1, 2, 3]
         assert canaries.in_memory().keys() <= api
         shown = [tenant.http.get(f"/v1/secrets/my-{kind}").text for kind in planted]
         shown += [answers, tenant.http.get(f"/v1/runs/{run_id}/events").text, str(done)]

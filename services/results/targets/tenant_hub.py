@@ -1,24 +1,21 @@
-"""Publish to the Hub with a tenant's own token, in a process that ends with the publication.
+"""Publish to the Hub with a tenant's own token, in a process that ends with the publication."""
 
-Python cannot wipe memory: what a process has held may be found in it until it ends. So the token is
-opened in a process of its own, which publishes once. The results process holds sealed secrets only.
-"""
-
-import multiprocessing
 import os
-import signal
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from services.logs.setup import configure
-from services.processes.core_dumps import forbid_core_dumps
-from services.processes.launch import die_with_parent
+from services.results.secret_process import (
+    ProcessEndedError,
+    Sealed,
+    enter,
+    in_own_process,
+    missing,
+    open_here,
+)
 from services.results.targets.hub import HubAccess, HubTarget
 from services.results.targets.port import (
     PublicationError,
@@ -27,9 +24,8 @@ from services.results.targets.port import (
     Published,
     TargetDownError,
 )
-from services.secrets.envelope import Envelope, KeyMissingError, SecretPlace, SecretUnreadableError
 from services.secrets.keys import BadKeyError
-from services.secrets.opening import PrivateKeys, open_secret
+from services.secrets.opening import PrivateKeys
 from services.settings.env import Settings, SettingsError
 from services.store import sealed_secrets
 from services.store.database import Database
@@ -68,19 +64,19 @@ class TenantHubTarget:
         with self._database.transaction() as conn:
             sealed = sealed_secrets.get(conn, self._tenant_id, self._secret, "hub")
         if sealed is None:
-            raise PublicationRefusedError(_missing(self._secret))
-        done = _in_own_process(
-            _Work(
-                envelope=sealed.envelope,
-                place=sealed.place,
-                asks_for_role=sealed.warning is None,
-                repo=repo,
-                files=files,
-                message=message,
-                log_context=structlog.contextvars.get_contextvars(),
-                parent_pid=os.getpid(),
-            )
+            raise PublicationRefusedError(missing(self._secret, "hub"))
+        work = _Work(
+            sealed=Sealed.of(sealed),
+            asks_for_role=sealed.warning is None,
+            repo=repo,
+            files=files,
+            message=message,
         )
+        try:
+            done = in_own_process(_publish, work)
+        except ProcessEndedError as error:
+            log.error("publishing_process_died")
+            raise TargetDownError(_died()) from error
         if done.was_opened:
             self._note_use(sealed, done.warning)
         if done.published is not None:
@@ -98,14 +94,11 @@ class TenantHubTarget:
 class _Work:
     """What the process is told."""
 
-    envelope: Envelope
-    place: SecretPlace
+    sealed: Sealed
     asks_for_role: bool
     repo: PublicationRepo
     files: Path
     message: str
-    log_context: dict[str, Any]
-    parent_pid: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,41 +111,18 @@ class _Done:
     warning: str | None = None
 
 
-def _in_own_process(work: _Work) -> _Done:
-    """Raises TargetDownError where the process dies."""
-    own = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
-    try:
-        with ProcessPoolExecutor(max_workers=1, mp_context=own) as pool:
-            return pool.submit(_publish, work).result()
-    except BrokenProcessPool as error:
-        log.error("publishing_process_died")
-        raise TargetDownError(_died()) from error
-
-
 def _publish(work: _Work) -> _Done:
     """Runs in the process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the parent decides
-    die_with_parent(signal.SIGKILL, work.parent_pid)
-    forbid_core_dumps()
-    settings = Settings.from_env(os.environ)
-    configure("results", settings.log_format)
+    enter(work.sealed)
     disable_progress_bars()
-    structlog.contextvars.bind_contextvars(**work.log_context)
-    try:
-        if settings.secrets_private_keys is None:
-            raise KeyMissingError(work.envelope.key_id)
-        keys = PrivateKeys.parse(settings.secrets_private_keys)
-        token = open_secret(work.envelope, work.place, keys)
-    except SecretUnreadableError as error:
-        log.error("secret_unreadable", secret_id=work.place.secret_id, reason=str(error))
-        is_missing = isinstance(error, KeyMissingError)
-        failure = _unreadable(work.place.name, retryable=is_missing)
-        return _Done(was_opened=False, failure=failure)
+    token = open_here(work.sealed)
+    if isinstance(token, Failure):
+        return _Done(was_opened=False, failure=token)
     target = HubTarget(
         HubAccess(
             token=token.get_secret_value(),
             endpoint=HubAccess.from_env(os.environ).endpoint,
-            words=f"the token of the secret {work.place.name}",
+            words=f"the token of the secret {work.sealed.place.name}",
         )
     )
     try:
@@ -161,24 +131,6 @@ def _publish(work: _Work) -> _Done:
         return _Done(was_opened=True, failure=error.failure)
     is_broad = work.asks_for_role and target.role() == "write"
     return _Done(was_opened=True, published=published, warning=_BROAD if is_broad else None)
-
-
-def _missing(name: str) -> Failure:
-    return Failure(
-        code="secret_missing",
-        category=Category.USER,
-        message=f"There is no secret {name} of the kind hub any more: store it, and publish again.",
-        retryable=False,
-    )
-
-
-def _unreadable(name: str, *, retryable: bool) -> Failure:
-    return Failure(
-        code="secret_unreadable",
-        category=Category.PLATFORM,
-        message=f"The service cannot open the secret {name}. Store it again, and publish again.",
-        retryable=retryable,
-    )
 
 
 def _died() -> Failure:
