@@ -16,7 +16,15 @@ from trainer_core.in_words import duration
 
 if TYPE_CHECKING:
     from services.client.client import Client
-    from services.client.shapes import Checkpoint, Failure, Publication, Run, RunRequest, Waiting
+    from services.client.shapes import (
+        Checkpoint,
+        Failure,
+        Publication,
+        Relay,
+        Run,
+        RunRequest,
+        Waiting,
+    )
 
 app = typer.Typer(no_args_is_help=True, help="Training runs.")
 app.add_typer(run_control.app)
@@ -71,6 +79,14 @@ def submit(
             metavar="NAME", help="Secret that publishes to hub_model_id; default: your only one."
         ),
     ] = None,
+    wandb_secret: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Secret that relays metrics to Weights & Biases; default, with report_to wandb: "
+            "your only one.",
+        ),
+    ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
@@ -114,8 +130,8 @@ def submit(
         request: RunRequest = {**documents.body, **limits, "datasets": datasets}  # type: ignore[typeddict-item]  # read from files; the service checks it
         if priority != "normal":
             request["priority"] = priority
-        if hub_secret is not None:
-            request["secrets"] = {"hub": hub_secret}
+        if hub_secret is not None or wandb_secret is not None:
+            request["secrets"] = {"hub": hub_secret, "wandb": wandb_secret}
         if swept is not None:
             batches.submit(client, request, swept, watch=watch, as_json=as_json)
             return
@@ -233,6 +249,7 @@ def _facts(run: "Run") -> dict[str, object]:
         "batch": run["batch_id"],
         "charged": _charged(run),
         "left": estimates.in_words(run["estimate"]),
+        "wandb": _relay(run["relay"]),
         "cloned from": run["parent_run_id"],
         **limit_facts(run),
         "created": output.when(run["created_at"]),
@@ -250,6 +267,13 @@ def _waits(waiting: "Waiting | None") -> str | None:
     if waiting["eta_s"] is not None:
         facts.append(f"starts in about {duration(waiting['eta_s'])}")
     return ", ".join(facts)
+
+
+def _relay(relay: "Relay | None") -> str | None:
+    if relay is None:
+        return None
+    step = "" if relay["step"] is None else f" to step {relay['step']}"
+    return f"{relay['status']}{step} {relay['url'] or ''}".rstrip() + _why(relay["error"])
 
 
 def _charged(run: "Run") -> str | None:

@@ -106,6 +106,7 @@ class RunSecrets(TypedDict):
     """Names of secrets that a run uses."""
 
     hub: NotRequired[str | None]
+    wandb: NotRequired[str | None]
 
 
 class RunRequest(TypedDict):
@@ -241,10 +242,22 @@ class RunSummary(TypedDict):
     version: int
 
 
+class Relay(TypedDict):
+    """The relay of a run's metrics to Weights & Biases."""
+
+    secret: str
+    status: Literal["running", "succeeded", "failed"]
+    step: int | None
+    """The last step whose metrics are there."""
+    url: str | None
+    error: Failure | None
+
+
 class Run(RunSummary):
     """A training run."""
 
     warnings: list[str]
+    relay: Relay | None
     attempts: list[Attempt]
     """The newest 100, oldest first."""
     estimate: Estimate | None

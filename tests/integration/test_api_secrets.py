@@ -206,7 +206,45 @@ def test_a_run_that_publishes_to_the_hub_names_a_secret(fleet: Fleet, tenant: Te
         named = conn.execute(
             "SELECT request -> 'secrets' FROM run_documents WHERE run_id = %s", (run.json()["id"],)
         ).fetchone()
-    assert named == ({"hub": "my-hub"},)  # the tenant's only one of then
+    assert named == ({"hub": "my-hub", "wandb": None},)  # the tenant's only one of then
+
+
+def test_a_run_that_reports_to_wandb_is_relayed_with_a_secret(fleet: Fleet, tenant: Tenant) -> None:
+    plain = run_request(push_unread(tenant))
+    request = run_request(plain["datasets"], report_to="wandb")
+
+    def ask(body: Json, **secrets: str) -> httpx.Response:
+        return tenant.http.post("/v1/runs", json={**body, "secrets": secrets})
+
+    without = ask(request).json()
+    assert without["relay"] is None
+    (warning,) = (each for each in without["warnings"] if each.startswith("report_to"))
+    assert "PUT /v1/secrets" in warning
+    assert problems_of(ask(plain, wandb="my-wandb")) == {("/secrets/wandb", "not_found")}
+    put(tenant, "my-wandb", "wandb")
+    relayed = ask(request).json()
+    assert relayed["warnings"] == [each for each in without["warnings"] if each != warning]
+    assert relayed["relay"] == {
+        "secret": "my-wandb", "status": "running", "step": None, "url": None, "error": None
+    }  # fmt: skip
+    assert ask(plain).json()["relay"] is None
+    assert ask(plain, wandb="my-wandb").json()["relay"] == relayed["relay"]
+    put(tenant, "other", "wandb")
+    assert problems_of(ask(request)) == {("/secrets/wandb", "missing")}
+    assert ask(request, wandb="other").json()["relay"]["secret"] == "other"
+
+    with psycopg.connect(fleet.env["REVERIE_DATABASE_URL"]) as conn:
+        failure = {"code": "a", "category": "user", "message": "b", "retryable": False}
+        conn.execute(
+            "UPDATE metric_relays SET status = 'failed', due_at = NULL, error = %s",
+            (json.dumps(failure),),
+        )
+    shown = tenant.run(relayed["id"])["relay"]
+    assert (shown["status"], shown["error"]) == ("failed", failure)
+    put(tenant, "other", "wandb")
+    assert tenant.run(relayed["id"])["relay"] == shown
+    put(tenant, "my-wandb", "wandb")
+    assert tenant.run(relayed["id"])["relay"]["status"] == "running"
 
 
 def test_the_client(client: Client) -> None:

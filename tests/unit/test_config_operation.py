@@ -55,7 +55,11 @@ def test_trackers_are_for_local_runs() -> None:
     assert here.report_to == ("tensorboard", "wandb")
     assert (here.tracker_project_name, here.tracker_run_name) == ("cats", "")
     assert (usual.report_to, usual.tracker_project_name) == ((), "reverie")
-    assert import_small(written).plan.operation.report_to == ()
+    imported = import_small(written)  # over HTTP
+    assert imported.plan.operation.report_to == ("wandb",)
+    assert [w for w in imported.warnings if "report_to" in w] == [
+        "report_to tensorboard is for local runs; the service reports by events."
+    ]
     assert any("reports by events" in w for w in warnings_of(written))
     assert local({"report_to": "wandb,swanlab"}).report_to == ("wandb",)
     assert any("report_to swanlab" in w for w in warnings_of({"report_to": "wandb,swanlab"}))

@@ -6,7 +6,7 @@ from services.api.runs.presenting import run_shape
 from services.api.runs.shapes import Run
 from services.api.service import Service
 from services.domain.waiting import NEW
-from services.store import gpu_classes, quotas, runs
+from services.store import gpu_classes, metric_relays, quotas, runs
 from services.store.database import Connection
 from services.store.runs import NewRun
 
@@ -26,4 +26,5 @@ def insert_run(service: Service, conn: Connection, tenant_id: str, new: NewRun) 
         waiting=NEW,
         currency=gpu_classes.currencies(conn).get(new.gpu_class),
         estimate=estimate_of_run(conn, row),
+        relay=metric_relays.find(conn, tenant_id, row.run_id) if new.wandb_secret else None,
     )

@@ -8,7 +8,7 @@ from services.api.errors import DatasetRejectedError, InvalidPlanError
 from services.api.pointers import json_pointer
 from services.api.runs.limits import KnownLimits, about_limits, find_known_limits, gpu_seconds
 from services.api.runs.shapes import RunCheck, RunRequest
-from services.api.secrets.choosing import choose_hub_secret
+from services.api.secrets.choosing import NOT_RELAYED, choose_hub_secret, choose_wandb_secret
 from services.api.service import Service
 from services.domain.errors import Problem
 from services.domain.ids import is_id
@@ -38,6 +38,8 @@ class Known:
     datasets: KnownDatasets
     hub_secrets: Sequence[str]
     """Names of its secrets of the kind ``hub``."""
+    wandb_secrets: Sequence[str]
+    """And of the kind ``wandb``."""
     limits: KnownLimits
 
 
@@ -51,6 +53,9 @@ class Examined:
     """None where the configuration has problems."""
     hub_secret: str | None
     """The secret that will publish the result; None where it needs none, or has problems."""
+    wandb_secret: str | None
+    """The secret that will relay the metrics; None where they are not relayed, or it has
+    problems."""
 
 
 def plan_run(
@@ -70,6 +75,7 @@ def find_known(conn: Connection, tenant_id: str, dataset_ids: Iterable[str]) -> 
     return Known(
         datasets=find_datasets(conn, tenant_id, dataset_ids),
         hub_secrets=secrets.names(conn, tenant_id, "hub"),
+        wandb_secrets=secrets.names(conn, tenant_id, "wandb"),
         limits=find_known_limits(conn),
     )
 
@@ -91,7 +97,10 @@ def plan_request(
     model = service.base_models.read()[plan.identity.base.name]
     work = work_of(plan, model.transformer_config, image_px=expected_px(plan))
     return NewRun(
-        request={**request.model_dump(mode="json"), "secrets": {"hub": examined.hub_secret}},
+        request={
+            **request.model_dump(mode="json"),
+            "secrets": {"hub": examined.hub_secret, "wandb": examined.wandb_secret},
+        },
         plan=plan.model_dump(mode="json"),
         plan_digest=plan.identity_digest(),
         warnings=examined.warnings,
@@ -106,6 +115,7 @@ def plan_request(
         max_steps=plan.identity.max_train_steps,
         work=work.model_dump(mode="json"),
         parent_run_id=parent_run_id,
+        wandb_secret=examined.wandb_secret,
     )
 
 
@@ -113,13 +123,26 @@ def examine(service: Service, request: RunCheck, known: Known) -> Examined:
     """Plan a request, and find every problem of it."""
     settings = service.settings
     imported, problems, warnings = _import(request, service.base_models.read())
-    hub_secret = None
+    hub_secret = wandb_secret = None
     if imported is not None:
         chosen = _hub_secret(request, imported, known.hub_secrets, settings)
         if isinstance(chosen, Problem):
             problems.append(chosen)
         else:
             hub_secret = chosen
+        is_wanted = "wandb" in imported.plan.operation.report_to
+        relaying = choose_wandb_secret(
+            known.wandb_secrets,
+            request.secrets.wandb,
+            is_wanted=is_wanted,
+            named_at="/secrets/wandb",
+        )
+        if isinstance(relaying, Problem):
+            problems.append(relaying)
+        else:
+            wandb_secret = relaying
+        if is_wanted and relaying is None:
+            warnings = [*warnings, NOT_RELAYED]
         problems += _about_device(request, imported, settings)
         if request.datasets is not None:
             problems += _about_assignment(request.datasets, imported)
@@ -135,6 +158,7 @@ def examine(service: Service, request: RunCheck, known: Known) -> Examined:
         warnings=_bounded(warnings),
         plan=None if imported is None else imported.plan,
         hub_secret=hub_secret,
+        wandb_secret=wandb_secret,
     )
 
 

@@ -5,10 +5,11 @@ from dataclasses import asdict
 from typing import Any
 
 from services.api.runs.limits import HOUR_S
-from services.api.runs.shapes import Attempt, Estimate, Run, RunSummary, Waiting
+from services.api.runs.shapes import Attempt, Estimate, Relay, Run, RunSummary, Waiting
 from services.api.shapes import failure_shape, in_utc, in_utc_or_none
 from services.domain.priorities import name_of
 from services.domain.waiting import Waiting as RunWaiting
+from services.store.metric_relays import MetricRelay
 from services.store.run_rows import Run as RunRow
 from services.store.runs import Attempt as AttemptRow
 
@@ -20,10 +21,12 @@ def run_shape(
     waiting: RunWaiting | None,
     currency: str | None,
     estimate: Estimate | None,
+    relay: MetricRelay | None,
 ) -> Run:
     return Run(
         **_facts(row, waiting, currency),
         warnings=row.warnings,
+        relay=None if relay is None else relay_shape(relay),
         attempts=[attempt_shape(each) for each in attempts],
         estimate=estimate,
     )
@@ -31,6 +34,16 @@ def run_shape(
 
 def summary_shape(row: RunRow, *, waiting: RunWaiting | None, currency: str | None) -> RunSummary:
     return RunSummary(**_facts(row, waiting, currency))
+
+
+def relay_shape(row: MetricRelay) -> Relay:
+    return Relay(
+        secret=row.secret,
+        status=row.status,
+        step=row.step,
+        url=row.url,
+        error=failure_shape(row.error),
+    )
 
 
 def waiting_shape(waiting: RunWaiting) -> Waiting:

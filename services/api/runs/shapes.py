@@ -39,6 +39,9 @@ class RunSecrets(Body):
 
     hub: SecretName | None = None
     """Publishes to ``hub_model_id``. Null: the tenant's only secret of the kind ``hub``."""
+    wandb: SecretName | None = None
+    """Relays metrics to Weights & Biases. Null: with ``report_to`` wandb, the tenant's only secret
+    of the kind ``wandb``."""
 
 
 Datasets = Annotated[dict[Text, DatasetId], Field(max_length=100, json_schema_extra=_NO_OTHER)]
@@ -213,10 +216,27 @@ class RunSummary(Shape):
     finished_at: datetime | None
 
 
+class Relay(Shape):
+    """The relay of a run's metrics to Weights & Biases. It never touches the run."""
+
+    secret: str
+    """Name of the secret that is used."""
+    status: Literal["running", "succeeded", "failed"]
+    step: int | None
+    """The last step whose metrics are there; null where none are."""
+    url: str | None
+    """Of the run there."""
+    error: Failure | None
+    """Why the last try failed. While the relay is running, it is tried again; one that failed goes
+    on when the secret gets a new value."""
+
+
 class Run(RunSummary):
     """A training run."""
 
     warnings: list[str]
+    relay: Relay | None
+    """Null where its metrics are not relayed."""
     attempts: list[Attempt]
     """The newest 100, oldest first."""
     estimate: Estimate | None

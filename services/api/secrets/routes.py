@@ -25,7 +25,7 @@ from services.api.spooled_body import IN_MEMORY_BYTES
 from services.domain.audit import Facts
 from services.domain.errors import InvalidRequestError, NotFoundError, Problem
 from services.secrets.sealing import seal
-from services.store import audit, secrets
+from services.store import audit, metric_relays, secrets
 
 
 class SecretRoute(TenantRoute):
@@ -53,7 +53,8 @@ def put_secret(
 ) -> Secret:
     """Store a value: 201 where the name is new, 200 where it takes the place of another value.
 
-    Publications that are not finished yet use the new one. A tenant has at most 50 secrets.
+    Publications and relays that are not finished yet use the new one, and relays that failed go
+    on. A tenant has at most 50 secrets.
     """
     key = service.sealing_key
     if key is None:
@@ -65,6 +66,7 @@ def put_secret(
         row, is_new = secrets.put(
             conn, tenant_id, name, body.kind, lambda place: seal(body.value, place, key)
         )
+        metric_relays.go_on(conn, tenant_id, name)
         data: Facts = {"name": row.name, "kind": row.kind, "version": row.version}
         audit.record(conn, tenant_id, author, "secret.stored", row.secret_id, data=data)
     if is_new:
@@ -98,7 +100,7 @@ def get_secret(name: SecretPath, service: ServiceDep, tenant_id: TenantDep) -> S
 def delete_secret(
     name: SecretPath, service: ServiceDep, tenant_id: TenantDep, author: AuthorDep
 ) -> None:
-    """Delete a secret and its value. Publications that still need it fail, and say so."""
+    """Delete a secret and its value. Publications and relays that still need it fail."""
     _check_name(name)
     with service.database.transaction(tenant_id) as conn:
         secrets.delete(conn, tenant_id, name)

@@ -44,7 +44,7 @@ class Operation(Frozen):
     output_dir: str | None = None
     """Folder that a local run writes to; None in the service."""
     report_to: Many[Tracker] = ()
-    """Trackers of a local run. The service reports by events."""
+    """Trackers of a run. In the service only wandb, to which it relays what it has stored."""
     tracker_project_name: str
     tracker_run_name: str
     text_encoder_4_source: str | None = None

@@ -31,8 +31,8 @@ _TRACKERS: Final[Mapping[str, _Named]] = {
 _REPORT_TO: Final[Option[tuple[_Named, ...]]] = REPORTING.choices(
     "report_to",
     _TRACKERS,
-    "Trackers of a local run, with commas between them; the service reports by events. Only "
-    "tensorboard and wandb are built.",
+    "Trackers, with commas between them. Only tensorboard and wandb are built. The service relays "
+    "to wandb with a secret of that kind, and has no tensorboard.",
 )
 _PROJECT: Final = REPORTING.text("tracker_project_name", "reverie", "Project in the tracker.")
 _RUN: Final = REPORTING.text("tracker_run_name", None, "Name of the run in the tracker.")
@@ -42,7 +42,7 @@ REPORTING.watches("webhook_config", "Webhooks of SimpleTuner are not built.")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trackers:
-    """The trackers of a local run, and the names that they use."""
+    """The trackers of a run, and the names that they use."""
 
     report_to: tuple[Tracker, ...]
     project_name: str
@@ -50,18 +50,18 @@ class Trackers:
 
 
 def trackers_of(config: Options) -> Trackers:
-    """The trackers of a local run; none in the service, which reports by events."""
+    """The trackers of a run. In the service only wandb: it relays metrics from its events."""
     written = config[_REPORT_TO]
     trackers = tuple(each.built for each in written if each.built is not None)
     absent = [each.name for each in written if each.built is None and each.name != _NONE]
     if absent:
         config.findings.watching.append(f"report_to {', '.join(absent)}")
-    if trackers and config.source == "http":
-        named = ", ".join(trackers)
-        config.warn(f"report_to {named} is for local runs; the service reports by events.")
-        trackers = ()
+    if config.source == "http" and "tensorboard" in trackers:
+        config.warn("report_to tensorboard is for local runs; the service reports by events.")
+        trackers = tuple(each for each in trackers if each != "tensorboard")
     elif not trackers:
-        config.warn_idle("without report_to", _RUN, _PROJECT)
+        other = " or secrets.wandb" if config.source == "http" else ""
+        config.warn_idle(f"without report_to{other}", _RUN, _PROJECT)
     return Trackers(
         report_to=trackers,
         project_name=_checked_name(config, _PROJECT),
