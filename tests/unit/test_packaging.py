@@ -121,7 +121,7 @@ def test_images_run_as_nobody_special_and_hold_no_secret_and_no_more_than_they_n
         users = re.findall(r"^USER (\S+)", by_name[name], flags=re.MULTILINE)
         assert users == ["10001:10001"], name
     assert "torch" not in by_name["control"]
-    assert re.findall(r"\.\[(.*)\]", by_name["control"]) == ["service,traces"]
+    assert re.findall(r"\.\[(.*)\]", by_name["control"]) == ["service,traces,trackers"]
     for stage in stages:
         assert not re.search(r"^ARG |SECRET|TOKEN|PASSWORD|PEPPER|_KEY", stage, re.MULTILINE)
     copied = (ROOT / "Dockerfile.dockerignore").read_text().splitlines()
