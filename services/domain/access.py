@@ -85,3 +85,13 @@ class Operator:
 
     key_id: str
     name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemoteWorker:
+    """The key of a worker that reaches the service over HTTPS only; it fixes what the worker is."""
+
+    key_id: str
+    worker_id: str
+    gpu_class: str
+    node: str

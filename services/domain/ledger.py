@@ -1,7 +1,7 @@
 """The ledger protocol: how a trainer claims, updates and ends a run.
 
 A trainer uses only this protocol, never the database. ``services.store`` implements it with
-PostgreSQL; an implementation over HTTPS would let a rented machine work without one.
+PostgreSQL, and ``services.remote`` over HTTPS for a machine that has no database.
 """
 
 from collections.abc import Sequence
@@ -108,7 +108,8 @@ class ChildEvent:
     data: dict[str, Any]
     number: int | None = None
     """The event's number in the child's event file, from 1; None for an event of the supervisor.
-    The ledger skips numbers that it has stored, so a batch may be sent twice."""
+    The ledger skips numbers that it has stored, and an event without one that is equal to one of
+    the newest, so a batch may be sent twice."""
 
 
 LOG_PIECE_BYTES: Final = 64 << 10
@@ -166,8 +167,8 @@ class Ledger(Protocol):
     def claim(self, run_id: str, *, worker_id: str, lease: timedelta) -> Claim | None:
         """Claim a queued run whose shards are all stored; None where it cannot be claimed.
 
-        Do not repeat a claim whose reply was lost. The dispatcher queues the run again when the
-        lease has expired.
+        Do not repeat a claim that raised LedgerDownError. The dispatcher queues the run again when
+        the lease has expired.
         """
 
     def renew(self, run_id: str, fence: int, *, lease: timedelta) -> Renewal:
@@ -177,10 +178,7 @@ class Ledger(Protocol):
         """
 
     def event(self, run_id: str, fence: int, events: Sequence[ChildEvent]) -> None:
-        """Store the child's events in order, and update the run's stage and step.
-
-        When a batch is repeated, only its events without a ``number`` are stored twice.
-        """
+        """Store the child's events in order, and update the run's stage and step."""
 
     def log(self, run_id: str, fence: int, printed: Printed) -> None:
         """Store a piece of the attempt's output, unless one with this ``start_byte`` is stored."""
@@ -201,7 +199,4 @@ class Ledger(Protocol):
         """
 
     def hand_back(self, run_id: str, fence: int, outcome: Outcome, failure: Failure | None) -> None:
-        """End the attempt without a result. The run is queued again, paused, canceled or failed.
-
-        A repeated call raises LeaseLostError and changes nothing: the first one ended the lease.
-        """
+        """End the attempt without a result. The run is queued again, paused, canceled or failed."""

@@ -21,6 +21,8 @@ class FreeWorker:
     """Its machine; empty for a worker of an older version, which is not rung by name."""
     base_models: Sequence[str]
     """Base models that this machine has read lately."""
+    is_remote: bool = False
+    """It asks for offers over HTTPS and is never rung."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

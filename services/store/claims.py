@@ -37,20 +37,26 @@ RETURNING {columns}
 )
 _ADD_ATTEMPT: Final = """
 INSERT INTO attempts (attempt_id, run_id, tenant_id, fence, worker_id, from_step, last_step,
-    gpu_class, price_micros_per_hour, node)
+    gpu_class, price_micros_per_hour, node, claim_id)
 SELECT %(attempt_id)s, run_id, tenant_id, fence, worker_id, checkpoint_step, checkpoint_step,
     gpu_class, coalesce(price_micros_per_hour, 0),
-    coalesce((SELECT node FROM workers WHERE worker_id = %(worker_id)s), '')
+    coalesce((SELECT node FROM workers WHERE worker_id = %(worker_id)s), ''), %(claim_id)s
 FROM runs LEFT JOIN gpu_classes USING (gpu_class) WHERE run_id = %(run_id)s
 """
 
 
-def claim(conn: Connection, run_id: str, *, worker_id: str, lease: timedelta) -> Claim | None:
+def claim(
+    conn: Connection, run_id: str, *, worker_id: str, lease: timedelta, claim_id: str | None = None
+) -> Claim | None:
     """Claim the run if it is queued with all shards built and offered to no other; else None.
 
     A single guarded UPDATE decides, so only one of several workers succeeds.
+
+    Args:
+        claim_id: as in ``claim_offered``.
     """
     facts = {
+        "claim_id": claim_id,
         "run_id": run_id,
         "worker_id": worker_id,
         "lease_s": seconds(lease),
@@ -65,6 +71,55 @@ def claim(conn: Connection, run_id: str, *, worker_id: str, lease: timedelta) ->
     data = {"stage": run.stage, "reason": None, "attempt": run.fence}
     transitions.announce(conn, run, "run.started", data)
     return _claim_of(conn, run)
+
+
+# The run first, as everywhere. The lock of the worker keeps a second claim of the same worker
+# waiting until this one has been decided.
+_LOCK_RUN: Final = "SELECT FROM runs WHERE run_id = %(run_id)s FOR UPDATE"
+_LOCK_WORKER: Final = "SELECT FROM workers WHERE worker_id = %(worker_id)s FOR NO KEY UPDATE"
+_RENEW_CLAIM: Final = SQL("""
+UPDATE runs SET lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
+WHERE run_id = %(run_id)s AND worker_id = %(worker_id)s AND lease_until IS NOT NULL
+    AND EXISTS (
+        SELECT FROM attempts WHERE attempts.run_id = runs.run_id
+            AND attempts.fence = runs.fence AND claim_id = %(claim_id)s)
+RETURNING {columns}
+""").format(columns=columns_of(Run))
+_IS_OFFERED: Final = """
+SELECT FROM runs WHERE run_id = %(run_id)s AND status = 'queued'
+    AND offered_to = %(worker_id)s AND offered_until > clock_timestamp()
+    AND NOT EXISTS (
+        SELECT FROM runs AS held
+        WHERE held.worker_id = %(worker_id)s AND held.lease_until IS NOT NULL)
+    AND NOT EXISTS (
+        SELECT FROM attempts WHERE attempts.run_id = runs.run_id AND claim_id = %(claim_id)s)
+"""
+
+
+def claim_offered(
+    conn: Connection, run_id: str, *, worker_id: str, lease: timedelta, claim_id: str
+) -> Claim | None:
+    """As ``claim``, only where the run is offered to this worker and it holds no other run.
+
+    Args:
+        claim_id: made by the worker for this claim. The same one again gets the same claim with a
+            fresh lease while the attempt lasts, and None afterwards.
+    """
+    facts = {
+        "run_id": run_id,
+        "worker_id": worker_id,
+        "claim_id": claim_id,
+        "lease_s": seconds(lease),
+    }
+    conn.execute(_LOCK_RUN, facts)
+    conn.execute(_LOCK_WORKER, facts)
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        held = cursor.execute(_RENEW_CLAIM, facts).fetchone()
+    if held is not None:
+        return _claim_of(conn, held)
+    if conn.execute(_IS_OFFERED, facts).fetchone() is None:
+        return None
+    return claim(conn, run_id, worker_id=worker_id, lease=lease, claim_id=claim_id)
 
 
 _SHARDS: Final = """

@@ -8,10 +8,15 @@ from services.store import measured, publications, run_documents, run_events, tr
 from services.store.database import Connection
 from services.store.run_rows import Run
 
+# An attempt commits its checkpoints in order. One below its newest comes a second time, when its
+# row and its files may be deleted already.
 _PUT_CHECKPOINT: Final = """
 INSERT INTO checkpoints (run_id, step, tenant_id, fence, key_prefix, manifest_sha256, size_bytes)
-VALUES (%(run_id)s, %(step)s, %(tenant_id)s, %(fence)s, %(key_prefix)s, %(manifest_sha256)s,
-    %(size_bytes)s)
+SELECT %(run_id)s, %(step)s, %(tenant_id)s, %(fence)s, %(key_prefix)s, %(manifest_sha256)s,
+    %(size_bytes)s
+WHERE NOT EXISTS (
+    SELECT FROM checkpoints
+    WHERE run_id = %(run_id)s AND fence = %(fence)s AND step > %(step)s)
 ON CONFLICT (run_id, step) DO UPDATE SET fence = excluded.fence,
     key_prefix = excluded.key_prefix, manifest_sha256 = excluded.manifest_sha256,
     size_bytes = excluded.size_bytes, created_at = clock_timestamp()

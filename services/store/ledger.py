@@ -134,9 +134,22 @@ class PostgresLedger:
         An error that is not an outage postpones the run, so that workers are offered others. It is
         raised afterwards.
         """
+        with self._postponing(run_id), self._database.transaction() as conn:
+            return claims.claim(conn, run_id, worker_id=worker_id, lease=lease)
+
+    def claim_offered(
+        self, run_id: str, *, worker_id: str, lease: timedelta, claim_id: str
+    ) -> Claim | None:
+        """As ``claim``, for a remote worker; see ``claims.claim_offered``."""
+        with self._postponing(run_id), self._database.transaction() as conn:
+            return claims.claim_offered(
+                conn, run_id, worker_id=worker_id, lease=lease, claim_id=claim_id
+            )
+
+    @contextlib.contextmanager
+    def _postponing(self, run_id: str) -> Iterator[None]:
         try:
-            with self._database.transaction() as conn:
-                return claims.claim(conn, run_id, worker_id=worker_id, lease=lease)
+            yield
         except DatabaseBusyError:
             with self._database.transaction() as conn:
                 failing_rows.postpone_busy(conn, run_id)
@@ -217,7 +230,11 @@ class PostgresLedger:
     def hand_back(self, run_id: str, fence: int, outcome: Outcome, failure: Failure | None) -> None:
         """End the attempt without a result. The run is queued again, paused, canceled or failed."""
         with self._database.transaction() as conn:
-            run = _lock_held(conn, run_id, fence)
+            run = _lock(conn, run_id)
+            if run is None or run.fence != fence or not run.is_held:
+                if outcomes.ended_with(conn, run_id, fence, outcome):
+                    return  # the reply to the first call was lost
+                raise LeaseLostError(run_id=run_id, fence=fence)
             usage.close_meter(conn, run, half_life=self._half_life)
             if outcome is Outcome.STOPPED:
                 outcomes.end_stopped(conn, run)
@@ -298,7 +315,15 @@ def _not_stored(
     facts = {"run_id": run_id, "fence": fence, "newest": newest}
     row = conn.execute(_MARK_STORED, facts).fetchone()
     assert row is not None, "a held run has an attempt"
-    return [event for event in events if event.number is None or event.number > row[0]]
+    return [
+        event
+        for event in events
+        if (
+            not run_events.is_among_newest(conn, run_id, fence, event)
+            if event.number is None
+            else event.number > row[0]
+        )
+    ]
 
 
 _SET_STEP_AND_STAGE: Final = """

@@ -29,6 +29,8 @@ class Offer:
     """Nobody else can claim it meanwhile; None: any worker of the class can."""
     traceparent: str | None
     """The run's trace; None: it has none."""
+    is_remote: bool = False
+    """The worker asks for its offer itself, over HTTPS."""
 
 
 _TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(%s)"
@@ -53,7 +55,8 @@ WITH held AS MATERIALIZED (
         AND NOT EXISTS (SELECT FROM held WHERE held.worker_id = workers.worker_id)
         AND NOT EXISTS (SELECT FROM offered WHERE offered_to = workers.worker_id)
 )
-SELECT worker_id, gpu_class, node, coalesce(base_models, '{}') AS base_models
+SELECT worker_id, gpu_class, node, coalesce(base_models, '{}') AS base_models,
+    EXISTS (SELECT FROM worker_keys WHERE worker_keys.worker_id = free.worker_id) AS is_remote
 FROM free LEFT JOIN warm USING (node)
 WHERE node <> '' OR place > (
     SELECT count(*) FROM offered
@@ -129,6 +132,7 @@ def _offer_to(
             gpu_class=worker.gpu_class,
             worker_id=worker_id,
             traceparent=row[0],
+            is_remote=worker.is_remote,
         )
 
     return take_turns(shares, len(free), take)

@@ -65,6 +65,16 @@ def end_failed(
     )
 
 
+_ENDED: Final = """
+SELECT FROM attempts WHERE run_id = %s AND fence = %s AND outcome = %s
+"""
+
+
+def ended_with(conn: Connection, run_id: str, fence: int, outcome: str) -> bool:
+    """Whether this attempt is over, and ended in this way."""
+    return conn.execute(_ENDED, (run_id, fence, outcome)).fetchone() is not None
+
+
 def _canceled(conn: Connection, run: Run) -> Run | None:
     if run.status != RunStatus.CANCELING:
         return None

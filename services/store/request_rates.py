@@ -10,14 +10,17 @@ from typing import Any, Final
 
 import psycopg
 import structlog
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Composable, Composed, Identifier
 
-from services.domain.access import Actor, Operator
+from services.domain.access import Actor, Operator, RemoteWorker
 from services.domain.quotas import Quotas
 from services.domain.request_rates import SHARE, WINDOW_S, RatePolicy, Taken
 from services.store.database import Connection, DatabaseBusyError
 
 log = structlog.get_logger(__name__)
+
+_WORKER_REQUESTS_PER_MINUTE: Final = 1200
+"""A worker asks for the address of each file that it reads or writes, and a cache has thousands."""
 
 # A new bucket is full. ``excluded`` has one token less than the capacity: this request's.
 _FILLED: Final = SQL("""
@@ -39,6 +42,13 @@ FROM operator_keys
 WHERE key_hmac = %(key_hmac)s AND revoked_at IS NULL
     AND (expires_at IS NULL OR expires_at > clock_timestamp())
 """)
+_OF_WORKER: Final = SQL("""
+SELECT key_id AS owner, %(share)s * {requests_per_minute}::bigint AS capacity,
+    key_id, worker_id, gpu_class, node
+FROM worker_keys
+WHERE key_hmac = %(key_hmac)s AND revoked_at IS NULL
+    AND (expires_at IS NULL OR expires_at > clock_timestamp())
+""").format(requests_per_minute=_WORKER_REQUESTS_PER_MINUTE)
 # ``taken`` has no row where the bucket has no whole token; the row of before says when it will.
 # A request does not wait for another one that notes the use of the same key.
 _TAKE: Final = SQL("""
@@ -64,13 +74,14 @@ FROM key LEFT JOIN taken ON true
 """)
 
 
-def _take_of(key: SQL, table: str) -> Composed:
+def _take_of(key: Composable, table: str) -> Composed:
     filled = _FILLED.format(window_s=WINDOW_S)
     return _TAKE.format(key=key, table=Identifier(table), filled=filled, window_s=WINDOW_S)
 
 
 _TAKE_OF_TENANT: Final = _take_of(_OF_TENANT, "api_keys")
 _TAKE_OF_OPERATOR: Final = _take_of(_OF_OPERATOR, "operator_keys")
+_TAKE_OF_WORKER: Final = _take_of(_OF_WORKER, "worker_keys")
 
 
 def take(
@@ -114,6 +125,18 @@ def take_as_operator(
     return Operator(key_id=key_id, name=name), taken
 
 
+def take_as_worker(
+    conn: Connection, key_hmac: str, policy: RatePolicy, defaults: Quotas
+) -> tuple[RemoteWorker, Taken] | None:
+    """As ``take``, for a key of a remote worker, which has buckets of its own."""
+    found = _take(conn, _TAKE_OF_WORKER, _OF_WORKER, _facts(key_hmac, policy, defaults))
+    if found is None:
+        return None
+    (_, key_id, worker_id, gpu_class, node), taken = found
+    worker = RemoteWorker(key_id=key_id, worker_id=worker_id, gpu_class=gpu_class, node=node)
+    return worker, taken
+
+
 def _facts(key_hmac: str, policy: RatePolicy, defaults: Quotas) -> dict[str, Any]:
     return {
         "key_hmac": key_hmac,
@@ -124,7 +147,7 @@ def _facts(key_hmac: str, policy: RatePolicy, defaults: Quotas) -> dict[str, Any
 
 
 def _take(
-    conn: Connection, take_token: Composed, read_key: SQL, facts: dict[str, Any]
+    conn: Connection, take_token: Composed, read_key: SQL | Composed, facts: dict[str, Any]
 ) -> tuple[tuple[Any, ...], Taken] | None:
     """The bucket's owner with the facts of the key, and the bucket's answer."""
     policy: RatePolicy = facts["policy"]

@@ -1,7 +1,6 @@
 """Events of runs: numbered from 1 without gaps, in the order in which they were committed."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,6 +8,7 @@ from typing import Any, Final
 from psycopg.rows import class_row
 
 from services.domain.ledger import ChildEvent
+from services.domain.storable_json import storable
 from services.store.database import EVENTS, Connection, notify
 
 # A single statement. Numbers come from the counter in the run's row, which the caller has locked.
@@ -38,6 +38,26 @@ def append(conn: Connection, run_id: str, events: Sequence[ChildEvent]) -> None:
     }
     conn.execute(_APPEND, facts)
     notify(conn, EVENTS, run_id)
+
+
+_AMONG_NEWEST: Final = """
+SELECT FROM (
+    SELECT fence, type, step, data FROM events WHERE run_id = %(run_id)s ORDER BY seq DESC LIMIT 200
+) AS newest
+WHERE fence = %(fence)s AND type = %(type)s AND step = %(step)s AND data = %(data)s::jsonb LIMIT 1
+"""
+
+
+def is_among_newest(conn: Connection, run_id: str, fence: int, event: ChildEvent) -> bool:
+    """Whether the attempt has stored an equal event lately."""
+    facts = {
+        "run_id": run_id,
+        "fence": fence,
+        "type": event.type,
+        "step": event.step,
+        "data": _json_text(event.data),
+    }
+    return conn.execute(_AMONG_NEWEST, facts).fetchone() is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,19 +97,5 @@ def _json_text(data: dict[str, Any]) -> str:
     try:
         text = json.dumps(data, allow_nan=False)
     except ValueError:
-        return json.dumps(_storable(data))
-    return json.dumps(_storable(data)) if "\\u0000" in text else text
-
-
-def _storable(value: Any) -> Any:
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case str():
-            return value.replace("\0", "")
-        case dict():
-            return {key.replace("\0", ""): _storable(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [_storable(inner) for inner in value]
-        case _:
-            return value
+        return json.dumps(storable(data))
+    return json.dumps(storable(data)) if "\\u0000" in text else text

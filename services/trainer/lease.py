@@ -166,10 +166,8 @@ class Lease:
         self._until_answered(store, doing=doing, check=self._check_held)
 
     def until_handed_back(self, hand_back: Callable[[], None]) -> None:
-        """As ``until_stored``.
-
-        A repeated hand-back raises GivenUpError, because the first one has ended the lease.
-        """
+        """As ``until_stored``, for a call that ends the lease; see ``until_ended``."""
+        self._may_have_ended = True
         self.until_stored(hand_back, doing="hand_back")
 
     def _until_answered(

@@ -58,6 +58,24 @@ _STATEMENTS = (
         revoked_at  timestamptz
     )
     """,
+    # Keys of workers that reach the service over HTTPS only. Each is one worker.
+    """
+    CREATE TABLE worker_keys (
+        key_id      text PRIMARY KEY,
+        name        text NOT NULL,
+        worker_id   text NOT NULL UNIQUE,
+        gpu_class   text NOT NULL,
+        node        text NOT NULL CHECK (node <> ''), -- so that offers name the worker
+        key_hmac    text NOT NULL UNIQUE,
+        created_by  text NOT NULL,                 -- an operator's key; '': at the database
+        created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+        expires_at  timestamptz,                   -- NULL: never
+        last_used_at timestamptz,
+        revoked_by  text,
+        revoked_at  timestamptz,
+        request_key text UNIQUE                    -- the Idempotency-Key that asked for it
+    )
+    """,
     # Who did what, newest last. The hash of a row covers all its columns and the hash before.
     """
     CREATE TABLE audit_events (
@@ -129,6 +147,8 @@ _STATEMENTS = (
     """,
     # Where its output starts in the run's log; NULL: it has printed nothing yet.
     "ALTER TABLE attempts ADD COLUMN log_start_byte bigint",
+    # The id of the request that claimed it over HTTPS, which may arrive again; NULL: no such one.
+    "ALTER TABLE attempts ADD COLUMN claim_id text",
     # Written by the API with the public key, read by the process that has the private one.
     """
     CREATE TABLE secrets (
