@@ -39,6 +39,7 @@ from services.api.places import (
     KEYS_AT_ONCE,
     OPERATORS_AT_ONCE,
     REQUESTS_AT_ONCE,
+    WORKERS_AT_ONCE,
     RequestPlaces,
 )
 from services.api.problems import install_handlers
@@ -52,10 +53,12 @@ from services.api.secrets import routes as secrets
 from services.api.secrets.sealing_key import sealing_key
 from services.api.service import Service
 from services.api.usage import routes as usage
+from services.api.worker import routes as worker
 from services.objects.folder_store import FolderStore
 from services.objects.open import open_store
 from services.settings.env import Settings
 from services.store.database import Database
+from services.store.ledger import PostgresLedger
 from services.store.scoped_database import ScopedDatabase
 
 log = structlog.get_logger(__name__)
@@ -91,6 +94,7 @@ def create_app(
     """
     url = settings.database_url
     unscoped = Database(url, max_size=_UNSCOPED_CONNECTIONS, statement_timeout=_STATEMENT_TIMEOUT)
+    worker_database = Database(url, max_size=WORKERS_AT_ONCE, statement_timeout=_STATEMENT_TIMEOUT)
     service = Service(
         settings=settings,
         database=ScopedDatabase(
@@ -99,6 +103,13 @@ def create_app(
             statement_timeout=_STATEMENT_TIMEOUT,
         ),
         unscoped=unscoped,
+        worker_database=worker_database,
+        ledger=PostgresLedger(
+            worker_database,
+            max_attempts=settings.max_attempts,
+            max_infra_failures=settings.max_infra_failures,
+            half_life=timedelta(seconds=settings.share_half_life_s),
+        ),
         objects=open_store(settings),
         base_models=BaseModels(settings.models_dir),
         events=EventHub(unscoped, streams_per_tenant=settings.streams_per_tenant),
@@ -130,7 +141,7 @@ def create_app(
     of_runs = (runs, *plans, run_control, attempts, events, logs, run_metrics, artifacts, batches)
     of_tenants = (creating, datasets, parts, *of_runs, publications, secrets, deletions)
     of_access = (members, api_keys, usage, audit_log)
-    for noun in (health, *of_tenants, *of_access, admin):
+    for noun in (health, *of_tenants, *of_access, admin, worker):
         app.include_router(noun.router)
     if isinstance(service.objects, FolderStore):
         app.include_router(objects_router(service.objects))
@@ -157,4 +168,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.lookups.shutdown(wait=False, cancel_futures=True)
         await run_in_threadpool(service.database.close)
         await run_in_threadpool(service.unscoped.close)
+        await run_in_threadpool(service.worker_database.close)
         log.info("api_stopped")

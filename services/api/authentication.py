@@ -10,19 +10,20 @@ from starlette.concurrency import run_in_threadpool
 from services.api.errors import RateLimitedError, UnauthenticatedError, WrongKeyError
 from services.api.http.connections import client_of
 from services.api.service import Service
-from services.domain.access import Actor, Operator
+from services.domain.access import Actor, Operator, RemoteWorker
 from services.domain.api_keys import KeyKind, kind_of
 from services.domain.quotas import Quotas
 from services.domain.request_rates import WINDOW_S, RatePolicy, Taken
 from services.store import api_keys, request_rates
 from services.store.database import Connection
 
-A = TypeVar("A", Actor, Operator)
+A = TypeVar("A", Actor, Operator, RemoteWorker)
 TakeToken = Callable[[Connection, str, RatePolicy, Quotas], tuple[A, Taken] | None]
 
 _WRONG_KEY: Final[dict[KeyKind, str]] = {
     "rv_": "This address needs a tenant's API key (rv_…). An operator's works under /v1/admin.",
     "rvo_": "This address needs an operator's key (rvo_…). A tenant's works everywhere else.",
+    "rvw_": "This address needs a remote worker's key (rvw_…).",
 }
 
 
@@ -48,6 +49,16 @@ async def authenticate_operator(request: Request, policy: RatePolicy) -> tuple[O
     request.state.operator = operator
     structlog.contextvars.bind_contextvars(key_id=operator.key_id)
     return operator, taken
+
+
+async def authenticate_worker(request: Request, policy: RatePolicy) -> tuple[RemoteWorker, Taken]:
+    """As ``authenticate``, for a remote worker's key: puts ``worker`` into the request's state."""
+    key = _key_of(request, "rvw_")
+    worker, taken = await _check(request, key, policy, request_rates.take_as_worker)
+    _service(request).key_guesses.note_valid(key, worker.key_id)
+    request.state.worker = worker
+    structlog.contextvars.bind_contextvars(key_id=worker.key_id, worker_id=worker.worker_id)
+    return worker, taken
 
 
 async def _check(

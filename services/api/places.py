@@ -15,6 +15,9 @@ KEYS_AT_ONCE: Final = 4
 REQUESTS_AT_ONCE: Final = 12
 OPERATORS_AT_ONCE: Final = 2
 REQUESTS_PER_TENANT: Final = 4
+WORKERS_AT_ONCE: Final = 8
+REQUESTS_PER_WORKER: Final = 4
+"""Its lease, its events, a download and an upload."""
 BATCHES_AT_ONCE: Final = 1
 _WAIT_S: Final = 10
 _LONG_WAIT_S: Final = 30
@@ -67,6 +70,8 @@ class RequestPlaces:
         self.operators = Places(
             total=OPERATORS_AT_ONCE, per_owner=OPERATORS_AT_ONCE, wait_s=_WAIT_S
         )
+        self.workers = Places(total=WORKERS_AT_ONCE, per_owner=REQUESTS_PER_WORKER, wait_s=_WAIT_S)
+        """For remote workers, which renew their leases through them."""
         self.batches = Places(total=BATCHES_AT_ONCE, per_owner=1, wait_s=_LONG_WAIT_S)
         """For planning the runs of a batch, which is seconds of Python: they would hold up other
         requests if there were several."""

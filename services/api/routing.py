@@ -10,14 +10,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import BaseRoute
 from starlette.status import HTTP_201_CREATED
 
-from services.api.authentication import authenticate, authenticate_operator, too_many_requests
+from services.api.authentication import (
+    authenticate,
+    authenticate_operator,
+    authenticate_worker,
+    too_many_requests,
+)
 from services.api.deprecation import Deprecations
 from services.api.errors import UnsupportedMediaTypeError
 from services.api.head_routes import HeadRoute
 from services.api.json_body import parse_body, unexpected
 from services.api.places import Places, RequestPlaces
 from services.api.query import check_parameters, query_names, takes_if_match
-from services.api.scopes import ADMIN, RouteWithoutScopeError, refusal, scope_of
+from services.api.scopes import ADMIN, WORKER_PATH, RouteWithoutScopeError, refusal, scope_of
 from services.api.spooled_body import DRAIN_BYTES, spooled_body
 from services.api.tracing import traced
 from services.api.validators import validated
@@ -62,6 +67,8 @@ class KeyRoute(HeadRoute):
     """
 
     reads_body = True
+    is_traced = True
+    """Whether a request that changes something begins a trace."""
     body_limit_bytes = BODY_LIMIT_BYTES
 
     async def admit(self, request: Request) -> tuple[str, DomainError | None]:
@@ -81,6 +88,8 @@ class KeyRoute(HeadRoute):
         async def answer(request: Request) -> Response:
             if request.method in _READING:
                 return validated(request, await handle(request))
+            if not self.is_traced:
+                return await handle(request)
             return await traced(request, self.path_format, handle)
 
         async def handle_with_key(request: Request) -> Response:
@@ -145,6 +154,25 @@ class OperatorRoute(KeyRoute):
         return places.operators
 
 
+class WorkerRoute(KeyRoute):
+    """For keys of remote workers; puts ``worker`` into the request's state."""
+
+    is_traced = False  # the worker's own spans are part of the run's trace
+
+    async def admit(self, request: Request) -> tuple[str, DomainError | None]:
+        worker, taken = await authenticate_worker(request, self.policy_of(request))
+        return worker.key_id, too_many_requests(taken)
+
+    def places_of(self, places: RequestPlaces) -> Places:
+        return places.workers
+
+
+class WaitingWorkerRoute(WorkerRoute):
+    """Leaves the place among requests to the endpoint, which holds it only while it looks."""
+
+    reads_body = False
+
+
 class StreamRoute(TenantRoute):
     """Leaves the body and the place among requests to the endpoint."""
 
@@ -155,9 +183,16 @@ def check_routes(routes: Sequence[BaseRoute]) -> None:
     """Raise RouteWithoutScopeError unless every route under /v1 asks for a key of its kind."""
     for route in iter_route_contexts(routes):
         path = route.path or ""
-        kind = OperatorRoute if path.startswith(f"{ADMIN}/") else TenantRoute
+        kind = _kind_of(path)
         if path.startswith("/v1") and not isinstance(route.original_route, kind):
             raise RouteWithoutScopeError(f"{path} asks for no key: make it a {kind.__name__}")
+
+
+def _kind_of(path: str) -> type[KeyRoute]:
+    if path.startswith(f"{ADMIN}/"):
+        return OperatorRoute
+    is_workers = path == WORKER_PATH or path.startswith(f"{WORKER_PATH}/")
+    return WorkerRoute if is_workers else TenantRoute
 
 
 def asks_for_stream(request: Request) -> bool:

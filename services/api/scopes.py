@@ -18,6 +18,11 @@ ADMIN: Final = "/v1/admin"
 OPERATOR: Final = "operator"
 """In the place of a scope: the route needs an operator's key."""
 
+WORKER_PATH: Final = "/v1/worker"
+"""Addresses at and below it are for remote workers."""
+WORKER: Final = "worker"
+"""In the place of a scope: the route needs a remote worker's key."""
+
 
 class RouteWithoutScopeError(Exception):
     """A route under /v1 does not name the scope that it needs, or does not ask for a key."""
@@ -36,6 +41,11 @@ def needs(scope: Scope, *errors: type[DomainError]) -> dict[str, Any]:
 def needs_operator(*errors: type[DomainError]) -> dict[str, Any]:
     """``openapi_extra`` of a route for operators, which may use all of those."""
     return {SCOPE: OPERATOR, RAISES: [kind.code for kind in errors]}
+
+
+def needs_worker(*errors: type[DomainError]) -> dict[str, Any]:
+    """``openapi_extra`` of a route for remote workers, which may use all of those."""
+    return {SCOPE: WORKER, RAISES: [kind.code for kind in errors]}
 
 
 def scope_of(route: APIRoute) -> Scope:

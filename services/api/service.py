@@ -12,11 +12,12 @@ from services.api.events.hub import EventHub
 from services.api.key_guesses import KeyGuesses
 from services.api.long_lists import LongLists
 from services.api.places import RequestPlaces
-from services.domain.access import Actor, Operator
+from services.domain.access import Actor, Operator, RemoteWorker
 from services.objects.port import ObjectStore
 from services.secrets.keys import PublicKey
 from services.settings.env import Settings
 from services.store.database import Database
+from services.store.ledger import PostgresLedger
 from services.store.scoped_database import ScopedDatabase
 
 
@@ -28,6 +29,10 @@ class Service:
     unscoped: Database
     """Rows of all tenants, only to find out whose a key is, for operators, for notifications and
     for /readyz."""
+    worker_database: Database
+    """Rows of all tenants, for the requests of remote workers."""
+    ledger: PostgresLedger
+    """The same database as ``worker_database``."""
     objects: ObjectStore
     base_models: BaseModels
     events: EventHub
@@ -70,7 +75,14 @@ async def operator_of(request: Request) -> Operator:
     return operator
 
 
+async def worker_of(request: Request) -> RemoteWorker:
+    """Dependency: the remote worker's key that WorkerRoute checked."""
+    worker: RemoteWorker = request.state.worker
+    return worker
+
+
 ServiceDep = Annotated[Service, Depends(service_of)]
 TenantDep = Annotated[str, Depends(tenant_of)]
 ActorDep = Annotated[Actor, Depends(actor_of)]
 OperatorDep = Annotated[Operator, Depends(operator_of)]
+WorkerDep = Annotated[RemoteWorker, Depends(worker_of)]

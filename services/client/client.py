@@ -19,6 +19,7 @@ from services.client.calls import (
     runs,
     secrets,
     usage,
+    worker_keys,
 )
 from services.client.retry import Retry
 from services.client.stream import stream
@@ -162,6 +163,10 @@ class Client:
     operator_delete_tenant = _sent(operators.operator_delete_tenant)
     operator_get_deletion = _sent(operators.operator_get_deletion)
     operator_verify_audit_events = _sent(operators.operator_verify_audit_events)
+    list_worker_keys = _sent(worker_keys.list_worker_keys)
+    create_worker_key = _sent(worker_keys.create_worker_key)
+    get_worker_key = _sent(worker_keys.get_worker_key)
+    revoke_worker_key = _sent(worker_keys.revoke_worker_key)
 
     put_secret = _sent(secrets.put_secret)
     list_secrets = _sent(secrets.list_secrets)

@@ -640,3 +640,33 @@ class Worker(TypedDict):
     run_id: str | None
     started_at: str
     heartbeat_at: str
+
+
+class WorkerKeyRequest(TypedDict):
+    """A key for one worker that joins over HTTPS."""
+
+    name: str
+    gpu_class: str
+    node: NotRequired[str | None]
+    expires_at: NotRequired[str | None]
+
+
+class WorkerKey(TypedDict):
+    """A remote worker's key, without its secret."""
+
+    id: str
+    object: Literal["worker_key"]
+    name: str
+    worker_id: str
+    gpu_class: str
+    node: str
+    created_by: str | None
+    expires_at: str | None
+    last_used_at: str | None
+    links: dict[str, str]
+    created_at: str
+
+
+class NewWorkerKey(WorkerKey):
+    secret: str | None
+    """None where the answer to the first try was lost: make another key."""

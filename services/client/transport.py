@@ -1,6 +1,7 @@
 """Sending calls: repeated where that is safe; a failure becomes a readable error."""
 
 import asyncio
+import ssl
 import time
 from typing import Any, Final, TypeVar
 
@@ -18,11 +19,20 @@ _TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)
 class Transport:
     """Sends JSON to the service with a tenant's API key, and waits for each answer."""
 
-    def __init__(self, url: str, api_key: str, retry: Retry) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        retry: Retry,
+        *,
+        timeout: httpx.Timeout = _TIMEOUT,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
         self.url = url.rstrip("/")
         self.retry = retry
+        settings = {**_settings(self.url, api_key), "timeout": timeout, "verify": verify}
         try:
-            self.http = httpx.Client(**_settings(self.url, api_key))
+            self.http = httpx.Client(**settings)
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise ClientError(f"{url!r} or its key cannot be used: {error}") from error
 

@@ -178,7 +178,7 @@ class Dispatcher:
                 quota_waits.move(conn, run_id, reason)
 
     def offer_runs(self) -> None:
-        """Ring for as many runs as there are free workers."""
+        """Ring for as many runs as there are free workers; remote ones ask for their offer."""
         silence = self.heartbeat * HEARTBEATS_MISSED
         with self._transaction() as conn:
             taken = offers.take_offers(
@@ -230,7 +230,8 @@ class Dispatcher:
             continued(offer.traceparent),
             span("ring trainer", kind="producer", run_id=offer.run_id),
         ):
-            self.rings.trainer(offer.gpu_class, offer.run_id, offer.worker_id)
+            if not offer.is_remote:  # those ask for their offers
+                self.rings.trainer(offer.gpu_class, offer.run_id, offer.worker_id)
             log.info("run_offered", run_id=offer.run_id, gpu_class=offer.gpu_class)
 
     def _ring_indexer(self, offer: IndexOffer) -> None:

@@ -30,6 +30,7 @@ MAX_PART_BYTES: Final = 255  # a file name's limit on Linux
 _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _ATTEMPT: Final = re.compile(r"tenants/[^/]+/runs/[^/]+/attempts/(\d+)/")
 _CHECKPOINT: Final = re.compile(_ATTEMPT.pattern + r"checkpoints/step-(\d+)/")
+_SHARD: Final = re.compile(r"tenants/[^/]+/cache/([0-9a-f]{64})/")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -124,6 +125,12 @@ def checkpoint_of(key: str) -> CheckpointPlace | None:
     """The checkpoint that this object is part of; None for any other object."""
     found = _CHECKPOINT.match(key)
     return None if found is None else CheckpointPlace(fence=int(found[1]), step=int(found[2]))
+
+
+def shard_of(key: str) -> str | None:
+    """The digest of the cache shard that this object is part of; None for any other object."""
+    found = _SHARD.match(key)
+    return None if found is None else found[1]
 
 
 def fence_of(key: str) -> int:

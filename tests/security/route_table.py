@@ -20,6 +20,7 @@ NOBODYS: Final[Ids] = {
     "member_id": "mem_" + "0" * 32,
     "key_id": "key_" + "0" * 32,
     "tenant_id": "ten_" + "0" * 32,
+    "worker_key_id": "key_" + "0" * 32,
     "gpu_class": "no-such-class",
     "name": "nobodys",
     "path": "result/card.json",
@@ -168,6 +169,10 @@ ROUTES: Final[dict[str, Row]] = {
     "PUT /v1/admin/gpu-classes/{gpu_class}": creates("operator"),
     "GET /v1/admin/workers": lists("operator"),
     "GET /v1/admin/deletions/{deletion_id}": reads("operator"),
+    "GET /v1/admin/worker-keys": lists("operator"),
+    "POST /v1/admin/worker-keys": creates("operator"),
+    "GET /v1/admin/worker-keys/{worker_key_id}": reads("operator"),
+    "DELETE /v1/admin/worker-keys/{worker_key_id}": Row(scope="operator", own=204),
     # The run was canceled above, and another one needs its dataset. Without the tenant's name
     # nothing is deleted.
     "DELETE /v1/runs/{run_id}": Row(scope="runs:write", own=202),

@@ -13,7 +13,15 @@ import pytest
 
 from services.domain.access import ROLES, SCOPES, SCOPES_OF
 from services.domain.api_keys import new_key
-from services.store import api_keys, deletions, members, operator_keys, publications, tenants
+from services.store import (
+    api_keys,
+    deletions,
+    members,
+    operator_keys,
+    publications,
+    tenants,
+    worker_keys,
+)
 from services.store.database import Database
 from tests.security.route_table import NOBODYS, ROUTES, WHO, Ids, Row
 from tests.support.api_keys import KEY_PEPPER, new_api_key
@@ -77,6 +85,7 @@ def hers(ada: Tenant, ada_id: str, database: Database) -> Ids:
         bob = members.create(conn, ada_id, name="bob", role="viewer")
         key, _ = api_keys.create(conn, ada_id, KEY_PEPPER, name="spare")
         deletion, _ = deletions.delete_dataset(conn, ada_id, spare_id)
+        worker_key, _ = worker_keys.create(conn, KEY_PEPPER, name="box", gpu_class="cpu")
     return {
         "run_id": run_id,
         "dataset_id": dataset_id,
@@ -86,6 +95,7 @@ def hers(ada: Tenant, ada_id: str, database: Database) -> Ids:
         "member_id": bob.member_id,
         "key_id": key.key_id,
         "tenant_id": ada_id,
+        "worker_key_id": worker_key.key_id,
         "gpu_class": "some-class",
         "name": "my-hub",
         "path": "result/card.json",
@@ -120,6 +130,7 @@ def refused(ada_id: str, database: Database) -> dict[str, tuple[str, str]]:
         operators, operators_secret = operator_keys.create(conn, KEY_PEPPER, name="revoked")
         operator_keys.revoke(conn, operators.key_id)
         operators_expired = operator_keys.create(conn, KEY_PEPPER, name="x", expires_at=SOON)[1]
+        _, of_worker = worker_keys.create(conn, KEY_PEPPER, name="box", gpu_class="cpu")
         # Without the revocation that ``members.remove`` adds, and without waiting for an hour.
         conn.execute("UPDATE members SET removed_at = clock_timestamp() WHERE name = 'removed'")
         for table in ("api_keys", "operator_keys"):
@@ -140,6 +151,7 @@ def refused(ada_id: str, database: Database) -> dict[str, tuple[str, str]]:
         "unknown operator": (bearer(new_key("rvo_")), "operator"),
         "revoked operator": (bearer(operators_secret), "operator"),
         "expired operator": (bearer(operators_expired), "operator"),
+        "of a remote worker": (bearer(str(of_worker)), "worker"),
     }
 
 

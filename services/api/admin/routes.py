@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from services.api.admin import api_keys, audit_log, deletions, fleet, tenants
+from services.api.admin import api_keys, audit_log, deletions, fleet, tenants, worker_keys
 
 router = APIRouter()
-for noun in (tenants, api_keys, audit_log, deletions, fleet):
+for noun in (tenants, api_keys, audit_log, deletions, fleet, worker_keys):
     router.include_router(noun.router)

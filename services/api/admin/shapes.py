@@ -5,13 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from services.api.shapes import LEFT_OUT, WHOLE, Body, Failure, Name, Shape
+from services.api.shapes import LEFT_OUT, WHOLE, Body, Failure, Moment, Name, Shape
 from services.api.usage.shapes import Quota
 
 Weight = Annotated[float, Field(ge=0.001, le=1000)]
 Count = Annotated[int, Field(ge=0, le=999_999_999), WHOLE]
 Currency = Annotated[str, Field(pattern="^[A-Z]{3}$")]
 """ISO 4217."""
+ClassName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class QuotaChanges(Body):
@@ -99,6 +100,42 @@ class Worker(Shape):
     run_id: str | None
     started_at: datetime
     heartbeat_at: datetime
+
+
+class WorkerKeyRequest(Body):
+    """A key for one worker that joins over HTTPS; what it says cannot be changed later."""
+
+    name: Name
+    gpu_class: ClassName
+    node: Name | None = None
+    """The machine, for workers that share one. Null: a machine of its own, called ``name``."""
+    expires_at: Moment | None = None
+    """Null: never."""
+
+
+class WorkerKey(Shape):
+    """A remote worker's key, without its secret."""
+
+    id: str
+    object: Literal["worker_key"] = "worker_key"
+    name: str
+    worker_id: str
+    gpu_class: str
+    node: str
+    created_by: str | None
+    """An operator's key; null: made with `reverie admin`."""
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    """A minute old at most."""
+    links: dict[str, str]
+    created_at: datetime
+
+
+class NewWorkerKey(WorkerKey):
+    """A key just made."""
+
+    secret: str | None
+    """The key itself, shown this once. Null in a replay of the request: make another key then."""
 
 
 def given(body: Body) -> dict[str, Any]:
