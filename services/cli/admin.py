@@ -6,7 +6,15 @@ from typing import Annotated, Final
 
 import typer
 
-from services.cli import admin_audit, admin_deletions, admin_keys, output, restore, secrets_keys
+from services.cli import (
+    admin_audit,
+    admin_deletions,
+    admin_keys,
+    admin_worker_keys,
+    output,
+    restore,
+    secrets_keys,
+)
 from services.cli.admin_database import TenantArgument, open_database, tenant_of
 from services.cli.connection import CommandError
 
@@ -21,6 +29,7 @@ app.add_typer(gpu_class, name="gpu-class")
 tenant_app = typer.Typer(no_args_is_help=True, help="Tenants of the service.")
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(admin_audit.app, name="audit")
+app.add_typer(admin_worker_keys.app, name="worker-keys")
 app.command("restore", epilog=restore.EXAMPLE)(restore.restore)
 app.command("create-key", epilog=admin_keys.EXAMPLES)(admin_keys.create_key)
 app.command("create-operator-key")(admin_keys.create_operator_key)

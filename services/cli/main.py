@@ -32,6 +32,7 @@ from services.cli import (
     train,
     usage,
     validate,
+    worker,
 )
 from services.cli.connection import CommandError, Invocation
 
@@ -77,6 +78,7 @@ app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
 app.command("validate", epilog=validate.EXAMPLES)(validate.validate)
 app.command("train", epilog=train.EPILOG)(train.train)
+app.command("worker", epilog=worker.EXAMPLE)(worker.worker)
 
 
 @app.callback()

@@ -15,7 +15,7 @@ from services.domain.ledger import CachedShard, StoredFiles
 from services.objects.errors import InvalidKeyError, ObjectCorruptError
 from services.objects.keys import MANIFEST_NAME, check_key, shard_prefix
 from services.objects.local_files import sha256_of
-from services.objects.port import ObjectStore
+from services.objects.port import AttemptObjects, ObjectStore
 from trainer_core.faultpoints import fault_point
 
 MANIFEST_LIMIT_BYTES: Final = 16 << 20
@@ -29,7 +29,7 @@ class FileFacts:
     sha256: str
 
 
-def put_folder(store: ObjectStore, key_prefix: str, local_dir: Path) -> StoredFiles:
+def put_folder(store: AttemptObjects, key_prefix: str, local_dir: Path) -> StoredFiles:
     """Upload the files that ``local_dir/manifest.json`` names, then the manifest, which commits.
 
     Idempotent: repeat it after an error.
@@ -50,7 +50,7 @@ def put_folder(store: ObjectStore, key_prefix: str, local_dir: Path) -> StoredFi
     return _stored(key_prefix, manifest, files)
 
 
-def get_folder(store: ObjectStore, stored: StoredFiles, local_dir: Path) -> None:
+def get_folder(store: AttemptObjects, stored: StoredFiles, local_dir: Path) -> None:
     """Fetch a stored folder into ``local_dir``; the manifest is written last.
 
     It ends with FileNotFoundError where ``local_dir`` is deleted meanwhile.
@@ -151,7 +151,7 @@ def put_shard(
     )
 
 
-def get_shard(store: ObjectStore, tenant_id: str, shard: CachedShard, dest: Path) -> None:
+def get_shard(store: AttemptObjects, tenant_id: str, shard: CachedShard, dest: Path) -> None:
     """Fetch a shard's content to ``dest``; raises as ``get_folder`` and then leaves no file."""
     prefix = shard_prefix(tenant_id, shard.digest)
     manifest = _get_manifest(store, prefix, shard.manifest_sha256)
@@ -187,7 +187,7 @@ def _shard_content(manifest: bytes, prefix: str) -> tuple[str, FileFacts]:
     return prefix + name, facts
 
 
-def _get_manifest(store: ObjectStore, prefix: str, sha256: str) -> bytes:
+def _get_manifest(store: AttemptObjects, prefix: str, sha256: str) -> bytes:
     key = prefix + MANIFEST_NAME
     manifest = store.get_bytes(key, limit_bytes=MANIFEST_LIMIT_BYTES)
     if hashlib.sha256(manifest).hexdigest() != sha256:

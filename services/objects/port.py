@@ -64,23 +64,18 @@ def attached(name: str) -> str:
     return f'attachment; filename="{name}"'
 
 
-class ObjectStore(Protocol):
-    """Keys are checked (``keys.check_key``); all methods may be called from several threads.
+class AttemptObjects(Protocol):
+    """The part of the object store that an attempt uses; a remote worker has no more.
+
+    Keys are checked (``keys.check_key``); all methods may be called from several threads.
 
     Every method raises ObjectStoreDownError where the store does not answer (try again later),
     ObjectStoreRefusedError where it refuses, and InvalidKeyError for a wrong key. Other errors are
     named at the method.
     """
 
-    @property
-    def parts(self) -> PartUploads:
-        """Uploads in parts."""
-
     def put_file(self, key: str, path: Path) -> None:
         """Store the file's bytes, replacing an older object; readers see the old or the new one."""
-
-    def put_bytes(self, key: str, body: bytes) -> None:
-        """Store ``body``, replacing an older object."""
 
     def get_bytes(self, key: str, *, limit_bytes: int) -> bytes:
         """The object's bytes. Raises ObjectMissingError, and ObjectTooBigError above the limit."""
@@ -88,11 +83,25 @@ class ObjectStore(Protocol):
     def get_to(self, key: str, path: Path) -> None:
         """Write the object to ``path``, wholly or not at all; raises ObjectMissingError."""
 
-    def size(self, key: str) -> int | None:
-        """Length in bytes, None where there is no object."""
-
     def commit_once(self, key: str, body: bytes) -> bool:
         """Create the object unless one exists; True where the object now has these bytes."""
+
+    def prove_conditional_writes(self) -> None:
+        """Write a test object twice; ConditionalWritesError where the second write succeeds."""
+
+
+class ObjectStore(AttemptObjects, Protocol):
+    """The whole object store; errors as those of ``AttemptObjects``."""
+
+    @property
+    def parts(self) -> PartUploads:
+        """Uploads in parts."""
+
+    def put_bytes(self, key: str, body: bytes) -> None:
+        """Store ``body``, replacing an older object."""
+
+    def size(self, key: str) -> int | None:
+        """Length in bytes, None where there is no object."""
 
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens where there is none."""
@@ -108,6 +117,3 @@ class ObjectStore(Protocol):
 
     def sign_head(self, key: str, *, expires_s: int) -> str:
         """A URL that answers HEAD until it expires. S3 refuses HEAD at a URL for GET."""
-
-    def prove_conditional_writes(self) -> None:
-        """Write a test object twice; ConditionalWritesError where the second write succeeds."""

@@ -205,6 +205,20 @@ class Settings:
         it, so with another one no key is valid. For the API and for the migration."""
         return self._hex("REVERIE_KEY_PEPPER")
 
+    @property
+    def worker_key(self) -> str:
+        """REVERIE_WORKER_KEY_FILE, a file with the key of this worker, or REVERIE_WORKER_KEY.
+
+        For `reverie worker --join` only. `reverie admin worker-keys create` makes it.
+        """
+        file = self._given.get("REVERIE_WORKER_KEY_FILE")
+        if file is None:
+            return self._required("REVERIE_WORKER_KEY")
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"REVERIE_WORKER_KEY_FILE cannot be read: {error}") from None
+
     def _hex(self, name: str) -> bytes:
         try:
             key = bytes.fromhex(self._required(name))
@@ -245,6 +259,8 @@ _WITHOUT_DEFAULT: Final = (
     "REVERIE_OBJECTS_URL",
     "REVERIE_SIGNING_KEY",
     "REVERIE_KEY_PEPPER",
+    "REVERIE_WORKER_KEY",
+    "REVERIE_WORKER_KEY_FILE",
     "REVERIE_SECRETS_PUBLIC_KEY",
     "REVERIE_SECRETS_PRIVATE_KEYS",
 )

@@ -2,13 +2,13 @@
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from services.domain.ledger import Claim, Ledger, RequestedAction
-from services.objects.port import ObjectStore
+from services.domain.ledger import CachedShard, Claim, Ledger, RequestedAction
+from services.objects.port import AttemptObjects
 from services.trainer.lease import Lease, LeaseTimes, StoppedError
 from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
@@ -22,7 +22,9 @@ class TrainerContext:
     """What all attempts of a trainer process share."""
 
     ledger: Ledger
-    objects: ObjectStore
+    objects: AttemptObjects
+    delete_shard: Callable[[str, CachedShard], None]
+    """Deletes the damaged shard of a tenant from the store, once the ledger has it built again."""
     worker_id: str
     scratch: Scratch
     health: WorkerHealth

@@ -13,7 +13,7 @@ import structlog
 
 from services.domain.ledger import CachedShard, ChildEvent, Claim, StoredCheckpoint
 from services.objects.errors import ObjectCorruptError, ObjectMissingError
-from services.objects.folders import delete_shard, get_folder, get_shard
+from services.objects.folders import get_folder, get_shard
 from services.trainer.commits import WAITING_CHECKPOINTS
 from services.trainer.context import HeldRun
 from services.trainer.failures import AttemptFailedError, infra_failed
@@ -118,7 +118,7 @@ def _rebuild(held: HeldRun, shard: CachedShard) -> None:
     if is_first:  # otherwise another attempt has deleted it, and a new one may be there
         log.error("shard_damaged", digest=shard.digest)
         held.lease.until_answered(
-            lambda: delete_shard(context.objects, claim.tenant_id, shard), doing="delete_shard"
+            lambda: context.delete_shard(claim.tenant_id, shard), doing="delete_shard"
         )
 
 

@@ -16,7 +16,7 @@ import structlog
 from services.domain.attempt_budgets import WORKER_FAULTS
 from services.domain.failures import infra_failure
 from services.objects.errors import ObjectStoreError, ObjectStoreRefusedError, WrongClockError
-from services.objects.port import ObjectStore
+from services.objects.port import AttemptObjects
 from services.workers.device_check import GpuState, gpu_state
 from services.workers.scratch import MIN_FREE_BYTES, Scratch
 from trainer_core.process.failure import Failure
@@ -52,7 +52,7 @@ class WorkerHealth:
     def __init__(
         self,
         scratch: Scratch,
-        objects: ObjectStore,
+        objects: AttemptObjects,
         *,
         scratch_bytes: int,
         models_dir: Path,

@@ -7,9 +7,11 @@ import json
 import signal
 import sys
 import threading
+from functools import partial
 
 from services.domain.ids import new_id
 from services.logs.setup import configure
+from services.objects.folders import delete_shard
 from services.objects.open import open_store
 from services.settings.env import Settings
 from services.store.database import Database
@@ -45,6 +47,7 @@ def main() -> None:
         context = TrainerContext(
             ledger=PostgresLedger(database),
             objects=objects,
+            delete_shard=partial(delete_shard, objects),
             worker_id=worker_id,
             scratch=scratch,
             health=health,

@@ -10,6 +10,8 @@ Modes:
 - ``hang``: passes nothing, in either direction, until the mode changes.
 - ``503``: answers each HTTP request itself, as S3 does when it is overloaded.
 - ``409``: answers each conditional PUT itself, as S3 does while another one is under way.
+- ``repeat``: sends each HTTP request twice, one after the other; the client gets the second answer.
+- ``repeat_late``: sends each HTTP request once more, some time after its answer.
 
 ``lose_answer`` loses one answer that it names, in the mode ``ok``.
 """
@@ -17,20 +19,33 @@ Modes:
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-Mode = Literal["ok", "slow", "reset", "half_body", "drop_reply", "hang", "503", "409"]
+Mode = Literal[
+    "ok",
+    "slow",
+    "reset",
+    "half_body",
+    "drop_reply",
+    "hang",
+    "503",
+    "409",
+    "repeat",
+    "repeat_late",
+]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 _BLOCK_BYTES = 16 << 10
 _SLOW_S = 0.4
 _HALVED_BYTES = 1 << 10
 _HANG_LOOK_S = 0.05
+_LATE_S = 0.7
 _INTERIM = b"HTTP/1.1 100 "
 """Start of the answer that asks for the body of a request."""
 
@@ -56,6 +71,9 @@ _409 = _error_answer(
 class _Connection:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
+    request: bytearray = field(default_factory=bytearray)
+    """What the client has sent since the answer before."""
+    is_answered: bool = True
 
 
 class LostAnswer:
@@ -88,8 +106,11 @@ class LostAnswer:
 class FaultProxy:
     """Listens on a free loopback port; its event loop runs in a thread until ``stop``."""
 
-    def __init__(self, upstream_port: int) -> None:
+    def __init__(self, upstream_port: int, tls: ssl.SSLContext | None = None) -> None:
+        """``tls``: what clients connect with; the server gets plain TCP."""
         self._upstream_port = upstream_port
+        self._tls = tls
+        self._late: set[asyncio.Task[None]] = set()
         self._mode: Mode = "ok"
         self._losing = LostAnswer(())
         self._open: set[asyncio.StreamWriter] = set()
@@ -139,7 +160,7 @@ class FaultProxy:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._server = self._loop.run_until_complete(
-            asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_BLOCK_BYTES)
+            asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_BLOCK_BYTES, ssl=self._tls)
         )
         self.port = self._server.sockets[0].getsockname()[1]
         self._ready.set()
@@ -162,31 +183,31 @@ class FaultProxy:
         except OSError:
             _reset(writer)
             return
-        pair = (writer, upstream[1])
-        self._open.update(pair)
         connection = _Connection(client=writer, server=upstream[1])
+        self._open.update((connection.client, connection.server))
         requests = asyncio.ensure_future(self._pass(reader, connection, is_reply=False))
         replies = asyncio.ensure_future(self._pass(upstream[0], connection, is_reply=True))
         try:
             await asyncio.gather(requests, replies)
         except (OSError, _Cut):
-            for each in pair:
+            for each in (connection.client, connection.server):
                 _reset(each)
         except asyncio.CancelledError:
             pass  # the proxy is stopped; asyncio would log it
         finally:
             requests.cancel()
             replies.cancel()
-            self._open.difference_update(pair)
-            for each in pair:
+            for each in (connection.client, connection.server):
+                self._open.discard(each)
                 each.close()
 
     async def _pass(
         self, reader: asyncio.StreamReader, connection: _Connection, *, is_reply: bool
     ) -> None:
-        writer = connection.client if is_reply else connection.server
         while block := await reader.read(_BLOCK_BYTES):
             mode = self._mode
+            is_first = is_reply and _is_first_of_answer(connection, block)
+            connection.is_answered |= is_first
             if mode == "slow":
                 self.hits[mode] += 1
                 await asyncio.sleep(_SLOW_S)
@@ -199,8 +220,7 @@ class FaultProxy:
                 raise _Cut
             elif mode == "half_body" and len(block) > _HALVED_BYTES:
                 self.hits[mode] += 1
-                writer.write(block[: len(block) // 2])
-                await writer.drain()
+                await _send(connection, block[: len(block) // 2], is_reply=is_reply)
                 raise _Cut
             elif not is_reply and (answer := _answer_of(mode, block)):
                 self.hits[mode] += 1
@@ -208,12 +228,43 @@ class FaultProxy:
                 await connection.client.drain()
                 connection.client.close()
                 return
+            elif is_first and mode == "repeat":
+                self.hits[mode] += 1
+                reader = await self._ask_again(connection)
+                continue
+            elif is_first and mode == "repeat_late":
+                self.hits[mode] += 1
+                late = asyncio.ensure_future(self._ask_late(bytes(connection.request)))
+                self._late.add(late)
+                late.add_done_callback(self._late.discard)
             if not is_reply:
                 self._losing.note_request(connection, block)
-            writer.write(block)
-            await writer.drain()
+                _note_request(connection, block)
+            await _send(connection, block, is_reply=is_reply)
+        with contextlib.suppress(OSError, RuntimeError):  # TLS cannot be closed on one side
+            (connection.client if is_reply else connection.server).write_eof()
+
+    async def _ask_again(self, connection: _Connection) -> asyncio.StreamReader:
+        """Send the request on a new connection to the server, in place of the one before."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._upstream_port)
+        self._open.discard(connection.server)
+        connection.server.close()
+        connection.server = writer
+        self._open.add(writer)
+        writer.write(bytes(connection.request))
+        await writer.drain()
+        return reader
+
+    async def _ask_late(self, request: bytes) -> None:
+        await asyncio.sleep(_LATE_S)
         with contextlib.suppress(OSError):
-            writer.write_eof()
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._upstream_port)
+            try:
+                writer.write(request)
+                await writer.drain()
+                await reader.read(_BLOCK_BYTES)
+            finally:
+                writer.close()
 
     def _must_lose(self, mode: Mode, connection: _Connection, reply: bytes) -> bool:
         """Whether this reply is lost. One that asks for the body is not: the server did nothing."""
@@ -235,6 +286,23 @@ def _answer_of(mode: Mode, request: bytes) -> bytes | None:
     return None
 
 
+def _note_request(connection: _Connection, block: bytes) -> None:
+    if connection.is_answered:
+        connection.request.clear()
+        connection.is_answered = False
+    connection.request += block
+
+
+def _is_first_of_answer(connection: _Connection, block: bytes) -> bool:
+    return not connection.is_answered and not block.startswith(_INTERIM)
+
+
+async def _send(connection: _Connection, block: bytes, *, is_reply: bool) -> None:
+    writer = connection.client if is_reply else connection.server
+    writer.write(block)
+    await writer.drain()
+
+
 class _Cut(Exception):  # noqa: N818 - a signal within this file
     """The mode ends this connection."""
 
@@ -242,6 +310,6 @@ class _Cut(Exception):  # noqa: N818 - a signal within this file
 def _reset(writer: asyncio.StreamWriter) -> None:
     """Close with a reset in place of a clean end."""
     peer = writer.get_extra_info("socket")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):  # with TLS it has none once it is closed
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

@@ -8,7 +8,7 @@ from services.trainer.main import main
 
 BEHAVIOUR = "TESTS_BEHAVIOUR"
 """Environment variable: what the training process does, see the script."""
-_SCRIPT = Path(__file__).parents[1] / "integration" / "trainer_supervisor_child.py"
+SCRIPT = Path(__file__).parents[1] / "integration" / "trainer_supervisor_child.py"
 
 if __name__ == "__main__":
-    sys.exit(main((sys.executable, str(_SCRIPT), os.environ[BEHAVIOUR])))
+    sys.exit(main((sys.executable, str(SCRIPT), os.environ[BEHAVIOUR])))
