@@ -1,7 +1,7 @@
 """Reading the JSON of a request: UTF-8, no key twice, finite numbers, bounded depth."""
 
 import json
-import math
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from services.domain.errors import InvalidRequestError, Problem
 
 MAX_DEPTH: Final = 32
 _SHOWN_PARTS: Final = 4
+_MOST: Final = f"{sys.float_info.max:.3g}"
 
 
 def parse_body(body: bytes) -> Any:
@@ -85,7 +86,7 @@ def object_of_pairs(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def unstorable(value: Any, path: tuple[str, ...], depth: int) -> Iterator[Problem]:
-    """A problem for each text with a NUL or half a surrogate pair, and for each NaN or infinity.
+    """A problem for each text with a NUL or half a surrogate pair, and each number out of range.
 
     Raises InvalidJsonError where the value is nested too deep.
     """
@@ -94,9 +95,9 @@ def unstorable(value: Any, path: tuple[str, ...], depth: int) -> Iterator[Proble
     if isinstance(value, str):
         if not _is_storable(value):
             yield _bad_text(path)
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            message = "JSON has no NaN and no infinity; send a finite number."
+    elif isinstance(value, int | float):
+        if not abs(value) <= sys.float_info.max:  # NaN is neither
+            message = f"Send a finite number, between -{_MOST} and {_MOST}."
             yield Problem(pointer=json_pointer(path), code="bad_value", message=message)
     elif isinstance(value, dict):
         for key, item in value.items():

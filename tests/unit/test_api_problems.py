@@ -74,7 +74,7 @@ def test_invalid_json_is_refused_with_its_place(body: bytes, words: str) -> None
 
 def test_text_that_cannot_be_stored_is_refused_with_pointers() -> None:
     body = rb"""{"a": "\u0000", "b": [1, "\ud800"], "c/d": {"e": "\u0000"}, "fine": "\ud83d\ude00",
-        "f": NaN, "g": [-Infinity], "h": 1e999}"""
+        "f": NaN, "g": [-Infinity], "h": 1e999, "i": [1%s]}""" % (b"0" * 400)
     with pytest.raises(InvalidRequestError) as caught:
         parse_body(body)
     assert [p.pointer for p in caught.value.problems] == [
@@ -84,6 +84,7 @@ def test_text_that_cannot_be_stored_is_refused_with_pointers() -> None:
         "/f",
         "/g/0",
         "/h",
+        "/i/0",
     ]
 
 

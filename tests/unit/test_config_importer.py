@@ -249,6 +249,7 @@ def test_what_requests_nothing_is_accepted(harmless: dict[str, Any]) -> None:
         ({"lr_scheduler": "cosinus"}, "/config/lr_scheduler", "bad_value"),
         ({"optimizer": "soap"}, "/config/optimizer", "not_implemented"),
         ({"learning_rate": "1e999"}, "/config/learning_rate", "bad_value"),
+        ({"learning_rate": 10**400}, "/config/learning_rate", "bad_value"),
         ({"learning_rate": True}, "/config/learning_rate", "bad_value"),
         ({"seed": 2**60}, "/config/seed", "bad_value"),
         ({"text_encoder_1_precision": "int4-quanto"}, "/config/text_encoder_1_precision",

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import schemathesis
 from schemathesis import Case, CheckContext, HookContext, Response
@@ -99,9 +100,9 @@ def before_call(context: HookContext, case: Case, kwargs: Json) -> None:
         case.query["name"] = f"not {case.query['name']}"[:200]
     for name, value in case.path_parameters.items():
         id_ = value
-        if case.operation.label.endswith(f"{{{name}}}") and ":" in str(value):
+        if case.operation.label.endswith(f"{{{name}}}") and ":" in unquote(str(value)):
             # An inferred link took the action behind an id, as in …:clone, for a part of it.
-            id_ = case.path_parameters[name] = str(value).partition(":")[0]
+            id_ = case.path_parameters[name] = unquote(str(value)).partition(":")[0] or "none"
         if id_ in SPARE["kept_ids"] and case.method != "GET":
             case.path_parameters[name] = f"{id_.partition('_')[0]}_{'0' * 32}"
 

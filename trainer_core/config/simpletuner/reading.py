@@ -300,7 +300,7 @@ def _number(type_: ValueType, value: int | float | str) -> JsonValue:
         number = int(value) if _is_digits(value) else number_in(value)
     else:
         number = value
-    if number is None or not math.isfinite(number) or abs(number) > _LARGEST_INT:
+    if number is None or not abs(number) <= _LARGEST_INT:  # NaN neither
         return None
     if type_ == "float":
         return float(number)
