@@ -62,6 +62,7 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
     "deletion.files_deleted",
     "deletion.rows_deleted",
     "deletion.reported",
+    "webhook.sent",
     "restored.deletion",
     "restored.run",
     "restored.before_end",

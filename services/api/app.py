@@ -53,6 +53,8 @@ from services.api.secrets import routes as secrets
 from services.api.secrets.sealing_key import sealing_key
 from services.api.service import Service
 from services.api.usage import routes as usage
+from services.api.webhooks import deliveries as webhook_deliveries
+from services.api.webhooks import routes as webhooks
 from services.api.worker import routes as worker
 from services.objects.folder_store import FolderStore
 from services.objects.open import open_store
@@ -139,9 +141,10 @@ def create_app(
     install_handlers(app)
     plans = (validation_routes, clone_routes)
     of_runs = (runs, *plans, run_control, attempts, events, logs, run_metrics, artifacts, batches)
+    of_webhooks = (webhooks, webhook_deliveries)
     of_tenants = (creating, datasets, parts, *of_runs, publications, secrets, deletions)
     of_access = (members, api_keys, usage, audit_log)
-    for noun in (health, *of_tenants, *of_access, admin, worker):
+    for noun in (health, *of_tenants, *of_webhooks, *of_access, admin, worker):
         app.include_router(noun.router)
     if isinstance(service.objects, FolderStore):
         app.include_router(objects_router(service.objects))

@@ -46,6 +46,7 @@ STATUS: Final[dict[type[DomainError], int]] = {
     domain.LimitReachedError: 409,
     domain.RunOverError: 409,
     domain.StillNeededError: 409,
+    domain.WebhookDisabledError: 409,
     api.BodyTooSlowError: 408,
     api.VersionMismatchError: 412,
     api.BodyTooLargeError: 413,

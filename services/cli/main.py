@@ -32,6 +32,7 @@ from services.cli import (
     train,
     usage,
     validate,
+    webhooks,
     worker,
 )
 from services.cli.connection import CommandError, Invocation
@@ -67,6 +68,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(members.app, name="members")
 app.add_typer(secrets.app, name="secrets")
+app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(audit_log.app, name="audit")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(admin.app, name="admin")

@@ -29,9 +29,7 @@ def set_secret(
     ctx: typer.Context,
     name: Name,
     *,
-    kind: Annotated[
-        Literal["hub", "s3", "wandb", "webhook"], typer.Option(help="What it is used for.")
-    ],
+    kind: Annotated[Literal["hub", "s3", "wandb"], typer.Option(help="What it is used for.")],
     from_env: Annotated[
         str | None, typer.Option(metavar="VAR", help="Take the value from this variable.")
     ] = None,

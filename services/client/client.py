@@ -19,6 +19,7 @@ from services.client.calls import (
     runs,
     secrets,
     usage,
+    webhooks,
     worker_keys,
 )
 from services.client.retry import Retry
@@ -172,3 +173,14 @@ class Client:
     list_secrets = _sent(secrets.list_secrets)
     get_secret = _sent(secrets.get_secret)
     delete_secret = _sent(secrets.delete_secret)
+
+    list_webhooks = _sent(webhooks.list_webhooks)
+    create_webhook = _sent(webhooks.create_webhook)
+    get_webhook = _sent(webhooks.get_webhook)
+    change_webhook = _sent(webhooks.change_webhook)
+    delete_webhook = _sent(webhooks.delete_webhook)
+    rotate_webhook_secret = _sent(webhooks.rotate_webhook_secret)
+    test_webhook = _sent(webhooks.test_webhook)
+    list_deliveries = _sent(webhooks.list_deliveries)
+    get_delivery = _sent(webhooks.get_delivery)
+    replay_delivery = _sent(webhooks.replay_delivery)

@@ -135,7 +135,7 @@ class RunPatch(TypedDict, total=False):
     metadata: dict[str, str | None] | None
 
 
-SecretKind = Literal["hub", "s3", "wandb", "webhook"]
+SecretKind = Literal["hub", "s3", "wandb"]
 
 
 class Secret(TypedDict):

@@ -120,6 +120,17 @@ class KeyNotActiveError(DomainError):
     code = "key_not_active"
 
 
+class WebhookDisabledError(DomainError):
+    """Nothing is sent to a webhook that is disabled."""
+
+    code = "webhook_disabled"
+
+    def __init__(self, webhook_id: str) -> None:
+        super().__init__(
+            f'the webhook is disabled: PATCH /v1/webhooks/{webhook_id} with {{"enabled": true}}'
+        )
+
+
 class QuotaExceededError(DomainError):
     """One of the tenant's quotas does not allow more; ``problems`` names the quota."""
 

@@ -7,11 +7,14 @@ object keys use the same text. Source: RFC 9562, section 5.7.
 import os
 import re
 import time
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
-Prefix = Literal["run", "ds", "att", "wrk", "pub", "ten", "mem", "key", "req", "sec", "bat", "del"]
+Prefix = Literal[
+    "run", "ds", "att", "wrk", "pub", "ten", "mem", "key", "req", "sec", "bat", "del", "wh", "whd",
+    "evt",
+]  # fmt: skip
 
-_ID: Final = re.compile(r"(run|ds|att|wrk|pub|ten|mem|key|req|sec|bat|del)_[0-9a-f]{32}")
+_ID: Final = re.compile(rf"({'|'.join(get_args(Prefix))})_[0-9a-f]{{32}}")
 
 
 def new_id(prefix: Prefix) -> str:

@@ -6,6 +6,8 @@ from typing import Final
 
 IDEMPOTENCY_KEYS: Final = timedelta(days=7)
 """A promise to clients, so it is no setting."""
+DELIVERIES: Final = timedelta(days=30)
+"""To webhooks; the last try is made three days after the event."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -68,6 +68,12 @@ relays: Final = Counter(
     "Tries to relay a run's metrics, by outcome: succeeded, or the code of the failure.",
     ["outcome"],
 )
+webhook_tries: Final = Counter(
+    "reverie_webhook_tries_total",
+    "Tries to send an event to a webhook, by outcome: succeeded, refused (it answered something "
+    "else than 2xx), or why there was no answer.",
+    ["outcome"],
+)
 objects_swept: Final = Counter(
     "reverie_objects_swept_total", "Objects that were deleted because no row references them."
 )

@@ -1,4 +1,4 @@
-"""The results process: publishes results, relays metrics, and deletes.
+"""The results process: publishes results, relays metrics, sends to webhooks, and deletes.
 
 It deletes what nobody needs, and what it is asked to.
 """
@@ -28,6 +28,7 @@ from services.results.sweep import Sweeper
 from services.results.targets.folder import FolderTarget
 from services.results.targets.hub import HubAccess, HubTarget
 from services.results.targets.tenant_hub import check_private_keys
+from services.results.webhooks.courier import Courier
 from services.settings.env import Settings
 from services.store.database import Database
 from services.traces.setup import start_tracing
@@ -70,6 +71,7 @@ def main() -> int:
         ),
         Repeating("deletion", deleter.work, every_s=DELETE_EVERY_S),
         Relayer(database, scratch, settings.wandb_url),
+        Courier(database),
     ):
         publisher = Publisher(
             database=database,

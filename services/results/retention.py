@@ -10,12 +10,19 @@ from typing import Final
 import structlog
 
 from services.domain.audit_chain import Anchor
-from services.domain.retention import IDEMPOTENCY_KEYS, Retention
+from services.domain.retention import DELIVERIES, IDEMPOTENCY_KEYS, Retention
 from services.objects.audit_anchors import read_anchors, write_anchor
 from services.objects.port import ObjectStore
 from services.results.shard_removal import remove_shard
-from services.store import audit, audit_losses, restore_guard, retention, shard_removal
-from services.store.database import Database
+from services.store import (
+    audit,
+    audit_losses,
+    restore_guard,
+    retention,
+    shard_removal,
+    webhook_retention,
+)
+from services.store.database import Connection, Database
 from services.store.shard_removal import Rule
 
 log = structlog.get_logger(__name__)
@@ -36,6 +43,7 @@ def retention_of(
     """What to do with every sweep."""
     return [
         lambda: delete_idempotency_keys(database),
+        lambda: delete_old_of_webhooks(database),
         lambda: thin_events(database, kept.events),
         lambda: delete_unused_shards(database, objects, kept.cache, lease=lease),
         lambda: anchor_audit_logs(database, objects),
@@ -52,6 +60,26 @@ def delete_idempotency_keys(database: Database) -> int:
         num_deleted += step
         if step < _ROWS_A_STEP:
             break
+    return num_deleted
+
+
+def delete_old_of_webhooks(database: Database) -> int:
+    """Delete old deliveries, secrets that were replaced, and deleted webhooks; returns how many."""
+    parts: list[Callable[[Connection], int]] = [
+        lambda conn: webhook_retention.delete_old_secrets(conn, limit=_ROWS_A_STEP),
+        lambda conn: webhook_retention.delete_of_deleted(conn, limit=_ROWS_A_STEP),
+        lambda conn: webhook_retention.delete_old_deliveries(
+            conn, age=DELIVERIES, limit=_ROWS_A_STEP
+        ),
+    ]
+    num_deleted = 0
+    for part in parts:
+        for _ in range(_STEPS):
+            with database.transaction() as conn:
+                step = part(conn)
+            num_deleted += step
+            if step == 0:
+                break
     return num_deleted
 
 

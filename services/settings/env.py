@@ -103,6 +103,9 @@ class Settings:
     has asked for in this time, is rejected and its files are deleted; at least two hours."""
     retention: Retention = field(default_factory=Retention)
     """How long things are kept, by age; the fields name their variables."""
+    webhook_networks: tuple[Network, ...] = ()
+    """REVERIE_WEBHOOK_NETWORKS: networks by comma that webhooks may reach besides the public
+    internet, also over http. For the API and for the results process."""
     log_format: LogFormat = "console"
     """REVERIE_LOG_FORMAT."""
     single_tenant: bool = False
@@ -168,6 +171,7 @@ class Settings:
             aging_s=_number(given, "REVERIE_AGING_S", 6 * 3600),
             upload_expires_s=_number(given, "REVERIE_UPLOAD_EXPIRES_S", 7 * 86_400),
             retention=_retention(given),
+            webhook_networks=_networks(given, "REVERIE_WEBHOOK_NETWORKS"),
             log_format=cast(LogFormat, _one_of(given, "REVERIE_LOG_FORMAT", ("console", "json"))),
             single_tenant=_one_of(given, "REVERIE_SINGLE_TENANT", ("false", "true")) == "true",
             environment=cast(Environment, _one_of(given, "REVERIE_ENV", ("production", "test"))),

@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
-from services.store import datasets, restore_guard, tenants
+from services.store import datasets, restore_guard, tenants, webhook_events
 from services.store.database import Connection, columns_of, seconds
 
 CODE: Final = "upload_expired"
@@ -52,6 +52,7 @@ def expire(conn: Connection, *, after: timedelta, limit: int) -> int:
     expired = conn.execute(_EXPIRE, facts).fetchall()
     for tenant_id, dataset_id in expired:
         datasets.wake_runs(conn, tenant_id, dataset_id)
+        webhook_events.announce_dataset(conn, tenant_id, dataset_id, status="rejected")
     return len(expired)
 
 

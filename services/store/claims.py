@@ -8,7 +8,14 @@ from psycopg.sql import SQL
 
 from services.domain.ids import new_id
 from services.domain.ledger import CachedShard, Claim, StoredCheckpoint, StoredFiles
-from services.store import restore_guard, run_documents, run_limits, transitions, workers
+from services.store import (
+    restore_guard,
+    run_documents,
+    run_limits,
+    transitions,
+    webhook_events,
+    workers,
+)
 from services.store.database import Connection, columns_of, seconds
 from services.store.run_rows import Run
 
@@ -70,6 +77,7 @@ def claim(
     workers.occupy(conn, worker_id, run_id)
     data = {"stage": run.stage, "reason": None, "attempt": run.fence}
     transitions.announce(conn, run, "run.started", data)
+    webhook_events.announce_run(conn, run, "run.started")
     return _claim_of(conn, run)
 
 

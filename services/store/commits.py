@@ -2,10 +2,20 @@
 
 from typing import Any, Final
 
+from psycopg.rows import class_row
+from psycopg.sql import SQL
+
 from services.domain.ledger import ChildEvent, StoredCheckpoint, StoredFiles
 from services.domain.states import RunStatus
-from services.store import measured, publications, run_documents, run_events, transitions
-from services.store.database import Connection
+from services.store import (
+    measured,
+    publications,
+    run_documents,
+    run_events,
+    transitions,
+    webhook_events,
+)
+from services.store.database import Connection, columns_of
 from services.store.run_rows import Run
 
 # An attempt commits its checkpoints in order. One below its newest comes a second time, when its
@@ -24,12 +34,13 @@ ON CONFLICT (run_id, step) DO UPDATE SET fence = excluded.fence,
         <> (excluded.fence, excluded.manifest_sha256)
 RETURNING true
 """
-_NEW_PROGRESS: Final = """
+_NEW_PROGRESS: Final = SQL("""
 UPDATE runs SET checkpoint_step = greatest(checkpoint_step, %(step)s),
     step = greatest(step, %(step)s), attempts_without_progress = 0, infra_failures = 0,
     version = version + 1, updated_at = clock_timestamp()
 WHERE run_id = %(run_id)s
-"""
+RETURNING {columns}
+""").format(columns=columns_of(Run))
 # A checkpoint that is being published stays until the next one after that.
 _RETIRE: Final = """
 DELETE FROM checkpoints WHERE run_id = %(run_id)s AND step NOT IN (
@@ -59,7 +70,9 @@ def checkpoint(conn: Connection, run: Run, stored: StoredCheckpoint) -> None:
     }
     if conn.execute(_PUT_CHECKPOINT, facts).fetchone() is None:
         return  # it exists already: the reply to the first call was lost
-    conn.execute(_NEW_PROGRESS, facts)
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        advanced = cursor.execute(_NEW_PROGRESS, facts).fetchone()
+    assert advanced is not None
     note_step(conn, run.run_id, run.fence, stored.step)
     plan = run_documents.read_plan(conn, run.tenant_id, run.run_id)
     limit = plan["operation"]["checkpoints_total_limit"]
@@ -68,6 +81,9 @@ def checkpoint(conn: Connection, run: Run, stored: StoredCheckpoint) -> None:
     data = {"step": stored.step, "size_bytes": stored.files.size_bytes}
     event = ChildEvent(type="run.checkpoint", step=stored.step, data=data)
     run_events.append(conn, run.run_id, [event])
+    webhook_events.announce_run(
+        conn, advanced, "run.checkpoint.created", checkpoint_step=stored.step
+    )
 
 
 _PUT_RESULT: Final = """

@@ -28,6 +28,8 @@ _OF_DATASET: Final = ("dataset_files", "datasets")
 _OF_TENANT: Final = (
     "cache_shards",
     "batches",
+    "webhook_deliveries",
+    "webhooks",
     "secrets",
     "api_keys",
     "members",

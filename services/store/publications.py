@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from services.domain.errors import InvalidRequestError, LeaseLostError, NotFoundError, Problem
 from services.domain.ids import new_id
 from services.domain.ledger import StoredFiles
-from services.store import run_documents, runs
+from services.store import run_documents, runs, webhook_events
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from services.traces.spans import current_traceparent
 from trainer_core.process.failure import Failure, failure_as_json
@@ -228,7 +228,7 @@ _SUCCEED: Final = """
 UPDATE publications SET status = 'succeeded', location = %s, revision = %s, error = NULL,
     lease_until = NULL, ring_after = NULL, updated_at = clock_timestamp()
 WHERE publication_id = %s AND fence = %s AND status = 'running'
-RETURNING true
+RETURNING tenant_id, run_id
 """
 
 
@@ -239,13 +239,15 @@ def succeed(
     row = conn.execute(_SUCCEED, (location, revision, publication_id, fence)).fetchone()
     if row is None:
         raise LeaseLostError(run_id=publication_id, fence=fence)
+    tenant_id, run_id = row
+    webhook_events.announce_publication(conn, tenant_id, run_id, publication_id, status="succeeded")
 
 
 _FAIL: Final = """
 UPDATE publications SET status = %s, error = %s, lease_until = NULL,
     ring_after = clock_timestamp() + make_interval(secs => %s), updated_at = clock_timestamp()
 WHERE publication_id = %s AND fence = %s AND status = 'running'
-RETURNING true
+RETURNING tenant_id, run_id
 """
 
 
@@ -260,8 +262,12 @@ def fail(
     status = "failed" if retry_after is None else "pending"
     delay_s = None if retry_after is None else seconds(retry_after)
     facts = (status, Jsonb(failure_as_json(error)), delay_s, publication_id, fence)
-    if conn.execute(_FAIL, facts).fetchone() is None:
+    row = conn.execute(_FAIL, facts).fetchone()
+    if row is None:
         raise LeaseLostError(run_id=publication_id, fence=fence)
+    if status == "failed":
+        tenant_id, run_id = row
+        webhook_events.announce_publication(conn, tenant_id, run_id, publication_id, status=status)
 
 
 def target_of(plan: Mapping[str, Any], hub_secret: str | None = None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from services.domain.errors import NotFoundError
 from services.domain.ids import new_id
 from services.domain.ledger import ChildEvent
 from services.domain.states import Stage
-from services.store import metric_relays, run_documents, run_events
+from services.store import metric_relays, run_documents, run_events, webhook_events
 from services.store.database import WORK, Connection, columns_of, notify
 from services.store.run_rows import Run
 from services.traces.spans import current_traceparent
@@ -172,6 +172,7 @@ def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
         if new.wandb_secret is not None:
             metric_relays.insert(conn, tenant_id, run.run_id, new.wandb_secret)
         run_events.append(conn, run.run_id, [first])
+        webhook_events.announce_status(conn, run)
         notify(conn, WORK)
     return run
 

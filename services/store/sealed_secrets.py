@@ -1,5 +1,6 @@
 """The content of secrets, for the processes that open them. Requests have no right to read it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,6 +51,20 @@ def get(conn: Connection, tenant_id: str, name: str, kind: str) -> SealedSecret 
     """The tenant's secret of this name, if it is of this kind."""
     with conn.cursor(row_factory=class_row(SealedSecret)) as cursor:
         return cursor.execute(_GET, (tenant_id, name, kind)).fetchone()
+
+
+_SIGNING: Final = SQL("""
+SELECT {columns} FROM secrets
+WHERE tenant_id = %s AND secret_id = ANY(%s) AND kind = 'webhook' ORDER BY secret_id DESC
+""").format(columns=columns_of(SealedSecret))
+
+
+def signing_secrets(
+    conn: Connection, tenant_id: str, secret_ids: Sequence[str]
+) -> list[SealedSecret]:
+    """Secrets that sign for a webhook, the newest first."""
+    with conn.cursor(row_factory=class_row(SealedSecret)) as cursor:
+        return cursor.execute(_SIGNING, (tenant_id, list(secret_ids))).fetchall()
 
 
 _NOTE_USE: Final = """

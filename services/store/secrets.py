@@ -1,6 +1,10 @@
-"""Secrets of tenants, sealed. What requests may read of them is everything but the content."""
+"""Secrets of tenants, sealed. What requests may read of them is everything but the content.
 
-from collections.abc import Callable
+Those of the kind ``webhook`` sign what is sent to webhooks. The service makes them, and they belong
+to their webhooks: tenants neither list, nor set, nor delete them here.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -26,7 +30,7 @@ class Secret:
     tenant_id: str
     name: str
     kind: str
-    """``hub``, ``s3``, ``wandb`` or ``webhook``."""
+    """``hub``, ``s3`` or ``wandb``."""
     version: int
     """+1 at each new value."""
     warning: str | None
@@ -38,9 +42,9 @@ class Secret:
 
 
 _OF_NAME: Final = SQL("""
-SELECT {columns} FROM secrets WHERE tenant_id = %s AND name = %s
+SELECT {columns} FROM secrets WHERE tenant_id = %s AND name = %s AND kind <> 'webhook'
 """).format(columns=columns_of(Secret))
-_COUNT: Final = "SELECT count(*) FROM secrets WHERE tenant_id = %s"
+_COUNT: Final = "SELECT count(*) FROM secrets WHERE tenant_id = %s AND kind <> 'webhook'"
 _INSERT: Final = SQL("""
 INSERT INTO secrets (secret_id, tenant_id, name, kind, version, key_id, sealed_key, ciphertext)
 VALUES (%(secret_id)s, %(tenant_id)s, %(name)s, %(kind)s, %(version)s, %(key_id)s,
@@ -123,7 +127,8 @@ def get(conn: Connection, tenant_id: str, name: str) -> Secret:
 
 _LIST: Final = SQL("""
 SELECT {columns} FROM secrets
-WHERE tenant_id = %(tenant_id)s AND (%(after)s::text IS NULL OR secret_id < %(after)s)
+WHERE tenant_id = %(tenant_id)s AND kind <> 'webhook'
+    AND (%(after)s::text IS NULL OR secret_id < %(after)s)
 ORDER BY secret_id DESC LIMIT %(limit)s
 """).format(columns=columns_of(Secret))
 
@@ -145,10 +150,46 @@ def names(conn: Connection, tenant_id: str, kind: str) -> list[str]:
     return [row[0] for row in conn.execute(_NAMES, (tenant_id, kind))]
 
 
-_DELETE: Final = "DELETE FROM secrets WHERE tenant_id = %s AND name = %s RETURNING true"
+_DELETE: Final = """
+DELETE FROM secrets WHERE tenant_id = %s AND name = %s AND kind <> 'webhook' RETURNING true
+"""
 
 
 def delete(conn: Connection, tenant_id: str, name: str) -> None:
     """Delete the secret with its content. Raises NotFoundError."""
     if conn.execute(_DELETE, (tenant_id, name)).fetchone() is None:
         raise NotFoundError("secret", name)
+
+
+def add_signing_secret(
+    conn: Connection, tenant_id: str, webhook_id: str, seal: Callable[[SecretPlace], Envelope]
+) -> str:
+    """Store a new secret that signs for a webhook; returns its id."""
+    secret_id = new_id("sec")
+    place = SecretPlace(
+        tenant_id=tenant_id,
+        secret_id=secret_id,
+        name=f"{webhook_id} {secret_id}",  # a webhook has two for a while
+        kind="webhook",
+        version=1,
+    )
+    facts = {
+        "secret_id": secret_id,
+        "tenant_id": tenant_id,
+        "name": place.name,
+        "kind": place.kind,
+        "version": place.version,
+        **_content(seal(place)),
+    }
+    conn.execute(_INSERT, facts)
+    return secret_id
+
+
+_DELETE_SIGNING: Final = """
+DELETE FROM secrets WHERE tenant_id = %s AND secret_id = ANY(%s) AND kind = 'webhook'
+"""
+
+
+def delete_signing_secrets(conn: Connection, tenant_id: str, secret_ids: Sequence[str]) -> None:
+    """Delete secrets that sign for no webhook any more."""
+    conn.execute(_DELETE_SIGNING, (tenant_id, list(secret_ids)))

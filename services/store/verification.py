@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 from services.domain.errors import Problem
 from services.domain.failures import VERIFICATION_FAILED, backoff
 from services.domain.placement import BUILDER_LEASE
-from services.store import datasets
+from services.store import datasets, webhook_events
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from services.store.datasets import DatasetFile, FileFacts
 
@@ -179,6 +179,7 @@ def finish(conn: Connection, work: Verification) -> str | None:
     if row is None:
         return None
     datasets.wake_runs(conn, work.tenant_id, work.dataset_id)
+    webhook_events.announce_dataset(conn, work.tenant_id, work.dataset_id, status=str(row[0]))
     return str(row[0])
 
 

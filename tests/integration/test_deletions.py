@@ -284,6 +284,14 @@ def _fill_every_table(ada: Deleting) -> None:
             " 'my-wandb', 'https://wandb.ai/ada/photos/runs/1' FROM runs WHERE tenant_id = %s"
             " ORDER BY run_id DESC LIMIT 1"
         ),
+        (
+            "INSERT INTO webhooks (tenant_id, webhook_id, url, secret_id)"
+            " VALUES (%s, 'wh_1', '', 'sec_1')"
+        ),
+        (
+            "INSERT INTO webhook_deliveries (tenant_id, delivery_id, webhook_id, event_id, type,"
+            " payload) VALUES (%s, 'whd_1', 'wh_1', 'evt_1', 'run.queued', '{}')"
+        ),
         "INSERT INTO quotas (tenant_id, uploads) VALUES (%s, 1)",
         "INSERT INTO tenant_usage (tenant_id, gpu_class) VALUES (%s, 'cpu')",
         (

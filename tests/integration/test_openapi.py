@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from services.objects.open import open_store
+from services.secrets.envelope import Envelope
 from services.settings.env import Settings
 from services.store import (
     api_keys,
@@ -24,6 +25,8 @@ from services.store import (
     operator_keys,
     run_control,
     tenants,
+    webhook_deliveries,
+    webhooks,
 )
 from services.store.database import Database
 from tests.integration.openapi_fuzz.command import Fuzzed, Spare, fuzz
@@ -82,6 +85,13 @@ def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFact
             deletions.delete_run(conn, ada.tenant_id, over)
             unused = datasets.create(conn, ada.tenant_id, "unused", [])
             deletion, _ = deletions.delete_dataset(conn, ada.tenant_id, unused.dataset_id)
+            webhook = webhooks.create(
+                conn,
+                ada.tenant_id,
+                url="https://example.com",
+                events=None,
+                seal=lambda _: Envelope(key_id="", sealed_key=b"", ciphertext=b""),
+            )
             spare = Spare(
                 tenant_id=spare_tenant,
                 key_id=api_keys.create(conn, spare_tenant, KEY_PEPPER, name="shown")[0].key_id,
@@ -94,6 +104,8 @@ def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFact
                 deleted_run_id=over,
                 deleted_dataset_id=unused.dataset_id,
                 deletion_id=deletion.deletion_id,
+                webhook_id=webhook.webhook_id,
+                delivery_id=webhook_deliveries.test(conn, webhook).delivery_id,
                 kept_ids=[id_ for key, _ in made.values() for id_ in (key.key_id, key.member_id)],
             )
             operator = operator_keys.create(conn, KEY_PEPPER, name="fuzz")[1]

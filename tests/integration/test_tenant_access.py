@@ -44,6 +44,8 @@ from services.store import (
     secrets,
     shards,
     waiting,
+    webhook_deliveries,
+    webhooks,
 )
 from services.store.api_keys import ApiKey
 from services.store.database import Connection, Database
@@ -54,6 +56,7 @@ from services.store.run_changes import RunChanges
 from services.store.run_rows import Run
 from services.store.runs import BatchPlace, NewRun
 from services.store.scoped_database import ROLE, ScopedDatabase
+from services.store.webhooks import Webhook
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.postgres import PostgresServer
 from tests.support.runs import TenantDatabase, checkpoint_at, plan, result_of, shard_digest
@@ -89,6 +92,8 @@ class Rows:
     member_id: str
     api_key: ApiKey
     key: KeyScope
+    webhook: Webhook
+    delivery_id: str
 
 
 @pytest.fixture
@@ -124,6 +129,10 @@ def rows(database: Database) -> Rows:
             datasets.create(conn, tenant.tenant_id, "photos", [FILE]) for _ in range(2)
         )
         deletion, _ = deletions.delete_dataset(conn, tenant.tenant_id, deleted.dataset_id)
+        webhook = webhooks.create(
+            conn, tenant.tenant_id, url="https://example.com", events=None, seal=lambda _: ENVELOPE
+        )
+        delivery = webhook_deliveries.test(conn, webhook)
         member = members.create(conn, tenant.tenant_id, name="bob", role="owner")
         facts = {"name": "laptop", "member_id": member.member_id}
         api_key, _ = api_keys.create(conn, tenant.tenant_id, KEY_PEPPER, **facts)
@@ -155,6 +164,8 @@ def rows(database: Database) -> Rows:
         member_id=member.member_id,
         api_key=api_key,
         key=key,
+        webhook=webhook,
+        delivery_id=delivery.delivery_id,
     )
 
 
@@ -230,6 +241,15 @@ READS: dict[str, Call] = {
     "secrets.get": lambda c, r: secrets.get(c, r.ada, "my-hub"),
     "secrets.list_page": lambda c, r: secrets.list_page(c, r.ada, 10),
     "secrets.names": lambda c, r: secrets.names(c, r.ada, "hub"),
+    "webhook_deliveries.get": lambda c, r: webhook_deliveries.get(
+        c, r.ada, r.webhook.webhook_id, r.delivery_id
+    ),
+    "webhook_deliveries.list_page": lambda c, r: webhook_deliveries.list_page(
+        c, r.ada, r.webhook.webhook_id, 10
+    ),
+    "webhooks.get": lambda c, r: webhooks.get(c, r.ada, r.webhook.webhook_id),
+    "webhooks.list_page": lambda c, r: webhooks.list_page(c, r.ada, 10),
+    "webhooks.lock": lambda c, r: webhooks.lock(c, r.ada, r.webhook.webhook_id),
     "shards.stored": lambda c, r: shards.stored(c, r.ada, [shard_digest()]),
     "waiting.of_new_run": lambda c, r: (
         (waiting.of_new_run(c, r.ada, "cpu", priority=0, silence=LIMIT).position or 0) > 1
@@ -275,6 +295,20 @@ WRITES: dict[str, Call] = {
     "run_control.pause": lambda c, r: run_control.pause(c, r.ada, r.queued.run_id),
     "run_control.resume": lambda c, r: run_control.resume(c, r.ada, r.paused.run_id),
     "runs.create": lambda c, r: runs.create(c, r.ada, new_run(r)),
+    "webhook_deliveries.replay": lambda c, r: webhook_deliveries.replay(
+        c, r.ada, r.webhook.webhook_id, r.delivery_id
+    ),
+    "webhook_deliveries.test": lambda c, r: webhook_deliveries.test(c, r.webhook),
+    "webhooks.change": lambda c, r: webhooks.change(
+        c, r.webhook, url="https://example.org", events=None, enabled=False
+    ),
+    "webhooks.create": lambda c, r: webhooks.create(
+        c, r.ada, url="https://example.com", events=None, seal=lambda _: ENVELOPE
+    ),
+    "webhooks.delete": lambda c, r: webhooks.delete(c, r.webhook),
+    "webhooks.rotate_secret": lambda c, r: webhooks.rotate_secret(
+        c, r.webhook, lambda _: ENVELOPE, grace=LIMIT
+    ),
     "secrets.put": lambda c, r: secrets.put(c, r.ada, "my-hub", "hub", lambda _: ENVELOPE),
     "secrets.delete": lambda c, r: secrets.delete(c, r.ada, "my-hub"),
 }  # fmt: skip
@@ -379,7 +413,7 @@ def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(
         ).fetchall()
     assert {name for (name,) in secured} == {name for name, _ in tables}
     readable = [name for name, is_readable in tables if is_readable]
-    assert len(readable) == 21
+    assert len(readable) == 23
     with psycopg.connect(database_url, options=f"-c role={ROLE}", autocommit=True) as conn:
         for name in readable:
             count = f"SELECT count(*) FROM {name}".encode()

@@ -84,6 +84,14 @@ class World:
         self.ada.http.put("/v1/secrets/spare", json=body).raise_for_status()
         return "spare"
 
+    def webhook(self) -> str:
+        return str(self.ada.post("/v1/webhooks", {"url": "https://example.com"})["id"])
+
+    def delivery(self) -> tuple[str, str]:
+        """A webhook, and something that was sent to it."""
+        webhook_id = self.webhook()
+        return webhook_id, self.ada.post(f"/v1/webhooks/{webhook_id}:test", {})["id"]
+
     def tenant(self) -> str:
         return str(self.operator.post("/v1/admin/tenants", json={"name": "bob"}).json()["id"])
 
@@ -129,6 +137,12 @@ def cancel_batch(w: World) -> Made:
     batch = w.ada.post("/v1/batches", {"runs": [w.request()]})
     answer = w.ada.http.post(f"/v1/batches/{batch['id']}:cancel", json={})
     return answer, batch["runs"][0]["run_id"]
+
+
+def replay(w: World) -> Made:
+    webhook_id, delivery_id = w.delivery()
+    address = f"/v1/webhooks/{webhook_id}/deliveries/{delivery_id}:replay"
+    return w.ada.http.post(address, json={}), webhook_id
 
 
 CHANGES: Final[dict[str, tuple[str, Change]]] = {
@@ -203,6 +217,27 @@ CHANGES: Final[dict[str, tuple[str, Change]]] = {
         "secret.deleted",
         act("DELETE", "/v1/secrets/{}", World.secret),
     ),
+    "POST /v1/webhooks": (
+        "webhook.created",
+        post("/v1/webhooks", lambda w: {"url": "https://example.com"}),
+    ),
+    "PATCH /v1/webhooks/{webhook_id}": (
+        "webhook.changed",
+        act("PATCH", "/v1/webhooks/{}", World.webhook, {"enabled": False}),
+    ),
+    "DELETE /v1/webhooks/{webhook_id}": (
+        "webhook.deleted",
+        act("DELETE", "/v1/webhooks/{}", World.webhook),
+    ),
+    "POST /v1/webhooks/{webhook_id}:rotate-secret": (
+        "webhook.secret_rotated",
+        act("POST", "/v1/webhooks/{}:rotate-secret", World.webhook, {}),
+    ),
+    "POST /v1/webhooks/{webhook_id}:test": (
+        "webhook.tested",
+        act("POST", "/v1/webhooks/{}:test", World.webhook, {}),
+    ),
+    "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}:replay": ("webhook.replayed", replay),
     "POST /v1/members": (
         "member.created",
         post("/v1/members", lambda w: {"name": "eve", "role": "viewer"}),

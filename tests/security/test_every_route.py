@@ -80,6 +80,8 @@ def hers(ada: Tenant, ada_id: str, database: Database) -> Ids:
     spare_id = ada.push({"b.jpg": b"deleted"})
     secret = {"kind": "hub", "value": "hf_0123456789abcdef"}
     assert ada.http.put("/v1/secrets/my-hub", json=secret).status_code == 201
+    webhook = ada.post("/v1/webhooks", {"url": "https://example.com"})
+    delivery = ada.post(f"/v1/webhooks/{webhook['id']}:test", {})
     with database.transaction() as conn:
         publication = publications.insert(conn, ada_id, run_id, {"kind": "folder"})
         bob = members.create(conn, ada_id, name="bob", role="viewer")
@@ -96,6 +98,8 @@ def hers(ada: Tenant, ada_id: str, database: Database) -> Ids:
         "key_id": key.key_id,
         "tenant_id": ada_id,
         "worker_key_id": worker_key.key_id,
+        "webhook_id": webhook["id"],
+        "delivery_id": delivery["id"],
         "gpu_class": "some-class",
         "name": "my-hub",
         "path": "result/card.json",

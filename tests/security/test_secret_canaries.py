@@ -40,7 +40,6 @@ def values() -> Json:
         "hub": f"hf_{secrets.token_hex(20)}",
         "s3": f"AKIA{secrets.token_hex(8)}:{secrets.token_hex(20)}",
         "wandb": secrets.token_hex(20),
-        "webhook": f"whsec_{secrets.token_hex(24)}",
     }
 
 

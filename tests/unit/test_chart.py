@@ -171,6 +171,21 @@ def test_traffic_is_denied_unless_named() -> None:
     assert "ingress" not in deny
     assert "egress" not in deny
     assert "r-hub" not in policies  # no token, no way out to the Hub
+    assert "r-webhooks" not in policies  # and no way to webhooks without keys for their secrets
+
+
+def test_webhooks_are_sent_to_the_public_internet_only() -> None:
+    documents = render("--set", "secrets.opening.name=keys")
+    policies = {d["metadata"]["name"]: d for d in documents if d["kind"] == "NetworkPolicy"}
+
+    (way_out,) = policies["r-webhooks"]["spec"]["egress"]
+    all_of_4, public_6 = (each["ipBlock"] for each in way_out["to"])
+    assert {"10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16"} <= set(all_of_4["except"])
+    assert public_6 == {"cidr": "2000::/3"}
+    assert {"port": 443, "endPort": 443, "protocol": "TCP"} in way_out["ports"]
+    off = ("--set", "networkPolicy.webhooks.enabled=false")
+    without = render("--set", "secrets.opening.name=keys", *off)
+    assert "r-webhooks" not in {d["metadata"]["name"] for d in without}
 
 
 def test_metrics_are_off_unless_a_port_is_given() -> None:

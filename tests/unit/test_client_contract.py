@@ -18,7 +18,7 @@ from typing import (
 import pytest
 
 from services.api import describe
-from services.client import batch_shapes, shapes
+from services.client import batch_shapes, shapes, webhook_shapes
 from services.client.async_client import AsyncClient
 from services.client.client import Client
 
@@ -139,7 +139,7 @@ def test_every_type_of_the_client_is_a_schema(document: Json) -> None:
 
 
 def types() -> Iterator[type]:
-    for module in (shapes, batch_shapes):
+    for module in (shapes, batch_shapes, webhook_shapes):
         for kind in vars(module).values():
             is_own = isinstance(kind, type) and kind.__module__ == module.__name__
             if is_own and kind is not shapes.Page:

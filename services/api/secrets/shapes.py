@@ -21,12 +21,11 @@ SecretPath = Annotated[
 ]
 """Where an address names one."""
 SecretId = Annotated[str, Field(json_schema_extra={"pattern": "^sec_[0-9a-f]{32}$"})]
-Kind = Literal["hub", "s3", "wandb", "webhook"]
+Kind = Literal["hub", "s3", "wandb"]
 _VALUES: Final[dict[str, tuple[str, str]]] = {
     "hub": ("^hf_[A-Za-z0-9._-]{16,2000}$", "a token of the Hugging Face Hub: hf_…"),
     "s3": ("^[!-9;-~]{3,128}:[!-~]{8,512}$", "an access key id, a colon, and its secret key"),
     "wandb": ("^[A-Za-z0-9_-]{40,256}$", "an API key of Weights & Biases: 40 characters or more"),
-    "webhook": ("^whsec_[A-Za-z0-9+/]{32,86}={0,2}$", "whsec_ and 24 to 64 bytes in base64"),
 }
 """What a value of each kind has to be: as a pattern, and in words."""
 
@@ -37,7 +36,7 @@ def is_secret_name(text: str) -> bool:
 
 
 class SecretRequest(Body):
-    """A secret of one of four kinds; where its value is wrong, errors do not quote it."""
+    """A secret of one of three kinds; where its value is wrong, errors do not quote it."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -16,6 +16,7 @@ GRANT SELECT ON run_shards TO reverie_api;
 GRANT SELECT (tenant_id, digest, status) ON cache_shards TO reverie_api;
 -- A new value of a secret lets the relays that use it go on.
 GRANT SELECT, INSERT, UPDATE (status, tries, due_at, updated_at) ON metric_relays TO reverie_api;
+GRANT SELECT, INSERT, UPDATE ON webhooks, webhook_deliveries TO reverie_api;
 -- What a request may see of a secret: everything but its content.
 GRANT SELECT (secret_id, tenant_id, name, kind, version, warning, created_at, updated_at,
     last_used_at) ON secrets TO reverie_api;
@@ -28,7 +29,8 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY[
-        'members', 'audit_events', 'batches', 'run_logs', 'secrets', 'deletions', 'metric_relays'
+        'members', 'audit_events', 'batches', 'run_logs', 'secrets', 'deletions', 'metric_relays',
+        'webhooks', 'webhook_deliveries'
     ] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
         EXECUTE format('CREATE POLICY one_tenant ON %I TO reverie_api '

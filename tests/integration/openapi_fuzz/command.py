@@ -73,6 +73,9 @@ class Spare:
     """Of the first tenant, and so is what follows."""
     deleted_dataset_id: str
     deletion_id: str
+    webhook_id: str
+    delivery_id: str
+    """Of this webhook."""
     kept_ids: list[str]
     """Keys and members as which the requests are sent."""
 

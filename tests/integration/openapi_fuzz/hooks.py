@@ -31,6 +31,7 @@ SPARE: Final[Json] = json.loads(os.environ["FUZZ_SPARE"])
 """What the requests may change, and what they must not: ``command.Spare``."""
 DEADLINE: Final = (datetime.now(UTC) + timedelta(days=30)).isoformat()
 """One that the service accepts."""
+WEBHOOK_URL: Final = "https://hooks.example.com:8443/reverie"
 _SEEN: Final[defaultdict[str, Counter[int]]] = defaultdict(Counter)
 
 
@@ -44,9 +45,14 @@ def map_case(context: HookContext, case: Case) -> Case:
             if "key_id" in case.path_parameters:
                 is_shown = case.method == "GET"
                 case.path_parameters["key_id"] = SPARE["key_id" if is_shown else "revoked_id"]
+        if "/deliveries" in case.operation.label:
+            for name in case.path_parameters:
+                case.path_parameters[name] = SPARE[name]
         match case.operation.label, case.body:
             case "POST /v1/runs", {"priority": _}:
                 case.body = {**case.body, **_accepted()}
+            case "POST /v1/webhooks", {"events": _}:
+                case.body = {**case.body, "url": WEBHOOK_URL}
             case "POST /v1/uploads/parts", _:
                 case.body = copy.deepcopy(LARGE_UPLOAD)
             case "POST /v1/batches", {"runs": [{"priority": _} as first, *_]}:
@@ -221,6 +227,12 @@ def _are_too_many(_case: Case, problem: Json) -> bool:
     return [each["code"] for each in problem["errors"]] == ["too_many"]
 
 
+def _has_other_address(case: Case, problem: Json) -> bool:
+    """What is generated is no URL; the one that is known to be right is not refused."""
+    named = [each["pointer"] for each in problem["errors"]]
+    return named == ["/url"] and case.body["url"] != WEBHOOK_URL
+
+
 def _has_bad_paths(case: Case, problem: Json) -> bool:
     """The paths are not in NFC, or differ in case only: exactly those are named."""
     seen: dict[str, str] = {}
@@ -305,6 +317,14 @@ _NO_SUCH_ID: Final = {
         ("POST", "admin/tenants/{tenant_id}/api-keys"),
         ("GET", "admin/tenants/{tenant_id}/api-keys/{key_id}"),
         ("DELETE", "admin/tenants/{tenant_id}/api-keys/{key_id}"),
+        ("GET", "webhooks/{webhook_id}"),
+        ("PATCH", "webhooks/{webhook_id}"),
+        ("DELETE", "webhooks/{webhook_id}"),
+        ("POST", "webhooks/{webhook_id}:rotate-secret"),
+        ("POST", "webhooks/{webhook_id}:test"),
+        ("GET", "webhooks/{webhook_id}/deliveries"),
+        ("GET", "webhooks/{webhook_id}/deliveries/{delivery_id}"),
+        ("POST", "webhooks/{webhook_id}/deliveries/{delivery_id}:replay"),
         ("GET", "secrets/{name}"),
         ("DELETE", "secrets/{name}"),
     ]
@@ -339,6 +359,13 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ("POST /v1/api-keys/{key_id}:rotate", "invalid_request"): _is_past,
     ("POST /v1/admin/tenants/{tenant_id}/api-keys", "invalid_request"): _is_past,
     ("PUT /v1/secrets/{name}", "invalid_request"): _are_too_many,
+    ("POST /v1/webhooks", "invalid_request"): _any(_are_too_many, _has_other_address),
+    ("PATCH /v1/webhooks/{webhook_id}", "invalid_request"): _any(
+        _has_other_address, _names_no_version
+    ),
+    ("PATCH /v1/webhooks/{webhook_id}", "version_mismatch"): _names_a_version,
+    ("POST /v1/webhooks/{webhook_id}:test", "webhook_disabled"): _always,
+    ("POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}:replay", "webhook_disabled"): _always,
     ("DELETE /v1/tenant", "invalid_request"): _is_not_confirmed,
     ("DELETE /v1/admin/tenants/{tenant_id}", "invalid_request"): _is_not_confirmed,
     # Another body came under this key.
@@ -347,6 +374,9 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ("POST /v1/api-keys/{key_id}:rotate", "idempotency_key_reused"): _has_key,
     ("POST /v1/admin/tenants", "idempotency_key_reused"): _has_key,
     ("POST /v1/admin/tenants/{tenant_id}/api-keys", "idempotency_key_reused"): _has_key,
+    ("POST /v1/webhooks", "idempotency_key_reused"): _has_key,
+    ("POST /v1/webhooks/{webhook_id}:rotate-secret", "idempotency_key_reused"): _has_key,
+    ("POST /v1/webhooks/{webhook_id}:test", "idempotency_key_reused"): _has_key,
     ("POST /v1/datasets", "idempotency_key_reused"): _has_key,
     ("POST /v1/runs", "idempotency_key_reused"): _has_key,
     ("POST /v1/batches", "idempotency_key_reused"): _has_key,

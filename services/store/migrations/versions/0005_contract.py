@@ -284,6 +284,63 @@ _STATEMENTS = (
         WHERE finished_at IS NOT NULL AND thinned_at IS NULL
     """,
     "CREATE INDEX cache_shards_to_sweep ON cache_shards (sweep_after NULLS FIRST)",
+    # Addresses that tenants want to be told of events at. A deleted one stays until its deliveries
+    # are deleted.
+    """
+    CREATE TABLE webhooks (
+        webhook_id  text PRIMARY KEY,
+        tenant_id   text NOT NULL REFERENCES tenants,
+        url         text NOT NULL,
+        events      text[],                        -- their types; NULL: all
+        secret_id   text REFERENCES secrets,       -- signs; NULL: it is deleted
+        old_secret_id text REFERENCES secrets,     -- signs, too, until the time in the next column
+        old_secret_expires_at timestamptz,
+        first_failed_at timestamptz,               -- since the newest good answer; NULL: never
+        disabled_at timestamptz,
+        disabled_reason text,
+        version     bigint NOT NULL DEFAULT 1,
+        deleted_at  timestamptz,
+        created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+        updated_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+    )
+    """,
+    "CREATE INDEX webhooks_of_tenant ON webhooks (tenant_id, webhook_id)",
+    # An event on its way to a webhook, written in the transaction of what it tells. No reference to
+    # the webhook, so that no run waits for one that is being deleted.
+    """
+    CREATE TABLE webhook_deliveries (
+        delivery_id text PRIMARY KEY,
+        tenant_id   text NOT NULL REFERENCES tenants,
+        webhook_id  text NOT NULL,
+        event_id    text NOT NULL,                 -- the same in every try
+        type        text NOT NULL,
+        payload     json NOT NULL,                 -- the body, byte for byte
+        status      text NOT NULL DEFAULT 'pending'
+            CHECK (status IN ('pending', 'succeeded', 'failed')),
+        attempts    integer NOT NULL DEFAULT 0,
+        status_code integer,                       -- of the newest answer, as the next two
+        error       text,                          -- why there was none
+        reply       text,                          -- its first 2,048 bytes
+        fence       bigint NOT NULL DEFAULT 0,     -- +1 at each claim
+        lease_until timestamptz,
+        due_at      timestamptz DEFAULT clock_timestamp(), -- of the next try; NULL: there is none
+        created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+        updated_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+    )
+    """,
+    """
+    CREATE INDEX webhook_deliveries_of_webhook ON webhook_deliveries
+        (tenant_id, webhook_id, delivery_id)
+    """,
+    """
+    CREATE INDEX webhook_deliveries_due ON webhook_deliveries (webhook_id, due_at)
+        WHERE due_at IS NOT NULL
+    """,
+    """
+    CREATE INDEX webhook_deliveries_under_way ON webhook_deliveries (lease_until)
+        WHERE lease_until IS NOT NULL
+    """,
+    "CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (created_at)",
     # Appends an event to a tenant's chain; no other transaction does until this one has ended. What
     # the hash is of is in ``domain/audit.py``. One call, and plpgsql: the statement after the lock
     # sees what was committed before the lock.
