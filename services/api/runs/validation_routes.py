@@ -29,6 +29,7 @@ _DOCUMENTED: Final[dict[str, Any]] = {
         "content": {
             "application/json": {
                 "schema": {
+                    "$ref": "#/components/schemas/JsonValue",
                     "description": "As for POST /v1/runs, without datasets if they are not known "
                     "yet; or {clone_of, changes}. What is wrong with it is part of the answer.",
                 }

@@ -27,6 +27,10 @@ peers = [{peers}]
 [checks.positive_data_acceptance]
 enabled = false
 
+# The default ones, without 5xx, and those of addresses, heads and bodies that are too long.
+[checks.negative_data_rejection]
+expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 414, 415, 422, 428, 429, 431]
+
 # A new run has no result yet.
 [[operations]]
 include-name = "GET /v1/runs/{{run_id}}/result"
