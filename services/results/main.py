@@ -37,7 +37,8 @@ from services.workers.scratch import Scratch
 log = structlog.get_logger(__name__)
 
 _LEASES_A_TRY: Final = 10
-"""A publication's lease is this many leases of a run: it is not renewed, and uploads are slow."""
+"""The lease of a publication or a relay is this many leases of a run: it is not renewed, and what
+is sent may be slow."""
 
 
 def main() -> int:
@@ -70,7 +71,7 @@ def main() -> int:
             ],
         ),
         Repeating("deletion", deleter.work, every_s=DELETE_EVERY_S),
-        Relayer(database, scratch, settings.wandb_url),
+        Relayer(database, scratch, settings.wandb_url, lease=_LEASES_A_TRY * lease),
         Courier(database),
     ):
         publisher = Publisher(

@@ -4,7 +4,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,8 +22,8 @@ from services.store import metric_relays, run_control, secrets
 from services.store.database import Database
 from services.store.metric_relays import MetricRelay
 from services.workers.scratch import Scratch
-from tests.support.fleet import children_of, command_of
-from tests.support.runs import TenantDatabase, checkpoint_at, failure, result_of
+from tests.support.fleet import Fleet, children_of, command_of
+from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
 from tests.support.waiting import wait_until
 from tests.support.wandb_server import WandbServer
 from tests.unit.config_examples import import_small
@@ -37,11 +38,9 @@ PLAN = import_small(
 
 @dataclass(frozen=True, kw_only=True)
 class Relaying:
-    """A tenant whose runs are relayed, and a results process's relayer."""
+    """A tenant whose runs are relayed."""
 
     tenant_db: TenantDatabase
-    scratch: Scratch
-    relayer: Relayer
 
     @property
     def database(self) -> Database:
@@ -72,14 +71,6 @@ class Relaying:
         ledger = self.tenant_db.ledger
         ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=step)
 
-    def turn(self) -> None:
-        """Everything that waits for a time is due now."""
-        with self.database.transaction() as conn:
-            conn.execute(
-                "UPDATE metric_relays SET due_at = clock_timestamp() WHERE due_at IS NOT NULL"
-            )
-        assert self.relayer.work() == 1
-
     def relay(self, run_id: str) -> MetricRelay:
         with self.database.transaction() as conn:
             found = metric_relays.find(conn, self.tenant_db.tenant_id, run_id)
@@ -100,6 +91,22 @@ class Relaying:
         return [(step, row) for step, row in sorted(rows.items()) if row]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RelayingHere(Relaying):
+    """With a relayer in this process."""
+
+    scratch: Scratch
+    relayer: Relayer
+
+    def turn(self) -> None:
+        """Everything that waits for a time is due now."""
+        with self.database.transaction() as conn:
+            conn.execute(
+                "UPDATE metric_relays SET due_at = clock_timestamp() WHERE due_at IS NOT NULL"
+            )
+        assert self.relayer.work() == 1
+
+
 def code_of(relay: MetricRelay) -> str | None:
     return None if relay.error is None else str(relay.error["code"])
 
@@ -107,21 +114,21 @@ def code_of(relay: MetricRelay) -> str | None:
 @pytest.fixture
 def relaying(
     database: Database, tmp_path: Path, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Relaying]:
+) -> Iterator[RelayingHere]:
     """The server accepts ``KEY``, which is stored."""
     monkeypatch.setenv("REVERIE_SECRETS_PRIVATE_KEYS", PRIVATE)
     wandb_server.keys.add(KEY)
     with Scratch(tmp_path / "scratch", new_id("wrk")) as scratch:
-        relayer = Relayer(database, scratch, wandb_server.url)
+        relayer = Relayer(database, scratch, wandb_server.url, lease=5 * LEASE)
         tenant_db = TenantDatabase.new(database)
-        relaying = Relaying(tenant_db=tenant_db, scratch=scratch, relayer=relayer)
+        relaying = RelayingHere(tenant_db=tenant_db, scratch=scratch, relayer=relayer)
         relaying.store_key()
         yield relaying
         assert [each.name for each in scratch.folder.iterdir()] == ["lock"]
 
 
 def test_what_is_there_is_what_is_stored(
-    relaying: Relaying, wandb_server: WandbServer, capfd: pytest.CaptureFixture[str]
+    relaying: RelayingHere, wandb_server: WandbServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     claim = relaying.claim()
     run_id = claim.run_id
@@ -155,7 +162,7 @@ def test_what_is_there_is_what_is_stored(
     assert not any(KEY.encode() in body for body in wandb_server.bodies)
 
 
-def refuse(relaying: Relaying, wandb_server: WandbServer) -> str:
+def refuse(relaying: RelayingHere, wandb_server: WandbServer) -> str:
     """Try with a key that the server does not accept; returns the run's id."""
     claim = relaying.claim()
     relaying.report(claim, *range(5))
@@ -172,7 +179,7 @@ def refuse(relaying: Relaying, wandb_server: WandbServer) -> str:
 
 
 def test_a_key_that_is_refused_fails_the_relay(
-    relaying: Relaying, wandb_server: WandbServer
+    relaying: RelayingHere, wandb_server: WandbServer
 ) -> None:
     run_id = refuse(relaying, wandb_server)
     relaying.store_key()
@@ -181,7 +188,7 @@ def test_a_key_that_is_refused_fails_the_relay(
 
 @pytest.mark.deep
 def test_a_relay_that_failed_goes_on_with_another_key(
-    relaying: Relaying, wandb_server: WandbServer
+    relaying: RelayingHere, wandb_server: WandbServer
 ) -> None:
     run_id = refuse(relaying, wandb_server)
     wandb_server.keys.add(KEY)
@@ -194,30 +201,29 @@ def test_a_relay_that_failed_goes_on_with_another_key(
 
 @pytest.mark.deep
 def test_a_key_that_was_replaced_meanwhile_is_tried_at_once(
-    relaying: Relaying, wandb_server: WandbServer
+    relaying: RelayingHere, wandb_server: WandbServer
 ) -> None:
     claim = relaying.claim()
     relaying.report(claim, *range(5))
-    wandb_server.keys.clear()
+    wandb_server.keys = {"decade" * 7}
     wandb_server.held_on = "RunResumeStatus"
-    turn = threading.Thread(target=relaying.turn)
-    turn.start()
+    turns: list[int] = []
+    working = threading.Thread(target=lambda: turns.append(relaying.relayer.work()))
+    working.start()
     assert wandb_server.has_held.wait(60)
     relaying.store_key("decade" * 7)
     wandb_server.release()
-    turn.join(60)
+    working.join(60)
 
     relay = relaying.relay(claim.run_id)
-    assert (relay.status, code_of(relay)) == ("running", "wandb_key_refused")
-    wandb_server.keys.add("decade" * 7)
-    assert relaying.relayer.work() == 1
-    assert relaying.relay(claim.run_id).step == 3
+    assert (relay.status, relay.step, relay.error) == ("running", 3, None)
+    assert turns == [2]
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("what", ["deleted", "of another kind", "unreadable"])
 def test_a_secret_that_cannot_be_used_fails_the_relay(
-    relaying: Relaying,
+    relaying: RelayingHere,
     wandb_server: WandbServer,
     monkeypatch: pytest.MonkeyPatch,
     what: str,
@@ -247,7 +253,7 @@ def test_a_secret_that_cannot_be_used_fails_the_relay(
 
 @pytest.mark.deep
 def test_a_project_that_is_forbidden_fails_the_relay(
-    relaying: Relaying, wandb_server: WandbServer
+    relaying: RelayingHere, wandb_server: WandbServer
 ) -> None:
     claim = relaying.claim()
     relaying.report(claim, *range(5))
@@ -262,14 +268,15 @@ def test_a_project_that_is_forbidden_fails_the_relay(
 @pytest.mark.parametrize("status", [None, 429, 503])
 @pytest.mark.parametrize("failing_on", [None, "UpsertBucket", "file_stream", "RunHistoryKeys"])
 def test_an_outage_loses_nothing_and_never_touches_the_run(
-    relaying: Relaying, wandb_server: WandbServer, status: int | None, failing_on: str | None
+    relaying: RelayingHere, wandb_server: WandbServer, status: int | None, failing_on: str | None
 ) -> None:
     if status is None and failing_on is not None:
         pytest.skip("a server that is off answers nothing")
     claim = relaying.claim()
     relaying.report(claim, *range(5))
     if status is None:
-        relayer = Relayer(relaying.database, relaying.scratch, "http://127.0.0.1:9")
+        off = "http://127.0.0.1:9"
+        relayer = Relayer(relaying.database, relaying.scratch, off, lease=5 * LEASE)
         replace(relaying, relayer=relayer).turn()
     else:
         wandb_server.failing_with, wandb_server.failing_on = status, failing_on
@@ -292,7 +299,7 @@ def test_an_outage_loses_nothing_and_never_touches_the_run(
 @pytest.mark.deep
 @pytest.mark.parametrize("held_on", ["UpsertBucket", "file_stream", "RunHistoryKeys"])
 def test_a_kill_anywhere_leaves_no_gap_and_no_difference(
-    relaying: Relaying, wandb_server: WandbServer, held_on: str
+    relaying: RelayingHere, wandb_server: WandbServer, held_on: str
 ) -> None:
     claim = relaying.claim()
     relaying.report(claim, *range(20), evaluated=10)
@@ -307,7 +314,7 @@ def test_a_kill_anywhere_leaves_no_gap_and_no_difference(
 
     relay = relaying.relay(claim.run_id)
     assert (relay.status, relay.step, code_of(relay)) == ("running", None, "relay_died")
-    wait_until(lambda: not core_pids(), what="wandb-core to end with its parent")
+    wait_until(lambda: not core_pids(relaying.scratch.folder), what="wandb-core to end, too")
     relaying.report(claim, *range(20, 25))
     relaying.finish(claim, 24)
     relaying.turn()
@@ -317,15 +324,22 @@ def test_a_kill_anywhere_leaves_no_gap_and_no_difference(
     assert (there.exit_code, there.changed) == (0, [])
 
 
-def core_pids() -> list[int]:
-    """The SDK's own programs that run."""
+def core_pids(folder: Path) -> list[int]:
+    """The SDK's own programs that run, of relays whose files are in this folder."""
     pids = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()]
-    return [pid for pid in pids if "wandb-core" in command_of(pid)]
+    return [pid for pid in pids if "wandb-core" in command_of(pid) and is_below(pid, folder)]
+
+
+def is_below(pid: int, folder: Path) -> bool:
+    try:
+        return str(Path(f"/proc/{pid}/cwd").readlink()).startswith(f"{folder}/")
+    except OSError:
+        return False  # it has ended
 
 
 @pytest.mark.deep
 def test_steps_that_are_taken_again_are_there_once(
-    relaying: Relaying, wandb_server: WandbServer
+    relaying: RelayingHere, wandb_server: WandbServer
 ) -> None:
     first = relaying.claim()
     ledger = relaying.tenant_db.ledger
@@ -352,7 +366,9 @@ def test_steps_that_are_taken_again_are_there_once(
 
 @pytest.mark.deep
 @pytest.mark.parametrize("end", ["failed", "canceled"])
-def test_the_end_of_a_run_is_told(relaying: Relaying, wandb_server: WandbServer, end: str) -> None:
+def test_the_end_of_a_run_is_told(
+    relaying: RelayingHere, wandb_server: WandbServer, end: str
+) -> None:
     claim = relaying.claim()
     relaying.report(claim, 1, 2)
     ledger = relaying.tenant_db.ledger
@@ -374,7 +390,7 @@ def test_the_end_of_a_run_is_told(relaying: Relaying, wandb_server: WandbServer,
 
 @pytest.mark.deep
 def test_a_tenant_whose_relays_hang_does_not_stop_others(
-    relaying: Relaying, wandb_server: WandbServer
+    relaying: RelayingHere, wandb_server: WandbServer
 ) -> None:
     for _ in range(4):
         relaying.report(relaying.claim(), 1, 2)
@@ -389,8 +405,41 @@ def test_a_tenant_whose_relays_hang_does_not_stop_others(
         wait_until(lambda: other.relay(claim.run_id).step == 1, what="the other tenant's relay")
         began = time.monotonic()
     assert time.monotonic() - began < 10
-    assert core_pids() == []
+    wait_until(lambda: not core_pids(relaying.scratch.folder), what="wandb-core to end")
     wandb_server.release()
     with relaying.database.transaction() as conn:
         held = conn.execute("SELECT count(*) FROM metric_relays WHERE lease_until > now()")
         assert held.fetchone() == (0,)  # whoever starts next goes on at once
+
+
+@pytest.mark.deep
+def test_a_results_process_that_is_killed_leaves_no_gap_and_no_difference(
+    fleet_of: Callable[..., Fleet], wandb_server: WandbServer
+) -> None:
+    fleet = fleet_of(REVERIE_WANDB_URL=wandb_server.url)
+    wandb_server.keys.add(KEY)
+    wandb_server.held_on = "RunHistoryKeys"
+    with closing(Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)) as database:
+        tenant_db = TenantDatabase.new(database)
+        relaying = Relaying(tenant_db=tenant_db)
+        relaying.store_key()
+        claim = relaying.claim()
+        relaying.report(claim, *range(20), evaluated=10)
+        fleet.start("results", REVERIE_SECRETS_PRIVATE_KEYS=PRIVATE)
+        assert wandb_server.has_held.wait(60), fleet.tail("results")
+        fleet.signal("results", signal.SIGKILL)
+        fleet.wait("results")
+        wait_until(lambda: not core_pids(fleet.home / "scratch"), what="wandb-core to end, too")
+        wandb_server.release()
+        relaying.report(claim, *range(20, 25))
+        relaying.finish(claim, 24)
+        fleet.start("results", REVERIE_SECRETS_PRIVATE_KEYS=PRIVATE)
+        wait_until(
+            lambda: relaying.relay(claim.run_id).status == "succeeded",
+            deadline_s=120,
+            what="the relay to end",
+        )
+
+        there = wandb_server.runs[claim.run_id]
+        assert there.history == relaying.stored(claim.run_id)
+        assert (there.exit_code, there.changed) == (0, [])

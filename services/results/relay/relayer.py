@@ -38,9 +38,8 @@ _LONGEST_PAUSE: Final = timedelta(minutes=2)
 _LOOK_EVERY_S: Final = 2.0
 _AT_ONCE: Final = 4
 _OF_ONE_TENANT: Final = 2
-_TRY: Final = timedelta(minutes=3)
-"""A process that takes longer is ended."""
-_LEASE: Final = _TRY + timedelta(minutes=1)
+_SHARE_OF_LEASE: Final = 0.9
+"""The rest is for reading the events, and for ending the process."""
 _ROWS_A_TRY: Final = 2000
 _EVENTS_A_PAGE: Final = 1000
 _FIRST_RETRY: Final = timedelta(seconds=5)
@@ -59,17 +58,17 @@ class Relayer:
         scratch: Scratch,
         server: str | None,
         *,
-        every: timedelta = RELAY_EVERY,
-        lease: timedelta = _LEASE,
+        lease: timedelta,
     ) -> None:
-        """``server``: base URL of a self-hosted Weights & Biases; None: the public one.
+        """Not started yet.
 
-        ``every`` and ``lease`` are shorter in tests.
+        Args:
+            server: base URL of a self-hosted Weights & Biases; None: the public one.
+            lease: of one try; it is not renewed. A process that takes nearly as long is ended.
         """
         self._database = database
         self._scratch = scratch
         self._server = server
-        self._every = every
         self._lease = lease
         self._is_stopping = threading.Event()
         self._threads = ExitStack()
@@ -115,7 +114,7 @@ class Relayer:
         is_end = work.is_over and len(rows.rows) < _ROWS_A_TRY
         if not rows.rows and not is_end:
             with self._database.transaction() as conn:
-                relay_work.pause(conn, work, least=self._every, most=_LONGEST_PAUSE)
+                relay_work.pause(conn, work, least=RELAY_EVERY, most=_LONGEST_PAUSE)
             return
         with self._database.transaction() as conn:
             secret = sealed_secrets.get(conn, work.tenant_id, work.secret, "wandb")
@@ -180,7 +179,7 @@ class Relayer:
                 return in_own_process(
                     send,
                     sending,
-                    deadline_s=_TRY.total_seconds(),
+                    deadline_s=_SHARE_OF_LEASE * self._lease.total_seconds(),
                     is_stopping=self._is_stopping.is_set,
                 )
             except ProcessEndedError:
@@ -189,7 +188,7 @@ class Relayer:
 
     def _note_success(self, work: RelayWork, rows: Rows, url: str | None, *, is_end: bool) -> None:
         step = rows.rows[-1].step if rows.rows else work.step
-        again_after = timedelta(0) if len(rows.rows) == _ROWS_A_TRY else self._every
+        again_after = timedelta(0) if len(rows.rows) == _ROWS_A_TRY else RELAY_EVERY
         with self._database.transaction() as conn:
             relay_work.sent(
                 conn,
