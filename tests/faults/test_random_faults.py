@@ -21,6 +21,7 @@ REPORTED = [
     "torn",
     "bit_equal",
     "claims",
+    "claims_over_https",
     "lost_steps(kill)",
     "lost_steps(term)",
     "extra_steps",

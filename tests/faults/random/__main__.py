@@ -166,11 +166,15 @@ def _check(report: Report, stack: Stack, load: Load) -> None:
     report.add("unnamed", stored.unnamed(stack.database_url, store, runs, folders))
     report.add("leases", left)
     report.add(
-        "secrets", leftovers.secrets_in_logs(stack.home, [*load.keys, stack.bucket.secret_key])
+        "secrets",
+        leftovers.secrets_in_logs(
+            stack.home, [*load.keys, *stack.secrets.values(), stack.bucket.secret_key]
+        ),
     )
     counted, unexpected = leftovers.log_events(stack.home)
     report.facts["given_up"] = counted["attempt_over given_up"]
     report.add("unexpected_errors", unexpected)
+    report.facts["claims_over_https"] = check.claims_over_https(entries)
     _count_steps(report, attempts, counted["attempt_started"], len(runs))
     overlap = check.overlap_steps(attempts, leftovers.refused_steps(stack.home))
     report.facts |= {

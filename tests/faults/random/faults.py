@@ -26,10 +26,10 @@ _MEETS_WITHIN_S = 12.0
 """How long a fault waits for something that it can meet, such as a run that is training."""
 _TAKEN_WITHIN_S = 60.0
 """How long a frozen trainer waits until another is free and takes its run."""
-_LOCKS = {name: threading.Lock() for name in ("postgres", "redis", "s3", "freezes")}
-_TRAINERS = ("trainer_a", "trainer_b", "trainer_c")
+_LOCKS = {name: threading.Lock() for name in ("postgres", "redis", "s3", "https", "freezes")}
+_TRAINERS = ("trainer_a", "trainer_b", "box_a", "box_b")
 _HELD = """
-SELECT runs.run_id, runs.fence, holder.app FROM runs CROSS JOIN LATERAL (
+SELECT runs.run_id, runs.fence, runs.worker_id, holder.app FROM runs CROSS JOIN LATERAL (
     SELECT app FROM audit WHERE audit.run_id = runs.run_id AND what = 'claim'
     ORDER BY id DESC LIMIT 1) AS holder
 WHERE runs.lease_until IS NOT NULL AND runs.stage = 'training' AND runs.step > 0
@@ -239,7 +239,10 @@ def _held(stack: Stack) -> list[tuple[str, int, str]]:
     """Run, fence and slot of each run that is training."""
     with _unless_down(), stack.database() as conn:
         rows = conn.execute(_HELD).fetchall()
-        placed = [(run_id, fence, stack.slot_of(app)) for run_id, fence, app in rows]
+        placed = [
+            (run_id, fence, stack.box_of(worker_id) or stack.slot_of(app))
+            for run_id, fence, worker_id, app in rows
+        ]
         return [(run_id, fence, slot) for run_id, fence, slot in placed if slot is not None]
     return []
 

@@ -29,6 +29,13 @@ KINDS = (
     "s3_reset",
     "s3_half_body",
     "s3_drop_reply",
+    "kill_box",
+    "https_slow",
+    "https_reset",
+    "https_half_body",
+    "https_drop_reply",
+    "https_repeat",
+    "https_repeat_late",
     "disk_full",
     "clock_step",
 )

@@ -17,8 +17,13 @@ from typing import Any
 
 import psycopg
 
+from services.store import worker_keys
+from services.store.database import Database
+from services.store.worker_keys import WorkerKey
 from tests.faults.random import audit
+from tests.faults.random.box import CA_FILE, JOIN_URL
 from tests.faults.random.trainer import SOCKET
+from tests.support.api_keys import KEY_PEPPER
 from tests.support.fleet import Fleet
 from tests.support.forked_training import child_command, training_server
 from tests.support.odd_clock import OddClock
@@ -26,6 +31,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.proxy import FaultProxy
 from tests.support.redis import RedisServer
 from tests.support.rgw import Bucket, RgwServer
+from tests.support.tls import new_authority
 from tests.support.waiting import wait_until
 
 LEASE_S = 4.0
@@ -38,8 +44,17 @@ _SLOTS = {
     "results": "results",
     "trainer_a": "trainer",
     "trainer_b": "trainer",
-    "trainer_c": "trainer",
+    "box_a": "box",
+    "box_b": "box",
 }
+_NOT_ON_A_BOX = (
+    "DATABASE_URL",
+    "BROKER_URL",
+    "OBJECTS_URL",
+    "SIGNING_KEY",
+    "KEY_PEPPER",
+)
+"""A box knows the service's address, behind TLS and a proxy, and a key of its own."""
 FULL_DISK = "trainer_a"
 """The trainer whose scratch is a small file system."""
 ODD_CLOCK = "trainer_b"
@@ -60,22 +75,29 @@ class Stack:
     redis: RedisServer
     bucket: Bucket
     proxies: Mapping[str, FaultProxy]
-    """``postgres``, ``redis``, ``s3``."""
+    """``postgres``, ``redis``, ``s3``, and ``https``: the API as boxes reach it."""
+    ca_file: Path
     database_url: str
     """Past the proxy."""
     small_disk: Path | None
     clock: OddClock | None
     slots: dict[str, str] = field(default_factory=dict)
     """Slot → name of its process."""
+    boxes: dict[str, WorkerKey] = field(default_factory=dict)
+    """Slot → what its key makes of it."""
+    secrets: dict[str, str] = field(default_factory=dict)
+    """Slot of a box → its key."""
     restarts: int = 0
     _starts: dict[str, int] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _closing: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        for slot in _SLOTS:
-            self._start(slot)
+        self._start("api")
         wait_until(self.fleet.is_ready, deadline_s=_READY_S, what="the API to be ready")
+        for slot in _SLOTS:
+            if slot != "api":
+                self._start(slot)
 
     def supervise(self) -> None:
         """Start each process that has ended again, until ``close``."""
@@ -98,6 +120,10 @@ class Stack:
     def process(self, slot: str) -> "subprocess.Popen[bytes]":
         with self._lock:
             return self.fleet.processes[self.slots[slot]]
+
+    def box_of(self, worker_id: str) -> str | None:
+        """The slot of the box that is this worker; None for any other worker."""
+        return next((s for s, key in self.boxes.items() if key.worker_id == worker_id), None)
 
     def slot_of(self, name: str) -> str | None:
         """The slot of a process by its name in the database; None where it has ended."""
@@ -123,8 +149,31 @@ class Stack:
             env["REVERIE_SCRATCH_DIR"] = str(self.small_disk / "scratch")
         if slot == ODD_CLOCK and self.clock is not None:
             env |= self.clock.env
+        if kind == "box":
+            env |= self._box_env(slot)
         self.fleet.start(name, **env)
         self.slots[slot] = name
+
+    def _box_env(self, slot: str) -> dict[str, str]:
+        if slot not in self.boxes:
+            self.boxes[slot], self.secrets[slot] = self._new_worker_key(slot)
+        return {
+            **{f"REVERIE_{name}": "" for name in _NOT_ON_A_BOX},
+            **dict.fromkeys(self.bucket.env, ""),
+            "REVERIE_WORKER_KEY": self.secrets[slot],
+            JOIN_URL: f"https://127.0.0.1:{self.proxies['https'].port}",
+            CA_FILE: str(self.ca_file),
+        }
+
+    def _new_worker_key(self, slot: str) -> tuple[WorkerKey, str]:
+        database = Database(self.database_url, max_size=1)
+        try:
+            with database.transaction() as conn:
+                key, secret = worker_keys.create(conn, KEY_PEPPER, name=slot, gpu_class="cpu")
+        finally:
+            database.close()
+        assert secret is not None
+        return key, secret
 
 
 @contextlib.contextmanager
@@ -174,8 +223,13 @@ def running_stack(home: Path) -> Iterator[Stack]:
                 "REVERIE_SIGNING_KEY": secrets.token_hex(32),
                 SOCKET: str(socket),
             },
-            modules={"trainer": "tests.faults.random.trainer"},
+            modules={
+                "trainer": "tests.faults.random.trainer",
+                "box": "tests.faults.random.box",
+            },
         )
+        ca_file, tls = new_authority(home)
+        proxies["https"] = opened.enter_context(FaultProxy(fleet.port, tls).running())
         stack = Stack(
             home=home,
             fleet=fleet,
@@ -183,6 +237,7 @@ def running_stack(home: Path) -> Iterator[Stack]:
             redis=redis,
             bucket=bucket,
             proxies=proxies,
+            ca_file=ca_file,
             database_url=database_url,
             small_disk=small_disk(home / "small-disk", opened),
             clock=_clock(home),
