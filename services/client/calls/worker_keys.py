@@ -16,11 +16,11 @@ def create_worker_key(request: WorkerKeyRequest) -> Call[NewWorkerKey]:
     return post(_PATH, request)
 
 
-def get_worker_key(key_id: str) -> Call[WorkerKey]:
+def get_worker_key(worker_key_id: str) -> Call[WorkerKey]:
     """Which worker it is, and when it was last used."""
-    return get(f"{_PATH}/{part(key_id)}")
+    return get(f"{_PATH}/{part(worker_key_id)}")
 
 
-def revoke_worker_key(key_id: str) -> Call[None]:
+def revoke_worker_key(worker_key_id: str) -> Call[None]:
     """The key stops working at once, and its worker stops."""
-    return delete(f"{_PATH}/{part(key_id)}")
+    return delete(f"{_PATH}/{part(worker_key_id)}")
