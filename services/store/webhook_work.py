@@ -69,7 +69,9 @@ SELECT EXISTS (
     SELECT FROM webhooks JOIN tenants USING (tenant_id)
     WHERE {is_open} AND EXISTS (
         SELECT FROM webhook_deliveries
-        WHERE webhook_deliveries.webhook_id = webhooks.webhook_id AND due_at <= clock_timestamp()))
+        WHERE webhook_deliveries.tenant_id = webhooks.tenant_id
+            AND webhook_deliveries.webhook_id = webhooks.webhook_id
+            AND due_at <= clock_timestamp()))
 """).format(is_open=_IS_OPEN)
 
 
@@ -84,6 +86,8 @@ _CLAIM: Final = SQL("""
 WITH under_way AS (
     SELECT tenant_id, webhook_id, count(*) AS num FROM webhook_deliveries
     WHERE lease_until > clock_timestamp() GROUP BY tenant_id, webhook_id
+), of_tenant AS (
+    SELECT tenant_id, sum(num) AS num FROM under_way GROUP BY tenant_id
 ), due AS (
     SELECT delivery_id, webhooks.tenant_id, due_at, first_failed_at IS NOT NULL AS is_failing,
         row_number() OVER (PARTITION BY webhook_id ORDER BY due_at) + coalesce(num, 0) AS place
@@ -99,9 +103,8 @@ WITH under_way AS (
 ), fair AS (
     SELECT delivery_id, due_at, is_failing,
         row_number() OVER (PARTITION BY tenant_id ORDER BY is_failing, due_at)
-            + (SELECT coalesce(sum(num), 0) FROM under_way
-                WHERE under_way.tenant_id = due.tenant_id) AS place
-    FROM due WHERE place <= %(of_webhook)s
+            + coalesce(num, 0) AS place
+    FROM due LEFT JOIN of_tenant USING (tenant_id) WHERE place <= %(of_webhook)s
 ), chosen AS (
     SELECT delivery_id FROM (
         SELECT delivery_id, due_at, is_failing,

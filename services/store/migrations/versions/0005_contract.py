@@ -333,7 +333,7 @@ _STATEMENTS = (
         (tenant_id, webhook_id, delivery_id)
     """,
     """
-    CREATE INDEX webhook_deliveries_due ON webhook_deliveries (webhook_id, due_at)
+    CREATE INDEX webhook_deliveries_due ON webhook_deliveries (tenant_id, webhook_id, due_at)
         WHERE due_at IS NOT NULL
     """,
     """
