@@ -207,8 +207,12 @@ def test_nothing_is_written(
     tenant: Tenant, database: Database, ready: dict[str, str], rejected: str
 ) -> None:
     before = contents(database)
-    for body in (run_request(ready), run_request({"photos": rejected}), {}, [], None):
+    for body in (run_request(ready), run_request({"photos": rejected}), {}, []):
         validated(tenant, body)
+    in_json = {"Content-Type": "application/json"}
+    for content, status in ((b"null", 200), (b"", 422)):
+        answer = tenant.http.post("/v1/runs:validate", content=content, headers=in_json)
+        assert answer.status_code == status, answer.text
     assert contents(database) == before
 
 
