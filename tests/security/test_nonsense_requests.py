@@ -49,17 +49,12 @@ BODIES: dict[str, bytes] = {
     "unknown members": b'{"no such member": 9223372036854775808, "__proto__": {}}',
 }
 TEXTS = [
-    "nothing",
     "%00",
     "%0D%0AX:%20y",
     "%ED%A0%80",
-    "a%3Fb%23c",
     "'%20OR%201=1--",
-    "%F0%9F%92%A9",
-    "*",
     "run_" + "0" * 31,
     "run_" + "0" * 32 + "%0A",
-    "%D9%A3" * 8,
     "x" * 4000,
 ]
 NUMBERS = [
