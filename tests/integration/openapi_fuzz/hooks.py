@@ -327,6 +327,8 @@ _NO_SUCH_ID: Final = {
         ("GET", "webhooks/{webhook_id}/deliveries"),
         ("GET", "webhooks/{webhook_id}/deliveries/{delivery_id}"),
         ("POST", "webhooks/{webhook_id}/deliveries/{delivery_id}:replay"),
+        ("GET", "admin/worker-keys/{worker_key_id}"),
+        ("DELETE", "admin/worker-keys/{worker_key_id}"),
         ("GET", "secrets/{name}"),
         ("DELETE", "secrets/{name}"),
     ]
@@ -375,6 +377,7 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ("POST /v1/api-keys", "idempotency_key_reused"): _has_key,
     ("POST /v1/api-keys/{key_id}:rotate", "idempotency_key_reused"): _has_key,
     ("POST /v1/admin/tenants", "idempotency_key_reused"): _has_key,
+    ("POST /v1/admin/worker-keys", "idempotency_key_reused"): _has_key,
     ("POST /v1/admin/tenants/{tenant_id}/api-keys", "idempotency_key_reused"): _has_key,
     ("POST /v1/webhooks", "idempotency_key_reused"): _has_key,
     ("POST /v1/webhooks/{webhook_id}:rotate-secret", "idempotency_key_reused"): _has_key,
