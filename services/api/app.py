@@ -28,6 +28,7 @@ from services.api.edge import RequestEdge
 from services.api.events import routes as events
 from services.api.events.hub import STREAM_READERS, EventHub
 from services.api.forwarded import ForwardedClients
+from services.api.gpu_types import routes as gpu_types
 from services.api.key_guesses import KeyGuesses
 from services.api.logs import routes as logs
 from services.api.long_lists import LISTS_AT_WORK, CheckedList, LongLists
@@ -46,12 +47,14 @@ from services.api.problems import install_handlers
 from services.api.publications import routes as publications
 from services.api.routing import check_routes
 from services.api.run_metrics import routes as run_metrics
+from services.api.run_reading import routes as run_reading
 from services.api.runs import attempts, clone_routes, validation_routes
 from services.api.runs import control as run_control
 from services.api.runs import routes as runs
 from services.api.secrets import routes as secrets
 from services.api.secrets.sealing_key import sealing_key
 from services.api.service import Service
+from services.api.tenant import routes as tenant
 from services.api.usage import routes as usage
 from services.api.webhooks import deliveries as webhook_deliveries
 from services.api.webhooks import routes as webhooks
@@ -140,10 +143,11 @@ def create_app(
     app.add_middleware(RequestEdge)  # the outermost
     install_handlers(app)
     plans = (validation_routes, clone_routes)
-    of_runs = (runs, *plans, run_control, attempts, events, logs, run_metrics, artifacts, batches)
+    shown = (attempts, events, logs, run_metrics, artifacts)
+    of_runs = (runs, run_reading, *plans, run_control, *shown, batches)
     of_webhooks = (webhooks, webhook_deliveries)
     of_tenants = (creating, datasets, parts, *of_runs, publications, secrets, deletions)
-    of_access = (members, api_keys, usage, audit_log)
+    of_access = (members, api_keys, tenant, gpu_types, usage, audit_log)
     for noun in (health, *of_tenants, *of_webhooks, *of_access, admin, worker):
         app.include_router(noun.router)
     if isinstance(service.objects, FolderStore):

@@ -1,8 +1,8 @@
 """What a request may carry beside its body: known query parameters, and single headers once."""
 
 import difflib
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
@@ -22,12 +22,23 @@ SINGLE_HEADERS: Final = (
     "Last-Event-ID",
 )
 """Of two such headers this server could read one, and a proxy before it the other."""
+_KEY: Final = "[…]"
 
 
-def query_names(dependant: Dependant) -> frozenset[str]:
-    """The query parameters of a route. Each may be given once."""
+def query_names(dependant: Dependant, described: Mapping[str, Any]) -> frozenset[str]:
+    """The query parameters of a route. Each may be given once.
+
+    Args:
+        described: in its ``openapi_extra``; one of the style ``deepObject`` is ``name[…]``.
+    """
     found = get_flat_params(dependant)
-    return frozenset(each.alias for each in found if isinstance(each.field_info, Query))
+    plain = {each.alias for each in found if isinstance(each.field_info, Query)}
+    deep = {
+        f"{each['name']}{_KEY}"
+        for each in described.get("parameters", [])
+        if each.get("style") == "deepObject"
+    }
+    return frozenset(plain | deep)
 
 
 def takes_if_match(dependant: Dependant) -> bool:
@@ -56,11 +67,17 @@ def check_parameters(request: Request, names: frozenset[str], *, is_conditional:
 def _about_query(request: Request, names: frozenset[str]) -> Iterator[Problem]:
     for name in dict.fromkeys(request.query_params):
         pointer = f"query:{name}"
-        if name not in names:
+        if _without_key(name) not in names:
             message = f"There is no such parameter; {_hint(name, names)}."
             yield Problem(pointer=pointer, code="unknown_parameter", message=message)
         elif len(request.query_params.getlist(name)) > 1:
             yield Problem(pointer=pointer, code="repeated", message="Give this parameter once.")
+
+
+def _without_key(name: str) -> str:
+    """``metadata[team]`` → ``metadata[…]``."""
+    start, bracket, _ = name.partition("[")
+    return f"{start}{_KEY}" if bracket and name.endswith("]") else name
 
 
 def _hint(name: str, names: frozenset[str]) -> str:

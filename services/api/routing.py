@@ -81,8 +81,10 @@ class KeyRoute(HeadRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        names, is_conditional = query_names(self.dependant), takes_if_match(self.dependant)
-        takes_body = self.body_field is not None or "requestBody" in (self.openapi_extra or {})
+        described = self.openapi_extra or {}
+        names = query_names(self.dependant, described)
+        is_conditional = takes_if_match(self.dependant)
+        takes_body = self.body_field is not None or "requestBody" in described
         self.needed = scope_of(self)
 
         async def answer(request: Request) -> Response:

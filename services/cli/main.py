@@ -16,12 +16,14 @@ from services.cli import (
     datasets,
     deletions,
     generate,
+    gpu_types,
     keys,
     members,
     merge,
     models,
     output,
     run_files,
+    run_list,
     run_logs,
     run_metrics,
     run_plans,
@@ -54,6 +56,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EXAMPLES,
 )
+runs.app.command("list", epilog=run_list.EXAMPLE)(run_list.list_runs)
 runs.app.command("validate", epilog=run_plans.VALIDATE_EXAMPLES)(run_plans.validate)
 runs.app.command("clone", epilog=run_plans.CLONE_EXAMPLES)(run_plans.clone)
 runs.app.command("diff")(run_plans.diff)
@@ -75,6 +78,7 @@ app.add_typer(admin.app, name="admin")
 runs.app.command("delete")(deletions.delete_run)
 datasets.app.command("delete")(deletions.delete_dataset)
 app.command("deletion")(deletions.show_deletion)
+app.command("gpu-types")(gpu_types.show)
 app.command("usage", epilog=usage.EXAMPLE)(usage.usage)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("merge", epilog=merge.EXAMPLES)(merge.merge)

@@ -1,6 +1,5 @@
 """`reverie runs`: submit, list, show, watch; ``run_control`` has the others."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -144,41 +143,6 @@ def submit(
         output.print_json(run)
     if watch:
         raise typer.Exit(_exit_code(run))
-
-
-@app.command("list")
-def list_runs(
-    ctx: typer.Context,
-    batch: Annotated[
-        str | None, typer.Option(metavar="BATCH", help="Only the runs of this batch.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Runs a page.")] = 20,
-    after: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Show the runs older than this one.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Show runs, newest first."""
-    invocation: Invocation = ctx.obj
-    with invocation.connect() as client:
-        page = client.list_runs(batch_id=batch, limit=limit, after=after)
-    if as_json:
-        output.print_json(asdict(page))
-        return
-    rows = [
-        (
-            run["id"],
-            run["status"],
-            run["stage"] or "-",
-            f"{run['step']}/{run['max_steps']}",
-            output.when(run["created_at"]),
-        )
-        for run in page.data
-    ]
-    output.print_table(("ID", "STATUS", "STAGE", "STEP", "CREATED"), rows)
-    if page.has_more:
-        only = f" --batch {batch}" if batch else ""
-        output.print_note(f"more: reverie runs list{only} --after {page.next_cursor}")
 
 
 @app.command("show")

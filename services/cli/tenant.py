@@ -6,6 +6,7 @@ import typer
 
 from services.cli import output
 from services.cli.connection import CommandError, Invocation
+from services.cli.usage import print_quotas
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -19,6 +20,23 @@ reverie tenant delete ada --yes"""
 @app.callback()
 def group() -> None:
     """Your tenant as a whole."""
+
+
+@app.command("show")
+def show(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Show the tenant of the API key, and its quotas with what is used of them."""
+    invocation: Invocation = ctx.obj
+    with invocation.connect() as client:
+        tenant = client.get_own_tenant()
+    if as_json:
+        output.print_json(tenant)
+        return
+    created = output.when(tenant["created_at"])
+    output.print_facts({"tenant": tenant["id"], "name": tenant["name"], "created": created})
+    print_quotas(tenant["quotas"])
 
 
 @app.command("delete", epilog=_EXAMPLES)

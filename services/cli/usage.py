@@ -1,12 +1,15 @@
 """`reverie usage`: what the tenant used in each month, and what its quotas allow."""
 
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from services.cli import output
 from services.cli.connection import Invocation
 from trainer_core.in_words import duration
+
+if TYPE_CHECKING:
+    from services.client.shapes import Quota
 
 EXAMPLE: Final = "Example: reverie usage --months 3"
 
@@ -34,17 +37,20 @@ def usage(
         for each in month["gpu_classes"]
     ]
     output.print_table(("MONTH", "GPU CLASS", "CHARGED", "COST"), rows)
-    output.print_table(
-        ("QUOTA", "USED", "LIMIT"),
-        [
-            (
-                quota["id"],
-                "" if quota["used"] is None else output.amount(quota["id"], quota["used"]),
-                output.amount(quota["id"], quota["limit"]),
-            )
-            for quota in quotas
-        ],
-    )
+    print_quotas(quotas)
+
+
+def print_quotas(quotas: list["Quota"]) -> None:
+    """A table of limits with what is used of them."""
+    rows = [
+        (
+            quota["id"],
+            "" if quota["used"] is None else output.amount(quota["id"], quota["used"]),
+            output.amount(quota["id"], quota["limit"]),
+        )
+        for quota in quotas
+    ]
+    output.print_table(("QUOTA", "USED", "LIMIT"), rows)
 
 
 def _cost(cost_micros: int, currency: str | None) -> str:

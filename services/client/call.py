@@ -30,6 +30,8 @@ class Call(Generic[T]):
     """What is None is left out."""
     body: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    waits_s: float = 0.0
+    """So much longer than others the service may take for its answer."""
     read: Callable[[httpx.Response], T]
 
 

@@ -12,12 +12,14 @@ from services.client.calls import (
     batches,
     datasets,
     deletions,
+    gpu_types,
     members,
     operators,
     publications,
     run_output,
     runs,
     secrets,
+    tenant,
     usage,
     webhooks,
     worker_keys,
@@ -90,6 +92,7 @@ class Client:
     get_dataset = _sent(datasets.get_dataset)
     sign_uploads = _sent(datasets.sign_uploads)
     sign_parts = _sent(datasets.sign_parts)
+    abort_parts = _sent(datasets.abort_parts)
     complete_dataset = _sent(datasets.complete_dataset)
 
     submit_run = _sent(runs.submit_run)
@@ -146,6 +149,8 @@ class Client:
     delete_tenant = _sent(deletions.delete_tenant)
     get_deletion = _sent(deletions.get_deletion)
 
+    get_own_tenant = _sent(tenant.get_own_tenant)
+    list_gpu_types = _sent(gpu_types.list_gpu_types)
     list_usage = _sent(usage.list_usage)
     list_quotas = _sent(usage.list_quotas)
 

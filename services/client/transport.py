@@ -86,5 +86,16 @@ def _settings(url: str, api_key: str) -> dict[str, Any]:
 def _request(http: httpx.Client | httpx.AsyncClient, call: Call[Any]) -> httpx.Request:
     query = {name: value for name, value in call.query.items() if value is not None}
     return http.build_request(
-        call.method, call.path, params=query, json=call.body, headers=call.headers
+        call.method,
+        call.path,
+        params=query,
+        json=call.body,
+        headers=call.headers,
+        timeout=_later(http.timeout, call.waits_s),
     )
+
+
+def _later(usual: httpx.Timeout, waits_s: float) -> httpx.Timeout:
+    """The usual times, with so much more until the answer."""
+    read_s = None if usual.read is None else usual.read + waits_s
+    return httpx.Timeout(connect=usual.connect, read=read_s, write=usual.write, pool=usual.pool)

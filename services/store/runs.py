@@ -191,29 +191,6 @@ def get(conn: Connection, tenant_id: str, run_id: str) -> Run:
     return run
 
 
-_LIST: Final = SQL("""
-SELECT {columns} FROM runs
-WHERE tenant_id = %(tenant_id)s AND deleted_at IS NULL
-    AND (%(after)s::text IS NULL OR run_id < %(after)s)
-    AND (%(batch_id)s::text IS NULL OR batch_id = %(batch_id)s)
-ORDER BY run_id DESC LIMIT %(limit)s
-""").format(columns=columns_of(Run))
-
-
-def list_page(
-    conn: Connection,
-    tenant_id: str,
-    limit: int,
-    after: str | None = None,
-    *,
-    batch_id: str | None = None,
-) -> list[Run]:
-    """Newest first, of one batch or of all; ``after`` is the last id of the page before."""
-    facts = {"tenant_id": tenant_id, "limit": limit, "after": after, "batch_id": batch_id}
-    with conn.cursor(row_factory=class_row(Run)) as cursor:
-        return cursor.execute(_LIST, facts).fetchall()
-
-
 _LOCK: Final = SQL("""
 SELECT {columns} FROM runs WHERE tenant_id = %s AND run_id = %s AND deleted_at IS NULL FOR UPDATE
 """).format(columns=columns_of(Run))

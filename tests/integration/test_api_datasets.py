@@ -158,6 +158,25 @@ def test_a_large_upload_is_not_held_in_memory(fleet: Fleet, tenant: Tenant) -> N
     assert peak_kib() - before < 12 << 10
 
 
+def test_the_parts_of_a_file_can_be_given_up(tenant: Tenant) -> None:
+    large = b"x" * (33 << 20)
+    dataset = tenant.post("/v1/datasets", {"name": "a", "files": listed({"large.png": large})})
+    file = {"dataset_id": dataset["id"], "path": "large.png"}
+    cut = [large[: 16 << 20], large[: 16 << 20], large[: 1 << 20]]
+    asked = {**file, "sha256": [hashlib.sha256(body).hexdigest() for body in cut]}
+    url = tenant.post("/v1/uploads/parts", asked)["parts"][2]["url"]
+    assert httpx.put(url, content=cut[2], timeout=60).status_code == 200
+    assert tenant.post("/v1/uploads/parts", asked)["parts"][2]["present"]
+
+    for _ in range(2):
+        assert tenant.http.post("/v1/uploads/parts:abort", json=file).status_code == 204
+
+    assert httpx.put(url, content=cut[2], timeout=60).status_code == 404
+    assert not tenant.post("/v1/uploads/parts", asked)["parts"][2]["present"]
+    answer = tenant.http.post("/v1/uploads/parts:abort", json={**file, "path": "other.png"})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/path")
+
+
 def test_a_rejected_dataset_is_refused_with_its_bad_files(tenant: Tenant, store: Database) -> None:
     from services.domain.errors import Problem
 

@@ -14,6 +14,7 @@ import pytest
 from services.api.runs.routes import list_runs
 from services.settings.env import Settings
 from services.store.database import Database
+from services.store.run_lists import ALL
 from services.store.scoped_database import ScopedDatabase
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase
@@ -217,9 +218,9 @@ def test_a_page_of_runs_takes_as_many_statements_as_one_run(
 
     monkeypatch.setattr(psycopg.Cursor, "execute", counted)
     service = Mock(database=scoped, settings=Settings.from_env({}))
-    list_runs(service, tenant_db.tenant_id, limit=1)
+    list_runs(service, tenant_db.tenant_id, ALL, limit=1)
     num_for_one = len(statements)
-    page = list_runs(service, tenant_db.tenant_id, limit=10)
+    page = list_runs(service, tenant_db.tenant_id, ALL, limit=10)
 
     scoped.close()
     assert len(statements) == 2 * num_for_one > 0

@@ -12,7 +12,7 @@ from services.dispatcher.loop import Dispatcher
 from services.domain.errors import Problem
 from services.queue.app import CACHE_QUEUE, NOTIFY_QUEUE, trainer_queue, worker_queue
 from services.queue.rings import Rings
-from services.store import datasets, publications, runs, shards
+from services.store import datasets, publications, run_lists, shards
 from services.store.database import Database, DatabaseDownError
 from tests.support.dispatching import DispatcherAndIndexer, build_all_shards, real_plan
 from tests.support.postgres import PostgresServer
@@ -144,7 +144,7 @@ def test_shards_of_the_same_data_are_built_once(
     assert tenant_db.event_types(second.run_id) == ["run.queued", "run.queued"]  # nothing to cache
     assert queues(CACHE_QUEUE) == num_shards
     with tenant_db.database.transaction() as conn:
-        states = {(r.status, r.stage) for r in runs.list_page(conn, tenant_db.tenant_id, 10)}
+        states = {(r.status, r.stage) for r in run_lists.list_page(conn, tenant_db.tenant_id, 10)}
     assert states == {("queued", "capacity")}
 
 

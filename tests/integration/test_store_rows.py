@@ -26,6 +26,7 @@ from services.store import (
     publications,
     run_control,
     run_documents,
+    run_lists,
     runs,
     shards,
     tenants,
@@ -109,7 +110,7 @@ def test_another_tenants_rows_are_not_found(
     with pytest.raises(NotFoundError), tenant_db.database.transaction() as conn:
         read(conn, other, run, publication.publication_id)
     with tenant_db.database.transaction() as conn:
-        assert runs.list_page(conn, other, 10) == []
+        assert run_lists.list_page(conn, other, 10) == []
         assert datasets.list_page(conn, other, 10) == []
         assert publications.list_page(conn, other, 10) == []
         assert publications.list_page(conn, other, 10, run_id=run.run_id) == []
@@ -121,7 +122,7 @@ def test_pages_go_from_new_to_old_without_repeats(tenant_db: TenantDatabase) -> 
     made = [tenant_db.queued().run_id for _ in range(5)]
     seen: list[str] = []
     with tenant_db.database.transaction() as conn:
-        while page := runs.list_page(conn, tenant_db.tenant_id, 2, seen[-1] if seen else None):
+        while page := run_lists.list_page(conn, tenant_db.tenant_id, 2, seen[-1] if seen else None):
             seen += [run.run_id for run in page]
     assert seen == sorted(made, reverse=True)
 
@@ -378,7 +379,7 @@ def test_rows_and_events_are_read_and_written_without_documents(
         elsewhere.execute("LOCK TABLE run_documents IN ACCESS EXCLUSIVE MODE")
         with impatient.transaction() as conn:
             runs.get(conn, tenant_db.tenant_id, claim.run_id)
-            runs.list_page(conn, tenant_db.tenant_id, 10)
+            run_lists.list_page(conn, tenant_db.tenant_id, 10)
             runs.events(conn, tenant_db.tenant_id, claim.run_id, 0, 10)
         ledger.renew(claim.run_id, claim.fence, lease=LEASE)
         ledger.event(claim.run_id, claim.fence, [ChildEvent(type="step", step=1, data={})])

@@ -8,7 +8,7 @@ import pytest
 from services.domain.fair_share import AGING
 from services.domain.ledger import Outcome
 from services.domain.waiting import Waiting
-from services.store import datasets, failing_rows, runs, waiting
+from services.store import datasets, failing_rows, run_lists, waiting
 from services.store.database import Database
 from tests.support.runs import LEASE, TenantDatabase, failure
 
@@ -22,7 +22,7 @@ def tenant_db(database: Database) -> TenantDatabase:
 
 def all_waiting(tenant_db: TenantDatabase) -> dict[str, Waiting]:
     with tenant_db.database.transaction() as conn:
-        found = runs.list_page(conn, tenant_db.tenant_id, 100)
+        found = run_lists.list_page(conn, tenant_db.tenant_id, 100)
         return waiting.of_runs(conn, tenant_db.tenant_id, found, aging=AGING, silence=MINUTE)
 
 

@@ -100,6 +100,9 @@ ROUTES: Final[dict[str, Row]] = {
         409,
         lambda ids: {"dataset_id": ids["dataset_id"], "path": "a.jpg", "sha256": ["0" * 64]},
     ),
+    "POST /v1/uploads/parts:abort": acts(
+        "datasets:write", 409, lambda ids: {"dataset_id": ids["dataset_id"], "path": "a.jpg"}
+    ),
     "GET /v1/runs": lists("runs:read"),
     "POST /v1/runs": Row(scope="runs:write", own=201, absent=422, body=_new_run),
     "POST /v1/runs:validate": Row(scope="runs:read", own=200, absent=200, body=_new_run),
@@ -165,6 +168,8 @@ ROUTES: Final[dict[str, Row]] = {
     "GET /v1/audit-events": lists("audit:read"),
     "GET /v1/audit-events:verify": lists("audit:read"),
     "GET /v1/deletions/{deletion_id}": reads("runs:read"),
+    "GET /v1/tenant": lists("usage:read"),
+    "GET /v1/gpu-types": lists("runs:read"),
     "GET /v1/usage": lists("usage:read"),
     "GET /v1/quotas": lists("usage:read"),
     "GET /v1/admin/tenants": lists("operator"),

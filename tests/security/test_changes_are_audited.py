@@ -22,6 +22,7 @@ NOT_RECORDED: Final = {
     "POST /v1/runs:validate": "it stores nothing",
     "POST /v1/uploads": "it signs addresses, and the dataset lists every file already",
     "POST /v1/uploads/parts": "the same, for parts of a file",
+    "POST /v1/uploads/parts:abort": "parts are no file yet, and the dataset stays as it is",
     "PUT /v1/admin/gpu-classes/{gpu_class}": "a price belongs to no tenant",
     "POST /v1/admin/worker-keys": "it belongs to no tenant; its row and the log name the operator",
     "DELETE /v1/admin/worker-keys/{worker_key_id}": "the same",

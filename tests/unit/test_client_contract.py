@@ -18,7 +18,7 @@ from typing import (
 import pytest
 
 from services.api import describe
-from services.client import batch_shapes, shapes, webhook_shapes
+from services.client import batch_shapes, shapes, tenant_shapes, webhook_shapes
 from services.client.async_client import AsyncClient
 from services.client.client import Client
 
@@ -82,6 +82,8 @@ def test_a_method_takes_what_its_operation_takes(document: Json) -> None:
         wanted = set(named)
         if "If-Match" in headers:
             wanted.add("version")
+        if "Prefer" in headers:
+            wanted.add("wait_s")
         for parameter, described in named.items():
             assert parameter in takes, (name, parameter)
             if described["in"] == "path":
@@ -139,7 +141,7 @@ def test_every_type_of_the_client_is_a_schema(document: Json) -> None:
 
 
 def types() -> Iterator[type]:
-    for module in (shapes, batch_shapes, webhook_shapes):
+    for module in (shapes, batch_shapes, tenant_shapes, webhook_shapes):
         for kind in vars(module).values():
             is_own = isinstance(kind, type) and kind.__module__ == module.__name__
             if is_own and kind is not shapes.Page:

@@ -1,13 +1,16 @@
-"""POST /v1/uploads/parts: large files, part by part; ask, send what is missing, ask again."""
+"""POST /v1/uploads/parts: large files, part by part; ask, send what is missing, ask again.
 
-from fastapi import APIRouter
+And /v1/uploads/parts:abort, which deletes the parts.
+"""
+
+from fastapi import APIRouter, Response
 
 from services.api.datasets.lookup import find_dataset
 from services.api.datasets.part_sizes import PART_BYTES, UPLOAD_EXPIRES_S, part_sizes
-from services.api.datasets.shapes import Part, PartsRequest, UploadParts
+from services.api.datasets.shapes import Part, PartsAbort, PartsRequest, UploadParts
 from services.api.routing import TenantRoute
 from services.api.scopes import needs
-from services.api.service import ServiceDep, TenantDep
+from services.api.service import Service, ServiceDep, TenantDep
 from services.domain.errors import (
     DatasetNotOpenError,
     InvalidRequestError,
@@ -30,13 +33,8 @@ def sign_parts(body: PartsRequest, service: ServiceDep, tenant_id: TenantDep) ->
     Once all are stored, the next request joins them, and the file is ``present``. 409 where the
     dataset is completed.
     """
-    with service.database.transaction(tenant_id) as conn:
-        dataset = find_dataset(conn, tenant_id, body.dataset_id)
-        if dataset.status != "uploading":
-            raise DatasetNotOpenError(f"The dataset is {dataset.status}; it accepts no more files.")
-        datasets.touch(conn, tenant_id, body.dataset_id)
-        listed = datasets.find_file(conn, tenant_id, body.dataset_id, body.path)
-    file, sizes = _checked(listed, body)
+    file = _large_file(service, tenant_id, body)
+    sizes = _sizes(file, body)
     key, uploads = upload_key(tenant_id, file.sha256), service.objects.parts
     if service.objects.size(key) == file.size_bytes:
         return UploadParts(path=file.path, present=True, parts=[])
@@ -72,16 +70,43 @@ def sign_parts(body: PartsRequest, service: ServiceDep, tenant_id: TenantDep) ->
     return UploadParts(path=file.path, present=False, parts=parts)
 
 
-def _checked(file: DatasetFile | None, body: PartsRequest) -> tuple[DatasetFile, list[int]]:
-    """The file and the lengths of its parts; raises InvalidRequestError where it has no such."""
+@router.post(
+    "/uploads/parts:abort",
+    status_code=204,
+    openapi_extra=needs("datasets:write", NotFoundError, DatasetNotOpenError),
+)
+def abort_parts(body: PartsAbort, service: ServiceDep, tenant_id: TenantDep) -> Response:
+    """Delete the parts of a large file that are stored, and refuse those that are on their way.
+
+    ``/v1/uploads/parts`` begins anew, also for another dataset that lists the same content. A file
+    that is joined already stays. Repeating it is harmless.
+    """
+    file = _large_file(service, tenant_id, body)
+    service.objects.parts.drop(upload_key(tenant_id, file.sha256))
+    return Response(status_code=204)
+
+
+def _large_file(service: Service, tenant_id: str, body: PartsRequest | PartsAbort) -> DatasetFile:
+    """The file of an open dataset; raises InvalidRequestError where it is none that has parts."""
+    with service.database.transaction(tenant_id) as conn:
+        dataset = find_dataset(conn, tenant_id, body.dataset_id)
+        if dataset.status != "uploading":
+            raise DatasetNotOpenError(f"The dataset is {dataset.status}; it accepts no more files.")
+        datasets.touch(conn, tenant_id, body.dataset_id)
+        file = datasets.find_file(conn, tenant_id, body.dataset_id, body.path)
     if file is None:
         message = "The dataset lists no file with this path."
         raise InvalidRequestError([Problem(pointer="/path", code="not_found", message=message)])
-    sizes = part_sizes(file.size_bytes)
-    if not sizes:
+    if not part_sizes(file.size_bytes):
         message = "This file is sent as a whole: POST /v1/uploads has its address."
         raise InvalidRequestError([Problem(pointer="/path", code="bad_value", message=message)])
+    return file
+
+
+def _sizes(file: DatasetFile, body: PartsRequest) -> list[int]:
+    """The lengths of its parts; raises InvalidRequestError where the request names others."""
+    sizes = part_sizes(file.size_bytes)
     if len(sizes) != len(body.sha256):
         message = f"This file has {len(sizes)} parts of {PART_BYTES} bytes, the last one less."
         raise InvalidRequestError([Problem(pointer="/sha256", code="bad_value", message=message)])
-    return file, sizes
+    return sizes

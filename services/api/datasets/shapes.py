@@ -58,6 +58,14 @@ class PartsRequest(Body):
     """Of each part, in order."""
 
 
+class PartsAbort(Body):
+    """Give up the parts of a large file."""
+
+    dataset_id: DatasetId
+    path: Text
+    """As in the dataset."""
+
+
 class Dataset(Shape):
     """A list of files, immutable once completed."""
 

@@ -1,4 +1,4 @@
-"""/v1/runs: submit, list, show, download."""
+"""/v1/runs: submit, list, download."""
 
 from typing import Annotated, Any
 
@@ -9,20 +9,21 @@ from pydantic import Field
 from services.api.auditing import AuthorDep
 from services.api.errors import DatasetRejectedError, InvalidPlanError, NoResultError
 from services.api.idempotency import CreatingDep, create_once
-from services.api.paging import DIGITS, After, Limit, Page, check_cursor, check_filter, page_of
+from services.api.paging import DIGITS, After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
 from services.api.runs.creating import insert_run
 from services.api.runs.downloads import files_of
+from services.api.runs.filters import METADATA_PARAMETER, RunFilterDep
 from services.api.runs.lookup import find_run
 from services.api.runs.planning import plan_run
 from services.api.runs.presenting import summary_shape
 from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest, RunSummary
-from services.api.runs.showing import shown_run, waits
+from services.api.runs.showing import waits
 from services.api.scopes import needs
 from services.api.service import Service, ServiceDep, TenantDep
-from services.api.shapes import BatchId, RunId
+from services.api.shapes import RunId
 from services.domain.errors import NotFoundError, QuotaExceededError
-from services.store import audit, gpu_classes, run_documents, runs
+from services.store import audit, gpu_classes, run_documents, run_lists, runs
 from services.store.database import Connection
 from services.store.runs import NewRun
 
@@ -63,19 +64,18 @@ def submit_run(
     return create_once(request, prepare, insert)
 
 
-@router.get("/runs", openapi_extra=needs("runs:read"))
+@router.get("/runs", openapi_extra={**needs("runs:read"), "parameters": [METADATA_PARAMETER]})
 def list_runs(
     service: ServiceDep,
     tenant_id: TenantDep,
+    only: RunFilterDep,
     limit: Limit = 20,
     after: After[RunId] = None,
-    batch_id: Annotated[BatchId | None, Query(description="Only those of this batch.")] = None,
 ) -> Page[RunSummary]:
     """Newest first; without warnings and attempts, which the run itself has."""
     cursor = check_cursor(after, "run")
-    check_filter("batch_id", batch_id, "bat")
     with service.database.transaction(tenant_id) as conn:
-        rows = runs.list_page(conn, tenant_id, limit + 1, cursor, batch_id=batch_id)
+        rows = run_lists.list_page(conn, tenant_id, limit + 1, cursor, only)
         waiting = waits(service, conn, tenant_id, rows[:limit])
         currencies = gpu_classes.currencies(conn)
     return page_of(
@@ -88,13 +88,6 @@ def list_runs(
         ),
         lambda row: row.run_id,
     )
-
-
-@router.get("/runs/{run_id}", openapi_extra=needs("runs:read", NotFoundError))
-def get_run(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> Run:
-    """404 where there is none, or it is another tenant's."""
-    with service.database.transaction(tenant_id) as conn:
-        return shown_run(service, conn, find_run(conn, tenant_id, run_id))
 
 
 @router.get("/runs/{run_id}/plan", openapi_extra=needs("runs:read", NotFoundError))

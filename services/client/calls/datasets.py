@@ -42,6 +42,12 @@ def sign_parts(dataset_id: str, path: str, sha256: list[str]) -> Call[UploadPart
     return post("/v1/uploads/parts", body)
 
 
+def abort_parts(dataset_id: str, path: str) -> Call[None]:
+    """Delete the parts of a large file that are stored; ``sign_parts`` begins anew."""
+    call = post("/v1/uploads/parts:abort", {"dataset_id": dataset_id, "path": path})
+    return replace(call, read=lambda _: None)
+
+
 def complete_dataset(dataset_id: str) -> Call[Dataset]:
     """Close the dataset; the service verifies its files next."""
     return post(f"/v1/datasets/{part(dataset_id)}:complete")

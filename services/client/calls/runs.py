@@ -1,5 +1,7 @@
 """Runs and what they make."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from services.client.call import Call, StreamCall, get, page, part, patch, post
@@ -13,6 +15,7 @@ from services.client.shapes import (
     RunDiff,
     RunPatch,
     RunRequest,
+    RunStatus,
     RunSummary,
 )
 from services.client.validation_shapes import Validation
@@ -48,15 +51,40 @@ def diff_runs(run_id: str, *, against: str) -> Call[RunDiff]:
 
 
 def list_runs(
-    *, batch_id: str | None = None, limit: int = 20, after: str | None = None
+    *,
+    batch_id: str | None = None,
+    status: RunStatus | None = None,
+    metadata: Mapping[str, str] | None = None,
+    created_after: str | None = None,
+    created_before: str | None = None,
+    limit: int = 20,
+    after: str | None = None,
 ) -> Call[Page[RunSummary]]:
-    """Newest first, of one batch or of all."""
-    return page("/v1/runs", {"batch_id": batch_id, "limit": limit, "after": after})
+    """Newest first: all, or those of this batch and this status, with these pairs of metadata.
+
+    Args:
+        created_after: RFC 3339, as ``created_before``.
+    """
+    pairs = {f"metadata[{name}]": value for name, value in (metadata or {}).items()}
+    query = {
+        "batch_id": batch_id,
+        "status": status,
+        "created_after": created_after,
+        "created_before": created_before,
+        "limit": limit,
+        "after": after,
+    }
+    return page("/v1/runs", {**query, **pairs})
 
 
-def get_run(run_id: str) -> Call[Run]:
-    """A run with its attempts."""
-    return get(f"/v1/runs/{part(run_id)}")
+def get_run(run_id: str, *, wait_s: int = 0) -> Call[Run]:
+    """A run with its attempts.
+
+    Args:
+        wait_s: wait so long, of 30 s at most, until the run changes or is over.
+    """
+    headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
+    return replace(get(f"/v1/runs/{part(run_id)}"), headers=headers, waits_s=float(wait_s))
 
 
 def get_plan(run_id: str) -> Call[dict[str, Any]]:

@@ -57,6 +57,9 @@ def map_case(context: HookContext, case: Case) -> Case:
                 case.body = {**case.body, "url": WEBHOOK_URL}
             case "POST /v1/uploads/parts", _:
                 case.body = copy.deepcopy(LARGE_UPLOAD)
+            case "POST /v1/uploads/parts:abort", _:
+                names = "dataset_id", "path"
+                case.body = {name: LARGE_UPLOAD[name] for name in names}
             case "POST /v1/batches", {"runs": [{"priority": _} as first, *_]}:
                 case.body = {**case.body, "runs": [{**first, **_accepted()}]}
             case "POST /v1/batches", {"base": {"priority": _} as base}:
@@ -278,6 +281,7 @@ _NO_SUCH_ID: Final = {
     for method, path in [
         ("POST", "uploads"),
         ("POST", "uploads/parts"),
+        ("POST", "uploads/parts:abort"),
         ("GET", "datasets/{dataset_id}"),
         ("POST", "datasets/{dataset_id}:complete"),
         ("GET", "runs/{run_id}"),
@@ -348,6 +352,8 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ("POST /v1/uploads", "dataset_not_open"): _always,
     ("POST /v1/uploads/parts", "dataset_not_open"): _always,
     ("POST /v1/uploads/parts", "invalid_request"): _is_of_another_dataset,
+    ("POST /v1/uploads/parts:abort", "dataset_not_open"): _always,
+    ("POST /v1/uploads/parts:abort", "invalid_request"): _is_of_another_dataset,
     ("POST /v1/datasets/{dataset_id}:complete", "dataset_incomplete"): _always,
     ("GET /v1/runs/{run_id}/result", "no_result"): _always,
     ("PATCH /v1/runs/{run_id}", "run_over"): _always,
