@@ -17,7 +17,7 @@ from services.embedded.service import EmbeddedService
 _WELCOME = """
 [bold]Reverie is up[/bold] at [link={url}]{url}[/link]
 
-  key       in {home}/service.json (only you can read it); the commands find it there
+  keys      in {home}/service.json (only you can read it); the commands find theirs there
   logs      {home}/logs
   next      reverie runs submit --config examples/demo --watch
             reverie runs submit --help

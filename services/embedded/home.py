@@ -32,6 +32,8 @@ class Secrets:
     """Opens the secrets of tenants."""
     api_key: str | None
     """The first tenant's API key; None until there is a database."""
+    operator_key: str | None
+    """For /v1/admin; None until there is a database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class Home:
             "key_pepper": secrets.token_hex(32),
             "secrets_private_key": new_private_key(),
             "api_key": None,
+            "operator_key": None,
         }
         found = Secrets(**{**fresh, **known})
         if fresh.keys() - known.keys():

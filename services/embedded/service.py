@@ -159,6 +159,12 @@ class EmbeddedService:
         start_new_logs(self.home.logs)
         self._fresh_logs.set()
         address = self._startup.run()
-        self.url, self.api_key = address.url, address.api_key
-        facts = {"url": self.url, "api_key": self.api_key, "pid": os.getpid()}
-        self.home.write_address({**facts, "servers_dir": str(self._startup.servers_dir())})
+        self.url, self.api_key = address.url, address.keys.api_key
+        facts = {
+            "url": self.url,
+            "api_key": self.api_key,
+            "operator_key": address.keys.operator_key,
+            "pid": os.getpid(),
+            "servers_dir": str(self._startup.servers_dir()),
+        }
+        self.home.write_address(facts)

@@ -9,7 +9,7 @@ from typing import Final
 import httpx
 
 from services.embedded import parts, servers
-from services.embedded.account import prepare_database
+from services.embedded.account import Keys, prepare_database
 from services.embedded.errors import EmbeddedError
 from services.embedded.home import Home
 from services.embedded.owner import server_owner, servers_folder
@@ -28,10 +28,10 @@ _PORT_TRIES: Final = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """The URL of the running service and an API key for it."""
+    """The URL of the running service and the keys for it."""
 
     url: str
-    api_key: str
+    keys: Keys
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ class Startup:
         if not own_models and not parts.has_base_model(self.home.models):
             model = self.children.start(parts.make_base_model(self.home, env))
         key_pepper = Settings.from_env(env).key_pepper
-        api_key = prepare_database(urls["REVERIE_DATABASE_URL"], self.home, key_pepper)
+        keys = prepare_database(urls["REVERIE_DATABASE_URL"], self.home, key_pepper)
         if model is not None:
             self._finish_model(model)
         url = env["REVERIE_API_URL"]
@@ -97,7 +97,7 @@ class Startup:
         for spec in parts.workers(env, self.trainers):
             self.children.start(spec)
         self._wait(api, lambda: _is_api_ready(url), _API_DEADLINE_S)
-        return Address(url=url, api_key=api_key)
+        return Address(url=url, keys=keys)
 
     def servers_dir(self) -> Path:
         return servers_folder(self.home.path, server_owner())

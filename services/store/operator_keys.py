@@ -61,6 +61,18 @@ def all_keys(conn: Connection) -> list[OperatorKey]:
         return cursor.execute(_ALL).fetchall()
 
 
+_IS_VALID: Final = """
+SELECT true FROM operator_keys
+WHERE key_hmac = %s AND revoked_at IS NULL
+  AND (expires_at IS NULL OR expires_at > clock_timestamp())
+"""
+
+
+def is_valid(conn: Connection, key_hmac: str) -> bool:
+    """Whether there is a key with this ``api_keys.digest`` that works now."""
+    return conn.execute(_IS_VALID, (key_hmac,)).fetchone() is not None
+
+
 _REVOKE: Final = """
 UPDATE operator_keys SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE key_id = %s
 """

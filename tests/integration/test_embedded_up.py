@@ -91,6 +91,8 @@ def test_up_restarts_a_process_that_ends_and_leaves_none_behind(
     audited = httpx.get(f"{service.url}/v1/audit-events", headers=key, timeout=10).json()["data"]
     assert [event["action"] for event in audited] == ["key.created", "tenant.created"]
     assert facts_of(home)["url"] == service.url
+    key = {"Authorization": f"Bearer {facts_of(home)['operator_key']}"}
+    assert httpx.get(f"{service.url}/v1/admin/workers", headers=key, timeout=10).status_code == 200
     for name in ("service.json", "secrets.json"):
         assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
 

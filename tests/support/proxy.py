@@ -18,6 +18,7 @@ Modes:
 
 import asyncio
 import contextlib
+import re
 import socket
 import ssl
 import struct
@@ -46,6 +47,7 @@ _SLOW_S = 0.4
 _HALVED_BYTES = 1 << 10
 _HANG_LOOK_S = 0.05
 _LATE_S = 0.7
+_REQUEST = re.compile(rb"([A-Z]+) ([^ ?]+)[^ ]* HTTP/1\.1\r\n")
 _INTERIM = b"HTTP/1.1 100 "
 """Start of the answer that asks for the body of a request."""
 
@@ -121,6 +123,8 @@ class FaultProxy:
         self.port = 0
         self.hits: Counter[Mode] = Counter()
         """How often each mode acted on a connection."""
+        self.requests: list[tuple[str, str]] = []
+        """Method and path of each HTTP request, in order."""
 
     @property
     def mode(self) -> Mode:
@@ -240,6 +244,8 @@ class FaultProxy:
             if not is_reply:
                 self._losing.note_request(connection, block)
                 _note_request(connection, block)
+                if request := _REQUEST.match(block):
+                    self.requests.append((request[1].decode(), request[2].decode()))
             await _send(connection, block, is_reply=is_reply)
         with contextlib.suppress(OSError, RuntimeError):  # TLS cannot be closed on one side
             (connection.client if is_reply else connection.server).write_eof()
