@@ -71,6 +71,7 @@ def assert_ended_once(tenant: Tenant, run_id: str, *, attempts: int) -> list[Jso
     return attempts_made
 
 
+@pytest.mark.deep
 def test_sigkill_of_the_supervisor_costs_at_most_one_interval(
     fleet: Fleet, tenant: Tenant, datasets: dict[str, str]
 ) -> None:
@@ -124,6 +125,7 @@ def test_sigterm_costs_at_most_one_step(
     assert 0 <= first["last_step"] - second["from_step"] <= 1
 
 
+@pytest.mark.deep
 def test_a_frozen_holder_loses_its_lease_and_stops(
     fleet: Fleet, tenant: Tenant, datasets: dict[str, str]
 ) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.faults.planted import FENCE, LEASE, PlantedBug, copy_with
 
+pytestmark = pytest.mark.deep
+
 _DEADLINE_S: Final = 540
 _PASSED, _FAILED = 0, 1
 """Exit statuses of pytest; any other means that the tests did not run."""
@@ -30,7 +32,6 @@ def test_the_store_tests_find_it(tmp_path: Path, bug: PlantedBug, test: str) -> 
     assert test in _failed(tmp_path, test)[0]
 
 
-@pytest.mark.deep
 def test_the_tests_with_real_processes_find_an_ignored_lease(tmp_path: Path) -> None:
     copy_with(LEASE, tmp_path)
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.support.fleet import Fleet
 from tests.support.redis import RedisServer
 from tests.support.service import new_tenant, push_photos, run_request
 
 
+@pytest.mark.deep
 def test_losing_all_of_redis_loses_no_run(
     fleet_of: Callable[..., Fleet], shared_redis_server: RedisServer
 ) -> None:

@@ -232,6 +232,7 @@ def test_a_body_with_another_content_type_than_json_is_refused(tenant: Tenant) -
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
 
 
+@pytest.mark.deep
 def test_requests_get_503_while_the_database_is_down(
     fleet: Fleet,
     tenant: Tenant,

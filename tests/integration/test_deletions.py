@@ -8,7 +8,16 @@ from services.domain.errors import InvalidRequestError, NotFoundError, StillNeed
 from services.objects.folder_store import FolderStore
 from services.objects.keys import upload_key
 from services.objects.signing import UrlSigner
-from services.store import api_keys, audit, datasets, members, run_control, runs, shard_removal
+from services.store import (
+    api_keys,
+    audit,
+    datasets,
+    members,
+    run_control,
+    run_lists,
+    runs,
+    shard_removal,
+)
 from services.store.database import Database
 from services.store.shard_removal import Rule, Taken
 from tests.support.deletions import KEY, LEASE, Deleting
@@ -38,7 +47,7 @@ def test_a_run_is_hidden_at_once_and_gone_soon(ada: Deleting) -> None:
     with ada.db.database.transaction() as conn:
         with pytest.raises(NotFoundError):
             runs.get(conn, ada.db.tenant_id, run_id)
-        assert [r.run_id for r in runs.list_page(conn, ada.db.tenant_id, 10)] == [other]
+        assert [r.run_id for r in run_lists.list_page(conn, ada.db.tenant_id, 10)] == [other]
     assert ada.delete_run(run_id).deletion_id == deletion.deletion_id
 
     waiting = ada.work(deletion)  # a worker that was cut off may still write

@@ -21,6 +21,7 @@ SMALL = PartConfigs(
 )
 
 
+@pytest.mark.deep
 def test_a_start_is_timed_part_by_part(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.start", "--folder", str(tmp_path), "--tiny"]
     command += ["--edge-px", "64", "--cases", "published-cold"]

@@ -70,6 +70,7 @@ def test_checkpoints_that_differ_in_a_bit_are_told_apart(tmp_path: Path) -> None
     )  # fmt: skip
 
 
+@pytest.mark.deep
 def test_a_tiny_run_is_measured_against_its_bare_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.kernel_cases import CASES
 from tests.support.compile_kernels import SHARED_MEMORY_BYTES
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.deep
 def test_every_kernel_compiles_for_the_cards_that_run_it() -> None:
     env = {
         **os.environ,
