@@ -41,6 +41,16 @@ def nothing_left_behind(fleet: Fleet) -> Iterator[None]:
     )
 
 
+def trainer_of(fleet: Fleet) -> str:
+    """The trainer that was started last: each test ends the one before, or none."""
+    return max(name for name in fleet.processes if name.startswith("trainer-"))
+
+
+def start_next(fleet: Fleet) -> None:
+    number = int(trainer_of(fleet).removeprefix("trainer-"))
+    fleet.start(f"trainer-{number + 1}")
+
+
 def child_of(fleet: Fleet, name: str) -> int:
     """Pid of the training process under this trainer."""
     (pid,) = [
@@ -77,16 +87,17 @@ def test_sigkill_of_the_supervisor_costs_at_most_one_interval(
 ) -> None:
     run_id = tenant.submit(run_request(datasets))
     before = in_mid_run(tenant, run_id)
-    orphan = child_of(fleet, "trainer-1")
+    trainer = trainer_of(fleet)
+    orphan = child_of(fleet, trainer)
 
-    fleet.signal("trainer-1", signal.SIGKILL)
-    assert fleet.wait("trainer-1") == -signal.SIGKILL
+    fleet.signal(trainer, signal.SIGKILL)
+    assert fleet.wait(trainer) == -signal.SIGKILL
     wait_until(
         lambda: orphan not in training_children(fleet.home) or None,
         deadline_s=10,
         what="the orphan to exit",
     )
-    fleet.start("trainer-2")
+    start_next(fleet)
 
     first, second = assert_ended_once(tenant, run_id, attempts=2)
     assert first["outcome"] == "lost"
@@ -101,7 +112,7 @@ def test_sigkill_of_the_child_costs_at_most_one_interval(
     run_id = tenant.submit(run_request(datasets))
     before = in_mid_run(tenant, run_id)
 
-    os.kill(child_of(fleet, "trainer-2"), signal.SIGKILL)
+    os.kill(child_of(fleet, trainer_of(fleet)), signal.SIGKILL)
 
     first, second = assert_ended_once(tenant, run_id, attempts=2)
     assert first["outcome"] == "failed"
@@ -115,10 +126,11 @@ def test_sigterm_costs_at_most_one_step(
 ) -> None:
     run_id = tenant.submit(run_request(datasets))
     in_mid_run(tenant, run_id)
+    trainer = trainer_of(fleet)
 
-    fleet.signal("trainer-2", signal.SIGTERM)
-    fleet.start("trainer-3")
-    assert fleet.wait("trainer-2", deadline_s=90) == 0
+    fleet.signal(trainer, signal.SIGTERM)
+    start_next(fleet)
+    assert fleet.wait(trainer, deadline_s=90) == 0
 
     first, second = assert_ended_once(tenant, run_id, attempts=2)
     assert first["outcome"] == "stopped"
@@ -131,14 +143,15 @@ def test_a_frozen_holder_loses_its_lease_and_stops(
 ) -> None:
     run_id = tenant.submit(run_request(datasets))
     in_mid_run(tenant, run_id)
-    frozen_child = child_of(fleet, "trainer-3")
+    trainer = trainer_of(fleet)
+    frozen_child = child_of(fleet, trainer)
 
-    fleet.signal("trainer-3", signal.SIGSTOP)
-    fleet.start("trainer-4")
+    fleet.signal(trainer, signal.SIGSTOP)
+    start_next(fleet)
     tenant.wait_for(
         run_id, lambda run: len(run["attempts"]) == 2, deadline_s=60, what="the second attempt"
     )
-    fleet.signal("trainer-3", signal.SIGCONT)
+    fleet.signal(trainer, signal.SIGCONT)
 
     wait_until(
         lambda: frozen_child not in training_children(fleet.home) or None,

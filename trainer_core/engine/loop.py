@@ -29,7 +29,9 @@ def run_job(job: Job, events: EventWriter, control: Control) -> bool:
     events.emit("stage", 0, {"stage": "loading"})
     loaded = load_run(job, control)
     fault_point("train.loaded")
-    return train(open_run(job, loaded, events, control))
+    is_finished = train(open_run(job, loaded, events, control))
+    loaded.backend.close()
+    return is_finished
 
 
 def train(run: Run) -> bool:

@@ -84,6 +84,9 @@ class Backend(Protocol):
     def gathered(self) -> AbstractContextManager[object]:
         """Inside, this process holds every parameter whole. They may be read, not changed."""
 
+    def close(self) -> None:
+        """Leave the other ranks, once nothing more is exchanged with them."""
+
 
 class SingleProcess:
     """The ``Backend`` that takes all micro-batches of a step one after another, in this process."""
@@ -198,6 +201,9 @@ class SingleProcess:
 
     def gathered(self) -> AbstractContextManager[object]:
         return nullcontext()
+
+    def close(self) -> None:
+        """There are no others."""
 
 
 def load_parameters(

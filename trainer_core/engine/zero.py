@@ -215,6 +215,10 @@ class ZeroSharded:
         )
         return gathered
 
+    def close(self) -> None:
+        # Threads of Gloo that still run when the process ends abort it now and then.
+        torch.distributed.destroy_process_group()
+
 
 def open_zero(network: Network, plan: Plan) -> ZeroSharded:
     """Hand the network to DeepSpeed.
@@ -290,7 +294,7 @@ def _deepspeed(compute: Compute) -> Any:
 def _join_ranks(deepspeed: Any, compute: Compute) -> None:
     """Join the ranks of torchrun; without torchrun be the only rank, and open no port."""
     backend = "nccl" if compute.device.type == "cuda" else "gloo"
-    alone = "RANK" not in os.environ
+    alone = os.environ.get("MASTER_PORT", "0") == "0"  # torchrun names a port
     if alone:
         os.environ.update(
             RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
