@@ -23,11 +23,11 @@ from typing import Any
 
 from services.client.async_client import AsyncClient
 from services.client.client import Client
+from services.client.dataset_shapes import NewFile
 from services.client.download import download
 from services.client.errors import ProblemError
 from services.client.pages import every
 from services.client.push import push_folder
-from services.client.shapes import NewFile
 
 HERE = Path(__file__).parent
 PHOTOS = HERE.parent / "photos" / "train"

@@ -11,7 +11,7 @@ from services.cli.admin_database import TenantArgument, open_database, tenant_of
 from services.cli.connection import CommandError
 
 if TYPE_CHECKING:
-    from services.client.shapes import AuditVerification
+    from services.client.audit_shapes import AuditVerification
     from services.domain.audit_chain import Loss
     from services.objects.port import ObjectStore
     from services.store.database import Connection

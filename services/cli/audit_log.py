@@ -10,7 +10,7 @@ from services.cli import output
 from services.cli.connection import CommandError, Invocation
 
 if TYPE_CHECKING:
-    from services.client.shapes import AuditVerification
+    from services.client.audit_shapes import AuditVerification
 
 app = typer.Typer(no_args_is_help=True, help="The audit log of the tenant.")
 

@@ -11,7 +11,7 @@ from services.cli.connection import Invocation
 
 if TYPE_CHECKING:
     from services.client.client import Client
-    from services.client.shapes import Dataset
+    from services.client.dataset_shapes import Dataset
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: uploaded folders of images and captions.")
 

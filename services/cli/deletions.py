@@ -8,7 +8,7 @@ from services.cli import output
 from services.cli.connection import Invocation
 
 if TYPE_CHECKING:
-    from services.client.shapes import Deletion
+    from services.client.tenant_shapes import Deletion
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 

@@ -20,8 +20,10 @@ from services.cli.documents import read_documents
 from services.cli.watch import watch_run
 from services.client.client import Client
 from services.client.errors import ClientError
+from services.client.publication_shapes import Publication
 from services.client.push import push_folder
-from services.client.shapes import Event, Publication, RunRequest
+from services.client.run_output_shapes import Event
+from services.client.shapes import RunRequest
 from services.embedded.errors import EmbeddedError
 from services.embedded.service import EmbeddedService
 

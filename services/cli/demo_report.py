@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.client.shapes import Event
+from services.client.run_output_shapes import Event
 
 _LENGTH_BYTES = 8
 """A safetensors file begins with the size of its JSON header, in this many bytes."""

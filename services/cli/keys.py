@@ -11,7 +11,7 @@ from services.cli.moments import moment_of, span_of
 from services.cli.scopes import scopes_of
 
 if TYPE_CHECKING:
-    from services.client.shapes import ApiKey, ApiKeyRequest, NewApiKey
+    from services.client.tenant_shapes import ApiKey, ApiKeyRequest, NewApiKey
 
 app = typer.Typer(no_args_is_help=True, help="API keys: list, create, rotate, revoke.")
 

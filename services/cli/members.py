@@ -10,7 +10,7 @@ from services.cli.connection import CommandError, Invocation
 from services.domain.access import Role
 
 if TYPE_CHECKING:
-    from services.client.shapes import Member, MemberChanges
+    from services.client.tenant_shapes import Member, MemberChanges
 
 app = typer.Typer(no_args_is_help=True, help="Members of the tenant, and their roles.")
 

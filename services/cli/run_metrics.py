@@ -11,7 +11,7 @@ from services.cli.connection import CommandError, Invocation
 from services.cli.run_options import Json, RunId
 
 if TYPE_CHECKING:
-    from services.client.shapes import Metrics
+    from services.client.run_output_shapes import Metrics
 
 _COLUMNS: Final = ("metric", "first_step", "last_step", "count", "mean", "min", "max")
 _BARS: Final = "▁▂▃▄▅▆▇█"

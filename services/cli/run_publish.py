@@ -9,7 +9,7 @@ from services.cli.connection import Invocation
 from services.cli.run_options import Json, RunId
 
 if TYPE_CHECKING:
-    from services.client.shapes import PublicationRequest
+    from services.client.publication_shapes import PublicationRequest
 
 EXAMPLES: Final = """Examples:
 

@@ -15,15 +15,9 @@ from trainer_core.in_words import duration
 
 if TYPE_CHECKING:
     from services.client.client import Client
-    from services.client.shapes import (
-        Checkpoint,
-        Failure,
-        Publication,
-        Relay,
-        Run,
-        RunRequest,
-        Waiting,
-    )
+    from services.client.publication_shapes import Publication
+    from services.client.run_output_shapes import Checkpoint
+    from services.client.shapes import Failure, Relay, Run, RunRequest, Waiting
 
 app = typer.Typer(no_args_is_help=True, help="Training runs.")
 app.add_typer(run_control.app)

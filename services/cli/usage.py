@@ -9,7 +9,7 @@ from services.cli.connection import Invocation
 from trainer_core.in_words import duration
 
 if TYPE_CHECKING:
-    from services.client.shapes import Quota
+    from services.client.tenant_shapes import Quota
 
 EXAMPLE: Final = "Example: reverie usage --months 3"
 

@@ -12,7 +12,8 @@ from services.cli.watch_view import plain_line, render
 
 if TYPE_CHECKING:
     from services.client.client import Client
-    from services.client.shapes import Event, Run
+    from services.client.run_output_shapes import Event
+    from services.client.shapes import Run
 
 
 def watch_run(client: "Client", run_id: str, console: Console) -> "Run":

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from services.domain.states import OVER, RunStatus
 
 if TYPE_CHECKING:
-    from services.client.shapes import Event, Run
+    from services.client.run_output_shapes import Event
+    from services.client.shapes import Run
 
 _SMOOTHING: Final = 0.95
 """Weight of the past in the smoothed loss: about the last twenty steps."""

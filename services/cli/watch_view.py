@@ -14,7 +14,7 @@ from services.cli.watch_state import STATUS_EVENTS, FixedLoss, WatchState, smoot
 from trainer_core.in_words import duration, speed
 
 if TYPE_CHECKING:
-    from services.client.shapes import Event
+    from services.client.run_output_shapes import Event
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _SPARKS: Final = 32

@@ -15,7 +15,7 @@ from services.client.client import Client
 from services.client.errors import DownloadFailedError
 from services.client.pages import every
 from services.client.retry import RETRIED_STATUSES
-from services.client.shapes import File
+from services.client.run_output_shapes import File
 
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
 _EXPIRED: Final = 403

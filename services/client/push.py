@@ -12,10 +12,10 @@ from typing import Final, Literal
 import httpx
 
 from services.client.client import Client
+from services.client.dataset_shapes import Dataset, NewFile, Upload
 from services.client.errors import DatasetRejectedError, FieldProblem, WaitTooLongError
 from services.client.folder import named_files
 from services.client.retry import Retry
-from services.client.shapes import Dataset, NewFile, Upload
 from services.client.upload import TIMEOUT, Uploader
 
 _THREADS: Final = 4

@@ -11,9 +11,9 @@ from typing import BinaryIO, Final
 import httpx
 
 from services.client.client import Client
+from services.client.dataset_shapes import NewFile, Part, Upload
 from services.client.errors import FileChangedError, UploadFailedError
 from services.client.retry import RETRIED_STATUSES, Retry
-from services.client.shapes import NewFile, Part, Upload
 
 TIMEOUT: Final = httpx.Timeout(120.0, connect=10.0)
 _READ_BYTES: Final = 1 << 20

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import httpx
 import pytest
 
-from services.client import batch_shapes, shapes
+from services.client import batch_shapes, dataset_shapes, run_output_shapes, shapes, tenant_shapes
 from services.client.async_client import AsyncClient
 from services.client.client import Client
 from services.client.errors import ProblemError
@@ -93,10 +93,10 @@ def test_every_call_of_the_client_is_documented(fleet: Fleet, client: Client) ->
         if len(seen) == 1:
             client.cancel_run(run["id"], now=True)
     shown: list[tuple[Any, Any]] = [
-        (dataset, shapes.Dataset),
-        (client.get_dataset(dataset["id"]), shapes.Dataset),
-        (client.list_datasets().data[0], shapes.Dataset),
-        (upload, shapes.Upload),
+        (dataset, dataset_shapes.Dataset),
+        (client.get_dataset(dataset["id"]), dataset_shapes.Dataset),
+        (client.list_datasets().data[0], dataset_shapes.Dataset),
+        (upload, dataset_shapes.Upload),
         (run, shapes.Run),
         (changed, shapes.Run),
         (paused, shapes.Run),
@@ -110,9 +110,9 @@ def test_every_call_of_the_client_is_documented(fleet: Fleet, client: Client) ->
         client.get_publication("pub_" + "0" * 32)
     secret = client.put_secret("my-hub", "hub", "hf_0123456789abcdef")
     shown += [
-        (secret, shapes.Secret),
-        (client.get_secret("my-hub"), shapes.Secret),
-        (client.list_secrets().data[0], shapes.Secret),
+        (secret, tenant_shapes.Secret),
+        (client.get_secret("my-hub"), tenant_shapes.Secret),
+        (client.list_secrets().data[0], tenant_shapes.Secret),
     ]
     client.delete_secret("my-hub")
 
@@ -131,15 +131,15 @@ def test_every_call_of_the_client_is_documented(fleet: Fleet, client: Client) ->
     member = client.create_member("bob", "viewer")
     key = client.create_key({"name": "ci", "member_id": member["id"]})
     shown += [
-        (member, shapes.Member),
-        (client.get_member(member["id"]), shapes.Member),
-        (client.change_member(member["id"], {"role": "owner"}), shapes.Member),
-        (client.list_members().data[0], shapes.Member),
-        (key, shapes.NewApiKey),
-        (client.get_key(key["id"]), shapes.ApiKey),
-        (client.list_keys().data[0], shapes.ApiKey),
-        (client.rotate_key(key["id"]), shapes.NewApiKey),
-        (client.list_quotas().data[0], shapes.Quota),
+        (member, tenant_shapes.Member),
+        (client.get_member(member["id"]), tenant_shapes.Member),
+        (client.change_member(member["id"], {"role": "owner"}), tenant_shapes.Member),
+        (client.list_members().data[0], tenant_shapes.Member),
+        (key, tenant_shapes.NewApiKey),
+        (client.get_key(key["id"]), tenant_shapes.ApiKey),
+        (client.list_keys().data[0], tenant_shapes.ApiKey),
+        (client.rotate_key(key["id"]), tenant_shapes.NewApiKey),
+        (client.list_quotas().data[0], tenant_shapes.Quota),
     ]
     client.revoke_key(key["id"])
     client.remove_member(member["id"])
@@ -174,7 +174,7 @@ def test_results_and_checkpoints_are_downloaded_by_signed_links(
     assert (run["status"], [a["outcome"] for a in run["attempts"]]) == ("succeeded", ["finished"])
     assert [c["step"] for c in checkpoints] == [20, 10]
     assert (page.has_more, page.next_cursor) == (True, "20")
-    assert is_shape(dict(checkpoints[0]), shapes.Checkpoint)
+    assert is_shape(dict(checkpoints[0]), run_output_shapes.Checkpoint)
     (file,) = checkpoints[0]["files"]
     download = httpx.get(file["url"])  # without a key
     assert download.content == b"weights" * 1000

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from services.cli.watch_state import WatchState, smoothed
 from services.cli.watch_view import plain_line, render, sparkline
-from services.client.shapes import Event
+from services.client.run_output_shapes import Event
 from trainer_core.in_words import duration
 
 

@@ -15,7 +15,8 @@ from services.client.call import StreamCall
 from services.client.client import Client
 from services.client.errors import ProblemError, ServiceUnreachableError
 from services.client.retry import Retry, Tries
-from services.client.shapes import Event, RunRequest
+from services.client.run_output_shapes import Event
+from services.client.shapes import RunRequest
 from services.client.stream import Reception
 
 QUICK = Retry(tries=5, first_wait_s=0.01, limit_s=0.05)

@@ -10,9 +10,9 @@ import pytest
 
 from services.api.datasets.part_sizes import PART_BYTES, WHOLE_BYTES, part_sizes
 from services.client.client import Client
+from services.client.dataset_shapes import NewFile, Upload
 from services.client.errors import FileChangedError, ProblemError, UploadFailedError
 from services.client.retry import Retry
-from services.client.shapes import NewFile, Upload
 from services.client.upload import Uploader
 from tests.support.fleet import Fleet
 from tests.support.service import new_key

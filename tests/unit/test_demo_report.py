@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.cli.demo_report import cached_rows, fixed_losses, loss_drop, newest_checkpoint
-from services.client.shapes import Event
+from services.client.run_output_shapes import Event
 
 
 def test_the_drop_is_paired_and_in_units_of_its_error() -> None:

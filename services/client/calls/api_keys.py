@@ -1,7 +1,8 @@
 """API keys of a tenant."""
 
 from services.client.call import Call, delete, get, page, part, post
-from services.client.shapes import ApiKey, ApiKeyRequest, NewApiKey, Page
+from services.client.shapes import Page
+from services.client.tenant_shapes import ApiKey, ApiKeyRequest, NewApiKey
 
 
 def list_keys(*, limit: int = 20, after: str | None = None) -> Call[Page[ApiKey]]:

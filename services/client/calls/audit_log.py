@@ -1,7 +1,8 @@
 """The audit log of the tenant."""
 
+from services.client.audit_shapes import AuditEvent, AuditVerification
 from services.client.call import Call, get, page
-from services.client.shapes import AuditEvent, AuditVerification, Page
+from services.client.shapes import Page
 
 
 def list_audit_events(

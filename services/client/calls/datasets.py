@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from services.client.call import Call, Json, get, page, page_of, part, post
-from services.client.shapes import Dataset, NewFile, Page, Upload, UploadParts
+from services.client.dataset_shapes import Dataset, NewFile, Upload, UploadParts
+from services.client.shapes import Page
 
 
 def create_dataset(name: str, files: Sequence[NewFile]) -> Call[Dataset]:

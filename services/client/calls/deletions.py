@@ -1,7 +1,7 @@
 """Deleting runs, datasets and the tenant, and how far that is."""
 
 from services.client.call import Call, delete_later, get, part
-from services.client.shapes import Deletion
+from services.client.tenant_shapes import Deletion
 
 
 def delete_run(run_id: str) -> Call[Deletion]:

@@ -1,7 +1,8 @@
 """Members of a tenant."""
 
 from services.client.call import Call, delete, get, page, part, patch, post
-from services.client.shapes import Member, MemberChanges, Page
+from services.client.shapes import Page
+from services.client.tenant_shapes import Member, MemberChanges
 from services.domain.access import Role
 
 

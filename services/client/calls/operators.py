@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from services.client.audit_shapes import AuditVerification
 from services.client.call import (
     Call,
     delete,
@@ -14,21 +15,16 @@ from services.client.call import (
     post,
     put,
 )
-from services.client.shapes import (
-    ApiKey,
-    ApiKeyRequest,
-    AuditVerification,
-    Deletion,
+from services.client.operator_shapes import (
     GpuClass,
-    Member,
-    NewApiKey,
-    Page,
     Tenant,
     TenantChanges,
     TenantRequest,
     TenantSummary,
     Worker,
 )
+from services.client.shapes import Page
+from services.client.tenant_shapes import ApiKey, ApiKeyRequest, Deletion, Member, NewApiKey
 
 
 def list_tenants(*, limit: int = 20, after: str | None = None) -> Call[Page[TenantSummary]]:

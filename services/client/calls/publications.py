@@ -1,7 +1,8 @@
 """Publications of results."""
 
 from services.client.call import Call, get, page, part, post
-from services.client.shapes import Page, Publication, PublicationRequest
+from services.client.publication_shapes import Publication, PublicationRequest
+from services.client.shapes import Page
 
 
 def create_publication(request: PublicationRequest) -> Call[Publication]:

@@ -5,7 +5,8 @@ from urllib.parse import quote
 import httpx
 
 from services.client.call import Call, StreamCall, get, page, part
-from services.client.shapes import Attempt, File, LogPiece, Metrics, Page, Sample
+from services.client.run_output_shapes import File, LogPiece, Metrics, Sample
+from services.client.shapes import Attempt, Page
 
 
 def list_attempts(run_id: str, *, limit: int = 20, after: int | None = None) -> Call[Page[Attempt]]:

@@ -5,12 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from services.client.call import Call, StreamCall, get, page, part, patch, post
+from services.client.run_output_shapes import Checkpoint, Event, Result
 from services.client.shapes import (
-    Checkpoint,
     ClonedRun,
-    Event,
     Page,
-    Result,
     Run,
     RunDiff,
     RunPatch,

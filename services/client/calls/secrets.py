@@ -1,7 +1,8 @@
 """Secrets, whose values go in and never come out."""
 
 from services.client.call import Call, delete, get, page, part, put
-from services.client.shapes import Page, Secret, SecretKind
+from services.client.shapes import Page
+from services.client.tenant_shapes import Secret, SecretKind
 
 
 def put_secret(name: str, kind: SecretKind, value: str) -> Call[Secret]:

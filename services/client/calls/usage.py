@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from services.client.call import Call, get, page, page_of
-from services.client.shapes import MonthUsage, Page, Quota
+from services.client.shapes import Page
+from services.client.tenant_shapes import MonthUsage, Quota
 
 
 def list_usage(*, limit: int = 20, after: str | None = None) -> Call[Page[MonthUsage]]:

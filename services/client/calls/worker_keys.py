@@ -1,7 +1,8 @@
 """Keys of remote workers; these calls need an operator's key."""
 
 from services.client.call import Call, delete, get, page, part, post
-from services.client.shapes import NewWorkerKey, Page, WorkerKey, WorkerKeyRequest
+from services.client.operator_shapes import NewWorkerKey, WorkerKey, WorkerKeyRequest
+from services.client.shapes import Page
 
 _PATH = "/v1/admin/worker-keys"
 
