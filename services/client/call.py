@@ -32,6 +32,8 @@ class Call(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     waits_s: float = 0.0
     """So much longer than others the service may take for its answer."""
+    is_redirected: bool = False
+    """The answer is the address of something else; for other calls a redirect is an error."""
     read: Callable[[httpx.Response], T]
 
 

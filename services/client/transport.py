@@ -44,7 +44,7 @@ class Transport:
             except httpx.TransportError as error:
                 wait_s = tries.after_error(error)
             else:
-                if answer.status_code < 400:
+                if is_answer(answer, call):
                     return call.read(answer)
                 wait_s = tries.after_refusal(answer)
             time.sleep(wait_s)
@@ -69,10 +69,20 @@ class AsyncTransport:
             except httpx.TransportError as error:
                 wait_s = tries.after_error(error)
             else:
-                if answer.status_code < 400:
+                if is_answer(answer, call):
                     return call.read(answer)
                 wait_s = tries.after_refusal(answer)
             await asyncio.sleep(wait_s)
+
+
+def is_answer(answer: httpx.Response, call: Call[Any]) -> bool:
+    """Whether the call succeeded. Raises ClientError for a redirect that it does not expect."""
+    if not answer.is_redirect:
+        return answer.is_success
+    if not call.is_redirected:
+        place = answer.headers.get("Location", "another place")
+        raise ClientError(f"{answer.request.url} redirects to {place}: use that address")
+    return True
 
 
 def _settings(url: str, api_key: str) -> dict[str, Any]:

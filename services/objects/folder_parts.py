@@ -1,5 +1,7 @@
 """Uploads in parts to the folder store: each is a folder with a file for each part."""
 
+import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -33,9 +35,13 @@ class FolderParts:
     def begin(self, key: str) -> str:
         try:
             with directory(self._root, (_PARTS,), create=True) as folder:
-                if not _uploads_of(folder, key):
-                    os.mkdir(_name(key, secrets.token_hex(16)), dir_fd=folder)
-                return min(_uploads_of(folder, key))  # two may have begun at once
+                fcntl.flock(folder, fcntl.LOCK_EX)  # all who begin at once go on with one
+                found = _uploads_of(folder, key)
+                if found:
+                    return min(found)
+                upload_id = secrets.token_hex(16)
+                os.mkdir(_name(key, upload_id), dir_fd=folder)
+                return upload_id
         except OSError as error:
             raise translated(error, key) from error
 
@@ -132,15 +138,16 @@ class FolderParts:
         try:
             with directory(self._root, (_PARTS,), create=True) as folder:
                 for name in os.listdir(folder):  # noqa: PTH208  # a descriptor, not a path
-                    # Since its last part came; S3 knows only when the upload began.
-                    idle_s = time.time() - os.stat(name, dir_fd=folder).st_mtime
-                    is_old = idle_s >= older_than / timedelta(seconds=1)
-                    if is_old and name.replace("+", "/").startswith(prefix):
-                        shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
-                        num_aborted += 1
+                    if not name.replace("+", "/").startswith(prefix):
+                        continue
+                    with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+                        # Since its last part came; S3 knows only when the upload began.
+                        idle_s = time.time() - os.stat(name, dir_fd=folder).st_mtime
+                        if idle_s >= older_than / timedelta(seconds=1):
+                            shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
+                            num_aborted += 1
         except OSError as error:
-            if error.errno not in NOTHING_THERE:  # otherwise another process deletes them, too
-                raise translated(error, prefix) from error
+            raise translated(error, prefix) from error
         return num_aborted
 
 

@@ -111,7 +111,9 @@ class S3Parts:
                 IfNoneMatch="*",  # Ceph RGW 16.2 does not look at it here
             )
         except ClientError as error:
-            if status_of(error) != 412:  # another upload of this key was first
+            # Another upload of this key was first, or another request has finished this one.
+            is_over = error.response["Error"].get("Code") == "NoSuchUpload"
+            if not is_over and status_of(error) != 412:
                 raise
 
     def _parts(self, key: str, upload_id: str) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import structlog
 from services.domain.audit_chain import Anchor
 from services.domain.retention import DELIVERIES, IDEMPOTENCY_KEYS, Retention
 from services.objects.audit_anchors import read_anchors, write_anchor
+from services.objects.errors import ObjectStoreRefusedError
 from services.objects.port import ObjectStore
 from services.results.shard_removal import remove_shard
 from services.store import (
@@ -23,7 +24,7 @@ from services.store import (
     webhook_retention,
 )
 from services.store.database import Connection, Database
-from services.store.shard_removal import Rule
+from services.store.shard_removal import Refused, Rule
 
 log = structlog.get_logger(__name__)
 
@@ -108,14 +109,13 @@ def delete_unused_shards(
         found = shard_removal.due(conn, age=age, limit=_SHARDS)
     num_deleted = 0
     for shard in found:
-        outcome = remove_shard(
-            database,
-            objects,
-            shard,
-            Rule.AGE,
-            age.total_seconds(),
-            lease=lease,
-        )
+        try:
+            outcome = remove_shard(
+                database, objects, shard, Rule.AGE, age.total_seconds(), lease=lease
+            )
+        except ObjectStoreRefusedError as error:  # such as an object lock; others can go
+            log.warning("shard_not_deleted", digest=shard.digest, reason=str(error))
+            outcome = Refused.HELD
         num_deleted += outcome is None
         if outcome is not None:
             with database.transaction() as conn:

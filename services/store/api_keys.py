@@ -22,7 +22,7 @@ from services.domain.errors import (
     Problem,
 )
 from services.domain.ids import new_id
-from services.store import members
+from services.store import members, tenants
 from services.store.database import Connection, columns_of, seconds
 
 
@@ -82,9 +82,11 @@ def create(
     Args:
         member_id: for whom it acts; None: for the tenant's first owner.
 
-    Raises NotFoundError for the member, and InvalidRequestError where the key would have expired
-    already.
+    Raises NotFoundError for the tenant or the member, and InvalidRequestError where the key would
+    have expired already.
     """
+    tenants.lock(conn, tenant_id)  # so that it cannot be deleted meanwhile and leave a key
+    tenants.get(conn, tenant_id)
     if member_id is not None:
         members.get(conn, tenant_id, member_id)
     secret = new_key("rv_")
@@ -219,6 +221,7 @@ def rotate(
 
     Raises NotFoundError, KeyNotActiveError, and InvalidRequestError as ``create`` does.
     """
+    tenants.lock(conn, tenant_id)  # before the key, as a deletion of the tenant does
     facts = {"tenant_id": tenant_id, "key_id": old.key_id, "grace_s": seconds(grace)}
     row = conn.execute(_LOCK, facts).fetchone()
     if row is None:

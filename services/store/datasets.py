@@ -128,7 +128,7 @@ class Usability:
 
 _USABILITY: Final = SQL("""
 SELECT dataset_id, status, jsonb_path_query_array(errors, '$[0 to 19]') AS errors
-FROM datasets WHERE tenant_id = %s AND dataset_id = ANY(%s)
+FROM datasets WHERE tenant_id = %s AND dataset_id = ANY(%s) AND deleted_at IS NULL
 """)
 
 

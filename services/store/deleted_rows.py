@@ -40,9 +40,10 @@ _OF_TENANT: Final = (
     "rate_buckets",
     "audit_events",
 )
-"""What is left when the runs and datasets are deleted."""
-KEPT_OF_TENANT: Final = ("tenants", "monthly_usage", "deletions")
-"""The tenant's id without its name, what it used in which month, and this deletion."""
+"""What is left when the runs and datasets are deleted.
+
+What stays: the tenant's id without its name, what it used in which month, and this deletion.
+"""
 
 _OPEN_RUNS: Final = """
 SELECT run_id FROM runs
@@ -217,12 +218,19 @@ SELECT dataset_id FROM datasets WHERE tenant_id = %s ORDER BY dataset_id LIMIT 1
 """
 
 
+# A key that another one names could not be deleted before that one.
+_FORGET_REPLACEMENTS: Final = """
+UPDATE api_keys SET replaced_by = NULL WHERE tenant_id = %s AND replaced_by IS NOT NULL
+"""
+
+
 def _of_tenant(conn: Connection, deletion: Deletion) -> Counter[str]:
     tenant_id = deletion.tenant_id
     if row := conn.execute(_ONE_RUN, (tenant_id,)).fetchone():
         return _of_run(conn, tenant_id, row[0])
     if row := conn.execute(_ONE_DATASET, (tenant_id,)).fetchone():
         return _of_dataset(conn, tenant_id, row[0])
+    conn.execute(_FORGET_REPLACEMENTS, (tenant_id,))
     facts = {"tenant_id": tenant_id, "deletion_id": deletion.deletion_id}
     deleted = _delete(conn, _OF_TENANT, SQL("tenant_id = %(tenant_id)s"), facts)
     if deleted.total() < _ROWS_A_STEP:

@@ -65,7 +65,8 @@ EXISTS (
 _SIZES: Final = {"large_files": LARGE_FILES, "large_caption_bytes": LARGE_CAPTION_BYTES}
 _IN_FLIGHT: Final = f"""
 SELECT tenant_id, count(*) AS num_runs, count(*) FILTER (WHERE {_LARGE}) AS num_large FROM runs
-WHERE {_WAITING} AND greatest(offered_until, index_until) > clock_timestamp()
+WHERE {_WAITING} AND (offered_until IS NOT NULL OR index_until IS NOT NULL)
+    AND greatest(offered_until, index_until) > clock_timestamp()
 GROUP BY tenant_id
 """  # noqa: S608 - constants
 _BUILDERS: Final = """

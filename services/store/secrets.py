@@ -151,14 +151,16 @@ def names(conn: Connection, tenant_id: str, kind: str) -> list[str]:
 
 
 _DELETE: Final = """
-DELETE FROM secrets WHERE tenant_id = %s AND name = %s AND kind <> 'webhook' RETURNING true
+DELETE FROM secrets WHERE tenant_id = %s AND name = %s AND kind <> 'webhook' RETURNING secret_id
 """
 
 
-def delete(conn: Connection, tenant_id: str, name: str) -> None:
-    """Delete the secret with its content. Raises NotFoundError."""
-    if conn.execute(_DELETE, (tenant_id, name)).fetchone() is None:
+def delete(conn: Connection, tenant_id: str, name: str) -> str:
+    """Delete the secret with its content and return its id. Raises NotFoundError."""
+    row = conn.execute(_DELETE, (tenant_id, name)).fetchone()
+    if row is None:
         raise NotFoundError("secret", name)
+    return str(row[0])
 
 
 def add_signing_secret(

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import httpx
@@ -11,6 +11,7 @@ import pytest
 
 from services.domain.ids import new_id
 from services.objects.errors import InvalidKeyError
+from services.objects.folder_store import FolderStore
 from services.objects.keys import upload_key
 from services.objects.port import ObjectStore, SignedRequest
 
@@ -96,13 +97,12 @@ def test_a_part_takes_exactly_its_bytes(store: ObjectStore, key: str) -> None:
 
 
 def test_of_two_that_begin_at_once_all_go_on_with_one(store: ObjectStore, key: str) -> None:
-    threads = [threading.Thread(target=store.parts.begin, args=(key,)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        begun = list(pool.map(store.parts.begin, [key] * 4))
     upload_id = store.parts.begin(key)
     assert {store.parts.begin(key) for _ in range(3)} == {upload_id}
+    if isinstance(store, FolderStore):  # S3 may list an upload that began with another one late
+        assert set(begun) == {upload_id}
     assert put(sign(store, key, upload_id, 1, b"whole"), b"whole") == 200
     store.parts.finish(key, upload_id)
     assert store.get_bytes(key, limit_bytes=100) == b"whole"

@@ -122,7 +122,7 @@ def test_a_deletion_whose_processes_are_killed_at_each_point_goes_on(
     assert ada.tombstone(deletion)["status"] == "succeeded"
 
 
-def test_two_processes_share_deletions_and_count_everything_once(ada: Deleting) -> None:
+def test_two_deleters_share_deletions_and_count_everything_once(ada: Deleting) -> None:
     run_ids = [ada.finished_run(n % 3) for n in range(8)]
     before = counted(ada)
     asked = [ada.delete_run(run_id) for run_id in run_ids]
@@ -163,20 +163,20 @@ class HeldStore(FolderStore):
         super().delete(key)
 
 
-def test_a_process_that_was_frozen_changes_nothing_when_it_wakes(
+def test_a_deleter_that_was_frozen_changes_nothing_when_it_wakes(
     ada: Deleting, tmp_path: Path
 ) -> None:
     deletion = ada.delete_run(ada.finished_run(0))
     ada.nobody_writes_any_more()
     held = HeldStore(tmp_path / "objects")
-    frozen = threading.Thread(target=replace(ada, objects=held).deleter.work)
-    frozen.start()
-    assert held.is_deleting.wait(30)
+    with ThreadPoolExecutor(1) as pool:
+        frozen = pool.submit(replace(ada, objects=held).deleter.work)
+        assert held.is_deleting.wait(30)
 
-    ended = ada.work(deletion)
-    assert ended.status == "succeeded"
-    held.go_on.set()
-    frozen.join(30)
+        ended = ada.work(deletion)
+        assert ended.status == "succeeded"
+        held.go_on.set()
+        frozen.result(30)
     assert ada.now(deletion) == ended
 
 

@@ -170,6 +170,9 @@ def test_what_changed_between_two_requests_is_not_missed(
     path = f"/v1/runs/{run_id}"
     etag = http.get(path).headers["ETag"]
     waited = http.get(path, headers={"Prefer": "wait=1", "If-None-Match": etag})
+    unknown = f'"{"9" * 5000}-x"'
+    other = http.get(path, headers={"Prefer": "wait=1", "If-None-Match": unknown})
+    assert other.status_code == 200
     assert waited.status_code == 304
     with tenant_db.database.transaction() as conn:
         run_control.pause(conn, tenant_db.tenant_id, run_id)

@@ -174,6 +174,7 @@ def test_a_line_arrives_when_it_is_printed(tenant: Tenant, tenant_db: TenantData
     listener.start()
     wait_until(lambda: found, what="the stream to be open")
     printing.print("hello\n")
+    wait_until(lambda: "event: log" in found, what="the line")
     tenant_db.ledger.hand_back(claim.run_id, claim.fence, Outcome.STOPPED, None)
     tenant.post(f"/v1/runs/{claim.run_id}:cancel", {})
     listener.join(15)

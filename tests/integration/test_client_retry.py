@@ -13,7 +13,7 @@ import pytest
 from services.client.async_client import AsyncClient
 from services.client.call import StreamCall
 from services.client.client import Client
-from services.client.errors import ProblemError, ServiceUnreachableError
+from services.client.errors import ClientError, ProblemError, ServiceUnreachableError
 from services.client.retry import Retry, Tries
 from services.client.run_output_shapes import Event
 from services.client.shapes import RunRequest
@@ -56,7 +56,7 @@ class Scripted:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_POST = handle_any
+            do_GET = do_POST = do_DELETE = handle_any
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass
@@ -103,6 +103,24 @@ def test_retry_after_is_honoured(scripted: Scripted) -> None:
     with Client(scripted.url, "rv_k", retry=QUICK) as client:
         client.get_run("run_1")
     assert time.monotonic() - started_s >= 1
+
+
+def test_a_redirect_is_no_success(scripted: Scripted) -> None:
+    scripted.script = Script([(308, {"Location": "https://elsewhere.example/v1"}, b"")])
+
+    async def revoke() -> None:
+        client = AsyncClient(scripted.url, "rv_k", retry=QUICK)
+        try:
+            await client.revoke_key("key_1")
+        finally:
+            await client.close()
+
+    with Client(scripted.url, "rv_k", retry=QUICK) as client:
+        with pytest.raises(ClientError, match="redirects to https://elsewhere"):
+            client.revoke_key("key_1")
+        assert client.get_artifact("run_1", "x") == "https://elsewhere.example/v1"
+    with pytest.raises(ClientError, match="redirects to"):
+        asyncio.run(revoke())
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 500])

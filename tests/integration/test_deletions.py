@@ -62,7 +62,9 @@ def test_a_run_is_hidden_at_once_and_gone_soon(ada: Deleting) -> None:
     assert (ended.status, ended.waits_for) == ("succeeded", None)
     assert ended.finished_at is not None
     assert ada.stored() == kept
-    assert not (ada.folder / "publications" / ada.db.tenant_id / run_id).exists()
+    published = ada.folder / "publications" / ada.db.tenant_id
+    assert [each.name for each in published.iterdir() if run_id in each.name] == []
+    assert (published / other).is_dir()
     for (table,) in ada.ask(
         "SELECT table_name FROM information_schema.columns"
         " WHERE column_name = 'run_id' AND table_name <> 'workers'"
@@ -73,7 +75,7 @@ def test_a_run_is_hidden_at_once_and_gone_soon(ada: Deleting) -> None:
     assert report["objects"] == {
         "runs": {"num_objects": 7, "size_bytes": 3 * 9 + 4},
         "cache": {"num_objects": 2, "size_bytes": 9},
-        "publications": {"num_objects": 1, "size_bytes": 5},
+        "publications": {"num_objects": 3, "size_bytes": 15},
     }
     assert report["rows"]["runs"] == 1
     assert report["rows"]["checkpoints"] == 2

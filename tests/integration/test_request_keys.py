@@ -1,6 +1,7 @@
 """What every request does with its key: one indexed read, with its member's role, and its use."""
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,9 +9,10 @@ import psycopg
 import pytest
 
 from services.domain.access import SCOPES_OF, Actor
+from services.domain.errors import NotFoundError
 from services.domain.quotas import Quotas
 from services.domain.request_rates import RatePolicy
-from services.store import api_keys, members, operator_keys, request_rates, tenants
+from services.store import api_keys, deletions, members, operator_keys, request_rates, tenants
 from services.store.database import Connection, Database
 from tests.support.api_keys import KEY_PEPPER, digest, new_api_key
 
@@ -70,6 +72,29 @@ def test_a_removed_member_has_no_keys_even_where_one_was_missed(
         conn.execute("UPDATE api_keys SET revoked_at = NULL")
     with database.autocommit() as conn:
         assert actor_of(conn, secret) is None
+
+
+def test_a_tenant_that_is_being_deleted_gets_no_key(database: Database, tenant_id: str) -> None:
+    with database.transaction() as conn:
+        old, secret = api_keys.create(conn, tenant_id, KEY_PEPPER, name="old")
+
+    def create() -> None:
+        with database.transaction() as conn:
+            api_keys.create(conn, tenant_id, KEY_PEPPER, name="late")
+
+    def rotate() -> None:
+        with database.transaction() as conn:
+            api_keys.rotate(conn, tenant_id, KEY_PEPPER, old, grace=timedelta(hours=1))
+
+    with ThreadPoolExecutor(2) as pool:
+        with database.transaction() as conn:
+            deletions.delete_tenant(conn, tenant_id, name="ada")
+            late = [pool.submit(each) for each in (create, rotate)]
+        assert [type(each.exception(30)) for each in late] == [NotFoundError] * 2
+    with database.autocommit() as conn:
+        assert actor_of(conn, secret) is None
+        kept = conn.execute("SELECT count(*) FROM api_keys WHERE revoked_at IS NULL").fetchone()
+        assert kept == (0,)
 
 
 def test_a_key_of_a_version_without_members_counts_as_an_owners(

@@ -1,11 +1,13 @@
 """What is deleted by its age, and what stays."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from services.domain.retention import Retention
+from services.objects.errors import ObjectStoreRefusedError
 from services.objects.folder_store import FolderStore
 from services.objects.signing import UrlSigner
 from services.results.retention import (
@@ -145,3 +147,25 @@ def test_nothing_of_a_service_in_use_is_old(ada: Deleting) -> None:
         work()
     assert (ada.stored(), ada.tables_with_rows()) == before
     assert ada.db.run(run_id).status == "succeeded"
+
+
+def test_a_shard_that_may_not_be_deleted_does_not_stop_the_others(
+    ada: Deleting, tmp_path: Path
+) -> None:
+    for number in range(3):
+        ada.finished_run(number)
+    days_pass(ada, 31)
+
+    class Locked(FolderStore):
+        """Of a bucket that holds the objects of one shard."""
+
+        def delete(self, key: str) -> None:
+            if shard_digest(1) in key:
+                raise ObjectStoreRefusedError(f"{key}: object lock")
+            super().delete(key)
+
+    signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
+    locked = replace(ada, objects=Locked(tmp_path / "objects", signer))
+    assert sweep_shards(locked) == 2
+    assert stored(ada) == {1}
+    assert sweep_shards(locked) == 0

@@ -82,8 +82,9 @@ class World:
 
     def secret(self) -> str:
         body = {"kind": "hub", "value": "hf_0123456789abcdef"}
-        self.ada.http.put("/v1/secrets/spare", json=body).raise_for_status()
-        return "spare"
+        return str(
+            self.ada.http.put("/v1/secrets/spare", json=body).raise_for_status().json()["id"]
+        )
 
     def webhook(self) -> str:
         return str(self.ada.post("/v1/webhooks", {"url": "https://example.com"})["id"])
@@ -216,7 +217,7 @@ CHANGES: Final[dict[str, tuple[str, Change]]] = {
     ),
     "DELETE /v1/secrets/{name}": (
         "secret.deleted",
-        act("DELETE", "/v1/secrets/{}", World.secret),
+        lambda w: (w.secret(), w.ada.http.delete("/v1/secrets/spare"))[::-1],
     ),
     "POST /v1/webhooks": (
         "webhook.created",

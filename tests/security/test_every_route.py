@@ -330,7 +330,11 @@ def test_keys_of_operators_and_of_tenants_are_for_different_routes(
 
 
 def test_an_operator_finds_a_key_at_its_own_tenant_only(
-    ask: Callable[..., httpx.Response], hers: Ids, operator: str, database: Database
+    ask: Callable[..., httpx.Response],
+    hers: Ids,
+    of_grace: Holders,  # the other tenant is there
+    operator: str,
+    database: Database,
 ) -> None:
     with database.transaction() as conn:
         (grace_id,) = tenants.find(conn, "grace")

@@ -60,8 +60,9 @@ class Deleting:
         self._put(result_prefix(claim.tenant_id, claim.run_id, claim.fence))
         self.db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=20)
         published = self.folder / "publications" / claim.tenant_id / claim.run_id
-        published.mkdir(parents=True)
-        (published / "adapter.safetensors").write_bytes(b"12345")
+        for name in (claim.run_id, f"{claim.run_id}-step-00000010", f".{claim.run_id}.ab12.new"):
+            (published.parent / name).mkdir(parents=True)
+            (published.parent / name / "adapter.safetensors").write_bytes(b"12345")
         return claim.run_id
 
     def open_run(self, *needed: int) -> str:

@@ -56,10 +56,11 @@ def write_checkpoint_adapter(checkpoint: Path, plan: Plan, step: int, folder: Pa
                 case LokrAdapter() as lokr:
                     _write_lokr(state, places, lokr, origin, folder)
                 case LoraAdapter() as lora:
-                    header = _header(places, lora_layout(lora), {}, lora_metadata(lora, origin))
+                    layout = lora_layout(lora)
+                    header = _header(places, layout, {}, lora_metadata(lora, origin))
                     with (folder / ADAPTER_NAME).open("wb") as file:
                         file.write(header)
-                        _copy(state, places, lora_layout(lora), file)
+                        _copy(state, places, layout, file)
                 case None:
                     raise CheckpointError("full-rank training has no adapter")
         except (KeyError, ValueError, TypeError, EOFError) as error:

@@ -78,9 +78,10 @@ def submit_batch(
             row = each.row
             place = BatchPlace(batch_id=batch.batch_id, row=row.number, options=row.options)
             run_ids.append(runs.create(conn, tenant_id, replace(each.new, batch=place)).run_id)
+        shown = _shape_of(conn, batch)
         data = {"runs": run_ids}
         audit.record(conn, tenant_id, author, "batch.created", batch.batch_id, data=data)
-        return _shape_of(conn, batch)
+        return shown
 
     return create_once(request, prepare, insert)
 

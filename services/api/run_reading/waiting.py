@@ -16,7 +16,7 @@ from services.domain.states import OVER
 
 MAX_WAIT_S: Final = 30
 _WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=[,;]|$)", re.IGNORECASE)
-_VERSION: Final = re.compile(r'"(\d+)-')
+_VERSION: Final = re.compile(r'"(\d{1,18})-')
 
 Prefer = Annotated[
     str | None,

@@ -103,8 +103,9 @@ def delete_secret(
     """Delete a secret and its value. Publications and relays that still need it fail."""
     _check_name(name)
     with service.database.transaction(tenant_id) as conn:
-        secrets.delete(conn, tenant_id, name)
-        audit.record(conn, tenant_id, author, "secret.deleted", name)
+        secret_id = secrets.delete(conn, tenant_id, name)
+        data = {"name": name}
+        audit.record(conn, tenant_id, author, "secret.deleted", secret_id, data=data)
 
 
 def _check_name(name: str) -> None:

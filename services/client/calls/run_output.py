@@ -62,7 +62,7 @@ def list_artifacts(
 def get_artifact(run_id: str, path: str) -> Call[str]:
     """A link to this file; it works for an hour and needs no key."""
     address = f"/v1/runs/{part(run_id)}/artifacts/{quote(path, errors='replace')}"
-    return Call(method="GET", path=address, read=_address)
+    return Call(method="GET", path=address, is_redirected=True, read=_address)
 
 
 def _address(answer: httpx.Response) -> str:

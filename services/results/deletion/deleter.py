@@ -120,7 +120,7 @@ def _delete_run(turn: Turn) -> Wait | None:
     if wait := steps.wait_for_work(turn):
         return wait
     steps.keep_published(turn)
-    steps.delete_published_folder(turn, f"{turn.tenant_id}/{turn.target}")
+    steps.delete_published(turn, lambda: turn.published.remove_run(turn.tenant_id, turn.target))
     return (
         steps.delete_prefix(turn, run_prefix(turn.tenant_id, turn.target))
         or steps.delete_shards(turn, Rule.RUN)
@@ -145,7 +145,7 @@ def _delete_tenant(turn: Turn, service_id: str) -> Wait | None:
         return wait
     late_s = steps.late_writes_s(turn)
     steps.keep_published(turn)
-    steps.delete_published_folder(turn, turn.tenant_id)
+    steps.delete_published(turn, lambda: turn.published.remove_tenant(turn.tenant_id))
     if wait := (
         steps.delete_prefix(turn, tenant_prefix(turn.tenant_id))
         or steps.wait_for_late_writes(late_s)
@@ -162,7 +162,7 @@ def _end_audit_log(turn: Turn, service_id: str) -> None:
     """Anchor the newest event: it is what stays of the tenant's audit log."""
     with turn.database.transaction() as conn:
         newest = audit.newest(conn, turn.tenant_id)
-    if newest is None:
+    if newest is None or "audit" in turn.report:  # an earlier turn deleted a part of it
         return
     anchor = Anchor(seq=newest.seq, hash=newest.hash)
     write_anchor(turn.objects, service_id, turn.tenant_id, anchor, newest.read_at)

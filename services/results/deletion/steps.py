@@ -22,6 +22,7 @@ from trainer_core.faultpoints import fault_point
 
 _OBJECTS_A_BATCH: Final = 100
 _FILES_A_BATCH: Final = 50
+_SHARED_FILES: Final = "files that other datasets list"
 """Meanwhile the tenant can create nothing."""
 _SHARDS_A_BATCH: Final = 20
 _RUNS_A_BATCH: Final = 20
@@ -104,9 +105,9 @@ def _delete_objects(turn: Turn, keys: list[str]) -> None:
         objects_swept.inc()
 
 
-def delete_published_folder(turn: Turn, name: str) -> None:
+def delete_published(turn: Turn, remove: Callable[[], tuple[int, int]]) -> None:
     """Delete what was published to the service's own folder."""
-    num_files, size_bytes = turn.published.remove(name)
+    num_files, size_bytes = remove()
     if num_files:
         report.add_folder(turn.report, "publications", num_objects=num_files, size_bytes=size_bytes)
     with turn.database.transaction() as conn:
@@ -176,9 +177,10 @@ def delete_files(turn: Turn) -> Wait | None:
             turn.save(conn)
         if turn.is_long:
             return NEXT_TURN
-    with turn.database.transaction() as conn:
-        if num_shared := deleted_rows.num_contents(conn, turn.deletion):
-            report.keep_shared(turn.report, "files that other datasets list", num_shared)
+    if _SHARED_FILES not in turn.report.get("shared", {}):  # counted once, over all turns
+        with turn.database.transaction() as conn:
+            if num_shared := deleted_rows.num_contents(conn, turn.deletion):
+                report.keep_shared(turn.report, _SHARED_FILES, num_shared)
     return None
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from services.objects.errors import InvalidKeyError, ObjectStoreDownError
@@ -45,20 +46,39 @@ class FolderTarget:
             raise TargetDownError(_down(error)) from error
         return Published(location=str(place), revision=revision)
 
-    def remove(self, name: str) -> tuple[int, int]:
-        """Delete a publication, or all of an owner; returns how many files and bytes there were.
+    def remove_tenant(self, tenant_id: str) -> tuple[int, int]:
+        """Delete all that was published of a tenant; returns how many files and bytes there were.
 
         Raises ObjectStoreDownError where it cannot be deleted now.
         """
-        place = self._root.joinpath(*check_key(name))
-        files = _files_below(place)
-        size_bytes = sum(path.stat().st_size for path in files)
-        try:
+        return _remove([self._root / tenant_id])
+
+    def remove_run(self, tenant_id: str, run_id: str) -> tuple[int, int]:
+        """As ``remove_tenant``, for the result and the checkpoints of one run.
+
+        What a process that was killed has left goes, too. Nothing may publish meanwhile.
+        """
+        place = self._root / tenant_id
+        if not place.is_dir():
+            return 0, 0
+        ours = (f"{run_id}-", f".{run_id}.", f".{run_id}-")
+        return _remove(
+            [each for each in place.iterdir() if each.name == run_id or each.name.startswith(ours)]
+        )
+
+
+def _remove(places: Sequence[Path]) -> tuple[int, int]:
+    num_files = size_bytes = 0
+    try:
+        for place in places:
+            for path in _files_below(place):
+                num_files += 1
+                size_bytes += path.stat().st_size
             if place.exists():
                 shutil.rmtree(place)
-        except OSError as error:
-            raise ObjectStoreDownError(f"publications: {error.strerror}") from error
-        return len(files), size_bytes
+    except OSError as error:
+        raise ObjectStoreDownError(f"publications: {error.strerror}") from error
+    return num_files, size_bytes
 
 
 def _replace(place: Path, files: Path) -> None:

@@ -11,17 +11,15 @@ GRANT INSERT, UPDATE (expires_at, revoked_at, replaced_by) ON api_keys TO reveri
 GRANT SELECT ON run_logs TO reverie_api;
 GRANT SELECT, UPDATE ON rate_buckets TO reverie_api; -- a batch counts as many requests
 GRANT INSERT, UPDATE, DELETE ON secrets TO reverie_api;
--- Where a run goes on that is resumed depends on the shards that are still missing.
+-- Where a resumed run goes on, and which of a run's shards the tenant has already.
 GRANT SELECT ON run_shards TO reverie_api;
-GRANT SELECT (tenant_id, digest, status) ON cache_shards TO reverie_api;
+GRANT SELECT (tenant_id, digest, kind, status) ON cache_shards TO reverie_api;
 -- A new value of a secret lets the relays that use it go on.
 GRANT SELECT, INSERT, UPDATE (status, tries, due_at, updated_at) ON metric_relays TO reverie_api;
 GRANT SELECT, INSERT, UPDATE ON webhooks, webhook_deliveries TO reverie_api;
 -- What a request may see of a secret: everything but its content.
 GRANT SELECT (secret_id, tenant_id, name, kind, version, warning, created_at, updated_at,
     last_used_at) ON secrets TO reverie_api;
--- Which of a run's shards the tenant has already.
-GRANT SELECT (tenant_id, digest, kind, status) ON cache_shards TO reverie_api;
 GRANT SELECT ON measured_encoding TO reverie_api; -- of no tenant
 
 DO $$

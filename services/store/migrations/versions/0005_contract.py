@@ -233,6 +233,15 @@ _STATEMENTS = (
     )
     """,
     "CREATE INDEX metric_relays_of_tenant ON metric_relays (tenant_id, secret)",
+    """
+    CREATE INDEX runs_index_in_flight ON runs (tenant_id)
+        WHERE status = 'queued' AND stage = 'admission'
+            AND (offered_until IS NOT NULL OR index_until IS NOT NULL)
+    """,
+    """
+    CREATE INDEX metric_relays_held ON metric_relays (tenant_id, lease_until)
+        WHERE lease_until IS NOT NULL
+    """,
     "CREATE INDEX metric_relays_due ON metric_relays (due_at) WHERE due_at IS NOT NULL",
     # Found by the action's target, newest first.
     "CREATE INDEX audit_events_of_target ON audit_events (tenant_id, target, seq)",
