@@ -43,9 +43,12 @@ def needs_operator(*errors: type[DomainError]) -> dict[str, Any]:
     return {SCOPE: OPERATOR, RAISES: [kind.code for kind in errors]}
 
 
-def needs_worker(*errors: type[DomainError]) -> dict[str, Any]:
-    """``openapi_extra`` of a route for remote workers, which may use all of those."""
-    return {SCOPE: WORKER, RAISES: [kind.code for kind in errors]}
+def needs_worker() -> dict[str, Any]:
+    """``openapi_extra`` of a route for remote workers, which may use all of those.
+
+    They are not in the OpenAPI document, so their errors need no names.
+    """
+    return {SCOPE: WORKER}
 
 
 def scope_of(route: APIRoute) -> Scope:

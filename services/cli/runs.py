@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from services.cli import batches, estimates, output, run_control
+from services.cli.batch_view import charged
 from services.cli.connection import Invocation
 from services.cli.run_limits import Deadline, MaxCost, MaxGpuHours, limit_facts, parse_limits
 from services.cli.run_options import Json, RunId
@@ -205,7 +206,7 @@ def _facts(run: "Run") -> dict[str, object]:
         "datasets": ", ".join(f"{b} = {d}" for b, d in run["datasets"].items()) or None,
         "priority": run["priority"],
         "batch": run["batch_id"],
-        "charged": _charged(run),
+        "charged": charged(run["charged_s"], run["cost_micros"], run["currency"]),
         "left": estimates.in_words(run["estimate"]),
         "wandb": _relay(run["relay"]),
         "cloned from": run["parent_run_id"],
@@ -232,13 +233,6 @@ def _relay(relay: "Relay | None") -> str | None:
         return None
     step = "" if relay["step"] is None else f" to step {relay['step']}"
     return f"{relay['status']}{step} {relay['url'] or ''}".rstrip() + _why(relay["error"])
-
-
-def _charged(run: "Run") -> str | None:
-    if not run["charged_s"]:
-        return None
-    cost = f", {run['cost_micros'] / 1e6:.2f} {run['currency']}" if run["currency"] else ""
-    return f"{duration(run['charged_s'])}{cost}"
 
 
 def _history(

@@ -10,13 +10,11 @@ import httpx
 import pytest
 
 from services.domain.ledger import ChildEvent, Claim, RequestedAction
-from services.store import admission, quotas, tenants
-from services.store.database import Database
-from services.store.ledger import PostgresLedger
+from services.store import admission, quotas
 from tests.support.api_keys import new_api_key
 from tests.support.fleet import Fleet
 from tests.support.runs import LEASE, TenantDatabase, result_of
-from tests.support.service import new_tenant, push_unread, run_request
+from tests.support.service import database_of, new_tenant, push_unread, run_request
 from tests.support.tenant import Json, Tenant
 from tests.support.waiting import wait_until
 
@@ -32,13 +30,8 @@ def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
 
 @pytest.fixture
 def tenant_db(fleet: Fleet) -> Iterator[TenantDatabase]:
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=4)
-    with database.transaction() as conn:
-        tenant_id = tenants.create_tenant(conn, f"ada-{uuid.uuid4()}")
-    yield TenantDatabase(
-        database=database, tenant_id=tenant_id, ledger=PostgresLedger(database, max_attempts=3)
-    )
-    database.close()
+    with database_of(fleet) as database:
+        yield TenantDatabase.new(database, name=f"ada-{uuid.uuid4()}")
 
 
 @pytest.fixture

@@ -13,12 +13,10 @@ from services.cli.connection import CommandError, Invocation
 from services.cli.main import app
 from services.settings.env import SettingsError
 from services.store import tenants
-from services.store.database import Database
-from services.store.ledger import PostgresLedger
 from tests.support.api_keys import new_api_key
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase, checkpoint_at, result_of
-from tests.support.service import run_request
+from tests.support.service import database_of, run_request
 from tests.support.tenant import Json, Tenant
 from tests.support.waiting import wait_until
 
@@ -35,13 +33,8 @@ def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
 
 @pytest.fixture
 def tenant_db(fleet: Fleet) -> Iterator[TenantDatabase]:
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=4)
-    with database.transaction() as conn:
-        tenant_id = tenants.create_tenant(conn, f"ada-{uuid.uuid4()}")
-    yield TenantDatabase(
-        database=database, tenant_id=tenant_id, ledger=PostgresLedger(database, max_attempts=3)
-    )
-    database.close()
+    with database_of(fleet) as database:
+        yield TenantDatabase.new(database, name=f"ada-{uuid.uuid4()}")
 
 
 @pytest.fixture

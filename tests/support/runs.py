@@ -65,9 +65,11 @@ class TenantDatabase:
     ledger: PostgresLedger
 
     @classmethod
-    def new(cls, database: Database, *, max_attempts: int = 3) -> "TenantDatabase":
+    def new(
+        cls, database: Database, *, max_attempts: int = 3, name: str = "ada"
+    ) -> "TenantDatabase":
         with database.transaction() as conn:
-            tenant_id = tenants.create_tenant(conn, "ada")
+            tenant_id = tenants.create_tenant(conn, name)
         ledger = PostgresLedger(database, max_attempts=max_attempts)
         return cls(database=database, tenant_id=tenant_id, ledger=ledger)
 

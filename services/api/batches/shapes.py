@@ -96,7 +96,7 @@ class RefusedRow(Shape):
     row: int
     """From 0."""
     options: JsonObject
-    """What the sweep chose for it."""
+    """What it has other than the other rows of its batch."""
     errors: list[ProblemItem]
     """The first of them. Pointers lead into the body of the request."""
     num_errors: int
@@ -137,7 +137,7 @@ class Batch(BatchSummary):
     """Several runs of one request."""
 
     sweep: JsonObject | None
-    """As sent; null where the request listed its runs."""
+    """As sent, with the seed that was used; null where the request listed its runs."""
     runs: list[BatchRow]
     refused: list[RefusedRow]
 

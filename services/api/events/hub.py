@@ -64,8 +64,8 @@ class EventHub:
         """
         if self._open[tenant_id] >= self._streams_per_tenant:
             raise RateLimitedError(
-                f"The tenant has {self._streams_per_tenant:,} event streams open. Close one, or "
-                "read the events as a list.",
+                f"The tenant has {self._streams_per_tenant:,} event streams and waiting requests "
+                "open. Close one, or ask without waiting.",
                 retry_after_s=_STREAMS_RETRY_S,
             )
         self._open[tenant_id] += 1

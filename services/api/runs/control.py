@@ -12,9 +12,9 @@ from services.api.runs.lookup import CheckedRunId, lock_run
 from services.api.runs.shapes import CancelRequest, Run, RunPatch
 from services.api.runs.showing import shown_run
 from services.api.scopes import needs
-from services.api.service import ServiceDep, TenantDep
+from services.api.service import Service, ServiceDep, TenantDep
 from services.api.shapes import RunId
-from services.api.validators import ExpectedVersionDep
+from services.api.validators import ExpectedVersion, ExpectedVersionDep
 from services.domain.audit import Author, Facts
 from services.domain.errors import (
     IllegalTransitionError,
@@ -49,12 +49,9 @@ def pause_run(
     409 where it is over or canceled. A run that takes its last step meanwhile succeeds.
     """
     with service.database.transaction(tenant_id) as conn:
-        before = lock_run(conn, tenant_id, run_id)
-        expected.check(before.version)
+        before = _lock(conn, tenant_id, run_id, expected)
         run = run_control.pause(conn, tenant_id, run_id)
-        shown = shown_run(service, conn, run)
-        _record(conn, author, "run.paused", before, run)
-        return shown
+        return _shown(service, conn, before, run, author=author, action="run.paused")
 
 
 @router.post(
@@ -74,12 +71,9 @@ def resume_run(
     409 where it is over or canceled, and ``limit_reached`` until the limit that it names is raised.
     """
     with service.database.transaction(tenant_id) as conn:
-        before = lock_run(conn, tenant_id, run_id)
-        expected.check(before.version)
+        before = _lock(conn, tenant_id, run_id, expected)
         run = run_control.resume(conn, tenant_id, run_id)
-        shown = shown_run(service, conn, run)
-        _record(conn, author, "run.resumed", before, run)
-        return shown
+        return _shown(service, conn, before, run, author=author, action="run.resumed")
 
 
 @router.post(
@@ -101,13 +95,10 @@ def cancel_run(
     A run that trains stores a checkpoint first, unless ``now`` is true.
     """
     with service.database.transaction(tenant_id) as conn:
-        before = lock_run(conn, tenant_id, run_id)
-        expected.check(before.version)
+        before = _lock(conn, tenant_id, run_id, expected)
         now = body is not None and body.now
         run = run_control.cancel(conn, tenant_id, run_id, now=now)
-        shown = shown_run(service, conn, run)
-        _record(conn, author, "run.canceled", before, run)
-        return shown
+        return _shown(service, conn, before, run, author=author, action="run.canceled")
 
 
 _COLUMNS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
@@ -141,34 +132,41 @@ def change_run(
         clears_metadata="metadata" in body.model_fields_set and body.metadata is None,
     )
     with service.database.transaction(tenant_id) as conn:
-        row = lock_run(conn, tenant_id, run_id)
-        expected.check(row.version)
+        before = _lock(conn, tenant_id, run_id, expected)
         problems = list(
             about_limits(
                 find_known_limits(conn),
-                row.gpu_class,
+                before.gpu_class,
                 max_cost_micros=body.max_cost_micros,
                 deadline=body.deadline,
             )
         )
         if problems:
             raise InvalidRequestError(problems)
-        changed = run_changes.change(conn, tenant_id, run_id, changes)
-        shown = shown_run(service, conn, changed)
+        run = run_changes.change(conn, tenant_id, run_id, changes)
         data: Facts = {"changed": sorted(body.model_fields_set)}
-        _record(conn, author, "run.changed", row, changed, data=data)
-        return shown
+        return _shown(service, conn, before, run, author=author, action="run.changed", data=data)
 
 
-def _record(
+def _lock(conn: Connection, tenant_id: str, run_id: str, expected: ExpectedVersion) -> RunRow:
+    """The run, which nobody else changes until the commit and which has the expected version."""
+    run = lock_run(conn, tenant_id, run_id)
+    expected.check(run.version)
+    return run
+
+
+def _shown(
+    service: Service,
     conn: Connection,
-    author: Author,
-    action: str,
     before: RunRow,
     after: RunRow,
     *,
+    author: Author,
+    action: str,
     data: Facts | None = None,
-) -> None:
-    """Tell the audit log, unless the request was repeated and changed nothing."""
+) -> Run:
+    """The run as it is now. Tells the audit log, unless a repeated request changed nothing."""
+    shown = shown_run(service, conn, after)
     if after.version != before.version:
         audit.record(conn, after.tenant_id, author, action, after.run_id, data=data)
+    return shown

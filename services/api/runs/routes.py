@@ -21,7 +21,7 @@ from services.api.runs.shapes import Checkpoint, Result, Run, RunRequest, RunSum
 from services.api.runs.showing import waits
 from services.api.scopes import needs
 from services.api.service import Service, ServiceDep, TenantDep
-from services.api.shapes import RunId
+from services.api.shapes import RunId, in_utc
 from services.domain.errors import NotFoundError, QuotaExceededError
 from services.store import audit, gpu_classes, run_documents, run_lists, runs
 from services.store.database import Connection
@@ -142,5 +142,5 @@ def _checkpoint(service: Service, row: runs.Checkpoint) -> Checkpoint:
         size_bytes=row.size_bytes,
         manifest_sha256=row.manifest_sha256,
         files=files_of(service.objects, row.key_prefix, row.manifest_sha256),
-        created_at=row.created_at,
+        created_at=in_utc(row.created_at),
     )

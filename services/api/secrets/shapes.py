@@ -48,7 +48,7 @@ class SecretRequest(Body):
     )
 
     kind: Kind
-    """``hub``: publishes results. The others are kept for what the service will do with them."""
+    """``hub``: publishes results. ``wandb``: relays metrics. ``s3``: nothing uses it yet."""
     value: SecretStr
 
     @field_validator("value")

@@ -3,6 +3,7 @@
 They answer 409 ``lease_lost`` for every run that this worker does not hold, existing or not.
 """
 
+import functools
 from datetime import timedelta
 from typing import Final
 
@@ -23,7 +24,7 @@ from services.api.worker.shapes import (
     Rebuilt,
     RenewRequest,
 )
-from services.domain.errors import InvalidRequestError, LeaseLostError, Problem
+from services.domain.errors import InvalidRequestError, Problem
 from services.domain.ids import is_id
 from services.domain.ledger import Claim, Outcome, Renewal, StoredCheckpoint
 from services.objects.folders import delete_shard
@@ -35,6 +36,9 @@ router = APIRouter(
 )
 
 _CLAIM: Final = TypeAdapter(Claim | None)
+_post_silent: Final = functools.partial(
+    router.post, status_code=204, response_class=Response, openapi_extra=needs_worker()
+)
 
 
 @router.post(":claim", response_class=Response, openapi_extra=needs_worker())
@@ -53,43 +57,28 @@ def claim(run_id: str, body: ClaimRequest, service: ServiceDep, worker: WorkerDe
     return Response(_CLAIM.dump_json(claimed), media_type="application/json")
 
 
-@router.post(":renew", openapi_extra=needs_worker(LeaseLostError))
+@router.post(":renew", openapi_extra=needs_worker())
 def renew(run_id: str, body: RenewRequest, service: ServiceDep, worker: WorkerDep) -> Renewal:
     """Extend the lease; the answer says what is requested of the holder."""
     tenant_of_claim(service, worker, run_id, body.fence)
     return service.ledger.renew(run_id, body.fence, lease=_lease(service, body.lease_s))
 
 
-@router.post(
-    ":event",
-    status_code=204,
-    response_class=Response,
-    openapi_extra=needs_worker(LeaseLostError),
-)
+@_post_silent(":event")
 def event(run_id: str, body: EventsRequest, service: ServiceDep, worker: WorkerDep) -> None:
     """Store events of the training process."""
     tenant_of_claim(service, worker, run_id, body.fence)
     service.ledger.event(run_id, body.fence, body.values())
 
 
-@router.post(
-    ":log",
-    status_code=204,
-    response_class=Response,
-    openapi_extra=needs_worker(LeaseLostError),
-)
+@_post_silent(":log")
 def log(run_id: str, body: LogRequest, service: ServiceDep, worker: WorkerDep) -> None:
     """Store a piece of what the training process printed."""
     tenant_of_claim(service, worker, run_id, body.fence)
     service.ledger.log(run_id, body.fence, body.value())
 
 
-@router.post(
-    ":commit-checkpoint",
-    status_code=204,
-    response_class=Response,
-    openapi_extra=needs_worker(LeaseLostError),
-)
+@_post_silent(":commit-checkpoint")
 def commit_checkpoint(
     run_id: str, body: CommitRequest, service: ServiceDep, worker: WorkerDep
 ) -> None:
@@ -101,12 +90,7 @@ def commit_checkpoint(
     service.ledger.commit_checkpoint(run_id, body.fence, checkpoint)
 
 
-@router.post(
-    ":commit-result",
-    status_code=204,
-    response_class=Response,
-    openapi_extra=needs_worker(LeaseLostError),
-)
+@_post_silent(":commit-result")
 def commit_result(run_id: str, body: CommitRequest, service: ServiceDep, worker: WorkerDep) -> None:
     """End the run with the stored result of this attempt."""
     tenant_id = tenant_of_claim(service, worker, run_id, body.fence)
@@ -114,7 +98,7 @@ def commit_result(run_id: str, body: CommitRequest, service: ServiceDep, worker:
     service.ledger.commit_result(run_id, body.fence, body.files.value(), step=body.step)
 
 
-@router.post(":rebuild-shard", openapi_extra=needs_worker(LeaseLostError))
+@router.post(":rebuild-shard", openapi_extra=needs_worker())
 def rebuild_shard(
     run_id: str, body: RebuildRequest, service: ServiceDep, worker: WorkerDep
 ) -> Rebuilt:
@@ -129,12 +113,7 @@ def rebuild_shard(
     return Rebuilt(is_first=is_first)
 
 
-@router.post(
-    ":hand-back",
-    status_code=204,
-    response_class=Response,
-    openapi_extra=needs_worker(LeaseLostError),
-)
+@_post_silent(":hand-back")
 def hand_back(run_id: str, body: HandBackRequest, service: ServiceDep, worker: WorkerDep) -> None:
     """End the attempt without a result."""
     tenant_of_claim(service, worker, run_id, body.fence)

@@ -15,7 +15,7 @@ from services.api.worker.shapes import (
     SignedUrl,
     WriteRequest,
 )
-from services.domain.errors import InvalidRequestError, LeaseLostError, NotFoundError, Problem
+from services.domain.errors import InvalidRequestError, NotFoundError, Problem
 from services.objects.errors import InvalidKeyError
 from services.objects.keys import MANIFEST_NAME, attempt_prefix, check_key, shard_of, shard_prefix
 from services.store import worker_runs
@@ -28,7 +28,7 @@ _EXPIRES_S: Final = 300
 """The request has to begin by then."""
 
 
-@router.post(":sign-read", openapi_extra=needs_worker(LeaseLostError, NotFoundError))
+@router.post(":sign-read", openapi_extra=needs_worker())
 def sign_read(run_id: str, body: ReadRequest, service: ServiceDep, worker: WorkerDep) -> SignedUrl:
     """A GET of a shard or a checkpoint of the held run; 404 for every other key."""
     tenant_id = tenant_of_held(service, worker, run_id, body.fence)
@@ -45,7 +45,7 @@ def sign_read(run_id: str, body: ReadRequest, service: ServiceDep, worker: Worke
     return SignedUrl(method="GET", url=url, headers={})
 
 
-@router.post(":sign-write", openapi_extra=needs_worker(LeaseLostError))
+@router.post(":sign-write", openapi_extra=needs_worker())
 def sign_write(
     run_id: str, body: WriteRequest, service: ServiceDep, worker: WorkerDep
 ) -> SignedUrl:
@@ -60,7 +60,7 @@ def sign_write(
     return SignedUrl(method=signed.method, url=signed.url, headers=signed.headers)
 
 
-@router.post(":commit-manifest", openapi_extra=needs_worker(LeaseLostError))
+@router.post(":commit-manifest", openapi_extra=needs_worker())
 def commit_manifest(
     run_id: str, body: ManifestRequest, service: ServiceDep, worker: WorkerDep
 ) -> Committed:
