@@ -1,16 +1,20 @@
 """The fault proxy does to a real HTTP server what its modes say."""
 
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.proxy import FaultProxy, Mode
+from tests.support.proxy import SLOW_S, FaultProxy, Mode
+from tests.support.tls import new_authority
 from tests.support.waiting import wait_until
 
 BODY = bytes(8 << 10)
@@ -27,19 +31,20 @@ class _Counting(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.received.append(len(body))
         self.send_response(200)
+        self.send_header("Nth", str(len(self.received)))
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"ok")
 
 
 @contextmanager
-def proxied() -> Iterator[tuple[FaultProxy, list[int]]]:
+def proxied(tls: ssl.SSLContext | None = None) -> Iterator[tuple[FaultProxy, list[int]]]:
     """A proxy before a server, and the sizes of the bodies that the server read whole."""
     received: list[int] = []
     handler = type("Handler", (_Counting,), {"received": received})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with FaultProxy(server.server_address[1]).running() as proxy:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        with FaultProxy(server.server_address[1], tls).running() as proxy:
             yield proxy, received
         server.shutdown()
 
@@ -53,10 +58,12 @@ def test_ok_and_slow_pass_everything() -> None:
     with proxied() as (proxy, received):
         assert put(proxy).text == "ok"
         proxy.set("slow")
+        asked_s = time.monotonic()
         assert put(proxy).text == "ok"
 
+        assert time.monotonic() - asked_s >= 2 * SLOW_S  # the request, and its answer
         assert received == [len(BODY)] * 2
-        assert proxy.hits["slow"] >= 2
+        assert proxy.requests == [("PUT", "/")] * 2
 
 
 def test_the_server_acts_although_its_reply_is_lost() -> None:
@@ -96,6 +103,35 @@ def test_one_answer_is_lost_by_name() -> None:
             assert client.put("/b", content=BODY).text == "ok"
 
         assert received == [len(BODY)] * 5
+
+
+def test_a_repeated_request_is_answered_once() -> None:
+    with proxied() as (proxy, received):
+        proxy.set("repeat")
+
+        assert put(proxy).headers["Nth"] == "2"
+        assert received == [len(BODY)] * 2
+
+
+def test_a_request_comes_again_after_its_answer() -> None:
+    with proxied() as (proxy, received):
+        proxy.set("repeat_late")
+
+        assert put(proxy).headers["Nth"] == "1"
+        assert received == [len(BODY)]
+        wait_until(lambda: received == [len(BODY)] * 2, what="the request to come again")
+
+
+def test_clients_of_a_proxy_with_tls_trust_its_authority(tmp_path: Path) -> None:
+    ca_file, tls = new_authority(tmp_path)
+    with proxied(tls) as (proxy, received):
+        url = f"https://127.0.0.1:{proxy.port}/"
+        trusted = ssl.create_default_context(cafile=str(ca_file))
+        assert httpx.put(url, content=BODY, verify=trusted).text == "ok"
+        with pytest.raises(httpx.ConnectError, match="certificate"):
+            httpx.put(url, content=BODY)
+
+        assert received == [len(BODY)]
 
 
 def test_nothing_passes_while_it_hangs() -> None:

@@ -43,7 +43,7 @@ Mode = Literal[
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 _BLOCK_BYTES = 16 << 10
-_SLOW_S = 0.4
+SLOW_S = 0.4
 _HALVED_BYTES = 1 << 10
 _HANG_LOOK_S = 0.05
 _LATE_S = 0.7
@@ -214,7 +214,7 @@ class FaultProxy:
             connection.is_answered |= is_first
             if mode == "slow":
                 self.hits[mode] += 1
-                await asyncio.sleep(_SLOW_S)
+                await asyncio.sleep(SLOW_S)
             elif mode == "hang":
                 self.hits[mode] += 1
                 while self._mode == "hang":
