@@ -9,6 +9,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 
 pytest_plugins = [
     "tests.support.postgres",
+    "tests.support.runs",
     "tests.support.redis",
     "tests.support.rgw",
     "tests.support.dispatching",

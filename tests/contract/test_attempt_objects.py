@@ -26,7 +26,6 @@ from tests.support.fleet import Fleet
 from tests.support.rgw import Bucket, RgwServer
 from tests.support.runs import TenantDatabase
 from tests.support.service import database_of
-from tests.support.waiting import wait_until
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +63,7 @@ def fleet(request: pytest.FixtureRequest, fleet_of: Callable[..., Fleet]) -> Fle
     else:
         bucket: Bucket = request.getfixturevalue("bucket")
         fleet = fleet_of(REVERIE_OBJECTS_URL=bucket.url, **bucket.env)
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

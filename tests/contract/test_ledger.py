@@ -15,13 +15,11 @@ from services.domain.ledger import (
     Printed,
     RequestedAction,
 )
-from services.store import run_logs, runs, tenants
-from services.store.database import Database
-from services.store.ledger import PostgresLedger
+from services.store import run_logs, runs
 from tests.support.boxes import Box
 from tests.support.fleet import Fleet
 from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
-from tests.support.waiting import wait_until
+from tests.support.service import database_of
 
 Take = Callable[[str], tuple[Ledger, Claim]]
 """A new worker claims the run: its ledger, and the claim."""
@@ -30,21 +28,18 @@ Take = Callable[[str], tuple[Ledger, Claim]]
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 
 @pytest.fixture
 def tenant_db(fleet: Fleet) -> Iterator[TenantDatabase]:
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
-    with database.transaction() as conn:
-        tenant_id = tenants.create_tenant(conn, "ada")
-    ledger = PostgresLedger(database, max_attempts=3)
-    yield TenantDatabase(database=database, tenant_id=tenant_id, ledger=ledger)
-    with database.transaction() as conn:  # nothing of this test is swept or claimed in the next
-        conn.execute("UPDATE runs SET status = 'canceled', lease_until = NULL, offered_to = NULL")
-    database.close()
+    with database_of(fleet) as database:
+        yield TenantDatabase.new(database)
+        with database.transaction() as conn:  # nothing of this test is swept or claimed in the next
+            conn.execute(
+                "UPDATE runs SET status = 'canceled', lease_until = NULL, offered_to = NULL"
+            )
 
 
 @pytest.fixture(params=["postgres", "https"])

@@ -21,7 +21,6 @@ from tests.support.postgres import PostgresServer
 from tests.support.proxy import FaultProxy
 from tests.support.redis import RedisServer
 from tests.support.service import EXAMPLES, database_of
-from tests.support.waiting import wait_until
 
 OPENAPI = EXAMPLES.parent / "docs" / "reference" / "openapi.json"
 SCRIPTS = {
@@ -92,7 +91,7 @@ def fleet(
         for name in ("api", "dispatcher", "cache_builder", "results", "trainer-1", "trainer-2"):
             fleet.start(name)
         opened.enter_context(training_server(home / "training.sock"))
-        wait_until(fleet.is_ready, deadline_s=60, what="the API")
+        fleet.wait_ready()
         yield fleet
 
 

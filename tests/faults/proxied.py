@@ -238,7 +238,7 @@ def running_service(
         opened.callback(fleet.stop)
         for name in ("api", "dispatcher", "cache_builder", "results"):
             service.start(name)
-        wait_until(fleet.is_ready, what="the API to be ready")
+        fleet.wait_ready()
         service.tenant = new_tenant(fleet, "ada")
         ((service.tenant_id,),) = service.ask("SELECT tenant_id FROM tenants")
         folder = small_photos(home / "photos")

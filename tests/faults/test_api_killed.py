@@ -21,8 +21,7 @@ pytestmark = pytest.mark.deep
 @pytest.fixture
 def fleet(fleet_of: Callable[..., Fleet]) -> Iterator[Fleet]:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, what="the API")
+    fleet.start_api()
     yield fleet
     fleet.stop()
 
@@ -36,13 +35,13 @@ def test_the_client_repeats_its_request_and_the_run_is_rung_for(
     fleet.wait("api")
     fault = {"FAULT_AT": "request.stored=kill", "FAULT_ONCE": str(fleet.home / "killed")}
     fleet.start("api", **fault)
-    wait_until(fleet.is_ready, what="the API")
+    fleet.wait_ready()
     key = {"Idempotency-Key": str(uuid.uuid4())}
 
     with pytest.raises(httpx.TransportError):
         tenant.http.post("/v1/runs", json=request, headers=key)
 
-    wait_until(fleet.is_ready, what="the API to be back")
+    fleet.wait_ready()
     again = tenant.http.post("/v1/runs", json=request, headers=key)
     assert (again.status_code, again.headers["Idempotent-Replayed"]) == (201, "true")
     assert [run["id"] for run in tenant.get("/v1/runs")["data"]] == [again.json()["id"]]

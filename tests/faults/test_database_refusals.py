@@ -97,7 +97,7 @@ def test_no_connection_is_free(service: ProxiedService) -> None:
         refused(service.tenant.http.get("/v1/runs"))
         assert httpx.get(f"{service.fleet.url}/healthz").status_code == 200
 
-    wait_until(service.fleet.is_ready, what="the API to be ready")
+    service.fleet.wait_ready()
     assert len(service.ended_once(run_id)) == 1
 
 
@@ -115,7 +115,7 @@ def test_a_request_in_a_deadlock_is_to_be_repeated(service: ProxiedService) -> N
         ThreadPoolExecutor(1) as threads,
         other_session(service) as conn,
     ):
-        wait_until(service.fleet.is_ready, what="the API to be ready")
+        service.fleet.wait_ready()
         conn.execute("SELECT FROM tenants WHERE tenant_id = %s FOR NO KEY UPDATE", (tenant_id,))
         first = threads.submit(send)
         wait_for_lock(service, "api")
@@ -127,7 +127,7 @@ def test_a_request_in_a_deadlock_is_to_be_repeated(service: ProxiedService) -> N
     refused(first.result())
     assert num_deadlocks(service) > before
 
-    wait_until(service.fleet.is_ready, what="the API to be ready")
+    service.fleet.wait_ready()
     second = send()
     assert second.status_code == 201
     service.ended_once(second.json()["id"])
@@ -160,7 +160,7 @@ def test_serialization_failures_are_repeated(service: ProxiedService) -> None:
         "SET default_transaction_isolation = 'repeatable read'",
         "RESET default_transaction_isolation",
     ):
-        wait_until(service.fleet.is_ready, what="the API to be ready")
+        service.fleet.wait_ready()
         run_id = service.submit(max_train_steps=60)
         service.in_mid_run(run_id)
         with ThreadPoolExecutor(1) as threads:

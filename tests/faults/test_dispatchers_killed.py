@@ -8,7 +8,6 @@ import pytest
 
 from services.domain.ledger import Claim
 from services.queue.app import trainer_queue
-from services.store.database import Database
 from tests.support.fleet import Fleet
 from tests.support.redis import RedisServer
 from tests.support.runs import TenantDatabase
@@ -17,11 +16,6 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.deep
 
 TRAIN = trainer_queue("cpu")
-
-
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from tests.support.waiting import wait_until
 @pytest.fixture
 def fleet(fleet_of: Callable[..., Fleet]) -> Iterator[Fleet]:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, what="the API")
+    fleet.start_api()
     yield fleet
     fleet.stop()
 

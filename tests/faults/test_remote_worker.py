@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from services.store import worker_keys
-from tests.support.api_keys import KEY_PEPPER
+from tests.support.box_process import box_env
+from tests.support.boxes import new_worker_key
 from tests.support.fleet import Fleet
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import FaultProxy, Mode
 from tests.support.redis import RedisServer
-from tests.support.scripted_box import CA_FILE, JOIN_URL
-from tests.support.scripted_trainer import BEHAVIOUR
+from tests.support.scripted_trainer import program
 from tests.support.service import database_of, new_tenant, small_photos, small_run_request
 from tests.support.tenant import Json, Tenant
 from tests.support.tls import new_authority
@@ -25,7 +25,6 @@ pytestmark = pytest.mark.deep
 
 INTERVAL = 2
 """Steps of the scripted training between two checkpoints."""
-NOT_ON_A_BOX = ("DATABASE_URL", "BROKER_URL", "OBJECTS_URL", "SIGNING_KEY", "KEY_PEPPER")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,19 +39,13 @@ class Boxes:
 
     def start(self, name: str, *, behaviour: str = "train") -> str:
         """A new box; the id of its key."""
-        with database_of(self.fleet) as database, database.transaction() as conn:
-            key, secret = worker_keys.create(conn, KEY_PEPPER, name=name, gpu_class="cpu")
-        assert secret is not None
+        with database_of(self.fleet) as database:
+            key, secret = new_worker_key(database, name)
+        url = f"https://127.0.0.1:{self.proxy.port}"
         self.fleet.start(
             f"box-{name}",
-            **{f"REVERIE_{each}": "" for each in NOT_ON_A_BOX},
-            **{
-                "REVERIE_WORKER_KEY": secret,
-                "REVERIE_SCRATCH_DIR": str(self.fleet.home / f"scratch-{name}"),
-                JOIN_URL: f"https://127.0.0.1:{self.proxy.port}",
-                CA_FILE: str(self.ca_file),
-                BEHAVIOUR: behaviour,
-            },
+            REVERIE_SCRATCH_DIR=str(self.fleet.home / f"scratch-{name}"),
+            **box_env(url, self.ca_file, secret, program(behaviour)),
         )
         return key.key_id
 
@@ -81,7 +74,7 @@ def boxes(
         "REVERIE_MODELS_DIR": str(models_dir),
     }
     with ExitStack() as opened:
-        fleet = Fleet(home, env, modules={"box": "tests.support.scripted_box"})
+        fleet = Fleet(home, env, modules={"box": "tests.support.box_process"})
         ca_file, tls = new_authority(home)
         proxy = opened.enter_context(FaultProxy(fleet.port, tls).running())
         fleet.env["REVERIE_API_URL"] = f"https://127.0.0.1:{proxy.port}"  # of signed URLs

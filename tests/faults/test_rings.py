@@ -12,7 +12,6 @@ from services.domain.ids import new_id
 from services.queue.app import CACHE_QUEUE, CONTROL_QUEUE, NOTIFY_QUEUE, trainer_queue
 from services.queue.rings import Rings
 from services.store import datasets, index_tasks, publications
-from services.store.database import Database
 from tests.integration.trainer_supervisor_host import TrainerHost, open_host
 from tests.support.dispatching import real_plan
 from tests.support.fleet import Fleet
@@ -87,11 +86,6 @@ def malformed(task: str, queue: str, args: list[str]) -> list[str]:
     }
     other = {**message, "body": "AA==", "properties": {**properties, "delivery_tag": "2"}}
     return [json.dumps(message), json.dumps(other)]
-
-
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 @pytest.fixture

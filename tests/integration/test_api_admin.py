@@ -11,24 +11,21 @@ from services.store import operator_keys, workers
 from services.store.database import Database
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.fleet import Fleet
-from tests.support.service import new_tenant
+from tests.support.service import database_of, new_tenant
 from tests.support.tenant import Tenant
-from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 
 @pytest.fixture(scope="module")
 def database(fleet: Fleet) -> Iterator[Database]:
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
-    yield database
-    database.close()
+    with database_of(fleet) as database:
+        yield database
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,13 @@ from tests.support.fleet import Fleet
 from tests.support.runs import LEASE, TenantDatabase, result_of
 from tests.support.service import database_of, new_tenant, push_unread, run_request
 from tests.support.tenant import Json, Tenant
-from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     """The API alone, in one process, so that all requests meet each other there."""
     fleet = fleet_of(REVERIE_API_PROCESSES="1")
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

@@ -19,33 +19,24 @@ from services.client.pages import every, every_async
 from services.client.retry import Retry
 from services.objects.open import open_store
 from services.settings.env import Settings
-from services.store import tenants
-from services.store.database import Database
-from services.store.ledger import PostgresLedger
 from tests.support.api_keys import new_api_key
 from tests.support.finished_runs import finish
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase, plan
-from tests.support.service import run_request
-from tests.support.waiting import wait_until
+from tests.support.service import database_of, run_request
 
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 
 @pytest.fixture
 def tenant_db(fleet: Fleet) -> Iterator[TenantDatabase]:
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
-    with database.transaction() as conn:
-        tenant_id = tenants.create_tenant(conn, "ada")
-    ledger = PostgresLedger(database, max_attempts=3)
-    yield TenantDatabase(database=database, tenant_id=tenant_id, ledger=ledger)
-    database.close()
+    with database_of(fleet) as database:
+        yield TenantDatabase.new(database)
 
 
 @pytest.fixture

@@ -7,14 +7,12 @@ import pytest
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant, push_unread, run_request
 from tests.support.tenant import Json, Tenant
-from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
 def tenant(fleet_of: Callable[..., Fleet]) -> Tenant:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return new_tenant(fleet, "ada")
 
 

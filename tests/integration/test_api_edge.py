@@ -21,8 +21,7 @@ from tests.support.waiting import wait_until
 
 def edge_of(fleet_of: Callable[..., Fleet], **env: str) -> Fleet:
     fleet = fleet_of(REVERIE_API_PROCESSES="1", **env)
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

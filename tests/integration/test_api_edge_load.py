@@ -21,7 +21,6 @@ from services.store.database import Database
 from tests.support.fleet import Fleet, children_of
 from tests.support.service import database_of, new_tenant, push_unread, run_request
 from tests.support.tenant import Tenant
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.deep
 
@@ -39,8 +38,7 @@ def edge(fleet_of: Callable[..., Fleet]) -> Fleet:
         REVERIE_HTTP_BODY_S=str(BODY_S),
         REVERIE_HTTP_WRITE_S=str(WRITE_S),
     )
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

@@ -24,8 +24,7 @@ SSE = {"Accept": "text/event-stream"}
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of(REVERIE_SINGLE_TENANT="false", REVERIE_GPU_CLASS="h200")
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 
@@ -255,7 +254,7 @@ def test_requests_get_503_while_the_database_is_down(
         assert "postgresql" not in answer.text
     finally:
         postgres_server.start()
-    wait_until(fleet.is_ready, deadline_s=30, what="the API to be ready again")
+    fleet.wait_ready()
     again = Listener(tenant, run_id, last_id=1)
     wait_until(lambda: again.lines, deadline_s=10, what="the stream to be open")
 

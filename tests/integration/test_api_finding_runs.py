@@ -30,8 +30,7 @@ def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of(
         REVERIE_SINGLE_TENANT="false", REVERIE_STREAMS_PER_TENANT="2", REVERIE_API_PROCESSES="1"
     )
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant, run_request
 from tests.support.tenant import Tenant
-from tests.support.waiting import wait_until
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -26,8 +25,7 @@ QUICK = settings(
 @pytest.fixture(scope="module")
 def tenant(fleet_of: Callable[..., Fleet]) -> Tenant:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return new_tenant(fleet, "ada")
 
 

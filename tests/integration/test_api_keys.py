@@ -15,8 +15,8 @@ from services.store import members, tenants
 from services.store.database import Database
 from tests.support.api_keys import new_api_key
 from tests.support.fleet import Fleet
+from tests.support.service import database_of
 from tests.support.tenant import Json
-from tests.support.waiting import wait_until
 
 HOUR = timedelta(hours=1)
 
@@ -24,16 +24,14 @@ HOUR = timedelta(hours=1)
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 
 @pytest.fixture(scope="module")
 def database(fleet: Fleet) -> Iterator[Database]:
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
-    yield database
-    database.close()
+    with database_of(fleet) as database:
+        yield database
 
 
 @pytest.fixture

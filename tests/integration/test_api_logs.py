@@ -29,8 +29,7 @@ _LEASE = timedelta(seconds=60)
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of(REVERIE_SINGLE_TENANT="false")
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

@@ -14,14 +14,12 @@ from services.settings.env import Settings
 from tests.support.fleet import Fleet
 from tests.support.service import database_of, new_key, new_tenant, push_unread, run_request
 from tests.support.tenant import Json, Tenant
-from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

@@ -19,8 +19,7 @@ from tests.support.waiting import wait_until
 @pytest.fixture
 def fleet(fleet_of: Callable[..., Fleet]) -> Iterator[Fleet]:
     fleet = fleet_of(REVERIE_API_PROCESSES="2")
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     yield fleet
     fleet.stop()
 

@@ -20,15 +20,13 @@ from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase
 from tests.support.service import new_tenant, run_request
 from tests.support.tenant import Json, Tenant
-from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     """The API alone: its answers depend on the database and on no other process."""
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

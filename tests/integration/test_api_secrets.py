@@ -24,7 +24,6 @@ from services.store.secrets import MOST_SECRETS
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant, push_unread, run_request
 from tests.support.tenant import Json, Tenant
-from tests.support.waiting import wait_until
 
 VALUES = {
     "hub": "hf_CanaryOfAda0123456789",
@@ -36,8 +35,7 @@ VALUES = {
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of(REVERIE_SINGLE_TENANT="false")
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 
@@ -339,7 +337,7 @@ def test_a_terminal_does_not_show_the_value(address: dict[str, str], client: Cli
 def test_a_service_without_a_key_takes_no_secrets(fleet_of: Callable[..., Fleet]) -> None:
     fleet = fleet_of(REVERIE_SINGLE_TENANT="false")
     fleet.start("api", REVERIE_SECRETS_PUBLIC_KEY="")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.wait_ready()
     answer = put(new_tenant(fleet, "ada"), "my-hub")
     assert (answer.status_code, answer.json()["code"]) == (501, "secrets_off")
 

@@ -31,8 +31,7 @@ LONG_LIST = json.dumps(
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of(REVERIE_API_PROCESSES="1", REVERIE_HTTP_WHOLE_BODY_S=str(WHOLE_BODY_S))
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

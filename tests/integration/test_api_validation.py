@@ -15,7 +15,6 @@ from tests.support.fleet import Fleet
 from tests.support.service import database_of, new_tenant, run_request
 from tests.support.tenant import Json, Tenant
 from tests.support.verifying import end_verification
-from tests.support.waiting import wait_until
 
 GIB = 2**30
 FILES = {f"{n}.jpg": f"picture {n}".encode() for n in range(4)} | {
@@ -26,8 +25,7 @@ FILES = {f"{n}.jpg": f"picture {n}".encode() for n in range(4)} | {
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of(REVERIE_SINGLE_TENANT="false")
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

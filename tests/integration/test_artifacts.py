@@ -48,7 +48,7 @@ def proxy(fleet: Fleet) -> Iterator[FaultProxy]:
     """Before the API, whose signed links lead through it."""
     with FaultProxy(fleet.port).running() as proxy:
         fleet.start("api", REVERIE_API_URL=f"http://127.0.0.1:{proxy.port}")
-        wait_until(fleet.is_ready, deadline_s=30, what="the API")
+        fleet.wait_ready()
         yield proxy
 
 

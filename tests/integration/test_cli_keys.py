@@ -11,17 +11,14 @@ from services.cli.connection import CommandError, Invocation
 from services.cli.main import app
 from services.client.errors import ProblemError
 from services.domain.api_keys import kind_of
-from services.store.database import Database
 from tests.support.fleet import Fleet
-from tests.support.service import new_key
-from tests.support.waiting import wait_until
+from tests.support.service import database_of, new_key
 
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 
@@ -93,14 +90,12 @@ def test_members_of_a_tenant(cli: Cli, fleet: Fleet) -> None:
 
 
 def test_usage_and_quotas(cli: Cli, fleet: Fleet) -> None:
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=1)
-    with database.transaction() as conn:
+    with database_of(fleet) as database, database.transaction() as conn:
         conn.execute("INSERT INTO gpu_classes VALUES ('h200', 3500000)")
         conn.execute(
             "INSERT INTO monthly_usage SELECT tenant_id, '2026-11-01', 'h200', 7200, 7000000"
             " FROM tenants WHERE name = 'ada'"
         )
-    database.close()
     text = cli("usage")
     assert "2026-11" in text
     assert "7.00 USD" in text

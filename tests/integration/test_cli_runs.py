@@ -17,7 +17,6 @@ from services.client.folder import list_folder
 from services.client.push import PushProgress, push_folder
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant
-from tests.support.waiting import wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -56,7 +55,7 @@ def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
     for name in ("api", "dispatcher", "cache_builder"):
         fleet.start(name)
-    wait_until(fleet.is_ready, deadline_s=60, what="the API to be ready")
+    fleet.wait_ready()
     return fleet
 
 

@@ -16,7 +16,6 @@ from services.client.retry import Retry
 from services.client.upload import Uploader
 from tests.support.fleet import Fleet
 from tests.support.service import new_key
-from tests.support.waiting import wait_until
 
 SIZE = WHOLE_BYTES + 5
 QUICK = Retry(tries=3, first_wait_s=0.01, limit_s=0.05)
@@ -25,8 +24,7 @@ QUICK = Retry(tries=3, first_wait_s=0.01, limit_s=0.05)
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

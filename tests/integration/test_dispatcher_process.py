@@ -9,21 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from services.queue.app import CACHE_QUEUE, trainer_queue
-from services.store.database import Database
 from tests.support.dispatching import build_all_shards, real_plan
 from tests.support.redis import RedisServer
 from tests.support.runs import TenantDatabase
 from tests.support.waiting import wait_until
 
 TRAIN = trainer_queue("cpu")
-
-
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from services.domain.errors import Problem
 from services.queue.app import CACHE_QUEUE, NOTIFY_QUEUE, trainer_queue, worker_queue
 from services.queue.rings import Rings
 from services.store import datasets, publications, run_lists, shards
-from services.store.database import Database, DatabaseDownError
+from services.store.database import DatabaseDownError
 from tests.support.dispatching import DispatcherAndIndexer, build_all_shards, real_plan
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
@@ -36,11 +36,6 @@ class Clock:
         if self.jumps_s:
             self.now_s += self.jumps_s.pop(0)
         return self.now_s
-
-
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 @pytest.fixture

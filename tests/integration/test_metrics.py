@@ -11,7 +11,6 @@ import pytest
 from services.domain.ledger import Outcome
 from services.metrics.queue import FailedRuns, OpenRuns, PendingRows, QueueFigures, Workers
 from services.store import queue_figures
-from services.store.database import Database
 from tests.support.fleet import Fleet
 from tests.support.ports import free_port
 from tests.support.runs import TenantDatabase, failure
@@ -20,11 +19,6 @@ from tests.support.service import new_tenant
 from tests.support.waiting import wait_until
 
 SILENCE = timedelta(seconds=30)
-
-
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 def figures(tenant_db: TenantDatabase) -> QueueFigures:
@@ -123,7 +117,7 @@ def test_api_and_dispatcher_serve_their_metrics_on_ports_of_their_own(fleet: Fle
     api, dispatcher = free_port(), free_port()
     fleet.start("api", REVERIE_METRICS_PORT=str(api))
     fleet.start("dispatcher", REVERIE_METRICS_PORT=str(dispatcher))
-    wait_until(fleet.is_ready, what="the API")
+    fleet.wait_ready()
     tenant = new_tenant(fleet, "ada")
     tenant.get("/v1/runs")
     assert tenant.http.get("/v1/runs/run_none").status_code == 404

@@ -36,7 +36,6 @@ from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase, plan
 from tests.support.service import push_unread, run_request
 from tests.support.tenant import Json, Tenant
-from tests.support.waiting import wait_until
 
 SEEDS = [int(seed) for seed in os.environ.get("FUZZ_SEEDS", "1 2 3").split()]
 NEEDS_A_NAME = {"DELETE /v1/tenant", "DELETE /v1/admin/tenants/{tenant_id}"}
@@ -67,8 +66,7 @@ def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFact
         REVERIE_QUOTA_UPLOADS="100000",
         REVERIE_QUOTA_STORAGE_BYTES=str(1 << 60),
     )
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
     try:
         ada = TenantDatabase.new(database)

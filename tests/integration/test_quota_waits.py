@@ -19,11 +19,6 @@ _THIS_MONTH = "date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date"
 
 
 @pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
-
-
-@pytest.fixture
 def dispatcher(database: Database, redis_server: RedisServer) -> Iterator[Dispatcher]:
     with Rings(redis_server.url) as rings:
         yield Dispatcher(

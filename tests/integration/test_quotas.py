@@ -18,7 +18,6 @@ from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase, checkpoint_at, result_of
 from tests.support.service import database_of, run_request
 from tests.support.tenant import Json, Tenant
-from tests.support.waiting import wait_until
 
 Quota = Callable[..., str]
 
@@ -26,8 +25,7 @@ Quota = Callable[..., str]
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of(REVERIE_QUOTA_QUEUED_RUNS="5")
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

@@ -26,14 +26,12 @@ from tests.support.ports import free_port
 from tests.support.proxy import FaultProxy
 from tests.support.service import database_of
 from tests.support.tls import new_authority
-from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 
@@ -105,7 +103,7 @@ def answering(status: int, body: bytes) -> Iterator[str]:
             """Nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

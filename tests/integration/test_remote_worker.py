@@ -34,14 +34,12 @@ from services.objects.folders import get_folder, put_folder
 from services.objects.keys import checkpoint_prefix, result_prefix, upload_key
 from services.remote.objects import LARGEST_FILE_BYTES
 from services.remote.session import Held
-from services.store import offers, operator_keys, tenants, worker_keys
-from services.store.database import Database
-from services.store.ledger import PostgresLedger
+from services.store import offers, operator_keys, worker_keys
 from tests.support import api_keys
 from tests.support.boxes import Box
 from tests.support.fleet import Fleet
 from tests.support.runs import LEASE, TenantDatabase
-from tests.support.waiting import wait_until
+from tests.support.service import database_of
 
 MINUTE = timedelta(minutes=1)
 WRITE = {"key": "a/b", "size_bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
@@ -50,23 +48,19 @@ WRITE = {"key": "a/b", "size_bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 
 @pytest.fixture
 def tenant_db(fleet: Fleet) -> Iterator[TenantDatabase]:
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
-    with database.transaction() as conn:
-        tenant_id = tenants.create_tenant(conn, "ada")
-    ledger = PostgresLedger(database, max_attempts=3)
-    tenant_db = TenantDatabase(database=database, tenant_id=tenant_id, ledger=ledger)
-    yield tenant_db
-    with database.transaction() as conn:  # no offer of this test goes to a worker of the next
-        conn.execute("UPDATE workers SET draining = true")
-        conn.execute("UPDATE runs SET status = 'canceled', lease_until = NULL, offered_to = NULL")
-    database.close()
+    with database_of(fleet) as database:
+        yield TenantDatabase.new(database)
+        with database.transaction() as conn:  # no offer of this test goes to a worker of the next
+            conn.execute("UPDATE workers SET draining = true")
+            conn.execute(
+                "UPDATE runs SET status = 'canceled', lease_until = NULL, offered_to = NULL"
+            )
 
 
 @pytest.fixture

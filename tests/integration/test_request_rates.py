@@ -15,11 +15,10 @@ from services.api.app import create_app
 from services.client.client import Client
 from services.settings.env import Settings
 from services.store import quotas
-from services.store.database import Database
 from tests.support.api_keys import new_api_key
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase
-from tests.support.service import new_tenant
+from tests.support.service import database_of, new_tenant
 from tests.support.tenant import Tenant
 from tests.support.waiting import wait_until
 
@@ -39,15 +38,14 @@ def replicas(fleet_of: Callable[..., Fleet]) -> tuple[Fleet, Fleet]:
     for fleet in (first, second):
         fleet.start("api")
     for fleet in (first, second):
-        wait_until(fleet.is_ready, deadline_s=30, what="the API")
+        fleet.wait_ready()
     return first, second
 
 
 @pytest.fixture
 def tenant_db(replicas: tuple[Fleet, Fleet]) -> Iterator[TenantDatabase]:
-    database = Database(replicas[0].env["REVERIE_DATABASE_URL"], max_size=4)
-    yield TenantDatabase.new(database)
-    database.close()
+    with database_of(replicas[0]) as database:
+        yield TenantDatabase.new(database)
 
 
 @pytest.fixture
@@ -186,7 +184,9 @@ def test_a_tenant_may_open_as_many_streams_as_the_setting_says(
     assert opened[0].headers["RateLimit-Policy"].startswith('"stream";')
     assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
     assert refused.headers["Content-Type"] == "application/problem+json"
-    assert refused.json()["detail"].startswith("The tenant has 2 event streams open. Close one")
+    assert refused.json()["detail"].startswith(
+        "The tenant has 2 event streams and waiting requests open. Close one"
+    )
 
     def opens_again() -> bool:
         with tenant.http.stream("GET", path, headers=STREAM) as answer:

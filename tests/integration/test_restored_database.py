@@ -19,7 +19,6 @@ from services.objects.signing import UrlSigner
 from services.results.restored import compare, reconcile, settle
 from services.results.sweep import Sweeper
 from services.store import restore_guard
-from services.store.database import Database
 from services.store.restored_runs import FENCE_STEP
 from services.workers.scratch import Scratch
 from tests.support.backups import back_up, copy_data, restore
@@ -37,11 +36,6 @@ def objects(tmp_path: Path) -> FolderStore:
 def scratch(tmp_path: Path) -> Iterator[Scratch]:
     with Scratch(tmp_path / "scratch", "wrk_test") as made:
         yield made
-
-
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 class Service:

@@ -17,7 +17,6 @@ from services.objects.keys import (
 )
 from services.objects.signing import UrlSigner
 from services.results.sweep import Sweeper
-from services.store.database import Database
 from tests.support.runs import LEASE, TenantDatabase, plan
 
 
@@ -25,11 +24,6 @@ from tests.support.runs import LEASE, TenantDatabase, plan
 def objects(tmp_path: Path) -> FolderStore:
     signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
     return FolderStore(tmp_path / "objects", signer)
-
-
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 def _upload(objects: FolderStore, prefix: str) -> StoredFiles:

@@ -126,7 +126,7 @@ def same_bits(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Te
 
 
 @dataclass(frozen=True)
-class TenantDatabase:
+class Trainings:
     """Where the cases run."""
 
     zygote: Zygote
@@ -139,21 +139,21 @@ class TenantDatabase:
 
 
 @pytest.fixture
-def tenant_db(zygote: Zygote, tiny_folder: Path, shards: Path, tmp_path: Path) -> TenantDatabase:
-    return TenantDatabase(zygote, tiny_folder, shards, tmp_path)
+def trainings(zygote: Zygote, tiny_folder: Path, shards: Path, tmp_path: Path) -> Trainings:
+    return Trainings(zygote, tiny_folder, shards, tmp_path)
 
 
-def check_case(tenant_db: TenantDatabase, case: Case, *, seed: int, fault: str) -> None:
+def check_case(trainings: Trainings, case: Case, *, seed: int, fault: str) -> None:
     """``fault``: where the first process is killed, once in the steps after its checkpoint."""
-    zygote = tenant_db.zygote
-    whole, broken = tenant_db.folder / "whole", tenant_db.folder / "broken"
-    status, events = zygote.train(tenant_db.job("whole", case, seed), whole)
+    zygote = trainings.zygote
+    whole, broken = trainings.folder / "whole", trainings.folder / "broken"
+    status, events = zygote.train(trainings.job("whole", case, seed), whole)
     assert status == 0, (whole / "output.log").read_text()
 
     step = random.Random(f"{seed} {case}").randrange(EVERY + 1, STEPS - 8)
     # The first of a step's micro-batches: the gradient of half a step is lost.
     at = (step - 1) * ACCUMULATION + 1 if fault == "train.after_backward" else step
-    job = tenant_db.job("broken", case, seed)
+    job = trainings.job("broken", case, seed)
     killed, _ = zygote.train(job, broken, {"FAULT_AT": f"{fault}@{at}=kill"})
     assert killed == -9, (broken / "output.log").read_text()
     (checkpoint,) = committed_checkpoints(broken / "output/checkpoints")
@@ -180,8 +180,8 @@ def check_case(tenant_db: TenantDatabase, case: Case, *, seed: int, fault: str) 
 
 
 @pytest.mark.parametrize("case", COVERING, ids=" ".join)
-def test_a_kill_changes_no_bit(tenant_db: TenantDatabase, case: Case) -> None:
-    check_case(tenant_db, case, seed=42, fault="train.after_backward")
+def test_a_kill_changes_no_bit(trainings: Trainings, case: Case) -> None:
+    check_case(trainings, case, seed=42, fault="train.after_backward")
 
 
 @pytest.mark.deep
@@ -190,9 +190,9 @@ def test_a_kill_changes_no_bit(tenant_db: TenantDatabase, case: Case) -> None:
 )
 @pytest.mark.parametrize("case", ALL, ids=" ".join)
 def test_a_kill_changes_no_bit_in_any_combination(
-    tenant_db: TenantDatabase, case: Case, seed: int, fault: str
+    trainings: Trainings, case: Case, seed: int, fault: str
 ) -> None:
-    check_case(tenant_db, case, seed=seed, fault=fault)
+    check_case(trainings, case, seed=seed, fault=fault)
 
 
 @pytest.mark.parametrize(
@@ -205,19 +205,19 @@ def test_a_kill_changes_no_bit_in_any_combination(
     ],
 )
 def test_one_step_at_a_tiny_rate_changes_what_is_saved(
-    tenant_db: TenantDatabase, trained: str, base: str
+    trainings: Trainings, trained: str, base: str
 ) -> None:
     """Also in bf16: trained weights are fp32, where such a step does not round to nothing."""
     states = []
     for rate in (1e-7, 2e-7):
-        folder = tenant_db.folder / str(rate)
-        job = tenant_db.job(str(rate), (trained, "adamw", base), 42)
+        folder = trainings.folder / str(rate)
+        job = trainings.job(str(rate), (trained, "adamw", base), 42)
         identity = job["plan"]["identity"]
         identity["optimizer"]["learning_rate"] = rate
         identity["precision"]["compute"] = "bf16"
         identity |= {"max_train_steps": 1, "accumulation_steps": 1}
         identity["schedule"]["warmup_steps"] = 0
-        status, _ = tenant_db.zygote.train(job, folder)
+        status, _ = trainings.zygote.train(job, folder)
         assert status == 0, (folder / "output.log").read_text()
         states.append(state_of(folder, 1))
 
@@ -230,22 +230,22 @@ def test_one_step_at_a_tiny_rate_changes_what_is_saved(
     assert all(states[0][name].dtype is torch.float32 for name in moved)
 
 
-def test_another_plan_is_refused_with_the_fields_that_differ(tenant_db: TenantDatabase) -> None:
+def test_another_plan_is_refused_with_the_fields_that_differ(trainings: Trainings) -> None:
     case = ("lokr", "optimi-lion", "no_change")
     linear = {"name": "linear", "warmup_steps": 0, "end": 0.0, "power": 1.0, "period_steps": None}
     small = {"max_train_steps": 1, "accumulation_steps": 1, "schedule": linear}
-    first = tenant_db.job("first", case, 42, **small)
+    first = trainings.job("first", case, 42, **small)
     fault = {"FAULT_AT": "checkpoint.after_rename=kill"}
-    killed, _ = tenant_db.zygote.train(first, tenant_db.folder / "first", fault)
+    killed, _ = trainings.zygote.train(first, trainings.folder / "first", fault)
     assert killed == -9
-    checkpoint = tenant_db.folder / "first/output/checkpoints/step-00000001"
+    checkpoint = trainings.folder / "first/output/checkpoints/step-00000001"
     assert json.loads((checkpoint / "manifest.json").read_text())["scalars"]["threads"] == 1
-    other = tenant_db.job("other", case, 42, **small)
+    other = trainings.job("other", case, 42, **small)
     # The rate of a linear schedule follows the length: such a run cannot be prolonged.
     other["plan"]["identity"] |= {"seed": 7, "ema": None, "max_train_steps": 2}
     other["resume_from"] = str(checkpoint)
 
-    status, events = tenant_db.zygote.train(other, tenant_db.folder / "other")
+    status, events = trainings.zygote.train(other, trainings.folder / "other")
 
     assert status == 1
     assert events[-1]["code"] == "bad_checkpoint"

@@ -20,16 +20,11 @@ from services.store import (
     run_control,
     unreferenced,
 )
-from services.store.database import Connection, Database
+from services.store.database import Connection
 from services.store.run_rows import Run
 from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
 
 SOON = timedelta(seconds=10)
-
-
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 def pause(tenant_db: TenantDatabase, run_id: str) -> Run:

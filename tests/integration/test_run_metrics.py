@@ -11,14 +11,8 @@ import pytest
 
 from services.domain.ledger import ChildEvent, Claim, Outcome
 from services.store import run_metrics
-from services.store.database import Database
 from services.store.run_metrics import Bin
 from tests.support.runs import TenantDatabase, checkpoint_at
-
-
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 def report(tenant_db: TenantDatabase, claim: Claim, *steps: tuple[int, Any]) -> None:

@@ -6,15 +6,9 @@ import pytest
 
 from services.domain.ledger import ChildEvent, Claim, Outcome
 from services.store import admission
-from services.store.database import Database
 from services.store.ledger import PostgresLedger
 from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
 from trainer_core.errors import Category
-
-
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 def claim_again(tenant_db: TenantDatabase, run_id: str, worker_id: str = "w") -> Claim:

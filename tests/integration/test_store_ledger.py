@@ -32,11 +32,6 @@ from tests.support.runs import (
 from trainer_core.process.failure import Failure
 
 
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
-
-
 def sweep(tenant_db: TenantDatabase) -> leases.DeadAttempt | None:
     return tenant_db.sweep(max_attempts=3)
 

@@ -13,14 +13,8 @@ from services.domain.ledger import (
     Printed,
 )
 from services.store import run_logs
-from services.store.database import Database
 from services.store.run_logs import LogPiece
 from tests.support.runs import TenantDatabase
-
-
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 def printed(start_byte: int, text: str, num_bytes: int | None = None) -> Printed:

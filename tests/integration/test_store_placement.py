@@ -2,23 +2,15 @@
 
 from datetime import timedelta
 
-import pytest
-
 from services.domain.fair_share import AGING, HALF_LIFE
 from services.domain.ledger import ChildEvent, Outcome
 from services.domain.placement import FreeWorker, NextRun, place
 from services.domain.quotas import Quotas
 from services.store import offers
-from services.store.database import Database
 from services.store.offers import Offer
 from tests.support.runs import LEASE, TenantDatabase, failure
 
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 def take_offers(tenant_db: TenantDatabase, *, aging: timedelta = AGING) -> list[Offer]:

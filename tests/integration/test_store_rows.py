@@ -56,11 +56,6 @@ from tests.support.runs import (
 )
 
 
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
-
-
 def finished(tenant_db: TenantDatabase) -> Run:
     claim = tenant_db.held()
     tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 50))

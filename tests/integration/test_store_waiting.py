@@ -9,15 +9,9 @@ from services.domain.fair_share import AGING
 from services.domain.ledger import Outcome
 from services.domain.waiting import Waiting
 from services.store import datasets, failing_rows, run_lists, waiting
-from services.store.database import Database
 from tests.support.runs import LEASE, TenantDatabase, failure
 
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture
-def tenant_db(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 def all_waiting(tenant_db: TenantDatabase) -> dict[str, Waiting]:

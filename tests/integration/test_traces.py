@@ -196,7 +196,7 @@ def test_nothing_that_makes_or_sends_spans_is_imported_unless_tracing_is_on(
         for name in ("api", "dispatcher", "results", "cache_builder"):
             fleet.start(name)
         fleet.start_trainer("trainer-1", "well")
-        wait_until(fleet.is_ready, what="the API")
+        fleet.wait_ready()
         wait_until(lambda: host.run()["status"] == "succeeded", what="the result")
         builder = fleet.home / "cache_builder.log"
         wait_until(lambda: "indexer_up" in builder.read_text(), what="the indexer")
@@ -234,8 +234,7 @@ def test_a_receiver_that_hangs_does_not_delay_requests(
     fleets = {"off": fleet_of(), "hanging": fleet_of(REVERIE_OTLP_ENDPOINT=receiver.url)}
     tenants: dict[str, httpx.Client] = {}
     for name, fleet in fleets.items():
-        fleet.start("api")
-        wait_until(fleet.is_ready, what="the API")
+        fleet.start_api()
         tenants[name] = new_tenant(fleet, "ada").http
     for _ in range(400):  # in turn, so that both meet the same load of the machine
         for name, http in tenants.items():

@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +23,7 @@ from services.store.metric_relays import MetricRelay
 from services.workers.scratch import Scratch
 from tests.support.fleet import Fleet, children_of, command_of
 from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
+from tests.support.service import database_of
 from tests.support.waiting import wait_until
 from tests.support.wandb_server import WandbServer
 from tests.unit.config_examples import import_small
@@ -419,7 +419,7 @@ def test_a_results_process_that_is_killed_leaves_no_gap_and_no_difference(
     fleet = fleet_of(REVERIE_WANDB_URL=wandb_server.url)
     wandb_server.keys.add(KEY)
     wandb_server.held_on = "RunHistoryKeys"
-    with closing(Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)) as database:
+    with database_of(fleet) as database:
         tenant_db = TenantDatabase.new(database)
         relaying = Relaying(tenant_db=tenant_db)
         relaying.store_key()

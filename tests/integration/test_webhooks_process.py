@@ -15,12 +15,11 @@ from services.cli.connection import Invocation
 from services.cli.main import app
 from services.client.client import Client
 from services.client.errors import ProblemError
-from services.store.database import Database
 from tests.support.backups import dump_text
 from tests.support.canaries import Canaries
 from tests.support.fleet import Fleet
 from tests.support.ports import free_port
-from tests.support.service import new_tenant
+from tests.support.service import database_of, new_tenant
 from tests.support.waiting import wait_until
 
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "webhooks.md"
@@ -31,8 +30,7 @@ def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of(REVERIE_WEBHOOK_NETWORKS="127.0.0.0/8")
     once = str(fleet.home / "killed")
     fleet.start("results", FAULT_AT="webhook.sent=kill", FAULT_ONCE=once)
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 
@@ -100,7 +98,6 @@ def test_from_the_first_event_to_a_replay(
             what=lambda: f"{number} events\n{(fleet.home / 'results.log').read_text()[-3000:]}",
         )
 
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=1)
     first = client.test_webhook(webhook_id)
     # The process that sends it is killed before it records the answer.
     wait_until((fleet.home / "killed").exists, what="the kill")
@@ -109,7 +106,8 @@ def test_from_the_first_event_to_a_replay(
     )
     pending = client.get_delivery(webhook_id, first["id"])
     assert (pending["status"], pending["attempts"]) == ("pending", 1)
-    with database.transaction() as conn:  # instead of waiting for the end of the lease
+    with database_of(fleet) as database, database.transaction() as conn:
+        # Instead of waiting for the end of the lease.
         conn.execute("UPDATE webhook_deliveries SET due_at = now(), lease_until = now()")
     assert [line[:2] for line in lines(2)] == [[first["event_id"], "webhook.test"]] * 2
 
@@ -117,7 +115,6 @@ def test_from_the_first_event_to_a_replay(
         return client.get_delivery(webhook_id, first["id"])["status"] == "succeeded"
 
     wait_until(is_done, what="the record")
-    database.close()
 
     rotated = client.rotate_webhook_secret(webhook_id)
     assert rotated["secret"] not in (None, webhook["secret"])

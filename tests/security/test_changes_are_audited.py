@@ -14,9 +14,8 @@ from services.store import operator_keys, tenants
 from services.store.database import Database
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.fleet import Fleet
-from tests.support.service import new_tenant, run_request
+from tests.support.service import database_of, new_tenant, run_request
 from tests.support.tenant import Json
-from tests.support.waiting import wait_until
 
 NOT_RECORDED: Final = {
     "POST /v1/runs:validate": "it stores nothing",
@@ -292,18 +291,16 @@ CHANGES: Final[dict[str, tuple[str, Change]]] = {
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 
 @pytest.fixture
 def world(fleet: Fleet) -> Iterator[World]:
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=1)
-    world = World(fleet, database)
-    yield world
-    world.operator.close()
-    database.close()
+    with database_of(fleet) as database:
+        world = World(fleet, database)
+        yield world
+        world.operator.close()
 
 
 def test_every_change_is_in_the_audit_log(fleet: Fleet, world: World) -> None:

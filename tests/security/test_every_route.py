@@ -29,9 +29,8 @@ from services.store.database import Database
 from tests.security.route_table import NOBODYS, ROUTES, WHO, Ids, Row
 from tests.support.api_keys import KEY_PEPPER, new_api_key
 from tests.support.fleet import Fleet
-from tests.support.service import new_tenant, run_request
+from tests.support.service import database_of, new_tenant, run_request
 from tests.support.tenant import Json, Tenant
-from tests.support.waiting import wait_until
 
 OF_TENANTS = {name: row for name, row in ROUTES.items() if row.scope not in (None, "operator")}
 OF_OPERATORS = {name: row for name, row in ROUTES.items() if row.scope == "operator"}
@@ -47,16 +46,14 @@ def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
         # Each request comes from an address of its own: an address may send few unknown keys.
         REVERIE_TRUSTED_PROXIES="127.0.0.1",
     )
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 
 @pytest.fixture(scope="module")
 def database(fleet: Fleet) -> Iterator[Database]:
-    database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=1)
-    yield database
-    database.close()
+    with database_of(fleet) as database:
+        yield database
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant
 from tests.support.tenant import Json, Tenant
-from tests.support.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
 QUICK = settings(
@@ -25,8 +24,7 @@ HURTING = st.sampled_from(["'", '"', ";--", "\\", "%s", "{{7*7}}", "$(id)", "\u2
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

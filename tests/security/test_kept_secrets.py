@@ -10,7 +10,6 @@ from services.domain.api_keys import new_key
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant, run_request
 from tests.support.tenant import Tenant
-from tests.support.waiting import wait_until
 
 CAPTION = "a canary caption of a yellow door"
 PROMPT = "a canary prompt of a green boat"
@@ -20,8 +19,7 @@ WRITTEN = "canary-metadata"
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

@@ -20,7 +20,6 @@ from tests.security.route_table import NOBODYS, ROUTES
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.fleet import Fleet
 from tests.support.service import database_of, new_key
-from tests.support.waiting import wait_until
 
 Json = dict[str, Any]
 DOCUMENT = document()
@@ -78,8 +77,7 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of(REVERIE_SINGLE_TENANT="false", REVERIE_QUOTA_REQUESTS_PER_MINUTE="1000000")
-    fleet.start("api")
-    wait_until(fleet.is_ready, deadline_s=30, what="the API")
+    fleet.start_api()
     return fleet
 
 

@@ -31,8 +31,6 @@ from tests.support.waiting import wait_until
 from tests.support.wandb_server import WandbServer
 from tests.unit.config_examples import import_small
 
-JSON = {"Content-Type": "application/json"}
-
 
 def values() -> Json:
     """A value of each kind that was never seen before."""
@@ -129,7 +127,7 @@ def test_canaries_are_found_nowhere_but_where_they_are_used(
     )
     for name in ("api", "dispatcher", "results"):
         fleet.start(name)
-    wait_until(fleet.is_ready, deadline_s=60, what="the API to be ready")
+    fleet.wait_ready()
     database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
     tenant_db = TenantDatabase.new(database)
     with database.transaction() as conn:

@@ -8,6 +8,7 @@ from services.remote.objects import SignedObjects
 from services.remote.session import Trust, WorkerSession
 from services.store import worker_keys
 from services.store.database import Database
+from services.store.worker_keys import WorkerKey
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.runs import LEASE
 
@@ -17,16 +18,22 @@ WHERE run_id = %s
 """
 
 
+def new_worker_key(database: Database, name: str) -> tuple[WorkerKey, str]:
+    """The row of a new worker's key of the GPU class ``cpu``, and the key itself."""
+    with database.transaction() as conn:
+        key, secret = worker_keys.create(conn, KEY_PEPPER, name=name, gpu_class="cpu")
+    assert secret is not None
+    return key, secret
+
+
 class Box:
     """A machine with a worker's key of its own; it joins the API at ``url``."""
 
     def __init__(self, url: str, database: Database, *, name: str = "box") -> None:
-        with database.transaction() as conn:
-            self.key, secret = worker_keys.create(conn, KEY_PEPPER, name=name, gpu_class="cpu")
-        assert secret is not None
-        self.url, self.secret = url, secret
+        self.key, self.secret = new_worker_key(database, name)
+        self.url = url
         self._database = database
-        self.session = WorkerSession(url, secret, Trust())
+        self.session = WorkerSession(url, self.secret, Trust())
         self.ledger = HttpLedger(self.session)
         self.objects = SignedObjects(self.session)
         self.worker = Worker(

@@ -108,14 +108,22 @@ class Fleet:
             )
         return self.processes[name]
 
+    def start_api(self) -> None:
+        """The API, and nothing else; it is ready."""
+        self.start("api")
+        self.wait_ready()
+
     def start_all(self, trainers: int = 1) -> None:
         for name in ("api", "dispatcher", "cache_builder", "results"):
             self.start(name)
         for n in range(1, trainers + 1):
             self.start(f"trainer-{n}")
-        wait_until(self.is_ready, deadline_s=60, what="the API to be ready")
+        self.wait_ready()
 
-    def is_ready(self) -> bool:
+    def wait_ready(self, deadline_s: float = 60) -> None:
+        wait_until(self._is_ready, deadline_s=deadline_s, what="the API to be ready")
+
+    def _is_ready(self) -> bool:
         try:
             return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
         except httpx.TransportError:

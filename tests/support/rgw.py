@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -310,9 +310,3 @@ def rgw_proxy(rgw_bucket: Bucket) -> Iterator[FaultProxy]:
     """Before the server of ``rgw_bucket``."""
     with FaultProxy(rgw_bucket.port).running() as proxy:
         yield proxy
-
-
-@pytest.fixture
-def new_bucket(rgw_server: RgwServer) -> Callable[[], Bucket]:
-    """Make as many buckets as the test needs."""
-    return rgw_server.create_bucket

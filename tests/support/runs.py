@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from services.domain.ids import new_id
 from services.domain.ledger import (
     CachedShard,
@@ -215,3 +217,8 @@ def failure(
 ) -> Failure:
     category = category or (Category.INFRA if retryable else Category.USER)
     return Failure(code=code, category=category, message=f"{code}.", retryable=retryable)
+
+
+@pytest.fixture
+def tenant_db(database: Database) -> TenantDatabase:
+    return TenantDatabase.new(database)

@@ -8,7 +8,13 @@ from services.trainer.main import main
 
 BEHAVIOUR = "TESTS_BEHAVIOUR"
 """Environment variable: what the training process does, see the script."""
-SCRIPT = Path(__file__).parents[1] / "integration" / "trainer_supervisor_child.py"
+_SCRIPT = Path(__file__).parents[1] / "integration" / "trainer_supervisor_child.py"
+
+
+def program(behaviour: str) -> tuple[str, ...]:
+    """The training program that behaves so."""
+    return (sys.executable, str(_SCRIPT), behaviour)
+
 
 if __name__ == "__main__":
-    sys.exit(main((sys.executable, str(SCRIPT), os.environ[BEHAVIOUR])))
+    sys.exit(main(program(os.environ[BEHAVIOUR])))

@@ -32,7 +32,6 @@ class WandbRun:
     summary: Json = field(default_factory=dict)
     exit_code: int | None = None
     """None: it goes on."""
-    num_resumed: int = 0
     changed: list[tuple[Json, Json]] = field(default_factory=list)
     """Lines that were sent again with other values: (before, after)."""
 
@@ -80,7 +79,9 @@ class WandbServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), daemon=True
+        )
 
     def start(self) -> None:
         self._thread.start()
@@ -130,8 +131,6 @@ class WandbServer:
                 is_new = run is None
                 if run is None:
                     run = self.runs[str(run_id)] = WandbRun(project=str(project))
-                elif variables.get("id"):
-                    run.num_resumed += 1
                 run.name = variables.get("displayName") or run.name
                 run.config = json.loads(variables.get("config") or "null") or run.config
                 bucket = _bucket(str(run_id), run)

@@ -17,13 +17,12 @@ from typing import Any
 
 import psycopg
 
-from services.store import worker_keys
 from services.store.database import Database
 from services.store.worker_keys import WorkerKey
 from tests.faults.random import audit
-from tests.faults.random.box import CA_FILE, JOIN_URL
 from tests.faults.random.trainer import SOCKET
-from tests.support.api_keys import KEY_PEPPER
+from tests.support.box_process import box_env
+from tests.support.boxes import new_worker_key
 from tests.support.fleet import Fleet
 from tests.support.forked_training import child_command, training_server
 from tests.support.odd_clock import OddClock
@@ -32,7 +31,6 @@ from tests.support.proxy import FaultProxy
 from tests.support.redis import RedisServer
 from tests.support.rgw import Bucket, RgwServer
 from tests.support.tls import new_authority
-from tests.support.waiting import wait_until
 
 LEASE_S = 4.0
 _SLOTS = {
@@ -47,14 +45,6 @@ _SLOTS = {
     "box_a": "box",
     "box_b": "box",
 }
-_NOT_ON_A_BOX = (
-    "DATABASE_URL",
-    "BROKER_URL",
-    "OBJECTS_URL",
-    "SIGNING_KEY",
-    "KEY_PEPPER",
-)
-"""A box knows the service's address, behind TLS and a proxy, and a key of its own."""
 FULL_DISK = "trainer_a"
 """The trainer whose scratch is a small file system."""
 ODD_CLOCK = "trainer_b"
@@ -94,7 +84,7 @@ class Stack:
 
     def start(self) -> None:
         self._start("api")
-        wait_until(self.fleet.is_ready, deadline_s=_READY_S, what="the API to be ready")
+        self.fleet.wait_ready(deadline_s=_READY_S)
         for slot in _SLOTS:
             if slot != "api":
                 self._start(slot)
@@ -156,24 +146,14 @@ class Stack:
 
     def _box_env(self, slot: str) -> dict[str, str]:
         if slot not in self.boxes:
-            self.boxes[slot], self.secrets[slot] = self._new_worker_key(slot)
+            with contextlib.closing(Database(self.database_url, max_size=1)) as database:
+                self.boxes[slot], self.secrets[slot] = new_worker_key(database, slot)
+        url = f"https://127.0.0.1:{self.proxies['https'].port}"
+        program = child_command(self.fleet.env[SOCKET])
         return {
-            **{f"REVERIE_{name}": "" for name in _NOT_ON_A_BOX},
             **dict.fromkeys(self.bucket.env, ""),
-            "REVERIE_WORKER_KEY": self.secrets[slot],
-            JOIN_URL: f"https://127.0.0.1:{self.proxies['https'].port}",
-            CA_FILE: str(self.ca_file),
+            **box_env(url, self.ca_file, self.secrets[slot], program),
         }
-
-    def _new_worker_key(self, slot: str) -> tuple[WorkerKey, str]:
-        database = Database(self.database_url, max_size=1)
-        try:
-            with database.transaction() as conn:
-                key, secret = worker_keys.create(conn, KEY_PEPPER, name=slot, gpu_class="cpu")
-        finally:
-            database.close()
-        assert secret is not None
-        return key, secret
 
 
 @contextlib.contextmanager
@@ -225,7 +205,7 @@ def running_stack(home: Path) -> Iterator[Stack]:
             },
             modules={
                 "trainer": "tests.faults.random.trainer",
-                "box": "tests.faults.random.box",
+                "box": "tests.support.box_process",
             },
         )
         ca_file, tls = new_authority(home)
