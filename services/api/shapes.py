@@ -6,9 +6,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from services.api.json_body import MOST_NUMBER
+
 # What follows says in JSON Schema what ``json_body`` and ``is_id`` check, for the OpenAPI document.
 _NO_NUL: Final = "^[^\\u0000]*$"
-_MOST: Final = 1.7976931348623157e308
 _VALUE: Final = {"$ref": "#/components/schemas/JsonValue"}
 _ARRAY: Final[dict[str, Any]] = {"type": "array", "items": _VALUE}
 _OBJECT: Final[dict[str, Any]] = {
@@ -20,7 +21,7 @@ JSON_VALUE: Final = {
     "description": "JSON without NUL in texts and keys, at most 32 levels deep in a body.",
     "anyOf": [
         {"type": ["null", "boolean"]},
-        {"type": "number", "minimum": -_MOST, "maximum": _MOST},
+        {"type": "number", "minimum": -MOST_NUMBER, "maximum": MOST_NUMBER},
         {"type": "string", "pattern": _NO_NUL},
         _ARRAY,
         _OBJECT,

@@ -111,7 +111,7 @@ def lock_unshared(
     Args:
         since: when ``unshared`` named them.
     """
-    tenants.lock(conn, dataset.tenant_id)
+    tenants.lock_also_deleted(conn, dataset.tenant_id)
     facts = {
         "tenant_id": dataset.tenant_id,
         "dataset_id": dataset.dataset_id,

@@ -86,7 +86,6 @@ def create(
     have expired already.
     """
     tenants.lock(conn, tenant_id)  # so that it cannot be deleted meanwhile and leave a key
-    tenants.get(conn, tenant_id)
     if member_id is not None:
         members.get(conn, tenant_id, member_id)
     secret = new_key("rv_")

@@ -166,10 +166,8 @@ def delete_tenant(conn: Connection, tenant_id: str, *, name: str) -> tuple[Delet
 
     Raises NotFoundError, and InvalidRequestError where the name is another one.
     """
-    tenants.lock(conn, tenant_id)
-    before = find(conn, tenant_id, "tenant", tenant_id)
-    if before is not None:
-        return before, False
+    if tenants.lock_also_deleted(conn, tenant_id):
+        return _asked_before(conn, tenant_id, "tenant", tenant_id), False
     if tenants.get(conn, tenant_id).name != name:
         message = "This is not the tenant's name. Give the name, to confirm the deletion."
         raise InvalidRequestError(

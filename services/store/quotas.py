@@ -70,44 +70,48 @@ def _limits_and_use(used: Mapping[str, Composable]) -> Composed:
     return SQL("SELECT ") + _limits(list(used)) + SQL(", ") + _used(used) + _FROM
 
 
-# A sum over all runs of a tenant takes milliseconds once it has thousands. New runs store nothing
-# themselves, so a count of the last minute is good enough for them.
-_STORED_LATELY: Final = SQL("""(
-    SELECT size_bytes FROM tenant_storage
-    WHERE tenant_storage.tenant_id = tenants.tenant_id
-        AND counted_at > clock_timestamp() - interval '1 minute')""")
-_COUNT_STORAGE: Final = SQL("""
-INSERT INTO tenant_storage (tenant_id, size_bytes)
-SELECT tenant_id, {} FROM tenants WHERE tenant_id = %s
-ON CONFLICT (tenant_id) DO UPDATE
-    SET size_bytes = excluded.size_bytes, counted_at = clock_timestamp()
-RETURNING size_bytes
-""").format(_USED["storage_bytes"])
+# Counting a tenant's runs, or what they store, takes milliseconds once it has thousands. So a count
+# is kept for a minute. ``open_runs_at_most`` grows with each new run and does not shrink as runs
+# end: while it is within the limit, the runs are. New runs store nothing themselves.
+_ADD_TO_COUNT: Final = SQL("""
+UPDATE tenant_storage SET open_runs_at_most = open_runs_at_most + %(added)s
+FROM tenants LEFT JOIN quotas USING (tenant_id)
+WHERE tenants.tenant_id = %(tenant_id)s AND tenant_storage.tenant_id = tenants.tenant_id
+    AND counted_at > clock_timestamp() - interval '1 minute'
+    AND open_runs_at_most + %(added)s <= coalesce(quotas.queued_runs, %(queued_runs)s)
+    AND size_bytes <= coalesce(quotas.storage_bytes, %(storage_bytes)s)
+""")
+_KEEP_COUNT: Final = """
+INSERT INTO tenant_storage (tenant_id, size_bytes, open_runs_at_most)
+VALUES (%(tenant_id)s, %(size_bytes)s, %(open_runs)s)
+ON CONFLICT (tenant_id) DO UPDATE SET size_bytes = excluded.size_bytes,
+    open_runs_at_most = excluded.open_runs_at_most, counted_at = clock_timestamp()
+"""
 
-_OF_A_RUN: Final = _limits_and_use(
-    {"queued_runs": _USED["queued_runs"], "storage_bytes": _STORED_LATELY}
-)
+_OF_A_RUN: Final = _limits_and_use({name: _USED[name] for name in ("queued_runs", "storage_bytes")})
 _OF_A_DATASET: Final = _limits_and_use({name: _USED[name] for name in ("uploads", "storage_bytes")})
 
 
 def check_new_runs(conn: Connection, tenant_id: str, defaults: Quotas, *, added: int = 1) -> None:
-    """Check that the tenant may have so many more runs; insert them in the same transaction.
+    """Check the quotas after so many runs were inserted, in the same transaction.
 
-    Raises QuotaExceededError.
+    They count already. Thus the tenant's other requests need not wait while they are inserted.
+    Raises QuotaExceededError, and NotFoundError where the tenant is being deleted; the transaction
+    has to be rolled back then.
     """
     tenants.lock(conn, tenant_id)
+    asked = {**asdict(defaults), "tenant_id": tenant_id, "added": added}
+    if conn.execute(_ADD_TO_COUNT, asked).rowcount:
+        return
     state = _read(conn, _OF_A_RUN, tenant_id, defaults)
-    _check(state, "queued_runs", added=added)
-    if state["storage_bytes_used"] is None:
-        row = conn.execute(_COUNT_STORAGE, (tenant_id,)).fetchone()
-        assert row is not None
-        state["storage_bytes_used"] = row[0]
-    _check(state, "storage_bytes", added=0)
-
-
-_STORED: Final = SQL("""
-SELECT {} FROM tenants WHERE tenant_id = %s
-""").format(_USED["storage_bytes"])
+    counted = {
+        "tenant_id": tenant_id,
+        "size_bytes": state["storage_bytes_used"],
+        "open_runs": state["queued_runs_used"],
+    }
+    state["queued_runs_used"] -= added
+    _check_runs(state, added=added)
+    conn.execute(_KEEP_COUNT, counted)
 
 
 def refusal_of_new_run(
@@ -115,16 +119,16 @@ def refusal_of_new_run(
 ) -> QuotaExceededError | None:
     """What ``check_new_runs`` would raise for one run; takes no lock and writes nothing."""
     state = _read(conn, _OF_A_RUN, tenant_id, defaults)
-    if state["storage_bytes_used"] is None:
-        row = conn.execute(_STORED, (tenant_id,)).fetchone()
-        assert row is not None
-        state["storage_bytes_used"] = row[0]
     try:
-        _check(state, "queued_runs", added=1)
-        _check(state, "storage_bytes", added=0)
+        _check_runs(state, added=1)
     except QuotaExceededError as error:
         return error
     return None
+
+
+def _check_runs(state: Mapping[str, Any], *, added: int) -> None:
+    _check(state, "queued_runs", added=added)
+    _check(state, "storage_bytes", added=0)
 
 
 def check_new_dataset(

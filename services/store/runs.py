@@ -119,12 +119,6 @@ class Attempt:
     ended_at: datetime | None
 
 
-_MISSING_DATASET: Final = """
-SELECT wanted FROM unnest(%s::text[]) AS wanted
-WHERE NOT EXISTS (
-    SELECT FROM datasets
-    WHERE tenant_id = %s AND dataset_id = wanted AND deleted_at IS NULL)
-"""
 _CREATE: Final = SQL("""
 INSERT INTO runs (run_id, tenant_id, plan_digest, warnings, base_model, datasets,
     metadata, gpu_class, priority, max_steps, work, parent_run_id, max_cost_micros, max_gpu_s,
@@ -138,10 +132,10 @@ RETURNING {columns}
 
 
 def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
-    """Create a run in ``queued/admission``; NotFoundError names a missing dataset."""
-    missing = conn.execute(_MISSING_DATASET, (list(new.datasets.values()), tenant_id)).fetchone()
-    if missing is not None:
-        raise NotFoundError("dataset", missing[0])
+    """A new run in ``queued/admission``.
+
+    Check its datasets afterwards, and the quotas first: from then on none can be deleted.
+    """
     facts = {
         "run_id": new_id("run"),
         "tenant_id": tenant_id,

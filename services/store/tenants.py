@@ -116,12 +116,29 @@ def newest(conn: Connection, limit: int) -> list[tuple[str, str]]:
 
 
 # Rows that refer to the tenant may be inserted meanwhile.
-_LOCK: Final = "SELECT FROM tenants WHERE tenant_id = %s FOR NO KEY UPDATE"
+_LOCK: Final = """
+SELECT deleted_at IS NOT NULL FROM tenants WHERE tenant_id = %s FOR NO KEY UPDATE
+"""
 
 
 def lock(conn: Connection, tenant_id: str) -> None:
-    """Until the commit, nobody else creates a run or a dataset of this tenant."""
-    conn.execute(_LOCK, (tenant_id,))
+    """Until the commit, nobody else creates a run or a dataset of this tenant, or deletes it.
+
+    Raises NotFoundError where it is being deleted.
+    """
+    if lock_also_deleted(conn, tenant_id):
+        raise NotFoundError("tenant", tenant_id)
+
+
+def lock_also_deleted(conn: Connection, tenant_id: str) -> bool:
+    """As ``lock``, also while the tenant is being deleted; returns whether it is.
+
+    Raises NotFoundError where there is no such tenant.
+    """
+    row = conn.execute(_LOCK, (tenant_id,)).fetchone()
+    if row is None:
+        raise NotFoundError("tenant", tenant_id)
+    return bool(row[0])
 
 
 _SET_WEIGHT: Final = "UPDATE tenants SET weight = %s WHERE tenant_id = %s"

@@ -259,8 +259,8 @@ def test_a_hundred_submits_at_once_leave_a_chain_without_gaps(
 
     def submit(number: int) -> str:
         with database.transaction() as conn:
-            quotas.check_new_runs(conn, ada.tenant_id, Quotas(queued_runs=1000))
             run = runs.create(conn, ada.tenant_id, new)
+            quotas.check_new_runs(conn, ada.tenant_id, Quotas(queued_runs=1000))
             audit.record(conn, ada.tenant_id, KEY, "run.created", run.run_id)
         if number % 2:  # other actions do not lock the tenant
             with database.transaction() as conn:

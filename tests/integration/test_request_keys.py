@@ -12,7 +12,15 @@ from services.domain.access import SCOPES_OF, Actor
 from services.domain.errors import NotFoundError
 from services.domain.quotas import Quotas
 from services.domain.request_rates import RatePolicy
-from services.store import api_keys, deletions, members, operator_keys, request_rates, tenants
+from services.store import (
+    api_keys,
+    deletions,
+    members,
+    operator_keys,
+    quotas,
+    request_rates,
+    tenants,
+)
 from services.store.database import Connection, Database
 from tests.support.api_keys import KEY_PEPPER, digest, new_api_key
 
@@ -74,7 +82,9 @@ def test_a_removed_member_has_no_keys_even_where_one_was_missed(
         assert actor_of(conn, secret) is None
 
 
-def test_a_tenant_that_is_being_deleted_gets_no_key(database: Database, tenant_id: str) -> None:
+def test_a_tenant_that_is_being_deleted_gets_no_key_and_no_run(
+    database: Database, tenant_id: str
+) -> None:
     with database.transaction() as conn:
         old, secret = api_keys.create(conn, tenant_id, KEY_PEPPER, name="old")
 
@@ -86,11 +96,15 @@ def test_a_tenant_that_is_being_deleted_gets_no_key(database: Database, tenant_i
         with database.transaction() as conn:
             api_keys.rotate(conn, tenant_id, KEY_PEPPER, old, grace=timedelta(hours=1))
 
-    with ThreadPoolExecutor(2) as pool:
+    def submit() -> None:
+        with database.transaction() as conn:
+            quotas.check_new_runs(conn, tenant_id, Quotas())
+
+    with ThreadPoolExecutor(3) as pool:
         with database.transaction() as conn:
             deletions.delete_tenant(conn, tenant_id, name="ada")
-            late = [pool.submit(each) for each in (create, rotate)]
-        assert [type(each.exception(30)) for each in late] == [NotFoundError] * 2
+            late = [pool.submit(each) for each in (create, rotate, submit)]
+        assert [type(each.exception(30)) for each in late] == [NotFoundError] * 3
     with database.autocommit() as conn:
         assert actor_of(conn, secret) is None
         kept = conn.execute("SELECT count(*) FROM api_keys WHERE revoked_at IS NULL").fetchone()

@@ -50,7 +50,6 @@ from tests.support.runs import (
     TenantDatabase,
     checkpoint_at,
     failure,
-    plan,
     result_of,
     shard_digest,
 )
@@ -78,19 +77,6 @@ READS: dict[str, Callable[[Connection, str, Run, str], Any]] = {
     "complete": lambda c, t, run, pub: datasets.complete(c, t, run.datasets["photos"]),
     "publication": lambda c, t, run, pub: publications.get(c, t, pub),
     "publish": lambda c, t, run, pub: publications.create(c, t, run.run_id, {"kind": "folder"}),
-    "use of a dataset": lambda c, t, run, pub: runs.create(
-        c,
-        t,
-        runs.NewRun(
-            request={},
-            plan=plan(),
-            plan_digest="",
-            base_model="m",
-            datasets=run.datasets,
-            gpu_class="cpu",
-            max_steps=1,
-        ),
-    ),
 }
 
 

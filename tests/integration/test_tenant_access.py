@@ -312,6 +312,7 @@ WRITES: dict[str, Call] = {
     "webhooks.rotate_secret": lambda c, r: webhooks.rotate_secret(
         c, r.webhook, lambda _: ENVELOPE, grace=LIMIT
     ),
+    "tenants.lock": lambda c, r: [tenants.lock(c, r.ada)],
     "secrets.put": lambda c, r: secrets.put(c, r.ada, "my-hub", "hub", lambda _: ENVELOPE),
     "secrets.delete": lambda c, r: secrets.delete(c, r.ada, "my-hub"),
 }  # fmt: skip

@@ -101,7 +101,8 @@ def _refused(
 def check_again(conn: Connection, tenant_id: str, batch: PlannedBatch) -> PlannedBatch:
     """The batch without the rows whose datasets have changed since it was planned.
 
-    Call it in the transaction that inserts the runs; raises as ``plan_rows`` does.
+    Call it in the transaction that inserts the runs, with the tenant locked. Raises as
+    ``plan_rows`` does.
     """
     wanted = {each for row in batch.planned for each in row.new.datasets.values()}
     known = find_datasets(conn, tenant_id, wanted)

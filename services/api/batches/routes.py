@@ -22,7 +22,7 @@ from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
 from services.api.shapes import BatchId
 from services.domain.errors import IllegalTransitionError, NotFoundError, QuotaExceededError
-from services.store import audit, batches, gpu_classes, quotas, run_control, runs
+from services.store import audit, batches, gpu_classes, quotas, run_control, runs, tenants
 from services.store.batches import Batch as BatchRecord
 from services.store.database import Connection
 from services.store.runs import BatchPlace
@@ -62,9 +62,8 @@ def submit_batch(
         return plan_rows(service, tenant_id, read_rows(body))
 
     def insert(conn: Connection, planned: PlannedBatch) -> Batch:
+        tenants.lock(conn, tenant_id)  # from here on no dataset can be deleted
         found = check_again(conn, tenant_id, planned)
-        limits = service.settings.quotas
-        quotas.check_new_runs(conn, tenant_id, limits, added=len(found.planned))
         batch = batches.create(
             conn,
             tenant_id,
@@ -78,6 +77,8 @@ def submit_batch(
             row = each.row
             place = BatchPlace(batch_id=batch.batch_id, row=row.number, options=row.options)
             run_ids.append(runs.create(conn, tenant_id, replace(each.new, batch=place)).run_id)
+        limits = service.settings.quotas
+        quotas.check_new_runs(conn, tenant_id, limits, added=len(found.planned))
         shown = _shape_of(conn, batch)
         data = {"runs": run_ids}
         audit.record(conn, tenant_id, author, "batch.created", batch.batch_id, data=data)

@@ -14,13 +14,11 @@ from services.store.runs import NewRun
 def insert_run(service: Service, conn: Connection, tenant_id: str, new: NewRun) -> Run:
     """The new run.
 
-    Time has passed since it was planned, so its datasets are checked again. Raises as ``plan_run``
-    does, and QuotaExceededError.
+    Time has passed since it was planned, so its datasets are checked again, while none can be
+    deleted. Raises as ``plan_run`` does, and QuotaExceededError.
     """
-    check_datasets(conn, tenant_id, new.datasets)
-    quotas.check_new_runs(conn, tenant_id, service.settings.quotas)
     row = runs.create(conn, tenant_id, new)
-    return run_shape(
+    shown = run_shape(
         row,
         [],
         waiting=NEW,
@@ -28,3 +26,6 @@ def insert_run(service: Service, conn: Connection, tenant_id: str, new: NewRun) 
         estimate=estimate_of_run(conn, row),
         relay=metric_relays.find(conn, tenant_id, row.run_id) if new.wandb_secret else None,
     )
+    quotas.check_new_runs(conn, tenant_id, service.settings.quotas)
+    check_datasets(conn, tenant_id, new.datasets)
+    return shown

@@ -43,6 +43,8 @@ _STATEMENTS = (
         ALTER COLUMN key_sha256 DROP NOT NULL      -- NULL: made by this version or a later one
     """,
     "UPDATE api_keys SET member_id = replace(tenant_id, 'ten_', 'mem_')",
+    # At most so many runs of the tenant are not over. It counts up only; NULL: not counted yet.
+    "ALTER TABLE tenant_storage ADD COLUMN open_runs_at_most integer",
     # The Idempotency-Key with which an operator asked for the tenant; it is made once.
     "ALTER TABLE tenants ADD COLUMN request_key text UNIQUE",
     "CREATE INDEX api_keys_of_tenant ON api_keys (tenant_id, key_id)",
