@@ -82,6 +82,7 @@ SELECT '' AS run_id, pace.gpu_class,
         SELECT count(*) FROM runs
         WHERE tenant_id = %(tenant_id)s AND runs.gpu_class = pace.gpu_class
             AND priority >= %(priority)s
+            AND status NOT IN ('succeeded', 'failed', 'canceled')
             AND (status = 'queued' OR (status = 'running' AND stage = 'caching'))
     ) AS position,
     false AS is_postponed, false AS lacks_data,

@@ -77,9 +77,13 @@ def rejected(tenant: Tenant, database: Database) -> str:
 
 
 def validated(tenant: Tenant, body: Any) -> Json:
+    """The answer, in which each null is explained."""
     answer = tenant.http.post("/v1/runs:validate", json=body)
     assert answer.status_code == 200, answer.text
-    return dict(answer.json())
+    found: Json = answer.json()
+    nulls = {f"/{name}" for name, value in found.items() if value is None}
+    assert nulls <= {each["field"] for each in found["unknown"]}
+    return found
 
 
 OPTIONS: list[Json] = [

@@ -45,7 +45,7 @@ def validate(service: Service, tenant_id: str, body: Any) -> Validation:
         found, data = _Validating(service, conn, tenant_id, request).of(examined, base)
         classes = gpu_classes.known(conn, service.settings.gpu_class)
     if examined.plan is None or base is None:
-        return found
+        return _explained(found, "The configuration has problems.")
     # This takes half a second for the true model, and needs no connection.
     seen_px = None if data is None else data.largest_px
     memory, unknown = memory_report(
@@ -84,9 +84,7 @@ def _base_of(service: Service, plan: Plan) -> BaseShape:
 
 
 def _of_no_request(problems: list[Problem]) -> Validation:
-    reason = "The body is no request for a run."
-    fields = ("plan", "memory", "data", "waiting", "estimate")
-    return Validation(
+    nothing = Validation(
         is_valid=False,
         problems=_items(problems),
         warnings=[],
@@ -101,8 +99,17 @@ def _of_no_request(problems: list[Problem]) -> Validation:
         waiting=None,
         estimate=None,
         encoding_s=None,
-        unknown=[Unknown(field=f"/{field}", reason=reason) for field in fields],
+        unknown=[],
     )
+    return _explained(nothing, "The body is no request for a run.")
+
+
+def _explained(found: Validation, reason: str) -> Validation:
+    """With this reason for each field that is null and has none yet."""
+    named = {each.field for each in found.unknown}
+    pointers = [f"/{name}" for name, value in found if value is None]
+    added = [Unknown(field=each, reason=reason) for each in pointers if each not in named]
+    return found.model_copy(update={"unknown": [*found.unknown, *added]})
 
 
 def _items(problems: list[Problem]) -> list[ProblemItem]:
@@ -132,8 +139,6 @@ class _Validating:
         if refusal is not None:
             problems += refusal.problems
         known = self._data(examined, base)
-        if plan is None:
-            self._cannot_tell("/memory", "The configuration has problems.")
         estimate, encoding_s = self._estimate(plan, base, known)
         transformer = {} if base is None else base.parts.transformer
         validation = Validation(
@@ -191,8 +196,6 @@ class _Validating:
         self, plan: Plan | None, base: BaseShape | None, known: KnownData | None
     ) -> tuple[Estimate | None, Spread | None]:
         if plan is None or base is None:
-            self._cannot_tell("/estimate", "The configuration has problems.")
-            self._cannot_tell("/encoding_s", "The configuration has problems.")
             return None, None
         conn, base_model = self._conn, plan.identity.base.name
         mean_px = None if known is None else known.mean_px

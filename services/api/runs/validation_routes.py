@@ -13,7 +13,7 @@ from services.api.service import ServiceDep, TenantDep
 from services.domain.request_rates import RatePolicy
 
 
-class PlanningRoute(TenantRoute):
+class CreateRateRoute(TenantRoute):
     """Its requests cost as much as those that create a run, and count like them."""
 
     def policy_of(self, request: Request) -> RatePolicy:
@@ -21,7 +21,7 @@ class PlanningRoute(TenantRoute):
         return RatePolicy.CREATE
 
 
-router = APIRouter(prefix="/v1", tags=["runs"], route_class=PlanningRoute)
+router = APIRouter(prefix="/v1", tags=["runs"], route_class=CreateRateRoute)
 
 _DOCUMENTED: Final[dict[str, Any]] = {
     "requestBody": {
