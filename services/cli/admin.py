@@ -54,11 +54,9 @@ _UNITS: Final[dict[str, int]] = {
 }
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-
 
 @quota.command("show", epilog="Example: reverie admin quota show ada")
-def show(tenant: TenantArgument, as_json: Json = False) -> None:
+def show(tenant: TenantArgument, as_json: output.Json = False) -> None:
     """Show what a tenant uses of each quota, and its limit.
 
     Where queued_runs, uploads or storage_bytes is used up, requests that need more are refused.

@@ -20,11 +20,9 @@ app = typer.Typer(no_args_is_help=True, help="Audit logs of tenants.")
 
 _PAGE: Final = 100
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-
 
 @app.command("verify", epilog="Example: reverie admin audit verify ada")
-def verify(tenant: TenantArgument, as_json: Json = False) -> None:
+def verify(tenant: TenantArgument, as_json: output.Json = False) -> None:
     """Check that no event of a tenant was changed, removed, added or put elsewhere.
 
     Does what `reverie audit verify` does, without a key of the tenant.
@@ -40,7 +38,7 @@ def acknowledge_restore(
         str | None,
         typer.Argument(metavar="[TENANT]", help="A tenant's id or name; all unless given."),
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Record in audit logs which events went with a restored backup.
 

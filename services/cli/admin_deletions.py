@@ -17,14 +17,12 @@ reverie admin delete-tenant ten_… --confirm ada
 
 reverie admin show-deletion del_…"""
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-
 
 def delete_tenant(
     tenant: TenantArgument,
     *,
     confirm: Annotated[str, typer.Option(metavar="NAME", help="The tenant's name.")],
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Delete everything of a tenant: runs, datasets, caches, keys, members.
 
@@ -51,7 +49,7 @@ def delete_tenant(
 
 def show_deletion(
     deletion: Annotated[str, typer.Argument(metavar="DELETION", help="del_…")],
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show how far a deletion is, and its report; also when the tenant is gone."""
     from services.store import deletions

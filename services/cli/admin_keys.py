@@ -1,13 +1,12 @@
 """`reverie admin`: keys of tenants and of operators, and the members of a tenant."""
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from services.cli import output
 from services.cli.admin_database import TenantArgument, open_database, tenant_of
-from services.cli.moments import moment_of
+from services.cli.moments import Expires, expiry_of, rfc3339
 from services.cli.scopes import scopes_of
 
 if TYPE_CHECKING:
@@ -20,11 +19,6 @@ reverie admin create-key ada --name ci --scopes runs:read,runs:write --expires 9
 
 reverie admin create-key ada --member mem_…"""
 _MOST: Final = 1000
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-Expires = Annotated[
-    str | None, typer.Option(metavar="SPAN|TIME", help="Such as 90d, or 2030-01-31T12:00:00Z.")
-]
 
 
 def create_key(
@@ -40,7 +34,7 @@ def create_key(
         typer.Option(metavar="A,B", help="What it may do; default: all that the role has."),
     ] = None,
     expires: Expires = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Create a key for a tenant. It is printed this once: the service keeps no copy."""
     from services.domain.audit import OPERATOR_AT_DATABASE
@@ -54,7 +48,7 @@ def create_key(
             name=name,
             member_id=member,
             scopes=None if scopes is None else scopes_of("--scopes", _split(scopes)),
-            expires_at=_expiry(expires),
+            expires_at=expiry_of(expires),
         )
         data = {"member_id": key.member_id, "scopes": key.scopes}
         audit.record(
@@ -68,14 +62,14 @@ def create_operator_key(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is.")],
     *,
     expires: Expires = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Create a key for /v1/admin. It is printed this once: the service keeps no copy."""
     from services.store import operator_keys
 
     with open_database() as (settings, conn):
         key, secret = operator_keys.create(
-            conn, settings.key_pepper, name=name, expires_at=_expiry(expires)
+            conn, settings.key_pepper, name=name, expires_at=expiry_of(expires)
         )
     _print_new({"key": key.key_id, "secret": secret}, as_json=as_json)
 
@@ -85,7 +79,7 @@ def list_keys(
         str | None,
         typer.Argument(metavar="[TENANT]", help="A tenant's id or name; without it: operators'."),
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show the keys of a tenant, or those of the operators, newest first."""
     from services.store import api_keys, operator_keys
@@ -130,7 +124,7 @@ def revoke_key(
     output.print_facts({"key": key, "tenant": tenant_id, "status": "revoked"})
 
 
-def list_members(tenant: TenantArgument, as_json: Json = False) -> None:
+def list_members(tenant: TenantArgument, as_json: output.Json = False) -> None:
     """Show the members of a tenant, newest first."""
     from services.store import members
 
@@ -149,21 +143,13 @@ def _split(text: str) -> list[str]:
     return [each.strip() for each in text.split(",") if each.strip()]
 
 
-def _expiry(text: str | None) -> datetime | None:
-    return None if text is None else moment_of("--expires", text)
-
-
 def _facts(key: "ApiKey | OperatorKey") -> dict[str, Any]:
     return {
         "id": key.key_id,
         "name": key.name,
-        "last_used_at": _rfc3339(key.last_used_at),
-        "expires_at": _rfc3339(key.expires_at),
+        "last_used_at": rfc3339(key.last_used_at),
+        "expires_at": rfc3339(key.expires_at),
     }
-
-
-def _rfc3339(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()
 
 
 def _print_new(facts: dict[str, str | None], *, as_json: bool) -> None:

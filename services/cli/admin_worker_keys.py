@@ -1,13 +1,12 @@
 """`reverie admin worker-keys`: keys of machines that work over HTTPS only."""
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from services.cli import output
 from services.cli.admin_database import open_database
-from services.cli.moments import moment_of
+from services.cli.moments import Expires, expiry_of, rfc3339
 
 if TYPE_CHECKING:
     from services.store.worker_keys import WorkerKey
@@ -19,8 +18,6 @@ _CREATE_EXAMPLE: Final = """Example:
 reverie admin worker-keys create box-1 --gpu-class h100 --expires 30d"""
 _MOST: Final = 1000
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-
 
 @app.command("create", epilog=_CREATE_EXAMPLE)
 def create(
@@ -31,10 +28,8 @@ def create(
         str | None,
         typer.Option(help="For workers that share a machine: its name; default: NAME."),
     ] = None,
-    expires: Annotated[
-        str | None, typer.Option(metavar="SPAN|TIME", help="Such as 90d, or 2030-01-31T12:00:00Z.")
-    ] = None,
-    as_json: Json = False,
+    expires: Expires = None,
+    as_json: output.Json = False,
 ) -> None:
     """Create a key for one `reverie worker --join`. It is printed this once."""
     from services.store import worker_keys
@@ -46,7 +41,7 @@ def create(
             name=name,
             gpu_class=gpu_class,
             node=node,
-            expires_at=None if expires is None else moment_of("--expires", expires),
+            expires_at=expiry_of(expires),
         )
     facts = {"key": key.key_id, "worker": key.worker_id, "secret": secret}
     if as_json:
@@ -57,7 +52,7 @@ def create(
 
 
 @app.command("list")
-def list_keys(as_json: Json = False) -> None:
+def list_keys(as_json: output.Json = False) -> None:
     """Show the keys of remote workers, newest first."""
     from services.store import worker_keys
 
@@ -100,10 +95,6 @@ def _facts(key: "WorkerKey") -> dict[str, Any]:
         "gpu_class": key.gpu_class,
         "node": key.node,
         "created_by": key.created_by,
-        "last_used_at": _rfc3339(key.last_used_at),
-        "expires_at": _rfc3339(key.expires_at),
+        "last_used_at": rfc3339(key.last_used_at),
+        "expires_at": rfc3339(key.expires_at),
     }
-
-
-def _rfc3339(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="The audit log of the tenant.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-
 
 @app.command("list", epilog="Example: reverie audit list --target run_…")
 def list_events(
@@ -30,7 +28,7 @@ def list_events(
     after: Annotated[
         str | None, typer.Option(metavar="SEQ", help="Show the events older than this one.")
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show events, newest first."""
     invocation: Invocation = ctx.obj
@@ -58,7 +56,7 @@ def list_events(
 
 
 @app.command("verify")
-def verify(ctx: typer.Context, as_json: Json = False) -> None:
+def verify(ctx: typer.Context, as_json: output.Json = False) -> None:
     """Check that no event was changed, removed, added or put elsewhere.
 
     Exit status 1 names the first one that was. A removed end is found up to the last event whose

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Runs that were submitted together.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="bat_…")]
 
 
@@ -26,7 +25,7 @@ def list_batches(
     after: Annotated[
         str | None, typer.Option(metavar="BATCH", help="Show the batches older than this one.")
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show batches, newest first. `reverie runs submit --sweep` makes one."""
     invocation: Invocation = ctx.obj
@@ -52,7 +51,7 @@ def list_batches(
 
 
 @app.command("show")
-def show(ctx: typer.Context, batch_id: BatchId, as_json: Json = False) -> None:
+def show(ctx: typer.Context, batch_id: BatchId, as_json: output.Json = False) -> None:
     """Show one batch: how far it is, and which rows of the request were refused."""
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
@@ -64,7 +63,7 @@ def show(ctx: typer.Context, batch_id: BatchId, as_json: Json = False) -> None:
 
 
 @app.command("compare")
-def compare(ctx: typer.Context, batch_id: BatchId, as_json: Json = False) -> None:
+def compare(ctx: typer.Context, batch_id: BatchId, as_json: output.Json = False) -> None:
     """Show its runs side by side: what differs, how far each is, its loss and what it cost."""
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
@@ -94,7 +93,7 @@ def cancel(
     batch_id: BatchId,
     *,
     now: Annotated[bool, typer.Option("--now", help="Without a checkpoint.")] = False,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Cancel all its runs that are not over. Those that train store a checkpoint first."""
     invocation: Invocation = ctx.obj

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: uploaded folders of images and captions.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 _NAMED_AT_MOST = 5
 
 
@@ -24,7 +23,7 @@ def push(
     ctx: typer.Context,
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, metavar="DIR")],
     name: Annotated[str | None, typer.Option(help="Default: the folder's own name.")] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Upload a folder (.jpg, .png, .webp, .txt) and wait until the service has checked it."""
     invocation: Invocation = ctx.obj
@@ -43,7 +42,7 @@ def list_datasets(
     after: Annotated[
         str | None, typer.Option(metavar="DATASET", help="Show the datasets older than this one.")
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show datasets, newest first."""
     invocation: Invocation = ctx.obj
@@ -62,7 +61,7 @@ def list_datasets(
 def show(
     ctx: typer.Context,
     dataset_id: Annotated[str, typer.Argument(metavar="DATASET", help="ds_…")],
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show one dataset and, where it was rejected, what is wrong with which file."""
     invocation: Invocation = ctx.obj

@@ -10,13 +10,11 @@ from services.cli.connection import Invocation
 if TYPE_CHECKING:
     from services.client.tenant_shapes import Deletion
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-
 
 def delete_run(
     ctx: typer.Context,
     run: Annotated[str, typer.Argument(metavar="RUN", help="run_…")],
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Delete a run that is over: its checkpoints, samples, result, events and logs.
 
@@ -31,7 +29,7 @@ def delete_run(
 def delete_dataset(
     ctx: typer.Context,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="ds_…")],
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Delete a dataset that no open run needs, with what was cached of it.
 
@@ -45,7 +43,7 @@ def delete_dataset(
 def show_deletion(
     ctx: typer.Context,
     deletion: Annotated[str, typer.Argument(metavar="DELETION", help="del_…")],
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show how far a deletion is, and what went."""
     invocation: Invocation = ctx.obj

@@ -1,7 +1,5 @@
 """`reverie gpu-types`: where runs train, and what an hour costs."""
 
-from typing import Annotated
-
 import typer
 
 from services.cli import output
@@ -10,7 +8,7 @@ from services.cli.connection import Invocation
 
 def show(
     ctx: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show the GPU types of the service: memory, and the price of an hour."""
     invocation: Invocation = ctx.obj

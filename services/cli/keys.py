@@ -7,7 +7,7 @@ import typer
 
 from services.cli import output
 from services.cli.connection import Invocation
-from services.cli.moments import moment_of, span_of
+from services.cli.moments import Expires, expiry_of, rfc3339, span_of
 from services.cli.scopes import scopes_of
 
 if TYPE_CHECKING:
@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="API keys: list, create, rotate, revoke.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="key_…, the id; not the key itself.")]
-Expires = Annotated[
-    str | None, typer.Option(metavar="SPAN|TIME", help="Such as 90d, or 2030-01-31T12:00:00Z.")
-]
 _CREATE_EXAMPLES: Final = """Examples:
 
 reverie keys create ci --scope runs:read --scope runs:write --expires 90d
@@ -34,7 +30,7 @@ def list_keys(
     after: Annotated[
         str | None, typer.Option(metavar="KEY", help="Show the keys older than this one.")
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show keys, newest first: your own, or as an owner those of all members."""
     invocation: Invocation = ctx.obj
@@ -61,14 +57,14 @@ def create(
         str | None, typer.Option(metavar="MEMBER", help="mem_…, for whom it acts; default: you.")
     ] = None,
     expires: Expires = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Create a key. It is printed this once: the service keeps no copy."""
     request: ApiKeyRequest = {
         "name": name,
         "member_id": member,
         "scopes": scopes_of("--scope", scope) if scope else None,
-        "expires_at": None if expires is None else moment_of("--expires", expires).isoformat(),
+        "expires_at": rfc3339(expiry_of(expires)),
     }
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
@@ -84,11 +80,11 @@ def rotate(
         str, typer.Option(metavar="SPAN", help="How long the old key works beside the new one.")
     ] = "1d",
     expires: Expires = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Create a key in the place of another. It is printed this once."""
     grace_s = round(span_of("--grace", grace).total_seconds())
-    expires_at = None if expires is None else moment_of("--expires", expires).isoformat()
+    expires_at = rfc3339(expiry_of(expires))
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
         new = client.rotate_key(key, grace_s=grace_s, expires_at=expires_at)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Members of the tenant, and their roles.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 MemberId = Annotated[str, typer.Argument(metavar="MEMBER", help="mem_…")]
 RoleOption = Annotated[
     Role,
@@ -32,7 +31,7 @@ def list_members(
     after: Annotated[
         str | None, typer.Option(metavar="MEMBER", help="Show the members older than this one.")
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show members, newest first."""
     invocation: Invocation = ctx.obj
@@ -53,7 +52,7 @@ def create(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     *,
     role: RoleOption = "member",
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Add a member; `reverie keys create --member` makes its first key."""
     invocation: Invocation = ctx.obj
@@ -68,7 +67,7 @@ def change(
     *,
     role: Annotated[Role | None, typer.Option(help="The new role.")] = None,
     name: Annotated[str | None, typer.Option(help="The new name.")] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Change name or role. What its keys may do follows at once."""
     changes: MemberChanges = {}

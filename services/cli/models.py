@@ -11,8 +11,6 @@ from services.cli.connection import CommandError
 
 app = typer.Typer(no_args_is_help=True, help="Base models on this machine (for its operator).")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-
 
 @app.command("make-tiny")
 def make_tiny(
@@ -35,7 +33,7 @@ def list_models(
         Path | None,
         typer.Option(help="The folder of base models (REVERIE_MODELS_DIR).", show_default=False),
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show the base models in the operator's folder."""
     from trainer_core.base_models.describe import read_base_models

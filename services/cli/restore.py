@@ -1,7 +1,7 @@
 """`reverie admin restore`: after a backup of the database was restored."""
 
 import os
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 
@@ -12,7 +12,7 @@ EXAMPLE: Final = "Example: reverie admin restore"
 
 
 def restore(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    as_json: output.Json = False,
 ) -> None:
     """Bring the runs of a restored database up to the object store.
 

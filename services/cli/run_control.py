@@ -7,14 +7,14 @@ import typer
 from services.cli import output
 from services.cli.connection import Invocation
 from services.cli.run_limits import Deadline, MaxCost, MaxGpuHours, limit_facts, parse_limits
-from services.cli.run_options import Json, RunId, print_state
+from services.cli.run_options import RunId, print_state
 from services.domain.priorities import Priority
 
 app = typer.Typer()
 
 
 @app.command("pause")
-def pause(ctx: typer.Context, run_id: RunId, as_json: Json = False) -> None:
+def pause(ctx: typer.Context, run_id: RunId, as_json: output.Json = False) -> None:
     """Pause a run: it stores a checkpoint, gives its worker back, and costs nothing meanwhile."""
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
@@ -23,7 +23,7 @@ def pause(ctx: typer.Context, run_id: RunId, as_json: Json = False) -> None:
 
 
 @app.command("resume")
-def resume(ctx: typer.Context, run_id: RunId, as_json: Json = False) -> None:
+def resume(ctx: typer.Context, run_id: RunId, as_json: output.Json = False) -> None:
     """Let a paused run go on from its newest checkpoint, on the next free worker."""
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
@@ -36,7 +36,7 @@ def cancel(
     ctx: typer.Context,
     run_id: RunId,
     now: Annotated[bool, typer.Option("--now", help="Without a checkpoint.")] = False,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Cancel a run. One that is training writes a checkpoint first."""
     invocation: Invocation = ctx.obj
@@ -56,7 +56,7 @@ def change(
     max_cost: MaxCost = None,
     max_gpu_hours: MaxGpuHours = None,
     deadline: Deadline = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Change the priority or the limits of a run, also while it trains."""
     changes = parse_limits(max_cost=max_cost, max_gpu_hours=max_gpu_hours, deadline=deadline)

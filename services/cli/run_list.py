@@ -7,7 +7,6 @@ import typer
 
 from services.cli import output
 from services.cli.connection import CommandError, Invocation
-from services.cli.run_options import Json
 from services.client.shapes import RunStatus
 
 EXAMPLE: Final = "Example: reverie runs list --status failed --metadata team=blue"
@@ -28,7 +27,7 @@ def list_runs(
     after: Annotated[
         str | None, typer.Option(metavar="RUN", help="Show the runs older than this one.")
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show runs, newest first."""
     pairs = dict(_pair(each) for each in metadata or ())

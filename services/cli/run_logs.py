@@ -9,7 +9,7 @@ import typer
 
 from services.cli import output
 from services.cli.connection import Invocation
-from services.cli.run_options import Json, RunId
+from services.cli.run_options import RunId
 
 _ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[ -/]*[0-Z\\-~])")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -25,7 +25,7 @@ def logs(
     tail: Annotated[
         int | None, typer.Option(min=1, max=2000, metavar="N", help="Only the last N lines.")
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show what the training process prints, of all attempts.
 

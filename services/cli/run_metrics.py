@@ -8,7 +8,7 @@ import typer
 
 from services.cli import output
 from services.cli.connection import CommandError, Invocation
-from services.cli.run_options import Json, RunId
+from services.cli.run_options import RunId
 
 if TYPE_CHECKING:
     from services.client.run_output_shapes import Metrics
@@ -28,7 +28,7 @@ def metrics(
         int, typer.Option(min=1, max=1000, metavar="N", help="At most so many bins of steps.")
     ] = 20,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV only.")] = False,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show loss, learning rate and other numbers of a run over its steps.
 

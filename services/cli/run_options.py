@@ -9,7 +9,6 @@ from services.cli import output
 if TYPE_CHECKING:
     from services.client.shapes import Run
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="run_…")]
 
 

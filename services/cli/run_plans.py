@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from services.cli import estimates, output
-from services.cli.connection import Invocation
-from services.cli.run_options import Json, RunId
-from services.cli.runs import Config, Replaced, Sources, print_submitted
+from services.cli.config_options import Config, Setting, settings_of
+from services.cli.connection import CommandError, Invocation
+from services.cli.run_options import RunId
+from services.cli.runs import Sources, print_submitted
 from trainer_core.in_words import duration
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def validate(
     *,
     config: Config,
     dataset: Sources = None,
-    setting: Replaced = None,
-    as_json: Json = False,
+    setting: Setting = None,
+    as_json: output.Json = False,
 ) -> None:
     """Ask the service what a run would be. Nothing is pushed, stored or started.
 
@@ -55,7 +56,7 @@ def validate(
     datasets = {backend: each for backend, each in sources.items() if isinstance(each, str)}
     if len(datasets) < len(sources):
         raise typer.BadParameter("name a dataset (ds_…), not a folder", param_hint="--dataset")
-    request = dict(read_documents(config, _settings_of(setting), Path.cwd()).body)
+    request = dict(read_documents(config, settings_of(setting), Path.cwd()).body)
     if datasets:
         request["datasets"] = datasets
     with invocation.connect() as client:
@@ -72,28 +73,19 @@ def clone(
     ctx: typer.Context,
     run_id: RunId,
     *,
-    setting: Replaced = None,
+    setting: Setting = None,
     changes: Annotated[
         Path | None,
         typer.Option(
             exists=True, metavar="FILE", help="A JSON Merge Patch of the run's whole request."
         ),
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Queue a new run from the request of another one, with changes."""
-    from services.cli.connection import CommandError
-
     invocation: Invocation = ctx.obj
-    patch: dict[str, Any] = {}
-    if changes is not None:
-        try:
-            patch = json.loads(changes.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CommandError(f"{changes} is not JSON: {error}") from error
-        if not isinstance(patch, dict):
-            raise CommandError(f"{changes} has to hold an object")
-    if settings := _settings_of(setting):
+    patch = {} if changes is None else _read_patch(changes)
+    if settings := settings_of(setting):
         patch["config"] = {**patch.get("config", {}), **settings}
     with invocation.connect() as client:
         run = client.clone_run(run_id, patch)
@@ -108,7 +100,7 @@ def diff(
     ctx: typer.Context,
     run_id: RunId,
     against: Annotated[str, typer.Argument(metavar="OTHER", help="run_…")],
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show what differs between two runs: in what was sent, and in the plans."""
     invocation: Invocation = ctx.obj
@@ -120,13 +112,15 @@ def diff(
         _print_differences(found)
 
 
-def _settings_of(setting: list[str] | None) -> dict[str, Any]:
-    from services.cli.documents import parse_settings
+def _read_patch(file: Path) -> dict[str, Any]:
+    from trainer_core.documents import load_document
 
-    try:
-        return dict(parse_settings(setting or []))
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--set") from error
+    patch = load_document(file)
+    if not isinstance(patch, dict):
+        raise CommandError(f"{file} has to hold an object")
+    if not isinstance(patch.get("config", {}), dict):
+        raise CommandError(f"config in {file} has to be an object")
+    return patch
 
 
 def _print_differences(found: "Differences") -> None:

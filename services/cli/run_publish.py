@@ -6,10 +6,10 @@ import typer
 
 from services.cli import output
 from services.cli.connection import Invocation
-from services.cli.run_options import Json, RunId
+from services.cli.run_options import RunId
 
 if TYPE_CHECKING:
-    from services.client.publication_shapes import PublicationRequest
+    from services.client.publication_shapes import FolderTarget, HubTarget, PublicationRequest
 
 EXAMPLES: Final = """Examples:
 
@@ -38,13 +38,18 @@ def publish(
     public: Annotated[
         bool, typer.Option("--public", help="Everyone may read a repository that is made new.")
     ] = False,
-    as_json: Json = False,
+    hub_secret: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Secret that publishes to --hub; default: your only one."
+        ),
+    ] = None,
+    as_json: output.Json = False,
 ) -> None:
     """Publish a result again, or a checkpoint. `reverie runs show` tells how far it is."""
     invocation: Invocation = ctx.obj
-    request: PublicationRequest = {"run_id": run_id, "target": {"kind": "folder"}}
-    if hub is not None:
-        request["target"] = {"kind": "hub", "repo_id": hub, "private": not public}
+    target = _target(hub, is_public=public, secret=hub_secret)
+    request: PublicationRequest = {"run_id": run_id, "target": target}
     if checkpoint is not None:
         request["checkpoint_step"] = checkpoint
     with invocation.connect() as client:
@@ -53,3 +58,15 @@ def publish(
         output.print_json(publication)
     else:
         output.print_facts({"publication": publication["id"], "status": publication["status"]})
+
+
+def _target(hub: str | None, *, is_public: bool, secret: str | None) -> "FolderTarget | HubTarget":
+    if hub is not None:
+        return {"kind": "hub", "repo_id": hub, "private": not is_public, "secret": secret}
+    for option, is_given in (("--public", is_public), ("--hub-secret", secret is not None)):
+        if is_given:
+            raise typer.BadParameter(
+                "it is for the Hub only: name the repository with --hub OWNER/NAME",
+                param_hint=option,
+            )
+    return {"kind": "folder"}

@@ -7,9 +7,10 @@ import typer
 
 from services.cli import batches, estimates, output, run_control
 from services.cli.batch_view import charged
+from services.cli.config_options import Config, Setting, settings_of
 from services.cli.connection import Invocation
 from services.cli.run_limits import Deadline, MaxCost, MaxGpuHours, limit_facts, parse_limits
-from services.cli.run_options import Json, RunId
+from services.cli.run_options import RunId
 from services.domain.priorities import Priority
 from services.domain.sweeps import MAX_ROWS, Method
 from trainer_core.in_words import duration
@@ -23,22 +24,12 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Training runs.")
 app.add_typer(run_control.app)
 
-Config = Annotated[
-    Path,
-    typer.Option(exists=True, metavar="DIR|FILE", help="SimpleTuner's config.json, or its folder."),
-]
 Sources = Annotated[
     list[str] | None,
     typer.Option(
         metavar="BACKEND=DATASET|DIR",
         help="What an image backend reads: a dataset (ds_…), or a folder, which is pushed first. "
         "Without it: the folder that instance_data_dir names. Repeatable.",
-    ),
-]
-Replaced = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Replace an option of config.json. Repeatable."
     ),
 ]
 
@@ -60,7 +51,7 @@ def submit(
     *,
     config: Config,
     dataset: Sources = None,
-    setting: Replaced = None,
+    setting: Setting = None,
     priority: Annotated[
         Priority, typer.Option(help="Which of your own waiting runs goes first.")
     ] = "normal",
@@ -98,22 +89,19 @@ def submit(
     ] = None,
     sweep_seed: Annotated[int | None, typer.Option(min=0, help="Of the random draws.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Queue a run from SimpleTuner's files, exactly as they are; with --sweep several, as a batch.
 
     The exit status is 1 where some runs of a sweep were refused; the others are queued.
     """
-    from services.cli.documents import parse_settings, read_documents
+    from services.cli.documents import read_documents
     from services.cli.run_sources import parse_sources, push_sources
     from services.cli.sweeps import parse_sweep
 
     invocation: Invocation = ctx.obj
     sources = parse_sources(dataset or [])
-    try:
-        settings = parse_settings(setting or [])
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--set") from error
+    settings = settings_of(setting)
     limits = parse_limits(max_cost=max_cost, max_gpu_hours=max_gpu_hours, deadline=deadline)
     swept = parse_sweep(sweep or [], method=sweep_method, num_runs=sweep_runs, seed=sweep_seed)
     documents = read_documents(config, settings, Path.cwd())
@@ -141,7 +129,7 @@ def submit(
 
 
 @app.command("show")
-def show(ctx: typer.Context, run_id: RunId, as_json: Json = False) -> None:
+def show(ctx: typer.Context, run_id: RunId, as_json: output.Json = False) -> None:
     """Show one run: its status and step, its attempts, checkpoints and publications."""
     from services.client.pages import every
 

@@ -13,7 +13,6 @@ from services.cli.connection import CommandError, Invocation
 
 app = typer.Typer(no_args_is_help=True, help="Secrets, such as a token of the Hub; write-only.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 _EXAMPLES: Final = """Examples:
 
@@ -33,7 +32,7 @@ def set_secret(
     from_env: Annotated[
         str | None, typer.Option(metavar="VAR", help="Take the value from this variable.")
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Store a secret, or replace its value; asks for it, or reads it from standard input.
 
@@ -70,7 +69,7 @@ def list_secrets(
     after: Annotated[
         str | None, typer.Option(metavar="SECRET", help="Show the secrets older than this one.")
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show secrets, newest first; never their values."""
     invocation: Invocation = ctx.obj

@@ -1,7 +1,7 @@
 """`reverie admin new-secrets-key` and `rotate-secrets`: keys that secrets are sealed with."""
 
 import os
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 ROTATE_EXAMPLE: Final = "Example: reverie admin rotate-secrets"
 NEW_EXAMPLE: Final = "Example: reverie admin new-secrets-key"
 _BATCH: Final = 100
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 
 
 def new_secrets_key() -> None:
@@ -32,7 +30,7 @@ def new_secrets_key() -> None:
     typer.echo(f"REVERIE_SECRETS_PRIVATE_KEYS={private}")
 
 
-def rotate_secrets(as_json: Json = False) -> None:
+def rotate_secrets(as_json: output.Json = False) -> None:
     """Seal every secret for the newest private key, so that older ones can be thrown away.
 
     Needs REVERIE_SECRETS_PRIVATE_KEYS with the new key first and the older ones behind it. Values

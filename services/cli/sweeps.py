@@ -1,6 +1,7 @@
 """`reverie runs submit --sweep`: many runs from one configuration."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from services.cli.documents import plain_name, value_of
+from trainer_core.documents import parse_document
+from trainer_core.errors import DocumentError
 
 if TYPE_CHECKING:
     from services.client.batch_shapes import Sweep, SweepRange
@@ -51,18 +54,23 @@ def _values_of(name: str, text: str) -> "list[Any] | SweepRange":
     if found := _RANGE.fullmatch(text):
         return _range_of(text, found)
     if text.startswith("["):
-        try:
-            listed = json.loads(text)
-        except ValueError as error:
-            raise _wrong(f"{name}: {text} is no JSON list: {error}") from error
-        return list(listed)
+        return _listed(name, text)
     return [value_of(name, each) for each in text.split(",")]
+
+
+def _listed(name: str, text: str) -> list[Any]:
+    try:
+        listed = parse_document(text, name=name)
+    except DocumentError as error:
+        raise _wrong(f"{text} is no JSON list: {error}") from error
+    assert isinstance(listed, list)  # it begins as one
+    return listed
 
 
 def _range_of(text: str, found: re.Match[str]) -> "SweepRange":
     try:
-        low, high = json.loads(found["low"]), json.loads(found["high"])
-    except ValueError as error:
+        low, high = (_finite(found[end]) for end in ("low", "high"))
+    except (ValueError, OverflowError) as error:
         raise _wrong(f"{text} is not a range such as 1e-4..1e-2 or 4..64:log") from error
     spread: SweepRange = {"min": low, "max": high}
     match found["scale"]:
@@ -73,6 +81,14 @@ def _range_of(text: str, found: re.Match[str]) -> "SweepRange":
         case scale:
             raise _wrong(f"the scale of a range is linear or log, not {scale}")
     return spread
+
+
+def _finite(text: str) -> float:
+    """The number, whole where it is written so. Raises ValueError or OverflowError."""
+    number: float = json.loads(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _wrong(message: str) -> typer.BadParameter:

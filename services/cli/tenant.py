@@ -8,7 +8,7 @@ from services.cli import output
 from services.cli.connection import CommandError, Invocation
 from services.cli.usage import print_quotas
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, help="Your tenant as a whole.")
 
 _EXAMPLES: Final = """Examples:
 
@@ -17,15 +17,10 @@ reverie tenant delete    (asks for the tenant's name)
 reverie tenant delete ada --yes"""
 
 
-@app.callback()
-def group() -> None:
-    """Your tenant as a whole."""
-
-
 @app.command("show")
 def show(
     ctx: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show the tenant of the API key, and its quotas with what is used of them."""
     invocation: Invocation = ctx.obj
@@ -47,7 +42,7 @@ def delete(
     ] = None,
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; NAME has to be given.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    as_json: output.Json = False,
 ) -> None:
     """Delete everything of the tenant: runs, datasets, caches, secrets, keys, members.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from services.cli import output
+from services.cli.config_options import Config, Setting, settings_of
 
 if TYPE_CHECKING:
     from trainer_core.local.run import LocalRun
@@ -33,16 +34,6 @@ echo run > output/models-hidream/control
 echo stop > output/models-hidream/control"""
 
 
-_Config = Annotated[
-    Path,
-    typer.Option(exists=True, metavar="DIR|FILE", help="SimpleTuner's config.json, or its folder."),
-]
-_Setting = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Replace an option of config.json. Repeatable."
-    ),
-]
 _Output = Annotated[
     Path | None,
     typer.Option(
@@ -77,8 +68,8 @@ _Control = Annotated[
 
 def train(
     *,
-    config: _Config,
-    setting: _Setting = None,
+    config: Config,
+    setting: Setting = None,
     output_dir: _Output = None,
     cache: _Cache = None,
     events: _Events = None,
@@ -94,14 +85,11 @@ def train(
     second Ctrl-C stops it at once, without one. Exit status: 0 finished,
     1 failed, 2 wrong usage, 75 stopped on request, 130 stopped at once.
     """
-    from services.cli.documents import parse_settings, read_documents
+    from services.cli.documents import read_documents
     from trainer_core.local.run import LocalRun
     from trainer_core.paths import search_folders
 
-    try:
-        settings = parse_settings(setting or [])
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--set") from error
+    settings = settings_of(setting)
     working_dir = Path.cwd()
     documents = read_documents(config, settings, working_dir)
     for file in documents.used:

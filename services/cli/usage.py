@@ -17,7 +17,7 @@ EXAMPLE: Final = "Example: reverie usage --months 3"
 def usage(
     ctx: typer.Context,
     months: Annotated[int, typer.Option(min=1, max=100, help="The newest months.")] = 12,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show GPU time and cost of each month by GPU class, and quotas with what is used of them."""
     invocation: Invocation = ctx.obj

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from services.cli import output
+from services.cli.config_options import Setting, settings_of
 from services.cli.connection import Invocation
 
 if TYPE_CHECKING:
@@ -39,12 +40,7 @@ def validate(
     config: Annotated[
         Path, typer.Option(metavar="DIR|FILE", help="SimpleTuner's config.json, or its folder.")
     ],
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Replace an option of config.json. May be repeated."
-        ),
-    ] = None,
+    setting: Setting = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as one line of JSON.")
     ] = False,
@@ -65,14 +61,10 @@ def validate(
     Exit status: 0 if a run could start, 1 if not. All errors are listed at
     once, each with its file and option.
     """
-    from services.cli.documents import parse_settings
     from services.cli.plan_report import report_on
 
     invocation: Invocation = ctx.obj
-    try:
-        settings = parse_settings(setting or [])
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--set") from error
+    settings = settings_of(setting)
     with _progress() as on_progress:
         report = report_on(
             config, settings, working_dir=Path.cwd(), env=invocation.env, on_progress=on_progress

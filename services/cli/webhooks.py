@@ -8,11 +8,11 @@ import typer
 from services.cli import output
 from services.cli.connection import CommandError, Invocation
 from services.cli.moments import span_of
+from services.client.webhook_shapes import DeliveryStatus
 
 if TYPE_CHECKING:
     from services.client.webhook_shapes import (
         Delivery,
-        DeliveryStatus,
         NewWebhook,
         Webhook,
         WebhookPatch,
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Webhooks: addresses that are told of events.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="wh_…")]
 Events = Annotated[
     list[str] | None,
@@ -45,7 +44,7 @@ def create(
     url: Annotated[str, typer.Argument(metavar="URL", help="https://…")],
     *,
     event: Events = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Create a webhook. Its secret is printed this once: nobody can read it again."""
     invocation: Invocation = ctx.obj
@@ -61,7 +60,7 @@ def list_webhooks(
     after: Annotated[
         str | None, typer.Option(metavar="WEBHOOK", help="Show the webhooks older than this one.")
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show webhooks, newest first."""
     invocation: Invocation = ctx.obj
@@ -77,7 +76,7 @@ def list_webhooks(
 
 
 @app.command("show")
-def show(ctx: typer.Context, webhook: WebhookId, *, as_json: Json = False) -> None:
+def show(ctx: typer.Context, webhook: WebhookId, *, as_json: output.Json = False) -> None:
     """Show a webhook, and whether it works."""
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
@@ -96,7 +95,7 @@ def change(
         bool | None,
         typer.Option("--enable/--disable", help="Send again what waits, or send nothing."),
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Change address or events, or enable or disable a webhook."""
     if event and all_events:
@@ -132,7 +131,7 @@ def rotate_secret(
     grace: Annotated[
         str, typer.Option(metavar="SPAN", help="How long the old secret signs, too.")
     ] = "1d",
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Create a new signing secret. It is printed this once."""
     grace_s = round(span_of("--grace", grace).total_seconds())
@@ -143,7 +142,7 @@ def rotate_secret(
 
 
 @app.command("test")
-def send_test(ctx: typer.Context, webhook: WebhookId, *, as_json: Json = False) -> None:
+def send_test(ctx: typer.Context, webhook: WebhookId, *, as_json: output.Json = False) -> None:
     """Send the event webhook.test; `reverie webhooks deliveries` shows the answer."""
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
@@ -156,20 +155,18 @@ def deliveries(
     webhook: WebhookId,
     *,
     status: Annotated[
-        str | None, typer.Option(metavar="pending|succeeded|failed", help="Only those of it.")
+        DeliveryStatus | None, typer.Option(help="Only those of this status.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Deliveries a page.")] = 20,
     after: Annotated[
         str | None, typer.Option(metavar="DELIVERY", help="Show those older than this one.")
     ] = None,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Show what was sent to a webhook and what it answered, newest first."""
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
-        page = client.list_deliveries(
-            webhook, status=cast("DeliveryStatus | None", status), limit=limit, after=after
-        )
+        page = client.list_deliveries(webhook, status=status, limit=limit, after=after)
     if as_json:
         output.print_json(asdict(page))
         return
@@ -195,7 +192,7 @@ def replay(
     webhook: WebhookId,
     delivery: Annotated[str, typer.Argument(metavar="DELIVERY", help="whd_…")],
     *,
-    as_json: Json = False,
+    as_json: output.Json = False,
 ) -> None:
     """Send an event again, with the same id."""
     invocation: Invocation = ctx.obj

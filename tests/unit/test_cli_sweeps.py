@@ -43,6 +43,9 @@ def test_values_are_read_as_json_or_text(text: str, name: str, values: Any) -> N
         (["a=[1"], "no JSON list"),
         (["a=1..2:cubic"], "linear or log, not cubic"),
         (["a=1e..2"], "is not a range"),
+        (["a=1..1e999"], "is not a range"),
+        (["a=[1, NaN]"], "NaN is not a number"),
+        (["a=[1e999]"], "1e999 is not a number"),
     ],
 )
 def test_what_cannot_be_read_is_named(texts: list[str], message: str) -> None:

@@ -216,7 +216,10 @@ def _hub_secret(
     if imported.plan.operation.publication.hub_model_id is None:
         if named is None:
             return None
-        message = "This run names no repository of the Hub: set hub_model_id, or leave this out."
+        message = (
+            "This run is not published to the Hub: set push_to_hub and hub_model_id, or leave this "
+            "out."
+        )
         return Problem(pointer="/secrets/hub", code="bad_value", message=message)
     return choose_hub_secret(
         known,
