@@ -18,6 +18,8 @@ from services.client.retry import RETRIED_STATUSES
 from services.client.run_output_shapes import File
 
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
+_AS_STORED: Final = {"Accept-Encoding": "identity"}
+"""Length, range and digest are those of the stored bytes, so nothing may compress them."""
 _EXPIRED: Final = 403
 
 
@@ -101,7 +103,7 @@ def _fetch_all(
     total_bytes = sum(file["size_bytes"] for file, _ in wanted)
     done_bytes = 0
     # A client of its own: a signed link carries its own right, and must not carry the key.
-    with httpx.Client(timeout=_TIMEOUT) as store:
+    with httpx.Client(timeout=_TIMEOUT, headers=_AS_STORED) as store:
         for file, to in wanted:
             before_bytes = done_bytes
 

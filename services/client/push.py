@@ -19,6 +19,8 @@ from services.client.retry import Retry
 from services.client.upload import TIMEOUT, Uploader
 
 _THREADS: Final = 4
+_SIGNED_AT_ONCE: Final = 100
+"""Signed requests expire after an hour; so many are sent well before, also over a slow line."""
 _READY_WITHIN_S: Final = 1800.0
 _POLL: Final = Retry(tries=1, first_wait_s=0.2, limit_s=2.0)
 
@@ -133,7 +135,7 @@ def _upload(
         )
         after: str | None = None
         while True:
-            page = client.sign_uploads(dataset_id, after=after)
+            page = client.sign_uploads(dataset_id, after=after, limit=_SIGNED_AT_ONCE)
             missing = _missing(page.data, seen)
             sent.add(files=len(page.data) - len(missing))
             waiting = [

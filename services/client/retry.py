@@ -46,7 +46,7 @@ def is_worth_retrying(status: int, code: str | None) -> bool:
 
 
 def _seconds(header: str | None) -> float | None:
-    if header is None or not header.strip().isdigit():
+    if header is None or not header.strip().isdecimal():
         return None
     return float(header.strip())
 

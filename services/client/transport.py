@@ -1,6 +1,7 @@
 """Sending calls: repeated where that is safe; a failure becomes a readable error."""
 
 import asyncio
+import re
 import ssl
 import time
 from typing import Any, Final, TypeVar
@@ -13,6 +14,7 @@ from services.client.retry import Retry, Tries
 
 T = TypeVar("T")
 
+_KEY: Final = re.compile(r"[!-~]+")
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)
 
 
@@ -33,8 +35,8 @@ class Transport:
         settings = {**_settings(self.url, api_key), "timeout": timeout, "verify": verify}
         try:
             self.http = httpx.Client(**settings)
-        except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-            raise ClientError(f"{url!r} or its key cannot be used: {error}") from error
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ClientError(f"{url!r} cannot be used: {error}") from error
 
     def send(self, call: Call[T]) -> T:
         tries = Tries(self.retry, self.url)
@@ -56,10 +58,11 @@ class AsyncTransport:
     def __init__(self, url: str, api_key: str, retry: Retry) -> None:
         self.url = url.rstrip("/")
         self.retry = retry
+        settings = _settings(self.url, api_key)
         try:
-            self.http = httpx.AsyncClient(**_settings(self.url, api_key))
-        except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-            raise ClientError(f"{url!r} or its key cannot be used: {error}") from error
+            self.http = httpx.AsyncClient(**settings)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ClientError(f"{url!r} cannot be used: {error}") from error
 
     async def send(self, call: Call[T]) -> T:
         tries = Tries(self.retry, self.url)
@@ -86,6 +89,12 @@ def is_answer(answer: httpx.Response, call: Call[Any]) -> bool:
 
 
 def _settings(url: str, api_key: str) -> dict[str, Any]:
+    # Checked here: what the HTTP library says of a header that it cannot send has its value.
+    if not _KEY.fullmatch(api_key):
+        raise ClientError(
+            "the key is empty, or has a space, a line break or another character that no key "
+            "has (it is not shown here)"
+        )
     return {
         "base_url": url,
         "headers": {"Authorization": f"Bearer {api_key}", "User-Agent": "reverie"},

@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import httpx
 from services.client.client import Client
 from services.client.dataset_shapes import NewFile, Part, Upload
 from services.client.errors import FileChangedError, UploadFailedError
-from services.client.retry import RETRIED_STATUSES, Retry
+from services.client.retry import RETRIED_STATUSES
 
 TIMEOUT: Final = httpx.Timeout(120.0, connect=10.0)
 _READ_BYTES: Final = 1 << 20
@@ -30,7 +29,7 @@ class Uploader:
     note_sent: Callable[[int], None]
     """Called with the length of each whole file and each part that is stored, also from before."""
     stopping: threading.Event = field(default_factory=threading.Event)
-    """Set it, and no further part is begun."""
+    """Set it, and no further part and no further try is begun."""
 
     def send(self, path: Path, file: NewFile, upload: Upload) -> None:
         """Store the file's content. What was stored by an interrupted push is not sent again.
@@ -45,7 +44,7 @@ class Uploader:
         body = path.read_bytes()
         if len(body) != file["size_bytes"] or _sha256(body) != file["sha256"]:
             raise FileChangedError(path)
-        _put(self.store, self.client.retry, upload, body, file["path"])
+        self._put(upload, body, file["path"])
         self.note_sent(len(body))
 
     def _send_parts(self, path: Path, file: NewFile, part_size_bytes: int) -> None:
@@ -74,7 +73,31 @@ class Uploader:
         body = source.read(part["size_bytes"])
         if _sha256(body) != digests[part["number"] - 1]:
             raise FileChangedError(path)
-        _put(self.store, self.client.retry, part, body, f"{path.name}, part {part['number']}")
+        self._put(part, body, f"{path.name}, part {part['number']}")
+
+    def _put(self, signed: Upload | Part, body: bytes, name: str) -> None:
+        """Send exactly the signed headers; a PUT of the same content may be repeated."""
+        method, url = signed["method"], signed["url"]
+        if method is None or url is None:
+            raise UploadFailedError(f"{name}: the service gave no address to send it to")
+        retry = self.client.retry
+        for failed in range(1, retry.tries + 1):
+            retry_after = None
+            try:
+                answer = self.store.request(method, url, headers=signed["headers"], content=body)
+            except httpx.TransportError as error:
+                reason = type(error).__name__  # its text may hold the signed URL
+                if failed == retry.tries:
+                    raise UploadFailedError(f"{name}: no answer ({reason})") from None
+            else:
+                if answer.is_success:
+                    return
+                status = answer.status_code
+                if failed == retry.tries or not _may_pass(status):
+                    raise UploadFailedError(f"{name}: the object store answered {status}")
+                retry_after = answer.headers.get("Retry-After")
+            if self.stopping.wait(retry.wait_s(failed, retry_after)):
+                raise UploadFailedError(f"{name}: the push was stopped")
 
 
 def _part_digests(path: Path, file: NewFile, part_size_bytes: int) -> list[str]:
@@ -93,28 +116,6 @@ def _part_digests(path: Path, file: NewFile, part_size_bytes: int) -> list[str]:
     if is_longer or whole.hexdigest() != file["sha256"]:
         raise FileChangedError(path)
     return parts
-
-
-def _put(store: httpx.Client, retry: Retry, signed: Upload | Part, body: bytes, name: str) -> None:
-    """Send exactly the signed headers; a PUT of the same content may be repeated."""
-    method, url = signed["method"], signed["url"]
-    if method is None or url is None:
-        raise UploadFailedError(f"{name}: the service gave no address to send it to")
-    for failed in range(1, retry.tries + 1):
-        retry_after = None
-        try:
-            answer = store.request(method, url, headers=signed["headers"], content=body)
-        except httpx.TransportError as error:
-            reason = type(error).__name__  # its text may hold the signed URL
-            if failed == retry.tries:
-                raise UploadFailedError(f"{name}: no answer ({reason})") from None
-        else:
-            if answer.is_success:
-                return
-            if failed == retry.tries or not _may_pass(answer.status_code):
-                raise UploadFailedError(f"{name}: the object store answered {answer.status_code}")
-            retry_after = answer.headers.get("Retry-After")
-        time.sleep(retry.wait_s(failed, retry_after))
 
 
 def _may_pass(status: int) -> bool:

@@ -31,7 +31,9 @@ class SignedObjects:
         self._session = session
         # A client of its own: a signed URL carries its own right, and must not carry the key.
         self._http = httpx.Client(
-            timeout=_TIMEOUT, headers={"User-Agent": "reverie"}, verify=session.trust.context()
+            timeout=_TIMEOUT,
+            headers={"Accept-Encoding": "identity", "User-Agent": "reverie"},
+            verify=session.trust.context(),
         )
 
     def put_file(self, key: str, path: Path) -> None:

@@ -74,7 +74,7 @@ class WorkerSession:
     def __init__(
         self, url: str, key: str, trust: Trust, *, timeout: httpx.Timeout = _TIMEOUT
     ) -> None:
-        """Raises InsecureUrlError, and ClientError for an address that cannot be used."""
+        """Raises InsecureUrlError, and ClientError for an address or a key that cannot be used."""
         trust.check(url)
         self.trust = trust
         self._transport = Transport(url, key, _ONCE, timeout=timeout, verify=trust.context())

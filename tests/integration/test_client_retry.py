@@ -1,23 +1,35 @@
 """What the client tries again, against a real HTTP server that answers from a script."""
 
 import asyncio
+import hashlib
 import json
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from services.client.async_client import AsyncClient
 from services.client.call import StreamCall
 from services.client.client import Client
-from services.client.errors import ClientError, ProblemError, ServiceUnreachableError
+from services.client.download import download
+from services.client.errors import (
+    ClientError,
+    ProblemError,
+    ServiceUnreachableError,
+    UploadFailedError,
+)
 from services.client.retry import Retry, Tries
 from services.client.run_output_shapes import Event
 from services.client.shapes import RunRequest
 from services.client.stream import Reception
+from services.client.upload import Uploader
 
 QUICK = Retry(tries=5, first_wait_s=0.01, limit_s=0.05)
 
@@ -56,7 +68,7 @@ class Scripted:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_POST = do_DELETE = handle_any
+            do_GET = do_POST = do_PUT = do_DELETE = handle_any
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass
@@ -121,6 +133,63 @@ def test_a_redirect_is_no_success(scripted: Scripted) -> None:
         assert client.get_artifact("run_1", "x") == "https://elsewhere.example/v1"
     with pytest.raises(ClientError, match="redirects to"):
         asyncio.run(revoke())
+
+
+@pytest.mark.parametrize("key", ["rv_secret\n", "rv_secret\x00", "rv_secr\u00e9t", ""])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_key_that_cannot_be_sent_is_told_and_not_shown(
+    kind: type[Client] | type[AsyncClient], key: str
+) -> None:
+    with pytest.raises(ClientError, match="the key is empty, or has") as caught:
+        kind("http://127.0.0.1:9", key)
+    told = "".join(traceback.format_exception(caught.value))
+    assert "rv_sec" not in told
+
+
+def test_a_file_is_downloaded_as_it_is_stored(scripted: Scripted, tmp_path: Path) -> None:
+    """Servers and proxies compress for clients that take it; range and digest would not fit."""
+    body = b"as stored" * 100
+    file = {
+        "path": "result/a.json",
+        "size_bytes": len(body),
+        "sha256": hashlib.sha256(body).hexdigest(),
+        "url": f"{scripted.url}/signed",
+    }
+    page = json.dumps({"data": [file], "has_more": False, "next_cursor": None}).encode()
+    scripted.script = Script([(200, JSON, page), (503, {}, b""), (200, {}, body)])
+    with Client(scripted.url, "rv_k", retry=QUICK) as client:
+        download(client, "run_1", "result/a.json", tmp_path / "a.json")
+    assert (tmp_path / "a.json").read_bytes() == body
+    for headers in scripted.script.asked[1:]:
+        assert headers["Accept-Encoding"] == "identity"
+        assert "Authorization" not in headers
+
+
+def test_a_push_that_is_stopped_does_not_wait_to_try_again(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.script = Script([(503, {"Retry-After": "60"}, b"")])
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a")
+    about = {"path": "a.txt", "size_bytes": 1, "sha256": hashlib.sha256(b"a").hexdigest()}
+    signed = {"method": "PUT", "url": f"{scripted.url}/signed", "headers": {}}
+    sent: list[int] = []
+    stopping = threading.Event()
+    hooks = {"response": [lambda _: stopping.set()]}  # as Ctrl-C does in another thread
+    with (
+        Client(scripted.url, "rv_k", retry=QUICK) as client,
+        httpx.Client(event_hooks=hooks) as store,
+    ):
+        uploader = Uploader(
+            client=client, store=store, dataset_id="ds_1", note_sent=sent.append, stopping=stopping
+        )
+        upload: Any = {**about, **signed, "present": False, "part_size_bytes": None}
+        file: Any = about
+        started_s = time.monotonic()
+        with pytest.raises(UploadFailedError, match=r"a\.txt: the push was stopped"):
+            uploader.send(path, file, upload)
+    assert time.monotonic() - started_s < 30
+    assert (sent, len(scripted.script.asked)) == ([], 1)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 500])
@@ -252,7 +321,7 @@ def test_the_wait_of_retry_after_is_bounded(header: str, wait_s: float) -> None:
     assert Retry().wait_s(1, header) == wait_s
 
 
-@pytest.mark.parametrize("header", [None, "soon", "Wed, 21 Oct 2099 07:28:00 GMT"])
+@pytest.mark.parametrize("header", [None, "soon", "²", "Wed, 21 Oct 2099 07:28:00 GMT"])
 def test_waits_double_with_jitter(header: str | None) -> None:
     retry = Retry(tries=5, first_wait_s=1, limit_s=4)
     for failed, most_s in ((1, 1), (2, 2), (3, 4), (9, 4)):

@@ -1,6 +1,7 @@
 """Large files are sent in parts: an interrupted push goes on, and changed files are refused."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,13 @@ import pytest
 from services.api.datasets.part_sizes import PART_BYTES, WHOLE_BYTES, part_sizes
 from services.client.client import Client
 from services.client.dataset_shapes import NewFile, Upload
-from services.client.errors import FileChangedError, ProblemError, UploadFailedError
+from services.client.errors import (
+    FileChangedError,
+    ProblemError,
+    UploadFailedError,
+    WaitTooLongError,
+)
+from services.client.push import push_folder
 from services.client.retry import Retry
 from services.client.upload import Uploader
 from tests.support.fleet import Fleet
@@ -161,6 +168,22 @@ def test_a_part_that_the_store_refuses_is_named(client: Client, photo: Path) -> 
         with pytest.raises(UploadFailedError, match=r"large\.png, part 1: .* answered 403"):
             uploader.send(photo, push.file, push.upload())
     assert push.sent == []
+
+
+def test_links_are_asked_for_a_hundred_at_a_time(client: Client, tmp_path: Path) -> None:
+    """They expire, so those of the last files may not be made with those of the first."""
+    for number in range(101):
+        (tmp_path / f"{number:03}.txt").write_text(str(number))
+    limits: list[int] = []
+
+    def note(request: httpx.Request) -> None:
+        if request.url.path == "/v1/uploads":
+            limits.append(json.loads(request.content)["limit"])
+
+    client._transport.http.event_hooks["request"] = [note]
+    with pytest.raises(WaitTooLongError):  # nothing verifies it here
+        push_folder(client, tmp_path, ready_within_s=0)
+    assert limits == [100, 100]
 
 
 @pytest.mark.parametrize(

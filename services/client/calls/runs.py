@@ -94,7 +94,8 @@ def pause_run(run_id: str, *, version: int | None = None) -> Call[Run]:
     """Pause a run; one that is training writes a checkpoint first.
 
     Args:
-        version: only if it still has this one; the same below.
+        version: only if it still has this one; the same below. Where an answer was lost, a further
+            try meets the version that the first one made, and is refused.
     """
     return post(f"/v1/runs/{part(run_id)}:pause", version=version)
 
