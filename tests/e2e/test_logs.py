@@ -1,6 +1,5 @@
 """Every log line within an attempt, a build, a verification or a request names what it is about."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -25,12 +24,6 @@ _OF_THE_PROCESS = {
 }
 
 
-def lines_of(fleet: Fleet, name: str) -> list[dict[str, Any]]:
-    """The structured lines of a process; libraries may print others."""
-    text = (fleet.home / f"{name}.log").read_text()
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-
-
 def lacking(lines: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
     return [
         line
@@ -47,20 +40,20 @@ def test_every_line_of_a_run_names_it(fleet_of: Callable[..., Fleet]) -> None:
     assert tenant.wait_over(run_id, deadline_s=240)["status"] == "succeeded"
     tenant.wait_published(run_id)
 
-    trainer = lines_of(fleet, "trainer-1")
+    trainer = fleet.log_lines("trainer-1")
     names = [line["event"] for line in trainer]
     attempt = trainer[names.index("attempt_started") : names.index("attempt_over") + 1]
     assert {"child_started", "checkpoint_committed", "result_committed"} <= {*names}
     assert lacking(attempt, "run_id", "tenant_id", "fence") == []
-    builder = lines_of(fleet, "cache_builder")
+    builder = fleet.log_lines("cache_builder")
     assert {"shard_built", "run_admitted"} <= {line["event"] for line in builder}
     assert lacking(builder, "tenant_id") == []
-    dispatcher = lines_of(fleet, "dispatcher")
+    dispatcher = fleet.log_lines("dispatcher")
     assert {"run_offered"} <= {line["event"] for line in dispatcher}
     assert lacking(dispatcher, "run_id") == []
-    results = lines_of(fleet, "results")
+    results = fleet.log_lines("results")
     assert {"publication_succeeded"} <= {line["event"] for line in results}
     assert lacking(results, "run_id", "tenant_id", "fence") == []
-    requests = [line for line in lines_of(fleet, "api") if line.get("path", "").startswith("/v1/")]
+    requests = [line for line in fleet.log_lines("api") if line.get("path", "").startswith("/v1/")]
     assert requests
     assert lacking(requests, "request_id", "tenant_id") == []

@@ -85,11 +85,6 @@ def batch(tenant: Tenant, sweep: Json) -> Json:
     return dict(answers[0].json())
 
 
-def lines_of(fleet: Fleet, name: str) -> list[Json]:
-    text = (fleet.home / f"{name}.log").read_text()
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-
-
 def test_twelve_runs_share_one_cache_and_end_once(
     fleet: Fleet, tenant: Tenant, batch: Json
 ) -> None:
@@ -119,7 +114,7 @@ def test_twelve_runs_share_one_cache_and_end_once(
     # Each encoding is one request to the encoders, logged with the shard that came of it.
     built = Counter(
         line["digest"]
-        for line in lines_of(fleet, "cache_builder")
+        for line in fleet.log_lines("cache_builder")
         if line["event"] == "shard_built"
     )
     with database_of(fleet) as database, database.transaction() as conn:

@@ -164,9 +164,7 @@ class ProxiedService:
 
     def logged(self, name: str, event: str) -> list[Json]:
         """The lines of a process's log for this event."""
-        lines = self.fleet.tail(name, 1 << 20).splitlines()
-        found = [json.loads(line) for line in lines if line.startswith("{")]
-        return [each for each in found if each["event"] == event]
+        return [each for each in self.fleet.log_lines(name) if each["event"] == event]
 
     def stop_trainers(self) -> None:
         for name in list(self.fleet.processes):

@@ -20,7 +20,7 @@ from services.store.database import Database
 from services.store.deletions import Deletion
 from services.store.shard_removal import Rule
 from tests.support.deletions import LEASE, Deleting
-from tests.support.runs import TenantDatabase, shard_digest
+from tests.support.runs import shard_digest
 
 SIGNER = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
 OBJECTS = ("deletion.batch_noted", "deletion.objects_deleted")
@@ -29,8 +29,7 @@ SHARDS = ("deletion.shard_taken", "deletion.shard_emptied")
 
 @pytest.fixture
 def ada(database: Database, tmp_path: Path) -> Deleting:
-    objects = FolderStore(tmp_path / "objects", SIGNER)
-    return Deleting(db=TenantDatabase.new(database), objects=objects, folder=tmp_path)
+    return Deleting.new(database, tmp_path)
 
 
 def work_until_killed(ada: Deleting, point: str) -> None:

@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.domain.errors import InvalidRequestError, NotFoundError, StillNeededError
-from services.objects.folder_store import FolderStore
 from services.objects.keys import upload_key
-from services.objects.signing import UrlSigner
 from services.store import (
     api_keys,
     audit,
@@ -21,14 +19,12 @@ from services.store import (
 from services.store.database import Database
 from services.store.shard_removal import Rule, Taken
 from tests.support.deletions import KEY, LEASE, Deleting
-from tests.support.runs import TenantDatabase, shard_digest
+from tests.support.runs import shard_digest
 
 
 @pytest.fixture
 def ada(database: Database, tmp_path: Path) -> Deleting:
-    signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
-    objects = FolderStore(tmp_path / "objects", signer)
-    return Deleting(db=TenantDatabase.new(database), objects=objects, folder=tmp_path)
+    return Deleting.new(database, tmp_path)
 
 
 def dataset_of(ada: Deleting, run_id: str) -> str:

@@ -6,23 +6,18 @@ from pathlib import Path
 import pytest
 
 from services.domain.errors import NotFoundError
-from services.objects.folder_store import FolderStore
-from services.objects.signing import UrlSigner
 from services.results.restored import settle
 from services.store import deletions, run_control, runs
 from services.store.database import Database
 from services.workers.scratch import Scratch
 from tests.support.backups import back_up, restore
 from tests.support.deletions import Deleting
-from tests.support.runs import TenantDatabase
 from trainer_core.errors import InjectedFaultError
 
 
 @pytest.fixture
 def ada(database: Database, tmp_path: Path) -> Deleting:
-    signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
-    objects = FolderStore(tmp_path / "objects", signer)
-    return Deleting(db=TenantDatabase.new(database), objects=objects, folder=tmp_path)
+    return Deleting.new(database, tmp_path)
 
 
 @pytest.fixture

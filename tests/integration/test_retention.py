@@ -19,16 +19,14 @@ from services.results.retention import (
 from services.store import run_control, runs
 from services.store.database import Database
 from tests.support.deletions import LEASE, Deleting
-from tests.support.runs import TenantDatabase, shard_digest
+from tests.support.runs import shard_digest
 
 DAY = timedelta(days=1)
 
 
 @pytest.fixture
 def ada(database: Database, tmp_path: Path) -> Deleting:
-    signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
-    objects = FolderStore(tmp_path / "objects", signer)
-    return Deleting(db=TenantDatabase.new(database), objects=objects, folder=tmp_path)
+    return Deleting.new(database, tmp_path)
 
 
 def days_pass(ada: Deleting, days: int) -> None:

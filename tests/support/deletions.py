@@ -9,6 +9,7 @@ from typing import Any
 
 from services.domain.audit import Author
 from services.domain.ledger import CachedShard, Claim
+from services.objects.folder_store import FolderStore
 from services.objects.keys import (
     checkpoint_prefix,
     result_prefix,
@@ -17,10 +18,12 @@ from services.objects.keys import (
     upload_key,
 )
 from services.objects.port import ObjectStore
+from services.objects.signing import UrlSigner
 from services.results.deletion.deleter import Deleter
 from services.results.targets.folder import FolderTarget
 from services.store import admission, audit, deletions, publications, runs, shards
 from services.store.admission import NeededShard
+from services.store.database import Database
 from services.store.deletions import Deletion
 from services.store.shard_removal import Shard
 from tests.support.runs import TenantDatabase, checkpoint_at, plan, result_of, shard_digest
@@ -36,6 +39,12 @@ class Deleting:
     db: TenantDatabase
     objects: ObjectStore
     folder: Path
+
+    @classmethod
+    def new(cls, database: Database, folder: Path) -> "Deleting":
+        signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
+        objects = FolderStore(folder / "objects", signer)
+        return cls(db=TenantDatabase.new(database), objects=objects, folder=folder)
 
     @property
     def deleter(self) -> Deleter:

@@ -4,6 +4,7 @@ Every process runs ``python -m services.<name>`` as an operator would run it, wi
 servers are Debian's PostgreSQL and Redis, and the object store that the test names.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
@@ -143,6 +144,12 @@ class Fleet:
     def tail(self, name: str, size: int = 4000) -> str:
         log = self.home / f"{name}.log"
         return log.read_text(errors="replace")[-size:] if log.exists() else ""
+
+    def log_lines(self, name: str) -> list[dict[str, Any]]:
+        """What the process has logged as JSON; libraries may print other lines."""
+        text = (self.home / f"{name}.log").read_text(errors="replace")
+        lines = text.splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
     def stop(self) -> None:
         """End every process: SIGTERM, then SIGKILL for what stays."""
