@@ -1,5 +1,6 @@
 """The limits of a run on the command line: --max-cost, --max-gpu-hours and --deadline."""
 
+import math
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, Final
@@ -77,7 +78,7 @@ def _number(text: str, option: str) -> Decimal | None:
         number = Decimal(text)
     except InvalidOperation:
         number = Decimal(0)
-    if not number.is_finite() or number <= 0:
+    if not number.is_finite() or not 0 < float(number) < math.inf:
         raise typer.BadParameter(f"{text} is not a number above 0, or none", param_hint=option)
     return number
 

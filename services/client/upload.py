@@ -16,6 +16,7 @@ from services.client.retry import RETRIED_STATUSES
 
 TIMEOUT: Final = httpx.Timeout(120.0, connect=10.0)
 _READ_BYTES: Final = 1 << 20
+_AGAIN: Final = "push the folder again: what is stored is not sent again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,13 +89,13 @@ class Uploader:
             except httpx.TransportError as error:
                 reason = type(error).__name__  # its text may hold the signed URL
                 if failed == retry.tries:
-                    raise UploadFailedError(f"{name}: no answer ({reason})") from None
+                    raise UploadFailedError(f"{name}: no answer ({reason}); {_AGAIN}") from None
             else:
                 if answer.is_success:
                     return
                 status = answer.status_code
                 if failed == retry.tries or not _may_pass(status):
-                    raise UploadFailedError(f"{name}: the object store answered {status}")
+                    raise UploadFailedError(f"{name}: the object store answered {status}; {_AGAIN}")
                 retry_after = answer.headers.get("Retry-After")
             if self.stopping.wait(retry.wait_s(failed, retry_after)):
                 raise UploadFailedError(f"{name}: the push was stopped")

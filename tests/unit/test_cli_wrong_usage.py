@@ -14,7 +14,9 @@ from trainer_core.errors import DocumentError
 def refused(*args: str) -> Result:
     """What the command ends with; a service would be unreachable."""
     options = ("--url", "http://127.0.0.1:9", "--api-key", "rv_k")
-    result = CliRunner().invoke(app, [*options, *args], obj=Invocation(env={}))
+    result = CliRunner().invoke(
+        app, [*options, *args], obj=Invocation(env={}), env={"COLUMNS": "200"}
+    )
     assert result.exit_code != 0
     return result
 
@@ -44,6 +46,14 @@ def test_changes_that_are_no_patch_are_told(
     result = refused("runs", "clone", "run_1", f"--changes={file}", "--set=seed=1")
     with pytest.raises(error, match=message):
         raise result.exception or AssertionError(result.output)
+
+
+@pytest.mark.parametrize("number", ["NaN", "sNaN", "Infinity", "1e400", "1e999999999", "0", "x"])
+@pytest.mark.parametrize("option", ["--max-cost", "--max-gpu-hours"])
+def test_a_limit_is_a_number_above_0(option: str, number: str) -> None:
+    result = refused("runs", "set", "run_1", option, number)
+    assert result.exit_code == 2
+    assert f"{number} is not a number above 0, or none" in result.output
 
 
 def test_a_status_of_deliveries_is_one_of_three() -> None:

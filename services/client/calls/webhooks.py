@@ -39,7 +39,7 @@ def change_webhook(
 
 
 def delete_webhook(webhook_id: str) -> Call[None]:
-    """Nothing more is sent to it."""
+    """Nothing more is sent to it; where an answer was lost, a further try may find nothing."""
     return delete(f"/v1/webhooks/{part(webhook_id)}")
 
 
