@@ -15,6 +15,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier
 from services.domain.access import Actor, Operator, RemoteWorker
 from services.domain.quotas import Quotas
 from services.domain.request_rates import SHARE, WINDOW_S, RatePolicy, Taken
+from services.store import valid_keys
 from services.store.database import Connection, DatabaseBusyError
 
 log = structlog.get_logger(__name__)
@@ -26,16 +27,13 @@ _WORKER_REQUESTS_PER_MINUTE: Final = 1200
 _FILLED: Final = SQL("""
     least(excluded.tokens + 1, bucket.tokens + (excluded.tokens + 1) / {window_s}
         * greatest(0, extract(epoch FROM clock_timestamp() - bucket.filled_at)))""")
-# The member's role is read each time: one that was demoted or removed may do less at once.
 _OF_TENANT: Final = SQL("""
 SELECT api_keys.tenant_id AS owner,
     %(share)s * coalesce(requests_per_minute, %(requests_per_minute)s)::bigint AS capacity,
-    key_id, member_id, coalesce(role, 'owner'), scopes
+    {columns}
 FROM api_keys LEFT JOIN members USING (tenant_id, member_id) LEFT JOIN quotas USING (tenant_id)
-WHERE key_hmac = %(key_hmac)s AND revoked_at IS NULL
-    AND (expires_at IS NULL OR expires_at > clock_timestamp())
-    AND (member_id IS NULL OR (role IS NOT NULL AND removed_at IS NULL))
-""")
+WHERE key_hmac = %(key_hmac)s AND {is_valid}
+""").format(columns=valid_keys.ACTOR_COLUMNS, is_valid=valid_keys.IS_VALID)
 _OF_OPERATOR: Final = SQL("""
 SELECT key_id AS owner, %(share)s * %(requests_per_minute)s::bigint AS capacity, key_id, name
 FROM operator_keys
@@ -103,15 +101,8 @@ def take(
     found = _take(conn, _TAKE_OF_TENANT, _OF_TENANT, _facts(key_hmac, policy, defaults))
     if found is None:
         return None
-    (tenant_id, key_id, member_id, role, scopes), taken = found
-    actor = Actor(
-        tenant_id=tenant_id,
-        key_id=key_id,
-        member_id=member_id,
-        role=role,
-        listed=None if scopes is None else frozenset(scopes),
-    )
-    return actor, taken
+    (tenant_id, *columns), taken = found
+    return valid_keys.actor_of(tenant_id, columns), taken
 
 
 def take_as_operator(

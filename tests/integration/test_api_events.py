@@ -130,6 +130,38 @@ def test_a_stream_after_the_last_event_ends_with_the_run(
     assert listener.events == []
 
 
+def test_a_stream_ends_soon_after_its_key(
+    fleet: Fleet, tenant: Tenant, datasets: dict[str, str], store: Database
+) -> None:
+    run_id = tenant.submit(run_request(datasets))
+    bob = tenant.post("/v1/members", {"name": "bob", "role": "member"})["id"]
+    named = {"revoked": {}, "expired": {}, "of a removed member": {"member_id": bob}, "kept": {}}
+    keys = {
+        name: tenant.post("/v1/api-keys", {"name": name, **more}) for name, more in named.items()
+    }
+    opened = {
+        name: Listener(Tenant(fleet.url, key["secret"]), run_id) for name, key in keys.items()
+    }
+    for each in opened.values():
+        each.wait_for(1)
+    tenant.http.delete(f"/v1/api-keys/{keys['revoked']['id']}")
+    tenant.http.delete(f"/v1/members/{bob}")
+    with store.transaction() as conn:
+        expire = "UPDATE api_keys SET expires_at = clock_timestamp() WHERE key_id = %s"
+        conn.execute(expire, (keys["expired"]["id"],))
+
+    kept = opened.pop("kept")
+    for each in opened.values():
+        each.join(15)
+        assert not each.is_alive()
+    report(store, run_id, 1)
+    kept.wait_for(2)
+    assert [len(each.events) for each in opened.values()] == [1, 1, 1]
+    tenant.post(f"/v1/runs/{run_id}:cancel", {})
+    kept.join(10)
+    assert not kept.is_alive()
+
+
 def test_many_streams_of_many_runs_get_their_own_events(
     tenant: Tenant, datasets: dict[str, str], store: Database
 ) -> None:

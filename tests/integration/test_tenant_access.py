@@ -45,6 +45,7 @@ from services.store import (
     secrets,
     shards,
     tenants,
+    valid_keys,
     waiting,
     webhook_deliveries,
     webhooks,
@@ -190,6 +191,7 @@ Call = Callable[[Connection, Rows], Any]
 # Each names ada as the tenant, as a query with a wrong or forgotten filter would.
 READS: dict[str, Call] = {
     "api_keys.get": lambda c, r: api_keys.get(c, r.ada, r.api_key.key_id),
+    "valid_keys.find_actor": lambda c, r: valid_keys.find_actor(c, r.ada, r.api_key.key_id),
     "api_keys.list_page": lambda c, r: api_keys.list_page(c, r.ada, 10),
     "members.get": lambda c, r: members.get(c, r.ada, r.member_id),
     "members.list_page": lambda c, r: members.list_page(c, r.ada, 10),

@@ -7,6 +7,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from services.api.events.follow import CountedStream, follow
+from services.api.events.permitted import while_permitted
 from services.api.events.presenting import event_shape
 from services.api.events.shapes import Event
 from services.api.events.stream import EventSource
@@ -14,7 +15,7 @@ from services.api.paging import DIGITS, Limit, Page, page_of
 from services.api.routing import EVENT_STREAM, TenantRoute, asks_for_stream
 from services.api.runs.lookup import find_run
 from services.api.scopes import needs
-from services.api.service import Service, ServiceDep, TenantDep
+from services.api.service import ActorDep, Service, ServiceDep
 from services.api.shapes import RunId
 from services.domain.errors import NotFoundError
 from services.store import runs
@@ -41,7 +42,7 @@ async def list_events(  # noqa: PLR0917 - a route is called by name
     run_id: RunId,
     request: Request,
     service: ServiceDep,
-    tenant_id: TenantDep,
+    actor: ActorDep,
     limit: Limit = 20,
     after: EventId = None,
     last_event_id: LastEventId = None,
@@ -51,13 +52,15 @@ async def list_events(  # noqa: PLR0917 - a route is called by name
     A stream continues after Last-Event-ID and ends with the run's last event. The status is 204
     where the client already has that event.
     """
+    tenant_id = actor.tenant_id
     after_seq = last_event_id if last_event_id is not None else after or 0
     if not asks_for_stream(request):
         return await run_in_threadpool(_events_page, service, tenant_id, run_id, after_seq, limit)
     if await run_in_threadpool(_has_no_more, service, tenant_id, run_id, after_seq):
         return Response(status_code=204)
     source = EventSource(service, tenant_id, run_id, after_seq)
-    return CountedStream(follow(service.events, run_id, source.read), service.events, tenant_id)
+    read = while_permitted(service, actor, "runs:read", source.read)
+    return CountedStream(follow(service.events, run_id, read), service.events, tenant_id)
 
 
 def _events_page(

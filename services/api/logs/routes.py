@@ -7,6 +7,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from services.api.events.follow import CountedStream, follow
+from services.api.events.permitted import while_permitted
 from services.api.logs.presenting import last_lines, piece_shapes
 from services.api.logs.shapes import LogPiece
 from services.api.logs.stream import LogSource
@@ -14,7 +15,7 @@ from services.api.paging import DIGITS, Limit, Page, page_of
 from services.api.routing import EVENT_STREAM, TenantRoute, asks_for_stream
 from services.api.runs.lookup import find_run
 from services.api.scopes import needs
-from services.api.service import Service, ServiceDep, TenantDep
+from services.api.service import ActorDep, Service, ServiceDep
 from services.api.shapes import RunId
 from services.domain.errors import NotFoundError
 from services.store import run_logs
@@ -45,7 +46,7 @@ async def list_logs(  # noqa: PLR0917 - a route is called by name
     run_id: RunId,
     request: Request,
     service: ServiceDep,
-    tenant_id: TenantDep,
+    actor: ActorDep,
     limit: Limit = 20,
     after: AfterByte = None,
     tail: Tail = None,
@@ -57,6 +58,7 @@ async def list_logs(  # noqa: PLR0917 - a route is called by name
     Last-Event-ID, and ends when the run is over. The status is 204 where the client has all of it.
     Of each attempt the first MiB and the newest 3 MiB are kept, also after the run is over.
     """
+    tenant_id = actor.tenant_id
     after_byte = last_event_id if last_event_id is not None else after or 0
     if not asks_for_stream(request):
         if tail is None:
@@ -72,7 +74,8 @@ async def list_logs(  # noqa: PLR0917 - a route is called by name
         first = await run_in_threadpool(_last_lines, service, tenant_id, run_id, after_byte, tail)
     start_byte = first[-1].end_byte if first else after_byte
     source = LogSource(service, tenant_id, run_id, start_byte, first)
-    return CountedStream(follow(service.events, run_id, source.read), service.events, tenant_id)
+    read = while_permitted(service, actor, "runs:read", source.read)
+    return CountedStream(follow(service.events, run_id, read), service.events, tenant_id)
 
 
 def _logs_page(
