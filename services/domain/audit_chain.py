@@ -4,7 +4,7 @@ Pure.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -110,21 +110,25 @@ START: Final = Link(seq=0, hash=FIRST_HASH_BEFORE)
 
 
 def first_misfit(
-    before: Link | None, events: Iterable[AuditEvent], anchors: Iterable[Anchor]
+    before: Link | None,
+    events: Iterable[AuditEvent],
+    anchors: Iterable[Anchor],
+    beginnings: Collection[Anchor] = (),
 ) -> Misfit | None:
     """The first of these events, in the order of their numbers, that does not fit.
 
     Args:
-        before: the event before them; None for the first events of the chain. Those may begin
-            after number 1 where older ones were deleted by their age: at an anchored event.
+        before: the event before them; None for the first events of the chain.
         anchors: of the whole chain, those that count.
+        beginnings: with which the chain may begin after number 1, because older events were deleted
+            by their age.
     """
     anchored: defaultdict[int, set[str]] = defaultdict(set)
     for anchor in anchors:
         anchored[anchor.seq].add(anchor.hash)
     for event in events:
         if before is None:
-            before = _start(event, anchored)
+            before = _start(event, beginnings)
         if misfit := _misfit(before, event, anchored):
             return misfit
         before = Link(seq=event.seq, hash=event.hash)
@@ -148,8 +152,8 @@ def missing_end(last_seq: int, anchors: Iterable[Anchor]) -> Misfit | None:
     return Misfit(seq=last_seq + 1, kind="truncated", message=message)
 
 
-def _start(first: AuditEvent, anchored: Mapping[int, Set[str]]) -> Link:
-    if first.seq in anchored:
+def _start(first: AuditEvent, beginnings: Collection[Anchor]) -> Link:
+    if Anchor(seq=first.seq, hash=first.hash) in beginnings:
         return Link(seq=first.seq - 1, hash=first.hash_before)
     return START
 

@@ -7,6 +7,7 @@ tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/result/
 services/<service_id>/generation                                        see results/restored.py
 services/<service_id>/deletions/<deletion_id>                           a deletion's report
 services/<service_id>/audit/<tenant_id>/<seq>-<hash>                    an anchor of an audit log
+services/<service_id>/audit_beginnings/<tenant_id>/<seq>-<hash>         where a trimmed log begins
 """
 
 import re
@@ -165,8 +166,19 @@ def anchor_key(service_id: str, tenant_id: str, seq: int, event_hash: str) -> st
     return f"{anchors_prefix(service_id, tenant_id)}{seq:020d}-{_digest(event_hash)}"
 
 
+def beginnings_prefix(service_id: str, tenant_id: str) -> str:
+    """Folder that says where a tenant's audit log may begin; ends in ``/``."""
+    _tenant(tenant_id)
+    return f"services/{service_id}/audit_beginnings/{tenant_id}/"
+
+
+def beginning_key(service_id: str, tenant_id: str, seq: int, event_hash: str) -> str:
+    """Key that says that a log may begin with this event."""
+    return f"{beginnings_prefix(service_id, tenant_id)}{seq:020d}-{_digest(event_hash)}"
+
+
 def anchored(key: str) -> tuple[int, str]:
-    """Number and hash of the event that an anchor of this key has."""
+    """Number and hash of the event that an anchor or a beginning of this key has."""
     seq, _, event_hash = key.rpartition("/")[2].partition("-")
     return int(seq), event_hash
 

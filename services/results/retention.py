@@ -11,7 +11,7 @@ import structlog
 
 from services.domain.audit_chain import Anchor
 from services.domain.retention import DELIVERIES, IDEMPOTENCY_KEYS, Retention
-from services.objects.audit_anchors import read_anchors, write_anchor
+from services.objects.audit_anchors import read_anchors, write_anchor, write_beginning
 from services.objects.errors import ObjectStoreRefusedError
 from services.objects.port import ObjectStore
 from services.results.shard_removal import remove_shard
@@ -155,8 +155,10 @@ def trim_audit_logs(database: Database, objects: ObjectStore, age: timedelta) ->
         anchors = [anchor for anchor in anchors if anchor.seq > last_lost]
         for _ in range(_STEPS):
             with database.transaction() as conn:
-                step = audit.trim(conn, tenant_id, anchors, after=age)
-            num_deleted += step
-            if step == 0:
+                beginning = audit.next_beginning(conn, tenant_id, anchors, after=age)
+            if beginning is None:
                 break
+            write_beginning(objects, service_id, tenant_id, beginning)
+            with database.transaction() as conn:
+                num_deleted += audit.trim(conn, tenant_id, beginning)
     return num_deleted

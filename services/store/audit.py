@@ -153,20 +153,20 @@ def with_old_events(conn: Connection, *, after: timedelta, limit: int) -> list[s
     return [row[0] for row in conn.execute(_OLD, (seconds(after), limit))]
 
 
-_TRIM: Final = """
-DELETE FROM audit_events WHERE tenant_id = %(tenant_id)s AND seq < (
-    SELECT min(seq) FROM audit_events
-        JOIN unnest(%(seqs)s::bigint[], %(hashes)s::text[]) AS anchor (seq, hash) USING (seq, hash)
-    WHERE tenant_id = %(tenant_id)s
-        AND created_at < clock_timestamp() - make_interval(secs => %(after_s)s)
-        AND seq > (SELECT min(seq) FROM audit_events WHERE tenant_id = %(tenant_id)s))
+_NEXT_BEGINNING: Final = """
+SELECT seq, hash FROM audit_events
+    JOIN unnest(%(seqs)s::bigint[], %(hashes)s::text[]) AS anchor (seq, hash) USING (seq, hash)
+WHERE tenant_id = %(tenant_id)s
+    AND created_at < clock_timestamp() - make_interval(secs => %(after_s)s)
+    AND seq > (SELECT min(seq) FROM audit_events WHERE tenant_id = %(tenant_id)s)
+ORDER BY seq LIMIT 1
 """
 
 
-def trim(conn: Connection, tenant_id: str, anchors: Sequence[Anchor], *, after: timedelta) -> int:
-    """Delete the events before the next anchored one that is older than ``after``; how many.
-
-    So the oldest event that stays is an anchored one.
+def next_beginning(
+    conn: Connection, tenant_id: str, anchors: Sequence[Anchor], *, after: timedelta
+) -> Anchor | None:
+    """The next anchored event that is older than ``after``; None where there is none.
 
     Args:
         anchors: at which the log may begin. One that differs from its row is not used.
@@ -177,7 +177,16 @@ def trim(conn: Connection, tenant_id: str, anchors: Sequence[Anchor], *, after: 
         "hashes": [anchor.hash for anchor in anchors],
         "after_s": seconds(after),
     }
-    return conn.execute(_TRIM, facts).rowcount
+    row = conn.execute(_NEXT_BEGINNING, facts).fetchone()
+    return None if row is None else Anchor(seq=row[0], hash=row[1])
+
+
+_TRIM: Final = "DELETE FROM audit_events WHERE tenant_id = %s AND seq < %s"
+
+
+def trim(conn: Connection, tenant_id: str, beginning: Anchor) -> int:
+    """Delete the events before this one; returns how many."""
+    return conn.execute(_TRIM, (tenant_id, beginning.seq)).rowcount
 
 
 _SERVICE: Final = "SELECT service_id FROM restore_guard"

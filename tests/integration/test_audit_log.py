@@ -217,6 +217,16 @@ def test_a_log_that_was_trimmed_by_age_still_verifies_and_is_still_watched(
     assert first_misfit(ada, objects) == (1, "removed")
 
 
+def test_a_log_does_not_begin_where_nothing_was_trimmed(
+    ada: TenantDatabase, objects: FolderStore
+) -> None:
+    record(ada, "a", "b", "c")
+    anchor_audit_logs(ada.database, objects)
+    record(ada, "d")
+    change(ada, "DELETE FROM audit_events WHERE tenant_id = %(tenant_id)s AND seq < 3")
+    assert first_misfit(ada, objects) == (1, "removed")
+
+
 def test_nothing_is_trimmed_at_an_anchor_that_does_not_fit(
     ada: TenantDatabase, objects: FolderStore
 ) -> None:

@@ -17,7 +17,7 @@ from services.domain.audit_chain import (
     missing,
     missing_end,
 )
-from services.objects.audit_anchors import read_anchors
+from services.objects.audit_anchors import read_anchors, read_beginnings
 from services.objects.port import ObjectStore
 from services.store import audit, audit_losses
 from services.store.database import Connection
@@ -38,11 +38,16 @@ def verify_part(
     """
     with transaction() as conn:
         service_id = audit.service_id(conn)
-    anchors = [] if service_id is None else read_anchors(objects, service_id, tenant_id)
+    anchors: list[Anchor] = []
+    beginnings: list[Anchor] = []
+    if service_id is not None:
+        anchors = read_anchors(objects, service_id, tenant_id)
+        # Only the first part has the beginning.
+        beginnings = read_beginnings(objects, service_id, tenant_id) if after is None else []
     with transaction() as conn:  # after the anchors: events may come
         losses = audit_losses.all_acknowledged(conn, tenant_id)
         events = audit.chain(conn, tenant_id, after or 0, EVENTS_A_REQUEST + 1)
-    return check_part(events, anchors, after, losses)
+    return check_part(events, anchors, after, losses, beginnings)
 
 
 def check_part(
@@ -50,6 +55,7 @@ def check_part(
     anchors: list[Anchor],
     after: int | None,
     losses: Sequence[Acknowledged] = (),
+    beginnings: Sequence[Anchor] = (),
 ) -> AuditVerification:
     """What is wrong with a part of the chain.
 
@@ -58,6 +64,7 @@ def check_part(
         anchors: of the whole chain, read before the events.
         after: the number of an event that was checked before, with which the part begins.
         losses: those that were acknowledged; their anchors do not count.
+        beginnings: with which the chain may begin after number 1.
     """
     anchors = counting(anchors, losses)
     checked, has_more = events[:EVENTS_A_REQUEST], len(events) > EVENTS_A_REQUEST
@@ -65,7 +72,7 @@ def check_part(
     if after is not None and not checked:
         misfit: Misfit | None = missing(after)
     else:
-        misfit = first_misfit(_before(checked, after), checked, anchors)
+        misfit = first_misfit(_before(checked, after), checked, anchors, beginnings)
     if misfit is None and not has_more:
         misfit = missing_end(last_seq, anchors)
     return AuditVerification(
