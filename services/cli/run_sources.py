@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 from services.cli import output
+from services.cli.connection import CommandError
 
 if TYPE_CHECKING:
     from services.client.client import Client
@@ -36,6 +38,30 @@ def parse_sources(pairs: Sequence[str]) -> dict[str, str | Path]:
         else:
             raise _wrong(f"{source!r} is neither a dataset (ds_…) nor a folder")
     return sources
+
+
+def check_before_push(
+    client: "Client", request: Mapping[str, Any], sources: Mapping[str, str | Path]
+) -> None:
+    """Raise CommandError where the service would refuse the run, before a folder is pushed for it.
+
+    Args:
+        request: without datasets.
+    """
+    from services.client.errors import FieldProblem, ProblemError
+
+    if not any(isinstance(source, Path) for source in sources.values()):
+        return
+    try:
+        found = client.validate_run(request)
+    except ProblemError as error:
+        if error.status == HTTPStatus.FORBIDDEN:  # a key that may submit runs and read none
+            return
+        raise
+    if not found["is_valid"]:
+        problems = [str(FieldProblem.of_json(dict(each))) for each in found["problems"]]
+        lines = (f"  {each}" for each in problems)
+        raise CommandError("\n".join(["the run has mistakes; nothing was pushed", *lines]))
 
 
 def push_sources(client: "Client", sources: Mapping[str, str | Path]) -> dict[str, str]:

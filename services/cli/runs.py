@@ -1,7 +1,7 @@
 """`reverie runs`: submit, list, show, watch; ``run_control`` has the others."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -96,7 +96,7 @@ def submit(
     The exit status is 1 where some runs of a sweep were refused; the others are queued.
     """
     from services.cli.documents import read_documents
-    from services.cli.run_sources import parse_sources, push_sources
+    from services.cli.run_sources import check_before_push, parse_sources, push_sources
     from services.cli.sweeps import parse_sweep
 
     invocation: Invocation = ctx.obj
@@ -107,13 +107,16 @@ def submit(
     documents = read_documents(config, settings, Path.cwd())
     for file in documents.used:
         output.print_note(f"{file.option:<20} {file.path}")
+    checked: dict[str, Any] = {**documents.body, **limits}
+    if priority != "normal":
+        checked["priority"] = priority
+    if hub_secret is not None or wandb_secret is not None:
+        checked["secrets"] = {"hub": hub_secret, "wandb": wandb_secret}
     with invocation.connect() as client:
-        datasets = push_sources(client, {**documents.folders, **sources})
-        request: RunRequest = {**documents.body, **limits, "datasets": datasets}  # type: ignore[typeddict-item]  # read from files; the service checks it
-        if priority != "normal":
-            request["priority"] = priority
-        if hub_secret is not None or wandb_secret is not None:
-            request["secrets"] = {"hub": hub_secret, "wandb": wandb_secret}
+        chosen = {**documents.folders, **sources}
+        if swept is None:  # rows of a sweep are refused one by one
+            check_before_push(client, checked, chosen)
+        request = cast("RunRequest", {**checked, "datasets": push_sources(client, chosen)})
         if swept is not None:
             batches.submit(client, request, swept, watch=watch, as_json=as_json)
             return

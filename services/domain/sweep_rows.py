@@ -207,8 +207,20 @@ def _key(row: Row) -> str:
 
 
 def _text(value: JsonValue) -> str:
-    """The same text for the same JSON: 1, 1.0, "1" and true all differ."""
-    return json.dumps(value, sort_keys=True)
+    """The same text for equal JSON: 1 is 1.0, but neither "1" nor true."""
+    return json.dumps(_with_whole_numbers(value), sort_keys=True)
+
+
+def _with_whole_numbers(value: JsonValue) -> JsonValue:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_with_whole_numbers(each) for each in value]
+        case dict():
+            return {name: _with_whole_numbers(each) for name, each in value.items()}
+        case _:
+            return value
 
 
 def _shown(text: str) -> str:

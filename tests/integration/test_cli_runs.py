@@ -191,6 +191,14 @@ def test_all_problems_of_a_run_are_reported_at_once(
     assert refused.stdout == ""
 
 
+def test_nothing_is_pushed_for_a_run_with_mistakes(reverie: CommandLine, client: Client) -> None:
+    before = client.list_datasets().data
+    demo = f"--config={EXAMPLES / 'demo'}"
+    refused = reverie("runs", "submit", demo, "--set=optimiser=adam", status=1)
+    assert "nothing was pushed\n  /config/optimiser: " in refused.stderr
+    assert client.list_datasets().data == before
+
+
 def test_unknown_keys_and_ids_are_refused_in_one_line(reverie: CommandLine) -> None:
     refused = reverie("--api-key", "rv_wrong", "runs", "list", status=1)
     assert "unauthenticated" in refused.stderr

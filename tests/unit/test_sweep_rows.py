@@ -159,6 +159,7 @@ def sweep(method: Method, options: dict[str, Any], **facts: Any) -> Sweep:
         (sweep("grid", {}), "/sweep/options", "at least one option"),
         (sweep("grid", {"a": []}), "/sweep/options/a", "a needs at least one value"),
         (sweep("grid", {"a/b": [1, 2, 1]}), "/sweep/options/a~1b/2", "a/b has the value 1 twice"),
+        (sweep("grid", {"a": [1, "1", True, 1.0]}), "/sweep/options/a/3", "the value 1 twice"),
         (sweep("random", {"a": [2, 2]}, num_runs=1), "/sweep/options/a/1", "the value 2 twice"),
         (
             sweep("grid", {"a": list(range(15)), "b": list(range(14))}),
