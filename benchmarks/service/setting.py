@@ -23,7 +23,6 @@ from tests.support.api_keys import new_api_key
 from tests.support.fleet import Fleet
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
-from tests.support.waiting import wait_until
 from tests.unit.config_examples import TINY_CONFIG
 from trainer_core.base_models.describe import describe_base
 
@@ -58,8 +57,7 @@ class Setting:
         self.fleet.start("dispatcher", REVERIE_HEARTBEAT_S="3600")
 
     def start_api(self) -> None:
-        self.fleet.start("api")
-        wait_until(self.fleet.is_ready, deadline_s=60, what="the API to be ready")
+        self.fleet.start_api()
 
     def pss_bytes(self, name: str) -> int:
         """Memory of a process and its descendants; shared pages are divided among their users."""
