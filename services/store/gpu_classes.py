@@ -1,4 +1,7 @@
-"""GPU classes: the operator's price of an hour of each, and what a worker of each has."""
+"""GPU classes: the operator's price of an hour of each, and what a worker of each has.
+
+A class that the operator named has a price, and 0 is one: its time is free.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -59,18 +62,16 @@ def currencies(conn: Connection) -> dict[str, str]:
 
 
 _SET_HARDWARE: Final = """
-INSERT INTO gpu_classes (gpu_class, memory_bytes, capability)
-VALUES (%(gpu_class)s, %(memory_bytes)s, %(capability)s)
-ON CONFLICT (gpu_class) DO UPDATE
-    SET memory_bytes = coalesce(excluded.memory_bytes, gpu_classes.memory_bytes),
-        capability = coalesce(excluded.capability, gpu_classes.capability)
+UPDATE gpu_classes SET memory_bytes = coalesce(%(memory_bytes)s, memory_bytes),
+    capability = coalesce(%(capability)s, capability)
+WHERE gpu_class = %(gpu_class)s
 """
 
 
 def set_hardware(
     conn: Connection, gpu_class: str, *, memory_bytes: int | None, capability: str | None
 ) -> None:
-    """Set what a worker of the class has; None leaves a value as it is."""
+    """Set what a worker of a class has that has a price; None leaves a value as it is."""
     facts = {"gpu_class": gpu_class, "memory_bytes": memory_bytes, "capability": capability}
     conn.execute(_SET_HARDWARE, facts)
 
@@ -90,8 +91,7 @@ class KnownClass:
 
 
 _KNOWN: Final = """
-SELECT gpu_class, nullif(price_micros_per_hour, 0) AS price_micros_per_hour,
-    CASE WHEN price_micros_per_hour > 0 THEN currency END AS currency, memory_bytes, capability
+SELECT gpu_class, price_micros_per_hour, currency, memory_bytes, capability
 FROM gpu_classes RIGHT JOIN (
     SELECT gpu_class FROM gpu_classes
     UNION SELECT gpu_class FROM workers WHERE kind = 'trainer'

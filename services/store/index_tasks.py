@@ -23,7 +23,7 @@ from services.domain.failures import (
 )
 from services.domain.placement import BUILDER_LEASE
 from services.domain.states import RunStatus
-from services.store import admission, transitions
+from services.store import admission, transitions, workers
 from services.store.database import Connection, columns_of, seconds
 from services.store.failing_rows import MAX_FAILURES
 from services.store.run_rows import Run
@@ -69,10 +69,6 @@ WHERE {_WAITING} AND (offered_until IS NOT NULL OR index_until IS NOT NULL)
     AND greatest(offered_until, index_until) > clock_timestamp()
 GROUP BY tenant_id
 """  # noqa: S608 - constants
-_BUILDERS: Final = """
-SELECT count(*) FROM workers WHERE kind = 'cache_builder' AND NOT draining
-    AND heartbeat_at > clock_timestamp() - make_interval(secs => %s)
-"""
 # A run's turn is the number of its tenant's runs that are in flight, admitted and waiting, or due
 # before it, divided by the tenant's weight.
 _CANDIDATES: Final = f"""
@@ -121,8 +117,7 @@ def take_offers(conn: Connection, *, offer: timedelta, silence: timedelta) -> li
     """
     if conn.execute(_TRY_LOCK, (_LOCK,)).fetchone() != (True,):
         return []  # another dispatcher is counting
-    row = conn.execute(_BUILDERS, (seconds(silence),)).fetchone()
-    num_builders = 0 if row is None else row[0]
+    num_builders = workers.cache_builders(conn, silence=silence)
     in_flight = conn.execute(_IN_FLIGHT.encode(), _SIZES).fetchall()
     places = num_builders * _RUNS_A_BUILDER - sum(num_runs for _, num_runs, _ in in_flight)
     large_places = num_builders - sum(num_large for _, _, num_large in in_flight)

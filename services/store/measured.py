@@ -14,8 +14,8 @@ from services.domain.estimates import MeasuredAttempt
 from services.store.database import Connection
 from services.store.run_rows import Run
 
-_KEPT: Final = 500
-"""Attempts of one base model on one GPU class."""
+_KEPT: Final = 200
+"""Attempts of one base model on one GPU class: as many as ``newest_measured_attempts`` reads."""
 
 # The times are in the outcome event of the training process, which was stored a moment ago. What
 # lasted from the claim to the end is known here only.
@@ -105,10 +105,6 @@ def record_encoding(
 _ENCODING: Final = """
 SELECT kind, num_shards, ln_unit_s, deviation FROM measured_encoding WHERE base_model = %s
 """
-_BUILDERS: Final = """
-SELECT count(*) FROM workers WHERE kind = 'cache_builder' AND NOT draining
-    AND heartbeat_at > clock_timestamp() - make_interval(secs => %s)
-"""
 
 
 def encoding(conn: Connection, base_model: str) -> Mapping[str, EncodingPace]:
@@ -117,10 +113,3 @@ def encoding(conn: Connection, base_model: str) -> Mapping[str, EncodingPace]:
         kind: EncodingPace(num_shards=num_shards, ln_unit_s=ln_unit_s, deviation=deviation)
         for kind, num_shards, ln_unit_s, deviation in conn.execute(_ENCODING, (base_model,))
     }
-
-
-def builders(conn: Connection, *, silence_s: float) -> int:
-    """Cache builders that work now; one without a heartbeat for ``silence_s`` is not counted."""
-    row = conn.execute(_BUILDERS, (silence_s,)).fetchone()
-    assert row is not None
-    return int(row[0])

@@ -38,19 +38,21 @@ class RelayWork:
     plan_digest: str
 
 
-# Of one tenant only so many at a time: the others must not wait for its account.
+# Of one tenant only so many at a time: the others must not wait for its account. A run that waits
+# for its first worker has events, but no metrics.
 _CLAIM: Final = SQL("""
-WITH due AS (
+WITH busy AS MATERIALIZED (
+    SELECT tenant_id FROM metric_relays WHERE lease_until > clock_timestamp()
+    GROUP BY tenant_id HAVING count(*) >= %(of_one_tenant)s
+), due AS (
     SELECT relays.run_id, runs.status AS run_status, status_reason AS run_reason, event_seq,
         finished_at IS NOT NULL AS is_over, plan_digest
     FROM metric_relays AS relays JOIN runs USING (tenant_id, run_id) JOIN tenants USING (tenant_id)
     WHERE due_at <= clock_timestamp()
         AND (relays.lease_until IS NULL OR relays.lease_until < clock_timestamp())
-        AND (event_seq > seq OR finished_at IS NOT NULL)
+        AND ((event_seq > seq AND started_at IS NOT NULL) OR finished_at IS NOT NULL)
         AND runs.deleted_at IS NULL AND tenants.deleted_at IS NULL
-        AND %(of_one_tenant)s > (
-            SELECT count(*) FROM metric_relays AS held
-            WHERE held.tenant_id = relays.tenant_id AND held.lease_until > clock_timestamp())
+        AND NOT EXISTS (SELECT FROM busy WHERE busy.tenant_id = relays.tenant_id)
     ORDER BY due_at LIMIT 1 FOR UPDATE OF relays SKIP LOCKED
 ), claimed AS (
     UPDATE metric_relays SET fence = fence + 1, tries = tries + 1,

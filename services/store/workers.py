@@ -1,11 +1,12 @@
 """Workers: registered by heartbeats, occupied by claims, deleted a day after the last heartbeat."""
 
+from datetime import timedelta
 from typing import Final
 
 from psycopg.types.json import Jsonb
 
 from services.domain.ledger import Worker
-from services.store.database import WORK, Connection, notify
+from services.store.database import WORK, Connection, notify, seconds
 from trainer_core.process.failure import Failure, failure_as_json
 
 _KNOWN_WORKER: Final = "SELECT draining, run_id FROM workers WHERE worker_id = %(worker_id)s"
@@ -96,3 +97,16 @@ WHERE worker_id = %s AND heartbeat_at < clock_timestamp() - interval '1 day'
 def delete_silent(conn: Connection, worker_id: str) -> None:
     """Delete the worker, unless it has sent a heartbeat; attempts still name its id."""
     conn.execute(_DELETE, (worker_id,))
+
+
+_CACHE_BUILDERS: Final = """
+SELECT count(*) FROM workers WHERE kind = 'cache_builder' AND NOT draining
+    AND heartbeat_at > clock_timestamp() - make_interval(secs => %s)
+"""
+
+
+def cache_builders(conn: Connection, *, silence: timedelta) -> int:
+    """Cache builders that work now; one without a heartbeat for ``silence`` is not counted."""
+    row = conn.execute(_CACHE_BUILDERS, (seconds(silence),)).fetchone()
+    assert row is not None
+    return int(row[0])

@@ -219,11 +219,13 @@ def test_a_tenant_sees_itself_and_the_price_list(
     with tenant_db.database.transaction() as conn:
         gpu_classes.set_price(conn, "h200", price_micros_per_hour=2_500_000, currency="EUR")
         gpu_classes.set_hardware(conn, "h200", memory_bytes=150 << 30, capability="9.0")
+        gpu_classes.set_price(conn, "spare", price_micros_per_hour=0, currency="EUR")
     me = client.get_own_tenant()
     assert (me["id"], me["name"]) == (tenant_db.tenant_id, "ada")
     assert me["quotas"] == client.list_quotas().data
     types = {each["id"]: each for each in client.list_gpu_types().data}
     assert types["cpu"]["price_micros_per_hour"] is None
+    assert (types["spare"]["price_micros_per_hour"], types["spare"]["currency"]) == (0, "EUR")
     assert types["h200"] == {
         "id": "h200",
         "object": "gpu_type",

@@ -282,6 +282,7 @@ def test_memory_is_told_for_classes_that_the_operator_described(
 ) -> None:
     with database.transaction() as conn:
         for name, memory_bytes in (("roomy", 64 * GIB), ("narrow", GIB // 64)):
+            gpu_classes.set_price(conn, name, price_micros_per_hour=1, currency="USD")
             gpu_classes.set_hardware(conn, name, memory_bytes=memory_bytes, capability="9.0")
         gpu_classes.set_price(conn, "strange", price_micros_per_hour=1, currency="USD")
     found = validated(tenant, run_request(ready, mixed_precision="bf16"))
@@ -316,6 +317,11 @@ def test_estimates_come_with_a_price_and_their_basis(
     assert found["estimate"]["cost_micros"]["p50"] == pytest.approx(102_000, rel=0.03)
     assert found["estimate"]["currency"] == "EUR"
     assert found["estimate"]["basis"]["num_attempts"] == 5
+    with database.transaction() as conn:
+        gpu_classes.set_price(conn, "cpu", price_micros_per_hour=0, currency="EUR")
+    free = validated(tenant, {**run_request(ready), "max_cost_micros": 1_000_000})
+    assert free["is_valid"]
+    assert (free["estimate"]["cost_micros"]["p50"], free["estimate"]["currency"]) == (0, "EUR")
     assert found["encoding_s"] is None  # no builder works, and latents were never measured
     shown = tenant.run(run["id"])["estimate"]
     assert shown["seconds"]["p90"] > shown["seconds"]["p50"] > 0

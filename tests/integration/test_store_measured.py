@@ -95,7 +95,7 @@ def test_only_the_newest_of_a_class_are_kept(database: Database) -> None:
     report_end(tenant, claim, "finished")
     tenant.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
     with database.transaction() as conn:
-        assert conn.execute("SELECT count(*) FROM measured_attempts").fetchone() == (500,)
+        assert conn.execute("SELECT count(*) FROM measured_attempts").fetchone() == (200,)
         newest = measured.attempts(conn, "cpu", "hidream-tiny")
     assert len(newest) == 200
     assert newest[0].work == WORK

@@ -72,7 +72,7 @@ ENVELOPE = Envelope(key_id="k", sealed_key=b"s", ciphertext=b"c")
 UNSCOPED = {
     "api_keys.digest", "audit.service_id",
     "gpu_classes.currencies", "gpu_classes.find", "gpu_classes.known", "health.degraded",
-    "measured.attempts", "measured.builders", "measured.encoding", "run_limits.now",
+    "measured.attempts", "measured.encoding", "run_limits.now", "workers.cache_builders",
 }  # fmt: skip
 """Functions for rows of no tenant."""
 

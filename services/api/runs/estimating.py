@@ -9,7 +9,7 @@ from services.domain import estimates
 from services.domain.encoding_pace import encoding_s
 from services.domain.estimates import Task, rest_of_run
 from services.domain.states import RunStatus, Stage
-from services.store import gpu_classes, measured, run_events
+from services.store import gpu_classes, measured, run_events, workers
 from services.store.database import Connection
 from services.store.gpu_classes import KnownClass
 from services.store.run_rows import Run as RunRow
@@ -32,7 +32,7 @@ def estimate_of(
         seconds=_spread(found.seconds),
         charged_s=_spread(found.charged_s),
         cost_micros=cost,
-        currency=gpu_class.currency if cost else None,
+        currency=None if cost is None else gpu_class.currency,
         basis=Basis(
             num_attempts=found.basis.num_attempts,
             likeness=found.basis.likeness,
@@ -63,7 +63,7 @@ def encoding_of(
     found = encoding_s(
         units,
         measured.encoding(conn, base_model),
-        builders=measured.builders(conn, silence_s=silence.total_seconds()),
+        builders=workers.cache_builders(conn, silence=silence),
     )
     return None if found is None else _spread(found)
 

@@ -18,7 +18,7 @@ class KnownLimits:
     """What decides whether a limit can hold."""
 
     priced: Set[str]
-    """GPU classes with a price."""
+    """GPU classes with a price, which may be 0."""
     now: datetime
     """By the database's clock."""
 
