@@ -55,6 +55,7 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
     "result.committed",
     "deletion.claimed",
     "deletion.announced",
+    "deletion.published_noted",
     "deletion.batch_noted",
     "deletion.objects_deleted",
     "deletion.shard_taken",

@@ -14,7 +14,7 @@ from benchmarks.whole_run.checkpoints import differences
 from benchmarks.whole_run.figures import growth, pace, peak, start
 from benchmarks.whole_run.no_sync import LAST
 from benchmarks.whole_run.process import RunFailedError, environment_of, tell, train
-from trainer_core.checkpoint.layout import folder_name
+from trainer_core.checkpoint.layout import checkpoint_name
 from trainer_core.process.job import read_job
 
 _DETERMINISTIC: Final[Mapping[str, Any]] = {"deterministic": True}
@@ -120,7 +120,7 @@ def _job(
 
 
 def _checkpoint(job: Path, step: int) -> Path:
-    return read_job(job).checkpoints_dir / folder_name(step)
+    return read_job(job).checkpoints_dir / checkpoint_name(step)
 
 
 def _bare(job: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Final
 
 from services.domain.ids import is_id
 from services.objects.errors import InvalidKeyError
+from trainer_core.checkpoint.layout import checkpoint_name
 
 MANIFEST_NAME: Final = "manifest.json"
 """The manifest of a folder: written last, it names every file with its size and SHA-256."""
@@ -107,11 +108,6 @@ def checkpoint_prefix(tenant_id: str, run_id: str, fence: int, step: int) -> str
     if step < 1:
         raise InvalidKeyError(str(step), "a step starts at 1")
     return f"{attempt_prefix(tenant_id, run_id, fence)}checkpoints/{checkpoint_name(step)}/"
-
-
-def checkpoint_name(step: int) -> str:
-    """The name of a checkpoint's folder."""
-    return f"step-{step:08d}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,8 +39,10 @@ class S3Parts:
         with translated(key):
             found = self._uploads_of(key)
             if not found:
-                self._client.create_multipart_upload(Bucket=self._bucket, Key=key)
+                begun = self._client.create_multipart_upload(Bucket=self._bucket, Key=key)
                 found = self._uploads_of(key)  # two may have begun at once
+                if not found:  # whoever finished the object at the same time has ended this one
+                    return str(begun["UploadId"])
         oldest = min(found, key=lambda upload: (upload["Initiated"], upload["UploadId"]))
         return str(oldest["UploadId"])
 

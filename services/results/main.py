@@ -4,6 +4,7 @@ It deletes what nobody needs, and what it is asked to.
 """
 
 import os
+import threading
 from datetime import timedelta
 from typing import Final
 
@@ -24,10 +25,11 @@ from services.results.relay.relayer import Relayer
 from services.results.repeating import Repeating
 from services.results.restored import settle
 from services.results.retention import retention_of
-from services.results.sweep import Sweeper
+from services.results.sweep import sweep_runs
 from services.results.targets.folder import FolderTarget
 from services.results.targets.hub import HubAccess, HubTarget
 from services.results.targets.tenant_hub import check_private_keys
+from services.results.upkeep import UPKEEP_EVERY_S, keep_up
 from services.results.webhooks.courier import Courier
 from services.settings.env import Settings
 from services.store.database import Database
@@ -58,21 +60,34 @@ def main() -> int:
     upload_expires = timedelta(seconds=settings.upload_expires_s)
     lease = timedelta(seconds=settings.lease_s)
     folder = FolderTarget(settings.publications_dir)
-    deleter = Deleter(database, objects, folder, lease=lease)
+    stopping = threading.Event()
+    is_stopping = stopping.is_set
+    deleter = Deleter(database, objects, folder, lease=lease, is_stopping=is_stopping)
+    works = {
+        "sweep": lambda: sweep_runs(database, objects, is_stopping=is_stopping),
+        "abandoned_uploads": lambda: sweep_abandoned(
+            database, objects, after=upload_expires, is_stopping=is_stopping
+        ),
+        **retention_of(database, objects, settings.retention, lease=lease, is_stopping=is_stopping),
+    }
+
+    def stop() -> None:
+        stopping.set()
+        log.info("worker_stopping")
+
     with (
         Scratch(settings.scratch_dir, new_id("wrk")) as scratch,
-        Sweeper(
-            database,
-            objects,
-            settle=lambda: settle(database, objects, scratch),
-            then=[
-                lambda: sweep_abandoned(database, objects, after=upload_expires),
-                *retention_of(database, objects, settings.retention, lease=lease),
-            ],
+        Repeating(
+            "upkeep",
+            lambda: keep_up(lambda: settle(database, objects, scratch), works, is_stopping),
+            every_s=UPKEEP_EVERY_S,
+            stopping=stopping,
         ),
-        Repeating("deletion", deleter.work, every_s=DELETE_EVERY_S),
-        Relayer(database, scratch, settings.wandb_url, lease=_LEASES_A_TRY * lease),
-        Courier(database),
+        Repeating("deletion", deleter.work, every_s=DELETE_EVERY_S, stopping=stopping),
+        Relayer(
+            database, scratch, settings.wandb_url, lease=_LEASES_A_TRY * lease, stopping=stopping
+        ),
+        Courier(database, stopping=stopping),
     ):
         publisher = Publisher(
             database=database,
@@ -90,7 +105,7 @@ def main() -> int:
             [NOTIFY_QUEUE],
             {PUBLICATION_TASK: publisher.answer_ring},
             acks_late=True,
-            on_shutdown=lambda: log.info("worker_stopping"),
+            on_shutdown=stop,
         )
     database.close()
     return 0

@@ -15,7 +15,6 @@ from services.domain.failures import backoff
 from services.metrics.work import publications as tries
 from services.objects.errors import ObjectStoreError
 from services.objects.folders import get_folder
-from services.objects.keys import checkpoint_name
 from services.objects.port import ObjectStore
 from services.results.layout import lay_out, lay_out_checkpoint
 from services.results.targets.port import (
@@ -27,11 +26,12 @@ from services.results.targets.port import (
 )
 from services.results.targets.tenant_hub import TenantHubTarget
 from services.store import publications, run_documents
-from services.store.database import Database
+from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.publications import PublicationWork
 from services.traces.spans import span
 from services.workers.documents import UnreadableDocumentError, read_plan
 from services.workers.scratch import Scratch
+from trainer_core.checkpoint.layout import checkpoint_name
 from trainer_core.errors import Category, CheckpointError
 from trainer_core.process.failure import Failure
 
@@ -93,6 +93,10 @@ class Publisher:
 
     def _answer(self, work: PublicationWork) -> Failure | None:
         """Publish it; why that failed, if it did."""
+        if work.attempts > MAX_ATTEMPTS:  # processes died with it
+            failure = _unexpected(retryable=False)
+            self._record_failure(work, failure)
+            return failure
         try:
             published = self._publish(work)
         except PublicationError as error:
@@ -100,6 +104,11 @@ class Publisher:
         except ObjectStoreError as error:
             log.warning("result_not_fetched", code=error.code, error=str(error))
             failure = _not_fetched(retryable=error.retryable)
+        except TRANSIENT_ERRORS:
+            raise
+        except Exception:  # it counts as a try, so that the tries end
+            log.exception("publication_failed_unexpectedly")
+            failure = _unexpected(retryable=True)
         else:
             self._record_success(work, published)
             return None
@@ -199,6 +208,15 @@ def _not_fetched(*, retryable: bool) -> Failure:
         code="result_unavailable",
         category=Category.INFRA if retryable else Category.PLATFORM,
         message="The files could not be read from the object store.",
+        retryable=retryable,
+    )
+
+
+def _unexpected(*, retryable: bool) -> Failure:
+    return Failure(
+        code="publishing_failed",
+        category=Category.PLATFORM,
+        message="It could not be published; this is a fault of the service.",
         retryable=retryable,
     )
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 import structlog
 
@@ -14,27 +14,37 @@ log = structlog.get_logger(__name__)
 
 _JOIN_S: Final = 30.0
 
+IsStopping: TypeAlias = Callable[[], bool]
+"""Whether the process is to end; long work asks it between two portions, and goes on later."""
+
+
+def never() -> bool:
+    """An ``IsStopping`` for work that nobody stops."""
+    return False
+
 
 class Repeating:
     """A context manager that works at once and then every ``every_s`` seconds."""
 
-    def __init__(self, name: str, work: Callable[[], object], *, every_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], object],
+        *,
+        every_s: float,
+        stopping: threading.Event,
+    ) -> None:
         """Not started yet.
 
         Args:
-            name: in the log events ``<name>_postponed`` and ``<name>_failed``.
-            work: whatever it raises is logged, and it is called again later.
+            name: as of ``attempt``.
+            stopping: ends all threads of the process; the end of the context sets it, too.
         """
         self._name = name
         self._work = work
         self._every_s = every_s
-        self._stopping = threading.Event()
+        self._stopping = stopping
         self._thread = threading.Thread(target=self._repeat, name=name, daemon=True)
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the work should end soon; it is asked between two pieces of it."""
-        return self._stopping.is_set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -50,12 +60,20 @@ class Repeating:
         self._thread.join(_JOIN_S)
 
     def _repeat(self) -> None:
-        while True:
-            try:
-                self._work()
-            except (ObjectStoreError, *TRANSIENT_ERRORS) as error:
-                log.warning(f"{self._name}_postponed", error=str(error))
-            except Exception:  # the thread's outermost loop: it tries again
-                log.exception(f"{self._name}_failed")
-            if self._stopping.wait(self._every_s):
-                return
+        while not self._stopping.is_set():
+            attempt(self._name, self._work)
+            self._stopping.wait(self._every_s)
+
+
+def attempt(name: str, work: Callable[[], object]) -> None:
+    """Do something that is done again later: what it raises is logged.
+
+    Args:
+        name: in the log events ``<name>_postponed`` and ``<name>_failed``.
+    """
+    try:
+        work()
+    except (ObjectStoreError, *TRANSIENT_ERRORS) as error:
+        log.warning(f"{name}_postponed", error=str(error))
+    except Exception:  # the outermost loop of a thread
+        log.exception(f"{name}_failed")

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from datetime import timedelta
 
-from services.metrics.work import objects_swept
-from services.objects.keys import MANIFEST_NAME, shard_prefix
+from services.objects.keys import shard_prefix
 from services.objects.port import ObjectStore
+from services.results.deleted_objects import delete_objects
 from services.store import shard_removal
 from services.store.database import Connection, Database
 from services.store.shard_removal import Refused, Rule, Shard, Taken
@@ -44,10 +44,7 @@ def remove_shard(
     if not isinstance(taken, Taken):
         return taken
     fault_point("deletion.shard_taken")
-    # The manifest first: a folder that is deleted in part must not look complete.
-    for key in sorted((key for key, _ in stored), key=lambda key: not key.endswith(MANIFEST_NAME)):
-        objects.delete(key)
-        objects_swept.inc()
+    delete_objects(objects, (key for key, _ in stored))
     fault_point("deletion.shard_emptied")
     with database.transaction() as conn:
         shard_removal.drop(conn, taken, rule, value)

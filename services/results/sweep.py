@@ -1,101 +1,64 @@
 """Delete the objects of lost attempts and replaced checkpoints, which no row references."""
 
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Final, Self
+from datetime import timedelta
+from typing import Final
 
 import structlog
 
-from services.metrics.work import objects_swept
-from services.objects.keys import MANIFEST_NAME, attempts_prefix
+from services.objects.errors import ObjectStoreRefusedError
+from services.objects.keys import attempts_prefix
 from services.objects.port import ObjectStore
-from services.results.repeating import Repeating
+from services.results.deleted_objects import delete_objects
+from services.results.repeating import IsStopping, never
 from services.store import unreferenced
 from services.store.database import Database
 from services.store.unreferenced import RunToSweep
 
 log = structlog.get_logger(__name__)
 
-SWEEP_EVERY_S: Final = 60.0
 _RUNS_A_BATCH: Final = 20
+_REFUSED_PAUSE: Final = timedelta(hours=1)
 
 
-class Sweeper:
-    """A thread that sweeps at once and then every ``every_s`` seconds; a context manager."""
+def sweep_runs(database: Database, objects: ObjectStore, *, is_stopping: IsStopping = never) -> int:
+    """Sweep all runs that are due; returns the number of objects deleted.
 
-    def __init__(
-        self,
-        database: Database,
-        objects: ObjectStore,
-        *,
-        settle: Callable[[], None] = lambda: None,
-        then: Sequence[Callable[[], object]] = (),
-        every_s: float = SWEEP_EVERY_S,
-    ) -> None:
-        """Not started yet.
+    A run whose objects the store refuses to delete is tried again after an hour. Raises any other
+    ObjectStoreError, DatabaseDownError or DatabaseBusyError; the next sweep continues.
+    """
+    num_deleted = 0
+    while True:
+        with database.transaction() as conn:
+            due = unreferenced.runs_to_sweep(conn, _RUNS_A_BATCH)
+        for run in due:
+            if is_stopping():
+                return num_deleted
+            num_deleted += _sweep_run(database, objects, run)
+        if not due:
+            return num_deleted
 
-        Args:
-            settle: called before each sweep; whatever it raises postpones the sweep.
-            then: called after each sweep of runs, one after the other.
-        """
-        self._database = database
-        self._objects = objects
-        self._settle = settle
-        self._then = then
-        self._thread = Repeating("sweep", self._settle_and_sweep, every_s=every_s)
 
-    def sweep(self) -> int:
-        """Sweep all runs that are due; returns the number of objects deleted.
-
-        Raises ObjectStoreError, DatabaseDownError or DatabaseBusyError; the next sweep continues.
-        """
-        num_deleted = 0
-        while not self._thread.is_stopping:
-            with self._database.transaction() as conn:
-                due = unreferenced.runs_to_sweep(conn, _RUNS_A_BATCH)
-            if not due:
-                break
-            for run in due:
-                num_deleted += self._sweep_run(run)
-        return num_deleted
-
-    def __enter__(self) -> Self:
-        self._thread.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._thread.__exit__(kind, error, trace)
-
-    def _settle_and_sweep(self) -> None:
-        self._settle()
-        self.sweep()
-        for work in self._then:
-            work()
-
-    def _sweep_run(self, run: RunToSweep) -> int:
-        # Listed before the rows are read, so what is committed in between counts as referenced.
-        prefix = attempts_prefix(run.tenant_id, run.run_id)
-        keys = list(self._objects.list_keys(prefix))
-        with self._database.transaction() as conn:
-            referenced = unreferenced.referenced_prefixes(conn, run.run_id)
-        if referenced is None:
-            return 0
-        unreferenced_keys = [key for key in keys if is_unreferenced(key, prefix, run, referenced)]
-        # Manifests first: a folder that is deleted in part must not look complete.
-        unreferenced_keys.sort(key=lambda key: (not key.endswith("/" + MANIFEST_NAME), key))
-        for key in unreferenced_keys:
-            self._objects.delete(key)
-            objects_swept.inc()
-        with self._database.transaction() as conn:
-            unreferenced.mark_swept(conn, run)
-        if unreferenced_keys:
-            log.info("run_swept", run_id=run.run_id, num_objects=len(unreferenced_keys))
-        return len(unreferenced_keys)
+def _sweep_run(database: Database, objects: ObjectStore, run: RunToSweep) -> int:
+    # Listed before the rows are read, so what is committed in between counts as referenced.
+    prefix = attempts_prefix(run.tenant_id, run.run_id)
+    keys = list(objects.list_keys(prefix))
+    with database.transaction() as conn:
+        referenced = unreferenced.referenced_prefixes(conn, run.run_id)
+    if referenced is None:
+        return 0
+    unreferenced_keys = [key for key in keys if is_unreferenced(key, prefix, run, referenced)]
+    try:
+        delete_objects(objects, unreferenced_keys)
+    except ObjectStoreRefusedError as error:  # such as an object lock; other runs can be swept
+        log.warning("run_not_swept", run_id=run.run_id, reason=str(error))
+        with database.transaction() as conn:
+            unreferenced.postpone(conn, run, after=_REFUSED_PAUSE)
+        return 0
+    with database.transaction() as conn:
+        unreferenced.mark_swept(conn, run)
+    if unreferenced_keys:
+        log.info("run_swept", run_id=run.run_id, num_objects=len(unreferenced_keys))
+    return len(unreferenced_keys)
 
 
 def is_unreferenced(key: str, prefix: str, run: RunToSweep, referenced: frozenset[str]) -> bool:

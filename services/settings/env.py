@@ -314,28 +314,24 @@ def _port(given: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-def _wandb_url(given: Mapping[str, str]) -> str | None:
-    url = given.get("REVERIE_WANDB_URL")
+def _base_url(given: Mapping[str, str], name: str, *, form: str) -> str | None:
+    url = given.get(name)
     if url is None:
         return None
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise SettingsError("REVERIE_WANDB_URL is no URL: write https://host, without a password")
-    return url.rstrip("/")
+        raise SettingsError(f"{name} is not the base URL of a server: write {form}")
+    return url
+
+
+def _wandb_url(given: Mapping[str, str]) -> str | None:
+    url = _base_url(given, "REVERIE_WANDB_URL", form="https://host, without a password")
+    return None if url is None else url.rstrip("/")
 
 
 def _otlp_endpoint(given: Mapping[str, str]) -> str | None:
-    url = given.get("REVERIE_OTLP_ENDPOINT")
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError("REVERIE_OTLP_ENDPOINT is no URL: write http://host:4318")
-    if "@" in parts.netloc:
-        raise SettingsError(
-            "REVERIE_OTLP_ENDPOINT holds a password: put it into OTEL_EXPORTER_OTLP_HEADERS"
-        )
-    return url
+    form = "http://host:4318, and put a password into OTEL_EXPORTER_OTLP_HEADERS"
+    return _base_url(given, "REVERIE_OTLP_ENDPOINT", form=form)
 
 
 def _count(given: Mapping[str, str], name: str, default: int) -> int:

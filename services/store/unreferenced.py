@@ -1,14 +1,14 @@
 """Finding objects of a run that no row references any more, so that they can be deleted."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from psycopg.rows import class_row
 from psycopg.sql import SQL
 
 from services.store import restore_guard
-from services.store.database import Connection, columns_of
+from services.store.database import Connection, columns_of, seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,3 +69,14 @@ _SWEPT: Final = "UPDATE runs SET sweep_after = NULL WHERE run_id = %s AND sweep_
 def mark_swept(conn: Connection, run: RunToSweep) -> None:
     """Record the sweep, unless the run became due again meanwhile."""
     conn.execute(_SWEPT, (run.run_id, run.sweep_after))
+
+
+_POSTPONE: Final = """
+UPDATE runs SET sweep_after = clock_timestamp() + make_interval(secs => %s)
+WHERE tenant_id = %s AND run_id = %s AND sweep_after = %s
+"""
+
+
+def postpone(conn: Connection, run: RunToSweep, *, after: timedelta) -> None:
+    """Let the run be due again after this time, unless it became so meanwhile."""
+    conn.execute(_POSTPONE, (seconds(after), run.tenant_id, run.run_id, run.sweep_after))

@@ -72,6 +72,15 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
+def test_what_a_killed_process_left_in_the_folder_goes(files: Path, tmp_path: Path) -> None:
+    owner = tmp_path / "publications" / "tester"
+    for left in (".moon.ab12.new", ".moon.ab12.old", ".moon-step-00000010.ab12.new"):
+        (owner / left).mkdir(parents=True)
+    FolderTarget(tmp_path / "publications").publish(_REPO, files, "Result")
+
+    assert {each.name for each in owner.iterdir()} == {"moon", ".moon-step-00000010.ab12.new"}
+
+
 def test_published_files_are_read_back_byte_for_byte(case: Case, files: Path) -> None:
     published = case.target.publish(_REPO, files, "Result")
 

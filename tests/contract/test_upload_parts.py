@@ -96,6 +96,16 @@ def test_a_part_takes_exactly_its_bytes(store: ObjectStore, key: str) -> None:
     assert store.parts.sizes(key, upload_id) == {1: len(body)}
 
 
+def test_an_upload_may_end_while_others_begin_it(store: ObjectStore, key: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        pairs = [
+            (pool.submit(store.parts.begin, key), pool.submit(store.parts.drop, key))
+            for _ in range(20)
+        ]
+        assert all(begun.result() for begun, _ in pairs)
+        assert sum(ended.result() for _, ended in pairs) > 0
+
+
 def test_of_two_that_begin_at_once_all_go_on_with_one(store: ObjectStore, key: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         begun = list(pool.map(store.parts.begin, [key] * 4))

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import pytest
 
 from services.objects.open import open_store
-from services.results.sweep import Sweeper
+from services.results.sweep import sweep_runs
 from services.settings.env import Settings
 from services.store import publications, run_control
 from services.store.database import Database
@@ -132,6 +132,6 @@ def assert_nothing_is_left_but(checkpoints: int, host: TrainerHost, database: Da
     """An upload that was under way may have ended; the sweep deletes what no row names."""
     store = open_store(Settings.from_env(host.env))
     host.do("UPDATE runs SET sweep_after = clock_timestamp() - interval '1 s'")
-    Sweeper(database, store).sweep()
+    sweep_runs(database, store)
     keys = store.list_keys(f"tenants/{host.tenant_id}/runs/{host.run_id}/")
     assert sum(key.endswith("/manifest.json") for key in keys) == checkpoints

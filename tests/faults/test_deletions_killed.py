@@ -48,17 +48,15 @@ def work_until_killed(ada: Deleting, point: str) -> None:
 
 
 def counted(ada: Deleting) -> dict[str, int]:
-    """The tenant's objects by folder."""
-    return Counter(key.split("/")[2] for key in ada.stored())
+    """The tenant's objects by folder, and the files that it published to the service's own."""
+    objects = Counter(key.split("/")[2] for key in ada.stored())
+    published = (ada.folder / "publications").rglob("*")
+    return objects + Counter(publications=sum(each.is_file() for each in published))
 
 
 def assert_all_counted(deletion: Deletion, before: dict[str, int], after: dict[str, int]) -> None:
     assert deletion.status == "succeeded", deletion.waits_for
-    reported = {
-        folder: gone["num_objects"]
-        for folder, gone in deletion.report["objects"].items()
-        if folder != "publications"
-    }
+    reported = {f: gone["num_objects"] for f, gone in deletion.report["objects"].items()}
     gone = {folder: count - after.get(folder, 0) for folder, count in before.items()}
     assert reported == {folder: count for folder, count in gone.items() if count}
 
@@ -71,6 +69,7 @@ def assert_all_counted(deletion: Deletion, before: dict[str, int], after: dict[s
             [
                 "deletion.claimed",
                 "deletion.announced",
+                "deletion.published_noted",
                 *OBJECTS,
                 *SHARDS,
                 "deletion.rows_deleted",

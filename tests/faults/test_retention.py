@@ -7,7 +7,7 @@ import pytest
 
 from services.objects.open import open_store
 from services.objects.port import ObjectStore
-from services.results.sweep import Sweeper
+from services.results.sweep import sweep_runs
 from services.settings.env import Settings
 from services.store import leases
 from services.store.database import Database
@@ -50,7 +50,7 @@ def sweep(host: TrainerHost, database: Database) -> list[str]:
     """Delete what no row names; the manifests that are left."""
     store = open_store(Settings.from_env(host.env))
     host.do("UPDATE runs SET sweep_after = clock_timestamp() - interval '1 s'")
-    assert Sweeper(database, store).sweep() > 0
+    assert sweep_runs(database, store) > 0
     return manifests(host, store)
 
 

@@ -1,11 +1,19 @@
 """What is deleted is hidden at once and gone soon; what others need stays; the report says so."""
 
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from services.domain.errors import InvalidRequestError, NotFoundError, StillNeededError
-from services.objects.keys import upload_key
+from services.objects.errors import ObjectStoreRefusedError
+from services.objects.folder_store import FolderStore
+from services.objects.keys import run_prefix, upload_key
+from services.objects.signing import UrlSigner
+from services.results.deletion.deleter import Deleter
+from services.results.targets.folder import FolderTarget
 from services.store import (
     api_keys,
     audit,
@@ -113,6 +121,65 @@ def test_a_run_is_not_deleted_under_a_publication_that_goes_on(ada: Deleting) ->
     ada.do("UPDATE publications SET lease_until = clock_timestamp()")
     ada.nobody_writes_any_more()
     assert ada.work(deletion).status == "succeeded"
+
+
+class Touchy(FolderStore):
+    """Calls back before it deletes."""
+
+    before_delete: Callable[[str], None]
+
+    def delete(self, key: str) -> None:
+        self.before_delete(key)
+        super().delete(key)
+
+
+def touchy(ada: Deleting, before_delete: Callable[[str], None]) -> Deleting:
+    objects = Touchy(ada.folder / "objects", UrlSigner(api_url="", signing_key=b"k" * 16))
+    objects.before_delete = before_delete
+    return replace(ada, objects=objects)
+
+
+def test_a_deletion_that_the_store_refuses_says_so_and_does_not_stop_others(ada: Deleting) -> None:
+    run_ids = [ada.finished_run(number) for number in (0, 1)]
+    ada.nobody_writes_any_more()
+    locked = set(run_ids[:1])
+
+    def refuse(key: str) -> None:
+        if any(run_id in key for run_id in locked):
+            raise ObjectStoreRefusedError(f"{key}: object lock")
+
+    bucket = touchy(ada, refuse)
+    held, free = (bucket.delete_run(run_id) for run_id in run_ids)
+    bucket.deleter.work()
+    assert bucket.now(held).waits_for == "the object store to allow the deletion"
+    assert bucket.now(free).status == "succeeded"
+    locked.clear()
+    assert bucket.work(held).status == "succeeded"
+    assert bucket.stored(f"runs/{run_ids[0]}/") == set()
+
+
+def test_a_deletion_ends_between_two_portions_when_the_process_stops(ada: Deleting) -> None:
+    run_id = ada.finished_run(0)
+    ada.nobody_writes_any_more()
+    for number in range(150):
+        ada.objects.put_bytes(f"{run_prefix(ada.db.tenant_id, run_id)}more/{number}", b"1")
+    stored = len(ada.stored(f"runs/{run_id}/"))
+    deletion = ada.delete_run(run_id)
+    stopping = threading.Event()
+    bucket = touchy(ada, lambda _: stopping.set())
+    deleter = Deleter(
+        ada.db.database,
+        bucket.objects,
+        FolderTarget(ada.folder / "publications"),
+        lease=LEASE,
+        is_stopping=stopping.is_set,
+    )
+
+    assert deleter.work() == 1
+    assert len(ada.stored(f"runs/{run_id}/")) == stored - 100
+    assert ada.now(deletion).status == "running"
+    assert ada.deleter.work() == 1  # another process goes on at once
+    assert ada.now(deletion).status == "succeeded"
 
 
 def test_a_dataset_goes_with_what_was_cached_of_it_and_leaves_what_others_list(

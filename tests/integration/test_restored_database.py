@@ -17,7 +17,7 @@ from services.objects.folders import put_folder
 from services.objects.keys import attempts_prefix, checkpoint_prefix, result_prefix
 from services.objects.signing import UrlSigner
 from services.results.restored import compare, reconcile, settle
-from services.results.sweep import Sweeper
+from services.results.sweep import sweep_runs
 from services.store import restore_guard
 from services.store.restored_runs import FENCE_STEP
 from services.workers.scratch import Scratch
@@ -89,7 +89,7 @@ class Service:
     def sweep_now(self) -> int:
         with self.db.database.transaction() as conn:
             conn.execute("UPDATE runs SET sweep_after = clock_timestamp() - interval '1 second'")
-        return Sweeper(self.db.database, self.objects).sweep()
+        return sweep_runs(self.db.database, self.objects)
 
 
 @pytest.fixture

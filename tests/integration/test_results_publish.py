@@ -1,6 +1,7 @@
 """Publishing over a real database, a real object store and a real process."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,6 +221,28 @@ def test_a_publisher_with_an_expired_lease_writes_nothing(publishing: Publishing
     with pytest.raises(LeaseLostError), publishing.tenant_db.database.transaction() as conn:
         publications.succeed(conn, publication_id, slow.fence, "elsewhere", "0")
     assert publishing.row(publication_id) == row
+
+
+def test_an_unexpected_error_counts_as_a_try(publishing: Publishing) -> None:
+    shutil.rmtree(publishing.scratch_dir)
+    row = publishing.ring(publishing.first())
+
+    assert (row.status, row.attempts) == ("pending", 1)
+    assert row.error is not None
+    assert (row.error["code"], row.error["retryable"]) == ("publishing_failed", True)
+
+
+def test_a_publication_with_which_processes_die_ends(publishing: Publishing) -> None:
+    publication_id = publishing.first()
+    for _ in range(MAX_ATTEMPTS):
+        with publishing.tenant_db.database.transaction() as conn:
+            assert publications.claim(conn, publication_id, timedelta(seconds=-1)) is not None
+    row = publishing.ring(publication_id)
+
+    assert row.status == "failed"
+    assert row.error is not None
+    assert row.error["code"] == "publishing_failed"
+    assert not publishing.publications_dir.exists()
 
 
 def test_the_pause_between_tries_grows_and_tries_are_limited() -> None:

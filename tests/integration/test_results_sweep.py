@@ -1,12 +1,15 @@
 """The sweep deletes objects that no row references, and only those."""
 
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from services.domain.ledger import Claim, Outcome, StoredCheckpoint, StoredFiles
+from services.objects.errors import ObjectStoreRefusedError
 from services.objects.folder_store import FolderStore
 from services.objects.keys import (
     attempts_prefix,
@@ -16,7 +19,9 @@ from services.objects.keys import (
     upload_key,
 )
 from services.objects.signing import UrlSigner
-from services.results.sweep import Sweeper
+from services.results.repeating import Repeating
+from services.results.sweep import sweep_runs
+from services.results.upkeep import keep_up
 from tests.support.runs import LEASE, TenantDatabase, plan
 
 
@@ -61,7 +66,7 @@ def test_nothing_is_swept_before_it_is_due(tenant_db: TenantDatabase, objects: F
     _checkpoint(objects, claim, 10)  # a disconnected holder may still be writing
     tenant_db.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=20)
 
-    assert Sweeper(tenant_db.database, objects).sweep() == 0
+    assert sweep_runs(tenant_db.database, objects) == 0
 
 
 def test_objects_that_an_ended_run_does_not_reference_are_deleted(
@@ -80,14 +85,14 @@ def test_objects_that_an_ended_run_does_not_reference_are_deleted(
     others = _neighbours(objects, claim)
     _let_it_be_due(tenant_db)
 
-    assert Sweeper(tenant_db.database, objects).sweep() == 4
+    assert sweep_runs(tenant_db.database, objects) == 4
     assert _folders(objects, claim) == {
         "1/checkpoints/step-00000010",
         "2/checkpoints/step-00000020",
         "2/result",
     }
     assert all(objects.size(key) is not None for key in others)
-    assert Sweeper(tenant_db.database, objects).sweep() == 0
+    assert sweep_runs(tenant_db.database, objects) == 0
 
 
 def test_objects_that_a_holder_is_writing_are_kept(
@@ -102,13 +107,63 @@ def test_objects_that_a_holder_is_writing_are_kept(
     _result(objects, claim)
     _let_it_be_due(tenant_db)
 
-    Sweeper(tenant_db.database, objects).sweep()
+    sweep_runs(tenant_db.database, objects)
 
     assert _folders(objects, claim) == {
         "1/checkpoints/step-00000020",
         "1/checkpoints/step-00000030",
         "1/result",
     }
+
+
+class Locked(FolderStore):
+    """Of a bucket that holds the objects of some runs."""
+
+    locked: frozenset[str] = frozenset()
+
+    def delete(self, key: str) -> None:
+        if any(run_id in key for run_id in self.locked):
+            raise ObjectStoreRefusedError(f"{key}: object lock")
+        super().delete(key)
+
+
+def test_a_run_whose_objects_may_not_be_deleted_does_not_stop_the_others(
+    tenant_db: TenantDatabase, tmp_path: Path
+) -> None:
+    objects = Locked(tmp_path / "objects", UrlSigner(api_url="", signing_key=b"k" * 16))
+    first, second = tenant_db.held(), tenant_db.held()
+    for claim in (first, second):
+        _checkpoint(objects, claim, 10)
+        tenant_db.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=20)
+    _let_it_be_due(tenant_db)
+    objects.locked = frozenset({first.run_id})
+
+    assert sweep_runs(tenant_db.database, objects) == 2
+    assert _folders(objects, second) == {"1/result"}
+    assert sweep_runs(tenant_db.database, objects) == 0  # it is postponed
+    objects.locked = frozenset()
+    _let_it_be_due(tenant_db)
+    assert sweep_runs(tenant_db.database, objects) == 2
+    assert _folders(objects, first) == {"1/result"}
+
+
+def test_of_the_works_of_a_minute_one_that_fails_does_not_stop_the_others() -> None:
+    done: list[str] = []
+    stopping = threading.Event()
+
+    def fail(error: Exception) -> None:
+        done.append(str(error))
+        raise error
+
+    works: dict[str, Callable[[], object]] = {
+        "refused": lambda: fail(ObjectStoreRefusedError("refused")),
+        "mistaken": lambda: fail(ValueError("mistaken")),
+        "last": stopping.set,
+        "too late": lambda: fail(AssertionError("too late")),
+    }
+    keep_up(lambda: done.append("settled"), works, stopping.is_set)
+    assert done == ["settled", "refused", "mistaken"]
+    assert stopping.is_set()
 
 
 def test_the_sweeper_thread_sweeps_periodically_and_ends(
@@ -119,7 +174,13 @@ def test_the_sweeper_thread_sweeps_periodically_and_ends(
     tenant_db.ledger.commit_result(claim.run_id, claim.fence, _result(objects, claim), step=20)
     _let_it_be_due(tenant_db)
 
-    with Sweeper(tenant_db.database, objects, every_s=3600):
+    sweeping = Repeating(
+        "sweep",
+        lambda: sweep_runs(tenant_db.database, objects),
+        every_s=3600,
+        stopping=threading.Event(),
+    )
+    with sweeping:
         deadline = time.monotonic() + 20
         while _folders(objects, claim) != {"1/result"}:
             assert time.monotonic() < deadline

@@ -141,7 +141,7 @@ def test_nothing_of_a_service_in_use_is_old(ada: Deleting) -> None:
     ada.open_run(1)
     before = ada.stored(), ada.tables_with_rows()
 
-    for work in retention_of(ada.db.database, ada.objects, Retention(), lease=LEASE):
+    for work in retention_of(ada.db.database, ada.objects, Retention(), lease=LEASE).values():
         work()
     assert (ada.stored(), ada.tables_with_rows()) == before
     assert ada.db.run(run_id).status == "succeeded"

@@ -17,7 +17,7 @@ from services.domain.ledger import ChildEvent, Claim, Outcome
 from services.results.relay.relayer import Relayer
 from services.secrets.keys import new_private_key, parse_public, public_text
 from services.secrets.sealing import seal
-from services.store import metric_relays, run_control, secrets
+from services.store import metric_relays, relay_work, run_control, secrets
 from services.store.database import Database
 from services.store.metric_relays import MetricRelay
 from services.workers.scratch import Scratch
@@ -119,7 +119,9 @@ def relaying(
     monkeypatch.setenv("REVERIE_SECRETS_PRIVATE_KEYS", PRIVATE)
     wandb_server.keys.add(KEY)
     with Scratch(tmp_path / "scratch", new_id("wrk")) as scratch:
-        relayer = Relayer(database, scratch, wandb_server.url, lease=5 * LEASE)
+        relayer = Relayer(
+            database, scratch, wandb_server.url, lease=5 * LEASE, stopping=threading.Event()
+        )
         tenant_db = TenantDatabase.new(database)
         relaying = RelayingHere(tenant_db=tenant_db, scratch=scratch, relayer=relayer)
         relaying.store_key()
@@ -160,6 +162,32 @@ def test_what_is_there_is_what_is_stored(
     assert said.out.count("metrics_relayed") + said.err.count("metrics_relayed") == 2
     assert KEY not in said.out + said.err
     assert not any(KEY.encode() in body for body in wandb_server.bodies)
+
+
+def test_of_a_run_that_never_started_nothing_is_sent_before_its_end(
+    relaying: RelayingHere, wandb_server: WandbServer
+) -> None:
+    run = relaying.tenant_db.claimable(plan=PLAN, wandb_secret="my-wandb")
+    assert relaying.relayer.work() == 0
+    with relaying.database.transaction() as conn:
+        run_control.cancel(conn, run.tenant_id, run.run_id)
+        work = relay_work.claim(conn, LEASE, of_one_tenant=1)
+        assert work is not None
+        assert (work.run_id, work.is_over, work.tries) == (run.run_id, True, 1)
+    assert wandb_server.requests == []
+
+
+def test_an_unexpected_error_counts_as_a_try_and_does_not_stop_others(
+    relaying: RelayingHere,
+) -> None:
+    poisoned = relaying.tenant_db.held(wandb_secret="my-wandb")  # its plan lacks the project
+    relaying.report(poisoned, *range(5))
+    quiet = relaying.claim()
+    assert relaying.relayer.work() == 2
+
+    relay = relaying.relay(poisoned.run_id)
+    assert (relay.status, code_of(relay)) == ("running", "relay_failed")
+    assert code_of(relaying.relay(quiet.run_id)) is None
 
 
 def refuse(relaying: RelayingHere, wandb_server: WandbServer) -> str:
@@ -276,7 +304,9 @@ def test_an_outage_loses_nothing_and_never_touches_the_run(
     relaying.report(claim, *range(5))
     if status is None:
         off = "http://127.0.0.1:9"
-        relayer = Relayer(relaying.database, relaying.scratch, off, lease=5 * LEASE)
+        relayer = Relayer(
+            relaying.database, relaying.scratch, off, lease=5 * LEASE, stopping=threading.Event()
+        )
         replace(relaying, relayer=relayer).turn()
     else:
         wandb_server.failing_with, wandb_server.failing_on = status, failing_on

@@ -99,6 +99,9 @@ def test_the_state_of_another_plan_is_refused(
     (checkpoint / "state.safetensors").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="not the state of this plan"):
         write_checkpoint_adapter(checkpoint, base_plan, STEP, tmp_path)
+    (checkpoint / "state.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="not the state of this plan"):
+        write_checkpoint_adapter(checkpoint, base_plan, STEP, tmp_path)
     full_rank = plan_with(base_plan, EXAMPLES["lora"](model)).identity.model_copy(
         update={"adapter": None}
     )

@@ -52,6 +52,7 @@ def test_a_missing_setting_is_named_when_it_is_read() -> None:
         ("REVERIE_ENV", "prod"),
         ("REVERIE_OTLP_ENDPOINT", "collector:4318"),
         ("REVERIE_OTLP_ENDPOINT", "http://user:secret@collector:4318"),
+        ("REVERIE_WANDB_URL", "https://user:secret@wandb.example"),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:

@@ -14,7 +14,7 @@ from trainer_core.checkpoint.layout import (
     CheckpointManifest,
     FileFacts,
     ResultManifest,
-    folder_name,
+    checkpoint_name,
 )
 from trainer_core.errors import CheckpointError
 
@@ -105,4 +105,4 @@ def _step_of(folder: Path) -> int | None:
         step = read_manifest(folder).step
     except CheckpointError:
         return None
-    return step if folder.name == folder_name(step) else None
+    return step if folder.name == checkpoint_name(step) else None

@@ -53,6 +53,6 @@ class ResultManifest(Frozen):
     files: dict[str, FileFacts]
 
 
-def folder_name(step: int) -> str:
+def checkpoint_name(step: int) -> str:
     """The name of a checkpoint's folder; names sort by step up to 99,999,999."""
     return f"step-{step:08d}"

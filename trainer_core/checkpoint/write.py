@@ -22,7 +22,7 @@ from trainer_core.checkpoint.layout import (
     CheckpointManifest,
     FileFacts,
     ResultManifest,
-    folder_name,
+    checkpoint_name,
 )
 from trainer_core.faultpoints import fault_point
 
@@ -65,7 +65,7 @@ def write_checkpoint(
 ) -> WrittenFolder:
     """Write ``checkpoints_dir/step-…``; when this returns, the folder survives a power failure."""
     fault_point("checkpoint.before_state")
-    final = checkpoints_dir / folder_name(facts.step)
+    final = checkpoints_dir / checkpoint_name(facts.step)
     draft = _draft_of(final)
     tensors = {PARAMETER + name: tensor for name, tensor in trained.parameters.items()}
     tensors |= {EMA + name: tensor for name, tensor in trained.ema.items()}

@@ -41,7 +41,7 @@ def write_checkpoint_adapter(checkpoint: Path, plan: Plan, step: int, folder: Pa
     """Write the adapter of a checkpoint's folder into ``folder``; the number of its parameters.
 
     It has the running mean (EMA) where the plan has one, as a result has. Raises CheckpointError
-    where the state is not the one of this plan, or training has no adapter.
+    where the state is missing or not the one of this plan, or training has no adapter.
     """
     identity = plan.identity
     origin = Origin(
@@ -49,8 +49,8 @@ def write_checkpoint_adapter(checkpoint: Path, plan: Plan, step: int, folder: Pa
         step=step,
         weights="trained" if identity.ema is None else "ema",
     )
-    with (checkpoint / STATE_NAME).open("rb") as state:
-        try:
+    try:
+        with (checkpoint / STATE_NAME).open("rb") as state:
             places = _places(state, PARAMETER if identity.ema is None else EMA)
             match identity.adapter:
                 case LokrAdapter() as lokr:
@@ -63,9 +63,9 @@ def write_checkpoint_adapter(checkpoint: Path, plan: Plan, step: int, folder: Pa
                         _copy(state, places, layout, file)
                 case None:
                     raise CheckpointError("full-rank training has no adapter")
-        except (KeyError, ValueError, TypeError, EOFError) as error:
-            message = f"{STATE_NAME} is not the state of this plan: {error!r}"
-            raise CheckpointError(message) from error
+    except (KeyError, ValueError, TypeError, EOFError, FileNotFoundError) as error:
+        message = f"{STATE_NAME} is not the state of this plan: {error!r}"
+        raise CheckpointError(message) from error
     return sum(math.prod(place.shape) for place in places.values())
 
 

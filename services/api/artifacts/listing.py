@@ -7,11 +7,11 @@ from typing import Final
 
 from services.api.runs.downloads import contents_of
 from services.objects.folders import FileFacts
-from services.objects.keys import checkpoint_name
 from services.objects.port import ObjectStore
 from services.store import runs
 from services.store.database import Connection
 from services.store.run_rows import Run
+from trainer_core.checkpoint.layout import checkpoint_name
 
 RESULT: Final = "result"
 _CHECKPOINTS: Final = "checkpoints/"

@@ -52,6 +52,7 @@ def index_of(
 
 def _items_of(plan: Plan, data: BackendData) -> list[FileItem]:
     (backend,) = [b for b in plan.identity.backends if b.id == data.backend]
-    if any(file.media == "image" and file.width_px is None for file in data.files):
-        raise UnusableDataError(run_damaged())  # a ready dataset has verified files only
-    return items_of(backend, data.files)
+    try:
+        return items_of(backend, data.files)
+    except LookupError as error:  # a ready dataset has verified files only
+        raise UnusableDataError(run_damaged()) from error

@@ -14,10 +14,12 @@ from services.domain.audit import RESULTS
 from services.domain.audit_chain import Anchor
 from services.domain.errors import LeaseLostError
 from services.objects.audit_anchors import write_anchor
+from services.objects.errors import ObjectStoreRefusedError
 from services.objects.keys import deletion_key, run_prefix, tenant_prefix
 from services.objects.port import ObjectStore
 from services.results.deletion import steps
 from services.results.deletion.turn import NEXT_TURN, Turn, Wait
+from services.results.repeating import IsStopping, never
 from services.results.targets.folder import FolderTarget
 from services.store import audit, deleted_rows, deletions, restore_guard
 from services.store.database import Database
@@ -28,19 +30,27 @@ from trainer_core.faultpoints import fault_point
 log = structlog.get_logger(__name__)
 
 DELETE_EVERY_S: Final = 2.0
+_REFUSED: Final = Wait(reason="the object store to allow the deletion", after=timedelta(minutes=5))
 
 
 class Deleter:
     """Does what ``deletions`` has; several processes may."""
 
     def __init__(
-        self, database: Database, objects: ObjectStore, published: FolderTarget, *, lease: timedelta
+        self,
+        database: Database,
+        objects: ObjectStore,
+        published: FolderTarget,
+        *,
+        lease: timedelta,
+        is_stopping: IsStopping = never,
     ) -> None:
         """``lease``: a deletion whose process is silent for so long is taken over by another."""
         self._database = database
         self._objects = objects
         self._published = published
         self._lease = lease
+        self._is_stopping = is_stopping
 
     def work(self) -> int:
         """Give each deletion that is due a turn; returns how many turns there were.
@@ -49,16 +59,17 @@ class Deleter:
         its lease.
         """
         num_turns = 0
-        while True:
+        while not self._is_stopping():
             with self._database.transaction() as conn:
                 deletion = deletions.claim(conn, self._lease)
             if deletion is None:
-                return num_turns
+                break
             with structlog.contextvars.bound_contextvars(
                 deletion_id=deletion.deletion_id, tenant_id=deletion.tenant_id
             ):
                 self._take_turn(deletion)
             num_turns += 1
+        return num_turns
 
     def _take_turn(self, deletion: Deletion) -> None:
         fault_point("deletion.claimed")
@@ -70,6 +81,7 @@ class Deleter:
             lease=self._lease,
             report=deletion.report,
             batch=[(key, size_bytes) for key, size_bytes in deletion.batch],
+            is_stopping=self._is_stopping,
         )
         try:
             with self._database.transaction() as conn:
@@ -82,10 +94,14 @@ class Deleter:
             if wait is None:
                 self._end(turn, key)
                 return
-            with self._database.transaction() as conn:
-                deletions.pause(conn, deletion, waits_for=wait.reason, again_after=wait.after)
         except LeaseLostError:
             log.warning("deletion_taken_over")
+            return
+        except ObjectStoreRefusedError as error:  # such as an object lock
+            log.warning("deletion_refused", reason=str(error))
+            wait = _REFUSED
+        with self._database.transaction() as conn:
+            deletions.pause(conn, deletion, waits_for=wait.reason, again_after=wait.after)
 
     def _end(self, turn: Turn, key: str) -> None:
         deletion = turn.deletion
@@ -120,7 +136,7 @@ def _delete_run(turn: Turn) -> Wait | None:
     if wait := steps.wait_for_work(turn):
         return wait
     steps.keep_published(turn)
-    steps.delete_published(turn, lambda: turn.published.remove_run(turn.tenant_id, turn.target))
+    steps.delete_published(turn, turn.published.of_run(turn.tenant_id, turn.target))
     return (
         steps.delete_prefix(turn, run_prefix(turn.tenant_id, turn.target))
         or steps.delete_shards(turn, Rule.RUN)
@@ -145,7 +161,7 @@ def _delete_tenant(turn: Turn, service_id: str) -> Wait | None:
         return wait
     late_s = steps.late_writes_s(turn)
     steps.keep_published(turn)
-    steps.delete_published(turn, lambda: turn.published.remove_tenant(turn.tenant_id))
+    steps.delete_published(turn, turn.published.of_tenant(turn.tenant_id))
     if wait := (
         steps.delete_prefix(turn, tenant_prefix(turn.tenant_id))
         or steps.wait_for_late_writes(late_s)
@@ -160,9 +176,11 @@ def _delete_tenant(turn: Turn, service_id: str) -> Wait | None:
 
 def _end_audit_log(turn: Turn, service_id: str) -> None:
     """Anchor the newest event: it is what stays of the tenant's audit log."""
+    if "audit" in turn.report:  # an earlier turn deleted a part of it
+        return
     with turn.database.transaction() as conn:
         newest = audit.newest(conn, turn.tenant_id)
-    if newest is None or "audit" in turn.report:  # an earlier turn deleted a part of it
+    if newest is None:
         return
     anchor = Anchor(seq=newest.seq, hash=newest.hash)
     write_anchor(turn.objects, service_id, turn.tenant_id, anchor, newest.read_at)

@@ -37,6 +37,11 @@ def add_folder(report: Report, folder: str, *, num_objects: int, size_bytes: int
     counted["size_bytes"] += size_bytes
 
 
+def has_folder(report: Report, folder: str) -> bool:
+    """Whether deleted objects of this folder are counted already."""
+    return folder in report.get("objects", {})
+
+
 def keep(report: Report, what: str, id_: str, *, place: str, reason: str) -> None:
     """Tell what was not deleted; again does nothing."""
     kept = report.setdefault("kept", [])

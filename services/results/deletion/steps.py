@@ -4,16 +4,19 @@ A step returns None where it is done, and a ``Wait`` where the deletion has to g
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from itertools import islice
+from pathlib import Path
 from typing import Final, Literal
 
 from services.metrics.work import objects_swept
-from services.objects.keys import MANIFEST_NAME, upload_key, uploads_prefix
+from services.objects.keys import upload_key, uploads_prefix
+from services.results.deleted_objects import delete_objects
 from services.results.deletion import report
 from services.results.deletion.turn import NEXT_TURN, Turn, Wait
 from services.results.shard_removal import Objects, remove_shard
+from services.results.targets.folder import files_and_bytes, remove
 from services.store import abandoned_uploads, deleted_rows, shard_removal
 from services.store.abandoned_uploads import Abandoned
 from services.store.database import Connection
@@ -22,7 +25,6 @@ from trainer_core.faultpoints import fault_point
 
 _OBJECTS_A_BATCH: Final = 100
 _FILES_A_BATCH: Final = 50
-_SHARED_FILES: Final = "files that other datasets list"
 """Meanwhile the tenant can create nothing."""
 _SHARDS_A_BATCH: Final = 20
 _RUNS_A_BATCH: Final = 20
@@ -32,6 +34,8 @@ _KEPT: Final = {
     "metrics": "Metrics were relayed there, and are no longer ours; delete them there.",
 }
 _LONGEST_WAIT: Final = timedelta(minutes=5)
+_SHARED_FILES: Final = "files that other datasets list"
+_PUBLICATIONS: Final = "publications"
 
 
 def cancel_runs(turn: Turn) -> Wait | None:
@@ -84,12 +88,12 @@ def delete_prefix(turn: Turn, prefix: str) -> Wait | None:
             with turn.database.transaction() as conn:
                 turn.save(conn, noted)
             fault_point("deletion.batch_noted")
-        _delete_objects(turn, [key for key, _ in turn.batch])
+        delete_objects(turn.objects, (key for key, _ in turn.batch))
         fault_point("deletion.objects_deleted")
         report.add_objects(turn.report, turn.batch)
         with turn.database.transaction() as conn:
             turn.save(conn)
-        if turn.is_long:
+        if turn.should_end:
             return NEXT_TURN
 
 
@@ -98,20 +102,15 @@ def _end_uploads(turn: Turn, prefix: str) -> None:
     report.add_uploads(turn.report, turn.objects.parts.abort(prefix, older_than=timedelta(0)))
 
 
-def _delete_objects(turn: Turn, keys: list[str]) -> None:
-    # Manifests first: a folder that is deleted in part must not look complete.
-    for key in sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST_NAME}")):
-        turn.objects.delete(key)
-        objects_swept.inc()
-
-
-def delete_published(turn: Turn, remove: Callable[[], tuple[int, int]]) -> None:
-    """Delete what was published to the service's own folder."""
-    num_files, size_bytes = remove()
-    if num_files:
-        report.add_folder(turn.report, "publications", num_objects=num_files, size_bytes=size_bytes)
+def delete_published(turn: Turn, folders: Sequence[Path]) -> None:
+    """Delete what was published to the service's own folder; it is counted before, and once."""
+    if folders and not report.has_folder(turn.report, _PUBLICATIONS):
+        num_files, size_bytes = files_and_bytes(folders)
+        report.add_folder(turn.report, _PUBLICATIONS, num_objects=num_files, size_bytes=size_bytes)
     with turn.database.transaction() as conn:
         turn.save(conn, turn.batch)
+    fault_point("deletion.published_noted")
+    remove(folders)
 
 
 def delete_shards(turn: Turn, rule: Literal[Rule.RUN, Rule.DATASET]) -> Wait | None:
@@ -126,7 +125,7 @@ def delete_shards(turn: Turn, rule: Literal[Rule.RUN, Rule.DATASET]) -> Wait | N
         outcomes = [_remove_shard(turn, shard, rule) for shard in found]
         if all(outcome is Refused.HELD for outcome in outcomes):
             return Wait(reason="a cache shard to be built", after=_SOON)
-        if turn.is_long:
+        if turn.should_end:
             return NEXT_TURN
 
 
@@ -175,7 +174,7 @@ def delete_files(turn: Turn) -> Wait | None:
             report.add_objects(turn.report, [each for each in turn.batch if each[0] in keys])
             report.add_rows(turn.report, deleted_rows.delete_files(conn, turn.deletion, batch))
             turn.save(conn)
-        if turn.is_long:
+        if turn.should_end:
             return NEXT_TURN
     if _SHARED_FILES not in turn.report.get("shared", {}):  # counted once, over all turns
         with turn.database.transaction() as conn:
@@ -224,5 +223,5 @@ def _delete_rows(turn: Turn, delete: Callable[[Connection], Counter[str]]) -> Wa
         fault_point("deletion.rows_deleted")
         if not deleted:
             return None
-        if turn.is_long:
+        if turn.should_end:
             return NEXT_TURN

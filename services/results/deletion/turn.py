@@ -8,6 +8,7 @@ from typing import Final
 
 from services.objects.port import ObjectStore
 from services.results.deletion.report import Report
+from services.results.repeating import IsStopping
 from services.results.targets.folder import FolderTarget
 from services.store import deletions
 from services.store.database import Connection, Database
@@ -41,6 +42,7 @@ class Turn:
     report: Report
     batch: list[tuple[str, int]]
     """Objects that are being deleted, with their sizes, and not in the report yet."""
+    is_stopping: IsStopping
     _ends_at: float = field(default_factory=lambda: time.monotonic() + _TURN_S)
 
     @property
@@ -52,9 +54,9 @@ class Turn:
         return self.deletion.target
 
     @property
-    def is_long(self) -> bool:
-        """Whether another deletion should have its turn."""
-        return time.monotonic() > self._ends_at
+    def should_end(self) -> bool:
+        """Whether another deletion should have its turn, or the process is to end."""
+        return self.is_stopping() or time.monotonic() > self._ends_at
 
     def save(self, conn: Connection, batch: Sequence[tuple[str, int]] = ()) -> None:
         """Store report and batch in this transaction, and renew the lease.

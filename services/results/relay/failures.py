@@ -55,6 +55,15 @@ def died() -> Failure:
     )
 
 
+def unexpected() -> Failure:
+    return Failure(
+        code="relay_failed",
+        category=Category.PLATFORM,
+        message="The metrics could not be relayed; this is a fault of the service.",
+        retryable=True,
+    )
+
+
 def not_installed() -> Failure:
     return Failure(
         code="wandb_not_installed",

@@ -22,7 +22,7 @@ from services.results.relay.sending import End, Sending, Sent, send
 from services.results.repeating import Repeating
 from services.results.secret_process import ProcessEndedError, Sealed, in_own_process, missing
 from services.store import relay_work, run_documents, runs, sealed_secrets
-from services.store.database import Database
+from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.relay_work import RelayWork
 from services.store.runs import Event
 from services.store.sealed_secrets import SealedSecret
@@ -59,6 +59,7 @@ class Relayer:
         server: str | None,
         *,
         lease: timedelta,
+        stopping: threading.Event,
     ) -> None:
         """Not started yet.
 
@@ -70,13 +71,16 @@ class Relayer:
         self._scratch = scratch
         self._server = server
         self._lease = lease
-        self._is_stopping = threading.Event()
+        self._stopping = stopping
         self._threads = ExitStack()
 
     def __enter__(self) -> Self:
         for number in range(_AT_ONCE):
-            thread = Repeating(f"relay_{number}", self.work, every_s=_LOOK_EVERY_S)
-            self._threads.enter_context(thread)
+            self._threads.enter_context(
+                Repeating(
+                    f"relay_{number}", self.work, every_s=_LOOK_EVERY_S, stopping=self._stopping
+                )
+            )
         return self
 
     def __exit__(
@@ -85,7 +89,6 @@ class Relayer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._is_stopping.set()
         self._threads.close()
 
     def work(self) -> int:
@@ -94,7 +97,7 @@ class Relayer:
         Raises DatabaseDownError or DatabaseBusyError; the relay goes on after its lease.
         """
         num_turns = 0
-        while not self._is_stopping.is_set():
+        while not self._stopping.is_set():
             with self._database.transaction() as conn:
                 work = relay_work.claim(conn, self._lease, of_one_tenant=_OF_ONE_TENANT)
             if work is None:
@@ -103,11 +106,23 @@ class Relayer:
                 tenant_id=work.tenant_id, run_id=work.run_id
             ):
                 try:
-                    self._take_turn(work)
+                    self._take_counted_turn(work)
                 except (LeaseLostError, NotFoundError):
                     log.warning("relay_taken_over")
             num_turns += 1
         return num_turns
+
+    def _take_counted_turn(self, work: RelayWork) -> None:
+        """A turn; an unexpected error counts as a failed try, so that they do not go on forever."""
+        try:
+            self._take_turn(work)
+        except (LeaseLostError, NotFoundError, *TRANSIENT_ERRORS):
+            raise
+        except Exception:  # one relay must not end the turns of the others
+            log.exception("relay_failed_unexpectedly")
+            with self._database.transaction() as conn:
+                secret = sealed_secrets.get(conn, work.tenant_id, work.secret, "wandb")
+            self._note_failure(work, failures.unexpected(), secret)
 
     def _take_turn(self, work: RelayWork) -> None:
         rows = self._read(work)
@@ -180,7 +195,7 @@ class Relayer:
                     send,
                     sending,
                     deadline_s=_SHARE_OF_LEASE * self._lease.total_seconds(),
-                    is_stopping=self._is_stopping.is_set,
+                    is_stopping=self._stopping.is_set,
                 )
             except ProcessEndedError:
                 log.error("relaying_process_died")
@@ -202,7 +217,7 @@ class Relayer:
         log.info("metrics_relayed", step=step, rows=len(rows.rows), is_end=is_end)
 
     def _note_failure(self, work: RelayWork, failure: Failure, used: SealedSecret | None) -> None:
-        if self._is_stopping.is_set():  # we ended its process
+        if self._stopping.is_set():  # we ended its process
             with self._database.transaction() as conn:
                 relay_work.pause(conn, work, least=timedelta(0), most=timedelta(0))
             return

@@ -46,45 +46,49 @@ class FolderTarget:
             raise TargetDownError(_down(error)) from error
         return Published(location=str(place), revision=revision)
 
-    def remove_tenant(self, tenant_id: str) -> tuple[int, int]:
-        """Delete all that was published of a tenant; returns how many files and bytes there were.
+    def of_tenant(self, tenant_id: str) -> list[Path]:
+        """The folders with all that was published of a tenant."""
+        place = self._root / tenant_id
+        return [place] if place.is_dir() else []
 
-        Raises ObjectStoreDownError where it cannot be deleted now.
-        """
-        return _remove([self._root / tenant_id])
+    def of_run(self, tenant_id: str, run_id: str) -> list[Path]:
+        """The folders with the result and the checkpoints of one run.
 
-    def remove_run(self, tenant_id: str, run_id: str) -> tuple[int, int]:
-        """As ``remove_tenant``, for the result and the checkpoints of one run.
-
-        What a process that was killed has left goes, too. Nothing may publish meanwhile.
+        With what a process that was killed has left. Nothing may publish meanwhile.
         """
         place = self._root / tenant_id
-        if not place.is_dir():
-            return 0, 0
         ours = (f"{run_id}-", f".{run_id}.", f".{run_id}-")
-        return _remove(
-            [each for each in place.iterdir() if each.name == run_id or each.name.startswith(ours)]
-        )
+        return [
+            each
+            for each in (place.iterdir() if place.is_dir() else ())
+            if each.name == run_id or each.name.startswith(ours)
+        ]
 
 
-def _remove(places: Sequence[Path]) -> tuple[int, int]:
-    num_files = size_bytes = 0
+def files_and_bytes(folders: Sequence[Path]) -> tuple[int, int]:
+    """How many files are below these folders, and their bytes."""
+    sizes = [path.stat().st_size for folder in folders for path in _files_below(folder)]
+    return len(sizes), sum(sizes)
+
+
+def remove(folders: Sequence[Path]) -> None:
+    """Delete these folders. Raises ObjectStoreDownError where that cannot be done now."""
     try:
-        for place in places:
-            for path in _files_below(place):
-                num_files += 1
-                size_bytes += path.stat().st_size
-            if place.exists():
-                shutil.rmtree(place)
+        for folder in folders:
+            shutil.rmtree(folder)
     except OSError as error:
         raise ObjectStoreDownError(f"publications: {error.strerror}") from error
-    return num_files, size_bytes
 
 
 def _replace(place: Path, files: Path) -> None:
-    """Replace ``place`` with a full copy; if this process is killed, the next try repairs it."""
+    """Replace ``place`` with a full copy; if this process is killed, the next try repairs it.
+
+    Of two at the same time one may fail.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     # No id starts with a dot, so these names never collide with a publication.
+    for leftover in place.parent.glob(f".{place.name}.*"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     incoming = place.with_name(f".{place.name}.{secrets.token_hex(8)}.new")
     outgoing = incoming.with_suffix(".old")
     try:

@@ -7,6 +7,7 @@ process for each event would take longer to start than to send it.
 
 import multiprocessing
 import os
+import threading
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Final, Self
@@ -29,9 +30,11 @@ _END_S: Final = 5.0
 class Courier:
     """A thread that looks for events to send; a context manager."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, stopping: threading.Event) -> None:
+        """Not started yet. ``stopping``: as of ``Repeating``."""
         self._database = database
-        self._thread = Repeating("webhooks", self.work, every_s=LOOK_EVERY_S)
+        self._stopping = stopping
+        self._thread = Repeating("webhooks", self.work, every_s=LOOK_EVERY_S, stopping=stopping)
 
     def work(self) -> None:
         """Send what is due, if anything is. Raises DatabaseDownError or DatabaseBusyError."""
@@ -63,7 +66,7 @@ class Courier:
                     webhook_tries.labels(outcome=outcomes.recv_bytes().decode()).inc()
                 except EOFError:
                     return
-            elif self._thread.is_stopping and not is_asked:
+            elif self._stopping.is_set() and not is_asked:
                 process.terminate()
                 is_asked = True
 

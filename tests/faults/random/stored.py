@@ -11,7 +11,7 @@ from services.objects.errors import ObjectStoreError
 from services.objects.folders import get_folder
 from services.objects.keys import attempts_prefix
 from services.objects.port import ObjectStore
-from services.results.sweep import Sweeper
+from services.results.sweep import sweep_runs
 from services.store.database import Database
 from tests.faults.random.rows import FolderRow, RunRow
 
@@ -55,7 +55,7 @@ def unnamed(
     try:
         with database.transaction() as conn:
             conn.execute(_SWEEP_NOW)
-        Sweeper(database, store).sweep()
+        sweep_runs(database, store)
     finally:
         database.close()
     named = tuple(folder.key_prefix for folder in folders)
