@@ -238,8 +238,8 @@ def test_a_dataset_that_an_open_run_needs_is_kept(ada: Deleting) -> None:
         run_control.cancel(conn, ada.db.tenant_id, run_id)
     dataset_id = dataset_of(ada, run_id)
     ada.delete_dataset(dataset_id)
-    with pytest.raises(NotFoundError):  # no new run on it
-        ada.db.queued(datasets={"photos": dataset_id})
+    with ada.db.database.transaction() as conn:  # no new run on it
+        assert datasets.usability(conn, ada.db.tenant_id, [dataset_id]) == {}
 
 
 def test_a_run_that_starts_to_need_a_shard_while_it_is_deleted_has_it_built_again(
