@@ -107,7 +107,9 @@ def test_a_secret_is_stored_replaced_listed_and_deleted(tenant: Tenant) -> None:
         ({"kind": "git", "value": "canary"}, ("/kind", "bad_value")),
         ({"kind": "hub"}, ("/value", "missing")),
         ({"value": "canary"}, ("/kind", "missing")),
-        ({"kind": "hub", "value": VALUES["hub"], "more": "canary"}, ("/more", "unknown_field")),
+        ({"kind": "hub", "value": VALUES["hub"], "more": "canary"}, ("", "unknown_field")),
+        ({"kind": "hub", "value": VALUES["hub"], "canary": 1}, ("", "unknown_field")),
+        ({"kind": "hub", "value": VALUES["hub"], "canary": ["\0"]}, ("", "bad_value")),
     ],
 )
 def test_a_wrong_value_is_refused_and_never_quoted(
@@ -118,6 +120,17 @@ def test_a_wrong_value_is_refused_and_never_quoted(
     assert problems_of(answer) == {problem}
     assert "canary" not in answer.text
     assert tenant.get("/v1/secrets")["data"] == []
+
+
+def test_a_field_given_twice_and_an_unknown_parameter_are_not_quoted(tenant: Tenant) -> None:
+    headers = {"Content-Type": "application/json"}
+    for body in ('{"canary": 1, "canary": 2}', '{"canary": ' + "[" * 40 + "]" * 40 + "}"):
+        answer = tenant.http.put("/v1/secrets/my-hub", content=body, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_json")
+        assert "canary" not in answer.text
+    answer = tenant.http.get("/v1/secrets?canary=1")
+    assert (answer.status_code, problems_of(answer)) == (422, {("", "unknown_parameter")})
+    assert "canary" not in answer.text
 
 
 @pytest.mark.parametrize(

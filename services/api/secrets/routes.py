@@ -9,9 +9,9 @@ from fastapi import APIRouter, Response
 from services.api.auditing import AuthorDep
 from services.api.errors import SecretsOffError
 from services.api.paging import After, Limit, Page, check_cursor, page_of
-from services.api.routing import TenantRoute
 from services.api.scopes import needs
 from services.api.secrets.presenting import secret_shape
+from services.api.secrets.secret_route import SecretRoute
 from services.api.secrets.shapes import (
     NAME_IN_WORDS,
     Secret,
@@ -21,18 +21,10 @@ from services.api.secrets.shapes import (
     is_secret_name,
 )
 from services.api.service import ServiceDep, TenantDep
-from services.api.spooled_body import IN_MEMORY_BYTES
 from services.domain.audit import Facts
 from services.domain.errors import InvalidRequestError, NotFoundError, Problem
 from services.secrets.sealing import seal
 from services.store import audit, metric_relays, secrets
-
-
-class SecretRoute(TenantRoute):
-    """Its bodies are short, so that none is ever written to a disk."""
-
-    body_limit_bytes = IN_MEMORY_BYTES
-
 
 router = APIRouter(prefix="/v1", tags=["secrets"], route_class=SecretRoute)
 
