@@ -4,9 +4,18 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
 
 from services.api.json_body import MOST_NUMBER
+from services.domain.visible_text import VISIBLE_PATTERN, is_visible
 
 # What follows says in JSON Schema what ``json_body`` and ``is_id`` check, for the OpenAPI document.
 _NO_NUL: Final = "^[^\\u0000]*$"
@@ -39,13 +48,28 @@ def _whole(value: Any) -> Any:
 WHOLE: Final = BeforeValidator(_whole)
 """Of an integer as JSON Schema has it: 1.0 is one."""
 Text = Annotated[str, Field(json_schema_extra={"pattern": _NO_NUL})]
+
+
+def _visible(name: str) -> str:
+    if not is_visible(name):
+        words = (
+            "A name has no control character (such as a line break or a tab) and no invisible one"
+        )
+        raise PydanticCustomError("not_visible", words)
+    return name
+
+
+_CHECK_VISIBLE: Final = AfterValidator(_visible)
+_Visible = Annotated[str, Field(json_schema_extra={"pattern": VISIBLE_PATTERN})]
+Name = Annotated[_Visible, Field(min_length=1, max_length=200), _CHECK_VISIBLE]
+"""A name is shown to other people, on terminals too."""
+OptionalName = Annotated[_Visible, Field(max_length=200), _CHECK_VISIBLE]
 RunId = Annotated[str, Field(json_schema_extra={"pattern": "^run_[0-9a-f]{32}$"})]
 DatasetId = Annotated[str, Field(json_schema_extra={"pattern": "^ds_[0-9a-f]{32}$"})]
 MemberId = Annotated[str, Field(json_schema_extra={"pattern": "^mem_[0-9a-f]{32}$"})]
 KeyId = Annotated[str, Field(json_schema_extra={"pattern": "^key_[0-9a-f]{32}$"})]
 WorkerId = Annotated[str, Field(json_schema_extra={"pattern": "^wrk_[0-9a-f]{32}$"})]
 TenantId = Annotated[str, Field(json_schema_extra={"pattern": "^ten_[0-9a-f]{32}$"})]
-Name = Annotated[Text, Field(min_length=1, max_length=200)]
 BatchId = Annotated[str, Field(json_schema_extra={"pattern": "^bat_[0-9a-f]{32}$"})]
 DeletionId = Annotated[str, Field(json_schema_extra={"pattern": "^del_[0-9a-f]{32}$"})]
 PublicationId = Annotated[str, Field(json_schema_extra={"pattern": "^pub_[0-9a-f]{32}$"})]

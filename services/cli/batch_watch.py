@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from services.cli import batch_view
+from services.cli import batch_view, output
 from services.client.retry import Retry
 from services.domain.states import OVER
 
@@ -36,7 +36,7 @@ def watch_batch(client: "Client", batch_id: str, console: Console) -> "Compariso
         return _follow_plainly(client, batch_id, console)
     except KeyboardInterrupt:
         text = f"{batch_id} continues. Watch it again: reverie batches watch {batch_id}"
-        console.print(Text(text), soft_wrap=True)
+        console.print(output.text_of(text), soft_wrap=True)
         raise
 
 
@@ -70,7 +70,7 @@ def _follow_plainly(client: "Client", batch_id: str, console: Console) -> "Compa
             stand = _stand(run)
             if shown.get(run["row"]) != stand:
                 shown[run["row"]] = stand
-                console.print(Text(batch_view.line(run)), soft_wrap=True)
+                console.print(output.text_of(batch_view.line(run)), soft_wrap=True)
     assert state is not None
     return state
 
@@ -97,4 +97,6 @@ def table(state: "Comparison") -> Table:
 
 
 def _cut(text: str) -> Text:
-    return Text(text, no_wrap=True, overflow="ellipsis")
+    shown = output.text_of(text)
+    shown.no_wrap, shown.overflow = True, "ellipsis"
+    return shown

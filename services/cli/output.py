@@ -1,15 +1,24 @@
-"""What commands print: JSON for programs, tables for people, and one line for each problem."""
+"""What commands print: JSON for programs, tables for people, and one line for each problem.
 
+Tenants' texts must not command a terminal or forge lines, so everything that is printed has escapes
+in place of control characters and hidden ones.
+"""
+
+import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from services.domain.visible_text import escaped
+
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 
@@ -24,6 +33,7 @@ _COLOURS = {
     "pausing": "yellow",
     "running": "cyan",
 }
+_COLOUR_SEQUENCE: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def consoles() -> "tuple[Console, Console]":
@@ -35,41 +45,65 @@ def consoles() -> "tuple[Console, Console]":
     )
 
 
+def text_of(value: object, style: str = "") -> "Text":
+    """A value for the terminal, in one line."""
+    from rich.text import Text
+
+    return Text(escaped(str(value)), style=style)
+
+
 def print_json(body: Any) -> None:
-    """One JSON document on stdout and nothing else."""
-    sys.stdout.write(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+    """One JSON document on stdout and nothing else, in ASCII: JSON has escapes for the rest."""
+    sys.stdout.write(json.dumps(body, indent=2) + "\n")
+
+
+def print_csv(rows: Iterable[Sequence[object]]) -> None:
+    """Rows of CSV on stdout; the first one has the names of the columns."""
+    writer = csv.writer(sys.stdout)
+    writer.writerows(
+        [escaped(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
+    )
+
+
+def print_log(text: str) -> None:
+    """What a program printed: line breaks and tabs stay, and colours are left out.
+
+    A carriage return ends a line, so that nothing is written over.
+    """
+    plain = _COLOUR_SEQUENCE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    sys.stdout.write(escaped(plain, keep="\n\t"))
+    sys.stdout.flush()
 
 
 def print_error(text: str) -> None:
-    """Plain text on stderr: it may quote what a tenant wrote."""
-    sys.stderr.write(f"error: {text}\n")
+    """Plain text on stderr; lines after the first are indented, so that none looks like another."""
+    first, *others = text.split("\n")
+    sys.stderr.write(f"error: {escaped(first)}\n")
+    sys.stderr.writelines(f"  {escaped(line.strip())}\n" for line in others)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table whose columns are never shortened, so that ids can be copied."""
     from rich.table import Table
-    from rich.text import Text
 
     out, _ = consoles()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, no_wrap=True, overflow="ignore")
+        table.add_column(text_of(column), no_wrap=True, overflow="ignore")
     for row in rows:
-        table.add_row(*(Text(str(cell), style=_COLOURS.get(str(cell), "")) for cell in row))
+        table.add_row(*(text_of(cell, _COLOURS.get(str(cell), "")) for cell in row))
     out.width = max(out.width, 200)  # rich would shorten columns to the terminal's width
     out.print(table, crop=False, no_wrap=True)
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
     """Names and values, one pair a line; a value of None is left out."""
-    from rich.text import Text
-
     out, _ = consoles()
     wide = max(len(name) for name in facts)
     for name, value in facts.items():
         if value is not None:
-            line = Text(f"{name:<{wide}}  ", style="dim")
-            line.append(str(value), style=_COLOURS.get(str(value).partition(" ")[0], "not dim"))
+            line = text_of(f"{name:<{wide}}  ", "dim")
+            line.append(text_of(value, _COLOURS.get(str(value).partition(" ")[0], "not dim")))
             out.print(line)
 
 
@@ -95,10 +129,8 @@ def print_deletion(deletion: Mapping[str, Any]) -> None:
 
 def print_note(text: str) -> None:
     """A remark on stderr, so that it never mixes with a result."""
-    from rich.text import Text
-
     _, err = consoles()
-    err.print(Text(text))
+    err.print(text_of(text))
 
 
 def when(stamp: str | None) -> str | None:

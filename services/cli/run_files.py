@@ -8,6 +8,7 @@ import typer
 from services.cli import output
 from services.cli.connection import Invocation
 from services.cli.run_options import RunId
+from services.domain.visible_text import escaped
 
 if TYPE_CHECKING:
     from services.client.client import Client
@@ -66,7 +67,7 @@ def download_shown(client: "Client", run_id: str, folder: str, to: Path) -> list
 
     _, err = output.consoles()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
@@ -78,7 +79,7 @@ def download_shown(client: "Client", run_id: str, folder: str, to: Path) -> list
         def show(now: DownloadProgress) -> None:
             progress.update(
                 task,
-                description=now.path.rpartition("/")[2],
+                description=escaped(now.path.rpartition("/")[2]),
                 completed=now.done_bytes,
                 total=now.total_bytes,
             )

@@ -1,18 +1,13 @@
 """`reverie runs logs`: what a run's training processes print."""
 
-import re
-import sys
 from dataclasses import asdict
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from services.cli import output
 from services.cli.connection import Invocation
 from services.cli.run_options import RunId
-
-_ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[ -/]*[0-Z\\-~])")
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def logs(
@@ -37,20 +32,10 @@ def logs(
         while True:
             page = client.list_logs(run_id, tail=tail, after=after)
             for piece in page.data:
-                output.print_json(asdict(piece)) if as_json else _print(piece.text)
+                output.print_json(asdict(piece)) if as_json else output.print_log(piece.text)
                 after = piece.end_byte
             if not page.has_more:
                 break
         if follow:
             for piece in client.stream_logs(run_id, after):
-                output.print_json(asdict(piece)) if as_json else _print(piece.text)
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(printable(text))
-    sys.stdout.flush()
-
-
-def printable(text: str) -> str:
-    """The text without what would command a terminal."""
-    return _CONTROL.sub("", _ESCAPE.sub("", text))
+                output.print_json(asdict(piece)) if as_json else output.print_log(piece.text)

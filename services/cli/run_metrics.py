@@ -1,7 +1,5 @@
 """`reverie runs metrics`: numbers of a run as a table, as CSV, or as JSON."""
 
-import csv
-import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -49,9 +47,7 @@ def metrics(
             f"{run_id} has no {', '.join(unknown)}; it has {', '.join(found['names'])}"
         )
     elif as_csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(_COLUMNS)
-        writer.writerows(_rows(found))
+        output.print_csv([_COLUMNS, *_rows(found)])
     else:
         for series in found["series"]:
             output.print_note(f"{series['name']}  {sparkline(series['mean'])}")

@@ -7,8 +7,8 @@ from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.text import Text
 
+from services.cli import output
 from trainer_core.local.output import View
 from trainer_core.process.event_texts import outcome_line, stage_name, step_facts
 from trainer_core.process.events import Event
@@ -59,14 +59,14 @@ class LiveView:
         self._max_steps = 0
 
     def log(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(output.text_of(text), soft_wrap=True)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         self._show(stage, done, total, "")
 
     def event(self, event: Event) -> None:
         for text in self._warnings.new_in(event):
-            self._console.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+            self._console.print(output.text_of(f"warning: {text}", "yellow"), soft_wrap=True)
         match event.name:
             case "plan":
                 self._max_steps = event.data["steps"]
@@ -96,7 +96,7 @@ class PlainView:
         self._shown_s = float("-inf")
 
     def log(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(output.text_of(text), soft_wrap=True)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         if self._is_due(stage, done, total, every=total):

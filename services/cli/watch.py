@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
-from rich.text import Text
 
+from services.cli import output
 from services.cli.watch_state import WatchState
 from services.cli.watch_view import plain_line, render
 
@@ -34,12 +34,12 @@ def watch_run(client: "Client", run_id: str, console: Console) -> "Run":
             _follow_plainly(client, state, console)
     except KeyboardInterrupt:
         text = f"{run_id} continues. Watch it again: reverie runs watch {run_id}"
-        console.print(Text(text), soft_wrap=True)
+        console.print(output.text_of(text), soft_wrap=True)
         raise
     run = client.get_run(run_id)
     if run["status"] == "paused":
         text = f"{run_id} is paused. Let it go on: reverie runs resume {run_id}"
-        console.print(Text(text), soft_wrap=True)
+        console.print(output.text_of(text), soft_wrap=True)
     return run
 
 
@@ -62,7 +62,7 @@ def _follow_live(client: "Client", state: WatchState, console: Console) -> None:
 
 def _follow_plainly(client: "Client", state: WatchState, console: Console) -> None:
     for warning in state.warnings:
-        console.print(Text(f"warning: {warning}"), soft_wrap=True)
+        console.print(output.text_of(f"warning: {warning}"), soft_wrap=True)
     shown = set(state.warnings)
     for event in _events(client, state.run_id):
         step_before = state.step
@@ -72,4 +72,4 @@ def _follow_plainly(client: "Client", state: WatchState, console: Console) -> No
         if (line := plain_line(state, event, step_before)) is not None:
             lines.append(line)
         for line in lines:
-            console.print(Text(line), soft_wrap=True)
+            console.print(output.text_of(line), soft_wrap=True)

@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from services.cli import output
 from services.cli.watch_state import STATUS_EVENTS, FixedLoss, WatchState, smoothed
 from trainer_core.in_words import duration, speed
 
@@ -84,8 +85,8 @@ def render(state: WatchState, busy: RenderableType = "") -> RenderableType:
         grid.add_row("validation", _fixed_loss_text(state.fixed_losses))
     parts: list[RenderableType] = [grid]
     if state.reason:
-        parts.append(Text(state.reason, style="red" if state.status == "failed" else "yellow"))
-    parts += [Text(f"! {text}", style="yellow") for text in state.warnings[-_WARNINGS_SHOWN:]]
+        parts.append(output.text_of(state.reason, "red" if state.status == "failed" else "yellow"))
+    parts += [output.text_of(f"! {text}", "yellow") for text in state.warnings[-_WARNINGS_SHOWN:]]
     if (hidden := len(state.warnings) - _WARNINGS_SHOWN) > 0:
         parts.append(Text(f"and {hidden} more: reverie runs show {state.run_id}", style="dim"))
     colour = _COLOURS.get(state.status, "dim")
@@ -111,7 +112,7 @@ def _status(state: WatchState) -> str:
 
 
 def _status_line(state: WatchState, busy: RenderableType) -> RenderableType:
-    text = Text(_status(state), style=f"bold {_COLOURS.get(state.status, 'default')}")
+    text = output.text_of(_status(state), f"bold {_COLOURS.get(state.status, 'default')}")
     if state.attempt > 1:
         text.append(f"  attempt {state.attempt}", style="not bold dim")
     row = Table.grid(padding=(0, 1))

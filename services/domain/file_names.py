@@ -7,14 +7,9 @@ import re
 import unicodedata
 from typing import Final
 
+from services.domain.visible_text import CONTROLS, HIDDEN, escaped
+
 MAX_PATH_CHARACTERS: Final = 512
-CONTROLS: Final = r"\u0000-\u001f\u007f-\u009f"
-HIDDEN: Final = (
-    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u2028-\u202e"
-    r"\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb" + "\U000e0000-\U000e007f"
-)
-"""Characters that show nothing, and marks that turn the direction of text: with one, a file can
-look like another one, or like a picture."""
 DEVICES: Final = (
     *("con", "prn", "aux", "nul", "conin$", "conout$"),
     *(f"{port}{digit}" for port in ("com", "lpt") for digit in "123456789¹²³"),
@@ -61,12 +56,7 @@ def _stem(part: str) -> str:
 
 def shown(path: str) -> str:
     """The path for a message: cut to a length, with each character escaped that cannot be seen."""
-    text = path if len(path) <= MAX_PATH_CHARACTERS else f"{path[:100]}…"
-    return "".join(c if _is_visible(c) else c.encode("unicode_escape").decode() for c in text)
-
-
-def _is_visible(character: str) -> bool:
-    return not any(kind.match(character) for kind in (_CONTROL, _HIDDEN, _HALF_PAIR))
+    return escaped(path if len(path) <= MAX_PATH_CHARACTERS else f"{path[:100]}…")
 
 
 def folded(path: str) -> str:

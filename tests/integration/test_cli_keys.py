@@ -89,6 +89,18 @@ def test_members_of_a_tenant(cli: Cli, fleet: Fleet) -> None:
         cli("members", "change", bob["id"])
 
 
+def test_a_stored_name_does_not_command_an_operators_terminal(cli: Cli, fleet: Fleet) -> None:
+    hostile = "\x1b]0;pwned\x07\x1b[31mRED\r\nowner  fake"  # names of before may be such
+    eve = cli("members", "create", "eve", "--role", "viewer", "--json")["id"]
+    with database_of(fleet) as database, database.transaction() as conn:
+        conn.execute("UPDATE members SET name = %s WHERE member_id = %s", (hostile, eve))
+    for arguments in (("admin", "list-members", "ada"), ("members", "list")):
+        (line,) = [line for line in cli(*arguments).splitlines() if eve in line]
+        assert r"\x1b]0;pwned\x07\x1b[31mRED\r\nowner  fake" in line
+    assert cli("members", "list", "--json")["data"][0]["name"] == hostile
+    cli("members", "remove", eve)
+
+
 def test_usage_and_quotas(cli: Cli, fleet: Fleet) -> None:
     with database_of(fleet) as database, database.transaction() as conn:
         conn.execute("INSERT INTO gpu_classes VALUES ('h200', 3500000)")

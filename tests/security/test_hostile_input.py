@@ -92,6 +92,26 @@ def test_names_that_one_file_system_would_take_for_one_are_refused(
     assert create(tenant, *paths).status_code == 422
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/members", {"role": "viewer"}),
+        ("/v1/api-keys", {}),
+        ("/v1/datasets", {"files": [file_named("a.jpg")]}),
+        ("/v1/batches", {"runs": [{"config": {}, "data_backends": [], "datasets": {}}]}),
+    ],
+)
+def test_a_name_that_would_command_a_terminal_is_refused(
+    tenant: Tenant, path: str, body: Json
+) -> None:
+    for character in "\x1b\n\t\x7f\x9b\u202e\u200b":
+        answer = tenant.http.post(path, json={**body, "name": f"red{character}owner"})
+        assert answer.status_code == 422, (path, character)
+        (problem,) = answer.json()["errors"]
+        assert problem["pointer"] == "/name"
+        assert "no control character" in problem["message"]
+
+
 @given(parts=st.lists(HURTING | st.text(max_size=8), min_size=1, max_size=5))
 @QUICK
 def test_text_is_refused_or_stored_exactly_as_sent(tenant: Tenant, parts: list[str]) -> None:

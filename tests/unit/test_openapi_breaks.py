@@ -24,6 +24,8 @@ ANNOUNCED: Final[frozenset[str]] = frozenset(
     {
         # Names that mean another file on another system, or look like one: CHANGELOG.md tells.
         "POST /v1/datasets: the body, files may not be that",
+        # Names have no control characters and no invisible ones.
+        "POST /v1/datasets: the body, name has another pattern",
         # Numbers are bounded where all clients mean the same number.
         "POST /v1/runs: the body, config may not be number",
         # What is no id of a run is refused, no longer answered with an empty list.

@@ -8,7 +8,16 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from services.api.runs.shapes import RunRequest, RunStatus
-from services.api.shapes import WHOLE, Body, Failure, JsonObject, ProblemItem, Shape, Text
+from services.api.shapes import (
+    WHOLE,
+    Body,
+    Failure,
+    JsonObject,
+    OptionalName,
+    ProblemItem,
+    Shape,
+    Text,
+)
 from services.domain.sweeps import MAX_OPTIONS, MAX_ROWS, Method, Scale
 
 _ARRAY: Final[JsonDict] = {"type": "array"}
@@ -83,7 +92,7 @@ class BatchRequest(Body):
 
     model_config = ConfigDict(json_schema_extra=_ONE_OF_BOTH)
 
-    name: Annotated[Text, Field(max_length=200)] = ""
+    name: OptionalName = ""
     runs: Annotated[list[RunRequest], Field(min_length=1, max_length=MAX_ROWS)] | None = None
     base: RunRequest | None = None
     """What all runs of the sweep have, other than the swept options."""

@@ -6,7 +6,8 @@ from typing import Final
 
 from pydantic.config import JsonValue
 
-from services.domain.file_names import CONTROLS, DEVICES, HIDDEN
+from services.domain.file_names import DEVICES
+from services.domain.visible_text import CONTROLS, HIDDEN
 from services.store.datasets import Media
 from trainer_core.data.captions import MAX_CAPTION_BYTES
 

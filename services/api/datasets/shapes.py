@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from services.api.datasets.file_kinds import SIZES_BYTES, file_schemas
 from services.api.datasets.part_sizes import part_sizes
-from services.api.shapes import WHOLE, Body, DatasetId, ProblemItem, Shape, Text
+from services.api.shapes import WHOLE, Body, DatasetId, Name, ProblemItem, Shape, Text
 from services.domain.file_names import MAX_PATH_CHARACTERS
 
 MAX_FILES = 100_000
@@ -35,7 +35,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class DatasetRequest(Body):
     """A new dataset: its name and all its files."""
 
-    name: Annotated[Text, Field(min_length=1, max_length=200)]
+    name: Name
     files: Annotated[list[FileDeclaration], Field(min_length=1, max_length=MAX_FILES)]
 
 
