@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from services.client.errors import BadNamesError, ClientError, EmptyFolderError
-from services.domain.file_names import folded, path_fault, shown
+from services.domain.file_names import files_as_folders, key_of, path_fault, shown
 from trainer_core.data.folder import CAPTION_SUFFIX, IMAGE_SUFFIXES, FolderFiles, list_files
 
 _SUFFIXES: Final = ", ".join(sorted({*IMAGE_SUFFIXES, CAPTION_SUFFIX}))
@@ -39,14 +39,18 @@ def named_files(folder: Path) -> dict[str, Path]:
 
 
 def _faults(paths: list[str]) -> Iterator[str]:
-    seen: dict[str, str] = {}
+    seen: dict[bytes, str] = {}
     for path in paths:
         wrong = path_fault(_composed(path))
         if wrong is not None:
             yield f"{shown(path)} {wrong}"
-        twin = seen.setdefault(folded(path), path)
+            continue
+        twin = seen.setdefault(key_of(path), path)
         if twin is not path:
             yield f"{shown(path)} and {shown(twin)} are one file where case does not count"
+    for file, inner in files_as_folders(seen):
+        both = f"{shown(seen[file])} is also the folder of {shown(seen[inner])}"
+        yield f"{both} where case does not count"
 
 
 def _composed(path: str) -> str:

@@ -1,10 +1,12 @@
-"""Names of files that mean one file on every system, and look like what they are.
+"""Names of files that mean the same file wherever they can be stored, and look like what they are.
 
-A dataset is made on one machine, trained on another and downloaded to a third.
+Characters that Windows cannot store, such as ``?``, are taken: ordinary names have them elsewhere.
 """
 
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Final
 
 from services.domain.visible_text import CONTROLS, HIDDEN, escaped
@@ -62,3 +64,20 @@ def shown(path: str) -> str:
 def folded(path: str) -> str:
     """Equal for two paths that are one file where case or the form of Unicode does not count."""
     return unicodedata.normalize("NFC", path).casefold()
+
+
+def key_of(path: str) -> bytes:
+    """``folded`` as bytes: one character beyond ASCII makes a text take up to four times as much.
+
+    The path has to be text in UTF-8.
+    """
+    return folded(path).encode()
+
+
+def files_as_folders(keys: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Each file that would be a folder, too, with the first file in there; of keys of paths."""
+    # Sorted like this, what lies in a folder of a file's name comes right behind the file.
+    ordered = sorted(key.replace(b"/", b"\0") for key in keys)
+    for file, other in pairwise(ordered):
+        if other.startswith(file + b"\0"):
+            yield file.replace(b"\0", b"/"), other.replace(b"\0", b"/")

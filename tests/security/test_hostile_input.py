@@ -85,11 +85,26 @@ def test_a_file_name_that_could_leave_its_folder_or_deceive_is_refused(
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("paths", [("a.jpg", "A.jpg"), ("a.jpg", "a.jpg"), ("ß.jpg", "SS.jpg")])
+@pytest.mark.parametrize(
+    "paths",
+    [
+        *(("a.jpg", "A.jpg"), ("a.jpg", "a.jpg"), ("ß.jpg", "SS.jpg")),
+        *(("a.txt", "a.txt/b.jpg"), ("B.JPG/c/d.jpg", "a.txt", "b.jpg", "b.jpg.txt")),
+    ],
+)
 def test_names_that_one_file_system_would_take_for_one_are_refused(
-    tenant: Tenant, paths: tuple[str, str]
+    tenant: Tenant, paths: tuple[str, ...]
 ) -> None:
-    assert create(tenant, *paths).status_code == 422
+    answer = create(tenant, *paths)
+    assert answer.status_code == 422
+    assert [each["code"] for each in answer.json()["errors"]] == ["conflict"]
+
+
+def test_names_that_some_system_cannot_store_and_folders_that_it_joins_are_taken(
+    tenant: Tenant,
+) -> None:
+    odd = ("a*.jpg", "what is it?.jpg", "a<b.jpg", "a|b.jpg", 'a"b.jpg', "12:30.jpg")
+    assert create(tenant, *odd, "a/b.jpg", "A/c.jpg").status_code == 201
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,14 @@ def test_every_bad_name_is_told_with_the_way_out(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_that_would_be_a_folder_elsewhere_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadNamesError) as caught:
+        named_files(fill(tmp_path, "a.jpg", "A.JPG/b.jpg", "a.jpg.txt"))
+    assert caught.value.faults == (
+        "a.jpg is also the folder of A.JPG/b.jpg where case does not count",
+    )
+
+
 def test_a_name_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb"):  # noqa: PTH123  # a name as bytes
         pass

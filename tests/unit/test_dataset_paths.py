@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.api.datasets.file_kinds import SIZES_BYTES, media_of, path_pattern
-from services.domain.file_names import folded, path_fault, shown
+from services.domain.file_names import files_as_folders, folded, key_of, path_fault, shown
 
 _PARTS = ["a", "Z", "C:", ":", "/", "\\", ".", "..", " ", "\0", "\n", "\x9f", "\u202e", "\u2066"]
 _ODD = ["é", "e\u0301", "\u200b", "\ufeff", "\U000e0041", "con", "AUX", "nul.", "Com1", "lpt²", "0"]
@@ -112,6 +112,19 @@ def test_what_is_taken_stays_one_file_of_the_same_look(path: str) -> None:
 )
 def test_names_that_differ_in_case_or_form_are_one(one: str, other: str) -> None:
     assert folded(one) == folded(other)
+
+
+@given(
+    paths=st.sets(st.lists(st.sampled_from("abA!."), min_size=1, max_size=5).map("".join)),
+    folders=st.lists(st.sampled_from("aB.")),
+)
+def test_every_file_that_is_a_folder_is_found(paths: set[str], folders: list[str]) -> None:
+    keys = {key_of(path) for path in paths}
+    keys |= {b"/".join([key_of(folder), key]) for folder in folders for key in keys}
+    found = list(files_as_folders(keys))
+    inner = {(a, b) for a in keys for b in keys if b.startswith(a + b"/")}
+    assert {file for file, _ in found} == {file for file, _ in inner}
+    assert set(found) <= inner
 
 
 def test_what_cannot_be_seen_is_escaped_in_messages() -> None:

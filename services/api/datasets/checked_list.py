@@ -86,6 +86,7 @@ class _Check:
         except ValidationError as error:
             self._misshapen.add(_shape_problems(error, ()))
         self._misshapen.refuse()
+        self._refused.add(self._rules.about_folders())
         self._refused.refuse()
         self._write_line()
         return name

@@ -7,7 +7,7 @@ from typing import Final
 from services.api.datasets.file_kinds import MEDIA, SIZES_BYTES, media_of
 from services.api.datasets.shapes import FileDeclaration
 from services.domain.errors import Problem
-from services.domain.file_names import folded, path_fault, shown
+from services.domain.file_names import files_as_folders, key_of, path_fault, shown
 from services.store.datasets import Media, NewFile
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -17,7 +17,6 @@ class FileRules:
     """Checks the files of one list, one by one."""
 
     def __init__(self) -> None:
-        # As bytes, since one character beyond ASCII makes a text take up to four times as much.
         self._seen: dict[bytes, bytes] = {}
 
     def check(self, file: FileDeclaration, at: str) -> NewFile | list[Problem]:
@@ -36,14 +35,25 @@ class FileRules:
             return problems
         return NewFile(path=file.path, media=media, size_bytes=file.size_bytes, sha256=file.sha256)
 
+    def about_folders(self) -> Iterator[Problem]:
+        """What is wrong with the files that were checked, taken together."""
+        for file, inner in files_as_folders(self._seen):
+            message = f"{_shown(self._seen[file])} is a file, and also the folder of "
+            message += f"{_shown(self._seen[inner])} (case is ignored)."
+            yield Problem(pointer="/files", code="conflict", message=message)
+
     def _about_twin(self, path: str, at: str) -> Iterator[Problem]:
-        same = folded(path)
-        key = same.encode()
-        written = key if same == path else path.encode()
+        key, written = key_of(path), path.encode()
+        if key == written:
+            written = key
         twin = self._seen.setdefault(key, written)
         if twin is not written:
-            message = f"{path} is listed twice, also as {twin.decode()} (case is ignored)."
+            message = f"{shown(path)} is listed twice, also as {_shown(twin)} (case is ignored)."
             yield Problem(pointer=f"{at}/path", code="conflict", message=message)
+
+
+def _shown(path: bytes) -> str:
+    return shown(path.decode())
 
 
 def _about_path(path: str, at: str) -> Iterator[Problem]:
@@ -60,7 +70,7 @@ def _about_content(file: FileDeclaration, media: Media | None, at: str) -> Itera
     else:
         least, most = SIZES_BYTES[media]
         if not least <= file.size_bytes <= most:
-            message = f"{file.path} has {file.size_bytes} bytes; "
+            message = f"{shown(file.path)} has {file.size_bytes} bytes; "
             message += f"a file of this kind has {least} to {most} bytes."
             yield Problem(pointer=f"{at}/size_bytes", code="bad_value", message=message)
     if _SHA256.fullmatch(file.sha256) is None:

@@ -240,7 +240,7 @@ def _has_other_address(case: Case, problem: Json) -> bool:
 
 
 def _has_bad_paths(case: Case, problem: Json) -> bool:
-    """The paths are not in NFC, or differ in case only: exactly those are named."""
+    """The paths are not in NFC, differ in case only, or are folders of others: those are named."""
     seen: dict[str, str] = {}
     expected = set()
     for position, file in enumerate(case.body["files"]):
@@ -250,7 +250,15 @@ def _has_bad_paths(case: Case, problem: Json) -> bool:
         folded = unicodedata.normalize("NFC", path).casefold()
         if seen.setdefault(folded, path) is not path:
             expected.add((f"/files/{position}/path", "conflict"))
+    if any(path.startswith(f"{file}/") for path in seen for file in seen):
+        expected.add(("/files", "conflict"))
     return {(each["pointer"], each["code"]) for each in problem["errors"]} == expected
+
+
+def _names_both_ends(case: Case, problem: Json) -> bool:
+    """The last lines, and those after a byte."""
+    named = [each["pointer"] for each in problem["errors"]]
+    return named == ["query:tail"] and {"tail", "after"} <= case.query.keys()
 
 
 def _has_bad_deadline(_case: Case, problem: Json) -> bool:
@@ -357,6 +365,7 @@ _REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ("POST /v1/uploads/parts:abort", "invalid_request"): _is_of_another_dataset,
     ("POST /v1/datasets/{dataset_id}:complete", "dataset_incomplete"): _always,
     ("GET /v1/runs/{run_id}/result", "no_result"): _always,
+    ("GET /v1/runs/{run_id}/logs", "invalid_request"): _names_both_ends,
     ("PATCH /v1/runs/{run_id}", "run_over"): _always,
     ("PATCH /v1/runs/{run_id}", "version_mismatch"): _names_a_version,
     **_CONTROL,
