@@ -30,8 +30,8 @@ def parse_body(body: bytes) -> Any:
         raise not_json(error.msg, error.lineno, error.colno) from None
     except RecursionError:
         raise too_deep() from None
-    except ValueError as error:  # an integer of more digits than Python reads
-        raise unreadable(error) from None
+    except ValueError:  # an integer of more digits than Python reads
+        raise unreadable() from None
     if problems := list(unstorable(value, (), 1)):
         raise InvalidRequestError(problems)
     return value
@@ -70,9 +70,9 @@ def too_deep(at: str = "") -> InvalidJsonError:
     return InvalidJsonError(f"The body is nested deeper than {MAX_DEPTH} levels{where}.")
 
 
-def unreadable(error: ValueError) -> InvalidJsonError:
+def unreadable() -> InvalidJsonError:
     """The error where Python cannot read a number."""
-    return InvalidJsonError(f"The body is not JSON: {error}.")
+    return InvalidJsonError("The body has a number of too many digits.")
 
 
 def object_of_pairs(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -122,8 +122,8 @@ class _Text:
                     self._fail_at(error.pos, error.msg)
             except RecursionError:
                 raise too_deep() from None
-            except ValueError as error:  # an integer of more digits than Python reads
-                raise unreadable(error) from None
+            except ValueError:  # an integer of more digits than Python reads
+                raise unreadable() from None
             else:
                 if self._is_complete or end + _LOOK_AHEAD < len(self._text):
                     self._at = end

@@ -66,8 +66,8 @@ def refusal(actor: Actor, scope: Scope) -> ScopeMissingError | None:
     if scope not in SCOPES_OF[actor.role]:
         roles = " or ".join(role for role, scopes in SCOPES_OF.items() if scope in scopes)
         return ScopeMissingError(
-            f"This needs the scope {scope}, which a {actor.role} does not have. Ask an owner of "
-            f"the tenant for the role {roles}."
+            f"This needs the scope {scope}, which the role {actor.role} does not have. "
+            f"Ask an owner of the tenant for the role {roles}."
         )
     return ScopeMissingError(
         f"This needs the scope {scope}, which this key was made without. Use another key, or make "

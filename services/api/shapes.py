@@ -82,11 +82,13 @@ _RFC_3339: Final = re.compile(
 
 def _moment(value: Any) -> Any:
     if not isinstance(value, str) or _RFC_3339.fullmatch(value) is None:
-        raise ValueError("a time has to be written as in RFC 3339, such as 2030-01-31T12:00:00Z")
+        words = "A time has to be written as in RFC 3339, such as 2030-01-31T12:00:00Z"
+        raise PydanticCustomError("not_a_time", words)
     try:
         return datetime.fromisoformat(value.upper()).astimezone(UTC)
-    except OverflowError:
-        raise ValueError("a time has to be between the years 1 and 9999") from None
+    except (ValueError, OverflowError):
+        words = "There is no such day, hour or zone between the years 1 and 9999"
+        raise PydanticCustomError("no_such_time", words) from None
 
 
 Moment = Annotated[datetime, BeforeValidator(_moment)]

@@ -107,7 +107,7 @@ def change(
     ] = None,
     requests_per_minute: Annotated[
         str | None,
-        typer.Option(metavar="N|none", help="Requests that create something."),
+        typer.Option(metavar="N|none", help="Requests that create something; 0 refuses all."),
     ] = None,
 ) -> None:
     """Set limits of a tenant, from now on; `none` brings the service's default back.

@@ -28,7 +28,7 @@ def logs(
     """
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
-        after = 0
+        after: int | None = None
         while True:
             page = client.list_logs(run_id, tail=tail, after=after)
             for piece in page.data:
@@ -37,5 +37,5 @@ def logs(
             if not page.has_more:
                 break
         if follow:
-            for piece in client.stream_logs(run_id, after):
+            for piece in client.stream_logs(run_id, after or 0):
                 output.print_json(asdict(piece)) if as_json else output.print_log(piece.text)

@@ -32,8 +32,8 @@ class Transport:
     ) -> None:
         self.url = url.rstrip("/")
         self.retry = retry
-        settings = {**_settings(self.url, api_key), "timeout": timeout, "verify": verify}
         try:
+            settings = {**_settings(self.url, api_key), "timeout": timeout, "verify": verify}
             self.http = httpx.Client(**settings)
         except (httpx.InvalidURL, ValueError) as error:
             raise ClientError(f"{url!r} cannot be used: {error}") from error
@@ -58,9 +58,8 @@ class AsyncTransport:
     def __init__(self, url: str, api_key: str, retry: Retry) -> None:
         self.url = url.rstrip("/")
         self.retry = retry
-        settings = _settings(self.url, api_key)
         try:
-            self.http = httpx.AsyncClient(**settings)
+            self.http = httpx.AsyncClient(**_settings(self.url, api_key))
         except (httpx.InvalidURL, ValueError) as error:
             raise ClientError(f"{url!r} cannot be used: {error}") from error
 
@@ -95,6 +94,8 @@ def _settings(url: str, api_key: str) -> dict[str, Any]:
             "the key is empty, or has a space, a line break or another character that no key "
             "has (it is not shown here)"
         )
+    if httpx.URL(url).scheme not in {"http", "https"}:
+        raise ClientError(f"{url!r} is no address of a service: it begins with https:// or http://")
     return {
         "base_url": url,
         "headers": {"Authorization": f"Bearer {api_key}", "User-Agent": "reverie"},

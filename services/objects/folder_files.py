@@ -22,6 +22,8 @@ from services.objects.errors import (
 
 INCOMING: Final = ".incoming"  # no key starts with a dot
 NOTHING_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR)
+_TRIES: Final = 100
+"""Of giving a file its name while deletions take its folder, each of them once."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_RIGHT: Final = (
     errno.ENOTDIR,
@@ -78,17 +80,35 @@ def write(
         create: the folder of the file where it is missing.
     """
     temporary = secrets.token_hex(16)
-    with (
-        directory(root, (INCOMING,), create=True) as incoming,
-        directory(root, parts[:-1], create=create) as parent,
-    ):
+    tries = _TRIES if create else 1
+    with directory(root, (INCOMING,), create=True) as incoming:
         try:
             _write_new(temporary, incoming, fill)
-            give_name(temporary, incoming, parts[-1], parent)
-            os.fsync(parent)
+            for tries_left in reversed(range(tries)):
+                try:
+                    with directory(root, parts[:-1], create=create) as parent:
+                        give_name(temporary, incoming, parts[-1], parent)
+                        os.fsync(parent)
+                        return
+                except FileNotFoundError:  # the folder was empty, and a deletion took it
+                    if not tries_left:
+                        raise
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=incoming)
+
+
+def delete(root: Path, parts: tuple[str, ...]) -> None:
+    """Delete a file, and those of its folders that are empty then. Raises OSError as it comes."""
+    with directory(root, parts[:-1], create=False) as parent:
+        os.unlink(parts[-1], dir_fd=parent)
+        os.fsync(parent)
+    for length in range(len(parts) - 1, 0, -1):
+        try:
+            with directory(root, parts[: length - 1], create=False) as parent:
+                os.rmdir(parts[length - 1], dir_fd=parent)
+        except OSError:  # it is not empty, or another deletion took it; one that stays is harmless
+            return
 
 
 def _write_new(name: str, folder: int, fill: Callable[[BinaryIO], object]) -> None:

@@ -20,6 +20,7 @@ from services.objects.folder_files import (
     INCOMING,
     NOTHING_THERE,
     checked,
+    delete,
     directory,
     link,
     rename,
@@ -100,9 +101,7 @@ class FolderStore:
     def delete(self, key: str) -> None:
         parts = check_key(key)
         try:
-            with self._directory(parts[:-1], create=False) as parent:
-                os.unlink(parts[-1], dir_fd=parent)
-                os.fsync(parent)
+            delete(self._root, parts)
         except OSError as error:
             if error.errno not in NOTHING_THERE:
                 raise translated(error, key) from error
@@ -114,11 +113,7 @@ class FolderStore:
             with self._directory(parts, create=False) as top:
                 for folder, _, names, fd in os.fwalk(".", dir_fd=top):
                     below = prefix + folder[2:] + ("/" if folder != "." else "")
-                    found += [
-                        below + name
-                        for name in names
-                        if stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
-                    ]
+                    found += [below + name for name in names if _is_file(name, fd)]
         except OSError as error:
             if error.errno not in NOTHING_THERE:
                 raise translated(error, prefix) from error
@@ -185,6 +180,13 @@ class FolderStore:
         self, parts: tuple[str, ...], *, create: bool
     ) -> contextlib.AbstractContextManager[int]:
         return directory(self._root, parts, create=create)
+
+
+def _is_file(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:  # deleted while the folder is listed
+        return False
 
 
 def _after(expires_s: int) -> datetime:

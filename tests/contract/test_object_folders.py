@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from services.domain.ids import new_id
 from services.domain.ledger import CachedShard, StoredFiles
 from services.objects.errors import ObjectCorruptError, ObjectMissingError
+from services.objects.folder_store import FolderStore
 from services.objects.folders import get_folder, get_shard, put_folder, put_shard
 from services.objects.keys import shard_prefix
 from services.objects.port import ObjectStore
+from services.objects.signing import UrlSigner
 from tests.support.objects import SHA256
 
 
@@ -168,3 +171,25 @@ def test_a_damaged_shard_is_named_and_leaves_nothing(store: ObjectStore, tmp_pat
     put_shard(store, tenant_id, digest, "text", tmp_path / "local")
     get_shard(store, tenant_id, shard, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == b"numbers", "building it again repairs it"
+
+
+def test_a_deletion_leaves_no_empty_folder_and_hurts_no_writer(tmp_path: Path) -> None:
+    root = tmp_path / "objects"
+    store = FolderStore(root, UrlSigner(api_url="http://unused", signing_key=b"unused here 0123"))
+    store.put_bytes("runs/other/weights", b"stays")
+
+    def write_and_delete(writer: int) -> None:
+        for number in range(60):
+            key = f"runs/one/attempts/1/{writer}"
+            if number % 2:
+                assert store.commit_once(key, b"body")
+            else:
+                store.put_bytes(key, b"body")
+            assert store.get_bytes(key, limit_bytes=4) == b"body"
+            assert set(store.list_keys("runs/")) >= {key, "runs/other/weights"}
+            store.delete(key)
+
+    with ThreadPoolExecutor(4) as writers:
+        list(writers.map(write_and_delete, range(4)))
+    found = {str(path.relative_to(root)) for path in root.rglob("*")}
+    assert found == {".incoming", "runs", "runs/other", "runs/other/weights"}

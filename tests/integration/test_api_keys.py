@@ -271,7 +271,9 @@ def test_a_demoted_member_may_do_less_with_its_next_request(
     assert owner.ok("PATCH", address, {"role": "viewer"})["role"] == "viewer"
     refused = bob.call("POST", "/v1/datasets", {})
     assert problem(refused)[:2] == (403, "scope_missing")
-    assert "the scope datasets:write, which a viewer does not have" in refused.json()["detail"]
+    assert (
+        "the scope datasets:write, which the role viewer does not have" in refused.json()["detail"]
+    )
     assert bob.works
     for _ in range(2):
         assert owner.call("DELETE", address).status_code == 204

@@ -105,6 +105,9 @@ def test_a_log_is_read_in_pages_and_from_its_end(tenant: Tenant, tenant_db: Tena
         assert "".join(p["text"] for p in page["data"]) == "".join(lines[-tail:]), tail
         assert page["has_more"] is False
     assert tenant.http.get(f"{path}?tail=0").status_code == 422
+    for accept in ("application/json", "text/event-stream"):
+        both = tenant.http.get(f"{path}?tail=5&after=0", headers={"Accept": accept})
+        assert (both.status_code, both.json()["errors"][0]["pointer"]) == (422, "query:tail")
 
 
 def test_bytes_that_are_left_out_are_told(tenant: Tenant, tenant_db: TenantDatabase) -> None:

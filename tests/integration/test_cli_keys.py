@@ -76,7 +76,7 @@ def test_keys_of_a_tenant(cli: Cli, fleet: Fleet) -> None:
 def test_members_of_a_tenant(cli: Cli, fleet: Fleet) -> None:
     bob = cli("members", "create", "bob", "--role", "viewer", "--json")
     secret = cli("keys", "create", "laptop", "--member", bob["id"], "--json")["secret"]
-    with pytest.raises(ProblemError, match="a viewer does not have"):
+    with pytest.raises(ProblemError, match="the role viewer does not have"):
         cli("members", "create", "eve", key=secret)
     assert cli("members", "change", bob["id"], "--role", "owner", "--json")["role"] == "owner"
     cli("members", "create", "lin", key=secret)

@@ -277,7 +277,7 @@ def test_what_is_not_ones_own_is_answered_like_what_does_not_exist(
         found = theirs.status_code, code_of(theirs)
         if role not in WHO[str(row.scope)]:
             assert found == (403, "scope_missing"), (name, role)
-            needed = f"the scope {row.scope}, which a {role} does not have"
+            needed = f"the scope {row.scope}, which the role {role} does not have"
             assert needed in theirs.json()["detail"]
         elif role == "member" and name == MAKES_KEYS:
             assert found == (422, "invalid_request")

@@ -10,13 +10,15 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
+from services.api.api_keys.shapes import ApiKeyRequest
 from services.api.datasets.checked_list import check_list, files_of
 from services.api.edge import RequestEdge
 from services.api.errors import InvalidJsonError
 from services.api.json_body import parse_body
-from services.api.problems import STATUS, UNAVAILABLE, install_handlers
+from services.api.problems import STATUS, UNAVAILABLE, install_handlers, shape_problem
 from services.domain.errors import DomainError, InvalidRequestError
 from services.objects.errors import ObjectStoreRefusedError, WrongClockError
 from services.store.datasets import NewFile
@@ -63,13 +65,33 @@ def test_a_store_that_refuses_because_of_the_clock_is_unavailable() -> None:
         (b'{"a": "\xff"}', "UTF-8 (byte 7)"),
         (b"[" * 33 + b"]" * 33, "nested deeper"),
         (b"[" * 200_000, "nested deeper"),
-        (b"1" * 5000, "digits"),
+        (b"1" * 5000, "The body has a number of too many digits."),
     ],
 )
 def test_invalid_json_is_refused_with_its_place(body: bytes, words: str) -> None:
     with pytest.raises(InvalidJsonError, match=r".") as caught:
         parse_body(body)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [
+        ("tomorrow", "A time has to be written as in RFC 3339, such as 2030-01-31T12:00:00Z"),
+        *(
+            (moment, "There is no such day, hour or zone between the years 1 and 9999")
+            for moment in (
+                *("0000-01-01T00:00:00Z", "0001-01-01T00:00:00+01:00", "2030-02-30T00:00:00Z"),
+                *("2030-01-01T00:00:00+99:00", "2030-01-01T25:00:00Z"),
+            )
+        ),
+    ],
+)
+def test_a_wrong_time_is_refused_in_plain_words(moment: str, words: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ApiKeyRequest.model_validate({"name": "ci", "expires_at": moment})
+    (found,) = caught.value.errors()
+    assert shape_problem({**found, "loc": ("body", *found["loc"])}).message == f"{words}."
 
 
 def test_text_that_cannot_be_stored_is_refused_with_pointers() -> None:

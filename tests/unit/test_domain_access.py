@@ -44,8 +44,11 @@ def test_a_list_narrows_a_role_and_never_widens_it() -> None:
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        (actor("viewer"), "a viewer does not have. Ask an owner of the tenant for the role owner"),
-        (actor("viewer", "runs:write"), "a viewer does not have"),
+        (
+            actor("viewer"),
+            "the role viewer does not have. Ask an owner of the tenant for the role owner",
+        ),
+        (actor("viewer", "runs:write"), "the role viewer does not have"),
         (actor("owner", "runs:read"), "was made without. Use another key, or make one with it"),
     ],
 )

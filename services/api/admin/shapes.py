@@ -24,6 +24,7 @@ class QuotaChanges(Body):
     storage_bytes: Annotated[int, Field(ge=0, le=10**18), WHOLE] | None = None
     uploads: Count | None = None
     requests_per_minute: Count | None = None
+    """0 refuses every request of the tenant; operators' requests do not count."""
 
 
 class TenantRequest(Body):

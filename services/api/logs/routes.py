@@ -17,7 +17,7 @@ from services.api.runs.lookup import find_run
 from services.api.scopes import needs
 from services.api.service import ActorDep, Service, ServiceDep
 from services.api.shapes import RunId
-from services.domain.errors import NotFoundError
+from services.domain.errors import InvalidRequestError, NotFoundError, Problem
 from services.store import run_logs
 
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
@@ -26,7 +26,7 @@ Byte = Annotated[int, Field(ge=0, lt=2**62), DIGITS]
 AfterByte = Annotated[Byte | None, Query(description="Only what follows this byte: an end_byte.")]
 Tail = Annotated[
     Annotated[int, Field(ge=1, le=2000), DIGITS] | None,
-    Query(description="Only so many lines, the last ones."),
+    Query(description="Only so many lines, the last ones. Not with after."),
 ]
 LastEventId = Annotated[
     Byte | None, Header(alias="Last-Event-ID", description="Where a stream goes on.")
@@ -59,6 +59,9 @@ async def list_logs(  # noqa: PLR0917 - a route is called by name
     Of each attempt the first MiB and the newest 3 MiB are kept, also after the run is over.
     """
     tenant_id = actor.tenant_id
+    if tail is not None and after is not None:
+        message = "Give tail or after, not both: tail is the end of the logs."
+        raise InvalidRequestError([Problem(pointer="query:tail", code="refused", message=message)])
     after_byte = last_event_id if last_event_id is not None else after or 0
     if not asks_for_stream(request):
         if tail is None:

@@ -15,13 +15,13 @@ def list_attempts(run_id: str, *, limit: int = 20, after: int | None = None) -> 
 
 
 def list_logs(
-    run_id: str, *, limit: int = 100, after: int = 0, tail: int | None = None
+    run_id: str, *, limit: int = 100, after: int | None = None, tail: int | None = None
 ) -> Call[Page[LogPiece]]:
     """What the training processes printed, oldest first.
 
     Args:
         after: only what follows the ``end_byte`` of a piece.
-        tail: only so many lines, the last ones.
+        tail: only so many lines, the last ones; not with ``after``.
     """
     query = {"limit": limit, "after": after, "tail": tail}
     return page(f"/v1/runs/{part(run_id)}/logs", query, LogPiece.of_json)
