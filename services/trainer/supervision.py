@@ -23,6 +23,8 @@ from trainer_core.process.events import OUTCOMES, Event
 log = structlog.get_logger(__name__)
 
 _TICK_S: Final = 0.1
+_LAST_TICK_S: Final = 0.01
+"""While the budget of the run ends: each moment is charged."""
 _EXIT_GRACE_S: Final = 60.0
 """Time for the process to exit after its outcome event; driver teardown can take seconds."""
 _LEDGER_ANSWERS_WITHIN_S: Final = 1.0
@@ -80,7 +82,11 @@ class Supervision:
             if self._outcome is not None and self._stalls.silent_s > _EXIT_GRACE_S:
                 log.warning("child_slow_to_exit")
                 return self._outcome
-            time.sleep(_TICK_S)
+            time.sleep(self._tick_s())
+
+    def _tick_s(self) -> float:
+        left_s = self._lease.budget.left_s
+        return _TICK_S if left_s is None else min(_TICK_S, max(_LAST_TICK_S, left_s))
 
     def _handle(self, event: Event) -> None:
         self._stalls.note(event)

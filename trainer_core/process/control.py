@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 from trainer_core.errors import TrainerError
 
-_POLL_S: Final = 0.2
+_POLL_S: Final = 0.05
 
 
 class ControlRequest(StrEnum):

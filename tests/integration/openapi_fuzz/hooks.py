@@ -29,6 +29,13 @@ LARGE_UPLOAD: Final[Json] = json.loads(os.environ["FUZZ_LARGE_UPLOAD"])
 _UNKNOWN_HEADER: Final = "x-schemathesis-unknown-property"
 SPARE: Final[Json] = json.loads(os.environ["FUZZ_SPARE"])
 """What the requests may change, and what they must not: ``command.Spare``."""
+_NEEDED: Final = {
+    os.environ["FUZZ_FINISHED_RUN"],
+    SPARE["webhook_id"],
+    LARGE_UPLOAD["dataset_id"],
+    *RUN_REQUEST["datasets"].values(),
+}
+"""What other requests need; a link from one answer to the next request may name it."""
 DEADLINE: Final = (datetime.now(UTC) + timedelta(days=30)).isoformat()
 """One that the service accepts."""
 WEBHOOK_URL: Final = "https://hooks.example.com:8443/reverie"
@@ -102,7 +109,7 @@ def filter_case(context: HookContext, case: Case) -> bool:
 
 @schemathesis.hook
 def before_call(context: HookContext, case: Case, kwargs: Json) -> None:
-    """Keep the keys that the requests are sent with, their members, a webhook, and the tenants.
+    """Keep the keys that the requests are sent with, their members, the tenants, and ``_NEEDED``.
 
     Names of tenants are found in answers, also after a change, and would confirm their deletion.
     """
@@ -115,7 +122,7 @@ def before_call(context: HookContext, case: Case, kwargs: Json) -> None:
             # An inferred link took the action behind an id, as in …:clone, for a part of it.
             id_ = case.path_parameters[name] = unquote(str(value)).partition(":")[0] or "none"
         is_kept = id_ in SPARE["kept_ids"] and case.method != "GET"
-        if is_kept or (case.method == "DELETE" and id_ == SPARE["webhook_id"]):
+        if is_kept or (case.method == "DELETE" and id_ in _NEEDED):
             case.path_parameters[name] = f"{id_.partition('_')[0]}_{'0' * 32}"
 
 
