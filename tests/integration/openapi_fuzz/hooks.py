@@ -81,6 +81,8 @@ def map_case(context: HookContext, case: Case) -> Case:
                 case.path_parameters["deletion_id"] = SPARE["deletion_id"]
             case "POST /v1/runs/{run_id}:clone", _:
                 case.path_parameters["run_id"] = os.environ["FUZZ_FINISHED_RUN"]
+            case "GET /v1/runs/{run_id}/result", _:
+                case.path_parameters["run_id"] = os.environ["FUZZ_FINISHED_RUN"]
             case "GET /v1/runs/{run_id}/diff", _:
                 case.path_parameters["run_id"] = os.environ["FUZZ_FINISHED_RUN"]
                 case.query["against"] = os.environ["FUZZ_FINISHED_RUN"]
