@@ -11,7 +11,7 @@ from services.cli import estimates, output
 from services.cli.config_options import Config, Setting, settings_of
 from services.cli.connection import CommandError, Invocation
 from services.cli.run_options import RunId
-from services.cli.runs import Sources, print_submitted
+from services.cli.runs import print_submitted
 from trainer_core.in_words import duration
 
 if TYPE_CHECKING:
@@ -35,7 +35,12 @@ def validate(
     ctx: typer.Context,
     *,
     config: Config,
-    dataset: Sources = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BACKEND=DATASET", help="What an image backend reads: ds_…. Repeatable."
+        ),
+    ] = None,
     setting: Setting = None,
     as_json: output.Json = False,
 ) -> None:

@@ -29,7 +29,7 @@ class IllegalTransitionError(DomainError):
     code = "illegal_move"
 
     def __init__(self, *, here: str, there: str) -> None:
-        super().__init__(f"a run that is {here} cannot become {there}")
+        super().__init__(f"a {here} run cannot become {there}")
         self.here, self.there = here, there
 
 

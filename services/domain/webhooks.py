@@ -119,4 +119,4 @@ def _address_problems(url: str, allowed: Sequence[Network]) -> Iterator[str]:
         yield f"The port has to be {default}, or {_LEAST_PORT} or more."
     with contextlib.suppress(ValueError):
         if not may_be_reached(ip_address(host), allowed):
-            yield "This address is not a public one."
+            yield "This address is not a public one; only the operator of the service can allow it."

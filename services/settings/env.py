@@ -216,8 +216,15 @@ class Settings:
         For `reverie worker --join` only. `reverie admin worker-keys create` makes it.
         """
         file = self._given.get("REVERIE_WORKER_KEY_FILE")
+        key = self._given.get("REVERIE_WORKER_KEY")
+        if file is None and key is None:
+            message = (
+                "REVERIE_WORKER_KEY_FILE is not set, and neither is REVERIE_WORKER_KEY. An "
+                "operator of the service makes the key (docs/how-to/rent-a-machine.md)."
+            )
+            raise SettingsError(message)
         if file is None:
-            return self._required("REVERIE_WORKER_KEY")
+            return str(key)
         try:
             return Path(file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:

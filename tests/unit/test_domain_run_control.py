@@ -30,7 +30,7 @@ CELLS = [
 @pytest.mark.parametrize(("action", "status", "is_held", "outcome"), CELLS)
 def test_the_table(action: Action, status: RunStatus, is_held: bool, outcome: str) -> None:
     if outcome == REFUSED:
-        with pytest.raises(IllegalTransitionError, match=f"{status} cannot become"):
+        with pytest.raises(IllegalTransitionError, match=f"{status} run cannot become"):
             status_after(action, status, is_held=is_held)
         return
     there = status_after(action, status, is_held=is_held)

@@ -29,5 +29,5 @@ def test_a_transition_is_allowed_exactly_where_the_table_has_an_arrow(
     if there in TRANSITIONS[here]:
         check_transition(here, there)
     else:
-        with pytest.raises(IllegalTransitionError, match=f"{here} cannot become {there}"):
+        with pytest.raises(IllegalTransitionError, match=f"{here} run cannot become {there}"):
             check_transition(here, there)

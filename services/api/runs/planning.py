@@ -241,7 +241,10 @@ def _about_assignment(chosen: Mapping[str, str], imported: Imported) -> Iterator
     """Problems where an image backend has no dataset, or a dataset has no image backend."""
     wanted = {backend.id for backend in imported.plan.identity.backends}
     for backend_id in sorted(wanted - chosen.keys()):
-        message = f"The image backend {backend_id} needs a dataset: add it to datasets."
+        message = (
+            f"The image backend {backend_id} needs a dataset: add it to datasets (from the command "
+            f"line: --dataset {backend_id}=FOLDER, where instance_data_dir names none that exists)."
+        )
         yield Problem(pointer=_at(backend_id), code="missing", message=message)
     for backend_id in sorted(chosen.keys() - wanted):
         message = (

@@ -23,7 +23,10 @@ SecretPath = Annotated[
 SecretId = Annotated[str, Field(json_schema_extra={"pattern": "^sec_[0-9a-f]{32}$"})]
 Kind = Literal["hub", "s3", "wandb"]
 _VALUES: Final[dict[str, tuple[str, str]]] = {
-    "hub": ("^hf_[A-Za-z0-9._-]{16,2000}$", "a token of the Hugging Face Hub: hf_…"),
+    "hub": (
+        "^hf_[A-Za-z0-9._-]{16,2000}$",
+        "a token of the Hugging Face Hub: hf_ and 16 characters or more",
+    ),
     "s3": ("^[!-9;-~]{3,128}:[!-~]{8,512}$", "an access key id, a colon, and its secret key"),
     "wandb": ("^[A-Za-z0-9_-]{40,256}$", "an API key of Weights & Biases: 40 characters or more"),
 }
