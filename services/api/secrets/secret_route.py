@@ -43,8 +43,10 @@ class SecretRoute(TenantRoute):
 
 
 def _unquoted(problem: Problem) -> Problem:
-    """The problem, where it names a known field; else the same without the name."""
+    """The problem, where it names a known field or parameter; else the same without the name."""
     if problem.pointer in _POINTERS or problem.pointer.startswith("header:"):
         return problem
-    message = "There is a field or parameter that this address does not have; it is not quoted."
+    if problem.pointer.startswith("query:"):  # whose message names known parameters only
+        return Problem(pointer="query:", code=problem.code, message=problem.message)
+    message = "There is a field that this address does not have; it is not quoted."
     return Problem(pointer="", code=problem.code, message=message)
