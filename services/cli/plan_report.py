@@ -5,7 +5,7 @@ errors and warnings, so that all of them are reported at once. Imports no torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from trainer_core.base_models.describe import listed_base_models
 from trainer_core.base_models.resolve import NotFound, resolve
 from trainer_core.base_models.shape import BaseShape, published_shape, shape_of
 from trainer_core.config.plan import Plan
-from trainer_core.config.plan.problems import PlanError
+from trainer_core.config.plan.problems import Notice, PlanError
 from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.config.simpletuner.model import base_name_of
@@ -61,7 +61,10 @@ class Report:
 
     used: tuple[UsedFile, ...] = ()
     errors: tuple[FoundError, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    """About options, in three groups."""
     warnings: tuple[str, ...] = ()
+    """About files and pictures."""
     plan: Plan | None = None
     plan_digest: str | None = None
     """None where the base model's digest is not known."""
@@ -84,6 +87,7 @@ class _Section(Generic[Content]):
     content: Content
     errors: tuple[FoundError, ...] = ()
     warnings: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 def report_on(
@@ -121,8 +125,9 @@ def report_on(
     errors = tuple(chain.from_iterable(section.errors for section in sections))
     warnings = tuple(chain.from_iterable(section.warnings for section in sections))
     if plan.content is None or errors:
-        return Report(used=documents.used, errors=errors, warnings=warnings)
-    return _resolved(plan.content, base.content, surveys, documents.used, warnings)
+        return Report(used=documents.used, errors=errors, notices=plan.notices, warnings=warnings)
+    resolved = _resolved(plan.content, base.content, surveys, documents.used, warnings)
+    return replace(resolved, notices=plan.notices)
 
 
 def _files_section(
@@ -185,8 +190,8 @@ def _plan_section(
             for problem in error.problems
             if problem.pointer not in known
         ]
-        return _Section(content=None, errors=tuple(errors), warnings=tuple(error.warnings))
-    return _Section(content=imported.plan, warnings=imported.warnings)
+        return _Section(content=None, errors=tuple(errors), notices=error.notices)
+    return _Section(content=imported.plan, notices=imported.notices)
 
 
 def _data_section(

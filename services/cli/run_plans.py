@@ -10,6 +10,7 @@ import typer
 from services.cli import estimates, output
 from services.cli.config_options import Config, Setting, settings_of
 from services.cli.connection import CommandError, Invocation
+from services.cli.notices import EveryNotice, print_notices, ungrouped
 from services.cli.run_options import RunId
 from services.cli.runs import print_submitted
 from trainer_core.in_words import duration
@@ -42,6 +43,7 @@ def validate(
         ),
     ] = None,
     setting: Setting = None,
+    every: EveryNotice = False,
     as_json: output.Json = False,
 ) -> None:
     """Ask the service what a run would be. Nothing is pushed, stored or started.
@@ -69,7 +71,7 @@ def validate(
     if as_json:
         output.print_json(found)
     else:
-        _print_validation(found)
+        _print_validation(found, every=every)
     if not found["is_valid"]:
         raise typer.Exit(1)
 
@@ -149,9 +151,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
-def _print_validation(found: "Validation") -> None:
-    for warning in found["warnings"]:
-        output.print_note(f"warning: {warning}")
+def _print_validation(found: "Validation", *, every: bool) -> None:
+    print_notices(ungrouped(found["notices"]), every=every)
     for problem in found["problems"]:
         output.print_error(f"{problem['pointer']}: {problem['message']} [{problem['code']}]")
     waiting, encoding_s = found["waiting"], found["encoding_s"]

@@ -13,6 +13,7 @@ import typer
 from services.cli import output
 from services.cli.config_options import Setting, settings_of
 from services.cli.connection import Invocation
+from services.cli.notices import EveryNotice, grouped, print_notices
 
 if TYPE_CHECKING:
     from services.cli.plan_report import Progress, Report
@@ -41,6 +42,7 @@ def validate(
         Path, typer.Option(metavar="DIR|FILE", help="SimpleTuner's config.json, or its folder.")
     ],
     setting: Setting = None,
+    every: EveryNotice = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as one line of JSON.")
     ] = False,
@@ -51,7 +53,9 @@ def validate(
 
     Shown: what is trained, with which optimizer, schedule and number of
     steps; the images in each bucket; what cards of common sizes would
-    recompute and offload; the memory of each part.
+    recompute and offload; the memory of each part; and what options do here
+    that is not obvious. Those that make the run act differently are listed,
+    the others are counted, unless --all asks for them.
 
     config.json names other files and image folders. A relative path is tried
     from the parent of config.json's folder, from that folder, and from the
@@ -72,7 +76,7 @@ def validate(
     if as_json:
         sys.stdout.write(json.dumps(_as_json(report)) + "\n")
     else:
-        _print(report)
+        _print(report, every=every)
     if report.errors:
         raise typer.Exit(1)
 
@@ -107,6 +111,7 @@ def _as_json(report: "Report") -> dict[str, Any]:
         "deterministic": report.plan.operation.deterministic if report.plan else None,
         "memory": asdict(report.memory) if report.memory else None,
         "cards": [_card(row) for row in report.cards],
+        "notices": grouped(asdict(each) for each in report.notices),
         "warnings": list(report.warnings),
         "errors": [
             {"pointer": error.pointer, "code": error.code, "message": error.message}
@@ -135,9 +140,10 @@ def _buckets(report: "Report") -> list[dict[str, Any]]:
     ]
 
 
-def _print(report: "Report") -> None:
+def _print(report: "Report", *, every: bool) -> None:
     for file in report.used:
         output.print_note(f"{file.option:<20} {file.path}")
+    print_notices(report.notices, every=every)
     for warning in report.warnings:
         output.print_note(f"warning: {warning}")
     for error in report.errors:

@@ -176,10 +176,28 @@ class Relay(TypedDict):
     error: Failure | None
 
 
+class Notice(TypedDict):
+    """One line about one option."""
+
+    option: str
+    pointers: list[str]
+    data_backends: list[str]
+    message: str
+
+
+class Notices(TypedDict):
+    """What options do here that is not obvious, in three groups."""
+
+    differs: list[Notice]
+    no_effect: list[Notice]
+    handled: list[Notice]
+
+
 class Run(RunSummary):
     """A training run."""
 
     warnings: list[str]
+    notices: Notices
     relay: Relay | None
     attempts: list[Attempt]
     """The newest 100, oldest first."""

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, TypedDict
 
-from services.client.shapes import Estimate, Problem, Spread, Waiting
+from services.client.shapes import Estimate, Notices, Problem, Spread, Waiting
 
 BackendRole = Literal["train", "eval", "mask"]
 
@@ -109,6 +109,7 @@ class Validation(TypedDict):
     is_valid: bool
     problems: list[Problem]
     warnings: list[str]
+    notices: Notices
     plan: dict[str, Any] | None
     plan_digest: str | None
     max_steps: int | None

@@ -1,5 +1,6 @@
 """The large documents of runs, in a separate table: read them only where needed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,15 +27,23 @@ class RunDocuments:
 
 
 _INSERT: Final = """
-INSERT INTO run_documents (run_id, tenant_id, request, plan) VALUES (%s, %s, %s, %s)
+INSERT INTO run_documents (run_id, tenant_id, request, plan, notices)
+VALUES (%s, %s, %s, %s, %s)
 """
 
 
 def insert(
-    conn: Connection, tenant_id: str, run_id: str, *, request: dict[str, Any], plan: dict[str, Any]
+    conn: Connection,
+    tenant_id: str,
+    run_id: str,
+    *,
+    request: dict[str, Any],
+    plan: dict[str, Any],
+    notices: Sequence[dict[str, Any]],
 ) -> None:
     """Store the documents of a run that was created in this transaction."""
-    conn.execute(_INSERT, (run_id, tenant_id, Jsonb(request), Jsonb(plan)))
+    documents = Jsonb(request), Jsonb(plan), Jsonb(list(notices))
+    conn.execute(_INSERT, (run_id, tenant_id, *documents))
 
 
 _READ: Final = SQL("""
@@ -61,6 +70,16 @@ def read_plan(conn: Connection, tenant_id: str, run_id: str) -> dict[str, Any]:
         raise NotFoundError("run", run_id)
     plan: dict[str, Any] = row[0]
     return plan
+
+
+_READ_NOTICES: Final = "SELECT notices FROM run_documents WHERE tenant_id = %s AND run_id = %s"
+
+
+def read_notices(conn: Connection, tenant_id: str, run_id: str) -> list[dict[str, Any]]:
+    """``trainer_core.config.plan.problems.Notice`` as JSON, each; empty for a run of an older
+    version."""
+    row = conn.execute(_READ_NOTICES, (tenant_id, run_id)).fetchone()
+    return [] if row is None else list(row[0])
 
 
 _READ_NAME_FOR_HUB: Final = """

@@ -42,6 +42,8 @@ class NewRun:
     """``trainer_core.config.plan.Plan`` as JSON."""
     plan_digest: str
     warnings: list[str] = field(default_factory=list)
+    notices: list[dict[str, Any]] = field(default_factory=list)
+    """``trainer_core.config.plan.problems.Notice`` as JSON, each."""
     base_model: str
     """Name on the operator's list of base models."""
     datasets: dict[str, str]
@@ -162,7 +164,14 @@ def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
     assert run is not None
     first = ChildEvent(type="run.queued", step=0, data={"stage": Stage.ADMISSION, "reason": None})
     with conn.pipeline():  # in one round trip
-        run_documents.insert(conn, tenant_id, run.run_id, request=new.request, plan=new.plan)
+        run_documents.insert(
+            conn,
+            tenant_id,
+            run.run_id,
+            request=new.request,
+            plan=new.plan,
+            notices=new.notices,
+        )
         if new.wandb_secret is not None:
             metric_relays.insert(conn, tenant_id, run.run_id, new.wandb_secret)
         run_events.append(conn, run.run_id, [first])

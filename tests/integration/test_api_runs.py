@@ -68,7 +68,7 @@ def test_a_run_says_its_priority_what_it_waits_for_and_what_it_cost(
     shown = {
         name: value
         for name, value in run.items()
-        if name not in {"warnings", "attempts", "estimate", "relay"}
+        if name not in {"warnings", "notices", "attempts", "estimate", "relay"}
     }
     assert shown in tenant.get("/v1/runs?limit=5")["data"]
     tenant.post(f"/v1/runs/{run['id']}:cancel", {})

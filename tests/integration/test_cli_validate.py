@@ -25,7 +25,8 @@ from trainer_core.documents import parse_document
 
 ROOT = Path(__file__).parents[2]
 KEYS = {
-    *("trainable_modules", "trainable_parameters", "steps", "buckets", "memory", "warnings"),
+    *("trainable_modules", "trainable_parameters", "steps", "buckets", "memory"),
+    *("notices", "warnings"),
     *("errors", "used_files", "plan_digest", "matmul", "deterministic", "cards"),
 }
 FRESH = """

@@ -225,5 +225,10 @@ def problems_of(
     return [(p.pointer, p.message if messages else p.code) for p in caught.value.problems]
 
 
-def warnings_of(config: dict[str, Any] | None = None, **more: Any) -> tuple[str, ...]:
-    return import_small(config, **more).warnings
+def notices_of(config: dict[str, Any] | None = None, **more: Any) -> tuple[str, ...]:
+    """Every notice about a small run, as text."""
+    return texts(import_small(config, **more))
+
+
+def texts(imported: Imported) -> tuple[str, ...]:
+    return tuple(notice.text for notice in imported.notices)

@@ -260,8 +260,8 @@ def test_a_factor_that_lycoris_loader_misreads_is_reported_with_one_that_it_read
     adapter = lokr_of(lycoris, hidream_linears(TRUE_CONFIG), None, findings, "local")
 
     assert adapter is not None
-    found = [each for each in findings.warnings if "lycoris-lora cannot load" in each]
+    found = [n.text for n in findings.notices if "lycoris-lora cannot load" in n.message]
     assert len(found) == (reported is not None)
     assert all(
-        reported is not None and f"factor {factor}" in each and reported in each for each in found
+        reported is not None and f"factor: {factor}:" in each and reported in each for each in found
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.config_examples import import_small, problems_of, warnings_of
+from tests.unit.config_examples import import_small, notices_of, problems_of, texts
 
 CATS = {"id": "cats", "caption_strategy": "filename", "crop": True, "crop_style": "center"}
 CUTS = {"id": "cuts", "dataset_type": "conditioning", "conditioning_type": "mask"}
@@ -46,12 +46,12 @@ def test_a_wrong_link_between_images_and_masks_is_pointed_at(
 
 
 def test_masks_need_no_captions_and_say_what_they_do_not_take() -> None:
-    warnings = warnings_of(backends=[NAMED, {**CUTS, "repeats": 3, "resolution": 512}])
+    warnings = notices_of(backends=[NAMED, {**CUTS, "repeats": 3, "resolution": 512}])
 
-    assert "repeats has no effect on the masks cuts." in warnings
-    assert "resolution has no effect on the masks cuts." in warnings
-    on_images = warnings_of(backends=[{**CATS, "conditioning_type": "mask"}])
-    assert "conditioning_type has no effect on the images cats." in on_images
+    assert "repeats (cuts): has no effect on masks." in warnings
+    assert "resolution (cuts): has no effect on masks." in warnings
+    on_images = notices_of(backends=[{**CATS, "conditioning_type": "mask"}])
+    assert "conditioning_type (cats): has no effect on images." in on_images
 
 
 def test_full_rank_takes_no_regularisation_data() -> None:
@@ -59,9 +59,7 @@ def test_full_rank_takes_no_regularisation_data() -> None:
     full = {"model_type": "full", "lora_type": None}
 
     assert import_small(backends=backends).plan.identity.backends[0].is_regularisation
-    assert any(
-        "learns only to predict as the base model" in w for w in warnings_of(backends=backends)
-    )
+    assert any("learns only to predict as the base" in w for w in notices_of(backends=backends))
     assert problems_of(full, backends=backends) == [
         ("/data_backends/0/is_regularisation_data", "conflict")
     ]
@@ -78,4 +76,4 @@ def test_held_out_images_are_no_regularisation_data() -> None:
     imported = import_small(backends=[CATS, held_out])
 
     assert not imported.plan.identity.backends[1].is_regularisation
-    assert any("dogs" in warning for warning in imported.warnings)
+    assert any("dogs" in warning for warning in texts(imported))

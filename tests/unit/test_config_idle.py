@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.config_examples import import_small, problems_of, warnings_of
+from tests.unit.config_examples import import_small, notices_of, problems_of, texts
 
 PLAIN: dict[str, Any] = {"id": "a", "caption_strategy": "filename"}
 CUT: dict[str, Any] = {**PLAIN, "crop": True, "crop_style": "center"}
@@ -30,8 +30,8 @@ def test_without_crop_ways_to_cut_change_nothing(idle: dict[str, Any]) -> None:
 
     assert imported.plan.identity_digest() == plain.identity_digest()
     for name in set(idle) - {"crop"}:
-        named = f"{name.removeprefix('--')} has no effect on a without crop."
-        assert named in imported.warnings
+        named = f"{name.removeprefix('--')} (a): has no effect without crop."
+        assert named in texts(imported)
 
 
 def test_a_way_to_cut_that_there_is_not_is_wrong_with_or_without_crop() -> None:
@@ -44,34 +44,34 @@ def test_masks_may_say_how_they_would_be_cut() -> None:
     masks = {**MASKS, "crop": True, "crop_style": "random", "crop_aspect": "closest"}
     backends = [{**CUT, "conditioning_data": "m"}, masks]
 
-    assert "crop_style has no effect on the masks m." in warnings_of(backends=backends)
+    assert "crop_style (m): has no effect on masks." in notices_of(backends=backends)
 
 
 def test_sizes_for_a_cut_are_idle_in_the_config_where_nothing_is_cut() -> None:
     config = {"maximum_image_size": 99, "target_downsample_size": 99}
 
-    assert any("no backend is cropped" in w for w in warnings_of(config, backends=[PLAIN]))
-    assert not any("no backend is cropped" in w for w in warnings_of(config, backends=[CUT]))
+    assert any("no backend is cropped" in w for w in notices_of(config, backends=[PLAIN]))
+    assert not any("no backend is cropped" in w for w in notices_of(config, backends=[CUT]))
 
 
 @pytest.mark.parametrize(
     ("config", "backends", "said"),
     [
-        ({}, [{**PLAIN, "instance_prompt": "sks"}], "instance_prompt has no effect"),
-        ({"instance_prompt": "sks"}, [PLAIN], "instance_prompt has no effect"),
-        ({"grad_clip_method": "norm", "max_grad_norm": 0}, [PLAIN], "grad_clip_method has no"),
-        ({}, [PLAIN, {**HELD_OUT, "repeats": 9}], "repeats has no effect on e"),
+        ({}, [{**PLAIN, "instance_prompt": "sks"}], "instance_prompt (a): has no effect"),
+        ({"instance_prompt": "sks"}, [PLAIN], "instance_prompt: has no effect"),
+        ({"grad_clip_method": "norm", "max_grad_norm": 0}, [PLAIN], "grad_clip_method: has no"),
+        ({}, [PLAIN, {**HELD_OUT, "repeats": 9}], "repeats (e): has no effect on held-out"),
         ({"masked_loss_probability": 0.5}, [PLAIN, {**HELD_OUT, "conditioning_data": "m"}, MASKS],
-         "masked_loss_probability acts only on the loss that is measured"),
+         "masked_loss_probability: acts only on the loss that is measured"),
         ({}, [{**CUT, "maximum_image_size": 99, "target_downsample_size": 199}],
-         "target_downsample_size is above"),
+         "target_downsample_size (a): is above"),
         ({}, [PLAIN, {"id": "v", "dataset_type": "image_embeds"}], "image_embeds is not needed"),
     ],
 )  # fmt: skip
 def test_what_does_nothing_is_reported(
     config: dict[str, Any], backends: list[Any], said: str
 ) -> None:
-    assert any(said in warning for warning in warnings_of(config, backends=backends))
+    assert any(said in warning for warning in notices_of(config, backends=backends))
 
 
 def test_repeats_of_held_out_images_are_none() -> None:
@@ -123,7 +123,7 @@ def test_settings_that_simpletuner_has_are_known(optimizer: str, settings: str, 
 def test_settings_for_how_a_step_is_computed_are_idle() -> None:
     config = {"optimizer": "optimi-lion", "optimizer_config": "kahan_sum=true,foreach=True"}
 
-    assert sum("optimizer_config: " in warning for warning in warnings_of(config)) == 2
+    assert sum("optimizer_config: " in warning for warning in notices_of(config)) == 2
 
 
 @pytest.mark.parametrize("written", ["1_000", "\N{FULLWIDTH DIGIT ONE}", "1e_3", "infinity"])

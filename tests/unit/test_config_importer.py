@@ -15,6 +15,7 @@ from tests.unit.config_examples import (
     TRUE_CONFIG,
     import_small,
     problems_of,
+    texts,
 )
 from trainer_core.config.plan import Clip, Plan
 from trainer_core.config.plan.problems import PlanError, ProblemCode
@@ -263,8 +264,6 @@ def test_what_requests_nothing_is_accepted(harmless: dict[str, Any]) -> None:
          "refused"),
         ({"push_to_hub": True}, "/config/hub_model_id", "missing"),
         ({"push_to_hub": True, "hub_model_id": "a/../b"}, "/config/hub_model_id", "bad_value"),
-        ({"zero_stage": 2}, "/config/zero_stage", "conflict"),
-        ({"world_size": 2}, "/config/world_size", "not_implemented"),
         ({"validation_resolution": "big"}, "/config/validation_resolution", "bad_value"),
         ({"resolution_type": "pixel"}, "/config/resolution_type", "not_implemented"),
     ],
@@ -287,6 +286,20 @@ def test_full_rank_has_rules_of_its_own() -> None:
     ]
 
 
+def test_an_adapter_accumulates_what_several_gpus_would_have_shared() -> None:
+    written = {"num_processes": 2, "gradient_accumulation_steps": 3, "train_batch_size": 4}
+    imported = import_small(written)
+    identity = imported.plan.identity
+
+    assert (identity.world_size, identity.accumulation_steps) == (1, 6)
+    alone = import_small({**written, "num_processes": 1, "gradient_accumulation_steps": 6})
+    assert identity == alone.plan.identity
+    assert (
+        "num_processes: an adapter trains on one GPU: it accumulates 6 batches, so that a step has "
+        "the same 24 samples." in texts(imported)
+    )
+
+
 def test_sizes_beyond_the_base_model_are_lowered_with_a_warning() -> None:
     imported = import_small({"resolution": 1024, "validation_resolution": "1024x512"})
 
@@ -297,7 +310,7 @@ def test_sizes_beyond_the_base_model_are_lowered_with_a_warning() -> None:
         imported.plan.operation.sample_height_px,
     )
     assert (width, height) == (352, 176)
-    assert sum("lowered" in warning for warning in imported.warnings) == 2
+    assert sum("lowered" in warning for warning in texts(imported)) == 2
 
 
 @pytest.mark.parametrize(
@@ -309,8 +322,6 @@ def test_sizes_beyond_the_base_model_are_lowered_with_a_warning() -> None:
         ({"id": "a", "aws_access_key_id": "x"}, "/data_backends/0/aws_access_key_id", "refused"),
         ({"id": "a", "crop": True, "crop_style": "random"}, "/data_backends/0/crop_style",
          "not_implemented"),
-        ({"id": "a", "maximum_image_size": 99, "crop": True},
-         "/data_backends/0/maximum_image_size", "conflict"),
         ({"id": "a", "caption_strategy": "instanceprompt"}, "/data_backends/0/instance_prompt",
          "missing"),
         ({"id": "a", "resolution": 10}, "/data_backends/0/resolution", "bad_value"),

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from tests.unit.config_examples import import_small, problems_of, warnings_of
+from tests.unit.config_examples import import_small, notices_of, problems_of
 from trainer_core.checkpoint.layout import MANIFEST_NAME, CheckpointManifest
 from trainer_core.checkpoint.matmul import matmul_for, matmul_scalar
 from trainer_core.config.plan import MatmulKind, Precision
@@ -179,10 +179,11 @@ def test_what_cannot_be_multiplied_so_is_refused(
 def test_8_bit_products_hold_the_base_so_and_say_where_they_were_measured(kind: str) -> None:
     asked = {"base_model_matmul_precision": kind, "quantize_via": "cpu"}
 
-    assert f"{kind} products were measured on cards of capability 9.0 only." in warnings_of(asked)
-    assert any("holds the base in 8 bits" in warning for warning in warnings_of(asked))
-    assert not any("quantize_via" in warning for warning in warnings_of(asked))
-    assert not any("8 bits" in warning for warning in warnings_of({**asked, **IN_8_BITS}))
+    measured = f"{kind} products were measured on cards of capability 9.0 only."
+    assert f"base_model_matmul_precision: {measured}" in notices_of(asked)
+    assert any("holds the base in 8 bits" in warning for warning in notices_of(asked))
+    assert not any("quantize_via" in warning for warning in notices_of(asked))
+    assert not any("8 bits" in warning for warning in notices_of({**asked, **IN_8_BITS}))
 
 
 def test_the_option_alone_refuses_no_resume() -> None:

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.unit.config_examples import problems_of, warnings_of
+from tests.unit.config_examples import notices_of, problems_of
 from trainer_core.config.simpletuner.backends import BACKEND_OPTIONS
 from trainer_core.config.simpletuner.lokr import LYCORIS
 from trainer_core.config.simpletuner.options import OPTIONS
@@ -72,7 +72,7 @@ def test_a_threshold_of_nothing_for_a_backend_is_a_request() -> None:
     ],
 )
 def test_the_default_of_an_option_that_is_not_built_is_accepted(inert: dict[str, Any]) -> None:
-    warnings_of(inert)
+    notices_of(inert)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_default_of_an_option_that_is_not_built_is_accepted(inert: dict[str,
 )
 def test_what_never_acts_alone_is_reported_and_not_refused(inert: dict[str, Any]) -> None:
     *_, name = inert
-    assert any(warning.startswith(f"{name}: ") for warning in warnings_of(inert))
+    assert any(warning.startswith(f"{name}: ") for warning in notices_of(inert))
 
 
 def test_rollout_and_perturbation_are_refused_where_they_act() -> None:

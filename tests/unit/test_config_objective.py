@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.config_examples import import_small, problems_of, warnings_of
+from tests.unit.config_examples import import_small, notices_of, problems_of
 from trainer_core.config.plan import Objective, TimestepSampling
 
 SIGMOID = TimestepSampling(
@@ -99,7 +99,7 @@ def test_two_laws_at_once_are_an_error_that_names_both(
     ],
 )
 def test_what_has_no_effect_is_said(written: dict[str, Any], idle: str) -> None:
-    assert any(idle in warning and "no effect" in warning for warning in warnings_of(written))
+    assert any(idle in warning and "no effect" in warning for warning in notices_of(written))
 
 
 def test_nothing_is_said_of_options_that_are_off() -> None:
@@ -111,7 +111,7 @@ def test_nothing_is_said_of_options_that_are_off() -> None:
         "flow_schedule_shift": 3,
     }
 
-    assert warnings_of(off) == warnings_of({})
+    assert notices_of(off) == notices_of({})
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_balancing_has_a_weight_when_it_is_on_and_warns_of_frozen_gates() -> Non
     assert objective(on).balance_weight == 0.01
     assert objective(heavy).balance_weight == 0.2
     assert objective({"hidream_load_balancing_loss_weight": 0.2}).balance_weight == 0
-    assert any("gates" in warning for warning in warnings_of(on))
-    assert not any("gates" in warning for warning in warnings_of({**on, **full}))
+    assert any("gates" in warning for warning in notices_of(on))
+    assert not any("gates" in warning for warning in notices_of({**on, **full}))
 
 
 def test_padding_is_kept_only_where_it_is_asked_for() -> None:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.config_examples import import_small, problems_of, warnings_of
+from tests.unit.config_examples import import_small, notices_of, problems_of, texts
 from trainer_core.config.plan import LoraAdapter
+from trainer_core.config.plan.problems import texts_of
 from trainer_core.config.simpletuner.options import OPTIONS
 
 FULL = {"model_type": "full", "lora_type": None}
@@ -31,7 +32,7 @@ def test_every_encoder_may_be_quantised_and_where_is_reported() -> None:
     assert precision.base == "no_change"
     assert plan.operation.quantize_via == "cpu"
     assert import_small({}).plan.operation.quantize_via == "accelerator"
-    assert any("quantize_via" in w for w in warnings_of({"quantize_via": "cpu"}))
+    assert any("quantize_via" in w for w in notices_of({"quantize_via": "cpu"}))
     assert problems_of({"quantize_via": "pipeline"}) == [
         ("/config/quantize_via", "not_implemented")
     ]
@@ -57,12 +58,13 @@ def test_trackers_are_for_local_runs() -> None:
     assert (usual.report_to, usual.tracker_project_name) == ((), "reverie")
     imported = import_small(written)  # over HTTP
     assert imported.plan.operation.report_to == ("wandb",)
-    assert [w for w in imported.warnings if "report_to" in w] == [
-        "report_to tensorboard is for local runs; the service reports by events."
+    assert [w for w in texts(imported) if "report_to" in w] == [
+        "report_to: tensorboard is for local runs; the service has its own metrics and events."
     ]
-    assert any("reports by events" in w for w in warnings_of(written))
     assert local({"report_to": "wandb,swanlab"}).report_to == ("wandb",)
-    assert any("report_to swanlab" in w for w in warnings_of({"report_to": "wandb,swanlab"}))
+    assert any(
+        "report_to: swanlab is not built" in w for w in notices_of({"report_to": "wandb,swanlab"})
+    )
     assert problems_of({"report_to": "wandb,wandd"}) == [("/config/report_to", "bad_value")]
     assert problems_of({"tracker_run_name": "../up"}) == [("/config/tracker_run_name", "bad_value")]
 
@@ -83,7 +85,7 @@ def test_blocks_are_recomputed_at_an_interval() -> None:
         ("/config/gradient_checkpointing_interval", "bad_value")
     ]
     off = {**interval, "gradient_checkpointing": "false"}
-    assert any("gradient_checkpointing_interval has no effect" in w for w in warnings_of(off))
+    assert any("gradient_checkpointing_interval: has no effect" in w for w in notices_of(off))
 
 
 def test_lora_is_the_default_adapter_and_says_what_it_leaves() -> None:
@@ -93,7 +95,7 @@ def test_lora_is_the_default_adapter_and_says_what_it_leaves() -> None:
     assert plan.identity.model_type == "lora"
     assert isinstance(adapter, LoraAdapter)
     assert (adapter.rank, adapter.alpha, adapter.dropout, adapter.init) == (16, 16, 0.1, "default")
-    assert any("LyCORIS config has no effect" in w for w in warnings_of({"lora_type": None}))
+    assert any("lycoris_config: has no effect" in w for w in notices_of({"lora_type": None}))
     written = {"lora_type": "standard", "lora_rank": 4, "lora_alpha": 2.5, "lora_dropout": 0}
     other = import_small({**written, "lora_init_type": "gaussian"}).plan.identity.adapter
     assert isinstance(other, LoraAdapter)
@@ -103,20 +105,21 @@ def test_lora_is_the_default_adapter_and_says_what_it_leaves() -> None:
 @pytest.mark.parametrize(
     ("written", "idle"),
     [
-        ({"lora_rank": 8}, "lora_rank has no effect with lora_type lycoris"),
-        ({**FULL, "lora_type": "lycoris"}, "lora_type has no effect with model_type full"),
-        ({"model_flavour": "dev"}, "model_flavour has no effect"),
+        ({"lora_rank": 8}, "lora_rank: has no effect with lora_type lycoris"),
+        ({**FULL, "lora_type": "lycoris"}, "lora_type: has no effect with model_type full"),
+        ({"model_flavour": "dev"}, "model_flavour: has no effect"),
+        ({"lora_type": "standard", "init_lokr_norm": 1}, "init_lokr_norm: has no effect with lora"),
+        ({"zero_stage": 2}, "zero_stage: has no effect on an adapter"),
         ({"validation_prompt": "a <token> cat"}, "<token>"),
     ],
 )
 def test_what_is_written_for_nothing_is_said(written: dict[str, Any], idle: str) -> None:
-    assert any(idle in warning for warning in warnings_of(written))
+    assert any(idle in warning for warning in notices_of(written))
 
 
 @pytest.mark.parametrize(
     ("written", "pointer", "code"),
     [
-        ({"lora_type": "standard", "init_lokr_norm": 1e-3}, "/config/init_lokr_norm", "conflict"),
         ({"lora_format": "comfyui"}, "/config/lora_format", "not_implemented"),
         ({"lora_init_type": "pissa"}, "/config/lora_init_type", "not_implemented"),
         ({"lora_dropout": 1}, "/config/lora_dropout", "bad_value"),
@@ -146,33 +149,52 @@ def test_a_quoted_false_is_false(name: str) -> None:
     assert quoted == plain
 
 
-OBSERVING = {
-    "validation_step_interval": 100,
-    "eval_steps_interval": "fifty",
-    "num_eval_images": 4,
-    "user_prompt_library": "prompts.json",
-    "webhook_config": {"webhook_type": "raw"},
-    "ema_validation": "comparison",
-}
-
-
-def test_options_that_only_observe_the_run_are_accepted_with_one_warning() -> None:
+def test_options_that_only_observe_the_run_are_accepted_and_share_lines() -> None:
     plain = import_small({"seed": 1})
-    imported = import_small({"seed": 1, **OBSERVING})
+    imported = import_small(
+        {
+            "seed": 1,
+            "validation_step_interval": 100,
+            "validation_steps": 100,
+            "eval_steps_interval": "fifty",
+            "num_eval_images": 4,
+            "webhook_config": {"webhook_type": "raw"},
+            "ema_validation": "comparison",
+        }
+    )
 
     assert imported.plan == plain.plan
-    (said,) = set(imported.warnings) - set(plain.warnings)
-    assert all(name in said for name in OBSERVING)
+    added = [notice for notice in imported.notices if notice not in plain.notices]
+    pictures, evaluation, webhooks = texts_of(added, "differs")
+    assert pictures.startswith("validation_step_interval, validation_steps: no pictures are made")
+    assert evaluation.startswith("eval_steps_interval: nothing is evaluated")
+    assert webhooks.startswith("webhook_config: nothing is sent")
+    assert {n.option for n in added if n.effect == "no_effect"} == {
+        "num_eval_images",
+        "ema_validation",
+    }
 
 
 def test_an_observing_option_that_is_off_is_not_mentioned() -> None:
     off = {"disable_benchmark": "false", "validation_preview": False, "user_prompt_library": "none"}
 
-    assert warnings_of(off) == warnings_of({})
+    assert notices_of(off) == notices_of({})
 
 
-def test_a_prompt_library_is_accepted_and_named() -> None:
-    assert any("user_prompt_library" in w for w in warnings_of(prompt_library={"cat": "a cat"}))
+def test_the_first_prompt_of_the_library_is_the_sample_s_where_there_is_no_other() -> None:
+    library = {"cat": {"prompt": "a <token> cat"}, "dog": "a <breed> dog"}
+
+    alone = import_small(prompt_library=library)
+    assert alone.plan.operation.sample_prompt == "a <token> cat"
+    assert "user_prompt_library: the sample image has the first prompt, cat." in texts(alone)
+    assert "user_prompt_library: the placeholder <token> is used as it is." in texts(alone)
+    assert not any("<breed>" in text for text in texts(alone))
+    both = import_small({"validation_prompt": "a bird"}, prompt_library=library)
+    assert both.plan.operation.sample_prompt == "a bird"
+    assert not any("<token>" in text for text in texts(both))
+    neither = "validation_prompt: is not given: the sample image has an empty prompt."
+    assert neither in notices_of({})
+    assert neither not in texts(alone)
 
 
 def test_the_options_of_the_sample_image_act() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.config_examples import import_small, problems_of, warnings_of
+from tests.unit.config_examples import import_small, notices_of, problems_of
 from trainer_core.config.plan import Clip, EmaPlan, Identity, OptimizerPlan
 
 FULL = {"model_type": "full", "lora_type": None}
@@ -46,8 +46,8 @@ def test_prodigy_wants_a_rate_near_one() -> None:
     assert reported[0] == "/config/learning_rate"
     assert "1.0" in reported[1]
     clipped = {"optimizer": "prodigy", "learning_rate": 1}
-    assert any("max_grad_norm" in w for w in warnings_of(clipped))
-    assert not any("max_grad_norm" in w for w in warnings_of({**clipped, "max_grad_norm": 0}))
+    assert any("max_grad_norm" in w for w in notices_of(clipped))
+    assert not any("max_grad_norm" in w for w in notices_of({**clipped, "max_grad_norm": 0}))
 
 
 @pytest.mark.parametrize(
@@ -128,19 +128,19 @@ def test_a_schedule_that_cannot_fall_is_an_error() -> None:
         ({"lr_scheduler": "cosine", "lr_warmup_steps": 2}, "lr_period_steps"),
         ({"lr_warmup_steps": 99}, "longer than the run"),
         ({"lr_scheduler": "linear", "lr_warmup_steps": 10}, "never falls"),
-        ({"lr_scheduler": "linear", "lr_end": 1e-6}, "lr_end has no effect"),
-        ({"lr_period_steps": 5}, "lr_period_steps has no effect"),
-        ({"lr_scheduler": "cosine", "lr_power": 2}, "lr_power has no effect"),
-        ({"adam_weight_decay": 0.1}, "adam_weight_decay has no effect"),
-        ({"ema_decay": 0.9}, "ema_decay has no effect"),
-        ({"use_ema": True, "ema_device": "cpu"}, "ema_device has no effect for an adapter"),
-        ({"use_ema": True, "ema_cpu_only": True}, "ema_cpu_only has no effect for an adapter"),
+        ({"lr_scheduler": "linear", "lr_end": 1e-6}, "lr_end: has no effect"),
+        ({"lr_period_steps": 5}, "lr_period_steps: has no effect"),
+        ({"lr_scheduler": "cosine", "lr_power": 2}, "lr_power: has no effect"),
+        ({"adam_weight_decay": 0.1}, "adam_weight_decay: has no effect"),
+        ({"ema_decay": 0.9}, "ema_decay: has no effect"),
+        ({"use_ema": True, "ema_device": "cpu"}, "ema_device: has no effect for an adapter"),
+        ({"use_ema": True, "ema_cpu_only": True}, "ema_cpu_only: has no effect for an adapter"),
         ({"optimizer": "adamw_bf16"}, "fp32"),
         ({"gradient_accumulation_steps": 0}, "taken as 1"),
     ],
 )
 def test_what_is_odd_about_steps_is_said(written: dict[str, Any], said: str) -> None:
-    assert any(said in warning for warning in warnings_of(written))
+    assert any(said in warning for warning in notices_of(written))
 
 
 def test_the_running_mean_is_read() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import JsonValue
 
-from tests.unit.config_examples import import_small, problems_of, warnings_of
+from tests.unit.config_examples import import_small, notices_of, problems_of
 from trainer_core.config.plan import Operation
 from trainer_core.engine.determinism import (
     environment_changes,
@@ -40,7 +40,7 @@ def operation(**options: Any) -> Operation:
 def test_the_option_is_off_unless_it_is_asked_for() -> None:
     assert not operation().deterministic
     assert operation(deterministic="true").deterministic
-    assert warnings_of({"deterministic": True}) == warnings_of({})
+    assert notices_of({"deterministic": True}) == notices_of({})
     assert problems_of({"deterministic": "often"}) == [(POINTER, "bad_value")]
 
 
@@ -60,7 +60,7 @@ def test_a_plan_of_before_the_option_is_not_deterministic() -> None:
 def test_on_a_cpu_it_has_no_effect_and_a_warning_says_so() -> None:
     given = {"device": "cpu", "deterministic": True}
 
-    assert any("deterministic has no effect on a CPU" in each for each in warnings_of(given))
+    assert any("deterministic: has no effect on a CPU" in each for each in notices_of(given))
 
 
 @pytest.mark.parametrize("ranks", [{"zero_stage": 2}, {"world_size": 2}])

@@ -188,7 +188,7 @@ def test_overrides_that_lycoris_forgets_to_put_back_land_where_it_lets_them() ->
     assert {m.factor for m in adapter.modules if m.path.startswith("double")} == {8}
     assert {m.factor for m in adapter.modules if m.path.startswith("single_stream_blocks.0")} == {2}
     assert {m.factor for m in adapter.modules if m.path.startswith("single_stream_blocks.1")} == {8}
-    assert any("takes first" in warning for warning in findings.warnings)
+    assert any("takes first" in warning for warning in [n.text for n in findings.notices])
     check_equal(lycoris, "tiny")
 
 

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from trainer_core.base_models.obtain import FoundBase, find_base
 from trainer_core.config.plan import Plan
-from trainer_core.config.plan.problems import PlanError, Problem
+from trainer_core.config.plan.problems import PlanError, Problem, summary_of
 from trainer_core.config.simpletuner.importer import Imported, import_run
 from trainer_core.config.simpletuner.model import base_name_of
 from trainer_core.config.simpletuner.options import OPTIONS
@@ -85,7 +85,7 @@ def train_locally(
         handle_signals(control)
         events.listen("the display", view.event)
         with recorded_outcome(events, control):
-            for text in imported.warnings:
+            for text in summary_of(imported.notices):
                 events.emit("warning", 0, {"code": "plan", "message": text})
             restore_interrupted(output_dir)
             attempt = Attempt(

@@ -21,6 +21,7 @@ def insert_run(service: Service, conn: Connection, tenant_id: str, new: NewRun) 
     shown = run_shape(
         row,
         [],
+        notices=new.notices,
         waiting=NEW,
         currency=gpu_classes.currencies(conn).get(new.gpu_class),
         estimate=estimate_of_run(conn, row),

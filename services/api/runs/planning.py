@@ -7,6 +7,7 @@ from typing import Final
 from services.api.errors import DatasetRejectedError, InvalidPlanError
 from services.api.pointers import json_pointer
 from services.api.runs.limits import KnownLimits, about_limits, find_known_limits, gpu_seconds
+from services.api.runs.notices import as_json, bounded, warnings_of
 from services.api.runs.shapes import RunCheck, RunRequest
 from services.api.secrets.choosing import NOT_RELAYED, choose_hub_secret, choose_wandb_secret
 from services.api.service import Service
@@ -20,12 +21,10 @@ from services.store.datasets import Usability
 from services.store.runs import NewRun
 from trainer_core.base_models.describe import BaseModel
 from trainer_core.config.plan import Plan
-from trainer_core.config.plan.problems import PlanError
+from trainer_core.config.plan.problems import Notice, PlanError
 from trainer_core.config.plan.work import expected_px, work_of
 from trainer_core.config.simpletuner.importer import Imported, import_run
 
-_MAX_WARNINGS: Final = 100
-_WARNING_CHARACTERS: Final = 500
 _REJECTED: Final = "dataset_rejected"
 KnownDatasets = Mapping[str, Usability]
 """Dataset id → whether runs can use it."""
@@ -48,7 +47,8 @@ class Examined:
     """A request with everything that is wrong with it."""
 
     problems: list[Problem]
-    warnings: list[str]
+    notices: list[Notice]
+    """The first ones, cut to a length."""
     plan: Plan | None
     """None where the configuration has problems."""
     hub_secret: str | None
@@ -103,7 +103,8 @@ def plan_request(
         },
         plan=plan.model_dump(mode="json"),
         plan_digest=plan.identity_digest(),
-        warnings=examined.warnings,
+        warnings=warnings_of(examined.notices),
+        notices=as_json(examined.notices),
         base_model=plan.identity.base.name,
         datasets=dict(request.datasets),
         metadata=dict(request.metadata),
@@ -122,7 +123,7 @@ def plan_request(
 def examine(service: Service, request: RunCheck, known: Known) -> Examined:
     """Plan a request, and find every problem of it."""
     settings = service.settings
-    imported, problems, warnings = _import(request, service.base_models.read())
+    imported, problems, notices = _import(request, service.base_models.read())
     hub_secret = wandb_secret = None
     if imported is not None:
         chosen = _hub_secret(request, imported, known.hub_secrets, settings)
@@ -142,7 +143,7 @@ def examine(service: Service, request: RunCheck, known: Known) -> Examined:
         else:
             wandb_secret = relaying
         if is_wanted and relaying is None:
-            warnings = [*warnings, NOT_RELAYED]
+            notices = [*notices, _not_relayed(request)]
         problems += _about_device(request, imported, settings)
         if request.datasets is not None:
             problems += _about_assignment(request.datasets, imported)
@@ -155,21 +156,21 @@ def examine(service: Service, request: RunCheck, known: Known) -> Examined:
     )
     return Examined(
         problems=problems,
-        warnings=_bounded(warnings),
+        notices=bounded(notices),
         plan=None if imported is None else imported.plan,
         hub_secret=hub_secret,
         wandb_secret=wandb_secret,
     )
 
 
-def _bounded(warnings: Sequence[str]) -> list[str]:
-    """The first warnings, cut to a length: they are part of every answer that shows the run."""
-    shown = [
-        text if len(text) <= _WARNING_CHARACTERS else f"{text[:_WARNING_CHARACTERS]}…"
-        for text in warnings[:_MAX_WARNINGS]
-    ]
-    left = len(warnings) - len(shown)
-    return [*shown, f"There are {left} more warnings."] if left else shown
+def _not_relayed(request: RunCheck) -> Notice:
+    """That metrics go nowhere, because the tenant has no secret for it."""
+    return Notice(
+        effect="differs",
+        option="report_to",
+        pointers=(_option(request, "report_to"),),
+        message=NOT_RELAYED,
+    )
 
 
 def check_datasets(conn: Connection, tenant_id: str, chosen: Mapping[str, str]) -> None:
@@ -191,8 +192,8 @@ def refuse(problems: Iterable[Problem]) -> None:
 
 def _import(
     request: RunCheck, base_models: Mapping[str, BaseModel]
-) -> tuple[Imported | None, list[Problem], Sequence[str]]:
-    """The plan, everything that is wrong with the configuration, and warnings."""
+) -> tuple[Imported | None, list[Problem], Sequence[Notice]]:
+    """The plan, everything that is wrong with the configuration, and notices."""
     try:
         imported = import_run(
             config=request.config,
@@ -204,8 +205,8 @@ def _import(
         )
     except PlanError as error:
         found = (Problem(pointer=p.pointer, code=p.code, message=p.message) for p in error.problems)
-        return None, list(found), error.warnings
-    return imported, [], imported.warnings
+        return None, list(found), error.notices
+    return imported, [], imported.notices
 
 
 def _hub_secret(

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from services.api.runs.limits import HOUR_S
+from services.api.runs.notices import notices_shape
 from services.api.runs.shapes import Attempt, Estimate, Relay, Run, RunSummary, Waiting
 from services.api.shapes import failure_shape, in_utc, in_utc_or_none
 from services.domain.priorities import name_of
@@ -18,6 +19,7 @@ def run_shape(
     row: RunRow,
     attempts: Sequence[AttemptRow],
     *,
+    notices: Sequence[dict[str, Any]],
     waiting: RunWaiting | None,
     currency: str | None,
     estimate: Estimate | None,
@@ -26,6 +28,7 @@ def run_shape(
     return Run(
         **_facts(row, waiting, currency),
         warnings=row.warnings,
+        notices=notices_shape(notices),
         relay=None if relay is None else relay_shape(relay),
         attempts=[attempt_shape(each) for each in attempts],
         estimate=estimate,

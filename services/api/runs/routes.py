@@ -72,7 +72,7 @@ def list_runs(
     limit: Limit = 20,
     after: After[RunId] = None,
 ) -> Page[RunSummary]:
-    """Newest first; without warnings and attempts, which the run itself has."""
+    """Newest first; without warnings, notices and attempts, which the run itself has."""
     cursor = check_cursor(after, "run")
     with service.database.transaction(tenant_id) as conn:
         rows = run_lists.list_page(conn, tenant_id, limit + 1, cursor, only)

@@ -231,10 +231,35 @@ class Relay(Shape):
     on when the secret gets a new value."""
 
 
+class Notice(Shape):
+    """One line about one option."""
+
+    option: str
+    """Its name as it was sent."""
+    pointers: list[str]
+    """JSON Pointers into the request, to each place where it is or would be."""
+    data_backends: list[str]
+    """Ids of the data backends that have it; empty for an option of another document."""
+    message: str
+
+
+class Notices(Shape):
+    """What options do here that is not obvious. Each option is in one group."""
+
+    differs: list[Notice]
+    """The run acts differently from what SimpleTuner would do."""
+    no_effect: list[Notice]
+    """The option changes nothing in this run."""
+    handled: list[Notice]
+    """Something here does the work of the option by itself."""
+
+
 class Run(RunSummary):
     """A training run."""
 
     warnings: list[str]
+    """The notices of the group ``differs`` as text, and what was noticed about its data."""
+    notices: Notices
     relay: Relay | None
     """Null where its metrics are not relayed."""
     attempts: list[Attempt]

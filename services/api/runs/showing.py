@@ -10,7 +10,7 @@ from services.api.runs.shapes import Run
 from services.api.service import Service
 from services.domain.placement import HEARTBEATS_MISSED
 from services.domain.waiting import Waiting
-from services.store import gpu_classes, metric_relays, runs, waiting
+from services.store import gpu_classes, metric_relays, run_documents, runs, waiting
 from services.store.database import Connection
 from services.store.run_rows import Run as RunRow
 
@@ -22,6 +22,7 @@ def shown_run(service: Service, conn: Connection, row: RunRow) -> Run:
     return run_shape(
         row,
         runs.attempts(conn, row.tenant_id, row.run_id, _MAX_ATTEMPTS),
+        notices=run_documents.read_notices(conn, row.tenant_id, row.run_id),
         waiting=waits(service, conn, row.tenant_id, [row]).get(row.run_id),
         currency=gpu_classes.currencies(conn).get(row.gpu_class),
         estimate=estimate_of_run(conn, row),

@@ -9,6 +9,7 @@ from services.api.runs.data_report import KnownData, data_report
 from services.api.runs.estimating import encoding_of, estimate_of
 from services.api.runs.lookup import find_run
 from services.api.runs.memory_report import memory_report
+from services.api.runs.notices import as_json, notices_shape, warnings_of
 from services.api.runs.planning import Examined, examine, find_known
 from services.api.runs.presenting import waiting_shape
 from services.api.runs.quota_report import quota_report
@@ -88,6 +89,7 @@ def _of_no_request(problems: list[Problem]) -> Validation:
         is_valid=False,
         problems=_items(problems),
         warnings=[],
+        notices=notices_shape([]),
         plan=None,
         plan_digest=None,
         max_steps=None,
@@ -144,7 +146,8 @@ class _Validating:
         validation = Validation(
             is_valid=not problems,
             problems=_items(problems),
-            warnings=examined.warnings,
+            warnings=warnings_of(examined.notices),
+            notices=notices_shape(as_json(examined.notices)),
             plan=None if plan is None else plan.model_dump(mode="json"),
             plan_digest=None if plan is None else plan.identity_digest(),
             max_steps=None if plan is None else plan.identity.max_train_steps,

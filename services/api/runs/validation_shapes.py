@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from services.api.runs.shapes import Estimate, Spread, Waiting
+from services.api.runs.shapes import Estimate, Notices, Spread, Waiting
 from services.api.shapes import JsonObject, ProblemItem, Shape
 from trainer_core.config.plan import BackendRole, MatmulKind
 
@@ -124,6 +124,8 @@ class Validation(Shape):
     """Whether POST /v1/runs would accept it, with the datasets where they were left out."""
     problems: list[ProblemItem]
     warnings: list[str]
+    """The notices of the group ``differs`` as text."""
+    notices: Notices
     plan: JsonObject | None
     """The request, resolved: every default filled in."""
     plan_digest: str | None

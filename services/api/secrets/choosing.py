@@ -11,7 +11,7 @@ _NEEDED: Final = (
 )
 
 NOT_RELAYED: Final = (
-    "report_to wandb: this run's metrics are not relayed to Weights & Biases, because you have "
+    "wandb: this run's metrics are not relayed to Weights & Biases, because you have "
     "stored no API key of it. Store one before you submit: PUT /v1/secrets/<name> with the kind "
     "wandb, or `reverie secrets set NAME --kind wandb`."
 )

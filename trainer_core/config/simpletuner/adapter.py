@@ -10,7 +10,7 @@ from trainer_core.base_models.known import PUBLISHED
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
 from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.config.simpletuner.lokr import lokr_of
-from trainer_core.config.simpletuner.lora import lora_of, warn_of_idle_lora
+from trainer_core.config.simpletuner.lora import lora_of, tell_idle_lora
 from trainer_core.config.simpletuner.model import MODEL_TYPE, is_full_rank
 from trainer_core.config.simpletuner.reading import Options
 from trainer_core.config.simpletuner.verdicts import Option, Table
@@ -41,8 +41,8 @@ def adapter_of(
     """
     if is_full_rank(config):
         _report_idle_lokr(config, lycoris_config, "model_type full")
-        config.warn_idle("with model_type full", _TYPE)
-        warn_of_idle_lora(config, "with model_type full")
+        config.idle("with model_type full", _TYPE)
+        tell_idle_lora(config, "with model_type full")
         return None
     linears = hidream_linears(PUBLISHED.transformer if base is None else base.transformer_config)
     findings, source = config.findings, config.source
@@ -57,7 +57,7 @@ def adapter_of(
         by_default = "" if config.given(_TYPE) else " (the default)"
         _report_idle_lokr(config, lycoris_config, f"lora_type standard{by_default}")
         return lora_of(config, linears)
-    warn_of_idle_lora(config, "with lora_type lycoris")
+    tell_idle_lora(config, "with lora_type lycoris")
     if lycoris_config is None:
         at = config.at(_LYCORIS_CONFIG) if source == "local" else "/lycoris_config"
         findings.problem(at, "missing", "lora_type lycoris needs a LyCORIS config.")
@@ -69,10 +69,9 @@ def adapter_of(
 def _report_idle_lokr(
     config: Options, lycoris_config: Mapping[str, JsonValue] | None, with_what: str
 ) -> None:
-    """Report options of LoKr where there is no LoKr."""
-    if config.given(_NORM):
-        message = f"init_lokr_norm is for LoKr adapters; {with_what} has none."
-        config.problem(_NORM, "conflict", message)
+    """Tell which options of LoKr have no effect, where there is no LoKr."""
+    config.idle(f"with {with_what}", _NORM)
     if lycoris_config is not None:
         way_out = "; lora_type lycoris uses it" if config[MODEL_TYPE] == "lora" else ""
-        config.warn(f"The LyCORIS config has no effect with {with_what}{way_out}.")
+        message = f"has no effect with {with_what}{way_out}."
+        config.notice("no_effect", _LYCORIS_CONFIG, message)

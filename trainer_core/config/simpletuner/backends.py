@@ -8,7 +8,11 @@ from pydantic import JsonValue
 
 from trainer_core.config.plan import Backend
 from trainer_core.config.simpletuner import captions, sizes
-from trainer_core.config.simpletuner.captions import BACKEND_CAPTIONS, captions_of
+from trainer_core.config.simpletuner.captions import (
+    BACKEND_CAPTIONS,
+    CACHED_CAPTIONS,
+    captions_of,
+)
 from trainer_core.config.simpletuner.masks import (
     DATA,
     MASKS,
@@ -23,6 +27,7 @@ from trainer_core.config.simpletuner.reading import (
     Options,
     option_name,
     read_options,
+    text_of,
 )
 from trainer_core.config.simpletuner.sizes import BACKEND_SIZES, CROP, sizes_of, without_idle_crops
 from trainer_core.config.simpletuner.steps import BATCH_SIZE
@@ -80,7 +85,7 @@ _BACKEND.choice(
     "Every image is read once and measured.",
     known=("parquet", "huggingface", "webshart"),
 )
-_BACKEND.superseded(
+_BACKEND.handled(
     "cache_dir cache_dir_vae text_embeds image_embeds default skip_file_discovery "
     "preserve_data_backend_cache vae_cache_clear_each_epoch vae_cache_ondemand "
     "vae_cache_disable metadata_update_interval hash_filenames vae_batch_size "
@@ -142,7 +147,7 @@ def backends_of(
             continue
         first = _first_look(item)
         if _is_set_aside(first):
-            set_aside.add(str(item.get("id", item.get("--id"))))
+            set_aside.add(_id_in(item))
             _check_cache(item, first, pointer, config)
             continue
         part = _read_backend(item, first, pointer, config, max_area_px)
@@ -160,7 +165,7 @@ def backends_of(
         backends = link_masks(read, set_aside)
     if len(read) + len(set_aside) == len(raw):  # no backend has a problem of its own
         _check_some_train(raw, backends, findings)
-    _warn_of_idle_defaults(config, backends)
+    _tell_idle_defaults(config, backends)
     return backends, folders
 
 
@@ -173,7 +178,9 @@ def _read_backend(
     """
     is_cut = first[CROP] and first[_TYPE] != "mask"
     given = item if is_cut else without_idle_crops(item)
-    options = read_options(given, BACKEND_OPTIONS, pointer, config.findings, config.source)
+    options = read_options(
+        given, BACKEND_OPTIONS, pointer, config.findings, config.source, backend=_id_in(item)
+    )
     backend = _backend(options, config, max_area_px)
     return None if backend is None else ReadBackend(backend, options)
 
@@ -187,12 +194,17 @@ def _folder(id_: str, options: Options, pointer: str) -> str | None:
     return folder
 
 
-def _warn_of_idle_defaults(config: Options, backends: Sequence[Backend]) -> None:
+def _tell_idle_defaults(config: Options, backends: Sequence[Backend]) -> None:
     """Defaults in config.json that no backend uses."""
     if backends and not any(backend.crop for backend in backends):
-        sizes.warn_of_idle_sizes(config)
+        sizes.tell_idle_sizes(config)
     if backends and not any(b.caption_strategy == "instanceprompt" for b in backends):
-        captions.warn_of_idle_captions(config)
+        captions.tell_idle_captions(config)
+
+
+def _id_in(item: Mapping[str, JsonValue]) -> str:
+    """The id of a backend as far as it can be read, to name it in a notice."""
+    return (text_of(item.get(_ID.name, item.get(f"--{_ID.name}"))) or "without id")[:128]
 
 
 def holds_no_images(item: Mapping[str, JsonValue]) -> bool:
@@ -214,17 +226,19 @@ def _is_set_aside(first: Options) -> bool:
 def _check_cache(
     item: Mapping[str, JsonValue], first: Options, pointer: str, config: Options
 ) -> None:
-    """Report problems in the options of a cache: some change captions and are not built.
+    """Report problems in those options of a cache that change captions; no other has an effect.
 
     Options of a disabled backend are not read.
     """
     if first[_DISABLED]:
         return
     found = Findings()
-    read_options(item, BACKEND_OPTIONS, pointer, found, config.source)
+    of_captions = {name: item[name] for name in item if option_name(name) in CACHED_CAPTIONS}
+    read_options(of_captions, BACKEND_OPTIONS, pointer, found, config.source)
     config.findings.problems += found.problems
     kind = item.get(_TYPE.name, item.get(f"--{_TYPE.name}"))
-    config.warn(f"A data backend of type {kind} is not needed: the cache keeps itself.")
+    message = f"{kind} is not needed: the cache keeps itself."
+    config.findings.notice("handled", _TYPE.name, message, pointer, _id_in(item))
 
 
 def _is_broken(findings: Findings) -> bool:
@@ -239,8 +253,11 @@ def _check_some_train(
         what = "every one is disabled, held out or without images" if raw else "the list is empty"
         findings.problem(_POINTER, "missing", f"No data backend to train on: {what}.")
     if trained and all(backend.is_regularisation for backend in trained):
-        findings.warn(
-            "All data is regularisation data: the adapter learns only to predict as the base model."
+        findings.notice(
+            "differs",
+            _REGULARISES.name,
+            "all data is regularisation data: the adapter learns only to predict as the base.",
+            _POINTER,
         )
 
 
@@ -258,16 +275,16 @@ def _backend(options: Options, config: Options, max_area_px: int) -> Backend | N
     _check_batch_size(options, config)
     role = options[_TYPE]
     assert role != "cache", id_
-    mask_kind = mask_kind_of(id_, options, holds_masks=role == "mask")
+    mask_kind = mask_kind_of(options, holds_masks=role == "mask")
     if mask_kind is not None:
         idle = (*sizes.NOT_OF_MASKS, *captions.NOT_OF_MASKS, _REPEATS, DATA, _REGULARISES)
-        options.warn_idle(f"on the masks {id_}", *idle)
+        options.idle("on masks", *idle)
         masks = masks_backend(id_, mask_kind)
         return None if len(config.findings.problems) > before else masks
     strategy, prompt = captions_of(options, config)
-    size = sizes_of(id_, options, config, max_area_px)
-    repeats = _repeats(id_, role, options)
-    is_regularisation = _is_regularisation(id_, role, options, config)
+    size = sizes_of(options, config, max_area_px)
+    repeats = _repeats(role, options)
+    is_regularisation = _is_regularisation(role, options, config)
     if len(config.findings.problems) > before:
         return None
     return Backend(
@@ -287,7 +304,7 @@ def _backend(options: Options, config: Options, max_area_px: int) -> Backend | N
     )
 
 
-def _is_regularisation(id_: str, role: _Role, options: Options, config: Options) -> bool:
+def _is_regularisation(role: _Role, options: Options, config: Options) -> bool:
     if not options[_REGULARISES]:
         return False
     if is_full_rank(config):
@@ -297,18 +314,18 @@ def _is_regularisation(id_: str, role: _Role, options: Options, config: Options)
         )
         options.problem(_REGULARISES, "conflict", message)
     if role != "train":
-        options.warn(f"is_regularisation_data has no effect on {id_}, which is held out.")
+        options.idle("on held-out images", _REGULARISES)
         return False
     return True
 
 
-def _repeats(id_: str, role: _Role, options: Options) -> int:
+def _repeats(role: _Role, options: Options) -> int:
     repeats = options[_REPEATS]
     if repeats > _MAX_REPEATS:
         options.problem(_REPEATS, "bad_value", f"repeats is at most {_MAX_REPEATS}.")
     if role == "train" or not repeats:
         return repeats
-    options.warn(f"repeats has no effect on {id_}, which is held out.")
+    options.idle("on held-out images", _REPEATS)
     return 0
 
 

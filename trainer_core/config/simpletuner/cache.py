@@ -7,7 +7,7 @@ from trainer_core.config.simpletuner.verdicts import Table
 CACHE: Final = Table()
 
 CACHE.path("data_backend_config", "Path of the data backends, in a local run.")
-CACHE.superseded(
+CACHE.handled(
     "vae_batch_size write_batch_size read_batch_size image_processing_batch_size "
     "text_encoder_batch_size delete_problematic_images delete_unwanted_images "
     "vae_cache_scan_behaviour vae_cache_ondemand vae_cache_disable "
@@ -17,15 +17,15 @@ CACHE.superseded(
     "Images and captions are cached in shards that are named by their content; there is nothing "
     "to set, and no image is ever deleted.",
 )
-CACHE.superseded("cache_dir cache_dir_vae cache_dir_text", "The cache keeps itself.")
-CACHE.superseded(
+CACHE.handled("cache_dir cache_dir_vae cache_dir_text", "The cache keeps itself.")
+CACHE.handled(
     "max_workers aspect_bucket_worker_count dataloader_prefetch dataloader_prefetch_qlen "
     "dataloader_num_workers aws_max_pool_connections metadata_update_interval "
     "skip_file_discovery enable_multiprocessing",
     "Shards are fetched ahead of the step; there is nothing to set.",
 )
-CACHE.superseded("data_backend_sampling", "An epoch visits every image 1 + repeats times.")
-CACHE.superseded(
+CACHE.handled("data_backend_sampling", "An epoch visits every image 1 + repeats times.")
+CACHE.handled(
     "allow_dataset_oversubscription disable_bucket_pruning override_dataset_config",
     "Short buckets are topped up and nothing is pruned; a plan never changes its data.",
 )

@@ -34,6 +34,8 @@ for _table in (RUN_CAPTIONS, BACKEND_CAPTIONS):
         type_="bool",
     )
 BACKEND_CAPTIONS.not_built("caption_shuffle caption_filter_list", "Leave it out.")
+CACHED_CAPTIONS: Final = ("caption_filter_list",)
+"""Options of a text cache that change captions."""
 NOT_OF_MASKS: Final = (_OWN_STRATEGY, _OWN_PROMPT)
 
 
@@ -46,7 +48,7 @@ def captions_of(options: Options, config: Options) -> tuple[CaptionStrategy, str
             options.problem(_OWN_STRATEGY, "missing", message)
         return "filename", None
     if strategy != "instanceprompt":
-        options.warn_idle(f"with caption_strategy {strategy}", _OWN_PROMPT)
+        options.idle(f"with caption_strategy {strategy}", _OWN_PROMPT)
         return strategy, None
     prompt = options[_OWN_PROMPT] if options.given(_OWN_PROMPT) else config[_PROMPT]
     if not prompt:
@@ -55,6 +57,6 @@ def captions_of(options: Options, config: Options) -> tuple[CaptionStrategy, str
     return strategy, prompt
 
 
-def warn_of_idle_captions(config: Options) -> None:
-    """Warn that the run's ``instance_prompt`` is used by no backend."""
-    config.warn_idle("where no caption_strategy takes it", _PROMPT)
+def tell_idle_captions(config: Options) -> None:
+    """Tell that the run's ``instance_prompt`` is used by no backend."""
+    config.idle("where no caption_strategy takes it", _PROMPT)

@@ -29,18 +29,18 @@ _DEVICE: Final[Option[Place]] = EMA.choice(
     "Where the mean of all weights is stored. An adapter's mean is on the accelerator.",
 )
 _CPU_ONLY: Final = EMA.flag("ema_cpu_only", False, "The same as ema_device cpu.")
-EMA.superseded("ema_foreach_disable", "There is one way to update the mean.")
-EMA.watches("ema_validation", "Pictures of the mean during the run are not built.")
+EMA.no_effect("ema_foreach_disable", "There is one way to update the mean.")
+EMA.no_effect("ema_validation", "No pictures are made while it trains.")
 
 
 def ema_of(config: Options, steps: int) -> EmaPlan | None:
     """None where no mean is kept. ``steps``: of the whole run."""
     if not config[_USE]:
-        config.warn_idle("without use_ema", _DECAY, _WARMUP, _INTERVAL, _DEVICE, _CPU_ONLY)
+        config.idle("without use_ema", _DECAY, _WARMUP, _INTERVAL, _DEVICE, _CPU_ONLY)
         return None
     if not is_full_rank(config):
         why = "for an adapter: its mean is updated on the accelerator, as a part of the step"
-        config.warn_idle(why, _DEVICE, _CPU_ONLY)
+        config.idle(why, _DEVICE, _CPU_ONLY)
     interval = config[_INTERVAL]
     if interval > steps:
         message = f"The run has {steps} steps: no mean would ever be taken. Use at most that many."

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from trainer_core.base_models.describe import BaseModel
 from trainer_core.config.plan import Backend, Base, Identity, LokrAdapter, LoraAdapter, Plan
-from trainer_core.config.plan.problems import PlanError
+from trainer_core.config.plan.problems import Notice, PlanError
 from trainer_core.config.simpletuner.adapter import adapter_of
 from trainer_core.config.simpletuner.backends import backends_of
 from trainer_core.config.simpletuner.ema import ema_of
@@ -19,7 +19,6 @@ from trainer_core.config.simpletuner.optimizer import clip_of, optimizer_of
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.precision import precision_of
 from trainer_core.config.simpletuner.reading import Findings, Options, Source, escaped, read_options
-from trainer_core.config.simpletuner.samples import check_prompts
 from trainer_core.config.simpletuner.schedule import schedule_of
 from trainer_core.config.simpletuner.steps import (
     BATCH_SIZE,
@@ -35,10 +34,10 @@ _MAX_DEPTH: Final = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Imported:
-    """A plan, and warnings about how the files were read."""
+    """A plan, and notices about how the files were read."""
 
     plan: Plan
-    warnings: tuple[str, ...]
+    notices: tuple[Notice, ...]
 
 
 def import_run(
@@ -79,14 +78,12 @@ def import_run(
     max_area_px = _PUBLISHED_MAX_AREA_PX if base is None else base.max_area_px
     backends, folders = backends_of(data_backends, options, max_area_px)
     parts = _identity_parts(options, adapter, backends)
-    operation = operation_of(options, max_area_px, folders)
-    check_prompts(options, prompt_library)
-    _warn_of_watching(findings)
+    operation = operation_of(options, prompt_library, max_area_px, folders)
     if findings.problems or base is None:
-        raise PlanError(findings.problems, findings.warnings)
+        raise PlanError(findings.problems, findings.notices)
     identity = parts(Base(name=base.name, digest=base.digest))
     plan = Plan(identity=identity, operation=operation)
-    return Imported(plan=plan, warnings=tuple(findings.warnings))
+    return Imported(plan=plan, notices=findings.notices)
 
 
 def _refuse_unstorable(request: Mapping[str, object]) -> None:
@@ -130,16 +127,6 @@ def _identity_parts(
         caption_dropout_probability=caption_dropout_of(options),
         backends=tuple(backends),
     )
-
-
-def _warn_of_watching(findings: Findings) -> None:
-    """One warning for all options that would only observe the run."""
-    if findings.watching:
-        names = ", ".join(dict.fromkeys(findings.watching))
-        findings.warn(
-            f"Validation, evaluation and reporting of this kind are not built in this version; the "
-            f"run trains the same without: {names}."
-        )
 
 
 def _unstorable(value: object, pointer: str, depth: int) -> Iterator[str]:

@@ -60,7 +60,7 @@ _PRESET_NAME: Final[Option[str | None]] = LYCORIS.choice(
     "A name is the same as in apply_preset; full leaves the choice to apply_preset.",
     known=("full-lin", "attn-mlp", "attn-only", "unet-transformer-only", "unet-convblock-only"),
 )
-LYCORIS.superseded("bypass_mode", "The adapter always works on activations.")
+LYCORIS.handled("bypass_mode", "The adapter always works on activations.")
 LYCORIS.not_built(
     "unbalanced_factorization train_norm rescaled rs_lora use_tucker use_cp use_conv_cp",
     "Set it to false.",
@@ -68,9 +68,9 @@ LYCORIS.not_built(
     type_="bool",
 )
 LYCORIS.refused("dora_wd weight_decompose use_dora", DORA, False)
-LYCORIS.superseded("wd_on_output wd_on_out disable_conv_cp", "It has no effect without dora_wd.")
+LYCORIS.no_effect("wd_on_output wd_on_out disable_conv_cp", "It has no effect without dora_wd.")
 LYCORIS.not_built("dropout rank_dropout module_dropout constraint", "Set it to 0.", 0)
-LYCORIS.superseded("conv_dim conv_alpha block_size", "HiDream has no convolutions, LoKr no blocks.")
+LYCORIS.no_effect("conv_dim conv_alpha block_size", "HiDream has no convolutions, LoKr no blocks.")
 
 
 def lokr_of(
@@ -102,7 +102,7 @@ def lokr_of(
         _check_full(modules, linears, norm_pointer, findings)
     if len(findings.problems) > before:
         return None
-    _warn_of_lycoris(modules, linears, findings)
+    _tell_lycoris_loads(modules, linears, options)
     return LokrAdapter(
         full_matrix=options[_FULL_MATRIX],
         factor=options[_FACTOR],
@@ -128,7 +128,7 @@ def _match(options: Options, linears: Sequence[LinearShape]) -> Matched | None:
         message = f"{error}: too complex to match; write it as a shell pattern and set use_fnmatch."
         findings.problem(f"{_POINTER}/apply_preset", "not_implemented", message)
         return None
-    _report(matched, read, linears, options.at(_PRESET), findings)
+    _report(matched, read, linears, options)
     return matched
 
 
@@ -154,10 +154,10 @@ def _report(
     matched: Matched,
     read: ReadPreset,
     linears: Sequence[LinearShape],
-    pointer: str,
-    findings: Findings,
+    options: Options,
 ) -> None:
-    """Report names of the preset that the model does not have; ``pointer``: to the preset."""
+    """Report names of the preset that the model does not have."""
+    pointer, findings = options.at(_PRESET), options.findings
     if read.preset not in NAMED_PRESETS.values():
         for number, unused in enumerate(matched.unused):
             hint = nearest(unused, linears) if number < MAX_NEAREST else ""
@@ -166,10 +166,17 @@ def _report(
     if not read.is_whole:
         return  # the parts with problems may be the cause of the rest
     for pattern in matched.overtaken:
-        findings.warn(
-            f"apply_preset: {pattern} names layers that a class target takes first. As in LyCORIS, "
+        options.differs(
+            _PRESET,
+            f"{pattern} names layers that a class target takes first. As in LyCORIS, "
             "its overrides do not apply to them, but to the next target. Leave the class out, or "
-            "name only layers outside of it."
+            "name only layers outside of it.",
+        )
+    if options.is_missing(_PRESET) and options.is_missing(_PRESET_NAME):
+        options.differs(
+            _PRESET,
+            f"is not given: all {len(linears)} linear layers are adapted, with the experts, the "
+            'embedders and the output head. "apply_preset": "attn" adapts the attention alone.',
         )
     if not matched.targets:
         message = "The preset adapts no module of this base model."
@@ -195,10 +202,10 @@ def _check_full(
             return
 
 
-def _warn_of_lycoris(
-    modules: Sequence[AdaptedModule], linears: Sequence[LinearShape], findings: Findings
+def _tell_lycoris_loads(
+    modules: Sequence[AdaptedModule], linears: Sequence[LinearShape], options: Options
 ) -> None:
-    """Warn of each factor whose file lycoris cannot load, and name the nearest that it can."""
+    """Tell each factor whose file lycoris cannot load, and the nearest that it can."""
     by_path = {linear.path: (linear.in_features, linear.out_features) for linear in linears}
     of_factor: dict[int, list[str]] = {}
     for module in modules:
@@ -211,8 +218,9 @@ def _warn_of_lycoris(
         lost = [path for path in paths if by_path[path] in mismatched]
         candidates = (factor + sign * step for step in range(1, factor) for sign in (-1, 1))
         works = (each for each in candidates if all(lycoris_loads(each, *s) for s in shapes))
-        findings.warn(
-            f"factor {factor}: lycoris-lora cannot load the trained file, because it guesses "
+        options.differs(
+            _FACTOR,
+            f"{factor}: lycoris-lora cannot load the trained file, because it guesses "
             f"another factor from the shapes of {len(lost)} of {len(paths)} layers (first: "
-            f"{lost[0]}). Reverie and ComfyUI can. With factor {next(works, -1)} all three can."
+            f"{lost[0]}). Reverie and ComfyUI can. With factor {next(works, -1)} all three can.",
         )

@@ -67,9 +67,9 @@ def lora_of(config: Options, linears: Sequence[LinearShape]) -> LoraAdapter | No
     )
 
 
-def warn_of_idle_lora(config: Options, why: str) -> None:
-    """Warn of each option of LoRA that was given; ``why`` ends "… has no effect"."""
-    config.warn_idle(why, *_OPTIONS)
+def tell_idle_lora(config: Options, why: str) -> None:
+    """Tell that each option of LoRA that was given has no effect; ``why`` begins "with …"."""
+    config.idle(why, *_OPTIONS)
 
 
 def _modules(config: Options, linears: Sequence[LinearShape]) -> tuple[str, ...]:

@@ -45,10 +45,10 @@ class ReadBackend:
     options: Options
 
 
-def mask_kind_of(id_: str, options: Options, *, holds_masks: bool) -> MaskKind | None:
+def mask_kind_of(options: Options, *, holds_masks: bool) -> MaskKind | None:
     """How the masks of a backend are read; None where it holds images."""
     if not holds_masks:
-        options.warn_idle(f"on the images {id_}", _KIND)
+        options.idle("on images", _KIND)
         return None
     if options.is_missing(_KIND):
         message = "conditioning_type is missing: mask or segmentation."
@@ -115,7 +115,7 @@ def _check_source(part: ReadBackend, linked: Sequence[Backend]) -> None:
     if not source:
         return
     if backend.role != "mask":
-        part.options.warn(f"source_dataset_id has no effect on the images {backend.id}.")
+        part.options.idle("on images", _SOURCE)
     elif not any(other.id == source and other.masks == backend.id for other in linked):
         message = f"Name the masks {backend.id} in conditioning_data of {source[:128]} instead."
         part.options.problem(_SOURCE, "not_implemented", message)

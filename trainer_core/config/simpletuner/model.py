@@ -65,7 +65,7 @@ def base_of(config: Options, base_models: Mapping[str, BaseModel]) -> BaseModel 
             config.problem(required, "missing", f"{required.name} is missing. {required.reason}")
     is_named = bool(config[_NAME])
     if is_named:
-        config.warn_idle("beside pretrained_model_name_or_path", _FLAVOUR)
+        config.idle("beside pretrained_model_name_or_path", _FLAVOUR)
     name = base_name_of(config)
     option = _NAME if is_named else _FLAVOUR
     meaning = resolve(name, base_models, folders=())

@@ -46,11 +46,11 @@ _PAD_COMPAT: Final = OBJECTIVE.flag(
     "Reverie's own: train non-square buckets with the padding that stock pipelines sample with.",
 )
 OBJECTIVE.not_built("input_perturbation", "Leave it out.", 0)
-OBJECTIVE.superseded(
+OBJECTIVE.no_effect(
     "input_perturbation_steps", "It has no effect without input_perturbation, which is not built."
 )
 OBJECTIVE.not_built("scheduled_sampling_max_step_offset", "Set it to 0.", 0, type_="int")
-OBJECTIVE.superseded(
+OBJECTIVE.no_effect(
     "scheduled_sampling_probability scheduled_sampling_prob_start "
     "scheduled_sampling_ramp_steps scheduled_sampling_start_step "
     "scheduled_sampling_prob_end scheduled_sampling_ramp_shape scheduled_sampling_strategy "
@@ -67,7 +67,7 @@ def objective_of(config: Options, backends: Sequence[Backend]) -> Objective:
     shift, follows_tokens = shift_of(config, timesteps.name)
     loss = config[_LOSS]
     if loss == "l2":
-        config.warn_idle("on the loss l2", _HUBER_C, _HUBER_SCHEDULE)
+        config.idle("on the loss l2", _HUBER_C, _HUBER_SCHEDULE)
     return Objective(
         sigma=timesteps,
         shift=shift,
@@ -90,15 +90,15 @@ def _mask_probability(config: Options, backends: Sequence[Backend]) -> float:
     probability = config[_MASK_PROBABILITY]
     roles = {backend.role for backend in backends if backend.masks}
     if not roles:
-        config.warn_idle("where no backend has masks", _MASK_PROBABILITY)
+        config.idle("where no backend has masks", _MASK_PROBABILITY)
         return 1.0
     if roles == {"eval"} and config.given(_MASK_PROBABILITY):
-        config.warn(
-            "masked_loss_probability acts only on the loss that is measured: no backend that is "
-            "trained on has masks."
+        config.differs(
+            _MASK_PROBABILITY,
+            "acts only on the loss that is measured: no backend that is trained on has masks.",
         )
     if probability == 0:
-        config.warn("masked_loss_probability 0: no mask is ever applied.")
+        config.differs(_MASK_PROBABILITY, "0: no mask is ever applied.")
     return probability
 
 
@@ -106,16 +106,14 @@ def _balance_weight(config: Options) -> float:
     weight, is_written = config[_BALANCE_WEIGHT], config.given(_BALANCE_WEIGHT)
     if not config[_USE_BALANCE]:
         if is_written and weight:
-            config.warn(
-                "hidream_load_balancing_loss_weight has no effect without "
-                "hidream_use_load_balancing_loss."
-            )
+            config.idle("without hidream_use_load_balancing_loss", _BALANCE_WEIGHT)
         return 0.0
     if weight == 0:
-        config.warn("hidream_use_load_balancing_loss has no effect at the weight 0.")
+        config.idle("at the weight 0", _USE_BALANCE)
     if not is_full_rank(config) and not config.is_wrong(MODEL_TYPE):
-        config.warn(
-            "hidream_use_load_balancing_loss: an adapter does not train the experts' gates, so "
-            "balancing acts only through the layers before them; its effect is small."
+        config.differs(
+            _USE_BALANCE,
+            "has a gradient here, in SimpleTuner none; an adapter does not train the experts' "
+            "gates, so its effect is small.",
         )
     return weight

@@ -1,7 +1,10 @@
 """Options of memory, saving, resuming and publishing."""
 
 import re
+from collections.abc import Mapping
 from typing import Final
+
+from pydantic import JsonValue
 
 from trainer_core.config.plan import Operation, Publication
 from trainer_core.config.simpletuner.ema import ema_device_of
@@ -56,7 +59,7 @@ _LIMIT: Final = OPERATION.integer("checkpoints_total_limit", 5, "Checkpoints kep
 _PUSH: Final = OPERATION.flag("push_to_hub", False, "Publish the result; needs hub_model_id.")
 _HUB_ID: Final = OPERATION.text("hub_model_id", None, "Where on the Hugging Face Hub.")
 _PRIVATE: Final = OPERATION.flag("model_card_private", True, "Whether a new repository is private.")
-OPERATION.superseded(
+OPERATION.handled(
     "checkpointing_use_tempdir delete_invalid_checkpoints",
     "A checkpoint appears whole or not at all.",
 )
@@ -70,18 +73,23 @@ OPERATION.not_built(
     "Leave it out.",
 )
 OPERATION.not_built("disk_low_action", "Leave it out.", "stop")
-OPERATION.superseded(
+OPERATION.handled(
     "model_card_safe_for_work model_card_note model_card_documentation_url hub_model_revision "
     "push_to_hub_background modelspec_comment",
     "The result and its card are written from the facts of the run.",
 )
 
 
-def operation_of(config: Options, max_area_px: int, folders: dict[str, str]) -> Operation:
+def operation_of(
+    config: Options,
+    prompt_library: Mapping[str, JsonValue] | None,
+    max_area_px: int,
+    folders: dict[str, str],
+) -> Operation:
     """``folders``: backend id → folder of its images. ``max_area_px``: of the base model."""
-    sample = sample_of(config, max_area_px)
+    sample = sample_of(config, prompt_library, max_area_px)
     if not config[_CHECKPOINTING]:
-        config.warn_idle("without gradient_checkpointing", _CHECKPOINTING_INTERVAL)
+        config.idle("without gradient_checkpointing", _CHECKPOINTING_INTERVAL)
     trackers = trackers_of(config)
     return Operation(
         checkpoint_step_interval=config[_INTERVAL],
@@ -113,7 +121,7 @@ def operation_of(config: Options, max_area_px: int, folders: dict[str, str]) -> 
 
 def _deterministic(config: Options) -> bool:
     if device_of(config) == "cpu":
-        config.warn_idle("on a CPU, where results are always bit-equal", _DETERMINISTIC)
+        config.idle("on a CPU, where results are always bit-equal", _DETERMINISTIC)
     elif config[_DETERMINISTIC] and uses_deepspeed(config):
         message = (
             "DeepSpeed does not promise equal bits on a GPU: set it to false, or train on one "
@@ -136,7 +144,7 @@ def _publication(config: Options) -> Publication:
     hub_model_id, private = config[_HUB_ID], config[_PRIVATE]
     if not config[_PUSH]:
         if hub_model_id:
-            config.warn("hub_model_id has no effect without push_to_hub.")
+            config.idle("without push_to_hub", _HUB_ID)
         return Publication(private=private)
     if not hub_model_id:
         config.problem(_HUB_ID, "missing", "push_to_hub needs hub_model_id.")

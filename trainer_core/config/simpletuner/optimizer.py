@@ -166,7 +166,7 @@ def optimizer_of(config: Options) -> OptimizerPlan:
     """The optimizer, with its defaults for options that are not given."""
     optimizer = config[_NAME]
     if optimizer is _OPTIMIZERS["adamw_bf16"]:
-        config.warn("optimizer: adamw_bf16 is taken as torch-adamw with fp32 weights and states.")
+        config.handled(_NAME, "adamw_bf16 is torch-adamw with fp32 weights and states.")
     if not optimizer.runs_on_deepspeed and uses_deepspeed(config):
         message = (
             f"{optimizer.name} is not built with DeepSpeed: use {' or '.join(_ON_DEEPSPEED)}, or "
@@ -174,7 +174,7 @@ def optimizer_of(config: Options) -> OptimizerPlan:
         )
         config.problem(_NAME, "not_implemented", message)
     if not optimizer.reads_adam_options:
-        config.warn_idle(f"on {optimizer.name}", _ADAM_DECAY, _ADAM_EPS)
+        config.idle(f"on {optimizer.name}", _ADAM_DECAY, _ADAM_EPS)
     written = _written_settings(config, optimizer)
     return OptimizerPlan(
         name=optimizer.name,
@@ -194,12 +194,13 @@ def clip_of(config: Options) -> Clip | None:
             config.problem(_CLIP_METHOD, "conflict", message)
         method = "norm"
     if not limit:
-        config.warn_idle("with max_grad_norm 0", _CLIP_METHOD)
+        config.idle("with max_grad_norm 0", _CLIP_METHOD)
         return None
     if config[_NAME].name == "prodigy":
-        config.warn(
-            f"max_grad_norm {limit:g} clips prodigy's gradients as well; SimpleTuner leaves them. "
-            "Set it to 0 for none."
+        config.differs(
+            _CLIP_LIMIT,
+            f"{limit:g} clips prodigy's gradients as well; SimpleTuner leaves them. Set it to 0 "
+            "for none.",
         )
     return Clip(method=method, limit=limit)
 
@@ -208,7 +209,7 @@ def _learning_rate(config: Options, optimizer: _Optimizer) -> float:
     rate = config[_RATE]
     if not config.given(_RATE):
         rate = optimizer.usual_rate or rate
-        config.warn(f"learning_rate is not given; it is {rate:g}.")
+        config.handled(_RATE, f"is not given; it is {rate:g}.")
     elif optimizer.usual_rate is not None and rate < _LEAST_FACTOR:
         message = (
             f"{optimizer.name} finds its own step and takes learning_rate as a factor of it: set "
@@ -258,7 +259,8 @@ def _report_unknown_entry(
 ) -> None:
     name = optimizer.name
     if key in _IMPLEMENTATION_KEYS:
-        config.warn(f"optimizer_config: {key} has no effect: {name} has one way to compute here.")
+        message = f"{key} has no effect: {name} has one way to compute here."
+        config.notice("no_effect", _SETTINGS, message)
     elif key in optimizer.not_built:
         message = f"optimizer_config: {key} of {name} is not built in this version; leave it out."
         config.problem(_SETTINGS, "not_implemented", message)

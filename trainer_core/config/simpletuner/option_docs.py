@@ -28,9 +28,11 @@ once.
 """
 _KINDS: Final[dict[Kind, str]] = {
     "honoured": "These act.",
-    "watches": "These would only observe a run, and are not built. The run is accepted, and one "
-    "warning names those that were given.",
-    "superseded": "The run is accepted, and a warning says what does the work of the option here.",
+    "differs": "The run is accepted and trains the same weights. What the option requests beside "
+    "them is not done, and a notice says so.",
+    "handled": "Something here does the work of the option, whatever its value.",
+    "no_effect": "These change nothing here, whatever their value.",
+    "removed": "SimpleTuner had these once. They have no effect.",
     "not_implemented": "These are errors, unless they are given at a value that requests nothing: "
     "null, false, empty, or as listed.",
     "refused": "These are errors and will not be built.",

@@ -26,12 +26,12 @@ OTHERS.not_built("tread_config deepspeed_config accelerate_config", "Leave it ou
 OTHERS.not_built("dynamo_backend", "Leave it out.", "no")
 OTHERS.not_built("layer_freeze_strategy", "Leave it out.", "none")
 OTHERS.not_built("context_parallel_size", "Leave it out.", 1)
-OTHERS.superseded(
+OTHERS.no_effect(
     "attention_mechanism sageattention_usage",
     "HiDream's attention reads neither; it is torch's own here.",
 )
 OTHERS.not_built("musubi_blocks_to_swap accelerator_cache_clear_interval", "Leave it out.", 0)
-OTHERS.superseded(
+OTHERS.no_effect(
     "ramtorch_target_modules ramtorch_transformer_percent ramtorch_text_encoder_percent "
     "ramtorch_disable_sync_hooks ramtorch_disable_extensions musubi_block_swap_device "
     "fsdp_version fsdp_reshard_after_forward fsdp_state_dict_type "
@@ -46,7 +46,7 @@ OTHERS.superseded(
     "sdnq_group_size sdnq_use_quantized_matmul sdnq_compile_mode",
     _NO_EFFECT_ALONE,
 )
-OTHERS.superseded(
+OTHERS.no_effect(
     "accelerate_extra_args main_process_ip main_process_port machine_rank same_network "
     "num_machines local_rank find_unused_parameters torch_num_threads offload_param_path",
     "Processes are started by the trainer itself.",
@@ -67,7 +67,7 @@ OTHERS.not_built(
 OTHERS.not_built("distillation_method", "Leave it out.", "none")
 OTHERS.not_built("prediction_type", "Leave it out.", "flow_matching")
 OTHERS.not_built("timestep_bias_strategy", "Leave it out.", "none")
-OTHERS.superseded(
+OTHERS.no_effect(
     "mixflow_gamma diff2flow_loss twinflow_target_step_count internal_guidance_loss_weight "
     "internal_guidance_block_index validation_internal_guidance_scale layersync_lambda "
     "layersync_student_block layersync_teacher_block urepa_lambda urepa_manifold_weight "
@@ -87,14 +87,14 @@ OTHERS.superseded(
     "singlora_ramp_up_steps controlnet_custom_config controlnet_model_name_or_path",
     _NO_EFFECT_ALONE,
 )
-OTHERS.superseded(
+OTHERS.no_effect(
     "offset_noise noise_offset noise_offset_probability snr_gamma snr_weight "
     "soft_min_snr_sigma_data timestep_bias_begin timestep_bias_end timestep_bias_multiplier "
     "timestep_bias_portion training_scheduler_timestep_spacing "
     "inference_scheduler_timestep_spacing disable_segmented_timestep_sampling t5_padding",
     "It has no effect on HiDream's flow matching.",
 )
-OTHERS.superseded(
+OTHERS.no_effect(
     "audio_channels audio_duration_interval audio_flow_schedule_shift "
     "audio_max_duration_seconds audio_min_duration_seconds audio_truncation_mode configs_dir "
     "custom_tracker data_aesthetic_score debug_aspect_buckets debug_dataset_loader "

@@ -57,9 +57,9 @@ _COMPUTE: Final[Option[Compute]] = PRECISION.choice(
     "bf16, or no for fp32 throughout.",
     known=("fp16", "fp8"),
 )
-PRECISION.superseded("base_model_default_dtype", "mixed_precision decides the type.")
-PRECISION.superseded("vae_dtype", "The VAE computes in fp32.")
-PRECISION.superseded(
+PRECISION.handled("base_model_default_dtype", "mixed_precision decides the type.")
+PRECISION.handled("vae_dtype", "The VAE computes in fp32.")
+PRECISION.handled(
     "offload_during_startup keep_vae_loaded offload_during_save fully_unload_text_encoder "
     "delete_model_after_load",
     "Encoders, VAE and transformer are loaded when they are needed, never together.",
@@ -76,7 +76,7 @@ def precision_of(config: Options) -> Precision:
         config.problem(_BASE, "conflict", message)
     matmul = _matmul_of(config)
     if config.given(_QUANTIZE_VIA) and base == "no_change" and matmul not in {"fp8", "int8"}:
-        config.warn("quantize_via has no effect: the base is not quantised.")
+        config.idle("where the base is not quantised", _QUANTIZE_VIA)
     first, second, third, fourth = (config[encoder] for encoder in _ENCODERS)
     return Precision(
         base=base,
@@ -104,11 +104,12 @@ def _matmul_of(config: Options) -> Matmul:
         message = f"{matmul} products are part of a bf16 computation: set it to auto, or "
         config.problem(_MATMUL, "conflict", message + "mixed_precision to bf16.")
     if config[_BASE] == "no_change":
-        config.warn(
-            f"base_model_matmul_precision {matmul} holds the base in 8 bits, as rows of "
-            f"{_ROWS[matmul]}, although base_model_precision is no_change."
+        config.differs(
+            _MATMUL,
+            f"{matmul} holds the base in 8 bits, as rows of {_ROWS[matmul]}, although "
+            "base_model_precision is no_change.",
         )
-    config.warn(f"{matmul} products were measured {measured_on(matmul)}.")
+    config.handled(_MATMUL, f"{matmul} products were measured {measured_on(matmul)}.")
     return matmul
 
 

@@ -69,8 +69,8 @@ _USE_FNMATCH: Final = PRESET.flag(
     "use_fnmatch", False, "Names are shell patterns instead of expressions."
 )
 _EXCLUDE: Final = PRESET.value("exclude_name", "Paths or patterns that are left out.")
-PRESET.superseded("enable_conv", "HiDream has no convolutions.")
-PRESET.superseded("lora_prefix", "Exported files have the prefix lycoris.")
+PRESET.no_effect("enable_conv", "HiDream has no convolutions.")
+PRESET.handled("lora_prefix", "Exported files have the prefix lycoris.")
 
 add_algo(OVERRIDE)
 _FACTOR: Final[Option[int | None]] = add_factor(OVERRIDE, None)
@@ -92,7 +92,7 @@ _USE_SCALAR: Final[Option[bool | None]] = OVERRIDE.flag(
 OVERRIDE.refused("dora_wd weight_decompose use_dora", DORA, False)
 OVERRIDE.not_built("unbalanced_factorization", "Set it to false.", False, type_="bool")
 OVERRIDE.not_built("dropout rank_dropout module_dropout", "Set it to 0.", 0)
-OVERRIDE.superseded("bypass_mode", "The adapter always works on activations.")
+OVERRIDE.handled("bypass_mode", "The adapter always works on activations.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +145,10 @@ def _from_object(read: Options) -> ReadPreset:
         usable = frozenset()  # the kind of the patterns is unknown
     if not read.given(_TARGET_MODULE):
         if names or class_overrides or name_overrides:
-            read.warn(
-                "apply_preset: without target_module exactly the named modules are adapted "
-                "(LyCORIS itself would add every linear layer)."
+            read.differs(
+                _TARGET_MODULE,
+                "is not given: only the named modules are adapted; LyCORIS would add every "
+                "linear layer.",
             )
         elif len(read.findings.problems) == before:
             classes = ("Linear",)
@@ -183,7 +184,8 @@ def _in_diffusers(class_name: str, read: Options) -> str:
     translated = CLASS_NAMES.get(class_name)
     if translated is None:
         return class_name
-    read.warn(f"apply_preset: {class_name} is {translated} in this model.")
+    message = f"{class_name} is {translated} in this model."
+    read.findings.notice("handled", "apply_preset", message, read.pointer)
     return translated
 
 

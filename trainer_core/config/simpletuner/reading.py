@@ -1,16 +1,16 @@
-"""Reads one object of options by a table, and collects all problems and warnings."""
+"""Reads one object of options by a table, and collects all problems and notices."""
 
 import difflib
 import functools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeVar, cast
 
 from pydantic import JsonValue
 
-from trainer_core.config.plan.problems import Problem, ProblemCode
+from trainer_core.config.plan.problems import Effect, Notice, Problem, ProblemCode
 from trainer_core.config.simpletuner.verdicts import Option, ValueType, Verdict
 
 Source = Literal["http", "local"]
@@ -35,20 +35,33 @@ _LARGEST_INT: Final = 2**53
 
 @dataclass(slots=True)
 class Findings:
-    """Problems and warnings of one import, collected over all its parts."""
+    """Problems and notices of one import, collected over all its parts."""
 
     problems: list[Problem] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    watching: list[str] = field(default_factory=list)
-    """Given options that would only observe the run and are not built."""
+    _notices: dict[tuple[Effect, str, str], Notice] = field(default_factory=dict)
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """One for each option and message, in the order in which they were found."""
+        return tuple(self._notices.values())
 
     def problem(self, pointer: str, code: ProblemCode, message: str) -> None:
         self.problems.append(Problem(pointer=pointer, code=code, message=message))
 
-    def warn(self, message: str) -> None:
-        """Warn; the same message from several data backends is kept once."""
-        if message not in self.warnings:
-            self.warnings.append(message)
+    def notice(
+        self, effect: Effect, option: str, message: str, pointer: str, backend: str | None = None
+    ) -> None:
+        """Add a notice; where several data backends have the same one, it names all of them."""
+        key = (effect, option, message)
+        found = self._notices.get(key) or Notice(
+            effect=effect, option=option, pointers=(), message=message
+        )
+        own = () if backend is None else (backend,)
+        self._notices[key] = replace(
+            found,
+            pointers=tuple(dict.fromkeys((*found.pointers, pointer))),
+            backends=tuple(dict.fromkeys((*found.backends, *own))),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,8 @@ class Options:
     """Name of a written option, with a problem or without → its name as written."""
     findings: Findings
     source: Source
+    backend: str | None = None
+    """Id of the data backend whose options these are."""
 
     def __getitem__(self, option: Option[T]) -> T:
         return cast(T, self.values.get(option.name, option.default))
@@ -87,14 +102,24 @@ class Options:
         """A problem at this option."""
         self.findings.problem(self.at(option), code, message)
 
-    def warn(self, message: str) -> None:
-        self.findings.warn(message)
+    def notice(self, effect: Effect, option: Option[Any], message: str) -> None:
+        """A notice at this option."""
+        name = option_name(self.names.get(option.name, option.name))
+        self.findings.notice(effect, name, message, self.at(option), self.backend)
 
-    def warn_idle(self, why: str, *options: Option[Any]) -> None:
-        """Warn of each of the options that was given; ``why`` ends "… has no effect"."""
+    def differs(self, option: Option[Any], message: str) -> None:
+        """The run acts differently from what SimpleTuner would do."""
+        self.notice("differs", option, message)
+
+    def handled(self, option: Option[Any], message: str) -> None:
+        """Something here does the work of the option."""
+        self.notice("handled", option, message)
+
+    def idle(self, why: str, *options: Option[Any]) -> None:
+        """Each of the options that was given has no effect; ``why`` begins "with …" or so."""
         for option in options:
             if self.given(option):
-                self.findings.warn(f"{option.name} has no effect {why}.")
+                self.notice("no_effect", option, f"has no effect {why}.")
 
 
 def escaped(name: str) -> str:
@@ -113,6 +138,8 @@ def read_options(
     pointer: str,
     findings: Findings,
     source: Source,
+    *,
+    backend: str | None = None,
 ) -> Options:
     """Every option of ``raw`` by its row in ``table``.
 
@@ -121,7 +148,7 @@ def read_options(
     """
     values: dict[str, Any] = {}
     names: dict[str, str] = {}
-    options = Options(pointer, values, names, findings, source)
+    options = Options(pointer, values, names, findings, source, backend)
     if len(raw) > _MAX_OPTIONS:
         message = f"{len(raw)} options are given, more than {_MAX_OPTIONS}; there are {len(table)}."
         findings.problem(pointer, "bad_value", message)
@@ -154,19 +181,28 @@ def _read_known(
     at = f"{options.pointer}/{escaped(written)}"
     proper = row.alias_of or row.name if isinstance(row, Option) else row.name
     if proper in names:
-        message = f"{written} is given again as {names[proper]}."
-        findings.problem(at, "conflict", message)
+        if not (isinstance(row, Option) and _is_given_equally(row, value, values.get(proper))):
+            message = f"{written} is given again as {names[proper]}, with another value: keep one."
+            findings.problem(at, "conflict", message)
         return
     names[proper] = written
     if not isinstance(row, Option):
-        _report(row, value, at, findings)
+        _report(row, written, value, options)
         return
     if row.type == "path" and options.source == "http":
-        findings.warn(f"{row.name}: paths have no meaning here; its content is part of the run.")
+        if requests_nothing(value, ()):
+            return
+        message = "is a path, which the service does not read; contents are sent with the run."
+        findings.notice("handled", option_name(written), message, at, options.backend)
         return
     typed = _typed(row, value, at, findings)
     if typed is not None:
         values[proper] = typed
+
+
+def _is_given_equally(row: Option[Any], value: JsonValue, given: object) -> bool:
+    """Whether another name of the option has the same value."""
+    return given is not None and _typed(row, value, "", Findings()) == given
 
 
 def _unknown(written: str, name: str, table: Mapping[str, Verdict]) -> str:
@@ -181,14 +217,19 @@ def _nearest(name: str, names: tuple[str, ...]) -> list[str]:
     return difflib.get_close_matches(name, names, n=3, cutoff=0.6)
 
 
-def _report(row: Verdict, value: JsonValue, at: str, findings: Findings) -> None:
-    """Warn of an option that does not act, or report it as a problem."""
+def _report(row: Verdict, written: str, value: JsonValue, options: Options) -> None:
+    """Add a notice about an option that does not act, or report it as a problem."""
+    findings, name = options.findings, option_name(written)
+    at = f"{options.pointer}/{escaped(written)}"
     match row.kind:
-        case "superseded":
-            findings.warn(f"{row.name}: {row.reason}")
-        case "watches":
+        case "differs":
             if not requests_nothing(value, row.off):
-                findings.watching.append(row.name)
+                findings.notice("differs", name, row.reason, at, options.backend)
+        case "handled" | "no_effect":
+            if not requests_nothing(value, ()):
+                findings.notice(row.kind, name, row.reason, at, options.backend)
+        case "removed":
+            findings.notice("no_effect", name, row.reason, at, options.backend)
         case "not_implemented":
             if not requests_nothing(value, row.off):
                 message = f"{row.name} is not built in this version. {row.reason}"

@@ -36,8 +36,10 @@ _REPORT_TO: Final[Option[tuple[_Named, ...]]] = REPORTING.choices(
 )
 _PROJECT: Final = REPORTING.text("tracker_project_name", "reverie", "Project in the tracker.")
 _RUN: Final = REPORTING.text("tracker_run_name", None, "Name of the run in the tracker.")
-REPORTING.watches("tracker_image_layout", "Pictures in trackers are not built.")
-REPORTING.watches("webhook_config", "Webhooks of SimpleTuner are not built.")
+REPORTING.no_effect("tracker_image_layout", "Trackers get no pictures.")
+REPORTING.differs(
+    "webhook_config", "nothing is sent; the service has webhooks of its own (/v1/webhooks)."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,13 +57,15 @@ def trackers_of(config: Options) -> Trackers:
     trackers = tuple(each.built for each in written if each.built is not None)
     absent = [each.name for each in written if each.built is None and each.name != _NONE]
     if absent:
-        config.findings.watching.append(f"report_to {', '.join(absent)}")
+        config.differs(_REPORT_TO, f"{', '.join(absent)} is not built; nothing is reported there.")
     if config.source == "http" and "tensorboard" in trackers:
-        config.warn("report_to tensorboard is for local runs; the service reports by events.")
+        config.differs(
+            _REPORT_TO, "tensorboard is for local runs; the service has its own metrics and events."
+        )
         trackers = tuple(each for each in trackers if each != "tensorboard")
     elif not trackers:
         other = " or secrets.wandb" if config.source == "http" else ""
-        config.warn_idle(f"without report_to{other}", _RUN, _PROJECT)
+        config.idle(f"without report_to{other}", _RUN, _PROJECT)
     return Trackers(
         report_to=trackers,
         project_name=_checked_name(config, _PROJECT),

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from trainer_core.config.simpletuner.placeholders import unfilled_tokens
 from trainer_core.config.simpletuner.reading import Findings, Options, escaped
-from trainer_core.config.simpletuner.verdicts import Table
+from trainer_core.config.simpletuner.verdicts import Option, Table
 
 SAMPLES: Final = Table()
 
@@ -28,33 +28,46 @@ _SIZE: Final = SAMPLES.text(
     "validation_resolution", "1024", "Size of the sample image: an edge, or WIDTHxHEIGHT."
 )
 _SEED: Final = SAMPLES.integer("validation_seed", 42, "Seed of the sample image.", at_least=0)
-SAMPLES.watches(
-    "eval_steps_interval eval_epoch_interval eval_timesteps num_eval_images "
-    "num_validation_images eval_dataset_id eval_dataset_pooling eval_loss_disable "
-    "evaluation_type pretrained_evaluation_model_name_or_path",
-    "Evaluation during the run is not built.",
+_LIBRARY: Final = SAMPLES.path(
+    "user_prompt_library",
+    "Path of prompts by nickname, in a local run. The first one is the sample's where "
+    "validation_prompt is not given.",
 )
-SAMPLES.watches(
-    "disable_benchmark validation_prompt_library validation_preview validation_randomize "
-    "validation_disable_unconditional validation_disable validation_on_startup "
-    "validation_using_datasets validation_torch_compile_fullgraph validation_step_interval "
-    "validation_steps validation_epoch_interval validate_after_step validate_after_epoch "
-    "validation_preview_steps validation_guidance_rescale validation_guidance_real "
-    "validation_no_cfg_until_timestep validation_guidance_skip_layers "
-    "validation_guidance_skip_layers_start validation_guidance_skip_layers_stop "
-    "validation_guidance_skip_scale validation_lycoris_strength validation_seed_source "
-    "validation_noise_scheduler validation_multigpu validation_method validation_adapter_path "
-    "validation_adapter_name validation_adapter_strength validation_adapter_mode "
-    "validation_adapter_config validation_external_script user_prompt_library",
-    "Pictures during the run are not built; the result has one sample image.",
+_NO_PICTURES: Final = "no pictures are made while it trains; the result has one."
+_NO_EVALUATION: Final = "nothing is evaluated while it trains, but the fixed validation loss."
+SAMPLES.differs(
+    "validation_step_interval validation_steps validation_epoch_interval "
+    "validation_prompt_library validation_on_startup validation_using_datasets",
+    _NO_PICTURES,
+    0,
 )
-SAMPLES.superseded(
-    "validation_torch_compile", "The option was removed from SimpleTuner and has no effect."
+SAMPLES.differs("eval_steps_interval eval_epoch_interval", _NO_EVALUATION, 0)
+SAMPLES.differs("evaluation_type", _NO_EVALUATION, "none")
+SAMPLES.differs("validation_external_script", _NO_PICTURES)
+SAMPLES.differs("validation_method", _NO_PICTURES, "simpletuner-local")
+SAMPLES.no_effect(
+    "eval_timesteps num_eval_images eval_dataset_id eval_dataset_pooling eval_loss_disable "
+    "pretrained_evaluation_model_name_or_path",
+    _NO_EVALUATION,
 )
+SAMPLES.no_effect(
+    "disable_benchmark validation_preview validation_preview_steps validation_randomize "
+    "validation_disable_unconditional validation_disable num_validation_images "
+    "validation_torch_compile_fullgraph validate_after_step validate_after_epoch "
+    "validation_guidance_rescale validation_guidance_real validation_no_cfg_until_timestep "
+    "validation_guidance_skip_layers validation_guidance_skip_layers_start "
+    "validation_guidance_skip_layers_stop validation_guidance_skip_scale "
+    "validation_lycoris_strength validation_seed_source validation_noise_scheduler "
+    "validation_multigpu validation_adapter_path validation_adapter_name "
+    "validation_adapter_strength validation_adapter_mode validation_adapter_config",
+    _NO_PICTURES,
+)
+SAMPLES.removed("validation_torch_compile")
 
 _SIZE_PATTERN: Final = re.compile(r"([0-9]{1,5})(?:\.0+)?(?:x([0-9]{1,5})(?:\.0+)?)?")
 _MULTIPLE_PX: Final = 16
 _MAX_TOKENS_NAMED: Final = 5
+_MAX_NICKNAME_SHOWN: Final = 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,12 +83,14 @@ class Sample:
     seed: int
 
 
-def sample_of(config: Options, max_area_px: int) -> Sample:
+def sample_of(
+    config: Options, prompt_library: Mapping[str, JsonValue] | None, max_area_px: int
+) -> Sample:
     """``max_area_px``: the largest area that the base model takes."""
     width_px, height_px = _size_px(config, max_area_px)
     return Sample(
-        prompt=config[_PROMPT] or "",
-        negative_prompt=config[_NEGATIVE] or "",
+        prompt=_prompt(config, prompt_library or {}),
+        negative_prompt=_checked_tokens(config, _NEGATIVE, config[_NEGATIVE] or ""),
         steps=config[_STEPS],
         guidance=config[_GUIDANCE],
         width_px=width_px,
@@ -84,19 +99,35 @@ def sample_of(config: Options, max_area_px: int) -> Sample:
     )
 
 
-def check_prompts(config: Options, prompt_library: Mapping[str, JsonValue] | None) -> None:
-    """Warn of placeholders in prompts. The library is only checked: no image uses it."""
-    library = (prompt_library or {}).items()
-    prompts = [config[_PROMPT] or "", config[_NEGATIVE] or ""]
-    prompts += [_checked_prompt(nickname, prompt, config.findings) for nickname, prompt in library]
-    tokens = dict.fromkeys(token for prompt in prompts for token in unfilled_tokens(prompt))
-    if tokens:
-        config.warn(
-            f"Prompts have placeholders, and are used as they are: "
-            f"{', '.join(list(tokens)[:_MAX_TOKENS_NAMED])}."
+def _prompt(config: Options, prompt_library: Mapping[str, JsonValue]) -> str:
+    """The prompt of the sample: the validation prompt, else the first one of the library."""
+    library = {
+        nickname: _checked_prompt(nickname, prompt, config.findings)
+        for nickname, prompt in prompt_library.items()
+    }
+    if written := config[_PROMPT]:
+        if library:
+            config.differs(_LIBRARY, _NO_PICTURES)
+        return _checked_tokens(config, _PROMPT, written)
+    if not library:
+        if not config.is_wrong(_PROMPT):
+            config.differs(_PROMPT, "is not given: the sample image has an empty prompt.")
+        return ""
+    nickname, prompt = next(iter(library.items()))
+    if len(library) > 1:
+        config.differs(
+            _LIBRARY, f"the sample image has the first prompt, {nickname[:_MAX_NICKNAME_SHOWN]}."
         )
-    if prompt_library and "user_prompt_library" not in config.findings.watching:
-        config.findings.watching.append("user_prompt_library")
+    return _checked_tokens(config, _LIBRARY, prompt)
+
+
+def _checked_tokens(config: Options, option: Option[str | None], prompt: str) -> str:
+    """The prompt; a notice names the placeholders in it, which nothing fills."""
+    tokens = unfilled_tokens(prompt)
+    if tokens:
+        named = ", ".join(tokens[:_MAX_TOKENS_NAMED])
+        config.differs(option, f"the placeholder {named} is used as it is.")
+    return prompt
 
 
 def _checked_prompt(nickname: str, prompt: JsonValue, findings: Findings) -> str:
@@ -124,14 +155,14 @@ def _size_px(config: Options, max_area_px: int) -> tuple[int, int]:
         config.problem(_SIZE, "bad_value", message)
         return 1024, 1024
     if others:
-        config.warn(f"validation_resolution: the sample image has the first size, {first}.")
+        config.differs(_SIZE, f"the sample image has the first size, {first}.")
     # Sides first: raising a side afterwards could exceed the area that the model takes.
     longest = max_area_px // _MULTIPLE_PX
     width = min(max(width, _MULTIPLE_PX), longest)
     height = min(max(height, _MULTIPLE_PX), longest)
     shrink = min(1.0, math.sqrt(max_area_px / (width * height)))
     if shrink < 1:
-        config.warn(f"validation_resolution {first} is more than the base model takes: lowered.")
+        config.differs(_SIZE, f"{first} is more than the base model takes: lowered.")
     return _side_px(width * shrink), _side_px(height * shrink)
 
 

@@ -43,24 +43,25 @@ def schedule_of(config: Options, peak: float, steps: int) -> SchedulePlan:
     """``peak``: the learning rate after the warm-up. ``steps``: of the whole run."""
     name, warmup = config[_NAME], config[_WARMUP]
     if name == "constant" and warmup > 0:
-        config.warn("lr_scheduler: constant with lr_warmup_steps is constant_with_warmup.")
+        config.handled(_NAME, "constant with lr_warmup_steps is constant_with_warmup.")
         name = "constant_with_warmup"
     if name == "cosine" and warmup > 0:
-        config.warn(
-            "lr_warmup_steps is warm-up with cosine too; SimpleTuner takes it as cosine's period, "
-            "which is lr_period_steps here."
+        config.differs(
+            _WARMUP,
+            "is warm-up with cosine too; SimpleTuner takes it as cosine's period, which is "
+            "lr_period_steps here.",
         )
     if warmup > steps:
-        config.warn(f"lr_warmup_steps {warmup} is longer than the run of {steps} steps.")
+        config.differs(_WARMUP, f"{warmup} is longer than the run of {steps} steps.")
     elif warmup == steps and name in ("linear", "cosine", "polynomial"):
-        config.warn(f"lr_warmup_steps {warmup} is the whole run: {name} never falls.")
+        config.differs(_WARMUP, f"{warmup} is the whole run: {name} never falls.")
     if name != "cosine":
-        config.warn_idle(f"with {name}", _PERIOD)
+        config.idle(f"with {name}", _PERIOD)
     if name != "polynomial":
-        config.warn_idle(f"with {name}", _POWER)
+        config.idle(f"with {name}", _POWER)
     end = config[_END]
     if name not in ("cosine", "polynomial"):
-        config.warn_idle(f"with {name}", _END)
+        config.idle(f"with {name}", _END)
         end = 0.0
     elif end >= peak:
         config.problem(_END, "conflict", f"lr_end {end:g} has to be below learning_rate {peak:g}.")

@@ -40,7 +40,7 @@ _TARGET: Final[Option[float | None]] = RUN_SIZES.number(
 _ROUNDING: Final = RUN_SIZES.integer(
     "aspect_bucket_rounding", 2, "Decimals of the aspect ratio.", at_least=1, at_most=9
 )
-RUN_SIZES.superseded("aspect_bucket_alignment", "Sides are always multiples of 64 for HiDream.")
+RUN_SIZES.handled("aspect_bucket_alignment", "Sides are always multiples of 64 for HiDream.")
 RUN_SIZES.not_built("max_upscale_threshold", "Leave it out.")
 
 _OWN_RESOLUTION: Final[Option[float | None]] = BACKEND_SIZES.number(
@@ -74,7 +74,7 @@ _CROP_STYLE: Final[Option[str]] = BACKEND_SIZES.choice(
 _CROP_ASPECT: Final[Option[CropAspect]] = BACKEND_SIZES.choice(
     "crop_aspect", CropAspect, "square", "Shape of the crop.", known=("closest", "random")
 )
-BACKEND_SIZES.superseded("aspect_bucket_alignment", "Sides are always multiples of 64 for HiDream.")
+BACKEND_SIZES.handled("aspect_bucket_alignment", "Sides are always multiples of 64 for HiDream.")
 BACKEND_SIZES.not_built(
     "maximum_aspect_ratio crop_aspect_buckets max_upscale_threshold", "Leave it out."
 )
@@ -107,27 +107,28 @@ class Sizes:
     target_downsample_size_px: int | None
 
 
-def sizes_of(id_: str, options: Options, config: Options, max_area_px: int) -> Sizes:
+def sizes_of(options: Options, config: Options, max_area_px: int) -> Sizes:
     """The sizes of a backend. A resolution above the base model's ``max_area_px`` is lowered."""
-    resolution_px = _resolution_px(id_, options, config, max_area_px)
+    resolution_px = _resolution_px(options, config, max_area_px)
     maximum_px = _edge_px(_OF_MAXIMUM, options, config)
     target_px = _edge_px(_OF_TARGET, options, config)
     crop = options[CROP]
     if not crop:
-        options.warn_idle(f"on {id_} without crop", *_WAYS_TO_CROP)
+        options.idle("without crop", *_WAYS_TO_CROP)
         maximum_px = target_px = None
-    elif (maximum_px is None) != (target_px is None):
-        given, missing = (
-            (_OWN_MAXIMUM, _OWN_TARGET) if target_px is None else (_OWN_TARGET, _OWN_MAXIMUM)
-        )
-        options.problem(given, "conflict", f"{given.name} needs {missing.name} as well.")
+    elif maximum_px is None or target_px is None:
+        options.idle("without maximum_image_size", _OWN_TARGET)
+        options.idle("without target_downsample_size", _OWN_MAXIMUM)
+        maximum_px = target_px = None
     elif maximum_px is not None and target_px is not None and target_px > maximum_px:
-        options.warn(
-            f"{id_}: target_downsample_size is above maximum_image_size: images between the two "
-            "are not enlarged to it, but cut as they are."
+        options.differs(
+            _OWN_TARGET,
+            "is above maximum_image_size: images between the two are cut as they are.",
         )
     if crop and not options.given(_CROP_STYLE):
-        options.warn(f"{id_}: crop_style is not given; images are cut at the centre.")
+        options.differs(
+            _CROP_STYLE, "is not given; images are cut at the centre, by SimpleTuner at random."
+        )
     return Sizes(
         resolution_px=resolution_px,
         aspect_bucket_rounding=config[_ROUNDING],
@@ -149,9 +150,9 @@ def without_idle_crops(item: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     return changed
 
 
-def warn_of_idle_sizes(config: Options) -> None:
-    """Warn that size limits of the run have no effect, because no backend is cropped."""
-    config.warn_idle("where no backend is cropped", _MAXIMUM, _TARGET)
+def tell_idle_sizes(config: Options) -> None:
+    """Tell that size limits of the run have no effect, because no backend is cropped."""
+    config.idle("where no backend is cropped", _MAXIMUM, _TARGET)
 
 
 def _edge_px(size: _Size, options: Options, config: Options) -> int | None:
@@ -178,15 +179,15 @@ def _edge_px(size: _Size, options: Options, config: Options) -> int | None:
     return round(edge)
 
 
-def _resolution_px(id_: str, options: Options, config: Options, max_area_px: int) -> int:
+def _resolution_px(options: Options, config: Options, max_area_px: int) -> int:
     edge_px = _edge_px(_OF_RESOLUTION, options, config)
     wanted = _DEFAULT_EDGE_PX if edge_px is None else edge_px
     largest = math.isqrt(max_area_px)
     if wanted > largest:
-        config.warn(
-            f"{id_}: resolution {wanted} is more than the base model takes; it is lowered to "
-            f"{largest}."
-        )
+        message = f"{wanted} pixels are more than the base model takes; lowered to {largest}."
+        of_backend = options.given(_OWN_RESOLUTION)
+        owner, option = (options, _OWN_RESOLUTION) if of_backend else (config, _RESOLUTION)
+        owner.differs(option, message)
         return largest
     if wanted < _LEAST_EDGE_PX:
         unit = options[_OWN_UNIT] or config[_UNIT]

@@ -29,7 +29,7 @@ _EPOCHS: Final = STEPS.integer("num_train_epochs", 0, "Only 0: set max_train_ste
 _WORLD_SIZE: Final = STEPS.integer(
     "world_size",
     1,
-    "Reverie's own: number of GPUs, above 1 with model_type full.",
+    "Reverie's own: number of GPUs; an adapter trains on one, and accumulates instead.",
     at_least=1,
     at_most=1024,
 )
@@ -45,8 +45,8 @@ _ZERO_STAGE: Final[Option[int | None]] = STEPS.integer(
 _DEVICE: Final[Option[Device]] = STEPS.choice(
     "device", Device, "auto", "Reverie's own: auto takes cuda where there is one, else cpu."
 )
-STEPS.superseded("seed_for_each_device", "Draws depend on step and sample, not device.")
-STEPS.superseded("set_grads_to_none", "Gradients are always freed.")
+STEPS.handled("seed_for_each_device", "Draws depend on step and sample, not device.")
+STEPS.handled("set_grads_to_none", "Gradients are always freed.")
 
 
 def is_seed_drawn(config: Options) -> bool:
@@ -60,7 +60,7 @@ def seed_of(config: Options) -> int:
     if not is_seed_drawn(config):
         return seed
     drawn = secrets.randbelow(2**31 - 1) + 1
-    config.warn(f"seed {seed} requests a random seed: {drawn} was drawn and is stored in the plan.")
+    config.handled(_SEED, f"{seed} requests a random seed: {drawn} was drawn and is stored.")
     return drawn
 
 
@@ -80,23 +80,31 @@ def steps_of(config: Options) -> int:
 
 
 def accumulation_of(config: Options) -> int:
-    """Micro-batches of one rank in an optimizer step."""
+    """Micro-batches of one rank in an optimizer step.
+
+    An adapter trains on one GPU, which accumulates what several GPUs would have shared.
+    """
     steps = config[_ACCUMULATION]
     if steps == 0:
-        config.warn("gradient_accumulation_steps 0 is taken as 1.")
+        config.handled(_ACCUMULATION, "0 is taken as 1.")
     if steps > _ACCUMULATION_MAX:
         message = f"gradient_accumulation_steps is at most {_ACCUMULATION_MAX}."
         config.problem(_ACCUMULATION, "bad_value", message)
-    return max(1, steps)
+    accumulated, size = max(1, steps), config[_WORLD_SIZE]
+    if is_full_rank(config) or size == 1:
+        return accumulated
+    samples = size * accumulated * config[BATCH_SIZE]
+    config.differs(
+        _WORLD_SIZE,
+        f"an adapter trains on one GPU: it accumulates {size * accumulated} batches, so that a "
+        f"step has the same {samples} samples.",
+    )
+    return size * accumulated
 
 
 def world_size_of(config: Options) -> int:
     """Number of ranks; above 1 only where all weights are trained."""
-    size = config[_WORLD_SIZE]
-    if size > 1 and not is_full_rank(config):
-        message = "An adapter trains on one GPU in this version: set it to 1."
-        config.problem(_WORLD_SIZE, "not_implemented", message)
-    return size
+    return config[_WORLD_SIZE] if is_full_rank(config) else 1
 
 
 def uses_deepspeed(config: Options) -> bool:
@@ -112,9 +120,7 @@ def zero_stage_of(config: Options) -> int | None:
     """DeepSpeed's ZeRO stage; None: one process without DeepSpeed."""
     stage = config[_ZERO_STAGE]
     if not is_full_rank(config):
-        if stage is not None:
-            message = "zero_stage is for model_type full; leave it out."
-            config.problem(_ZERO_STAGE, "conflict", message)
+        config.idle("on an adapter", _ZERO_STAGE)
         return None
     if stage is not None:
         return stage

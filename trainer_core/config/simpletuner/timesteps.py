@@ -102,7 +102,7 @@ def timesteps_of(config: Options) -> TimestepSampling:
                 if name == "sigmoid"
                 else f"comes from {_CHOSEN_BY[name].name}"
             )
-            config.warn_idle(f"where sigma {by}", *options)
+            config.idle(f"where sigma {by}", *options)
     return TimestepSampling(
         name=name,
         sigmoid_scale=config[_SIGMOID_SCALE] if name == "sigmoid" else 1.0,
@@ -122,13 +122,13 @@ def shift_of(config: Options, name: TimestepDistribution) -> tuple[float, bool]:
     is_written = config.given(_SHIFT) and config[_SHIFT] != 0
     if name == "list":
         if config[_AUTO_SHIFT]:
-            config.warn("flow_schedule_auto_shift has no effect: a list is never shifted.")
+            config.idle("on a list of timesteps, which is never shifted", _AUTO_SHIFT)
         if is_written:
-            config.warn("flow_schedule_shift has no effect: a list is never shifted.")
+            config.idle("on a list of timesteps, which is never shifted", _SHIFT)
         return 1.0, False
     if config[_AUTO_SHIFT]:
         if is_written:
-            config.warn("flow_schedule_shift has no effect: flow_schedule_auto_shift is on.")
+            config.idle("with flow_schedule_auto_shift", _SHIFT)
         return 1.0, True
     return shift, False
 
@@ -157,7 +157,7 @@ def _custom_sigmas(config: Options) -> tuple[float, ...]:
         config.problem(_LIST, "bad_value", message)
         return ()
     if any(value > 1 for value in values) and any(value <= 1 for value in values):
-        config.warn(f"{_LIST.name}: values up to 1 are taken as sigmas, those above as timesteps.")
+        config.handled(_LIST, "values up to 1 are sigmas, those above timesteps.")
     return sigmas
 
 

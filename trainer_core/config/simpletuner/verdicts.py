@@ -3,8 +3,11 @@
 The kind of a row is
 
 - ``honoured``: it acts. Such a row is an ``Option``, which reads the value as the right type.
-- ``watches``: it would only observe the run, and nothing here does that yet. The run is accepted.
-- ``superseded``: the run is accepted, and a warning says what does this work here.
+- ``differs``: the run is accepted and trains the same weights, but something beside them is not
+  done, such as pictures during the run. A notice says so.
+- ``handled``: something here does its work, whatever the value. A notice says what.
+- ``no_effect``: it changes nothing here, whatever the value. A notice says why.
+- ``removed``: no SimpleTuner of today has it any more, and it has no effect.
 - ``not_implemented``: an error, except at values that request nothing.
 - ``refused``: the same, and it will not be built.
 
@@ -13,12 +16,16 @@ A name without a row is an unknown option, which is an error.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Final, Generic, Literal, TypeVar, get_args
 
 from pydantic import JsonValue
 
-Kind = Literal["honoured", "watches", "superseded", "refused", "not_implemented"]
+Kind = Literal[
+    "honoured", "differs", "handled", "no_effect", "removed", "not_implemented", "refused"
+]
 ValueType = Literal["int", "float", "bool", "text", "path", "any"]
+
+REMOVED: Final = "No longer exists in SimpleTuner; has no effect."
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -161,15 +168,25 @@ class Table:
             replace(option, name=name, reason=f"The same as {option.name}.", alias_of=option.name)
         )
 
-    def watches(self, names: str, reason: str) -> None:
-        """Each of the ``names``, with blanks between them, only observes the run."""
+    def differs(self, names: str, reason: str, *off: JsonValue) -> None:
+        """What each of the ``names``, with blanks between them, requests is not done."""
         for name in names.split():
-            self._add(Verdict(name=name, kind="watches", reason=reason))
+            self._add(Verdict(name=name, kind="differs", reason=reason, off=off))
 
-    def superseded(self, names: str, reason: str) -> None:
-        """Something else does the work of each of the ``names``."""
+    def handled(self, names: str, reason: str) -> None:
+        """Something here does the work of each of the ``names``."""
         for name in names.split():
-            self._add(Verdict(name=name, kind="superseded", reason=reason))
+            self._add(Verdict(name=name, kind="handled", reason=reason))
+
+    def no_effect(self, names: str, reason: str) -> None:
+        """Each of the ``names`` changes nothing here."""
+        for name in names.split():
+            self._add(Verdict(name=name, kind="no_effect", reason=reason))
+
+    def removed(self, names: str, reason: str = REMOVED) -> None:
+        """SimpleTuner had each of the ``names`` once."""
+        for name in names.split():
+            self._add(Verdict(name=name, kind="removed", reason=reason))
 
     def not_built(
         self, names: str, reason: str, *off: JsonValue, type_: ValueType = "any"
