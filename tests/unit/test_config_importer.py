@@ -128,13 +128,19 @@ def test_text_dashes_and_null_are_read_as_simpletuner_reads_them() -> None:
 
 def test_all_problems_are_reported_at_once() -> None:
     problems = problems_of(
-        {"optimiser": "x", "use_dora": True, "train_batch_size": "two", "seed": 1, "--seed": 2},
+        {
+            "optimiser": "x",
+            "tread_config": {"routes": []},
+            "train_batch_size": "two",
+            "seed": 1,
+            "--seed": 2,
+        },
         backends=[{"id": "a", "caption_strategy": "filename", "probability": 0.5, "crops": 1}],
     )
 
     assert problems == [
         ("/config/optimiser", "unknown_option"),
-        ("/config/use_dora", "refused"),
+        ("/config/tread_config", "not_implemented"),
         ("/config/train_batch_size", "bad_value"),
         ("/config/--seed", "conflict"),
         ("/data_backends/0/probability", "not_implemented"),
@@ -182,9 +188,9 @@ def test_a_cache_of_text_that_would_change_captions_is_refused() -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        "gradient_checkpointing_segment_stride",
-        "musubi_blocks_to_swap",
-        "accelerator_cache_clear_interval",
+        "max_grounding_entities",
+        "input_perturbation",
+        "scheduled_sampling_max_step_offset",
     ],
 )
 def test_what_is_off_for_one_option_is_not_off_for_another(option: str) -> None:
@@ -319,7 +325,8 @@ def test_sizes_beyond_the_base_model_are_lowered_with_a_warning() -> None:
         ({}, "/data_backends/0/id", "missing"),
         ({"id": "../x"}, "/data_backends/0/id", "bad_value"),
         ({"id": "a", "type": "aws"}, "/data_backends/0/type", "not_implemented"),
-        ({"id": "a", "aws_access_key_id": "x"}, "/data_backends/0/aws_access_key_id", "refused"),
+        ({"id": "a", "type": "csv", "csv_file": "x", "crop_style": "?"}, "/data_backends/0/type",
+         "not_implemented"),
         ({"id": "a", "crop": True, "crop_style": "random"}, "/data_backends/0/crop_style",
          "not_implemented"),
         ({"id": "a", "caption_strategy": "instanceprompt"}, "/data_backends/0/instance_prompt",

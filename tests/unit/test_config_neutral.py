@@ -13,8 +13,6 @@ from trainer_core.config.simpletuner.verdicts import Verdict
 
 TABLES: Final = (OPTIONS, BACKEND_OPTIONS, LYCORIS.rows, PRESET.rows, OVERRIDE.rows)
 TWO_NEUTRAL: Final = {
-    "gradient_checkpointing_segment_stride": (0, 1),
-    "gradient_precision": ("unmodified", "fp32"),
     "start_epoch": (0, 1),
 }
 """The options that ask for nothing at two values."""
@@ -41,26 +39,16 @@ def test_an_option_that_is_not_built_has_one_neutral_value_of_its_own_type(
 @pytest.mark.parametrize(
     "asking",
     [
-        {"adam_beta1": 0.999},
-        {"adam_beta2": 0.9},
-        {"dynamo_backend": "default"},
+        {"distillation_method": "no"},
         {"layer_freeze_strategy": "inference"},
         {"publishing_config": "stop"},
         {"deepspeed_config": "no"},
-        {"max_upscale_threshold": "random"},
         {"pretrained_unet_subfolder": "transformer"},
     ],
 )
 def test_what_is_neutral_to_one_option_is_not_to_another(asking: dict[str, Any]) -> None:
     (name,) = asking
     assert [pointer for pointer, _ in problems_of(asking)] == [f"/config/{name}"]
-
-
-def test_a_threshold_of_nothing_for_a_backend_is_a_request() -> None:
-    backend = {"id": "a", "caption_strategy": "filename", "max_upscale_threshold": 0}
-    assert problems_of(backends=[backend]) == [
-        ("/data_backends/0/max_upscale_threshold", "not_implemented")
-    ]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from services.api.errors import DatasetRejectedError, InvalidPlanError
 from services.api.pointers import json_pointer
@@ -24,6 +24,8 @@ from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import Notice, PlanError
 from trainer_core.config.plan.work import expected_px, work_of
 from trainer_core.config.simpletuner.importer import Imported, import_run
+from trainer_core.config.simpletuner.other_backend_keys import SECRET_KEYS
+from trainer_core.config.simpletuner.reading import option_name
 
 _REJECTED: Final = "dataset_rejected"
 KnownDatasets = Mapping[str, Usability]
@@ -98,7 +100,7 @@ def plan_request(
     work = work_of(plan, model.transformer_config, image_px=expected_px(plan))
     return NewRun(
         request={
-            **request.model_dump(mode="json"),
+            **_without_credentials(request.model_dump(mode="json")),
             "secrets": {"hub": examined.hub_secret, "wandb": examined.wandb_secret},
         },
         plan=plan.model_dump(mode="json"),
@@ -118,6 +120,17 @@ def plan_request(
         parent_run_id=parent_run_id,
         wandb_secret=examined.wandb_secret,
     )
+
+
+def _without_credentials(request: dict[str, Any]) -> dict[str, Any]:
+    """The request without credentials of data backends: they have no effect, so none is stored."""
+    backends = [
+        {key: value for key, value in each.items() if option_name(key) not in SECRET_KEYS}
+        if isinstance(each, dict)
+        else each
+        for each in request["data_backends"]
+    ]
+    return {**request, "data_backends": backends}
 
 
 def examine(service: Service, request: RunCheck, known: Known) -> Examined:

@@ -22,6 +22,7 @@ from trainer_core.config.simpletuner.masks import (
     masks_backend,
 )
 from trainer_core.config.simpletuner.model import is_full_rank
+from trainer_core.config.simpletuner.other_backend_keys import OTHER_BACKEND_KEYS
 from trainer_core.config.simpletuner.reading import (
     Findings,
     Options,
@@ -42,11 +43,11 @@ _MAX_REPEATS: Final = 1_000_000
 _Role = Literal["train", "eval", "mask", "cache"]
 
 _ID: Final = _BACKEND.text("id", None, "Its name, unique in the list.")
-_BACKEND.choice(
+_SOURCE: Final[Option[str]] = _BACKEND.choice(
     "type",
     {"local": "local"},
     "local",
-    "Images come as files.",
+    "Bring the images as files.",
     known=("aws", "csv", "huggingface", "webshart", "memory"),
 )
 _TYPE: Final[Option[_Role]] = _BACKEND.choice(
@@ -66,6 +67,7 @@ _TYPE: Final[Option[_Role]] = _BACKEND.choice(
 _DISABLED: Final = _BACKEND.flag("disabled", False, "Leave the backend out.")
 _BACKEND.alias("disable", _DISABLED)
 _FOLDER: Final = _BACKEND.path("instance_data_dir", "Folder of the images, in a local run.")
+_BACKEND.alias("instance_data_root", _FOLDER)
 _REPEATS: Final = _BACKEND.integer(
     "repeats", 0, "How often each image is drawn again in an epoch.", at_least=0
 )
@@ -80,48 +82,27 @@ _BATCH_SIZE: Final[Option[int | None]] = _BACKEND.integer(
 )
 _BACKEND.choice(
     "metadata_backend",
-    {"discovery": "discovery"},
+    {"discovery": "discovery", "json": "discovery"},
     "discovery",
-    "Every image is read once and measured.",
+    "Every image is read once and measured; json is an older name of it.",
     known=("parquet", "huggingface", "webshart"),
 )
-_BACKEND.handled(
-    "cache_dir cache_dir_vae text_embeds image_embeds default skip_file_discovery "
-    "preserve_data_backend_cache vae_cache_clear_each_epoch vae_cache_ondemand "
-    "vae_cache_disable metadata_update_interval hash_filenames vae_batch_size "
-    "write_batch_size text_encoder_batch_size bucket_report",
-    "Images and captions are cached in shards that are named by their content; there is nothing "
-    "to set.",
-)
+_BACKEND.not_built("grounding grounding_data", "Boxes are not trained: leave it out.")
 _BACKEND.not_built("probability", "Use repeats to weigh data; leave it out.", 1, type_="float")
+_BACKEND.not_built("conditioning", "Masks come as files of a backend of their own.")
 _BACKEND.not_built(
-    "max_num_samples parquet csv huggingface webshart conditioning controlnet video end_epoch "
-    "end_step",
-    "Leave it out.",
+    "max_num_samples end_epoch end_step disable_after_epoch_step",
+    "Bring only the images to train on.",
 )
 _BACKEND.not_built("slider_strength", "Leave it out.", 0)
 _BACKEND.not_built("start_epoch", "Every backend starts at once.", 0, 1)
 _BACKEND.not_built("start_step", "Every backend starts at once.", 0)
 _BACKEND.not_built("timestep_sampling_offset", "Leave it out.", 0, type_="float")
-_BACKEND.not_built(
-    "dataset_name caption_column image_column csv_file csv_caption_column csv_cache_dir source "
-    "metadata memory_filesystem_path memory_filesystem_size memory_filesystem_sudo "
-    "webshart_optimize_captions",
-    "Bring the images as files, with type local.",
-)
-_BACKEND.refused(
-    "aws_bucket_name aws_endpoint_url aws_region_name aws_access_key_id aws_secret_access_key "
-    "aws_data_prefix",
-    "Credentials and buckets of others are not taken; upload the images.",
-)
-_BACKEND.refused(
-    "delete_unwanted_images delete_problematic_images delete_nsfw_images",
-    "No image is ever deleted.",
-    False,
-)
 _BACKEND.not_built("enable_nsfw_check", "Leave it out.", False, type_="bool")
 
-BACKEND_OPTIONS: Final = joined(_BACKEND, BACKEND_SIZES, BACKEND_CAPTIONS, MASKS)
+BACKEND_OPTIONS: Final = joined(
+    _BACKEND, BACKEND_SIZES, BACKEND_CAPTIONS, MASKS, OTHER_BACKEND_KEYS
+)
 """Key of a data backend → row."""
 
 
@@ -176,6 +157,10 @@ def _read_backend(
 
     ``first``: the options that decide how it is read.
     """
+    if refused := _refused_kind(item, first):
+        # What its other options mean depends on it.
+        read_options(refused, BACKEND_OPTIONS, pointer, config.findings, config.source)
+        return None
     is_cut = first[CROP] and first[_TYPE] != "mask"
     given = item if is_cut else without_idle_crops(item)
     options = read_options(
@@ -185,11 +170,17 @@ def _read_backend(
     return None if backend is None else ReadBackend(backend, options)
 
 
+def _refused_kind(item: Mapping[str, JsonValue], first: Options) -> Mapping[str, JsonValue]:
+    """The type and dataset_type of a backend that are not taken; empty where both are."""
+    wrong = {option.name for option in (_SOURCE, _TYPE) if first.is_wrong(option)}
+    return {name: value for name, value in item.items() if option_name(name) in wrong}
+
+
 def _folder(id_: str, options: Options, pointer: str) -> str | None:
     """The folder of the images; None where there is none, which is a problem in a local run."""
     folder = options[_FOLDER]
     if not folder and options.source == "local":
-        message = f"{id_}: instance_data_dir is missing."
+        message = f"instance_data_dir of {id_} is missing."
         options.findings.problem(f"{pointer}/{_FOLDER.name}", "missing", message)
     return folder
 
@@ -214,7 +205,7 @@ def holds_no_images(item: Mapping[str, JsonValue]) -> bool:
 
 def _first_look(item: Mapping[str, JsonValue]) -> Options:
     """The options that decide how the others are read, without reporting problems."""
-    wanted = {_DISABLED.name, "disable", _TYPE.name, CROP.name}
+    wanted = {_DISABLED.name, "disable", _TYPE.name, CROP.name, _SOURCE.name}
     few = {name: value for name, value in item.items() if option_name(name) in wanted}
     return read_options(few, BACKEND_OPTIONS, "", Findings(), "local")
 

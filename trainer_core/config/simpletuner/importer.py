@@ -11,6 +11,7 @@ from trainer_core.config.plan import Backend, Base, Identity, LokrAdapter, LoraA
 from trainer_core.config.plan.problems import Notice, PlanError
 from trainer_core.config.simpletuner.adapter import adapter_of
 from trainer_core.config.simpletuner.backends import backends_of
+from trainer_core.config.simpletuner.captions import check_caption_length
 from trainer_core.config.simpletuner.ema import ema_of
 from trainer_core.config.simpletuner.model import base_of
 from trainer_core.config.simpletuner.objective import caption_dropout_of, objective_of
@@ -78,6 +79,7 @@ def import_run(
     max_area_px = _PUBLISHED_MAX_AREA_PX if base is None else base.max_area_px
     backends, folders = backends_of(data_backends, options, max_area_px)
     parts = _identity_parts(options, adapter, backends)
+    check_caption_length(options)
     operation = operation_of(options, prompt_library, max_area_px, folders)
     if findings.problems or base is None:
         raise PlanError(findings.problems, findings.notices)

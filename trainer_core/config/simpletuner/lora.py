@@ -44,16 +44,28 @@ _FORMAT: Final[Option[str]] = LORA.choice(
 _TARGETS: Final = LORA.value(
     "peft_lora_target_modules", "Modules that LoRA adapts: a list, or the name of a preset."
 )
-_OPTIONS: Final = (_RANK, _ALPHA, _DROPOUT, _INIT, _FORMAT, _TARGETS)
-LORA.refused("use_dora", "LoRA and LoKr are built; DoRA is not taken.", False)
-LORA.not_built("peft_lora_mode", "Leave it out.", "standard")
-LORA.not_built("slider_lora_target", "Leave it out.")
+_USE_DORA: Final = LORA.flag("use_dora", False, "Only false: DoRA is not taken.")
+_MODE: Final[Option[str]] = LORA.choice(
+    "peft_lora_mode",
+    {"standard": "standard"},
+    "standard",
+    "The kind of LoRA.",
+    known=("singlora",),
+)
+_SLIDER: Final = LORA.flag("slider_lora_target", False, "Only false: sliders are not built.")
+_OPTIONS: Final = (_RANK, _ALPHA, _DROPOUT, _INIT, _FORMAT, _TARGETS, _USE_DORA, _MODE, _SLIDER)
 
 
 def lora_of(config: Options, linears: Sequence[LinearShape]) -> LoraAdapter | None:
     """The LoRA that ``config.json`` describes; None where a problem was found."""
     before = len(config.findings.problems)
     modules = _modules(config, linears)
+    if config[_USE_DORA]:
+        message = "DoRA is not taken; LoRA and LoKr are: set it to false."
+        config.problem(_USE_DORA, "refused", message)
+    if config[_SLIDER]:
+        message = "Slider LoRA is not built in this version: set it to false."
+        config.problem(_SLIDER, "not_implemented", message)
     is_wrong = any(config.is_wrong(option) for option in _OPTIONS)
     if is_wrong or len(config.findings.problems) > before:
         return None
@@ -124,8 +136,12 @@ def _matching_nothing(
 ) -> Iterator[str]:
     unmatched = [name for name, paths in found.items() if not paths]
     around = {name for linear in linears for name in linear.path.split(".")[:-1]}
+    ends = {linear.path.rpartition(".")[2] for linear in linears}
     for number, name in enumerate(unmatched):
-        if name.rpartition(".")[2] in around:
+        whole, _, number_of_list = name.rpartition(".")
+        if number_of_list.isdecimal() and whole.rpartition(".")[2] in ends:
+            hint = f" Did you mean {whole}?"  # other models have a list of layers there
+        elif name.rpartition(".")[2] in around:
             hint = " It holds layers and is none itself: name those inside it."
         elif name in NAMED_PRESETS:
             hint = f" For the preset write {name} alone, without a list."

@@ -45,7 +45,7 @@ MODEL.refused(
 )
 MODEL.refused("pretrained_transformer_subfolder", _WHOLE, "transformer")
 MODEL.refused("pretrained_unet_subfolder unet_subfolder", _WHOLE, "unet")
-MODEL.refused("trust_remote_code", "No code of a model's repository is ever run.", False)
+MODEL.no_effect("trust_remote_code", "No code of a model's repository is ever run.")
 
 
 def is_full_rank(config: Options) -> bool:

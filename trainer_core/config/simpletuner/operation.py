@@ -56,6 +56,7 @@ _INTERVAL: Final = OPERATION.integer(
 )
 OPERATION.alias("checkpointing_steps", _INTERVAL)
 _LIMIT: Final = OPERATION.integer("checkpoints_total_limit", 5, "Checkpoints kept.", at_least=1)
+OPERATION.alias("save_total_limit", _LIMIT)
 _PUSH: Final = OPERATION.flag("push_to_hub", False, "Publish the result; needs hub_model_id.")
 _HUB_ID: Final = OPERATION.text("hub_model_id", None, "Where on the Hugging Face Hub.")
 _PRIVATE: Final = OPERATION.flag("model_card_private", True, "Whether a new repository is private.")
@@ -75,7 +76,7 @@ OPERATION.not_built(
 OPERATION.not_built("disk_low_action", "Leave it out.", "stop")
 OPERATION.handled(
     "model_card_safe_for_work model_card_note model_card_documentation_url hub_model_revision "
-    "push_to_hub_background modelspec_comment",
+    "push_to_hub_background modelspec_comment model_card_base_model",
     "The result and its card are written from the facts of the run.",
 )
 

@@ -114,6 +114,14 @@ _MOST_BETA: Final = 0.9999999
 _LEAST_FACTOR: Final = 0.1
 _SEPARATOR: Final = re.compile(r"[,;\s]+")
 
+
+def _nearest_of(name: str) -> str:
+    """The optimizer here that is most like one that is not built."""
+    if "lion" in name:
+        return "optimi-lion"
+    return "optimi-adamw" if name.startswith("optimi") else "torch-adamw"
+
+
 OPTIMIZER: Final = Table()
 _NAME: Final[Option[_Optimizer]] = OPTIMIZER.choice(
     "optimizer",
@@ -121,6 +129,7 @@ _NAME: Final[Option[_Optimizer]] = OPTIMIZER.choice(
     _OPTIMIZERS["adamw_bf16"],
     "adamw_bf16 is taken as torch-adamw with fp32 weights and states.",
     known=_NOT_BUILT,
+    nearest={name: _nearest_of(name) for name in _NOT_BUILT},
 )
 _RATE: Final = OPTIMIZER.number(
     "learning_rate", 4e-7, "Learning rate after the warm-up; 1 by default with prodigy.", above=0
@@ -149,17 +158,21 @@ _CLIP_METHOD: Final[Option[ClipMethod]] = OPTIMIZER.choice(
     "value",
     "value clamps each element, norm scales the global norm; DeepSpeed has only norm.",
 )
-OPTIMIZER.not_built("adam_beta1", "Use optimizer_beta1.", 0.9)
-OPTIMIZER.not_built("adam_beta2", "Use optimizer_beta2.", 0.999)
-OPTIMIZER.not_built("prodigy_steps", "Leave it out.", 0)
-OPTIMIZER.not_built("gradient_precision", "Gradients are fp32 for adapters.", "unmodified", "fp32")
-OPTIMIZER.not_built(
-    "optimizer_release_gradients fuse_optimizer optimizer_offload_gradients",
-    "Leave it out.",
-    False,
-    type_="bool",
+_DEEPSPEED_BETA1: Final[Option[float | None]] = OPTIMIZER.number(
+    "adam_beta1", None, "First beta with DeepSpeed.", at_least=0, at_most=_MOST_BETA
 )
-OPTIMIZER.not_built("optimizer_cpu_offload_method", "Leave it out.", "none")
+_DEEPSPEED_BETA2: Final[Option[float | None]] = OPTIMIZER.number(
+    "adam_beta2", None, "Second beta with DeepSpeed.", at_least=0, at_most=_MOST_BETA
+)
+_PRODIGY_STEPS: Final = OPTIMIZER.integer(
+    "prodigy_steps", 0, "Only 0 with prodigy; other optimizers do not read it.", at_least=0
+)
+OPTIMIZER.handled("gradient_precision", "Gradients of adapters are fp32.")
+OPTIMIZER.handled(
+    "optimizer_release_gradients fuse_optimizer optimizer_offload_gradients "
+    "optimizer_cpu_offload_method",
+    "Updates run in place on the accelerator; DeepSpeed shards what is large.",
+)
 
 
 def optimizer_of(config: Options) -> OptimizerPlan:
@@ -173,6 +186,17 @@ def optimizer_of(config: Options) -> OptimizerPlan:
             "one GPU without zero_stage."
         )
         config.problem(_NAME, "not_implemented", message)
+    if not uses_deepspeed(config):
+        config.idle(
+            "without DeepSpeed, as in SimpleTuner; optimizer_beta1 and optimizer_beta2 act",
+            _DEEPSPEED_BETA1,
+            _DEEPSPEED_BETA2,
+        )
+    if optimizer.name != "prodigy":
+        config.idle(f"on {optimizer.name}", _PRODIGY_STEPS)
+    elif config[_PRODIGY_STEPS]:
+        message = "prodigy_steps is not built in this version: leave it out."
+        config.problem(_PRODIGY_STEPS, "not_implemented", message)
     if not optimizer.reads_adam_options:
         config.idle(f"on {optimizer.name}", _ADAM_DECAY, _ADAM_EPS)
     written = _written_settings(config, optimizer)
@@ -226,6 +250,9 @@ def _written_settings(config: Options, optimizer: _Optimizer) -> Mapping[str, fl
     problem.
     """
     settings = {"beta1": config[_BETA1], "beta2": config[_BETA2]}
+    if uses_deepspeed(config):
+        of_deepspeed = {"beta1": config[_DEEPSPEED_BETA1], "beta2": config[_DEEPSPEED_BETA2]}
+        settings = {key: own or of_deepspeed[key] for key, own in settings.items()}
     if optimizer.reads_adam_options:
         settings |= {"weight_decay": config[_ADAM_DECAY], "eps": config[_ADAM_EPS]}
     found = {key: value for key, value in settings.items() if value is not None}

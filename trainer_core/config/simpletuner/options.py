@@ -12,6 +12,7 @@ from trainer_core.config.simpletuner.model import MODEL
 from trainer_core.config.simpletuner.objective import OBJECTIVE
 from trainer_core.config.simpletuner.operation import OPERATION
 from trainer_core.config.simpletuner.optimizer import OPTIMIZER
+from trainer_core.config.simpletuner.other_names import OTHER_NAMES
 from trainer_core.config.simpletuner.others import OTHERS
 from trainer_core.config.simpletuner.precision import PRECISION
 from trainer_core.config.simpletuner.reporting import REPORTING
@@ -27,6 +28,6 @@ OPTIONS: Final[Mapping[str, Verdict]] = joined(
     *(STEPS, OPTIMIZER, SCHEDULE, EMA),
     *(TIMESTEPS, OBJECTIVE),
     *(RUN_SIZES, RUN_CAPTIONS, CACHE),
-    *(OPERATION, REPORTING, SAMPLES, OTHERS),
+    *(OPERATION, REPORTING, SAMPLES, OTHERS, OTHER_NAMES),
 )
 """Name, without leading dashes → row."""

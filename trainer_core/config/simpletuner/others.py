@@ -1,77 +1,83 @@
-"""Options of SimpleTuner that have no effect here, or are not built."""
+"""Options of memory, speed and processes, and of training methods that are not built."""
 
 from typing import Final
 
 from trainer_core.config.simpletuner.verdicts import Table
 
 OTHERS: Final = Table()
-_NO_EFFECT_ALONE: Final = "It belongs to something that is not built and has no effect alone."
+_PLANNED: Final = (
+    "Memory is planned for the card: as many blocks as it needs are recomputed and offloaded."
+)
+_OF_NOTHING: Final = "It belongs to something that is not built and has no effect alone."
 
-OTHERS.refused("i_know_what_i_am_doing", "Checks of the plan cannot be switched off.", False)
-OTHERS.not_built(
-    "fuse_qkv_projections ramtorch ramtorch_text_encoder ramtorch_vae enable_group_offload "
-    "group_offload_text_encoder group_offload_vae disable_tf32 fsdp_enable "
-    "gradient_checkpointing_offload_attention",
-    "Leave it out.",
-    False,
-    type_="bool",
+OTHERS.handled(
+    "ramtorch ramtorch_text_encoder ramtorch_vae ramtorch_controlnet ramtorch_target_modules "
+    "ramtorch_transformer_percent ramtorch_text_encoder_percent ramtorch_disable_sync_hooks "
+    "ramtorch_disable_extensions musubi_blocks_to_swap musubi_block_swap_device "
+    "enable_group_offload group_offload_text_encoder group_offload_vae group_offload_type "
+    "group_offload_blocks_per_group group_offload_to_disk_path group_offload_use_stream "
+    "gradient_checkpointing_offload_attention gradient_checkpointing_offload_prefetch "
+    "gradient_checkpointing_offload_pin_memory_max_buckets gradient_checkpointing_segment_stride "
+    "gradient_checkpointing_backend accelerator_cache_clear_interval offload_param_path "
+    "enable_chunked_feed_forward feed_forward_chunk_size unet_attention_slice",
+    _PLANNED,
 )
-OTHERS.not_built(
-    "gradient_checkpointing_segment_stride", "Use gradient_checkpointing_interval.", 0, 1
+OTHERS.handled(
+    "fuse_qkv_projections fused_qkv_projections attention_mechanism sageattention_usage "
+    "enable_xformers_memory_efficient_attention dynamo_backend dynamo_mode dynamo_fullgraph "
+    "dynamo_dynamic dynamo_use_regional_compilation dynamo_wrapper dynamo_cache_export "
+    "dynamo_cache_export_after_first_step dynamo_hub_repo_id disable_tf32 allow_tf32 "
+    "benchmark_base_model sdnq_compile_mode",
+    "Kernels, attention and graphs are chosen by the card.",
 )
-OTHERS.not_built(
-    "gradient_checkpointing_backend", "Whole blocks are checkpointed; leave it out.", "torch"
-)
-OTHERS.not_built("tread_config deepspeed_config accelerate_config", "Leave it out.")
-OTHERS.not_built("dynamo_backend", "Leave it out.", "no")
-OTHERS.not_built("layer_freeze_strategy", "Leave it out.", "none")
-OTHERS.not_built("context_parallel_size", "Leave it out.", 1)
-OTHERS.no_effect(
-    "attention_mechanism sageattention_usage",
-    "HiDream's attention reads neither; it is torch's own here.",
-)
-OTHERS.not_built("musubi_blocks_to_swap accelerator_cache_clear_interval", "Leave it out.", 0)
-OTHERS.no_effect(
-    "ramtorch_target_modules ramtorch_transformer_percent ramtorch_text_encoder_percent "
-    "ramtorch_disable_sync_hooks ramtorch_disable_extensions musubi_block_swap_device "
-    "fsdp_version fsdp_reshard_after_forward fsdp_state_dict_type "
+OTHERS.handled(
+    "fsdp_enable fsdp_version fsdp_reshard_after_forward fsdp_state_dict_type "
     "fsdp_cpu_ram_efficient_loading fsdp_auto_wrap_policy fsdp_limit_all_gathers "
-    "fsdp_cpu_offload fsdp_activation_checkpointing fsdp_transformer_layer_cls_to_wrap "
-    "group_offload_type group_offload_blocks_per_group group_offload_to_disk_path "
-    "group_offload_use_stream dynamo_mode dynamo_fullgraph dynamo_dynamic "
-    "dynamo_use_regional_compilation gradient_checkpointing_offload_pin_memory_max_buckets "
-    "gradient_checkpointing_offload_prefetch init_lora_step init_lora_ema "
-    "disable_assistant_lora assistant_lora_strength assistant_lora_inference_strength "
-    "context_parallel_comm_strategy sdnq_weights_dtype sdnq_quantized_matmul_dtype "
-    "sdnq_group_size sdnq_use_quantized_matmul sdnq_compile_mode",
-    _NO_EFFECT_ALONE,
+    "fsdp_cpu_offload fsdp_activation_checkpointing fsdp_transformer_layer_cls_to_wrap",
+    "An adapter trains on one GPU; all weights are sharded by DeepSpeed (zero_stage).",
 )
-OTHERS.no_effect(
-    "accelerate_extra_args main_process_ip main_process_port machine_rank same_network "
-    "num_machines local_rank find_unused_parameters torch_num_threads offload_param_path",
+OTHERS.handled(
+    "accelerate_config accelerate_extra_args main_process_ip main_process_port machine_rank "
+    "same_network num_machines local_rank find_unused_parameters torch_num_threads",
     "Processes are started by the trainer itself.",
 )
+OTHERS.not_built("deepspeed_config", "Set zero_stage, the stage of DeepSpeed's ZeRO.")
+OTHERS.not_built("tread_config", "Leave it out: in SimpleTuner it fails for HiDream.")
+OTHERS.not_built("layer_freeze_strategy", "Leave it out.", "none")
+OTHERS.not_built("context_parallel_size", "Leave it out: all tokens are on one GPU.", 1)
+OTHERS.not_built("prediction_type", "HiDream is trained by flow matching: leave it out.",
+                 "flow_matching")  # fmt: skip
+OTHERS.not_built("timestep_bias_strategy", "Leave it out.", "none")
 OTHERS.not_built(
-    "controlnet control train_text_encoder diff2flow_enabled twinflow_enabled "
-    "internal_guidance_enabled layersync_enabled urepa_enabled crepa_enabled irepa_enabled "
-    "nextlat_enabled xm_enabled crepa_self_flow refiner_training use_soft_min_snr "
-    "rescale_betas_zero_snr strict_epoch_limit",
-    "Leave it out.",
+    "control controlnet", "ControlNet is not trained here: leave it out.", False, type_="bool"
+)
+OTHERS.not_built(
+    "train_text_encoder", "Text encoders are frozen: leave it out.", False, type_="bool"
+)
+OTHERS.not_built(
+    "diff2flow_enabled twinflow_enabled internal_guidance_enabled layersync_enabled urepa_enabled "
+    "crepa_enabled irepa_enabled nextlat_enabled xm_enabled crepa_self_flow refiner_training "
+    "use_soft_min_snr rescale_betas_zero_snr",
+    "It changes the loss: leave it out to train by flow matching.",
     False,
     type_="bool",
 )
-OTHERS.not_built(
-    "distillation_config diffusion_blocks_config tokenizer_max_length text_encoder_lr",
-    "Leave it out.",
-)
-OTHERS.not_built("distillation_method", "Leave it out.", "none")
-OTHERS.not_built("prediction_type", "Leave it out.", "flow_matching")
-OTHERS.not_built("timestep_bias_strategy", "Leave it out.", "none")
+OTHERS.not_built("distillation_method", "Distillation is not built: leave it out.", "none")
+OTHERS.no_effect("distillation_config diffusion_blocks_config", _OF_NOTHING)
+OTHERS.no_effect("text_encoder_lr", "Text encoders are frozen.")
+OTHERS.no_effect("strict_epoch_limit", "A run ends at its last step.")
 OTHERS.no_effect(
-    "mixflow_gamma diff2flow_loss twinflow_target_step_count internal_guidance_loss_weight "
-    "internal_guidance_block_index validation_internal_guidance_scale layersync_lambda "
-    "layersync_student_block layersync_teacher_block urepa_lambda urepa_manifold_weight "
-    "urepa_model urepa_encoder_image_size urepa_use_tae urepa_scheduler urepa_warmup_steps "
+    "init_lora_step init_lora_ema disable_assistant_lora assistant_lora_strength "
+    "assistant_lora_inference_strength context_parallel_comm_strategy sdnq_weights_dtype "
+    "sdnq_quantized_matmul_dtype sdnq_group_size sdnq_use_quantized_matmul sdnq_use_hadamard "
+    "sdnq_hadamard_group_size sdnq_dequantize_fp32 sdnq_modules_dtype_dict "
+    "sdnq_modules_quant_config sdnq_modules_to_not_convert sdnq_modules_to_not_use_matmul "
+    "sdnq_svd_rank sdnq_svd_steps sdnq_use_static_quantization sdnq_use_stochastic_rounding "
+    "sdnq_use_svd mixflow_gamma diff2flow_loss twinflow_target_step_count "
+    "internal_guidance_loss_weight internal_guidance_block_index "
+    "validation_internal_guidance_scale layersync_lambda layersync_student_block "
+    "layersync_teacher_block urepa_lambda urepa_manifold_weight urepa_model "
+    "urepa_encoder_image_size urepa_use_tae urepa_scheduler urepa_warmup_steps "
     "urepa_decay_steps urepa_lambda_end urepa_power urepa_cutoff_step "
     "urepa_similarity_threshold urepa_similarity_ema_decay urepa_threshold_mode "
     "crepa_block_index crepa_lambda crepa_adjacent_distance crepa_adjacent_tau crepa_encoder "
@@ -85,7 +91,7 @@ OTHERS.no_effect(
     "nextlat_kl_weight xm_candidate_count xm_training_target xm_selection_scope "
     "xm_block_size refiner_training_invert_schedule refiner_training_strength "
     "singlora_ramp_up_steps controlnet_custom_config controlnet_model_name_or_path",
-    _NO_EFFECT_ALONE,
+    _OF_NOTHING,
 )
 OTHERS.no_effect(
     "offset_noise noise_offset noise_offset_probability snr_gamma snr_weight "
@@ -95,20 +101,21 @@ OTHERS.no_effect(
     "It has no effect on HiDream's flow matching.",
 )
 OTHERS.no_effect(
-    "audio_channels audio_duration_interval audio_flow_schedule_shift "
-    "audio_max_duration_seconds audio_min_duration_seconds audio_truncation_mode configs_dir "
-    "custom_tracker data_aesthetic_score debug_aspect_buckets debug_dataset_loader "
-    "enable_watermark framerate freeze_encoder_after freeze_encoder_before "
-    "freeze_encoder_strategy ignore_missing_files logging_dir merge_environment_config "
-    "nsfw_check_backend_types nsfw_check_min_votes nsfw_check_models nsfw_check_sample_types "
-    "nsfw_check_video_frame_count nsfw_check_video_frame_selection "
-    "nsfw_check_video_min_flagged_frames parquet_caption_column parquet_filename_column "
-    "pretrained_gemma_model_name_or_path pretrained_grounding_model_name_or_path "
-    "print_filenames print_sampler_statistics qwen_text_encoder_model_name_or_path "
-    "ramtorch_controlnet save_text_encoder sla_config text_encoder_limit "
-    "unet_attention_slice vae_enable_patch_conv vae_enable_temporal_roll "
-    "validation_external_background validation_image_format validation_image_quality "
-    "validation_input validation_num_video_frames validation_stitch_input_location "
-    "webhook_reporting_interval",
-    "It belongs to other models, or to tools of SimpleTuner; it has no effect here.",
+    "configs_dir custom_tracker debug_aspect_buckets debug_dataset_loader enable_watermark "
+    "freeze_encoder_after freeze_encoder_before freeze_encoder_strategy ignore_missing_files "
+    "logging_dir merge_environment_config print_filenames print_sampler_statistics "
+    "save_text_encoder text_encoder_limit parquet_caption_column parquet_filename_column "
+    "data_aesthetic_score nsfw_check_backend_types nsfw_check_min_votes nsfw_check_models "
+    "nsfw_check_sample_types nsfw_check_video_frame_count nsfw_check_video_frame_selection "
+    "nsfw_check_video_min_flagged_frames validation_external_background validation_image_format "
+    "validation_image_quality validation_input webhook_reporting_interval sla_config "
+    "vae_enable_patch_conv",
+    "It belongs to tools of SimpleTuner.",
+)
+OTHERS.no_effect(
+    "__active_tab__ __disabled_fields__ ez_model_type", "Only SimpleTuner's web form reads it."
+)
+OTHERS.no_effect(
+    "repeats aspect_ratio_bucketing aspect_ratio_bucket_min aspect_ratio_bucket_max",
+    "SimpleTuner reads it of data backends alone, and so does Reverie.",
 )

@@ -24,7 +24,9 @@ _QUANTIZED_LATER: Final = words(
 
 def _quantization(name: str, reason: str) -> Option[Quantization]:
     default: Quantization = "no_change"
-    return PRECISION.choice(name, Quantization, default, reason, known=_QUANTIZED_LATER)
+    return PRECISION.choice(
+        name, Quantization, default, reason, known=_QUANTIZED_LATER, nearest="int8-quanto"
+    )
 
 
 _BASE: Final = _quantization("base_model_precision", "How the base model's weights are stored.")
@@ -44,11 +46,11 @@ _ENCODERS: Final = tuple(
 )
 _QUANTIZE_VIA: Final[Option[Place]] = PRECISION.choice(
     "quantize_via",
-    Place,
+    {"cpu": "cpu", "accelerator": "accelerator", "pipeline": "cpu"},
     "accelerator",
     "Where the base's weights are when they are quantised; cpu takes less of the accelerator's "
-    "memory. Text encoders are always quantised on the CPU, where they are loaded.",
-    known=("pipeline",),
+    "memory. Text encoders are always quantised on the CPU, where they are loaded. "
+    "pipeline is taken as cpu.",
 )
 _COMPUTE: Final[Option[Compute]] = PRECISION.choice(
     "mixed_precision",
@@ -64,8 +66,15 @@ PRECISION.handled(
     "delete_model_after_load",
     "Encoders, VAE and transformer are loaded when they are needed, never together.",
 )
-PRECISION.not_built("quantize_activations", "Leave it out.", False, type_="bool")
-PRECISION.not_built("quantization_config", "Leave it out.")
+PRECISION.not_built(
+    "quantize_activations",
+    "Use base_model_matmul_precision: it multiplies in 8 bits.",
+    False,
+    type_="bool",
+)
+PRECISION.no_effect(
+    "quantization_config", "It belongs to precisions of SimpleTuner that are not built."
+)
 
 
 def precision_of(config: Options) -> Precision:

@@ -281,8 +281,10 @@ def _chosen(option: Option[Any], text: str, at: str, findings: Findings) -> Any:
     for item in wrong:
         possible = " or ".join(option.choices)
         if item in option.known:
-            message = f"{item} is not built in this version; use {possible}. {option.reason}"
-            findings.problem(at, "not_implemented", f"{option.name}: {message}")
+            nearest = option.known[item]
+            way_out = f"the nearest that is: {nearest}" if nearest else f"built: {possible}"
+            message = f"{option.name}: {item} is not built in this version; {way_out}."
+            findings.problem(at, "not_implemented", message)
         else:
             message = f"{option.name} has to be {possible}, not {_shown(item)}."
             findings.problem(at, "bad_value", message)

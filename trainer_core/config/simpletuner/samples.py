@@ -19,7 +19,7 @@ _NEGATIVE: Final = SAMPLES.text(
     "validation_negative_prompt", "", "Negative prompt of the sample image."
 )
 _STEPS: Final = SAMPLES.integer(
-    "validation_num_inference_steps", 30, "Steps of the sample image.", at_least=1, at_most=200
+    "validation_num_inference_steps", 30, "Steps of the sample image.", at_least=1, at_most=1000
 )
 _GUIDANCE: Final = SAMPLES.number(
     "validation_guidance", 5.0, "Guidance of the sample image.", at_least=0

@@ -35,7 +35,7 @@ _END: Final = SCHEDULE.number(
     "lr_end", 4e-7, "Rate at the end of cosine and polynomial.", at_least=0
 )
 _POWER: Final = SCHEDULE.number("lr_power", 0.8, "Power of polynomial.", above=0, at_most=100)
-SCHEDULE.not_built("lr_num_cycles", "Use lr_period_steps with cosine.", 1)
+SCHEDULE.no_effect("lr_num_cycles", "It belongs to cosine_with_restarts.")
 SCHEDULE.not_built("lr_scale lr_scale_sqrt", "Scale learning_rate yourself.", False, type_="bool")
 
 

@@ -20,14 +20,16 @@ _MAX_EDGE_PX: Final = 100_000
 _LEAST_EDGE_PX: Final = 64
 _DEFAULT_EDGE_PX: Final = 1024
 
-_Unit = Literal["pixel_area", "area"]
-_UNIT_REASON: Final = "pixel_area: edge whose square is the area; area: megapixels."
+_Unit = Literal["pixel_area", "area", "pixel"]
+_UNIT_REASON: Final = (
+    "pixel_area: edge whose square is the area; area: megapixels; pixel: the shorter edge, only "
+    "for square crops without size limits, where it is the same as pixel_area."
+)
 _IN_RUN: Final = "Default of the data backends."
+_OF_OTHER_SHAPES: Final = "It belongs to crop_aspect closest and random."
 
 _RESOLUTION: Final = RUN_SIZES.number("resolution", 1024.0, _IN_RUN, above=0)
-_UNIT: Final[Option[_Unit]] = RUN_SIZES.choice(
-    "resolution_type", _Unit, "pixel_area", _UNIT_REASON, known=("pixel",)
-)
+_UNIT: Final[Option[_Unit]] = RUN_SIZES.choice("resolution_type", _Unit, "pixel_area", _UNIT_REASON)
 _MINIMUM: Final = RUN_SIZES.number(
     "minimum_image_size", 0.0, f"Smaller images are left out. {_IN_RUN}", at_least=0
 )
@@ -41,13 +43,13 @@ _ROUNDING: Final = RUN_SIZES.integer(
     "aspect_bucket_rounding", 2, "Decimals of the aspect ratio.", at_least=1, at_most=9
 )
 RUN_SIZES.handled("aspect_bucket_alignment", "Sides are always multiples of 64 for HiDream.")
-RUN_SIZES.not_built("max_upscale_threshold", "Leave it out.")
+RUN_SIZES.no_effect("max_upscale_threshold", _OF_OTHER_SHAPES)
 
 _OWN_RESOLUTION: Final[Option[float | None]] = BACKEND_SIZES.number(
     "resolution", None, "Size that the buckets aim at.", above=0
 )
 _OWN_UNIT: Final[Option[_Unit | None]] = BACKEND_SIZES.choice(
-    "resolution_type", _Unit, None, _UNIT_REASON, known=("pixel",)
+    "resolution_type", _Unit, None, _UNIT_REASON
 )
 _OWN_MINIMUM: Final[Option[float | None]] = BACKEND_SIZES.number(
     "minimum_image_size", None, "Smaller images are left out.", at_least=0
@@ -75,9 +77,8 @@ _CROP_ASPECT: Final[Option[CropAspect]] = BACKEND_SIZES.choice(
     "crop_aspect", CropAspect, "square", "Shape of the crop.", known=("closest", "random")
 )
 BACKEND_SIZES.handled("aspect_bucket_alignment", "Sides are always multiples of 64 for HiDream.")
-BACKEND_SIZES.not_built(
-    "maximum_aspect_ratio crop_aspect_buckets max_upscale_threshold", "Leave it out."
-)
+BACKEND_SIZES.not_built("maximum_aspect_ratio", "Leave it out.")
+BACKEND_SIZES.no_effect("crop_aspect_buckets max_upscale_threshold", _OF_OTHER_SHAPES)
 BACKEND_SIZES.not_built("minimum_aspect_ratio", "Leave it out.", 0)
 _WAYS_TO_CROP: Final = (_CROP_STYLE, _CROP_ASPECT, _OWN_MAXIMUM, _OWN_TARGET)
 NOT_OF_MASKS: Final = (
@@ -129,15 +130,30 @@ def sizes_of(options: Options, config: Options, max_area_px: int) -> Sizes:
         options.differs(
             _CROP_STYLE, "is not given; images are cut at the centre, by SimpleTuner at random."
         )
+    minimum_px = _edge_px(_OF_MINIMUM, options, config) or 0
+    if not (crop and options[_CROP_ASPECT] == "square") or minimum_px or maximum_px:
+        _refuse_shorter_edge(options, config)
     return Sizes(
         resolution_px=resolution_px,
         aspect_bucket_rounding=config[_ROUNDING],
         crop=crop,
         crop_aspect=options[_CROP_ASPECT] if crop else "square",
-        minimum_image_size_px=_edge_px(_OF_MINIMUM, options, config) or 0,
+        minimum_image_size_px=minimum_px,
         maximum_image_size_px=maximum_px,
         target_downsample_size_px=target_px,
     )
+
+
+def _refuse_shorter_edge(options: Options, config: Options) -> None:
+    """Report sizes by the shorter edge, where it is not the edge of a square."""
+    of_backend = options.given(_OWN_UNIT)
+    owner, option = (options, _OWN_UNIT) if of_backend else (config, _UNIT)
+    if owner[option] != "pixel":
+        return
+    message = (
+        "resolution_type: pixel is built only for square crops without size limits; use pixel_area."
+    )
+    owner.problem(option, "not_implemented", message)
 
 
 def without_idle_crops(item: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -54,6 +54,16 @@ _ORDER: Final[Option[TimestepOrder]] = TIMESTEPS.choice(
     "random",
     "Which of the custom timesteps a sample gets: one at random, or each in turn.",
 )
+for _older, _option in {
+    "flux_schedule_shift": _SHIFT,
+    "flux_schedule_auto_shift": _AUTO_SHIFT,
+    "flow_matching_sigmoid_scale": _SIGMOID_SCALE,
+    "flux_use_uniform_schedule": _UNIFORM,
+    "flux_use_beta_schedule": _BETA,
+    "flux_beta_schedule_alpha": _BETA_ALPHA,
+    "flux_beta_schedule_beta": _BETA_BETA,
+}.items():
+    TIMESTEPS.alias(_older, _option)  # names of SimpleTuner before 2.0
 TIMESTEPS.not_built(
     "flux_fast_schedule mixflow_enabled",
     "Choose another distribution of sigma and leave this out.",

@@ -14,7 +14,7 @@ The kind of a row is
 A name without a row is an unknown option, which is an error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, Literal, TypeVar, get_args
 
@@ -55,8 +55,8 @@ class Option(Verdict, Generic[T_co]):
     default: T_co
     choices: Mapping[str, Any] = field(default_factory=dict)
     """Text as it is written → its value. Empty: any value of the type."""
-    known: tuple[str, ...] = ()
-    """Values that SimpleTuner has and this version has not."""
+    known: Mapping[str, str | None] = field(default_factory=dict)
+    """Value that SimpleTuner has and this version has not → the nearest one here, if any."""
     is_list: bool = False
     """The text holds several choices with commas between them; the value is a tuple."""
     any_case: bool = False
@@ -136,21 +136,26 @@ class Table:
         default: T,
         reason: str,
         *,
-        known: tuple[str, ...] = (),
+        known: Collection[str] = (),
+        nearest: Mapping[str, str] | str | None = None,
         any_case: bool = False,
     ) -> Option[T]:
         """One of several texts.
 
         ``values``: a ``Literal`` type, whose texts are their own values; or text → value. Annotate
         the row with the type of its values, such as ``Option[Loss]``.
+
+        ``known``: texts of SimpleTuner that are not built; ``nearest``: what to use instead of all
+        or of each of them.
         """
+        instead = nearest if isinstance(nearest, Mapping) else dict.fromkeys(known, nearest)
         row: Option[T] = Option(
             name=name,
             type="text",
             default=default,
             reason=reason,
             choices=values if isinstance(values, Mapping) else same(values),
-            known=known,
+            known={text: instead.get(text) for text in known},
             any_case=any_case,
         )
         return self._option(row)

@@ -1,0 +1,58 @@
+"""Keys of data backends that do nothing here, or whose work is done by something else."""
+
+from typing import Final
+
+from trainer_core.config.simpletuner.verdicts import Table
+
+OTHER_BACKEND_KEYS: Final = Table()
+
+OTHER_BACKEND_KEYS.handled(
+    "cache_dir cache_dir_vae text_embeds image_embeds default skip_file_discovery "
+    "preserve_data_backend_cache vae_cache_clear_each_epoch vae_cache_ondemand vae_cache_disable "
+    "metadata_update_interval hash_filenames vae_batch_size write_batch_size "
+    "text_encoder_batch_size bucket_report cache_file_suffix clear_cache_each_epoch "
+    "disable_vae_cache image_processing_batch_size max_workers read_batch_size text_cache_disable "
+    "text_cache_ondemand text_embed_cache vae_cache_scan_behaviour vaecache num_proc "
+    "max_pool_connections process_queue_size shorten_filenames compress_cache",
+    "Images and captions are cached in shards that are named by their content; there is nothing "
+    "to set.",
+)
+OTHER_BACKEND_KEYS.handled(
+    "scan_for_errors", "Every image is read and checked before the first step."
+)
+OTHER_BACKEND_KEYS.handled(
+    "delete_unwanted_images delete_problematic_images delete_nsfw_images",
+    "No image is ever deleted.",
+)
+OTHER_BACKEND_KEYS.no_effect("disable_validation", "No pictures are made while it trains.")
+OTHER_BACKEND_KEYS.removed("ignore_epochs config_version")
+OTHER_BACKEND_KEYS.no_effect(
+    "_i2v_autoconditioning_attached _s2v_audio_autoinjected _wan_i2v_autoconditioning_attached "
+    "auto_generated conditioning_config config data_backend data_generator filter_func "
+    "metadata_clone_source_id sampler train_dataloader train_dataset",
+    "SimpleTuner notes it for itself.",
+)
+OTHER_BACKEND_KEYS.no_effect(
+    "video controlnet audio audio_column audio_data_backend audio_sample_rate audio_samples fps "
+    "frames_per_video bucket_strategy lyrics_filename_format s2v_data s2v_datasets sample_rate "
+    "sample_size conditioning_image_embeds conditioning_image_embed_batch_size "
+    "conditioning_image_embed_cache cache_dir_conditioning_image_embeds distillation_cache "
+    "distillation_type",
+    "It belongs to another model family.",
+)
+OTHER_BACKEND_KEYS.no_effect(
+    "aws_bucket_name aws_endpoint_url aws_region_name aws_access_key_id aws_secret_access_key "
+    "aws_data_prefix aws aws_max_pool_connections aws_session_token auth_token auto_load "
+    "buffer_size csv_hash_filenames csv_shorten_filenames data_files dataset_config hf_token "
+    "max_file_size parallel_downloads shard_cache_gb video_column webshart_optimise_captions "
+    "ssl_no_verify caption_column composite_image_column csv csv_cache_dir csv_caption_column "
+    "csv_file csv_url_column dataset_name fallback_caption_column huggingface image_column "
+    "memory_filesystem_path memory_filesystem_size memory_filesystem_sudo metadata revision "
+    "shuffle source split split_composite_images streaming subfolder webshart "
+    "webshart_optimize_captions",
+    "It belongs to a type of backend that is not local.",
+)
+SECRET_KEYS: Final = frozenset(
+    {"aws_access_key_id", "aws_secret_access_key", "aws_session_token", "auth_token", "hf_token"}
+)
+"""Keys whose values are credentials. They have no effect, and must not be stored."""
