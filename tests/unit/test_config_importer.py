@@ -188,7 +188,6 @@ def test_a_cache_of_text_that_would_change_captions_is_refused() -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        "max_grounding_entities",
         "input_perturbation",
         "scheduled_sampling_max_step_offset",
     ],

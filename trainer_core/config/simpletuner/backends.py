@@ -49,6 +49,7 @@ _SOURCE: Final[Option[str]] = _BACKEND.choice(
     "local",
     "Bring the images as files.",
     known=("aws", "csv", "huggingface", "webshart", "memory"),
+    nearest="local, with the images as files",
 )
 _TYPE: Final[Option[_Role]] = _BACKEND.choice(
     "dataset_type",

@@ -29,7 +29,7 @@ CACHE.handled(
     "allow_dataset_oversubscription disable_bucket_pruning override_dataset_config",
     "Short buckets are topped up and nothing is pruned; a plan never changes its data.",
 )
-CACHE.not_built("max_grounding_entities", "Leave it out.", 0)
-CACHE.not_built("conditioning_multidataset_sampling", "Leave it out.", "random")
+CACHE.no_effect("max_grounding_entities", "Boxes are not trained.")
+CACHE.no_effect("conditioning_multidataset_sampling", "Masks are the only conditioning here.")
 CACHE.not_built("enable_nsfw_check", "Leave it out.", False, type_="bool")
 CACHE.handled("delete_nsfw_images", "No image is ever deleted.")

@@ -29,6 +29,9 @@ _DEVICE: Final[Option[Place]] = EMA.choice(
     "Where the mean of all weights is stored. An adapter's mean is on the accelerator.",
 )
 _CPU_ONLY: Final = EMA.flag("ema_cpu_only", False, "The same as ema_device cpu.")
+EMA.unlike(
+    _USE, "The mean is kept in fp32; SimpleTuner keeps it in bf16, where small changes are lost."
+)
 EMA.no_effect("ema_foreach_disable", "There is one way to update the mean.")
 EMA.no_effect("ema_validation", "No pictures are made while it trains.")
 

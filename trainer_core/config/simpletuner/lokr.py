@@ -60,6 +60,11 @@ _PRESET_NAME: Final[Option[str | None]] = LYCORIS.choice(
     "A name is the same as in apply_preset; full leaves the choice to apply_preset.",
     known=("full-lin", "attn-mlp", "attn-only", "unet-transformer-only", "unet-convblock-only"),
 )
+LYCORIS.unlike(_MULTIPLIER, "A fraction is kept; SimpleTuner cuts it to a whole number.")
+LYCORIS.unlike(_ALPHA, "A fraction is kept; SimpleTuner cuts it to a whole number.")
+LYCORIS.unlike(
+    _USE_SCALAR, "A resumed run goes on exactly; SimpleTuner's loses the scalar at a checkpoint."
+)
 LYCORIS.handled("bypass_mode", "The adapter always works on activations.")
 LYCORIS.not_built(
     "unbalanced_factorization train_norm rescaled rs_lora use_tucker use_cp use_conv_cp",

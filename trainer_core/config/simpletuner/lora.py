@@ -44,6 +44,11 @@ _FORMAT: Final[Option[str]] = LORA.choice(
 _TARGETS: Final = LORA.value(
     "peft_lora_target_modules", "Modules that LoRA adapts: a list, or the name of a preset."
 )
+LORA.unlike(
+    _TARGETS,
+    "Without it all eight attention projections of a block are adapted (256 layers); SimpleTuner "
+    "adapts 144, without output projections and the text side.",
+)
 _USE_DORA: Final = LORA.flag("use_dora", False, "Only false: DoRA is not taken.")
 _MODE: Final[Option[str]] = LORA.choice(
     "peft_lora_mode",

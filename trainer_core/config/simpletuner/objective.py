@@ -45,6 +45,14 @@ _PAD_COMPAT: Final = OBJECTIVE.flag(
     False,
     "Reverie's own: train non-square buckets with the padding that stock pipelines sample with.",
 )
+OBJECTIVE.unlike(
+    _PAD_COMPAT,
+    "Non-square images are trained at their own length; SimpleTuner pads them to 4096 tokens, as "
+    "pad_compat does.",
+)
+OBJECTIVE.unlike(
+    _USE_BALANCE, "The loss has a gradient; SimpleTuner's has none and only raises the logged loss."
+)
 OBJECTIVE.not_built("input_perturbation", "Leave it out.", 0)
 OBJECTIVE.no_effect(
     "input_perturbation_steps", "It has no effect without input_perturbation, which is not built."

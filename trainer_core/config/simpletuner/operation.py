@@ -32,6 +32,9 @@ _RESUME: Final = OPERATION.text(
     "latest",
     "latest resumes from the newest checkpoint, empty starts afresh; in a local run also a path.",
 )
+OPERATION.unlike(
+    _RESUME, "A path is taken as it is; SimpleTuner looks for its last part in output_dir alone."
+)
 _DETERMINISTIC: Final = OPERATION.flag(
     "deterministic",
     False,
@@ -69,11 +72,15 @@ OPERATION.not_built("checkpointing_rolling_steps", "Use checkpoint_step_interval
 OPERATION.not_built("checkpoints_rolling_total_limit", "Use checkpoints_total_limit.", 1)
 OPERATION.not_built("push_checkpoints_to_hub", "Only results are published.", False, type_="bool")
 OPERATION.not_built(
-    "publishing_config disk_low_threshold disk_low_script post_checkpoint_script "
-    "post_upload_script",
-    "Leave it out.",
+    "publishing_config", "Results are published to the Hugging Face Hub alone: leave it out."
 )
-OPERATION.not_built("disk_low_action", "Leave it out.", "stop")
+OPERATION.differs(
+    "post_checkpoint_script post_upload_script disk_low_script", "no script of yours is run."
+)
+OPERATION.handled(
+    "disk_low_threshold disk_low_action",
+    "A full disk ends the run with a message; the same command resumes it once there is space.",
+)
 OPERATION.handled(
     "model_card_safe_for_work model_card_note model_card_documentation_url hub_model_revision "
     "push_to_hub_background modelspec_comment model_card_base_model",

@@ -158,6 +158,12 @@ _CLIP_METHOD: Final[Option[ClipMethod]] = OPTIMIZER.choice(
     "value",
     "value clamps each element, norm scales the global norm; DeepSpeed has only norm.",
 )
+OPTIMIZER.unlike(
+    _NAME,
+    "adamw_bf16 keeps weights and states in fp32; SimpleTuner keeps them in bf16, rounded "
+    "stochastically.",
+)
+OPTIMIZER.unlike(_CLIP_LIMIT, "Acts on prodigy, too; SimpleTuner does not clip its gradients.")
 _DEEPSPEED_BETA1: Final[Option[float | None]] = OPTIMIZER.number(
     "adam_beta1", None, "First beta with DeepSpeed.", at_least=0, at_most=_MOST_BETA
 )

@@ -39,6 +39,11 @@ _MATMUL: Final[Option[Matmul]] = PRECISION.choice(
     "capability 9.0. fp8 needs capability 8.9, int8 8.0. int8 is the more exact one where no "
     "value of a row stands out.",
 )
+PRECISION.unlike(
+    _MATMUL,
+    "On a card of capability 9.0 a base in 8 bits is multiplied in fp8 by default; no_change "
+    "multiplies it in bf16, as SimpleTuner does.",
+)
 _ROWS: Final = {"fp8": "e4m3 numbers", "int8": "8-bit integers"}
 _ENCODERS: Final = tuple(
     _quantization(f"text_encoder_{n}_precision", f"How text encoder {n} is stored.")

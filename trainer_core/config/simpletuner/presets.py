@@ -45,6 +45,7 @@ def add_algo(table: Table) -> Option[str | None]:
             *("lora", "locon", "loha", "ia3", "dylora", "glora", "full", "diag-oft", "boft"),
             "tlora",
         ),
+        nearest="lokr",
         any_case=True,
     )
 
@@ -69,6 +70,11 @@ _USE_FNMATCH: Final = PRESET.flag(
     "use_fnmatch", False, "Names are shell patterns instead of expressions."
 )
 _EXCLUDE: Final = PRESET.value("exclude_name", "Paths or patterns that are left out.")
+PRESET.unlike(
+    _TARGET_MODULE,
+    "Without it only the named modules are adapted, at every precision; LyCORIS adds every linear "
+    "layer where the base is not quantised.",
+)
 PRESET.no_effect("enable_conv", "HiDream has no convolutions.")
 PRESET.handled("lora_prefix", "Exported files have the prefix lycoris.")
 

@@ -35,6 +35,7 @@ _LIBRARY: Final = SAMPLES.path(
 )
 _NO_PICTURES: Final = "no pictures are made while it trains; the result has one."
 _NO_EVALUATION: Final = "nothing is evaluated while it trains, but the fixed validation loss."
+SAMPLES.unlike(_SIZE, "The size is taken as it is; SimpleTuner always paints about 1024² pixels.")
 SAMPLES.differs(
     "validation_step_interval validation_steps validation_epoch_interval "
     "validation_prompt_library validation_on_startup validation_using_datasets",

@@ -35,6 +35,11 @@ _END: Final = SCHEDULE.number(
     "lr_end", 4e-7, "Rate at the end of cosine and polynomial.", at_least=0
 )
 _POWER: Final = SCHEDULE.number("lr_power", 0.8, "Power of polynomial.", above=0, at_most=100)
+SCHEDULE.unlike(
+    _WARMUP,
+    "Warm-up with every schedule, in optimizer steps. SimpleTuner takes it as the period of "
+    "cosine, and multiplies it by the number of processes.",
+)
 SCHEDULE.no_effect("lr_num_cycles", "It belongs to cosine_with_restarts.")
 SCHEDULE.not_built("lr_scale lr_scale_sqrt", "Scale learning_rate yourself.", False, type_="bool")
 

@@ -80,6 +80,9 @@ BACKEND_SIZES.handled("aspect_bucket_alignment", "Sides are always multiples of 
 BACKEND_SIZES.not_built("maximum_aspect_ratio", "Leave it out.")
 BACKEND_SIZES.no_effect("crop_aspect_buckets max_upscale_threshold", _OF_OTHER_SHAPES)
 BACKEND_SIZES.not_built("minimum_aspect_ratio", "Leave it out.", 0)
+BACKEND_SIZES.unlike(
+    _CROP_STYLE, "Where it is not given, images are cut at the centre; by SimpleTuner at random."
+)
 _WAYS_TO_CROP: Final = (_CROP_STYLE, _CROP_ASPECT, _OWN_MAXIMUM, _OWN_TARGET)
 NOT_OF_MASKS: Final = (
     *(_OWN_RESOLUTION, _OWN_UNIT, CROP, _CROP_ASPECT, _CROP_STYLE),

@@ -33,7 +33,10 @@ _WORLD_SIZE: Final = STEPS.integer(
     at_least=1,
     at_most=1024,
 )
-STEPS.alias("num_processes", _WORLD_SIZE)
+STEPS.unlike(
+    STEPS.alias("num_processes", _WORLD_SIZE),
+    "An adapter trains on one GPU and accumulates instead, with the same samples a step.",
+)
 _ZERO_STAGE: Final[Option[int | None]] = STEPS.integer(
     "zero_stage",
     None,

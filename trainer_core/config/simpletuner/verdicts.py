@@ -65,6 +65,8 @@ class Option(Verdict, Generic[T_co]):
     above: float | None = None
     at_most: float | None = None
     alias_of: str | None = None
+    unlike: str = ""
+    """How it acts differently from SimpleTuner's, in a sentence; empty where it does not."""
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -167,11 +169,14 @@ class Table:
         )
         return self._option(row)
 
-    def alias(self, name: str, option: Option[Any]) -> None:
+    def alias(self, name: str, option: Option[T]) -> Option[T]:
         """A second name of an option."""
-        self._add(
-            replace(option, name=name, reason=f"The same as {option.name}.", alias_of=option.name)
-        )
+        reason = f"The same as {option.name}."
+        return self._option(replace(option, name=name, reason=reason, alias_of=option.name))
+
+    def unlike(self, option: Option[Any], sentence: str) -> None:
+        """Note for the documentation how an option acts differently from SimpleTuner's."""
+        self.rows[option.name] = replace(option, unlike=sentence)
 
     def differs(self, names: str, reason: str, *off: JsonValue) -> None:
         """What each of the ``names``, with blanks between them, requests is not done."""
