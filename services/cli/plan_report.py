@@ -23,12 +23,15 @@ from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.config.simpletuner.model import base_name_of
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, escaped, read_options
+from trainer_core.config.simpletuner.start import INIT_LORA, Start, start_name_of
 from trainer_core.data.survey import Survey, survey_pictures
 from trainer_core.errors import BaseModelError, DocumentError
+from trainer_core.export.start_file import look_up_start
 from trainer_core.memory.cards import CardRow, card_rows
 from trainer_core.memory.report import Memory, plan_memory
 from trainer_core.memory.trained import trained_modules, trained_parameters
 from trainer_core.paths import is_folder, search_folders
+from trainer_core.weights.start_adapter import FoundStart
 
 Progress = Callable[[str, int, int], None]
 """Called with a backend's id and how many of its pictures are done, of how many."""
@@ -114,7 +117,8 @@ def report_on(
     if documents is None:
         return Report(errors=files.errors)
     base = _base_section(documents, working_dir, env)
-    plan = _plan_section(documents, base.content, reported=files.errors)
+    start = _look_up_start(documents, working_dir)
+    plan = _plan_section(documents, base.content, start, reported=files.errors)
     sections: list[_Section[Any]] = [files, base, plan]
     surveys: tuple[Survey, ...] = ()
     is_sound = not any(section.errors for section in sections)
@@ -126,7 +130,10 @@ def report_on(
     warnings = tuple(chain.from_iterable(section.warnings for section in sections))
     if plan.content is None or errors:
         return Report(used=documents.used, errors=errors, notices=plan.notices, warnings=warnings)
-    resolved = _resolved(plan.content, base.content, surveys, documents.used, warnings)
+    used = documents.used
+    if isinstance(start, FoundStart) and start.path is not None:
+        used += (UsedFile(option=INIT_LORA.name, path=start.path),)
+    resolved = _resolved(plan.content, base.content, surveys, used, warnings)
     return replace(resolved, notices=plan.notices)
 
 
@@ -169,8 +176,18 @@ def _base_section(
     return _Section(content=shape, warnings=() if shape.warning is None else (shape.warning,))
 
 
+def _look_up_start(documents: Documents, working_dir: Path) -> Start:
+    options = read_options(documents.body["config"], OPTIONS, "/config", Findings(), "local")
+    config_dir = documents.used[0].path.resolve().parent
+    return look_up_start(start_name_of(options), search_folders(config_dir, working_dir))
+
+
 def _plan_section(
-    documents: Documents, base: BaseShape, *, reported: Sequence[FoundError]
+    documents: Documents,
+    base: BaseShape,
+    start: Start,
+    *,
+    reported: Sequence[FoundError],
 ) -> _Section[Plan | None]:
     """The plan; ``reported``: of a file that cannot be read its missing content is no news."""
     known = {error.pointer for error in reported}
@@ -183,6 +200,7 @@ def _plan_section(
             prompt_library=documents.body.get("prompt_library"),
             base_models={base.model.name: base.model},
             source="local",
+            start=start,
         )
     except PlanError as error:
         errors = [

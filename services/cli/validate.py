@@ -192,6 +192,7 @@ def _facts(report: "Report", plan: "Plan") -> dict[str, object]:
         "products": _products(plan),
         "trains": f"{_kind(plan)}: {report.trainable_modules:,} modules, "
         f"{report.trainable_parameters:,} parameters",
+        "starts from": _start(report, identity),
         "objective": _objective(identity),
         "optimizer": _optimizer(identity),
         "schedule": _schedule(identity),
@@ -205,6 +206,14 @@ def _facts(report: "Report", plan: "Plan") -> dict[str, object]:
         "resume": _resume(operation),
         "plan": report.plan_digest,
     }
+
+
+def _start(report: "Report", identity: "Identity") -> str | None:
+    """The adapter that the run starts from; None where it starts with one that changes nothing."""
+    if identity.start_adapter is None:
+        return None
+    (file,) = (each.path for each in report.used if each.option == "init_lora")
+    return f"{file} (SHA-256 {identity.start_adapter.sha256[:12]}…), at step 0"
 
 
 def _resume(operation: "Operation") -> str | None:

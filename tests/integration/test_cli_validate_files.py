@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from services.cli.connection import Invocation
 from services.cli.documents import parse_settings
+from services.cli.main import app
 from services.cli.plan_report import Report, report_on
 from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS, TINY_CONFIG
 from trainer_core.base_models.known import FLAVOURS
@@ -191,3 +193,52 @@ def test_a_prompt_library_can_be_switched_off(tmp_path: Path) -> None:
         found = report(tmp_path, user_prompt_library=nothing)
         assert not found.errors
         assert not any(notice.option == "user_prompt_library" for notice in found.notices)
+
+
+LORA = {"lora_type": "standard", "lora_rank": 4, "peft_lora_target_modules": ["x_embedder.proj"]}
+
+
+def write_lora(file: Path, rank: int) -> Path:
+    """An adapter of one linear of the published shape, in bytes as the format has them."""
+    facts, end = {}, 0
+    for name, shape in {"lora_A": (rank, 64), "lora_B": (2560, rank)}.items():
+        start, end = end, end + 4 * shape[0] * shape[1]
+        facts[f"transformer.x_embedder.proj.{name}.weight"] = {
+            "dtype": "F32", "shape": shape, "data_offsets": [start, end]
+        }  # fmt: skip
+    header = json.dumps(facts).encode()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(end))
+    return file
+
+
+def test_the_adapter_that_a_run_starts_from_is_checked_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {"pretrained_model_name_or_path": None, **LORA}
+    file = write_lora(tmp_path / "old" / "pytorch_lora_weights.safetensors", rank=4)
+
+    found = report(tmp_path, **model, init_lora="old")
+
+    assert found.errors == ()
+    assert [used.path for used in found.used if used.option == "init_lora"] == [file]
+    assert found.plan is not None
+    assert found.plan.identity.start_adapter is not None
+    invocation = Invocation(env={"REVERIE_HOME": str(tmp_path / "home")})
+    app(["validate", "--config", str(tmp_path)], obj=invocation, standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert f"{file} (SHA-256 {found.plan.identity.start_adapter.sha256[:12]}…), at step 0" in shown
+
+    missing = report(tmp_path, "optimizer=foo", **model, init_lora="owner/name").errors
+    assert [(error.pointer, error.code) for error in missing] == [
+        ("/config/optimizer", "bad_value"),
+        ("/config/init_lora", "bad_value"),
+    ]
+    assert "download the file and name it" in missing[1].message
+    write_lora(file, rank=8)
+    (other,) = report(tmp_path, **model, **{"--init_lora": str(file)}).errors
+    assert (other.pointer, other.code) == ("/config/--init_lora", "conflict")
+    assert other.message == (
+        f"init_lora: {file} does not fit the adapter of this run: its rank is 8 and lora_rank is "
+        "4: set lora_rank to it."
+    )

@@ -18,7 +18,7 @@ from trainer_core.checkpoint.write import (
     write_checkpoint,
     write_result,
 )
-from trainer_core.config.plan import Plan
+from trainer_core.config.plan import Plan, StartAdapter
 from trainer_core.errors import CheckpointError
 from trainer_core.local.attempt import Attempt
 from trainer_core.process.control import Control
@@ -42,12 +42,19 @@ class Runs:
     last: int = LAST
 
     def start(
-        self, request: str, *, stop_at: int = LAST, seed: int = 42, drawn: bool = False
+        self,
+        request: str,
+        *,
+        stop_at: int = LAST,
+        seed: int = 42,
+        drawn: bool = False,
+        start_from: Path | None = None,
     ) -> Path | None:
         """As ``reverie train``; ``drawn`` says that ``seed`` was drawn at random this time."""
         self.stop_at = stop_at
+        start = None if start_from is None else StartAdapter(sha256="7" * 64)
         identity = self.plan.identity.model_copy(
-            update={"seed": seed, "max_train_steps": self.last}
+            update={"seed": seed, "max_train_steps": self.last, "start_adapter": start}
         )
         operation = self.plan.operation.model_copy(
             update={"resume_from": request, "report_to": (), "checkpoints_total_limit": 9}
@@ -63,6 +70,7 @@ class Runs:
                 control=Control(None),
                 events=events,
                 reporter=SilentReporter(),
+                start_from=start_from,
                 seed_is_drawn=drawn,
             )
             return attempt.train(plan, self.base, self.data)
@@ -216,3 +224,25 @@ def test_another_drawn_seed_does_not_keep_a_run_from_being_resumed(runs: Runs) -
     runs.start("", stop_at=2, seed=2222, drawn=True)
 
     assert runs.started_at == [0, 1]
+
+
+def test_a_run_from_an_adapter_is_resumed_and_is_another_one_than_without_it(
+    runs: Runs, tmp_path: Path
+) -> None:
+    runs.start("latest", stop_at=1, start_from=tmp_path / "old.safetensors")
+    job = read_job(runs.output / "job.json")
+    assert job.start_from == str(tmp_path / "old.safetensors")
+    runs.start("latest", stop_at=2, start_from=tmp_path / "old.safetensors")
+    assert runs.started_at == [0, 1]
+    with pytest.raises(CheckpointError, match="start_adapter: absent here") as caught:
+        runs.start("latest")
+    assert "--output" not in str(caught.value)
+
+    runs.output = runs.output.with_name("another")
+    runs.output.mkdir()
+    runs.start("latest", stop_at=1)
+    words = r"The folder holds a run that did not start from init_lora: give this one another"
+    with pytest.raises(CheckpointError, match=words):
+        runs.start("latest", start_from=tmp_path / "old.safetensors")
+    runs.start("", stop_at=1, start_from=tmp_path / "old.safetensors")
+    assert runs.started_at == [0, 1, 0, 0]

@@ -8,6 +8,7 @@ import pytest
 from trainer_core.base_models.describe import BaseModel
 from trainer_core.config.plan.problems import PlanError
 from trainer_core.config.simpletuner.importer import Imported, import_run
+from trainer_core.config.simpletuner.start import Start
 
 CONFIG_TEXT = """
 {
@@ -201,6 +202,7 @@ def import_small(
     without: tuple[str, ...] = (),
     prompt_library: dict[str, Any] | None = None,
     source: str = "http",
+    start: Start = None,
 ) -> Imported:
     """A small run on the tiny shape with the given changes."""
     merged = {k: v for k, v in {**SMALL_CONFIG, **(config or {})}.items() if k not in without}
@@ -213,6 +215,7 @@ def import_small(
         prompt_library=prompt_library,
         base_models=BASE_MODELS,
         source="local" if source == "local" else "http",
+        start=start,
     )
 
 

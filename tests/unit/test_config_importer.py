@@ -264,7 +264,7 @@ def test_what_requests_nothing_is_accepted(harmless: dict[str, Any]) -> None:
          "refused"),
         ({"pretrained_model_name_or_path": "other"}, "/config/pretrained_model_name_or_path",
          "bad_value"),
-        ({"init_lora": "a.safetensors"}, "/config/init_lora", "refused"),
+        ({"init_lora": "a.safetensors"}, "/config/init_lora", "not_found"),
         ({"resume_from_checkpoint": "/x/checkpoint-5"}, "/config/resume_from_checkpoint",
          "refused"),
         ({"push_to_hub": True}, "/config/hub_model_id", "missing"),

@@ -11,12 +11,14 @@ from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.matmul import matmul_for
 from trainer_core.config.plan import MatmulKind, Plan
 from trainer_core.config.plan.matmul import MatmulPick, picks_fp8
+from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.data.index import ShardDescription
 from trainer_core.data.shards import ShardFolder
 from trainer_core.engine.batch import BatchMaker
 from trainer_core.engine.start_times import StartTimes
 from trainer_core.engine.step import Backend, SingleProcess
 from trainer_core.errors import BaseModelError, DeviceError, GpuMemoryTakenError, OutOfMemoryError
+from trainer_core.export.start_values import start_from
 from trainer_core.hidream.base import Source, load_base
 from trainer_core.hidream.loading import load_scheduler, load_vae
 from trainer_core.hidream.network import Network, prepare
@@ -27,7 +29,7 @@ from trainer_core.memory.fused_model import is_fused_on
 from trainer_core.precision.compute import Compute, capability_of, choose_compute
 from trainer_core.process.card_memory import bytes_taken, taken_in_words
 from trainer_core.process.control import Control
-from trainer_core.process.job import Job
+from trainer_core.process.job import BadJobError, Job
 from trainer_core.weights.kept import KeptWeights
 
 
@@ -86,6 +88,8 @@ def load_run(job: Job, control: Control) -> LoadedRun:
         preparation=base.preparation,
         card=card,
     )
+    if job.plan.identity.start_adapter is not None and job.resume_from is None:
+        _start_from_adapter(job, network)
     times.end("network_s")
     # Counted before DeepSpeed, which may shard the parameters.
     size = sum(each.numel() for each in network.trained.values())
@@ -111,6 +115,14 @@ def load_run(job: Job, control: Control) -> LoadedRun:
         shards=shards,
         start_times=times,
     )
+
+
+def _start_from_adapter(job: Job, network: Network) -> None:
+    """Set the adapter to the one that the plan starts from; raises AdapterFileError."""
+    if job.start_from is None:
+        raise BadJobError("the plan starts from an adapter, and the job names no file of it")
+    linears = hidream_linears(network.transformer.config)
+    start_from(Path(job.start_from), job.plan, linears, network.trained)
 
 
 def _card_plan(

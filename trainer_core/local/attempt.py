@@ -52,6 +52,10 @@ from trainer_core.process.node_cache import NodeCache
 from trainer_core.progress import Reporter
 
 _JOB_NAME: Final = "job.json"
+_START_ELSEWHERE: Final = (
+    "The folder holds a run that did not start from init_lora: give this one another output_dir "
+    "(or --output), or set resume_from_checkpoint to nothing"
+)
 _SHARD_WAIT_S: Final = 1.0
 """All shards exist before training starts."""
 
@@ -70,6 +74,8 @@ class Attempt:
     control: Control
     events: EventWriter
     reporter: Reporter
+    start_from: Path | None = None
+    """The checked file of ``init_lora``."""
     seed_is_drawn: bool = False
     """The files name no seed. The plan's seed is then random, and a resumed run keeps its own."""
 
@@ -144,6 +150,7 @@ class Attempt:
             shards_dir=str(self.cache_dir.absolute()),
             output_dir=str(self.output_dir),
             resume_from=None if checkpoint is None else str(checkpoint.absolute()),
+            start_from=None if self.start_from is None else str(self.start_from.absolute()),
             shard_wait_s=_SHARD_WAIT_S,
             keep_checkpoints=plan.operation.checkpoints_total_limit,
             node_cache=self.node_cache,
@@ -154,10 +161,13 @@ class Attempt:
         if job.resume_from is None:
             return 0
         self.reporter.log(f"{'resuming from':<20} {job.resume_from}")
-        last_step = job.plan.identity.max_train_steps
-        return check_checkpoint(
-            Path(job.resume_from), checkpoint_identity(job), last_step=last_step
-        ).step
+        last_step, folder = job.plan.identity.max_train_steps, Path(job.resume_from)
+        try:
+            return check_checkpoint(folder, checkpoint_identity(job), last_step=last_step).step
+        except CheckpointError as error:
+            if self.start_from is None or _starts_alike(job.plan, folder):
+                raise
+            raise CheckpointError(f"{error.message}. {_START_ELSEWHERE}") from error
 
     def _fill_cache(self, plan: Plan, base: BaseModel, index: DataIndex, data: LocalData) -> None:
         quieten_libraries()  # they print when they are imported
@@ -196,6 +206,12 @@ class Attempt:
 
     def _report_stage(self, stage: str) -> None:
         self.events.emit("stage", 0, {"stage": stage})
+
+
+def _starts_alike(plan: Plan, checkpoint: Path) -> bool:
+    """Whether the checkpoint's run started from the same adapter as the plan."""
+    there = read_manifest(checkpoint).identity or {}
+    return there.get("start_adapter") == plan.guarded_identity().get("start_adapter")
 
 
 def _with_base(plan: Plan, base: BaseModel) -> Plan:

@@ -18,7 +18,9 @@ from trainer_core.config.simpletuner.importer import Imported, import_run
 from trainer_core.config.simpletuner.model import base_name_of
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, Options, read_options
+from trainer_core.config.simpletuner.start import Start, start_name_of
 from trainer_core.config.simpletuner.steps import is_seed_drawn
+from trainer_core.export.start_file import look_up_start
 from trainer_core.local.attempt import Attempt
 from trainer_core.local.data import find_data_folders
 from trainer_core.local.folder import locked, restore_interrupted
@@ -27,6 +29,7 @@ from trainer_core.local.trackers import check_trackers
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
 from trainer_core.process.node_cache import node_cache_of
+from trainer_core.weights.start_adapter import FoundStart
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,11 +75,15 @@ def train_locally(
     node_cache = node_cache_of(env)
     options = read_options(run.config, OPTIONS, "/config", Findings(), "local")
     found = find_base(base_name_of(options), env=env, folders=run.folders)
-    imported = _import(run, options, found)
+    start = look_up_start(start_name_of(options), run.folders)
+    imported = _import(run, options, found, start)
     plan = imported.plan
     data_dirs = find_data_folders(plan, run.folders)
     check_trackers(plan)
     output_dir = output_dir_of(run, plan)
+    start_file = start.path if isinstance(start, FoundStart) else None
+    if start_file is not None:
+        _check_elsewhere(start_file, output_dir)
     view.log(f"{'output':<20} {output_dir}")
     events_file = run.events or output_dir / "events.jsonl"
     with locked(output_dir), EventWriter(events_file) as events:
@@ -97,13 +104,29 @@ def train_locally(
                 control=control,
                 events=events,
                 reporter=ControlledView(view, control),
+                start_from=start_file,
                 seed_is_drawn=is_seed_drawn(options),
             )
             return attempt.train(plan, found, data_dirs)
     return None
 
 
-def _import(run: LocalRun, options: Options, found: FoundBase) -> Imported:
+def _check_elsewhere(file: Path, output_dir: Path) -> None:
+    """Raise PlanError where the run would delete or move what it starts from."""
+    if file.resolve().is_relative_to(output_dir.resolve()):
+        message = (
+            f"init_lora names {file}, which is in the output folder of this run: give the "
+            "run another output_dir (or --output)."
+        )
+        raise PlanError([Problem(pointer="/config/init_lora", code="conflict", message=message)])
+
+
+def _import(
+    run: LocalRun,
+    options: Options,
+    found: FoundBase,
+    start: Start,
+) -> Imported:
     return import_run(
         config=run.config,
         lycoris_config=run.lycoris_config,
@@ -111,6 +134,7 @@ def _import(run: LocalRun, options: Options, found: FoundBase) -> Imported:
         prompt_library=run.prompt_library,
         base_models={base_name_of(options): found.provisional()},
         source="local",
+        start=start,
     )
 
 

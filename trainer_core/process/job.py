@@ -28,6 +28,9 @@ class Job(Frozen):
     output_dir: str
     resume_from: str | None
     """Folder of the checkpoint to resume from; None: start at step 0."""
+    start_from: str | None = None
+    """Adapter file or folder (``export.start_file.find_start``) of the plan's ``start_adapter``;
+    read only at step 0."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Number of newest checkpoints in ``checkpoints_dir``, where the process deletes older ones."""
     waiting_checkpoints: int | None = Field(default=None, ge=1)

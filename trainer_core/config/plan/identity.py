@@ -1,8 +1,8 @@
 """Everything that changes the trained weights of a run."""
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from trainer_core.config.plan.frozen import Frozen, Many
 
@@ -217,6 +217,13 @@ class Backend(Frozen):
     """``mask`` backends: grey values are the weights, or every pixel above black has weight 1."""
 
 
+class StartAdapter(Frozen):
+    """The adapter that a run starts from, in place of start values."""
+
+    sha256: str
+    """Of the adapter file, or of the state file of a checkpoint."""
+
+
 class Identity(Frozen):
     """Everything that changes the trained weights of a run."""
 
@@ -225,6 +232,9 @@ class Identity(Frozen):
     model_type: Literal["lokr", "lora", "full"]
     adapter: LokrAdapter | LoraAdapter | None = Field(discriminator="kind")
     """None if and only if ``model_type`` is ``full``."""
+    start_adapter: StartAdapter | None = None
+    """None: the adapter starts with values that change nothing. Then it is not written either, so
+    that plans and digests of older versions stay as they are."""
     objective: Objective
     precision: Precision
     optimizer: OptimizerPlan
@@ -238,3 +248,10 @@ class Identity(Frozen):
     max_train_steps: int = Field(ge=1)
     caption_dropout_probability: float = Field(ge=0, le=1)
     backends: Many[Backend]
+
+    @model_serializer(mode="wrap")
+    def _without_start(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if written.get("start_adapter", 0) is None:
+            del written["start_adapter"]
+        return written

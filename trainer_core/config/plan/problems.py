@@ -17,6 +17,7 @@ ProblemCode = Literal[
     "conflict",
     "no_modules",
     "empty_dataset",
+    "not_found",
 ]
 
 

@@ -13,6 +13,7 @@ from trainer_core.config.simpletuner.lokr import lokr_of
 from trainer_core.config.simpletuner.lora import lora_of, tell_idle_lora
 from trainer_core.config.simpletuner.model import MODEL_TYPE, is_full_rank
 from trainer_core.config.simpletuner.reading import Options
+from trainer_core.config.simpletuner.start import start_name_of
 from trainer_core.config.simpletuner.verdicts import Option, Table
 
 ADAPTER: Final = Table()
@@ -63,6 +64,9 @@ def adapter_of(
         findings.problem(at, "missing", "lora_type lycoris needs a LyCORIS config.")
         return None
     norm, norm_pointer = config[_NORM], config.at(_NORM)
+    if start_name_of(config) is not None:
+        config.idle("with init_lora", _NORM)
+        norm = None
     return lokr_of(lycoris_config, linears, norm, findings, source, norm_pointer=norm_pointer)
 
 

@@ -7,7 +7,15 @@ from typing import Final
 from pydantic import JsonValue
 
 from trainer_core.base_models.describe import BaseModel
-from trainer_core.config.plan import Backend, Base, Identity, LokrAdapter, LoraAdapter, Plan
+from trainer_core.config.plan import (
+    Backend,
+    Base,
+    Identity,
+    LokrAdapter,
+    LoraAdapter,
+    Plan,
+    StartAdapter,
+)
 from trainer_core.config.plan.problems import Notice, PlanError
 from trainer_core.config.simpletuner.adapter import adapter_of
 from trainer_core.config.simpletuner.backends import backends_of
@@ -21,6 +29,7 @@ from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.precision import precision_of
 from trainer_core.config.simpletuner.reading import Findings, Options, Source, escaped, read_options
 from trainer_core.config.simpletuner.schedule import schedule_of
+from trainer_core.config.simpletuner.start import Start, start_of
 from trainer_core.config.simpletuner.steps import (
     BATCH_SIZE,
     accumulation_of,
@@ -49,6 +58,7 @@ def import_run(
     prompt_library: Mapping[str, JsonValue] | None,
     base_models: Mapping[str, BaseModel],
     source: Source,
+    start: Start = None,
 ) -> Imported:
     """The plan that ``config.json`` and the files beside it describe.
 
@@ -60,6 +70,7 @@ def import_run(
         base_models: name → base model: the operator's list, or in a local run the one model that
             the caller found for ``base_name_of`` the options.
         source: with ``http`` paths are not accepted.
+        start: what the caller found for ``start_name_of`` the options.
 
     Raises:
         PlanError: with every problem that was found; pointers start at ``/config``,
@@ -76,9 +87,10 @@ def import_run(
     options = read_options(config, OPTIONS, "/config", findings, source)
     base = base_of(options, base_models)
     adapter = adapter_of(options, lycoris_config, base)
+    start_adapter = start_of(options, adapter, base, start)
     max_area_px = _PUBLISHED_MAX_AREA_PX if base is None else base.max_area_px
     backends, folders = backends_of(data_backends, options, max_area_px)
-    parts = _identity_parts(options, adapter, backends)
+    parts = _identity_parts(options, adapter, start_adapter, backends)
     check_caption_length(options)
     operation = operation_of(options, prompt_library, max_area_px, folders)
     if findings.problems or base is None:
@@ -98,7 +110,10 @@ def _refuse_unstorable(request: Mapping[str, object]) -> None:
 
 
 def _identity_parts(
-    options: Options, adapter: LokrAdapter | LoraAdapter | None, backends: Sequence[Backend]
+    options: Options,
+    adapter: LokrAdapter | LoraAdapter | None,
+    start_adapter: StartAdapter | None,
+    backends: Sequence[Backend],
 ) -> Callable[[Base], Identity]:
     """Resolve the parts of the identity and report their problems.
 
@@ -116,6 +131,7 @@ def _identity_parts(
         seed=seed,
         model_type="full" if adapter is None else adapter.kind,
         adapter=adapter,
+        start_adapter=start_adapter,
         objective=objective,
         precision=precision,
         optimizer=optimizer,

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from trainer_core.config.plan import AdapterInit, LoraAdapter
 from trainer_core.config.plan.shapes import LinearShape
 from trainer_core.config.simpletuner.reading import Options
+from trainer_core.config.simpletuner.start import start_name_of
 from trainer_core.config.simpletuner.targets import (
     MAX_NEAREST,
     NAMED_PRESETS,
@@ -74,12 +75,15 @@ def lora_of(config: Options, linears: Sequence[LinearShape]) -> LoraAdapter | No
     is_wrong = any(config.is_wrong(option) for option in _OPTIONS)
     if is_wrong or len(config.findings.problems) > before:
         return None
-    rank, alpha = config[_RANK], config[_ALPHA]
+    rank, alpha, init = config[_RANK], config[_ALPHA], config[_INIT]
+    if start_name_of(config) is not None:
+        config.idle("with init_lora", _INIT)
+        init = "default"
     return LoraAdapter(
         rank=rank,
         alpha=rank if alpha is None else alpha,
         dropout=config[_DROPOUT],
-        init=config[_INIT],
+        init=init,
         modules=modules,
     )
 

@@ -39,7 +39,7 @@ _FOURTH_ENCODER: Final = MODEL.text(
 MODEL.refused(
     "pretrained_transformer_model_name_or_path "
     "pretrained_vae_model_name_or_path pretrained_t5_model_name_or_path "
-    "pretrained_unet_model_name_or_path vae_path revision variant init_lora "
+    "pretrained_unet_model_name_or_path vae_path revision variant "
     "assistant_lora_path",
     _WHOLE,
 )

@@ -19,12 +19,13 @@ from trainer_core.config.simpletuner.reporting import REPORTING
 from trainer_core.config.simpletuner.samples import SAMPLES
 from trainer_core.config.simpletuner.schedule import SCHEDULE
 from trainer_core.config.simpletuner.sizes import RUN_SIZES
+from trainer_core.config.simpletuner.start import START
 from trainer_core.config.simpletuner.steps import STEPS
 from trainer_core.config.simpletuner.timesteps import TIMESTEPS
 from trainer_core.config.simpletuner.verdicts import Verdict, joined
 
 OPTIONS: Final[Mapping[str, Verdict]] = joined(
-    *(MODEL, ADAPTER, LORA, PRECISION),
+    *(MODEL, ADAPTER, LORA, START, PRECISION),
     *(STEPS, OPTIMIZER, SCHEDULE, EMA),
     *(TIMESTEPS, OBJECTIVE),
     *(RUN_SIZES, RUN_CAPTIONS, CACHE),

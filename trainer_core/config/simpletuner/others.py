@@ -67,7 +67,7 @@ OTHERS.no_effect("distillation_config diffusion_blocks_config", _OF_NOTHING)
 OTHERS.no_effect("text_encoder_lr", "Text encoders are frozen.")
 OTHERS.no_effect("strict_epoch_limit", "A run ends at its last step.")
 OTHERS.no_effect(
-    "init_lora_step init_lora_ema disable_assistant_lora assistant_lora_strength "
+    "disable_assistant_lora assistant_lora_strength "
     "assistant_lora_inference_strength context_parallel_comm_strategy sdnq_weights_dtype "
     "sdnq_quantized_matmul_dtype sdnq_group_size sdnq_use_quantized_matmul sdnq_use_hadamard "
     "sdnq_hadamard_group_size sdnq_dequantize_fp32 sdnq_modules_dtype_dict "

@@ -1,0 +1,169 @@
+"""Finds and checks the file whose adapter a run starts from (``init_lora``). Imports no torch."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from trainer_core.checkpoint.layout import (
+    EMA,
+    MANIFEST_NAME,
+    PARAMETER,
+    STATE_NAME,
+    CheckpointManifest,
+    ResultManifest,
+)
+from trainer_core.config.plan import LokrAdapter, LoraAdapter
+from trainer_core.errors import AdapterFileError
+from trainer_core.export.origin import ADAPTER_NAME
+from trainer_core.paths import is_file, is_folder, places_of
+from trainer_core.weights.entries import BadHeaderError, Header, read_entries
+from trainer_core.weights.finite import checked_sha256
+from trainer_core.weights.start_adapter import MAX_HEADER_BYTES, FoundStart, StartProblem, StateFile
+
+_SUFFIX: Final = ".safetensors"
+_RESULT: Final = "result"
+_Manifest = CheckpointManifest | ResultManifest
+_MANIFEST: Final = TypeAdapter[_Manifest](_Manifest)
+_ADAPTER: Final = TypeAdapter[LokrAdapter | LoraAdapter | None](LokrAdapter | LoraAdapter | None)
+_PLACES: Final = (
+    f"name an adapter file ({_SUFFIX}), the folder of a result, or that of a checkpoint"
+)
+
+
+_DOWNLOAD: Final = "a repository of the Hugging Face Hub is not read: download the file and name it"
+_OF_SERVICE: Final = re.compile(r"(run|ds)_[0-9a-f]{32}(/.*)?")
+_OF_HUB: Final = re.compile(r"[\w.-]+/[\w.-]+(:.*)?")
+
+
+def look_up_start(name: str | None, folders: Sequence[Path]) -> FoundStart | StartProblem | None:
+    """``start_named``, with its error as a problem of the plan; None where there is no name."""
+    try:
+        return None if name is None else start_named(name, folders)
+    except AdapterFileError as error:
+        return StartProblem(code="bad_value", message=error.message)
+
+
+def start_named(name: str, folders: Sequence[Path]) -> FoundStart:
+    """``find_start`` of the first place that exists, of those where a relative path is tried."""
+    places = places_of(name, folders)
+    for place in places:
+        if is_file(place) or is_folder(place):
+            return find_start(place)
+    if _OF_SERVICE.fullmatch(name):
+        raise AdapterFileError(
+            f"{name} is in the service: download it (reverie runs download), and name the folder"
+        )
+    tried = ", ".join(str(place) for place in places)
+    hint = _DOWNLOAD if _OF_HUB.fullmatch(name) else _PLACES
+    raise AdapterFileError(f"{name} is in none of these places: {tried}; {hint}")
+
+
+def find_start(place: Path) -> FoundStart:
+    """The file that a path means: an adapter file, or one in the folder of a run.
+
+    A folder may be a result or a checkpoint of this project, an output folder with a result in it,
+    or any folder with an adapter file of the usual name, as SimpleTuner's checkpoints are. Of a
+    checkpoint the running mean (EMA) is taken, where its run had one, as in a result.
+
+    Raises AdapterFileError where there is no such file, or it is damaged; the message names it.
+    """
+    if is_folder(place):
+        return _in_folder(place)
+    if not is_file(place):
+        raise AdapterFileError(f"there is no {place}: {_PLACES}")
+    if place.suffix.lower() != _SUFFIX:
+        raise AdapterFileError(
+            f"{place} is no {_SUFFIX} file, and no others are read: pickled weights can run code"
+        )
+    manifest = _manifest_of(place.parent)
+    if isinstance(manifest, CheckpointManifest) and place.name == STATE_NAME:
+        return _of_checkpoint(place.parent, manifest)
+    return _of_file(place, manifest)
+
+
+def _in_folder(folder: Path) -> FoundStart:
+    manifest = _manifest_of(folder)
+    if isinstance(manifest, CheckpointManifest):
+        return _of_checkpoint(folder, manifest)
+    if (folder / ADAPTER_NAME).is_file():
+        return _of_file(folder / ADAPTER_NAME, manifest)
+    if manifest is not None:
+        raise AdapterFileError(f"{folder} is the result of full-rank training: it has no adapter")
+    if (folder / _RESULT).is_dir():
+        return _in_folder(folder / _RESULT)
+    raise AdapterFileError(f"{folder} holds no {ADAPTER_NAME}: {_PLACES}")
+
+
+def _manifest_of(folder: Path) -> _Manifest | None:
+    """The manifest of a folder of this project; None where it is none."""
+    try:
+        return _MANIFEST.validate_json((folder / MANIFEST_NAME).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _of_file(file: Path, manifest: _Manifest | None) -> FoundStart:
+    header = _header(file)
+    sha256 = _sha256(file, header)
+    _check_manifest(file, sha256, manifest)
+    return FoundStart(name=str(file), sha256=sha256, header=header, path=file)
+
+
+def _of_checkpoint(folder: Path, manifest: CheckpointManifest) -> FoundStart:
+    file = folder / STATE_NAME
+    header = _header(file)
+    sha256 = _sha256(file, header)
+    _check_manifest(file, sha256, manifest)
+    state = state_file(str(folder), header, manifest.identity)
+    return FoundStart(name=str(folder), sha256=sha256, header=header, path=file, state=state)
+
+
+def state_file(name: str, header: Header, identity: dict[str, JsonValue] | None) -> StateFile:
+    """How the adapter lies in the state file of a checkpoint.
+
+    Args:
+        name: of the checkpoint, for messages.
+        header: of its state file.
+        identity: as its manifest has it.
+
+    Raises AdapterFileError where its run had no adapter, or the manifest does not tell.
+    """
+    if identity is None:
+        raise AdapterFileError(
+            f"{name} was written by an older version, which did not note its adapter: name the "
+            "result of that run"
+        )
+    try:
+        adapter = _ADAPTER.validate_python(identity.get("adapter"))
+    except ValidationError as error:
+        raise AdapterFileError(f"{name}: the adapter in its manifest cannot be read") from error
+    if adapter is None:
+        raise AdapterFileError(f"{name} is a checkpoint of full-rank training: it has no adapter")
+    has_mean = any(each.startswith(EMA) for each in header.entries)
+    return StateFile(prefix=EMA if has_mean else PARAMETER, adapter=adapter)
+
+
+def _header(file: Path) -> Header:
+    try:
+        return read_entries(file, limit_bytes=MAX_HEADER_BYTES)
+    except BadHeaderError as error:
+        raise AdapterFileError(str(error)) from error
+
+
+def _sha256(file: Path, header: Header) -> str:
+    try:
+        return checked_sha256(file, header)
+    except BadHeaderError as error:
+        raise AdapterFileError(str(error)) from error
+
+
+def _check_manifest(file: Path, sha256: str, manifest: _Manifest | None) -> None:
+    """Raise AdapterFileError where the manifest beside the file knows it with other bytes."""
+    facts = None if manifest is None else manifest.files.get(file.name)
+    if facts is not None and facts.sha256 != sha256:
+        raise AdapterFileError(
+            f"{file} is damaged: it differs from the {MANIFEST_NAME} beside it in its SHA-256"
+        )
