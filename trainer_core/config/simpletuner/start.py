@@ -25,6 +25,15 @@ _STEP: Final = START.integer(
 _EMA: Final = START.text(
     "init_lora_ema", None, "Not read: the running mean starts at the adapter of init_lora."
 )
+START.unlike(
+    INIT_LORA,
+    "The file has to fit the adapter that the config describes; SimpleTuner takes rank and modules "
+    "from the file. The run starts at step 0.",
+)
+START.unlike(
+    _STEP, "A run starts at step 0: max_train_steps is the number of steps that it takes itself."
+)
+START.unlike(_EMA, "It is a pickled file and not read: the running mean starts at init_lora.")
 _GLOBAL_STEP: Final = "global_step"
 """Where SimpleTuner notes in its files for how many steps they were trained."""
 
