@@ -1,16 +1,21 @@
 """Every name that SimpleTuner reads, or once read, has a verdict."""
 
+import inspect
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from lycoris.wrapper import VALID_PRESET_KEYS, create_lycoris, deprecated_arg_dict
 
 from tests.support.simpletuner_names import names_in, snapshot
 from tests.unit.config_examples import import_small, problems_of
 from trainer_core.config.simpletuner.backends import BACKEND_OPTIONS
+from trainer_core.config.simpletuner.lokr import LYCORIS
 from trainer_core.config.simpletuner.options import OPTIONS
+from trainer_core.config.simpletuner.presets import PRESET
 from trainer_core.config.simpletuner.verdicts import Option
 
 SNAPSHOT: Final = json.loads(
@@ -34,6 +39,15 @@ def test_every_option_has_a_verdict() -> None:
 
 def test_every_key_of_a_data_backend_has_a_verdict() -> None:
     assert sorted(SNAPSHOT["backend_keys"].keys() - BACKEND_OPTIONS.keys()) == []
+
+
+def test_every_key_that_lycoris_reads_has_a_verdict() -> None:
+    source = inspect.getsource(create_lycoris)
+    read = {*re.findall(r"kwargs\.get\(\"(\w+)\"", source), *deprecated_arg_dict}
+
+    assert len(read) > 20
+    assert sorted(read - LYCORIS.rows.keys()) == []
+    assert sorted(set(VALID_PRESET_KEYS) - PRESET.rows.keys()) == []
 
 
 def test_what_is_said_to_be_removed_is_in_no_version_of_today() -> None:

@@ -39,10 +39,11 @@ _FOURTH_ENCODER: Final = MODEL.text(
 MODEL.refused(
     "pretrained_transformer_model_name_or_path "
     "pretrained_vae_model_name_or_path pretrained_t5_model_name_or_path "
-    "pretrained_unet_model_name_or_path vae_path revision variant "
+    "pretrained_unet_model_name_or_path vae_path variant "
     "assistant_lora_path",
     _WHOLE,
 )
+MODEL.refused("revision", _WHOLE, "main")
 MODEL.refused("pretrained_transformer_subfolder", _WHOLE, "transformer")
 MODEL.refused("pretrained_unet_subfolder unet_subfolder", _WHOLE, "unet")
 MODEL.no_effect("trust_remote_code", "No code of a model's repository is ever run.")

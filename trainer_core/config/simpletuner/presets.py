@@ -76,6 +76,10 @@ PRESET.unlike(
     "layer where the base is not quantised.",
 )
 PRESET.no_effect("enable_conv", "HiDream has no convolutions.")
+PRESET.no_effect(
+    "text_encoder_target_module text_encoder_target_name unet_target_module unet_target_name",
+    "Only the transformer is adapted; target_module and target_name are for it.",
+)
 PRESET.handled("lora_prefix", "Exported files have the prefix lycoris.")
 
 add_algo(OVERRIDE)
