@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: uploaded folders of images and captions.")
 
-_NAMED_AT_MOST = 5
-
 
 @app.command("push", epilog="Example: reverie datasets push examples/photos/train --name photos")
 def push(
@@ -25,7 +23,7 @@ def push(
     name: Annotated[str | None, typer.Option(help="Default: the folder's own name.")] = None,
     as_json: output.Json = False,
 ) -> None:
-    """Upload a folder (.jpg, .png, .webp, .txt) and wait until the service has checked it."""
+    """Upload the images and .txt files of a folder; wait until the service has checked them."""
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
         dataset = push_shown(client, folder, name)
@@ -93,13 +91,10 @@ def push_shown(client: "Client", folder: Path, name: str | None) -> "Dataset":
 
     from services.client.folder import list_folder
     from services.client.push import PushProgress, push_folder
+    from trainer_core.data.folder import notes_on
 
-    others = list_folder(folder).others
-    if others:
-        named = ", ".join(others[:_NAMED_AT_MOST])
-        more = f" and {len(others) - _NAMED_AT_MOST} more"
-        rest = more if len(others) > _NAMED_AT_MOST else ""
-        output.print_note(f"skipped, neither images nor captions: {named}{rest}")
+    for note in notes_on(list_folder(folder)):
+        output.print_note(f"{folder}: {note}")
     _, err = output.consoles()
     columns = (
         TextColumn("{task.description:<10}"),

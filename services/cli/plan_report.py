@@ -6,25 +6,24 @@ errors and warnings, so that all of them are reported at once. Imports no torch.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from services.cli.connection import CommandError
+from services.cli.data_section import data_section
 from services.cli.documents import Documents, UsedFile, gather_documents, plain_name
 from trainer_core.base_models.describe import listed_base_models
 from trainer_core.base_models.resolve import NotFound, resolve
 from trainer_core.base_models.shape import BaseShape, published_shape, shape_of
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import Notice, PlanError
-from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.config.simpletuner.model import base_name_of
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, escaped, read_options
 from trainer_core.config.simpletuner.start import INIT_LORA, Start, start_name_of
-from trainer_core.data.survey import Survey, survey_pictures
+from trainer_core.data.survey import Survey
 from trainer_core.errors import BaseModelError, DocumentError
 from trainer_core.export.start_file import look_up_start
 from trainer_core.memory.cards import CardRow, card_rows
@@ -60,7 +59,7 @@ class FoundError:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """A resolved configuration, or all its errors."""
+    """A resolved configuration, or all its errors; both where only the data has errors."""
 
     used: tuple[UsedFile, ...] = ()
     errors: tuple[FoundError, ...] = ()
@@ -106,10 +105,10 @@ def report_on(
     Mistakes in the files are never raised: all of them are in ``errors``.
 
     Args:
-        config: a folder that holds config.json, or the file itself.
-        settings: options that replace those of config.json.
+        config: a folder that holds config.json, config.toml or config.env, or such a file.
+        settings: options that replace those of the file.
         working_dir: the last folder that a relative path is tried from.
-        env: REVERIE_MODELS_DIR and REVERIE_HOME are read.
+        env: REVERIE_MODELS_DIR, REVERIE_HOME and the variables of ``{env:NAME}`` are read.
         on_progress: called while image folders are scanned.
     """
     files = _files_section(config, settings, working_dir)
@@ -123,18 +122,18 @@ def report_on(
     surveys: tuple[Survey, ...] = ()
     is_sound = not any(section.errors for section in sections)
     if is_sound and plan.content is not None:
-        data = _data_section(plan.content, documents, base.content, on_progress)
+        data = _data_section(plan.content, documents, base.content, working_dir, on_progress)
         sections.append(data)
         surveys = data.content
     errors = tuple(chain.from_iterable(section.errors for section in sections))
     warnings = tuple(chain.from_iterable(section.warnings for section in sections))
-    if plan.content is None or errors:
+    if plan.content is None or not is_sound:
         return Report(used=documents.used, errors=errors, notices=plan.notices, warnings=warnings)
     used = documents.used
     if isinstance(start, FoundStart) and start.path is not None:
         used += (UsedFile(option=INIT_LORA.name, path=start.path),)
     resolved = _resolved(plan.content, base.content, surveys, used, warnings)
-    return replace(resolved, notices=plan.notices)
+    return replace(resolved, errors=errors, notices=plan.notices)
 
 
 def _files_section(
@@ -163,10 +162,11 @@ def _base_section(
     """
     options = read_options(documents.body["config"], OPTIONS, "/config", Findings(), "local")
     name = base_name_of(options)
-    config_dir = documents.used[0].path.resolve().parent
     code = "bad_file"
     try:
-        meaning = resolve(name, listed_base_models(env), search_folders(config_dir, working_dir))
+        meaning = resolve(
+            name, listed_base_models(env), search_folders(_config_dir(documents), working_dir)
+        )
         if isinstance(meaning, NotFound):
             code = "bad_value"
         shape = shape_of(meaning)
@@ -213,33 +213,17 @@ def _plan_section(
 
 
 def _data_section(
-    plan: Plan, documents: Documents, base: BaseShape, on_progress: Progress
+    plan: Plan, documents: Documents, base: BaseShape, working_dir: Path, on_progress: Progress
 ) -> _Section[tuple[Survey, ...]]:
-    """A survey of each image folder; a folder that is missing or unreadable is a warning."""
-    surveys: list[Survey] = []
-    warnings: list[str] = []
-    max_px = max_area_px(base.parts.transformer)
-    for backend in plan.identity.backends:
-        folder = documents.folders.get(backend.id)
-        if folder is None:
-            written = plan.operation.data_dirs.get(backend.id, "")
-            warnings.append(f"{backend.id}: there is no folder {written[:200]} that can be read.")
-        elif backend.role != "mask":
-            masks = documents.folders.get(backend.masks) if backend.masks else None
-            try:
-                survey = survey_pictures(
-                    folder,
-                    backend,
-                    max_px=max_px,
-                    masks=masks,
-                    on_progress=partial(on_progress, backend.id),
-                )
-            except OSError as error:
-                warnings.append(f"{backend.id}: {folder} cannot be read ({error.strerror}).")
-                continue
-            surveys.append(survey)
-            warnings += _survey_warnings(survey, folder)
-    return _Section(content=tuple(surveys), warnings=tuple(warnings))
+    """A survey of each image folder, and what a run would end at."""
+    folders = search_folders(_config_dir(documents), working_dir)
+    data = data_section(plan, documents.body["data_backends"], base, folders, on_progress)
+    errors = [_found(documents, each.pointer, each.code, each.message) for each in data.problems]
+    return _Section(content=data.surveys, errors=tuple(errors), warnings=data.warnings)
+
+
+def _config_dir(documents: Documents) -> Path:
+    return documents.used[0].path.resolve().parent
 
 
 def _resolved(
@@ -282,23 +266,6 @@ def _largest_px(plan: Plan, surveys: Sequence[Survey]) -> int:
         *(backend.resolution_px**2 for backend in unseen),
         0,
     )
-
-
-def _survey_warnings(survey: Survey, folder: Path) -> list[str]:
-    name, warnings = survey.backend.id, []
-    if survey.looked_at < survey.pictures:
-        warnings.append(
-            f"{name}: {survey.looked_at} of {survey.pictures} pictures were looked at, "
-            "evenly spread; its buckets count these."
-        )
-    for group in survey.left_out:
-        named = ", ".join(group.first) + (", …" if group.count > len(group.first) else "")
-        warnings.append(
-            f"{name}: {group.count} of {survey.looked_at} pictures are {group.why}: {named}"
-        )
-    if not survey.buckets:
-        warnings.append(f"{name}: no picture in {folder} can be used; a run would fail.")
-    return warnings
 
 
 def _at(documents: Documents, option: str) -> str:

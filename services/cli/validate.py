@@ -59,11 +59,11 @@ def validate(
 
     config.json names other files and image folders. A relative path is tried
     from the parent of config.json's folder, from that folder, and from the
-    current folder. The files that were read are listed. An image folder that
-    is missing is a warning.
+    current folder. The files that were read are listed. Images are decoded
+    and captions read as a run does, of very large folders a part.
 
-    Exit status: 0 if a run could start, 1 if not. All errors are listed at
-    once, each with its file and option.
+    Exit status: 0 if a run could start, 1 if not, 2 for wrong usage. All
+    errors are listed at once, each with its file and option.
     """
     from services.cli.plan_report import report_on
 

@@ -3,13 +3,11 @@
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Final
 
 from services.client.errors import BadNamesError, ClientError, EmptyFolderError
 from services.domain.file_names import files_as_folders, key_of, path_fault, shown
-from trainer_core.data.folder import CAPTION_SUFFIX, IMAGE_SUFFIXES, FolderFiles, list_files
-
-_SUFFIXES: Final = ", ".join(sorted({*IMAGE_SUFFIXES, CAPTION_SUFFIX}))
+from trainer_core.data.folder import FolderFiles, list_files, notes_on
+from trainer_core.data.formats import CAPTION_SUFFIX, USUAL_SUFFIXES
 
 
 def list_folder(folder: Path) -> FolderFiles:
@@ -31,7 +29,11 @@ def named_files(folder: Path) -> dict[str, Path]:
     found = list_folder(folder)
     paths = sorted((*found.images, *found.captions), key=PurePosixPath)
     if not paths:
-        raise EmptyFolderError(f"{folder} has no file that ends in {_SUFFIXES}")
+        notes = " ".join(("", *notes_on(found)))
+        raise EmptyFolderError(
+            f"{folder} has no image ({USUAL_SUFFIXES} and others) and no caption "
+            f"({CAPTION_SUFFIX}).{notes}"
+        )
     faults = list(_faults(paths))
     if faults:
         raise BadNamesError(faults)

@@ -54,7 +54,7 @@ def push_folder(
     After an interruption call it again: what is stored, also of a large file, is not sent again.
 
     Args:
-        folder: searched with its sub-folders for .jpg, .jpeg, .png, .webp and .txt files.
+        folder: searched with its sub-folders for images and .txt files.
         name: of the dataset; the folder's own where none is given.
         on_progress: called from several threads, never from two at once.
         ready_within_s: how long the service may take to verify the files.

@@ -1,5 +1,6 @@
 """`reverie train` without the service: to the end, stopped and resumed, killed and restarted."""
 
+import json
 import signal
 import subprocess
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+from transformers import AutoTokenizer
 
 from tests.support.jobs import events_in, wait_for_event
 from tests.support.local_runs import (
@@ -18,13 +20,16 @@ from tests.support.local_runs import (
     train,
 )
 from tests.support.plots import tensorboard_points
+from trainer_core.data.folder import list_files
 
 STEPS = 8
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_project(tmp_path_factory.mktemp("project"))
+    config_dir = make_project(tmp_path_factory.mktemp("project"))
+    (config_dir.parent / "photos" / "train" / "grass.txt").write_text("blades of grass, " * 20)
+    return config_dir
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,42 @@ def test_a_run_shows_what_it_read_and_writes_result_events_and_plots(unbroken: P
     }
     points = tensorboard_points(unbroken / "logs" / "eval_loss_test1")
     assert [step for step, _ in points["train/loss"]] == list(range(1, STEPS + 1))
+
+
+def test_cut_captions_are_told_and_counted_in_the_card(
+    project: Path, unbroken: Path, tiny_models_dir: Path
+) -> None:
+    tokenizers = [
+        AutoTokenizer.from_pretrained(tiny_models_dir / "hidream-tiny" / name)
+        for name in ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
+    ]
+    captions = [path.read_text().strip() for path in (project.parent / "photos").rglob("*.txt")]
+    tokens = [max(len(each(text)["input_ids"]) for each in tokenizers) for text in captions]
+    cut = sum(number > 128 for number in tokens)
+    assert cut == 1
+
+    facts = json.loads((unbroken / "result" / "card.json").read_text())["captions"]
+    (plan,) = (event for event in events_in(unbroken) if event["event"] == "plan")
+
+    assert facts == {
+        "number": len(captions),
+        "cut": 1,
+        "longest_tokens": max(tokens),
+        "limit_tokens": 128,
+        "is_estimate": False,
+    }
+    warning = next(text for text in plan["warnings"] if "text encoders take" in text)
+    assert warning.startswith(f"1 of {len(captions)} captions ")
+    assert warning.endswith(f"the longest has {max(tokens)}): grass.jpg.")
+    assert warning in log_of(unbroken)
+
+
+def test_the_output_of_a_run_is_no_data(unbroken: Path) -> None:
+    files = list_files(unbroken.parent)
+
+    assert (unbroken / "result" / "samples" / "0.png").is_file()
+    assert files.own_output == (unbroken.name,)
+    assert not files.images
 
 
 def test_sigterm_stops_with_a_checkpoint_and_the_same_command_ends_with_the_same_bits(

@@ -84,23 +84,9 @@ def test_a_path_that_is_too_long_hides_no_other_error(
 
     assert set(pointers(found)) == {"/config/optimizer", *(f"/config/{name}" for name in config)}
     if not is_error:
-        fine = report(tmp_path, backends=[backend])
-        assert not fine.errors
-        assert any("a: there is no folder" in warning for warning in fine.warnings)
-
-
-def test_a_folder_that_cannot_be_listed_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    (tmp_path / "pics").mkdir()
-    monkeypatch.setattr("services.cli.plan_report.survey_pictures", refuse)
-    found = report(tmp_path)
-
-    assert not found.errors
-    assert any("Permission denied" in warning for warning in found.warnings)
+        (missing,) = report(tmp_path, backends=[backend]).errors
+        assert missing.pointer == "/data_backends/0/instance_data_dir"
+        assert "a: instance_data_dir names a/a/" in missing.message
 
 
 def test_notices_are_reported_beside_errors(tmp_path: Path) -> None:
@@ -189,6 +175,7 @@ def test_settings_of_text_stay_text() -> None:
 
 
 def test_a_prompt_library_can_be_switched_off(tmp_path: Path) -> None:
+    picture(tmp_path / "pics", (128, 128))
     for nothing in ("false", "None"):
         found = report(tmp_path, user_prompt_library=nothing)
         assert not found.errors

@@ -133,12 +133,30 @@ def test_all_broken_files_are_named_at_once(
     (folders["photos"] / "truncated.jpg").write_bytes(
         (folders["photos"] / "grass.jpg").read_bytes()[:2000]
     )
-    (folders["held-out"] / "cat.txt").write_bytes(b"\xff\xfe")
+    (folders["held-out"] / "cat.txt").write_bytes(b"\xff")
     (folders["photos"] / "nothing.png").touch()
     with pytest.raises((BadImageError, BadCaptionError)) as caught:
         look(plan, folders, tmp_path)
     for name in ("truncated.jpg", "nothing.png", "cat.txt"):
         assert name in caught.value.message
+
+
+def test_own_output_and_files_that_are_not_read_are_told(
+    plan: Plan, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    photos = folders["photos"]
+    sample = photos / "out" / "result" / "samples" / "0.png"
+    sample.parent.mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(sample)
+    (photos / "phone.heic").touch()
+
+    data = scan(plan, folders, tmp_path / "p.json", SilentReporter(), own=(photos / "out",))
+
+    assert len(data.items) == 3
+    assert data.notes == (
+        "photos: The output of runs is left out: out.",
+        "photos: 1 file is not read: 1 HEIC picture (phone.heic). Save pictures as JPEG or PNG.",
+    )
 
 
 def test_every_missing_folder_is_named_with_its_backend(plan: Plan, tmp_path: Path) -> None:

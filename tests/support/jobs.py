@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from trainer_core.base_models.describe import BaseModel, read_base_model
 from trainer_core.config.plan import Plan
 from trainer_core.config.simpletuner.importer import import_run
-from trainer_core.data.captions import caption_path, captions_of
+from trainer_core.data.captions import captions_of
 from trainer_core.data.images import inspect_image
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
@@ -59,7 +59,7 @@ def photo_items(plan: Plan, count: int | None = None) -> list[FileItem]:
         folder = _PHOTOS[backend.id]
         for path in sorted(folder.glob("*.jpg"))[:count]:
             facts = inspect_image(path, name=path.name)
-            text = (folder / caption_path(path.name)).read_text(encoding="utf-8")
+            text = path.with_suffix(".txt").read_text(encoding="utf-8")
             items.append(
                 FileItem(
                     backend=backend.id,

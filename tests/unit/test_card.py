@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from trainer_core.base_models.describe import read_base_model
 from trainer_core.base_models.known import FOURTH_ENCODER
 from trainer_core.base_models.layout import FOURTH
 from trainer_core.config.plan import EmaPlan, LoraAdapter, Objective, Plan
+from trainer_core.data.cut_captions import CutCaptions
 from trainer_core.export.card import render_card
 from trainer_core.export.card_facts import card_facts
 from trainer_core.export.origin import Weights
@@ -24,7 +26,12 @@ def plan(tiny_folder: Path) -> Plan:
     return demo_plan(read_base_model(tiny_folder), edge_px=128)
 
 
-def facts(plan: Plan, prompt: str = "a cat", weights: Weights = "trained") -> dict[str, Any]:
+def facts(
+    plan: Plan,
+    prompt: str = "a cat",
+    weights: Weights = "trained",
+    captions: CutCaptions | None = None,
+) -> dict[str, Any]:
     operation = plan.operation.model_copy(update={"sample_prompt": prompt})
     probe: dict[str, Any] = {"mean": 0.5, "held_out_mean": 0.25, "losses": [0.5] * 64}
     return card_facts(
@@ -35,6 +42,7 @@ def facts(plan: Plan, prompt: str = "a cat", weights: Weights = "trained") -> di
         trainable_modules=24,
         weights=weights,
         matmul="fp8",
+        captions=captions,
     )
 
 
@@ -44,6 +52,28 @@ def front_matter(card: str) -> dict[str, Any]:
     loaded = yaml.safe_load(match[1])
     assert isinstance(loaded, dict)
     return loaded
+
+
+def test_the_card_says_how_many_captions_were_cut_and_names_no_file(plan: Plan) -> None:
+    cut = CutCaptions(
+        captions=40,
+        cut=3,
+        longest_tokens=402,
+        num_images=1,
+        first=("private/a.png",),
+        is_exact=True,
+    )
+    card = render_card(json.loads(json.dumps(facts(plan, captions=cut))))
+    estimated = render_card(facts(plan, captions=replace(cut, is_exact=False)))
+    none_cut = render_card(facts(plan, captions=replace(cut, cut=0)))
+
+    assert (
+        "3 of 40 captions were longer than the 128 tokens that the text encoders take, and were "
+        "cut off there; the longest had 402."
+    ) in card
+    assert "private" not in card
+    assert "were probably longer" in estimated
+    assert "Captions" not in none_cut + render_card(facts(plan))
 
 
 def test_the_card_describes_the_run(plan: Plan) -> None:

@@ -21,11 +21,112 @@ def saved(tmp_path: Path, image: Image.Image, form: str, **options: object) -> P
     return path
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_three_formats_are_read(tmp_path: Path, form: str) -> None:
-    path = saved(tmp_path, Image.new("RGB", (30, 20), "red"), form)
+WHOLE = Geometry(resize_w=64, resize_h=64, crop_x=0, crop_y=0, width_px=64, height_px=64)
+WRITTEN = ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "JPEG2000", "DIB", "PPM", "QOI",
+           "DDS", "PCX", "SGI", "TGA", "MPO"]  # fmt: skip
+"""Formats that Pillow writes in colour at any size."""
 
-    assert inspect_image(path, name="a") == ImageFacts(width_px=30, height_px=20)
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_every_format_is_read(tmp_path: Path, form: str) -> None:
+    path = saved(tmp_path, Image.new("RGB", (64, 48), "red"), form)
+
+    assert inspect_image(path, name="a") == ImageFacts(width_px=64, height_px=48)
+    red, green, blue = load_rgb(path, WHOLE).getpixel((32, 32))  # type: ignore[misc]
+    assert red > 240
+    assert max(green, blue) < 20
+
+
+def test_a_layered_file_is_read_as_it_is_shown(tmp_path: Path) -> None:
+    head = struct.pack(">4sH6xHIIHH", b"8BPS", 1, 3, 48, 64, 8, 3)
+    planes = b"".join(bytes([level]) * 64 * 48 for level in (255, 0, 0))
+    path = tmp_path / "a.psd"
+    path.write_bytes(head + bytes(12) + bytes(2) + planes)
+
+    assert inspect_image(path, name="a") == ImageFacts(width_px=64, height_px=48)
+    assert load_rgb(path, WHOLE).getpixel((32, 32)) == (255, 0, 0)
+
+
+def test_a_format_without_colours_and_an_icon_are_read(tmp_path: Path) -> None:
+    for form in ("XBM", "MSP"):
+        path = saved(tmp_path, Image.new("1", (64, 48)), form)
+        assert inspect_image(path, name="a") == ImageFacts(width_px=64, height_px=48)
+    path = saved(tmp_path, Image.new("RGB", (48, 48), "red"), "ICO")
+    assert inspect_image(path, name="a") == ImageFacts(width_px=48, height_px=48)
+
+
+@pytest.mark.parametrize(
+    ("form", "has_more"),
+    [("GIF", True), ("WEBP", True), ("PNG", True), ("TIFF", True), ("AVIF", True), ("MPO", False)],
+)
+def test_further_frames_and_pages_are_noticed(tmp_path: Path, form: str, has_more: bool) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("white", "black")]
+    path = saved(tmp_path, frames[0], form, save_all=True, append_images=frames[1:])
+
+    assert inspect_image(path, name="a").has_more is has_more
+    red, *_ = load_rgb(path, WHOLE).getpixel((32, 32))  # type: ignore[misc]
+    assert red > 240
+
+
+@pytest.mark.parametrize("is_progressive", [False, True])
+def test_a_cut_jpeg_is_found_wherever_it_ends(tmp_path: Path, is_progressive: bool) -> None:
+    whole = io.BytesIO()
+    image = Image.effect_noise((160, 120), 60).convert("RGB")
+    image.save(whole, "JPEG", progressive=is_progressive)
+    path = tmp_path / "cut.jpg"
+    verdicts = set()
+    for end in range(1, len(whole.getvalue()), 97):
+        path.write_bytes(whole.getvalue()[:end])
+        assert is_read(path) is is_decoded(path), end
+        verdicts.add(is_read(path))
+    path.write_bytes(whole.getvalue())
+    assert is_read(path)
+    assert False in verdicts
+
+
+def is_read(path: Path) -> bool:
+    try:
+        inspect_image(path, name="x")
+    except BadImageError:
+        return False
+    return True
+
+
+def is_decoded(path: Path) -> bool:
+    """Whether the image decodes at its full size."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_the_size_is_that_of_the_image_as_displayed(tmp_path: Path, form: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, Image.new("RGB", (64, 48)), form, exif=exif)
+
+    assert inspect_image(path, name="x") == ImageFacts(width_px=48, height_px=64)
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        (Image.new("F", (8, 8), 0.5), "32 bits, and what is white among them is not known"),
+        (Image.new("I", (8, 8), 1 << 20), "32 bits, and what is white among them is not known"),
+        (Image.new("LAB", (8, 8)), r"L\*a\*b\*; save it in RGB"),
+    ],
+)
+def test_pixels_without_a_known_white_are_refused(
+    tmp_path: Path, image: Image.Image, why: str
+) -> None:
+    path = saved(tmp_path, image, "TIFF")
+
+    for read in (lambda: inspect_image(path, name="x"), lambda: load_rgb(path, WHOLE, name="x")):
+        with pytest.raises(BadImageError, match=f"^x: its .*{why}"):
+            read()
 
 
 def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
@@ -152,17 +253,11 @@ def cut_jpeg() -> bytes:
     return buffer.getvalue()[:2000]
 
 
-def gif() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("P", (8, 8)).save(buffer, "GIF")
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(
     "body",
-    [b"", b"not a picture", cut_jpeg(), gif(), png_that_claims(10, 10),
+    [b"", b"not a picture", cut_jpeg(), png_that_claims(10, 10),
      png_that_claims(20_000, 20_000), png_that_claims(9_000, 9_000)],
-    ids=["empty", "text", "cut", "gif", "hollow", "bomb", "over the cap"],
+    ids=["empty", "text", "cut", "hollow", "bomb", "over the cap"],
 )  # fmt: skip
 def test_a_file_that_is_not_an_image_is_named(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "secret-place.png"
@@ -174,3 +269,27 @@ def test_a_file_that_is_not_an_image_is_named(tmp_path: Path, body: bytes) -> No
     assert caught.value.code == "bad_image"
     assert caught.value.category == "user"
     assert "secret-place" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"", "the file is empty"),
+        (b"no picture", "not a picture of a known format; save it as JPEG or PNG"),
+        (b"\0\0\0\x18ftypheic" + bytes(12), "the file is a HEIC picture, whatever its name says"),
+        (b"\0\0\0\x20ftypisom" + bytes(12), "the file is a video"),
+        (b"PK\x03\x04" + bytes(12), "the file is a ZIP archive"),
+        (b"\n<!DOCTYPE html><html>", "the file is a web page"),
+        (b"<?xml version='1.0'?><svg/>", "the file is an SVG drawing"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+        (cut_jpeg(), "the picture is damaged or cut off"),
+    ],
+)
+def test_the_message_says_what_the_file_is(tmp_path: Path, body: bytes, kind: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(body)
+
+    with pytest.raises(BadImageError) as caught:
+        inspect_image(tmp_path / "a.jpg", name="a.jpg")
+
+    assert kind in caught.value.message
+    assert caught.value.message.endswith("take it away")

@@ -12,7 +12,7 @@ from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.plan.problems import PlanError
 from trainer_core.data.assigning import LATENTS_PER_SHARD, TEXTS_PER_SHARD
 from trainer_core.data.buckets import geometry_of
-from trainer_core.data.captions import caption_path, captions_of, decode_caption
+from trainer_core.data.captions import captions_of, decode_caption
 from trainer_core.data.index import DataIndex, FileItem, PictureEntry
 from trainer_core.data.indexing import build_index
 from trainer_core.data.sampler import Sampler
@@ -197,8 +197,8 @@ def test_small_and_uncaptioned_images_are_left_out_with_a_warning() -> None:
     index = build_index(plan, [item("a.png"), item("b.png", (100, 100)), uncaptioned], TINY_CONFIG)
 
     assert [sample.path for sample in index.samples] == ["a.png"]
-    assert "first: b.png" in index.warnings[0]
-    assert "first: c.png" in index.warnings[1]
+    assert "left out: b.png." in index.warnings[0]
+    assert "left out: c.png." in index.warnings[1]
     assert index.digest() == build_index(plan, [item("a.png")], TINY_CONFIG).digest()
 
 
@@ -223,10 +223,47 @@ def test_captions_come_from_names_files_or_the_prompt() -> None:
     assert captions_of(prompt, "x.png", None) == ("a cat",)
     assert captions_of(lines, "x.png", " one \n\ntwo\r\none\n") == ("one", "two")
     assert captions_of(lines, "x.png", None) == ()
-    assert caption_path("in/x.y.png") == "in/x.y.txt"
 
 
-@pytest.mark.parametrize("body", [b"\xff\xfe", b"a\0b", b"x" * 20_001])
-def test_a_bad_caption_file_is_named(body: bytes) -> None:
-    with pytest.raises(BadCaptionError, match=r"in/x\.txt"):
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"caf\xe9 au lait", "byte 3 is 0xe9; perhaps it is Latin-1 or Windows-1252"),
+        (b"\xef\xbb\xbfcaf\xe9", "byte 6 is 0xe9"),
+        (b"\xff\xfeh\0i", r"not UTF-16 text \(byte 4\); save it as UTF-8"),
+        (b"h\0i\0", "NUL character; if it is UTF-16, save it as UTF-8"),
+        (b"x" * 20_001, "20001 characters, more than 20000"),
+    ],
+)
+def test_a_bad_caption_file_is_named_with_the_way_out(body: bytes, why: str) -> None:
+    with pytest.raises(BadCaptionError, match=rf"^in/x\.txt: .*{why}"):
         decode_caption(body, name="in/x.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_caption_is_utf_8_or_utf_16_with_a_mark(encoding: str) -> None:
+    assert decode_caption("un café, 猫".encode(encoding), name="x.txt") == "un café, 猫"
+    assert decode_caption("a cat".encode("utf-16-be").join([b"\xfe\xff", b""]), name="") == "a cat"
+
+
+def test_buckets_smaller_than_a_batch_are_told() -> None:
+    items = [item(f"{n}.png", to="ab"[n % 2]) for n in range(4)]
+    items += [item(f"{n}.png", (512, 128)) for n in (10, 11)]
+    two = ({"id": "a"}, {"id": "b"})
+
+    def warnings(**config: int) -> tuple[str, ...]:
+        return build_index(plan_of(*two, **config), items, TINY_CONFIG).warnings
+
+    assert warnings(train_batch_size=2, gradient_accumulation_steps=3) == ()
+    assert warnings(train_batch_size=4) == (
+        (
+            "A batch has 4 images of one bucket, and 1 bucket has fewer: 512 x 128 px (2). Such a "
+            "batch has the same image more than once: lower train_batch_size, or add images."
+        ),
+    )
+    small, step = warnings(train_batch_size=8, gradient_accumulation_steps=3)
+    assert "2 buckets have fewer: 256 x 256 px (4), 512 x 128 px (2)" in small
+    assert step.startswith(
+        "A step has 24 samples, and there are 6 images to train on: each is in a step about 4 "
+        "times."
+    )

@@ -1,29 +1,25 @@
-"""A survey of a folder reads the headers of its pictures and does not decode them."""
+"""A survey of the data says what a run would do with it."""
 
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from tests.unit.config_examples import import_small
-from trainer_core.config.plan import Backend
-from trainer_core.data.images import inspect_header, inspect_image
-from trainer_core.data.survey import Survey, survey_pictures
-from trainer_core.errors import BadImageError
+from trainer_core.config.plan import Plan
+from trainer_core.data.survey import DataSurvey, survey_data
 
-PHOTOS = Path(__file__).parents[2] / "examples" / "photos" / "train"
+MAX_PX = 256 * 256
 
 
-def backend(**changes: Any) -> Backend:
-    options = {"id": "cats", "caption_strategy": "textfile", "repeats": 2, **changes}
-    return import_small(backends=[options]).plan.identity.backends[0]
+def plan_of(*backends: dict[str, Any], **config: Any) -> Plan:
+    named = [{"id": "cats", "caption_strategy": "textfile", **b} for b in backends or ({},)]
+    return import_small({"train_batch_size": 1, **config}, backends=named).plan
 
 
-def survey(folder: Path, of: Backend | None = None, **more: Any) -> Survey:
-    return survey_pictures(
-        folder, of or backend(), max_px=256 * 256, on_progress=lambda done, total: None, **more
-    )
+def survey(plan: Plan, *folders: Path, own: tuple[Path, ...] = (), **more: Any) -> DataSurvey:
+    of_id = dict(zip((each.id for each in plan.identity.backends), folders, strict=True))
+    return survey_data(plan, of_id, max_px=MAX_PX, own=own, on_progress=lambda *_: None, **more)
 
 
 def picture(path: Path, size: tuple[int, int], caption: str | None = "a cat", **save: Any) -> None:
@@ -41,55 +37,130 @@ def test_pictures_are_counted_by_bucket_or_by_the_reason_to_leave_them_out(tmp_p
     picture(tmp_path / "uncaptioned.png", (300, 300), caption=None)
     picture(tmp_path / "blank.png", (300, 300), caption=" \n")
     picture(tmp_path / ".hidden.png", (300, 300))
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    (tmp_path / "notes.md").write_text("no picture")
 
-    found = survey(tmp_path, backend(minimum_image_size=128))
+    found = survey(plan_of({"minimum_image_size": 128}), tmp_path)
 
-    assert found.pictures == found.looked_at == 7
-    assert found.buckets == {(256, 256): 2, (320, 192): 1}
-    assert (found.too_small.count, found.too_small.first) == (1, ["small.png"])
-    assert sorted(found.without_caption.first) == ["blank.png", "uncaptioned.png"]
-    assert "broken.png" in found.unreadable.first[0]
+    (cats,) = found.surveys
+    assert cats.pictures == cats.looked_at == 6
+    assert cats.buckets == {(256, 256): 2, (320, 192): 1}
+    assert not found.broken + found.problems
+    assert found.warnings == [
+        (
+            "cats: 1 of 6 images are smaller than minimum_image_size (128 px squared) and are left "
+            "out: small.png."
+        ),
+        "cats: 2 of 6 images are without a caption and are left out: blank.png, uncaptioned.png.",
+    ]
 
 
-def test_masks_are_paired_by_stem(tmp_path: Path) -> None:
+def test_what_would_end_a_run_is_found(tmp_path: Path) -> None:
     for name in ("a.jpg", "sub/b.jpg", "c.jpg"):
         picture(tmp_path / "images" / name, (300, 300))
     for name in ("a.png", "sub/b.png"):
         picture(tmp_path / "masks" / name, (30, 30), caption=None)
+    masked = plan_of(
+        {"conditioning_data": "masks"},
+        {"id": "masks", "dataset_type": "conditioning", "conditioning_type": "mask"},
+    )
 
-    found = survey(tmp_path / "images", masks=tmp_path / "masks")
+    (missing,) = survey(masked, tmp_path / "images", tmp_path / "masks").problems
+    (empty,) = survey(plan_of({"minimum_image_size": 512}), tmp_path / "images").problems
 
-    assert found.without_mask.first == ["c.jpg"]
+    assert (missing.code, missing.pointer) == ("missing", "/data_backends/0/conditioning_data")
+    assert "1 of 3 images have no mask of the same name in masks: c.jpg" in missing.message
+    assert empty.message.startswith("No image left: cats: 3 of 3 images are smaller")
+
+
+def test_files_that_cannot_be_used_are_listed_once_with_the_reason(tmp_path: Path) -> None:
+    picture(tmp_path / "fine.png", (300, 300))
+    picture(tmp_path / "latin.png", (300, 300), caption=None)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic")
+    whole = (tmp_path / "fine.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:-60])
+
+    (broken,) = survey(plan_of(), tmp_path).broken
+
+    head, cut, latin, phone = broken.message().split("\n  ")
+    assert head == f"cats: 3 files in {tmp_path} cannot be used:"
+    assert cut.startswith("cut.png: the picture is damaged or cut off (")
+    assert latin.startswith("latin.txt: not UTF-8 text (byte 3 is 0xe9; perhaps it is Latin-1")
+    assert phone.startswith("phone.jpg: the file is a HEIC picture")
+    assert broken.message().count("cats") == 1
+
+
+def test_files_that_are_not_used_are_counted_by_kind_and_named(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", (300, 300))
+    for name in ("b.HEIC", "c.heic", "d.mp4", "e.zip", "f.caption", "notes.md", "Thumbs.db"):
+        (tmp_path / name).touch()
+    (tmp_path / "lonely.txt").write_text("a dog")
+    frames = [Image.new("RGB", (300, 300), colour) for colour in ("white", "black")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "moving.txt").write_text("a cat")
+
+    assert survey(plan_of(), tmp_path).warnings == [
+        (
+            "cats: 6 files are not read: 2 HEIC pictures (b.HEIC, c.heic), 1 video (d.mp4), 1 "
+            "archive (e.zip), 1 other caption file (f.caption), 1 other file (notes.md). Save "
+            "pictures as JPEG or PNG; save frames of videos as JPEG or PNG; unpack archives; "
+            "captions are read from .txt files beside the pictures."
+        ),
+        "cats: 1 caption file is not used, because no image has the same name: lonely.txt.",
+        "cats: 1 file has several frames or pages, of which the first is used: moving.gif.",
+    ]
+
+
+def test_caption_files_that_the_strategy_does_not_read_are_told(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", (300, 300))
+
+    (warning,) = survey(plan_of({"caption_strategy": "filename"}), tmp_path).warnings
+
+    assert warning == (
+        "cats: 1 caption file is not read, because caption_strategy is filename: a.txt. Set it to "
+        "textfile to train on them."
+    )
+
+
+def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path: Path) -> None:
+    picture(tmp_path / "A.JPG", (300, 300), caption=None)
+    (tmp_path / "A.TXT").write_text("a cat")
+
+    found = survey(plan_of(), tmp_path)
+
+    assert not found.warnings
+    assert found.chosen[0].items[0].captions == ("a cat",)
 
 
 def test_of_very_many_pictures_evenly_spread_ones_are_read(tmp_path: Path) -> None:
     for n in range(20):
-        picture(tmp_path / f"{n:02}.png", (300, 300) if n % 2 else (600, 300))
+        picture(tmp_path / "i" / f"{n:02}.png", (300, 300) if n % 2 else (600, 300))
+        picture(tmp_path / "m" / f"{n:02}.png", (30, 30) if n % 2 else (60, 30), caption=None)
+    masked = plan_of(
+        {"conditioning_data": "masks"},
+        {"id": "masks", "dataset_type": "conditioning", "conditioning_type": "mask"},
+    )
 
-    found = survey(tmp_path, max_looked_at=7)
+    found = survey(masked, tmp_path / "i", tmp_path / "m", max_looked_at=7)
 
-    assert (found.pictures, found.looked_at, sum(found.buckets.values())) == (20, 7, 7)
-    assert len(found.buckets) == 2
-
-
-def test_a_header_has_the_size_that_decoding_finds(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    for suffix in ("jpg", "png", "webp"):
-        picture(tmp_path / f"turned.{suffix}", (30, 20), exif=exif)
-    pictures = [*PHOTOS.glob("*.jpg"), *tmp_path.glob("turned.*")]
-    pictures = [path for path in pictures if path.suffix != ".txt"]
-
-    assert len(pictures) > 3
-    for path in pictures:
-        assert inspect_header(path, name="x") == inspect_image(path, name="x")
-    assert inspect_header(tmp_path / "turned.png", name="x").width_px == 20
+    (cats,) = found.surveys
+    assert (cats.pictures, cats.looked_at, sum(cats.buckets.values())) == (20, 7, 7)
+    assert len(cats.buckets) == 2
+    assert not found.problems
+    assert found.warnings == [
+        (
+            "cats: 7 of 20 pictures were looked at, evenly spread; its buckets count these. A run "
+            "reads all of them before it trains."
+        )
+    ]
 
 
-def test_a_header_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
-    Image.new("1", (9000, 9000)).save(tmp_path / "big.png")
+def test_pictures_that_a_run_wrote_are_no_data(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", (300, 300))
+    picture(tmp_path / "out/result/samples/0.png", (300, 300))
 
-    with pytest.raises(BadImageError, match="9000 x 9000 is more than"):
-        inspect_header(tmp_path / "big.png", name="big.png")
+    before = survey(plan_of(), tmp_path)
+    found = survey(plan_of(), tmp_path, own=(tmp_path / "out", tmp_path / "out/cache"))
+
+    assert before.surveys[0].pictures == 2
+    assert found.surveys[0].pictures == 1
+    assert found.warnings == ["cats: The output of runs is left out: out."]

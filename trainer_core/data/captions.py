@@ -1,15 +1,21 @@
 """The captions of an image: from its name, from a text file beside it, or one for all images."""
 
+import codecs
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from trainer_core.config.plan import Backend
-from trainer_core.data.folder import CAPTION_SUFFIX
 from trainer_core.errors import BadCaptionError
 
 MAX_CAPTION_CHARACTERS: Final = 20_000
 MAX_CAPTION_BYTES: Final = 4 * MAX_CAPTION_CHARACTERS + 3
-"""The longest UTF-8 encoding, with a byte-order mark."""
+"""The longest encoding, with a byte-order mark."""
+_ENCODINGS: Final = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+"""Byte-order mark → encoding. Windows' editor calls UTF-16 "Unicode"."""
 
 
 def captions_of(backend: Backend, path: str, text: str | None) -> tuple[str, ...]:
@@ -17,7 +23,7 @@ def captions_of(backend: Backend, path: str, text: str | None) -> tuple[str, ...
 
     Args:
         path: relative path of the image, with ``/``.
-        text: content of its caption file (see ``caption_path``), or None.
+        text: content of its caption file, or None.
 
     Returns:
         ``textfile``: one per line that is not blank; none without a file.
@@ -37,29 +43,36 @@ def captions_of(backend: Backend, path: str, text: str | None) -> tuple[str, ...
             return (backend.instance_prompt,) if backend.instance_prompt else ()
 
 
-def caption_path(image_path: str) -> str:
-    """The path of an image's caption file: the same name, ending in ``.txt``."""
-    return str(PurePosixPath(image_path).with_suffix(CAPTION_SUFFIX))
+def reads_caption_files(backend: Backend) -> bool:
+    """Whether the captions of the backend are in files beside the images."""
+    return backend.role != "mask" and backend.caption_strategy == "textfile"
 
 
-def read_captions(backend: Backend, folder: Path, path: str, *, name: str) -> tuple[str, ...]:
+def read_captions(
+    backend: Backend, path: str, caption_file: Path | None, *, name: str
+) -> tuple[str, ...]:
     """The captions of the image at ``path`` in a local folder of the backend.
 
-    Raises BadCaptionError, whose message names the caption file as ``name``.
+    Args:
+        backend: says where captions come from.
+        path: relative path of the image.
+        caption_file: the text file beside it; None where there is none.
+        name: of the caption file, in a message.
+
+    Raises:
+        BadCaptionError: the file cannot be read, or is not text.
     """
     text = None
-    if backend.role != "mask" and backend.caption_strategy == "textfile":
-        text = _read_caption(folder / caption_path(path), name=name)
+    if caption_file is not None and reads_caption_files(backend):
+        text = _read_caption(caption_file, name=name)
     return captions_of(backend, path, text)
 
 
-def _read_caption(file: Path, *, name: str) -> str | None:
-    """The text of a caption file; None if there is no such file. Raises BadCaptionError."""
+def _read_caption(file: Path, *, name: str) -> str:
+    """The text of a caption file; raises BadCaptionError."""
     try:
         with file.open("rb") as opened:
             body = opened.read(MAX_CAPTION_BYTES + 1)
-    except FileNotFoundError:
-        return None
     except OSError as error:
         raise BadCaptionError(f"{name}: {error.strerror}") from error
     if len(body) > MAX_CAPTION_BYTES:
@@ -70,15 +83,28 @@ def _read_caption(file: Path, *, name: str) -> str | None:
 def decode_caption(body: bytes, *, name: str) -> str:
     """The text of a caption file; raises BadCaptionError, which names the file.
 
-    It has to be UTF-8, with or without a byte-order mark, and without NUL, which neither the
-    database nor a tokenizer accepts.
+    It has to be UTF-8, or UTF-16 with a byte-order mark, and without NUL, which neither the
+    database nor a tokenizer accepts. Older encodings are not guessed: a wrong guess would train on
+    wrong words.
     """
+    mark, encoding = next((e for e in _ENCODINGS if body.startswith(e[0])), (b"", "utf-8"))
     try:
-        text = body.decode("utf-8-sig")
+        text = body[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
-        raise BadCaptionError(f"{name}: not UTF-8 text (byte {error.start})") from error
+        raise BadCaptionError(f"{name}: {_undecodable(error, mark)}") from error
     if "\0" in text:
-        raise BadCaptionError(f"{name}: contains a NUL character")
+        why = "" if mark else "; if it is UTF-16, save it as UTF-8"
+        raise BadCaptionError(f"{name}: contains a NUL character{why}")
     if len(text) > MAX_CAPTION_CHARACTERS:
         raise BadCaptionError(f"{name}: {len(text)} characters, more than {MAX_CAPTION_CHARACTERS}")
     return text
+
+
+def _undecodable(error: UnicodeDecodeError, mark: bytes) -> str:
+    if mark and mark != codecs.BOM_UTF8:
+        return f"not UTF-16 text (byte {error.start + len(mark)}); save it as UTF-8"
+    value = error.object[error.start]
+    return (
+        f"not UTF-8 text (byte {error.start + len(mark)} is {value:#04x}; perhaps it is Latin-1 or "
+        "Windows-1252); save it as UTF-8"
+    )

@@ -152,6 +152,11 @@ class DataIndex(Frozen):
             ]
         )
 
+    def captions_of(self, sample: Sample) -> tuple[str, ...]:
+        """The captions of one of the samples."""
+        entries = [self.shards[ref.shard].spec.entries[ref.row] for ref in sample.texts]
+        return tuple(entry.text for entry in entries if isinstance(entry, TextEntry))
+
     def mean_px(self) -> float:
         """Mean area in pixels of a picture that is trained on."""
         used = [(each, 1 + each.repeats) for each in self.samples if not each.held_out]

@@ -3,7 +3,10 @@
 An image is paired with the mask of the same name. Unusable images are left out with a warning.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trainer_core.config.plan import Backend, Plan
@@ -11,32 +14,97 @@ from trainer_core.config.plan.problems import PlanError, Problem
 from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.placeholders import unfilled_tokens
 from trainer_core.data.assigning import ShardAssigner
-from trainer_core.data.buckets import is_too_small
+from trainer_core.data.buckets import geometry_of, is_too_small
+from trainer_core.data.cut_captions import cut_captions, prompt_warnings
+from trainer_core.data.folder import some_of
 from trainer_core.data.index import DataIndex, FileItem, Sample
 from trainer_core.data.mask_pairs import BackendMasks
+from trainer_core.data.small_buckets import small_bucket_warnings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """The usable images of one backend."""
+
+    backend: Backend
+    items: Sequence[FileItem]
+    masks: BackendMasks | None
+    """Has a mask for each item; None where the backend has no masks."""
 
 
 def build_index(
-    plan: Plan, items: Sequence[FileItem], transformer_config: Mapping[str, Any]
+    plan: Plan,
+    items: Sequence[FileItem],
+    transformer_config: Mapping[str, Any],
+    notes: Sequence[str] = (),
+    base: Path | None = None,
 ) -> DataIndex:
     """Choose crops, collect captions, pair images with masks, and assign all to rows of shards.
 
     The order of ``items`` does not matter. A shard of latents has images of one backend and one
     bucket. Prompts are in separate shards, so that changing a prompt changes no shard of captions.
 
+    Args:
+        plan: the run.
+        items: all its images and masks.
+        transformer_config: of the base model.
+        notes: what is already known to be left out; the first of the index's warnings.
+        base: the base model's folder, whose tokenizers count the captions that are cut off; None:
+            that is estimated.
+
     Raises:
-        PlanError: a backend has no usable image (``empty_dataset``), images have no mask
-            (``missing``) or several (``conflict``); names them.
-        ValueError: an item's backend is not in the plan.
+        PlanError: the problems of ``choose_images``.
+        ValueError: as ``choose_images``.
     """
     max_px = max_area_px(transformer_config)
-    backends = plan.identity.backends
-    backend_at = {backend.id: position for position, backend in enumerate(backends)}
-    of_backend = _by_backend(items, backends)
+    choice = choose_images(plan, items)
+    if choice.problems:
+        raise PlanError(choice.problems)
     shards = ShardAssigner(plan)
     prompts = {text: shards.text_row(text) for text in _prompts_of(plan)}
     shards.close_texts()
     samples: list[Sample] = []
+    for each in choice.chosen:
+        samples += shards.samples_of(each.items, each.backend, max_px, each.masks)
+    return DataIndex(
+        samples=tuple(samples),
+        shards=shards.described(),
+        prompts=prompts,
+        warnings=(
+            *notes,
+            *choice.warnings,
+            *batch_warnings(plan, choice.chosen, max_px),
+            *text_warnings(plan, choice.chosen, base),
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """The usable images of all backends that have some."""
+
+    chosen: Sequence[Chosen]
+    problems: Sequence[Problem]
+    """A run cannot start with them: a backend has no usable image (``empty_dataset``), images have
+    no mask (``missing``) or several (``conflict``). They name the images."""
+    warnings: Sequence[str]
+    """What is left out, and why."""
+
+
+def choose_images(plan: Plan, items: Sequence[FileItem]) -> Choice:
+    """The images that a run uses.
+
+    Args:
+        plan: the run.
+        items: all its images and masks.
+
+    Raises:
+        ValueError: an item's backend is not in the plan.
+    """
+    backends = plan.identity.backends
+    backend_at = {backend.id: position for position, backend in enumerate(backends)}
+    of_backend = _by_backend(items, backends)
+    chosen: list[Chosen] = []
     warnings: list[str] = []
     problems: list[Problem] = []
     for position, backend in enumerate(backends):
@@ -52,23 +120,38 @@ def build_index(
             masks = BackendMasks(backends[backend_at[backend.masks]], of_backend[backend.masks])
             problems += masks.problems(position, kept)
             why += masks.warnings(kept)
-        if not problems:
-            samples += shards.samples_of(kept, backend, max_px, masks)
-            warnings += [*why, *_placeholder_warnings(kept, backend)]
+        chosen.append(Chosen(backend=backend, items=kept, masks=masks))
+        warnings += [*why, *_placeholder_warnings(kept, backend)]
     if not problems and not any(backend.role == "train" for backend in backends):
         problems.append(
             _empty(
                 0, "every backend is held out (dataset_type eval): there is nothing to train on."
             )
         )
-    if problems:
-        raise PlanError(problems)
-    return DataIndex(
-        samples=tuple(samples),
-        shards=shards.described(),
-        prompts=prompts,
-        warnings=tuple(warnings),
+    return Choice(chosen=chosen, problems=problems, warnings=warnings)
+
+
+def text_warnings(plan: Plan, chosen: Sequence[Chosen], base: Path | None) -> list[str]:
+    """Warnings of captions and prompts that are cut off; ``base``: as in ``build_index``."""
+    captions = [(item.path, item.captions) for each in chosen for item in each.items]
+    warning = cut_captions(captions, base).warning()
+    operation = plan.operation
+    prompts = (
+        ("The prompt of the sample image", operation.sample_prompt),
+        ("The negative prompt of the sample image", operation.sample_negative_prompt),
     )
+    return [*([] if warning is None else [warning]), *prompt_warnings(prompts, base)]
+
+
+def batch_warnings(plan: Plan, chosen: Sequence[Chosen], max_px: int) -> list[str]:
+    """Warnings of buckets with fewer images than a batch takes; ``chosen``: all of the run."""
+    images: Counter[tuple[int, int]] = Counter()
+    for each in chosen:
+        if each.backend.role == "train":
+            for item in each.items:
+                fitted = geometry_of(item.width_px, item.height_px, each.backend, max_px)
+                images[fitted.width_px, fitted.height_px] += 1
+    return small_bucket_warnings(plan.identity, images)
 
 
 def _by_backend(
@@ -124,8 +207,8 @@ def _kept(items: Sequence[FileItem], backend: Backend) -> tuple[list[FileItem], 
         (uncaptioned, "without a caption"),
     )
     warnings = [
-        f"{backend.id}: {len(group)} of {len(items)} images are {reason} and are left out "
-        f"(first: {group[0].path})."
+        f"{backend.id}: {len(group)} of {len(items)} images are {reason} and are left out: "
+        f"{some_of([item.path for item in group])}."
         for group, reason in reasons
         if group
     ]

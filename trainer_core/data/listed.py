@@ -1,11 +1,13 @@
 """Pair the images of a dataset's list of files with their captions, without reading a file."""
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from trainer_core.config.plan import Backend
-from trainer_core.data.captions import caption_path, captions_of
+from trainer_core.data.captions import captions_of
+from trainer_core.data.folder import caption_files, stem_of
 from trainer_core.data.index import FileItem
+from trainer_core.data.reading import caption_notes
 
 
 class ListedFile(Protocol):
@@ -28,13 +30,22 @@ class ListedFile(Protocol):
         """Content of a caption."""
 
 
-def items_of(backend: Backend, files: Iterable[ListedFile]) -> list[FileItem]:
+class Listing(NamedTuple):
+    """The images of one backend."""
+
+    items: list[FileItem]
+    notes: list[str]
+    """Caption files that are not used, each a sentence that begins with the backend's id."""
+
+
+def items_of(backend: Backend, files: Iterable[ListedFile]) -> Listing:
     """The images of one backend with their captions.
 
     Raises LookupError where an image has no size, BadCaptionError where a caption is unusable.
     """
     listed = list(files)
     texts = {file.path: file.text for file in listed if file.media == "caption"}
+    captions = caption_files(tuple(texts))
     items = []
     for file in listed:
         if file.media != "image":
@@ -47,7 +58,10 @@ def items_of(backend: Backend, files: Iterable[ListedFile]) -> list[FileItem]:
             sha256=file.sha256,
             width_px=file.width_px,
             height_px=file.height_px,
-            captions=captions_of(backend, file.path, texts.get(caption_path(file.path))),
+            captions=captions_of(
+                backend, file.path, texts.get(captions.get(stem_of(file.path), ""))
+            ),
         )
         items.append(item)
-    return items
+    notes = caption_notes(backend, [item.path for item in items], sorted(texts))
+    return Listing(items, [f"{backend.id}: {note}" for note in notes])

@@ -1,124 +1,175 @@
-"""Survey a folder of images before a run: their number, their buckets, and those left out.
+"""Look at the data of a run before it runs: what is used, what is left out, what would end it.
 
-It reads file names, image headers and caption files. In a very large folder it reads a part.
+Images are decoded as a run decodes them and chosen by the same function, so that both agree. Of
+very many images a part is read.
 """
 
+import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from trainer_core.config.plan import Backend
-from trainer_core.data.buckets import geometry_of, is_too_small
-from trainer_core.data.captions import caption_path, read_captions
-from trainer_core.data.folder import list_files, stem_of
-from trainer_core.data.images import inspect_header
+from trainer_core.config.plan import Backend, Plan
+from trainer_core.config.plan.problems import Problem
+from trainer_core.data.buckets import geometry_of
+from trainer_core.data.folder import stem_of
+from trainer_core.data.images import inspect_image
+from trainer_core.data.indexing import Chosen, batch_warnings, choose_images, text_warnings
+from trainer_core.data.reading import BackendFolder, Broken, Reading, listed
 from trainer_core.errors import BadCaptionError, BadImageError
 
 MAX_LOOKED_AT: Final = 20_000
-"""The most images of a folder whose headers are read; about 0.1 ms each on a local disk."""
-_NAMED_AT_MOST: Final = 5
+"""The most images of a backend that are decoded: each takes a processor 2 to 200 ms."""
+_THREADS: Final = min(8, os.cpu_count() or 1)
 
-OnProgress = Callable[[int, int], None]
-"""Called with the number of images read so far and the number to read."""
-
-
-@dataclass(slots=True)
-class LeftOut:
-    """Images that a run would leave out or fail at, for one reason."""
-
-    why: str
-    count: int = 0
-    first: list[str] = field(default_factory=list)
-
-    def add(self, what: str) -> None:
-        self.count += 1
-        if len(self.first) < _NAMED_AT_MOST:
-            self.first.append(what)
+OnProgress = Callable[[str, int, int], None]
+"""Called with a backend's id, the number of images read so far and the number to read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Survey:
-    """The images in the folder of one backend."""
+    """The images of one backend, for training or held out."""
 
     backend: Backend
     pictures: int
     looked_at: int
-    """The number of images that were read, evenly spread; the counts below are of these."""
+    """The number of images that were read, evenly spread; the buckets count these."""
     buckets: Counter[tuple[int, int]]
-    """(width, height) of a bucket in pixels → number of images."""
-    too_small: LeftOut
-    without_caption: LeftOut
-    without_mask: LeftOut
-    unreadable: LeftOut
-    """Images and caption files, each with its error."""
-
-    @property
-    def left_out(self) -> tuple[LeftOut, ...]:
-        groups = (self.too_small, self.without_caption, self.without_mask, self.unreadable)
-        return tuple(group for group in groups if group.count)
+    """(width, height) of a bucket in pixels → number of usable images."""
 
 
-def survey_pictures(
-    folder: Path,
-    backend: Backend,
+@dataclass(slots=True)
+class DataSurvey:
+    """The data of a run; the run would end where there are broken files or problems."""
+
+    surveys: list[Survey] = field(default_factory=list)
+    chosen: list[Chosen] = field(default_factory=list)
+    """The usable images among those looked at."""
+    broken: list[Broken] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Facts:
+    """As ``ReadFacts``; nothing depends on the digest before a run."""
+
+    width_px: int
+    height_px: int
+    has_more: bool
+    sha256: str = ""
+
+
+def survey_data(
+    plan: Plan,
+    folders: Mapping[str, Path],
     *,
     max_px: int,
-    masks: Path | None = None,
+    base: Path | None = None,
+    own: Collection[Path] = (),
     on_progress: OnProgress,
     max_looked_at: int = MAX_LOOKED_AT,
-) -> Survey:
-    """Survey the images of one backend, for training or held out.
+) -> DataSurvey:
+    """Survey the images of all backends.
 
     Args:
-        folder: searched with its sub-folders.
+        plan: the run.
+        folders: backend id → its folder; searched with its sub-folders.
         max_px: the largest area in pixels that the base model takes.
-        masks: folder of the backend's masks; None without masks.
+        base: the base model's folder; None where there is none on this machine.
+        own: folders that the run writes to, whose files are no data.
+        on_progress: called after each image.
+        max_looked_at: of the images of one backend.
     """
-    pictures = list_files(folder).images
-    mask_stems = None if masks is None else {stem_of(name) for name in list_files(masks).images}
-    survey = Survey(
-        backend=backend,
-        pictures=len(pictures),
-        looked_at=min(len(pictures), max_looked_at),
-        buckets=Counter(),
-        too_small=LeftOut(f"smaller than minimum_image_size ({backend.minimum_image_size_px} px)"),
-        without_caption=LeftOut("without a caption"),
-        without_mask=LeftOut(f"without a mask in {backend.masks}"),
-        unreadable=LeftOut("not readable"),
-    )
-    for done, name in enumerate(_spread(pictures, max_looked_at), start=1):
-        _count(folder, name, mask_stems, survey, max_px)
-        on_progress(done, survey.looked_at)
-    return survey
+    found = DataSurvey()
+    backends = [listed(each, folders[each.id], own) for each in plan.identity.backends]
+    paths = _paths(backends, max_looked_at)
+    items = []
+    for folder in backends:
+        readings = _read(folder, paths[folder.backend.id], on_progress)
+        good = [each for each in readings if isinstance(each, Reading)]
+        errors = [each for each in readings if not isinstance(each, Reading)]
+        if errors:
+            found.broken.append(Broken(backend=folder.backend, folder=folder.folder, errors=errors))
+        items += [each.item for each in good]
+        found.warnings += folder.notes(good) + _spread_notes(folder, len(readings))
+    choice = choose_images(plan, items)
+    if not found.broken:  # what is missing may be missing because of them
+        found.problems += choice.problems
+    found.chosen += choice.chosen
+    found.warnings += choice.warnings
+    pictures = {each.backend.id: len(each.files.images) for each in backends}
+    if not found.broken and all(len(paths[id_]) == pictures[id_] for id_ in pictures):
+        found.warnings += batch_warnings(plan, found.chosen, max_px)
+    found.warnings += text_warnings(plan, found.chosen, base)
+    for chosen in found.chosen:
+        id_ = chosen.backend.id
+        found.surveys.append(_survey(chosen, pictures[id_], len(paths[id_]), max_px))
+    return found
 
 
-def _count(
-    folder: Path, name: str, mask_stems: Collection[str] | None, survey: Survey, max_px: int
-) -> None:
-    """Add one image to the survey; ``mask_stems`` is None where the backend has no masks."""
-    backend = survey.backend
-    try:
-        facts = inspect_header(folder / name, name=name)
-        captions = read_captions(backend, folder, name, name=caption_path(name))
-    except (BadImageError, BadCaptionError) as error:
-        survey.unreadable.add(str(error))
-        return
-    if is_too_small(facts.width_px, facts.height_px, backend):
-        survey.too_small.add(name)
-    elif not captions:
-        survey.without_caption.add(name)
-    else:
-        geometry = geometry_of(facts.width_px, facts.height_px, backend, max_px)
-        survey.buckets[geometry.width_px, geometry.height_px] += 1
-        if mask_stems is not None and stem_of(name) not in mask_stems:
-            survey.without_mask.add(name)
+def _paths(backends: Sequence[BackendFolder], most: int) -> dict[str, Sequence[str]]:
+    """Backend id → the images to read. Of masks those that belong to the images to read."""
+    paths: dict[str, Sequence[str]] = {}
+    for each in backends:
+        if each.backend.role != "mask":
+            paths[each.backend.id] = _spread(each.files.images, most)
+    for each in backends:
+        if each.backend.role == "mask":
+            users = [
+                other.backend.id for other in backends if other.backend.masks == each.backend.id
+            ]
+            stems = {stem_of(path) for user in users for path in paths[user]}
+            paths[each.backend.id] = [p for p in each.files.images if stem_of(p) in stems]
+    return paths
 
 
-def _spread(names: Sequence[str], most: int) -> Iterator[str]:
+def _spread(names: Sequence[str], most: int) -> Sequence[str]:
     """All names, or ``most`` of them, evenly spread."""
     if len(names) <= most:
-        yield from names
-    else:
-        yield from (names[i * len(names) // most] for i in range(most))
+        return names
+    return [names[i * len(names) // most] for i in range(most)]
+
+
+def _spread_notes(folder: BackendFolder, looked_at: int) -> list[str]:
+    pictures = len(folder.files.images)
+    if folder.backend.role == "mask" or looked_at == pictures:
+        return []
+    note = (
+        f"{folder.backend.id}: {looked_at} of {pictures} pictures were looked at, evenly spread; "
+        "its buckets count these. A run reads all of them before it trains."
+    )
+    return [note]
+
+
+def _read(
+    folder: BackendFolder, paths: Sequence[str], on_progress: OnProgress
+) -> list[Reading | BadImageError | BadCaptionError]:
+    readings = []
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        for reading in pool.map(lambda path: folder.read(path, _facts_of), paths):
+            readings.append(reading)
+            on_progress(folder.backend.id, len(readings), len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return readings
+
+
+def _facts_of(path: Path, name: str) -> _Facts:
+    try:
+        facts = inspect_image(path, name=name)
+    except OSError as error:  # as in a run
+        raise BadImageError(f"{name}: {error.strerror}") from error
+    return _Facts(width_px=facts.width_px, height_px=facts.height_px, has_more=facts.has_more)
+
+
+def _survey(chosen: Chosen, pictures: int, looked_at: int, max_px: int) -> Survey:
+    buckets: Counter[tuple[int, int]] = Counter()
+    for item in chosen.items:
+        fitted = geometry_of(item.width_px, item.height_px, chosen.backend, max_px)
+        buckets[fitted.width_px, fitted.height_px] += 1
+    return Survey(backend=chosen.backend, pictures=pictures, looked_at=looked_at, buckets=buckets)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from trainer_core.data.cut_captions import CutCaptions, cut_captions
 from trainer_core.engine.reporting import report_finished, report_sample, report_stage
 from trainer_core.engine.result import SAMPLE_NAME, write_run_result
 from trainer_core.engine.state import Run, TrainingState
@@ -43,6 +44,7 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
         trainable_modules=network.trainable_modules,
         weights=weights,
         matmul=run.loaded.matmul.kind,
+        captions=_cut_captions(run),
     )
     written = write_run_result(
         run.job.result_dir,
@@ -57,3 +59,9 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
     report_sample(run, state, f"result/{SAMPLE_NAME}")
     fault_point("train.before_finished")
     report_finished(run, state, written)
+
+
+def _cut_captions(run: Run) -> CutCaptions:
+    index = run.job.index
+    captions = ((sample.path, index.captions_of(sample)) for sample in index.samples)
+    return cut_captions(captions, Path(run.job.base_model_dir))

@@ -23,6 +23,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
         _summary(facts, kind),
         _sample(facts["sample"]),
         _losses(facts["loss"], facts["options"]),
+        _captions(facts.get("captions")),
         _settings(facts["options"]),
         usage_section(facts),
         _LICENCE,
@@ -90,6 +91,19 @@ def _losses(loss: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     explanation = f"{measure} of the velocity{where}; images, noise and noise levels are the same."
     rows += ["", explanation]
     return "\n".join(rows)
+
+
+def _captions(captions: Mapping[str, Any] | None) -> str:
+    """What was lost of the captions; empty where nothing was, and in cards of older versions."""
+    if not captions or not captions["cut"]:
+        return ""
+    about, maybe = ("about ", "probably ") if captions["is_estimate"] else ("", "")
+    return (
+        "## Captions\n\n"
+        f"{captions['cut']} of {captions['number']} captions were {maybe}longer than the "
+        f"{captions['limit_tokens']} tokens that the text encoders take, and were cut off there; "
+        f"the longest had {about}{captions['longest_tokens']}."
+    )
 
 
 def _settings(options: Mapping[str, Any]) -> str:

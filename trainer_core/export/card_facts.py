@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from trainer_core.config.plan import Identity, LokrAdapter, LoraAdapter, MatmulKind, Plan
+from trainer_core.data.assigning import MAX_TEXT_TOKENS
+from trainer_core.data.cut_captions import CutCaptions
 from trainer_core.export.origin import Weights
 
 
@@ -17,13 +19,14 @@ def card_facts(
     trainable_modules: int,
     weights: Weights,
     matmul: MatmulKind,
+    captions: CutCaptions | None = None,
     checkpoint_step: int | None = None,
 ) -> dict[str, JsonValue]:
     """The content of ``card.json``: settings and losses, without paths, captions or tenant names.
 
     ``weights`` says whether the result contains the trained weights or their EMA, ``matmul`` how
-    the run multiplied with the base. A checkpoint has a step, and neither a picture nor a loss
-    after the training.
+    the run multiplied with the base, ``captions`` how many captions were cut off. A checkpoint has
+    a step, and neither a picture nor a loss after the training.
     """
     identity, operation = plan.identity, plan.operation
     return {
@@ -42,6 +45,7 @@ def card_facts(
             **_objective_options(identity),
             **_adapter_options(identity.adapter),
         },
+        "captions": None if captions is None else _captions(captions),
         "loss": {"before": _means(loss_before), "after": _means(loss_after)},
         "sample": {
             "path": "samples/0.png" if checkpoint_step is None else None,
@@ -53,6 +57,16 @@ def card_facts(
             "width_px": operation.sample_width_px,
             "height_px": operation.sample_height_px,
         },
+    }
+
+
+def _captions(captions: CutCaptions) -> dict[str, JsonValue]:
+    return {
+        "number": captions.captions,
+        "cut": captions.cut,
+        "longest_tokens": captions.longest_tokens,
+        "limit_tokens": MAX_TEXT_TOKENS,
+        "is_estimate": not captions.is_exact,
     }
 
 

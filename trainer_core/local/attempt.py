@@ -99,11 +99,11 @@ class Attempt:
             raise CheckpointError(refused.reason)
 
         self._report_stage("scanning")
-        data = scan(plan, data_dirs, self.cache_dir / "pictures.json", self.reporter)
+        data = self._scan(plan, data_dirs)
         self._report_stage("base_model")
         base = found.obtain(self.reporter, plan.operation.text_encoder_4_source)
         plan = _with_base(plan, base)
-        index = build_index(plan, data.items, base.transformer_config)
+        index = build_index(plan, data.items, base.transformer_config, base=base.folder)
 
         this = StartedRun(request=request, digest=self._digest_of(plan, index))
         start = self._decide(this, checkpoints, earlier)
@@ -121,6 +121,13 @@ class Attempt:
                 return None
         delete_started_run(self.output_dir)
         return job.result_dir
+
+    def _scan(self, plan: Plan, data_dirs: Mapping[str, Path]) -> LocalData:
+        own = (self.output_dir, self.cache_dir)
+        data = scan(plan, data_dirs, self.cache_dir / "pictures.json", self.reporter, own)
+        for note in data.notes:
+            self.events.warn("unused_files", note)
+        return data
 
     def _digest_of(self, plan: Plan, index: DataIndex) -> str:
         """Digest of the plan and the data, without the seed if it was drawn at random."""

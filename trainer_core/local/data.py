@@ -4,23 +4,21 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from trainer_core.config.plan import Backend, Plan
-from trainer_core.data.captions import caption_path, read_captions
-from trainer_core.data.folder import list_files
+from trainer_core.config.plan import Plan
 from trainer_core.data.images import inspect_image
 from trainer_core.data.index import FileItem
+from trainer_core.data.reading import BackendFolder, Broken, Reading, folder_of, listed
 from trainer_core.errors import BadCaptionError, BadImageError, Category, TrainerError
-from trainer_core.paths import find_folder, places_of
 from trainer_core.progress import Reporter
 
 _THREADS: Final = min(8, os.cpu_count() or 1)
-_ERRORS_SHOWN: Final = 20
 
 
 class MissingDataError(TrainerError):
@@ -37,6 +35,8 @@ class LocalData:
     items: tuple[FileItem, ...]
     images: Mapping[str, Path]
     """SHA-256 → a file with that content."""
+    notes: tuple[str, ...]
+    """Which files in the folders are not used, and why."""
 
 
 def find_data_folders(plan: Plan, folders: Sequence[Path]) -> dict[str, Path]:
@@ -44,50 +44,84 @@ def find_data_folders(plan: Plan, folders: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     missing: list[str] = []
     for backend in plan.identity.backends:
-        name = plan.operation.data_dirs[backend.id]
-        folder = find_folder(name, folders)
-        if folder is None:
-            tried = ", ".join(str(place) for place in places_of(name, folders))
-            missing.append(
-                f"{backend.id}: instance_data_dir names {name}, which is not a folder in any "
-                f"of these places: {tried}"
-            )
-        else:
+        folder = folder_of(backend, plan.operation.data_dirs[backend.id], folders)
+        if isinstance(folder, Path):
             found[backend.id] = folder
+        else:
+            missing.append(folder)
     if missing:
         raise MissingDataError("; ".join(missing))
     return found
 
 
-def scan(plan: Plan, data_dirs: Mapping[str, Path], notes: Path, reporter: Reporter) -> LocalData:
+def scan(
+    plan: Plan,
+    data_dirs: Mapping[str, Path],
+    notes: Path,
+    reporter: Reporter,
+    own: Collection[Path] = (),
+) -> LocalData:
     """Read every image and caption in the folders of the backends.
 
     Images are decoded in full, so that broken ones are reported before anything is encoded. Their
     sizes and digests are stored in the file ``notes``. An image whose file size and mtime are
     unchanged is not read again.
 
+    Args:
+        plan: the run.
+        data_dirs: backend id → folder.
+        notes: a file of this function.
+        reporter: gets progress, and can stop the work.
+        own: folders that the run writes to, whose files are no data.
+
     Raises:
-        BadImageError, BadCaptionError: lists the broken files, at most 20.
+        BadImageError, BadCaptionError: lists the broken files, at most 20 of each backend.
     """
     known = _KnownImages(notes)
-    files = [
-        (backend, data_dirs[backend.id], path)
-        for backend in plan.identity.backends
-        for path in list_files(data_dirs[backend.id]).images
-    ]
-    found = _Findings()
+    backends = plan.identity.backends
+    folders = [listed(backend, data_dirs[backend.id], own) for backend in backends]
+    files = [(folder, path) for folder in folders for path in folder.files.images]
+    readings: list[Reading | BadImageError | BadCaptionError] = []
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        readings = pool.map(lambda file: _read(known, *file), files)
-        for done, reading in enumerate(readings, 1):
-            found.add(reading)
+        found = pool.map(lambda file: file[0].read(file[1], known.facts_of), files)
+        for done, reading in enumerate(found, 1):
+            readings.append(reading)
             reporter.progress("checking images", done, len(files))
             reporter.check_control()
     finally:
         pool.shutdown(cancel_futures=True)
         known.save()
-    found.raise_errors()
-    return LocalData(items=tuple(found.items), images=found.images)
+    return _gathered(folders, readings)
+
+
+def _gathered(
+    folders: Sequence[BackendFolder], readings: Sequence[Reading | BadImageError | BadCaptionError]
+) -> LocalData:
+    """All images; raises the error of the broken ones.
+
+    ``readings`` are in the order of the folders and their images.
+    """
+    notes: list[str] = []
+    broken: list[Broken] = []
+    images: list[Reading] = []
+    rest = iter(readings)
+    for folder in folders:
+        those = list(islice(rest, len(folder.files.images)))
+        good = [each for each in those if isinstance(each, Reading)]
+        errors = [each for each in those if not isinstance(each, Reading)]
+        if errors:
+            broken.append(Broken(backend=folder.backend, folder=folder.folder, errors=errors))
+        notes += folder.notes(good)
+        images += good
+    if broken:
+        kind = type(broken[0].errors[0])
+        raise kind("\n".join(each.message() for each in broken)) from broken[0].errors[0]
+    return LocalData(
+        items=tuple(each.item for each in images),
+        images={each.item.sha256: each.path for each in images},
+        notes=tuple(notes),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,50 +131,7 @@ class _Facts:
     sha256: str
     width_px: int
     height_px: int
-
-
-_Reading = tuple[FileItem, Path] | BadImageError | BadCaptionError
-
-
-def _read(known: "_KnownImages", backend: Backend, folder: Path, relative: str) -> _Reading:
-    path = folder / relative
-    name = f"{backend.id}: {path}"
-    caption_name = f"{backend.id}: {folder / caption_path(relative)}"
-    try:
-        facts = known.facts_of(path, name)
-        return FileItem(
-            backend=backend.id,
-            path=relative,
-            sha256=facts.sha256,
-            width_px=facts.width_px,
-            height_px=facts.height_px,
-            captions=read_captions(backend, folder, relative, name=caption_name),
-        ), path
-    except (BadImageError, BadCaptionError) as error:
-        return error
-
-
-@dataclass(slots=True)
-class _Findings:
-    items: list[FileItem] = field(default_factory=list)
-    images: dict[str, Path] = field(default_factory=dict)
-    errors: list[BadImageError | BadCaptionError] = field(default_factory=list)
-
-    def add(self, reading: _Reading) -> None:
-        if isinstance(reading, tuple):
-            item, path = reading
-            self.items.append(item)
-            self.images[item.sha256] = path
-        else:
-            self.errors.append(reading)
-
-    def raise_errors(self) -> None:
-        if not self.errors:
-            return
-        messages = [error.message for error in self.errors[:_ERRORS_SHOWN]]
-        if len(self.errors) > _ERRORS_SHOWN:
-            messages.append(f"and {len(self.errors) - _ERRORS_SHOWN} more")
-        raise type(self.errors[0])("; ".join(messages)) from self.errors[0]
+    has_more: bool
 
 
 class _KnownImages:
@@ -161,16 +152,18 @@ class _KnownImages:
             stat = path.stat()
             key, stamp = str(path.absolute()), [stat.st_size, stat.st_mtime_ns]
             match self._old.get(key):
-                case [size, time_ns, str(sha256), int(width), int(height)] if [
+                case [size, time_ns, str(sha256), int(width), int(height), bool(has_more)] if [
                     size,
                     time_ns,
                 ] == stamp:
-                    facts = _Facts(sha256=sha256, width_px=width, height_px=height)
+                    facts = _Facts(
+                        sha256=sha256, width_px=width, height_px=height, has_more=has_more
+                    )
                 case _:
                     facts = _facts_of(path, name)
         except OSError as error:
             raise BadImageError(f"{name}: {error.strerror}") from error
-        self._current[key] = [*stamp, facts.sha256, facts.width_px, facts.height_px]
+        self._current[key] = [*stamp, *astuple(facts)]
         return facts
 
     def save(self) -> None:
@@ -184,4 +177,6 @@ def _facts_of(path: Path, name: str) -> _Facts:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     size = inspect_image(path, name=name)
-    return _Facts(sha256=sha256, width_px=size.width_px, height_px=size.height_px)
+    return _Facts(
+        sha256=sha256, width_px=size.width_px, height_px=size.height_px, has_more=size.has_more
+    )

@@ -10,6 +10,7 @@ from services.domain.file_names import DEVICES
 from services.domain.visible_text import CONTROLS, HIDDEN
 from services.store.datasets import Media
 from trainer_core.data.captions import MAX_CAPTION_BYTES
+from trainer_core.data.formats import CAPTION_SUFFIX, IMAGE_SUFFIXES, USUAL_SUFFIXES, unread_kind
 
 SIZES_BYTES: Final[dict[Media, tuple[int, int]]] = {
     "image": (1, 100 << 20),
@@ -17,17 +18,24 @@ SIZES_BYTES: Final[dict[Media, tuple[int, int]]] = {
 }
 """The least and the most of a file."""
 MEDIA: Final[dict[str, Media]] = {
-    ".jpg": "image",
-    ".jpeg": "image",
-    ".png": "image",
-    ".webp": "image",
-    ".txt": "caption",
+    **dict.fromkeys(IMAGE_SUFFIXES, "image"),
+    CAPTION_SUFFIX: "caption",
 }
 
 
 def media_of(path: str) -> Media | None:
     """The kind of the file with this path; None where the suffix is not known."""
     return MEDIA.get(PurePosixPath(path).suffix.lower())
+
+
+def no_media(path: str) -> str:
+    """Why a file with this path is not part of a dataset: the end of a sentence."""
+    kind = unread_kind(path)
+    way_out = f"; {kind.way_out}" if kind is not None and kind.way_out else ""
+    return (
+        f"is neither an image ({USUAL_SUFFIXES} and others) nor a caption ({CAPTION_SUFFIX})"
+        f"{way_out}"
+    )
 
 
 def file_schemas() -> list[JsonValue]:

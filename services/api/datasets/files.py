@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from services.api.datasets.file_kinds import MEDIA, SIZES_BYTES, media_of
+from services.api.datasets.file_kinds import SIZES_BYTES, media_of, no_media
 from services.api.datasets.shapes import FileDeclaration
 from services.domain.errors import Problem
 from services.domain.file_names import files_as_folders, key_of, path_fault, shown
@@ -65,7 +65,7 @@ def _about_path(path: str, at: str) -> Iterator[Problem]:
 
 def _about_content(file: FileDeclaration, media: Media | None, at: str) -> Iterator[Problem]:
     if media is None:
-        message = f"The suffix of a file has to be one of {' '.join(MEDIA)}."
+        message = f"{shown(file.path)} {no_media(file.path)}."
         yield Problem(pointer=f"{at}/path", code="bad_value", message=message)
     else:
         least, most = SIZES_BYTES[media]

@@ -106,14 +106,15 @@ def _without(report: Data, unknown: dict[str, str]) -> KnownData:
 def _index_of(
     conn: Connection, plan: Plan, transformer: Mapping[str, Any], rows: Mapping[str, Dataset]
 ) -> DataIndex:
-    items = [
-        item
-        for backend in plan.identity.backends
-        for item in items_of(
+    listings = [
+        items_of(
             backend, datasets.files(conn, rows[backend.id].tenant_id, rows[backend.id].dataset_id)
         )
+        for backend in plan.identity.backends
     ]
-    return build_index(plan, items, transformer)
+    items = [item for listing in listings for item in listing.items]
+    notes = [note for listing in listings for note in listing.notes]
+    return build_index(plan, items, transformer, notes)
 
 
 def _indexed(

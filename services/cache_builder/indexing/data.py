@@ -1,14 +1,14 @@
 """Builds a run's data index from the files of its datasets."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from services.cache_builder.indexing.failures import run_damaged
 from services.store.admission import BackendData
+from trainer_core.base_models.describe import BaseModel
 from trainer_core.config.plan import Plan
-from trainer_core.data.index import DataIndex, FileItem
+from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
-from trainer_core.data.listed import items_of
+from trainer_core.data.listed import Listing, items_of
 from trainer_core.errors import Category, TrainerError
 from trainer_core.process.failure import Failure
 
@@ -24,12 +24,14 @@ class UnusableDataError(Exception):
 def index_of(
     plan: Plan,
     backends: Sequence[BackendData],
-    transformer_config: Mapping[str, Any],
+    base: BaseModel,
 ) -> DataIndex:
     """Pair images with captions and assign them to shards; raises UnusableDataError."""
     try:
-        items = [item for backend in backends for item in _items_of(plan, backend)]
-        return build_index(plan, items, transformer_config)
+        listings = [_items_of(plan, backend) for backend in backends]
+        items = [item for listing in listings for item in listing.items]
+        notes = [note for listing in listings for note in listing.notes]
+        return build_index(plan, items, base.transformer_config, notes, base.folder)
     except TrainerError as error:
         problems = getattr(error, "problems", ())
         failure = Failure(
@@ -50,7 +52,7 @@ def index_of(
         raise UnusableDataError(failure) from error
 
 
-def _items_of(plan: Plan, data: BackendData) -> list[FileItem]:
+def _items_of(plan: Plan, data: BackendData) -> Listing:
     (backend,) = [b for b in plan.identity.backends if b.id == data.backend]
     try:
         return items_of(backend, data.files)

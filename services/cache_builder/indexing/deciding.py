@@ -75,7 +75,7 @@ def decide(
         return Postponed(reason=failures.base_model_missing(base_model))
     try:
         plan = read_plan(plan_json)
-        index = index_of(plan, backends, model.transformer_config)
+        index = index_of(plan, backends, model)
     except (UnreadableDocumentError, UnusableDataError) as error:
         if error.failure.retryable:  # a newer version wrote the plan
             return Postponed(reason=error.failure)

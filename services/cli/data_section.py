@@ -1,0 +1,119 @@
+"""The data of `reverie validate`: the folders of the backends, and what a run does with them."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from trainer_core.base_models.shape import BaseShape
+from trainer_core.config.plan import Plan
+from trainer_core.config.plan.shapes import max_area_px
+from trainer_core.config.simpletuner.backends import holds_no_images
+from trainer_core.config.simpletuner.reading import option_name, text_of
+from trainer_core.data.reading import folder_of
+from trainer_core.data.survey import DataSurvey, OnProgress, Survey, survey_data
+
+_DATA: Final = "/data_backends"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataProblem:
+    """What would end a run."""
+
+    pointer: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSection:
+    """The data of a plan."""
+
+    surveys: tuple[Survey, ...] = ()
+    problems: tuple[DataProblem, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def data_section(
+    plan: Plan,
+    written: Sequence[Any],
+    base: BaseShape,
+    folders: Sequence[Path],
+    on_progress: OnProgress,
+) -> DataSection:
+    """Read the image folders as a run would.
+
+    Args:
+        plan: the run.
+        written: its data backends as they are in the file.
+        base: the base model.
+        folders: a relative folder is tried from each of these.
+        on_progress: called after each image.
+    """
+    found: dict[str, Path] = {}
+    missing: list[DataProblem] = []
+    pointers = _pointers(plan, written)
+    for backend in plan.identity.backends:
+        folder = folder_of(backend, plan.operation.data_dirs[backend.id], folders)
+        if isinstance(folder, Path):
+            found[backend.id] = folder
+        else:
+            at = f"{pointers[backend.id]}/instance_data_dir"
+            missing.append(DataProblem(pointer=at, code="missing_data", message=folder))
+    part = _with_backends(plan, found)
+    survey = survey_data(
+        part,
+        found,
+        max_px=max_area_px(base.parts.transformer),
+        base=None if base.model.folder == Path() else base.model.folder,
+        own=_own_folders(plan),
+        on_progress=on_progress,
+    )
+    problems = [*missing, *_problems(survey, _pointers(part, written), is_whole=not missing)]
+    return DataSection(
+        surveys=tuple(survey.surveys), problems=tuple(problems), warnings=tuple(survey.warnings)
+    )
+
+
+def _with_backends(plan: Plan, found: Collection[str]) -> Plan:
+    """The plan with the backends whose images, and masks, are there."""
+    kept = tuple(
+        backend
+        for backend in plan.identity.backends
+        if backend.id in found and (backend.masks is None or backend.masks in found)
+    )
+    return plan.model_copy(update={"identity": plan.identity.model_copy(update={"backends": kept})})
+
+
+def _pointers(plan: Plan, written: Sequence[Any]) -> dict[str, str]:
+    """Id → JSON Pointer of each backend of the plan, which leaves out those without images."""
+    at = {
+        text_of(value): f"{_DATA}/{position}"
+        for position, item in enumerate(written)
+        if not holds_no_images(item)
+        for key, value in item.items()
+        if option_name(key) == "id"
+    }
+    return {backend.id: at[backend.id] for backend in plan.identity.backends}
+
+
+def _own_folders(plan: Plan) -> tuple[Path, ...]:
+    """The folders that a local run writes to, as ``trainer_core.local`` finds them."""
+    written = plan.operation.output_dir
+    if written is None:
+        return ()
+    output_dir = Path(written).expanduser().absolute()
+    return output_dir, output_dir / "cache"
+
+
+def _problems(
+    survey: DataSurvey, at: Mapping[str, str], *, is_whole: bool
+) -> Iterator[DataProblem]:
+    """``at``: pointers to the backends. ``is_whole``: all backends of the plan were surveyed."""
+    for broken in survey.broken:
+        code = broken.errors[0].code
+        yield DataProblem(pointer=at[broken.backend.id], code=code, message=broken.message())
+    for problem in survey.problems if is_whole else ():
+        _, _, position, *rest = problem.pointer.split("/")
+        pointer = "/".join((tuple(at.values())[int(position)], *rest))
+        yield DataProblem(pointer=pointer, code=problem.code, message=problem.message)
