@@ -1,8 +1,9 @@
-"""Configuration files as people write them: JSON with comments and trailing commas."""
+"""Configuration files as people write them: JSON with comments and trailing commas, and TOML."""
 
 import json
 import math
 import re
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -53,15 +54,39 @@ def parse_document(text: str, *, name: str) -> JsonValue:
 
 def load_document(path: Path) -> JsonValue:
     """The value in a file; raises DocumentError, also if it cannot be read or is not UTF-8."""
+    return parse_document(read_text(path), name=str(path))
+
+
+def load_toml(path: Path) -> dict[str, JsonValue]:
+    """The values in a TOML file; raises DocumentError, whose message names the line."""
+    text = read_text(path, MAX_LENIENT_BYTES)
     try:
-        if path.stat().st_size > MAX_DOCUMENT_BYTES:
-            raise DocumentError(f"{path}: more than {MAX_DOCUMENT_BYTES} bytes")
-        text = path.read_text(encoding="utf-8-sig")
+        values = tomllib.loads(text, parse_float=_finite)
+        # A date is no value of an option.
+        found: dict[str, JsonValue] = json.loads(json.dumps(values, default=_no_date))
+    except tomllib.TOMLDecodeError as error:
+        raise DocumentError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise DocumentError(f"{path}: nested too deep") from error
+    except ValueError as error:
+        raise DocumentError(f"{path}: {error}") from error
+    return found
+
+
+def _no_date(value: object) -> NoReturn:
+    raise ValueError(f"a date is no value of an option: {value}")
+
+
+def read_text(path: Path, most_bytes: int = MAX_DOCUMENT_BYTES) -> str:
+    """The text of a file; raises DocumentError if it cannot be read, is too large or not UTF-8."""
+    try:
+        if path.stat().st_size > most_bytes:
+            raise DocumentError(f"{path}: more than {most_bytes} bytes")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DocumentError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DocumentError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    return parse_document(text, name=str(path))
 
 
 def _parse_plain(text: str) -> JsonValue:

@@ -99,7 +99,7 @@ def train(service: EmbeddedService, console: Console) -> dict[str, Any]:
         DemoFailedError: the run or its publication did not succeed.
     """
     photos = EXAMPLES / "photos"
-    documents = read_documents(EXAMPLES / "demo", {}, EXAMPLES.parent)
+    documents = read_documents(EXAMPLES / "demo", {}, EXAMPLES.parent, {})
     with Client(service.url, service.api_key) as client:
         console.print("uploading the photographs …")
         datasets = {

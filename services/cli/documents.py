@@ -1,27 +1,32 @@
-"""Finds and reads SimpleTuner's files: config.json and the files that it names."""
+"""Finds and reads SimpleTuner's files: the options, and the files that they name."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from services.cli.config_folder import read_configuration
 from services.cli.connection import CommandError
 from trainer_core.config.simpletuner.backends import holds_no_images
 from trainer_core.config.simpletuner.options import OPTIONS
+from trainer_core.config.simpletuner.placeholders import (
+    Filling,
+    filled_backends,
+    filled_config,
+    unset_message,
+)
 from trainer_core.config.simpletuner.reading import text_of
 from trainer_core.documents import load_document
 from trainer_core.errors import DocumentError
 from trainer_core.paths import (
     find_folder,
     is_file,
-    is_folder,
     places_of,
     search_folders,
 )
 
-_CONFIG_NAME: Final = "config.json"
 _BACKENDS: Final = "data_backend_config"
 _FIELDS: Final = {
     "lycoris_config": "lycoris_config",
@@ -39,7 +44,7 @@ class UsedFile:
     """A file that was read."""
 
     option: str
-    """The option that names it; ``config`` for config.json itself."""
+    """The option that names it; ``config`` for the options themselves."""
     path: Path
 
 
@@ -50,6 +55,8 @@ class FileProblem:
     option: str
     """The option that names it."""
     error: CommandError | DocumentError
+    pointer: str | None = None
+    """JSON Pointer to what is wrong; None: to the option."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,57 +68,94 @@ class Documents:
     used: tuple[UsedFile, ...]
     folders: Mapping[str, Path]
     """Backend id → the folder that its instance_data_dir names, if that is on this machine."""
+    notes: tuple[str, ...] = ()
+    """Files, and names in config.env, that are not read, each a sentence."""
+    lines: Mapping[str, int] = field(default_factory=dict)
+    """Option → its line, of a config.env."""
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    """Variable of ``{env:NAME}`` → JSON Pointer to the first value that has it."""
 
 
-def read_documents(config: Path, settings: Mapping[str, Any], working_dir: Path) -> Documents:
-    """Read config.json and the files that it names.
+def read_documents(
+    config: Path, settings: Mapping[str, Any], working_dir: Path, env: Mapping[str, str]
+) -> Documents:
+    """Read the options and the files that they name.
 
     A relative name is tried from the parent of the configuration's folder, from that folder, and
     from the working directory; last, its base name is tried in the configuration's folder.
 
     Args:
-        config: the folder that holds config.json, or the file itself.
+        config: the folder that holds config.json, config.toml or config.env, or such a file.
         settings: options that replace those of the file.
         working_dir: the last folder that a relative name is tried from.
+        env: the variables of ``{env:NAME}``; those of a config.env come first.
 
     Raises:
         CommandError: a file is missing (the message lists every place that was tried), or does not
             hold what it should.
         DocumentError: a file cannot be read; the message names its line.
     """
-    documents, problems = gather_documents(config, settings, working_dir)
+    documents, problems = gather_documents(config, settings, working_dir, env)
     if problems:
-        raise problems[0].error
+        raise _with_place(problems[0], documents)
     return documents
 
 
+def _with_place(problem: FileProblem, documents: Documents) -> CommandError | DocumentError:
+    """The error of a problem; of one inside a file it names the file and the place."""
+    if problem.pointer is None:
+        return problem.error
+    file = next(each.path for each in documents.used if each.option == problem.option)
+    return CommandError(f"{file}, {problem.pointer}: {problem.error}")
+
+
 def gather_documents(
-    config: Path, settings: Mapping[str, Any], working_dir: Path
+    config: Path, settings: Mapping[str, Any], working_dir: Path, env: Mapping[str, str]
 ) -> tuple[Documents, list[FileProblem]]:
     """As ``read_documents``, but returns a problem for each file that cannot be used.
 
-    Raises CommandError or DocumentError where config.json itself cannot be read.
+    Raises CommandError or DocumentError where the options themselves cannot be read.
     """
-    file = config / _CONFIG_NAME if is_folder(config) else config
-    options = _with_settings(_read_options(file), settings)
+    found = read_configuration(config, env)
+    filling = Filling(env={**env, **found.variables})
+    file, options = found.file, filled_config(_with_settings(found.options, settings), filling)
     places = _Places(config_dir=file.resolve().parent, working_dir=working_dir)
     body: dict[str, Any] = {"config": options}
     used = [UsedFile(option="config", path=file)]
     problems: list[FileProblem] = []
-    for option, field in _FIELDS.items():
+    for option, name in _FIELDS.items():
         try:
             path = _path_of(option, options, places)
             if path is None:
                 continue
-            body[field] = _read_content(path, field)
+            body[name] = _read_content(path, name)
             used.append(UsedFile(option=option, path=path))
         except (CommandError, DocumentError) as error:
             problems.append(FileProblem(option=option, error=error))
     if _BACKENDS not in {*(it.option for it in used), *(it.option for it in problems)}:
         text = f"{file} names no data_backend_config, so no backend would be trained on"
         problems.append(FileProblem(option=_BACKENDS, error=CommandError(text)))
-    folders = _image_folders(body.get(_FIELDS[_BACKENDS], []), places)
-    return Documents(body=body, used=tuple(used), folders=folders), problems
+    backends = _FIELDS[_BACKENDS]
+    if backends in body:
+        body[backends] = filled_backends(body[backends], options, filling)
+    problems += _unset(filling)
+    documents = Documents(
+        body=body,
+        used=tuple(used),
+        folders=_image_folders(body.get(backends, []), places),
+        notes=found.notes,
+        lines={name: line for name, line in found.lines.items() if name not in settings},
+        replaced=filling.used,
+    )
+    return documents, problems
+
+
+def _unset(filling: Filling) -> Iterator[FileProblem]:
+    """A problem for each ``{env:NAME}`` whose variable is not set."""
+    for pointer, variable in filling.unset:
+        option = _BACKENDS if pointer.startswith(f"/{_FIELDS[_BACKENDS]}/") else "config"
+        error = CommandError(unset_message(variable))
+        yield FileProblem(option=option, error=error, pointer=pointer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,16 +176,6 @@ class _Places:
                 return place
         listed = ", ".join(dict.fromkeys(str(place) for place in tried))
         raise CommandError(f"{option} names {name}, which is in none of these places: {listed}")
-
-
-def _read_options(file: Path) -> dict[str, Any]:
-    """The options in config.json; raises CommandError or DocumentError."""
-    if not is_file(file):
-        raise CommandError(f"there is no {file}")
-    options = load_document(file)
-    if not isinstance(options, dict):
-        raise CommandError(f"{file} has to hold an object of options")
-    return options
 
 
 def _read_content(file: Path, field: str) -> Any:

@@ -29,7 +29,7 @@ from trainer_core.export.start_file import look_up_start
 from trainer_core.memory.cards import CardRow, card_rows
 from trainer_core.memory.report import Memory, plan_memory
 from trainer_core.memory.trained import trained_modules, trained_parameters
-from trainer_core.paths import is_folder, search_folders
+from trainer_core.paths import search_folders
 from trainer_core.weights.start_adapter import FoundStart
 
 Progress = Callable[[str, int, int], None]
@@ -111,7 +111,7 @@ def report_on(
         env: REVERIE_MODELS_DIR, REVERIE_HOME and the variables of ``{env:NAME}`` are read.
         on_progress: called while image folders are scanned.
     """
-    files = _files_section(config, settings, working_dir)
+    files = _files_section(config, settings, working_dir, env)
     documents = files.content
     if documents is None:
         return Report(errors=files.errors)
@@ -137,20 +137,21 @@ def report_on(
 
 
 def _files_section(
-    config: Path, settings: Mapping[str, Any], working_dir: Path
+    config: Path, settings: Mapping[str, Any], working_dir: Path, env: Mapping[str, str]
 ) -> _Section[Documents | None]:
-    """The files; None where config.json itself cannot be read."""
+    """The files; None where the options themselves cannot be read."""
     try:
-        documents, problems = gather_documents(config, settings, working_dir)
+        documents, problems = gather_documents(config, settings, working_dir, env)
     except (CommandError, DocumentError, OSError) as error:
-        file = config / "config.json" if is_folder(config) else config
-        wrong = FoundError(pointer="", code="bad_file", message=str(error), file=file)
+        wrong = FoundError(pointer="", code="bad_file", message=str(error), file=config)
         return _Section(content=None, errors=(wrong,))
     errors = [
-        _found(documents, _at(documents, problem.option), "bad_file", str(problem.error))
+        _found(documents, problem.pointer, "missing", str(problem.error))
+        if problem.pointer is not None
+        else _found(documents, _at(documents, problem.option), "bad_file", str(problem.error))
         for problem in problems
     ]
-    return _Section(content=documents, errors=tuple(errors))
+    return _Section(content=documents, errors=tuple(errors), warnings=documents.notes)
 
 
 def _base_section(
@@ -278,4 +279,9 @@ def _at(documents: Documents, option: str) -> str:
 def _found(documents: Documents, pointer: str, code: str, message: str) -> FoundError:
     option = _FILE_OF.get(pointer.split("/")[1] if "/" in pointer else "")
     file = next((used.path for used in documents.used if used.option == option), None)
+    line = (
+        documents.lines.get(plain_name(pointer.rpartition("/")[2])) if option == "config" else None
+    )
+    if file is not None and line is not None:
+        file = file.with_name(f"{file.name}:{line}")
     return FoundError(pointer=pointer, code=code, message=message, file=file)

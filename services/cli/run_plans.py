@@ -56,14 +56,16 @@ def validate(
     on this machine, without a service.
     """
     from services.cli.documents import read_documents
-    from services.cli.run_sources import parse_sources
+    from services.cli.run_sources import parse_sources, tell_before_sending
 
     invocation: Invocation = ctx.obj
     sources = parse_sources(dataset or [])
     datasets = {backend: each for backend, each in sources.items() if isinstance(each, str)}
     if len(datasets) < len(sources):
         raise typer.BadParameter("name a dataset (ds_…), not a folder", param_hint="--dataset")
-    request = dict(read_documents(config, settings_of(setting), Path.cwd()).body)
+    documents = read_documents(config, settings_of(setting), Path.cwd(), invocation.env)
+    tell_before_sending(documents)
+    request = dict(documents.body)
     if datasets:
         request["datasets"] = datasets
     with invocation.connect() as client:

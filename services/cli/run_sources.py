@@ -12,8 +12,15 @@ from services.cli import output
 from services.cli.connection import CommandError
 
 if TYPE_CHECKING:
+    from services.cli.documents import Documents
     from services.client.client import Client
 
+_SECRET: Final = re.compile(
+    r"(?:^|_)(?:\w*(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|APIKEY)|KEYS?|AUTH|CREDENTIALS?)"
+    r"(?:_|$)",
+    re.IGNORECASE,
+)
+"""In the name of a variable."""
 _DATASET_ID: Final = re.compile(r"ds_[0-9a-f]{32}")
 
 
@@ -62,6 +69,25 @@ def check_before_push(
         problems = [str(FieldProblem.of_json(dict(each))) for each in found["problems"]]
         lines = (f"  {each}" for each in problems)
         raise CommandError("\n".join(["the run has mistakes; nothing was pushed", *lines]))
+
+
+def tell_before_sending(documents: "Documents") -> None:
+    """Print what is not read, and which variables of this machine become part of the request.
+
+    Raises CommandError for a variable that seems to hold a secret: a run's documents are stored and
+    shown.
+    """
+    for note in documents.notes:
+        output.print_note(f"warning: {note}")
+    secret = [name for name in documents.replaced if _SECRET.search(name)]
+    if secret:
+        at = documents.replaced[secret[0]]
+        raise CommandError(
+            f"{at} has {{env:{secret[0]}}}, which seems to be a secret; the service would store "
+            f"and show it with the run. Take it out; `reverie secrets set` stores tokens and keys"
+        )
+    if documents.replaced:
+        output.print_note(f"{'sent in {env:…}':<20} {', '.join(sorted(documents.replaced))}")
 
 
 def push_sources(client: "Client", sources: Mapping[str, str | Path]) -> dict[str, str]:

@@ -96,7 +96,12 @@ def submit(
     The exit status is 1 where some runs of a sweep were refused; the others are queued.
     """
     from services.cli.documents import read_documents
-    from services.cli.run_sources import check_before_push, parse_sources, push_sources
+    from services.cli.run_sources import (
+        check_before_push,
+        parse_sources,
+        push_sources,
+        tell_before_sending,
+    )
     from services.cli.sweeps import parse_sweep
 
     invocation: Invocation = ctx.obj
@@ -104,9 +109,10 @@ def submit(
     settings = settings_of(setting)
     limits = parse_limits(max_cost=max_cost, max_gpu_hours=max_gpu_hours, deadline=deadline)
     swept = parse_sweep(sweep or [], method=sweep_method, num_runs=sweep_runs, seed=sweep_seed)
-    documents = read_documents(config, settings, Path.cwd())
+    documents = read_documents(config, settings, Path.cwd(), invocation.env)
     for file in documents.used:
         output.print_note(f"{file.option:<20} {file.path}")
+    tell_before_sending(documents)
     checked: dict[str, Any] = {**documents.body, **limits}
     if priority != "normal":
         checked["priority"] = priority

@@ -91,9 +91,11 @@ def train(
 
     settings = settings_of(setting)
     working_dir = Path.cwd()
-    documents = read_documents(config, settings, working_dir)
+    documents = read_documents(config, settings, working_dir, os.environ)
     for file in documents.used:
         output.print_note(f"{file.option:<20} {file.path}")
+    for note in documents.notes:
+        output.print_note(f"warning: {note}")
     config_dir = (config if config.is_dir() else config.parent).resolve()
     run = LocalRun(
         config=documents.body["config"],

@@ -1,8 +1,16 @@
-"""Marks that somebody meant to replace."""
+"""Marks that somebody meant to replace, and those that are replaced."""
+
+from typing import Any
 
 import pytest
 
-from trainer_core.config.simpletuner.placeholders import unfilled_tokens
+from tests.unit.config_examples import import_small, problems_of
+from trainer_core.config.simpletuner.placeholders import (
+    Filling,
+    filled_backends,
+    filled_config,
+    unfilled_tokens,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,3 +24,71 @@ from trainer_core.config.simpletuner.placeholders import unfilled_tokens
 )
 def test_marks_are_found_once_each(text: str, tokens: tuple[str, ...]) -> None:
     assert unfilled_tokens(text) == tokens
+
+
+CONFIG = {"--model_family": "hidream", "output_dir": "{env:OUT}/run", "lr": 1e-4}
+BACKENDS = [
+    {"id": "cats", "instance_data_dir": "{env:DATA_ROOT}/{id}", "crop": False},
+    {"--id": 7, "cache_dir_vae": "{output_dir}/{model_family}/{id}/{other}", "x": ["{id}", {}]},
+    "no backend",
+]
+
+
+def test_the_placeholders_of_simpletuner_are_replaced() -> None:
+    filling = Filling(env={"OUT": "/out", "DATA_ROOT": "/data", "UNUSED": "x"})
+    config = filled_config(CONFIG, filling)
+
+    assert config == {**CONFIG, "output_dir": "/out/run"}
+    assert filled_backends(BACKENDS, config, filling) == [
+        {"id": "cats", "instance_data_dir": "/data/cats", "crop": False},
+        {"--id": 7, "cache_dir_vae": "/out/run/hidream/7/{other}", "x": ["7", {}]},
+        "no backend",
+    ]
+    assert filling.used == {
+        "OUT": "/config/output_dir",
+        "DATA_ROOT": "/data_backends/0/instance_data_dir",
+    }
+    assert not filling.unset
+
+
+def test_an_unset_variable_is_kept_and_told() -> None:
+    filling = Filling(env={"OUT": ""})
+    config = filled_config({"a": "{env:OUT}{env:GONE}", "b/c": "{env:GONE}"}, filling)
+
+    assert config == {"a": "{env:GONE}", "b/c": "{env:GONE}"}
+    assert filling.unset == [("/config/a", "GONE"), ("/config/b~1c", "GONE")]
+
+
+def test_an_output_dir_that_is_not_there_leaves_its_placeholder() -> None:
+    backends = [{"cache_dir": "{output_dir}/{id}/{model_family}"}]
+
+    assert filled_backends(backends, {}, Filling(env={})) == [
+        {"cache_dir": "{output_dir}/{id}/hidream"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "words"),
+    [
+        ("http", "refused", "`reverie runs submit` replaces it on your machine"),
+        ("local", "missing", "the environment variable ROOT is not set"),
+    ],
+)
+def test_a_variable_that_is_left_is_a_problem(source: str, code: str, words: str) -> None:
+    config = {"tracker_run_name": "{env:ROOT}", "train_batch_size": "{env:ROOT}"}
+    backend = {"id": "cats", "caption_strategy": "instanceprompt", "instance_prompt": "{env:ROOT}",
+               "instance_data_dir": "x"}  # fmt: skip
+    more: dict[str, Any] = {"backends": [backend], "source": source}
+
+    assert problems_of(config, **more) == [
+        ("/config/tracker_run_name", code),
+        ("/config/train_batch_size", code),
+        ("/data_backends/0/instance_prompt", code),
+    ]
+    assert all(words in text for _, text in problems_of(config, messages=True, **more))
+
+
+def test_the_service_replaces_what_needs_no_environment() -> None:
+    backend = {"id": "cats", "caption_strategy": "instanceprompt", "instance_prompt": "a {id}"}
+
+    assert import_small(backends=[backend]).plan.identity.backends[0].instance_prompt == "a cats"

@@ -16,7 +16,7 @@ from trainer_core.config.plan import (
     Plan,
     StartAdapter,
 )
-from trainer_core.config.plan.problems import Notice, PlanError
+from trainer_core.config.plan.problems import Notice, PlanError, ProblemCode
 from trainer_core.config.simpletuner.adapter import adapter_of
 from trainer_core.config.simpletuner.backends import backends_of
 from trainer_core.config.simpletuner.captions import check_caption_length
@@ -26,6 +26,12 @@ from trainer_core.config.simpletuner.objective import caption_dropout_of, object
 from trainer_core.config.simpletuner.operation import operation_of
 from trainer_core.config.simpletuner.optimizer import clip_of, optimizer_of
 from trainer_core.config.simpletuner.options import OPTIONS
+from trainer_core.config.simpletuner.placeholders import (
+    Filling,
+    filled_backends,
+    filled_config,
+    unset_message,
+)
 from trainer_core.config.simpletuner.precision import precision_of
 from trainer_core.config.simpletuner.reading import Findings, Options, Source, escaped, read_options
 from trainer_core.config.simpletuner.schedule import schedule_of
@@ -84,6 +90,7 @@ def import_run(
     }
     _refuse_unstorable(request)
     findings = Findings()
+    config, data_backends = _filled(config, data_backends, findings, source)
     options = read_options(config, OPTIONS, "/config", findings, source)
     base = base_of(options, base_models)
     adapter = adapter_of(options, lycoris_config, base)
@@ -98,6 +105,33 @@ def import_run(
     identity = parts(Base(name=base.name, digest=base.digest))
     plan = Plan(identity=identity, operation=operation)
     return Imported(plan=plan, notices=findings.notices)
+
+
+def _filled(
+    config: Mapping[str, JsonValue],
+    data_backends: Sequence[JsonValue],
+    findings: Findings,
+    source: Source,
+) -> tuple[Mapping[str, JsonValue], Sequence[JsonValue]]:
+    """The documents with their placeholders replaced; each ``{env:NAME}`` left is a problem.
+
+    An option with one is left out, as nothing follows from it.
+    """
+    filling = Filling(env=None)
+    options = filled_config(config, filling)
+    refused = {pointer.split("/")[2] for pointer, _ in filling.unset}
+    backends = filled_backends(data_backends, options, filling)
+    for pointer, variable in filling.unset:
+        if source == "http":
+            code: ProblemCode = "refused"
+            message = (
+                f"{{env:{variable}}} is not replaced here: the service reads no environment for a "
+                "tenant. `reverie runs submit` replaces it on your machine; or write the value."
+            )
+        else:
+            code, message = "missing", unset_message(variable)
+        findings.problem(pointer, code, message)
+    return {k: v for k, v in options.items() if escaped(str(k)) not in refused}, backends
 
 
 def _refuse_unstorable(request: Mapping[str, object]) -> None:
