@@ -77,3 +77,24 @@ def test_held_out_images_are_no_regularisation_data() -> None:
 
     assert not imported.plan.identity.backends[1].is_regularisation
     assert any("dogs" in warning for warning in texts(imported))
+
+
+def test_without_a_caption_strategy_the_names_of_the_files_are_the_captions() -> None:
+    bare = {"id": "cats", "instance_prompt": "a cat"}
+    imported = import_small(backends=[bare])
+    of_the_run = import_small({"caption_strategy": "textfile"}, backends=[bare])
+
+    assert imported.plan.identity.backends[0].caption_strategy == "filename"
+    given, prompt = (each for each in imported.notices if "cats" in each.backends)
+    assert (given.effect, given.text) == (
+        "handled",
+        (
+            "caption_strategy (cats): is not given: the captions are the names of the files, as in "
+            "SimpleTuner."
+        ),
+    )
+    assert prompt.text == "instance_prompt (cats): has no effect with caption_strategy filename."
+    assert of_the_run.plan.identity.backends[0].caption_strategy == "textfile"
+    assert not any("captions are" in each.message for each in of_the_run.notices)
+    wrong = [{"id": "cats", "caption_strategy": "names"}]
+    assert problems_of(backends=wrong) == [("/data_backends/0/caption_strategy", "bad_value")]

@@ -167,9 +167,10 @@ def test_what_a_run_cannot_live_with_is_refused_at_its_option(
     assert (pointer, code) in problems_of(overrides)
 
 
-@pytest.mark.parametrize("missing", ["id", "caption_strategy"])
+@pytest.mark.parametrize("missing", ["id", "instance_prompt"])
 def test_null_in_a_backend_is_not_given(missing: str) -> None:
-    backend = {"id": "a", "caption_strategy": "textfile", missing: None}
+    prompt = {"caption_strategy": "instanceprompt", "instance_prompt": "a cat"}
+    backend = {"id": "a", **prompt, missing: None}
 
     problems = problems_of({}, backends=[backend])
 

@@ -16,7 +16,7 @@ _STRATEGY: Final[Option[CaptionStrategy | None]] = RUN_CAPTIONS.choice(
     "caption_strategy",
     _STRATEGIES,
     None,
-    "Default of the data backends.",
+    "Default of the data backends; without it: filename.",
     known=_STRATEGIES_NOT_BUILT,
 )
 _PROMPT: Final = RUN_CAPTIONS.text("instance_prompt", None, "Default of the data backends.")
@@ -68,10 +68,10 @@ def captions_of(options: Options, config: Options) -> tuple[CaptionStrategy, str
     """The source of captions, and with ``instanceprompt`` the caption of all images."""
     strategy = options[_OWN_STRATEGY] or config[_STRATEGY]
     if strategy is None:
-        if options.is_missing(_OWN_STRATEGY):
-            message = "caption_strategy is missing: filename, textfile or instanceprompt."
-            options.problem(_OWN_STRATEGY, "missing", message)
-        return "filename", None
+        if options.is_missing(_OWN_STRATEGY) and config.is_missing(_STRATEGY):
+            message = "is not given: the captions are the names of the files, as in SimpleTuner."
+            options.handled(_OWN_STRATEGY, message)
+        strategy = "filename"
     if strategy != "instanceprompt":
         options.idle(f"with caption_strategy {strategy}", _OWN_PROMPT)
         return strategy, None
