@@ -31,7 +31,7 @@ def facts(batch: "Batch | BatchSummary") -> dict[str, object]:
         "name": batch["name"] or None,
         "runs": f"{batch['num_runs']} of {total}" if refused else batch["num_runs"],
         "status": status(batch["counts"]),
-        "step": f"{batch['step']} of {batch['max_steps']}",
+        "step": f"{batch['step']} of {batch['max_steps'] or 'steps that are not counted yet'}",
         "charged": charged(batch["charged_s"], batch["cost_micros"], batch["currency"]),
         "created": output.when(batch["created_at"]),
     }
@@ -93,7 +93,7 @@ def values(chosen: Mapping[str, Any], options: Sequence[str]) -> tuple[str, ...]
 
 def progress(run: "ComparedRun") -> tuple[str, str, str]:
     """Status, step and newest loss."""
-    return run["status"], f"{run['step']}/{run['max_steps']}", number(run["loss"])
+    return run["status"], output.of_steps(run["step"], run["max_steps"]), number(run["loss"])
 
 
 def number(loss: float | None) -> str:
@@ -107,7 +107,7 @@ def line(run: "ComparedRun") -> str:
     loss = "" if run["loss"] is None else f", loss {run['loss']:.4f}"
     reason = run["status_reason"]
     why = f": {reason['message']} [{reason['code']}]" if reason else ""
-    where = f"step {run['step']}/{run['max_steps']}"
+    where = f"step {output.of_steps(run['step'], run['max_steps'])}"
     return f"{row(run['row'], run['options'])}: {run['status']}{stage}, {where}{loss}{why}"
 
 

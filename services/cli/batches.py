@@ -40,7 +40,7 @@ def list_batches(
             batch["name"] or "-",
             batch["num_runs"],
             batch_view.status(batch["counts"]),
-            f"{batch['step']}/{batch['max_steps']}",
+            output.of_steps(batch["step"], batch["max_steps"]),
             output.when(batch["created_at"]),
         )
         for batch in page.data

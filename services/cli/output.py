@@ -107,6 +107,11 @@ def print_facts(facts: Mapping[str, object]) -> None:
             out.print(line)
 
 
+def of_steps(step: int, max_steps: int) -> str:
+    """How far a run is; its length is 0 until its epochs are counted."""
+    return f"{step}/{max_steps or '?'}"
+
+
 def print_deletion(deletion: Mapping[str, Any]) -> None:
     """A deletion, with what went and what was kept in lines of their own."""
     report: Mapping[str, Any] = deletion["report"]

@@ -4,6 +4,7 @@ The report is made in sections, one after the other: files, base model, plan, da
 errors and warnings, so that all of them are reported at once. Imports no torch.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,10 +20,12 @@ from trainer_core.base_models.shape import BaseShape, published_shape, shape_of
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import Notice, PlanError
 from trainer_core.config.simpletuner.importer import import_run
+from trainer_core.config.simpletuner.length import problems_of_epochs, warnings_of_epochs
 from trainer_core.config.simpletuner.model import base_name_of
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, escaped, read_options
 from trainer_core.config.simpletuner.start import INIT_LORA, Start, start_name_of
+from trainer_core.data.length import micro_batches_in, steps_of
 from trainer_core.data.survey import Survey
 from trainer_core.errors import BaseModelError, DocumentError
 from trainer_core.export.start_file import look_up_start
@@ -72,6 +75,8 @@ class Report:
     """None where the base model's digest is not known."""
     trainable_modules: int | None = None
     trainable_parameters: int | None = None
+    steps: int | None = None
+    """Optimizer steps; None where the length is in epochs and not every picture was looked at."""
     surveys: tuple[Survey, ...] = ()
     """One for each image folder that is on this machine."""
     memory: Memory | None = None
@@ -120,11 +125,14 @@ def report_on(
     plan = _plan_section(documents, base.content, start, reported=files.errors)
     sections: list[_Section[Any]] = [files, base, plan]
     surveys: tuple[Survey, ...] = ()
+    steps: int | None = None
     is_sound = not any(section.errors for section in sections)
     if is_sound and plan.content is not None:
         data = _data_section(plan.content, documents, base.content, working_dir, on_progress)
-        sections.append(data)
         surveys = data.content
+        length = _length_section(plan.content, surveys, documents)
+        sections += [data, length]
+        steps = length.content
     errors = tuple(chain.from_iterable(section.errors for section in sections))
     warnings = tuple(chain.from_iterable(section.warnings for section in sections))
     if plan.content is None or not is_sound:
@@ -133,7 +141,7 @@ def report_on(
     if isinstance(start, FoundStart) and start.path is not None:
         used += (UsedFile(option=INIT_LORA.name, path=start.path),)
     resolved = _resolved(plan.content, base.content, surveys, used, warnings)
-    return replace(resolved, errors=errors, notices=plan.notices)
+    return replace(resolved, errors=errors, notices=plan.notices, steps=steps)
 
 
 def _files_section(
@@ -225,6 +233,31 @@ def _data_section(
 
 def _config_dir(documents: Documents) -> Path:
     return documents.used[0].path.resolve().parent
+
+
+def _length_section(
+    plan: Plan, surveys: Sequence[Survey], documents: Documents
+) -> _Section[int | None]:
+    """The number of steps, and what of a run in epochs depends on it."""
+    identity = plan.identity
+    if identity.max_train_steps is not None:
+        return _Section(content=identity.max_train_steps)
+    training = {backend.id for backend in identity.backends if backend.role == "train"}
+    counted = [each for each in surveys if each.backend.id in training]
+    uses: Counter[tuple[int, int]] = Counter()
+    for survey in counted:
+        for bucket, pictures in survey.buckets.items():
+            uses[bucket] += pictures * (1 + survey.backend.repeats)
+    is_whole = all(each.buckets and each.looked_at == each.pictures for each in counted)
+    if len(counted) < len(training) or not is_whole:
+        return _Section(content=None)
+    steps = steps_of(identity, micro_batches_in(uses, identity.micro_batch_size))
+    errors = [
+        _found(documents, _at(documents, each.pointer.rpartition("/")[2]), each.code, each.message)
+        for each in problems_of_epochs(identity, steps)
+    ]
+    warnings = tuple(warnings_of_epochs(identity, steps))
+    return _Section(content=steps, errors=tuple(errors), warnings=warnings)
 
 
 def _resolved(

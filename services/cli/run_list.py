@@ -48,7 +48,7 @@ def list_runs(
             run["id"],
             run["status"],
             run["stage"] or "-",
-            f"{run['step']}/{run['max_steps']}",
+            output.of_steps(run["step"], run["max_steps"]),
             output.when(run["created_at"]),
         )
         for run in page.data

@@ -33,6 +33,8 @@ Sources = Annotated[
     ),
 ]
 
+_NOT_COUNTED: Final = "the steps of its epochs are counted when its data is read"
+
 _SUBMIT_EXAMPLES: Final = """Examples:
 
 reverie runs submit --config examples/demo --watch
@@ -183,7 +185,7 @@ def print_submitted(run: "Run") -> None:
         {
             "run": run["id"],
             "status": run["status"],
-            "steps": run["max_steps"],
+            "steps": run["max_steps"] or _NOT_COUNTED,
             "takes": estimates.in_words(run["estimate"]),
         }
     )
@@ -196,7 +198,7 @@ def _facts(run: "Run") -> dict[str, object]:
         "status": f"{run['status']}{stage}",
         "reason": _why(run["status_reason"]).removeprefix(": ") or None,
         "waits": _waits(run["waiting"]),
-        "step": f"{run['step']} of {run['max_steps']}",
+        "step": f"{run['step']} of {run['max_steps']}" if run["max_steps"] else _NOT_COUNTED,
         "saved": f"step {run['checkpoint_step']}" if run["checkpoint_step"] else None,
         "model": run["base_model"],
         "plan": run["plan_digest"],

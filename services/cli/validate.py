@@ -105,7 +105,8 @@ def _as_json(report: "Report") -> dict[str, Any]:
     return {
         "trainable_modules": report.trainable_modules,
         "trainable_parameters": report.trainable_parameters,
-        "steps": report.plan.identity.max_train_steps if report.plan else None,
+        "steps": report.steps,
+        "epochs": report.plan.identity.num_train_epochs if report.plan else None,
         "buckets": _buckets(report),
         "matmul": _matmul(report.plan) if report.plan else None,
         "deterministic": report.plan.operation.deterministic if report.plan else None,
@@ -200,9 +201,8 @@ def _facts(report: "Report", plan: "Plan") -> dict[str, object]:
         if identity.clip
         else "none",
         "ema": f"decay {identity.ema.decay:g}" if identity.ema else None,
-        "steps": _steps(identity),
-        "checkpoints": f"every {operation.checkpoint_step_interval} steps, "
-        f"{operation.checkpoints_total_limit} kept",
+        "steps": _steps(identity, report.steps),
+        "checkpoints": _checkpoints(operation),
         "resume": _resume(operation),
         "plan": report.plan_digest,
     }
@@ -269,14 +269,26 @@ def _schedule(identity: "Identity") -> str:
     return f"{schedule.name}{warmup}{period}"
 
 
-def _steps(identity: "Identity") -> str:
+def _steps(identity: "Identity", steps: int | None) -> str:
     batch, accumulated = identity.micro_batch_size, identity.accumulation_steps
     gpus = identity.world_size
     samples = batch * accumulated * gpus
+    number = "not counted yet" if steps is None else f"{steps:,}"
+    if (epochs := identity.num_train_epochs) is not None:
+        number = f"{epochs:,} epoch{'s' * (epochs > 1)}: {number}"
     return (
-        f"{identity.max_train_steps:,} of {samples} sample{'s' * (samples > 1)} "
+        f"{number} of {samples} sample{'s' * (samples > 1)} "
         f"({batch} a batch, {accumulated} accumulated, on {gpus} GPU{'s' * (gpus > 1)})"
     )
+
+
+def _checkpoints(operation: "Operation") -> str:
+    every = operation.checkpoint_epoch_interval
+    epochs = ""
+    if every is not None:
+        epochs = " and each epoch" if every == 1 else f" and {every} epochs"
+    kept = operation.checkpoints_total_limit
+    return f"every {operation.checkpoint_step_interval} steps{epochs}, {kept} kept"
 
 
 def _kind(plan: "Plan") -> str:

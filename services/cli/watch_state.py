@@ -33,6 +33,7 @@ class WatchState:
 
     run_id: str
     max_steps: int
+    """0 until the epochs of the run are counted."""
     status: str = "queued"
     stage: str | None = None
     reason: str | None = None
@@ -63,6 +64,7 @@ class WatchState:
             case str(type_) if type_ in STATUS_EVENTS:
                 self._set_status(type_.removeprefix("run."), data)
             case "plan":
+                self.max_steps = data.get("steps") or self.max_steps
                 for warning in data.get("warnings") or ():
                     self.warn(_text(warning))
             case "stage":

@@ -39,7 +39,7 @@ def plain_line(state: WatchState, event: "Event", step_before: int) -> str | Non
         state: after the event was applied.
         step_before: the run's step before the event was applied.
     """
-    where = f"step {event.step}/{state.max_steps}"
+    where = f"step {output.of_steps(event.step, state.max_steps)}"
     match event.type:
         case "run.checkpoint":
             return f"{where}: checkpoint saved"
@@ -132,7 +132,7 @@ def _bar(state: WatchState) -> RenderableType:
     row.add_column(no_wrap=True)
     done = min(1.0, state.step / total)
     bar = ProgressBar(total=total, completed=min(total, state.step), width=_SPARKS)
-    row.add_row(bar, f"{state.step}/{state.max_steps}  {done:.0%}")
+    row.add_row(bar, f"{output.of_steps(state.step, state.max_steps)}  {done:.0%}")
     return row
 
 

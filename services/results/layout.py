@@ -48,12 +48,13 @@ def lay_out_checkpoint(checkpoint: Path, plan: Plan, repo: Path) -> None:
     before = manifest.scalars.get("probe_before")
     facts = card_facts(
         plan,
+        step=manifest.step,
         loss_before=before if isinstance(before, dict) else None,
         loss_after=None,
         trainable_parameters=parameters,
         trainable_modules=len(adapter.modules),
         weights="trained" if plan.identity.ema is None else "ema",
         matmul=matmul_of(manifest),
-        checkpoint_step=manifest.step,
+        is_checkpoint=True,
     )
     (repo / "README.md").write_text(render_card(facts), encoding="utf-8")

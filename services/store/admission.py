@@ -85,9 +85,9 @@ _LOCK: Final = SQL("""
 SELECT {columns} FROM runs
 WHERE run_id = %s AND status = 'queued' AND stage = 'admission' FOR UPDATE
 """).format(columns=columns_of(Run))
-_ADD_WARNINGS: Final = """
+_NOTE_DATA: Final = """
 UPDATE runs SET warnings = warnings || %s, index_until = NULL, infra_failures = 0,
-    work = coalesce(%s, work)
+    work = coalesce(%s, work), max_steps = coalesce(%s, max_steps)
 WHERE run_id = %s
 """
 # Rows are locked in the order of digests, so that two runs with the same shards cannot deadlock. A
@@ -117,6 +117,7 @@ def admit(
     warnings: Sequence[str],
     *,
     work: dict[str, Any] | None = None,
+    max_steps: int | None = None,
 ) -> bool:
     """Store the run's data index and request missing shards; with none missing, caching is skipped.
 
@@ -126,14 +127,14 @@ def admit(
     Args:
         data_index: ``trainer_core.data.index.DataIndex`` as JSON text.
         work: ``trainer_core.config.plan.work.Work`` as JSON, by the pictures of the index.
+        max_steps: of the run; None: as stored when it was created.
     """
     run = lock_waiting(conn, run_id)
     if run is None:
         return False
     run_documents.set_data_index(conn, run.tenant_id, run_id, data_index)
-    conn.execute(
-        _ADD_WARNINGS, (Jsonb(list(warnings)), None if work is None else Jsonb(work), run_id)
-    )
+    facts = (Jsonb(list(warnings)), None if work is None else Jsonb(work), max_steps, run_id)
+    conn.execute(_NOTE_DATA, facts)
     by_digest = {shard.digest: shard for shard in shards}  # two backends may need the same shard
     needed = [by_digest[digest] for digest in sorted(by_digest)]
     for start in range(0, len(needed), _SHARDS_A_STATEMENT):

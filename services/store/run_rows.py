@@ -42,6 +42,7 @@ class Run:
     """Unexpected errors in a row while the dispatcher worked on this run."""
     step: int
     max_steps: int
+    """0 until the data of a run is indexed whose length is in epochs."""
     work: dict[str, Any] | None
     """``trainer_core.config.plan.work.Work`` as JSON; None for runs of an older version."""
     parent_run_id: str | None

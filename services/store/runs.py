@@ -53,6 +53,7 @@ class NewRun:
     priority: int = 0
     """Runs with a higher number go first."""
     max_steps: int
+    """0: its length is in epochs, and counted when its data is indexed."""
     max_cost_micros: int | None = None
     max_gpu_s: float | None = None
     deadline: datetime | None = None

@@ -82,7 +82,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
         order=FeedOrder(
             index=index,
             sampler=Sampler(index, identity.seed, identity.micro_batch_size),
-            micro_batches_per_step=identity.accumulation_steps * identity.world_size,
+            micro_batches_per_step=identity.micro_batches_per_step,
         ),
         world_size=identity.world_size,
         output_dir=output_dir,

@@ -102,11 +102,19 @@ def test_a_run_goes_all_the_way_and_learns(
 
 
 def test_the_same_photos_are_cached_once(tenant: Tenant, datasets: dict[str, str]) -> None:
-    run_id = tenant.submit(run_request(datasets, max_train_steps=2, seed=7))
+    epoch = {"max_train_steps": 0, "num_train_epochs": 1}
+    batches = {"train_batch_size": 2, "gradient_accumulation_steps": 4}
+    request = run_request(datasets, **epoch, **batches, seed=7)
+    foretold = tenant.post("/v1/runs:validate", request)
+    run_id = tenant.submit(request)
 
     run = tenant.wait_over(run_id)
 
     assert run["status"] == "succeeded", run["status_reason"]
+    photos = [each for each in foretold["data"]["buckets"] if each["role"] == "train"]
+    steps = math.ceil(sum(math.ceil(each["samples_per_epoch"] / 2) for each in photos) / 4)
+    assert foretold["max_steps"] == run["max_steps"] == run["step"] == steps > 1
+    assert [e["step"] for e in tenant.events(run_id, "step")] == list(range(1, steps + 1))
     stages = [e["data"].get("stage") for e in tenant.events(run_id, "run.running")]
     assert "caching" not in stages
 

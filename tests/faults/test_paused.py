@@ -69,26 +69,31 @@ def assert_equal_bit_for_bit(
     assert (equal, compared) == (1, 1)
 
 
+@pytest.mark.parametrize("length", ["steps", "epochs"])
 def test_paused_moved_and_resumed_it_equals_an_unbroken_run(
-    service: ProxiedService, tmp_path: Path
+    service: ProxiedService, tmp_path: Path, length: str
 ) -> None:
-    service.start("trainer-1")
-    unbroken = service.submit()
+    # An epoch of the two photographs has two batches.
+    config = {"max_train_steps": 0, "num_train_epochs": 20} if length == "epochs" else {}
+    service.start(f"trainer-1-{length}")
+    unbroken = service.submit(**config)
     service.ended_once(unbroken)
-    run_id = service.submit()
+    run_id = service.submit(**config)
     service.in_mid_run(run_id)
     act(service, run_id, "pause")
     resting = wait_paused(service, run_id)
     service.stop_trainers()
-    service.start("trainer-2")
+    service.start(f"trainer-2-{length}")
     act(service, run_id, "resume")
     first, second = service.ended_once(run_id)
+
+    assert service.tenant.run(run_id)["max_steps"] == 40
 
     assert resting["checkpoint_step"] == resting["step"] < 40
     assert resting["status_reason"] is None
     assert (first["outcome"], first["lost_steps"]) == ("stopped", 0)
     assert second["from_step"] == resting["step"]
-    assert service.holder(run_id) == "trainer-2"
+    assert service.holder(run_id) == f"trainer-2-{length}"
     assert_equal_bit_for_bit(service, run_id, unbroken, tmp_path)
 
 

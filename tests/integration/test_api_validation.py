@@ -1,6 +1,7 @@
 """POST /v1/runs:validate foretells what POST /v1/runs does, and what the run would need."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -89,6 +90,8 @@ def validated(tenant: Tenant, body: Any) -> Json:
 OPTIONS: list[Json] = [
     {},
     {"max_train_steps": 0},
+    {"max_train_steps": 0, "num_train_epochs": 2},
+    {"max_train_steps": 5, "num_train_epochs": 2},
     {"max_train_steps": "10"},
     {"max_train_steps": "many"},
     {"learning_rate": "1e-4"},
@@ -161,7 +164,7 @@ def test_validate_says_valid_exactly_where_submit_answers_201(
         assert found["is_valid"] == (submitted.status_code == 201), (body, found["problems"])
         if submitted.status_code == 201:
             run = submitted.json()
-            assert found["max_steps"] == run["max_steps"]
+            assert (found["max_steps"] or 0) == run["max_steps"]
             if body["config"].get("seed") != -1:  # that one is drawn each time
                 assert found["plan_digest"] == run["plan_digest"]
                 assert found["plan"] == tenant.get(run["links"]["plan"])
@@ -294,6 +297,24 @@ def test_a_verified_dataset_is_reported_with_buckets_and_cache_hits(
     # Latents of each bucket, captions, and prompts of the sample.
     assert data["cache"]["num_stored"] == 0
     assert data["cache"]["num_shards"] >= 4
+
+
+def test_the_steps_of_epochs_are_counted_where_the_pictures_are_known(
+    tenant: Tenant, ready: dict[str, str], datasets: dict[str, str]
+) -> None:
+    epochs = {"max_train_steps": 0, "num_train_epochs": 3, "train_batch_size": 2}
+    found = validated(tenant, run_request(ready, **epochs))
+    uses = [each["samples_per_epoch"] for each in found["data"]["buckets"]]
+    assert found["max_steps"] == 3 * sum(math.ceil(number / 2) for number in uses) > 0
+    unread = validated(tenant, run_request(datasets, **epochs))
+    assert unread["is_valid"]
+    assert unread["max_steps"] is unread["estimate"] is None
+    assert unread["plan"]["identity"]["num_train_epochs"] == 3
+    why = {each["field"]: each["reason"] for each in unread["unknown"]}
+    assert why["/max_steps"] == (
+        "The length is in epochs, whose steps are counted from the data. "
+        "A dataset is not verified yet."
+    )
 
 
 def test_data_for_which_the_run_would_fail_is_told(

@@ -26,7 +26,7 @@ from trainer_core.documents import parse_document
 
 ROOT = Path(__file__).parents[2]
 KEYS = {
-    *("trainable_modules", "trainable_parameters", "steps", "buckets", "memory"),
+    *("trainable_modules", "trainable_parameters", "steps", "epochs", "buckets", "memory"),
     *("notices", "warnings"),
     *("errors", "used_files", "plan_digest", "matmul", "deterministic", "cards"),
 }
@@ -284,6 +284,37 @@ def test_a_run_that_would_fail_at_its_data_is_wrong(
         assert words in error["message"]
         assert answer["trainable_modules"] == 256  # the plan is shown all the same
     assert [bucket["backend"] for bucket in torn["buckets"]] == ["dreambooth-subject"]
+
+
+def test_the_steps_of_epochs_are_counted_from_the_folders(
+    project: Path, validate: Callable[..., Answer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = {**SUBJECT, "repeats": 1, "minimum_image_size": 0}
+    write(project / "multidatabackend.json", [backend, TEXT_EMBEDS])
+    length = ("--set=max_train_steps=0", "--set=num_train_epochs=3", "--set=train_batch_size=4")
+
+    _, elsewhere = validate(project, *length)
+    folder = project.parent / "datasets/dreambooth-subject"
+    folder.mkdir(parents=True)
+    for name, size in {"a": (1100, 1100), "b": (1100, 1100), "c": (2000, 1000)}.items():
+        Image.new("RGB", size).save(folder / f"{name}.png")
+    status, answer = validate(project, *length, "--set=lr_warmup_steps=7")
+    asked = ("--set=use_ema=true", "--set=ema_update_interval=7")
+    failed, refused = validate(project, *length, *asked)
+
+    assert (elsewhere["steps"], elsewhere["epochs"]) == (None, 3)
+    # Four uses of the squares are a batch, two of the wide one are topped up to one.
+    assert (status, answer["steps"], answer["epochs"]) == (0, 6, 3)
+    assert "lr_warmup_steps: 7 is longer than the run of 6 steps." in answer["warnings"]
+    assert failed == 1
+    (error,) = refused["errors"]
+    assert error["pointer"] == "/config/ema_update_interval"
+    app(
+        ["validate", "--config", str(project), *length],
+        obj=Invocation(env={"REVERIE_HOME": str(project)}),
+        standalone_mode=False,
+    )
+    assert "3 epochs: 6 of 4 samples (4 a batch" in capsys.readouterr().out
 
 
 def test_a_base_model_is_found_by_name_by_folder_and_by_its_known_shape(

@@ -104,6 +104,24 @@ def test_a_run_goes_from_admission_to_an_offer(
     assert tenant_db.ledger.claim(run_id, worker_id="w", lease=LEASE) is not None
 
 
+def test_the_steps_of_a_run_in_epochs_are_counted_at_admission(
+    tenant_db: TenantDatabase, service: DispatcherAndIndexer
+) -> None:
+    plan = real_plan()
+    length = {"max_train_steps": None, "num_train_epochs": 3, "micro_batch_size": 1}
+    plan["identity"] |= length
+    plan["operation"] |= {"checkpoint_epoch_interval": 1, "checkpoint_step_interval": 100}
+    run_id = tenant_db.queued(plan=plan, max_steps=0).run_id
+    assert tenant_db.run(run_id).max_steps == 0
+
+    service.round()
+
+    run = tenant_db.run(run_id)
+    assert run.max_steps == 6  # two pictures, one a batch
+    assert run.work is not None
+    assert run.work["checkpoint_interval"] == 2
+
+
 def test_masks_are_paired_and_cached_like_their_images(
     tenant_db: TenantDatabase, service: DispatcherAndIndexer
 ) -> None:

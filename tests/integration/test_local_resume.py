@@ -39,7 +39,8 @@ class Runs:
     data: Mapping[str, Path]
     started_at: list[int] = field(default_factory=list[int])
     stop_at: int = LAST
-    last: int = LAST
+    last: int | None = LAST
+    epochs: int | None = None
 
     def start(
         self,
@@ -54,7 +55,13 @@ class Runs:
         self.stop_at = stop_at
         start = None if start_from is None else StartAdapter(sha256="7" * 64)
         identity = self.plan.identity.model_copy(
-            update={"seed": seed, "max_train_steps": self.last, "start_adapter": start}
+            update={
+                "seed": seed,
+                "max_train_steps": self.last,
+                "num_train_epochs": self.epochs,
+                "start_adapter": start,
+                "accumulation_steps": 1000,  # an epoch is a part of a step
+            }
         )
         operation = self.plan.operation.model_copy(
             update={"resume_from": request, "report_to": (), "checkpoints_total_limit": 9}
@@ -157,6 +164,18 @@ def test_a_refusal_changes_nothing(runs: Runs, why: str, monkeypatch: pytest.Mon
 
     assert runs.stored_files() == before
     assert runs.started_at == [0]
+
+
+def test_a_run_goes_on_in_epochs_if_these_reach_further(runs: Runs) -> None:
+    runs.start("latest", stop_at=2)
+    runs.last, runs.epochs = None, 1
+
+    with pytest.raises(CheckpointError, match="is at step 2, the plan ends at 1"):
+        runs.start("latest")
+
+    runs.epochs = 400
+    runs.start("latest")
+    assert runs.started_at == [0, 2]
 
 
 @pytest.mark.parametrize("path", ["through a link", "with dots"])

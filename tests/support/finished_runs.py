@@ -59,6 +59,7 @@ def write_result(folder: Path) -> None:
     (folder / "samples" / "0.png").write_bytes(os.urandom(2_000))
     facts = card_facts(
         import_small().plan,
+        step=10,
         loss_before=_LOSS,
         loss_after=_LOSS,
         trainable_parameters=1000,

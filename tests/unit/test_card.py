@@ -36,6 +36,7 @@ def facts(
     probe: dict[str, Any] = {"mean": 0.5, "held_out_mean": 0.25, "losses": [0.5] * 64}
     return card_facts(
         plan.model_copy(update={"operation": operation}),
+        step=10,
         loss_before=probe,
         loss_after=probe,
         trainable_parameters=7704,

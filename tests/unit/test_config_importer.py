@@ -153,7 +153,12 @@ def test_all_problems_are_reported_at_once() -> None:
     [
         ({"model_type": None}, "/config/model_type", "missing"),
         ({"model_family": None}, "/config/model_family", "missing"),
-        ({"max_train_steps": None}, "/config/max_train_steps", "missing"),
+        ({"max_train_steps": None, "num_train_epochs": 0}, "/config/num_train_epochs", "missing"),
+        (
+            {"max_train_steps": 0, "--num_train_epochs": "0"},
+            "/config/--num_train_epochs",
+            "missing",
+        ),
         ({"max_train_steps": 2**31}, "/config/max_train_steps", "bad_value"),
         ({"train_batch_size": 2**40}, "/config/train_batch_size", "bad_value"),
         ({"checkpoint_step_interval": 2**31}, "/config/checkpoint_step_interval", "bad_value"),
@@ -251,7 +256,6 @@ def test_what_requests_nothing_is_accepted(harmless: dict[str, Any]) -> None:
         ({"model_family": "flux"}, "/config/model_family", "bad_value"),
         ({"lora_type": "loha"}, "/config/lora_type", "bad_value"),
         ({"num_train_epochs": 2}, "/config/num_train_epochs", "conflict"),
-        ({"max_train_steps": 0}, "/config/max_train_steps", "missing"),
         ({"lr_scheduler": "sine"}, "/config/lr_scheduler", "not_implemented"),
         ({"lr_scheduler": "cosinus"}, "/config/lr_scheduler", "bad_value"),
         ({"optimizer": "soap"}, "/config/optimizer", "not_implemented"),

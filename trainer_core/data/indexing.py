@@ -12,12 +12,14 @@ from typing import Any
 from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.plan.problems import PlanError, Problem
 from trainer_core.config.plan.shapes import max_area_px
+from trainer_core.config.simpletuner.length import problems_of_epochs, warnings_of_epochs
 from trainer_core.config.simpletuner.placeholders import unfilled_tokens
 from trainer_core.data.assigning import ShardAssigner
 from trainer_core.data.buckets import geometry_of, is_too_small
 from trainer_core.data.cut_captions import cut_captions, prompt_warnings
 from trainer_core.data.folder import some_of
 from trainer_core.data.index import DataIndex, FileItem, Sample
+from trainer_core.data.length import steps_on
 from trainer_core.data.mask_pairs import BackendMasks
 from trainer_core.data.small_buckets import small_bucket_warnings
 
@@ -53,7 +55,8 @@ def build_index(
             that is estimated.
 
     Raises:
-        PlanError: the problems of ``choose_images``.
+        PlanError: the problems of ``choose_images``; or the epochs are more steps than a run may
+            have, or fewer than it needs (``bad_value``).
         ValueError: as ``choose_images``.
     """
     max_px = max_area_px(transformer_config)
@@ -66,7 +69,7 @@ def build_index(
     samples: list[Sample] = []
     for each in choice.chosen:
         samples += shards.samples_of(each.items, each.backend, max_px, each.masks)
-    return DataIndex(
+    index = DataIndex(
         samples=tuple(samples),
         shards=shards.described(),
         prompts=prompts,
@@ -77,6 +80,7 @@ def build_index(
             *text_warnings(plan, choice.chosen, base),
         ),
     )
+    return _with_length_checked(plan, index)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +156,18 @@ def batch_warnings(plan: Plan, chosen: Sequence[Chosen], max_px: int) -> list[st
                 fitted = geometry_of(item.width_px, item.height_px, each.backend, max_px)
                 images[fitted.width_px, fitted.height_px] += 1
     return small_bucket_warnings(plan.identity, images)
+
+
+def _with_length_checked(plan: Plan, index: DataIndex) -> DataIndex:
+    """The index, with warnings about the length of a run in epochs; raises PlanError."""
+    identity = plan.identity
+    if identity.num_train_epochs is None:
+        return index  # the importer knew the number of steps
+    steps = steps_on(identity, index)
+    if problems := list(problems_of_epochs(identity, steps)):
+        raise PlanError(problems)
+    found = warnings_of_epochs(identity, steps)
+    return index.model_copy(update={"warnings": (*index.warnings, *found)})
 
 
 def _by_backend(

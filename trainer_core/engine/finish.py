@@ -38,6 +38,7 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
     weights: Weights = "trained" if plan.identity.ema is None else "ema"
     facts = card_facts(
         plan,
+        step=state.step,
         loss_before=state.loss_before,
         loss_after=loss_after.as_json(),
         trainable_parameters=run.loaded.trainable_parameters,
@@ -49,6 +50,7 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
     written = write_run_result(
         run.job.result_dir,
         plan=plan,
+        step=state.step,
         transformer_config=network.transformer.config,
         parameters=trained.parameters,
         weights=weights,

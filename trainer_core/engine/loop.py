@@ -69,7 +69,6 @@ def take_steps(run: Run, state: TrainingState, feed: Feed) -> None:
     The numbers of a step are read after the next step is launched, so that the device never waits
     for the host. Before a checkpoint, a pause and the end they are read at once.
     """
-    every = run.plan.operation.checkpoint_step_interval
     for step in range(state.step + 1, run.last_step + 1):
         try:
             check_control(run, state)
@@ -86,7 +85,7 @@ def take_steps(run: Run, state: TrainingState, feed: Feed) -> None:
         for message in run.backend.take_warnings():
             report_warning(run, state, "without_graph", message)
         state.launched = launched
-        is_saved = step % every == 0
+        is_saved = run.is_checkpoint_step(step)
         if is_saved or step == run.last_step or launched.is_done():
             complete_step(run, state)
         if is_saved:

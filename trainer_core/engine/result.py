@@ -23,6 +23,7 @@ def write_run_result(
     result_dir: Path,
     *,
     plan: Plan,
+    step: int,
     transformer_config: Mapping[str, Any],
     parameters: Mapping[str, torch.Tensor],
     weights: Weights,
@@ -34,6 +35,7 @@ def write_run_result(
     Args:
         result_dir: the folder to write.
         plan: the plan of the run.
+        step: its last step.
         transformer_config: diffusers' config; written only for full rank.
         parameters: the values to publish, by logical name, each whole.
         weights: ``trained``, or ``ema`` for the running mean.
@@ -43,9 +45,7 @@ def write_run_result(
     identity = plan.identity
 
     def fill(folder: Path) -> None:
-        origin = Origin(
-            base_model=identity.base.name, step=identity.max_train_steps, weights=weights
-        )
+        origin = Origin(base_model=identity.base.name, step=step, weights=weights)
         match identity.adapter:
             case LokrAdapter() as lokr:
                 write_lycoris_files(folder, parameters, lokr, origin)
@@ -58,4 +58,4 @@ def write_run_result(
         body = json.dumps(facts, indent=2, allow_nan=False, ensure_ascii=False)
         (folder / "card.json").write_text(body + "\n", encoding="utf-8")
 
-    return write_result(result_dir, identity.max_train_steps, fill)
+    return write_result(result_dir, step, fill)

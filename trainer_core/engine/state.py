@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from trainer_core.config.plan import Plan
+from trainer_core.data.length import ends_epoch, steps_of
 from trainer_core.data.sampler import Sampler
 from trainer_core.engine.pending import Pending
 from trainer_core.engine.setup import LoadedRun
@@ -30,6 +31,8 @@ class Run:
     sampler: Sampler
     micro_batches_per_step: int
     """Micro-batches of all ranks in one optimizer step."""
+    last_step: int
+    """The number of optimizer steps."""
     evaluation_samples: tuple[EvaluationSample, ...]
 
     @property
@@ -40,9 +43,14 @@ class Run:
     def backend(self) -> Backend:
         return self.loaded.backend
 
-    @property
-    def last_step(self) -> int:
-        return self.plan.identity.max_train_steps
+    def is_checkpoint_step(self, step: int) -> bool:
+        """Whether a checkpoint falls on an optimizer step, counted from 1."""
+        operation, per_epoch = self.plan.operation, self.sampler.micro_batches_per_epoch
+        every = operation.checkpoint_epoch_interval
+        ends_epochs = every is not None and ends_epoch(
+            self.plan.identity, per_epoch, step, every=every
+        )
+        return ends_epochs or step % operation.checkpoint_step_interval == 0
 
     def learning_rate(self, step: int) -> float:
         """The scheduled rate of an optimizer step, counted from 1."""
@@ -75,18 +83,20 @@ class TrainingState:
 def open_run(job: Job, loaded: LoadedRun, events: EventWriter, control: Control) -> Run:
     """Raises DeviceError where the ranks cannot share the micro-batches of a step evenly."""
     identity = job.plan.identity
-    per_step = identity.accumulation_steps * identity.world_size
+    per_step = identity.micro_batches_per_step
     if per_step % loaded.backend.ranks:
         raise DeviceError(
             f"a step takes {per_step} micro-batches, which {loaded.backend.ranks} ranks cannot "
             "share evenly"
         )
+    sampler = Sampler(job.index, identity.seed, identity.micro_batch_size)
     return Run(
         job=job,
         loaded=loaded,
         events=events,
         control=control,
-        sampler=Sampler(job.index, identity.seed, identity.micro_batch_size),
+        sampler=sampler,
         micro_batches_per_step=per_step,
+        last_step=steps_of(identity, sampler.micro_batches_per_epoch),
         evaluation_samples=evaluation_samples(job.index, identity.seed),
     )

@@ -260,7 +260,7 @@ def _refuse_unsupported(identity: Identity) -> None:
 def _engine_config(network: Network, plan: Plan, ranks: int) -> dict[str, Any]:
     """DeepSpeed's configuration."""
     identity = plan.identity
-    per_step = identity.accumulation_steps * identity.world_size
+    per_step = identity.micro_batches_per_step
     elements = sum(parameter.numel() for parameter in network.transformer.parameters())
     return {
         "train_micro_batch_size_per_gpu": identity.micro_batch_size,

@@ -13,6 +13,7 @@ from trainer_core.export.origin import Weights
 def card_facts(
     plan: Plan,
     *,
+    step: int,
     loss_before: Mapping[str, JsonValue] | None,
     loss_after: Mapping[str, JsonValue] | None,
     trainable_parameters: int,
@@ -20,13 +21,13 @@ def card_facts(
     weights: Weights,
     matmul: MatmulKind,
     captions: CutCaptions | None = None,
-    checkpoint_step: int | None = None,
+    is_checkpoint: bool = False,
 ) -> dict[str, JsonValue]:
     """The content of ``card.json``: settings and losses, without paths, captions or tenant names.
 
     ``weights`` says whether the result contains the trained weights or their EMA, ``matmul`` how
-    the run multiplied with the base, ``captions`` how many captions were cut off. A checkpoint has
-    a step, and neither a picture nor a loss after the training.
+    the run multiplied with the base, ``captions`` how many captions were cut off. ``step`` is its
+    last one, or that of a checkpoint, which has neither a picture nor a loss after the training.
     """
     identity, operation = plan.identity, plan.operation
     return {
@@ -36,7 +37,7 @@ def card_facts(
         # The multiplier of training is folded into the file.
         "multiplier": None if identity.adapter is None else 1.0,
         "weights": weights,
-        "steps": checkpoint_step or identity.max_train_steps,
+        "steps": step,
         "identity_digest": plan.identity_digest(),
         "trainable_parameters": trainable_parameters,
         "trainable_modules": trainable_modules,
@@ -48,7 +49,7 @@ def card_facts(
         "captions": None if captions is None else _captions(captions),
         "loss": {"before": _means(loss_before), "after": _means(loss_after)},
         "sample": {
-            "path": "samples/0.png" if checkpoint_step is None else None,
+            "path": None if is_checkpoint else "samples/0.png",
             "prompt": operation.sample_prompt,
             "negative_prompt": operation.sample_negative_prompt,
             "steps": operation.sample_steps,
@@ -75,6 +76,7 @@ def _training_options(identity: Identity, matmul: MatmulKind) -> dict[str, JsonV
     clip, ema = identity.clip, identity.ema
     return {
         "seed": identity.seed,
+        "num_train_epochs": identity.num_train_epochs,
         "optimizer": optimizer.name,
         "learning_rate": optimizer.learning_rate,
         "lr_scheduler": schedule.name,
@@ -82,7 +84,7 @@ def _training_options(identity: Identity, matmul: MatmulKind) -> dict[str, JsonV
         "max_grad_norm": f"{clip.limit} ({clip.method})" if clip else "none",
         "ema_decay": ema.decay if ema else None,
         "train_batch_size": identity.micro_batch_size,
-        "gradient_accumulation_steps": identity.accumulation_steps * identity.world_size,
+        "gradient_accumulation_steps": identity.micro_batches_per_step,
         "base_model_precision": identity.precision.base,
         "base_model_matmul_precision": matmul,
         "mixed_precision": identity.precision.compute,

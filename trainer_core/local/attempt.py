@@ -20,6 +20,7 @@ from trainer_core.config.plan import Base, Plan
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
+from trainer_core.data.length import steps_on
 from trainer_core.errors import CheckpointError
 from trainer_core.hidream.quiet import quieten_libraries
 from trainer_core.local.data import LocalData, scan
@@ -168,7 +169,7 @@ class Attempt:
         if job.resume_from is None:
             return 0
         self.reporter.log(f"{'resuming from':<20} {job.resume_from}")
-        last_step, folder = job.plan.identity.max_train_steps, Path(job.resume_from)
+        last_step, folder = steps_on(job.plan.identity, job.index), Path(job.resume_from)
         try:
             return check_checkpoint(folder, checkpoint_identity(job), last_step=last_step).step
         except CheckpointError as error:

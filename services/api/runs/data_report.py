@@ -15,6 +15,7 @@ from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.data.buckets import geometry_of, is_too_small
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
+from trainer_core.data.length import epoch_steps_on, steps_on
 from trainer_core.data.listed import items_of
 from trainer_core.errors import TrainerError
 
@@ -37,6 +38,10 @@ class KnownData:
     largest_px: int | None
     missing_units: dict[str, float] | None
     """Kind of shard → what is to be encoded; None where that is not known."""
+    max_steps: int | None = None
+    """Optimizer steps of the run; None where its pictures are not known one by one."""
+    epoch_steps: float | None = None
+    """And of an epoch."""
     unknown: dict[str, str] = field(default_factory=dict)
     """Field of the report → why it is null."""
 
@@ -141,6 +146,8 @@ def _indexed(
         mean_px=index.mean_px(),
         largest_px=max(each.width_px * each.height_px for each in index.samples),
         missing_units=missing,
+        max_steps=steps_on(plan.identity, index),
+        epoch_steps=epoch_steps_on(plan.identity, index),
     )
 
 

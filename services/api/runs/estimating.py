@@ -42,8 +42,11 @@ def estimate_of(
 
 
 def estimate_of_run(conn: Connection, row: RunRow) -> Estimate | None:
-    """What is left of a stored run; None where it is over, or nothing like it was measured."""
-    if row.is_over or row.work is None or row.status == RunStatus.CANCELING:
+    """What is left of a stored run; None where it is over, or nothing like it was measured.
+
+    None too while the number of its steps is not known.
+    """
+    if row.is_over or row.work is None or row.status == RunStatus.CANCELING or not row.max_steps:
         return None
     gpu_class = gpu_classes.find(conn, row.gpu_class)
     return estimate_of(conn, _left(conn, row), gpu_class=gpu_class, base_model=row.base_model)

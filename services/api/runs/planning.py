@@ -115,7 +115,7 @@ def plan_request(
         max_cost_micros=request.max_cost_micros,
         max_gpu_s=gpu_seconds(request.max_gpu_hours),
         deadline=request.deadline,
-        max_steps=plan.identity.max_train_steps,
+        max_steps=plan.identity.max_train_steps or 0,
         work=work.model_dump(mode="json"),
         parent_run_id=parent_run_id,
         wandb_secret=examined.wandb_secret,

@@ -182,6 +182,8 @@ class RunSummary(Shape):
     """Null where it does not wait."""
     step: int
     max_steps: int
+    """Optimizer steps of the whole run. Of a run whose length is ``num_train_epochs``, they are
+    counted when its data is read; 0 until then."""
     checkpoint_step: int
     """Where a new attempt would start."""
     base_model: str

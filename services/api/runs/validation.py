@@ -141,7 +141,8 @@ class _Validating:
         if refusal is not None:
             problems += refusal.problems
         known = self._data(examined, base)
-        estimate, encoding_s = self._estimate(plan, base, known)
+        max_steps = self._max_steps(plan, known)
+        estimate, encoding_s = self._estimate(plan, base, known, max_steps)
         transformer = {} if base is None else base.parts.transformer
         validation = Validation(
             is_valid=not problems,
@@ -150,7 +151,7 @@ class _Validating:
             notices=notices_shape(as_json(examined.notices)),
             plan=None if plan is None else plan.model_dump(mode="json"),
             plan_digest=None if plan is None else plan.identity_digest(),
-            max_steps=None if plan is None else plan.identity.max_train_steps,
+            max_steps=max_steps,
             trainable_modules=None if plan is None else trained_modules(plan.identity, transformer),
             trainable_parameters=None
             if plan is None
@@ -195,22 +196,46 @@ class _Validating:
             self._cannot_tell(f"/data/{field}", reason)
         return known
 
+    def _max_steps(self, plan: Plan | None, known: KnownData | None) -> int | None:
+        """The steps of the run; None where they have to be counted, and cannot be."""
+        if plan is None or plan.identity.max_train_steps is not None:
+            return None if plan is None else plan.identity.max_train_steps
+        if known is None or known.max_steps is None:
+            why = "" if known is None else known.unknown.get("buckets", known.unknown["cache"])
+            reason = "The length is in epochs, whose steps are counted from the data."
+            self._cannot_tell("/max_steps", f"{reason} {why}".strip())
+            return None
+        return known.max_steps
+
     def _estimate(
-        self, plan: Plan | None, base: BaseShape | None, known: KnownData | None
+        self,
+        plan: Plan | None,
+        base: BaseShape | None,
+        known: KnownData | None,
+        max_steps: int | None,
     ) -> tuple[Estimate | None, Spread | None]:
         if plan is None or base is None:
             return None, None
         conn, base_model = self._conn, plan.identity.base.name
         mean_px = None if known is None else known.mean_px
-        work = work_of(plan, base.parts.transformer, image_px=mean_px or expected_px(plan))
-        estimate = estimate_of(
-            conn,
-            whole_run(work.model_dump(mode="json"), plan.identity.max_train_steps),
-            gpu_class=gpu_classes.find(conn, self._service.settings.gpu_class),
-            base_model=base_model,
+        work = work_of(
+            plan,
+            base.parts.transformer,
+            image_px=mean_px or expected_px(plan),
+            epoch_steps=None if known is None else known.epoch_steps,
         )
-        if estimate is None:
-            self._cannot_tell("/estimate", "No run of this base model was measured here yet.")
+        estimate = None
+        if max_steps is None:
+            self._cannot_tell("/estimate", "The number of steps is not known.")
+        else:
+            estimate = estimate_of(
+                conn,
+                whole_run(work.model_dump(mode="json"), max_steps),
+                gpu_class=gpu_classes.find(conn, self._service.settings.gpu_class),
+                base_model=base_model,
+            )
+            if estimate is None:
+                self._cannot_tell("/estimate", "No run of this base model was measured here yet.")
         missing = None if known is None else known.missing_units
         encoding_s = encoding_of(conn, base_model, missing, silence=self._silence)
         if encoding_s is None:

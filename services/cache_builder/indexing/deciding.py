@@ -1,6 +1,6 @@
 """Admission of one new run: it is admitted with its data index, refused, or postponed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -10,8 +10,10 @@ from services.cache_builder.indexing.data import UnusableDataError, index_of
 from services.store.admission import BackendData, NeededShard
 from services.workers.base_models import find_base_model
 from services.workers.documents import UnreadableDocumentError, read_plan
+from trainer_core.config.plan import Plan
 from trainer_core.config.plan.work import Work, work_of
 from trainer_core.data.index import DataIndex
+from trainer_core.data.length import epoch_steps_on, steps_on
 from trainer_core.process.failure import Failure
 
 MAX_INDEX_BYTES: Final = 128 << 20
@@ -30,6 +32,8 @@ class Admitted:
     shards: list[NeededShard]
     warnings: tuple[str, ...]
     work: Work
+    max_steps: int
+    """Optimizer steps; of a run in epochs, as counted from its data."""
     too_large: Failure
     """The failure to record if the database cannot store the index."""
 
@@ -80,11 +84,12 @@ def decide(
         if error.failure.retryable:  # a newer version wrote the plan
             return Postponed(reason=error.failure)
         return Refused(failure=error.failure, cause=error.__cause__)
-    work = work_of(plan, model.transformer_config, image_px=index.mean_px())
-    return _check_size(index, work, max_index_bytes)
+    return _check_size(plan, index, model.transformer_config, max_index_bytes)
 
 
-def _check_size(index: DataIndex, work: Work, max_index_bytes: int) -> Decision:
+def _check_size(
+    plan: Plan, index: DataIndex, transformer_config: Mapping[str, Any], max_index_bytes: int
+) -> Decision:
     text = index.model_dump_json()
     size_bytes = len(text.encode())
     num_captions = sum(len(sample.texts) for sample in index.samples)
@@ -98,5 +103,15 @@ def _check_size(index: DataIndex, work: Work, max_index_bytes: int) -> Decision:
         for shard in index.shards
     ]
     return Admitted(
-        data_index=text, shards=shards, warnings=index.warnings, work=work, too_large=too_large
+        data_index=text,
+        shards=shards,
+        warnings=index.warnings,
+        work=work_of(
+            plan,
+            transformer_config,
+            image_px=index.mean_px(),
+            epoch_steps=epoch_steps_on(plan.identity, index),
+        ),
+        max_steps=steps_on(plan.identity, index),
+        too_large=too_large,
     )

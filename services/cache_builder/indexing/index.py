@@ -152,6 +152,7 @@ class Indexer:
                     admitted.shards,
                     admitted.warnings,
                     work=admitted.work.model_dump(mode="json"),
+                    max_steps=admitted.max_steps,
                 )
         except DocumentTooLargeError as error:
             self._refuse(run, admitted.too_large, error)

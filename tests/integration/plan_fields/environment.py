@@ -25,6 +25,7 @@ from trainer_core.config.plan import Plan
 from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
+from trainer_core.data.length import steps_on
 from trainer_core.data.sampler import Sampler
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.loop import train
@@ -189,8 +190,9 @@ class Environment:
             loaded, control = load_run(job, Control(None)), Control(None)
             start, folder = _copied(loaded.backend.tensors().parameters), Path(job.output_dir)
             forwards = count_training_forwards(loaded.network.transformer)
+            last_step = steps_on(plan.identity, job.index)
             with EventWriter(folder / "events.jsonl") as events:
-                events.listen("stop", partial(_stop_after_last_checkpoint, plan, control))
+                events.listen("stop", partial(_stop_after_checkpoint, last_step, control))
                 train(open_run(job, loaded, events, control))
             self._runs[key] = TrainedRun(folder=folder, start=start, micro_batches=len(forwards))
         return self._runs[key]
@@ -201,6 +203,7 @@ class Environment:
         modules, size = loaded.network.trainable_modules, loaded.trainable_parameters
         facts = card_facts(
             plan,
+            step=3,
             loss_before=None,
             loss_after={"mean": 1.0, "held_out_mean": None},
             trainable_parameters=size,
@@ -211,6 +214,7 @@ class Environment:
         return write_run_result(
             self.folder / "results" / _name_of(plan),
             plan=plan,
+            step=3,
             transformer_config=loaded.network.transformer.config,
             parameters=loaded.backend.tensors().parameters,
             weights="trained",
@@ -234,19 +238,21 @@ class Environment:
             control=None,
         )
 
-    def run_locally(self, plan: Plan, output: Path) -> TrainedRun:
-        """Train as ``reverie train`` does, up to the last checkpoint.
+    def run_locally(self, plan: Plan, output: Path, *, until: int | None = None) -> TrainedRun:
+        """Train as ``reverie train`` does, up to the last checkpoint or the one of ``until``.
 
         ``output`` may hold an earlier run, which is then resumed.
         """
-        return self._attempt(plan, output, "hidream-tiny", _stop_after_last_checkpoint)
+        last_step = steps_on(plan.identity, self.index(plan))
+        stop = partial(_stop_after_checkpoint, until or last_step)
+        return self._attempt(plan, output, "hidream-tiny", stop)
 
     def load_locally(self, plan: Plan, output: Path, base: str) -> TrainedRun:
         """Start as ``reverie train`` does on another base model; stop before it is loaded."""
         return self._attempt(plan, output, base, _stop_before_loading)
 
     def _attempt(
-        self, plan: Plan, output: Path, base: str, stop: Callable[[Plan, Control, Event], None]
+        self, plan: Plan, output: Path, base: str, stop: Callable[[Control, Event], None]
     ) -> TrainedRun:
         env = {
             "REVERIE_MODELS_DIR": str(self.models_dir),
@@ -256,7 +262,7 @@ class Environment:
         found, control = find_base(base, env=env, folders=(self.folder,)), Control(None)
         (output / "events.jsonl").unlink(missing_ok=True)
         with EventWriter(output / "events.jsonl") as events:
-            events.listen("stop", partial(stop, plan, control))
+            events.listen("stop", partial(stop, control))
             attempt = Attempt(
                 env=env,
                 folders=self.local_run(output).folders,
@@ -299,13 +305,13 @@ def draw_of(seed: int, purpose: str, i: int, slot: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]))
 
 
-def _stop_after_last_checkpoint(plan: Plan, control: Control, event: Event) -> None:
+def _stop_after_checkpoint(last_step: int, control: Control, event: Event) -> None:
     """The final validation loss and the sample image would take most of the time."""
-    if event.name == "checkpoint" and event.step == plan.identity.max_train_steps:
+    if event.name == "checkpoint" and event.step == last_step:
         control.request_stop()
 
 
-def _stop_before_loading(plan: Plan, control: Control, event: Event) -> None:
+def _stop_before_loading(control: Control, event: Event) -> None:
     if event.data.get("stage") == "loading":
         control.request_stop()
 

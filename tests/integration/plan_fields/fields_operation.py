@@ -43,6 +43,21 @@ def every_second_step_and_the_last_are_saved(plan: Plan, environment: Environmen
 
 
 @GROUP.observes(
+    "operation.checkpoint_epoch_interval",
+    files=Files(
+        config={
+            "checkpoint_epoch_interval": 1,
+            "checkpoint_step_interval": 100,
+            "train_batch_size": 4,
+        }
+    ),
+    reset=None,
+)
+def the_end_of_an_epoch_of_two_batches_is_saved(plan: Plan, environment: Environment) -> None:
+    expect(environment.trained_run(plan).reported("checkpoint", "step"), [2, 3])
+
+
+@GROUP.observes(
     "operation.checkpoints_total_limit", files=Files(config={"checkpoints_total_limit": 2}), reset=1
 )
 def the_two_newest_checkpoints_are_kept(plan: Plan, environment: Environment) -> None:

@@ -173,6 +173,20 @@ def three_steps_are_taken_and_reported(plan: Plan, environment: Environment) -> 
     expect(run.reported("plan", "steps"), [3])
 
 
+_EPOCH: Final = Files(
+    config={"max_train_steps": None, "num_train_epochs": 1, "train_batch_size": 2}
+)
+
+
+@GROUP.observes("identity.num_train_epochs", files=_EPOCH, reset=2)
+def an_epoch_of_three_square_images_and_a_tall_one_is_three_batches(
+    plan: Plan, environment: Environment
+) -> None:
+    run = environment.trained_run(plan)
+    expect(run.reported("plan", "steps"), [3])
+    expect(run.reported("step", "epoch"), [0, 0, 0])
+
+
 _DEEPSPEED: Final = Files(
     config={
         "model_type": "full",

@@ -36,13 +36,15 @@ class Plan(Frozen):
     def guarded_identity(self) -> dict[str, JsonValue]:
         """The identity as JSON, without the fields that may change before a resume.
 
-        ``max_train_steps`` may change where the learning-rate schedule does not depend on it. The
-        name of the base model may change, because its digest identifies it. ``precision.matmul``
-        is compared with what the checkpoint's run picked (``checkpoint.matmul``).
+        The length may change where the learning-rate schedule does not depend on it. A length in
+        epochs is guarded as such: its number of steps follows from the data, which is guarded too.
+        The name of the base model may change, because its digest identifies it.
+        ``precision.matmul`` is compared with what the checkpoint's run picked
+        (``checkpoint.matmul``).
         """
-        prolongs = not self.identity.schedule.follows_length
-        identity = self.identity.model_dump(
-            mode="json", exclude={"max_train_steps"} if prolongs else set()
-        )
+        identity = self.identity.model_dump(mode="json")
+        for name in ("max_train_steps", "num_train_epochs"):
+            if identity.get(name) is None or not self.identity.schedule.follows_length:
+                identity.pop(name, None)
         del identity["base"]["name"], identity["precision"]["matmul"]
         return identity

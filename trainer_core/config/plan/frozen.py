@@ -2,9 +2,16 @@
 
 import hashlib
 import json
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 Item = TypeVar("Item")
 
@@ -26,6 +33,24 @@ class Frozen(BaseModel):
         allow_inf_nan=False,
         hide_input_in_errors=True,
     )
+
+
+class Sparse(Frozen):
+    """A document some of whose fields are left out of its JSON where they have their defaults.
+
+    So documents of before keep their digests, and processes of the version before read new ones.
+    """
+
+    left_out: ClassVar[tuple[str, ...]]
+    """Names of these fields."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        for name in self.left_out:
+            if name in written and getattr(self, name) == type(self).model_fields[name].default:
+                del written[name]
+        return written
 
 
 def digest_of(value: JsonValue) -> str:

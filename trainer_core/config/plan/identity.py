@@ -1,10 +1,10 @@
 """Everything that changes the trained weights of a run."""
 
-from typing import Any, Final, Literal
+from typing import ClassVar, Final, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, model_validator
 
-from trainer_core.config.plan.frozen import Frozen, Many
+from trainer_core.config.plan.frozen import Frozen, Many, Sparse
 
 AdapterInit = Literal["default", "gaussian"]
 BackendRole = Literal["train", "eval", "mask"]
@@ -224,8 +224,10 @@ class StartAdapter(Frozen):
     """Of the adapter file, or of the state file of a checkpoint."""
 
 
-class Identity(Frozen):
+class Identity(Sparse):
     """Everything that changes the trained weights of a run."""
+
+    left_out: ClassVar = ("start_adapter", "num_train_epochs")
 
     base: Base
     seed: int = Field(ge=0)
@@ -233,8 +235,7 @@ class Identity(Frozen):
     adapter: LokrAdapter | LoraAdapter | None = Field(discriminator="kind")
     """None if and only if ``model_type`` is ``full``."""
     start_adapter: StartAdapter | None = None
-    """None: the adapter starts with values that change nothing. Then it is not written either, so
-    that plans and digests of older versions stay as they are."""
+    """None: the adapter starts with values that change nothing."""
     objective: Objective
     precision: Precision
     optimizer: OptimizerPlan
@@ -245,13 +246,20 @@ class Identity(Frozen):
     accumulation_steps: int = Field(ge=1)
     world_size: int = Field(ge=1)
     """Number of ranks. An optimizer step takes accumulation_steps · world_size micro-batches."""
-    max_train_steps: int = Field(ge=1)
+    max_train_steps: int | None = Field(ge=1)
+    """Optimizer steps. None: the length is ``num_train_epochs``."""
+    num_train_epochs: int | None = Field(default=None, ge=1)
+    """The length in epochs. ``data.length`` finds the number of steps from the data."""
     caption_dropout_probability: float = Field(ge=0, le=1)
     backends: Many[Backend]
 
-    @model_serializer(mode="wrap")
-    def _without_start(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = write(self)
-        if written.get("start_adapter", 0) is None:
-            del written["start_adapter"]
-        return written
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        if (self.max_train_steps is None) == (self.num_train_epochs is None):
+            raise ValueError("one of max_train_steps and num_train_epochs has to be given")
+        return self
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Micro-batches of all ranks in one optimizer step."""
+        return self.accumulation_steps * self.world_size

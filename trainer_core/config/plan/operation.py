@@ -1,10 +1,10 @@
 """How a run is carried out. It changes the trained weights by their rounding at most."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from trainer_core.config.plan.frozen import Frozen, Many
+from trainer_core.config.plan.frozen import Frozen, Many, Sparse
 
 Device = Literal["auto", "cpu", "cuda"]
 Place = Literal["cpu", "accelerator"]
@@ -20,11 +20,15 @@ class Publication(Frozen):
     """Whether a repository that has to be created is private."""
 
 
-class Operation(Frozen):
+class Operation(Sparse):
     """How a run is carried out."""
+
+    left_out: ClassVar = ("checkpoint_epoch_interval",)
 
     checkpoint_step_interval: int = Field(ge=1)
     """Optimizer steps between checkpoints. A killed run loses at most this many steps."""
+    checkpoint_epoch_interval: int | None = Field(default=None, ge=1)
+    """A checkpoint also falls on the step that ends every n-th epoch; None: on none for that."""
     checkpoints_total_limit: int = Field(ge=1)
     gradient_checkpointing: bool
     gradient_checkpointing_interval: int = Field(ge=1)

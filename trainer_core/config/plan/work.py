@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from trainer_core.config.plan.document import Plan
 from trainer_core.config.plan.frozen import Frozen
+from trainer_core.config.plan.operation import Operation
 from trainer_core.config.plan.shapes import LATENT_CELL_PX, hidream_linears
 
 Trait = str | int | float | bool | None
@@ -32,16 +33,23 @@ class Work(Frozen):
     sample_flops: float
     """Of the sample picture in the result."""
     checkpoint_interval: int
-    """Steps between checkpoints."""
+    """Steps between checkpoints, in the mean."""
 
 
-def work_of(plan: Plan, transformer: Mapping[str, Any], *, image_px: float) -> Work:
+def work_of(
+    plan: Plan,
+    transformer: Mapping[str, Any],
+    *,
+    image_px: float,
+    epoch_steps: float | None = None,
+) -> Work:
     """The work of a run.
 
     Args:
         plan: the run.
         transformer: configuration of the base model's transformer.
         image_px: mean area in pixels of a picture that is trained on.
+        epoch_steps: optimizer steps of an epoch; None: not known.
     """
     identity, operation = plan.identity, plan.operation
     pass_flops = _pass_flops(transformer, image_px)
@@ -53,8 +61,16 @@ def work_of(plan: Plan, transformer: Mapping[str, Any], *, image_px: float) -> W
         step_flops=samples * passes * pass_flops,
         pass_flops=pass_flops,
         sample_flops=_GUIDED_PASSES * operation.sample_steps * _pass_flops(transformer, sample_px),
-        checkpoint_interval=operation.checkpoint_step_interval,
+        checkpoint_interval=_checkpoint_interval(operation, epoch_steps),
     )
+
+
+def _checkpoint_interval(operation: Operation, epoch_steps: float | None) -> int:
+    """Between checkpoints that fall on every n-th step, on the ends of epochs, or on both."""
+    each_step = 1 / operation.checkpoint_step_interval
+    if operation.checkpoint_epoch_interval is not None and epoch_steps is not None:
+        each_step += 1 / (operation.checkpoint_epoch_interval * epoch_steps)
+    return max(1, round(1 / each_step))
 
 
 def expected_px(plan: Plan) -> float:

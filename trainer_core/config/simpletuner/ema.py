@@ -3,6 +3,7 @@
 from typing import Final
 
 from trainer_core.config.plan import EmaPlan, Place
+from trainer_core.config.simpletuner.length import ema_problem
 from trainer_core.config.simpletuner.model import is_full_rank
 from trainer_core.config.simpletuner.reading import Options
 from trainer_core.config.simpletuner.steps import MAX_STEPS, uses_deepspeed
@@ -36,18 +37,14 @@ EMA.no_effect("ema_foreach_disable", "There is one way to update the mean.")
 EMA.no_effect("ema_validation", "No pictures are made while it trains.")
 
 
-def ema_of(config: Options, steps: int) -> EmaPlan | None:
-    """None where no mean is kept. ``steps``: of the whole run."""
+def ema_of(config: Options, steps: int | None) -> EmaPlan | None:
+    """None where no mean is kept. ``steps``: of the whole run; None: not known yet."""
     if not config[_USE]:
         config.idle("without use_ema", _DECAY, _WARMUP, _INTERVAL, _DEVICE, _CPU_ONLY)
         return None
     if not is_full_rank(config):
         why = "for an adapter: its mean is updated on the accelerator, as a part of the step"
         config.idle(why, _DEVICE, _CPU_ONLY)
-    interval = config[_INTERVAL]
-    if interval > steps:
-        message = f"The run has {steps} steps: no mean would ever be taken. Use at most that many."
-        config.problem(_INTERVAL, "bad_value", message)
     if uses_deepspeed(config):
         message = (
             "DeepSpeed runs without a running mean (EMA): set use_ema to false, or use one GPU "
@@ -56,7 +53,13 @@ def ema_of(config: Options, steps: int) -> EmaPlan | None:
     if config[_CPU_ONLY] and config[_DEVICE] == "accelerator":
         message = "ema_cpu_only and ema_device accelerator contradict each other."
         config.problem(_CPU_ONLY, "conflict", message)
-    return EmaPlan(decay=config[_DECAY], warmup_steps=config[_WARMUP], update_interval=interval)
+    ema = EmaPlan(
+        decay=config[_DECAY], warmup_steps=config[_WARMUP], update_interval=config[_INTERVAL]
+    )
+    never_averaged = None if steps is None else ema_problem(ema, steps)
+    if never_averaged is not None:
+        config.problem(_INTERVAL, "bad_value", never_averaged)
+    return ema
 
 
 def ema_device_of(config: Options) -> Place:

@@ -39,8 +39,8 @@ from trainer_core.config.simpletuner.start import Start, start_of
 from trainer_core.config.simpletuner.steps import (
     BATCH_SIZE,
     accumulation_of,
+    length_of,
     seed_of,
-    steps_of,
     world_size_of,
 )
 
@@ -155,10 +155,10 @@ def _identity_parts(
     """
     seed, precision = seed_of(options), precision_of(options)
     objective = objective_of(options, backends)
-    steps = steps_of(options)
+    length = length_of(options)
     optimizer = optimizer_of(options)
-    schedule = schedule_of(options, optimizer.learning_rate, steps)
-    clip, ema = clip_of(options), ema_of(options, steps)
+    schedule = schedule_of(options, optimizer.learning_rate, length.steps)
+    clip, ema = clip_of(options), ema_of(options, length.steps)
     accumulation_steps, world_size = accumulation_of(options), world_size_of(options)
     return lambda base: Identity(
         base=base,
@@ -175,7 +175,8 @@ def _identity_parts(
         micro_batch_size=options[BATCH_SIZE],
         accumulation_steps=accumulation_steps,
         world_size=world_size,
-        max_train_steps=steps,
+        max_train_steps=length.steps,
+        num_train_epochs=length.epochs,
         caption_dropout_probability=caption_dropout_of(options),
         backends=tuple(backends),
     )

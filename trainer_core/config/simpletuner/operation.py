@@ -58,6 +58,13 @@ _INTERVAL: Final = OPERATION.integer(
     "checkpoint_step_interval", 500, "Steps between checkpoints.", at_least=1, at_most=MAX_STEPS
 )
 OPERATION.alias("checkpointing_steps", _INTERVAL)
+_EPOCH_INTERVAL: Final = OPERATION.integer(
+    "checkpoint_epoch_interval",
+    0,
+    "Also a checkpoint at the step that ends every n-th epoch; 0: not for that.",
+    at_least=0,
+    at_most=MAX_STEPS,
+)
 _LIMIT: Final = OPERATION.integer("checkpoints_total_limit", 5, "Checkpoints kept.", at_least=1)
 OPERATION.alias("save_total_limit", _LIMIT)
 _PUSH: Final = OPERATION.flag("push_to_hub", False, "Publish the result; needs hub_model_id.")
@@ -67,7 +74,6 @@ OPERATION.handled(
     "checkpointing_use_tempdir delete_invalid_checkpoints",
     "A checkpoint appears whole or not at all.",
 )
-OPERATION.not_built("checkpoint_epoch_interval", "Use checkpoint_step_interval.")
 OPERATION.not_built("checkpointing_rolling_steps", "Use checkpoint_step_interval.", 0)
 OPERATION.not_built("checkpoints_rolling_total_limit", "Use checkpoints_total_limit.", 1)
 OPERATION.not_built("push_checkpoints_to_hub", "Only results are published.", False, type_="bool")
@@ -101,6 +107,7 @@ def operation_of(
     trackers = trackers_of(config)
     return Operation(
         checkpoint_step_interval=config[_INTERVAL],
+        checkpoint_epoch_interval=config[_EPOCH_INTERVAL] or None,
         checkpoints_total_limit=config[_LIMIT],
         gradient_checkpointing=config[_CHECKPOINTING],
         gradient_checkpointing_interval=config[_CHECKPOINTING_INTERVAL],

@@ -3,6 +3,7 @@
 from typing import Final
 
 from trainer_core.config.plan import ScheduleName, SchedulePlan
+from trainer_core.config.simpletuner.length import warmup_message
 from trainer_core.config.simpletuner.reading import Options
 from trainer_core.config.simpletuner.steps import MAX_STEPS
 from trainer_core.config.simpletuner.verdicts import Option, Table, same
@@ -44,8 +45,14 @@ SCHEDULE.no_effect("lr_num_cycles", "It belongs to cosine_with_restarts.")
 SCHEDULE.not_built("lr_scale lr_scale_sqrt", "Scale learning_rate yourself.", False, type_="bool")
 
 
-def schedule_of(config: Options, peak: float, steps: int) -> SchedulePlan:
-    """``peak``: the learning rate after the warm-up. ``steps``: of the whole run."""
+def schedule_of(config: Options, peak: float, steps: int | None) -> SchedulePlan:
+    """The schedule.
+
+    Args:
+        config: the options.
+        peak: the learning rate after the warm-up.
+        steps: of the whole run; None: not known yet.
+    """
     name, warmup = config[_NAME], config[_WARMUP]
     if name == "constant" and warmup > 0:
         config.handled(_NAME, "constant with lr_warmup_steps is constant_with_warmup.")
@@ -56,10 +63,8 @@ def schedule_of(config: Options, peak: float, steps: int) -> SchedulePlan:
             "is warm-up with cosine too; SimpleTuner takes it as cosine's period, which is "
             "lr_period_steps here.",
         )
-    if warmup > steps:
-        config.differs(_WARMUP, f"{warmup} is longer than the run of {steps} steps.")
-    elif warmup == steps and name in ("linear", "cosine", "polynomial"):
-        config.differs(_WARMUP, f"{warmup} is the whole run: {name} never falls.")
+    if steps is not None and (unusual := warmup_message(name, warmup, steps)) is not None:
+        config.differs(_WARMUP, unusual)
     if name != "cosine":
         config.idle(f"with {name}", _PERIOD)
     if name != "polynomial":

@@ -1,6 +1,7 @@
 """Options of the number of steps, the batch size, the ranks and the device."""
 
 import secrets
+from dataclasses import dataclass
 from typing import Final
 
 from trainer_core.config.plan import Device
@@ -25,7 +26,14 @@ _ACCUMULATION: Final = STEPS.integer(
 _MAX_STEPS: Final[Option[int | None]] = STEPS.integer(
     "max_train_steps", None, "Optimizer steps.", at_least=0, at_most=MAX_STEPS
 )
-_EPOCHS: Final = STEPS.integer("num_train_epochs", 0, "Only 0: set max_train_steps.", at_least=0)
+_EPOCHS: Final[Option[int | None]] = STEPS.integer(
+    "num_train_epochs",
+    None,
+    "The length in epochs, in place of max_train_steps. An epoch uses every image 1 + repeats "
+    "times. Where neither is given, the run is one epoch, as in SimpleTuner.",
+    at_least=0,
+    at_most=MAX_STEPS,
+)
 _WORLD_SIZE: Final = STEPS.integer(
     "world_size",
     1,
@@ -67,19 +75,32 @@ def seed_of(config: Options) -> int:
     return drawn
 
 
-def steps_of(config: Options) -> int:
-    """``max_train_steps``; 1 where it has a problem."""
-    steps = config[_MAX_STEPS] or 0
-    if config[_EPOCHS] > 0:
-        if steps > 0:
-            message = "Give max_train_steps or num_train_epochs, not both; set the epochs to 0."
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long a run is: one of the two is None."""
+
+    steps: int | None
+    epochs: int | None
+
+
+def length_of(config: Options) -> Length:
+    """The length of the run, in steps or in epochs; where it has a problem, in steps."""
+    steps, epochs = config[_MAX_STEPS] or 0, config[_EPOCHS]
+    if config.is_wrong(_MAX_STEPS) or config.is_wrong(_EPOCHS):
+        return Length(max(1, steps), None)
+    if steps > 0:
+        if epochs:
+            message = "Give max_train_steps or num_train_epochs, not both; set one of them to 0."
             config.problem(_EPOCHS, "conflict", message)
-        else:
-            message = "A length in epochs is not built in this version: set it to 0 and give "
-            config.problem(_EPOCHS, "not_implemented", message + "max_train_steps.")
-    elif steps == 0 and not config.is_wrong(_MAX_STEPS):
-        config.problem(_MAX_STEPS, "missing", "max_train_steps is missing.")
-    return max(1, steps)
+        return Length(steps, None)
+    if epochs is None:
+        config.handled(_EPOCHS, "is 1 where no length is given, as in SimpleTuner.")
+        return Length(None, 1)
+    if epochs == 0:
+        message = "The run has no length: give max_train_steps or num_train_epochs above 0."
+        config.problem(_EPOCHS, "missing", message)
+        return Length(1, None)
+    return Length(None, epochs)
 
 
 def accumulation_of(config: Options) -> int:
