@@ -270,6 +270,11 @@ def fail(
         webhook_events.announce_publication(conn, tenant_id, run_id, publication_id, status=status)
 
 
+def publishes_checkpoints(plan: Mapping[str, Any]) -> bool:
+    """Whether a plan asks for each checkpoint to be published, too."""
+    return bool(plan["operation"]["publication"].get("checkpoints", False))
+
+
 def target_of(plan: Mapping[str, Any], hub_secret: str | None = None) -> dict[str, Any]:
     """The publication target of a plan; a Hub repository is private unless the plan disables it.
 

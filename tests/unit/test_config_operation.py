@@ -228,3 +228,45 @@ def test_the_options_of_the_sample_image_act() -> None:
     assert problems_of({"validation_num_inference_steps": 1001}) == [
         ("/config/validation_num_inference_steps", "bad_value")
     ]
+
+
+HUB = {"push_to_hub": "true", "hub_model_id": "ada/cats"}
+
+
+def test_checkpoints_are_published_where_the_template_asks_for_it() -> None:
+    asked = import_small({**HUB, "push_checkpoints_to_hub": "true"}).plan.operation.publication
+
+    assert (asked.hub_model_id, asked.private, asked.checkpoints) == ("ada/cats", True, True)
+    assert not import_small(HUB).plan.operation.publication.checkpoints
+    assert not import_small({}).plan.operation.publication.checkpoints
+
+
+@pytest.mark.parametrize(
+    ("config", "effect", "said"),
+    [
+        ({"push_checkpoints_to_hub": True}, "no_effect", "has no effect without push_to_hub."),
+        (
+            {**HUB, **FULL, "push_checkpoints_to_hub": True},
+            "differs",
+            "hold the state of the training and no model that can be loaded.",
+        ),
+        (
+            {**HUB, "push_to_hub_background": True},
+            "handled",
+            "Publishing never holds up the training.",
+        ),
+    ],
+)
+def test_checkpoints_that_are_not_published_are_told(
+    config: dict[str, Any], effect: Any, said: str
+) -> None:
+    imported = import_small(config)
+
+    assert not imported.plan.operation.publication.checkpoints
+    assert any(line.endswith(said) for line in texts_of(imported.notices, effect))
+
+
+def test_a_repository_may_be_named_by_its_address() -> None:
+    named = {**HUB, "hub_model_id": "https://huggingface.co/ada/cats/"}
+
+    assert import_small(named).plan.operation.publication.hub_model_id == "ada/cats"

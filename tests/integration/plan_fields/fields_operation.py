@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from PIL import Image
 
-from services.store.publications import target_of
+from services.store.publications import publishes_checkpoints, target_of
 from tests.integration.plan_fields.environment import Environment, stock_linears
 from tests.integration.plan_fields.files import Files
 from tests.integration.plan_fields.observe import expect
@@ -260,3 +260,12 @@ def the_result_goes_to_that_repository(plan: Plan, environment: Environment) -> 
     stored = json.loads(plan.model_dump_json())
     target = {"kind": "hub", "repo_id": "ada/cats", "private": False, "secret": None}
     expect(target_of(stored), target)
+
+
+@GROUP.observes(
+    "operation.publication.checkpoints",
+    files=Files(config={**_PUBLISHED.config, "push_checkpoints_to_hub": "true"}),
+    reset=False,
+)
+def each_checkpoint_goes_there_too(plan: Plan, environment: Environment) -> None:
+    expect(publishes_checkpoints(json.loads(plan.model_dump_json())), True)

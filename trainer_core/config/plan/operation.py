@@ -4,20 +4,24 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from trainer_core.config.plan.frozen import Frozen, Many, Sparse
+from trainer_core.config.plan.frozen import Many, Sparse
 
 Device = Literal["auto", "cpu", "cuda"]
 Place = Literal["cpu", "accelerator"]
 Tracker = Literal["tensorboard", "wandb"]
 
 
-class Publication(Frozen):
+class Publication(Sparse):
     """Where the result is published."""
+
+    left_out: ClassVar = ("checkpoints",)
 
     hub_model_id: str | None = None
     """``name`` or ``owner/name`` on the Hugging Face Hub; None: nowhere."""
     private: bool = True
     """Whether a repository that has to be created is private."""
+    checkpoints: bool = False
+    """Whether the adapter of each checkpoint is published there too, while the run trains."""
 
 
 class Operation(Sparse):

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from trainer_core.config.plan import Operation, Publication
 from trainer_core.config.simpletuner.ema import ema_device_of
-from trainer_core.config.simpletuner.model import fourth_encoder_of
+from trainer_core.config.simpletuner.model import fourth_encoder_of, is_full_rank
 from trainer_core.config.simpletuner.precision import quantize_via_of
 from trainer_core.config.simpletuner.reading import Options
 from trainer_core.config.simpletuner.reporting import trackers_of
@@ -25,6 +25,7 @@ OPERATION: Final = Table()
 _HUB_ID_PATTERN: Final = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?"
 )
+_HUB_ADDRESS: Final = re.compile(r"https?://huggingface\.co/")
 
 _OUTPUT: Final = OPERATION.path("output_dir", "Where a local run writes.")
 _RESUME: Final = OPERATION.text(
@@ -68,7 +69,14 @@ _EPOCH_INTERVAL: Final = OPERATION.integer(
 _LIMIT: Final = OPERATION.integer("checkpoints_total_limit", 5, "Checkpoints kept.", at_least=1)
 OPERATION.alias("save_total_limit", _LIMIT)
 _PUSH: Final = OPERATION.flag("push_to_hub", False, "Publish the result; needs hub_model_id.")
-_HUB_ID: Final = OPERATION.text("hub_model_id", None, "Where on the Hugging Face Hub.")
+_PUSH_CHECKPOINTS: Final = OPERATION.flag(
+    "push_checkpoints_to_hub",
+    False,
+    "Also publish the adapter of each checkpoint, while the run trains; needs push_to_hub.",
+)
+_HUB_ID: Final = OPERATION.text(
+    "hub_model_id", None, "Where on the Hugging Face Hub: a name, owner/name, or its address."
+)
 _PRIVATE: Final = OPERATION.flag("model_card_private", True, "Whether a new repository is private.")
 OPERATION.handled(
     "checkpointing_use_tempdir delete_invalid_checkpoints",
@@ -76,7 +84,6 @@ OPERATION.handled(
 )
 OPERATION.not_built("checkpointing_rolling_steps", "Use checkpoint_step_interval.", 0)
 OPERATION.not_built("checkpoints_rolling_total_limit", "Use checkpoints_total_limit.", 1)
-OPERATION.not_built("push_checkpoints_to_hub", "Only results are published.", False, type_="bool")
 OPERATION.not_built(
     "publishing_config", "Results are published to the Hugging Face Hub alone: leave it out."
 )
@@ -89,9 +96,10 @@ OPERATION.handled(
 )
 OPERATION.handled(
     "model_card_safe_for_work model_card_note model_card_documentation_url hub_model_revision "
-    "push_to_hub_background modelspec_comment model_card_base_model",
+    "modelspec_comment model_card_base_model",
     "The result and its card are written from the facts of the run.",
 )
+OPERATION.handled("push_to_hub_background", "Publishing never holds up the training.")
 
 
 def operation_of(
@@ -156,13 +164,24 @@ def _resume_from(config: Options) -> str:
 
 
 def _publication(config: Options) -> Publication:
-    hub_model_id, private = config[_HUB_ID], config[_PRIVATE]
+    hub_model_id = _HUB_ADDRESS.sub("", (config[_HUB_ID] or "").strip()).rstrip("/") or None
+    private = config[_PRIVATE]
     if not config[_PUSH]:
         if hub_model_id:
             config.idle("without push_to_hub", _HUB_ID)
+        if config[_PUSH_CHECKPOINTS]:
+            config.idle("without push_to_hub", _PUSH_CHECKPOINTS)
         return Publication(private=private)
     if not hub_model_id:
         config.problem(_HUB_ID, "missing", "push_to_hub needs hub_model_id.")
     elif not _HUB_ID_PATTERN.fullmatch(hub_model_id):
         config.problem(_HUB_ID, "bad_value", "hub_model_id has to be a name, or owner/name.")
-    return Publication(hub_model_id=hub_model_id, private=private)
+    checkpoints = config[_PUSH_CHECKPOINTS]
+    if checkpoints and is_full_rank(config):
+        config.differs(
+            _PUSH_CHECKPOINTS,
+            "the result is published, and no checkpoint: those of full-rank training hold the "
+            "state of the training and no model that can be loaded.",
+        )
+        checkpoints = False
+    return Publication(hub_model_id=hub_model_id, private=private, checkpoints=checkpoints)
