@@ -237,7 +237,7 @@ def _relay(relay: "Relay | None") -> str | None:
 def _history(
     run: "Run", checkpoints: "list[Checkpoint]", publications: "list[Publication]"
 ) -> list[dict[str, object]]:
-    """A line for each attempt, checkpoint and publication."""
+    """A line for each attempt, checkpoint and publication but those that a newer one replaced."""
     lines: list[dict[str, object]] = []
     for attempt in run["attempts"]:
         steps = f"steps {attempt['from_step']} to {attempt['last_step']}"
@@ -249,8 +249,12 @@ def _history(
         stored = output.size(checkpoint["size_bytes"])
         lines.append({"checkpoint": f"step {checkpoint['step']}, {stored}"})
     for publication in publications:
+        if publication["error"] and publication["error"]["code"] == "superseded":
+            continue
         where = publication["location"] or _why(publication["error"]).removeprefix(": ")
-        lines.append({"publication": f"{publication['status']} {where}".strip()})
+        step = publication["checkpoint_step"]
+        what = "" if step is None else f"step {step}: "
+        lines.append({"publication": f"{what}{publication['status']} {where}".strip()})
     return lines
 
 

@@ -35,6 +35,8 @@ class Publication(TypedDict):
     run_id: str
     checkpoint_step: int | None
     """None: of the result."""
+    is_automatic: bool
+    """The run made it of its own accord."""
     target: dict[str, Any]
     status: Literal["pending", "running", "succeeded", "failed"]
     attempts: int

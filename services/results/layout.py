@@ -58,3 +58,11 @@ def lay_out_checkpoint(checkpoint: Path, plan: Plan, repo: Path) -> None:
         is_checkpoint=True,
     )
     (repo / "README.md").write_text(render_card(facts), encoding="utf-8")
+
+
+def keep_apart(repo: Path, name: str) -> None:
+    """Put the same files into a folder of ``repo`` too, where later ones do not replace them."""
+    paths = list(repo.iterdir())
+    (repo / name).mkdir()
+    for path in paths:
+        (repo / name / path.name).hardlink_to(path)

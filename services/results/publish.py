@@ -16,7 +16,7 @@ from services.metrics.work import publications as tries
 from services.objects.errors import ObjectStoreError
 from services.objects.folders import get_folder
 from services.objects.port import ObjectStore
-from services.results.layout import lay_out, lay_out_checkpoint
+from services.results.layout import keep_apart, lay_out, lay_out_checkpoint
 from services.results.targets.port import (
     PublicationError,
     PublicationRefusedError,
@@ -25,7 +25,7 @@ from services.results.targets.port import (
     Published,
 )
 from services.results.targets.tenant_hub import TenantHubTarget
-from services.store import publications, run_documents
+from services.store import checkpoint_retention, publications, run_documents
 from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.publications import PublicationWork
 from services.traces.spans import span
@@ -123,6 +123,8 @@ class Publisher:
         with self._scratch.work_folder("publication") as folder:
             get_folder(self._objects, files, folder / "stored")
             self._lay_out(work, folder / "stored", folder / "repo")
+            if work.is_automatic and work.checkpoint_step is not None:
+                keep_apart(folder / "repo", f"checkpoint-{work.checkpoint_step}")
             kind = "Result" if work.checkpoint_step is None else "Checkpoint"
             message = f"{kind} of {work.run_id} at step {work.step}"
             return target.publish(_repo_of(work), folder / "repo", message)
@@ -170,6 +172,7 @@ class Publisher:
         except LeaseLostError:
             log.warning("publication_taken_over")  # it published the same content
             return
+        self._retire(work)
         tries.labels(outcome="succeeded").inc()
         log.info("publication_succeeded", location=published.location, revision=published.revision)
 
@@ -181,9 +184,17 @@ class Publisher:
         except LeaseLostError:
             log.warning("publication_taken_over")
             return
+        if again_after is None:
+            self._retire(work)
         tries.labels(outcome=failure.code).inc()
         again_s = None if again_after is None else round(again_after.total_seconds(), 1)
         log.warning("publication_failed", code=failure.code, again_s=again_s)
+
+    def _retire(self, work: PublicationWork) -> None:
+        """Delete the checkpoint if it was kept only to be published."""
+        if work.checkpoint_step is not None:
+            with self._database.transaction() as conn:
+                checkpoint_retention.retire_published(conn, work.tenant_id, work.run_id)
 
 
 def retry_after(attempts: int) -> timedelta | None:

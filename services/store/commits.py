@@ -1,5 +1,6 @@
 """Commits of checkpoints and results: a row that refers to files that are already stored."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from psycopg.rows import class_row
@@ -8,6 +9,7 @@ from psycopg.sql import SQL
 from services.domain.ledger import ChildEvent, StoredCheckpoint, StoredFiles
 from services.domain.states import RunStatus
 from services.store import (
+    checkpoint_retention,
     measured,
     publications,
     run_documents,
@@ -41,19 +43,6 @@ UPDATE runs SET checkpoint_step = greatest(checkpoint_step, %(step)s),
 WHERE run_id = %(run_id)s
 RETURNING {columns}
 """).format(columns=columns_of(Run))
-# A checkpoint that is being published stays until the next one after that.
-_RETIRE: Final = """
-DELETE FROM checkpoints WHERE run_id = %(run_id)s AND step NOT IN (
-    SELECT step FROM checkpoints WHERE run_id = %(run_id)s ORDER BY step DESC LIMIT %(limit)s)
-AND NOT EXISTS (
-    SELECT FROM publications
-    WHERE publications.tenant_id = checkpoints.tenant_id
-        AND publications.run_id = checkpoints.run_id AND checkpoint_step = step
-        AND publications.status IN ('pending', 'running'))
-"""
-_SWEEP_SOON: Final = """
-UPDATE runs SET sweep_after = least(sweep_after, clock_timestamp()) WHERE run_id = %(run_id)s
-"""
 
 
 def checkpoint(conn: Connection, run: Run, stored: StoredCheckpoint) -> None:
@@ -75,9 +64,9 @@ def checkpoint(conn: Connection, run: Run, stored: StoredCheckpoint) -> None:
     assert advanced is not None
     note_step(conn, run.run_id, run.fence, stored.step)
     plan = run_documents.read_plan(conn, run.tenant_id, run.run_id)
-    limit = plan["operation"]["checkpoints_total_limit"]
-    if conn.execute(_RETIRE, {"run_id": run.run_id, "limit": limit}).rowcount:
-        conn.execute(_SWEEP_SOON, facts)
+    if publications.publishes_checkpoints(plan) and run.status != RunStatus.CANCELING:
+        _publish(conn, run, plan, checkpoint_step=stored.step)
+    checkpoint_retention.retire(conn, run.run_id, plan)
     data = {"step": stored.step, "size_bytes": stored.files.size_bytes}
     event = ChildEvent(type="run.checkpoint", step=stored.step, data=data)
     run_events.append(conn, run.run_id, [event])
@@ -107,9 +96,22 @@ def result(conn: Connection, run: Run, files: StoredFiles, *, step: int) -> None
         return
     transitions.change_status(conn, run, RunStatus.SUCCEEDED)
     plan = run_documents.read_plan(conn, run.tenant_id, run.run_id)
+    _publish(conn, run, plan, checkpoint_step=None)
+
+
+def _publish(
+    conn: Connection, run: Run, plan: Mapping[str, Any], *, checkpoint_step: int | None
+) -> None:
+    """Create the publication that the plan asks for; a step of None: of the result."""
     hub_secret = run_documents.read_hub_secret(conn, run.tenant_id, run.run_id)
-    target = publications.target_of(plan, hub_secret)
-    publications.insert(conn, run.tenant_id, run.run_id, target)
+    publications.insert(
+        conn,
+        run.tenant_id,
+        run.run_id,
+        publications.target_of(plan, hub_secret),
+        checkpoint_step=checkpoint_step,
+        is_automatic=True,
+    )
 
 
 def is_result_of(run: Run, fence: int, result: StoredFiles) -> bool:

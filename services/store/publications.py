@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from services.domain.errors import InvalidRequestError, LeaseLostError, NotFoundError, Problem
 from services.domain.ids import new_id
 from services.domain.ledger import StoredFiles
-from services.store import run_documents, runs, webhook_events
+from services.store import automatic_publications, run_documents, runs, webhook_events
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from services.traces.spans import current_traceparent
 from trainer_core.process.failure import Failure, failure_as_json
@@ -27,6 +27,8 @@ class Publication:
     run_id: str
     checkpoint_step: int | None
     """None: of the result."""
+    is_automatic: bool
+    """The run made it of its own accord; a newer one of these takes its place while it waits."""
     target: dict[str, Any]
     """``{"kind": "folder"}`` or ``{"kind": "hub", "repo_id": …, "private": …, "secret": …}``."""
     status: str
@@ -48,6 +50,7 @@ class PublicationWork:
     tenant_id: str
     run_id: str
     checkpoint_step: int | None
+    is_automatic: bool
     fence: int
     target: dict[str, Any]
     attempts: int
@@ -71,10 +74,10 @@ class PublicationWork:
 
 
 _CREATE: Final = SQL("""
-INSERT INTO publications (publication_id, tenant_id, run_id, checkpoint_step, target, status,
-    ring_after, traceparent)
-SELECT %(publication_id)s, tenant_id, run_id, %(checkpoint_step)s::integer, %(target)s, 'pending',
-    clock_timestamp(), coalesce(%(traceparent)s, traceparent)
+INSERT INTO publications (publication_id, tenant_id, run_id, checkpoint_step, is_automatic, target,
+    status, ring_after, traceparent)
+SELECT %(publication_id)s, tenant_id, run_id, %(checkpoint_step)s::integer, %(is_automatic)s,
+    %(target)s, 'pending', clock_timestamp(), coalesce(%(traceparent)s, traceparent)
 FROM runs WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s
 RETURNING {columns}
 """).format(columns=columns_of(Publication))
@@ -128,22 +131,28 @@ def insert(
     target: dict[str, Any],
     *,
     checkpoint_step: int | None = None,
+    is_automatic: bool = False,
 ) -> Publication:
     """A new publication of what is known to be there: a result, or a checkpoint.
 
-    It goes on with the trace of what asks for it, or else of its run.
+    It goes on with the trace of what asks for it, or else of its run. An automatic one ends those
+    of the run's checkpoints that still wait.
     """
     facts = {
         "publication_id": new_id("pub"),
         "tenant_id": tenant_id,
         "run_id": run_id,
         "checkpoint_step": checkpoint_step,
+        "is_automatic": is_automatic,
         "target": Jsonb(target),
         "traceparent": current_traceparent(),
     }
     with conn.cursor(row_factory=class_row(Publication)) as cursor:
         publication = cursor.execute(_CREATE, facts).fetchone()
     assert publication is not None
+    if is_automatic:
+        automatic_publications.lock(conn, publication.publication_id)
+        automatic_publications.end_superseded(conn, publication.publication_id)
     notify(conn, WORK)
     return publication
 
@@ -195,7 +204,8 @@ WITH claimed AS (
     WHERE publication_id = %(publication_id)s AND (%(tenant_id)s::text IS NULL
             OR tenant_id = %(tenant_id)s)
         AND (status = 'pending' OR (status = 'running' AND lease_until < clock_timestamp()))
-    RETURNING publication_id, tenant_id, run_id, checkpoint_step, fence, target, attempts
+    RETURNING publication_id, tenant_id, run_id, checkpoint_step, is_automatic, fence, target,
+        attempts
 )
 SELECT {columns} FROM claimed LEFT JOIN LATERAL (
     SELECT result_step AS step, result_key_prefix AS key_prefix,
@@ -214,7 +224,13 @@ SELECT {columns} FROM claimed LEFT JOIN LATERAL (
 def claim(
     conn: Connection, publication_id: str, lease: timedelta, *, tenant_id: str | None = None
 ) -> PublicationWork | None:
-    """Claim a due publication; None where another process holds it or it has ended."""
+    """Claim a due publication; None where another process holds it or it has ended.
+
+    None too where an automatic one has to wait for another of its run.
+    """
+    automatic_publications.lock(conn, publication_id)
+    if not automatic_publications.is_next(conn, publication_id):
+        return None
     facts = {
         "publication_id": publication_id,
         "tenant_id": tenant_id,
@@ -236,10 +252,12 @@ def succeed(
     conn: Connection, publication_id: str, fence: int, location: str, revision: str | None
 ) -> None:
     """Record the success. Raises LeaseLostError where another process claimed it meanwhile."""
+    automatic_publications.lock(conn, publication_id)
     row = conn.execute(_SUCCEED, (location, revision, publication_id, fence)).fetchone()
     if row is None:
         raise LeaseLostError(run_id=publication_id, fence=fence)
     tenant_id, run_id = row
+    automatic_publications.wake(conn, publication_id)
     webhook_events.announce_publication(conn, tenant_id, run_id, publication_id, status="succeeded")
 
 
@@ -259,12 +277,15 @@ def fail(
     retry_after: timedelta | None,
 ) -> None:
     """Record a failed try; repeat it after ``retry_after``, or never. Raises LeaseLostError."""
+    automatic_publications.lock(conn, publication_id)
     status = "failed" if retry_after is None else "pending"
     delay_s = None if retry_after is None else seconds(retry_after)
     facts = (status, Jsonb(failure_as_json(error)), delay_s, publication_id, fence)
     row = conn.execute(_FAIL, facts).fetchone()
     if row is None:
         raise LeaseLostError(run_id=publication_id, fence=fence)
+    automatic_publications.end_superseded(conn, publication_id)
+    automatic_publications.wake(conn, publication_id)
     if status == "failed":
         tenant_id, run_id = row
         webhook_events.announce_publication(conn, tenant_id, run_id, publication_id, status=status)

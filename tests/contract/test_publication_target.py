@@ -72,6 +72,18 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_name_without_an_owner_is_one_of_the_tokens_user(
+    files: Path, hub_server: HubServer
+) -> None:
+    for _ in range(2):  # the repository is new, and then exists
+        published = _hub_target(hub_server).publish(
+            PublicationRepo(name="moon", private=True), files, "Result"
+        )
+        assert published.location == f"{hub_server.url}/tester/moon"
+
+    assert set(hub_server.repos) == {"tester/moon"}
+
+
 def test_what_a_killed_process_left_in_the_folder_goes(files: Path, tmp_path: Path) -> None:
     owner = tmp_path / "publications" / "tester"
     for left in (".moon.ab12.new", ".moon.ab12.old", ".moon-step-00000010.ab12.new"):

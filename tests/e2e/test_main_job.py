@@ -206,8 +206,9 @@ def test_a_named_repository_on_the_hub_gets_the_result(
     fleet.start("results-hub", **hub)
 
     repository = f"{USER}/photographs"
-    request = run_request(datasets, max_train_steps=2, seed=9)
-    request["config"] |= {"push_to_hub": True, "hub_model_id": repository}
+    request = run_request(datasets, max_train_steps=2, checkpoint_step_interval=1, seed=9)
+    hub_options = {"hub_model_id": repository, "push_checkpoints_to_hub": "true"}
+    request["config"] |= {"push_to_hub": "true", **hub_options}
     run_id = tenant.submit(request)
     assert tenant.wait_over(run_id)["status"] == "succeeded"
     publication = tenant.wait_published(run_id)
@@ -216,6 +217,14 @@ def test_a_named_repository_on_the_hub_gets_the_result(
     assert publication["target"]["kind"] == "hub"
     published = hub_server.repos[repository].files
     assert {"README.md", "pytorch_lora_weights.safetensors", "samples/0.png"} <= set(published)
+    assert hub_server.repos[repository].commits[-1].summary == f"Result of {run_id} at step 2"
+    own = tenant.get(f"/v1/publications?run_id={run_id}")["data"]
+    assert [each["checkpoint_step"] for each in reversed(own)] == [1, 2, None]
+    # The Hub may be slower than the tiny model; then a newer one takes the place of what waits.
+    for each in own:
+        is_there = f"checkpoint-{each['checkpoint_step']}/README.md" in published
+        assert each["is_automatic"]
+        assert is_there == (each["status"] == "succeeded" and each["checkpoint_step"] is not None)
     environment = Path(f"/proc/{fleet.processes['trainer-1'].pid}/environ").read_bytes()
     assert hub_server.token.encode() not in environment
     fleet.signal("results-hub", signal.SIGTERM)

@@ -116,9 +116,12 @@ class Tenant:
         )
 
     def wait_published(self, run_id: str, *, deadline_s: float = 60) -> Json:
+        """The publication of the result, once it has ended."""
+
         def ask() -> Json | None:
             for publication in self.get(f"/v1/publications?run_id={run_id}")["data"]:
-                if publication["status"] in ("succeeded", "failed"):
+                is_over = publication["status"] in ("succeeded", "failed")
+                if is_over and publication["checkpoint_step"] is None:
                     return dict(publication)
             return None
 

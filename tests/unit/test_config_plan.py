@@ -30,9 +30,6 @@ def test_everything_but_the_deferred_options_is_kept() -> None:
     # A plan without the field ran without 8-bit products.
     assert written["identity"]["precision"].pop("matmul") == "no_change"
     assert written["operation"].pop("deterministic") is False
-    assert written["operation"].pop("checkpoint_epoch_interval") is None
-    assert written["operation"]["publication"].pop("checkpoints") is False
-    assert written["identity"].pop("num_train_epochs") is None
     assert written == {k: v for k, v in STORED["plan"].items() if k != "deferred"}
     assert Plan.model_validate_json(json.dumps(STORED["plan"])) == plan
 

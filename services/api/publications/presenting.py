@@ -10,6 +10,7 @@ def publication_shape(row: PublicationRow) -> Publication:
         id=row.publication_id,
         run_id=row.run_id,
         checkpoint_step=row.checkpoint_step,
+        is_automatic=row.is_automatic,
         target=row.target,
         status=known_status(row.status),
         attempts=row.attempts,

@@ -46,6 +46,9 @@ class Publication(Shape):
     run_id: str
     checkpoint_step: int | None
     """Null: of the result."""
+    is_automatic: bool
+    """The run made it of its own accord, by ``push_to_hub`` or ``push_checkpoints_to_hub``. One of
+    a checkpoint that still waits when a newer one is made fails with ``superseded``."""
     target: dict[str, Any]
     status: Literal["pending", "running", "succeeded", "failed"]
     attempts: int

@@ -76,9 +76,10 @@ class HubTarget:
             if path.is_file()
         ]
         try:
-            self._api.create_repo(repo.name, private=repo.private, exist_ok=True)
+            # Of a name without an owner the Hub tells whose it is.
+            made = self._api.create_repo(repo.name, private=repo.private, exist_ok=True)
             commit = self._api.create_commit(
-                repo.name, operations=additions, commit_message=message
+                made.repo_id, operations=additions, commit_message=message
             )
         except RuntimeError as error:
             # The library wraps every upload error in this one. A 403 from the storage behind the
@@ -87,7 +88,7 @@ class HubTarget:
             raise TargetDownError(_down("The upload to the Hub broke off.")) from error
         except (httpx2.HTTPError, ValueError, OSError) as error:
             raise _classified(error, repo.name, self._words) from error
-        return Published(location=f"{self._api.endpoint}/{repo.name}", revision=commit.oid)
+        return Published(location=f"{self._api.endpoint}/{made.repo_id}", revision=commit.oid)
 
     def role(self) -> str | None:
         """What the token is: ``fineGrained``, ``write``, …; None where the Hub does not tell."""

@@ -1,0 +1,39 @@
+"""Which checkpoints of a run are kept: the newest ones, and those that are being published."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from services.store import run_documents
+from services.store.database import Connection
+
+# A checkpoint that is being published stays until that has ended.
+_RETIRE: Final = """
+DELETE FROM checkpoints WHERE run_id = %(run_id)s AND step NOT IN (
+    SELECT step FROM checkpoints WHERE run_id = %(run_id)s ORDER BY step DESC LIMIT %(limit)s)
+AND NOT EXISTS (
+    SELECT FROM publications
+    WHERE publications.tenant_id = checkpoints.tenant_id
+        AND publications.run_id = checkpoints.run_id AND checkpoint_step = step
+        AND publications.status IN ('pending', 'running'))
+"""
+_SWEEP_SOON: Final = """
+UPDATE runs SET sweep_after = least(sweep_after, clock_timestamp()) WHERE run_id = %(run_id)s
+"""
+
+
+def retire(conn: Connection, run_id: str, plan: Mapping[str, Any]) -> None:
+    """Delete the rows of older checkpoints; the sweep deletes their files. The run is locked."""
+    limit = plan["operation"]["checkpoints_total_limit"]
+    if conn.execute(_RETIRE, {"run_id": run_id, "limit": limit}).rowcount:
+        conn.execute(_SWEEP_SOON, {"run_id": run_id})
+
+
+_LOCK: Final = """
+SELECT FROM runs WHERE tenant_id = %s AND run_id = %s AND deleted_at IS NULL FOR UPDATE
+"""
+
+
+def retire_published(conn: Connection, tenant_id: str, run_id: str) -> None:
+    """As ``retire``, after the publication of a checkpoint has ended; locks the run."""
+    if conn.execute(_LOCK, (tenant_id, run_id)).fetchone() is not None:
+        retire(conn, run_id, run_documents.read_plan(conn, tenant_id, run_id))
