@@ -117,6 +117,7 @@ def train(
 
 def _train_shown(run: "LocalRun") -> Path | None:
     """Train with progress on stderr; problems of the files are printed and exit with status 1."""
+    from services.cli.hub_publishing import publishing_to_hub
     from services.cli.signals import StopSignals
     from services.cli.train_view import open_view
     from trainer_core.config.plan.problems import PlanError
@@ -130,7 +131,8 @@ def _train_shown(run: "LocalRun") -> Path | None:
     try:
         # stdout is for the result alone: what libraries print there goes to stderr.
         with open_view(err) as view, contextlib.redirect_stdout(sys.stderr):
-            return train_locally(run, os.environ, view, StopSignals(view.log).handle)
+            signals = StopSignals(view.log).handle
+            return train_locally(run, os.environ, view, signals, publishing_to_hub)
     except PlanError as error:
         for problem in error.problems:
             output.print_error(f"{problem.pointer}: {problem.message} [{problem.code}]")

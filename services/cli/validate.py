@@ -203,6 +203,7 @@ def _facts(report: "Report", plan: "Plan") -> dict[str, object]:
         "ema": f"decay {identity.ema.decay:g}" if identity.ema else None,
         "steps": _steps(identity, report.steps),
         "checkpoints": _checkpoints(operation),
+        "publishes": _publishes(operation),
         "resume": _resume(operation),
         "plan": report.plan_digest,
     }
@@ -214,6 +215,14 @@ def _start(report: "Report", identity: "Identity") -> str | None:
         return None
     (file,) = (each.path for each in report.used if each.option == "init_lora")
     return f"{file} (SHA-256 {identity.start_adapter.sha256[:12]}…), at step 0"
+
+
+def _publishes(operation: "Operation") -> str | None:
+    publication = operation.publication
+    if publication.hub_model_id is None:
+        return None
+    what = "the result and each checkpoint" if publication.checkpoints else "the result"
+    return f"{what} to {publication.hub_model_id} on the Hub"
 
 
 def _resume(operation: "Operation") -> str | None:

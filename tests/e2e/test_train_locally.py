@@ -4,12 +4,14 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
+from tests.support.hub import USER, HubServer
 from tests.support.jobs import events_in, wait_for_event
 from tests.support.local_runs import (
     adapter_of,
@@ -33,12 +35,32 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    server = HubServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
 def unbroken(
-    project: Path, tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    project: Path,
+    tiny_models_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    hub: HubServer,
 ) -> Path:
-    """The output folder of a run that nothing disturbed."""
+    """The output folder of a run that nothing disturbed, and that was published."""
     output = tmp_path_factory.mktemp("unbroken") / "run"
-    status, said = train(project, output, tiny_models_dir)
+    asked = ("push_to_hub=true", "hub_model_id=photos", "push_checkpoints_to_hub=true")
+    status, said = train(
+        project,
+        output,
+        tiny_models_dir,
+        *(f"--set={each}" for each in asked),
+        HF_TOKEN=hub.token,
+        HF_ENDPOINT=hub.url,
+        HF_HUB_DISABLE_XET="1",
+    )
     assert status == 0, log_of(output)
     assert said.split() == ["result", str(output / "result")]
     return output
@@ -48,7 +70,7 @@ def test_a_run_shows_what_it_read_and_writes_result_events_and_plots(unbroken: P
     log = log_of(unbroken)
     for text in ("lycoris_config.json", "multidatabackend.json", f"step {STEPS}/{STEPS}: loss "):
         assert text in log
-    assert log.count("validation_torch_compile") == 1
+    assert log.count("`reverie validate --all` names them") == 1
     events = events_in(unbroken)
     assert events[-1]["event"] == "finished"
     stages = [event["stage"] for event in events if event["event"] == "stage"]
@@ -96,6 +118,17 @@ def test_the_output_of_a_run_is_no_data(unbroken: Path) -> None:
     assert (unbroken / "result" / "samples" / "0.png").is_file()
     assert files.own_output == (unbroken.name,)
     assert not files.images
+
+
+def test_it_publishes_its_checkpoints_and_its_result(unbroken: Path, hub: HubServer) -> None:
+    published = hub.repos[f"{USER}/photos"]
+    result = unbroken / "result" / "pytorch_lora_weights.safetensors"
+    assert published.files["pytorch_lora_weights.safetensors"] == result.read_bytes()
+    assert published.commits[-1].summary == "Result"
+    assert published.commits[0].summary == "Checkpoint at step 3"
+    assert "checkpoint-3/README.md" in published.files
+    assert f"{hub.url}/{USER}/photos" in log_of(unbroken)
+    assert "hf_" not in log_of(unbroken)
 
 
 def test_sigterm_stops_with_a_checkpoint_and_the_same_command_ends_with_the_same_bits(

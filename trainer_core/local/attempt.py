@@ -34,6 +34,7 @@ from trainer_core.local.folder import (
     set_aside,
     write_started_run,
 )
+from trainer_core.local.publishing import Publishing, publish_nothing
 from trainer_core.local.start import (
     LATEST,
     Checkpoints,
@@ -75,6 +76,7 @@ class Attempt:
     control: Control
     events: EventWriter
     reporter: Reporter
+    publishing: Publishing = publish_nothing
     start_from: Path | None = None
     """The checked file of ``init_lora``."""
     seed_is_drawn: bool = False
@@ -117,10 +119,11 @@ class Attempt:
 
         self._prepare_folder(start, this, from_step)
         replace_file(self.output_dir / _JOB_NAME, job.model_dump_json() + "\n")
-        with trackers(plan, self.output_dir, self.events, from_step=from_step):
-            if not self._run_training(job):
-                return None
-        delete_started_run(self.output_dir)
+        with self.publishing(job.plan, self.output_dir, self.events, self.reporter):
+            with trackers(plan, self.output_dir, self.events, from_step=from_step):
+                if not self._run_training(job):
+                    return None
+            delete_started_run(self.output_dir)
         return job.result_dir
 
     def _scan(self, plan: Plan, data_dirs: Mapping[str, Path]) -> LocalData:

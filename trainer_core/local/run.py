@@ -25,6 +25,7 @@ from trainer_core.local.attempt import Attempt
 from trainer_core.local.data import find_data_folders
 from trainer_core.local.folder import locked, restore_interrupted
 from trainer_core.local.output import ControlledView, View, open_control, recorded_outcome
+from trainer_core.local.publishing import Publishing, publish_nothing
 from trainer_core.local.trackers import check_trackers
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
@@ -57,6 +58,7 @@ def train_locally(
     env: Mapping[str, str],
     view: View,
     handle_signals: Callable[[Control], None],
+    publishing: Publishing = publish_nothing,
 ) -> Path | None:
     """Train to the end; the folder of the result, or None if the run stopped on request.
 
@@ -67,6 +69,7 @@ def train_locally(
         env: REVERIE_MODELS_DIR, REVERIE_HOME, REVERIE_NODE_CACHE_* and OMP_NUM_THREADS are read.
         view: shows progress, events and warnings.
         handle_signals: called once with the ``Control`` that a signal handler can stop the run by.
+        publishing: publishes what the files ask for.
 
     Raises:
         PlanError: lists every mistake in the files.
@@ -104,6 +107,7 @@ def train_locally(
                 control=control,
                 events=events,
                 reporter=ControlledView(view, control),
+                publishing=publishing,
                 start_from=start_file,
                 seed_is_drawn=is_seed_drawn(options),
             )
