@@ -16,6 +16,7 @@ _NAME: Final[Option[ScheduleName]] = SCHEDULE.choice(
     "constant_with_warmup",
     "Learning rate over steps; cosine_with_warmup is cosine.",
     known=("sine", "cosine_with_restarts"),
+    nearest="cosine",
 )
 _WARMUP: Final = SCHEDULE.integer(
     "lr_warmup_steps",
