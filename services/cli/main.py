@@ -13,6 +13,7 @@ from services.cli import (
     admin,
     audit_log,
     batches,
+    configure,
     datasets,
     deletions,
     generate,
@@ -42,6 +43,8 @@ from services.cli.connection import CommandError, Invocation
 _EXAMPLES: Final = """Examples:
 
 reverie up
+
+reverie configure
 
 reverie validate --config examples/demo
 
@@ -82,6 +85,7 @@ app.command("gpu-types")(gpu_types.show)
 app.command("usage", epilog=usage.EXAMPLE)(usage.usage)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
+app.command("configure", epilog=configure.EXAMPLES)(configure.configure)
 app.command("validate", epilog=validate.EXAMPLES)(validate.validate)
 app.command("train", epilog=train.EPILOG)(train.train)
 app.command("worker", epilog=worker.EXAMPLE)(worker.worker)

@@ -6,11 +6,12 @@ in place of control characters and hidden ones.
 
 import csv
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -37,11 +38,14 @@ _COLOUR_SEQUENCE: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def consoles() -> "tuple[Console, Console]":
-    """For results (stdout) and for everything else (stderr)."""
+    """For results (stdout) and for everything else (stderr); plain text where NO_COLOR is set."""
     from rich.console import Console  # not before something is printed
 
-    return Console(soft_wrap=True, highlight=False), Console(
-        stderr=True, soft_wrap=True, highlight=False
+    # rich alone would leave bold and dim.
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    return (
+        Console(soft_wrap=True, highlight=False, color_system=colours),
+        Console(stderr=True, soft_wrap=True, highlight=False, color_system=colours),
     )
 
 
@@ -78,20 +82,30 @@ def print_log(text: str) -> None:
 def print_error(text: str) -> None:
     """Plain text on stderr; lines after the first are indented, so that none looks like another."""
     first, *others = text.split("\n")
-    sys.stderr.write(f"error: {escaped(first)}\n")
-    sys.stderr.writelines(f"  {escaped(line.strip())}\n" for line in others)
+    print_note(f"error: {first}")
+    for line in others:
+        print_note(f"  {line.strip()}")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table whose columns are never shortened, so that ids can be copied."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, folds: bool = False
+) -> None:
+    """A table whose columns are never shortened, so that ids can be copied.
+
+    ``folds``: in a narrow terminal cells have several lines instead.
+    """
     from rich.table import Table
 
     out, _ = consoles()
+    folds = folds and out.is_terminal
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(text_of(column), no_wrap=True, overflow="ignore")
+        table.add_column(text_of(column), no_wrap=not folds, overflow="fold" if folds else "ignore")
     for row in rows:
         table.add_row(*(text_of(cell, _COLOURS.get(str(cell), "")) for cell in row))
+    if folds:
+        out.print(table, soft_wrap=False)
+        return
     out.width = max(out.width, 200)  # rich would shorten columns to the terminal's width
     out.print(table, crop=False, no_wrap=True)
 
@@ -104,7 +118,30 @@ def print_facts(facts: Mapping[str, object]) -> None:
         if value is not None:
             line = text_of(f"{name:<{wide}}  ", "dim")
             line.append(text_of(value, _COLOURS.get(str(value).partition(" ")[0], "not dim")))
-            out.print(line)
+            _print_wrapped(out, line, indent=wide + 2)
+
+
+def print_explained(name: str, value: str, reason: str, *, wide: int) -> None:
+    """A name and a value as ``print_facts`` has them, and below the value its reason."""
+    out, _ = consoles()
+    line = text_of(f"{name:<{wide}}  ", "dim")
+    line.append(text_of(value, "bold not dim"))
+    _print_wrapped(out, line, indent=wide + 2)
+    _print_wrapped(out, text_of(" " * (wide + 2) + reason), indent=wide + 2)
+
+
+def _print_wrapped(console: "Console", line: "Text", *, indent: int) -> None:
+    """A line: in a terminal whole words on each row, and rows after the first are indented."""
+    from rich.text import Text
+
+    if not console.is_terminal or line.cell_len <= console.width:
+        console.print(line)
+        return
+    start, rest = line.divide([indent])
+    rows = rest.wrap(console, max(console.width - indent, 20))
+    for number, row in enumerate(rows):
+        row.rstrip()
+        console.print(Text.assemble(start if number == 0 else " " * indent, row))
 
 
 def of_steps(step: int, max_steps: int) -> str:
@@ -135,7 +172,7 @@ def print_deletion(deletion: Mapping[str, Any]) -> None:
 def print_note(text: str) -> None:
     """A remark on stderr, so that it never mixes with a result."""
     _, err = consoles()
-    err.print(text_of(text))
+    _print_wrapped(err, text_of(text), indent=len(text) - len(text.lstrip(" ")) + 2)
 
 
 def when(stamp: str | None) -> str | None:

@@ -69,36 +69,40 @@ def validate(
 
     invocation: Invocation = ctx.obj
     settings = settings_of(setting)
-    with _progress() as on_progress:
+    with scanning() as on_progress:
         report = report_on(
             config, settings, working_dir=Path.cwd(), env=invocation.env, on_progress=on_progress
         )
     if as_json:
         sys.stdout.write(json.dumps(_as_json(report)) + "\n")
     else:
-        _print(report, every=every)
+        print_report(report, every=every)
     if report.errors:
         raise typer.Exit(1)
 
 
 @contextmanager
-def _progress() -> "Iterator[Progress]":
+def scanning() -> "Iterator[Progress]":
     """A progress bar on stderr for large folders."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     _, err = output.consoles()
     columns = (TextColumn("scanning {task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
+    bars = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    tasks: dict[str, Any] = {}
 
-        def show(backend: str, done: int, total: int) -> None:
-            if total < _SLOW_FOLDER:
-                return
-            if backend not in tasks:
-                tasks[backend] = bars.add_task(backend, total=total)
-            bars.update(tasks[backend], completed=done)
+    def show(backend: str, done: int, total: int) -> None:
+        if total < _SLOW_FOLDER:
+            return
+        bars.start()
+        if backend not in tasks:
+            tasks[backend] = bars.add_task(backend, total=total)
+        bars.update(tasks[backend], completed=done)
 
+    try:
         yield show
+    finally:
+        bars.stop()
 
 
 def _as_json(report: "Report") -> dict[str, Any]:
@@ -141,7 +145,8 @@ def _buckets(report: "Report") -> list[dict[str, Any]]:
     ]
 
 
-def _print(report: "Report", *, every: bool) -> None:
+def print_report(report: "Report", *, every: bool) -> None:
+    """The report for a person; ``every``: also name the options that do nothing unexpected."""
     for file in report.used:
         output.print_note(f"{file.option:<20} {file.path}")
     print_notices(report.notices, every=every)
@@ -165,16 +170,18 @@ def _print(report: "Report", *, every: bool) -> None:
     ]
     if rows:
         sys.stdout.write("\n")
-        output.print_table(("BACKEND", "ROLE", "BUCKET", "IMAGES", "AN EPOCH"), rows)
+        columns = ("BACKEND", "ROLE", "BUCKET", "IMAGES", "AN EPOCH")
+        output.print_table(columns, rows, folds=True)
     if report.cards:
         sys.stdout.write(
             f"\nCards of capability {_fused_on(report.plan)}; others have no fused blocks to plan "
             "for:\n"
         )
         head = ("CARD", "PEAK", "HOLDS", "RECOMPUTED", "OFFLOADED", "LARGEST BATCH")
-        output.print_table(head, [_card_cells(row) for row in report.cards])
+        output.print_table(head, [_card_cells(row) for row in report.cards], folds=True)
     sys.stdout.write("\n")
-    output.print_table((f"MEMORY ON {report.memory.device}", "BYTES", ""), _memory(report.memory))
+    parts = (f"MEMORY ON {report.memory.device}", "BYTES", "")
+    output.print_table(parts, _memory(report.memory), folds=True)
 
 
 def _fused_on(plan: "Plan") -> str:
