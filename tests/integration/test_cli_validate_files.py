@@ -203,6 +203,7 @@ def test_the_adapter_that_a_run_starts_from_is_checked_and_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = {"pretrained_model_name_or_path": None, **LORA}
+    picture(tmp_path / "pics", (128, 128))
     file = write_lora(tmp_path / "old" / "pytorch_lora_weights.safetensors", rank=4)
 
     found = report(tmp_path, **model, init_lora="old")

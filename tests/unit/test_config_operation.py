@@ -270,3 +270,9 @@ def test_a_repository_may_be_named_by_its_address() -> None:
     named = {**HUB, "hub_model_id": "https://huggingface.co/ada/cats/"}
 
     assert import_small(named).plan.operation.publication.hub_model_id == "ada/cats"
+
+
+def test_a_local_run_writes_where_simpletuner_writes() -> None:
+    assert local({}).output_dir == local({"output_dir": ""}).output_dir == "simpletuner-results"
+    assert local({"output_dir": "out"}).output_dir == "out"
+    assert import_small({"output_dir": "out"}).plan.operation.output_dir is None

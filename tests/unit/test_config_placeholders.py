@@ -59,11 +59,11 @@ def test_an_unset_variable_is_kept_and_told() -> None:
     assert filling.unset == [("/config/a", "GONE"), ("/config/b~1c", "GONE")]
 
 
-def test_an_output_dir_that_is_not_there_leaves_its_placeholder() -> None:
+def test_what_is_not_given_has_simpletuners_default() -> None:
     backends = [{"cache_dir": "{output_dir}/{id}/{model_family}"}]
 
     assert filled_backends(backends, {}, Filling(env={})) == [
-        {"cache_dir": "{output_dir}/{id}/hidream"}
+        {"cache_dir": "simpletuner-results/{id}/hidream"}
     ]
 
 

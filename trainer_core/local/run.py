@@ -143,9 +143,7 @@ def _import(
 
 
 def output_dir_of(run: LocalRun, plan: Plan) -> Path:
-    """The run's output folder; raises PlanError if neither ``run`` nor the files name one."""
+    """The run's output folder: that of ``run``, else of the files."""
     written = run.output_dir or plan.operation.output_dir
-    if written is None:
-        message = "output_dir is missing: name the output folder here or with --output."
-        raise PlanError([Problem(pointer="/config/output_dir", code="missing", message=message)])
+    assert written is not None  # every plan of a local run has one
     return Path(written).expanduser().absolute()

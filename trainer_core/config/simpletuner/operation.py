@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from trainer_core.config.plan import Operation, Publication
 from trainer_core.config.simpletuner.ema import ema_device_of
 from trainer_core.config.simpletuner.model import fourth_encoder_of, is_full_rank
+from trainer_core.config.simpletuner.placeholders import USUAL_OUTPUT_DIR
 from trainer_core.config.simpletuner.precision import quantize_via_of
 from trainer_core.config.simpletuner.reading import Options
 from trainer_core.config.simpletuner.reporting import trackers_of
@@ -27,7 +28,9 @@ _HUB_ID_PATTERN: Final = re.compile(
 )
 _HUB_ADDRESS: Final = re.compile(r"https?://huggingface\.co/")
 
-_OUTPUT: Final = OPERATION.path("output_dir", "Where a local run writes.")
+_OUTPUT: Final = OPERATION.path(
+    "output_dir", "Where a local run writes; where it is not given: simpletuner-results."
+)
 _RESUME: Final = OPERATION.text(
     "resume_from_checkpoint",
     "latest",
@@ -102,6 +105,10 @@ OPERATION.handled(
 OPERATION.handled("push_to_hub_background", "Publishing never holds up the training.")
 
 
+def _output_dir(config: Options) -> str | None:
+    return (config[_OUTPUT] or USUAL_OUTPUT_DIR) if config.source == "local" else None
+
+
 def operation_of(
     config: Options,
     prompt_library: Mapping[str, JsonValue] | None,
@@ -129,7 +136,7 @@ def operation_of(
         tracker_project_name=trackers.project_name,
         tracker_run_name=trackers.run_name,
         text_encoder_4_source=fourth_encoder_of(config),
-        output_dir=config[_OUTPUT],
+        output_dir=_output_dir(config),
         data_dirs=folders,
         sample_prompt=sample.prompt,
         sample_negative_prompt=sample.negative_prompt,

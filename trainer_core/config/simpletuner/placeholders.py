@@ -15,6 +15,8 @@ _ENV: Final = "env:"
 _MAX_DEPTH: Final = 32
 """What is nested deeper is refused later."""
 _FAMILY: Final = "hidream"
+USUAL_OUTPUT_DIR: Final = "simpletuner-results"
+"""SimpleTuner's ``output_dir`` where none is given."""
 
 
 def unfilled_tokens(text: str) -> tuple[str, ...]:
@@ -98,8 +100,7 @@ def filled_backends(
 
     Args:
         backends: the list of the file; what is no object is left as it is.
-        config: the options, whose values the placeholders have. An ``output_dir`` that is not
-            there leaves its placeholder.
+        config: the options, whose values the placeholders have.
         filling: replaces them.
     """
     common = dict(_names_in(config))
@@ -116,9 +117,7 @@ def filled_backends(
 
 def _names_in(config: Mapping[str, JsonValue]) -> Iterator[tuple[str, str]]:
     yield "model_family", _text(config, "model_family") or _FAMILY
-    output_dir = _text(config, "output_dir")
-    if output_dir is not None:
-        yield "output_dir", output_dir
+    yield "output_dir", _text(config, "output_dir") or USUAL_OUTPUT_DIR
 
 
 def _text(options: Mapping[str, JsonValue], name: str) -> str | None:
