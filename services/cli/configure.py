@@ -89,7 +89,7 @@ def configure(
     `reverie validate`; 2 for wrong usage, also where an option is missing and
     there is no terminal to ask on; 130 after Ctrl-C or Ctrl-D.
     """
-    from services.cli.configure_questions import Given
+    from services.cli.configure_questions import Given, missing_options
 
     given = Given(
         pictures=pictures,
@@ -100,8 +100,12 @@ def configure(
         adapter=adapter,
         masks=masks,
     )
+    may_ask = sys.stdin.isatty() and not yes
+    if not may_ask and (missing := missing_options(given)):
+        why = "--yes asks nothing" if yes else "there is no terminal to ask on"
+        ctx.fail(f"give {', '.join(missing)}: {why}")
     try:
-        folder = _prepare(given, may_ask=sys.stdin.isatty() and not yes, force=force)
+        folder = _prepare(given, may_ask=may_ask, force=force)
     except (KeyboardInterrupt, EOFError):
         sys.stderr.write("\n")
         output.print_note("stopped; nothing was written")

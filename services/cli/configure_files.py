@@ -109,7 +109,13 @@ def _make_links(draft: Path, links: Mapping[str, str]) -> None:
     for name, says in links.items():
         link = draft / name
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(says)
+        try:
+            link.symlink_to(says)
+        except OSError as error:
+            raise CommandError(
+                f"{draft.parent}: no link can be made there ({error.strerror}); take an --output "
+                "on another disk, or move away what cannot be used"
+            ) from error
 
 
 def _draft_of(place: Path) -> Path:

@@ -42,20 +42,24 @@ class Given:
     masks: Path | None = None
 
 
+def missing_options(given: Given) -> list[str]:
+    """The options without which something has to be asked, whatever the pictures are."""
+    needed = {"--pictures": given.pictures, "--goal": given.goal, "--card": given.card_gb}
+    return [name for name, value in needed.items() if value is None]
+
+
 def answers_of(given: Given, *, may_ask: bool) -> tuple[Answers, Pictures]:
     """What was given, answers to the rest, and what is in the folder of pictures.
 
     Args:
-        given: the options.
+        given: the options; where nobody can be asked, without ``missing_options``.
         may_ask: whether a person is there to answer.
 
     Raises:
-        typer.BadParameter: an option is wrong, or missing where nobody can be asked.
+        typer.BadParameter: an option is wrong, or the trigger word is missing.
         CommandError: no picture can be used.
         KeyboardInterrupt, EOFError: the person pressed Ctrl-C or Ctrl-D.
     """
-    if not may_ask:
-        _require_all(given)
     # Before the pictures are read, which may take a while:
     card_gb = None if given.card_gb is None else _checked(read_card, str(given.card_gb), "--card")
     masks = None if given.masks is None else _checked(read_folder, str(given.masks), "--masks")
@@ -109,16 +113,6 @@ def shown(path: Path) -> str:
     """A path as a person would write it here."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def _require_all(given: Given) -> None:
-    needed = {"--pictures": given.pictures, "--goal": given.goal, "--card": given.card_gb}
-    missing = [name for name, value in needed.items() if value is None]
-    if missing:
-        raise typer.BadParameter(
-            "give it; there is no terminal to ask on, or --yes forbids to",
-            param_hint=" and ".join(missing),
-        )
 
 
 def _look(folder: Path, masks: Path | None) -> Pictures:

@@ -18,7 +18,7 @@ FOLDER = Path("/work/photos")
 ANSWERS = Answers(
     pictures=FOLDER,
     goal="subject",
-    card_gb=24,
+    card_gb=48,
     trigger_word="ohwx dog",
     output=Path("/work/config"),
 )
