@@ -87,9 +87,26 @@ class ShardCorruptError(TrainerError):
 
 
 class CheckpointError(TrainerError):
-    """A checkpoint is incomplete, or was made with another plan, dataset or base model."""
+    """A checkpoint is missing, or was made with another plan, dataset or base model."""
 
     code = "bad_checkpoint"
+
+
+class CheckpointCorruptError(CheckpointError):
+    """A checkpoint's folder is damaged; the message names the file and what is wrong with it.
+
+    The next attempt goes on from the newest whole one.
+    """
+
+    code = "checkpoint_corrupt"
+    category: Category = Category.INFRA
+    retryable = True
+
+
+class NoWholeCheckpointError(CheckpointCorruptError):
+    """A run has checkpoints, and all of them are damaged. It is never started over silently."""
+
+    retryable = False
 
 
 class NonFiniteLossError(TrainerError):

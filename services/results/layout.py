@@ -12,6 +12,7 @@ from trainer_core.errors import CheckpointError
 from trainer_core.export.card import render_card
 from trainer_core.export.card_facts import card_facts
 from trainer_core.export.checkpoint_adapter import write_checkpoint_adapter
+from trainer_core.export.origin import Origin, weights_of_result
 
 _TAKEN: Final = ("pytorch_lora_weights.safetensors", "lycoris_config.json")
 _TAKEN_FOLDERS: Final = ("samples", "transformer")
@@ -43,8 +44,10 @@ def lay_out_checkpoint(checkpoint: Path, plan: Plan, repo: Path) -> None:
     if adapter is None:
         raise CheckpointError("full-rank training has no adapter")
     manifest = read_manifest(checkpoint)
+    weights = weights_of_result(plan.identity)
+    origin = Origin(base_model=plan.identity.base.name, step=manifest.step, weights=weights)
     repo.mkdir(parents=True)
-    parameters = write_checkpoint_adapter(checkpoint, plan, manifest.step, repo)
+    parameters = write_checkpoint_adapter(checkpoint, adapter, origin, repo)
     before = manifest.scalars.get("probe_before")
     facts = card_facts(
         plan,
@@ -53,7 +56,7 @@ def lay_out_checkpoint(checkpoint: Path, plan: Plan, repo: Path) -> None:
         loss_after=None,
         trainable_parameters=parameters,
         trainable_modules=len(adapter.modules),
-        weights="trained" if plan.identity.ema is None else "ema",
+        weights=weights,
         matmul=matmul_of(manifest),
         is_checkpoint=True,
     )

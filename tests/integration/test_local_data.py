@@ -275,7 +275,12 @@ def test_latest_is_the_newest_whole_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / ".step-00000040.draft").mkdir()
 
     for request in ("latest", ""):
-        assert find_checkpoints(request, tmp_path, ()) == Checkpoints(newest=steps[10])
+        found = find_checkpoints(request, tmp_path, ())
+        assert found.newest == steps[10]
+        assert [(each.path, each.why) for each in found.damaged] == [
+            (steps[20], "step-00000020/state.safetensors has 5 bytes, and 20 in its manifest"),
+            (steps[30], "step-00000030/manifest.json is missing"),
+        ]
 
 
 def test_a_checkpoint_is_taken_by_path_or_by_its_name(tmp_path: Path) -> None:
@@ -287,16 +292,18 @@ def test_a_checkpoint_is_taken_by_path_or_by_its_name(tmp_path: Path) -> None:
         (str(other), other),
     ):
         assert find_checkpoints(request, tmp_path / "out", (tmp_path,)) == Checkpoints(
-            newest=here, requested=found
+            own=(here,), requested=found
         )
     (other / "state.safetensors").unlink()
     for request, problem in (
         ("step-00000009", "resume_from_checkpoint names step-00000009, which is not a folder"),
-        (str(other), "not a complete checkpoint"),
+        (str(other), f"{other} is damaged: step-00000007/state.safetensors is missing"),
     ):
         found_here = find_checkpoints(request, tmp_path / "out", (tmp_path,))
         assert (found_here.newest, found_here.requested) == (here, None)
-        assert problem in str(found_here.problem)
+        assert found_here.problem is not None
+        assert problem in found_here.problem.reason
+        assert found_here.problem.is_damage == (request == str(other))
 
 
 def test_latest_goes_by_the_step_and_not_by_the_name(tmp_path: Path) -> None:

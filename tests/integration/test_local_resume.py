@@ -1,17 +1,21 @@
 """Runs into one output folder: started, stopped, resumed, refused, set aside."""
 
-from collections.abc import Mapping
+import json
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import pytest
 import torch
 
+from tests.support import damage
 from tests.support.jobs import EXAMPLES, demo_plan
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.base_models.obtain import FoundBase
 from trainer_core.checkpoint.identity import checkpoint_identity
-from trainer_core.checkpoint.layout import STATE_NAME
+from trainer_core.checkpoint.layout import MANIFEST_NAME, STATE_NAME
 from trainer_core.checkpoint.write import (
     CheckpointFacts,
     TrainedTensors,
@@ -19,7 +23,7 @@ from trainer_core.checkpoint.write import (
     write_result,
 )
 from trainer_core.config.plan import Plan, StartAdapter
-from trainer_core.errors import CheckpointError
+from trainer_core.errors import CheckpointError, NoWholeCheckpointError
 from trainer_core.local.attempt import Attempt
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
@@ -101,6 +105,12 @@ class Runs:
         write_result(job.result_dir, LAST, lambda folder: None)
         return True
 
+    def warnings(self) -> list[tuple[str, str]]:
+        """Code and message of each warning event."""
+        lines = (self.output / "events.jsonl").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        return [(e["code"], e["message"]) for e in events if e["event"] == "warning"]
+
     def stored_files(self) -> list[str]:
         """Files of the output folder, but for events and cache, with their times of change."""
         kept = {"checkpoints", "result", "job.json", "course.json"}
@@ -178,6 +188,104 @@ def test_a_run_goes_on_in_epochs_if_these_reach_further(runs: Runs) -> None:
     assert runs.started_at == [0, 2]
 
 
+def truncated(folder: Path) -> None:
+    damage.truncate(folder / STATE_NAME)
+
+
+def another_cursor(folder: Path) -> None:
+    """One digit is another one; it is still a manifest."""
+    manifest = folder / MANIFEST_NAME
+    text = manifest.read_text()
+    assert '"cursor": 3' in text
+    manifest.write_text(text.replace('"cursor": 3', '"cursor": 7'))
+
+
+def another_step(folder: Path) -> None:
+    """A copy of another checkpoint, under this one's name."""
+    shutil.copytree(folder.with_name(step(2)), folder, dirs_exist_ok=True)
+
+
+DAMAGES: Final[Mapping[str, tuple[Callable[[Path], object], str]]] = {
+    "truncated": (truncated, f"{STATE_NAME} has 38 bytes, and 76 in its manifest"),
+    "flipped": (
+        lambda folder: damage.flip_last(folder / STATE_NAME),
+        f"{STATE_NAME} is damaged: its SHA-256 is not the one in its manifest",
+    ),
+    "gone": (lambda folder: damage.remove(folder / STATE_NAME), f"{STATE_NAME} is missing"),
+    "manifest cut": (
+        lambda folder: damage.truncate(folder / MANIFEST_NAME),
+        f"{MANIFEST_NAME} is damaged, or of a newer version",
+    ),
+    "manifest changed": (another_cursor, f"{MANIFEST_NAME} is damaged, or of a newer version"),
+    "manifest gone": (
+        lambda folder: damage.remove(folder / MANIFEST_NAME),
+        f"{MANIFEST_NAME} is missing",
+    ),
+    "another step's": (another_step, f"{MANIFEST_NAME} is the one of step 2"),
+}
+"""What happened to a checkpoint's folder → what does it, and what is said of it."""
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_is_used(
+    runs: Runs, how: str
+) -> None:
+    runs.start("latest", stop_at=3)
+    do, words = DAMAGES[how]
+    do(runs.output / "checkpoints" / step(3))
+
+    runs.start("latest")
+
+    assert runs.started_at == [0, 2]
+    assert runs.warnings() == [
+        ("checkpoint_corrupt", f"{step(3)}/{words}. The run goes on from step 2.")
+    ]
+    assert runs.steps() == [1, 2, 3, 4]
+    assert runs.aside() == ["job.json", step(3)]
+    runs.start("latest")
+    assert len(runs.warnings()) == 1
+
+
+def test_of_several_damaged_checkpoints_each_is_named(runs: Runs) -> None:
+    runs.start("latest", stop_at=3)
+    damage.flip_last(runs.output / "checkpoints" / step(3) / STATE_NAME)
+    damage.remove(runs.output / "checkpoints" / step(2) / MANIFEST_NAME)
+
+    runs.start("latest")
+
+    assert runs.started_at == [0, 1]
+    assert [message.partition("/")[0] for _, message in runs.warnings()] == [step(2), step(3)]
+    assert runs.aside() == ["job.json", step(2), step(3)]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_run_without_a_whole_checkpoint_is_refused_and_nothing_is_changed(
+    runs: Runs, how: str
+) -> None:
+    runs.start("latest", stop_at=3)
+    do, words = DAMAGES[how]
+    do(runs.output / "checkpoints" / step(3))
+    for number in (1, 2):
+        damage.flip_last(runs.output / "checkpoints" / step(number) / STATE_NAME)
+    before = runs.stored_files()
+
+    with pytest.raises(NoWholeCheckpointError) as caught:
+        runs.start("latest")
+
+    assert not caught.value.retryable
+    message = caught.value.message
+    assert message.startswith(f"none of the checkpoints in {runs.output}/checkpoints is whole: ")
+    assert f"{step(3)}/{words}" in message
+    assert message.endswith("or start at step 0 with --set resume_from_checkpoint=")
+    assert runs.stored_files() == before
+    assert runs.started_at == [0]
+
+    # The way on that the message names.
+    runs.start("", stop_at=1)
+    runs.start("")
+    assert runs.started_at == [0, 0, 1]
+
+
 @pytest.mark.parametrize("path", ["through a link", "with dots"])
 def test_an_own_checkpoint_is_recognised_by_any_path(runs: Runs, path: str) -> None:
     runs.start("latest")
@@ -189,7 +297,7 @@ def test_an_own_checkpoint_is_recognised_by_any_path(runs: Runs, path: str) -> N
 
     assert runs.started_at == [0, 2]
     assert runs.steps() == [1, 2, 3]
-    assert runs.aside() == ["result", step(3), step(4)]
+    assert runs.aside() == ["job.json", "result", step(3), step(4)]
 
 
 def test_a_run_started_at_step_0_is_resumed_until_it_has_finished(runs: Runs) -> None:
@@ -198,7 +306,7 @@ def test_a_run_started_at_step_0_is_resumed_until_it_has_finished(runs: Runs) ->
     for stop_at in (2, 3, LAST):
         runs.start("", stop_at=stop_at)
     assert runs.started_at == [0, 0, 2, 3]
-    assert runs.aside() == ["result", *map(step, (1, 2, 3, 4))]
+    assert runs.aside() == ["job.json", "result", *map(step, (1, 2, 3, 4))]
 
     runs.start("", stop_at=1)  # that one had finished: a new one starts
     assert runs.started_at[-1] == 0
@@ -219,7 +327,7 @@ def test_another_plan_with_the_same_request_starts_anew(runs: Runs) -> None:
     runs.start("", stop_at=3, seed=7)
 
     assert runs.started_at == [0, 0]
-    assert runs.aside() == [step(1), step(2)]
+    assert runs.aside() == ["job.json", step(1), step(2)]
 
 
 def test_a_drawn_seed_is_the_one_of_the_checkpoint(runs: Runs) -> None:

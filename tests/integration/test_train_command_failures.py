@@ -4,29 +4,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.support.small_jobs import Small, named
 from tests.support.zygote import Zygote
 from trainer_core.checkpoint.folders import committed_checkpoints
-from trainer_core.data.index import DataIndex, ShardSpec
+from trainer_core.data.index import DataIndex, PictureEntry, ShardSpec
 from trainer_core.data.shards import shard_name
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run_without_an_update(
-    zygote: Zygote, small: Small, tmp_path: Path
+@pytest.mark.parametrize("poison", ["all pictures", "one picture"])
+def test_a_loss_that_is_not_a_number_before_the_first_step_ends_the_run_there(
+    zygote: Zygote, small: Small, tmp_path: Path, poison: str
 ) -> None:
     job = small()
-    job["shards_dir"] = str(_poisoned(job, tmp_path))
+    picture = None if poison == "all pictures" else "astronaut_shuttle.jpg"
+    job["shards_dir"] = str(_poisoned(job, tmp_path, picture))
 
     status, events = zygote.train(job, tmp_path)
 
     assert status == 1
-    assert events[-1]["event"] == "failed"
-    assert events[-1]["code"] == "non_finite_loss"
-    assert "step 1" in events[-1]["message"]
+    assert events[-1].items() >= {"event": "failed", "code": "non_finite_loss", "step": 0}.items()
+    message = events[-1]["message"]
+    assert message.startswith("the loss measured before the first step is not finite for ")
+    assert ("photos: astronaut_shuttle.jpg: look at" in message) == (picture is not None), message
     assert named(events, "eval")[0]["mean"] is None
-    assert not (tmp_path / "output" / "checkpoints").exists()
+    assert not named(events, "step")
+    assert not list((tmp_path / "output").rglob("step-*"))
 
 
 def test_the_last_good_checkpoint_is_kept_when_the_run_fails(
@@ -64,21 +67,22 @@ def test_an_update_that_overflows_is_not_saved(
     assert not committed_checkpoints(tmp_path / "output/checkpoints")
 
 
-def _poisoned(job: dict[str, Any], folder: Path) -> Path:
-    """The job's shards, all latents not a number."""
+def _poisoned(job: dict[str, Any], folder: Path, picture: str | None = None) -> Path:
+    """The job's shards; latents of this picture, or of all, are not a number."""
     poisoned = folder / "poisoned"
     poisoned.mkdir()
     for shard in DataIndex.model_validate(job["index"]).shards:
-        _copy(Path(job["shards_dir"]), poisoned, shard.spec, poison=shard.kind == "latents")
+        _copy(Path(job["shards_dir"]), poisoned, shard.spec, picture)
     return poisoned
 
 
-def _copy(shards: Path, to: Path, spec: ShardSpec, *, poison: bool) -> None:
+def _copy(shards: Path, to: Path, spec: ShardSpec, picture: str | None) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(shards / shard_name(spec.digest()))
-    if poison:
-        tensors["mean"] = torch.full_like(tensors["mean"], float("nan"))
+    for row, entry in enumerate(spec.entries):
+        if isinstance(entry, PictureEntry) and picture in (None, entry.path):
+            tensors["mean"][row] = float("nan")
     save_file(tensors, to / shard_name(spec.digest()))
 
 

@@ -12,9 +12,9 @@ from lycoris.modules.lokr import LokrModule
 from torch import nn
 
 from trainer_core.config.plan import AdaptedModule, LokrAdapter, LoraAdapter
-from trainer_core.export.lora_file import write_lora_file
-from trainer_core.export.lycoris_file import write_lycoris_files
-from trainer_core.export.origin import ADAPTER_NAME, Origin
+from trainer_core.export.parameters_in_memory import ParametersInMemory
+from trainer_core.export.origin import ADAPTER_NAME, Origin, Weights
+from trainer_core.export.write_adapter import write_adapter
 
 PATHS: Final = (
     "double_stream_blocks.0.block.attn1.to_q",
@@ -40,14 +40,11 @@ class Example:
     deltas: dict[str, torch.Tensor]
     """By path, [out, in], float64: what each module adds to the weight of its linear."""
 
-    def write(self, folder: Path) -> Path:
+    def write(self, folder: Path, weights: Weights = "live") -> Path:
         """The adapter's file in a new folder."""
         folder.mkdir()
-        origin = Origin(base_model="hidream-tiny", step=7, weights="trained")
-        if isinstance(self.adapter, LokrAdapter):
-            write_lycoris_files(folder, self.parameters, self.adapter, origin)
-        else:
-            write_lora_file(folder, self.parameters, self.adapter, origin)
+        origin = Origin(base_model="hidream-tiny", step=7, weights=weights)
+        write_adapter(folder, self.adapter, ParametersInMemory(self.parameters), origin)
         return folder / ADAPTER_NAME
 
 

@@ -64,7 +64,7 @@ def write_result(folder: Path) -> None:
         loss_after=_LOSS,
         trainable_parameters=1000,
         trainable_modules=4,
-        weights="trained",
+        weights="live",
         matmul="no_change",
     )
     (folder / "card.json").write_text(json.dumps(facts))

@@ -22,6 +22,7 @@ from tests.support.jobs import Event, events_in
 
 _DEADLINE_S = 240
 _TRAIN = "trainer_core.commands.train"
+_COMMAND = "services.cli.main"
 
 
 class Zygote:
@@ -55,6 +56,19 @@ class Zygote:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return int(self._answer()["status"])
+
+    def reverie(
+        self, argv: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
+        """Exit status of a ``reverie`` command in a forked process, and all that it printed.
+
+        Args:
+            argv: what follows ``reverie``; paths in it are absolute.
+            log: gets what it prints, too.
+            env: set in its process.
+        """
+        status = self.run(_COMMAND, [str(each) for each in argv], log, env)
+        return status, log.read_text()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -97,8 +111,12 @@ def _serve() -> None:
     import peft  # noqa: F401
     import prodigyopt  # noqa: F401
 
-    import trainer_core.engine.loop  # noqa: F401
+    import trainer_core.engine.loop
+    import trainer_core.export.merge
+    import trainer_core.local.run
+    import trainer_core.painting.generate  # noqa: F401
 
+    importlib.import_module(_COMMAND)
     importlib.import_module(_TRAIN)
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print
@@ -110,7 +128,7 @@ def _serve() -> None:
             _become(request)
             status = 1
             try:
-                status = importlib.import_module(request["module"]).main(request["argv"])
+                status = _main(request["module"], request["argv"])
             except BaseException:  # noqa: BLE001 - the child must never continue as a server
                 traceback.print_exc()
             finally:
@@ -120,6 +138,19 @@ def _serve() -> None:
         _, ended = os.waitpid(pid, 0)
         reply = {"status": os.waitstatus_to_exitcode(ended)}
         print(json.dumps(reply), file=replies, flush=True)
+
+
+def _main(module: str, argv: list[str]) -> int:
+    """The exit status of ``module.main``; the command line reads ``sys.argv`` and raises it."""
+    main = importlib.import_module(module).main
+    if module != _COMMAND:
+        return int(main(argv))
+    sys.argv = ["reverie", *argv]
+    try:
+        main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 def _become(request: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ def plan(tiny_folder: Path) -> Plan:
 def facts(
     plan: Plan,
     prompt: str = "a cat",
-    weights: Weights = "trained",
+    weights: Weights = "live",
     captions: CutCaptions | None = None,
 ) -> dict[str, Any]:
     operation = plan.operation.model_copy(update={"sample_prompt": prompt})

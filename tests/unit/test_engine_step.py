@@ -255,6 +255,14 @@ def test_a_balancing_loss_that_is_not_finite_is_named(bad: float) -> None:
         metrics_of(7, numbers, has_balance=means.has_balance)
 
 
+@pytest.mark.parametrize(
+    ("step", "words"), [(1, "No option of the optimizer can be"), (2, "Lower learning_rate")]
+)
+def test_the_first_step_is_not_blamed_on_the_learning_rate(step: int, words: str) -> None:
+    with pytest.raises(NonFiniteLossError, match=words):
+        metrics_of(step, [float("nan"), 0.0, 1.0], has_balance=False)
+
+
 def test_full_rank_trains_every_weight(tiny_folder: Path, plan: Plan) -> None:
     backend = backend_of(tiny_folder, plan, full=True, optimizer=optimizer_of("optimi-lion"))
     before = snapshot(backend.tensors())

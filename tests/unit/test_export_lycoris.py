@@ -16,10 +16,11 @@ from tests.support.jobs import demo_plan
 from trainer_core.adapters.lokr import LokrNetwork, attach_lokr
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.config.plan import LokrAdapter, Plan
+from trainer_core.export.parameters_in_memory import ParametersInMemory
 from trainer_core.export.full_rank import write_transformer
-from trainer_core.export.lycoris_file import write_lycoris_files
 from trainer_core.export.lycoris_layout import lycoris_config
 from trainer_core.export.origin import Origin
+from trainer_core.export.write_adapter import write_adapter
 from trainer_core.hidream.loading import load_text_encoders, load_transformer
 from trainer_core.hidream.text import encode_texts
 from trainer_core.painting.sampling import pipeline_for_sampling
@@ -53,8 +54,8 @@ def exported(
 ) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     _, network = adapted(tiny_folder, adapter)
-    origin = Origin(base_model="hidream-tiny", step=7, weights="trained")
-    write_lycoris_files(folder, network.parameters(), adapter, origin)
+    origin = Origin(base_model="hidream-tiny", step=7, weights="live")
+    write_adapter(folder, adapter, ParametersInMemory(network.parameters()), origin)
     return folder / "pytorch_lora_weights.safetensors"
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from trainer_core.local.start import (
     Checkpoints,
+    Damaged,
     Refuse,
     Resume,
     Start,
@@ -19,19 +20,38 @@ from trainer_core.local.start import (
 
 NEWEST: Final = Path("/out/checkpoints/step-00000009")
 OTHER: Final = Path("/other/step-00000003")
-MISSING: Final = "there is no such checkpoint"
+MISSING: Final = Refuse("there is no such checkpoint")
+TORN: Final = tuple(
+    Damaged(path=Path(f"/out/checkpoints/step-{step:08d}"), why=f"step {step} is torn")
+    for step in (2, 4, 6, 8)
+)
+NONE_WHOLE: Final = (
+    "none of the checkpoints in /out/checkpoints is whole: step 8 is torn; step 6 is torn; step 4 "
+    "is torn; and 1 more. Put one back from a copy, or "
+)
 DIGEST: Final = "d" * 64
 
 NO_CHECKPOINT: Final = Checkpoints()
-HAS_NEWEST: Final = Checkpoints(newest=NEWEST)
+HAS_NEWEST: Final = Checkpoints(own=(NEWEST,), damaged=TORN[:1])
 HAS_REQUESTED: Final = Checkpoints(requested=OTHER)
-HAS_BOTH: Final = Checkpoints(newest=NEWEST, requested=OTHER)
+HAS_BOTH: Final = Checkpoints(own=(NEWEST,), requested=OTHER)
 LACKS_REQUESTED: Final = Checkpoints(problem=MISSING)
-HAS_NEWEST_LACKS_REQUESTED: Final = Checkpoints(newest=NEWEST, problem=MISSING)
+HAS_NEWEST_LACKS_REQUESTED: Final = Checkpoints(own=(NEWEST,), problem=MISSING)
+HAS_TORN: Final = Checkpoints(damaged=TORN)
+HAS_TORN_AND_REQUESTED: Final = Checkpoints(damaged=TORN, requested=OTHER)
+HAS_TORN_LACKS_REQUESTED: Final = Checkpoints(damaged=TORN, problem=MISSING)
 
 
 def started(request: str, digest: str = DIGEST) -> StartedRun:
     return StartedRun(request=request, digest=digest)
+
+
+FROM_STEP_0: Final = "start at step 0 with --set resume_from_checkpoint="
+WITHOUT_RECORD: Final = "delete course.json in the output folder to start anew"
+
+
+def no_whole(way_on: str) -> Refuse:
+    return Refuse(NONE_WHOLE + way_on, is_damage=True)
 
 
 NOT_THE_SAME: Final = (
@@ -67,12 +87,23 @@ TABLE: Final[list[tuple[str, Checkpoints, StartedRun | None, Start]]] = [
     ("other", HAS_REQUESTED, started("other"), StartAnew(OTHER)),
     # A named one that is missing is refused, unless the run it started has checkpoints of its own.
     *[
-        ("other", checkpoints, before, Refuse(MISSING))
+        ("other", checkpoints, before, MISSING)
         for checkpoints in (LACKS_REQUESTED, HAS_NEWEST_LACKS_REQUESTED)
         for before in (*NOT_THE_SAME, started(""))
     ],
     ("other", HAS_NEWEST_LACKS_REQUESTED, started("other"), Resume(NEWEST)),
-    ("other", LACKS_REQUESTED, started("other"), Refuse(MISSING)),
+    ("other", LACKS_REQUESTED, started("other"), MISSING),
+    # Where no checkpoint of a run is whole, the run is refused, never started over.
+    *[
+        ("latest", HAS_TORN, before, no_whole(FROM_STEP_0))
+        for before in (*NOT_THE_SAME, started("latest"))
+    ],
+    *[("", HAS_TORN, before, StartAnew(None)) for before in NOT_THE_SAME],
+    ("", HAS_TORN, started(""), no_whole(WITHOUT_RECORD)),
+    *[("other", HAS_TORN_AND_REQUESTED, before, StartAnew(OTHER)) for before in NOT_THE_SAME],
+    ("other", HAS_TORN_AND_REQUESTED, started("other"), no_whole(WITHOUT_RECORD)),
+    *[("other", HAS_TORN_LACKS_REQUESTED, before, MISSING) for before in NOT_THE_SAME],
+    ("other", HAS_TORN_LACKS_REQUESTED, started("other"), no_whole(WITHOUT_RECORD)),
 ]
 
 
@@ -85,9 +116,16 @@ def test_the_start_follows_from_the_request_and_what_exists(
 
 def test_the_table_has_every_combination() -> None:
     possible = {
-        "latest": (NO_CHECKPOINT, HAS_NEWEST),
-        "": (NO_CHECKPOINT, HAS_NEWEST),
-        "other": (HAS_REQUESTED, HAS_BOTH, LACKS_REQUESTED, HAS_NEWEST_LACKS_REQUESTED),
+        "latest": (NO_CHECKPOINT, HAS_NEWEST, HAS_TORN),
+        "": (NO_CHECKPOINT, HAS_NEWEST, HAS_TORN),
+        "other": (
+            HAS_REQUESTED,
+            HAS_BOTH,
+            LACKS_REQUESTED,
+            HAS_NEWEST_LACKS_REQUESTED,
+            HAS_TORN_AND_REQUESTED,
+            HAS_TORN_LACKS_REQUESTED,
+        ),
     }
     listed = [(request, checkpoints, before) for request, checkpoints, before, _ in TABLE]
     for request, all_checkpoints in possible.items():
@@ -103,7 +141,8 @@ def test_what_is_refused_before_the_data_is_read_is_refused_for_any_data(
 
     early = refusal(request_, checkpoints, before)
 
-    assert (early is not None) == all(isinstance(start, Refuse) for start in starts)
+    is_certain = all(isinstance(start, Refuse) and start == starts[0] for start in starts)
+    assert (early is not None) == is_certain
     if early is not None:
         assert all(start == early for start in starts)
 

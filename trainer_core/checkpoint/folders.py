@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -11,13 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from trainer_core.checkpoint.layout import (
     MANIFEST_NAME,
+    STATE_NAME,
     CheckpointManifest,
     FileFacts,
     ResultManifest,
     checkpoint_name,
+    opened,
 )
-from trainer_core.errors import CheckpointError
+from trainer_core.errors import CheckpointCorruptError, CheckpointError
 
+_NAME: Final = re.compile(r"step-(\d{8,})")
 _LEFTOVER: Final = re.compile(r"\.(step-\d{8,})\.(draft|old|gone)")
 _MANIFEST: Final = TypeAdapter[CheckpointManifest | ResultManifest](
     CheckpointManifest | ResultManifest
@@ -32,24 +36,95 @@ def facts_of(path: Path) -> FileFacts:
 
 
 def read_manifest(folder: Path) -> CheckpointManifest:
-    """The manifest of a checkpoint. Raises CheckpointError where it is missing or not valid."""
+    """The manifest of a checkpoint.
+
+    Raises CheckpointError where there is no such folder, and CheckpointCorruptError where the
+    manifest is missing or damaged.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no checkpoint {folder}")
+    name = f"{folder.name}/{MANIFEST_NAME}"
     try:
-        body = (folder / MANIFEST_NAME).read_bytes()
-        return CheckpointManifest.model_validate_json(body)
-    except (OSError, ValidationError) as error:
-        raise CheckpointError(f"{folder.name} has no readable manifest: {error}") from error
+        return opened((folder / MANIFEST_NAME).read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointCorruptError(f"{name} is missing") from error
+    except ValueError as error:
+        raise CheckpointCorruptError(f"{name} is damaged, or of a newer version") from error
+
+
+def check_sizes(folder: Path) -> CheckpointManifest:
+    """The manifest of a checkpoint whose files are there, in the right sizes.
+
+    Raises CheckpointCorruptError, which names the file and what is wrong with it.
+    """
+    manifest = read_manifest(folder)
+    if manifest.files.keys() != {STATE_NAME}:
+        raise CheckpointCorruptError(
+            f"{folder.name} has the files {sorted(manifest.files)}, not {STATE_NAME} alone"
+        )
+    for name, facts in manifest.files.items():
+        try:
+            size_bytes = (folder / name).stat().st_size
+        except FileNotFoundError as error:
+            raise CheckpointCorruptError(f"{folder.name}/{name} is missing") from error
+        if size_bytes != facts.size_bytes:
+            raise CheckpointCorruptError(
+                f"{folder.name}/{name} has {size_bytes} bytes, and {facts.size_bytes} in its "
+                "manifest"
+            )
+    return manifest
+
+
+def check_digests(folder: Path) -> CheckpointManifest:
+    """As ``check_sizes``, and reads the files to compare their SHA-256, too."""
+    manifest = check_sizes(folder)
+    for name, facts in manifest.files.items():
+        if facts_of(folder / name) != facts:
+            raise CheckpointCorruptError(
+                f"{folder.name}/{name} is damaged: its SHA-256 is not the one in its manifest"
+            )
+    return manifest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredCheckpoints:
+    """The checkpoints in a folder, each list the oldest first."""
+
+    whole: tuple[Path, ...]
+    damaged: tuple[tuple[Path, str], ...]
+    """Each with what is wrong with it."""
+
+
+def stored_checkpoints(checkpoints_dir: Path) -> StoredCheckpoints:
+    """The folders with the name of a checkpoint; none where ``checkpoints_dir`` does not exist.
+
+    Links are not followed. Files are compared by their sizes; ``check_digests`` compares digests.
+    """
+    whole: list[tuple[int, Path]] = []
+    damaged: list[tuple[int, Path, str]] = []
+    for path in checkpoints_dir.iterdir() if checkpoints_dir.is_dir() else ():
+        step = _NAME.fullmatch(path.name)
+        if step is None or path.is_symlink() or not path.is_dir():
+            continue
+        try:
+            manifest = check_sizes(path)
+        except CheckpointCorruptError as error:
+            damaged.append((int(step[1]), path, error.message))
+            continue
+        if path.name == checkpoint_name(manifest.step):
+            whole.append((manifest.step, path))
+        else:
+            why = f"{path.name}/{MANIFEST_NAME} is the one of step {manifest.step}"
+            damaged.append((int(step[1]), path, why))
+    return StoredCheckpoints(
+        whole=tuple(path for _, path in sorted(whole)),
+        damaged=tuple((path, why) for _, path, why in sorted(damaged)),
+    )
 
 
 def committed_checkpoints(checkpoints_dir: Path) -> list[Path]:
-    """The complete checkpoints in a folder, the oldest first; none where the folder does not exist.
-
-    Only the sizes of files are compared with the manifest. ``check_checkpoint`` compares digests.
-    """
-    if not checkpoints_dir.is_dir():
-        return []
-    steps = {path: _step_of(path) for path in checkpoints_dir.iterdir()}
-    complete = [(step, path) for path, step in steps.items() if step is not None]
-    return [path for _, path in sorted(complete)]
+    """The whole ones of ``stored_checkpoints``."""
+    return list(stored_checkpoints(checkpoints_dir).whole)
 
 
 def is_complete(folder: Path) -> bool:
@@ -95,14 +170,3 @@ def keep_newest(checkpoints_dir: Path, count: int) -> None:
         # Renamed first, so that a kill leaves no half-deleted folder under a checkpoint's name.
         gone = path.rename(path.with_name(f".{path.name}.gone"))
         shutil.rmtree(gone)
-
-
-def _step_of(folder: Path) -> int | None:
-    """None for anything but a complete checkpoint. Links are not followed."""
-    if folder.is_symlink() or not is_complete(folder):
-        return None
-    try:
-        step = read_manifest(folder).step
-    except CheckpointError:
-        return None
-    return step if folder.name == checkpoint_name(step) else None

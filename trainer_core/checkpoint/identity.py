@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from trainer_core.checkpoint.differences import differences
-from trainer_core.checkpoint.folders import facts_of, read_manifest
-from trainer_core.checkpoint.layout import STATE_NAME, CheckpointManifest
+from trainer_core.checkpoint.folders import check_digests, read_manifest
+from trainer_core.checkpoint.layout import CheckpointManifest
 from trainer_core.checkpoint.matmul import matmul_of
 from trainer_core.config.plan import Matmul
 from trainer_core.errors import CheckpointError
@@ -47,7 +47,8 @@ def check_checkpoint(
 
     - plan, data, base model or products differ; the message names the fields that differ,
     - its step is after the run's ``last_step``,
-    - a file is missing, or its size or SHA-256 differs from the manifest.
+
+    and CheckpointCorruptError where a file is missing or damaged.
     """
     manifest = read_manifest(folder)
     if differs := _differs(run, manifest):
@@ -56,8 +57,7 @@ def check_checkpoint(
         raise CheckpointError(
             f"the checkpoint is at step {manifest.step}, the plan ends at {last_step}"
         )
-    _check_files(folder, manifest)
-    return manifest
+    return check_digests(folder)
 
 
 def _differs(run: CheckpointIdentity, manifest: CheckpointManifest) -> list[str]:
@@ -79,19 +79,3 @@ def _differs(run: CheckpointIdentity, manifest: CheckpointManifest) -> list[str]
 
 def _digests(what: str, here: str, there: str) -> str:
     return f"{what}: {here[:12]} here, {there[:12]} in the checkpoint"
-
-
-def _check_files(folder: Path, manifest: CheckpointManifest) -> None:
-    if manifest.files.keys() != {STATE_NAME}:
-        raise CheckpointError(
-            f"{folder.name} has the files {sorted(manifest.files)}, not {STATE_NAME} alone"
-        )
-    for name, facts in manifest.files.items():
-        try:
-            found = facts_of(folder / name)
-        except OSError as error:
-            raise CheckpointError(f"{folder.name}/{name}: {error.strerror}") from error
-        if found != facts:
-            raise CheckpointError(
-                f"{folder.name}/{name} differs from its manifest in size or SHA-256"
-            )

@@ -10,13 +10,16 @@ from typing import Final, Literal
 
 from pydantic import JsonValue
 
-from trainer_core.config.plan.frozen import Frozen
+from trainer_core.config.plan.frozen import Frozen, digest_of
 
 MANIFEST_NAME: Final = "manifest.json"
 STATE_NAME: Final = "state.safetensors"
 
 PARAMETER: Final = "param/"
 EMA: Final = "ema/"
+
+_SEAL: Final = "manifest_digest"
+"""A scalar, and no field of its own, so that earlier versions read the manifest too."""
 
 
 class FileFacts(Frozen):
@@ -42,6 +45,26 @@ class CheckpointManifest(Frozen):
     base_digest: str
     scalars: dict[str, JsonValue]
     files: dict[str, FileFacts]
+
+
+def sealed(manifest: CheckpointManifest) -> CheckpointManifest:
+    """The manifest with a digest of itself among its scalars, as it is written."""
+    scalars = {**manifest.scalars, _SEAL: digest_of(manifest.model_dump(mode="json"))}
+    return manifest.model_copy(update={"scalars": scalars})
+
+
+def opened(body: bytes) -> CheckpointManifest:
+    """The inverse of ``sealed``, from what was written; raises ValueError for anything else.
+
+    Older versions wrote no digest, so theirs may be missing.
+    """
+    manifest = CheckpointManifest.model_validate_json(body)
+    scalars = {**manifest.scalars}
+    seal = scalars.pop(_SEAL, None)
+    manifest = manifest.model_copy(update={"scalars": scalars})
+    if seal is not None and seal != digest_of(manifest.model_dump(mode="json")):
+        raise ValueError("the manifest is not as it was written")
+    return manifest
 
 
 class ResultManifest(Frozen):

@@ -23,6 +23,7 @@ from trainer_core.checkpoint.layout import (
     FileFacts,
     ResultManifest,
     checkpoint_name,
+    sealed,
 )
 from trainer_core.faultpoints import fault_point
 
@@ -75,15 +76,17 @@ def write_checkpoint(
         draft / STATE_NAME,
     )
     fault_point("checkpoint.before_manifest")
-    manifest = CheckpointManifest(
-        step=facts.step,
-        cursor=facts.cursor,
-        identity_digest=facts.run.identity_digest,
-        identity=facts.run.identity,
-        data_digest=facts.run.data_digest,
-        base_digest=facts.run.base_digest,
-        scalars=dict(facts.scalars),
-        files=_files_of(draft),
+    manifest = sealed(
+        CheckpointManifest(
+            step=facts.step,
+            cursor=facts.cursor,
+            identity_digest=facts.run.identity_digest,
+            identity=facts.run.identity,
+            data_digest=facts.run.data_digest,
+            base_digest=facts.run.base_digest,
+            scalars=dict(facts.scalars),
+            files=_files_of(draft),
+        )
     )
     return _commit(draft, final, manifest, "checkpoint")
 

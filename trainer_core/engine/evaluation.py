@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 
@@ -12,13 +13,15 @@ from trainer_core.engine.state import Run, TrainingState
 from trainer_core.errors import NonFiniteLossError
 from trainer_core.validation.fixed_loss import EvaluationSample, FixedLoss, measure_fixed_loss
 
+_NAMED: Final = 3
+"""At most this many pictures are named in an error."""
+
 
 def measure_loss(run: Run, state: TrainingState) -> FixedLoss:
     """Measure and report the fixed validation loss of the parameters as they are.
 
-    Raises StopRequestedError between two batches. Raises NonFiniteLossError where the loss is not
-    finite after training. Before the first step it is not checked: the first training step then
-    fails with a better message.
+    Raises StopRequestedError between two batches, and NonFiniteLossError where the loss is not
+    finite.
     """
 
     def losses(samples: Sequence[EvaluationSample]) -> torch.Tensor:
@@ -38,6 +41,27 @@ def measure_loss(run: Run, state: TrainingState) -> FixedLoss:
     finally:
         run.loaded.network.transformer.train()
     report_fixed_loss(run, state, loss)
-    if state.step > 0 and not math.isfinite(loss.mean):
-        raise NonFiniteLossError(f"the loss measured after step {state.step} is not finite")
+    if not math.isfinite(loss.mean):
+        if state.step > 0:
+            raise NonFiniteLossError(f"the loss measured after step {state.step} is not finite")
+        raise NonFiniteLossError(_before_the_first_step(run, loss))
     return loss
+
+
+def _before_the_first_step(run: Run, loss: FixedLoss) -> str:
+    """Where the numbers come from, as far as the losses of the samples tell."""
+    pairs = zip(run.evaluation_samples, loss.losses, strict=True)
+    bad = [sample for sample, value in pairs if not math.isfinite(value)]
+    text = "the loss measured before the first step is not finite"
+    if len(bad) == len(loss.losses):
+        return (
+            f"{text} for any picture: weights of the base model, or of the adapter that the run "
+            "starts from, are not finite or too large for mixed_precision. No step was taken."
+        )
+    samples = (run.job.index.samples[each.sample] for each in bad)
+    names = list(dict.fromkeys(f"{sample.backend}: {sample.path}" for sample in samples))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return (
+        f"{text} for {', '.join(names[:_NAMED])}{more}: look at these pictures and their captions, "
+        "or leave them out. No step was taken."
+    )

@@ -7,7 +7,7 @@ from trainer_core.engine.reporting import report_finished, report_sample, report
 from trainer_core.engine.result import SAMPLE_NAME, write_run_result
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.export.card_facts import card_facts
-from trainer_core.export.origin import Weights
+from trainer_core.export.origin import weights_of_result
 from trainer_core.faultpoints import fault_point
 from trainer_core.validation.fixed_loss import FixedLoss
 from trainer_core.validation.sample import sample_for_result
@@ -35,7 +35,7 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
     trained = run.backend.tensors()
     if run.backend.rank != 0:
         return
-    weights: Weights = "trained" if plan.identity.ema is None else "ema"
+    weights = weights_of_result(plan.identity)
     facts = card_facts(
         plan,
         step=state.step,

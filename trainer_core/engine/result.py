@@ -10,11 +10,11 @@ from PIL import Image
 from pydantic import JsonValue
 
 from trainer_core.checkpoint.write import WrittenFolder, write_result
-from trainer_core.config.plan import LokrAdapter, LoraAdapter, Plan
+from trainer_core.config.plan import Plan
+from trainer_core.export.parameters_in_memory import ParametersInMemory
 from trainer_core.export.full_rank import write_transformer
-from trainer_core.export.lora_file import write_lora_file
-from trainer_core.export.lycoris_file import write_lycoris_files
 from trainer_core.export.origin import Origin, Weights
+from trainer_core.export.write_adapter import write_adapter
 
 SAMPLE_NAME: Final = "samples/0.png"
 
@@ -38,7 +38,7 @@ def write_run_result(
         step: its last step.
         transformer_config: diffusers' config; written only for full rank.
         parameters: the values to publish, by logical name, each whole.
-        weights: ``trained``, or ``ema`` for the running mean.
+        weights: which values they are.
         sample: the sample image.
         facts: for the model card, from ``card_facts``.
     """
@@ -46,13 +46,10 @@ def write_run_result(
 
     def fill(folder: Path) -> None:
         origin = Origin(base_model=identity.base.name, step=step, weights=weights)
-        match identity.adapter:
-            case LokrAdapter() as lokr:
-                write_lycoris_files(folder, parameters, lokr, origin)
-            case LoraAdapter() as lora:
-                write_lora_file(folder, parameters, lora, origin)
-            case None:
-                write_transformer(folder / "transformer", transformer_config, parameters.items())
+        if identity.adapter is None:
+            write_transformer(folder / "transformer", transformer_config, parameters.items())
+        else:
+            write_adapter(folder, identity.adapter, ParametersInMemory(parameters), origin)
         (folder / SAMPLE_NAME).parent.mkdir()
         sample.save(folder / SAMPLE_NAME)
         body = json.dumps(facts, indent=2, allow_nan=False, ensure_ascii=False)

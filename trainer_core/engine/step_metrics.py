@@ -3,12 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 from trainer_core.config.plan import Objective
 from trainer_core.engine.losses import Losses
 from trainer_core.errors import NonFiniteLossError
+
+_AT_THE_FIRST_STEP: Final = (
+    "No option of the optimizer can be the cause: look at the pictures of this step and at the "
+    "weights that the run starts from."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +68,8 @@ def metrics_of(step: int, numbers: Sequence[float], *, has_balance: bool) -> Ste
         if has_balance:
             values.append(f"balancing loss {balance_loss}")
         values.append(f"largest gradient {largest}")
-        raise NonFiniteLossError(
-            f"step {step}: {', '.join(values)}; no update was made. "
-            "Lower learning_rate or max_grad_norm."
-        )
+        advice = "Lower learning_rate or max_grad_norm." if step > 1 else _AT_THE_FIRST_STEP
+        raise NonFiniteLossError(f"step {step}: {', '.join(values)}; no update was made. {advice}")
     return StepMetrics(
         loss=flow_loss, balance_loss=balance_loss if has_balance else None, grad_max=largest
     )

@@ -25,9 +25,9 @@ def card_facts(
 ) -> dict[str, JsonValue]:
     """The content of ``card.json``: settings and losses, without paths, captions or tenant names.
 
-    ``weights`` says whether the result contains the trained weights or their EMA, ``matmul`` how
-    the run multiplied with the base, ``captions`` how many captions were cut off. ``step`` is its
-    last one, or that of a checkpoint, which has neither a picture nor a loss after the training.
+    ``weights`` says which values of the trained parameters the result has, ``matmul`` how the run
+    multiplied with the base, ``captions`` how many captions were cut off. ``step`` is its last one,
+    or that of a checkpoint, which has neither a picture nor a loss after the training.
     """
     identity, operation = plan.identity, plan.operation
     return {

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from trainer_core.config.plan import Identity
+
 ADAPTER_NAME: Final = "pytorch_lora_weights.safetensors"
 
-Weights = Literal["trained", "ema"]
-"""The trained values, or their running mean (EMA)."""
+Weights = Literal["live", "ema"]
+"""The values of the last step, or their running mean (EMA)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,3 +29,8 @@ class Origin:
             "weights": self.weights,
             "modules": str(modules),
         }
+
+
+def weights_of_result(identity: Identity) -> Weights:
+    """The weights that the result of a run has: the mean, where the run keeps one."""
+    return "live" if identity.ema is None else "ema"

@@ -5,7 +5,7 @@ Files are read and checked first. Torch is imported after that.
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,14 +21,15 @@ from trainer_core.config.plan.frozen import digest_of
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
 from trainer_core.data.length import steps_on
-from trainer_core.errors import CheckpointError
+from trainer_core.errors import CheckpointCorruptError, CheckpointError, NoWholeCheckpointError
 from trainer_core.hidream.quiet import quieten_libraries
 from trainer_core.local.data import LocalData, scan
 from trainer_core.local.folder import (
-    STARTED_RUN_NAME,
+    JOB_NAME,
     delete_started_run,
     find_checkpoints,
     is_own_checkpoint,
+    move_aside,
     read_started_run,
     replace_file,
     set_aside,
@@ -37,7 +38,9 @@ from trainer_core.local.folder import (
 from trainer_core.local.publishing import Publishing, publish_nothing
 from trainer_core.local.start import (
     LATEST,
+    STARTED_RUN_NAME,
     Checkpoints,
+    Damaged,
     Refuse,
     Resume,
     StartAnew,
@@ -53,7 +56,6 @@ from trainer_core.process.job import BadJobError, Job, read_job
 from trainer_core.process.node_cache import NodeCache
 from trainer_core.progress import Reporter
 
-_JOB_NAME: Final = "job.json"
 _START_ELSEWHERE: Final = (
     "The folder holds a run that did not start from init_lora: give this one another output_dir "
     "(or --output), or set resume_from_checkpoint to nothing"
@@ -99,7 +101,7 @@ class Attempt:
         checkpoints = find_checkpoints(request, self.output_dir, self.folders)
         earlier = read_started_run(self.output_dir)
         if refused := refusal(request, checkpoints, earlier):
-            raise CheckpointError(refused.reason)
+            raise _refused(refused)
 
         self._report_stage("scanning")
         data = self._scan(plan, data_dirs)
@@ -109,16 +111,26 @@ class Attempt:
         index = build_index(plan, data.items, base.transformer_config, base=base.folder)
 
         this = StartedRun(request=request, digest=self._digest_of(plan, index))
-        start = self._decide(this, checkpoints, earlier)
-        job = self._job(plan, index, base, start.checkpoint)
-        from_step = self._check_checkpoint(job)
+        while True:
+            start = decide_start(request, checkpoints, earlier, this.digest)
+            if isinstance(start, Refuse):
+                raise _refused(start)
+            job = self._job(plan, index, base, start.checkpoint)
+            try:
+                from_step = self._check_checkpoint(job)
+                break
+            except CheckpointCorruptError as error:
+                if not isinstance(start, Resume):
+                    raise
+                checkpoints = checkpoints.without_newest(error.message)
+        self._report_start(start, request, checkpoints, from_step)
         self._report_stage("caching")
         # Before the encoders: torch sets the workspace up at the first product.
         fix_workspace(plan.operation, os.environ)
         self._fill_cache(plan, base, index, data)
 
-        self._prepare_folder(start, this, from_step)
-        replace_file(self.output_dir / _JOB_NAME, job.model_dump_json() + "\n")
+        self._prepare_folder(start, this, from_step, checkpoints.damaged)
+        replace_file(self.output_dir / JOB_NAME, job.model_dump_json() + "\n")
         with self.publishing(job.plan, self.output_dir, self.events, self.reporter):
             with trackers(plan, self.output_dir, self.events, from_step=from_step):
                 if not self._run_training(job):
@@ -137,19 +149,6 @@ class Attempt:
         """Digest of the plan and the data, without the seed if it was drawn at random."""
         drawn: dict[str, JsonValue] = {"seed": None} if self.seed_is_drawn else {}
         return digest_of([plan.guarded_identity() | drawn, index.digest()])
-
-    def _decide(
-        self, this: StartedRun, checkpoints: Checkpoints, earlier: StartedRun | None
-    ) -> Resume | StartAnew:
-        start = decide_start(this.request, checkpoints, earlier, this.digest)
-        if isinstance(start, Refuse):
-            raise CheckpointError(start.reason)
-        if isinstance(start, Resume) and this.request != LATEST:
-            self.reporter.log(
-                f"resuming the run that this resume_from_checkpoint started; delete "
-                f"{self.output_dir / STARTED_RUN_NAME} to start anew"
-            )
-        return start
 
     def _job(self, plan: Plan, index: DataIndex, base: BaseModel, checkpoint: Path | None) -> Job:
         if self.seed_is_drawn:
@@ -171,14 +170,32 @@ class Attempt:
         """The step that the run starts from; raises CheckpointError and changes nothing."""
         if job.resume_from is None:
             return 0
-        self.reporter.log(f"{'resuming from':<20} {job.resume_from}")
         last_step, folder = steps_on(job.plan.identity, job.index), Path(job.resume_from)
         try:
             return check_checkpoint(folder, checkpoint_identity(job), last_step=last_step).step
+        except CheckpointCorruptError:
+            raise
         except CheckpointError as error:
             if self.start_from is None or _starts_alike(job.plan, folder):
                 raise
             raise CheckpointError(f"{error.message}. {_START_ELSEWHERE}") from error
+
+    def _report_start(
+        self, start: Resume | StartAnew, request: str, checkpoints: Checkpoints, from_step: int
+    ) -> None:
+        is_resumed = isinstance(start, Resume)
+        if is_resumed and request != LATEST:
+            self.reporter.log(
+                f"resuming the run that this resume_from_checkpoint started; delete "
+                f"{self.output_dir / STARTED_RUN_NAME} to start anew"
+            )
+        goes_on = f" The run goes on from step {from_step}." if is_resumed else ""
+        for each in checkpoints.damaged:
+            self.events.warn(CheckpointCorruptError.code, f"{each.why}.{goes_on}")
+        if start.checkpoint is not None:
+            self.reporter.log(f"{'resuming from':<20} {start.checkpoint}")
+        elif is_resumed and (self.output_dir / JOB_NAME).exists():
+            self.reporter.log("there is no checkpoint yet: starting at step 0")
 
     def _fill_cache(self, plan: Plan, base: BaseModel, index: DataIndex, data: LocalData) -> None:
         quieten_libraries()  # they print when they are imported
@@ -191,8 +208,18 @@ class Attempt:
         kept = len(index.shards) - encoded
         self.reporter.log(f"{'cache':<20} {folder}: {encoded} shards encoded, {kept} found")
 
-    def _prepare_folder(self, start: Resume | StartAnew, this: StartedRun, from_step: int) -> None:
-        """Before a new start: move files of earlier runs aside and record the start."""
+    def _prepare_folder(
+        self,
+        start: Resume | StartAnew,
+        this: StartedRun,
+        from_step: int,
+        damaged: Sequence[Damaged],
+    ) -> None:
+        """Move damaged checkpoints aside and, before a new start, files of earlier runs."""
+        if damaged:
+            # Otherwise one would count as the newest, and a good one be deleted in its place.
+            aside = move_aside(self.output_dir, [each.path for each in damaged])
+            self.reporter.log(f"damaged checkpoints are now in {aside}")
         match start:
             case StartAnew(checkpoint):
                 delete_started_run(self.output_dir)
@@ -225,6 +252,10 @@ def _starts_alike(plan: Plan, checkpoint: Path) -> bool:
     return there.get("start_adapter") == plan.guarded_identity().get("start_adapter")
 
 
+def _refused(refuse: Refuse) -> CheckpointError:
+    return (NoWholeCheckpointError if refuse.is_damage else CheckpointError)(refuse.reason)
+
+
 def _with_base(plan: Plan, base: BaseModel) -> Plan:
     known = Base(name=base.name, digest=base.digest)
     return plan.model_copy(update={"identity": plan.identity.model_copy(update={"base": known})})
@@ -237,7 +268,7 @@ def _with_kept_seed(plan: Plan, checkpoint: Path | None, output_dir: Path) -> Pl
     # There may be no checkpoint yet, or an old one that stores no identity.
     if seed is None and plan.operation.resume_from:
         with contextlib.suppress(BadJobError):
-            seed = read_job(output_dir / _JOB_NAME).plan.identity.seed
+            seed = read_job(output_dir / JOB_NAME).plan.identity.seed
     if not isinstance(seed, int):
         return plan
     return plan.model_copy(update={"identity": plan.identity.model_copy(update={"seed": seed})})

@@ -3,7 +3,9 @@
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -11,18 +13,26 @@ from typing import Final
 from pydantic import ValidationError
 
 from trainer_core.checkpoint.folders import (
+    check_sizes,
     committed_checkpoints,
-    is_complete,
     read_manifest,
     repair_checkpoints,
     restore_replaced,
+    stored_checkpoints,
 )
 from trainer_core.checkpoint.layout import MANIFEST_NAME, ResultManifest
-from trainer_core.errors import Category, CheckpointError, TrainerError
-from trainer_core.local.start import LATEST, Checkpoints, StartedRun
+from trainer_core.errors import Category, CheckpointCorruptError, CheckpointError, TrainerError
+from trainer_core.local.start import (
+    LATEST,
+    STARTED_RUN_NAME,
+    Checkpoints,
+    Damaged,
+    Refuse,
+    StartedRun,
+)
 from trainer_core.paths import places_of
 
-STARTED_RUN_NAME: Final = "course.json"
+JOB_NAME: Final = "job.json"
 _LOCK_NAME: Final = ".lock"
 _CHECKPOINTS: Final = "checkpoints"
 _RESULT: Final = "result"
@@ -67,25 +77,28 @@ def restore_interrupted(output_dir: Path) -> None:
 
 
 def find_checkpoints(request: str, output_dir: Path, folders: Sequence[Path]) -> Checkpoints:
-    """The newest checkpoint of the output folder, and the requested one.
+    """The checkpoints of the output folder, and the requested one; files are compared by size.
 
     Args:
         request: ``latest``, empty, or a checkpoint: its folder, or its name in ``output_dir``.
         output_dir: the run's output folder.
         folders: a relative path is looked up in each of these.
     """
-    newest = next(reversed(committed_checkpoints(output_dir / _CHECKPOINTS)), None)
+    stored = stored_checkpoints(output_dir / _CHECKPOINTS)
+    damaged = tuple(Damaged(path=path, why=why) for path, why in stored.damaged)
+    found = Checkpoints(own=stored.whole, damaged=damaged)
     if request in ("", LATEST):
-        return Checkpoints(newest=newest)
+        return found
     try:
         requested = _named_checkpoint(request, (output_dir / _CHECKPOINTS, *folders))
     except CheckpointError as error:
-        return Checkpoints(newest=newest, problem=error.message)
-    return Checkpoints(newest=newest, requested=requested)
+        is_damage = isinstance(error, CheckpointCorruptError)
+        return replace(found, problem=Refuse(error.message, is_damage=is_damage))
+    return replace(found, requested=requested)
 
 
 def _named_checkpoint(name: str, folders: Sequence[Path]) -> Path:
-    """Raises CheckpointError if there is no such folder, or if it is incomplete."""
+    """Raises CheckpointError if there is no such folder, or if it is damaged."""
     tried = places_of(name, folders)
     found = next((place for place in tried if place.is_dir()), None)
     if found is None:
@@ -93,12 +106,10 @@ def _named_checkpoint(name: str, folders: Sequence[Path]) -> Path:
         raise CheckpointError(
             f"resume_from_checkpoint names {name}, which is not a folder in any of: {places}"
         )
-    read_manifest(found)
-    if not is_complete(found):
-        raise CheckpointError(
-            f"{found} is not a complete checkpoint: a file in its {MANIFEST_NAME} is missing or "
-            "has another size"
-        )
+    try:
+        check_sizes(found)
+    except CheckpointCorruptError as error:
+        raise CheckpointCorruptError(f"{found} is damaged: {error.message}") from error
     return found
 
 
@@ -110,20 +121,28 @@ def is_own_checkpoint(output_dir: Path, checkpoint: Path) -> bool:
 def set_aside(output_dir: Path, *, after_step: int) -> Path | None:
     """Move an earlier run's later checkpoints, and its later result, to a folder of their own.
 
-    Otherwise ``latest`` would find the highest step instead of the newest run. Incomplete
-    checkpoints are not moved. Returns the new folder, or None if there was nothing to move.
+    Otherwise ``latest`` would find the highest step instead of the newest run. Damaged checkpoints
+    are not moved. Returns the new folder, or None if there was nothing to move.
     """
     stored = committed_checkpoints(output_dir / _CHECKPOINTS)
     later = [path for path in stored if read_manifest(path).step > after_step]
     result = output_dir / _RESULT
     if _step_of_result(result) > (0 if later else after_step):
         later.append(result)
-    if not later:
-        return None
+    return move_aside(output_dir, later) if later else None
+
+
+def move_aside(output_dir: Path, folders: Sequence[Path]) -> Path:
+    """Move folders out of the way of a run, under their names; returns the folder they are in.
+
+    The job that wrote them is copied to it: it says which data and base model they belong to.
+    """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = output_dir / f"set-aside-{stamp}"
     aside.mkdir()
-    for path in later:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(output_dir / JOB_NAME, aside / JOB_NAME)
+    for path in folders:
         path.rename(aside / path.name)
     return aside
 

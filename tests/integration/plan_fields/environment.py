@@ -208,7 +208,7 @@ class Environment:
             loss_after={"mean": 1.0, "held_out_mean": None},
             trainable_parameters=size,
             trainable_modules=modules,
-            weights="trained",
+            weights="live",
             matmul="no_change",
         )
         return write_run_result(
@@ -217,7 +217,7 @@ class Environment:
             step=3,
             transformer_config=loaded.network.transformer.config,
             parameters=loaded.backend.tensors().parameters,
-            weights="trained",
+            weights="live",
             sample=Image.new("RGB", (16, 16)),
             facts=facts,
         ).path

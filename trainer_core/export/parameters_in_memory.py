@@ -1,0 +1,22 @@
+"""The trained parameters in memory as ``write_adapter`` takes them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class ParametersInMemory:
+    """A ``Parameters`` of tensors, on any device and in any float type."""
+
+    tensors: Mapping[str, torch.Tensor]
+    """By logical name, each whole."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def read(self, name: str, scale: float) -> memoryview:
+        scaled = self.tensors[name].detach().double().cpu() * scale
+        return scaled.float().contiguous().numpy().data.cast("B")
