@@ -27,7 +27,8 @@ from trainer_core.config.plan.frozen import digest_of
 from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.data.index import FileItem, PictureEntry, ShardDescription
 from trainer_core.data.indexing import build_index
-from trainer_core.data.shards import shard_name, write_shard
+from trainer_core.data.shard_files import shard_name
+from trainer_core.data.shards import write_shard
 from trainer_core.documents import load_document
 from trainer_core.hidream.testing.tiny import make_tiny
 from trainer_core.process.job import Job, write_job

@@ -151,8 +151,11 @@ def put_shard(
     )
 
 
-def get_shard(store: AttemptObjects, tenant_id: str, shard: CachedShard, dest: Path) -> None:
-    """Fetch a shard's content to ``dest``; raises as ``get_folder`` and then leaves no file."""
+def get_shard(store: AttemptObjects, tenant_id: str, shard: CachedShard, dest: Path) -> str:
+    """Fetch a shard's content to ``dest``; returns its SHA-256.
+
+    Raises as ``get_folder``, and then leaves no file.
+    """
     prefix = shard_prefix(tenant_id, shard.digest)
     manifest = _get_manifest(store, prefix, shard.manifest_sha256)
     key, facts = _shard_content(manifest, prefix)
@@ -164,6 +167,7 @@ def get_shard(store: AttemptObjects, tenant_id: str, shard: CachedShard, dest: P
         unchecked.replace(dest)
     finally:
         unchecked.unlink(missing_ok=True)
+    return facts.sha256
 
 
 def delete_shard(store: ObjectStore, tenant_id: str, shard: CachedShard) -> None:

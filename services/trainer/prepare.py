@@ -23,6 +23,7 @@ from services.workers.base_models import find_base_model
 from services.workers.documents import read_index, read_plan
 from trainer_core.config.plan import Plan
 from trainer_core.data.sampler import Sampler
+from trainer_core.data.shard_files import shard_name, write_note
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 from trainer_core.process.job import Job
@@ -91,15 +92,17 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
 
 
 def shard_fetcher(held: HeldRun) -> Callable[[CachedShard, Path], None]:
-    """The feeder's function that downloads one shard to a path and verifies it.
+    """The feeder's function that downloads one shard to a path, and verifies and notes it.
 
-    A damaged shard ends the attempt and is built again before the next one.
+    The training process compares what it reads with the note. A damaged shard ends the attempt and
+    is built again before the next one.
     """
     objects, claim = held.context.objects, held.claim
 
     def fetch(shard: CachedShard, dest: Path) -> None:
         def get() -> None:
-            get_shard(objects, claim.tenant_id, shard, dest)
+            sha256 = get_shard(objects, claim.tenant_id, shard, dest)
+            write_note(dest.with_name(shard_name(shard.digest)), sha256, file=dest)
 
         if not _intact(get, held.lease, doing="fetch_shard"):
             _rebuild(held, shard)

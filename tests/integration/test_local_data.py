@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support import damage
 from tests.support.jobs import EXAMPLES, demo_plan
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.layout import (
@@ -42,7 +43,11 @@ class Counting(SilentReporter):
 
     def __init__(self, *, stop_after: int | None = None) -> None:
         self.done: dict[str, int] = {}
+        self.said: list[str] = []
         self._stop_after = stop_after
+
+    def log(self, text: str) -> None:
+        self.said.append(text)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         self.done[stage] = done
@@ -198,11 +203,30 @@ def test_a_cache_is_filled_once_repaired_and_stopped_without_harm(
     assert before.items() <= {p.name: p.stat().st_mtime_ns for p in cache.glob("*.safe*")}.items()
     assert not left_behind.exists()
     assert fill(Counting(stop_after=0)) == 0
-    truncated = cache / f"{index.shards[0].digest}.safetensors"
-    whole = truncated.read_bytes()
-    truncated.write_bytes(whole[:-1])
-    assert fill(Counting()) == 1
-    assert truncated.read_bytes() == whole
+
+    shard = cache / f"{index.shards[0].digest}.safetensors"
+    whole = shard.read_bytes()
+    half = f"{len(whole) // 2} bytes instead of {len(whole)}"
+    for how, file, words in (
+        (damage.truncate, shard, half),
+        (damage.flip_last, shard, "is damaged: its SHA-256 is not the one it was written with"),
+        (damage.remove, shard, ""),
+        (damage.truncate, shard.with_suffix(".json"), "has no checksum"),
+        (damage.remove, shard.with_suffix(".json"), "has no checksum"),
+    ):
+        how(file)
+        reporter = Counting()
+        assert fill(reporter) == 1
+        assert shard.read_bytes() == whole
+        assert len(reporter.said) == bool(words)
+        for line in reporter.said:
+            assert shard.name in line
+            assert words in line
+            assert line.endswith("is encoded again")
+
+    shard.touch()  # a copy, with the same content
+    assert fill(Counting(stop_after=1)) == 0
+    assert fill(Counting(stop_after=0)) == 0
 
 
 def test_a_cache_that_another_run_fills_is_waited_for(

@@ -12,8 +12,8 @@ import torch
 
 from tests.support import damage
 from tests.support.jobs import EXAMPLES, demo_plan
-from trainer_core.base_models.describe import read_base_model
-from trainer_core.base_models.obtain import FoundBase
+from trainer_core.base_models.describe import describe_base, read_base_model
+from trainer_core.base_models.obtain import FoundBase, find_base
 from trainer_core.checkpoint.identity import checkpoint_identity
 from trainer_core.checkpoint.layout import MANIFEST_NAME, STATE_NAME
 from trainer_core.checkpoint.write import (
@@ -31,6 +31,7 @@ from trainer_core.process.job import Job, read_job
 from trainer_core.progress import SilentReporter
 
 LAST = 4
+FIRST = "astronaut_portrait.jpg"
 
 
 @dataclass
@@ -286,6 +287,93 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_nothing_is_changed(
     assert runs.started_at == [0, 0, 1]
 
 
+@pytest.fixture
+def own_photos(runs: Runs, tmp_path: Path) -> Path:
+    """Few photographs, of which the runs' are copies that a test may change."""
+    folders: dict[str, Path] = {}
+    for backend, folder in runs.data.items():
+        folders[backend] = tmp_path / "own" / backend
+        folders[backend].mkdir(parents=True)
+        for picture in sorted(folder.glob("*.jpg"))[:2]:
+            for file in (picture, picture.with_suffix(".txt")):
+                shutil.copy(file, folders[backend])
+    runs.data = folders
+    return folders["photos"]
+
+
+CHANGES: Final[Mapping[str, tuple[Callable[[Path], object], str]]] = {
+    "a caption": (
+        lambda photos: (photos / "astronaut_portrait.txt").write_text("a cat"),
+        "photos/astronaut_portrait.jpg has another caption",
+    ),
+    "a picture": (
+        lambda photos: shutil.copy(EXAMPLES / "photos/train/grass.jpg", photos / FIRST),
+        "photos/astronaut_portrait.jpg is another picture",
+    ),
+    "a picture less": (
+        lambda photos: (photos / FIRST).unlink(),
+        "photos/astronaut_portrait.jpg is missing",
+    ),
+    "a picture more": (
+        lambda photos: [
+            shutil.copy(EXAMPLES / f"photos/train/grass{suffix}", photos)
+            for suffix in (".jpg", ".txt")
+        ],
+        "photos/grass.jpg is new",
+    ),
+}
+"""What changed in the folder of the pictures → what does it, and what the refusal says."""
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_refused_resume_names_the_picture_or_caption_that_changed(
+    runs: Runs, own_photos: Path, what: str
+) -> None:
+    runs.start("latest", stop_at=1)
+    do, words = CHANGES[what]
+    do(own_photos)
+
+    for request in ("latest", str(runs.output / "checkpoints" / step(1))):
+        with pytest.raises(CheckpointError) as caught:
+            runs.start(request)
+        assert caught.value.message == f"{step(1)} cannot be resumed here: {words}"
+    assert runs.started_at == [0]
+
+
+def test_a_checkpoint_that_was_set_aside_still_knows_its_pictures(
+    runs: Runs, own_photos: Path
+) -> None:
+    runs.start("latest", stop_at=1)
+    (own_photos / FIRST).with_suffix(".txt").write_text("a cat")
+    runs.start("", stop_at=1)
+
+    with pytest.raises(CheckpointError, match=r"portrait\.jpg has another caption"):
+        runs.start(str(next(runs.output.glob("set-aside-*")) / step(1)))
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_refused_resume_names_the_weights_that_changed(
+    runs: Runs, own_photos: Path, tmp_path: Path, tiny_folder: Path, is_listed: bool
+) -> None:
+    runs.start("latest", stop_at=1)
+    folder = tmp_path / "models" / "changed"
+    shutil.copytree(tiny_folder, folder)
+    damage.flip_last(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    if is_listed:
+        describe_base(folder, "hidream-tiny")
+        env = {"REVERIE_MODELS_DIR": str(folder.parent)}
+        runs.base = find_base("hidream-tiny", env=env, folders=())
+    else:
+        env = {"REVERIE_HOME": str(tmp_path)}
+        runs.base = find_base(str(folder), env=env, folders=(tmp_path,))
+
+    with pytest.raises(CheckpointError) as caught:
+        runs.start("latest")
+
+    words = "the base model: vae/diffusion_pytorch_model.safetensors has another content"
+    assert caught.value.message == f"{step(1)} cannot be resumed here: {words}"
+
+
 @pytest.mark.parametrize("path", ["through a link", "with dots"])
 def test_an_own_checkpoint_is_recognised_by_any_path(runs: Runs, path: str) -> None:
     runs.start("latest")
@@ -361,7 +449,7 @@ def test_a_run_from_an_adapter_is_resumed_and_is_another_one_than_without_it(
     assert job.start_from == str(tmp_path / "old.safetensors")
     runs.start("latest", stop_at=2, start_from=tmp_path / "old.safetensors")
     assert runs.started_at == [0, 1]
-    with pytest.raises(CheckpointError, match="start_adapter: absent here") as caught:
+    with pytest.raises(CheckpointError, match="init_lora: absent here") as caught:
         runs.start("latest")
     assert "--output" not in str(caught.value)
 

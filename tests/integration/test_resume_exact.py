@@ -257,5 +257,5 @@ def test_another_plan_is_refused_with_the_fields_that_differ(trainings: Training
     assert status == 1
     assert events[-1]["code"] == "bad_checkpoint"
     assert "seed: 7 here, 42 in the checkpoint" in events[-1]["message"]
-    assert "ema: null here" in events[-1]["message"]
+    assert "use_ema: none here" in events[-1]["message"]
     assert "max_train_steps: 2 here, 1 in the checkpoint" in events[-1]["message"]

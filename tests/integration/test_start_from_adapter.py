@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.adapters import exported
 from tests.support.jobs import Event
 from tests.support.small_jobs import STEPS, Small, named, small_job
 from tests.support.zygote import Zygote
@@ -16,8 +17,6 @@ from trainer_core.checkpoint.identity import check_checkpoint, checkpoint_identi
 from trainer_core.config.plan import LokrAdapter
 from trainer_core.engine.setup import load_run
 from trainer_core.errors import AdapterFileError, CheckpointError
-from trainer_core.export.folding import folded
-from trainer_core.export.lycoris_layout import lycoris_layout
 from trainer_core.process.control import Control
 from trainer_core.process.job import BadJobError, Job
 
@@ -72,10 +71,8 @@ def test_it_loads_the_tensors_of_the_other_one(
 
     adapter = Job.model_validate_json(json.dumps(job)).plan.identity.adapter
     assert isinstance(adapter, LokrAdapter)
-    shapes = {name: tuple(value.shape) for name, value in trained.items()}
-    written = folded(trained, lycoris_layout(adapter, shapes, lambda name: trained[name].item()))
-    stored = load_file(output / "result" / ADAPTER)
-    assert written.keys() == {name for name in stored if not name.endswith(".alpha")}
+    written, stored = exported(trained, adapter), load_file(output / "result" / ADAPTER)
+    assert written.keys() == stored.keys()
     assert all(torch.equal(tensor, stored[name]) for name, tensor in written.items())
 
 
@@ -110,7 +107,7 @@ def test_it_starts_where_the_other_one_ended_and_is_resumed_without_the_file(
     assert all(torch.equal(ended[name], tensor) for name, tensor in wanted.items())
     # Without the adapter it is another run.
     plain = Job.model_validate_json(json.dumps(small()))
-    with pytest.raises(CheckpointError, match=r"start_adapter: absent here, \{.*in the checkpoint"):
+    with pytest.raises(CheckpointError, match="init_lora: absent here, set in the checkpoint"):
         check_checkpoint(checkpoint, checkpoint_identity(plain))
 
 

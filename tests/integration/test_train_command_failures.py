@@ -9,7 +9,7 @@ from tests.support.small_jobs import Small, named
 from tests.support.zygote import Zygote
 from trainer_core.checkpoint.folders import committed_checkpoints
 from trainer_core.data.index import DataIndex, PictureEntry, ShardSpec
-from trainer_core.data.shards import shard_name
+from trainer_core.data.shard_files import shard_name
 
 
 @pytest.mark.parametrize("poison", ["all pictures", "one picture"])

@@ -1,19 +1,21 @@
 """Adapters with random values, and their deltas computed in float64 without the project's code."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
 from lycoris.modules.lokr import LokrModule
+from safetensors.torch import load
 from torch import nn
 
 from trainer_core.config.plan import AdaptedModule, LokrAdapter, LoraAdapter
-from trainer_core.export.parameters_in_memory import ParametersInMemory
 from trainer_core.export.origin import ADAPTER_NAME, Origin, Weights
+from trainer_core.export.parameters_in_memory import ParametersInMemory
 from trainer_core.export.write_adapter import write_adapter
 
 PATHS: Final = (
@@ -46,6 +48,16 @@ class Example:
         origin = Origin(base_model="hidream-tiny", step=7, weights=weights)
         write_adapter(folder, self.adapter, ParametersInMemory(self.parameters), origin)
         return folder / ADAPTER_NAME
+
+
+def exported(
+    parameters: Mapping[str, torch.Tensor], adapter: LokrAdapter | LoraAdapter
+) -> dict[str, torch.Tensor]:
+    """The tensors of the adapter file that a run with these parameters would write."""
+    origin = Origin(base_model="hidream-tiny", step=1, weights="live")
+    with TemporaryDirectory() as folder:
+        write_adapter(Path(folder), adapter, ParametersInMemory(parameters), origin)
+        return load((Path(folder) / ADAPTER_NAME).read_bytes())
 
 
 def lokr_example(

@@ -17,7 +17,7 @@ from trainer_core.data.captions import captions_of
 from trainer_core.data.images import inspect_image
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
-from trainer_core.data.shards import shard_name
+from trainer_core.data.shard_files import shard_name
 from trainer_core.documents import load_document
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -120,10 +120,10 @@ def test_a_checkpoint_of_other_data_or_another_base_model_is_refused(
         ({"seed": 7}, r"here: seed: 7 here, 42 in the checkpoint$"),
         (
             {"optimizer": {"name": "prodigy", "betas": [0.9, 0.99]}},
-            r"optimizer\.betas\.1: 0\.99 here, 0\.999 in the checkpoint$",
+            r"optimizer_config \(betas\): 0\.99 here, 0\.999 in the checkpoint$",
         ),
-        ({"clip": None}, r"clip: null here, absent in the checkpoint"),
-        ({"adapter": {"modules": []}}, r"adapter\.modules: 0 entries here, 20 in the checkpoint"),
+        ({"clip": None}, r"max_grad_norm: none here, absent in the checkpoint$"),
+        ({"adapter": {"modules": []}}, r"module m\.0: only in the checkpoint"),
         ({"seed": 42.0}, r"seed: 42\.0 here, 42 in the checkpoint"),
     ],
 )
@@ -149,8 +149,9 @@ def test_a_refusal_names_eight_of_many_fields(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(written.path, other)
 
-    assert "adapter.modules.0.factor: 8 here, 16 in the checkpoint" in caught.value.message
-    assert "and 12 more fields; the data: ffffffffffff here" in caught.value.message
+    first = "here: module m.0, apply_preset (factor): 8 here, 16 in the checkpoint; module m.1"
+    assert first in caught.value.message
+    assert caught.value.message.endswith("; and 12 more fields")
 
 
 @pytest.mark.parametrize("kind", ["fp8", "int8", "no_change"])
@@ -164,7 +165,7 @@ def test_the_products_of_the_checkpoint_are_kept_or_refused(tmp_path: Path, kind
         if asked in ("auto", kind):
             assert matmul_of(read_checkpoint(written.path, here).manifest) == kind
         else:
-            words = f"precision.matmul: {asked} here, {kind} in the checkpoint"
+            words = f"base_model_matmul_precision: {asked} here, {kind} in the checkpoint"
             with pytest.raises(CheckpointError, match=words):
                 read_checkpoint(written.path, here)
 
@@ -175,7 +176,7 @@ def test_a_checkpoint_without_a_record_was_made_without_8_bit_products(tmp_path:
     for asked in ("auto", "no_change"):
         here = replace(RUN, matmul=asked)
         assert matmul_of(read_checkpoint(written.path, here).manifest) == "no_change"
-    with pytest.raises(CheckpointError, match=r"precision\.matmul: fp8 here, no_change in the"):
+    with pytest.raises(CheckpointError, match="precision: fp8 here, no_change in the"):
         read_checkpoint(written.path, replace(RUN, matmul="fp8"))
 
 
@@ -196,7 +197,7 @@ def test_a_checkpoint_without_an_identity_is_checked_by_its_digest(tmp_path: Pat
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
     assert read_checkpoint(folder, RUN).manifest.step == 4
-    with pytest.raises(CheckpointError, match="the plan's identity: ffff"):
+    with pytest.raises(CheckpointError, match="the plan: ffff"):
         read_checkpoint(folder, replace(RUN, identity_digest="f" * 64))
 
 

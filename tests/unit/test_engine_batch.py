@@ -11,7 +11,8 @@ from trainer_core.config.plan import Plan
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
 from trainer_core.data.sampler import MicroBatch, Sampler, draw_seed
-from trainer_core.data.shards import ShardFolder, shard_name, write_shard
+from trainer_core.data.shard_files import shard_name
+from trainer_core.data.shards import ShardFolder, write_shard
 from trainer_core.engine.batch import BatchMaker, Draw
 from trainer_core.hidream.loading import load_vae
 from trainer_core.hidream.timestep_sampling import AutoShift

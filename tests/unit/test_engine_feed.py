@@ -12,7 +12,8 @@ import torch
 
 from tests.support.jobs import make_job, shorten_texts
 from trainer_core.data.sampler import MicroBatch, Sampler
-from trainer_core.data.shards import ShardFolder, shard_name
+from trainer_core.data.shard_files import shard_name
+from trainer_core.data.shards import ShardFolder
 from trainer_core.engine.feed import Feed
 from trainer_core.engine.loop import take_steps
 from trainer_core.engine.setup import LoadedRun, load_run

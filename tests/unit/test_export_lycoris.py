@@ -16,10 +16,10 @@ from tests.support.jobs import demo_plan
 from trainer_core.adapters.lokr import LokrNetwork, attach_lokr
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.config.plan import LokrAdapter, Plan
-from trainer_core.export.parameters_in_memory import ParametersInMemory
 from trainer_core.export.full_rank import write_transformer
 from trainer_core.export.lycoris_layout import lycoris_config
 from trainer_core.export.origin import Origin
+from trainer_core.export.parameters_in_memory import ParametersInMemory
 from trainer_core.export.write_adapter import write_adapter
 from trainer_core.hidream.loading import load_text_encoders, load_transformer
 from trainer_core.hidream.text import encode_texts

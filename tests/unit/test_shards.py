@@ -1,13 +1,17 @@
+import hashlib
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.support import damage
 from trainer_core.data import shards
 from trainer_core.data.index import ShardDescription, ShardSpec, TextEntry
-from trainer_core.data.shards import ShardFolder, shard_name, write_shard
+from trainer_core.data.shard_files import shard_name, write_note
+from trainer_core.data.shards import ShardFolder, write_shard
 from trainer_core.errors import ShardCorruptError, ShardMissingError
 
 
@@ -78,6 +82,43 @@ def test_a_shard_of_another_kind_is_corrupt(tmp_path: Path) -> None:
 
     with pytest.raises(ShardCorruptError, match="holds"):
         ShardFolder(tmp_path).read_row(shard, 0)
+
+
+@pytest.mark.parametrize("how", [damage.truncate, damage.flip_last])
+def test_bytes_that_are_not_those_of_the_note_are_never_read_and_deleted(
+    tmp_path: Path, how: Callable[[Path], None]
+) -> None:
+    shard = description("a", "b")
+    path = tmp_path / shard_name(shard.digest)
+    write_shard(path, "text", tensors(2))
+    write_note(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    ShardFolder(tmp_path).read_row(shard, 1)
+    how(path)
+
+    with pytest.raises(ShardCorruptError) as caught:
+        ShardFolder(tmp_path).read_row(shard, 1)
+
+    assert caught.value.retryable
+    assert caught.value.message.startswith(f"cache shard {path.name} ")
+    assert not path.exists()
+
+
+def test_a_file_is_compared_with_its_note_once_by_all_threads_of_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = description("a")
+    path = tmp_path / shard_name(shard.digest)
+    write_shard(path, "text", tensors(1))
+    write_note(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    read: list[Path] = []
+    monkeypatch.setattr(shards, "damage_of", lambda file, note: read.append(file))
+    folder = ShardFolder(tmp_path)
+
+    for each in (folder, folder.beside(lambda _: None)):
+        each.read_row(shard, 0)
+        each.read_row(shard, 0)
+
+    assert read == [path]
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 4, 40, 300])

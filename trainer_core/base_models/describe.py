@@ -59,6 +59,21 @@ def home_of(env: Mapping[str, str]) -> Path:
     return Path(env.get("REVERIE_HOME") or "~/.reverie").expanduser()
 
 
+def described_files(folder: Path) -> dict[str, str]:
+    """Each file of a described base model → its SHA-256; empty where none are described.
+
+    Of a composed model, a part from elsewhere → its commit or digest.
+    """
+    try:
+        files = read_config(folder / DESCRIPTION_NAME).get("files")
+    except BaseModelError:
+        return {}
+    return {
+        name: str(facts.get("sha256") if isinstance(facts, dict) else facts)
+        for name, facts in (files if isinstance(files, dict) else {}).items()
+    }
+
+
 def listed_base_models(env: Mapping[str, str]) -> dict[str, BaseModel]:
     """The operator's base models: those in REVERIE_MODELS_DIR, or in ``models`` below ``home_of``.
 

@@ -15,6 +15,7 @@ from trainer_core.base_models import fetch as hub
 from trainer_core.base_models.compose import compose, composed_folder
 from trainer_core.base_models.describe import (
     BaseModel,
+    described_files,
     home_of,
     listed_base_models,
     read_base_model,
@@ -179,7 +180,7 @@ def _in_folder(folder: Path, home: Path, folders: Sequence[Path]) -> FoundBase:
             composed_folder(home, main.name, digest),
             main.name,
             {**parts, **fourth},
-            {"base": main.digest, "text_encoder_4": source},
+            {**described_files(main.folder), "text_encoder_4": source},
             digest,
         )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from trainer_core.checkpoint.contents import base_differences, data_differences
 from trainer_core.checkpoint.differences import differences
 from trainer_core.checkpoint.folders import check_digests, read_manifest
 from trainer_core.checkpoint.layout import CheckpointManifest
@@ -39,19 +40,24 @@ def checkpoint_identity(job: Job) -> CheckpointIdentity:
 
 
 def check_checkpoint(
-    folder: Path, run: CheckpointIdentity, *, last_step: int | None = None
+    folder: Path,
+    run: CheckpointIdentity,
+    *,
+    last_step: int | None = None,
+    jobs: tuple[Job, Job] | None = None,
 ) -> CheckpointManifest:
     """Check that the run may resume from a checkpoint, and return its manifest.
 
-    Raises CheckpointError where
+    ``jobs``: of the run and of the checkpoint's; with them a refusal names files. Raises
+    CheckpointError where
 
-    - plan, data, base model or products differ; the message names the fields that differ,
+    - plan, data, base model or products differ; the message names the options that differ,
     - its step is after the run's ``last_step``,
 
     and CheckpointCorruptError where a file is missing or damaged.
     """
     manifest = read_manifest(folder)
-    if differs := _differs(run, manifest):
+    if differs := _differs(run, manifest, jobs):
         raise CheckpointError(f"{folder.name} cannot be resumed here: {'; '.join(differs)}")
     if last_step is not None and manifest.step > last_step:
         raise CheckpointError(
@@ -60,20 +66,25 @@ def check_checkpoint(
     return check_digests(folder)
 
 
-def _differs(run: CheckpointIdentity, manifest: CheckpointManifest) -> list[str]:
+def _differs(
+    run: CheckpointIdentity, manifest: CheckpointManifest, jobs: tuple[Job, Job] | None
+) -> list[str]:
     """What differs between the run and the checkpoint, as texts; empty where nothing does."""
     found: list[str] = []
-    if run.identity_digest != manifest.identity_digest:
-        fields = differences(run.identity, manifest.identity) if manifest.identity else []
-        found += fields or [
-            _digests("the plan's identity", run.identity_digest, manifest.identity_digest)
-        ]
-    if run.data_digest != manifest.data_digest:
-        found.append(_digests("the data", run.data_digest, manifest.data_digest))
-    if run.base_digest != manifest.base_digest:
-        found.append(_digests("the base model", run.base_digest, manifest.base_digest))
+    has_other_plan = run.identity_digest != manifest.identity_digest
+    if has_other_plan and manifest.identity:
+        found += differences(run.identity, manifest.identity)
     if run.matmul not in ("auto", kind := matmul_of(manifest)):
-        found.append(f"precision.matmul: {run.matmul} here, {kind} in the checkpoint")
+        found.append(f"base_model_matmul_precision: {run.matmul} here, {kind} in the checkpoint")
+    if run.base_digest != manifest.base_digest:
+        named = base_differences(*jobs) if jobs else []
+        found += named or [_digests("the base model", run.base_digest, manifest.base_digest)]
+    if run.data_digest != manifest.data_digest:
+        found += data_differences(jobs[0].index, jobs[1].index) if jobs else []
+        # The options and the base model that the data is encoded with are named already.
+        found += [] if found else [_digests("the data", run.data_digest, manifest.data_digest)]
+    if has_other_plan and not found:
+        found.append(_digests("the plan", run.identity_digest, manifest.identity_digest))
     return found
 
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from trainer_core.data.index import ShardDescription
+from trainer_core.data.shard_files import damage_of, read_note, shard_name
 from trainer_core.errors import ShardCorruptError, ShardMissingError
 from trainer_core.faultpoints import fault_point
 
@@ -29,11 +30,6 @@ TENSORS: Final[Mapping[str, Mapping[str, int]]] = {
 
 _WAIT_POLL_S: Final = 0.05
 _OPEN_SHARDS: Final = 64
-
-
-def shard_name(digest: str) -> str:
-    """The file name of a shard."""
-    return f"{digest}.safetensors"
 
 
 def write_shard(path: Path, kind: str, tensors: Mapping[str, torch.Tensor]) -> int:
@@ -74,8 +70,10 @@ def _check_tensors(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
 class ShardFolder:
     """Shards in a local folder that another process fills, read row by row from mapped files.
 
-    Writers rename a finished file to its final name, so an existing shard is complete. At most 64
-    files are kept open, and deleted ones until the next is opened. It serves one thread.
+    Writers rename a finished file to its final name, so an existing shard is complete. A file is
+    compared with its note when this process opens it for the first time: all its bytes are read,
+    ahead of the step that needs them. At most 64 files are kept open, and deleted ones until the
+    next is opened. It serves one thread.
     """
 
     def __init__(
@@ -95,6 +93,8 @@ class ShardFolder:
         self._while_waiting = while_waiting
         self._open: OrderedDict[str, Any] = OrderedDict()
         self._waits_s: list[float] = []
+        self._verified: set[tuple[str, int, int]] = set()
+        """Digest, inode and mtime of the files that were compared with their notes."""
 
     @property
     def waited_s(self) -> float:
@@ -105,6 +105,7 @@ class ShardFolder:
         """The same folder for another thread, with its own open files; its waits count here too."""
         other = ShardFolder(self._folder, wait_s=self._wait_s, while_waiting=while_waiting)
         other._waits_s = self._waits_s
+        other._verified = self._verified
         return other
 
     def read_row(self, shard: ShardDescription, row: int) -> dict[str, torch.Tensor]:
@@ -113,7 +114,8 @@ class ShardFolder:
         Raises:
             IndexError: the spec has no such row.
             ShardMissingError: the file did not appear in time.
-            ShardCorruptError: the file is not a shard of this description.
+            ShardCorruptError: the file is damaged, and is deleted now; or it is not a shard of
+                this description.
         """
         if not 0 <= row < len(shard.spec.entries):
             raise IndexError(f"shard {shard.digest} has {len(shard.spec.entries)} rows, not {row}")
@@ -136,11 +138,24 @@ class ShardFolder:
             return self._open[shard.digest]
         self._close_deleted()
         self._await(shard)
+        self._verify(self._path(shard))
         file = _open_checked(self._path(shard), shard)
         self._open[shard.digest] = file
         if len(self._open) > _OPEN_SHARDS:
             self._open.popitem(last=False)
         return file
+
+    def _verify(self, path: Path) -> None:
+        """Compare a file with its note, once; a file without one is taken as it is."""
+        facts = path.stat()
+        seen = path.stem, facts.st_ino, facts.st_mtime_ns
+        note = None if seen in self._verified else read_note(path)
+        if note is not None and (why := damage_of(path, note)) is not None:
+            path.unlink(missing_ok=True)  # so that it is made, or fetched, anew
+            raise ShardCorruptError(
+                f"cache shard {why}; it is deleted now, and made anew at the next start"
+            )
+        self._verified.add(seen)
 
     def _close_deleted(self) -> None:
         """Give back the disk space of files that their writer has deleted."""

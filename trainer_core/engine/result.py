@@ -11,9 +11,9 @@ from pydantic import JsonValue
 
 from trainer_core.checkpoint.write import WrittenFolder, write_result
 from trainer_core.config.plan import Plan
-from trainer_core.export.parameters_in_memory import ParametersInMemory
 from trainer_core.export.full_rank import write_transformer
 from trainer_core.export.origin import Origin, Weights
+from trainer_core.export.parameters_in_memory import ParametersInMemory
 from trainer_core.export.write_adapter import write_adapter
 
 SAMPLE_NAME: Final = "samples/0.png"

@@ -12,7 +12,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from trainer_core.base_models.describe import BaseModel
+from trainer_core.base_models.describe import BaseModel, described_files
 from trainer_core.base_models.obtain import FoundBase
 from trainer_core.checkpoint.folders import read_manifest
 from trainer_core.checkpoint.identity import check_checkpoint, checkpoint_identity
@@ -29,6 +29,7 @@ from trainer_core.local.folder import (
     delete_started_run,
     find_checkpoints,
     is_own_checkpoint,
+    job_of,
     move_aside,
     read_started_run,
     replace_file,
@@ -157,6 +158,7 @@ class Attempt:
             plan=plan,
             index=index,
             base_model_dir=str(base.folder.absolute()),
+            base_files=described_files(base.folder),
             shards_dir=str(self.cache_dir.absolute()),
             output_dir=str(self.output_dir),
             resume_from=None if checkpoint is None else str(checkpoint.absolute()),
@@ -170,13 +172,18 @@ class Attempt:
         """The step that the run starts from; raises CheckpointError and changes nothing."""
         if job.resume_from is None:
             return 0
-        last_step, folder = steps_on(job.plan.identity, job.index), Path(job.resume_from)
+        checkpoint, earlier = Path(job.resume_from), job_of(Path(job.resume_from))
         try:
-            return check_checkpoint(folder, checkpoint_identity(job), last_step=last_step).step
+            return check_checkpoint(
+                checkpoint,
+                checkpoint_identity(job),
+                last_step=steps_on(job.plan.identity, job.index),
+                jobs=None if earlier is None else (job, earlier),
+            ).step
         except CheckpointCorruptError:
             raise
         except CheckpointError as error:
-            if self.start_from is None or _starts_alike(job.plan, folder):
+            if self.start_from is None or _starts_alike(job.plan, checkpoint):
                 raise
             raise CheckpointError(f"{error.message}. {_START_ELSEWHERE}") from error
 

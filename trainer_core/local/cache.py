@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import gc
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,12 +11,11 @@ from typing import Final
 
 import torch
 from pydantic import JsonValue
-from safetensors import SafetensorError, safe_open
 
 from trainer_core.base_models.describe import BaseModel
 from trainer_core.data.encode import encode_shard
 from trainer_core.data.index import DataIndex, ShardDescription
-from trainer_core.data.shards import shard_name
+from trainer_core.data.shard_files import damage_of, is_unchanged, read_note, shard_name, write_note
 from trainer_core.hidream.warm import WarmEncoders
 from trainer_core.progress import Reporter
 
@@ -32,10 +32,12 @@ def fill_cache(
     device: torch.device,
     reporter: Reporter,
 ) -> int:
-    """Encode every shard that is missing in ``folder``; returns their number.
+    """Encode every shard that is missing or damaged in ``folder``; returns their number.
 
-    A shard is named by the digest of its content, and its file appears complete or not at all. So
-    runs can share the folder and can be killed at any point. Only one process at a time encodes.
+    A shard is named by the digest of what it is made from, and its file appears complete or not at
+    all. So runs can share the folder and can be killed at any point. A file that changed since it
+    was written is read and compared with its note; each one is compared again when training opens
+    it (``ShardFolder``). Only one process at a time encodes.
     The encoders are released from memory before this returns.
 
     Args:
@@ -49,19 +51,30 @@ def fill_cache(
     with _locked(folder, reporter):
         for unfinished in folder.glob(".*.safetensors.*.tmp"):  # left by a killed process
             unfinished.unlink(missing_ok=True)
-        missing = [shard for shard in index.shards if not _is_complete(folder, shard)]
+        missing = [shard for shard in index.shards if not _is_whole(folder, shard, reporter)]
         if not missing:
             return 0
         encoders = _ReportingEncoders(base, device, reporter, missing)
         for shard in sorted(
             missing, key=lambda shard: shard.kind
         ):  # so that each encoder is loaded once
-            encode_shard(encoders, shard.spec, images, folder / shard_name(shard.digest))
+            _encode(encoders, shard, images, folder / shard_name(shard.digest))
     del encoders
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return len(missing)
+
+
+def _encode(
+    encoders: WarmEncoders, shard: ShardDescription, images: Mapping[str, Path], file: Path
+) -> None:
+    """Encode a shard; it gets its name after its note, so that a kill leaves none without one."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    sha256 = encode_shard(encoders, shard.spec, images, draft).sha256
+    write_note(file, sha256, file=draft)
+    draft.replace(file)
+    write_note(file, sha256)  # with the times of the file
 
 
 class _ReportingEncoders(WarmEncoders):
@@ -99,13 +112,23 @@ class _ReportingEncoders(WarmEncoders):
         self._reporter.progress(_STAGE, self._done, self._total)
 
 
-def _is_complete(folder: Path, shard: ShardDescription) -> bool:
-    """Whether the file exists and has the length that its header declares."""
-    try:
-        with safe_open(folder / shard_name(shard.digest), framework="np"):
-            return True
-    except (OSError, SafetensorError):
+def _is_whole(folder: Path, shard: ShardDescription, reporter: Reporter) -> bool:
+    """Whether the shard is there as it was written; a line says why one is encoded again."""
+    file = folder / shard_name(shard.digest)
+    if not file.exists():
         return False
+    note = read_note(file)
+    if note is None:
+        reporter.log(f"cache: {file.name} has no checksum and is encoded again")
+        return False
+    if is_unchanged(file, note):
+        return True
+    reporter.check_control()
+    if (why := damage_of(file, note)) is not None:
+        reporter.log(f"cache: {why}; it is encoded again")
+        return False
+    write_note(file, note.sha256)
+    return True
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from trainer_core.local.start import (
     StartedRun,
 )
 from trainer_core.paths import places_of
+from trainer_core.process.job import BadJobError, Job, read_job
 
 JOB_NAME: Final = "job.json"
 _LOCK_NAME: Final = ".lock"
@@ -111,6 +112,17 @@ def _named_checkpoint(name: str, folders: Sequence[Path]) -> Path:
     except CheckpointCorruptError as error:
         raise CheckpointCorruptError(f"{found} is damaged: {error.message}") from error
     return found
+
+
+def job_of(checkpoint: Path) -> Job | None:
+    """The job that wrote a checkpoint; None where it is not beside it, or that of another run."""
+    manifest = read_manifest(checkpoint)
+    for folder in checkpoint.resolve().parents[:2]:
+        with contextlib.suppress(BadJobError):
+            job = read_job(folder / JOB_NAME)
+            if job.index.digest() == manifest.data_digest:
+                return job
+    return None
 
 
 def is_own_checkpoint(output_dir: Path, checkpoint: Path) -> bool:

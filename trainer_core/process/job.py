@@ -23,6 +23,8 @@ class Job(Frozen):
     plan: Plan
     index: DataIndex
     base_model_dir: str
+    base_files: dict[str, str] = Field(default_factory=dict)
+    """``described_files`` of the base model, in a local run; for messages only."""
     shards_dir: str
     """The supervisor writes shards there, in the order in which the sampler needs them."""
     output_dir: str
