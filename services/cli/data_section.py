@@ -3,17 +3,14 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from trainer_core.base_models.shape import BaseShape
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.shapes import max_area_px
-from trainer_core.config.simpletuner.backends import holds_no_images
-from trainer_core.config.simpletuner.reading import option_name, text_of
+from trainer_core.config.simpletuner.backend_pointers import pointers_to, repointed
 from trainer_core.data.reading import folder_of
 from trainer_core.data.survey import DataSurvey, OnProgress, Survey, survey_data
-
-_DATA: Final = "/data_backends"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,14 +49,14 @@ def data_section(
     """
     found: dict[str, Path] = {}
     missing: list[DataProblem] = []
-    pointers = _pointers(plan, written)
+    pointers = pointers_to(plan.identity.backends, written)
     for backend in plan.identity.backends:
         folder = folder_of(backend, plan.operation.data_dirs[backend.id], folders)
         if isinstance(folder, Path):
             found[backend.id] = folder
         else:
-            at = f"{pointers[backend.id]}/instance_data_dir"
-            missing.append(DataProblem(pointer=at, code="missing_data", message=folder))
+            pointer = f"{pointers[backend.id]}/instance_data_dir"
+            missing.append(DataProblem(pointer=pointer, code="missing_data", message=folder))
     part = _with_backends(plan, found)
     survey = survey_data(
         part,
@@ -69,7 +66,8 @@ def data_section(
         own=_own_folders(plan),
         on_progress=on_progress,
     )
-    problems = [*missing, *_problems(survey, _pointers(part, written), is_whole=not missing)]
+    at = pointers_to(part.identity.backends, written)
+    problems = [*missing, *_problems(survey, at, is_whole=not missing)]
     return DataSection(
         surveys=tuple(survey.surveys), problems=tuple(problems), warnings=tuple(survey.warnings)
     )
@@ -83,18 +81,6 @@ def _with_backends(plan: Plan, found: Collection[str]) -> Plan:
         if backend.id in found and (backend.masks is None or backend.masks in found)
     )
     return plan.model_copy(update={"identity": plan.identity.model_copy(update={"backends": kept})})
-
-
-def _pointers(plan: Plan, written: Sequence[Any]) -> dict[str, str]:
-    """Id → JSON Pointer of each backend of the plan, which leaves out those without images."""
-    at = {
-        text_of(value): f"{_DATA}/{position}"
-        for position, item in enumerate(written)
-        if not holds_no_images(item)
-        for key, value in item.items()
-        if option_name(key) == "id"
-    }
-    return {backend.id: at[backend.id] for backend in plan.identity.backends}
 
 
 def _own_folders(plan: Plan) -> tuple[Path, ...]:
@@ -113,7 +99,5 @@ def _problems(
     for broken in survey.broken:
         code = broken.errors[0].code
         yield DataProblem(pointer=at[broken.backend.id], code=code, message=broken.message())
-    for problem in survey.problems if is_whole else ():
-        _, _, position, *rest = problem.pointer.split("/")
-        pointer = "/".join((tuple(at.values())[int(position)], *rest))
-        yield DataProblem(pointer=pointer, code=problem.code, message=problem.message)
+    for problem in repointed(survey.problems, at) if is_whole else ():
+        yield DataProblem(pointer=problem.pointer, code=problem.code, message=problem.message)

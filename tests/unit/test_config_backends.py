@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from tests.unit.config_examples import import_small, notices_of, problems_of, texts
+from trainer_core.config.plan.problems import Problem
+from trainer_core.config.simpletuner.backend_pointers import pointers_to, repointed
 
 CATS = {"id": "cats", "caption_strategy": "filename", "crop": True, "crop_style": "center"}
 CUTS = {"id": "cuts", "dataset_type": "conditioning", "conditioning_type": "mask"}
@@ -77,6 +79,26 @@ def test_held_out_images_are_no_regularisation_data() -> None:
 
     assert not imported.plan.identity.backends[1].is_regularisation
     assert any("dogs" in warning for warning in texts(imported))
+
+
+def test_problems_of_the_data_point_at_the_backend_in_the_file() -> None:
+    cache = {"id": "text", "dataset_type": "text_embeds"}
+    off = {**CATS, "disabled": True}
+    written = [cache, off, {"--id": "cats", "caption_strategy": "filename"}, CATS | {"id": "dogs"}]
+    plan = import_small(backends=written).plan
+
+    pointers = pointers_to(plan.identity.backends, written)
+    problems = [
+        Problem(pointer=pointer, code="missing", message="x")
+        for pointer in ("/data_backends/0", "/data_backends/1/conditioning_data", "/config/seed")
+    ]
+
+    assert pointers == {"cats": "/data_backends/2", "dogs": "/data_backends/3"}
+    assert [each.pointer for each in repointed(problems, pointers)] == [
+        "/data_backends/2",
+        "/data_backends/3/conditioning_data",
+        "/config/seed",
+    ]
 
 
 def test_without_a_caption_strategy_the_names_of_the_files_are_the_captions() -> None:

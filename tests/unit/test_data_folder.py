@@ -27,11 +27,25 @@ def test_files_are_grouped_by_suffix_and_hidden_ones_ignored(tmp_path: Path) -> 
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
     os.mkfifo(tmp_path / "pipe.png")
 
-    assert list_files(tmp_path) == FolderFiles(
+    files = list_files(tmp_path)
+
+    assert files == FolderFiles(
         images=("b/c.webp", "b-d.png", "b.JPG", "link.png"),
         captions=("a.txt", "upper.TXT"),
         others=("notes.md",),
+        unreadable=("broken.png",),
     )
+    assert "Folders and links that cannot be read: broken.png." in notes_on(files)
+
+
+def test_a_link_to_a_folder_is_followed_once(tmp_path: Path) -> None:
+    for name in ("data/own/a.png", "elsewhere/b.png", "elsewhere/in/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for link, target in (("1", "data/own"), ("2", "elsewhere"), ("3", "elsewhere"), ("4", "data")):
+        (tmp_path / "data" / link).symlink_to(tmp_path / target, target_is_directory=True)
+
+    assert list_files(tmp_path / "data").images == ("2/b.png", "2/in/c.png", "own/a.png")
 
 
 def test_a_missing_folder_has_no_files(tmp_path: Path) -> None:
@@ -124,5 +138,5 @@ def test_a_folder_that_cannot_be_listed_is_told() -> None:
         os.waitpid(child, 0)
         os.close(writer)
         with os.fdopen(reader) as answer:
-            assert answer.read() == "['Folders that cannot be read: secret.']"
+            assert answer.read() == "['Folders and links that cannot be read: secret.']"
         (folder / "secret").chmod(0o700)

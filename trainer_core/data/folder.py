@@ -34,14 +34,14 @@ class FolderFiles:
     own_output: tuple[str, ...] = ()
     """Folders that were left out, because runs write their output or cache there."""
     unreadable: tuple[str, ...] = ()
-    """Folders that cannot be listed; ``.`` is the folder itself."""
+    """Folders that cannot be listed (``.`` is the folder itself), and links that lead nowhere."""
 
 
 def list_files(folder: Path, own: Collection[Path] = ()) -> FolderFiles:
     """Every file of a folder and its sub-folders, grouped by suffix; empty if there is no folder.
 
-    Hidden files and folders are ignored. A symbolic link to a file counts as a file; links to
-    folders are not followed. The output of a run is left out: its pictures are no data.
+    Hidden files and folders are ignored. Symbolic links are followed, but a folder is listed once.
+    The output of a run is left out: its pictures are no data.
 
     Args:
         folder: the folder to list.
@@ -82,7 +82,7 @@ def notes_on(files: FolderFiles) -> list[str]:
     """What is in a folder and not read, each a sentence; nothing where all is read."""
     notes = []
     if files.unreadable:
-        notes.append(f"Folders that cannot be read: {some_of(files.unreadable)}.")
+        notes.append(f"Folders and links that cannot be read: {some_of(files.unreadable)}.")
     if files.own_output:
         notes.append(f"The output of runs is left out: {some_of(files.own_output)}.")
     of_kind: dict[Unread, list[str]] = {}
@@ -123,6 +123,7 @@ class _Walk:
     def __init__(self, folder: Path, written: Collection[Path]) -> None:
         """``written``: folders that are left out, resolved."""
         self._folder, self._written = folder, written
+        self._seen: set[Path] = set()
         self.own_output: list[str] = []
         self.unreadable: list[str] = []
 
@@ -131,15 +132,21 @@ class _Walk:
         found: list[PurePosixPath] = []
         if not self._folder.is_dir():
             return found
-        for parent, folders, files in os.walk(self._folder, onerror=self._note):
+        for parent, folders, files in os.walk(self._folder, onerror=self._note, followlinks=True):
             here = Path(parent)
+            if here.resolve() in self._seen:
+                folders.clear()
+                continue
+            self._seen.add(here.resolve())
             folders[:] = self._kept(here, folders, files)
-            inside = self._inside(here)
-            found += [
-                inside / name
-                for name in files
-                if not name.startswith(".") and (here / name).is_file()
-            ]
+            for name in files:
+                path = here / name
+                if name.startswith("."):
+                    continue
+                if path.is_file():
+                    found.append(self._inside(path))
+                elif path.is_symlink() and not path.exists():
+                    self.unreadable.append(self._inside(path).as_posix())
         return sorted(found)
 
     def _note(self, error: OSError) -> None:
@@ -149,7 +156,7 @@ class _Walk:
         return PurePosixPath(path.relative_to(self._folder).as_posix())
 
     def _kept(self, here: Path, folders: Sequence[str], files: Sequence[str]) -> list[str]:
-        """The sub-folders to go through."""
+        """The sub-folders to go through; links come last, so that a folder has its own name."""
         is_output = here.resolve() in self._written or _is_output(files, folders)
         kept = []
         for name in folders:
@@ -159,7 +166,7 @@ class _Walk:
                 self.own_output.append(self._inside(here / name).as_posix())
             else:
                 kept.append(name)
-        return kept
+        return sorted(kept, key=lambda name: ((here / name).is_symlink(), name))
 
     def _is_written(self, folder: Path) -> bool:
         if folder.resolve() in self._written:

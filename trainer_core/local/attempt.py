@@ -110,6 +110,8 @@ class Attempt:
         base = found.obtain(self.reporter, plan.operation.text_encoder_4_source)
         plan = _with_base(plan, base)
         index = build_index(plan, data.items, base.transformer_config, base=base.folder)
+        for warning in index.warnings:  # the training reports them too, but only after the encoding
+            self.events.warn("data", warning)
 
         this = StartedRun(request=request, digest=self._digest_of(plan, index))
         while True:

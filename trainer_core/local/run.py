@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from trainer_core.base_models.obtain import FoundBase, find_base
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import PlanError, Problem, summary_of
+from trainer_core.config.simpletuner.backend_pointers import pointers_to, repointed
 from trainer_core.config.simpletuner.importer import Imported, import_run
 from trainer_core.config.simpletuner.model import base_name_of
 from trainer_core.config.simpletuner.options import OPTIONS
@@ -111,7 +112,11 @@ def train_locally(
                 start_from=start_file,
                 seed_is_drawn=is_seed_drawn(options),
             )
-            return attempt.train(plan, found, data_dirs)
+            try:
+                return attempt.train(plan, found, data_dirs)
+            except PlanError as error:
+                pointers = pointers_to(plan.identity.backends, run.data_backends)
+                raise PlanError(repointed(error.problems, pointers)) from error
     return None
 
 

@@ -1,9 +1,11 @@
 """What the service knows of a run's pictures from its lists of files, without reading a file."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from pydantic import JsonValue
 
 from services.api.runs.validation_shapes import BackendData, Bucket, Cache, Data
 from services.api.shapes import ProblemItem, known_status
@@ -12,6 +14,7 @@ from services.store.database import Connection
 from services.store.datasets import Dataset
 from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.plan.shapes import max_area_px
+from trainer_core.config.simpletuner.backend_pointers import pointers_to, repointed
 from trainer_core.data.buckets import geometry_of, is_too_small
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
@@ -52,8 +55,13 @@ def data_report(
     plan: Plan,
     transformer: Mapping[str, Any],
     chosen: Mapping[str, str],
+    *,
+    written: Sequence[JsonValue],
 ) -> KnownData:
-    """What is known of the datasets of a run; each exists and belongs to an image backend."""
+    """What is known of the datasets of a run; each exists and belongs to an image backend.
+
+    ``written``: the data backends of the request.
+    """
     backends = {each.id: each for each in plan.identity.backends}
     rows = {
         backend_id: datasets.get(conn, tenant_id, dataset_id)
@@ -79,9 +87,10 @@ def data_report(
     try:
         index = _index_of(conn, plan, transformer, rows)
     except TrainerError as error:
+        pointers = pointers_to(plan.identity.backends, written)
         problems = [
             ProblemItem(pointer=each.pointer, code=each.code, message=each.message)
-            for each in getattr(error, "problems", ())
+            for each in repointed(getattr(error, "problems", ()), pointers)
         ] or [ProblemItem(pointer="", code=error.code, message=error.message)]
         why = "The data has problems."
         changed = report.model_copy(update={"problems": problems})

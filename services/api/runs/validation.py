@@ -190,7 +190,12 @@ class _Validating:
             self._cannot_tell("/data", "The request has problems.")
             return None
         known = data_report(
-            self._conn, self._tenant_id, examined.plan, base.parts.transformer, chosen
+            self._conn,
+            self._tenant_id,
+            examined.plan,
+            base.parts.transformer,
+            chosen,
+            written=self._request.data_backends,
         )
         for field, reason in known.unknown.items():
             self._cannot_tell(f"/data/{field}", reason)

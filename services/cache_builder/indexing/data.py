@@ -34,10 +34,12 @@ def index_of(
         return build_index(plan, items, base.transformer_config, notes, base.folder)
     except TrainerError as error:
         problems = getattr(error, "problems", ())
+        # Without pointers: the plan leaves out backends that the request has.
+        messages = [problem.message for problem in problems] or [error.message]
         failure = Failure(
             code=problems[0].code if problems else error.code,
             category=Category(error.category),
-            message=error.message,
+            message=" ".join(messages),
             retryable=False,
         )
         raise UnusableDataError(failure) from error
