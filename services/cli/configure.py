@@ -166,5 +166,6 @@ def _validate(folder: Path, invocation: Invocation) -> None:
     if report.errors:
         raise typer.Exit(1)
     sys.stderr.write("\n")
-    output.print_note(f"next: reverie train --config {config}")
-    output.print_note(f"or with a service: reverie runs submit --config {config} --watch")
+    output.print_note("next, on this machine or with a service:")
+    output.print_note(f"  reverie train --config {config}")
+    output.print_note(f"  reverie runs submit --watch --config {config}")

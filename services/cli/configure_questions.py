@@ -26,6 +26,8 @@ from services.cli.connection import CommandError
 from services.cli.validate import scanning
 
 _DEFAULT_OUTPUT: Final = Path("config")
+_SHORT_ANSWER: Final = 12
+_PATH: Final = 60
 T = TypeVar("T")
 
 
@@ -64,7 +66,7 @@ def answers_of(given: Given, *, may_ask: bool) -> tuple[Answers, Pictures]:
     card_gb = None if given.card_gb is None else _checked(read_card, str(given.card_gb), "--card")
     masks = None if given.masks is None else _checked(read_folder, str(given.masks), "--masks")
     folder = _absolute(
-        ask("Folder of the pictures", read_folder)
+        ask("Folder of the pictures", read_folder, room=_PATH)
         if given.pictures is None
         else _checked(read_folder, str(given.pictures), "--pictures")
     )
@@ -80,18 +82,28 @@ def answers_of(given: Given, *, may_ask: bool) -> tuple[Answers, Pictures]:
             "Folder for the files",
             lambda text: _read_output(text, folder),
             default=str(_DEFAULT_OUTPUT),
+            room=_PATH,
         ),
         adapter=given.adapter,
     )
     return answers, pictures
 
 
-def ask(question: str, read: Callable[[str], T], *, default: str = "") -> T:
-    """Ask until ``read`` takes the answer; the message of its ValueError says why it does not."""
+def ask(
+    question: str, read: Callable[[str], T], *, default: str = "", room: int = _SHORT_ANSWER
+) -> T:
+    """Ask until ``read`` takes the answer; the message of its ValueError says why it does not.
+
+    ``room``: columns that the answer may need. Where the question leaves fewer, the answer has a
+    line of its own.
+    """
     _, err = output.consoles()
-    hint = f" [{default}]" if default else ""
+    text = f"{question} [{default}]: " if default else f"{question}: "
+    if len(text) + room > err.width:
+        output.print_note(text.rstrip())
+        text = "> "
     while True:
-        answer = err.input(output.text_of(f"{question}{hint}: ")).strip() or default
+        answer = err.input(output.text_of(text)).strip() or default
         try:
             return read(answer)
         except ValueError as error:

@@ -29,7 +29,14 @@ for folder, options in json.loads(sys.argv[1]):
         status = error.code
     print(f"[status {status}]", flush=True)
 """
-QUESTIONS = ("Folder of the pictures", "Goal", "Memory of the card", "call it up", "for the files")
+QUESTIONS = (
+    "Folder of the pictures:\r\n>",
+    r"Goal \[subject\]:",
+    r"Memory of the card in GB \[24\]:",
+    "call it up.*:",
+    r"Folder for the files \[config\]:\r\n>",
+)
+WRITE = r"Write \d files to .*\(y/n\) \[y\]:"
 HEAVY = {"torch", "diffusers", "transformers", "lycoris", "peft"}
 
 
@@ -139,8 +146,8 @@ def test_questions_and_options_write_the_same_files_which_a_run_would_take(
             for question, answer in zip(
                 QUESTIONS, [name, *answers.values(), f"runs/{name}"], strict=True
             ):
-                terminal.answer(f"{question}.*: ", answer)
-            terminal.answer(r"Write \d files to runs/\w+\? .*: ", "y")
+                terminal.answer(f"{question} ", answer)
+            terminal.answer(f"{WRITE} ", "y")
             report = terminal.wait_for(r"\[status \d+\]")
             assert "[status 0]" in report, report
             assert "will act differently" not in report
@@ -171,14 +178,14 @@ def test_a_person_may_stop_at_any_question_and_nothing_is_written(tmp_path: Path
     square(tmp_path / "photos")
     before = files_in(tmp_path)
     answers = ("photos", "subject", "24", "", "config")
-    stops = [*(enumerate((*QUESTIONS, "Write"))), (3, QUESTIONS[3])]
+    stops = [*enumerate((*QUESTIONS, WRITE)), (3, QUESTIONS[3])]
     keys = [CTRL_C] * len(QUESTIONS) + [CTRL_D] * 2
 
     with runs_at_terminal(*((tmp_path, []) for _ in stops), home=tmp_path) as terminal:
         for (number, last), key in zip(stops, keys, strict=True):
             for question, answer in zip(QUESTIONS[:number], answers, strict=False):
-                terminal.answer(f"{question}.*: ", answer)
-            terminal.wait_for(f"{last}.*: ")
+                terminal.answer(f"{question} ", answer)
+            terminal.wait_for(f"{last} ")
             terminal.press_once_it_reads(key)
             assert "nothing was written" in terminal.wait_for(r"\[status 130\]")
         terminal.read_to_end()
@@ -189,22 +196,21 @@ def test_a_person_may_stop_at_any_question_and_nothing_is_written(tmp_path: Path
 
 def test_a_wrong_answer_is_asked_again_and_says_why(tmp_path: Path) -> None:
     few_and_tiny(tmp_path / "tiny")
+    wrong = (
+        ({"nowhere": "there is no folder nowhere"}, "tiny"),
+        ({"painting": "answer subject, style, concept"}, "su"),
+        ({"many": "a whole number of GB", "8": "12 GB or more"}, "24 gb"),
+        ({"": "the pictures have no captions"}, "zwx"),
+        ({"tiny/config": "among the pictures"}, ""),
+        ({"perhaps": "answer y or n"}, "n"),
+    )
     with runs_at_terminal((tmp_path, []), home=tmp_path) as terminal:
-        for question, wrong, why in (
-            ("pictures", "nowhere", "there is no folder nowhere"),
-            ("Goal", "painting", "answer subject, style, concept"),
-            ("GB", "many", "a whole number of GB"),
-            ("GB", "8", "12 GB or more"),
-            ("call it up", "", "the pictures have no captions"),
-            ("for the files", "tiny/config", "among the pictures"),
-        ):
-            terminal.wait_for(f"{question}.*: ")
-            terminal.type(f"{wrong}\n")
-            terminal.wait_for(why)
-            right = {"pictures": "tiny", "Goal": "su", "GB": "24", "call it up": "zwx"}
-            if question != "GB" or wrong == "8":
-                terminal.answer(": ", right.get(question, "config"))
-        terminal.answer("Write .*: ", "n")
+        for question, (answers, right) in zip((*QUESTIONS, WRITE), wrong, strict=True):
+            terminal.wait_for(f"{question} ")
+            for answer, why in answers.items():
+                terminal.type(f"{answer}\n")
+                terminal.wait_for(why)
+            terminal.type(f"{right}\n")
         terminal.wait_for(r"\[status 1\]")
     assert not (tmp_path / "config").exists()
     assert "\x1b[" in terminal.printed
@@ -223,7 +229,7 @@ def test_files_that_are_there_are_not_replaced_without_asking(
     with pytest.raises(CommandError, match=r"config\.json .*--force"):
         configure(tmp_path, *other)
     with runs_at_terminal((tmp_path, other), home=tmp_path) as terminal:
-        terminal.answer("Folder for the files.*: ", "config")
+        terminal.answer(f"{QUESTIONS[-1]} ", "config")
         terminal.answer(r"Replace .*config\.json.*: ", "")
         terminal.wait_for(r"\[status 1\]")
     assert files_in(tmp_path / "config") == written
