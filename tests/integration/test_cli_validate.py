@@ -293,9 +293,10 @@ def test_the_steps_of_epochs_are_counted_from_the_folders(
     write(project / "multidatabackend.json", [backend, TEXT_EMBEDS])
     length = ("--set=max_train_steps=0", "--set=num_train_epochs=3", "--set=train_batch_size=4")
 
-    _, elsewhere = validate(project, *length)
     folder = project.parent / "datasets/dreambooth-subject"
-    folder.mkdir(parents=True)
+    shutil.rmtree(folder)
+    _, elsewhere = validate(project, *length)
+    folder.mkdir()
     for name, size in {"a": (1100, 1100), "b": (1100, 1100), "c": (2000, 1000)}.items():
         Image.new("RGB", size).save(folder / f"{name}.png")
     status, answer = validate(project, *length, "--set=lr_warmup_steps=7")
