@@ -120,7 +120,8 @@ def rows(database: Database) -> Rows:
         secrets.put(conn, tenant.tenant_id, "my-hub", "hub", lambda _: ENVELOPE)
         batch = batches.create(conn, tenant.tenant_id, name="", sweep=None, num_rows=1, refused=[])
     place = BatchPlace(batch_id=batch.batch_id, row=0, options={})
-    queued = tenant.queued(batch=place, wandb_secret="my-wandb")
+    notices = [{"option": "seed"}]
+    queued = tenant.queued(batch=place, wandb_secret="my-wandb", notices=notices)
     key = KeyScope(tenant_id=tenant.tenant_id, method="POST", path="/v1/runs", key="k")
     with database.transaction() as conn:
         run_control.pause(conn, tenant.tenant_id, paused.run_id)
@@ -219,6 +220,9 @@ READS: dict[str, Call] = {
     "metric_relays.find": lambda c, r: metric_relays.find(c, r.ada, r.queued.run_id),
     "publications.get": lambda c, r: publications.get(c, r.ada, r.publication_id),
     "publications.list_page": lambda c, r: publications.list_page(c, r.ada, 10),
+    "run_documents.read_notices": lambda c, r: run_documents.read_notices(
+        c, r.ada, r.queued.run_id
+    ),
     "run_documents.read_plan": lambda c, r: run_documents.read_plan(c, r.ada, r.queued.run_id),
     "run_documents.read_request": lambda c, r: run_documents.read_request(
         c, r.ada, r.queued.run_id
