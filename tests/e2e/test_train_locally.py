@@ -163,7 +163,8 @@ def test_a_broken_picture_is_named_and_nothing_is_trained(
     status, _ = train(project, tmp_path / "run", tiny_models_dir)
 
     assert status == 1
-    assert str(broken) in log_of(tmp_path / "run")
+    assert f"photos: 1 file in {broken.parent} cannot be used:" in log_of(tmp_path / "run")
+    assert "grass.jpg: the picture is damaged or cut off" in log_of(tmp_path / "run")
     assert "Traceback" not in log_of(tmp_path / "run")
     assert events_in(tmp_path / "run")[-1]["code"] == "bad_image"
 
