@@ -13,6 +13,7 @@ from lycoris.wrapper import VALID_PRESET_KEYS, create_lycoris, deprecated_arg_di
 from tests.support.simpletuner_names import names_in, snapshot
 from tests.unit.config_examples import import_small, problems_of
 from trainer_core.config.simpletuner.backends import BACKEND_OPTIONS
+from trainer_core.config.simpletuner.environment_names import BITFIT, ENVIRONMENT_NAMES
 from trainer_core.config.simpletuner.lokr import LYCORIS
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.presets import PRESET
@@ -35,6 +36,14 @@ def test_the_snapshot_names_its_versions_and_its_date() -> None:
 
 def test_every_option_has_a_verdict() -> None:
     assert sorted(OPTION_NAMES.keys() - OPTIONS.keys()) == []
+
+
+def test_every_name_of_config_env_is_read() -> None:
+    named = {name: facts["option"] for name, facts in SNAPSHOT["environment"].items()}
+
+    assert len(named) > 120
+    assert named.pop(BITFIT) == "layer_freeze_strategy=bitfit"
+    assert named == ENVIRONMENT_NAMES
 
 
 def test_every_key_of_a_data_backend_has_a_verdict() -> None:

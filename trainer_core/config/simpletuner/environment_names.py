@@ -1,6 +1,7 @@
 """The names of options in ``config.env``, an older form of SimpleTuner's configuration.
 
-Source: the names that SimpleTuner 4.10.1 reads from it, which a test in the deep tier compares.
+Source: the names that SimpleTuner 4.10.1 and its older versions read from it; a test compares them
+with the snapshot in ``tests/golden/simpletuner_names.json``.
 """
 
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ validation_external_background validation_external_script validation_guidance
 validation_guidance_real validation_guidance_rescale validation_input validation_method
 validation_negative_prompt validation_no_cfg_until_timestep validation_num_inference_steps
 validation_prompt validation_resolution validation_seed validation_step_interval
+validation_torch_compile
 write_batch_size
 deepfloyd_validation_pipeline_mode deepfloyd_validation_stage1_guidance
 deepfloyd_validation_stage1_model deepfloyd_validation_stage1_num_inference_steps
