@@ -17,7 +17,7 @@ from trainer_core.data.captions import captions_of
 from trainer_core.data.images import inspect_image
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
-from trainer_core.data.shard_files import shard_name
+from trainer_core.data.shard_files import note_path, shard_name, write_note
 from trainer_core.documents import load_document
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -98,6 +98,8 @@ def shorten_texts(shards: Path) -> None:
             tensors["t5"] = tensors["t5"][:, :_TOKENS].contiguous()
             tensors["llama"] = tensors["llama"][:, :, :_TOKENS].contiguous()
             save_file(tensors, path)
+            if note_path(path).exists():
+                write_note(path, _sha256(path))
 
 
 def make_job(
