@@ -107,10 +107,11 @@ class Runs:
         return True
 
     def warnings(self) -> list[tuple[str, str]]:
-        """Code and message of each warning event."""
+        """Code and message of each warning event, but for those about the pictures."""
         lines = (self.output / "events.jsonl").read_text().splitlines()
         events = [json.loads(line) for line in lines]
-        return [(e["code"], e["message"]) for e in events if e["event"] == "warning"]
+        found = [(e["code"], e["message"]) for e in events if e["event"] == "warning"]
+        return [(code, message) for code, message in found if code != "data"]
 
     def stored_files(self) -> list[str]:
         """Files of the output folder, but for events and cache, with their times of change."""
