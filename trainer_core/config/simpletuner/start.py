@@ -17,7 +17,7 @@ INIT_LORA: Final = START.text(
     "init_lora",
     None,
     "The adapter that the run starts from: a file (.safetensors), or the folder of a result or a "
-    "checkpoint; in the service an earlier run (run_…) or an uploaded adapter (ds_…).",
+    "checkpoint. Only in a local run: the service refuses it.",
 )
 _STEP: Final = START.integer(
     "init_lora_step", 0, "0: a run that starts from an adapter begins at step 0.", at_least=0
