@@ -190,7 +190,7 @@ def test_a_good_dataset_becomes_ready(service: Service) -> None:
 
 def test_all_problems_of_a_dataset_are_reported_together(service: Service) -> None:
     good, torn, missing = picture(64, 64), picture(640, 480)[:-900], picture(80, 80)
-    other, binary = picture(96, 96), b"\xff\xfe\x00caption"
+    other, binary = picture(96, 96), b"\x00\xffcaption"
     for body in (good, torn, binary):
         service.upload(body)
     # Stored under another content's digest, which only a bug of the store or of ours could cause.

@@ -89,6 +89,15 @@ def test_files_that_cannot_be_used_are_listed_once_with_the_reason(tmp_path: Pat
     assert broken.message().count("cats") == 1
 
 
+def test_a_header_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "fine.png", (300, 300))
+    Image.new("1", (9000, 9000)).save(tmp_path / "big.png")
+
+    (broken,) = survey(plan_of(), tmp_path).broken
+
+    assert "big.png: 9000 x 9000 is more than 64000000 pixels" in broken.message()
+
+
 def test_files_that_are_not_used_are_counted_by_kind_and_named(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", (300, 300))
     for name in ("b.HEIC", "c.heic", "d.mp4", "e.zip", "f.caption", "notes.md", "Thumbs.db"):

@@ -33,6 +33,7 @@ from trainer_core.engine.result import write_run_result
 from trainer_core.engine.setup import LoadedRun, load_run
 from trainer_core.engine.state import open_run
 from trainer_core.export.card_facts import card_facts
+from trainer_core.export.start_file import find_start
 from trainer_core.local.attempt import Attempt
 from trainer_core.local.cache import fill_cache
 from trainer_core.local.data import LocalData, find_data_folders, scan
@@ -118,6 +119,7 @@ class Environment:
         """The plan that the importer makes from the files."""
         config = {k: v for k, v in {**CONFIG, **files.config}.items() if v is not None}
         is_lokr = config["model_type"] == "lora" and config["lora_type"] == "lycoris"
+        earlier = self.earlier_result(files)
         return import_run(
             config=config,
             lycoris_config={**LYCORIS, **files.lycoris} if is_lokr else None,
@@ -125,7 +127,12 @@ class Environment:
             prompt_library=None,
             base_models={self.base.name: self.base},
             source="local",
+            start=None if earlier is None else find_start(earlier),
         ).plan
+
+    def earlier_result(self, files: Files) -> Path | None:
+        """The result of the run that ``files`` start from."""
+        return None if files.init_lora is None else self.result(self.plan(files.init_lora))
 
     def data(self, plan: Plan) -> LocalData:
         folders = find_data_folders(plan, (self.folder,))

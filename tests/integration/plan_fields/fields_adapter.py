@@ -16,7 +16,9 @@ from tests.integration.plan_fields.observe import expect, expect_close
 from tests.integration.plan_fields.registry import Check, Group
 from trainer_core.adapters.lokr import LokrLinear
 from trainer_core.config.plan import Plan
-from trainer_core.errors import BaseModelError
+from trainer_core.engine.setup import load_run
+from trainer_core.errors import AdapterFileError, BaseModelError
+from trainer_core.process.control import Control
 
 GROUP: Final = Group()
 _PATH: Final = "double_stream_blocks.0.block.attn1.to_q"
@@ -62,6 +64,26 @@ GROUP.add(
 )
 GROUP.add(f"{_LORA}.kind", _adapted_layers_are(LoraLayer), files=_STANDARD, reset=_to_lokr)
 GROUP.add(f"{_LORA}.modules[]", _adapted_layers_are(LoraLayer), files=_STANDARD, reset=[_PATH])
+
+
+_STARTED: Final = Files(config={"init_lora": "earlier"}, init_lora=Files(config={"seed": 7}))
+
+
+@GROUP.observes(
+    "identity.start_adapter.sha256",
+    files=_STARTED,
+    reset="0" * 64,
+    refuses=(AdapterFileError,),
+)
+def the_run_starts_from_the_planned_adapter(plan: Plan, environment: Environment) -> None:
+    earlier = environment.earlier_result(_STARTED)
+    assert earlier is not None
+    job = environment.job(plan).model_copy(update={"start_from": str(earlier)})
+    trained = load_run(job, Control(None)).network.trained
+    assert _STARTED.init_lora is not None
+    first = environment.load(environment.plan(_STARTED.init_lora)).network.trained
+    for name, parameter in trained.items():
+        expect_close(parameter, first[name], rtol=0, atol=0)
 
 
 def _layer(plan: Plan, environment: Environment) -> Any:

@@ -77,3 +77,5 @@ class Files:
     cats: Mapping[str, Any] = field(default_factory=dict)
     others: Sequence[Mapping[str, Any]] = ()
     """Further backends."""
+    init_lora: "Files | None" = None
+    """The run whose adapter this one starts from."""
