@@ -21,6 +21,7 @@ pytest_plugins = [
     "tests.support.small_jobs",
     "tests.support.poison",
     "tests.support.zygote",
+    "tests.support.local_commands",
 ]
 
 

@@ -2,10 +2,12 @@
 
 ``FAULT_AT="checkpoint.before_rename=kill"`` acts each time the process reaches that place,
 ``name@3=kill`` only the third time. With ``FAULT_ONCE=/path`` the fault happens once among all
-processes that share the path: the first one creates the file. ``FAULT_AT`` needs
+processes that share the path: the first one creates the file. The action ``fill`` fills the disk of
+the folder ``FAULT_FILL`` and goes on. ``FAULT_AT`` needs
 ``REVERIE_ENV=test``. Without it, a fault point only reads one environment variable.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -70,6 +72,8 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
 )
 """Every name that ``fault_point`` accepts, in the order in which a process reaches them."""
 
+_PAGE_BYTES: Final = 4096
+
 _passes: Counter[str] = Counter()
 
 
@@ -115,5 +119,15 @@ def _act(name: str, action: str) -> None:
             threading.Event().wait()  # until a signal ends the process
         case "raise":
             raise InjectedFaultError(f"fault injected at {name}")
+        case "fill":
+            _fill(Path(os.environ["FAULT_FILL"]))
         case _:
-            raise ValueError(f"FAULT_AT: the action has to be kill, stall or raise, not {action!r}")
+            known = "kill, stall, raise or fill"
+            raise ValueError(f"FAULT_AT: the action has to be {known}, not {action!r}")
+
+
+def _fill(folder: Path) -> None:
+    """Write a file until the last page of the disk is taken."""
+    with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"\0" * _PAGE_BYTES)

@@ -134,9 +134,14 @@ def main() -> None:
     try:
         app(obj=invocation)
     except Exception as error:
-        if invocation.is_debugging or not _is_expected(error):
+        from trainer_core.disk import disk_error
+
+        if invocation.is_debugging:
             raise
-        output.print_error(str(error))
+        known = disk_error(error) or error
+        if not _is_expected(known):
+            raise
+        output.print_error(str(known))
         sys.exit(1)
 
 

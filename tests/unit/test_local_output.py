@@ -54,7 +54,7 @@ def load_a_model(control: Control, library: str) -> None:
 
 
 def run(path: Path, control: Control, work: Callable[[], None]) -> None:
-    with EventWriter(path) as events, recorded_outcome(events, control):
+    with EventWriter(path) as events, recorded_outcome(events, control, path.parent):
         work()
 
 

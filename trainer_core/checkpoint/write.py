@@ -3,7 +3,8 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,7 @@ from trainer_core.checkpoint.layout import (
     checkpoint_name,
     sealed,
 )
+from trainer_core.disk import writing
 from trainer_core.faultpoints import fault_point
 
 
@@ -64,10 +66,19 @@ class TrainedTensors:
 def write_checkpoint(
     checkpoints_dir: Path, facts: CheckpointFacts, trained: TrainedTensors
 ) -> WrittenFolder:
-    """Write ``checkpoints_dir/step-…``; when this returns, the folder survives a power failure."""
+    """Write ``checkpoints_dir/step-…``; when this returns, the folder survives a power failure.
+
+    Raises DiskError; then nothing of it is left.
+    """
     fault_point("checkpoint.before_state")
     final = checkpoints_dir / checkpoint_name(facts.step)
-    draft = _draft_of(final)
+    with _draft_of(final) as draft:
+        return _write_checkpoint(draft, final, facts, trained)
+
+
+def _write_checkpoint(
+    draft: Path, final: Path, facts: CheckpointFacts, trained: TrainedTensors
+) -> WrittenFolder:
     tensors = {PARAMETER + name: tensor for name, tensor in trained.parameters.items()}
     tensors |= {EMA + name: tensor for name, tensor in trained.ema.items()}
     tensors |= trained.optimizer_state
@@ -94,21 +105,31 @@ def write_checkpoint(
 def write_result(final: Path, step: int, fill: Callable[[Path], None]) -> WrittenFolder:
     """Write a result folder: ``fill`` writes its files into a draft, which then becomes ``final``.
 
-    When this returns, the folder survives a power failure.
+    When this returns, the folder survives a power failure. Raises DiskError; then nothing of it is
+    left.
     """
     fault_point("result.before_adapter")
-    draft = _draft_of(final)
-    fill(draft)
-    fault_point("result.before_manifest")
-    return _commit(draft, final, ResultManifest(step=step, files=_files_of(draft)), "result")
+    with _draft_of(final) as draft:
+        fill(draft)
+        fault_point("result.before_manifest")
+        return _commit(draft, final, ResultManifest(step=step, files=_files_of(draft)), "result")
 
 
-def _draft_of(final: Path) -> Path:
-    """An empty folder beside the final one; deletes the draft of a killed process."""
+@contextmanager
+def _draft_of(final: Path) -> Iterator[Path]:
+    """An empty folder beside the final one; deletes the draft of a killed process.
+
+    After an error it is deleted, too: on a full disk it would take the space of what comes next.
+    """
     draft = final.with_name(f".{final.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    return draft
+    try:
+        with writing(final):
+            draft.mkdir(parents=True)
+            yield draft
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def _commit(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from trainer_core.data.cut_captions import CutCaptions, cut_captions
+from trainer_core.disk import require_folder
 from trainer_core.engine.reporting import report_finished, report_sample, report_stage
 from trainer_core.engine.result import SAMPLE_NAME, write_run_result
 from trainer_core.engine.state import Run, TrainingState
@@ -47,6 +48,7 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
         matmul=run.loaded.matmul.kind,
         captions=_cut_captions(run),
     )
+    require_folder(run.job.checkpoints_dir)
     written = write_run_result(
         run.job.result_dir,
         plan=plan,

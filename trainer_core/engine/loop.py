@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from trainer_core.disk import writing
 from trainer_core.engine.complete import complete_step
 from trainer_core.engine.control import check_control
 from trainer_core.engine.evaluation import measure_loss
@@ -28,6 +29,8 @@ def run_job(job: Job, events: EventWriter, control: Control) -> bool:
     """Load the job's models and data, then ``train``."""
     events.emit("stage", 0, {"stage": "loading"})
     loaded = load_run(job, control)
+    with writing(job.checkpoints_dir):  # missing later, it has gone with its disk
+        job.checkpoints_dir.mkdir(parents=True, exist_ok=True)
     fault_point("train.loaded")
     is_finished = train(open_run(job, loaded, events, control))
     loaded.backend.close()

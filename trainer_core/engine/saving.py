@@ -7,6 +7,7 @@ from trainer_core.checkpoint.identity import checkpoint_identity
 from trainer_core.checkpoint.matmul import matmul_scalar
 from trainer_core.checkpoint.read import read_checkpoint
 from trainer_core.checkpoint.write import CheckpointFacts, TrainedTensors, write_checkpoint
+from trainer_core.disk import require_folder
 from trainer_core.engine.control import check_stop
 from trainer_core.engine.determinism import environment_changes, environment_fingerprint
 from trainer_core.engine.reporting import (
@@ -28,7 +29,7 @@ def save(run: Run, state: TrainingState) -> None:
 
     The step event always comes before the checkpoint event. Older checkpoints are deleted, except
     the newest ``keep_checkpoints`` of the job, unless the supervisor deletes them. Raises
-    NonFiniteLossError where a tensor is not finite.
+    NonFiniteLossError where a tensor is not finite, and DiskError.
     """
     report_step(run, state)
     report_stage(run, state, "checkpointing")
@@ -49,6 +50,7 @@ def save(run: Run, state: TrainingState) -> None:
         },
     )
     folder = run.job.checkpoints_dir
+    require_folder(folder)
     written = write_checkpoint(folder, facts, trained)
     fault_point("checkpoint.after_rename")
     if run.job.waiting_checkpoints is None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from trainer_core.config.plan.shapes import hidream_linears
+from trainer_core.disk import writing
 from trainer_core.errors import AdapterFileError, BaseModelError, OutputError
 from trainer_core.export.adapter_file import AdapterFile, ModuleDelta, read_adapter
 from trainer_core.export.full_rank import read_transformer, write_transformer
@@ -153,13 +154,17 @@ def _merged_weights(
 
 @contextlib.contextmanager
 def _folder_at_once(output: Path) -> Iterator[Path]:
-    """A draft folder that is renamed to ``output`` at the end, or deleted after an error."""
+    """A draft folder that is renamed to ``output`` at the end, or deleted after an error.
+
+    Raises DiskError.
+    """
     target = output.absolute()
     draft = target.with_name(f".{target.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        yield draft
-        draft.rename(target)
+        with writing(target):
+            yield draft
+            draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -16,6 +16,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HiDreamImageTransformer2DModel,
 )
+from safetensors import SafetensorError
 from transformers import (
     AutoTokenizer,
     CLIPTextModelWithProjection,
@@ -28,6 +29,7 @@ from trainer_core.config.plan import Quantization
 from trainer_core.errors import BaseModelError
 from trainer_core.precision.base_weights import Target, allocate, fill, source_targets
 from trainer_core.precision.quanto import quantize_frozen
+from trainer_core.weights.headers import read_header
 from trainer_core.weights.part import stored_tensors
 
 Part = TypeVar("Part")
@@ -192,5 +194,7 @@ def _load(folder: Path, name: str, load: Callable[[Path], Part]) -> Part:
         raise BaseModelError(f"the base model at {folder} lacks the folder {name!r}")
     try:
         return load(path)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, json.JSONDecodeError, SafetensorError) as error:
+        for file in sorted(path.glob("*.safetensors")):
+            read_header(file)  # names the file that is cut off; the libraries name the folder
         raise BaseModelError(f"{path} cannot be loaded: {error}") from error

@@ -16,6 +16,7 @@ from trainer_core.base_models.describe import BaseModel
 from trainer_core.data.encode import encode_shard
 from trainer_core.data.index import DataIndex, ShardDescription
 from trainer_core.data.shard_files import damage_of, is_unchanged, read_note, shard_name, write_note
+from trainer_core.disk import writing
 from trainer_core.hidream.warm import WarmEncoders
 from trainer_core.progress import Reporter
 
@@ -46,7 +47,21 @@ def fill_cache(
     Raises:
         BadImageError, ShardCorruptError: an image changed since it was read.
         StopRequestedError: a stop was requested; checked before each image and caption.
+        DiskError: the folder cannot be written.
     """
+    with writing(folder):
+        return _fill(folder, index, base, images, device=device, reporter=reporter)
+
+
+def _fill(
+    folder: Path,
+    index: DataIndex,
+    base: BaseModel,
+    images: Mapping[str, Path],
+    *,
+    device: torch.device,
+    reporter: Reporter,
+) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder, reporter):
         for unfinished in folder.glob(".*.safetensors.*.tmp"):  # left by a killed process
@@ -71,9 +86,12 @@ def _encode(
 ) -> None:
     """Encode a shard; it gets its name after its note, so that a kill leaves none without one."""
     draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    sha256 = encode_shard(encoders, shard.spec, images, draft).sha256
-    write_note(file, sha256, file=draft)
-    draft.replace(file)
+    try:
+        sha256 = encode_shard(encoders, shard.spec, images, draft).sha256
+        write_note(file, sha256, file=draft)
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
     write_note(file, sha256)  # with the times of the file
 
 

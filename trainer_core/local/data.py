@@ -15,7 +15,9 @@ from trainer_core.config.plan import Plan
 from trainer_core.data.images import inspect_image
 from trainer_core.data.index import FileItem
 from trainer_core.data.reading import BackendFolder, Broken, Reading, folder_of, listed
+from trainer_core.disk import writing
 from trainer_core.errors import BadCaptionError, BadImageError, Category, TrainerError
+from trainer_core.local.folder import replace_file
 from trainer_core.progress import Reporter
 
 _THREADS: Final = min(8, os.cpu_count() or 1)
@@ -167,10 +169,9 @@ class _KnownImages:
         return facts
 
     def save(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        draft.write_text(json.dumps({**self._old, **self._current}), encoding="utf-8")
-        draft.replace(self._path)
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(self._path, json.dumps({**self._old, **self._current}))
 
 
 def _facts_of(path: Path, name: str) -> _Facts:

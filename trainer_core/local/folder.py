@@ -21,6 +21,7 @@ from trainer_core.checkpoint.folders import (
     stored_checkpoints,
 )
 from trainer_core.checkpoint.layout import MANIFEST_NAME, ResultManifest
+from trainer_core.disk import writing
 from trainer_core.errors import Category, CheckpointCorruptError, CheckpointError, TrainerError
 from trainer_core.local.start import (
     LATEST,
@@ -35,6 +36,7 @@ from trainer_core.process.job import BadJobError, Job, read_job
 
 JOB_NAME: Final = "job.json"
 _LOCK_NAME: Final = ".lock"
+_PID_BYTES: Final = 32
 _CHECKPOINTS: Final = "checkpoints"
 _RESULT: Final = "result"
 
@@ -51,24 +53,26 @@ def locked(output_dir: Path) -> Iterator[None]:
     """Lock the folder for this process; creates it if needed.
 
     The kernel releases the lock when the process ends, even if it is killed. Raises
-    OutputInUseError, which names the process that has the lock.
+    OutputInUseError, which names the process that has the lock, and DiskError.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / _LOCK_NAME).open("a+") as lock:
+    with writing(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(output_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            lock.seek(0)
-            pid = lock.read().strip() or "unknown"
+            pid = os.pread(lock, _PID_BYTES, 0).decode(errors="replace").strip() or "unknown"
             raise OutputInUseError(
                 f"process {pid} is training in {output_dir}: wait for it, or give this run another "
                 "--output"
             ) from error
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        with writing(output_dir):
+            os.truncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         yield
+    finally:
+        os.close(lock)
 
 
 def restore_interrupted(output_dir: Path) -> None:
@@ -148,14 +152,16 @@ def move_aside(output_dir: Path, folders: Sequence[Path]) -> Path:
     """Move folders out of the way of a run, under their names; returns the folder they are in.
 
     The job that wrote them is copied to it: it says which data and base model they belong to.
+    Raises DiskError.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = output_dir / f"set-aside-{stamp}"
-    aside.mkdir()
-    with contextlib.suppress(FileNotFoundError):
-        shutil.copyfile(output_dir / JOB_NAME, aside / JOB_NAME)
-    for path in folders:
-        path.rename(aside / path.name)
+    with writing(aside):
+        aside.mkdir()
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(output_dir / JOB_NAME, aside / JOB_NAME)
+        for path in folders:
+            path.rename(aside / path.name)
     return aside
 
 
@@ -186,7 +192,11 @@ def delete_started_run(output_dir: Path) -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file that appears complete or not at all."""
+    """Write a file that appears complete or not at all. Raises DiskError."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    with writing(path):
+        try:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from trainer_core.disk import DiskError, disk_error
 from trainer_core.errors import OutOfMemoryError
 from trainer_core.process.control import Control, ControlRequest, StopRequestedError
 from trainer_core.process.events import Event, EventWriter
@@ -56,11 +57,12 @@ def open_control(file: Path | None, output_dir: Path) -> Control:
 
 
 @contextlib.contextmanager
-def recorded_outcome(events: EventWriter, control: Control) -> Iterator[None]:
+def recorded_outcome(events: EventWriter, control: Control, output_dir: Path) -> Iterator[None]:
     """Write the error that ends the run as its last event. A requested stop is not raised again.
 
     Raises KeyboardInterrupt for any error of a run that was interrupted: libraries raise others for
-    it, such as when a model is being loaded.
+    it, such as when a model is being loaded. Raises DiskError for any error of a disk; the last
+    event may then be missing.
     """
     try:
         try:
@@ -72,7 +74,13 @@ def recorded_outcome(events: EventWriter, control: Control) -> Iterator[None]:
     except StopRequestedError:
         events.emit("stopped", events.last_step, {})
     except (Exception, KeyboardInterrupt) as error:
-        failure = failure_of(error)
+        disk = disk_error(error, output_dir)
+        failure = failure_of(disk or error)
+        if disk is not None:
+            with contextlib.suppress(DiskError):
+                fields = {**failure_as_json(failure), "message": disk.message}
+                events.emit("failed", events.last_step, fields)
+            raise disk from error
         events.emit("failed", events.last_step, failure_as_json(failure))
         if failure.code == OutOfMemoryError.code and not isinstance(error, OutOfMemoryError):
             raise OutOfMemoryError(

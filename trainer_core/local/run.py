@@ -95,7 +95,7 @@ def train_locally(
         control.on_unknown(partial(events.warn, "unknown_control"))
         handle_signals(control)
         events.listen("the display", view.event)
-        with recorded_outcome(events, control):
+        with recorded_outcome(events, control, output_dir):
             for text in summary_of(imported.notices):
                 events.emit("warning", 0, {"code": "plan", "message": text})
             restore_interrupted(output_dir)

@@ -4,13 +4,14 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from trainer_core.config.plan import Plan
+from trainer_core.disk import DiskError
 from trainer_core.errors import Category, TrainerError
 from trainer_core.process.events import Event, EventWriter
 from trainer_core.process.scalars import scalars_of
@@ -76,7 +77,9 @@ def trackers(
         yield
     finally:
         for name, tracker in open_ones:
-            _guarded(name, tracker.close, events)
+            # On a full disk even the warning fails; it must not replace the run's own error.
+            with suppress(DiskError):
+                _guarded(name, tracker.close, events)
 
 
 def _listener(tracker: Tracker) -> Callable[[Event], None]:

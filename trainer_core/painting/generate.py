@@ -19,6 +19,7 @@ from PIL import Image
 
 from trainer_core.config.plan import Precision
 from trainer_core.config.plan.shapes import hidream_linears, max_area_px
+from trainer_core.disk import writing
 from trainer_core.errors import OutputError
 from trainer_core.export.adapter_file import AdapterFile, read_adapter
 from trainer_core.export.merge import check_multiplier, merge_into, read_transformer_config
@@ -191,8 +192,12 @@ def _check_file(file: Path) -> None:
 
 
 def _save(image: Image.Image, file: Path) -> None:
-    """Write the image as PNG. The file appears complete or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Write the image as PNG. The file appears complete or not at all. Raises DiskError."""
     draft = file.with_name(f".{file.name}.draft")
-    image.save(draft, format="PNG")
-    draft.replace(file)
+    with writing(file):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            image.save(draft, format="PNG")
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)

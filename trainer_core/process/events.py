@@ -4,6 +4,7 @@ The supervisor follows the file while it grows. The last event is the outcome of
 its exit status.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -15,6 +16,8 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, get_args
 
 from pydantic import JsonValue
+
+from trainer_core.disk import writing
 
 EventName = Literal[
     "plan", "stage", "step", "eval", "checkpoint", "sample", "warning",
@@ -78,13 +81,16 @@ class EventWriter:
 
     def __init__(self, path: Path) -> None:
         """Continue the numbering of an earlier process; an incomplete last line is removed."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._seq = _repair(path)
+        self._path = path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._seq = _repair(path)
+            # Unbuffered: closing it never writes what a full disk did not take before.
+            self._file = path.open("ab", buffering=0)
         self._started_s = time.monotonic()
         self.last_step = 0
         """Step of the newest event of this process."""
         self._listeners: list[tuple[str, Listener]] = []
-        self._file = path.open("ab")
 
     def __enter__(self) -> Self:
         return self
@@ -105,21 +111,36 @@ class EventWriter:
         self._listeners.append((name, listener))
 
     def emit(self, name: EventName, step: int, fields: Mapping[str, JsonValue]) -> None:
-        """Write one event with its own ``fields``; numbers that are not finite become null."""
-        self._seq += 1
+        """Write one event with its own ``fields``; numbers that are not finite become null.
+
+        Raises DiskError; then no part of the line is left in the file.
+        """
         self.last_step = step
         event = Event(
             name=name,
             step=step,
-            seq=self._seq,
+            seq=self._seq + 1,
             t_s=round(time.monotonic() - self._started_s, 3),
             data={key: _finite(value) for key, value in fields.items()},
         )
-        self._file.write(event.as_line())
-        self._file.flush()
+        self._append(event.as_line())
+        self._seq += 1
         for each in tuple(self._listeners):
             if each in self._listeners:  # a nested warning event may have removed it
                 self._call(each, event)
+
+    def _append(self, line: bytes) -> None:
+        descriptor = self._file.fileno()
+        with writing(self._path):
+            size_bytes = os.fstat(descriptor).st_size
+            try:
+                done = 0
+                while done < len(line):
+                    done += self._file.write(line[done:])
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, size_bytes)
+                raise
 
     def warn(self, code: str, message: str) -> None:
         """Emit a warning event at the step of the newest event."""

@@ -1,7 +1,6 @@
 """Describe the failure of a process with the same four fields everywhere."""
 
 import errno
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
+from trainer_core.disk import DiskError, error_number
 from trainer_core.errors import Category, GpuMemoryTakenError, TrainerError
 from trainer_core.process.card_memory import bytes_taken, taken_in_words
 
@@ -68,19 +68,21 @@ _TOO_MANY_FILES: Final = (
     "too_many_open_files",
     "The machine that did the work has too many open files.",
 )
+_OF_CODE: Final = {code: (code, text) for code, text in (_DISK_FULL, _DISK_FAILED)}
 _OF_MACHINE: Final[Mapping[int | None, tuple[str, str]]] = {
     errno.ENOSPC: _DISK_FULL,
     errno.EDQUOT: _DISK_FULL,
+    errno.EFBIG: _DISK_FULL,
     errno.EIO: _DISK_FAILED,
     errno.EROFS: _DISK_FAILED,
     errno.ESTALE: _DISK_FAILED,
+    errno.ENOTCONN: _DISK_FAILED,
     errno.EMFILE: _TOO_MANY_FILES,
     errno.ENFILE: _TOO_MANY_FILES,
 }
 """Error number of the system → code and message of a failure of the machine."""
 MACHINE_CODES: Final = frozenset(code for code, _ in _OF_MACHINE.values())
 """Codes of failures of the machine's disk, or of its limit of open files."""
-_OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")
 _MORE_MEMORY: Final = (
     "Lower train_batch_size or resolution, quantize the base model, or turn on "
     "gradient_checkpointing."
@@ -102,6 +104,8 @@ def failure_of(error: BaseException) -> Failure:
     because its text may contain secrets or paths. It is retryable because its cause is unknown.
     """
     match error:
+        case _ if (known := _known_of_machine(error)) is not None:
+            return _of_machine(*known)
         case TrainerError():
             return Failure(
                 code=error.code,
@@ -116,8 +120,6 @@ def failure_of(error: BaseException) -> Failure:
                 message="The run was interrupted at once, without a checkpoint.",
                 retryable=True,
             )
-        case _ if (number := _error_number(error)) in _OF_MACHINE:
-            return _of_machine(*_OF_MACHINE[number])
         case _ if _is_out_of_gpu_memory(error):
             return _out_of_memory()
         case _ if _is_gpu_error(error):
@@ -128,6 +130,16 @@ def failure_of(error: BaseException) -> Failure:
         message=f"An internal error ended the work ({type(error).__name__}).",
         retryable=True,
     )
+
+
+def _known_of_machine(error: BaseException) -> tuple[str, str] | None:
+    """Code and message where a disk failed, or the limit of open files is reached.
+
+    The message is not that of a DiskError, which names a place on the machine.
+    """
+    if isinstance(error, DiskError):
+        return _OF_CODE[error.code]
+    return _OF_MACHINE.get(error_number(error))
 
 
 def _out_of_memory() -> Failure:
@@ -147,16 +159,6 @@ def _out_of_memory() -> Failure:
 
 def _of_machine(code: str, message: str) -> Failure:
     return Failure(code=code, category=Category.INFRA, message=message, retryable=True)
-
-
-def _error_number(error: BaseException) -> int | None:
-    """The system's number of the error; safetensors gives it in the text only."""
-    if isinstance(error, OSError):
-        return error.errno
-    if _is_of(error, "safetensors", "SafetensorError"):
-        found = _OS_ERROR.search(str(error))
-        return None if found is None else int(found[1])
-    return None
 
 
 def _is_out_of_gpu_memory(error: BaseException) -> bool:
