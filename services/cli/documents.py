@@ -10,6 +10,7 @@ from typing import Any, Final
 from services.cli.config_folder import read_configuration
 from services.cli.connection import CommandError
 from trainer_core.config.simpletuner.backends import holds_no_images
+from trainer_core.config.simpletuner.deepspeed import file_named_by
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.placeholders import (
     Filling,
@@ -34,6 +35,7 @@ _FIELDS: Final = {
     "user_prompt_library": "prompt_library",
 }
 """Option in config.json that names a file → field of ``Documents.body`` for its content."""
+_DEEPSPEED: Final = "deepspeed_config"
 _USUAL_LYCORIS: Final = "config/lycoris_config.json"
 """Where SimpleTuner looks when lycoris_config is not given."""
 _OFF: Final = ("", "none", "false")
@@ -123,6 +125,10 @@ def gather_documents(
     body: dict[str, Any] = {"config": options}
     used = [UsedFile(option="config", path=file)]
     problems: list[FileProblem] = []
+    try:
+        used += _read_deepspeed(options, places)
+    except (CommandError, DocumentError) as error:
+        problems.append(FileProblem(option=_DEEPSPEED, error=error))
     for option, name in _FIELDS.items():
         try:
             path = _path_of(option, options, places)
@@ -148,6 +154,17 @@ def gather_documents(
         replaced=filling.used,
     )
     return documents, problems
+
+
+def _read_deepspeed(options: dict[str, Any], places: "_Places") -> list[UsedFile]:
+    """Put the content of the file that deepspeed_config names in its place."""
+    written = next((key for key in options if plain_name(key) == _DEEPSPEED), None)
+    name = None if written is None else file_named_by(options[written])
+    if written is None or name is None:
+        return []
+    path = places.find_file(name, _DEEPSPEED)
+    options[written] = _read_content(path, _DEEPSPEED)
+    return [UsedFile(option=_DEEPSPEED, path=path)]
 
 
 def _unset(filling: Filling) -> Iterator[FileProblem]:

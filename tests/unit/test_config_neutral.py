@@ -42,7 +42,6 @@ def test_an_option_that_is_not_built_has_one_neutral_value_of_its_own_type(
         {"distillation_method": "no"},
         {"layer_freeze_strategy": "inference"},
         {"publishing_config": "stop"},
-        {"deepspeed_config": "no"},
         {"pretrained_unet_subfolder": "transformer"},
     ],
 )

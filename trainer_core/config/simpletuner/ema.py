@@ -3,10 +3,11 @@
 from typing import Final
 
 from trainer_core.config.plan import EmaPlan, Place
+from trainer_core.config.simpletuner.deepspeed import uses_deepspeed
 from trainer_core.config.simpletuner.length import ema_problem
 from trainer_core.config.simpletuner.model import is_full_rank
 from trainer_core.config.simpletuner.reading import Options
-from trainer_core.config.simpletuner.steps import MAX_STEPS, uses_deepspeed
+from trainer_core.config.simpletuner.steps import MAX_STEPS
 from trainer_core.config.simpletuner.verdicts import Option, Table
 
 EMA: Final = Table()

@@ -20,6 +20,12 @@ from trainer_core.config.plan.problems import Notice, PlanError, ProblemCode
 from trainer_core.config.simpletuner.adapter import adapter_of
 from trainer_core.config.simpletuner.backends import backends_of
 from trainer_core.config.simpletuner.captions import check_caption_length
+from trainer_core.config.simpletuner.deepspeed import (
+    check_deepspeed,
+    with_deepspeed,
+    zero_stage_of,
+)
+from trainer_core.config.simpletuner.deepspeed_entries import Resolved
 from trainer_core.config.simpletuner.ema import ema_of
 from trainer_core.config.simpletuner.model import base_of
 from trainer_core.config.simpletuner.objective import caption_dropout_of, objective_of
@@ -92,6 +98,7 @@ def import_run(
     findings = Findings()
     config, data_backends = _filled(config, data_backends, findings, source)
     options = read_options(config, OPTIONS, "/config", findings, source)
+    options = with_deepspeed(options, OPTIONS)
     base = base_of(options, base_models)
     adapter = adapter_of(options, lycoris_config, base)
     start_adapter = start_of(options, adapter, base, start)
@@ -160,6 +167,20 @@ def _identity_parts(
     schedule = schedule_of(options, optimizer.learning_rate, length.steps)
     clip, ema = clip_of(options), ema_of(options, length.steps)
     accumulation_steps, world_size = accumulation_of(options), world_size_of(options)
+    check_deepspeed(
+        options,
+        Resolved(
+            stage=zero_stage_of(options),
+            micro_batch_size=options[BATCH_SIZE],
+            accumulation_steps=accumulation_steps,
+            world_size=world_size,
+            clip=clip,
+            compute=precision.compute,
+            optimizer=optimizer,
+            schedule=schedule,
+            steps=length.steps,
+        ),
+    )
     return lambda base: Identity(
         base=base,
         seed=seed,

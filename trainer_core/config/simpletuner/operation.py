@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from trainer_core.config.plan import Operation, Publication
+from trainer_core.config.simpletuner.deepspeed import uses_deepspeed, zero_stage_of
 from trainer_core.config.simpletuner.ema import ema_device_of
 from trainer_core.config.simpletuner.model import fourth_encoder_of, is_full_rank
 from trainer_core.config.simpletuner.placeholders import USUAL_OUTPUT_DIR
@@ -17,8 +18,6 @@ from trainer_core.config.simpletuner.samples import sample_of
 from trainer_core.config.simpletuner.steps import (
     MAX_STEPS,
     device_of,
-    uses_deepspeed,
-    zero_stage_of,
 )
 from trainer_core.config.simpletuner.verdicts import Table
 

@@ -13,8 +13,8 @@ from trainer_core.config.plan import (
     OptimizerName,
     OptimizerPlan,
 )
+from trainer_core.config.simpletuner.deepspeed import names_deepspeed, uses_deepspeed
 from trainer_core.config.simpletuner.reading import Options, number_in
-from trainer_core.config.simpletuner.steps import uses_deepspeed
 from trainer_core.config.simpletuner.verdicts import Option, Table, words
 
 
@@ -219,7 +219,9 @@ def clip_of(config: Options) -> Clip | None:
     """None where gradients are not clipped."""
     limit, method = config[_CLIP_LIMIT], config[_CLIP_METHOD]
     if uses_deepspeed(config) and method == "value":
-        if config.given(_CLIP_METHOD):
+        if config.given(_CLIP_METHOD) and names_deepspeed(config):
+            config.differs(_CLIP_METHOD, "is norm with DeepSpeed, which has no other.")
+        elif config.given(_CLIP_METHOD):
             message = "DeepSpeed clips only by norm: set grad_clip_method to norm."
             config.problem(_CLIP_METHOD, "conflict", message)
         method = "norm"

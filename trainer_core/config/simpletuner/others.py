@@ -37,11 +37,14 @@ OTHERS.handled(
     "An adapter trains on one GPU; all weights are sharded by DeepSpeed (zero_stage).",
 )
 OTHERS.handled(
-    "accelerate_config accelerate_extra_args main_process_ip main_process_port machine_rank "
+    "accelerate_extra_args main_process_ip main_process_port machine_rank "
     "same_network num_machines local_rank find_unused_parameters torch_num_threads",
     "Processes are started by the trainer itself.",
 )
-OTHERS.not_built("deepspeed_config", "Set zero_stage, the stage of DeepSpeed's ZeRO.")
+OTHERS.differs(
+    "accelerate_config",
+    "Its file is not read: set num_processes to its number of GPUs, and zero_stage to its stage.",
+)
 OTHERS.not_built("tread_config", "Leave it out: in SimpleTuner it fails for HiDream.")
 OTHERS.not_built("layer_freeze_strategy", "Leave it out.", "none")
 OTHERS.not_built("context_parallel_size", "Leave it out: all tokens are on one GPU.", 1)

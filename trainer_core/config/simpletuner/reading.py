@@ -202,7 +202,12 @@ def _read_known(
 
 def _is_given_equally(row: Option[Any], value: JsonValue, given: object) -> bool:
     """Whether another name of the option has the same value."""
-    return given is not None and _typed(row, value, "", Findings()) == given
+    return given is not None and typed_value(row, value) == given
+
+
+def typed_value(row: Option[T], value: JsonValue) -> T | None:
+    """The value as the option has it; None where it is wrong for the option."""
+    return cast(T | None, _typed(row, value, "", Findings()))
 
 
 def _unknown(written: str, name: str, table: Mapping[str, Verdict]) -> str:

@@ -12,7 +12,6 @@ from trainer_core.config.simpletuner.verdicts import Option, Table
 STEPS: Final = Table()
 MAX_STEPS: Final = 100_000_000
 _ACCUMULATION_MAX: Final = 100_000
-_DEFAULT_STAGE: Final = 2
 
 _SEED: Final = STEPS.integer(
     "seed", 42, "0 and -1 draw a seed, which is stored in the plan.", at_least=-1
@@ -34,7 +33,7 @@ _EPOCHS: Final[Option[int | None]] = STEPS.integer(
     at_least=0,
     at_most=MAX_STEPS,
 )
-_WORLD_SIZE: Final = STEPS.integer(
+WORLD_SIZE: Final = STEPS.integer(
     "world_size",
     1,
     "Reverie's own: number of GPUs; an adapter trains on one, and accumulates instead.",
@@ -42,16 +41,8 @@ _WORLD_SIZE: Final = STEPS.integer(
     at_most=1024,
 )
 STEPS.unlike(
-    STEPS.alias("num_processes", _WORLD_SIZE),
+    STEPS.alias("num_processes", WORLD_SIZE),
     "An adapter trains on one GPU and accumulates instead, with the same samples a step.",
-)
-_ZERO_STAGE: Final[Option[int | None]] = STEPS.integer(
-    "zero_stage",
-    None,
-    "Reverie's own: DeepSpeed ZeRO stage with model_type full; 2 by default on several GPUs, "
-    "no DeepSpeed on one.",
-    at_least=0,
-    at_most=3,
 )
 _DEVICE: Final[Option[Device]] = STEPS.choice(
     "device", Device, "auto", "Reverie's own: auto takes cuda where there is one, else cpu."
@@ -114,12 +105,12 @@ def accumulation_of(config: Options) -> int:
     if steps > _ACCUMULATION_MAX:
         message = f"gradient_accumulation_steps is at most {_ACCUMULATION_MAX}."
         config.problem(_ACCUMULATION, "bad_value", message)
-    accumulated, size = max(1, steps), config[_WORLD_SIZE]
+    accumulated, size = max(1, steps), config[WORLD_SIZE]
     if is_full_rank(config) or size == 1:
         return accumulated
     samples = size * accumulated * config[BATCH_SIZE]
     config.differs(
-        _WORLD_SIZE,
+        WORLD_SIZE,
         f"an adapter trains on one GPU: it accumulates {size * accumulated} batches, so that a "
         f"step has the same {samples} samples.",
     )
@@ -128,27 +119,7 @@ def accumulation_of(config: Options) -> int:
 
 def world_size_of(config: Options) -> int:
     """Number of ranks; above 1 only where all weights are trained."""
-    return config[_WORLD_SIZE] if is_full_rank(config) else 1
-
-
-def uses_deepspeed(config: Options) -> bool:
-    """Whether DeepSpeed is used: for full rank with a stage, or on several GPUs.
-
-    An invalid stage counts too, so that options that depend on it are checked as well.
-    """
-    written = not config.is_missing(_ZERO_STAGE)
-    return is_full_rank(config) and (written or config[_WORLD_SIZE] > 1)
-
-
-def zero_stage_of(config: Options) -> int | None:
-    """DeepSpeed's ZeRO stage; None: one process without DeepSpeed."""
-    stage = config[_ZERO_STAGE]
-    if not is_full_rank(config):
-        config.idle("on an adapter", _ZERO_STAGE)
-        return None
-    if stage is not None:
-        return stage
-    return _DEFAULT_STAGE if uses_deepspeed(config) else None
+    return config[WORLD_SIZE] if is_full_rank(config) else 1
 
 
 def device_of(config: Options) -> Device:
