@@ -36,6 +36,7 @@ def test_without_crop_ways_to_cut_change_nothing(idle: dict[str, Any]) -> None:
 
 def test_a_way_to_cut_that_there_is_not_is_wrong_with_or_without_crop() -> None:
     at = [("/data_backends/0/crop_style", "bad_value")]
+    assert problems_of(backends=[{**PLAIN, "crop_style": []}]) == at
     assert problems_of(backends=[{**PLAIN, "crop_style": "centre"}]) == at
     assert problems_of(backends=[{**CUT, "crop_style": "centre"}]) == at
 

@@ -164,7 +164,8 @@ def without_idle_crops(item: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     changed = dict(item)
     for option in _WAYS_TO_CROP:
         for name in (option.name, f"--{option.name}"):
-            if name in item and item[name] in option.known:
+            value = item.get(name)
+            if isinstance(value, str) and value in option.known:
                 changed[name] = str(option.default)
     return changed
 
