@@ -14,13 +14,13 @@ from trainer_core.config.plan import LokrAdapter, LoraAdapter
 from trainer_core.config.simpletuner.importer import Imported, import_run
 from trainer_core.config.simpletuner.options import OPTIONS
 
-FOLDER = Path("/work/photos")
+FOLDER = Path("/home/ada/photos")
 ANSWERS = Answers(
     pictures=FOLDER,
     goal="subject",
     card_gb=48,
     trigger_word="ohwx dog",
-    output=Path("/work/config"),
+    output=Path("/home/ada/config"),
 )
 SQUARE, WIDE, HALF, TINY = (1024, 1024), (1600, 900), (600, 600), (200, 200)
 NOT_OF_SIMPLETUNER = {
@@ -279,7 +279,7 @@ def test_masks_are_used_where_every_picture_has_one() -> None:
     bare = pictures(*[SQUARE] * 3)
     masked = tuple(replace(each, mask=f"masks/{Path(each.name).stem}.png") for each in bare.usable)
     inside = proposed(replace(bare, usable=masked, masks=FOLDER))
-    elsewhere = proposed(replace(bare, usable=masked, masks=Path("/work/white")))
+    elsewhere = proposed(replace(bare, usable=masked, masks=Path("/home/ada/white")))
     partly = proposed(replace(bare, usable=(*masked[:2], bare.usable[2]), masks=FOLDER))
 
     assert inside.links["masks/IMG_0.png"] == FOLDER / "masks/IMG_0.png"
@@ -295,10 +295,10 @@ def test_masks_are_used_where_every_picture_has_one() -> None:
 @pytest.mark.parametrize(
     ("folder", "output", "named", "root", "id_"),
     [
-        ("/work/photos", "/work/mine", "photos", "mine", "photos"),
-        ("/work/in/Cats & Dogs", "/work/mine", "in/Cats & Dogs", "mine", "Cats-Dogs"),
-        ("/elsewhere/写真", "/work/mine", "/elsewhere/写真", "mine", "pictures"),
-        ("/work/photos", "/work/config/ink", "/work/photos", "config/ink", "photos"),
+        ("/home/ada/photos", "/home/ada/mine", "photos", "mine", "photos"),
+        ("/home/ada/in/Cats & Dogs", "/home/ada/mine", "in/Cats & Dogs", "mine", "Cats-Dogs"),
+        ("/elsewhere/写真", "/home/ada/mine", "/elsewhere/写真", "mine", "pictures"),
+        ("/home/ada/photos", "/home/ada/config/ink", "/home/ada/photos", "config/ink", "photos"),
     ],
 )
 def test_paths_start_where_simpletuner_is_started(
