@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from trainer_core.config.plan import Backend
+from trainer_core.config.plan import plain_backend
 from trainer_core.data.captions import captions_of, read_captions
 from trainer_core.data.folder import caption_files, list_files, notes_on, stem_of
 from trainer_core.data.images import inspect_image
@@ -17,20 +17,7 @@ from trainer_core.errors import BadCaptionError, BadImageError
 
 _THREADS: Final = min(8, os.cpu_count() or 1)
 _MASK_FOLDERS: Final = frozenset({"mask", "masks"})
-_TEXT_FILES: Final = Backend(
-    id="pictures",
-    role="train",
-    caption_strategy="textfile",
-    instance_prompt=None,
-    resolution_px=1024,
-    aspect_bucket_rounding=2,
-    crop=False,
-    crop_aspect="square",
-    minimum_image_size_px=0,
-    maximum_image_size_px=None,
-    target_downsample_size_px=None,
-    repeats=0,
-)
+_TEXT_FILES: Final = plain_backend("pictures", role="train", caption_strategy="textfile")
 _NAMES: Final = _TEXT_FILES.model_copy(update={"caption_strategy": "filename"})
 
 OnProgress = Callable[[int, int], None]

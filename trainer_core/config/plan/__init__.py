@@ -34,6 +34,7 @@ from trainer_core.config.plan.identity import (
     TimestepDistribution,
     TimestepOrder,
     TimestepSampling,
+    plain_backend,
 )
 from trainer_core.config.plan.operation import Device, Operation, Place, Publication, Tracker
 
@@ -76,4 +77,5 @@ __all__ = [
     "TimestepOrder",
     "TimestepSampling",
     "Tracker",
+    "plain_backend",
 ]

@@ -217,6 +217,24 @@ class Backend(Frozen):
     """``mask`` backends: grey values are the weights, or every pixel above black has weight 1."""
 
 
+def plain_backend(id_: str, *, role: BackendRole, caption_strategy: CaptionStrategy) -> Backend:
+    """A backend that scales all its images to 1024 px, leaves none out and cuts none."""
+    return Backend(
+        id=id_,
+        role=role,
+        caption_strategy=caption_strategy,
+        instance_prompt=None,
+        resolution_px=1024,
+        aspect_bucket_rounding=2,
+        crop=False,
+        crop_aspect="square",
+        minimum_image_size_px=0,
+        maximum_image_size_px=None,
+        target_downsample_size_px=None,
+        repeats=0,
+    )
+
+
 class StartAdapter(Frozen):
     """The adapter that a run starts from, in place of start values."""
 

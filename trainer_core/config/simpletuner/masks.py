@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from trainer_core.config.plan import Backend, MaskKind
+from trainer_core.config.plan import Backend, MaskKind, plain_backend
 from trainer_core.config.simpletuner.reading import Options
 from trainer_core.config.simpletuner.verdicts import Option, Table
 
@@ -58,21 +58,8 @@ def mask_kind_of(options: Options, *, holds_masks: bool) -> MaskKind | None:
 
 def masks_backend(id_: str, kind: MaskKind) -> Backend:
     """A backend of masks; ``link_masks`` sets its sizes to those of its images."""
-    return Backend(
-        id=id_,
-        role="mask",
-        caption_strategy="filename",
-        instance_prompt=None,
-        resolution_px=1024,
-        aspect_bucket_rounding=2,
-        crop=False,
-        crop_aspect="square",
-        minimum_image_size_px=0,
-        maximum_image_size_px=None,
-        target_downsample_size_px=None,
-        repeats=0,
-        mask_kind=kind,
-    )
+    plain = plain_backend(id_, role="mask", caption_strategy="filename")
+    return plain.model_copy(update={"mask_kind": kind})
 
 
 def link_masks(read: Sequence[ReadBackend], set_aside: Collection[str]) -> tuple[Backend, ...]:
