@@ -4,6 +4,7 @@ The training is replaced: it writes checkpoints and a result as the engine does,
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,17 @@ def publishing(run: Run) -> Any:
     return publishing_to_hub(run.plan, run.output, run.events, run.said, pause_s=0.01)
 
 
+@contextmanager
+def held_after_one_checkpoint(run: Run, hub: HubServer) -> Iterator[None]:
+    """Publishing, where the Hub holds the upload of step 10 until the block has ended."""
+    hub.held_below = "/api/models"
+    with publishing(run):
+        run.save(10)
+        wait_until(hub.has_held.is_set, what="the upload to be held")
+        yield
+        hub.release()
+
+
 def summaries(hub: HubServer) -> list[str]:
     return [commit.summary for commit in hub.repos[REPO].commits] if REPO in hub.repos else []
 
@@ -154,14 +166,10 @@ def test_a_slow_hub_gets_the_newest_checkpoint_although_others_are_deleted(
     start: Callable[..., Run], hub: HubServer
 ) -> None:
     run = start()
-    hub.held_below = "/api/models"
-    with publishing(run):
-        run.save(10)
-        wait_until(hub.has_held.is_set, what="the upload to be held")
+    with held_after_one_checkpoint(run, hub):
         run.save(20)
         run.save(30)
         assert [path.name for path in (run.output / "checkpoints").iterdir()] == ["step-00000030"]
-        hub.release()
 
     # The run was stopped: what its last checkpoint holds is published before the command ends.
     assert summaries(hub) == ["Checkpoint at step 10", "Checkpoint at step 30"]
@@ -172,13 +180,9 @@ def test_a_checkpoint_that_waits_gives_way_to_the_result(
     start: Callable[..., Run], hub: HubServer
 ) -> None:
     run = start()
-    hub.held_below = "/api/models"
-    with publishing(run):
-        run.save(10)
-        wait_until(hub.has_held.is_set, what="the upload to be held")
+    with held_after_one_checkpoint(run, hub):
         run.save(20)
         run.end()
-        hub.release()
 
     assert summaries(hub) == ["Checkpoint at step 10", "Result"]
 
