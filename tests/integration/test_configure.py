@@ -1,5 +1,6 @@
 """`reverie configure`, by questions at a terminal of 80 columns and by options."""
 
+import io
 import json
 import os
 import sys
@@ -126,7 +127,7 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
     def run(folder: Path, *options: str) -> int:
         monkeypatch.chdir(folder)
-        monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115, PTH123
+        monkeypatch.setattr("sys.stdin", io.StringIO())
         invocation = Invocation(env={"REVERIE_HOME": str(tmp_path / "home")})
         return int(app(["configure", *options], obj=invocation, standalone_mode=False) or 0)
 

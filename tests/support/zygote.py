@@ -114,7 +114,7 @@ def _serve() -> None:
     import trainer_core.engine.loop
     import trainer_core.export.merge
     import trainer_core.local.run
-    import trainer_core.painting.generate  # noqa: F401
+    import trainer_core.painting.generate  # noqa: F401 - only loaded
 
     importlib.import_module(_COMMAND)
     importlib.import_module(_TRAIN)

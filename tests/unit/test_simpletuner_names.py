@@ -99,7 +99,8 @@ def test_names_of_older_versions_act(older: str, newer: str, value: object) -> N
     assert plan != plain
     both = {older: value, newer: value}
     assert import_small({"seed": 1, **both}).plan == plan
-    different = {older: value, newer: {1.5: 2, "true": False, "0.5": 1, True: 0}.get(value, 3)}  # type: ignore[call-overload]
+    other: dict[object, object] = {1.5: 2, "true": False, "0.5": 1, True: 0}
+    different = {older: value, newer: other.get(value, 3)}
     assert problems_of({"seed": 1, **different}) == [(f"/config/{newer}", "conflict")]
 
 

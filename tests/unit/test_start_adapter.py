@@ -281,7 +281,7 @@ def test_what_does_not_fit_is_named_with_the_way_out(
 
 def test_a_file_of_another_base_model_is_told_by_the_sizes(base: nn.Module, tmp_path: Path) -> None:
     example = lokr_example(base, factor=4, dim=16384, full_matrix=True)
-    wider = hidream_linears({**base.config, "num_attention_heads": 8})  # type: ignore[dict-item]
+    wider = hidream_linears({**base.config, "num_attention_heads": 8})
 
     words = misfit_of(example.write(tmp_path / "file"), example, wider)
 

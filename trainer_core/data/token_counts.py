@@ -159,14 +159,14 @@ def _clip(folder: Path) -> "Tokenizer":
 
     Source: ``CLIPTokenizer`` of transformers 5; a test compares both.
     """
-    from tokenizers import (  # noqa: PLC0415 - as above
+    from tokenizers import (  # noqa: PLC0415 - part of the worker's libraries only
         Regex,
         Tokenizer,
         normalizers,
         pre_tokenizers,
         processors,
     )
-    from tokenizers.models import BPE  # noqa: PLC0415 - as above
+    from tokenizers.models import BPE  # noqa: PLC0415 - part of the worker's libraries only
 
     start, end = "<|startoftext|>", "<|endoftext|>"
     vocab, merges = _checked(folder / "vocab.json"), _checked(folder / "merges.txt")
