@@ -35,7 +35,8 @@ from services.workers.failures import as_of_worker, failure_of_work
 from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
 from trainer_core.data.captions import MAX_CAPTION_BYTES, decode_caption
-from trainer_core.errors import BadCaptionError
+from trainer_core.errors import AdapterFileError, BadCaptionError
+from trainer_core.export.start_file import check_upload
 from trainer_core.faultpoints import fault_point
 from trainer_core.process.requests import InspectReply, InspectRequest
 
@@ -172,15 +173,19 @@ class Verifier:
             local = folder / str(number)
             if problem := self._download(tenant_id, file, local):
                 errors.append(problem)
-            elif file.media == "image":
-                images[file.path] = local
-            else:
-                try:
-                    text = decode_caption(local.read_bytes(), name=file.path)
-                except BadCaptionError as error:
-                    errors.append(Problem(pointer=file.path, code=error.code, message=str(error)))
-                else:
-                    facts.append(FileFacts(path=file.path, text=text))
+                continue
+            try:
+                match file.media:
+                    case "image":
+                        images[file.path] = local
+                    case "caption":
+                        text = decode_caption(local.read_bytes(), name=file.path)
+                        facts.append(FileFacts(path=file.path, text=text))
+                    case "adapter":
+                        check_upload(local, file.path)
+                        facts.append(FileFacts(path=file.path))
+            except (BadCaptionError, AdapterFileError) as error:
+                errors.append(Problem(pointer=file.path, code=error.code, message=str(error)))
         found, wrong = self._inspect(images)
         return facts + found, errors + wrong
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -15,18 +15,27 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: uploaded folders of images and captions.")
 
+_PUSH_EXAMPLES: Final = """Examples:
 
-@app.command("push", epilog="Example: reverie datasets push examples/photos/train --name photos")
+reverie datasets push examples/photos/train --name photos
+
+reverie datasets push old/pytorch_lora_weights.safetensors"""
+
+
+@app.command("push", epilog=_PUSH_EXAMPLES)
 def push(
     ctx: typer.Context,
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, metavar="DIR")],
-    name: Annotated[str | None, typer.Option(help="Default: the folder's own name.")] = None,
+    place: Annotated[Path, typer.Argument(exists=True, metavar="DIR|FILE")],
+    name: Annotated[str | None, typer.Option(help="Default: its own name.")] = None,
     as_json: output.Json = False,
 ) -> None:
-    """Upload the images and .txt files of a folder; wait until the service has checked them."""
+    """Upload the images and .txt files of a folder; wait until the service has checked them.
+
+    Or an adapter file (.safetensors), which init_lora of a run may name by the dataset's id.
+    """
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
-        dataset = push_shown(client, folder, name)
+        dataset = push_shown(client, place, name)
     if as_json:
         output.print_json(dataset)
     else:
@@ -80,8 +89,8 @@ def show(
         output.print_note(f"  {error['pointer']}: {error['message']} [{error['code']}]")
 
 
-def push_shown(client: "Client", folder: Path, name: str | None) -> "Dataset":
-    """Push a folder, with a progress bar on stderr; raises what ``push_folder`` raises."""
+def push_shown(client: "Client", place: Path, name: str | None) -> "Dataset":
+    """Push a folder or an adapter file, with a progress bar; raises what ``push_folder`` raises."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -93,8 +102,8 @@ def push_shown(client: "Client", folder: Path, name: str | None) -> "Dataset":
     from services.client.push import PushProgress, push_folder
     from trainer_core.data.folder import notes_on
 
-    for note in notes_on(list_folder(folder)):
-        output.print_note(f"{folder}: {note}")
+    for note in () if place.is_file() else notes_on(list_folder(place)):
+        output.print_note(f"{place}: {note}")
     _, err = output.consoles()
     columns = (
         TextColumn("{task.description:<10}"),
@@ -111,4 +120,4 @@ def push_shown(client: "Client", folder: Path, name: str | None) -> "Dataset":
                 task, description=now.stage, completed=now.done, total=now.total, sent=sent
             )
 
-        return push_folder(client, folder, name, show_progress)
+        return push_folder(client, place, name, show_progress)

@@ -57,6 +57,7 @@ def validate(
     """
     from services.cli.documents import read_documents
     from services.cli.run_sources import parse_sources, tell_before_sending
+    from services.cli.run_start import local_start, with_start
 
     invocation: Invocation = ctx.obj
     sources = parse_sources(dataset or [])
@@ -66,6 +67,9 @@ def validate(
     documents = read_documents(config, settings_of(setting), Path.cwd(), invocation.env)
     tell_before_sending(documents)
     request = dict(documents.body)
+    if (start := local_start(documents, Path.cwd())) is not None:
+        output.print_note(f"init_lora: {start} is not pushed for this; left out.")
+        request = with_start(request, None)
     if datasets:
         request["datasets"] = datasets
     with invocation.connect() as client:

@@ -1,7 +1,7 @@
 """The datasets of a new run's image backends: stored ones, or local folders to push."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -48,16 +48,17 @@ def parse_sources(pairs: Sequence[str]) -> dict[str, str | Path]:
 
 
 def check_before_push(
-    client: "Client", request: Mapping[str, Any], sources: Mapping[str, str | Path]
+    client: "Client", request: Mapping[str, Any], sources: Iterable[str | Path | None]
 ) -> None:
-    """Raise CommandError where the service would refuse the run, before a folder is pushed for it.
+    """Raise CommandError where the service would refuse the run, before anything is pushed for it.
 
     Args:
-        request: without datasets.
+        request: without datasets, and without what is pushed.
+        sources: local ones, which are pushed next, and others.
     """
     from services.client.errors import FieldProblem, ProblemError
 
-    if not any(isinstance(source, Path) for source in sources.values()):
+    if not any(isinstance(source, Path) for source in sources):
         return
     try:
         found = client.validate_run(request)

@@ -95,6 +95,7 @@ def submit(
 ) -> None:
     """Queue a run from SimpleTuner's files, exactly as they are; with --sweep several, as a batch.
 
+    A local file that init_lora names is pushed first; run_… names an earlier run.
     The exit status is 1 where some runs of a sweep were refused; the others are queued.
     """
     from services.cli.documents import read_documents
@@ -104,6 +105,7 @@ def submit(
         push_sources,
         tell_before_sending,
     )
+    from services.cli.run_start import local_start, push_start, with_start
     from services.cli.sweeps import parse_sweep
 
     invocation: Invocation = ctx.obj
@@ -120,10 +122,14 @@ def submit(
         checked["priority"] = priority
     if hub_secret is not None or wandb_secret is not None:
         checked["secrets"] = {"hub": hub_secret, "wandb": wandb_secret}
+    start = local_start(documents, Path.cwd())
     with invocation.connect() as client:
         chosen = {**documents.folders, **sources}
         if swept is None:  # rows of a sweep are refused one by one
-            check_before_push(client, checked, chosen)
+            known = checked if start is None else with_start(checked, None)
+            check_before_push(client, known, [*chosen.values(), start])
+        if start is not None:
+            checked = with_start(checked, push_start(client, start))
         request = cast("RunRequest", {**checked, "datasets": push_sources(client, chosen)})
         if swept is not None:
             batches.submit(client, request, swept, watch=watch, as_json=as_json)

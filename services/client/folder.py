@@ -3,11 +3,14 @@
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from services.client.errors import BadNamesError, ClientError, EmptyFolderError
 from services.domain.file_names import files_as_folders, key_of, path_fault, shown
 from trainer_core.data.folder import FolderFiles, list_files, notes_on
 from trainer_core.data.formats import CAPTION_SUFFIX, USUAL_SUFFIXES
+
+_ADAPTER_SUFFIX: Final = ".safetensors"
 
 
 def list_folder(folder: Path) -> FolderFiles:
@@ -20,12 +23,24 @@ def list_folder(folder: Path) -> FolderFiles:
     return list_files(folder)
 
 
-def named_files(folder: Path) -> dict[str, Path]:
-    """Path in the dataset → local file, sorted.
+def named_files(place: Path) -> dict[str, Path]:
+    """Path in the dataset → local file, sorted, of a folder or of one adapter file.
 
     Names are composed (NFC), as macOS hands out decomposed ones. Raises EmptyFolderError, and
     BadNamesError where a name means something else on another system.
     """
+    if place.suffix.lower() == _ADAPTER_SUFFIX and place.is_file():
+        folder, paths = place.parent, [place.name]
+    else:
+        folder, paths = place, _listed(place)
+    faults = list(_faults(paths))
+    if faults:
+        raise BadNamesError(faults)
+    return {_composed(path): folder / path for path in paths}
+
+
+def _listed(folder: Path) -> list[str]:
+    """Images and captions of a folder; raises EmptyFolderError."""
     found = list_folder(folder)
     paths = sorted((*found.images, *found.captions), key=PurePosixPath)
     if not paths:
@@ -34,10 +49,7 @@ def named_files(folder: Path) -> dict[str, Path]:
             f"{folder} has no image ({USUAL_SUFFIXES} and others) and no caption "
             f"({CAPTION_SUFFIX}).{notes}"
         )
-    faults = list(_faults(paths))
-    if faults:
-        raise BadNamesError(faults)
-    return {_composed(path): folder / path for path in paths}
+    return paths
 
 
 def _faults(paths: list[str]) -> Iterator[str]:

@@ -43,7 +43,7 @@ OnProgress = Callable[[PushProgress], None]
 
 def push_folder(
     client: Client,
-    folder: Path,
+    place: Path,
     name: str | None = None,
     on_progress: OnProgress | None = None,
     *,
@@ -54,8 +54,9 @@ def push_folder(
     After an interruption call it again: what is stored, also of a large file, is not sent again.
 
     Args:
-        folder: searched with its sub-folders for images and .txt files.
-        name: of the dataset; the folder's own where none is given.
+        place: a folder, searched with its sub-folders for images and .txt files; or an adapter file
+            (.safetensors), from which runs can start.
+        name: of the dataset; the folder's or file's own where none is given.
         on_progress: called from several threads, never from two at once.
         ready_within_s: how long the service may take to verify the files.
 
@@ -68,9 +69,9 @@ def push_folder(
         ClientError: an empty folder, a file that changed meanwhile, or a store that refuses.
     """
     report = on_progress or _ignore
-    found = named_files(folder)
+    found = named_files(place)
     files = _describe(found, report)
-    dataset = client.create_dataset(name or folder.resolve().name, files)
+    dataset = client.create_dataset(name or place.resolve().name, files)
     _upload(client, found, dataset["id"], files, report)
     report(PushProgress(stage="verifying", done=0, total=len(files)))
     client.complete_dataset(dataset["id"])

@@ -10,6 +10,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
+from services.domain.starts import StoredStart
 from trainer_core.process.failure import Failure
 
 
@@ -73,6 +74,8 @@ class Claim:
     """The newest first; for an attempt that finds the newest one damaged."""
     budget_s: float | None = None
     """As in ``Renewal``."""
+    start: StoredStart | None = None
+    """The adapter that the run starts from, where it has no checkpoint yet."""
 
 
 class RequestedAction(StrEnum):

@@ -62,6 +62,10 @@ class FolderStore:
             raise ObjectTooBigError(key, limit_bytes=limit_bytes)
         return body
 
+    def get_first(self, key: str, num_bytes: int) -> bytes:
+        with self.open_read(key) as source:
+            return source.read(num_bytes)
+
     def get_to(self, key: str, path: Path) -> None:
         with self.open_read(key) as source, appearing_whole(path) as target:
             shutil.copyfileobj(source, target, COPY_BYTES)

@@ -103,6 +103,9 @@ class ObjectStore(AttemptObjects, Protocol):
     def size(self, key: str) -> int | None:
         """Length in bytes, None where there is no object."""
 
+    def get_first(self, key: str, num_bytes: int) -> bytes:
+        """The first bytes of an object, fewer where it is shorter; raises ObjectMissingError."""
+
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens where there is none."""
 

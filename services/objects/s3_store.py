@@ -84,6 +84,11 @@ class S3Store:
             raise ObjectTooBigError(key, limit_bytes=limit_bytes)
         return body
 
+    def get_first(self, key: str, num_bytes: int) -> bytes:
+        check_key(key)
+        with translated(key), self._open(key) as source:
+            return bytes(source.read(num_bytes))
+
     def get_to(self, key: str, path: Path) -> None:
         check_key(key)
         with appearing_whole(path) as target, translated(key):

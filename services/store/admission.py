@@ -8,6 +8,8 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
+from services.domain.ids import is_id
+from services.domain.starts import StoredStart, start_from_json
 from services.domain.states import RunStatus, Stage
 from services.store import datasets, run_documents, transitions
 from services.store.database import Connection, columns_of
@@ -24,6 +26,15 @@ class BackendData:
     dataset: Dataset
     files: list[DatasetFile]
     """Empty unless the dataset is ``ready``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StartData:
+    """The adapter that a run starts from."""
+
+    start: StoredStart
+    dataset: Dataset | None
+    """Whose file it is; None: it is an earlier run's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,12 +57,15 @@ SELECT jsonb_typeof(datasets) = 'object'
         SELECT FROM jsonb_path_query(runs.datasets, '$.*') AS named WHERE NOT EXISTS (
             SELECT FROM datasets WHERE datasets.tenant_id = runs.tenant_id
                 AND dataset_id = named #>> '{}'))
+    AND (start_adapter IS NULL OR start_adapter ->> 'source' LIKE 'run\\_%%' OR EXISTS (
+        SELECT FROM datasets WHERE datasets.tenant_id = runs.tenant_id
+            AND dataset_id = start_adapter ->> 'source'))
 FROM runs WHERE tenant_id = %s AND run_id = %s
 """
 
 
 def is_whole(conn: Connection, run: Run) -> bool:
-    """Whether the run has its documents, and every dataset that it names exists."""
+    """Whether the run has its documents, and every dataset that it names exists, also to start."""
     row = conn.execute(_IS_WHOLE, (run.tenant_id, run.run_id)).fetchone()
     return row == (True,)
 
@@ -79,6 +93,16 @@ def data_of(conn: Connection, run: Run) -> list[BackendData]:
         files = datasets.files(conn, run.tenant_id, dataset_id) if is_ready else []
         found.append(BackendData(backend=backend, dataset=dataset, files=files))
     return found
+
+
+def start_data_of(conn: Connection, run: Run) -> StartData | None:
+    """The adapter that the run starts from; None: none."""
+    if run.start_adapter is None:
+        return None
+    start = start_from_json(run.start_adapter)
+    is_upload = is_id(start.source, "ds")
+    dataset = datasets.get(conn, run.tenant_id, start.source) if is_upload else None
+    return StartData(start=start, dataset=dataset)
 
 
 _LOCK: Final = SQL("""

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept: the newest ones, and those that are being published."""
+"""Which checkpoints of a run are kept: the newest ones, and those that something still reads."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -6,7 +6,8 @@ from typing import Any, Final
 from services.store import run_documents
 from services.store.database import Connection
 
-# A checkpoint that is being published stays until that has ended.
+# A checkpoint that is being published stays until that has ended, and one that an open run starts
+# from until the next checkpoint after that.
 _RETIRE: Final = """
 DELETE FROM checkpoints WHERE run_id = %(run_id)s AND step NOT IN (
     SELECT step FROM checkpoints WHERE run_id = %(run_id)s ORDER BY step DESC LIMIT %(limit)s)
@@ -15,6 +16,12 @@ AND NOT EXISTS (
     WHERE publications.tenant_id = checkpoints.tenant_id
         AND publications.run_id = checkpoints.run_id AND checkpoint_step = step
         AND publications.status IN ('pending', 'running'))
+AND NOT EXISTS (
+    SELECT FROM runs AS later
+    WHERE later.tenant_id = checkpoints.tenant_id
+        AND later.start_adapter ->> 'source' = checkpoints.run_id
+        AND (later.start_adapter ->> 'step')::bigint = checkpoints.step
+        AND later.status NOT IN ('succeeded', 'failed', 'canceled'))
 """
 _SWEEP_SOON: Final = """
 UPDATE runs SET sweep_after = least(sweep_after, clock_timestamp()) WHERE run_id = %(run_id)s

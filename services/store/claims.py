@@ -8,6 +8,7 @@ from psycopg.sql import SQL
 
 from services.domain.ids import new_id
 from services.domain.ledger import CachedShard, Claim, StoredCheckpoint, StoredFiles
+from services.domain.starts import start_from_json
 from services.store import (
     restore_guard,
     run_documents,
@@ -167,4 +168,5 @@ def _claim_of(conn: Connection, run: Run) -> Claim:
         checkpoint=newest_first[0] if newest_first else None,
         older_checkpoints=tuple(newest_first[1:]),
         budget_s=run_limits.budget_s(conn, run),
+        start=None if run.start_adapter is None else start_from_json(run.start_adapter),
     )

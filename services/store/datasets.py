@@ -14,7 +14,7 @@ from services.domain.errors import NotFoundError
 from services.domain.ids import new_id
 from services.store.database import WORK, Connection, columns_of, notify
 
-Media = Literal["image", "caption"]
+Media = Literal["image", "caption", "adapter"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,10 +55,10 @@ class DatasetFile:
     size_bytes: int
     sha256: str
     width_px: int | None
-    """As displayed (EXIF orientation applied); None until verified, and for captions."""
+    """As displayed (EXIF orientation applied); None until verified, and for other files."""
     height_px: int | None
     text: str | None
-    """Content of a caption file; None until verified, and for images."""
+    """Content of a caption file; None until verified, and for other files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +165,18 @@ def find_file(conn: Connection, tenant_id: str, dataset_id: str, path: str) -> D
     """The file with this path; None where the dataset does not list it."""
     with conn.cursor(row_factory=class_row(DatasetFile)) as cursor:
         return cursor.execute(_FIND_FILE, (tenant_id, dataset_id, path)).fetchone()
+
+
+_ADAPTERS: Final = SQL("""
+SELECT {columns} FROM dataset_files
+WHERE tenant_id = %s AND dataset_id = %s AND media = 'adapter' ORDER BY path LIMIT %s
+""").format(columns=columns_of(DatasetFile))
+
+
+def adapters(conn: Connection, tenant_id: str, dataset_id: str, limit: int) -> list[DatasetFile]:
+    """The first adapter files of a dataset by path."""
+    with conn.cursor(row_factory=class_row(DatasetFile)) as cursor:
+        return cursor.execute(_ADAPTERS, (tenant_id, dataset_id, limit)).fetchall()
 
 
 _FILES: Final = SQL("""
@@ -275,13 +287,14 @@ _WAKE_RUNS: Final = """
 UPDATE runs SET ring_after = clock_timestamp()
 WHERE run_id IN (
     SELECT run_id FROM runs
-    WHERE tenant_id = %s AND status = 'queued' AND stage = 'admission'
-        AND %s IN (SELECT jsonb_path_query(datasets, '$.*') #>> '{}')
+    WHERE tenant_id = %(tenant_id)s AND status = 'queued' AND stage = 'admission'
+        AND (start_adapter ->> 'source' = %(dataset_id)s
+            OR %(dataset_id)s IN (SELECT jsonb_path_query(datasets, '$.*') #>> '{}'))
     FOR UPDATE SKIP LOCKED)
 """
 
 
 def wake_runs(conn: Connection, tenant_id: str, dataset_id: str) -> None:
     """The dataset is ready or rejected: runs that wait for it are due."""
-    conn.execute(_WAKE_RUNS, (tenant_id, dataset_id))
+    conn.execute(_WAKE_RUNS, {"tenant_id": tenant_id, "dataset_id": dataset_id})
     notify(conn, WORK)

@@ -97,6 +97,7 @@ def get(conn: Connection, deletion_id: str, *, tenant_id: str | None) -> Deletio
     return deletion
 
 
+_NAMED: Final = 3
 _HIDE_RUN: Final = """
 UPDATE runs SET deleted_at = clock_timestamp()
 WHERE tenant_id = %s AND run_id = %s AND deleted_at IS NULL
@@ -110,14 +111,35 @@ SELECT status FROM runs WHERE tenant_id = %s AND run_id = %s AND deleted_at IS N
 def delete_run(conn: Connection, tenant_id: str, run_id: str) -> tuple[Deletion, bool]:
     """Hide a run that is over, and have it deleted; also whether that is new.
 
-    Raises NotFoundError, and StillNeededError where the run is not over.
+    Raises NotFoundError, and StillNeededError where the run is not over, or open runs, which it
+    names, start from its adapter.
     """
+    tenants.lock(conn, tenant_id)  # no new run
+    if needing := _open_runs_from(conn, tenant_id, run_id):
+        raise StillNeededError(
+            f"Runs that are not over start from this run: {', '.join(needing)}. Cancel them, or "
+            "wait."
+        )
     if conn.execute(_HIDE_RUN, (tenant_id, run_id)).rowcount:
         return _insert(conn, tenant_id, "run", run_id), True
     row = conn.execute(_RUN_STATUS, (tenant_id, run_id)).fetchone()
     if row is not None:
         raise StillNeededError(f"The run is {row[0]}. Cancel it, and delete it when it is over.")
     return _asked_before(conn, tenant_id, "run", run_id), False
+
+
+_OPEN_RUNS_FROM: Final = """
+SELECT run_id FROM runs
+WHERE tenant_id = %(tenant_id)s AND status NOT IN ('succeeded', 'failed', 'canceled')
+    AND start_adapter ->> 'source' = %(source)s
+ORDER BY run_id LIMIT %(limit)s
+"""
+
+
+def _open_runs_from(conn: Connection, tenant_id: str, source: str) -> list[str]:
+    """Some runs that are not over and start from an adapter of this run or dataset."""
+    facts = {"tenant_id": tenant_id, "source": source, "limit": _NAMED}
+    return [row[0] for row in conn.execute(_OPEN_RUNS_FROM, facts)]
 
 
 _OPEN_RUNS_OF_DATASET: Final = """
@@ -130,7 +152,6 @@ _HIDE_DATASET: Final = """
 UPDATE datasets SET deleted_at = clock_timestamp(), ring_after = NULL
 WHERE tenant_id = %s AND dataset_id = %s AND deleted_at IS NULL
 """
-_NAMED: Final = 3
 
 
 def delete_dataset(conn: Connection, tenant_id: str, dataset_id: str) -> tuple[Deletion, bool]:
@@ -141,9 +162,11 @@ def delete_dataset(conn: Connection, tenant_id: str, dataset_id: str) -> tuple[D
     tenants.lock(conn, tenant_id)  # no new run
     facts = {"tenant_id": tenant_id, "dataset_id": dataset_id, "limit": _NAMED}
     found = [row[0] for row in conn.execute(_OPEN_RUNS_OF_DATASET, facts)]
+    found += _open_runs_from(conn, tenant_id, dataset_id)
     if found:
         raise StillNeededError(
-            f"Runs that are not over need this dataset: {', '.join(found)}. Cancel them, or wait."
+            f"Runs that are not over need this dataset: {', '.join(found[:_NAMED])}. Cancel them, "
+            "or wait."
         )
     if conn.execute(_HIDE_DATASET, (tenant_id, dataset_id)).rowcount:
         return _insert(conn, tenant_id, "dataset", dataset_id), True

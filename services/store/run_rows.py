@@ -20,6 +20,8 @@ class Run:
     warnings: list[str]
     base_model: str
     datasets: dict[str, str]
+    start_adapter: dict[str, Any] | None
+    """``services.domain.starts.StoredStart`` as JSON; None: it starts from no adapter."""
     metadata: dict[str, Any]
     gpu_class: str
     priority: int

@@ -62,6 +62,8 @@ class NewRun:
     """``trainer_core.config.plan.work.Work`` as JSON, for estimates."""
     parent_run_id: str | None = None
     """The run that it was cloned from."""
+    start_adapter: dict[str, Any] | None = None
+    """``services.domain.starts.StoredStart`` as JSON; None: it starts from no adapter."""
     wandb_secret: str | None = None
     """Name of the tenant's secret with which its metrics are relayed; None: they are not."""
 
@@ -125,11 +127,13 @@ class Attempt:
 _CREATE: Final = SQL("""
 INSERT INTO runs (run_id, tenant_id, plan_digest, warnings, base_model, datasets,
     metadata, gpu_class, priority, max_steps, work, parent_run_id, max_cost_micros, max_gpu_s,
-    deadline, batch_id, batch_row, batch_options, traceparent, status, stage, ring_after)
+    deadline, batch_id, batch_row, batch_options, start_adapter, traceparent, status, stage,
+    ring_after)
 VALUES (%(run_id)s, %(tenant_id)s, %(plan_digest)s, %(warnings)s,
     %(base_model)s, %(datasets)s, %(metadata)s, %(gpu_class)s, %(priority)s, %(max_steps)s,
     %(work)s, %(parent_run_id)s, %(max_cost_micros)s, %(max_gpu_s)s, %(deadline)s, %(batch_id)s,
-    %(batch_row)s, %(batch_options)s, %(traceparent)s, 'queued', 'admission', clock_timestamp())
+    %(batch_row)s, %(batch_options)s, %(start_adapter)s, %(traceparent)s, 'queued', 'admission',
+    clock_timestamp())
 RETURNING {columns}
 """).format(columns=columns_of(Run))
 
@@ -137,7 +141,7 @@ RETURNING {columns}
 def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
     """A new run in ``queued/admission``.
 
-    Check its datasets afterwards, and the quotas first: from then on none can be deleted.
+    Check afterwards what it names, and the quotas first: from then on nothing of it can be deleted.
     """
     facts = {
         "run_id": new_id("run"),
@@ -158,6 +162,7 @@ def create(conn: Connection, tenant_id: str, new: NewRun) -> Run:
         "batch_options": Json(new.batch.options) if new.batch else None,
         "work": None if new.work is None else Jsonb(new.work),
         "parent_run_id": new.parent_run_id,
+        "start_adapter": None if new.start_adapter is None else Jsonb(new.start_adapter),
         "traceparent": current_traceparent(),
     }
     with conn.cursor(row_factory=class_row(Run)) as cursor:

@@ -86,6 +86,17 @@ def needs_shard(conn: Connection, tenant_id: str, run_id: str, digest: str) -> b
     return conn.execute(_NEEDS_SHARD, (tenant_id, run_id, digest)).fetchone() is not None
 
 
+_STARTS_FROM: Final = """
+SELECT FROM runs, jsonb_array_elements(start_adapter -> 'files') AS file
+WHERE tenant_id = %s AND run_id = %s AND file ->> 'key' = %s
+"""
+
+
+def starts_from(conn: Connection, tenant_id: str, run_id: str, key: str) -> bool:
+    """Whether the object is part of the adapter that the run starts from."""
+    return conn.execute(_STARTS_FROM, (tenant_id, run_id, key)).fetchone() is not None
+
+
 _IN_CHECKPOINT: Final = """
 SELECT FROM checkpoints
 WHERE tenant_id = %s AND run_id = %s AND starts_with(%s, key_prefix)

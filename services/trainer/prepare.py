@@ -14,6 +14,7 @@ import structlog
 from services.domain.ledger import CachedShard, ChildEvent, Claim, StoredCheckpoint
 from services.objects.errors import ObjectCorruptError, ObjectMissingError
 from services.objects.folders import get_folder, get_shard
+from services.objects.local_files import sha256_of
 from services.trainer.commits import WAITING_CHECKPOINTS
 from services.trainer.context import HeldRun
 from services.trainer.failures import AttemptFailedError, infra_failed
@@ -53,6 +54,8 @@ class Prepared:
 def prepare(held: HeldRun, folder: Path) -> Prepared:
     """Find the base model, download the newest intact checkpoint into ``folder``, build the job.
 
+    Without a checkpoint the adapter that the run starts from is downloaded, where there is one.
+
     Raises AttemptFailedError, UnreadableDocumentError, ObjectStoreError, OSError for the local
     disk, or NotWantedError.
     """
@@ -65,6 +68,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
     output_dir.mkdir()
     shards_dir.mkdir()
     checkpoint = _fetch_checkpoint(held, folder)
+    start_dir = _fetch_start(held, folder) if checkpoint is None else None
     identity = plan.identity
     return Prepared(
         folder=folder,
@@ -75,6 +79,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
             shards_dir=str(shards_dir),
             output_dir=str(output_dir),
             resume_from=None if checkpoint is None else str(_resume_dir(folder, checkpoint)),
+            start_from=None if start_dir is None else str(start_dir),
             waiting_checkpoints=WAITING_CHECKPOINTS,
             shard_wait_s=_SHARD_WAIT_S,
             node_cache=held.context.node_cache,
@@ -172,6 +177,32 @@ def _fetch_checkpoint(held: HeldRun, folder: Path) -> StoredCheckpoint | None:
             retryable=False,
         )
     )
+
+
+def _fetch_start(held: HeldRun, folder: Path) -> Path | None:
+    """Download the adapter that the run starts from; None where it starts from none."""
+    start = held.claim.start
+    if start is None:
+        return None
+    dest = folder / "start"
+    dest.mkdir()
+
+    def get() -> None:
+        for file in start.files:
+            held.context.objects.get_to(file.key, dest / file.name)
+            if sha256_of(dest / file.name) != file.sha256:
+                raise ObjectCorruptError(file.key, "has another SHA-256 than the run names")
+
+    if not _intact(get, held.lease, doing="fetch_start"):
+        raise AttemptFailedError(
+            Failure(
+                code="start_adapter_corrupt",
+                category=Category.INFRA,
+                message="The adapter that this run starts from is missing or damaged in the store.",
+                retryable=False,
+            )
+        )
+    return dest
 
 
 def _resume_dir(folder: Path, checkpoint: StoredCheckpoint) -> Path:

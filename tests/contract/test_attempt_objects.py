@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from services.domain.ids import new_id
 from services.domain.ledger import Claim, StoredCheckpoint
+from services.domain.starts import StartObject, StoredStart
 from services.objects.errors import (
     InvalidKeyError,
     ObjectCorruptError,
@@ -17,7 +19,7 @@ from services.objects.errors import (
     ObjectTooBigError,
 )
 from services.objects.folders import get_folder, get_shard, put_folder, put_shard
-from services.objects.keys import checkpoint_prefix
+from services.objects.keys import checkpoint_prefix, upload_key
 from services.objects.open import open_store
 from services.objects.port import AttemptObjects, ObjectStore
 from services.settings.env import Settings
@@ -187,6 +189,28 @@ def test_a_key_that_leads_outside_is_refused(attempt: Attempt, tmp_path: Path) -
             attempt.objects.put_file(key, tmp_path / "file")
         with pytest.raises(InvalidKeyError):
             attempt.objects.get_to(key, tmp_path / "dest")
+
+
+def test_the_adapter_that_the_run_starts_from_is_read_and_no_neighbour_of_it(
+    attempt: Attempt, tmp_path: Path
+) -> None:
+    tenant_id, run_id = attempt.claim.tenant_id, attempt.claim.run_id
+    keys = [upload_key(tenant_id, digit * 64) for digit in "12"]
+    for key in keys:
+        attempt.store.put_bytes(key, b"adapter")
+    only = StartObject(name="a.safetensors", key=keys[0], sha256="1" * 64, size_bytes=7)
+    start = StoredStart(source=new_id("ds"), step=None, files=(only,))
+    with attempt.tenant_db.database.transaction() as conn:
+        conn.execute(
+            "UPDATE runs SET start_adapter = %s WHERE run_id = %s",
+            (json.dumps(start.as_json()), run_id),
+        )
+
+    attempt.objects.get_to(keys[0], tmp_path / "back")
+
+    assert (tmp_path / "back").read_bytes() == b"adapter"
+    with pytest.raises(ObjectMissingError):
+        attempt.objects.get_to(keys[1], tmp_path / "other")
 
 
 def test_the_shards_of_the_run_are_read(attempt: Attempt, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from services.domain.ledger import (
     Printed,
     RequestedAction,
 )
+from services.domain.starts import StartObject, StoredStart
 from services.store import run_logs, runs
 from tests.support.boxes import Box
 from tests.support.fleet import Fleet
@@ -67,7 +68,9 @@ def lose(tenant_db: TenantDatabase, run_id: str) -> None:
 
 
 def test_a_claim_has_everything_that_training_needs(tenant_db: TenantDatabase, take: Take) -> None:
-    run = tenant_db.claimable(max_cost_micros=10**9)
+    file = StartObject(name="a.safetensors", key="tenants/x/y", sha256="1" * 64, size_bytes=7)
+    start = StoredStart(source="run_7", step=10, files=(file,))
+    run = tenant_db.claimable(max_cost_micros=10**9, start_adapter=start.as_json())
     _, claim = take(run.run_id)
 
     assert (claim.run_id, claim.tenant_id, claim.fence) == (run.run_id, tenant_db.tenant_id, 1)
@@ -76,6 +79,7 @@ def test_a_claim_has_everything_that_training_needs(tenant_db: TenantDatabase, t
     assert [shard.manifest_sha256 for shard in claim.shards] == ["e" * 64]
     assert (claim.checkpoint, claim.older_checkpoints) == (None, ())
     assert claim.base_model == "hidream-tiny"
+    assert claim.start == start
 
 
 def test_the_next_attempt_starts_at_the_newest_checkpoint(

@@ -74,6 +74,15 @@ def test_an_object_above_the_size_limit_is_not_read(store: ObjectStore) -> None:
         store.get_bytes("a", limit_bytes=4)
 
 
+def test_the_first_bytes_of_an_object_are_read_alone(store: ObjectStore) -> None:
+    store.put_bytes("a", b"0123456789")
+
+    assert store.get_first("a", 4) == b"0123"
+    assert store.get_first("a", 99) == b"0123456789"
+    with pytest.raises(ObjectMissingError):
+        store.get_first("b", 4)
+
+
 def test_deleting_twice_is_harmless(store: ObjectStore) -> None:
     store.put_bytes("a/b", b"1")
 

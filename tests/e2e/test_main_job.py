@@ -2,20 +2,29 @@
 
 import json
 import math
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
 from lycoris import create_lycoris_from_weights
 from PIL import Image
+from safetensors.torch import load
 
 from tests.support.fleet import Fleet
 from tests.support.hub import USER, HubServer
 from tests.support.service import new_tenant, push_photos, run_request
+from tests.support.staged import commands, make_stages, small
 from tests.support.tenant import Tenant
+from trainer_core.export.origin import ADAPTER_NAME
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +47,14 @@ def datasets(tenant: Tenant) -> dict[str, str]:
 def probes(tenant: Tenant, run_id: str) -> tuple[list[float], list[float]]:
     first, last = [e["data"]["losses"] for e in tenant.events(run_id, "eval")]
     return first, last
+
+
+def adapter(tenant: Tenant, run_id: str) -> dict[str, bytes]:
+    """The tensors of a run's result, by name."""
+    files = tenant.get(f"/v1/runs/{run_id}/result")["files"]
+    (url,) = [file["url"] for file in files if file["path"] == ADAPTER_NAME]
+    tensors = load(httpx.get(url).raise_for_status().content)
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
 def render(folder: Path, adapter: Path | None, multiplier: float) -> np.ndarray:
@@ -117,6 +134,56 @@ def test_the_same_photos_are_cached_once(tenant: Tenant, datasets: dict[str, str
     assert [e["step"] for e in tenant.events(run_id, "step")] == list(range(1, steps + 1))
     stages = [e["data"].get("stage") for e in tenant.events(run_id, "run.running")]
     assert "caching" not in stages
+
+
+@pytest.mark.parametrize("steps", [2, pytest.param(60, marks=pytest.mark.deep)])
+def test_a_second_stage_starts_where_the_first_one_ended(
+    steps: int, fleet: Fleet, tenant: Tenant, datasets: dict[str, str], tmp_path: Path
+) -> None:
+    """By the documented commands. What was encoded for one run is not encoded again.
+
+    A learning rate that is 0 in fp32 shows the tensors as they are before the first step.
+    """
+    make_stages(tmp_path)
+    at_rest = ["--set", "max_train_steps=1", "--set", "learning_rate=1e-50"]
+    chosen = [f"--dataset={backend}={each}" for backend, each in datasets.items()]
+    first, second = (small(words, steps) for words in commands("runs", "submit"))
+
+    def submitted(words: list[str]) -> str:
+        api_key = tenant.http.headers["Authorization"].removeprefix("Bearer ")
+        ended = subprocess.run(
+            [sys.executable, "-m", "services.cli.main", *words, *chosen, "--json"],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "REVERIE_URL": fleet.url,
+                "REVERIE_API_KEY": api_key,
+            },
+            text=True,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        run_id = str(json.loads(ended.stdout)["id"])
+        run = tenant.wait_over(run_id, deadline_s=480)
+        assert run["status"] == "succeeded", run["status_reason"]
+        return run_id
+
+    earlier = submitted(first)
+    later = submitted([word.replace("run_…", earlier) for word in second])
+    starts = [earlier, f"{earlier}/checkpoints/step-{steps:08d}"] if steps > 2 else [earlier]
+
+    assert [each["step"] for each in tenant.events(later, "step")] == list(range(1, steps + 1))
+    assert probes(tenant, later)[0] != probes(tenant, earlier)[1]  # of another resolution
+    assert adapter(tenant, later) != adapter(tenant, earlier)
+    for start in starts:
+        again = submitted([*first, "--set", f"init_lora={start}", *at_rest])
+        assert probes(tenant, again)[0] == probes(tenant, earlier)[1] != probes(tenant, earlier)[0]
+        assert adapter(tenant, again) == adapter(tenant, earlier)
+        stages = [e["data"].get("stage") for e in tenant.events(again, "run.running")]
+        assert "caching" not in stages
 
 
 def test_what_was_trained_foretells_the_next_run(tenant: Tenant, datasets: dict[str, str]) -> None:

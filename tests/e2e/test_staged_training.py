@@ -1,54 +1,24 @@
 """The commands of docs/how-to/train-in-stages.md, at lower resolutions and on the tiny model."""
 
-import json
 import os
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from tests.support.jobs import Event, events_in
-from tests.support.local_runs import adapter_of, make_project
+from tests.support.local_runs import adapter_of
 from tests.support.small_jobs import named
-from trainer_core.documents import load_document
+from tests.support.staged import commands, make_stages, small
 
 ROOT: Final = Path(__file__).parents[2]
-PAGE: Final = (ROOT / "docs" / "how-to" / "train-in-stages.md").read_text()
-SIZES: Final = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
-
-
-def commands(program: str) -> list[list[str]]:
-    """The words after ``reverie`` of each command on the page that begins with ``program``."""
-    blocks = re.findall(r"```\n(.*?)```", PAGE, re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    found = [shlex.split(line.removeprefix("$ ")) for line in lines]
-    return [words[1:] for words in found if words[1:2] == [program]]
-
-
-def small(words: list[str], steps: int) -> list[str]:
-    """The command at a fourth of its resolution and with so many steps."""
-    sizes = {"512": "128", "1024": "256"}
-    return [
-        f"max_train_steps={steps}"
-        if word.startswith("max_train_steps=")
-        else re.sub(r"\b(512|1024)\b", lambda found: sizes[found[1]], word)
-        for word in words
-    ]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``config``, whose image backends have no sizes of their own."""
-    folder = tmp_path_factory.mktemp("project")
-    file = make_project(folder, lr_warmup_steps=0) / "multidatabackend.json"
-    backends: Any = load_document(file)
-    plain = [{k: v for k, v in each.items() if k not in SIZES} for each in backends]
-    file.write_text(json.dumps(plain))
-    return folder
+    return make_stages(tmp_path_factory.mktemp("project")).parent
 
 
 def run(words: list[str], project: Path, models_dir: Path) -> "subprocess.CompletedProcess[str]":

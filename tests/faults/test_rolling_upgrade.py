@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.deep
 
 ROOT = Path(__file__).parents[2]
-NEWEST_MIGRATION = "services/store/migrations/versions/0008_epochs.py"
+NEWEST_MIGRATION = "services/store/migrations/versions/0009_start.py"
 
 
 def _git(*arguments: str) -> bytes:

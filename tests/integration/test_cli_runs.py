@@ -1,7 +1,9 @@
 """The command line against the real service: API, dispatcher and cache builder; no trainer."""
 
+import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +17,10 @@ from services.client.client import Client
 from services.client.errors import DatasetRejectedError
 from services.client.folder import list_folder
 from services.client.push import PushProgress, push_folder
+from tests.support.adapter_bytes import lora_bytes, width_of
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant
+from trainer_core.base_models.describe import read_base_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -290,3 +294,46 @@ def test_a_run_is_cloned_with_changes_and_compared(
     assert "/identity/optimizer/learning_rate" in shown
     assert "nothing differs" in reverie("runs", "diff", run_id, run_id).stderr
     reverie("runs", "cancel", made["id"])
+
+
+def test_a_local_adapter_is_pushed_for_the_run_that_starts_from_it(
+    reverie: CommandLine, client: Client, run_id: str, models_dir: Path, tmp_path: Path
+) -> None:
+    width = width_of(read_base_model(models_dir / "hidream-tiny"))
+    file = tmp_path / "old" / "pytorch_lora_weights.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(lora_bytes(4, out_features=width))
+    datasets = client.get_run(run_id)["datasets"]
+    command = [
+        f"--config={EXAMPLES / 'demo'}",
+        *(f"--dataset={backend}={dataset}" for backend, dataset in datasets.items()),
+        *("--set=lora_type=standard", "--set=lora_rank=4", "--set=lycoris_config="),
+        '--set=peft_lora_target_modules=["x_embedder.proj"]',
+    ]
+
+    validated = reverie("runs", "validate", *command, f"--set=init_lora={file.parent}")
+    submitted = reverie("runs", "submit", *command, f"--set=init_lora={file.parent}", "--json")
+
+    assert f"init_lora: {file} is not pushed for this; left out." in validated.stderr
+    (named,) = re.findall(rf"init_lora +{file} pushed as (ds_\w+)", submitted.stderr)
+    plan = client.get_plan(json.loads(submitted.stdout)["id"])
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert plan["identity"]["start_adapter"] == {"sha256": sha256}
+    assert client.get_dataset(named)["status"] == "ready"
+
+    # The page's other way: the file alone, which is stored already.
+    pushed = json.loads(reverie("datasets", "push", str(file), "--json").stdout)["id"]
+    again = reverie("runs", "submit", *command, f"--set=init_lora={pushed}", "--json")
+    plan = client.get_plan(json.loads(again.stdout)["id"])
+    assert plan["identity"]["start_adapter"] == {"sha256": sha256}
+
+    file.write_bytes(lora_bytes(8, out_features=width))
+    refused = reverie("runs", "submit", *command, f"--set=init_lora={file}", status=1)
+    assert "its rank is 8 and lora_rank is 4: set lora_rank to it. [conflict]" in refused.stderr
+    missing = reverie("runs", "submit", *command, "--set=init_lora=none.safetensors", status=1)
+    assert missing.stderr.splitlines()[-1].startswith(
+        "error: none.safetensors is in none of these places: "
+    )
+    earlier = reverie("runs", "submit", *command, f"--set=init_lora={run_id}", status=1)
+    assert f"init_lora: {run_id} is " in earlier.stderr
+    assert "and has no result; a checkpoint of it is named by" in earlier.stderr

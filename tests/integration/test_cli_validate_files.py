@@ -11,6 +11,7 @@ from services.cli.connection import Invocation
 from services.cli.documents import parse_settings
 from services.cli.main import app
 from services.cli.plan_report import Report, report_on
+from tests.support.adapter_bytes import ONE_LORA, lora_bytes
 from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS, TINY_CONFIG
 from trainer_core.base_models.known import FLAVOURS
 from trainer_core.base_models.obtain import find_base
@@ -182,27 +183,17 @@ def test_a_prompt_library_can_be_switched_off(tmp_path: Path) -> None:
         assert not any(notice.option == "user_prompt_library" for notice in found.notices)
 
 
-LORA = {"lora_type": "standard", "lora_rank": 4, "peft_lora_target_modules": ["x_embedder.proj"]}
-
-
 def write_lora(file: Path, rank: int) -> Path:
-    """An adapter of one linear of the published shape, in bytes as the format has them."""
-    facts, end = {}, 0
-    for name, shape in {"lora_A": (rank, 64), "lora_B": (2560, rank)}.items():
-        start, end = end, end + 4 * shape[0] * shape[1]
-        facts[f"transformer.x_embedder.proj.{name}.weight"] = {
-            "dtype": "F32", "shape": shape, "data_offsets": [start, end]
-        }  # fmt: skip
-    header = json.dumps(facts).encode()
+    """An adapter of one linear of the published shape."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(end))
+    file.write_bytes(lora_bytes(rank, out_features=2560))
     return file
 
 
 def test_the_adapter_that_a_run_starts_from_is_checked_and_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = {"pretrained_model_name_or_path": None, **LORA}
+    model = {"pretrained_model_name_or_path": None, **ONE_LORA}
     picture(tmp_path / "pics", (128, 128))
     file = write_lora(tmp_path / "old" / "pytorch_lora_weights.safetensors", rank=4)
 

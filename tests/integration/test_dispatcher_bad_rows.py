@@ -16,6 +16,7 @@ from services.store.database import Database, DatabaseBusyError
 from services.store.failing_rows import MAX_FAILURES
 from services.store.run_rows import Run
 from tests.support.dispatching import DispatcherAndIndexer, build_all_shards, real_plan
+from tests.support.objects import plain_folder
 from tests.support.redis import RedisServer
 from tests.support.runs import LEASE, TenantDatabase
 
@@ -42,7 +43,7 @@ def bob(ada: TenantDatabase) -> TenantDatabase:
 
 @pytest.fixture
 def dispatcher(
-    ada: TenantDatabase, redis_server: RedisServer, described_models_dir: Path
+    ada: TenantDatabase, redis_server: RedisServer, described_models_dir: Path, tmp_path: Path
 ) -> Iterator[DispatcherAndIndexer]:
     clock_s = [0.0]
     health = Health(60, lambda: clock_s[0])
@@ -59,7 +60,10 @@ def dispatcher(
         )
         ada.builder()
         indexer = Indexer(
-            database=ada.database, models_dir=described_models_dir, max_index_bytes=LIMIT_BYTES
+            database=ada.database,
+            models_dir=described_models_dir,
+            objects=plain_folder(tmp_path / "objects"),
+            max_index_bytes=LIMIT_BYTES,
         )
         yield DispatcherAndIndexer(dispatcher=dispatcher, indexer=indexer)
 

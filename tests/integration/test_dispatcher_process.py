@@ -11,6 +11,7 @@ from pathlib import Path
 
 from services.queue.app import CACHE_QUEUE, trainer_queue
 from tests.support.dispatching import build_all_shards, real_plan
+from tests.support.objects import SIGNING_KEY
 from tests.support.redis import RedisServer
 from tests.support.runs import TenantDatabase
 from tests.support.waiting import wait_until
@@ -43,12 +44,16 @@ def test_two_dispatchers_do_each_piece_of_work_once(
     database_url: str,
     redis_server: RedisServer,
     described_models_dir: Path,
+    *,
+    tmp_path: Path,
     queues: Callable[[str], int],
 ) -> None:
     settings = {
         "REVERIE_DATABASE_URL": database_url,
         "REVERIE_BROKER_URL": redis_server.url,
         "REVERIE_MODELS_DIR": str(described_models_dir),
+        "REVERIE_OBJECTS_URL": f"file://{tmp_path}",
+        "REVERIE_SIGNING_KEY": SIGNING_KEY.hex(),
         "REVERIE_POLL_S": "0.05",
         "REVERIE_OFFER_S": "60",
         "REVERIE_LOG_FORMAT": "json",

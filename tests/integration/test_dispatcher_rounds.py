@@ -15,6 +15,7 @@ from services.queue.rings import Rings
 from services.store import datasets, publications, run_lists, shards
 from services.store.database import DatabaseDownError
 from tests.support.dispatching import DispatcherAndIndexer, build_all_shards, real_plan
+from tests.support.objects import plain_folder
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.runs import LEASE, TenantDatabase, result_of
@@ -53,12 +54,16 @@ def dispatcher(
 
 @pytest.fixture
 def service(
-    tenant_db: TenantDatabase, dispatcher: Dispatcher, described_models_dir: Path
+    tenant_db: TenantDatabase, dispatcher: Dispatcher, described_models_dir: Path, tmp_path: Path
 ) -> DispatcherAndIndexer:
     """With two cache builders: four rows of cache work may be in flight."""
     for _ in range(2):
         tenant_db.builder()
-    indexer = Indexer(database=tenant_db.database, models_dir=described_models_dir)
+    indexer = Indexer(
+        database=tenant_db.database,
+        models_dir=described_models_dir,
+        objects=plain_folder(tmp_path / "objects"),
+    )
     return DispatcherAndIndexer(dispatcher=dispatcher, indexer=indexer)
 
 

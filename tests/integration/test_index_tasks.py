@@ -1,7 +1,9 @@
 """Whose run is indexed next, and what happens to a run that ends its indexer."""
 
+import hashlib
 import os
 import signal
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
@@ -10,14 +12,25 @@ import pytest
 
 from services.cache_builder.indexing.index import Indexer
 from services.domain.attempt_budgets import MAX_INFRA_FAILURES
+from services.domain.starts import StartObject, StoredStart
+from services.objects.errors import ObjectStoreDownError
+from services.objects.keys import upload_key
+from services.objects.port import ObjectStore
 from services.processes.tree import descendants, send_signal
-from services.store import index_tasks
+from services.store import datasets, index_tasks
 from services.store.database import Database
+from services.store.datasets import NewFile
 from services.store.failing_rows import MAX_FAILURES
 from services.store.index_tasks import LARGE_FILES, IndexOffer
+from services.store.run_rows import Run
+from tests.support.adapter_bytes import ONE_LORA, lora_bytes
 from tests.support.dispatching import real_plan
+from tests.support.failing_store import store_in
+from tests.support.objects import SIGNING_KEY, plain_folder
 from tests.support.runs import TenantDatabase
+from tests.support.verifying import end_verification
 from tests.support.waiting import wait_until
+from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.process.stat import ProcessId
 
 OFFER = timedelta(seconds=10)
@@ -34,8 +47,12 @@ def bob(ada: TenantDatabase) -> TenantDatabase:
 
 
 @pytest.fixture
-def indexer(ada: TenantDatabase, described_models_dir: Path) -> Indexer:
-    return Indexer(database=ada.database, models_dir=described_models_dir)
+def indexer(ada: TenantDatabase, described_models_dir: Path, tmp_path: Path) -> Indexer:
+    return Indexer(
+        database=ada.database,
+        models_dir=described_models_dir,
+        objects=plain_folder(tmp_path / "objects"),
+    )
 
 
 def offered(tenant_db: TenantDatabase) -> list[IndexOffer]:
@@ -164,12 +181,14 @@ def test_a_run_whose_indexers_always_vanish_fails(ada: TenantDatabase) -> None:
 
 @pytest.fixture
 def real_process(
-    indexer: Indexer, database_url: str, monkeypatch: pytest.MonkeyPatch
+    indexer: Indexer, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.MonkeyPatch:
     """An indexing process that is started gets these settings."""
     for name, value in {
         "REVERIE_DATABASE_URL": database_url,
         "REVERIE_MODELS_DIR": str(indexer.models_dir),
+        "REVERIE_OBJECTS_URL": f"file://{tmp_path / 'objects'}",
+        "REVERIE_SIGNING_KEY": SIGNING_KEY.hex(),
         "REVERIE_ENV": "test",
     }.items():
         monkeypatch.setenv(name, value)
@@ -259,3 +278,82 @@ def test_a_large_run_has_a_process_of_its_own(
     assert ids_of(offered(ada)) == [run.run_id]
     indexer.answer_ring(ada.tenant_id, run.run_id)
     assert ada.run(run.run_id).stage == "caching"
+
+
+def starting(ada: TenantDatabase, store: ObjectStore, body: bytes | None) -> str:
+    """A run that starts from an upload, which was not stored when it was submitted."""
+    plan = import_small(
+        {name: value for name, value in ONE_LORA.items() if value is not None},
+        backends=[{"id": "photos", "caption_strategy": "filename"}],
+    ).plan.model_dump(mode="json")
+    written = lora_bytes(4, out_features=64) if body is None else body
+    sha256 = hashlib.sha256(written).hexdigest()
+    key = upload_key(ada.tenant_id, sha256)
+    if body is not None:
+        store.put_bytes(key, body)
+    file = NewFile(path="a.safetensors", media="adapter", size_bytes=len(written), sha256=sha256)
+    with ada.database.transaction() as conn:
+        dataset_id = datasets.create(conn, ada.tenant_id, "old", [file]).dataset_id
+    only = StartObject(name=file.path, key=key, sha256=sha256, size_bytes=len(written))
+    start = StoredStart(source=dataset_id, step=None, files=(only,))
+    return ada.queued(plan=plan, start_adapter=start.as_json()).run_id
+
+
+def verified(ada: TenantDatabase, run_id: str) -> None:
+    """The upload is complete and whole."""
+    start = ada.run(run_id).start_adapter
+    assert start is not None
+    with ada.database.transaction() as conn:
+        datasets.complete(conn, ada.tenant_id, start["source"])
+        end_verification(conn, ada.tenant_id, start["source"], facts=[])
+
+
+def indexed(ada: TenantDatabase, indexer: Indexer, run_id: str) -> Run:
+    due_again(ada, run_id)
+    assert ids_of(offered(ada)) == [run_id]
+    indexer.admit(ada.tenant_id, run_id)
+    return ada.run(run_id)
+
+
+@pytest.mark.parametrize(
+    ("rank", "words"),
+    [
+        (4, None),
+        (8, "does not fit the adapter of this run: its rank is 8 and lora_rank is 4: set lora_"),
+        (None, "The adapter that this run starts from is missing in the store."),
+    ],
+)
+def test_an_upload_that_a_run_starts_from_is_waited_for_and_checked(
+    rank: int | None, words: str | None, ada: TenantDatabase, indexer: Indexer
+) -> None:
+    width = TINY_CONFIG["num_attention_heads"] * TINY_CONFIG["attention_head_dim"]
+    body = None if rank is None else lora_bytes(rank, out_features=width)
+    ada.builder()
+    run_id = starting(ada, indexer.objects, body)
+    assert (indexed(ada, indexer, run_id).status, ada.run(run_id).stage) == ("queued", "admission")
+
+    verified(ada, run_id)
+    run = indexed(ada, indexer, run_id)
+
+    if words is None:
+        assert (run.status, run.stage) == ("running", "caching"), run.status_reason
+    else:
+        assert run.status == "failed"
+        assert run.status_reason is not None
+        assert words in run.status_reason["message"]
+
+
+def test_a_store_that_is_down_postpones_a_run_that_starts_from_an_upload(
+    ada: TenantDatabase, indexer: Indexer, tmp_path: Path
+) -> None:
+    store = store_in(tmp_path)
+    ada.builder()
+    run_id = starting(ada, store, lora_bytes(4, out_features=64))
+    verified(ada, run_id)
+    store.error = ObjectStoreDownError("no answer")
+
+    run = indexed(ada, replace(indexer, objects=store), run_id)
+
+    assert (run.status, run.stage) == ("queued", "admission")
+    assert run.status_reason is not None
+    assert run.status_reason["code"] == "object_store_down"

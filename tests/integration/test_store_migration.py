@@ -26,6 +26,7 @@ from services.store.migrate import migrate
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.api_keys import digest as digest_of
 from tests.support.dispatching import DispatcherAndIndexer
+from tests.support.objects import plain_folder
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.runs import LEASE, TenantDatabase
@@ -142,7 +143,7 @@ def test_the_schema_is_that_of_a_new_database(
 
 
 def test_waiting_runs_are_admitted_and_claimed_and_a_dead_lease_is_swept(
-    migrated: Database, redis_server: RedisServer, described_models_dir: Path
+    migrated: Database, redis_server: RedisServer, described_models_dir: Path, tmp_path: Path
 ) -> None:
     with migrated.transaction() as conn:
         held = conn.execute(
@@ -167,7 +168,11 @@ def test_waiting_runs_are_admitted_and_claimed_and_a_dead_lease_is_swept(
             max_attempts=3,
         )
         tenant_db_of(migrated, waiting[0]).builder()
-        indexer = Indexer(database=migrated, models_dir=described_models_dir)
+        indexer = Indexer(
+            database=migrated,
+            models_dir=described_models_dir,
+            objects=plain_folder(tmp_path / "objects"),
+        )
         DispatcherAndIndexer(dispatcher=dispatcher, indexer=indexer).round()
 
     assert len(runs_at(migrated, "queued", "admission")) == 1  # its dataset is still uploading
@@ -208,4 +213,4 @@ def test_concurrent_migrations_are_applied_once(
         list(pool.map(migrate, [url] * 4, [KEY_PEPPER] * 4))
     migrate(url, KEY_PEPPER)
     with psycopg.connect(url) as conn:
-        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0008",)]
+        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0009",)]

@@ -67,6 +67,7 @@ from tests.support.runs import TenantDatabase, checkpoint_at, plan, result_of, s
 API = Path(__file__).parents[2] / "services" / "api"
 LIMIT = timedelta(seconds=10)
 FILE = NewFile(path="a.jpg", media="image", size_bytes=1, sha256="a" * 64)
+ADAPTER = NewFile(path="a.safetensors", media="adapter", size_bytes=9, sha256="b" * 64)
 KEY = Author(kind="key", id="key_1")
 ENVELOPE = Envelope(key_id="k", sealed_key=b"s", ciphertext=b"c")
 UNSCOPED = {
@@ -130,7 +131,7 @@ def rows(database: Database) -> Rows:
         idempotency.finish(conn, key, status=201, body={})
         quotas.change(conn, tenant.tenant_id, {"requests_per_minute": 700})
         lonely, deleted = (
-            datasets.create(conn, tenant.tenant_id, "photos", [FILE]) for _ in range(2)
+            datasets.create(conn, tenant.tenant_id, "photos", [FILE, ADAPTER]) for _ in range(2)
         )
         deletion, _ = deletions.delete_dataset(conn, tenant.tenant_id, deleted.dataset_id)
         webhook = webhooks.create(
@@ -213,6 +214,7 @@ READS: dict[str, Call] = {
     "datasets.files_page": lambda c, r: datasets.files_page(c, r.ada, r.dataset_id, 10),
     "datasets.caption_bytes": lambda c, r: datasets.caption_bytes(c, r.ada, [r.dataset_id]),
     "datasets.count_files": lambda c, r: any(datasets.count_files(c, r.ada, r.dataset_id)),
+    "datasets.adapters": lambda c, r: datasets.adapters(c, r.ada, r.lonely_id, 5),
     "datasets.files": lambda c, r: datasets.files(c, r.ada, r.dataset_id),
     "datasets.picture_sizes": lambda c, r: datasets.picture_sizes(c, r.ada, r.dataset_id, 10),
     "datasets.usability": lambda c, r: datasets.usability(c, r.ada, [r.dataset_id]),

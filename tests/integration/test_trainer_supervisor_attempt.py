@@ -1,5 +1,6 @@
 """One attempt in a real process with a real child: how it ends, and no child is left."""
 
+import hashlib
 import json
 import signal
 from collections.abc import Iterator
@@ -7,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from services.domain.ids import new_id
+from services.domain.starts import StartObject, StoredStart
+from services.objects.keys import upload_key
+from services.objects.open import open_store
+from services.settings.env import Settings
 from tests.integration.trainer_supervisor_host import (
     TrainerHost,
     claimable_again,
@@ -205,6 +211,50 @@ def _paused(attempt: Path) -> bool:
         if '"stage"' in line and (event := json.loads(line))["event"] == "stage"
     ]
     return stages[-1] == "paused"
+
+
+def start_from(host: TrainerHost, body: bytes, *, stored: bytes | None) -> None:
+    """Have the run start from an adapter; ``stored``: what the store has of it, if anything."""
+    sha256 = hashlib.sha256(body).hexdigest()
+    key = upload_key(host.tenant_id, sha256)
+    if stored is not None:
+        open_store(Settings.from_env(host.env)).put_bytes(key, stored)
+    file = StartObject(
+        name="pytorch_lora_weights.safetensors", key=key, sha256=sha256, size_bytes=len(body)
+    )
+    start = StoredStart(source=new_id("ds"), step=None, files=(file,))
+    host.do(
+        f"UPDATE runs SET start_adapter = '{json.dumps(start.as_json())}' WHERE run_id = %(run_id)s"
+    )
+
+
+def test_the_adapter_that_a_run_starts_from_is_fetched_before_its_first_step(
+    host: TrainerHost,
+) -> None:
+    start_from(host, b"adapter", stored=b"adapter")
+    assert host.end_of(host.start("die")) == 0
+    claimable_again(host)
+
+    assert host.end_of(host.start("finish")) == 0
+
+    assert host.run()["status"] == "succeeded", host.logs()
+    first, resumed = (data["start"] for _, data in host.events("stage"))
+    assert first == {"pytorch_lora_weights.safetensors": "adapter"}
+    assert resumed is None
+
+
+@pytest.mark.parametrize("stored", [None, b"damaged"])
+def test_a_run_whose_first_adapter_is_damaged_fails_and_names_it(
+    host: TrainerHost, stored: bytes | None
+) -> None:
+    start_from(host, b"adapter", stored=stored)
+
+    assert host.end_of(host.start("finish")) == 0
+
+    ((outcome, _, code, message),) = host.attempts()
+    assert (outcome, code) == ("failed", "start_adapter_corrupt"), host.logs()
+    assert message == "The adapter that this run starts from is missing or damaged in the store."
+    assert host.run()["status"] == "failed"
 
 
 def damage_checkpoint(host: TrainerHost, step: int) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from services.store.datasets import Dataset, NewFile
 from services.store.verification import MAX_FAILURES, MAX_PROBLEMS
 from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
+from tests.support.adapter_bytes import lora_bytes
 from tests.support.failing_store import FailingStore, store_in
 from tests.support.runs import TenantDatabase
 from tests.support.waiting import wait_until
@@ -264,6 +266,40 @@ def test_a_locked_run_does_not_hold_up_the_builder(
         other.execute("SELECT FROM runs WHERE run_id = %s FOR UPDATE", (run_id,))
         verifier.answer_ring(ada.tenant_id, dataset_id)  # returns
         assert seen(ada, dataset_id).status == "ready"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (lora_bytes(4, out_features=64), None),
+        (lora_bytes(4, out_features=64, value=math.nan), "lora_A.weight holds values that are not"),
+        (lora_bytes(4, out_features=64)[:-1], "old.safetensors is cut off"),
+        (b"x" * 300, "old.safetensors is cut off in its header, or no safetensors file"),
+    ],
+    ids=["whole", "not finite", "cut off", "other"],
+)
+def test_an_adapter_file_is_verified(
+    body: bytes, words: str | None, ada: TenantDatabase, store: FailingStore, verifier: Verifier
+) -> None:
+    sha256 = hashlib.sha256(body).hexdigest()
+    store.put_bytes(upload_key(ada.tenant_id, sha256), body)
+    file = NewFile(path="old.safetensors", media="adapter", size_bytes=len(body), sha256=sha256)
+    with ada.database.transaction() as conn:
+        dataset_id = datasets.create(conn, ada.tenant_id, "old", [file]).dataset_id
+        datasets.complete(conn, ada.tenant_id, dataset_id)
+
+    for _ in range(2):
+        verifier.answer_ring(ada.tenant_id, dataset_id)
+
+    found = seen(ada, dataset_id)
+    if words is None:
+        assert (found.status, found.errors) == ("ready", [])
+    else:
+        assert [(each["pointer"], each["code"]) for each in found.errors] == [
+            ("old.safetensors", "bad_adapter_file")
+        ]
+        assert words in found.errors[0]["message"]
+        assert str(verifier.scratch.folder) not in found.errors[0]["message"]
 
 
 def test_a_damaged_upload_is_deleted_so_that_it_can_be_sent_again(

@@ -87,7 +87,9 @@ class Training:
 
     def run(self) -> int:
         step = self.first_step()
-        self.emit("stage", step, stage="training", environment=dict(os.environ))
+        start = self.job["start_from"]
+        files = None if start is None else {p.name: p.read_text() for p in Path(start).iterdir()}
+        self.emit("stage", step, stage="training", environment=dict(os.environ), start=files)
         while step < STEPS or self.behaviour in ENDLESS:
             if self.requested() == "pause":
                 self.emit("stage", step, stage="paused")

@@ -16,6 +16,10 @@ class FailingStore(FolderStore):
         self._fail()
         return super().size(key)
 
+    def get_first(self, key: str, num_bytes: int) -> bytes:
+        self._fail()
+        return super().get_first(key, num_bytes)
+
     def commit_once(self, key: str, body: bytes) -> bool:
         self._fail()
         return super().commit_once(key, body)

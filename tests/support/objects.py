@@ -34,6 +34,11 @@ def store(request: pytest.FixtureRequest) -> ObjectStore:
     return made
 
 
+def plain_folder(root: Path) -> FolderStore:
+    """A folder store whose signed URLs nobody serves."""
+    return FolderStore(root, UrlSigner(api_url="http://nowhere", signing_key=SIGNING_KEY))
+
+
 @pytest.fixture
 def folder_store(tmp_path: Path) -> Iterator[FolderStore]:
     """A folder store, with the API's own routes for its signed URLs."""

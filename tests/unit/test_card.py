@@ -14,7 +14,7 @@ from tests.support.jobs import demo_plan
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.base_models.known import FOURTH_ENCODER
 from trainer_core.base_models.layout import FOURTH
-from trainer_core.config.plan import EmaPlan, LoraAdapter, Objective, Plan
+from trainer_core.config.plan import EmaPlan, LoraAdapter, Objective, Plan, StartAdapter
 from trainer_core.data.cut_captions import CutCaptions
 from trainer_core.export.card import render_card
 from trainer_core.export.card_facts import card_facts
@@ -88,6 +88,10 @@ def test_the_card_describes_the_run(plan: Plan) -> None:
     assert "optimi-lion" in card
     assert "| base_model_matmul_precision | `fp8` |" in card
     assert "Llama 3.1 Community License" in card
+    assert "init_lora" not in card
+    start = plan.identity.model_copy(update={"start_adapter": StartAdapter(sha256="7" * 64)})
+    started = facts(plan.model_copy(update={"identity": start}))
+    assert f"| init_lora | `SHA-256 {'7' * 64}` |" in render_card(json.loads(json.dumps(started)))
 
 
 def test_the_real_base_model_is_linked(plan: Plan) -> None:

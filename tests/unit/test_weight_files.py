@@ -192,6 +192,13 @@ def entry(dtype: str, shape: list[int], start: int, end: int) -> dict[str, objec
         ({"a": {"dtype": "F32", "shape": [1]}}, 4, "entry of a is not valid"),
         ({"a": entry("F32", ["x"], 0, 4)}, 4, "entry of a is not valid"),  # type: ignore[list-item]
         ({"a": entry("F7", [1], 0, 4)}, 4, "a has the type F7"),
+        ({"a": entry("F\0" * 99, [1], 0, 4)}, 4, r"the type F\\x00[F\\x0]+, which"),
+        ({"a": {**entry("F32", [1], 0, 4), "dtype": [[]]}}, 4, "entry of a is not valid"),
+        ({"a": entry("F32", [1] * 17, 0, 4)}, 4, "a has a shape that no tensor has"),
+        ({"a": entry("F32", [10**4000] * 4000, 0, 4)}, 4, "a has a shape that no tensor has"),
+        ({"a\0": entry("F32", [1], 0, 4)}, 4, r"cannot be shown: a\\x00"),
+        ({"\ud800": entry("F32", [1], 0, 4)}, 4, r"cannot be shown: \\ud800"),
+        ({"a" * 513: entry("F32", [1], 0, 4)}, 4, "longer than 512 characters, or cannot"),
         ({"a": entry("F32", [2], 0, 4)}, 4, "entry of a contradicts itself"),
         ({"a": entry("F32", [-1], 4, 0)}, 4, "entry of a contradicts itself"),
         ({"a": entry("F32", [1], -4, 0)}, 4, "entry of a contradicts itself"),

@@ -17,7 +17,7 @@ class ListedFile(Protocol):
     def path(self) -> str: ...
     @property
     def media(self) -> str:
-        """``image`` or ``caption``."""
+        """``image``, ``caption``, or another kind, which is no part of the images."""
 
     @property
     def sha256(self) -> str: ...

@@ -1,6 +1,5 @@
 """The tensors of an adapter file, or of a checkpoint's adapter, module by module."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from trainer_core.config.plan import AdaptedModule, LoraAdapter
 from trainer_core.config.plan.shapes import LinearShape, lokr_scale
 from trainer_core.errors import AdapterFileError
-from trainer_core.export.lora_layout import METADATA_KEY
 from trainer_core.weights.adapter_keys import ALPHA, Kind
 from trainer_core.weights.entries import BadHeaderError, read_entries
+from trainer_core.weights.lora_config import lora_config
 from trainer_core.weights.start_adapter import (
     MAX_HEADER_BYTES,
     SCALAR,
@@ -67,7 +66,7 @@ def read_tensors(
         raise AdapterFileError(f"{file} cannot be read as safetensors: {error}") from error
     stored = stored_adapter(str(file), header, linears, state)
     tensors = _load(file, [name for parts in stored.modules.values() for name in parts.values()])
-    config = _lora_config(file, header.metadata)
+    config = lora_config(str(file), header.metadata)
     modules: dict[str, ModuleTensors] = {}
     for path, names in stored.modules.items():
         parts = {part: tensors[name] for part, name in names.items()}
@@ -118,24 +117,6 @@ def _state_scale(path: str, matrices: Mapping[str, torch.Tensor], state: StateFi
 def _lokr_scale(module: AdaptedModule, matrices: Mapping[str, torch.Tensor]) -> float:
     shapes = {part.removeprefix("lokr_"): tuple(each.shape) for part, each in matrices.items()}
     return lokr_scale(module, shapes)
-
-
-def _lora_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """peft's LoraConfig from the metadata; empty if there is none."""
-    try:
-        # Integers are read as floats, so a huge one becomes infinite and is refused.
-        packed = json.loads(metadata.get(METADATA_KEY, "{}"), parse_int=float)
-    except (ValueError, RecursionError) as error:
-        raise AdapterFileError(f"{file}: its {METADATA_KEY} is not JSON") from error
-    if not isinstance(packed, dict):
-        raise AdapterFileError(f"{file}: its {METADATA_KEY} is not an object")
-    config = {name.removeprefix("transformer."): value for name, value in packed.items()}
-    for name in ("alpha_pattern", "use_dora"):
-        if config.get(name):
-            raise AdapterFileError(f"{file}: {name} in its {METADATA_KEY} is not supported")
-    if not isinstance(config.get("lora_alpha", 1.0), float):
-        raise AdapterFileError(f"{file}: lora_alpha in its {METADATA_KEY} is not a number")
-    return config
 
 
 def _check_finite(file: Path, path: str, tensors: Sequence[torch.Tensor]) -> None:

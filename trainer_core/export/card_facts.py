@@ -30,6 +30,7 @@ def card_facts(
     or that of a checkpoint, which has neither a picture nor a loss after the training.
     """
     identity, operation = plan.identity, plan.operation
+    start = identity.start_adapter
     return {
         "version": 1,
         "base_model": {"name": identity.base.name, "digest": identity.base.digest},
@@ -45,6 +46,7 @@ def card_facts(
             **_training_options(identity, matmul),
             **_objective_options(identity),
             **_adapter_options(identity.adapter),
+            "init_lora": None if start is None else f"SHA-256 {start.sha256}",
         },
         "captions": None if captions is None else _captions(captions),
         "loss": {"before": _means(loss_before), "after": _means(loss_after)},

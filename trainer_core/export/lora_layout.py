@@ -13,10 +13,9 @@ from pydantic import JsonValue
 from trainer_core.config.plan import LoraAdapter
 from trainer_core.export.file_tensors import FileTensor
 from trainer_core.export.origin import Origin
+from trainer_core.weights.lora_config import METADATA_KEY
 
 PREFIX: Final = "transformer."
-METADATA_KEY: Final = "lora_adapter_metadata"
-"""Metadata key of peft's LoraConfig. Source: diffusers 0.42.1, loaders/lora_base.py."""
 
 
 def lora_layout(adapter: LoraAdapter) -> list[FileTensor]:

@@ -21,7 +21,13 @@ from trainer_core.export.origin import ADAPTER_NAME
 from trainer_core.paths import is_file, is_folder, places_of
 from trainer_core.weights.entries import BadHeaderError, Header, read_entries
 from trainer_core.weights.finite import checked_sha256
-from trainer_core.weights.start_adapter import MAX_HEADER_BYTES, FoundStart, StartProblem, StateFile
+from trainer_core.weights.start_adapter import (
+    MAX_HEADER_BYTES,
+    MAX_UPLOAD_HEADER_BYTES,
+    FoundStart,
+    StartProblem,
+    StateFile,
+)
 
 _SUFFIX: Final = ".safetensors"
 _RESULT: Final = "result"
@@ -106,16 +112,14 @@ def _manifest_of(folder: Path) -> _Manifest | None:
 
 
 def _of_file(file: Path, manifest: _Manifest | None) -> FoundStart:
-    header = _header(file)
-    sha256 = _sha256(file, header)
+    header, sha256 = _checked(file, str(file))
     _check_manifest(file, sha256, manifest)
     return FoundStart(name=str(file), sha256=sha256, header=header, path=file)
 
 
 def _of_checkpoint(folder: Path, manifest: CheckpointManifest) -> FoundStart:
     file = folder / STATE_NAME
-    header = _header(file)
-    sha256 = _sha256(file, header)
+    header, sha256 = _checked(file, str(file))
     _check_manifest(file, sha256, manifest)
     state = state_file(str(folder), header, manifest.identity)
     return FoundStart(name=str(folder), sha256=sha256, header=header, path=file, state=state)
@@ -146,16 +150,20 @@ def state_file(name: str, header: Header, identity: dict[str, JsonValue] | None)
     return StateFile(prefix=EMA if has_mean else PARAMETER, adapter=adapter)
 
 
-def _header(file: Path) -> Header:
-    try:
-        return read_entries(file, limit_bytes=MAX_HEADER_BYTES)
-    except BadHeaderError as error:
-        raise AdapterFileError(str(error)) from error
+def check_upload(file: Path, name: str) -> None:
+    """Check that a file may be an adapter: its form, and that its numbers are finite.
+
+    Whether it fits is checked with the run that starts from it. ``name``: what messages call it.
+    Raises AdapterFileError.
+    """
+    _checked(file, name, MAX_UPLOAD_HEADER_BYTES)
 
 
-def _sha256(file: Path, header: Header) -> str:
+def _checked(file: Path, name: str, limit_bytes: int = MAX_HEADER_BYTES) -> tuple[Header, str]:
+    """Header and SHA-256 of a file; ``limit_bytes``: of the header."""
     try:
-        return checked_sha256(file, header)
+        header = read_entries(file, name=name, limit_bytes=limit_bytes)
+        return header, checked_sha256(file, header, called=name)
     except BadHeaderError as error:
         raise AdapterFileError(str(error)) from error
 

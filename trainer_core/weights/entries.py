@@ -32,6 +32,12 @@ MAX_HEADER_BYTES: Final = 100_000_000
 """The limit of the safetensors library."""
 
 
+_MAX_DIMENSIONS: Final = 16
+_MAX_SIDE: Final = 2**63 - 1
+_MAX_NAME_CHARACTERS: Final = 512
+_QUOTED_CHARACTERS: Final = 60
+
+
 class BadHeaderError(Exception):
     """The file is cut off, or is no safetensors file; the message names it and the tensor."""
 
@@ -56,21 +62,29 @@ class Header:
     metadata: Mapping[str, str]
 
 
-def read_entries(file: Path, *, limit_bytes: int = MAX_HEADER_BYTES) -> Header:
+def read_entries(
+    file: Path, *, name: str | None = None, limit_bytes: int = MAX_HEADER_BYTES
+) -> Header:
     """The header of a file.
 
+    Args:
+        file: is read.
+        name: what messages call it; None: by its path.
+        limit_bytes: of the header.
+
     Raises BadHeaderError where the file is missing, cut off, or no safetensors file, or where its
-    header is longer than ``limit_bytes``.
+    header is longer.
     """
+    called = name or str(file)
     try:
         with file.open("rb") as stream:
             file_bytes = os.fstat(stream.fileno()).st_size
             length_bytes = header_bytes(
-                stream.read(LENGTH_BYTES), file_bytes, str(file), limit_bytes=limit_bytes
+                stream.read(LENGTH_BYTES), file_bytes, called, limit_bytes=limit_bytes
             )
-            return parse_header(stream.read(length_bytes), file_bytes, str(file))
+            return parse_header(stream.read(length_bytes), file_bytes, called)
     except OSError as error:
-        raise BadHeaderError(f"{file} cannot be read: {error}") from error
+        raise BadHeaderError(f"{called} cannot be read: {error.strerror}") from error
 
 
 def header_bytes(
@@ -113,16 +127,34 @@ def parse_header(body: bytes, file_bytes: int, name: str) -> Header:
     )
 
 
+def quoted(text: str) -> str:
+    """What a stranger wrote in a header, for a message: short, in ASCII, on one line."""
+    return ascii(text[:_QUOTED_CHARACTERS])[1:-1][:_QUOTED_CHARACTERS]
+
+
 def entry_of(name: str, key: str, facts: Any, data_start: int) -> Entry:
-    """The tensor ``key`` of the file ``name`` by its entry in the header; raises BadHeaderError."""
+    """The tensor ``key`` of the file ``name`` by its entry in the header.
+
+    Raises BadHeaderError. Its name goes to messages and the database, so it has to be text that can
+    be shown. Sides are bounded, because the product of thousands of long numbers takes hours.
+    """
+    if len(key) > _MAX_NAME_CHARACTERS or not key.isprintable():
+        raise BadHeaderError(
+            f"{name} has a tensor whose name is longer than {_MAX_NAME_CHARACTERS} characters, or "
+            f"cannot be shown: {quoted(key)}"
+        )
     try:
         dtype = facts["dtype"]
         shape = tuple(int(side) for side in facts["shape"])
         start, end = (int(offset) for offset in facts["data_offsets"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadHeaderError(f"{name}: the header's entry of {key} is not valid") from error
-    if not isinstance(dtype, str) or (item_bytes := ITEM_BYTES.get(dtype)) is None:
-        raise BadHeaderError(f"{name}: {key} has the type {dtype}, which cannot be read")
+    if not isinstance(dtype, str):
+        raise BadHeaderError(f"{name}: the header's entry of {key} is not valid")
+    if (item_bytes := ITEM_BYTES.get(dtype)) is None:
+        raise BadHeaderError(f"{name}: {key} has the type {quoted(dtype)}, which cannot be read")
+    if len(shape) > _MAX_DIMENSIONS or max(shape, default=0) > _MAX_SIDE:
+        raise BadHeaderError(f"{name}: {key} has a shape that no tensor has")
     size_bytes = end - start
     if min(shape, default=0) < 0 or start < 0 or size_bytes != math.prod(shape) * item_bytes:
         raise BadHeaderError(f"{name}: the header's entry of {key} contradicts itself")

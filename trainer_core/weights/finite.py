@@ -45,12 +45,18 @@ _EXPONENTS: Final[Mapping[str, _Exponent]] = {
 }
 
 
-def checked_sha256(file: Path, header: Header) -> str:
+def checked_sha256(file: Path, header: Header, *, called: str | None = None) -> str:
     """SHA-256 of a whole file; integers and 8-bit floats are not looked at.
+
+    Args:
+        file: is read.
+        header: of the file.
+        called: what messages call it; None: by its path.
 
     Raises BadHeaderError where a number is NaN or infinite, or the file has changed since its
     header was read.
     """
+    shown = called or str(file)
     digest = hashlib.sha256()
     entries = sorted(header.entries.items(), key=lambda item: item[1].offset_bytes)
     try:
@@ -65,10 +71,10 @@ def checked_sha256(file: Path, header: Header) -> str:
                     digest.update(chunk)
                     if _has_non_finite(chunk, _EXPONENTS.get(entry.dtype)):
                         raise BadHeaderError(
-                            f"{file}: {name} holds values that are not finite (NaN or infinity)"
+                            f"{shown}: {name} holds values that are not finite (NaN or infinity)"
                         )
     except (OSError, EOFError) as error:
-        raise BadHeaderError(f"{file} cannot be read: {error}") from error
+        raise BadHeaderError(f"{shown} cannot be read: {error}") from error
     return digest.hexdigest()
 
 

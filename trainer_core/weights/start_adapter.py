@@ -11,12 +11,15 @@ from trainer_core.config.plan.problems import ProblemCode
 from trainer_core.config.plan.shapes import LinearShape, lokr_shapes
 from trainer_core.errors import AdapterFileError
 from trainer_core.weights.adapter_keys import ALPHA, LOKR_PARTS, Kind, sort_keys
-from trainer_core.weights.entries import Entry, Header
+from trainer_core.weights.entries import Entry, Header, quoted
+from trainer_core.weights.lora_config import lora_config
 
 SCALAR: Final = "scalar"
-MAX_HEADER_BYTES: Final = 32 << 20
+MAX_HEADER_BYTES: Final = 16 << 20
 """Of an adapter file: five tensors of each linear layer take a megabyte, notes about the training
 some more."""
+MAX_UPLOAD_HEADER_BYTES: Final = 4 << 20
+"""Of one that a tenant uploads: the API reads it with every request that names the file."""
 
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
 _NAMES_OF_KIND: Final[Mapping[Kind, str]] = {"lokr": "LoKr", "lora": "LoRA"}
@@ -95,6 +98,7 @@ def stored_adapter(
         keys = sort_keys(file, header.entries.keys(), linears)
         found = StoredAdapter(kind=keys.kind, modules=keys.modules, entries=header.entries)
         _check_count(file, len(found.modules), header.metadata.get("modules"))
+        lora_config(file, header.metadata)
     else:
         found = _of_state(file, state, header, linears)
     for path, parts in found.modules.items():
@@ -106,7 +110,9 @@ def stored_adapter(
 
 def _check_count(file: str, count: int, stated: str | None) -> None:
     if stated is not None and stated != str(count):
-        raise AdapterFileError(f"{file} holds {count} modules and says that it has {stated}")
+        raise AdapterFileError(
+            f"{file} holds {count} modules and says that it has {quoted(stated)}"
+        )
 
 
 def _of_state(

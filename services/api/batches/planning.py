@@ -8,12 +8,13 @@ from services.api.batches.reading import BatchRow
 from services.api.errors import DatasetRejectedError, InvalidPlanError
 from services.api.problem_list import MAX_PROBLEMS
 from services.api.runs.planning import (
-    about_datasets,
+    about_named,
     find_datasets,
     find_known,
     plan_request,
     refuse,
 )
+from services.api.runs.starting import find_starts
 from services.api.service import Service
 from services.domain.errors import Problem
 from services.domain.request_rates import RatePolicy
@@ -69,11 +70,13 @@ def plan_rows(service: Service, tenant_id: str, rows: Sequence[BatchRow]) -> Pla
     Each row counts as a request of its tenant. Raises InvalidPlanError or DatasetRejectedError
     where no row is good.
     """
+    requests = [row.request for row in rows if row.request is not None]
+    wanted = {each for request in requests for each in request.datasets.values()}
     with service.database.transaction(tenant_id) as conn:
         request_rates.charge(conn, tenant_id, RatePolicy.CREATE, len(rows) - 1)
-        requests = (row.request for row in rows if row.request is not None)
-        wanted = {each for request in requests for each in request.datasets.values()}
-        known = find_known(conn, tenant_id, wanted)
+    starts = find_starts(service, tenant_id, requests)
+    with service.database.transaction(tenant_id) as conn:
+        known = find_known(conn, tenant_id, wanted, starts)
     planned: list[PlannedRow] = []
     refused: list[RefusedRow] = []
     for row in rows:
@@ -99,7 +102,7 @@ def _refused(
 
 
 def check_again(conn: Connection, tenant_id: str, batch: PlannedBatch) -> PlannedBatch:
-    """The batch without the rows whose datasets have changed since it was planned.
+    """The batch without the rows that name what has changed since it was planned.
 
     Call it in the transaction that inserts the runs, with the tenant locked. Raises as
     ``plan_rows`` does.
@@ -109,7 +112,7 @@ def check_again(conn: Connection, tenant_id: str, batch: PlannedBatch) -> Planne
     planned: list[PlannedRow] = []
     refused = list(batch.refused)
     for each in batch.planned:
-        problems = list(about_datasets(each.new.datasets, known))
+        problems = list(about_named(conn, tenant_id, each.new, known))
         if problems:
             refused.append(_refused(each.row, problems, refused))
         else:

@@ -12,14 +12,17 @@ from services.store.datasets import Media
 from trainer_core.data.captions import MAX_CAPTION_BYTES
 from trainer_core.data.formats import CAPTION_SUFFIX, IMAGE_SUFFIXES, USUAL_SUFFIXES, unread_kind
 
+_ADAPTER_SUFFIX: Final = ".safetensors"
 SIZES_BYTES: Final[dict[Media, tuple[int, int]]] = {
     "image": (1, 100 << 20),
     "caption": (0, MAX_CAPTION_BYTES),
+    "adapter": (1, 2 << 30),
 }
 """The least and the most of a file."""
 MEDIA: Final[dict[str, Media]] = {
     **dict.fromkeys(IMAGE_SUFFIXES, "image"),
     CAPTION_SUFFIX: "caption",
+    _ADAPTER_SUFFIX: "adapter",
 }
 
 
@@ -33,7 +36,8 @@ def no_media(path: str) -> str:
     kind = unread_kind(path)
     way_out = f"; {kind.way_out}" if kind is not None and kind.way_out else ""
     return (
-        f"is neither an image ({USUAL_SUFFIXES} and others) nor a caption ({CAPTION_SUFFIX})"
+        f"is neither an image ({USUAL_SUFFIXES} and others), a caption ({CAPTION_SUFFIX}) nor an "
+        f"adapter ({_ADAPTER_SUFFIX})"
         f"{way_out}"
     )
 

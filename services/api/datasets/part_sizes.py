@@ -1,7 +1,8 @@
 """Which files are sent in parts, and how long their parts are.
 
-A file is at most 100 MiB, so that is 7 parts at most. After an interruption at most one part is
-sent again: 13 s at 10 Mbit/s. S3 takes parts of 5 MiB to 5 GiB, and 10,000 of them.
+An image has at most 100 MiB and 7 parts, an adapter 2 GiB and 128 parts. After an interruption at
+most one part is sent again: 13 s at 10 Mbit/s. S3 takes parts of 5 MiB to 5 GiB, and 10,000 of
+them.
 """
 
 from typing import Final

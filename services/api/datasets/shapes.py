@@ -12,11 +12,13 @@ from services.domain.file_names import MAX_PATH_CHARACTERS
 
 MAX_FILES = 100_000
 MAX_UPLOADS = 1000
-MAX_PARTS = len(part_sizes(SIZES_BYTES["image"][1]))
+MAX_PARTS = max(len(part_sizes(most)) for _, most in SIZES_BYTES.values())
 
 
 class FileDeclaration(Body):
-    """A file that will be uploaded: an image, or a caption (.txt).
+    """A file that will be uploaded: an image, a caption (.txt), or an adapter (.safetensors).
+
+    An adapter is what runs start from (``init_lora``); it is no part of the images.
 
     Its path is relative, with ``/``, in Unicode NFC, and differs from the others in more than case.
     """

@@ -30,9 +30,9 @@ TenantName = Annotated[
 def delete_run(
     run_id: RunId, service: ServiceDep, tenant_id: TenantDep, author: AuthorDep
 ) -> Deletion:
-    """The run is gone at once, and its data soon: 202. 409 ``still_needed`` where it is not over.
+    """The run is gone at once, and its data soon: 202. Repeating it is harmless.
 
-    Repeating it is harmless.
+    409 ``still_needed`` where it is not over, or another that is not over starts from it.
     """
     if not is_id(run_id, "run"):
         raise NotFoundError("run", run_id)

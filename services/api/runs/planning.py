@@ -9,11 +9,13 @@ from services.api.pointers import json_pointer
 from services.api.runs.limits import KnownLimits, about_limits, find_known_limits, gpu_seconds
 from services.api.runs.notices import as_json, bounded, warnings_of
 from services.api.runs.shapes import RunCheck, RunRequest
+from services.api.runs.starting import KnownStart, about_start, find_starts, name_in
 from services.api.secrets.choosing import NOT_RELAYED, choose_hub_secret, choose_wandb_secret
 from services.api.service import Service
 from services.domain.errors import Problem
 from services.domain.ids import is_id
 from services.domain.priorities import number_of
+from services.domain.starts import StoredStart, start_from_json
 from services.settings.env import Settings
 from services.store import datasets, secrets
 from services.store.database import Connection
@@ -42,6 +44,8 @@ class Known:
     wandb_secrets: Sequence[str]
     """And of the kind ``wandb``."""
     limits: KnownLimits
+    starts: Mapping[str, KnownStart]
+    """What ``init_lora`` of the requests names, by that name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +59,8 @@ class Examined:
     """None where the configuration has problems."""
     hub_secret: str | None
     """The secret that will publish the result; None where it needs none, or has problems."""
+    start: StoredStart | None
+    """The adapter that it starts from; None: none, or with problems."""
     wandb_secret: str | None
     """The secret that will relay the metrics; None where they are not relayed, or it has
     problems."""
@@ -67,14 +73,29 @@ def plan_run(
 
     Raises InvalidPlanError, or DatasetRejectedError where rejected datasets are the only problem.
     """
-    with service.database.transaction(tenant_id) as conn:
-        known = find_known(conn, tenant_id, request.datasets.values())
+    known = known_to(service, tenant_id, request)
     return plan_request(service, request, known, parent_run_id=parent_run_id)
 
 
-def find_known(conn: Connection, tenant_id: str, dataset_ids: Iterable[str]) -> Known:
-    """Which of the datasets exist, the tenant's secrets, and what bounds the limits of runs."""
+def known_to(service: Service, tenant_id: str, request: RunCheck) -> Known:
+    """What one request names."""
+    starts = find_starts(service, tenant_id, [request])
+    with service.database.transaction(tenant_id) as conn:
+        return find_known(conn, tenant_id, (request.datasets or {}).values(), starts)
+
+
+def find_known(
+    conn: Connection,
+    tenant_id: str,
+    dataset_ids: Iterable[str],
+    starts: Mapping[str, KnownStart],
+) -> Known:
+    """Which of the datasets exist, the tenant's secrets, and what bounds the limits of runs.
+
+    ``starts``: of ``find_starts``, which reads objects and therefore needs no transaction.
+    """
     return Known(
+        starts=starts,
         datasets=find_datasets(conn, tenant_id, dataset_ids),
         hub_secrets=secrets.names(conn, tenant_id, "hub"),
         wandb_secrets=secrets.names(conn, tenant_id, "wandb"),
@@ -109,6 +130,7 @@ def plan_request(
         notices=as_json(examined.notices),
         base_model=plan.identity.base.name,
         datasets=dict(request.datasets),
+        start_adapter=None if examined.start is None else examined.start.as_json(),
         metadata=dict(request.metadata),
         gpu_class=service.settings.gpu_class,
         priority=number_of(request.priority),
@@ -136,7 +158,9 @@ def _without_credentials(request: dict[str, Any]) -> dict[str, Any]:
 def examine(service: Service, request: RunCheck, known: Known) -> Examined:
     """Plan a request, and find every problem of it."""
     settings = service.settings
-    imported, problems, notices = _import(request, service.base_models.read())
+    name = name_in(request)
+    start = None if name is None else known.starts.get(name)
+    imported, problems, notices = _import(request, service.base_models.read(), start)
     hub_secret = wandb_secret = None
     if imported is not None:
         chosen = _hub_secret(request, imported, known.hub_secrets, settings)
@@ -172,6 +196,7 @@ def examine(service: Service, request: RunCheck, known: Known) -> Examined:
         notices=bounded(notices),
         plan=None if imported is None else imported.plan,
         hub_secret=hub_secret,
+        start=None if start is None else start.stored,
         wandb_secret=wandb_secret,
     )
 
@@ -186,12 +211,24 @@ def _not_relayed(request: RunCheck) -> Notice:
     )
 
 
-def check_datasets(conn: Connection, tenant_id: str, chosen: Mapping[str, str]) -> None:
-    """Check the datasets again in the transaction that inserts the run: they may have changed.
+def check_again(conn: Connection, tenant_id: str, new: NewRun) -> None:
+    """Check what a new run names again in the transaction that inserts it: it may have changed.
 
     Raises as ``plan_run`` does.
     """
-    refuse(about_datasets(chosen, find_datasets(conn, tenant_id, chosen.values())))
+    found = find_datasets(conn, tenant_id, new.datasets.values())
+    refuse(about_named(conn, tenant_id, new, found))
+
+
+def about_named(
+    conn: Connection, tenant_id: str, new: NewRun, known: KnownDatasets
+) -> Iterator[Problem]:
+    """Problems with the datasets and the adapter that a new run names."""
+    yield from about_datasets(new.datasets, known)
+    if new.start_adapter is not None:
+        start = start_from_json(new.start_adapter)
+        at = json_pointer(("config", _written(new.request["config"], "init_lora")))
+        yield from about_start(conn, tenant_id, start, at)
 
 
 def refuse(problems: Iterable[Problem]) -> None:
@@ -204,7 +241,7 @@ def refuse(problems: Iterable[Problem]) -> None:
 
 
 def _import(
-    request: RunCheck, base_models: Mapping[str, BaseModel]
+    request: RunCheck, base_models: Mapping[str, BaseModel], start: KnownStart | None
 ) -> tuple[Imported | None, list[Problem], Sequence[Notice]]:
     """The plan, everything that is wrong with the configuration, and notices."""
     try:
@@ -215,6 +252,7 @@ def _import(
             prompt_library=request.prompt_library,
             base_models=base_models,
             source="http",
+            start=None if start is None else start.found,
         )
     except PlanError as error:
         found = (Problem(pointer=p.pointer, code=p.code, message=p.message) for p in error.problems)
@@ -283,8 +321,11 @@ def about_datasets(chosen: Mapping[str, str], known: KnownDatasets) -> Iterator[
 
 def _option(request: RunCheck, name: str) -> str:
     """The JSON pointer of an option, as it is written in the request: with or without dashes."""
-    written = next((each for each in request.config if each.lstrip("-") == name), name)
-    return json_pointer(("config", written))
+    return json_pointer(("config", _written(request.config, name)))
+
+
+def _written(config: Mapping[str, Any], name: str) -> str:
+    return next((each for each in config if each.lstrip("-") == name), name)
 
 
 def _at(backend_id: str) -> str:

@@ -10,7 +10,7 @@ from services.api.runs.estimating import encoding_of, estimate_of
 from services.api.runs.lookup import find_run
 from services.api.runs.memory_report import memory_report
 from services.api.runs.notices import as_json, notices_shape, warnings_of
-from services.api.runs.planning import Examined, examine, find_known
+from services.api.runs.planning import Examined, examine, known_to
 from services.api.runs.presenting import waiting_shape
 from services.api.runs.quota_report import quota_report
 from services.api.runs.shapes import Estimate, RunCheck, Spread
@@ -38,9 +38,7 @@ def validate(service: Service, tenant_id: str, body: Any) -> Validation:
         request = _request_of(service, tenant_id, body)
     except InvalidRequestError as error:
         return _of_no_request(list(error.problems))
-    with service.database.transaction(tenant_id) as conn:
-        known = find_known(conn, tenant_id, (request.datasets or {}).values())
-    examined = examine(service, request, known)
+    examined = examine(service, request, known_to(service, tenant_id, request))
     base = None if examined.plan is None else _base_of(service, examined.plan)
     with service.database.transaction(tenant_id) as conn:
         found, data = _Validating(service, conn, tenant_id, request).of(examined, base)

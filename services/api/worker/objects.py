@@ -30,7 +30,7 @@ _EXPIRES_S: Final = 300
 
 @router.post(":sign-read", openapi_extra=needs_worker())
 def sign_read(run_id: str, body: ReadRequest, service: ServiceDep, worker: WorkerDep) -> SignedUrl:
-    """A GET of a shard or a checkpoint of the held run; 404 for every other key."""
+    """A GET of a shard, a checkpoint, or the first adapter of the held run; else 404."""
     tenant_id = tenant_of_held(service, worker, run_id, body.fence)
     _check_key(body.key)
     digest = shard_of(body.key)
@@ -38,7 +38,9 @@ def sign_read(run_id: str, body: ReadRequest, service: ServiceDep, worker: Worke
         if digest is not None and body.key.startswith(shard_prefix(tenant_id, digest)):
             may_read = worker_runs.needs_shard(conn, tenant_id, run_id, digest)
         else:
-            may_read = worker_runs.is_in_checkpoint(conn, tenant_id, run_id, body.key)
+            may_read = worker_runs.is_in_checkpoint(
+                conn, tenant_id, run_id, body.key
+            ) or worker_runs.starts_from(conn, tenant_id, run_id, body.key)
     if not may_read:
         raise NotFoundError("object", body.key)
     url = service.objects.sign_get(body.key, expires_s=_EXPIRES_S)

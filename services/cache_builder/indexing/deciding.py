@@ -7,7 +7,9 @@ from typing import Any, Final, TypeAlias
 
 from services.cache_builder.indexing import failures
 from services.cache_builder.indexing.data import UnusableDataError, index_of
-from services.store.admission import BackendData, NeededShard
+from services.cache_builder.indexing.start import check_start
+from services.objects.port import ObjectStore
+from services.store.admission import BackendData, NeededShard, StartData
 from services.workers.base_models import find_base_model
 from services.workers.documents import UnreadableDocumentError, read_plan
 from trainer_core.config.plan import Plan
@@ -65,23 +67,30 @@ def decide(
     plan_json: dict[str, Any],
     base_model: str,
     backends: Sequence[BackendData],
+    start: StartData | None = None,
     *,
     models_dir: Path,
+    objects: ObjectStore,
     max_index_bytes: int,
 ) -> Decision:
-    """Check a run's datasets and base model, and build its data index."""
-    if failure := failures.rejection_of(backends):
+    """Check a run's datasets, base model and first adapter, and build its data index."""
+    named = [backend.dataset for backend in backends]
+    if start is not None and start.dataset is not None:
+        named.append(start.dataset)
+    if failure := failures.rejection_of(named):
         return Refused(failure=failure)
-    if any(backend.dataset.status != "ready" for backend in backends):
+    if any(dataset.status != "ready" for dataset in named):
         return DataIncomplete()
     model = find_base_model(models_dir, base_model)
     if model is None:
         return Postponed(reason=failures.base_model_missing(base_model))
     try:
         plan = read_plan(plan_json)
+        if start is not None:
+            check_start(start.start, plan, model.transformer_config, objects)
         index = index_of(plan, backends, model)
     except (UnreadableDocumentError, UnusableDataError) as error:
-        if error.failure.retryable:  # a newer version wrote the plan
+        if error.failure.retryable:  # a newer version wrote the plan, or the store is down
             return Postponed(reason=error.failure)
         return Refused(failure=error.failure, cause=error.__cause__)
     return _check_size(plan, index, model.transformer_config, max_index_bytes)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from services.domain.failures import VERIFICATION_FAILED, infra_failure
-from services.store.admission import BackendData
-from trainer_core.errors import Category
+from services.store.datasets import Dataset
+from trainer_core.errors import AdapterFileError, Category
 from trainer_core.process.failure import Failure
 
 _ERRORS_SHOWN: Final = 20
@@ -60,9 +60,34 @@ def run_damaged() -> Failure:
     )
 
 
-def rejection_of(backends: Sequence[BackendData]) -> Failure | None:
+def start_unusable(message: str) -> Failure:
+    """The adapter that the run starts from is none, or does not fit the run."""
+    return Failure(
+        code=AdapterFileError.code,
+        category=Category.USER,
+        message=f"init_lora: {message}.",
+        retryable=False,
+    )
+
+
+def start_missing() -> Failure:
+    """The files of the adapter that the run starts from are gone from the object store."""
+    return Failure(
+        code="start_adapter_missing",
+        category=Category.INFRA,
+        message="The adapter that this run starts from is missing in the store.",
+        retryable=False,
+    )
+
+
+def store_failed(code: str) -> Failure:
+    """The object store does not answer at the moment, or refuses."""
+    return infra_failure(code, f"The object store failed ({code}).")
+
+
+def rejection_of(named: Sequence[Dataset]) -> Failure | None:
     """The reason to fail the run where one of its datasets was rejected; it names the files."""
-    rejected = [b.dataset for b in backends if b.dataset.status == "rejected"]
+    rejected = [dataset for dataset in named if dataset.status == "rejected"]
     if not rejected:
         return None
     errors = [error for dataset in rejected for error in dataset.errors]

@@ -28,6 +28,7 @@ from services.cache_builder.indexing.deciding import (
     decide,
 )
 from services.domain.failures import database_busy, internal_error
+from services.objects.port import ObjectStore
 from services.processes.child import ChildProcess
 from services.store import admission, index_tasks, run_documents
 from services.store.database import (
@@ -61,6 +62,8 @@ class Indexer:
     database: Database
     """With a lock timeout of a few seconds."""
     models_dir: Path
+    objects: ObjectStore
+    """Only the first bytes of adapters are read."""
     max_index_bytes: int = MAX_INDEX_BYTES
 
     def answer_ring(self, tenant_id: str, run_id: str) -> None:
@@ -120,12 +123,15 @@ class Indexer:
             if caption_bytes > limit_bytes:
                 return Refused(failure=failures.captions_too_large(caption_bytes, limit_bytes))
             backends = admission.data_of(conn, run)
+            start = admission.start_data_of(conn, run)
             plan = run_documents.read_plan(conn, run.tenant_id, run.run_id)
         return decide(
             plan,
             run.base_model,
             backends,
+            start,
             models_dir=self.models_dir,
+            objects=self.objects,
             max_index_bytes=self.max_index_bytes,
         )
 

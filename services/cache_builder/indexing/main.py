@@ -15,6 +15,7 @@ import structlog
 
 from services.cache_builder.indexing.index import TRACEPARENT, Indexer
 from services.logs.setup import configure
+from services.objects.open import open_store
 from services.queue.app import ADMISSION_TASK, CONTROL_QUEUE
 from services.queue.serve import serve
 from services.settings.env import Settings
@@ -55,7 +56,9 @@ def main(argv: Sequence[str]) -> int:
     configure("indexer", settings.log_format)
     start_tracing("indexer", settings.otlp_endpoint)
     database = Database(settings.database_url, max_size=2 * _THREADS, lock_timeout=_LOCK_TIMEOUT)
-    indexer = Indexer(database=database, models_dir=settings.models_dir)
+    indexer = Indexer(
+        database=database, models_dir=settings.models_dir, objects=open_store(settings)
+    )
     if args.run is not None:
         with continued(os.environ.get(TRACEPARENT)):
             indexer.admit(*args.run)

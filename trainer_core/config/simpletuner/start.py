@@ -1,5 +1,6 @@
 """Options that start a run from an adapter, in place of start values."""
 
+import re
 from typing import Final
 
 from trainer_core.base_models.describe import BaseModel
@@ -17,7 +18,7 @@ INIT_LORA: Final = START.text(
     "init_lora",
     None,
     "The adapter that the run starts from: a file (.safetensors), or the folder of a result or a "
-    "checkpoint. Only in a local run: the service refuses it.",
+    "checkpoint; in the service an earlier run (run_…) or an uploaded adapter (ds_…).",
 )
 _STEP: Final = START.integer(
     "init_lora_step", 0, "0: a run that starts from an adapter begins at step 0.", at_least=0
@@ -36,6 +37,7 @@ START.unlike(
 START.unlike(_EMA, "It is a pickled file and not read: the running mean starts at init_lora.")
 _GLOBAL_STEP: Final = "global_step"
 """Where SimpleTuner notes in its files for how many steps they were trained."""
+_COUNT: Final = re.compile("[1-9][0-9]{0,19}")
 
 Start = FoundStart | StartProblem | None
 """What ``init_lora`` names, or why it cannot be used; None: it names nothing."""
@@ -74,18 +76,18 @@ def start_of(
 
 def _tell_of_steps(config: Options, start: FoundStart) -> None:
     """Say that the run starts at step 0, where SimpleTuner would count on."""
-    noted = None if start.header is None else start.header.metadata.get(_GLOBAL_STEP)
+    noted = "" if start.header is None else start.header.metadata.get(_GLOBAL_STEP, "")
     if config[_STEP]:
         config.differs(
             _STEP,
             "A run from init_lora starts at step 0 here: max_train_steps is the number of steps "
             "that it takes itself.",
         )
-    elif config.is_missing(_STEP) and noted and noted != "0":
+    elif config.is_missing(_STEP) and _COUNT.fullmatch(noted):
         config.differs(
             INIT_LORA,
             f"The run starts at step 0 and takes max_train_steps steps; SimpleTuner would count on "
-            f"from step {noted[:20]}, which the file names.",
+            f"from step {noted}, which the file names.",
         )
 
 

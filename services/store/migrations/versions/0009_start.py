@@ -1,0 +1,27 @@
+"""A column for the adapter that a run starts from, and adapter files in datasets.
+
+Columns are only added, with defaults, so processes of the version before keep working meanwhile.
+Their cache builders reject a dataset with an adapter file.
+"""
+
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    # {source, step, files: [{name, key, sha256, size_bytes}, …]}; NULL: it starts from none.
+    op.execute("ALTER TABLE runs ADD COLUMN start_adapter jsonb")
+    # What is named there is not deleted before the run ends.
+    op.execute(
+        "CREATE INDEX runs_by_start ON runs (tenant_id, (start_adapter ->> 'source'))"
+        " WHERE start_adapter IS NOT NULL"
+    )
+    op.execute("ALTER TABLE dataset_files DROP CONSTRAINT dataset_files_media_check")
+    op.execute(
+        "ALTER TABLE dataset_files ADD CONSTRAINT dataset_files_media_check"
+        " CHECK (media IN ('image', 'caption', 'adapter'))"
+    )
