@@ -4,14 +4,15 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import structlog
+from pydantic import JsonValue
 
-from services.domain.ledger import CachedShard, ChildEvent, Claim, StoredCheckpoint
+from services.domain.ledger import CachedShard, ChildEvent, StoredCheckpoint
 from services.objects.errors import ObjectCorruptError, ObjectMissingError
 from services.objects.folders import get_folder, get_shard
 from services.objects.local_files import sha256_of
@@ -22,12 +23,15 @@ from services.trainer.feeder import FeedOrder
 from services.trainer.lease import Lease
 from services.workers.base_models import find_base_model
 from services.workers.documents import read_index, read_plan
+from trainer_core.base_models.describe import home_of
+from trainer_core.base_models.unchanged import check_described
 from trainer_core.config.plan import Plan
 from trainer_core.data.sampler import Sampler
 from trainer_core.data.shard_files import shard_name, write_note
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 from trainer_core.process.job import Job
+from trainer_core.progress import SilentReporter
 
 log = structlog.get_logger(__name__)
 
@@ -56,14 +60,14 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
 
     Without a checkpoint the adapter that the run starts from is downloaded, where there is one.
 
-    Raises AttemptFailedError, UnreadableDocumentError, ObjectStoreError, OSError for the local
-    disk, or NotWantedError.
+    Raises AttemptFailedError, BaseModelError where the base model is damaged,
+    UnreadableDocumentError, ObjectStoreError, OSError for the local disk, or NotWantedError.
     """
     claim = held.claim
     plan, index = read_plan(claim.plan), read_index(claim.data_index)
     if held.context.needs_gpu:
         plan = _on_a_gpu(plan)
-    base_dir = _base_model(claim, plan, held.context.models_dir)
+    base_dir = _base_model(held, plan)
     output_dir, shards_dir = folder / "output", folder / "shards"
     output_dir.mkdir()
     shards_dir.mkdir()
@@ -136,7 +140,8 @@ def _on_a_gpu(plan: Plan) -> Plan:
     return plan.model_copy(update={"operation": operation})
 
 
-def _base_model(claim: Claim, plan: Plan, models_dir: Path) -> Path:
+def _base_model(held: HeldRun, plan: Plan) -> Path:
+    claim, models_dir = held.claim, held.context.models_dir
     if not os.access(models_dir, os.R_OK | os.X_OK):
         message = "This worker cannot read its base models."
         raise infra_failed("base_models_unreadable", message)
@@ -145,18 +150,30 @@ def _base_model(claim: Claim, plan: Plan, models_dir: Path) -> Path:
         # Another worker may have it.
         message = f"This worker does not have the base model {claim.base_model} of the plan."
         raise infra_failed("base_model_missing", message)
+    check_described(model, home_of(os.environ), _WhileHeld(held.lease))
     return model.folder
+
+
+class _WhileHeld(SilentReporter):
+    """Ends long work where the lease is given up, or the run canceled."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+
+    def check_control(self) -> None:
+        self._lease.check()
 
 
 def _fetch_checkpoint(held: HeldRun, folder: Path) -> StoredCheckpoint | None:
     """Download the newest checkpoint that is intact; None where the run has none at all.
 
     Rows and objects of damaged ones are kept for the operator. Training reaches their steps again
-    and replaces them.
+    and replaces them. A warning names each damaged one, and the step from which the run goes on.
     """
     claim = held.claim
     if claim.checkpoint is None:
         return None
+    damaged: list[StoredCheckpoint] = []
     for checkpoint in (claim.checkpoint, *claim.older_checkpoints):
         dest = _resume_dir(folder, checkpoint)
 
@@ -164,9 +181,11 @@ def _fetch_checkpoint(held: HeldRun, folder: Path) -> StoredCheckpoint | None:
             get_folder(held.context.objects, checkpoint.files, dest)
 
         if _intact(get, held.lease, doing="fetch_checkpoint"):
+            _report_damaged(held, damaged, f" The run goes on from step {checkpoint.step}.")
             return checkpoint
-        _report_damaged(held, checkpoint)
+        damaged.append(checkpoint)
         shutil.rmtree(dest, ignore_errors=True)
+    _report_damaged(held, damaged, "")
     # Not retried: the next attempt would read the same objects. An operator must repair one.
     raise AttemptFailedError(
         Failure(
@@ -210,17 +229,18 @@ def _resume_dir(folder: Path, checkpoint: StoredCheckpoint) -> Path:
     return folder / "resume" / f"step-{checkpoint.step:08d}"
 
 
-def _report_damaged(held: HeldRun, checkpoint: StoredCheckpoint) -> None:
+def _report_damaged(held: HeldRun, damaged: Sequence[StoredCheckpoint], goes_on: str) -> None:
+    if not damaged:
+        return
     claim = held.claim
-    log.error("checkpoint_damaged", step=checkpoint.step, key_prefix=checkpoint.files.key_prefix)
-    message = f"The checkpoint of step {checkpoint.step} is missing or damaged in the store."
-    warning = ChildEvent(
-        type="warning",
-        step=held.from_step,
-        data={"code": "checkpoint_corrupt", "message": message},
-    )
+    warnings: list[ChildEvent] = []
+    for each in damaged:
+        log.error("checkpoint_damaged", step=each.step, key_prefix=each.files.key_prefix)
+        message = f"The checkpoint of step {each.step} is missing or damaged in the store.{goes_on}"
+        data: dict[str, JsonValue] = {"code": "checkpoint_corrupt", "message": message}
+        warnings.append(ChildEvent(type="warning", step=held.from_step, data=data))
     held.lease.until_answered(
-        lambda: held.context.ledger.event(claim.run_id, claim.fence, [warning]), doing="report"
+        lambda: held.context.ledger.event(claim.run_id, claim.fence, warnings), doing="report"
     )
 
 

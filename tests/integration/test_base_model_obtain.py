@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import damage
 from tests.support.hub import HubServer
 from trainer_core.base_models.describe import DESCRIPTION_NAME, read_base_model
 from trainer_core.base_models.known import FOURTH_ENCODER
@@ -70,7 +71,7 @@ def parts(tiny_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
     return main, fourth
 
 
-def test_a_model_on_the_hub_is_fetched_once_completely_and_pinned_to_a_commit(
+def test_a_model_on_the_hub_is_fetched_completely_checked_and_pinned_to_a_commit(
     hub_server: HubServer, parts: tuple[Path, Path], tiny_folder: Path, tmp_path: Path
 ) -> None:
     main, fourth = parts
@@ -90,6 +91,18 @@ def test_a_model_on_the_hub_is_fetched_once_completely_and_pinned_to_a_commit(
         for file in (tiny_folder / part).iterdir():
             assert (base.folder / part / file.name).read_bytes() == file.read_bytes()
     assert not any(path.endswith((".bin", ".md")) for path in hub_server.requests)
+
+    weights = base.folder / "text_encoder_2" / "model.safetensors"
+    damage.flip_last(weights.resolve())
+    message = obtain(MODEL, home, {"HF_HUB_OFFLINE": "1"})["error"]
+    named = weights.parent.resolve() / weights.name
+    assert message == (
+        f"{named} is damaged: its SHA-256 is not the recorded one. Delete it (and the file that it "
+        "links to): it is downloaded again"
+    )
+    named.resolve().unlink()
+    named.unlink()
+    assert obtain(MODEL, home, online)["digest"] == first["digest"]
 
     hub_server.push(MODEL, {"transformer/config.json": b"{}"})
     hub_server.requests.clear()
@@ -147,24 +160,33 @@ def test_a_local_folder_is_hashed_once_and_again_where_it_changed(
 
 @pytest.mark.parametrize("is_read_only", [False, True])
 def test_changed_weights_of_equal_size_and_an_older_time_are_noticed(
-    is_read_only: bool, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_read_only: bool, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(tiny_folder, tmp_path / "mine", ignore=shutil.ignore_patterns("reverie*"))
+    mine = tmp_path / "mine"
+    shutil.copytree(tiny_folder, mine, ignore=shutil.ignore_patterns("reverie*"))
     if is_read_only:
         # Root may write in spite of the mode, but not over a folder of the draft's name.
-        (tmp_path / "mine" / f".{DESCRIPTION_NAME}.{os.getpid()}.tmp").mkdir()
+        (mine / f".{DESCRIPTION_NAME}.{os.getpid()}.tmp").mkdir()
     base = local("mine", tmp_path)
-    weights = next((tmp_path / "mine" / "vae").glob("*.safetensors"))
+    weights = next((mine / "vae").glob("*.safetensors"))
     before = weights.stat()
-    changed = weights.read_bytes()[:-1] + b"\x7f"
 
-    weights.write_bytes(changed)
-    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns - 10**12))
-    other = local("mine", tmp_path)
+    damage.flip_last(weights)
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-    assert other.digest != base.digest
-    assert local("mine", tmp_path).digest == other.digest  # hashed again, to the same
+    for _ in range(2):  # it is not forgotten
+        with pytest.raises(BaseModelError) as caught:
+            local("mine", tmp_path)
+        record = (base.folder if is_read_only else mine) / DESCRIPTION_NAME
+        assert caught.value.message == (
+            f"{weights} is damaged: it has other bytes than when it was hashed, and the same size. "
+            f"Put it back from a copy; if you replaced it on purpose, delete {record}"
+        )
+    record.unlink()
+    assert local("mine", tmp_path).digest != base.digest
+    damage.flip_last(weights)
+    record.unlink(missing_ok=True)
+    assert local("mine", tmp_path).digest == base.digest
 
 
 def test_a_folder_without_the_fourth_encoder_is_composed_with_one(

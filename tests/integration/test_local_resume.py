@@ -23,7 +23,7 @@ from trainer_core.checkpoint.write import (
     write_result,
 )
 from trainer_core.config.plan import Plan, StartAdapter
-from trainer_core.errors import CheckpointError, NoWholeCheckpointError
+from trainer_core.errors import BaseModelError, CheckpointError, NoWholeCheckpointError
 from trainer_core.local.attempt import Attempt
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
@@ -358,7 +358,7 @@ def test_a_refused_resume_names_the_weights_that_changed(
 ) -> None:
     runs.start("latest", stop_at=1)
     folder = tmp_path / "models" / "changed"
-    shutil.copytree(tiny_folder, folder)
+    shutil.copytree(tiny_folder, folder, ignore=shutil.ignore_patterns("reverie*"))
     damage.flip_last(folder / "vae" / "diffusion_pytorch_model.safetensors")
     if is_listed:
         describe_base(folder, "hidream-tiny")
@@ -373,6 +373,32 @@ def test_a_refused_resume_names_the_weights_that_changed(
 
     words = "the base model: vae/diffusion_pytorch_model.safetensors has another content"
     assert caught.value.message == f"{step(1)} cannot be resumed here: {words}"
+
+
+@pytest.mark.parametrize("request_", ["latest", ""])
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_base_model_that_was_damaged_ends_a_start_and_a_resume(
+    runs: Runs, tmp_path: Path, tiny_folder: Path, is_listed: bool, request_: str
+) -> None:
+    folder = tmp_path / "models" / "mine"
+    shutil.copytree(tiny_folder, folder, ignore=shutil.ignore_patterns("reverie*"))
+    env = {"REVERIE_HOME": str(tmp_path)}
+    if is_listed:
+        describe_base(folder, "mine")
+        env["REVERIE_MODELS_DIR"] = str(folder.parent)
+    runs.base = find_base("mine" if is_listed else str(folder), env=env, folders=(tmp_path,))
+    runs.start(request_, stop_at=1)
+    before = runs.stored_files()
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+
+    damage.flip_last(weights)
+
+    with pytest.raises(BaseModelError, match=f"^{weights} is damaged: "):
+        runs.start(request_)
+    assert runs.stored_files() == before
+    damage.flip_last(weights)  # put back
+    runs.start(request_)
+    assert runs.started_at == [0, 1]
 
 
 @pytest.mark.parametrize("path", ["through a link", "with dots"])

@@ -272,7 +272,9 @@ def test_instead_of_a_damaged_checkpoint_the_older_one_is_used(host: TrainerHost
     assert host.run()["status"] == "succeeded", host.logs()
     ((step, warning),) = host.events("warning")
     assert (step, warning["code"]) == (4, "checkpoint_corrupt")
-    assert "step 4" in warning["message"]
+    assert warning["message"] == (
+        "The checkpoint of step 4 is missing or damaged in the store. The run goes on from step 2."
+    )
     trained = [round(1 / data["loss"]) for _, data in host.events("step")]
     assert (trained.count(3), trained.count(2)) == (2, 1)
 
@@ -286,5 +288,10 @@ def test_without_an_intact_checkpoint_a_run_fails_and_names_it(host: TrainerHost
     assert host.end_of(host.start("finish")) == 0
 
     assert host.attempts()[1][2] == "checkpoint_corrupt", host.logs()
-    assert "step 4" in host.attempts()[1][3]
+    assert host.attempts()[1][3] == (
+        "The checkpoint of step 4 and all older ones are missing or damaged in the store."
+    )
+    assert [warning["message"] for _, warning in host.events("warning")] == [
+        f"The checkpoint of step {step} is missing or damaged in the store." for step in (4, 2)
+    ]
     assert host.run()["status"] == "failed"

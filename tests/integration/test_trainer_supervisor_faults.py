@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.trainer_supervisor_host import TrainerHost, claimable_again, open_host
+from tests.support.damage import flip
 from tests.support.own_disk import own_disk
+from trainer_core.base_models.describe import describe_base, read_base_model
 
 SECONDS = 20.0
 """Most of it is the start of the trainer process."""
@@ -100,6 +102,26 @@ def test_a_damaged_shard_is_deleted_and_built_again(host: TrainerHost) -> None:
     assert pending == [(digest,)]
     run = host.run()
     assert (run["status"], run["stage"]) == ("running", "caching")  # until it is built
+
+
+def test_a_worker_whose_base_model_is_damaged_hands_the_run_back(host: TrainerHost) -> None:
+    config = next(Path(host.env["REVERIE_MODELS_DIR"]).rglob("transformer/config.json"))
+    weights = config.with_name("diffusion_pytorch_model.safetensors")
+    weights.write_bytes(b"the weights")
+    base = describe_base(config.parents[1], read_base_model(config.parents[1]).name)
+    host.do(
+        "UPDATE run_documents SET plan = jsonb_set(plan, '{identity,base,digest}',"
+        f" '\"{base.digest}\"')"
+    )
+    flip(weights)
+    started_s = time.monotonic()
+
+    assert handed_back(host, host.start("finish"), started_s) == "base_model_damaged"
+    reason = host.run()["status_reason"]
+    assert reason["category"] == "infra"
+    assert reason["message"] == "The worker's copy of the base model is damaged or incomplete."
+    logs = host.logs()
+    assert f"{weights} is damaged: its SHA-256 is not the recorded one." in logs, logs
 
 
 def test_an_unexpected_error_is_reported_as_internal(host: TrainerHost) -> None:

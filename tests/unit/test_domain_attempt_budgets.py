@@ -6,6 +6,7 @@ from services.domain.attempt_budgets import DEATHS, FailedAttempt, Spent, spent
 from trainer_core.errors import Category
 
 INFRA = (
+    "base_model_damaged",
     "base_model_missing",
     "base_models_unreadable",
     "checkpoint_corrupt",

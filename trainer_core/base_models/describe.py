@@ -111,14 +111,19 @@ def stamps_of(folder: Path) -> dict[str, JsonValue]:
     """
     stamps: dict[str, JsonValue] = {}
     for path in content_of(folder):
-        facts = path.stat()
-        stamps[path.relative_to(folder).as_posix()] = {
-            "size_bytes": facts.st_size,
-            "mtime_ns": facts.st_mtime_ns,
-            # Changes with the content even if the mtime is set back, as tar and rsync do.
-            "ctime_ns": facts.st_ctime_ns,
-        }
+        stamps[path.relative_to(folder).as_posix()] = stamp_of(path)
     return stamps
+
+
+def stamp_of(file: Path) -> JsonValue:
+    """Size, mtime and ctime of a file; any change to it changes them. Raises OSError."""
+    facts = file.stat()
+    return {
+        "size_bytes": facts.st_size,
+        "mtime_ns": facts.st_mtime_ns,
+        # Changes with the content even if the mtime is set back, as tar and rsync do.
+        "ctime_ns": facts.st_ctime_ns,
+    }
 
 
 def hash_files(
@@ -135,7 +140,7 @@ def hash_files(
         size_bytes = path.stat().st_size
         files[path.relative_to(folder).as_posix()] = {
             "size_bytes": size_bytes,
-            "sha256": _sha256_of(path),
+            "sha256": sha256_of(path),
         }
         on_file(size_bytes)
     return files
@@ -186,6 +191,7 @@ def content_of(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _sha256_of(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

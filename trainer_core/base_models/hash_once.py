@@ -18,6 +18,7 @@ from trainer_core.base_models.describe import (
     stamps_of,
     write_description,
 )
+from trainer_core.base_models.unchanged import check_not_damaged
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.errors import BaseModelError
 from trainer_core.progress import Reporter
@@ -28,6 +29,7 @@ def describe_folder(folder: Path, home: Path, reporter: Reporter) -> BaseModel:
 
     The hashes are stored in ``reverie-base.json`` in the folder, or under ``home`` if the folder is
     read-only. They are computed again if the name, size, mtime or ctime of any file has changed.
+    Raises BaseModelError where weights have other bytes and the same size.
     """
     elsewhere = home / "bases" / f"hashed-{_path_digest(folder)}"
     for described in (folder, elsewhere):
@@ -35,6 +37,9 @@ def describe_folder(folder: Path, home: Path, reporter: Reporter) -> BaseModel:
             return read_base_model(described)
     stamps = stamps_of(folder)
     files = _hashed(folder, reporter)
+    for described in (folder, elsewhere):
+        record = described / DESCRIPTION_NAME
+        check_not_damaged(folder, _files_in(record), files, record)
     try:
         name = read_base_model(folder).name
     except BaseModelError:
@@ -48,11 +53,15 @@ def describe_folder(folder: Path, home: Path, reporter: Reporter) -> BaseModel:
 
 
 def digest_folder(folder: Path, home: Path, reporter: Reporter) -> str:
-    """Digest of the files of a folder that is not a complete base model; stored under ``home``."""
+    """Digest of the files of a folder that is not a complete base model; stored under ``home``.
+
+    Raises BaseModelError as ``describe_folder`` does.
+    """
     note = home / "hashes" / f"{_path_digest(folder)}.json"
     if not _is_fresh(note, folder):
         stamps = stamps_of(folder)
         files = _hashed(folder, reporter)
+        check_not_damaged(folder, _files_in(note), files, note)
         note.parent.mkdir(parents=True, exist_ok=True)
         draft = note.with_name(f".{note.name}.{os.getpid()}.tmp")
         body = {"folder": str(folder), "files": files, "stamps": stamps}
@@ -77,6 +86,15 @@ def _hashed(folder: Path, reporter: Reporter) -> dict[str, JsonValue]:
         reporter.check_control()
 
     return hash_files(folder, on_file)
+
+
+def _files_in(record: Path) -> Mapping[str, Any]:
+    """The files that were hashed; none where there is no such record."""
+    try:
+        files = json.loads(record.read_bytes())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return files if isinstance(files, dict) else {}
 
 
 def _is_fresh(description: Path, folder: Path) -> bool:

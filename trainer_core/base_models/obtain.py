@@ -39,6 +39,7 @@ from trainer_core.base_models.resolve import (
     resolve,
 )
 from trainer_core.base_models.shape import check_transformer
+from trainer_core.base_models.unchanged import check_described, check_downloaded
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.errors import BaseModelError
 from trainer_core.paths import find_folder, places_of
@@ -112,11 +113,12 @@ def find_base(name: str, *, env: Mapping[str, str], folders: Sequence[Path]) -> 
     meaning = resolve(name, listed_base_models(env), folders)
     match meaning:
         case Listed(model):
-            return _present(model)
+            return _present(model, home)
         case LocalFolder(_, folder):
             return _in_folder(folder, home, folders)
         case Known(known) if known in TEST_MODELS:
-            return _present(_made(known, home))
+            made = _made(known, home)
+            return _present(made, home, way_on=f"Delete {made.folder}: it is written again")
         case Known(published):
             return _on_the_hub(published, home, folders)
         case HubName(repository):
@@ -148,10 +150,12 @@ def write_test_model(folder: Path, shape: str) -> None:
         )
 
 
-def _present(model: BaseModel) -> FoundBase:
-    return FoundBase(
-        name=model.name, transformer_config=model.transformer_config, obtain=lambda *_: model
-    )
+def _present(model: BaseModel, home: Path, *, way_on: str = "") -> FoundBase:
+    def obtain(reporter: Reporter, _: str | None) -> BaseModel:
+        check_described(model, home, reporter, way_on=way_on)
+        return model
+
+    return FoundBase(name=model.name, transformer_config=model.transformer_config, obtain=obtain)
 
 
 def _made(name: str, home: Path) -> BaseModel:
@@ -207,6 +211,7 @@ def _on_the_hub(name: str, home: Path, folders: Sequence[Path]) -> FoundBase:
         sources = {"base": f"{name}@{repo.commit}", "text_encoder_4": source}
         digest = digest_of({"base": repo.commit, "text_encoder_4": source})
         target = composed_folder(home, name, digest)
+        check_downloaded({**parts, **fourth}, home, reporter)
         return compose(target, name, {**parts, **fourth}, sources, digest)
 
     return FoundBase(name=name, transformer_config=config, obtain=obtain)

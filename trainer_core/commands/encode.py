@@ -1,11 +1,13 @@
 """`python -m trainer_core encode`: encodes requested shards; the encoders stay loaded."""
 
+import os
 import sys
 from pathlib import Path
 
 import torch
 
-from trainer_core.base_models.describe import read_base_models
+from trainer_core.base_models.describe import home_of, read_base_models
+from trainer_core.base_models.unchanged import check_described
 from trainer_core.data.encode import encode_shard
 from trainer_core.errors import BaseModelError, DeviceError
 from trainer_core.hidream.warm import WarmEncoders
@@ -15,6 +17,7 @@ from trainer_core.process.requests import (
     answer_requests,
     open_replies,
 )
+from trainer_core.progress import SilentReporter
 
 
 def serve(*, models_dir: Path, reply_fd: int, device: str) -> int:
@@ -34,7 +37,10 @@ class Encoder:
         self._warm: tuple[str, WarmEncoders] | None = None
 
     def handle(self, request: EncodeRequest) -> EncodeReply:
-        """Raises the errors of ``encode_shard``, and BaseModelError for an unknown name."""
+        """Raises the errors of ``encode_shard``.
+
+        BaseModelError: there is no such base model, or one of its files is damaged.
+        """
         inputs = {sha256: Path(path) for sha256, path in request.inputs.items()}
         encoders = self._encoders(request.base_model)
         shard = encode_shard(encoders, request.spec, inputs, Path(request.output))
@@ -45,6 +51,7 @@ class Encoder:
             bases = read_base_models(self._models_dir)
             if name not in bases:
                 raise BaseModelError(f"no base model {name!r} in {self._models_dir}")
+            check_described(bases[name], home_of(os.environ), SilentReporter())
             self._warm = name, WarmEncoders(bases[name], self._device)
         return self._warm[1]
 

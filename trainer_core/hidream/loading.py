@@ -35,6 +35,14 @@ from trainer_core.weights.part import stored_tensors
 Part = TypeVar("Part")
 
 _TRANSFORMER: Final = "transformer"
+_AGAIN: Final = "Put it back from a copy, or download the base model again"
+_VOCABULARIES: Final = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("spiece.model",),
+    ("tokenizer.model",),
+)
+"""Files with the words of a tokenizer. Without any, transformers makes one that knows none."""
 _LOCAL: Final[dict[str, Any]] = {"local_files_only": True}
 _WEIGHTS: Final[dict[str, Any]] = {"local_files_only": True, "use_safetensors": True}
 
@@ -170,21 +178,35 @@ def load_text_encoders(
 
 
 def _encoder(folder: Path, name: str, cls: Any, dtype: torch.dtype, precision: Quantization) -> Any:
-    encoder = _load(
-        folder,
-        name,
-        lambda path: cls.from_pretrained(path, dtype=dtype, trust_remote_code=False, **_WEIGHTS),
-    ).eval()  # T5 has dropout: in train mode its embeddings would differ each time
+    def load(path: Path) -> Any:
+        _require(path / "config.json")
+        try:
+            return cls.from_pretrained(path, dtype=dtype, trust_remote_code=False, **_WEIGHTS)
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise BaseModelError(f"{path}: the weights do not fit config.json. {_AGAIN}") from error
+
+    # T5 has dropout: in train mode its embeddings would differ each time.
+    encoder = _load(folder, name, load).eval()
     quantize_frozen(encoder, precision)
     return encoder
 
 
 def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
-    return _load(
-        folder,
-        name,
-        lambda path: AutoTokenizer.from_pretrained(path, trust_remote_code=False, **_LOCAL),
-    )
+    def load(path: Path) -> PreTrainedTokenizerBase:
+        _require(path / "tokenizer_config.json")
+        if not any(all((path / file).is_file() for file in each) for each in _VOCABULARIES):
+            _require(path / "tokenizer.json")
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, **_LOCAL)
+
+    return _load(folder, name, load)
+
+
+def _require(file: Path) -> None:
+    """Raise BaseModelError where a file is missing that transformers would replace by defaults."""
+    if not file.is_file():
+        raise BaseModelError(f"{file} is missing. {_AGAIN}")
 
 
 def _load(folder: Path, name: str, load: Callable[[Path], Part]) -> Part:
