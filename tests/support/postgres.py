@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests: one server a session, one fresh migrated database a test."""
+"""A real PostgreSQL for the tests: one server a session, one empty migrated database a test."""
 
 import itertools
 import os
@@ -18,6 +18,7 @@ import pytest
 from services.processes.tree import descendants
 from services.store.database import Database
 from services.store.migrate import migrate
+from tests.support import emptying
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.ports import free_port
 
@@ -52,6 +53,11 @@ class PostgresServer:
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._names = itertools.count(1)
+        self._emptied: list[str] = []
+        """Names of databases that are as new ones."""
+        self._definitions: list[tuple[object, ...]] = []
+        self._kept_rows: dict[str, list[str]] = {}
+        """Of the template; ``make_template`` reads them."""
         initdb = [self._bin / "initdb", "-D", self._data, "-U", _USER, "-A", "trust", "-E", "UTF8"]
         subprocess.run(
             [*initdb, "--no-sync", "--locale=C"],
@@ -111,15 +117,29 @@ class PostgresServer:
         self._signal_all(signal.SIGCONT)
 
     def create_database(self) -> str:
-        """A fresh database with the current schema; returns its URL."""
+        """A database with the current schema and no rows; returns its URL, which is a new one."""
         name = f"reverie_{next(self._names)}"
         with psycopg.connect(self.url(), autocommit=True) as conn:
-            conn.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+            if self._emptied:
+                # What a process of an earlier test still wants finds nothing under the old name.
+                conn.execute(f"ALTER DATABASE {self._emptied.pop()} RENAME TO {name}")
+            else:
+                conn.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
         return self.url(name)
 
     def drop_database(self, url: str) -> None:
-        """Drop what ``create_database`` made, even while clients are connected."""
+        """Take back what ``create_database`` made, even while clients are connected.
+
+        It is emptied for another test, or dropped where the test changed more than rows.
+        """
         name = url.rpartition("/")[2]
+        with psycopg.connect(url, autocommit=True) as conn:
+            is_as_new = emptying.definitions(conn) == self._definitions and emptying.empty(
+                conn, self._kept_rows
+            )
+        if is_as_new:
+            self._emptied.append(name)
+            return
         with psycopg.connect(self.url(), autocommit=True) as conn:
             conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -127,6 +147,9 @@ class PostgresServer:
         with psycopg.connect(self.url(), autocommit=True) as conn:
             conn.execute(f"CREATE DATABASE {_TEMPLATE}")
         migrate(self.url(_TEMPLATE), KEY_PEPPER)
+        with psycopg.connect(self.url(_TEMPLATE), autocommit=True) as conn:
+            self._kept_rows = emptying.kept_rows(conn)
+            self._definitions = emptying.definitions(conn)
 
     def remove(self) -> None:
         """Stop it and delete its data."""
@@ -169,7 +192,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def database_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """The URL of a fresh database with the current schema; dropped after the test."""
+    """The URL of a database with the current schema and no rows, for this test alone."""
     url = postgres_server.create_database()
     yield url
     postgres_server.drop_database(url)
