@@ -6,7 +6,7 @@ A second process beside it admits runs (see ``indexing``).
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Final
 
@@ -34,7 +34,7 @@ from services.workers.scratch import Scratch
 
 log = structlog.get_logger(__name__)
 
-_LIBRARY: Final = (sys.executable, "-m", "trainer_core")
+LIBRARY: Final = (sys.executable, "-m", "trainer_core")
 _DECODING_S: Final = 60.0
 """A batch of pictures that takes longer is tried one by one; a picture that does is rejected."""
 _SCRATCH_BYTES: Final = 1 << 30
@@ -42,8 +42,11 @@ _SCRATCH_BYTES: Final = 1 << 30
 _TICK_S: Final = 0.5
 
 
-def main() -> int:
+def main(library: Sequence[str] = LIBRARY) -> int:
     """Work until SIGTERM or SIGINT; 0 after a clean end, once the current ring is answered.
+
+    Args:
+        library: the program that inspects and encodes, before its arguments.
 
     Exits with a traceback where the settings are wrong, or where the object store does not honour
     conditional writes.
@@ -61,19 +64,23 @@ def main() -> int:
     objects = open_store(settings)
     objects.prove_conditional_writes()
     database = Database(settings.database_url, max_size=3)
-    _answer_rings(settings, worker, database, objects)
+    _answer_rings(settings, worker, database, objects, library)
     database.close()
     log.info("worker_down", worker_id=worker.worker_id)
     return 0
 
 
 def _answer_rings(
-    settings: Settings, worker: Worker, database: Database, objects: ObjectStore
+    settings: Settings,
+    worker: Worker,
+    database: Database,
+    objects: ObjectStore,
+    library: Sequence[str],
 ) -> None:
     """Handle messages until the process is asked to stop."""
     stopping, indexer = threading.Event(), IndexerProcess()
-    encode = (*_LIBRARY, "encode", "--models-dir", str(settings.models_dir))
-    inspect = (*_LIBRARY, "inspect")
+    encode = (*library, "encode", "--models-dir", str(settings.models_dir))
+    inspect = (*library, "inspect")
     with (
         Scratch(settings.scratch_dir, worker.worker_id) as scratch,
         RequestChild(encode, env=os.environ) as encoder,
@@ -93,7 +100,7 @@ def _answer_rings(
             scratch_bytes=_SCRATCH_BYTES,
             models_dir=settings.models_dir,
             needs_gpu=False,
-            program=_LIBRARY,
+            program=library,
             on_change=heartbeat.wake,
         )
         verifier = Verifier(

@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 
 from services.store import operator_keys
-from tests.faults.random.trainer import SOCKET
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.fleet import Fleet
-from tests.support.forked_training import training_server
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import FaultProxy
 from tests.support.redis import RedisServer
@@ -83,14 +81,12 @@ def fleet(
         "REVERIE_BROKER_URL": shared_redis_server.url,
         "REVERIE_OBJECTS_URL": f"file://{home}/objects",
         "REVERIE_MODELS_DIR": str(models_dir),
-        SOCKET: str(home / "training.sock"),
     }
-    fleet = Fleet(home, env, modules={"trainer": "tests.faults.random.trainer"})
+    fleet = Fleet(home, env)
     with ExitStack() as opened:
         opened.callback(fleet.stop)
         for name in ("api", "dispatcher", "cache_builder", "results", "trainer-1", "trainer-2"):
             fleet.start(name)
-        opened.enter_context(training_server(home / "training.sock"))
         fleet.wait_ready()
         yield fleet
 

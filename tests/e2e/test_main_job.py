@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
+    fleet = fleet_of(fresh=True)
     fleet.start_all(trainers=1)
     return fleet
 

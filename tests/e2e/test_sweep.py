@@ -14,9 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.faults.random.trainer import SOCKET
 from tests.support.fleet import Fleet
-from tests.support.forked_training import training_server
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.service import database_of, new_tenant, small_photos, small_run_request
@@ -45,11 +43,9 @@ def fleet(
         "REVERIE_OBJECTS_URL": f"file://{home}/objects",
         "REVERIE_MODELS_DIR": str(models_dir),
         "REVERIE_LOG_FORMAT": "json",
-        SOCKET: str(home / "training.sock"),
     }
-    fleet = Fleet(home, env, modules={"trainer": "tests.faults.random.trainer"})
+    fleet = Fleet(home, env)
     with ExitStack() as opened:
-        opened.enter_context(training_server(home / "training.sock"))
         opened.callback(fleet.stop)
         fleet.start_all(trainers=2)
         yield fleet

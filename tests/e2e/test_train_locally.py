@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
+from tests.support.forking import Process
 from tests.support.hub import USER, HubServer
 from tests.support.jobs import events_in, wait_for_event
 from tests.support.local_runs import (
@@ -277,7 +277,7 @@ def test_one_interrupt_stops_with_a_checkpoint_and_a_second_at_once(
     assert "Traceback" not in log_of(output)
 
 
-def wait_for_log(process: "subprocess.Popen[str]", output: Path, text: str) -> None:
+def wait_for_log(process: Process, output: Path, text: str) -> None:
     """Until the process has said so once more than its log says now."""
     deadline = time.monotonic() + 60
     while log_of(output).count(text) < 2:

@@ -17,9 +17,7 @@ import psycopg
 
 from services.processes.tree import started_with
 from tests.faults.random import audit, check, rows
-from tests.faults.random.trainer import SOCKET
 from tests.support.fleet import Fleet, training_children
-from tests.support.forked_training import training_server
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import FaultProxy
 from tests.support.redis import RedisServer
@@ -200,8 +198,6 @@ def running_service(
         bucket: where objects are; None: in a folder.
     """
     with contextlib.ExitStack() as opened:
-        socket = home / "training.sock"
-        opened.enter_context(training_server(socket))
         store, objects = None, {"REVERIE_OBJECTS_URL": f"file://{home}/objects"}
         if bucket is not None:
             store = opened.enter_context(FaultProxy(bucket.port).running())
@@ -216,10 +212,8 @@ def running_service(
                 "REVERIE_LEASE_S": f"{LEASE_S:g}",
                 "REVERIE_LOG_FORMAT": "json",
                 "REVERIE_SIGNING_KEY": secrets.token_hex(32),
-                SOCKET: str(socket),
                 **objects,
             },
-            modules={"trainer": "tests.faults.random.trainer"},
         )
         service = ProxiedService(
             fleet=fleet,

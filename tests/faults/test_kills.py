@@ -16,7 +16,7 @@ INTERVAL = 5  # checkpoint_step_interval of run_request
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
+    fleet = fleet_of(fresh=True)  # found by their command lines
     fleet.start_all(trainers=1)
     return fleet
 

@@ -14,10 +14,10 @@ import pytest
 
 from tests.faults.poison import data, rows, training
 from tests.faults.poison.host import Host
-from tests.faults.poison.trainer import SOCKET
 from tests.faults.random.stack import small_disk
 from tests.support.fleet import Fleet
-from tests.support.forked_training import training_server
+from tests.support.forked_trainer import SOCKET
+from tests.support.forking import TRAINING, server_of
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.service import new_tenant
@@ -108,8 +108,6 @@ def host(
 ) -> Iterator[Host]:
     home = tmp_path_factory.mktemp("poison")
     with contextlib.ExitStack() as opened:
-        socket = home / "training.sock"
-        opened.enter_context(training_server(socket))
         disk = small_disk(home / "small-disk", opened)
         fleet = Fleet(
             home,
@@ -122,7 +120,7 @@ def host(
                 "REVERIE_STALL_S": "10",
                 "REVERIE_START_STALL_S": "30",
                 "REVERIE_SCRATCH_BYTES": str(128 << 20),
-                SOCKET: str(socket),
+                SOCKET: str(server_of(TRAINING).address),
             },
             modules={"trainer": "tests.faults.poison.trainer"},
         )

@@ -34,6 +34,7 @@ WATCHERS, RECONNECTS, RUNS, EVENTS = 500, 1000, 10, 60
 @pytest.fixture(scope="module")
 def edge(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of(
+        fresh=True,
         REVERIE_HTTP_HEADER_S=str(HEADER_S),
         REVERIE_HTTP_BODY_S=str(BODY_S),
         REVERIE_HTTP_WRITE_S=str(WRITE_S),

@@ -27,7 +27,8 @@ def finished(
     tiny_folder: Path, small_shards: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[Event]]:
     folder = tmp_path_factory.mktemp("finished")
-    status, events = train(small_job(tiny_folder, small_shards, folder), folder)
+    job = small_job(tiny_folder, small_shards, folder)
+    status, events = train(job, folder, fresh=True)
     assert status == 0, (folder / "output.log").read_text()
     return folder / "output", events
 

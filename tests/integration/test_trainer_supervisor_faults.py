@@ -3,7 +3,6 @@
 The lease is a minute here, so a run that waited for its lease to expire would fail these tests.
 """
 
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from tests.integration.trainer_supervisor_host import TrainerHost, claimable_again, open_host
 from tests.support.damage import flip
+from tests.support.forking import Process
 from tests.support.own_disk import own_disk
 from trainer_core.base_models.describe import describe_base, read_base_model
 
@@ -26,7 +26,7 @@ def host(tmp_path: Path, database_url: str) -> Iterator[TrainerHost]:
         yield host
 
 
-def handed_back(host: TrainerHost, process: subprocess.Popen[bytes], started_s: float) -> str:
+def handed_back(host: TrainerHost, process: Process, started_s: float) -> str:
     """The error code of the one attempt, after the trainer's clean end; the lease has ended."""
     assert host.end_of(process) == 0, host.logs()
     assert time.monotonic() - started_s < SECONDS

@@ -4,7 +4,6 @@ import itertools
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tests.integration.trainer_supervisor_host import (
     open_host,
     wait_until,
 )
+from tests.support.forking import Process
 from tests.support.postgres import PostgresServer
 
 PATIENT = {"REVERIE_LEASE_S": "60", "REVERIE_RENEW_S": "1"}
@@ -140,7 +140,7 @@ def test_a_former_holder_adds_nothing(host: TrainerHost) -> None:
     assert pieces(host) == before
 
 
-def max_rss_bytes(process: subprocess.Popen[bytes]) -> int:
+def max_rss_bytes(process: Process) -> int:
     """Wait for the end of the process; the most memory that it had."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -153,8 +153,8 @@ def test_a_flood_costs_neither_memory_nor_steps_and_little_of_it_is_kept(
     host: TrainerHost,
 ) -> None:
     quiet_host = host.another_run()
-    quiet_bytes = max_rss_bytes(quiet_host.start("finish"))
-    flood_bytes = max_rss_bytes(host.start("flood"))
+    quiet_bytes = max_rss_bytes(quiet_host.start("finish", fresh=True))
+    flood_bytes = max_rss_bytes(host.start("flood", fresh=True))
 
     assert host.run()["status"] == "succeeded", host.logs()
     assert flood_bytes - quiet_bytes < 24 << 20

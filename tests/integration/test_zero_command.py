@@ -1,7 +1,6 @@
 """Full-rank training under DeepSpeed: one process, resume, another stage, and two ranks."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,6 @@ from trainer_core.hidream.loading import load_transformer
 from trainer_core.process.control import ControlRequest, write_control
 
 STEPS = 4
-TWO_RANKS = (
-    str(Path(sys.executable).parent / "torchrun"),
-    *("--nproc-per-node", "2", "--max-restarts", "0"),
-    *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +109,7 @@ def test_two_ranks_take_the_same_steps(
     whole: Path, tiny_folder: Path, shards: Path, tmp_path: Path
 ) -> None:
     job = full_job(tiny_folder, shards, tmp_path)
-    process = start_train(job, tmp_path, launcher=TWO_RANKS)
+    process = start_train(job, tmp_path, ranks=2, fresh=True)
 
     assert process.wait(timeout=300) == 0, (tmp_path / "output.log").read_text()
 
@@ -127,7 +121,7 @@ def test_two_ranks_stop_at_the_same_step_and_save_it(
     tiny_folder: Path, shards: Path, tmp_path: Path
 ) -> None:
     job = full_job(tiny_folder, shards, tmp_path, max_train_steps=500, checkpoint_step_interval=500)
-    process = start_train(job, tmp_path, launcher=TWO_RANKS)
+    process = start_train(job, tmp_path, ranks=2)
     wait_for_event(process, tmp_path, lambda e: e["event"] == "step")
 
     write_control(tmp_path / "control", ControlRequest.STOP)
@@ -146,7 +140,7 @@ def test_the_run_ends_when_a_rank_is_killed(
     """The other rank waits for it in a collective operation, and must not wait for ever."""
     job = full_job(tiny_folder, shards, tmp_path, checkpoint_step_interval=1)
     fault = {"FAULT_AT": "train.before_step@2=kill", "FAULT_ONCE": str(tmp_path / "once")}
-    process = start_train(job, tmp_path, fault, launcher=TWO_RANKS)
+    process = start_train(job, tmp_path, fault, ranks=2)
 
     assert process.wait(timeout=120) == 1
 

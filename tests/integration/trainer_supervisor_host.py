@@ -18,6 +18,7 @@ from services.objects.folders import put_shard
 from services.objects.open import open_store
 from services.settings.env import Settings
 from services.trainer.context import TRAINING_PROGRAM
+from tests.support.forking import SERVICES, Process, start_module
 from tests.support.waiting import wait_until
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.base_models.describe import describe_base
@@ -42,7 +43,7 @@ class TrainerHost:
     folder: Path
     run_id: str = field(default_factory=lambda: new_id("run"))
     tenant_id: str = field(default_factory=lambda: new_id("ten"))
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[Process] = field(default_factory=list)
 
     def another_run(self) -> "TrainerHost":
         """The same machine, with another run like this one."""
@@ -87,8 +88,9 @@ class TrainerHost:
         launcher: Sequence[str] = (),
         device_check: Sequence[str] = TRAINING_PROGRAM,
         rings: int = 1,
+        fresh: bool = False,
         **env: str,
-    ) -> subprocess.Popen[bytes]:
+    ) -> Process:
         """A trainer that answers rings, one after the other, and then ends.
 
         Args:
@@ -97,6 +99,7 @@ class TrainerHost:
             python: the interpreter of the training process.
             launcher: a command that starts the trainer.
             device_check: the program that is asked whether the GPUs compute.
+            fresh: the trainer is no fork.
         """
         scripted = (python, str(HERE / "trainer_supervisor_child.py"), behaviour)
         told = {
@@ -106,23 +109,20 @@ class TrainerHost:
             "child_command": TRAINING_PROGRAM if behaviour == "real" else scripted,
             "device_check": device_check,
         }
-        log = (self.folder / f"trainer-{len(self.processes)}.log").open("wb")
-        process = subprocess.Popen(
-            [
-                *launcher,
-                sys.executable,
-                "-m",
-                "tests.integration.trainer_supervisor_process",
-                json.dumps(told),
-            ],
-            env={**os.environ, "HF_TOKEN": "secret", "PYTHONPATH": str(HERE.parents[1])},
-            stdout=log,
-            stderr=log,
-        )
+        trainer, argv = "tests.integration.trainer_supervisor_process", [json.dumps(told)]
+        own = {**os.environ, "HF_TOKEN": "secret"}
+        with (self.folder / f"trainer-{len(self.processes)}.log").open("wb") as log:
+            process: Process
+            if launcher:
+                command = [*launcher, sys.executable, "-m", trainer, *argv]
+                process = subprocess.Popen(command, env=own, stdout=log, stderr=log)
+            else:
+                kind = None if fresh else SERVICES
+                process = start_module(trainer, argv, env=own, output=log, kind=kind)
         self.processes.append(process)
         return process
 
-    def end_of(self, process: subprocess.Popen[bytes]) -> int:
+    def end_of(self, process: Process) -> int:
         return process.wait(DEADLINE_S)
 
     def logs(self) -> str:

@@ -119,6 +119,7 @@ def test_canaries_are_found_nowhere_but_where_they_are_used(
     tmp_path: Path,
 ) -> None:
     fleet = fleet_of(
+        fresh=True,
         REVERIE_SINGLE_TENANT="false",
         REVERIE_LOG_FORMAT="json",
         REVERIE_WANDB_URL=wandb_server.url,
@@ -188,7 +189,10 @@ def test_canaries_are_not_found_while_a_run_trains(
     hub_server: HubServer,
 ) -> None:
     fleet = fleet_of(
-        REVERIE_SINGLE_TENANT="false", HF_ENDPOINT=hub_server.url, HF_HUB_DISABLE_XET="1"
+        fresh=True,
+        REVERIE_SINGLE_TENANT="false",
+        HF_ENDPOINT=hub_server.url,
+        HF_HUB_DISABLE_XET="1",
     )
     fleet.start_all()
     tenant = new_tenant(fleet, "ada")

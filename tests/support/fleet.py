@@ -1,14 +1,14 @@
 """A whole Reverie of real processes, which tests start, kill, freeze and replace one by one.
 
-Every process runs ``python -m services.<name>`` as an operator would run it, with short leases. The
-servers are Debian's PostgreSQL and Redis, and the object store that the test names.
+Every process runs ``python -m services.<name>`` as an operator would run it, with short leases, and
+starts as a fork (see ``forking``). The servers are Debian's PostgreSQL and Redis, and the object
+store that the test names.
 """
 
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +19,19 @@ import httpx
 from services.processes.tree import descendants
 from services.secrets.keys import new_private_key, public_text
 from tests.support.api_keys import KEY_PEPPER
+from tests.support.forked_trainer import SOCKET
+from tests.support.forking import API, SERVICES, TRAINING, Process, server_of, start_module
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 from trainer_core.process.stat import read_stat
 
 T = TypeVar("T")
+
+_FORKING = {
+    "cache_builder": "tests.support.forked_builder",
+    "trainer": "tests.support.forked_trainer",
+}
+"""What starts ``trainer_core`` as a fork."""
 
 FAST = {
     "REVERIE_ENV": "test",
@@ -71,11 +79,22 @@ class Fleet:
     """Processes by name (``api``, ``dispatcher``, ``trainer-1``, …) over given servers."""
 
     def __init__(
-        self, home: Path, env: Mapping[str, str], modules: Mapping[str, str] | None = None
+        self,
+        home: Path,
+        env: Mapping[str, str],
+        modules: Mapping[str, str] | None = None,
+        *,
+        fresh: bool = False,
     ) -> None:
-        """``modules``: what to start in place of ``services.<name>``, by name."""
+        """Nothing is started yet.
+
+        Args:
+            modules: what to start in place of ``services.<name>``, by name.
+            fresh: no forks: for tests that look at the environment or the memory of processes.
+        """
         self.home = home
-        self._modules = modules or {}
+        self._modules = {**({} if fresh else _FORKING), **(modules or {})}
+        self._fresh = fresh
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         home.mkdir(parents=True, exist_ok=True)
@@ -90,22 +109,24 @@ class Fleet:
             "REVERIE_KEY_PEPPER": KEY_PEPPER.hex(),
             **env,
         }
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Process] = {}
 
-    def start(self, name: str, **env: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, **env: str) -> Process:
         """Start ``python -m services.<name without -n>``; its log is ``<home>/<name>.log``."""
         kind = name.partition("-")[0]
         module = self._modules.get(kind, f"services.{kind}")
-        command = [sys.executable, "-m", module]
-        if kind == "api":
-            command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        arguments = ["--host", "127.0.0.1", "--port", str(self.port)] if kind == "api" else []
+        imported = API if kind == "api" else SERVICES
+        own = dict(_ONLY_FOR.get(kind, {}))
+        if module in _FORKING.values():
+            own[SOCKET] = str(server_of(TRAINING).address)
         with (self.home / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                command,
-                env={**self.env, **_ONLY_FOR.get(kind, {}), **env},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+            self.processes[name] = start_module(
+                module,
+                arguments,
+                env={**self.env, **own, **env},
+                output=log,
+                kind=None if self._fresh else imported,
             )
         return self.processes[name]
 
@@ -121,7 +142,7 @@ class Fleet:
             self.start(f"trainer-{n}")
         self.wait_ready()
 
-    def wait_ready(self, deadline_s: float = 60) -> None:
+    def wait_ready(self, deadline_s: float = 120) -> None:
         wait_until(self._is_ready, deadline_s=deadline_s, what="the API to be ready")
 
     def _is_ready(self) -> bool:

@@ -3,13 +3,14 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
+from tests.support.forked_training import child_command
+from tests.support.forking import TRAINING, Process, server_of, start_module
 from trainer_core.base_models.describe import BaseModel, read_base_model
 from trainer_core.config.plan import Plan
 from trainer_core.config.simpletuner.importer import import_run
@@ -24,6 +25,11 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _PHOTOS = {"photos": EXAMPLES / "photos" / "train", "held-out": EXAMPLES / "photos" / "held_out"}
 _TOKENS = 8
 _SIZES = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
+
+_LAUNCHER = (
+    *("--max-restarts", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
+    "--nproc-per-node",
+)
 
 Event = dict[str, Any]
 
@@ -131,28 +137,38 @@ def start_train(
     job: Mapping[str, Any],
     folder: Path,
     env: Mapping[str, str] | None = None,
-    launcher: tuple[str, ...] = (),
-) -> "subprocess.Popen[bytes]":
-    """Start the train command; its events, control and output files are in ``folder``."""
+    *,
+    ranks: int = 1,
+    fresh: bool = False,
+) -> Process:
+    """Start the train command; its events, control and output files are in ``folder``.
+
+    Args:
+        ranks: several are started by torch's launcher.
+        fresh: no forks (see ``forking``).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.json").write_text(json.dumps(job))
-    command = [*(launcher or (sys.executable,)), "-m", "trainer_core", "train"]
-    command += ["--job", str(folder / "job.json"), "--events", str(folder / "events.jsonl")]
-    command += ["--control", str(folder / "control")]
+    module, argv = "trainer_core", ["train", "--job", str(folder / "job.json")]
+    argv += ["--events", str(folder / "events.jsonl"), "--control", str(folder / "control")]
+    if ranks > 1:
+        program = ["-m", module] if fresh else child_command(server_of(TRAINING).address)[-2:]
+        module, argv = "torch.distributed.run", [*_LAUNCHER, str(ranks), *program, *argv]
+    own = {**os.environ, **dict(TRAINING.env), **(env or {})}
     with (folder / "output.log").open("wb") as output:
-        return subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "REVERIE_ENV": "test", **(env or {})},
-        )
+        kind = None if fresh else TRAINING
+        return start_module(module, argv, env=own, output=output, kind=kind)
 
 
 def train(
-    job: Mapping[str, Any], folder: Path, env: Mapping[str, str] | None = None
+    job: Mapping[str, Any],
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    *,
+    fresh: bool = False,
 ) -> tuple[int, list[Event]]:
     """Run to the end; returns exit status and events."""
-    process = start_train(job, folder, env)
+    process = start_train(job, folder, env, fresh=fresh)
     status = process.wait(timeout=240)
     return status, events_in(folder)
 
@@ -165,7 +181,7 @@ def events_in(folder: Path) -> list[Event]:
 
 
 def wait_for_event(
-    process: "subprocess.Popen[Any]", folder: Path, wanted: Callable[[Event], bool]
+    process: "Process | subprocess.Popen[str]", folder: Path, wanted: Callable[[Event], bool]
 ) -> Event:
     """Wait for the first matching event; fails when the process ends without it."""
     import time

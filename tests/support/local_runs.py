@@ -3,17 +3,15 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.forking import TRAINING, Process, start_module
 from tests.support.jobs import EXAMPLES
 from trainer_core.documents import load_document
 
 _PICTURES = {"train": ("grass", "retina", "espresso_cup"), "held_out": ("cat",)}
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_project(folder: Path, **options: Any) -> Path:
@@ -48,29 +46,28 @@ def make_project(folder: Path, **options: Any) -> Path:
     return config_dir
 
 
-def start(
-    config_dir: Path, output: Path, models_dir: Path, *arguments: str, **env: str
-) -> "subprocess.Popen[str]":
-    """Start the command; its stderr goes to ``output.log`` beside the output folder."""
+def start(config_dir: Path, output: Path, models_dir: Path, *arguments: str, **env: str) -> Process:
+    """Start the command; stdout and stderr go to ``output.out`` and ``output.log`` beside it."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.with_suffix(".log").open("a") as log:
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-m", "services.cli.main", "train"),
-                *("--config", str(config_dir), "--output", str(output), *arguments),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            cwd=output.parent,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": str(_ROOT),
-                "REVERIE_ENV": "test",
-                "REVERIE_MODELS_DIR": str(models_dir),
-                **env,
-            },
+    own = {
+        **os.environ,
+        **dict(TRAINING.env),
+        "REVERIE_MODELS_DIR": str(models_dir),
+        **env,
+    }
+    argv = ["train", "--config", str(config_dir), "--output", str(output), *arguments]
+    with (
+        output.with_suffix(".out").open("wb") as said,
+        output.with_suffix(".log").open("ab") as log,
+    ):
+        return start_module(
+            "services.cli.main",
+            argv,
+            env=own,
+            output=said,
+            errors=log,
+            folder=output.parent,
+            kind=TRAINING,
         )
 
 
@@ -78,9 +75,8 @@ def train(
     config_dir: Path, output: Path, models_dir: Path, *arguments: str, **env: str
 ) -> tuple[int, str]:
     """Run to the end; returns the exit status and stdout."""
-    process = start(config_dir, output, models_dir, *arguments, **env)
-    stdout, _ = process.communicate(timeout=240)
-    return process.returncode, stdout
+    status = start(config_dir, output, models_dir, *arguments, **env).wait(timeout=240)
+    return status, output.with_suffix(".out").read_text()
 
 
 def log_of(output: Path) -> str:

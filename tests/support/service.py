@@ -41,10 +41,13 @@ def fleet_of(
     shared_redis_server: RedisServer,
     models_dir: Path,
 ) -> Iterator[Callable[..., Fleet]]:
-    """Make a fleet over a fresh database; ``fleet_of(NAME=value)`` sets its environment."""
+    """Make a fleet over a fresh database; ``fleet_of(NAME=value)`` sets its environment.
+
+    ``fresh=True``: its processes are no forks.
+    """
     fleets: list[Fleet] = []
 
-    def make(**env: str) -> Fleet:
+    def make(*, fresh: bool = False, **env: str) -> Fleet:
         home = tmp_path_factory.mktemp("fleet")
         fleet = Fleet(
             home,
@@ -55,6 +58,7 @@ def fleet_of(
                 "REVERIE_MODELS_DIR": str(models_dir),
                 **env,
             },
+            fresh=fresh,
         )
         fleets.append(fleet)
         return fleet
@@ -62,6 +66,7 @@ def fleet_of(
     yield make
     for fleet in fleets:
         fleet.stop()
+        postgres_server.drop_database(fleet.env["REVERIE_DATABASE_URL"])
 
 
 def new_tenant(fleet: Fleet, name: str) -> Tenant:

@@ -10,9 +10,6 @@ import runpy
 import sys
 from pathlib import Path
 
-SOCKET = "TESTS_TRAINING_SERVER"
-"""Environment variable: the socket of the server that forks."""
-
 
 def _take_fault(arguments: list[str]) -> None:
     job = json.loads(Path(arguments[arguments.index("--job") + 1]).read_text(encoding="utf-8"))
@@ -23,6 +20,7 @@ def _take_fault(arguments: list[str]) -> None:
 
 def _main() -> int:
     from services.trainer.main import main
+    from tests.support.forked_trainer import SOCKET
     from tests.support.forked_training import child_command
 
     *interpreter, script, socket = child_command(os.environ[SOCKET])

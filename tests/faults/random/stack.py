@@ -20,11 +20,11 @@ import psycopg
 from services.store.database import Database
 from services.store.worker_keys import WorkerKey
 from tests.faults.random import audit
-from tests.faults.random.trainer import SOCKET
 from tests.support.box_process import box_env
 from tests.support.boxes import new_worker_key
 from tests.support.fleet import Fleet
-from tests.support.forked_training import child_command, training_server
+from tests.support.forked_training import child_command
+from tests.support.forking import TRAINING, Process, server_of
 from tests.support.odd_clock import OddClock
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import FaultProxy
@@ -107,7 +107,7 @@ class Stack:
         names = {id(self.fleet.processes[name]): name for name in self.slots.values()}
         return [names[id(each)] for each in living if each.returncode == -signal.SIGKILL]
 
-    def process(self, slot: str) -> "subprocess.Popen[bytes]":
+    def process(self, slot: str) -> Process:
         with self._lock:
             return self.fleet.processes[self.slots[slot]]
 
@@ -149,7 +149,7 @@ class Stack:
             with contextlib.closing(Database(self.database_url, max_size=1)) as database:
                 self.boxes[slot], self.secrets[slot] = new_worker_key(database, slot)
         url = f"https://127.0.0.1:{self.proxies['https'].port}"
-        program = child_command(self.fleet.env[SOCKET])
+        program = child_command(server_of(TRAINING).address)
         return {
             **dict.fromkeys(self.bucket.env, ""),
             **box_env(url, self.ca_file, self.secrets[slot], program),
@@ -160,8 +160,6 @@ class Stack:
 def running_stack(home: Path) -> Iterator[Stack]:
     """All servers, proxies and processes; ``close`` the stack before the block ends."""
     with contextlib.ExitStack() as opened:
-        socket = home / "training.sock"
-        opened.enter_context(training_server(socket))
         postgres = PostgresServer()
         opened.callback(postgres.remove)
         postgres.start()
@@ -183,7 +181,7 @@ def running_stack(home: Path) -> Iterator[Stack]:
         }
         models_dir = home / "models"
         make_tiny = ("make-tiny", str(models_dir / "hidream-tiny"))
-        subprocess.run([*child_command(str(socket)), *make_tiny], check=True)
+        subprocess.run([*child_command(server_of(TRAINING).address), *make_tiny], check=True)
         database_url = postgres.create_database()
         with psycopg.connect(database_url, autocommit=True) as conn:
             audit.install(conn)
@@ -201,10 +199,8 @@ def running_stack(home: Path) -> Iterator[Stack]:
                 "REVERIE_RENEW_S": "0.6",
                 "REVERIE_LOG_FORMAT": "json",
                 "REVERIE_SIGNING_KEY": secrets.token_hex(32),
-                SOCKET: str(socket),
             },
             modules={
-                "trainer": "tests.faults.random.trainer",
                 "box": "tests.support.box_process",
             },
         )

@@ -1,18 +1,17 @@
 """One environment for each test process, with one thread and deterministic kernels."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.integration.plan_fields.environment import Environment
-from tests.support.zygote import start_zygote
+from tests.support.zygote import Zygote
 
 
 @pytest.fixture(scope="package")
 def environment(
-    tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    zygote: Zygote, tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Environment]:
     import torch
 
@@ -22,7 +21,6 @@ def environment(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         folder = tmp_path_factory.mktemp("plan-fields")
-        with ExitStack() as stack:
-            yield Environment(folder, tiny_models_dir, lambda: stack.enter_context(start_zygote()))
+        yield Environment(folder, tiny_models_dir, zygote)
     torch.use_deterministic_algorithms(exact)
     torch.set_num_threads(threads)

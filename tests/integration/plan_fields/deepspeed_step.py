@@ -1,6 +1,7 @@
 """One step under DeepSpeed, in its own process: DeepSpeed changes globals and the environment."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,3 +66,7 @@ def _take_first_step(job: Job, report: Path) -> None:
         train(open_run(job, loaded, events, control))
     step = DeepSpeedStep(parameters=len(parameters), sharded=sharded, micro_batches=len(forwards))
     report.write_text(json.dumps(asdict(step)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -96,9 +96,8 @@ class Steps:
 class Environment:
     """What a run needs beside its plan: a base model, images, captions, masks and folders."""
 
-    def __init__(self, folder: Path, models_dir: Path, start_zygote: Callable[[], Zygote]) -> None:
-        """``start_zygote`` is called at most once, by the first check that needs a process."""
-        self._start_zygote = start_zygote
+    def __init__(self, folder: Path, models_dir: Path, zygote: Zygote) -> None:
+        self.zygote = zygote
         self.folder = folder
         self.models_dir = models_dir
         self.base = read_base_model(models_dir / "hidream-tiny")
@@ -109,11 +108,6 @@ class Environment:
                 (folder / place / f"{name}.txt").write_text(f"A {name.replace('_', ' ')}.\n")
         for name, (width, height) in SIZES.items():
             _draw_mask(folder / "masks" / f"{name}.png", width, height)
-
-    @cached_property
-    def zygote(self) -> Zygote:
-        """Starts processes that have imported torch and run none of its operations."""
-        return self._start_zygote()
 
     def plan(self, files: Files) -> Plan:
         """The plan that the importer makes from the files."""

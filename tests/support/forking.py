@@ -1,0 +1,331 @@
+"""Processes of ``python -m MODULE`` that start fast: forked from a server that has imported it.
+
+A server has imported what its processes import, and has run nothing of it: it has one thread. A
+fork takes the environment, the folder and the descriptors of the request, and then runs the module
+as ``python -m`` does: it is as a new process, without the second or more of importing. Only
+``/proc/PID/cmdline`` and ``/proc/PID/environ`` are the server's, and so are pages of memory. A test
+that looks at these asks for a new process. A process ends with the one that asked for it.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+_ROOT = Path(__file__).resolve().parents[2]
+_START_S = 120.0
+_MESSAGE_BYTES = 1 << 17
+_MOST_DESCRIPTORS = 8
+_READ_ON_IMPORT = (
+    "PYTHON",
+    "LD_",
+    "TORCH",
+    "TRITON_",
+    "CUDA_",
+    "HF_HOME",
+    "HF_HUB_",
+    "HF_ENDPOINT",
+    "LC_",
+    "TZ",
+)
+"""Beginnings of the variables that an import reads: for other values, a fork would be too late."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A server, by what it has imported; ``start_module`` starts the process."""
+
+    imported: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    """Variables that the server is given beside those of the tests."""
+
+
+SERVICES = Kind(
+    (
+        "services.cache_builder.main",
+        "services.cache_builder.indexing.main",
+        "services.dispatcher.main",
+        "services.results.main",
+        "services.trainer.join",
+        "services.trainer.main",
+    )
+)
+TRAINING = Kind(
+    (
+        "bitsandbytes.optim",
+        "peft",
+        "prodigyopt",
+        "services.cli.train",
+        "trainer_core.commands.encode",
+        "trainer_core.commands.make_tiny",
+        "trainer_core.commands.train",
+        "trainer_core.engine.loop",
+        "trainer_core.export.merge",
+        "trainer_core.local.run",
+        "trainer_core.painting.generate",
+    ),
+    (("OMP_NUM_THREADS", "1"), ("REVERIE_ENV", "test")),
+)
+"""One thread, so that two runs on two cores do not take many times as long."""
+# prometheus_client looks for this variable when it is imported; the API names its own folder later.
+API = Kind(("services.api.main",), (("PROMETHEUS_MULTIPROC_DIR", tempfile.gettempdir()),))
+
+
+class ForkedProcess:
+    """What tests use of ``subprocess.Popen``, for a process that a server forked."""
+
+    def __init__(self, server: socket.socket) -> None:
+        message, (self._handle,), _, _ = socket.recv_fds(server, _MESSAGE_BYTES, 1)
+        self._server = server
+        self._lock = threading.Lock()
+        self.pid = int(json.loads(message)["pid"])
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit status as of ``Popen``; None while the process runs."""
+        with self._lock:
+            return self._status()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the exit status; raises TimeoutExpired after ``timeout`` seconds."""
+        select.select([self._server], [], [], 0 if self.returncode is not None else timeout)
+        status = self.poll()
+        if status is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        with self._lock:
+            if self._status() is None:
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    signal.pidfd_send_signal(self._handle, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _status(self) -> int | None:
+        if self.returncode is None and select.select([self._server], [], [], 0)[0]:
+            message = self._server.recv(_MESSAGE_BYTES)
+            assert message, "the server of forked processes is gone"
+            self.returncode = int(json.loads(message)["status"])
+            os.close(self._handle)
+        return self.returncode
+
+
+Process = subprocess.Popen[bytes] | ForkedProcess
+
+
+class ForkServer:
+    """The server of one kind; ``address`` is its Unix socket. It ends with this process."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="forking-"))
+        self.address = self._folder / "socket"
+        self.env = {**os.environ, **dict(kind.env)}
+        self._processes: list[ForkedProcess] = []
+        """Held: a process ends when nobody holds its connection."""
+        log = self._folder / "log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.forking", str(self.address), *kind.imported],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=self.env,
+            )
+        end_s = time.monotonic() + _START_S
+        while not self.address.exists():
+            assert self._process.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < end_s, "the server of forked processes is not up"
+            time.sleep(0.02)
+
+    def fits(self, env: Mapping[str, str]) -> bool:
+        """Whether a fork can have this environment."""
+        named = {name for name in {*env, *self.env} if name.startswith(_READ_ON_IMPORT)}
+        return all(env.get(name) == self.env.get(name) for name in named)
+
+    def fork(
+        self,
+        module: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        output: IO[Any],
+        errors: IO[Any],
+        folder: Path,
+    ) -> ForkedProcess:
+        """As ``start_module``."""
+        request = {
+            "module": module,
+            "argv": list(argv),
+            "env": dict(env),
+            "folder": str(folder),
+            "descriptors": [0, 1, 2],
+        }
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        server.connect(str(self.address))
+        with Path(os.devnull).open() as nothing:
+            opened = [each.fileno() for each in (nothing, output, errors)]
+            socket.send_fds(server, [json.dumps(request).encode()], opened)
+        process = ForkedProcess(server)
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """End the server and its processes."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+_servers: dict[Kind, ForkServer] = {}
+_starting = threading.Lock()
+
+
+def server_of(kind: Kind) -> ForkServer:
+    """The server of this test process; the first call starts it."""
+    with _starting:
+        if kind not in _servers:
+            _servers[kind] = ForkServer(kind)
+            atexit.register(_servers[kind].close)
+        return _servers[kind]
+
+
+def start_module(
+    module: str,
+    argv: Sequence[str] = (),
+    *,
+    env: Mapping[str, str],
+    output: IO[Any],
+    errors: IO[Any] | None = None,
+    folder: Path | None = None,
+    kind: Kind | None,
+) -> Process:
+    """Start ``python -m MODULE ARGV``; its stdin is empty.
+
+    Args:
+        errors: stderr; without one, it goes to ``output``.
+        folder: its working directory; None for that of this process.
+        kind: whose fork it may be; None: a new process. It is a new one also where ``env`` says
+            what imports read.
+    """
+    errors, folder = errors or output, folder or Path.cwd()
+    if kind is not None and (server := server_of(kind)).fits(env):
+        return server.fork(module, argv, env=env, output=output, errors=errors, folder=folder)
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=errors,
+        cwd=folder,
+        env={"PYTHONPATH": str(_ROOT), **env},  # in another folder, it would be the installed one
+    )
+
+
+def _serve(address: Path, owner: int) -> dict[str, Any] | None:
+    """Fork for each request. Returns the request in a fork, and None once the owner is gone."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(f"{address}.new")
+    listener.listen(64)
+    Path(f"{address}.new").rename(address)
+    children: dict[int, tuple[int, socket.socket]] = {}
+    """Handle → pid and connection."""
+    while True:
+        connections = {connection.fileno(): handle for handle, (_, connection) in children.items()}
+        ready, _, _ = select.select([owner, listener, *connections, *children], [], [])
+        if owner in ready:
+            for handle in children:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            return None
+        for each in ready:
+            if each in children:
+                _tell_status(each, *children.pop(each))
+            elif each in connections and connections[each] in children:
+                _end_unwanted(connections[each], *children.pop(connections[each]))
+        if listener in ready:
+            connection, _ = listener.accept()
+            message, received, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, _MOST_DESCRIPTORS)
+            pid = os.fork()
+            if pid == 0:
+                for handle, (_, other) in children.items():
+                    os.close(handle)
+                    other.close()
+                connection.close()
+                listener.close()
+                os.close(owner)
+                request: dict[str, Any] = json.loads(message)
+                _take_descriptors(dict(zip(received, request["descriptors"], strict=True)))
+                return request
+            for descriptor in received:
+                os.close(descriptor)
+            handle = os.pidfd_open(pid)
+            children[handle] = (pid, connection)
+            socket.send_fds(connection, [json.dumps({"pid": pid}).encode()], [handle])
+
+
+def _tell_status(handle: int, pid: int, connection: socket.socket) -> None:
+    _, ended = os.waitpid(pid, 0)
+    os.close(handle)
+    message = json.dumps({"status": os.waitstatus_to_exitcode(ended)}).encode()
+    with contextlib.suppress(OSError):  # whoever asked is gone, too
+        connection.send(message)
+    connection.close()
+
+
+def _end_unwanted(handle: int, pid: int, connection: socket.socket) -> None:
+    """Whoever asked for the process is gone."""
+    signal.pidfd_send_signal(handle, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(handle)
+    connection.close()
+
+
+def _take_descriptors(numbers: Mapping[int, int]) -> None:
+    """Received descriptor → its number in this process."""
+    free = 1 + max(*numbers, *numbers.values())
+    moved = {os.dup2(each, free + n): number for n, (each, number) in enumerate(numbers.items())}
+    for each in numbers:
+        os.close(each)
+    for each, number in moved.items():
+        os.dup2(each, number)
+        os.close(each)
+
+
+def _become(request: Mapping[str, Any]) -> None:
+    """Run the module of the request as ``python -m`` does."""
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["folder"])
+    sys.argv = [request["module"], *request["argv"]]
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[2:]:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    # The number of stdin, which every fork takes for itself, has to be free.
+    owner_gone = os.dup(0)
+    if (asked := _serve(Path(sys.argv[1]), owner_gone)) is not None:
+        _become(asked)
