@@ -3,7 +3,6 @@
 import ast
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from services.domain.audit import Author
-from services.domain.audit_chain import Loss
 from services.domain.errors import NotFoundError
-from services.domain.ledger import ChildEvent, Printed
 from services.domain.quotas import Quotas
 from services.domain.request_rates import RatePolicy
-from services.secrets.envelope import Envelope
 from services.store import (
     api_keys,
     audit,
@@ -25,7 +20,6 @@ from services.store import (
     batches,
     datasets,
     deletions,
-    gpu_classes,
     idempotency,
     members,
     metric_relays,
@@ -50,26 +44,16 @@ from services.store import (
     webhook_deliveries,
     webhooks,
 )
-from services.store.api_keys import ApiKey
 from services.store.database import Connection, Database
-from services.store.datasets import NewFile
-from services.store.idempotency import KeyScope
-from services.store.migrate import migrate
 from services.store.run_changes import RunChanges
-from services.store.run_rows import Run
-from services.store.runs import BatchPlace, NewRun
-from services.store.scoped_database import ROLE, ScopedDatabase
-from services.store.webhooks import Webhook
+from services.store.runs import NewRun
+from services.store.scoped_database import ScopedDatabase
 from tests.support.api_keys import KEY_PEPPER
-from tests.support.postgres import PostgresServer
-from tests.support.runs import TenantDatabase, checkpoint_at, plan, result_of, shard_digest
+from tests.support.runs import plan, shard_digest
+from tests.support.tenant_rows import ENVELOPE, FILE, KEY, Rows, rows_of
 
 API = Path(__file__).parents[2] / "services" / "api"
 LIMIT = timedelta(seconds=10)
-FILE = NewFile(path="a.jpg", media="image", size_bytes=1, sha256="a" * 64)
-ADAPTER = NewFile(path="a.safetensors", media="adapter", size_bytes=9, sha256="b" * 64)
-KEY = Author(kind="key", id="key_1")
-ENVELOPE = Envelope(key_id="k", sealed_key=b"s", ciphertext=b"c")
 UNSCOPED = {
     "api_keys.digest", "audit.service_id",
     "gpu_classes.currencies", "gpu_classes.find", "gpu_classes.known", "health.degraded",
@@ -78,100 +62,9 @@ UNSCOPED = {
 """Functions for rows of no tenant."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """What the tenant ada has, and another tenant who must not see it."""
-
-    ada: str
-    eve: str
-    queued: Run
-    paused: Run
-    over: Run
-    dataset_id: str
-    batch_id: str
-    publication_id: str
-    lonely_id: str
-    """A dataset that no run needs."""
-    deletion_id: str
-    member_id: str
-    api_key: ApiKey
-    key: KeyScope
-    webhook: Webhook
-    delivery_id: str
-
-
 @pytest.fixture
 def rows(database: Database) -> Rows:
-    tenant, other = TenantDatabase.new(database), TenantDatabase.new(database)
-    claim = tenant.held()
-    step = ChildEvent(type="step", step=1, data={"steps_per_s": 2.0}, number=1)
-    tenant.ledger.event(claim.run_id, claim.fence, [step])
-    tenant.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 5))
-    reported = [
-        ChildEvent(type="step", step=5, data={"loss": 0.5}),
-        ChildEvent(type="sample", step=5, data={"prompt": "a boat"}),
-    ]
-    tenant.ledger.event(claim.run_id, claim.fence, reported)
-    printed = Printed(start_byte=0, num_bytes=6, text="hello\n")
-    tenant.ledger.log(claim.run_id, claim.fence, printed)
-    tenant.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
-    ada = (tenant.tenant_id,)
-    paused = tenant.claimable()
-    with database.transaction() as conn:
-        secrets.put(conn, tenant.tenant_id, "my-hub", "hub", lambda _: ENVELOPE)
-        batch = batches.create(conn, tenant.tenant_id, name="", sweep=None, num_rows=1, refused=[])
-    place = BatchPlace(batch_id=batch.batch_id, row=0, options={})
-    notices = [{"option": "seed"}]
-    queued = tenant.queued(batch=place, wandb_secret="my-wandb", notices=notices)
-    key = KeyScope(tenant_id=tenant.tenant_id, method="POST", path="/v1/runs", key="k")
-    with database.transaction() as conn:
-        run_control.pause(conn, tenant.tenant_id, paused.run_id)
-        published = publications.create(conn, tenant.tenant_id, claim.run_id, {"kind": "folder"})
-        assert idempotency.begin(conn, key, "f") is None
-        idempotency.finish(conn, key, status=201, body={})
-        quotas.change(conn, tenant.tenant_id, {"requests_per_minute": 700})
-        lonely, deleted = (
-            datasets.create(conn, tenant.tenant_id, "photos", [FILE, ADAPTER]) for _ in range(2)
-        )
-        deletion, _ = deletions.delete_dataset(conn, tenant.tenant_id, deleted.dataset_id)
-        webhook = webhooks.create(
-            conn, tenant.tenant_id, url="https://example.com", events=None, seal=lambda _: ENVELOPE
-        )
-        delivery = webhook_deliveries.test(conn, webhook)
-        member = members.create(conn, tenant.tenant_id, name="bob", role="owner")
-        facts = {"name": "laptop", "member_id": member.member_id}
-        api_key, _ = api_keys.create(conn, tenant.tenant_id, KEY_PEPPER, **facts)
-        quotas.check_new_runs(conn, tenant.tenant_id, Quotas())
-        conn.execute(
-            "INSERT INTO rate_buckets (tenant_id, policy, tokens) VALUES (%s, 'create', 5)", ada
-        )
-        conn.execute(
-            "INSERT INTO monthly_usage (tenant_id, month, gpu_class) VALUES (%s, now(), 'cpu')", ada
-        )
-        conn.execute(
-            "INSERT INTO audit_events (tenant_id, seq, created_at, actor, action, target,"
-            " hash_before, hash) VALUES (%s, 1, now(), '{}', 'run.canceled', 'run_1', '', '')",
-            ada,
-        )
-        loss = Loss(first_seq=1, last_seq=1, anchors=())
-        audit_losses.acknowledge(conn, tenant.tenant_id, KEY, loss)
-    return Rows(
-        ada=tenant.tenant_id,
-        eve=other.tenant_id,
-        queued=queued,
-        paused=tenant.run(paused.run_id),
-        over=tenant.run(claim.run_id),
-        dataset_id=queued.datasets["photos"],
-        batch_id=batch.batch_id,
-        publication_id=published.publication_id,
-        lonely_id=lonely.dataset_id,
-        deletion_id=deletion.deletion_id,
-        member_id=member.member_id,
-        api_key=api_key,
-        key=key,
-        webhook=webhook,
-        delivery_id=delivery.delivery_id,
-    )
+    return rows_of(database)
 
 
 @pytest.fixture
@@ -406,102 +299,3 @@ def test_only_few_files_of_the_api_may_see_all_tenants() -> None:
     of_workers = {f"worker/{name}.py" for name in ("attempts", "held", "objects", "offers")}
     own = {"app.py", "authentication.py", "health.py", "service.py"}
     assert found == own | of_operators | of_workers
-
-
-def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(
-    rows: Rows, database: Database, database_url: str
-) -> None:
-    with database.transaction() as conn:
-        tables = conn.execute(
-            "SELECT table_name, has_table_privilege(%s, table_name, 'SELECT')"
-            " FROM information_schema.columns"
-            " WHERE table_schema = 'public' AND column_name = 'tenant_id'",
-            (ROLE,),
-        ).fetchall()
-        secured = conn.execute(
-            "SELECT tablename FROM pg_policies JOIN pg_class ON relname = tablename"
-            " WHERE relrowsecurity AND %s = ANY(roles)",
-            (ROLE,),
-        ).fetchall()
-    assert {name for (name,) in secured} == {name for name, _ in tables}
-    readable = [name for name, is_readable in tables if is_readable]
-    assert len(readable) == 23
-    with psycopg.connect(database_url, options=f"-c role={ROLE}", autocommit=True) as conn:
-        for name in readable:
-            count = f"SELECT count(*) FROM {name}".encode()
-            assert conn.execute(count).fetchone() == (0,), name
-            with conn.transaction():
-                conn.execute("SELECT set_config('reverie.tenant_id', %s, true)", (rows.ada,))
-                assert conn.execute(count).fetchone() != (0,), name
-            assert conn.execute(count).fetchone() == (0,), name
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "DELETE FROM runs",
-        "DELETE FROM datasets",
-        "TRUNCATE events",
-        "UPDATE tenants SET weight = 100",
-        "UPDATE quotas SET uploads = 1000000",
-        "UPDATE checkpoints SET step = 0",
-        "SELECT key_sha256 FROM api_keys",
-        "SELECT key_hmac FROM api_keys",
-        "UPDATE api_keys SET scopes = NULL",
-        "UPDATE api_keys SET key_hmac = 'mine'",
-        "SELECT key_hmac FROM operator_keys",
-        "SELECT key_hmac FROM worker_keys",
-        "SELECT ciphertext FROM secrets",
-        "UPDATE secrets SET name = 'a' RETURNING sealed_key",
-        "INSERT INTO attempts SELECT * FROM attempts",
-        "UPDATE audit_events SET action = 'x'",
-        "DELETE FROM audit_events",
-        "UPDATE deletions SET status = 'succeeded'",
-        "UPDATE metric_relays SET secret = 'hers'",
-        "CREATE TABLE mine (x integer)",
-    ],
-)
-def test_requests_may_not(rows: Rows, scoped: ScopedDatabase, statement: str) -> None:
-    with pytest.raises(psycopg.errors.InsufficientPrivilege), scoped.transaction(rows.ada) as conn:
-        conn.execute(statement.encode())
-
-
-def test_currencies_are_read_without_a_tenant(scoped: ScopedDatabase) -> None:
-    with scoped.transaction("") as conn:
-        assert gpu_classes.currencies(conn) == {}
-
-
-@pytest.fixture
-def owned_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """An empty database that belongs to a user without rights on the server."""
-    with psycopg.connect(postgres_server.url(), autocommit=True) as conn:
-        conn.execute("CREATE ROLE plain LOGIN")
-        conn.execute("CREATE DATABASE owned OWNER plain")
-    url = postgres_server.url("owned")
-    yield url.replace("postgres@", "plain@")
-    postgres_server.drop_database(url)
-    with psycopg.connect(postgres_server.url(), autocommit=True) as conn:
-        conn.execute("DROP ROLE plain")
-
-
-def test_an_owner_who_may_not_create_roles_is_told_what_to_ask_for(
-    owned_url: str, postgres_server: PostgresServer
-) -> None:
-    with pytest.raises(psycopg.Error, match="GRANT reverie_api TO plain"):
-        migrate(owned_url, KEY_PEPPER)
-    with psycopg.connect(postgres_server.url(), autocommit=True) as conn:
-        conn.execute("GRANT reverie_api TO plain")
-
-    migrate(owned_url, KEY_PEPPER)
-
-    scoped, owner = ScopedDatabase(owned_url, 1, statement_timeout=LIMIT), Database(owned_url, 1)
-    tenant = TenantDatabase.new(owner)
-    with scoped.transaction(tenant.tenant_id) as conn:
-        made = datasets.create(conn, tenant.tenant_id, "photos", [FILE])
-        assert datasets.get(conn, tenant.tenant_id, made.dataset_id) == made
-    with scoped.transaction("ten_other") as conn, pytest.raises(NotFoundError):
-        datasets.get(conn, tenant.tenant_id, made.dataset_id)
-    with owner.transaction() as conn:  # as every other process
-        assert datasets.get(conn, tenant.tenant_id, made.dataset_id) == made
-    scoped.close()
-    owner.close()

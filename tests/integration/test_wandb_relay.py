@@ -5,128 +5,30 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
-from services.domain.ids import new_id
-from services.domain.ledger import ChildEvent, Claim, Outcome
+from services.domain.ledger import Outcome
 from services.results.relay.relayer import Relayer
-from services.secrets.keys import new_private_key, parse_public, public_text
-from services.secrets.sealing import seal
-from services.store import metric_relays, relay_work, run_control, secrets
+from services.store import relay_work, run_control
 from services.store.database import Database
-from services.store.metric_relays import MetricRelay
-from services.workers.scratch import Scratch
 from tests.support.fleet import Fleet, children_of, command_of
-from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
+from tests.support.relaying import KEY, PLAN, PRIVATE, Relaying, RelayingHere, code_of, relaying_to
+from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure
 from tests.support.service import database_of
 from tests.support.waiting import wait_until
 from tests.support.wandb_server import WandbServer
-from tests.unit.config_examples import import_small
-
-PRIVATE = new_private_key()
-PUBLIC = parse_public(public_text(PRIVATE))
-KEY = "c0ffee" * 7
-PLAN = import_small(
-    {"report_to": "wandb", "tracker_project_name": "moons", "tracker_run_name": "first try"}
-).plan.model_dump(mode="json")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Relaying:
-    """A tenant whose runs are relayed."""
-
-    tenant_db: TenantDatabase
-
-    @property
-    def database(self) -> Database:
-        return self.tenant_db.database
-
-    def store_key(self, key: str = KEY, *, name: str = "my-wandb", kind: str = "wandb") -> None:
-        """As ``PUT /v1/secrets/{name}`` does."""
-        tenant_id = self.tenant_db.tenant_id
-        with self.database.transaction() as conn:
-            secrets.put(conn, tenant_id, name, kind, lambda p: seal(SecretStr(key), p, PUBLIC))
-            metric_relays.go_on(conn, tenant_id, name)
-
-    def claim(self) -> Claim:
-        return self.tenant_db.held(plan=PLAN, wandb_secret="my-wandb")
-
-    def report(self, claim: Claim, *steps: int, value: float = 0.0, evaluated: int = -1) -> None:
-        """Events of these steps; with the one of ``evaluated`` comes the validation loss."""
-        events = []
-        for step in steps:
-            data = {"loss": value + 1 / (step + 3), "learning_rate": 1e-4, "grad_max": None}
-            events.append(ChildEvent(type="step", step=step, data={**data, "epoch": 0}))
-            if step == evaluated:
-                loss = {"name": "probe", "mean": value + 0.25, "held_out_mean": None}
-                events.append(ChildEvent(type="eval", step=step, data=loss))
-        self.tenant_db.ledger.event(claim.run_id, claim.fence, events)
-
-    def finish(self, claim: Claim, step: int) -> None:
-        ledger = self.tenant_db.ledger
-        ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=step)
-
-    def relay(self, run_id: str) -> MetricRelay:
-        with self.database.transaction() as conn:
-            found = metric_relays.find(conn, self.tenant_db.tenant_id, run_id)
-        assert found is not None
-        return found
-
-    def stored(self, run_id: str) -> list[tuple[int, dict[str, float]]]:
-        """What the run's events say of each step, the first report of a number counting."""
-        names = {"loss": "train/loss", "learning_rate": "train/learning_rate"}
-        rows: dict[int, dict[str, float]] = {}
-        for event in self.tenant_db.events(run_id):
-            row = rows.setdefault(event.step, {})
-            if event.type == "step":
-                for name, shown in names.items():
-                    row.setdefault(shown, event.data[name])
-            elif event.type == "eval":
-                row.setdefault("eval/probe/mean", event.data["mean"])
-        return [(step, row) for step, row in sorted(rows.items()) if row]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RelayingHere(Relaying):
-    """With a relayer in this process."""
-
-    scratch: Scratch
-    relayer: Relayer
-
-    def turn(self) -> None:
-        """Everything that waits for a time is due now."""
-        with self.database.transaction() as conn:
-            conn.execute(
-                "UPDATE metric_relays SET due_at = clock_timestamp() WHERE due_at IS NOT NULL"
-            )
-        assert self.relayer.work() == 1
-
-
-def code_of(relay: MetricRelay) -> str | None:
-    return None if relay.error is None else str(relay.error["code"])
 
 
 @pytest.fixture
 def relaying(
-    database: Database, tmp_path: Path, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch
+    wandb_server: WandbServer, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RelayingHere]:
-    """The server accepts ``KEY``, which is stored."""
-    monkeypatch.setenv("REVERIE_SECRETS_PRIVATE_KEYS", PRIVATE)
-    wandb_server.keys.add(KEY)
-    with Scratch(tmp_path / "scratch", new_id("wrk")) as scratch:
-        relayer = Relayer(
-            database, scratch, wandb_server.url, lease=5 * LEASE, stopping=threading.Event()
-        )
-        tenant_db = TenantDatabase.new(database)
-        relaying = RelayingHere(tenant_db=tenant_db, scratch=scratch, relayer=relayer)
-        relaying.store_key()
-        yield relaying
-        assert [each.name for each in scratch.folder.iterdir()] == ["lock"]
+    with relaying_to(wandb_server, database, tmp_path, monkeypatch) as found:
+        yield found
 
 
 def test_what_is_there_is_what_is_stored(
@@ -188,108 +90,6 @@ def test_an_unexpected_error_counts_as_a_try_and_does_not_stop_others(
     relay = relaying.relay(poisoned.run_id)
     assert (relay.status, code_of(relay)) == ("running", "relay_failed")
     assert code_of(relaying.relay(quiet.run_id)) is None
-
-
-def refuse(relaying: RelayingHere, wandb_server: WandbServer) -> str:
-    """Try with a key that the server does not accept; returns the run's id."""
-    claim = relaying.claim()
-    relaying.report(claim, *range(5))
-    wandb_server.keys.clear()
-    relaying.turn()
-
-    relay = relaying.relay(claim.run_id)
-    assert (relay.status, relay.step, code_of(relay)) == ("failed", None, "wandb_key_refused")
-    assert relay.error is not None
-    assert "the secret my-wandb" in relay.error["message"]
-    assert relaying.tenant_db.run(claim.run_id).status == "running"
-    assert relaying.relayer.work() == 0
-    return claim.run_id
-
-
-def test_a_key_that_is_refused_fails_the_relay(
-    relaying: RelayingHere, wandb_server: WandbServer
-) -> None:
-    run_id = refuse(relaying, wandb_server)
-    relaying.store_key()
-    assert relaying.relay(run_id).status == "running"
-
-
-@pytest.mark.deep
-def test_a_relay_that_failed_goes_on_with_another_key(
-    relaying: RelayingHere, wandb_server: WandbServer
-) -> None:
-    run_id = refuse(relaying, wandb_server)
-    wandb_server.keys.add(KEY)
-    relaying.store_key()
-    assert relaying.relayer.work() == 1
-    assert wandb_server.runs[run_id].history == relaying.stored(run_id)[:-1]
-    relay = relaying.relay(run_id)
-    assert (relay.status, relay.step, relay.error) == ("running", 3, None)
-
-
-@pytest.mark.deep
-def test_a_key_that_was_replaced_meanwhile_is_tried_at_once(
-    relaying: RelayingHere, wandb_server: WandbServer
-) -> None:
-    claim = relaying.claim()
-    relaying.report(claim, *range(5))
-    wandb_server.keys = {"decade" * 7}
-    wandb_server.held_on = "RunResumeStatus"
-    turns: list[int] = []
-    working = threading.Thread(target=lambda: turns.append(relaying.relayer.work()))
-    working.start()
-    assert wandb_server.has_held.wait(60)
-    relaying.store_key("decade" * 7)
-    wandb_server.release()
-    working.join(60)
-
-    relay = relaying.relay(claim.run_id)
-    assert (relay.status, relay.step, relay.error) == ("running", 3, None)
-    assert turns == [2]
-
-
-@pytest.mark.deep
-@pytest.mark.parametrize("what", ["deleted", "of another kind", "unreadable"])
-def test_a_secret_that_cannot_be_used_fails_the_relay(
-    relaying: RelayingHere,
-    wandb_server: WandbServer,
-    monkeypatch: pytest.MonkeyPatch,
-    what: str,
-) -> None:
-    claim = relaying.claim()
-    relaying.report(claim, *range(5))
-    if what == "deleted":
-        with relaying.database.transaction() as conn:
-            secrets.delete(conn, relaying.tenant_db.tenant_id, "my-wandb")
-    elif what == "of another kind":
-        relaying.store_key(kind="hub")
-    else:
-        monkeypatch.setenv("REVERIE_SECRETS_PRIVATE_KEYS", new_private_key())
-    relaying.turn()
-
-    relay = relaying.relay(claim.run_id)
-    if what == "unreadable":
-        assert (relay.status, code_of(relay)) == ("running", "secret_unreadable")
-        monkeypatch.setenv("REVERIE_SECRETS_PRIVATE_KEYS", PRIVATE)
-    else:
-        assert (relay.status, code_of(relay)) == ("failed", "secret_missing")
-    assert wandb_server.requests == []
-    relaying.store_key()
-    relaying.turn()
-    assert wandb_server.runs[claim.run_id].history == relaying.stored(claim.run_id)[:-1]
-
-
-@pytest.mark.deep
-def test_a_project_that_is_forbidden_fails_the_relay(
-    relaying: RelayingHere, wandb_server: WandbServer
-) -> None:
-    claim = relaying.claim()
-    relaying.report(claim, *range(5))
-    wandb_server.forbidden_projects.add("moons")
-    relaying.turn()
-
-    relay = relaying.relay(claim.run_id)
-    assert (relay.status, code_of(relay)) == ("failed", "wandb_forbidden")
 
 
 @pytest.mark.deep

@@ -13,6 +13,8 @@ from lycoris.modules.lokr import LokrModule
 from safetensors.torch import load
 from torch import nn
 
+from trainer_core.checkpoint.identity import CheckpointIdentity
+from trainer_core.checkpoint.write import CheckpointFacts, TrainedTensors, write_checkpoint
 from trainer_core.config.plan import AdaptedModule, LokrAdapter, LoraAdapter
 from trainer_core.export.origin import ADAPTER_NAME, Origin, Weights
 from trainer_core.export.parameters_in_memory import ParametersInMemory
@@ -48,6 +50,26 @@ class Example:
         origin = Origin(base_model="hidream-tiny", step=7, weights=weights)
         write_adapter(folder, self.adapter, ParametersInMemory(self.parameters), origin)
         return folder / ADAPTER_NAME
+
+
+def checkpoint_of(example: Example, folder: Path, *, has_mean: bool) -> Path:
+    """A checkpoint of a run that trains the example; ``has_mean``: that keeps a running mean."""
+    run = CheckpointIdentity(
+        identity_digest="1" * 64,
+        identity={"adapter": example.adapter.model_dump(mode="json")},
+        data_digest="2" * 64,
+        base_digest="3" * 64,
+        matmul="auto",
+    )
+    others = {name: tensor + 1 for name, tensor in example.parameters.items()}
+    trained = TrainedTensors(
+        parameters=others if has_mean else example.parameters,
+        optimizer_state={f"optim/{name}/exp_avg": each.clone() for name, each in others.items()},
+        ema=example.parameters if has_mean else {},
+    )
+    return write_checkpoint(
+        folder, CheckpointFacts(step=7, cursor=7, run=run, scalars={}), trained
+    ).path
 
 
 def exported(
