@@ -4,7 +4,6 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from services.domain.ledger import ChildEvent, Claim, RequestedAction
 from services.store import admission, quotas
 from tests.support.api_keys import new_api_key
+from tests.support.batch_requests import refused, runs_of, swept, without
 from tests.support.fleet import Fleet
 from tests.support.runs import LEASE, TenantDatabase, result_of
 from tests.support.service import database_of, new_tenant, push_unread, run_request
@@ -44,21 +44,6 @@ def tenant(fleet: Fleet, tenant_db: TenantDatabase) -> Iterator[Tenant]:
 @pytest.fixture
 def base(tenant: Tenant) -> Json:
     return run_request(push_unread(tenant))
-
-
-def swept(base: Json, options: Json, **facts: Any) -> Json:
-    return {"base": base, "sweep": {"method": "grid", "options": options, **facts}}
-
-
-def refused(tenant: Tenant, body: Json, status: int = 422) -> Json:
-    answer = tenant.http.post("/v1/batches", json=body)
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    return dict(answer.json())
-
-
-def runs_of(tenant: Tenant) -> list[Json]:
-    return list(tenant.get("/v1/runs?limit=100")["data"])
 
 
 def claim(tenant_db: TenantDatabase, run_id: str) -> Claim:
@@ -140,10 +125,6 @@ def test_a_batch_without_a_good_row_is_refused_and_tells_each_problem_once(
         "/runs/1/config/optimiser",
     ]
     assert runs_of(tenant) == tenant.get("/v1/batches")["data"] == []
-
-
-def without(request: Json, *names: str) -> Json:
-    return {name: value for name, value in request.items() if name not in names}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Every answer has a status, a code, headers and a shape that its operation documents, none is a 5xx,
 no request that the document forbids is accepted, and one that it allows is refused only for the
-reasons that ``openapi_fuzz.hooks`` lists. ``make fuzz`` has the seed and the number of examples.
+reasons that ``openapi_fuzz.refusals`` lists. ``make fuzz`` has the seed and the number of examples.
 """
 
 import os
