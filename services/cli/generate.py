@@ -1,14 +1,17 @@
 """`reverie generate`: pictures of a base model with an adapter in it."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from services.cli import output
+from services.cli.byte_progress import byte_progress
 from services.cli.connection import CommandError
+from services.cli.export import Weights
 
 if TYPE_CHECKING:
     from trainer_core.painting.options import ImageRequest
@@ -20,7 +23,14 @@ reverie generate --base hidream-tiny --prompt "a cat" --output cat.png
 reverie generate --base HiDream-ai/HiDream-I1-Full --adapter result/pytorch_lora_weights.safetensors
 --prompt "a cat" --width 832 --height 1216 --precision int8-quanto --output cat.png
 
-reverie generate --base my/model --prompts config/user_prompt_library.json --output pictures/"""
+reverie generate --base my/model --prompts config/user_prompt_library.json --output pictures/
+
+Of a run that is still training, and of the result of a full-rank run:
+
+reverie generate --base HiDream-ai/HiDream-I1-Full --adapter output/models-hidream
+--prompt "a cat" --output cat.png
+
+reverie generate --base output/full/result --prompt "a cat" --output cat.png"""
 
 Quantization = Literal["no_change", "int8-quanto"]
 
@@ -29,7 +39,17 @@ _Base = Annotated[
     typer.Option(
         metavar="NAME|DIR",
         help="The base model: as in `reverie models list`, a folder as diffusers writes it, "
-        "hidream-tiny, or owner/name on the Hub.",
+        "hidream-tiny, or owner/name on the Hub. Or the result of a full-rank run, or another "
+        "folder with a transformer alone.",
+    ),
+]
+_PartsFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|DIR",
+        show_default="what it was trained from",
+        help="The base model that has the other parts (VAE, text encoders, tokenizers, scheduler), "
+        "where --base has a transformer alone.",
     ),
 ]
 _Output = Annotated[
@@ -57,9 +77,10 @@ _Prompts = Annotated[
 _Adapter = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE",
+        metavar="FILE|DIR",
         show_default=False,
-        help="A LoKr or LoRA file, such as a result's pytorch_lora_weights.safetensors.",
+        help="A LoKr or LoRA file, such as a result's pytorch_lora_weights.safetensors; or a "
+        "checkpoint, or the output folder of a run with checkpoints, as for `reverie export`.",
     ),
 ]
 _Multiplier = Annotated[
@@ -100,10 +121,12 @@ _Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: cud
 def generate(
     *,
     base: _Base,
+    parts_from: _PartsFrom = None,
     output_: _Output,
     prompt: _Prompt = None,
     prompts: _Prompts = None,
     adapter: _Adapter = None,
+    weights: Weights = None,
     multiplier: _Multiplier = 1.0,
     negative_prompt: _NegativePrompt = "",
     width: _Width = None,
@@ -121,7 +144,6 @@ def generate(
     encoders are released before the transformer is loaded: memory has to hold
     the larger of the two, not both.
     """
-    from trainer_core.base_models.obtain import obtain_base
     from trainer_core.painting.options import PaintingOptions
 
     pictures = _pictures(prompt, prompts, output_)
@@ -138,12 +160,55 @@ def generate(
         text_encoder_precision=text_encoder_precision,
         device=device,
     )
-    folder = obtain_base(base, env=os.environ, folders=[Path.cwd()]).folder
-    from trainer_core.painting.generate import generate as paint  # imports torch
+    if adapter is None and weights is not None:
+        raise typer.BadParameter("it chooses between those of --adapter", param_hint="--weights")
+    with _adapter_file(adapter, weights) as file:
+        transformer, parts = _folders_of(base, parts_from)
+        from trainer_core.painting.generate import generate as paint  # imports torch
 
-    paint(folder, adapter, pictures, options, output.print_note)
+        paint(parts, file, pictures, options, output.print_note, transformer=transformer)
     for picture in pictures:
         typer.echo(picture.file)
+
+
+def _folders_of(base: str, parts_from: str | None) -> tuple[Path, Path]:
+    """The folder that has the transformer, and the one that has the other parts."""
+    from trainer_core.base_models.obtain import obtain_base
+    from trainer_core.local.trained_base import check_parts, lone_transformer, parts_of
+
+    working_dir = Path.cwd()
+    alone = lone_transformer(base, os.environ, [working_dir])
+    if alone is None:
+        if parts_from is not None:
+            raise CommandError(
+                f"--parts-from is for a --base with a transformer alone, and {base} is none"
+            )
+        folder = obtain_base(base, env=os.environ, folders=[working_dir]).folder
+        return folder, folder
+    if parts_from is None:
+        parts = parts_of(alone, os.environ)
+    else:
+        parts = obtain_base(parts_from, env=os.environ, folders=[working_dir]).folder
+    check_parts(alone.folder, parts)
+    output.print_note(f"{alone.folder}: the other parts are those of {parts}")
+    return alone.folder, parts
+
+
+@contextlib.contextmanager
+def _adapter_file(
+    adapter: Path | None, weights: "Literal['ema', 'live'] | None"
+) -> Iterator[Path | None]:
+    """The adapter file; that of a checkpoint is deleted when the block ends."""
+    from trainer_core.local.export import adapter_at
+
+    if adapter is None:
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        with byte_progress() as reporter:
+            found = adapter_at(adapter.expanduser().absolute(), weights, reporter)
+            file = stack.enter_context(found)
+        yield file
 
 
 def _pictures(

@@ -16,6 +16,7 @@ from services.cli import (
     configure,
     datasets,
     deletions,
+    export,
     generate,
     gpu_types,
     keys,
@@ -83,6 +84,7 @@ datasets.app.command("delete")(deletions.delete_dataset)
 app.command("deletion")(deletions.show_deletion)
 app.command("gpu-types")(gpu_types.show)
 app.command("usage", epilog=usage.EXAMPLE)(usage.usage)
+app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
 app.command("configure", epilog=configure.EXAMPLES)(configure.configure)

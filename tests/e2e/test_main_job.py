@@ -23,6 +23,8 @@ from tests.support.service import new_tenant, push_photos, run_request
 from tests.support.staged import commands, make_stages, small
 from tests.support.tenant import Tenant
 from trainer_core.export.origin import ADAPTER_NAME
+from trainer_core.local.export import export_checkpoint
+from trainer_core.progress import SilentReporter
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,8 +83,28 @@ def render(folder: Path, adapter: Path | None, multiplier: float) -> np.ndarray:
     return np.asarray(images[0], dtype=np.float64)
 
 
+def exported(tenant: Tenant, run_id: str, folder: Path) -> bytes:
+    """The adapter file that `reverie export` makes of the downloaded checkpoint of step 30."""
+    (folder / "checkpoint").mkdir()
+    of_step = f"/v1/runs/{run_id}/artifacts?folder=checkpoints/step-00000030"
+    for file in tenant.get(of_step)["data"]:
+        body = httpx.get(file["url"]).raise_for_status().content
+        (folder / "checkpoint" / Path(file["path"]).name).write_bytes(body)
+    written = export_checkpoint(
+        folder / "checkpoint",
+        step=None,
+        weights=None,
+        base=None,
+        output=folder / "adapter.safetensors",
+        overwrite=False,
+        env={},
+        reporter=SilentReporter(),
+    )
+    return written.path.read_bytes()
+
+
 def test_a_run_goes_all_the_way_and_learns(
-    fleet: Fleet, tenant: Tenant, datasets: dict[str, str], models_dir: Path
+    fleet: Fleet, tenant: Tenant, datasets: dict[str, str], models_dir: Path, tmp_path: Path
 ) -> None:
     run_id = tenant.submit(run_request(datasets))
 
@@ -112,6 +134,7 @@ def test_a_run_goes_all_the_way_and_learns(
         assert len(sample.convert("RGB").getcolors(1 << 20) or []) > 100  # not a blank picture
     base = render(models_dir / "hidream-tiny", None, 0)
     adapter = folder / "pytorch_lora_weights.safetensors"
+    assert exported(tenant, run_id, tmp_path) == adapter.read_bytes()
     moved = render(models_dir / "hidream-tiny", adapter, 1.0)
     unmoved = render(models_dir / "hidream-tiny", adapter, 0.0)
     assert np.abs(moved - base).mean() >= 1e-3

@@ -15,11 +15,13 @@ from safetensors.torch import load_file
 from tests.support.jobs import demo_plan
 from trainer_core.adapters.lokr import LokrNetwork, attach_lokr
 from trainer_core.base_models.describe import read_base_model
+from trainer_core.base_models.layout import transformer_config
 from trainer_core.config.plan import LokrAdapter, Plan
-from trainer_core.export.full_rank import write_transformer
+from trainer_core.export import transformer_folder
 from trainer_core.export.lycoris_layout import lycoris_config
 from trainer_core.export.origin import Origin
 from trainer_core.export.parameters_in_memory import ParametersInMemory
+from trainer_core.export.transformer_folder import write_full_rank
 from trainer_core.export.write_adapter import write_adapter
 from trainer_core.hidream.loading import load_text_encoders, load_transformer
 from trainer_core.hidream.text import encode_texts
@@ -181,12 +183,27 @@ def test_the_written_config_does_not_take_namesakes_along(
     assert len(made_by_lycoris(tiny_folder, dict(config))) == len(chosen) == 2
 
 
-def test_a_full_transformer_loads_in_diffusers(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("file_bytes", "files"), [(1 << 30, 1), (1 << 20, 4)])
+def test_a_full_transformer_loads_in_diffusers(
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file_bytes: int,
+    files: int,
+) -> None:
+    monkeypatch.setattr(transformer_folder, "FILE_BYTES", file_bytes)
     transformer = load_transformer(tiny_folder, torch.float32)
     weights = dict(transformer.named_parameters())
+    folder, trained = tmp_path / "transformer", ParametersInMemory(weights)
+    origin = Origin(base_model="hidream-tiny", step=7, weights="live")
 
-    write_transformer(tmp_path / "transformer", transformer.config, weights.items())
+    write_full_rank(folder, transformer_config(tiny_folder), trained, origin)
 
-    again = load_transformer(tmp_path, torch.float32)
+    written = sorted(folder.glob("*.safetensors"))
+    assert len(written) >= files
+    with safe_open(written[-1], "pt") as opened:
+        metadata = {"format": "pt", "base_model": "hidream-tiny", "step": "7", "weights": "live"}
+        assert opened.metadata() == metadata
+    again = HiDreamImageTransformer2DModel.from_pretrained(folder)
     assert dict(again.config)["num_layers"] == 2
     assert all(torch.equal(p, dict(again.named_parameters())[n]) for n, p in weights.items())

@@ -12,7 +12,7 @@ from torch import nn
 from tests.support.adapters import EXAMPLES, PATHS, Example
 from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.errors import AdapterFileError, BaseModelError, OutputError
-from trainer_core.export import full_rank
+from trainer_core.export import full_rank, transformer_folder
 from trainer_core.export.adapter_file import AdapterFile, ModuleDelta, read_adapter
 from trainer_core.export.merge import MergeReport, merge_folder, merge_into
 from trainer_core.hidream.loading import load_transformer
@@ -97,7 +97,7 @@ def test_a_folder_of_many_files_is_read_and_written(
     tiny_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = merge(tiny_folder, file, tmp_path / "whole", torch.float32)
-    monkeypatch.setattr(full_rank, "_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(transformer_folder, "FILE_BYTES", 1 << 20)
     merge(tiny_folder, file, tmp_path / "parts", torch.float32)
     again = merge(tmp_path / "parts", file, tmp_path / "again", torch.float32, -1.0)
 

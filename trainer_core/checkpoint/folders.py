@@ -86,6 +86,12 @@ def check_digests(folder: Path) -> CheckpointManifest:
     return manifest
 
 
+def step_in(name: str) -> int | None:
+    """The step in the name of a checkpoint's folder; None where it is no such name."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else int(found[1])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredCheckpoints:
     """The checkpoints in a folder, each list the oldest first."""
@@ -103,19 +109,20 @@ def stored_checkpoints(checkpoints_dir: Path) -> StoredCheckpoints:
     whole: list[tuple[int, Path]] = []
     damaged: list[tuple[int, Path, str]] = []
     for path in checkpoints_dir.iterdir() if checkpoints_dir.is_dir() else ():
-        step = _NAME.fullmatch(path.name)
+        step = step_in(path.name)
         if step is None or path.is_symlink() or not path.is_dir():
             continue
         try:
             manifest = check_sizes(path)
-        except CheckpointCorruptError as error:
-            damaged.append((int(step[1]), path, error.message))
+        except CheckpointError as error:
+            if path.is_dir():  # otherwise its run has deleted it meanwhile
+                damaged.append((step, path, error.message))
             continue
         if path.name == checkpoint_name(manifest.step):
             whole.append((manifest.step, path))
         else:
             why = f"{path.name}/{MANIFEST_NAME} is the one of step {manifest.step}"
-            damaged.append((int(step[1]), path, why))
+            damaged.append((step, path, why))
     return StoredCheckpoints(
         whole=tuple(path for _, path in sorted(whole)),
         damaged=tuple((path, why) for _, path, why in sorted(damaged)),
@@ -132,6 +139,14 @@ def is_complete(folder: Path) -> bool:
     try:
         files = _MANIFEST.validate_json((folder / MANIFEST_NAME).read_bytes()).files
         return all((folder / name).stat().st_size == f.size_bytes for name, f in files.items())
+    except (OSError, ValidationError):
+        return False
+
+
+def is_result(folder: Path) -> bool:
+    """Whether it is the folder of a result, by its manifest."""
+    try:
+        return _MANIFEST.validate_json((folder / MANIFEST_NAME).read_bytes()).kind == "result"
     except (OSError, ValidationError):
         return False
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from trainer_core.base_models.layout import transformer_config
 from trainer_core.data.cut_captions import CutCaptions, cut_captions
 from trainer_core.disk import require_folder
 from trainer_core.engine.reporting import report_finished, report_sample, report_stage
@@ -53,7 +54,7 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
         run.job.result_dir,
         plan=plan,
         step=state.step,
-        transformer_config=network.transformer.config,
+        transformer_config=transformer_config(Path(run.job.base_model_dir)),
         parameters=trained.parameters,
         weights=weights,
         sample=sample,

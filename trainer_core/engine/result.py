@@ -11,9 +11,9 @@ from pydantic import JsonValue
 
 from trainer_core.checkpoint.write import WrittenFolder, write_result
 from trainer_core.config.plan import Plan
-from trainer_core.export.full_rank import write_transformer
 from trainer_core.export.origin import Origin, Weights
 from trainer_core.export.parameters_in_memory import ParametersInMemory
+from trainer_core.export.transformer_folder import TRANSFORMER, write_full_rank
 from trainer_core.export.write_adapter import write_adapter
 
 SAMPLE_NAME: Final = "samples/0.png"
@@ -36,20 +36,20 @@ def write_run_result(
         result_dir: the folder to write.
         plan: the plan of the run.
         step: its last step.
-        transformer_config: diffusers' config; written only for full rank.
+        transformer_config: of the base model; written only for full rank.
         parameters: the values to publish, by logical name, each whole.
         weights: which values they are.
         sample: the sample image.
         facts: for the model card, from ``card_facts``.
     """
-    identity = plan.identity
+    identity, trained = plan.identity, ParametersInMemory(parameters)
 
     def fill(folder: Path) -> None:
         origin = Origin(base_model=identity.base.name, step=step, weights=weights)
         if identity.adapter is None:
-            write_transformer(folder / "transformer", transformer_config, parameters.items())
+            write_full_rank(folder / TRANSFORMER, transformer_config, trained, origin)
         else:
-            write_adapter(folder, identity.adapter, ParametersInMemory(parameters), origin)
+            write_adapter(folder, identity.adapter, trained, origin)
         (folder / SAMPLE_NAME).parent.mkdir()
         sample.save(folder / SAMPLE_NAME)
         body = json.dumps(facts, indent=2, allow_nan=False, ensure_ascii=False)

@@ -18,6 +18,7 @@ from trainer_core.engine.reporting import (
 )
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.errors import NonFiniteLossError
+from trainer_core.export.origin import BASE_MODEL
 from trainer_core.faultpoints import fault_point
 
 _LOSS_BEFORE = "probe_before"
@@ -45,6 +46,7 @@ def save(run: Run, state: TrainingState) -> None:
         scalars={
             _LOSS_BEFORE: state.loss_before,
             "loss": state.loss,
+            BASE_MODEL: run.plan.identity.base.name,
             **matmul_scalar(run.loaded.matmul),
             **environment_fingerprint(run.loaded.network.compute.device),
         },

@@ -1,17 +1,16 @@
-"""Write and read all weights of a transformer in diffusers' layout."""
+"""Write and read all weights of a transformer in diffusers' layout, in any dtype."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-_NAME: Final = "diffusion_pytorch_model"
-_FILE_BYTES: Final = 10 << 30
-"""The largest size of one file; more weights are split into several, as in diffusers."""
+from trainer_core.export import transformer_folder
+from trainer_core.export.transformer_folder import NAME, file_names, write_config, write_index
 
 
 def write_transformer(
@@ -24,31 +23,21 @@ def write_transformer(
     """
     folder.mkdir(parents=True)
     drafts: list[Path] = []
-    places: list[list[str]] = []
+    parts: list[list[str]] = []
     size_bytes = 0
     for tensors in _split(parameters):
-        drafts.append(folder / f"{_NAME}.part{len(drafts)}")
+        drafts.append(folder / f"{NAME}.part{len(drafts)}")
         save_file(tensors, drafts[-1], metadata={"format": "pt"})
-        places.append(list(tensors))
+        parts.append(list(tensors))
         size_bytes += sum(each.nbytes for each in tensors.values())
     if not drafts:
         raise ValueError("a transformer without parameters")
-    described = {name: value for name, value in config.items() if name != "_name_or_path"}
-    (folder / "config.json").write_text(
-        json.dumps(described, indent=2, default=list) + "\n", encoding="utf-8"
-    )
-    if len(drafts) == 1:
-        drafts[0].rename(folder / f"{_NAME}.safetensors")
-        return
-    weight_map: dict[str, str] = {}
-    for number, (draft, names) in enumerate(zip(drafts, places, strict=True), start=1):
-        final = f"{_NAME}-{number:05d}-of-{len(drafts):05d}.safetensors"
-        draft.rename(folder / final)
-        weight_map |= dict.fromkeys(names, final)
-    index = {"metadata": {"total_size": size_bytes}, "weight_map": weight_map}
-    (folder / f"{_NAME}.safetensors.index.json").write_text(
-        json.dumps(index, indent=2) + "\n", encoding="utf-8"
-    )
+    write_config(folder, config)
+    files = file_names(len(drafts))
+    for draft, file in zip(drafts, files, strict=True):
+        draft.rename(folder / file)
+    if len(files) > 1:
+        write_index(folder, files, parts, size_bytes)
 
 
 def read_transformer(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -56,8 +45,8 @@ def read_transformer(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
     Raises OSError or ValueError if ``folder`` does not contain a transformer.
     """
-    index = folder / f"{_NAME}.safetensors.index.json"
-    names = {f"{_NAME}.safetensors"}
+    index = folder / f"{NAME}.safetensors.index.json"
+    names = {f"{NAME}.safetensors"}
     if index.is_file():
         names = set(json.loads(index.read_bytes())["weight_map"].values())
     for name in sorted(names):
@@ -74,7 +63,7 @@ def _split(
     part: dict[str, torch.Tensor] = {}
     size_bytes = 0
     for name, tensor in parameters:
-        if part and size_bytes + tensor.nbytes > _FILE_BYTES:
+        if part and size_bytes + tensor.nbytes > transformer_folder.FILE_BYTES:
             yield part
             part, size_bytes = {}, 0
         part[name] = tensor.detach().cpu().contiguous()

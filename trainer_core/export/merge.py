@@ -3,10 +3,8 @@
 The cast to bf16 rounds small changes away. The report says how much of the adapter is lost.
 """
 
-import contextlib
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +15,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from trainer_core.config.plan.shapes import hidream_linears
-from trainer_core.disk import writing
-from trainer_core.errors import AdapterFileError, BaseModelError, OutputError
+from trainer_core.errors import AdapterFileError, BaseModelError
 from trainer_core.export.adapter_file import AdapterFile, ModuleDelta, read_adapter
+from trainer_core.export.drafts import check_new_folder, folder_at_once
 from trainer_core.export.full_rank import read_transformer, write_transformer
 
 REPORT_NAME: Final = "merge.json"
@@ -112,13 +110,12 @@ def merge_folder(
         AdapterFileError: see ``read_adapter``; or ``multiplier`` or a merged weight is not finite.
     """
     check_multiplier(multiplier)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise OutputError(f"{output} exists and is not empty; name a new or an empty folder")
+    check_new_folder(output)
     config = read_transformer_config(base)
     deltas = read_adapter(adapter, hidream_linears(config)).deltas
     report = MergeReport()
 
-    with _folder_at_once(output) as draft:
+    with folder_at_once(output) as draft:
         weights = _merged_weights(
             base, deltas, report=report, dtype=dtype, multiplier=multiplier, on_module=on_module
         )
@@ -150,23 +147,6 @@ def _merged_weights(
             on_module(len(report.changed), len(deltas))
         else:
             yield name, weight.to(dtype)
-
-
-@contextlib.contextmanager
-def _folder_at_once(output: Path) -> Iterator[Path]:
-    """A draft folder that is renamed to ``output`` at the end, or deleted after an error.
-
-    Raises DiskError.
-    """
-    target = output.absolute()
-    draft = target.with_name(f".{target.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        with writing(target):
-            yield draft
-            draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def read_transformer_config(base: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The metadata of an adapter file about its training. Imports no torch."""
+"""The metadata of trained weights about their training. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -7,27 +7,34 @@ from trainer_core.config.plan import Identity
 
 ADAPTER_NAME: Final = "pytorch_lora_weights.safetensors"
 
+BASE_MODEL: Final = "base_model"
+"""Key of the metadata, and of a checkpoint's scalars: the name of the base model."""
+
 Weights = Literal["live", "ema"]
 """The values of the last step, or their running mean (EMA)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """The training that one adapter file comes from."""
+    """The training that a file of weights comes from."""
 
     base_model: str
     step: int
-    """Number of optimizer steps that the adapter was trained for."""
+    """Number of optimizer steps that the weights were trained for."""
     weights: Weights
 
-    def as_metadata(self, *, modules: int) -> dict[str, str]:
-        """Metadata of a safetensors file; with ``modules`` a reader can detect missing ones."""
+    def as_metadata(self, *, modules: int | None = None) -> dict[str, str]:
+        """Metadata of a safetensors file.
+
+        ``modules``: how many an adapter has, so that a reader can detect missing ones.
+        """
+        counted = {} if modules is None else {"modules": str(modules)}
         return {
             "format": "pt",
-            "base_model": self.base_model,
+            BASE_MODEL: self.base_model,
             "step": str(self.step),
             "weights": self.weights,
-            "modules": str(modules),
+            **counted,
         }
 
 

@@ -1,19 +1,10 @@
-"""Write the adapter file of trained parameters. Imports no torch.
-
-The same parameters give the same bytes, by whatever process: the file holds no date and no path,
-and its tensors and its metadata are in the order of their names. (The library safetensors writes
-metadata in an order that differs from process to process.)
-"""
+"""Write the adapter file of trained parameters. Imports no torch."""
 
 import array
 import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
 
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
-from trainer_core.export.file_tensors import FileTensor
 from trainer_core.export.lora_layout import lora_layout, lora_metadata
 from trainer_core.export.lycoris_layout import (
     CONFIG_NAME,
@@ -22,24 +13,7 @@ from trainer_core.export.lycoris_layout import (
     lycoris_layout,
 )
 from trainer_core.export.origin import ADAPTER_NAME, Origin
-
-LENGTH_BYTES: Final = 8
-"""A safetensors file starts with the length of its header in so many bytes, little-endian."""
-FLOAT_BYTES: Final = 4
-
-
-class Parameters(Protocol):
-    """The trained parameters of an adapter, in memory or in a checkpoint."""
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Of each parameter, by logical name."""
-
-    def read(self, name: str, scale: float) -> bytes | memoryview:
-        """Its values times ``scale``, multiplied in fp64 and rounded to fp32, little-endian.
-
-        Raises KeyError.
-        """
+from trainer_core.export.safetensors_file import Parameters, write_safetensors
 
 
 def write_adapter(
@@ -55,7 +29,7 @@ def write_adapter(
             _write_lokr(folder, adapter, parameters, origin)
         case LoraAdapter():
             metadata = lora_metadata(adapter, origin)
-            _write(folder / ADAPTER_NAME, lora_layout(adapter), {}, parameters, metadata)
+            write_safetensors(folder / ADAPTER_NAME, lora_layout(adapter), parameters, metadata)
 
 
 def _write_lokr(folder: Path, adapter: LokrAdapter, parameters: Parameters, origin: Origin) -> None:
@@ -67,38 +41,6 @@ def _write_lokr(folder: Path, adapter: LokrAdapter, parameters: Parameters, orig
     layout = lycoris_layout(adapter, shapes, number)
     config = json.dumps(lycoris_config(adapter, shapes.keys()), indent=2)
     metadata = {**origin.as_metadata(modules=len(adapter.modules)), "lycoris_config": config}
-    _write(folder / ADAPTER_NAME, layout, lycoris_alphas(adapter), parameters, metadata)
+    file, alphas = folder / ADAPTER_NAME, lycoris_alphas(adapter)
+    write_safetensors(file, layout, parameters, metadata, alphas)
     (folder / CONFIG_NAME).write_text(config + "\n", encoding="utf-8")
-
-
-def _write(
-    path: Path,
-    layout: list[FileTensor],
-    constants: Mapping[str, float],
-    parameters: Parameters,
-    metadata: Mapping[str, str],
-) -> None:
-    """Write a safetensors file: the tensors of the layout, and constants of shape ()."""
-    by_name, of_parameter = {each.name: each for each in layout}, parameters.shapes
-    shapes = {each.name: of_parameter[each.parameter] for each in layout}
-    shapes |= dict.fromkeys(constants, ())
-    names = sorted(shapes)
-    with path.open("wb") as file:
-        file.write(_header({name: shapes[name] for name in names}, metadata))
-        for name in names:
-            if name in constants:
-                file.write(array.array("f", [constants[name]]).tobytes())
-            else:
-                file.write(parameters.read(by_name[name].parameter, by_name[name].scale))
-
-
-def _header(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> bytes:
-    """The start of the file, up to the bytes of the first tensor."""
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
-    end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * FLOAT_BYTES
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
-    body = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    body = body.ljust(-(-len(body) // LENGTH_BYTES) * LENGTH_BYTES)
-    return len(body).to_bytes(LENGTH_BYTES, "little") + body

@@ -20,7 +20,8 @@ from trainer_core.checkpoint.folders import (
     restore_replaced,
     stored_checkpoints,
 )
-from trainer_core.checkpoint.layout import MANIFEST_NAME, ResultManifest
+from trainer_core.checkpoint.layout import MANIFEST_NAME, CheckpointManifest, ResultManifest
+from trainer_core.checkpoint.opening import CHECKPOINTS
 from trainer_core.disk import writing
 from trainer_core.errors import Category, CheckpointCorruptError, CheckpointError, TrainerError
 from trainer_core.local.start import (
@@ -37,8 +38,7 @@ from trainer_core.process.job import BadJobError, Job, read_job
 JOB_NAME: Final = "job.json"
 _LOCK_NAME: Final = ".lock"
 _PID_BYTES: Final = 32
-_CHECKPOINTS: Final = "checkpoints"
-_RESULT: Final = "result"
+RESULT: Final = "result"
 
 
 class OutputInUseError(TrainerError):
@@ -77,8 +77,8 @@ def locked(output_dir: Path) -> Iterator[None]:
 
 def restore_interrupted(output_dir: Path) -> None:
     """Restore files that a killed run was replacing; the caller has locked the folder."""
-    repair_checkpoints(output_dir / _CHECKPOINTS)
-    restore_replaced(output_dir / _RESULT)
+    repair_checkpoints(output_dir / CHECKPOINTS)
+    restore_replaced(output_dir / RESULT)
 
 
 def find_checkpoints(request: str, output_dir: Path, folders: Sequence[Path]) -> Checkpoints:
@@ -89,13 +89,13 @@ def find_checkpoints(request: str, output_dir: Path, folders: Sequence[Path]) ->
         output_dir: the run's output folder.
         folders: a relative path is looked up in each of these.
     """
-    stored = stored_checkpoints(output_dir / _CHECKPOINTS)
+    stored = stored_checkpoints(output_dir / CHECKPOINTS)
     damaged = tuple(Damaged(path=path, why=why) for path, why in stored.damaged)
     found = Checkpoints(own=stored.whole, damaged=damaged)
     if request in ("", LATEST):
         return found
     try:
-        requested = _named_checkpoint(request, (output_dir / _CHECKPOINTS, *folders))
+        requested = _named_checkpoint(request, (output_dir / CHECKPOINTS, *folders))
     except CheckpointError as error:
         is_damage = isinstance(error, CheckpointCorruptError)
         return replace(found, problem=Refuse(error.message, is_damage=is_damage))
@@ -119,8 +119,12 @@ def _named_checkpoint(name: str, folders: Sequence[Path]) -> Path:
 
 
 def job_of(checkpoint: Path) -> Job | None:
+    """``job_beside``; raises CheckpointError as ``read_manifest``."""
+    return job_beside(checkpoint, read_manifest(checkpoint))
+
+
+def job_beside(checkpoint: Path, manifest: CheckpointManifest) -> Job | None:
     """The job that wrote a checkpoint; None where it is not beside it, or that of another run."""
-    manifest = read_manifest(checkpoint)
     for folder in checkpoint.resolve().parents[:2]:
         with contextlib.suppress(BadJobError):
             job = read_job(folder / JOB_NAME)
@@ -131,7 +135,7 @@ def job_of(checkpoint: Path) -> Job | None:
 
 def is_own_checkpoint(output_dir: Path, checkpoint: Path) -> bool:
     """Whether the checkpoint is in the output folder; symbolic links are resolved."""
-    return checkpoint.resolve().parent == (output_dir / _CHECKPOINTS).resolve()
+    return checkpoint.resolve().parent == (output_dir / CHECKPOINTS).resolve()
 
 
 def set_aside(output_dir: Path, *, after_step: int) -> Path | None:
@@ -140,9 +144,9 @@ def set_aside(output_dir: Path, *, after_step: int) -> Path | None:
     Otherwise ``latest`` would find the highest step instead of the newest run. Damaged checkpoints
     are not moved. Returns the new folder, or None if there was nothing to move.
     """
-    stored = committed_checkpoints(output_dir / _CHECKPOINTS)
+    stored = committed_checkpoints(output_dir / CHECKPOINTS)
     later = [path for path in stored if read_manifest(path).step > after_step]
-    result = output_dir / _RESULT
+    result = output_dir / RESULT
     if _step_of_result(result) > (0 if later else after_step):
         later.append(result)
     return move_aside(output_dir, later) if later else None

@@ -44,6 +44,8 @@ def generate(
     requests: Sequence[ImageRequest],
     options: PaintingOptions,
     log: Callable[[str], None],
+    *,
+    transformer: Path | None = None,
 ) -> None:
     """Generate each image and write it to its file.
 
@@ -55,6 +57,7 @@ def generate(
         requests: prompts and files of the images; at least one.
         options: size, steps, strength and precision of all images.
         log: called with one line of text before each stage.
+        transformer: the folder that holds ``transformer`` with its weights; None: ``base``.
 
     Raises:
         OutputError: the base model does not take the requested size, or a file cannot be written.
@@ -66,7 +69,8 @@ def generate(
     check_multiplier(options.multiplier)
     for request in requests:
         _check_file(request.file)
-    config = read_transformer_config(base)
+    weights = transformer or base
+    config = read_transformer_config(weights)
     sampling = _sampling_options(options, max_area_px(config))
     adapter_file = None if adapter is None else read_adapter(adapter, hidream_linears(config))
     compute = choose_compute(options.device, _precision(options))
@@ -75,7 +79,7 @@ def generate(
     embeddings = _encode(base, texts, options, compute)
     log("loading the transformer")
     models = _Models(
-        transformer=_load(base, adapter_file, options, compute),
+        transformer=_load(weights, adapter_file, options, compute),
         vae=load_vae(base, torch.float32).to(compute.device),
         scheduler=load_scheduler(base),
         compute=compute,

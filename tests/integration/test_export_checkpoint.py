@@ -1,0 +1,367 @@
+"""A checkpoint is exported as the result that its run would have written, byte for byte."""
+
+import itertools
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from services.cli.connection import CommandError, Invocation
+from services.cli.main import app
+from tests.support import damage
+from tests.support.jobs import shorten_texts
+from tests.support.small_jobs import STEPS, small_job
+from trainer_core.checkpoint.folders import keep_newest
+from trainer_core.checkpoint.layout import checkpoint_name, opened, sealed
+from trainer_core.engine.loop import train
+from trainer_core.engine.setup import load_run
+from trainer_core.engine.state import open_run
+from trainer_core.errors import (
+    AdapterFileError,
+    BaseModelError,
+    CheckpointCorruptError,
+    CheckpointError,
+    OutputError,
+)
+from trainer_core.local.folder import locked
+from trainer_core.process.control import Control
+from trainer_core.process.events import EventWriter
+from trainer_core.process.job import Job, write_job
+
+ADAPTER = "pytorch_lora_weights.safetensors"
+LAST = f"step-{STEPS:08d}"
+EMA = {"use_ema": True, "ema_decay": 0.9}
+LORA = {"lora_type": "standard", "lycoris_config": None, "lora_rank": 4}
+FULL = {
+    "model_type": "full",
+    "lora_type": None,
+    "lycoris_config": None,
+    "base_model_precision": "no_change",
+}
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Trains small jobs in this process, each in a folder of its own."""
+
+    tiny: Path
+    shards: Path
+    home: Path
+
+    def train(self, name: str, resume_from: Path | None = None, **options: Any) -> Path:
+        """The output folder of a finished run, with its job as a local run leaves it."""
+        folder = self.home / name
+        folder.mkdir()
+        few = {"validation_num_inference_steps": 1, "validation_guidance": 1.0}
+        raw = small_job(self.tiny, self.shards, folder, **{**few, **options})
+        shorten_texts(self.shards)
+        raw["resume_from"] = None if resume_from is None else str(resume_from)
+        job = Job.model_validate(raw)
+        job.checkpoints_dir.mkdir(parents=True)
+        control = Control(None)
+        with EventWriter(folder / "events.jsonl") as events:
+            run = open_run(job, load_run(job, control), events, control)
+            # Most of the time would go into 64 of them.
+            assert train(replace(run, evaluation_samples=run.evaluation_samples[:1]))
+        write_job(folder / "output" / "job.json", job)
+        return folder / "output"
+
+
+@pytest.fixture(scope="module")
+def trainer(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    shards = tmp_path_factory.mktemp("shards")
+    return Trainer(tiny_folder, shards, tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture(scope="module")
+def averaged(trainer: Trainer) -> Path:
+    """A run with a running mean."""
+    return trainer.train("averaged", **EMA)
+
+
+@pytest.fixture(scope="module")
+def plain(trainer: Trainer) -> Path:
+    """The same without one, resumed from its checkpoint of step 2."""
+    first = trainer.train("first", max_train_steps=2)
+    return trainer.train("plain", first / "checkpoints" / "step-00000002")
+
+
+@pytest.fixture(scope="module")
+def full(trainer: Trainer) -> Path:
+    """A full-rank run."""
+    return trainer.train("full", **FULL)
+
+
+def reverie(*arguments: object) -> Result:
+    return CliRunner().invoke(
+        app, [str(each) for each in arguments], obj=Invocation(env={}), catch_exceptions=False
+    )
+
+
+def export(*arguments: object) -> Path:
+    result = reverie("export", *arguments)
+    assert result.exit_code == 0, result.output
+    return Path(result.stdout.strip())
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_newest_checkpoint_gives_the_file_of_the_result(
+    averaged: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without options: the running mean of one run, the live weights of the resumed one."""
+    monkeypatch.chdir(tmp_path)
+    for output, name in ((averaged, f"{LAST}-ema"), (plain, f"{LAST}-live")):
+        written = export(output)
+
+        assert written == Path(f"{name}.safetensors")
+        assert written.read_bytes() == (output / "result" / ADAPTER).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{LAST}-ema.safetensors",
+        f"{LAST}-live.safetensors",
+    ]
+
+
+def test_a_folder_has_lycoris_config_beside_the_file(averaged: Path, tmp_path: Path) -> None:
+    export(averaged / "checkpoints" / LAST, "--output", tmp_path / "new" / "try")
+
+    result = files_in(averaged / "result")
+    names = (ADAPTER, "lycoris_config.json")
+    assert files_in(tmp_path / "new" / "try") == {name: result[name] for name in names}
+
+
+def test_both_kinds_of_weights_can_be_chosen(averaged: Path, plain: Path, tmp_path: Path) -> None:
+    """The running mean changes no step, so the live weights are those of a run without one."""
+    live = export(averaged, "--weights", "live", "--output", tmp_path / "live.safetensors")
+
+    assert live.read_bytes() == (plain / "result" / ADAPTER).read_bytes()
+    assert live.read_bytes() != (averaged / "result" / ADAPTER).read_bytes()
+    with pytest.raises(CheckpointError, match=f"{LAST} has no running mean .*--weights live"):
+        export(plain, "--weights", "ema", "--output", tmp_path / "none.safetensors")
+
+
+def test_a_step_can_be_chosen(plain: Path, averaged: Path, tmp_path: Path) -> None:
+    first = plain.parents[1] / "first" / "output"
+    file = export(averaged, "--step", 2, "--output", tmp_path / "2.safetensors")
+    assert file.read_bytes() != (averaged / "result" / ADAPTER).read_bytes()
+
+    of_first = export(first, "--step", 2, "--output", tmp_path / "first.safetensors")
+
+    assert of_first.read_bytes() == (first / "result" / ADAPTER).read_bytes()
+    with pytest.raises(CheckpointError, match=r"step-00000009; there are those of the steps 2, 3"):
+        export(averaged, "--step", 9)
+    with pytest.raises(CheckpointError, match="is one checkpoint: for a step, name the output"):
+        export(averaged / "checkpoints" / LAST, "--step", 2)
+
+
+def test_lora_too(trainer: Trainer, tmp_path: Path) -> None:
+    output = trainer.train("lora", **LORA)
+
+    export(output, "--output", tmp_path / "folder")
+
+    assert files_in(tmp_path / "folder") == {ADAPTER: (output / "result" / ADAPTER).read_bytes()}
+
+
+def test_full_rank_is_a_folder_with_the_transformer(full: Path, tmp_path: Path) -> None:
+    export(full, "--output", tmp_path / "full")
+
+    assert files_in(tmp_path / "full" / "transformer") == files_in(full / "result" / "transformer")
+    with pytest.raises(OutputError, match=r"a\.safetensors is the name of a file: all weights"):
+        export(full, "--output", tmp_path / "a.safetensors")
+
+
+def test_a_checkpoint_far_from_its_run_needs_only_its_base(
+    full: Path, averaged: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was downloaded: no job is beside it."""
+    monkeypatch.setenv("REVERIE_MODELS_DIR", str(tmp_path))
+    far, all_weights = tmp_path / "far", tmp_path / "all"
+    shutil.copytree(averaged / "checkpoints" / LAST, far)
+    shutil.copytree(full / "checkpoints" / LAST, all_weights)
+    (tmp_path / "here").mkdir()
+
+    file = export(far, "--output", tmp_path / "a.safetensors")
+
+    assert file.read_bytes() == (averaged / "result" / ADAPTER).read_bytes()
+    export(all_weights, "--base", tiny_folder, "--output", tmp_path / "b")
+    assert files_in(tmp_path / "b" / "transformer") == files_in(full / "result" / "transformer")
+
+
+def test_an_older_checkpoint_does_not_name_its_base_model(averaged: Path, tmp_path: Path) -> None:
+    """Its job does, or the command."""
+    output = tmp_path / "output"
+    shutil.copytree(averaged / "checkpoints", output / "checkpoints")
+    manifest_file = output / "checkpoints" / LAST / "manifest.json"
+    manifest = json.loads(manifest_file.read_text())
+    del manifest["scalars"]["base_model"], manifest["scalars"]["manifest_digest"]
+    manifest_file.write_text(json.dumps(manifest))
+
+    with pytest.raises(BaseModelError, match=f"{LAST} does not say which base model .*--base"):
+        export(output, "--output", tmp_path / "a.safetensors")
+    named = export(output, "--base", "hidream-tiny", "--output", tmp_path / "a.safetensors")
+    shutil.copy(averaged / "job.json", output)
+    by_job = export(output, "--output", tmp_path / "b.safetensors")
+
+    expected = (averaged / "result" / ADAPTER).read_bytes()
+    assert named.read_bytes() == by_job.read_bytes() == expected
+
+
+def test_what_is_there_stays(averaged: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    file.write_text("mine")
+    with pytest.raises(OutputError, match=r"mine\.safetensors exists: .*--overwrite"):
+        export(averaged, "--output", file)
+    assert file.read_text() == "mine"
+    with pytest.raises(OutputError, match="exists and is not empty"):
+        export(averaged, "--output", tmp_path, "--overwrite")
+
+    export(averaged, "--output", file, "--overwrite")
+
+    assert file.read_bytes() == (averaged / "result" / ADAPTER).read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+@pytest.mark.parametrize("kind", damage.OF_A_FILE)
+@pytest.mark.parametrize("name", ["state.safetensors", "manifest.json"])
+def test_a_damaged_checkpoint_is_named_and_an_older_one_offered(
+    kind: str, name: str, averaged: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    shutil.copytree(averaged / "checkpoints", output / "checkpoints")
+    damage.OF_A_FILE[kind](output / "checkpoints" / LAST / name)
+
+    with pytest.raises(CheckpointCorruptError, match=rf"{LAST}/{name}.*--step 2$"):
+        export(output, "--step", STEPS)
+    with pytest.raises(CheckpointCorruptError, match=rf"{LAST}/{name}.*step-00000002$"):
+        export(output / "checkpoints" / LAST)
+    result = reverie("export", output, "--output", tmp_path / "newest.safetensors")
+
+    assert result.exit_code == 0
+    assert f"{LAST}/{name}" in result.stderr
+    assert "Step 2 is taken instead." in result.stderr
+    expected = export(averaged, "--step", 2, "--output", tmp_path / "2.safetensors")
+    assert (tmp_path / "newest.safetensors").read_bytes() == expected.read_bytes()
+
+    damage.remove(output / "checkpoints" / "step-00000002" / name)
+    with pytest.raises(CheckpointCorruptError, match=rf"none of .* is whole: {LAST}/{name}"):
+        export(output)
+    with pytest.raises(CheckpointCorruptError, match="There is no older one that is whole"):
+        export(output, "--step", STEPS)
+
+
+def test_a_run_that_goes_on_is_read_and_not_disturbed(averaged: Path, tmp_path: Path) -> None:
+    """It writes and deletes checkpoints while they are exported, and holds its lock."""
+    folder = tmp_path / "output" / "checkpoints"
+    whole = averaged / "checkpoints" / LAST
+    manifest = opened((whole / "manifest.json").read_bytes())
+    shutil.copytree(whole, folder / LAST)
+    stop = threading.Event()
+
+    def write_and_delete() -> None:
+        for step in itertools.count(STEPS + 1):
+            draft = folder / f".{checkpoint_name(step)}.draft"
+            shutil.copytree(whole, draft)
+            this = sealed(manifest.model_copy(update={"step": step}))
+            (draft / "manifest.json").write_text(this.model_dump_json())
+            draft.rename(folder / checkpoint_name(step))
+            keep_newest(folder, 1)
+            if stop.is_set():
+                return
+
+    with locked(tmp_path / "output"), ThreadPoolExecutor() as pool:
+        run = pool.submit(write_and_delete)
+        try:
+            for number in range(6):
+                file = export(tmp_path / "output", "--output", tmp_path / f"{number}.safetensors")
+                assert file.stat().st_size > 0
+        finally:
+            stop.set()
+        run.result()
+    assert len(list(folder.iterdir())) == 1
+
+
+SMALL = ("--prompt", "a cat", "--width", 32, "--steps", 1, "--guidance", 1, "--device", "cpu")
+
+
+def painted(output: Path, *arguments: object) -> bytes:
+    result = reverie("generate", *SMALL, "--output", output, *arguments)
+    assert result.exit_code == 0, result.output
+    return output.read_bytes()
+
+
+def test_pictures_of_a_checkpoint_are_those_of_its_file(
+    averaged: Path, plain: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    def picture(*adapter: object) -> bytes:
+        return painted(tmp_path / "a.png", "--base", tiny_folder, "--adapter", *adapter)
+
+    mean = picture(averaged / "result" / ADAPTER)
+    live = picture(plain / "result")
+
+    assert mean != live
+    assert picture(averaged) == mean
+    assert picture(averaged / "checkpoints" / LAST, "--weights", "live") == live
+    with pytest.raises(AdapterFileError, match="is no checkpoint: --weights chooses"):
+        picture(plain / "result" / ADAPTER, "--weights", "live")
+    with pytest.raises(AdapterFileError, match="neither a checkpoint nor pytorch_lora"):
+        picture(tmp_path)
+    assert (
+        reverie(
+            "generate",
+            *SMALL,
+            "--base",
+            tiny_folder,
+            "--weights",
+            "ema",
+            "--output",
+            tmp_path / "a.png",
+        ).exit_code
+        == 2
+    )
+
+
+def test_a_full_rank_result_paints_with_the_parts_of_its_base(
+    full: Path, averaged: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(tiny_folder, whole)
+    shutil.rmtree(whole / "transformer")
+    shutil.copytree(full / "result" / "transformer", whole / "transformer")
+
+    def picture(*base: object) -> bytes:
+        return painted(tmp_path / "a.png", "--base", *base)
+
+    expected = picture(whole)
+
+    assert picture(tiny_folder) != expected
+    assert picture(full) == expected
+    # An export in another place: its metadata names the base, which the operator's folder has.
+    export(full / "checkpoints" / LAST, "--output", tmp_path / "far" / "full")
+    monkeypatch.setenv("REVERIE_MODELS_DIR", str(tiny_folder.parent))
+    assert picture(tmp_path / "far" / "full") == expected
+    # One whose base nothing names.
+    shutil.copytree(full / "result" / "transformer", tmp_path / "lone" / "transformer")
+    for file in (tmp_path / "lone" / "transformer").glob("*.safetensors"):
+        save_file(load_file(file), file)
+    with pytest.raises(BaseModelError, match=r"not on this machine: name .* with --parts-from"):
+        picture(tmp_path / "lone")
+    assert picture(tmp_path / "lone", "--parts-from", tiny_folder) == expected
+    with pytest.raises(CommandError, match="--parts-from is for a --base with a transformer alone"):
+        picture(tiny_folder, "--parts-from", tiny_folder)
+    with pytest.raises(BaseModelError, match="has checkpoints and no full-rank result"):
+        picture(averaged)
+    with pytest.raises(AdapterFileError, match="of full-rank training: write its transformer"):
+        picture(tiny_folder, "--adapter", full / "checkpoints" / LAST)

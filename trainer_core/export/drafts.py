@@ -1,0 +1,60 @@
+"""Files and folders that appear complete or not at all. Imports no torch."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer_core.disk import writing
+from trainer_core.errors import OutputError
+
+
+def check_new_folder(output: Path) -> None:
+    """Raise OutputError where the folder exists and is not empty, or is a file."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(f"{output} exists and is not empty; name a new or an empty folder")
+
+
+def check_new_file(output: Path, *, overwrite: bool) -> None:
+    """Raise OutputError where the file exists and may not be replaced, or is a folder."""
+    if output.is_dir():
+        raise OutputError(f"{output} is a folder: name a file in it")
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists: give another --output, or --overwrite to replace it")
+
+
+@contextlib.contextmanager
+def folder_at_once(output: Path) -> Iterator[Path]:
+    """A draft folder that is renamed to ``output`` at the end, or deleted after an error.
+
+    Raises DiskError.
+    """
+    target = output.absolute()
+    draft = target.with_name(f".{target.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        with writing(target):
+            yield draft
+            draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def file_at_once(output: Path, name: str) -> Iterator[Path]:
+    """An empty draft folder, whose file ``name`` becomes ``output`` at the end.
+
+    The folder is deleted, with whatever else is in it. Raises DiskError.
+    """
+    target = output.absolute()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(writing(target))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        near = tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name[:80]}-")
+        draft = stack.enter_context(near)
+        yield Path(draft)
+        with (Path(draft) / name).open("rb") as file:
+            os.fsync(file.fileno())
+        (Path(draft) / name).replace(target)

@@ -1,0 +1,70 @@
+"""Write a safetensors file of fp32 tensors, one tensor after the other. Imports no torch.
+
+The same parameters give the same bytes, by whatever process: the file holds no date and no path,
+and its tensors and its metadata are in the order of their names. (The library safetensors writes
+metadata in an order that differs from process to process.)
+"""
+
+import array
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from trainer_core.export.file_tensors import FileTensor
+
+LENGTH_BYTES: Final = 8
+"""A safetensors file starts with the length of its header in so many bytes, little-endian."""
+FLOAT_BYTES: Final = 4
+
+
+class Parameters(Protocol):
+    """The trained parameters of a run, in memory or in a checkpoint."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of each parameter, by logical name."""
+
+    def read(self, name: str, scale: float) -> bytes | memoryview:
+        """Its values times ``scale``, multiplied in fp64 and rounded to fp32, little-endian.
+
+        Raises KeyError.
+        """
+
+
+def write_safetensors(
+    path: Path,
+    layout: Sequence[FileTensor],
+    parameters: Parameters,
+    metadata: Mapping[str, str],
+    constants: Mapping[str, float] | None = None,
+) -> None:
+    """Write the tensors of the layout, and constants of shape (); memory holds one tensor.
+
+    Raises KeyError where a parameter is missing, and OSError.
+    """
+    constants = constants or {}
+    by_name, of_parameter = {each.name: each for each in layout}, parameters.shapes
+    shapes = {each.name: of_parameter[each.parameter] for each in layout}
+    shapes |= dict.fromkeys(constants, ())
+    names = sorted(shapes)
+    with path.open("wb") as file:
+        file.write(_header({name: shapes[name] for name in names}, metadata))
+        for name in names:
+            if name in constants:
+                file.write(array.array("f", [constants[name]]).tobytes())
+            else:
+                file.write(parameters.read(by_name[name].parameter, by_name[name].scale))
+
+
+def _header(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> bytes:
+    """The start of the file, up to the bytes of the first tensor."""
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * FLOAT_BYTES
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    body = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    body = body.ljust(-(-len(body) // LENGTH_BYTES) * LENGTH_BYTES)
+    return len(body).to_bytes(LENGTH_BYTES, "little") + body
