@@ -29,8 +29,9 @@ from trainer_core.paths import (
 )
 
 _BACKENDS: Final = "data_backend_config"
+_LYCORIS: Final = "lycoris_config"
 _FIELDS: Final = {
-    "lycoris_config": "lycoris_config",
+    _LYCORIS: "lycoris_config",
     _BACKENDS: "data_backends",
     "user_prompt_library": "prompt_library",
 }
@@ -76,6 +77,11 @@ class Documents:
     """Option → its line, of a config.env."""
     replaced: Mapping[str, str] = field(default_factory=dict)
     """Variable of ``{env:NAME}`` → JSON Pointer to the first value that has it."""
+
+    @property
+    def config_dir(self) -> Path:
+        """The folder of the options, from which relative names are tried."""
+        return next(each.path for each in self.used if each.option == "config").resolve().parent
 
 
 def read_documents(
@@ -137,7 +143,8 @@ def gather_documents(
             body[name] = _read_content(path, name)
             used.append(UsedFile(option=option, path=path))
         except (CommandError, DocumentError) as error:
-            problems.append(FileProblem(option=option, error=error))
+            if not _is_idle(option, options):
+                problems.append(FileProblem(option=option, error=error))
     if _BACKENDS not in {*(it.option for it in used), *(it.option for it in problems)}:
         text = f"{file} names no data_backend_config, so no backend would be trained on"
         problems.append(FileProblem(option=_BACKENDS, error=CommandError(text)))
@@ -157,7 +164,12 @@ def gather_documents(
 
 
 def _read_deepspeed(options: dict[str, Any], places: "_Places") -> list[UsedFile]:
-    """Put the content of the file that deepspeed_config names in its place."""
+    """Put the content of the file that deepspeed_config names in its place.
+
+    An adapter trains without DeepSpeed, so that the file need not be there.
+    """
+    if _written(options, "model_type") != "full":
+        return []
     written = next((key for key in options if plain_name(key) == _DEEPSPEED), None)
     name = None if written is None else file_named_by(options[written])
     if written is None or name is None:
@@ -212,7 +224,8 @@ def _path_of(option: str, options: Mapping[str, Any], places: _Places) -> Path |
     name = _name_in(options, option)
     if name is not None:
         return places.find_file(name, option)
-    if option != "lycoris_config" or not _needs_usual_lycoris(options):
+    is_unnamed = _written(options, option) in (None, "")
+    if option != _LYCORIS or not is_unnamed or not _trains_lycoris(options):
         return None
     try:
         return places.find_file(_USUAL_LYCORIS, option)
@@ -230,12 +243,14 @@ def _name_in(options: Mapping[str, Any], option: str) -> str | None:
     return None if value.strip().lower() in _OFF else value
 
 
-def _needs_usual_lycoris(options: Mapping[str, Any]) -> bool:
-    """Whether the run trains a LyCORIS adapter and names no file for it."""
-    is_lycoris = _written(options, "lora_type") == "lycoris"
-    is_full_rank = _written(options, "model_type") == "full"
-    is_unnamed = _written(options, "lycoris_config") in (None, "")
-    return is_lycoris and not is_full_rank and is_unnamed
+def _is_idle(option: str, options: Mapping[str, Any]) -> bool:
+    """Whether nothing follows from the file that an option names, so that it may be missing."""
+    return option == _LYCORIS and not _trains_lycoris(options)
+
+
+def _trains_lycoris(options: Mapping[str, Any]) -> bool:
+    is_full_rank = bool(_written(options, "model_type") == "full")
+    return not is_full_rank and bool(_written(options, "lora_type") == "lycoris")
 
 
 def _image_folders(backends: Sequence[Any], places: _Places) -> dict[str, Path]:

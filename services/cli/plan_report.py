@@ -120,15 +120,17 @@ def report_on(
     documents = files.content
     if documents is None:
         return Report(errors=files.errors)
-    base = _base_section(documents, working_dir, env)
-    start = _look_up_start(documents, working_dir)
+    options = read_options(documents.body["config"], OPTIONS, "/config", Findings(), "local")
+    folders = search_folders(documents.config_dir, working_dir)
+    base = _base_section(documents, base_name_of(options), folders, env)
+    start = look_up_start(start_name_of(options), folders)
     plan = _plan_section(documents, base.content, start, reported=files.errors)
     sections: list[_Section[Any]] = [files, base, plan]
     surveys: tuple[Survey, ...] = ()
     steps: int | None = None
     is_sound = not any(section.errors for section in sections)
     if is_sound and plan.content is not None:
-        data = _data_section(plan.content, documents, base.content, working_dir, on_progress)
+        data = _data_section(plan.content, documents, base.content, folders, on_progress)
         surveys = data.content
         length = _length_section(plan.content, surveys, documents)
         sections += [data, length]
@@ -163,19 +165,15 @@ def _files_section(
 
 
 def _base_section(
-    documents: Documents, working_dir: Path, env: Mapping[str, str]
+    documents: Documents, name: str, folders: Sequence[Path], env: Mapping[str, str]
 ) -> _Section[BaseShape]:
     """The base model; the published one in place of one that cannot be read.
 
     So the sections below find every other mistake too.
     """
-    options = read_options(documents.body["config"], OPTIONS, "/config", Findings(), "local")
-    name = base_name_of(options)
     code = "bad_file"
     try:
-        meaning = resolve(
-            name, listed_base_models(env), search_folders(_config_dir(documents), working_dir)
-        )
+        meaning = resolve(name, listed_base_models(env), folders)
         if isinstance(meaning, NotFound):
             code = "bad_value"
         shape = shape_of(meaning)
@@ -183,12 +181,6 @@ def _base_section(
         wrong = _found(documents, _at(documents, _BASE), code, str(error))
         return _Section(content=published_shape(name), errors=(wrong,))
     return _Section(content=shape, warnings=() if shape.warning is None else (shape.warning,))
-
-
-def _look_up_start(documents: Documents, working_dir: Path) -> Start:
-    options = read_options(documents.body["config"], OPTIONS, "/config", Findings(), "local")
-    config_dir = documents.used[0].path.resolve().parent
-    return look_up_start(start_name_of(options), search_folders(config_dir, working_dir))
 
 
 def _plan_section(
@@ -222,17 +214,16 @@ def _plan_section(
 
 
 def _data_section(
-    plan: Plan, documents: Documents, base: BaseShape, working_dir: Path, on_progress: Progress
+    plan: Plan,
+    documents: Documents,
+    base: BaseShape,
+    folders: Sequence[Path],
+    on_progress: Progress,
 ) -> _Section[tuple[Survey, ...]]:
     """A survey of each image folder, and what a run would end at."""
-    folders = search_folders(_config_dir(documents), working_dir)
     data = data_section(plan, documents.body["data_backends"], base, folders, on_progress)
     errors = [_found(documents, each.pointer, each.code, each.message) for each in data.problems]
     return _Section(content=data.surveys, errors=tuple(errors), warnings=data.warnings)
-
-
-def _config_dir(documents: Documents) -> Path:
-    return documents.used[0].path.resolve().parent
 
 
 def _length_section(

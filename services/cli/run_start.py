@@ -28,8 +28,7 @@ def local_start(documents: Documents, working_dir: Path) -> Path | None:
     name = start_name_of(options)
     if name is None or parse_start(name) is not None:
         return None
-    config_dir = documents.used[0].path.resolve().parent
-    found = start_named(name, search_folders(config_dir, working_dir))
+    found = start_named(name, search_folders(documents.config_dir, working_dir))
     if found.state is not None:
         raise CommandError(
             f"init_lora names {found.name}, a checkpoint on this machine: name the result of its "

@@ -102,6 +102,19 @@ def test_a_file_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
         read_documents(config, {}, tmp_path, {})
 
 
+@pytest.mark.parametrize("trained", [{"model_type": "full"}, {"lora_type": "standard"}, {}])
+def test_a_lycoris_config_that_is_not_used_may_be_missing(
+    tmp_path: Path, trained: dict[str, str]
+) -> None:
+    write(tmp_path / "b.json", [])
+    options = {"data_backend_config": "b.json", "lycoris_config": "gone.json"}
+    config = write(tmp_path / "config.json", options)
+
+    assert "lycoris_config" not in read_documents(config, trained, tmp_path, {}).body
+    with pytest.raises(CommandError, match="lycoris_config names"):
+        read_documents(config, {"lora_type": "lycoris"}, tmp_path, {})
+
+
 def test_missing_backends_are_an_error_before_anything_is_sent(tmp_path: Path) -> None:
     config = write(tmp_path / "config.json", {"lycoris_config": "none"})
     with pytest.raises(CommandError, match="names no data_backend_config"):

@@ -112,7 +112,11 @@ def test_hostile_configurations_are_bounded() -> None:
 def config_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "config"
     folder.mkdir()
-    options = {"--deepspeed_config": "config/ds.json", "data_backend_config": "backends.json"}
+    options = {
+        "--model_type": "full",
+        "--deepspeed_config": "config/ds.json",
+        "data_backend_config": "backends.json",
+    }
     (folder / "config.json").write_text(json.dumps(options))
     (folder / "backends.json").write_text("[]")
     return folder
@@ -136,3 +140,9 @@ def test_a_file_that_is_missing_or_no_object_is_told(config_dir: Path) -> None:
     (config_dir / "ds.json").write_text("[]")
     with pytest.raises(CommandError, match="has to hold an object"):
         read_documents(config_dir, {}, config_dir, {})
+
+
+def test_an_adapter_needs_no_such_file(config_dir: Path) -> None:
+    documents = read_documents(config_dir, {"model_type": "lora"}, config_dir, {})
+
+    assert documents.body["config"]["--deepspeed_config"] == "config/ds.json"

@@ -75,7 +75,7 @@ def _report_idle_lokr(
 ) -> None:
     """Tell which options of LoKr have no effect, where there is no LoKr."""
     config.idle(f"with {with_what}", _NORM)
-    if lycoris_config is not None:
+    if lycoris_config is not None or config.given(_LYCORIS_CONFIG):
         way_out = "; lora_type lycoris uses it" if config[MODEL_TYPE] == "lora" else ""
         message = f"has no effect with {with_what}{way_out}."
         config.notice("no_effect", _LYCORIS_CONFIG, message)

@@ -43,7 +43,7 @@ OTHERS.handled(
 )
 OTHERS.differs(
     "accelerate_config",
-    "Its file is not read: set num_processes to its number of GPUs, and zero_stage to its stage.",
+    "its file is not read: set num_processes to its number of GPUs, and zero_stage to its stage.",
 )
 OTHERS.not_built("tread_config", "Leave it out: in SimpleTuner it fails for HiDream.")
 OTHERS.not_built("layer_freeze_strategy", "Leave it out.", "none")
