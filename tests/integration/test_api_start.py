@@ -4,9 +4,9 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -16,26 +16,31 @@ from services.objects.keys import checkpoint_prefix, result_prefix
 from services.objects.open import open_store
 from services.objects.port import ObjectStore
 from services.settings.env import Settings
-from services.store import run_control
+from services.store import run_control, runs
 from tests.support.adapter_bytes import (
-    ONE_LORA,
     lora_bytes,
     lora_checkpoint,
     packed,
     tensors_file,
     width_of,
 )
-from tests.support.api_keys import new_api_key
 from tests.support.finished_runs import closed_folder
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase, plan
-from tests.support.service import database_of, push_unread, run_request
-from tests.support.tenant import Json, Tenant
+from tests.support.service import database_of
+from tests.support.starting import User
+from tests.support.tenant import Json
+from tests.support.waiting import wait_until
 from trainer_core.base_models.describe import read_base_model
 
 STEP: Final = "checkpoints/step-00000010"
 ADAPTER: Final = "pytorch_lora_weights.safetensors"
 AT: Final = "/config/init_lora"
+WAITS_FOR_A_LOCK: Final = """
+SELECT true FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock'
+    AND query LIKE '%FROM runs%FOR UPDATE%'
+"""
 
 
 def sha256(body: bytes) -> str:
@@ -59,48 +64,15 @@ def width(models_dir: Path) -> int:
     return width_of(read_base_model(models_dir / "hidream-tiny"))
 
 
-@dataclass
-class User:
-    """A tenant with a key, and with rows of its own."""
-
-    db: TenantDatabase
-    http: Tenant
-    datasets: dict[str, str]
-
-    def request(self, **config: Any) -> Json:
-        written = {**ONE_LORA, "lycoris_config": "", **config}
-        return {**run_request(self.datasets, **written), "lycoris_config": None}
-
-    def problems(self, init_lora: str, **config: Any) -> list[Json]:
-        body = self.request(init_lora=init_lora, **config)
-        answer = self.http.http.post("/v1/runs", json=body)
-        assert answer.status_code == 422, answer.text
-        validated = self.http.post("/v1/runs:validate", body)
-        assert validated["problems"] == answer.json()["errors"]
-        return list(validated["problems"])
-
-    def submit(self, init_lora: str, **config: Any) -> str:
-        return self.http.submit(self.request(init_lora=init_lora, **config))
-
-    def start_of(self, run_id: str) -> Any:
-        return self.http.get(f"/v1/runs/{run_id}/plan")["identity"].get("start_adapter")
-
-
 @pytest.fixture(scope="module")
 def ada(fleet: Fleet) -> Iterator[User]:
     with database_of(fleet) as database:
-        yield user(fleet, TenantDatabase.new(database))
+        yield User.new(fleet, TenantDatabase.new(database))
 
 
 @pytest.fixture(scope="module")
 def bob(fleet: Fleet, ada: User) -> User:
-    return user(fleet, ada.db.neighbour())
-
-
-def user(fleet: Fleet, db: TenantDatabase) -> User:
-    with db.database.transaction() as conn:
-        tenant = Tenant(fleet.url, new_api_key(conn, db.tenant_id))
-    return User(db, tenant, push_unread(tenant))
+    return User.new(fleet, ada.db.neighbour())
 
 
 @pytest.fixture
@@ -331,6 +303,31 @@ def test_a_checkpoint_that_a_queued_run_starts_from_is_kept(
     cancel(ada, new)
     commit(ada.db, objects, claim, 40, state)
     assert steps() == [40]
+
+
+def test_a_checkpoint_that_is_retired_at_this_moment_is_missed(
+    ada: User, objects: ObjectStore, width: int, tmp_path: Path
+) -> None:
+    claim = ada.db.held(plan=plan(checkpoints=1))
+    state = write(tmp_path / "state", lora_checkpoint(4, out_features=width))
+    commit(ada.db, objects, claim, 10, state)
+    body = ada.request(init_lora=f"{claim.run_id}/{STEP}")
+
+    def is_waiting() -> bool:
+        with ada.db.database.transaction() as conn:
+            return bool(conn.execute(WAITS_FOR_A_LOCK).fetchone())
+
+    with ThreadPoolExecutor(1) as pool:
+        with ada.db.database.transaction() as conn:
+            runs.lock(conn, ada.db.tenant_id, claim.run_id)  # as a newer checkpoint is committed
+            submitted = pool.submit(ada.http.http.post, "/v1/runs", json=body)
+            wait_until(is_waiting, what="the request")
+            conn.execute("DELETE FROM checkpoints WHERE run_id = %s", (claim.run_id,))
+        answer = submitted.result(10)
+
+    assert answer.status_code == 422, answer.text
+    (problem,) = answer.json()["errors"]
+    assert "was deleted or replaced a moment ago" in problem["message"]
 
 
 def test_clones_and_sweeps_start_from_adapters(

@@ -27,7 +27,7 @@ from services.store.datasets import Dataset, NewFile
 from services.store.verification import MAX_FAILURES, MAX_PROBLEMS
 from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
-from tests.support.adapter_bytes import lora_bytes
+from tests.support.adapter_bytes import lora_bytes, packed
 from tests.support.failing_store import FailingStore, store_in
 from tests.support.runs import TenantDatabase
 from tests.support.waiting import wait_until
@@ -275,8 +275,9 @@ def test_a_locked_run_does_not_hold_up_the_builder(
         (lora_bytes(4, out_features=64, value=math.nan), "lora_A.weight holds values that are not"),
         (lora_bytes(4, out_features=64)[:-1], "old.safetensors is cut off"),
         (b"x" * 300, "old.safetensors is cut off in its header, or no safetensors file"),
+        (packed(b'{"a\\u0000": 1}'), "or cannot be shown: a\\x00"),
     ],
-    ids=["whole", "not finite", "cut off", "other"],
+    ids=["whole", "not finite", "cut off", "other", "name that cannot be stored"],
 )
 def test_an_adapter_file_is_verified(
     body: bytes, words: str | None, ada: TenantDatabase, store: FailingStore, verifier: Verifier

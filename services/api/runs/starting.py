@@ -174,6 +174,8 @@ def about_start(conn: Connection, tenant_id: str, start: StoredStart, at: str) -
         if is_id(start.source, "ds"):
             is_there = datasets.get(conn, tenant_id, start.source).status != "rejected"
         else:
+            if start.step is not None:
+                runs.lock(conn, tenant_id, start.source)  # it retires no checkpoint meanwhile
             prefix, _ = _folder_of(conn, tenant_id, StartName(source=start.source, step=start.step))
             is_there = start.files[0].key.startswith(prefix)
     except (NotFoundError, AdapterFileError):
