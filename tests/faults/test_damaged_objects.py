@@ -183,7 +183,7 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_is_used(
     wait_until(lambda: len(service.ask(NEWEST, run_id=run_id)) == 2, what="two checkpoints")
     service.fleet.processes["trainer-1"].kill()
     service.fleet.wait("trainer-1")
-    (step, prefix), _ = service.ask(NEWEST, run_id=run_id)
+    (step, prefix), (older, _) = service.ask(NEWEST, run_id=run_id)
     damage(objects, content_key(objects, prefix), how)
 
     service.start("trainer-1")
@@ -192,7 +192,10 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_is_used(
     assert (first["outcome"], second["from_step"]) == ("lost", step)
     (warning,) = service.tenant.events(run_id, "warning")
     assert warning["data"]["code"] == "checkpoint_corrupt"
-    assert f"step {step} " in warning["data"]["message"]
+    assert warning["data"]["message"] == (
+        f"The checkpoint of step {step} is missing or damaged in the store. The run goes on from "
+        f"step {older}."
+    )
     steps = [event["step"] for event in service.tenant.events(run_id, "run.checkpoint")]
     assert steps == sorted([*range(INTERVAL, STEPS + 1, INTERVAL), step])
     assert_equal(service, objects, run_id, unbroken, tmp_path)

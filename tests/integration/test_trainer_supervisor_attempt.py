@@ -19,6 +19,7 @@ from tests.integration.trainer_supervisor_host import (
     open_host,
     wait_until,
 )
+from tests.support.damage import flip
 from tests.support.postgres import PostgresServer
 
 
@@ -282,8 +283,10 @@ def test_instead_of_a_damaged_checkpoint_the_older_one_is_used(host: TrainerHost
 def test_without_an_intact_checkpoint_a_run_fails_and_names_it(host: TrainerHost) -> None:
     assert host.end_of(host.start("die")) == 0
     claimable_again(host)
-    damage_checkpoint(host, 2)
-    damage_checkpoint(host, 4)
+    (manifest,) = host.stored_state(2)
+    flip(manifest)
+    (manifest,) = host.stored_state(4)
+    (manifest.parent / "state.bin").unlink()
 
     assert host.end_of(host.start("finish")) == 0
 

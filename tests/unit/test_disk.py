@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import resource
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -137,6 +139,26 @@ def test_a_disk_that_is_read_only_is_named(disk: Path) -> None:
 
     with pytest.raises(DiskError, match="mounted read-only"):
         move_aside(output, [])
+
+
+def test_a_folder_without_the_right_to_write_is_named() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "out"
+        folder.mkdir(mode=0o555)
+        Path(name).chmod(0o755)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # root may write in spite of the mode
+        try:
+            with pytest.raises(DiskError) as caught:
+                replace_file(folder / "job.json", "{}")
+        finally:
+            os.seteuid(user)
+
+    assert caught.value.message == (
+        f"this user has no right to {folder / 'job.json'}: change its permissions, or name another "
+        "folder, then give the same command again"
+    )
 
 
 def test_a_folder_that_went_with_its_disk_is_gone(disk: Path) -> None:
