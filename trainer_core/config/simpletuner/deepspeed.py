@@ -44,6 +44,12 @@ _CONFIG: Final = DEEPSPEED.value(
     "clipping, optimizer and warm-up are those of the options that are not written; where an "
     "option is written, both have to be the same. Nothing is offloaded.",
 )
+DEEPSPEED.unlike(
+    _CONFIG,
+    "Where it has no optimizer, scheduler or gradient_clipping, the options act; SimpleTuner then "
+    "takes AdamW, WarmupLR and no clipping. Nothing is offloaded. It has no effect on an adapter, "
+    "which SimpleTuner refuses to train with it.",
+)
 
 
 def file_named_by(value: object) -> str | None:

@@ -76,9 +76,10 @@ LYCORIS.refused("dora_wd weight_decompose use_dora", DORA, False)
 LYCORIS.no_effect("wd_on_output wd_on_out disable_conv_cp", "It has no effect without dora_wd.")
 LYCORIS.not_built("dropout rank_dropout module_dropout", "Set it to 0.", 0)
 LYCORIS.no_effect(
-    "constraint constrain rescaled rs_lora tlora_alpha tlora_min_rank train_llm_adapter",
+    "constraint constrain rescaled tlora_alpha tlora_min_rank train_llm_adapter",
     "It belongs to another algo.",
 )
+LYCORIS.no_effect("rs_lora", "LyCORIS reads it for kohya's scripts alone.")
 LYCORIS.no_effect("warn_on_unmatched", "A name that matches nothing is always an error.")
 LYCORIS.no_effect("use_tucker use_cp use_conv_cp", "HiDream has no convolutions.")
 LYCORIS.no_effect("conv_dim conv_alpha block_size", "HiDream has no convolutions, LoKr no blocks.")
