@@ -3,16 +3,20 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from services.cli import output
+from trainer_core.disk import writing
 from trainer_core.local.output import View
 from trainer_core.process.event_texts import outcome_line, stage_name, step_facts
 from trainer_core.process.events import Event
 
+_STDERR: Final = Path("standard error")
+"""What an error of its disk names: the file that it was sent to is not known here."""
 _LINE_EVERY_S: Final = 30.0
 """Without a terminal, long work prints a line at least this often."""
 _LINES_A_RUN: Final = 10
@@ -96,7 +100,9 @@ class PlainView:
         self._shown_s = float("-inf")
 
     def log(self, text: str) -> None:
-        self._console.print(output.text_of(text), soft_wrap=True)
+        """Print a line. Raises DiskError where it goes to a file on a full disk."""
+        with writing(_STDERR):
+            self._console.print(output.text_of(text), soft_wrap=True)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         if self._is_due(stage, done, total, every=total):

@@ -11,8 +11,10 @@ from typing import Final
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
+from services.cli.train_view import PlainView
 from tests.support.own_disk import fill, mounted_disk, remount, unmount
 from tests.unit.test_checkpoint_folder import write
 from trainer_core.checkpoint.folders import check_digests, committed_checkpoints
@@ -101,6 +103,21 @@ def test_the_log_of_events_keeps_whole_lines_and_goes_on_when_there_is_space(dis
 
     numbers = [json.loads(line)["seq"] for line in log.read_text().splitlines()]
     assert numbers == [1, 2, 3]
+
+
+def test_a_log_on_a_full_disk_ends_the_display_and_not_the_run(disk: Path, tmp_path: Path) -> None:
+    with (disk / "log").open("w") as log:
+        view = PlainView(Console(file=log))
+        with EventWriter(tmp_path / "events.jsonl") as events:
+            events.listen("the display", view.event)
+            filler = fill(disk)
+            events.emit("stage", 0, {"stage": "loading"})
+            events.emit("stage", 0, {"stage": "training"})
+        filler.unlink()
+
+    first, warning, last = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
+    assert (first["stage"], last["stage"]) == ("loading", "training")
+    assert warning["message"].endswith(f"DiskError: {FULL.format('standard error')}")
 
 
 def test_a_file_that_finds_no_space_keeps_its_content(disk: Path) -> None:
