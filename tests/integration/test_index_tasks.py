@@ -12,6 +12,7 @@ import pytest
 
 from services.cache_builder.indexing.index import Indexer
 from services.domain.attempt_budgets import MAX_INFRA_FAILURES
+from services.domain.errors import Problem
 from services.domain.starts import StartObject, StoredStart
 from services.objects.errors import ObjectStoreDownError
 from services.objects.keys import upload_key
@@ -341,6 +342,28 @@ def test_an_upload_that_a_run_starts_from_is_waited_for_and_checked(
         assert run.status == "failed"
         assert run.status_reason is not None
         assert words in run.status_reason["message"]
+
+
+def test_a_run_whose_upload_to_start_from_is_rejected_names_the_file(
+    ada: TenantDatabase, indexer: Indexer
+) -> None:
+    ada.builder()
+    run_id = starting(ada, indexer.objects, lora_bytes(4, out_features=64))
+    start = ada.run(run_id).start_adapter
+    assert start is not None
+    wrong = Problem(
+        pointer="a.safetensors", code="bad_adapter_file", message="a.safetensors is cut off."
+    )
+    with ada.database.transaction() as conn:
+        datasets.complete(conn, ada.tenant_id, start["source"])
+        end_verification(conn, ada.tenant_id, start["source"], problems=[wrong])
+
+    run = indexed(ada, indexer, run_id)
+
+    assert run.status == "failed"
+    assert run.status_reason is not None
+    assert (run.status_reason["code"], run.status_reason["category"]) == (wrong.code, "user")
+    assert run.status_reason["message"] == wrong.message
 
 
 def test_a_store_that_is_down_postpones_a_run_that_starts_from_an_upload(
