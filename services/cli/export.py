@@ -22,8 +22,10 @@ Then, while the run goes on:
 reverie generate --base HiDream-ai/HiDream-I1-Full --adapter try/500.safetensors --prompt "a cat"
 --output cat.png"""
 
+WeightsName = Literal["ema", "live"]
+
 Weights = Annotated[
-    Literal["ema", "live"] | None,
+    WeightsName | None,
     typer.Option(
         show_default="as the result",
         help="Of a checkpoint: the running mean (EMA), which the result of a run with use_ema has, "

@@ -2,14 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from services.cli import output
-from services.cli.byte_progress import byte_progress
+from services.cli.adapter_option import ADAPTER_HELP, adapter_file
 from services.cli.connection import CommandError
 from services.cli.export import Weights
 
@@ -79,8 +79,7 @@ _Adapter = Annotated[
     typer.Option(
         metavar="FILE|DIR",
         show_default=False,
-        help="A LoKr or LoRA file, such as a result's pytorch_lora_weights.safetensors; or a "
-        "checkpoint, or the output folder of a run with checkpoints, as for `reverie export`.",
+        help=ADAPTER_HELP,
     ),
 ]
 _Multiplier = Annotated[
@@ -162,7 +161,8 @@ def generate(
     )
     if adapter is None and weights is not None:
         raise typer.BadParameter("it chooses between those of --adapter", param_hint="--weights")
-    with _adapter_file(adapter, weights) as file:
+    with contextlib.ExitStack() as stack:
+        file = None if adapter is None else stack.enter_context(adapter_file(adapter, weights))
         transformer, parts = _folders_of(base, parts_from)
         from trainer_core.painting.generate import generate as paint  # imports torch
 
@@ -192,23 +192,6 @@ def _folders_of(base: str, parts_from: str | None) -> tuple[Path, Path]:
     check_parts(alone.folder, parts)
     output.print_note(f"{alone.folder}: the other parts are those of {parts}")
     return alone.folder, parts
-
-
-@contextlib.contextmanager
-def _adapter_file(
-    adapter: Path | None, weights: "Literal['ema', 'live'] | None"
-) -> Iterator[Path | None]:
-    """The adapter file; that of a checkpoint is deleted when the block ends."""
-    from trainer_core.local.export import adapter_at
-
-    if adapter is None:
-        yield None
-        return
-    with contextlib.ExitStack() as stack:
-        with byte_progress() as reporter:
-            found = adapter_at(adapter.expanduser().absolute(), weights, reporter)
-            file = stack.enter_context(found)
-        yield file
 
 
 def _pictures(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from services.cli import output
+from services.cli.adapter_option import ADAPTER_HELP, adapter_file
+from services.cli.export import Weights
 
 if TYPE_CHECKING:
     from trainer_core.export.merge import MergeReport
@@ -29,8 +31,8 @@ _Base = Annotated[
 _Adapter = Annotated[
     Path,
     typer.Option(
-        metavar="FILE",
-        help="A LoKr or LoRA file, such as a result's pytorch_lora_weights.safetensors.",
+        metavar="FILE|DIR",
+        help=ADAPTER_HELP,
     ),
 ]
 _Output = Annotated[
@@ -56,6 +58,7 @@ def merge(
     base: _Base,
     adapter: _Adapter,
     output_: _Output,
+    weights: Weights = None,
     dtype: _Dtype = "bf16",
     multiplier: _Multiplier = 1.0,
 ) -> None:
@@ -68,7 +71,8 @@ def merge(
     from trainer_core.base_models.obtain import transformer_folder
 
     folder = transformer_folder(base, env=os.environ, folders=[Path.cwd()])
-    report = _merge_shown(folder, adapter, output_, dtype, multiplier)
+    with adapter_file(adapter, weights) as file:
+        report = _merge_shown(folder, file, output_, dtype, multiplier)
     output.print_note(
         f"merged {len(report.changed)} modules; the cast to {dtype} took {report.share:.2%} of the "
         "adapter's change"

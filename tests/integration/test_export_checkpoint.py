@@ -17,9 +17,11 @@ from services.cli.connection import CommandError, Invocation
 from services.cli.main import app
 from tests.support import damage
 from tests.support.jobs import shorten_texts
+from tests.support.own_disk import mounted_disk
 from tests.support.small_jobs import STEPS, small_job
 from trainer_core.checkpoint.folders import keep_newest
 from trainer_core.checkpoint.layout import checkpoint_name, opened, sealed
+from trainer_core.disk import DiskError
 from trainer_core.engine.loop import train
 from trainer_core.engine.setup import load_run
 from trainer_core.engine.state import open_run
@@ -262,6 +264,15 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_offered(
         export(output, "--step", STEPS)
 
 
+def test_a_full_disk_is_named_and_nothing_stays(averaged: Path, full: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with mounted_disk(disk, "size=4k"):
+        for output, name in ((averaged, "a.safetensors"), (averaged, "a"), (full, "full")):
+            with pytest.raises(DiskError, match=rf"no space left for {disk / name}"):
+                export(output, "--output", disk / name)
+            assert list(disk.iterdir()) == []
+
+
 def test_a_run_that_goes_on_is_read_and_not_disturbed(averaged: Path, tmp_path: Path) -> None:
     """It writes and deletes checkpoints while they are exported, and holds its lock."""
     folder = tmp_path / "output" / "checkpoints"
@@ -331,6 +342,22 @@ def test_pictures_of_a_checkpoint_are_those_of_its_file(
         ).exit_code
         == 2
     )
+
+
+def test_a_checkpoint_is_merged_as_its_file(
+    averaged: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    files = []
+    for name, adapter in (("checkpoint", averaged), ("file", averaged / "result" / ADAPTER)):
+        folder = tmp_path / name
+        arguments = ("--base", tiny_folder, "--adapter", adapter, "--output", folder)
+        result = reverie("merge", *arguments, "--dtype", "fp32")
+        assert result.exit_code == 0, result.output
+        files.append(files_in(folder / "transformer"))
+
+    assert files[0] == files[1]
+    facts = json.loads((tmp_path / "checkpoint" / "merge.json").read_text())
+    assert facts["adapter"] == f"{LAST}-ema.safetensors"
 
 
 def test_a_full_rank_result_paints_with_the_parts_of_its_base(

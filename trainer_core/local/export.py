@@ -13,6 +13,7 @@ from typing import Any, Final
 from trainer_core.base_models.layout import transformer_config
 from trainer_core.base_models.obtain import find_base
 from trainer_core.checkpoint.folders import is_result
+from trainer_core.checkpoint.layout import checkpoint_name
 from trainer_core.checkpoint.opening import (
     OpenCheckpoint,
     holds_checkpoints,
@@ -94,7 +95,7 @@ def export_checkpoint(
         name = _base_name(checkpoint, trained) if base is None else _named(base, env)
         origin = Origin(base_model=name, step=trained.step, weights=trained.weights)
         suffix = "" if trained.adapter is None else SUFFIX
-        path = output or Path(f"step-{trained.step:08d}-{trained.weights}{suffix}")
+        path = output or Path(_name_of(trained) + suffix)
         _check_new(path, overwrite=overwrite)
         with _read_from(checkpoint):
             if trained.adapter is None:
@@ -140,7 +141,11 @@ def adapter_at(place: Path, weights: Weights | None, reporter: Reporter) -> Iter
         with _read_from(checkpoint), writing(Path(folder)):
             write_adapter(Path(folder), trained.adapter, trained.parameters, origin)
         reporter.log(f"adapter: step {trained.step}, {WEIGHTS_IN_WORDS[trained.weights]}")
-        yield Path(folder) / ADAPTER_NAME
+        yield (Path(folder) / ADAPTER_NAME).rename(Path(folder) / (_name_of(trained) + SUFFIX))
+
+
+def _name_of(trained: Trained) -> str:
+    return f"{checkpoint_name(trained.step)}-{trained.weights}"
 
 
 def _check_place(place: Path) -> None:
