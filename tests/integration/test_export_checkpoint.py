@@ -329,6 +329,8 @@ def test_pictures_of_a_checkpoint_are_those_of_its_file(
         picture(plain / "result" / ADAPTER, "--weights", "live")
     with pytest.raises(AdapterFileError, match="neither a checkpoint nor pytorch_lora"):
         picture(tmp_path)
+    with pytest.raises(AdapterFileError, match=r"there is no .*step-9: name an adapter file"):
+        picture(averaged / "step-9")
     assert (
         reverie(
             "generate",

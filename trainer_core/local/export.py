@@ -35,6 +35,7 @@ from trainer_core.export.write_adapter import write_adapter
 from trainer_core.local.folder import RESULT
 from trainer_core.local.trained import Adapter, Trained, not_the_state, trained_in
 from trainer_core.local.trained_base import local_base, name_of_base
+from trainer_core.paths import is_file, is_folder
 from trainer_core.progress import Reporter
 
 SUFFIX: Final = ".safetensors"
@@ -115,9 +116,15 @@ def adapter_at(place: Path, weights: Weights | None, reporter: Reporter) -> Iter
         reporter: as for ``export_checkpoint``.
 
     Raises:
-        AdapterFileError: ``weights`` is given for a file, or the checkpoint is of full rank.
+        AdapterFileError: there is no such place, ``weights`` is given for a file, or the checkpoint
+            is of full rank.
         CheckpointError: as ``export_checkpoint``.
     """
+    if not (is_file(place) or is_folder(place)):
+        raise AdapterFileError(
+            f"there is no {place}: name an adapter file (.safetensors), the folder of a result, a "
+            "checkpoint, or a run's output folder"
+        )
     if not (is_checkpoint(place) or holds_checkpoints(place)):
         if weights is not None:
             raise AdapterFileError(
