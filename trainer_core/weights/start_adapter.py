@@ -18,7 +18,7 @@ SCALAR: Final = "scalar"
 MAX_HEADER_BYTES: Final = 16 << 20
 """Of an adapter file: five tensors of each linear layer take a megabyte, notes about the training
 some more."""
-MAX_UPLOAD_HEADER_BYTES: Final = 4 << 20
+MAX_UPLOAD_HEADER_BYTES: Final = 2 << 20
 """Of one that a tenant uploads: the API reads it with every request that names the file."""
 
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
