@@ -13,7 +13,6 @@ _PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "train-in-stages.
 _SIZES: Final = (
     *("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size"),
 )
-_SMALL_PX: Final = {"512": "128", "1024": "256"}
 
 
 def commands(*first: str) -> list[list[str]]:
@@ -24,12 +23,13 @@ def commands(*first: str) -> list[list[str]]:
     return [words for words in found if words[: len(first)] == list(first)]
 
 
-def small(words: list[str], steps: int) -> list[str]:
-    """The command at a fourth of its resolution and with so many steps."""
+def small(words: list[str], steps: int, second_px: int = 256) -> list[str]:
+    """The command with so many steps, at 128 px for 512 and ``second_px`` for 1024."""
+    sizes = {"512": "128", "1024": str(second_px)}
     return [
         f"max_train_steps={steps}"
         if word.startswith("max_train_steps=")
-        else re.sub(r"\b(512|1024)\b", lambda found: _SMALL_PX[found[1]], word)
+        else re.sub(r"\b(512|1024)\b", lambda found: sizes[found[1]], word)
         for word in words
     ]
 
