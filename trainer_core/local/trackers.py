@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -112,26 +113,40 @@ def _as_folder(name: str) -> str:
 
 
 class _TensorBoard:
-    """Writes event files for TensorBoard."""
+    """Writes an event file for TensorBoard, in the thread of the training.
+
+    The thread of ``SummaryWriter`` ends with a traceback where the disk is full, and the training
+    would then wait for it without end.
+    """
 
     def __init__(self, folder: Path, from_step: int) -> None:
-        from tensorboardX import SummaryWriter  # noqa: PLC0415 - half a second
+        from tensorboardX.event_file_writer import EventsWriter  # noqa: PLC0415 - half a second
+        from tensorboardX.proto.event_pb2 import SessionLog  # noqa: PLC0415 - the same
 
-        # An earlier process may have plotted later points before it died.
-        purge_step = from_step + 1 if from_step else None
-        self._writer = SummaryWriter(
-            str(folder),
-            purge_step=purge_step,
-            flush_secs=_FLUSH_EVERY_S,
-            filename_suffix=f".{from_step}",  # otherwise two writers of one second share a file
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        # The step is in the name: otherwise two writers of one second would share a file.
+        self._file = EventsWriter(str(folder / "events"), f".{from_step}")
+        self._flushed_s = time.monotonic()
+        if from_step:
+            # An earlier process may have plotted later points before it died.
+            self._write(from_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def log(self, scalars: dict[str, float], step: int) -> None:
+        from tensorboardX.summary import scalar  # noqa: PLC0415 - half a second
+
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+            self._write(step, summary=scalar(name, value))
+        if time.monotonic() - self._flushed_s >= _FLUSH_EVERY_S:
+            self._file.flush()
+            self._flushed_s = time.monotonic()
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event as Plotted  # noqa: PLC0415 - half a second
+
+        self._file.write_event(Plotted(wall_time=time.time(), step=step, **content))
 
 
 class _Wandb:
