@@ -167,6 +167,8 @@ def test_a_step_can_be_chosen(plain: Path, averaged: Path, tmp_path: Path) -> No
         export(averaged, "--step", 9)
     with pytest.raises(CheckpointError, match="is one checkpoint: for a step, name the output"):
         export(averaged / "checkpoints" / LAST, "--step", 2)
+    with pytest.raises(CheckpointError, match="result is the result of a run: use it as it is"):
+        export(averaged / "result")
 
 
 def test_lora_too(trainer: Trainer, tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def _check_place(place: Path) -> None:
         raise CheckpointError(f"there is no {place}: name a checkpoint, or a run's output folder")
     if is_result(place):
         raise CheckpointError(
-            f"{place} is the result of a run, and can be used as it is: nothing is to be exported"
+            f"{place} is the result of a run: use it as it is, there is nothing to export"
         )
     raise CheckpointError(
         f"{place} has no checkpoints: name a checkpoint, or a run's output folder with one"
