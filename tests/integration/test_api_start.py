@@ -39,7 +39,7 @@ AT: Final = "/config/init_lora"
 WAITS_FOR_A_LOCK: Final = """
 SELECT true FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock'
-    AND query LIKE '%FROM runs%FOR UPDATE%'
+    AND query LIKE '%FROM runs%FOR NO KEY UPDATE%'
 """
 
 
@@ -328,6 +328,20 @@ def test_a_checkpoint_that_is_retired_at_this_moment_is_missed(
     assert answer.status_code == 422, answer.text
     (problem,) = answer.json()["errors"]
     assert "was deleted or replaced a moment ago" in problem["message"]
+
+
+def test_a_checkpoint_is_named_while_a_clone_of_its_run_is_inserted(
+    ada: User, objects: ObjectStore, width: int, tmp_path: Path
+) -> None:
+    claim = ada.db.held(plan=plan(checkpoints=1))
+    state = write(tmp_path / "state", lora_checkpoint(4, out_features=width))
+    commit(ada.db, objects, claim, 10, state)
+
+    with ada.db.database.transaction() as conn:  # the lock of a foreign key: parent_run_id
+        conn.execute("SELECT FROM runs WHERE run_id = %s FOR KEY SHARE", (claim.run_id,))
+        new = ada.submit(f"{claim.run_id}/{STEP}")
+
+    assert ada.start_of(new) is not None
 
 
 def test_clones_and_sweeps_start_from_adapters(

@@ -175,7 +175,7 @@ def about_start(conn: Connection, tenant_id: str, start: StoredStart, at: str) -
             is_there = datasets.get(conn, tenant_id, start.source).status != "rejected"
         else:
             if start.step is not None:
-                runs.lock(conn, tenant_id, start.source)  # it retires no checkpoint meanwhile
+                runs.keep_checkpoints(conn, tenant_id, start.source)
             prefix, _ = _folder_of(conn, tenant_id, StartName(source=start.source, step=start.step))
             is_there = start.files[0].key.startswith(prefix)
     except (NotFoundError, AdapterFileError):
