@@ -55,7 +55,7 @@ WHERE tenant_id = %(target)s
 _OPEN_RUNS: Final = SQL("""
 SELECT {columns} FROM runs
 WHERE tenant_id = %(tenant_id)s AND status NOT IN ('succeeded', 'failed', 'canceled')
-    AND (%(kind)s = 'tenant' OR run_id = %(target)s
+    AND (%(kind)s = 'tenant' OR run_id = %(target)s OR start_adapter ->> 'source' = %(target)s
         OR %(target)s IN (SELECT jsonb_path_query(datasets, '$.*') #>> '{{}}'))
 ORDER BY run_id FOR UPDATE
 """).format(columns=columns_of(Run))

@@ -34,11 +34,13 @@ def test_what_was_deleted_after_the_backup_is_deleted_again(
     kept = ada.finished_run(0)
     deleted = ada.finished_run(1)
     open_then = ada.open_run(2)
+    follower = ada.db.queued(start_adapter={"source": deleted, "step": None, "files": []}).run_id
     bob = Deleting(db=ada.db.neighbour(), objects=ada.objects, folder=tmp_path / "bob")
     bob.finished_run(0)
     back_up(url, backup)
     with ada.db.database.transaction() as conn:
         run_control.cancel(conn, ada.db.tenant_id, open_then)
+        run_control.cancel(conn, ada.db.tenant_id, follower)
     asked = [ada.delete_run(deleted), ada.delete_run(open_then), bob.delete_tenant("bob")]
     ada.nobody_writes_any_more()
     assert {ada.work(each).status for each in asked} == {"succeeded"}
@@ -59,7 +61,8 @@ def test_what_was_deleted_after_the_backup_is_deleted_again(
             with pytest.raises(NotFoundError):
                 runs.get(conn, ada.db.tenant_id, run_id)
         assert deletions.find(conn, ada.db.tenant_id, "run", kept) is None
-    assert ada.ask("SELECT status FROM runs WHERE run_id = %s", open_then) == [("canceled",)]
+    for run_id in (open_then, follower):
+        assert ada.ask("SELECT status FROM runs WHERE run_id = %s", run_id) == [("canceled",)]
     ada.nobody_writes_any_more()
     for _ in range(3):  # the run of the tenant is stopped first
         ada.due_now()
