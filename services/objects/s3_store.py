@@ -86,8 +86,14 @@ class S3Store:
 
     def get_first(self, key: str, num_bytes: int) -> bytes:
         check_key(key)
-        with translated(key), self._open(key) as source:
-            return bytes(source.read(num_bytes))
+        with translated(key):
+            try:
+                with self._open(key, Range=f"bytes=0-{num_bytes - 1}") as source:
+                    return bytes(source.read(num_bytes))
+            except ClientError as error:
+                if status_of(error) == 416:  # an empty object has no first byte
+                    return b""
+                raise
 
     def get_to(self, key: str, path: Path) -> None:
         check_key(key)
@@ -184,9 +190,9 @@ class S3Store:
             return status
         return 200
 
-    def _open(self, key: str) -> Any:
+    def _open(self, key: str, **more: str) -> Any:
         """The object's body as a stream, which the caller closes."""
-        body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
+        body = self._client.get_object(Bucket=self._bucket, Key=key, **more)["Body"]
         return contextlib.closing(body)
 
     def _signed(self, operation: str, key: str, expires_s: int, **more: str) -> str:

@@ -75,6 +75,8 @@ def test_the_first_bytes_of_an_object_are_read_alone(store: ObjectStore) -> None
 
     assert store.get_first("a", 4) == b"0123"
     assert store.get_first("a", 99) == b"0123456789"
+    store.put_bytes("empty", b"")
+    assert store.get_first("empty", 4) == b""
     with pytest.raises(ObjectMissingError):
         store.get_first("b", 4)
 
