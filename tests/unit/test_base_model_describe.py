@@ -41,6 +41,15 @@ def test_the_digest_depends_on_content_only(tmp_path: Path) -> None:
         read_base_models(tmp_path)
 
 
+def test_parts_may_be_links_to_folders(tmp_path: Path) -> None:
+    real = describe_base(model_in(tmp_path / "real"), "a")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/transformer").symlink_to(tmp_path / "real/transformer")
+    (tmp_path / "linked/loop").symlink_to(tmp_path / "linked")
+
+    assert describe_base(tmp_path / "linked", "b").digest == real.digest
+
+
 def test_a_list_that_cannot_be_read_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     (model_in(tmp_path / "tiny") / "reverie-base.json").write_text("{")
 

@@ -182,12 +182,24 @@ def write_description(
 def content_of(folder: Path) -> Iterator[Path]:
     """The model's files sorted by path, without its description and hidden files.
 
-    Download tools leave hidden folders behind, so these are skipped.
+    Download tools leave hidden folders behind, so these are skipped. Links are followed: a part of
+    the model may be a link to a folder elsewhere.
     """
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if path.is_file() and not hidden and parts != (DESCRIPTION_NAME,):
+    files = _files_in(folder, frozenset())
+    yield from sorted(path for path in files if path != folder / DESCRIPTION_NAME)
+
+
+def _files_in(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """``above``: the folders that this one is in; a link back to one of them is not followed."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files_in(path, above | {real})
+        elif path.is_file():
             yield path
 
 
