@@ -26,6 +26,7 @@ def stage_of(config: dict[str, Any]) -> int | None:
         ({"zero_optimization": {"stage": 3}}, 3),
         ({"zero_optimization": {"stage": "auto"}}, 2),
         ({"zero_stage": 1}, 1),
+        ({"zero_optimization": {"stage": "auto"}, "zero_stage": 3}, 3),
         ({"gradient_clipping": "auto"}, 2),
         (json.dumps({"zero_optimization": {"stage": 3}}), 3),
         ("zero1", 1),
@@ -106,6 +107,31 @@ def test_hostile_configurations_are_bounded() -> None:
     for hostile in ('{"a":' * 9_000, "{'a':" * 9_000, signs, "{" * 10**6, "{1: {2}}"):
         found = problems_of(full(hostile), without=("lora_type",))
         assert found == [("/config/deepspeed_config", "bad_value")]
+
+
+@pytest.mark.parametrize("known", ["tensorboard", "zenflow"])
+@pytest.mark.parametrize("prefix", ["x.", "\0.", "\ud800.", "a" * 40_000 + "."])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_name_that_only_ends_as_a_known_one_is_not_known(
+    known: str, prefix: str, inside: bool
+) -> None:
+    entry = {prefix + known: 1}
+    written = json.dumps({"zero_optimization": entry} if inside else entry)
+
+    ((_, said),) = problems_of(full(written), messages=True, without=("lora_type",))
+
+    assert " is not read here." in said
+    assert said.isascii()
+    assert said.isprintable()
+    assert len(said) < 200
+
+
+def test_a_text_that_is_too_long_is_told_so() -> None:
+    written = json.dumps({"comment": "a" * 60_000})
+
+    ((_, said),) = problems_of(full(written), messages=True, without=("lora_type",))
+
+    assert said == "deepspeed_config is longer than 50000 characters: take entries out."
 
 
 @pytest.fixture

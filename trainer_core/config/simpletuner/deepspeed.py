@@ -178,6 +178,9 @@ def _report_unreadable(config: Options) -> None:
             "an object, as `reverie runs submit` does."
         )
         config.problem(_CONFIG, "refused", message)
+    elif name is None and len(str(config[_CONFIG])) > _MAX_TEXT:
+        message = f"deepspeed_config is longer than {_MAX_TEXT} characters: take entries out."
+        config.problem(_CONFIG, "bad_value", message)
     else:
         message = (
             "deepspeed_config has to be an object, as JSON text or in a file too, or zero1, zero2 "

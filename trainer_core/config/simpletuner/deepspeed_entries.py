@@ -91,10 +91,10 @@ def options_in(content: Mapping[str, Any]) -> Mapping[str, Any]:
     )
     params, warmup = (_section(each, "params") or {} for each in (optimizer, scheduler))
     named = _OPTIMIZERS.get(_kind_of(optimizer).lower())
-    betas = params.get("betas")
+    betas, stage = params.get("betas"), zero.get("stage")
     beta1, beta2 = betas if isinstance(betas, list) and len(betas) == 2 else (None, None)
     found = {
-        "zero_stage": zero.get("stage", content.get("zero_stage")),
+        "zero_stage": content.get("zero_stage") if is_auto(stage) else stage,
         "train_batch_size": content.get("train_micro_batch_size_per_gpu"),
         "gradient_accumulation_steps": content.get("gradient_accumulation_steps"),
         "max_grad_norm": content.get("gradient_clipping"),
@@ -177,16 +177,21 @@ def _kind_of(section: Mapping[str, Any]) -> str:
 
 
 def _unlike_any_option(
-    name: str, value: object, idle: tuple[str, ...], not_built: Off, known: tuple[str, ...]
+    key: str,
+    value: object,
+    idle: tuple[str, ...],
+    not_built: Off,
+    known: tuple[str, ...],
+    *,
+    at: str = "",
 ) -> Iterator[Finding]:
-    """What is to be told of an entry that no option of the run is like."""
-    key = name.rpartition(".")[2]
+    """What is to be told of an entry that no option of the run is like; ``at``: what it is in."""
     if key in idle:
-        yield Idle(name)
+        yield Idle(_path(at, key))
     elif key not in not_built:
-        yield _unknown(name, known)
+        yield _unknown(at, key, known)
     elif not _requests_nothing(value, not_built[key]):
-        yield Wrong("not_implemented", f"{name} is not built. Take it out.")
+        yield Wrong("not_implemented", f"{_path(at, key)} is not built. Take it out.")
 
 
 def _requests_nothing(value: Any, off: tuple[str | int, ...]) -> bool:
@@ -206,7 +211,7 @@ def _zero(at: str, entries: Mapping[str, Any], run: Resolved) -> Iterator[Findin
         elif key in ZERO_OFFLOADING:
             yield from _offloading(name, value)
         else:
-            yield from _unlike_any_option(name, value, ZERO_IDLE, ZERO_NOT_BUILT, known)
+            yield from _unlike_any_option(key, value, ZERO_IDLE, ZERO_NOT_BUILT, known, at=at)
 
 
 def _stage(name: str, value: object, ours: int | None) -> Iterator[Finding]:
@@ -234,7 +239,7 @@ def _bf16(at: str, entries: Mapping[str, Any], run: Resolved) -> Iterator[Findin
             continue
         if key != "enabled":
             known = ("enabled", *BF16_IDLE, *BF16_NOT_BUILT)
-            yield from _unlike_any_option(name, value, BF16_IDLE, BF16_NOT_BUILT, known)
+            yield from _unlike_any_option(key, value, BF16_IDLE, BF16_NOT_BUILT, known, at=at)
         elif not isinstance(value, bool):
             yield Wrong("bad_value", f"{name} has to be true or false.")
         elif value != (run.compute == "bf16"):
@@ -325,7 +330,7 @@ def _params(
     """
     for key in entries:
         if key not in (*named, "params"):
-            yield _unknown(f"{at}.{key}", (*named, "params"))
+            yield _unknown(at, key, (*named, "params"))
     written = entries.get("params") or {}
     if not isinstance(written, Mapping):
         yield Wrong("bad_value", f"{at}.params has to be an object, not {_shown(written)}.")
@@ -336,7 +341,7 @@ def _params(
         if key in params:
             yield from _compared(f"{at}.params.{key}", value, *params[key])
         else:
-            yield _unknown(f"{at}.params.{key}", tuple(params))
+            yield _unknown(f"{at}.params", key, tuple(params))
 
 
 def _compared(name: str, value: object, option: str, ours: object) -> Iterator[Finding]:
@@ -361,11 +366,15 @@ def _differs(name: str, value: object, option: str, ours: object) -> str:
     )
 
 
-def _unknown(name: str, known: tuple[str, ...]) -> Wrong:
-    last = name.rpartition(".")[2]
-    near = difflib.get_close_matches(last[:100], known, n=1, cutoff=0.6)
+def _unknown(at: str, key: str, known: tuple[str, ...]) -> Wrong:
+    near = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]}?" if near else " Take it out."
-    return Wrong("unknown_option", f"{_in_ascii(name)} is not read here.{hint}")
+    return Wrong("unknown_option", f"{_path(at, key)} is not read here.{hint}")
+
+
+def _path(at: str, key: str) -> str:
+    """An entry with those that it is in, for a message; ``at`` empty: it is in none."""
+    return f"{at}.{_in_ascii(key)}" if at else _in_ascii(key)
 
 
 def _shown(value: object) -> str:
