@@ -1,6 +1,5 @@
 """A file that a run cannot start from is named, with what differs and the way out."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from tests.support.adapters import (
 )
 from tests.support.lycoris_oracle import meta_model
 from trainer_core.base_models.describe import read_base_model
+from trainer_core.checkpoint.layout import opened, sealed
 from trainer_core.config.plan.shapes import LinearShape, hidream_linears
 from trainer_core.errors import AdapterFileError
 from trainer_core.export.origin import ADAPTER_NAME
@@ -176,12 +176,43 @@ def test_what_cannot_be_started_from_is_named(
         stream.seek(-1000, 2)
         stream.write(bytes([byte ^ 1]))
     full = checkpoint_of(example, tmp_path / "full", has_mean=False)
-    manifest = json.loads((full / "manifest.json").read_text())
-    manifest["identity"]["adapter"] = None
-    (full / "manifest.json").write_text(json.dumps(manifest))
+    manifest = opened((full / "manifest.json").read_bytes())
+    manifest = manifest.model_copy(update={"identity": {"adapter": None}})
+    (full / "manifest.json").write_text(sealed(manifest).model_dump_json())
 
     with pytest.raises(AdapterFileError, match=words):
         start_named(name, (tmp_path,))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: body.replace(b'"alpha":', b'"alpha":9'),
+        lambda body: body[: len(body) // 2],
+        lambda body: body.replace(b'"checkpoint"', b'"result"'),
+        lambda body: b"[]",
+    ],
+    ids=["alpha", "cut", "kind", "list"],
+)
+@pytest.mark.parametrize("named", ["", "state.safetensors"])
+def test_a_checkpoint_with_a_damaged_manifest_is_refused(
+    change: Callable[[bytes], bytes], named: str, base: nn.Module, tmp_path: Path
+) -> None:
+    folder = checkpoint_of(lora_example(base, rank=2, alpha=1.0), tmp_path, has_mean=False)
+    manifest = folder / "manifest.json"
+    before = manifest.read_bytes().replace(b'"alpha": ', b'"alpha":')
+    assert change(before) != before
+    manifest.write_bytes(change(before))
+
+    with pytest.raises(AdapterFileError, match=r"step-00000007/manifest\.json is damaged"):
+        find_start(folder / named)
+
+
+def test_a_manifest_of_another_program_is_passed_over(base: nn.Module, tmp_path: Path) -> None:
+    file = EXAMPLES["lora"](base).write(tmp_path / "theirs")
+    file.with_name("manifest.json").write_text('{"manifest_version": 3, "files": "all"}')
+
+    assert find_start(file).path == find_start(file.parent).path == file
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from trainer_core.checkpoint.layout import (
     EMA,
@@ -14,6 +15,7 @@ from trainer_core.checkpoint.layout import (
     STATE_NAME,
     CheckpointManifest,
     ResultManifest,
+    opened,
 )
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
 from trainer_core.errors import AdapterFileError
@@ -32,7 +34,6 @@ from trainer_core.weights.start_adapter import (
 _SUFFIX: Final = ".safetensors"
 _RESULT: Final = "result"
 _Manifest = CheckpointManifest | ResultManifest
-_MANIFEST: Final = TypeAdapter[_Manifest](_Manifest)
 _ADAPTER: Final = TypeAdapter[LokrAdapter | LoraAdapter | None](LokrAdapter | LoraAdapter | None)
 _PLACES: Final = (
     f"name an adapter file ({_SUFFIX}), the folder of a result, or that of a checkpoint"
@@ -104,11 +105,36 @@ def _in_folder(folder: Path) -> FoundStart:
 
 
 def _manifest_of(folder: Path) -> _Manifest | None:
-    """The manifest of a folder of this project; None where it is none."""
+    """The manifest of a folder of this project; None where it is none.
+
+    Raises AdapterFileError where it is damaged: its checkpoint's adapter would be scaled wrongly.
+    """
+    file = folder / MANIFEST_NAME
     try:
-        return _MANIFEST.validate_json((folder / MANIFEST_NAME).read_bytes())
-    except (OSError, ValidationError):
+        body = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise AdapterFileError(f"{file} cannot be read: {error.strerror}") from error
+    try:
+        kind = _kind_of(body)
+        if kind == "checkpoint" or is_file(folder / STATE_NAME):
+            return opened(body)
+        return ResultManifest.model_validate_json(body) if kind == "result" else None
+    except ValueError as error:
+        raise AdapterFileError(
+            f"{file} is damaged, or of a newer version: put it back from a copy, or name another "
+            "adapter"
+        ) from error
+
+
+def _kind_of(manifest: bytes) -> object:
+    """As a manifest of this project has it; None for that of another program.
+
+    Raises ValueError where it is no JSON.
+    """
+    content = from_json(manifest)
+    return content.get("kind") if isinstance(content, dict) else None
 
 
 def _of_file(file: Path, manifest: _Manifest | None) -> FoundStart:
