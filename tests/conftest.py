@@ -1,5 +1,6 @@
 """Real servers for the tests: each plugin owns one kind of process."""
 
+import gc
 import os
 import signal
 
@@ -29,3 +30,14 @@ def pytest_configure() -> None:
     """Undo an ignored SIGINT: a background job of `sh` has it, and child processes inherit it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection() -> None:
+    """Collect no garbage while tests are collected: some million objects are made, and all stay."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """No later garbage collection looks at what belongs to the tests themselves."""
+    gc.freeze()
+    gc.enable()
