@@ -31,14 +31,16 @@ from services.store.ledger import PostgresLedger
 from services.workers.health import WorkerHealth
 from services.workers.heartbeat import Heartbeat
 from services.workers.scratch import Scratch
+from trainer_core.weights.start_adapter import MAX_UPLOAD_BYTES
 
 log = structlog.get_logger(__name__)
 
 LIBRARY: Final = (sys.executable, "-m", "trainer_core")
 _DECODING_S: Final = 60.0
 """A batch of pictures that takes longer is tried one by one; a picture that does is rejected."""
-_SCRATCH_BYTES: Final = 1 << 30
-"""What has to be free again after a full disk: a large shard and its pictures."""
+_SCRATCH_BYTES: Final = MAX_UPLOAD_BYTES
+"""What has to be free again after a full disk: the largest file of a dataset, an adapter. A large
+shard and its pictures take half of it."""
 _TICK_S: Final = 0.5
 
 

@@ -3,14 +3,11 @@
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Final
 
 from services.client.errors import BadNamesError, ClientError, EmptyFolderError
 from services.domain.file_names import files_as_folders, key_of, path_fault, shown
 from trainer_core.data.folder import FolderFiles, list_files, notes_on
-from trainer_core.data.formats import CAPTION_SUFFIX, USUAL_SUFFIXES
-
-_ADAPTER_SUFFIX: Final = ".safetensors"
+from trainer_core.data.formats import ADAPTER_SUFFIX, CAPTION_SUFFIX, USUAL_SUFFIXES
 
 
 def list_folder(folder: Path) -> FolderFiles:
@@ -18,6 +15,11 @@ def list_folder(folder: Path) -> FolderFiles:
 
     Raises ClientError where there is no such folder.
     """
+    if folder.is_file():
+        raise ClientError(
+            f"{folder} is a file; of files only an adapter ({ADAPTER_SUFFIX}) is pushed alone: "
+            "name its folder"
+        )
     if not folder.is_dir():
         raise ClientError(f"there is no folder {folder}")
     return list_files(folder)
@@ -29,7 +31,7 @@ def named_files(place: Path) -> dict[str, Path]:
     Names are composed (NFC), as macOS hands out decomposed ones. Raises EmptyFolderError, and
     BadNamesError where a name means something else on another system.
     """
-    if place.suffix.lower() == _ADAPTER_SUFFIX and place.is_file():
+    if place.suffix.lower() == ADAPTER_SUFFIX and place.is_file():
         folder, paths = place.parent, [place.name]
     else:
         folder, paths = place, _listed(place)
@@ -44,12 +46,20 @@ def _listed(folder: Path) -> list[str]:
     found = list_folder(folder)
     paths = sorted((*found.images, *found.captions), key=PurePosixPath)
     if not paths:
-        notes = " ".join(("", *notes_on(found)))
+        notes = " ".join(("", *notes_on(found), *_how_adapters_are_pushed(folder, found)))
         raise EmptyFolderError(
             f"{folder} has no image ({USUAL_SUFFIXES} and others) and no caption "
             f"({CAPTION_SUFFIX}).{notes}"
         )
     return paths
+
+
+def _how_adapters_are_pushed(folder: Path, found: FolderFiles) -> Iterator[str]:
+    """A hint where the folder, which has nothing else to push, has an adapter file."""
+    for path in found.others:
+        if path.lower().endswith(ADAPTER_SUFFIX):
+            yield f"To push an adapter, name the file: {folder / path}."
+            return
 
 
 def _faults(paths: list[str]) -> Iterator[str]:

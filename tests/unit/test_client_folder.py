@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.client.errors import BadNamesError, EmptyFolderError
+from services.client.errors import BadNamesError, ClientError, EmptyFolderError
 from services.client.folder import named_files
 
 
@@ -67,3 +67,16 @@ def test_a_folder_without_images_and_captions_is_named(tmp_path: Path) -> None:
         f"caption (.txt). 2 files are not read: 1 HEIC picture (phone.heic), 1 other file "
         f"(notes.md). Save pictures as JPEG or PNG."
     )
+
+
+def test_a_file_that_cannot_be_pushed_alone_is_told_as_a_file(tmp_path: Path) -> None:
+    fill(tmp_path, "photo.png")
+    with pytest.raises(ClientError, match=r"photo\.png is a file; of files only an adapter"):
+        named_files(tmp_path / "photo.png")
+
+
+def test_of_a_folder_with_nothing_but_an_adapter_its_file_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, "README.md", "old/a.safetensors")
+    with pytest.raises(EmptyFolderError) as caught:
+        named_files(tmp_path)
+    assert str(caught.value).endswith(f"name the file: {tmp_path}/old/a.safetensors.")

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 CAPTION_SUFFIX: Final = ".txt"
+ADAPTER_SUFFIX: Final = ".safetensors"
 
 _READ: Final = (
     ("JPEG", ".jpg .jpeg .jpe .jfif .mpo"),

@@ -18,6 +18,7 @@ from trainer_core.checkpoint.layout import (
     opened,
 )
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
+from trainer_core.data.formats import ADAPTER_SUFFIX
 from trainer_core.errors import AdapterFileError
 from trainer_core.export.origin import ADAPTER_NAME
 from trainer_core.paths import is_file, is_folder, places_of
@@ -31,12 +32,11 @@ from trainer_core.weights.start_adapter import (
     StateFile,
 )
 
-_SUFFIX: Final = ".safetensors"
 _RESULT: Final = "result"
 _Manifest = CheckpointManifest | ResultManifest
 _ADAPTER: Final = TypeAdapter[LokrAdapter | LoraAdapter | None](LokrAdapter | LoraAdapter | None)
 _PLACES: Final = (
-    f"name an adapter file ({_SUFFIX}), the folder of a result, or that of a checkpoint"
+    f"name an adapter file ({ADAPTER_SUFFIX}), the folder of a result, or that of a checkpoint"
 )
 
 
@@ -81,9 +81,10 @@ def find_start(place: Path) -> FoundStart:
         return _in_folder(place)
     if not is_file(place):
         raise AdapterFileError(f"there is no {place}: {_PLACES}")
-    if place.suffix.lower() != _SUFFIX:
+    if place.suffix.lower() != ADAPTER_SUFFIX:
         raise AdapterFileError(
-            f"{place} is no {_SUFFIX} file, and no others are read: pickled weights can run code"
+            f"{place} is no {ADAPTER_SUFFIX} file, and no others are read: pickled weights can run "
+            "code"
         )
     manifest = _manifest_of(place.parent)
     if isinstance(manifest, CheckpointManifest) and place.name == STATE_NAME:

@@ -20,6 +20,7 @@ from trainer_core.checkpoint.opening import (
     is_checkpoint,
     open_checkpoint,
 )
+from trainer_core.data.formats import ADAPTER_SUFFIX
 from trainer_core.disk import writing
 from trainer_core.errors import AdapterFileError, BaseModelError, CheckpointError, OutputError
 from trainer_core.export.drafts import (
@@ -38,7 +39,6 @@ from trainer_core.local.trained_base import local_base, name_of_base
 from trainer_core.paths import is_file, is_folder
 from trainer_core.progress import Reporter
 
-SUFFIX: Final = ".safetensors"
 WEIGHTS_IN_WORDS: Final[Mapping[Weights, str]] = {
     "ema": "running mean (EMA)",
     "live": "live weights",
@@ -95,7 +95,7 @@ def export_checkpoint(
         trained = trained_in(checkpoint, weights, reporter)
         name = _base_name(checkpoint, trained) if base is None else _named(base, env)
         origin = Origin(base_model=name, step=trained.step, weights=trained.weights)
-        suffix = "" if trained.adapter is None else SUFFIX
+        suffix = "" if trained.adapter is None else ADAPTER_SUFFIX
         path = output or Path(_name_of(trained) + suffix)
         _check_new(path, overwrite=overwrite)
         with _read_from(checkpoint):
@@ -148,7 +148,9 @@ def adapter_at(place: Path, weights: Weights | None, reporter: Reporter) -> Iter
         with _read_from(checkpoint), writing(Path(folder)):
             write_adapter(Path(folder), trained.adapter, trained.parameters, origin)
         reporter.log(f"adapter: step {trained.step}, {WEIGHTS_IN_WORDS[trained.weights]}")
-        yield (Path(folder) / ADAPTER_NAME).rename(Path(folder) / (_name_of(trained) + SUFFIX))
+        yield (Path(folder) / ADAPTER_NAME).rename(
+            Path(folder) / (_name_of(trained) + ADAPTER_SUFFIX)
+        )
 
 
 def _name_of(trained: Trained) -> str:
@@ -177,7 +179,7 @@ def _adapter_in(folder: Path) -> Path:
 
 
 def _check_new(output: Path, *, overwrite: bool) -> None:
-    if output.suffix == SUFFIX:
+    if output.suffix == ADAPTER_SUFFIX:
         check_new_file(output, overwrite=overwrite)
     else:
         check_new_folder(output)
@@ -223,7 +225,9 @@ def _read_from(checkpoint: OpenCheckpoint) -> Iterator[None]:
 
 
 def _write_adapter(path: Path, adapter: Adapter, trained: Trained, origin: Origin) -> None:
-    writing = folder_at_once(path) if path.suffix != SUFFIX else file_at_once(path, ADAPTER_NAME)
+    writing = (
+        folder_at_once(path) if path.suffix != ADAPTER_SUFFIX else file_at_once(path, ADAPTER_NAME)
+    )
     with writing as draft:
         draft.mkdir(parents=True, exist_ok=True)
         write_adapter(draft, adapter, trained.parameters, origin)
@@ -232,7 +236,7 @@ def _write_adapter(path: Path, adapter: Adapter, trained: Trained, origin: Origi
 def _write_transformer(
     path: Path, config: Mapping[str, Any], trained: Trained, origin: Origin
 ) -> None:
-    if path.suffix == SUFFIX:
+    if path.suffix == ADAPTER_SUFFIX:
         raise OutputError(
             f"{path} is the name of a file: all weights of full rank are several files, so "
             "--output has to name a new folder"

@@ -20,6 +20,8 @@ MAX_HEADER_BYTES: Final = 16 << 20
 some more."""
 MAX_UPLOAD_HEADER_BYTES: Final = 2 << 20
 """Of one that a tenant uploads: the API reads it with every request that names the file."""
+MAX_UPLOAD_BYTES: Final = 2 << 30
+"""Of such a file as a whole."""
 
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
 _NAMES_OF_KIND: Final[Mapping[Kind, str]] = {"lokr": "LoKr", "lora": "LoRA"}

@@ -10,19 +10,25 @@ from services.domain.file_names import DEVICES
 from services.domain.visible_text import CONTROLS, HIDDEN
 from services.store.datasets import Media
 from trainer_core.data.captions import MAX_CAPTION_BYTES
-from trainer_core.data.formats import CAPTION_SUFFIX, IMAGE_SUFFIXES, USUAL_SUFFIXES, unread_kind
+from trainer_core.data.formats import (
+    ADAPTER_SUFFIX,
+    CAPTION_SUFFIX,
+    IMAGE_SUFFIXES,
+    USUAL_SUFFIXES,
+    unread_kind,
+)
+from trainer_core.weights.start_adapter import MAX_UPLOAD_BYTES
 
-_ADAPTER_SUFFIX: Final = ".safetensors"
 SIZES_BYTES: Final[dict[Media, tuple[int, int]]] = {
     "image": (1, 100 << 20),
     "caption": (0, MAX_CAPTION_BYTES),
-    "adapter": (1, 2 << 30),
+    "adapter": (1, MAX_UPLOAD_BYTES),
 }
 """The least and the most of a file."""
 MEDIA: Final[dict[str, Media]] = {
     **dict.fromkeys(IMAGE_SUFFIXES, "image"),
     CAPTION_SUFFIX: "caption",
-    _ADAPTER_SUFFIX: "adapter",
+    ADAPTER_SUFFIX: "adapter",
 }
 
 
@@ -37,7 +43,7 @@ def no_media(path: str) -> str:
     way_out = f"; {kind.way_out}" if kind is not None and kind.way_out else ""
     return (
         f"is neither an image ({USUAL_SUFFIXES} and others), a caption ({CAPTION_SUFFIX}) nor an "
-        f"adapter ({_ADAPTER_SUFFIX})"
+        f"adapter ({ADAPTER_SUFFIX})"
         f"{way_out}"
     )
 
