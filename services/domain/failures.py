@@ -33,6 +33,19 @@ def unexplained() -> Failure:
     return infra_failure("unexplained", "The attempt ended without giving a reason.")
 
 
+def start_damaged(name: str) -> Failure:
+    """The stored adapter that a run starts from is gone or damaged; ``name``: of ``shown``."""
+    return Failure(
+        code="start_adapter_corrupt",
+        category=Category.INFRA,
+        message=(
+            f"init_lora: {name} is missing or damaged in the store. Start from another adapter, or "
+            "ask the operator of the service."
+        ),
+        retryable=False,
+    )
+
+
 def attempts_exhausted(attempts: int, last: Failure) -> Failure:
     """The run used up its attempts: none of the last ``attempts`` stored a new checkpoint."""
     way_out = _TOO_MUCH if last.code in DEATHS else ""

@@ -9,15 +9,15 @@ from trainer_core.checkpoint.layout import checkpoint_name
 from trainer_core.export.origin import ADAPTER_NAME
 
 HOW_NAMED: Final = (
-    "name a run of yours (run_…, or run_…/checkpoints/step-… for a checkpoint of it), or a dataset "
-    "with an adapter file (ds_…, or ds_…/PATH where it has several)"
+    "name a run of yours (run_…, or run_…/checkpoints/step-00000500 for a checkpoint of it), or a "
+    "dataset with an adapter file (ds_…, or ds_…/PATH where it has several)"
 )
 LARGEST_FILE_BYTES: Final = 16 << 30
 """The state of a checkpoint has the optimizer's tensors, too."""
 
 _RUN: Final = re.compile(
     rf"(run_[0-9a-f]{{32}})(?:/result(?:/{re.escape(ADAPTER_NAME)})?"
-    r"|/checkpoints/step-([0-9]{8,10})(?:/state\.safetensors)?)?/?"
+    r"|/checkpoints/step-([0-9]{1,10})(?:/state\.safetensors)?)?/?"
 )
 _DATASET: Final = re.compile(r"(ds_[0-9a-f]{32})(?:/(.+))?")
 
@@ -64,6 +64,8 @@ class StoredStart:
     """Of the checkpoint of that run; None for a result or a dataset."""
     files: tuple[StartObject, ...]
     """The adapter file; or the state and the manifest of a checkpoint."""
+    path: str | None = None
+    """Of the file in the dataset, where it was named by it."""
 
     def as_json(self) -> dict[str, Any]:
         """As it is stored with the run."""
@@ -73,11 +75,13 @@ class StoredStart:
 def start_from_json(stored: Mapping[str, Any]) -> StoredStart:
     """The inverse of ``StoredStart.as_json``; raises LookupError or TypeError for anything else."""
     files = tuple(StartObject(**each) for each in stored["files"])
-    return StoredStart(source=stored["source"], step=stored["step"], files=files)
+    return StoredStart(
+        source=stored["source"], step=stored["step"], files=files, path=stored.get("path")
+    )
 
 
 def shown(start: StoredStart) -> str:
     """What it is called in messages and answers, as ``init_lora`` may name it."""
     if start.step is None:
-        return start.source
+        return start.source if start.path is None else f"{start.source}/{start.path}"
     return f"{start.source}/checkpoints/{checkpoint_name(start.step)}"

@@ -12,7 +12,9 @@ from typing import Final
 import structlog
 from pydantic import JsonValue
 
+from services.domain.failures import start_damaged
 from services.domain.ledger import CachedShard, ChildEvent, StoredCheckpoint
+from services.domain.starts import shown
 from services.objects.errors import ObjectCorruptError, ObjectMissingError
 from services.objects.folders import get_folder, get_shard
 from services.objects.local_files import sha256_of
@@ -213,14 +215,7 @@ def _fetch_start(held: HeldRun, folder: Path) -> Path | None:
                 raise ObjectCorruptError(file.key, "has another SHA-256 than the run names")
 
     if not _intact(get, held.lease, doing="fetch_start"):
-        raise AttemptFailedError(
-            Failure(
-                code="start_adapter_corrupt",
-                category=Category.INFRA,
-                message="The adapter that this run starts from is missing or damaged in the store.",
-                retryable=False,
-            )
-        )
+        raise AttemptFailedError(start_damaged(shown(start)))
     return dest
 
 

@@ -14,7 +14,7 @@ from services.cache_builder.indexing.index import Indexer
 from services.domain.attempt_budgets import MAX_INFRA_FAILURES
 from services.domain.errors import Problem
 from services.domain.starts import StartObject, StoredStart
-from services.objects.errors import ObjectStoreDownError
+from services.objects.errors import ObjectStoreDownError, ObjectStoreError, ObjectTooBigError
 from services.objects.keys import upload_key
 from services.objects.port import ObjectStore
 from services.processes.tree import descendants, send_signal
@@ -296,7 +296,7 @@ def starting(ada: TenantDatabase, store: ObjectStore, body: bytes | None) -> str
     with ada.database.transaction() as conn:
         dataset_id = datasets.create(conn, ada.tenant_id, "old", [file]).dataset_id
     only = StartObject(name=file.path, key=key, sha256=sha256, size_bytes=len(written))
-    start = StoredStart(source=dataset_id, step=None, files=(only,))
+    start = StoredStart(source=dataset_id, step=None, files=(only,), path=file.path)
     return ada.queued(plan=plan, start_adapter=start.as_json()).run_id
 
 
@@ -321,7 +321,7 @@ def indexed(ada: TenantDatabase, indexer: Indexer, run_id: str) -> Run:
     [
         (4, None),
         (8, "does not fit the adapter of this run: its rank is 8 and lora_rank is 4: set lora_"),
-        (None, "The adapter that this run starts from is missing in the store."),
+        (None, "a.safetensors is missing or damaged in the store. Start from another adapter, or"),
     ],
 )
 def test_an_upload_that_a_run_starts_from_is_waited_for_and_checked(
@@ -366,17 +366,28 @@ def test_a_run_whose_upload_to_start_from_is_rejected_names_the_file(
     assert run.status_reason["message"] == wrong.message
 
 
-def test_a_store_that_is_down_postpones_a_run_that_starts_from_an_upload(
-    ada: TenantDatabase, indexer: Indexer, tmp_path: Path
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ObjectStoreDownError("no answer"), ("queued", "object_store_down")),
+        (ObjectTooBigError("a", limit_bytes=1), ("failed", "start_adapter_corrupt")),
+    ],
+    ids=["down", "too-big"],
+)
+def test_only_a_store_that_fails_postpones_a_run_that_starts_from_an_upload(
+    error: ObjectStoreError,
+    expected: tuple[str, str],
+    ada: TenantDatabase,
+    indexer: Indexer,
+    tmp_path: Path,
 ) -> None:
     store = store_in(tmp_path)
     ada.builder()
     run_id = starting(ada, store, lora_bytes(4, out_features=64))
     verified(ada, run_id)
-    store.error = ObjectStoreDownError("no answer")
+    store.error = error
 
     run = indexed(ada, replace(indexer, objects=store), run_id)
 
-    assert (run.status, run.stage) == ("queued", "admission")
     assert run.status_reason is not None
-    assert run.status_reason["code"] == "object_store_down"
+    assert (run.status, run.status_reason["code"]) == expected

@@ -73,7 +73,7 @@ def decide(
     objects: ObjectStore,
     max_index_bytes: int,
 ) -> Decision:
-    """Check a run's datasets, base model and first adapter, and build its data index."""
+    """Check datasets, base model and the adapter that a run starts from; build its data index."""
     named = [backend.dataset for backend in backends]
     if start is not None and start.dataset is not None:
         named.append(start.dataset)

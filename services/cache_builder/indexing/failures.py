@@ -70,16 +70,6 @@ def start_unusable(message: str) -> Failure:
     )
 
 
-def start_missing() -> Failure:
-    """The files of the adapter that the run starts from are gone from the object store."""
-    return Failure(
-        code="start_adapter_missing",
-        category=Category.INFRA,
-        message="The adapter that this run starts from is missing in the store.",
-        retryable=False,
-    )
-
-
 def store_failed(code: str) -> Failure:
     """The object store does not answer at the moment, or refuses."""
     return infra_failure(code, f"The object store failed ({code}).")

@@ -5,8 +5,14 @@ from typing import Any
 
 from services.cache_builder.indexing import failures
 from services.cache_builder.indexing.data import UnusableDataError
-from services.domain.starts import StoredStart
-from services.objects.errors import ObjectMissingError, ObjectStoreError
+from services.domain.failures import start_damaged
+from services.domain.starts import StoredStart, shown
+from services.objects.errors import (
+    ObjectMissingError,
+    ObjectStoreDownError,
+    ObjectStoreRefusedError,
+    ObjectTooBigError,
+)
 from services.objects.port import ObjectStore
 from services.objects.starts import find_stored_start
 from trainer_core.config.plan import Plan
@@ -21,7 +27,7 @@ def check_start(
     """Raise UnusableDataError where the run cannot start from the stored adapter.
 
     The API has checked one that was stored when the run was submitted. The failure is retryable
-    where the object store does not answer.
+    where the object store does not answer, or refuses.
     """
     adapter = plan.identity.adapter
     assert adapter is not None  # full rank starts from none
@@ -34,7 +40,7 @@ def check_start(
             raise AdapterFileError(f"{found.name} does not fit the adapter of this run: {why}")
     except AdapterFileError as error:
         raise UnusableDataError(failures.start_unusable(error.message)) from error
-    except ObjectMissingError as error:
-        raise UnusableDataError(failures.start_missing()) from error
-    except ObjectStoreError as error:
+    except (ObjectMissingError, ObjectTooBigError) as error:
+        raise UnusableDataError(start_damaged(shown(start))) from error
+    except (ObjectStoreDownError, ObjectStoreRefusedError) as error:
         raise UnusableDataError(failures.store_failed(error.code)) from error
