@@ -9,6 +9,7 @@ from services.api.problems import shape_problem
 from services.api.runs.shapes import Difference, Differences, RunCheck
 from services.domain.errors import InvalidRequestError
 from services.domain.merge_patch import differences, merged
+from trainer_core.config.simpletuner.reading import option_name
 
 T = TypeVar("T", bound=RunCheck)
 
@@ -42,8 +43,8 @@ def parsed_request(body: Any, kind: type[T]) -> T:
 
 def _as_written(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The changes under the names that the configuration has: with or without dashes."""
-    written = {name.lstrip("-"): name for name in config}
-    return {written.get(name.lstrip("-"), name): value for name, value in changes.items()}
+    written = {option_name(name): name for name in config}
+    return {written.get(option_name(name), name): value for name, value in changes.items()}
 
 
 def differences_of(

@@ -28,6 +28,7 @@ from trainer_core.config.plan.work import expected_px, work_of
 from trainer_core.config.simpletuner.importer import Imported, import_run
 from trainer_core.config.simpletuner.other_backend_keys import SECRET_KEYS
 from trainer_core.config.simpletuner.reading import option_name
+from trainer_core.config.simpletuner.start import INIT_LORA
 
 _REJECTED: Final = "dataset_rejected"
 KnownDatasets = Mapping[str, Usability]
@@ -227,7 +228,7 @@ def about_named(
     yield from about_datasets(new.datasets, known)
     if new.start_adapter is not None:
         start = start_from_json(new.start_adapter)
-        at = json_pointer(("config", _written(new.request["config"], "init_lora")))
+        at = json_pointer(("config", _written(new.request["config"], INIT_LORA.name)))
         yield from about_start(conn, tenant_id, start, at)
 
 
@@ -325,7 +326,7 @@ def _option(request: RunCheck, name: str) -> str:
 
 
 def _written(config: Mapping[str, Any], name: str) -> str:
-    return next((each for each in config if each.lstrip("-") == name), name)
+    return next((each for each in config if option_name(each) == name), name)
 
 
 def _at(backend_id: str) -> str:
