@@ -118,7 +118,7 @@ def test_an_earlier_run_is_named_by_its_id_or_by_a_folder_of_its_artifacts(
         assert found["is_valid"], found["problems"]
         assert ada.start_of(ada.submit(name)) == {"sha256": sha256(files[ADAPTER])}
 
-    new = ada.submit(f"{run_id}/{STEP}")
+    new = ada.submit(f"{run_id}/checkpoints/step-10")
 
     assert ada.start_of(new) == {"sha256": sha256(files["state.safetensors"])}
     stored = ada.db.run(new).start_adapter
@@ -146,7 +146,12 @@ def test_an_upload_is_named_by_its_dataset(ada: User, width: int) -> None:
     assert ada.problems(photos)[0]["message"] == (
         f"init_lora: {photos} holds no adapter file (.safetensors)."
     )
-    assert ada.problems(f"{both}/c.txt")[0]["message"] == f"init_lora: {both} holds no c.txt."
+    assert ada.problems(f"{both}/c.txt")[0]["message"] == (
+        f"init_lora: {both}/c.txt is a caption, no adapter (.safetensors)."
+    )
+    assert ada.problems(f"{both}/d.txt")[0]["message"] == f"init_lora: {both} holds no d.txt."
+    (wrong_rank,) = ada.problems(f"{both}/b.safetensors", lora_rank=8)
+    assert f"{both}/b.safetensors does not fit" in wrong_rank["message"]
 
 
 @pytest.mark.parametrize(

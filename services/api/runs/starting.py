@@ -23,17 +23,24 @@ from services.objects.keys import MANIFEST_NAME, upload_key
 from services.objects.starts import find_stored_start
 from services.store import datasets, runs
 from services.store.database import Connection
+from services.store.datasets import Media
 from trainer_core.checkpoint.layout import STATE_NAME
 from trainer_core.config.plan.problems import ProblemCode
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, read_options
 from trainer_core.config.simpletuner.start import start_name_of
+from trainer_core.data.formats import ADAPTER_SUFFIX
 from trainer_core.errors import AdapterFileError
 from trainer_core.export.origin import ADAPTER_NAME
 from trainer_core.weights.start_adapter import FoundStart, StartProblem
 
 _NAME_CHARACTERS: Final = 200
 _ADAPTERS_SHOWN: Final = 5
+_IN_WORDS: Final[Mapping[Media, str]] = {
+    "image": "an image",
+    "caption": "a caption",
+    "adapter": "an adapter",
+}
 _MAX_STARTS: Final = 20
 """Adapters that one batch may name: the headers of all are in memory at once."""
 
@@ -45,9 +52,6 @@ class KnownStart:
     found: FoundStart | StartProblem
     stored: StoredStart | None
     """None where there is a problem."""
-
-
-NO_START: Final[Mapping[str, KnownStart]] = {}
 
 
 def name_in(request: RunCheck) -> str | None:
@@ -122,7 +126,7 @@ def _folder_of(conn: Connection, tenant_id: str, name: StartName) -> tuple[str, 
         if run.result_key_prefix is None or run.result_manifest_sha256 is None:
             raise AdapterFileError(
                 f"{name.source} is {run.status} and has no result; a checkpoint of it is named by "
-                f"{name.source}/checkpoints/step-…"
+                f"{name.source}/checkpoints/step-00000500"
             )
         return run.result_key_prefix, run.result_manifest_sha256
     for checkpoint in runs.checkpoints(conn, tenant_id, name.source):
@@ -138,20 +142,27 @@ def _of_dataset(service: Service, tenant_id: str, name: StartName) -> tuple[Stor
         files = datasets.adapters(conn, tenant_id, name.source, _ADAPTERS_SHOWN)
         if name.path is not None:
             named = datasets.find_file(conn, tenant_id, name.source, name.path)
-            files = [] if named is None or named.media != "adapter" else [named]
+            files = [] if named is None else [named]
     if dataset.status == "rejected":
         first = dataset.errors[0]["message"] if dataset.errors else "see its errors"
         raise AdapterFileError(f"{name.source} was rejected: {first}")
     if not files:
-        what = "no adapter file (.safetensors)" if name.path is None else f"no {name.path[:200]}"
+        what = f"no adapter file ({ADAPTER_SUFFIX})"
+        if name.path is not None:
+            what = f"no {name.path[:_NAME_CHARACTERS]}"
         raise AdapterFileError(f"{name.source} holds {what}")
     if len(files) > 1:
         listed = ", ".join(f"{name.source}/{file.path}" for file in files)
         raise AdapterFileError(f"{name.source} holds several adapter files; name one: {listed}")
     (file,) = files
+    if file.media != "adapter":
+        raise AdapterFileError(
+            f"{name.source}/{file.path[:_NAME_CHARACTERS]} is {_IN_WORDS[file.media]}, no adapter "
+            f"({ADAPTER_SUFFIX})"
+        )
     key = upload_key(tenant_id, file.sha256)
     only = StartObject(name=ADAPTER_NAME, key=key, sha256=file.sha256, size_bytes=file.size_bytes)
-    stored = StoredStart(source=name.source, step=None, files=(only,))
+    stored = StoredStart(source=name.source, step=None, files=(only,), path=name.path)
     return _limited(stored), dataset.status != "uploading"
 
 

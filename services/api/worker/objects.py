@@ -30,7 +30,7 @@ _EXPIRES_S: Final = 300
 
 @router.post(":sign-read", openapi_extra=needs_worker())
 def sign_read(run_id: str, body: ReadRequest, service: ServiceDep, worker: WorkerDep) -> SignedUrl:
-    """A GET of a shard, a checkpoint, or the first adapter of the held run; else 404."""
+    """A GET of a shard, a checkpoint, or the adapter that the held run starts from; else 404."""
     tenant_id = tenant_of_held(service, worker, run_id, body.fence)
     _check_key(body.key)
     digest = shard_of(body.key)
