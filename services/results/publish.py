@@ -194,7 +194,7 @@ class Publisher:
         """Delete the checkpoint if it was kept only to be published."""
         if work.checkpoint_step is not None:
             with self._database.transaction() as conn:
-                checkpoint_retention.retire_published(conn, work.tenant_id, work.run_id)
+                checkpoint_retention.retire_unneeded(conn, work.tenant_id, work.run_id)
 
 
 def retry_after(attempts: int) -> timedelta | None:

@@ -6,8 +6,7 @@ from typing import Any, Final
 from services.store import run_documents
 from services.store.database import Connection
 
-# A checkpoint that is being published stays until that has ended, and one that an open run starts
-# from until the next checkpoint after that.
+# A checkpoint that is being published, or that an open run starts from, stays until that has ended.
 _RETIRE: Final = """
 DELETE FROM checkpoints WHERE run_id = %(run_id)s AND step NOT IN (
     SELECT step FROM checkpoints WHERE run_id = %(run_id)s ORDER BY step DESC LIMIT %(limit)s)
@@ -36,11 +35,14 @@ def retire(conn: Connection, run_id: str, plan: Mapping[str, Any]) -> None:
 
 
 _LOCK: Final = """
-SELECT FROM runs WHERE tenant_id = %s AND run_id = %s AND deleted_at IS NULL FOR UPDATE
+SELECT FROM runs WHERE tenant_id = %s AND run_id = %s AND deleted_at IS NULL FOR NO KEY UPDATE
 """
 
 
-def retire_published(conn: Connection, tenant_id: str, run_id: str) -> None:
-    """As ``retire``, after the publication of a checkpoint has ended; locks the run."""
+def retire_unneeded(conn: Connection, tenant_id: str, run_id: str) -> None:
+    """As ``retire``, after the publication of a checkpoint, or a run from it, has ended.
+
+    Locks the run whose checkpoints they are, as ``runs.keep_checkpoints`` does.
+    """
     if conn.execute(_LOCK, (tenant_id, run_id)).fetchone() is not None:
         retire(conn, run_id, run_documents.read_plan(conn, tenant_id, run_id))

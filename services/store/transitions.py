@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from services.domain.ledger import ChildEvent
 from services.domain.states import OVER, RunStatus, Stage, check_transition
-from services.store import run_events, webhook_events, workers
+from services.store import checkpoint_retention, run_events, webhook_events, workers
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from services.store.run_rows import Run
 from trainer_core.process.failure import Failure, failure_as_json
@@ -68,6 +68,9 @@ def change_status(
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         changed = cursor.execute(_CHANGE_STATUS, facts).fetchone()
     assert changed is not None
+    start = changed.start_adapter
+    if status in OVER and start is not None and start["step"] is not None:
+        checkpoint_retention.retire_unneeded(conn, changed.tenant_id, start["source"])
     webhook_events.announce_status(conn, changed)
     data = {"stage": stage, "reason": body}
     if event is not None:
