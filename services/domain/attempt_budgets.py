@@ -17,6 +17,7 @@ DEATHS: Final = frozenset({"child_died", "gpu_failed", "no_progress", "stalled",
 """The training process or its worker died or hung; each of them may be the run's doing."""
 WORKER_FAULTS: Final = frozenset(
     {
+        "base_model_damaged",
         "base_models_unreadable",
         "clock_wrong",
         "gpu_failed",
