@@ -24,7 +24,7 @@ from trainer_core.checkpoint.layout import opened, sealed
 from trainer_core.config.plan.shapes import LinearShape, hidream_linears
 from trainer_core.errors import AdapterFileError
 from trainer_core.export.origin import ADAPTER_NAME
-from trainer_core.export.start_file import find_start, start_named
+from trainer_core.export.start_file import check_upload, find_start, start_named
 from trainer_core.weights.start_adapter import misfit, stored_adapter
 
 Tensors = dict[str, torch.Tensor]
@@ -206,6 +206,16 @@ def test_a_checkpoint_with_a_damaged_manifest_is_refused(
 
     with pytest.raises(AdapterFileError, match=r"step-00000007/manifest\.json is damaged"):
         find_start(folder / named)
+
+
+def test_an_upload_that_this_machine_cannot_read_is_not_its_owners_mistake(tmp_path: Path) -> None:
+    (tmp_path / "gone").symlink_to(tmp_path / "gone")
+
+    with pytest.raises(OSError, match="symbolic links"):
+        check_upload(tmp_path / "gone", "theirs.safetensors")
+    (tmp_path / "bad").write_bytes(b"bad")
+    with pytest.raises(AdapterFileError, match=r"theirs\.safetensors is cut off"):
+        check_upload(tmp_path / "bad", "theirs.safetensors")
 
 
 def test_a_manifest_of_another_program_is_passed_over(base: nn.Module, tmp_path: Path) -> None:

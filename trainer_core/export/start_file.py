@@ -181,9 +181,15 @@ def check_upload(file: Path, name: str) -> None:
     """Check that a file may be an adapter: its form, and that its numbers are finite.
 
     Whether it fits is checked with the run that starts from it. ``name``: what messages call it.
-    Raises AdapterFileError.
+    Raises AdapterFileError, and OSError: where this machine cannot read it, the file is not wrong.
     """
-    _checked(file, name, MAX_UPLOAD_HEADER_BYTES)
+    try:
+        _checked(file, name, MAX_UPLOAD_HEADER_BYTES)
+    except AdapterFileError as error:
+        bad_file = error.__cause__
+        if isinstance(bad_file, BadHeaderError) and isinstance(bad_file.__cause__, OSError):
+            raise bad_file.__cause__ from error
+        raise
 
 
 def _checked(file: Path, name: str, limit_bytes: int = MAX_HEADER_BYTES) -> tuple[Header, str]:

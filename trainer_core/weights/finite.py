@@ -73,7 +73,9 @@ def checked_sha256(file: Path, header: Header, *, called: str | None = None) -> 
                         raise BadHeaderError(
                             f"{shown}: {name} holds values that are not finite (NaN or infinity)"
                         )
-    except (OSError, EOFError) as error:
+    except OSError as error:
+        raise BadHeaderError(f"{shown} cannot be read: {error.strerror}") from error
+    except EOFError as error:
         raise BadHeaderError(f"{shown} cannot be read: {error}") from error
     return digest.hexdigest()
 
