@@ -93,8 +93,16 @@ def _shown_place(error: BaseException, place: Path | None) -> Path | str:
     named = error.filename if isinstance(error, OSError) else None
     if isinstance(named, str | os.PathLike):
         file = Path(named)
-        return place if place is not None and file.name.startswith(".") else file
+        return place if place is not None and _is_hidden(file, place) else file
     return place or "a file"
+
+
+def _is_hidden(file: Path, place: Path) -> bool:
+    """Whether a file is a draft, or in one, which is in the place or beside it."""
+    for folder in (place, place.parent):
+        if file.is_relative_to(folder):
+            return any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return file.name.startswith(".")
 
 
 @contextmanager

@@ -185,6 +185,12 @@ def test_full_rank_is_a_folder_with_the_transformer(full: Path, tmp_path: Path) 
     assert files_in(tmp_path / "full" / "transformer") == files_in(full / "result" / "transformer")
     with pytest.raises(OutputError, match=r"a\.safetensors is the name of a file: all weights"):
         export(full, "--output", tmp_path / "a.safetensors")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(full / "checkpoints" / LAST, damaged / LAST)
+    damage.OF_A_FILE["flipped"](damaged / LAST / "state.safetensors")
+    for place in (damaged, damaged / LAST):  # refused before the state is read
+        with pytest.raises(OutputError, match=r"a\.safetensors is the name of a file: all weights"):
+            export(place, "--output", tmp_path / "a.safetensors")
 
 
 def test_a_checkpoint_far_from_its_run_needs_only_its_base(
@@ -221,6 +227,23 @@ def test_an_older_checkpoint_does_not_name_its_base_model(averaged: Path, tmp_pa
 
     expected = (averaged / "result" / ADAPTER).read_bytes()
     assert named.read_bytes() == by_job.read_bytes() == expected
+
+
+def test_another_base_model_is_refused(
+    full: Path, averaged: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    for run in (full, averaged):
+        with pytest.raises(BaseModelError, match=r"is hidream-wide, and .* from hidream-tiny: "):
+            export(run, "--base", "hidream-wide", "--output", tmp_path / "out")
+    config = json.loads((tiny_folder / "transformer" / "config.json").read_text())
+    for name, change in (("other", {"num_layers": config["num_layers"] + 1}), ("\udcff", {})):
+        (tmp_path / name / "transformer").mkdir(parents=True)
+        (tmp_path / name / "transformer" / "config.json").write_text(json.dumps(config | change))
+
+    with pytest.raises(BaseModelError, match="other does not fit the checkpoint: double_stream"):
+        export(full, "--base", tmp_path / "other", "--output", tmp_path / "out")
+    with pytest.raises(BaseModelError, match=r"the name of '\\udcff' is not UTF-8: rename"):
+        export(full, "--base", tmp_path / "\udcff", "--output", tmp_path / "out")
 
 
 def test_what_is_there_stays(averaged: Path, tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_an_error_of_something_else_stays_what_it_is(tmp_path: Path) -> None:
 
 
 def test_the_file_of_the_error_is_named_unless_it_is_hidden(tmp_path: Path) -> None:
-    for name, shown in (("cat.jpg", "cat.jpg"), (".cat.jpg.draft", "out"), (None, "out")):
+    for name, shown in (("cat.jpg", "cat.jpg"), (".draft/0/cat.jpg", "out"), (None, "out")):
         error = OSError(errno.EIO, "Input/output error", name and str(tmp_path / name))
         found = disk_error(error, tmp_path / "out")
         assert found is not None

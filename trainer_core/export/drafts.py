@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,19 +26,16 @@ def check_new_file(output: Path, *, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def folder_at_once(output: Path) -> Iterator[Path]:
-    """A draft folder that is renamed to ``output`` at the end, or deleted after an error.
+    """A draft folder, still to be made, that is renamed to ``output`` at the end.
 
-    Raises DiskError.
+    It is deleted after an error. Raises DiskError, and OutputError as ``check_new_folder`` where
+    another process was faster.
     """
     target = output.absolute()
-    draft = target.with_name(f".{target.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        with writing(target):
-            yield draft
-            draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with _folder_near(target) as near:
+        yield near / "draft"
+        check_new_folder(target)
+        (near / "draft").rename(target)
 
 
 @contextlib.contextmanager
@@ -49,12 +45,18 @@ def file_at_once(output: Path, name: str) -> Iterator[Path]:
     The folder is deleted, with whatever else is in it. Raises DiskError.
     """
     target = output.absolute()
+    with _folder_near(target) as draft:
+        yield draft
+        with (draft / name).open("rb") as file:
+            os.fsync(file.fileno())
+        (draft / name).replace(target)
+
+
+@contextlib.contextmanager
+def _folder_near(target: Path) -> Iterator[Path]:
+    """A hidden folder of this writer alone, on the disk of ``target``; deleted at the end."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(writing(target))
         target.parent.mkdir(parents=True, exist_ok=True)
         near = tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name[:80]}-")
-        draft = stack.enter_context(near)
-        yield Path(draft)
-        with (Path(draft) / name).open("rb") as file:
-            os.fsync(file.fileno())
-        (Path(draft) / name).replace(target)
+        yield Path(stack.enter_context(near))

@@ -19,8 +19,14 @@ from trainer_core.weights.entries import (
 )
 
 _PREFIXES: Final[Mapping[Weights, str]] = {"live": PARAMETER, "ema": EMA}
-NOT_A_STATE: Final = (BadHeaderError, KeyError, ValueError, EOFError)
-"""Raised where a state file is damaged, or not the one of the run that it is read for."""
+
+
+class NotAStateError(Exception):
+    """The state file is damaged, or its parameters have another form."""
+
+
+NOT_A_STATE: Final = (NotAStateError, KeyError)
+"""Raised where a state file is not the one of the run that it is read for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +49,12 @@ class ParametersInState:
         return sum(math.prod(shape) for shape in self.shapes.values()) * FLOAT_BYTES
 
     def read(self, name: str, scale: float) -> bytes:
+        """Raises KeyError where it is not there, and NotAStateError where it is cut off."""
         place = self.places[name]
         self.state.seek(place.offset_bytes)
         body = self.state.read(place.size_bytes)
         if len(body) != place.size_bytes:
-            raise EOFError(f"{name} is cut off")
+            raise NotAStateError(f"{name} is cut off")
         self.on_read(place.size_bytes)
         if scale == 1.0:
             return body
@@ -59,15 +66,18 @@ def parameters_in_state(
 ) -> ParametersInState:
     """The parameters of an opened state file; none where it has not these weights.
 
-    Raises BadHeaderError where it is no safetensors file, and ValueError where one is not fp32.
+    Raises NotAStateError where it is no safetensors file, or one is not fp32.
     """
     state.seek(0)
     file_bytes = os.fstat(state.fileno()).st_size
-    length_bytes = header_bytes(state.read(LENGTH_BYTES), file_bytes, STATE_NAME)
-    entries = parse_header(state.read(length_bytes), file_bytes, STATE_NAME).entries
+    try:
+        length_bytes = header_bytes(state.read(LENGTH_BYTES), file_bytes, STATE_NAME)
+        entries = parse_header(state.read(length_bytes), file_bytes, STATE_NAME).entries
+    except BadHeaderError as error:
+        raise NotAStateError(str(error)) from error
     prefix = _PREFIXES[weights]
     found = {n.removeprefix(prefix): each for n, each in entries.items() if n.startswith(prefix)}
     for name, entry in found.items():
         if entry.dtype != "F32":
-            raise ValueError(f"{name} is {entry.dtype}, not F32")
+            raise NotAStateError(f"{name} is {entry.dtype}, not F32")
     return ParametersInState(state, found, on_read)

@@ -12,14 +12,16 @@ from typing import Any, Final
 
 from trainer_core.base_models.layout import transformer_config
 from trainer_core.base_models.obtain import find_base
-from trainer_core.checkpoint.folders import is_result
+from trainer_core.checkpoint.folders import is_result, read_manifest, stored_checkpoints
 from trainer_core.checkpoint.layout import checkpoint_name
 from trainer_core.checkpoint.opening import (
+    CHECKPOINTS,
     OpenCheckpoint,
     holds_checkpoints,
     is_checkpoint,
     open_checkpoint,
 )
+from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.data.formats import ADAPTER_SUFFIX
 from trainer_core.disk import writing
 from trainer_core.errors import AdapterFileError, BaseModelError, CheckpointError, OutputError
@@ -36,7 +38,7 @@ from trainer_core.export.write_adapter import write_adapter
 from trainer_core.local.folder import RESULT
 from trainer_core.local.trained import Adapter, Trained, not_the_state, trained_in
 from trainer_core.local.trained_base import local_base, name_of_base
-from trainer_core.paths import is_file, is_folder
+from trainer_core.paths import find_folder, is_file, is_folder
 from trainer_core.progress import Reporter
 
 WEIGHTS_IN_WORDS: Final[Mapping[Weights, str]] = {
@@ -84,24 +86,30 @@ def export_checkpoint(
     Raises:
         CheckpointError: as ``open_checkpoint``, or it has not these weights.
         OutputError: ``output`` exists, or is a file's name where a folder is written.
-        BaseModelError: the base model's name is not known; or, for full rank, its configuration is
+        BaseModelError: the base model's name is not known, or ``base`` is another one than the
+            checkpoint names; or, for full rank, its configuration is
             not on this machine.
     """
     if output is not None:
         _check_new(output, overwrite=overwrite)
     _check_place(place)
+    if output is not None and _is_full_rank(place):
+        _check_is_folder(output)  # before gigabytes are read
     with open_checkpoint(place, step, reporter) as checkpoint:
         _report_damaged(checkpoint, reporter)
         trained = trained_in(checkpoint, weights, reporter)
-        name = _base_name(checkpoint, trained) if base is None else _named(base, env)
+        name = _base_name(checkpoint, trained) if base is None else _named(base, trained, env)
         origin = Origin(base_model=name, step=trained.step, weights=trained.weights)
         suffix = "" if trained.adapter is None else ADAPTER_SUFFIX
         path = output or Path(_name_of(trained) + suffix)
         _check_new(path, overwrite=overwrite)
-        with _read_from(checkpoint):
-            if trained.adapter is None:
-                _write_transformer(path, _config_of(trained, base, env), trained, origin)
-            else:
+        if trained.adapter is None:
+            _check_is_folder(path)
+            config = _config_of(trained, base, env)
+            with _read_from(checkpoint), folder_at_once(path) as draft:
+                write_full_rank(draft / TRANSFORMER, config, trained.parameters, origin)
+        else:
+            with _read_from(checkpoint):
                 _write_adapter(path, trained.adapter, trained, origin)
     return Exported(path=path, step=origin.step, weights=origin.weights)
 
@@ -185,13 +193,45 @@ def _check_new(output: Path, *, overwrite: bool) -> None:
         check_new_folder(output)
 
 
+def _is_full_rank(place: Path) -> bool:
+    """Whether it is known so far that the place has full-rank checkpoints, which are not read."""
+    whole = stored_checkpoints(place / CHECKPOINTS).whole or stored_checkpoints(place).whole
+    try:
+        identity = read_manifest(place if is_checkpoint(place) else whole[-1]).identity
+    except (CheckpointError, IndexError):
+        return False
+    return identity is not None and identity.get("adapter", ...) is None
+
+
+def _check_is_folder(output: Path) -> None:
+    if output.suffix == ADAPTER_SUFFIX:
+        raise OutputError(
+            f"{output} is the name of a file: all weights of full rank are several files, so "
+            "--output has to name a new folder"
+        )
+
+
 def _report_damaged(checkpoint: OpenCheckpoint, reporter: Reporter) -> None:
     for why in checkpoint.damaged:
         reporter.log(f"warning: {why}. Step {checkpoint.manifest.step} is taken instead.")
 
 
-def _named(base: str, env: Mapping[str, str]) -> str:
-    return name_of_base(base, env, [Path.cwd()])
+def _named(base: str, trained: Trained, env: Mapping[str, str]) -> str:
+    """The name of the base model that the user gives; raises BaseModelError for another one.
+
+    A folder may be the same model in another place: ``_config_of`` checks whether it fits.
+    """
+    name = name_of_base(base, env, [Path.cwd()])
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise BaseModelError(f"the name of {name!r} is not UTF-8: rename the folder") from error
+    if trained.base_name in (None, name) or find_folder(base, [Path.cwd()]) is not None:
+        return name
+    raise BaseModelError(
+        f"--base is {name}, and the checkpoint was trained from {trained.base_name}: name that one "
+        "or its folder, or leave --base out"
+    )
 
 
 def _base_name(checkpoint: OpenCheckpoint, trained: Trained) -> str:
@@ -205,7 +245,9 @@ def _base_name(checkpoint: OpenCheckpoint, trained: Trained) -> str:
 
 def _config_of(trained: Trained, base: str | None, env: Mapping[str, str]) -> Mapping[str, Any]:
     if base is not None:
-        return find_base(base, env=env, folders=[Path.cwd()]).transformer_config
+        config = find_base(base, env=env, folders=[Path.cwd()]).transformer_config
+        _check_fits(base, config, trained)
+        return config
     for folder in local_base(trained.base_name, trained.base_digest, trained.job, env):
         with contextlib.suppress(BaseModelError):
             return transformer_config(folder)
@@ -213,6 +255,18 @@ def _config_of(trained: Trained, base: str | None, env: Mapping[str, str]) -> Ma
         f"the base model {trained.base_name} is not on this machine, and the configuration of its "
         "transformer is needed: name the base model, or its folder, with --base"
     )
+
+
+def _check_fits(base: str, config: Mapping[str, Any], trained: Trained) -> None:
+    """Raise BaseModelError where the transformer of ``base`` has other weights than the state."""
+    shapes = trained.parameters.shapes
+    for linear in hidream_linears(config):
+        weight = f"{linear.path}.weight"
+        if shapes.get(weight) != (linear.out_features, linear.in_features):
+            raise BaseModelError(
+                f"--base {base} does not fit the checkpoint: {weight} has another shape. Name the "
+                "base model that it was trained from"
+            )
 
 
 @contextlib.contextmanager
@@ -225,21 +279,8 @@ def _read_from(checkpoint: OpenCheckpoint) -> Iterator[None]:
 
 
 def _write_adapter(path: Path, adapter: Adapter, trained: Trained, origin: Origin) -> None:
-    writing = (
-        folder_at_once(path) if path.suffix != ADAPTER_SUFFIX else file_at_once(path, ADAPTER_NAME)
-    )
-    with writing as draft:
+    is_file_name = path.suffix == ADAPTER_SUFFIX
+    drafted = file_at_once(path, ADAPTER_NAME) if is_file_name else folder_at_once(path)
+    with drafted as draft:
         draft.mkdir(parents=True, exist_ok=True)
         write_adapter(draft, adapter, trained.parameters, origin)
-
-
-def _write_transformer(
-    path: Path, config: Mapping[str, Any], trained: Trained, origin: Origin
-) -> None:
-    if path.suffix == ADAPTER_SUFFIX:
-        raise OutputError(
-            f"{path} is the name of a file: all weights of full rank are several files, so "
-            "--output has to name a new folder"
-        )
-    with folder_at_once(path) as draft:
-        write_full_rank(draft / TRANSFORMER, config, trained.parameters, origin)

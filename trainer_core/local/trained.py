@@ -12,6 +12,7 @@ from trainer_core.errors import CheckpointError
 from trainer_core.export.origin import BASE_MODEL, Weights
 from trainer_core.export.parameters_in_state import (
     NOT_A_STATE,
+    NotAStateError,
     ParametersInState,
     parameters_in_state,
 )
@@ -110,6 +111,8 @@ def _parameters(
             )
         taken: Weights = weights or ("ema" if has_mean else "live")
         parameters = parameters_in_state(checkpoint.state, taken, count)
+        if not parameters.places:
+            raise NotAStateError("it has no weights")
     except NOT_A_STATE as error:
         raise not_the_state(checkpoint, error) from error
     return taken, parameters
