@@ -97,8 +97,8 @@ def test_a_model_on_the_hub_is_fetched_completely_checked_and_pinned_to_a_commit
     message = obtain(MODEL, home, {"HF_HUB_OFFLINE": "1"})["error"]
     named = weights.parent.resolve() / weights.name
     assert message == (
-        f"{named} is damaged: its SHA-256 is not the recorded one. Delete it (and the file that it "
-        "links to): it is downloaded again"
+        f"{named} is damaged: its SHA-256 is not the recorded one. Delete it, and what it links to "
+        f"(rm {named} {named.resolve()}): it is downloaded again"
     )
     named.resolve().unlink()
     named.unlink()
@@ -178,9 +178,12 @@ def test_changed_weights_of_equal_size_and_an_older_time_are_noticed(
         with pytest.raises(BaseModelError) as caught:
             local("mine", tmp_path)
         record = (base.folder if is_read_only else mine) / DESCRIPTION_NAME
+        way_on = (
+            f"delete {record}" if is_read_only else f"reverie models register {mine} --name mine"
+        )
         assert caught.value.message == (
             f"{weights} is damaged: it has other bytes than when it was hashed, and the same size. "
-            f"Put it back from a copy; if you replaced it on purpose, delete {record}"
+            f"Put it back from a copy; if you replaced it on purpose, {way_on}"
         )
     record.unlink()
     assert local("mine", tmp_path).digest != base.digest

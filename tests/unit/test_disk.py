@@ -17,12 +17,14 @@ from safetensors.torch import save_file
 from services.cli.train_view import PlainView
 from tests.support.own_disk import fill, mounted_disk, remount, unmount
 from tests.unit.test_checkpoint_folder import write
+from trainer_core.base_models.hash_once import digest_folder
 from trainer_core.checkpoint.folders import check_digests, committed_checkpoints
 from trainer_core.checkpoint.write import write_result
 from trainer_core.disk import DiskError, disk_error, require_folder, writing
 from trainer_core.local.folder import locked, move_aside, replace_file
 from trainer_core.process.events import EventWriter
 from trainer_core.process.failure import failure_of
+from trainer_core.progress import SilentReporter
 
 FULL: Final = (
     "there is no space left for {}: free some on its disk, then give the same command again"
@@ -131,6 +133,19 @@ def test_a_file_that_finds_no_space_keeps_its_content(disk: Path) -> None:
     assert caught.value.message == FULL.format(file)
     assert file.read_text() == "before"
     assert sorted(each.name for each in disk.iterdir()) == ["filler", "job.json"]
+
+
+def test_a_record_that_finds_no_space_leaves_no_draft(disk: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights.safetensors").write_bytes(b"weights")
+    (disk / "hashes").mkdir()
+    fill(disk)
+
+    with pytest.raises(OSError, match="No space left"):
+        digest_folder(model, disk, SilentReporter())
+
+    assert list((disk / "hashes").iterdir()) == []
 
 
 def test_a_disk_that_is_read_only_is_named(disk: Path) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from trainer_core.base_models.layout import read_config
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.errors import BaseModelError
+from trainer_core.whole_file import replace_text
 
 DESCRIPTION_NAME: Final = "reverie-base.json"
 
@@ -170,12 +170,7 @@ def write_description(
         "stamps": stamps or {},
     }
     body = json.dumps(description, indent=2, sort_keys=True) + "\n"
-    temporary = folder / f".{DESCRIPTION_NAME}.{os.getpid()}.tmp"
-    try:
-        temporary.write_text(body, encoding="utf-8")
-        temporary.replace(folder / DESCRIPTION_NAME)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_text(folder / DESCRIPTION_NAME, body)
     return read_base_model(folder)
 
 

@@ -4,7 +4,6 @@ HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HOME work as in huggingface_hub. No
 contacted.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, Final
 from trainer_core.base_models.layout import FOURTH, OTHERS, WEIGHTS
 from trainer_core.errors import BaseModelError
 from trainer_core.progress import Reporter
+from trainer_core.whole_file import replace_text
 
 _KINDS: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 """Weights, configurations, tokenizers. Never pickles, never code."""
@@ -50,9 +50,7 @@ def find_repo(name: str, home: Path) -> Repo:
         folder = Path(snapshot_download(name, revision=pinned, allow_patterns=few))
     if pinned is None:
         note.parent.mkdir(parents=True, exist_ok=True)
-        draft = note.with_name(f".{note.name}.{os.getpid()}.tmp")
-        draft.write_text(f"{folder.name}\n", encoding="ascii")
-        draft.replace(note)
+        replace_text(note, f"{folder.name}\n")
     return Repo(name=name, commit=folder.name, folder=folder)
 
 

@@ -1,7 +1,6 @@
 """Hash a folder once, and again only after one of its files has changed."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from trainer_core.base_models.unchanged import check_not_damaged
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.errors import BaseModelError
 from trainer_core.progress import Reporter
+from trainer_core.whole_file import replace_text
 
 
 def describe_folder(folder: Path, home: Path, reporter: Reporter) -> BaseModel:
@@ -63,10 +63,8 @@ def digest_folder(folder: Path, home: Path, reporter: Reporter) -> str:
         files = _hashed(folder, reporter)
         check_not_damaged(folder, _files_in(note), files, note)
         note.parent.mkdir(parents=True, exist_ok=True)
-        draft = note.with_name(f".{note.name}.{os.getpid()}.tmp")
         body = {"folder": str(folder), "files": files, "stamps": stamps}
-        draft.write_text(json.dumps(body), encoding="utf-8")
-        draft.replace(note)
+        replace_text(note, json.dumps(body))
     return digest_of(json.loads(note.read_bytes())["files"])
 
 

@@ -5,9 +5,9 @@ A file is read again only after its size, mtime or ctime has changed: hashing 47
 
 import contextlib
 import json
-import os
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from trainer_core.base_models.layout import read_config
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.errors import BaseModelError
 from trainer_core.progress import Reporter
+from trainer_core.whole_file import replace_text
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _checked: dict[Path, JsonValue] = {}
@@ -48,7 +49,7 @@ def check_described(model: BaseModel, home: Path, reporter: Reporter, *, way_on:
     """
     way_on = way_on or (
         "Put it back from a copy; if you replaced it on purpose, register the model again: "
-        f"reverie models register {model.folder} --name {model.name}"
+        f"{registering(model.folder, model.name)}"
     )
     expected = {
         model.folder / name: sha256
@@ -60,7 +61,12 @@ def check_described(model: BaseModel, home: Path, reporter: Reporter, *, way_on:
     except BaseModelError:
         stamps = None
     known = {model.folder / name: stamp for name, stamp in _as_dict(stamps).items()}
-    _check(model.folder, expected, known, home, reporter, way_on=way_on)
+    _check(model.folder, expected, known, home, reporter, way_on=lambda _: way_on)
+
+
+def registering(folder: Path, name: str) -> str:
+    """The command that hashes a base model and gives it its name, for a shell."""
+    return shlex.join(["reverie", "models", "register", str(folder), "--name", name])
 
 
 def check_downloaded(parts: Mapping[str, Path], home: Path, reporter: Reporter) -> None:
@@ -83,8 +89,13 @@ def check_downloaded(parts: Mapping[str, Path], home: Path, reporter: Reporter) 
             for file in content_of(folder)
             if _SHA256.fullmatch(file.resolve().name)
         }
-        way_on = "Delete it (and the file that it links to): it is downloaded again"
-        _check(folder, expected, {}, home, reporter, way_on=way_on)
+        _check(folder, expected, {}, home, reporter, way_on=_download_again)
+
+
+def _download_again(file: Path) -> str:
+    """What to do about a damaged file of the Hub's cache, which links to its content."""
+    content = shlex.join(map(str, dict.fromkeys([file, file.resolve()])))
+    return f"Delete it, and what it links to (rm {content}): it is downloaded again"
 
 
 def check_not_damaged(
@@ -98,17 +109,20 @@ def check_not_damaged(
         folder: where the files are.
         before: result of ``hash_files`` when they were hashed the last time.
         now: the same of today.
-        record: the file that holds ``before``; without it, they count as new.
+        record: the file that holds ``before``; without it, they count as new. A description has
+            the model's name too, so it is written again instead.
     """
     for name, facts in now.items():
         old = before.get(name)
         if not (name.endswith(".safetensors") and isinstance(old, dict)):
             continue
         if old.get("size_bytes") == facts["size_bytes"] and old.get("sha256") != facts["sha256"]:
+            described = read_config(record).get("name")
+            is_own = record == folder / DESCRIPTION_NAME and isinstance(described, str)
+            way_on = registering(folder, str(described)) if is_own else f"delete {record}"
             raise BaseModelError(
                 f"{folder / name} is damaged: it has other bytes than when it was hashed, and "
-                "the same size. Put it back from a copy; if you replaced it on purpose, delete "
-                f"{record}"
+                f"the same size. Put it back from a copy; if you replaced it on purpose, {way_on}"
             )
 
 
@@ -119,7 +133,7 @@ def _check(
     home: Path,
     reporter: Reporter,
     *,
-    way_on: str,
+    way_on: Callable[[Path], str],
 ) -> None:
     """Compare each existing file, unless its stamp is the known, the noted or the checked one."""
     note = home / "hashes" / f"compared-{digest_of(str(folder.resolve()))[:16]}.json"
@@ -137,7 +151,7 @@ def _check(
     for file in doubtful:
         if sha256_of(file) != expected[file]:
             raise BaseModelError(
-                f"{file} is damaged: its SHA-256 is not the recorded one. {way_on}"
+                f"{file} is damaged: its SHA-256 is not the recorded one. {way_on(file)}"
             )
         done += file.stat().st_size
         reporter.progress("hashing", done, total)
@@ -156,12 +170,7 @@ def _read(note: Path) -> dict[str, JsonValue]:
 
 def _write(note: Path, stamps: Mapping[str, JsonValue]) -> None:
     note.parent.mkdir(parents=True, exist_ok=True)
-    draft = note.with_name(f".{note.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(json.dumps(stamps), encoding="utf-8")
-        draft.replace(note)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_text(note, json.dumps(stamps))
 
 
 def _as_dict(found: Any) -> dict[str, JsonValue]:

@@ -34,6 +34,7 @@ from trainer_core.local.start import (
 )
 from trainer_core.paths import places_of
 from trainer_core.process.job import BadJobError, Job, read_job
+from trainer_core.whole_file import replace_text
 
 JOB_NAME: Final = "job.json"
 _LOCK_NAME: Final = ".lock"
@@ -197,10 +198,5 @@ def delete_started_run(output_dir: Path) -> None:
 
 def replace_file(path: Path, text: str) -> None:
     """Write a file that appears complete or not at all. Raises DiskError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
-        try:
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        replace_text(path, text)
