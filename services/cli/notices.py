@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 import typer
 
 from services.cli import output
-from trainer_core.config.plan.problems import Effect, Notice, options_in, texts_of
+from trainer_core.config.plan.problems import Effect, Notice, num_options, texts_of
 
 if TYPE_CHECKING:
     from services.client.shapes import Notices
@@ -68,5 +68,5 @@ def print_notices(notices: Sequence[Notice], *, every: bool) -> None:
             for line in lines:
                 output.print_note(f"  {line}")
         else:
-            count = options_in(notices, effect)
+            count = num_options(notices, effect)
             output.print_note(f"{title}: {count} option{'s' * (count > 1)}; --all names them")

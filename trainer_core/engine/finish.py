@@ -50,11 +50,12 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
         captions=_cut_captions(run),
     )
     require_folder(run.job.checkpoints_dir)
+    is_full_rank = plan.identity.adapter is None
     written = write_run_result(
         run.job.result_dir,
         plan=plan,
         step=state.step,
-        transformer_config=transformer_config(Path(run.job.base_model_dir)),
+        transformer_config=transformer_config(Path(run.job.base_model_dir)) if is_full_rank else {},
         parameters=trained.parameters,
         weights=weights,
         sample=sample,

@@ -88,7 +88,6 @@ def train_locally(
     start_file = start.path if isinstance(start, FoundStart) else None
     if start_file is not None:
         _check_elsewhere(start_file, output_dir)
-    if start_file is not None:
         view.log(f"{'init_lora':<20} {start_file}")
     view.log(f"{'output':<20} {output_dir}")
     events_file = run.events or output_dir / "events.jsonl"

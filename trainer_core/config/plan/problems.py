@@ -80,7 +80,7 @@ def texts_of(notices: Iterable[Notice], effect: Effect) -> list[str]:
     ]
 
 
-def options_in(notices: Iterable[Notice], effect: Effect) -> int:
+def num_options(notices: Iterable[Notice], effect: Effect) -> int:
     """How many options one group has; one may have several notices."""
     return len({notice.option for notice in notices if notice.effect == effect})
 
@@ -88,8 +88,8 @@ def options_in(notices: Iterable[Notice], effect: Effect) -> int:
 def summary_of(notices: Sequence[Notice]) -> list[str]:
     """What the run does differently, in full, and how many options each other group has."""
     counts = {
-        "have no effect here": options_in(notices, "no_effect"),
-        "are taken care of": options_in(notices, "handled"),
+        "have no effect here": num_options(notices, "no_effect"),
+        "are taken care of": num_options(notices, "handled"),
     }
     counted = [f"{count} {what}" for what, count in counts.items() if count]
     lines = texts_of(notices, "differs")
