@@ -18,7 +18,7 @@ from trainer_core.config.simpletuner.placeholders import (
     filled_config,
     unset_message,
 )
-from trainer_core.config.simpletuner.reading import text_of
+from trainer_core.config.simpletuner.reading import option_name, text_of
 from trainer_core.documents import load_document
 from trainer_core.errors import DocumentError
 from trainer_core.paths import (
@@ -318,7 +318,7 @@ def _finite_or_text(text: str) -> float | str:
 
 def plain_name(name: str) -> str:
     """The name of an option without the dashes that SimpleTuner's files may write before it."""
-    return name.strip().lstrip("-")
+    return option_name(name.strip())
 
 
 def _written(options: Mapping[str, Any], name: str) -> Any:
