@@ -86,15 +86,19 @@ def disk_error(error: BaseException, place: Path | None = None) -> DiskError | N
     if known is None:
         return None
     code, words = known
-    return DiskError(code, words.format(place=_shown_place(error, place)))
+    shown = _shown_place(error, place)
+    if shown is None:
+        system = os.strerror(error_number(error) or 0)
+        return DiskError(code, f"the system says: {system}. It does not name the file")
+    return DiskError(code, words.format(place=shown))
 
 
-def _shown_place(error: BaseException, place: Path | None) -> Path | str:
+def _shown_place(error: BaseException, place: Path | None) -> Path | None:
     named = error.filename if isinstance(error, OSError) else None
     if isinstance(named, str | os.PathLike):
         file = Path(named)
         return place if place is not None and _is_hidden(file, place) else file
-    return place or "a file"
+    return place
 
 
 def _is_hidden(file: Path, place: Path) -> bool:
@@ -103,6 +107,17 @@ def _is_hidden(file: Path, place: Path) -> bool:
         if file.is_relative_to(folder):
             return any(part.startswith(".") for part in file.relative_to(folder).parts)
     return file.name.startswith(".")
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Name the file that is read in the block in its errors: Python names it only in opening it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tests.unit.test_checkpoint_folder import write
 from trainer_core.base_models.hash_once import digest_folder
 from trainer_core.checkpoint.folders import check_digests, committed_checkpoints
 from trainer_core.checkpoint.write import write_result
-from trainer_core.disk import DiskError, disk_error, require_folder, writing
+from trainer_core.disk import DiskError, disk_error, reading, require_folder, writing
 from trainer_core.local.folder import locked, move_aside, replace_file
 from trainer_core.process.events import EventWriter
 from trainer_core.process.failure import failure_of
@@ -239,3 +239,20 @@ def test_the_file_of_the_error_is_named_unless_it_is_hidden(tmp_path: Path) -> N
         found = disk_error(error, tmp_path / "out")
         assert found is not None
         assert found.message.startswith(f"the disk of {tmp_path / shown} does not answer: ")
+
+
+def test_without_a_name_the_words_of_the_system_stay() -> None:
+    found = disk_error(OSError(errno.ENOSPC, "No space left on device"))
+
+    assert found is not None
+    assert found.message == "the system says: No space left on device. It does not name the file"
+
+
+def test_a_file_that_cannot_be_read_is_named_and_not_the_one_that_is_written(
+    tmp_path: Path,
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "in"
+    with pytest.raises(DiskError) as caught, writing(out), reading(other):
+        raise OSError(errno.EIO, "Input/output error")
+
+    assert caught.value.message.startswith(f"the disk of {other} does not answer: ")

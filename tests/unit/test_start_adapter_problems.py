@@ -148,6 +148,7 @@ def test_places_that_a_path_may_mean(base: nn.Module, tmp_path: Path) -> None:
         (f"run_{'0' * 32}", "is in the service: download it"),
         ("pickle.pt", r"is no \.safetensors file, and no others are read"),
         ("empty", f"holds no {ADAPTER_NAME}: name an adapter file"),
+        ("running", r"running has no result yet: name one of the checkpoints in .*/checkpoints"),
         ("cut.safetensors", "is cut off"),
         ("nan.safetensors", r"two holds values that are not finite \(NaN or infinity\)"),
         (
@@ -161,6 +162,7 @@ def test_what_cannot_be_started_from_is_named(
     name: str, words: str, base: nn.Module, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "running" / "checkpoints").mkdir(parents=True)
     (tmp_path / "pickle.pt").write_bytes(b"x")
     save_file({"one": torch.ones(9)}, tmp_path / "cut.safetensors")
     with (tmp_path / "cut.safetensors").open("r+b") as stream:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainer_core.base_models.layout import FOURTH, OTHERS, WEIGHTS
+from trainer_core.disk import writing
 from trainer_core.errors import BaseModelError
 from trainer_core.progress import Reporter
 from trainer_core.whole_file import replace_text
@@ -120,7 +121,8 @@ def _hub_errors_as_ours(name: str, pin: Path | None) -> Iterator[None]:
     endpoint = constants.ENDPOINT
     elsewhere = "or name a local folder in diffusers' layout"
     try:
-        yield
+        with writing(Path(constants.HF_HUB_CACHE)):
+            yield
     except errors.GatedRepoError as error:
         raise BaseModelError(
             f"{name} on {endpoint} is gated: accept its terms there and set HF_TOKEN to a token of "

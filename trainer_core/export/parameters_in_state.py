@@ -5,9 +5,11 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, Final
 
 from trainer_core.checkpoint.layout import EMA, PARAMETER, STATE_NAME
+from trainer_core.disk import reading
 from trainer_core.export.origin import Weights
 from trainer_core.export.safetensors_file import FLOAT_BYTES
 from trainer_core.weights.entries import (
@@ -51,8 +53,9 @@ class ParametersInState:
     def read(self, name: str, scale: float) -> bytes:
         """Raises KeyError where it is not there, and NotAStateError where it is cut off."""
         place = self.places[name]
-        self.state.seek(place.offset_bytes)
-        body = self.state.read(place.size_bytes)
+        with reading(Path(self.state.name)):  # and not of the file that is written meanwhile
+            self.state.seek(place.offset_bytes)
+            body = self.state.read(place.size_bytes)
         if len(body) != place.size_bytes:
             raise NotAStateError(f"{name} is cut off")
         self.on_read(place.size_bytes)

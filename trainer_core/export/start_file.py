@@ -33,6 +33,7 @@ from trainer_core.weights.start_adapter import (
 )
 
 _RESULT: Final = "result"
+_CHECKPOINTS: Final = "checkpoints"
 _Manifest = CheckpointManifest | ResultManifest
 _ADAPTER: Final = TypeAdapter[LokrAdapter | LoraAdapter | None](LokrAdapter | LoraAdapter | None)
 _PLACES: Final = (
@@ -102,6 +103,10 @@ def _in_folder(folder: Path) -> FoundStart:
         raise AdapterFileError(f"{folder} is the result of full-rank training: it has no adapter")
     if (folder / _RESULT).is_dir():
         return _in_folder(folder / _RESULT)
+    if (folder / _CHECKPOINTS).is_dir():
+        raise AdapterFileError(
+            f"{folder} has no result yet: name one of the checkpoints in {folder / _CHECKPOINTS}"
+        )
     raise AdapterFileError(f"{folder} holds no {ADAPTER_NAME}: {_PLACES}")
 
 

@@ -155,7 +155,9 @@ def adapter_at(place: Path, weights: Weights | None, reporter: Reporter) -> Iter
         origin = Origin(base_model=name, step=trained.step, weights=trained.weights)
         with _read_from(checkpoint), writing(Path(folder)):
             write_adapter(Path(folder), trained.adapter, trained.parameters, origin)
-        reporter.log(f"adapter: step {trained.step}, {WEIGHTS_IN_WORDS[trained.weights]}")
+        shown = f"adapter: {checkpoint.folder.name}, {WEIGHTS_IN_WORDS[trained.weights]}"
+        is_ended = is_file(place / RESULT / ADAPTER_NAME)
+        reporter.log(f"{shown} (the result is {place / RESULT})" if is_ended else shown)
         yield (Path(folder) / ADAPTER_NAME).rename(
             Path(folder) / (_name_of(trained) + ADAPTER_SUFFIX)
         )
