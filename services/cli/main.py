@@ -1,140 +1,34 @@
-"""`reverie`: the command line. Each command imports what it needs itself, so that help is quick.
+"""Where `reverie` starts.
 
 Exit status: 0 done, 1 an error (its message is on stderr), 2 wrong usage, 130 interrupted.
 """
 
 import os
+import signal
 import sys
-from typing import Annotated, Final
+from types import FrameType
+from typing import Final
 
-import typer
-
-from services.cli import (
-    admin,
-    audit_log,
-    batches,
-    configure,
-    datasets,
-    deletions,
-    export,
-    generate,
-    gpu_types,
-    keys,
-    members,
-    merge,
-    models,
-    output,
-    run_files,
-    run_list,
-    run_logs,
-    run_metrics,
-    run_plans,
-    run_publish,
-    runs,
-    secrets,
-    tenant,
-    train,
-    usage,
-    validate,
-    webhooks,
-    worker,
-)
-from services.cli.connection import CommandError, Invocation
-
-_EXAMPLES: Final = """Examples:
-
-reverie up
-
-reverie configure
-
-reverie validate --config examples/demo
-
-reverie runs submit --config examples/demo --watch
-
-reverie runs submit --help"""
-
-app = typer.Typer(
-    name="reverie",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=_EXAMPLES,
-)
-runs.app.command("list", epilog=run_list.EXAMPLE)(run_list.list_runs)
-runs.app.command("validate", epilog=run_plans.VALIDATE_EXAMPLES)(run_plans.validate)
-runs.app.command("clone", epilog=run_plans.CLONE_EXAMPLES)(run_plans.clone)
-runs.app.command("diff")(run_plans.diff)
-app.add_typer(datasets.app, name="datasets")
-app.add_typer(runs.app, name="runs")
-runs.app.command("logs")(run_logs.logs)
-runs.app.command("metrics")(run_metrics.metrics)
-runs.app.command("download", epilog=run_files.EXAMPLES)(run_files.download)
-runs.app.command("publish", epilog=run_publish.EXAMPLES)(run_publish.publish)
-app.add_typer(batches.app, name="batches")
-app.add_typer(models.app, name="models")
-app.add_typer(keys.app, name="keys")
-app.add_typer(members.app, name="members")
-app.add_typer(secrets.app, name="secrets")
-app.add_typer(webhooks.app, name="webhooks")
-app.add_typer(audit_log.app, name="audit")
-app.add_typer(tenant.app, name="tenant")
-app.add_typer(admin.app, name="admin")
-runs.app.command("delete")(deletions.delete_run)
-datasets.app.command("delete")(deletions.delete_dataset)
-app.command("deletion")(deletions.show_deletion)
-app.command("gpu-types")(gpu_types.show)
-app.command("usage", epilog=usage.EXAMPLE)(usage.usage)
-app.command("export", epilog=export.EXAMPLES)(export.export)
-app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
-app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
-app.command("configure", epilog=configure.EXAMPLES)(configure.configure)
-app.command("validate", epilog=validate.EXAMPLES)(validate.validate)
-app.command("train", epilog=train.EPILOG)(train.train)
-app.command("worker", epilog=worker.EXAMPLE)(worker.worker)
-
-
-@app.callback()
-def root(
-    ctx: typer.Context,
-    url: Annotated[
-        str | None, typer.Option(help="Address of the service (REVERIE_URL).", show_default=False)
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(help="A tenant's key (REVERIE_API_KEY).", show_default=False)
-    ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-) -> None:
-    """Fine-tune HiDream-I1: push images, submit runs, watch them.
-
-    Without --url and --api-key, commands use the service that `reverie up` runs on this machine.
-    """
-    invocation: Invocation = ctx.obj
-    invocation.url, invocation.api_key, invocation.is_debugging = url, api_key, debug
-
-
-@app.command(
-    "up",
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-)
-def start_embedded(ctx: typer.Context) -> None:
-    """Run the whole service on this machine until Ctrl-C."""
-    from services.cli.up import up  # brings the whole service with it
-
-    command = typer.Typer(
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-        add_completion=False,
-    )
-    command.command("up")(up)
-    command(ctx.args, prog_name="reverie up")
+_INTERRUPTED: Final = 130
 
 
 def main() -> None:
     """Run one command; an expected error is printed on stderr without a traceback."""
+    is_ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    if not is_ignored:
+        # Imports take half a second, and some of them make another exception of Ctrl-C.
+        signal.signal(signal.SIGINT, _leave)
+    from services.cli import output
+    from services.cli.connection import Invocation
+    from services.cli.program import app
+
+    if not is_ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     invocation = Invocation(env=os.environ)
     try:
         app(obj=invocation)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
     except Exception as error:
         from trainer_core.disk import disk_error
 
@@ -147,13 +41,19 @@ def main() -> None:
         sys.exit(1)
 
 
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """End the program, which has not started anything."""
+    os._exit(_INTERRUPTED)
+
+
 def _is_expected(error: Exception) -> bool:
     """Whether the error is an expected one, whose message suffices without a traceback."""
-    if isinstance(error, CommandError | OSError | UnicodeError):
+    if isinstance(error, OSError | UnicodeError):
         return True
     # An error of these kinds can only come from a module that is already imported. Importing all of
     # them here would cost the time that lazy commands save.
     named = (
+        ("services.cli.connection", "CommandError"),
         ("services.client.errors", "ClientError"),
         ("services.embedded.errors", "EmbeddedError"),
         ("services.settings.env", "SettingsError"),

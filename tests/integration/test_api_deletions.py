@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from services.cli.connection import CommandError, Invocation
-from services.cli.main import app
+from services.cli.program import app
 from services.objects.folder_store import FolderStore
 from services.objects.folders import put_folder
 from services.objects.keys import result_prefix

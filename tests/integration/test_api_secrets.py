@@ -15,7 +15,7 @@ import pytest
 
 from services.api.secrets.sealing_key import sealing_key
 from services.cli.connection import CommandError, Invocation
-from services.cli.main import app
+from services.cli.program import app
 from services.client.client import Client
 from services.client.errors import ProblemError
 from services.results.targets.tenant_hub import check_private_keys

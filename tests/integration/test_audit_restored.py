@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from services.cli.connection import CommandError, Invocation
-from services.cli.main import app
+from services.cli.program import app
 from services.domain.audit_chain import Anchor, loss_of
 from services.objects.folder_store import FolderStore
 from services.results.retention import anchor_audit_logs, trim_audit_logs

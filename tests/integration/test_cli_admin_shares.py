@@ -3,7 +3,7 @@
 import pytest
 
 from services.cli.connection import CommandError, Invocation
-from services.cli.main import app
+from services.cli.program import app
 from services.store import gpu_classes
 from services.store.database import Database
 from tests.support.runs import LEASE, TenantDatabase

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from services.cli.connection import CommandError, Invocation
-from services.cli.main import app
+from services.cli.program import app
 from services.client.errors import ProblemError
 from services.domain.api_keys import kind_of
 from tests.support.fleet import Fleet

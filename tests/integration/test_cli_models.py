@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.connection import CommandError, Invocation
-from services.cli.main import app
+from services.cli.program import app
 from tests.unit.config_examples import TINY_CONFIG
 from trainer_core.base_models.describe import listed_base_models
 from trainer_core.base_models.resolve import Listed, resolve

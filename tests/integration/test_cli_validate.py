@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from services.cli.connection import Invocation
-from services.cli.main import app
+from services.cli.program import app
 from tests.unit.config_examples import (
     CONFIG_TEXT,
     LYCORIS_TEXT,

@@ -9,8 +9,8 @@ from PIL import Image
 
 from services.cli.connection import Invocation
 from services.cli.documents import parse_settings
-from services.cli.main import app
 from services.cli.plan_report import Report, report_on
+from services.cli.program import app
 from tests.support.adapter_bytes import ONE_LORA, lora_bytes
 from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS, TINY_CONFIG
 from trainer_core.base_models.known import FLAVOURS

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from services.cli.connection import CommandError, Invocation
-from services.cli.main import app
+from services.cli.program import app
 from tests.support.terminal import COLUMNS, CTRL_C, CTRL_D, Terminal, at_terminal
 
 ROOT = Path(__file__).parents[2]

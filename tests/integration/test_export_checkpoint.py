@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from services.cli.connection import CommandError, Invocation
-from services.cli.main import app
+from services.cli.program import app
 from tests.support import damage
 from tests.support.jobs import shorten_texts
 from tests.support.own_disk import mounted_disk

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from services.cli.connection import CommandError, Invocation
-from services.cli.main import app
+from services.cli.program import app
 from services.settings.env import SettingsError
 from services.store import tenants
 from tests.support.api_keys import new_api_key

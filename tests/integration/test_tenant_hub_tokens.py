@@ -202,7 +202,7 @@ def test_rotation_seals_for_the_newest_key(
     publishing: Publishing, monkeypatch: pytest.MonkeyPatch, database_url: str
 ) -> None:
     from services.cli.connection import Invocation
-    from services.cli.main import app
+    from services.cli.program import app
 
     def rotate(keys: str) -> None:
         monkeypatch.setenv("REVERIE_DATABASE_URL", database_url)
@@ -232,7 +232,7 @@ def test_rotation_without_the_old_key_says_so_and_changes_nothing(
     from click.exceptions import Exit
 
     from services.cli.connection import Invocation
-    from services.cli.main import app
+    from services.cli.program import app
 
     publishing.store()
     monkeypatch.setenv("REVERIE_DATABASE_URL", database_url)

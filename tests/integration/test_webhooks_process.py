@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.cli.connection import Invocation
-from services.cli.main import app
+from services.cli.program import app
 from services.client.client import Client
 from services.client.errors import ProblemError
 from tests.support.backups import dump_text

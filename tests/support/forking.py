@@ -71,7 +71,7 @@ TRAINING = Kind(
         "bitsandbytes.optim",
         "peft",
         "prodigyopt",
-        "services.cli.train",
+        "services.cli.program",
         "trainer_core.commands.encode",
         "trainer_core.commands.make_tiny",
         "trainer_core.commands.train",

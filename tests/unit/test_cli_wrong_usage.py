@@ -7,7 +7,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from services.cli.connection import CommandError, Invocation
-from services.cli.main import app
+from services.cli.program import app
 from trainer_core.errors import DocumentError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from services.cli.main import app
+from services.cli.program import app
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "deploy", "helm", "examples")

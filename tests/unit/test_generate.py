@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM, T5EncoderModel
 from typer.testing import CliRunner, Result
 
 from services.cli.connection import Invocation
-from services.cli.main import app
+from services.cli.program import app
 from tests.support.adapters import EXAMPLES
 from trainer_core.errors import AdapterFileError, BaseModelError, DocumentError, OutputError
 from trainer_core.hidream.loading import load_transformer
