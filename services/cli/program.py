@@ -34,6 +34,7 @@ from services.cli import (
     worker,
 )
 from services.cli.connection import Invocation
+from services.cli.given_paths import Commands
 
 _EXAMPLES: Final = """Examples:
 
@@ -53,6 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EXAMPLES,
+    cls=Commands,
 )
 runs.app.command("list", epilog=run_list.EXAMPLE)(run_list.list_runs)
 runs.app.command("validate", epilog=run_plans.VALIDATE_EXAMPLES)(run_plans.validate)

@@ -30,6 +30,31 @@ def test_what_is_for_the_hub_needs_a_repository(option: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        "validate --config",
+        "train --config",
+        "train --config . --output",
+        "configure --pictures",
+        "configure --pictures . --output",
+        "export",
+        "export . --base",
+        "generate --base x --output",
+        "generate --base",
+        "generate --base x --output a.png --adapter",
+        "merge --base",
+        "runs submit --config",
+        "datasets push",
+        "models make-tiny",
+    ],
+)
+def test_an_empty_path_is_wrong_usage(command: str) -> None:
+    result = refused(*command.split(), "")
+    assert result.exit_code == 2
+    assert "it is empty: give a path" in result.output
+
+
+@pytest.mark.parametrize(
     ("text", "error", "message"),
     [
         ('{"config": {"learning_rate": NaN}}', DocumentError, "NaN is not a number"),
