@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,10 @@ MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
 MAX_LENIENT_BYTES: Final = 256 * 1024
 """Limit for files that are not plain JSON: the json5 library reads about 60 KB per second."""
 
+_MOST_DIGITS: Final = 400
+"""Of a whole number; the largest float has 309."""
+_SHOWN_DIGITS: Final = 40
+
 _JSON5_POSITION: Final = re.compile(r"^<string>:(\d+) (.*?)(?: at column (\d+))?$", re.DOTALL)
 
 
@@ -28,7 +33,7 @@ def parse_document(text: str, *, name: str) -> JsonValue:
     """The value in ``text``: JSON, or JSON5 (comments, trailing commas, a byte-order mark).
 
     Raises DocumentError, whose message names ``name`` and the line, if the text is not JSON5, has a
-    duplicate key or a number that is not finite, is nested too deep, or is larger than 4 MiB
+    duplicate key or a number that is no finite float, is nested too deep, or is larger than 4 MiB
     (256 KiB if it is not plain JSON).
     """
     size_bytes = len(text.encode("utf-8", "surrogatepass"))
@@ -63,14 +68,19 @@ def load_toml(path: Path) -> dict[str, JsonValue]:
     try:
         values = tomllib.loads(text, parse_float=_finite)
         # A date is no value of an option.
-        found: dict[str, JsonValue] = json.loads(json.dumps(values, default=_no_date))
-    except tomllib.TOMLDecodeError as error:
-        raise DocumentError(f"{path}: {error}") from error
+        written = json.dumps(values, default=_no_date)
+        found: dict[str, JsonValue] = json.loads(written, parse_int=_whole)
     except RecursionError as error:
         raise DocumentError(f"{path}: nested too deep") from error
     except ValueError as error:
-        raise DocumentError(f"{path}: {error}") from error
+        raise DocumentError(f"{path}: {_in_words(error)}") from error
     return found
+
+
+def _in_words(error: ValueError) -> str:
+    """What is wrong with a TOML file, whose parser leaves the length of a number to Python."""
+    text = str(error)
+    return "a number is too long" if "set_int_max_str_digits" in text else text
 
 
 def _no_date(value: object) -> NoReturn:
@@ -90,17 +100,13 @@ def read_text(path: Path, most_bytes: int = MAX_DOCUMENT_BYTES) -> str:
 
 
 def _parse_plain(text: str) -> JsonValue:
-    value: JsonValue = json.loads(
-        text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite
-    )
+    value: JsonValue = json.loads(text, **_HOOKS)
     return value
 
 
 def _parse_lenient(text: str, name: str) -> JsonValue:
     try:
-        value: JsonValue = json5.loads(
-            text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite
-        )
+        value: JsonValue = json5.loads(text, **_HOOKS)
     except _DuplicateKeyError as error:
         raise DocumentError(_duplicate_message(text, name, str(error))) from error
     except RecursionError as error:
@@ -139,5 +145,28 @@ def _no_constant(constant: str) -> NoReturn:
 def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"{digits} is not a number that an option can have")
+        raise ValueError(f"{_short(digits)} is not a number that an option can have")
     return value
+
+
+def _whole(digits: str, base: int = 10) -> int:
+    """A whole number that a float can be close to; json5 gives the base of hexadecimal ones."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} characters is too long")
+    value = int(digits, base)
+    if abs(value) > sys.float_info.max:
+        raise ValueError(f"{_short(digits)} is not a number that an option can have")
+    return value
+
+
+def _short(digits: str) -> str:
+    return digits if len(digits) <= _SHOWN_DIGITS else f"{digits[:_SHOWN_DIGITS]}…"
+
+
+_HOOKS: Final[dict[str, Any]] = {
+    "object_pairs_hook": _object,
+    "parse_constant": _no_constant,
+    "parse_float": _finite,
+    "parse_int": _whole,
+}
+"""How both parsers read objects and numbers."""

@@ -1,5 +1,6 @@
 """Finds and reads the options of a configuration: config.json, config.toml or config.env."""
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -61,7 +62,9 @@ def read_configuration(config: Path, env: Mapping[str, str]) -> Configuration:
     form = _form_in(config, beside) if is_folder(config) else _form_of(config)
     file = config / _NAMES[form] if is_folder(config) else config
     if not is_file(file):
-        raise CommandError(f"there is no {file}")
+        is_other = os.path.exists(file)  # noqa: PTH110 - a name that is too long is not there
+        none = f"{file} is neither a file nor a folder with a configuration"
+        raise CommandError(none if is_other else f"there is no {file}")
     notes = _unread(config, form) if is_folder(config) else []
     if form == "env":
         return _from_env(file, _env_files(folder) if is_folder(config) else [file], env, notes)

@@ -272,6 +272,9 @@ def test_a_config_env_that_needs_a_shell_harms_no_other_form(tmp_path: Path) -> 
         ({}, "has no configuration: config.json, config.toml or config.env was looked for"),
         ({"toml": "a = 1\nb = \n"}, r"config\.toml: Invalid value \(at line 2"),
         ({"toml": "a = 2026-11-29"}, r"config\.toml: a date is no value of an option"),
+        ({"toml": f"a = {'9' * 20_000}"}, r"config\.toml: a number is too long$"),
+        ({"toml": f"a = 0x{'f' * 20_000}"}, r"config\.toml: a number is too long$"),
+        ({"toml": f"a = {'9' * 350}"}, r"config\.toml: 9{40}… is not a number"),
         ({"env": "TRAINER_EXTRA_ARGS=lr=1\n"}, "line 1: TRAINER_EXTRA_ARGS: lr=1 is not --name"),
     ],
 )
@@ -280,6 +283,13 @@ def test_a_configuration_that_cannot_be_read_is_named(
 ) -> None:
     with pytest.raises((CommandError, DocumentError), match=why):
         read_documents(folder_of(tmp_path, **files), {}, tmp_path, {})
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_there_all_the_same(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="/dev/null is neither a file nor a folder with"):
+        read_documents(Path("/dev/null"), {}, tmp_path, {})
+    with pytest.raises(CommandError, match=r"there is no .*nowhere"):
+        read_documents(tmp_path / "nowhere", {}, tmp_path, {})
 
 
 def test_address_options_come_before_environment_before_the_embedded_service(
