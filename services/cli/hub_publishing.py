@@ -17,6 +17,7 @@ from typing import Final
 
 import structlog
 
+from services.cli.hub_token import NOT_THERE, WAY_TO_ONE, hub_token
 from services.results.layout import keep_apart, lay_out, lay_out_checkpoint
 from services.results.targets.hub import HubAccess, HubTarget
 from services.results.targets.port import PublicationError, PublicationRepo, TargetDownError
@@ -45,16 +46,14 @@ def publishing_to_hub(
     if name is None:
         yield
         return
-    from huggingface_hub import get_token
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    token = get_token()
+    token = hub_token()
     if token is None:
         events.warn(
             "not_published",
-            f"push_to_hub: this machine has no token for the Hugging Face Hub, so nothing is "
-            f"published to {name}. Set HF_TOKEN or run `hf auth login`, then start again; the "
-            f"result stays in {output_dir / 'result'}.",
+            f"push_to_hub: {NOT_THERE}, so nothing is published to {name}. {WAY_TO_ONE}, then "
+            f"start again; the result stays in {output_dir / 'result'}.",
         )
         yield
         return

@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 from services.cli.connection import CommandError
 from services.cli.data_section import data_section
 from services.cli.documents import Documents, UsedFile, gather_documents, plain_name
+from services.cli.hub_token import NOT_THERE, WAY_TO_ONE, hub_token
 from trainer_core.base_models.describe import listed_base_models
 from trainer_core.base_models.resolve import NotFound, resolve
 from trainer_core.base_models.shape import BaseShape, published_shape, shape_of
@@ -262,7 +263,7 @@ def _resolved(
     cards = card_rows(plan, transformer, image_px=image_px)
     return Report(
         used=used,
-        warnings=warnings + _cards_warnings(cards),
+        warnings=warnings + _cards_warnings(cards) + _publication_warnings(plan),
         plan=plan,
         plan_digest=plan.identity_digest() if base.model.digest else None,
         trainable_modules=trained_modules(plan.identity, transformer),
@@ -280,6 +281,14 @@ def _cards_warnings(cards: Sequence[CardRow]) -> tuple[str, ...]:
         for row in cards[:1]
         if row.refusal is not None
     )
+
+
+def _publication_warnings(plan: Plan) -> tuple[str, ...]:
+    """That a run on this machine would publish nothing, or nothing."""
+    name = plan.operation.publication.hub_model_id
+    if name is None or hub_token() is not None:
+        return ()
+    return (f"push_to_hub: {NOT_THERE}, so a run here publishes nothing to {name}. {WAY_TO_ONE}.",)
 
 
 def _largest_px(plan: Plan, surveys: Sequence[Survey]) -> int:

@@ -183,6 +183,28 @@ def test_a_prompt_library_can_be_switched_off(tmp_path: Path) -> None:
         assert not any(notice.option == "user_prompt_library" for notice in found.notices)
 
 
+def test_a_run_without_a_token_would_publish_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    picture(tmp_path / "pics", (128, 128))
+    asked = {"push_to_hub": True, "hub_model_id": "ada/cats"}
+
+    def told(**config: Any) -> list[str]:
+        return [each for each in report(tmp_path, **config).warnings if "token" in each]
+
+    (line,) = told(**asked)
+    assert line == (
+        "push_to_hub: this machine has no token for the Hugging Face Hub, so a run here "
+        "publishes nothing to ada/cats. Set HF_TOKEN or run `hf auth login`."
+    )
+    assert told() == []
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert told(**asked) == []
+
+
 def write_lora(file: Path, rank: int) -> Path:
     """An adapter of one linear of the published shape."""
     file.parent.mkdir(parents=True, exist_ok=True)

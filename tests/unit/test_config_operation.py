@@ -244,7 +244,11 @@ def test_checkpoints_are_published_where_the_template_asks_for_it() -> None:
 @pytest.mark.parametrize(
     ("config", "effect", "said"),
     [
-        ({"push_checkpoints_to_hub": True}, "no_effect", "has no effect without push_to_hub."),
+        (
+            {"push_checkpoints_to_hub": True},
+            "differs",
+            "without push_to_hub neither checkpoints nor the result are published.",
+        ),
         (
             {**HUB, **FULL, "push_checkpoints_to_hub": True},
             "differs",

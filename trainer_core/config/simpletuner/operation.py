@@ -176,7 +176,8 @@ def _publication(config: Options) -> Publication:
         if hub_model_id:
             config.idle("without push_to_hub", _HUB_ID)
         if config[_PUSH_CHECKPOINTS]:
-            config.idle("without push_to_hub", _PUSH_CHECKPOINTS)
+            nothing = "without push_to_hub neither checkpoints nor the result are published."
+            config.differs(_PUSH_CHECKPOINTS, nothing)
         return Publication(private=private)
     if not hub_model_id:
         config.problem(_HUB_ID, "missing", "push_to_hub needs hub_model_id.")
