@@ -1,4 +1,4 @@
-"""Speeds and durations as people read them."""
+"""Speeds, durations and counts as people read them."""
 
 
 def speed(steps_per_s: float) -> str:
@@ -16,3 +16,13 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """``1 picture`` or ``1,200 pictures``; ``many``: where it is not ``one`` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def share_having(number: int, total: int, what: str) -> str:
+    """``1 of 3 pictures has`` or ``2 of 3 pictures have``."""
+    return f"{number:,} of {counted(total, what)} {'has' if 1 in (number, total) else 'have'}"

@@ -1,5 +1,6 @@
 """The answers that `reverie configure` needs, and how each is read from text."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,8 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from services.domain.visible_text import is_visible
+from trainer_core.config.simpletuner.placeholders import replaced_in
+from trainer_core.paths import is_folder
 
 Goal = Literal["subject", "style", "concept"]
 Adapter = Literal["lokr", "lora"]
@@ -42,21 +45,39 @@ class Answers:
 def read_folder(text: str) -> Path:
     """A folder that is there; raises ValueError, as all of these do."""
     folder = read_path(text)
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
+    if not is_folder(folder):
+        raise ValueError(f"there is no folder {text}")
+    return folder
+
+
+def read_output(text: str, pictures: Path) -> Path:
+    """A folder that files can be written to, outside of that of the pictures."""
+    folder = read_path(text)
+    if folder.is_relative_to(pictures):
+        raise ValueError("it is among the pictures; name a folder beside them")
+    if not folder.name:
+        raise ValueError("it needs a name")
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not is_folder(there):
+        raise ValueError(f"{there} is no folder; give another name")
     return folder
 
 
 def read_path(text: str) -> Path:
-    """A path, in which ``~`` is the home folder."""
+    """A path, in which ``~`` is the home folder, as an absolute one.
+
+    Links in it are not followed: the files name what the person named.
+    """
     if not text:
         raise ValueError("give the path of a folder")
     if not is_visible(text):
         raise ValueError("its name has characters that cannot be seen; rename it")
     try:
-        return Path(text).expanduser()
+        path = os.path.abspath(Path(text).expanduser())  # noqa: PTH100 - resolve() follows links
     except RuntimeError as error:
         raise ValueError(str(error)) from error
+    _check_is_kept(path)
+    return Path(path)
 
 
 def read_goal(text: str) -> Goal:
@@ -81,4 +102,12 @@ def read_word(text: str) -> str | None:
     """The trigger word, which may be several words; None where there is none."""
     if len(text) > _MOST_WORD or not is_visible(text):
         raise ValueError(f"it has at most {_MOST_WORD} characters, and none that cannot be seen")
+    _check_is_kept(text)
     return " ".join(text.split()) or None
+
+
+def _check_is_kept(text: str) -> None:
+    """Raise ValueError for a text that would be another one when the files are read."""
+    replaced = replaced_in(text)
+    if replaced is not None:
+        raise ValueError(f"it must not contain {replaced}: in the files, a value takes its place")

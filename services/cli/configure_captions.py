@@ -9,6 +9,8 @@ from typing import Final, assert_never
 from services.cli.configure_answers import Goal
 from services.cli.configure_pictures import Picture
 from trainer_core.config.plan import CaptionStrategy
+from trainer_core.config.simpletuner.placeholders import replaced_in
+from trainer_core.in_words import share_having
 
 _SPEAKING_SHARE: Final = 0.8
 """Of the names that have to read like captions before all are taken as such."""
@@ -120,8 +122,9 @@ def sample_prompt(captions: Captions, goal: Goal, word: str | None) -> str:
     """The prompt of the sample picture: with the word, or the first caption that is not long."""
     if word is not None:
         return prompts_of(goal, word)["as_trained"]
-    texts = (_texts_of(picture, captions.strategy)[0] for picture in captions.pictures)
-    first = next(texts)
+    every = (_texts_of(picture, captions.strategy)[0] for picture in captions.pictures)
+    texts = (text for text in every if replaced_in(text) is None)
+    first = next(texts, _ELSEWHERE)
     return next((text for text in (first, *texts) if len(text) <= _MOST_PROMPT), first)
 
 
@@ -137,8 +140,7 @@ def _share_written(pictures: Sequence[Picture]) -> str:
     written = sum(bool(picture.captions) for picture in pictures)
     if not written:
         return "No picture has a text file with words."
-    have = "has" if written == 1 else "have"
-    return f"{written} of {len(pictures)} pictures {have} a text file with words."
+    return f"{share_having(written, len(pictures), 'picture')} a text file with words."
 
 
 def _about_word(texts: Sequence[Sequence[str]], word: str | None) -> str:
@@ -148,4 +150,4 @@ def _about_word(texts: Sequence[Sequence[str]], word: str | None) -> str:
     having = sum(any(word.lower() in text.lower() for text in each) for each in texts)
     if not having:
         return f' No caption has "{word}" in it: write it into them, or it will call up nothing.'
-    return f' {having} of {len(texts)} captions have "{word}" in them.'
+    return f' {share_having(having, len(texts), "caption")} "{word}" inside.'

@@ -24,8 +24,15 @@ def text_of(content: Any) -> str:
 def replaced_by(proposal: Proposal, output: Path) -> list[str]:
     """Names of the files, and of folders of links, that are in the output folder and differ.
 
-    Raises CommandError where a folder of links would replace files that are no links.
+    Raises CommandError where a file would replace a folder, or a folder of links files that are no
+    links.
     """
+    for name in proposal.files:
+        if (output / name).is_dir() and not (output / name).is_symlink():
+            raise CommandError(
+                f"{output / name} is a folder, and a file goes there: move it away, or take "
+                "another --output"
+            )
     names = [
         name
         for name, content in proposal.files.items()

@@ -14,6 +14,7 @@ from trainer_core.data.captions import captions_of, read_captions
 from trainer_core.data.folder import caption_files, list_files, notes_on, stem_of
 from trainer_core.data.images import inspect_image
 from trainer_core.errors import BadCaptionError, BadImageError
+from trainer_core.in_words import counted, share_having
 
 _THREADS: Final = min(8, os.cpu_count() or 1)
 _MASK_FOLDERS: Final = frozenset({"mask", "masks"})
@@ -47,6 +48,11 @@ class Picture:
         return math.sqrt(self.width_px * self.height_px)
 
     @property
+    def times_as_long(self) -> float:
+        """Its long side in its short ones."""
+        return max(self.width_px, self.height_px) / min(self.width_px, self.height_px)
+
+    @property
     def words(self) -> tuple[str, ...]:
         """Its caption where its name is one."""
         return captions_of(_NAMES, self.name, None)
@@ -76,17 +82,23 @@ def look_at(folder: Path, masks: Path | None, on_progress: OnProgress) -> Pictur
 
     Args:
         folder: of the pictures. Below a sub-folder ``masks`` or ``mask`` are masks.
-        masks: a folder of masks elsewhere, by the same names.
+        masks: another folder of masks, by the same names.
         on_progress: called after each picture.
     """
     files = list_files(folder)
     inside = _masks_inside(files.images)
-    names = [name for name in files.images if name not in inside]
-    if masks is not None:
-        mask_of = _by_stem(list_files(masks).images)
-    else:
+    if masks is None:
         mask_of = _by_stem(inside)
         masks = folder if inside else None
+    elif masks.is_relative_to(folder):
+        below = f"{masks.relative_to(folder).as_posix()}/"
+        inside |= {name for name in files.images if name.startswith(below)}
+        named = _by_stem(list_files(masks).images)
+        mask_of = {stem: below + path for stem, path in named.items()}
+        masks = folder
+    else:
+        mask_of = _by_stem(list_files(masks).images)
+    names = [name for name in files.images if name not in inside]
     read = partial(_read, folder, masks, mask_of, caption_files(files.captions))
     usable: list[Picture] = []
     broken: dict[str, str] = {}
@@ -184,12 +196,13 @@ def summary_of(pictures: Pictures) -> list[str]:
     """What was found, for a person, each a sentence or less."""
     usable, lines = pictures.usable, []
     total = len(usable) + len(pictures.broken)
-    lines.append(f"{_count(total, 'picture')}{_sizes(usable)}")
+    lines.append(f"{counted(total, 'picture')}{_sizes(usable)}")
     written = sum(bool(picture.captions) for picture in usable)
-    lines.append(f"captions: {written} of {len(usable)} have a text file with words in it")
+    having = share_having(written, len(usable), "picture")
+    lines.append(f"captions: {having} a text file with words in it")
     if pictures.masks is not None:
         covered = sum(picture.mask is not None for picture in usable)
-        lines.append(f"masks: {covered} of {len(usable)} have one")
+        lines.append(f"masks: {share_having(covered, len(usable), 'picture')} one")
     bad = [*pictures.broken.values(), *(p.bad_caption for p in usable if p.bad_caption)]
     lines += [f"cannot be used: {message}" for message in _first(bad)]
     lines += pictures.notes
@@ -202,10 +215,6 @@ def _sizes(usable: Sequence[Picture]) -> str:
     least, most = (pick(usable, key=lambda picture: picture.edge_px) for pick in (min, max))
     small, large = (f"{each.width_px} x {each.height_px}" for each in (least, most))
     return f", {small} px" if small == large else f", {small} to {large} px"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _first(messages: Sequence[str], most: int = 5) -> list[str]:

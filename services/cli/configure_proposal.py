@@ -22,14 +22,18 @@ from services.cli.configure_layout import (
     file_from_root,
     layout_of,
 )
-from services.cli.configure_pictures import Pictures
+from services.cli.configure_pictures import Picture, Pictures
 from services.cli.configure_values import Basis, Sized
 from trainer_core.base_models.known import PUBLISHED
+from trainer_core.in_words import counted, share_having
 from trainer_core.memory.cards import fused_on
 from trainer_core.memory.trained import trained_modules, trained_parameters
 
 _FEW: Final = 10
 _NAMED_AT_MOST: Final = 3
+_MOST_NAME: Final = 60
+_LONG: Final = 4
+"""Sides of a picture: a longer one is told."""
 _RATE_REASONS: Final[Mapping[Adapter, str]] = MappingProxyType(
     {
         "lokr": "SimpleTuner's guide has 2e-5 for LoKr with Lion, and 1e-4 with AdamW.",
@@ -170,14 +174,17 @@ def _resolution(basis: Basis, fitted: Fitted) -> Choice:
     elif enlarged <= len(sized.pictures) // 3:
         parts.append(f"Most of the pictures are smaller than {_above(edge_px)} px.")
     if enlarged:
-        parts.append(f"{_counted(enlarged, 'picture is', 'pictures are')} enlarged to it.")
+        parts.append(f"{counted(enlarged, 'picture is', 'pictures are')} enlarged to it.")
         if 2 * enlarged > len(sized.pictures):
             parts.append("The result will be blurred like they are: use larger ones if you can.")
     if left_out:
         parts.append(
-            f"{_counted(left_out, 'picture', 'pictures')} below {sized.minimum_px} px would be "
+            f"{counted(left_out, 'picture')} below {sized.minimum_px} px would be "
             "enlarged more than twice, and will be left out."
         )
+    long = [each for each in sized.pictures if each.times_as_long > _LONG]
+    if long:
+        parts.append(_about_long(long))
     if len(buckets) == 1:
         (((width, height), _),) = buckets.items()
         parts.append(f"All are scaled to {width} x {height} px.")
@@ -187,9 +194,19 @@ def _resolution(basis: Basis, fitted: Fitted) -> Choice:
         )
     return Choice(
         topic="resolution",
-        value=f"{edge_px} px, in {_counted(len(buckets), 'shape', 'shapes')}",
+        value=f"{edge_px} px, in {counted(len(buckets), 'shape')}",
         reason=" ".join(parts),
         options=values.size_options(basis, draft),
+    )
+
+
+def _about_long(pictures: Sequence[Picture]) -> str:
+    longest = max(pictures, key=lambda each: each.times_as_long)
+    size = f"{longest.width_px} x {longest.height_px} px"
+    return (
+        f"{counted(len(pictures), 'picture is', 'pictures are')} more than {_LONG} times as long "
+        f"as wide, such as {longest.name[:_MOST_NAME]} of {size}: far from any shape that HiDream "
+        "makes. Cut such pictures, or take them out."
     )
 
 
@@ -217,8 +234,8 @@ def _masks(basis: Basis, pictures: Pictures) -> Choice | None:
         reason = "Every picture has one. What is black in it is not learned."
         return Choice(topic="masks", value="used", reason=reason, options={})
     reason = (
-        f"{len(without)} of {len(used)} pictures have none ({_some(without)}), and a run takes "
-        "all or none. A white mask is as good as none."
+        f"{share_having(len(without), len(used), 'picture')} none ({_some(without)}), and a run "
+        "takes all or none. A white mask is as good as none."
     )
     return Choice(topic="masks", value="not used", reason=reason, options={})
 
@@ -229,7 +246,7 @@ def _links(basis: Basis, pictures: Pictures) -> Choice | None:
         return None
     parts = []
     if layout.left_out:
-        many = _counted(len(layout.left_out), "picture", "pictures")
+        many = counted(len(layout.left_out), "picture")
         parts.append(f"A run would end at {many} that cannot be used: {_some(layout.left_out)}.")
     if pictures.holds_masks:
         parts.append("A run would take the masks among the pictures for pictures.")
@@ -248,12 +265,12 @@ def _steps(basis: Basis, fitted: Fitted) -> Choice:
     pictures = len(Sized.at(basis.captions.pictures, draft.edge_px).pictures)
     each = steps * draft.batch / pictures
     reason = (
-        f"{_counted(pictures, 'picture', 'pictures')}, each seen about {each:,.0f} times. A rule "
+        f"{counted(pictures, 'picture')}, each seen about {each:,.0f} times. A rule "
         f"of thumb for a {basis.answers.goal}: {length.each} times each, at least {length.least:,} "
         f"and at most {length.most:,} samples. Compare the checkpoints and take the best."
     )
     if pictures < _FEW:
-        reason += f" {pictures} are few: with 10 to 30 the result varies more."
+        reason += " That is few: with 10 to 30 pictures the result varies more."
     batch = f" of {draft.batch} pictures" if draft.batch > 1 else ""
     options = values.step_options(basis, draft)
     return Choice(topic="steps", value=f"{steps:,}{batch}", reason=reason, options=options)
@@ -305,10 +322,6 @@ def _sample(basis: Basis, draft: Draft) -> Choice:
 def _above(edge_px: int) -> int:
     """The next larger resolution."""
     return min(each for each in EDGES_PX if each > edge_px)
-
-
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,6 +1,5 @@
 """The questions of `reverie configure`: each is asked where no option has answered it."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from services.cli.configure_answers import (
     read_card,
     read_folder,
     read_goal,
-    read_path,
+    read_output,
     read_word,
 )
 from services.cli.configure_captions import strategy_of
@@ -65,13 +64,15 @@ def answers_of(given: Given, *, may_ask: bool) -> tuple[Answers, Pictures]:
     # Before the pictures are read, which may take a while:
     card_gb = None if given.card_gb is None else _checked(read_card, str(given.card_gb), "--card")
     masks = None if given.masks is None else _checked(read_folder, str(given.masks), "--masks")
-    folder = _absolute(
+    folder = (
         ask("Folder of the pictures", read_folder, room=_PATH)
         if given.pictures is None
         else _checked(read_folder, str(given.pictures), "--pictures")
     )
+    if masks is not None and masks.samefile(folder):
+        raise typer.BadParameter("it is the folder of the pictures", param_hint="--masks")
     output_ = _given_output(given.output, folder, may_ask=may_ask)
-    pictures = _look(folder, None if masks is None else _absolute(masks))
+    pictures = _look(folder, masks)
     answers = Answers(
         pictures=folder,
         goal=_goal(given.goal),
@@ -80,7 +81,7 @@ def answers_of(given: Given, *, may_ask: bool) -> tuple[Answers, Pictures]:
         output=output_
         or ask(
             "Folder for the files",
-            lambda text: _read_output(text, folder),
+            lambda text: read_output(text, folder),
             default=str(_DEFAULT_OUTPUT),
             room=_PATH,
         ),
@@ -169,16 +170,7 @@ def _given_output(given: Path | None, pictures: Path, *, may_ask: bool) -> Path 
     if given is None and may_ask:
         return None
     text = str(given or _DEFAULT_OUTPUT)
-    return _checked(lambda text: _read_output(text, pictures), text, "--output")
-
-
-def _read_output(text: str, pictures: Path) -> Path:
-    folder = _absolute(read_path(text))
-    if folder.is_relative_to(pictures):
-        raise ValueError("it is among the pictures; name a folder beside them")
-    if not folder.name:
-        raise ValueError("it needs a name")
-    return folder
+    return _checked(lambda text: read_output(text, pictures), text, "--output")
 
 
 def _checked(read: Callable[[str], T], text: str, option: str) -> T:
@@ -187,8 +179,3 @@ def _checked(read: Callable[[str], T], text: str, option: str) -> T:
         return read(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from error
-
-
-def _absolute(path: Path) -> Path:
-    """Without following links: the files name what the person named."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() follows links

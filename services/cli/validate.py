@@ -14,6 +14,7 @@ from services.cli import output
 from services.cli.config_options import Setting, settings_of
 from services.cli.connection import Invocation
 from services.cli.notices import EveryNotice, grouped, print_notices
+from trainer_core.in_words import counted
 
 if TYPE_CHECKING:
     from services.cli.plan_report import Progress, Report
@@ -280,8 +281,8 @@ def _optimizer(identity: "Identity") -> str:
 
 def _schedule(identity: "Identity") -> str:
     schedule = identity.schedule
-    warmup = f", warm-up {schedule.warmup_steps} steps" if schedule.warmup_steps else ""
-    period = f", period {schedule.period_steps} steps" if schedule.period_steps else ""
+    warmup = f", warm-up {counted(schedule.warmup_steps, 'step')}" if schedule.warmup_steps else ""
+    period = f", period {counted(schedule.period_steps, 'step')}" if schedule.period_steps else ""
     return f"{schedule.name}{warmup}{period}"
 
 
@@ -303,8 +304,9 @@ def _checkpoints(operation: "Operation") -> str:
     epochs = ""
     if every is not None:
         epochs = " and each epoch" if every == 1 else f" and {every} epochs"
-    kept = operation.checkpoints_total_limit
-    return f"every {operation.checkpoint_step_interval} steps{epochs}, {kept} kept"
+    steps = operation.checkpoint_step_interval
+    often = "each step" if steps == 1 else f"every {steps} steps"
+    return f"{often}{epochs}, {operation.checkpoints_total_limit} kept"
 
 
 def _kind(plan: "Plan") -> str:
@@ -343,8 +345,8 @@ def _card_cells(row: "CardRow") -> tuple[object, ...]:
         f"{row.card_gib} GB",
         output.size(planned.peak_bytes),
         "all but modulation, captions" if planned.streams_conditioning else holds,
-        f"{len(planned.recomputed)} blocks",
-        f"{len(planned.offloaded)} blocks",
+        counted(len(planned.recomputed), "block"),
+        counted(len(planned.offloaded), "block"),
         row.largest_batch,
     )
 

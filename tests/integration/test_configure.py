@@ -38,6 +38,7 @@ QUESTIONS = (
     r"Folder for the files \[config\]:\r\n>",
 )
 WRITE = r"Write \d files to .*\(y/n\) \[y\]:"
+BARE = ("--pictures=bare", "--goal=style", "--card=24")
 HEAVY = {"torch", "diffusers", "transformers", "lycoris", "peft"}
 
 
@@ -235,6 +236,12 @@ def test_files_that_are_there_are_not_replaced_without_asking(
         terminal.wait_for(r"\[status 1\]")
     assert files_in(tmp_path / "config") == written
 
+    (tmp_path / "mine/config.json").mkdir(parents=True)
+    (tmp_path / "mine/multidatabackend.json").write_bytes(b"mine")
+    with pytest.raises(CommandError, match=r"mine/config\.json is a folder"):
+        configure(tmp_path, *options, "--output=mine", "--force")
+    assert files_in(tmp_path / "mine") == {"multidatabackend.json": b"mine"}
+
     assert configure(tmp_path, *other, "--force") == 0
     assert files_in(tmp_path / "config") != written
     (tmp_path / "config/pictures/mine.jpg").write_bytes(b"mine")
@@ -250,23 +257,32 @@ def test_files_that_are_there_are_not_replaced_without_asking(
         (["--pictures=tiny", "--goal=style", "--card=24"], ["--trigger-word"]),
         (["--pictures=none", "--goal=style", "--card=24"], ["--pictures"]),
         (["--pictures=bare", "--goal=style", "--card=8"], ["--card"]),
-        (["--pictures=bare", "--goal=style", "--card=24", "--output=bare/x"], ["--output"]),
+        ([*BARE, "--output=bare/x"], ["--output"]),
+        ([*BARE, "--output=taken"], ["--output", "taken is no folder"]),
+        ([*BARE, "--output=taken/x/y"], ["--output", "taken is no folder"]),
+        ([*BARE, "--output={id}/x"], ["--output", "must not contain {id}"]),
+        ([*BARE, "--trigger-word={env:HOME} dog"], ["--trigger-word", "{env:HOME}"]),
+        ([*BARE, "--masks=../project/bare"], ["--masks", "it is the folder of the pictures"]),
+        (["--pictures={output_dir}", *BARE[1:]], ["--pictures", "{output_dir}"]),
     ],
 )
 def test_without_a_terminal_what_is_missing_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], named: list[str]
 ) -> None:
-    few_and_tiny(tmp_path / "tiny")
-    no_captions(tmp_path / "bare")
-    before = files_in(tmp_path)
+    project = tmp_path / "project"
+    few_and_tiny(project / "tiny")
+    no_captions(project / "bare")
+    no_captions(project / "{output_dir}")
+    (project / "taken").write_text("mine")
+    before = files_in(project)
 
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(project)
     wide = {"COLUMNS": "200"}
     result = CliRunner().invoke(app, ["configure", *options], obj=Invocation(env={}), env=wide)
 
     assert result.exit_code == 2
-    assert all(name in result.output for name in named)
-    assert files_in(tmp_path) == before
+    assert all(name in result.output for name in named), result.output
+    assert files_in(project) == before
 
 
 def test_a_folder_without_a_usable_picture_is_an_error(

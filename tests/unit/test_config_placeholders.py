@@ -9,7 +9,9 @@ from trainer_core.config.simpletuner.placeholders import (
     Filling,
     filled_backends,
     filled_config,
+    replaced_in,
     unfilled_tokens,
+    unset_message,
 )
 
 
@@ -57,6 +59,29 @@ def test_an_unset_variable_is_kept_and_told() -> None:
 
     assert config == {"a": "{env:GONE}", "b/c": "{env:GONE}"}
     assert filling.unset == [("/config/a", "GONE"), ("/config/b~1c", "GONE")]
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("a {env:HOME} b {id}", "{env:HOME}"),
+        ("{other}/{id}", "{id}"),
+        ("{model_family}", "{model_family}"),
+        ("{output_dir}", "{output_dir}"),
+        ("{ID} {} {a b} id", None),
+    ],
+)
+def test_a_text_that_would_be_replaced_is_found(text: str, first: str | None) -> None:
+    filled = filled_backends([{"id": "cats", "x": text}], {}, Filling(env={"HOME": "/h"}))
+
+    assert replaced_in(text) == first
+    assert (filled[0] != {"id": "cats", "x": text}) == (first is not None)
+
+
+def test_a_variable_without_a_name_is_told() -> None:
+    assert unset_message("") == (
+        "{env:} names no environment variable. Write {env:NAME}, or the value."
+    )
 
 
 def test_what_is_not_given_has_simpletuners_default() -> None:

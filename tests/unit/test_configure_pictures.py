@@ -37,7 +37,7 @@ def test_sizes_captions_and_files_that_cannot_be_used_are_found(tmp_path: Path) 
     assert "UTF-8" in (by_name["c.webp"].bad_caption or "")
     assert found.broken.keys() == {"torn.jpg"}
     told = " ".join(summary_of(found))
-    for words in ("4 pictures", "1 of 3 have a text file", "torn.jpg", "c.txt", "film.mp4"):
+    for words in ("4 pictures", "1 of 3 pictures has a text file", "torn.jpg", "c.txt", "film.mp4"):
         assert words in told
 
 
@@ -63,6 +63,19 @@ def test_masks_are_found_among_the_pictures_and_elsewhere(tmp_path: Path) -> Non
         "sub/b.jpg": "sub/b.png",
     }
     assert "mask c.png" in elsewhere.broken["c.jpg"]
+
+
+def test_a_sub_folder_that_is_named_has_masks_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("a.jpg", "sub/b.jpg", "white/a.png", "white/sub/b.png", "white/masks/c.png"):
+        picture(tmp_path / name)
+
+    found = look(tmp_path, tmp_path / "white")
+
+    assert found.holds_masks
+    assert {each.name: each.mask for each in found.usable} == {
+        "a.jpg": "white/a.png",
+        "sub/b.jpg": "white/sub/b.png",
+    }
 
 
 def test_pictures_of_masks_are_pictures(tmp_path: Path) -> None:

@@ -161,6 +161,26 @@ def test_the_steps_follow_from_the_number_of_pictures(count: int, goal: str, sam
     assert 5 <= len(saved) <= 17
 
 
+@pytest.mark.parametrize("size", [(5000, 3), (300, 3000)])
+def test_a_picture_of_an_odd_shape_is_told(size: tuple[int, int]) -> None:
+    width, height = size
+    one = reason(proposed(pictures(size)), "resolution")
+    several = reason(proposed(pictures(*[SQUARE] * 3, (1200, 300), size, size)), "resolution")
+
+    assert f"1 picture is more than 4 times as long as wide, such as IMG_0.jpg of {width} x" in one
+    assert f"of {width} x {height} px" in one
+    assert "2 pictures are more than 4 times" in several
+    assert "times as long" not in reason(proposed(pictures((1200, 300))), "resolution")
+
+
+def test_few_pictures_are_told_in_words() -> None:
+    one = proposed(pictures(SQUARE, caption="a dog"))
+
+    assert "1 picture, each seen" in reason(one, "steps")
+    assert "That is few: with 10 to 30 pictures" in reason(one, "steps")
+    assert reason(one, "captions").startswith("1 of 1 picture has a text file")
+
+
 def test_a_batch_has_several_pictures_where_the_card_and_every_bucket_can_fill_it() -> None:
     many = pictures(*[SQUARE] * 120)
 
@@ -246,6 +266,16 @@ def test_without_a_trigger_word_the_sample_is_a_caption_that_is_not_long() -> No
     assert "user_prompt_library.json" not in proposal.files
 
 
+def test_a_caption_that_would_be_replaced_is_no_sample() -> None:
+    found = pictures(SQUARE, SQUARE, caption="a dog on grass")
+    odd = replace(found.usable[0], captions=("{env:HOME} sweet home",))
+    mixed = proposed(replace(found, usable=(odd, found.usable[1])), trigger_word=None)
+    alone = proposed(replace(found, usable=(odd,)), trigger_word=None)
+
+    assert mixed.files["config.json"]["validation_prompt"] == "a dog on grass"
+    assert "{" not in alone.files["config.json"]["validation_prompt"]
+
+
 def test_prompts_to_try_are_written_with_the_word_and_not_named_in_the_config() -> None:
     proposal = proposed(pictures(*[SQUARE] * 3))
     prompts = proposal.files["user_prompt_library.json"]
@@ -289,7 +319,7 @@ def test_masks_are_used_where_every_picture_has_one() -> None:
     # Among the pictures they would be trained on, so that links keep them out.
     assert partly.links.keys() == {f"pictures/IMG_{number}.jpg" for number in range(3)}
     assert imported(partly).plan.identity.backends[0].masks is None
-    assert "1 of 3 pictures have none" in reason(partly, "masks")
+    assert "1 of 3 pictures has none" in reason(partly, "masks")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ _ENV: Final = "env:"
 _MAX_DEPTH: Final = 32
 """What is nested deeper is refused later."""
 _FAMILY: Final = "hidream"
+_ID: Final = "id"
 USUAL_OUTPUT_DIR: Final = "simpletuner-results"
 """SimpleTuner's ``output_dir`` where none is given."""
 
@@ -26,6 +27,13 @@ def unfilled_tokens(text: str) -> tuple[str, ...]:
     are.
     """
     return tuple(dict.fromkeys(_TOKEN.findall(text)))
+
+
+def replaced_in(text: str) -> str | None:
+    """The first placeholder that a data backend with this text would have replaced, or None."""
+    names = {*dict(_names_in({})), _ID}
+    found = (match for match in _BRACED.finditer(text))
+    return next((m[0] for m in found if m[1].startswith(_ENV) or m[1] in names), None)
 
 
 @dataclass(slots=True)
@@ -79,6 +87,8 @@ class Filling:
 
 def unset_message(variable: str) -> str:
     """Why ``{env:NAME}`` was not replaced, and what to do."""
+    if not variable.strip():
+        return "{env:} names no environment variable. Write {env:NAME}, or the value."
     return (
         f"{{env:{variable[:100]}}}: the environment variable {variable[:100]} is not set. Set it, "
         "or write the value."
@@ -109,8 +119,8 @@ def filled_backends(
         if not isinstance(item, dict):
             found.append(item)
             continue
-        id_ = _text(item, "id")
-        names = common if id_ is None else {**common, "id": id_}
+        id_ = _text(item, _ID)
+        names = common if id_ is None else {**common, _ID: id_}
         found.append(filling.filled(item, f"/data_backends/{position}", names))
     return found
 
