@@ -15,11 +15,11 @@ def search_folders(config_dir: Path, working_dir: Path) -> tuple[Path, ...]:
 
 def places_of(name: str, folders: Sequence[Path]) -> tuple[Path, ...]:
     """Every place where ``name`` is looked up, in order, without repetition; ``~`` is expanded."""
-    given = _expanded(name)
+    given = expanded(name)
     return tuple(dict.fromkeys(folder / given for folder in folders))
 
 
-def _expanded(name: str) -> Path:
+def expanded(name: str | Path) -> Path:
     """The path with ``~`` expanded; unchanged if there is no such user."""
     try:
         return Path(name).expanduser()

@@ -18,9 +18,10 @@ ADAPTER_HELP: Final = (
 def adapter_file(adapter: Path, weights: WeightsName | None) -> Iterator[Path]:
     """The adapter file; that of a checkpoint is made here, and deleted when the block ends."""
     from trainer_core.local.export import adapter_at
+    from trainer_core.paths import expanded
 
     with contextlib.ExitStack() as stack:
         with byte_progress() as reporter:
-            found = adapter_at(adapter.expanduser().absolute(), weights, reporter)
+            found = adapter_at(expanded(adapter).absolute(), weights, reporter)
             file = stack.enter_context(found)
         yield file

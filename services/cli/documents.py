@@ -10,7 +10,7 @@ from typing import Any, Final
 from services.cli.config_folder import read_configuration
 from services.cli.connection import CommandError
 from trainer_core.config.simpletuner.backends import holds_no_images
-from trainer_core.config.simpletuner.deepspeed import file_named_by
+from trainer_core.config.simpletuner.deepspeed_text import file_named_by, is_preset
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.placeholders import (
     Filling,
@@ -24,6 +24,7 @@ from trainer_core.errors import DocumentError
 from trainer_core.paths import (
     find_folder,
     is_file,
+    is_folder,
     places_of,
     search_folders,
 )
@@ -175,7 +176,13 @@ def _read_deepspeed(options: dict[str, Any], places: "_Places") -> list[UsedFile
     if written is None or name is None:
         return []
     path = places.find_file(name, _DEEPSPEED)
-    options[written] = _read_content(path, _DEEPSPEED)
+    content = load_document(path)
+    if is_preset(content):
+        raise CommandError(
+            f"{path} holds {json.dumps(content)}, which is no object: write it as "
+            f"{_DEEPSPEED} itself"
+        )
+    options[written] = _checked_content(path, content, _DEEPSPEED)
     return [UsedFile(option=_DEEPSPEED, path=path)]
 
 
@@ -203,13 +210,21 @@ class _Places:
         for place in tried:
             if is_file(place):
                 return place
+        folder = next((place for place in tried if is_folder(place)), None)
+        if folder is not None:
+            raise CommandError(
+                f"{option} names {name}, and {folder} is a folder: name a file in it"
+            )
         listed = ", ".join(dict.fromkeys(str(place) for place in tried))
         raise CommandError(f"{option} names {name}, which is in none of these places: {listed}")
 
 
 def _read_content(file: Path, field: str) -> Any:
     """What a file holds; raises CommandError where that is of another kind than ``field`` is."""
-    content = load_document(file)
+    return _checked_content(file, load_document(file), field)
+
+
+def _checked_content(file: Path, content: Any, field: str) -> Any:
     if not isinstance(content, list if field == "data_backends" else dict):
         kind = "a list of backends" if field == "data_backends" else "an object"
         raise CommandError(f"{file} has to hold {kind}")

@@ -87,14 +87,15 @@ def export(
     byte is compared with the checkpoint's manifest first. Needs no GPU.
     """
     from trainer_core.local.export import WEIGHTS_IN_WORDS, export_checkpoint
+    from trainer_core.paths import expanded
 
     with byte_progress() as reporter:
         written = export_checkpoint(
-            place.expanduser().absolute(),
+            expanded(place).absolute(),
             step=step,
             weights=weights,
             base=base,
-            output=output_,
+            output=None if output_ is None else expanded(output_),
             overwrite=overwrite,
             env=os.environ,
             reporter=reporter,

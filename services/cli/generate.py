@@ -144,8 +144,9 @@ def generate(
     the larger of the two, not both.
     """
     from trainer_core.painting.options import PaintingOptions
+    from trainer_core.paths import expanded
 
-    pictures = _pictures(prompt, prompts, output_)
+    pictures = _pictures(prompt, None if prompts is None else expanded(prompts), expanded(output_))
     _note_placeholders(pictures)
     options = PaintingOptions(
         negative_prompt=negative_prompt,
@@ -174,14 +175,21 @@ def generate(
 def _folders_of(base: str, parts_from: str | None) -> tuple[Path, Path]:
     """The folder that has the transformer, and the one that has the other parts."""
     from trainer_core.base_models.obtain import obtain_base
-    from trainer_core.local.trained_base import check_parts, lone_transformer, parts_of
+    from trainer_core.local.trained_base import (
+        check_parts,
+        lone_transformer,
+        name_of_base,
+        parts_of,
+    )
 
     working_dir = Path.cwd()
     alone = lone_transformer(base, os.environ, [working_dir])
     if alone is None:
         if parts_from is not None:
+            name_of_base(base, os.environ, [working_dir])  # there may be no such base model
             raise CommandError(
-                f"--parts-from is for a --base with a transformer alone, and {base} is none"
+                "--parts-from is for a --base with a transformer alone, and no folder with only "
+                f"that is named {base}: leave --parts-from out"
             )
         folder = obtain_base(base, env=os.environ, folders=[working_dir]).folder
         return folder, folder

@@ -69,7 +69,9 @@ def merge(
     To quantise it, merge first: a quantised base model is refused.
     """
     from trainer_core.base_models.obtain import transformer_folder
+    from trainer_core.paths import expanded
 
+    output_ = expanded(output_)
     folder = transformer_folder(base, env=os.environ, folders=[Path.cwd()])
     with adapter_file(adapter, weights) as file:
         report = _merge_shown(folder, file, output_, dtype, multiplier)

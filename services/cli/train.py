@@ -87,7 +87,7 @@ def train(
     """
     from services.cli.documents import read_documents
     from trainer_core.local.run import LocalRun
-    from trainer_core.paths import search_folders
+    from trainer_core.paths import expanded, search_folders
 
     settings = settings_of(setting)
     working_dir = Path.cwd()
@@ -104,9 +104,9 @@ def train(
         prompt_library=documents.body.get("prompt_library"),
         folders=search_folders(config_dir, working_dir),
         output_dir=output_dir,
-        cache_dir=cache,
-        events=events,
-        control=control,
+        cache_dir=None if cache is None else expanded(cache),
+        events=None if events is None else expanded(events),
+        control=None if control is None else expanded(control),
     )
     result = _train_shown(run)
     if result is None:

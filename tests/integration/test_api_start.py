@@ -221,7 +221,7 @@ def test_hostile_files_are_refused_in_short_words_that_can_be_stored(ada: User, 
     for body, words in (
         (b"\x80\x04pickled weights", "is cut off in its header, or no safetensors file"),
         (packed(b" " * (3 << 20)), "has a header of 3145728 bytes, more than 2097152"),
-        (packed(b"[" * 100_000), "cannot be read: maximum recursion depth exceeded"),
+        (packed(b"[" * 100_000), "is damaged: its header is nested too deep"),
         (one(name="a\0"), "whose name is longer than 512 characters, or cannot be shown: a\\x00"),
         (one(name="\ud800" * 1000), "or cannot be shown: \\ud800"),
         (one(dtype="F\0" * 1000), "a has the type F\\x00F"),

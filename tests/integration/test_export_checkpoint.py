@@ -19,7 +19,7 @@ from tests.support import damage
 from tests.support.jobs import shorten_texts
 from tests.support.own_disk import mounted_disk
 from tests.support.small_jobs import STEPS, small_job
-from trainer_core.checkpoint.folders import keep_newest
+from trainer_core.checkpoint.folders import facts_of, keep_newest
 from trainer_core.checkpoint.layout import checkpoint_name, opened, sealed
 from trainer_core.disk import DiskError
 from trainer_core.engine.loop import train
@@ -169,6 +169,47 @@ def test_a_step_can_be_chosen(plain: Path, averaged: Path, tmp_path: Path) -> No
         export(averaged / "checkpoints" / LAST, "--step", 2)
     with pytest.raises(CheckpointError, match="result is the result of a run: use it as it is"):
         export(averaged / "result")
+
+
+def test_a_checkpoint_is_meant_by_its_state_file_too(averaged: Path, tmp_path: Path) -> None:
+    state = averaged / "checkpoints" / LAST / "state.safetensors"
+
+    written = export(state, "--output", tmp_path / "a.SAFETENSORS")
+
+    assert written.read_bytes() == (averaged / "result" / ADAPTER).read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.SAFETENSORS"]
+
+
+def test_home_may_be_written_as_a_tilde(
+    averaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+    export(averaged, "--output", "~/a.safetensors")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert (tmp_path / "home" / "a.safetensors").is_file()
+
+
+def test_a_state_of_another_run_is_told_in_plain_words(averaged: Path, tmp_path: Path) -> None:
+    """As its manifest says, the files are whole."""
+    place = tmp_path / LAST
+    shutil.copytree(averaged / "checkpoints" / LAST, place)
+    state, manifest_file = place / "state.safetensors", place / "manifest.json"
+    manifest = json.loads(manifest_file.read_text())
+    manifest["identity"]["adapter"]["modules"][0]["path"] = "evil.x"
+    del manifest["scalars"]["manifest_digest"]
+    manifest_file.write_text(json.dumps(manifest))
+    said = f"{LAST}/state.safetensors is not the state of its run: "
+    with pytest.raises(CheckpointError, match=rf"^{said}it lacks evil\.x\.w1$"):
+        export(place, "--output", tmp_path / "a.safetensors")
+
+    state.write_bytes((100_000).to_bytes(8, "little") + b"[" * 100_000)
+    manifest["files"][state.name] = facts_of(state).model_dump()
+    manifest_file.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=f"{said}.* is damaged: its header is nested too"):
+        export(place, "--output", tmp_path / "a.safetensors")
 
 
 def test_lora_too(trainer: Trainer, tmp_path: Path) -> None:
@@ -349,7 +390,8 @@ def test_pictures_of_a_checkpoint_are_those_of_its_file(
 
     assert mean != live
     assert picture(averaged) == mean
-    assert picture(averaged / "checkpoints" / LAST, "--weights", "live") == live
+    state = averaged / "checkpoints" / LAST / "state.safetensors"
+    assert picture(state, "--weights", "live") == live
     with pytest.raises(AdapterFileError, match="is no checkpoint: --weights chooses"):
         picture(plain / "result" / ADAPTER, "--weights", "live")
     with pytest.raises(AdapterFileError, match="neither a checkpoint nor pytorch_lora"):
@@ -415,7 +457,12 @@ def test_a_full_rank_result_paints_with_the_parts_of_its_base(
     assert picture(tmp_path / "lone", "--parts-from", tiny_folder) == expected
     with pytest.raises(CommandError, match="--parts-from is for a --base with a transformer alone"):
         picture(tiny_folder, "--parts-from", tiny_folder)
+    for adapter in (averaged, averaged / "result", averaged / "result" / ADAPTER):
+        with pytest.raises(BaseModelError, match=r"is an adapter, not a base model: .* --adapter"):
+            picture(adapter)
     with pytest.raises(BaseModelError, match="has checkpoints and no full-rank result"):
-        picture(averaged)
+        picture(averaged / "checkpoints")
+    with pytest.raises(AdapterFileError, match=r"result has a transformer .*: give it to --base"):
+        picture(tiny_folder, "--adapter", full / "result")
     with pytest.raises(AdapterFileError, match="of full-rank training: write its transformer"):
         picture(tiny_folder, "--adapter", full / "checkpoints" / LAST)

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +59,8 @@ class Runs:
     ) -> Path | None:
         """As ``reverie train``; ``drawn`` says that ``seed`` was drawn at random this time."""
         self.stop_at = stop_at
-        start = None if start_from is None else StartAdapter(sha256="7" * 64)
+        digest = sha256(str(start_from).encode()).hexdigest()
+        start = None if start_from is None else StartAdapter(sha256=digest)
         identity = self.plan.identity.model_copy(
             update={
                 "seed": seed,
@@ -476,9 +478,16 @@ def test_a_run_from_an_adapter_is_resumed_and_is_another_one_than_without_it(
     assert job.start_from == str(tmp_path / "old.safetensors")
     runs.start("latest", stop_at=2, start_from=tmp_path / "old.safetensors")
     assert runs.started_at == [0, 1]
+    ways = (
+        f"to go on with it, set init_lora to {tmp_path / 'old.safetensors'}; otherwise give this "
+        "one another output_dir (or --output), or set resume_from_checkpoint to nothing"
+    )
     with pytest.raises(CheckpointError, match="init_lora: absent here") as caught:
         runs.start("latest")
-    assert "--output" not in str(caught.value)
+    assert f"started from init_lora, which this one does not name: {ways}" in str(caught.value)
+    with pytest.raises(CheckpointError, match="started from another init_lora: ") as caught:
+        runs.start("latest", start_from=tmp_path / "new.safetensors")
+    assert ways in str(caught.value)
 
     runs.output = runs.output.with_name("another")
     runs.output.mkdir()

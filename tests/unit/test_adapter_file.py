@@ -211,8 +211,34 @@ def test_what_is_no_safetensors_file_is_refused(
     truncated.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
 
     for file in (truncated, tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(AdapterFileError, match="cannot be read as safetensors"):
+        with pytest.raises(
+            AdapterFileError, match=r"is cut off in its header|cannot be read: (No such|Is a)"
+        ):
             read_adapter(file, linears)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (b"[" * 100_000, "is damaged: its header is nested too deep"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "no safetensors file: its header is no JSON"),
+        (b'{"a": \xff}', "no safetensors file: its header is no JSON"),
+    ],
+    ids=["deep", "long", "bytes"],
+)
+def test_a_damaged_header_is_told_in_plain_words(
+    header: bytes, words: str, linears: tuple[LinearShape, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+
+    with pytest.raises(AdapterFileError) as caught:
+        read_adapter(file, linears)
+
+    assert caught.value.message in (
+        f"{file} {words}",
+        f"{file} is damaged, or {words}",
+    )
 
 
 def test_files_of_other_tools_keep_their_alpha(

@@ -92,12 +92,12 @@ def test_the_state_of_another_plan_is_refused(model: torch.nn.Module, tmp_path: 
         with pytest.raises(CheckpointError, match=words):
             write_checkpoint_adapter(checkpoint, lokr.adapter, origin(weights), tmp_path)
 
-    refused("not the state of this plan")
+    refused("not the state of this plan: it lacks double_stream_blocks")
     refused("not the state of this plan", "ema")
     (checkpoint / "state.safetensors").write_bytes(b"torn")
     refused("not the state of this plan")
     (checkpoint / "state.safetensors").unlink()
-    refused("not the state of this plan")
+    refused("state.safetensors is missing")
 
 
 def test_neither_torch_nor_numpy_is_imported() -> None:

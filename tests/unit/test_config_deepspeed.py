@@ -33,6 +33,7 @@ def stage_of(config: dict[str, Any]) -> int | None:
         ("ZeRO3", 3),
         ("none", 2),  # nothing is asked for: several GPUs
         ("", 2),
+        ("{}", 2),
     ],
 )
 def test_it_names_the_stage(written: Any, stage: int) -> None:
@@ -42,6 +43,40 @@ def test_it_names_the_stage(written: Any, stage: int) -> None:
 def test_on_one_gpu_it_asks_for_deepspeed() -> None:
     assert stage_of(full({"zero_optimization": {"stage": 2}}, num_processes=1)) == 2
     assert stage_of(full(None, num_processes=1)) is None
+
+
+@pytest.mark.parametrize("written", [{}, "{}", " { } "])
+def test_an_empty_one_asks_for_nothing_and_is_told(written: Any) -> None:
+    imported = import_small(full(written, num_processes=1), without=("lora_type",))
+
+    assert imported.plan.operation.zero_stage is None
+    line = "deepspeed_config: has no effect because it is empty."
+    assert line in texts_of(imported.notices, "no_effect")
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('{"a": 1,', "cannot be read as JSON, at line 1, column 9: "),
+        ('{\n"a": 1\n"b": 2}', "cannot be read as JSON, at line 3, column 1: "),
+        ('{"bf16": {"enabled": 1, "enabled": 2}}', "has enabled twice in one object: keep one."),
+        ("{'zero_stage': 1, 'zero_stage': 2}", "has zero_stage twice in one object: keep one."),
+        ("{'1': 1, 1: 2}", "has 1 twice in one object: keep one."),
+        ('{"gradient_clipping": NaN}', "has a number that is NaN, infinite or too long."),
+        ('{"steps_per_print": ' + "1" * 5000 + "}", "has a number that is NaN, infinite"),
+        ('{"a":' * 9_000, "is nested too deep."),
+        ("zero9", "has to be zero1, zero2 or zero3, not zero9."),
+        ("ZeRO-3", "has to be zero1, zero2 or zero3, not ZeRO-3."),
+        ("[1]", "has to be an object, as JSON text or in a file too, or zero1, zero2 or zero3."),
+    ],
+)
+def test_a_text_that_is_no_configuration_is_told_why(written: str, said: str) -> None:
+    for source in ("http", "local"):
+        backends = [{"id": "c", "caption_strategy": "filename", "instance_data_dir": "c"}]
+        ((_, message),) = problems_of(
+            full(written), messages=True, without=("lora_type",), source=source, backends=backends
+        )
+        assert message.startswith(f"deepspeed_config {said}")
 
 
 def test_clipping_by_value_is_by_norm_as_in_simpletuner() -> None:
@@ -166,6 +201,11 @@ def test_a_file_that_is_missing_or_no_object_is_told(config_dir: Path) -> None:
     (config_dir / "ds.json").write_text("[]")
     with pytest.raises(CommandError, match="has to hold an object"):
         read_documents(config_dir, {}, config_dir, {})
+    (config_dir / "ds.json").write_text('"zero2"')
+    with pytest.raises(CommandError, match=r"ds\.json holds \"zero2\".*deepspeed_config itself"):
+        read_documents(config_dir, {}, config_dir, {})
+    with pytest.raises(CommandError, match=f"names \\., and {config_dir.parent} is a folder"):
+        read_documents(config_dir, {"deepspeed_config": "."}, config_dir, {})
 
 
 def test_an_adapter_needs_no_such_file(config_dir: Path) -> None:

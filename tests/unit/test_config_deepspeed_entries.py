@@ -225,13 +225,64 @@ def test_the_optimizer_of_deepspeed_is_ours(kind: str, name: str) -> None:
         assert plan.identity.optimizer.name == name
 
 
-def test_a_value_that_no_option_takes_is_told() -> None:
-    content = {"train_micro_batch_size_per_gpu": -1, "gradient_clipping": "much"}
-    config = {"model_type": "full", "deepspeed_config": content}
+PARAMS = "optimizer.params"
 
-    found = problems_of(config, without=("lora_type", "train_batch_size", "max_grad_norm"))
 
-    assert found == [("/config/deepspeed_config", "conflict")] * 2
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            {"train_micro_batch_size_per_gpu": -1, "train_batch_size": 32},
+            ["train_micro_batch_size_per_gpu has to be at least 1, not -1."],
+        ),
+        (
+            {"gradient_accumulation_steps": 0, "gradient_clipping": "much"},
+            [
+                "gradient_accumulation_steps has to be at least 1, not 0.",
+                'gradient_clipping has to be a number, not "much".',
+            ],
+        ),
+        (
+            '{"gradient_clipping": 1e999}',
+            ["gradient_clipping has to be a number, not Infinity."],
+        ),
+        (
+            {
+                "optimizer": {"type": "Adam", "params": {"lr": -1, "eps": "x", "betas": [2, 3]}},
+                "scheduler": {"params": {"warmup_max_lr": 1e-4}},
+            },
+            [
+                f"{PARAMS}.lr has to be above 0, not -1.",
+                f"{PARAMS}.betas has to be at most 0.9999999, not 2.",
+                f"{PARAMS}.betas has to be at most 0.9999999, not 3.",
+                f'{PARAMS}.eps has to be a number, not "x".',
+            ],
+        ),
+        (
+            {"optimizer": {"params": {"betas": [0.9], "eps": "x"}}},
+            [
+                f"{PARAMS}.betas has to be a list of two numbers, not [0.9].",
+                f"{PARAMS}.eps has to be a number, not x.",
+            ],
+        ),
+        (
+            {"scheduler": {"params": {"warmup_num_steps": 1.5, "warmup_min_lr": "low"}}},
+            [
+                "scheduler.params.warmup_num_steps has to be a whole number, not 1.5.",
+                "scheduler.params.warmup_min_lr has to be a number, not low.",
+            ],
+        ),
+    ],
+)
+@pytest.mark.parametrize("written", [True, False])
+def test_a_value_that_no_option_takes_is_told(content: Any, said: list[str], written: bool) -> None:
+    """Whether the option is written or not: no value that nobody wrote is named."""
+    options = full(content) if written else {"model_type": "full", "deepspeed_config": content}
+    without = () if written else ("learning_rate",)
+
+    found = problems_of(options, messages=True, without=("lora_type", "optimizer", *without))
+
+    assert found == [("/config/deepspeed_config", f"deepspeed_config: {each}") for each in said]
 
 
 def test_what_simpletuner_leaves_to_deepspeed_is_told() -> None:

@@ -353,6 +353,27 @@ def test_two_backends_of_one_name_and_none_to_train_on_are_problems() -> None:
     assert problems_of(backends=[]) == [("/data_backends", "missing")]
 
 
+def test_a_value_that_is_nested_too_deep_is_told_so() -> None:
+    nested: Any = 1
+    for _ in range(900):
+        nested = {"a": nested}
+
+    ((pointer, said),) = problems_of({"deepspeed_config": nested}, messages=True)
+
+    assert pointer.startswith("/config/deepspeed_config/a")
+    assert said == "It is nested too deep: at most 32 levels are read."
+
+
+@pytest.mark.parametrize("epochs", [0.5, 10**12, 0])
+def test_no_length_is_made_up_where_it_has_a_problem(epochs: float) -> None:
+    written = {"max_train_steps": 0, "num_train_epochs": epochs, "lr_warmup_steps": 10}
+    with pytest.raises(PlanError) as caught:
+        import_small({**written, "use_ema": True, "ema_update_interval": 5})
+
+    assert [each.pointer for each in caught.value.problems] == ["/config/num_train_epochs"]
+    assert not [each for each in caught.value.notices if "longer than the run" in each.text]
+
+
 def test_text_that_no_database_takes_is_a_problem() -> None:
     assert problems_of({"validation_prompt": "a\0b"}) == [
         ("/config/validation_prompt", "bad_value")

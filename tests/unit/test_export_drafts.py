@@ -7,7 +7,12 @@ import pytest
 
 from trainer_core.disk import DiskError
 from trainer_core.errors import OutputError
-from trainer_core.export.drafts import file_at_once, folder_at_once
+from trainer_core.export.drafts import (
+    check_new_file,
+    check_new_folder,
+    file_at_once,
+    folder_at_once,
+)
 
 
 def write(folder: Path, text: str) -> None:
@@ -48,3 +53,23 @@ def test_an_error_in_a_draft_names_the_folder_that_it_becomes(tmp_path: Path) ->
 
     assert caught.value.message.startswith(f"{tmp_path / 'out'} is on a disk that is mounted")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_made_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for name, leads_to in (("to_folder", "empty"), ("to_nothing", "nothing")):
+        (tmp_path / name).symlink_to(leads_to)
+        with pytest.raises(OutputError, match=f"{name} is a symbolic link: name a new folder"):
+            check_new_folder(tmp_path / name)
+    with pytest.raises(OutputError, match="to_nothing exists: give another --output"):
+        check_new_file(tmp_path / "to_nothing", overwrite=False)
+    for place in (tmp_path / "file" / "in" / "it", tmp_path / "to_nothing" / "it"):
+        with pytest.raises(OutputError, match=r"(file|to_nothing) is no folder: give another"):
+            check_new_folder(place)
+    with pytest.raises(OutputError, match="/dev/null is no folder: give another --output"):
+        check_new_file(Path("/dev/null/x.safetensors"), overwrite=True)
+
+    check_new_folder(tmp_path / "empty")
+    check_new_file(tmp_path / "to_nothing", overwrite=True)
+    check_new_file(tmp_path / "new" / "in" / "it", overwrite=False)

@@ -189,6 +189,8 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(
         reverie(*ask, "--base", tmp_path / "half")
     with pytest.raises(AdapterFileError, match="multiplier nan is not finite"):
         reverie(*of_tiny, "--multiplier", "nan")
+    with pytest.raises(BaseModelError, match=r"there is no base model \.\./nothere"):
+        reverie(*ask, "--base", "../nothere", "--parts-from", tiny_folder)
     (tmp_path / "half" / "d.png").mkdir()
     (tmp_path / "half" / "file").touch()
     for place, words in (("d.png", "is a folder"), ("file/a.png", "file is a file")):

@@ -144,6 +144,10 @@ def test_places_that_a_path_may_mean(base: nn.Module, tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("none.safetensors", r"none\.safetensors is in none of these places: .*name an adapter"),
+        ("il/none.safetensors", r"none\.safetensors is in none of .*; name an adapter file"),
+        ("running/checkpoints", f"holds no {ADAPTER_NAME}: name an adapter file"),
+        ("full", "full holds checkpoints: name one of the step-… folders in it"),
+        ("a/b:c.safetensors", "a repository of the Hugging Face Hub is not read: download"),
         ("owner/name", "a repository of the Hugging Face Hub is not read: download the file"),
         (f"run_{'0' * 32}", "is in the service: download it"),
         ("pickle.pt", r"is no \.safetensors file, and no others are read"),

@@ -63,7 +63,7 @@ def read_tensors(
     try:
         header = read_entries(file, limit_bytes=MAX_HEADER_BYTES)
     except BadHeaderError as error:
-        raise AdapterFileError(f"{file} cannot be read as safetensors: {error}") from error
+        raise AdapterFileError(str(error)) from error
     stored = stored_adapter(str(file), header, linears, state)
     tensors = _load(file, [name for parts in stored.modules.values() for name in parts.values()])
     config = lora_config(str(file), header.metadata)

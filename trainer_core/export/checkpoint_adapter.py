@@ -11,7 +11,11 @@ from trainer_core.checkpoint.layout import STATE_NAME
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
 from trainer_core.errors import CheckpointError
 from trainer_core.export.origin import Origin
-from trainer_core.export.parameters_in_state import NOT_A_STATE, parameters_in_state
+from trainer_core.export.parameters_in_state import (
+    NOT_A_STATE,
+    parameters_in_state,
+    why_not_a_state,
+)
 from trainer_core.export.write_adapter import write_adapter
 
 
@@ -34,7 +38,10 @@ def write_checkpoint_adapter(
         with (checkpoint / STATE_NAME).open("rb") as state:
             parameters = parameters_in_state(state, origin.weights)
             write_adapter(folder, adapter, parameters, origin)
-    except (*NOT_A_STATE, FileNotFoundError) as error:
-        message = f"{checkpoint.name}/{STATE_NAME} is not the state of this plan: {error!r}"
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{checkpoint.name}/{STATE_NAME} is missing") from error
+    except NOT_A_STATE as error:
+        why = why_not_a_state(error)
+        message = f"{checkpoint.name}/{STATE_NAME} is not the state of this plan: {why}"
         raise CheckpointError(message) from error
     return sum(math.prod(shape) for shape in parameters.shapes.values())

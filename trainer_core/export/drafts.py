@@ -11,17 +11,28 @@ from trainer_core.errors import OutputError
 
 
 def check_new_folder(output: Path) -> None:
-    """Raise OutputError where the folder exists and is not empty, or is a file."""
+    """Raise OutputError where the folder exists and is not empty, or cannot be made there."""
+    _check_parents(output)
+    if output.is_symlink():
+        raise OutputError(f"{output} is a symbolic link: name a new folder, or the one it leads to")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} exists and is not empty; name a new or an empty folder")
 
 
 def check_new_file(output: Path, *, overwrite: bool) -> None:
-    """Raise OutputError where the file exists and may not be replaced, or is a folder."""
+    """Raise OutputError where the file exists and may not be replaced, or cannot be made there."""
+    _check_parents(output)
     if output.is_dir():
         raise OutputError(f"{output} is a folder: name a file in it")
-    if output.exists() and not overwrite:
+    if os.path.lexists(output) and not overwrite:
         raise OutputError(f"{output} exists: give another --output, or --overwrite to replace it")
+
+
+def _check_parents(output: Path) -> None:
+    """Raise OutputError where a file is in the place of a folder that has to hold the output."""
+    there = next(each for each in output.absolute().parents if os.path.lexists(each))
+    if not there.is_dir():
+        raise OutputError(f"{there} is no folder: give another --output")
 
 
 @contextlib.contextmanager

@@ -103,7 +103,7 @@ def _shapes_of(shapes: Mapping[str, tuple[int, ...]], path: str) -> dict[str, tu
     found = {name: shapes[f"{path}.{name}"] for name in _FACTORS if f"{path}.{name}" in shapes}
     whole = {name.partition("_")[0] for name in found}
     if whole != {"w1", "w2"}:
-        raise KeyError(f"{path}: no LoKr matrices, only {sorted(found)}")
+        raise KeyError(f"{path}.{'w2' if 'w1' in whole else 'w1'}")
     return found
 
 

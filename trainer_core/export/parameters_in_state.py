@@ -18,6 +18,7 @@ from trainer_core.weights.entries import (
     Entry,
     header_bytes,
     parse_header,
+    quoted,
 )
 
 _PREFIXES: Final[Mapping[Weights, str]] = {"live": PARAMETER, "ema": EMA}
@@ -29,6 +30,11 @@ class NotAStateError(Exception):
 
 NOT_A_STATE: Final = (NotAStateError, KeyError)
 """Raised where a state file is not the one of the run that it is read for."""
+
+
+def why_not_a_state(error: Exception) -> str:
+    """An error of ``NOT_A_STATE`` in words; a KeyError has the name of what is missing."""
+    return f"it lacks {quoted(str(error.args[0]))}" if isinstance(error, KeyError) else str(error)
 
 
 @dataclass(frozen=True, slots=True)

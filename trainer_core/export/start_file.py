@@ -17,6 +17,7 @@ from trainer_core.checkpoint.layout import (
     ResultManifest,
     opened,
 )
+from trainer_core.checkpoint.opening import holds_checkpoints
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
 from trainer_core.data.formats import ADAPTER_SUFFIX
 from trainer_core.errors import AdapterFileError
@@ -44,6 +45,7 @@ _PLACES: Final = (
 _DOWNLOAD: Final = "a repository of the Hugging Face Hub is not read: download the file and name it"
 _OF_SERVICE: Final = re.compile(r"(run|ds)_[0-9a-f]{32}(/.*)?")
 _OF_HUB: Final = re.compile(r"[\w.-]+/[\w.-]+(:.*)?")
+_NAME_OF_FILE: Final = re.compile(rf"[^:]*{re.escape(ADAPTER_SUFFIX)}")
 
 
 def look_up_start(name: str | None, folders: Sequence[Path]) -> FoundStart | StartProblem | None:
@@ -65,7 +67,8 @@ def start_named(name: str, folders: Sequence[Path]) -> FoundStart:
             f"{name} is in the service: download it (reverie runs download), and name the folder"
         )
     tried = ", ".join(str(place) for place in places)
-    hint = _DOWNLOAD if _OF_HUB.fullmatch(name) else _PLACES
+    is_hub_name = _OF_HUB.fullmatch(name) and not _NAME_OF_FILE.fullmatch(name.lower())
+    hint = _DOWNLOAD if is_hub_name else _PLACES
     raise AdapterFileError(f"{name} is in none of these places: {tried}; {hint}")
 
 
@@ -107,6 +110,8 @@ def _in_folder(folder: Path) -> FoundStart:
         raise AdapterFileError(
             f"{folder} has no result yet: name one of the checkpoints in {folder / _CHECKPOINTS}"
         )
+    if holds_checkpoints(folder):
+        raise AdapterFileError(f"{folder} holds checkpoints: name one of the step-… folders in it")
     raise AdapterFileError(f"{folder} holds no {ADAPTER_NAME}: {_PLACES}")
 
 

@@ -57,10 +57,7 @@ from trainer_core.process.job import BadJobError, Job, read_job
 from trainer_core.process.node_cache import NodeCache
 from trainer_core.progress import Reporter
 
-_START_ELSEWHERE: Final = (
-    "The folder holds a run that did not start from init_lora: give this one another output_dir "
-    "(or --output), or set resume_from_checkpoint to nothing"
-)
+_ELSEWHERE: Final = "another output_dir (or --output), or set resume_from_checkpoint to nothing"
 _SHARD_WAIT_S: Final = 1.0
 """All shards exist before training starts."""
 
@@ -185,9 +182,10 @@ class Attempt:
         except CheckpointCorruptError:
             raise
         except CheckpointError as error:
-            if self.start_from is None or _starts_alike(job.plan, checkpoint):
+            unlike = _about_start(job.plan, checkpoint, earlier)
+            if unlike is None:
                 raise
-            raise CheckpointError(f"{error.message}. {_START_ELSEWHERE}") from error
+            raise CheckpointError(f"{error.message}. {unlike}") from error
 
     def _report_start(
         self, start: Resume | StartAnew, request: str, checkpoints: Checkpoints, from_step: int
@@ -255,10 +253,31 @@ class Attempt:
         self.events.emit("stage", 0, {"stage": stage})
 
 
-def _starts_alike(plan: Plan, checkpoint: Path) -> bool:
-    """Whether the checkpoint's run started from the same adapter as the plan."""
-    there = read_manifest(checkpoint).identity or {}
-    return there.get("start_adapter") == plan.guarded_identity().get("start_adapter")
+def _about_start(plan: Plan, checkpoint: Path, earlier: Job | None) -> str | None:
+    """How the checkpoint's run started otherwise than this one, and the ways on; None: alike.
+
+    ``earlier``: the job of the checkpoint's run, where it is known.
+    """
+    here = _start_in(plan)
+    there = (read_manifest(checkpoint).identity or {}).get("start_adapter")
+    if here == there:
+        return None
+    if there is None:
+        return (
+            f"The folder holds a run that did not start from init_lora: give this one {_ELSEWHERE}"
+        )
+    which = "init_lora, which this one does not name" if here is None else "another init_lora"
+    is_known = earlier is not None and _start_in(earlier.plan) == there
+    file = earlier.start_from if earlier is not None and is_known else None
+    again = "as that run had it" if file is None else f"to {file}"
+    return (
+        f"The folder holds a run that started from {which}: to go on with it, set init_lora "
+        f"{again}; otherwise give this one {_ELSEWHERE}"
+    )
+
+
+def _start_in(plan: Plan) -> JsonValue:
+    return plan.guarded_identity().get("start_adapter")
 
 
 def _refused(refuse: Refuse) -> CheckpointError:

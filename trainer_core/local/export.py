@@ -12,8 +12,13 @@ from typing import Any, Final
 
 from trainer_core.base_models.layout import transformer_config
 from trainer_core.base_models.obtain import find_base
-from trainer_core.checkpoint.folders import is_result, read_manifest, stored_checkpoints
-from trainer_core.checkpoint.layout import checkpoint_name
+from trainer_core.checkpoint.folders import (
+    is_result,
+    read_manifest,
+    step_in,
+    stored_checkpoints,
+)
+from trainer_core.checkpoint.layout import MANIFEST_NAME, STATE_NAME, checkpoint_name
 from trainer_core.checkpoint.opening import (
     CHECKPOINTS,
     OpenCheckpoint,
@@ -72,7 +77,8 @@ def export_checkpoint(
     """Write the weights of a checkpoint as the result of its run has them, byte for byte.
 
     Args:
-        place: a checkpoint, or a folder with checkpoints; see ``open_checkpoint``.
+        place: a checkpoint or its state file, or a folder with checkpoints; see
+            ``open_checkpoint``.
         step: of the checkpoint in the folder; None: the newest whole one.
         weights: None: those that the result has, the running mean (EMA) where the run keeps one.
         base: the name or folder of the base model; None: the one that the checkpoint, or the job
@@ -90,6 +96,7 @@ def export_checkpoint(
             checkpoint names; or, for full rank, its configuration is
             not on this machine.
     """
+    place = _folder_of(place)
     if output is not None:
         _check_new(output, overwrite=overwrite)
     _check_place(place)
@@ -128,6 +135,7 @@ def adapter_at(place: Path, weights: Weights | None, reporter: Reporter) -> Iter
             is of full rank.
         CheckpointError: as ``export_checkpoint``.
     """
+    place = _folder_of(place)
     if not (is_file(place) or is_folder(place)):
         raise AdapterFileError(
             f"there is no {place}: name an adapter file (.safetensors), the folder of a result, a "
@@ -163,6 +171,14 @@ def adapter_at(place: Path, weights: Weights | None, reporter: Reporter) -> Iter
         )
 
 
+def _folder_of(place: Path) -> Path:
+    """The folder of the checkpoint whose state file is named; any other place as it is."""
+    folder = place.parent
+    is_state = place.name == STATE_NAME and is_file(place)
+    is_own = step_in(folder.name) is not None or is_file(folder / MANIFEST_NAME)
+    return folder if is_state and is_own else place
+
+
 def _name_of(trained: Trained) -> str:
     return f"{checkpoint_name(trained.step)}-{trained.weights}"
 
@@ -185,14 +201,23 @@ def _adapter_in(folder: Path) -> Path:
     for file in (folder / ADAPTER_NAME, folder / RESULT / ADAPTER_NAME):
         if file.is_file():
             return file
+    for each in (folder, folder / RESULT):
+        if is_file(each / TRANSFORMER / "config.json"):
+            raise AdapterFileError(
+                f"{each} has a transformer with all weights, and no adapter: give it to --base"
+            )
     raise AdapterFileError(f"{folder} holds neither a checkpoint nor {ADAPTER_NAME}")
 
 
 def _check_new(output: Path, *, overwrite: bool) -> None:
-    if output.suffix == ADAPTER_SUFFIX:
+    if _is_name_of_file(output):
         check_new_file(output, overwrite=overwrite)
     else:
         check_new_folder(output)
+
+
+def _is_name_of_file(output: Path) -> bool:
+    return output.suffix.lower() == ADAPTER_SUFFIX
 
 
 def _is_full_rank(place: Path) -> bool:
@@ -206,7 +231,7 @@ def _is_full_rank(place: Path) -> bool:
 
 
 def _check_is_folder(output: Path) -> None:
-    if output.suffix == ADAPTER_SUFFIX:
+    if _is_name_of_file(output):
         raise OutputError(
             f"{output} is the name of a file: all weights of full rank are several files, so "
             "--output has to name a new folder"
@@ -281,8 +306,8 @@ def _read_from(checkpoint: OpenCheckpoint) -> Iterator[None]:
 
 
 def _write_adapter(path: Path, adapter: Adapter, trained: Trained, origin: Origin) -> None:
-    is_file_name = path.suffix == ADAPTER_SUFFIX
-    drafted = file_at_once(path, ADAPTER_NAME) if is_file_name else folder_at_once(path)
+    is_one_file = _is_name_of_file(path)
+    drafted = file_at_once(path, ADAPTER_NAME) if is_one_file else folder_at_once(path)
     with drafted as draft:
         draft.mkdir(parents=True, exist_ok=True)
         write_adapter(draft, adapter, trained.parameters, origin)

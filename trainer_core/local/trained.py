@@ -15,6 +15,7 @@ from trainer_core.export.parameters_in_state import (
     NotAStateError,
     ParametersInState,
     parameters_in_state,
+    why_not_a_state,
 )
 from trainer_core.local.folder import job_beside
 from trainer_core.process.job import Job
@@ -68,8 +69,9 @@ def trained_in(checkpoint: OpenCheckpoint, weights: Weights | None, reporter: Re
 
 def not_the_state(checkpoint: OpenCheckpoint, error: Exception) -> CheckpointError:
     """For what the state file lacks, or has in another form."""
+    why = why_not_a_state(error)
     return CheckpointError(
-        f"{checkpoint.folder.name}/{STATE_NAME} is not the state of its run: {error!r}"
+        f"{checkpoint.folder.name}/{STATE_NAME} is not the state of its run: {why}"
     )
 
 

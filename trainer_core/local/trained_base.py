@@ -25,8 +25,9 @@ from trainer_core.base_models.resolve import (
     resolve,
 )
 from trainer_core.checkpoint.opening import holds_checkpoints, is_checkpoint
+from trainer_core.data.formats import ADAPTER_SUFFIX
 from trainer_core.errors import BaseModelError
-from trainer_core.export.origin import BASE_MODEL
+from trainer_core.export.origin import ADAPTER_NAME, BASE_MODEL
 from trainer_core.export.transformer_folder import NAME, TRANSFORMER
 from trainer_core.local.folder import JOB_NAME, RESULT
 from trainer_core.paths import is_file, is_folder, places_of
@@ -65,7 +66,7 @@ def lone_transformer(
         env: REVERIE_MODELS_DIR and REVERIE_HOME are read.
         folders: a relative path is tried from each of these, in order.
 
-    Raises BaseModelError where the folder has full-rank checkpoints only.
+    Raises BaseModelError where the place is an adapter, or the folder has checkpoints only.
     """
     if name in listed_base_models(env):
         return None
@@ -74,12 +75,26 @@ def lone_transformer(
             is_transformer = is_file(folder / TRANSFORMER / "config.json")
             if is_transformer and not any(is_folder(folder / part) for part in PARTS):
                 return _described(folder)
+        if not is_folder(place / TRANSFORMER):
+            _refuse_adapter(place)
         if is_folder(place) and (is_checkpoint(place) or holds_checkpoints(place)):
             raise BaseModelError(
                 f"{place} has checkpoints and no full-rank result: write the transformer of a "
                 "full-rank checkpoint with `reverie export` for --base; an adapter is for --adapter"
             )
     return None
+
+
+def _refuse_adapter(place: Path) -> None:
+    """Raise BaseModelError where a place is an adapter file, or a folder of a run with one."""
+    of_result = place if is_file(place / ADAPTER_NAME) else place / RESULT
+    is_adapter_file = place.suffix.lower() == ADAPTER_SUFFIX and is_file(place)
+    if is_adapter_file or is_file(of_result / ADAPTER_NAME):
+        shown = place if is_adapter_file else of_result
+        raise BaseModelError(
+            f"{shown} is an adapter, not a base model: give it to --adapter, and to --base what it "
+            "was trained from"
+        )
 
 
 def local_base(

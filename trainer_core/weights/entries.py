@@ -113,8 +113,12 @@ def parse_header(body: bytes, file_bytes: int, name: str) -> Header:
     data_start = LENGTH_BYTES + len(body)
     try:
         header = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadHeaderError(f"{name} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise BadHeaderError(f"{name} is damaged: its header is nested too deep") from error
+    except ValueError as error:
+        raise BadHeaderError(
+            f"{name} is damaged, or no safetensors file: its header is no JSON"
+        ) from error
     if not isinstance(header, dict):
         raise BadHeaderError(f"{name} is no safetensors file")
     metadata = header.pop("__metadata__", None)

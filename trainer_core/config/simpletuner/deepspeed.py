@@ -1,19 +1,23 @@
 """Options of DeepSpeed, which shards full-rank training: the stage of ZeRO, and its own file."""
 
-import ast
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from trainer_core.config.simpletuner.deepspeed_entries import (
     LARGEST_STAGE,
+    Finding,
     Idle,
     Resolved,
     Unlike,
     Wrong,
     findings_of,
+)
+from trainer_core.config.simpletuner.deepspeed_text import Unread, content_of, file_named_by
+from trainer_core.config.simpletuner.deepspeed_values import (
+    comparable,
     options_in,
+    wrong_entries,
 )
 from trainer_core.config.simpletuner.model import is_full_rank
 from trainer_core.config.simpletuner.reading import Options, requests_nothing, typed_value
@@ -24,11 +28,6 @@ DEEPSPEED: Final = Table()
 _DEFAULT_STAGE: Final = 2
 _MAX_ENTRIES: Final = 300
 """DeepSpeed has about 150. A message and a hint for each unknown one take milliseconds."""
-_MAX_TEXT: Final = 50_000
-"""Characters. Python's parser takes some memory for each."""
-_PRESETS: Final = {"zero1": 1, "zero2": 2, "zero3": 3}
-"""What SimpleTuner's presets of acceleration write in place of a configuration."""
-
 _ZERO_STAGE: Final[Option[int | None]] = DEEPSPEED.integer(
     "zero_stage",
     None,
@@ -52,33 +51,25 @@ DEEPSPEED.unlike(
 )
 
 
-def file_named_by(value: object) -> str | None:
-    """The path that a value of ``deepspeed_config`` is; None where it is no path."""
-    if not isinstance(value, str) or requests_nothing(value, ()):
-        return None
-    text = value.strip()
-    is_content = text.startswith(("{", "[")) or text.lower() in _PRESETS
-    return None if is_content else text
-
-
 def with_deepspeed(config: Options, table: Mapping[str, Verdict]) -> Options:
     """The options, with what ``deepspeed_config`` gives for those that were not written.
 
     A value that its option would not take is left; ``check_deepspeed`` reports it.
     """
-    content = _content_of(config) if is_full_rank(config) else None
+    content = content_of(config[_CONFIG]) if is_full_rank(config) else {}
     given = {}
-    for name, value in options_in(content or {}).items():
+    for name, entry in options_in({} if isinstance(content, Unread) else content).items():
         row = table[name]
         assert isinstance(row, Option)
-        if config.is_missing(row) and (typed := typed_value(row, value)) is not None:
+        if config.is_missing(row) and (typed := typed_value(row, entry.value)) is not None:
             given[name] = typed
     return replace(config, values={**config.values, **given})
 
 
 def names_deepspeed(config: Options) -> bool:
-    """Whether ``deepspeed_config`` asks for DeepSpeed."""
-    return not requests_nothing(config[_CONFIG], ())
+    """Whether ``deepspeed_config`` asks for DeepSpeed; an empty object does not, nor its text."""
+    value = config[_CONFIG]
+    return not requests_nothing(value, ()) and content_of(value) != {}
 
 
 def uses_deepspeed(config: Options) -> bool:
@@ -100,30 +91,41 @@ def zero_stage_of(config: Options) -> int | None:
     return _DEFAULT_STAGE if uses_deepspeed(config) else None
 
 
-def check_deepspeed(config: Options, run: Resolved) -> None:
-    """Report what ``deepspeed_config`` has that the run has not."""
+def check_deepspeed(config: Options, run: Resolved, table: Mapping[str, Verdict]) -> None:
+    """Report what ``deepspeed_config`` has that the run has not. ``table``: the options."""
+    content = content_of(config[_CONFIG])
     if not names_deepspeed(config):
+        if content == {}:
+            config.idle("because it is empty", _CONFIG)
         return
     if not is_full_rank(config):
         config.idle("on an adapter, which trains in one process without DeepSpeed", _CONFIG)
         return
-    content = _content_of(config)
-    if content is None:
-        _report_unreadable(config)
+    if isinstance(content, Unread):
+        _report_unread(config, content)
         return
     if _number_of_entries(content) > _MAX_ENTRIES:
         message = f"deepspeed_config has more than {_MAX_ENTRIES} entries."
         config.problem(_CONFIG, "bad_value", message)
         return
-    found = list(findings_of(content, run))
-    for each in found:
-        match each:
-            case Wrong():
+    wrong = list(wrong_entries(content, table))
+    found: list[Finding] = [Wrong("bad_value", each.message) for each in wrong]
+    found += findings_of(comparable(content, wrong, config, table), run)
+    if any(isinstance(each, Wrong) for each in found):
+        for each in found:
+            if isinstance(each, Wrong):
                 config.problem(_CONFIG, each.code, f"deepspeed_config: {each.message}")
-            case Unlike():
-                config.differs(_CONFIG, each.message)
-            case Idle():
-                pass  # all of them are one line below
+    else:
+        _report_taken(config, content, found, run)
+
+
+def _report_taken(
+    config: Options, content: Mapping[str, Any], found: Sequence[Finding], run: Resolved
+) -> None:
+    """Say what a configuration without a problem does."""
+    for each in found:
+        if isinstance(each, Unlike):
+            config.differs(_CONFIG, each.message)
     given = options_in(content).keys() - {*config.names, _ZERO_STAGE.name}
     idle = [each.name for each in found if isinstance(each, Idle)]
     message = f"zero_stage is {run.stage}."
@@ -131,33 +133,7 @@ def check_deepspeed(config: Options, run: Resolved) -> None:
         message += f" It gives {', '.join(sorted(given))}."
     if idle:
         message += f" The trainer sets {', '.join(idle)} itself."
-    if not any(isinstance(each, Wrong) for each in found):
-        config.handled(_CONFIG, message)
-
-
-def _content_of(config: Options) -> Mapping[str, Any] | None:
-    """The configuration as an object; None where it is none."""
-    value: object = config[_CONFIG]
-    if isinstance(value, str):
-        text = value.strip()
-        if text.lower() in _PRESETS:
-            return {"zero_optimization": {"stage": _PRESETS[text.lower()]}}
-        value = _parsed(text)
-    return value if isinstance(value, Mapping) else None
-
-
-def _parsed(text: str) -> object:
-    """JSON, or Python's own notation, which SimpleTuner reads too; None where it is neither."""
-    if len(text) > _MAX_TEXT:
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return json.loads(json.dumps(ast.literal_eval(text)))  # keys become text, no sets are left
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        return None
+    config.handled(_CONFIG, message)
 
 
 def _number_of_entries(content: Mapping[str, Any]) -> int:
@@ -170,20 +146,12 @@ def _number_of_entries(content: Mapping[str, Any]) -> int:
     return number
 
 
-def _report_unreadable(config: Options) -> None:
-    name = file_named_by(config[_CONFIG])
-    if name is not None and config.source == "http":
+def _report_unread(config: Options, content: Unread) -> None:
+    if file_named_by(config[_CONFIG]) is not None and config.source == "http":
         message = (
             "deepspeed_config names a file, which the service does not read: send its content as "
             "an object, as `reverie runs submit` does."
         )
         config.problem(_CONFIG, "refused", message)
-    elif name is None and len(str(config[_CONFIG])) > _MAX_TEXT:
-        message = f"deepspeed_config is longer than {_MAX_TEXT} characters: take entries out."
-        config.problem(_CONFIG, "bad_value", message)
     else:
-        message = (
-            "deepspeed_config has to be an object, as JSON text or in a file too, or zero1, zero2 "
-            "or zero3."
-        )
-        config.problem(_CONFIG, "bad_value", message)
+        config.problem(_CONFIG, "bad_value", f"deepspeed_config {content.message}")

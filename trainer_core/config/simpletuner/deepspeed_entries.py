@@ -5,6 +5,7 @@ of its entry. What would change the run is a problem.
 """
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,17 +29,17 @@ from trainer_core.config.simpletuner.verdicts import words
 LARGEST_STAGE: Final = 3
 _FILE: Final = "deepspeed_config_file"
 """Accelerate's name of another file, in place of all other entries."""
-_ADAMW: Final = ("torch-adamw", "adamw")
+ADAMW: Final = ("torch-adamw", "adamw")
 _LION: Final = ("optimi-lion", "optimi-lion")
-_OPTIMIZERS: Final = {
-    **dict.fromkeys(words("adam adamw cpuadam fusedadam deepspeedcpuadam"), _ADAMW),
+OPTIMIZERS: Final = {
+    **dict.fromkeys(words("adam adamw cpuadam fusedadam deepspeedcpuadam"), ADAMW),
     **dict.fromkeys(words("lion cpulion fusedlion"), _LION),
 }
 """DeepSpeed's name in small letters → that of the option, and that in the plan.
 
 Adam is AdamW: DeepSpeed decays its weights in the same way.
 """
-_SCHEDULES: Final = {"warmuplr": "constant_with_warmup", "warmupdecaylr": "linear"}
+SCHEDULES: Final = {"warmuplr": "constant_with_warmup", "warmupdecaylr": "linear"}
 _NO_DECAY: Final = ("constant_with_warmup", "constant")
 _MAX_SHOWN: Final = 60
 
@@ -84,32 +85,6 @@ class Unlike:
 Finding = Wrong | Idle | Unlike
 
 
-def options_in(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Option → the value that the configuration has for it, which is not checked yet."""
-    zero, optimizer, scheduler = (
-        _section(content, key) or {} for key in ("zero_optimization", "optimizer", "scheduler")
-    )
-    params, warmup = (_section(each, "params") or {} for each in (optimizer, scheduler))
-    named = _OPTIMIZERS.get(_kind_of(optimizer).lower())
-    betas, stage = params.get("betas"), zero.get("stage")
-    beta1, beta2 = betas if isinstance(betas, list) and len(betas) == 2 else (None, None)
-    found = {
-        "zero_stage": content.get("zero_stage") if is_auto(stage) else stage,
-        "train_batch_size": content.get("train_micro_batch_size_per_gpu"),
-        "gradient_accumulation_steps": content.get("gradient_accumulation_steps"),
-        "max_grad_norm": content.get("gradient_clipping"),
-        "optimizer": None if named is None else named[0],
-        "learning_rate": params.get("lr"),
-        "adam_beta1": beta1,
-        "adam_beta2": beta2,
-        "adam_weight_decay": params.get("weight_decay") if named is _ADAMW else None,
-        "adam_epsilon": params.get("eps") if named is _ADAMW else None,
-        "lr_scheduler": _SCHEDULES.get(_kind_of(scheduler).lower()),
-        "lr_warmup_steps": warmup.get("warmup_num_steps"),
-    }
-    return {option: value for option, value in found.items() if not is_auto(value)}
-
-
 def findings_of(content: Mapping[str, Any], run: Resolved) -> Iterator[Finding]:
     """What is to be told of each entry; nothing of one that is ``auto`` or says the same."""
     samples = run.micro_batch_size * run.accumulation_steps * run.world_size
@@ -136,7 +111,7 @@ def findings_of(content: Mapping[str, Any], run: Resolved) -> Iterator[Finding]:
     for key, value in content.items():
         if is_auto(value):
             continue
-        section = _section(content, key)
+        section = section_of(content, key)
         if key == "zero_stage":
             yield from _stage(key, value, run.stage)
         elif key in equal:
@@ -144,7 +119,7 @@ def findings_of(content: Mapping[str, Any], run: Resolved) -> Iterator[Finding]:
         elif key in parts and section is not None:
             yield from parts[key](key, section, run)
         elif key in parts:
-            yield Wrong("bad_value", f"{key} has to be an object, not {_shown(value)}.")
+            yield Wrong("bad_value", f"{key} has to be an object, not {shown(value)}.")
         elif key in OFFLOADING:
             yield from _offloading(key, value)
         elif key == _FILE:
@@ -159,7 +134,7 @@ def is_auto(value: object) -> bool:
     return value is None or (isinstance(value, str) and value.strip().lower() == "auto")
 
 
-def _section(content: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+def section_of(content: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
     """An entry with entries of its own; None where it has none.
 
     An optimizer that is a text is its type, as in SimpleTuner.
@@ -170,7 +145,7 @@ def _section(content: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) else None
 
 
-def _kind_of(section: Mapping[str, Any]) -> str:
+def kind_of(section: Mapping[str, Any]) -> str:
     """The type of an optimizer or a scheduler as written; empty where it has none."""
     kind = section.get("type", section.get("name"))
     return "" if is_auto(kind) else str(kind).strip()
@@ -217,7 +192,7 @@ def _zero(at: str, entries: Mapping[str, Any], run: Resolved) -> Iterator[Findin
 def _stage(name: str, value: object, ours: int | None) -> Iterator[Finding]:
     number = number_in(value) if isinstance(value, str) else value
     if isinstance(number, bool) or number not in range(LARGEST_STAGE + 1):
-        yield Wrong("bad_value", f"{name} has to be 0, 1, 2 or 3, not {_shown(value)}.")
+        yield Wrong("bad_value", f"{name} has to be 0, 1, 2 or 3, not {shown(value)}.")
     else:
         yield from _compared(name, value, "zero_stage", ours)
 
@@ -264,11 +239,11 @@ def _optimizer(at: str, entries: Mapping[str, Any], run: Resolved) -> Iterator[F
         "weight_decay": ("weight_decay of the optimizer", optimizer.weight_decay),
         "adam_w_mode": ("AdamW's own weight decay", True),
     }
-    kind = _kind_of(entries)
-    ours = _OPTIMIZERS.get(kind.lower())
+    kind = kind_of(entries)
+    ours = OPTIMIZERS.get(kind.lower())
     if kind and ours is None:
-        names = " or ".join(option for option, _ in (_ADAMW, _LION))
-        message = f"{at}.type {_shown(kind)} is not built: take {at} out, and set optimizer to "
+        names = " or ".join(option for option, _ in (ADAMW, _LION))
+        message = f"{at}.type {shown(kind)} is not built: take {at} out, and set optimizer to "
         yield Wrong("not_implemented", f"{message}{names}.")
     elif ours is not None and ours[1] != optimizer.name:
         yield Wrong("conflict", _differs(f"{at}.type", kind, "optimizer", optimizer.name))
@@ -284,10 +259,10 @@ def _scheduler(at: str, entries: Mapping[str, Any], run: Resolved) -> Iterator[F
         "warmup_num_steps": ("lr_warmup_steps", schedule.warmup_steps),
         "total_num_steps": ("max_train_steps", "not given" if steps is None else steps),
     }
-    kind = _kind_of(entries)
-    ours = _SCHEDULES.get(kind.lower())
+    kind = kind_of(entries)
+    ours = SCHEDULES.get(kind.lower())
     if kind and ours is None:
-        message = f"{at}.type {_shown(kind)} is not built: take {at} out, and set lr_scheduler."
+        message = f"{at}.type {shown(kind)} is not built: take {at} out, and set lr_scheduler."
         yield Wrong("not_implemented", message)
     elif ours is not None and ours != schedule.name:
         yield Wrong("conflict", _differs(f"{at}.type", kind, "lr_scheduler", schedule.name))
@@ -309,7 +284,7 @@ def _left_to_deepspeed(content: Mapping[str, Any], run: Resolved) -> Iterator[Fi
     ):
         if option is not None and is_auto(content.get(entry)):
             yield Unlike(f"without {entry} in it, {option} acts; SimpleTuner {instead} then.")
-    warmup = _section(_section(content, "scheduler") or {}, "params") or {}
+    warmup = section_of(section_of(content, "scheduler") or {}, "params") or {}
     if run.schedule.warmup_steps > 0 and warmup.get("warmup_type") != "linear":
         yield Unlike(
             "the learning rate rises in a line; DeepSpeed's follows the logarithm of the step, "
@@ -333,7 +308,7 @@ def _params(
             yield _unknown(at, key, (*named, "params"))
     written = entries.get("params") or {}
     if not isinstance(written, Mapping):
-        yield Wrong("bad_value", f"{at}.params has to be an object, not {_shown(written)}.")
+        yield Wrong("bad_value", f"{at}.params has to be an object, not {shown(written)}.")
         return
     for key, value in written.items():
         if is_auto(value) or key in idle:
@@ -345,8 +320,17 @@ def _params(
 
 
 def _compared(name: str, value: object, option: str, ours: object) -> Iterator[Finding]:
-    if not _are_equal(value, ours):
+    if isinstance(ours, int | float) and not isinstance(ours, bool) and not _is_number(value):
+        yield Wrong("bad_value", f"{name} has to be a number, not {shown(value)}.")
+    elif not _are_equal(value, ours):
         yield Wrong("conflict", _differs(name, value, option, ours))
+
+
+def _is_number(value: object) -> bool:
+    number = number_in(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    return abs(number) < math.inf  # NaN is not
 
 
 def _are_equal(value: object, ours: object) -> bool:
@@ -361,7 +345,7 @@ def _are_equal(value: object, ours: object) -> bool:
 
 def _differs(name: str, value: object, option: str, ours: object) -> str:
     return (
-        f"{name} is {_shown(value)} there, and {option} is {_shown(ours)}: make them equal, or "
+        f"{name} is {shown(value)} there, and {option} is {shown(ours)}: make them equal, or "
         "leave one out."
     )
 
@@ -377,7 +361,8 @@ def _path(at: str, key: str) -> str:
     return f"{at}.{_in_ascii(key)}" if at else _in_ascii(key)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value of the configuration for a message: short, and in ASCII."""
     return _in_ascii(str(value).lower() if isinstance(value, bool) else str(value))
 
 

@@ -52,6 +52,7 @@ from trainer_core.config.simpletuner.steps import (
 
 _PUBLISHED_MAX_AREA_PX: Final = 1024 * 1024
 _MAX_DEPTH: Final = 32
+_NOT_STORABLE: Final = "It has a character that cannot be stored."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,8 +145,8 @@ def _filled(
 def _refuse_unstorable(request: Mapping[str, object]) -> None:
     """Raise PlanError for text that PostgreSQL cannot store; messages that quote it would fail."""
     findings = Findings()
-    for pointer in _unstorable(request, "", 0):
-        findings.problem(pointer, "bad_value", "It has a character that cannot be stored.")
+    for pointer, message in _unstorable(request, "", 0):
+        findings.problem(pointer, "bad_value", message)
     if findings.problems:
         raise PlanError(findings.problems)
 
@@ -180,6 +181,7 @@ def _identity_parts(
             schedule=schedule,
             steps=length.steps,
         ),
+        OPTIONS,
     )
     return lambda base: Identity(
         base=base,
@@ -203,17 +205,17 @@ def _identity_parts(
     )
 
 
-def _unstorable(value: object, pointer: str, depth: int) -> Iterator[str]:
-    """Pointers to text with a NUL or half a surrogate pair, and to values nested too deep."""
+def _unstorable(value: object, pointer: str, depth: int) -> Iterator[tuple[str, str]]:
+    """Pointer and message of text with a NUL or half a surrogate pair, and of what is too deep."""
     if depth > _MAX_DEPTH:
-        yield pointer
+        yield pointer, f"It is nested too deep: at most {_MAX_DEPTH} levels are read."
     elif isinstance(value, str):
         if not _is_storable(value):
-            yield pointer
+            yield pointer, _NOT_STORABLE
     elif isinstance(value, Mapping):
         for key, item in value.items():
             if not _is_storable(str(key)):
-                yield pointer
+                yield pointer, _NOT_STORABLE
             else:
                 yield from _unstorable(item, f"{pointer}/{escaped(str(key))}", depth + 1)
     elif isinstance(value, Sequence):

@@ -263,17 +263,24 @@ def _typed(option: Option[Any], value: JsonValue, at: str, findings: Findings) -
     """The value in the option's type and range; None, and a problem, where it is wrong."""
     if option.type == "any":
         return value
+    if (why := why_wrong(option, value)) is not None:
+        findings.problem(at, "bad_value", f"{option.name} has to be {why}.")
+        return None
+    typed = _converted(option.type, value)
+    return _chosen(option, str(typed), at, findings) if option.choices else typed
+
+
+def why_wrong(option: Option[Any], value: JsonValue) -> str | None:
+    """What a value has to be instead, such as "above 0, not -1"; None where it is right.
+
+    Whether a choice is one of its row is not checked.
+    """
     typed = _converted(option.type, value)
     if typed is None:
-        kind = _KIND_OF_VALUE[option.type]
-        findings.problem(at, "bad_value", f"{option.name} has to be {kind}, not {_shown(value)}.")
-        return None
-    if option.choices:
-        return _chosen(option, str(typed), at, findings)
+        return f"{_KIND_OF_VALUE[option.type]}, not {_shown(value)}"
     if isinstance(typed, int | float) and (wrong := _out_of_range(option, typed)):
-        findings.problem(at, "bad_value", f"{option.name} has to be {wrong}, not {_shown(value)}.")
-        return None
-    return typed
+        return f"{wrong}, not {_shown(value)}"
+    return None
 
 
 def _chosen(option: Option[Any], text: str, at: str, findings: Findings) -> Any:

@@ -68,17 +68,17 @@ def seed_of(config: Options) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How long a run is: one of the two is None."""
+    """How long a run is: one of the two is None, or both where its options have a problem."""
 
     steps: int | None
     epochs: int | None
 
 
 def length_of(config: Options) -> Length:
-    """The length of the run, in steps or in epochs; where it has a problem, in steps."""
+    """The length of the run, in steps or in epochs."""
     steps, epochs = config[_MAX_STEPS] or 0, config[_EPOCHS]
     if config.is_wrong(_MAX_STEPS) or config.is_wrong(_EPOCHS):
-        return Length(max(1, steps), None)
+        return Length(steps or None, None)
     if steps > 0:
         if epochs:
             message = "Give max_train_steps or num_train_epochs, not both; set one of them to 0."
@@ -90,7 +90,7 @@ def length_of(config: Options) -> Length:
     if epochs == 0:
         message = "The run has no length: give max_train_steps or num_train_epochs above 0."
         config.problem(_EPOCHS, "missing", message)
-        return Length(1, None)
+        return Length(None, None)
     return Length(None, epochs)
 
 
