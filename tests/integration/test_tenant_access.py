@@ -127,6 +127,9 @@ READS: dict[str, Call] = {
         c, r.ada, Quotas(queued_runs=0)
     ),
     "runs.get": lambda c, r: runs.get(c, r.ada, r.queued.run_id),
+    "runs.keep_checkpoints": lambda c, r: [
+        runs.keep_checkpoints(c, r.ada, r.queued.run_id)
+    ],
     "runs.lock": lambda c, r: runs.lock(c, r.ada, r.queued.run_id),
     "run_lists.list_page": lambda c, r: run_lists.list_page(c, r.ada, 10),
     "runs.events": lambda c, r: runs.events(c, r.ada, r.queued.run_id, 0, 10),

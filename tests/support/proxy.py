@@ -187,6 +187,11 @@ class FaultProxy:
         except OSError:
             _reset(writer)
             return
+        if self._mode == "reset":  # since the connection to the server was asked for
+            self.hits["reset"] += 1
+            _reset(upstream[1])
+            _reset(writer)
+            return
         connection = _Connection(client=writer, server=upstream[1])
         self._open.update((connection.client, connection.server))
         requests = asyncio.ensure_future(self._pass(reader, connection, is_reply=False))

@@ -46,13 +46,15 @@ def fleet_of(
     ``fresh=True``: its processes are no forks.
     """
     fleets: list[Fleet] = []
+    databases: list[str] = []
 
     def make(*, fresh: bool = False, **env: str) -> Fleet:
         home = tmp_path_factory.mktemp("fleet")
+        databases.append(postgres_server.create_database())
         fleet = Fleet(
             home,
             {
-                "REVERIE_DATABASE_URL": postgres_server.create_database(),
+                "REVERIE_DATABASE_URL": databases[-1],
                 "REVERIE_BROKER_URL": shared_redis_server.url,
                 "REVERIE_OBJECTS_URL": f"file://{home}/objects",
                 "REVERIE_MODELS_DIR": str(models_dir),
@@ -66,7 +68,8 @@ def fleet_of(
     yield make
     for fleet in fleets:
         fleet.stop()
-        postgres_server.drop_database(fleet.env["REVERIE_DATABASE_URL"])
+    for url in databases:
+        postgres_server.drop_database(url)
 
 
 def new_tenant(fleet: Fleet, name: str) -> Tenant:

@@ -29,8 +29,6 @@ def run_job(job: Job, events: EventWriter, control: Control) -> bool:
     """Load the job's models and data, then ``train``."""
     events.emit("stage", 0, {"stage": "loading"})
     loaded = load_run(job, control)
-    with writing(job.checkpoints_dir):  # missing later, it has gone with its disk
-        job.checkpoints_dir.mkdir(parents=True, exist_ok=True)
     fault_point("train.loaded")
     is_finished = train(open_run(job, loaded, events, control))
     loaded.backend.close()
@@ -43,6 +41,8 @@ def train(run: Run) -> bool:
     Returns True after the last event ``finished``, and False after the last event ``stopped``. A
     failure is raised, and reported by the caller.
     """
+    with writing(run.job.checkpoints_dir):  # missing later, it has gone with its disk
+        run.job.checkpoints_dir.mkdir(parents=True, exist_ok=True)
     state = TrainingState(throughput=Throughput(run.last_step))
     report_plan(run, state)
     if run.job.resume_from is not None:
