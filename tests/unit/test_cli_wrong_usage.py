@@ -1,8 +1,5 @@
 """Commands that are refused before anything is sent: the message names what is wrong."""
 
-import subprocess
-import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,29 +19,6 @@ def refused(*args: str) -> Result:
     )
     assert result.exit_code != 0
     return result
-
-
-INTERRUPTED = """
-import os, signal, sys
-
-class Interrupter:
-    def find_spec(self, name, path=None, target=None):
-        if name == "services.cli.main":
-            os.kill(os.getpid(), signal.SIGINT)
-
-sys.meta_path.insert(0, Interrupter())
-from services.cli.entry import main
-main()
-"""
-
-
-def test_ctrl_c_while_the_commands_are_imported_is_quiet() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    assert project["project"]["scripts"]["reverie"] == "services.cli.entry:main"
-
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, check=False)
-
-    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 @pytest.mark.parametrize("option", [["--public"], ["--hub-secret", "mine"]])
