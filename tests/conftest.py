@@ -18,6 +18,7 @@ pytest_plugins = [
     "tests.support.hub",
     "tests.support.wandb_server",
     "tests.support.service",
+    "tests.support.tenant_rows",
     "tests.support.tiny",
     "tests.support.small_jobs",
     "tests.support.poison",

@@ -284,7 +284,7 @@ def _cards_warnings(cards: Sequence[CardRow]) -> tuple[str, ...]:
 
 
 def _publication_warnings(plan: Plan) -> tuple[str, ...]:
-    """That a run on this machine would publish nothing, or nothing."""
+    """A warning where a run on this machine could not publish what the files ask for."""
     name = plan.operation.publication.hub_model_id
     if name is None or hub_token() is not None:
         return ()

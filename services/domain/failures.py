@@ -33,6 +33,11 @@ def unexplained() -> Failure:
     return infra_failure("unexplained", "The attempt ended without giving a reason.")
 
 
+def store_failed(code: str) -> Failure:
+    """The object store does not answer, or refuses; ``code``: of the store's error."""
+    return infra_failure(code, f"The object store failed ({code}).")
+
+
 def start_damaged(name: str) -> Failure:
     """The stored adapter that a run starts from is gone or damaged; ``name``: of ``shown``."""
     return Failure(

@@ -75,7 +75,7 @@ class Claim:
     budget_s: float | None = None
     """As in ``Renewal``."""
     start: StoredStart | None = None
-    """The adapter that the run starts from, where it has no checkpoint yet."""
+    """The adapter that the run starts from; with a checkpoint it is not needed any more."""
 
 
 class RequestedAction(StrEnum):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from services.domain.errors import NotFoundError
 from services.store import run_documents
 from services.store.database import Connection
 
@@ -39,10 +40,26 @@ SELECT FROM runs WHERE tenant_id = %s AND run_id = %s AND deleted_at IS NULL FOR
 """
 
 
+def keep_checkpoints(conn: Connection, tenant_id: str, run_id: str) -> None:
+    """No checkpoint of the run is stored or deleted until the transaction ends.
+
+    Not FOR UPDATE, as in ``runs.lock``: a clone of the run that is being inserted keeps the run's
+    key (``parent_run_id``) while it waits for the tenant's lock, and the caller has that. Raises
+    NotFoundError.
+    """
+    if not _is_locked(conn, tenant_id, run_id):
+        raise NotFoundError("run", run_id)
+
+
 def retire_unneeded(conn: Connection, tenant_id: str, run_id: str) -> None:
     """As ``retire``, after the publication of a checkpoint, or a run from it, has ended.
 
-    Locks the run whose checkpoints they are, as ``runs.keep_checkpoints`` does.
+    Locks the run whose checkpoints they are, as ``keep_checkpoints`` does.
     """
-    if conn.execute(_LOCK, (tenant_id, run_id)).fetchone() is not None:
+    if _is_locked(conn, tenant_id, run_id):
         retire(conn, run_id, run_documents.read_plan(conn, tenant_id, run_id))
+
+
+def _is_locked(conn: Connection, tenant_id: str, run_id: str) -> bool:
+    """Lock the run; False where it is not there, or deleted."""
+    return conn.execute(_LOCK, (tenant_id, run_id)).fetchone() is not None

@@ -214,22 +214,6 @@ def lock(conn: Connection, tenant_id: str, run_id: str) -> Run:
     return run
 
 
-_KEEP_CHECKPOINTS: Final = """
-SELECT FROM runs WHERE tenant_id = %s AND run_id = %s AND deleted_at IS NULL FOR NO KEY UPDATE
-"""
-
-
-def keep_checkpoints(conn: Connection, tenant_id: str, run_id: str) -> None:
-    """No checkpoint of the run is stored or deleted until the transaction ends.
-
-    Not FOR UPDATE, as in ``lock``: a clone of the run that is being inserted keeps the run's key
-    (``parent_run_id``) while it waits for the tenant's lock, and the caller has that. Raises
-    NotFoundError.
-    """
-    if conn.execute(_KEEP_CHECKPOINTS, (tenant_id, run_id)).fetchone() is None:
-        raise NotFoundError("run", run_id)
-
-
 _EVENTS: Final = SQL("""
 SELECT {columns} FROM events
 WHERE tenant_id = %s AND run_id = %s AND seq > %s ORDER BY seq LIMIT %s

@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 
 from services.domain.attempt_budgets import DEATHS, WORKER_FAULTS
-from services.domain.failures import infra_failure
+from services.domain.failures import infra_failure, store_failed
 from services.objects.errors import ObjectStoreError, WrongClockError
 from trainer_core.errors import BaseModelError
 from trainer_core.process.failure import MACHINE_CODES, Failure, failure_of
@@ -29,7 +29,7 @@ def failure_of_work(error: Exception) -> Failure:
             return infra_failure(error.code, "The clock of the worker is wrong.")
         case ObjectStoreError():
             log.error("object_store_failed", code=error.code, reason=str(error))
-            return infra_failure(error.code, f"The object store failed ({error.code}).")
+            return store_failed(error.code)
         case BaseModelError():
             return as_of_worker(failure_of(error))
     failure = failure_of(error)

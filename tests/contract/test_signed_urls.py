@@ -68,7 +68,7 @@ def test_a_signed_get_reads_one_object_until_it_expires(store: ObjectStore) -> N
     brief = store.sign_get("a/b", expires_s=1)
     deadline = time.monotonic() + 10
     while (status := httpx.get(brief).status_code) == 200 and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(0.1)  # the signature ends by the clock of the server
     assert status == 403
 
 

@@ -188,6 +188,7 @@ def test_a_run_without_a_token_would_publish_nothing(
 ) -> None:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    # The library reads the place of its token once, when it is imported.
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     picture(tmp_path / "pics", (128, 128))
     asked = {"push_to_hub": True, "hub_model_id": "ada/cats"}

@@ -128,7 +128,7 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
     def run(folder: Path, *options: str) -> int:
         monkeypatch.chdir(folder)
-        monkeypatch.setattr("sys.stdin", io.StringIO())
+        monkeypatch.setattr("sys.stdin", io.StringIO())  # no terminal, whoever runs the tests
         invocation = Invocation(env={"REVERIE_HOME": str(tmp_path / "home")})
         return int(app(["configure", *options], obj=invocation, standalone_mode=False) or 0)
 

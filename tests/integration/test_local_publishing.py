@@ -236,6 +236,7 @@ def test_without_a_token_the_run_says_so_and_trains(
 ) -> None:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    # The library reads the place of its token once, when it is imported.
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     run = start()
     with publishing(run):

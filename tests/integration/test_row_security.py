@@ -1,7 +1,6 @@
 """What the role of the API's transactions sees and may do, table by table."""
 
 from collections.abc import Iterator
-from datetime import timedelta
 
 import psycopg
 import pytest
@@ -17,21 +16,7 @@ from services.store.scoped_database import ROLE, ScopedDatabase
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.postgres import PostgresServer
 from tests.support.runs import TenantDatabase
-from tests.support.tenant_rows import FILE, Rows, rows_of
-
-LIMIT = timedelta(seconds=10)
-
-
-@pytest.fixture
-def rows(database: Database) -> Rows:
-    return rows_of(database)
-
-
-@pytest.fixture
-def scoped(database_url: str) -> Iterator[ScopedDatabase]:
-    scoped = ScopedDatabase(database_url, max_size=2, statement_timeout=LIMIT)
-    yield scoped
-    scoped.close()
+from tests.support.tenant_rows import FILE, LIMIT, Rows
 
 
 def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(

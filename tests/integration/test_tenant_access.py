@@ -2,8 +2,7 @@
 
 import ast
 import re
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from services.store import (
     audit,
     audit_losses,
     batches,
+    checkpoint_retention,
     datasets,
     deletions,
     idempotency,
@@ -50,28 +50,15 @@ from services.store.runs import NewRun
 from services.store.scoped_database import ScopedDatabase
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.runs import plan, shard_digest
-from tests.support.tenant_rows import ENVELOPE, FILE, KEY, Rows, rows_of
+from tests.support.tenant_rows import ENVELOPE, FILE, KEY, LIMIT, Rows
 
 API = Path(__file__).parents[2] / "services" / "api"
-LIMIT = timedelta(seconds=10)
 UNSCOPED = {
     "api_keys.digest", "audit.service_id",
     "gpu_classes.currencies", "gpu_classes.find", "gpu_classes.known", "health.degraded",
     "measured.attempts", "measured.encoding", "run_limits.now", "workers.cache_builders",
 }  # fmt: skip
 """Functions for rows of no tenant."""
-
-
-@pytest.fixture
-def rows(database: Database) -> Rows:
-    return rows_of(database)
-
-
-@pytest.fixture
-def scoped(database_url: str) -> Iterator[ScopedDatabase]:
-    scoped = ScopedDatabase(database_url, max_size=2, statement_timeout=LIMIT)
-    yield scoped
-    scoped.close()
 
 
 def new_run(rows: Rows) -> NewRun:
@@ -127,8 +114,8 @@ READS: dict[str, Call] = {
         c, r.ada, Quotas(queued_runs=0)
     ),
     "runs.get": lambda c, r: runs.get(c, r.ada, r.queued.run_id),
-    "runs.keep_checkpoints": lambda c, r: [
-        runs.keep_checkpoints(c, r.ada, r.queued.run_id)
+    "checkpoint_retention.keep_checkpoints": lambda c, r: [
+        checkpoint_retention.keep_checkpoints(c, r.ada, r.queued.run_id)
     ],
     "runs.lock": lambda c, r: runs.lock(c, r.ada, r.queued.run_id),
     "run_lists.list_page": lambda c, r: run_lists.list_page(c, r.ada, 10),

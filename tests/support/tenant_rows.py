@@ -1,6 +1,11 @@
 """A tenant with one row of each kind, and another tenant who must not see them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import pytest
 
 from services.domain.audit import Author
 from services.domain.audit_chain import Loss
@@ -28,10 +33,12 @@ from services.store.datasets import NewFile
 from services.store.idempotency import KeyScope
 from services.store.run_rows import Run
 from services.store.runs import BatchPlace
+from services.store.scoped_database import ScopedDatabase
 from services.store.webhooks import Webhook
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.runs import TenantDatabase, checkpoint_at, result_of
 
+LIMIT: Final = timedelta(seconds=10)
 FILE = NewFile(path="a.jpg", media="image", size_bytes=1, sha256="a" * 64)
 ADAPTER = NewFile(path="a.safetensors", media="adapter", size_bytes=9, sha256="b" * 64)
 KEY = Author(kind="key", id="key_1")
@@ -132,3 +139,16 @@ def rows_of(database: Database) -> Rows:
         webhook=webhook,
         delivery_id=delivery.delivery_id,
     )
+
+
+@pytest.fixture
+def rows(database: Database) -> Rows:
+    return rows_of(database)
+
+
+@pytest.fixture
+def scoped(database_url: str) -> Iterator[ScopedDatabase]:
+    """The database as the API's transactions see it."""
+    scoped = ScopedDatabase(database_url, max_size=2, statement_timeout=LIMIT)
+    yield scoped
+    scoped.close()

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from trainer_core.export.file_tensors import FileTensor
+from trainer_core.weights.entries import LENGTH_BYTES
 
-LENGTH_BYTES: Final = 8
-"""A safetensors file starts with the length of its header in so many bytes, little-endian."""
 FLOAT_BYTES: Final = 4
 
 

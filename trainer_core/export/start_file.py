@@ -17,7 +17,7 @@ from trainer_core.checkpoint.layout import (
     ResultManifest,
     opened,
 )
-from trainer_core.checkpoint.opening import holds_checkpoints
+from trainer_core.checkpoint.opening import CHECKPOINTS, holds_checkpoints
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
 from trainer_core.data.formats import ADAPTER_SUFFIX
 from trainer_core.errors import AdapterFileError
@@ -34,7 +34,6 @@ from trainer_core.weights.start_adapter import (
 )
 
 _RESULT: Final = "result"
-_CHECKPOINTS: Final = "checkpoints"
 _Manifest = CheckpointManifest | ResultManifest
 _ADAPTER: Final = TypeAdapter[LokrAdapter | LoraAdapter | None](LokrAdapter | LoraAdapter | None)
 _PLACES: Final = (
@@ -106,9 +105,9 @@ def _in_folder(folder: Path) -> FoundStart:
         raise AdapterFileError(f"{folder} is the result of full-rank training: it has no adapter")
     if (folder / _RESULT).is_dir():
         return _in_folder(folder / _RESULT)
-    if (folder / _CHECKPOINTS).is_dir():
+    if (folder / CHECKPOINTS).is_dir():
         raise AdapterFileError(
-            f"{folder} has no result yet: name one of the checkpoints in {folder / _CHECKPOINTS}"
+            f"{folder} has no result yet: name one of the checkpoints in {folder / CHECKPOINTS}"
         )
     if holds_checkpoints(folder):
         raise AdapterFileError(f"{folder} holds checkpoints: name one of the step-… folders in it")

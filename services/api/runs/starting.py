@@ -21,7 +21,7 @@ from services.domain.starts import (
 from services.objects.errors import ObjectMissingError
 from services.objects.keys import MANIFEST_NAME, upload_key
 from services.objects.starts import find_stored_start
-from services.store import datasets, runs
+from services.store import checkpoint_retention, datasets, runs
 from services.store.database import Connection
 from services.store.datasets import Media
 from trainer_core.checkpoint.layout import STATE_NAME
@@ -186,7 +186,7 @@ def about_start(conn: Connection, tenant_id: str, start: StoredStart, at: str) -
             is_there = datasets.get(conn, tenant_id, start.source).status != "rejected"
         else:
             if start.step is not None:
-                runs.keep_checkpoints(conn, tenant_id, start.source)
+                checkpoint_retention.keep_checkpoints(conn, tenant_id, start.source)
             prefix, _ = _folder_of(conn, tenant_id, StartName(source=start.source, step=start.step))
             is_there = start.files[0].key.startswith(prefix)
     except (NotFoundError, AdapterFileError):

@@ -70,11 +70,6 @@ def start_unusable(message: str) -> Failure:
     )
 
 
-def store_failed(code: str) -> Failure:
-    """The object store does not answer at the moment, or refuses."""
-    return infra_failure(code, f"The object store failed ({code}).")
-
-
 def rejection_of(named: Sequence[Dataset]) -> Failure | None:
     """The reason to fail the run where one of its datasets was rejected; it names the files."""
     rejected = [dataset for dataset in named if dataset.status == "rejected"]

@@ -5,7 +5,7 @@ from typing import Any
 
 from services.cache_builder.indexing import failures
 from services.cache_builder.indexing.data import UnusableDataError
-from services.domain.failures import start_damaged
+from services.domain.failures import start_damaged, store_failed
 from services.domain.starts import StoredStart, shown
 from services.objects.errors import (
     ObjectMissingError,
@@ -43,4 +43,4 @@ def check_start(
     except (ObjectMissingError, ObjectTooBigError) as error:
         raise UnusableDataError(start_damaged(shown(start))) from error
     except (ObjectStoreDownError, ObjectStoreRefusedError) as error:
-        raise UnusableDataError(failures.store_failed(error.code)) from error
+        raise UnusableDataError(store_failed(error.code)) from error

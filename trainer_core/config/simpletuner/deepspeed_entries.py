@@ -23,6 +23,7 @@ from trainer_core.config.simpletuner.deepspeed_names import (
     ZERO_OFFLOADING,
     Off,
 )
+from trainer_core.config.simpletuner.deepspeed_text import in_ascii
 from trainer_core.config.simpletuner.reading import number_in, requests_nothing
 from trainer_core.config.simpletuner.verdicts import words
 
@@ -41,7 +42,6 @@ Adam is AdamW: DeepSpeed decays its weights in the same way.
 """
 SCHEDULES: Final = {"warmuplr": "constant_with_warmup", "warmupdecaylr": "linear"}
 _NO_DECAY: Final = ("constant_with_warmup", "constant")
-_MAX_SHOWN: Final = 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -358,15 +358,9 @@ def _unknown(at: str, key: str, known: tuple[str, ...]) -> Wrong:
 
 def _path(at: str, key: str) -> str:
     """An entry with those that it is in, for a message; ``at`` empty: it is in none."""
-    return f"{at}.{_in_ascii(key)}" if at else _in_ascii(key)
+    return f"{at}.{in_ascii(key)}" if at else in_ascii(key)
 
 
 def shown(value: object) -> str:
     """A value of the configuration for a message: short, and in ASCII."""
-    return _in_ascii(str(value).lower() if isinstance(value, bool) else str(value))
-
-
-def _in_ascii(text: str) -> str:
-    """A text of the file for a message: JSON text may have characters that cannot be stored."""
-    text = text[:_MAX_SHOWN] + "..." * (len(text) > _MAX_SHOWN)
-    return text.encode("unicode_escape").decode()
+    return in_ascii(str(value).lower() if isinstance(value, bool) else str(value))

@@ -58,7 +58,7 @@ def content_of(value: object) -> Mapping[str, Any] | Unread:
         if is_preset(text):
             return {"zero_optimization": {"stage": _PRESETS[text.lower()]}}
         if _LIKE_A_PRESET.fullmatch(text.lower()):
-            return Unread(f"has to be zero1, zero2 or zero3, not {_shown(text)}.")
+            return Unread(f"has to be zero1, zero2 or zero3, not {in_ascii(text)}.")
         value = _parsed(text) if text.startswith(("{", "[")) else _NO_OBJECT
     return value if isinstance(value, Mapping | Unread) else _NO_OBJECT
 
@@ -74,7 +74,7 @@ def _parsed(text: str) -> object:
             found = _from_python(text)
             return why if found is None else found
     except _GivenTwiceError as error:
-        return Unread(f"has {_shown(str(error))} twice in one object: keep one.")
+        return Unread(f"has {in_ascii(str(error))} twice in one object: keep one.")
     except RecursionError:
         return Unread("is nested too deep.")
     except ValueError:
@@ -120,7 +120,7 @@ def _no_constant(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-def _shown(text: str) -> str:
-    """A text for a message: short, and in ASCII."""
+def in_ascii(text: str) -> str:
+    """A text of the user for a message: short, and without characters that cannot be stored."""
     text = text[:_MAX_SHOWN] + "..." * (len(text) > _MAX_SHOWN)
     return text.encode("unicode_escape").decode()

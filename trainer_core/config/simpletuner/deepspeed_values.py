@@ -16,16 +16,16 @@ from trainer_core.config.simpletuner.deepspeed_entries import (
 from trainer_core.config.simpletuner.reading import Options, typed_value, why_wrong
 from trainer_core.config.simpletuner.verdicts import Option, Verdict
 
-Path = tuple[str, ...]
+EntryPath = tuple[str, ...]
 """Of an entry: the names of the objects that it is in, then its own."""
 
 _STAGE: Final = "zero_stage"
-_MICRO_BATCH: Final[Path] = ("train_micro_batch_size_per_gpu",)
-_ACCUMULATION: Final[Path] = ("gradient_accumulation_steps",)
-_PARAMS: Final[Path] = ("optimizer", "params")
-_RATE: Final[Path] = (*_PARAMS, "lr")
-_BETAS: Final[Path] = (*_PARAMS, "betas")
-_FOLLOWING: Final[Mapping[Path, Path]] = {
+_MICRO_BATCH: Final[EntryPath] = ("train_micro_batch_size_per_gpu",)
+_ACCUMULATION: Final[EntryPath] = ("gradient_accumulation_steps",)
+_PARAMS: Final[EntryPath] = ("optimizer", "params")
+_RATE: Final[EntryPath] = (*_PARAMS, "lr")
+_BETAS: Final[EntryPath] = (*_PARAMS, "betas")
+_FOLLOWING: Final[Mapping[EntryPath, EntryPath]] = {
     _MICRO_BATCH: ("train_batch_size",),
     _ACCUMULATION: ("train_batch_size",),
     _RATE: ("scheduler", "params", "warmup_max_lr"),
@@ -37,7 +37,7 @@ _FOLLOWING: Final[Mapping[Path, Path]] = {
 class Entry:
     """An entry that has the value of an option."""
 
-    path: Path
+    path: EntryPath
     value: Any
     """Not checked yet."""
 
@@ -46,7 +46,7 @@ class Entry:
 class WrongEntry:
     """An entry whose value no run can have."""
 
-    path: Path
+    path: EntryPath
     message: str
 
 
@@ -121,7 +121,7 @@ def comparable(
     return content
 
 
-def _without(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+def _without(content: Mapping[str, Any], path: EntryPath) -> Mapping[str, Any]:
     """A copy without one entry."""
     name, *inside = path
     if name not in content:
