@@ -58,8 +58,6 @@ def publishing_to_hub(
         yield
         return
     disable_progress_bars()
-    # The log lines of a service say nothing here that the warnings do not say.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     endpoint = os.environ.get("HF_ENDPOINT") or None
     target = HubTarget(HubAccess(token=token, endpoint=endpoint, words="your token"))
     run = _Run(
@@ -72,12 +70,24 @@ def publishing_to_hub(
     )
     if plan.operation.publication.checkpoints:
         events.listen("the publishing of checkpoints", run.note)
+    with _without_log_lines():
+        try:
+            yield
+        except BaseException:
+            run.abandon()
+            raise
+        run.finish()
+
+
+@contextmanager
+def _without_log_lines() -> Iterator[None]:
+    """Those of a service say nothing here that the warnings do not say."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
         yield
-    except BaseException:
-        run.abandon()
-        raise
-    run.finish()
+    finally:
+        structlog.configure(**before)
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ import typer
 
 from services.cli import output
 from services.cli.connection import Invocation
+from services.cli.export import WeightsName
 from services.cli.run_options import RunId
 from services.domain.visible_text import escaped
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 EXAMPLES: Final = """Examples:
 
 reverie runs download run_… --to my-adapter
+
+reverie runs download run_… --checkpoint 500 --adapter
 
 reverie runs download run_… --checkpoint 500"""
 
@@ -28,6 +31,19 @@ def download(
         int | None,
         typer.Option(min=1, metavar="STEP", help="The checkpoint of this step, not the result."),
     ] = None,
+    adapter: Annotated[
+        bool,
+        typer.Option(
+            "--adapter", help="Only the adapter file: no state of the training, no samples."
+        ),
+    ] = False,
+    weights: Annotated[
+        WeightsName | None,
+        typer.Option(
+            show_default="as the result",
+            help="With --checkpoint and --adapter: the running mean (EMA), or the live weights.",
+        ),
+    ] = None,
     to: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where to; without it, a new folder named as the run."),
@@ -35,8 +51,14 @@ def download(
 ) -> None:
     """Download the result, or a checkpoint. Run it again to go on after an interruption.
 
-    Every file is checked by its SHA-256.
+    A checkpoint of LoKr or LoRA has its adapter file, which is usable while the run goes on. Every
+    file is checked by its SHA-256.
     """
+    if weights is not None and (checkpoint is None or not adapter):
+        raise typer.BadParameter(
+            "it chooses between the adapters of a checkpoint: add --checkpoint STEP --adapter",
+            param_hint="--weights",
+        )
     invocation: Invocation = ctx.obj
     folder, place = "result", to or Path(run_id)
     if checkpoint is not None:
@@ -44,7 +66,9 @@ def download(
         place = to or Path(f"{run_id}-step-{checkpoint:08d}")
     with invocation.connect() as client:
         try:
-            files = download_shown(client, run_id, folder, place)
+            files = download_shown(
+                client, run_id, folder, place, adapter_only=adapter, weights=weights
+            )
         except KeyboardInterrupt:
             output.print_note(f"What has come is kept in {place}: run the same command to go on.")
             raise
@@ -52,7 +76,15 @@ def download(
         output.print_facts({output.size(file.stat().st_size): file})
 
 
-def download_shown(client: "Client", run_id: str, folder: str, to: Path) -> list[Path]:
+def download_shown(
+    client: "Client",
+    run_id: str,
+    folder: str,
+    to: Path,
+    *,
+    adapter_only: bool = False,
+    weights: WeightsName | None = None,
+) -> list[Path]:
     """Download with a progress bar on stderr; raises what ``download_folder`` raises."""
     from rich.progress import (
         BarColumn,
@@ -63,7 +95,7 @@ def download_shown(client: "Client", run_id: str, folder: str, to: Path) -> list
         TransferSpeedColumn,
     )
 
-    from services.client.download import DownloadProgress, download_folder
+    from services.client.download import DownloadProgress, download_adapter, download_folder
 
     _, err = output.consoles()
     columns = (
@@ -84,4 +116,6 @@ def download_shown(client: "Client", run_id: str, folder: str, to: Path) -> list
                 total=now.total_bytes,
             )
 
+        if adapter_only:
+            return download_adapter(client, run_id, folder, to, show, weights=weights)
         return download_folder(client, run_id, folder, to, show)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, Literal
 
 import httpx
 
@@ -21,6 +21,10 @@ _TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
 _AS_STORED: Final = {"Accept-Encoding": "identity"}
 """Length, range and digest are those of the stored bytes, so nothing may compress them."""
 _EXPIRED: Final = 403
+_ADAPTER: Final = "pytorch_lora_weights.safetensors"
+_LYCORIS_CONFIG: Final = "lycoris_config.json"
+_LIVE: Final = "live/"
+"""In a checkpoint of a run with a running mean: before the names of the live weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +80,45 @@ def download_folder(
     if not files:
         raise DownloadFailedError(f"{run_id} has no {folder}, or it is damaged in the object store")
     wanted = [(file, to / _local(file["path"], folder)) for file in files]
+    _fetch_all(client, run_id, wanted, on_progress)
+    return [path for _, path in wanted]
+
+
+def download_adapter(
+    client: Client,
+    run_id: str,
+    folder: str,
+    to: Path,
+    on_progress: OnProgress | None = None,
+    *,
+    weights: Literal["ema", "live"] | None = None,
+) -> list[Path]:
+    """Make the adapter of a result or a checkpoint a local file below ``to``; as ``download``.
+
+    Of LoKr with LyCORIS' configuration beside it. It is usable by itself, and a fraction of a
+    checkpoint.
+
+    Args:
+        folder: as for ``download_folder``.
+        weights: of a checkpoint: the running mean (EMA) or those of its last step; None: what a
+            result of that step would have.
+
+    Returns the files.
+    """
+    files = {str(_local(file["path"], folder)): file for file in _files(client, run_id, folder)}
+    has_mean = f"{_LIVE}{_ADAPTER}" in files
+    if weights == "ema" and not has_mean:
+        raise DownloadFailedError(
+            f"{run_id} has no running mean (EMA) in {folder}: take the live weights"
+        )
+    chosen = _LIVE if weights == "live" and has_mean else ""
+    if chosen + _ADAPTER not in files:
+        raise DownloadFailedError(
+            f"{run_id} has no {_ADAPTER} in {folder}. Full rank has none, and neither have "
+            "checkpoints of older versions: download the whole folder, and use `reverie export`"
+        )
+    names = [name for name in (_ADAPTER, _LYCORIS_CONFIG) if chosen + name in files]
+    wanted = [(files[chosen + name], to / name) for name in names]
     _fetch_all(client, run_id, wanted, on_progress)
     return [path for _, path in wanted]
 

@@ -6,7 +6,7 @@ has a manifest is complete.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from services.objects.errors import InvalidKeyError, ObjectCorruptError
 from services.objects.keys import MANIFEST_NAME, check_key, shard_prefix
 from services.objects.local_files import sha256_of
 from services.objects.port import AttemptObjects, ObjectStore
+from trainer_core.checkpoint.layout import ADAPTER_FILES
 from trainer_core.faultpoints import fault_point
 
 MANIFEST_LIMIT_BYTES: Final = 16 << 20
@@ -40,7 +41,7 @@ def put_folder(store: AttemptObjects, key_prefix: str, local_dir: Path) -> Store
     """
     manifest = (local_dir / MANIFEST_NAME).read_bytes()
     manifest_key = key_prefix + MANIFEST_NAME
-    files = _files_of(manifest, manifest_key)
+    files = _all_files_of(manifest, manifest_key)
     for name, facts in files.items():
         _check_file(local_dir / name, facts, name)
         store.put_file(key_prefix + name, local_dir / name)
@@ -53,7 +54,8 @@ def put_folder(store: AttemptObjects, key_prefix: str, local_dir: Path) -> Store
 def get_folder(store: AttemptObjects, stored: StoredFiles, local_dir: Path) -> None:
     """Fetch a stored folder into ``local_dir``; the manifest is written last.
 
-    It ends with FileNotFoundError where ``local_dir`` is deleted meanwhile.
+    Of a checkpoint it fetches what a run needs to go on, and no ``adapter_files``. It ends with
+    FileNotFoundError where ``local_dir`` is deleted meanwhile.
 
     Raises:
         ObjectMissingError: the manifest or a file that it names is gone.
@@ -73,6 +75,8 @@ def get_folder(store: AttemptObjects, stored: StoredFiles, local_dir: Path) -> N
 def check_folder(store: ObjectStore, key_prefix: str, scratch: Path) -> StoredFiles:
     """Read a stored folder, file by file through ``scratch``, and check every digest.
 
+    As ``get_folder``, without ``adapter_files``.
+
     Raises:
         ObjectMissingError: the manifest or a file that it names is missing.
         ObjectCorruptError: a file is not what the manifest says.
@@ -84,7 +88,7 @@ def check_folder(store: ObjectStore, key_prefix: str, scratch: Path) -> StoredFi
         store.get_to(key_prefix + name, local)
         _check_file(local, facts, key_prefix + name)
         local.unlink()
-    return _stored(key_prefix, manifest, files)
+    return _stored(key_prefix, manifest, _all_files_of(manifest, key_prefix + MANIFEST_NAME))
 
 
 def _stored(key_prefix: str, manifest: bytes, files: Mapping[str, FileFacts]) -> StoredFiles:
@@ -95,19 +99,13 @@ def _stored(key_prefix: str, manifest: bytes, files: Mapping[str, FileFacts]) ->
     )
 
 
-def folder_files(store: ObjectStore, key_prefix: str, manifest_sha256: str) -> dict[str, FileFacts]:
-    """The files of a stored folder by name; raises as ``get_folder``."""
-    manifest = _get_manifest(store, key_prefix, manifest_sha256)
-    return _files_of(manifest, key_prefix + MANIFEST_NAME)
-
-
 def folder_contents(
     store: ObjectStore, key_prefix: str, manifest_sha256: str
 ) -> dict[str, FileFacts]:
-    """As ``folder_files``, with the manifest itself."""
+    """All files of a stored folder by name, and the manifest; raises as ``get_folder``."""
     manifest = _get_manifest(store, key_prefix, manifest_sha256)
     own = FileFacts(size_bytes=len(manifest), sha256=manifest_sha256)
-    return {**_files_of(manifest, key_prefix + MANIFEST_NAME), MANIFEST_NAME: own}
+    return {**_all_files_of(manifest, key_prefix + MANIFEST_NAME), MANIFEST_NAME: own}
 
 
 def put_shard(
@@ -201,8 +199,23 @@ def _get_manifest(store: AttemptObjects, prefix: str, sha256: str) -> bytes:
 
 def _files_of(manifest: bytes, key: str) -> dict[str, FileFacts]:
     """The files that a manifest names; their names are safe to use as keys and as paths."""
+    return _named_in(manifest, key, lambda content: content["files"])
+
+
+def _all_files_of(manifest: bytes, key: str) -> dict[str, FileFacts]:
+    """As ``_files_of``, with the ``adapter_files`` of a checkpoint."""
+    return _named_in(
+        manifest,
+        key,
+        lambda content: {**content.get("scalars", {}).get(ADAPTER_FILES, {}), **content["files"]},
+    )
+
+
+def _named_in(
+    manifest: bytes, key: str, files_in: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> dict[str, FileFacts]:
     try:
-        files: Mapping[str, Any] = json.loads(manifest)["files"]
+        files = files_in(json.loads(manifest))
         named = {
             name: FileFacts(size_bytes=int(each["size_bytes"]), sha256=str(each["sha256"]))
             for name, each in files.items()

@@ -187,6 +187,7 @@ def _run_child(
             prepared.shards_dir,
             pid=child.pid,
             has_ranks=prepared.world_size > 1,
+            has_adapter=claim.plan["identity"]["adapter"] is not None,
             checkpoint_bytes=None if newest is None else newest.files.size_bytes,
         )
         with Feeder(

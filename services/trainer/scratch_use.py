@@ -12,6 +12,8 @@ from trainer_core.process.events import Event
 
 _BYTES_A_PARAMETER: Final = 16
 """Of a checkpoint: the weight, two moments of the optimizer and a mean, each in fp32."""
+_BYTES_IN_ADAPTER_FILES: Final = 8
+"""Of a parameter: the weight and the mean, each in an adapter file, too."""
 
 
 class ScratchUse:
@@ -24,6 +26,7 @@ class ScratchUse:
         *,
         pid: int,
         has_ranks: bool,
+        has_adapter: bool,
         checkpoint_bytes: int | None,
     ) -> None:
         """
@@ -31,6 +34,7 @@ class ScratchUse:
             folder: of the attempt; ``shards_dir`` is below it and is not counted.
             pid: the training process.
             has_ranks: whether it only launches others that train.
+            has_adapter: not full rank.
             checkpoint_bytes: of the newest checkpoint; None without one.
         """
         self._folder = folder
@@ -39,6 +43,9 @@ class ScratchUse:
         self._pid = pid
         self._has_ranks = has_ranks
         self._checkpoint_bytes = checkpoint_bytes
+        self._bytes_a_parameter = _BYTES_A_PARAMETER
+        if has_adapter:
+            self._bytes_a_parameter += _BYTES_IN_ADAPTER_FILES
 
     def note(self, event: Event) -> None:
         """Take an event of the training process: a checkpoint, or the number of its parameters."""
@@ -46,7 +53,7 @@ class ScratchUse:
             self._checkpoint_bytes = int(event.data.get("size_bytes", 0))
         elif event.name == "plan" and self._checkpoint_bytes is None:
             parameters = int(event.data.get("trainable_parameters", 0))
-            self._checkpoint_bytes = parameters * _BYTES_A_PARAMETER
+            self._checkpoint_bytes = parameters * self._bytes_a_parameter
 
     def bytes_taken(self) -> int:
         """Space for all checkpoints that may wait for their upload is taken from the start."""

@@ -12,7 +12,14 @@ from services.domain.ids import new_id
 from services.domain.ledger import CachedShard, StoredFiles
 from services.objects.errors import ObjectCorruptError, ObjectMissingError
 from services.objects.folder_store import FolderStore
-from services.objects.folders import get_folder, get_shard, put_folder, put_shard
+from services.objects.folders import (
+    check_folder,
+    folder_contents,
+    get_folder,
+    get_shard,
+    put_folder,
+    put_shard,
+)
 from services.objects.keys import shard_prefix
 from services.objects.port import ObjectStore
 from services.objects.signing import UrlSigner
@@ -50,6 +57,54 @@ def test_a_folder_comes_back_byte_for_byte(store: ObjectStore, tmp_path: Path) -
     for name in ("weights.safetensors", "samples/0.png", "manifest.json"):
         assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     assert not (tmp_path / "back" / "not-named.txt").exists()
+
+
+def test_adapter_files_of_a_checkpoint_are_stored_and_only_fetched_by_name(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    """A run goes on without them: not even their loss in the store harms it."""
+    folder, key_prefix = tmp_path / "out", "r/1/checkpoints/"
+    bodies = {"state.safetensors": b"state", "a.safetensors": b"mean", "live/a.safetensors": b"now"}
+    facts = {}
+    for name, body in bodies.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(body)
+        facts[name] = {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    needed = {"state.safetensors": facts.pop("state.safetensors")}
+    manifest = {"version": 1, "files": needed, "scalars": {"adapter_files": facts}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    stored = put_folder(store, key_prefix, folder)
+
+    assert stored.size_bytes == len(b"statemeannow")
+    contents = folder_contents(store, key_prefix, stored.manifest_sha256)
+    assert contents.keys() == {*bodies, "manifest.json"}
+    for name, body in bodies.items():
+        assert store.get_bytes(key_prefix + name, limit_bytes=100) == body
+        assert contents[name].sha256 == hashlib.sha256(body).hexdigest()
+    store.delete(key_prefix + "a.safetensors")
+    get_folder(store, stored, tmp_path / "back")
+    assert {path.name for path in (tmp_path / "back").iterdir()} == {
+        "state.safetensors",
+        "manifest.json",
+    }
+    (tmp_path / "scratch").mkdir()
+    assert check_folder(store, key_prefix, tmp_path / "scratch") == stored
+    (folder / "a.safetensors").unlink()
+    with pytest.raises(FileNotFoundError):
+        put_folder(store, "r/2/checkpoints/", folder)
+
+
+@pytest.mark.parametrize("adapters", [{"../x": {}}, {"x": {}}, [], 1, "x", {"manifest.json": {}}])
+def test_a_manifest_with_bad_adapter_files_lists_none(store: ObjectStore, adapters: object) -> None:
+    facts = {"size_bytes": 1, "sha256": SHA256}
+    if isinstance(adapters, dict) and "x" not in adapters:
+        adapters = dict.fromkeys(adapters, facts)
+    body = json.dumps({"files": {"a": facts}, "scalars": {"adapter_files": adapters}}).encode()
+    store.put_bytes("r/1/checkpoints/manifest.json", body)
+
+    with pytest.raises(ObjectCorruptError, match=r"is not a manifest|names itself"):
+        folder_contents(store, "r/1/checkpoints/", hashlib.sha256(body).hexdigest())
 
 
 def test_a_damaged_folder_is_not_uploaded(store: ObjectStore, tmp_path: Path) -> None:

@@ -135,6 +135,9 @@ def test_a_run_goes_all_the_way_and_learns(
     base = render(models_dir / "hidream-tiny", None, 0)
     adapter = folder / "pytorch_lora_weights.safetensors"
     assert exported(tenant, run_id, tmp_path) == adapter.read_bytes()
+    artifact = f"/v1/runs/{run_id}/artifacts/checkpoints/step-00000030/{ADAPTER_NAME}"
+    of_step = tenant.http.get(artifact, follow_redirects=True).raise_for_status()
+    assert of_step.content == adapter.read_bytes()
     moved = render(models_dir / "hidream-tiny", adapter, 1.0)
     unmoved = render(models_dir / "hidream-tiny", adapter, 0.0)
     assert np.abs(moved - base).mean() >= 1e-3

@@ -7,12 +7,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
+from typer.testing import CliRunner, Result
 
+from services.cli.connection import Invocation
+from services.cli.program import app
 from services.client.client import Client
-from services.client.download import DownloadProgress, download, download_folder
+from services.client.download import (
+    DownloadProgress,
+    download,
+    download_adapter,
+    download_folder,
+)
 from services.client.errors import DownloadFailedError
 from services.client.retry import Retry
 from services.domain.ledger import ChildEvent, Claim, StoredCheckpoint
@@ -34,6 +43,13 @@ from tests.support.waiting import wait_until
 PICTURE, WEIGHTS = b"not a picture", os.urandom(3 << 20)
 RESULT = {"a.safetensors": WEIGHTS, "card.json": b"{}", "samples/0.png": PICTURE}
 STATE = {"state.safetensors": os.urandom(1 << 20)}
+ADAPTER, LIVE = "pytorch_lora_weights.safetensors", "live/pytorch_lora_weights.safetensors"
+ADAPTERS = {
+    ADAPTER: b"mean",
+    "lycoris_config.json": b"{}",
+    LIVE: b"now",
+    "live/lycoris_config.json": b"{}",
+}
 STEPS = (10, 20, 30)
 PATIENT = Retry(tries=8, first_wait_s=0.05, limit_s=0.2)
 
@@ -261,6 +277,72 @@ def test_a_folder_is_downloaded_with_its_manifest(
     assert files[1].read_bytes() == STATE["state.safetensors"]
     with pytest.raises(DownloadFailedError, match="no checkpoints/step-00000025"):
         download_folder(client, claim.run_id, "checkpoints/step-00000025", tmp_path / "d")
+
+
+@pytest.fixture(scope="module")
+def averaged(
+    tenant_db: TenantDatabase, objects: ObjectStore, tmp_path_factory: pytest.TempPathFactory
+) -> Claim:
+    """A run with a running mean that still trains: its checkpoint has both adapters."""
+    folder = tmp_path_factory.mktemp("averaged")
+    claim = tenant_db.held(plan=plan(checkpoints=3))
+    scope = (claim.tenant_id, claim.run_id, claim.fence)
+    for step, more in ((10, ADAPTERS), (20, {})):
+        state = closed_folder(folder / str(step), STATE, more)
+        files = put_folder(objects, checkpoint_prefix(*scope, step), state)
+        stored = StoredCheckpoint(step=step, files=files)
+        tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, stored)
+    return claim
+
+
+def test_the_adapter_of_a_checkpoint_is_an_artifact_while_the_run_trains(
+    http: httpx.Client, client: Client, averaged: Claim, tmp_path: Path
+) -> None:
+    run_id, folder = averaged.run_id, "checkpoints/step-00000010"
+    listed = http.get(f"/v1/runs/{run_id}/artifacts", params={"folder": folder}).json()["data"]
+    assert [file["path"] for file in listed] == [
+        f"{folder}/{name}" for name in sorted([*STATE, *ADAPTERS, "manifest.json"])
+    ]
+    one = http.get(f"/v1/runs/{run_id}/artifacts/{folder}/{LIVE}", follow_redirects=True)
+    assert one.content == ADAPTERS[LIVE]
+    checkpoints = http.get(f"/v1/runs/{run_id}/checkpoints").json()["data"]
+    expected = [sum(map(len, STATE.values())), sum(map(len, (STATE | ADAPTERS).values()))]
+    assert [each["size_bytes"] for each in checkpoints] == expected
+
+    chosen: tuple[Literal["ema", "live"] | None, ...] = (None, "ema", "live")
+    for weights in chosen:
+        to = tmp_path / str(weights)
+        files = download_adapter(client, run_id, folder, to, weights=weights)
+        assert files == [to / ADAPTER, to / "lycoris_config.json"]
+        assert files[0].read_bytes() == ADAPTERS[LIVE if weights == "live" else ADAPTER]
+    with pytest.raises(DownloadFailedError, match=r"older versions.*`reverie export`"):
+        download_adapter(client, run_id, "checkpoints/step-00000020", tmp_path / "none")
+    with pytest.raises(DownloadFailedError, match=r"no running mean \(EMA\) in .*: take the live"):
+        download_adapter(
+            client, run_id, "checkpoints/step-00000020", tmp_path / "none", weights="ema"
+        )
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_command_takes_the_adapter_alone(
+    fleet: Fleet, key: str, averaged: Claim, tmp_path: Path
+) -> None:
+    env = {"REVERIE_URL": fleet.url, "REVERIE_API_KEY": key}
+
+    def download(*options: str) -> Result:
+        arguments = ["runs", "download", averaged.run_id, *options, "--to", str(tmp_path / "a")]
+        return CliRunner().invoke(app, arguments, obj=Invocation(env=env))
+
+    done = download("--checkpoint", "10", "--adapter", "--weights", "live")
+    assert done.exit_code == 0, done.output
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == {
+        ADAPTER: ADAPTERS[LIVE],
+        "lycoris_config.json": b"{}",
+    }
+    for options in (("--weights", "ema"), ("--adapter", "--weights", "ema")):
+        refused = download(*options)
+        assert refused.exit_code == 2
+        assert "add --checkpoint STEP --adapter" in refused.stderr
 
 
 def test_the_command_is_interrupted_and_goes_on(

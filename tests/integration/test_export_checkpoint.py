@@ -1,5 +1,6 @@
 """A checkpoint is exported as the result that its run would have written, byte for byte."""
 
+import hashlib
 import itertools
 import json
 import shutil
@@ -19,8 +20,8 @@ from tests.support import damage
 from tests.support.jobs import shorten_texts
 from tests.support.own_disk import mounted_disk
 from tests.support.small_jobs import STEPS, small_job
-from trainer_core.checkpoint.folders import facts_of, keep_newest
-from trainer_core.checkpoint.layout import checkpoint_name, opened, sealed
+from trainer_core.checkpoint.folders import facts_of, keep_newest, read_manifest
+from trainer_core.checkpoint.layout import adapter_files, checkpoint_name, opened, sealed
 from trainer_core.disk import DiskError
 from trainer_core.engine.loop import train
 from trainer_core.engine.setup import load_run
@@ -32,6 +33,7 @@ from trainer_core.errors import (
     CheckpointError,
     OutputError,
 )
+from trainer_core.export.start_file import find_start
 from trainer_core.local.folder import locked
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
@@ -135,6 +137,53 @@ def test_the_newest_checkpoint_gives_the_file_of_the_result(
         f"{LAST}-ema.safetensors",
         f"{LAST}-live.safetensors",
     ]
+
+
+def test_a_checkpoint_has_its_adapter_files_beside_the_state(
+    trainer: Trainer, averaged: Path, plain: Path, full: Path, tmp_path: Path
+) -> None:
+    """Those of a result; beside a running mean the live weights, too. Of full rank there are none.
+
+    A run goes on without them, so their user may take them away.
+    """
+    config = "lycoris_config.json"
+    for output, live in ((averaged, {f"live/{ADAPTER}", f"live/{config}"}), (plain, set())):
+        files = files_in(output / "checkpoints" / LAST)
+        assert files.keys() == {"manifest.json", "state.safetensors", ADAPTER, config} | live
+        for name in (ADAPTER, config):
+            assert files[name] == (output / "result" / name).read_bytes()
+    last = files_in(averaged / "checkpoints" / LAST)
+    assert last[f"live/{ADAPTER}"] == (plain / "result" / ADAPTER).read_bytes()
+    assert last[f"live/{config}"] == last[config]
+    assert files_in(full / "checkpoints" / LAST).keys() == {"manifest.json", "state.safetensors"}
+    manifest = read_manifest(averaged / "checkpoints" / LAST)
+    assert manifest.files.keys() == {"state.safetensors"}
+    assert {name: facts.sha256 for name, facts in adapter_files(manifest).items()} == {
+        name: hashlib.sha256(body).hexdigest()
+        for name, body in last.items()
+        if name not in {"manifest.json", "state.safetensors"}
+    }
+
+    bare = tmp_path / "step-00000002"
+    shutil.copytree(plain.parents[1] / "first" / "output" / "checkpoints" / bare.name, bare)
+    (bare / ADAPTER).rename(tmp_path / "taken.safetensors")
+    resumed = trainer.train("without-adapter-file", bare)
+    assert files_in(resumed / "result")[ADAPTER] == files_in(plain / "result")[ADAPTER]
+
+
+def test_a_damaged_adapter_file_of_a_checkpoint_starts_no_run(
+    averaged: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / LAST
+    shutil.copytree(averaged / "checkpoints" / LAST, place)
+    assert find_start(place / ADAPTER).path == place / ADAPTER
+    body = bytearray((place / ADAPTER).read_bytes())
+    body[-1] ^= 1
+    (place / ADAPTER).write_bytes(body)
+
+    with pytest.raises(AdapterFileError, match=f"{ADAPTER} is damaged: it differs from the mani"):
+        find_start(place / ADAPTER)
+    assert find_start(place).path == place / "state.safetensors"
 
 
 def test_a_folder_has_lycoris_config_beside_the_file(averaged: Path, tmp_path: Path) -> None:

@@ -23,12 +23,15 @@ def shards_dir(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-def use_of(shards_dir: Path, checkpoint_bytes: int | None = None) -> ScratchUse:
+def use_of(
+    shards_dir: Path, checkpoint_bytes: int | None = None, *, has_adapter: bool = True
+) -> ScratchUse:
     return ScratchUse(
         shards_dir.parent,
         shards_dir,
         pid=os.getpid(),
         has_ranks=False,
+        has_adapter=has_adapter,
         checkpoint_bytes=checkpoint_bytes,
     )
 
@@ -48,9 +51,12 @@ def test_a_deleted_file_counts_as_long_as_it_is_mapped(shards_dir: Path) -> None
 
 
 def test_room_is_kept_for_the_checkpoints_that_may_wait(shards_dir: Path) -> None:
+    full_rank = use_of(shards_dir, has_adapter=False)
+    full_rank.note(event("plan", trainable_parameters=100))
+    assert full_rank.bytes_taken() == 10 + 2 * 1600
     use = use_of(shards_dir)
     use.note(event("plan", trainable_parameters=100))
-    assert use.bytes_taken() == 10 + 2 * 1600
+    assert use.bytes_taken() == 10 + 2 * 2400
     use.note(event("checkpoint", size_bytes=700))
     assert use.bytes_taken() == 10 + 2 * 700
     use.note(event("plan", trainable_parameters=100))  # less exact than a checkpoint

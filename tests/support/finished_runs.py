@@ -29,15 +29,24 @@ def finish(tenant_db: TenantDatabase, claim: Claim, store: ObjectStore, folder: 
     tenant_db.ledger.commit_result(claim.run_id, claim.fence, files, step=20)
 
 
-def closed_folder(folder: Path, files: dict[str, bytes]) -> Path:
+def closed_folder(
+    folder: Path, files: dict[str, bytes], adapter_files: dict[str, bytes] | None = None
+) -> Path:
     """A folder closed by a manifest, as training writes it."""
     folder.mkdir()
-    facts = {}
-    for name, body in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(body)
-        facts[name] = {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-    (folder / "manifest.json").write_text(json.dumps({"version": 1, "files": facts}))
+
+    def written(files: dict[str, bytes]) -> dict[str, object]:
+        facts: dict[str, object] = {}
+        for name, body in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(body)
+            facts[name] = {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+        return facts
+
+    manifest = {"version": 1, "files": written(files)}
+    if adapter_files:
+        manifest["scalars"] = {"adapter_files": written(adapter_files)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
 

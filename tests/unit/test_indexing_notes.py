@@ -6,6 +6,7 @@ from pathlib import Path
 from services.cache_builder.indexing.deciding import Admitted, decide
 from services.store.admission import BackendData
 from services.store.datasets import Dataset, DatasetFile
+from tests.support.objects import plain_folder
 from tests.unit.config_examples import import_small
 
 LONG = "a grey heron waits in the reeds " * 6
@@ -23,7 +24,9 @@ def file(path: str, text: str | None = None) -> DatasetFile:
     )
 
 
-def test_the_tokenizers_of_the_base_model_count_the_captions(tiny_models_dir: Path) -> None:
+def test_the_tokenizers_of_the_base_model_count_the_captions(
+    tiny_models_dir: Path, tmp_path: Path
+) -> None:
     now = datetime.now(UTC)
     dataset = Dataset(
         dataset_id="ds_1", tenant_id="ten_1", name="birds", status="ready", errors=[],
@@ -39,6 +42,7 @@ def test_the_tokenizers_of_the_base_model_count_the_captions(tiny_models_dir: Pa
         "hidream-tiny",
         [BackendData(backend="birds", dataset=dataset, files=files)],
         models_dir=tiny_models_dir,
+        objects=plain_folder(tmp_path),
         max_index_bytes=1 << 20,
     )
 

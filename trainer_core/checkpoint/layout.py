@@ -4,11 +4,14 @@
 one more file, `state.safetensors`. It holds the tensors `param/<name>` and `ema/<name>`, and those
 of the optimizer (`optim/<name>/<field>` and others, see `trainer_core.optim.state`). The layout
 does not depend on the number of processes. It contains no pickle.
+
+Of an adapter, `adapter_files` of the manifest's scalars names more files: what a result of this
+step would have. No run needs them to go on.
 """
 
 from typing import Final, Literal
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 
 from trainer_core.config.plan.frozen import Frozen, digest_of
 
@@ -17,6 +20,9 @@ STATE_NAME: Final = "state.safetensors"
 
 PARAMETER: Final = "param/"
 EMA: Final = "ema/"
+
+ADAPTER_FILES: Final = "adapter_files"
+"""A scalar: name → size and SHA-256, as ``files`` has them. See ``adapter_files``."""
 
 _SEAL: Final = "manifest_digest"
 """A scalar, and no field of its own, so that earlier versions read the manifest too."""
@@ -27,6 +33,9 @@ class FileFacts(Frozen):
 
     size_bytes: int
     sha256: str
+
+
+_FILES: Final = TypeAdapter[dict[str, FileFacts]](dict[str, FileFacts])
 
 
 class CheckpointManifest(Frozen):
@@ -45,6 +54,16 @@ class CheckpointManifest(Frozen):
     base_digest: str
     scalars: dict[str, JsonValue]
     files: dict[str, FileFacts]
+    """Those that a run needs to go on."""
+
+
+def adapter_files(manifest: CheckpointManifest) -> dict[str, FileFacts]:
+    """The files beside the state that can be used by themselves; none in older checkpoints.
+
+    A run goes on without them, so their user may move them away. They are among the scalars, so
+    that earlier versions go on from the checkpoint, too. Raises ValueError for another form.
+    """
+    return _FILES.validate_python(manifest.scalars.get(ADAPTER_FILES, {}))
 
 
 def sealed(manifest: CheckpointManifest) -> CheckpointManifest:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from trainer_core.checkpoint.folders import facts_of, restore_replaced
 from trainer_core.checkpoint.identity import CheckpointIdentity
 from trainer_core.checkpoint.layout import (
+    ADAPTER_FILES,
     EMA,
     MANIFEST_NAME,
     PARAMETER,
@@ -64,21 +65,31 @@ class TrainedTensors:
 
 
 def write_checkpoint(
-    checkpoints_dir: Path, facts: CheckpointFacts, trained: TrainedTensors
+    checkpoints_dir: Path,
+    facts: CheckpointFacts,
+    trained: TrainedTensors,
+    write_adapters: Callable[[Path], None] | None = None,
 ) -> WrittenFolder:
     """Write ``checkpoints_dir/step-…``; when this returns, the folder survives a power failure.
 
-    Raises DiskError; then nothing of it is left.
+    ``write_adapters``: writes the ``adapter_files`` into a draft of the folder. Raises DiskError;
+    then nothing of it is left.
     """
     fault_point("checkpoint.before_state")
     final = checkpoints_dir / checkpoint_name(facts.step)
     with _draft_of(final) as draft:
+        if write_adapters is not None:
+            write_adapters(draft)
         return _write_checkpoint(draft, final, facts, trained)
 
 
 def _write_checkpoint(
     draft: Path, final: Path, facts: CheckpointFacts, trained: TrainedTensors
 ) -> WrittenFolder:
+    adapters = _files_of(draft)
+    named: dict[str, JsonValue] = {
+        name: file.model_dump(mode="json") for name, file in adapters.items()
+    }
     tensors = {PARAMETER + name: tensor for name, tensor in trained.parameters.items()}
     tensors |= {EMA + name: tensor for name, tensor in trained.ema.items()}
     tensors |= trained.optimizer_state
@@ -95,11 +106,11 @@ def _write_checkpoint(
             identity=facts.run.identity,
             data_digest=facts.run.data_digest,
             base_digest=facts.run.base_digest,
-            scalars=dict(facts.scalars),
-            files=_files_of(draft),
+            scalars={**facts.scalars, **({ADAPTER_FILES: named} if named else {})},
+            files={STATE_NAME: facts_of(draft / STATE_NAME)},
         )
     )
-    return _commit(draft, final, manifest, "checkpoint")
+    return _commit(draft, final, manifest, adapters, kind="checkpoint")
 
 
 def write_result(final: Path, step: int, fill: Callable[[Path], None]) -> WrittenFolder:
@@ -112,7 +123,8 @@ def write_result(final: Path, step: int, fill: Callable[[Path], None]) -> Writte
     with _draft_of(final) as draft:
         fill(draft)
         fault_point("result.before_manifest")
-        return _commit(draft, final, ResultManifest(step=step, files=_files_of(draft)), "result")
+        manifest = ResultManifest(step=step, files=_files_of(draft))
+        return _commit(draft, final, manifest, {}, kind="result")
 
 
 @contextmanager
@@ -136,6 +148,8 @@ def _commit(
     draft: Path,
     final: Path,
     manifest: CheckpointManifest | ResultManifest,
+    more_files: Mapping[str, FileFacts],
+    *,
     kind: Literal["checkpoint", "result"],
 ) -> WrittenFolder:
     body = (manifest.model_dump_json(indent=2) + "\n").encode()
@@ -159,7 +173,8 @@ def _commit(
     return WrittenFolder(
         path=final,
         manifest_sha256=hashlib.sha256(body).hexdigest(),
-        size_bytes=len(body) + sum(facts.size_bytes for facts in manifest.files.values()),
+        size_bytes=len(body)
+        + sum(facts.size_bytes for facts in (*manifest.files.values(), *more_files.values())),
     )
 
 

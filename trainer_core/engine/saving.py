@@ -1,5 +1,6 @@
 """Checkpoints of a run: writing, retention, and resuming from one."""
 
+from functools import partial
 from pathlib import Path
 
 from trainer_core.checkpoint.folders import committed_checkpoints, keep_newest
@@ -19,6 +20,8 @@ from trainer_core.engine.reporting import (
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.errors import NonFiniteLossError
 from trainer_core.export.origin import BASE_MODEL
+from trainer_core.export.parameters_in_memory import ParametersInMemory
+from trainer_core.export.write_adapter import write_adapters
 from trainer_core.faultpoints import fault_point
 
 _LOSS_BEFORE = "probe_before"
@@ -53,7 +56,14 @@ def save(run: Run, state: TrainingState) -> None:
     )
     folder = run.job.checkpoints_dir
     require_folder(folder)
-    written = write_checkpoint(folder, facts, trained)
+    adapters = partial(
+        write_adapters,
+        identity=run.plan.identity,
+        step=state.step,
+        live=ParametersInMemory(trained.parameters),
+        ema=ParametersInMemory(trained.ema) if trained.ema else None,
+    )
+    written = write_checkpoint(folder, facts, trained, adapters)
     fault_point("checkpoint.after_rename")
     if run.job.waiting_checkpoints is None:
         keep_newest(folder, run.job.keep_checkpoints)

@@ -6,6 +6,8 @@ from typing import Final, Literal
 from trainer_core.config.plan import Identity
 
 ADAPTER_NAME: Final = "pytorch_lora_weights.safetensors"
+LIVE_FOLDER: Final = "live"
+"""In a checkpoint of a run with a running mean: the folder with the adapter of the last step."""
 
 BASE_MODEL: Final = "base_model"
 """Key of the metadata, and of a checkpoint's scalars: the name of the base model."""

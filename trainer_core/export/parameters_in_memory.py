@@ -18,5 +18,7 @@ class ParametersInMemory:
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
     def read(self, name: str, scale: float) -> memoryview:
-        scaled = self.tensors[name].detach().double().cpu() * scale
-        return scaled.float().contiguous().numpy().data.cast("B")
+        tensor = self.tensors[name].detach().cpu()
+        if scale != 1.0:
+            tensor = tensor.double() * scale
+        return tensor.float().contiguous().numpy().data.cast("B")

@@ -14,7 +14,9 @@ from trainer_core.checkpoint.layout import (
     PARAMETER,
     STATE_NAME,
     CheckpointManifest,
+    FileFacts,
     ResultManifest,
+    adapter_files,
     opened,
 )
 from trainer_core.checkpoint.opening import CHECKPOINTS, holds_checkpoints
@@ -210,9 +212,15 @@ def _checked(file: Path, name: str, limit_bytes: int = MAX_HEADER_BYTES) -> tupl
         raise AdapterFileError(str(error)) from error
 
 
+def _files_of(manifest: _Manifest) -> dict[str, FileFacts]:
+    if isinstance(manifest, CheckpointManifest):
+        return manifest.files | adapter_files(manifest)
+    return manifest.files
+
+
 def _check_manifest(file: Path, sha256: str, manifest: _Manifest | None) -> None:
     """Raise AdapterFileError where the manifest beside the file knows it with other bytes."""
-    facts = None if manifest is None else manifest.files.get(file.name)
+    facts = None if manifest is None else _files_of(manifest).get(file.name)
     if facts is not None and facts.sha256 != sha256:
         raise AdapterFileError(
             f"{file} is damaged: it differs from the {MANIFEST_NAME} beside it in its SHA-256"

@@ -48,7 +48,8 @@ def quantizing_targets(model: nn.Module, device: torch.device) -> dict[str, Targ
         device: of the quantised weights. They are quantised where the values arrive.
     """
     targets = source_targets(model)
-    # The first call compiles Python source, which two threads of Python 3.11 cannot do at once.
+    # Quanto parses Python source whenever it makes or moves a weight, and two threads of
+    # Python 3.11 cannot parse at once.
     one_at_a_time = threading.Lock()
     for path, linear in linears_of(model):
         weight = targets[f"{path}.weight"]
@@ -78,9 +79,10 @@ def _quantizing(
         with one_at_a_time:
             quantized = quantize_module(linear, weights=qint8)
             quantized.freeze()
+            quantized.to(device).bias = bias
+            quantized.requires_grad_(False)
         linear.register_parameter("weight", None)  # this function lives as long as the targets
         quantized.name = path
-        quantized.to(device).bias = bias
-        model.set_submodule(path, quantized.requires_grad_(False))
+        model.set_submodule(path, quantized)
 
     return put
