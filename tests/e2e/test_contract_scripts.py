@@ -31,7 +31,7 @@ NOT_CALLED = {
     "contract.py": {"healthz", "readyz"},
 }
 """Script → operations that it leaves out."""
-WITHIN_S = 120
+WITHIN_S = 300
 
 
 def addresses(path: str) -> re.Pattern[str]:

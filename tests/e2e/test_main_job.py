@@ -283,7 +283,7 @@ def test_a_full_rank_run_goes_through_the_same_queue(
         learning_rate=1e-4,
         max_train_steps=4,
         checkpoint_step_interval=2,
-        zero_stage=2,
+        deepspeed_config={"zero_optimization": {"stage": 2}, "gradient_clipping": 1.0},
     )
     for only_lora in ("lora_type", "lycoris_config"):
         request["config"].pop(only_lora)
@@ -294,6 +294,7 @@ def test_a_full_rank_run_goes_through_the_same_queue(
 
     assert run["status"] == "succeeded", run["status_reason"]
     assert run["step"] == 4
+    assert tenant.get(f"/v1/runs/{run_id}/plan")["operation"]["zero_stage"] == 2
     folder = Path(tenant.wait_published(run_id)["location"])
     assert (folder / "transformer" / "config.json").exists()
     assert json.loads((folder / "transformer" / "config.json").read_text())["num_layers"] == 2

@@ -301,7 +301,7 @@ def _report_unknown_entry(
         config.problem(_SETTINGS, "not_implemented", message)
     else:
         near = difflib.get_close_matches(key[:100], [*known, "betas"], n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"it has betas, {', '.join(known)}."
+        hint = f"did you mean {near[0]}?" if near else f"here it takes betas, {', '.join(known)}."
         message = f"optimizer_config: {name} has no {key[:100] or 'option without a name'}; "
         config.problem(_SETTINGS, "unknown_option", message + hint)
 
