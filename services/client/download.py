@@ -76,10 +76,7 @@ def download_folder(
 
     Returns the files.
     """
-    files = list(_files(client, run_id, folder))
-    if not files:
-        raise DownloadFailedError(f"{run_id} has no {folder}, or it is damaged in the object store")
-    wanted = [(file, to / _local(file["path"], folder)) for file in files]
+    wanted = [(file, to / _local(file["path"], folder)) for file in _there(client, run_id, folder)]
     _fetch_all(client, run_id, wanted, on_progress)
     return [path for _, path in wanted]
 
@@ -105,7 +102,7 @@ def download_adapter(
 
     Returns the files.
     """
-    files = {str(_local(file["path"], folder)): file for file in _files(client, run_id, folder)}
+    files = {str(_local(file["path"], folder)): file for file in _there(client, run_id, folder)}
     has_mean = f"{_LIVE}{_ADAPTER}" in files
     if weights == "ema" and not has_mean:
         raise DownloadFailedError(
@@ -127,6 +124,17 @@ def _files(client: Client, run_id: str, folder: str) -> Iterator[File]:
     return every(
         lambda after: client.list_artifacts(run_id, folder=folder, limit=MAX_PAGE, after=after)
     )
+
+
+def _there(client: Client, run_id: str, folder: str) -> list[File]:
+    """The files of a folder; raises DownloadFailedError where the run has none."""
+    files = list(_files(client, run_id, folder))
+    if not files:
+        raise DownloadFailedError(
+            f"{run_id} has no {folder}, or it is damaged in the object store. `reverie runs show "
+            f"{run_id}` lists its checkpoints"
+        )
+    return files
 
 
 def _local(path: str, folder: str) -> PurePosixPath:

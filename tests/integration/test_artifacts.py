@@ -317,6 +317,8 @@ def test_the_adapter_of_a_checkpoint_is_an_artifact_while_the_run_trains(
         assert files[0].read_bytes() == ADAPTERS[LIVE if weights == "live" else ADAPTER]
     with pytest.raises(DownloadFailedError, match=r"older versions.*`reverie export`"):
         download_adapter(client, run_id, "checkpoints/step-00000020", tmp_path / "none")
+    with pytest.raises(DownloadFailedError, match=r"no result, or .*runs show .* lists its checkp"):
+        download_adapter(client, run_id, "result", tmp_path / "none")
     with pytest.raises(DownloadFailedError, match=r"no running mean \(EMA\) in .*: take the live"):
         download_adapter(
             client, run_id, "checkpoints/step-00000020", tmp_path / "none", weights="ema"
