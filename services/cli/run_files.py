@@ -34,7 +34,9 @@ def download(
     adapter: Annotated[
         bool,
         typer.Option(
-            "--adapter", help="Only the adapter file: no state of the training, no samples."
+            "--adapter",
+            help="Only what is needed to use it: the adapter file, of LoKr with its "
+            "lycoris_config.json.",
         ),
     ] = False,
     weights: Annotated[
@@ -46,13 +48,17 @@ def download(
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Where to; without it, a new folder named as the run."),
+        typer.Option(
+            metavar="FOLDER",
+            show_default="a new folder, named by run, step and what is taken",
+            help="Where to.",
+        ),
     ] = None,
 ) -> None:
     """Download the result, or a checkpoint. Run it again to go on after an interruption.
 
-    A checkpoint of LoKr or LoRA has its adapter file, which is usable while the run goes on. Every
-    file is checked by its SHA-256.
+    A checkpoint of LoKr or LoRA has its adapter file, which can be used while the run goes on;
+    those of older versions have none. Every file is checked by its SHA-256.
     """
     if weights is not None and (checkpoint is None or not adapter):
         raise typer.BadParameter(
@@ -60,10 +66,13 @@ def download(
             param_hint="--weights",
         )
     invocation: Invocation = ctx.obj
-    folder, place = "result", to or Path(run_id)
+    folder, name = "result", run_id
     if checkpoint is not None:
         folder = f"checkpoints/step-{checkpoint:08d}"
-        place = to or Path(f"{run_id}-step-{checkpoint:08d}")
+        name += f"-step-{checkpoint:08d}"
+    if adapter:
+        name += "-adapter" if weights is None else f"-adapter-{weights}"
+    place = to or Path(name)
     with invocation.connect() as client:
         try:
             files = download_shown(

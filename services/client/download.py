@@ -100,20 +100,26 @@ def download_adapter(
         weights: of a checkpoint: the running mean (EMA) or those of its last step; None: what a
             result of that step would have.
 
-    Returns the files.
+    Returns the files. Raises ValueError for ``weights`` of a result, which has one kind.
     """
+    is_result = folder == "result"
+    if is_result and weights is not None:
+        raise ValueError("weights chooses between the adapters of a checkpoint")
     files = {str(_local(file["path"], folder)): file for file in _there(client, run_id, folder)}
+    if _ADAPTER not in files:
+        why = (
+            "It is of full rank: download it without --adapter"
+            if is_result
+            else "Full rank has none, and neither have checkpoints of older versions: download the "
+            "whole checkpoint, and use `reverie export`"
+        )
+        raise DownloadFailedError(f"{run_id} has no {_ADAPTER} in {folder}. {why}")
     has_mean = f"{_LIVE}{_ADAPTER}" in files
     if weights == "ema" and not has_mean:
         raise DownloadFailedError(
             f"{run_id} has no running mean (EMA) in {folder}: take the live weights"
         )
     chosen = _LIVE if weights == "live" and has_mean else ""
-    if chosen + _ADAPTER not in files:
-        raise DownloadFailedError(
-            f"{run_id} has no {_ADAPTER} in {folder}. Full rank has none, and neither have "
-            "checkpoints of older versions: download the whole folder, and use `reverie export`"
-        )
     names = [name for name in (_ADAPTER, _LYCORIS_CONFIG) if chosen + name in files]
     wanted = [(files[chosen + name], to / name) for name in names]
     _fetch_all(client, run_id, wanted, on_progress)

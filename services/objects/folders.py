@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from services.domain.ledger import CachedShard, StoredFiles
@@ -20,6 +20,16 @@ from trainer_core.checkpoint.layout import ADAPTER_FILES
 from trainer_core.faultpoints import fault_point
 
 MANIFEST_LIMIT_BYTES: Final = 16 << 20
+_MOST_BYTES: Final = 1 << 50
+"""Of one file, so that the sum of many fits a column of the database."""
+_BAD_MANIFEST: Final = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +85,7 @@ def get_folder(store: AttemptObjects, stored: StoredFiles, local_dir: Path) -> N
 def check_folder(store: ObjectStore, key_prefix: str, scratch: Path) -> StoredFiles:
     """Read a stored folder, file by file through ``scratch``, and check every digest.
 
-    As ``get_folder``, without ``adapter_files``.
+    As ``get_folder``, without ``adapter_files``: those that are there are counted.
 
     Raises:
         ObjectMissingError: the manifest or a file that it names is missing.
@@ -88,7 +98,10 @@ def check_folder(store: ObjectStore, key_prefix: str, scratch: Path) -> StoredFi
         store.get_to(key_prefix + name, local)
         _check_file(local, facts, key_prefix + name)
         local.unlink()
-    return _stored(key_prefix, manifest, _all_files_of(manifest, key_prefix + MANIFEST_NAME))
+    # A run goes on without the others, so their loss is none of the folder.
+    named = _all_files_of(manifest, key_prefix + MANIFEST_NAME)
+    more = {n: f for n, f in named.items() if store.size(key_prefix + n) == f.size_bytes}
+    return _stored(key_prefix, manifest, more | files)
 
 
 def _stored(key_prefix: str, manifest: bytes, files: Mapping[str, FileFacts]) -> StoredFiles:
@@ -220,11 +233,15 @@ def _named_in(
             name: FileFacts(size_bytes=int(each["size_bytes"]), sha256=str(each["sha256"]))
             for name, each in files.items()
         }
-        for name in named:
+        prefix = key.removesuffix(MANIFEST_NAME)
+        for name, facts in named.items():
             check_key(name)
-    except (ValueError, KeyError, TypeError, AttributeError, InvalidKeyError) as error:
+            check_key(prefix + name)
+            if not 0 <= facts.size_bytes <= _MOST_BYTES:
+                raise ValueError(f"{facts.size_bytes} bytes")
+    except (*_BAD_MANIFEST, InvalidKeyError) as error:
         raise ObjectCorruptError(key, f"is not a manifest: {error!r}") from error
-    if MANIFEST_NAME in named:
+    if any(PurePosixPath(name).name == MANIFEST_NAME for name in named):
         raise ObjectCorruptError(key, "names itself")
     return named
 

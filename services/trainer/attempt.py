@@ -6,8 +6,10 @@ lease nothing is written any more: another worker may hold the run.
 
 import os
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -187,7 +189,7 @@ def _run_child(
             prepared.shards_dir,
             pid=child.pid,
             has_ranks=prepared.world_size > 1,
-            has_adapter=claim.plan["identity"]["adapter"] is not None,
+            adapter_files=_adapter_files(claim.plan["identity"]),
             checkpoint_bytes=None if newest is None else newest.files.size_bytes,
         )
         with Feeder(
@@ -210,6 +212,13 @@ def _run_child(
         log.error("child_died", how=how, output_tail=child.output_tail())
         raise infra_failed("child_died", f"The training process ended without an outcome ({how}).")
     return outcome
+
+
+def _adapter_files(identity: Mapping[str, Any]) -> int:
+    """How many a checkpoint of the plan has: with a running mean that of the last step, too."""
+    if identity["adapter"] is None:
+        return 0
+    return 1 if identity["ema"] is None else 2
 
 
 def _keep_progress(reporter: Reporter, committer: Committer) -> None:

@@ -12,8 +12,8 @@ from trainer_core.process.events import Event
 
 _BYTES_A_PARAMETER: Final = 16
 """Of a checkpoint: the weight, two moments of the optimizer and a mean, each in fp32."""
-_BYTES_IN_ADAPTER_FILES: Final = 8
-"""Of a parameter: the weight and the mean, each in an adapter file, too."""
+_BYTES_IN_ADAPTER_FILE: Final = 4
+"""Of a parameter."""
 
 
 class ScratchUse:
@@ -26,7 +26,7 @@ class ScratchUse:
         *,
         pid: int,
         has_ranks: bool,
-        has_adapter: bool,
+        adapter_files: int,
         checkpoint_bytes: int | None,
     ) -> None:
         """
@@ -34,7 +34,7 @@ class ScratchUse:
             folder: of the attempt; ``shards_dir`` is below it and is not counted.
             pid: the training process.
             has_ranks: whether it only launches others that train.
-            has_adapter: not full rank.
+            adapter_files: how many a checkpoint has.
             checkpoint_bytes: of the newest checkpoint; None without one.
         """
         self._folder = folder
@@ -43,9 +43,7 @@ class ScratchUse:
         self._pid = pid
         self._has_ranks = has_ranks
         self._checkpoint_bytes = checkpoint_bytes
-        self._bytes_a_parameter = _BYTES_A_PARAMETER
-        if has_adapter:
-            self._bytes_a_parameter += _BYTES_IN_ADAPTER_FILES
+        self._bytes_a_parameter = _BYTES_A_PARAMETER + adapter_files * _BYTES_IN_ADAPTER_FILE
 
     def note(self, event: Event) -> None:
         """Take an event of the training process: a checkpoint, or the number of its parameters."""

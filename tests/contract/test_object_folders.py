@@ -89,13 +89,30 @@ def test_adapter_files_of_a_checkpoint_are_stored_and_only_fetched_by_name(
         "manifest.json",
     }
     (tmp_path / "scratch").mkdir()
-    assert check_folder(store, key_prefix, tmp_path / "scratch") == stored
+    found = check_folder(store, key_prefix, tmp_path / "scratch")
+    assert found.manifest_sha256 == stored.manifest_sha256
+    assert found.size_bytes == len(b"statenow")
     (folder / "a.safetensors").unlink()
     with pytest.raises(FileNotFoundError):
         put_folder(store, "r/2/checkpoints/", folder)
 
 
-@pytest.mark.parametrize("adapters", [{"../x": {}}, {"x": {}}, [], 1, "x", {"manifest.json": {}}])
+@pytest.mark.parametrize(
+    "adapters",
+    [
+        {"../x": {}},
+        {"x": {}},
+        [],
+        1,
+        "x",
+        {"manifest.json": {}},
+        {"live/manifest.json": {}},
+        {"a/" * 511 + "a": {}},
+        {"x": {"size_bytes": -1, "sha256": SHA256}},
+        {"x": {"size_bytes": 10**30, "sha256": SHA256}},
+        {"x": {"size_bytes": float("inf"), "sha256": SHA256}},
+    ],
+)
 def test_a_manifest_with_bad_adapter_files_lists_none(store: ObjectStore, adapters: object) -> None:
     facts = {"size_bytes": 1, "sha256": SHA256}
     if isinstance(adapters, dict) and "x" not in adapters:

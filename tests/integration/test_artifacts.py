@@ -287,7 +287,7 @@ def averaged(
     folder = tmp_path_factory.mktemp("averaged")
     claim = tenant_db.held(plan=plan(checkpoints=3))
     scope = (claim.tenant_id, claim.run_id, claim.fence)
-    for step, more in ((10, ADAPTERS), (20, {})):
+    for step, more in ((5, {ADAPTER: b"now"}), (10, ADAPTERS), (20, {})):
         state = closed_folder(folder / str(step), STATE, more)
         files = put_folder(objects, checkpoint_prefix(*scope, step), state)
         stored = StoredCheckpoint(step=step, files=files)
@@ -306,8 +306,10 @@ def test_the_adapter_of_a_checkpoint_is_an_artifact_while_the_run_trains(
     one = http.get(f"/v1/runs/{run_id}/artifacts/{folder}/{LIVE}", follow_redirects=True)
     assert one.content == ADAPTERS[LIVE]
     checkpoints = http.get(f"/v1/runs/{run_id}/checkpoints").json()["data"]
-    expected = [sum(map(len, STATE.values())), sum(map(len, (STATE | ADAPTERS).values()))]
-    assert [each["size_bytes"] for each in checkpoints] == expected
+    state_bytes = len(STATE["state.safetensors"])
+    more_bytes = [0, sum(map(len, ADAPTERS.values())), len(b"now")]
+    sizes = [each["size_bytes"] - state_bytes for each in checkpoints]
+    assert sizes == more_bytes
 
     chosen: tuple[Literal["ema", "live"] | None, ...] = (None, "ema", "live")
     for weights in chosen:
@@ -321,8 +323,10 @@ def test_the_adapter_of_a_checkpoint_is_an_artifact_while_the_run_trains(
         download_adapter(client, run_id, "result", tmp_path / "none")
     with pytest.raises(DownloadFailedError, match=r"no running mean \(EMA\) in .*: take the live"):
         download_adapter(
-            client, run_id, "checkpoints/step-00000020", tmp_path / "none", weights="ema"
+            client, run_id, "checkpoints/step-00000005", tmp_path / "none", weights="ema"
         )
+    with pytest.raises(ValueError, match="adapters of a checkpoint"):
+        download_adapter(client, run_id, "result", tmp_path / "none", weights="ema")
     assert not (tmp_path / "none").exists()
 
 
@@ -335,6 +339,7 @@ def test_the_command_takes_the_adapter_alone(
         arguments = ["runs", "download", averaged.run_id, *options, "--to", str(tmp_path / "a")]
         return CliRunner().invoke(app, arguments, obj=Invocation(env=env))
 
+    assert "no result" in str(download("--adapter").exception)
     done = download("--checkpoint", "10", "--adapter", "--weights", "live")
     assert done.exit_code == 0, done.output
     assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == {

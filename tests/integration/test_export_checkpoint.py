@@ -34,10 +34,12 @@ from trainer_core.errors import (
     OutputError,
 )
 from trainer_core.export.start_file import find_start
+from trainer_core.local.export import adapter_at
 from trainer_core.local.folder import locked
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
 from trainer_core.process.job import Job, write_job
+from trainer_core.progress import SilentReporter
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 LAST = f"step-{STEPS:08d}"
@@ -184,6 +186,33 @@ def test_a_damaged_adapter_file_of_a_checkpoint_starts_no_run(
     with pytest.raises(AdapterFileError, match=f"{ADAPTER} is damaged: it differs from the mani"):
         find_start(place / ADAPTER)
     assert find_start(place).path == place / "state.safetensors"
+
+    assert find_start(place / "live").path == place / "live" / ADAPTER
+    shutil.copyfile(place / ADAPTER, place / "live" / ADAPTER)
+    with pytest.raises(AdapterFileError, match=f"live/{ADAPTER} is damaged"):
+        find_start(place / "live")
+
+    manifest = read_manifest(place)
+    newer = {**manifest.scalars, "adapter_files": {ADAPTER: {"newer": 1}}}
+    newer.pop("manifest_digest", None)
+    body = sealed(manifest.model_copy(update={"scalars": newer})).model_dump_json()
+    (place / "manifest.json").write_text(body)
+    assert find_start(place).path == place / "state.safetensors"
+    with pytest.raises(AdapterFileError, match="of a newer version; name the checkpoint itself"):
+        find_start(place / ADAPTER)
+
+
+def test_an_adapter_alone_is_used_as_it_is(averaged: Path, tmp_path: Path) -> None:
+    """Its folder may have the name of a checkpoint."""
+    place = tmp_path / LAST
+    place.mkdir()
+    file = shutil.copyfile(averaged / "checkpoints" / LAST / ADAPTER, place / ADAPTER)
+
+    with adapter_at(place, None, SilentReporter()) as found:
+        assert found == file
+    for each in (file, averaged / "checkpoints" / LAST / "live"):
+        with pytest.raises(CheckpointError, match="is no checkpoint: an adapter file is used as"):
+            export(each)
 
 
 def test_a_folder_has_lycoris_config_beside_the_file(averaged: Path, tmp_path: Path) -> None:

@@ -24,14 +24,14 @@ def shards_dir(tmp_path: Path) -> Path:
 
 
 def use_of(
-    shards_dir: Path, checkpoint_bytes: int | None = None, *, has_adapter: bool = True
+    shards_dir: Path, checkpoint_bytes: int | None = None, *, adapter_files: int = 2
 ) -> ScratchUse:
     return ScratchUse(
         shards_dir.parent,
         shards_dir,
         pid=os.getpid(),
         has_ranks=False,
-        has_adapter=has_adapter,
+        adapter_files=adapter_files,
         checkpoint_bytes=checkpoint_bytes,
     )
 
@@ -51,7 +51,7 @@ def test_a_deleted_file_counts_as_long_as_it_is_mapped(shards_dir: Path) -> None
 
 
 def test_room_is_kept_for_the_checkpoints_that_may_wait(shards_dir: Path) -> None:
-    full_rank = use_of(shards_dir, has_adapter=False)
+    full_rank = use_of(shards_dir, adapter_files=0)
     full_rank.note(event("plan", trainable_parameters=100))
     assert full_rank.bytes_taken() == 10 + 2 * 1600
     use = use_of(shards_dir)

@@ -157,7 +157,7 @@ def test_places_that_a_path_may_mean(base: nn.Module, tmp_path: Path) -> None:
         ("nan.safetensors", r"two holds values that are not finite \(NaN or infinity\)"),
         (
             "damaged/step-00000007",
-            r"is damaged: it differs from the manifest\.json beside it in its SHA-256",
+            r"is damaged: it differs from the manifest\.json of its folder in its SHA-256",
         ),
         ("full/step-00000007", "is a checkpoint of full-rank training: it has no adapter"),
     ],

@@ -24,7 +24,7 @@ from trainer_core.progress import Reporter
 CHECKPOINTS: Final = "checkpoints"
 """The folder of checkpoints in the output folder of a run."""
 _BLOCK_BYTES: Final = 4 << 20
-_TRIES: Final = 10
+_TRIES: Final = 50
 """The newest checkpoint may be deleted while it is looked for; each time there is a newer one."""
 
 
@@ -128,13 +128,21 @@ def _open_newest(place: Path, reporter: Reporter) -> OpenCheckpoint:
                 why = tuple(damaged[path] for path in sorted(newer, key=_step))
                 return replace(found, damaged=why)
         else:
-            break
+            seen = {*stored.whole, *(path for path, _ in stored.damaged)}
+            if _named_in(folder) <= seen:  # otherwise one came while the others were deleted
+                break
     if damaged:
         raise NoWholeCheckpointError(
             f"none of the checkpoints in {folder} is whole: "
             f"{'; '.join(damaged[path] for path in sorted(damaged, key=_step, reverse=True))}"
         )
     raise CheckpointError(f"there is no checkpoint in {folder}")
+
+
+def _named_in(folder: Path) -> set[Path]:
+    """What has the name of a checkpoint."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return {path for path in found if step_in(path.name) is not None}
 
 
 def _open_whole(folder: Path, reporter: Reporter) -> OpenCheckpoint:

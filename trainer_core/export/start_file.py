@@ -23,7 +23,7 @@ from trainer_core.checkpoint.opening import CHECKPOINTS, holds_checkpoints
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
 from trainer_core.data.formats import ADAPTER_SUFFIX
 from trainer_core.errors import AdapterFileError
-from trainer_core.export.origin import ADAPTER_NAME
+from trainer_core.export.origin import ADAPTER_NAME, LIVE_FOLDER
 from trainer_core.paths import is_file, is_folder, places_of
 from trainer_core.weights.entries import BadHeaderError, Header, read_entries
 from trainer_core.weights.finite import checked_sha256
@@ -212,16 +212,25 @@ def _checked(file: Path, name: str, limit_bytes: int = MAX_HEADER_BYTES) -> tupl
         raise AdapterFileError(str(error)) from error
 
 
-def _files_of(manifest: _Manifest) -> dict[str, FileFacts]:
-    if isinstance(manifest, CheckpointManifest):
-        return manifest.files | adapter_files(manifest)
-    return manifest.files
-
-
 def _check_manifest(file: Path, sha256: str, manifest: _Manifest | None) -> None:
-    """Raise AdapterFileError where the manifest beside the file knows it with other bytes."""
-    facts = None if manifest is None else _files_of(manifest).get(file.name)
+    """Raise AdapterFileError where the manifest of the file's folder knows it with other bytes."""
+    name = file.name
+    if manifest is None and file.parent.name == LIVE_FOLDER:
+        manifest, name = _manifest_of(file.parent.parent), f"{LIVE_FOLDER}/{file.name}"
+    facts = None if manifest is None else manifest.files.get(name)
+    if facts is None and isinstance(manifest, CheckpointManifest):
+        facts = _adapter_files(file, manifest).get(name)
     if facts is not None and facts.sha256 != sha256:
         raise AdapterFileError(
-            f"{file} is damaged: it differs from the {MANIFEST_NAME} beside it in its SHA-256"
+            f"{file} is damaged: it differs from the {MANIFEST_NAME} of its folder in its SHA-256"
         )
+
+
+def _adapter_files(file: Path, manifest: CheckpointManifest) -> dict[str, FileFacts]:
+    try:
+        return adapter_files(manifest)
+    except ValueError as error:
+        raise AdapterFileError(
+            f"{file}: the {MANIFEST_NAME} of its checkpoint is of a newer version; name the "
+            "checkpoint itself"
+        ) from error

@@ -141,7 +141,7 @@ def adapter_at(place: Path, weights: Weights | None, reporter: Reporter) -> Iter
             f"there is no {place}: name an adapter file (.safetensors), the folder of a result, a "
             "checkpoint, or a run's output folder"
         )
-    if not (is_checkpoint(place) or holds_checkpoints(place)):
+    if _is_adapter_alone(place) or not (is_checkpoint(place) or holds_checkpoints(place)):
         if weights is not None:
             raise AdapterFileError(
                 f"{place} is no checkpoint: --weights chooses between the weights of one"
@@ -192,9 +192,20 @@ def _check_place(place: Path) -> None:
         raise CheckpointError(
             f"{place} is the result of a run: use it as it is, there is nothing to export"
         )
+    if is_file(place) or is_file(place / ADAPTER_NAME):
+        raise CheckpointError(
+            f"{place} is no checkpoint: an adapter file is used as it is, and there is nothing to "
+            "export"
+        )
     raise CheckpointError(
         f"{place} has no checkpoints: name a checkpoint, or a run's output folder with one"
     )
+
+
+def _is_adapter_alone(folder: Path) -> bool:
+    """Whether an adapter was put into a folder by itself, which may be named as a checkpoint."""
+    others = (STATE_NAME, MANIFEST_NAME)
+    return is_file(folder / ADAPTER_NAME) and not any(is_file(folder / name) for name in others)
 
 
 def _adapter_in(folder: Path) -> Path:

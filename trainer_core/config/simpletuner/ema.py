@@ -32,7 +32,10 @@ _DEVICE: Final[Option[Place]] = EMA.choice(
 )
 _CPU_ONLY: Final = EMA.flag("ema_cpu_only", False, "The same as ema_device cpu.")
 EMA.unlike(
-    _USE, "The mean is kept in fp32; SimpleTuner keeps it in bf16, where small changes are lost."
+    _USE,
+    "The mean is kept in fp32; SimpleTuner keeps it in bf16, where small changes are lost. Adapter "
+    "files have the mean, and checkpoints the last step's weights in live/; SimpleTuner's files "
+    "have the last step's, and ema/ has the mean.",
 )
 EMA.no_effect("ema_foreach_disable", "There is one way to update the mean.")
 EMA.no_effect("ema_validation", "No pictures are made while it trains.")
