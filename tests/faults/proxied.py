@@ -123,7 +123,7 @@ class ProxiedService:
 
     def ended_once(self, run_id: str) -> list[Json]:
         """Wait for the end of the run, check that it succeeded once; its attempts."""
-        run = self.tenant.wait_over(run_id, deadline_s=120)
+        run = self.tenant.wait_over(run_id)
         assert run["status"] == "succeeded", run["status_reason"]
         assert run["step"] == run["max_steps"]
         assert len(self.tenant.events(run_id, "run.succeeded")) == 1

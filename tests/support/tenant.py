@@ -110,7 +110,7 @@ class Tenant:
 
         return wait_until(ask, deadline_s=deadline_s, what=f"{what} (run {run_id})", every_s=0.25)
 
-    def wait_over(self, run_id: str, *, deadline_s: float = 180) -> Json:
+    def wait_over(self, run_id: str, *, deadline_s: float = 300) -> Json:
         return self.wait_for(
             run_id, lambda run: run["status"] in OVER, deadline_s=deadline_s, what="the run to end"
         )
