@@ -57,8 +57,9 @@ def download(
 ) -> None:
     """Download the result, or a checkpoint. Run it again to go on after an interruption.
 
-    A checkpoint of LoKr or LoRA has its adapter file, which can be used while the run goes on;
-    those of older versions have none. Every file is checked by its SHA-256.
+    A checkpoint of LoKr or LoRA has its adapter file (those of older versions
+    have none). It can be used while the run goes on. Every file is checked by
+    its SHA-256.
     """
     if weights is not None and (checkpoint is None or not adapter):
         raise typer.BadParameter(
