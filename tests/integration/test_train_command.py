@@ -81,7 +81,11 @@ def test_events_and_manifests_have_the_files_digests_and_sizes(
         folder = output / event["path"]
         body = (folder / "manifest.json").read_bytes()
         assert hashlib.sha256(body).hexdigest() == event["manifest_sha256"]
-        files = json.loads(body)["files"]
+        manifest = json.loads(body)
+        files = manifest["files"] | manifest.get("scalars", {}).get("adapter_files", {})
+        assert files.keys() | {"manifest.json"} == {
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        }
         size = sum(facts["size_bytes"] for facts in files.values()) + len(body)
         assert size == event["size_bytes"]
         for name, facts in files.items():
