@@ -42,7 +42,7 @@ def test_an_old_trainer_finishes_a_run_on_the_new_schema(
     fleet_of: Callable[..., Fleet], version_before: Path
 ) -> None:
     assert not (version_before / NEWEST_MIGRATION).exists()
-    fleet = fleet_of(fresh=True)  # a fork would have the new code
+    fleet = fleet_of(fresh=True)  # the old code has no forked trainer
     fleet.start_all(trainers=0)
     # PYTHONSAFEPATH: the current folder has the new code.
     fleet.start("trainer-old", PYTHONPATH=str(version_before), PYTHONSAFEPATH="1")
@@ -60,7 +60,7 @@ def test_an_old_trainer_finishes_a_run_on_the_new_schema(
 def test_a_new_trainer_takes_a_run_over_from_an_old_one(
     fleet_of: Callable[..., Fleet], version_before: Path
 ) -> None:
-    fleet = fleet_of(fresh=True)  # a fork would have the new code
+    fleet = fleet_of(fresh=True)  # the old code has no forked trainer
     fleet.start_all(trainers=0)
     fleet.start("trainer-old", PYTHONPATH=str(version_before), PYTHONSAFEPATH="1")
     tenant = new_tenant(fleet, "ada")
@@ -81,7 +81,7 @@ def test_a_new_trainer_takes_a_run_over_from_an_old_one(
 def test_a_run_that_an_old_trainer_holds_is_paused_at_its_limit_and_by_its_tenant(
     fleet_of: Callable[..., Fleet], version_before: Path
 ) -> None:
-    fleet = fleet_of(fresh=True)  # a fork would have the new code
+    fleet = fleet_of(fresh=True)  # the old code has no forked trainer
     fleet.start_all(trainers=0)
     fleet.start("trainer-old", PYTHONPATH=str(version_before), PYTHONSAFEPATH="1")
     tenant = new_tenant(fleet, "ada")
