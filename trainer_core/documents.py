@@ -25,7 +25,7 @@ _SHOWN_DIGITS: Final = 40
 _JSON5_POSITION: Final = re.compile(r"^<string>:(\d+) (.*?)(?: at column (\d+))?$", re.DOTALL)
 
 
-class _DuplicateKeyError(Exception):
+class DuplicateKeyError(Exception):
     """Two keys of one object are the same."""
 
 
@@ -42,7 +42,7 @@ def parse_document(text: str, *, name: str) -> JsonValue:
     text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
     try:
         return _parse_plain(text)
-    except _DuplicateKeyError as error:
+    except DuplicateKeyError as error:
         raise DocumentError(_duplicate_message(text, name, str(error))) from error
     except RecursionError as error:
         raise DocumentError(f"{name}: nested too deep") from error
@@ -107,7 +107,7 @@ def _parse_plain(text: str) -> JsonValue:
 def _parse_lenient(text: str, name: str) -> JsonValue:
     try:
         value: JsonValue = json5.loads(text, **_HOOKS)
-    except _DuplicateKeyError as error:
+    except DuplicateKeyError as error:
         raise DocumentError(_duplicate_message(text, name, str(error))) from error
     except RecursionError as error:
         raise DocumentError(f"{name}: nested too deep") from error
@@ -121,11 +121,12 @@ def _parse_lenient(text: str, name: str) -> JsonValue:
     return value
 
 
-def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def object_of_pairs(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """For the hook of this name of JSON parsers; raises DuplicateKeyError with the key."""
     built: dict[str, Any] = {}
     for key, value in pairs:
         if key in built:
-            raise _DuplicateKeyError(key)
+            raise DuplicateKeyError(key)
         built[key] = value
     return built
 
@@ -138,7 +139,8 @@ def _duplicate_message(text: str, name: str, key: str) -> str:
     return f"{name}: {json.dumps(key)} is given twice in one object{where}"
 
 
-def _no_constant(constant: str) -> NoReturn:
+def no_constant(constant: str) -> NoReturn:
+    """For the hook ``parse_constant``, which gets NaN and the infinities; raises ValueError."""
     raise ValueError(f"{constant} is not a number that an option can have")
 
 
@@ -164,8 +166,8 @@ def _short(digits: str) -> str:
 
 
 _HOOKS: Final[dict[str, Any]] = {
-    "object_pairs_hook": _object,
-    "parse_constant": _no_constant,
+    "object_pairs_hook": object_of_pairs,
+    "parse_constant": no_constant,
     "parse_float": _finite,
     "parse_int": _whole,
 }

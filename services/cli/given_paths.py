@@ -21,6 +21,7 @@ class Commands(TyperGroup):
             if _takes_path(parameter):
                 # A parameter turns its text into a path and keeps nothing of an empty one.
                 read = partial(_read, parameter, parameter.process_value)
+                # typer builds the parameters, so a class of their own is no way.
                 parameter.process_value = read  # type: ignore[method-assign]
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import Final
 
 import httpx
 
@@ -16,15 +16,13 @@ from services.client.errors import DownloadFailedError
 from services.client.pages import every
 from services.client.retry import RETRIED_STATUSES
 from services.client.run_output_shapes import File
+from trainer_core.export.lycoris_layout import CONFIG_NAME
+from trainer_core.export.origin import ADAPTER_NAME, LIVE_FOLDER, Weights
 
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
 _AS_STORED: Final = {"Accept-Encoding": "identity"}
 """Length, range and digest are those of the stored bytes, so nothing may compress them."""
 _EXPIRED: Final = 403
-_ADAPTER: Final = "pytorch_lora_weights.safetensors"
-_LYCORIS_CONFIG: Final = "lycoris_config.json"
-_LIVE: Final = "live/"
-"""In a checkpoint of a run with a running mean: before the names of the live weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +86,7 @@ def download_adapter(
     to: Path,
     on_progress: OnProgress | None = None,
     *,
-    weights: Literal["ema", "live"] | None = None,
+    weights: Weights | None = None,
 ) -> list[Path]:
     """Make the adapter of a result or a checkpoint a local file below ``to``; as ``download``.
 
@@ -106,21 +104,22 @@ def download_adapter(
     if is_result and weights is not None:
         raise ValueError("weights chooses between the adapters of a checkpoint")
     files = {str(_local(file["path"], folder)): file for file in _there(client, run_id, folder)}
-    if _ADAPTER not in files:
+    if ADAPTER_NAME not in files:
         why = (
             "It is of full rank: download it without --adapter"
             if is_result
             else "Full rank has none, and neither have checkpoints of older versions: download the "
             "whole checkpoint, and use `reverie export`"
         )
-        raise DownloadFailedError(f"{run_id} has no {_ADAPTER} in {folder}. {why}")
-    has_mean = f"{_LIVE}{_ADAPTER}" in files
+        raise DownloadFailedError(f"{run_id} has no {ADAPTER_NAME} in {folder}. {why}")
+    live = f"{LIVE_FOLDER}/"  # of a run with a running mean
+    has_mean = live + ADAPTER_NAME in files
     if weights == "ema" and not has_mean:
         raise DownloadFailedError(
             f"{run_id} has no running mean (EMA) in {folder}: take the live weights"
         )
-    chosen = _LIVE if weights == "live" and has_mean else ""
-    names = [name for name in (_ADAPTER, _LYCORIS_CONFIG) if chosen + name in files]
+    chosen = live if weights == "live" and has_mean else ""
+    names = [name for name in (ADAPTER_NAME, CONFIG_NAME) if chosen + name in files]
     wanted = [(files[chosen + name], to / name) for name in names]
     _fetch_all(client, run_id, wanted, on_progress)
     return [path for _, path in wanted]

@@ -6,7 +6,8 @@ has a manifest is complete.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -98,10 +99,11 @@ def check_folder(store: ObjectStore, key_prefix: str, scratch: Path) -> StoredFi
         store.get_to(key_prefix + name, local)
         _check_file(local, facts, key_prefix + name)
         local.unlink()
-    # A run goes on without the others, so their loss is none of the folder.
-    named = _all_files_of(manifest, key_prefix + MANIFEST_NAME)
-    more = {n: f for n, f in named.items() if store.size(key_prefix + n) == f.size_bytes}
-    return _stored(key_prefix, manifest, more | files)
+    # A run goes on without its adapter files, so a lost one does not damage the folder.
+    for name, facts in _adapter_files_of(manifest, key_prefix + MANIFEST_NAME).items():
+        if name not in files and store.size(key_prefix + name) == facts.size_bytes:
+            files[name] = facts
+    return _stored(key_prefix, manifest, files)
 
 
 def _stored(key_prefix: str, manifest: bytes, files: Mapping[str, FileFacts]) -> StoredFiles:
@@ -212,37 +214,41 @@ def _get_manifest(store: AttemptObjects, prefix: str, sha256: str) -> bytes:
 
 def _files_of(manifest: bytes, key: str) -> dict[str, FileFacts]:
     """The files that a manifest names; their names are safe to use as keys and as paths."""
-    return _named_in(manifest, key, lambda content: content["files"])
+    with _refusing(key):
+        return _checked(json.loads(manifest)["files"], key)
+
+
+def _adapter_files_of(manifest: bytes, key: str) -> dict[str, FileFacts]:
+    """The ``adapter_files`` of a checkpoint's manifest; of any other there are none."""
+    with _refusing(key):
+        return _checked(json.loads(manifest).get("scalars", {}).get(ADAPTER_FILES, {}), key)
 
 
 def _all_files_of(manifest: bytes, key: str) -> dict[str, FileFacts]:
-    """As ``_files_of``, with the ``adapter_files`` of a checkpoint."""
-    return _named_in(
-        manifest,
-        key,
-        lambda content: {**content.get("scalars", {}).get(ADAPTER_FILES, {}), **content["files"]},
-    )
+    return _adapter_files_of(manifest, key) | _files_of(manifest, key)
 
 
-def _named_in(
-    manifest: bytes, key: str, files_in: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-) -> dict[str, FileFacts]:
+@contextmanager
+def _refusing(key: str) -> Iterator[None]:
+    """Raises ObjectCorruptError for what cannot be read as a manifest."""
     try:
-        files = files_in(json.loads(manifest))
-        named = {
-            name: FileFacts(size_bytes=int(each["size_bytes"]), sha256=str(each["sha256"]))
-            for name, each in files.items()
-        }
-        prefix = key.removesuffix(MANIFEST_NAME)
-        for name, facts in named.items():
-            check_key(name)
-            check_key(prefix + name)
-            if not 0 <= facts.size_bytes <= _MOST_BYTES:
-                raise ValueError(f"{facts.size_bytes} bytes")
+        yield
     except (*_BAD_MANIFEST, InvalidKeyError) as error:
         raise ObjectCorruptError(key, f"is not a manifest: {error!r}") from error
-    if any(PurePosixPath(name).name == MANIFEST_NAME for name in named):
-        raise ObjectCorruptError(key, "names itself")
+
+
+def _checked(files: Mapping[str, Any], key: str) -> dict[str, FileFacts]:
+    prefix = key.removesuffix(MANIFEST_NAME)
+    named: dict[str, FileFacts] = {}
+    for name, each in files.items():
+        check_key(name)
+        check_key(prefix + name)
+        if PurePosixPath(name).name == MANIFEST_NAME:
+            raise ObjectCorruptError(key, "names itself")
+        facts = FileFacts(size_bytes=int(each["size_bytes"]), sha256=str(each["sha256"]))
+        if not 0 <= facts.size_bytes <= _MOST_BYTES:
+            raise ValueError(f"{facts.size_bytes} bytes")
+        named[name] = facts
     return named
 
 

@@ -12,9 +12,10 @@ from trainer_core.errors import CheckpointError
 from trainer_core.export.card import render_card
 from trainer_core.export.card_facts import card_facts
 from trainer_core.export.checkpoint_adapter import write_checkpoint_adapter
-from trainer_core.export.origin import Origin, weights_of_result
+from trainer_core.export.lycoris_layout import CONFIG_NAME
+from trainer_core.export.origin import ADAPTER_NAME, Origin, weights_of_result
 
-_TAKEN: Final = ("pytorch_lora_weights.safetensors", "lycoris_config.json")
+_TAKEN: Final = (ADAPTER_NAME, CONFIG_NAME)
 _TAKEN_FOLDERS: Final = ("samples", "transformer")
 """Only what is listed here is published: never an encoder, never an optimizer's state."""
 

@@ -24,15 +24,15 @@ from services.client.download import (
 )
 from services.client.errors import DownloadFailedError
 from services.client.retry import Retry
-from services.domain.ledger import ChildEvent, Claim, StoredCheckpoint
+from services.domain.ledger import ChildEvent, Claim
 from services.objects.folders import put_folder
-from services.objects.keys import checkpoint_prefix, result_prefix
+from services.objects.keys import result_prefix
 from services.objects.open import open_store
 from services.objects.port import ObjectStore
 from services.settings.env import Settings
 from services.store.database import Database
 from tests.support.api_keys import new_api_key
-from tests.support.finished_runs import closed_folder
+from tests.support.finished_runs import closed_folder, commit_checkpoint
 from tests.support.fleet import Fleet
 from tests.support.proxy import FaultProxy
 from tests.support.runs import TenantDatabase, plan
@@ -94,9 +94,7 @@ def claim(
     scope = (claim.tenant_id, claim.run_id, claim.fence)
     state = closed_folder(folder / "state", STATE)
     for step in STEPS:
-        files = put_folder(objects, checkpoint_prefix(*scope, step), state)
-        stored = StoredCheckpoint(step=step, files=files)
-        tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, stored)
+        commit_checkpoint(tenant_db, claim, objects, state, step)
     sample = ChildEvent(type="sample", step=30, data={"prompt": "a boat"})
     tenant_db.ledger.event(claim.run_id, claim.fence, [sample])
     files = put_folder(objects, result_prefix(*scope), closed_folder(folder / "result", RESULT))
@@ -286,12 +284,9 @@ def averaged(
     """A run with a running mean that still trains: its checkpoint has both adapters."""
     folder = tmp_path_factory.mktemp("averaged")
     claim = tenant_db.held(plan=plan(checkpoints=3))
-    scope = (claim.tenant_id, claim.run_id, claim.fence)
     for step, more in ((5, {ADAPTER: b"now"}), (10, ADAPTERS), (20, {})):
         state = closed_folder(folder / str(step), STATE, more)
-        files = put_folder(objects, checkpoint_prefix(*scope, step), state)
-        stored = StoredCheckpoint(step=step, files=files)
-        tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, stored)
+        commit_checkpoint(tenant_db, claim, objects, state, step)
     return claim
 
 

@@ -22,11 +22,18 @@ def finish(tenant_db: TenantDatabase, claim: Claim, store: ObjectStore, folder: 
     state = closed_folder(folder / "state", {"state.safetensors": b"weights" * 1000})
     result = closed_folder(folder / "result", {"card.json": b"{}", "adapter.safetensors": b"a"})
     for step in (10, 20):
-        files = put_folder(store, checkpoint_prefix(*scope, step), state)
-        checkpoint = StoredCheckpoint(step=step, files=files)
-        tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint)
+        commit_checkpoint(tenant_db, claim, store, state, step)
     files = put_folder(store, result_prefix(*scope), result)
     tenant_db.ledger.commit_result(claim.run_id, claim.fence, files, step=20)
+
+
+def commit_checkpoint(
+    tenant_db: TenantDatabase, claim: Claim, store: ObjectStore, folder: Path, step: int
+) -> None:
+    """Store a folder as the checkpoint of a step, and commit it."""
+    prefix = checkpoint_prefix(claim.tenant_id, claim.run_id, claim.fence, step)
+    checkpoint = StoredCheckpoint(step=step, files=put_folder(store, prefix, folder))
+    tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint)
 
 
 def closed_folder(

@@ -1,12 +1,12 @@
 """The layout of checkpoint and result folders.
 
-`manifest.json` is written last and names every other file with size and SHA-256. A checkpoint has
-one more file, `state.safetensors`. It holds the tensors `param/<name>` and `ema/<name>`, and those
-of the optimizer (`optim/<name>/<field>` and others, see `trainer_core.optim.state`). The layout
-does not depend on the number of processes. It contains no pickle.
+`manifest.json` is written last and names every other file with size and SHA-256. A run goes on
+from `state.safetensors`. It holds the tensors `param/<name>` and `ema/<name>`, and those of the
+optimizer (`optim/<name>/<field>` and others, see `trainer_core.optim.state`). The layout does not
+depend on the number of processes. It contains no pickle.
 
-Of an adapter, `adapter_files` of the manifest's scalars names more files: what a result of this
-step would have. No run needs them to go on.
+A checkpoint of an adapter also has the files that a result of its step would have. No run needs
+them to go on, so they are named apart: by `adapter_files` among the manifest's scalars.
 """
 
 from typing import Final, Literal

@@ -52,8 +52,7 @@ def is_checkpoint(place: Path) -> bool:
 
 def holds_checkpoints(place: Path) -> bool:
     """Whether a path is an output folder, or another folder of checkpoints."""
-    folder = _folder_of(place)
-    return folder.is_dir() and any(step_in(path.name) is not None for path in folder.iterdir())
+    return bool(_named_in(_folder_of(place)))
 
 
 @contextlib.contextmanager
@@ -113,24 +112,26 @@ def _open_named(folder: Path, reporter: Reporter, *, is_step: bool) -> OpenCheck
 def _open_newest(place: Path, reporter: Reporter) -> OpenCheckpoint:
     folder = _folder_of(place)
     damaged: dict[Path, str] = {}
-    for _ in range(_TRIES):
+    changes = 0
+    while changes < _TRIES:
         stored = stored_checkpoints(folder)
         damaged |= dict(stored.damaged)
-        while whole := [path for path in stored.whole if path not in damaged]:
-            try:
-                found = _open_whole(whole[-1], reporter)
-            except CheckpointCorruptError as error:
-                damaged[whole[-1]] = error.message
-            except _ChangedError:
+        whole = [path for path in stored.whole if path not in damaged]
+        if not whole:
+            if _named_in(folder) <= {*stored.whole, *dict(stored.damaged)}:
                 break
-            else:
-                newer = [path for path in damaged if _step(path) > found.manifest.step]
-                why = tuple(damaged[path] for path in sorted(newer, key=_step))
-                return replace(found, damaged=why)
+            changes += 1  # one came while the others were deleted
+            continue
+        try:
+            found = _open_whole(whole[-1], reporter)
+        except CheckpointCorruptError as error:
+            damaged[whole[-1]] = error.message
+        except _ChangedError:
+            changes += 1
         else:
-            seen = {*stored.whole, *(path for path, _ in stored.damaged)}
-            if _named_in(folder) <= seen:  # otherwise one came while the others were deleted
-                break
+            newer = [path for path in damaged if _step(path) > found.manifest.step]
+            why = tuple(damaged[path] for path in sorted(newer, key=_step))
+            return replace(found, damaged=why)
     if damaged:
         raise NoWholeCheckpointError(
             f"none of the checkpoints in {folder} is whole: "

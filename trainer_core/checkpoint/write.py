@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import JsonValue
@@ -86,10 +85,11 @@ def write_checkpoint(
 def _write_checkpoint(
     draft: Path, final: Path, facts: CheckpointFacts, trained: TrainedTensors
 ) -> WrittenFolder:
-    adapters = _files_of(draft)
-    named: dict[str, JsonValue] = {
-        name: file.model_dump(mode="json") for name, file in adapters.items()
-    }
+    scalars = dict(facts.scalars)
+    if adapters := _files_of(draft):
+        scalars[ADAPTER_FILES] = {
+            name: file.model_dump(mode="json") for name, file in adapters.items()
+        }
     tensors = {PARAMETER + name: tensor for name, tensor in trained.parameters.items()}
     tensors |= {EMA + name: tensor for name, tensor in trained.ema.items()}
     tensors |= trained.optimizer_state
@@ -106,11 +106,11 @@ def _write_checkpoint(
             identity=facts.run.identity,
             data_digest=facts.run.data_digest,
             base_digest=facts.run.base_digest,
-            scalars={**facts.scalars, **({ADAPTER_FILES: named} if named else {})},
+            scalars=scalars,
             files={STATE_NAME: facts_of(draft / STATE_NAME)},
         )
     )
-    return _commit(draft, final, manifest, adapters, kind="checkpoint")
+    return _commit(draft, final, manifest)
 
 
 def write_result(final: Path, step: int, fill: Callable[[Path], None]) -> WrittenFolder:
@@ -123,8 +123,7 @@ def write_result(final: Path, step: int, fill: Callable[[Path], None]) -> Writte
     with _draft_of(final) as draft:
         fill(draft)
         fault_point("result.before_manifest")
-        manifest = ResultManifest(step=step, files=_files_of(draft))
-        return _commit(draft, final, manifest, {}, kind="result")
+        return _commit(draft, final, ResultManifest(step=step, files=_files_of(draft)))
 
 
 @contextmanager
@@ -145,19 +144,16 @@ def _draft_of(final: Path) -> Iterator[Path]:
 
 
 def _commit(
-    draft: Path,
-    final: Path,
-    manifest: CheckpointManifest | ResultManifest,
-    more_files: Mapping[str, FileFacts],
-    *,
-    kind: Literal["checkpoint", "result"],
+    draft: Path, final: Path, manifest: CheckpointManifest | ResultManifest
 ) -> WrittenFolder:
     body = (manifest.model_dump_json(indent=2) + "\n").encode()
     (draft / MANIFEST_NAME).write_bytes(body)
+    size_bytes = 0
     for path in draft.rglob("*"):
         _fsync(path)
+        size_bytes += path.stat().st_size if path.is_file() else 0
     _fsync(draft)
-    fault_point(f"{kind}.before_rename")
+    fault_point(f"{manifest.kind}.before_rename")
     # A run that died after its rename writes the same step again, which replaces the old folder.
     # The old folder is renamed before it is deleted, so that a kill leaves no half-deleted folder
     # under the final name.
@@ -166,15 +162,14 @@ def _commit(
     shutil.rmtree(old, ignore_errors=True)  # incomplete, if it still exists
     if final.exists():
         final.rename(old)
-        fault_point(f"{kind}.between_renames")
+        fault_point(f"{manifest.kind}.between_renames")
     draft.rename(final)
     _fsync(final.parent)
     shutil.rmtree(old, ignore_errors=True)
     return WrittenFolder(
         path=final,
         manifest_sha256=hashlib.sha256(body).hexdigest(),
-        size_bytes=len(body)
-        + sum(facts.size_bytes for facts in (*manifest.files.values(), *more_files.values())),
+        size_bytes=size_bytes,
     )
 
 

@@ -4,11 +4,12 @@ import ast
 import json
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from trainer_core.config.simpletuner.reading import requests_nothing
+from trainer_core.documents import DuplicateKeyError, no_constant, object_of_pairs
 
 _MAX_TEXT: Final = 50_000
 """Characters. Python's parser takes some memory for each."""
@@ -29,10 +30,6 @@ class Unread:
 _NO_OBJECT: Final = Unread(
     "has to be an object, as JSON text or in a file too, or zero1, zero2 or zero3."
 )
-
-
-class _GivenTwiceError(Exception):
-    """Two keys of one object are the same."""
 
 
 def is_preset(value: object) -> bool:
@@ -73,7 +70,7 @@ def _parsed(text: str) -> object:
             why = Unread(f"cannot be read as JSON, at {where}: {error.msg}.")
             found = _from_python(text)
             return why if found is None else found
-    except _GivenTwiceError as error:
+    except DuplicateKeyError as error:
         return Unread(f"has {in_ascii(str(error))} twice in one object: keep one.")
     except RecursionError:
         return Unread("is nested too deep.")
@@ -82,12 +79,12 @@ def _parsed(text: str) -> object:
 
 
 def _from_json(text: str) -> object:
-    """Raises ValueError, RecursionError and _GivenTwiceError."""
-    return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    """Raises ValueError, RecursionError and DuplicateKeyError."""
+    return json.loads(text, object_pairs_hook=object_of_pairs, parse_constant=no_constant)
 
 
 def _from_python(text: str) -> object:
-    """None where it is not Python's notation; raises _GivenTwiceError."""
+    """None where it is not Python's notation; raises DuplicateKeyError."""
     try:
         tree = ast.parse(text, mode="eval")
         _check_keys(tree)
@@ -97,27 +94,14 @@ def _from_python(text: str) -> object:
         return None
 
 
-def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    built: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in built:
-            raise _GivenTwiceError(key)
-        built[key] = value
-    return built
-
-
 def _check_keys(tree: ast.AST) -> None:
-    """Raise _GivenTwiceError where an object in Python's notation has a key twice."""
+    """Raise DuplicateKeyError where an object in Python's notation has a key twice."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             keys: list[Hashable] = [k.value for k in node.keys if isinstance(k, ast.Constant)]
             for key, count in Counter(keys).items():
                 if count > 1:
-                    raise _GivenTwiceError(str(key))
-
-
-def _no_constant(constant: str) -> NoReturn:
-    raise ValueError(constant)
+                    raise DuplicateKeyError(str(key))
 
 
 def in_ascii(text: str) -> str:
