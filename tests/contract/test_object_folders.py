@@ -23,6 +23,7 @@ from services.objects.folders import (
 from services.objects.keys import shard_prefix
 from services.objects.port import ObjectStore
 from services.objects.signing import UrlSigner
+from tests.support.finished_runs import closed_folder
 from tests.support.objects import SHA256
 
 
@@ -63,16 +64,11 @@ def test_adapter_files_of_a_checkpoint_are_stored_and_only_fetched_by_name(
     store: ObjectStore, tmp_path: Path
 ) -> None:
     """A run goes on without them: not even their loss in the store harms it."""
-    folder, key_prefix = tmp_path / "out", "r/1/checkpoints/"
-    bodies = {"state.safetensors": b"state", "a.safetensors": b"mean", "live/a.safetensors": b"now"}
-    facts = {}
-    for name, body in bodies.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(body)
-        facts[name] = {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-    needed = {"state.safetensors": facts.pop("state.safetensors")}
-    manifest = {"version": 1, "files": needed, "scalars": {"adapter_files": facts}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    key_prefix = "r/1/checkpoints/"
+    needed = {"state.safetensors": b"state"}
+    adapters = {"a.safetensors": b"mean", "live/a.safetensors": b"now"}
+    bodies = needed | adapters
+    folder = closed_folder(tmp_path / "out", needed, adapters)
 
     stored = put_folder(store, key_prefix, folder)
 
