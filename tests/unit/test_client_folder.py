@@ -61,10 +61,10 @@ def test_a_long_list_of_bad_names_is_cut(tmp_path: Path) -> None:
 
 def test_a_folder_without_images_and_captions_is_named(tmp_path: Path) -> None:
     with pytest.raises(EmptyFolderError) as caught:
-        named_files(fill(tmp_path, "notes.md", "phone.heic"))
+        named_files(fill(tmp_path, "notes.md", "camera.cr2"))
     assert str(caught.value) == (
-        f"{tmp_path} has no image (.jpg .png .webp .avif .tiff .bmp .gif and others) and no "
-        f"caption (.txt). 2 files are not read: 1 HEIC picture (phone.heic), 1 other file "
+        f"{tmp_path} has no image (.jpg .png .webp .avif .heic .jxl .tiff .bmp .gif and others) and "
+        f"no caption (.txt). 2 files are not read: 1 camera raw file (camera.cr2), 1 other file "
         f"(notes.md). Save pictures as JPEG or PNG."
     )
 

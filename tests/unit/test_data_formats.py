@@ -1,5 +1,7 @@
-"""The table of formats has every suffix that the installed Pillow knows."""
+"""The table of formats has every suffix that the installed Pillow and its plugins know."""
 
+import pi_heif
+import pillow_jxl  # noqa: F401 - registers itself with Pillow
 from PIL import Image
 
 from trainer_core.data.formats import (
@@ -12,6 +14,7 @@ from trainer_core.data.formats import (
 
 
 def test_every_suffix_of_pillow_is_read_or_has_a_kind() -> None:
+    pi_heif.register_heif_opener()
     Image.init()
     registered = {
         suffix: name

@@ -276,7 +276,7 @@ def test_a_file_that_is_not_an_image_is_named(tmp_path: Path, body: bytes) -> No
     [
         (b"", "the file is empty"),
         (b"no picture", "not a picture of a known format; save it as JPEG or PNG"),
-        (b"\0\0\0\x18ftypheic" + bytes(12), "the file is a HEIC picture, whatever its name says"),
+        (b"\0\0\0\x18ftypheic" + bytes(12), "the file is a HEIC picture that is damaged"),
         (b"\0\0\0\x20ftypisom" + bytes(12), "the file is a video"),
         (b"PK\x03\x04" + bytes(12), "the file is a ZIP archive"),
         (b"\n<!DOCTYPE html><html>", "the file is a web page"),

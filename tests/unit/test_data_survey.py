@@ -75,7 +75,7 @@ def test_files_that_cannot_be_used_are_listed_once_with_the_reason(tmp_path: Pat
     picture(tmp_path / "fine.png", (300, 300))
     picture(tmp_path / "latin.png", (300, 300), caption=None)
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypisom")
     whole = (tmp_path / "fine.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:-60])
 
@@ -85,7 +85,7 @@ def test_files_that_cannot_be_used_are_listed_once_with_the_reason(tmp_path: Pat
     assert head == f"cats: 3 files in {tmp_path} cannot be used:"
     assert cut.startswith("cut.png: the picture is damaged or cut off (")
     assert latin.startswith("latin.txt: not UTF-8 text (byte 3 is 0xe9; perhaps it is Latin-1")
-    assert phone.startswith("phone.jpg: the file is a HEIC picture")
+    assert phone.startswith("phone.jpg: the file is a video")
     assert broken.message().count("cats") == 1
 
 
@@ -100,7 +100,7 @@ def test_a_header_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
 
 def test_files_that_are_not_used_are_counted_by_kind_and_named(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", (300, 300))
-    for name in ("b.HEIC", "c.heic", "d.mp4", "e.zip", "f.caption", "notes.md", "Thumbs.db"):
+    for name in ("b.CR2", "c.dng", "d.mp4", "e.zip", "f.caption", "notes.md", "Thumbs.db"):
         (tmp_path / name).touch()
     (tmp_path / "lonely.txt").write_text("a dog")
     frames = [Image.new("RGB", (300, 300), colour) for colour in ("white", "black")]
@@ -109,7 +109,7 @@ def test_files_that_are_not_used_are_counted_by_kind_and_named(tmp_path: Path) -
 
     assert survey(plan_of(), tmp_path).warnings == [
         (
-            "cats: 6 files are not read: 2 HEIC pictures (b.HEIC, c.heic), 1 video (d.mp4), 1 "
+            "cats: 6 files are not read: 2 camera raw files (b.CR2, c.dng), 1 video (d.mp4), 1 "
             "archive (e.zip), 1 other caption file (f.caption), 1 other file (notes.md). Save "
             "pictures as JPEG or PNG; save frames of videos as JPEG or PNG; unpack archives; "
             "captions are read from .txt files beside the pictures."

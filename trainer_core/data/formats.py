@@ -1,7 +1,8 @@
 """Which files of a data folder are read, by their suffixes, and what the others are.
 
-Read is every format that Pillow decodes by itself. Source: the formats that Pillow 13 registers;
-a test compares this table with the installed version.
+Read is every format that Pillow decodes by itself, and HEIC and JPEG XL through plugins. Source:
+the formats that Pillow 13, pi-heif 1.4 and pillow-jxl-plugin 1.3 register; a test compares this
+table with the installed versions.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ _READ: Final = (
     ("PNG", ".png .apng"),
     ("WEBP", ".webp"),
     ("AVIF", ".avif .avifs"),
+    ("HEIF", ".heic .heif .hif .heics .heifs"),
+    ("JXL", ".jxl"),
     ("TIFF", ".tif .tiff"),
     ("BMP", ".bmp"),
     ("GIF", ".gif"),
@@ -51,7 +54,7 @@ FORMATS: Final = tuple(name for name, _ in _READ)
 suffix."""
 IMAGE_SUFFIXES: Final = tuple(suffix for _, suffixes in _READ for suffix in suffixes.split())
 """In lower case."""
-USUAL_SUFFIXES: Final = ".jpg .png .webp .avif .tiff .bmp .gif"
+USUAL_SUFFIXES: Final = ".jpg .png .webp .avif .heic .jxl .tiff .bmp .gif"
 """For a message."""
 
 
@@ -68,8 +71,6 @@ class Unread:
 _SAVE: Final = "save pictures as JPEG or PNG"
 _CAPTIONS: Final = "captions are read from .txt files beside the pictures"
 
-HEIC: Final = Unread("HEIC picture", "HEIC pictures", _SAVE)
-JPEG_XL: Final = Unread("JPEG XL picture", "JPEG XL pictures", _SAVE)
 RAW: Final = Unread("camera raw file", "camera raw files", _SAVE)
 DRAWING: Final = Unread("drawing", "drawings", _SAVE)
 PROJECT: Final = Unread("file of an image editor", "files of image editors", _SAVE)
@@ -81,8 +82,6 @@ TABLE: Final = Unread("table", "tables", _CAPTIONS)
 OTHER: Final = Unread("other file", "other files", "")
 
 _UNREAD: Final = (
-    (HEIC, ".heic .heif .hif .heics .heifs"),
-    (JPEG_XL, ".jxl"),
     (
         RAW,
         (
@@ -123,9 +122,14 @@ def unread_kind(path: str) -> Unread | None:
     return UNREAD_SUFFIXES.get(suffix_of(name), OTHER)
 
 
+_HEIC: Final = "a HEIC picture"
+_AVIF: Final = "an AVIF picture"
+_JPEG_XL: Final = "a JPEG XL picture"
+READ_KINDS: Final = frozenset({_HEIC, _AVIF, _JPEG_XL})
+"""Of ``content_kind``: such a file is read if it is whole."""
 _MP4_BRANDS: Final = (
-    (b"heic heix heim heis hevc hevx mif1 msf1", "a HEIC picture"),
-    (b"avif avis", "an AVIF picture"),
+    (b"heic heix heim heis hevc hevx mif1 msf1", _HEIC),
+    (b"avif avis", _AVIF),
     (b"crx ", "a camera raw file"),
 )
 _STARTS: Final = (
@@ -135,8 +139,8 @@ _STARTS: Final = (
     (b"\x1f\x8b", "a gzip archive"),
     (b"Rar!", "a RAR archive"),
     (b"7z\xbc\xaf", "a 7z archive"),
-    (b"\xff\x0a", "a JPEG XL picture"),
-    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture"),
+    (b"\xff\x0a", _JPEG_XL),
+    (b"\x00\x00\x00\x0cJXL ", _JPEG_XL),
     (b"\x1aE\xdf\xa3", "a video"),
     (b"8BPS\x00\x02", "a PSB file"),
     (b"gimp xcf", "a GIMP file"),

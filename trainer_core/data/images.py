@@ -1,7 +1,8 @@
-"""Decode images of users: Pillow's formats, limited size, errors that name the file."""
+"""Decode images of users: limited formats and sizes, errors that name the file."""
 
 import contextlib
 import errno
+import functools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,17 +12,19 @@ from typing import Final, Literal, cast
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from trainer_core.data.buckets import Geometry
-from trainer_core.data.formats import FORMATS, content_kind
+from trainer_core.data.formats import FORMATS, READ_KINDS, content_kind
+from trainer_core.data.jpeg_xl import is_jpeg_xl, size_of_jpeg_xl
 from trainer_core.errors import BadImageError
 
 MAX_PIXELS: Final = 64_000_000
 MaskKind = Literal["mask", "segmentation"]
 _WHITE: Final = 255
 _ORIENTATION: Final = 0x0112
+_UPRIGHT: Final = 1
 _SIDEWAYS: Final = (5, 6, 7, 8)
 """Values of EXIF's orientation that swap width and height."""
 
-_MOVING: Final = ("GIF", "PNG", "WEBP", "AVIF", "TIFF", "FLI", "DCX")
+_MOVING: Final = ("GIF", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "FLI", "DCX")
 """Formats whose further frames or pages are pictures of their own. Those of the others are previews
 or layers."""
 _HEAD_BYTES: Final = 512
@@ -36,10 +39,11 @@ _DECODING_ERRORS: Final = (
     TypeError,
     OverflowError,
     MemoryError,
+    RuntimeError,
     struct.error,
     Image.DecompressionBombError,
 )
-"""Exceptions that Pillow's decoders raise on broken files; Pillow documents no list."""
+"""Exceptions that Pillow's decoders and plugins raise on broken files; Pillow documents no list."""
 _OF_MACHINE: Final = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)
 """Error numbers that do not tell anything about the file."""
 
@@ -73,7 +77,7 @@ def inspect_image(path: Path, *, name: str) -> ImageFacts:
             image.load()
             size = image.size  # that of an icon is known only now
         width, height = size
-        if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
+        if _orientation_of(image) in _SIDEWAYS:
             width, height = height, width
         _check_levels(image, name)
         has_more = image.format in _MOVING and getattr(image, "n_frames", 1) > 1
@@ -137,7 +141,19 @@ def _displayed(path: Path, name: str) -> Image.Image:
     with _opened(path, name) as image:
         image.load()
         _check_levels(image, name)
-        return ImageOps.exif_transpose(image)
+        return image if _orientation_of(image) == _UPRIGHT else ImageOps.exif_transpose(image)
+
+
+def _orientation_of(image: Image.Image) -> int:
+    """EXIF's orientation that is still to be applied, 1 to 8; 1: the picture is upright.
+
+    The decoder of JPEG XL has turned the picture as its codestream says, which by the standard
+    stands above EXIF. A JPEG that it restored is as any other JPEG.
+    """
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return _UPRIGHT
+    found = image.getexif().get(_ORIENTATION, _UPRIGHT)
+    return found if found in range(_UPRIGHT, 9) else _UPRIGHT
 
 
 def _check_levels(image: Image.Image, name: str) -> None:
@@ -161,11 +177,9 @@ def _is_16_bit(image: Image.Image) -> bool:
 def _opened(path: Path, name: str) -> Iterator[Image.Image]:
     """The image, not too large; what its decoder raises in the block becomes BadImageError."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImageError(
-                    f"{name}: {image.width} x {image.height} is more than {MAX_PIXELS} pixels"
-                )
+        _check_jpeg_xl(path, name)
+        with Image.open(path, formats=_openable()) as image:
+            _check_size(image.size, name)
             yield image
     except _DECODING_ERRORS as error:
         if isinstance(error, OSError) and error.errno in _OF_MACHINE:
@@ -173,6 +187,39 @@ def _opened(path: Path, name: str) -> Iterator[Image.Image]:
         if isinstance(error, Image.DecompressionBombError):  # far more: Pillow does not open it
             raise BadImageError(f"{name}: more than {MAX_PIXELS} pixels") from error
         raise BadImageError(f"{name}: {_why_unreadable(path, error)}") from error
+
+
+@functools.cache
+def _openable() -> tuple[str, ...]:
+    """The formats that Pillow can open here; those of plugins only after they are called."""
+    import pi_heif  # noqa: PLC0415 - Pillow's users that read no pictures need no codecs
+
+    pi_heif.register_heif_opener()
+    with contextlib.suppress(ImportError):
+        import pillow_jxl  # noqa: F401, PLC0415 - registers itself; an extra, because it is GPL
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _check_jpeg_xl(path: Path, name: str) -> None:
+    """Raise BadImageError for a JPEG XL picture that is too large, or that nothing here decodes."""
+    with path.open("rb") as file:
+        if not is_jpeg_xl(file.read(12)):
+            return
+        size = size_of_jpeg_xl(file)
+    if "JXL" not in _openable():
+        raise BadImageError(
+            f"{name}: JPEG XL pictures need the package pillow-jxl-plugin (pip install "
+            "'reverie[jxl]'); install it, or save it as PNG"
+        )
+    if size is not None:  # else the decoder says what is wrong
+        _check_size(size, name)
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"{name}: {width} x {height} is more than {MAX_PIXELS} pixels")
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
@@ -184,10 +231,13 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         return str(unreadable.strerror)
     if not head:
         return "the file is empty; copy it again or take it away"
+    kind = content_kind(head)
+    if kind in READ_KINDS and isinstance(error, UnidentifiedImageError | RuntimeError):
+        # A plugin that does not know the file, or whose error is for those who build it.
+        return f"the file is {kind} that is damaged or cut off; copy it again or take it away"
     if not isinstance(error, UnidentifiedImageError):
         why = str(error).replace(str(path), "the file")
         return f"the picture is damaged or cut off ({why}); copy it again or take it away"
-    kind = content_kind(head)
     if kind is None:
         return "not a picture of a known format; save it as JPEG or PNG, or take it away"
     return f"the file is {kind}, whatever its name says; save it as JPEG or PNG, or take it away"
