@@ -153,14 +153,14 @@ def test_own_output_and_files_that_are_not_read_are_told(
     sample = photos / "out" / "result" / "samples" / "0.png"
     sample.parent.mkdir(parents=True)
     Image.new("RGB", (64, 64)).save(sample)
-    (photos / "phone.heic").touch()
+    (photos / "camera.cr2").touch()
 
     data = scan(plan, folders, tmp_path / "p.json", SilentReporter(), own=(photos / "out",))
 
     assert len(data.items) == 3
     assert data.notes == (
         "photos: The output of runs is left out: out.",
-        "photos: 1 file is not read: 1 HEIC picture (phone.heic). Save pictures as JPEG or PNG.",
+        "photos: 1 file is not read: 1 camera raw file (camera.cr2). Save pictures as JPEG or PNG.",
     )
 
 

@@ -63,9 +63,9 @@ def test_a_folder_without_images_and_captions_is_named(tmp_path: Path) -> None:
     with pytest.raises(EmptyFolderError) as caught:
         named_files(fill(tmp_path, "notes.md", "camera.cr2"))
     assert str(caught.value) == (
-        f"{tmp_path} has no image (.jpg .png .webp .avif .heic .jxl .tiff .bmp .gif and others) and "
-        f"no caption (.txt). 2 files are not read: 1 camera raw file (camera.cr2), 1 other file "
-        f"(notes.md). Save pictures as JPEG or PNG."
+        f"{tmp_path} has no image (.jpg .png .webp .avif .heic .jxl .tiff .bmp .gif and others) "
+        f"and no caption (.txt). 2 files are not read: 1 camera raw file (camera.cr2), 1 other "
+        f"file (notes.md). Save pictures as JPEG or PNG."
     )
 
 
