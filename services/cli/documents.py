@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from services.cli.caption_filter_files import OPTION as FILTERS
+from services.cli.caption_filter_files import with_filter_lists
 from services.cli.config_folder import read_configuration
 from services.cli.connection import CommandError
 from trainer_core.config.simpletuner.backends import holds_no_images
@@ -151,7 +153,12 @@ def gather_documents(
         problems.append(FileProblem(option=_BACKENDS, error=CommandError(text)))
     backends = _FIELDS[_BACKENDS]
     if backends in body:
-        body[backends] = filled_backends(body[backends], options, filling)
+        filled = filled_backends(body[backends], options, filling)
+        body[backends], files, broken = with_filter_lists(
+            filled, lambda name: places.find_file(name, FILTERS)
+        )
+        used += [UsedFile(option=FILTERS, path=file) for file in files]
+        problems += [FileProblem(option=_BACKENDS, error=e, pointer=at) for at, e in broken]
     problems += _unset(filling)
     documents = Documents(
         body=body,

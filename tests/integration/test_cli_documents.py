@@ -78,6 +78,31 @@ def test_backends_without_images_are_skipped_with_or_without_dashes(tmp_path: Pa
     assert set(read_documents(config, {}, tmp_path, {}).folders) == {"a"}
 
 
+@pytest.mark.parametrize("name", ["words.txt", "words.json"])
+def test_a_file_of_caption_filters_is_sent_as_a_list(tmp_path: Path, name: str) -> None:
+    words = tmp_path / "config" / name
+    config = write(tmp_path / "config/config.json", {"data_backend_config": "b.json"})
+    write(
+        tmp_path / "config/b.json",
+        [{"id": "t", "dataset_type": "text_embeds", "--caption_filter_list": f"config/{name}"}],
+    )
+    with pytest.raises(CommandError, match=r"/0/--caption_filter_list.*in none of"):
+        read_documents(config, {}, tmp_path, {})
+    write(words, {"not": "a list"} if name.endswith("json") else "x")
+    if name.endswith("json"):
+        with pytest.raises(CommandError, match="list of texts"):
+            read_documents(config, {}, tmp_path, {})
+        write(words, ["arafed ", "s/a/b/"])
+    else:
+        words.write_bytes(b"arafed \r\n\r\ns/a/b/\n")
+
+    documents = read_documents(config, {}, tmp_path, {})
+
+    (cache,) = documents.body["data_backends"]
+    assert cache["--caption_filter_list"] == ["arafed ", "s/a/b/"]
+    assert documents.used[-1].path == words
+
+
 def test_settings_replace_options_with_or_without_dashes(tmp_path: Path) -> None:
     write(tmp_path / "b.json", [])
     config = write(

@@ -182,15 +182,6 @@ def test_null_in_a_backend_is_not_given(missing: str) -> None:
     assert (f"/data_backends/0/{missing}", "missing") in problems
 
 
-def test_a_cache_of_text_that_would_change_captions_is_refused() -> None:
-    photos = {"id": "a", "caption_strategy": "textfile"}
-    cache = {"id": "t", "dataset_type": "text_embeds", "default": True, "write_batch_size": 128}
-
-    assert problems_of({}, backends=[photos, {**cache, "caption_filter_list": "f.txt"}]) == [
-        ("/data_backends/1/caption_filter_list", "not_implemented")
-    ]
-
-
 @pytest.mark.parametrize(
     "option",
     [

@@ -1,13 +1,16 @@
-"""The captions of an image: from its name, from a text file beside it, or one for all images."""
+"""The captions of an image: from its name, from a text file beside it, or one for all images.
+
+Then options change them: see ``caption_changes``.
+"""
 
 import codecs
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from trainer_core.config.plan import Backend
+from trainer_core.data.caption_changes import MAX_CAPTION_CHARACTERS, changed_captions
 from trainer_core.errors import BadCaptionError
 
-MAX_CAPTION_CHARACTERS: Final = 20_000
 MAX_CAPTION_BYTES: Final = 4 * MAX_CAPTION_CHARACTERS + 3
 """The longest encoding, with a byte-order mark."""
 _ENCODINGS: Final = (
@@ -26,15 +29,24 @@ def captions_of(backend: Backend, path: str, text: str | None) -> tuple[str, ...
         text: content of its caption file, or None.
 
     Returns:
-        ``textfile``: one per line that is not blank; none without a file.
+        ``textfile``: one per line that is not blank, or the whole text; none without a file.
         ``filename``: the stem with underscores as spaces. ``instanceprompt``: the prompt.
-        Masks have none.
+        Masks have none. All are changed as the backend's options ask.
+
+    Raises BadCaptionError where an option makes one too long.
     """
+    return changed_captions(_written_captions(backend, path, text), backend)
+
+
+def _written_captions(backend: Backend, path: str, text: str | None) -> tuple[str, ...]:
     if backend.role == "mask":
         return ()
     match backend.caption_strategy:
         case "textfile":
-            lines = () if text is None else text.splitlines()
+            if text is not None and backend.disable_multiline_split:
+                lines = ["\n".join(text.splitlines())]
+            else:
+                lines = [] if text is None else text.splitlines()
             return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
         case "filename":
             words = PurePosixPath(path).stem.replace("_", " ").split()

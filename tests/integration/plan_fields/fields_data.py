@@ -10,6 +10,7 @@ from tests.integration.plan_fields.files import CATS, DOGS, MASKS, SIZES, Files
 from tests.integration.plan_fields.observe import expect
 from tests.integration.plan_fields.registry import Check, Group
 from trainer_core.config.plan import Plan
+from trainer_core.data.captions import captions_of
 from trainer_core.data.index import PictureEntry, Sample, TextEntry
 
 GROUP: Final = Group()
@@ -65,6 +66,67 @@ GROUP.add(
     _captions_are(dict.fromkeys(SIZES, "my cat")),
     files=Files(cats={"caption_strategy": "instanceprompt", "instance_prompt": "my cat"}),
     reset="your cat",
+)
+
+_PREPENDED: Final = {"instance_prompt": "my", "prepend_instance_prompt": True}
+GROUP.add(
+    f"{_BACKEND}.prepend_instance_prompt",
+    _captions_are({"red_cat": "my A red cat."}),
+    files=Files(cats=_PREPENDED),
+    reset=False,
+)
+_SHUFFLE: Final[dict[str, Any]] = {
+    "enable": True,
+    "count": 2,
+    "seed": 3,
+    "split_on": "space",
+    "position_start": 1,
+    "include_original": False,
+}
+_LONG: Final = "one two,three. four five,six. seven eight"
+
+
+def _shuffled_captions_are(plan: Plan, environment: Environment) -> None:
+    (backend,) = plan.identity.backends
+    expect(captions_of(backend, "a.png", _LONG), _VARIANTS)
+
+
+_VARIANTS: Final = (
+    "one seven four eight five,six. two,three.",
+    "one eight five,six. seven two,three. four",
+)
+for _name, _other in (
+    ("count", 1),
+    ("seed", 4),
+    ("split_on", "comma"),
+    ("position_start", 0),
+    ("include_original", True),
+):
+    GROUP.add(
+        f"{_BACKEND}.caption_shuffle.{_name}",
+        _shuffled_captions_are,
+        files=Files(cats={"caption_shuffle": _SHUFFLE}),
+        reset=_other,
+    )
+
+
+@GROUP.observes(
+    f"{_BACKEND}.disable_multiline_split",
+    files=Files(cats={"disable_multiline_split": True}),
+    reset=False,
+)
+def a_caption_file_is_one_caption(plan: Plan, environment: Environment) -> None:
+    (backend,) = plan.identity.backends
+    expect(captions_of(backend, "a.png", "one\ntwo"), ("one\ntwo",))
+
+
+GROUP.add(
+    f"{_BACKEND}.caption_filters[]",
+    _captions_are({"red_cat": "A blue cat."}),
+    files=Files(
+        others=[{"id": "t", "dataset_type": "text_embeds", "caption_filter_list": ["s/red/blue/"]}]
+    ),
+    reset=["s/red/green/"],
 )
 
 

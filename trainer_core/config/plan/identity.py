@@ -11,6 +11,7 @@ BackendRole = Literal["train", "eval", "mask"]
 CaptionStrategy = Literal["filename", "textfile", "instanceprompt"]
 ClipMethod = Literal["value", "norm"]
 Compute = Literal["bf16", "fp32"]
+CaptionSplit = Literal["comma", "space", "period"]
 CropAspect = Literal["square", "preserve"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
 Loss = Literal["l2", "huber", "smooth_l1"]
@@ -186,14 +187,40 @@ class Clip(Frozen):
     limit: float = Field(gt=0)
 
 
-class Backend(Frozen):
+class CaptionShuffle(Frozen):
+    """Variants of a caption whose parts are in another order."""
+
+    count: int = Field(ge=1)
+    """Variants of each caption; equal ones count once."""
+    seed: int
+    split_on: CaptionSplit
+    position_start: int = Field(ge=0)
+    """So many parts stay in front, in their order."""
+    include_original: bool
+
+
+class Backend(Sparse):
     """One set of images, and how samples are made from it."""
+
+    left_out: ClassVar = (
+        "prepend_instance_prompt",
+        "disable_multiline_split",
+        "caption_shuffle",
+        "caption_filters",
+    )
 
     id: str
     role: BackendRole
     """``eval``: held out, never trained on. ``mask``: weights for the loss of other images."""
     caption_strategy: CaptionStrategy
     instance_prompt: str | None
+    """The only caption of every image, or what ``prepend_instance_prompt`` puts before each."""
+    prepend_instance_prompt: bool = False
+    disable_multiline_split: bool = False
+    """``textfile``: a caption file is one caption with line breaks, in place of one a line."""
+    caption_shuffle: CaptionShuffle | None = None
+    caption_filters: Many[str] = ()
+    """What is removed or replaced in each caption; ``caption_filters.parse_filter`` reads each."""
     resolution_px: int = Field(ge=64)
     """Edge of the square whose area is the area of each bucket; at most what the model takes."""
     aspect_bucket_rounding: int = Field(ge=1, le=9)

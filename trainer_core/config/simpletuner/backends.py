@@ -8,11 +8,7 @@ from pydantic import JsonValue
 
 from trainer_core.config.plan import Backend
 from trainer_core.config.simpletuner import captions, sizes
-from trainer_core.config.simpletuner.captions import (
-    BACKEND_CAPTIONS,
-    CACHED_CAPTIONS,
-    captions_of,
-)
+from trainer_core.config.simpletuner.captions import BACKEND_CAPTIONS, captions_of
 from trainer_core.config.simpletuner.masks import (
     DATA,
     MASKS,
@@ -31,7 +27,8 @@ from trainer_core.config.simpletuner.reading import (
     text_of,
 )
 from trainer_core.config.simpletuner.sizes import BACKEND_SIZES, CROP, sizes_of, without_idle_crops
-from trainer_core.config.simpletuner.steps import BATCH_SIZE
+from trainer_core.config.simpletuner.steps import BATCH_SIZE, written_seed_of
+from trainer_core.config.simpletuner.text_caches import TextCaches
 from trainer_core.config.simpletuner.verdicts import Option, Table, joined
 
 _BACKEND: Final = Table()
@@ -119,6 +116,7 @@ def backends_of(
     read: list[ReadBackend] = []
     set_aside: set[str] = set()
     folders: dict[str, str] = {}
+    text_caches = TextCaches()
     if len(raw) > _MAX_BACKENDS:
         findings.problem(_POINTER, "bad_value", f"At most {_MAX_BACKENDS} data backends.")
         return (), {}
@@ -130,7 +128,7 @@ def backends_of(
         first = _first_look(item)
         if _is_set_aside(first):
             set_aside.add(_id_in(item))
-            _check_cache(item, first, pointer, config)
+            _read_cache(item, first, pointer, config, text_caches)
             continue
         part = _read_backend(item, first, pointer, config, max_area_px)
         if part is None:
@@ -148,7 +146,7 @@ def backends_of(
     if len(read) + len(set_aside) == len(raw):  # no backend has a problem of its own
         _check_some_train(raw, backends, findings)
     _tell_idle_defaults(config, backends)
-    return backends, folders
+    return text_caches.applied_to(backends, raw), folders
 
 
 def _read_backend(
@@ -190,7 +188,7 @@ def _tell_idle_defaults(config: Options, backends: Sequence[Backend]) -> None:
     """Defaults in config.json that no backend uses."""
     if backends and not any(backend.crop for backend in backends):
         sizes.tell_idle_sizes(config)
-    if backends and not any(b.caption_strategy == "instanceprompt" for b in backends):
+    if backends and not any(backend.instance_prompt for backend in backends):
         captions.tell_idle_captions(config)
 
 
@@ -215,20 +213,22 @@ def _is_set_aside(first: Options) -> bool:
     return first[_DISABLED] or first[_TYPE] == "cache"
 
 
-def _check_cache(
-    item: Mapping[str, JsonValue], first: Options, pointer: str, config: Options
+def _read_cache(
+    item: Mapping[str, JsonValue],
+    first: Options,
+    pointer: str,
+    config: Options,
+    text_caches: TextCaches,
 ) -> None:
-    """Report problems in those options of a cache that change captions; no other has an effect.
+    """Read those options of a cache that change captions; no other has an effect.
 
     Options of a disabled backend are not read.
     """
     if first[_DISABLED]:
         return
-    found = Findings()
-    of_captions = {name: item[name] for name in item if option_name(name) in CACHED_CAPTIONS}
-    read_options(of_captions, BACKEND_OPTIONS, pointer, found, config.source)
-    config.findings.problems += found.problems
     kind = item.get(_TYPE.name, item.get(f"--{_TYPE.name}"))
+    if kind == "text_embeds":
+        text_caches.add(item, _id_in(item), pointer, config.findings, config.source)
     message = f"{kind} is not needed: the cache keeps itself."
     config.findings.notice("handled", _TYPE.name, message, pointer, _id_in(item))
 
@@ -273,7 +273,7 @@ def _backend(options: Options, config: Options, max_area_px: int) -> Backend | N
         options.idle("on masks", *idle)
         masks = masks_backend(id_, mask_kind)
         return None if len(config.findings.problems) > before else masks
-    strategy, prompt = captions_of(options, config)
+    words = captions_of(options, config, written_seed_of(config))
     size = sizes_of(options, config, max_area_px)
     repeats = _repeats(role, options)
     is_regularisation = _is_regularisation(role, options, config)
@@ -282,8 +282,11 @@ def _backend(options: Options, config: Options, max_area_px: int) -> Backend | N
     return Backend(
         id=id_,
         role=role,
-        caption_strategy=strategy,
-        instance_prompt=prompt,
+        caption_strategy=words.strategy,
+        instance_prompt=words.prompt,
+        prepend_instance_prompt=words.is_prepended,
+        disable_multiline_split=words.are_whole_files,
+        caption_shuffle=words.shuffle,
         resolution_px=size.resolution_px,
         aspect_bucket_rounding=size.aspect_bucket_rounding,
         crop=size.crop,

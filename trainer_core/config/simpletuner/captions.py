@@ -1,8 +1,10 @@
 """Options of captions, of the run and of each data backend."""
 
+from dataclasses import dataclass
 from typing import Final
 
-from trainer_core.config.plan import CaptionStrategy
+from trainer_core.config.plan import CaptionShuffle, CaptionStrategy
+from trainer_core.config.simpletuner.caption_shuffles import shuffle_of
 from trainer_core.config.simpletuner.reading import Options
 from trainer_core.config.simpletuner.verdicts import Option, Table, same
 
@@ -10,7 +12,6 @@ RUN_CAPTIONS: Final = Table()
 BACKEND_CAPTIONS: Final = Table()
 _STRATEGIES: Final = {**same(CaptionStrategy), "instance_prompt": "instanceprompt"}
 _STRATEGIES_NOT_BUILT: Final = ("parquet", "csv", "huggingface", "webshart")
-_WRITE_THEM: Final = "Write the captions as you want them, or use instanceprompt."
 
 _STRATEGY: Final[Option[CaptionStrategy | None]] = RUN_CAPTIONS.choice(
     "caption_strategy",
@@ -34,19 +35,58 @@ _MAX_LENGTH: Final[Option[int | None]] = RUN_CAPTIONS.integer(
 _IS_FORCED: Final = RUN_CAPTIONS.flag(
     "i_know_what_i_am_doing", False, "Switches no check off; SimpleTuner's longer captions need it."
 )
-for _table in (RUN_CAPTIONS, BACKEND_CAPTIONS):
-    _table.not_built(
-        "prepend_instance_prompt only_instance_prompt disable_multiline_split",
-        _WRITE_THEM,
-        False,
-        type_="bool",
-    )
-BACKEND_CAPTIONS.not_built("caption_shuffle caption_filter_list", "Leave it out.")
+_PREPEND: Final = RUN_CAPTIONS.flag(
+    "prepend_instance_prompt", False, "Default of the data backends."
+)
+_ONLY: Final = RUN_CAPTIONS.flag("only_instance_prompt", False, "Default of the data backends.")
+_WHOLE: Final = RUN_CAPTIONS.flag("disable_multiline_split", False, "Default of the data backends.")
+_OWN_PREPEND: Final = BACKEND_CAPTIONS.flag(
+    "prepend_instance_prompt",
+    False,
+    "Put instance_prompt and a space before every caption, after caption_shuffle.",
+)
+_OWN_ONLY: Final = BACKEND_CAPTIONS.flag(
+    "only_instance_prompt", False, "The same as caption_strategy instanceprompt."
+)
+_OWN_WHOLE: Final = BACKEND_CAPTIONS.flag(
+    "disable_multiline_split",
+    False,
+    "A caption file is one caption, with its line breaks; without this, each line is one.",
+)
+_SHUFFLE: Final = BACKEND_CAPTIONS.value(
+    "caption_shuffle",
+    "Variants of each caption with its parts in another order: an object with enable (false), "
+    "count (1), seed (that of the run), split_on (comma; or space, period), position_start (0: so "
+    "many parts stay in front) and include_original (true).",
+)
+FILTERS: Final = BACKEND_CAPTIONS.value(
+    "caption_filter_list",
+    "Of text_embeds: texts and regular expressions to remove from captions, and "
+    "s/search/replacement/ to replace the first place that is found; a list, or in a local file "
+    "the name of a .txt (one a line) or .json file.",
+)
+BACKEND_CAPTIONS.unlike(
+    FILTERS,
+    "RE2 reads the expressions, in bounded time: look-around and back-references are refused, and "
+    "\\w, \\d, \\s and \\b know ASCII only. A caption of which nothing is left is none.",
+)
 BACKEND_CAPTIONS.not_built("caption_file_extensions", "Captions are .txt files: leave it out.")
 BACKEND_CAPTIONS.no_effect("parquet", "It belongs to caption_strategy parquet.")
-CACHED_CAPTIONS: Final = ("caption_filter_list",)
-"""Options of a text cache that change captions."""
-NOT_OF_MASKS: Final = (_OWN_STRATEGY, _OWN_PROMPT)
+NOT_OF_MASKS: Final = (
+    *(_OWN_STRATEGY, _OWN_PROMPT, _OWN_PREPEND, _OWN_ONLY, _OWN_WHOLE, _SHUFFLE),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Captions:
+    """Where the captions of a backend come from, and what is done to them."""
+
+    strategy: CaptionStrategy
+    prompt: str | None = None
+    """With ``instanceprompt`` the caption of all images; else what is put before each."""
+    is_prepended: bool = False
+    are_whole_files: bool = False
+    shuffle: CaptionShuffle | None = None
 
 
 def check_caption_length(config: Options) -> None:
@@ -64,22 +104,52 @@ def check_caption_length(config: Options) -> None:
         config.notice("no_effect", _MAX_LENGTH, message)
 
 
-def captions_of(options: Options, config: Options) -> tuple[CaptionStrategy, str | None]:
-    """The source of captions, and with ``instanceprompt`` the caption of all images."""
+def captions_of(options: Options, config: Options, seed: int) -> Captions:
+    """The captions of a backend; ``seed``: of the run, 0 where none is given."""
+    if options.given(FILTERS):
+        message = "It belongs to the text_embeds backend, as in SimpleTuner: write it there."
+        options.problem(FILTERS, "conflict", message)
+    strategy = _strategy_of(options, config)
+    shuffle = shuffle_of(options, _SHUFFLE, seed)
+    prompt = options[_OWN_PROMPT] if options.given(_OWN_PROMPT) else config[_PROMPT]
+    is_prepended = _of_either(options, _OWN_PREPEND, config, _PREPEND)
+    are_whole_files = _of_either(options, _OWN_WHOLE, config, _WHOLE)
+    if strategy != "textfile":
+        options.idle(f"with caption_strategy {strategy}", _OWN_WHOLE)
+        are_whole_files = False
+    if strategy == "instanceprompt":
+        options.idle("where the prompt is the only caption", _OWN_PREPEND, _SHUFFLE)
+        is_prepended, shuffle = False, None
+    elif not is_prepended:
+        options.idle(f"with caption_strategy {strategy}", _OWN_PROMPT)
+        return Captions(strategy=strategy, are_whole_files=are_whole_files, shuffle=shuffle)
+    if not prompt or not prompt.strip():
+        what = "prepend_instance_prompt" if is_prepended else "caption_strategy instanceprompt"
+        options.problem(_OWN_PROMPT, "missing", f"{what} needs an instance_prompt.")
+    return Captions(
+        strategy=strategy,
+        prompt=prompt,
+        is_prepended=is_prepended,
+        are_whole_files=are_whole_files,
+        shuffle=shuffle,
+    )
+
+
+def _strategy_of(options: Options, config: Options) -> CaptionStrategy:
+    if _of_either(options, _OWN_ONLY, config, _ONLY):
+        return "instanceprompt"
     strategy = options[_OWN_STRATEGY] or config[_STRATEGY]
     if strategy is None:
         if options.is_missing(_OWN_STRATEGY) and config.is_missing(_STRATEGY):
             message = "is not given: the captions are the names of the files, as in SimpleTuner."
             options.handled(_OWN_STRATEGY, message)
         strategy = "filename"
-    if strategy != "instanceprompt":
-        options.idle(f"with caption_strategy {strategy}", _OWN_PROMPT)
-        return strategy, None
-    prompt = options[_OWN_PROMPT] if options.given(_OWN_PROMPT) else config[_PROMPT]
-    if not prompt:
-        message = "caption_strategy instanceprompt needs an instance_prompt."
-        options.problem(_OWN_PROMPT, "missing", message)
-    return strategy, prompt
+    return strategy
+
+
+def _of_either(options: Options, own: Option[bool], config: Options, default: Option[bool]) -> bool:
+    """The flag of a backend, or where it has none that of the run."""
+    return options[own] if options.given(own) else config[default]
 
 
 def tell_idle_captions(config: Options) -> None:

@@ -33,12 +33,13 @@ def matcher(pattern: str, *, use_fnmatch: bool) -> Callable[[str], bool]:
     if use_fnmatch:
         test: Any = re.compile(fnmatch.translate(pattern))
     else:
-        test = _expression(pattern)
+        test = expression(pattern)
     return lambda path: path == pattern or test.match(path) is not None
 
 
 @functools.lru_cache(maxsize=1024)
-def _expression(pattern: str) -> Any:
+def expression(pattern: str) -> Any:
+    """The compiled expression of RE2; raises UnsupportedPatternError."""
     if _READ_DIFFERENTLY.search(pattern):
         raise UnsupportedPatternError(pattern)
     quiet = re2.Options()
@@ -48,5 +49,5 @@ def _expression(pattern: str) -> Any:
             warnings.simplefilter("error", FutureWarning)  # its meaning may change in Python
             re.compile(pattern)
         return re2.compile(pattern, quiet)
-    except (re.error, re2.error, FutureWarning, OverflowError) as error:
+    except (re.error, re2.error, FutureWarning, OverflowError, RecursionError) as error:
         raise UnsupportedPatternError(pattern) from error

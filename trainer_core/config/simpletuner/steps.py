@@ -56,6 +56,11 @@ def is_seed_drawn(config: Options) -> bool:
     return config[_SEED] <= 0
 
 
+def written_seed_of(config: Options) -> int:
+    """The seed that the files give; 0 where they ask for a random one."""
+    return max(config[_SEED], 0)
+
+
 def seed_of(config: Options) -> int:
     """The seed. 0 and -1 request a random one."""
     seed = config[_SEED]
