@@ -14,8 +14,8 @@ from ipaddress import ip_address
 from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
-from services.domain.public_addresses import Network, may_be_reached
 from services.domain.states import RunStatus
+from trainer_core.web.public_addresses import Network, may_be_reached
 
 EventType = Literal[
     "run.queued",

@@ -16,12 +16,12 @@ from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
 from services.domain.ids import new_id
-from services.domain.public_addresses import Network
 from services.domain.webhooks import new_signing_secret
 from services.results.webhooks import sending
 from services.store.webhook_work import Answer, DueDelivery
 from tests.support.ports import free_port
 from tests.support.receiver import Receiver
+from trainer_core.web.public_addresses import Network
 
 SECRET = new_signing_secret()
 CHECKED, OTHER = "127.0.0.2", "127.0.0.1"

@@ -5,8 +5,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from services.domain.public_addresses import is_public, may_be_reached
 from services.domain.webhooks import address_problem, new_signing_secret, pause_after
+from trainer_core.web.public_addresses import is_public, may_be_reached
 
 OWN = (ip_network("10.1.0.0/16"), ip_network("fd00::/8"))
 

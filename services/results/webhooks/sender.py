@@ -13,7 +13,6 @@ from typing import Final
 import structlog
 from pydantic import SecretStr
 
-from services.domain.public_addresses import Network
 from services.logs.setup import configure
 from services.processes.core_dumps import forbid_core_dumps
 from services.processes.launch import die_with_parent
@@ -25,6 +24,7 @@ from services.store import sealed_secrets, webhook_work
 from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.webhook_work import Answer, DueDelivery
 from trainer_core.faultpoints import fault_point
+from trainer_core.web.public_addresses import Network
 
 log = structlog.get_logger(__name__)
 

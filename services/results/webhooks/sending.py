@@ -16,14 +16,14 @@ import httpx
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
-from services.domain.public_addresses import Network
 from services.domain.webhooks import MOST_REPLY_BYTES
-from services.results.webhooks.connecting import (
+from services.store.webhook_work import Answer, DueDelivery
+from trainer_core.web.connecting import (
     AddressRefusedError,
     CheckedNetwork,
     NameNotFoundError,
 )
-from services.store.webhook_work import Answer, DueDelivery
+from trainer_core.web.public_addresses import Network
 
 TIMEOUT_S: Final = 15.0
 

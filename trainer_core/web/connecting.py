@@ -21,7 +21,7 @@ from httpcore import (
     WriteTimeout,
 )
 
-from services.domain.public_addresses import Network, is_allowed, is_public
+from trainer_core.web.public_addresses import Network, is_allowed, is_public
 
 
 class AddressRefusedError(Exception):

@@ -1,0 +1,1 @@
+"""Addresses, connections and downloads of strangers. Imports no torch."""

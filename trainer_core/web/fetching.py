@@ -1,0 +1,207 @@
+"""Downloads from addresses that come from strangers: the one way in for such bytes.
+
+A list of addresses in a dataset may point anywhere, also into the network of the machine that reads
+it. So each host is looked up once, the address is checked and connected to as checked, each
+redirect is checked like the first address, and size, time and redirects have limits. No proxy,
+cookie or password of the environment is used.
+"""
+
+import functools
+import os
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, urljoin, urlsplit
+
+import certifi
+import httpcore
+
+from trainer_core.errors import Category, TrainerError
+from trainer_core.web.connecting import AddressRefusedError, CheckedNetwork, NameNotFoundError
+from trainer_core.web.public_addresses import Network
+
+_MAX_URL_CHARACTERS: Final = 4000
+_FIRST_FREE_PORT: Final = 1024
+_MOVED: Final = frozenset({301, 302, 303, 307, 308})
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_SHOWN_CHARACTERS: Final = 120
+_HEADERS: Final[list[tuple[bytes | str, bytes | str]]] = [
+    ("User-Agent", "reverie/0.1 (dataset download)"),
+    ("Accept", "image/*, */*;q=0.5"),
+    ("Accept-Encoding", "identity"),  # so that the declared length is that of the file
+    ("Connection", "close"),
+]
+
+
+class FetchError(TrainerError):
+    """Nothing was downloaded; the message names the address, without its query, and the reason."""
+
+    code = "not_fetched"
+    category: Category = Category.USER
+
+    def __init__(self, url: str, why: str, *, may_pass: bool = False) -> None:
+        """``may_pass``: the same address may be there a moment later."""
+        super().__init__(f"{shown_url(url)}: {why}")
+        self.retryable = may_pass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FetchLimits:
+    """What one download may take."""
+
+    max_bytes: int
+    timeout_s: float = 60.0
+    """For all of it, redirects included, but the look-ups of host names."""
+    max_redirects: int = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched:
+    """A file that was downloaded."""
+
+    url: str
+    """Where it was in the end."""
+    size_bytes: int
+    content_type: str
+    """Without parameters, in lower case; empty where the server names none."""
+
+
+def shown_url(url: str) -> str:
+    """An address for a message: without user, password, query and fragment, which may be secrets.
+
+    A signed address has its signature in the query.
+    """
+    bare = url.split("?", 1)[0].split("#", 1)[0]
+    scheme, slashes, rest = bare.partition("://")
+    host, slash, path = rest.partition("/")
+    text = f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+
+
+def fetch(
+    url: str, to: Path, limits: FetchLimits, *, allowed: Sequence[Network] = ()
+) -> Fetched:  # fmt: skip
+    """Download one file.
+
+    Args:
+        url: http or https, without a user name.
+        to: is written; what it holds after an error is no file.
+        limits: of size, time and redirects.
+        allowed: networks that may be reached although they are not public.
+
+    Raises:
+        FetchError: the address is refused, the server does not answer with the file, or a limit is
+            passed; ``retryable`` where it may be there a moment later.
+        OSError: ``to`` cannot be written.
+    """
+    network = CheckedNetwork(allowed=allowed, takes_public=True, timeout_s=limits.timeout_s)
+    at = _quoted(url)
+    with httpcore.ConnectionPool(ssl_context=_tls(), network_backend=network) as pool:
+        for _ in range(limits.max_redirects + 1):
+            _check(at, _quoted(url))
+            try:
+                with pool.stream("GET", at, headers=_HEADERS) as answer:
+                    target = _target(answer, at)
+                    if target is None:
+                        return _kept(answer, at, to, limits)
+            except (OSError, FetchError):
+                raise
+            except Exception as error:
+                raise _as_fetch_error(at, error) from error
+            at = _quoted(target)
+    raise FetchError(url, f"more than {limits.max_redirects} redirects")
+
+
+def _quoted(url: str) -> str:
+    """The address with what is no ASCII percent-encoded, as a browser sends it."""
+    return quote(url.strip(), safe="%/:=&?~#+!$,;'@()*[]")
+
+
+def _check(at: str, asked: str) -> None:
+    """Raise FetchError where an address is no plain one of http or https."""
+    via = "" if at == asked else f" (redirected from {shown_url(asked)})"
+    if len(at) > _MAX_URL_CHARACTERS:
+        raise FetchError(at, f"the address has more than {_MAX_URL_CHARACTERS} characters{via}")
+    try:
+        parts = urlsplit(at)
+        port = parts.port
+    except ValueError:
+        raise FetchError(at, f"it is no address{via}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise FetchError(at, f"only addresses that begin with http:// or https:// are read{via}")
+    if parts.username is not None or parts.password is not None:
+        raise FetchError(at, f"an address with a user name is not read{via}")
+    if port is not None and port not in (80, 443) and port < _FIRST_FREE_PORT:
+        raise FetchError(at, f"its port belongs to another protocol{via}")
+
+
+def _target(answer: httpcore.Response, at: str) -> str | None:
+    """Where the answer redirects to; None where it is the file; raises FetchError for an error."""
+    if answer.status in _MOVED:
+        location = _header(answer, b"location")
+        if not location:
+            raise FetchError(at, f"the server answers {answer.status} without an address")
+        return urljoin(at, location).partition("#")[0]
+    if answer.status != 200:
+        may_pass = answer.status in _PASSING
+        raise FetchError(at, f"the server answers {answer.status}", may_pass=may_pass)
+    return None
+
+
+def _kept(answer: httpcore.Response, at: str, to: Path, limits: FetchLimits) -> Fetched:
+    """Write the body of an answer."""
+    too_large = f"it is larger than {limits.max_bytes:,} bytes"
+    encoding = _header(answer, b"content-encoding").lower()
+    if encoding not in ("", "identity"):
+        raise FetchError(at, f"the server sends it compressed ({encoding[:20]})")
+    declared = _header(answer, b"content-length")
+    if declared.isdecimal() and int(declared[:18]) > limits.max_bytes:
+        raise FetchError(at, too_large)
+    size_bytes = 0
+    with to.open("wb") as file:
+        for chunk in answer.iter_stream():
+            size_bytes += len(chunk)
+            if size_bytes > limits.max_bytes:
+                raise FetchError(at, too_large)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    if declared.isdecimal() and int(declared[:18]) != size_bytes:
+        raise FetchError(at, f"{size_bytes:,} of {declared} bytes came", may_pass=True)
+    if size_bytes == 0:
+        raise FetchError(at, "it is empty")
+    content_type = _header(answer, b"content-type").partition(";")[0].strip().lower()
+    return Fetched(url=at, size_bytes=size_bytes, content_type=content_type)
+
+
+def _header(answer: httpcore.Response, name: bytes) -> str:
+    found = (value for key, value in answer.headers if key.lower() == name)
+    return next(found, b"").decode("latin-1").strip()
+
+
+def _as_fetch_error(at: str, error: Exception) -> FetchError:
+    """The reason in words; raises the error again where it is none of the network's."""
+    match error:
+        case AddressRefusedError():
+            return FetchError(at, "its host has no public address, so it is not connected to")
+        case NameNotFoundError():
+            return FetchError(at, "its host is not known")
+        case httpcore.TimeoutException():
+            return FetchError(at, "it took too long", may_pass=True)
+        case httpcore.ConnectError():
+            if isinstance(error.__context__, ssl.SSLError):
+                return FetchError(at, "its certificate is not trusted")
+            return FetchError(at, "its host cannot be connected to", may_pass=True)
+        case httpcore.NetworkError() | httpcore.ProtocolError():
+            return FetchError(at, "the connection broke, or the answer is no HTTP", may_pass=True)
+        case _:
+            raise error
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Trusts SSL_CERT_FILE, or else the certificates of certifi, as httpx does."""
+    return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
