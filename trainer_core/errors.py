@@ -5,6 +5,10 @@ whether the same work may succeed without a change.
 """
 
 from enum import StrEnum
+from typing import Literal
+
+ImageFault = Literal["decode_error", "too_many_pixels", "unknown_levels", "bad_name"]
+"""What is wrong with an image; ``unknown_levels``: which of its values are black and white."""
 
 
 class Category(StrEnum):
@@ -41,6 +45,10 @@ class BadImageError(TrainerError):
 
     code = "bad_image"
     category: Category = Category.USER
+
+    def __init__(self, message: str, fault: ImageFault = "decode_error") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class BadCaptionError(TrainerError):

@@ -32,12 +32,12 @@ class Layout:
     """Path in the output folder → the file that a link there leads to. Empty where the run reads
     the pictures' own folder."""
     left_out: tuple[str, ...]
-    """Pictures that would end a run."""
+    """Pictures that cannot be used."""
     has_masks: bool
 
 
 def layout_of(answers: Answers, pictures: Pictures, captions: Captions) -> Layout:
-    """The data of a run; with links where a run would fail at a file, or train on masks."""
+    """The data of a run; with links where a file cannot be used, or a run would train on masks."""
     left_out = (*pictures.broken, *captions.unreadable)
     has_masks = pictures.masks is not None and all(each.mask for each in captions.pictures)
     links: dict[str, Path] = {}

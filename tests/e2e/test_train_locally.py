@@ -1,6 +1,7 @@
 """`reverie train` without the service: to the end, stopped and resumed, killed and restarted."""
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tests.support.local_runs import (
     start,
     train,
 )
+from tests.support.planted_pictures import UNUSABLE, plant_unusable
 from tests.support.plots import tensorboard_points
 from trainer_core.data.folder import list_files
 
@@ -153,20 +155,34 @@ def test_sigterm_stops_with_a_checkpoint_and_the_same_command_ends_with_the_same
     assert adapter_of(output) == adapter_of(unbroken)
 
 
-def test_a_broken_picture_is_named_and_nothing_is_trained(
-    tiny_models_dir: Path, tmp_path: Path
+def test_faults_among_the_pictures_are_named_and_the_rest_trains(
+    project: Path, unbroken: Path, tiny_models_dir: Path, tmp_path: Path
 ) -> None:
-    project = make_project(tmp_path / "project")
-    broken = project.parent / "photos" / "train" / "grass.jpg"
-    broken.write_bytes(broken.read_bytes()[:4000])
+    photos = tmp_path / "project" / "photos" / "train"
+    shutil.copytree(project.parent, tmp_path / "project")
+    plant_unusable(photos)  # five of ten pictures cannot be read
+    before = contents(photos.parent)
 
-    status, _ = train(project, tmp_path / "run", tiny_models_dir)
+    status, _ = train(tmp_path / "project" / "config", tmp_path / "run", tiny_models_dir)
 
-    assert status == 1
-    assert f"photos: 1 file in {broken.parent} cannot be used:" in log_of(tmp_path / "run")
-    assert "grass.jpg: the picture is damaged or cut off" in log_of(tmp_path / "run")
-    assert "Traceback" not in log_of(tmp_path / "run")
-    assert events_in(tmp_path / "run")[-1]["code"] == "bad_image"
+    log = log_of(tmp_path / "run")
+    assert status == 0, log
+    for name in (*UNUSABLE, "latin.txt", "tiny.png", "silent.png"):
+        assert name in log, name
+    assert adapter_of(tmp_path / "run") == adapter_of(unbroken)
+    assert contents(photos.parent) == before
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Path → bytes, time of change and mode of each file, and of each folder without bytes."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            path.read_bytes() if path.is_file() else b"",
+            path.stat().st_mtime_ns,
+            path.stat().st_mode,
+        )
+        for path in folder.rglob("*")
+    }
 
 
 def test_a_missing_folder_is_named_with_the_places_that_were_tried(

@@ -260,11 +260,13 @@ def test_a_run_that_would_fail_at_its_data_is_wrong(
 ) -> None:
     regularisation = project.parent / REGULARISATION["instance_data_dir"]
     folder = project.parent / SUBJECT["instance_data_dir"]
-    (folder / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    for name in ("torn.jpg", "worn.jpg"):
+        (folder / name).write_bytes(b"\xff\xd8\xff")
     Image.new("RGB", (64, 64)).save(regularisation / "a.png")
 
     torn_status, torn = validate(project)
-    (folder / "torn.jpg").unlink()
+    for name in ("torn.jpg", "worn.jpg"):
+        (folder / name).unlink()
     small_status, small = validate(project)
     shutil.rmtree(folder)
     gone_status, gone = validate(project)
@@ -274,7 +276,7 @@ def test_a_run_that_would_fail_at_its_data_is_wrong(
         (
             torn,
             "/data_backends/2",
-            f"dreambooth-subject: 1 file in {folder} cannot be used:\n  torn",
+            f"dreambooth-subject: 2 files in {folder} cannot be used:\n  torn",
         ),
         (small, "/data_backends/1", "No image left: pseudo-camera-10k-hidream: 1 of 1 images are"),
         (gone, "/data_backends/2/instance_data_dir", "is not a folder in any of these places"),
@@ -284,6 +286,21 @@ def test_a_run_that_would_fail_at_its_data_is_wrong(
         assert words in error["message"]
         assert answer["trainable_modules"] == 256  # the plan is shown all the same
     assert [bucket["backend"] for bucket in torn["buckets"]] == ["dreambooth-subject"]
+
+
+def test_a_few_broken_pictures_are_named_and_a_run_could_start(
+    project: Path, validate: Callable[..., Answer]
+) -> None:
+    folder = project.parent / SUBJECT["instance_data_dir"]
+    (folder / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+
+    status, answer = validate(project)
+
+    assert status == 0
+    (warning,) = (each for each in answer["warnings"] if "torn" in each)
+    assert warning.startswith(
+        "dreambooth-subject: 1 of 2 images cannot be used and is left out:\n  torn.jpg: "
+    )
 
 
 def test_the_steps_of_epochs_are_counted_from_the_folders(

@@ -139,11 +139,31 @@ def test_all_broken_files_are_named_at_once(
         (folders["photos"] / "grass.jpg").read_bytes()[:2000]
     )
     (folders["held-out"] / "cat.txt").write_bytes(b"\xff")
-    (folders["photos"] / "nothing.png").touch()
+    for name in ("nothing.png", "nobody.png", "none.png"):
+        (folders["photos"] / name).touch()
     with pytest.raises((BadImageError, BadCaptionError)) as caught:
         look(plan, folders, tmp_path)
-    for name in ("truncated.jpg", "nothing.png", "cat.txt"):
+    for name in ("truncated.jpg", "nothing.png", "nobody.png", "none.png", "cat.txt"):
         assert name in caught.value.message
+    assert f"photos: 4 files in {folders['photos']} cannot be used:" in caught.value.message
+
+
+def test_up_to_half_of_the_files_may_be_broken(
+    plan: Plan, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    sound = look(plan, folders, tmp_path)
+    for name in ("nothing.png", "nobody.png"):
+        (folders["photos"] / name).touch()
+
+    data = look(plan, folders, tmp_path)
+
+    assert data.items == sound.items
+    (note,) = data.notes
+    assert note == (
+        "photos: 2 of 4 images cannot be used and are left out:\n"
+        "  nobody.png: the file is empty; copy it again or take it away\n"
+        "  nothing.png: the file is empty; copy it again or take it away"
+    )
 
 
 def test_own_output_and_files_that_are_not_read_are_told(

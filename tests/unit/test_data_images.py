@@ -3,12 +3,12 @@
 import io
 import resource
 import struct
-import zlib
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.support.planted_pictures import png_that_claims
 from tests.unit.config_examples import import_small
 from trainer_core.data.buckets import Geometry, geometry_of
 from trainer_core.data.images import ImageFacts, inspect_image, load_rgb
@@ -235,16 +235,6 @@ def test_a_machine_out_of_file_handles_is_not_the_pictures_fault(tmp_path: Path)
             inspect_image(path, name="1.png")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
-def png_that_claims(width: int, height: int) -> bytes:
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        )
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
 def cut_jpeg() -> bytes:

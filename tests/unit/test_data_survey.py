@@ -56,8 +56,7 @@ def test_pictures_are_counted_by_bucket_or_by_the_reason_to_leave_them_out(tmp_p
 def test_what_would_end_a_run_is_found(tmp_path: Path) -> None:
     for name in ("a.jpg", "sub/b.jpg", "c.jpg"):
         picture(tmp_path / "images" / name, (300, 300))
-    for name in ("a.png", "sub/b.png"):
-        picture(tmp_path / "masks" / name, (30, 30), caption=None)
+    picture(tmp_path / "masks/sub/b.png", (30, 30), caption=None)
     masked = plan_of(
         {"conditioning_data": "masks"},
         {"id": "masks", "dataset_type": "conditioning", "conditioning_type": "mask"},
@@ -67,7 +66,7 @@ def test_what_would_end_a_run_is_found(tmp_path: Path) -> None:
     (empty,) = survey(plan_of({"minimum_image_size": 512}), tmp_path / "images").problems
 
     assert (missing.code, missing.pointer) == ("missing", "/data_backends/0/conditioning_data")
-    assert "1 of 3 images have no mask of the same name in masks: c.jpg" in missing.message
+    assert "2 of 3 images have no mask of the same name in masks: a.jpg, c.jpg" in missing.message
     assert empty.message.startswith("No image left: cats: 3 of 3 images are smaller")
 
 
@@ -89,13 +88,44 @@ def test_files_that_cannot_be_used_are_listed_once_with_the_reason(tmp_path: Pat
     assert broken.message().count("cats") == 1
 
 
-def test_a_header_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
+def test_up_to_half_of_a_folder_may_be_broken_and_is_left_out_by_name(tmp_path: Path) -> None:
     picture(tmp_path / "fine.png", (300, 300))
     Image.new("1", (9000, 9000)).save(tmp_path / "big.png")
 
+    found = survey(plan_of(), tmp_path)
+    (tmp_path / "empty.png").touch()
     (broken,) = survey(plan_of(), tmp_path).broken
 
+    assert not found.broken + found.problems
+    assert found.surveys[0].buckets.total() == 1
+    (warning,) = found.warnings
+    assert warning == (
+        "cats: 1 of 2 images cannot be used and is left out:\n"
+        "  big.png: 9000 x 9000 is more than 64000000 pixels"
+    )
     assert "big.png: 9000 x 9000 is more than 64000000 pixels" in broken.message()
+    assert "empty.png: the file is empty" in broken.message()
+
+
+def test_an_image_without_a_mask_or_with_a_broken_one_is_left_out(tmp_path: Path) -> None:
+    for name in "abcdef":
+        picture(tmp_path / f"i/{name}.png", (300, 300))
+    for name in "abcd":
+        picture(tmp_path / f"m/{name}.png", (30, 30), caption=None)
+    (tmp_path / "m/e.png").write_bytes(b"no picture")
+    masked = plan_of(
+        {"conditioning_data": "masks"},
+        {"id": "masks", "dataset_type": "conditioning", "conditioning_type": "mask"},
+    )
+
+    found = survey(masked, tmp_path / "i", tmp_path / "m")
+
+    assert not found.broken + found.problems
+    assert [item.path for item in found.chosen[0].items] == ["a.png", "b.png", "c.png", "d.png"]
+    told = " | ".join(found.warnings)
+    assert "masks: 1 of 5 images cannot be used and is left out:\n  e.png: not a picture" in told
+    assert "cats: 2 of 6 images have no mask of the same name in masks and are left out: " in told
+    assert "e.png, f.png." in told
 
 
 def test_files_that_are_not_used_are_counted_by_kind_and_named(tmp_path: Path) -> None:

@@ -162,10 +162,11 @@ def _check_levels(image: Image.Image, name: str) -> None:
     if wide:
         raise BadImageError(
             f"{name}: its pixels have 32 bits, and what is white among them is not known; save it "
-            "with 8 or 16 bits"
+            "with 8 or 16 bits",
+            "unknown_levels",
         )
     if image.mode == "LAB":
-        raise BadImageError(f"{name}: its colours are L*a*b*; save it in RGB")
+        raise BadImageError(f"{name}: its colours are L*a*b*; save it in RGB", "unknown_levels")
 
 
 def _is_16_bit(image: Image.Image) -> bool:
@@ -185,7 +186,8 @@ def _opened(path: Path, name: str) -> Iterator[Image.Image]:
         if isinstance(error, OSError) and error.errno in _OF_MACHINE:
             raise
         if isinstance(error, Image.DecompressionBombError):  # far more: Pillow does not open it
-            raise BadImageError(f"{name}: more than {MAX_PIXELS} pixels") from error
+            message = f"{name}: more than {MAX_PIXELS} pixels"
+            raise BadImageError(message, "too_many_pixels") from error
         raise BadImageError(f"{name}: {_why_unreadable(path, error)}") from error
 
 
@@ -219,7 +221,8 @@ def _check_jpeg_xl(path: Path, name: str) -> None:
 def _check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
-        raise BadImageError(f"{name}: {width} x {height} is more than {MAX_PIXELS} pixels")
+        message = f"{name}: {width} x {height} is more than {MAX_PIXELS} pixels"
+        raise BadImageError(message, "too_many_pixels")
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:

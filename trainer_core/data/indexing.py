@@ -123,7 +123,8 @@ def choose_images(plan: Plan, items: Sequence[FileItem]) -> Choice:
         if backend.masks is not None:
             masks = BackendMasks(backends[backend_at[backend.masks]], of_backend[backend.masks])
             problems += masks.problems(position, kept)
-            why += masks.warnings(kept)
+            why += masks.warnings(backend, kept)
+            kept = masks.having(kept)
         chosen.append(Chosen(backend=backend, items=kept, masks=masks))
         warnings += [*why, *_placeholder_warnings(kept, backend)]
     if not problems and not any(backend.role == "train" for backend in backends):

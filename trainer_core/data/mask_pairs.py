@@ -24,13 +24,20 @@ class BackendMasks:
         """The image's mask; raises LookupError if it has none."""
         return self._by_stem[stem_of(image.path)][0]
 
+    def having(self, images: Sequence[FileItem]) -> list[FileItem]:
+        """The images that have a mask, or several."""
+        return [image for image in images if stem_of(image.path) in self._by_stem]
+
     def problems(self, position: int, images: Sequence[FileItem]) -> list[Problem]:
-        """Images with no mask or with several, as problems of backend ``position``."""
+        """What a run cannot start with, as problems of backend ``position``.
+
+        That is images with several masks, and more than half of them with none: fewer are left out.
+        """
         pointer = f"/data_backends/{position}/conditioning_data"
         missing = [i.path for i in images if stem_of(i.path) not in self._by_stem]
         ambiguous = [i.path for i in images if len(self._by_stem.get(stem_of(i.path), ())) > 1]
         found = []
-        if missing:
+        if 2 * len(missing) > len(images):
             message = (
                 f"{len(missing)} of {len(images)} images have no mask of the same name in "
                 f"{self.backend.id}: {_some(missing)}."
@@ -41,21 +48,29 @@ class BackendMasks:
             found.append(Problem(pointer=pointer, code="conflict", message=message))
         return found
 
-    def warnings(self, images: Sequence[FileItem]) -> list[str]:
-        """A warning if masks have another aspect ratio than their images; they are stretched."""
-        pairs = (
-            (i, self._by_stem[stem_of(i.path)][0])
-            for i in images
-            if stem_of(i.path) in self._by_stem
-        )
+    def warnings(self, backend: Backend, images: Sequence[FileItem]) -> list[str]:
+        """Warnings of images that are left out for want of a mask, and of stretched masks.
+
+        A mask of another aspect ratio than its image is stretched. ``backend``: of the images.
+        """
+        masked = self.having(images)
+        having = {image.path for image in masked}
+        missing = [image.path for image in images if image.path not in having]
+        found = []
+        if missing:
+            have, are = ("has", "is") if len(missing) == 1 else ("have", "are")
+            found.append(
+                f"{backend.id}: {len(missing)} of {len(images)} images {have} no mask of the same "
+                f"name in {self.backend.id} and {are} left out: {_some(missing)}."
+            )
+        pairs = ((image, self._by_stem[stem_of(image.path)][0]) for image in masked)
         mismatched = [image.path for image, mask in pairs if _differs_in_shape(image, mask)]
-        if not mismatched:
-            return []
-        warning = (
-            f"{self.backend.id}: {len(mismatched)} masks have another aspect ratio than their "
-            f"images and are stretched over them: {_some(mismatched)}."
-        )
-        return [warning]
+        if mismatched:
+            found.append(
+                f"{self.backend.id}: {len(mismatched)} masks have another aspect ratio than their "
+                f"images and are stretched over them: {_some(mismatched)}."
+            )
+        return found
 
 
 def _some(paths: Sequence[str]) -> str:

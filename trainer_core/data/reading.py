@@ -1,7 +1,7 @@
 """Read the images and captions in the local folder of a data backend."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -150,22 +150,52 @@ def _frame_notes(paths: Sequence[str]) -> list[str]:
     return [note]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Broken:
-    """The files of one backend that cannot be used."""
+    """The images of one backend that cannot be used, or whose captions cannot."""
 
     backend: Backend
     folder: Path
-    errors: list[BadImageError | BadCaptionError] = field(default_factory=list)
+    images: int
+    """All that were read."""
+    errors: Sequence[BadImageError | BadCaptionError]
+
+    @property
+    def ends_run(self) -> bool:
+        """Whether they are more than half: then the folder is wrong, and not some of its files."""
+        return 2 * len(self.errors) > self.images
 
     def message(self) -> str:
         """All of them, each with what is wrong on a line of its own; at most 20."""
+        many = len(self.errors)
+        files = f"{many} file{'s' * (many > 1)} in {self.folder}"
+        return self._listed(f"{self.backend.id}: {files} cannot be used:")
+
+    def warning(self) -> str:
+        """As ``message``, where a run goes on without them."""
+        are = "is" if len(self.errors) == 1 else "are"
+        left_out = f"{len(self.errors)} of {self.images} images cannot be used and {are} left out:"
+        return self._listed(f"{self.backend.id}: {left_out}")
+
+    def _listed(self, head: str) -> str:
         shown = [error.message for error in self.errors[:_ERRORS_SHOWN]]
         if len(self.errors) > _ERRORS_SHOWN:
             shown.append(f"and {len(self.errors) - _ERRORS_SHOWN} more")
-        many = "s" * (len(self.errors) > 1)
-        head = f"{self.backend.id}: {len(self.errors)} file{many} in {self.folder} cannot be used:"
         return "\n  ".join((head, *shown))
+
+
+def sort_out(
+    folder: BackendFolder, readings: Sequence[Reading | BadImageError | BadCaptionError]
+) -> tuple[list[Reading], Broken | None]:
+    """The images that can be used, and the others; None where there are no others."""
+    good = [each for each in readings if isinstance(each, Reading)]
+    errors = [each for each in readings if not isinstance(each, Reading)]
+    if not errors:
+        return good, None
+    broken = Broken(
+        backend=folder.backend, folder=folder.folder, images=len(readings), errors=errors
+    )
+    return good, broken
 
 
 def _check_name(path: str) -> None:
@@ -174,7 +204,8 @@ def _check_name(path: str) -> None:
         path.encode()
     except UnicodeEncodeError as error:
         shown = path.encode(errors="backslashreplace").decode()
-        raise BadImageError(f"{shown}: its name is not text in UTF-8; rename it") from error
+        message = f"{shown}: its name is not text in UTF-8; rename it"
+        raise BadImageError(message, "bad_name") from error
 
 
 def _count(paths: Sequence[str], what: str) -> str:

@@ -18,7 +18,7 @@ from trainer_core.data.buckets import geometry_of
 from trainer_core.data.folder import stem_of
 from trainer_core.data.images import inspect_image
 from trainer_core.data.indexing import Chosen, batch_warnings, choose_images, text_warnings
-from trainer_core.data.reading import BackendFolder, Broken, Reading, listed
+from trainer_core.data.reading import BackendFolder, Broken, Reading, listed, sort_out
 from trainer_core.errors import BadCaptionError, BadImageError
 
 MAX_LOOKED_AT: Final = 20_000
@@ -43,12 +43,13 @@ class Survey:
 
 @dataclass(slots=True)
 class DataSurvey:
-    """The data of a run; the run would end where there are broken files or problems."""
+    """The data of a run; the run would end where a backend is broken or there are problems."""
 
     surveys: list[Survey] = field(default_factory=list)
     chosen: list[Chosen] = field(default_factory=list)
     """The usable images among those looked at."""
     broken: list[Broken] = field(default_factory=list)
+    """Backends of which more than half cannot be used."""
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -90,10 +91,11 @@ def survey_data(
     items = []
     for folder in backends:
         readings = _read(folder, paths[folder.backend.id], on_progress)
-        good = [each for each in readings if isinstance(each, Reading)]
-        errors = [each for each in readings if not isinstance(each, Reading)]
-        if errors:
-            found.broken.append(Broken(backend=folder.backend, folder=folder.folder, errors=errors))
+        good, broken = sort_out(folder, readings)
+        if broken is not None and broken.ends_run:
+            found.broken.append(broken)
+        elif broken is not None:
+            found.warnings.append(broken.warning())
         items += [each.item for each in good]
         found.warnings += folder.notes(good) + _spread_notes(folder, len(readings))
     choice = choose_images(plan, items)

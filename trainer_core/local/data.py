@@ -14,7 +14,14 @@ from typing import Any, Final
 from trainer_core.config.plan import Plan
 from trainer_core.data.images import inspect_image
 from trainer_core.data.index import FileItem
-from trainer_core.data.reading import BackendFolder, Broken, Reading, folder_of, listed
+from trainer_core.data.reading import (
+    BackendFolder,
+    Broken,
+    Reading,
+    folder_of,
+    listed,
+    sort_out,
+)
 from trainer_core.disk import writing
 from trainer_core.errors import BadCaptionError, BadImageError, Category, TrainerError
 from trainer_core.local.folder import replace_file
@@ -65,9 +72,9 @@ def scan(
 ) -> LocalData:
     """Read every image and caption in the folders of the backends.
 
-    Images are decoded in full, so that broken ones are reported before anything is encoded. Their
-    sizes and digests are stored in the file ``notes``. An image whose file size and mtime are
-    unchanged is not read again.
+    Images are decoded in full, so that broken ones are told before anything is encoded. They are
+    left out with a note. Sizes and digests of the others are stored in the file ``notes``. An image
+    whose file size and mtime are unchanged is not read again.
 
     Args:
         plan: the run.
@@ -77,7 +84,8 @@ def scan(
         own: folders that the run writes to, whose files are no data.
 
     Raises:
-        BadImageError, BadCaptionError: lists the broken files, at most 20 of each backend.
+        BadImageError, BadCaptionError: more than half of a backend cannot be used; lists the broken
+            files, at most 20 of each backend.
     """
     known = _KnownImages(notes)
     backends = plan.identity.backends
@@ -100,25 +108,25 @@ def scan(
 def _gathered(
     folders: Sequence[BackendFolder], readings: Sequence[Reading | BadImageError | BadCaptionError]
 ) -> LocalData:
-    """All images; raises the error of the broken ones.
+    """All images that can be used; raises the error of backends that are mostly broken.
 
     ``readings`` are in the order of the folders and their images.
     """
     notes: list[str] = []
-    broken: list[Broken] = []
+    ending: list[Broken] = []
     images: list[Reading] = []
     rest = iter(readings)
     for folder in folders:
-        those = list(islice(rest, len(folder.files.images)))
-        good = [each for each in those if isinstance(each, Reading)]
-        errors = [each for each in those if not isinstance(each, Reading)]
-        if errors:
-            broken.append(Broken(backend=folder.backend, folder=folder.folder, errors=errors))
+        good, broken = sort_out(folder, list(islice(rest, len(folder.files.images))))
+        if broken is not None and broken.ends_run:
+            ending.append(broken)
+        elif broken is not None:
+            notes.append(broken.warning())
         notes += folder.notes(good)
         images += good
-    if broken:
-        kind = type(broken[0].errors[0])
-        raise kind("\n".join(each.message() for each in broken)) from broken[0].errors[0]
+    if ending:
+        kind = type(ending[0].errors[0])
+        raise kind("\n".join(each.message() for each in ending)) from ending[0].errors[0]
     return LocalData(
         items=tuple(each.item for each in images),
         images={each.item.sha256: each.path for each in images},
