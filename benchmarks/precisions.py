@@ -124,7 +124,7 @@ def _plan(base: BaseModel, options: Mapping[str, Any], device: str, steps: int) 
     backends: Any = load_document(demo / "multidatabackend.json")
     lycoris: Any = load_document(demo / "lycoris_config.json")
     # One shape, so that a step is captured once.
-    square = {"crop": True, "crop_aspect": "square"}
+    square = {"crop": True, "crop_style": "center", "crop_aspect": "square"}
     sizes = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
     for backend in backends:
         if "instance_data_dir" in backend:

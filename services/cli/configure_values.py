@@ -16,7 +16,7 @@ from services.cli.configure_card import EDGES_PX, Draft, Trial, plan_of
 from services.cli.configure_layout import BACKENDS, LYCORIS, Layout, file_from_root
 from services.cli.configure_pictures import Picture
 from trainer_core.config.plan import Plan
-from trainer_core.data.buckets import geometry_of
+from trainer_core.data.buckets import bucket_size
 
 MATMUL: Final = "base_model_matmul_precision"
 AUTO_SHIFT: Final = "flow_schedule_auto_shift"
@@ -143,8 +143,11 @@ def trial_of(basis: Basis, draft: Draft) -> Trial:
 
 def _buckets(pictures: Sequence[Picture], plan: Plan) -> Counter[tuple[int, int]]:
     backend = plan.identity.backends[0]
-    fitted = (geometry_of(each.width_px, each.height_px, backend, _MAX_PX) for each in pictures)
-    return Counter((each.width_px, each.height_px) for each in fitted)
+    return Counter(
+        # Nothing is cut, so that no bucket depends on a digest.
+        bucket_size(each.width_px, each.height_px, backend, _MAX_PX, sha256="")
+        for each in pictures
+    )
 
 
 def base_options(draft: Draft) -> dict[str, Any]:

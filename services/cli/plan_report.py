@@ -20,12 +20,14 @@ from trainer_core.base_models.resolve import NotFound, resolve
 from trainer_core.base_models.shape import BaseShape, published_shape, shape_of
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import Notice, PlanError
+from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.config.simpletuner.length import problems_of_epochs, warnings_of_epochs
 from trainer_core.config.simpletuner.model import base_name_of
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, escaped, read_options
 from trainer_core.config.simpletuner.start import INIT_LORA, Start, start_name_of
+from trainer_core.data.buckets import largest_bucket_px
 from trainer_core.data.length import micro_batches_in, steps_of
 from trainer_core.data.survey import Survey
 from trainer_core.errors import BaseModelError, DocumentError
@@ -259,7 +261,10 @@ def _resolved(
     used: tuple[UsedFile, ...],
     warnings: tuple[str, ...],
 ) -> Report:
-    transformer, image_px = base.parts.transformer, _largest_px(plan, surveys)
+    transformer, image_px = (
+        base.parts.transformer,
+        _largest_px(plan, surveys, base.parts.transformer),
+    )
     cards = card_rows(plan, transformer, image_px=image_px)
     return Report(
         used=used,
@@ -291,13 +296,14 @@ def _publication_warnings(plan: Plan) -> tuple[str, ...]:
     return (f"push_to_hub: {NOT_THERE}, so a run here publishes nothing to {name}. {WAY_TO_ONE}.",)
 
 
-def _largest_px(plan: Plan, surveys: Sequence[Survey]) -> int:
-    """Area of the largest image; of a backend whose images are not here, its resolution."""
+def _largest_px(plan: Plan, surveys: Sequence[Survey], transformer: Mapping[str, Any]) -> int:
+    """Area of the largest image; of a backend whose images are not here, by its resolution."""
+    max_px = max_area_px(transformer)
     seen = {survey.backend.id for survey in surveys if survey.buckets}
     unseen = [b for b in plan.identity.backends if b.id not in seen and b.role != "mask"]
     return max(
         *(width * height for survey in surveys for width, height in survey.buckets),
-        *(backend.resolution_px**2 for backend in unseen),
+        *(largest_bucket_px(backend, max_px) for backend in unseen),
         0,
     )
 

@@ -19,7 +19,8 @@ HELD_OUT: dict[str, Any] = {**PLAIN, "id": "e", "dataset_type": "eval"}
         {"crop_style": "face", "crop": "false"},
         {"crop_aspect": "preserve"},
         {"crop_aspect": "closest"},
-        {"--crop_aspect": "random"},
+        {"--crop_aspect": "random", "crop_aspect_buckets": [0.5, 1.0, 1.5]},
+        {"max_upscale_threshold": 0.2},
         {"maximum_image_size": 99, "target_downsample_size": 99},
         {"target_downsample_size": 99},
     ],
@@ -37,8 +38,8 @@ def test_without_crop_ways_to_cut_change_nothing(idle: dict[str, Any]) -> None:
 def test_a_way_to_cut_that_there_is_not_is_wrong_with_or_without_crop() -> None:
     at = [("/data_backends/0/crop_style", "bad_value")]
     assert problems_of(backends=[{**PLAIN, "crop_style": []}]) == at
-    assert problems_of(backends=[{**PLAIN, "crop_style": "centre"}]) == at
-    assert problems_of(backends=[{**CUT, "crop_style": "centre"}]) == at
+    assert problems_of(backends=[{**PLAIN, "crop_style": "middle"}]) == at
+    assert problems_of(backends=[{**CUT, "crop_style": "middle"}]) == at
 
 
 def test_masks_may_say_how_they_would_be_cut() -> None:

@@ -171,7 +171,7 @@ def test_a_crop_equals_scaling_the_whole_image_and_then_cropping(tmp_path: Path)
 
 def test_a_very_long_image_needs_little_memory(tmp_path: Path) -> None:
     path = saved(tmp_path, Image.new("L", (1, 60_000)), "PNG")
-    geometry = geometry_of(1, 60_000, BACKEND, 1024 * 1024)
+    geometry = geometry_of(1, 60_000, BACKEND, 1024 * 1024, "")
 
     assert load_rgb(path, geometry).size == (geometry.width_px, geometry.height_px)
 

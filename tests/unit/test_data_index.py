@@ -56,7 +56,7 @@ def item(path: str, size: tuple[int, int] = (256, 256), *captions: str, to: str 
 def test_buckets_keep_the_area_and_never_exceed_the_model(
     size: tuple[int, int], bucket: tuple[int, int]
 ) -> None:
-    geometry = geometry_of(*size, backend_of(true_size=True), TRUE_MAX_PX)
+    geometry = geometry_of(*size, backend_of(true_size=True), TRUE_MAX_PX, "")
 
     assert (geometry.width_px, geometry.height_px) == bucket
 
@@ -76,7 +76,7 @@ def test_every_image_is_covered_by_what_it_is_scaled_to(
         update={"crop": crop, "crop_aspect": aspect, "resolution_px": resolution}
     )
 
-    g = geometry_of(width, height, backend, TRUE_MAX_PX)
+    g = geometry_of(width, height, backend, TRUE_MAX_PX, "")
 
     assert g.width_px % 64 == g.height_px % 64 == 0
     assert 64 * 64 <= g.width_px * g.height_px <= TRUE_MAX_PX
@@ -91,9 +91,10 @@ BACKEND = backend_of()
 
 def test_a_crop_is_cut_from_the_image_as_it_is_or_downsampled() -> None:
     square = {"crop": True, "crop_style": "center"}
-    as_it_is = geometry_of(4096, 2048, backend_of(true_size=True, **square), TRUE_MAX_PX)
+    as_it_is = geometry_of(4096, 2048, backend_of(true_size=True, **square), TRUE_MAX_PX, "")
     sizes = {"maximum_image_size": 1024, "target_downsample_size": 2048}
-    smaller = geometry_of(4096, 2048, backend_of(true_size=True, **square, **sizes), TRUE_MAX_PX)
+    cut = backend_of(true_size=True, **square, **sizes)
+    smaller = geometry_of(4096, 2048, cut, TRUE_MAX_PX, "")
 
     assert (as_it_is.resize_w, as_it_is.resize_h) == (4096, 2048)
     assert (as_it_is.crop_x, as_it_is.crop_y) == (1536, 512)

@@ -225,7 +225,7 @@ def test_a_mask_of_any_size_lies_over_its_image(
 ) -> None:
     """What is white in the mask is where the image is cut as its twin would be."""
     backend = plan_of().identity.backends[0].model_copy(update={"crop": True, "resolution_px": 192})
-    geometry = geometry_of(*size, backend, 256 * 256)
+    geometry = geometry_of(*size, backend, 256 * 256, "")
     mask = Image.new("L", (size[0] // scale, size[1] // scale))
     mask.paste(255, (0, 0, mask.width // 2, mask.height))
 

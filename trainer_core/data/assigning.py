@@ -69,7 +69,7 @@ class ShardAssigner:
 
         samples = []
         for item in items:
-            geometry = geometry_of(item.width_px, item.height_px, backend, max_px)
+            geometry = geometry_of(item.width_px, item.height_px, backend, max_px, item.sha256)
             sample = Sample(
                 backend=backend.id,
                 path=item.path,

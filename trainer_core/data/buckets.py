@@ -1,12 +1,19 @@
-"""Fit an image to a size that the model takes: scale, then crop at the centre."""
+"""Fit an image to a size that the model takes: choose a bucket, scale the image, then crop it."""
 
+import bisect
+import hashlib
 import math
-from typing import Final
+from itertools import accumulate
+from typing import Final, Literal, assert_never
 
 from trainer_core.config.plan import Backend
 from trainer_core.config.plan.frozen import Frozen
 
 SIDE_MULTIPLE_PX: Final = 64
+
+Unfit = Literal["small", "narrow", "wide", "enlarged"]
+"""Why an image is left out: its size, its aspect ratio, or that every shape would enlarge it too
+much."""
 
 
 class Geometry(Frozen):
@@ -22,14 +29,156 @@ class Geometry(Frozen):
     height_px: int
 
 
-def bucket_of(aspect: float, area_px: int, max_px: int) -> tuple[int, int]:
+def unfit(width_px: int, height_px: int, backend: Backend, max_px: int) -> Unfit | None:
+    """Why an image of this size is left out; None where it is used. Sizes as in ``geometry_of``."""
+    if _edge_of(width_px, height_px, backend) < backend.minimum_image_size_px:
+        return "small"
+    aspect = _rounded_aspect(width_px, height_px, backend)
+    if backend.minimum_aspect_ratio is not None and aspect < backend.minimum_aspect_ratio:
+        return "narrow"
+    if backend.maximum_aspect_ratio is not None and aspect > backend.maximum_aspect_ratio:
+        return "wide"
+    if _chooses_aspect(backend) and not _open_aspects(width_px, height_px, backend, max_px):
+        return "enlarged"
+    return None
+
+
+def needs_digest(backend: Backend) -> bool:
+    """Whether the crop of an image depends on its SHA-256."""
+    return backend.crop and "random" in (backend.crop_style, backend.crop_aspect)
+
+
+def bucket_needs_digest(backend: Backend) -> bool:
+    """Whether even the size of the crop depends on the image's SHA-256."""
+    return backend.crop and backend.crop_aspect == "random"
+
+
+def bucket_size(
+    width_px: int, height_px: int, backend: Backend, max_px: int, sha256: str
+) -> tuple[int, int]:
+    """Width and height of an image's bucket; the arguments are those of ``geometry_of``."""
+    aspect = _aspect_of(width_px, height_px, backend, max_px, sha256)
+    return _bucket_of(aspect, backend, max_px)
+
+
+def largest_bucket_px(backend: Backend, max_px: int) -> int:
+    """Area of the largest bucket that images of unknown shapes may have; ``max_px``: as above."""
+    by_edge = backend.sizes_by == "shorter_edge"
+    is_square = backend.crop and backend.crop_aspect == "square"
+    return max_px if by_edge and not is_square else backend.resolution_px**2
+
+
+def geometry_of(
+    width_px: int, height_px: int, backend: Backend, max_px: int, sha256: str
+) -> Geometry:
+    """How an image is scaled and cropped for a backend.
+
+    Without ``crop`` the image is scaled to cover its bucket, then trimmed on both sides alike. With
+    ``crop`` it keeps its scale, with two exceptions: an image above ``maximum_image_size`` is
+    scaled to ``target_downsample_size``, and an image smaller than its bucket is scaled up.
+
+    A random crop is a function of the image's content, the size it is scaled to and its bucket. So
+    an image has one, in every epoch, every run and under every name.
+
+    Args:
+        width_px: of the image as displayed.
+        height_px: of the image as displayed.
+        backend: one that the image is not ``unfit`` for.
+        max_px: the largest area in pixels that the base model takes.
+        sha256: of the image's file; may be empty where the backend's crops do not depend on it.
+    """
+    bucket_w, bucket_h = bucket_size(width_px, height_px, backend, max_px, sha256)
+    cover = max(bucket_w / width_px, bucket_h / height_px)
+    scale = max(cover, _downsample(width_px, height_px, backend)) if backend.crop else cover
+    resize_w = max(bucket_w, round(width_px * scale))
+    resize_h = max(bucket_h, round(height_px * scale))
+    spare = (resize_w - bucket_w, resize_h - bucket_h)
+    style = backend.crop_style if backend.crop else "center"
+    match style:
+        case "center":
+            crop_x, crop_y = spare[0] // 2, spare[1] // 2
+        case "corner":
+            crop_x, crop_y = 0, 0
+        case "random":
+            sizes = f"{resize_w}x{resize_h} {bucket_w}x{bucket_h}"
+            crop_x = _draw(f"crop x {sizes}", sha256) % (spare[0] + 1)
+            crop_y = _draw(f"crop y {sizes}", sha256) % (spare[1] + 1)
+        case _:
+            assert_never(style)
+    return Geometry(
+        resize_w=resize_w,
+        resize_h=resize_h,
+        crop_x=crop_x,
+        crop_y=crop_y,
+        width_px=bucket_w,
+        height_px=bucket_h,
+    )
+
+
+def _draw(purpose: str, sha256: str) -> int:
+    """64 bits that depend on the purpose and the image alone, not on the seed of a run."""
+    if not sha256:
+        raise ValueError(f"the image's SHA-256 is needed ({purpose})")
+    body = f"{purpose} {sha256}".encode()
+    return int.from_bytes(hashlib.blake2b(body, digest_size=8).digest())
+
+
+def _aspect_of(width_px: int, height_px: int, backend: Backend, max_px: int, sha256: str) -> float:
+    """Width / height that the bucket of an image aims at."""
+    own = _rounded_aspect(width_px, height_px, backend)
+    if not backend.crop:
+        return own
+    match backend.crop_aspect:
+        case "square":
+            return 1.0
+        case "preserve":
+            return own
+        case "closest":
+            found = _open_aspects(width_px, height_px, backend, max_px)
+            return min(found, key=lambda aspect: abs(aspect - own))
+        case "random":
+            found = _open_aspects(width_px, height_px, backend, max_px)
+            ends = tuple(accumulate(found.values()))
+            share = _draw(f"crop aspect {backend.resolution_px}", sha256) / 2**64
+            place = bisect.bisect_right(ends, share * ends[-1])
+            return tuple(found)[min(place, len(ends) - 1)]
+        case _:
+            assert_never(backend.crop_aspect)
+
+
+def _rounded_aspect(width_px: int, height_px: int, backend: Backend) -> float:
+    digits = backend.aspect_bucket_rounding
+    return max(round(width_px / height_px, digits), 10.0**-digits)
+
+
+def _chooses_aspect(backend: Backend) -> bool:
+    return backend.crop and backend.crop_aspect in ("closest", "random")
+
+
+def _open_aspects(
+    width_px: int, height_px: int, backend: Backend, max_px: int
+) -> dict[float, float]:
+    """The ratios of ``crop_aspect_buckets`` that the image may have → how likely each is."""
+    weights = backend.crop_aspect_weights or (1.0,) * len(backend.crop_aspect_buckets)
+    limit = backend.max_upscale_threshold
+    found: dict[float, float] = {}
+    for aspect, weight in zip(backend.crop_aspect_buckets, weights, strict=True):
+        if limit is not None:
+            bucket_w, bucket_h = _bucket_of(aspect, backend, max_px)
+            if bucket_w > width_px * (1 + limit) or bucket_h > height_px * (1 + limit):
+                continue
+        if weight > 0:
+            found[aspect] = found.get(aspect, 0.0) + weight
+    return found
+
+
+def _bucket_of(aspect: float, backend: Backend, max_px: int) -> tuple[int, int]:
     """Width and height of the bucket for an aspect ratio (width / height).
 
-    Each side is the multiple of 64 nearest to the ideal side for ``area_px``. If the area is then
-    more than ``max_px``, of the neighbouring multiples within ``max_px`` those with the closest
-    aspect ratio are chosen.
+    Each side is the multiple of 64 nearest to its ideal. If the area is then more than ``max_px``,
+    of the neighbouring multiples within ``max_px`` those with the closest aspect ratio are chosen.
     """
-    ideal_w, ideal_h = math.sqrt(area_px * aspect), math.sqrt(area_px / aspect)
+    ideal_w, ideal_h = _ideal_sides(aspect, backend, max_px)
     nearest = (_side(round(ideal_w / SIDE_MULTIPLE_PX)), _side(round(ideal_h / SIDE_MULTIPLE_PX)))
     if nearest[0] * nearest[1] <= max_px:
         return nearest
@@ -45,6 +194,22 @@ def bucket_of(aspect: float, area_px: int, max_px: int) -> tuple[int, int]:
     return min(allowed, key=lambda side: (abs(math.log(side[0] / side[1] / aspect)), -side[0]))
 
 
+def _ideal_sides(aspect: float, backend: Backend, max_px: int) -> tuple[float, float]:
+    """Width and height of the backend's resolution, with an area of at most ``max_px``."""
+    edge_px = backend.resolution_px
+    match backend.sizes_by:
+        case "area":
+            area_px = float(min(edge_px**2, max_px))
+        case "shorter_edge":
+            sides = (edge_px * aspect, edge_px) if aspect >= 1 else (edge_px, edge_px / aspect)
+            if sides[0] * sides[1] <= max_px:
+                return sides
+            area_px = float(max_px)
+        case _:
+            assert_never(backend.sizes_by)
+    return math.sqrt(area_px * aspect), math.sqrt(area_px / aspect)
+
+
 def _side(cells: int) -> int:
     return max(1, cells) * SIDE_MULTIPLE_PX
 
@@ -55,41 +220,21 @@ def _neighbours(side_px: float, max_px: int) -> tuple[int, ...]:
     return tuple(side for side in {below, above} if side * SIDE_MULTIPLE_PX <= max_px)
 
 
-def is_too_small(width_px: int, height_px: int, backend: Backend) -> bool:
-    """Whether the image's area is below the backend's ``minimum_image_size`` squared."""
-    return width_px * height_px < backend.minimum_image_size_px**2
-
-
-def geometry_of(width_px: int, height_px: int, backend: Backend, max_px: int) -> Geometry:
-    """How an image of this size (as displayed) is scaled and cropped for a backend.
-
-    Without ``crop`` the image is scaled to cover its bucket, then trimmed. With ``crop`` it keeps
-    its scale, with two exceptions: an image above ``maximum_image_size`` is scaled to
-    ``target_downsample_size``, and an image smaller than its bucket is scaled up.
-    """
-    area_px = min(backend.resolution_px**2, max_px)
-    square = backend.crop and backend.crop_aspect == "square"
-    aspect = 1.0 if square else round(width_px / height_px, backend.aspect_bucket_rounding)
-    smallest_aspect = 10.0**-backend.aspect_bucket_rounding
-    bucket_w, bucket_h = bucket_of(max(aspect, smallest_aspect), area_px, max_px)
-    cover = max(bucket_w / width_px, bucket_h / height_px)
-    scale = max(cover, _downsample(width_px, height_px, backend)) if backend.crop else cover
-    resize_w = max(bucket_w, round(width_px * scale))
-    resize_h = max(bucket_h, round(height_px * scale))
-    return Geometry(
-        resize_w=resize_w,
-        resize_h=resize_h,
-        crop_x=(resize_w - bucket_w) // 2,
-        crop_y=(resize_h - bucket_h) // 2,
-        width_px=bucket_w,
-        height_px=bucket_h,
-    )
+def _edge_of(width_px: int, height_px: int, backend: Backend) -> float:
+    """The size of an image: its shorter edge, or the edge of the square of its area."""
+    match backend.sizes_by:
+        case "area":
+            return math.sqrt(width_px * height_px)
+        case "shorter_edge":
+            return min(width_px, height_px)
+        case _:
+            assert_never(backend.sizes_by)
 
 
 def _downsample(width_px: int, height_px: int, backend: Backend) -> float:
     """The scale before a crop; 1 if the image is not above ``maximum_image_size``."""
     largest, target = backend.maximum_image_size_px, backend.target_downsample_size_px
-    area_px = width_px * height_px
-    if largest is None or target is None or area_px <= largest**2:
+    edge_px = _edge_of(width_px, height_px, backend)
+    if largest is None or target is None or edge_px <= largest:
         return 1.0
-    return min(1.0, target / math.sqrt(area_px))
+    return min(1.0, target / edge_px)

@@ -15,7 +15,7 @@ from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.length import problems_of_epochs, warnings_of_epochs
 from trainer_core.config.simpletuner.placeholders import unfilled_tokens
 from trainer_core.data.assigning import ShardAssigner
-from trainer_core.data.buckets import geometry_of, is_too_small
+from trainer_core.data.buckets import Unfit, bucket_size, unfit
 from trainer_core.data.cut_captions import cut_captions, prompt_warnings
 from trainer_core.data.folder import some_of
 from trainer_core.data.index import DataIndex, FileItem, Sample
@@ -60,7 +60,7 @@ def build_index(
         ValueError: as ``choose_images``.
     """
     max_px = max_area_px(transformer_config)
-    choice = choose_images(plan, items)
+    choice = choose_images(plan, items, max_px)
     if choice.problems:
         raise PlanError(choice.problems)
     shards = ShardAssigner(plan)
@@ -95,12 +95,13 @@ class Choice:
     """What is left out, and why."""
 
 
-def choose_images(plan: Plan, items: Sequence[FileItem]) -> Choice:
+def choose_images(plan: Plan, items: Sequence[FileItem], max_px: int) -> Choice:
     """The images that a run uses.
 
     Args:
         plan: the run.
         items: all its images and masks.
+        max_px: the largest area in pixels that the base model takes.
 
     Raises:
         ValueError: an item's backend is not in the plan.
@@ -114,7 +115,7 @@ def choose_images(plan: Plan, items: Sequence[FileItem]) -> Choice:
     for position, backend in enumerate(backends):
         if backend.role == "mask":
             continue
-        kept, why = _kept(of_backend[backend.id], backend)
+        kept, why = _kept(of_backend[backend.id], backend, max_px)
         if not kept:
             reason = " ".join(why) or f"{backend.id} has no image."
             problems.append(_empty(position, reason))
@@ -154,8 +155,8 @@ def batch_warnings(plan: Plan, chosen: Sequence[Chosen], max_px: int) -> list[st
     for each in chosen:
         if each.backend.role == "train":
             for item in each.items:
-                fitted = geometry_of(item.width_px, item.height_px, each.backend, max_px)
-                images[fitted.width_px, fitted.height_px] += 1
+                size = item.width_px, item.height_px
+                images[bucket_size(*size, each.backend, max_px, item.sha256)] += 1
     return small_bucket_warnings(plan.identity, images)
 
 
@@ -213,20 +214,41 @@ def _prompts_of(plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("", operation.sample_prompt, operation.sample_negative_prompt)))
 
 
-def _kept(items: Sequence[FileItem], backend: Backend) -> tuple[list[FileItem], list[str]]:
+def _kept(
+    items: Sequence[FileItem], backend: Backend, max_px: int
+) -> tuple[list[FileItem], list[str]]:
     """The usable images, and a warning for each reason why others are left out."""
-    small = [i for i in items if is_too_small(i.width_px, i.height_px, backend)]
-    left_out = {i.path for i in small}
-    uncaptioned = [i for i in items if not i.captions and i.path not in left_out]
-    left_out |= {i.path for i in uncaptioned}
-    reasons = (
-        (small, f"smaller than minimum_image_size ({backend.minimum_image_size_px} px squared)"),
-        (uncaptioned, "without a caption"),
-    )
+    reasons = _reasons(backend)
+    kept: list[FileItem] = []
+    groups: dict[str, list[str]] = {reason: [] for reason in reasons.values()}
+    uncaptioned = groups["without a caption"] = []
+    for item in items:
+        why = unfit(item.width_px, item.height_px, backend, max_px)
+        if why is not None:
+            groups[reasons[why]].append(item.path)
+        elif not item.captions:
+            uncaptioned.append(item.path)
+        else:
+            kept.append(item)
     warnings = [
-        f"{backend.id}: {len(group)} of {len(items)} images are {reason} and are left out: "
-        f"{some_of([item.path for item in group])}."
-        for group, reason in reasons
-        if group
+        f"{backend.id}: {len(paths)} of {len(items)} images are {reason} and are left out: "
+        f"{some_of(paths)}."
+        for reason, paths in groups.items()
+        if paths
     ]
-    return [i for i in items if i.path not in left_out], warnings
+    return kept, warnings
+
+
+def _reasons(backend: Backend) -> dict[Unfit, str]:
+    """Why images are left out, in words that follow "are"."""
+    least_px = backend.minimum_image_size_px
+    is_area = backend.sizes_by == "area"
+    least = f"{least_px} px squared" if is_area else f"a shorter edge of {least_px} px"
+    return {
+        "small": f"smaller than minimum_image_size ({least})",
+        "narrow": "narrower than minimum_aspect_ratio (width / height "
+        f"{backend.minimum_aspect_ratio})",
+        "wide": f"wider than maximum_aspect_ratio (width / height {backend.maximum_aspect_ratio})",
+        "enlarged": "too small for each of crop_aspect_buckets by max_upscale_threshold "
+        f"({backend.max_upscale_threshold})",
+    }

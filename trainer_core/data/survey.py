@@ -4,17 +4,19 @@ Images are decoded as a run decodes them and chosen by the same function, so tha
 very many images a part is read.
 """
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.plan.problems import Problem
-from trainer_core.data.buckets import geometry_of
+from trainer_core.data.buckets import bucket_size, needs_digest
 from trainer_core.data.folder import stem_of
 from trainer_core.data.images import inspect_image
 from trainer_core.data.indexing import Chosen, batch_warnings, choose_images, text_warnings
@@ -56,12 +58,13 @@ class DataSurvey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Facts:
-    """As ``ReadFacts``; nothing depends on the digest before a run."""
+    """As ``ReadFacts``."""
 
+    sha256: str
+    """Empty where nothing depends on it before a run: it takes time to read a file once more."""
     width_px: int
     height_px: int
     has_more: bool
-    sha256: str = ""
 
 
 def survey_data(
@@ -98,7 +101,7 @@ def survey_data(
             found.warnings.append(broken.warning())
         items += [each.item for each in good]
         found.warnings += folder.notes(good) + _spread_notes(folder, len(readings))
-    choice = choose_images(plan, items)
+    choice = choose_images(plan, items, max_px)
     if not found.broken:  # what is missing may be missing because of them
         found.problems += choice.problems
     found.chosen += choice.chosen
@@ -150,10 +153,11 @@ def _spread_notes(folder: BackendFolder, looked_at: int) -> list[str]:
 def _read(
     folder: BackendFolder, paths: Sequence[str], on_progress: OnProgress
 ) -> list[Reading | BadImageError | BadCaptionError]:
+    facts_of = partial(_facts_of, with_digest=needs_digest(folder.backend))
     readings = []
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        for reading in pool.map(lambda path: folder.read(path, _facts_of), paths):
+        for reading in pool.map(lambda path: folder.read(path, facts_of), paths):
             readings.append(reading)
             on_progress(folder.backend.id, len(readings), len(paths))
     finally:
@@ -161,17 +165,25 @@ def _read(
     return readings
 
 
-def _facts_of(path: Path, name: str) -> _Facts:
+def _facts_of(path: Path, name: str, *, with_digest: bool) -> _Facts:
     try:
         facts = inspect_image(path, name=name)
+        sha256 = _sha256_of(path) if with_digest else ""
     except OSError as error:  # as in a run
         raise BadImageError(f"{name}: {error.strerror}") from error
-    return _Facts(width_px=facts.width_px, height_px=facts.height_px, has_more=facts.has_more)
+    return _Facts(
+        sha256=sha256, width_px=facts.width_px, height_px=facts.height_px, has_more=facts.has_more
+    )
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _survey(chosen: Chosen, pictures: int, looked_at: int, max_px: int) -> Survey:
     buckets: Counter[tuple[int, int]] = Counter()
     for item in chosen.items:
-        fitted = geometry_of(item.width_px, item.height_px, chosen.backend, max_px)
-        buckets[fitted.width_px, fitted.height_px] += 1
+        size = item.width_px, item.height_px
+        buckets[bucket_size(*size, chosen.backend, max_px, item.sha256)] += 1
     return Survey(backend=chosen.backend, pictures=pictures, looked_at=looked_at, buckets=buckets)

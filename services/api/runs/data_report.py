@@ -15,7 +15,7 @@ from services.store.datasets import Dataset
 from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.backend_pointers import pointers_to, repointed
-from trainer_core.data.buckets import geometry_of, is_too_small
+from trainer_core.data.buckets import bucket_needs_digest, bucket_size, unfit
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
 from trainer_core.data.length import epoch_steps_on, steps_on
@@ -168,27 +168,27 @@ def _counted(
     report: Data,
 ) -> KnownData:
     """Buckets from the number of images of each size; images without a caption count, too."""
+    why = f"With more than {_INDEXED_FILES:,} files this is told once the run's data is read."
+    backends = [each for each in plan.identity.backends if each.role != "mask"]
+    if any(bucket_needs_digest(backend) for backend in backends):
+        return _without(report, {"buckets": why, "cache": why})
     counts: Buckets = Counter()
     max_px = max_area_px(transformer)
-    for backend in plan.identity.backends:
-        if backend.role == "mask":
-            continue
+    for backend in backends:
         row = rows[backend.id]
         sizes = datasets.picture_sizes(conn, row.tenant_id, row.dataset_id, _SIZES)
         if len(sizes) == _SIZES:
             why = f"A dataset has images of more than {_SIZES:,} sizes."
             return _without(report, {"buckets": why, "cache": why})
         for width_px, height_px, number in sizes:
-            if not is_too_small(width_px, height_px, backend):
-                fitted = geometry_of(width_px, height_px, backend, max_px)
-                counts[backend.id, fitted.width_px, fitted.height_px] += number
+            if unfit(width_px, height_px, backend, max_px) is None:
+                counts[backend.id, *bucket_size(width_px, height_px, backend, max_px, "")] += number
     if not counts:
-        why = "No image is large enough."
+        why = "No image has a size that the data backends take."
         return _without(report, {"buckets": why, "cache": why})
     found = _buckets(plan, counts)
     samples = sum(each.samples_per_epoch for each in found)
     area = sum(each.samples_per_epoch * each.width_px * each.height_px for each in found)
-    why = f"With more than {_INDEXED_FILES:,} files this is told once the run's data is read."
     return KnownData(
         report=report.model_copy(update={"buckets": found}),
         mean_px=area / samples if samples else None,

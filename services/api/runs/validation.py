@@ -26,7 +26,9 @@ from services.store.database import Connection
 from trainer_core.base_models.resolve import Listed
 from trainer_core.base_models.shape import BaseShape, shape_of
 from trainer_core.config.plan import Plan
+from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.plan.work import expected_px, work_of
+from trainer_core.data.buckets import largest_bucket_px
 from trainer_core.memory.trained import trained_modules, trained_parameters
 
 _CLONE: Final = frozenset({"clone_of", "changes"})
@@ -48,7 +50,7 @@ def validate(service: Service, tenant_id: str, body: Any) -> Validation:
     # This takes half a second for the true model, and needs no connection.
     seen_px = None if data is None else data.largest_px
     memory, unknown = memory_report(
-        examined.plan, base.parts, classes, image_px=seen_px or _largest_px(examined.plan)
+        examined.plan, base.parts, classes, image_px=seen_px or _largest_px(examined.plan, base)
     )
     return found.model_copy(update={"memory": memory, "unknown": [*found.unknown, *unknown]})
 
@@ -251,7 +253,10 @@ class _Validating:
         return estimate, encoding_s
 
 
-def _largest_px(plan: Plan) -> int:
+def _largest_px(plan: Plan, base: BaseShape) -> int:
     """Area of an image of the largest bucket, by the resolutions."""
-    seen = [each.resolution_px**2 for each in plan.identity.backends if each.role != "mask"]
+    max_px = max_area_px(base.parts.transformer)
+    seen = (
+        largest_bucket_px(each, max_px) for each in plan.identity.backends if each.role != "mask"
+    )
     return max(seen, default=1)

@@ -10,6 +10,7 @@ from tests.integration.plan_fields.files import CATS, DOGS, MASKS, SIZES, Files
 from tests.integration.plan_fields.observe import expect
 from tests.integration.plan_fields.registry import Check, Group
 from trainer_core.config.plan import Plan
+from trainer_core.data.buckets import Geometry
 from trainer_core.data.captions import captions_of
 from trainer_core.data.index import PictureEntry, Sample, TextEntry
 
@@ -159,13 +160,77 @@ GROUP.add(
     files=Files(cats={**_CROP, "crop_aspect": "square"}),
     reset="preserve",
 )
+GROUP.add(
+    f"{_BACKEND}.sizes_by",
+    _buckets_are({"white_cat": (64, 64), "tall_cat": (64, 192)}),
+    files=Files(cats={"resolution_type": "pixel"}),
+    reset="area",
+)
+_LISTED: Final[dict[str, Any]] = {**_CROP, "crop_aspect": "closest"}
+_ALL_WIDE: Final = _buckets_are(dict.fromkeys(SIZES, (128, 64)))
+GROUP.add(
+    f"{_BACKEND}.crop_aspect_buckets[]",
+    _ALL_WIDE,
+    files=Files(cats={**_LISTED, "crop_aspect_buckets": [4.0]}),
+    reset=[0.25],
+)
+_WEIGHED: Final = [{"aspect": 4, "weight": 1}, {"aspect": 0.25, "weight": 0}]
+GROUP.add(
+    f"{_BACKEND}.crop_aspect_weights[]",
+    _ALL_WIDE,
+    files=Files(cats={**_CROP, "crop_aspect": "random", "crop_aspect_buckets": _WEIGHED}),
+    reset=[0.0, 1.0],
+)
+
+
+def _kept_are(*names: str) -> Check:
+    def other_images_are_left_out(plan: Plan, environment: Environment) -> None:
+        expect(_samples(plan, environment).keys(), set(names))
+
+    return other_images_are_left_out
+
+
+GROUP.add(
+    f"{_BACKEND}.minimum_image_size_px",
+    _kept_are("red_cat", "white_cat"),
+    files=Files(cats={"minimum_image_size": 100}),
+    reset=120,
+)
+GROUP.add(
+    f"{_BACKEND}.minimum_aspect_ratio",
+    _kept_are("black_cat", "red_cat", "white_cat"),
+    files=Files(cats={"minimum_aspect_ratio": 0.5}),
+    reset=None,
+)
+GROUP.add(
+    f"{_BACKEND}.maximum_aspect_ratio",
+    _kept_are("black_cat", "tall_cat", "white_cat"),
+    files=Files(cats={"maximum_aspect_ratio": 1}),
+    reset=None,
+)
+GROUP.add(
+    f"{_BACKEND}.max_upscale_threshold",
+    _kept_are("black_cat", "red_cat", "white_cat"),
+    files=Files(cats={**_LISTED, "crop_aspect_buckets": [1.0, 4.0], "max_upscale_threshold": 0.2}),
+    reset=None,
+)
 
 
 @GROUP.observes(
-    f"{_BACKEND}.minimum_image_size_px", files=Files(cats={"minimum_image_size": 100}), reset=120
+    f"{_BACKEND}.crop_style",
+    files=Files(cats={"crop": True, "crop_style": "corner"}),
+    reset="center",
 )
-def smaller_images_are_left_out(plan: Plan, environment: Environment) -> None:
-    expect(_samples(plan, environment).keys(), {"red_cat", "white_cat"})
+def images_are_cut_at_the_top_left(plan: Plan, environment: Environment) -> None:
+    geometry = _geometry_of("white_cat", plan, environment)
+    expect((geometry.crop_x, geometry.crop_y), (0, 0))
+
+
+def _geometry_of(name: str, plan: Plan, environment: Environment) -> Geometry:
+    ref = _samples(plan, environment)[name].latents
+    entry = environment.index(plan).shards[ref.shard].spec.entries[ref.row]
+    assert isinstance(entry, PictureEntry)
+    return entry.geometry
 
 
 _DOWNSAMPLED: Final = Files(cats={**_CROP, "maximum_image_size": 100, "target_downsample_size": 80})
@@ -174,10 +239,8 @@ _DOWNSAMPLED: Final = Files(cats={**_CROP, "maximum_image_size": 100, "target_do
 @GROUP.observes(f"{_BACKEND}.maximum_image_size_px", files=_DOWNSAMPLED, reset=200)
 @GROUP.observes(f"{_BACKEND}.target_downsample_size_px", files=_DOWNSAMPLED, reset=96)
 def large_images_are_downsampled_before_the_crop(plan: Plan, environment: Environment) -> None:
-    ref = _samples(plan, environment)["white_cat"].latents
-    entry = environment.index(plan).shards[ref.shard].spec.entries[ref.row]
-    assert isinstance(entry, PictureEntry)
-    expect((entry.geometry.resize_w, entry.geometry.resize_h), (80, 80))
+    geometry = _geometry_of("white_cat", plan, environment)
+    expect((geometry.resize_w, geometry.resize_h), (80, 80))
 
 
 @GROUP.observes(f"{_BACKEND}.repeats", files=Files(cats={"repeats": 2}), reset=1)

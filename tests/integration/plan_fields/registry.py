@@ -19,7 +19,6 @@ Check = Callable[[Plan, Environment], None]
 
 EXEMPT: Final[Mapping[str, str]] = {
     "version": "names the format of the document; only one exists",
-    "identity.backends[].crop_style": "has a single value",
 }
 
 

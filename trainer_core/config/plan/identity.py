@@ -12,7 +12,8 @@ CaptionStrategy = Literal["filename", "textfile", "instanceprompt"]
 ClipMethod = Literal["value", "norm"]
 Compute = Literal["bf16", "fp32"]
 CaptionSplit = Literal["comma", "space", "period"]
-CropAspect = Literal["square", "preserve"]
+CropAspect = Literal["square", "preserve", "closest", "random"]
+CropStyle = Literal["center", "corner", "random"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
 Loss = Literal["l2", "huber", "smooth_l1"]
 MaskKind = Literal["mask", "segmentation"]
@@ -21,6 +22,8 @@ MatmulKind = Literal["fp8", "int8", "no_change"]
 OptimizerName = Literal["optimi-lion", "optimi-adamw", "adamw", "bnb-lion8bit-paged", "prodigy"]
 Quantization = Literal["no_change", "int8-quanto"]
 ScheduleName = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
+SizeBy = Literal["area", "shorter_edge"]
+"""What a size measures: the edge of the square of an image's area, or the image's shorter edge."""
 TimestepDistribution = Literal["sigmoid", "uniform", "beta", "list"]
 TimestepOrder = Literal["random", "round-robin"]
 
@@ -207,6 +210,12 @@ class Backend(Sparse):
         "disable_multiline_split",
         "caption_shuffle",
         "caption_filters",
+        "sizes_by",
+        "crop_aspect_buckets",
+        "crop_aspect_weights",
+        "max_upscale_threshold",
+        "minimum_aspect_ratio",
+        "maximum_aspect_ratio",
     )
 
     id: str
@@ -222,18 +231,33 @@ class Backend(Sparse):
     caption_filters: Many[str] = ()
     """What is removed or replaced in each caption; ``caption_filters.parse_filter`` reads each."""
     resolution_px: int = Field(ge=64)
-    """Edge of the square whose area is the area of each bucket; at most what the model takes."""
+    """The size of each bucket; at most what the model takes."""
+    sizes_by: SizeBy = "area"
+    """How ``resolution_px`` and the three sizes of images are measured."""
     aspect_bucket_rounding: int = Field(ge=1, le=9)
     """Images share a bucket where their aspect ratios agree to this many decimals."""
     crop: bool
-    crop_style: Literal["center"] = "center"
+    crop_style: CropStyle = "center"
+    """Where a crop lies: in the middle, at the top left, or where the image's SHA-256 puts it."""
     crop_aspect: CropAspect
+    """Shape of a crop: square, the image's own, or one of ``crop_aspect_buckets``: that nearest to
+    the image's, or one that the image's SHA-256 picks."""
+    crop_aspect_buckets: Many[float] = ()
+    """Ratios of width to height; those of ``closest`` and ``random``, and never empty for them."""
+    crop_aspect_weights: Many[float] = ()
+    """``random``: how likely each ratio is, in the same order; empty: all alike."""
+    max_upscale_threshold: float | None = Field(default=None, ge=0)
+    """``closest`` and ``random``: 0.2 leaves out ratios for which a side of the image would grow by
+    more than 20 %, and an image for which none is left. None: no limit."""
     minimum_image_size_px: int = Field(ge=0)
-    """Images with a smaller area than the square of this edge are left out; 0 keeps all."""
+    """Smaller images are left out; 0 keeps all."""
     maximum_image_size_px: int | None
-    """Before a crop, images with a larger area than the square of this edge are scaled down."""
+    """Before a crop, larger images are scaled down."""
     target_downsample_size_px: int | None
-    """Edge of the square whose area they are scaled down to."""
+    """The size that they are scaled down to."""
+    minimum_aspect_ratio: float | None = Field(default=None, gt=0)
+    """Images whose ratio of width to height, rounded, is smaller are left out."""
+    maximum_aspect_ratio: float | None = Field(default=None, gt=0)
     repeats: int = Field(ge=0)
     """How often each image is drawn again in an epoch; 0: once."""
     is_regularisation: bool = False

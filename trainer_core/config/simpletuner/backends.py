@@ -2,13 +2,21 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Final, Literal
 
 from pydantic import JsonValue
 
 from trainer_core.config.plan import Backend
-from trainer_core.config.simpletuner import captions, sizes
+from trainer_core.config.simpletuner import captions, crops, sizes
 from trainer_core.config.simpletuner.captions import BACKEND_CAPTIONS, captions_of
+from trainer_core.config.simpletuner.crops import (
+    BACKEND_CROPS,
+    CROP,
+    crops_of,
+    tell_idle_threshold,
+    without_idle_crops,
+)
 from trainer_core.config.simpletuner.masks import (
     DATA,
     MASKS,
@@ -26,7 +34,7 @@ from trainer_core.config.simpletuner.reading import (
     read_options,
     text_of,
 )
-from trainer_core.config.simpletuner.sizes import BACKEND_SIZES, CROP, sizes_of, without_idle_crops
+from trainer_core.config.simpletuner.sizes import BACKEND_SIZES, sizes_of
 from trainer_core.config.simpletuner.steps import BATCH_SIZE, written_seed_of
 from trainer_core.config.simpletuner.text_caches import TextCaches
 from trainer_core.config.simpletuner.verdicts import Option, Table, joined
@@ -99,7 +107,7 @@ _BACKEND.not_built("timestep_sampling_offset", "Leave it out.", 0, type_="float"
 _BACKEND.not_built("enable_nsfw_check", "Leave it out.", False, type_="bool")
 
 BACKEND_OPTIONS: Final = joined(
-    _BACKEND, BACKEND_SIZES, BACKEND_CAPTIONS, MASKS, OTHER_BACKEND_KEYS
+    _BACKEND, BACKEND_SIZES, BACKEND_CROPS, BACKEND_CAPTIONS, MASKS, OTHER_BACKEND_KEYS
 )
 """Key of a data backend → row."""
 
@@ -188,6 +196,8 @@ def _tell_idle_defaults(config: Options, backends: Sequence[Backend]) -> None:
     """Defaults in config.json that no backend uses."""
     if backends and not any(backend.crop for backend in backends):
         sizes.tell_idle_sizes(config)
+    if backends:
+        tell_idle_threshold(config, backends)
     if backends and not any(backend.instance_prompt for backend in backends):
         captions.tell_idle_captions(config)
 
@@ -269,12 +279,13 @@ def _backend(options: Options, config: Options, max_area_px: int) -> Backend | N
     assert role != "cache", id_
     mask_kind = mask_kind_of(options, holds_masks=role == "mask")
     if mask_kind is not None:
-        idle = (*sizes.NOT_OF_MASKS, *captions.NOT_OF_MASKS, _REPEATS, DATA, _REGULARISES)
-        options.idle("on masks", *idle)
+        of_images = (*sizes.NOT_OF_MASKS, *crops.NOT_OF_MASKS, *captions.NOT_OF_MASKS)
+        options.idle("on masks", *of_images, _REPEATS, DATA, _REGULARISES)
         masks = masks_backend(id_, mask_kind)
         return None if len(config.findings.problems) > before else masks
     words = captions_of(options, config, written_seed_of(config))
-    size = sizes_of(options, config, max_area_px)
+    cut = crops_of(options, config)
+    size = sizes_of(options, config, max_area_px, cut)
     repeats = _repeats(role, options)
     is_regularisation = _is_regularisation(role, options, config)
     if len(config.findings.problems) > before:
@@ -287,13 +298,8 @@ def _backend(options: Options, config: Options, max_area_px: int) -> Backend | N
         prepend_instance_prompt=words.is_prepended,
         disable_multiline_split=words.are_whole_files,
         caption_shuffle=words.shuffle,
-        resolution_px=size.resolution_px,
-        aspect_bucket_rounding=size.aspect_bucket_rounding,
-        crop=size.crop,
-        crop_aspect=size.crop_aspect,
-        minimum_image_size_px=size.minimum_image_size_px,
-        maximum_image_size_px=size.maximum_image_size_px,
-        target_downsample_size_px=size.target_downsample_size_px,
+        **asdict(size),
+        **asdict(cut),
         repeats=repeats,
         is_regularisation=is_regularisation,
     )

@@ -1,13 +1,15 @@
 """Options of masks, and the links between backends of images and of masks."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from pydantic import JsonValue
 
 from trainer_core.config.plan import Backend, MaskKind, plain_backend
+from trainer_core.config.simpletuner.crops import Crops
 from trainer_core.config.simpletuner.reading import Options
+from trainer_core.config.simpletuner.sizes import Sizes
 from trainer_core.config.simpletuner.verdicts import Option, Table
 
 MASKS: Final = Table()
@@ -25,16 +27,7 @@ _SOURCE: Final = MASKS.text(
     "source_dataset_id", None, "Of masks: the backend that names them in its conditioning_data."
 )
 
-_SIZES: Final = (
-    "resolution_px",
-    "aspect_bucket_rounding",
-    "crop",
-    "crop_style",
-    "crop_aspect",
-    "minimum_image_size_px",
-    "maximum_image_size_px",
-    "target_downsample_size_px",
-)
+_SIZES: Final = tuple(each.name for kind in (Sizes, Crops) for each in fields(kind))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Final
 from trainer_core.config.simpletuner.adapter import ADAPTER
 from trainer_core.config.simpletuner.cache import CACHE
 from trainer_core.config.simpletuner.captions import RUN_CAPTIONS
+from trainer_core.config.simpletuner.crops import RUN_CROPS
 from trainer_core.config.simpletuner.deepspeed import DEEPSPEED
 from trainer_core.config.simpletuner.ema import EMA
 from trainer_core.config.simpletuner.lora import LORA
@@ -29,7 +30,7 @@ OPTIONS: Final[Mapping[str, Verdict]] = joined(
     *(MODEL, ADAPTER, LORA, START, PRECISION),
     *(STEPS, DEEPSPEED, OPTIMIZER, SCHEDULE, EMA),
     *(TIMESTEPS, OBJECTIVE),
-    *(RUN_SIZES, RUN_CAPTIONS, CACHE),
+    *(RUN_SIZES, RUN_CROPS, RUN_CAPTIONS, CACHE),
     *(OPERATION, REPORTING, SAMPLES, OTHERS, OTHER_NAMES),
 )
 """Name, without leading dashes → row."""

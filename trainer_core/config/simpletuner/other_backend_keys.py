@@ -8,14 +8,18 @@ OTHER_BACKEND_KEYS: Final = Table()
 
 OTHER_BACKEND_KEYS.handled(
     "cache_dir cache_dir_vae text_embeds image_embeds default skip_file_discovery "
-    "preserve_data_backend_cache vae_cache_clear_each_epoch vae_cache_ondemand vae_cache_disable "
+    "preserve_data_backend_cache vae_cache_ondemand vae_cache_disable "
     "metadata_update_interval hash_filenames vae_batch_size write_batch_size "
-    "text_encoder_batch_size bucket_report cache_file_suffix clear_cache_each_epoch "
+    "text_encoder_batch_size bucket_report cache_file_suffix "
     "disable_vae_cache image_processing_batch_size max_workers read_batch_size text_cache_disable "
     "text_cache_ondemand text_embed_cache vae_cache_scan_behaviour vaecache num_proc "
     "max_pool_connections process_queue_size shorten_filenames compress_cache",
     "Images and captions are cached in shards that are named by their content; there is nothing "
     "to set.",
+)
+OTHER_BACKEND_KEYS.handled(
+    "vae_cache_clear_each_epoch clear_cache_each_epoch",
+    "The cache is kept: an image has the same crop in every epoch, also where it is cut at random.",
 )
 OTHER_BACKEND_KEYS.handled(
     "scan_for_errors", "Every image is read and checked before the first step."
