@@ -95,7 +95,7 @@ def jobs(folder: Path, device: str, steps: int) -> Iterator[tuple[str, int, Job]
     data = scan(plan, folders, folder / "pictures.json", SilentReporter())
     index = build_index(plan, data.items, base.transformer_config)
     fill_cache(
-        folder / "shards",
+        folder / "entries",
         index,
         base,
         data.images,
@@ -110,7 +110,7 @@ def jobs(folder: Path, device: str, steps: int) -> Iterator[tuple[str, int, Job]
                 plan=each,
                 index=index,
                 base_model_dir=str(base.folder.absolute()),
-                shards_dir=str(folder / "shards"),
+                shards_dir=str(folder / "entries"),
                 output_dir=str(folder / f"{precision}-{seed}"),
                 resume_from=None,
                 shard_wait_s=10,
@@ -183,7 +183,7 @@ def _measured_alike(run: Run) -> Run:
     loaded, job = run.loaded, run.job
     batches = BatchMaker(
         job.index,
-        loaded.shards,
+        loaded.entries,
         job.plan.identity.model_copy(update={"seed": _MEASURING_SEED}),
         loaded.vae,
         loaded.network.compute,

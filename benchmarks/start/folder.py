@@ -25,10 +25,10 @@ from trainer_core.base_models.known import PUBLISHED
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.config.simpletuner.importer import import_run
-from trainer_core.data.index import FileItem, PictureEntry, ShardDescription
+from trainer_core.data.entries import encoded, write_entry
+from trainer_core.data.entry_files import entry_name
+from trainer_core.data.index import Entry, FileItem, Picture
 from trainer_core.data.indexing import build_index
-from trainer_core.data.shard_files import shard_name
-from trainer_core.data.shards import write_shard
 from trainer_core.documents import load_document
 from trainer_core.hidream.testing.tiny import make_tiny
 from trainer_core.process.job import Job, write_job
@@ -100,7 +100,7 @@ def make_base(setting: Setting) -> None:
 
 
 def make_job(setting: Setting, folder: Path, resume_from: Path | None = None) -> Path:
-    """Write a job and its shards; the job's file.
+    """Write a job and its cache entries; the job's file.
 
     Args:
         setting: what is trained.
@@ -113,18 +113,20 @@ def make_job(setting: Setting, folder: Path, resume_from: Path | None = None) ->
     made_px = {(sample.width_px, sample.height_px) for sample in index.samples}
     if made_px != set(setting.sizes_px):
         raise ValueError(f"pictures of {setting.sizes_px} pixels become {sorted(made_px)}")
-    shards = setting.folder / "shards"
-    for shard in index.shards:
-        if not (shards / shard_name(shard.digest)).exists():
-            tensors = _random_shard(shard, base.transformer_config)
-            write_shard(shards / shard_name(shard.digest), shard.kind, tensors)
+    entries = setting.folder / "entries"
+    entries.mkdir(exist_ok=True)
+    for position, entry in enumerate(index.entries):
+        path = entries / entry_name(entry.digest)
+        if not path.exists():
+            tensors = _random_entry(entry, base.transformer_config)
+            write_entry(path, encoded(index.kind_of(position), tensors))
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "job.json"
     job = Job(
         plan=plan,
         index=index,
         base_model_dir=str(setting.base),
-        shards_dir=str(shards),
+        shards_dir=str(entries),
         output_dir=str(folder / "output"),
         resume_from=None if resume_from is None else str(resume_from),
         shard_wait_s=10,
@@ -238,24 +240,21 @@ def _items(setting: Setting) -> Iterator[FileItem]:
         )
 
 
-def _random_shard(
-    shard: ShardDescription, transformer: Mapping[str, Any]
-) -> dict[str, torch.Tensor]:
-    draw = torch.Generator().manual_seed(int(shard.digest[:8], 16))
+def _random_entry(entry: Entry, transformer: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(int(entry.digest[:8], 16))
 
     def normal(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         return torch.randn(shape, generator=draw).to(dtype)
 
-    rows = len(shard.spec.entries)
-    entry = shard.spec.entries[0]
-    if isinstance(entry, PictureEntry):
-        cells = entry.geometry.height_px // _CELL_PX, entry.geometry.width_px // _CELL_PX
-        mean = normal(rows, transformer["in_channels"], *cells, dtype=torch.float32)
+    if isinstance(entry.content, Picture):
+        cut = entry.content.geometry
+        cells = cut.height_px // _CELL_PX, cut.width_px // _CELL_PX
+        mean = normal(1, transformer["in_channels"], *cells, dtype=torch.float32)
         return {"mean": mean, "std": torch.full_like(mean, 0.05)}
     t5, llama = transformer["caption_channels"]
     layers = max(transformer["llama_layers"]) + 1
     return {
-        "t5": normal(rows, CAPTION_TOKENS, t5),
-        "llama": normal(rows, layers, CAPTION_TOKENS, llama),
-        "pooled": normal(rows, transformer["text_emb_dim"]),
+        "t5": normal(1, CAPTION_TOKENS, t5),
+        "llama": normal(1, layers, CAPTION_TOKENS, llama),
+        "pooled": normal(1, transformer["text_emb_dim"]),
     }

@@ -1,4 +1,4 @@
-"""Whole runs of the trainer on shards of true size: speed, memory, waits, resume.
+"""Whole runs of the trainer on cache entries of true size: speed, memory, waits, resume.
 
     python -m benchmarks.whole_run --folder DIR --output FILE [--cases speed,memory] [--layers 48]
 

@@ -115,7 +115,7 @@ def _job(
     }
     folder = setting.folder / name
     shutil.rmtree(folder, ignore_errors=True)
-    tell(f"{name}: writes shards and job")
+    tell(f"{name}: writes cache entries and job")
     return make_job(replace(setting, options=options), folder, resume_from)
 
 

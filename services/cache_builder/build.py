@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+from pydantic import ValidationError
 
 from services.cache_builder.holding import renewed
 from services.domain.failures import infra_failure
@@ -22,10 +23,10 @@ from services.objects.errors import (
     ObjectStoreDownError,
     ObjectStoreRefusedError,
 )
-from services.objects.folders import put_shard
 from services.objects.keys import upload_key
 from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
+from services.objects.shards import put_shard
 from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
 from services.store import measured, shards
 from services.store.database import TRANSIENT_ERRORS, Database
@@ -33,10 +34,13 @@ from services.store.shards import ShardWork
 from services.workers.failures import as_of_worker, failure_of_work, is_only_of_worker
 from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
-from trainer_core.data.index import PictureEntry, ShardSpec
+from trainer_core.data.index import Picture
+from trainer_core.data.shards import ShardSpec
+from trainer_core.errors import Category
 from trainer_core.faultpoints import fault_point
 from trainer_core.process.failure import Failure
 from trainer_core.process.requests import EncodeReply, EncodeRequest
+from trainer_core.weights.entries import BadHeaderError
 
 log = structlog.get_logger(__name__)
 
@@ -110,9 +114,13 @@ class Builder:
 
     def _build(self, work: ShardWork) -> None:
         started_s = time.monotonic()
+        spec = _spec_of(work)
         with self.scratch.work_folder("build") as folder:
-            content = self._encode(work, folder)
-            shard = put_shard(self.objects, work.tenant_id, work.digest, work.kind, content)
+            content = self._encode(work, spec, folder)
+            try:
+                shard = put_shard(self.objects, work.tenant_id, work.digest, work.kind, content)
+            except BadHeaderError as error:
+                raise _torn() from error
         fault_point("shard.uploaded")
         with self.database.transaction() as conn:
             shards.done(conn, work.tenant_id, work.digest, shard)
@@ -120,15 +128,14 @@ class Builder:
                 conn,
                 work.base_model,
                 work.kind,
-                units=ShardSpec.model_validate(work.spec).units(),
+                units=spec.units(),
                 took_s=time.monotonic() - started_s,
             )
         metrics.shards.labels(kind=work.kind, outcome="built").inc()
         log.info("shard_built", digest=work.digest, kind=work.kind, size_bytes=shard.size_bytes)
 
-    def _encode(self, work: ShardWork, folder: Path) -> Path:
+    def _encode(self, work: ShardWork, spec: ShardSpec, folder: Path) -> Path:
         """The shard's file in ``folder``; raises BuildFailedError."""
-        spec = ShardSpec.model_validate(work.spec)
         output = folder / "shard.safetensors"
         request = EncodeRequest(
             base_model=work.base_model,
@@ -146,14 +153,14 @@ class Builder:
             message = f"The encoder failed on the cache shard of {work.shown}: {error}."
             raise BuildFailedError(infra_failure("encoder_died", message)) from error
         if output.stat().st_size != reply.size_bytes:
-            raise BuildFailedError(infra_failure("shard_torn", "The encoded shard is incomplete."))
+            raise _torn()
         return output
 
     def _download_inputs(self, tenant_id: str, spec: ShardSpec, folder: Path) -> dict[str, str]:
         """SHA-256 of each picture → its path in ``folder``; raises BuildFailedError."""
         inputs: dict[str, str] = {}
-        for entry in spec.entries:
-            if not isinstance(entry, PictureEntry) or entry.sha256 in inputs:
+        for entry in spec.contents():
+            if not isinstance(entry, Picture) or entry.sha256 in inputs:
                 continue
             local = folder / entry.sha256
             try:
@@ -181,3 +188,26 @@ class Builder:
         )
         with self.database.transaction() as conn:
             shards.failed(conn, work, failure)
+
+
+def _spec_of(work: ShardWork) -> ShardSpec:
+    """What the shard holds; raises BuildFailedError for a shard of another version.
+
+    Such a run is indexed again, and then needs other shards.
+    """
+    try:
+        return ShardSpec.model_validate(work.spec)
+    except ValidationError as error:
+        message = "Another version of the service asked for this cache shard."
+        raise BuildFailedError(
+            Failure(
+                code="shard_of_other_version",
+                category=Category.PLATFORM,
+                message=message,
+                retryable=False,
+            )
+        ) from error
+
+
+def _torn() -> BuildFailedError:
+    return BuildFailedError(infra_failure("shard_torn", "The encoded shard is incomplete."))

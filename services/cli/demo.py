@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from services.cli.demo_report import cached_rows, fixed_losses, loss_drop, newest_checkpoint
+from services.cli.demo_report import cached_entries, fixed_losses, loss_drop, newest_checkpoint
 from services.cli.documents import read_documents
 from services.cli.watch import watch_run
 from services.client.client import Client
@@ -124,8 +124,8 @@ def train(service: EmbeddedService, console: Console) -> dict[str, Any]:
         "loss_after": round(drop.after, 6),
         "loss_drop_pct": round(drop.drop_pct, 2),
         "loss_drop_sigma": round(drop.drop_sigma, 2),
-        "cached_images": cached_rows(objects, "latents"),
-        "cached_captions": cached_rows(objects, "text") - len(prompts),
+        "cached_images": cached_entries(objects, "mean"),
+        "cached_captions": cached_entries(objects, "pooled") - len(prompts),
         "checkpoint": str(newest_checkpoint(objects, run_id)),
         "publication": publication,
     }

@@ -1,15 +1,12 @@
 """The numbers in the demo's last line of output, from the run's events and files."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.client.run_output_shapes import Event
-
-_LENGTH_BYTES = 8
-"""A safetensors file begins with the size of its JSON header, in this many bytes."""
+from trainer_core.data.shard_files import read_places
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,18 +48,17 @@ def fixed_losses(events: Sequence[Event]) -> tuple[list[float], list[float]]:
     return list(found[0].data["losses"]), list(found[-1].data["losses"])
 
 
-def cached_rows(objects: Path, kind: str) -> int:
-    """How many pictures (``latents``) or texts (``text``) the cache of a folder store holds."""
-    field = {"latents": "mean", "text": "pooled"}[kind]
-    return sum(_rows(file, field) for file in objects.glob("tenants/*/cache/*/*.safetensors"))
+def cached_entries(objects: Path, tensor: str) -> int:
+    """How many entries with this tensor the cache of a folder store holds.
 
-
-def _rows(file: Path, field: str) -> int:
-    """The first dimension of a tensor, read from the file's header; 0 where there is none."""
-    with file.open("rb") as stream:
-        size_bytes = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
-        header = json.loads(stream.read(size_bytes))
-    return int(header[field]["shape"][0]) if field in header else 0
+    Pictures have ``mean``, captions and prompts ``pooled``.
+    """
+    shards = map(read_places, objects.glob("tenants/*/cache/*/*.safetensors"))
+    return sum(
+        tensor in (each.name for each in place.tensors)
+        for shard in shards
+        for place in shard.values()
+    )
 
 
 def newest_checkpoint(objects: Path, run_id: str) -> Path:

@@ -195,7 +195,8 @@ def _print_data(data: "Data") -> None:
     for warning in data["warnings"]:
         output.print_note(f"warning: {warning}")
     if (cache := data["cache"]) is not None:
-        output.print_facts({"cached": f"{cache['num_stored']} of {cache['num_shards']} shards"})
+        stored, needed = cache["num_entries_stored"], cache["num_entries"]
+        output.print_facts({"cached": f"{stored} of {needed} pictures and captions"})
     rows = [
         (
             each["backend"],

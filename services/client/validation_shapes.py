@@ -76,10 +76,12 @@ class Bucket(TypedDict):
 
 
 class Cache(TypedDict):
-    """Cache shards that the run needs, and how many of them are stored."""
+    """Cache entries that the run needs, their shards, and how many of them are stored."""
 
     num_shards: int
     num_stored: int
+    num_entries: int
+    num_entries_stored: int
 
 
 class Data(TypedDict):

@@ -96,6 +96,7 @@ class Dispatcher:
         try:
             for step in (
                 self.sweep,
+                self.readmit_older,
                 self.ring_for_admission,
                 self.end_caching,
                 self.ring_for_cache_work,
@@ -130,6 +131,13 @@ class Dispatcher:
             self._ring_indexer,
             index_tasks.withdraw,
         )
+
+    def readmit_older(self) -> None:
+        """Have runs indexed again whose data a version before has indexed."""
+        with self._transaction() as conn:
+            number = admission.readmit_older(conn, _ROWS_A_ROUND)
+        if number:
+            log.info("runs_of_older_index", number=number)
 
     def end_caching(self) -> None:
         """Queue runs whose shards are all built; fail those with a shard that cannot be built."""

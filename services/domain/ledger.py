@@ -5,7 +5,7 @@ PostgreSQL, and ``services.remote`` over HTTPS for a machine that has no databas
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final, Protocol
@@ -45,13 +45,15 @@ class StoredCheckpoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CachedShard:
-    """A stored cache shard."""
+    """A stored cache shard: a file of several cache entries."""
 
     digest: str
     kind: str
     """``latents`` or ``text``."""
     manifest_sha256: str
     size_bytes: int
+    entries: dict[str, int] = field(default_factory=dict)
+    """Digest of each entry → size of its tensors in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,7 +29,7 @@ from services.objects.folder_files import (
 )
 from services.objects.folder_parts import FolderParts
 from services.objects.keys import PROBE_PREFIX, check_key, check_prefix
-from services.objects.local_files import COPY_BYTES, appearing_whole
+from services.objects.local_files import COPY_BYTES, appearing_whole, pieces_of
 from services.objects.port import SignedRequest
 from services.objects.signing import SignedGrant, UrlSigner, verify_signed
 
@@ -65,6 +65,12 @@ class FolderStore:
     def get_first(self, key: str, num_bytes: int) -> bytes:
         with self.open_read(key) as source:
             return source.read(num_bytes)
+
+    @contextlib.contextmanager
+    def open_range(self, key: str, *, start: int, size_bytes: int) -> Iterator[Iterator[bytes]]:
+        with self.open_read(key) as source:
+            source.seek(start)
+            yield pieces_of(source, size_bytes)
 
     def get_to(self, key: str, path: Path) -> None:
         with self.open_read(key) as source, appearing_whole(path) as target:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from services.domain.ledger import CachedShard, StoredFiles
+from services.domain.ledger import StoredFiles
 from services.objects.errors import InvalidKeyError, ObjectCorruptError
-from services.objects.keys import MANIFEST_NAME, check_key, shard_prefix
+from services.objects.keys import MANIFEST_NAME, check_key
 from services.objects.local_files import sha256_of
 from services.objects.port import AttemptObjects, ObjectStore
 from trainer_core.checkpoint.layout import ADAPTER_FILES
@@ -72,9 +72,9 @@ def get_folder(store: AttemptObjects, stored: StoredFiles, local_dir: Path) -> N
         ObjectMissingError: the manifest or a file that it names is gone.
         ObjectCorruptError: something is not what its row or its manifest says.
     """
-    manifest = _get_manifest(store, stored.key_prefix, stored.manifest_sha256)
+    manifest = get_manifest(store, stored.key_prefix, stored.manifest_sha256)
     local_dir.mkdir(parents=True, exist_ok=True)
-    for name, facts in _files_of(manifest, stored.key_prefix + MANIFEST_NAME).items():
+    for name, facts in files_of(manifest, stored.key_prefix + MANIFEST_NAME).items():
         path = local_dir / name
         for parent in reversed(path.relative_to(local_dir).parents[:-1]):
             (local_dir / parent).mkdir(exist_ok=True)
@@ -93,7 +93,7 @@ def check_folder(store: ObjectStore, key_prefix: str, scratch: Path) -> StoredFi
         ObjectCorruptError: a file is not what the manifest says.
     """
     manifest = store.get_bytes(key_prefix + MANIFEST_NAME, limit_bytes=MANIFEST_LIMIT_BYTES)
-    files = _files_of(manifest, key_prefix + MANIFEST_NAME)
+    files = files_of(manifest, key_prefix + MANIFEST_NAME)
     for name, facts in files.items():
         local = scratch / "file"
         store.get_to(key_prefix + name, local)
@@ -118,93 +118,13 @@ def folder_contents(
     store: ObjectStore, key_prefix: str, manifest_sha256: str
 ) -> dict[str, FileFacts]:
     """All files of a stored folder by name, and the manifest; raises as ``get_folder``."""
-    manifest = _get_manifest(store, key_prefix, manifest_sha256)
+    manifest = get_manifest(store, key_prefix, manifest_sha256)
     own = FileFacts(size_bytes=len(manifest), sha256=manifest_sha256)
     return {**_all_files_of(manifest, key_prefix + MANIFEST_NAME), MANIFEST_NAME: own}
 
 
-def put_shard(
-    store: ObjectStore, tenant_id: str, digest: str, kind: str, local_file: Path
-) -> CachedShard:
-    """Store a cache shard. Of two writers the first one wins, and the other adopts its manifest.
-
-    Args:
-        digest: of the shard's spec, so the name depends on the inputs and not on the content.
-        kind: ``latents``, ``text`` or ``masks``.
-
-    Raises:
-        ObjectCorruptError: the existing manifest names content that does not exist.
-    """
-    prefix = shard_prefix(tenant_id, digest)
-    facts = FileFacts(size_bytes=local_file.stat().st_size, sha256=sha256_of(local_file))
-    content_key = prefix + _shard_name(facts)
-    store.put_file(content_key, local_file)
-    manifest = json.dumps(
-        {
-            "version": 1,
-            "kind": kind,
-            "digest": digest,
-            "files": {_shard_name(facts): {"size_bytes": facts.size_bytes, "sha256": facts.sha256}},
-        },
-        sort_keys=True,
-    ).encode()
-    fault_point("shard.before_manifest")
-    if not store.commit_once(prefix + MANIFEST_NAME, manifest):
-        manifest = store.get_bytes(prefix + MANIFEST_NAME, limit_bytes=MANIFEST_LIMIT_BYTES)
-        existing_key, facts = _shard_content(manifest, prefix)
-        if store.size(existing_key) != facts.size_bytes:
-            raise ObjectCorruptError(existing_key, "is missing, though a manifest names it")
-        if existing_key != content_key:
-            store.delete(content_key)  # a manifest never changes, so none will name it
-    return CachedShard(
-        digest=digest,
-        kind=kind,
-        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
-        size_bytes=facts.size_bytes,
-    )
-
-
-def get_shard(store: AttemptObjects, tenant_id: str, shard: CachedShard, dest: Path) -> str:
-    """Fetch a shard's content to ``dest``; returns its SHA-256.
-
-    Raises as ``get_folder``, and then leaves no file.
-    """
-    prefix = shard_prefix(tenant_id, shard.digest)
-    manifest = _get_manifest(store, prefix, shard.manifest_sha256)
-    key, facts = _shard_content(manifest, prefix)
-    # Under another name until it is checked: a reader of ``dest`` must never map a corrupt file.
-    unchecked = dest.with_name(f"{dest.name}.unchecked")
-    try:
-        store.get_to(key, unchecked)
-        _check_file(unchecked, facts, key)
-        unchecked.replace(dest)
-    finally:
-        unchecked.unlink(missing_ok=True)
-    return facts.sha256
-
-
-def delete_shard(store: ObjectStore, tenant_id: str, shard: CachedShard) -> None:
-    """Delete a damaged shard: its content, and its manifest last, so that it can be built again."""
-    prefix = shard_prefix(tenant_id, shard.digest)
-    keys = list(store.list_keys(prefix))
-    for key in sorted(keys, key=lambda key: key == prefix + MANIFEST_NAME):
-        store.delete(key)
-
-
-def _shard_name(facts: FileFacts) -> str:
-    return f"{facts.sha256}.safetensors"
-
-
-def _shard_content(manifest: bytes, prefix: str) -> tuple[str, FileFacts]:
-    """Key and facts of the one file that a shard's manifest names."""
-    files = _files_of(manifest, prefix + MANIFEST_NAME)
-    if len(files) != 1:
-        raise ObjectCorruptError(prefix + MANIFEST_NAME, f"names {len(files)} files, not one")
-    name, facts = next(iter(files.items()))
-    return prefix + name, facts
-
-
-def _get_manifest(store: AttemptObjects, prefix: str, sha256: str) -> bytes:
+def get_manifest(store: AttemptObjects, prefix: str, sha256: str) -> bytes:
+    """The manifest of a folder; ObjectCorruptError where it is not the one that was committed."""
     key = prefix + MANIFEST_NAME
     manifest = store.get_bytes(key, limit_bytes=MANIFEST_LIMIT_BYTES)
     if hashlib.sha256(manifest).hexdigest() != sha256:
@@ -212,7 +132,7 @@ def _get_manifest(store: AttemptObjects, prefix: str, sha256: str) -> bytes:
     return manifest
 
 
-def _files_of(manifest: bytes, key: str) -> dict[str, FileFacts]:
+def files_of(manifest: bytes, key: str) -> dict[str, FileFacts]:
     """The files that a manifest names; their names are safe to use as keys and as paths."""
     with _refusing(key):
         return _checked(json.loads(manifest)["files"], key)
@@ -225,7 +145,7 @@ def _adapter_files_of(manifest: bytes, key: str) -> dict[str, FileFacts]:
 
 
 def _all_files_of(manifest: bytes, key: str) -> dict[str, FileFacts]:
-    return _adapter_files_of(manifest, key) | _files_of(manifest, key)
+    return _adapter_files_of(manifest, key) | files_of(manifest, key)
 
 
 @contextmanager

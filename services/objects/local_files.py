@@ -25,6 +25,13 @@ def appearing_whole(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def pieces_of(source: BinaryIO, size_bytes: int) -> Iterator[bytes]:
+    """The next bytes of a file, in pieces; fewer where it ends before."""
+    while size_bytes > 0 and (piece := source.read(min(COPY_BYTES, size_bytes))):
+        size_bytes -= len(piece)
+        yield piece
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of the file's bytes in lower-case hex."""
     with path.open("rb") as file:

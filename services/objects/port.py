@@ -1,6 +1,7 @@
 """The object store's interface; a folder and S3 implement it under one contract test."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -82,6 +83,14 @@ class AttemptObjects(Protocol):
 
     def get_to(self, key: str, path: Path) -> None:
         """Write the object to ``path``, wholly or not at all; raises ObjectMissingError."""
+
+    def open_range(
+        self, key: str, *, start: int, size_bytes: int
+    ) -> AbstractContextManager[Iterator[bytes]]:
+        """A range of an object, in pieces as they arrive; shorter where the object ends before.
+
+        Raises ObjectMissingError.
+        """
 
     def commit_once(self, key: str, body: bytes) -> bool:
         """Create the object unless one exists; True where the object now has these bytes."""

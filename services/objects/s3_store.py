@@ -95,6 +95,20 @@ class S3Store:
                     return b""
                 raise
 
+    @contextlib.contextmanager
+    def open_range(self, key: str, *, start: int, size_bytes: int) -> Iterator[Iterator[bytes]]:
+        check_key(key)
+        ends = f"bytes={start}-{start + size_bytes - 1}"
+        with translated(key), contextlib.ExitStack() as stack:
+            try:
+                source = stack.enter_context(self._open(key, Range=ends))
+            except ClientError as error:
+                if status_of(error) != 416:  # the object ends before
+                    raise
+                yield iter(())
+            else:
+                yield iter(lambda: source.read(COPY_BYTES), b"")
+
     def get_to(self, key: str, path: Path) -> None:
         check_key(key)
         with appearing_whole(path) as target, translated(key):

@@ -1,6 +1,7 @@
 """The object store by signed URLs: files of the held run only, each address asked for first."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,8 @@ from services.remote.session import InsecureUrlError, WorkerSession
 
 LARGEST_FILE_BYTES: Final = 5 << 30
 """What S3 takes in one PUT."""
+_ADDRESS_S: Final = 120.0
+"""So long an address is used again; the service signs it for 300 s."""
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
 
 
@@ -29,6 +32,8 @@ class SignedObjects:
 
     def __init__(self, session: WorkerSession) -> None:
         self._session = session
+        self._addresses: dict[str, tuple[str, float]] = {}
+        """Key → its signed address, and when it was asked for."""
         # A client of its own: a signed URL carries its own right, and must not carry the key.
         self._http = httpx.Client(
             timeout=_TIMEOUT,
@@ -67,6 +72,30 @@ class SignedObjects:
         with self._opened(key) as pieces, appearing_whole(path) as target:
             for piece in pieces:
                 target.write(piece)
+
+    @contextlib.contextmanager
+    def open_range(self, key: str, *, start: int, size_bytes: int) -> Iterator[Iterator[bytes]]:
+        """Many ranges of a file are read one after another, so its address is asked for rarely."""
+        check_key(key)
+        headers = {"Range": f"bytes={start}-{start + size_bytes - 1}"}
+        url = self._address_of(key)
+        with _answering(key), self._http.stream("GET", url, headers=headers) as answer:
+            if answer.status_code == 416:  # the object ends before
+                yield iter(())
+                return
+            if not answer.is_success:
+                self._addresses.pop(key, None)
+                raise _refusal(key, answer, may_pass=answer.status_code == 403)
+            if answer.status_code != 206:
+                raise ObjectStoreRefusedError(f"{key}: the store does not answer ranges of files")
+            yield answer.iter_raw(COPY_BYTES)
+
+    def _address_of(self, key: str) -> str:
+        found = self._addresses.get(key)
+        if found is None or time.monotonic() - found[1] > _ADDRESS_S:
+            found = self._signed("sign-read", {"key": key})["url"], time.monotonic()
+            self._addresses[key] = found
+        return found[0]
 
     def commit_once(self, key: str, body: bytes) -> bool:
         """By the service itself, so that nothing is committed after the lease was lost."""

@@ -11,7 +11,8 @@ from psycopg.types.json import Jsonb
 from services.domain.ids import is_id
 from services.domain.starts import StoredStart, start_from_json
 from services.domain.states import RunStatus, Stage
-from services.store import datasets, run_documents, transitions
+from services.store import cache_entries, datasets, run_documents, transitions
+from services.store.cache_entries import NeededEntries
 from services.store.database import Connection, columns_of
 from services.store.datasets import Dataset, DatasetFile
 from services.store.run_rows import Run
@@ -35,16 +36,6 @@ class StartData:
     start: StoredStart
     dataset: Dataset | None
     """Whose file it is; None: it is an earlier run's."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NeededShard:
-    """A cache shard that a run needs before it can start."""
-
-    digest: str
-    kind: str
-    spec: str
-    """``trainer_core.data.index.ShardSpec`` as JSON text."""
 
 
 # A path, because jsonb_each() is an error for datasets that are no object.
@@ -114,36 +105,19 @@ UPDATE runs SET warnings = warnings || %s, index_until = NULL, infra_failures = 
     work = coalesce(%s, work), max_steps = coalesce(%s, max_steps)
 WHERE run_id = %s
 """
-# Rows are locked in the order of digests, so that two runs with the same shards cannot deadlock. A
-# shard that failed for another run is tried again.
-_NEED_SHARDS: Final = """
-INSERT INTO cache_shards (tenant_id, digest, kind, spec, base_model, ring_after)
-SELECT %(tenant_id)s, digest, kind, spec::jsonb, %(base_model)s, clock_timestamp()
-FROM unnest(%(digests)s::text[], %(kinds)s::text[], %(specs)s::text[]) AS new (digest, kind, spec)
-ORDER BY digest
-ON CONFLICT (tenant_id, digest) DO UPDATE SET status = 'pending', attempts = 0, error = NULL,
-    ring_after = clock_timestamp(), created_at = clock_timestamp()
-    WHERE cache_shards.status = 'failed'
-"""
-_LINK_SHARDS: Final = """
-INSERT INTO run_shards (run_id, tenant_id, digest)
-SELECT %(run_id)s, %(tenant_id)s, unnest(%(digests)s::text[]) ON CONFLICT DO NOTHING
-"""
-_SHARDS_A_STATEMENT: Final = 200
-"""A shard's spec may be hundreds of kilobytes."""
 
 
 def admit(
     conn: Connection,
     run_id: str,
     data_index: str,
-    shards: Sequence[NeededShard],
+    needed: NeededEntries,
     warnings: Sequence[str],
     *,
     work: dict[str, Any] | None = None,
     max_steps: int | None = None,
 ) -> bool:
-    """Store the run's data index and request missing shards; with none missing, caching is skipped.
+    """Store the run's data index and have missing entries encoded; with none, caching is skipped.
 
     False where the run is not waiting any more: another indexer admitted it, or it was canceled.
     Raises DocumentTooLargeError at the end of the transaction where the index cannot be stored.
@@ -159,28 +133,12 @@ def admit(
     run_documents.set_data_index(conn, run.tenant_id, run_id, data_index)
     facts = (Jsonb(list(warnings)), None if work is None else Jsonb(work), max_steps, run_id)
     conn.execute(_NOTE_DATA, facts)
-    by_digest = {shard.digest: shard for shard in shards}  # two backends may need the same shard
-    needed = [by_digest[digest] for digest in sorted(by_digest)]
-    for start in range(0, len(needed), _SHARDS_A_STATEMENT):
-        _need_shards(conn, run, needed[start : start + _SHARDS_A_STATEMENT])
+    cache_entries.need(conn, run, needed)
     if all(status == "done" for status, _ in _shard_states(conn, run_id)):
         transitions.change_stage(conn, run, Stage.CAPACITY)
     else:
         transitions.change_status(conn, run, RunStatus.RUNNING, stage=Stage.CACHING)
     return True
-
-
-def _need_shards(conn: Connection, run: Run, shards: Sequence[NeededShard]) -> None:
-    facts = {
-        "run_id": run.run_id,
-        "tenant_id": run.tenant_id,
-        "base_model": run.base_model,
-        "digests": [shard.digest for shard in shards],
-        "kinds": [shard.kind for shard in shards],
-        "specs": [shard.spec for shard in shards],
-    }
-    conn.execute(_NEED_SHARDS, facts)
-    conn.execute(_LINK_SHARDS, facts)
 
 
 def refuse(conn: Connection, run_id: str, failure: Failure) -> None:
@@ -190,10 +148,13 @@ def refuse(conn: Connection, run_id: str, failure: Failure) -> None:
         transitions.change_status(conn, run, RunStatus.FAILED, reason=failure)
 
 
-_CACHED: Final = """
+_CACHED: Final = SQL("""
 SELECT run_id FROM runs
 WHERE status = 'running' AND stage = 'caching' AND lease_until IS NULL
     AND (ring_after IS NULL OR ring_after <= clock_timestamp())
+    AND EXISTS (
+        SELECT FROM run_documents WHERE run_documents.run_id = runs.run_id
+            AND run_documents.tenant_id = runs.tenant_id AND index_version = {version})
     AND (NOT EXISTS (
             SELECT FROM run_shards JOIN cache_shards USING (tenant_id, digest)
             WHERE run_shards.run_id = runs.run_id AND cache_shards.status <> 'done')
@@ -201,7 +162,7 @@ WHERE status = 'running' AND stage = 'caching' AND lease_until IS NULL
             SELECT FROM run_shards JOIN cache_shards USING (tenant_id, digest)
             WHERE run_shards.run_id = runs.run_id AND cache_shards.status = 'failed'))
 ORDER BY ring_after NULLS FIRST, run_id LIMIT %s FOR UPDATE OF runs SKIP LOCKED
-"""
+""").format(version=run_documents.INDEX_VERSION)
 
 
 def runs_cached(conn: Connection, limit: int) -> list[str]:
@@ -238,7 +199,7 @@ _PLACE: Final = """
 SELECT
     EXISTS (
         SELECT FROM run_documents
-        WHERE run_id = %(run_id)s AND tenant_id = %(tenant_id)s AND data_index IS NOT NULL),
+        WHERE run_id = %(run_id)s AND tenant_id = %(tenant_id)s AND index_version = %(version)s),
     EXISTS (
         SELECT FROM run_shards JOIN cache_shards USING (tenant_id, digest)
         WHERE run_shards.run_id = %(run_id)s AND run_shards.tenant_id = %(tenant_id)s
@@ -248,7 +209,11 @@ SELECT
 
 def place_of(conn: Connection, run: Run) -> tuple[RunStatus, Stage]:
     """Where a run belongs that nobody holds: what it has to wait for."""
-    facts = {"run_id": run.run_id, "tenant_id": run.tenant_id}
+    facts = {
+        "run_id": run.run_id,
+        "tenant_id": run.tenant_id,
+        "version": run_documents.INDEX_VERSION,
+    }
     row = conn.execute(_PLACE, facts).fetchone()
     assert row is not None
     is_admitted, lacks_shards = row
@@ -257,6 +222,38 @@ def place_of(conn: Connection, run: Run) -> tuple[RunStatus, Stage]:
     if lacks_shards:
         return RunStatus.RUNNING, Stage.CACHING
     return RunStatus.QUEUED, Stage.CAPACITY
+
+
+_OF_OLDER_INDEX: Final = """
+SELECT runs.run_id FROM runs JOIN run_documents USING (run_id, tenant_id)
+WHERE lease_until IS NULL AND data_index IS NOT NULL
+    AND (index_version IS NULL OR index_version < %s)
+    AND ((status = 'queued' AND stage = 'capacity') OR (status = 'running' AND stage = 'caching'))
+LIMIT %s FOR UPDATE OF runs SKIP LOCKED
+"""
+
+
+def readmit_older(conn: Connection, limit: int) -> int:
+    """Have runs indexed again that a version before has indexed; returns how many."""
+    found = conn.execute(_OF_OLDER_INDEX, (run_documents.INDEX_VERSION, limit)).fetchall()
+    for (run_id,) in found:
+        run = _read(conn, run_id)
+        if run.status == RunStatus.QUEUED:
+            transitions.change_stage(conn, run, Stage.ADMISSION)
+        else:
+            transitions.change_status(conn, run, RunStatus.QUEUED, stage=Stage.ADMISSION)
+        conn.execute("UPDATE runs SET ring_after = clock_timestamp() WHERE run_id = %s", (run_id,))
+    return len(found)
+
+
+_READ: Final = SQL("SELECT {columns} FROM runs WHERE run_id = %s").format(columns=columns_of(Run))
+
+
+def _read(conn: Connection, run_id: str) -> Run:
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        run = cursor.execute(_READ, (run_id,)).fetchone()
+    assert run is not None  # its row is locked
+    return run
 
 
 def _shard_states(conn: Connection, run_id: str) -> list[tuple[str, dict[str, Any] | None]]:

@@ -132,7 +132,11 @@ def claim_offered(
 
 
 _SHARDS: Final = """
-SELECT digest, kind, manifest_sha256, size_bytes
+SELECT digest, kind, manifest_sha256, size_bytes, (
+    SELECT coalesce(json_object_agg(entry.digest, entry.size_bytes), '{}')
+    FROM cache_entries AS entry
+    WHERE entry.tenant_id = cache_shards.tenant_id AND entry.shard = cache_shards.digest
+        AND entry.size_bytes IS NOT NULL) AS entries
 FROM run_shards JOIN cache_shards USING (tenant_id, digest) WHERE run_id = %s ORDER BY digest
 """
 _CHECKPOINTS: Final = """

@@ -11,6 +11,9 @@ from psycopg.types.json import Jsonb
 from services.domain.errors import NotFoundError
 from services.store.database import Connection, columns_of
 
+INDEX_VERSION: Final = 2
+"""Of the data indexes that this version writes and trains on."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunDocuments:
@@ -109,10 +112,11 @@ def read_request(
 
 
 _SET_DATA_INDEX: Final = """
-UPDATE run_documents SET data_index = %s::jsonb WHERE tenant_id = %s AND run_id = %s
+UPDATE run_documents SET data_index = %s::jsonb, index_version = %s
+WHERE tenant_id = %s AND run_id = %s
 """
 
 
 def set_data_index(conn: Connection, tenant_id: str, run_id: str, data_index: str) -> None:
     """Store the data index (JSON text) of a run that is admitted in this transaction."""
-    conn.execute(_SET_DATA_INDEX, (data_index, tenant_id, run_id))
+    conn.execute(_SET_DATA_INDEX, (data_index, INDEX_VERSION, tenant_id, run_id))

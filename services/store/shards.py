@@ -1,6 +1,5 @@
-"""Cache shards: named by the digest of their spec, built by any builder, kept once ``done``."""
+"""Cache shards: files of several cache entries, built by any builder, kept once ``done``."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -12,6 +11,7 @@ from psycopg.types.json import Jsonb
 from services.domain.failures import backoff, infra_failure
 from services.domain.ledger import CachedShard
 from services.domain.placement import BUILDER_LEASE
+from services.store import cache_entries
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from trainer_core.process.failure import Failure, failure_as_json
 
@@ -31,7 +31,7 @@ class ShardWork:
     kind: str
     """``latents`` or ``text``."""
     spec: dict[str, Any]
-    """``trainer_core.data.index.ShardSpec`` as JSON."""
+    """``trainer_core.data.shards.ShardSpec`` as JSON."""
     base_model: str
     """Name on the operator's list of base models."""
     attempts: int
@@ -100,6 +100,7 @@ RETURNING true
 def done(conn: Connection, tenant_id: str, digest: str, shard: CachedShard) -> None:
     """Record that the shard is stored with this manifest. Idempotent."""
     facts = (shard.manifest_sha256, shard.size_bytes, tenant_id, digest)
+    cache_entries.set_sizes(conn, tenant_id, digest, shard.entries)
     if conn.execute(_DONE, facts).fetchone() is not None:
         notify(conn, WORK)
 
@@ -160,15 +161,3 @@ WHERE tenant_id = %s AND digest = %s AND status = 'pending'
 def retry_later(conn: Connection, work: ShardWork, *, after: timedelta) -> None:
     """Postpone the build without counting a failed try, because a server cannot be reached."""
     conn.execute(_LATER, (seconds(after), work.tenant_id, work.digest))
-
-
-_STORED: Final = """
-SELECT digest FROM cache_shards
-WHERE tenant_id = %s AND digest = ANY(%s) AND status = 'done'
-"""
-
-
-def stored(conn: Connection, tenant_id: str, digests: Collection[str]) -> set[str]:
-    """Those of the shards that the tenant has already."""
-    rows = conn.execute(_STORED, (tenant_id, list(digests)))
-    return {digest for (digest,) in rows}

@@ -21,6 +21,7 @@ from services.trainer.budget import Budget
 from services.trainer.child import Child, training_command
 from services.trainer.commits import Committer
 from services.trainer.context import Assignment, HeldRun, TrainerContext
+from services.trainer.entry_fetcher import EntryFetcher
 from services.trainer.failures import (
     AttemptFailedError,
     failure_of_attempt,
@@ -37,7 +38,7 @@ from services.trainer.lease import (
     StoppedError,
 )
 from services.trainer.log_shipper import LogShipper
-from services.trainer.prepare import Prepared, prepare, shard_fetcher
+from services.trainer.prepare import Prepared, prepare
 from services.trainer.reporter import Reporter
 from services.trainer.scratch_use import ScratchUse
 from services.trainer.supervision import Supervision
@@ -187,18 +188,15 @@ def _run_child(
         use = ScratchUse(
             prepared.folder,
             prepared.shards_dir,
-            pid=child.pid,
-            has_ranks=prepared.world_size > 1,
             adapter_files=_adapter_files(claim.plan["identity"]),
             checkpoint_bytes=None if newest is None else newest.files.size_bytes,
         )
         with Feeder(
             prepared.order,
-            claim.shards,
+            EntryFetcher(held, prepared.shards_dir),
             prepared.shards_dir,
             limit_bytes=context.scratch_bytes,
             from_step=prepared.from_step,
-            fetch=shard_fetcher(held),
             other_bytes=use.bytes_taken,
             is_uploading=lambda: committer.is_busy,
         ) as feeder:

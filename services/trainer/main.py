@@ -14,8 +14,8 @@ from services.domain.ledger import Worker
 from services.logs.setup import configure
 from services.metrics.exposition import serve_metrics
 from services.metrics.gpu import show_gpus
-from services.objects.folders import delete_shard
 from services.objects.open import open_store
+from services.objects.shards import delete_shard
 from services.queue.app import TRAINER_TASK, trainer_queue, worker_queue
 from services.queue.serve import serve
 from services.settings.env import Settings

@@ -1,10 +1,8 @@
-"""Prepares the local files that a training process needs to start, except for the shards."""
+"""Prepares the local files that a training process needs to start, except for the cache entries."""
 
 import os
-import random
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,15 +11,16 @@ import structlog
 from pydantic import JsonValue
 
 from services.domain.failures import start_damaged
-from services.domain.ledger import CachedShard, ChildEvent, StoredCheckpoint
+from services.domain.ledger import ChildEvent, StoredCheckpoint
 from services.domain.starts import shown
-from services.objects.errors import ObjectCorruptError, ObjectMissingError
-from services.objects.folders import get_folder, get_shard
+from services.objects.errors import ObjectCorruptError
+from services.objects.folders import get_folder
 from services.objects.local_files import sha256_of
 from services.trainer.commits import WAITING_CHECKPOINTS
 from services.trainer.context import HeldRun
 from services.trainer.failures import AttemptFailedError, infra_failed
-from services.trainer.feeder import FeedOrder
+from services.trainer.feed_order import FeedOrder
+from services.trainer.intact import intact
 from services.trainer.lease import Lease
 from services.workers.base_models import find_base_model
 from services.workers.documents import read_index, read_plan
@@ -29,7 +28,6 @@ from trainer_core.base_models.describe import home_of
 from trainer_core.base_models.unchanged import check_described
 from trainer_core.config.plan import Plan
 from trainer_core.data.sampler import Sampler
-from trainer_core.data.shard_files import shard_name, write_note
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 from trainer_core.process.job import Job
@@ -37,14 +35,12 @@ from trainer_core.progress import SilentReporter
 
 log = structlog.get_logger(__name__)
 
-_TRIES: Final = 3
-"""Damage in transit is repaired by a second download; damage in the store is not."""
 _SHARD_WAIT_S: Final = 600
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """The job of an attempt whose files are in place, except for the shards."""
+    """The job of an attempt whose files are in place, except for the cache entries."""
 
     folder: Path
     """The scratch folder of this attempt."""
@@ -92,48 +88,14 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
         ),
         from_step=0 if checkpoint is None else checkpoint.step,
         order=FeedOrder(
-            index=index,
-            sampler=Sampler(index, identity.seed, identity.micro_batch_size),
+            index,
+            Sampler(index, identity.seed, identity.micro_batch_size),
             micro_batches_per_step=identity.micro_batches_per_step,
         ),
         world_size=identity.world_size,
         output_dir=output_dir,
         shards_dir=shards_dir,
     )
-
-
-def shard_fetcher(held: HeldRun) -> Callable[[CachedShard, Path], None]:
-    """The feeder's function that downloads one shard to a path, and verifies and notes it.
-
-    The training process compares what it reads with the note. A damaged shard ends the attempt and
-    is built again before the next one.
-    """
-    objects, claim = held.context.objects, held.claim
-
-    def fetch(shard: CachedShard, dest: Path) -> None:
-        def get() -> None:
-            sha256 = get_shard(objects, claim.tenant_id, shard, dest)
-            write_note(dest.with_name(shard_name(shard.digest)), sha256, file=dest)
-
-        if not _intact(get, held.lease, doing="fetch_shard"):
-            _rebuild(held, shard)
-            message = f"Cache shard {shard.digest} was damaged in the store; it is built again."
-            raise infra_failed("shard_corrupt", message)
-
-    return fetch
-
-
-def _rebuild(held: HeldRun, shard: CachedShard) -> None:
-    claim, context = held.claim, held.context
-    is_first = held.lease.until_answered(
-        lambda: context.ledger.rebuild_shard(claim.run_id, claim.fence, shard),
-        doing="rebuild_shard",
-    )
-    if is_first:  # otherwise another attempt has deleted it, and a new one may be there
-        log.error("shard_damaged", digest=shard.digest)
-        held.lease.until_answered(
-            lambda: context.delete_shard(claim.tenant_id, shard), doing="delete_shard"
-        )
 
 
 def _on_a_gpu(plan: Plan) -> Plan:
@@ -182,7 +144,7 @@ def _fetch_checkpoint(held: HeldRun, folder: Path) -> StoredCheckpoint | None:
         def get(checkpoint: StoredCheckpoint = checkpoint, dest: Path = dest) -> None:
             get_folder(held.context.objects, checkpoint.files, dest)
 
-        if _intact(get, held.lease, doing="fetch_checkpoint"):
+        if intact(get, held.lease, doing="fetch_checkpoint"):
             _report_damaged(held, damaged, f" The run goes on from step {checkpoint.step}.")
             return checkpoint
         damaged.append(checkpoint)
@@ -214,7 +176,7 @@ def _fetch_start(held: HeldRun, folder: Path) -> Path | None:
             if sha256_of(dest / file.name) != file.sha256:
                 raise ObjectCorruptError(file.key, "has another SHA-256 than the run names")
 
-    if not _intact(get, held.lease, doing="fetch_start"):
+    if not intact(get, held.lease, doing="fetch_start"):
         raise AttemptFailedError(start_damaged(shown(start)))
     return dest
 
@@ -237,18 +199,3 @@ def _report_damaged(held: HeldRun, damaged: Sequence[StoredCheckpoint], goes_on:
     held.lease.until_answered(
         lambda: held.context.ledger.event(claim.run_id, claim.fence, warnings), doing="report"
     )
-
-
-def _intact(get: Callable[[], None], lease: Lease, *, doing: str) -> bool:
-    """Download up to three times; False where the object was damaged or missing each time."""
-    for _ in range(_TRIES):
-        try:
-            lease.until_answered(get, doing=doing)
-        except (ObjectCorruptError, ObjectMissingError) as error:
-            log.warning(
-                "object_damaged", doing=doing, error=type(error).__name__, reason=str(error)
-            )
-            time.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - jitter, no secret
-        else:
-            return True
-    return False

@@ -1,12 +1,10 @@
-"""What an attempt takes of the scratch disk besides the shards in their folder."""
+"""What an attempt takes of the scratch disk besides the cache entries in their folder."""
 
 import os
 from pathlib import Path
 from typing import Final
 
-from services.processes.deleted_files import mapped_deleted_bytes
 from services.processes.holes import used_bytes
-from services.processes.tree import descendants
 from services.trainer.commits import WAITING_CHECKPOINTS
 from trainer_core.process.events import Event
 
@@ -17,31 +15,25 @@ _BYTES_IN_ADAPTER_FILE: Final = 4
 
 
 class ScratchUse:
-    """Checkpoints, present and to come, other files, and deleted shards that are still mapped."""
+    """Checkpoints, present and to come, and other files."""
 
     def __init__(
         self,
         folder: Path,
         shards_dir: Path,
         *,
-        pid: int,
-        has_ranks: bool,
         adapter_files: int,
         checkpoint_bytes: int | None,
     ) -> None:
         """
         Args:
             folder: of the attempt; ``shards_dir`` is below it and is not counted.
-            pid: the training process.
-            has_ranks: whether it only launches others that train.
             adapter_files: how many a checkpoint has.
             checkpoint_bytes: of the newest checkpoint; None without one.
         """
         self._folder = folder
         self._shards_dir = shards_dir
         self._checkpoints_dir = folder / "output" / "checkpoints"
-        self._pid = pid
-        self._has_ranks = has_ranks
         self._checkpoint_bytes = checkpoint_bytes
         self._bytes_a_parameter = _BYTES_A_PARAMETER + adapter_files * _BYTES_IN_ADAPTER_FILE
 
@@ -66,10 +58,7 @@ class ScratchUse:
             else:
                 others += size_bytes
         to_come = WAITING_CHECKPOINTS * (self._checkpoint_bytes or 0)
-        pids = [self._pid]
-        if self._has_ranks:
-            pids += [each.pid for each in descendants(pids)]
-        return others + max(checkpoints, to_come) + mapped_deleted_bytes(pids, self._shards_dir)
+        return others + max(checkpoints, to_come)
 
 
 def _size_of(path: Path) -> int:

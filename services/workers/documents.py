@@ -54,7 +54,20 @@ def read_plan(stored: Mapping[str, Any]) -> Plan:
 
 
 def read_index(stored: Mapping[str, Any]) -> DataIndex:
-    """Raises UnreadableDocumentError."""
+    """Raises UnreadableDocumentError.
+
+    It is retryable for an index of an earlier version: the run is indexed again.
+    """
+    if stored.get("version") == 1:  # its cache has the shards of before
+        raise UnreadableDocumentError(
+            Failure(
+                code="data_index_of_other_version",
+                category=Category.PLATFORM,
+                message="An earlier version of the service indexed the data of this run; it is "
+                "indexed again.",
+                retryable=True,
+            )
+        )
     try:
         return DataIndex.model_validate(stored)
     except pydantic.ValidationError as error:

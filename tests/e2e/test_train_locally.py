@@ -16,9 +16,9 @@ from tests.support.hub import USER, HubServer
 from tests.support.jobs import events_in, wait_for_event
 from tests.support.local_runs import (
     adapter_of,
+    entry_times,
     log_of,
     make_project,
-    shard_times,
     start,
     train,
 )
@@ -146,10 +146,10 @@ def test_sigterm_stops_with_a_checkpoint_and_the_same_command_ends_with_the_same
     stopped = events_in(output)[-1]
     assert stopped["event"] == "stopped"
     assert 0 < stopped["step"] < STEPS
-    before = shard_times(output)
+    before = entry_times(output)
     status, _ = train(project, output, tiny_models_dir)
     assert status == 0, log_of(output)
-    assert shard_times(output) == before
+    assert entry_times(output) == before
     steps = [event["step"] for event in events_in(output) if event["event"] == "step"]
     assert steps == list(range(1, STEPS + 1))
     assert adapter_of(output) == adapter_of(unbroken)
@@ -231,7 +231,7 @@ def test_sigterm_while_caching_harms_nothing(
         "train.before_finished",
     ],
 )
-def test_a_kill_at_any_point_costs_no_shard_and_changes_no_bit(
+def test_a_kill_at_any_point_costs_no_entry_and_changes_no_bit(
     project: Path, unbroken: Path, tiny_models_dir: Path, tmp_path: Path, fault: str
 ) -> None:
     output = tmp_path / "run"
@@ -239,13 +239,13 @@ def test_a_kill_at_any_point_costs_no_shard_and_changes_no_bit(
     status, _ = train(project, output, tiny_models_dir, FAULT_AT=f"{fault}=kill")
 
     assert status == -signal.SIGKILL
-    before = shard_times(output)
+    before = entry_times(output)
     for name in before:
-        with safe_open(output / "cache" / name, framework="np") as shard:
-            assert list(shard.keys())
+        with safe_open(output / "cache" / name, framework="np") as entry:
+            assert list(entry.keys())
     status, _ = train(project, output, tiny_models_dir)
     assert status == 0, log_of(output)
-    assert before.items() <= shard_times(output).items()
+    assert before.items() <= entry_times(output).items()
     assert not list((output / "cache").glob(".*.tmp"))
     assert adapter_of(output) == adapter_of(unbroken)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.jobs import shorten_texts, write_shards
+from tests.support.jobs import shorten_texts, write_entries
 from tests.support.zygote import Zygote
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.data.index import DataIndex
@@ -24,20 +24,20 @@ CASES = sorted(path.parent for path in GOLDEN.glob("*/*/job.json"))
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shards")
+def entries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("entries")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.parent.name} {case.name}")
 def test_an_older_checkpoint_resumes_and_ends_with_nearly_the_same_numbers(
-    zygote: Zygote, tiny_folder: Path, shards: Path, tmp_path: Path, case: Path
+    zygote: Zygote, tiny_folder: Path, entries: Path, tmp_path: Path, case: Path
 ) -> None:
     job, expected = (
         json.loads((case / f"{name}.json").read_text()) for name in ("job", "expected")
     )
-    write_shards(DataIndex.model_validate(job["index"]), read_base_model(tiny_folder), shards)
-    shorten_texts(shards)
-    job |= {"base_model_dir": str(tiny_folder), "shards_dir": str(shards)}
+    write_entries(DataIndex.model_validate(job["index"]), read_base_model(tiny_folder), entries)
+    shorten_texts(entries)
+    job |= {"base_model_dir": str(tiny_folder), "shards_dir": str(entries)}
     job |= {"output_dir": str(tmp_path / "output"), "resume_from": str(case / "checkpoint")}
 
     status, events = zygote.train(job, tmp_path)

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-
 from services.processes.deleted_files import mapped_deleted_bytes
+
 from services.trainer.scratch_use import ScratchUse
 from trainer_core.process.events import Event, EventName
 

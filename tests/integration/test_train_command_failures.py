@@ -1,15 +1,17 @@
 """`python -m trainer_core train` where the run cannot go on: what it reports, and what it keeps."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.jobs import change_entry
 from tests.support.small_jobs import Small, named
 from tests.support.zygote import Zygote
 from trainer_core.checkpoint.folders import committed_checkpoints
-from trainer_core.data.index import DataIndex, PictureEntry, ShardSpec
-from trainer_core.data.shard_files import shard_name
+from trainer_core.data.entry_files import entry_name
+from trainer_core.data.index import DataIndex, Picture
 
 
 @pytest.mark.parametrize("poison", ["all pictures", "one picture"])
@@ -68,22 +70,18 @@ def test_an_update_that_overflows_is_not_saved(
 
 
 def _poisoned(job: dict[str, Any], folder: Path, picture: str | None = None) -> Path:
-    """The job's shards; latents of this picture, or of all, are not a number."""
+    """The job's entries; latents of this picture, or of all, are not a number."""
     poisoned = folder / "poisoned"
-    poisoned.mkdir()
-    for shard in DataIndex.model_validate(job["index"]).shards:
-        _copy(Path(job["shards_dir"]), poisoned, shard.spec, picture)
+    shutil.copytree(job["shards_dir"], poisoned)
+    index = DataIndex.model_validate(job["index"])
+    for entry in index.entries:
+        if isinstance(entry.content, Picture) and picture in (None, entry.content.path):
+            change_entry(poisoned / entry_name(entry.digest), "latents", _poison)
     return poisoned
 
 
-def _copy(shards: Path, to: Path, spec: ShardSpec, picture: str | None) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(shards / shard_name(spec.digest()))
-    for row, entry in enumerate(spec.entries):
-        if isinstance(entry, PictureEntry) and picture in (None, entry.path):
-            tensors["mean"][row] = float("nan")
-    save_file(tensors, to / shard_name(spec.digest()))
+def _poison(tensors: dict[str, Any]) -> None:
+    tensors["mean"].fill_(float("nan"))
 
 
 def test_several_processes_need_deepspeed(zygote: Zygote, small: Small, tmp_path: Path) -> None:
@@ -121,7 +119,7 @@ def test_what_deepspeed_cannot_do_is_refused(
     assert words in events[-1]["message"]
 
 
-def test_a_missing_shard_is_requested_and_then_fails_the_run(
+def test_a_missing_entry_is_requested_and_then_fails_the_run(
     zygote: Zygote, small: Small, tmp_path: Path
 ) -> None:
     job = small()

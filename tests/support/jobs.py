@@ -1,4 +1,4 @@
-"""Training jobs on the tiny model with real photographs, their shards already encoded."""
+"""Training jobs on the tiny model with real photographs, their entries already encoded."""
 
 import json
 import os
@@ -15,11 +15,12 @@ from trainer_core.base_models.describe import BaseModel, read_base_model
 from trainer_core.config.plan import Plan
 from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.data.captions import captions_of
+from trainer_core.data.entry_files import entry_name
 from trainer_core.data.images import inspect_image
-from trainer_core.data.index import DataIndex, FileItem
+from trainer_core.data.index import DataIndex, EntryKind, FileItem
 from trainer_core.data.indexing import build_index
-from trainer_core.data.shard_files import note_path, shard_name, write_note
 from trainer_core.documents import load_document
+from trainer_core.weights.entries import read_entries
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _PHOTOS = {"photos": EXAMPLES / "photos" / "train", "held-out": EXAMPLES / "photos" / "held_out"}
@@ -79,33 +80,45 @@ def photo_items(plan: Plan, count: int | None = None) -> list[FileItem]:
     return items
 
 
-def write_shards(index: DataIndex, base: BaseModel, folder: Path) -> None:
-    """Encode the shards that do not exist yet."""
+def write_entries(index: DataIndex, base: BaseModel, folder: Path) -> None:
+    """Encode the entries that do not exist yet."""
     import torch
 
-    from trainer_core.data.encode import encode_shard
+    from trainer_core.data.encode import encode_entry
+    from trainer_core.data.entries import write_entry
     from trainer_core.hidream.warm import WarmEncoders
 
     encoders = WarmEncoders(base, torch.device("cpu"))
     pictures = {_sha256(p): p for place in _PHOTOS.values() for p in place.glob("*.jpg")}
-    for shard in index.shards:
-        path = folder / shard_name(shard.digest)
+    for entry in index.entries:
+        path = folder / entry_name(entry.digest)
         if not path.exists():
-            encode_shard(encoders, shard.spec, pictures, path)
+            encoding = index.encodings[entry.encoding]
+            write_entry(path, encode_entry(encoders, encoding, entry.content, pictures))
 
 
-def shorten_texts(shards: Path) -> None:
+def change_entry(path: Path, kind: EntryKind, change: Callable[[dict[str, Any]], None]) -> None:
+    """Write an entry again with the tensors that ``change`` has changed."""
+    from safetensors.torch import load_file
+
+    from trainer_core.data.entries import encoded, write_entry
+
+    tensors = load_file(path)
+    change(tensors)
+    write_entry(path, encoded(kind, tensors))
+
+
+def shorten_texts(folder: Path) -> None:
     """Keep only a few tokens of each cached caption: long ones take most of a tiny model's time."""
-    from safetensors.torch import load_file, save_file
+    for path in folder.glob("*.safetensors"):
+        shapes = {name: each.shape for name, each in read_entries(path).entries.items()}
+        if "llama" in shapes and shapes["t5"][1] > _TOKENS:
+            change_entry(path, "text", _shorten)
 
-    for path in shards.glob("*.safetensors"):
-        tensors = load_file(path)
-        if "llama" in tensors and tensors["t5"].shape[1] > _TOKENS:
-            tensors["t5"] = tensors["t5"][:, :_TOKENS].contiguous()
-            tensors["llama"] = tensors["llama"][:, :, :_TOKENS].contiguous()
-            save_file(tensors, path)
-            if note_path(path).exists():
-                write_note(path, _sha256(path))
+
+def _shorten(tensors: dict[str, Any]) -> None:
+    tensors["t5"] = tensors["t5"][:, :_TOKENS]
+    tensors["llama"] = tensors["llama"][:, :, :_TOKENS]
 
 
 def make_job(
@@ -117,11 +130,11 @@ def make_job(
     count: int | None = None,
     **options: JsonValue,
 ) -> dict[str, Any]:
-    """A job, complete with its shards; ``options`` as in ``demo_plan``."""
+    """A job, complete with its entries; ``options`` as in ``demo_plan``."""
     base = read_base_model(tiny)
     plan = demo_plan(base, edge_px=edge_px, **options)
     index = build_index(plan, photo_items(plan, count), base.transformer_config)
-    write_shards(index, base, shards)
+    write_entries(index, base, shards)
     return {
         "plan": plan.model_dump(mode="json"),
         "index": index.model_dump(mode="json"),

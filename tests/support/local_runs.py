@@ -91,6 +91,6 @@ def adapter_of(output: Path) -> dict[str, bytes]:
         return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
 
 
-def shard_times(output: Path) -> Mapping[str, int]:
-    """File name of every shard → its time of change."""
+def entry_times(output: Path) -> Mapping[str, int]:
+    """File name of every cache entry → its time of change."""
     return {p.name: p.stat().st_mtime_ns for p in (output / "cache").glob("*.safetensors")}

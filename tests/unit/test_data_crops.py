@@ -17,7 +17,7 @@ from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.config.plan import Backend
 from trainer_core.data.buckets import bucket_size, geometry_of, unfit
 from trainer_core.data.images import load_mask, load_rgb
-from trainer_core.data.index import DataIndex, FileItem, PictureEntry
+from trainer_core.data.index import DataIndex, FileItem, Picture
 from trainer_core.data.indexing import build_index
 
 TINY_PX, TRUE_PX = 256 * 256, 1024 * 1024
@@ -405,15 +405,14 @@ def test_large_images_are_scaled_down_before_the_crop(
         assert g.resize_w / g.resize_h == pytest.approx(size[0] / size[1], rel=2e-3)
 
 
-def entries(index: DataIndex) -> list[tuple[PictureEntry, PictureEntry]]:
+def entries(index: DataIndex) -> list[tuple[Picture, Picture]]:
     """Image and mask of each sample."""
     found = []
     for sample in index.samples:
         assert sample.mask is not None
-        image = index.shards[sample.latents.shard].spec.entries[sample.latents.row]
-        mask = index.shards[sample.mask.shard].spec.entries[sample.mask.row]
-        assert isinstance(image, PictureEntry)
-        assert isinstance(mask, PictureEntry)
+        image, mask = (index.entries[n].content for n in (sample.latents, sample.mask))
+        assert isinstance(image, Picture)
+        assert isinstance(mask, Picture)
         found.append((image, mask))
     return found
 
@@ -452,11 +451,11 @@ def test_a_picture_keeps_its_crop_under_another_name_and_beside_others(tmp_path:
 
     def crop_of(*items: FileItem) -> Any:
         index = build_index(plan, items, TINY_CONFIG)
+        contents = [entry.content for entry in index.entries]
         return [
-            entry.geometry
-            for shard in index.shards
-            for entry in shard.spec.entries
-            if isinstance(entry, PictureEntry) and entry.sha256 == one.sha256
+            content.geometry
+            for content in contents
+            if isinstance(content, Picture) and content.sha256 == one.sha256
         ]
 
     assert crop_of(one) == crop_of(renamed, *others) == crop_of(*others, one)

@@ -1,5 +1,6 @@
-"""Images become buckets, shards and one index."""
+"""Images become buckets, entries and one index."""
 
+import hashlib
 import math
 from typing import Any
 
@@ -10,10 +11,9 @@ from hypothesis import strategies as st
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.plan.problems import PlanError
-from trainer_core.data.assigning import LATENTS_PER_SHARD, TEXTS_PER_SHARD
 from trainer_core.data.buckets import geometry_of
 from trainer_core.data.captions import captions_of, decode_caption
-from trainer_core.data.index import DataIndex, FileItem, PictureEntry
+from trainer_core.data.index import Caption, DataIndex, FileItem, Picture, Sample
 from trainer_core.data.indexing import build_index
 from trainer_core.data.sampler import Sampler
 from trainer_core.errors import BadCaptionError
@@ -113,35 +113,72 @@ def test_the_order_of_files_does_not_matter() -> None:
     assert [s.held_out for s in forward.samples] == [False] * 20 + [True] * 20
 
 
-def test_shards_hold_one_bucket_and_every_caption_once() -> None:
+def test_every_picture_and_caption_has_an_entry_and_equal_ones_share_it() -> None:
     sizes = [(256, 256), (300, 200), (200, 300)]
     items = [item(f"{n}.png", sizes[n % 3], f"caption {n % 30}", "both") for n in range(100)]
+    twin = items[0].model_copy(update={"path": "twin.png"})
+    items.append(twin)
 
     index = build_index(plan_of({"id": "a"}, validation_prompt="a cat"), items, TINY_CONFIG)
 
-    texts = []
-    for shard in index.shards:
-        assert shard.digest == shard.spec.digest()
-        if shard.kind == "text":
-            assert len(shard.spec.entries) <= TEXTS_PER_SHARD
-            texts += [getattr(entry, "text", None) for entry in shard.spec.entries]
-            continue
-        assert len(shard.spec.entries) <= LATENTS_PER_SHARD
-        geometries = [e.geometry for e in shard.spec.entries if isinstance(e, PictureEntry)]
-        assert len({(g.width_px, g.height_px) for g in geometries}) == 1
-    assert sorted(map(str, texts)) == sorted(
-        ["", "a cat", "both", *(f"caption {n}" for n in range(30))]
-    )
+    digests = [entry.digest for entry in index.entries]
+    assert len(set(digests)) == len(digests)
+    for entry in index.entries:
+        assert entry.digest == index.encodings[entry.encoding].digest_of(entry.content)
+    texts = [e.content.text for e in index.entries if isinstance(e.content, Caption)]
+    assert sorted(texts) == sorted(["", "a cat", "both", *(f"caption {n}" for n in range(30))])
+    assert {index.kind_of(n) for n in index.prompts.values()} == {"text"}
     assert set(index.prompts) == {"", "a cat"}
     for sample, file in zip(index.samples, sorted(items, key=lambda i: i.path), strict=True):
-        entry = index.shards[sample.latents.shard].spec.entries[sample.latents.row]
-        assert isinstance(entry, PictureEntry)
-        assert (entry.path, entry.sha256) == (file.path, file.sha256)
-        read = [index.shards[ref.shard].spec.entries[ref.row] for ref in sample.texts]
-        assert [getattr(text, "text", None) for text in read] == list(file.captions)
+        picture = index.entries[sample.latents].content
+        assert isinstance(picture, Picture)
+        assert index.kind_of(sample.latents) == "latents"
+        assert picture.sha256 == file.sha256
+        assert (picture.geometry.width_px, picture.geometry.height_px) == (
+            sample.width_px,
+            sample.height_px,
+        )
+        assert index.captions_of(sample) == file.captions
+    assert len(index.entries) == 33 + 100  # the twin has none of its own
+    of_twins = [s for s in index.samples if s.path in (items[0].path, "twin.png")]
+    assert len({sample.latents for sample in of_twins}) == 1
 
 
-def test_another_prompt_leaves_the_other_shards_alone() -> None:
+def changes(before: DataIndex, after: DataIndex) -> tuple[int, int]:
+    """How many entries are new, and how many are no longer used."""
+    one, other = ({entry.digest for entry in index.entries} for index in (before, after))
+    return len(other - one), len(one - other)
+
+
+def test_a_change_of_one_picture_changes_its_own_entries_only() -> None:
+    sizes = [(256, 256), (300, 200), (200, 300)]
+    items = [item(f"{n:03}.png", sizes[n % 3], f"caption {n}") for n in range(200)]
+    fifth = items[5]
+
+    def built(files: list[FileItem], **options: Any) -> DataIndex:
+        return build_index(plan_of({"id": "a", **options}), files, TINY_CONFIG)
+
+    def with_fifth(**change: Any) -> list[FileItem]:
+        return [*items[:5], fifth.model_copy(update=change), *items[6:]]
+
+    before = built(items)
+    more = [*items, item("0005.png", (256, 256), "another")]
+    assert changes(before, built(more)) == (2, 0)
+    assert changes(before, built(items[1:])) == (0, 2)
+    renamed = built(with_fifth(path="zebra.png"))
+    assert changes(before, renamed) == (0, 0)
+    assert renamed.digest() == before.digest()
+    assert changes(before, built(with_fifth(captions=("another",)))) == (1, 1)
+    assert changes(before, built(with_fifth(captions=("another", "caption 5")))) == (1, 0)
+    assert changes(before, built(with_fifth(captions=("caption 6",)))) == (0, 1)
+    assert changes(before, built(with_fifth(sha256="f" * 64))) == (1, 1)
+    assert changes(before, built(with_fifth(width_px=300, height_px=200))) == (1, 1)
+    assert changes(before, built(items, repeats=3)) == (0, 0)
+    # Every third picture is square already.
+    assert changes(before, built(items, crop=True, crop_aspect="square")) == (133, 133)
+
+
+def test_another_prompt_leaves_the_other_entries_alone() -> None:
     items = [item(f"{n}.png") for n in range(20)]
 
     one, other = (
@@ -149,7 +186,19 @@ def test_another_prompt_leaves_the_other_shards_alone() -> None:
         for prompt in ("a cat", "a dog")
     )
 
-    assert len({s.digest for s in one.shards} ^ {s.digest for s in other.shards}) == 2
+    assert changes(one, other) == (1, 1)
+
+
+def test_several_sizes_of_one_source_share_their_captions() -> None:
+    two = [item("x.png", (256, 256), "a cat", to=to) for to in "ab"]
+
+    index = build_index(
+        plan_of({"id": "a", "resolution": 256}, {"id": "b", "resolution": 128}), two, TINY_CONFIG
+    )
+
+    one, other = index.samples
+    assert one.texts == other.texts
+    assert one.latents != other.latents
 
 
 def test_the_digest_and_the_order_go_by_what_is_trained_on() -> None:
@@ -164,7 +213,7 @@ def test_the_digest_and_the_order_go_by_what_is_trained_on() -> None:
         return [Sampler(index, 1, 2).micro_batch(i).samples for i in range(10)]
 
     one = built("a cat", items)
-    # A prompt that is a caption too moves the caption's row to another shard.
+    # A prompt that is a caption too moves the caption's entry to another position.
     for again in (built("a dog", items), built("caption 3", items)):
         assert again.digest() == one.digest()
         assert order(again) == order(one)
@@ -174,8 +223,7 @@ def test_the_digest_and_the_order_go_by_what_is_trained_on() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
-def test_an_encoders_precision_renames_the_captions_shards(number: int) -> None:
-    """Where no CLIP is quantised the names are those of before it could be."""
+def test_an_encoders_precision_renames_the_captions_entries(number: int) -> None:
     plain = plan_of({"id": "a"})
     precision = plain.identity.precision.model_copy(
         update={f"text_encoder_{number}": "int8-quanto"}
@@ -185,10 +233,24 @@ def test_an_encoders_precision_renames_the_captions_shards(number: int) -> None:
 
     one, other = (build_index(p, [item("a.png")], TINY_CONFIG) for p in (plain, changed))
 
-    for before, after in zip(one.shards, other.shards, strict=True):
-        assert (before.digest == after.digest) is (before.kind == "latents")
-    texts = [shard.spec.encoder for shard in one.shards if shard.kind == "text"]
-    assert all("text_encoder_1" not in e and "text_encoder_2" not in e for e in texts)
+    for n, (before, after) in enumerate(zip(one.entries, other.entries, strict=True)):
+        assert (before.digest == after.digest) is (one.kind_of(n) == "latents")
+    (text,) = (each.encoder for each in one.encodings if each.kind == "text")
+    assert "text_encoder_1" not in text
+    assert "text_encoder_2" not in text
+
+
+@pytest.mark.parametrize("change", [{"base_digest": "1" * 64}, {"compute": "fp16"}])
+def test_what_encodes_is_part_of_the_digest_and_a_name_is_not(change: dict[str, Any]) -> None:
+    index = build_index(plan_of({"id": "a"}), [item("a.png")], TINY_CONFIG)
+
+    for entry in index.entries:
+        encoding, content = index.encodings[entry.encoding], entry.content
+        other = encoding.model_copy(update={"encoder": {**encoding.encoder, **change}})
+        assert other.digest_of(content) != entry.digest
+        if isinstance(content, Picture):
+            renamed = content.model_copy(update={"path": "elsewhere/b.jpg"})
+            assert encoding.digest_of(renamed) == entry.digest
 
 
 def test_small_and_uncaptioned_images_are_left_out_with_a_warning() -> None:
@@ -268,3 +330,38 @@ def test_buckets_smaller_than_a_batch_are_told() -> None:
         "A step has 24 samples, and there are 6 images to train on: each is in a step about 4 "
         "times."
     )
+
+
+def test_the_digest_ignores_names_positions_and_the_order_of_samples() -> None:
+    items = [item(f"{n}.png", (256, 256), f"caption {n}") for n in range(12)]
+    index = build_index(plan_of({"id": "a"}), items, TINY_CONFIG)
+
+    def moved(sample: Sample) -> Sample:
+        last = len(index.entries) - 1
+        return sample.model_copy(
+            update={
+                "path": hashlib.sha256(sample.path.encode()).hexdigest(),
+                "latents": last - sample.latents,
+                "texts": tuple(last - text for text in sample.texts),
+            }
+        )
+
+    again = index.model_copy(
+        update={
+            "samples": tuple(moved(sample) for sample in reversed(index.samples)),
+            "entries": index.entries[::-1],
+            "prompts": {},
+        }
+    )
+    swapped = index.model_copy(
+        update={
+            "samples": (
+                index.samples[0].model_copy(update={"texts": index.samples[1].texts}),
+                index.samples[1].model_copy(update={"texts": index.samples[0].texts}),
+                *index.samples[2:],
+            )
+        }
+    )
+
+    assert again.digest() == index.digest()
+    assert swapped.digest() != index.digest()

@@ -3,22 +3,21 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import PlanError
-from trainer_core.data.assigning import LATENTS_PER_SHARD
 from trainer_core.data.buckets import Geometry, geometry_of
 from trainer_core.data.captions import captions_of
-from trainer_core.data.encode import encode_shard
-from trainer_core.data.index import DataIndex, FileItem, PictureEntry, ShardSpec
+from trainer_core.data.encode import encode_entry
+from trainer_core.data.entries import EntryFolder, write_entry
+from trainer_core.data.entry_files import entry_name
+from trainer_core.data.index import DataIndex, Encoding, FileItem, Picture
 from trainer_core.data.indexing import build_index
 from trainer_core.errors import BadImageError
 
@@ -51,10 +50,10 @@ def index_of(items: Sequence[FileItem], kind: str = "mask") -> DataIndex:
     return build_index(plan_of(kind), items, TINY_CONFIG)
 
 
-def entry_of(index: DataIndex, which: Any) -> PictureEntry:
-    entry = index.shards[which.shard].spec.entries[which.row]
-    assert isinstance(entry, PictureEntry)
-    return entry
+def content_of(index: DataIndex, entry: int) -> Picture:
+    content = index.entries[entry].content
+    assert isinstance(content, Picture)
+    return content
 
 
 def test_each_image_gets_the_mask_of_the_same_name_with_its_own_geometry() -> None:
@@ -66,38 +65,33 @@ def test_each_image_gets_the_mask_of_the_same_name_with_its_own_geometry() -> No
 
     assert [sample.backend for sample in index.samples] == ["a"] * 60
     for sample in index.samples:
-        picture, mask = entry_of(index, sample.latents), entry_of(index, sample.mask)
+        assert sample.mask is not None
+        picture, mask = content_of(index, sample.latents), content_of(index, sample.mask)
         assert mask.path == picture.path.replace(".jpg", ".png")
         assert mask.sha256 != picture.sha256
         assert mask.geometry == picture.geometry
-    kinds = {"masks": {"mask_kind": "segmentation", "cell_px": 8}}
-    for shard in index.shards:
-        if shard.kind == "masks":
-            assert shard.spec.encoder == kinds["masks"]
-            assert len(shard.spec.entries) <= LATENTS_PER_SHARD
-            cut = {(e.geometry.width_px, e.geometry.height_px) for e in shard.spec.entries}
-            assert len(cut) == 1
-    assert sum(shard.kind == "masks" for shard in index.shards) == 6
+        encoding = index.encodings[index.entries[sample.mask].encoding]
+        assert encoding.kind == "masks"
+        assert encoding.encoder == {"mask_kind": "segmentation", "cell_px": 8}
+    assert sum(index.kind_of(n) == "masks" for n in range(len(index.entries))) == 60
     assert DataIndex.model_validate(index.model_dump(mode="json")) == index
 
 
-def test_masks_leave_the_shards_of_images_and_captions_alone() -> None:
+def test_masks_leave_the_entries_of_images_and_captions_alone() -> None:
     images = [file("a", f"{n}.png") for n in range(20)]
     masks = [file("m", f"{n}.png") for n in range(20)]
 
     masked = index_of([*images, *masks])
     plain = build_index(plan_of(masked=False), images, TINY_CONFIG)
 
-    of_images = {s.digest for s in masked.shards if s.kind != "masks"}
-    assert of_images == {s.digest for s in plain.shards}
+    names = [(entry.digest, masked.kind_of(n)) for n, entry in enumerate(masked.entries)]
+    of_images = {digest for digest, kind in names if kind != "masks"}
+    assert of_images == {entry.digest for entry in plain.entries}
     assert masked.digest() != plain.digest()
 
 
-def test_digests_equal_those_of_earlier_versions() -> None:
-    """Caches and resumes of earlier versions go by them.
-
-    The index's is not that of before: the prompts and the rows' places have left it.
-    """
+def test_digests_stay_those_of_earlier_versions() -> None:
+    """Caches and resumes go by them."""
     items = [
         FileItem(
             backend="a",
@@ -113,11 +107,12 @@ def test_digests_equal_those_of_earlier_versions() -> None:
     index = build_index(plan_of(masked=False), items, TINY_CONFIG)
 
     assert index.digest() == PINNED_INDEX
-    assert [shard.digest[:12] for shard in index.shards] == PINNED_SHARDS
+    digests = {index.kind_of(n): entry.digest[:12] for n, entry in enumerate(index.entries)}
+    assert digests == PINNED_LAST_ENTRIES
 
 
-PINNED_INDEX = "77fb13c38c3c3e1647158af640f57c5fab9c6a69d0d42d01c1557ca36c909ace"
-PINNED_SHARDS = ["372367a4be7d", "385f2946d9f6", "fe4212ff3bbb"]
+PINNED_INDEX = "8676921d16e82c990f3d25d02ef8f611d990bd5348ce774ef0a05d0efa4ae926"
+PINNED_LAST_ENTRIES = {"text": "08d39e3665a3", "latents": "46de7678983f"}
 
 
 def test_images_without_a_mask_or_with_two_are_named() -> None:
@@ -184,14 +179,12 @@ def encoded(
     path = tmp_path / "mask.png"
     mask.save(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    spec = ShardSpec(
-        kind="masks",
-        encoder={"mask_kind": kind, "cell_px": 8},
-        entries=(PictureEntry(path="in/mask.png", sha256=sha256, geometry=geometry),),
+    encoding = Encoding(kind="masks", encoder={"mask_kind": kind, "cell_px": 8})
+    picture = Picture(path="in/mask.png", sha256=sha256, geometry=geometry)
+    write_entry(
+        tmp_path / entry_name("ab12"), encode_entry(NoModels(), encoding, picture, {sha256: path})
     )
-    output = tmp_path / "shard.safetensors"
-    encode_shard(NoModels(), spec, {sha256: path}, output)
-    return load_file(output)["mask"]
+    return EntryFolder(tmp_path).read("ab12", "masks")["mask"]
 
 
 def test_a_mask_is_the_mean_of_red_over_each_cell(tmp_path: Path) -> None:

@@ -5,26 +5,19 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer_core.data.index import (
-    DataIndex,
-    Sample,
-    ShardDescription,
-    ShardRef,
-    ShardSpec,
-    TextEntry,
-)
+from trainer_core.data.index import Caption, DataIndex, Encoding, Entry, Sample
 from trainer_core.data.sampler import Sampler, draw_seed, permuted
 
 SIZES = ((64, 64), (128, 64), (64, 128))
 
 
-def shards_of(samples: int) -> tuple[ShardDescription, ...]:
-    """One with a row for each sample, one with captions; what the rows are does not matter here."""
-    specs = [
-        ShardSpec(kind="text", encoder={}, entries=tuple(TextEntry(text=f"{n}") for n in range(m)))
-        for m in (samples, 3)
-    ]
-    return tuple(ShardDescription(digest=s.digest(), kind="text", spec=s) for s in specs)
+TEXT = Encoding(kind="text", encoder={})
+
+
+def entries_of(samples: int) -> tuple[Entry, ...]:
+    """One for each sample, and three captions; what they are does not matter here."""
+    contents = [Caption(text=f"{n}") for n in range(samples + 3)]
+    return tuple(Entry(digest=TEXT.digest_of(c), encoding=0, content=c) for c in contents)
 
 
 @st.composite
@@ -40,12 +33,13 @@ def indexes(draw: st.DrawFn) -> DataIndex:
                 width_px=size[0],
                 height_px=size[1],
                 repeats=repeats,
-                latents=ShardRef(shard=0, row=position),
-                texts=tuple(ShardRef(shard=1, row=row) for row in range(captions)),
+                latents=position,
+                texts=tuple(range(len(drawn), len(drawn) + captions)),
             )
             for position, (size, repeats, held_out, captions) in enumerate(drawn)
         ),
-        shards=shards_of(len(drawn)),
+        encodings=(TEXT,),
+        entries=entries_of(len(drawn)),
         prompts={},
     )
 
@@ -104,12 +98,12 @@ def test_epochs_and_seeds_differ() -> None:
             width_px=64,
             height_px=64,
             repeats=0,
-            latents=ShardRef(shard=0, row=n),
-            texts=(ShardRef(shard=1, row=0),),
+            latents=n,
+            texts=(100,),
         )
         for n in range(100)
     )
-    index = DataIndex(samples=samples, shards=shards_of(100), prompts={})
+    index = DataIndex(samples=samples, encodings=(TEXT,), entries=entries_of(100), prompts={})
 
     def order(seed: int, epoch: int) -> list[int]:
         sampler = Sampler(index, seed, 1)

@@ -1,5 +1,7 @@
 """The tensors of a batch: draws, masks and prior flags."""
 
+import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,11 @@ import torch
 
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.config.plan import Plan
+from trainer_core.data.entries import EntryFolder, encoded, write_entry
+from trainer_core.data.entry_files import entry_name
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
 from trainer_core.data.sampler import MicroBatch, Sampler, draw_seed
-from trainer_core.data.shard_files import shard_name
-from trainer_core.data.shards import ShardFolder, write_shard
 from trainer_core.engine.batch import BatchMaker, Draw
 from trainer_core.hidream.loading import load_vae
 from trainer_core.hidream.timestep_sampling import AutoShift
@@ -45,7 +47,7 @@ def item(backend: str, name: str) -> FileItem:
     return FileItem(
         backend=backend,
         path=f"{name}.png",
-        sha256="0" * 64,
+        sha256=hashlib.sha256(f"{backend} {name}".encode()).hexdigest(),
         width_px=128,
         height_px=128,
         captions=captions,
@@ -61,24 +63,27 @@ ITEMS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every shard of the plan's index, with different contents in each row."""
-    folder = tmp_path_factory.mktemp("shards")
-    for shard in build_index(plan_of(), ITEMS, TINY_CONFIG).shards:
-        rows = len(shard.spec.entries)
-        number = torch.arange(1.0, rows + 1)
+    """Every entry of the plan's index, with a number of its own in each of its kind."""
+    folder = tmp_path_factory.mktemp("entries")
+    index = build_index(plan_of(), ITEMS, TINY_CONFIG)
+    counts: Counter[str] = Counter()
+    for n, entry in enumerate(index.entries):
+        kind = index.kind_of(n)
+        counts[kind] += 1
+        number = float(counts[kind])
         tensors = {
             "latents": {
-                "mean": number.view(-1, 1, 1, 1).expand(-1, 16, CELLS, CELLS),
-                "std": torch.ones(rows, 16, CELLS, CELLS),
+                "mean": torch.full((1, 16, CELLS, CELLS), number),
+                "std": torch.ones(1, 16, CELLS, CELLS),
             },
             "text": {
-                "t5": torch.zeros(rows, 4, 32),
-                "llama": torch.zeros(rows, 3, 4, 48),
-                "pooled": number.view(-1, 1).expand(-1, 40),
+                "t5": torch.zeros(1, 4, 32),
+                "llama": torch.zeros(1, 3, 4, 48),
+                "pooled": torch.full((1, 40), number),
             },
-            "masks": {"mask": number.view(-1, 1, 1, 1).expand(-1, 1, CELLS, CELLS) / rows},
-        }[shard.kind]
-        write_shard(folder / shard_name(shard.digest), shard.kind, tensors)
+            "masks": {"mask": torch.full((1, 1, CELLS, CELLS), number / 4)},
+        }[kind]
+        write_entry(folder / entry_name(entry.digest), encoded(kind, tensors))
     return folder
 
 
@@ -90,7 +95,7 @@ def maker(folder: Path, tiny_folder: Path) -> Any:
         index = build_index(plan, ITEMS, TINY_CONFIG)
         identity = plan.identity
         batches = BatchMaker(
-            index, ShardFolder(folder, wait_s=1), identity, vae, CPU, auto_shift=AutoShift()
+            index, EntryFolder(folder, wait_s=1), identity, vae, CPU, auto_shift=AutoShift()
         )
         return index, batches
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.support.jobs import make_job, shorten_texts
+from trainer_core.data.entries import EntryFolder
+from trainer_core.data.entry_files import entry_name, wanted_name
 from trainer_core.data.sampler import MicroBatch, Sampler
-from trainer_core.data.shard_files import shard_name
-from trainer_core.data.shards import ShardFolder
 from trainer_core.engine.feed import Feed
 from trainer_core.engine.loop import take_steps
 from trainer_core.engine.setup import LoadedRun, load_run
@@ -28,23 +28,23 @@ STEPS, ACCUMULATION = 6, 2
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shards")
+def entries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("entries")
 
 
 @pytest.fixture(scope="module")
-def job(tiny_folder: Path, shards: Path) -> dict[str, Any]:
+def job(tiny_folder: Path, entries: Path) -> dict[str, Any]:
     job = make_job(
         tiny_folder,
-        shards,
-        shards,
+        entries,
+        entries,
         edge_px=64,
         count=4,
         train_batch_size=1,
         max_train_steps=STEPS,
         gradient_accumulation_steps=ACCUMULATION,
     )
-    shorten_texts(shards)
+    shorten_texts(entries)
     return job
 
 
@@ -55,12 +55,12 @@ def loaded(job: dict[str, Any]) -> LoadedRun:
 
 @pytest.fixture
 def run(job: dict[str, Any], loaded: LoadedRun, tmp_path: Path) -> Iterator[Run]:
-    """A run whose shards lie in a folder of its own."""
+    """A run whose entries lie in a folder of its own."""
     for path in Path(job["shards_dir"]).glob("*.safetensors"):
         (tmp_path / path.name).hardlink_to(path)
     own = job | {"shards_dir": str(tmp_path), "output_dir": str(tmp_path / "output")}
     with EventWriter(tmp_path / "events.jsonl") as events:
-        here = replace(loaded, shards=ShardFolder(tmp_path, wait_s=30))
+        here = replace(loaded, entries=EntryFolder(tmp_path, wait_s=30))
         yield open_run(Job.model_validate(own), here, events, Control(None))
     assert not [thread for thread in threading.enumerate() if thread.name == "feed"]
 
@@ -69,14 +69,14 @@ def latents_of(run: Run, i: int) -> Path:
     """The file that micro-batch i reads its image from."""
     (sample,) = run.sampler.micro_batch(i).samples
     index = run.job.index
-    shard = index.shards[index.samples[sample].latents.shard]
-    return Path(run.job.shards_dir) / shard_name(shard.digest)
+    digest = index.entries[index.samples[sample].latents].digest
+    return Path(run.job.shards_dir) / entry_name(digest)
 
 
-def wait_until_wanted(shard: Path) -> None:
+def wait_until_wanted(file: Path) -> None:
     deadline = time.monotonic() + 30
-    while not shard.with_suffix(".wanted").exists():
-        assert time.monotonic() < deadline, "nothing asks for the shard"
+    while not file.with_name(wanted_name(file.stem)).exists():
+        assert time.monotonic() < deadline, "nothing asks for the entry"
         time.sleep(0.01)
 
 
@@ -102,7 +102,7 @@ def test_a_block_that_is_left_early_ends_the_thread(run: Run) -> None:
         next(feed.take(1))
 
 
-def test_a_block_that_is_left_while_a_shard_is_awaited_ends_the_thread(run: Run) -> None:
+def test_a_block_that_is_left_while_an_entry_is_awaited_ends_the_thread(run: Run) -> None:
     missing = latents_of(run, 0)
     missing.unlink()
 
@@ -110,7 +110,7 @@ def test_a_block_that_is_left_while_a_shard_is_awaited_ends_the_thread(run: Run)
         wait_until_wanted(missing)
 
 
-def test_a_stop_ends_the_wait_for_a_shard(run: Run) -> None:
+def test_a_stop_ends_the_wait_for_an_entry(run: Run) -> None:
     latents_of(run, 0).unlink()
 
     with Feed(run, 0) as feed:
@@ -146,25 +146,25 @@ def test_an_error_fails_the_step_that_needs_the_batch(run: Run, end: int) -> Non
     assert [e.step for e in seen if e.name == "step"] == list(range(1, end // ACCUMULATION + 1))
 
 
-def test_a_file_that_is_no_shard_is_named(run: Run) -> None:
+def test_a_file_that_is_no_entry_is_named(run: Run) -> None:
     path = latents_of(run, 0)
     path.unlink()
-    path.write_bytes(b"not a shard")
+    path.write_bytes(b"not an entry")
 
     with Feed(run, 0) as feed, pytest.raises(ShardCorruptError, match=path.stem):
         next(feed.take(1))
 
 
-def test_a_shard_that_does_not_arrive_in_time_fails(run: Run) -> None:
+def test_an_entry_that_does_not_arrive_in_time_fails(run: Run) -> None:
     latents_of(run, 0).unlink()
-    shards = ShardFolder(Path(run.job.shards_dir), wait_s=0.1)
-    impatient = replace(run, loaded=replace(run.loaded, shards=shards))
+    entries = EntryFolder(Path(run.job.shards_dir), wait_s=0.1)
+    impatient = replace(run, loaded=replace(run.loaded, entries=entries))
 
     with Feed(impatient, 0) as feed, pytest.raises(ShardMissingError):
         next(feed.take(1))
 
 
-def test_a_wait_for_a_shard_counts_as_the_runs(run: Run) -> None:
+def test_a_wait_for_an_entry_counts_as_the_runs(run: Run) -> None:
     latents = latents_of(run, 0)
     content = latents.read_bytes()
     latents.unlink()
@@ -175,4 +175,4 @@ def test_a_wait_for_a_shard_counts_as_the_runs(run: Run) -> None:
         latents.with_suffix(".new").rename(latents)
         next(feed.take(1))
 
-    assert run.loaded.shards.waited_s > 0.04  # one look takes 0.05 s
+    assert run.loaded.entries.waited_s > 0.01  # it looks again after 0.02 s

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from trainer_core.data.index import DataIndex, PictureEntry, Sample, ShardRef, TextEntry
+from trainer_core.data.index import Caption, DataIndex, Picture, Sample
 from trainer_core.process.job import Job
 
 _NAMED: Final = 3
@@ -64,11 +64,11 @@ def _changes(here: DataIndex, mine: Sample, there: DataIndex, theirs: Sample) ->
         yield "has another mask"
 
 
-def _content(index: DataIndex, ref: ShardRef) -> str:
-    match index.shards[ref.shard].spec.entries[ref.row]:
-        case TextEntry(text=text):
+def _content(index: DataIndex, entry: int) -> str:
+    match index.entries[entry].content:
+        case Caption(text=text):
             return text
-        case PictureEntry(sha256=sha256):
+        case Picture(sha256=sha256):
             return sha256
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from trainer_core.data.assigning import MAX_TEXT_TOKENS
+from trainer_core.data.collecting import MAX_TEXT_TOKENS
 from trainer_core.data.token_counts import count_tokens
 
 _NAMED_AT_MOST: Final = 3

@@ -1,26 +1,31 @@
-"""Encode one shard from its spec and local files, with the given encoders."""
+"""Encode cache entries from images and captions, with the given encoders."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from pydantic import JsonValue
 
+from trainer_core.data.entries import EncodedEntry, encoded
 from trainer_core.data.images import MaskKind, load_mask, load_rgb
-from trainer_core.data.index import PictureEntry, ShardSpec, TextEntry
-from trainer_core.data.shards import write_shard
+from trainer_core.data.index import Caption, Encoding, Picture
+from trainer_core.data.shard_files import shard_header
+from trainer_core.data.shards import ShardSpec
+from trainer_core.data.text_rows import to_fp8
 from trainer_core.errors import BadImageError, ShardCorruptError
+from trainer_core.faultpoints import fault_point
 
 
 class Encoders(Protocol):
     """A base model's VAE and text encoders, loaded on first use."""
 
     def check(self, encoder: Mapping[str, JsonValue]) -> None:
-        """Raise BaseModelError if a spec was made for other encoders."""
+        """Raise BaseModelError if an encoding is of other encoders."""
 
     def latents(
         self, encoder: Mapping[str, JsonValue], images_1CHW: torch.Tensor
@@ -31,64 +36,83 @@ class Encoders(Protocol):
         """`t5`, `llama` and `pooled` of one caption, batch first."""
 
 
-class WrittenShard(NamedTuple):
-    """A complete shard file."""
+def encode_entry(
+    models: Encoders, encoding: Encoding, content: Picture | Caption, inputs: Mapping[str, Path]
+) -> EncodedEntry:
+    """Encode one image, mask or caption.
 
-    size_bytes: int
-    sha256: str
+    It is encoded alone. This bounds memory, and the bytes depend on the content only: the same
+    caption gives the same ones beside any other.
+
+    Args:
+        models: the encoders.
+        encoding: how it is encoded.
+        content: the image with its crop, or the caption.
+        inputs: SHA-256 of an image → its file; not needed for captions.
+
+    Raises:
+        BadImageError: the image cannot be decoded, or the mask is black everywhere; names it.
+        BaseModelError: the encoding is of another base model.
+        ShardCorruptError: the image is missing from ``inputs``, or its content differs.
+    """
+    if encoding.kind != "masks":  # no model is needed for masks
+        models.check(encoding.encoder)
+    return encoded(encoding.kind, _tensors(models, encoding, content, inputs))
 
 
 def encode_shard(
     models: Encoders, spec: ShardSpec, inputs: Mapping[str, Path], output: Path
-) -> WrittenShard:
-    """Encode every entry of the spec and write the shard to ``output``.
+) -> None:
+    """Encode every entry of the spec and write the shard to ``output``, which is replaced.
 
-    Entries are encoded one at a time. This bounds memory, and a row depends on its entry only: the
-    same caption gives the same bits in any shard.
-
-    Args:
-        models: the encoders.
-        spec: the entries of the shard.
-        inputs: SHA-256 of an image → its file; not needed for text.
-        output: the file to write; replaced if it exists.
-
-    Raises:
-        BadImageError: an image cannot be decoded, or a mask is black everywhere; names it.
-        BaseModelError: the spec belongs to another base model.
-        ShardCorruptError: an image is missing from ``inputs``, or its content differs.
+    The file appears complete or not at all. Arguments and errors as of ``encode_entry``; OSError.
     """
-    if spec.kind != "masks":  # no model is needed for masks
-        models.check(spec.encoder)
-    rows = [_encode_entry(models, spec, entry, inputs) for entry in spec.entries]
-    tensors = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-    size_bytes = write_shard(output, spec.kind, tensors)
-    with output.open("rb") as file:
-        return WrittenShard(size_bytes, hashlib.file_digest(file, "sha256").hexdigest())
+    encoding = Encoding(kind=spec.kind, encoder=spec.encoder)
+    entries = {
+        digest: encode_entry(models, encoding, content, inputs)
+        for digest, content in zip(spec.digests(), spec.contents(), strict=True)
+    }
+    draft = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        fault_point("encode.before_write")
+        with draft.open("wb") as file:
+            tensors = {digest: entry.tensors for digest, entry in entries.items()}
+            file.write(shard_header(tensors, {d: entry.sha256 for d, entry in entries.items()}))
+            for entry in entries.values():
+                file.writelines(entry.parts)
+        fault_point("encode.before_rename")
+        draft.replace(output)
+    finally:
+        draft.unlink(missing_ok=True)
+    fault_point("encode.after_rename")
 
 
-def _encode_entry(
-    models: Encoders, spec: ShardSpec, entry: PictureEntry | TextEntry, inputs: Mapping[str, Path]
+def _tensors(
+    models: Encoders, encoding: Encoding, content: Picture | Caption, inputs: Mapping[str, Path]
 ) -> dict[str, torch.Tensor]:
-    if isinstance(entry, TextEntry):
-        return models.text(spec.encoder, entry.text)
-    if entry.sha256 not in inputs:
-        raise ShardCorruptError(f"{entry.path}: the image is missing from the inputs")
-    image = inputs[entry.sha256]
-    _check_content(image, entry)
-    if spec.kind == "masks":
-        return {"mask": _mask(spec, entry, image)}
-    return models.latents(spec.encoder, pixels(load_rgb(image, entry.geometry, name=entry.path)))
+    if isinstance(content, Caption):
+        text = models.text(encoding.encoder, content.text)
+        return to_fp8(text) if encoding.encoder.get("rows") == "fp8" else text
+    if content.sha256 not in inputs:
+        raise ShardCorruptError(f"{content.path}: the image is missing from the inputs")
+    image = inputs[content.sha256]
+    _check_content(image, content)
+    if encoding.kind == "masks":
+        return {"mask": _mask(encoding, content, image)}
+    images = pixels(load_rgb(image, content.geometry, name=content.path))
+    return models.latents(encoding.encoder, images)
 
 
-def _mask(spec: ShardSpec, entry: PictureEntry, image: Path) -> torch.Tensor:
+def _mask(encoding: Encoding, content: Picture, image: Path) -> torch.Tensor:
     """The loss weight of each latent cell, [1, 1, h, w], fp32 from 0 to 1."""
-    kind: MaskKind = "segmentation" if spec.encoder["mask_kind"] == "segmentation" else "mask"
-    cell_px = spec.encoder["cell_px"]
+    is_segmentation = encoding.encoder["mask_kind"] == "segmentation"
+    kind: MaskKind = "segmentation" if is_segmentation else "mask"
+    cell_px = encoding.encoder["cell_px"]
     assert isinstance(cell_px, int)  # written by our own index
-    levels = load_mask(image, entry.geometry, kind, cell_px, name=entry.path)
+    levels = load_mask(image, content.geometry, kind, cell_px, name=content.path)
     share = (torch.from_numpy(np.array(levels, dtype=np.float32)) / 255).clamp(0, 1)
     if not share.any():
-        raise BadImageError(f"{entry.path}: the mask is black on the whole crop of its image")
+        raise BadImageError(f"{content.path}: the mask is black on the whole crop of its image")
     return (share.ceil() if kind == "segmentation" else share)[None, None]
 
 
@@ -98,14 +122,14 @@ def pixels(image: Image.Image) -> torch.Tensor:
     return (levels / 127.5 - 1).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
-def _check_content(path: Path, entry: PictureEntry) -> None:
-    """Raise ShardCorruptError if the content differs: all runs with the image share its latents."""
+def _check_content(path: Path, content: Picture) -> None:
+    """Raise ShardCorruptError if the bytes differ: all runs with the image share its latents."""
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ShardCorruptError(f"{entry.path}: {error.strerror}") from error
-    if found != entry.sha256:
+        raise ShardCorruptError(f"{content.path}: {error.strerror}") from error
+    if found != content.sha256:
         raise ShardCorruptError(
-            f"{entry.path}: the content has SHA-256 {found}, not {entry.sha256}"
+            f"{content.path}: the content has SHA-256 {found}, not {content.sha256}"
         )

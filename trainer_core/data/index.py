@@ -1,19 +1,21 @@
-"""The data of a run as one document: its images, its captions, and the shards that hold them.
+"""The data of a run as one document: its images, its captions, and the cache entries they need.
 
-A shard is named by the digest of its spec, which lists its content. So two runs of one tenant that
-need the same shard share it in the cache.
+A cache entry is one image with its crop, one mask, or one caption, encoded. It is named by the
+digest of its content and of what encodes it, so runs with the same picture or caption share it.
 """
 
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import JsonValue
+from pydantic import JsonValue, model_validator
 
 from trainer_core.config.plan.frozen import Frozen, Many, digest_of
 from trainer_core.data.buckets import Geometry
+from trainer_core.data.entry_digest import entry_digest
+from trainer_core.data.index_version_1 import from_version_1
 
-ShardKind = Literal["latents", "text", "masks"]
+EntryKind = Literal["latents", "text", "masks"]
 
 
 class FileItem(Frozen):
@@ -30,64 +32,47 @@ class FileItem(Frozen):
     """Each use of the image draws one. Images without one are left out; masks have none."""
 
 
-class PictureEntry(Frozen):
+class Picture(Frozen):
     """One image or mask, and its crop."""
 
     path: str
+    """For messages; a renamed image has the same entry."""
     sha256: str
     geometry: Geometry
 
 
-class TextEntry(Frozen):
+class Caption(Frozen):
     """One caption or prompt."""
 
     text: str
 
 
-class ShardSpec(Frozen):
-    """The content of a shard; its digest is the shard's name."""
+class Encoding(Frozen):
+    """How entries of a kind are encoded."""
 
-    version: Literal[1] = 1
-    kind: ShardKind
+    kind: EntryKind
     encoder: dict[str, JsonValue]
     """latents: base_digest, compute. text: base_digest, compute, text_encoder_3, text_encoder_4,
-    max_tokens; text_encoder_1 and text_encoder_2 where they are not no_change. masks: mask_kind,
-    cell_px."""
-    entries: Many[PictureEntry] | Many[TextEntry]
-    """Row r of the shard's tensors belongs to entry r; all images are of one bucket."""
+    max_tokens; text_encoder_1 and text_encoder_2 where they are not no_change; rows: fp8. masks:
+    mask_kind, cell_px."""
 
-    def digest(self) -> str:
-        return digest_of(self.model_dump(mode="json"))
-
-    def units(self) -> float:
-        """What its encoding time is proportional to: millions of pixels, or captions."""
-        return sum(
-            1.0
-            if isinstance(entry, TextEntry)
-            else entry.geometry.width_px * entry.geometry.height_px / 1e6
-            for entry in self.entries
-        )
+    def digest_of(self, content: Picture | Caption) -> str:
+        """The digest that names the entry of this content."""
+        return entry_digest(self.kind, self.encoder, content.model_dump(mode="json"))
 
 
-class ShardDescription(Frozen):
-    """One shard of an index."""
+class Entry(Frozen):
+    """One entry of the cache."""
 
     digest: str
-    """Digest of ``spec``."""
-    kind: ShardKind
-    spec: ShardSpec
-
-
-class ShardRef(Frozen):
-    """One row of one shard."""
-
-    shard: int
-    """Position in ``DataIndex.shards``."""
-    row: int
+    """``Encoding.digest_of`` its content."""
+    encoding: int
+    """Position in ``DataIndex.encodings``."""
+    content: Picture | Caption
 
 
 class Sample(Frozen):
-    """One image, encoded."""
+    """One image, encoded. Numbers of entries are positions in ``DataIndex.entries``."""
 
     backend: str
     path: str
@@ -98,64 +83,73 @@ class Sample(Frozen):
     height_px: int
     repeats: int
     """How often the sample is used again in an epoch, after the first time."""
-    latents: ShardRef
-    texts: Many[ShardRef]
+    latents: int
+    texts: Many[int]
     """Its captions; never empty."""
-    mask: ShardRef | None = None
+    mask: int | None = None
     """Loss weight of each latent cell; None: every cell counts fully."""
+
+    def entries(self) -> tuple[int, ...]:
+        """All entries of the sample."""
+        masks = () if self.mask is None else (self.mask,)
+        return (self.latents, *masks, *self.texts)
 
 
 class DataIndex(Frozen):
     """All samples of a run, in an order that depends on the data only."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     samples: Many[Sample]
-    shards: Many[ShardDescription]
-    prompts: dict[str, ShardRef]
-    """Text → row, for the empty prompt and the sample image's prompts."""
+    encodings: Many[Encoding]
+    entries: Many[Entry]
+    """Each once, whatever number of samples use it."""
+    prompts: dict[str, int]
+    """Text → entry, for the empty prompt and the sample image's prompts."""
     warnings: Many[str] = ()
     """Say what was left out and why, for the user; not part of the digest."""
 
-    def digest(self) -> str:
-        """SHA-256 of the image, mask and captions of every sample. Computed once.
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, document: Any) -> Any:
+        if isinstance(document, dict) and document.get("version") == 1:
+            return from_version_1(document)
+        return document
 
-        The prompts of the sample image and the positions of rows are not part of it: changing them
-        leaves the training data the same.
+    def digest(self) -> str:
+        """SHA-256 of what every sample is trained on. Computed once.
+
+        Names of files, positions and the prompts of the sample image are not part of it: they leave
+        the training data the same.
         """
         return self._digest
 
     @cached_property
     def _digest(self) -> str:
-        encoders = [digest_of(shard.spec.encoder) for shard in self.shards]
+        names = [entry.digest for entry in self.entries]
 
-        def content(ref: ShardRef) -> list[JsonValue]:
-            entry = self.shards[ref.shard].spec.entries[ref.row]
-            if isinstance(entry, TextEntry):
-                return [encoders[ref.shard], entry.text]
-            geometry: list[JsonValue] = list(vars(entry.geometry).values())
-            return [encoders[ref.shard], entry.sha256, *geometry]
-
-        return digest_of(
-            [
-                [
-                    sample.backend,
-                    sample.path,
-                    sample.held_out,
-                    sample.width_px,
-                    sample.height_px,
-                    sample.repeats,
-                    content(sample.latents),
-                    None if sample.mask is None else content(sample.mask),
-                    [content(ref) for ref in sample.texts],
-                ]
-                for sample in self.samples
+        def facts(sample: Sample) -> list[JsonValue]:
+            return [
+                sample.backend,
+                sample.held_out,
+                sample.width_px,
+                sample.height_px,
+                sample.repeats,
+                names[sample.latents],
+                None if sample.mask is None else names[sample.mask],
+                [names[text] for text in sample.texts],
             ]
-        )
+
+        # A digest of each first: facts of different samples cannot be sorted.
+        return digest_of([*sorted(digest_of(facts(sample)) for sample in self.samples)])
+
+    def kind_of(self, entry: int) -> EntryKind:
+        """The kind of an entry."""
+        return self.encodings[self.entries[entry].encoding].kind
 
     def captions_of(self, sample: Sample) -> tuple[str, ...]:
         """The captions of one of the samples."""
-        entries = [self.shards[ref.shard].spec.entries[ref.row] for ref in sample.texts]
-        return tuple(entry.text for entry in entries if isinstance(entry, TextEntry))
+        contents = [self.entries[text].content for text in sample.texts]
+        return tuple(content.text for content in contents if isinstance(content, Caption))
 
     def mean_px(self) -> float:
         """Mean area in pixels of a picture that is trained on."""

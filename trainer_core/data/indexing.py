@@ -1,4 +1,4 @@
-"""Make the index of a run from its files: crops, captions, masks, and their rows in shards.
+"""Make the index of a run from its files: crops, captions, masks, and their cache entries.
 
 An image is paired with the mask of the same name. Unusable images are left out with a warning.
 """
@@ -14,8 +14,8 @@ from trainer_core.config.plan.problems import PlanError, Problem
 from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.length import problems_of_epochs, warnings_of_epochs
 from trainer_core.config.simpletuner.placeholders import unfilled_tokens
-from trainer_core.data.assigning import ShardAssigner
 from trainer_core.data.buckets import Unfit, bucket_size, unfit
+from trainer_core.data.collecting import EntryCollector
 from trainer_core.data.cut_captions import cut_captions, prompt_warnings
 from trainer_core.data.folder import some_of
 from trainer_core.data.index import DataIndex, FileItem, Sample
@@ -41,10 +41,9 @@ def build_index(
     notes: Sequence[str] = (),
     base: Path | None = None,
 ) -> DataIndex:
-    """Choose crops, collect captions, pair images with masks, and assign all to rows of shards.
+    """Choose crops, collect captions, pair images with masks, and name the cache entries of all.
 
-    The order of ``items`` does not matter. A shard of latents has images of one backend and one
-    bucket. Prompts are in separate shards, so that changing a prompt changes no shard of captions.
+    The order of ``items`` does not matter.
 
     Args:
         plan: the run.
@@ -63,15 +62,15 @@ def build_index(
     choice = choose_images(plan, items, max_px)
     if choice.problems:
         raise PlanError(choice.problems)
-    shards = ShardAssigner(plan)
-    prompts = {text: shards.text_row(text) for text in _prompts_of(plan)}
-    shards.close_texts()
+    collector = EntryCollector(plan)
+    prompts = {text: collector.text_entry(text) for text in _prompts_of(plan)}
     samples: list[Sample] = []
     for each in choice.chosen:
-        samples += shards.samples_of(each.items, each.backend, max_px, each.masks)
+        samples += collector.samples_of(each.items, each.backend, max_px, each.masks)
     index = DataIndex(
         samples=tuple(samples),
-        shards=shards.described(),
+        encodings=collector.encodings(),
+        entries=collector.entries(),
         prompts=prompts,
         warnings=(
             *notes,

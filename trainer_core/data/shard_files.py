@@ -1,78 +1,76 @@
-"""The files of cache shards: ``<digest>.safetensors``, and a note ``<digest>.json`` beside it.
+"""The file of a cache shard: safetensors, the tensors of one entry after those of another.
 
-A shard is named by the digest of what it is made from. Its own bytes can be damaged later, by a
-disk or a copy; the note says what they were. Imports no torch.
+A tensor is named ``<digest of the entry>/<name>``; the metadata has the SHA-256 of each entry's
+bytes. So an entry is one range of the file, which can be read and checked without the rest.
+Imports no torch.
 """
 
-import hashlib
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
-
 from trainer_core.config.plan.frozen import Frozen, Many
+from trainer_core.weights.entries import BadHeaderError, new_header, read_entries
 
-_SUFFIX: Final = ".json"
-
-
-def shard_name(digest: str) -> str:
-    """The file name of a shard."""
-    return f"{digest}.safetensors"
+_SEPARATOR: Final = "/"
 
 
-class ShardNote(Frozen):
-    """What a shard's file was when it was written."""
+class TensorPlace(Frozen):
+    """One tensor of an entry; its bytes follow those of the one before."""
 
+    name: str
+    dtype: str
+    """As in ``weights.entries``."""
+    shape: Many[int]
+
+
+class EntryPlace(Frozen):
+    """Where an entry is in the file of a shard."""
+
+    offset_bytes: int
     size_bytes: int
     sha256: str
-    times_ns: Many[int] = ()
-    """mtime and ctime of the file with this content: as long as they stay, the content is trusted
-    until it is read. Empty: not known."""
+    """Of these bytes."""
+    tensors: Many[TensorPlace]
+
+    def facts(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """The tensors as ``entry_files.TensorFacts``."""
+        return {each.name: (each.dtype, tuple(each.shape)) for each in self.tensors}
 
 
-def note_path(shard: Path) -> Path:
-    """Where the note of a shard's file is."""
-    return shard.with_suffix(_SUFFIX)
+def shard_header(
+    entries: Mapping[str, Mapping[str, tuple[str, tuple[int, ...]]]], sha256s: Mapping[str, str]
+) -> bytes:
+    """The first bytes of a shard's file; the entries' bytes follow in the same order."""
+    tensors = {
+        f"{digest}{_SEPARATOR}{name}": facts
+        for digest, entry in entries.items()
+        for name, facts in entry.items()
+    }
+    return new_header(tensors, sha256s)
 
 
-def write_note(shard: Path, sha256: str, *, file: Path | None = None) -> None:
-    """Write the note of a shard; it appears complete or not at all. Raises OSError.
-
-    ``file``: has the content, where the shard does not have its name yet.
-    """
-    facts = (file or shard).stat()
-    times_ns = () if file else (facts.st_mtime_ns, facts.st_ctime_ns)
-    note = ShardNote(size_bytes=facts.st_size, sha256=sha256, times_ns=times_ns)
-    draft = shard.with_name(f".{shard.name}.note.{os.getpid()}.tmp")
-    try:
-        draft.write_text(note.model_dump_json() + "\n", encoding="utf-8")
-        draft.replace(note_path(shard))
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def read_note(shard: Path) -> ShardNote | None:
-    """The note of a shard; None where there is none that can be read."""
-    try:
-        return ShardNote.model_validate_json(note_path(shard).read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
-
-
-def is_unchanged(shard: Path, note: ShardNote) -> bool:
-    """Whether size and times of a shard's file are those of its note. Raises OSError."""
-    facts = shard.stat()
-    times_ns = (facts.st_mtime_ns, facts.st_ctime_ns)
-    return (facts.st_size, times_ns) == (note.size_bytes, note.times_ns)
-
-
-def damage_of(shard: Path, note: ShardNote) -> str | None:
-    """What is wrong with a shard's file, which is read; None where it is whole. Raises OSError."""
-    size_bytes = shard.stat().st_size
-    if size_bytes != note.size_bytes:
-        return f"{shard.name} has {size_bytes} bytes instead of {note.size_bytes}"
-    with shard.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != note.sha256:
-            return f"{shard.name} is damaged: its SHA-256 is not the one it was written with"
-    return None
+def read_places(path: Path) -> dict[str, EntryPlace]:
+    """Digest of each entry in the file of a shard → its place. Raises BadHeaderError."""
+    header = read_entries(path, name=path.name)
+    grouped: dict[str, list[str]] = {}
+    for key in sorted(header.entries, key=lambda key: header.entries[key].offset_bytes):
+        grouped.setdefault(key.partition(_SEPARATOR)[0], []).append(key)
+    if grouped.keys() != header.metadata.keys():
+        raise BadHeaderError(f"{path.name} is no shard: its entries and digests differ")
+    places = {}
+    for digest, keys in grouped.items():
+        parts = [header.entries[key] for key in keys]
+        places[digest] = EntryPlace(
+            offset_bytes=parts[0].offset_bytes,
+            size_bytes=sum(part.size_bytes for part in parts),
+            sha256=header.metadata[digest],
+            tensors=tuple(
+                TensorPlace(name=key.partition(_SEPARATOR)[2], dtype=part.dtype, shape=part.shape)
+                for key, part in zip(keys, parts, strict=True)
+            ),
+        )
+        end = parts[-1].offset_bytes + parts[-1].size_bytes
+        if end != places[digest].offset_bytes + places[digest].size_bytes:
+            raise BadHeaderError(f"{path.name} is no shard: entry {digest} is not in one piece")
+    return places

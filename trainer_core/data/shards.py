@@ -1,192 +1,90 @@
-"""Cache shards: one safetensors file named by the digest of its spec.
+"""Cache shards: files in the object store, each with several entries, and what a builder makes.
 
-A latents shard holds `mean` and `std` [N, C, h, w] (fp32, before shift and scale), a text shard
-`t5` [N, T, D], `llama` [N, L, T, D] and `pooled` [N, P], a masks shard `mask` [N, 1, h, w] (fp32, 0
-to 1, over the cells of its latents); row r belongs to entry r of the spec.
+A shard is named by the digests of its entries. It only carries them: which entries share a shard
+follows from what was missing when a run was admitted, and nothing else depends on it. Imports no
+torch.
 """
 
-import os
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Collection, Iterator
+from typing import Final, Literal
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import JsonValue
 
-from trainer_core.data.index import ShardDescription
-from trainer_core.data.shard_files import damage_of, read_note, shard_name
-from trainer_core.errors import ShardCorruptError, ShardMissingError
-from trainer_core.faultpoints import fault_point
+from trainer_core.config.plan.frozen import Frozen, Many, digest_of
+from trainer_core.data.index import Caption, DataIndex, Encoding, Entry, EntryKind, Picture
 
-TENSORS: Final[Mapping[str, Mapping[str, int]]] = {
-    "latents": {"mean": 4, "std": 4},
-    "text": {"t5": 3, "llama": 4, "pooled": 2},
-    "masks": {"mask": 4},
-}
-"""Kind of shard → its tensors and their numbers of dimensions."""
-
-_WAIT_POLL_S: Final = 0.05
-_OPEN_SHARDS: Final = 64
+_MOST_PIXELS: Final = 32 << 20
+"""Of the images of a shard. Latents of a million pixels are 2 MB, so it has 64 MB."""
+_MOST_IMAGES: Final = 64
+_MOST_CAPTIONS: Final = 7
+"""33 MB each, so a shard has 231 MB."""
 
 
-def write_shard(path: Path, kind: str, tensors: Mapping[str, torch.Tensor]) -> int:
-    """Write a shard and return its size in bytes; the file appears complete or not at all.
+class ShardSpec(Frozen):
+    """What a builder encodes into one shard."""
 
-    Raises ValueError if the tensors are not those of ``kind``, or differ in their number of rows.
+    version: Literal[2] = 2
+    kind: EntryKind
+    encoder: dict[str, JsonValue]
+    """As in ``Encoding``."""
+    entries: Many[Picture] | Many[Caption]
+
+    def contents(self) -> tuple[Picture | Caption, ...]:
+        """The content of each entry."""
+        return tuple(self.entries)
+
+    def digests(self) -> tuple[str, ...]:
+        """The digest of each entry."""
+        encoding = Encoding(kind=self.kind, encoder=self.encoder)
+        return tuple(encoding.digest_of(content) for content in self.contents())
+
+    def digest(self) -> str:
+        """The name of the shard."""
+        return digest_of([*sorted(self.digests())])
+
+    def units(self) -> float:
+        """What its encoding time is proportional to: millions of pixels, or captions."""
+        return sum(map(units_of, self.contents()))
+
+
+def units_of(content: Picture | Caption) -> float:
+    """What the encoding time of an entry is proportional to: as ``ShardSpec.units``."""
+    if isinstance(content, Caption):
+        return 1.0
+    return content.geometry.width_px * content.geometry.height_px / 1e6
+
+
+def shards_of(index: DataIndex, missing: Collection[str]) -> Iterator[ShardSpec]:
+    """Shards that have all missing entries of an index, each once, in the order of their digests.
+
+    One takes about one to three minutes to build on a GPU.
     """
-    _check_tensors(kind, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        fault_point("encode.before_write")
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        fault_point("encode.before_rename")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fault_point("encode.after_rename")
-    return path.stat().st_size
-
-
-def _check_tensors(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """The number of rows; raises ValueError if the shapes are not those of the kind."""
-    expected = TENSORS[kind]
-    if shapes.keys() != expected.keys():
-        raise ValueError(f"a {kind} shard holds {sorted(expected)}, not {sorted(shapes)}")
-    for name, shape in shapes.items():
-        if len(shape) != expected[name]:
-            raise ValueError(f"{name} has shape {shape}, not {expected[name]} dimensions")
-    rows = {shape[0] for shape in shapes.values()}
-    if len(rows) != 1:
-        raise ValueError(f"tensors disagree on the rows: {dict(shapes)}")
-    return rows.pop()
-
-
-class ShardFolder:
-    """Shards in a local folder that another process fills, read row by row from mapped files.
-
-    Writers rename a finished file to its final name, so an existing shard is complete. A file is
-    compared with its note when this process opens it for the first time: all its bytes are read,
-    ahead of the step that needs them. At most 64 files are kept open, and deleted ones until the
-    next is opened. It serves one thread.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        wait_s: float = 600.0,
-        while_waiting: Callable[[ShardDescription], None] | None = None,
-    ) -> None:
-        """Args:
-        wait_s: the longest wait for one shard.
-        while_waiting: called about 20 times a second with the missing shard; it may raise to end
-            the wait, for example when a stop is requested.
-        """
-        self._folder = folder
-        self._wait_s = wait_s
-        self._while_waiting = while_waiting
-        self._open: OrderedDict[str, Any] = OrderedDict()
-        self._waits_s: list[float] = []
-        self._verified: set[tuple[str, int, int]] = set()
-        """Digest, inode and mtime of the files that were compared with their notes."""
-
-    @property
-    def waited_s(self) -> float:
-        """Time in which shards were missing."""
-        return sum(self._waits_s)
-
-    def beside(self, while_waiting: Callable[[ShardDescription], None]) -> "ShardFolder":
-        """The same folder for another thread, with its own open files; its waits count here too."""
-        other = ShardFolder(self._folder, wait_s=self._wait_s, while_waiting=while_waiting)
-        other._waits_s = self._waits_s
-        other._verified = self._verified
-        return other
-
-    def read_row(self, shard: ShardDescription, row: int) -> dict[str, torch.Tensor]:
-        """The tensors of one entry, each with a leading dimension of 1; copies, not views.
-
-        Raises:
-            IndexError: the spec has no such row.
-            ShardMissingError: the file did not appear in time.
-            ShardCorruptError: the file is damaged, and is deleted now; or it is not a shard of
-                this description.
-        """
-        if not 0 <= row < len(shard.spec.entries):
-            raise IndexError(f"shard {shard.digest} has {len(shard.spec.entries)} rows, not {row}")
-        file = self._opened(shard)
-        try:
-            return {name: file.get_slice(name)[row : row + 1] for name in TENSORS[shard.kind]}
-        except SafetensorError as error:
-            raise ShardCorruptError(f"shard {shard.digest}, row {row}: {error}") from error
-
-    def is_there(self, shard: ShardDescription) -> bool:
-        """Whether the shard exists, so that reading it does not wait."""
-        return self._path(shard).is_file()
-
-    def _path(self, shard: ShardDescription) -> Path:
-        return self._folder / shard_name(shard.digest)
-
-    def _opened(self, shard: ShardDescription) -> Any:
-        if shard.digest in self._open:
-            self._open.move_to_end(shard.digest)
-            return self._open[shard.digest]
-        self._close_deleted()
-        self._await(shard)
-        self._verify(self._path(shard))
-        file = _open_checked(self._path(shard), shard)
-        self._open[shard.digest] = file
-        if len(self._open) > _OPEN_SHARDS:
-            self._open.popitem(last=False)
-        return file
-
-    def _verify(self, path: Path) -> None:
-        """Compare a file with its note, once; a file without one is taken as it is."""
-        facts = path.stat()
-        seen = path.stem, facts.st_ino, facts.st_mtime_ns
-        note = None if seen in self._verified else read_note(path)
-        if note is not None and (why := damage_of(path, note)) is not None:
-            path.unlink(missing_ok=True)  # so that it is made, or fetched, anew
-            raise ShardCorruptError(
-                f"cache shard {why}; it is deleted now, and made anew at the next start"
-            )
-        self._verified.add(seen)
-
-    def _close_deleted(self) -> None:
-        """Give back the disk space of files that their writer has deleted."""
-        for digest in tuple(self._open):
-            if not (self._folder / shard_name(digest)).exists():
-                del self._open[digest]
-
-    def _await(self, shard: ShardDescription) -> None:
-        started_s = time.monotonic()
-        deadline = started_s + self._wait_s
-        while not self.is_there(shard):
-            if time.monotonic() >= deadline:
-                raise ShardMissingError(
-                    f"{shard.kind} shard {shard.digest} did not arrive in {self._wait_s:g} s"
-                )
-            if self._while_waiting is not None:
-                self._while_waiting(shard)
-            time.sleep(_WAIT_POLL_S)
-        self._waits_s.append(time.monotonic() - started_s)
-
-
-def _open_checked(path: Path, shard: ShardDescription) -> Any:
-    """The mapped file; its header was checked against the description."""
-    try:
-        file: Any = safe_open(path, framework="pt")
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
-        rows = _check_tensors(shard.kind, shapes)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ShardCorruptError(f"shard {shard.digest}: {error}") from error
-    if rows != len(shard.spec.entries):
-        raise ShardCorruptError(
-            f"shard {shard.digest} has {rows} rows, its spec {len(shard.spec.entries)}"
+    for position, encoding in enumerate(index.encodings):
+        entries = sorted(
+            (e for e in index.entries if e.encoding == position and e.digest in missing),
+            key=lambda entry: entry.digest,
         )
-    return file
+        for group in _groups(entries):
+            contents = tuple(entry.content for entry in group)
+            yield ShardSpec.model_validate(
+                {"kind": encoding.kind, "encoder": encoding.encoder, "entries": contents}
+            )
+
+
+def _groups(entries: Collection[Entry]) -> Iterator[list[Entry]]:
+    group: list[Entry] = []
+    pixels = 0
+    for entry in entries:
+        content = entry.content
+        size = 0
+        most = _MOST_CAPTIONS
+        if isinstance(content, Picture):
+            size = content.geometry.width_px * content.geometry.height_px
+            most = _MOST_IMAGES
+        if group and (len(group) == most or pixels + size > _MOST_PIXELS):
+            yield group
+            group, pixels = [], 0
+        group.append(entry)
+        pixels += size
+    if group:
+        yield group

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from trainer_core.data.assigning import MAX_TEXT_TOKENS
+from trainer_core.data.collecting import MAX_TEXT_TOKENS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -14,9 +14,9 @@ import torch
 from diffusers import AutoencoderKL
 
 from trainer_core.config.plan import Identity
-from trainer_core.data.index import DataIndex, ShardRef
+from trainer_core.data.entries import EntryFolder
+from trainer_core.data.index import DataIndex
 from trainer_core.data.sampler import MicroBatch, draw_seed
-from trainer_core.data.shards import ShardFolder
 from trainer_core.hidream.objective import noisy_latents, velocity_target
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.timestep_sampling import AutoShift, draw_sigma
@@ -33,7 +33,8 @@ class Draw:
 
     sample: int
     """Position in ``DataIndex.samples``."""
-    text: ShardRef
+    text: int
+    """Position of its caption in ``DataIndex.entries``."""
     purpose: str
     """Purpose of the draws, such as ``train``; part of each seed."""
     i: int
@@ -68,15 +69,20 @@ class Batch:
             noisy_BCHW=change(self.noisy_BCHW),
             target_BCHW=change(self.target_BCHW),
             sigmas_B=change(self.sigmas_B),
-            text=TextEmbeddings(change(text.t5), change(text.llama), change(text.pooled)),
+            text=text.map(change),
             mask_B1HW=None if mask is None else change(mask),
             is_prior_B=None if is_prior is None else change(is_prior),
             dropout_seed=change(self.dropout_seed),
         )
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        return self.map(lambda tensor: tensor.to(device))
+        """The batch on a device, its text in the type of its latents."""
+        return self.map(lambda tensor: tensor.to(device)).with_whole_text()
+
+    def with_whole_text(self) -> "Batch":
+        """The batch with its text in the type of its latents, in place of rows of 8 bits."""
+        device, dtype = self.noisy_BCHW.device, self.noisy_BCHW.dtype
+        return replace(self, text=self.text.to(device=device, dtype=dtype))
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """Each tensor, always in the same order."""
@@ -91,15 +97,16 @@ class Batch:
 
 
 class BatchMaker:
-    """Reads the rows of a batch from the shards, and draws latents, noise, sigmas and masks.
+    """Reads the entries of a batch from the cache, and draws latents, noise, sigmas and masks.
 
-    Its batches are on the CPU, in the types that the network reads.
+    Its batches are on the CPU. Latents are in the type that the network reads; the text is as in
+    the cache, so that half of it is copied where that has 8 bits (``Batch.with_whole_text``).
     """
 
     def __init__(
         self,
         index: DataIndex,
-        shards: ShardFolder,
+        entries: EntryFolder,
         identity: Identity,
         vae: AutoencoderKL,
         compute: Compute,
@@ -109,7 +116,7 @@ class BatchMaker:
         """
         Args:
             index: the run's data.
-            shards: the folder that the rows are read from.
+            entries: the folder that the entries are read from.
             identity: the identity of the run's plan.
             vae: only its shift and scale are used.
             compute: its type of weights is that of the batches.
@@ -117,21 +124,21 @@ class BatchMaker:
                 ``auto_shift``.
         """
         self._index = index
-        self._shards = shards
+        self._entries = entries
         self._identity = identity
         self._vae = vae
         self._dtype = compute.weights
         self._auto_shift = auto_shift
         self._prior = {b.id for b in identity.backends if b.is_regularisation}
 
-    def reading_from(self, shards: ShardFolder) -> Self:
-        """The same, from a shard folder of its own: a folder serves one thread."""
+    def reading_from(self, entries: EntryFolder) -> Self:
+        """The same, from a folder of its own: a folder serves one thread."""
         other = copy.copy(self)
-        other._shards = shards
+        other._entries = entries
         return other
 
     def training(self, micro: MicroBatch) -> Batch:
-        """The batch of one micro-batch; waits for shards that are still missing."""
+        """The batch of one micro-batch; waits for entries that are still missing."""
         draws = [
             Draw(
                 sample=sample,
@@ -158,16 +165,16 @@ class BatchMaker:
             noisy_BCHW=noisy_latents(latents, noise, sigmas).to(self._dtype),
             target_BCHW=velocity_target(latents, noise),
             sigmas_B=sigmas,
-            text=texts.to(device=latents.device, dtype=self._dtype),
+            text=texts,
             mask_B1HW=self._masks(draws, latents),
         )
 
-    def text(self, ref: ShardRef) -> TextEmbeddings:
-        """One caption or prompt, on the CPU in the type of its shard."""
-        return TextEmbeddings.from_tensors(self._row(ref))
+    def text(self, entry: int) -> TextEmbeddings:
+        """One caption or prompt by its entry, on the CPU in the type of the cache."""
+        return TextEmbeddings.from_tensors(self._read(entry))
 
-    def _row(self, ref: ShardRef) -> dict[str, torch.Tensor]:
-        return self._shards.read_row(self._index.shards[ref.shard], ref.row)
+    def _read(self, entry: int) -> dict[str, torch.Tensor]:
+        return self._entries.read(self._index.entries[entry].digest, self._index.kind_of(entry))
 
     def _is_prior(self, micro: MicroBatch) -> torch.Tensor | None:
         flags = [self._index.samples[sample].backend in self._prior for sample in micro.samples]
@@ -178,7 +185,7 @@ class BatchMaker:
         bits = draw_seed(self._identity.seed, "adapter dropout", micro.index, 0)
         return torch.tensor(bits - (1 << 64) if bits >> 63 else bits)
 
-    def _caption(self, micro: MicroBatch, slot: int) -> ShardRef:
+    def _caption(self, micro: MicroBatch, slot: int) -> int:
         dropout = self._identity.caption_dropout_probability
         if self._happens(dropout, "caption dropout", micro.index, slot):
             return self._index.prompts[""]
@@ -194,15 +201,17 @@ class BatchMaker:
 
     def _mask(self, draw: Draw) -> torch.Tensor | None:
         """The mask, [1, 1, H, W]; None where the sample has none or its draw does not apply it."""
-        ref = self._index.samples[draw.sample].mask
+        entry = self._index.samples[draw.sample].mask
         probability = self._identity.objective.masked_loss_probability
-        if ref is None or not self._happens(probability, f"{draw.purpose} mask", draw.i, draw.slot):
+        if entry is None or not self._happens(
+            probability, f"{draw.purpose} mask", draw.i, draw.slot
+        ):
             return None
-        return self._row(ref)["mask"]
+        return self._read(entry)["mask"]
 
     def _sample(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Latents and noise [1, C, H, W] and sigma [1], fp32 on the CPU."""
-        moments = self._row(self._index.samples[draw.sample].latents)
+        moments = self._read(self._index.samples[draw.sample].latents)
         posterior, noise, sigma = (
             self._generator(f"{draw.purpose} {what}", draw.i, draw.slot)
             for what in ("posterior", "noise", "sigma")

@@ -7,10 +7,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
-from trainer_core.data.index import ShardDescription
 from trainer_core.data.sampler import MicroBatch
 from trainer_core.engine.batch import Batch
-from trainer_core.engine.setup import request_shard
+from trainer_core.engine.setup import request_entry
 from trainer_core.engine.state import Run
 from trainer_core.engine.transfer import Arriving, Transfer
 
@@ -29,7 +28,7 @@ class Feed:
         """``after_step``: the step before the first one that is fed."""
         self._run = run
         self._micro_batches = _micro_batches(run, after_step)
-        self._batches = run.loaded.batches.reading_from(run.loaded.shards.beside(self._wait))
+        self._batches = run.loaded.batches.reading_from(run.loaded.entries.beside(self._wait))
         self._transfer = Transfer(run.loaded.network.compute.device)
         self._ready: deque[Arriving | Exception] = deque()
         self._changed = threading.Condition()
@@ -90,9 +89,9 @@ class Feed:
             self._ready.append(item)
             self._changed.notify_all()
 
-    def _wait(self, shard: ShardDescription) -> None:
-        """Called while a shard is missing."""
-        request_shard(self._run.job, shard)
+    def _wait(self, digest: str) -> None:
+        """Called while an entry is missing."""
+        request_entry(self._run.job, digest)
         self._check_open()
 
     def _check_open(self) -> None:

@@ -47,7 +47,7 @@ def report_start(run: Run, state: TrainingState) -> None:
     """How long the start took, once this process has taken its first step."""
     timings = {
         **run.loaded.start_times.as_json(),
-        "shard_wait_s": round(run.loaded.shards.waited_s, 3),
+        "shard_wait_s": round(run.loaded.entries.waited_s, 3),
     }
     _emit(run, state, "stage", {"stage": "training", "timings": {**timings}})
 

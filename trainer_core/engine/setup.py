@@ -12,8 +12,8 @@ from trainer_core.checkpoint.matmul import matmul_for
 from trainer_core.config.plan import MatmulKind, Plan
 from trainer_core.config.plan.matmul import MatmulPick, picks_fp8
 from trainer_core.config.plan.shapes import hidream_linears
-from trainer_core.data.index import ShardDescription
-from trainer_core.data.shards import ShardFolder
+from trainer_core.data.entries import EntryFolder
+from trainer_core.data.entry_files import wanted_folder
 from trainer_core.engine.batch import BatchMaker
 from trainer_core.engine.start_times import StartTimes
 from trainer_core.engine.step import Backend, SingleProcess
@@ -47,7 +47,7 @@ class LoadedRun:
     """How the frozen base is multiplied."""
     weights: Source
     """Which weights of the base model were read."""
-    shards: ShardFolder
+    entries: EntryFolder
     start_times: StartTimes
     """Of this process; its parts end with the first step."""
 
@@ -94,10 +94,10 @@ def load_run(job: Job, control: Control) -> LoadedRun:
     # Counted before DeepSpeed, which may shard the parameters.
     size = sum(each.numel() for each in network.trained.values())
     backend = _backend(job.plan, network)
-    shards = _shards(job, control)
+    entries = _entries(job, control)
     batches = BatchMaker(
         job.index,
-        shards,
+        entries,
         job.plan.identity,
         vae,
         compute,
@@ -112,7 +112,7 @@ def load_run(job: Job, control: Control) -> LoadedRun:
         trainable_parameters=size,
         matmul=matmul,
         weights=base.source,
-        shards=shards,
+        entries=entries,
         start_times=times,
     )
 
@@ -187,14 +187,16 @@ def _kept_weights(job: Job) -> KeptWeights | None:
     return KeptWeights(folder=cache.weights_dir, limit_bytes=cache.limit_bytes)
 
 
-def _shards(job: Job, control: Control) -> ShardFolder:
-    def wait(shard: ShardDescription) -> None:
-        request_shard(job, shard)
+def _entries(job: Job, control: Control) -> EntryFolder:
+    def wait(digest: str) -> None:
+        request_entry(job, digest)
         control.check_stop()
 
-    return ShardFolder(Path(job.shards_dir), wait_s=job.shard_wait_s, while_waiting=wait)
+    return EntryFolder(Path(job.shards_dir), wait_s=job.shard_wait_s, while_waiting=wait)
 
 
-def request_shard(job: Job, shard: ShardDescription) -> None:
-    """Tell the supervisor, which fetches shards in sampler order, to fetch this one first."""
-    (Path(job.shards_dir) / f"{shard.digest}.wanted").touch()
+def request_entry(job: Job, digest: str) -> None:
+    """Tell the supervisor, which fetches entries in sampler order, to fetch this one first."""
+    wanted = wanted_folder(Path(job.shards_dir))
+    wanted.mkdir(exist_ok=True)
+    (wanted / digest).touch()

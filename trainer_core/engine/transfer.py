@@ -25,10 +25,11 @@ class Transfer:
     def start(self, batch: Batch) -> Arriving:
         """Start the copies of a batch that is on the CPU. Any thread may call it."""
         if self._stream is None:
-            return Arriving(batch, None)
+            return Arriving(batch.with_whole_text(), None)
         pinned = batch.map(torch.Tensor.pin_memory)
         with torch.cuda.stream(self._stream):
             copy = pinned.map(lambda tensor: tensor.to(self._device, non_blocking=True))
+            copy = copy.with_whole_text()
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record()
         return Arriving(copy, copied)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from trainer_core.config.plan import Identity, LokrAdapter, LoraAdapter, MatmulKind, Plan
-from trainer_core.data.assigning import MAX_TEXT_TOKENS
+from trainer_core.data.collecting import MAX_TEXT_TOKENS
 from trainer_core.data.cut_captions import CutCaptions
 from trainer_core.export.origin import Weights
 

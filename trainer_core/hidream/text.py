@@ -3,12 +3,13 @@
 Shape letters: N captions, T tokens (128), L hidden states of Llama, P pooled width, D width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 
+from trainer_core.data.text_rows import from_fp8
 from trainer_core.hidream.loading import TextEncoders
 
 MAX_TOKENS: Final = 128
@@ -25,47 +26,61 @@ class TextEmbeddings:
     """[N, L, T, D_llama]: every hidden state after the embedding layer, the last one normed."""
     pooled: torch.Tensor
     """[N, P]: the projected pooled outputs of both CLIPs side by side."""
+    t5_scale: torch.Tensor | None = None
+    """[N, T], where ``t5`` and ``llama`` are rows of 8 bits; ``to`` multiplies them. Else None."""
+    llama_scale: torch.Tensor | None = None
+    """[N, L, T]."""
 
     def __post_init__(self) -> None:
         if self.t5.ndim != 3 or self.llama.ndim != 4 or self.pooled.ndim != 2:
             raise ValueError(f"text embeddings of shapes {self._shapes()}")
-        if not len(self.t5) == len(self.llama) == len(self.pooled):
+        if len({len(tensor) for tensor in self.tensors().values()}) != 1:
             raise ValueError(f"text embeddings of different batch: {self._shapes()}")
 
     def __len__(self) -> int:
         return len(self.pooled)
 
     def _shapes(self) -> str:
-        return ", ".join(str(tuple(t.shape)) for t in (self.t5, self.llama, self.pooled))
+        return ", ".join(str(tuple(tensor.shape)) for tensor in self.tensors().values())
 
     def row(self, index: int) -> "TextEmbeddings":
         """One caption as a batch of one."""
-        rows = slice(index, index + 1)
-        return TextEmbeddings(self.t5[rows], self.llama[rows], self.pooled[rows])
+        return self.map(lambda tensor: tensor[index : index + 1])
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "TextEmbeddings":
+        """The embeddings with ``change`` applied to each tensor."""
+        return self.from_tensors({name: change(each) for name, each in self.tensors().items()})
 
     def to(self, *, device: torch.device, dtype: torch.dtype) -> "TextEmbeddings":
-        """The same embeddings on a device, in a type."""
-        return TextEmbeddings(
-            self.t5.to(device, dtype), self.llama.to(device, dtype), self.pooled.to(device, dtype)
-        )
+        """The same embeddings on a device, in a type; rows of 8 bits are multiplied there."""
+        here = self.map(lambda tensor: tensor.to(device))
+        t5, llama = here.t5, here.llama
+        if here.t5_scale is not None and here.llama_scale is not None:
+            t5 = from_fp8(t5, here.t5_scale, dtype)
+            llama = from_fp8(llama, here.llama_scale, dtype)
+        return TextEmbeddings(t5.to(dtype), llama.to(dtype), here.pooled.to(dtype))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors by their names in a shard."""
-        return {"t5": self.t5, "llama": self.llama, "pooled": self.pooled}
+        """The tensors by their names in the cache."""
+        named = {
+            "t5": self.t5,
+            "llama": self.llama,
+            "pooled": self.pooled,
+            "t5_scale": self.t5_scale,
+            "llama_scale": self.llama_scale,
+        }
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> "TextEmbeddings":
         """From what ``tensors`` returned."""
-        return cls(tensors["t5"], tensors["llama"], tensors["pooled"])
+        return cls(**tensors)
 
     @classmethod
     def concatenate(cls, parts: Sequence["TextEmbeddings"]) -> "TextEmbeddings":
-        """One batch of several."""
-        return cls(
-            torch.cat([part.t5 for part in parts]),
-            torch.cat([part.llama for part in parts]),
-            torch.cat([part.pooled for part in parts]),
-        )
+        """One batch of several, all of which have rows of 8 bits, or none."""
+        each = [part.tensors() for part in parts]
+        return cls.from_tensors({name: torch.cat([one[name] for one in each]) for name in each[0]})
 
 
 @torch.no_grad()

@@ -212,8 +212,8 @@ class Attempt:
         folder, images = self.cache_dir, data.images
         device = choose_compute(plan.operation.device, plan.identity.precision).device
         encoded = fill_cache(folder, index, base, images, device=device, reporter=self.reporter)
-        kept = len(index.shards) - encoded
-        self.reporter.log(f"{'cache':<20} {folder}: {encoded} shards encoded, {kept} found")
+        kept = len(index.entries) - encoded
+        self.reporter.log(f"{'cache':<20} {folder}: {encoded} entries encoded, {kept} found")
 
     def _prepare_folder(
         self,

@@ -26,7 +26,7 @@ class Job(Frozen):
     base_files: dict[str, str] = Field(default_factory=dict)
     """``described_files`` of the base model, in a local run; for messages only."""
     shards_dir: str
-    """The supervisor writes shards there, in the order in which the sampler needs them."""
+    """Where the cache entries are; a supervisor writes them there as the sampler needs them."""
     output_dir: str
     resume_from: str | None
     """Folder of the checkpoint to resume from; None: start at step 0."""
@@ -39,7 +39,7 @@ class Job(Frozen):
     """The supervisor stores each checkpoint and then deletes it; training waits while so many are
     left. None: nobody stores them, and ``keep_checkpoints`` holds."""
     shard_wait_s: float = Field(gt=0)
-    """The longest wait for a shard that is not in ``shards_dir`` yet."""
+    """The longest wait for an entry that is not in ``shards_dir`` yet."""
     node_cache: NodeCache | None = None
     """None: 8-bit weights are not kept, and compiled kernels where the libraries keep them."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import BinaryIO, Final, TypeVar
 
 from trainer_core.config.plan.frozen import Frozen, Many
-from trainer_core.data.index import ShardSpec
+from trainer_core.data.shards import ShardSpec
 from trainer_core.errors import Category, TrainerError
 from trainer_core.process.failure import (
     Failure,
@@ -39,10 +39,9 @@ class EncodeRequest(Frozen):
 
 
 class EncodeReply(Frozen):
-    """Size and digest of the file at ``output``."""
+    """Size of the file at ``output``."""
 
     size_bytes: int
-    sha256: str
 
 
 class InspectRequest(Frozen):

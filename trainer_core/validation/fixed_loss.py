@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from pydantic import JsonValue
 
-from trainer_core.data.index import DataIndex, ShardRef
+from trainer_core.data.index import DataIndex
 from trainer_core.data.sampler import draw_seed
 
 SAMPLES: Final = 64
@@ -32,7 +32,8 @@ class EvaluationSample:
     """Number of the evaluation sample, from 0; seeds its draws."""
     sample: int
     """Position in ``DataIndex.samples``."""
-    text: ShardRef
+    text: int
+    """Position of its caption in ``DataIndex.entries``."""
     held_out: bool
 
 

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, HiDreamImageTransformer2DModel
 from PIL import Image
 
 from trainer_core.config.plan import Operation
-from trainer_core.data.index import DataIndex, ShardRef
+from trainer_core.data.index import DataIndex
 from trainer_core.hidream.loading import load_scheduler
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.painting.options import SamplingOptions
@@ -23,7 +23,7 @@ def sample_for_result(
     *,
     operation: Operation,
     index: DataIndex,
-    read_text: Callable[[ShardRef], TextEmbeddings],
+    read_text: Callable[[int], TextEmbeddings],
     compute: Compute,
 ) -> Image.Image:
     """One image with the plan's prompt, size, steps, guidance and seed.

@@ -1,4 +1,4 @@
-"""Headers of safetensors files, read without torch.
+"""Headers of safetensors files, read and written without torch.
 
 A file is the length of its header (8 bytes, little-endian), the header (JSON), and the tensors'
 bytes without gaps. Source: https://github.com/huggingface/safetensors#format
@@ -36,6 +36,7 @@ _MAX_DIMENSIONS: Final = 16
 _MAX_SIDE: Final = 2**63 - 1
 _MAX_NAME_CHARACTERS: Final = 512
 _QUOTED_CHARACTERS: Final = 60
+_ALIGNMENT_BYTES: Final = 64
 
 
 class BadHeaderError(Exception):
@@ -129,6 +130,26 @@ def parse_header(body: bytes, file_bytes: int, name: str) -> Header:
         entries=entries,
         metadata={key: value for key, value in noted.items() if isinstance(value, str)},
     )
+
+
+def new_header(
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> bytes:
+    """The first bytes of a new file, up to those of its first tensor, which are aligned to 64.
+
+    Args:
+        tensors: type (a key of ``ITEM_BYTES``) and shape of each, in the order of their bytes.
+        metadata: what the writer notes; may be empty.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        start, end = end, end + math.prod(shape) * ITEM_BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    body = json.dumps(header).encode()
+    data_start = -(-(LENGTH_BYTES + len(body)) // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+    body = body.ljust(data_start - LENGTH_BYTES)
+    return len(body).to_bytes(LENGTH_BYTES, "little") + body
 
 
 def quoted(text: str) -> str:

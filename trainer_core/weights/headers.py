@@ -1,6 +1,5 @@
 """Headers of safetensors files as torch reads and writes them; ``entries`` has the format."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,12 @@ from trainer_core.weights.entries import (
     LENGTH_BYTES,
     BadHeaderError,
     Entry,
-    entry_of,
+    new_header,
+    parse_header,
     read_entries,
 )
 
-_DTYPES: Final[Mapping[str, torch.dtype]] = {
+DTYPES: Final[Mapping[str, torch.dtype]] = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -31,8 +31,7 @@ _DTYPES: Final[Mapping[str, torch.dtype]] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
-_ALIGNMENT_BYTES: Final = 64
+DTYPE_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,30 +64,23 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
 
 def header_of(tensors: Mapping[str, torch.Tensor], file: Path) -> tuple[bytes, list[StoredTensor]]:
     """The first bytes of a new file with these tensors, and where their own bytes belong."""
-    ends = {}
-    end = 0
-    for name, tensor in tensors.items():
-        start, end = end, end + tensor.nbytes
-        ends[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    body = json.dumps(ends).encode()
-    data_start = -(-(LENGTH_BYTES + len(body)) // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-    body = body.ljust(data_start - LENGTH_BYTES)
-    places = [
-        _stored(file, name, entry_of(str(file), name, facts, data_start))
-        for name, facts in ends.items()
-    ]
-    return len(body).to_bytes(LENGTH_BYTES, "little") + body, places
+    facts = {
+        name: (DTYPE_NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()
+    }
+    header = new_header(facts, {})
+    entries = parse_header(
+        header[LENGTH_BYTES:],
+        len(header) + sum(each.nbytes for each in tensors.values()),
+        str(file),
+    ).entries
+    return header, [_stored(file, name, entry) for name, entry in entries.items()]
 
 
 def _stored(file: Path, name: str, entry: Entry) -> StoredTensor:
     return StoredTensor(
         name=name,
         file=file,
-        dtype=_DTYPES[entry.dtype],
+        dtype=DTYPES[entry.dtype],
         shape=entry.shape,
         offset_bytes=entry.offset_bytes,
         size_bytes=entry.size_bytes,

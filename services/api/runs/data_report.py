@@ -9,7 +9,8 @@ from pydantic import JsonValue
 
 from services.api.runs.validation_shapes import BackendData, Bucket, Cache, Data
 from services.api.shapes import ProblemItem, known_status
-from services.store import datasets, shards
+from services.store import cache_entries, datasets
+from services.store.cache_entries import KnownEntry
 from services.store.database import Connection
 from services.store.datasets import Dataset
 from trainer_core.config.plan import Backend, Plan
@@ -20,6 +21,7 @@ from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
 from trainer_core.data.length import epoch_steps_on, steps_on
 from trainer_core.data.listed import items_of
+from trainer_core.data.shards import shards_of, units_of
 from trainer_core.errors import TrainerError
 
 _INDEXED_FILES: Final = 2000
@@ -40,7 +42,7 @@ class KnownData:
     """Of a picture that is trained on; None where that is not known."""
     largest_px: int | None
     missing_units: dict[str, float] | None
-    """Kind of shard → what is to be encoded; None where that is not known."""
+    """Kind of entry → what is to be encoded; None where that is not known."""
     max_steps: int | None = None
     """Optimizer steps of the run; None where its pictures are not known one by one."""
     epoch_steps: float | None = None
@@ -137,17 +139,17 @@ def _indexed(
     counts: Buckets = Counter(
         (each.backend, each.width_px, each.height_px) for each in index.samples
     )
-    units = {each.digest: (each.kind, each.spec.units()) for each in index.shards}
-    stored = shards.stored(conn, tenant_id, units.keys())
+    known = cache_entries.known(conn, tenant_id, [entry.digest for entry in index.entries])
     missing: dict[str, float] = {}
-    for digest, (kind, each) in units.items():
-        if digest not in stored:
-            missing[kind] = missing.get(kind, 0.0) + each
+    for entry in index.entries:
+        if entry.digest not in known or not known[entry.digest].is_stored:
+            kind = index.encodings[entry.encoding].kind
+            missing[kind] = missing.get(kind, 0.0) + units_of(entry.content)
     changed = report.model_copy(
         update={
             "buckets": _buckets(plan, counts),
             "warnings": list(index.warnings),
-            "cache": Cache(num_shards=len(units), num_stored=len(stored)),
+            "cache": _cache(index, known),
         }
     )
     return KnownData(
@@ -157,6 +159,17 @@ def _indexed(
         missing_units=missing,
         max_steps=steps_on(plan.identity, index),
         epoch_steps=epoch_steps_on(plan.identity, index),
+    )
+
+
+def _cache(index: DataIndex, known: Mapping[str, KnownEntry]) -> Cache:
+    new = shards_of(index, {entry.digest for entry in index.entries} - known.keys())
+    stored = {entry.shard for entry in known.values() if entry.is_stored}
+    return Cache(
+        num_shards=len({entry.shard for entry in known.values()}) + sum(1 for _ in new),
+        num_stored=len(stored),
+        num_entries=len(index.entries),
+        num_entries_stored=sum(entry.is_stored for entry in known.values()),
     )
 
 

@@ -87,11 +87,14 @@ class Bucket(Shape):
 
 
 class Cache(Shape):
-    """Cache shards that the run needs."""
+    """Cache entries that the run needs, one for each picture and caption, and their shards."""
 
     num_shards: int
     num_stored: int
-    """Of them the tenant has these already."""
+    """Of the shards the tenant has these already."""
+    num_entries: int
+    num_entries_stored: int
+    """Of the entries the tenant has these already; the others are encoded."""
 
 
 class Data(Shape):

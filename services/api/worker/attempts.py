@@ -27,8 +27,8 @@ from services.api.worker.shapes import (
 from services.domain.errors import InvalidRequestError, Problem
 from services.domain.ids import is_id
 from services.domain.ledger import Claim, Outcome, Renewal, StoredCheckpoint
-from services.objects.folders import delete_shard
 from services.objects.keys import checkpoint_prefix, result_prefix
+from services.objects.shards import delete_shard
 from services.store import worker_runs
 
 router = APIRouter(

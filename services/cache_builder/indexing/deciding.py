@@ -1,6 +1,6 @@
 """Admission of one new run: it is admitted with its data index, refused, or postponed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -9,13 +9,15 @@ from services.cache_builder.indexing import failures
 from services.cache_builder.indexing.data import UnusableDataError, index_of
 from services.cache_builder.indexing.start import check_start
 from services.objects.port import ObjectStore
-from services.store.admission import BackendData, NeededShard, StartData
+from services.store.admission import BackendData, StartData
+from services.store.cache_entries import NeededEntries, NeededShard
 from services.workers.base_models import find_base_model
 from services.workers.documents import UnreadableDocumentError, read_plan
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.work import Work, work_of
 from trainer_core.data.index import DataIndex
 from trainer_core.data.length import epoch_steps_on, steps_on
+from trainer_core.data.shards import shards_of
 from trainer_core.process.failure import Failure
 
 MAX_INDEX_BYTES: Final = 128 << 20
@@ -31,7 +33,7 @@ class Admitted:
 
     data_index: str
     """``trainer_core.data.index.DataIndex`` as JSON text."""
-    shards: list[NeededShard]
+    needed: NeededEntries
     warnings: tuple[str, ...]
     work: Work
     max_steps: int
@@ -107,13 +109,9 @@ def _check_size(
     )
     if size_bytes > max_index_bytes:
         return Refused(failure=too_large)
-    shards = [
-        NeededShard(digest=shard.digest, kind=shard.kind, spec=shard.spec.model_dump_json())
-        for shard in index.shards
-    ]
     return Admitted(
         data_index=text,
-        shards=shards,
+        needed=needed_entries(index),
         warnings=index.warnings,
         work=work_of(
             plan,
@@ -123,4 +121,23 @@ def _check_size(
         ),
         max_steps=steps_on(plan.identity, index),
         too_large=too_large,
+    )
+
+
+def needed_entries(index: DataIndex) -> NeededEntries:
+    """The cache entries of a run with this data."""
+
+    def new_shards(missing: Collection[str]) -> list[NeededShard]:
+        return [
+            NeededShard(
+                digest=spec.digest(),
+                kind=spec.kind,
+                spec=spec.model_dump_json(),
+                entries=spec.digests(),
+            )
+            for spec in shards_of(index, missing)
+        ]
+
+    return NeededEntries(
+        digests=tuple(entry.digest for entry in index.entries), shards_of=new_shards
     )

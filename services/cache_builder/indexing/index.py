@@ -155,7 +155,7 @@ class Indexer:
                     conn,
                     run.run_id,
                     admitted.data_index,
-                    admitted.shards,
+                    admitted.needed,
                     admitted.warnings,
                     work=admitted.work.model_dump(mode="json"),
                     max_steps=admitted.max_steps,
@@ -164,7 +164,7 @@ class Indexer:
             self._refuse(run, admitted.too_large, error)
             return
         if is_admitted:
-            log.info("run_admitted", run_id=run.run_id, shards=len(admitted.shards))
+            log.info("run_admitted", run_id=run.run_id, entries=len(admitted.needed.digests))
 
     def _refuse(self, run: Run, failure: Failure, cause: BaseException | None) -> None:
         if failure.category is Category.PLATFORM:

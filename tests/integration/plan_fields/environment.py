@@ -139,7 +139,7 @@ class Environment:
         return Sampler(self.index(plan), plan.identity.seed, plan.identity.micro_batch_size)
 
     def job(self, plan: Plan) -> Job:
-        """A job of the plan; its shards are encoded, with short captions."""
+        """A job of the plan; its entries are encoded, with short captions."""
         data, index, shards = self.data(plan), self.index(plan), self.folder / "shards"
         cpu = torch.device("cpu")
         if fill_cache(shards, index, self.base, data.images, device=cpu, reporter=SilentReporter()):

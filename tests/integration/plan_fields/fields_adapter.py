@@ -241,10 +241,10 @@ def lora_a_starts_normal(plan: Plan, environment: Environment) -> None:
 
 
 @GROUP.observes("identity.base.digest", reset="0" * 64, refuses=(BaseModelError,))
-def shards_and_network_are_of_this_base(plan: Plan, environment: Environment) -> None:
+def entries_and_network_are_of_this_base(plan: Plan, environment: Environment) -> None:
     described = json.loads((Path(environment.base.folder) / "reverie-base.json").read_text())
-    shards = environment.index(plan).shards
-    expect({shard.spec.encoder["base_digest"] for shard in shards}, {described["digest"]})
+    encodings = environment.index(plan).encodings
+    expect({each.encoder["base_digest"] for each in encodings}, {described["digest"]})
     expect(environment.load(plan).network.trainable_modules, 24)
 
 

@@ -12,7 +12,7 @@ from tests.integration.plan_fields.registry import Check, Group
 from trainer_core.config.plan import Plan
 from trainer_core.data.buckets import Geometry
 from trainer_core.data.captions import captions_of
-from trainer_core.data.index import PictureEntry, Sample, TextEntry
+from trainer_core.data.index import Picture, Sample
 
 GROUP: Final = Group()
 _BACKEND: Final = "identity.backends[]"
@@ -49,12 +49,9 @@ def held_out_images_are_not_trained_on(plan: Plan, environment: Environment) -> 
 
 def _captions_are(expected: Mapping[str, str]) -> Check:
     def images_have_these_captions(plan: Plan, environment: Environment) -> None:
-        samples, shards = _samples(plan, environment), environment.index(plan).shards
+        samples, index = _samples(plan, environment), environment.index(plan)
         for name, caption in expected.items():
-            (ref,) = samples[name].texts
-            entry = shards[ref.shard].spec.entries[ref.row]
-            assert isinstance(entry, TextEntry)
-            expect(entry.text, caption)
+            expect(index.captions_of(samples[name]), (caption,))
 
     return images_have_these_captions
 
@@ -227,10 +224,10 @@ def images_are_cut_at_the_top_left(plan: Plan, environment: Environment) -> None
 
 
 def _geometry_of(name: str, plan: Plan, environment: Environment) -> Geometry:
-    ref = _samples(plan, environment)[name].latents
-    entry = environment.index(plan).shards[ref.shard].spec.entries[ref.row]
-    assert isinstance(entry, PictureEntry)
-    return entry.geometry
+    sample = _samples(plan, environment)[name]
+    picture = environment.index(plan).entries[sample.latents].content
+    assert isinstance(picture, Picture)
+    return picture.geometry
 
 
 _DOWNSAMPLED: Final = Files(cats={**_CROP, "maximum_image_size": 100, "target_downsample_size": 80})

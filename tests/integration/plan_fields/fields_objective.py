@@ -231,8 +231,7 @@ def products_are_computed_in_bf16(plan: Plan, environment: Environment) -> None:
 
 def _changed_embeddings(plan: Plan, environment: Environment) -> set[str]:
     """The encoders whose embeddings differ from those of encoders that are not quantised."""
-    specs = [shard.spec for shard in environment.index(plan).shards if shard.kind == "text"]
-    planned, *_ = {str(spec.encoder): spec.encoder for spec in specs}.values()
+    (planned,) = (e.encoder for e in environment.index(plan).encodings if e.kind == "text")
     plain = {k: "no_change" if k.startswith("text_enc") else v for k, v in planned.items()}
     encoders = WarmEncoders(environment.base, torch.device("cpu"))
     found, usual = (encoders.text(each, "A red cat.") for each in (planned, plain))

@@ -24,6 +24,7 @@ Quantization = Literal["no_change", "int8-quanto"]
 ScheduleName = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
 SizeBy = Literal["area", "shorter_edge"]
 """What a size measures: the edge of the square of an image's area, or the image's shorter edge."""
+TextCache = Literal["no_change", "fp8"]
 TimestepDistribution = Literal["sigmoid", "uniform", "beta", "list"]
 TimestepOrder = Literal["random", "round-robin"]
 
@@ -125,8 +126,10 @@ class Objective(Frozen):
     """Train non-square buckets with the padding that the stock pipeline samples them with."""
 
 
-class Precision(Frozen):
-    """The types in which weights are stored in memory and multiplied."""
+class Precision(Sparse):
+    """The types in which weights and embeddings are stored, and in which weights are multiplied."""
+
+    left_out: ClassVar = ("text_cache",)
 
     base: Quantization
     matmul: Matmul = "no_change"
@@ -137,6 +140,9 @@ class Precision(Frozen):
     text_encoder_2: Quantization
     text_encoder_3: Quantization
     text_encoder_4: Quantization
+    text_cache: TextCache = "no_change"
+    """How the cache has the embeddings of captions: in the type of the computation, or as rows of
+    8 bits."""
 
 
 class OptimizerPlan(Frozen):

@@ -14,7 +14,7 @@ CACHE.handled(
     "vae_cache_clear_each_epoch preserve_data_backend_cache compress_disk_cache "
     "vae_enable_tiling vae_enable_slicing text_cache_ondemand text_cache_disable "
     "text_embed_full_cache aspect_bucket_disable_rebuild vae_cache_preprocess",
-    "Images and captions are cached in shards that are named by their content; there is nothing "
+    "Each image and caption is cached by itself, named by its content; there is nothing "
     "to set, and no image is ever deleted.",
 )
 CACHE.handled("cache_dir cache_dir_vae cache_dir_text", "The cache keeps itself.")
@@ -22,7 +22,7 @@ CACHE.handled(
     "max_workers aspect_bucket_worker_count dataloader_prefetch dataloader_prefetch_qlen "
     "dataloader_num_workers aws_max_pool_connections metadata_update_interval "
     "skip_file_discovery enable_multiprocessing dataloader_prefetch_device_threshold_mb",
-    "Shards are fetched ahead of the step; there is nothing to set.",
+    "The cache is read ahead of the step; there is nothing to set.",
 )
 CACHE.handled("data_backend_sampling", "An epoch visits every image 1 + repeats times.")
 CACHE.handled(

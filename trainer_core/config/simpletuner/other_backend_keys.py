@@ -14,8 +14,7 @@ OTHER_BACKEND_KEYS.handled(
     "disable_vae_cache image_processing_batch_size max_workers read_batch_size text_cache_disable "
     "text_cache_ondemand text_embed_cache vae_cache_scan_behaviour vaecache num_proc "
     "max_pool_connections process_queue_size shorten_filenames compress_cache",
-    "Images and captions are cached in shards that are named by their content; there is nothing "
-    "to set.",
+    "Each image and caption is cached by itself, named by its content; there is nothing to set.",
 )
 OTHER_BACKEND_KEYS.handled(
     "vae_cache_clear_each_epoch clear_cache_each_epoch",

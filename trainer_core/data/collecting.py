@@ -1,0 +1,110 @@
+"""Collect the cache entries that the images, masks and captions of a run need."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from pydantic import JsonValue
+
+from trainer_core.config.plan import Backend, Plan
+from trainer_core.config.plan.shapes import LATENT_CELL_PX
+from trainer_core.data.buckets import Geometry, geometry_of
+from trainer_core.data.index import Caption, Encoding, Entry, FileItem, Picture, Sample
+from trainer_core.data.mask_pairs import BackendMasks
+
+MAX_TEXT_TOKENS: Final = 128
+
+
+class EntryCollector:
+    """Gives each image, mask and caption its entry; equal content has the same one."""
+
+    def __init__(self, plan: Plan) -> None:
+        base: dict[str, JsonValue] = {"base_digest": plan.identity.base.digest}
+        self._encodings: list[Encoding] = []
+        self._entries: dict[str, Entry] = {}
+        self._positions: dict[str, int] = {}
+        # The VAE is small, and rounding errors of its latents would affect every step.
+        self._latents = self._encoding(
+            Encoding(kind="latents", encoder={**base, "compute": "fp32"})
+        )
+        text = {**base, **_text_precision(plan), "max_tokens": MAX_TEXT_TOKENS}
+        if plan.identity.precision.text_cache != "no_change":
+            text["rows"] = plan.identity.precision.text_cache
+        self._text = self._encoding(Encoding(kind="text", encoder=text))
+
+    def text_entry(self, text: str) -> int:
+        """The position of a caption's or prompt's entry."""
+        return self._position_of(self._text, Caption(text=text))
+
+    def samples_of(
+        self, items: Sequence[FileItem], backend: Backend, max_px: int, masks: BackendMasks | None
+    ) -> list[Sample]:
+        """One sample per item, in the same order; ``masks``, if given, has a mask for each item."""
+        mask_encoding = None if masks is None else self._encoding(_mask_encoding(masks.backend))
+        samples = []
+        for item in items:
+            geometry = geometry_of(item.width_px, item.height_px, backend, max_px, item.sha256)
+            mask = None
+            if masks is not None and mask_encoding is not None:
+                mask = self._picture_entry(mask_encoding, masks.of(item), geometry)
+            sample = Sample(
+                backend=backend.id,
+                path=item.path,
+                held_out=backend.role == "eval",
+                width_px=geometry.width_px,
+                height_px=geometry.height_px,
+                repeats=backend.repeats,
+                latents=self._picture_entry(self._latents, item, geometry),
+                texts=tuple(self.text_entry(text) for text in item.captions),
+                mask=mask,
+            )
+            samples.append(sample)
+        return samples
+
+    def encodings(self) -> tuple[Encoding, ...]:
+        return tuple(self._encodings)
+
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(self._entries.values())
+
+    def _encoding(self, encoding: Encoding) -> int:
+        if encoding not in self._encodings:
+            self._encodings.append(encoding)
+        return self._encodings.index(encoding)
+
+    def _picture_entry(self, encoding: int, item: FileItem, geometry: Geometry) -> int:
+        picture = Picture(path=item.path, sha256=item.sha256, geometry=geometry)
+        return self._position_of(encoding, picture)
+
+    def _position_of(self, encoding: int, content: Picture | Caption) -> int:
+        digest = self._encodings[encoding].digest_of(content)
+        if digest not in self._entries:
+            self._positions[digest] = len(self._entries)
+            self._entries[digest] = Entry(digest=digest, encoding=encoding, content=content)
+        return self._positions[digest]
+
+
+def _text_precision(plan: Plan) -> dict[str, JsonValue]:
+    """The precisions in a text encoding; those of the two CLIPs only if they are quantised."""
+    precision = plan.identity.precision
+    clips: dict[str, JsonValue] = {
+        name: quantization
+        for name, quantization in (
+            ("text_encoder_1", precision.text_encoder_1),
+            ("text_encoder_2", precision.text_encoder_2),
+        )
+        if quantization != "no_change"
+    }
+    return {
+        "compute": precision.compute,
+        **clips,
+        "text_encoder_3": precision.text_encoder_3,
+        "text_encoder_4": precision.text_encoder_4,
+    }
+
+
+def _mask_encoding(backend: Backend) -> Encoding:
+    encoder: dict[str, JsonValue] = {
+        "mask_kind": backend.mask_kind or "mask",
+        "cell_px": LATENT_CELL_PX,
+    }
+    return Encoding(kind="masks", encoder=encoder)

@@ -1,0 +1,145 @@
+"""The file of a cache entry: ``<digest>.safetensors``, whose header says what its bytes were.
+
+An entry is named by what it is made from. Its own bytes can be damaged later, by a disk or a copy;
+``sha256`` in the header is that of all tensors' bytes. ``mtime_s`` is the file's time of
+modification as it was written: as long as the file has it, the bytes are trusted until they are
+read. Imports no torch.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from trainer_core.faultpoints import fault_point
+from trainer_core.weights.entries import (
+    LENGTH_BYTES,
+    BadHeaderError,
+    Header,
+    header_bytes,
+    new_header,
+    parse_header,
+    read_entries,
+)
+
+_SUFFIX: Final = ".safetensors"
+_SHA256: Final = "sha256"
+_MTIME: Final = "mtime_s"
+_NS: Final = 1_000_000_000
+
+TensorFacts = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Name of each tensor → its type as in ``weights.entries`` and its shape, in the order of their
+bytes."""
+
+
+def entry_name(digest: str) -> str:
+    """The file name of an entry."""
+    return f"{digest}{_SUFFIX}"
+
+
+def wanted_folder(folder: Path) -> Path:
+    """Where a training process asks for missing entries: an empty file for each, by its digest."""
+    return folder / "wanted"
+
+
+def write_entry_file(
+    path: Path,
+    tensors: TensorFacts,
+    sha256: str,
+    data: Iterable[bytes | memoryview],
+    *,
+    durable: bool,
+) -> None:
+    """Write an entry; the file appears complete or not at all.
+
+    Args:
+        path: in an existing folder.
+        tensors: of the entry.
+        sha256: of ``data``; not compared here.
+        data: the tensors' bytes, in pieces of any size.
+        durable: whether it has to survive a loss of power.
+
+    Raises OSError, and what ``data`` raises.
+    """
+    now_s = int(time.time())
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        fault_point("encode.before_write")
+        with draft.open("wb") as file:
+            file.write(new_header(tensors, {_SHA256: sha256, _MTIME: str(now_s)}))
+            for piece in data:
+                file.write(piece)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.utime(draft, (now_s, now_s))
+        fault_point("encode.before_rename")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    fault_point("encode.after_rename")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadEntry:
+    """All of an entry's file."""
+
+    header: Header
+    buffer: bytearray
+    """The file's bytes; ``header`` says where those of each tensor are."""
+
+    def damage(self) -> str | None:
+        """What is wrong with the tensors' bytes; None where they are as they were written."""
+        found = hashlib.sha256(memoryview(self.buffer)[_data_start(self.buffer) :]).hexdigest()
+        if found == self.header.metadata.get(_SHA256):
+            return None
+        return "its SHA-256 is not the one it was written with"
+
+
+def read_entry_file(path: Path) -> ReadEntry:
+    """Read an entry's file. Raises OSError, and BadHeaderError where it is cut off or damaged."""
+    with path.open("rb") as file:
+        buffer = bytearray(os.fstat(file.fileno()).st_size)
+        file.readinto(buffer)
+    view = memoryview(buffer)
+    length_bytes = header_bytes(bytes(view[:LENGTH_BYTES]), len(buffer), path.name)
+    body = bytes(view[LENGTH_BYTES : LENGTH_BYTES + length_bytes])
+    return ReadEntry(header=parse_header(body, len(buffer), path.name), buffer=buffer)
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with an entry's file, all of which is read; None where it is whole.
+
+    Raises OSError.
+    """
+    try:
+        return read_entry_file(path).damage()
+    except BadHeaderError as error:
+        return str(error)
+
+
+def is_unchanged(path: Path) -> bool:
+    """Whether an entry's file has the size and the time that it was written with.
+
+    Raises OSError.
+    """
+    mtime_ns = path.stat().st_mtime_ns
+    try:
+        written_s = read_entries(path).metadata.get(_MTIME, "")
+    except BadHeaderError:
+        return False
+    return written_s.isdecimal() and mtime_ns == int(written_s) * _NS
+
+
+def trust(path: Path) -> None:
+    """Give a file that was read and is whole the time that it was written with. Raises OSError."""
+    written_s = read_entries(path).metadata.get(_MTIME, "")
+    if written_s.isdecimal():  # not covered by the digest; without it the file is read each time
+        os.utime(path, (int(written_s), int(written_s)))
+
+
+def _data_start(buffer: bytearray) -> int:
+    return LENGTH_BYTES + int.from_bytes(buffer[:LENGTH_BYTES], "little")
