@@ -10,6 +10,7 @@ from trainer_core.config.plan import Plan
 from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.backend_pointers import pointers_to, repointed
 from trainer_core.data.reading import folder_of
+from trainer_core.data.report.model import DataReport
 from trainer_core.data.survey import DataSurvey, OnProgress, Survey, survey_data
 
 
@@ -29,6 +30,7 @@ class DataSection:
     surveys: tuple[Survey, ...] = ()
     problems: tuple[DataProblem, ...] = ()
     warnings: tuple[str, ...] = ()
+    report: DataReport | None = None
 
 
 def data_section(
@@ -69,7 +71,10 @@ def data_section(
     at = pointers_to(part.identity.backends, written)
     problems = [*missing, *_problems(survey, at, is_whole=not missing)]
     return DataSection(
-        surveys=tuple(survey.surveys), problems=tuple(problems), warnings=tuple(survey.warnings)
+        surveys=tuple(survey.surveys),
+        problems=tuple(problems),
+        warnings=tuple(survey.warnings),
+        report=survey.report,
     )
 
 

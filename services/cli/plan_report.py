@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from services.cli.connection import CommandError
-from services.cli.data_section import data_section
+from services.cli.data_section import DataSection, data_section
 from services.cli.documents import Documents, UsedFile, gather_documents, plain_name
 from services.cli.hub_token import NOT_THERE, WAY_TO_ONE, hub_token
 from trainer_core.base_models.describe import listed_base_models
@@ -29,6 +29,7 @@ from trainer_core.config.simpletuner.reading import Findings, escaped, read_opti
 from trainer_core.config.simpletuner.start import INIT_LORA, Start, start_name_of
 from trainer_core.data.buckets import largest_bucket_px
 from trainer_core.data.length import micro_batches_in, steps_of
+from trainer_core.data.report.model import DataReport
 from trainer_core.data.survey import Survey
 from trainer_core.errors import BaseModelError, DocumentError
 from trainer_core.export.start_file import look_up_start
@@ -82,6 +83,8 @@ class Report:
     """Optimizer steps; None where the length is in epochs and not every picture was looked at."""
     surveys: tuple[Survey, ...] = ()
     """One for each image folder that is on this machine."""
+    data: DataReport | None = None
+    """What a run would do with the pictures; None where they were not looked at."""
     memory: Memory | None = None
     cards: tuple[CardRow, ...] = ()
     """How the run would fit cards of common sizes."""
@@ -130,11 +133,12 @@ def report_on(
     plan = _plan_section(documents, base.content, start, reported=files.errors)
     sections: list[_Section[Any]] = [files, base, plan]
     surveys: tuple[Survey, ...] = ()
+    data_report: DataReport | None = None
     steps: int | None = None
     is_sound = not any(section.errors for section in sections)
     if is_sound and plan.content is not None:
         data = _data_section(plan.content, documents, base.content, folders, on_progress)
-        surveys = data.content
+        surveys, data_report = data.content.surveys, data.content.report
         length = _length_section(plan.content, surveys, documents)
         sections += [data, length]
         steps = length.content
@@ -146,7 +150,7 @@ def report_on(
     if isinstance(start, FoundStart) and start.path is not None:
         used += (UsedFile(option=INIT_LORA.name, path=start.path),)
     resolved = _resolved(plan.content, base.content, surveys, used, warnings)
-    return replace(resolved, errors=errors, notices=plan.notices, steps=steps)
+    return replace(resolved, errors=errors, notices=plan.notices, steps=steps, data=data_report)
 
 
 def _files_section(
@@ -222,11 +226,11 @@ def _data_section(
     base: BaseShape,
     folders: Sequence[Path],
     on_progress: Progress,
-) -> _Section[tuple[Survey, ...]]:
-    """A survey of each image folder, and what a run would end at."""
+) -> _Section[DataSection]:
+    """What is in the image folders, and what a run would end at."""
     data = data_section(plan, documents.body["data_backends"], base, folders, on_progress)
     errors = [_found(documents, each.pointer, each.code, each.message) for each in data.problems]
-    return _Section(content=data.surveys, errors=tuple(errors), warnings=data.warnings)
+    return _Section(content=data, errors=tuple(errors), warnings=data.warnings)
 
 
 def _length_section(

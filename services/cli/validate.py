@@ -30,7 +30,9 @@ reverie validate --config config/config.json --set pretrained_model_name_or_path
 
 reverie validate --config config --set lycoris_config=other.json --set max_train_steps=500
 
-reverie validate --config config --json | jq .memory.total_bytes"""
+reverie validate --config config --json | jq .memory.total_bytes
+
+reverie validate --config config --json | jq '.data.backends[].left_out'"""
 
 _SLOW_FOLDER: Final = 2000
 """Images in a folder from which on a progress bar is shown."""
@@ -53,10 +55,12 @@ def validate(
     It needs no GPU, no network and no weights of the base model.
 
     Shown: what is trained, with which optimizer, schedule and number of
-    steps; the images in each bucket; what cards of common sizes would
-    recompute and offload; the memory of each part; and what options do here
-    that is not obvious. Those that make the run act differently are listed,
-    the others are counted, unless --all asks for them.
+    steps; the images in each bucket, and how much of them a crop cuts away;
+    images that are left out, copies, and what else is odd about them; what
+    cards of common sizes would recompute and offload; the memory of each
+    part; and what options do here that is not obvious. Those that make the
+    run act differently are listed, the others are counted, unless --all asks
+    for them.
 
     config.json names other files and image folders. A relative path is tried
     from the parent of config.json's folder, from that folder, and from the
@@ -113,6 +117,7 @@ def _as_json(report: "Report") -> dict[str, Any]:
         "steps": report.steps,
         "epochs": report.plan.identity.num_train_epochs if report.plan else None,
         "buckets": _buckets(report),
+        "data": report.data.model_dump(mode="json") if report.data else None,
         "matmul": _matmul(report.plan) if report.plan else None,
         "deterministic": report.plan.operation.deterministic if report.plan else None,
         "memory": asdict(report.memory) if report.memory else None,
@@ -158,21 +163,11 @@ def print_report(report: "Report", *, every: bool) -> None:
         output.print_error(f"{where}: {error.message} [{error.code}]")
     if report.plan is None or report.memory is None:
         return
+    from services.cli.data_table import print_data
+
     output.print_facts(_facts(report, report.plan))
-    rows = [
-        (
-            row["backend"],
-            row["role"],
-            f"{row['width_px']} x {row['height_px']}",
-            row["images"],
-            row["samples_per_epoch"],
-        )
-        for row in _buckets(report)
-    ]
-    if rows:
-        sys.stdout.write("\n")
-        columns = ("BACKEND", "ROLE", "BUCKET", "IMAGES", "AN EPOCH")
-        output.print_table(columns, rows, folds=True)
+    if report.data is not None:
+        print_data(report.data)
     if report.cards:
         sys.stdout.write(
             f"\nCards of capability {_fused_on(report.plan)}; others have no fused blocks to plan "

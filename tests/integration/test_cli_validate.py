@@ -13,6 +13,7 @@ from PIL import Image
 
 from services.cli.connection import Invocation
 from services.cli.program import app
+from tests.support.planted_pictures import plant_odd
 from tests.unit.config_examples import (
     CONFIG_TEXT,
     LYCORIS_TEXT,
@@ -27,7 +28,7 @@ from trainer_core.documents import parse_document
 ROOT = Path(__file__).parents[2]
 KEYS = {
     *("trainable_modules", "trainable_parameters", "steps", "epochs", "buckets", "memory"),
-    *("notices", "warnings"),
+    *("notices", "warnings", "data"),
     *("errors", "used_files", "plan_digest", "matmul", "deterministic", "cards"),
 }
 FRESH = """
@@ -145,6 +146,35 @@ def test_a_fresh_process_needs_no_torch_and_prints_one_line(project: Path) -> No
     ):
         assert words in readable.stdout
     assert "lycoris_config.json" in readable.stderr
+
+
+def test_the_data_is_shown_as_tables(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = project.parent / SUBJECT["instance_data_dir"]
+    plant_odd(folder)
+    (folder / "cut.jpg").write_bytes((folder / "turned.jpg").read_bytes()[:500])
+    (folder / "large.png").write_bytes((folder / "a.png").read_bytes())
+    monkeypatch.chdir(tmp_path)
+
+    app(
+        ["validate", "--config", str(project)],
+        obj=Invocation(env={"REVERIE_HOME": str(tmp_path / "home")}),
+        standalone_mode=False,
+    )
+
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "dreambooth-subject left out: cannot be read 1 cut.jpg" in shown
+    assert (
+        "dreambooth-subject left out: too small 11 again-smaller.jpg, again.jpg, clear.png, …"
+        in (shown)
+    )
+    assert "BACKEND ROLE BUCKET IMAGES AN EPOCH CUT AWAY ENLARGED" in shown
+    first, second = (f"{each['id']}/a.png" for each in (REGULARISATION, SUBJECT))
+    assert f"copies, byte for byte 3 {first} = {second} = {SUBJECT['id']}/large.png" in shown
 
 
 @pytest.mark.parametrize(
@@ -297,10 +327,12 @@ def test_a_few_broken_pictures_are_named_and_a_run_could_start(
     status, answer = validate(project)
 
     assert status == 0
-    (warning,) = (each for each in answer["warnings"] if "torn" in each)
-    assert warning.startswith(
-        "dreambooth-subject: 1 of 2 images cannot be used and is left out:\n  torn.jpg: "
-    )
+    count, why = (each for each in answer["warnings"] if "dreambooth-subject: " in each)
+    assert count == "dreambooth-subject: 1 of 2 images cannot be used and is left out."
+    assert why.startswith("dreambooth-subject: torn.jpg: not a picture of a known format")
+    (left_out,) = answer["data"]["backends"][1]["left_out"]
+    assert (left_out["reason"], left_out["count"]) == ("decode_error", 1)
+    assert [file["path"] for file in left_out["first"]] == ["torn.jpg"]
 
 
 def test_the_steps_of_epochs_are_counted_from_the_folders(

@@ -158,11 +158,10 @@ def test_up_to_half_of_the_files_may_be_broken(
     data = look(plan, folders, tmp_path)
 
     assert data.items == sound.items
-    (note,) = data.notes
-    assert note == (
-        "photos: 2 of 4 images cannot be used and are left out:\n"
-        "  nobody.png: the file is empty; copy it again or take it away\n"
-        "  nothing.png: the file is empty; copy it again or take it away"
+    assert data.notes == (
+        "photos: 2 of 4 images cannot be used and are left out.",
+        "photos: nobody.png: the file is empty; copy it again or take it away",
+        "photos: nothing.png: the file is empty; copy it again or take it away",
     )
 
 

@@ -152,6 +152,10 @@ def test_cut_captions_are_counted_and_their_images_named(tokenizers: Path) -> No
         f"of each is cut off (the longest has {exact.longest_tokens}): a.png, c.png."
     )
     assert exact.longest_tokens > 200
+    for number, part in enumerate(PARTS, 1):
+        tokens = len(loaded(tokenizers, part)([LONG])["input_ids"][0])
+        assert exact.by_encoder[f"text_encoder_{number}"] == (2, 2 * (tokens - 128))
+    assert estimate.by_encoder == {}
     assert estimate.warning() is None  # 48 words are not long for a model with words
     assert cut_captions([("d.png", ["a grey heron " * 100])], None).warning() == (
         "1 of 1 captions is probably longer than the 128 tokens that the text encoders take, and "

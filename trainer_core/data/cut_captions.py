@@ -1,12 +1,13 @@
 """Which captions are longer than the text encoders take, so that their rest is lost."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from trainer_core.data.collecting import MAX_TEXT_TOKENS
-from trainer_core.data.token_counts import count_tokens
+from trainer_core.data.token_counts import EncoderName, count_tokens
 
 _NAMED_AT_MOST: Final = 3
 
@@ -26,6 +27,9 @@ class CutCaptions:
     """The first of these images."""
     is_exact: bool
     """False: estimated from the characters."""
+    by_encoder: Mapping[EncoderName, tuple[int, int]]
+    """Encoder → its captions that are cut, and their tokens that it does not get; empty where they
+    are estimated."""
 
     def warning(self) -> str | None:
         """One sentence; None where no caption is cut. It never has the text of a caption."""
@@ -71,6 +75,14 @@ def cut_captions(captions: Iterable[tuple[str, Sequence[str]]], base: Path | Non
         if is_cut
     }
     images = [name for name, of_image in named if any(text in cut for text in of_image)]
+    times = Counter(text for _, of_image in named for text in of_image)
+    by_encoder = {
+        encoder: (
+            sum(times[text] for text, tokens in zip(texts, lost, strict=True) if tokens),
+            sum(times[text] * tokens for text, tokens in zip(texts, lost, strict=True)),
+        )
+        for encoder, lost in counts.lost.items()
+    }
     return CutCaptions(
         captions=sum(len(of_image) for _, of_image in named),
         cut=sum(text in cut for _, of_image in named for text in of_image),
@@ -78,4 +90,5 @@ def cut_captions(captions: Iterable[tuple[str, Sequence[str]]], base: Path | Non
         num_images=len(images),
         first=tuple(images[:_NAMED_AT_MOST]),
         is_exact=counts.is_exact,
+        by_encoder=by_encoder,
     )

@@ -20,7 +20,7 @@ MAX_PIXELS: Final = 64_000_000
 MaskKind = Literal["mask", "segmentation"]
 _WHITE: Final = 255
 _ORIENTATION: Final = 0x0112
-_UPRIGHT: Final = 1
+UPRIGHT: Final = 1
 _SIDEWAYS: Final = (5, 6, 7, 8)
 """Values of EXIF's orientation that swap width and height."""
 
@@ -68,19 +68,24 @@ def inspect_image(path: Path, *, name: str) -> ImageFacts:
     ``FORMATS``, has more than 64 million pixels or pixels without a black and a white, or does not
     decode; OSError where this machine cannot read files at all.
     """
-    with _opened(path, name) as image:
-        if image.format in ("JPEG", "MPO"):
-            size = image.size
-            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
-            image.load()
-        else:
-            image.load()
-            size = image.size  # that of an icon is known only now
-        width, height = size
-        if _orientation_of(image) in _SIDEWAYS:
-            width, height = height, width
-        _check_levels(image, name)
-        has_more = image.format in _MOVING and getattr(image, "n_frames", 1) > 1
+    with opened_image(path, name) as image:
+        return decoded_facts(image, name)
+
+
+def decoded_facts(image: Image.Image, name: str) -> ImageFacts:
+    """As ``inspect_image``, of an image that ``opened_image`` gave; its pixels are loaded then."""
+    if image.format in ("JPEG", "MPO"):
+        size = image.size
+        image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+        image.load()
+    else:
+        image.load()
+        size = image.size  # that of an icon is known only now
+    width, height = size
+    if orientation_of(image) in _SIDEWAYS:
+        width, height = height, width
+    _check_levels(image, name)
+    has_more = image.format in _MOVING and getattr(image, "n_frames", 1) > 1
     return ImageFacts(width_px=width, height_px=height, has_more=has_more)
 
 
@@ -138,22 +143,22 @@ def _part_of(image: Image.Image, geometry: Geometry) -> tuple[float, float, floa
 
 
 def _displayed(path: Path, name: str) -> Image.Image:
-    with _opened(path, name) as image:
+    with opened_image(path, name) as image:
         image.load()
         _check_levels(image, name)
-        return image if _orientation_of(image) == _UPRIGHT else ImageOps.exif_transpose(image)
+        return image if orientation_of(image) == UPRIGHT else ImageOps.exif_transpose(image)
 
 
-def _orientation_of(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """EXIF's orientation that is still to be applied, 1 to 8; 1: the picture is upright.
 
     The decoder of JPEG XL has turned the picture as its codestream says, which by the standard
     stands above EXIF. A JPEG that it restored is as any other JPEG.
     """
     if image.format == "JXL" and not getattr(image, "jpeg", False):
-        return _UPRIGHT
-    found = image.getexif().get(_ORIENTATION, _UPRIGHT)
-    return found if found in range(_UPRIGHT, 9) else _UPRIGHT
+        return UPRIGHT
+    found = image.getexif().get(_ORIENTATION, UPRIGHT)
+    return found if found in range(UPRIGHT, 9) else UPRIGHT
 
 
 def _check_levels(image: Image.Image, name: str) -> None:
@@ -175,7 +180,7 @@ def _is_16_bit(image: Image.Image) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, name: str) -> Iterator[Image.Image]:
+def opened_image(path: Path, name: str) -> Iterator[Image.Image]:
     """The image, not too large; what its decoder raises in the block becomes BadImageError."""
     try:
         _check_jpeg_xl(path, name)

@@ -16,7 +16,8 @@ from trainer_core.config.simpletuner.length import problems_of_epochs, warnings_
 from trainer_core.config.simpletuner.placeholders import unfilled_tokens
 from trainer_core.data.buckets import Unfit, bucket_size, unfit
 from trainer_core.data.collecting import EntryCollector
-from trainer_core.data.cut_captions import cut_captions, prompt_warnings
+from trainer_core.data.cut_captions import CutCaptions, cut_captions, prompt_warnings
+from trainer_core.data.equal_images import equal_image_warnings
 from trainer_core.data.folder import some_of
 from trainer_core.data.index import DataIndex, FileItem, Sample
 from trainer_core.data.length import steps_on
@@ -127,6 +128,9 @@ def choose_images(plan: Plan, items: Sequence[FileItem], max_px: int) -> Choice:
             kept = masks.having(kept)
         chosen.append(Chosen(backend=backend, items=kept, masks=masks))
         warnings += [*why, *_placeholder_warnings(kept, backend)]
+    warnings += equal_image_warnings(
+        [(each.backend, each.items) for each in chosen], plan.operation.data_dirs
+    )
     if not problems and not any(backend.role == "train" for backend in backends):
         problems.append(
             _empty(
@@ -138,8 +142,18 @@ def choose_images(plan: Plan, items: Sequence[FileItem], max_px: int) -> Choice:
 
 def text_warnings(plan: Plan, chosen: Sequence[Chosen], base: Path | None) -> list[str]:
     """Warnings of captions and prompts that are cut off; ``base``: as in ``build_index``."""
+    return cut_warnings(plan, captions_cut(chosen, base), base)
+
+
+def captions_cut(chosen: Sequence[Chosen], base: Path | None) -> CutCaptions:
+    """The captions of all images that are cut off."""
     captions = [(item.path, item.captions) for each in chosen for item in each.items]
-    warning = cut_captions(captions, base).warning()
+    return cut_captions(captions, base)
+
+
+def cut_warnings(plan: Plan, captions: CutCaptions, base: Path | None) -> list[str]:
+    """As ``text_warnings``, where the captions are counted already."""
+    warning = captions.warning()
     operation = plan.operation
     prompts = (
         ("The prompt of the sample image", operation.sample_prompt),

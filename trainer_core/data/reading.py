@@ -169,19 +169,19 @@ class Broken:
         """All of them, each with what is wrong on a line of its own; at most 20."""
         many = len(self.errors)
         files = f"{many} file{'s' * (many > 1)} in {self.folder}"
-        return self._listed(f"{self.backend.id}: {files} cannot be used:")
+        return "\n  ".join((f"{self.backend.id}: {files} cannot be used:", *self._shown()))
 
-    def warning(self) -> str:
-        """As ``message``, where a run goes on without them."""
+    def warnings(self) -> list[str]:
+        """How many they are, and what is wrong with each; for a run that goes on without them."""
         are = "is" if len(self.errors) == 1 else "are"
-        left_out = f"{len(self.errors)} of {self.images} images cannot be used and {are} left out:"
-        return self._listed(f"{self.backend.id}: {left_out}")
+        left_out = f"{len(self.errors)} of {self.images} images cannot be used and {are} left out."
+        return [f"{self.backend.id}: {text}" for text in (left_out, *self._shown())]
 
-    def _listed(self, head: str) -> str:
+    def _shown(self) -> list[str]:
         shown = [error.message for error in self.errors[:_ERRORS_SHOWN]]
         if len(self.errors) > _ERRORS_SHOWN:
             shown.append(f"and {len(self.errors) - _ERRORS_SHOWN} more")
-        return "\n  ".join((head, *shown))
+        return shown
 
 
 def sort_out(

@@ -4,23 +4,30 @@ Images are decoded as a run decodes them and chosen by the same function, so tha
 very many images a part is read.
 """
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.plan.problems import Problem
-from trainer_core.data.buckets import bucket_size, needs_digest
+from trainer_core.data.buckets import bucket_size
 from trainer_core.data.folder import stem_of
-from trainer_core.data.images import inspect_image
-from trainer_core.data.indexing import Chosen, batch_warnings, choose_images, text_warnings
+from trainer_core.data.index import FileItem
+from trainer_core.data.indexing import (
+    Chosen,
+    batch_warnings,
+    captions_cut,
+    choose_images,
+    cut_warnings,
+)
 from trainer_core.data.reading import BackendFolder, Broken, Reading, listed, sort_out
+from trainer_core.data.report.examine import Examined, examine_image
+from trainer_core.data.report.making import Seen, report_of
+from trainer_core.data.report.model import DataReport
 from trainer_core.errors import BadCaptionError, BadImageError
 
 MAX_LOOKED_AT: Final = 20_000
@@ -54,17 +61,8 @@ class DataSurvey:
     """Backends of which more than half cannot be used."""
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Facts:
-    """As ``ReadFacts``."""
-
-    sha256: str
-    """Empty where nothing depends on it before a run: it takes time to read a file once more."""
-    width_px: int
-    height_px: int
-    has_more: bool
+    report: DataReport | None = None
+    """All of this in numbers; None only until it is made."""
 
 
 def survey_data(
@@ -91,29 +89,84 @@ def survey_data(
     found = DataSurvey()
     backends = [listed(each, folders[each.id], own) for each in plan.identity.backends]
     paths = _paths(backends, max_looked_at)
-    items = []
-    for folder in backends:
-        readings = _read(folder, paths[folder.backend.id], on_progress)
-        good, broken = sort_out(folder, readings)
+    looks = [_looked_at(each, paths[each.backend.id], on_progress) for each in backends]
+    items: list[FileItem] = []
+    for look in looks:
+        good, broken = sort_out(look.folder, look.readings)
         if broken is not None and broken.ends_run:
             found.broken.append(broken)
         elif broken is not None:
-            found.warnings.append(broken.warning())
+            found.warnings += broken.warnings()
         items += [each.item for each in good]
-        found.warnings += folder.notes(good) + _spread_notes(folder, len(readings))
+        found.warnings += look.folder.notes(good) + _spread_notes(look)
     choice = choose_images(plan, items, max_px)
     if not found.broken:  # what is missing may be missing because of them
         found.problems += choice.problems
     found.chosen += choice.chosen
     found.warnings += choice.warnings
-    pictures = {each.backend.id: len(each.files.images) for each in backends}
-    if not found.broken and all(len(paths[id_]) == pictures[id_] for id_ in pictures):
+    if not found.broken and all(look.is_whole for look in looks):
         found.warnings += batch_warnings(plan, found.chosen, max_px)
-    found.warnings += text_warnings(plan, found.chosen, base)
+    captions = captions_cut(found.chosen, base)
+    found.warnings += cut_warnings(plan, captions, base)
+    by_id = {look.folder.backend.id: look for look in looks}
     for chosen in found.chosen:
-        id_ = chosen.backend.id
-        found.surveys.append(_survey(chosen, pictures[id_], len(paths[id_]), max_px))
+        look = by_id[chosen.backend.id]
+        found.surveys.append(_survey(chosen, look, max_px))
+    used = {chosen.backend.id: chosen.items for chosen in found.chosen}
+    seen = [look.seen(used.get(look.folder.backend.id, ())) for look in looks]
+    found.report = report_of(plan.identity, seen, captions, max_px)
     return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """The images of one backend that were looked at."""
+
+    folder: BackendFolder
+    paths: Sequence[str]
+    readings: Sequence[Reading | BadImageError | BadCaptionError]
+    """In the order of the paths."""
+    examined: Mapping[str, Examined]
+    """Path → what the picture is."""
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.paths) == len(self.folder.files.images)
+
+    def seen(self, used: Sequence[FileItem]) -> Seen:
+        """For the report; ``used``: the images that the run uses."""
+        return Seen(
+            backend=self.folder.backend,
+            folder=str(self.folder.folder.resolve()),
+            images=len(self.folder.files.images),
+            paths=self.paths,
+            readings=self.readings,
+            examined=self.examined,
+            used=used,
+        )
+
+
+def _looked_at(folder: BackendFolder, paths: Sequence[str], on_progress: OnProgress) -> _Look:
+    """Decode images, several at once."""
+    examined: dict[str, Examined] = {}
+
+    def facts_of(path: Path, name: str) -> Examined:
+        try:
+            found = examine_image(path, name=name)
+        except OSError as error:  # as in a run
+            raise BadImageError(f"{name}: {error.strerror}") from error
+        examined[name] = found
+        return found
+
+    readings = []
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        for reading in pool.map(lambda path: folder.read(path, facts_of), paths):
+            readings.append(reading)
+            on_progress(folder.backend.id, len(readings), len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return _Look(folder=folder, paths=paths, readings=readings, examined=examined)
 
 
 def _paths(backends: Sequence[BackendFolder], most: int) -> dict[str, Sequence[str]]:
@@ -139,51 +192,25 @@ def _spread(names: Sequence[str], most: int) -> Sequence[str]:
     return [names[i * len(names) // most] for i in range(most)]
 
 
-def _spread_notes(folder: BackendFolder, looked_at: int) -> list[str]:
-    pictures = len(folder.files.images)
-    if folder.backend.role == "mask" or looked_at == pictures:
+def _spread_notes(look: _Look) -> list[str]:
+    backend = look.folder.backend
+    if backend.role == "mask" or look.is_whole:
         return []
     note = (
-        f"{folder.backend.id}: {looked_at} of {pictures} pictures were looked at, evenly spread; "
-        "its buckets count these. A run reads all of them before it trains."
+        f"{backend.id}: {len(look.paths)} of {len(look.folder.files.images)} pictures were looked "
+        "at, evenly spread; its buckets count these. A run reads all of them before it trains."
     )
     return [note]
 
 
-def _read(
-    folder: BackendFolder, paths: Sequence[str], on_progress: OnProgress
-) -> list[Reading | BadImageError | BadCaptionError]:
-    facts_of = partial(_facts_of, with_digest=needs_digest(folder.backend))
-    readings = []
-    pool = ThreadPoolExecutor(_THREADS)
-    try:
-        for reading in pool.map(lambda path: folder.read(path, facts_of), paths):
-            readings.append(reading)
-            on_progress(folder.backend.id, len(readings), len(paths))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return readings
-
-
-def _facts_of(path: Path, name: str, *, with_digest: bool) -> _Facts:
-    try:
-        facts = inspect_image(path, name=name)
-        sha256 = _sha256_of(path) if with_digest else ""
-    except OSError as error:  # as in a run
-        raise BadImageError(f"{name}: {error.strerror}") from error
-    return _Facts(
-        sha256=sha256, width_px=facts.width_px, height_px=facts.height_px, has_more=facts.has_more
-    )
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _survey(chosen: Chosen, pictures: int, looked_at: int, max_px: int) -> Survey:
+def _survey(chosen: Chosen, look: _Look, max_px: int) -> Survey:
     buckets: Counter[tuple[int, int]] = Counter()
     for item in chosen.items:
         size = item.width_px, item.height_px
         buckets[bucket_size(*size, chosen.backend, max_px, item.sha256)] += 1
-    return Survey(backend=chosen.backend, pictures=pictures, looked_at=looked_at, buckets=buckets)
+    return Survey(
+        backend=chosen.backend,
+        pictures=len(look.folder.files.images),
+        looked_at=len(look.paths),
+        buckets=buckets,
+    )

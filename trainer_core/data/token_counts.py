@@ -7,15 +7,23 @@ the number is estimated.
 import filecmp
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from trainer_core.data.collecting import MAX_TEXT_TOKENS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+EncoderName = Literal["text_encoder_1", "text_encoder_2", "text_encoder_3", "text_encoder_4"]
+ENCODER_NAMES: Final[Sequence[EncoderName]] = (
+    "text_encoder_1",
+    "text_encoder_2",
+    "text_encoder_3",
+    "text_encoder_4",
+)
 
 _CLIPS: Final = ("tokenizer", "tokenizer_2")
 _OTHERS: Final = ("tokenizer_3", "tokenizer_4")
@@ -40,6 +48,8 @@ class TokenCounts:
     """For each text, whether an encoder gets only its first part."""
     is_exact: bool
     """False: estimated from the characters."""
+    lost: Mapping[EncoderName, Sequence[int]] = field(default_factory=dict)
+    """Encoder → for each text the tokens that it does not get; empty where they are estimated."""
 
 
 def count_tokens(texts: Sequence[str], base: Path | None) -> TokenCounts:
@@ -56,15 +66,18 @@ def count_tokens(texts: Sequence[str], base: Path | None) -> TokenCounts:
         is_cut = [number > MAX_TEXT_TOKENS for number in tokens]
         return TokenCounts(tokens=tokens, is_cut=is_cut, is_exact=False)
     tokens, is_cut = [0] * len(texts), [False] * len(texts)
+    lost: dict[EncoderName, list[int]] = {name: [0] * len(texts) for name in ENCODER_NAMES}
     longer = [i for i, text in enumerate(texts) if len(text.encode()) > _SHORT_BYTES]
     for first in range(0, len(longer), _TEXTS_AT_ONCE):
         batch = longer[first : first + _TEXTS_AT_ONCE]
-        for tokenizer, limit in encoders:
+        for tokenizer, limit, names in encoders:
             counted = tokenizer.encode_batch_fast([texts[i] for i in batch])
             for i, encoding in zip(batch, counted, strict=True):
                 tokens[i] = max(tokens[i], len(encoding))
                 is_cut[i] = is_cut[i] or len(encoding) > limit
-    return TokenCounts(tokens=tokens, is_cut=is_cut, is_exact=True)
+                for name in names:
+                    lost[name][i] = max(0, len(encoding) - limit)
+    return TokenCounts(tokens=tokens, is_cut=is_cut, is_exact=True, lost=lost)
 
 
 _WORD: Final = re.compile(r"[A-Za-z]+")
@@ -99,8 +112,8 @@ def estimated_tokens(text: str) -> int:
     )
 
 
-def _tokenizers_in(base: Path) -> "list[tuple[Tokenizer, int]] | None":
-    """The tokenizers of a base model, each with the most tokens that its encoder gets.
+def _tokenizers_in(base: Path) -> "list[tuple[Tokenizer, int, Sequence[EncoderName]]] | None":
+    """The tokenizers of a base model, each with the most tokens that its encoders get, and these.
 
     None where the library is missing, or a tokenizer is, or is of an unknown kind.
     """
@@ -108,13 +121,19 @@ def _tokenizers_in(base: Path) -> "list[tuple[Tokenizer, int]] | None":
         from tokenizers import Tokenizer  # noqa: PLC0415 - part of the worker's libraries only
     except ImportError:
         return None
-    found: list[tuple[Tokenizer, int]] = []
+    found: list[tuple[Tokenizer, int, Sequence[EncoderName]]] = []
+    clips, others = ENCODER_NAMES[:2], ENCODER_NAMES[2:]
     try:
-        for name in _CLIPS[: 1 if _are_equal(*(base / name for name in _CLIPS)) else 2]:
-            found.append((_loaded(base / name, Tokenizer.from_file), MAX_TEXT_TOKENS))
-        for name in _OTHERS:
+        if _are_equal(*(base / name for name in _CLIPS)):
+            one = _loaded(base / _CLIPS[0], Tokenizer.from_file)
+            found.append((one, MAX_TEXT_TOKENS, clips))
+        else:
+            for name, encoder in zip(_CLIPS, clips, strict=True):
+                clip = _loaded(base / name, Tokenizer.from_file)
+                found.append((clip, MAX_TEXT_TOKENS, (encoder,)))
+        for name, encoder in zip(_OTHERS, others, strict=True):
             folder = base / name
-            found.append((_loaded(folder, Tokenizer.from_file), _limit_in(folder)))
+            found.append((_loaded(folder, Tokenizer.from_file), _limit_in(folder), (encoder,)))
     except Exception:  # noqa: BLE001 - the library raises plain Exception for a file it cannot read
         return None
     return found

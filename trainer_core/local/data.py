@@ -121,7 +121,7 @@ def _gathered(
         if broken is not None and broken.ends_run:
             ending.append(broken)
         elif broken is not None:
-            notes.append(broken.warning())
+            notes += broken.warnings()
         notes += folder.notes(good)
         images += good
     if ending:

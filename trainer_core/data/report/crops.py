@@ -1,0 +1,97 @@
+"""What the crops of a backend cut away, and which images they scale up."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from trainer_core.config.plan import Backend
+from trainer_core.data.buckets import Geometry, geometry_of
+from trainer_core.data.index import FileItem
+from trainer_core.data.report.model import BucketReport
+
+UPSCALED_FROM: Final = 1.01
+"""Factor of the edges; less is rounding."""
+
+
+class Fitted(NamedTuple):
+    """An image and its crop."""
+
+    item: FileItem
+    geometry: Geometry
+
+    @property
+    def loss(self) -> float:
+        """Share of the image's area that is cut away."""
+        geometry = self.geometry
+        kept = geometry.width_px * geometry.height_px / (geometry.resize_w * geometry.resize_h)
+        return 1 - kept
+
+    @property
+    def scale(self) -> float:
+        """Factor by which the image's edges are scaled, the larger of the two."""
+        geometry, item = self.geometry, self.item
+        return max(geometry.resize_w / item.width_px, geometry.resize_h / item.height_px)
+
+
+def fitted(items: Iterable[FileItem], backend: Backend, max_px: int) -> list[Fitted]:
+    """The crops of a backend's images; ``max_px``: the largest area that the base model takes."""
+    return [
+        Fitted(item, geometry_of(item.width_px, item.height_px, backend, max_px, item.sha256))
+        for item in items
+    ]
+
+
+Size = tuple[int, int]
+"""Width and height of a bucket in pixels."""
+
+
+def uses_of(crops: Iterable[Fitted], backend: Backend) -> Counter[Size]:
+    """Size → uses of its images in an epoch; none of images that are held out."""
+    each = 1 + backend.repeats if backend.role == "train" else 0
+    uses: Counter[Size] = Counter()
+    for crop in crops:
+        uses[crop.geometry.width_px, crop.geometry.height_px] += each
+    return uses
+
+
+def buckets_of(
+    crops: Sequence[Fitted], backend: Backend, all_uses: Mapping[Size, int], batch: int
+) -> tuple[BucketReport, ...]:
+    """The buckets of one backend, by size.
+
+    Args:
+        crops: of the backend.
+        backend: the backend.
+        all_uses: those of the images of all backends, which share the batches of a size.
+        batch: samples of a micro-batch.
+    """
+    of_size: dict[Size, list[Fitted]] = defaultdict(list)
+    for crop in crops:
+        of_size[crop.geometry.width_px, crop.geometry.height_px].append(crop)
+    return tuple(
+        _bucket(size, of_size[size], backend, batch - all_uses[size]) for size in sorted(of_size)
+    )
+
+
+def _bucket(size: Size, crops: Sequence[Fitted], backend: Backend, missing: int) -> BucketReport:
+    """``missing``: uses in an epoch that would fill the bucket's only batch; 0 or less: none."""
+    number = len(crops)
+    cut_most = max(crops, key=lambda crop: crop.loss)
+    enlarged = [crop for crop in crops if crop.scale > UPSCALED_FROM]
+    largest = max(enlarged, key=lambda crop: crop.scale, default=None)
+    trains = backend.role == "train"
+    more = -(-missing // number) if trains and missing > 0 else None
+    return BucketReport(
+        width_px=size[0],
+        height_px=size[1],
+        images=number,
+        samples_per_epoch=number * (1 + backend.repeats) if trains else 0,
+        crop_loss_mean=sum(crop.loss for crop in crops) / number,
+        crop_loss_worst=cut_most.loss,
+        crop_loss_worst_file=cut_most.item.path,
+        upscaled=len(enlarged),
+        upscale_mean=sum(crop.scale for crop in enlarged) / len(enlarged) if enlarged else None,
+        upscale_worst=largest.scale if largest else None,
+        upscale_worst_file=largest.item.path if largest else None,
+        repeats_to_fill=None if more is None else backend.repeats + more,
+    )

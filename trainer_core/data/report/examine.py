@@ -1,0 +1,129 @@
+"""Look at one picture closely: its size, what is odd about it, and how it looks in 128 bits."""
+
+import functools
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+from PIL import Image, ImageCms
+
+from trainer_core.data.images import (
+    UPRIGHT,
+    decoded_facts,
+    opened_image,
+    orientation_of,
+)
+from trainer_core.data.report.likeness import likeness_of
+from trainer_core.data.report.model import Trait
+
+_PROFILE_NAME_CHARACTERS: Final = 60
+_SAME_COLOUR: Final = 6
+"""The largest difference, in levels of 255, that a profile may make to count as sRGB's."""
+_TRIED_COLOURS: Final = (
+    *((level, level, level) for level in (64, 128, 192, 240)),
+    *((220, 40, 40), (40, 220, 40), (40, 40, 220), (220, 220, 40), (40, 220, 220), (220, 40, 220)),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examined:
+    """What one picture is; ``sha256`` of the file, sizes as displayed."""
+
+    sha256: str
+    width_px: int
+    height_px: int
+    has_more: bool
+    traits: dict[Trait, str | None]
+    """What it has → more about it."""
+    likeness: int | None
+    """As ``likeness_of``."""
+
+
+def examine_image(path: Path, *, name: str) -> Examined:
+    """Decode the whole image once; raises as ``inspect_image``, and OSError."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    with opened_image(path, name) as image:
+        has_more_bits = _has_more_than_8_bits(image)  # the decoder forgets it
+        facts = decoded_facts(image, name)
+        traits = dict(_traits(image))
+        if has_more_bits:
+            traits["more_than_8_bits"] = None
+        if facts.has_more:
+            traits["several_frames"] = None
+        likeness = likeness_of(image)
+    return Examined(
+        sha256=sha256,
+        width_px=facts.width_px,
+        height_px=facts.height_px,
+        has_more=facts.has_more,
+        traits=traits,
+        likeness=likeness,
+    )
+
+
+def _traits(image: Image.Image) -> Iterator[tuple[Trait, str | None]]:
+    if orientation_of(image) != UPRIGHT or image.info.get("original_orientation") not in (
+        None,
+        UPRIGHT,
+    ):
+        yield "turned", None
+    if image.mode == "CMYK":
+        yield "cmyk", None
+    profile = image.info.get("icc_profile")
+    if isinstance(profile, bytes) and (name := other_profile(profile, image.mode)) is not None:
+        yield "colour_profile", name
+    if _has_transparent_parts(image):
+        yield "transparent", None
+
+
+def _has_more_than_8_bits(image: Image.Image) -> bool:
+    """Whether the file has more than 8 bits a channel; asked before its pixels are loaded."""
+    in_tiles = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    return in_tiles or image.mode.startswith("I;16") or image.info.get("bit_depth", 8) > 8
+
+
+def _has_transparent_parts(image: Image.Image) -> bool:
+    if not image.has_transparency_data:
+        return False
+    alpha = image if "A" in image.getbands() else image.convert("RGBA")
+    low, _ = cast(tuple[int, int], alpha.getchannel("A").getextrema())
+    return low < 255
+
+
+def other_profile(profile: bytes, mode: str) -> str | None:
+    """The name of an ICC profile whose colours are not those of sRGB; None for sRGB's.
+
+    Args:
+        profile: of the file.
+        mode: of the picture, as Pillow names it.
+    """
+    return _other_profile(profile, "CMYK" if mode == "CMYK" else "L" if mode == "L" else "RGB")
+
+
+@functools.lru_cache(maxsize=64)
+def _other_profile(profile: bytes, mode: str) -> str | None:
+    """As ``other_profile``; most pictures of a folder have one of few profiles."""
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        name = ImageCms.getProfileDescription(opened).strip() or "without a name"
+        is_other = _changes_colours(opened, mode)
+    except (OSError, ValueError, TypeError, ImageCms.PyCMSError):
+        return "unreadable"
+    return name[:_PROFILE_NAME_CHARACTERS] if is_other else None
+
+
+def _changes_colours(profile: ImageCms.ImageCmsProfile, mode: str) -> bool:
+    """Whether a picture with the profile looks otherwise than Pillow converts it."""
+    tried = Image.new("RGB", (len(_TRIED_COLOURS), 1))
+    tried.putdata(_TRIED_COLOURS)
+    given = tried.convert(mode)
+    shown = ImageCms.profileToProfile(
+        given, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
+    assert shown is not None  # None only where it is changed in place
+    pairs = zip(given.convert("RGB").tobytes(), shown.tobytes(), strict=True)
+    return max(abs(plain - seen) for plain, seen in pairs) > _SAME_COLOUR
