@@ -7,7 +7,7 @@ whether the same work may succeed without a change.
 from enum import StrEnum
 from typing import Literal
 
-ImageFault = Literal["decode_error", "too_many_pixels", "unknown_levels", "bad_name"]
+ImageFault = Literal["decode_error", "too_many_pixels", "unknown_levels", "bad_name", "black_mask"]
 """What is wrong with an image; ``unknown_levels``: which of its values are black and white."""
 
 

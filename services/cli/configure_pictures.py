@@ -12,7 +12,7 @@ from typing import Final
 from trainer_core.config.plan import plain_backend
 from trainer_core.data.captions import captions_of, read_captions
 from trainer_core.data.folder import caption_files, list_files, notes_on, stem_of
-from trainer_core.data.images import inspect_image
+from trainer_core.data.images import check_lit, inspect_image
 from trainer_core.errors import BadCaptionError, BadImageError
 from trainer_core.in_words import counted, share_having
 
@@ -138,7 +138,8 @@ def _read(
         _check_name(name)
         facts = inspect_image(folder / name, name=name)
         if mask is not None and masks is not None:
-            inspect_image(masks / mask, name=f"mask {mask}")
+            lit = inspect_image(masks / mask, name=f"mask {mask}", is_mask=True).lit
+            check_lit("mask", lit, name=f"mask {mask}")
     except BadImageError as error:
         return error.message
     except OSError as error:

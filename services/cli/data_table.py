@@ -21,6 +21,7 @@ _LEFT_OUT: Final[Mapping[LeftOutReason, str]] = {
     "too_many_pixels": "left out: too many pixels",
     "unknown_levels": "left out: what is white is not known",
     "bad_name": "left out: its name is not text",
+    "black_mask": "left out: the mask is black",
     "bad_caption": "left out: caption cannot be read",
     "too_small": "left out: too small",
     "too_narrow": "left out: too narrow",

@@ -44,7 +44,7 @@ HEAVY = {"torch", "diffusers", "transformers", "lycoris", "peft"}
 
 def picture(file: Path, size: tuple[int, int], caption: str | None = None) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, "teal").save(file)
+    Image.new("RGB", size, "coral").save(file)
     if caption is not None:
         file.with_suffix(".txt").write_text(caption, encoding="utf-8")
 

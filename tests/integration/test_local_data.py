@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.support import damage
 from tests.support.jobs import EXAMPLES, demo_plan
+from tests.unit.config_examples import TINY_CONFIG
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.layout import (
     MANIFEST_NAME,
@@ -20,7 +21,7 @@ from trainer_core.checkpoint.layout import (
     FileFacts,
     ResultManifest,
 )
-from trainer_core.config.plan import Plan
+from trainer_core.config.plan import Plan, plain_backend
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
 from trainer_core.errors import BadCaptionError, BadImageError
@@ -121,6 +122,44 @@ def test_a_picture_is_looked_at_again_only_where_it_changed(
     assert again["grass.jpg"].width_px == 12345
     assert (changed["grass.jpg"].width_px, changed["grass.jpg"].height_px) == (640, 480)
     assert changed["grass.jpg"].sha256 != again["grass.jpg"].sha256
+
+
+def test_a_black_mask_leaves_its_picture_out_also_from_the_notes(
+    plan: Plan, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    masks = tmp_path / "masks"
+    (masks / "below").mkdir(parents=True)
+    Image.new("L", (64, 64), 9).save(masks / "grass.png")
+    Image.new("L", (64, 64)).save(masks / "below/retina.png")
+    photos, held_out = plan.identity.backends
+    painted = plain_backend("masks", role="mask", caption_strategy="filename")
+    backends = (
+        photos.model_copy(update={"masks": "masks"}),
+        held_out,
+        painted.model_copy(update={"mask_kind": "mask"}),
+    )
+    identity = plan.identity.model_copy(update={"backends": backends})
+    masked, folders = plan.model_copy(update={"identity": identity}), {**folders, "masks": masks}
+    notes = tmp_path / "cache" / "pictures.json"
+
+    def used() -> list[str]:
+        data = look(masked, folders, tmp_path)
+        assert any("below/retina.png: the mask is black everywhere" in note for note in data.notes)
+        index = build_index(masked, data.items, TINY_CONFIG)
+        return [sample.path for sample in index.samples if sample.mask is not None]
+
+    look(plan, folders, tmp_path)
+    noted = json.loads(notes.read_text())
+    # As an earlier version noted it.
+    notes.write_text(json.dumps({name: facts[:6] for name, facts in noted.items()}))
+
+    assert used() == ["grass.jpg"]
+    noted = json.loads(notes.read_text())
+    assert noted[str(masks / "grass.png")][6] == "red"
+    noted[str(masks / "grass.png")][6] = "nothing"  # which only the notes know
+    notes.write_text(json.dumps(noted))
+    with pytest.raises(BadImageError, match=r"grass\.png: the mask is black everywhere"):
+        used()
 
 
 @pytest.mark.parametrize("notes", ["", "[]", '{"x": 1}', "{"])

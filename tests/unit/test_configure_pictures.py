@@ -9,7 +9,7 @@ from services.cli.configure_pictures import Pictures, look_at, summary_of
 
 def picture(path: Path, size: tuple[int, int] = (40, 30), caption: str | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size).save(path)
+    Image.new("RGB", size, "white").save(path)
     if caption is not None:
         path.with_suffix(".txt").write_text(caption)
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from trainer_core.data.captions import captions_of
 from trainer_core.data.encode import encode_entry
 from trainer_core.data.entries import EntryFolder, write_entry
 from trainer_core.data.entry_files import entry_name
+from trainer_core.data.images import MaskKind, inspect_image, load_mask
 from trainer_core.data.index import DataIndex, Encoding, FileItem, Picture
 from trainer_core.data.indexing import build_index
 from trainer_core.errors import BadImageError
@@ -248,3 +250,49 @@ def test_a_mask_that_leaves_nothing_of_its_image_is_named(tmp_path: Path, kind: 
 
     with pytest.raises(BadImageError, match=r"in/mask\.png: the mask is black"):
         encoded(tmp_path, mask, kind, cut)
+
+
+@pytest.mark.parametrize(
+    ("mode", "paint", "lit"),
+    [
+        ("L", None, "nothing"),
+        ("L", 1, "red"),
+        ("1", 1, "red"),
+        ("I;16", 256, "red"),
+        ("I;16", 255, "nothing"),  # less than one of 256 levels
+        ("RGB", (0, 0, 1), "other"),
+        ("RGB", (1, 0, 0), "red"),
+        ("RGBA", (255, 255, 255, 0), "nothing"),
+        ("RGBA", (0, 255, 0, 255), "other"),
+        ("LA", (255, 255), "red"),
+        ("P", 1, "red"),
+    ],
+)
+def test_a_mask_is_called_black_where_no_cell_counts(
+    tmp_path: Path, mode: str, paint: Any, lit: str
+) -> None:
+    mask = Image.new(mode, (128, 64))
+    if mode == "P":
+        mask.putpalette([0, 0, 0, 9, 0, 0])
+    if paint is not None:
+        mask.putpixel((40, 30), paint)
+    path = tmp_path / "mask.png"
+    mask.save(path)
+    counts = {
+        kind: np.asarray(load_mask(path, WHOLE, kind, 8, name="m")).any()
+        for kind in get_args(MaskKind)
+    }
+
+    found = inspect_image(path, name="m", is_mask=True).lit
+
+    assert found == lit
+    assert counts == {"mask": found == "red", "segmentation": found != "nothing"}
+
+
+def test_a_mask_of_jpeg_is_looked_at_whole(tmp_path: Path) -> None:
+    mask = Image.new("L", (1024, 1024))
+    mask.paste(40, (500, 500, 501, 501))  # nothing of it is left at an eighth of the size
+    mask.save(tmp_path / "mask.jpg", quality=95)
+
+    assert inspect_image(tmp_path / "mask.jpg", name="m", is_mask=True).lit == "red"
+    assert inspect_image(tmp_path / "mask.jpg", name="m").lit is None

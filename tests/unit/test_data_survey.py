@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from tests.unit.config_examples import import_small
@@ -22,9 +23,15 @@ def survey(plan: Plan, *folders: Path, own: tuple[Path, ...] = (), **more: Any) 
     return survey_data(plan, of_id, max_px=MAX_PX, own=own, on_progress=lambda *_: None, **more)
 
 
-def picture(path: Path, size: tuple[int, int], caption: str | None = "a cat", **save: Any) -> None:
+def picture(
+    path: Path,
+    size: tuple[int, int],
+    caption: str | None = "a cat",
+    colour: str = "white",
+    **save: Any,
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size).save(path, **save)
+    Image.new("RGB", size, colour).save(path, **save)
     if caption is not None:
         path.with_suffix(".txt").write_text(caption)
 
@@ -66,7 +73,10 @@ def test_what_would_end_a_run_is_found(tmp_path: Path) -> None:
     (empty,) = survey(plan_of({"minimum_image_size": 512}), tmp_path / "images").problems
 
     assert (missing.code, missing.pointer) == ("missing", "/data_backends/0/conditioning_data")
-    assert "2 of 3 images have no mask of the same name in masks: a.jpg, c.jpg" in missing.message
+    assert (
+        "2 of 3 images have no usable mask of the same name in masks: a.jpg, c.jpg"
+        in missing.message
+    )
     assert empty.message.startswith("No image left: cats: 3 of 3 images are smaller")
 
 
@@ -123,8 +133,40 @@ def test_an_image_without_a_mask_or_with_a_broken_one_is_left_out(tmp_path: Path
     assert [item.path for item in found.chosen[0].items] == ["a.png", "b.png", "c.png", "d.png"]
     told = " | ".join(found.warnings)
     assert "masks: 1 of 5 images cannot be used and is left out. | masks: e.png: not a pict" in told
-    assert "cats: 2 of 6 images have no mask of the same name in masks and are left out: " in told
+    assert (
+        "cats: 2 of 6 images have no usable mask of the same name in masks and are left out: "
+        in told
+    )
     assert "e.png, f.png." in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "black", "why"),
+    [
+        ("mask", "black", "the mask is black everywhere; paint in white what is to be learnt"),
+        ("mask", "blue", "the red channel of the mask, which is the one that counts, is black"),
+        ("segmentation", "black", "the mask is black everywhere"),
+    ],
+)
+def test_an_image_with_a_black_mask_is_left_out(
+    tmp_path: Path, kind: str, black: str, why: str
+) -> None:
+    for name in "abc":
+        picture(tmp_path / f"i/{name}.png", (300, 300))
+        colour = black if name == "b" else "#010000"
+        picture(tmp_path / f"m/{name}.png", (30, 30), caption=None, colour=colour)
+    masked = plan_of(
+        {"conditioning_data": "masks"},
+        {"id": "masks", "dataset_type": "conditioning", "conditioning_type": kind},
+    )
+
+    found = survey(masked, tmp_path / "i", tmp_path / "m")
+
+    assert not found.broken + found.problems
+    assert [item.path for item in found.chosen[0].items] == ["a.png", "c.png"]
+    told = " | ".join(found.warnings)
+    assert f"b.png: {why}" in told
+    assert "cats: 1 of 3 images has no usable mask of the same name in masks and is left" in told
 
 
 def test_files_that_are_not_used_are_counted_by_kind_and_named(tmp_path: Path) -> None:

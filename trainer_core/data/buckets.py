@@ -43,13 +43,8 @@ def unfit(width_px: int, height_px: int, backend: Backend, max_px: int) -> Unfit
     return None
 
 
-def needs_digest(backend: Backend) -> bool:
-    """Whether the crop of an image depends on its SHA-256."""
-    return backend.crop and "random" in (backend.crop_style, backend.crop_aspect)
-
-
 def bucket_needs_digest(backend: Backend) -> bool:
-    """Whether even the size of the crop depends on the image's SHA-256."""
+    """Whether the size of the crop depends on the image's SHA-256, and not only its place."""
     return backend.crop and backend.crop_aspect == "random"
 
 

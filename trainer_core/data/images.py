@@ -18,6 +18,8 @@ from trainer_core.errors import BadImageError
 
 MAX_PIXELS: Final = 64_000_000
 MaskKind = Literal["mask", "segmentation"]
+Lit = Literal["red", "other", "nothing"]
+"""What of a mask is above black: its red channel, only another one, or nothing."""
 _WHITE: Final = 255
 _ORIENTATION: Final = 0x0112
 UPRIGHT: Final = 1
@@ -28,6 +30,8 @@ _MOVING: Final = ("GIF", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "FLI", "DCX")
 """Formats whose further frames or pages are pictures of their own. Those of the others are previews
 or layers."""
 _HEAD_BYTES: Final = 512
+
+_ThreeExtrema = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 _DECODING_ERRORS: Final = (
     OSError,
@@ -56,25 +60,27 @@ class ImageFacts:
     height_px: int
     has_more: bool = False
     """The file has further frames or pages, which are not read."""
+    lit: Lit | None = None
+    """None where it was not asked for."""
 
 
-def inspect_image(path: Path, *, name: str) -> ImageFacts:
+def inspect_image(path: Path, *, name: str, is_mask: bool = False) -> ImageFacts:
     """Decode the whole image and return its size.
 
     A JPEG is decoded to an eighth of its size: the decoder reads the same bytes, in less than half
-    the time.
+    the time. Of a mask every pixel is looked at.
 
     Raises BadImageError, which names the file as ``name``, if the file is no picture of
     ``FORMATS``, has more than 64 million pixels or pixels without a black and a white, or does not
     decode; OSError where this machine cannot read files at all.
     """
     with opened_image(path, name) as image:
-        return decoded_facts(image, name)
+        return decoded_facts(image, name, is_mask=is_mask)
 
 
-def decoded_facts(image: Image.Image, name: str) -> ImageFacts:
+def decoded_facts(image: Image.Image, name: str, *, is_mask: bool = False) -> ImageFacts:
     """As ``inspect_image``, of an image that ``opened_image`` gave; its pixels are loaded then."""
-    if image.format in ("JPEG", "MPO"):
+    if image.format in ("JPEG", "MPO") and not is_mask:
         size = image.size
         image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
@@ -86,7 +92,28 @@ def decoded_facts(image: Image.Image, name: str) -> ImageFacts:
         width, height = height, width
     _check_levels(image, name)
     has_more = image.format in _MOVING and getattr(image, "n_frames", 1) > 1
-    return ImageFacts(width_px=width, height_px=height, has_more=has_more)
+    lit = _lit(image) if is_mask else None
+    return ImageFacts(width_px=width, height_px=height, has_more=has_more, lit=lit)
+
+
+def check_lit(kind: MaskKind, lit: Lit | None, *, name: str) -> None:
+    """Raise BadImageError, which names the mask, if nothing of its image would count."""
+    if lit == "nothing":
+        message = "the mask is black everywhere; paint in white what is to be learnt"
+    elif lit == "other" and kind == "mask":
+        message = (
+            "the red channel of the mask, which is the one that counts, is black everywhere; with "
+            "conditioning_type segmentation every colour counts"
+        )
+    else:
+        return
+    raise BadImageError(f"{name}: {message}", "black_mask")
+
+
+def _lit(image: Image.Image) -> Lit:
+    """As ``load_mask`` reads it."""
+    red, *others = (high for _, high in cast(_ThreeExtrema, _rgb(image, "black").getextrema()))
+    return "red" if red else "other" if any(others) else "nothing"
 
 
 def load_rgb(path: Path, geometry: Geometry, *, name: str | None = None) -> Image.Image:

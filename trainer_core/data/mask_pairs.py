@@ -39,7 +39,7 @@ class BackendMasks:
         found = []
         if 2 * len(missing) > len(images):
             message = (
-                f"{len(missing)} of {len(images)} images have no mask of the same name in "
+                f"{len(missing)} of {len(images)} images have no usable mask of the same name in "
                 f"{self.backend.id}: {_some(missing)}."
             )
             found.append(Problem(pointer=pointer, code="missing", message=message))
@@ -60,8 +60,8 @@ class BackendMasks:
         if missing:
             have, are = ("has", "is") if len(missing) == 1 else ("have", "are")
             found.append(
-                f"{backend.id}: {len(missing)} of {len(images)} images {have} no mask of the same "
-                f"name in {self.backend.id} and {are} left out: {_some(missing)}."
+                f"{backend.id}: {len(missing)} of {len(images)} images {have} no usable mask of "
+                f"the same name in {self.backend.id} and {are} left out: {_some(missing)}."
             )
         pairs = ((image, self._by_stem[stem_of(image.path)][0]) for image in masked)
         mismatched = [image.path for image, mask in pairs if _differs_in_shape(image, mask)]

@@ -15,6 +15,7 @@ from trainer_core.data.folder import (
     some_of,
     stem_of,
 )
+from trainer_core.data.images import Lit, check_lit
 from trainer_core.data.index import FileItem
 from trainer_core.errors import BadCaptionError, BadImageError
 from trainer_core.paths import find_folder, places_of
@@ -34,6 +35,10 @@ class ReadFacts(Protocol):
     @property
     def has_more(self) -> bool:
         """The file has further frames or pages."""
+
+    @property
+    def lit(self) -> Lit | None:
+        """Of a mask: what is above black."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,12 +67,14 @@ class BackendFolder:
 
         Args:
             path: one of ``files.images``.
-            facts_of: takes the file and its name for a message.
+            facts_of: takes the file and its name for a message. Of masks it tells what is lit.
         """
         caption = self.captions.get(stem_of(path))
         try:
             _check_name(path)
             facts = facts_of(self.folder / path, path)
+            if self.backend.mask_kind is not None:
+                check_lit(self.backend.mask_kind, facts.lit, name=path)
             item = FileItem(
                 backend=self.backend.id,
                 path=path,

@@ -152,7 +152,7 @@ def _looked_at(folder: BackendFolder, paths: Sequence[str], on_progress: OnProgr
 
     def facts_of(path: Path, name: str) -> Examined:
         try:
-            found = examine_image(path, name=name)
+            found = examine_image(path, name=name, is_mask=folder.backend.role == "mask")
         except OSError as error:  # as in a run
             raise BadImageError(f"{name}: {error.strerror}") from error
         examined[name] = found

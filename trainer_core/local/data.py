@@ -7,12 +7,13 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from trainer_core.config.plan import Plan
-from trainer_core.data.images import inspect_image
+from trainer_core.data.images import Lit, inspect_image
 from trainer_core.data.index import FileItem
 from trainer_core.data.reading import (
     BackendFolder,
@@ -91,10 +92,11 @@ def scan(
     backends = plan.identity.backends
     folders = [listed(backend, data_dirs[backend.id], own) for backend in backends]
     files = [(folder, path) for folder in folders for path in folder.files.images]
+    facts_of = {each.id: partial(known.facts_of, is_mask=each.role == "mask") for each in backends}
     readings: list[Reading | BadImageError | BadCaptionError] = []
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        found = pool.map(lambda file: file[0].read(file[1], known.facts_of), files)
+        found = pool.map(lambda file: file[0].read(file[1], facts_of[file[0].backend.id]), files)
         for done, reading in enumerate(found, 1):
             readings.append(reading)
             reporter.progress("checking images", done, len(files))
@@ -136,12 +138,13 @@ def _gathered(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Facts:
-    """Digest and size of one image."""
+    """What is known of one image."""
 
     sha256: str
     width_px: int
     height_px: int
     has_more: bool
+    lit: Lit | None
 
 
 class _KnownImages:
@@ -156,25 +159,32 @@ class _KnownImages:
             read = json.loads(path.read_bytes())
             self._old = read if isinstance(read, dict) else {}
 
-    def facts_of(self, path: Path, name: str) -> _Facts:
-        """Digest and size of an image; raises BadImageError, which names the file as ``name``."""
+    def facts_of(self, path: Path, name: str, *, is_mask: bool) -> _Facts:
+        """What is known of an image; raises BadImageError, which names the file as ``name``."""
         try:
             stat = path.stat()
             key, stamp = str(path.absolute()), [stat.st_size, stat.st_mtime_ns]
-            match self._old.get(key):
-                case [size, time_ns, str(sha256), int(width), int(height), bool(has_more)] if [
-                    size,
-                    time_ns,
-                ] == stamp:
-                    facts = _Facts(
-                        sha256=sha256, width_px=width, height_px=height, has_more=has_more
-                    )
-                case _:
-                    facts = _facts_of(path, name)
+            facts = self._noted(key, stamp)
+            if facts is None or (is_mask and facts.lit is None):
+                facts = _facts_of(path, name, is_mask=is_mask)
         except OSError as error:
             raise BadImageError(f"{name}: {error.strerror}") from error
         self._current[key] = [*stamp, *astuple(facts)]
         return facts
+
+    def _noted(self, key: str, stamp: list[int]) -> _Facts | None:
+        """What an earlier run noted of a file; None where it did not, or the file has changed."""
+        match self._old.get(key):
+            case [size, time_ns, str(sha256), int(width), int(height), bool(has_more), *more] if [
+                size,
+                time_ns,
+            ] == stamp:
+                lit = more[0] if more and more[0] in get_args(Lit) else None
+                return _Facts(
+                    sha256=sha256, width_px=width, height_px=height, has_more=has_more, lit=lit
+                )
+            case _:
+                return None
 
     def save(self) -> None:
         with writing(self._path):
@@ -182,10 +192,14 @@ class _KnownImages:
         replace_file(self._path, json.dumps({**self._old, **self._current}))
 
 
-def _facts_of(path: Path, name: str) -> _Facts:
+def _facts_of(path: Path, name: str, *, is_mask: bool) -> _Facts:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    size = inspect_image(path, name=name)
+    found = inspect_image(path, name=name, is_mask=is_mask)
     return _Facts(
-        sha256=sha256, width_px=size.width_px, height_px=size.height_px, has_more=size.has_more
+        sha256=sha256,
+        width_px=found.width_px,
+        height_px=found.height_px,
+        has_more=found.has_more,
+        lit=found.lit,
     )

@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 
 from trainer_core.data.images import (
     UPRIGHT,
+    Lit,
     decoded_facts,
     opened_image,
     orientation_of,
@@ -40,15 +41,17 @@ class Examined:
     """What it has → more about it."""
     likeness: int | None
     """As ``likeness_of``."""
+    lit: Lit | None
+    """As in ``ImageFacts``."""
 
 
-def examine_image(path: Path, *, name: str) -> Examined:
+def examine_image(path: Path, *, name: str, is_mask: bool = False) -> Examined:
     """Decode the whole image once; raises as ``inspect_image``, and OSError."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     with opened_image(path, name) as image:
         has_more_bits = _has_more_than_8_bits(image)  # the decoder forgets it
-        facts = decoded_facts(image, name)
+        facts = decoded_facts(image, name, is_mask=is_mask)
         traits = dict(_traits(image))
         if has_more_bits:
             traits["more_than_8_bits"] = None
@@ -62,6 +65,7 @@ def examine_image(path: Path, *, name: str) -> Examined:
         has_more=facts.has_more,
         traits=traits,
         likeness=likeness,
+        lit=facts.lit,
     )
 
 
