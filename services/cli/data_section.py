@@ -1,7 +1,7 @@
 """The data of `reverie validate`: the folders of the backends, and what a run does with them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ from trainer_core.config.plan import Plan
 from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.backend_pointers import pointers_to, repointed
 from trainer_core.data.reading import folder_of
+from trainer_core.data.report.contact_sheet import MAX_PAGES, PER_PAGE
 from trainer_core.data.report.model import DataReport
+from trainer_core.data.report.shown import Shown, shown_of
 from trainer_core.data.survey import DataSurvey, OnProgress, Survey, survey_data
 
 
@@ -31,6 +33,10 @@ class DataSection:
     problems: tuple[DataProblem, ...] = ()
     warnings: tuple[str, ...] = ()
     report: DataReport | None = None
+    shown: tuple[Shown, ...] = ()
+    """Images for contact sheets: as many as their pages hold."""
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    """Backend id → the folder of its images."""
 
 
 def data_section(
@@ -60,10 +66,11 @@ def data_section(
             pointer = f"{pointers[backend.id]}/instance_data_dir"
             missing.append(DataProblem(pointer=pointer, code="missing_data", message=folder))
     part = _with_backends(plan, found)
+    max_px = max_area_px(base.parts.transformer)
     survey = survey_data(
         part,
         found,
-        max_px=max_area_px(base.parts.transformer),
+        max_px=max_px,
         base=None if base.model.folder == Path() else base.model.folder,
         own=_own_folders(plan),
         on_progress=on_progress,
@@ -75,6 +82,8 @@ def data_section(
         problems=tuple(problems),
         warnings=tuple(survey.warnings),
         report=survey.report,
+        shown=tuple(shown_of(survey.chosen, survey.files, max_px, MAX_PAGES * PER_PAGE)),
+        folders=found,
     )
 
 

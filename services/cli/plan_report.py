@@ -6,7 +6,7 @@ errors and warnings, so that all of them are reported at once. Imports no torch.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -29,7 +29,6 @@ from trainer_core.config.simpletuner.reading import Findings, escaped, read_opti
 from trainer_core.config.simpletuner.start import INIT_LORA, Start, start_name_of
 from trainer_core.data.buckets import largest_bucket_px
 from trainer_core.data.length import micro_batches_in, steps_of
-from trainer_core.data.report.model import DataReport
 from trainer_core.data.survey import Survey
 from trainer_core.errors import BaseModelError, DocumentError
 from trainer_core.export.start_file import look_up_start
@@ -83,8 +82,8 @@ class Report:
     """Optimizer steps; None where the length is in epochs and not every picture was looked at."""
     surveys: tuple[Survey, ...] = ()
     """One for each image folder that is on this machine."""
-    data: DataReport | None = None
-    """What a run would do with the pictures; None where they were not looked at."""
+    pictures: DataSection = field(default_factory=DataSection)
+    """What a run would do with the pictures; empty where they were not looked at."""
     memory: Memory | None = None
     cards: tuple[CardRow, ...] = ()
     """How the run would fit cards of common sizes."""
@@ -132,14 +131,13 @@ def report_on(
     start = look_up_start(start_name_of(options), folders)
     plan = _plan_section(documents, base.content, start, reported=files.errors)
     sections: list[_Section[Any]] = [files, base, plan]
-    surveys: tuple[Survey, ...] = ()
-    data_report: DataReport | None = None
+    pictures = DataSection()
     steps: int | None = None
     is_sound = not any(section.errors for section in sections)
     if is_sound and plan.content is not None:
         data = _data_section(plan.content, documents, base.content, folders, on_progress)
-        surveys, data_report = data.content.surveys, data.content.report
-        length = _length_section(plan.content, surveys, documents)
+        pictures = data.content
+        length = _length_section(plan.content, pictures.surveys, documents)
         sections += [data, length]
         steps = length.content
     errors = tuple(chain.from_iterable(section.errors for section in sections))
@@ -149,8 +147,8 @@ def report_on(
     used = documents.used
     if isinstance(start, FoundStart) and start.path is not None:
         used += (UsedFile(option=INIT_LORA.name, path=start.path),)
-    resolved = _resolved(plan.content, base.content, surveys, used, warnings)
-    return replace(resolved, errors=errors, notices=plan.notices, steps=steps, data=data_report)
+    resolved = _resolved(plan.content, base.content, pictures.surveys, used, warnings)
+    return replace(resolved, errors=errors, notices=plan.notices, steps=steps, pictures=pictures)
 
 
 def _files_section(

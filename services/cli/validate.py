@@ -30,12 +30,24 @@ reverie validate --config config/config.json --set pretrained_model_name_or_path
 
 reverie validate --config config --set lycoris_config=other.json --set max_train_steps=500
 
+reverie validate --config config --contact-sheet sheet.jpg
+
 reverie validate --config config --json | jq .memory.total_bytes
 
 reverie validate --config config --json | jq '.data.backends[].left_out'"""
 
 _SLOW_FOLDER: Final = 2000
 """Images in a folder from which on a progress bar is shown."""
+
+
+def _one_page_or_pages(path: Path | None) -> Path | None:
+    """Check that a name is that of a page or of a folder before anything is read."""
+    from trainer_core.data.report.contact_sheet import SHEET_SUFFIXES, is_one_page
+
+    if path is not None and path.suffix and not is_one_page(path) and not path.is_dir():
+        pages = ", ".join(SHEET_SUFFIXES)
+        raise typer.BadParameter(f"{path} is neither a file in {pages} nor a folder")
+    return path
 
 
 def validate(
@@ -46,6 +58,15 @@ def validate(
     ],
     setting: Setting = None,
     every: EveryNotice = False,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            callback=_one_page_or_pages,
+            help="Draw what the model will see after the crop: a page of 48 images into a .jpg, "
+            ".png or .webp file, or up to 25 pages into a folder.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as one line of JSON.")
     ] = False,
@@ -70,6 +91,7 @@ def validate(
     Exit status: 0 if a run could start, 1 if not, 2 for wrong usage. All
     errors are listed at once, each with its file and option.
     """
+    from services.cli.data_sheets import draw_contact_sheet
     from services.cli.plan_report import report_on
 
     invocation: Invocation = ctx.obj
@@ -78,10 +100,12 @@ def validate(
         report = report_on(
             config, settings, working_dir=Path.cwd(), env=invocation.env, on_progress=on_progress
         )
-    if as_json:
-        sys.stdout.write(json.dumps(_as_json(report)) + "\n")
-    else:
+    if not as_json:
         print_report(report, every=every)
+    pages = [] if contact_sheet is None else draw_contact_sheet(contact_sheet, report.pictures)
+    if as_json:
+        body = {**_as_json(report), "contact_sheet": [str(page) for page in pages]}
+        sys.stdout.write(json.dumps(body) + "\n")
     if report.errors:
         raise typer.Exit(1)
 
@@ -117,7 +141,7 @@ def _as_json(report: "Report") -> dict[str, Any]:
         "steps": report.steps,
         "epochs": report.plan.identity.num_train_epochs if report.plan else None,
         "buckets": _buckets(report),
-        "data": report.data.model_dump(mode="json") if report.data else None,
+        "data": report.pictures.report and report.pictures.report.model_dump(mode="json"),
         "matmul": _matmul(report.plan) if report.plan else None,
         "deterministic": report.plan.operation.deterministic if report.plan else None,
         "memory": asdict(report.memory) if report.memory else None,
@@ -166,8 +190,8 @@ def print_report(report: "Report", *, every: bool) -> None:
     from services.cli.data_table import print_data
 
     output.print_facts(_facts(report, report.plan))
-    if report.data is not None:
-        print_data(report.data)
+    if report.pictures.report is not None:
+        print_data(report.pictures.report)
     if report.cards:
         sys.stdout.write(
             f"\nCards of capability {_fused_on(report.plan)}; others have no fused blocks to plan "

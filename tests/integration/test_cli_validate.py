@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from PIL import Image
 
-from services.cli.connection import Invocation
+from services.cli.connection import CommandError, Invocation
 from services.cli.program import app
 from tests.support.planted_pictures import plant_odd
 from tests.unit.config_examples import (
@@ -28,7 +29,7 @@ from trainer_core.documents import parse_document
 ROOT = Path(__file__).parents[2]
 KEYS = {
     *("trainable_modules", "trainable_parameters", "steps", "epochs", "buckets", "memory"),
-    *("notices", "warnings", "data"),
+    *("notices", "warnings", "data", "contact_sheet"),
     *("errors", "used_files", "plan_digest", "matmul", "deterministic", "cards"),
 }
 FRESH = """
@@ -146,6 +147,24 @@ def test_a_fresh_process_needs_no_torch_and_prints_one_line(project: Path) -> No
     ):
         assert words in readable.stdout
     assert "lycoris_config.json" in readable.stderr
+
+
+def test_a_contact_sheet_is_written_outside_of_the_images_only(
+    project: Path, validate: Callable[..., Answer], tmp_path: Path
+) -> None:
+    folder = project.parent / SUBJECT["instance_data_dir"]
+    before = sorted(path.name for path in folder.iterdir())
+
+    _, answer = validate(project, "--contact-sheet", str(tmp_path / "new" / "sheet.jpg"))
+    with pytest.raises(CommandError, match=r"is in .*, the images of dreambooth-subject"):
+        validate(project, "--contact-sheet", str(folder / "sheet.jpg"))
+    with pytest.raises(typer.BadParameter, match=r"sheet\.pdf is neither a file in \.jpg"):
+        validate(project, "--contact-sheet", str(tmp_path / "sheet.pdf"))
+
+    assert answer["contact_sheet"] == [str(tmp_path / "new" / "sheet.jpg")]
+    with Image.open(answer["contact_sheet"][0]) as sheet:
+        assert sheet.format == "JPEG"
+    assert sorted(path.name for path in folder.iterdir()) == before
 
 
 def test_the_data_is_shown_as_tables(

@@ -28,6 +28,7 @@ from trainer_core.data.reading import BackendFolder, Broken, Reading, listed, so
 from trainer_core.data.report.examine import Examined, examine_image
 from trainer_core.data.report.making import Seen, report_of
 from trainer_core.data.report.model import DataReport
+from trainer_core.data.report.shown import FileKey, spread
 from trainer_core.errors import BadCaptionError, BadImageError
 
 MAX_LOOKED_AT: Final = 20_000
@@ -63,6 +64,8 @@ class DataSurvey:
     warnings: list[str] = field(default_factory=list)
     report: DataReport | None = None
     """All of this in numbers; None only until it is made."""
+    files: dict[FileKey, Path] = field(default_factory=dict)
+    """Where each image and mask is that was looked at."""
 
 
 def survey_data(
@@ -98,6 +101,7 @@ def survey_data(
         elif broken is not None:
             found.warnings += broken.warnings()
         items += [each.item for each in good]
+        found.files |= {(each.item.backend, each.item.path): each.path for each in good}
         found.warnings += look.folder.notes(good) + _spread_notes(look)
     choice = choose_images(plan, items, max_px)
     if not found.broken:  # what is missing may be missing because of them
@@ -174,7 +178,7 @@ def _paths(backends: Sequence[BackendFolder], most: int) -> dict[str, Sequence[s
     paths: dict[str, Sequence[str]] = {}
     for each in backends:
         if each.backend.role != "mask":
-            paths[each.backend.id] = _spread(each.files.images, most)
+            paths[each.backend.id] = spread(each.files.images, most)
     for each in backends:
         if each.backend.role == "mask":
             users = [
@@ -183,13 +187,6 @@ def _paths(backends: Sequence[BackendFolder], most: int) -> dict[str, Sequence[s
             stems = {stem_of(path) for user in users for path in paths[user]}
             paths[each.backend.id] = [p for p in each.files.images if stem_of(p) in stems]
     return paths
-
-
-def _spread(names: Sequence[str], most: int) -> Sequence[str]:
-    """All names, or ``most`` of them, evenly spread."""
-    if len(names) <= most:
-        return names
-    return [names[i * len(names) // most] for i in range(most)]
 
 
 def _spread_notes(look: _Look) -> list[str]:

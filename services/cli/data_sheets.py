@@ -1,0 +1,32 @@
+"""`reverie validate --contact-sheet`: pictures of what the model will see."""
+
+from pathlib import Path
+
+from services.cli import output
+from services.cli.connection import CommandError
+from services.cli.data_section import DataSection
+from trainer_core.data.report.contact_sheet import PER_PAGE, is_one_page, write_contact_sheet
+from trainer_core.data.report.shown import few_of
+
+
+def draw_contact_sheet(target: Path, pictures: DataSection) -> list[Path]:
+    """Write the pages, and tell where they are; none where no image is used.
+
+    Raises CommandError where the target is in a folder of images, OSError where it is not writable.
+    """
+    here = target.expanduser().resolve()
+    for backend, folder in pictures.folders.items():
+        if here.is_relative_to(folder.resolve()):
+            raise CommandError(
+                f"--contact-sheet: {target} is in {folder}, the images of {backend}, and would be "
+                "one of them in the next run; name a place outside of it"
+            )
+    if not pictures.shown:
+        output.print_note("no contact sheet: there is no image to draw")
+        return []
+    used = sum(survey.buckets.total() for survey in pictures.surveys)
+    shown = few_of(pictures.shown, PER_PAGE) if is_one_page(target) else pictures.shown
+    pages = write_contact_sheet(target.expanduser(), shown, used)
+    for page in pages:
+        output.print_note(f"contact sheet        {page}")
+    return pages
