@@ -51,6 +51,7 @@ from trainer_core.engine.setup import load_run
 from trainer_core.engine.state import Run, TrainingState, open_run
 from trainer_core.engine.throughput import Throughput
 from trainer_core.hidream.loading import load_scheduler
+from trainer_core.hidream.parts import ModelParts
 from trainer_core.hidream.quiet import quieten_libraries
 from trainer_core.hidream.timestep_sampling import AutoShift
 from trainer_core.local.cache import fill_cache
@@ -94,14 +95,9 @@ def jobs(folder: Path, device: str, steps: int) -> Iterator[tuple[str, int, Job]
     folders = find_data_folders(plan, (EXAMPLES.parent,))
     data = scan(plan, folders, folder / "pictures.json", SilentReporter())
     index = build_index(plan, data.items, base.transformer_config)
-    fill_cache(
-        folder / "entries",
-        index,
-        base,
-        data.images,
-        device=choose_compute(plan.operation.device, plan.identity.precision).device,
-        reporter=SilentReporter(),
-    )
+    home = choose_compute(plan.operation.device, plan.identity.precision).device
+    parts = ModelParts(base, home)
+    fill_cache(folder / "entries", index, parts, data.images, SilentReporter())
     for (precision, seed), each in plans.items():
         yield (
             precision,

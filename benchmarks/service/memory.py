@@ -5,10 +5,12 @@ from typing import Any, Final
 
 from benchmarks.service.queued import new_run, ready_dataset, real_plan
 from benchmarks.service.setting import Setting, running
-from services.objects.folders import put_shard
 from services.objects.open import open_store
+from services.objects.shards import put_shard
 from services.settings.env import Settings
 from services.store import runs, shards
+from tests.support.shard_files import write_shard
+from trainer_core.data.shards import ShardSpec
 
 SECONDS: Final = 80.0
 _WARM = 40
@@ -20,7 +22,7 @@ SELECT count(*) FILTER (WHERE status = 'succeeded'), count(*) FILTER (WHERE stat
     max(status_reason->>'code') FILTER (WHERE status = 'failed')
 FROM runs
 """
-_PENDING = "SELECT tenant_id, digest, kind FROM cache_shards WHERE status <> 'done'"
+_PENDING = "SELECT tenant_id, digest, kind, spec FROM cache_shards WHERE status <> 'done'"
 
 
 def memory(seconds: float = SECONDS) -> dict[str, Any]:
@@ -71,15 +73,16 @@ def _counts(setting: Setting) -> tuple[int, int]:
 
 
 def _build_shards(setting: Setting) -> None:
-    """Store something for each shard that is wanted; nobody reads what is in it."""
+    """Store something for each entry that is wanted; nobody reads what is in it."""
     with setting.database.transaction() as conn:
         pending = conn.execute(_PENDING).fetchall()
     if not pending:
         return
     store = open_store(Settings.from_env(setting.fleet.env))
     content = setting.folder / "shard.safetensors"
-    content.write_bytes(b"shard")
-    for tenant_id, digest, kind in pending:
+    for tenant_id, digest, kind, spec in pending:
+        entries = ShardSpec.model_validate(spec).digests()
+        write_shard(content, dict.fromkeys(entries, b"entry"))
         stored = put_shard(store, tenant_id, digest, kind, content)
         with setting.database.transaction() as conn:
             shards.done(conn, tenant_id, digest, stored)

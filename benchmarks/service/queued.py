@@ -8,7 +8,7 @@ from services.domain.ids import new_id
 from services.store import admission, datasets, runs
 from services.store.database import Connection
 from services.store.datasets import FileFacts, NewFile
-from tests.support.runs import plan
+from tests.support.runs import INDEX, needed, plan
 from tests.support.verifying import end_verification
 from tests.unit.config_examples import import_small
 from trainer_core.base_models.describe import read_base_models
@@ -71,7 +71,7 @@ def wait_for_admission(
 
 
 def wait_for_capacity(setting: Setting, tenant_ids: list[str], count: int) -> list[str]:
-    """As ``wait_for_admission``, admitted already and without shards: any worker may claim them."""
+    """As ``wait_for_admission``, but admitted, and without a cache: any worker may claim them."""
     datasets_of = {}
     with setting.database.transaction() as conn:
         for tenant_id in tenant_ids:
@@ -82,7 +82,7 @@ def wait_for_capacity(setting: Setting, tenant_ids: list[str], count: int) -> li
             for number in range(first, min(count, first + _BATCH)):
                 tenant_id = tenant_ids[number % len(tenant_ids)]
                 run = runs.create(conn, tenant_id, new_run(datasets_of[tenant_id], body))
-                assert admission.admit(conn, run.run_id, '{"version": 1}', [], [])
+                assert admission.admit(conn, run.run_id, INDEX, needed(), [])
                 made.append(run.run_id)
     return made
 

@@ -29,6 +29,7 @@ from trainer_core.data.entries import encoded, write_entry
 from trainer_core.data.entry_files import entry_name
 from trainer_core.data.index import Entry, FileItem, Picture
 from trainer_core.data.indexing import build_index
+from trainer_core.data.text_rows import to_fp8
 from trainer_core.documents import load_document
 from trainer_core.hidream.testing.tiny import make_tiny
 from trainer_core.process.job import Job, write_job
@@ -119,6 +120,8 @@ def make_job(setting: Setting, folder: Path, resume_from: Path | None = None) ->
         path = entries / entry_name(entry.digest)
         if not path.exists():
             tensors = _random_entry(entry, base.transformer_config)
+            if index.encodings[entry.encoding].encoder.get("rows") == "fp8":
+                tensors = to_fp8(tensors)
             write_entry(path, encoded(index.kind_of(position), tensors))
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "job.json"

@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=48, metavar="N", help="blocks, at least 2")
     parser.add_argument("--tiny", action="store_true", help="the tiny model, also on a CPU")
     parser.add_argument("--precision", choices=("8bit", "bf16", "fp32"), default="8bit")
+    parser.add_argument("--text-cache", choices=("no_change", "fp8"), default="no_change")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument(
         "--sizes", default=_SIZES, help="WIDTHxHEIGHT,… in px; all but memory take the first"
@@ -60,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sizes_px=tuple(_size_px(text) for text in args.sizes.split(",")),
         precision=args.precision,
         pictures=_PICTURES,
-        options={"gradient_checkpointing": args.checkpointing},
+        options={
+            "gradient_checkpointing": args.checkpointing,
+            "text_cache_precision": args.text_cache,
+        },
     )
     quieten_libraries()
     started_s = time.monotonic()
@@ -88,6 +92,7 @@ def _line(name: str, setting: Setting, wanted_steps: int | None) -> dict[str, An
         "layers": setting.layers,
         "precision": setting.precision,
         "checkpointing": setting.options["gradient_checkpointing"],
+        "text_cache": setting.options["text_cache_precision"],
         "sizes_px": setting.sizes_px,
         "last_step": steps,
     }

@@ -30,7 +30,7 @@ UPDATE runs SET status = 'running', stage = 'provisioning', status_reason = NULL
 WHERE run_id = %(run_id)s AND status = 'queued' AND stage = 'capacity'
     AND EXISTS (
         SELECT FROM run_documents WHERE run_documents.run_id = runs.run_id
-            AND run_documents.tenant_id = runs.tenant_id AND data_index IS NOT NULL)
+            AND run_documents.tenant_id = runs.tenant_id AND index_version = {index_version})
     AND (ring_after IS NULL OR ring_after <= clock_timestamp())
     AND (offered_to IS NULL OR offered_to = %(worker_id)s OR offered_until <= clock_timestamp())
     AND NOT EXISTS (
@@ -40,6 +40,7 @@ WHERE run_id = %(run_id)s AND status = 'queued' AND stage = 'capacity'
 RETURNING {columns}
 """).format(
     columns=columns_of(Run),
+    index_version=run_documents.INDEX_VERSION,
     is_at_limit=run_limits.IS_REACHED,
     is_restored=restore_guard.IS_RESTORED,
 )

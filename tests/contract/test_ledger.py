@@ -19,7 +19,14 @@ from services.domain.starts import StartObject, StoredStart
 from services.store import run_logs, runs
 from tests.support.boxes import Box
 from tests.support.fleet import Fleet
-from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
+from tests.support.runs import (
+    LEASE,
+    TenantDatabase,
+    checkpoint_at,
+    failure,
+    result_of,
+    stored_shard,
+)
 from tests.support.service import database_of
 
 Take = Callable[[str], tuple[Ledger, Claim]]
@@ -75,8 +82,8 @@ def test_a_claim_has_everything_that_training_needs(tenant_db: TenantDatabase, t
 
     assert (claim.run_id, claim.tenant_id, claim.fence) == (run.run_id, tenant_db.tenant_id, 1)
     assert claim.plan == tenant_db.documents(run.run_id).plan
-    assert claim.data_index == {"version": 1}
-    assert [shard.manifest_sha256 for shard in claim.shards] == ["e" * 64]
+    assert claim.data_index == {"version": 2}
+    assert claim.shards == (stored_shard(),)
     assert (claim.checkpoint, claim.older_checkpoints) == (None, ())
     assert claim.base_model == "hidream-tiny"
     assert claim.start == start

@@ -13,7 +13,7 @@ from services.store import admission, quotas
 from tests.support.api_keys import new_api_key
 from tests.support.batch_requests import refused, runs_of, swept, without
 from tests.support.fleet import Fleet
-from tests.support.runs import LEASE, TenantDatabase, result_of
+from tests.support.runs import INDEX, LEASE, TenantDatabase, needed, result_of
 from tests.support.service import database_of, new_tenant, push_unread, run_request
 from tests.support.tenant import Json, Tenant
 
@@ -49,7 +49,7 @@ def base(tenant: Tenant) -> Json:
 def claim(tenant_db: TenantDatabase, run_id: str) -> Claim:
     """Let a worker take a run whose data needs no cache."""
     with tenant_db.database.transaction() as conn:
-        assert admission.admit(conn, run_id, '{"version": 1}', [], [])
+        assert admission.admit(conn, run_id, INDEX, needed(), [])
     found = tenant_db.ledger.claim(run_id, worker_id=tenant_db.worker(), lease=LEASE)
     assert found is not None
     return found

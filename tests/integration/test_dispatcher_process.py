@@ -68,7 +68,7 @@ def test_two_dispatchers_do_each_piece_of_work_once(
             return all(tenant_db.run(run.run_id).stage == stage for run in waiting)
 
         wait_until(lambda: all_at("caching"), what="admission")
-        num_shards = len(tenant_db.data_index(waiting[0].run_id)["shards"])
+        num_shards = len(tenant_db.shards_of(waiting[0].run_id))
         wait_until(lambda: queues(CACHE_QUEUE) == num_shards, what="rings for shards")
         build_all_shards(tenant_db)
         wait_until(lambda: all_at("capacity"), what="the end of caching")

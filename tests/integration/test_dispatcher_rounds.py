@@ -93,7 +93,7 @@ def test_a_run_goes_from_admission_to_an_offer(
     service.round()
     run = tenant_db.run(run_id)
     assert (run.status, run.stage) == ("running", "caching")
-    num_shards = len(tenant_db.data_index(run_id)["shards"])
+    num_shards = len(tenant_db.shards_of(run_id))
     assert queues(CACHE_QUEUE) == num_shards > 0
     assert queues(TRAIN) == 0
 
@@ -143,10 +143,10 @@ def test_masks_are_paired_and_cached_like_their_images(
 
     index = tenant_db.data_index(run_id)
     assert [sample["backend"] for sample in index["samples"]] == ["photos", "photos"]
-    assert {index["shards"][s["mask"]["shard"]]["kind"] for s in index["samples"]} == {"masks"}
-    kinds = sorted(shard["kind"] for shard in index["shards"])
-    assert kinds == ["latents", "masks", "text", "text"]
-    assert len(build_all_shards(tenant_db)) == len(kinds)
+    kinds = [index["encodings"][entry["encoding"]]["kind"] for entry in index["entries"]]
+    assert {kinds[sample["mask"]] for sample in index["samples"]} == {"masks"}
+    assert sorted(set(kinds)) == ["latents", "masks", "text"]
+    assert len(build_all_shards(tenant_db)) == 3, "one of each kind"
     service.round()
     assert tenant_db.run(run_id).stage == "capacity"
 

@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 
 from trainer_core.base_models.describe import read_base_models
 from trainer_core.data.buckets import Geometry
-from trainer_core.data.index import PictureEntry, ShardSpec, TextEntry
+from trainer_core.data.index import Caption, Picture
+from trainer_core.data.shard_files import read_places
+from trainer_core.data.shards import ShardSpec
 from trainer_core.hidream.loading import load_text_encoders, load_vae
 from trainer_core.hidream.text import encode_texts
 from trainer_core.process.supervision import current_process_token
@@ -89,13 +91,13 @@ def text_spec(base_digest: str, *texts: str) -> dict[str, Any]:
         "text_encoder_4": "int8-quanto",
         "max_tokens": 128,
     }
-    entries = tuple(TextEntry(text=text) for text in texts)
+    entries = tuple(Caption(text=text) for text in texts)
     return ShardSpec(kind="text", encoder=encoder, entries=entries).model_dump(mode="json")
 
 
 def latent_spec(base_digest: str, *pictures: Path) -> dict[str, Any]:
     entries = tuple(
-        PictureEntry(
+        Picture(
             path=picture.name,
             sha256=hashlib.sha256(picture.read_bytes()).hexdigest(),
             geometry=GEOMETRY,
@@ -116,32 +118,31 @@ def picture(path: Path, shade: int) -> Path:
     return path
 
 
-def test_captions_become_the_shard_that_the_library_makes(
+def test_captions_become_the_entries_that_the_library_makes(
     encode: Child, tiny_models_dir: Path, tmp_path: Path
 ) -> None:
     texts = ["a red cat", "", "猫"]
     output = tmp_path / "text.safetensors"
+    spec = text_spec(digest(tiny_models_dir), *texts)
     reply = encode.ask(
         base_model="hidream-tiny",
-        spec=text_spec(digest(tiny_models_dir), *texts),
+        spec=spec,
         inputs={},
         output=str(output),
     )
 
-    body = output.read_bytes()
-    assert reply == {
-        "ok": True,
-        "size_bytes": len(body),
-        "sha256": hashlib.sha256(body).hexdigest(),
-    }
+    assert reply == {"ok": True, "size_bytes": output.stat().st_size}
     encoders = load_text_encoders(
         tiny_models_dir / "hidream-tiny", torch.bfloat16, text_encoder_4="int8-quanto"
     )
     stored = load_file(output)
-    for row, text in enumerate(texts):
+    digests = ShardSpec.model_validate(spec).digests()
+    assert tuple(read_places(output)) == digests
+    for entry, text in zip(digests, texts, strict=True):
         for name, tensor in encode_texts(encoders, [text]).tensors().items():
-            torch.testing.assert_close(stored[name][row], tensor[0], atol=0.05, rtol=0.05)
-    assert stored["llama"].dtype == torch.bfloat16
+            found = stored[f"{entry}/{name}"]
+            assert found.dtype is tensor.dtype
+            torch.testing.assert_close(found, tensor, atol=0.05, rtol=0.05)
 
 
 def test_pictures_become_posterior_moments_in_the_order_of_the_spec(
@@ -160,13 +161,14 @@ def test_pictures_become_posterior_moments_in_the_order_of_the_spec(
 
     assert reply["ok"]
     stored = load_file(output)
-    assert stored["mean"].shape == stored["std"].shape == (2, 16, 8, 16)
+    _, second = ShardSpec.model_validate(spec).digests()
+    assert stored[f"{second}/mean"].shape == stored[f"{second}/std"].shape == (1, 16, 8, 16)
     vae = load_vae(tiny_models_dir / "hidream-tiny", torch.float32)
     cut = Image.open(pictures[1]).resize((128, 96), Image.Resampling.LANCZOS).crop((0, 16, 128, 80))
     grey = torch.tensor(list(cut.tobytes()), dtype=torch.float32).view(1, 1, 64, 128) / 127.5 - 1
     with torch.no_grad():
         expected = vae.encode(grey.expand(-1, 3, -1, -1)).latent_dist.mean
-    torch.testing.assert_close(stored["mean"][1:], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(stored[f"{second}/mean"], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_what_goes_wrong_is_a_reply_and_the_next_request_is_served(

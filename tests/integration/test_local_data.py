@@ -22,9 +22,11 @@ from trainer_core.checkpoint.layout import (
     ResultManifest,
 )
 from trainer_core.config.plan import Plan, plain_backend
+from trainer_core.data.entry_files import damage_of, entry_name, read_entry_file
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
 from trainer_core.errors import BadCaptionError, BadImageError
+from trainer_core.hidream.parts import ModelParts
 from trainer_core.local.cache import fill_cache
 from trainer_core.local.data import LocalData, MissingDataError, find_data_folders, scan
 from trainer_core.local.folder import (
@@ -244,45 +246,40 @@ def test_a_cache_is_filled_once_repaired_and_stopped_without_harm(
 ) -> None:
     data = look(plan, folders, tmp_path)
     index = index_of(plan, data, tiny_folder)
-    base, cache = read_base_model(tiny_folder), tmp_path / "cache"
+    cache = tmp_path / "cache"
+    parts = ModelParts(read_base_model(tiny_folder), torch.device("cpu"))
 
     def fill(reporter: Counting) -> int:
-        device = torch.device("cpu")
-        return fill_cache(cache, index, base, data.images, device=device, reporter=reporter)
+        return fill_cache(cache, index, parts, data.images, reporter)
 
     with pytest.raises(StopRequestedError):
         fill(Counting(stop_after=2))
     before = {path.name: path.stat().st_mtime_ns for path in cache.glob("*.safetensors")}
-    left_behind = cache / f".{index.shards[0].digest}.safetensors.99.tmp"
-    left_behind.write_bytes(b"half a shard")
+    left_behind = cache / f".{index.entries[0].digest}.safetensors.99.tmp"
+    left_behind.write_bytes(b"half an entry")
     encoded = fill(Counting())
 
-    assert 0 < encoded == len(index.shards) - len(before)
+    assert len(before) == 2
+    assert encoded == len(index.entries) - len(before)
     assert before.items() <= {p.name: p.stat().st_mtime_ns for p in cache.glob("*.safe*")}.items()
     assert not left_behind.exists()
     assert fill(Counting(stop_after=0)) == 0
 
-    shard = cache / f"{index.shards[0].digest}.safetensors"
-    whole = shard.read_bytes()
-    half = f"{len(whole) // 2} bytes instead of {len(whole)}"
-    for how, file, words in (
-        (damage.truncate, shard, half),
-        (damage.flip_last, shard, "is damaged: its SHA-256 is not the one it was written with"),
-        (damage.remove, shard, ""),
-        (damage.truncate, shard.with_suffix(".json"), "has no checksum"),
-        (damage.remove, shard.with_suffix(".json"), "has no checksum"),
-    ):
-        how(file)
+    entry = cache / entry_name(index.entries[0].digest)
+    whole = read_entry_file(entry)
+    cut, differs = "is cut off", "its SHA-256 is not the one it was written with"
+    for how, words in ((damage.truncate, cut), (damage.flip_last, differs), (damage.remove, None)):
+        how(entry)
         reporter = Counting()
         assert fill(reporter) == 1
-        assert shard.read_bytes() == whole
+        assert read_entry_file(entry).header.entries == whole.header.entries
+        assert read_entry_file(entry).header.metadata["sha256"] == whole.header.metadata["sha256"]
+        assert damage_of(entry) is None
+        said = [] if words is None else [f"cache: {entry.name} is damaged", words, "encoded again"]
         assert len(reporter.said) == bool(words)
-        for line in reporter.said:
-            assert shard.name in line
-            assert words in line
-            assert line.endswith("is encoded again")
+        assert all(word in line for line in reporter.said for word in said)
 
-    shard.touch()  # a copy, with the same content
+    entry.touch()  # a copy, with the same content
     assert fill(Counting(stop_after=1)) == 0
     assert fill(Counting(stop_after=0)) == 0
 
@@ -303,15 +300,9 @@ def test_a_cache_that_another_run_fills_is_waited_for(
 
     with (tmp_path / "cache" / ".lock").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
+        parts = ModelParts(read_base_model(tiny_folder), torch.device("cpu"))
         with pytest.raises(StopRequestedError):
-            fill_cache(
-                tmp_path / "cache",
-                index,
-                read_base_model(tiny_folder),
-                data.images,
-                device=torch.device("cpu"),
-                reporter=Impatient(),
-            )
+            fill_cache(tmp_path / "cache", index, parts, data.images, Impatient())
     assert "another run" in said[0]
 
 

@@ -22,7 +22,15 @@ from services.store import (
 )
 from services.store.database import Connection
 from services.store.run_rows import Run
-from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
+from tests.support.runs import (
+    INDEX,
+    LEASE,
+    TenantDatabase,
+    checkpoint_at,
+    failure,
+    needed,
+    result_of,
+)
 
 SOON = timedelta(seconds=10)
 
@@ -226,7 +234,7 @@ def test_a_paused_run_is_left_alone(tenant_db: TenantDatabase) -> None:
     assert tenant_db.ledger.claim(run_id, worker_id=tenant_db.worker(), lease=LEASE) is None
     assert take_offers(tenant_db) == []
     with tenant_db.database.transaction() as conn:
-        assert not admission.admit(conn, admitting, '{"version": 1}', [], [])
+        assert not admission.admit(conn, admitting, INDEX, needed(), [])
         admission.end_caching(conn, caching)
         quota_waits.move(conn, run_id, None)
         failing_rows.count_failure(conn, run_id, failure())

@@ -1,11 +1,8 @@
-"""What an attempt takes of its disk, and that shards make room for it."""
+"""What an attempt takes of its disk besides cache entries."""
 
-import mmap
-import os
 from pathlib import Path
 
 import pytest
-from services.processes.deleted_files import mapped_deleted_bytes
 
 from services.trainer.scratch_use import ScratchUse
 from trainer_core.process.events import Event, EventName
@@ -29,25 +26,9 @@ def use_of(
     return ScratchUse(
         shards_dir.parent,
         shards_dir,
-        pid=os.getpid(),
-        has_ranks=False,
         adapter_files=adapter_files,
         checkpoint_bytes=checkpoint_bytes,
     )
-
-
-def test_a_deleted_file_counts_as_long_as_it_is_mapped(shards_dir: Path) -> None:
-    shard = shards_dir / "a.safetensors"
-    shard.write_bytes(b"s" * 100_000)
-    with shard.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
-        assert mapped_deleted_bytes([os.getpid()], shards_dir) == 0
-        assert use_of(shards_dir).bytes_taken() == 10
-        shard.unlink()
-        pages = -(-100_000 // mmap.PAGESIZE) * mmap.PAGESIZE
-        assert mapped_deleted_bytes([os.getpid()] * 2, shards_dir) == pages
-        assert use_of(shards_dir).bytes_taken() == 10 + pages
-        assert mapped_deleted_bytes([os.getpid()], shards_dir / "other") == 0
-    assert use_of(shards_dir).bytes_taken() == 10
 
 
 def test_room_is_kept_for_the_checkpoints_that_may_wait(shards_dir: Path) -> None:

@@ -19,6 +19,7 @@ from services.store.ledger import PostgresLedger
 from tests.support.runs import (
     LEASE,
     TenantDatabase,
+    stored_shard,
 )
 
 
@@ -66,8 +67,8 @@ def test_a_claim_returns_everything_needed_for_training(tenant_db: TenantDatabas
     run = tenant_db.run(claim.run_id)
     assert (run.status, run.stage, run.fence) == ("running", "provisioning", 1)
     assert claim.tenant_id == tenant_db.tenant_id
-    assert claim.data_index == {"version": 1}
-    assert [shard.manifest_sha256 for shard in claim.shards] == ["e" * 64]
+    assert claim.data_index == {"version": 2}
+    assert claim.shards == (stored_shard(),)
     assert claim.checkpoint is None
     assert run.started_at is not None
 

@@ -10,7 +10,7 @@ from tests.support.jobs import change_entry
 from tests.support.small_jobs import Small, named
 from tests.support.zygote import Zygote
 from trainer_core.checkpoint.folders import committed_checkpoints
-from trainer_core.data.entry_files import entry_name
+from trainer_core.data.entry_files import entry_name, wanted_folder
 from trainer_core.data.index import DataIndex, Picture
 
 
@@ -131,7 +131,7 @@ def test_a_missing_entry_is_requested_and_then_fails_the_run(
 
     assert status == 1
     assert events[-1].items() >= {"code": "shard_missing", "retryable": True}.items()
-    assert len(list(empty.glob("*.wanted"))) == 1
+    assert len(list(wanted_folder(empty).iterdir())) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,207 +1,355 @@
-"""Shards are fetched ahead of the step, within the size limit, and a requested shard comes next."""
+"""Entries are fetched ahead of the step, within the limit of the disk; a requested one is next."""
 
+import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from services.domain.ledger import CachedShard
+import pytest
+
 from services.trainer.failures import AttemptFailedError
-from services.trainer.feeder import Feeder, FeedOrder
+from services.trainer.feed_order import FeedOrder
+from services.trainer.feeder import Feeder
 from tests.support.waiting import wait_until
-from trainer_core.data.index import (
-    DataIndex,
-    Sample,
-    ShardDescription,
-    ShardRef,
-    ShardSpec,
-    TextEntry,
-)
-from trainer_core.data.sampler import Sampler
+from trainer_core.data.entry_files import entry_name, wanted_folder
+from trainer_core.data.index import Caption, DataIndex, Encoding, Entry, Sample
+from trainer_core.data.sampler import MicroBatch, Sampler
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 
 SIZE_BYTES = 100
+ROOM_BYTES = SIZE_BYTES + 1024
+"""What an entry of that size counts in the folder: its file has a header."""
+FETCHES = 8
+"""At the same time."""
 
 
-def index_of(num_samples: int) -> DataIndex:
-    """One latents shard for each sample, then one text shard for all; their rows do not matter."""
-    kinds = ["latents"] * num_samples + ["text"]
-    specs = [
-        ShardSpec(kind="text", encoder={}, entries=(TextEntry(text=f"{kind} {n}"),))
-        for n, kind in enumerate(kinds)
-    ]
-    text = ShardRef(shard=num_samples, row=0)
+def index_of(num_samples: int, *, num_held_out: int = 0) -> DataIndex:
+    """An entry for the latents of each sample, and then one text for all; contents do not matter.
+
+    The last samples are held out.
+    """
+    encoding = Encoding(kind="text", encoder={})
+    contents = [Caption(text=f"{n}") for n in range(num_samples + 1)]
     return DataIndex(
         samples=tuple(
             Sample(
                 backend="photos",
                 path=f"{n}.png",
-                held_out=False,
+                held_out=n >= num_samples - num_held_out,
                 width_px=64,
                 height_px=64,
                 repeats=0,
-                latents=ShardRef(shard=n, row=0),
-                texts=(text,),
+                latents=n,
+                texts=(num_samples,),
             )
             for n in range(num_samples)
         ),
-        shards=tuple(ShardDescription(digest=s.digest(), kind="text", spec=s) for s in specs),
-        prompts={"": text},
+        encodings=(encoding,),
+        entries=tuple(
+            Entry(digest=encoding.digest_of(each), encoding=0, content=each) for each in contents
+        ),
+        prompts={"": num_samples},
     )
+
+
+def order_of(index: DataIndex, *, per_step: int = 1, sampler: Sampler | None = None) -> FeedOrder:
+    sampler = sampler or Sampler(index, 7, 1)
+    return FeedOrder(index, sampler, micro_batches_per_step=per_step)
 
 
 class Source:
-    """Writes a shard file; records the order of the requests."""
+    """Writes the file of an entry; records which were asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path, sizes: Mapping[str, int] | None = None) -> None:
+        self.folder = folder
+        self.sizes = sizes or {}
         self.asked: list[str] = []
 
-    def __call__(self, shard: CachedShard, dest: Path) -> None:
-        self.asked.append(shard.digest)
-        dest.write_bytes(b"x" * shard.size_bytes)
+    def size_bytes(self, digest: str) -> int:
+        return self.sizes.get(digest, SIZE_BYTES)
+
+    def fetch(self, digest: str) -> None:
+        self.asked.append(digest)
+        draft = self.folder / f"{digest}.part"
+        draft.write_bytes(b"x" * self.size_bytes(digest))
+        draft.replace(self.folder / entry_name(digest))
 
 
-def feeder_of(
-    index: DataIndex,
-    folder: Path,
-    fetch: Callable[[CachedShard, Path], None],
-    limit_bytes: int,
-    **disk: Any,
-) -> tuple[Feeder, FeedOrder]:
-    order = FeedOrder(index=index, sampler=Sampler(index, 7, 1), micro_batches_per_step=1)
-    shards = [
-        CachedShard(digest=s.digest, kind=s.kind, manifest_sha256="", size_bytes=SIZE_BYTES)
-        for s in index.shards
-    ]
-    feeder = Feeder(
-        order, shards, folder, limit_bytes=limit_bytes, from_step=0, fetch=fetch, **disk
+class HeldSource(Source):
+    """Each fetch ends when the test lets it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.may_end = threading.Semaphore(0)
+
+    def fetch(self, digest: str) -> None:
+        self.asked.append(digest)
+        self.may_end.acquire(timeout=30)
+        self.asked.remove(digest)
+        super().fetch(digest)
+
+
+class SlowSource(Source):
+    """Writes in pieces, and measures after each how much the folder has on disk."""
+
+    most_bytes = 0
+
+    def fetch(self, digest: str) -> None:
+        draft = self.folder / f"{digest}.part"
+        with draft.open("wb") as file:
+            for _ in range(4):
+                file.write(b"x" * (self.size_bytes(digest) // 4))
+                file.flush()
+                self.most_bytes = max(self.most_bytes, on_disk(self.folder))
+                time.sleep(0.001)
+        draft.replace(self.folder / entry_name(digest))
+
+
+def on_disk(folder: Path) -> int:
+    size_bytes = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # deleted or renamed meanwhile
+            size_bytes += path.stat().st_size if path.is_file() else 0
+    return size_bytes
+
+
+def feeder_of(index: DataIndex, source: Source, limit_bytes: int, **disk: Any) -> Feeder:
+    return Feeder(
+        order_of(index), source, source.folder, limit_bytes=limit_bytes, from_step=0, **disk
     )
-    return feeder, order
 
 
 def held(folder: Path) -> set[str]:
     return {path.stem for path in folder.glob("*.safetensors")}
 
 
-def test_all_shards_are_fetched_in_sampler_order_where_they_fit(tmp_path: Path) -> None:
-    index, source = index_of(12), Source()
-    feeder, order = feeder_of(index, tmp_path, source, limit_bytes=1 << 20)
-    with feeder:
-        wait_until(lambda: len(held(tmp_path)) == 13, what="all shards", deadline_s=10)
-    first = [
-        index.samples[order.sampler.micro_batch(i).samples[0]].latents.shard for i in range(12)
-    ]
-    assert source.asked[0] == index.shards[12].digest  # the prompts
-    assert source.asked[1:] == [index.shards[shard].digest for shard in first]
+def ask_for(folder: Path, digest: str) -> None:
+    """As the training process does."""
+    (wanted_folder(folder) / digest).touch()
 
 
-def test_masks_come_with_their_images(tmp_path: Path) -> None:
-    plain, source = index_of(6), Source()
+def requests(folder: Path) -> list[str]:
+    return [path.name for path in wanted_folder(folder).iterdir()]
+
+
+def latents_at(index: DataIndex, step: int) -> str:
+    """Digest of the latents that the step after ``step`` steps needs."""
+    (position,) = Sampler(index, 7, 1).micro_batch(step).samples
+    return index.entries[index.samples[position].latents].digest
+
+
+def test_the_order_is_that_of_the_first_use() -> None:
+    index = index_of(12, num_held_out=2)
+    digests = [entry.digest for entry in index.entries]
+    text, held_out = digests[12], digests[10:12]
+    used = list(dict.fromkeys(latents_at(index, i) for i in range(40)))
+    later = list(dict.fromkeys(latents_at(index, i) for i in range(7, 47)))
+    assert len(used) == len(later) == 10
+
+    order = order_of(index)
+
+    assert list(order.digests_from(0)) == [text, *held_out, *used], "validation comes first"
+    assert list(order.digests_from(7)) == [text, *later, *held_out]
+
+
+def test_masks_come_with_their_images_and_only_the_caption_that_is_drawn() -> None:
+    plain = index_of(9)
     masked = tuple(
-        sample.model_copy(update={"latents": ShardRef(shard=n, row=0), "mask": mask})
+        sample.model_copy(update={"mask": n + 3, "texts": (n + 6, 9)})
         for n, sample in enumerate(plain.samples[:3])
-        for mask in [ShardRef(shard=n + 3, row=0)]
     )
     index = plain.model_copy(update={"samples": masked})
-    feeder, order = feeder_of(index, tmp_path, source, limit_bytes=1 << 20)
-    with feeder:
-        wait_until(lambda: len(held(tmp_path)) == 7, what="all shards", deadline_s=10)
-    first = [order.sampler.micro_batch(i).samples[0] for i in range(3)]
-    pairs = [n for sample in first for n in (sample, sample + 3)]
-    assert source.asked[1:] == [index.shards[n].digest for n in pairs]
+    batches = [Sampler(index, 7, 1).micro_batch(i) for i in range(3)]
+    expected = [9]  # the prompt
+    for batch in batches:
+        ((sample,), (caption,)) = batch.samples, batch.captions
+        expected += [sample, sample + 3, masked[sample].texts[caption]]
+
+    found = order_of(index).digests_from(0)
+
+    expected_digests = list(dict.fromkeys(index.entries[each].digest for each in expected))
+    assert list(islice(found, len(expected_digests))) == expected_digests
+
+
+class CountingSampler(Sampler):
+    calls = 0
+
+    def micro_batch(self, i: int) -> MicroBatch:
+        self.calls += 1
+        return super().micro_batch(i)
+
+
+def test_as_the_step_goes_on_only_new_batches_are_computed() -> None:
+    index = index_of(300)
+    sampler = CountingSampler(index, 7, 1)
+    order = order_of(index, per_step=4, sampler=sampler)
+    first = list(order.digests_from(0))
+    looked_ahead = sampler.calls
+    assert looked_ahead > 300
+
+    for step in range(1, 11):
+        assert len(list(order.digests_from(step))) == len(first)
+        assert len(list(order.digests_from(step))) == len(first)
+    assert sampler.calls == looked_ahead + 10 * 4
+
+    expected = list(order_of(index, per_step=4).digests_from(10))
+    assert list(order.digests_from(10)) == expected
+    assert list(order.digests_from(5_000)) == list(order_of(index, per_step=4).digests_from(5_000))
+    assert list(order.digests_from(10)) == expected, "after a step back, too"
+
+
+def test_all_entries_are_fetched_in_order_several_at_a_time(tmp_path: Path) -> None:
+    index, source = index_of(20), HeldSource(tmp_path)
+    order = list(order_of(index).digests_from(0))
+    with feeder_of(index, source, 1 << 20):
+        for number in range(13):
+            wait_until(
+                lambda: set(source.asked) | held(tmp_path) == set(order[: FETCHES + number]),  # noqa: B023
+                what=f"{number} fetched, and {FETCHES} under way",
+                deadline_s=10,
+            )
+            source.may_end.release()
+        source.may_end.release(FETCHES)
+        wait_until(lambda: len(held(tmp_path)) == 21, what="all entries", deadline_s=10)
 
 
 def test_the_folder_stays_within_its_limit_and_follows_the_step(tmp_path: Path) -> None:
-    index, source = index_of(40), Source()
-    feeder, order = feeder_of(index, tmp_path, source, limit_bytes=5 * SIZE_BYTES)
-    with feeder:
+    index = index_of(40)
+    with feeder_of(index, Source(tmp_path), 5 * ROOM_BYTES) as feeder:
         for step in range(0, 40, 2):
             feeder.reached(step)
-            needed = index.samples[order.sampler.micro_batch(step).samples[0]].latents.shard
-            wait_until(
-                lambda: index.shards[needed].digest in held(tmp_path),  # noqa: B023
-                what=f"step {step}",
-                deadline_s=10,
-            )
+            needed = latents_at(index, step)
+            wait_until(lambda: needed in held(tmp_path), what=f"step {step}", deadline_s=10)  # noqa: B023
             assert len(held(tmp_path)) <= 5
 
 
-def test_shards_make_room_for_what_else_the_attempt_stores(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_the_disk_never_has_more_than_the_limit(tmp_path: Path, seed: int) -> None:
+    """Entries of very different sizes, several at a time, and requests out of order."""
+    choices = random.Random(seed)
+    index = index_of(30)
+    sizes = {each.digest: choices.choice([4, 400, 4_000, 40_000]) for each in index.entries}
+    source = SlowSource(tmp_path, sizes)
+    limit_bytes = 100_000
+    with feeder_of(index, source, limit_bytes) as feeder:
+        for step in range(60):
+            feeder.reached(step)
+            needed = [latents_at(index, step)]
+            if step % 7 == 0:
+                needed.append(choices.choice(index.entries).digest)
+            for digest in needed:
+                while digest not in held(tmp_path):
+                    ask_for(tmp_path, digest)
+                    assert feeder.failure is None
+                    time.sleep(0.002)
+                source.most_bytes = max(source.most_bytes, on_disk(tmp_path))
+    assert 40_000 < source.most_bytes <= limit_bytes
+
+
+def test_an_entry_that_is_larger_than_the_limit_is_fetched_alone(tmp_path: Path) -> None:
+    index = index_of(6)
+    large = latents_at(index, 0)
+    source = SlowSource(tmp_path, {large: 50_000})
+    with feeder_of(index, source, 3 * ROOM_BYTES) as feeder:
+        ask_for(tmp_path, large)
+        wait_until(lambda: held(tmp_path) == {large}, what="the large one", deadline_s=10)
+        feeder.reached(1)
+        following = latents_at(index, 1)
+        wait_until(lambda: following in held(tmp_path), what="the next one", deadline_s=10)
+        assert large not in held(tmp_path)
+
+
+def test_entries_make_room_for_what_else_the_attempt_stores(tmp_path: Path) -> None:
     others: list[int] = []
-    feeder, _ = feeder_of(
-        index_of(40),
-        tmp_path,
-        Source(),
-        limit_bytes=9 * SIZE_BYTES,
-        other_bytes=lambda: sum(others),
+    feeder = feeder_of(
+        index_of(40), Source(tmp_path), 9 * ROOM_BYTES, other_bytes=lambda: sum(others)
     )
     with feeder:
         wait_until(lambda: len(held(tmp_path)) == 9, what="a full folder", deadline_s=10)
-        others.append(6 * SIZE_BYTES)
+        others.append(6 * ROOM_BYTES)
         feeder.reached(1)
         wait_until(lambda: len(held(tmp_path)) == 3, what="room for it", deadline_s=10)
 
 
-def test_a_shard_waits_for_the_upload_that_will_free_its_room(tmp_path: Path) -> None:
-    others, uploading = [9 * SIZE_BYTES], [True]
-    feeder, _ = feeder_of(
+def test_an_entry_waits_for_the_upload_that_will_free_its_room(tmp_path: Path) -> None:
+    others, uploading = [9 * ROOM_BYTES], [True]
+    feeder = feeder_of(
         index_of(40),
-        tmp_path,
-        Source(),
-        limit_bytes=9 * SIZE_BYTES,
+        Source(tmp_path),
+        9 * ROOM_BYTES,
         other_bytes=lambda: sum(others),
         is_uploading=lambda: bool(uploading),
     )
     with feeder:
-        time.sleep(0.3)  # several shards come in this time, if it does not wait
+        time.sleep(0.3)  # several entries come in this time, if it does not wait
         assert not held(tmp_path)
         uploading.clear()  # nothing will become free: training must not wait forever
-        wait_until(lambda: len(held(tmp_path)) == 1, what="one shard", deadline_s=10)
+        wait_until(lambda: len(held(tmp_path)) == 1, what="one entry", deadline_s=10)
         others.clear()
         wait_until(lambda: len(held(tmp_path)) == 9, what="a full folder", deadline_s=10)
 
 
-def test_a_requested_shard_is_fetched_next(tmp_path: Path) -> None:
-    index, source = index_of(40), Source()
-    feeder, _ = feeder_of(index, tmp_path, source, limit_bytes=5 * SIZE_BYTES)
-    with feeder:
+def test_a_requested_entry_is_fetched_next(tmp_path: Path) -> None:
+    index = index_of(40)
+    with feeder_of(index, Source(tmp_path), 5 * ROOM_BYTES):
         wait_until(lambda: len(held(tmp_path)) == 5, what="a full folder", deadline_s=10)
-        missing = next(s.digest for s in index.shards if s.digest not in held(tmp_path))
-        (tmp_path / f"{missing}.wanted").touch()
-        wait_until(lambda: missing in held(tmp_path), what="the wanted shard", deadline_s=10)
-        wait_until(
-            lambda: not list(tmp_path.glob("*.wanted")), what="an answered request", deadline_s=10
-        )
+        missing = next(e.digest for e in index.entries if e.digest not in held(tmp_path))
+        ask_for(tmp_path, missing)
+        wait_until(lambda: missing in held(tmp_path), what="the wanted entry", deadline_s=10)
+        wait_until(lambda: not requests(tmp_path), what="an answered request", deadline_s=10)
         assert len(held(tmp_path)) <= 5
 
 
-def test_a_shard_that_cannot_be_fetched_is_reported(tmp_path: Path) -> None:
+def test_an_entry_that_the_process_deleted_as_damaged_is_fetched_again(tmp_path: Path) -> None:
+    index, source = index_of(10), Source(tmp_path)
+    damaged = index.entries[3].digest
+    with feeder_of(index, source, 1 << 20) as feeder:
+        wait_until(lambda: len(held(tmp_path)) == 11, what="all entries", deadline_s=10)
+        for times in (2, 3):
+            (tmp_path / entry_name(damaged)).unlink()
+            ask_for(tmp_path, damaged)
+            assert feeder.is_waited_for
+            wait_until(lambda: damaged in held(tmp_path), what="it again", deadline_s=10)
+            wait_until(lambda: not requests(tmp_path), what="an answered request", deadline_s=10)
+            assert source.asked.count(damaged) == times
+
+
+def failing(error: Exception) -> Callable[[str], None]:
+    def fetch(digest: str) -> None:
+        raise error
+
+    return fetch
+
+
+def test_an_entry_that_cannot_be_fetched_is_reported(tmp_path: Path) -> None:
     failure = Failure(code="shard_corrupt", category=Category.INFRA, message="m", retryable=True)
-
-    def fetch(shard: CachedShard, dest: Path) -> None:
-        raise AttemptFailedError(failure)
-
-    feeder, _ = feeder_of(index_of(2), tmp_path, fetch, limit_bytes=1 << 20)
-    with feeder:
+    source = Source(tmp_path)
+    source.fetch = failing(AttemptFailedError(failure))  # type: ignore[method-assign]
+    with feeder_of(index_of(2), source, 1 << 20) as feeder:
         wait_until(lambda: feeder.failure == failure, what="the failure", deadline_s=10)
 
 
 def test_an_error_inside_the_feeder_is_reported_too(tmp_path: Path) -> None:
-    feeder, _ = feeder_of(index_of(2), tmp_path / "not there", Source(), limit_bytes=1 << 20)
-    with feeder:
+    source = Source(tmp_path)
+    source.size_bytes = {}.__getitem__  # type: ignore[method-assign]
+    with feeder_of(index_of(2), source, 1 << 20) as feeder:
         wait_until(lambda: feeder.failure is not None, what="the failure", deadline_s=10)
 
 
 def test_nothing_is_waited_for_once_each_request_was_served(tmp_path: Path) -> None:
-    index, source = index_of(8), Source()
-    feeder, _ = feeder_of(index, tmp_path, source, limit_bytes=SIZE_BYTES)
-    last, last_but_one = (index.shards[n].digest for n in (7, 6))
-    (tmp_path / f"{last}.wanted").touch()
+    index = index_of(8)
+    last, last_but_one = (index.entries[n].digest for n in (7, 6))
+    feeder = feeder_of(index, Source(tmp_path), ROOM_BYTES)
+    ask_for(tmp_path, last)
     assert feeder.is_waited_for
     with feeder:
-        wait_until(lambda: not feeder.is_waited_for, what="the first shard", deadline_s=10)
-        (tmp_path / f"{last_but_one}.wanted").touch()
+        wait_until(lambda: not feeder.is_waited_for, what="the first entry", deadline_s=10)
+        ask_for(tmp_path, last_but_one)
         wait_until(lambda: held(tmp_path) == {last_but_one}, what="the second", deadline_s=10)
         # The first one has made room for it, and no step has been taken since.
         assert not feeder.is_waited_for

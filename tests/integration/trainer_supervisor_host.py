@@ -14,22 +14,25 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from services.domain.ids import new_id
-from services.objects.folders import put_shard
 from services.objects.open import open_store
+from services.objects.shards import put_shard
 from services.settings.env import Settings
+from services.store import cache_entries
 from services.trainer.context import TRAINING_PROGRAM
 from tests.support.forking import SERVICES, Process, start_module
+from tests.support.shard_files import write_shard
 from tests.support.waiting import wait_until
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.base_models.describe import describe_base
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
+from trainer_core.data.shards import shards_of
 
 HERE = Path(__file__).parent
 DEADLINE_S = 60.0
 _COPIED = {
     "runs": "tenant_id, plan_digest, base_model, datasets, gpu_class, status, stage, max_steps",
-    "run_documents": "tenant_id, request, plan, data_index",
+    "run_documents": "tenant_id, request, plan, data_index, index_version",
     "run_shards": "tenant_id, digest",
 }
 """Table → its columns that a second run shares with the first."""
@@ -204,8 +207,8 @@ def _insert_run(host: TrainerHost, base_digest: str) -> None:
             (host.run_id, host.tenant_id),
         )
         conn.execute(
-            """INSERT INTO run_documents (run_id, tenant_id, request, plan, data_index)
-               VALUES (%s, %s, '{}', %s, %s)""",
+            """INSERT INTO run_documents (run_id, tenant_id, request, plan, data_index,
+               index_version) VALUES (%s, %s, '{}', %s, %s, 2)""",
             (host.run_id, host.tenant_id, Jsonb(plan_json), Jsonb(index.model_dump(mode="json"))),
         )
         _insert_shards(conn, host, index)
@@ -214,20 +217,26 @@ def _insert_run(host: TrainerHost, base_digest: str) -> None:
 def _insert_shards(conn: psycopg.Connection, host: TrainerHost, index: DataIndex) -> None:
     store = open_store(Settings.from_env(host.env))
     content = host.folder / "content"
-    for shard in index.shards:
-        content.write_bytes(shard.digest.encode())
-        stored = put_shard(store, host.tenant_id, shard.digest, shard.kind, content)
+    for shard in shards_of(index, {entry.digest for entry in index.entries}):
+        write_shard(content, {digest: digest.encode() for digest in shard.digests()})
+        stored = put_shard(store, host.tenant_id, shard.digest(), shard.kind, content)
         facts = (stored.manifest_sha256, stored.size_bytes)
         conn.execute(
             """INSERT INTO cache_shards (tenant_id, digest, kind, spec, base_model, status,
                manifest_sha256, size_bytes) VALUES (%s, %s, %s, '{}', 'hidream-tiny', 'done',
                %s, %s)""",
-            (host.tenant_id, shard.digest, shard.kind, *facts),
+            (host.tenant_id, stored.digest, stored.kind, *facts),
         )
         conn.execute(
             "INSERT INTO run_shards (run_id, tenant_id, digest) VALUES (%s, %s, %s)",
-            (host.run_id, host.tenant_id, shard.digest),
+            (host.run_id, host.tenant_id, stored.digest),
         )
+        for entry in stored.entries:
+            conn.execute(
+                "INSERT INTO cache_entries (tenant_id, digest, shard) VALUES (%s, %s, %s)",
+                (host.tenant_id, entry, stored.digest),
+            )
+        cache_entries.set_sizes(conn, host.tenant_id, stored.digest, stored.entries)
 
 
 def claimable_again(host: TrainerHost) -> None:

@@ -11,8 +11,8 @@ from functools import partial
 
 from services.domain.ids import new_id
 from services.logs.setup import configure
-from services.objects.folders import delete_shard
 from services.objects.open import open_store
+from services.objects.shards import delete_shard
 from services.settings.env import Settings
 from services.store.database import Database
 from services.store.ledger import PostgresLedger

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from services.domain.audit import Author
-from services.domain.ledger import CachedShard, Claim
+from services.domain.ledger import Claim
 from services.objects.folder_store import FolderStore
 from services.objects.keys import (
     checkpoint_prefix,
@@ -22,11 +22,19 @@ from services.objects.signing import UrlSigner
 from services.results.deletion.deleter import Deleter
 from services.results.targets.folder import FolderTarget
 from services.store import admission, audit, deletions, publications, runs, shards
-from services.store.admission import NeededShard
 from services.store.database import Database
 from services.store.deletions import Deletion
 from services.store.shard_removal import Shard
-from tests.support.runs import TenantDatabase, checkpoint_at, plan, result_of, shard_digest
+from tests.support.runs import (
+    INDEX,
+    TenantDatabase,
+    checkpoint_at,
+    plan,
+    result_of,
+    shard_digest,
+    stored_shard,
+)
+from tests.support.runs import needed as entries_of
 
 LEASE = timedelta(seconds=60)
 KEY = Author(kind="key", id="key_1")
@@ -103,17 +111,15 @@ class Deleting:
 
     def admit(self, run_id: str, *needed: int) -> None:
         """The run starts to need these shards."""
-        spec = [NeededShard(digest=shard_digest(n), kind="text", spec="{}") for n in needed]
         with self.db.database.transaction() as conn:
-            assert admission.admit(conn, run_id, '{"version": 1}', spec, [])
+            assert admission.admit(conn, run_id, INDEX, entries_of(*needed), [])
 
     def build(self, number: int) -> None:
         """Store a shard and its row, as a builder does."""
-        digest = shard_digest(number)
-        self._put(shard_prefix(self.db.tenant_id, digest))
-        stored = CachedShard(digest=digest, kind="text", manifest_sha256="e" * 64, size_bytes=3)
+        stored = stored_shard(number)
+        self._put(shard_prefix(self.db.tenant_id, stored.digest))
         with self.db.database.transaction() as conn:
-            shards.done(conn, self.db.tenant_id, digest, stored)
+            shards.done(conn, self.db.tenant_id, stored.digest, stored)
 
     def shard(self, number: int) -> Shard:
         return Shard(tenant_id=self.db.tenant_id, digest=shard_digest(number))

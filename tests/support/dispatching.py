@@ -48,7 +48,16 @@ def build_all_shards(tenant_db: TenantDatabase) -> list[str]:
     with tenant_db.database.transaction() as conn:
         rows = conn.execute("SELECT digest, kind FROM cache_shards ORDER BY digest").fetchall()
         for digest, kind in rows:
-            stored = CachedShard(digest=digest, kind=kind, manifest_sha256="e" * 64, size_bytes=1)
+            entries = conn.execute(
+                "SELECT digest FROM cache_entries WHERE shard = %s", (digest,)
+            ).fetchall()
+            stored = CachedShard(
+                digest=digest,
+                kind=kind,
+                manifest_sha256="e" * 64,
+                size_bytes=len(entries),
+                entries={entry: 1 for (entry,) in entries},
+            )
             shards.done(conn, tenant_db.tenant_id, digest, stored)
     return [digest for digest, _ in rows]
 

@@ -28,8 +28,8 @@ SELECT run_id, %(tenant_id)s, '', 'hidream-tiny', '{}', 'cpu', 1, 'queued', 'cap
 FROM unnest(%(run_ids)s::text[]) AS run_id
 """
 _DOCUMENTS: Final = """
-INSERT INTO run_documents (run_id, tenant_id, request, plan, data_index)
-SELECT run_id, %(tenant_id)s, '{}', '{}', '{}' FROM unnest(%(run_ids)s::text[]) AS run_id
+INSERT INTO run_documents (run_id, tenant_id, request, plan, data_index, index_version)
+SELECT run_id, %(tenant_id)s, '{}', '{}', '{}', 2 FROM unnest(%(run_ids)s::text[]) AS run_id
 """
 
 

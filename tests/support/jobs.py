@@ -15,11 +15,11 @@ from trainer_core.base_models.describe import BaseModel, read_base_model
 from trainer_core.config.plan import Plan
 from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.data.captions import captions_of
-from trainer_core.data.entry_files import entry_name
 from trainer_core.data.images import inspect_image
 from trainer_core.data.index import DataIndex, EntryKind, FileItem
 from trainer_core.data.indexing import build_index
 from trainer_core.documents import load_document
+from trainer_core.progress import SilentReporter
 from trainer_core.weights.entries import read_entries
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -84,17 +84,12 @@ def write_entries(index: DataIndex, base: BaseModel, folder: Path) -> None:
     """Encode the entries that do not exist yet."""
     import torch
 
-    from trainer_core.data.encode import encode_entry
-    from trainer_core.data.entries import write_entry
-    from trainer_core.hidream.warm import WarmEncoders
+    from trainer_core.hidream.parts import ModelParts
+    from trainer_core.local.cache import fill_cache
 
-    encoders = WarmEncoders(base, torch.device("cpu"))
+    parts = ModelParts(base, torch.device("cpu"))
     pictures = {_sha256(p): p for place in _PHOTOS.values() for p in place.glob("*.jpg")}
-    for entry in index.entries:
-        path = folder / entry_name(entry.digest)
-        if not path.exists():
-            encoding = index.encodings[entry.encoding]
-            write_entry(path, encode_entry(encoders, encoding, entry.content, pictures))
+    fill_cache(folder, index, parts, pictures, SilentReporter())
 
 
 def change_entry(path: Path, kind: EntryKind, change: Callable[[dict[str, Any]], None]) -> None:

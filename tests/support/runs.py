@@ -1,5 +1,6 @@
 """Rows for tests of the ledger and the dispatcher, made through the store's own functions."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -15,7 +16,7 @@ from services.domain.ledger import (
     Worker,
 )
 from services.store import admission, datasets, leases, run_documents, runs, shards, tenants
-from services.store.admission import NeededShard
+from services.store.cache_entries import NeededEntries, NeededShard
 from services.store.database import Connection, Database
 from services.store.datasets import Dataset, FileFacts, NewFile
 from services.store.leases import DeadAttempt
@@ -27,6 +28,8 @@ from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 
 LEASE = timedelta(seconds=60)
+INDEX = '{"version": 2}'
+"""As much of a data index as the store reads: nothing."""
 
 
 def plan(*, checkpoints: int = 2, hub_model_id: str | None = None) -> dict[str, Any]:
@@ -40,6 +43,35 @@ def plan(*, checkpoints: int = 2, hub_model_id: str | None = None) -> dict[str, 
 
 def shard_digest(number: int = 0) -> str:
     return f"{number:064x}"
+
+
+def entry_digest(number: int = 0) -> str:
+    return f"e{number:063x}"
+
+
+def needed(*numbers: int) -> NeededEntries:
+    """Cache entries of these numbers; each one that is missing gets a shard of its number."""
+    digests = {entry_digest(number): shard_digest(number) for number in numbers}
+
+    def shards_of(missing: Collection[str]) -> list[NeededShard]:
+        return [
+            NeededShard(digest=shard, kind="text", spec="{}", entries=(entry,))
+            for entry, shard in digests.items()
+            if entry in missing
+        ]
+
+    return NeededEntries(digests=tuple(digests), shards_of=shards_of)
+
+
+def stored_shard(number: int = 0) -> CachedShard:
+    """The shard of this number and its entry, as a builder stores them."""
+    return CachedShard(
+        digest=shard_digest(number),
+        kind="text",
+        manifest_sha256="e" * 64,
+        size_bytes=3,
+        entries={entry_digest(number): 2},
+    )
 
 
 def files_at(key_prefix: str, manifest: str = "aa") -> StoredFiles:
@@ -119,15 +151,12 @@ class TenantDatabase:
     def caching(self, **changes: Any) -> Run:
         """A run that needs one shard: ``running/caching`` unless an earlier run had it built."""
         run = self.queued(**changes)
-        needed = NeededShard(digest=shard_digest(), kind="text", spec="{}")
         with self.database.transaction() as conn:
-            assert admission.admit(conn, run.run_id, '{"version": 1}', [needed], [])
+            assert admission.admit(conn, run.run_id, INDEX, needed(0), [])
         return self.run(run.run_id)
 
     def build_shard(self) -> None:
-        stored = CachedShard(
-            digest=shard_digest(), kind="text", manifest_sha256="e" * 64, size_bytes=3
-        )
+        stored = stored_shard()
         with self.database.transaction() as conn:
             shards.done(conn, self.tenant_id, stored.digest, stored)
 
@@ -179,6 +208,13 @@ class TenantDatabase:
         index = self.documents(run_id).data_index
         assert index is not None
         return index
+
+    def shards_of(self, run_id: str) -> dict[str, str]:
+        """Digest and status of each shard that the run needs."""
+        with self.database.transaction() as conn:
+            query = """SELECT digest, status FROM run_shards
+                JOIN cache_shards USING (tenant_id, digest) WHERE run_id = %s"""
+            return dict(conn.execute(query, (run_id,)).fetchall())
 
     def events(self, run_id: str) -> list[runs.Event]:
         with self.database.transaction() as conn:

@@ -15,7 +15,7 @@ from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import PlanError
 from trainer_core.data.buckets import Geometry, geometry_of
 from trainer_core.data.captions import captions_of
-from trainer_core.data.encode import encode_entry
+from trainer_core.data.encode import encode_entries
 from trainer_core.data.entries import EntryFolder, write_entry
 from trainer_core.data.entry_files import entry_name
 from trainer_core.data.images import MaskKind, inspect_image, load_mask
@@ -172,7 +172,7 @@ class NoModels:
     def check(self, encoder: object) -> None:
         raise AssertionError(encoder)
 
-    latents = text = check
+    latents = texts = check
 
 
 def encoded(
@@ -183,9 +183,8 @@ def encoded(
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     encoding = Encoding(kind="masks", encoder={"mask_kind": kind, "cell_px": 8})
     picture = Picture(path="in/mask.png", sha256=sha256, geometry=geometry)
-    write_entry(
-        tmp_path / entry_name("ab12"), encode_entry(NoModels(), encoding, picture, {sha256: path})
-    )
+    (entry,) = encode_entries(NoModels(), encoding, [picture], {sha256: path})
+    write_entry(tmp_path / entry_name("ab12"), entry)
     return EntryFolder(tmp_path).read("ab12", "masks")["mask"]
 
 

@@ -12,7 +12,7 @@ import torch
 
 from tests.support.jobs import make_job, shorten_texts
 from trainer_core.data.entries import EntryFolder
-from trainer_core.data.entry_files import entry_name, wanted_name
+from trainer_core.data.entry_files import entry_name, wanted_folder
 from trainer_core.data.sampler import MicroBatch, Sampler
 from trainer_core.engine.feed import Feed
 from trainer_core.engine.loop import take_steps
@@ -75,7 +75,7 @@ def latents_of(run: Run, i: int) -> Path:
 
 def wait_until_wanted(file: Path) -> None:
     deadline = time.monotonic() + 30
-    while not file.with_name(wanted_name(file.stem)).exists():
+    while not (wanted_folder(file.parent) / file.stem).exists():
         assert time.monotonic() < deadline, "nothing asks for the entry"
         time.sleep(0.01)
 
@@ -84,7 +84,7 @@ def wait_until_wanted(file: Path) -> None:
 def test_every_batch_comes_once_and_in_order(run: Run, after_step: int) -> None:
     first = after_step * ACCUMULATION
     wanted = [
-        run.loaded.batches.training(run.sampler.micro_batch(i))
+        run.loaded.batches.training(run.sampler.micro_batch(i)).with_whole_text()
         for i in range(first, STEPS * ACCUMULATION)
     ]
 

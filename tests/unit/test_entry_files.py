@@ -16,7 +16,6 @@ from trainer_core.data.entry_files import (
     is_unchanged,
     read_entry_file,
     trust,
-    wanted_name,
     write_entry_file,
 )
 from trainer_core.errors import InjectedFaultError
@@ -151,8 +150,3 @@ def test_a_file_that_was_read_is_trusted_again(file: Path, change: Callable[[Pat
 def test_a_file_that_is_gone_is_not_damaged(tmp_path: Path, call: Callable[[Path], object]) -> None:
     with pytest.raises(FileNotFoundError):
         call(tmp_path / "gone.safetensors")
-
-
-def test_an_entry_and_the_request_for_it_have_the_same_stem() -> None:
-    assert entry_name("ab12") == "ab12.safetensors"
-    assert wanted_name("ab12") == "ab12.wanted"

@@ -69,7 +69,7 @@ def test_t5_does_not_drop_out(tiny_folder: Path) -> None:
     encoders = load_text_encoders(tiny_folder, torch.float32)
 
     first, again = (encode_texts(encoders, ["a cat"]).t5 for _ in range(2))
-    encoders.t5.train()
+    encoders.t5.module.train()
     dropped = encode_texts(encoders, ["a cat"]).t5
 
     assert torch.equal(first, again)
@@ -78,7 +78,7 @@ def test_t5_does_not_drop_out(tiny_folder: Path) -> None:
 
 def test_t5_tokens_come_from_the_folders_own_pieces(tiny_folder: Path) -> None:
     """The class takes no vocabulary file: it would fall back to an empty one, and say nothing."""
-    loaded = load_text_encoders(tiny_folder, torch.float32).tokenizer_t5
+    loaded = load_text_encoders(tiny_folder, torch.float32).t5.tokenizer
     made = t5_tokenizer()
 
     assert loaded("a Cat? 猫").input_ids == made("a Cat? 猫").input_ids

@@ -119,9 +119,9 @@ def test_parts_load_in_the_requested_type_and_the_vae_is_frozen(
     assert not any(p.requires_grad for p in vae.parameters())
     assert not vae.training
     assert load_scheduler(tiny_folder).config.shift == 3.0
-    assert not any(m.training for m in (encoders.clip_l, encoders.t5, encoders.llama))
-    assert type(encoders.llama.model.layers[0].self_attn.q_proj).__name__ == "QLinear"
-    assert type(encoders.t5.encoder.block[0].layer[0].SelfAttention.q).__name__ == "Linear"
+    assert not any(m.module.training for m in (encoders.clip_l, encoders.t5, encoders.llama))
+    assert type(encoders.llama.module.model.layers[0].self_attn.q_proj).__name__ == "QLinear"
+    assert type(encoders.t5.module.encoder.block[0].layer[0].SelfAttention.q).__name__ == "Linear"
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
@@ -130,7 +130,7 @@ def test_each_encoder_may_be_held_in_8_bits(tiny_folder: Path, number: int) -> N
     encoders = load_text_encoders(tiny_folder, torch.float32, **precision)
 
     parts = (encoders.clip_l, encoders.clip_g, encoders.t5, encoders.llama)
-    quantised = [any(isinstance(m, QLinear) for m in part.modules()) for part in parts]
+    quantised = [any(isinstance(m, QLinear) for m in part.module.modules()) for part in parts]
     assert quantised == [n == number for n in (1, 2, 3, 4)]
     plain = encode_texts(load_text_encoders(tiny_folder, torch.float32), ["a cat"])
     found = encode_texts(encoders, ["a cat"])

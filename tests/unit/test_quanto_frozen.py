@@ -135,7 +135,7 @@ def test_full_rank_trains_every_weight_and_takes_only_fp32() -> None:
 @pytest.mark.parametrize("encoder", ["t5", "llama", "clip_l", "clip_g"])
 def test_every_text_encoder_can_be_quantised(tiny_folder: Path, encoder: str) -> None:
     encoders = load_text_encoders(tiny_folder, torch.float32)
-    module = getattr(encoders, encoder)
+    module = getattr(encoders, encoder).module
     tokens = torch.arange(8)[None]
     exact = module(tokens)[0]
 

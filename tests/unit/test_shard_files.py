@@ -1,7 +1,7 @@
 """Shards: what a builder packs, and the one file in which each entry is a range of its own."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 
 from trainer_core.data.buckets import Geometry
-from trainer_core.data.encode import encode_entry, encode_shard
+from trainer_core.data.encode import encode_entries, encode_shard
 from trainer_core.data.entries import EntryFolder
 from trainer_core.data.entry_files import entry_name, write_entry_file
 from trainer_core.data.index import Caption, DataIndex, Encoding, Entry, Picture
@@ -36,13 +36,19 @@ class Stand:
     ) -> dict[str, torch.Tensor]:
         raise AssertionError(encoder)
 
-    def text(self, encoder: Mapping[str, JsonValue], text: str) -> dict[str, torch.Tensor]:
-        draw = torch.Generator().manual_seed(len(text))
-        return {
-            "t5": torch.randn(1, 4, 2, generator=draw),
-            "llama": torch.randn(1, 3, 4, 2, generator=draw).bfloat16(),
-            "pooled": torch.randn(1, 5, generator=draw),
-        }
+    def texts(
+        self, encoder: Mapping[str, JsonValue], texts: Sequence[str]
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        return map(embeddings, texts)
+
+
+def embeddings(text: str) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(len(text))
+    return {
+        "t5": torch.randn(1, 4, 2, generator=draw),
+        "llama": torch.randn(1, 3, 4, 2, generator=draw).bfloat16(),
+        "pooled": torch.randn(1, 5, generator=draw),
+    }
 
 
 def spec_of(*texts: str) -> ShardSpec:
@@ -78,14 +84,14 @@ def test_a_range_of_a_shard_is_the_entry_encoded_alone(shard: Path, tmp_path: Pa
     for digest, content in zip(spec.digests(), spec.contents(), strict=True):
         place = places[digest]
         piece = body[place.offset_bytes : place.offset_bytes + place.size_bytes]
-        alone = encode_entry(Stand(), TEXT, content, {})
+        (alone,) = encode_entries(Stand(), TEXT, [content], {})
         assert piece == b"".join(alone.parts)
         assert place.sha256 == alone.sha256 == hashlib.sha256(piece).hexdigest()
         path = tmp_path / entry_name(digest)
         write_entry_file(path, place.facts(), place.sha256, [piece], durable=False)
         read = EntryFolder(tmp_path).read(digest, "text")
         assert isinstance(content, Caption)
-        for name, tensor in Stand().text(TEXT.encoder, content.text).items():
+        for name, tensor in embeddings(content.text).items():
             assert torch.equal(read[name], tensor)
 
 
@@ -95,7 +101,7 @@ def test_the_safetensors_library_reads_a_shard(shard: Path) -> None:
     found = load_file(shard)
 
     assert len(found) == 3 * 3
-    assert torch.equal(found[f"{first}/t5"], Stand().text({}, "a")["t5"])
+    assert torch.equal(found[f"{first}/t5"], embeddings("a")["t5"])
 
 
 def test_the_same_captions_give_the_same_bytes(shard: Path, tmp_path: Path) -> None:

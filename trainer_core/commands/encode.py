@@ -10,7 +10,8 @@ from trainer_core.base_models.describe import home_of, read_base_models
 from trainer_core.base_models.unchanged import check_described
 from trainer_core.data.encode import encode_shard
 from trainer_core.errors import BaseModelError, DeviceError
-from trainer_core.hidream.warm import WarmEncoders
+from trainer_core.hidream.encoders import LoadedEncoders
+from trainer_core.hidream.parts import ModelParts
 from trainer_core.process.requests import (
     EncodeReply,
     EncodeRequest,
@@ -34,7 +35,7 @@ class Encoder:
     def __init__(self, models_dir: Path, device: torch.device) -> None:
         self._models_dir = models_dir
         self._device = device
-        self._warm: tuple[str, WarmEncoders] | None = None
+        self._warm: tuple[str, LoadedEncoders] | None = None
 
     def handle(self, request: EncodeRequest) -> EncodeReply:
         """Raises the errors of ``encode_shard``.
@@ -46,13 +47,14 @@ class Encoder:
         encode_shard(encoders, request.spec, inputs, Path(request.output))
         return EncodeReply(size_bytes=Path(request.output).stat().st_size)
 
-    def _encoders(self, name: str) -> WarmEncoders:
+    def _encoders(self, name: str) -> LoadedEncoders:
         if self._warm is None or self._warm[0] != name:
             bases = read_base_models(self._models_dir)
             if name not in bases:
                 raise BaseModelError(f"no base model {name!r} in {self._models_dir}")
             check_described(bases[name], home_of(os.environ), SilentReporter())
-            self._warm = name, WarmEncoders(bases[name], self._device)
+            parts = ModelParts(bases[name], self._device)
+            self._warm = name, LoadedEncoders(parts, keeps_all=True)
         return self._warm[1]
 
 

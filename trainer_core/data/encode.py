@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -32,22 +32,27 @@ class Encoders(Protocol):
     ) -> dict[str, torch.Tensor]:
         """`mean` and `std` of one image [1, 3, H, W] with values in [-1, 1]."""
 
-    def text(self, encoder: Mapping[str, JsonValue], text: str) -> dict[str, torch.Tensor]:
-        """`t5`, `llama` and `pooled` of one caption, batch first."""
+    def texts(
+        self, encoder: Mapping[str, JsonValue], texts: Sequence[str]
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """`t5`, `llama` and `pooled` of each caption, in the same order, batch first."""
 
 
-def encode_entry(
-    models: Encoders, encoding: Encoding, content: Picture | Caption, inputs: Mapping[str, Path]
-) -> EncodedEntry:
-    """Encode one image, mask or caption.
+def encode_entries(
+    models: Encoders,
+    encoding: Encoding,
+    contents: Sequence[Picture | Caption],
+    inputs: Mapping[str, Path],
+) -> Iterator[EncodedEntry]:
+    """Encode images, masks or captions; one entry of each, in the same order, as it is ready.
 
-    It is encoded alone. This bounds memory, and the bytes depend on the content only: the same
+    Each is encoded alone. This bounds memory, and the bytes depend on the content only: the same
     caption gives the same ones beside any other.
 
     Args:
         models: the encoders.
-        encoding: how it is encoded.
-        content: the image with its crop, or the caption.
+        encoding: how all are encoded.
+        contents: images with their crops, or captions.
         inputs: SHA-256 of an image → its file; not needed for captions.
 
     Raises:
@@ -57,7 +62,8 @@ def encode_entry(
     """
     if encoding.kind != "masks":  # no model is needed for masks
         models.check(encoding.encoder)
-    return encoded(encoding.kind, _tensors(models, encoding, content, inputs))
+    for tensors in _tensors(models, encoding, contents, inputs):
+        yield encoded(encoding.kind, tensors)
 
 
 def encode_shard(
@@ -65,13 +71,12 @@ def encode_shard(
 ) -> None:
     """Encode every entry of the spec and write the shard to ``output``, which is replaced.
 
-    The file appears complete or not at all. Arguments and errors as of ``encode_entry``; OSError.
+    The file appears complete or not at all. Arguments and errors as of ``encode_entries``; OSError.
     """
     encoding = Encoding(kind=spec.kind, encoder=spec.encoder)
-    entries = {
-        digest: encode_entry(models, encoding, content, inputs)
-        for digest, content in zip(spec.digests(), spec.contents(), strict=True)
-    }
+    found = encode_entries(models, encoding, spec.contents(), inputs)
+    entries = dict(zip(spec.digests(), found, strict=True))
+    output.parent.mkdir(parents=True, exist_ok=True)
     draft = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         fault_point("encode.before_write")
@@ -88,11 +93,23 @@ def encode_shard(
 
 
 def _tensors(
-    models: Encoders, encoding: Encoding, content: Picture | Caption, inputs: Mapping[str, Path]
+    models: Encoders,
+    encoding: Encoding,
+    contents: Sequence[Picture | Caption],
+    inputs: Mapping[str, Path],
+) -> Iterator[dict[str, torch.Tensor]]:
+    if encoding.kind == "text":
+        texts = [content.text for content in contents if isinstance(content, Caption)]
+        found = models.texts(encoding.encoder, texts)
+        yield from map(to_fp8, found) if encoding.encoder.get("rows") == "fp8" else found
+    for content in contents:
+        if isinstance(content, Picture):
+            yield _tensors_of(models, encoding, content, inputs)
+
+
+def _tensors_of(
+    models: Encoders, encoding: Encoding, content: Picture, inputs: Mapping[str, Path]
 ) -> dict[str, torch.Tensor]:
-    if isinstance(content, Caption):
-        text = models.text(encoding.encoder, content.text)
-        return to_fp8(text) if encoding.encoder.get("rows") == "fp8" else text
     if content.sha256 not in inputs:
         raise ShardCorruptError(f"{content.path}: the image is missing from the inputs")
     image = inputs[content.sha256]

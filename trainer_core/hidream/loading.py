@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import torch
 from diffusers import (
@@ -47,19 +47,27 @@ _LOCAL: Final[dict[str, Any]] = {"local_files_only": True}
 _WEIGHTS: Final[dict[str, Any]] = {"local_files_only": True, "use_safetensors": True}
 
 
+TextEncoderName = Literal["text_encoder_1", "text_encoder_2", "text_encoder_3", "text_encoder_4"]
+"""The smaller CLIP, the larger one, T5 and Llama; as the plan's precisions name them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoder:
+    """One encoder with its tokenizer, in eval mode, without gradients."""
+
+    module: Any
+    tokenizer: PreTrainedTokenizerBase
+    """Llama's uses its end token for padding, as diffusers' pipeline does."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextEncoders:
-    """The four encoders with their tokenizers, in eval mode, without gradients."""
+    """The four encoders."""
 
-    clip_l: CLIPTextModelWithProjection
-    clip_g: CLIPTextModelWithProjection
-    t5: T5EncoderModel
-    llama: LlamaForCausalLM
-    tokenizer_clip_l: PreTrainedTokenizerBase
-    tokenizer_clip_g: PreTrainedTokenizerBase
-    tokenizer_t5: PreTrainedTokenizerBase
-    tokenizer_llama: PreTrainedTokenizerBase
-    """Uses its end token for padding, as diffusers' pipeline does."""
+    clip_l: TextEncoder
+    clip_g: TextEncoder
+    t5: TextEncoder
+    llama: TextEncoder
 
 
 def load_transformer(
@@ -158,26 +166,41 @@ def load_text_encoders(
     Raises:
         BaseModelError: the folder lacks a part.
     """
-    llama_tokenizer = _load_tokenizer(folder, "tokenizer_4")
-    llama_tokenizer.pad_token = llama_tokenizer.eos_token
-    home = device or torch.device("cpu")
 
-    def encoder(name: str, cls: Any, precision: Quantization) -> Any:
-        return _encoder(folder, name, cls, dtype, precision).to(home)
+    def load(name: TextEncoderName, precision: Quantization) -> TextEncoder:
+        return load_text_encoder(folder, name, dtype, precision=precision, device=device)
 
     return TextEncoders(
-        clip_l=encoder("text_encoder", CLIPTextModelWithProjection, text_encoder_1),
-        clip_g=encoder("text_encoder_2", CLIPTextModelWithProjection, text_encoder_2),
-        t5=encoder("text_encoder_3", T5EncoderModel, text_encoder_3),
-        llama=encoder("text_encoder_4", LlamaForCausalLM, text_encoder_4),
-        tokenizer_clip_l=_load_tokenizer(folder, "tokenizer"),
-        tokenizer_clip_g=_load_tokenizer(folder, "tokenizer_2"),
-        tokenizer_t5=_load_tokenizer(folder, "tokenizer_3"),
-        tokenizer_llama=llama_tokenizer,
+        clip_l=load("text_encoder_1", text_encoder_1),
+        clip_g=load("text_encoder_2", text_encoder_2),
+        t5=load("text_encoder_3", text_encoder_3),
+        llama=load("text_encoder_4", text_encoder_4),
     )
 
 
-def _encoder(folder: Path, name: str, cls: Any, dtype: torch.dtype, precision: Quantization) -> Any:
+_FOLDERS: Final[Mapping[TextEncoderName, tuple[str, str, Any]]] = {
+    "text_encoder_1": ("text_encoder", "tokenizer", CLIPTextModelWithProjection),
+    "text_encoder_2": ("text_encoder_2", "tokenizer_2", CLIPTextModelWithProjection),
+    "text_encoder_3": ("text_encoder_3", "tokenizer_3", T5EncoderModel),
+    "text_encoder_4": ("text_encoder_4", "tokenizer_4", LlamaForCausalLM),
+}
+"""Encoder → the folders of its weights and of its tokenizer, and its class."""
+
+
+def load_text_encoder(
+    folder: Path,
+    name: TextEncoderName,
+    dtype: torch.dtype,
+    *,
+    precision: Quantization = "no_change",
+    device: torch.device | None = None,
+) -> TextEncoder:
+    """One of the four encoders; arguments and errors as of ``load_text_encoders``."""
+    weights, tokens, cls = _FOLDERS[name]
+    tokenizer = _load_tokenizer(folder, tokens)
+    if name == "text_encoder_4":
+        tokenizer.pad_token = tokenizer.eos_token
+
     def load(path: Path) -> Any:
         _require(path / "config.json")
         try:
@@ -188,9 +211,9 @@ def _encoder(folder: Path, name: str, cls: Any, dtype: torch.dtype, precision: Q
             raise BaseModelError(f"{path}: the weights do not fit config.json. {_AGAIN}") from error
 
     # T5 has dropout: in train mode its embeddings would differ each time.
-    encoder = _load(folder, name, load).eval()
-    quantize_frozen(encoder, precision)
-    return encoder
+    module = _load(folder, weights, load).eval()
+    quantize_frozen(module, precision)
+    return TextEncoder(module.to(device or torch.device("cpu")), tokenizer)
 
 
 def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from trainer_core.data.text_rows import from_fp8
-from trainer_core.hidream.loading import TextEncoders
+from trainer_core.hidream.loading import TextEncoder, TextEncoders
 
 MAX_TOKENS: Final = 128
 """Tokens of a caption, as HiDream-I1 was trained. Longer captions are truncated."""
@@ -83,7 +83,6 @@ class TextEmbeddings:
         return cls.from_tensors({name: torch.cat([one[name] for one in each]) for name in each[0]})
 
 
-@torch.no_grad()
 def encode_texts(encoders: TextEncoders, texts: Sequence[str]) -> TextEmbeddings:
     """Embeddings of the captions, in order, on the encoders' device and in their dtype.
 
@@ -92,26 +91,27 @@ def encode_texts(encoders: TextEncoders, texts: Sequence[str]) -> TextEmbeddings
     tokens, with attention masks in T5 and Llama only and without a chat template.
     """
     captions = list(texts)
-    pooled = [
-        _clip(encoders.clip_l, encoders.tokenizer_clip_l, captions),
-        _clip(encoders.clip_g, encoders.tokenizer_clip_g, captions),
-    ]
+    pooled = [pooled_of(encoders.clip_l, captions), pooled_of(encoders.clip_g, captions)]
     return TextEmbeddings(
-        t5=_t5(encoders, captions),
-        llama=_llama(encoders, captions),
+        t5=t5_of(encoders.t5, captions),
+        llama=llama_of(encoders.llama, captions),
         pooled=torch.cat(pooled, dim=-1),
     )
 
 
-def _clip(encoder: Any, tokenizer: Any, captions: list[str]) -> torch.Tensor:
-    tokens = _tokens(tokenizer, captions, MAX_TOKENS)
-    pooled: torch.Tensor = encoder(tokens.input_ids.to(encoder.device)).text_embeds
+@torch.no_grad()
+def pooled_of(clip: TextEncoder, captions: Sequence[str]) -> torch.Tensor:
+    """The projected pooled output [N, P_clip] of one of the two CLIPs, as in ``encode_texts``."""
+    tokens = _tokens(clip.tokenizer, captions, MAX_TOKENS)
+    pooled: torch.Tensor = clip.module(tokens.input_ids.to(clip.module.device)).text_embeds
     return pooled
 
 
-def _t5(encoders: TextEncoders, captions: list[str]) -> torch.Tensor:
-    tokenizer, encoder = encoders.tokenizer_t5, encoders.t5
-    tokens = _tokens(tokenizer, captions, min(MAX_TOKENS, tokenizer.model_max_length))
+@torch.no_grad()
+def t5_of(t5: TextEncoder, captions: Sequence[str]) -> torch.Tensor:
+    """``TextEmbeddings.t5``, as in ``encode_texts``."""
+    encoder = t5.module
+    tokens = _tokens(t5.tokenizer, captions, min(MAX_TOKENS, t5.tokenizer.model_max_length))
     hidden: torch.Tensor = encoder(
         tokens.input_ids.to(encoder.device),
         attention_mask=tokens.attention_mask.to(encoder.device),
@@ -119,9 +119,11 @@ def _t5(encoders: TextEncoders, captions: list[str]) -> torch.Tensor:
     return hidden
 
 
-def _llama(encoders: TextEncoders, captions: list[str]) -> torch.Tensor:
-    tokenizer, encoder = encoders.tokenizer_llama, encoders.llama
-    tokens = _tokens(tokenizer, captions, min(MAX_TOKENS, tokenizer.model_max_length))
+@torch.no_grad()
+def llama_of(llama: TextEncoder, captions: Sequence[str]) -> torch.Tensor:
+    """``TextEmbeddings.llama``, as in ``encode_texts``."""
+    encoder = llama.module
+    tokens = _tokens(llama.tokenizer, captions, min(MAX_TOKENS, llama.tokenizer.model_max_length))
     # Without the language-model head, whose logits are not used.
     outputs = encoder.model(
         tokens.input_ids.to(encoder.device),
@@ -132,7 +134,11 @@ def _llama(encoders: TextEncoders, captions: list[str]) -> torch.Tensor:
     return torch.stack(outputs.hidden_states[1:], dim=1)
 
 
-def _tokens(tokenizer: Any, captions: list[str], length: int) -> Any:
+def _tokens(tokenizer: Any, captions: Sequence[str], length: int) -> Any:
     return tokenizer(
-        captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        list(captions),
+        padding="max_length",
+        max_length=length,
+        truncation=True,
+        return_tensors="pt",
     )

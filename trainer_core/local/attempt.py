@@ -206,12 +206,14 @@ class Attempt:
 
     def _fill_cache(self, plan: Plan, base: BaseModel, index: DataIndex, data: LocalData) -> None:
         quieten_libraries()  # they print when they are imported
-        from trainer_core.local.cache import fill_cache  # noqa: PLC0415 - imports torch
+        from trainer_core.hidream.parts import ModelParts  # noqa: PLC0415 - imports torch
+        from trainer_core.local.cache import fill_cache  # noqa: PLC0415 - the same
         from trainer_core.precision.compute import choose_compute  # noqa: PLC0415 - the same
 
-        folder, images = self.cache_dir, data.images
+        folder = self.cache_dir
         device = choose_compute(plan.operation.device, plan.identity.precision).device
-        encoded = fill_cache(folder, index, base, images, device=device, reporter=self.reporter)
+        parts = ModelParts(base, device)
+        encoded = fill_cache(folder, index, parts, data.images, self.reporter)
         kept = len(index.entries) - encoded
         self.reporter.log(f"{'cache':<20} {folder}: {encoded} entries encoded, {kept} found")
 

@@ -2,34 +2,30 @@
 
 import contextlib
 import fcntl
-import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import torch
-
-from trainer_core.base_models.describe import BaseModel
-from trainer_core.data.encode import encode_entry
-from trainer_core.data.entries import write_entry
+from trainer_core.data.encode import Encoders, encode_entries
+from trainer_core.data.entries import EncodedEntry, write_entry
 from trainer_core.data.entry_files import damage_of, entry_name, is_unchanged, trust
-from trainer_core.data.index import DataIndex, Entry
+from trainer_core.data.index import Caption, DataIndex, Entry
 from trainer_core.disk import writing
-from trainer_core.hidream.warm import WarmEncoders
+from trainer_core.hidream.encoders import LoadedEncoders
+from trainer_core.hidream.parts import Parts
 from trainer_core.progress import Reporter
 
 _STAGE: Final = "caching"
 _TRY_EVERY_S: Final = 0.2
+_TEXT_ENCODERS: Final = 4
 
 
 def fill_cache(
     folder: Path,
     index: DataIndex,
-    base: BaseModel,
+    parts: Parts,
     images: Mapping[str, Path],
-    *,
-    device: torch.device,
     reporter: Reporter,
 ) -> int:
     """Encode every entry that is missing or damaged in ``folder``; returns their number.
@@ -38,14 +34,18 @@ def fill_cache(
     all. So runs can share the folder and can be killed at any point. A file that changed since it
     was written is read and compared with its digest; each one is compared again when training reads
     it (``EntryFolder``). Only one process at a time encodes.
-    The encoders are released from memory before this returns.
+    One part of the base model is loaded at a time, and none is any more when this returns.
 
     Args:
+        folder: of the cache.
+        index: the run's data.
+        parts: of the base model.
         images: SHA-256 → a file with that content.
+        reporter: the progress counts images and masks, and each caption once an encoder.
 
     Raises:
         BadImageError, ShardCorruptError: an image changed since it was read.
-        StopRequestedError: a stop was requested; checked before each image and caption.
+        StopRequestedError: a stop was requested; checked before an encoder gets its next content.
         DiskError: the folder cannot be written.
     """
     with writing(folder):
@@ -55,37 +55,46 @@ def fill_cache(
                 unfinished.unlink(missing_ok=True)
             missing = [each for each in index.entries if not _is_whole(folder, each, reporter)]
             if missing:
-                _encode(
-                    folder,
-                    index,
-                    missing,
-                    encoders=WarmEncoders(base, device),
-                    images=images,
-                    reporter=reporter,
-                )
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+                count = _Count(reporter, sum(map(_encoders_of, missing)))
+                encoders = LoadedEncoders(parts, keeps_all=False, before_each=count.next)
+                for entry, found in _encoded(index, missing, encoders, images):
+                    write_entry(folder / entry_name(entry.digest), found)
+                    if index.encodings[entry.encoding].kind == "masks":  # they need no encoder
+                        count.next()
+                encoders.free()
+                count.finish()
     return len(missing)
 
 
-def _encode(
-    folder: Path,
-    index: DataIndex,
-    missing: Sequence[Entry],
-    *,
-    encoders: WarmEncoders,
-    images: Mapping[str, Path],
-    reporter: Reporter,
-) -> None:
-    reporter.progress(_STAGE, 0, len(missing))
-    # Sorted, so that each encoder is loaded once.
-    for done, entry in enumerate(sorted(missing, key=lambda each: each.encoding), start=1):
-        reporter.check_control()
-        encoding = index.encodings[entry.encoding]
-        encoded = encode_entry(encoders, encoding, entry.content, images)
-        write_entry(folder / entry_name(entry.digest), encoded)
-        reporter.progress(_STAGE, done, len(missing))
+def _encoded(
+    index: DataIndex, missing: Sequence[Entry], encoders: Encoders, images: Mapping[str, Path]
+) -> Iterator[tuple[Entry, EncodedEntry]]:
+    for position, encoding in enumerate(index.encodings):
+        entries = [entry for entry in missing if entry.encoding == position]
+        contents = [entry.content for entry in entries]
+        yield from zip(entries, encode_entries(encoders, encoding, contents, images), strict=True)
+
+
+def _encoders_of(entry: Entry) -> int:
+    return _TEXT_ENCODERS if isinstance(entry.content, Caption) else 1
+
+
+class _Count:
+    """How much is done, for the reporter."""
+
+    def __init__(self, reporter: Reporter, total: int) -> None:
+        self._reporter = reporter
+        self._total = total
+        self._done = 0
+
+    def next(self) -> None:
+        """Called before each unit of work; raises StopRequestedError."""
+        self._reporter.progress(_STAGE, self._done, self._total)
+        self._reporter.check_control()
+        self._done += 1
+
+    def finish(self) -> None:
+        self._reporter.progress(_STAGE, self._total, self._total)
 
 
 def _is_whole(folder: Path, entry: Entry, reporter: Reporter) -> bool:

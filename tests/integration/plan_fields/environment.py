@@ -34,6 +34,7 @@ from trainer_core.engine.setup import LoadedRun, load_run
 from trainer_core.engine.state import open_run
 from trainer_core.export.card_facts import card_facts
 from trainer_core.export.start_file import find_start
+from trainer_core.hidream.parts import ModelParts
 from trainer_core.local.attempt import Attempt
 from trainer_core.local.cache import fill_cache
 from trainer_core.local.data import LocalData, find_data_folders, scan
@@ -141,8 +142,8 @@ class Environment:
     def job(self, plan: Plan) -> Job:
         """A job of the plan; its entries are encoded, with short captions."""
         data, index, shards = self.data(plan), self.index(plan), self.folder / "shards"
-        cpu = torch.device("cpu")
-        if fill_cache(shards, index, self.base, data.images, device=cpu, reporter=SilentReporter()):
+        parts = ModelParts(self.base, torch.device("cpu"))
+        if fill_cache(shards, index, parts, data.images, SilentReporter()):
             shorten_texts(shards)
         return Job(
             plan=plan,

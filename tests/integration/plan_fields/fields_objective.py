@@ -16,7 +16,8 @@ from tests.integration.plan_fields.registry import Check, Group
 from trainer_core.config.plan import Plan
 from trainer_core.engine.losses import batch_losses
 from trainer_core.errors import DeviceError
-from trainer_core.hidream.warm import WarmEncoders
+from trainer_core.hidream.encoders import LoadedEncoders
+from trainer_core.hidream.parts import ModelParts
 
 GROUP: Final = Group()
 _DRAWS: Final = 8
@@ -233,8 +234,8 @@ def _changed_embeddings(plan: Plan, environment: Environment) -> set[str]:
     """The encoders whose embeddings differ from those of encoders that are not quantised."""
     (planned,) = (e.encoder for e in environment.index(plan).encodings if e.kind == "text")
     plain = {k: "no_change" if k.startswith("text_enc") else v for k, v in planned.items()}
-    encoders = WarmEncoders(environment.base, torch.device("cpu"))
-    found, usual = (encoders.text(each, "A red cat.") for each in (planned, plain))
+    encoders = LoadedEncoders(ModelParts(environment.base, torch.device("cpu")), keeps_all=False)
+    found, usual = (next(encoders.texts(each, ["A red cat."])) for each in (planned, plain))
     changed = {name for name in ("t5", "llama") if not torch.equal(found[name], usual[name])}
     for name, half in (("clip 1", slice(0, 32)), ("clip 2", slice(32, 64))):
         if not torch.equal(found["pooled"][:, half], usual["pooled"][:, half]):
