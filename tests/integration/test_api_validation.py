@@ -348,3 +348,10 @@ def test_a_large_dataset_is_counted_by_sizes(
     assert numbers == {"photos": 2001, "held-out": 1}
     assert found["data"]["cache"] is None
     assert any(each["field"] == "/data/cache" for each in found["unknown"])
+    drawn = {"crop": True, "crop_aspect": "random", "crop_aspect_buckets": [0.5, 1, 2]}
+    request = run_request({**ready, "photos": dataset_id})
+    request["data_backends"][0].update(drawn)
+    found = validated(tenant, request)
+    assert found["is_valid"]
+    assert found["data"]["buckets"] is None  # each picture's depends on its content
+    assert any(each["field"] == "/data/buckets" for each in found["unknown"])

@@ -1,14 +1,18 @@
 """A survey of the data says what a run would do with it."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.unit.config_examples import import_small
+from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.config.plan import Plan
+from trainer_core.data.indexing import build_index
 from trainer_core.data.survey import DataSurvey, survey_data
+from trainer_core.local.data import scan
+from trainer_core.progress import SilentReporter
 
 MAX_PX = 256 * 256
 
@@ -58,6 +62,22 @@ def test_pictures_are_counted_by_bucket_or_by_the_reason_to_leave_them_out(tmp_p
         ),
         "cats: 2 of 6 images are without a caption and are left out: blank.png, uncaptioned.png.",
     ]
+
+
+def test_random_shapes_are_those_of_the_run(tmp_path: Path) -> None:
+    for n in range(12):
+        picture(tmp_path / f"{n}.png", (300 + n, 300))
+    plan = plan_of(
+        {"crop": True, "crop_aspect": "random", "crop_aspect_buckets": [0.25, 1, 4]},
+        max_train_steps=5,
+    )
+
+    (cats,) = survey(plan, tmp_path).surveys
+
+    data = scan(plan, {"cats": tmp_path}, tmp_path / "notes.json", SilentReporter())
+    samples = build_index(plan, data.items, TINY_CONFIG).samples
+    assert cats.buckets == Counter((each.width_px, each.height_px) for each in samples)
+    assert len(cats.buckets) == 3
 
 
 def test_what_would_end_a_run_is_found(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from trainer_core.data.images import (
     UPRIGHT,
     Lit,
     decoded_facts,
+    lit_in,
     opened_image,
     orientation_of,
 )
@@ -51,13 +52,14 @@ def examine_image(path: Path, *, name: str, is_mask: bool = False) -> Examined:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     with opened_image(path, name) as image:
         has_more_bits = _has_more_than_8_bits(image)  # the decoder forgets it
-        facts = decoded_facts(image, name, is_mask=is_mask)
+        facts = decoded_facts(image, name)
         traits = dict(_traits(image))
         if has_more_bits:
             traits["more_than_8_bits"] = None
         if facts.has_more:
             traits["several_frames"] = None
         likeness = likeness_of(image)
+        lit = lit_in(image, path, name) if is_mask else None
     return Examined(
         sha256=sha256,
         width_px=facts.width_px,
@@ -65,7 +67,7 @@ def examine_image(path: Path, *, name: str, is_mask: bool = False) -> Examined:
         has_more=facts.has_more,
         traits=traits,
         likeness=likeness,
-        lit=facts.lit,
+        lit=lit,
     )
 
 
