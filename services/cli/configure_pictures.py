@@ -12,7 +12,8 @@ from typing import Final
 from trainer_core.config.plan import plain_backend
 from trainer_core.data.captions import captions_of, read_captions
 from trainer_core.data.folder import caption_files, list_files, notes_on, stem_of
-from trainer_core.data.images import check_lit, inspect_image
+from trainer_core.data.images import inspect_image
+from trainer_core.data.mask_levels import check_lit
 from trainer_core.errors import BadCaptionError, BadImageError
 from trainer_core.in_words import counted, share_having
 

@@ -14,12 +14,11 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from trainer_core.data.buckets import Geometry
 from trainer_core.data.formats import FORMATS, READ_KINDS, content_kind
 from trainer_core.data.jpeg_xl import is_jpeg_xl, size_of_jpeg_xl
+from trainer_core.data.mask_levels import Lit
 from trainer_core.errors import BadImageError
 
 MAX_PIXELS: Final = 64_000_000
 MaskKind = Literal["mask", "segmentation"]
-Lit = Literal["red", "other", "nothing"]
-"""What of a mask is above black: its red channel, only another one, or nothing."""
 _WHITE: Final = 255
 _ORIENTATION: Final = 0x0112
 UPRIGHT: Final = 1
@@ -110,20 +109,6 @@ def lit_in(image: Image.Image, path: Path, name: str) -> Lit:
     with opened_image(path, name) as whole:
         whole.load()
         return _lit(whole)
-
-
-def check_lit(kind: MaskKind, lit: Lit | None, *, name: str) -> None:
-    """Raise BadImageError, which names the mask, if nothing of its image would count."""
-    if lit == "nothing":
-        message = "the mask is black everywhere; paint in white what is to be learnt"
-    elif lit == "other" and kind == "mask":
-        message = (
-            "the red channel of the mask, which is the one that counts, is black everywhere; with "
-            "conditioning_type segmentation every colour counts"
-        )
-    else:
-        return
-    raise BadImageError(f"{name}: {message}", "black_mask")
 
 
 def _lit(image: Image.Image) -> Lit:

@@ -15,8 +15,8 @@ from trainer_core.data.folder import (
     some_of,
     stem_of,
 )
-from trainer_core.data.images import Lit, check_lit
 from trainer_core.data.index import FileItem
+from trainer_core.data.mask_levels import Lit, check_lit
 from trainer_core.errors import BadCaptionError, BadImageError
 from trainer_core.paths import find_folder, places_of
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from trainer_core.config.plan import Plan
-from trainer_core.data.images import Lit, inspect_image
+from trainer_core.data.images import inspect_image
 from trainer_core.data.index import FileItem
+from trainer_core.data.mask_levels import Lit
 from trainer_core.data.reading import (
     BackendFolder,
     Broken,

@@ -12,12 +12,12 @@ from PIL import Image, ImageCms
 
 from trainer_core.data.images import (
     UPRIGHT,
-    Lit,
     decoded_facts,
     lit_in,
     opened_image,
     orientation_of,
 )
+from trainer_core.data.mask_levels import Lit
 from trainer_core.data.report.likeness import likeness_of
 from trainer_core.data.report.model import Trait
 
