@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from services.cli.source_fetching import SourceFolders
 from trainer_core.base_models.shape import BaseShape
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.shapes import max_area_px
@@ -44,7 +45,9 @@ def data_section(
     written: Sequence[Any],
     base: BaseShape,
     folders: Sequence[Path],
+    *,
     on_progress: OnProgress,
+    fetched: SourceFolders,
 ) -> DataSection:
     """Read the image folders as a run would.
 
@@ -54,11 +57,19 @@ def data_section(
         base: the base model.
         folders: a relative folder is tried from each of these.
         on_progress: called after each image.
+        fetched: the folders of backends whose pictures are elsewhere.
     """
     found: dict[str, Path] = {}
     missing: list[DataProblem] = []
     pointers = pointers_to(plan.identity.backends, written)
     for backend in plan.identity.backends:
+        if (why := fetched.problems.get(backend.id)) is not None:
+            pointer = f"{pointers[backend.id]}/type"
+            missing.append(DataProblem(pointer=pointer, code="bad_source", message=why))
+            continue
+        if backend.id in fetched.folders:
+            found[backend.id] = fetched.folders[backend.id]
+            continue
         folder = folder_of(backend, plan.operation.data_dirs[backend.id], folders)
         if isinstance(folder, Path):
             found[backend.id] = folder
@@ -80,7 +91,7 @@ def data_section(
     return DataSection(
         surveys=tuple(survey.surveys),
         problems=tuple(problems),
-        warnings=tuple(survey.warnings),
+        warnings=(*fetched.warnings, *survey.warnings),
         report=survey.report,
         shown=tuple(shown_of(survey.chosen, survey.files, max_px, MAX_PAGES * PER_PAGE)),
         folders=found,

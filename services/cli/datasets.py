@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from services.cli import output
-from services.cli.connection import Invocation
+from services.cli.config_options import Setting, settings_of
+from services.cli.connection import CommandError, Invocation
+from services.cli.source_fetching import AllowNetwork
 
 if TYPE_CHECKING:
     from services.client.client import Client
@@ -19,27 +21,117 @@ _PUSH_EXAMPLES: Final = """Examples:
 
 reverie datasets push examples/photos/train --name photos
 
-reverie datasets push old/pytorch_lora_weights.safetensors"""
+reverie datasets push old/pytorch_lora_weights.safetensors
+
+reverie datasets push my/config --backend photos"""
+_FETCH_EXAMPLES: Final = """Examples:
+
+reverie datasets fetch my/config --backend photos
+
+reverie datasets fetch my/config --backend photos --output photos"""
+
+_Backend = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="DIR|FILE is a configuration: push what the pictures of this data backend are "
+        "fetched from (a list of addresses, the Hub, a bucket).",
+    ),
+]
 
 
 @app.command("push", epilog=_PUSH_EXAMPLES)
 def push(
     ctx: typer.Context,
     place: Annotated[Path, typer.Argument(exists=True, metavar="DIR|FILE")],
+    *,
     name: Annotated[str | None, typer.Option(help="Default: its own name.")] = None,
+    backend: _Backend = None,
+    setting: Setting = None,
+    allow_network: AllowNetwork = None,
     as_json: output.Json = False,
 ) -> None:
     """Upload the images and .txt files of a folder; wait until the service has checked them.
 
-    Or an adapter file (.safetensors), which init_lora of a run may name by the dataset's id.
+    Or an adapter file (.safetensors), which init_lora of a run may name by the dataset's id. Or,
+    with --backend, the pictures that a configuration fetches from elsewhere.
     """
     invocation: Invocation = ctx.obj
+    if backend is not None:
+        name = name or backend
+        place = _fetched(invocation, place, backend, setting, allow_network)
     with invocation.connect() as client:
         dataset = push_shown(client, place, name)
     if as_json:
         output.print_json(dataset)
     else:
         output.print_facts({"dataset": dataset["id"], "status": dataset["status"]})
+
+
+@app.command("fetch", epilog=_FETCH_EXAMPLES)
+def fetch(
+    ctx: typer.Context,
+    config: Annotated[Path, typer.Argument(exists=True, metavar="DIR|FILE")],
+    *,
+    backend: Annotated[str, typer.Option(metavar="ID", help="Id of the data backend.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="A new folder for the files; else they stay where runs on this machine find them.",
+        ),
+    ] = None,
+    setting: Setting = None,
+    allow_network: AllowNetwork = None,
+) -> None:
+    """Fetch the pictures and captions of a data backend that are elsewhere: a list of addresses,
+    a dataset of the Hub, a bucket of S3, tar files.
+
+    The same command goes on after an interruption, and fetches only what is
+    new where the source has changed. Runs on this machine fetch them by
+    themselves.
+    """
+    folder = _fetched(ctx.obj, config, backend, setting, allow_network)
+    if to is not None:
+        from trainer_core.sources.copying import copy_files
+
+        copy_files(folder, to)
+    output.print_facts({"folder": to or folder})
+
+
+def _fetched(
+    invocation: Invocation,
+    config: Path,
+    backend: str,
+    setting: list[str] | None,
+    allow_network: list[str] | None,
+) -> Path:
+    """The folder of a backend's pictures, once they are fetched; raises CommandError."""
+    from services.cli.documents import read_documents
+    from services.cli.source_fetching import fetch_all, fetch_progress, networks_in, surroundings
+    from trainer_core.config.simpletuner.local_backends import check_backend, sources_of
+    from trainer_core.paths import search_folders
+
+    documents = read_documents(config, settings_of(setting), Path.cwd(), invocation.env)
+    body = documents.body
+    problems = check_backend(body["config"], body["data_backends"], backend)
+    if problems:
+        raise CommandError("\n".join(problems))
+    sources = sources_of(body["config"], body["data_backends"])
+    if backend not in sources:
+        where = documents.folders.get(backend)
+        known = f"its folder is {where}" if where else f"of other backends: {', '.join(sources)}"
+        raise CommandError(f"{backend} has no pictures elsewhere; {known}")
+    folders = search_folders(documents.config_dir, Path.cwd())
+    around = surroundings(invocation.env, folders, networks_in(allow_network))
+    with fetch_progress() as reporter:
+        found = fetch_all({backend: sources[backend]}, around, reporter)
+    for warning in found.warnings:
+        output.print_note(f"warning: {warning}")
+    if backend in found.problems:
+        raise CommandError(found.problems[backend])
+    return found.folders[backend]
 
 
 @app.command("list")

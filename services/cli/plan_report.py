@@ -15,13 +15,14 @@ from services.cli.connection import CommandError
 from services.cli.data_section import DataSection, data_section
 from services.cli.documents import Documents, UsedFile, gather_documents, plain_name
 from services.cli.hub_token import NOT_THERE, WAY_TO_ONE, hub_token
+from services.cli.source_fetching import SourceFolders, fetch_all, surroundings
 from trainer_core.base_models.describe import listed_base_models
 from trainer_core.base_models.resolve import NotFound, resolve
 from trainer_core.base_models.shape import BaseShape, published_shape, shape_of
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import Notice, PlanError
 from trainer_core.config.plan.shapes import max_area_px
-from trainer_core.config.simpletuner.importer import import_run
+from trainer_core.config.simpletuner.importer import Imported, import_run
 from trainer_core.config.simpletuner.length import problems_of_epochs, warnings_of_epochs
 from trainer_core.config.simpletuner.model import base_name_of
 from trainer_core.config.simpletuner.options import OPTIONS
@@ -36,6 +37,8 @@ from trainer_core.memory.cards import CardRow, card_rows
 from trainer_core.memory.report import Memory, plan_memory
 from trainer_core.memory.trained import trained_modules, trained_parameters
 from trainer_core.paths import search_folders
+from trainer_core.progress import Reporter, SilentReporter
+from trainer_core.web.public_addresses import Network
 from trainer_core.weights.start_adapter import FoundStart
 
 Progress = Callable[[str, int, int], None]
@@ -109,6 +112,8 @@ def report_on(
     working_dir: Path,
     env: Mapping[str, str],
     on_progress: Progress,
+    allowed: tuple[Network, ...] = (),
+    reporter: Reporter | None = None,
 ) -> Report:
     """Read the files in ``config`` and resolve them.
 
@@ -120,6 +125,8 @@ def report_on(
         working_dir: the last folder that a relative path is tried from.
         env: REVERIE_MODELS_DIR, REVERIE_HOME and the variables of ``{env:NAME}`` are read.
         on_progress: called while image folders are scanned.
+        allowed: networks that addresses in lists of pictures may lead to beside the public ones.
+        reporter: shows the progress of pictures that are fetched.
     """
     files = _files_section(config, settings, working_dir, env)
     documents = files.content
@@ -129,26 +136,32 @@ def report_on(
     folders = search_folders(documents.config_dir, working_dir)
     base = _base_section(documents, base_name_of(options), folders, env)
     start = look_up_start(start_name_of(options), folders)
-    plan = _plan_section(documents, base.content, start, reported=files.errors)
-    sections: list[_Section[Any]] = [files, base, plan]
+    imported = _plan_section(documents, base.content, start, reported=files.errors)
+    sections: list[_Section[Any]] = [files, base, imported]
     pictures = DataSection()
     steps: int | None = None
     is_sound = not any(section.errors for section in sections)
-    if is_sound and plan.content is not None:
-        data = _data_section(plan.content, documents, base.content, folders, on_progress)
+    plan = None if imported.content is None else imported.content.plan
+    if is_sound and plan is not None and imported.content is not None:
+        around = surroundings(env, folders, allowed)
+        fetched = fetch_all(imported.content.sources, around, reporter or SilentReporter())
+        data = _data_section(
+            plan, documents, base.content, folders, on_progress=on_progress, fetched=fetched
+        )
         pictures = data.content
-        length = _length_section(plan.content, pictures.surveys, documents)
+        length = _length_section(plan, pictures.surveys, documents)
         sections += [data, length]
         steps = length.content
     errors = tuple(chain.from_iterable(section.errors for section in sections))
     warnings = tuple(chain.from_iterable(section.warnings for section in sections))
-    if plan.content is None or not is_sound:
-        return Report(used=documents.used, errors=errors, notices=plan.notices, warnings=warnings)
+    notices = imported.notices
+    if plan is None or not is_sound:
+        return Report(used=documents.used, errors=errors, notices=notices, warnings=warnings)
     used = documents.used
     if isinstance(start, FoundStart) and start.path is not None:
         used += (UsedFile(option=INIT_LORA.name, path=start.path),)
-    resolved = _resolved(plan.content, base.content, pictures.surveys, used, warnings)
-    return replace(resolved, errors=errors, notices=plan.notices, steps=steps, pictures=pictures)
+    resolved = _resolved(plan, base.content, pictures.surveys, used, warnings)
+    return replace(resolved, errors=errors, notices=notices, steps=steps, pictures=pictures)
 
 
 def _files_section(
@@ -194,7 +207,7 @@ def _plan_section(
     start: Start,
     *,
     reported: Sequence[FoundError],
-) -> _Section[Plan | None]:
+) -> _Section[Imported | None]:
     """The plan; ``reported``: of a file that cannot be read its missing content is no news."""
     known = {error.pointer for error in reported}
     known |= {f"/{field}" for field, option in _FILE_OF.items() if _at(documents, option) in known}
@@ -215,7 +228,7 @@ def _plan_section(
             if problem.pointer not in known
         ]
         return _Section(content=None, errors=tuple(errors), notices=error.notices)
-    return _Section(content=imported.plan, notices=imported.notices)
+    return _Section(content=imported, notices=imported.notices)
 
 
 def _data_section(
@@ -223,10 +236,13 @@ def _data_section(
     documents: Documents,
     base: BaseShape,
     folders: Sequence[Path],
+    *,
     on_progress: Progress,
+    fetched: SourceFolders,
 ) -> _Section[DataSection]:
     """What is in the image folders, and what a run would end at."""
-    data = data_section(plan, documents.body["data_backends"], base, folders, on_progress)
+    written = documents.body["data_backends"]
+    data = data_section(plan, written, base, folders, on_progress=on_progress, fetched=fetched)
     errors = [_found(documents, each.pointer, each.code, each.message) for each in data.problems]
     return _Section(content=data, errors=tuple(errors), warnings=data.warnings)
 

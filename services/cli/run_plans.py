@@ -58,6 +58,7 @@ def validate(
     from services.cli.documents import read_documents
     from services.cli.run_sources import parse_sources, tell_before_sending
     from services.cli.run_start import local_start, with_start
+    from trainer_core.config.simpletuner.local_backends import as_local, sources_of
 
     invocation: Invocation = ctx.obj
     sources = parse_sources(dataset or [])
@@ -66,7 +67,11 @@ def validate(
         raise typer.BadParameter("name a dataset (ds_…), not a folder", param_hint="--dataset")
     documents = read_documents(config, settings_of(setting), Path.cwd(), invocation.env)
     tell_before_sending(documents)
-    request = dict(documents.body)
+    body = documents.body
+    request = dict(body)
+    request["data_backends"] = as_local(
+        body["data_backends"], sources_of(body["config"], body["data_backends"])
+    )
     if (start := local_start(documents, Path.cwd())) is not None:
         output.print_note(f"init_lora: {start} is not pushed for this; left out.")
         request = with_start(request, None)

@@ -11,6 +11,7 @@ from services.cli.config_options import Config, Setting, settings_of
 from services.cli.connection import Invocation
 from services.cli.run_limits import Deadline, MaxCost, MaxGpuHours, limit_facts, parse_limits
 from services.cli.run_options import RunId
+from services.cli.source_fetching import AllowNetwork, networks_in
 from services.domain.priorities import Priority
 from services.domain.sweeps import MAX_ROWS, Method
 from trainer_core.in_words import duration
@@ -91,9 +92,13 @@ def submit(
     ] = None,
     sweep_seed: Annotated[int | None, typer.Option(min=0, help="Of the random draws.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
+    allow_network: AllowNetwork = None,
     as_json: output.Json = False,
 ) -> None:
     """Queue a run from SimpleTuner's files, exactly as they are; with --sweep several, as a batch.
+
+    Pictures that are elsewhere (a list of addresses, the Hub, a bucket) are
+    fetched into REVERIE_HOME on this machine first, and then pushed.
 
     A local file that init_lora names is pushed first; run_… names an earlier run.
     The exit status is 1 where some runs of a sweep were refused; the others are queued.
@@ -106,7 +111,9 @@ def submit(
         tell_before_sending,
     )
     from services.cli.run_start import local_start, push_start, with_start
+    from services.cli.source_fetching import local_folders
     from services.cli.sweeps import parse_sweep
+    from trainer_core.paths import search_folders
 
     invocation: Invocation = ctx.obj
     sources = parse_sources(dataset or [])
@@ -114,9 +121,17 @@ def submit(
     limits = parse_limits(max_cost=max_cost, max_gpu_hours=max_gpu_hours, deadline=deadline)
     swept = parse_sweep(sweep or [], method=sweep_method, num_runs=sweep_runs, seed=sweep_seed)
     documents = read_documents(config, settings, Path.cwd(), invocation.env)
+    allowed = networks_in(allow_network)
     for file in documents.used:
         output.print_note(f"{file.option:<20} {file.path}")
     tell_before_sending(documents)
+    fetched = local_folders(
+        documents.body,
+        search_folders(documents.config_dir, Path.cwd()),
+        invocation.env,
+        allowed,
+        named=sources,
+    )
     checked: dict[str, Any] = {**documents.body, **limits}
     if priority != "normal":
         checked["priority"] = priority
@@ -124,7 +139,7 @@ def submit(
         checked["secrets"] = {"hub": hub_secret, "wandb": wandb_secret}
     start = local_start(documents, Path.cwd())
     with invocation.connect() as client:
-        chosen = {**documents.folders, **sources}
+        chosen = {**documents.folders, **fetched, **sources}
         if swept is None:  # rows of a sweep are refused one by one
             known = checked if start is None else with_start(checked, None)
             check_before_push(client, known, [*chosen.values(), start])

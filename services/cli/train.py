@@ -10,6 +10,7 @@ import typer
 
 from services.cli import output
 from services.cli.config_options import Config, Setting, settings_of
+from services.cli.source_fetching import AllowNetwork, networks_in
 
 if TYPE_CHECKING:
     from trainer_core.local.run import LocalRun
@@ -74,8 +75,12 @@ def train(
     cache: _Cache = None,
     events: _Events = None,
     control: _Control = None,
+    allow_network: AllowNetwork = None,
 ) -> None:
     """Train from SimpleTuner's files on this machine, exactly as they are, without the service.
+
+    Pictures that are elsewhere (a list of addresses, the Hub, a bucket) are
+    fetched once into REVERIE_HOME (~/.reverie/sources) and kept there.
 
     Images and captions are encoded once and kept. The same command again
     resumes from the newest checkpoint, unless resume_from_checkpoint is empty
@@ -89,7 +94,7 @@ def train(
     from trainer_core.local.run import LocalRun
     from trainer_core.paths import expanded, search_folders
 
-    settings = settings_of(setting)
+    settings, allowed = settings_of(setting), networks_in(allow_network)
     working_dir = Path.cwd()
     documents = read_documents(config, settings, working_dir, os.environ)
     for file in documents.used:
@@ -107,6 +112,7 @@ def train(
         cache_dir=None if cache is None else expanded(cache),
         events=None if events is None else expanded(events),
         control=None if control is None else expanded(control),
+        allowed=allowed,
     )
     result = _train_shown(run)
     if result is None:

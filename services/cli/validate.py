@@ -14,6 +14,7 @@ from services.cli import output
 from services.cli.config_options import Setting, settings_of
 from services.cli.connection import Invocation
 from services.cli.notices import EveryNotice, grouped, print_notices
+from services.cli.source_fetching import AllowNetwork, fetch_progress, networks_in
 from trainer_core.in_words import counted
 
 if TYPE_CHECKING:
@@ -67,13 +68,16 @@ def validate(
             ".png or .webp file, or up to 25 pages into a folder.",
         ),
     ] = None,
+    allow_network: AllowNetwork = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as one line of JSON.")
     ] = False,
 ) -> None:
     """Resolve SimpleTuner's files and show the plan. Nothing is trained.
 
-    It needs no GPU, no network and no weights of the base model.
+    It needs no GPU and no weights of the base model, and no network but for
+    pictures that are elsewhere (a list of addresses, the Hub, a bucket): they
+    are fetched as a run does, and kept for it.
 
     Shown: what is trained, with which optimizer, schedule and number of
     steps; the images in each bucket, and how much of them a crop cuts away;
@@ -96,9 +100,16 @@ def validate(
 
     invocation: Invocation = ctx.obj
     settings = settings_of(setting)
-    with scanning() as on_progress:
+    allowed = networks_in(allow_network)
+    with scanning() as on_progress, fetch_progress() as reporter:
         report = report_on(
-            config, settings, working_dir=Path.cwd(), env=invocation.env, on_progress=on_progress
+            config,
+            settings,
+            working_dir=Path.cwd(),
+            env=invocation.env,
+            on_progress=on_progress,
+            allowed=allowed,
+            reporter=reporter,
         )
     if not as_json:
         print_report(report, every=every)

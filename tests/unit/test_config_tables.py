@@ -9,6 +9,7 @@ from trainer_core.config.simpletuner.backends import BACKEND_OPTIONS
 from trainer_core.config.simpletuner.lokr import LYCORIS
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.presets import OVERRIDE, PRESET
+from trainer_core.config.simpletuner.sources import RowStrategy
 from trainer_core.config.simpletuner.verdicts import Option
 
 TABLES = {
@@ -41,11 +42,13 @@ def chosen(table: str, name: str) -> set[Any]:
         ("lr_scheduler", plan.ScheduleName),
         ("mixed_precision", plan.Compute),
         ("base_model_precision", plan.Quantization),
-        ("caption_strategy", plan.CaptionStrategy),
+        ("caption_strategy", plan.CaptionStrategy | RowStrategy),
     ],
 )
 def test_every_value_of_the_plan_has_a_choice(name: str, literal: Any) -> None:
-    assert chosen("config", name) == set(get_args(literal))
+    parts = get_args(literal)
+    values = {value for part in parts for value in get_args(part) or (part,)}
+    assert chosen("config", name) == values
 
 
 def test_every_optimizer_of_the_plan_has_a_row() -> None:

@@ -284,8 +284,8 @@ REFUSED: Final[tuple[tuple[dict[str, Any], dict[str, str]], ...]] = (
     (
         {
             "backend": {
-                "type": "huggingface",
-                "dataset_name": "cats",
+                "type": "memory",
+                "memory_filesystem_size": "512G",
                 "metadata_backend": "huggingface",
                 "caption_strategy": "huggingface",
                 "crop_style": "random",
@@ -295,7 +295,7 @@ REFUSED: Final[tuple[tuple[dict[str, Any], dict[str, str]], ...]] = (
             }
         },
         {
-            "/data_backends/0/type": "type: huggingface is not built in this version; the nearest "
+            "/data_backends/0/type": "type: memory is not built in this version; the nearest "
             "that is: local, with the images as files."
         },
     ),

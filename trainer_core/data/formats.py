@@ -58,6 +58,11 @@ USUAL_SUFFIXES: Final = ".jpg .png .webp .avif .heic .jxl .tiff .bmp .gif"
 """For a message."""
 
 
+def usual_suffix(name: str) -> str:
+    """The first suffix of a format of ``FORMATS``; an MPO is a JPEG with further pictures."""
+    return dict(_READ)["JPEG" if name == "MPO" else name].split()[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Unread:
     """A kind of files that are not read."""

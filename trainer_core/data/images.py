@@ -12,7 +12,7 @@ from typing import Final, Literal, cast
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from trainer_core.data.buckets import Geometry
-from trainer_core.data.formats import FORMATS, READ_KINDS, content_kind
+from trainer_core.data.formats import FORMATS, READ_KINDS, content_kind, usual_suffix
 from trainer_core.data.jpeg_xl import is_jpeg_xl, size_of_jpeg_xl
 from trainer_core.data.mask_levels import Lit
 from trainer_core.errors import BadImageError
@@ -123,6 +123,15 @@ def _brightest(image: Image.Image) -> tuple[int, ...]:
     """The highest level of red, green and blue; what is transparent is black."""
     extrema = cast(tuple[tuple[int, int], ...], _rgb(image, "black").getextrema())
     return tuple(high for _, high in extrema)
+
+
+def suffix_of_content(path: Path, *, name: str) -> str:
+    """The usual suffix of the format that the file has, whatever its name; as in ``.jpg``.
+
+    Raises BadImageError as ``inspect_image`` does.
+    """
+    with opened_image(path, name) as image:
+        return usual_suffix(str(image.format))
 
 
 def load_rgb(path: Path, geometry: Geometry, *, name: str | None = None) -> Image.Image:

@@ -50,11 +50,18 @@ class LocalData:
     """Which files in the folders are not used, and why."""
 
 
-def find_data_folders(plan: Plan, folders: Sequence[Path]) -> dict[str, Path]:
-    """Backend id → its folder; raises MissingDataError, which lists all missing ones."""
+def find_data_folders(
+    plan: Plan, folders: Sequence[Path], fetched: Collection[str] = ()
+) -> dict[str, Path]:
+    """Backend id → its folder; raises MissingDataError, which lists all missing ones.
+
+    ``fetched``: backends whose folders are made later.
+    """
     found: dict[str, Path] = {}
     missing: list[str] = []
     for backend in plan.identity.backends:
+        if backend.id in fetched:
+            continue
         folder = folder_of(backend, plan.operation.data_dirs[backend.id], folders)
         if isinstance(folder, Path):
             found[backend.id] = folder

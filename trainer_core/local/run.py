@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from trainer_core.base_models.describe import home_of
 from trainer_core.base_models.obtain import FoundBase, find_base
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import PlanError, Problem, summary_of
@@ -31,6 +32,9 @@ from trainer_core.local.trackers import check_trackers
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
 from trainer_core.process.node_cache import node_cache_of
+from trainer_core.progress import Reporter
+from trainer_core.sources.fetching import Surroundings, fetch_source, sources_in
+from trainer_core.web.public_addresses import Network
 from trainer_core.weights.start_adapter import FoundStart
 
 
@@ -52,6 +56,8 @@ class LocalRun:
     """None: ``events.jsonl`` in the output folder."""
     control: Path | None
     """None: ``control`` in the output folder."""
+    allowed: tuple[Network, ...] = ()
+    """Networks that addresses in lists of pictures may lead to although they are not public."""
 
 
 def train_locally(
@@ -82,7 +88,7 @@ def train_locally(
     start = look_up_start(start_name_of(options), run.folders)
     imported = _import(run, options, found, start)
     plan = imported.plan
-    data_dirs = find_data_folders(plan, run.folders)
+    data_dirs = find_data_folders(plan, run.folders, imported.sources)
     check_trackers(plan)
     output_dir = output_dir_of(run, plan)
     start_file = start.path if isinstance(start, FoundStart) else None
@@ -113,12 +119,31 @@ def train_locally(
                 start_from=start_file,
                 seed_is_drawn=is_seed_drawn(options),
             )
+            data_dirs |= _fetched(imported, run, env, attempt.reporter, events)
             try:
                 return attempt.train(plan, found, data_dirs)
             except PlanError as error:
                 pointers = pointers_to(plan.identity.backends, run.data_backends)
                 raise PlanError(repointed(error.problems, pointers)) from error
     return None
+
+
+def _fetched(
+    imported: Imported,
+    run: LocalRun,
+    env: Mapping[str, str],
+    reporter: Reporter,
+    events: EventWriter,
+) -> dict[str, Path]:
+    """Backend id → the folder that its pictures are fetched to, of those that are elsewhere."""
+    around = Surroundings(root=sources_in(home_of(env)), folders=run.folders, allowed=run.allowed)
+    folders: dict[str, Path] = {}
+    for id_, source in imported.sources.items():
+        fetched = fetch_source(id_, source, around, reporter)
+        folders[id_] = fetched.folder
+        for note in fetched.notes:
+            events.warn("unused_files", note)
+    return folders
 
 
 def _check_elsewhere(file: Path, output_dir: Path) -> None:

@@ -9,6 +9,7 @@ cookie or password of the environment is used.
 import functools
 import os
 import ssl
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ _FIRST_FREE_PORT: Final = 1024
 _MOVED: Final = frozenset({301, 302, 303, 307, 308})
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SHOWN_CHARACTERS: Final = 120
+_PATIENCE: Final = {"timeout": {"connect": 10.0, "read": 15.0, "write": 15.0, "pool": 15.0}}
+"""Seconds without any byte after which a server is given up."""
 _HEADERS: Final[list[tuple[bytes | str, bytes | str]]] = [
     ("User-Agent", "reverie/0.1 (dataset download)"),
     ("Accept", "image/*, */*;q=0.5"),
@@ -82,8 +85,13 @@ def shown_url(url: str) -> str:
 
 
 def fetch(
-    url: str, to: Path, limits: FetchLimits, *, allowed: Sequence[Network] = ()
-) -> Fetched:  # fmt: skip
+    url: str,
+    to: Path,
+    limits: FetchLimits,
+    *,
+    allowed: Sequence[Network] = (),
+    stopping: threading.Event | None = None,
+) -> Fetched:
     """Download one file.
 
     Args:
@@ -91,6 +99,7 @@ def fetch(
         to: is written; what it holds after an error is no file.
         limits: of size, time and redirects.
         allowed: networks that may be reached although they are not public.
+        stopping: set by another thread to give the download up.
 
     Raises:
         FetchError: the address is refused, the server does not answer with the file, or a limit is
@@ -103,10 +112,10 @@ def fetch(
         for _ in range(limits.max_redirects + 1):
             _check(at, _quoted(url))
             try:
-                with pool.stream("GET", at, headers=_HEADERS) as answer:
+                with pool.stream("GET", at, headers=_HEADERS, extensions=_PATIENCE) as answer:
                     target = _target(answer, at)
                     if target is None:
-                        return _kept(answer, at, to, limits)
+                        return _kept(answer, at, to, limits, stopping or threading.Event())
             except (OSError, FetchError):
                 raise
             except Exception as error:
@@ -151,7 +160,9 @@ def _target(answer: httpcore.Response, at: str) -> str | None:
     return None
 
 
-def _kept(answer: httpcore.Response, at: str, to: Path, limits: FetchLimits) -> Fetched:
+def _kept(
+    answer: httpcore.Response, at: str, to: Path, limits: FetchLimits, stopping: threading.Event
+) -> Fetched:
     """Write the body of an answer."""
     too_large = f"it is larger than {limits.max_bytes:,} bytes"
     encoding = _header(answer, b"content-encoding").lower()
@@ -163,12 +174,12 @@ def _kept(answer: httpcore.Response, at: str, to: Path, limits: FetchLimits) -> 
     size_bytes = 0
     with to.open("wb") as file:
         for chunk in answer.iter_stream():
+            if stopping.is_set():
+                raise FetchError(at, "the download was stopped", may_pass=True)
             size_bytes += len(chunk)
             if size_bytes > limits.max_bytes:
                 raise FetchError(at, too_large)
             file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
     if declared.isdecimal() and int(declared[:18]) != size_bytes:
         raise FetchError(at, f"{size_bytes:,} of {declared} bytes came", may_pass=True)
     if size_bytes == 0:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Final, Literal
 
 from pydantic import JsonValue
@@ -35,6 +35,14 @@ from trainer_core.config.simpletuner.reading import (
     text_of,
 )
 from trainer_core.config.simpletuner.sizes import BACKEND_SIZES, sizes_of
+from trainer_core.config.simpletuner.source_types import PictureSource
+from trainer_core.config.simpletuner.sources import (
+    FOLDER,
+    KIND,
+    SOURCES,
+    refuse_over_http,
+    source_of,
+)
 from trainer_core.config.simpletuner.steps import BATCH_SIZE, written_seed_of
 from trainer_core.config.simpletuner.text_caches import TextCaches
 from trainer_core.config.simpletuner.verdicts import Option, Table, joined
@@ -48,14 +56,6 @@ _MAX_REPEATS: Final = 1_000_000
 _Role = Literal["train", "eval", "mask", "cache"]
 
 _ID: Final = _BACKEND.text("id", None, "Its name, unique in the list.")
-_SOURCE: Final[Option[str]] = _BACKEND.choice(
-    "type",
-    {"local": "local"},
-    "local",
-    "Bring the images as files.",
-    known=("aws", "csv", "huggingface", "webshart", "memory"),
-    nearest="local, with the images as files",
-)
 _TYPE: Final[Option[_Role]] = _BACKEND.choice(
     "dataset_type",
     {
@@ -72,8 +72,6 @@ _TYPE: Final[Option[_Role]] = _BACKEND.choice(
 )
 _DISABLED: Final = _BACKEND.flag("disabled", False, "Leave the backend out.")
 _BACKEND.alias("disable", _DISABLED)
-_FOLDER: Final = _BACKEND.path("instance_data_dir", "Folder of the images, in a local run.")
-_BACKEND.alias("instance_data_root", _FOLDER)
 _REPEATS: Final = _BACKEND.integer(
     "repeats", 0, "How often each image is drawn again in an epoch.", at_least=0
 )
@@ -88,10 +86,9 @@ _BATCH_SIZE: Final[Option[int | None]] = _BACKEND.integer(
 )
 _BACKEND.choice(
     "metadata_backend",
-    {"discovery": "discovery", "json": "discovery"},
+    dict.fromkeys(("discovery", "json", "parquet", "huggingface", "webshart"), "discovery"),
     "discovery",
-    "Every image is read once and measured; json is an older name of it.",
-    known=("parquet", "huggingface", "webshart"),
+    "Every image is read once and measured, whatever is written here.",
 )
 _BACKEND.not_built("grounding grounding_data", "Boxes are not trained: leave it out.")
 _BACKEND.not_built("probability", "Use repeats to weigh data; leave it out.", 1, type_="float")
@@ -107,15 +104,24 @@ _BACKEND.not_built("timestep_sampling_offset", "Leave it out.", 0, type_="float"
 _BACKEND.not_built("enable_nsfw_check", "Leave it out.", False, type_="bool")
 
 BACKEND_OPTIONS: Final = joined(
-    _BACKEND, BACKEND_SIZES, BACKEND_CROPS, BACKEND_CAPTIONS, MASKS, OTHER_BACKEND_KEYS
+    _BACKEND, SOURCES, BACKEND_SIZES, BACKEND_CROPS, BACKEND_CAPTIONS, MASKS, OTHER_BACKEND_KEYS
 )
 """Key of a data backend → row."""
 
 
-def backends_of(
-    raw: Sequence[JsonValue], config: Options, max_area_px: int
-) -> tuple[tuple[Backend, ...], dict[str, str]]:
-    """The backends of images and masks, and id → folder for local runs.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedBackends:
+    """The backends of images and masks, and where their files are."""
+
+    backends: tuple[Backend, ...] = ()
+    folders: dict[str, str] = field(default_factory=dict)
+    """Id → folder, in local runs."""
+    sources: Mapping[str, PictureSource] = field(default_factory=dict)
+    """Id → what its files are fetched from first, in local runs."""
+
+
+def backends_of(raw: Sequence[JsonValue], config: Options, max_area_px: int) -> ResolvedBackends:
+    """The backends of a list, and where their files are.
 
     ``config`` gives the defaults of their options. A resolution above the base model's
     ``max_area_px`` is lowered to it, with a warning.
@@ -127,7 +133,7 @@ def backends_of(
     text_caches = TextCaches()
     if len(raw) > _MAX_BACKENDS:
         findings.problem(_POINTER, "bad_value", f"At most {_MAX_BACKENDS} data backends.")
-        return (), {}
+        return ResolvedBackends()
     for position, item in enumerate(raw):
         pointer = f"{_POINTER}/{position}"
         if not isinstance(item, dict):
@@ -154,7 +160,11 @@ def backends_of(
     if len(read) + len(set_aside) == len(raw):  # no backend has a problem of its own
         _check_some_train(raw, backends, findings)
     _tell_idle_defaults(config, backends)
-    return text_caches.applied_to(backends, raw), folders
+    return ResolvedBackends(
+        backends=text_caches.applied_to(backends, raw),
+        folders=folders,
+        sources={part.backend.id: part.source for part in read if part.source is not None},
+    )
 
 
 def _read_backend(
@@ -164,31 +174,37 @@ def _read_backend(
 
     ``first``: the options that decide how it is read.
     """
-    if refused := _refused_kind(item, first):
+    if refused := _refused_kind(item, first, config):
         # What its other options mean depends on it.
-        read_options(refused, BACKEND_OPTIONS, pointer, config.findings, config.source)
+        options = read_options(refused, BACKEND_OPTIONS, pointer, config.findings, config.source)
+        refuse_over_http(options)
         return None
     is_cut = first[CROP] and first[_TYPE] != "mask"
     given = item if is_cut else without_idle_crops(item)
     options = read_options(
         given, BACKEND_OPTIONS, pointer, config.findings, config.source, backend=_id_in(item)
     )
-    backend = _backend(options, config, max_area_px)
-    return None if backend is None else ReadBackend(backend, options)
+    return _backend(options, config, max_area_px)
 
 
-def _refused_kind(item: Mapping[str, JsonValue], first: Options) -> Mapping[str, JsonValue]:
+def _refused_kind(
+    item: Mapping[str, JsonValue], first: Options, config: Options
+) -> Mapping[str, JsonValue]:
     """The type and dataset_type of a backend that are not taken; empty where both are."""
-    wrong = {option.name for option in (_SOURCE, _TYPE) if first.is_wrong(option)}
+    wrong = {option.name for option in (KIND, _TYPE) if first.is_wrong(option)}
+    if config.source == "http" and first[KIND] != "local":
+        wrong.add(KIND.name)
     return {name: value for name, value in item.items() if option_name(name) in wrong}
 
 
 def _folder(id_: str, options: Options, pointer: str) -> str | None:
     """The folder of the images; None where there is none, which is a problem in a local run."""
-    folder = options[_FOLDER]
+    if options[KIND] != "local":
+        return None
+    folder = options[FOLDER]
     if not folder and options.source == "local":
         message = f"instance_data_dir of {id_} is missing."
-        options.findings.problem(f"{pointer}/{_FOLDER.name}", "missing", message)
+        options.findings.problem(f"{pointer}/{FOLDER.name}", "missing", message)
     return folder
 
 
@@ -214,7 +230,7 @@ def holds_no_images(item: Mapping[str, JsonValue]) -> bool:
 
 def _first_look(item: Mapping[str, JsonValue]) -> Options:
     """The options that decide how the others are read, without reporting problems."""
-    wanted = {_DISABLED.name, "disable", _TYPE.name, CROP.name, _SOURCE.name}
+    wanted = {_DISABLED.name, "disable", _TYPE.name, CROP.name, KIND.name}
     few = {name: value for name, value in item.items() if option_name(name) in wanted}
     return read_options(few, BACKEND_OPTIONS, "", Findings(), "local")
 
@@ -263,7 +279,7 @@ def _check_some_train(
         )
 
 
-def _backend(options: Options, config: Options, max_area_px: int) -> Backend | None:
+def _backend(options: Options, config: Options, max_area_px: int) -> ReadBackend | None:
     """One backend of images or masks; None where a problem was found."""
     before = len(config.findings.problems)
     id_ = options[_ID]
@@ -281,16 +297,19 @@ def _backend(options: Options, config: Options, max_area_px: int) -> Backend | N
     if mask_kind is not None:
         of_images = (*sizes.NOT_OF_MASKS, *crops.NOT_OF_MASKS, *captions.NOT_OF_MASKS)
         options.idle("on masks", *of_images, _REPEATS, DATA, _REGULARISES)
+        source = source_of(options, "filename", is_mask=True)
         masks = masks_backend(id_, mask_kind)
-        return None if len(config.findings.problems) > before else masks
+        is_wrong = len(config.findings.problems) > before
+        return None if is_wrong else ReadBackend(masks, options, source)
     words = captions_of(options, config, written_seed_of(config))
     cut = crops_of(options, config)
     size = sizes_of(options, config, max_area_px, cut)
     repeats = _repeats(role, options)
     is_regularisation = _is_regularisation(role, options, config)
+    source = source_of(options, words.written, is_mask=False)
     if len(config.findings.problems) > before:
         return None
-    return Backend(
+    backend = Backend(
         id=id_,
         role=role,
         caption_strategy=words.strategy,
@@ -303,6 +322,7 @@ def _backend(options: Options, config: Options, max_area_px: int) -> Backend | N
         repeats=repeats,
         is_regularisation=is_regularisation,
     )
+    return ReadBackend(backend, options, source)
 
 
 def _is_regularisation(role: _Role, options: Options, config: Options) -> bool:

@@ -6,23 +6,35 @@ from typing import Final
 from trainer_core.config.plan import CaptionShuffle, CaptionStrategy
 from trainer_core.config.simpletuner.caption_shuffles import shuffle_of
 from trainer_core.config.simpletuner.reading import Options
+from trainer_core.config.simpletuner.sources import (
+    KIND,
+    RowStrategy,
+    WrittenStrategy,
+    check_strategy,
+    default_strategy_of,
+)
 from trainer_core.config.simpletuner.verdicts import Option, Table, same
 
 RUN_CAPTIONS: Final = Table()
 BACKEND_CAPTIONS: Final = Table()
-_STRATEGIES: Final = {**same(CaptionStrategy), "instance_prompt": "instanceprompt"}
-_STRATEGIES_NOT_BUILT: Final = ("parquet", "csv", "huggingface", "webshart")
-
-_STRATEGY: Final[Option[CaptionStrategy | None]] = RUN_CAPTIONS.choice(
+_STRATEGIES: Final = {
+    **same(CaptionStrategy),
+    **same(RowStrategy),
+    "instance_prompt": "instanceprompt",
+}
+_STRATEGY: Final[Option[WrittenStrategy | None]] = RUN_CAPTIONS.choice(
     "caption_strategy",
     _STRATEGIES,
     None,
-    "Default of the data backends; without it: filename.",
-    known=_STRATEGIES_NOT_BUILT,
+    "Default of the data backends; without it: that of the backend's type, or filename.",
 )
 _PROMPT: Final = RUN_CAPTIONS.text("instance_prompt", None, "Default of the data backends.")
-_OWN_STRATEGY: Final[Option[CaptionStrategy | None]] = BACKEND_CAPTIONS.choice(
-    "caption_strategy", _STRATEGIES, None, "Where captions come from.", known=_STRATEGIES_NOT_BUILT
+_OWN_STRATEGY: Final[Option[WrittenStrategy | None]] = BACKEND_CAPTIONS.choice(
+    "caption_strategy",
+    _STRATEGIES,
+    None,
+    "Where captions come from; parquet, csv, huggingface and webshart: from the rows that the "
+    "pictures of that type are fetched with.",
 )
 _OWN_PROMPT: Final = BACKEND_CAPTIONS.text(
     "instance_prompt", None, "The caption of every image, with instanceprompt."
@@ -71,7 +83,6 @@ BACKEND_CAPTIONS.unlike(
     "\\w, \\d, \\s and \\b know ASCII only. A caption of which nothing is left is none.",
 )
 BACKEND_CAPTIONS.not_built("caption_file_extensions", "Captions are .txt files: leave it out.")
-BACKEND_CAPTIONS.no_effect("parquet", "It belongs to caption_strategy parquet.")
 NOT_OF_MASKS: Final = (
     *(_OWN_STRATEGY, _OWN_PROMPT, _OWN_PREPEND, _OWN_ONLY, _OWN_WHOLE, _SHUFFLE),
 )
@@ -82,6 +93,8 @@ class Captions:
     """Where the captions of a backend come from, and what is done to them."""
 
     strategy: CaptionStrategy
+    written: WrittenStrategy
+    """Rows of a source become text files, so that they are read as ``textfile``."""
     prompt: str | None = None
     """With ``instanceprompt`` the caption of all images; else what is put before each."""
     is_prepended: bool = False
@@ -109,25 +122,29 @@ def captions_of(options: Options, config: Options, seed: int) -> Captions:
     if options.given(FILTERS):
         message = "It belongs to the text_embeds backend, as in SimpleTuner: write it there."
         options.problem(FILTERS, "conflict", message)
-    strategy = _strategy_of(options, config)
+    written = _strategy_of(options, config)
+    strategy = _read_as(written)
     shuffle = shuffle_of(options, _SHUFFLE, seed)
     prompt = options[_OWN_PROMPT] if options.given(_OWN_PROMPT) else config[_PROMPT]
     is_prepended = _of_either(options, _OWN_PREPEND, config, _PREPEND)
     are_whole_files = _of_either(options, _OWN_WHOLE, config, _WHOLE)
-    if strategy != "textfile":
-        options.idle(f"with caption_strategy {strategy}", _OWN_WHOLE)
+    if written != "textfile":
+        options.idle(f"with caption_strategy {written}", _OWN_WHOLE)
         are_whole_files = False
     if strategy == "instanceprompt":
         options.idle("where the prompt is the only caption", _OWN_PREPEND, _SHUFFLE)
         is_prepended, shuffle = False, None
     elif not is_prepended:
-        options.idle(f"with caption_strategy {strategy}", _OWN_PROMPT)
-        return Captions(strategy=strategy, are_whole_files=are_whole_files, shuffle=shuffle)
+        options.idle(f"with caption_strategy {written}", _OWN_PROMPT)
+        return Captions(
+            strategy=strategy, written=written, are_whole_files=are_whole_files, shuffle=shuffle
+        )
     if not prompt or not prompt.strip():
         what = "prepend_instance_prompt" if is_prepended else "caption_strategy instanceprompt"
         options.problem(_OWN_PROMPT, "missing", f"{what} needs an instance_prompt.")
     return Captions(
         strategy=strategy,
+        written=written,
         prompt=prompt,
         is_prepended=is_prepended,
         are_whole_files=are_whole_files,
@@ -135,15 +152,26 @@ def captions_of(options: Options, config: Options, seed: int) -> Captions:
     )
 
 
-def _strategy_of(options: Options, config: Options) -> CaptionStrategy:
+def _read_as(written: WrittenStrategy) -> CaptionStrategy:
+    match written:
+        case "parquet" | "csv" | "huggingface" | "webshart":
+            return "textfile"
+        case _:
+            return written
+
+
+def _strategy_of(options: Options, config: Options) -> WrittenStrategy:
+    """The source of the captions, which the type of the backend has to have."""
     if _of_either(options, _OWN_ONLY, config, _ONLY):
         return "instanceprompt"
+    kind = options[KIND]
     strategy = options[_OWN_STRATEGY] or config[_STRATEGY]
-    if strategy is None:
-        if options.is_missing(_OWN_STRATEGY) and config.is_missing(_STRATEGY):
+    if strategy is None or (not options.given(_OWN_STRATEGY) and default_strategy_of(kind)):
+        strategy = default_strategy_of(kind) or "filename"
+        if kind == "local" and options.is_missing(_OWN_STRATEGY) and config.is_missing(_STRATEGY):
             message = "is not given: the captions are the names of the files, as in SimpleTuner."
             options.handled(_OWN_STRATEGY, message)
-        strategy = "filename"
+    check_strategy(strategy, kind, options, _OWN_STRATEGY)
     return strategy
 
 

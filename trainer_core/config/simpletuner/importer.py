@@ -1,7 +1,7 @@
 """Makes a plan from SimpleTuner's files, or reports all their problems at once."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pydantic import JsonValue
@@ -41,6 +41,7 @@ from trainer_core.config.simpletuner.placeholders import (
 from trainer_core.config.simpletuner.precision import precision_of
 from trainer_core.config.simpletuner.reading import Findings, Options, Source, escaped, read_options
 from trainer_core.config.simpletuner.schedule import schedule_of
+from trainer_core.config.simpletuner.source_types import PictureSource
 from trainer_core.config.simpletuner.start import Start, start_of
 from trainer_core.config.simpletuner.steps import (
     BATCH_SIZE,
@@ -61,6 +62,9 @@ class Imported:
 
     plan: Plan
     notices: tuple[Notice, ...]
+    sources: Mapping[str, PictureSource] = field(default_factory=dict)
+    """Backend id → what its files are fetched from before its folder is read; no part of the plan:
+    it holds credentials."""
 
 
 def import_run(
@@ -104,15 +108,15 @@ def import_run(
     adapter = adapter_of(options, lycoris_config, base)
     start_adapter = start_of(options, adapter, base, start)
     max_area_px = _PUBLISHED_MAX_AREA_PX if base is None else base.max_area_px
-    backends, folders = backends_of(data_backends, options, max_area_px)
-    parts = _identity_parts(options, adapter, start_adapter, backends)
+    resolved = backends_of(data_backends, options, max_area_px)
+    parts = _identity_parts(options, adapter, start_adapter, resolved.backends)
     check_caption_length(options)
-    operation = operation_of(options, prompt_library, max_area_px, folders)
+    operation = operation_of(options, prompt_library, max_area_px, resolved.folders)
     if findings.problems or base is None:
         raise PlanError(findings.problems, findings.notices)
     identity = parts(Base(name=base.name, digest=base.digest))
     plan = Plan(identity=identity, operation=operation)
-    return Imported(plan=plan, notices=findings.notices)
+    return Imported(plan=plan, notices=findings.notices, sources=resolved.sources)
 
 
 def _filled(

@@ -10,6 +10,7 @@ from trainer_core.config.plan import Backend, MaskKind, plain_backend
 from trainer_core.config.simpletuner.crops import Crops
 from trainer_core.config.simpletuner.reading import Options
 from trainer_core.config.simpletuner.sizes import Sizes
+from trainer_core.config.simpletuner.source_types import PictureSource
 from trainer_core.config.simpletuner.verdicts import Option, Table
 
 MASKS: Final = Table()
@@ -36,6 +37,8 @@ class ReadBackend:
 
     backend: Backend
     options: Options
+    source: PictureSource | None = None
+    """What its files are fetched from before they are read."""
 
 
 def mask_kind_of(options: Options, *, holds_masks: bool) -> MaskKind | None:

@@ -44,17 +44,20 @@ OTHER_BACKEND_KEYS.no_effect(
     "It belongs to another model family.",
 )
 OTHER_BACKEND_KEYS.no_effect(
-    "aws_bucket_name aws_endpoint_url aws_region_name aws_access_key_id aws_secret_access_key "
-    "aws_data_prefix aws aws_max_pool_connections aws_session_token auth_token auto_load "
-    "buffer_size csv_hash_filenames csv_shorten_filenames data_files dataset_config hf_token "
-    "max_file_size parallel_downloads shard_cache_gb video_column webshart_optimise_captions "
-    "ssl_no_verify caption_column composite_image_column csv csv_cache_dir csv_caption_column "
-    "csv_file csv_url_column dataset_name fallback_caption_column huggingface image_column "
-    "memory_filesystem_path memory_filesystem_size memory_filesystem_sudo metadata revision "
-    "shuffle source split split_composite_images streaming subfolder webshart "
-    "webshart_optimize_captions",
-    "It belongs to a type of backend that is not local.",
+    "memory_filesystem_path memory_filesystem_size memory_filesystem_sudo",
+    "It belongs to a type of backend that is not built.",
 )
+OTHER_BACKEND_KEYS.handled(
+    "aws_max_pool_connections auto_load buffer_size csv_cache_dir csv_hash_filenames "
+    "csv_shorten_filenames max_file_size parallel_downloads shard_cache_gb streaming shuffle "
+    "webshart_optimise_captions webshart_optimize_captions",
+    "Pictures from elsewhere are fetched once and kept as files; there is nothing to set.",
+)
+OTHER_BACKEND_KEYS.no_effect(
+    "aws csv data_files video_column composite_image_column split_composite_images",
+    "It is not read here.",
+)
+OTHER_BACKEND_KEYS.refused("ssl_no_verify", "Certificates are always checked: leave it out.")
 SECRET_KEYS: Final = frozenset(
     {"aws_access_key_id", "aws_secret_access_key", "aws_session_token", "auth_token", "hf_token"}
 )

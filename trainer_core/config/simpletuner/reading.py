@@ -276,6 +276,8 @@ def why_wrong(option: Option[Any], value: JsonValue) -> str | None:
     Whether a choice is one of its row is not checked.
     """
     typed = _converted(option.type, value)
+    if typed is None and option.is_secret:
+        return _KIND_OF_VALUE[option.type]
     if typed is None:
         return f"{_KIND_OF_VALUE[option.type]}, not {_shown(value)}"
     if isinstance(typed, int | float) and (wrong := _out_of_range(option, typed)):

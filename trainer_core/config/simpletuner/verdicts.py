@@ -65,6 +65,8 @@ class Option(Verdict, Generic[T_co]):
     above: float | None = None
     at_most: float | None = None
     alias_of: str | None = None
+    is_secret: bool = False
+    """No message shows its value."""
     unlike: str = ""
     """How it acts differently from SimpleTuner's, in a sentence; empty where it does not."""
 
@@ -122,6 +124,11 @@ class Table:
     def text(self, name: str, default: str | None, reason: str) -> Option[str | None]:
         """Any text."""
         return self._option(Option(name=name, type="text", default=default, reason=reason))
+
+    def secret(self, name: str, reason: str) -> Option[str | None]:
+        """Any text, which no message shows."""
+        row = Option[str | None](name=name, type="text", default=None, reason=reason)
+        return self._option(replace(row, is_secret=True))
 
     def path(self, name: str, reason: str) -> Option[str | None]:
         """A path, which only a local run takes."""

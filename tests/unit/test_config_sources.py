@@ -1,0 +1,192 @@
+"""Backends whose pictures are elsewhere: what their keys mean, and what the plan keeps of them."""
+
+from typing import Any
+
+import pytest
+
+from tests.unit.config_examples import SMALL_CONFIG, import_small, notices_of, problems_of
+from trainer_core.config.simpletuner.importer import Imported
+from trainer_core.config.simpletuner.local_backends import as_local, sources_of
+from trainer_core.config.simpletuner.source_types import (
+    BucketSource,
+    CaptionColumns,
+    CsvSource,
+    FolderSource,
+    HubSource,
+    PictureSource,
+    RowFilter,
+    TarSource,
+)
+
+CSV = {"id": "list", "type": "csv", "csv_file": "list.csv"}
+HUB = {"id": "hub", "type": "huggingface", "dataset_name": "someone/cats"}
+BUCKET = {
+    "id": "bucket",
+    "type": "aws",
+    "aws_bucket_name": "pictures",
+    "aws_data_prefix": "cats/",
+    "aws_endpoint_url": "http://localhost:7480",
+    "aws_access_key_id": "AKIAEXAMPLE",
+    "aws_secret_access_key": "not-for-eyes",
+}
+TARS = {"id": "tars", "type": "webshart", "source": "someone/shards"}
+TABLE = {
+    "id": "table",
+    "type": "local",
+    "instance_data_dir": "pics",
+    "caption_strategy": "parquet",
+    "parquet": {"path": "t.parquet", "filename_column": "id", "caption_column": ["a", "b"]},
+}
+
+
+def local(*backends: dict[str, Any], **config: Any) -> Imported:
+    return import_small({"output_dir": "out", **config}, backends=list(backends), source="local")
+
+
+def source_of(backend: dict[str, Any]) -> PictureSource:
+    (source,) = local(backend).sources.values()
+    return source
+
+
+def test_keys_of_a_list() -> None:
+    assert source_of(CSV) == PictureSource(
+        place=CsvSource(file="list.csv", url_column="url", caption_column="caption"),
+        wants_captions=True,
+    )
+    columns = {"csv_url_column": "link", "csv_caption_column": "text", "source_max_rows": "5"}
+    found = source_of({**CSV, **columns, "source_max_file_mb": 2})
+    assert found.place == CsvSource(file="list.csv", url_column="link", caption_column="text")
+    assert (found.max_rows, found.max_file_bytes) == (5, 2 << 20)
+
+
+@pytest.mark.parametrize("in_block", [False, True])
+def test_keys_of_a_dataset_of_the_hub(in_block: bool) -> None:
+    keys = {
+        "dataset_name": "someone/cats",
+        "split": "test",
+        "revision": "v1",
+        "dataset_config": "large",
+        "image_column": "Image",
+        "caption_column": ["short", "long.text"],
+        "fallback_caption_column": "tags",
+    }
+    filters = {
+        "filter_func": {
+            "collection": "photo",
+            "quality_thresholds": {"clip_score": 0.3},
+            "quality_column": "quality",
+            "min_width": "512",
+        },
+        "cache_dir": "x",
+        "streaming": True,
+    }
+    backend: dict[str, Any] = {"id": "hub", "type": "huggingface"}
+    backend |= {"huggingface": keys | filters} if in_block else {**keys, "huggingface": filters}
+    assert source_of(backend).place == HubSource(
+        dataset="someone/cats",
+        revision="v1",
+        split="test",
+        config="large",
+        image_column="Image",
+        captions=CaptionColumns(columns=("short", "long.text"), fallback=("tags", "description")),
+        rows=RowFilter(
+            collections=("photo",),
+            quality_column="quality",
+            thresholds={"clip_score": 0.3},
+            min_width=512,
+        ),
+    )
+
+
+def test_keys_of_buckets_tar_files_and_tables() -> None:
+    bucket = source_of({**BUCKET, "caption_strategy": "textfile"}).place
+    assert isinstance(bucket, BucketSource)
+    assert (bucket.bucket, bucket.prefix, bucket.secret_key) == (
+        "pictures",
+        "cats/",
+        "not-for-eyes",
+    )
+    assert "not-for-eyes" not in repr(bucket)
+    block = {"subfolder": "data", "cache_dir": "c", "shard_cache_gb": 25}
+    assert source_of({**TARS, "metadata": "m/m", "webshart": block}).place == TarSource(
+        source="someone/shards", metadata="m/m", subfolder="data"
+    )
+    table = source_of(TABLE)
+    assert table.place == FolderSource(folder="pics")
+    assert table.table is not None
+    assert table.table.captions.columns == ("a", "b")
+    assert not table.table.has_suffixes
+
+
+def test_the_plan_is_that_of_the_files_once_they_are_there() -> None:
+    """So a run goes on where its pictures were pushed or copied, and no secret is in a plan."""
+    for backend in (CSV, HUB, TARS, TABLE, {**BUCKET, "caption_strategy": "textfile"}):
+        elsewhere = local(backend)
+        files = local(
+            {"id": backend["id"], "instance_data_dir": "pics", "caption_strategy": "textfile"}
+        )
+        assert elsewhere.plan.identity == files.plan.identity
+        assert "not-for-eyes" not in elsewhere.plan.model_dump_json()
+        (sent,) = as_local([backend], {backend["id"]})
+        over_http = import_small(backends=[sent]).plan
+        assert over_http.identity.backends == elsewhere.plan.identity.backends
+    names = {**HUB, "caption_strategy": "instanceprompt", "instance_prompt": "a cat"}
+    assert not source_of(names).wants_captions
+    assert local(names).plan.identity.backends[0].instance_prompt == "a cat"
+
+
+@pytest.mark.parametrize("backend", [CSV, HUB, BUCKET, TARS, TABLE])
+def test_the_service_names_the_way_to_push_them(backend: dict[str, Any]) -> None:
+    (problem,) = problems_of({}, backends=[backend])
+    at = "parquet" if backend is TABLE else "type"
+    assert problem == (f"/data_backends/0/{at}", "not_implemented")
+
+
+def test_masks_come_from_elsewhere_too() -> None:
+    masks = {**HUB, "id": "masks", "dataset_type": "conditioning", "conditioning_type": "mask"}
+    found = local({**HUB, "conditioning_data": "masks"}, masks)
+    assert not found.sources["masks"].wants_captions
+    assert found.sources["hub"].wants_captions
+
+
+@pytest.mark.parametrize(
+    ("backend", "at", "code"),
+    [
+        ({"id": "a", "type": "csv"}, "csv_file", "missing"),
+        ({"id": "a", "type": "huggingface"}, "dataset_name", "missing"),
+        ({"id": "a", "type": "aws"}, "aws_bucket_name", "missing"),
+        ({"id": "a", "type": "webshart"}, "source", "missing"),
+        ({**HUB, "caption_strategy": "textfile"}, "caption_strategy", "conflict"),
+        ({**CSV, "caption_strategy": "filename"}, "caption_strategy", "conflict"),
+        ({**TABLE, "caption_strategy": "csv"}, "caption_strategy", "conflict"),
+        ({**HUB, "huggingface": {"capton_column": "x"}}, "huggingface/capton_column",
+         "unknown_option"),
+        ({**HUB, "huggingface": [1]}, "huggingface", "bad_value"),
+        ({**HUB, "caption_column": [1]}, "caption_column", "bad_value"),
+        ({**HUB, "huggingface": {"filter_func": {"quality_thresholds": {"a": "high"}}}},
+         "huggingface/filter_func/quality_thresholds", "bad_value"),
+        ({**HUB, "huggingface": {"composite_image_config": {"enabled": True}}},
+         "huggingface/composite_image_config", "not_implemented"),
+        ({**TABLE, "parquet": {"path": "t"}}, "parquet/filename_column", "missing"),
+        ({**TABLE, "parquet": None}, "parquet", "missing"),
+        ({**BUCKET, "aws_secret_access_key": {"a": "not-for-eyes"}}, "aws_secret_access_key",
+         "bad_value"),
+        ({**CSV, "source_max_rows": 0}, "source_max_rows", "bad_value"),
+        ({**HUB, "type": "ftp"}, "type", "bad_value"),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_is_pointed_at(backend: dict[str, Any], at: str, code: str) -> None:
+    problems = problems_of({"output_dir": "out"}, backends=[backend], source="local")
+    assert (f"/data_backends/0/{at}", code) in problems
+
+
+def test_keys_of_another_type_have_no_effect() -> None:
+    backend = {**CSV, "dataset_name": "a/b", "aws_secret_access_key": "not-for-eyes"}
+    told = notices_of({"output_dir": "out"}, backends=[backend], source="local")
+    assert "dataset_name (list): has no effect with type csv." in told
+    assert not any("not-for-eyes" in text for text in told)
+
+
+def test_sources_are_found_without_a_plan() -> None:
+    found = sources_of(SMALL_CONFIG, [CSV, {"id": "x"}, HUB, {"id": "t", "type": "csv"}])
+    assert list(found) == ["list", "hub"]

@@ -1,0 +1,14 @@
+"""What can be wrong with a source, as a whole or with one of its rows."""
+
+from trainer_core.errors import Category, TrainerError
+
+
+class SourceError(TrainerError):
+    """Nothing of a source can be fetched; the message names the backend or the option to change."""
+
+    code = "bad_source"
+    category: Category = Category.USER
+
+
+class RowError(Exception):
+    """One row has no usable picture, and is left out; the message says why, and names the row."""

@@ -1,0 +1,179 @@
+"""Fetches what a backend's pictures come from into a folder of files, once."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, assert_never
+
+from trainer_core.config.simpletuner.source_types import (
+    MAX_ROWS,
+    BucketSource,
+    CsvSource,
+    FolderSource,
+    HubSource,
+    PictureSource,
+    TarSource,
+)
+from trainer_core.paths import is_file, places_of
+from trainer_core.progress import Reporter
+from trainer_core.sources.csv_list import read_list, rows_of_list
+from trainer_core.sources.errors import SourceError
+from trainer_core.sources.places import Complete, SourcePlace, open_place
+from trainer_core.sources.rows import Tally, store_rows
+from trainer_core.web.public_addresses import Network
+
+_SECRETS: Final = frozenset({"token", "access_key", "secret_key", "session_token"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """Where sources are fetched to, and what they may reach."""
+
+    root: Path
+    """The folders of all sources."""
+    folders: Sequence[Path]
+    """A relative path of a file on this machine is tried from each of these."""
+    allowed: Sequence[Network] = ()
+    """Networks that addresses in lists may lead to although they are not public."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FetchedSource:
+    """A folder of pictures and captions."""
+
+    folder: Path
+    notes: tuple[str, ...]
+    """What is not there and why, each a sentence that begins with the backend's id."""
+
+
+def sources_in(home: Path) -> Path:
+    """The folder of all sources; ``home``: of Reverie's own files."""
+    return home / "sources"
+
+
+def fetch_source(
+    backend: str, source: PictureSource, around: Surroundings, reporter: Reporter
+) -> FetchedSource:
+    """Fetch what is not there yet; the same again goes on after an interruption.
+
+    Args:
+        backend: id of the backend, for messages.
+        source: what to fetch.
+        around: where to.
+        reporter: shows the progress, and can stop the work.
+
+    Raises:
+        SourceError: nothing can be fetched; the message begins with the backend's id.
+        DiskError: the disk is full or fails.
+        StopRequestedError: what was fetched stays.
+    """
+    try:
+        place, complete = _fetched(backend, source, around, reporter)
+    except SourceError as error:
+        raise SourceError(f"{backend}: {error.message}") from error
+    notes = tuple(f"{backend}: {note}" for note in complete.notes)
+    if complete.pictures == 0:
+        raise SourceError(" ".join((f"{backend}: its source has no usable picture.", *notes)))
+    return FetchedSource(folder=place.files, notes=notes)
+
+
+def _fetched(
+    backend: str, source: PictureSource, around: Surroundings, reporter: Reporter
+) -> tuple[SourcePlace, Complete]:
+    match source.place:
+        case CsvSource():
+            return _fetch_list(backend, source, source.place, around, reporter)
+        case HubSource() | BucketSource() | TarSource() | FolderSource():
+            raise SourceError("this type is not built in this version.")
+        case _:
+            assert_never(source.place)
+
+
+def _fetch_list(
+    backend: str,
+    source: PictureSource,
+    place: CsvSource,
+    around: Surroundings,
+    reporter: Reporter,
+) -> tuple[SourcePlace, Complete]:
+    file = local_file(place.file, "csv_file", around.folders)
+    listed = read_list(file, place)
+    kept = limited(listed, source)
+    with file.open("rb") as opened:
+        revision = hashlib.file_digest(opened, "sha256").hexdigest()
+    described = {**_described(source), "file": str(file)}
+    with open_place(around.root, f"csv-{file.stem}", described, revision, reporter) as found:
+        if (complete := found.complete()) is not None:
+            return found, complete
+        found.prepare()
+        tally = Tally()
+        store_rows(
+            rows_of_list(kept, source, around.allowed, found.stopping),
+            len(kept),
+            found,
+            reporter,
+            tally,
+            stage=f"fetching {backend}",
+            max_file_bytes=source.max_file_bytes,
+        )
+        complete = finished(found, tally, cut_note(len(listed), len(kept)))
+        return found, complete
+
+
+def finished(place: SourcePlace, tally: Tally, extra: Sequence[str]) -> Complete:
+    """Record that everything is there that can be."""
+    complete = Complete(
+        pictures=tally.pictures, left_out=tally.left_out, notes=(*tally.note(), *extra)
+    )
+    if complete.pictures:  # else the next try begins anew
+        place.finish(complete)
+    return complete
+
+
+def limited(rows: Mapping[str, str], source: PictureSource) -> dict[str, str]:
+    """The rows that are taken; raises SourceError where there are more than may be fetched."""
+    if source.max_rows is None:
+        check_rows(len(rows))
+    most = source.max_rows or MAX_ROWS
+    return dict(item for _, item in zip(range(most), rows.items(), strict=False))
+
+
+def check_rows(number: int) -> None:
+    """Raise SourceError where a source has more rows than are fetched without being asked."""
+    if number > MAX_ROWS:
+        raise SourceError(
+            f"it has {number:,} rows, more than {MAX_ROWS:,}: set source_max_rows to take the "
+            "first ones"
+        )
+
+
+def cut_note(number: int, kept: int) -> tuple[str, ...]:
+    """A sentence where rows are left away on request."""
+    if kept == number:
+        return ()
+    return (f"the first {kept:,} of {number:,} rows are taken, as source_max_rows asks",)
+
+
+def _described(source: PictureSource) -> dict[str, Any]:
+    """What is fetched, without secrets."""
+    facts = asdict(source)
+    return {"type": type(source.place).__name__, **_without_secrets(facts)}
+
+
+def _without_secrets(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_secrets(value) if isinstance(value, Mapping) else value
+        for name, value in facts.items()
+        if name not in _SECRETS
+    }
+
+
+def local_file(name: str, option: str, folders: Sequence[Path]) -> Path:
+    """A file on this machine that an option names; raises SourceError, which lists the places."""
+    places = places_of(name, folders)
+    for place in places:
+        if is_file(place):
+            return place.absolute()
+    tried = ", ".join(str(place)[:300] for place in places)
+    raise SourceError(f"{option} names {name[:200]}, which is in none of these places: {tried}")

@@ -1,0 +1,205 @@
+"""The folder of a source on this machine: finished files, and what is known of each row.
+
+Files appear under their names only when they are whole, so that a fetch can be killed at any point.
+``complete.json`` comes last; a fetch that finds it has nothing to do.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from trainer_core.config.plan.frozen import digest_of
+from trainer_core.disk import DiskError, writing
+from trainer_core.progress import Reporter
+from trainer_core.whole_file import replace_text
+
+FILES: Final = "files"
+_COMPLETE: Final = "complete.json"
+_ROWS: Final = "rows.jsonl"
+_DRAFTS: Final = "drafts"
+_VERSION: Final = 1
+_TRY_EVERY_S: Final = 0.2
+_KEPT_FREE_BYTES: Final = 1 << 30
+_NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Complete:
+    """What a finished fetch left."""
+
+    pictures: int
+    left_out: int
+    notes: tuple[str, ...]
+    """What is not there and why, each a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownRow:
+    """A row whose picture is on this disk."""
+
+    token: str
+    """Names the content: an ETag, a digest, or nothing where the key does."""
+    file: Path
+
+
+class SourcePlace:
+    """The folder of one revision of a source; ``open_place`` opens it."""
+
+    def __init__(self, folder: Path, earlier: Mapping[str, KnownRow]) -> None:
+        """``earlier``: rows of other revisions of the same source."""
+        self.folder = folder
+        self.files = folder / FILES
+        self.drafts = folder / _DRAFTS
+        self.stopping = threading.Event()
+        """Set when no further row is waited for, so that downloads under way give up."""
+        self._earlier = earlier
+        self._known: dict[str, KnownRow] = {}
+
+    def prepare(self) -> None:
+        """Make the folders, forget drafts of a fetch that was killed, and read what is there."""
+        with writing(self.folder):
+            shutil.rmtree(self.drafts, ignore_errors=True)
+            for each in (self.files, self.drafts):
+                each.mkdir(parents=True, exist_ok=True)
+        self._known = {k: row for k, row in _rows_of(self.folder).items() if row.file.is_file()}
+
+    def known(self, key: str, token: str) -> KnownRow | None:
+        """The row as an earlier fetch of this revision stored it; None where none did."""
+        row = self._known.get(key)
+        return row if row is not None and row.token == token else None
+
+    def from_earlier(self, key: str, token: str) -> Path | None:
+        """The picture of the row in an earlier revision, if that had the same content."""
+        row = self._earlier.get(key)
+        is_same = row is not None and row.token == token and row.file.is_file()
+        return row.file if is_same and row is not None else None
+
+    def note(self, key: str, token: str, name: str) -> None:
+        """Record that a row is stored. One thread calls it."""
+        line = json.dumps([key, token, name], ensure_ascii=False)
+        with writing(self.folder), (self.folder / _ROWS).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def check_space(self, needed_bytes: int = 0) -> None:
+        """Raise DiskError where the disk has too little space left for what comes."""
+        with writing(self.folder):
+            free = shutil.disk_usage(self.folder).free
+        if free < needed_bytes + _KEPT_FREE_BYTES:
+            raise DiskError(
+                "disk_full",
+                f"{self.folder} needs {_gib(needed_bytes + _KEPT_FREE_BYTES)}, of which one stays "
+                f"free, and its disk has {_gib(free)}: free some, name another folder in "
+                "REVERIE_HOME, or take fewer rows with source_max_rows",
+            )
+
+    def complete(self) -> Complete | None:
+        """What is there, if everything is; files that were deleted since make it incomplete."""
+        try:
+            read = json.loads((self.folder / _COMPLETE).read_bytes())
+            found = Complete(
+                pictures=int(read["pictures"]),
+                left_out=int(read["left_out"]),
+                notes=tuple(str(each) for each in read["notes"]),
+            )
+            is_current = read["version"] == _VERSION
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        rows = _rows_of(self.folder)
+        is_whole = len(rows) >= found.pictures and all(row.file.is_file() for row in rows.values())
+        return found if is_current and is_whole else None
+
+    def finish(self, complete: Complete) -> None:
+        """Record that everything is there."""
+        with writing(self.folder):
+            shutil.rmtree(self.drafts, ignore_errors=True)
+            text = json.dumps({"version": _VERSION, **asdict(complete)}, indent=1)
+            replace_text(self.folder / _COMPLETE, text + "\n")
+
+
+@contextlib.contextmanager
+def open_place(
+    root: Path, name: str, description: Mapping[str, Any], revision: str, reporter: Reporter
+) -> Iterator[SourcePlace]:
+    """The folder of a revision of a source; only one process at a time has it.
+
+    Args:
+        root: holds the folders of all sources.
+        name: of the source, for people.
+        description: what is fetched, without secrets; equal ones share files.
+        revision: of the content.
+        reporter: can stop the waiting.
+    """
+    folder = _folder_of(root, name, description)
+    own = folder / hashlib.sha256(revision.encode()).hexdigest()[:16]
+    with writing(folder):
+        own.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, reporter):
+        earlier: dict[str, KnownRow] = {}
+        for other in _by_age(folder):
+            if other != own:
+                earlier |= _rows_of(other)
+        yield SourcePlace(own, earlier)
+
+
+def newest_complete(root: Path, name: str, description: Mapping[str, Any]) -> SourcePlace | None:
+    """The newest complete revision of a source, for a machine that cannot ask for the newest."""
+    folder = _folder_of(root, name, description)
+    places = [SourcePlace(each, {}) for each in reversed(_by_age(folder))]
+    return next((place for place in places if place.complete() is not None), None)
+
+
+def _folder_of(root: Path, name: str, description: Mapping[str, Any]) -> Path:
+    plain = _NOT_PLAIN.sub("-", name)[:60].strip("-.")
+    return root / f"{plain}-{digest_of(dict(description))[:12]}"
+
+
+def _by_age(folder: Path) -> list[Path]:
+    """The revisions in a folder, the newest last."""
+    try:
+        found = [each for each in folder.iterdir() if each.is_dir()]
+        return sorted(found, key=lambda each: each.stat().st_mtime_ns)
+    except OSError:
+        return []
+
+
+def _rows_of(folder: Path) -> dict[str, KnownRow]:
+    """What is recorded there; a line that a kill left half is none."""
+    rows: dict[str, KnownRow] = {}
+    with contextlib.suppress(OSError), (folder / _ROWS).open("rb") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                match json.loads(line):
+                    case [str(key), str(token), str(name)]:
+                        rows[key] = KnownRow(token=token, file=folder / FILES / name)
+    return rows
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, reporter: Reporter) -> Iterator[None]:
+    with writing(folder), (folder / ".lock").open("a") as lock:
+        is_reported = False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not is_reported:
+                    reporter.log(f"waiting for another process that is fetching into {folder}")
+                is_reported = True
+                reporter.check_control()
+                time.sleep(_TRY_EVERY_S)
+            else:
+                break
+        yield
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 30):.1f} GiB"

@@ -1,0 +1,243 @@
+"""Rows of a source become files: a picture as its bytes are, and its captions beside it."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from trainer_core.data.formats import CAPTION_SUFFIX, IMAGE_SUFFIXES, suffix_of
+from trainer_core.data.images import inspect_image, suffix_of_content
+from trainer_core.disk import writing
+from trainer_core.errors import BadImageError
+from trainer_core.progress import Reporter
+from trainer_core.sources.errors import RowError
+from trainer_core.sources.places import SourcePlace
+from trainer_core.web.fetching import FetchError
+
+_THREADS: Final = 8
+_WAITING: Final = 4 * _THREADS
+_NAMED_AT_MOST: Final = 3
+_CHECK_SPACE_EVERY: Final = 50
+_TOLD_EVERY_S: Final = 0.2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One picture of a source."""
+
+    key: str
+    """Path of its file without a suffix, with ``/``; stable from one revision to the next."""
+    token: str
+    """Names its content, as in ``KnownRow``."""
+    suffix: str
+    """As far as it is known; the content decides where it is no suffix of pictures."""
+    label: str
+    """Names the row in a message."""
+    captions: tuple[str, ...] | None
+    """Each a line; None: no caption file is written."""
+    write: Callable[[Path], None]
+    """Writes the picture's bytes; raises RowError, FetchError or OSError."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the rows."""
+
+    pictures: int = 0
+    new: int = 0
+    """Of them, those whose bytes were fetched now."""
+    new_bytes: int = 0
+    left_out: int = 0
+    why: list[str] = field(default_factory=list)
+    """Of the first rows that were left out."""
+
+    def leave_out(self, why: str) -> None:
+        self.left_out += 1
+        if len(self.why) < _NAMED_AT_MOST:
+            self.why.append(why)
+
+    def note(self) -> list[str]:
+        """A sentence about what was left out; none where nothing was."""
+        if not self.left_out:
+            return []
+        more = "; …" if self.left_out > len(self.why) else ""
+        rows = "row is" if self.left_out == 1 else "rows are"
+        return [f"{self.left_out} {rows} left out: {'; '.join(self.why)}{more}"]
+
+
+def store_rows(
+    rows: Iterable[Row],
+    total: int,
+    place: SourcePlace,
+    reporter: Reporter,
+    tally: Tally,
+    *,
+    stage: str,
+    max_file_bytes: int,
+) -> None:
+    """Store rows with several threads, and count them in ``tally``.
+
+    Args:
+        rows: read as they are needed, so that they may be very many.
+        total: how many rows there are altogether, also those counted before.
+        place: where to; a row that is there with the same content is not fetched again.
+        reporter: gets the progress with its rate, and can stop the work.
+        tally: of all rows of the source.
+        stage: of the progress.
+        max_file_bytes: larger pictures are left out.
+
+    Raises:
+        DiskError: the disk is full or fails.
+        StopRequestedError: what is stored stays.
+    """
+    place.stopping.clear()
+    pace = _Pace(reporter, stage, total, tally)
+    waiting: dict[Future[tuple[str, int]], Row] = {}
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        for number, row in enumerate(rows):
+            if number % _CHECK_SPACE_EVERY == 0:
+                place.check_space()
+            waiting[pool.submit(_store, row, place, max_file_bytes)] = row
+            if len(waiting) >= _WAITING:
+                _count(_some_done(waiting), place, tally)
+            pace.tell()
+        while waiting:
+            _count(_some_done(waiting), place, tally)
+            pace.tell()
+    finally:
+        place.stopping.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _some_done(
+    waiting: dict[Future[tuple[str, int]], Row],
+) -> Iterator[tuple[Row, Future[tuple[str, int]]]]:
+    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+    for each in done:
+        yield waiting.pop(each), each
+
+
+def _count(
+    done: Iterable[tuple[Row, Future[tuple[str, int]]]], place: SourcePlace, tally: Tally
+) -> None:
+    for row, future in done:
+        try:
+            name, size_bytes = future.result()
+        except RowError as error:
+            tally.leave_out(f"{row.label}: {error}")
+        except (BadImageError, FetchError) as error:
+            tally.leave_out(error.message)
+        else:
+            tally.pictures += 1
+            if name:
+                tally.new += bool(size_bytes)
+                tally.new_bytes += size_bytes
+                place.note(row.key, row.token, name)
+
+
+def _store(row: Row, place: SourcePlace, max_file_bytes: int) -> tuple[str, int]:
+    """The name of the stored file and its size; empty and 0 where it was there before."""
+    with writing(place.files):
+        known = place.known(row.key, row.token)
+        if known is not None:
+            _write_captions(row, known.file)
+            return "", 0
+        earlier = place.from_earlier(row.key, row.token)
+        if earlier is not None:
+            file = place.files / f"{row.key}{earlier.suffix}"
+            _write_captions(row, file)
+            _link(earlier, file)
+            return file.relative_to(place.files).as_posix(), 0
+        draft = place.drafts / f"{os.urandom(8).hex()}.part"
+        try:
+            return _fetched(row, place, draft, max_file_bytes)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _fetched(row: Row, place: SourcePlace, draft: Path, max_file_bytes: int) -> tuple[str, int]:
+    """Fetch a picture and check that it decodes."""
+    row.write(draft)
+    size_bytes = draft.stat().st_size
+    if size_bytes > max_file_bytes:
+        raise RowError(
+            f"{size_bytes:,} bytes, more than source_max_file_mb allows ({max_file_bytes:,})"
+        )
+    inspect_image(draft, name=row.label)
+    suffix = row.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        suffix = suffix_of_content(draft, name=row.label)
+    file = place.files / f"{row.key}{suffix}"
+    _write_captions(row, file)
+    draft.replace(file)
+    return file.relative_to(place.files).as_posix(), size_bytes
+
+
+def _write_captions(row: Row, file: Path) -> None:
+    """Write the captions beside a picture, before that has its name; whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if row.captions is None:
+        return
+    target = file.with_suffix(CAPTION_SUFFIX)
+    text = "".join(f"{one_line(each)}\n" for each in row.captions)
+    if not text:
+        target.unlink(missing_ok=True)
+        return
+    draft = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _link(earlier: Path, file: Path) -> None:
+    """Have a file of another revision here, too, without its bytes twice where the disk can."""
+    file.unlink(missing_ok=True)
+    try:
+        os.link(earlier, file)
+    except OSError:
+        draft = file.with_name(f".{file.name}.{os.urandom(4).hex()}.tmp")
+        draft.write_bytes(earlier.read_bytes())
+        draft.replace(file)
+
+
+def one_line(caption: str) -> str:
+    """A caption as one line of a caption file: line breaks become blanks, and NULs go."""
+    return " ".join(caption.replace("\0", " ").split())
+
+
+def safe_key(path: str) -> str:
+    """A relative path of a source as one that is safe on this disk; ``..`` and the like go.
+
+    Without the suffix.
+    """
+    parts = [part.strip().lstrip(".") for part in PurePosixPath(path.replace("\\", "/")).parts]
+    plain = ["".join(c if c.isprintable() else "_" for c in part)[:100] for part in parts]
+    kept = [part for part in plain if part and part != "/"]
+    return PurePosixPath(*kept).with_suffix("").as_posix() if kept else "_"
+
+
+def suffix_in(path: str) -> str:
+    """The suffix of a path or address, in lower case."""
+    return suffix_of(PurePosixPath(path))
+
+
+class _Pace:
+    """Reports the progress, and checks for a stop; not more often than a person reads."""
+
+    def __init__(self, reporter: Reporter, stage: str, total: int, tally: Tally) -> None:
+        self._reporter, self._stage, self._total, self._tally = reporter, stage, total, tally
+        self._told_s = float("-inf")
+
+    def tell(self) -> None:
+        self._reporter.check_control()
+        now_s = time.monotonic()
+        done = self._tally.pictures + self._tally.left_out
+        if now_s - self._told_s >= _TOLD_EVERY_S or done >= self._total:
+            self._told_s = now_s
+            self._reporter.progress(self._stage, done, max(self._total, done))
