@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from services.cli import output
+from services.cli.pace import Pace
 from trainer_core.disk import writing
-from trainer_core.in_words import duration
 from trainer_core.local.output import View
 from trainer_core.process.event_texts import outcome_line, stage_name, step_facts
 from trainer_core.process.events import Event
@@ -56,30 +56,13 @@ class _Warnings:
         return new
 
 
-class _Pace:
-    """The rate of a stage since it was first shown, and how long the rest takes at that rate."""
-
-    def __init__(self) -> None:
-        self._stage, self._first_done, self._begun_s = "", 0, 0.0
-
-    def facts(self, stage: str, done: int, total: int) -> str:
-        """Such as ``25/s, 40 s left``; empty where too little is known."""
-        now_s = time.monotonic()
-        if stage != self._stage:
-            self._stage, self._first_done, self._begun_s = stage, done, now_s
-        new, took_s = done - self._first_done, now_s - self._begun_s
-        if took_s < _RATE_AFTER_S or new <= 0 or done >= total:
-            return ""
-        rate = new / took_s
-        return f"{rate:.3g}/s, {duration((total - done) / rate)} left"
-
-
 class LiveView:
     """One bar for the current stage; the bars of earlier stages stay visible."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         self._console, self._progress = console, progress
-        self._warnings, self._pace = _Warnings(), _Pace()
+        self._warnings = _Warnings()
+        self._pace = Pace()
         self._task: tuple[str, TaskID] | None = None
         self._max_steps = 0
 
@@ -87,7 +70,8 @@ class LiveView:
         self._console.print(output.text_of(text), soft_wrap=True)
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        self._show(stage, done, total, self._pace.facts(stage, done, total))
+        facts = self._pace.facts(stage, done, total, time.monotonic())
+        self._show(stage, done, total, facts)
 
     def event(self, event: Event) -> None:
         for text in self._warnings.new_in(event):
@@ -114,7 +98,8 @@ class PlainView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._warnings, self._pace = _Warnings(), _Pace()
+        self._warnings = _Warnings()
+        self._pace = Pace()
         self._max_steps = 0
         self._stage = ""
         self._shown_done = 0
@@ -126,9 +111,9 @@ class PlainView:
             self._console.print(output.text_of(text), soft_wrap=True)
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        facts = self._pace.facts(stage, done, total)
+        facts = self._pace.facts(stage, done, total, time.monotonic())
         if self._is_due(stage, done, total, every=max(1, total)):
-            self.log(", ".join(filter(None, (f"{stage}: {done} of {total}", facts))))
+            self.log(f"{stage}: {done} of {total}" + (f", {facts}" if facts else ""))
 
     def event(self, event: Event) -> None:
         for text in self._warnings.new_in(event):

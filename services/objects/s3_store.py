@@ -22,7 +22,7 @@ from services.objects.errors import (
     ObjectTooBigError,
 )
 from services.objects.keys import PROBE_PREFIX, check_key, check_prefix
-from services.objects.local_files import COPY_BYTES, appearing_whole
+from services.objects.local_files import COPY_BYTES, appearing_whole, pieces_of
 from services.objects.port import SignedRequest, attached
 from services.objects.s3_errors import status_of, translated
 from services.objects.s3_parts import S3Parts
@@ -107,7 +107,7 @@ class S3Store:
                     raise
                 yield iter(())
             else:
-                yield iter(lambda: source.read(COPY_BYTES), b"")
+                yield pieces_of(source, size_bytes)
 
     def get_to(self, key: str, path: Path) -> None:
         check_key(key)

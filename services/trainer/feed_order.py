@@ -22,6 +22,11 @@ class FeedOrder:
         self._ahead: deque[tuple[str, ...]] = deque()
         """Of each micro-batch from ``_first`` on, the entries that it needs."""
 
+    @property
+    def num_entries(self) -> int:
+        """Of the run."""
+        return len(self._index.entries)
+
     def digests_from(self, step: int) -> Iterator[str]:
         """Digests of all entries, each once, by first use after ``step`` steps."""
         seen: set[str] = set()

@@ -7,6 +7,8 @@ is fetched next.
 """
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
@@ -47,19 +49,37 @@ class Fetcher(Protocol):
         """
 
 
-@dataclass(slots=True)
-class _Folder:
-    """The entries in the folder, and those that are on their way; sizes in bytes."""
+class _Held:
+    """Entries in the folder, or on their way to it; sizes in bytes."""
 
-    present: dict[str, int]
-    arriving: dict[str, int]
+    def __init__(self) -> None:
+        self.present: dict[str, int] = {}
+        self.arriving: dict[str, int] = {}
+        self.total_bytes = 0
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(self.present.values()) + sum(self.arriving.values())
-
-    def has(self, digest: str) -> bool:
+    def __contains__(self, digest: str) -> bool:
         return digest in self.present or digest in self.arriving
+
+    def expect(self, digest: str, size_bytes: int) -> None:
+        self.arriving[digest] = size_bytes
+        self.total_bytes += size_bytes
+
+    def arrived(self, digest: str) -> None:
+        self.present[digest] = self.arriving.pop(digest)
+
+    def gone(self, digest: str) -> None:
+        self.total_bytes -= self.present.pop(digest, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Soon:
+    """What the folder should have."""
+
+    digests: dict[str, None]
+    """By first use."""
+    missing: deque[str]
+    """Those that were not there when this was made; taken from the left."""
+    made_at_s: float
 
 
 class Feeder:
@@ -93,7 +113,8 @@ class Feeder:
         self._wanted_at_step = from_step
         self._other_bytes = other_bytes
         self._is_uploading = is_uploading
-        self._entries = _Folder({}, {})
+        self._held = _Held()
+        self._soon: _Soon | None = None
         self._wanted_folder = wanted_folder(folder)
         self._wanted_folder.mkdir(exist_ok=True)
         self._changed = threading.Event()
@@ -156,36 +177,43 @@ class Feeder:
     def _take_finished(self, fetches: dict[Future[None], str]) -> None:
         for future in [each for each in fetches if each.done()]:
             digest = fetches.pop(future)
-            size_bytes = self._entries.arriving.pop(digest)
             future.result()
-            self._entries.present[digest] = size_bytes
-            log.debug("entry_fetched", digest=digest, size_bytes=size_bytes)
+            self._held.arrived(digest)
+            log.debug("entry_fetched", digest=digest)
 
     def _next_fetches(self, most: int) -> list[str]:
         """Entries to fetch next, which count as arriving; deletes others to make room."""
-        entries, chosen = self._entries, list[str]()
+        held, chosen = self._held, list[str]()
         room_bytes = self._limit_bytes - self._other_bytes()
-        soon = self._soon(room_bytes)
-        for digest in soon:
-            if len(chosen) >= most:
-                break
-            if entries.has(digest):
-                continue
-            size_bytes = self._size_of(digest)
-            # One entry at a time is always allowed: training could not go on without it.
-            may_exceed = digest == next(iter(soon)) and not entries.arriving
-            if not self._make_room(room_bytes - size_bytes, soon) and (
-                not may_exceed or self._is_uploading()
-            ):
-                break
-            entries.arriving[digest] = size_bytes
-            chosen.append(digest)
-        if not chosen:
-            self._make_room(room_bytes, soon)
+        if len(held.present) == self._order.num_entries and held.total_bytes <= room_bytes:
+            return chosen
+        soon = self._what_is_needed_soon(room_bytes)
+        self._make_room(room_bytes, soon)
+        while soon.missing and len(chosen) < most:
+            digest = soon.missing[0]
+            if digest not in held:
+                size_bytes = self._size_of(digest)
+                # One entry is always allowed: training could not go on without it.
+                is_first = digest == next(iter(soon.digests)) and not held.arriving
+                if not self._make_room(room_bytes - size_bytes, soon) and (
+                    not is_first or self._is_uploading()
+                ):
+                    break
+                held.expect(digest, size_bytes)
+                chosen.append(digest)
+            soon.missing.popleft()
         return chosen
 
-    def _soon(self, room_bytes: int) -> dict[str, None]:
-        """Digests that the folder should hold, by first use, within the room; at least one."""
+    def _what_is_needed_soon(self, room_bytes: int) -> _Soon:
+        """Entries by first use, within the room; at least one. Made anew when a step is done."""
+        soon = self._soon
+        if soon is None or time.monotonic() - soon.made_at_s > _LOOK_EVERY_S:
+            digests = self._digests_within(room_bytes)
+            missing = deque(digest for digest in digests if digest not in self._held)
+            soon = self._soon = _Soon(digests, missing, time.monotonic())
+        return soon
+
+    def _digests_within(self, room_bytes: int) -> dict[str, None]:
         soon: dict[str, None] = {}
         for digest in chain(self._wanted, self._order.digests_from(self._step)):
             if digest in soon:
@@ -196,18 +224,17 @@ class Feeder:
             soon[digest] = None
         return soon
 
-    def _make_room(self, limit_bytes: int, soon: dict[str, None]) -> bool:
+    def _make_room(self, limit_bytes: int, soon: _Soon) -> bool:
         """Delete entries that are not needed soon; whether the others are within the limit."""
-        entries = self._entries
-        taken_bytes = entries.size_bytes
-        if taken_bytes > limit_bytes:
-            for digest in [each for each in entries.present if each not in soon]:
+        held = self._held
+        if held.total_bytes > limit_bytes:
+            for digest in [each for each in held.present if each not in soon.digests]:
                 (self._folder / entry_name(digest)).unlink(missing_ok=True)
-                taken_bytes -= entries.present.pop(digest)
+                held.gone(digest)
                 log.debug("entry_evicted", digest=digest)
-                if taken_bytes <= limit_bytes:
+                if held.total_bytes <= limit_bytes:
                     break
-        return taken_bytes <= limit_bytes
+        return held.total_bytes <= limit_bytes
 
     def _size_of(self, digest: str) -> int:
         return self._fetcher.size_bytes(digest) + _HEADER_BYTES
@@ -216,11 +243,13 @@ class Feeder:
         """Read the requests; they hold until the next step, the newest first."""
         if self._wanted_at_step != self._step:
             self._wanted, self._wanted_at_step = [], self._step
+            self._soon = None
         for path in self._wanted_folder.iterdir():
             digest = path.name
             if not (self._folder / entry_name(digest)).exists():
-                self._entries.present.pop(digest, None)  # damaged, so the process deleted it
+                self._held.gone(digest)  # it was damaged, and the process deleted it
             if digest not in self._wanted:
                 self._wanted.insert(0, digest)
-            if digest in self._entries.present:
+                self._soon = None
+            if digest in self._held.present:
                 path.unlink(missing_ok=True)

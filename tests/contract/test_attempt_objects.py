@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.domain.ids import new_id
-from services.domain.ledger import Claim, StoredCheckpoint
+from services.domain.ledger import CachedShard, Claim, StoredCheckpoint
 from services.domain.starts import StartObject, StoredStart
 from services.objects.errors import (
     InvalidKeyError,
@@ -18,16 +18,19 @@ from services.objects.errors import (
     ObjectMissingError,
     ObjectTooBigError,
 )
-from services.objects.folders import get_folder, get_shard, put_folder, put_shard
+from services.objects.folders import get_folder, put_folder
 from services.objects.keys import checkpoint_prefix, upload_key
 from services.objects.open import open_store
 from services.objects.port import AttemptObjects, ObjectStore
+from services.objects.shards import get_contents, get_entry, put_shard
 from services.settings.env import Settings
 from tests.support.boxes import Box
 from tests.support.fleet import Fleet
 from tests.support.rgw import Bucket, RgwServer
 from tests.support.runs import TenantDatabase
 from tests.support.service import database_of
+from tests.support.shard_files import write_shard
+from trainer_core.data.entry_files import damage_of, entry_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +179,7 @@ def test_a_missing_object_is_named(attempt: Attempt, tmp_path: Path) -> None:
     for read in (
         lambda: attempt.objects.get_bytes(key, limit_bytes=10),
         lambda: attempt.objects.get_to(key, tmp_path / "dest"),
+        lambda: range_of(attempt, key, 0, 5),
     ):
         with pytest.raises(ObjectMissingError, match=key):
             read()
@@ -213,12 +217,51 @@ def test_the_adapter_that_the_run_starts_from_is_read_and_no_neighbour_of_it(
         attempt.objects.get_to(keys[1], tmp_path / "other")
 
 
+def store_shard(attempt: Attempt, folder: Path, entries: dict[str, bytes]) -> CachedShard:
+    """The shard that the run needs, with these entries, in the store."""
+    (needed,) = attempt.claim.shards
+    file = write_shard(folder / "shard", entries)
+    return put_shard(attempt.store, attempt.claim.tenant_id, needed.digest, "latents", file)
+
+
 def test_the_shards_of_the_run_are_read(attempt: Attempt, tmp_path: Path) -> None:
-    (tmp_path / "latents").write_bytes(b"numbers")
-    digest = attempt.claim.shards[0].digest
-    tenant_id = attempt.claim.tenant_id
-    shard = put_shard(attempt.store, tenant_id, digest, "latents", tmp_path / "latents")
+    entries = {"1" * 64: b"numbers", "2" * 64: os.urandom(3 << 20)}
+    shard = store_shard(attempt, tmp_path, entries)
+    (tmp_path / "back").mkdir()
 
-    get_shard(attempt.objects, tenant_id, shard, tmp_path / "back")
+    contents = get_contents(attempt.objects, attempt.claim.tenant_id, shard)
+    for digest in entries:
+        get_entry(attempt.objects, contents, digest, tmp_path / "back")
+        assert damage_of(tmp_path / "back" / entry_name(digest)) is None
 
-    assert (tmp_path / "back").read_bytes() == b"numbers"
+    body = attempt.store.get_bytes(contents.key, limit_bytes=4 << 20)
+    for start, size_bytes in ((0, 1), (100, 2 << 20), (len(body) - 5, 99)):
+        found = range_of(attempt, contents.key, start, size_bytes)
+        assert found == body[start : start + size_bytes]
+    assert range_of(attempt, contents.key, len(body), 7) == b""
+    attempt.store.delete(contents.key)
+    with pytest.raises(ObjectMissingError, match=contents.key):
+        range_of(attempt, contents.key, 0, 5)
+
+
+def range_of(attempt: Attempt, key: str, start: int, size_bytes: int) -> bytes:
+    with attempt.objects.open_range(key, start=start, size_bytes=size_bytes) as pieces:
+        return b"".join(pieces)
+
+
+def test_the_entries_of_another_tenants_shard_are_not_read(
+    attempt: Attempt, tmp_path: Path
+) -> None:
+    (needed,) = attempt.claim.shards
+    file = write_shard(tmp_path / "shard", {"1" * 64: b"secret"})
+    other = put_shard(attempt.store, new_id("ten"), needed.digest, "latents", file)
+    elsewhere = put_shard(attempt.store, attempt.claim.tenant_id, "9" * 64, "latents", file)
+    other_tenant = attempt.tenant_db.neighbour().tenant_id
+    put_shard(attempt.store, other_tenant, needed.digest, "latents", file)
+
+    for tenant_id, shard in ((other_tenant, other), (attempt.claim.tenant_id, elsewhere)):
+        with pytest.raises(ObjectMissingError):
+            get_contents(attempt.objects, tenant_id, shard)
+        contents = get_contents(attempt.store, tenant_id, shard)
+        with pytest.raises(ObjectMissingError):
+            range_of(attempt, contents.key, 0, 5)

@@ -1,4 +1,4 @@
-"""Folders and shards on every object store: complete or not there at all."""
+"""Folders on every object store: complete or not there at all."""
 
 import hashlib
 import json
@@ -8,19 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from services.domain.ids import new_id
-from services.domain.ledger import CachedShard, StoredFiles
+from services.domain.ledger import StoredFiles
 from services.objects.errors import ObjectCorruptError, ObjectMissingError
 from services.objects.folder_store import FolderStore
 from services.objects.folders import (
     check_folder,
     folder_contents,
     get_folder,
-    get_shard,
     put_folder,
-    put_shard,
 )
-from services.objects.keys import shard_prefix
 from services.objects.port import ObjectStore
 from services.objects.signing import UrlSigner
 from tests.support.finished_runs import closed_folder
@@ -179,66 +175,6 @@ def test_a_manifest_cannot_name_a_file_elsewhere(
 
     with pytest.raises(ObjectCorruptError, match=r"is not a manifest|names itself"):
         get_folder(store, stored, tmp_path / "back")
-
-
-def test_a_shard_comes_back_and_the_loser_of_a_race_adopts_it(
-    store: ObjectStore, tmp_path: Path
-) -> None:
-    tenant_id, digest = new_id("ten"), "ab" * 32
-    first, second, back = tmp_path / "first", tmp_path / "second", tmp_path / "back"
-    first.write_bytes(b"numbers")
-    second.write_bytes(b"other numbers")
-
-    shard = put_shard(store, tenant_id, digest, "latents", first)
-    assert put_shard(store, tenant_id, digest, "latents", second) == shard
-    assert put_shard(store, tenant_id, digest, "latents", first) == shard
-    get_shard(store, tenant_id, shard, back)
-
-    assert back.read_bytes() == b"numbers"
-    assert shard.size_bytes == len(b"numbers")
-    content = f"{hashlib.sha256(b'numbers').hexdigest()}.safetensors"
-    prefix = shard_prefix(tenant_id, digest)
-    assert list(store.list_keys(prefix)) == [prefix + content, prefix + "manifest.json"]
-
-
-def test_shards_that_were_swapped_are_refused(store: ObjectStore, tmp_path: Path) -> None:
-    tenant_id, digests = new_id("ten"), ("ab" * 32, "cd" * 32)
-    shards, keys = [], []
-    for digest in digests:
-        (tmp_path / digest).write_bytes(digest.encode())
-        shards.append(put_shard(store, tenant_id, digest, "text", tmp_path / digest))
-        keys.append(next(store.list_keys(shard_prefix(tenant_id, digest))))
-    bodies = [store.get_bytes(key, limit_bytes=100) for key in keys]
-
-    for key, body in zip(keys, reversed(bodies), strict=True):
-        store.put_bytes(key, body)
-
-    for shard in shards:
-        with pytest.raises(ObjectCorruptError):
-            get_shard(store, tenant_id, shard, tmp_path / "back")
-
-
-def test_a_damaged_shard_is_named_and_leaves_nothing(store: ObjectStore, tmp_path: Path) -> None:
-    tenant_id, digest = new_id("ten"), "ab" * 32
-    (tmp_path / "local").write_bytes(b"numbers")
-    shard = put_shard(store, tenant_id, digest, "text", tmp_path / "local")
-    key = f"{shard_prefix(tenant_id, digest)}{hashlib.sha256(b'numbers').hexdigest()}.safetensors"
-
-    store.put_bytes(key, b"NUMBERS")
-    with pytest.raises(ObjectCorruptError, match=key):
-        get_shard(store, tenant_id, shard, tmp_path / "back")
-    with pytest.raises(ObjectCorruptError, match="not the manifest"):
-        get_shard(
-            store,
-            tenant_id,
-            CachedShard(digest=digest, kind="text", manifest_sha256="0" * 64, size_bytes=7),
-            tmp_path / "back",
-        )
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("back")] == []
-
-    put_shard(store, tenant_id, digest, "text", tmp_path / "local")
-    get_shard(store, tenant_id, shard, tmp_path / "back")
-    assert (tmp_path / "back").read_bytes() == b"numbers", "building it again repairs it"
 
 
 def test_a_deletion_leaves_no_empty_folder_and_hurts_no_writer(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_a_missing_object_is_named(store: ObjectStore, tmp_path: Path) -> None:
     for read in (
         lambda: store.get_bytes("no/such", limit_bytes=10),
         lambda: store.get_to("no/such", tmp_path / "dest"),
+        lambda: range_of(store, "no/such", 0, 5),
     ):
         with pytest.raises(ObjectMissingError, match="no/such"):
             read()
@@ -81,6 +82,44 @@ def test_the_first_bytes_of_an_object_are_read_alone(store: ObjectStore) -> None
         store.get_first("b", 4)
 
 
+@pytest.mark.parametrize(
+    ("start", "size_bytes"),
+    [
+        pytest.param(0, 1, id="first byte"),
+        pytest.param(1_000_000, 1_500_000, id="middle"),
+        pytest.param(3 << 20, 17, id="last bytes"),
+        pytest.param(3 << 20, 100, id="over the end"),
+        pytest.param((3 << 20) + 17, 1, id="at the end"),
+        pytest.param(9 << 20, 1 << 20, id="past the end"),
+        pytest.param(5, 0, id="nothing"),
+    ],
+)
+def test_a_range_of_an_object_is_read_alone(
+    store: ObjectStore, tmp_path: Path, start: int, size_bytes: int
+) -> None:
+    body = os.urandom((3 << 20) + 17)
+    (tmp_path / "source").write_bytes(body)
+    store.put_file("a/b", tmp_path / "source")
+    store.put_bytes("empty", b"")
+
+    assert range_of(store, "a/b", start, size_bytes) == body[start : start + size_bytes]
+    assert range_of(store, "empty", start, size_bytes) == b""
+
+
+def range_of(store: ObjectStore, key: str, start: int, size_bytes: int) -> bytes:
+    with store.open_range(key, start=start, size_bytes=size_bytes) as pieces:
+        return b"".join(pieces)
+
+
+def test_a_range_may_be_left_before_its_end(store: ObjectStore) -> None:
+    body = os.urandom(5 << 20)
+    store.put_bytes("a", body)
+    for _ in range(20):  # more than an idle connection each would allow
+        with store.open_range("a", start=1, size_bytes=4 << 20) as pieces:
+            assert body[1:].startswith(next(pieces))
+    assert range_of(store, "a", 7, 5) == body[7:12]
+
+
 def test_deleting_twice_is_harmless(store: ObjectStore) -> None:
     store.put_bytes("a/b", b"1")
 
@@ -104,6 +143,8 @@ def test_a_key_that_leads_outside_is_refused(store: ObjectStore, tmp_path: Path)
     for key in ("../x", "a/../../x", "/etc/passwd", "a//b", ".hidden", ""):
         with pytest.raises(InvalidKeyError):
             store.put_bytes(key, b"1")
+        with pytest.raises(InvalidKeyError):
+            range_of(store, key, 0, 1)
         with pytest.raises(InvalidKeyError):
             store.get_to(key, tmp_path / "dest")
         with pytest.raises(InvalidKeyError):
@@ -204,6 +245,8 @@ def test_a_read_that_breaks_off_may_be_repeated(
         store.get_to("a", tmp_path / "a")
     with pytest.raises(ObjectStoreDownError):
         store.get_bytes("a", limit_bytes=1 << 20)
+    with pytest.raises(ObjectStoreDownError):
+        range_of(store, "a", 10, 90_000)
 
     assert list(tmp_path.iterdir()) == []
     proxy.set("ok")

@@ -15,14 +15,16 @@ from psycopg.types.json import Jsonb
 
 from services.cache_builder.build import Builder
 from services.processes.request_child import RequestChild
+from services.store import admission
 from services.store.database import Database
 from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
 from tests.support.failing_store import store_in
 from tests.support.runs import TenantDatabase, shard_digest
-from trainer_core.data.index import ShardSpec, TextEntry
+from trainer_core.data.index import Caption
+from trainer_core.data.shards import ShardSpec
 
-SPEC = ShardSpec(kind="text", encoder={}, entries=(TextEntry(text="a wall"),))
+SPEC = ShardSpec(kind="text", encoder={}, entries=(Caption(text="a wall"),))
 ENCODER = textwrap.dedent(
     """
     import json, os, sys
@@ -88,3 +90,28 @@ def test_a_machine_that_fails_drains(
     with database.transaction() as conn:
         row = conn.execute("SELECT status, attempts FROM cache_shards").fetchone()
     assert row == ("pending", tries)
+
+
+def test_a_shard_of_another_version_is_not_built_and_fails_no_run_that_is_indexed_again(
+    database: Database, tmp_path: Path
+) -> None:
+    ada = TenantDatabase.new(database)
+    older, newer = ada.caching().run_id, ada.caching().run_id
+    spec = SPEC.model_dump(mode="json") | {"version": 1}
+    with database.transaction() as conn:
+        conn.execute("UPDATE cache_shards SET spec = %s", (Jsonb(spec),))
+        conn.execute("UPDATE run_documents SET index_version = NULL WHERE run_id = %s", (older,))
+
+    with builder(database, tmp_path, "shard_torn") as it:
+        it.answer_ring(ada.tenant_id, shard_digest())
+        assert it.health.drain_reason is None
+    assert not (tmp_path / "encoder_pid").exists(), "nothing was encoded"
+
+    with database.transaction() as conn:
+        row = conn.execute("SELECT status, attempts, error FROM cache_shards").fetchone()
+        assert row is not None
+        status, tries, error = row
+        assert (status, tries, error["code"]) == ("failed", 1, "shard_of_other_version")
+        assert admission.runs_cached(conn, 10) == [newer], "of its own version, it fails"
+        assert admission.readmit_older(conn, 10) == 1
+    assert (ada.run(older).status, ada.run(older).stage) == ("queued", "admission")

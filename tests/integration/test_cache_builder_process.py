@@ -19,10 +19,10 @@ from psycopg.types.json import Jsonb
 
 from services.domain.ids import new_id
 from services.domain.ledger import CachedShard
-from services.objects.folders import get_shard
 from services.objects.keys import upload_key
 from services.objects.open import open_store
 from services.objects.port import ObjectStore
+from services.objects.shards import get_contents, get_entry
 from services.queue.app import CACHE_QUEUE
 from services.queue.rings import Rings
 from services.settings.env import Settings
@@ -34,8 +34,10 @@ from tests.support.redis import RedisServer
 from tests.support.waiting import wait_until
 from tests.unit.config_examples import import_small
 from trainer_core.base_models.describe import read_base_models
+from trainer_core.data.entry_files import damage_of, entry_name
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
+from trainer_core.data.shards import shards_of
 
 DEADLINE_S = 60.0
 
@@ -94,19 +96,51 @@ class Service:
         return dict(zip(columns.split(", "), row, strict=True))
 
     def want(self, index: DataIndex) -> list[str]:
+        """Have all entries of the index encoded, one a shard; returns the shards' digests."""
         digests = []
         with self.database.transaction() as conn:
-            for shard in index.shards:
-                spec = Jsonb(shard.spec.model_dump(mode="json"))
+            for entry in index.entries:
+                (shard,) = shards_of(index, {entry.digest})
+                spec = Jsonb(shard.model_dump(mode="json"))
                 conn.execute(
                     """INSERT INTO cache_shards (tenant_id, digest, kind, spec, base_model)
                        VALUES (%s, %s, %s, %s, 'hidream-tiny')""",
-                    (self.tenant_id, shard.digest, shard.kind, spec),
+                    (self.tenant_id, shard.digest(), shard.kind, spec),
                 )
-                digests.append(shard.digest)
+                conn.execute(
+                    "INSERT INTO cache_entries (tenant_id, digest, shard) VALUES (%s, %s, %s)",
+                    (self.tenant_id, entry.digest, shard.digest()),
+                )
+                digests.append(shard.digest())
         for digest in digests:
             self.rings.shard(self.tenant_id, digest)
         return digests
+
+    def stored(self, digest: str) -> CachedShard:
+        """A shard that is built, with the sizes of its entries."""
+        row = self.shard(digest)
+        with self.database.transaction() as conn:
+            entries = conn.execute(
+                "SELECT digest, size_bytes FROM cache_entries WHERE tenant_id = %s AND shard = %s",
+                (self.tenant_id, digest),
+            ).fetchall()
+        return CachedShard(
+            digest=digest,
+            kind=row["kind"],
+            manifest_sha256=row["manifest_sha256"],
+            size_bytes=row["size_bytes"],
+            entries=dict(entries),
+        )
+
+    def check_entries(self, digest: str, folder: Path) -> None:
+        """Read all entries of a built shard, as a trainer does."""
+        shard = self.stored(digest)
+        contents = get_contents(self.store, self.tenant_id, shard)
+        assert {d: place.size_bytes for d, place in contents.places.items()} == shard.entries
+        folder.mkdir(exist_ok=True)
+        for entry in shard.entries:
+            get_entry(self.store, contents, entry, folder)
+            assert damage_of(folder / entry_name(entry)) is None
 
 
 @pytest.fixture
@@ -299,14 +333,9 @@ def test_shards_are_built_once_although_the_ring_is_repeated(
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(DEADLINE_S) == 0
     assert service.shard(digests[0]) == row
-    shard = CachedShard(
-        digest=digests[0],
-        kind=row["kind"],
-        manifest_sha256=row["manifest_sha256"],
-        size_bytes=row["size_bytes"],
-    )
-    get_shard(service.store, service.tenant_id, shard, tmp_path / "shard")
-    assert (tmp_path / "shard").stat().st_size == row["size_bytes"]
+    for digest in digests:
+        service.check_entries(digest, tmp_path / "entries")
+    assert len(list((tmp_path / "entries").iterdir())) == len(digests)
     with service.database.transaction() as conn:
         assert conn.execute("SELECT kind, draining FROM workers").fetchall() == [
             ("cache_builder", True)
@@ -319,10 +348,9 @@ def test_a_users_error_names_the_file_and_is_not_retried(
     body = picture(256, 256)[:-600]
     service.upload(body)
 
-    index = index_of(models_dir, {"torn.jpg": body})
-    service.want(index)
+    digests = service.want(index_of(models_dir, {"torn.jpg": body}))
 
-    (latents,) = [shard.digest for shard in index.shards if shard.kind == "latents"]
+    (latents,) = [digest for digest in digests if service.shard(digest)["kind"] == "latents"]
     wait_until(lambda: service.shard(latents)["status"] == "failed", what=service.log.read_text)
     error = service.shard(latents)["error"]
     assert error["code"] == "bad_image"
@@ -340,26 +368,46 @@ def stored_times(service: Service) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in found}
 
 
+BUILDER = ("shard.before_manifest", "shard.uploaded")
+ENCODER = ("encode.before_write", "encode.before_rename", "encode.after_rename")
+
+
 @pytest.mark.deep
-@pytest.mark.parametrize(
-    "faults",
-    [
-        {"FAULT_AT": f"{place}@2=kill", "REVERIE_ENV": "test"}
-        for place in ("shard.before_manifest", "shard.uploaded")
-    ],
-    ids=["before the manifest", "before the row"],
-)
+@pytest.mark.parametrize("place", BUILDER + ENCODER)
 def test_a_builder_killed_at_its_second_shard_loses_only_that_one(
-    service: Service, models_dir: Path
+    service: Service, models_dir: Path, place: str, tmp_path: Path
 ) -> None:
+    """Another builder goes on: what is finished stays as it is, and nothing is read half."""
     body = picture(256, 256)
     service.upload(body)
+    service.process.kill()
+    service.process.wait()
+    once = str(tmp_path / "once")
+    faults = {"FAULT_AT": f"{place}@2=kill", "FAULT_ONCE": once, "REVERIE_ENV": "test"}
+    service.env |= faults
+    service.restart()
     first, second, *rest = service.want(index_of(models_dir, {"a.jpg": body}))
 
+    if place in ENCODER:
+        wait_until(
+            lambda: (service.shard(second)["error"] or {}).get("code") == "encoder_died",
+            what=service.log.read_text,
+        )
+        wait_until(
+            lambda: all(service.shard(digest)["status"] == "done" for digest in rest),
+            what=service.log.read_text,
+        )
+        service.process.kill()
     assert service.process.wait(DEADLINE_S) == -signal.SIGKILL
     assert [service.shard(digest)["status"] for digest in (first, second)] == ["done", "pending"]
+    finished = [digest for digest in (first, *rest) if service.shard(digest)["status"] == "done"]
+    for digest in finished:
+        service.check_entries(digest, tmp_path / "before")
     before = stored_times(service)
-    assert set(before) == {first, second}
+    manifests = (service.log.parent / "objects").rglob("manifest.json")
+    has_manifest = {path.parent.name for path in manifests}
+    assert has_manifest == {*finished} | ({second} if place == "shard.uploaded" else set())
+    service.env = {name: value for name, value in service.env.items() if name not in faults}
     service.restart()
     for digest in (second, *rest):
         service.rings.shard(service.tenant_id, digest)
@@ -367,9 +415,12 @@ def test_a_builder_killed_at_its_second_shard_loses_only_that_one(
 
     after = stored_times(service)
     assert set(after) == {first, second, *rest}
-    assert after[first] == before[first]
-    assert service.shard(first)["attempts"] == 1
+    for digest in finished:
+        assert after[digest] == before[digest]
+        assert service.shard(digest)["attempts"] == 1
     assert len(list((service.log.parent / "objects").rglob("manifest.json"))) == len(after)
+    for digest in (first, second, *rest):
+        service.check_entries(digest, tmp_path / "after")
 
 
 @pytest.mark.deep
