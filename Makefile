@@ -16,7 +16,7 @@ EXAMPLES := 100
 TIERS := tests/unit tests/contract tests/integration tests/e2e tests/faults tests/security
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo openapi check test test-deep test-gpu faults fuzz bench-step bench-service up
+.PHONY: help deps demo openapi check test test-deep test-gpu faults fuzz bench-step bench-service bench-index up
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -65,3 +65,6 @@ bench-step: ## Time a training step, ours and the peers', on a CUDA device (CASE
 
 bench-service: $(STAMP) ## Time the control plane: submits, admission, fairness, lists, streams (CASES)
 	$(PYTHON) -m benchmarks.service --output bench-service.jsonl --cases '$(CASES)'
+
+bench-index: $(STAMP) ## Time the index of 25,000, 50,000 and 100,000 pictures, from headers
+	$(PYTHON) -m benchmarks.data.indexing

@@ -12,7 +12,7 @@ from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.backend_pointers import pointers_to, repointed
 from trainer_core.data.reading import folder_of
 from trainer_core.data.report.contact_sheet import MAX_PAGES, PER_PAGE
-from trainer_core.data.report.model import DataReport
+from trainer_core.data.report.model import DataReport, Depth
 from trainer_core.data.report.shown import Shown, shown_of
 from trainer_core.data.survey import DataSurvey, OnProgress, Survey, survey_data
 
@@ -48,6 +48,7 @@ def data_section(
     *,
     on_progress: OnProgress,
     fetched: SourceFolders,
+    depth: Depth,
 ) -> DataSection:
     """Read the image folders as a run would.
 
@@ -58,6 +59,7 @@ def data_section(
         folders: a relative folder is tried from each of these.
         on_progress: called after each image.
         fetched: the folders of backends whose pictures are elsewhere.
+        depth: how closely images are looked at.
     """
     found: dict[str, Path] = {}
     missing: list[DataProblem] = []
@@ -85,6 +87,7 @@ def data_section(
         base=None if base.model.folder == Path() else base.model.folder,
         own=_own_folders(plan),
         on_progress=on_progress,
+        depth=depth,
     )
     at = pointers_to(part.identity.backends, written)
     problems = [*missing, *_problems(survey, at, is_whole=not missing)]

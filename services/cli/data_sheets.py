@@ -1,19 +1,39 @@
 """`reverie validate --contact-sheet`: pictures of what the model will see."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
 
 from services.cli import output
 from services.cli.connection import CommandError
-from services.cli.data_section import DataSection
-from trainer_core.data.report.contact_sheet import PER_PAGE, is_one_page, write_contact_sheet
-from trainer_core.data.report.shown import few_of
+
+if TYPE_CHECKING:
+    from services.cli.data_section import DataSection
 
 
-def draw_contact_sheet(target: Path, pictures: DataSection) -> list[Path]:
+def one_page_or_pages(path: Path | None) -> Path | None:
+    """Check that a name is that of a page or of a folder, before anything is read."""
+    from trainer_core.data.report.contact_sheet import SHEET_SUFFIXES, is_one_page
+
+    if path is not None and path.suffix and not is_one_page(path) and not path.is_dir():
+        pages = ", ".join(SHEET_SUFFIXES)
+        raise typer.BadParameter(f"{path} is neither a file in {pages} nor a folder")
+    return path
+
+
+def draw_contact_sheet(target: Path, pictures: "DataSection") -> list[Path]:
     """Write the pages, and tell where they are; none where no image is used.
 
     Raises CommandError where the target is in a folder of images, OSError where it is not writable.
     """
+    from trainer_core.data.report.contact_sheet import (
+        PER_PAGE,
+        is_one_page,
+        write_contact_sheet,
+    )
+    from trainer_core.data.report.shown import few_of
+
     here = target.expanduser().resolve()
     for backend, folder in pictures.folders.items():
         if here.is_relative_to(folder.resolve()):

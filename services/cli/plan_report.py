@@ -30,6 +30,7 @@ from trainer_core.config.simpletuner.reading import Findings, escaped, read_opti
 from trainer_core.config.simpletuner.start import INIT_LORA, Start, start_name_of
 from trainer_core.data.buckets import largest_bucket_px
 from trainer_core.data.length import micro_batches_in, steps_of
+from trainer_core.data.report.model import Depth
 from trainer_core.data.survey import Survey
 from trainer_core.errors import BaseModelError, DocumentError
 from trainer_core.export.start_file import look_up_start
@@ -114,6 +115,7 @@ def report_on(
     on_progress: Progress,
     allowed: tuple[Network, ...] = (),
     reporter: Reporter | None = None,
+    depth: Depth = "pixels",
 ) -> Report:
     """Read the files in ``config`` and resolve them.
 
@@ -127,6 +129,7 @@ def report_on(
         on_progress: called while image folders are scanned.
         allowed: networks that addresses in lists of pictures may lead to beside the public ones.
         reporter: shows the progress of pictures that are fetched.
+        depth: how closely images are looked at.
     """
     files = _files_section(config, settings, working_dir, env)
     documents = files.content
@@ -146,7 +149,10 @@ def report_on(
         around = surroundings(env, folders, allowed)
         fetched = fetch_all(imported.content.sources, around, reporter or SilentReporter())
         data = _data_section(
-            plan, documents, base.content, folders, on_progress=on_progress, fetched=fetched
+            *(plan, documents, base.content, folders),
+            on_progress=on_progress,
+            fetched=fetched,
+            depth=depth,
         )
         pictures = data.content
         length = _length_section(plan, pictures.surveys, documents)
@@ -239,10 +245,15 @@ def _data_section(
     *,
     on_progress: Progress,
     fetched: SourceFolders,
+    depth: Depth,
 ) -> _Section[DataSection]:
     """What is in the image folders, and what a run would end at."""
-    written = documents.body["data_backends"]
-    data = data_section(plan, written, base, folders, on_progress=on_progress, fetched=fetched)
+    data = data_section(
+        *(plan, documents.body["data_backends"], base, folders),
+        on_progress=on_progress,
+        fetched=fetched,
+        depth=depth,
+    )
     errors = [_found(documents, each.pointer, each.code, each.message) for each in data.problems]
     return _Section(content=data, errors=tuple(errors), warnings=data.warnings)
 

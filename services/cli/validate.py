@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -13,13 +12,15 @@ import typer
 from services.cli import output
 from services.cli.config_options import Setting, settings_of
 from services.cli.connection import Invocation
-from services.cli.notices import EveryNotice, grouped, print_notices
+from services.cli.data_sheets import draw_contact_sheet, one_page_or_pages
+from services.cli.notices import EveryNotice, print_notices
+from services.cli.report_json import body_of, products_by_card
 from services.cli.source_fetching import AllowNetwork, fetch_progress, networks_in
 from trainer_core.in_words import counted
 
 if TYPE_CHECKING:
     from services.cli.plan_report import Progress, Report
-    from trainer_core.config.plan import Identity, MatmulKind, Operation, Plan
+    from trainer_core.config.plan import Identity, Operation, Plan
     from trainer_core.memory.cards import CardRow
     from trainer_core.memory.report import Memory
 
@@ -41,16 +42,6 @@ _SLOW_FOLDER: Final = 2000
 """Images in a folder from which on a progress bar is shown."""
 
 
-def _one_page_or_pages(path: Path | None) -> Path | None:
-    """Check that a name is that of a page or of a folder before anything is read."""
-    from trainer_core.data.report.contact_sheet import SHEET_SUFFIXES, is_one_page
-
-    if path is not None and path.suffix and not is_one_page(path) and not path.is_dir():
-        pages = ", ".join(SHEET_SUFFIXES)
-        raise typer.BadParameter(f"{path} is neither a file in {pages} nor a folder")
-    return path
-
-
 def validate(
     ctx: typer.Context,
     *,
@@ -59,11 +50,19 @@ def validate(
     ],
     setting: Setting = None,
     every: EveryNotice = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Read the headers of images only: sizes and buckets of 100,000 in a minute; "
+            "damage and copies are not found.",
+        ),
+    ] = False,
     contact_sheet: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE|DIR",
-            callback=_one_page_or_pages,
+            callback=one_page_or_pages,
             help="Draw what the model will see after the crop: a page of 48 images into a .jpg, "
             ".png or .webp file, or up to 25 pages into a folder.",
         ),
@@ -95,9 +94,10 @@ def validate(
     Exit status: 0 if a run could start, 1 if not, 2 for wrong usage. All
     errors are listed at once, each with its file and option.
     """
-    from services.cli.data_sheets import draw_contact_sheet
     from services.cli.plan_report import report_on
 
+    if quick and contact_sheet is not None:
+        raise typer.BadParameter("--quick decodes no image, so it has none for --contact-sheet")
     invocation: Invocation = ctx.obj
     settings = settings_of(setting)
     allowed = networks_in(allow_network)
@@ -110,12 +110,13 @@ def validate(
             on_progress=on_progress,
             allowed=allowed,
             reporter=reporter,
+            depth="headers" if quick else "pixels",
         )
     if not as_json:
         print_report(report, every=every)
     pages = [] if contact_sheet is None else draw_contact_sheet(contact_sheet, report.pictures)
     if as_json:
-        body = {**_as_json(report), "contact_sheet": [str(page) for page in pages]}
+        body = {**body_of(report), "contact_sheet": [str(page) for page in pages]}
         sys.stdout.write(json.dumps(body) + "\n")
     if report.errors:
         raise typer.Exit(1)
@@ -143,47 +144,6 @@ def scanning() -> "Iterator[Progress]":
         yield show
     finally:
         bars.stop()
-
-
-def _as_json(report: "Report") -> dict[str, Any]:
-    return {
-        "trainable_modules": report.trainable_modules,
-        "trainable_parameters": report.trainable_parameters,
-        "steps": report.steps,
-        "epochs": report.plan.identity.num_train_epochs if report.plan else None,
-        "buckets": _buckets(report),
-        "data": report.pictures.report and report.pictures.report.model_dump(mode="json"),
-        "matmul": _matmul(report.plan) if report.plan else None,
-        "deterministic": report.plan.operation.deterministic if report.plan else None,
-        "memory": asdict(report.memory) if report.memory else None,
-        "cards": [_card(row) for row in report.cards],
-        "notices": grouped(asdict(each) for each in report.notices),
-        "warnings": list(report.warnings),
-        "errors": [
-            {"pointer": error.pointer, "code": error.code, "message": error.message}
-            for error in report.errors
-        ],
-        "used_files": {file.option: str(file.path) for file in report.used},
-        "plan_digest": report.plan_digest,
-    }
-
-
-def _buckets(report: "Report") -> list[dict[str, Any]]:
-    return [
-        {
-            "backend": survey.backend.id,
-            "role": survey.backend.role,
-            "width_px": width,
-            "height_px": height,
-            "images": images,
-            "repeats": survey.backend.repeats,
-            "samples_per_epoch": images * (1 + survey.backend.repeats)
-            if survey.backend.role == "train"
-            else 0,
-        }
-        for survey in report.surveys
-        for (width, height), images in sorted(survey.buckets.items())
-    ]
 
 
 def print_report(report: "Report", *, every: bool) -> None:
@@ -275,16 +235,9 @@ def _resume(operation: "Operation") -> str | None:
 def _products(plan: "Plan") -> str:
     """How the base is multiplied on each class of card."""
     kinds: dict[str, list[str]] = {}
-    for card, kind in _matmul(plan).items():
+    for card, kind in products_by_card(plan).items():
         kinds.setdefault(kind or "refused", []).append(card)
     return "; ".join(f"{kind} on {', '.join(cards)}" for kind, cards in kinds.items())
-
-
-def _matmul(plan: "Plan") -> "dict[str, MatmulKind | None]":
-    """Class of card → the products that the run would pick there; None: it is refused."""
-    from trainer_core.config.plan.matmul import picks_by_card
-
-    return picks_by_card(plan.identity.precision, plan.operation.device)
 
 
 def _objective(identity: "Identity") -> str:
@@ -348,22 +301,6 @@ def _kind(plan: "Plan") -> str:
         return f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g}"
     groups = sorted({module.factor for module in adapter.modules})
     return f"LoKr of factor {', '.join(str(factor) for factor in groups)}"
-
-
-def _card(row: "CardRow") -> dict[str, Any]:
-    """How the run fits a card; the blocks that are recomputed and offloaded by number."""
-    planned = row.planned
-    return {
-        "card_gib": row.card_gib,
-        "peak_estimate_bytes": planned.peak_bytes if planned else None,
-        "keeps_transposed": planned.keeps_transposed if planned else None,
-        "streams_conditioning": planned.streams_conditioning if planned else None,
-        "recomputed_blocks": sorted(planned.recomputed) if planned else None,
-        "offloaded_blocks": sorted(planned.offloaded) if planned else None,
-        "host_bytes": planned.host_bytes if planned else None,
-        "largest_batch": row.largest_batch,
-        "refusal": row.refusal,
-    }
 
 
 def _card_cells(row: "CardRow") -> tuple[object, ...]:

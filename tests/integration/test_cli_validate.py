@@ -354,6 +354,23 @@ def test_a_few_broken_pictures_are_named_and_a_run_could_start(
     assert [file["path"] for file in left_out["first"]] == ["torn.jpg"]
 
 
+def test_a_quick_look_reads_headers_and_says_so(
+    project: Path, validate: Callable[..., Answer], tmp_path: Path
+) -> None:
+    image = project.parent / SUBJECT["instance_data_dir"] / "a.png"
+    image.write_bytes(image.read_bytes()[:200])
+
+    closely, _ = validate(project)
+    status, answer = validate(project, "--quick")
+    with pytest.raises(typer.BadParameter, match="--quick decodes no image"):
+        validate(project, "--quick", "--contact-sheet", str(tmp_path / "a.jpg"))
+
+    assert (closely, status) == (1, 0)
+    assert answer["data"]["depth"] == "headers"
+    assert [bucket["images"] for bucket in answer["buckets"]] == [1, 1]
+    assert any(each.startswith("Only the headers of images were") for each in answer["warnings"])
+
+
 def test_the_steps_of_epochs_are_counted_from_the_folders(
     project: Path, validate: Callable[..., Answer], capsys: pytest.CaptureFixture[str]
 ) -> None:

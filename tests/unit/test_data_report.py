@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pillow_heif
 import pytest
 from PIL import Image
 
 from tests.support.planted_pictures import noise, plant_odd, plant_unusable
 from tests.unit.config_examples import import_small
 from trainer_core.config.plan import Plan
+from trainer_core.data.report.examine import examine_image, read_header
 from trainer_core.data.report.likeness import (
     MAX_DIFFERENT_BITS,
     groups_of_similar,
@@ -165,6 +167,53 @@ def test_a_sample_of_the_pictures_gives_no_number_of_steps(tmp_path: Path) -> No
 
     assert (found.backends[0].images, found.backends[0].looked_at) == (5, 3)
     assert found.steps_per_epoch is None
+
+
+def test_headers_tell_sizes_and_not_damage(tmp_path: Path) -> None:
+    plant_odd(tmp_path)
+    plant_unusable(tmp_path)
+    picture(tmp_path / "long.jpg", (400, 200))
+    (tmp_path / "long.jpg").write_bytes((tmp_path / "long.jpg").read_bytes()[:-20])
+    plan = plan_of({"minimum_image_size": 64})
+
+    (closely,) = report(plan, tmp_path).backends
+    found = report(plan, tmp_path, depth="headers")
+
+    (cats,) = found.backends
+    assert found.depth == "headers"
+    assert left_out(cats) == {
+        **left_out(closely),
+        "decode_error": ["empty.png", "page.jpg"],  # cut.jpg and long.jpg have their headers
+    }
+    kept = {"cmyk", "colour_profile", "more_than_8_bits", "turned"}
+    assert having(cats) == {each: having(closely)[each] for each in kept}
+    assert {(each.width_px, each.height_px) for each in cats.buckets} == {(256, 256), (320, 192)}
+    assert (found.equal.groups, found.similar.groups) == (0, 0)
+
+
+def test_random_crops_need_no_pixels(tmp_path: Path) -> None:
+    for n in range(8):
+        picture(tmp_path / f"{n}.png", (500, 300), seed=n)
+    random = {"crop": True, "crop_aspect": "random", "crop_aspect_buckets": [0.5, 1.0, 2.0]}
+
+    found = report(plan_of({**random, "crop_style": "random"}), tmp_path, depth="headers")
+
+    assert sum(each.images for each in found.backends[0].buckets) == 8
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "HEIF"])
+def test_a_header_gives_the_size_as_displayed(tmp_path: Path, form: str) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    if form == "HEIF":
+        heif = pillow_heif.from_pillow(noise(1, (96, 64)))
+        heif.save(tmp_path / "a.heic", exif=turned.tobytes())
+    else:
+        noise(1, (96, 64)).save(tmp_path / "a.heic", form, exif=turned)
+
+    for look in (read_header, examine_image):
+        found = look(tmp_path / "a.heic", name="a")
+        assert (found.width_px, found.height_px, "turned" in found.traits) == (64, 96, True)
 
 
 def test_likenesses_within_the_bound_are_one_group_and_others_are_not() -> None:

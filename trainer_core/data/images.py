@@ -22,7 +22,7 @@ MaskKind = Literal["mask", "segmentation"]
 _WHITE: Final = 255
 _ORIENTATION: Final = 0x0112
 UPRIGHT: Final = 1
-_SIDEWAYS: Final = (5, 6, 7, 8)
+SIDEWAYS: Final = (5, 6, 7, 8)
 """Values of EXIF's orientation that swap width and height."""
 
 _MOVING: Final = ("GIF", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "FLI", "DCX")
@@ -91,7 +91,7 @@ def decoded_facts(image: Image.Image, name: str) -> ImageFacts:
         image.load()
         size = image.size  # that of an icon is known only now
     width, height = size
-    if orientation_of(image) in _SIDEWAYS:
+    if orientation_of(image) in SIDEWAYS:
         width, height = height, width
     _check_levels(image, name)
     has_more = image.format in _MOVING and getattr(image, "n_frames", 1) > 1

@@ -3,14 +3,15 @@
 import functools
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from PIL import Image, ImageCms
 
 from trainer_core.data.images import (
+    SIDEWAYS,
     UPRIGHT,
     decoded_facts,
     lit_in,
@@ -19,7 +20,7 @@ from trainer_core.data.images import (
 )
 from trainer_core.data.mask_levels import Lit
 from trainer_core.data.report.likeness import likeness_of
-from trainer_core.data.report.model import Trait
+from trainer_core.data.report.model import Depth, Trait
 
 _PROFILE_NAME_CHARACTERS: Final = 60
 _SAME_COLOUR: Final = 6
@@ -51,11 +52,12 @@ def examine_image(path: Path, *, name: str, is_mask: bool = False) -> Examined:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     with opened_image(path, name) as image:
-        has_more_bits = _has_more_than_8_bits(image)  # the decoder forgets it
+        traits = dict(_traits_in_header(image))  # the decoder forgets some of it
+        if orientation_of(image) != UPRIGHT:
+            traits["turned"] = None
         facts = decoded_facts(image, name)
-        traits = dict(_traits(image))
-        if has_more_bits:
-            traits["more_than_8_bits"] = None
+        if _has_transparent_parts(image):
+            traits["transparent"] = None
         if facts.has_more:
             traits["several_frames"] = None
         likeness = likeness_of(image)
@@ -71,19 +73,56 @@ def examine_image(path: Path, *, name: str, is_mask: bool = False) -> Examined:
     )
 
 
-def _traits(image: Image.Image) -> Iterator[tuple[Trait, str | None]]:
-    if orientation_of(image) != UPRIGHT or image.info.get("original_orientation") not in (
-        None,
-        UPRIGHT,
-    ):
-        yield "turned", None
+def read_header(path: Path, *, name: str, is_mask: bool = False) -> Examined:  # noqa: ARG001
+    """What the header of an image says; its pixels are not decoded, and most of it is not read.
+
+    Damage, further frames, transparent parts and likeness are not seen; ``lit`` is None. In place
+    of the content's SHA-256 is that of the name and the size, on which a random crop depends: so
+    such crops are as random, and not those of a run.
+
+    Raises BadImageError where there is no header, or it tells of too many pixels; OSError.
+    """
+    with opened_image(path, name) as image:
+        width, height = image.size
+        traits = dict(_traits_in_header(image))
+        # A PNG's EXIF may come after its pixels, which Pillow would decode to find it.
+        if image.format != "PNG" or "exif" in image.info:
+            orientation = orientation_of(image)
+            if orientation != UPRIGHT:
+                traits["turned"] = None
+            if orientation in SIDEWAYS and image.format != "TIFF":  # Pillow has a TIFF's turned
+                width, height = height, width
+    return Examined(
+        sha256=hashlib.sha256(f"{name} {width} {height}".encode()).hexdigest(),
+        width_px=width,
+        height_px=height,
+        has_more=False,
+        traits=traits,
+        likeness=None,
+        lit=None,
+    )
+
+
+class Examiner(Protocol):
+    """Looks at one image; raises BadImageError and OSError."""
+
+    def __call__(self, path: Path, *, name: str, is_mask: bool) -> Examined: ...
+
+
+EXAMINERS: Final[Mapping[Depth, Examiner]] = {"pixels": examine_image, "headers": read_header}
+
+
+def _traits_in_header(image: Image.Image) -> Iterator[tuple[Trait, str | None]]:
+    """What is known before the pixels are loaded, but for EXIF's orientation."""
+    if image.info.get("original_orientation", UPRIGHT) not in (None, UPRIGHT):
+        yield "turned", None  # HEIC, which its plugin has turned
     if image.mode == "CMYK":
         yield "cmyk", None
+    if _has_more_than_8_bits(image):
+        yield "more_than_8_bits", None
     profile = image.info.get("icc_profile")
     if isinstance(profile, bytes) and (name := other_profile(profile, image.mode)) is not None:
         yield "colour_profile", name
-    if _has_transparent_parts(image):
-        yield "transparent", None
 
 
 def _has_more_than_8_bits(image: Image.Image) -> bool:

@@ -21,6 +21,7 @@ from trainer_core.data.report.model import (
     BackendReport,
     CaptionReport,
     DataReport,
+    Depth,
     EncoderCut,
     FileOf,
     Having,
@@ -51,9 +52,17 @@ class Seen:
 
 
 def report_of(
-    identity: Identity, seen: Sequence[Seen], captions: CutCaptions, max_px: int
+    identity: Identity, seen: Sequence[Seen], captions: CutCaptions, max_px: int, depth: Depth
 ) -> DataReport:
-    """The report; ``max_px``: the largest area in pixels that the base model takes."""
+    """The report.
+
+    Args:
+        identity: of the run.
+        seen: for each backend.
+        captions: those of all images.
+        max_px: the largest area in pixels that the base model takes.
+        depth: how closely the images were looked at.
+    """
     crops = {each.backend.id: fitted(each.used, each.backend, max_px) for each in seen}
     uses: Counter[tuple[int, int]] = Counter()
     for each in seen:
@@ -61,6 +70,7 @@ def report_of(
     batch = identity.micro_batch_size
     is_whole = all(len(each.readings) == each.images for each in seen)
     return DataReport(
+        depth=depth,
         backends=tuple(
             _backend(
                 *(each, crops[each.backend.id], uses, batch, max_px),

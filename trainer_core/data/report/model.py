@@ -10,6 +10,8 @@ from trainer_core.errors import ImageFault
 NAMED_AT_MOST: Final = 20
 """Files of one list; each list has the number of all beside it."""
 
+Depth = Literal["pixels", "headers"]
+"""How closely images were looked at."""
 LeftOutReason = (
     ImageFault
     | Literal["bad_caption", "too_small", "too_narrow", "too_wide", "too_much_enlarged"]
@@ -133,6 +135,9 @@ class DataReport(Frozen):
     """What a run would do with its pictures and captions."""
 
     version: Literal[1] = 1
+    depth: Depth
+    """headers: the pixels were not decoded. So no damage was seen, no frames, no transparent parts,
+    and nothing that is equal or similar."""
     backends: Many[BackendReport]
     equal: Alike
     """Images whose files are the same byte for byte, unless one folder is read by two backends."""
