@@ -41,6 +41,7 @@ from trainer_core.base_models.obtain import obtain_base
 from trainer_core.config.plan import Plan
 from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.data.indexing import build_index
+from trainer_core.data.orders import samples_in_order
 from trainer_core.documents import load_document
 from trainer_core.engine.batch import BatchMaker
 from trainer_core.engine.determinism import set_determinism, set_threads
@@ -188,7 +189,9 @@ def _measured_alike(run: Run) -> Run:
     return replace(
         run,
         loaded=replace(loaded, batches=batches),
-        evaluation_samples=evaluation_samples(job.index, _MEASURING_SEED),
+        evaluation_samples=evaluation_samples(
+            job.index, _MEASURING_SEED, samples_in_order(job.plan.identity, job.index)
+        ),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from benchmarks.start.folder import await_kept
 from benchmarks.step.measure import time_steps
 from benchmarks.step.ours import Launching
-from trainer_core.data.sampler import Sampler
+from trainer_core.data.orders import sampler_of
 from trainer_core.engine.determinism import set_determinism
 from trainer_core.engine.setup import load_run
 from trainer_core.process.control import Control
@@ -36,7 +36,7 @@ def main() -> None:
     set_determinism(os.environ, job.plan.operation)
     loaded = load_run(job, Control(None))
     identity = job.plan.identity
-    first = Sampler(job.index, identity.seed, identity.micro_batch_size).micro_batch(0)
+    first = sampler_of(identity, job.index).micro_batch(0)
     timing = time_steps(
         Launching(loaded.backend, identity.optimizer.learning_rate),
         loaded.batches.training(first).to(loaded.network.compute.device),

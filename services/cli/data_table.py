@@ -29,6 +29,7 @@ _LEFT_OUT: Final[Mapping[LeftOutReason, str]] = {
     "too_much_enlarged": "left out: enlarged too much",
     "no_caption": "left out: no caption",
     "no_mask": "left out: no mask",
+    "not_chosen": "left out: not chosen by max_num_samples",
 }
 _HAVING: Final[Mapping[Trait, str]] = {
     "turned": "turned as EXIF says",

@@ -4,7 +4,6 @@ The report is made in sections, one after the other: files, base model, plan, da
 errors and warnings, so that all of them are reported at once. Imports no torch.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -23,13 +22,17 @@ from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import Notice, PlanError
 from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.importer import Imported, import_run
-from trainer_core.config.simpletuner.length import problems_of_epochs, warnings_of_epochs
 from trainer_core.config.simpletuner.model import base_name_of
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, escaped, read_options
 from trainer_core.config.simpletuner.start import INIT_LORA, Start, start_name_of
 from trainer_core.data.buckets import largest_bucket_px
-from trainer_core.data.length import micro_batches_in, steps_of
+from trainer_core.data.length import (
+    problems_of_length,
+    steps_of,
+    timeline_of,
+    warnings_of_length,
+)
 from trainer_core.data.report.model import Depth
 from trainer_core.data.survey import Survey
 from trainer_core.errors import BaseModelError, DocumentError
@@ -261,26 +264,34 @@ def _data_section(
 def _length_section(
     plan: Plan, surveys: Sequence[Survey], documents: Documents
 ) -> _Section[int | None]:
-    """The number of steps, and what of a run in epochs depends on it."""
+    """The number of steps, and what depends on the epochs that they are."""
     identity = plan.identity
-    if identity.max_train_steps is not None:
-        return _Section(content=identity.max_train_steps)
     training = {backend.id for backend in identity.backends if backend.role == "train"}
     counted = [each for each in surveys if each.backend.id in training]
-    uses: Counter[tuple[int, int]] = Counter()
-    for survey in counted:
-        for bucket, pictures in survey.buckets.items():
-            uses[bucket] += pictures * (1 + survey.backend.repeats)
+    uses = {
+        (survey.backend.id, *bucket): pictures * (1 + survey.backend.repeats)
+        for survey in counted
+        for bucket, pictures in survey.buckets.items()
+    }
     is_whole = all(each.buckets and each.looked_at == each.pictures for each in counted)
     if len(counted) < len(training) or not is_whole:
-        return _Section(content=None)
-    steps = steps_of(identity, micro_batches_in(uses, identity.micro_batch_size))
+        return _Section(content=identity.max_train_steps)
+    timeline = timeline_of(identity, uses)
     errors = [
-        _found(documents, _at(documents, each.pointer.rpartition("/")[2]), each.code, each.message)
-        for each in problems_of_epochs(identity, steps)
+        _found(documents, _as_written(documents, each.pointer), each.code, each.message)
+        for each in problems_of_length(identity, timeline)
     ]
-    warnings = tuple(warnings_of_epochs(identity, steps))
-    return _Section(content=steps, errors=tuple(errors), warnings=warnings)
+    return _Section(
+        content=steps_of(identity, timeline),
+        errors=tuple(errors),
+        warnings=tuple(warnings_of_length(identity, timeline)),
+    )
+
+
+def _as_written(documents: Documents, pointer: str) -> str:
+    """A pointer, with an option of config.json under the name that it is written with."""
+    document, _, option = pointer.removeprefix("/").partition("/")
+    return _at(documents, option) if document == "config" else pointer
 
 
 def _resolved(

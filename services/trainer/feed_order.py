@@ -53,7 +53,8 @@ class FeedOrder:
             self._ahead.popleft()
             self._first += 1
         yield from islice(self._ahead, len(self._ahead))
-        while len(self._ahead) < _LOOKAHEAD_MICRO_BATCHES:
+        last = self._sampler.timeline.within(first + _LOOKAHEAD_MICRO_BATCHES)
+        while first + len(self._ahead) < last:
             entries = self._entries_of(first + len(self._ahead))
             self._ahead.append(entries)
             yield entries

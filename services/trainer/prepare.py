@@ -27,7 +27,7 @@ from services.workers.documents import read_index, read_plan
 from trainer_core.base_models.describe import home_of
 from trainer_core.base_models.unchanged import check_described
 from trainer_core.config.plan import Plan
-from trainer_core.data.sampler import Sampler
+from trainer_core.data.orders import sampler_of
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 from trainer_core.process.job import Job
@@ -89,7 +89,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
         from_step=0 if checkpoint is None else checkpoint.step,
         order=FeedOrder(
             index,
-            Sampler(index, identity.seed, identity.micro_batch_size),
+            sampler_of(identity, index),
             micro_batches_per_step=identity.micro_batches_per_step,
         ),
         world_size=identity.world_size,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import pytest
 import torch
@@ -36,6 +36,16 @@ FIRST = "astronaut_portrait.jpg"
 
 
 @dataclass
+class Logged(SilentReporter):
+    """Keeps the lines."""
+
+    lines: list[str]
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@dataclass
 class Runs:
     """Runs into one folder. Training is replaced: it only writes a checkpoint at each step."""
 
@@ -47,6 +57,10 @@ class Runs:
     stop_at: int = LAST
     last: int | None = LAST
     epochs: int | None = None
+    order: Literal[1, 2] = 2
+    """1: as a version started it that had the order by names only."""
+    probability: float = 1.0
+    logged: list[str] = field(default_factory=list[str])
 
     def start(
         self,
@@ -68,6 +82,11 @@ class Runs:
                 "num_train_epochs": self.epochs,
                 "start_adapter": start,
                 "accumulation_steps": 1000,  # an epoch is a part of a step
+                "sample_order": self.order,
+                "backends": tuple(
+                    each.model_copy(update={"probability": self.probability})
+                    for each in self.plan.identity.backends
+                ),
             }
         )
         operation = self.plan.operation.model_copy(
@@ -83,7 +102,7 @@ class Runs:
                 node_cache=None,
                 control=Control(None),
                 events=events,
-                reporter=SilentReporter(),
+                reporter=Logged(self.logged),
                 start_from=start_from,
                 seed_is_drawn=drawn,
             )
@@ -352,6 +371,78 @@ def test_a_checkpoint_that_was_set_aside_still_knows_its_pictures(
 
     with pytest.raises(CheckpointError, match=r"portrait\.jpg has another caption"):
         runs.start(str(next(runs.output.glob("set-aside-*")) / step(1)))
+
+
+OLDER_ORDER: Final = (
+    "the run goes on in the order of samples that it began with, by the names of the files; new "
+    "runs go by the content of the files"
+)
+
+
+@pytest.mark.parametrize("request_", ["latest", ""])
+def test_a_run_of_before_goes_on_in_its_order_of_samples(runs: Runs, request_: str) -> None:
+    runs.order = 1
+    runs.start(request_, stop_at=2)
+    assert (runs.output / "job.json").exists()
+    runs.order, runs.logged[:] = 2, []
+
+    runs.start(request_, stop_at=3)
+    runs.start(request_)
+
+    assert runs.started_at == [0, 2, 3]
+    assert runs.logged.count(OLDER_ORDER) == 2
+    assert runs.aside() == []
+    assert read_job(runs.output / "job.json").plan.identity.sample_order == 1
+
+
+def test_a_run_from_a_checkpoint_of_before_has_its_order(runs: Runs) -> None:
+    runs.order = 1
+    runs.start("latest", stop_at=2)
+    runs.order = 2
+
+    for stop_at in (3, LAST):
+        runs.start(step(1), stop_at=stop_at)
+
+    assert runs.started_at == [0, 1, 3]
+    assert runs.logged.count(OLDER_ORDER) == 3  # and of the first run
+    # The next run from the start is a new one.
+    runs.start("", stop_at=1)
+    assert read_job(runs.output / "job.json").plan.identity.sample_order == 2
+
+
+def test_the_order_of_before_mixes_nothing(runs: Runs) -> None:
+    """It is not taken on where the options ask for more; the refusal names these."""
+    runs.order = 1
+    runs.start("latest", stop_at=1)
+    runs.order, runs.probability = 2, 0.5
+
+    with pytest.raises(CheckpointError) as caught:
+        runs.start("latest")
+
+    assert caught.value.message == (
+        f"{step(1)} cannot be resumed here: data backend photos, probability: 0.5 here, absent in "
+        "the checkpoint; data backend held-out, probability: 0.5 here, absent in the checkpoint"
+    )
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_renamed_picture_changes_nothing_but_in_the_order_by_names(
+    runs: Runs, own_photos: Path, order: Literal[1, 2]
+) -> None:
+    runs.order = order
+    runs.start("latest", stop_at=1)
+    for suffix in (".jpg", ".txt"):
+        (own_photos / FIRST).with_suffix(suffix).rename(own_photos / f"zebra{suffix}")
+
+    if order == 2:
+        runs.start("latest")
+        assert runs.started_at == [0, 1]
+        return
+    with pytest.raises(CheckpointError) as caught:
+        runs.start("latest")
+    assert caught.value.message == (
+        f"{step(1)} cannot be resumed here: photos/{FIRST} is missing; photos/zebra.jpg is new"
+    )
 
 
 @pytest.mark.parametrize("is_listed", [True, False])

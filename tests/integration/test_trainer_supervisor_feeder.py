@@ -15,8 +15,10 @@ from services.trainer.failures import AttemptFailedError
 from services.trainer.feed_order import FeedOrder
 from services.trainer.feeder import Feeder
 from tests.support.waiting import wait_until
+from tests.unit.config_examples import import_small
 from trainer_core.data.entry_files import entry_name, wanted_folder
 from trainer_core.data.index import Caption, DataIndex, Encoding, Entry, Sample
+from trainer_core.data.orders import sampler_of
 from trainer_core.data.sampler import MicroBatch, Sampler
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
@@ -57,8 +59,15 @@ def index_of(num_samples: int, *, num_held_out: int = 0) -> DataIndex:
     )
 
 
+def sampler_in(index: DataIndex, **options: Any) -> Sampler:
+    """Of a run of 10 steps with batches of one; ``options``: of its data backend."""
+    photos = [{"id": "photos", "caption_strategy": "filename", **options}]
+    plan = import_small({"train_batch_size": 1, "seed": 7}, backends=photos).plan
+    return sampler_of(plan.identity, index)
+
+
 def order_of(index: DataIndex, *, per_step: int = 1, sampler: Sampler | None = None) -> FeedOrder:
-    sampler = sampler or Sampler(index, 7, 1)
+    sampler = sampler or sampler_in(index)
     return FeedOrder(index, sampler, micro_batches_per_step=per_step)
 
 
@@ -139,7 +148,7 @@ def requests(folder: Path) -> list[str]:
 
 def latents_at(index: DataIndex, step: int) -> str:
     """Digest of the latents that the step after ``step`` steps needs."""
-    (position,) = Sampler(index, 7, 1).micro_batch(step).samples
+    (position,) = sampler_in(index).micro_batch(step).samples
     return index.entries[index.samples[position].latents].digest
 
 
@@ -164,7 +173,7 @@ def test_masks_come_with_their_images_and_only_the_caption_that_is_drawn() -> No
         for n, sample in enumerate(plain.samples[:3])
     )
     index = plain.model_copy(update={"samples": masked})
-    batches = [Sampler(index, 7, 1).micro_batch(i) for i in range(3)]
+    batches = [sampler_in(index).micro_batch(i) for i in range(3)]
     expected = [9]  # the prompt
     for batch in batches:
         ((sample,), (caption,)) = batch.samples, batch.captions
@@ -176,17 +185,30 @@ def test_masks_come_with_their_images_and_only_the_caption_that_is_drawn() -> No
     assert list(islice(found, len(expected_digests))) == expected_digests
 
 
-class CountingSampler(Sampler):
-    calls = 0
+class CountingSampler:
+    def __init__(self, index: DataIndex) -> None:
+        self._sampler = sampler_in(index)
+        self.timeline = self._sampler.timeline
+        self.calls = 0
 
     def micro_batch(self, i: int) -> MicroBatch:
         self.calls += 1
-        return super().micro_batch(i)
+        return self._sampler.micro_batch(i)
+
+
+def test_the_order_ends_where_no_backend_is_left() -> None:
+    """The look-ahead goes beyond the last step."""
+    index = index_of(300)
+    order = order_of(index, per_step=1, sampler=sampler_in(index, end_step=20))
+    endless = list(order_of(index, per_step=1).digests_from(0))
+
+    assert list(order.digests_from(0))[:21] == endless[:21]  # the empty prompt first
+    assert sorted(order.digests_from(19)) == sorted(endless)
 
 
 def test_as_the_step_goes_on_only_new_batches_are_computed() -> None:
     index = index_of(300)
-    sampler = CountingSampler(index, 7, 1)
+    sampler = CountingSampler(index)
     order = order_of(index, per_step=4, sampler=sampler)
     first = list(order.digests_from(0))
     looked_ahead = sampler.calls

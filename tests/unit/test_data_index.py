@@ -15,7 +15,7 @@ from trainer_core.data.buckets import geometry_of
 from trainer_core.data.captions import captions_of, decode_caption
 from trainer_core.data.index import Caption, DataIndex, FileItem, Picture, Sample
 from trainer_core.data.indexing import build_index
-from trainer_core.data.sampler import Sampler
+from trainer_core.data.orders import sampler_of
 from trainer_core.errors import BadCaptionError
 
 TRUE_MAX_PX = 1024 * 1024
@@ -210,7 +210,8 @@ def test_the_digest_and_the_order_go_by_what_is_trained_on() -> None:
         return build_index(plan_of({"id": "a"}, validation_prompt=prompt), files, TINY_CONFIG)
 
     def order(index: DataIndex) -> list[tuple[int, ...]]:
-        return [Sampler(index, 1, 2).micro_batch(i).samples for i in range(10)]
+        sampler = sampler_of(plan_of({"id": "a"}, train_batch_size=2).identity, index)
+        return [sampler.micro_batch(i).samples for i in range(10)]
 
     one = built("a cat", items)
     # A prompt that is a caption too moves the caption's entry to another position.
@@ -320,12 +321,13 @@ def test_buckets_smaller_than_a_batch_are_told() -> None:
     assert warnings(train_batch_size=2, gradient_accumulation_steps=3) == ()
     assert warnings(train_batch_size=4) == (
         (
-            "A batch has 4 images of one bucket, and 1 bucket has fewer: 512 x 128 px (2). Such a "
-            "batch has the same image more than once: lower train_batch_size, or add images."
+            "A batch has 4 images of one backend and bucket, and 3 buckets have fewer: a 256 x 256 "
+            "px (2), a 512 x 128 px (2), b 256 x 256 px (2). Such a batch has the same image more "
+            "than once: lower train_batch_size, or add images."
         ),
     )
     small, step = warnings(train_batch_size=8, gradient_accumulation_steps=3)
-    assert "2 buckets have fewer: 256 x 256 px (4), 512 x 128 px (2)" in small
+    assert "3 buckets have fewer: a 256 x 256 px (2), a 512 x 128 px (2), b 256 x 25" in small
     assert step.startswith(
         "A step has 24 samples, and there are 6 images to train on: each is in a step about 4 "
         "times."

@@ -1,5 +1,6 @@
 """The steps of a run in epochs, counted independently from the micro-batches of the sampler."""
 
+from collections.abc import Sequence
 from itertools import count, takewhile
 from typing import Any
 
@@ -8,22 +9,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.config_examples import import_small
-from tests.unit.test_data_sampler import indexes
-from trainer_core.config.plan import Identity, Plan
+from tests.unit.test_data_sampler import datasets, identity_of, windowed
+from trainer_core.config.plan import Backend, Identity, Plan
 from trainer_core.config.plan.problems import PlanError
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
-from trainer_core.data.length import ends_epoch, micro_batches_in, steps_on, uses_of
-from trainer_core.data.sampler import Sampler
+from trainer_core.data.length import epoch_steps_on, steps_on
+from trainer_core.data.orders import sampler_of
 
-BACKENDS = [
+BACKENDS: list[dict[str, Any]] = [
     {"id": "cats", "caption_strategy": "filename", "repeats": 2},
     {"id": "dogs", "caption_strategy": "filename"},
     {"id": "held", "caption_strategy": "filename", "dataset_type": "eval"},
 ]
 
 
-def plan_of(batch: int = 1, accumulation: int = 1, ranks: int = 1, **more: Any) -> Plan:
+def plan_of(
+    batch: int = 1,
+    accumulation: int = 1,
+    ranks: int = 1,
+    backends: Sequence[dict[str, Any]] = BACKENDS,
+    **more: Any,
+) -> Plan:
     """A full-rank run, which may have several ranks."""
     config = {
         "model_type": "full",
@@ -34,16 +41,12 @@ def plan_of(batch: int = 1, accumulation: int = 1, ranks: int = 1, **more: Any) 
         "world_size": ranks,
         **more,
     }
-    return import_small(config, without=("lora_type",), backends=BACKENDS).plan
-
-
-def identity_of(**more: Any) -> Identity:
-    return plan_of(**more).identity
+    return import_small(config, without=("lora_type",), backends=list(backends)).plan
 
 
 def counted_steps(identity: Identity, index: DataIndex) -> int:
     """Take micro-batches one by one until the last epoch is over, and steps until all are taken."""
-    sampler = Sampler(index, identity.seed, identity.micro_batch_size)
+    sampler = sampler_of(identity, index)
     assert identity.num_train_epochs is not None
     epochs = range(identity.num_train_epochs)
     micro_batches = (sampler.micro_batch(i) for i in count())
@@ -57,7 +60,7 @@ def counted_steps(identity: Identity, index: DataIndex) -> int:
 
 def counted_ends(identity: Identity, index: DataIndex, steps: int, every: int) -> list[int]:
     """The steps that take a micro-batch after which ``every`` more epochs are over."""
-    sampler = Sampler(index, identity.seed, identity.micro_batch_size)
+    sampler = sampler_of(identity, index)
     per_step = identity.accumulation_steps * identity.world_size
     after = [sampler.micro_batch(i + 1).epoch for i in range(steps * per_step)]
     ends = [
@@ -68,31 +71,28 @@ def counted_ends(identity: Identity, index: DataIndex, steps: int, every: int) -
     return list(dict.fromkeys(ends))
 
 
-@settings(deadline=None, max_examples=60)
-@given(indexes(), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4))
+@settings(deadline=None, max_examples=80)
+@given(datasets(), st.data(), st.sampled_from((1, 2)), st.integers(1, 4))
 def test_the_steps_are_those_that_visit_every_epoch(
-    index: DataIndex, batch: int, accumulation: int, ranks: int, epochs: int
+    data: tuple[tuple[Backend, ...], DataIndex], draw: st.DataObject, order: int, epochs: int
 ) -> None:
-    identity = PLAN.identity.model_copy(
-        update={
-            "micro_batch_size": batch,
-            "accumulation_steps": accumulation,
-            "world_size": ranks,
-            "num_train_epochs": epochs,
-        }
+    backends, index = data
+    identity = identity_of(
+        *windowed(draw, backends),
+        micro_batch_size=draw.draw(st.integers(1, 5)),
+        accumulation_steps=draw.draw(st.integers(1, 4)),
+        world_size=draw.draw(st.integers(1, 3)),
+        max_train_steps=None,
+        num_train_epochs=epochs,
+        sample_order=order,
     )
 
     steps = counted_steps(identity, index)
 
     assert steps_on(identity, index) == steps
-    per_epoch = micro_batches_in(uses_of(index), batch)
-    assert per_epoch == Sampler(index, 1, batch).micro_batches_per_epoch
+    timeline = sampler_of(identity, index).timeline
     for every in (1, 2, 3):
-        ends = [
-            step
-            for step in range(1, steps + 1)
-            if ends_epoch(identity, per_epoch, step, every=every)
-        ]
+        ends = [step for step in range(1, steps + 1) if timeline.ends_epoch(step, every=every)]
         assert ends == counted_ends(identity, index, steps, every)
 
 
@@ -122,30 +122,71 @@ FILES = items(
     e=("dogs", 128, 512),
     f=("held", 256, 256),
 )
-"""Square: 2 · 3 + 1 = 7 uses an epoch; tall: 3 + 1 = 4."""
+"""Uses in an epoch: cats 2 · 3 = 6 square and 3 tall, dogs one of each."""
 
 
 @pytest.mark.parametrize(
-    ("shape", "epochs", "steps"),
+    ("shape", "epochs", "steps", "mixed_steps"),
     [
-        ({}, 1, 11),
-        ({}, 3, 33),
-        ({"batch": 2}, 1, 4 + 2),  # of both backends, each bucket topped up to whole batches
-        ({"batch": 16}, 2, 4),  # a batch larger than its bucket
-        ({"batch": 2, "accumulation": 4}, 1, 2),  # the second step has 2 and is filled up
-        ({"batch": 2, "accumulation": 4}, 2, 3),  # 12 micro-batches: the epochs are not rounded up
-        ({"ranks": 2}, 1, 6),
-        ({"batch": 2, "accumulation": 2, "ranks": 2}, 4, 6),
+        ({}, 1, 11, 11),
+        ({}, 3, 33, 33),
+        # Each bucket is filled up to whole batches: of each backend, or of both as in the older
+        # order.
+        ({"batch": 2}, 1, 3 + 2 + 1 + 1, 4 + 2),
+        ({"batch": 16}, 2, 8, 4),  # a batch larger than its bucket
+        ({"batch": 2, "accumulation": 4}, 1, 2, 2),  # the second step is filled up
+        ({"batch": 2, "accumulation": 4}, 2, 4, 3),  # 14 or 12: the epochs are not rounded up
+        ({"ranks": 2}, 1, 6, 6),
+        ({"batch": 2, "accumulation": 2, "ranks": 2}, 4, 7, 6),
     ],
 )
 def test_epochs_of_two_backends_and_two_buckets(
-    shape: dict[str, int], epochs: int, steps: int
+    shape: dict[str, Any], epochs: int, steps: int, mixed_steps: int
 ) -> None:
     plan = plan_of(**shape, num_train_epochs=epochs)
+    mixed = plan.identity.model_copy(update={"sample_order": 1})
 
     index = build_index(plan, FILES, {})
 
     assert steps_on(plan.identity, index) == steps == counted_steps(plan.identity, index)
+    assert steps_on(mixed, index) == mixed_steps == counted_steps(mixed, index)
+
+
+def test_a_backend_that_starts_later_makes_the_epochs_longer() -> None:
+    """Cats alone have epochs of 9 steps; from step 5 on, both have epochs of 11."""
+    plan = plan_of(backends=[BACKENDS[0], {**BACKENDS[1], "start_step": 5}], num_train_epochs=2)
+
+    index = build_index(plan, FILES[:5], {})
+
+    assert steps_on(plan.identity, index) == 4 + 2 * 11 == counted_steps(plan.identity, index)
+    # 4 of 9 micro-batches, and two whole epochs.
+    assert epoch_steps_on(plan.identity, index) == pytest.approx(26 / (4 / 9 + 2))
+
+
+def test_a_step_without_a_backend_is_refused_once_the_epochs_are_known() -> None:
+    """Cats end after their first epoch, which is 9 steps; dogs start at step 12."""
+    backends = [{**BACKENDS[0], "end_epoch": 1}, {**BACKENDS[1], "start_step": 12}]
+    plan = plan_of(backends=backends, num_train_epochs=0, max_train_steps=20)
+
+    with pytest.raises(PlanError) as caught:
+        build_index(plan, FILES[:5], {})
+
+    said = (
+        "No data backend is trained on at step 10: cats ends after epoch 1; dogs starts at step "
+        "12. Let one of them start earlier or end later."
+    )
+    assert [(p.pointer, p.message) for p in caught.value.problems] == [("/data_backends", said)]
+    shorter = plan_of(backends=backends, num_train_epochs=0, max_train_steps=9)
+    assert steps_on(shorter.identity, build_index(shorter, FILES[:5], {})) == 9
+
+
+def test_a_backend_that_starts_after_the_run_is_told() -> None:
+    backends = [BACKENDS[0], {**BACKENDS[1], "start_epoch": 3}]
+    plan = plan_of(backends=backends, num_train_epochs=2)
+
+    said = "dogs is never trained on: it starts with epoch 3, and the run has 18 steps."
+    assert said in build_index(plan, FILES[:5], {}).warnings
+    assert not build_index(plan_of(backends=backends, num_train_epochs=3), FILES[:5], {}).warnings
 
 
 def test_a_run_in_steps_has_these_on_any_data() -> None:
@@ -155,7 +196,7 @@ def test_a_run_in_steps_has_these_on_any_data() -> None:
 
 
 def test_what_depends_on_the_steps_is_told_once_they_are_known() -> None:
-    warm_up = {"lr_scheduler": "linear", "lr_warmup_steps": 11}
+    warm_up: dict[str, Any] = {"lr_scheduler": "linear", "lr_warmup_steps": 11}
     plan = plan_of(**warm_up)
 
     assert (
@@ -190,7 +231,7 @@ def test_epochs_that_a_run_cannot_have_are_refused(
 
 
 def test_a_length_in_epochs_is_guarded_as_epochs() -> None:
-    linear = {"lr_scheduler": "linear"}
+    linear: dict[str, Any] = {"lr_scheduler": "linear"}
     one, two = plan_of(**linear), plan_of(**linear, num_train_epochs=2)
 
     assert one.guarded_identity()["num_train_epochs"] == 1

@@ -128,11 +128,22 @@ def test_the_repeats_that_fill_a_batch_are_told(tmp_path: Path) -> None:
 
     cats, dogs = found.backends
     needed = {(each.width_px, each.height_px): each.repeats_to_fill for each in cats.buckets}
-    assert needed == {(256, 256): 2, (512, 128): 7}  # 3 × 3 + 1 ≥ 8 > 3 × 2 + 1, and 1 × 8 ≥ 8
+    assert needed == {(256, 256): 2, (512, 128): 7}  # 3 × 3 ≥ 8 > 3 × 2, and 1 × 8 ≥ 8
     assert (cats.repeats, cats.repeats_to_fill) == (1, 7)
-    assert dogs.repeats_to_fill == 1  # 3 × 2 + 1 × 2 ≥ 8
+    assert dogs.repeats_to_fill == 7  # no batch has pictures of both
     assert found.samples_per_epoch == 3 * 2 + 2 + 1
-    assert found.steps_per_epoch == 2  # each size fills one batch
+    assert found.steps_per_epoch == 3  # each size of each backend fills one batch
+
+
+def test_images_that_are_not_chosen_are_told_as_such(tmp_path: Path) -> None:
+    for n in range(5):
+        picture(tmp_path / f"{n}.png", (256, 256), seed=n)
+
+    (cats,) = report(plan_of({"max_num_samples": 2}), tmp_path).backends
+
+    assert cats.accepted == 2
+    assert [each.count for each in cats.left_out] == [3]
+    assert left_out(cats).keys() == {"not_chosen"}
 
 
 def test_an_image_without_its_mask_is_one_of_those_left_out(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A survey of the data says what a run would do with it."""
 
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.config.plan import Plan
+from trainer_core.data.index import FileItem
 from trainer_core.data.indexing import build_index
 from trainer_core.data.survey import DataSurvey, survey_data
 from trainer_core.local.data import scan
@@ -268,3 +270,27 @@ def test_pictures_that_a_run_wrote_are_no_data(tmp_path: Path) -> None:
     assert before.surveys[0].pictures == 2
     assert found.surveys[0].pictures == 1
     assert found.warnings == ["cats: The output of runs is left out: out."]
+
+
+def test_the_survey_counts_the_images_that_a_run_would_choose(tmp_path: Path) -> None:
+    for number in range(6):
+        picture(tmp_path / f"{number}.png", (300 + 40 * number, 300))
+    plan = plan_of({"max_num_samples": 2})
+
+    (cats,) = survey(plan, tmp_path).surveys
+
+    items = [
+        FileItem(
+            backend="cats",
+            path=f"{number}.png",
+            sha256=sha256((tmp_path / f"{number}.png").read_bytes()).hexdigest(),
+            width_px=300 + 40 * number,
+            height_px=300,
+            captions=("a cat",),
+        )
+        for number in range(6)
+    ]
+    samples = build_index(plan, items, TINY_CONFIG).samples
+    run = Counter((sample.width_px, sample.height_px) for sample in samples)
+    assert run.total() == 2
+    assert cats.buckets == run

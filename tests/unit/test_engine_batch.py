@@ -14,7 +14,8 @@ from trainer_core.data.entries import EntryFolder, encoded, write_entry
 from trainer_core.data.entry_files import entry_name
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
-from trainer_core.data.sampler import MicroBatch, Sampler, draw_seed
+from trainer_core.data.orders import sampler_of
+from trainer_core.data.sampler import MicroBatch, draw_seed
 from trainer_core.engine.batch import BatchMaker, Draw
 from trainer_core.hidream.loading import load_vae
 from trainer_core.hidream.timestep_sampling import AutoShift
@@ -191,7 +192,7 @@ def _sigmas(maker: Any, **objective: Any) -> list[float]:
 
 def test_masks_are_never_sampled_as_images(maker: Any) -> None:
     index, _ = maker(plan_of())
-    sampler = Sampler(index, 1, 2)
+    sampler = sampler_of(plan_of().identity, index)
 
     drawn = {s for i in range(40) for s in sampler.micro_batch(i).samples}
 

@@ -13,7 +13,7 @@ import torch
 from tests.support.jobs import make_job, shorten_texts
 from trainer_core.data.entries import EntryFolder
 from trainer_core.data.entry_files import entry_name, wanted_folder
-from trainer_core.data.sampler import MicroBatch, Sampler
+from trainer_core.data.sampler import MicroBatch
 from trainer_core.engine.feed import Feed
 from trainer_core.engine.loop import take_steps
 from trainer_core.engine.setup import LoadedRun, load_run
@@ -119,18 +119,18 @@ def test_a_stop_ends_the_wait_for_an_entry(run: Run) -> None:
             next(feed.take(1))
 
 
-class UntilSampler(Sampler):
+class UntilSampler:
     """The run's sampler, up to a micro-batch whose data is not there."""
 
     def __init__(self, run: Run, end: int) -> None:
-        identity = run.plan.identity
-        super().__init__(run.job.index, identity.seed, identity.micro_batch_size)
+        self._sampler = run.sampler
+        self.timeline = run.sampler.timeline
         self._end = end
 
     def micro_batch(self, i: int) -> MicroBatch:
         if i == self._end:
             raise ShardMissingError(f"no data for micro-batch {i}")
-        return super().micro_batch(i)
+        return self._sampler.micro_batch(i)
 
 
 @pytest.mark.parametrize("end", [0, 5, 6])

@@ -25,13 +25,13 @@ def index(tiny_folder: Path) -> DataIndex:
 
 
 def test_half_of_the_64_samples_use_held_out_images(index: DataIndex) -> None:
-    samples = evaluation_samples(index, 42)
+    samples = evaluation_samples(index, 42, range(len(index.samples)))
 
     assert [sample.i for sample in samples] == list(range(64))
     assert sum(sample.held_out for sample in samples) == 32
     assert all(index.samples[t.sample].held_out is t.held_out for t in samples)
-    assert evaluation_samples(index, 42) == samples
-    assert evaluation_samples(index, 43) != samples
+    assert evaluation_samples(index, 42, range(len(index.samples))) == samples
+    assert evaluation_samples(index, 43, range(len(index.samples))) != samples
     assert {t.sample for t in samples} == set(range(len(index.samples)))
 
 
@@ -39,7 +39,7 @@ def test_without_held_out_images_all_are_of_the_training_images(index: DataIndex
     training = tuple(sample for sample in index.samples if not sample.held_out)
     only = index.model_copy(update={"samples": training})
 
-    samples = evaluation_samples(only, 42)
+    samples = evaluation_samples(only, 42, range(len(only.samples)))
 
     assert len(samples) == 64
     assert not any(sample.held_out for sample in samples)
@@ -61,7 +61,10 @@ def test_losses_come_in_the_order_of_the_samples(index: DataIndex) -> None:
         return _numbers(samples)
 
     result = measure_fixed_loss(
-        evaluation_samples(index, 42), index, losses, before_batch=lambda: None
+        evaluation_samples(index, 42, range(len(index.samples))),
+        index,
+        losses,
+        before_batch=lambda: None,
     )
 
     assert result.losses == tuple(float(i) for i in range(64))

@@ -11,6 +11,7 @@ from trainer_core.checkpoint.folders import check_digests, read_manifest
 from trainer_core.checkpoint.layout import CheckpointManifest
 from trainer_core.checkpoint.matmul import matmul_of
 from trainer_core.config.plan import Matmul
+from trainer_core.data.orders import data_digest_of
 from trainer_core.errors import CheckpointError
 from trainer_core.process.job import Job
 
@@ -33,7 +34,7 @@ def checkpoint_identity(job: Job) -> CheckpointIdentity:
     return CheckpointIdentity(
         identity_digest=job.plan.identity_digest(),
         identity=job.plan.guarded_identity(),
-        data_digest=job.index.digest(),
+        data_digest=data_digest_of(job.plan.identity, job.index),
         base_digest=job.plan.identity.base.digest,
         matmul=job.plan.identity.precision.matmul,
     )

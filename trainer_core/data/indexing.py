@@ -12,7 +12,6 @@ from typing import Any
 from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.plan.problems import PlanError, Problem
 from trainer_core.config.plan.shapes import max_area_px
-from trainer_core.config.simpletuner.length import problems_of_epochs, warnings_of_epochs
 from trainer_core.config.simpletuner.placeholders import unfilled_tokens
 from trainer_core.data.buckets import Unfit, bucket_size, unfit
 from trainer_core.data.collecting import EntryCollector
@@ -20,9 +19,15 @@ from trainer_core.data.cut_captions import CutCaptions, cut_captions, prompt_war
 from trainer_core.data.equal_images import equal_image_warnings
 from trainer_core.data.folder import some_of
 from trainer_core.data.index import DataIndex, FileItem, Sample
-from trainer_core.data.length import steps_on
+from trainer_core.data.length import (
+    problems_of_length,
+    timeline_of,
+    uses_of,
+    warnings_of_length,
+)
 from trainer_core.data.mask_pairs import BackendMasks
 from trainer_core.data.small_buckets import small_bucket_warnings
+from trainer_core.data.subset import subset_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +125,8 @@ def choose_images(plan: Plan, items: Sequence[FileItem], max_px: int) -> Choice:
             reason = " ".join(why) or f"{backend.id} has no image."
             problems.append(_empty(position, reason))
             continue
+        kept, chose = subset_of(kept, backend)
+        why += chose
         masks = None
         if backend.masks is not None:
             masks = BackendMasks(backends[backend_at[backend.masks]], of_backend[backend.masks])
@@ -164,24 +171,23 @@ def cut_warnings(plan: Plan, captions: CutCaptions, base: Path | None) -> list[s
 
 def batch_warnings(plan: Plan, chosen: Sequence[Chosen], max_px: int) -> list[str]:
     """Warnings of buckets with fewer images than a batch takes; ``chosen``: all of the run."""
-    images: Counter[tuple[int, int]] = Counter()
+    images: Counter[tuple[str, int, int]] = Counter()
     for each in chosen:
         if each.backend.role == "train":
             for item in each.items:
                 size = item.width_px, item.height_px
-                images[bucket_size(*size, each.backend, max_px, item.sha256)] += 1
+                bucket = bucket_size(*size, each.backend, max_px, item.sha256)
+                images[each.backend.id, *bucket] += 1
     return small_bucket_warnings(plan.identity, images)
 
 
 def _with_length_checked(plan: Plan, index: DataIndex) -> DataIndex:
-    """The index, with warnings about the length of a run in epochs; raises PlanError."""
+    """The index, with warnings about the length of the run; raises PlanError."""
     identity = plan.identity
-    if identity.num_train_epochs is None:
-        return index  # the importer knew the number of steps
-    steps = steps_on(identity, index)
-    if problems := list(problems_of_epochs(identity, steps)):
+    timeline = timeline_of(identity, uses_of(index))
+    if problems := problems_of_length(identity, timeline):
         raise PlanError(problems)
-    found = warnings_of_epochs(identity, steps)
+    found = warnings_of_length(identity, timeline)
     return index.model_copy(update={"warnings": (*index.warnings, *found)})
 
 

@@ -8,12 +8,14 @@ from trainer_core.config.plan import Identity
 _NAMED_AT_MOST: Final = 4
 
 
-def small_bucket_warnings(identity: Identity, images: Mapping[tuple[int, int], int]) -> list[str]:
+def small_bucket_warnings(
+    identity: Identity, images: Mapping[tuple[str, int, int], int]
+) -> list[str]:
     """Warnings that an image is in one batch, or one step, more than once.
 
     Args:
         identity: its batch, accumulation and number of GPUs are read.
-        images: (width, height) of a bucket in pixels → number of images to train on.
+        images: (backend, width, height) of a bucket in pixels → number of images to train on.
     """
     batch = identity.micro_batch_size
     step = batch * identity.accumulation_steps * identity.world_size
@@ -21,11 +23,14 @@ def small_bucket_warnings(identity: Identity, images: Mapping[tuple[int, int], i
     total = sum(images.values())
     warnings = []
     if small:
-        named = ", ".join(f"{w} x {h} px ({images[w, h]})" for w, h in small[:_NAMED_AT_MOST])
+        named = ", ".join(
+            f"{backend} {w} x {h} px ({images[backend, w, h]})"
+            for backend, w, h in small[:_NAMED_AT_MOST]
+        )
         more = ", …" if len(small) > _NAMED_AT_MOST else ""
         have = "bucket has" if len(small) == 1 else "buckets have"
         warnings.append(
-            f"A batch has {batch} images of one bucket, and {len(small)} {have} fewer: "
+            f"A batch has {batch} images of one backend and bucket, and {len(small)} {have} fewer: "
             f"{named}{more}. Such a batch has the same image more than once: lower "
             "train_batch_size, or add images."
         )

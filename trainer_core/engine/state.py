@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from trainer_core.config.plan import Plan
-from trainer_core.data.length import ends_epoch, steps_of
+from trainer_core.data.length import steps_of
+from trainer_core.data.orders import sampler_of, samples_in_order
 from trainer_core.data.sampler import Sampler
 from trainer_core.engine.pending import Pending
 from trainer_core.engine.setup import LoadedRun
@@ -45,11 +46,9 @@ class Run:
 
     def is_checkpoint_step(self, step: int) -> bool:
         """Whether a checkpoint falls on an optimizer step, counted from 1."""
-        operation, per_epoch = self.plan.operation, self.sampler.micro_batches_per_epoch
+        operation = self.plan.operation
         every = operation.checkpoint_epoch_interval
-        ends_epochs = every is not None and ends_epoch(
-            self.plan.identity, per_epoch, step, every=every
-        )
+        ends_epochs = every is not None and self.sampler.timeline.ends_epoch(step, every=every)
         return ends_epochs or step % operation.checkpoint_step_interval == 0
 
     def learning_rate(self, step: int) -> float:
@@ -89,7 +88,7 @@ def open_run(job: Job, loaded: LoadedRun, events: EventWriter, control: Control)
             f"a step takes {per_step} micro-batches, which {loaded.backend.ranks} ranks cannot "
             "share evenly"
         )
-    sampler = Sampler(job.index, identity.seed, identity.micro_batch_size)
+    sampler = sampler_of(identity, job.index)
     return Run(
         job=job,
         loaded=loaded,
@@ -97,6 +96,8 @@ def open_run(job: Job, loaded: LoadedRun, events: EventWriter, control: Control)
         control=control,
         sampler=sampler,
         micro_batches_per_step=per_step,
-        last_step=steps_of(identity, sampler.micro_batches_per_epoch),
-        evaluation_samples=evaluation_samples(job.index, identity.seed),
+        last_step=steps_of(identity, sampler.timeline),
+        evaluation_samples=evaluation_samples(
+            job.index, identity.seed, samples_in_order(identity, job.index)
+        ),
     )

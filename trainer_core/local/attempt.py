@@ -3,7 +3,6 @@
 Files are read and checked first. Torch is imported after that.
 """
 
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from trainer_core.base_models.obtain import FoundBase
 from trainer_core.checkpoint.folders import read_manifest
 from trainer_core.checkpoint.identity import check_checkpoint, checkpoint_identity
 from trainer_core.config.plan import Base, Plan
-from trainer_core.config.plan.frozen import digest_of
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
 from trainer_core.data.length import steps_on
@@ -36,6 +34,12 @@ from trainer_core.local.folder import (
     set_aside,
     write_started_run,
 )
+from trainer_core.local.kept import (
+    run_digest,
+    with_kept_order,
+    with_kept_seed,
+    with_started_order,
+)
 from trainer_core.local.publishing import Publishing, publish_nothing
 from trainer_core.local.start import (
     LATEST,
@@ -53,11 +57,15 @@ from trainer_core.local.trackers import trackers
 from trainer_core.process.control import Control
 from trainer_core.process.cublas import fix_workspace
 from trainer_core.process.events import EventWriter
-from trainer_core.process.job import BadJobError, Job, read_job
+from trainer_core.process.job import Job
 from trainer_core.process.node_cache import NodeCache
 from trainer_core.progress import Reporter
 
 _ELSEWHERE: Final = "another output_dir (or --output), or set resume_from_checkpoint to nothing"
+_OLDER_ORDER: Final = (
+    "the run goes on in the order of samples that it began with, by the names of the files; new "
+    "runs go by the content of the files"
+)
 _SHARD_WAIT_S: Final = 1.0
 """All shards exist before training starts."""
 
@@ -110,13 +118,15 @@ class Attempt:
         for warning in index.warnings:  # the training reports them too, but only after the encoding
             self.events.warn("data", warning)
 
-        this = StartedRun(request=request, digest=self._digest_of(plan, index))
+        drawn = self.seed_is_drawn
+        plan = with_started_order(plan, index, earlier, seed_is_drawn=drawn)
+        this = StartedRun(request=request, digest=run_digest(plan, index, seed_is_drawn=drawn))
         while True:
             start = decide_start(request, checkpoints, earlier, this.digest)
             if isinstance(start, Refuse):
                 raise _refused(start)
-            job = self._job(plan, index, base, start.checkpoint)
             try:
+                job = self._job(plan, index, base, start.checkpoint)
                 from_step = self._check_checkpoint(job)
                 break
             except CheckpointCorruptError as error:
@@ -124,6 +134,8 @@ class Attempt:
                     raise
                 checkpoints = checkpoints.without_newest(error.message)
         self._report_start(start, request, checkpoints, from_step)
+        if job.plan.identity.sample_order == 1:
+            self.reporter.log(_OLDER_ORDER)
         self._report_stage("caching")
         # Before the encoders: torch sets the workspace up at the first product.
         fix_workspace(plan.operation, os.environ)
@@ -145,14 +157,10 @@ class Attempt:
             self.events.warn("unused_files", note)
         return data
 
-    def _digest_of(self, plan: Plan, index: DataIndex) -> str:
-        """Digest of the plan and the data, without the seed if it was drawn at random."""
-        drawn: dict[str, JsonValue] = {"seed": None} if self.seed_is_drawn else {}
-        return digest_of([plan.guarded_identity() | drawn, index.digest()])
-
     def _job(self, plan: Plan, index: DataIndex, base: BaseModel, checkpoint: Path | None) -> Job:
         if self.seed_is_drawn:
-            plan = _with_kept_seed(plan, checkpoint, self.output_dir)
+            plan = with_kept_seed(plan, checkpoint, self.output_dir)
+        plan = with_kept_order(plan, checkpoint)
         return Job(
             plan=plan,
             index=index,
@@ -289,16 +297,3 @@ def _refused(refuse: Refuse) -> CheckpointError:
 def _with_base(plan: Plan, base: BaseModel) -> Plan:
     known = Base(name=base.name, digest=base.digest)
     return plan.model_copy(update={"identity": plan.identity.model_copy(update={"base": known})})
-
-
-def _with_kept_seed(plan: Plan, checkpoint: Path | None, output_dir: Path) -> Plan:
-    """The plan with the seed that was drawn when the run started; a resume needs the same seed."""
-    identity = None if checkpoint is None else read_manifest(checkpoint).identity
-    seed = None if identity is None else identity.get("seed")
-    # There may be no checkpoint yet, or an old one that stores no identity.
-    if seed is None and plan.operation.resume_from:
-        with contextlib.suppress(BadJobError):
-            seed = read_job(output_dir / JOB_NAME).plan.identity.seed
-    if not isinstance(seed, int):
-        return plan
-    return plan.model_copy(update={"identity": plan.identity.model_copy(update={"seed": seed})})

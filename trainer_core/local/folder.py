@@ -22,6 +22,7 @@ from trainer_core.checkpoint.folders import (
 )
 from trainer_core.checkpoint.layout import MANIFEST_NAME, CheckpointManifest, ResultManifest
 from trainer_core.checkpoint.opening import CHECKPOINTS
+from trainer_core.data.orders import data_digest_of
 from trainer_core.disk import writing
 from trainer_core.errors import Category, CheckpointCorruptError, CheckpointError, TrainerError
 from trainer_core.local.start import (
@@ -129,7 +130,7 @@ def job_beside(checkpoint: Path, manifest: CheckpointManifest) -> Job | None:
     for folder in checkpoint.resolve().parents[:2]:
         with contextlib.suppress(BadJobError):
             job = read_job(folder / JOB_NAME)
-            if job.index.digest() == manifest.data_digest:
+            if data_digest_of(job.plan.identity, job.index) == manifest.data_digest:
                 return job
     return None
 

@@ -55,15 +55,20 @@ class FixedLoss:
         }
 
 
-def evaluation_samples(index: DataIndex, seed: int) -> tuple[EvaluationSample, ...]:
+def evaluation_samples(
+    index: DataIndex, seed: int, numbered: Sequence[int]
+) -> tuple[EvaluationSample, ...]:
     """The run's 64 evaluation samples.
 
     32 are training images and 32 are held-out images; without held-out images all 64 are training
     images. The images of a kind are shuffled by ``seed``, and repeated if there are fewer than
     needed. Each repetition takes the next caption of its image.
+
+    ``numbered``: positions of all samples in an order that gives each its number for the shuffle;
+    see ``orders.samples_in_order``.
     """
     groups = [
-        [position for position, sample in enumerate(index.samples) if sample.held_out is held_out]
+        [each for each in enumerate(numbered) if index.samples[each[1]].held_out is held_out]
         for held_out in (False, True)
     ]
     groups = [group for group in groups if group]
@@ -71,9 +76,9 @@ def evaluation_samples(index: DataIndex, seed: int) -> tuple[EvaluationSample, .
     chosen: list[EvaluationSample] = []
     for group in groups:
         # The purpose "probe order" seeds the draw: another name would choose other samples.
-        drawn = sorted(group, key=lambda position: draw_seed(seed, "probe order", 0, position))
+        drawn = sorted(group, key=lambda each: draw_seed(seed, "probe order", 0, each[0]))
         for number in range(per_group):
-            position = drawn[number % len(drawn)]
+            _, position = drawn[number % len(drawn)]
             sample = index.samples[position]
             chosen.append(
                 EvaluationSample(

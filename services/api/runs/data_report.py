@@ -193,6 +193,11 @@ def _counted(
         if len(sizes) == _SIZES:
             why = f"A dataset has images of more than {_SIZES:,} sizes."
             return _without(report, {"buckets": why, "cache": why})
+        if backend.max_num_samples is not None and backend.max_num_samples < sum(
+            number for _, _, number in sizes
+        ):
+            why = "max_num_samples chooses among the images once the run's data is read."
+            return _without(report, {"buckets": why, "cache": why})
         for width_px, height_px, number in sizes:
             if unfit(width_px, height_px, backend, max_px) is None:
                 counts[backend.id, *bucket_size(width_px, height_px, backend, max_px, "")] += number

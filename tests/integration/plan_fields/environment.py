@@ -26,6 +26,7 @@ from trainer_core.config.simpletuner.importer import import_run
 from trainer_core.data.index import DataIndex
 from trainer_core.data.indexing import build_index
 from trainer_core.data.length import steps_on
+from trainer_core.data.orders import sampler_of
 from trainer_core.data.sampler import Sampler
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.loop import train
@@ -137,7 +138,7 @@ class Environment:
         return build_index(plan, self.data(plan).items, self.base.transformer_config)
 
     def sampler(self, plan: Plan) -> Sampler:
-        return Sampler(self.index(plan), plan.identity.seed, plan.identity.micro_batch_size)
+        return sampler_of(plan.identity, self.index(plan))
 
     def job(self, plan: Plan) -> Job:
         """A job of the plan; its entries are encoded, with short captions."""

@@ -242,7 +242,7 @@ def large_images_are_downsampled_before_the_crop(plan: Plan, environment: Enviro
 
 @GROUP.observes(f"{_BACKEND}.repeats", files=Files(cats={"repeats": 2}), reset=1)
 def an_epoch_draws_each_image_three_times(plan: Plan, environment: Environment) -> None:
-    expect(environment.sampler(plan).micro_batches_per_epoch, 3 * len(SIZES))
+    expect(environment.sampler(plan).timeline.spans[0].micro_batches, 3 * len(SIZES))
 
 
 @GROUP.observes(

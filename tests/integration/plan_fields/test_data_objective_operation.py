@@ -2,12 +2,18 @@
 
 import pytest
 
-from tests.integration.plan_fields import fields_data, fields_objective, fields_operation
+from tests.integration.plan_fields import (
+    fields_data,
+    fields_mixing,
+    fields_objective,
+    fields_operation,
+)
 from tests.integration.plan_fields.check import check_field
 from tests.integration.plan_fields.environment import Environment
 
 _NAMES = [
     *fields_data.GROUP.names,
+    *fields_mixing.GROUP.names,
     *fields_objective.GROUP.names,
     *fields_operation.GROUP.names,
 ]

@@ -3,6 +3,7 @@
 from tests.integration.plan_fields import (
     fields_adapter,
     fields_data,
+    fields_mixing,
     fields_objective,
     fields_operation,
     fields_training,
@@ -10,7 +11,14 @@ from tests.integration.plan_fields import (
 from tests.integration.plan_fields.registry import EXEMPT, OBSERVED, leaf_fields
 from trainer_core.config.plan import Plan
 
-MODULES = (fields_adapter, fields_data, fields_objective, fields_operation, fields_training)
+MODULES = (
+    fields_adapter,
+    fields_data,
+    fields_mixing,
+    fields_objective,
+    fields_operation,
+    fields_training,
+)
 
 
 def test_every_field_has_one_check_and_every_check_a_field() -> None:

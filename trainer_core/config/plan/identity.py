@@ -14,6 +14,7 @@ Compute = Literal["bf16", "fp32"]
 CaptionSplit = Literal["comma", "space", "period"]
 CropAspect = Literal["square", "preserve", "closest", "random"]
 CropStyle = Literal["center", "corner", "random"]
+DataSampling = Literal["uniform", "auto-weighting"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
 Loss = Literal["l2", "huber", "smooth_l1"]
 MaskKind = Literal["mask", "segmentation"]
@@ -222,6 +223,12 @@ class Backend(Sparse):
         "max_upscale_threshold",
         "minimum_aspect_ratio",
         "maximum_aspect_ratio",
+        "probability",
+        "start_step",
+        "start_epoch",
+        "end_step",
+        "end_epoch",
+        "max_num_samples",
     )
 
     id: str
@@ -266,6 +273,16 @@ class Backend(Sparse):
     maximum_aspect_ratio: float | None = Field(default=None, gt=0)
     repeats: int = Field(ge=0)
     """How often each image is drawn again in an epoch; 0: once."""
+    probability: float = Field(default=1.0, gt=0)
+    """Weight of its micro-batches in the mixture; see ``Identity.data_backend_sampling``."""
+    start_step: int = Field(default=1, ge=1)
+    """It is trained on from this optimizer step and from this epoch on; both count from 1."""
+    start_epoch: int = Field(default=1, ge=1)
+    end_step: int | None = Field(default=None, ge=1)
+    """And up to this step and this epoch; None: to the end of the run."""
+    end_epoch: int | None = Field(default=None, ge=1)
+    max_num_samples: int | None = Field(default=None, ge=1)
+    """So many of its usable images are chosen, by their content; None: all."""
     is_regularisation: bool = False
     """The target is the prediction of the base model instead of the image."""
     masks: str | None = None
@@ -302,7 +319,12 @@ class StartAdapter(Frozen):
 class Identity(Sparse):
     """Everything that changes the trained weights of a run."""
 
-    left_out: ClassVar = ("start_adapter", "num_train_epochs")
+    left_out: ClassVar = (
+        "start_adapter",
+        "num_train_epochs",
+        "sample_order",
+        "data_backend_sampling",
+    )
 
     base: Base
     seed: int = Field(ge=0)
@@ -327,6 +349,11 @@ class Identity(Sparse):
     """The length in epochs. ``data.length`` finds the number of steps from the data."""
     caption_dropout_probability: float = Field(ge=0, le=1)
     backends: Many[Backend]
+    sample_order: Literal[1, 2] = 1
+    """1: by the names of the files, as in plans of older versions, which lack it. 2: by content,
+    with each micro-batch of one backend."""
+    data_backend_sampling: DataSampling = "auto-weighting"
+    """The weight of a backend is its ``probability``, or that times its micro-batches an epoch."""
 
     @model_validator(mode="after")
     def _has_one_length(self) -> Self:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from pydantic import JsonValue
 
 from trainer_core.config.plan import Backend
-from trainer_core.config.simpletuner import captions, crops, sizes
+from trainer_core.config.simpletuner import captions, crops, mixing, sizes
 from trainer_core.config.simpletuner.captions import BACKEND_CAPTIONS, captions_of
 from trainer_core.config.simpletuner.crops import (
     BACKEND_CROPS,
@@ -24,6 +24,11 @@ from trainer_core.config.simpletuner.masks import (
     link_masks,
     mask_kind_of,
     masks_backend,
+)
+from trainer_core.config.simpletuner.mixing import (
+    BACKEND_MIXING,
+    mixing_of,
+    without_idle_weights,
 )
 from trainer_core.config.simpletuner.model import is_full_rank
 from trainer_core.config.simpletuner.other_backend_keys import OTHER_BACKEND_KEYS
@@ -91,20 +96,14 @@ _BACKEND.choice(
     "Every image is read once and measured, whatever is written here.",
 )
 _BACKEND.not_built("grounding grounding_data", "Boxes are not trained: leave it out.")
-_BACKEND.not_built("probability", "Use repeats to weigh data; leave it out.", 1, type_="float")
 _BACKEND.not_built("conditioning", "Masks come as files of a backend of their own.")
-_BACKEND.not_built(
-    "max_num_samples end_epoch end_step disable_after_epoch_step",
-    "Bring only the images to train on.",
-)
 _BACKEND.not_built("slider_strength", "Leave it out.", 0)
-_BACKEND.not_built("start_epoch", "Every backend starts at once.", 0, 1)
-_BACKEND.not_built("start_step", "Every backend starts at once.", 0)
 _BACKEND.not_built("timestep_sampling_offset", "Leave it out.", 0, type_="float")
 _BACKEND.not_built("enable_nsfw_check", "Leave it out.", False, type_="bool")
 
 BACKEND_OPTIONS: Final = joined(
-    _BACKEND, SOURCES, BACKEND_SIZES, BACKEND_CROPS, BACKEND_CAPTIONS, MASKS, OTHER_BACKEND_KEYS
+    *(_BACKEND, SOURCES, BACKEND_SIZES, BACKEND_CROPS, BACKEND_CAPTIONS, BACKEND_MIXING),
+    *(MASKS, OTHER_BACKEND_KEYS),
 )
 """Key of a data backend → row."""
 
@@ -156,7 +155,7 @@ def backends_of(raw: Sequence[JsonValue], config: Options, max_area_px: int) -> 
     if _is_broken(findings):  # a link to an unreadable backend would be reported as wrong
         backends = tuple(part.backend for part in read)
     else:
-        backends = link_masks(read, set_aside)
+        backends = without_idle_weights(link_masks(read, set_aside), read)
     if len(read) + len(set_aside) == len(raw):  # no backend has a problem of its own
         _check_some_train(raw, backends, findings)
     _tell_idle_defaults(config, backends)
@@ -296,7 +295,8 @@ def _backend(options: Options, config: Options, max_area_px: int) -> ReadBackend
     mask_kind = mask_kind_of(options, holds_masks=role == "mask")
     if mask_kind is not None:
         of_images = (*sizes.NOT_OF_MASKS, *crops.NOT_OF_MASKS, *captions.NOT_OF_MASKS)
-        options.idle("on masks", *of_images, _REPEATS, DATA, _REGULARISES)
+        idle = (*of_images, *mixing.NOT_OF_MASKS, _REPEATS, DATA, _REGULARISES)
+        options.idle("on masks", *idle)
         source = source_of(options, "filename", is_mask=True)
         masks = masks_backend(id_, mask_kind)
         is_wrong = len(config.findings.problems) > before
@@ -305,6 +305,7 @@ def _backend(options: Options, config: Options, max_area_px: int) -> ReadBackend
     cut = crops_of(options, config)
     size = sizes_of(options, config, max_area_px, cut)
     repeats = _repeats(role, options)
+    mixed = mixing_of(options, config, is_trained_on=role == "train")
     is_regularisation = _is_regularisation(role, options, config)
     source = source_of(options, words.written, is_mask=False)
     if len(config.findings.problems) > before:
@@ -320,6 +321,12 @@ def _backend(options: Options, config: Options, max_area_px: int) -> ReadBackend
         **asdict(size),
         **asdict(cut),
         repeats=repeats,
+        probability=mixed.probability,
+        start_step=mixed.start_step,
+        start_epoch=mixed.start_epoch,
+        end_step=mixed.end_step,
+        end_epoch=mixed.end_epoch,
+        max_num_samples=mixed.max_num_samples,
         is_regularisation=is_regularisation,
     )
     return ReadBackend(backend, options, source)

@@ -24,7 +24,6 @@ CACHE.handled(
     "skip_file_discovery enable_multiprocessing dataloader_prefetch_device_threshold_mb",
     "The cache is read ahead of the step; there is nothing to set.",
 )
-CACHE.handled("data_backend_sampling", "An epoch visits every image 1 + repeats times.")
 CACHE.handled(
     "allow_dataset_oversubscription disable_bucket_pruning override_dataset_config",
     "Short buckets are topped up and nothing is pruned; a plan never changes its data.",

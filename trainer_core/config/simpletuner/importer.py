@@ -27,6 +27,7 @@ from trainer_core.config.simpletuner.deepspeed import (
 )
 from trainer_core.config.simpletuner.deepspeed_entries import Resolved
 from trainer_core.config.simpletuner.ema import ema_of
+from trainer_core.config.simpletuner.mixing import check_some_backend, data_sampling_of
 from trainer_core.config.simpletuner.model import base_of
 from trainer_core.config.simpletuner.objective import caption_dropout_of, objective_of
 from trainer_core.config.simpletuner.operation import operation_of
@@ -168,6 +169,8 @@ def _identity_parts(
     seed, precision = seed_of(options), precision_of(options)
     objective = objective_of(options, backends)
     length = length_of(options)
+    check_some_backend(backends, length.steps, "/data_backends", options.findings)
+    sampling = data_sampling_of(options, backends)
     optimizer = optimizer_of(options)
     schedule = schedule_of(options, optimizer.learning_rate, length.steps)
     clip, ema = clip_of(options), ema_of(options, length.steps)
@@ -206,6 +209,8 @@ def _identity_parts(
         num_train_epochs=length.epochs,
         caption_dropout_probability=caption_dropout_of(options),
         backends=tuple(backends),
+        sample_order=2,
+        data_backend_sampling=sampling,
     )
 
 

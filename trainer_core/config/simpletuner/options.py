@@ -10,6 +10,7 @@ from trainer_core.config.simpletuner.crops import RUN_CROPS
 from trainer_core.config.simpletuner.deepspeed import DEEPSPEED
 from trainer_core.config.simpletuner.ema import EMA
 from trainer_core.config.simpletuner.lora import LORA
+from trainer_core.config.simpletuner.mixing import SAMPLING
 from trainer_core.config.simpletuner.model import MODEL
 from trainer_core.config.simpletuner.objective import OBJECTIVE
 from trainer_core.config.simpletuner.operation import OPERATION
@@ -30,7 +31,7 @@ OPTIONS: Final[Mapping[str, Verdict]] = joined(
     *(MODEL, ADAPTER, LORA, START, PRECISION),
     *(STEPS, DEEPSPEED, OPTIMIZER, SCHEDULE, EMA),
     *(TIMESTEPS, OBJECTIVE),
-    *(RUN_SIZES, RUN_CROPS, RUN_CAPTIONS, CACHE),
+    *(RUN_SIZES, RUN_CROPS, RUN_CAPTIONS, SAMPLING, CACHE),
     *(OPERATION, REPORTING, SAMPLES, OTHERS, OTHER_NAMES),
 )
 """Name, without leading dashes → row."""

@@ -1,7 +1,7 @@
 """What the crops of a backend cut away, and which images they scale up."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from trainer_core.config.plan import Backend
@@ -41,39 +41,29 @@ def fitted(items: Iterable[FileItem], backend: Backend, max_px: int) -> list[Fit
     ]
 
 
-Size = tuple[int, int]
-"""Width and height of a bucket in pixels."""
-
-
-def uses_of(crops: Iterable[Fitted], backend: Backend) -> Counter[Size]:
-    """Size → uses of its images in an epoch; none of images that are held out."""
+def uses_of(crops: Iterable[Fitted], backend: Backend) -> Counter[tuple[str, int, int]]:
+    """As ``length.Uses``; none of images that are held out."""
     each = 1 + backend.repeats if backend.role == "train" else 0
-    uses: Counter[Size] = Counter()
+    uses: Counter[tuple[str, int, int]] = Counter()
     for crop in crops:
-        uses[crop.geometry.width_px, crop.geometry.height_px] += each
+        uses[backend.id, crop.geometry.width_px, crop.geometry.height_px] += each
     return uses
 
 
-def buckets_of(
-    crops: Sequence[Fitted], backend: Backend, all_uses: Mapping[Size, int], batch: int
-) -> tuple[BucketReport, ...]:
-    """The buckets of one backend, by size.
-
-    Args:
-        crops: of the backend.
-        backend: the backend.
-        all_uses: those of the images of all backends, which share the batches of a size.
-        batch: samples of a micro-batch.
-    """
-    of_size: dict[Size, list[Fitted]] = defaultdict(list)
+def buckets_of(crops: Sequence[Fitted], backend: Backend, batch: int) -> tuple[BucketReport, ...]:
+    """The buckets of one backend, by size; ``batch``: samples of a micro-batch."""
+    of_size: dict[tuple[int, int], list[Fitted]] = defaultdict(list)
     for crop in crops:
         of_size[crop.geometry.width_px, crop.geometry.height_px].append(crop)
     return tuple(
-        _bucket(size, of_size[size], backend, batch - all_uses[size]) for size in sorted(of_size)
+        _bucket(size, of_size[size], backend, batch - len(of_size[size]) * (1 + backend.repeats))
+        for size in sorted(of_size)
     )
 
 
-def _bucket(size: Size, crops: Sequence[Fitted], backend: Backend, missing: int) -> BucketReport:
+def _bucket(
+    size: tuple[int, int], crops: Sequence[Fitted], backend: Backend, missing: int
+) -> BucketReport:
     """``missing``: uses in an epoch that would fill the bucket's only batch; 0 or less: none."""
     number = len(crops)
     cut_most = max(crops, key=lambda crop: crop.loss)

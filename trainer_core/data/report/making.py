@@ -10,7 +10,7 @@ from trainer_core.data.buckets import Unfit, unfit
 from trainer_core.data.cut_captions import CutCaptions
 from trainer_core.data.folder import stem_of
 from trainer_core.data.index import FileItem
-from trainer_core.data.length import micro_batches_in
+from trainer_core.data.length import backend_micro_batches
 from trainer_core.data.reading import Reading
 from trainer_core.data.report.crops import Fitted, buckets_of, fitted, uses_of
 from trainer_core.data.report.examine import Examined
@@ -64,16 +64,17 @@ def report_of(
         depth: how closely the images were looked at.
     """
     crops = {each.backend.id: fitted(each.used, each.backend, max_px) for each in seen}
-    uses: Counter[tuple[int, int]] = Counter()
+    uses: Counter[tuple[str, int, int]] = Counter()
     for each in seen:
         uses += uses_of(crops[each.backend.id], each.backend)
     batch = identity.micro_batch_size
+    micro_batches = backend_micro_batches(uses, batch).total()
     is_whole = all(len(each.readings) == each.images for each in seen)
     return DataReport(
         depth=depth,
         backends=tuple(
             _backend(
-                *(each, crops[each.backend.id], uses, batch, max_px),
+                *(each, crops[each.backend.id], batch, max_px),
                 masked=_stems_of_masks(each, seen),
             )
             for each in seen
@@ -83,9 +84,7 @@ def report_of(
         captions=_captions(captions),
         batch=batch,
         samples_per_epoch=uses.total(),
-        steps_per_epoch=micro_batches_in(uses, batch) / identity.micro_batches_per_step
-        if is_whole
-        else None,
+        steps_per_epoch=micro_batches / identity.micro_batches_per_step if is_whole else None,
     )
 
 
@@ -101,14 +100,13 @@ def _stems_of_masks(seen: Seen, all_seen: Sequence[Seen]) -> frozenset[str] | No
 def _backend(
     seen: Seen,
     crops: Sequence[Fitted],
-    uses: Mapping[tuple[int, int], int],
     batch: int,
     max_px: int,
     *,
     masked: frozenset[str] | None,
 ) -> BackendReport:
     backend = seen.backend
-    buckets = buckets_of(crops, backend, uses, batch)
+    buckets = buckets_of(crops, backend, batch)
     left_out = _left_out(seen, max_px, masked)
     lacking = [each.repeats_to_fill for each in buckets if each.repeats_to_fill is not None]
     return BackendReport(
@@ -165,7 +163,7 @@ def _why_left_out(
         return _UNFIT[why], f"{item.width_px} x {item.height_px} px"
     if item.captions and masked is not None and stem_of(item.path) not in masked:
         return "no_mask", None
-    return "no_caption", None
+    return ("not_chosen" if item.captions else "no_caption"), None
 
 
 def _having(seen: Seen) -> tuple[Having, ...]:

@@ -15,7 +15,7 @@ Depth = Literal["pixels", "headers"]
 LeftOutReason = (
     ImageFault
     | Literal["bad_caption", "too_small", "too_narrow", "too_wide", "too_much_enlarged"]
-    | Literal["no_caption", "no_mask"]
+    | Literal["no_caption", "no_mask", "not_chosen"]
 )
 Trait = Literal[
     "turned", "cmyk", "more_than_8_bits", "several_frames", "colour_profile", "transparent"

@@ -1,0 +1,135 @@
+"""The order of samples that plans have today: it depends on what the samples are, not on names.
+
+An epoch uses every training sample 1 + repeats times. A micro-batch has samples of one data backend
+and one bucket; the last one of a bucket is filled up from the start of the bucket. The order of the
+micro-batches of a backend is keyed, and backends are mixed as ``mixing`` says. All is computed from
+the number of the micro-batch alone, so the millionth one costs as much as the first.
+
+The order belongs to the whole data, and not to groups of it that lie together in storage: one
+sample is read by itself, as it has 17 to 33 MB.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+from trainer_core.data.mixing import Mix, Share
+from trainer_core.data.permutation import draw_seed, key_of, permuted
+from trainer_core.data.sampler import MicroBatch
+from trainer_core.data.timeline import Timeline
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bucket:
+    """The training samples of one backend and one size."""
+
+    width_px: int
+    height_px: int
+    samples: tuple[int, ...]
+    """Positions in ``DataIndex.samples``, in an order that depends on no name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The training samples of one backend."""
+
+    id: str
+    repeats: int
+    buckets: tuple[Bucket, ...]
+    """In the order of their sizes."""
+    micro_batch_size: int
+
+    @cached_property
+    def batch_ends(self) -> tuple[int, ...]:
+        """Running total over the buckets of their micro-batches."""
+        return tuple(
+            accumulate(
+                -(-len(bucket.samples) * (1 + self.repeats) // self.micro_batch_size)
+                for bucket in self.buckets
+            )
+        )
+
+    def samples_of(self, number: int, key: "EpochKey") -> list[int]:
+        """The samples of a micro-batch of the epoch, in the backend's own numbering."""
+        place = permuted(number, self.batch_ends[-1], key.of("batches", self.id))
+        which = bisect_right(self.batch_ends, place)
+        bucket = self.buckets[which]
+        first = (place - (self.batch_ends[which - 1] if which else 0)) * self.micro_batch_size
+        count = len(bucket.samples)
+        found = []
+        for use in range(first, first + self.micro_batch_size):
+            # One pass over the bucket after the other, so that a sample is in a micro-batch twice
+            # only where its bucket is small or where two passes meet.
+            turn, entry = divmod(use % (count * (1 + self.repeats)), count)
+            key_of_turn = key.of("bucket", self.id, bucket.width_px, bucket.height_px, turn)
+            found.append(bucket.samples[permuted(entry, count, key_of_turn)])
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class EpochKey:
+    """What all keys of an epoch have in common."""
+
+    parts: tuple[str | int, ...]
+
+    def of(self, *parts: str | int) -> bytes:
+        return key_of(*self.parts, *parts)
+
+
+class DigestOrder:
+    """Gives micro-batch i of a run, for any i ≥ 0, in any order."""
+
+    def __init__(
+        self,
+        *,
+        sources: Sequence[Source],
+        shares: Mapping[str, Share],
+        timeline: Timeline,
+        captions: Sequence[int],
+        seed: int,
+        data_digest: str,
+    ) -> None:
+        """
+        Args:
+            sources: the backends, in any order.
+            shares: id → what the backend contributes to an epoch.
+            timeline: when each is trained on.
+            captions: for each position in ``DataIndex.samples``, the number of its captions.
+            seed: of the run.
+            data_digest: part of each key, so that other data has another order.
+        """
+        self.timeline = timeline
+        self._sources = {source.id: source for source in sources}
+        self._shares = shares
+        self._captions = captions
+        self._seed = seed
+        self._data_digest = data_digest
+        self._mixes: dict[int, Mix] = {}
+
+    def micro_batch(self, i: int) -> MicroBatch:
+        """Micro-batch ``i``, counted from 0; depends on seed, data and ``i`` only."""
+        timeline = self.timeline
+        step = i // timeline.micro_batches_per_step + 1
+        number = timeline.number_at(step)
+        span = timeline.spans[number]
+        first = (span.first_step - 1) * timeline.micro_batches_per_step
+        turn, position = divmod(i - first, span.micro_batches)
+        key = EpochKey((self._seed, self._data_digest, number, turn))
+        which, rank = self._mix(number).place_of(position, lambda phase: key.of("phase", phase))
+        samples = self._sources[span.backends[which]].samples_of(rank, key)
+        captions = tuple(
+            draw_seed(self._seed, "caption", i, slot) % self._captions[sample]
+            for slot, sample in enumerate(samples)
+        )
+        return MicroBatch(
+            index=i, epoch=span.first_epoch + turn, samples=tuple(samples), captions=captions
+        )
+
+    def _mix(self, number: int) -> Mix:
+        """The arrangement of the epochs of a span; made when it is first needed."""
+        if number not in self._mixes:
+            active = self.timeline.spans[number].backends
+            self._mixes[number] = Mix([self._shares[id_] for id_ in active])
+        return self._mixes[number]
