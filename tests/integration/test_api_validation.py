@@ -355,3 +355,8 @@ def test_a_large_dataset_is_counted_by_sizes(
     assert found["is_valid"]
     assert found["data"]["buckets"] is None  # each picture's depends on its content
     assert any(each["field"] == "/data/buckets" for each in found["unknown"])
+    request = run_request({**ready, "photos": dataset_id})
+    request["data_backends"][0]["max_num_samples"] = 100
+    found = validated(tenant, request)
+    assert found["is_valid"]
+    assert found["data"]["buckets"] is None  # which of them, only their content says

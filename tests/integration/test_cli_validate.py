@@ -403,6 +403,29 @@ def test_the_steps_of_epochs_are_counted_from_the_folders(
     assert "3 epochs: 6 of 4 samples (4 a batch" in capsys.readouterr().out
 
 
+def test_a_step_without_a_backend_is_an_error_of_the_backends(
+    project: Path, validate: Callable[..., Answer]
+) -> None:
+    """It ends with its first epoch, which is two batches."""
+    backend = {**SUBJECT, "repeats": 1, "minimum_image_size": 0, "end_epoch": 1}
+    write(project / "multidatabackend.json", [backend, TEXT_EMBEDS])
+    folder = project.parent / "datasets/dreambooth-subject"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    Image.new("RGB", (1100, 1100)).save(folder / "a.png")
+
+    status, answer = validate(project, "--set=max_train_steps=3")
+    whole, _ = validate(project, "--set=max_train_steps=2")
+
+    assert (status, whole) == (1, 0)
+    (error,) = answer["errors"]
+    assert (error["pointer"], error["code"]) == ("/data_backends", "conflict")
+    assert error["message"] == (
+        "No data backend is trained on at step 3: dreambooth-subject ends after epoch 1. Let one "
+        "of them start earlier or end later."
+    )
+
+
 def test_a_base_model_is_found_by_name_by_folder_and_by_its_known_shape(
     project: Path, tmp_path: Path, validate: Callable[..., Answer]
 ) -> None:

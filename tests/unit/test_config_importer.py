@@ -135,7 +135,7 @@ def test_all_problems_are_reported_at_once() -> None:
             "seed": 1,
             "--seed": 2,
         },
-        backends=[{"id": "a", "caption_strategy": "filename", "probability": 0.5, "crops": 1}],
+        backends=[{"id": "a", "caption_strategy": "filename", "slider_strength": 0.5, "crops": 1}],
     )
 
     assert problems == [
@@ -143,7 +143,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ("/config/tread_config", "not_implemented"),
         ("/config/train_batch_size", "bad_value"),
         ("/config/--seed", "conflict"),
-        ("/data_backends/0/probability", "not_implemented"),
+        ("/data_backends/0/slider_strength", "not_implemented"),
         ("/data_backends/0/crops", "unknown_option"),
     ]
 
