@@ -34,6 +34,7 @@ _CONFIG: Final = {
     "read_timeout": 60,
     # Only botocore retries single requests; callers repeat their whole operation later.
     "retries": {"mode": "standard", "max_attempts": 3},
+    "max_pool_connections": 32,  # the threads of a trainer that fetch and upload, and the API's
     # Ranged reads of some stores carry the checksum of the whole object; we check SHA-256 anyway.
     "response_checksum_validation": "when_required",
 }

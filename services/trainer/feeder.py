@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import chain
@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 _FETCHES: Final = 8
 """At the same time: one stream from S3 has 50 to 100 MB a second, a step may need more."""
 _LOOK_EVERY_S: Final = 0.5
+_END_S: Final = 2.0
+"""For the fetches that are under way at the end."""
 _HEADER_BYTES: Final = 1 << 10
 """Of an entry's file, besides its tensors; it has less."""
 
@@ -114,6 +116,8 @@ class Feeder:
         self._other_bytes = other_bytes
         self._is_uploading = is_uploading
         self._held = _Held()
+        self._fetches: dict[Future[None], str] = {}
+        """Those under way, and their entries."""
         self._soon: _Soon | None = None
         self._wanted_folder = wanted_folder(folder)
         self._wanted_folder.mkdir(exist_ok=True)
@@ -140,6 +144,11 @@ class Feeder:
         self._closing.set()
         self._changed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        # The folder is deleted next: a file that appears meanwhile would stay. A hanging store is
+        # not waited for.
+        self._thread.join(_END_S)
+        if not self._thread.is_alive():
+            wait(self._fetches, timeout=_END_S)
 
     @property
     def is_waited_for(self) -> bool:
@@ -156,15 +165,14 @@ class Feeder:
             self._changed.set()
 
     def _feed_until_closed(self) -> None:
-        fetches: dict[Future[None], str] = {}
         try:
             while not self._closing.is_set():
                 self._changed.clear()
-                self._take_finished(fetches)
+                self._take_finished()
                 self._note_wanted()
-                for digest in self._next_fetches(_FETCHES - len(fetches)):
+                for digest in self._next_fetches(_FETCHES - len(self._fetches)):
                     future = self._pool.submit(copy_context().run, self._fetcher.fetch, digest)
-                    fetches[future] = digest
+                    self._fetches[future] = digest
                     future.add_done_callback(lambda _: self._changed.set())
                 self._changed.wait(_LOOK_EVERY_S)
         except NotWantedError:
@@ -174,9 +182,9 @@ class Feeder:
             if not self._closing.is_set():
                 self.failure = failure_of_attempt(error)
 
-    def _take_finished(self, fetches: dict[Future[None], str]) -> None:
-        for future in [each for each in fetches if each.done()]:
-            digest = fetches.pop(future)
+    def _take_finished(self) -> None:
+        for future in [each for each in self._fetches if each.done()]:
+            digest = self._fetches.pop(future)
             future.result()
             self._held.arrived(digest)
             log.debug("entry_fetched", digest=digest)
