@@ -445,6 +445,20 @@ def test_a_renamed_picture_changes_nothing_but_in_the_order_by_names(
     )
 
 
+def test_a_refusal_does_not_name_what_was_only_renamed(runs: Runs, own_photos: Path) -> None:
+    runs.start("latest", stop_at=1)
+    other = next(path for path in own_photos.glob("*.jpg") if path.name != FIRST)
+    other.with_suffix(".txt").write_text("a cat")
+    for suffix in (".jpg", ".txt"):
+        (own_photos / FIRST).with_suffix(suffix).rename(own_photos / f"zebra{suffix}")
+
+    with pytest.raises(CheckpointError) as caught:
+        runs.start("latest")
+
+    words = f"photos/{other.name} has another caption"
+    assert caught.value.message == f"{step(1)} cannot be resumed here: {words}"
+
+
 @pytest.mark.parametrize("is_listed", [True, False])
 def test_a_refused_resume_names_the_weights_that_changed(
     runs: Runs, own_photos: Path, tmp_path: Path, tiny_folder: Path, is_listed: bool

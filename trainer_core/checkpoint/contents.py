@@ -5,7 +5,8 @@ what they are made of.
 """
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from trainer_core.data.index import Caption, DataIndex, Picture, Sample
@@ -16,20 +17,24 @@ _NAMED: Final = 3
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-def data_differences(here: DataIndex, there: DataIndex) -> list[str]:
+def data_differences(here: DataIndex, there: DataIndex, *, names_count: bool) -> list[str]:
     """Pictures that were added, removed or changed, and changed captions and masks.
 
     Args:
         here: the data of this run.
         there: the data of the checkpoint's run.
+        names_count: whether a renamed picture is another one, as in the order by names.
 
     Returns:
         Texts such as ``photos/cat.jpg has another caption``; empty where files and captions are the
         same, as where only the size of the buckets differs.
     """
     mine, theirs = _samples(here), _samples(there)
-    found = [f"{name} is new" for name in mine.keys() - theirs.keys()]
-    found += [f"{name} is missing" for name in theirs.keys() - mine.keys()]
+    new = {name: _made_of(here, mine[name]) for name in mine.keys() - theirs.keys()}
+    missing = {name: _made_of(there, theirs[name]) for name in theirs.keys() - mine.keys()}
+    renamed = Counter[object]() if names_count else _common(new, missing)
+    found = [f"{name} is new" for name in _without(new, renamed)]
+    found += [f"{name} is missing" for name in _without(missing, renamed)]
     for name in mine.keys() & theirs.keys():
         found += [f"{name} {what}" for what in _changes(here, mine[name], there, theirs[name])]
     return _first(sorted(found), "pictures")
@@ -49,6 +54,27 @@ def base_differences(here: Job, there: Job) -> list[str]:
 
 def _samples(index: DataIndex) -> dict[str, Sample]:
     return {f"{sample.backend}/{sample.path}": sample for sample in index.samples}
+
+
+def _made_of(index: DataIndex, sample: Sample) -> tuple[object, ...]:
+    """What a picture is, but for its name."""
+    captions = tuple(_content(index, text) for text in sample.texts)
+    mask = None if sample.mask is None else _content(index, sample.mask)
+    return sample.backend, _content(index, sample.latents), captions, mask
+
+
+def _common(new: Mapping[str, object], missing: Mapping[str, object]) -> Counter[object]:
+    return Counter(new.values()) & Counter(missing.values())
+
+
+def _without(pictures: Mapping[str, object], renamed: Counter[object]) -> Iterator[str]:
+    """The names of those that are not among the renamed ones."""
+    left = Counter(renamed)
+    for name, made_of in sorted(pictures.items(), key=lambda item: item[0]):
+        if left[made_of]:
+            left[made_of] -= 1
+        else:
+            yield name
 
 
 def _changes(here: DataIndex, mine: Sample, there: DataIndex, theirs: Sample) -> Iterator[str]:

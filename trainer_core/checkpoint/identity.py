@@ -81,12 +81,17 @@ def _differs(
         named = base_differences(*jobs) if jobs else []
         found += named or [_digests("the base model", run.base_digest, manifest.base_digest)]
     if run.data_digest != manifest.data_digest:
-        found += data_differences(jobs[0].index, jobs[1].index) if jobs else []
+        found += _of_data(*jobs) if jobs else []
         # The options and the base model that the data is encoded with are named already.
         found += [] if found else [_digests("the data", run.data_digest, manifest.data_digest)]
     if has_other_plan and not found:
         found.append(_digests("the plan", run.identity_digest, manifest.identity_digest))
     return found
+
+
+def _of_data(here: Job, there: Job) -> list[str]:
+    names_count = here.plan.identity.sample_order == 1
+    return data_differences(here.index, there.index, names_count=names_count)
 
 
 def _digests(what: str, here: str, there: str) -> str:
