@@ -6,6 +6,7 @@ which only the first builder can write. The row is updated last.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -114,9 +115,9 @@ class Builder:
 
     def _build(self, work: ShardWork) -> None:
         started_s = time.monotonic()
-        spec = _spec_of(work)
         with self.scratch.work_folder("build") as folder:
-            content = self._encode(work, spec, folder)
+            spec, inputs = self._download_inputs(work, folder)
+            content = self._encode(work, spec, inputs, folder)
             try:
                 shard = put_shard(self.objects, work.tenant_id, work.digest, work.kind, content)
             except BadHeaderError as error:
@@ -134,13 +135,15 @@ class Builder:
         metrics.shards.labels(kind=work.kind, outcome="built").inc()
         log.info("shard_built", digest=work.digest, kind=work.kind, size_bytes=shard.size_bytes)
 
-    def _encode(self, work: ShardWork, spec: ShardSpec, folder: Path) -> Path:
+    def _encode(
+        self, work: ShardWork, spec: ShardSpec, inputs: dict[str, str], folder: Path
+    ) -> Path:
         """The shard's file in ``folder``; raises BuildFailedError."""
         output = folder / "shard.safetensors"
         request = EncodeRequest(
             base_model=work.base_model,
             spec=spec,
-            inputs=self._download_inputs(work.tenant_id, spec, folder),
+            inputs=inputs,
             output=str(output),
         )
         try:
@@ -156,23 +159,47 @@ class Builder:
             raise _torn()
         return output
 
-    def _download_inputs(self, tenant_id: str, spec: ShardSpec, folder: Path) -> dict[str, str]:
-        """SHA-256 of each picture → its path in ``folder``; raises BuildFailedError."""
+    def _download_inputs(self, work: ShardWork, folder: Path) -> tuple[ShardSpec, dict[str, str]]:
+        """What is built, and SHA-256 of each picture → its path in ``folder``.
+
+        Raises BuildFailedError.
+        """
+        spec = _spec_of(work)
         inputs: dict[str, str] = {}
+        missing: dict[str, Picture] = {}
         for entry in spec.contents():
-            if not isinstance(entry, Picture) or entry.sha256 in inputs:
+            if not isinstance(entry, Picture) or entry.sha256 in inputs.keys() | missing.keys():
                 continue
             local = folder / entry.sha256
             try:
-                self.objects.get_to(upload_key(tenant_id, entry.sha256), local)
-            except ObjectMissingError as error:
-                message = f"{entry.path} is no longer in the object store: {_PUSH_AGAIN}."
-                raise BuildFailedError(infra_failure("input_missing", message)) from error
+                self.objects.get_to(upload_key(work.tenant_id, entry.sha256), local)
+            except ObjectMissingError:
+                missing[entry.sha256] = entry
+                continue
             if sha256_of(local) != entry.sha256:
                 message = f"{entry.path} is not the file that was verified: {_PUSH_AGAIN}."
                 raise BuildFailedError(infra_failure("input_corrupt", message))
             inputs[entry.sha256] = str(local)
-        return inputs
+        return (self._without(work, spec, missing) if missing else spec), inputs
+
+    def _without(
+        self, work: ShardWork, spec: ShardSpec, missing: Mapping[str, Picture]
+    ) -> ShardSpec:
+        """The spec without pictures whose dataset is deleted; raises BuildFailedError for others.
+
+        ``missing``: by SHA-256.
+        """
+        rest = spec.without(missing)
+        with self.database.transaction() as conn:
+            needed = shards.needed_pictures(conn, work, missing)
+            for sha256, picture in missing.items():
+                if sha256 in needed or not rest.contents():
+                    message = f"{picture.path} is no longer in the object store: {_PUSH_AGAIN}."
+                    raise BuildFailedError(infra_failure("input_missing", message))
+            left_out = set(spec.digests()) - set(rest.digests())
+            shards.leave_out(conn, work, left_out, rest.model_dump(mode="json"))
+        log.info("entries_left_out", digest=work.digest, number=len(left_out))
+        return rest
 
     def _postpone(self, work: ShardWork, failure: Failure) -> None:
         """Try the shard later, perhaps on another machine; this is not counted as a try."""

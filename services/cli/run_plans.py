@@ -199,7 +199,7 @@ def _print_data(data: "Data") -> None:
         output.print_error(f"{problem['pointer']}: {problem['message']} [{problem['code']}]")
     for warning in data["warnings"]:
         output.print_note(f"warning: {warning}")
-    if (cache := data["cache"]) is not None:
+    if (cache := data["cache"]) is not None and "num_entries" in cache:  # an older service has none
         stored, needed = cache["num_entries_stored"], cache["num_entries"]
         output.print_facts({"cached": f"{stored} of {needed} pictures and captions"})
     rows = [

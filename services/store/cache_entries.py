@@ -4,7 +4,7 @@ An entry is encoded once for all runs of its tenant. A run that needs entries is
 shards; those that no shard has go into new shards.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -47,7 +47,12 @@ def need(conn: Connection, run: Run, needed: NeededEntries) -> None:
     conn.execute("DELETE FROM run_shards WHERE run_id = %s", (run.run_id,))  # of an older index
     digests = sorted(set(needed.digests))
     for _ in range(_TRIES):
-        found = _lock_shards(conn, run, _shards_with(conn, run.tenant_id, digests))
+        locked = _lock_shards(conn, run, _shards_with(conn, run.tenant_id, digests).values())
+        found = {  # read again: meanwhile an entry may have been left out of its shard
+            digest: shard
+            for digest, shard in _shards_with(conn, run.tenant_id, digests).items()
+            if shard in locked
+        }
         missing = [digest for digest in digests if digest not in found]
         shards = sorted(needed.shards_of(frozenset(missing)), key=lambda shard: shard.digest)
         try:
@@ -90,14 +95,14 @@ WHERE tenant_id = %s AND digest = ANY(%s) AND status = 'failed'
 """
 
 
-def _lock_shards(conn: Connection, run: Run, found: Mapping[str, str]) -> dict[str, str]:
-    """Those of ``found`` whose shards still exist; they are locked, and stay until the commit."""
+def _lock_shards(conn: Connection, run: Run, shards: Iterable[str]) -> set[str]:
+    """Those of the shards that still exist; they are locked, and stay until the commit."""
     existing: set[str] = set()
-    for some in _batches(sorted(set(found.values()))):
+    for some in _batches(sorted(set(shards))):
         facts = (run.tenant_id, list(some))
         existing.update(digest for (digest,) in conn.execute(_LOCK, facts))
         conn.execute(_RETRY, facts)
-    return {digest: shard for digest, shard in found.items() if shard in existing}
+    return existing
 
 
 _INSERT_SHARDS: Final = """
@@ -156,6 +161,16 @@ WHERE tenant_id = %s AND cache_entries.digest = new.digest AND shard = %s
 def set_sizes(conn: Connection, tenant_id: str, shard: str, sizes: Mapping[str, int]) -> None:
     """Note how large the entries of a shard are, in bytes; ``sizes``: by digest."""
     conn.execute(_SET_SIZES, (list(sizes), list(sizes.values()), tenant_id, shard))
+
+
+_FORGET: Final = """
+DELETE FROM cache_entries WHERE tenant_id = %s AND shard = %s AND digest = ANY(%s)
+"""
+
+
+def forget(conn: Connection, tenant_id: str, shard: str, digests: Collection[str]) -> None:
+    """Delete entries of a shard; the caller has locked its row."""
+    conn.execute(_FORGET, (tenant_id, shard, list(digests)))
 
 
 _STORED: Final = """

@@ -1,5 +1,6 @@
 """Cache shards: files of several cache entries, built by any builder, kept once ``done``."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -149,6 +150,47 @@ def failed(conn: Connection, work: ShardWork, failure: Failure) -> None:
     else:
         conn.execute(_FAILED, (error, work.tenant_id, work.digest))
     notify(conn, WORK)
+
+
+_LOCK: Final = """
+SELECT FROM cache_shards WHERE tenant_id = %(tenant_id)s AND digest = %(digest)s FOR UPDATE
+"""
+_NEEDED_PICTURES: Final = """
+SELECT DISTINCT sha256
+FROM run_shards JOIN runs USING (tenant_id, run_id) JOIN dataset_files USING (tenant_id)
+WHERE tenant_id = %(tenant_id)s AND digest = %(digest)s AND sha256 = ANY(%(sha256s)s)
+    AND dataset_id IN (SELECT jsonb_path_query(datasets, '$.*') #>> '{}')
+    AND status NOT IN ('succeeded', 'failed', 'canceled')
+"""
+
+
+def needed_pictures(conn: Connection, work: ShardWork, sha256s: Collection[str]) -> set[str]:
+    """Those of the pictures that a run with the shard has in its datasets, unless it is over.
+
+    A shard may have entries of a dataset that is deleted, beside others that a run still needs. The
+    shard's row is locked, so no further run is linked to it until the commit.
+    """
+    facts = {"tenant_id": work.tenant_id, "digest": work.digest, "sha256s": list(sha256s)}
+    conn.execute(_LOCK, facts)
+    return {sha256 for (sha256,) in conn.execute(_NEEDED_PICTURES, facts)}
+
+
+_SET_SPEC: Final = """
+UPDATE cache_shards SET spec = %s WHERE tenant_id = %s AND digest = %s AND status = 'pending'
+"""
+
+
+def leave_out(
+    conn: Connection, work: ShardWork, entries: Collection[str], spec: dict[str, Any]
+) -> None:
+    """The shard is built without these entries from now on; a run that needs them gets new ones.
+
+    Args:
+        entries: digests.
+        spec: the shard's spec without them.
+    """
+    cache_entries.forget(conn, work.tenant_id, work.digest, entries)
+    conn.execute(_SET_SPEC, (Jsonb(spec), work.tenant_id, work.digest))
 
 
 _LATER: Final = """

@@ -227,6 +227,7 @@ def test_what_was_trained_foretells_the_next_run(tenant: Tenant, datasets: dict[
     assert found["is_valid"]
     cache = found["data"]["cache"]
     assert cache["num_stored"] == cache["num_shards"] > 0
+    assert cache["num_entries_stored"] == cache["num_entries"] > cache["num_shards"]
     assert found["encoding_s"] == {"p50": 0, "p90": 0}
     photos = [each for each in found["data"]["buckets"] if each["backend"] == "photos"]
     listed = next(each for each in found["data"]["backends"] if each["backend"] == "photos")

@@ -17,6 +17,7 @@ from services.store import (
     audit,
     audit_losses,
     batches,
+    cache_entries,
     checkpoint_retention,
     datasets,
     deletions,
@@ -37,7 +38,6 @@ from services.store import (
     run_samples,
     runs,
     secrets,
-    shards,
     tenants,
     valid_keys,
     waiting,
@@ -49,7 +49,7 @@ from services.store.run_changes import RunChanges
 from services.store.runs import NewRun
 from services.store.scoped_database import ScopedDatabase
 from tests.support.api_keys import KEY_PEPPER
-from tests.support.runs import plan, shard_digest
+from tests.support.runs import entry_digest, plan
 from tests.support.tenant_rows import ENVELOPE, FILE, KEY, LIMIT, Rows
 
 API = Path(__file__).parents[2] / "services" / "api"
@@ -144,7 +144,7 @@ READS: dict[str, Call] = {
     "webhooks.list_page": lambda c, r: webhooks.list_page(c, r.ada, 10),
     "webhooks.lock": lambda c, r: webhooks.lock(c, r.ada, r.webhook.webhook_id),
     "tenants.get": lambda c, r: tenants.get(c, r.ada),
-    "shards.stored": lambda c, r: shards.stored(c, r.ada, [shard_digest()]),
+    "cache_entries.known": lambda c, r: cache_entries.known(c, r.ada, [entry_digest()]),
     "waiting.of_new_run": lambda c, r: (
         (waiting.of_new_run(c, r.ada, "cpu", priority=0, silence=LIMIT).position or 0) > 1
     ),

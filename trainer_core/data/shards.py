@@ -5,8 +5,8 @@ follows from what was missing when a run was admitted, and nothing else depends 
 torch.
 """
 
-from collections.abc import Collection, Iterator
-from typing import Final, Literal
+from collections.abc import Collection, Container, Iterator
+from typing import Final, Literal, Self
 
 from pydantic import JsonValue
 
@@ -38,8 +38,17 @@ class ShardSpec(Frozen):
         encoding = Encoding(kind=self.kind, encoder=self.encoder)
         return tuple(encoding.digest_of(content) for content in self.contents())
 
+    def without(self, sha256s: Container[str]) -> Self:
+        """The same without the entries of these pictures."""
+        rest = [
+            content
+            for content in self.contents()
+            if not isinstance(content, Picture) or content.sha256 not in sha256s
+        ]
+        return self.model_validate(self.model_dump() | {"entries": rest})
+
     def digest(self) -> str:
-        """The name of the shard."""
+        """The name of the shard, unless entries were taken out of it."""
         return digest_of([*sorted(self.digests())])
 
     def units(self) -> float:
