@@ -101,7 +101,9 @@ SELECT {columns} FROM runs
 WHERE run_id = %s AND status = 'queued' AND stage = 'admission' FOR UPDATE
 """).format(columns=columns_of(Run))
 _NOTE_DATA: Final = """
-UPDATE runs SET warnings = warnings || %s, index_until = NULL, infra_failures = 0,
+UPDATE runs SET warnings = warnings || (
+        SELECT coalesce(jsonb_agg(new), '[]') FROM jsonb_array_elements(%s) AS new
+        WHERE NOT warnings @> jsonb_build_array(new)), index_until = NULL, infra_failures = 0,
     work = coalesce(%s, work), max_steps = coalesce(%s, max_steps)
 WHERE run_id = %s
 """

@@ -146,7 +146,7 @@ def test_masks_are_paired_and_cached_like_their_images(
     kinds = [index["encodings"][entry["encoding"]]["kind"] for entry in index["entries"]]
     assert {kinds[sample["mask"]] for sample in index["samples"]} == {"masks"}
     assert sorted(set(kinds)) == ["latents", "masks", "text"]
-    assert len(build_all_shards(tenant_db)) == 3, "one of each kind"
+    assert len(build_all_shards(tenant_db)) == 4, "one of each kind, and one of the prompts"
     service.round()
     assert tenant_db.run(run_id).stage == "capacity"
 

@@ -89,3 +89,14 @@ def test_other_runs_are_left_alone(tenant_db: TenantDatabase, end: str) -> None:
     assert readmit(tenant_db) == 0
     assert place(tenant_db, run_id) == (end, None)
     assert place(tenant_db, waiting) == ("queued", "admission")
+
+
+def test_what_was_told_of_the_data_is_not_told_twice(tenant_db: TenantDatabase) -> None:
+    run_id = tenant_db.queued().run_id
+    for told in (["a.png is small."], ["a.png is small.", "b.png is small."]):
+        with tenant_db.database.transaction() as conn:
+            assert admission.admit(conn, run_id, INDEX, needed(0), told)
+        as_of_older(tenant_db)
+        assert readmit(tenant_db) == 1
+
+    assert tenant_db.run(run_id).warnings == ["a.png is small.", "b.png is small."]

@@ -112,8 +112,10 @@ def shorten_texts(folder: Path) -> None:
 
 
 def _shorten(tensors: dict[str, Any]) -> None:
-    tensors["t5"] = tensors["t5"][:, :_TOKENS]
-    tensors["llama"] = tensors["llama"][:, :, :_TOKENS]
+    for name in ("t5", "t5_scale", "llama", "llama_scale"):
+        if name in tensors:  # the scales are there where the cache has 8 bits
+            tokens_at = 2 if name.startswith("llama") else 1
+            tensors[name] = tensors[name].narrow(tokens_at, 0, _TOKENS)
 
 
 def make_job(

@@ -64,20 +64,33 @@ def units_of(content: Picture | Caption) -> float:
 
 
 def shards_of(index: DataIndex, missing: Collection[str]) -> Iterator[ShardSpec]:
-    """Shards that have all missing entries of an index, each once, in the order of their digests.
+    """Shards that have all missing entries of an index, each once.
 
+    Entries of different backends are not mixed: a dataset may be deleted, and its shards with it.
     One takes about one to three minutes to build on a GPU.
     """
-    for position, encoding in enumerate(index.encodings):
-        entries = sorted(
-            (e for e in index.entries if e.encoding == position and e.digest in missing),
-            key=lambda entry: entry.digest,
-        )
-        for group in _groups(entries):
+    backends = _backends_of(index)
+    together: dict[tuple[int, tuple[str, ...]], list[Entry]] = {}
+    for position, entry in enumerate(index.entries):
+        if entry.digest in missing:
+            key = entry.encoding, tuple(sorted(backends.get(position, ())))
+            together.setdefault(key, []).append(entry)
+    for (position, _), entries in sorted(together.items(), key=lambda item: item[0]):
+        encoding = index.encodings[position]
+        for group in _groups(sorted(entries, key=lambda entry: entry.digest)):
             contents = tuple(entry.content for entry in group)
             yield ShardSpec.model_validate(
                 {"kind": encoding.kind, "encoder": encoding.encoder, "entries": contents}
             )
+
+
+def _backends_of(index: DataIndex) -> dict[int, set[str]]:
+    """Position of each entry → the backends that use it; prompts have none."""
+    found: dict[int, set[str]] = {}
+    for sample in index.samples:
+        for position in sample.entries():
+            found.setdefault(position, set()).add(sample.backend)
+    return found
 
 
 def _groups(entries: Collection[Entry]) -> Iterator[list[Entry]]:

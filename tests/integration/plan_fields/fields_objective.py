@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -14,6 +15,7 @@ from tests.integration.plan_fields.files import MASKS, RATE, Files
 from tests.integration.plan_fields.observe import expect, expect_close
 from tests.integration.plan_fields.registry import Check, Group
 from trainer_core.config.plan import Plan
+from trainer_core.data.entries import EntryFolder
 from trainer_core.engine.losses import batch_losses
 from trainer_core.errors import DeviceError
 from trainer_core.hidream.encoders import LoadedEncoders
@@ -228,6 +230,20 @@ def products_are_computed_in_bf16(plan: Plan, environment: Environment) -> None:
     block.ff_i.shared_experts.w1.register_forward_hook(lambda _m, _i, out: seen.add(out.dtype))
     loaded.backend.losses(environment.batches(plan, loaded, 1)[0])
     expect(seen, {torch.bfloat16})
+
+
+@GROUP.observes(
+    "identity.precision.text_cache",
+    files=Files(config={"text_cache_precision": "fp8"}),
+    reset="no_change",
+)
+def captions_are_cached_in_8_bits(plan: Plan, environment: Environment) -> None:
+    job = environment.job(plan)
+    text = EntryFolder(Path(job.shards_dir)).read(
+        job.index.entries[job.index.prompts[""]].digest, "text"
+    )
+    expect({text["t5"].dtype, text["llama"].dtype}, {torch.float8_e4m3fn})
+    expect(text["llama_scale"].shape, text["llama"].shape[:-1])
 
 
 def _changed_embeddings(plan: Plan, environment: Environment) -> set[str]:
