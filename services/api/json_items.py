@@ -1,11 +1,11 @@
-"""Reading a large JSON object piece by piece: one of its arrays is not held in memory.
+"""Reading a large JSON object piece by piece: some of its arrays are not held in memory.
 
 The errors are those of ``json_body.parse_body``.
 """
 
 import codecs
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from json import JSONDecodeError, JSONDecoder
 from typing import Any, BinaryIO, Final, NoReturn
@@ -21,6 +21,9 @@ _LOOK_AHEAD: Final = 16
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _VALUES: Final = JSONDecoder(object_pairs_hook=object_of_pairs)
 
+OnItem = Callable[[int, Any], None]
+"""Takes an item of an array, with its position."""
+
 
 @dataclass(frozen=True, slots=True)
 class ItemCount:
@@ -29,21 +32,21 @@ class ItemCount:
     number: int
 
 
-def read_items(source: BinaryIO, key: str, on_item: Callable[[int, Any], None]) -> Any:
+def read_items(source: BinaryIO, readers: Mapping[str, OnItem]) -> Any:
     """The value in ``source``, which is UTF-8.
 
-    If it is an object with an array under ``key``, each item of the array is passed to ``on_item``
-    with its position, and an ItemCount is in the place of the array. Raises InvalidJsonError.
+    If it is an object with an array under a key of ``readers``, each item of the array is passed on
+    to that reader, and an ItemCount is in the place of the array. Raises InvalidJsonError.
     """
     text = _Text(source)
     is_object = text.next_character() == "{"
-    value = _object(text, key, on_item) if is_object else text.value()
+    value = _object(text, readers) if is_object else text.value()
     if text.next_character():
         text.fail("Extra data")
     return value
 
 
-def _object(text: "_Text", key: str, on_item: Callable[[int, Any], None]) -> dict[str, Any]:
+def _object(text: "_Text", readers: Mapping[str, OnItem]) -> dict[str, Any]:
     members: list[tuple[str, Any]] = []
     text.skip("{")
     while text.next_character() != "}" or members:
@@ -53,8 +56,8 @@ def _object(text: "_Text", key: str, on_item: Callable[[int, Any], None]) -> dic
         if text.next_character() != ":":
             text.fail("Expecting ':' delimiter")
         text.skip(":")
-        if name == key and text.next_character() == "[":
-            members.append((name, ItemCount(_array(text, on_item))))
+        if name in readers and text.next_character() == "[":
+            members.append((name, ItemCount(_array(text, readers[name]))))
         else:
             text.next_character()
             members.append((name, text.value()))
@@ -67,7 +70,7 @@ def _object(text: "_Text", key: str, on_item: Callable[[int, Any], None]) -> dic
     return object_of_pairs(members)
 
 
-def _array(text: "_Text", on_item: Callable[[int, Any], None]) -> int:
+def _array(text: "_Text", on_item: OnItem) -> int:
     """Pass the items on; returns their number."""
     number = 0
     text.skip("[")

@@ -16,9 +16,12 @@ LISTS_AT_WORK: Final = 2
 class CheckedList:
     """A list without mistakes; its files are in a file of their own."""
 
-    name: str
+    name: str | None
+    """None: that of the dataset that it is based on."""
     size_bytes: int
-    """Of all files."""
+    """Of all files that are listed."""
+    based_on: str | None
+    """None: it takes no files over from another dataset."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

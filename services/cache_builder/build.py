@@ -29,7 +29,7 @@ from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
 from services.objects.shards import put_shard
 from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
-from services.store import measured, shards
+from services.store import measured, shards, verification
 from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.shards import ShardWork
 from services.workers.failures import as_of_worker, failure_of_work, is_only_of_worker
@@ -174,9 +174,11 @@ class Builder:
             try:
                 self.objects.get_to(upload_key(work.tenant_id, entry.sha256), local)
             except ObjectMissingError:
+                self._forget(work.tenant_id, entry)
                 missing[entry.sha256] = entry
                 continue
             if sha256_of(local) != entry.sha256:
+                self._forget(work.tenant_id, entry)
                 message = f"{entry.path} is not the file that was verified: {_PUSH_AGAIN}."
                 raise BuildFailedError(infra_failure("input_corrupt", message))
             inputs[entry.sha256] = str(local)
@@ -200,6 +202,11 @@ class Builder:
             shards.leave_out(conn, work, left_out, rest.model_dump(mode="json"))
         log.info("entries_left_out", digest=work.digest, number=len(left_out))
         return rest
+
+    def _forget(self, tenant_id: str, entry: Picture) -> None:
+        """What is uploaded in its place is verified like a new file."""
+        with self.database.transaction() as conn:
+            verification.forget(conn, tenant_id, entry.sha256)
 
     def _postpone(self, work: ShardWork, failure: Failure) -> None:
         """Try the shard later, perhaps on another machine; this is not counted as a try."""

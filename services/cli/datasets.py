@@ -10,16 +10,19 @@ from services.cli import output
 from services.cli.config_options import Setting, settings_of
 from services.cli.connection import CommandError, Invocation
 from services.cli.source_fetching import AllowNetwork
+from services.domain.ids import is_id
 
 if TYPE_CHECKING:
     from services.client.client import Client
-    from services.client.dataset_shapes import Dataset
+    from services.client.dataset_shapes import Dataset, DatasetChange, DatasetDiffTotals
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: uploaded folders of images and captions.")
 
 _PUSH_EXAMPLES: Final = """Examples:
 
 reverie datasets push examples/photos/train --name photos
+
+reverie datasets push photos --based-on ds_0198c0de…
 
 reverie datasets push old/pytorch_lora_weights.safetensors
 
@@ -46,6 +49,10 @@ def push(
     place: Annotated[Path, typer.Argument(exists=True, metavar="DIR|FILE")],
     *,
     name: Annotated[str | None, typer.Option(help="Default: its own name.")] = None,
+    based_on: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET", help="A dataset with most of these files: send the rest."),
+    ] = None,
     backend: _Backend = None,
     setting: Setting = None,
     allow_network: AllowNetwork = None,
@@ -61,7 +68,9 @@ def push(
         name = name or backend
         place = _fetched(invocation, place, backend, setting, allow_network)
     with invocation.connect() as client:
-        dataset = push_shown(client, place, name)
+        dataset = push_shown(client, place, name, based_on=based_on)
+    if based_on == dataset["id"]:
+        output.print_note(f"{place} has the files of {based_on}; no dataset was made")
     if as_json:
         output.print_json(dataset)
     else:
@@ -175,13 +184,54 @@ def show(
             "name": dataset["name"],
             "status": dataset["status"],
             "created": output.when(dataset["created_at"]),
+            "files": dataset["num_files"],
+            "digest": dataset["digest"],
+            "based on": dataset["based_on"],
         }
     )
     for error in dataset["errors"]:
         output.print_note(f"  {error['pointer']}: {error['message']} [{error['code']}]")
 
 
-def push_shown(client: "Client", place: Path, name: str | None) -> "Dataset":
+@app.command("diff")
+def diff(
+    ctx: typer.Context,
+    old: Annotated[str, typer.Argument(metavar="DATASET", help="ds_…")],
+    new: Annotated[str, typer.Argument(metavar="DATASET|DIR", help="A later one, or a folder.")],
+    as_json: output.Json = False,
+) -> None:
+    """Show which files are added, removed and changed from one dataset to another.
+
+    Or to a folder on this machine, of which nothing is uploaded.
+    """
+    invocation: Invocation = ctx.obj
+    with invocation.connect() as client:
+        changes, totals = _changes(client, old, new)
+    if as_json:
+        output.print_json({"before": old, "after": new, "totals": totals, "changes": changes})
+        return
+    rows = [(each["change"], output.size(each["size_bytes"]), each["path"]) for each in changes]
+    if rows:
+        output.print_table(("CHANGE", "SIZE", "PATH"), rows)
+    output.print_note(", ".join(f"{number} {kind}" for kind, number in totals.items()))
+
+
+def _changes(
+    client: "Client", old: str, new: str
+) -> "tuple[list[DatasetChange], DatasetDiffTotals]":
+    """All changes by path, and how many files there are of each kind."""
+    from services.client.folder_changes import changes_between, changes_in_folder
+
+    folder = Path(new).expanduser()
+    if not is_id(new, "ds") and folder.exists():
+        found = changes_in_folder(client, old, folder)
+        return found.changes, found.totals
+    return changes_between(client, old, new)
+
+
+def push_shown(
+    client: "Client", place: Path, name: str | None, *, based_on: str | None = None
+) -> "Dataset":
     """Push a folder or an adapter file, with a progress bar; raises what ``push_folder`` raises."""
     from rich.progress import (
         BarColumn,
@@ -212,4 +262,4 @@ def push_shown(client: "Client", place: Path, name: str | None) -> "Dataset":
                 task, description=now.stage, completed=now.done, total=now.total, sent=sent
             )
 
-        return push_folder(client, place, name, show_progress)
+        return push_folder(client, place, name, show_progress, based_on=based_on)

@@ -10,6 +10,7 @@ import typer
 
 from services.cli import output
 from services.cli.connection import CommandError
+from services.domain.ids import is_id
 
 if TYPE_CHECKING:
     from services.cli.documents import Documents
@@ -21,7 +22,6 @@ _SECRET: Final = re.compile(
     re.IGNORECASE,
 )
 """In the name of a variable."""
-_DATASET_ID: Final = re.compile(r"ds_[0-9a-f]{32}")
 
 
 def parse_sources(pairs: Sequence[str]) -> dict[str, str | Path]:
@@ -38,7 +38,7 @@ def parse_sources(pairs: Sequence[str]) -> dict[str, str | Path]:
             )
         if backend in sources:
             raise _wrong(f"{backend} is given twice")
-        if _DATASET_ID.fullmatch(source):
+        if is_id(source, "ds"):
             sources[backend] = source
         elif Path(source).expanduser().is_dir():
             sources[backend] = Path(source).expanduser()

@@ -15,7 +15,7 @@ from services.client.shapes import Page
 T = TypeVar("T")
 
 MAX_PAGE: Final = 100
-"""The most items that the service puts on one page."""
+"""The most items that the service puts on one page, of files a thousand."""
 Json = dict[str, Any]
 Query = Mapping[str, str | int | None]
 
@@ -99,13 +99,20 @@ def if_match(version: int | None) -> dict[str, str]:
     return {} if version is None else {"If-Match": f'"{version}"'}
 
 
-def page(path: str, query: Query, item: Callable[[Json], Any] | None = None) -> Call[Any]:
-    """One page of a list; a limit above MAX_PAGE counts as MAX_PAGE.
+def page(
+    path: str,
+    query: Query,
+    item: Callable[[Json], Any] | None = None,
+    *,
+    most: int = MAX_PAGE,
+) -> Call[Any]:
+    """One page of a list.
 
     Args:
         item: turns the JSON of an item into what is returned; None: it is returned as it is.
+        most: items on a page of this list; a higher limit counts as this.
     """
-    limit = min(int(query["limit"] or MAX_PAGE), MAX_PAGE)
+    limit = min(int(query["limit"] or most), most)
     read = functools.partial(page_of, item=item)
     return Call(method="GET", path=path, query={**query, "limit": limit}, read=read)
 

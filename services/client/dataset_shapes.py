@@ -22,9 +22,63 @@ class Dataset(TypedDict):
     num_files: int | None
     """None until the dataset is completed."""
     verified_files: int
+    digest: str | None
+    """Of its files; datasets with the same files have the same one. None until it is completed."""
+    based_on: str | None
+    """The dataset whose files it took over, which may be deleted by now."""
     links: dict[str, str]
     created_at: str
     updated_at: str
+
+
+Media = Literal["image", "caption", "adapter"]
+
+
+class DatasetFile(TypedDict):
+    """One file of a dataset."""
+
+    object: Literal["dataset_file"]
+    path: str
+    media: Media
+    size_bytes: int
+    sha256: str
+    width_px: int | None
+    """Of an image; None until it is verified."""
+    height_px: int | None
+
+
+class DatasetChange(TypedDict):
+    """A file that one of two datasets lists otherwise than the other one."""
+
+    object: Literal["dataset_change"]
+    path: str
+    change: Literal["added", "removed", "changed"]
+    media: Media
+    size_bytes: int
+    """Of the file in the later dataset; of a removed one in the first. So is the SHA-256."""
+    sha256: str
+
+
+class DatasetDiffTotals(TypedDict):
+    """How many files differ between two datasets."""
+
+    added: int
+    removed: int
+    changed: int
+    unchanged: int
+
+
+class DatasetDiff(TypedDict):
+    """A part of what differs; pass ``next_cursor`` as ``after`` to get the next one."""
+
+    object: Literal["dataset_diff"]
+    before: str
+    after: str
+    totals: DatasetDiffTotals | None
+    """Of all files; on the first part only."""
+    changes: list[DatasetChange]
+    has_more: bool
+    next_cursor: str | None
 
 
 class Upload(TypedDict):

@@ -85,6 +85,8 @@ class Calls:
     create_dataset = Sent(datasets.create_dataset)
     list_datasets = Sent(datasets.list_datasets)
     get_dataset = Sent(datasets.get_dataset)
+    list_dataset_files = Sent(datasets.list_dataset_files)
+    diff_datasets = Sent(datasets.diff_datasets)
     sign_uploads = Sent(datasets.sign_uploads)
     sign_parts = Sent(datasets.sign_parts)
     abort_parts = Sent(datasets.abort_parts)

@@ -1,6 +1,5 @@
 """A local folder of pictures and captions becomes a dataset."""
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,8 +12,9 @@ import httpx
 
 from services.client.client import Client
 from services.client.dataset_shapes import Dataset, NewFile, Upload
-from services.client.errors import DatasetRejectedError, FieldProblem, WaitTooLongError
+from services.client.errors import ClientError, DatasetRejectedError, FieldProblem, WaitTooLongError
 from services.client.folder import named_files
+from services.client.folder_changes import changes_from, describe, digest_of_files, files_in
 from services.client.retry import Retry
 from services.client.upload import TIMEOUT, Uploader
 
@@ -47,6 +47,7 @@ def push_folder(
     name: str | None = None,
     on_progress: OnProgress | None = None,
     *,
+    based_on: str | None = None,
     ready_within_s: float = _READY_WITHIN_S,
 ) -> Dataset:
     """Upload the files of a folder that the service lacks; wait until it has verified all of them.
@@ -56,8 +57,11 @@ def push_folder(
     Args:
         place: a folder, searched with its sub-folders for images and .txt files; or an adapter file
             (.safetensors), from which runs can start.
-        name: of the dataset; the folder's or file's own where none is given.
+        name: of the dataset; the folder's or file's own where none is given, and that of the
+            dataset that it is based on.
         on_progress: called from several threads, never from two at once.
+        based_on: a dataset that had most of these files: only what differs is sent. Where nothing
+            does, it is the answer, and no dataset is made.
         ready_within_s: how long the service may take to verify the files.
 
     Returns:
@@ -69,28 +73,40 @@ def push_folder(
         ClientError: an empty folder, a file that changed meanwhile, or a store that refuses.
     """
     report = on_progress or _ignore
+    base = None if based_on is None else _usable(client.get_dataset(based_on))
     found = named_files(place)
-    files = _describe(found, report)
-    dataset = client.create_dataset(name or place.resolve().name, files)
-    _upload(client, found, dataset["id"], files, report)
+    files = describe(found, lambda done: report(_hashed(done, len(found))))
+    if base is None:
+        dataset = client.create_dataset(name or place.resolve().name, files)
+    elif base["digest"] == digest_of_files(files):
+        return _wait_ready(client, base["id"], ready_within_s, report)
+    else:
+        changes = changes_from(files_in(client, base["id"]), files)
+        dataset = client.create_dataset(
+            name, changes.new_files, based_on=base["id"], removed=changes.removed
+        )
+    _upload(client, found, dataset["id"], files, report, skip_verified=base is not None)
     report(PushProgress(stage="verifying", done=0, total=len(files)))
     client.complete_dataset(dataset["id"])
     return _wait_ready(client, dataset["id"], ready_within_s, report)
+
+
+def _hashed(done: int, total: int) -> PushProgress:
+    return PushProgress(stage="hashing", done=done, total=total)
 
 
 def _ignore(_progress: PushProgress) -> None:
     """Used where no progress is wanted."""
 
 
-def _describe(found: Mapping[str, Path], report: OnProgress) -> list[NewFile]:
-    files: list[NewFile] = []
-    for path, local in found.items():
-        with local.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            size_bytes = file.tell()
-        files.append({"path": path, "size_bytes": size_bytes, "sha256": sha256})
-        report(PushProgress(stage="hashing", done=len(files), total=len(found)))
-    return files
+def _usable(base: Dataset) -> Dataset:
+    """The dataset, where others can be based on it; told before a large folder is read."""
+    if base["status"] in {"uploading", "rejected"}:
+        raise ClientError(
+            f"{base['id']} is {base['status']}; a dataset can be based on one that is verifying or "
+            "ready. Push the folder without it: files that are stored are not sent again"
+        )
+    return base
 
 
 class _Sent:
@@ -122,11 +138,18 @@ def _upload(
     dataset_id: str,
     files: list[NewFile],
     report: OnProgress,
+    *,
+    skip_verified: bool,
 ) -> None:
-    """Send each content that the store lacks once, one page of signed requests at a time."""
+    """Send each content that the store lacks once, one page of signed requests at a time.
+
+    Args:
+        skip_verified: do not ask for what the dataset that this one is based on has verified.
+    """
     declared = {file["path"]: file for file in files}
     sent = _Sent(len(files), report)
     seen: set[str] = set()
+    num_asked = 0
     with httpx.Client(timeout=TIMEOUT) as store, ThreadPoolExecutor(_THREADS) as threads:
         uploader = Uploader(
             client=client,
@@ -136,7 +159,10 @@ def _upload(
         )
         after: str | None = None
         while True:
-            page = client.sign_uploads(dataset_id, after=after, limit=_SIGNED_AT_ONCE)
+            page = client.sign_uploads(
+                dataset_id, after=after, limit=_SIGNED_AT_ONCE, skip_verified=skip_verified
+            )
+            num_asked += len(page.data)
             missing = _missing(page.data, seen)
             sent.add(files=len(page.data) - len(missing))
             waiting = [
@@ -154,6 +180,7 @@ def _upload(
                 raise
             after = page.next_cursor
             if not page.has_more or after is None:
+                sent.add(files=len(files) - num_asked)
                 return
 
 

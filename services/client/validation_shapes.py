@@ -60,6 +60,7 @@ class BackendData(TypedDict):
     role: BackendRole
     dataset_id: str
     status: Literal["uploading", "verifying", "ready", "rejected"]
+    digest: str | None
     num_images: int
     num_captions: int
     is_verified: bool

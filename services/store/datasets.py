@@ -5,16 +5,16 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from psycopg.rows import class_row
+from psycopg.rows import args_row, class_row
 from psycopg.sql import SQL
 
+from services.domain.dataset_digest import DigestedFile, digest_of
 from services.domain.errors import NotFoundError
 from services.domain.ids import new_id
+from services.domain.media import Media
 from services.store.database import WORK, Connection, columns_of, notify
-
-Media = Literal["image", "caption", "adapter"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +31,10 @@ class Dataset:
     num_files: int | None
     """None until it is completed; 0 where it expired and its files are deleted."""
     verified_files: int
+    digest: str | None
+    """``dataset_digest.digest_of`` its files; None until it is completed."""
+    based_on: str | None
+    """The dataset whose files it took over at the start, which may be deleted by now."""
     created_at: datetime
     updated_at: datetime
 
@@ -72,7 +76,8 @@ class FileFacts:
 
 
 _CREATE: Final = """
-INSERT INTO datasets (dataset_id, tenant_id, name, status) VALUES (%s, %s, %s, 'uploading')
+INSERT INTO datasets (dataset_id, tenant_id, name, status, based_on)
+VALUES (%s, %s, %s, 'uploading', %s)
 """
 # Rows as JSON: the driver has no faster form that row-level security allows.
 _ADD_FILES: Final = """
@@ -86,10 +91,20 @@ UPDATE datasets SET size_bytes = %s WHERE tenant_id = %s AND dataset_id = %s RET
 _ROWS_A_STATEMENT: Final = 1000
 
 
-def create(conn: Connection, tenant_id: str, name: str, files: Iterable[NewFile]) -> Dataset:
-    """Create a dataset of these files, open for uploads; their paths must be unique."""
+def create(
+    conn: Connection,
+    tenant_id: str,
+    name: str,
+    files: Iterable[NewFile],
+    *,
+    based_on: str | None = None,
+) -> Dataset:
+    """Create a dataset of these files, open for uploads; their paths must be unique.
+
+    ``dataset_versions.take_over`` adds those of the dataset that it is based on.
+    """
     dataset_id, size_bytes = new_id("ds"), 0
-    conn.execute(_CREATE, (dataset_id, tenant_id, name))
+    conn.execute(_CREATE, (dataset_id, tenant_id, name, based_on))
     left = iter(files)
     while chunk := list(itertools.islice(left, _ROWS_A_STATEMENT)):
         size_bytes += sum(file.size_bytes for file in chunk)
@@ -238,21 +253,44 @@ _FILES_PAGE: Final = SQL("""
 SELECT {columns} FROM dataset_files
 WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s
     AND (%(after)s::text IS NULL OR path > %(after)s)
+    AND (verified_by IS NULL OR NOT %(unverified)s)
 ORDER BY path LIMIT %(limit)s
 """).format(columns=columns_of(DatasetFile))
 
 
 def files_page(
-    conn: Connection, tenant_id: str, dataset_id: str, limit: int, after: str | None = None
+    conn: Connection,
+    tenant_id: str,
+    dataset_id: str,
+    limit: int,
+    after: str | None = None,
+    *,
+    unverified: bool = False,
 ) -> list[DatasetFile]:
-    """Some files of an existing dataset by path; ``after`` is the last path of the page before."""
-    facts = {"tenant_id": tenant_id, "dataset_id": dataset_id, "limit": limit, "after": after}
+    """Some files of an existing dataset by path.
+
+    Args:
+        after: the last path of the page before.
+        unverified: leave out those that were verified, in this dataset or the one it is based on.
+    """
+    facts = {
+        "tenant_id": tenant_id,
+        "dataset_id": dataset_id,
+        "limit": limit,
+        "after": after,
+        "unverified": unverified,
+    }
     with conn.cursor(row_factory=class_row(DatasetFile)) as cursor:
         return cursor.execute(_FILES_PAGE, facts).fetchall()
 
 
+# In the order that the digest is made in, whatever the collation of the database is.
+_DIGESTED: Final = """
+SELECT path, media, size_bytes, sha256 FROM dataset_files
+WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s ORDER BY path COLLATE "C"
+"""
 _COMPLETE: Final = """
-UPDATE datasets SET status = 'verifying', ring_after = clock_timestamp(),
+UPDATE datasets SET status = 'verifying', digest = %(digest)s, ring_after = clock_timestamp(),
     updated_at = clock_timestamp(), (num_files, caption_bytes) = (
         SELECT count(*), coalesce(sum(size_bytes) FILTER (WHERE media = 'caption'), 0)
         FROM dataset_files
@@ -264,10 +302,22 @@ RETURNING true
 
 def complete(conn: Connection, tenant_id: str, dataset_id: str) -> Dataset:
     """Close the dataset and start its verification. Idempotent. Raises NotFoundError."""
+    dataset = get(conn, tenant_id, dataset_id)
+    if dataset.status != "uploading":
+        return dataset
     facts = {"tenant_id": tenant_id, "dataset_id": dataset_id}
-    if conn.execute(_COMPLETE, facts).fetchone() is not None:
+    digest = _digest(conn, facts)
+    if conn.execute(_COMPLETE, {**facts, "digest": digest}).fetchone() is not None:
         notify(conn, WORK)
     return get(conn, tenant_id, dataset_id)
+
+
+def _digest(conn: Connection, facts: dict[str, str]) -> str:
+    """The digest of its files, which are read a thousand at a time."""
+    with conn.cursor("digested", row_factory=args_row(DigestedFile)) as cursor:
+        cursor.itersize = _ROWS_A_STATEMENT
+        cursor.execute(_DIGESTED, facts)
+        return digest_of(cursor)
 
 
 _TOUCH: Final = """

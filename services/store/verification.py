@@ -3,12 +3,17 @@
 A builder takes the dataset under a lease, records each batch, and gives it back. What a batch
 showed is stored together with the path that it ended at, so a batch that two builders verified
 counts once, and a builder that dies repeats one batch.
+
+A file is not verified twice: its row tells by which rules it was found good (``verified_by``), also
+where the dataset took the row over from another one, and what was found in the same content in any
+dataset of the tenant counts. Rules of another number do not.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, Literal
 
 from psycopg.rows import class_row
 from psycopg.sql import SQL
@@ -18,7 +23,7 @@ from services.domain.errors import Problem
 from services.domain.failures import VERIFICATION_FAILED, backoff
 from services.domain.placement import BUILDER_LEASE
 from services.store import datasets, webhook_events
-from services.store.database import WORK, Connection, columns_of, notify, seconds
+from services.store.database import WORK, Connection, notify, seconds
 from services.store.datasets import DatasetFile, FileFacts
 
 MAX_FAILURES: Final = 5
@@ -90,17 +95,58 @@ def renew(conn: Connection, work: Verification) -> None:
     conn.execute(_RENEW, {**_key(work), "lease_s": seconds(BUILDER_LEASE)})
 
 
-_NEXT_FILES: Final = SQL("""
-SELECT {columns} FROM dataset_files WHERE tenant_id = %s AND dataset_id = %s AND path > %s
-ORDER BY path LIMIT %s
-""").format(columns=columns_of(DatasetFile))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextFile(DatasetFile):
+    """A file whose turn it is, with what is known of it."""
+
+    known_from: Literal["row", "content"] | None
+    """From its own row, or from the same content elsewhere; None: it has to be verified."""
+
+    @property
+    def facts(self) -> FileFacts:
+        """What is known of it."""
+        return FileFacts(
+            path=self.path, width_px=self.width_px, height_px=self.height_px, text=self.text
+        )
 
 
-def next_files(conn: Connection, work: Verification, limit: int) -> list[DatasetFile]:
-    """The files that follow those verified; none at the end."""
-    facts = (work.tenant_id, work.dataset_id, work.verified_to, limit)
-    with conn.cursor(row_factory=class_row(DatasetFile)) as cursor:
-        return cursor.execute(_NEXT_FILES, facts).fetchall()
+# The files in the order of the primary key, so that reading may stop after any of them. A content
+# that is damaged is verified anew (``forget``).
+_NEXT_FILES: Final = """
+SELECT path, media, size_bytes, sha256, known.width_px, known.height_px, known.text, known_from
+FROM dataset_files AS file LEFT JOIN LATERAL (
+    SELECT NULL::integer AS width_px, NULL::integer AS height_px, NULL AS text,
+        'row' AS known_from
+    WHERE file.verified_by = %(rules)s
+    UNION ALL
+    SELECT same.width_px, same.height_px, same.text, 'content'
+    FROM dataset_files AS same JOIN datasets USING (dataset_id)
+    WHERE same.tenant_id = %(tenant_id)s AND same.sha256 = file.sha256
+        AND same.media = file.media AND same.size_bytes = file.size_bytes
+        AND same.verified_by = %(rules)s AND datasets.deleted_at IS NULL
+    LIMIT 1
+) AS known ON true
+WHERE file.tenant_id = %(tenant_id)s AND file.dataset_id = %(dataset_id)s
+    AND file.path > %(verified_to)s
+ORDER BY file.path
+"""
+_READ_AT_ONCE: Final = 64
+
+
+def next_files(
+    conn: Connection, work: Verification, *, rules: int
+) -> Generator[NextFile, None, None]:
+    """The files that follow those verified; none at the end.
+
+    A caller may stop after any of them, and closes the generator then.
+
+    Args:
+        rules: the number of the rules that files have to be found good by.
+    """
+    facts = {**_key(work), "verified_to": work.verified_to, "rules": rules}
+    with conn.cursor("next_files", row_factory=class_row(NextFile)) as cursor:
+        cursor.itersize = _READ_AT_ONCE
+        yield from cursor.execute(_NEXT_FILES, facts)
 
 
 _RECORD: Final = SQL("""
@@ -111,24 +157,29 @@ WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND status = 've
 RETURNING {columns}
 """).format(columns=_COLUMNS)
 _SET_FACTS: Final = """
-UPDATE dataset_files SET width_px = %s, height_px = %s, text = %s
-WHERE tenant_id = %s AND dataset_id = %s AND path = %s
+UPDATE dataset_files SET width_px = (found ->> 1)::integer, height_px = (found ->> 2)::integer,
+    text = found ->> 3, verified_by = (found ->> 4)::integer
+FROM json_array_elements(%(found)s::json) AS found
+WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND path = found ->> 0
 """
 
 
 def record(
     conn: Connection,
     work: Verification,
-    batch: Sequence[DatasetFile],
+    batch: Sequence[NextFile],
     facts: Sequence[FileFacts],
     problems: Sequence[Problem],
+    *,
+    rules: int,
 ) -> Verification | None:
     """Store what a batch showed; None where another builder has stored it, or it is over.
 
     Args:
         batch: the files that follow those verified, in order.
-        facts: what was measured in the good ones.
+        facts: what was measured in the good ones of those that had to be verified.
         problems: what is wrong with the others.
+        rules: the number of the rules that they were verified by.
     """
     row = {
         **_key(work),
@@ -140,15 +191,27 @@ def record(
     with conn.cursor(row_factory=class_row(Verification)) as cursor:
         advanced = cursor.execute(_RECORD, row).fetchone()
     if advanced is not None:
-        with conn.cursor() as cursor:
-            cursor.executemany(
-                _SET_FACTS,
-                [
-                    (f.width_px, f.height_px, f.text, work.tenant_id, work.dataset_id, f.path)
-                    for f in facts
-                ],
-            )
+        good = [*facts, *(file.facts for file in batch if file.known_from == "content")]
+        # What older rules found in one that is bad by these does not stay.
+        bad = {file.path for file in batch if file.known_from is None} - {f.path for f in facts}
+        found = [
+            *((f.path, f.width_px, f.height_px, f.text, rules) for f in good),
+            *((path, None, None, None, None) for path in bad),
+        ]
+        if found:
+            conn.execute(_SET_FACTS, {**_key(work), "found": json.dumps(found)})
     return advanced
+
+
+_FORGET: Final = """
+UPDATE dataset_files SET verified_by = NULL
+WHERE tenant_id = %s AND sha256 = %s AND verified_by IS NOT NULL
+"""
+
+
+def forget(conn: Connection, tenant_id: str, sha256: str) -> None:
+    """The stored content is lost or damaged: the next dataset that lists it has it verified."""
+    conn.execute(_FORGET, (tenant_id, sha256))
 
 
 _ADD_PROBLEM: Final = """

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from services.client.client import Client
-from services.client.errors import DatasetRejectedError
+from services.client.errors import ClientError, DatasetRejectedError
 from services.client.folder import list_folder
 from services.client.push import PushProgress, push_folder
 from tests.support.adapter_bytes import lora_bytes, width_of
@@ -235,6 +236,69 @@ def test_equal_files_of_a_folder_are_all_in_its_dataset(client: Client, tmp_path
     assert list_folder(tmp_path).others == ("notes.md",)
     again = push_folder(client, tmp_path)
     assert again["id"] != dataset["id"]
+
+
+def test_a_folder_that_grows_becomes_a_version_of_its_dataset(
+    reverie: CommandLine, client: Client, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "in").mkdir(parents=True)
+    for number in range(5):
+        Image.new("RGB", (64, 64 + number)).save(photos / "in" / f"{number}.png")
+    (photos / "in" / "0.txt").write_text("black")
+    old = push_folder(client, photos, "grown")
+    shutil.move(photos / "in" / "1.png", photos / "moved.png")
+    (photos / "in" / "0.txt").write_text("black as the night")
+    Image.new("RGB", (64, 99)).save(photos / "new.png")
+    changed = [
+        ("changed", "in/0.txt"),
+        ("removed", "in/1.png"),
+        ("added", "moved.png"),
+        ("added", "new.png"),
+    ]
+
+    local = json.loads(reverie("datasets", "diff", old["id"], str(photos), "--json").stdout)
+    pushed = reverie("datasets", "push", str(photos), f"--based-on={old['id']}", "--json")
+    new = json.loads(pushed.stdout)
+
+    assert (new["name"], new["based_on"], new["status"]) == ("grown", old["id"], "ready")
+    assert (new["num_files"], new["verified_files"]) == (7, 7)
+    found = json.loads(reverie("datasets", "diff", old["id"], new["id"], "--json").stdout)
+    assert found["totals"] == {"added": 2, "removed": 1, "changed": 1, "unchanged": 4}
+    assert [(each["change"], each["path"]) for each in found["changes"]] == changed
+    assert (local["changes"], local["totals"]) == (found["changes"], found["totals"])
+    shown = reverie("datasets", "diff", old["id"], new["id"])
+    assert shown.stdout.split()[-1] == "new.png"
+    assert "2 added, 1 removed, 1 changed, 4 unchanged" in shown.stderr
+    assert push_folder(client, photos, "whole")["digest"] == new["digest"]
+    facts = reverie("datasets", "show", new["id"]).stdout
+    assert new["digest"] in facts
+    assert old["id"] in facts
+
+    again = reverie("datasets", "push", str(photos), f"--based-on={new['id']}", "--json")
+    assert json.loads(again.stdout)["id"] == new["id"]
+    assert f"has the files of {new['id']}; no dataset was made" in again.stderr
+    nobody = "ds_" + "0" * 32
+    refused = reverie("datasets", "push", str(photos), f"--based-on={nobody}", status=1)
+    assert "not_found" in refused.stderr
+
+
+def test_only_what_is_new_in_a_version_is_sent(client: Client, tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (64, 70 + number)).save(tmp_path / f"{number}.png")
+    old = push_folder(client, tmp_path)
+    Image.new("RGB", (64, 80)).save(tmp_path / "3.png")
+    reported: list[PushProgress] = []
+
+    new = push_folder(client, tmp_path, None, reported.append, based_on=old["id"])
+
+    sending = [each for each in reported if each.stage == "uploading"]
+    assert (sending[-1].done, sending[-1].total) == (4, 4)
+    assert sending[-1].sent_bytes == (tmp_path / "3.png").stat().st_size
+    assert new["id"] != old["id"]
+    made = client.create_dataset(based_on=new["id"], removed=["0.png"])
+    with pytest.raises(ClientError, match="is uploading; a dataset can be based on one that is"):
+        push_folder(client, tmp_path, based_on=made["id"])
 
 
 @pytest.mark.deep

@@ -25,11 +25,10 @@ from services.store.cache_work import CacheWork
 from services.store.database import Database
 from services.store.datasets import Dataset, NewFile
 from services.store.verification import MAX_FAILURES, MAX_PROBLEMS
-from services.workers.health import WorkerHealth
-from services.workers.scratch import Scratch
 from tests.support.adapter_bytes import lora_bytes, packed
 from tests.support.failing_store import FailingStore, store_in
 from tests.support.runs import TenantDatabase
+from tests.support.verifying import open_verifier
 from tests.support.waiting import wait_until
 
 BATCH = 32
@@ -62,27 +61,8 @@ def store(tmp_path: Path) -> FailingStore:
 def verifier(
     ada: TenantDatabase, store: FailingStore, inspector: RequestChild, tmp_path: Path
 ) -> Iterator[Verifier]:
-    """Each ring verifies one batch."""
-    with (
-        Scratch(tmp_path / "scratch", "wrk") as scratch,
-        WorkerHealth(
-            scratch,
-            store,
-            scratch_bytes=1,
-            models_dir=tmp_path,
-            needs_gpu=False,
-            program=(),
-            on_change=lambda: None,
-        ) as health,
-    ):
-        yield Verifier(
-            database=ada.database,
-            objects=store,
-            inspector=inspector,
-            scratch=scratch,
-            health=health,
-            slice_s=0,
-        )
+    with open_verifier(ada.database, store, inspector, tmp_path) as verifier:
+        yield verifier
 
 
 def verifying(
@@ -235,6 +215,22 @@ def test_tenants_take_turns(ada: TenantDatabase, bob: TenantDatabase) -> None:
     with ada.database.transaction() as conn:
         verification.put_back(conn, work)
     assert [each.id for each in offered(ada)] == [late]  # ada has one already
+
+
+def test_two_builders_work_for_two_tenants(ada: TenantDatabase, bob: TenantDatabase) -> None:
+    for _ in range(5):
+        verifying(ada)
+    late = verifying(bob)
+    ada.builder()
+    ada.builder()
+
+    first = offered(ada)
+
+    assert [work.tenant_id for work in first] == [
+        *(ada.tenant_id, bob.tenant_id),
+        *(ada.tenant_id, ada.tenant_id),
+    ]
+    assert first[1].id == late  # the second builder's, while the first one has ada's
 
 
 def test_a_lost_ring_is_sent_again(ada: TenantDatabase) -> None:

@@ -93,6 +93,10 @@ ROUTES: Final[dict[str, Row]] = {
     "GET /v1/datasets": lists("datasets:read"),
     "POST /v1/datasets": creates("datasets:write"),
     "GET /v1/datasets/{dataset_id}": reads("datasets:read"),
+    "GET /v1/datasets/{dataset_id}/files": reads("datasets:read"),
+    "GET /v1/datasets/{dataset_id}/diff": Row(
+        scope="datasets:read", own=200, query=lambda ids: {"against": ids["dataset_id"]}
+    ),
     "POST /v1/datasets/{dataset_id}:complete": acts("datasets:write", 202),
     "POST /v1/uploads": acts("datasets:write", 409, lambda ids: {"dataset_id": ids["dataset_id"]}),
     "POST /v1/uploads/parts": acts(

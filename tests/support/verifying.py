@@ -1,11 +1,51 @@
-"""The result of a dataset's verification, without looking at its files."""
+"""Verification in this process, and its result without looking at the files."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from services.cache_builder.verify import RULES, Verifier
 from services.domain.errors import Problem
+from services.objects.port import ObjectStore
+from services.processes.request_child import RequestChild
 from services.store import verification
-from services.store.database import Connection
+from services.store.database import Connection, Database
 from services.store.datasets import FileFacts
+from services.workers.health import WorkerHealth
+from services.workers.scratch import Scratch
+
+
+@contextlib.contextmanager
+def open_verifier(
+    database: Database,
+    objects: ObjectStore,
+    inspector: RequestChild,
+    folder: Path,
+    *,
+    rules: int = RULES,
+) -> Iterator[Verifier]:
+    """Of a builder with its files in ``folder``; each ring verifies one batch."""
+    with (
+        Scratch(folder / "scratch", "wrk") as scratch,
+        WorkerHealth(
+            scratch,
+            objects,
+            scratch_bytes=1,
+            models_dir=folder,
+            needs_gpu=False,
+            program=(),
+            on_change=lambda: None,
+        ) as health,
+    ):
+        yield Verifier(
+            database=database,
+            objects=objects,
+            inspector=inspector,
+            scratch=scratch,
+            health=health,
+            slice_s=0,
+            rules=rules,
+        )
 
 
 def end_verification(
@@ -19,7 +59,7 @@ def end_verification(
     """End it as a builder would that found this: ready, or rejected where there are problems."""
     work = verification.take(conn, tenant_id, dataset_id)
     assert work is not None
-    files = verification.next_files(conn, work, limit=10_000)
-    recorded = verification.record(conn, work, files, facts, problems)
+    files = list(verification.next_files(conn, work, rules=RULES))
+    recorded = verification.record(conn, work, files, facts, problems, rules=RULES)
     assert recorded is not None
     assert verification.finish(conn, recorded) is not None

@@ -40,7 +40,7 @@ def piece_by_piece(body: bytes) -> Any:
         assert position == len(items)
         items.append(item)
 
-    value = read_items(io.BytesIO(body), "files", on_item)
+    value = read_items(io.BytesIO(body), {"files": on_item})
     if isinstance(value, dict) and isinstance(value.get("files"), ItemCount):
         assert value["files"].number == len(items)
         return {**value, "files": items}

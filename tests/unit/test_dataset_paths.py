@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.api.datasets.file_kinds import SIZES_BYTES, media_of, path_pattern
+from services.api.datasets.file_kinds import SIZES_BYTES, path_pattern
 from services.domain.file_names import files_as_folders, folded, key_of, path_fault, shown
+from services.domain.media import media_of
 
 _PARTS = ["a", "Z", "C:", ":", "/", "\\", ".", "..", " ", "\0", "\n", "\x9f", "\u202e", "\u2066"]
 _ODD = ["é", "e\u0301", "\u200b", "\ufeff", "\U000e0041", "con", "AUX", "nul.", "Com1", "lpt²", "0"]

@@ -1,6 +1,7 @@
 """POST /v1/datasets. A list of files may be long, so it is read piece by piece, and few at once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, Final, cast
 
@@ -9,7 +10,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from services.api.auditing import AuthorDep
-from services.api.datasets.checked_list import check_list, files_of
+from services.api.datasets.bases import check_against_base, find_base
+from services.api.datasets.checked_list import check_list, files_of, removed_of
 from services.api.datasets.presenting import dataset_shape
 from services.api.datasets.shapes import Dataset
 from services.api.idempotency import CreatingRequest, IdempotencyKey, create_once
@@ -20,7 +22,7 @@ from services.api.service import ServiceDep, TenantDep
 from services.api.spooled_body import IN_MEMORY_BYTES, spooled_body
 from services.domain.audit import Author
 from services.domain.errors import QuotaExceededError
-from services.store import audit, datasets, quotas
+from services.store import audit, dataset_versions, datasets, quotas
 from services.store.database import Connection
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=StreamRoute)
@@ -50,6 +52,8 @@ async def create_dataset(
 ) -> JSONResponse:
     """A new dataset of these files: 201; 422 names every file that cannot be accepted.
 
+    With ``based_on`` it has the files of that dataset, too, but for those ``removed`` and those
+    that have another content here. What was verified in them is not verified again.
     403 ``quota_exceeded`` where the tenant may not store as much, or has too many unfinished ones.
     429 ``rate_limited`` where the tenant's other long lists are not done after 30 s.
     """
@@ -62,7 +66,7 @@ async def create_dataset(
             key=key,
             fingerprint=body.fingerprint,
         )
-        if body.size_bytes <= _SHORT_BYTES:
+        if body.size_bytes <= _SHORT_BYTES and not _seems_based(body.file):
             async with places.requests.one_for(tenant_id):
                 return await run_sync(_create_in_thread, creating, author, body.file, check_list)
         async with long_lists.places.one_for(tenant_id):
@@ -82,11 +86,34 @@ def _create_in_thread(
     with SpooledTemporaryFile(max_size=IN_MEMORY_BYTES) as file:
         rows = cast(BinaryIO, file)
 
+        def prepare() -> CheckedList:
+            checked = check(body, rows)
+            if checked.based_on is None:
+                return checked
+            with service.database.transaction(tenant_id) as conn:
+                base = check_against_base(conn, tenant_id, checked.based_on, rows)
+            return replace(checked, name=checked.name or base.name)
+
         def insert(conn: Connection, checked: CheckedList) -> Dataset:
-            dataset = datasets.create(conn, tenant_id, checked.name, files_of(rows))
-            limits, size_bytes = service.settings.quotas, checked.size_bytes
+            files, size_bytes, base = files_of(rows), checked.size_bytes, checked.based_on
+            dataset = datasets.create(conn, tenant_id, checked.name or "", files, based_on=base)
+            if base is not None:
+                removed = removed_of(rows)
+                size_bytes = dataset_versions.take_over(
+                    conn, tenant_id, dataset.dataset_id, base=base, removed=removed
+                )
+            limits = service.settings.quotas
             quotas.check_new_dataset(conn, tenant_id, limits, size_bytes=size_bytes)
+            if base is not None:
+                find_base(conn, tenant_id, base)  # it may be deleted since
             audit.record(conn, tenant_id, author, "dataset.created", dataset.dataset_id)
             return dataset_shape(dataset)
 
-        return create_once(creating, lambda: check(body, rows), insert)
+        return create_once(creating, prepare, insert)
+
+
+def _seems_based(body: BinaryIO) -> bool:
+    """Whether a short body names a base, so that rows are copied: then it goes with long lists."""
+    found = b'"based_on"' in body.read()
+    body.seek(0)
+    return found

@@ -1,19 +1,17 @@
 """The kinds of files that a dataset may have: their suffixes, sizes, and paths as a pattern."""
 
 import re
-from pathlib import PurePosixPath
 from typing import Final
 
 from pydantic.config import JsonValue
 
 from services.domain.file_names import DEVICES
+from services.domain.media import MEDIA, Media
 from services.domain.visible_text import CONTROLS, HIDDEN
-from services.store.datasets import Media
 from trainer_core.data.captions import MAX_CAPTION_BYTES
 from trainer_core.data.formats import (
     ADAPTER_SUFFIX,
     CAPTION_SUFFIX,
-    IMAGE_SUFFIXES,
     USUAL_SUFFIXES,
     unread_kind,
 )
@@ -25,16 +23,6 @@ SIZES_BYTES: Final[dict[Media, tuple[int, int]]] = {
     "adapter": (1, MAX_UPLOAD_BYTES),
 }
 """The least and the most of a file."""
-MEDIA: Final[dict[str, Media]] = {
-    **dict.fromkeys(IMAGE_SUFFIXES, "image"),
-    CAPTION_SUFFIX: "caption",
-    ADAPTER_SUFFIX: "adapter",
-}
-
-
-def media_of(path: str) -> Media | None:
-    """The kind of the file with this path; None where the suffix is not known."""
-    return MEDIA.get(PurePosixPath(path).suffix.lower())
 
 
 def no_media(path: str) -> str:

@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from services.api.datasets.file_kinds import SIZES_BYTES, media_of, no_media
+from services.api.datasets.file_kinds import SIZES_BYTES, no_media
 from services.api.datasets.shapes import FileDeclaration
 from services.domain.errors import Problem
 from services.domain.file_names import files_as_folders, key_of, path_fault, shown
-from services.store.datasets import Media, NewFile
+from services.domain.media import Media, media_of
+from services.store.datasets import NewFile
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -18,6 +19,7 @@ class FileRules:
 
     def __init__(self) -> None:
         self._seen: dict[bytes, bytes] = {}
+        self._removed: dict[str, int] = {}
 
     def check(self, file: FileDeclaration, at: str) -> NewFile | list[Problem]:
         """The file as a new row, or everything that is wrong with it.
@@ -41,6 +43,20 @@ class FileRules:
             message = f"{_shown(self._seen[file])} is a file, and also the folder of "
             message += f"{_shown(self._seen[inner])} (case is ignored)."
             yield Problem(pointer="/files", code="conflict", message=message)
+
+    def about_removed(self, path: str, position: int) -> Iterator[Problem]:
+        """What is wrong with a path of the base that is not taken over."""
+        if self._removed.setdefault(path, position) != position:
+            message = f"{shown(path)} is listed twice."
+            yield Problem(pointer=f"/removed/{position}", code="conflict", message=message)
+
+    def about_removed_and_listed(self) -> Iterator[Problem]:
+        """A problem for each path that both lists have."""
+        for path, position in self._removed.items():
+            written = path.encode()
+            if self._seen.get(key_of(path)) == written:
+                message = f"{shown(path)} is in files, too: a file that has changed is only there."
+                yield Problem(pointer=f"/removed/{position}", code="conflict", message=message)
 
     def _about_twin(self, path: str, at: str) -> Iterator[Problem]:
         key, written = key_of(path), path.encode()

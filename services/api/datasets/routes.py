@@ -1,31 +1,43 @@
 """/v1/datasets and /v1/uploads: what there is, upload what is missing, complete."""
 
-from typing import Final
+from dataclasses import asdict
+from typing import Annotated, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
+from pydantic import Field
 
 from services.api.auditing import AuthorDep
 from services.api.datasets.lookup import find_dataset
 from services.api.datasets.part_sizes import PART_BYTES, UPLOAD_EXPIRES_S, part_sizes
-from services.api.datasets.presenting import dataset_shape
-from services.api.datasets.shapes import Dataset, Upload, UploadsRequest
-from services.api.paging import After, Limit, Page, check_cursor, page_of
+from services.api.datasets.presenting import change_shape, dataset_shape, file_shape
+from services.api.datasets.shapes import (
+    MAX_LISTED,
+    Dataset,
+    DatasetDiff,
+    DatasetDiffTotals,
+    DatasetFile,
+    Upload,
+    UploadsRequest,
+)
+from services.api.paging import DIGITS, After, Limit, Page, check_cursor, page_of
 from services.api.routing import TenantRoute
 from services.api.scopes import needs
 from services.api.service import Service, ServiceDep, TenantDep
-from services.api.shapes import DatasetId
+from services.api.shapes import DatasetId, Text
 from services.domain.errors import (
     DatasetIncompleteError,
     DatasetNotOpenError,
+    InvalidRequestError,
     NotFoundError,
     Problem,
 )
 from services.objects.keys import upload_key
-from services.store import audit, datasets
-from services.store.datasets import DatasetFile
+from services.store import audit, dataset_versions, datasets
+from services.store.datasets import DatasetFile as FileRow
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=TenantRoute)
 
+_Limit = Annotated[int, Field(ge=1, le=MAX_LISTED), DIGITS, Query(description="Items a page.")]
 _MAX_NAMED: Final = 100
 _UPLOADS_BYTES: Final = 1 << 20
 _FILES_AT_ONCE: Final = 1000
@@ -49,6 +61,66 @@ def get_dataset(dataset_id: DatasetId, service: ServiceDep, tenant_id: TenantDep
         return dataset_shape(find_dataset(conn, tenant_id, dataset_id))
 
 
+@router.get("/datasets/{dataset_id}/files", openapi_extra=needs("datasets:read", NotFoundError))
+def list_dataset_files(
+    dataset_id: DatasetId,
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    limit: _Limit = 100,
+    after: After[Text] = None,
+) -> Page[DatasetFile]:
+    """The files of a dataset by path."""
+    cursor = _path_of(after)
+    with service.database.transaction(tenant_id) as conn:
+        find_dataset(conn, tenant_id, dataset_id)
+        rows = datasets.files_page(conn, tenant_id, dataset_id, limit + 1, cursor)
+    return page_of(rows, limit, file_shape, lambda row: row.path)
+
+
+@router.get("/datasets/{dataset_id}/diff", openapi_extra=needs("datasets:read", NotFoundError))
+def diff_datasets(  # noqa: PLR0917 - FastAPI calls it by names
+    dataset_id: DatasetId,
+    against: Annotated[DatasetId, Query(description="The dataset to compare with.")],
+    service: ServiceDep,
+    tenant_id: TenantDep,
+    limit: _Limit = 100,
+    after: After[Text] = None,
+) -> DatasetDiff:
+    """What is added, removed and changed from one dataset to another, by path.
+
+    404 where one of them is not the tenant's.
+    """
+    cursor, totals = _path_of(after), None
+    with service.database.transaction(tenant_id) as conn:
+        for each in (dataset_id, against):
+            find_dataset(conn, tenant_id, each)
+        if cursor is None:
+            counts = dataset_versions.count_changes(conn, tenant_id, dataset_id, against)
+            totals = DatasetDiffTotals(**asdict(counts))
+        rows = dataset_versions.changes_page(
+            conn, tenant_id, dataset_id, against, limit=limit + 1, after_path=cursor or ""
+        )
+    page = page_of(rows, limit, change_shape, lambda row: row.path)
+    return DatasetDiff(
+        before=dataset_id,
+        after=against,
+        totals=totals,
+        changes=page.data,
+        has_more=page.has_more,
+        next_cursor=page.next_cursor,
+    )
+
+
+def _path_of(after: str | None) -> str | None:
+    """The cursor of a list of files, if it can be one; raises InvalidRequestError."""
+    if after is not None and "\0" in after:
+        message = "This is not a next_cursor of this list."
+        raise InvalidRequestError(
+            [Problem(pointer="query:after", code="bad_value", message=message)]
+        )
+    return after
+
+
 @router.post("/uploads", openapi_extra=needs("datasets:write", NotFoundError, DatasetNotOpenError))
 def sign_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep) -> Page[Upload]:
     """The dataset's files by path; each one that is not stored has a signed PUT.
@@ -60,8 +132,14 @@ def sign_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
         if dataset.status != "uploading":
             raise DatasetNotOpenError(f"The dataset is {dataset.status}; it accepts no more files.")
         datasets.touch(conn, tenant_id, body.dataset_id)
-        after, limit = body.after, body.limit + 1
-        rows = datasets.files_page(conn, tenant_id, body.dataset_id, limit, after)
+        rows = datasets.files_page(
+            conn,
+            tenant_id,
+            body.dataset_id,
+            body.limit + 1,
+            body.after,
+            unverified=body.skip_verified,
+        )
     shown = rows[: body.limit]
     present = dict(zip(shown, _are_stored(service, tenant_id, shown), strict=True))
     return page_of(
@@ -103,12 +181,17 @@ def complete_dataset(
 
 
 def _missing(service: Service, tenant_id: str, dataset_id: str) -> list[str]:
-    """The paths of the files that are not uploaded. No transaction is open meanwhile."""
+    """The paths of the files that are not uploaded. No transaction is open meanwhile.
+
+    Those that were verified in the dataset that it is based on are stored.
+    """
     missing: list[str] = []
     after: str | None = None
     while True:
         with service.database.transaction(tenant_id) as conn:
-            files = datasets.files_page(conn, tenant_id, dataset_id, _FILES_AT_ONCE, after)
+            files = datasets.files_page(
+                conn, tenant_id, dataset_id, _FILES_AT_ONCE, after, unverified=True
+            )
         stored = _are_stored(service, tenant_id, files)
         missing += [file.path for file, there in zip(files, stored, strict=True) if not there]
         if len(files) < _FILES_AT_ONCE:
@@ -116,12 +199,12 @@ def _missing(service: Service, tenant_id: str, dataset_id: str) -> list[str]:
         after = files[-1].path
 
 
-def _are_stored(service: Service, tenant_id: str, files: list[DatasetFile]) -> list[bool]:
+def _are_stored(service: Service, tenant_id: str, files: list[FileRow]) -> list[bool]:
     sizes = service.sizes([upload_key(tenant_id, file.sha256) for file in files])
     return [size == file.size_bytes for size, file in zip(sizes, files, strict=True)]
 
 
-def _upload(service: Service, tenant_id: str, file: DatasetFile, *, is_stored: bool) -> Upload:
+def _upload(service: Service, tenant_id: str, file: FileRow, *, is_stored: bool) -> Upload:
     signed, is_large = None, bool(part_sizes(file.size_bytes))
     if not is_stored and not is_large:
         signed = service.objects.sign_put(

@@ -7,8 +7,9 @@ from pydantic import ConfigDict, Field
 
 from services.api.datasets.file_kinds import SIZES_BYTES, file_schemas
 from services.api.datasets.part_sizes import part_sizes
-from services.api.shapes import WHOLE, Body, DatasetId, Name, ProblemItem, Shape, Text
+from services.api.shapes import LEFT_OUT, WHOLE, Body, DatasetId, Name, ProblemItem, Shape, Text
 from services.domain.file_names import MAX_PATH_CHARACTERS
+from services.domain.media import Media
 
 MAX_FILES = 100_000
 MAX_UPLOADS = 1000
@@ -34,8 +35,39 @@ class FileDeclaration(Body):
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+RemovedPath = Annotated[Text, Field(json_schema_extra={"maxLength": MAX_PATH_CHARACTERS})]
+
+
 class DatasetRequest(Body):
-    """A new dataset: its name and all its files."""
+    """A new dataset: its name and its files, all of them, or how they differ from another one's."""
+
+    # For the document; ``WholeDatasetRequest`` checks it, and what ``check_list`` says in words.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {
+                    "required": ["name", "files"],
+                    "properties": {"files": {"minItems": 1}, "removed": {"maxItems": 0}},
+                },
+                {"required": ["based_on"], "properties": {"based_on": {"type": "string"}}},
+            ]
+        }
+    )
+
+    name: Name = LEFT_OUT
+    """May be left out with ``based_on``: then it is the other dataset's."""
+    files: Annotated[list[FileDeclaration], Field(max_length=MAX_FILES)] = Field(
+        default_factory=list
+    )
+    """With ``based_on`` those that are new or have changed."""
+    based_on: DatasetId | None = None
+    """A dataset, ``verifying`` or ``ready``, whose other files are taken over."""
+    removed: Annotated[list[RemovedPath], Field(max_length=MAX_FILES)] = Field(default_factory=list)
+    """Paths of that dataset which are not taken over."""
+
+
+class WholeDatasetRequest(DatasetRequest):
+    """A new dataset that is based on none."""
 
     name: Name
     files: Annotated[list[FileDeclaration], Field(min_length=1, max_length=MAX_FILES)]
@@ -48,6 +80,9 @@ class UploadsRequest(Body):
     after: Text | None = None
     """``next_cursor`` of the page before."""
     limit: Annotated[int, Field(ge=1, le=MAX_UPLOADS), WHOLE] = MAX_UPLOADS
+    skip_verified: bool = False
+    """Leave out files that were verified in the dataset that this one is based on: they are
+    stored."""
 
 
 class PartsRequest(Body):
@@ -82,9 +117,65 @@ class Dataset(Shape):
     """Null until the dataset is completed."""
     verified_files: int
     """Files that are verified so far."""
+    digest: str | None
+    """``sha256:`` and 64 hex digits. Two datasets with the same files have the same one; null until
+    the dataset is completed."""
+    based_on: str | None
+    """The dataset whose files it took over, which may be deleted by now."""
     links: dict[str, str]
     created_at: datetime
     updated_at: datetime
+
+
+MAX_LISTED = 1000
+
+
+class DatasetFile(Shape):
+    """One file of a dataset."""
+
+    object: Literal["dataset_file"] = "dataset_file"
+    path: str
+    media: Media
+    size_bytes: int
+    sha256: str
+    width_px: int | None
+    """Of an image, as it is displayed; null until it is verified, and for other files."""
+    height_px: int | None
+
+
+class DatasetChange(Shape):
+    """A file that one of two datasets lists otherwise than the other one."""
+
+    object: Literal["dataset_change"] = "dataset_change"
+    path: str
+    change: Literal["added", "removed", "changed"]
+    media: Media
+    size_bytes: int
+    """Of the file in the dataset ``after``; of a removed one in ``before``. So is the SHA-256."""
+    sha256: str
+
+
+class DatasetDiffTotals(Shape):
+    """How many files differ between two datasets."""
+
+    added: int
+    removed: int
+    changed: int
+    unchanged: int
+
+
+class DatasetDiff(Shape):
+    """What differs between the datasets ``before`` and ``after``, a part of it at a time."""
+
+    object: Literal["dataset_diff"] = "dataset_diff"
+    before: str
+    after: str
+    totals: DatasetDiffTotals | None
+    """Of all files; on the first part only."""
+    changes: list[DatasetChange]
+    has_more: bool
+    next_cursor: str | None
+    """The next part begins at ``?after=<next_cursor>``; null at the end."""
 
 
 class Upload(Shape):

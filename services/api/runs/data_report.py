@@ -107,6 +107,7 @@ def _backend(conn: Connection, backend: Backend, row: Dataset) -> BackendData:
         role=backend.role,
         dataset_id=row.dataset_id,
         status=known_status(row.status),
+        digest=row.digest,
         num_images=num_images,
         num_captions=num_captions,
         is_verified=row.status == "ready",

@@ -9,6 +9,7 @@ from services.api.runs.shapes import RunCheck
 from services.api.service import Service
 from services.domain.errors import NotFoundError, Problem
 from services.domain.ids import is_id
+from services.domain.media import Media
 from services.domain.starts import (
     HOW_NAMED,
     LARGEST_FILE_BYTES,
@@ -23,7 +24,6 @@ from services.objects.keys import MANIFEST_NAME, upload_key
 from services.objects.starts import find_stored_start
 from services.store import checkpoint_retention, datasets, runs
 from services.store.database import Connection
-from services.store.datasets import Media
 from trainer_core.checkpoint.layout import STATE_NAME
 from trainer_core.config.plan.problems import ProblemCode
 from trainer_core.config.simpletuner.options import OPTIONS

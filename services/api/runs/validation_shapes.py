@@ -68,6 +68,8 @@ class BackendData(Shape):
     role: BackendRole
     dataset_id: str
     status: Literal["uploading", "verifying", "ready", "rejected"]
+    digest: str | None
+    """Of the dataset; null until it is completed."""
     num_images: int
     num_captions: int
     """Caption files."""

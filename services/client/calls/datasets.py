@@ -2,15 +2,43 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
-from services.client.call import Call, Json, get, page, page_of, part, post
-from services.client.dataset_shapes import Dataset, NewFile, Upload, UploadParts
+from services.client.call import Call, Json, Query, get, page, page_of, part, post
+from services.client.dataset_shapes import (
+    Dataset,
+    DatasetDiff,
+    DatasetFile,
+    NewFile,
+    Upload,
+    UploadParts,
+)
 from services.client.shapes import Page
 
+MAX_FILES_A_PAGE: Final = 1000
 
-def create_dataset(name: str, files: Sequence[NewFile]) -> Call[Dataset]:
-    """Declare a dataset of these files; their contents are uploaded next."""
-    return post("/v1/datasets", {"name": name, "files": list(files)})
+
+def create_dataset(
+    name: str | None = None,
+    files: Sequence[NewFile] = (),
+    *,
+    based_on: str | None = None,
+    removed: Sequence[str] = (),
+) -> Call[Dataset]:
+    """Declare a dataset of these files; their contents are uploaded next.
+
+    Args:
+        name: may be None with ``based_on``: then it is the other dataset's.
+        files: with ``based_on`` those that are new or have changed.
+        based_on: a dataset whose other files are taken over.
+        removed: paths of that dataset which are not taken over.
+    """
+    body: Json = {"files": list(files)}
+    if name is not None:
+        body["name"] = name
+    if based_on is not None:
+        body |= {"based_on": based_on, "removed": list(removed)}
+    return post("/v1/datasets", body)
 
 
 def list_datasets(*, limit: int = 20, after: str | None = None) -> Call[Page[Dataset]]:
@@ -23,13 +51,39 @@ def get_dataset(dataset_id: str) -> Call[Dataset]:
     return get(f"/v1/datasets/{part(dataset_id)}")
 
 
+def list_dataset_files(
+    dataset_id: str, *, limit: int = 100, after: str | None = None
+) -> Call[Page[DatasetFile]]:
+    """The files of a dataset by path; 1000 a page at most."""
+    path = f"/v1/datasets/{part(dataset_id)}/files"
+    return page(path, {"limit": limit, "after": after}, most=MAX_FILES_A_PAGE)
+
+
+def diff_datasets(
+    dataset_id: str, *, against: str, limit: int = 100, after: str | None = None
+) -> Call[DatasetDiff]:
+    """What is added, removed and changed in ``against``, a part of it; 1000 files at most."""
+    query: Query = {"against": against, "limit": min(limit, MAX_FILES_A_PAGE), "after": after}
+    return get(f"/v1/datasets/{part(dataset_id)}/diff", query)
+
+
 def sign_uploads(
-    dataset_id: str, *, after: str | None = None, limit: int = 1000
+    dataset_id: str,
+    *,
+    after: str | None = None,
+    limit: int = 1000,
+    skip_verified: bool = False,
 ) -> Call[Page[Upload]]:
-    """The files after the path ``after``, each with its upload request; 1000 at most."""
+    """The files after the path ``after``, each with its upload request; 1000 at most.
+
+    Args:
+        skip_verified: leave out files that were verified in the dataset that it is based on.
+    """
     body: Json = {"dataset_id": dataset_id, "limit": limit}
     if after is not None:
         body["after"] = after
+    if skip_verified:
+        body["skip_verified"] = True
     return replace(post("/v1/uploads", body), read=page_of)
 
 

@@ -54,6 +54,12 @@ def map_case(context: HookContext, case: Case) -> Case:
                 case.body = {**case.body, **accepted()}
             case "POST /v1/webhooks", {"events": _}:
                 case.body = {**case.body, "url": WEBHOOK_URL}
+            case "POST /v1/datasets", {"based_on": str(), "name": _}:
+                base = next(iter(RUN_REQUEST["datasets"].values()))
+                case.body = {**case.body, "based_on": base, "removed": []}
+            case "GET /v1/datasets/{dataset_id}/diff", _:
+                case.path_parameters["dataset_id"] = LARGE_UPLOAD["dataset_id"]
+                case.query["against"] = LARGE_UPLOAD["dataset_id"]
             case "POST /v1/uploads/parts", _:
                 case.body = copy.deepcopy(LARGE_UPLOAD)
             case "POST /v1/uploads/parts:abort", _:

@@ -108,7 +108,7 @@ def _has_bad_paths(case: Case, problem: Json) -> bool:
     """The paths are not in NFC, differ in case only, or are folders of others: those are named."""
     seen: dict[str, str] = {}
     expected = set()
-    for position, file in enumerate(case.body["files"]):
+    for position, file in enumerate(case.body.get("files", [])):
         path = file["path"]
         if not unicodedata.is_normalized("NFC", path):
             expected.add((f"/files/{position}/path", "bad_value"))
@@ -136,6 +136,20 @@ def _has_much_metadata(_case: Case, problem: Json) -> bool:
     return [each["pointer"] for each in problem["errors"]] == ["/metadata"]
 
 
+def _has_bad_lists(case: Case, problem: Json) -> bool:
+    """What it is based on was made up, lists none of what is removed, or has a twin of a file.
+
+    Or a path is removed twice, or is in both lists.
+    """
+    body = case.body
+    if body.get("based_on") is None:
+        return False
+    at = {each["pointer"].split("/")[1] for each in problem["errors"]}
+    codes = {each["code"] for each in problem["errors"]}
+    is_twin = at <= {"files", "removed"} and codes <= {"conflict", "not_found"}
+    return at == {"based_on"} or is_twin
+
+
 def _any(*conditions: Callable[[Case, Json], bool]) -> Callable[[Case, Json], bool]:
     return lambda case, problem: any(each(case, problem) for each in conditions)
 
@@ -157,6 +171,8 @@ _NO_SUCH_ID: Final = {
         ("POST", "uploads/parts"),
         ("POST", "uploads/parts:abort"),
         ("GET", "datasets/{dataset_id}"),
+        ("GET", "datasets/{dataset_id}/files"),
+        ("GET", "datasets/{dataset_id}/diff"),
         ("POST", "datasets/{dataset_id}:complete"),
         ("GET", "runs/{run_id}"),
         ("GET", "runs/{run_id}/plan"),
@@ -278,5 +294,5 @@ REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ),
     ("POST /v1/runs/{run_id}:clone", "invalid_request"): _has_changes,
     ("POST /v1/runs/{run_id}:clone", "invalid_plan"): _has_changes,
-    ("POST /v1/datasets", "invalid_request"): _has_bad_paths,
+    ("POST /v1/datasets", "invalid_request"): _any(_has_bad_paths, _has_bad_lists),
 }
